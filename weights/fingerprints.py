@@ -1,0 +1,79 @@
+"""What makes two copies of a model's files the same weights.
+
+The fingerprint is the sha256 of what `sha256sum` prints for the files, sorted by their relative
+names: `<sha256>  <name>` and a line feed for each. Hidden files and folders do not count.
+
+Guarantees
+----------
+- It depends on names and bytes alone, not on where the folder lies or when it was written
+  (`test_a_fingerprint_depends_on_names_and_bytes_alone`).
+- A changed file is noticed by its size or its time of change in nanoseconds; digests of unchanged
+  files are remembered in the cache folder (`test_a_changed_file_is_noticed`).
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from weights.cache import cache_folder
+from weights.errors import WeightsError
+
+
+def fingerprint(path: Path | str) -> str:
+    """Sha256 hex over the sorted (relative name, sha256) of a folder's files, or of one file.
+
+    Raises:
+        WeightsError: nothing is there, or the folder holds no file.
+    """
+    path = Path(path).absolute()
+    files = _files(path)
+    memory = cache_folder() / ".digests" / f"{hashlib.sha256(bytes(path)).hexdigest()}.json"
+    known = _recall(memory)
+    digests: dict[str, list[int | str]] = {}
+    for name, file in files:
+        state = file.stat()
+        entry = known.get(name)
+        if entry is None or entry[:2] != [state.st_size, state.st_mtime_ns]:
+            with file.open("rb") as content:
+                sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+            entry = [state.st_size, state.st_mtime_ns, sha256]
+        digests[name] = entry
+    if digests != known:
+        _remember(memory, digests)
+    listing = "".join(f"{entry[2]}  {name}\n" for name, entry in sorted(digests.items()))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _files(path: Path) -> list[tuple[str, Path]]:
+    if path.is_file():
+        return [(path.name, path)]
+    found = []
+    for parent, folders, names in os.walk(path):
+        folders[:] = [folder for folder in folders if not folder.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                file = Path(parent, name)
+                found.append((file.relative_to(path).as_posix(), file))
+    if not found:
+        raise WeightsError(f"no weights at {path}: there is no such file, or no file in the folder")
+    return found
+
+
+def _recall(memory: Path) -> dict[str, list[int | str]]:
+    try:
+        return json.loads(memory.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _remember(memory: Path, digests: dict[str, list[int | str]]) -> None:
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=memory.parent, delete=False) as file:
+            json.dump(digests, file)
+        os.replace(file.name, memory)
+    except OSError:
+        # A cache folder that cannot be written costs time at the next call, and nothing else.
+        return

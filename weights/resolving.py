@@ -1,0 +1,69 @@
+"""What a user says for a model -> the folder or file that holds it.
+
+In this order: a name registered here; a path that exists; a model of the Hugging Face hub
+(`org/name` or `org/name@revision`).
+
+Guarantees
+----------
+- A registered name never starts a download by itself.
+- A model that the hub's own cache holds is used without asking the network
+  (`test_a_cached_hub_model_needs_no_network`).
+- Only safetensors, configuration and tokenizer files are downloaded: no pickle, no code.
+"""
+
+import re
+from pathlib import Path
+
+from weights import registry
+from weights.cache import cache_folder, is_complete
+from weights.errors import WeightsError
+
+_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+
+
+def resolve(name: str) -> Path:
+    """The local folder (or file) of a model.
+
+    Args:
+        name: a registered name, a path, or a hub id.
+
+    Raises:
+        WeightsError: a registered name that was not fetched, a hub model out of reach, or
+            nothing of that kind.
+    """
+    if name in registry.NAMES:
+        if not is_complete(registry.source(name)):
+            raise WeightsError(f"{name} is not fetched yet: run python -m weights fetch {name}")
+        return cache_folder() / name
+    path = Path(name).expanduser()
+    if path.exists():
+        return path.absolute()
+    match = _HUB_ID.fullmatch(name)
+    if match is None:
+        raise WeightsError(
+            f"no weights at {name!r}: give a folder, a hub id (org/name), or one of {', '.join(registry.NAMES)}"
+        )
+    return _from_hub(match["repo"], match["revision"])
+
+
+def _from_hub(repo: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        cached = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+        if any(cached.glob("*.safetensors")):
+            return cached
+    except HFValidationError as problem:
+        raise WeightsError(f"{repo!r} is no hub id and no path ({problem})") from None
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
+        reason = str(problem).strip().splitlines()[0].rstrip(".") if str(problem) else "no answer"
+        raise WeightsError(
+            f"{repo} is neither a path nor in the hub's cache, and the hub did not give it "
+            f"({reason}): check the name and the connection, or give a local folder"
+        ) from None
