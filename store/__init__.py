@@ -1,0 +1,10 @@
+"""The feature store: Zarr v3 arrays of cached features, and the catalog of their rows."""
+
+from store.catalog import Catalog
+from store.errors import StoreError
+from store.feature_store import Store
+from store.names import text_key
+from store.provenance import Feature, Provenance
+from store.view import View
+
+__all__ = ["Catalog", "Feature", "Provenance", "Store", "StoreError", "View", "text_key"]

@@ -1,0 +1,134 @@
+"""The catalog of an entity: key -> row, and what is known of it.
+
+Guarantees
+- a row is given out once and never moves
+- two appends at once never give a row twice
+- opening a catalog reads no part until a row or a key is asked for
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int, Int64
+
+from store import table
+from store.commit import create_file
+from store.errors import StoreError
+
+_DIGITS = 12
+
+
+class Catalog:
+    """The rows of one entity, as Parquet parts named by their first row."""
+
+    def __init__(self, folder: Path) -> None:
+        """The catalog whose parts lie in `folder`, which need not exist yet."""
+        self.folder = folder
+        self.entity = folder.name
+        self._parts: tuple[str, ...] = ()
+        self._length = 0
+        self._frames: dict[str, pl.DataFrame] = {}  # part name -> the whole part
+        self._index: tuple[int, pl.Series, np.ndarray] | None = None  # length, sorted keys, rows
+
+    def parts(self) -> list[Path]:
+        """The part files there are, by first row."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(p for p in self.folder.glob("*.parquet") if not p.name.startswith("."))
+
+    def __len__(self) -> int:
+        """Rows given out so far, by whichever process."""
+        parts = self.parts()
+        names = tuple(part.name for part in parts)
+        if names != self._parts:
+            self._length = first_row(parts[-1]) + table.height(parts[-1])
+            self._parts = names
+        return self._length
+
+    def frame(self) -> pl.DataFrame:
+        """All rows in order: key, row, and every column that any part has (null elsewhere).
+
+        Raises StoreError where a part is damaged or missing.
+        """
+        frames = [self._frame(part) for part in self.parts()]
+        for part, row in zip(self.parts(), _starts(frames), strict=False):
+            if first_row(part) != row:
+                raise StoreError(
+                    f"catalog of {self.entity} has no part for rows {row} to {first_row(part) - 1}"
+                    f" in {self.folder}: restore the missing file"
+                )
+        empty = pl.DataFrame(schema={"key": pl.String, "row": pl.Int64})
+        return pl.concat([empty, *frames], how="diagonal_relaxed")
+
+    def append(self, frame: pl.DataFrame) -> int:
+        """Give rows to the keys of `frame` that have none, in its order; returns how many.
+
+        Parameters: a frame with column `key` (text, unique) and any others but `row`.
+        Raises StoreError on keys that are missing, empty or given twice.
+        """
+        frame = self._checked(frame)
+        while True:
+            new = frame.filter(~pl.col("key").is_in(self.frame()["key"].implode()))
+            if not new.height:
+                return 0
+            row = len(self)
+            data = table.encode(
+                new.select(
+                    "key",
+                    pl.int_range(row, row + new.height, dtype=pl.Int64).alias("row"),
+                    pl.exclude("key"),
+                )
+            )
+            if create_file(self._path(row), [data], len(data)):
+                return new.height
+
+    def rows(self, keys: Sequence[str]) -> Int64[np.ndarray, " K"]:
+        """The row of each key, -1 where there is none."""
+        length = len(self)
+        if self._index is None or self._index[0] != length:
+            by_key = self.frame().select("key", "row").sort("key")
+            self._index = (length, by_key["key"], by_key["row"].to_numpy())
+        _, known, rows = self._index
+        if not length or not len(keys):
+            return np.full(len(keys), -1, np.int64)
+        wanted = pl.Series("key", list(keys), dtype=pl.String)
+        at = known.search_sorted(wanted).to_numpy().clip(max=length - 1)
+        found = (known.gather(at) == wanted).to_numpy()
+        return np.where(found, rows[at], -1)
+
+    def keys(self, rows: Int[np.ndarray, " K"]) -> list[str]:
+        """The key of each row; `row N` where the catalog has none."""
+        known = self.frame()["key"]
+        return [known[int(r)] if 0 <= r < len(known) else f"row {r}" for r in rows]
+
+    def _path(self, row: int) -> Path:
+        return self.folder / f"{row:0{_DIGITS}d}.parquet"
+
+    def _frame(self, part: Path) -> pl.DataFrame:
+        if part.name not in self._frames:
+            self._frames[part.name] = table.read(part)
+        return self._frames[part.name]
+
+    def _checked(self, frame: pl.DataFrame) -> pl.DataFrame:
+        if frame.schema.get("key") != pl.String:
+            raise StoreError(f"{self.entity} need a text column `key`, got {list(frame.columns)}")
+        if "row" in frame.columns:
+            raise StoreError(f"column `row` of {self.entity} is the store's own: rename it")
+        if frame["key"].null_count() or (frame["key"] == "").any():
+            raise StoreError(f"a key of the {frame.height} {self.entity} to append is missing")
+        if not frame["key"].is_unique().all():
+            twice = frame.filter(pl.col("key").is_duplicated())["key"][0]
+            raise StoreError(f"{self.entity} to append hold {twice!r} twice: keys are unique")
+        return frame
+
+
+def first_row(part: Path) -> int:
+    """The first row of a part, from its name."""
+    return int(part.stem)
+
+
+def _starts(frames: Iterable[pl.DataFrame]) -> list[int]:
+    """The first row of each frame, were they one after another."""
+    return [0, *np.cumsum([frame.height for frame in frames]).tolist()]

@@ -1,0 +1,153 @@
+"""Files that appear whole or not at all.
+
+Guarantees
+- a file is complete under its name, or not there under it
+- a full disk loses nothing that was committed, and leaves no temporary file
+- temporary files of dead attempts are removed, those of live ones are kept
+"""
+
+import errno
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from store.errors import StoreError
+
+_PREFIX = ".tmp."
+_FOREIGN_AGE = 24 * 3600.0  # seconds after which a temporary file of another host is dead
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+Buffer = bytes | memoryview | np.ndarray
+
+
+def temporary(folder: Path) -> Path:
+    """A name in `folder` that no other attempt uses, and that tells who made it."""
+    return folder / f"{_PREFIX}{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder` and what is missing above it, durably."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    with _named_errors(missing[0] if missing else folder, 0):
+        for new in reversed(missing):
+            new.mkdir(exist_ok=True)
+            sync_folder(new.parent)
+
+
+def replace_file(path: Path, pieces: Iterable[Buffer], nbytes: int) -> None:
+    """Write `pieces` (about `nbytes` bytes in all) as the file `path`, in place of any old one.
+
+    Raises StoreError where the disk is full or refuses; the old file then still stands.
+    """
+    with _written(path, pieces, nbytes) as temp:
+        os.replace(temp, path)
+
+
+def create_file(path: Path, pieces: Iterable[Buffer], nbytes: int) -> bool:
+    """Write `pieces` as the file `path` if there is none: False where another was first."""
+    with _written(path, pieces, nbytes) as temp:
+        try:
+            os.link(temp, path)
+        except FileExistsError:
+            return False
+        finally:
+            temp.unlink(missing_ok=True)
+    return True
+
+
+@contextmanager
+def _written(path: Path, pieces: Iterable[Buffer], nbytes: int) -> Iterator[Path]:
+    """A durable temporary file beside `path`; its new name is made durable at the end."""
+    make_folder(path.parent)
+    temp = temporary(path.parent)
+    try:
+        with _named_errors(path, nbytes):
+            fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            try:
+                for piece in pieces:
+                    _write_all(fd, piece)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            yield temp
+            sync_folder(path.parent)
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
+
+
+def _write_all(fd: int, piece: Buffer) -> None:
+    left = np.frombuffer(piece, np.uint8).data
+    while left:
+        left = left[os.write(fd, left) :]
+
+
+@contextmanager
+def _named_errors(path: Path, nbytes: int) -> Iterator[None]:
+    """OSError as one line of StoreError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        try:
+            free = f"{shutil.disk_usage(path.parent).free / 2**20:.1f} MiB free"
+        except OSError:
+            free = "free space unknown"
+        raise StoreError(
+            f"no space to write {path}: it needs {nbytes / 2**20:.1f} MiB ({free}, "
+            f"{error.strerror}); nothing committed is lost: make room and run the command again"
+        ) from error
+
+
+def remove_dead(root: Path) -> list[Path]:
+    """Remove temporary files and folders below `root` whose process is gone; returns them."""
+    dead = []
+    for folder, folders, files in os.walk(root):
+        for name in [n for n in folders if n.startswith(_PREFIX)]:
+            folders.remove(name)
+            if _is_dead(path := Path(folder, name)):
+                shutil.rmtree(path, ignore_errors=True)
+                dead.append(path)
+        for name in files:
+            if name.startswith(_PREFIX) and _is_dead(path := Path(folder, name)):
+                path.unlink(missing_ok=True)
+                dead.append(path)
+    return dead
+
+
+def _is_dead(path: Path) -> bool:
+    host, pid, _ = path.name.removeprefix(_PREFIX).rsplit(".", 2)
+    try:
+        if time.time() - path.stat().st_mtime > _FOREIGN_AGE:
+            return True
+    except FileNotFoundError:
+        return False
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

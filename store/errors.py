@@ -1,0 +1,8 @@
+"""The one exception of this room."""
+
+
+class StoreError(Exception):
+    """A store that cannot do what was asked.
+
+    The message is one line: what is wrong, where, and what to do about it.
+    """

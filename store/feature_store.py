@@ -1,0 +1,198 @@
+"""A feature store: one folder with the catalog and the views of clips and texts.
+
+Guarantees
+- a view refuses another provenance, and says what differs
+- a store of a newer format is refused, and nothing that is not a store is written into
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+from store.catalog import Catalog
+from store.commit import make_folder, remove_dead, sync_folder, temporary
+from store.errors import StoreError
+from store.layout import (
+    ARRAYS,
+    FORMAT,
+    LOCK,
+    VERSION,
+    ViewPaths,
+    chunked_metadata,
+    group_metadata,
+    read_json,
+    sharded_metadata,
+    write_json,
+)
+from store.lock import holds, locked
+from store.names import ENTITIES, INTERNAL, check_entity, check_name
+from store.provenance import Feature, Provenance
+from store.seal import BLANK
+from store.view import View, stored_features
+
+_SHARD_BYTES = 256 * 2**20
+_MOST_ROWS = 2**16
+
+
+class Store:
+    """One feature store. `Store.open` makes it."""
+
+    def __init__(self, path: Path) -> None:
+        """The store in `path`, which exists."""
+        self.path = path
+        self._catalogs: dict[str, Catalog] = {}
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], create: bool = False) -> Self:
+        """The store in `path`; with `create`, made where there is none.
+
+        Raises StoreError where there is none, where `path` holds something else, or where a newer
+        version wrote it.
+        """
+        path = Path(path)
+        try:
+            about = read_json(path / "store.json")
+        except FileNotFoundError:
+            if not create:
+                raise StoreError(f"no feature store in {path}: create one with featurize") from None
+            _create(path)
+            return cls(path)
+        except NotADirectoryError:
+            raise StoreError(f"{path} is a file: a feature store is a folder") from None
+        if about.get("format") != FORMAT:
+            raise StoreError(f"{path} is no feature store: its store.json says {about}")
+        if about.get("version", 0) > VERSION:
+            raise StoreError(
+                f"{path} has format version {about['version']}, this program reads up to {VERSION}: upgrade it"
+            )
+        return cls(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as where it lies."""
+        return Store, (self.path,)
+
+    def entities(self) -> list[str]:
+        """The entities that have rows or views."""
+        return [entity for entity in ENTITIES if self.catalog(entity).parts() or (self.path / ARRAYS / entity).is_dir()]
+
+    def views(self, entity: str) -> list[str]:
+        """The names of the views of an entity."""
+        folder = self.path / ARRAYS / check_entity(entity)
+        return sorted(found.parent.name for found in folder.glob("*/zarr.json"))
+
+    def catalog(self, entity: str) -> Catalog:
+        """The catalog of an entity, empty where it has no rows yet."""
+        check_entity(entity)
+        if entity not in self._catalogs:
+            self._catalogs[entity] = Catalog(self.path / "catalog" / entity)
+        return self._catalogs[entity]
+
+    def view(self, entity: str, name: str) -> View:
+        """A view; StoreError, listing those there are, where there is none."""
+        if name not in self.views(entity):
+            there = ", ".join(self.views(entity)) or "none yet"
+            raise StoreError(f"no view {name!r} of {entity} in {self.path}: there is {there}")
+        return View(self.path, self.catalog(entity), entity, name)
+
+    def create_view(
+        self,
+        entity: str,
+        name: str,
+        provenance: Provenance,
+        features: Mapping[str, Feature],
+        rows_per_shard: int | None = None,
+    ) -> View:
+        """The view with that provenance and those features, made where there is none.
+
+        `rows_per_shard`, a power of two, counts only for a new view; by default a shard of the
+        largest array is about 256 MiB. Raises StoreError where the view stands with another
+        provenance or other features, on unusable names, and without the store's lock.
+        """
+        check_entity(entity)
+        _check_features(check_name("view", name), features)
+        if not holds(self.path / LOCK):
+            raise StoreError(f"view {name} is made under the store's lock only: create it inside `with store.lock()`")
+        if name in self.views(entity):
+            view = self.view(entity, name)
+            differs = view.provenance.difference(provenance)
+            if view.features != dict(features):
+                differs = differs or f"features {view.features} against {dict(features)}"
+            if differs:
+                raise StoreError(
+                    f"view {name} of {entity} in {self.path} was made otherwise: {differs}; "
+                    "give the new view another name"
+                )
+            return view
+        rows = _rows_per_shard(features) if rows_per_shard is None else rows_per_shard
+        if rows < 1 or rows & (rows - 1):
+            raise StoreError(f"rows_per_shard {rows} is refused: give a power of two")
+        self._make_view(ViewPaths(self.path, entity, name), provenance, dict(features), rows)
+        return self.view(entity, name)
+
+    @contextmanager
+    def lock(self, wait: bool = False) -> Iterator[None]:
+        """Hold the planner's lock; what dead attempts left behind is removed.
+
+        Raises StoreError, naming host and pid, where another process holds it; waits with `wait`.
+        """
+        with locked(self.path / LOCK, wait):
+            remove_dead(self.path)
+            yield
+
+    def _make_view(self, paths: ViewPaths, provenance: Provenance, features: dict[str, Feature], rows: int) -> None:
+        """Make the view's group beside the arrays, then move it there whole."""
+        length = len(self.catalog(paths.entity))
+        stored = stored_features(features)
+        attributes = {
+            "provenance": provenance.as_dict(),
+            "features": {name: asdict(feature) for name, feature in features.items()},
+            "rows_per_shard": rows,
+            "checksummed": list(stored),
+        }
+        entity = paths.group.parent
+        if not (entity / "zarr.json").exists():
+            write_json(entity / "zarr.json", group_metadata())
+        temp = temporary(self.path)
+        try:
+            for name, feature in stored.items():
+                shape = (length, *feature.shape)
+                metadata = sharded_metadata(shape, feature.dtype, rows)
+                write_json(temp / name / "zarr.json", metadata)
+            sums = chunked_metadata((length, len(stored)), "uint32", rows)
+            write_json(temp / "checksum" / "zarr.json", sums)
+            write_json(temp / "status" / "zarr.json", chunked_metadata((length,), "uint8", rows))
+            write_json(temp / "zarr.json", group_metadata(attributes))
+            os.rename(temp, paths.group)
+        except BaseException:
+            shutil.rmtree(temp, ignore_errors=True)
+            raise
+        sync_folder(entity)
+
+
+def _create(path: Path) -> None:
+    if path.is_dir() and any(path.iterdir()) and not (path / ARRAYS).is_dir():
+        raise StoreError(f"{path} holds other files: give an empty or new folder for the store")
+    make_folder(path)
+    write_json(path / ARRAYS / "zarr.json", group_metadata())
+    write_json(path / "store.json", {"format": FORMAT, "version": VERSION, "seal": BLANK})
+
+
+def _check_features(view: str, features: Mapping[str, Feature]) -> None:
+    if not features:
+        raise StoreError(f"view {view} has no features: give one or more")
+    for name in features:
+        check_name("feature", name)
+        if name in INTERNAL:
+            raise StoreError(f"feature name {name!r} is the store's own: use another")
+    if sum(feature.dtype == "int8" for feature in features.values()) > 1:
+        raise StoreError(f"view {view} has two int8 features: a view holds one, with its scale")
+
+
+def _rows_per_shard(features: Mapping[str, Feature]) -> int:
+    largest = max(feature.row_bytes for feature in features.values())
+    return min(2 ** max(int(math.log2(_SHARD_BYTES / largest)), 0), _MOST_ROWS)

@@ -1,0 +1,130 @@
+"""Where everything lies, and the metadata that any Zarr v3 reader needs.
+
+A store is a folder:
+
+    store.json                            format name and version
+    arrays.zarr/ENTITY/VIEW/ARRAY/        a plain Zarr v3 hierarchy
+    catalog/ENTITY/FIRST_ROW.parquet      key -> row
+    failures/ENTITY/VIEW/SHARD.parquet    key, reason
+    shards/ENTITY/VIEW/SHARD.json         what wrote the shard: library versions, device
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.codecs import Crc32cCodec
+from zarr.storage import MemoryStore
+
+from store.commit import replace_file
+from store.errors import StoreError
+from store.seal import BLANK, seal
+
+FORMAT = "stepdiff-store"
+VERSION = 1
+ARRAYS = "arrays.zarr"
+LOCK = "lock.json"
+Identity = tuple[int, int, int]
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write `value`, in which `BLANK` stands somewhere, as a sealed JSON file."""
+    data = seal(json.dumps(value, indent=2).encode())
+    replace_file(path, [data], len(data))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in `path`; StoreError where it is damaged, FileNotFoundError where absent."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path} is damaged ({error}): run python -m store verify") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} is damaged (no object): run python -m store verify")
+    return value
+
+
+def identity(path: Path) -> Identity | None:
+    """What tells one version of a file from the next: inode, mtime, size; None where absent."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The zarr.json of a group."""
+    return {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {**(attributes or {}), "seal": BLANK},
+    }
+
+
+def sharded_metadata(shape: tuple[int, ...], dtype: str, shard_rows: int) -> dict[str, Any]:
+    """The zarr.json of an array of rows: one inner chunk a row, `shard_rows` rows a shard."""
+    return _array_metadata(
+        shape=shape,
+        dtype=dtype,
+        chunks=(1, *shape[1:]),
+        shards=(shard_rows, *shape[1:]),
+        compressors=None,
+    )
+
+
+def chunked_metadata(shape: tuple[int, ...], dtype: str, shard_rows: int) -> dict[str, Any]:
+    """The zarr.json of an unsharded array, one crc32c'd chunk for the rows of a shard."""
+    return _array_metadata(shape=shape, dtype=dtype, chunks=(shard_rows, *shape[1:]), compressors=[Crc32cCodec()])
+
+
+def _array_metadata(**options: Any) -> dict[str, Any]:
+    files: dict[str, Any] = {}
+    memory = MemoryStore(store_dict=files)
+    zarr.create_array(memory, filters=None, fill_value=0, attributes={"seal": BLANK}, **options)
+    return json.loads(files["zarr.json"].to_bytes())
+
+
+@dataclass(frozen=True)
+class ViewPaths:
+    """Where the files of one view lie."""
+
+    store: Path
+    entity: str
+    view: str
+
+    @property
+    def group(self) -> Path:
+        """The view's Zarr group."""
+        return self.store / ARRAYS / self.entity / self.view
+
+    def metadata(self, array: str) -> Path:
+        """The zarr.json of one of the view's arrays."""
+        return self.group / array / "zarr.json"
+
+    def shard(self, feature: str, shard: int, axes: int) -> Path:
+        """The shard file of a feature whose array has `axes` axes."""
+        return self.group.joinpath(feature, "c", str(shard), *["0"] * (axes - 1))
+
+    def checksum(self, shard: int) -> Path:
+        """The checksum chunk of a shard."""
+        return self.group / "checksum" / "c" / str(shard) / "0"
+
+    def status(self, shard: int) -> Path:
+        """The status chunk of a shard: written last."""
+        return self.group / "status" / "c" / str(shard)
+
+    def failures(self, shard: int) -> Path:
+        """Why rows of a shard failed."""
+        return self.store / "failures" / self.entity / self.view / f"{shard}.parquet"
+
+    def info(self, shard: int) -> Path:
+        """What wrote a shard."""
+        return self.store / "shards" / self.entity / self.view / f"{shard}.json"
+
+    def lock(self, shard: int) -> Path:
+        """The lock of a shard's one writer."""
+        return self.info(shard).with_suffix(".lock")

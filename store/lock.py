@@ -1,0 +1,56 @@
+"""The planner's lock: one writing run a store.
+
+Guarantees
+- a second writer is refused, with the host and the process id of the first
+- a lock dies with its process
+"""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from store.errors import StoreError
+
+_held: set[tuple[int, str]] = set()  # (pid, lock file): a forked child holds nothing
+
+
+@contextmanager
+def locked(path: Path, wait: bool) -> Iterator[None]:
+    """Hold the lock file `path`, or raise StoreError naming the host and pid of the holder."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise StoreError(f"{path.parent} is being written by {_holder(fd)}: wait until it ends") from None
+        text = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, text.encode(), 0)
+        key = (os.getpid(), os.path.realpath(path))
+        _held.add(key)
+        try:
+            yield
+        finally:
+            _held.discard(key)
+    finally:
+        os.close(fd)
+
+
+def holds(path: Path) -> bool:
+    """Whether this process holds the lock file `path`."""
+    return (os.getpid(), os.path.realpath(path)) in _held
+
+
+def _holder(fd: int) -> str:
+    try:
+        who = json.loads(os.pread(fd, 4096, 0))
+        return f"process {who['pid']} on host {who['host']}"
+    except ValueError:  # the holder is between taking the lock and writing its name
+        return "another process that has just started"

@@ -1,0 +1,74 @@
+"""What makes a view the same view, and the arrays that it holds.
+
+Guarantees
+- a difference names every field that differs, with both values
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+
+from store.errors import StoreError
+
+DTYPES = ("float16", "float32", "int8")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One array of a view: the shape of a row, and the dtype it is stored in."""
+
+    shape: tuple[int, ...]
+    """shape of one row, e.g. (N tokens, D channels)"""
+    dtype: str
+    """float16, float32, or int8 (quantised, with a float16 scale for every 64 channels)"""
+
+    def __post_init__(self) -> None:
+        """StoreError where no row of that shape and dtype can be stored."""
+        if self.dtype not in DTYPES:
+            raise StoreError(f"dtype {self.dtype!r} is refused: features are {', '.join(DTYPES)}")
+        if not self.shape or min(self.shape) < 1:
+            raise StoreError(f"feature shape {self.shape} is refused: give one axis or more, none 0")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one stored row."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What makes a view the same view. Two provenances never share a view."""
+
+    encoder: str
+    """name of the encoder"""
+    weights: str
+    """sha256, in hex, of the encoder's weights"""
+    layer: str
+    """the layer whose output is stored"""
+    frames: str
+    """the rule that picks frames"""
+    crop: str
+    """the rule that resizes and crops"""
+    dtypes: dict[str, str]
+    """feature -> stored dtype"""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON would hold them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `as_dict`; StoreError where fields are missing or unknown."""
+        names = {field.name for field in fields(cls)}
+        if set(values) != names:
+            odd = ", ".join(sorted(names ^ set(values)))
+            raise StoreError(f"provenance with missing or unknown fields: {odd}")
+        return cls(**{**values, "dtypes": dict(values["dtypes"])})
+
+    def difference(self, other: "Provenance") -> str:
+        """The fields that differ, with both values: `layer 'a' against 'b'`; empty where none do."""
+        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return ", ".join(f"{name} {a!r} against {b!r}" for name, a, b in pairs if a != b)

@@ -1,0 +1,172 @@
+"""Random rows of one feature, straight into the batch.
+
+Rows whose pages are in memory are copied at once by the caller's thread; the rest are read by
+eight threads, in the order of the file, so that a cold disk always has work queued.
+
+Guarantees
+- results come in the caller's order, whatever the order on disk, duplicates included
+- a read is right while a writer replaces the shard
+- a missing index entry is the fill value where status is 1, and an error elsewhere
+"""
+
+import errno
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from store.errors import StoreError
+from store.layout import identity
+from store.shard import ShardFile
+
+OPEN_FILES = 128
+_THREADS = 8
+_RUN_BYTES = 4 * 2**20  # neighbours are read together up to this size
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+_pools: dict[int, ThreadPoolExecutor] = {}  # pid -> threads: a forked child starts its own
+
+
+class _Run(NamedTuple):
+    file: ShardFile
+    offset: int
+    target: memoryview
+
+
+class RowReader:
+    """Reads rows of one feature. Safe to share between threads, and across a fork."""
+
+    def __init__(self, path: Callable[[int], Path], shard_rows: int, row_bytes: int) -> None:
+        """`path` gives the shard file of a shard of `shard_rows` rows, `row_bytes` bytes each."""
+        self._path = path
+        self._shard_rows = shard_rows
+        self._row_bytes = row_bytes
+        self._open: OrderedDict[int, ShardFile] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def shard(self, shard: int) -> ShardFile | None:
+        """The shard's file as it is now, None where there is none."""
+        path = self._path(shard)
+        now = identity(path)
+        with self._guard:
+            file = self._open.get(shard)
+            if file is None or file.identity != now:
+                self._open.pop(shard, None)
+                try:
+                    file = ShardFile(path, self._shard_rows)
+                except FileNotFoundError:
+                    return None
+                self._open[shard] = file
+                if len(self._open) > OPEN_FILES:
+                    self._open.popitem(last=False)
+            else:
+                self._open.move_to_end(shard)
+            return file
+
+    def read(self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."]) -> None:
+        """Fill `out`, C-contiguous, with the rows, all of status 1."""
+        if not len(rows):
+            return
+        shards, slots = np.divmod(rows, self._shard_rows)
+        offsets = np.empty(len(rows), np.uint64)
+        missing = np.zeros(len(rows), bool)
+        files: dict[int, ShardFile] = {}
+        for shard in np.unique(shards).tolist():
+            here = shards == shard
+            file = self.shard(shard)
+            if file is None:
+                missing |= here
+                continue
+            files[shard] = file
+            offsets[here] = file.offsets[slots[here]]
+            missing[here] = ~file.present[slots[here]]
+            if (file.lengths[slots[here & ~missing]] != self._row_bytes).any():
+                raise StoreError(f"rows of {file.path} have a wrong size: run python -m store verify")
+        out[missing] = 0
+        wanted = np.flatnonzero(~missing)
+        order = wanted[np.lexsort((offsets[wanted], shards[wanted]))]
+        runs = self._runs(order, shards, offsets, files, out)
+        left = [rest for run in runs if (rest := _take_resident(run)) is not None]
+        if len(left) == 1:
+            _take(left[0])
+        elif left:
+            for _ in _pool().map(_take, left):
+                pass
+
+    def _runs(
+        self,
+        order: Int[np.ndarray, " W"],
+        shards: Int[np.ndarray, " B"],
+        offsets: Shaped[np.ndarray, " B"],
+        files: dict[int, ShardFile],
+        out: Shaped[np.ndarray, "B ..."],
+    ) -> list[_Run]:
+        """Reads of rows that are neighbours both in the file and in `out`."""
+        if not len(order):
+            return []
+        target = out.reshape(-1).view(np.uint8).data
+        size = self._row_bytes
+        joined = (
+            (np.diff(order) == 1) & (np.diff(shards[order]) == 0) & (np.diff(offsets[order].astype(np.int64)) == size)
+        )
+        runs, start = [], 0
+        longest = max(_RUN_BYTES // size, 1)
+        ends = [*(np.flatnonzero(~joined) + 1).tolist(), len(order)]
+        for end in ends:
+            for first in range(start, end, longest):
+                at = int(order[first])
+                count = min(longest, end - first)
+                runs.append(
+                    _Run(
+                        files[int(shards[at])],
+                        int(offsets[at]),
+                        target[at * size : (at + count) * size],
+                    )
+                )
+            start = end
+        return runs
+
+
+def _take_resident(run: _Run) -> _Run | None:
+    """Copy what is in memory; returns what is left to read, None where nothing is."""
+    if not _NOWAIT:
+        return run
+    try:
+        count = os.preadv(run.file.fd, [run.target], run.offset, _NOWAIT)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
+            raise _failed(run, error.strerror) from error
+        return run
+    if count == len(run.target):
+        return None
+    return _Run(run.file, run.offset + count, run.target[count:])
+
+
+def _take(run: _Run) -> None:
+    """Read the whole run, waiting for the disk."""
+    target, offset = run.target, run.offset
+    while target:
+        try:
+            count = os.preadv(run.file.fd, [target], offset)
+        except OSError as error:
+            raise _failed(run, error.strerror) from error
+        if not count:
+            raise _failed(run, "it ends too early")
+        target, offset = target[count:], offset + count
+
+
+def _failed(run: _Run, reason: str | None) -> StoreError:
+    return StoreError(f"cannot read {run.file.path} ({reason}): run python -m store verify")
+
+
+def _pool() -> ThreadPoolExecutor:
+    pid = os.getpid()
+    if pid not in _pools:
+        _pools.clear()
+        _pools[pid] = ThreadPoolExecutor(_THREADS, thread_name_prefix="store-read")
+    return _pools[pid]

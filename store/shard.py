@@ -1,0 +1,103 @@
+"""One shard file of the Zarr v3 sharding codec, and one chunk that ends in its crc32c.
+
+A shard file is the present rows, one inner chunk each, then the index: uint64 offset and length
+for every row slot (2**64 - 1 twice where the row is missing), then the index's crc32c.
+
+Guarantees
+- any Zarr v3 reader can read it
+- a row copied into a new file keeps its bytes
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from store.errors import StoreError
+from store.seal import crc32c
+
+MISSING = np.uint64(2**64 - 1)
+
+
+class ShardFile:
+    """An open shard file: the index and the rows come through one descriptor.
+
+    A file that is replaced stays readable here, as it was, until this object is dropped.
+    """
+
+    def __init__(self, path: Path, slots: int) -> None:
+        """Open `path`, a shard of `slots` rows.
+
+        Raises FileNotFoundError where there is none, StoreError where its index is damaged.
+        """
+        self.path = path
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        found = os.fstat(self.fd)
+        self.identity = found.st_ino, found.st_mtime_ns, found.st_size
+        size = slots * 16 + 4
+        tail = os.pread(self.fd, size, max(found.st_size - size, 0))
+        if len(tail) != size or crc32c(tail[:-4]).to_bytes(4, "little") != tail[-4:]:
+            raise StoreError(f"index of {path} is damaged: run python -m store verify")
+        index = np.frombuffer(tail, "<u8", slots * 2).reshape(slots, 2)
+        self.offsets, self.lengths = index[:, 0], index[:, 1]
+        self.present = self.offsets != MISSING
+
+    def __del__(self) -> None:
+        """Close the descriptor, once no reader is left that uses it."""
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+    def row(self, slot: int) -> bytes | None:
+        """The bytes of a row, None where it is missing."""
+        if not self.present[slot]:
+            return None
+        return os.pread(self.fd, int(self.lengths[slot]), int(self.offsets[slot]))
+
+
+def pieces(
+    old: ShardFile | None,
+    keep: Bool[np.ndarray, " slots"],
+    new: dict[int, np.ndarray],
+    row_bytes: int,
+) -> Iterator[bytes | np.ndarray]:
+    """A new shard file, piece by piece: rows of `old` that are kept, and new rows by slot.
+
+    A kept row that `old` leaves out is the fill value, and written as such.
+    """
+    present = keep.copy()
+    present[list(new)] = True
+    for slot in np.flatnonzero(present).tolist():
+        if slot in new:
+            yield new[slot]
+        else:
+            yield (old.row(slot) if old else None) or bytes(row_bytes)
+    yield index_bytes(present, row_bytes)
+
+
+def index_bytes(present: Bool[np.ndarray, " slots"], row_bytes: int) -> bytes:
+    """The index of a shard file whose present rows lie one after another."""
+    index = np.full((len(present), 2), MISSING, "<u8")
+    index[present, 0] = np.arange(np.count_nonzero(present)) * row_bytes
+    index[present, 1] = row_bytes
+    data = index.tobytes()
+    return data + crc32c(data).to_bytes(4, "little")
+
+
+def encode_chunk(values: Shaped[np.ndarray, "..."]) -> bytes:
+    """A chunk of an unsharded array: little-endian bytes, then their crc32c."""
+    data = values.tobytes()
+    return data + crc32c(data).to_bytes(4, "little")
+
+
+def read_chunk(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray | None:
+    """The chunk in `path`, None where there is none; StoreError where it is damaged."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if len(data) != size + 4 or crc32c(data[:-4]).to_bytes(4, "little") != data[-4:]:
+        raise StoreError(f"{path} is damaged: run python -m store verify")
+    return np.frombuffer(data[:-4], np.dtype(dtype).newbyteorder("<")).reshape(shape)

@@ -1,0 +1,209 @@
+"""A feature view: all that one frozen encoder computed for an entity.
+
+Guarantees
+- what status says is true at every moment
+- an array shorter than the catalog reads as absent
+- a view that is open notices rows that others add
+- arrays grow under the planner's lock only, and never shrink
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Float32, Int, Shaped, UInt8
+
+from store import table
+from store.catalog import Catalog
+from store.errors import StoreError
+from store.layout import LOCK, Identity, ViewPaths, identity, read_json, write_json
+from store.lock import holds
+from store.provenance import Feature, Provenance
+from store.quantise import dequantise, scale_shape
+from store.reader import RowReader
+from store.seal import BLANK
+from store.shard import read_chunk
+from store.writer import ShardWriter
+
+ABSENT, OK, FAILED = 0, 1, 2
+
+
+class View:
+    """One view of a store. Picklable; `Store.view` and `Store.create_view` make it."""
+
+    def __init__(self, store: Path, catalog: Catalog, entity: str, name: str) -> None:
+        """The view `name` of `entity`, whose group exists; StoreError where it is damaged."""
+        self.entity = entity
+        self.name = name
+        self.paths = ViewPaths(store, entity, name)
+        self.catalog = catalog
+        attributes = read_json(self.paths.group / "zarr.json")["attributes"]
+        self.provenance = Provenance.from_dict(attributes["provenance"])
+        self.rows_per_shard = int(attributes["rows_per_shard"])
+        self.features = {
+            name: Feature(tuple(feature["shape"]), feature["dtype"]) for name, feature in attributes["features"].items()
+        }
+        self.stored = stored_features(self.features)
+        self.checksummed: list[str] = attributes["checksummed"]
+        self._length: tuple[Identity | None, int] = (None, 0)
+        self._chunks: dict[int, tuple[Identity | None, np.ndarray]] = {}
+        self._readers = {name: self._reader(name) for name in self.stored}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as where it lies."""
+        return View, (self.paths.store, Catalog(self.catalog.folder), self.entity, self.name)
+
+    def __len__(self) -> int:
+        """Rows that the arrays have room for, now."""
+        path = self.paths.metadata("status")
+        now = identity(path)
+        if self._length[0] != now:
+            self._length = (now, int(read_json(path)["shape"][0]))
+        return self._length[1]
+
+    def resize(self) -> None:
+        """Grow the arrays to the catalog's length. StoreError without the store's lock."""
+        if not holds(self.paths.store / LOCK):
+            raise StoreError(
+                f"view {self.name} of {self.entity} grows under the store's lock only: "
+                "resize it inside `with store.lock()`"
+            )
+        length = len(self.catalog)
+        for array in (*self.stored, "checksum", "status"):  # status last: it tells the length
+            path = self.paths.metadata(array)
+            metadata = read_json(path)
+            if metadata["shape"][0] < length:
+                metadata["shape"][0] = length
+                metadata["attributes"]["seal"] = BLANK
+                write_json(path, metadata)
+
+    def status(self) -> UInt8[np.ndarray, " rows"]:
+        """The status of every row of the catalog: 0 absent, 1 ok, 2 failed."""
+        status = np.zeros(len(self.catalog), np.uint8)
+        for shard in range(-(-min(len(self), len(status)) // self.rows_per_shard)):
+            part = status[shard * self.rows_per_shard :][: self.rows_per_shard]
+            part[:] = self.shard_status(shard)[: len(part)]
+        return status
+
+    def shard_status(self, shard: int) -> UInt8[np.ndarray, " slots"]:
+        """The status of every slot of a shard, as it is now."""
+        path = self.paths.status(shard)
+        now = identity(path)
+        known = self._chunks.get(shard)
+        if known is None or known[0] != now:
+            chunk = read_chunk(path, (self.rows_per_shard,), "uint8")
+            if chunk is None:
+                chunk = np.zeros(self.rows_per_shard, np.uint8)
+            self._chunks[shard] = known = (now, chunk)
+        return known[1]
+
+    def read(
+        self,
+        feature: str,
+        rows: Int[np.ndarray, " B"],
+        out: Shaped[np.ndarray, "B ..."] | None = None,
+    ) -> Shaped[np.ndarray, "B ..."]:
+        """Rows of a feature in its stored dtype, in the order of `rows`, into `out` if given.
+
+        Raises StoreError on a feature there is not, an `out` that does not fit, or a row that is
+        absent or failed, naming its key.
+        """
+        self._check_ok(rows)
+        return self._read(self._known(feature), rows, out)
+
+    def read_float(self, feature: str, rows: Int[np.ndarray, " B"]) -> Float32[np.ndarray, "B ..."]:
+        """Rows of a feature as float32, int8 dequantised; raises as `read` does."""
+        values = self.read(feature, rows)
+        if self.features[feature].dtype == "int8":
+            return dequantise(values, self._read("scale", rows, None))
+        return values.astype(np.float32, copy=False)
+
+    def write_shard(
+        self,
+        shard: int,
+        rows: Int[np.ndarray, " K"],
+        features: Mapping[str, Float[np.ndarray, "K ..."]],
+        failures: Mapping[int, str],
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        """Write rows of one shard and commit it. One writer a shard.
+
+        Parameters
+        - rows, features: row numbers, and for every feature their values, float32 or float16; the
+          view casts or quantises them. A row with NaN, infinity or (stored as float16 or int8) a
+          magnitude past float16 becomes failed, with that reason.
+        - failures: row number -> why the row could not be computed
+        - info: what computed them (library versions, device), recorded beside the shard
+
+        A row that is ok already keeps its bytes. Raises StoreError where rows or shapes do not
+        fit, or the disk is full; what was committed then still stands.
+        """
+        ShardWriter(self, shard).write(rows, features, failures, info)
+
+    def failures(self) -> pl.DataFrame:
+        """The rows that failed: key, reason, in the order of the catalog."""
+        rows = np.flatnonzero(self.status() == FAILED)
+        frame = pl.DataFrame({"key": self.catalog.keys(rows)}, schema={"key": pl.String})
+        parts = [
+            table.read(path)
+            for shard in np.unique(rows // self.rows_per_shard).tolist()
+            if (path := self.paths.failures(shard)).exists()
+        ]
+        empty = pl.DataFrame(schema={"key": pl.String, "reason": pl.String})
+        reasons = pl.concat([empty, *parts])
+        lost = pl.col("reason").fill_null("the reason is lost: its file is missing")
+        return frame.join(reasons, on="key", how="left", maintain_order="left").with_columns(lost)
+
+    def _known(self, feature: str) -> str:
+        if feature not in self.features:
+            raise StoreError(
+                f"no feature {feature!r} in view {self.name} of {self.entity}: it has {', '.join(self.features)}"
+            )
+        return feature
+
+    def _check_ok(self, rows: Int[np.ndarray, " B"]) -> None:
+        shards = rows // self.rows_per_shard
+        for shard in np.unique(shards).tolist():
+            here = rows[shards == shard]
+            if shard < 0:
+                status = np.zeros(len(here), np.uint8)
+            else:
+                status = self.shard_status(shard)[here % self.rows_per_shard]
+            if (status != OK).any():
+                row = here[status != OK][:1]
+                state = "failed" if status[status != OK][0] == FAILED else "absent"
+                raise StoreError(
+                    f"{self.catalog.keys(row)[0]} is {state} in view {self.name} of "
+                    f"{self.entity} (shard {shard}): leave it out, or run featurize for it"
+                )
+
+    def _read(
+        self,
+        feature: str,
+        rows: Int[np.ndarray, " B"],
+        out: Shaped[np.ndarray, "B ..."] | None,
+    ) -> Shaped[np.ndarray, "B ..."]:
+        stored = self.stored[feature]
+        shape, dtype = (len(rows), *stored.shape), np.dtype(stored.dtype).newbyteorder("<")
+        if out is None:
+            out = np.empty(shape, dtype)
+        elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+            raise StoreError(f"out is {out.dtype} {out.shape}: {feature} needs C-contiguous {dtype} {shape}")
+        self._readers[feature].read(rows, out)
+        return out
+
+    def _reader(self, name: str) -> RowReader:
+        feature = self.stored[name]
+        paths, axes = self.paths, 1 + len(feature.shape)
+        return RowReader(lambda shard: paths.shard(name, shard, axes), self.rows_per_shard, feature.row_bytes)
+
+
+def stored_features(features: Mapping[str, Feature]) -> dict[str, Feature]:
+    """The arrays that hold `features`, by name: int8 brings the hidden array `scale`."""
+    stored = dict(features)
+    for feature in features.values():
+        if feature.dtype == "int8":
+            stored["scale"] = Feature(scale_shape(feature.shape), "float16")
+    return dict(sorted(stored.items()))

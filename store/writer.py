@@ -1,0 +1,201 @@
+"""The one writer of a shard.
+
+The order of a commit: every array's shard file, checksum, failures, what wrote it, and status
+last. Before status is written the old status still tells the truth, because the rows that it
+calls ok were copied byte for byte.
+
+Guarantees
+- one commit a shard: status is written last
+- a shard filled later keeps the bytes of the rows that were ok
+- a row that is not finite, or does not fit, fails alone
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float, Int
+
+from store import table
+from store.commit import make_folder, replace_file
+from store.errors import StoreError
+from store.layout import read_json, write_json
+from store.lock import locked
+from store.quantise import quantise
+from store.seal import BLANK, crc32c
+from store.shard import ShardFile, encode_chunk, pieces, read_chunk
+
+if TYPE_CHECKING:
+    from store.view import View
+
+_OK, _FAILED = 1, 2
+
+
+class ShardWriter:
+    """Writes rows of one shard of a view."""
+
+    def __init__(self, view: "View", shard: int) -> None:
+        """A writer of shard number `shard`."""
+        self.view = view
+        self.shard = shard
+        self.first = shard * view.rows_per_shard
+
+    def write(
+        self,
+        rows: Int[np.ndarray, " K"],
+        features: Mapping[str, Float[np.ndarray, "K ..."]],
+        failures: Mapping[int, str],
+        info: dict[str, Any] | None,
+    ) -> None:
+        """See `View.write_shard`."""
+        self._check(rows, features, failures)
+        lock = self.view.paths.lock(self.shard)
+        make_folder(lock.parent)
+        with locked(lock, wait=True):  # a writer left over from a dead run may still be at it
+            status = self.view.shard_status(self.shard).copy()
+            fresh = status[rows - self.first] != _OK
+            rows = rows[fresh]
+            features = {name: values[fresh] for name, values in features.items()}
+            reasons = {row: why for row, why in failures.items() if status[row - self.first] != _OK}
+            reasons |= self._unfit(rows, features)
+            if not len(rows) and not reasons:
+                return
+            good = np.array([row not in reasons for row in rows.tolist()], bool)
+            slots = rows[good] - self.first
+            if len(slots):
+                self._write_rows(status == _OK, slots, {n: values[good] for n, values in features.items()})
+            failed = np.array(sorted(reasons), np.int64)
+            earlier = self._earlier_reasons(status)
+            status[slots] = _OK
+            status[failed - self.first] = _FAILED
+            # Until status is replaced the earlier failures still count: both lists at first.
+            self._write_failures(earlier | reasons)
+            self._write_info(np.concatenate([slots + self.first, failed]), info or {})
+            self._put(self.view.paths.status(self.shard), encode_chunk(status))
+            still = {r: w for r, w in earlier.items() if status[r - self.first] == _FAILED}
+            if len(still) < len(earlier):
+                self._write_failures(still | reasons)
+
+    def _check(
+        self,
+        rows: Int[np.ndarray, " K"],
+        features: Mapping[str, Float[np.ndarray, "K ..."]],
+        failures: Mapping[int, str],
+    ) -> None:
+        view, where = self.view, f"shard {self.shard} of view {self.view.name} ({self.view.entity})"
+        every = np.concatenate([rows, np.array(list(failures), np.int64)]).astype(np.int64)
+        last = min(self.first + view.rows_per_shard, len(view))
+        if len(np.unique(every)) != len(every):
+            raise StoreError(f"{where}: a row is given twice, or both with features and as failed")
+        if len(every) and (every.min() < self.first or every.max() >= last):
+            raise StoreError(
+                f"{where} takes rows {self.first} to {last - 1}, got {every.min()} to "
+                f"{every.max()}: call resize() after the catalog grew"
+            )
+        if len(rows) and set(features) != set(view.features):
+            raise StoreError(f"{where} takes {sorted(view.features)}, got {sorted(features)}")
+        for name, values in features.items():
+            if values.shape != (len(rows), *view.features[name].shape):
+                raise StoreError(f"{where}: {name} is {values.shape}, needs {(len(rows), *view.features[name].shape)}")
+
+    def _unfit(self, rows: Int[np.ndarray, " K"], features: Mapping[str, Float[np.ndarray, "K ..."]]) -> dict[int, str]:
+        """Why rows cannot be stored, by row."""
+        reasons: dict[int, str] = {}
+        for name, values in sorted(features.items()):
+            narrow = self.view.features[name].dtype != "float32"
+            for row, value in zip(rows.tolist(), values, strict=True):
+                if not np.isfinite(value).all():
+                    kind = "NaN" if np.isnan(value).any() else "infinity"
+                    reasons.setdefault(row, f"{name} holds {kind}")
+                elif narrow and not _fits_float16(value):
+                    reasons.setdefault(row, f"{name} holds a magnitude past float16")
+        return reasons
+
+    def _write_rows(
+        self,
+        keep: Bool[np.ndarray, " slots"],
+        slots: Int[np.ndarray, " G"],
+        features: Mapping[str, Float[np.ndarray, "G ..."]],
+    ) -> None:
+        view = self.view
+        path = view.paths.checksum(self.shard)
+        shape = (view.rows_per_shard, len(view.checksummed))
+        old = read_chunk(path, shape, "uint32")
+        sums = np.zeros(shape, "<u4") if old is None else old.copy()
+        for name, values in self._stored(features):
+            column = view.checksummed.index(name)
+            new = dict(zip(slots.tolist(), values, strict=True))
+            for slot, value in new.items():
+                sums[slot, column] = crc32c(value)
+            self._write_shard_file(name, keep, new)
+        self._put(path, encode_chunk(sums))
+
+    def _write_shard_file(self, name: str, keep: Bool[np.ndarray, " slots"], new: dict[int, np.ndarray]) -> None:
+        feature, slots = self.view.stored[name], self.view.rows_per_shard
+        path = self.view.paths.shard(name, self.shard, 1 + len(feature.shape))
+        try:
+            old = ShardFile(path, slots) if keep.any() else None
+        except FileNotFoundError:  # every kept row is the fill value
+            old = None
+        size = (int(keep.sum()) + len(new)) * feature.row_bytes + slots * 16 + 4
+        replace_file(path, pieces(old, keep, new, feature.row_bytes), size)
+
+    def _stored(self, features: Mapping[str, Float[np.ndarray, "G ..."]]) -> Iterable[tuple[str, np.ndarray]]:
+        """The arrays to store, each row contiguous, little-endian."""
+        for name, values in sorted(features.items()):
+            dtype = self.view.features[name].dtype
+            if dtype == "int8":
+                levels, scale = quantise(values.astype(np.float32, copy=False))
+                yield name, levels
+                yield "scale", np.ascontiguousarray(scale, "<f2")
+            else:
+                yield name, np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
+
+    def _earlier_reasons(self, status: Int[np.ndarray, " slots"]) -> dict[int, str]:
+        """The reasons on file of rows that have failed so far."""
+        path = self.view.paths.failures(self.shard)
+        if not path.exists():
+            return {}
+        frame = table.read(path)
+        rows = self.view.catalog.rows(frame["key"].to_list()).tolist()
+        return {row: why for row, why in zip(rows, frame["reason"], strict=True) if status[row - self.first] == _FAILED}
+
+    def _write_failures(self, reasons: Mapping[int, str]) -> None:
+        path = self.view.paths.failures(self.shard)
+        if not reasons and not path.exists():
+            return
+        rows = np.array(sorted(reasons), np.int64)
+        frame = pl.DataFrame(
+            {"key": self.view.catalog.keys(rows), "reason": [reasons[r] for r in rows.tolist()]},
+            schema={"key": pl.String, "reason": pl.String},
+        )
+        self._put(path, table.encode(frame))
+
+    def _write_info(self, rows: Int[np.ndarray, " W"], info: dict[str, Any]) -> None:
+        """Record what wrote `rows`, beside what wrote the others."""
+        path = self.view.paths.info(self.shard)
+        try:
+            writes = read_json(path)["writes"]
+        except FileNotFoundError:
+            writes = []
+        new = set(rows.tolist())
+        for write in writes:
+            write["rows"] = [row for row in write["rows"] if row not in new]
+        same = [write for write in writes if write["info"] == info]
+        if same:
+            same[0]["rows"] = sorted({*same[0]["rows"], *new})
+        else:
+            writes.append({"rows": sorted(new), "info": info})
+        writes = [write for write in writes if write["rows"]]
+        make_folder(path.parent)
+        write_json(path, {"shard": self.shard, "writes": writes, "seal": BLANK})
+
+    def _put(self, path: Any, data: bytes) -> None:
+        replace_file(path, [data], len(data))
+
+
+def _fits_float16(values: Float[np.ndarray, "..."]) -> bool:
+    """Whether every finite value rounds to a finite float16."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(np.abs(values).max().astype(np.float16)))
