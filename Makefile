@@ -1,0 +1,85 @@
+# make demo   environment, weights, sample world, features, heads, and a table of scores
+# make test   environment and all tests
+# make lint   ruff and mypy
+# Each line that `make demo` runs is a public command; README.md explains them.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python -m
+WORLD ?= data/kitchen
+STORE ?= data/features
+DEMO ?= data/demo
+RUNS ?= runs
+RECIPES := heads/recipes/kitchen
+WEIGHTS := smollm2-135m-instruct mpnet-base efficientnet-lite0
+STEPDIFF := $(RUNS)/stepdiff/best.json
+ALIGN := $(RUNS)/align/best.json
+
+.PHONY: demo env weights world features neighbours heads scores test lint
+.DELETE_ON_ERROR:
+
+demo: scores
+
+env: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@echo "== environment: $(VENV) (torch and its companions are large; the first time takes minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --progress-bar on --editable '.[dev]'
+	@touch $@
+
+weights: env
+	$(RUN) weights fetch $(WEIGHTS)
+
+world: env
+	$(RUN) kitchen --out $(WORLD)
+
+features: world weights
+	$(RUN) featurize --manifest $(WORLD)/clips.csv --store $(STORE) --encoder efficientnet-lite0
+	$(RUN) featurize --manifest $(WORLD)/images.csv --store $(STORE) --encoder efficientnet-lite0
+	$(RUN) featurize --manifest $(WORLD)/texts.csv --store $(STORE) --encoder mpnet-base
+	$(RUN) store info $(STORE)
+
+neighbours: features
+	$(RUN) retrieval build --store $(STORE) --view efficientnet-lite0
+	$(RUN) retrieval negatives --store $(STORE) --view efficientnet-lite0 --text-view mpnet-base \
+	    --test-set $(WORLD)/diffcap_test.jsonl --variant V1 --out $(DEMO)/diffmcq_V1.jsonl
+
+heads: features
+	$(RUN) heads.train --config $(RECIPES)/align.yaml --store $(STORE) --out $(RUNS)/align
+	$(RUN) heads.embed --head $(RUNS)/align --store $(STORE) --view aligned
+	$(RUN) heads.train --config $(RECIPES)/stepdiff.yaml --store $(STORE) --out $(RUNS)/stepdiff
+
+EVALUATE = $(RUN) heads.evaluate --store $(STORE)
+ROWS_diffmcq := 150
+ROWS_diffrank := 100
+ROWS_diffcap := 50
+RECORDS := $(addprefix $(DEMO)/,diffmcq_stepdiff diffrank_stepdiff diffcap_stepdiff diffmcq_blind diffrank_blind \
+    diffmcq_shuffled diffrank_shuffled diffmcq_aligned diffrank_aligned diffrank_cosine diffrank_step)
+SCORES := $(RECORDS:=.scores.json)
+TASK = $(firstword $(subst _, ,$(notdir $*)))
+SET = --task $(TASK) --test_set $(WORLD)/$(TASK)_test.jsonl --rows $(ROWS_$(TASK)) --out $(DEMO)/$*
+
+$(DEMO)/%_stepdiff.scores.json: | heads
+	$(EVALUATE) $(SET)_stepdiff.jsonl --method stepdiff --head $(RUNS)/stepdiff
+$(DEMO)/%_blind.scores.json: | heads
+	$(EVALUATE) $(SET)_blind.jsonl --method stepdiff --head $(RUNS)/stepdiff --control blind
+$(DEMO)/%_shuffled.scores.json: | heads
+	$(EVALUATE) $(SET)_shuffled.jsonl --method stepdiff --head $(RUNS)/stepdiff --control shuffled
+$(DEMO)/%_aligned.scores.json: | heads
+	$(EVALUATE) $(SET)_aligned.jsonl --method vlemb --view aligned
+$(DEMO)/%_cosine.scores.json: | heads
+	$(EVALUATE) $(SET)_cosine.jsonl --method vlemb --view efficientnet-lite0
+$(DEMO)/%_step.scores.json: | heads
+	$(EVALUATE) $(SET)_step.jsonl --method step-oracle
+
+scores: neighbours heads $(SCORES)
+	$(RUN) heads.table $(SCORES) --out $(DEMO)/scores.json
+
+test: weights
+	$(RUN) pytest
+
+lint: env
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy

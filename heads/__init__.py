@@ -1,0 +1,1 @@
+"""What is trained on cached features, and what judges it."""

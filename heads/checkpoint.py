@@ -1,0 +1,164 @@
+"""A training run's folder: checkpoints that appear whole, the best one named, and what exact resume needs.
+
+    RUN/recipe.yaml                 what was asked
+    RUN/checkpoint-000100/          head.safetensors, optimizer.safetensors, state.json
+    RUN/best.json                   the checkpoint with the best validation score
+    RUN/metrics.jsonl               one JSON object a record
+
+Guarantees
+- a checkpoint is there whole or not at all
+- weights and optimiser come back bit for bit, without pickle
+- what was logged after the checkpoint that a run resumes from is logged once
+"""
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from heads.errors import HeadsError
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def trainable(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{index}.{name}": value.contiguous()
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class Run:
+    """One folder, one training run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def checkpoints(self) -> list[Path]:
+        return sorted(self.folder.glob("checkpoint-*"))
+
+    def latest(self) -> Path | None:
+        return next(reversed(self.checkpoints()), None)
+
+    def best(self) -> Path:
+        """The checkpoint that validation chose; HeadsError where there is none."""
+        try:
+            return self.folder / json.loads((self.folder / "best.json").read_text())["checkpoint"]
+        except FileNotFoundError as error:
+            raise HeadsError(
+                f"{self.folder}: no finished training here; run python -m heads.train --config RECIPE.yaml"
+            ) from error
+
+    def save(
+        self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    ) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        target = self.folder / f"checkpoint-{step:06d}"
+        temporary = self.folder / f".checkpoint.{uuid.uuid4().hex}"
+        temporary.mkdir()
+        save_file({k: v.contiguous() for k, v in trainable(module).items()}, temporary / "head.safetensors")
+        save_file(optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
+        write_text(temporary / "state.json", json.dumps({"step": step} | state, indent=1))
+        for file in temporary.iterdir():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+        return target
+
+    def load(
+        self, checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None
+    ) -> dict[str, Any]:
+        wanted = trainable(module)
+        found = load_file(checkpoint / "head.safetensors")
+        if wanted.keys() != found.keys():
+            odd = sorted(wanted.keys() ^ found.keys())
+            raise HeadsError(
+                f"{checkpoint}: made by another recipe ({len(odd)} weights differ, e.g. {odd[0]}); "
+                "train into a new folder"
+            )
+        with torch.no_grad():
+            for name, parameter in wanted.items():
+                if parameter.shape != found[name].shape:
+                    raise HeadsError(
+                        f"{checkpoint}: {name} is {tuple(found[name].shape)}, the recipe's is "
+                        f"{tuple(parameter.shape)}; train into a new folder"
+                    )
+                parameter.copy_(found[name])
+        if optimizer is not None:
+            restore_optimizer(optimizer, load_file(checkpoint / "optimizer.safetensors"))
+        return json.loads((checkpoint / "state.json").read_text())
+
+    def name_best(self, checkpoint: Path, step: int, score: float) -> None:
+        record = {"checkpoint": checkpoint.name, "step": step, "score": score}
+        write_text(self.folder / "best.json", json.dumps(record, indent=1))
+
+    def prune(self) -> None:
+        """Keep the best and the latest checkpoint, and no half of one that a killed run left."""
+        keep = {self.latest()}
+        if (self.folder / "best.json").exists():
+            keep.add(self.best())
+        for checkpoint in self.checkpoints():
+            if checkpoint not in keep:
+                shutil.rmtree(checkpoint)
+        for rest in self.folder.glob(".checkpoint.*"):
+            shutil.rmtree(rest)
+
+
+class MetricsLog:
+    """RUN/metrics.jsonl and TensorBoard events, cut back to the step that a run resumes from."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "metrics.jsonl"
+        kept = [r for r in read_metrics(self.path) if r["step"] <= step]
+        write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def add(self, step: int, **values: float) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step} | values) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Whole lines only: a killed run may leave half a line."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,90 @@
+"""python -m heads.embed --head runs/align --store data/features --view aligned
+
+Writes a contrastive head's embeddings of all clips and texts as one view of the store, so that retrieval and vlemb
+read them like any frozen encoder's. Run again, it adds what is missing.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heads.cli import parse
+from heads.clips import Features
+from heads.train import pick_device
+
+BLOCK = 256
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    head: str
+    """run folder of a contrastive head"""
+    store: str
+    """feature store"""
+    view: str = "aligned"
+    """name of the view to write, on clips and on texts"""
+    device: str = "auto"
+    """auto, cpu, cuda"""
+
+
+def write_view(
+    features: Features, view: Any, embed: Callable[[Tensor], Tensor], device: str
+) -> int:
+    """Embed every row that the source view has and `view` lacks, shard by shard; returns how many."""
+    missing = np.flatnonzero((features.view.status() == 1) & (view.status() != 1))
+    for shard in np.unique(missing // view.rows_per_shard):
+        rows = missing[missing // view.rows_per_shard == shard]
+        blocks = []
+        for start in range(0, len(rows), BLOCK):
+            some = features.view.read_float(features.feature, rows[start : start + BLOCK])
+            with torch.inference_mode():
+                blocks.append(embed(torch.from_numpy(some).to(device)).cpu().numpy())
+        view.write_shard(int(shard), rows, {"embedding": np.concatenate(blocks)}, {})
+    return len(missing)
+
+
+def run(options: EmbedOptions) -> dict[str, Any]:
+    from heads.checkpoint import Run
+    from heads.trained import load_contrastive
+    from store import Feature, Provenance, Store
+    from weights import fingerprint
+
+    store, device = Store.open(options.store), pick_device(options.device)
+    head, recipe = load_contrastive(Path(options.head), store, device)
+    weights = fingerprint(Run(Path(options.head)).best() / "head.safetensors")
+    sides = {
+        "clips": (Features(store, recipe.view, "tokens"), head.embed_clips),
+        "texts": (Features(store, recipe.text_view, "embedding", "texts"), head.embed_texts),
+    }
+    written: dict[str, Any] = {"view": options.view}
+    with store.lock():
+        for entity, (features, embed) in sides.items():
+            source = features.view
+            provenance = Provenance(
+                encoder=f"contrastive head over {source.name}",
+                weights=weights,
+                layer=f"of {source.name} with weights {source.provenance.weights}",
+                frames=source.provenance.frames,
+                crop=source.provenance.crop,
+                dtypes={"embedding": "float32"},
+            )
+            shape = {"embedding": Feature((recipe.width,), "float32")}
+            view = store.create_view(entity, options.view, provenance, shape)
+            view.resize()
+            written[entity] = write_view(features, view, embed, device)
+    return written
+
+
+def main(argv: list[str] | None = None) -> int:
+    told = "view {view}: {clips} clips and {texts} texts embedded"
+    return parse(EmbedOptions, argv, "heads.embed", __doc__, run, told)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

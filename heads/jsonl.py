@@ -1,0 +1,58 @@
+"""JSON-lines files: one object a line, every fault named by file and line.
+
+Guarantees
+- a written file appears whole or not at all
+- an error names the file and the line
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from heads.errors import HeadsError
+
+
+def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(`path:line`, object) for each line. Lines end at \\n alone: a text may hold any other separator.
+
+    HeadsError: no such file, a line that is empty, not UTF-8, not JSON or not an object.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except FileNotFoundError as error:
+        raise HeadsError(f"{path}: no such file") from error
+    except OSError as error:
+        raise HeadsError(f"{path}: cannot be read ({error.strerror})") from error
+    if not lines[-1]:  # what stands behind the last line's end
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        place = f"{path}:{number}"
+        if not line.strip():
+            raise HeadsError(f"{place}: an empty line; remove it")
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise HeadsError(f"{place}: not a JSON object ({error})") from error
+        if not isinstance(found, dict):
+            raise HeadsError(f"{place}: not a JSON object but {type(found).__name__}")
+        yield place, found
+
+
+def write_objects(path: str | Path, objects: Iterable[dict[str, Any]]) -> None:
+    """One line an object, in ASCII, NaN refused by ValueError. HeadsError where the file cannot be written."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "w", encoding="ascii") as file:
+            for item in objects:
+                file.write(json.dumps(item, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise HeadsError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        temporary.unlink(missing_ok=True)

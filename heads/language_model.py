@@ -1,0 +1,120 @@
+"""A transformers causal language model, frozen, with LoRA where a recipe asks for it.
+
+Guarantees
+- logits computed from the hidden states equal the model's own (checked when a model is loaded)
+- without LoRA no parameter of the model trains
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from heads.chat import Chat
+from heads.errors import HeadsError
+from weights import resolve
+
+
+@dataclass(frozen=True)
+class Lora:
+    rank: int = 8
+    """rank of the update"""
+    alpha: int = 16
+    """its scale is alpha / rank"""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """names of the linear layers that get one"""
+    learning_rate: float = 2e-3
+    """learning rate of these weights"""
+
+
+class LanguageModel(nn.Module):
+    """The model's body and its output layer, called apart so that logits are made where an answer stands only."""
+
+    def __init__(self, model: Any, chat: Chat) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.chat = chat
+
+    @classmethod
+    def load(cls, name: str, device: str = "cpu") -> "LanguageModel":
+        """`name`: a name of `python -m weights list`, a folder or a hub id."""
+        import transformers
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder = str(resolve(name))
+        transformers.utils.logging.disable_progress_bar()
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        loaded = cls(model.to(device), Chat(tokenizer))
+        loaded.check_logits(name)
+        return loaded
+
+    def check_logits(self, name: str) -> None:
+        ids = torch.tensor([self.chat.text_ids("one two three")], device=self.device)
+        with torch.inference_mode():
+            own = self.model(input_ids=ids).logits
+            apart = self.logits(self.model.base_model(input_ids=ids).last_hidden_state)
+        if not torch.allclose(own, apart, atol=1e-4 * float(own.abs().max())):
+            raise HeadsError(
+                f"{name}: its logits are more than a linear map of its last hidden state, which heads rely on; use "
+                "another language model"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def width(self) -> int:
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def embedding_std(self) -> float:
+        return float(self.model.get_input_embeddings().weight.std())
+
+    @property
+    def packs(self) -> bool:
+        """Whether a 4-D mask reaches every layer: sliding-window and linear attention replace it by their own."""
+        config = self.model.config
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        return kinds == {"full_attention"}
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.model.get_input_embeddings()(ids)
+
+    def hidden(
+        self,
+        embeddings: Float[Tensor, "B L E"],
+        may_see: Bool[Tensor, "B 1 L L"],
+        positions: Tensor,
+    ) -> Float[Tensor, "B L E"]:
+        return self.model.base_model(
+            inputs_embeds=embeddings, attention_mask=may_see, position_ids=positions, use_cache=False
+        ).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.model.get_output_embeddings()(hidden)
+
+    def add_lora(self, lora: Lora, seed: int) -> None:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        torch.manual_seed(seed)
+        config = LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), lora_dropout=0.0
+        )
+        inject_adapter_in_model(config, self.model)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+
+    def lora_state(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self.model.named_parameters() if "lora_" in name}
+
+

@@ -1,0 +1,141 @@
+"""StepDiff: a video-conditioned language model that is given both clips of a pair (paper, Sec. 3).
+
+Guarantees
+- a pair's prefix is computed once for all that is asked of it, with the scores of asking one by one
+- controls change what the model sees of the videos and nothing else
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from heads.clips import Features
+from heads.packing import Turn
+from heads.prompts import (
+    DIFFCAP_SEED,
+    DIFFERENCE_QUESTION,
+    DIFFMCQ_SEED,
+    NO,
+    SIMILAR_QUESTION,
+    YES,
+)
+from heads.testsets import DiffCap, DiffMCQ, DiffRank
+from heads.video_lm import VideoLM
+
+Pair = tuple[str, str]
+Control = Literal["none", "blind", "shuffled"]
+PAIRS_A_BATCH = 8
+
+
+class StepDiff:
+    """control: "blind" gives the model no video tokens, "shuffled" those of another clip drawn by seed."""
+
+    def __init__(
+        self,
+        model: VideoLM,
+        features: Features,
+        control: Control = "none",
+        seed: int = 0,
+        told: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.model = model.eval()
+        self.features = features
+        self.control = control
+        self.seed = seed
+        self.told = told
+        self.projected: dict[str, Tensor] = {}
+        self.stand_in: dict[str, str] = {}
+
+    def _prepare(self, clips: Iterable[str]) -> None:
+        """Project every clip once. Shuffled: each clip gets the tokens of the next one in a random circle."""
+        wanted = list(dict.fromkeys(clips))
+        circle = list(np.random.default_rng(self.seed).permutation(wanted))
+        self.stand_in = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+        missing = [clip for clip in wanted if clip not in self.projected]
+        for start in range(0, len(missing), 32):
+            some = missing[start : start + 32]
+            with torch.inference_mode():
+                tokens = self.model.project(self.features.read(some))
+            self.projected |= dict(zip(some, tokens, strict=True))
+
+    def _clips(self, pairs: Sequence[Pair]) -> Float[Tensor, "C L E"] | None:
+        if self.control == "blind":
+            return None
+        ids = [clip for pair in pairs for clip in pair]
+        if self.control == "shuffled":
+            ids = [self.stand_in[clip] for clip in ids]
+        return torch.stack([self.projected[clip] for clip in ids])
+
+    def _ask(self, asked: dict[Pair, dict[Turn, None]], mean: bool) -> dict[tuple[Pair, Turn], float]:
+        """Log-likelihood of every turn of every pair, pairs of like length together."""
+        self._prepare(clip for pair in asked for clip in pair)
+        order = sorted(asked, key=lambda pair: len(asked[pair]))
+        found: dict[tuple[Pair, Turn], float] = {}
+        for start in range(0, len(order), PAIRS_A_BATCH):
+            pairs = order[start : start + PAIRS_A_BATCH]
+            turns = [list(asked[pair]) for pair in pairs]
+            scores = self.model.log_likelihoods(turns, self._clips(pairs), mean)
+            for pair, own, values in zip(pairs, turns, scores, strict=True):
+                found |= {(pair, turn): value for turn, value in zip(own, values, strict=True)}
+            self.told(min(start + PAIRS_A_BATCH, len(order)), len(order))
+        return found
+
+    def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
+        """Mean log-likelihood of the tokens of the difference text behind its seed, for each option's pair."""
+        turns = [
+            Turn(
+                DIFFERENCE_QUESTION.format(category=row.category),
+                row.difference,
+                DIFFMCQ_SEED,
+                ends=False,
+            )
+            for row in rows
+        ]
+        asked: dict[Pair, dict[Turn, None]] = {}
+        for row, turn in zip(rows, turns, strict=True):
+            for pair in row.options:
+                asked.setdefault(pair, {})[turn] = None
+        found = self._ask(asked, mean=True)
+        return [
+            [found[pair, turn] for pair in row.options]
+            for row, turn in zip(rows, turns, strict=True)
+        ]
+
+    def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
+        """log p(YES and its end) - log p(NO and its end), in float32, for each target."""
+        both = [
+            [Turn(SIMILAR_QUESTION.format(category=row.category), word) for word in (YES, NO)]
+            for row in rows
+        ]
+        asked: dict[Pair, dict[Turn, None]] = {}
+        for row, turns in zip(rows, both, strict=True):
+            for target in row.targets:
+                asked.setdefault((row.reference, target), {}).update(dict.fromkeys(turns))
+        found = self._ask(asked, mean=False)
+        return [
+            [
+                float(np.float32(found[(row.reference, t), yes] - found[(row.reference, t), no]))
+                for t in row.targets
+            ]
+            for row, (yes, no) in zip(rows, both, strict=True)
+        ]
+
+    def caption(self, rows: Sequence[DiffCap], max_tokens: int = 48) -> list[str]:
+        """The answer behind its seed, greedily; the seed is part of the caption."""
+        self._prepare(clip for row in rows for clip in (row.reference, row.candidate))
+        captions = []
+        for number, row in enumerate(rows, 1):
+            seed = DIFFCAP_SEED.format(category=row.category)
+            question = DIFFERENCE_QUESTION.format(category=row.category)
+            clips = self._clips([(row.reference, row.candidate)])
+            captions.append(f"{seed} {self.model.generate(question, seed, clips, max_tokens)}")
+            self.told(number, len(rows))
+        return captions
+
+    def ask(self, reference: str, candidate: str, question: str, max_tokens: int) -> str:
+        self._prepare([reference, candidate])
+        return self.model.generate(question, "", self._clips([(reference, candidate)]), max_tokens)

@@ -1,0 +1,78 @@
+"""Paired QA as training reads it: all questions of a pair together.
+
+Guarantees
+- no clip of the val or test split trains
+- the order of pairs is a pure function of seed and step, so a resumed run sees what an unbroken one sees
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from heads.errors import HeadsError
+from heads.packing import Turn
+from heads.prompts import NO, YES
+
+
+@dataclass(frozen=True)
+class PairQuestions:
+    reference: str
+    candidate: str
+    questions: tuple[tuple[str, str], ...]
+
+
+def read_paired_qa(path: str, catalog: pl.DataFrame) -> list[PairQuestions]:
+    """Rows `{"reference", "candidate", "question", "answer", ...}`, grouped by pair in order of appearance."""
+    pairs: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    if not Path(path).is_file():
+        raise HeadsError(f"{path}: no such file; the recipe's pairqa names the paired QA to train on")
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+                pair, qa = (row["reference"], row["candidate"]), (row["question"], row["answer"])
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise HeadsError(
+                    f"{path}:{number}: not a PairQA row with reference, candidate, question, answer ({error})"
+                ) from error
+            pairs.setdefault(pair, []).append(qa)
+    if not pairs:
+        raise HeadsError(f"{path}: no questions in it")
+    refuse_held_out((clip for pair in pairs for clip in pair), catalog, path)
+    return [PairQuestions(*pair, tuple(questions)) for pair, questions in pairs.items()]
+
+
+def refuse_held_out(clips: Iterable[str], catalog: pl.DataFrame, path: str) -> None:
+    """HeadsError when a clip that trains stands in the catalog's val or test split."""
+    if "split" not in catalog.columns:
+        return
+    held_out = set(catalog.filter(pl.col("split").is_in(["val", "test"]))["key"])
+    leaked = sorted(held_out & set(clips))
+    if leaked:
+        raise HeadsError(
+            f"{path}: {len(leaked)} clips of the val or test split would train, e.g. {leaked[0]}; remove their rows"
+        )
+
+
+def draw(items: int, count: int, step: int, seed: int) -> list[int]:
+    """Places of the `count` items of one step: every item once an epoch, each epoch in an order of its own."""
+    places = range(step * count, (step + 1) * count)
+    epochs = {place // items for place in places}
+    orders = {e: np.random.default_rng([seed, e]).permutation(items) for e in epochs}
+    return [int(orders[place // items][place % items]) for place in places]
+
+
+def turns(
+    pair: PairQuestions, limit: int, yes_no_weight: float, rng: np.random.Generator
+) -> list[Turn]:
+    """At most `limit` questions of a pair, drawn without repeats; YES / NO answers count `yes_no_weight` times."""
+    chosen = rng.permutation(len(pair.questions))[:limit]
+    questions: Sequence[tuple[str, str]] = [pair.questions[i] for i in chosen]
+    return [
+        Turn(question, answer, weight=yes_no_weight if answer in (YES, NO) else 1.0)
+        for question, answer in questions
+    ]

@@ -1,0 +1,129 @@
+"""Training StepDiff: the projector, and LoRA where asked, on paired QA from cached tokens.
+
+Guarantees
+- only the projector, and LoRA where the recipe has it, changes
+- validation reads the val test sets it is given, on rows drawn by seed
+"""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heads.clips import Features
+from heads.errors import HeadsError
+from heads.language_model import LanguageModel
+from heads.methods.stepdiff import StepDiff
+from heads.paired_qa import draw, read_paired_qa, turns
+from heads.projector import Projector
+from heads.recipe import VideoLMRecipe
+from heads.scoring import score
+from heads.testsets import read_test_set
+from heads.training import Progress
+from heads.video_lm import VideoLM
+from heads.warm_start import split_texts, warm_start
+from store import Store
+
+
+def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> VideoLM:
+    """The untrained model of a recipe; the same seed gives the same weights."""
+    lm = LanguageModel.load(recipe.language_model, device)
+    if recipe.lora is not None:
+        lm.add_lora(recipe.lora, seed)
+    torch.manual_seed(seed)
+    tokens, channels = features.shape
+    frames = 8 if tokens % 8 == 0 else 1
+    projector = Projector(
+        recipe.projector, tokens, channels, frames, lm.width, lm.embedding_std
+    ).to(device)
+    return VideoLM(lm, projector, recipe.projector.outputs)
+
+
+def drawn(rows: list[Any], count: int, seed: int) -> list[Any]:
+    """`count` rows by seed, in file order."""
+    places = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return [rows[i] for i in sorted(places)]
+
+
+class PairedTask:
+    def __init__(self, recipe: VideoLMRecipe, store: Store, seed: int, device: str) -> None:
+        self.recipe, self.seed, self.device = recipe, seed, device
+        self.catalog = store.catalog("clips").frame()
+        self.features = Features(store, recipe.view, "tokens")
+        self.pairs = read_paired_qa(recipe.pairqa, self.catalog)
+        check = recipe.validation
+        self.options = drawn(read_test_set("diffmcq", check.diffmcq), check.rows, seed)
+        self.ranks = drawn(read_test_set("diffrank", check.diffrank), check.rows, seed)
+        self.module = build(recipe, self.features, seed, device)
+
+    def groups(self) -> list[dict[str, Any]]:
+        rate = self.recipe.schedule.learning_rate
+        groups: list[dict[str, Any]] = [
+            {"params": list(self.module.projector.parameters()), "lr": rate}
+        ]
+        if self.recipe.lora is not None:
+            lora = list(self.module.lm.lora_state().values())
+            groups.append({"params": lora, "lr": self.recipe.lora.learning_rate})
+        return groups
+
+    def prepare(self, told: Progress) -> None:
+        options = self.recipe.warm_start
+        if options is None:
+            return
+        texts = split_texts(self.catalog, options.text, self.features, "train")
+        if texts.is_empty():
+            raise HeadsError(
+                f"warm start: no clip of the train split has features and a {options.text}; featurize some"
+            )
+        told.say(f"warm start on {len(texts)} texts of the train split ({options.text})")
+        steps = Progress("warm start", options.steps)
+        warm_start(
+            self.module.projector,
+            self.module.lm,
+            self.features,
+            texts,
+            options,
+            self.recipe.projector.outputs,
+            self.seed,
+            steps.told,
+        )
+
+    def loss(self, batch: int) -> Tensor:
+        """Mean loss over the answer tokens of one batch of pairs, each token by its turn's weight."""
+        recipe = self.recipe
+        pairs = [self.pairs[i] for i in draw(len(self.pairs), recipe.pairs, batch, self.seed)]
+        rng = np.random.default_rng([self.seed, 1, batch])
+        asked = [turns(pair, recipe.questions, recipe.yes_no_weight, rng) for pair in pairs]
+        tokens = self.features.read(
+            [clip for pair in pairs for clip in (pair.reference, pair.candidate)]
+        )
+        packed = recipe.packed and self.module.lm.packs
+        with autocast(self.device, recipe.precision):
+            clips = self.module.project(tokens)
+            if not packed:
+                counts = torch.tensor([len(own) for own in asked], device=clips.device)
+                clips = clips.unflatten(0, (-1, 2)).repeat_interleave(counts, 0).flatten(0, 1)
+            losses, weights, _ = self.module.token_losses(
+                self.module.packer.pack(asked, packed), clips
+            )
+        return (losses * weights).sum() / weights.sum()
+
+    def validate(self) -> dict[str, float]:
+        method = StepDiff(self.module, self.features)
+        with autocast(self.device, self.recipe.precision):
+            options = score("diffmcq", self.options, method.score_options(self.options), 0)
+            ranks = score("diffrank", self.ranks, method.rank(self.ranks), 0)
+        accuracy, tau = options["accuracy"], ranks["ktau_defined"]
+        within = ranks["ktau_within_step"]
+        return {
+            "score": (accuracy + tau) / 2,
+            "accuracy": accuracy,
+            "ktau": tau,
+            "ktau_within_step": within,
+        }

@@ -1,0 +1,86 @@
+"""Score a file of predictions in the published format, as the published evaluation does.
+
+    python -m heads.score --task diffcap --test-set diffcap_test.jsonl --predictions predictions.jsonl
+    python -m heads.score --task diffrank --test-set diffrank_test.jsonl --predictions predictions.jsonl --json
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from heads.cli import parse
+from heads.flags import underscored
+from heads.testsets import Task, read_predictions, read_test_set
+
+COUNTS = ("rows", "videos", "ties", "nan_rows", "within_step_rows")
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    task: Task
+    """which test set"""
+    test_set: str
+    """test set in the published format, JSON lines"""
+    predictions: str
+    """line by line beside the test set: {"generated_text": ...} or {"scores": [...]}"""
+    bootstrap: int = 1000
+    """resamples of the reference videos behind each 95 % interval; 0: no intervals"""
+    seed: int = 0
+    """seed of the resamples"""
+
+
+def run(options: ScoreOptions) -> dict[str, Any]:
+    from heads.scoring import score
+
+    rows = read_test_set(options.task, options.test_set)
+    predictions = read_predictions(options.task, options.predictions, rows)
+    return score(options.task, rows, predictions, options.bootstrap, options.seed)
+
+
+def show_scores(task: Task, scores: dict[str, Any]) -> None:
+    """What score() found, as tables: all rows with intervals, then one line a category."""
+    from rich.console import Console
+    from rich.table import Table
+
+    categories: dict[str, dict[str, Any]] = scores["per_category"]
+    counts = [name for name in COUNTS if name in scores]
+    others = ("task", *counts, "intervals", "per_category")
+    figures = [name for name in scores if name not in others]
+    told = ", ".join(f"{scores[name]} {name}" for name in counts)
+    whole = Table("figure", title=f"{task}: {told}", title_justify="left")
+    whole.add_column("value", justify="right")
+    whole.add_column("95 % interval", justify="right")
+    for name in figures:
+        interval = scores["intervals"].get(name)
+        between = "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+        whole.add_row(name, _shown(scores[name]), between)
+    columns = [*figures, *(name for name in counts if name != "videos")]
+    each = Table("category", title="per category", title_justify="left")
+    for name in columns:
+        each.add_column(name, justify="right")
+    for category, own in categories.items():
+        each.add_row(category, *(_shown(own[name]) for name in columns))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(whole, each)
+
+
+def _shown(value: float | int | None) -> str:
+    if value is None:
+        return "undefined"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    given = underscored(sys.argv[1:] if argv is None else argv)
+    return parse(
+        ScoreOptions,
+        given,
+        "heads.score",
+        "Score a file of predictions in the published format, as the published evaluation does.",
+        run,
+        lambda record: show_scores(record["task"], record),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The figures of a task from its test set and the predictions: the published ones, and what we add.
+
+    diffcap    BLEU (BLEU-1 of the corpus), CIDEr (CIDEr-D, 0 to 10), ROUGE-L
+    diffmcq    accuracy (the first of the highest scores is the choice); ties: rows whose highest score is shared
+    diffrank   ktau: mean over rows of tau-b, null where any row has none, as one constant row has
+               ktau_defined: mean over the rows that have one; nan_rows: how many have none
+               ktau_within_step: the same over targets of the reference's own step (score above 0)
+               within_step_rows: how many rows have that
+
+Beside them task, rows, videos (of the reference clips), intervals {figure: [low, high]} and per_category {category: the same figures and counts}.
+
+Guarantees
+- equal to the published evaluation
+- a category's CIDEr keeps the document frequencies of the whole test set
+- NaN is never in the result: null stands for it
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from heads.errors import HeadsError
+from heads.metrics.bleu import bleu, bleu_parts
+from heads.metrics.bootstrap import Figure, intervals, mean_figure
+from heads.metrics.cider import cider_rows
+from heads.metrics.rouge import rouge_rows
+from heads.metrics.tau import kendall_tau
+from heads.testsets import (
+    ROWS,
+    DiffCap,
+    DiffMCQ,
+    DiffRank,
+    Prediction,
+    Row,
+    Task,
+    check_prediction,
+    reference_video,
+)
+
+Marks = dict[str, np.ndarray]  # rows that are counted: {name: bool [rows]}
+
+
+def score(
+    task: Task,
+    rows: Sequence[Row],
+    predictions: Sequence[Prediction],
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Figures as a dict that json.dumps takes. HeadsError: no rows, or a prediction that does not fit its row.
+
+    bootstrap: resamples of the reference videos behind each 95 % interval; 0 leaves the intervals out.
+    """
+    if not rows or len(rows) != len(predictions):
+        raise HeadsError(f"{len(predictions)} predictions for {len(rows)} rows: nothing to score")
+    if bootstrap < 0 or seed < 0:
+        raise HeadsError(f"bootstrap {bootstrap}, seed {seed}: neither may be below 0")
+    if not all(isinstance(row, ROWS[task]) for row in rows):
+        raise HeadsError(f"not every row is one of {task}")
+    checked: list[Any] = []
+    for number, (row, prediction) in enumerate(zip(rows, predictions, strict=True), 1):
+        try:
+            checked.append(check_prediction(task, row, prediction))
+        except HeadsError as error:
+            raise HeadsError(f"prediction {number}: {error}") from error
+    figures, marks = _TASKS[task](rows, checked)
+    videos = [reference_video(row) for row in rows]
+    categories = np.array([row.category for row in rows], object)
+    low_high = intervals(figures, videos, bootstrap, seed) if bootstrap else {}
+    return {
+        "task": task,
+        **_summary(figures, marks, np.ones(len(rows), bool)),
+        "videos": len(set(videos)),
+        "intervals": {name: v if v is None else list(v) for name, v in low_high.items()},
+        "per_category": {
+            name: _summary(figures, marks, categories == name) for name in sorted(set(categories))
+        },
+    }
+
+
+def _summary(figures: dict[str, Figure], marks: Marks, chosen: np.ndarray) -> dict[str, Any]:
+    values = {name: figure.of(chosen) for name, figure in figures.items()}
+    found: dict[str, Any] = {k: v if math.isfinite(v) else None for k, v in values.items()}
+    found |= {name: int((marked & chosen).sum()) for name, marked in marks.items()}
+    return found | {"rows": int(chosen.sum())}
+
+
+def _diffcap(
+    rows: Sequence[DiffCap], predictions: Sequence[str]
+) -> tuple[dict[str, Figure], Marks]:
+    references = [row.text for row in rows]
+    return {
+        "BLEU": Figure(bleu_parts(references, predictions), bleu),
+        "CIDEr": mean_figure(cider_rows(references, predictions)),
+        "ROUGE-L": mean_figure(rouge_rows(references, predictions)),
+    }, {}
+
+
+def _diffmcq(
+    rows: Sequence[DiffMCQ], predictions: Sequence[list[float]]
+) -> tuple[dict[str, Figure], Marks]:
+    scores = np.array(predictions, float)
+    answers = np.array([row.options.index(row.answer) for row in rows])
+    correct = scores.argmax(axis=1) == answers
+    ties = (scores == scores.max(axis=1, keepdims=True)).sum(axis=1) > 1
+    return {"accuracy": mean_figure(correct.astype(float))}, {"ties": ties}
+
+
+def _diffrank(
+    rows: Sequence[DiffRank], predictions: Sequence[list[float]]
+) -> tuple[dict[str, Figure], Marks]:
+    width = max(len(row.scores) for row in rows)
+    truth, said = np.zeros((2, len(rows), width))
+    there = np.zeros((len(rows), width), bool)
+    for number, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
+        truth[number, : len(prediction)] = row.scores
+        said[number, : len(prediction)] = prediction
+        there[number, : len(prediction)] = True
+    tau = kendall_tau(said, truth, there)
+    within = kendall_tau(said, truth, there & (truth > 0))
+    undefined, inside = np.isnan(tau), ~np.isnan(within)
+    return {
+        "ktau": mean_figure(tau),
+        "ktau_defined": mean_figure(tau, ~undefined),
+        "ktau_within_step": mean_figure(within, inside),
+    }, {"nan_rows": undefined, "within_step_rows": inside}
+
+
+_TASKS: dict[Task, Any] = {"diffcap": _diffcap, "diffmcq": _diffmcq, "diffrank": _diffrank}

@@ -1,0 +1,100 @@
+"""python -m heads.table data/demo/*.scores.json --out data/demo/scores.json
+
+One table of many evaluations: chance and controls stand beside each score.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heads.checkpoint import write_text
+from heads.cli import parse
+from heads.errors import HeadsError
+
+COLUMNS = {
+    "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),
+    "diffmcq": ("accuracy",),
+    "diffrank": ("ktau_defined", "ktau_within_step"),
+}
+CHANCE = {"accuracy": 0.25, "ktau_defined": 0.0, "ktau_within_step": 0.0}
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    scores: list[str]
+    """records that heads.evaluate wrote (*.scores.json)"""
+    out: str | None = None
+    """write the table as JSON here"""
+
+
+def system(options: dict[str, Any]) -> str:
+    """A name for a row of the table."""
+    if options["method"] == "vlemb":
+        return f"VLEmb ({options['view']})"
+    if options["method"] == "step-oracle":
+        return "control: knows the step only"
+    control = {"none": "", "blind": ", control: no video", "shuffled": ", control: another video"}
+    return f"StepDiff ({Path(options['head']).name}){control[options['control']]}"
+
+
+def run(options: TableOptions) -> dict[str, Any]:
+    table: dict[str, dict[str, Any]] = {"chance": {k: {"value": v} for k, v in CHANCE.items()}}
+    disclosed: dict[str, Any] = {}
+    for path in options.scores:
+        try:
+            record = json.loads(Path(path).read_text(encoding="utf-8"))
+            asked, scores = record["options"], record["scores"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise HeadsError(f"{path}: not a score record of heads.evaluate ({error})") from error
+        row = table.setdefault(system(asked), {})
+        for metric in COLUMNS[asked["task"]]:
+            row[metric] = {"value": scores[metric], "interval": scores["intervals"].get(metric)}
+        row.setdefault("rows", {})[asked["task"]] = scores["rows"]
+        disclosed[system(asked)] = record["disclosed"]
+    record = {"systems": table, "disclosed": disclosed}
+    if options.out is not None:
+        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+        write_text(Path(options.out), json.dumps(record, indent=1, allow_nan=False))
+    return record
+
+
+def cell(row: dict[str, Any], metric: str) -> str:
+    figure = row.get(metric)
+    if figure is None or figure["value"] is None:
+        return ""
+    interval = figure.get("interval")
+    return f"{figure['value']:.3f}" + (
+        f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
+    )
+
+
+def show(record: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    names = {
+        "accuracy": "DiffMCQ accuracy",
+        "ktau_defined": "DiffRank tau",
+        "ktau_within_step": "tau within step",
+        "BLEU": "DiffCap BLEU",
+        "CIDEr": "CIDEr",
+        "ROUGE-L": "ROUGE-L",
+    }
+    table = Table("system", *names.values(), title="scores with 95 % intervals")
+    for name, row in record["systems"].items():
+        table.add_row(name, *(cell(row, metric) for metric in names))
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    for name, told in record["disclosed"].items():
+        if told.get("recipe"):
+            facts = ", ".join(f"{key} {value}" for key, value in told["recipe"].items())
+            print(f"{name}: {facts}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return parse(TableOptions, argv, "heads.table", __doc__, run, show, ("scores",))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""python -m heads.train --config heads/recipes/kitchen/stepdiff.yaml
+python -m heads.train --config heads/recipes/kitchen/align.yaml
+
+Trains a head on cached features: never a raw video. A run found in the folder `out` is resumed.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from heads.checkpoint import write_text
+from heads.cli import parse
+from heads.errors import HeadsError
+from heads.recipe import TrainOptions
+
+
+def pick_device(device: str) -> str:
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def remember(options: TrainOptions, folder: Path) -> None:
+    """RUN/recipe.yaml; a run made by another recipe is refused."""
+    path = folder / "recipe.yaml"
+    asked: dict[str, Any] = json.loads(json.dumps(asdict(options)))
+    if path.exists():
+        stood = yaml.safe_load(path.read_text(encoding="utf-8"))
+        differ = sorted(k for k in asked.keys() | stood.keys() if asked.get(k) != stood.get(k))
+        if differ:
+            raise HeadsError(
+                f"{folder}: holds a run of another recipe ({', '.join(differ)} differ); give another --out or remove it"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, yaml.safe_dump(asked, sort_keys=False))
+
+
+def run(options: TrainOptions) -> dict[str, Any]:
+    if (options.video_lm is None) == (options.contrastive is None):
+        raise HeadsError("a recipe holds one of video_lm and contrastive; see heads/recipes/kitchen")
+    from heads.contrastive import ContrastiveTask
+    from heads.paired_task import PairedTask
+    from heads.training import train
+    from store import Store
+
+    store, folder, device = Store.open(options.store), Path(options.out), pick_device(options.device)
+    task: PairedTask | ContrastiveTask
+    if options.video_lm is not None:
+        task = PairedTask(options.video_lm, store, options.seed, device)
+        schedule = options.video_lm.schedule
+    elif options.contrastive is not None:
+        task = ContrastiveTask(options.contrastive, store, options.seed, device)
+        schedule = options.contrastive.schedule
+    remember(options, folder)
+    return train(task, schedule, folder, folder.name)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return parse(TrainOptions, argv, "heads.train", __doc__, run, "best checkpoint: step {step}, val score {score:.3f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

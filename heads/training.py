@@ -1,0 +1,137 @@
+"""The loop that trains any head: AdamW, accumulation, atomic checkpoints, the best one named, exact resume.
+
+Guarantees
+- a run killed at any moment and resumed ends with the weights of one that was not
+- the checkpoint with the best validation score is named, the earliest of equals
+- every record of metrics.jsonl stands there once
+"""
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from heads.checkpoint import MetricsLog, Run, read_metrics
+from heads.curve import draw_curve
+from heads.recipe import Schedule
+
+
+class Task(Protocol):
+    """What is trained. `validate` returns figures, with "score" the one that is to be largest."""
+
+    module: nn.Module
+
+    def groups(self) -> list[dict[str, Any]]: ...
+
+    def prepare(self, told: "Progress") -> None: ...
+
+    def loss(self, batch: int) -> Tensor: ...
+
+    def validate(self) -> dict[str, float]: ...
+
+
+class Progress:
+    """Lines on stderr at most every `seconds`: step, loss, rate, time left."""
+
+    def __init__(self, what: str, total: int, done: int = 0, seconds: float = 10.0) -> None:
+        self.console = Console(file=sys.stderr, highlight=False)
+        self.what, self.total, self.seconds = what, total, seconds
+        self.first, self.started, self.last = done, time.monotonic(), 0.0
+
+    def told(self, step: int, loss: float) -> None:
+        now = time.monotonic()
+        if now - self.last < self.seconds and step < self.total:
+            return
+        self.last = now
+        rate = (step - self.first) / max(now - self.started, 1e-9)
+        left = (self.total - step) / max(rate, 1e-9)
+        self.console.print(
+            f"{self.what}: step {step}/{self.total}, loss {loss:.3f}, {rate:.2f} steps/s, {left:.0f} s left"
+        )
+
+    def count(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self.last >= self.seconds or done == self.total:
+            self.last = now
+            rate = done / max(now - self.started, 1e-9)
+            self.console.print(f"{self.what}: {done}/{self.total}, {rate:.1f}/s")
+
+    def say(self, text: str) -> None:
+        self.console.print(f"{self.what}: {text}")
+
+
+def rate_factor(schedule: Schedule, step: int) -> float:
+    """What the learning rates are multiplied by in step `step` (from 0)."""
+    rising = min(1.0, (step + 1) / max(schedule.warmup, 1))
+    falling = 0.5 * (1 + math.cos(math.pi * step / schedule.steps)) if schedule.decay else 1.0
+    return rising * falling
+
+
+def train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str, Any]:
+    """Train to schedule.steps, resuming what stands in the folder; returns the record of best.json."""
+    run = Run(folder)
+    optimizer = torch.optim.AdamW(
+        task.groups(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+    )
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    state: dict[str, Any] = {"step": 0, "best_score": None}
+    latest = run.latest()
+    if latest is not None:
+        state = run.load(latest, task.module, optimizer)
+        run.prune()
+    progress = Progress(name, schedule.steps, state["step"])
+    log = MetricsLog(folder, state["step"] if latest is not None else -1)
+    if latest is None:
+        task.prepare(progress)
+        state = _validate(task, run, optimizer, log, progress, state)
+    elif state["step"] < schedule.steps:
+        progress.say(f"resumes from {latest.name}")
+    while state["step"] < schedule.steps:
+        step = state["step"]
+        for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+            group["lr"] = rate * rate_factor(schedule, step)
+        optimizer.zero_grad()
+        total = 0.0
+        for batch in range(step * schedule.accumulate, (step + 1) * schedule.accumulate):
+            loss = task.loss(batch) / schedule.accumulate
+            loss.backward()
+            total += float(loss)
+        norm = nn.utils.clip_grad_norm_(
+            [p for g in optimizer.param_groups for p in g["params"]], schedule.clip_norm
+        )
+        optimizer.step()
+        state["step"] = step + 1
+        log.add(step + 1, loss=total, gradient_norm=float(norm))
+        progress.told(step + 1, total)
+        if (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps:
+            state = _validate(task, run, optimizer, log, progress, state)
+    log.close()
+    draw_curve(read_metrics(log.path), folder / "loss.png", name)
+    return {"step": state["best_step"], "score": state["best_score"]}
+
+
+def _validate(
+    task: Task,
+    run: Run,
+    optimizer: torch.optim.Optimizer,
+    log: MetricsLog,
+    progress: Progress,
+    state: dict[str, Any],
+) -> dict[str, Any]:
+    figures = task.validate()
+    step, score = state["step"], figures["score"]
+    log.add(step, **{f"val_{key}": value for key, value in figures.items()})
+    progress.say(f"step {step} val " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+    better = state["best_score"] is None or score > state["best_score"]
+    if better:
+        state = state | {"best_score": score, "best_step": step}
+    checkpoint = run.save(step, task.module, optimizer, state)
+    if better:
+        run.name_best(checkpoint, step, score)
+    run.prune()
+    return state

@@ -1,0 +1,89 @@
+"""The video-conditioned language model: cached tokens -> projector -> language model.
+
+Guarantees
+- log-likelihoods of packed questions equal those of separate ones
+- a frozen language model keeps no graph that training does not need
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from heads.language_model import LanguageModel
+from heads.packing import NO_TARGET, TEXT, Packed, Packer, Turn
+from heads.projector import Projector
+
+
+class VideoLM(nn.Module):
+    def __init__(self, lm: LanguageModel, projector: Projector, outputs: int) -> None:
+        super().__init__()
+        self.lm = lm
+        self.projector = projector
+        self.outputs = outputs
+        self.packer = Packer(lm.chat, outputs)
+        self.blind_packer = Packer(lm.chat, 0)
+
+    def token_losses(
+        self, batch: Packed, clips: Float[Tensor, "C L E"] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Negative log-likelihood [K], weight [K] and turn number [K] of every target token of the batch.
+
+        clips: projected tokens, one clip after another as the batch numbers them; None for the blind control.
+        """
+        batch = Packed(*(x.to(self.lm.device) for x in vars(batch).values()))
+        embeddings = self.lm.embed(batch.ids)
+        if clips is not None:
+            slots = batch.video != TEXT
+            embeddings = embeddings.masked_scatter(
+                slots[..., None], clips.flatten(0, 1)[batch.video[slots]].to(embeddings.dtype)
+            )
+        hidden = self.lm.hidden(embeddings, batch.may_see()[:, None], batch.positions)
+        places = batch.targets != NO_TARGET
+        logits = self.lm.logits(hidden[places]).float()
+        losses = functional.cross_entropy(logits, batch.targets[places], reduction="none")
+        return losses, batch.weights[places], batch.turn[places]
+
+    def project(self, tokens: Float[Tensor, "C N D"]) -> Float[Tensor, "C L E"]:
+        return self.projector(tokens.to(self.lm.device))
+
+    @torch.inference_mode()
+    def log_likelihoods(
+        self, pairs: Sequence[Sequence[Turn]], clips: Float[Tensor, "C L E"] | None, mean: bool
+    ) -> list[list[float]]:
+        """For each pair and turn: the sum, or the mean over the tokens, of the answer's log-likelihood."""
+        packer = self.packer if clips is not None else self.blind_packer
+        packed = self.lm.packs
+        if clips is not None and not packed:
+            counts = torch.tensor([len(turns) for turns in pairs])
+            clips = clips.unflatten(0, (len(pairs), 2)).repeat_interleave(counts, 0).flatten(0, 1)
+        losses, _, turn = self.token_losses(packer.pack(pairs, packed), clips)
+        total = sum(len(turns) for turns in pairs)
+        sums = torch.zeros(total, dtype=torch.float64).index_add_(0, turn.cpu(), -losses.double().cpu())
+        if mean:
+            sums /= torch.bincount(turn.cpu(), minlength=total)
+        values = iter(sums.tolist())
+        return [[next(values) for _ in turns] for turns in pairs]
+
+    @torch.inference_mode()
+    def generate(
+        self, question: str, given: str, clips: Float[Tensor, "2 L E"] | None, max_tokens: int
+    ) -> str:
+        """The answer to one question on one pair, greedily, behind the words it is given."""
+        packer = self.packer if clips is not None else self.blind_packer
+        batch = packer.pack([[Turn(question, "", given, ends=False)]])
+        ids = batch.ids.to(self.lm.device)
+        embeddings = self.lm.embed(ids)
+        if clips is not None:
+            embeddings[batch.video != TEXT] = clips.flatten(0, 1).to(embeddings.dtype)
+        tokenizer = self.lm.chat.tokenizer
+        written = self.lm.model.generate(
+            inputs_embeds=embeddings,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+        )
+        return tokenizer.decode(written[0], skip_special_tokens=True).strip()
