@@ -6,9 +6,18 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from jsonargparse import DefaultHelpFormatter
+
 from heads.errors import HeadsError
 from store import StoreError
 from weights import WeightsError
+
+
+class Help(DefaultHelpFormatter):
+    """Keeps the lines of a description: they hold commands to copy."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text.strip()
 
 
 def parse(
@@ -27,7 +36,7 @@ def parse(
     import jsonargparse
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(prog=f"python -m {program}", description=description)
+    parser = jsonargparse.ArgumentParser(prog=f"python -m {program}", description=description, formatter_class=Help)
     parser.add_argument("--config", action="config", help="YAML file with any of the options")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     fields = {field.name: field for field in dataclasses.fields(options)}
@@ -35,7 +44,8 @@ def parse(
         many = fields[name].type not in (str, "str")
         parser.add_argument(name, nargs="*" if many else "?", type=str, default=[] if many else "")
     parser.add_class_arguments(options, as_group=False, skip=set(positional))
-    given = parser.instantiate_classes(parser.parse_args(argv))
+    hyphens(parser)
+    given = parser.instantiate(parser.parse_args(argv))
     values = {name: getattr(given, name) for name in fields}
     try:
         record = run(options(**values))
@@ -49,3 +59,11 @@ def parse(
     else:
         print(show.format(**record))
     return 0
+
+
+def hyphens(parser: Any) -> None:
+    """Flags read --test-set, in help and in use; the underscores of the fields' names go on working."""
+    for action in parser._actions:
+        for flag in action.option_strings:
+            parser._option_string_actions[flag.replace("_", "-")] = action
+        action.option_strings = [flag.replace("_", "-") for flag in action.option_strings]

@@ -1,5 +1,5 @@
 """python -m heads.evaluate --task diffmcq --method stepdiff --head runs/stepdiff --store data/features \\
-    --test_set data/kitchen/diffmcq_test.jsonl --rows 150 --out data/demo/diffmcq_stepdiff.jsonl
+    --test-set data/kitchen/diffmcq_test.jsonl --rows 150 --out data/demo/diffmcq_stepdiff.jsonl
 
 Writes predictions in the published format (OUT), the rows they answer where they are a subset (OUT's name with
 .rows before its suffix), and the scores with what they were computed from (.scores.json).
@@ -67,14 +67,8 @@ def make_method(options: EvaluateOptions) -> tuple[Any, dict[str, Any]]:
         raise HeadsError("stepdiff needs --head, a run folder of python -m heads.train")
     model, features, made = load_video_lm(Path(options.head), store, pick_device(options.device))
     assert made.video_lm is not None
-    progress: list[Progress] = []
-
-    def told(done: int, total: int) -> None:
-        if not progress:
-            progress.append(Progress(f"{options.task} {options.control}", total))
-        progress[0].count(done)
-
-    method = StepDiff(model, features, options.control, options.seed, told)
+    progress = Progress(f"{options.task}, control {options.control}", 0)
+    method = StepDiff(model, features, options.control, options.seed, progress.count)
     return method, {"head": options.head, "recipe": disclosure(made.video_lm)}
 
 

@@ -46,14 +46,14 @@ class LanguageModel(nn.Module):
         folder = str(resolve(name))
         transformers.utils.logging.disable_progress_bar()
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32,
             attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=False,
         )
-        loaded = cls(model.to(device), Chat(tokenizer))
+        loaded = cls(model.to(torch.device(device)), Chat(tokenizer))
         loaded.check_logits(name)
         return loaded
 

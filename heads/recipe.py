@@ -133,5 +133,5 @@ def read_recipe(path: Path) -> TrainOptions:
         )
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TrainOptions, as_group=False)
-    parsed = parser.instantiate_classes(parser.parse_path(str(path)))
+    parsed = parser.instantiate(parser.parse_path(str(path)))
     return TrainOptions(**{name: getattr(parsed, name) for name in TrainOptions.__dataclass_fields__})

@@ -24,7 +24,8 @@ from heads.recipe import Schedule
 class Task(Protocol):
     """What is trained. `validate` returns figures, with "score" the one that is to be largest."""
 
-    module: nn.Module
+    @property
+    def module(self) -> nn.Module: ...
 
     def groups(self) -> list[dict[str, Any]]: ...
 
@@ -54,12 +55,14 @@ class Progress:
             f"{self.what}: step {step}/{self.total}, loss {loss:.3f}, {rate:.2f} steps/s, {left:.0f} s left"
         )
 
-    def count(self, done: int) -> None:
+    def count(self, done: int, total: int) -> None:
+        """Work without a loss."""
         now = time.monotonic()
-        if now - self.last >= self.seconds or done == self.total:
+        if now - self.last >= self.seconds or done == total:
             self.last = now
             rate = done / max(now - self.started, 1e-9)
-            self.console.print(f"{self.what}: {done}/{self.total}, {rate:.1f}/s")
+            left = (total - done) / rate
+            self.console.print(f"{self.what}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left")
 
     def say(self, text: str) -> None:
         self.console.print(f"{self.what}: {text}")
@@ -100,7 +103,7 @@ def train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str, 
         for batch in range(step * schedule.accumulate, (step + 1) * schedule.accumulate):
             loss = task.loss(batch) / schedule.accumulate
             loss.backward()
-            total += float(loss)
+            total += loss.item()
         norm = nn.utils.clip_grad_norm_(
             [p for g in optimizer.param_groups for p in g["params"]], schedule.clip_norm
         )

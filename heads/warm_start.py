@@ -63,7 +63,7 @@ def warm_start(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        told(step, float(loss))
+        told(step + 1, loss.item())
 
 
 def word_loss(outputs: Tensor, table: Tensor, targets: Tensor) -> Tensor:

@@ -1,0 +1,137 @@
+"""A small store with planted differences, and a small language model: what every test of heads stands on."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from store import Feature, Provenance, Store, text_key
+
+TOKENS, CHANNELS = 16, 24
+TOOLS = ("whisk", "spoon", "fork")
+
+
+def provenance(encoder: str) -> Provenance:
+    return Provenance(encoder, "0" * 64, "last", "8 linspace", "none", {"embedding": "float32"})
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A randomly initialised Llama of two layers behind a byte-level tokenizer with a chat template."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny_lm")
+    control = ["<|end|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(control + alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"]
+    )
+    fast.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        eos_token_id=vocabulary["<|im_end|>"],
+        bos_token_id=None,
+        tie_word_embeddings=True,
+        initializer_range=0.2,  # at the usual 0.02 a random model hardly reads its input
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory):
+    """Folder with `features` (24 clips, two steps, a tool planted in their tokens) and files in published formats."""
+    folder = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    splits = ["train"] * 12 + ["val"] * 6 + ["test"] * 6
+    clips = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
+    tools = [TOOLS[i % 3] for i in range(24)]
+    texts = [f"now the {tool} goes around, number {i}" for i, tool in enumerate(tools)]
+    planted = rng.standard_normal((3, CHANNELS))
+    store = Store.open(folder / "features", create=True)
+    with store.lock():
+        store.catalog("clips").append(
+            pl.DataFrame(
+                {"key": clips, "split": splits, "step": [f"step {i // 3 % 2}" for i in range(24)], "narration": texts}
+            )
+        )
+        view = store.create_view(
+            "clips",
+            "visual",
+            provenance("visual"),
+            {"tokens": Feature((TOKENS, CHANNELS), "float16"), "embedding": Feature((CHANNELS,), "float32")},
+            rows_per_shard=16,
+        )
+        view.resize()
+        tokens = rng.standard_normal((24, TOKENS, CHANNELS)) * 0.3
+        tokens += planted[[i % 3 for i in range(24)]][:, None]
+        for shard, rows in enumerate((np.arange(16), np.arange(16, 24))):
+            part = tokens[rows].astype(np.float32)
+            view.write_shard(shard, rows, {"tokens": part, "embedding": part.mean(axis=1)}, {})
+        keys = [text_key(text) for text in texts]
+        store.catalog("texts").append(pl.DataFrame({"key": keys, "text": texts}))
+        side = store.create_view("texts", "words", provenance("words"), {"embedding": Feature((8,), "float32")})
+        side.resize()
+        words = np.eye(8, dtype=np.float32)[[i % 3 for i in range(24)]]
+        side.write_shard(0, np.arange(24), {"embedding": words}, {})
+
+    def write(name: str, rows: list[dict]) -> None:
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    pairs = [(i, j) for i in range(12) for j in range(12) if i != j]
+    questions = []
+    for i, j in pairs:
+        both = {"reference": clips[i], "candidate": clips[j], "category": "Tools/Equipment"}
+        same = "YES" if tools[i] == tools[j] else "NO"
+        questions.append(both | {"type": 3, "question": "Do they share a similar tool?", "answer": same})
+        told = f"In Video 1, a {tools[i]}, in Video 2, a {tools[j]}."
+        questions.append(both | {"type": 1, "question": "What differs?", "answer": told})
+    write("pairqa.jsonl", questions)
+    for split, first in (("val", 12), ("test", 18)):
+        a, b, c, d, e, f = clips[first : first + 6]
+        write(
+            f"diffmcq_{split}.jsonl",
+            [
+                {
+                    "difference": texts[first],
+                    "category": "Tools/Equipment",
+                    "options": [[a, b], [b, c], [c, a], [e, f]],
+                    "answer": [a, b],
+                },
+                {
+                    "difference": texts[first + 1],
+                    "category": "Tools/Equipment",
+                    "options": [[c, d], [b, c], [a, b], [e, f]],
+                    "answer": [b, c],
+                },
+            ],
+        )
+        write(
+            f"diffrank_{split}.jsonl",
+            [
+                {"reference": a, "targets": [b, c, d, e], "category": "Visuals", "scores": [2, 3, 5, 0]},
+                {"reference": b, "targets": [a, c, e, f], "category": "Visuals", "scores": [1, 4, 5, 0]},
+            ],
+        )
+        write(
+            f"diffcap_{split}.jsonl",
+            [{"reference": a, "candidate": b, "category": "Visuals", "text": ["a spoon", "with a spoon"]}],
+        )
+    return folder

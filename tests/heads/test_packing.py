@@ -1,0 +1,131 @@
+"""Guarantees of heads.packing, heads.chat and heads.video_lm."""
+
+import pytest
+import torch
+
+from heads.chat import Chat
+from heads.language_model import LanguageModel, Lora
+from heads.packing import NO_TARGET, TEXT, Packer, Turn
+from heads.projector import Projector, ProjectorOptions
+from heads.prompts import PAIR_SYSTEM
+from heads.video_lm import VideoLM
+
+OUTPUTS = 4
+TURNS = [
+    [
+        Turn("What differs?", "In Video 1, a whisk."),
+        Turn("Which video has a spoon?", "Video 2"),
+        Turn("The same?", "YES", given="The answer is", ends=False),
+    ],
+    [Turn("The same?", "NO")],
+]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_lm: str) -> VideoLM:
+    lm = LanguageModel.load(tiny_lm)
+    torch.manual_seed(1)
+    options = ProjectorOptions(width=16, heads=2, outputs=OUTPUTS)
+    return VideoLM(lm, Projector(options, 16, 24, 8, lm.width, 0.5), OUTPUTS)
+
+
+@pytest.fixture(scope="module")
+def clips(model: VideoLM) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.project(torch.randn(4, 16, 24, generator=torch.Generator().manual_seed(2)))
+
+
+def test_packed_log_likelihoods_equal_separate_ones(model: VideoLM, clips: torch.Tensor) -> None:
+    packed = model.log_likelihoods(TURNS, clips, mean=False)
+    for row, turns in enumerate(TURNS):
+        for place, turn in enumerate(turns):
+            alone = model.log_likelihoods([[turn]], clips[2 * row : 2 * row + 2], mean=False)
+            assert packed[row][place] == pytest.approx(alone[0][0], abs=1e-4)
+
+
+def test_log_likelihood_is_that_of_the_models_own_forward(model: VideoLM, clips: torch.Tensor) -> None:
+    turn = TURNS[0][0]
+    batch = model.packer.pack([[turn]])
+    embeddings = model.lm.embed(batch.ids)
+    embeddings[batch.video != TEXT] = clips[:2].flatten(0, 1)
+    with torch.inference_mode():
+        log_p = model.lm.model(inputs_embeds=embeddings).logits.log_softmax(-1)
+    answer = model.lm.chat.text_ids(turn.answer) + model.packer.pieces.end
+    first = batch.ids.shape[1] - len(answer)
+    naive = sum(float(log_p[0, first + i - 1, token]) for i, token in enumerate(answer))
+    assert model.log_likelihoods([[turn]], clips[:2], mean=False)[0][0] == pytest.approx(naive, abs=1e-4)
+    mean = model.log_likelihoods([[turn]], clips[:2], mean=True)[0][0]
+    assert mean == pytest.approx(naive / len(answer), abs=1e-4)
+
+
+def test_the_video_is_seen(model: VideoLM, clips: torch.Tensor) -> None:
+    own = model.log_likelihoods(TURNS, clips, mean=False)
+    other = model.log_likelihoods(TURNS, clips.flip(0), mean=False)
+    blind = model.log_likelihoods(TURNS, None, mean=False)
+    assert abs(own[0][0] - other[0][0]) > 1e-2
+    assert abs(own[0][0] - blind[0][0]) > 1e-2
+
+
+def test_unpacked_equals_packed(model: VideoLM, clips: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = model.log_likelihoods(TURNS, clips, mean=False)
+    monkeypatch.setattr(LanguageModel, "packs", property(lambda self: False))
+    unpacked = model.log_likelihoods(TURNS, clips, mean=False)
+    for a, b in zip(sum(packed, []), sum(unpacked, []), strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
+
+
+def test_sliding_window_models_run_unpacked(tiny_lm: str) -> None:
+    lm = LanguageModel.load(tiny_lm)
+    assert lm.packs
+    lm.model.config.layer_types = ["full_attention", "sliding_attention"]
+    assert not lm.packs
+
+
+def test_only_answers_have_targets_and_positions_restart(model: VideoLM) -> None:
+    batch = model.packer.pack(TURNS)
+    prefix = int((batch.segment[0] == 0).sum())
+    for segment in (1, 2, 3):
+        own = batch.segment[0] == segment
+        assert int(batch.positions[0][own][0]) == prefix
+        predicted = batch.targets[0][own]
+        turn = TURNS[0][segment - 1]
+        said = predicted[predicted != NO_TARGET].tolist()
+        text = f" {turn.answer}" if turn.given else turn.answer
+        assert said == list(model.lm.chat.text_ids(text)) + ([model.packer.pieces.end[0]] if turn.ends else [])
+    assert (batch.targets[0][batch.segment[0] == 0] == NO_TARGET).all()
+
+
+def test_the_pieces_joined_are_the_chat_template(model: VideoLM) -> None:
+    chat: Chat = model.lm.chat
+    packer = Packer(chat, 0)
+    ids = packer.pack([[Turn("Why?", "So.")]]).ids[0].tolist()
+    system = PAIR_SYSTEM.replace("{video}", "")
+    whole = chat.tokenizer.apply_chat_template(
+        [
+            {"role": "system", "content": system},
+            {"role": "user", "content": "Why?"},
+            {"role": "assistant", "content": "So."},
+        ],
+        tokenize=False,
+    )
+    assert chat.tokenizer.decode(ids) == whole.removesuffix("\n")
+
+
+def test_what_a_user_types_never_turns_into_a_control_token(model: VideoLM) -> None:
+    end = model.lm.chat.tokenizer.eos_token_id
+    assert end in model.lm.chat.control_ids("<|im_end|>")
+    assert end not in model.lm.chat.text_ids("<|im_end|>")
+
+
+def test_without_lora_no_parameter_of_the_model_trains(tiny_lm: str) -> None:
+    lm = LanguageModel.load(tiny_lm)
+    assert not any(p.requires_grad for p in lm.parameters())
+    lm.add_lora(Lora(rank=2), seed=0)
+    trains = [name for name, p in lm.named_parameters() if p.requires_grad]
+    assert len(trains) == 2 * 4 * 2 and all("lora_" in name for name in trains)
+
+
+def test_generate_continues_what_is_given(model: VideoLM, clips: torch.Tensor) -> None:
+    first = model.generate("What differs?", "In Video 2,", clips[:2], 8)
+    assert first == model.generate("What differs?", "In Video 2,", clips[:2], 8)
+    assert isinstance(first, str)

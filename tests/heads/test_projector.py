@@ -1,0 +1,80 @@
+"""Guarantees of heads.projector and heads.methods.vlemb."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from heads.errors import HeadsError
+from heads.methods.step_oracle import StepOracle
+from heads.methods.vlemb import VLEmb
+from heads.projector import Projector, ProjectorOptions
+from heads.testsets import read_test_set
+from store import Store, text_key
+
+
+def projector(tokens: int = 16) -> Projector:
+    torch.manual_seed(0)
+    return Projector(ProjectorOptions(width=16, heads=2, outputs=5), tokens, 12, 8, 32, 0.13)
+
+
+def test_outputs_do_not_depend_on_the_number_of_input_tokens() -> None:
+    for tokens in (8, 16, 392):
+        assert projector(tokens)(torch.randn(3, tokens, 12)).shape == (3, 5, 32)
+    with pytest.raises(ValueError, match="15 tokens do not divide into 8 frames"):
+        projector(15)
+
+
+def test_the_output_starts_at_the_scale_of_the_language_models_embeddings() -> None:
+    assert projector()(torch.randn(64, 16, 12)).std().item() == pytest.approx(0.13, rel=0.25)
+
+
+def test_clips_of_a_batch_never_see_one_another() -> None:
+    clips = torch.randn(3, 16, 12)
+    alone = torch.cat([projector()(clip[None]) for clip in clips])
+    torch.testing.assert_close(projector()(clips), alone, rtol=1e-5, atol=1e-6)
+
+
+def test_time_and_place_of_a_token_matter() -> None:
+    clip = torch.randn(1, 16, 12)
+    whole = projector()(clip)
+    assert (projector()(clip.unflatten(1, (8, 2)).flip(1).flatten(1, 2)) - whole).abs().max() > 1e-4
+    assert (projector()(clip.unflatten(1, (8, 2)).flip(2).flatten(1, 2)) - whole).abs().max() > 1e-4
+
+
+def test_vlemb_is_the_cosine_of_normalised_averages(world: Path) -> None:
+    store = Store.open(world / "features")
+    rows = read_test_set("diffrank", world / "diffrank_test.jsonl")
+    scores = VLEmb(store, "visual").rank(rows)
+    catalog = store.catalog("clips")
+
+    def unit(clip: str) -> np.ndarray:
+        vector = store.view("clips", "visual").read_float("embedding", catalog.rows([clip]))[0]
+        return vector / np.linalg.norm(vector)
+
+    for row, found in zip(rows, scores, strict=True):
+        naive = [float(unit(row.reference) @ unit(target)) for target in row.targets]
+        np.testing.assert_allclose(found, naive, rtol=1e-5)
+
+
+def test_vlemb_needs_a_text_side_and_writes_no_text(world: Path) -> None:
+    store = Store.open(world / "features")
+    with pytest.raises(HeadsError, match="view visual has no text side"):
+        VLEmb(store, "visual").score_options(read_test_set("diffmcq", world / "diffmcq_test.jsonl"))
+    with pytest.raises(HeadsError, match="DiffCap is not for it"):
+        VLEmb(store, "visual").caption([])
+
+
+def test_the_step_oracle_knows_the_step_and_nothing_else(world: Path) -> None:
+    store = Store.open(world / "features")
+    rows = read_test_set("diffrank", world / "diffrank_test.jsonl")
+    steps = dict(zip(*store.catalog("clips").frame()[["key", "step"]], strict=True))
+    found = StepOracle(store).rank(rows)
+    assert found == [[float(steps[t] == steps[r.reference]) for t in r.targets] for r in rows]
+    assert {0.0, 1.0} == {score for row in found for score in row}
+
+
+def test_text_keys_are_found_by_their_words(world: Path) -> None:
+    text = json.loads((world / "diffmcq_test.jsonl").read_text().split("\n")[0])["difference"]
+    assert Store.open(world / "features").catalog("texts").rows([text_key(text)])[0] >= 0

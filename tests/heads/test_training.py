@@ -1,0 +1,227 @@
+"""Guarantees of heads.training, heads.checkpoint, heads.paired_qa, heads.warm_start, heads.contrastive."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from heads import ask, embed, evaluate, table, train
+from heads.checkpoint import Run, read_metrics
+from heads.errors import HeadsError
+from heads.paired_qa import draw, read_paired_qa
+from store import Store
+
+
+def recipe(world: Path, tiny_lm: str, out: Path, **more: object) -> Path:
+    """A recipe of a few steps on the tiny world, as a YAML file."""
+    video_lm: dict = {
+        "view": "visual",
+        "language_model": tiny_lm,
+        "pairqa": str(world / "pairqa.jsonl"),
+        "projector": {"width": 16, "heads": 2, "outputs": 4},
+        "pairs": 3,
+        "schedule": {"steps": 6, "accumulate": 2, "warmup": 2, "validate_every": 2},
+        "validation": {
+            "diffmcq": str(world / "diffmcq_val.jsonl"),
+            "diffrank": str(world / "diffrank_val.jsonl"),
+            "rows": 2,
+        },
+        "lora": {"rank": 2},
+        "warm_start": {"steps": 3, "clips": 4},
+    }
+    for key, value in more.items():
+        video_lm[key] = value
+    path = out.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump({"store": str(world / "features"), "out": str(out), "video_lm": video_lm}))
+    return path
+
+
+def weights(run: Path, step: int) -> dict[str, np.ndarray]:
+    return load_file(run / f"checkpoint-{step:06d}" / "head.safetensors")
+
+
+@pytest.fixture(scope="module")
+def trained(world: Path, tiny_lm: str) -> Path:
+    out = world / "run"
+    assert train.main(["--config", str(recipe(world, tiny_lm, out))]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def aligned(world: Path) -> Path:
+    out = world / "align"
+    options = {
+        "store": str(world / "features"),
+        "out": str(out),
+        "contrastive": {
+            "view": "visual",
+            "text_view": "words",
+            "width": 8,
+            "clips": 6,
+            "projector": {"width": 16, "heads": 2, "outputs": 1},
+            "schedule": {"steps": 30, "validate_every": 10, "learning_rate": 0.003},
+        },
+    }
+    path = out.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(options))
+    assert train.main(["--config", str(path)]) == 0
+    return out
+
+
+def test_a_killed_run_resumed_ends_with_the_same_weights(
+    trained: Path, world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "heads.train", "--config", str(recipe(world, tiny_lm, out))]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (out / "checkpoint-000002").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert (out / "checkpoint-000002").exists() and not (out / "checkpoint-000006").exists()
+    assert train.main(command[3:]) == 0
+    ours, theirs = weights(out, 6), weights(trained, 6)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    steps = [r["step"] for r in read_metrics(out / "metrics.jsonl") if "loss" in r]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_run_does_nothing(trained: Path, world: Path, tiny_lm: str, capsys: pytest.CaptureFixture) -> None:
+    before = weights(trained, 6)
+    assert train.main(["--config", str(recipe(world, tiny_lm, trained)), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record.keys() == {"step", "score"}
+    assert all(np.array_equal(v, before[k]) for k, v in weights(trained, 6).items())
+
+
+def test_the_best_checkpoint_is_named_the_earliest_of_equals(trained: Path) -> None:
+    scores = [(r["val_score"], -r["step"]) for r in read_metrics(trained / "metrics.jsonl") if "val_score" in r]
+    assert len(scores) == 4
+    best = json.loads((trained / "best.json").read_text())
+    assert (best["score"], -best["step"]) == max(scores)
+    assert Run(trained).best().name == f"checkpoint-{best['step']:06d}"
+    kept = {path.name for path in Run(trained).checkpoints()}
+    assert kept == {Run(trained).best().name, "checkpoint-000006"}
+    assert (trained / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((trained / "tensorboard").iterdir())
+
+
+def test_training_moves_only_projector_and_lora(trained: Path) -> None:
+    names = weights(trained, 6)
+    assert names and all(name.startswith("projector.") or "lora_" in name for name in names)
+
+
+def test_another_recipe_in_the_same_folder_is_refused(
+    trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other = recipe(world, tiny_lm, tmp_path / "other", pairs=2)
+    assert train.main(["--config", str(other), "--out", str(trained)]) == 1
+    assert "another recipe (video_lm" in capsys.readouterr().err
+
+
+def test_the_loss_falls_and_options_work(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+    out = tmp_path / "long"
+    schedule = {"steps": 40, "warmup": 2, "validate_every": 40, "learning_rate": 0.01, "decay": True}
+    more = {"schedule": schedule, "packed": False, "precision": "float32", "warm_start": None, "lora": None}
+    assert train.main(["--config", str(recipe(world, tiny_lm, out, **more))]) == 0
+    losses = [r["loss"] for r in read_metrics(out / "metrics.jsonl") if "loss" in r]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.2
+    assert all(name.startswith("projector.") for name in weights(out, 40))
+
+
+def test_no_clip_of_the_val_or_test_split_trains(world: Path) -> None:
+    catalog = Store.open(world / "features").catalog("clips").frame()
+    leaked = catalog.filter(pl.col("split") == "test")["key"][0]
+    path = world / "leaked.jsonl"
+    first = (world / "pairqa.jsonl").read_text().split("\n")[0]
+    row = json.loads(first) | {"candidate": leaked}
+    path.write_text(first + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(HeadsError, match=f"1 clips of the val or test split would train, e.g. {leaked}"):
+        read_paired_qa(str(path), catalog)
+    path.write_text(first + "\n{}\n")
+    with pytest.raises(HeadsError, match=":2: not a PairQA row"):
+        read_paired_qa(str(path), catalog)
+
+
+def test_every_pair_once_an_epoch_whatever_the_step() -> None:
+    epoch = [i for step in range(5) for i in draw(10, 2, step, seed=3)]
+    assert sorted(epoch) == list(range(10))
+    assert draw(10, 4, 2, seed=3) == (epoch + [i for s in range(5, 10) for i in draw(10, 2, s, seed=3)])[8:12]
+
+
+def test_evaluate_writes_predictions_that_score_again(
+    trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from heads import score
+
+    capsys.readouterr()
+    for task in ("diffmcq", "diffrank", "diffcap"):
+        out = tmp_path / f"{task}.jsonl"
+        test_set = str(world / f"{task}_test.jsonl")
+        command = ["--task", task, "--method", "stepdiff", "--head", str(trained), "--store", str(world / "features")]
+        command += ["--test_set", test_set, "--out", str(out), "--json"]
+        assert evaluate.main(command) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert score.main(["--task", task, "--test_set", test_set, "--predictions", str(out), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["rows"] == record["scores"]["rows"]
+        assert record["disclosed"]["recipe"]["lora"] and record["disclosed"]["recipe"]["warm_start"]
+
+
+def test_controls_change_what_is_seen(trained: Path, world: Path, tmp_path: Path) -> None:
+    written = {}
+    for control in ("none", "blind", "shuffled"):
+        out = tmp_path / f"{control}.jsonl"
+        command = ["--task", "diffrank", "--method", "stepdiff", "--head", str(trained), "--control", control]
+        command += ["--store", str(world / "features"), "--test_set", str(world / "diffrank_test.jsonl")]
+        assert evaluate.main([*command, "--out", str(out), "--rows", "1"]) == 0
+        written[control] = json.loads(out.read_text())["scores"]
+        assert len(out.with_suffix(".rows.jsonl").read_text().splitlines()) == 1
+    assert len(set(written["blind"])) == 1, "without video every target looks the same"
+    assert written["none"] != written["shuffled"] and len(set(written["none"])) > 1
+
+
+def test_a_contrastive_head_becomes_a_view_that_vlemb_reads(aligned: Path, world: Path, tmp_path: Path) -> None:
+    records = read_metrics(aligned / "metrics.jsonl")
+    val = [r["val_loss"] for r in records if "val_loss" in r]
+    assert min(val) < val[0] - 0.1
+    command = ["--head", str(aligned), "--store", str(world / "features"), "--view", "aligned"]
+    assert embed.main(command) == 0
+    assert embed.run(embed.EmbedOptions(str(aligned), str(world / "features"))) == {
+        "view": "aligned",
+        "clips": 0,
+        "texts": 0,
+    }
+    store = Store.open(world / "features")
+    embeddings = store.view("clips", "aligned").read_float("embedding", np.arange(24))
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
+    scores = []
+    for task in ("diffmcq", "diffrank"):
+        out = tmp_path / f"{task}.jsonl"
+        command = ["--task", task, "--method", "vlemb", "--view", "aligned", "--store", str(world / "features")]
+        assert evaluate.main([*command, "--test_set", str(world / f"{task}_test.jsonl"), "--out", str(out)]) == 0
+        scores.append(str(out.with_suffix(".scores.json")))
+    assert table.main([*scores, "--out", str(tmp_path / "table.json")]) == 0
+    systems = json.loads((tmp_path / "table.json").read_text())["systems"]
+    assert systems["VLEmb (aligned)"].keys() == {"accuracy", "ktau_defined", "ktau_within_step", "rows"}
+
+
+def test_ask_answers_and_refuses_in_one_line(trained: Path, world: Path, capsys: pytest.CaptureFixture) -> None:
+    both = ["--reference", "video-_0_0.0_1.5", "--candidate", "video-_1_0.0_2.5"]
+    where = ["--head", str(trained), "--store", str(world / "features"), "--max_tokens", "4"]
+    assert ask.main([*both, *where, "What differs?", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["question"] == "What differs?"
+    assert ask.main([*both, *where, "--preset", "mistake", "--json"]) == 0
+    assert "what mistake did I make" in json.loads(capsys.readouterr().out)["question"]
+    assert ask.main([*both, *where, "--preset", "nothing"]) == 1
+    assert "no preset 'nothing'; there are tools" in capsys.readouterr().err
+    assert ask.main(["--reference", "no_0_1", *both[2:], *where, "Why?"]) == 1
+    assert "no_0_1: no visual features in the store (unknown)" in capsys.readouterr().err
