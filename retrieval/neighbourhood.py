@@ -1,0 +1,98 @@
+"""Neighbours of many rows at once, for training: hard pairs out of a view.
+
+Guarantees:
+- never_itself: a row is not its own neighbour.
+- within_a_step: with `same`, a neighbour has the same value in that column of the catalog.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from retrieval.errors import RetrievalError
+from retrieval.index import open_index
+from retrieval.vectors import filled_rows, normalised
+from store import Store, View
+
+BLOCK = 1024  # queries at a time
+
+Neighbours = tuple[Int64[np.ndarray, "rows k"], Float32[np.ndarray, "rows k"]]
+
+
+def neighbours(
+    store: Store,
+    view: View,
+    rows: Int64[np.ndarray, " rows"],
+    k: int,
+    same: str | None = None,
+    feature: str = "embedding",
+) -> Neighbours:
+    """The k nearest filled rows of each of `rows`, and their cosines, best first.
+
+    `same` names a catalog column, e.g. `step`: only rows with an equal value in it are neighbours
+    then, found exactly, and a row whose value is null has none. Without it the view's index
+    answers. Where there are fewer than k, the row is -1 and the cosine -inf.
+    RetrievalError: a row without features, an unknown column, an index absent or stale.
+    """
+    empty = np.flatnonzero(~np.isin(rows, filled_rows(view)))
+    if len(empty):
+        keys = store.catalog(view.entity).keys(rows[empty[:1]])
+        raise RetrievalError(
+            f"{keys[0]} and {len(empty) - 1} more rows have no features in "
+            f"{view.entity}/{view.name}: leave them out, or run `python -m featurize` for them"
+        )
+    if same is None:
+        return _of_all(store, view, rows, k)
+    return _of_the_same(store, view, rows, k, same, feature)
+
+
+def _of_all(store: Store, view: View, rows: Int64[np.ndarray, " rows"], k: int) -> Neighbours:
+    index = open_index(store, view)
+    found = _none(len(rows), k)
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK]
+        queries = normalised(store, view, index.card["feature"], part).astype(np.float32)
+        for at, (hits, cosines) in enumerate(zip(*index.search(queries, k + 1), strict=True)):
+            others = np.flatnonzero((hits >= 0) & (hits != part[at]))[:k]
+            _put(found, start + at, hits[others], cosines[others])
+    return found
+
+
+def _of_the_same(
+    store: Store, view: View, rows: Int64[np.ndarray, " rows"], k: int, same: str, feature: str
+) -> Neighbours:
+    frame = store.catalog(view.entity).frame()
+    if same not in frame.columns:
+        raise RetrievalError(f"{view.entity} have no column {same!r}: the catalog has {', '.join(frame.columns)}")
+    found = _none(len(rows), k)
+    groups = frame.filter(frame[same].is_not_null()).partition_by(same)
+    filled = filled_rows(view)
+    for group in groups:
+        members = np.intersect1d(group["row"].to_numpy(), filled)
+        asked = np.flatnonzero(np.isin(rows, members))
+        if not len(asked):
+            continue
+        vectors = normalised(store, view, feature, members).astype(np.float32)
+        for start in range(0, len(asked), BLOCK):
+            part = asked[start : start + BLOCK]
+            cosines = vectors[np.searchsorted(members, rows[part])] @ vectors.T
+            cosines[rows[part][:, None] == members] = -np.inf
+            order = np.argsort(-cosines, axis=1, kind="stable")[:, : min(k, len(members) - 1)]
+            for at, best, own in zip(part, order, cosines, strict=True):
+                _put(found, int(at), members[best], own[best])
+    return found
+
+
+def _none(rows: int, k: int) -> Neighbours:
+    return np.full((rows, k), -1, np.int64), np.full((rows, k), -np.inf, np.float32)
+
+
+def _put(
+    found: Neighbours,
+    at: int,
+    rows: Int64[np.ndarray, " hits"],
+    cosines: Float32[np.ndarray, " hits"],
+) -> None:
+    found[0][at, : len(rows)] = rows
+    found[1][at, : len(rows)] = cosines

@@ -1,0 +1,64 @@
+"""Normalised embeddings, read from the store.
+
+Guarantees:
+- every vector has length 1: a row that holds NaN, infinity or only zeros is refused, by its key.
+- only_one_definition: the index, the queries and the negatives all normalise here, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from retrieval.errors import RetrievalError, command
+from store import Store, View
+
+BLOCK = 4096  # rows read at a time: 42 MB of float64 at 1,280 channels
+
+
+def width(view: View, feature: str) -> int:
+    """Channels D of an embedding; RetrievalError where `feature` is absent or no single vector."""
+    flat = sorted(name for name, form in view.features.items() if len(form.shape) == 1)
+    if feature not in flat:
+        raise RetrievalError(
+            f"view {view.entity}/{view.name} has no embedding called {feature}: "
+            f"it has {', '.join(flat) or 'none'} (name one with --feature)"
+        )
+    return view.features[feature].shape[0]
+
+
+def filled_rows(view: View) -> Int64[np.ndarray, " filled"]:
+    """The rows whose features are there (status 1), rising."""
+    return np.flatnonzero(view.status() == 1).astype(np.int64)
+
+
+def normalised(
+    store: Store, view: View, feature: str, rows: Int64[np.ndarray, " rows"]
+) -> Float64[np.ndarray, "rows dim"]:
+    """Embeddings of `rows`, each divided by its L2 norm. RetrievalError names a row that has none."""
+    dim = width(view, feature)
+    vectors = np.empty((len(rows), dim), np.float64)
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK]
+        vectors[start : start + BLOCK] = view.read_float(feature, part)
+    norms = np.sqrt(np.sum(vectors * vectors, axis=-1))
+    for bad in np.flatnonzero(~np.isfinite(norms) | (norms == 0)):
+        key = store.catalog(view.entity).keys(rows[bad : bad + 1])[0]
+        what = "is all zeros" if norms[bad] == 0 else "holds NaN or infinity"
+        raise RetrievalError(
+            f"the {feature} of {key} in {view.entity}/{view.name} {what}: "
+            f"run {command('python', '-m', 'store', 'verify', store.path)}"
+        )
+    vectors /= norms[:, None]
+    return vectors
+
+
+def blocks(
+    store: Store, view: View, feature: str, rows: Int64[np.ndarray, " rows"]
+) -> Iterator[tuple[Int64[np.ndarray, " block"], Float64[np.ndarray, "block dim"]]]:
+    """`normalised`, a block of rows at a time: memory does not grow with the view."""
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK]
+        yield part, normalised(store, view, feature, part)

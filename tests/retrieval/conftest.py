@@ -1,0 +1,76 @@
+"""Small real stores for the tests of retrieval."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from store import Feature, Provenance, Store, View, text_key
+
+Fill = Callable[..., View]
+
+
+def _fill(
+    store: Store,
+    vectors: np.ndarray,
+    keys: Sequence[str],
+    view: str = "tiny",
+    entity: str = "clips",
+    failed: Sequence[int] = (),
+    columns: dict[str, Sequence[object]] | None = None,
+    layer: str = "last",
+    shard: int = 8,
+) -> View:
+    """Appends `keys` to the store and writes their vectors; those at `failed` are failures."""
+    made_by = Provenance(view, "0" * 64, layer, "8", "centre", {"embedding": "float32"})
+    with store.lock():
+        frame = pl.DataFrame({"key": list(keys), **(columns or {})})
+        store.catalog(entity).append(frame)
+        features = {"embedding": Feature((vectors.shape[1],), "float32")}
+        made = store.create_view(entity, view, made_by, features, shard)
+        made.resize()
+        rows = store.catalog(entity).rows(list(keys))
+        for at_shard in np.unique(rows // shard).tolist():
+            here = np.flatnonzero(rows // shard == at_shard)
+            good = np.array([at for at in here if at not in failed], np.int64)
+            reasons = {int(rows[at]): "no frames" for at in here if at in failed}
+            made.write_shard(at_shard, rows[good], {"embedding": vectors[good]}, reasons)
+    return made
+
+
+@pytest.fixture
+def fill() -> Fill:
+    """Puts clips (or another entity) with given vectors into a store."""
+    return _fill
+
+
+@pytest.fixture
+def fill_texts() -> Fill:
+    """Puts texts with given vectors into a store."""
+
+    def _fill_texts(store: Store, vectors: np.ndarray, texts: Sequence[str], view: str) -> View:
+        keys = [text_key(text) for text in texts]
+        return _fill(store, vectors, keys, view, "texts", columns={"text": list(texts)})
+
+    return _fill_texts
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(tmp_path / "features", create=True)
+
+
+@pytest.fixture
+def clips(store: Store) -> View:
+    """30 clips of 16 channels in three steps; rows 3, 8 and 29 failed, 5 and 6 are the same."""
+    vectors = np.random.default_rng(1).normal(size=(30, 16)).astype(np.float32)
+    vectors[6] = vectors[5]
+    columns = {
+        "step": [f"step {at % 3}" for at in range(30)],
+        "video": [f"v{at}.mp4" for at in range(30)],
+        "narration": ["so now we whisk [bold]it[/bold] " * 9] * 30,
+    }
+    keys = [f"video_{at}_0_{at + 1}" for at in range(30)]
+    return _fill(store, vectors, keys, failed=(3, 8, 29), columns=columns)

@@ -1,0 +1,234 @@
+"""The FAISS index: right rows, right similarities, refused once its store has changed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval.errors import RetrievalError
+from retrieval.index import build_index, factory_for, open_index, paths
+from retrieval.vectors import filled_rows, normalised
+from store import Store, StoreError, View
+
+Fill = Callable[..., View]
+
+
+def brute(store: Store, view: View) -> tuple[np.ndarray, np.ndarray]:
+    """Filled rows and the cosines between all of them."""
+    rows = filled_rows(view)
+    vectors = view.read_float("embedding", rows).astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return rows, vectors @ vectors.T
+
+
+def test_similarities_are_exact(store: Store, clips: View) -> None:
+    build_index(store, clips)
+    index = open_index(store, clips)
+    rows, cosines = brute(store, clips)
+    queries = normalised(store, clips, "embedding", rows).astype(np.float32)
+    found, similarities = index.search(queries, len(rows))
+    for at in range(len(rows)):
+        assert sorted(found[at]) == rows.tolist()
+        place = np.searchsorted(rows, found[at])
+        np.testing.assert_allclose(similarities[at], cosines[at, place], atol=1e-6)
+        assert (np.diff(similarities[at]) <= 0).all()
+
+
+def test_ids_are_store_rows(store: Store, clips: View) -> None:
+    assert (clips.status()[[3, 8, 29]] == 2).all()
+    build_index(store, clips)
+    index = open_index(store, clips)
+    assert len(index) == 27
+    for row in filled_rows(clips):
+        query = normalised(store, clips, "embedding", np.array([row])).astype(np.float32)
+        found, _ = index.search(query, 27)
+        assert row in found[0, :2]  # 5 and 6 are the same
+        assert not set(found[0]) & {3, 8, 29}
+
+
+@pytest.mark.parametrize("factory", ["IVF4,SQfp16", "IVF8,PQ8x4", "HNSW8"])
+def test_similarities_of_approximate_indexes_are_exact(store: Store, fill: Fill, factory: str) -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(20, 16))
+    vectors = centres[rng.integers(20, size=1500)] + 0.3 * rng.normal(size=(1500, 16))
+    view = fill(store, vectors.astype(np.float32), [f"c_{at}_1" for at in range(1500)], shard=2048)
+    card = build_index(store, view, factory=factory)
+    assert (card["factory"], card["exact"]) == (factory, False)
+    index = open_index(store, view)
+    rows, cosines = brute(store, view)
+    queries = normalised(store, view, "embedding", rows[:50]).astype(np.float32)
+    found, similarities = index.search(queries, 10)
+    np.testing.assert_allclose(similarities, np.take_along_axis(cosines[:50], found, 1), atol=1e-6)
+    best = np.argsort(-cosines[:50], axis=1)[:, :10]
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, best, strict=True)])
+    assert recall > 0.9
+
+
+def test_card_says_what_was_indexed(store: Store, clips: View) -> None:
+    build_index(store, clips)
+    path, card_path = paths(store, "clips", "tiny")
+    assert path == store.path / "indexes" / "clips" / "tiny.faiss"
+    card = json.loads(card_path.read_text())
+    assert card["provenance"] == clips.provenance.as_dict()
+    assert (card["factory"], card["rows"], card["dim"]) == ("Flat", 27, 16)
+    assert (card["feature"], card["metric"]) == ("embedding", "inner product of L2-normalised rows")
+    assert {"digest", "sha256", "faiss", "seconds"} <= set(card)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["tiny.faiss", "tiny.json"]
+
+
+def refused(store: Store, view: View, why: str, command: str = "--view tiny") -> None:
+    with pytest.raises(RetrievalError, match=why) as caught:
+        open_index(store, view)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.endswith(f"run `python -m retrieval build --store {store.path} {command}`")
+
+
+def test_stale_is_refused_after_an_append(store: Store, clips: View, fill: Fill) -> None:
+    build_index(store, clips)
+    fill(store, np.ones((1, 16), np.float32), ["new_0_1"])
+    refused(store, clips, "it holds 27 rows and the view now has 28")
+    build_index(store, clips)
+    assert len(open_index(store, clips)) == 28
+
+
+def test_rows_without_features_do_not_make_it_stale(store: Store, clips: View, fill: Fill) -> None:
+    build_index(store, clips)
+    fill(store, np.ones((1, 16), np.float32), ["new_0_1"], failed=[0])
+    assert len(open_index(store, clips)) == 27
+
+
+def test_stale_is_refused_after_rows_were_filled(store: Store, clips: View) -> None:
+    build_index(store, clips)
+    with store.lock():
+        clips.write_shard(0, np.array([3]), {"embedding": np.ones((1, 16), np.float32)}, {})
+    refused(store, clips, "it holds 27 rows and the view now has 28")
+
+
+@pytest.mark.parametrize("change", ["values", "keys"])
+def test_stale_is_refused_over_a_store_made_anew(tmp_path: Path, fill: Fill, change: str) -> None:
+    path = tmp_path / "features"
+    vectors = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    keys = [f"c_{at}_1" for at in range(9)]
+    store = Store.open(path, create=True)
+    build_index(store, fill(store, vectors, keys))
+    index, card = paths(store, "clips", "tiny")
+    kept = index.read_bytes(), card.read_bytes()
+    shutil.rmtree(path)
+    if change == "values":
+        vectors[8, 3] += 1e-6
+    else:
+        keys[7], keys[8] = keys[8], keys[7]
+    store = Store.open(path, create=True)
+    view = fill(store, vectors, keys)
+    index.parent.mkdir(parents=True)
+    index.write_bytes(kept[0])
+    card.write_bytes(kept[1])
+    refused(store, view, "the rows of its view were written anew")
+
+
+def test_stale_is_refused_for_another_provenance(store: Store, clips: View, fill: Fill) -> None:
+    build_index(store, clips)
+    shutil.rmtree(store.path / "arrays.zarr" / "clips" / "tiny")
+    vectors = np.ones((30, 16), np.float32)
+    keys = store.catalog("clips").frame()["key"].to_list()
+    view = fill(store, vectors, keys, failed=(3, 8, 29), layer="first")
+    refused(store, view, "its view was made anew .*layer 'last' against 'first'")
+
+
+@pytest.mark.parametrize("size", [0, 10, -1])
+def test_stale_is_refused_for_a_truncated_file(store: Store, clips: View, size: int) -> None:
+    build_index(store, clips)
+    path, _ = paths(store, "clips", "tiny")
+    path.write_bytes(path.read_bytes()[:size])
+    refused(store, clips, "its file is damaged")
+
+
+def test_stale_is_refused_for_a_flipped_byte(store: Store, clips: View) -> None:
+    build_index(store, clips)
+    path, _ = paths(store, "clips", "tiny")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    refused(store, clips, "its file is damaged")
+
+
+@pytest.mark.parametrize("change", ["edited", "absent", "empty", "no object"])
+def test_stale_is_refused_for_its_card(store: Store, clips: View, change: str) -> None:
+    build_index(store, clips)
+    _, card = paths(store, "clips", "tiny")
+    if change == "edited":
+        card.write_text(card.read_text().replace('"Flat"', '"HNSW32"'))
+    elif change == "absent":
+        card.unlink()
+    else:
+        card.write_text("" if change == "empty" else "[]")
+    refused(store, clips, r"its card \(the .json beside it\) is missing or was changed")
+
+
+def test_no_index_names_the_command(store: Store, clips: View, fill: Fill) -> None:
+    refused(store, clips, "view clips/tiny of .* has no index")
+    texts = fill(store, np.ones((2, 4), np.float32), ["a", "b"], entity="texts")
+    refused(store, texts, "view texts/tiny of .* has no index", "--view tiny --entity texts")
+
+
+def test_whole_or_not_at_all(store: Store, clips: View, fill: Fill) -> None:
+    build_index(store, clips)
+    before = {path: path.read_bytes() for path in paths(store, "clips", "tiny")}
+    fill(store, np.zeros((1, 16), np.float32), ["zeros_0_1"])
+    with pytest.raises(RetrievalError, match="the embedding of zeros_0_1 in clips/tiny is all zer"):
+        build_index(store, clips)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_every_vector_has_length_1(store: Store, clips: View) -> None:
+    rows = filled_rows(clips)
+    vectors = normalised(store, clips, "embedding", rows)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-15)
+
+
+def test_nan_is_refused_by_its_key(store: Store, clips: View) -> None:
+    """The store writes no NaN: only damage brings one, here a shard file changed by hand."""
+    (shard,) = (store.path / "arrays.zarr/clips/tiny/embedding/c").glob("1/0")
+    content = bytearray(shard.read_bytes())
+    stored = clips.read_float("embedding", np.array([10]))[0]
+    at = content.find(stored.tobytes())
+    content[at : at + 4] = np.float32("nan").tobytes()
+    shard.write_bytes(content)
+    with pytest.raises(RetrievalError, match="embedding of video_10_0_11 .* holds NaN or infinity"):
+        build_index(store, store.view("clips", "tiny"))
+
+
+def test_unusable_factories_are_refused(store: Store, clips: View) -> None:
+    for factory in ("Nonsense", "IVF4096,Flat", "IVF4,PQ5", ""):
+        with pytest.raises(RetrievalError, match=f"FAISS cannot build '{factory}'") as caught:
+            build_index(store, clips, factory=factory)
+        assert "\n" not in str(caught.value)
+    assert not (store.path / "indexes").exists()
+
+
+def test_unusable_features_are_refused(store: Store, clips: View) -> None:
+    with pytest.raises(RetrievalError, match="no embedding called tokens: it has embedding"):
+        build_index(store, clips, "tokens")
+
+
+def test_an_empty_view_is_refused(store: Store, fill: Fill) -> None:
+    view = fill(store, np.ones((1, 4), np.float32), ["a_0_1"], failed=[0])
+    with pytest.raises(RetrievalError, match="view clips/tiny of .* has no features yet"):
+        build_index(store, view)
+
+
+def test_an_unknown_view_is_refused_by_the_store(store: Store, clips: View) -> None:
+    with pytest.raises(StoreError, match="tiny"):
+        store.view("clips", "huge")
+
+
+def test_factory_follows_the_number_of_rows() -> None:
+    assert factory_for(99_999, 1280) == "Flat"
+    assert factory_for(100_000, 1280) == "IVF1265,SQfp16"
+    assert factory_for(10_000_000, 1280) == "IVF12649,SQfp16"
+    assert factory_for(10_000_001, 1280) == "IVF12649,PQ64"
+    assert factory_for(20_000_000, 50) == "IVF17889,PQ50"

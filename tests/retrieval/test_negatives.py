@@ -1,0 +1,325 @@
+"""DiffMCQ negatives against a naive walk that is written from the protocol alone."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval import negatives
+from retrieval.errors import RetrievalError
+from retrieval.negatives import Drawn, hard_negatives, random_negatives, random_of
+from retrieval.pairs import Difference, TestSet, read_test_set
+from retrieval.questions import Options, draw
+from store import Store, View
+
+Fill = Callable[..., View]
+CATEGORIES = ["Actions", "Visuals", "Tools/Equipment"]
+
+
+def naive_negatives(
+    rows: list[Difference],
+    clip: dict[str, np.ndarray],
+    text: dict[str, np.ndarray],
+    variant: str,
+    threshold: float = 0.8,
+) -> list[list[tuple[str, str]]]:
+    """The negatives of each difference, fewer than three where there are no more."""
+    pairs: list[tuple[str, str]] = []
+    for row in rows:
+        if row.pair not in pairs:
+            pairs.append(row.pair)
+
+    unit_text = {words: unit(vector) for words, vector in text.items()}
+    average = {(a, b): (unit(clip[a]) + unit(clip[b])) / 2 for a, b in pairs}
+    found = []
+    for row in rows:
+        distances = []
+        for place, pair in enumerate(pairs):
+            apart = average[pair] - average[row.pair]
+            distances.append((math.sqrt(float(np.sum(apart * apart))), place))
+        chosen: list[tuple[str, str]] = []
+        for _, place in sorted(distances):
+            reference, candidate = pairs[place]
+            if variant == "V1" and (reference in row.pair or candidate in row.pair):
+                continue
+            if variant == "V2" and pairs[place] in (row.pair, row.pair[::-1]):
+                continue
+            theirs = [r.text for r in rows if (r.pair, r.category) == (pairs[place], row.category)]
+            if any(float(np.sum(unit_text[t] * unit_text[row.text])) > threshold for t in theirs):
+                continue
+            chosen.append(pairs[place])
+            if len(chosen) == 3:
+                break
+        found.append(chosen)
+    return found
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    vector = vector.astype(np.float64)
+    return vector / math.sqrt(float(np.sum(vector * vector)))
+
+
+def stacked(names: list[str], vectors: dict[str, np.ndarray]) -> np.ndarray:
+    return np.stack([unit(vectors[name]) for name in names])
+
+
+def check(
+    rows: list[Difference],
+    clip: dict[str, np.ndarray],
+    text: dict[str, np.ndarray],
+    variant: str,
+) -> Drawn:
+    """The room's questions are the naive ones, options as a set, in order; dropped are counted."""
+    test_set = TestSet.of(rows)
+    drawn = hard_negatives(
+        test_set,
+        stacked(test_set.clips, clip),
+        stacked(test_set.texts, text),
+        "V1" if variant == "V1" else "V2",
+        0.8,
+        seed=0,
+    )
+    expected = naive_negatives(rows, clip, text, variant)
+    whole = [(row, three) for row, three in zip(rows, expected, strict=True) if len(three) == 3]
+    assert drawn.dropped == len(rows) - len(whole)
+    assert len(drawn.questions) == len(whole)
+    for question, (row, three) in zip(drawn.questions, whole, strict=True):
+        assert (question.difference, question.category) == (row.text, row.category)
+        assert question.answer == row.pair
+        assert sorted(question.options) == sorted([row.pair, *three])
+    return drawn
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[list[Difference], dict, dict]:
+    """Few clips, few distinct vectors, reversed and repeated pairs: ties everywhere."""
+    vector = st.lists(st.integers(-2, 2), min_size=3, max_size=3).filter(any)
+    clips = [f"c{at}" for at in range(draw(st.integers(4, 12)))]
+    texts = [f"t{at}" for at in range(draw(st.integers(1, 8)))]
+    clip = {name: np.array(draw(vector), np.float32) for name in clips}
+    text = {name: np.array(draw(vector), np.float32) for name in texts}
+    pair = st.tuples(st.sampled_from(clips), st.sampled_from(clips)).filter(lambda p: p[0] != p[1])
+    row = st.builds(Difference, pair, st.sampled_from(CATEGORIES[:2]), st.sampled_from(texts))
+    return draw(st.lists(row, min_size=1, max_size=40)), clip, text
+
+
+@pytest.mark.parametrize("variant", ["V1", "V2"])
+@given(world=worlds())
+@settings(max_examples=150, deadline=None)
+def test_equal_to_the_naive_walk_with_ties(variant: str, world: tuple) -> None:
+    check(*world, variant)
+
+
+def big_world(
+    seed: int, pairs: int, dim: int = 64
+) -> tuple[list[Difference], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Clips in tight groups, each fifth a copy of another; texts in groups of much the same."""
+    rng = np.random.default_rng(seed)
+    clips = [f"clip_{at}" for at in range(pairs)]
+    steps = rng.normal(size=(6, dim))
+    near = steps[rng.integers(6, size=pairs)] + 0.2 * rng.normal(size=(pairs, dim))
+    near[::5] = near[rng.integers(pairs, size=len(near[::5]))]
+    says = rng.normal(size=(12, 32))
+    texts = [f"text {at}" for at in range(2 * pairs)]
+    said = says[rng.integers(12, size=2 * pairs)] + 0.45 * rng.normal(size=(2 * pairs, 32))
+    rows = []
+    for _ in range(pairs):
+        one, other = rng.choice(pairs, 2, replace=False)
+        for _ in range(rng.integers(1, 4)):
+            words = texts[rng.integers(2 * pairs)]
+            category = CATEGORIES[rng.integers(3)]
+            rows.append(Difference((clips[one], clips[other]), category, words))
+    clip = dict(zip(clips, near.astype(np.float32), strict=True))
+    return rows, clip, dict(zip(texts, said.astype(np.float32), strict=True))
+
+
+@pytest.mark.parametrize("variant", ["V1", "V2"])
+@pytest.mark.parametrize("shortlist", [1, 4, 64])
+def test_equal_to_the_naive_walk(monkeypatch: pytest.MonkeyPatch, variant: str, shortlist: int) -> None:
+    """More pairs than a block and a shortlist hold, so both are crossed."""
+    monkeypatch.setattr(negatives, "SHORTLIST", shortlist)
+    monkeypatch.setattr(negatives, "BLOCK", 32)
+    rows, clip, text = big_world(shortlist, 150)
+    drawn = check(rows, clip, text, variant)
+    unfiltered = {word: np.eye(300, dtype=np.float32)[at] for at, word in enumerate(text)}
+    free = check(rows, clip, unfiltered, variant)
+    assert drawn.questions != free.questions  # the filter did something
+
+
+def test_equal_to_the_naive_walk_where_most_pairs_say_the_same() -> None:
+    """The walk goes on past its shortlist, to the end, and drops what it cannot fill."""
+    rng = np.random.default_rng(3)
+    clip = {f"c{at}": rng.normal(size=8).astype(np.float32) for at in range(400)}
+    text = {"same": np.array([1, 0], np.float32), "other": np.array([0, 1], np.float32)}
+    words = ["same"] * 195 + ["other"] * 5
+    rows = [Difference((f"c{2 * at}", f"c{2 * at + 1}"), "Actions", words[at]) for at in range(200)]
+    drawn = check(rows, clip, text, "V1")
+    assert drawn.dropped == 0
+    others = {row.pair for row in rows if row.text == "other"}
+    assert all(
+        set(question.options) - {question.answer} <= others
+        for question in drawn.questions
+        if question.difference == "same"
+    )
+    drawn = check(rows[:197], clip, text, "V1")
+    assert drawn.dropped == 195
+
+
+def test_the_threshold_is_strict() -> None:
+    rng = np.random.default_rng(0)
+    clip = {f"c{at}": rng.normal(size=8).astype(np.float32) for at in range(8)}
+    rows = [Difference((f"c{2 * at}", f"c{2 * at + 1}"), "Actions", "same") for at in range(4)]
+    test_set, vectors = TestSet.of(rows), np.array([[1.0, 0.0]])
+    clips = stacked(test_set.clips, clip)
+    assert hard_negatives(test_set, clips, vectors, "V1", 1.0, 0).dropped == 0
+    assert hard_negatives(test_set, clips, vectors, "V1", 0.999, 0).dropped == 4
+
+
+def test_one_question_a_text() -> None:
+    rows, clip, text = big_world(9, 60)
+    rows += rows[:5]  # the same words twice are two questions
+    for variant in ("V1", "V2"):
+        drawn = check(rows, clip, text, variant)
+        assert len(drawn.questions) + drawn.dropped == len(rows)
+
+
+def naive_random(rows: list[Difference], seed: int) -> list[list[tuple[str, str]]]:
+    """V3 as the protocol has it, drawing from the same source in the same order."""
+    clips = list(dict.fromkeys(clip for row in rows for clip in row.pair))
+    found = []
+    for row in rows:
+        source = random_of(seed, row)
+        keep_reference = source.random() < 0.5
+        chosen: list[tuple[str, str]] = []
+        for other in source.sample(clips, min(5, len(clips))):
+            pair = (row.pair[0], other) if keep_reference else (other, row.pair[1])
+            if pair[0] == pair[1] or pair in (row.pair, row.pair[::-1]) or len(chosen) == 3:
+                continue
+            chosen.append(pair)
+        found.append(chosen)
+    return found
+
+
+def test_v3_is_equal_to_the_naive_draw() -> None:
+    rows, _, _ = big_world(4, 80)
+    drawn = random_negatives(TestSet.of(rows), seed=7)
+    assert drawn.dropped == 0
+    kept = Counter()
+    expected = naive_random(rows, 7)
+    for question, row, three in zip(drawn.questions, rows, expected, strict=True):
+        assert (question.difference, question.answer) == (row.text, row.pair)
+        assert sorted(question.options) == sorted([row.pair, *three])
+        assert len(set(question.options)) == 4
+        assert row.pair[::-1] not in question.options
+        references = {pair[0] for pair in question.options}
+        candidates = {pair[1] for pair in question.options}
+        assert sorted([len(references), len(candidates)]) == [1, 4]
+        kept["reference" if len(references) == 1 else "candidate"] += 1
+    assert min(kept.values()) > len(rows) / 4
+
+
+def test_v3_draws_every_other_clip_as_often() -> None:
+    clips = [f"c{at}" for at in range(10)]
+    rows = [Difference((clips[0], clips[1]), "Actions", f"text {at}") for at in range(3000)]
+    rows += [Difference((one, clips[0]), "Actions", "more") for one in clips[2:]]
+    drawn = random_negatives(TestSet.of(rows), seed=0).questions[:3000]
+    seen = Counter(c for q in drawn for pair in q.options for c in pair if c not in clips[:2])
+    assert set(seen) == set(clips[2:])
+    assert max(seen.values()) < 1.12 * min(seen.values())
+
+
+def test_v3_drops_where_clips_are_few() -> None:
+    rows = [Difference(("a", "b"), "Actions", "x"), Difference(("c", "d"), "Actions", "x")]
+    assert random_negatives(TestSet.of(rows), 0).dropped == 2
+    rows.append(Difference(("e", "a"), "Actions", "x"))
+    assert random_negatives(TestSet.of(rows), 0).dropped == 0
+
+
+def test_seed_and_content_decide() -> None:
+    rows, clip, text = big_world(5, 60)
+
+    def options(rows: list[Difference], seed: int) -> dict:
+        test_set = TestSet.of(rows)
+        vectors = stacked(test_set.clips, clip), stacked(test_set.texts, text)
+        drawn = hard_negatives(test_set, *vectors, "V1", 0.8, seed).questions
+        return {(q.answer, q.category, q.difference): q.options for q in drawn}
+
+    first = options(rows, 0)
+    assert first == options(rows, 0) == options(rows[::-1], 0)
+    other = options(rows, 1)
+    assert first != other
+    assert {key: sorted(four) for key, four in first.items()} == {key: sorted(four) for key, four in other.items()}
+    places = Counter(four.index(key[0]) for key, four in first.items())
+    assert min(places[at] for at in range(4)) > len(first) / 8
+
+
+def write_diffcap(path: Path, rows: list[Difference]) -> Path:
+    lines = [
+        {"reference": row.pair[0], "candidate": row.pair[1], "category": row.category, "text": [row.text]}
+        for row in rows
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize("variant", ["V1", "V2", "V3"])
+def test_equal_to_the_naive_walk_out_of_a_store(
+    tmp_path: Path, store: Store, fill: Fill, fill_texts: Fill, variant: str
+) -> None:
+    rows, clip, text = big_world(6, 70)
+    fill(store, np.stack([*clip.values()])[::-1], [*clip][::-1])
+    fill_texts(store, np.stack([*text.values()]), [*text], "mpnet-base")
+    path = write_diffcap(tmp_path / "diffcap.jsonl", rows)
+    options = Options(store.path, "tiny", path, tmp_path / "out.jsonl", variant, seed=3)  # type: ignore[arg-type]
+    drawn = draw(store, options)
+    naive = naive_random(rows, 3) if variant == "V3" else naive_negatives(rows, clip, text, variant)
+    whole = [sorted([row.pair, *n]) for row, n in zip(rows, naive, strict=True) if len(n) == 3]
+    assert [sorted(question.options) for question in drawn.questions] == whole
+    assert drawn.dropped == len(rows) - len(whole)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{", "line 2 is not JSON"),
+        ("[1]", "line 2 is no DiffCap row: it needs the texts reference, candidate, category"),
+        ('{"reference": "a", "candidate": 3, "category": "c", "text": []}', "line 2 is no DiffCap"),
+        ('{"reference": "a", "candidate": "b", "category": "c"}', "`text` has to be a list"),
+        ('{"reference": "a", "candidate": "b", "category": "c", "text": "t"}', "`text` has to be"),
+        ('{"reference": "a", "candidate": "a", "category": "c", "text": []}', "pairs a with its"),
+    ],
+)
+def test_unusable_rows_are_refused_by_line(tmp_path: Path, line: str, why: str) -> None:
+    good = '{"reference": "a", "candidate": "b", "category": "c", "text": ["t\u2028u"]}\n'
+    path = tmp_path / "diffcap.jsonl"
+    path.write_text(good + line + "\n")
+    with pytest.raises(RetrievalError, match=why):
+        read_test_set(path)
+
+
+def test_order_of_first_appearance(tmp_path: Path) -> None:
+    rows = [
+        Difference(("c", "d"), "Actions", "x"),
+        Difference(("b", "a"), "Actions", "y"),
+        Difference(("c", "d"), "Visuals", "x"),
+        Difference(("a", "b"), "Actions", "x\u2028z"),
+    ]
+    test_set = read_test_set(write_diffcap(tmp_path / "d.jsonl", rows))
+    assert test_set.differences == rows
+    assert test_set.pairs == [("c", "d"), ("b", "a"), ("a", "b")]
+    assert test_set.clips == ["c", "d", "b", "a"]
+    assert test_set.texts == ["x", "y", "x\u2028z"]
+
+
+def test_an_unusable_test_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RetrievalError, match="cannot read the test set .*absent.jsonl"):
+        read_test_set(tmp_path / "absent.jsonl")
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(RetrievalError, match="holds no difference text"):
+        read_test_set(tmp_path / "empty.jsonl")

@@ -1,0 +1,293 @@
+"""Queries by clip and by text, neighbours of many rows, and the command line."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval import build_index, neighbours
+from retrieval.__main__ import main
+from retrieval.errors import RetrievalError
+from retrieval.index import paths
+from store import Store, View
+
+Fill = Callable[..., View]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of one command."""
+    status = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def error(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """The one line of a command that has to fail."""
+    status, out, err = run(capsys, *words)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ") and err.count("\n") == 1
+    return err
+
+
+@pytest.fixture
+def query(store: Store, clips: View) -> tuple[object, ...]:
+    """The start of a query over a store with an index."""
+    build_index(store, clips)
+    return "query", "--store", store.path, "--view", "tiny"
+
+
+def test_build_prints_what_it_built(store: Store, clips: View, capsys: pytest.CaptureFixture[str]) -> None:
+    start = "build", "--store", store.path, "--view", "tiny"
+    status, out, err = run(capsys, *start)
+    assert (status, err) == (0, "")
+    assert out.startswith(f"{paths(store, 'clips', 'tiny')[0]}: Flat over 27 rows in ")
+    status, out, _ = run(capsys, *start, "--factory", "HNSW8", "--json")
+    assert json.loads(out)["factory"] == "HNSW8"
+    assert "FAISS cannot build 'Nonsense'" in error(capsys, *start, "--factory", "Nonsense")
+    assert "no feature store" in error(capsys, "build", "--store", "absent", "--view", "tiny")
+    assert "tiny" in error(capsys, "build", "--store", store.path, "--view", "huge")
+
+
+def test_query_by_clip(query: tuple, clips: View, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = np.flatnonzero(clips.status() == 1)
+    vectors = clips.read_float("embedding", rows)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = vectors @ vectors[rows == 10][0]
+    cosines[rows == 10] = -1
+    best = np.argsort(-cosines)[:4]
+    status, out, err = run(capsys, *query, "--clip", "video_10_0_11", "-k", 4, "--json")
+    assert (status, err) == (0, "")
+    answer = json.loads(out)
+    assert (answer["clip"], answer["view"]) == ("video_10_0_11", "tiny")
+    hits = answer["hits"]
+    assert [hit["rank"] for hit in hits] == [1, 2, 3, 4]
+    assert [hit["clip"] for hit in hits] == [f"video_{at}_0_{at + 1}" for at in rows[best]]
+    np.testing.assert_allclose([hit["similarity"] for hit in hits], cosines[best], atol=1e-6)
+    assert [hit["step"] for hit in hits] == [f"step {at % 3}" for at in rows[best]]
+    assert set(hits[0]) == {"rank", "similarity", "clip", "step", "video", "narration"}
+
+
+def test_query_prints_a_table(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, *query, "--clip", "video_10_0_11", "-k", 2)
+    assert (status, err) == (0, "")
+    for word in ("rank", "similarity", "clip", "step", "narration", "nearest to"):
+        assert word in out
+    assert "mp4" not in out
+
+
+@pytest.mark.parametrize(("clip", "twin"), [(5, 6), (6, 5)])
+def test_never_itself(query: tuple, capsys: pytest.CaptureFixture[str], clip: int, twin: int) -> None:
+    _, out, _ = run(capsys, *query, "--clip", f"video_{clip}_0_{clip + 1}", "-k", 26, "--json")
+    found = [hit["clip"] for hit in json.loads(out)["hits"]]
+    assert found[0] == f"video_{twin}_0_{twin + 1}"
+    assert len(set(found)) == 26
+    assert f"video_{clip}_0_{clip + 1}" not in found
+
+
+def test_more_than_there_are_is_refused(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error(capsys, *query, "--clip", "video_10_0_11", "-k", 27)
+    assert "holds 26 clips to choose from, not 27: ask for -k 26 or fewer" in line
+
+
+def test_an_unknown_clip_is_refused_with_the_nearest_ids(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error(capsys, *query, "--clip", "vidoe_10_0_11")
+    assert "no clip 'vidoe_10_0_11' in" in line
+    assert "the nearest ids are video_10_0_11, " in line
+
+
+def test_a_clip_without_features_is_refused_with_the_reason(
+    query: tuple, store: Store, capsys: pytest.CaptureFixture[str], fill: Fill
+) -> None:
+    line = error(capsys, *query, "--clip", "video_8_0_9")
+    assert "clip video_8_0_9 failed in view clips/tiny (no frames)" in line
+    assert "--retry-failed" in line
+    fill(store, np.ones((1, 4), np.float32), ["late_0_1"], view="other")
+    line = error(capsys, *query, "--clip", "late_0_1")
+    assert "clip late_0_1 has no features in view clips/tiny: run `python -m featurize" in line
+
+
+def test_a_stale_index_is_refused(query: tuple, store: Store, capsys: pytest.CaptureFixture[str], fill: Fill) -> None:
+    fill(store, np.ones((1, 16), np.float32), ["new_0_1"])
+    line = error(capsys, *query, "--clip", "video_10_0_11")
+    assert "is stale, it holds 27 rows and the view now has 28" in line
+    assert f"run `python -m retrieval build --store {store.path} --view tiny`" in line
+
+
+def test_text_from_the_store(
+    query: tuple,
+    store: Store,
+    clips: View,
+    fill_texts: Fill,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = error(capsys, *query, "--text", "whisk the eggs")
+    assert "'whisk the eggs' is not in texts/tiny of" in line
+    command = f"`python -m featurize --manifest TEXTS.jsonl --store {store.path} --encoder tiny`"
+    assert command in line and "heads.embed" in line
+    vectors = clips.read_float("embedding", np.array([12, 20])) * 3
+    fill_texts(store, vectors, ["whisk the eggs", "chop"], "tiny")
+    _, out, _ = run(capsys, *query, "--text", "whisk the eggs", "-k", 27, "--json")
+    answer = json.loads(out)
+    assert answer["text"] == "whisk the eggs"
+    assert answer["hits"][0]["clip"] == "video_12_0_13"
+    assert answer["hits"][0]["similarity"] == pytest.approx(1, abs=1e-6)
+    assert len(answer["hits"]) == 27
+    assert "is not in texts/tiny" in error(capsys, *query, "--text", "whisk the eggs ")
+    assert "holds 27 clips" in error(capsys, *query, "--text", "chop", "-k", 28)
+
+
+def test_a_text_of_another_space_is_refused(
+    query: tuple, store: Store, fill_texts: Fill, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill_texts(store, np.ones((1, 8), np.float32), ["chop"], "tiny")
+    line = error(capsys, *query, "--text", "chop")
+    assert "texts/tiny has 8 channels and clips/tiny 16: they are not one space" in line
+
+
+def test_either_a_clip_or_a_text(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "give --clip ID or --text WORDS" in error(capsys, *query)
+    assert "give --clip ID or --text WORDS" in error(capsys, *query, "--clip", "a", "--text", "b")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["query", "--store", "s"], ["query", "--store", "s", "--view", "v", "-k", "0"], ["fly"], []],
+)
+def test_unusable_arguments_exit_with_2(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+
+
+def test_negatives_from_the_command_line(
+    store: Store,
+    clips: View,
+    fill_texts: Fill,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ids = store.catalog("clips").frame()["key"].to_list()
+    test_set, out_file = tmp_path / "diffcap.jsonl", tmp_path / "diffmcq.jsonl"
+    rows = [
+        {"reference": ids[a], "candidate": ids[a + 1], "category": "Visuals", "text": [f"t{a}", "x"]}
+        for a in (10, 12, 14, 16, 18)
+    ]
+    test_set.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    start = ["negatives", "--store", store.path, "--view", "tiny", "--test-set", test_set]
+    start += ["--out", out_file]
+    featurize = f"`python -m featurize --manifest {test_set} --store {store.path} --encoder mpnet-base`"
+    line = error(capsys, *start)
+    assert "'t10' and 5 more of the difference texts are not in texts/mpnet-base" in line
+    assert featurize in line
+    texts = ["t10", "t12", "t14", "t16", "t18"]
+    fill_texts(store, np.eye(8, dtype=np.float32)[:5], texts, "mpnet-base")
+    assert "'x' of the difference texts are not in" in error(capsys, *start)
+    assert not out_file.exists()
+    fill_texts(store, np.eye(8, dtype=np.float32)[7:], ["x"], "mpnet-base")
+    status, out, _ = run(capsys, *start, "--json")
+    assert status == 0
+    answer = json.loads(out)
+    assert (answer["questions"], answer["dropped"]) == (5, 5)  # all of them say x
+    questions = [json.loads(line) for line in out_file.read_text().splitlines()]
+    assert [question["difference"] for question in questions] == texts
+    assert set(questions[0]) == {"difference", "category", "options", "answer"}
+    assert questions[0]["answer"] == [ids[10], ids[11]]
+    assert len(questions[0]["options"]) == 4 and questions[0]["answer"] in questions[0]["options"]
+    status, out, err = run(capsys, *start, "--variant", "V3")
+    assert (status, err) == (0, "")
+    assert out == f"{out_file}: 10 V3 questions\n"
+    status, out, err = run(capsys, *start)
+    assert (status, err) == (0, "5 of 10 had fewer than three negatives\n")
+
+
+def test_every_option_has_features(
+    store: Store, clips: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test_set = tmp_path / "diffcap.jsonl"
+    start = ["negatives", "--store", store.path, "--view", "tiny", "--test-set", test_set]
+    start += ["--out", tmp_path / "out.jsonl", "--variant", "V3"]
+    row = {"reference": "video_8_0_9", "candidate": "gone_0_1", "category": "Visuals", "text": ["t"]}
+    test_set.write_text(json.dumps(row))
+    line = error(capsys, *start)
+    assert "video_8_0_9 and 1 more of the test set have no features in clips/tiny" in line
+    row |= {"reference": "video_1_0_2", "candidate": "video_2_0_3"}
+    test_set.write_text(json.dumps(row))
+    assert "none of the 1 differences of" in error(capsys, *start)
+    row["text"] = []
+    test_set.write_text(json.dumps(row))
+    assert "holds no difference text" in error(capsys, *start)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_questions_are_written_whole_or_not_at_all(
+    store: Store, clips: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test_set = tmp_path / "diffcap.jsonl"
+    ids = store.catalog("clips").frame()["key"].to_list()
+    rows = [{"reference": ids[a], "candidate": ids[a + 1], "category": "Visuals", "text": ["t"]} for a in (10, 12, 14)]
+    test_set.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    start = ["negatives", "--store", store.path, "--view", "tiny", "--test-set", test_set]
+    absent = tmp_path / "absent" / "out.jsonl"
+    line = error(capsys, *start, "--variant", "V3", "--out", absent)
+    assert f"cannot write {absent}: No such file or directory" in line
+    (tmp_path / "folder").mkdir()
+    line = error(capsys, *start, "--variant", "V3", "--out", tmp_path / "folder")
+    assert "cannot write" in line
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["diffcap.jsonl", "features", "folder"]
+
+
+def test_neighbours_are_the_nearest(store: Store, clips: View) -> None:
+    build_index(store, clips)
+    rows = np.array([5, 0, 28, 6])
+    found, cosines = neighbours(store, clips, rows, 30)
+    assert found.shape == cosines.shape == (4, 30)
+    assert (found[:, 26:] == -1).all() and np.isneginf(cosines[:, 26:]).all()
+    everyone = set(np.flatnonzero(clips.status() == 1))
+    for row, own in zip(rows, found, strict=True):
+        assert set(own[:26]) == everyone - {row}
+    assert (found[0, 0], found[3, 0]) == (6, 5)
+    assert (np.diff(cosines[:, :26]) <= 0).all()
+
+
+def test_neighbours_within_a_step(store: Store, clips: View) -> None:
+    rows = np.array([5, 0, 28, 6, 0])
+    found, cosines = neighbours(store, clips, rows, 9, same="step")  # needs no index
+    filled = np.flatnonzero(clips.status() == 1)
+    vectors = clips.read_float("embedding", np.arange(30)[filled])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    for row, own, near in zip(rows, found, cosines, strict=True):
+        alike = [other for other in filled if other % 3 == row % 3 and other != row]
+        own_vector = vectors[filled == row][0]
+        order = sorted(alike, key=lambda at: -float(vectors[filled == at][0] @ own_vector))  # noqa: B023
+        assert own[: len(alike)].tolist() == order[:9]
+        assert (own[len(alike) :] == -1).all()
+        expected = [vectors[filled == at][0] @ own_vector for at in order[:9]]
+        np.testing.assert_allclose(near[: len(alike)], expected, atol=1e-6)
+
+
+def test_neighbours_refuse_what_is_not_there(store: Store, clips: View) -> None:
+    with pytest.raises(RetrievalError, match="video_8_0_9 and 1 more rows have no features"):
+        neighbours(store, clips, np.array([1, 8, 3]), 2, same="step")
+    with pytest.raises(RetrievalError, match="clips have no column 'stop': the catalog has key"):
+        neighbours(store, clips, np.array([1]), 2, same="stop")
+    with pytest.raises(RetrievalError, match="has no index"):
+        neighbours(store, clips, np.array([1]), 2)
+
+
+def test_a_row_of_no_step_has_no_neighbours(store: Store, fill: Fill) -> None:
+    vectors = np.eye(4, dtype=np.float32) + 1
+    view = fill(store, vectors, list("abcd"), columns={"step": ["x", None, "x", None]})
+    found, _ = neighbours(store, view, np.arange(4), 1, same="step")
+    assert found.tolist() == [[2], [-1], [0], [-1]]
+
+
+def test_it_runs_as_a_module(query: tuple) -> None:
+    words = [sys.executable, "-m", "retrieval", *map(str, query), "--clip", "nobody"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: no clip 'nobody'")
+    assert done.stderr.count("\n") == 1
