@@ -1,0 +1,128 @@
+"""What every encoder offers to the planner and to the job.
+
+Notation: B batch, T frames, N tokens, D channels, E numbers of an embedding.
+
+Guarantees
+----------
+- What `features` declares is what the encoder returns
+  (`test_declared_features_are_what_the_encoder_returns`).
+- The same batch gives the same bits on one machine (`test_the_same_batch_gives_the_same_bits`).
+- An encoder reads its weights from one local place, never from the network.
+"""
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from featurize.errors import FeaturizeError
+from store import Feature, Provenance
+from weights import fingerprint
+
+FRAMES = 8  # of a clip, the published InternVideo rule
+
+
+class Encoder(ABC):
+    """A frozen model that turns clips or texts, or both, into features."""
+
+    name: str
+    """What users call it; the view's name unless they choose another."""
+    entities: tuple[str, ...]
+    """What it encodes: "clips", "texts" or both."""
+    layer: str
+    """The layer whose output is stored, in words."""
+    frames: int = FRAMES
+    """Frames T of a clip; a still image is one frame repeated."""
+    short_side: int = 0
+    """Pixels of a frame's short side before the crop; 0 where clips are not encoded."""
+    size: int = 0
+    """Pixels of the square centre crop that is fed; 0 where clips are not encoded."""
+    max_tokens: int = 0
+    """Tokens of a text that are seen; 0 where texts are not encoded."""
+
+    def __init__(self, weights: Path) -> None:
+        self.weights = weights
+        """The local folder or file with the weights."""
+
+    @property
+    def crop(self) -> str:
+        """The resize and the crop that the decoder must do, in words."""
+        return f"short side {self.short_side}, centre crop {self.size}"
+
+    @property
+    def frame_rule(self) -> str:
+        """Which frames of a clip the decoder must hand over, in words."""
+        return f"{self.frames} at linspace(0, n - 1) truncated, start <= time < end"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sha256 hex of the weights."""
+        return fingerprint(self.weights)
+
+    @abstractmethod
+    def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
+        """Shapes of one row's features.
+
+        Args:
+            entity: one of `entities`.
+            dtype: how tokens are stored: float16, float32 or int8. Embeddings are float32.
+
+        Raises:
+            FeaturizeError: the entity is not one that this encoder encodes.
+        """
+
+    def provenance(self, entity: str, dtype: str = "float16") -> Provenance:
+        """What makes a view of this encoder the same view."""
+        dtypes = {name: feature.dtype for name, feature in self.features(entity, dtype).items()}
+        if entity == "clips":
+            frames, crop = self.frame_rule, self.crop
+        else:
+            frames, crop = "none", f"first {self.max_tokens} tokens"
+        return Provenance(self.name, self.fingerprint, self.layer, frames, crop, dtypes)
+
+    def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
+        """Features of clips from RGB frames, resized and cropped as `crop` says.
+
+        Raises:
+            FeaturizeError: this encoder encodes no clips.
+        """
+        raise self._refusal("clips")
+
+    def encode_texts(self, texts: list[str]) -> dict[str, Float32[np.ndarray, "B ..."]]:
+        """Features of texts; what is behind the first `max_tokens` tokens is not seen.
+
+        Raises:
+            FeaturizeError: this encoder encodes no texts, or a text is `unusable`.
+        """
+        raise self._refusal("texts")
+
+    def check_entity(self, entity: str) -> None:
+        """Raise FeaturizeError where the entity is not one of `entities`."""
+        if entity not in self.entities:
+            raise self._refusal(entity)
+
+    def _refusal(self, entity: str) -> FeaturizeError:
+        able = " and ".join(self.entities)
+        return FeaturizeError(f"encoder {self.name} encodes {able}, not {entity}: choose another")
+
+    def check_frames(self, frames: UInt8[np.ndarray, "..."]) -> None:
+        """Raise FeaturizeError where frames have not the shape [B, T, size, size, 3]."""
+        expected = (self.frames, self.size, self.size, 3)
+        if frames.ndim != 5 or frames.shape[1:] != expected:
+            raise FeaturizeError(
+                f"encoder {self.name} takes frames [B, {', '.join(map(str, expected))}], not {list(frames.shape)}"
+            )
+
+
+def unusable(text: str) -> str | None:
+    """Why a text cannot be encoded, or None where it can."""
+    return None if text.strip() else "the text is empty"
+
+
+def check_texts(texts: list[str]) -> None:
+    """Raise FeaturizeError naming the first text that is `unusable`."""
+    for place, text in enumerate(texts):
+        if reason := unusable(text):
+            raise FeaturizeError(f"text {place} of the batch: {reason}")

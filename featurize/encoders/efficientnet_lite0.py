@@ -1,0 +1,91 @@
+"""EfficientNet-Lite0: 49 tokens of 1280 channels for each frame of a clip.
+
+The tokens are the last feature map before the classifier (7 x 7, behind batch norm and ReLU6),
+frame by frame, row by row. Pixels are fed as (value - 127) / 128, as the model was trained.
+
+Guarantees
+----------
+- The tokens are what the package `efficientnet-lite-pytorch` computes, to 1e-4 of their largest
+  value, at twice its speed (`test_tokens_equal_the_package`).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from efficientnet_lite_pytorch import EfficientNet
+from jaxtyping import Float32, UInt8
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from featurize.encoders.base import FRAMES, Encoder
+from featurize.encoders.folder import load_state, read_config
+from store import Feature
+
+_MAP = 7  # sides of the last feature map
+_CHANNELS = 1280
+_CHUNK = 16  # frames at once: their maps stay in the processor's cache
+_WANTED = "what python -m weights fetch efficientnet-lite0 makes"
+
+
+class EfficientNetLite0(Encoder):
+    """ImageNet features of single frames, cheap enough for a laptop."""
+
+    name = "efficientnet-lite0"
+    entities = ("clips",)
+    layer = "last feature map, behind ReLU6"
+
+    def __init__(self, weights: Path, device: torch.device) -> None:
+        """FeaturizeError where the folder does not hold this model."""
+        super().__init__(weights)
+        config = read_config(weights, _WANTED, "architecture", self.name)
+        self.size = self.short_side = int(config["image_size"])
+        self._mean, self._std = float(config["pixel_mean"]), float(config["pixel_std"])
+        self._device = device
+        model = EfficientNet.from_name(self.name)
+        load_state(model, weights / "model.safetensors", _WANTED)
+        model = model.eval().requires_grad_(False)
+        _speed_up(model)
+        self._model = model.to(device, memory_format=torch.channels_last)
+
+    def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
+        """See `Encoder.features`."""
+        self.check_entity(entity)
+        return {
+            "tokens": Feature((FRAMES * _MAP * _MAP, _CHANNELS), dtype),
+            "embedding": Feature((_CHANNELS,), "float32"),
+        }
+
+    @torch.inference_mode()
+    def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
+        """Tokens [B, 392, 1280], frame-major, and their mean as `embedding` [B, 1280]."""
+        self.check_frames(frames)
+        # [B*T, 3, size, size] seen through [B*T, size, size, 3]: channels last without a copy
+        pixels = torch.tensor(frames).flatten(0, 1).permute(0, 3, 1, 2)
+        maps = torch.cat([self._maps(chunk) for chunk in pixels.split(_CHUNK)])
+        tokens = maps.permute(0, 2, 3, 1).reshape(len(frames), -1, _CHANNELS)
+        return {"tokens": tokens.numpy(), "embedding": tokens.mean(1).numpy()}
+
+    def _maps(self, pixels: UInt8[torch.Tensor, "N 3 size size"]) -> Float32[torch.Tensor, "N 1280 7 7"]:
+        values = (pixels.to(self._device).float() - self._mean) / self._std
+        with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
+            return self._model.extract_features(values).float().cpu()
+
+
+def _speed_up(model: EfficientNet) -> None:
+    """Fold batch norms, pad inside the convolutions, activate in place: less memory is touched."""
+    pairs = [(model, "_conv_stem", "_bn0"), (model, "_conv_head", "_bn1")]
+    for block in model._blocks:
+        pairs += [(block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
+        if hasattr(block, "_expand_conv"):
+            pairs.append((block, "_expand_conv", "_bn0"))
+    for owner, convolution, norm in pairs:
+        fused = fuse_conv_bn_eval(getattr(owner, convolution), getattr(owner, norm))
+        padding = getattr(fused.static_padding, "padding", (0, 0, 0, 0))
+        left, right, top, bottom = padding
+        if left == right and top == bottom:
+            fused.padding, fused.static_padding = (top, left), torch.nn.Identity()
+        setattr(owner, convolution, fused)
+        setattr(owner, norm, torch.nn.Identity())
+    for module in model.modules():
+        if isinstance(module, torch.nn.ReLU6):
+            module.inplace = True

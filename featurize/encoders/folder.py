@@ -1,0 +1,72 @@
+"""Weights of an encoder out of a local folder, checked before anything is computed with them."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featurize.errors import FeaturizeError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def read_config(folder: Path, wanted: str, key: str, value: str) -> dict[str, Any]:
+    """The folder's config.json, which must say `key`: `value`.
+
+    Args:
+        folder: of the weights.
+        wanted: what the folder should hold, in words.
+
+    Raises:
+        FeaturizeError: no such file, no JSON, or it is another model's.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise FeaturizeError(f"{folder} holds no config.json: give {wanted}") from None
+    except ValueError as problem:
+        raise FeaturizeError(f"{path} is no JSON ({problem}): give {wanted}") from None
+    found = config.get(key) if isinstance(config, dict) else None
+    if found != value:
+        raise FeaturizeError(f"{path} has {key} {found!r}, not {value!r}: give {wanted}")
+    return config
+
+
+def load_state(model: "torch.nn.Module", path: Path, wanted: str) -> None:
+    """Fill a module from a safetensors file that holds exactly its tensors.
+
+    Raises:
+        FeaturizeError: the file is absent or damaged, or its tensors are not the module's.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+    except (FileNotFoundError, SafetensorError) as problem:
+        raise FeaturizeError(f"{path} cannot be read ({problem}): give {wanted}") from None
+    expected = model.state_dict()
+    odd = set(state) ^ set(expected)
+    odd |= {name for name in set(state) - odd if state[name].shape != expected[name].shape}
+    if odd:
+        raise FeaturizeError(
+            f"{path}: {len(odd)} tensors are missing, unknown or of another shape, first {min(odd)}: give {wanted}"
+        )
+    model.load_state_dict(state)
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """No bars of transformers about tensors that load in a moment."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

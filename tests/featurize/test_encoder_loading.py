@@ -1,0 +1,54 @@
+"""Names, devices and weights that cannot be used are refused in one clear line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from featurize import FeaturizeError
+from featurize.encoders import load
+
+
+def refusal(name: str, weights: str | None = None, device: str | None = "cpu", layer: int | None = None) -> str:
+    with pytest.raises(FeaturizeError) as caught:
+        load(name, weights, device, layer)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def test_an_unknown_encoder_lists_the_known_ones() -> None:
+    line = refusal("resnet")
+    assert "'resnet'" in line
+    assert "efficientnet-lite0, mpnet-base, clip" in line
+
+
+def test_clip_without_weights_says_what_to_give() -> None:
+    assert "openai/clip-vit-large-patch14" in refusal("clip")
+
+
+def test_weights_that_were_not_fetched_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEPDIFF_CACHE", str(tmp_path))
+    assert "python -m weights fetch efficientnet-lite0" in refusal("efficientnet-lite0")
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "mpnet-base"])
+def test_a_wrong_weights_folder_is_refused(tmp_path: Path, name: str) -> None:
+    assert f"{tmp_path} holds no config.json" in refusal(name, str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    assert "is no JSON" in refusal(name, str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "architecture": "llama"}')
+    assert "'llama'" in refusal(name, str(tmp_path))
+
+
+def test_a_layer_is_refused_where_there_is_no_choice(tmp_path: Path) -> None:
+    assert "no choice of layer" in refusal("mpnet-base", str(tmp_path), "cpu", 3)
+
+
+def test_an_unknown_device_is_refused(tmp_path: Path) -> None:
+    assert "'warp'" in refusal("mpnet-base", str(tmp_path), "warp")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_an_absent_gpu_is_refused(tmp_path: Path) -> None:
+    assert "no CUDA device" in refusal("mpnet-base", str(tmp_path), "cuda:0")
