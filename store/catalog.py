@@ -36,7 +36,7 @@ class Catalog:
         """The part files there are, by first row."""
         if not self.folder.is_dir():
             return []
-        return sorted(p for p in self.folder.glob("*.parquet") if not p.name.startswith("."))
+        return sorted(part for part in self.folder.glob("*.parquet") if part.stem.isdecimal())
 
     def __len__(self) -> int:
         """Rows given out so far, by whichever process."""
@@ -52,8 +52,9 @@ class Catalog:
 
         Raises StoreError where a part is damaged or missing.
         """
-        frames = [self._frame(part) for part in self.parts()]
-        for part, row in zip(self.parts(), _starts(frames), strict=False):
+        parts = self.parts()
+        frames = [self.part(part) for part in parts]
+        for part, row in zip(parts, _starts(frames), strict=False):
             if first_row(part) != row:
                 raise StoreError(
                     f"catalog of {self.entity} has no part for rows {row} to {first_row(part) - 1}"
@@ -61,6 +62,12 @@ class Catalog:
                 )
         empty = pl.DataFrame(schema={"key": pl.String, "row": pl.Int64})
         return pl.concat([empty, *frames], how="diagonal_relaxed")
+
+    def part(self, part: Path) -> pl.DataFrame:
+        """The frame of one part; StoreError where it is damaged."""
+        if part.name not in self._frames:
+            self._frames[part.name] = table.read(part)
+        return self._frames[part.name]
 
     def append(self, frame: pl.DataFrame) -> int:
         """Give rows to the keys of `frame` that have none, in its order; returns how many.
@@ -70,10 +77,11 @@ class Catalog:
         """
         frame = self._checked(frame)
         while True:
-            new = frame.filter(~pl.col("key").is_in(self.frame()["key"].implode()))
+            known = self.frame()["key"]  # one look at the parts: what is known, and where it ends
+            new = frame.filter(~pl.col("key").is_in(known.implode()))
             if not new.height:
                 return 0
-            row = len(self)
+            row = len(known)
             data = table.encode(
                 new.select(
                     "key",
@@ -105,11 +113,6 @@ class Catalog:
 
     def _path(self, row: int) -> Path:
         return self.folder / f"{row:0{_DIGITS}d}.parquet"
-
-    def _frame(self, part: Path) -> pl.DataFrame:
-        if part.name not in self._frames:
-            self._frames[part.name] = table.read(part)
-        return self._frames[part.name]
 
     def _checked(self, frame: pl.DataFrame) -> pl.DataFrame:
         if frame.schema.get("key") != pl.String:

@@ -8,6 +8,7 @@ Guarantees
 
 import errno
 import os
+import re
 import shutil
 import socket
 import time
@@ -47,7 +48,7 @@ def make_folder(folder: Path) -> None:
     while not folder.is_dir():
         missing.append(folder)
         folder = folder.parent
-    with _named_errors(missing[0] if missing else folder, 0):
+    with named_errors(missing[0] if missing else folder, 0):
         for new in reversed(missing):
             new.mkdir(exist_ok=True)
             sync_folder(new.parent)
@@ -80,7 +81,7 @@ def _written(path: Path, pieces: Iterable[Buffer], nbytes: int) -> Iterator[Path
     make_folder(path.parent)
     temp = temporary(path.parent)
     try:
-        with _named_errors(path, nbytes):
+        with named_errors(path, nbytes):
             fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             try:
                 for piece in pieces:
@@ -102,7 +103,7 @@ def _write_all(fd: int, piece: Buffer) -> None:
 
 
 @contextmanager
-def _named_errors(path: Path, nbytes: int) -> Iterator[None]:
+def named_errors(path: Path, nbytes: int) -> Iterator[None]:
     """OSError as one line of StoreError that names the file."""
     try:
         yield
@@ -136,7 +137,10 @@ def remove_dead(root: Path) -> list[Path]:
 
 
 def _is_dead(path: Path) -> bool:
-    host, pid, _ = path.name.removeprefix(_PREFIX).rsplit(".", 2)
+    made = re.fullmatch(re.escape(_PREFIX) + r"(.+)\.(\d+)\.[0-9a-f]+", path.name)
+    if made is None:
+        return False
+    host, pid = made.groups()
     try:
         if time.time() - path.stat().st_mtime > _FOREIGN_AGE:
             return True

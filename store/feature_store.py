@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from store.catalog import Catalog
-from store.commit import make_folder, remove_dead, sync_folder, temporary
+from store.commit import make_folder, named_errors, remove_dead, sync_folder, temporary
 from store.errors import StoreError
 from store.layout import (
     ARRAYS,
@@ -48,7 +48,7 @@ class Store:
         self._catalogs: dict[str, Catalog] = {}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], create: bool = False) -> Self:
+    def open(cls, path: str | os.PathLike[str], create: bool = False) -> "Store":
         """The store in `path`; with `create`, made where there is none.
 
         Raises StoreError where there is none, where `path` holds something else, or where a newer
@@ -167,7 +167,8 @@ class Store:
             write_json(temp / "checksum" / "zarr.json", sums)
             write_json(temp / "status" / "zarr.json", chunked_metadata((length,), "uint8", rows))
             write_json(temp / "zarr.json", group_metadata(attributes))
-            os.rename(temp, paths.group)
+            with named_errors(paths.group, 0):
+                os.rename(temp, paths.group)
         except BaseException:
             shutil.rmtree(temp, ignore_errors=True)
             raise

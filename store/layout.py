@@ -12,6 +12,7 @@ A store is a folder:
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in `path`; StoreError where it is damaged, FileNotFoundError where absent."""
     try:
         value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} is damaged ({error}): run python -m store verify") from error
     if not isinstance(value, dict):
@@ -96,7 +101,7 @@ class ViewPaths:
     entity: str
     view: str
 
-    @property
+    @cached_property
     def group(self) -> Path:
         """The view's Zarr group."""
         return self.store / ARRAYS / self.entity / self.view
@@ -107,7 +112,7 @@ class ViewPaths:
 
     def shard(self, feature: str, shard: int, axes: int) -> Path:
         """The shard file of a feature whose array has `axes` axes."""
-        return self.group.joinpath(feature, "c", str(shard), *["0"] * (axes - 1))
+        return Path(f"{self.group}/{feature}/c/{shard}{'/0' * (axes - 1)}")
 
     def checksum(self, shard: int) -> Path:
         """The checksum chunk of a shard."""
@@ -115,7 +120,7 @@ class ViewPaths:
 
     def status(self, shard: int) -> Path:
         """The status chunk of a shard: written last."""
-        return self.group / "status" / "c" / str(shard)
+        return Path(f"{self.group}/status/c/{shard}")
 
     def failures(self, shard: int) -> Path:
         """Why rows of a shard failed."""

@@ -7,7 +7,7 @@ Guarantees
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class Provenance:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> "Provenance":
         """The inverse of `as_dict`; StoreError where fields are missing or unknown."""
         names = {field.name for field in fields(cls)}
         if set(values) != names:

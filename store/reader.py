@@ -1,7 +1,8 @@
 """Random rows of one feature, straight into the batch.
 
-Rows whose pages are in memory are copied at once by the caller's thread; the rest are read by
-eight threads, in the order of the file, so that a cold disk always has work queued.
+Rows whose pages are in memory are copied at once by the caller's thread: large ones from a mapping,
+which saves the kernel's own slower copy. The rest are read by eight threads, in the order of the
+file, so that a cold disk always has work queued.
 
 Guarantees
 - results come in the caller's order, whatever the order on disk, duplicates included
@@ -28,6 +29,8 @@ from store.shard import ShardFile
 OPEN_FILES = 128
 _THREADS = 8
 _RUN_BYTES = 4 * 2**20  # neighbours are read together up to this size
+_MAPPED_BYTES = 64 * 2**10  # smaller reads cost less as one call
+_PROBE_BYTES = 512 * 2**10  # residency is asked for once every so many bytes
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _pools: dict[int, ThreadPoolExecutor] = {}  # pid -> threads: a forked child starts its own
 
@@ -35,7 +38,7 @@ _pools: dict[int, ThreadPoolExecutor] = {}  # pid -> threads: a forked child sta
 class _Run(NamedTuple):
     file: ShardFile
     offset: int
-    target: memoryview
+    target: np.ndarray  # uint8
 
 
 class RowReader:
@@ -85,8 +88,10 @@ class RowReader:
             files[shard] = file
             offsets[here] = file.offsets[slots[here]]
             missing[here] = ~file.present[slots[here]]
-            if (file.lengths[slots[here & ~missing]] != self._row_bytes).any():
-                raise StoreError(f"rows of {file.path} have a wrong size: run python -m store verify")
+            there = here & ~missing
+            wrong = file.lengths[slots[there]] != self._row_bytes
+            if wrong.any() or (offsets[there] > file.identity[2] - self._row_bytes).any():
+                raise StoreError(f"the index of {file.path} does not fit: run python -m store verify")
         out[missing] = 0
         wanted = np.flatnonzero(~missing)
         order = wanted[np.lexsort((offsets[wanted], shards[wanted]))]
@@ -109,7 +114,7 @@ class RowReader:
         """Reads of rows that are neighbours both in the file and in `out`."""
         if not len(order):
             return []
-        target = out.reshape(-1).view(np.uint8).data
+        target = out.reshape(-1).view(np.uint8)
         size = self._row_bytes
         joined = (
             (np.diff(order) == 1) & (np.diff(shards[order]) == 0) & (np.diff(offsets[order].astype(np.int64)) == size)
@@ -136,32 +141,49 @@ def _take_resident(run: _Run) -> _Run | None:
     """Copy what is in memory; returns what is left to read, None where nothing is."""
     if not _NOWAIT:
         return run
-    try:
-        count = os.preadv(run.file.fd, [run.target], run.offset, _NOWAIT)
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
-            raise _failed(run, error.strerror) from error
-        return run
+    if len(run.target) >= _MAPPED_BYTES:
+        if not _is_resident(run):
+            return run
+        np.copyto(run.target, run.file.mapped[run.offset : run.offset + len(run.target)])
+        return None
+    count = _read_now(run.file, run.target.data, run.offset)
     if count == len(run.target):
         return None
     return _Run(run.file, run.offset + count, run.target[count:])
 
 
+def _is_resident(run: _Run) -> bool:
+    """Whether the run's pages are in memory, by the look of samples."""
+    last = run.offset + len(run.target) - 1
+    byte = memoryview(bytearray(1))
+    return all(_read_now(run.file, byte, at) for at in (*range(run.offset, last, _PROBE_BYTES), last))
+
+
+def _read_now(file: ShardFile, target: memoryview, offset: int) -> int:
+    """Bytes that could be read without waiting for the disk."""
+    try:
+        return os.preadv(file.fd, [target], offset, _NOWAIT)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
+            return 0
+        raise _failed(file, error.strerror) from error
+
+
 def _take(run: _Run) -> None:
     """Read the whole run, waiting for the disk."""
-    target, offset = run.target, run.offset
-    while target:
+    target, offset = run.target.data, run.offset
+    while len(target):
         try:
             count = os.preadv(run.file.fd, [target], offset)
         except OSError as error:
-            raise _failed(run, error.strerror) from error
+            raise _failed(run.file, error.strerror) from error
         if not count:
-            raise _failed(run, "it ends too early")
+            raise _failed(run.file, "it ends too early")
         target, offset = target[count:], offset + count
 
 
-def _failed(run: _Run, reason: str | None) -> StoreError:
-    return StoreError(f"cannot read {run.file.path} ({reason}): run python -m store verify")
+def _failed(file: ShardFile, reason: str | None) -> StoreError:
+    return StoreError(f"cannot read {file.path} ({reason}): run python -m store verify")
 
 
 def _pool() -> ThreadPoolExecutor:

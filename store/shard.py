@@ -8,12 +8,14 @@ Guarantees
 - a row copied into a new file keeps its bytes
 """
 
+import mmap
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Shaped, UInt8
 
 from store.errors import StoreError
 from store.seal import crc32c
@@ -48,6 +50,11 @@ class ShardFile:
         """Close the descriptor, once no reader is left that uses it."""
         if hasattr(self, "fd"):
             os.close(self.fd)
+
+    @cached_property
+    def mapped(self) -> UInt8[np.ndarray, " bytes"]:
+        """The file, mapped: for rows that are in memory anyway."""
+        return np.frombuffer(mmap.mmap(self.fd, self.identity[2], prot=mmap.PROT_READ), np.uint8)
 
     def row(self, slot: int) -> bytes | None:
         """The bytes of a row, None where it is missing."""

@@ -110,8 +110,9 @@ class View:
         Raises StoreError on a feature there is not, an `out` that does not fit, or a row that is
         absent or failed, naming its key.
         """
+        self._known(feature)
         self._check_ok(rows)
-        return self._read(self._known(feature), rows, out)
+        return self._read(feature, rows, out)
 
     def read_float(self, feature: str, rows: Int[np.ndarray, " B"]) -> Float32[np.ndarray, "B ..."]:
         """Rows of a feature as float32, int8 dequantised; raises as `read` does."""
@@ -156,7 +157,7 @@ class View:
         lost = pl.col("reason").fill_null("the reason is lost: its file is missing")
         return frame.join(reasons, on="key", how="left", maintain_order="left").with_columns(lost)
 
-    def _known(self, feature: str) -> str:
+    def _known(self, feature: str) -> None:
         if feature not in self.features:
             raise StoreError(
                 f"no feature {feature!r} in view {self.name} of {self.entity}: it has {', '.join(self.features)}"
@@ -167,10 +168,10 @@ class View:
         shards = rows // self.rows_per_shard
         for shard in np.unique(shards).tolist():
             here = rows[shards == shard]
-            if shard < 0:
-                status = np.zeros(len(here), np.uint8)
-            else:
-                status = self.shard_status(shard)[here % self.rows_per_shard]
+            slots = here % self.rows_per_shard
+            if shard in self._chunks and (self._chunks[shard][1][slots] == OK).all():
+                continue  # ok once is ok for good
+            status = self.shard_status(shard)[slots] if shard >= 0 else np.zeros(len(here), np.uint8)
             if (status != OK).any():
                 row = here[status != OK][:1]
                 state = "failed" if status[status != OK][0] == FAILED else "absent"

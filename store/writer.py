@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 
 from store import table
 from store.commit import make_folder, replace_file
@@ -56,7 +56,7 @@ class ShardWriter:
             status = self.view.shard_status(self.shard).copy()
             fresh = status[rows - self.first] != _OK
             rows = rows[fresh]
-            features = {name: values[fresh] for name, values in features.items()}
+            features = {name: _where(values, fresh) for name, values in features.items()}
             reasons = {row: why for row, why in failures.items() if status[row - self.first] != _OK}
             reasons |= self._unfit(rows, features)
             if not len(rows) and not reasons:
@@ -64,7 +64,7 @@ class ShardWriter:
             good = np.array([row not in reasons for row in rows.tolist()], bool)
             slots = rows[good] - self.first
             if len(slots):
-                self._write_rows(status == _OK, slots, {n: values[good] for n, values in features.items()})
+                self._write_rows(status == _OK, slots, {n: _where(values, good) for n, values in features.items()})
             failed = np.array(sorted(reasons), np.int64)
             earlier = self._earlier_reasons(status)
             status[slots] = _OK
@@ -105,11 +105,11 @@ class ShardWriter:
         for name, values in sorted(features.items()):
             narrow = self.view.features[name].dtype != "float32"
             for row, value in zip(rows.tolist(), values, strict=True):
-                if not np.isfinite(value).all():
-                    kind = "NaN" if np.isnan(value).any() else "infinity"
-                    reasons.setdefault(row, f"{name} holds {kind}")
-                elif narrow and not _fits_float16(value):
-                    reasons.setdefault(row, f"{name} holds a magnitude past float16")
+                peak = np.abs(value).max()  # NaN and infinity come through
+                if not np.isfinite(peak):
+                    reasons.setdefault(row, f"{name} holds {'NaN' if np.isnan(peak) else 'infinity'}")
+                elif narrow and not _fits_float16(peak):
+                    reasons.setdefault(row, f"{name} holds {peak:.4g}, a magnitude past float16")
         return reasons
 
     def _write_rows(
@@ -152,7 +152,7 @@ class ShardWriter:
             else:
                 yield name, np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
 
-    def _earlier_reasons(self, status: Int[np.ndarray, " slots"]) -> dict[int, str]:
+    def _earlier_reasons(self, status: UInt8[np.ndarray, " slots"]) -> dict[int, str]:
         """The reasons on file of rows that have failed so far."""
         path = self.view.paths.failures(self.shard)
         if not path.exists():
@@ -180,22 +180,38 @@ class ShardWriter:
         except FileNotFoundError:
             writes = []
         new = set(rows.tolist())
-        for write in writes:
-            write["rows"] = [row for row in write["rows"] if row not in new]
-        same = [write for write in writes if write["info"] == info]
-        if same:
-            same[0]["rows"] = sorted({*same[0]["rows"], *new})
-        else:
-            writes.append({"rows": sorted(new), "info": info})
-        writes = [write for write in writes if write["rows"]]
-        make_folder(path.parent)
+        by_info = [(_from_ranges(write["rows"]) - new, write["info"]) for write in writes]
+        if not any(known == info for _, known in by_info):
+            by_info.append((set(), info))
+        merged = [(old | new if known == info else old, known) for old, known in by_info]
+        writes = [{"rows": _to_ranges(done), "info": known} for done, known in merged if done]
         write_json(path, {"shard": self.shard, "writes": writes, "seal": BLANK})
 
     def _put(self, path: Any, data: bytes) -> None:
         replace_file(path, [data], len(data))
 
 
-def _fits_float16(values: Float[np.ndarray, "..."]) -> bool:
-    """Whether every finite value rounds to a finite float16."""
+def _fits_float16(peak: np.floating) -> bool:
+    """Whether a finite magnitude rounds to a finite float16."""
     with np.errstate(over="ignore"):
-        return bool(np.isfinite(np.abs(values).max().astype(np.float16)))
+        return bool(np.isfinite(peak.astype(np.float16)))
+
+
+def _where(values: np.ndarray, mask: Bool[np.ndarray, " K"]) -> np.ndarray:
+    """The rows of `mask`; no copy where that is all of them."""
+    return values if mask.all() else values[mask]
+
+
+def _to_ranges(rows: Iterable[int]) -> list[list[int]]:
+    """Rows as [first, last] of every unbroken run."""
+    ranges: list[list[int]] = []
+    for row in sorted(rows):
+        if ranges and row == ranges[-1][1] + 1:
+            ranges[-1][1] = row
+        else:
+            ranges.append([row, row])
+    return ranges
+
+
+def _from_ranges(ranges: Iterable[list[int]]) -> set[int]:
+    return {row for first, last in ranges for row in range(first, last + 1)}

@@ -1,0 +1,180 @@
+"""Read every byte of a store and say what is damaged, and which clips that touches.
+
+Guarantees
+- a flipped byte in any file is found, and the clips that it touches are named
+- a store that is being written verifies clean
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, UInt32
+
+from store.catalog import Catalog, first_row
+from store.errors import StoreError
+from store.feature_store import Store
+from store.layout import ARRAYS
+from store.seal import crc32c, is_sealed
+from store.shard import ShardFile, read_chunk
+from store.view import FAILED, OK, View
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One damaged file."""
+
+    path: str
+    """the file, relative to the store"""
+    what: str
+    """what is wrong with it"""
+    clips: tuple[str, ...]
+    """keys of the rows that it touches, `row N` where the catalog cannot tell the key"""
+
+
+def verify(store: Store) -> list[Damage]:
+    """All damage there is in `store`; raises nothing on account of damage."""
+    return [Damage(str(path.relative_to(store.path)), what, tuple(clips)) for path, what, clips in _all(store)]
+
+
+_Found = tuple[Path, str, Iterable[str]]
+
+
+def _all(store: Store) -> Iterator[_Found]:
+    yield from _unsealed([store.path / "store.json", store.path / ARRAYS / "zarr.json"], ())
+    for entity in store.entities():
+        keys = _Keys(store.catalog(entity))
+        yield from _catalog(store.catalog(entity), keys)
+        if store.views(entity) or (store.path / ARRAYS / entity).is_dir():
+            yield from _unsealed([store.path / ARRAYS / entity / "zarr.json"], ())
+        for folder in sorted(p for p in (store.path / ARRAYS / entity).glob("*") if p.is_dir()):
+            group = folder / "zarr.json"
+            broken = list(_unsealed([group], keys.all()))
+            yield from broken
+            if not broken:
+                yield from _view(store.view(entity, folder.name), keys)
+
+
+class _Keys:
+    """Row -> key, from those parts of a catalog that can be read."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.known: dict[int, str] = {}
+        for part in catalog.parts():
+            try:
+                frame = catalog.part(part)
+                self.known |= enumerate(frame["key"].to_list(), first_row(part))
+            except (StoreError, LookupError):
+                continue  # `_catalog` reports the part
+
+    def all(self) -> list[str]:
+        return list(self.known.values())
+
+    def __call__(self, rows: Int[np.ndarray, " rows"]) -> list[str]:
+        return [self.known.get(row, f"row {row}") for row in rows.tolist()]
+
+
+def _unsealed(paths: Iterable[Path], clips: Iterable[str]) -> Iterator[_Found]:
+    """Those of the sealed files `paths` that are missing or not as they were written."""
+    for path in paths:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            yield path, f"cannot be read ({error.strerror})", clips
+            continue
+        if not is_sealed(data):
+            yield path, "is not as it was written", clips
+
+
+def _catalog(catalog: Catalog, keys: _Keys) -> Iterator[_Found]:
+    parts = catalog.parts()
+    starts = [first_row(part) for part in parts]
+    ends = [*starts[1:], None]
+    row = 0
+    for part, start, end in zip(parts, starts, ends, strict=True):
+        if start != row:
+            lost = np.arange(row, start)
+            yield part.parent, f"has no part for rows {row} to {start - 1}", keys(lost)
+        try:
+            height = catalog.part(part).height
+        except StoreError:
+            height = (start + 1 if end is None else end) - start
+        yield from _unsealed([part], keys(np.arange(start, start + height)))
+        row = start + height
+
+
+def _view(view: View, keys: _Keys) -> Iterator[_Found]:
+    arrays = [view.paths.metadata(array) for array in (*view.stored, "checksum", "status")]
+    broken = list(_unsealed(arrays, keys.all()))
+    yield from broken
+    if any(path == arrays[-1] for path, _, _ in broken):
+        return  # without the metadata of `status` nobody knows how many rows there are
+    for shard in range(-(-len(view) // view.rows_per_shard)):
+        yield from _shard(view, shard, keys)
+
+
+def _shard(view: View, shard: int, keys: _Keys) -> Iterator[_Found]:
+    first = shard * view.rows_per_shard
+    every = np.arange(first, min(first + view.rows_per_shard, len(view)))
+    try:
+        status = view.shard_status(shard)
+    except StoreError:
+        yield view.paths.status(shard), "has a wrong checksum", keys(every)
+        return
+    ok, failed = first + np.flatnonzero(status == OK), first + np.flatnonzero(status == FAILED)
+    if (status > FAILED).any():
+        yield view.paths.status(shard), "holds values other than 0, 1, 2", keys(every)
+    if (path := view.paths.failures(shard)).exists() or len(failed):
+        yield from _unsealed([path], keys(failed))
+    if (path := view.paths.info(shard)).exists() or len(ok) or len(failed):
+        yield from _unsealed([path], keys(every))
+    if not len(ok):
+        return
+    path = view.paths.checksum(shard)
+    try:
+        sums = read_chunk(path, (view.rows_per_shard, len(view.checksummed)), "uint32")
+    except StoreError:
+        yield path, "has a wrong checksum", keys(ok)
+        return
+    if sums is None:
+        yield path, "is missing", keys(ok)
+        return
+    for column, name in enumerate(view.checksummed):
+        yield from _rows(view, name, shard, sums[:, column], ok, keys)
+
+
+def _rows(
+    view: View,
+    name: str,
+    shard: int,
+    sums: UInt32[np.ndarray, " slots"],
+    ok: Int[np.ndarray, " rows"],
+    keys: _Keys,
+) -> Iterator[_Found]:
+    """The rows of one shard file against their checksums."""
+    feature = view.stored[name]
+    path = view.paths.shard(name, shard, 1 + len(feature.shape))
+    try:
+        file = ShardFile(path, view.rows_per_shard)
+    except FileNotFoundError:
+        file = None  # every row is the fill value, says Zarr: the checksums tell
+    except StoreError:
+        yield path, "has a damaged index", keys(ok)
+        return
+    fill = bytes(feature.row_bytes)
+    slots = ok % view.rows_per_shard
+    data = ((file.row(slot) if file else None) or fill for slot in slots.tolist())
+    wrong = [
+        len(row) != feature.row_bytes or crc32c(row) != total
+        for row, total in zip(data, sums[slots].tolist(), strict=True)
+    ]
+    if any(wrong):
+        what = f"has {sum(wrong)} rows that are not as they were written"
+        yield path, what if file else "is missing", keys(ok[np.array(wrong)])
+
+
+def names(clips: tuple[str, ...], most: int) -> str:
+    """`a, b and 3 more`: at most `most` keys by name."""
+    shown = ", ".join(clips[:most])
+    return shown if len(clips) <= most else f"{shown} and {len(clips) - most} more"

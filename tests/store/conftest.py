@@ -1,0 +1,65 @@
+"""A small store to test on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from store import Feature, Provenance, Store, View
+
+Values = dict[str, np.ndarray]
+
+
+@pytest.fixture
+def provenance() -> Provenance:
+    dtypes = {"tokens": "float16", "embedding": "float32"}
+    return Provenance("net", "0" * 64, "last", "8 evenly", "centre 224", dtypes)
+
+
+@pytest.fixture
+def features() -> dict[str, Feature]:
+    return {"tokens": Feature((3, 5), "float16"), "embedding": Feature((7,), "float32")}
+
+
+@pytest.fixture
+def make_view(tmp_path: Path, provenance: Provenance, features: dict[str, Feature]) -> Callable[..., View]:
+    """Makes a store with 11 clips `c0`... and a view `net` of shards of 4 rows."""
+
+    def make(features: dict[str, Feature] = features, rows: int = 11, shard: int | None = 4) -> View:
+        store = Store.open(tmp_path / "store", create=True)
+        store.catalog("clips").append(pl.DataFrame({"key": [f"c{i}" for i in range(rows)]}))
+        with store.lock():
+            return store.create_view("clips", "net", provenance, features, shard)
+
+    return make
+
+
+@pytest.fixture
+def values() -> Callable[..., Values]:
+    """Values of rows that depend on the row (and a seed) alone."""
+
+    def make(view: View, rows: np.ndarray, seed: int = 0) -> Values:
+        return {
+            name: np.array(
+                [np.random.default_rng([seed, row, len(name)]).normal(size=f.shape) for row in rows.tolist()],
+                np.float32,
+            ).reshape(len(rows), *f.shape)
+            for name, f in view.features.items()
+        }
+
+    return make
+
+
+@pytest.fixture
+def fill(values: Callable[..., Values]) -> Callable[..., None]:
+    """Writes rows (all by default), shard by shard."""
+
+    def run(view: View, rows: np.ndarray | None = None, seed: int = 0) -> None:
+        rows = np.arange(len(view.catalog)) if rows is None else rows
+        for shard in np.unique(rows // view.rows_per_shard).tolist():
+            here = rows[rows // view.rows_per_shard == shard]
+            view.write_shard(shard, here, values(view, here, seed), {}, {"device": "cpu"})
+
+    return run

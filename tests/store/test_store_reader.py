@@ -1,0 +1,131 @@
+"""The reader against zarr-python's arrays, and against a writer at work."""
+
+import os
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from store import Feature, StoreError
+from store import reader as reading
+
+Make = Callable[..., Any]
+BIG = {"tokens": Feature((9, 4096), "float16"), "embedding": Feature((7,), "float32")}  # 72 KiB rows are mapped
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.integers(0, 36), max_size=60),
+    name=st.sampled_from(["tokens", "embedding"]),
+    reuse=st.booleans(),
+)
+def test_results_come_in_the_callers_order(
+    make_view: Make, fill: Make, rows: list[int], name: str, reuse: bool
+) -> None:
+    view = make_view(BIG, rows=37, shard=8)
+    if not view.status().all():
+        fill(view)
+    whole = zarr.open_array(view.paths.group / name, mode="r")[:]
+    wanted = np.array(rows, np.int64)
+    out = np.full((len(rows), *view.features[name].shape), 9, view.features[name].dtype) if reuse else None
+    got = view.read(name, wanted, out)
+    assert got.dtype == whole.dtype and (got == whole[wanted]).all()
+    assert out is None or got is out
+    assert (view.read_float(name, wanted) == whole[wanted].astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("nowait", [reading._NOWAIT, 0])
+def test_memory_and_disk_give_the_same_rows(
+    make_view: Make, fill: Make, monkeypatch: pytest.MonkeyPatch, nowait: int
+) -> None:
+    monkeypatch.setattr(reading, "_NOWAIT", nowait)
+    view = make_view(BIG, rows=37, shard=8)
+    fill(view)
+    for path in view.paths.group.rglob("c/*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    rows = np.random.default_rng(0).permutation(37)
+    for _ in range(2):  # from the disk, then from memory
+        got = view.read("tokens", rows)
+        assert (got == zarr.open_array(view.paths.group / "tokens", mode="r")[:][rows]).all()
+
+
+@pytest.mark.parametrize("wrong", ["shape", "dtype", "stride"])
+def test_an_out_that_does_not_fit_is_refused(make_view: Make, fill: Make, wrong: str) -> None:
+    view = make_view()
+    fill(view)
+    out = {
+        "shape": np.empty((2, 3, 4), np.float16),
+        "dtype": np.empty((2, 3, 5), np.float32),
+        "stride": np.empty((4, 3, 5), np.float16)[::2],
+    }[wrong]
+    with pytest.raises(StoreError, match="tokens needs C-contiguous float16"):
+        view.read("tokens", np.array([0, 1]), out)
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_a_read_is_right_while_a_writer_replaces_the_shard(
+    make_view: Make, fill: Make, values: Make, big: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = make_view(*([BIG] if big else []), rows=64, shard=64)
+    first = np.arange(0, 64, 7)
+    fill(view, first)
+    expected = view.read("tokens", first)
+    rest = np.setdiff1d(np.arange(64), first)
+    errors: list[str] = []
+    done = threading.Event()
+
+    def write() -> None:
+        for row in rest.tolist():
+            fill(view, np.array([row]))
+        done.set()
+
+    def read(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        while not done.is_set():
+            order = rng.permutation(len(first))
+            if not (view.read("tokens", first[order]) == expected[order]).all():
+                errors.append("a row changed")
+            ready = np.flatnonzero(view.status() == 1)
+            got = view.read("embedding", ready)
+            if not (got == values(view, ready)["embedding"]).all():
+                errors.append("a new row is wrong")
+
+    threads = [threading.Thread(target=write), *(threading.Thread(target=read, args=(n,)) for n in range(2))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert done.is_set() and not errors and view.status().all()
+
+
+def test_more_shards_than_open_files_can_be_read(
+    make_view: Make, fill: Make, values: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "OPEN_FILES", 2)
+    view = make_view(rows=40, shard=4)
+    fill(view)
+    before = len(os.listdir("/proc/self/fd"))
+    rows = np.random.default_rng(0).integers(0, 40, 200)
+    assert (view.read("embedding", rows) == values(view, rows)["embedding"]).all()
+    assert len(os.listdir("/proc/self/fd")) <= before + 2, "files that left the cache are closed"
+
+
+def test_a_view_can_be_pickled_and_forked(make_view: Make, fill: Make, values: Make) -> None:
+    view = make_view()
+    fill(view)
+    expected = values(view, np.arange(11))["embedding"]
+    again = pickle.loads(pickle.dumps(view))
+    assert (again.read("embedding", np.arange(11)) == expected).all()
+    pid = os.fork()
+    if pid == 0:  # no test runner in the child
+        os._exit(0 if (view.read("embedding", np.arange(11)) == expected).all() else 1)
+    assert os.waitpid(pid, 0)[1] == 0
