@@ -162,7 +162,6 @@ class View:
             raise StoreError(
                 f"no feature {feature!r} in view {self.name} of {self.entity}: it has {', '.join(self.features)}"
             )
-        return feature
 
     def _check_ok(self, rows: Int[np.ndarray, " B"]) -> None:
         shards = rows // self.rows_per_shard
