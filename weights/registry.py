@@ -83,7 +83,7 @@ SOURCES: tuple[Source, ...] = (
             for part, size, sha256 in _MPNET_PARTS
         ),
         convert=conversions.mpnet,
-        files=("config.json", "model.safetensors", "modules.json", "tokenizer.json"),
+        files=("config.json", "model.safetensors", "modules.json", "tokenizer.json", "1_Pooling/config.json"),
     ),
     Source(
         name="efficientnet-lite0",

@@ -1,0 +1,68 @@
+"""What a fetch has put into the real cache; skipped where it was not run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from weights import NAMES, WeightsError, resolve
+
+
+def fetched(name: str) -> Path:
+    try:
+        return resolve(name)
+    except WeightsError as problem:
+        pytest.skip(str(problem))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folders_tell_nothing_of_machine_or_versions(name: str) -> None:
+    folder = fetched(name)
+    for path in folder.rglob("*.json"):
+        text = path.read_text()
+        assert str(Path.home()) not in text
+        assert "/tmp/" not in text
+    made_here = json.loads((folder / "config.json").read_text())
+    if name != "mpnet-base":  # whose files are copied as published
+        assert "transformers_version" not in made_here
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Path:
+    return fetched("smollm2-135m-instruct")
+
+
+def test_the_tokenizer_is_the_one_of_training(smollm2: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    assert len(tokenizer) == 49152
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
+    # digits one by one, and before them a run of spaces is one piece
+    assert tokenizer.tokenize("in  2024") == ["in", "ĠĠ", "2", "0", "2", "4"]
+    assert tokenizer("a").input_ids == tokenizer("a", add_special_tokens=False).input_ids
+
+
+def test_the_chat_template_is_the_model_s(smollm2: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    assert tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_the_language_model_answers(smollm2: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+    talk = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
+    inputs = tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    with torch.inference_mode():
+        answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)
+    words = tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert words == "The capital of France is Paris."
