@@ -1,4 +1,6 @@
-"""Entry of `ray job submit --working-dir . -- python featurize.py ...`: calls the package."""
+"""Entry of `ray job submit --working-dir . -- python featurize.py ...`: it calls the package."""
+
+from featurize.__main__ import main
 
 if __name__ == "__main__":
-    raise SystemExit(__import__("featurize.__main__", fromlist=["main"]).main())
+    raise SystemExit(main())

@@ -1,0 +1,216 @@
+"""The chosen frames of the clips of a video, decoded in one pass.
+
+Guarantees
+- the frames are those that decoding the whole video and choosing among all frames would give:
+  B-frames, variable frame rates, edit lists and missing timestamps included
+- no frame is decoded twice, and none of a keyframe's group that holds no chosen frame; only a file
+  whose packets do not tell its frames is decoded twice from end to end
+- only chosen frames are converted, each once
+- every clip comes back once, as its frames or as the reason why there are none
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import av.error
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from featurize.errors import FeaturizeError
+from featurize.frames import between, chosen
+from featurize.picture import Crop, square
+from featurize.timeline import Timeline, by_decoding, decoded, from_packets
+from featurize.video import Video, opened
+
+PAST_END = 1.0
+"""seconds by which a clip may end past its video: annotations are often in whole seconds"""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip that was decoded."""
+
+    index: int
+    """its place among the intervals asked for"""
+    frames: UInt8[np.ndarray, "frames size size 3"]
+    """RGB"""
+    repeats: bool
+    """whether it shows fewer frames than asked for; a still image is no such case"""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A clip that was not decoded."""
+
+    index: int
+    """its place among the intervals asked for"""
+    reason: str
+    """one line: what, where, what to do"""
+
+
+def read_clips(
+    path: Path,
+    intervals: Sequence[tuple[float, float]],
+    count: int,
+    crop: Crop,
+    threads: int = 1,
+) -> Iterator[Clip | Failure]:
+    """`count` frames of each interval (start, end in seconds), as each becomes complete."""
+    left = set(range(len(intervals)))
+    try:
+        line = from_packets(path)
+        if line.exact:
+            try:
+                for done in _read(path, line, intervals, left, count, crop, threads):
+                    left.discard(done.index)
+                    yield done
+                return
+            except _PacketsDisagree:
+                pass
+        line = by_decoding(path, threads)
+        yield from _read(path, line, intervals, left, count, crop, threads)
+    except FeaturizeError as error:
+        yield from (Failure(index, str(error)) for index in sorted(left))
+
+
+class _PacketsDisagree(Exception):
+    """Decoding gave other frames than the packets announced."""
+
+
+def _read(
+    path: Path,
+    line: Timeline,
+    intervals: Sequence[tuple[float, float]],
+    left: set[int],
+    count: int,
+    crop: Crop,
+    threads: int,
+) -> Iterator[Clip | Failure]:
+    wanted: dict[int, list[tuple[int, int]]] = defaultdict(list)  # frame -> (clip, place in it)
+    missing: dict[int, int] = {}  # clip -> places still to fill
+    repeats: dict[int, bool] = {}
+    for clip in sorted(left):
+        frames = _frames_of(path, line, *intervals[clip], count)
+        if isinstance(frames, str):
+            yield Failure(clip, frames)
+            continue
+        missing[clip] = count
+        repeats[clip] = not line.still and len(np.unique(frames)) < count
+        for place, frame in enumerate(frames.tolist()):
+            wanted[frame].append((clip, place))
+    pictures: dict[int, UInt8[np.ndarray, "frames size size 3"]] = {}
+    for index, frame in _pick(path, line, sorted(wanted), threads):
+        pixels = square(frame, crop)
+        for clip, place in wanted[index]:
+            if clip not in pictures:
+                pictures[clip] = np.empty((count, *pixels.shape), np.uint8)
+            pictures[clip][place] = pixels
+            missing[clip] -= 1
+            if not missing[clip]:
+                yield Clip(clip, pictures.pop(clip), repeats[clip])
+
+
+def _frames_of(path: Path, line: Timeline, start: float, end: float, count: int) -> Int64[np.ndarray, " count"] | str:
+    """The numbers of a clip's frames, or the reason why it has none."""
+    cut = ""
+    if line.promised > line.end + PAST_END:
+        cut = f", though its header promises {line.promised:.2f} s: it is cut short, copy it again"
+    if not line.still and start > line.times[-1]:
+        return f"the clip begins at {start:g} s but {path} ends at {line.end:.2f} s" + (
+            cut or ": correct the clip's times"
+        )
+    if not line.still and end > line.end + PAST_END:
+        return f"the clip ends at {end:g} s but {path} ends at {line.end:.2f} s" + (cut or ": correct the clip's times")
+    first, behind = between(line.times, start, end)
+    if first == behind:
+        return f"{path} shows no frame from {start:g} to {end:g} s: lengthen the clip"
+    if any(first <= frame <= behind - 1 for frame in line.damaged):
+        return f"{path} is damaged between {start:g} and {end:g} s: copy or convert it again"
+    return first + chosen(behind - first, count)
+
+
+def _pick(path: Path, line: Timeline, wanted: list[int], threads: int) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The wanted frames (ascending numbers)."""
+    if not wanted:
+        return
+    with opened(path, threads) as video:
+        if line.exact:
+            decoder = _Decoder(video, line)
+            for index in wanted:
+                yield index, decoder.frame(index)
+            return
+        ask = iter(wanted)
+        index = next(ask)
+        frames = (frame for frame in decoded(video) if frame is not None)
+        for number, frame in enumerate(frames):
+            if number == index:
+                yield index, frame
+                if (index := next(ask, -1)) < 0:
+                    return
+
+
+class _Decoder:
+    """Goes forward through a video, entering it at keyframes."""
+
+    def __init__(self, video: Video, line: Timeline) -> None:
+        self._video = video
+        self._line = line
+        self._keys = np.flatnonzero(line.keyframes)
+        self._fed = -1  # the latest keyframe given to the decoder
+        self._entry = 0  # where decoding last began
+        self._next = 0  # the frame that comes next
+        self._frames: Iterator[av.VideoFrame] = iter(())
+
+    def frame(self, index: int) -> av.VideoFrame:
+        """The frame of that number, which is past every one asked for before."""
+        at = int(np.searchsorted(self._keys, index, side="right")) - 1
+        if at < 0:  # no keyframe comes before it
+            raise _PacketsDisagree
+        if self._keys[at] > self._fed:
+            self._enter(int(self._keys[at]))
+        try:
+            for frame in self._frames:
+                number = self._number(frame)
+                if number < self._entry == self._next:
+                    continue  # shown before the keyframe, but leaning on what came before it
+                if number != self._next or frame.is_corrupt:
+                    raise _PacketsDisagree
+                self._next += 1
+                if number == index:
+                    return frame
+        except av.error.FFmpegError:
+            pass
+        raise _PacketsDisagree
+
+    def _enter(self, key: int) -> None:
+        if key != self._keys[0]:
+            try:
+                self._video.container.seek(int(self._line.dts[key]), stream=self._video.stream)
+            except av.error.FFmpegError:
+                raise _PacketsDisagree from None
+        self._entry = self._next = key
+        self._frames = self._decode(key)
+
+    def _decode(self, key: int) -> Iterator[av.VideoFrame]:
+        """Decode from a keyframe on; packets in front of it are passed over."""
+        pts, entered = self._line.pts, False
+        for packet in self._video.packets():
+            if packet.is_keyframe and packet.pts is not None:
+                if not entered and packet.pts > pts[key]:
+                    raise _PacketsDisagree
+                entered = entered or packet.pts == pts[key]
+                self._fed = max(self._fed, int(np.searchsorted(pts, packet.pts)))
+            if entered:
+                yield from packet.decode()  # type: ignore[misc]
+
+    def _number(self, frame: av.VideoFrame) -> int:
+        """The frame's place in the timeline."""
+        if frame.pts is None:
+            raise _PacketsDisagree
+        at = int(np.searchsorted(self._line.pts, frame.pts))
+        if at == len(self._line.pts) or self._line.pts[at] != frame.pts:
+            raise _PacketsDisagree
+        return at

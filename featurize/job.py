@@ -1,0 +1,145 @@
+"""A run: what is asked for, what is missing, and the workers that do it.
+
+Guarantees
+- what is refused is refused before anything is written
+- the store's lock is held for the whole run
+- a run repeated does only what is missing, and where nothing is starts neither Ray nor encoder
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import polars as pl
+
+from featurize.cluster import connected, refuse_relative
+from featurize.crew import Crew, crew_size, has_gpu
+from featurize.errors import FeaturizeError
+from featurize.manifest import Manifest, read_manifest
+from featurize.options import Options
+from featurize.plan import plan
+from featurize.progress import progress, say
+from featurize.summary import Summary, summarise
+from featurize.task import Outcome, tasks
+from featurize.videofiles import as_manifest
+from featurize.worker import Equipment
+from store import Catalog, Store, StoreError, View
+from weights import WeightsError, fingerprint, resolve
+
+BATCH = {"clips": 4, "texts": 64}
+"""rows of a batch by default"""
+_SAME = 1e-6
+"""seconds that two equal times may differ by"""
+
+
+def requested(options: Options) -> Manifest:
+    """What the options ask for. FeaturizeError where they or the manifest are unusable."""
+    if (options.manifest is None) == (not options.videos):
+        raise FeaturizeError("give either --manifest FILE or video files")
+    for name, number in (("--workers", options.workers), ("--batch-size", options.batch_size)):
+        if number is not None and number < 1:
+            raise FeaturizeError(f"{name} {number} is too few: give 1 or more")
+    named = [("--store", options.store), *(("video", video) for video in options.videos)]
+    if options.manifest is not None:
+        named.append(("--manifest", options.manifest))
+    refuse_relative(named)
+    if options.manifest is None:
+        return as_manifest([Path(video).expanduser() for video in options.videos])
+    return read_manifest(Path(options.manifest).expanduser(), options.column)
+
+
+def run(options: Options, asked: Manifest) -> Summary:
+    """Featurize what is missing of `asked`.
+
+    Raises FeaturizeError, StoreError: the encoder, the store or the cluster cannot be used.
+    """
+    try:
+        weights = resolve(options.weights or options.encoder)
+    except WeightsError as error:
+        raise FeaturizeError(str(error)) from None
+    store = Store.open(Path(options.store).expanduser().absolute(), create=True)
+    with _locked(store, options.wait):
+        _refuse_changed(store.catalog(asked.entity), asked)
+        view = _finished_view(store, options, asked, weights)
+        if view is not None:
+            return summarise(store, view, asked)
+        with connected(options.address):
+            return _run(store, options, asked)
+
+
+def _run(store: Store, options: Options, asked: Manifest) -> Summary:
+    """The run on Ray, under the lock."""
+    gpu = has_gpu(options.device)
+    count, cpus = crew_size(options.workers, gpu)
+    weights = options.weights
+    if weights is not None and Path(weights).expanduser().exists():
+        weights = str(Path(weights).expanduser().absolute())  # workers start elsewhere
+    crew = Crew(Equipment(options.encoder, weights, options.layer, options.device, cpus), gpu)
+    provenance, features = crew.describe(asked.entity, options.dtype)
+    view = store.create_view(asked.entity, options.view or options.encoder, provenance, features)
+    catalog = store.catalog(asked.entity)
+    catalog.append(asked.rows)
+    view.resize()
+    rows, status = catalog.rows(asked.rows["key"].to_list()), view.status()
+    shards = plan(rows, status, view.rows_per_shard, options.retry_failed)
+    todo = sum(len(shard.rows) for shard in shards)
+    batch = options.batch_size or BATCH[asked.entity]
+    jobs = tasks(store, view, asked, shards, batch, threads=max(cpus - 1, 1))
+    begin = time.monotonic()
+    outcomes: list[Outcome] = []
+    with progress(f"{options.encoder} on {asked.entity}", asked.entity, todo) as show:
+        for outcome in crew.do(jobs, min(count, len(shards)), show):
+            outcomes.append(outcome)
+            if outcome.error:
+                say(f"error: {outcome.error}")
+    return summarise(store, view, asked, status, outcomes, time.monotonic() - begin)
+
+
+def _finished_view(store: Store, options: Options, asked: Manifest, weights: Path) -> View | None:
+    """The view, where it stands as the options want it and nothing is to do."""
+    name = options.view or options.encoder
+    if options.layer is not None or name not in store.views(asked.entity):
+        return None
+    view = store.view(asked.entity, name)
+    made = view.provenance
+    if (made.encoder, made.weights) != (options.encoder, fingerprint(weights)):
+        return None
+    if made.dtypes.get("tokens", options.dtype) != options.dtype:
+        return None
+    rows = store.catalog(asked.entity).rows(asked.rows["key"].to_list())
+    if (rows < 0).any() or plan(rows, view.status(), view.rows_per_shard, options.retry_failed):
+        return None
+    return view
+
+
+def _refuse_changed(catalog: Catalog, asked: Manifest) -> None:
+    """FeaturizeError where a clip that the catalog has is now another interval."""
+    known = catalog.frame()
+    if not {"start", "end"} <= set(known.columns) & set(asked.rows.columns):
+        return
+    both = asked.rows.join(known, on="key", suffix="_known")
+    moved = both.filter(
+        ((pl.col("start") - pl.col("start_known")).abs() > _SAME)
+        | ((pl.col("end") - pl.col("end_known")).abs() > _SAME)
+    )
+    if moved.height:
+        clip = moved.row(0, named=True)
+        raise FeaturizeError(
+            f"clip {clip['key']!r} is {clip['start_known']:g} to {clip['end_known']:g} s in the store and "
+            f"{clip['start']:g} to {clip['end']:g} s now: give the new interval an id of its own"
+        )
+
+
+@contextmanager
+def _locked(store: Store, wait: bool) -> Iterator[None]:
+    """The store's lock; StoreError where another run holds it, unless `wait`."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(store.lock())
+        except StoreError as error:
+            if not wait:
+                raise
+            say(str(error))
+            stack.enter_context(store.lock(wait=True))
+        yield

@@ -1,0 +1,133 @@
+"""What is asked for: clips of videos, or texts, from a file.
+
+A manifest (csv, parquet, jsonl) that has a column `video` is one of clips, with `clip`, `video`
+(relative to the manifest's folder), `start` and `end` in seconds, and any others, which the
+catalog keeps. Any other is one of texts, a column of texts or of lists of texts.
+
+Guarantees
+- a manifest that cannot be trusted (unreadable, a column missing, a clip twice) is refused whole,
+  in one line, before anything is written
+- one bad row (no text, an interval that is none) fails alone, with its reason
+- rows are in video order: videos as they first appear, their clips by start
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from featurize.errors import FeaturizeError
+from store import text_key
+
+_CLIP_COLUMNS = ("clip", "video", "start", "end")
+_ROW = "row"  # the store's own name for a row's place
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The rows asked for, of one entity."""
+
+    entity: str
+    """clips or texts"""
+    rows: pl.DataFrame
+    """what the catalog keeps: key, and for clips video, start, end (null where unusable) and the
+    manifest's other columns; for texts text"""
+    paths: dict[str, Path]
+    """video, as the manifest writes it -> its absolute path"""
+    failures: dict[str, str]
+    """key -> why that row cannot be featurized"""
+
+
+def read_manifest(path: Path, column: str = "text") -> Manifest:
+    """Read a manifest; `column` holds the texts of one of texts. FeaturizeError: see above."""
+    frame = _read(path)
+    if "video" in frame.columns:
+        return _clips(frame, path)
+    return _texts(frame, path, column)
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        if path.suffix == ".csv":
+            # what looks like a number in a name stays as it is written
+            names = pl.read_csv(path, n_rows=0).columns
+            kept = {name: pl.String for name in names if name in (*_CLIP_COLUMNS, "text")}
+            return pl.read_csv(path, schema_overrides=kept, infer_schema_length=None)
+        if path.suffix == ".parquet":
+            return pl.read_parquet(path)
+        if path.suffix in (".jsonl", ".ndjson"):
+            return pl.read_ndjson(path, infer_schema_length=None)
+    except FileNotFoundError:
+        raise FeaturizeError(f"no manifest {path}: correct its path") from None
+    except (OSError, pl.exceptions.PolarsError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise FeaturizeError(f"manifest {path} cannot be read ({why}): correct it") from None
+    raise FeaturizeError(f"manifest {path} is none of .csv, .parquet, .jsonl: convert it")
+
+
+def _clips(frame: pl.DataFrame, path: Path) -> Manifest:
+    _require(frame, _CLIP_COLUMNS, path)
+    frame = frame.with_columns(pl.col("clip", "video").cast(pl.String).str.strip_chars())
+    frame = frame.rename({"clip": "key"})
+    for name in ("key", "video"):
+        empty = frame[name].is_null() | (frame[name] == "")
+        if empty.any():
+            label = "clip" if name == "key" else name
+            raise FeaturizeError(f"row {empty.arg_true()[0] + 1} of {path} has no {label}: give it one")
+    twice = frame.filter(pl.col("key").is_duplicated())["key"]
+    if len(twice):
+        raise FeaturizeError(f"clip {twice[0]!r} is in {path} twice: clip ids are unique")
+    if _ROW in frame.columns:
+        raise FeaturizeError(f"column {_ROW!r} of {path} is the store's own: rename it")
+    times = {t: pl.col(t).cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False) for t in ("start", "end")}
+    numbers = frame.select("key", **times)
+    failures: dict[str, str] = {}
+    rows = zip(frame.select("key", "start", "end").iter_rows(), numbers.iter_rows(), strict=True)
+    for line, ((key, start, end), (_, first, last)) in enumerate(rows, 1):
+        if reason := _unusable(start, end, first, last):
+            failures[key] = f"{reason}: correct row {line} of {path}"
+    bad = pl.col("key").is_in(list(failures))
+    frame = frame.with_columns(
+        pl.when(bad).then(None).otherwise(numbers[t]).cast(pl.Float64).alias(t) for t in ("start", "end")
+    )
+    first_seen = pl.int_range(pl.len()).min().over("video")
+    frame = frame.sort(first_seen, "start", "end", nulls_last=True, maintain_order=True)
+    folder = path.absolute().parent
+    paths = {video: folder / video for video in frame["video"].unique(maintain_order=True)}
+    return Manifest("clips", frame, paths, failures)
+
+
+def _unusable(start: object, end: object, first: float | None, last: float | None) -> str | None:
+    """Why an interval is none, in words."""
+    for name, written, number in (("start", start, first), ("end", end, last)):
+        if number is None or not abs(number) < float("inf"):
+            return f"{name} {written!r} is not a number of seconds"
+    assert first is not None and last is not None
+    if first < 0:
+        return f"start {first:g} is before the video"
+    if last <= first:
+        return f"end {last:g} is not after start {first:g}"
+    return None
+
+
+def _texts(frame: pl.DataFrame, path: Path, column: str) -> Manifest:
+    _require(frame, (column,), path)
+    texts = frame.select(pl.col(column).alias("text"))
+    while isinstance(texts["text"].dtype, pl.List | pl.Array):
+        texts = texts.filter(pl.col("text").list.len() > 0).explode("text")
+    if texts["text"].dtype not in (pl.String, pl.Null):
+        raise FeaturizeError(
+            f"column {column!r} of {path} holds {texts['text'].dtype}: give a column of texts with --column"
+        )
+    texts = texts.select(pl.col("text").cast(pl.String).fill_null("")).unique(maintain_order=True)
+    keys = pl.Series("key", [text_key(text) for text in texts["text"]], dtype=pl.String)
+    rows = texts.with_columns(keys).select("key", "text")
+    blank = rows.filter(pl.col("text").str.strip_chars() == "")["key"]
+    return Manifest("texts", rows, {}, {key: f"a text of {path} is empty: write one" for key in blank})
+
+
+def _require(frame: pl.DataFrame, columns: tuple[str, ...], path: Path) -> None:
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        have = ", ".join(frame.columns) or "none"
+        raise FeaturizeError(f"{path} has no column {', '.join(missing)} (it has {have}): add it or name another")

@@ -1,0 +1,45 @@
+"""What `python -m featurize` is told."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a featurize run."""
+
+    store: str
+    """Folder of the feature store, made where there is none."""
+    encoder: str
+    """Frozen encoder: efficientnet-lite0 (clips), mpnet-base (texts) or clip (both)."""
+    manifest: str | None = None
+    """File of clips (columns clip, video, start, end) or of texts: .csv, .parquet or .jsonl.
+    Without one, give video files: each is one clip."""
+    videos: tuple[str, ...] = ()
+    """Video files, each one clip from beginning to end."""
+    column: str = "text"
+    """Column of a manifest of texts that holds them: a text, or a list of texts, a row."""
+    weights: str | None = None
+    """Weights of the encoder: a folder, a hub id, or a name that `python -m weights list` shows.
+    Default: those of the encoder's name."""
+    layer: int | None = None
+    """Hidden state of `clip` whose tokens are stored. Default: the encoder's own choice."""
+    view: str | None = None
+    """Name of the view in the store. Default: the encoder's name."""
+    dtype: Literal["float16", "int8", "float32"] = "float16"
+    """How tokens are stored; int8 halves float16."""
+    retry_failed: bool = False
+    """Try those again that failed in an earlier run."""
+    wait: bool = False
+    """Wait while another run writes into the store, instead of giving up."""
+    address: str | None = None
+    """Ray cluster to join, e.g. auto or ray://head:10001. Default: RAY_ADDRESS, else Ray is started
+    here."""
+    workers: int | None = None
+    """Worker processes, each with the encoder. Default: one a GPU, else one for every two CPUs."""
+    device: str | None = None
+    """Device of the encoder: cpu, or cuda for one GPU a worker. Default: a GPU where there is one."""
+    batch_size: int | None = None
+    """Clips (default 4) or texts (default 64) of one batch; part of what decides a feature's last bits."""
+    json: bool = False
+    """Print the summary as one JSON object on standard output."""

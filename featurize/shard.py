@@ -1,0 +1,158 @@
+"""One shard: its rows are decoded, encoded in fixed batches, and committed.
+
+Guarantees
+- batches are fixed runs of the shard's rows, and what is not to do is filled in: a part of a
+  shard, or the shard again, gives every clip the same bits
+- a clip that fails is recorded with its reason and changes no other
+- in memory are the frames of a few batches and the features of one shard
+"""
+
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64, UInt8
+
+from featurize.decode import Clip
+from featurize.decoders import decoded_clips
+from featurize.encoders import Encoder
+from featurize.picture import Crop
+from featurize.plan import blocks
+from featurize.task import Outcome, Task
+from store import Feature, Store
+
+FILLER = "."
+"""the text that fills a batch"""
+_ENDS = 2
+"""tokens that a tokenizer sets around a text"""
+
+Tell = Callable[[int], None]
+"""is told how many more rows are finished"""
+
+Batch = tuple[tuple[int, ...], dict[str, np.ndarray]]
+"""B rows and their features [B, ...]"""
+
+
+def featurize_shard(task: Task, encoder: Encoder, device: str, tell: Tell) -> Outcome:
+    """Compute and commit the rows of a task. StoreError where they cannot be written."""
+    view = Store.open(task.store).view(task.entity, task.view)
+    work = _Work(task, encoder, task.shard * view.rows_per_shard, tell)
+    kept = _Kept(len(task.rows), view.features)
+    for batch in work.clip_batches() if task.entity == "clips" else work.text_batches():
+        work.failures |= kept.add(*batch)
+    rows, features = kept.in_order()
+    view.write_shard(task.shard, rows, features, work.failures, _info(task, device))
+    return Outcome(task.shard, work.repeated, _truncated(task, encoder))
+
+
+class _Work:
+    """Goes through the batches of a shard."""
+
+    def __init__(self, task: Task, encoder: Encoder, first: int, tell: Tell) -> None:
+        self.failures = dict(task.failures)
+        self.repeated = 0
+        self._task, self._encoder, self._first, self._tell = task, encoder, first, tell
+        self._blocks = blocks(task.rows, first, task.batch_size)
+        tell(len(task.failures))
+
+    def clip_batches(self) -> Iterator[Batch]:
+        """Features of clips, batch by batch as the decoder completes them."""
+        task, encoder = self._task, self._encoder
+        frames: dict[int, dict[int, UInt8[np.ndarray, "T size size 3"]]] = {b: {} for b in self._blocks}
+        left = {block: len(rows) for block, rows in self._blocks.items()}
+        crop = Crop(encoder.short_side, encoder.size)
+        for row, done in decoded_clips(task.clips, encoder.frames, crop, task.threads):
+            block = (row - self._first) // task.batch_size
+            if isinstance(done, Clip):
+                frames[block][row] = done.frames
+                self.repeated += done.repeats
+            else:
+                self.failures[row] = done.reason
+            left[block] -= 1
+            if not left[block]:
+                if decoded := frames.pop(block):
+                    yield self._encode_clips(block, decoded)
+                self._tell(len(self._blocks[block]))
+
+    def text_batches(self) -> Iterator[Batch]:
+        """Features of texts, batch by batch."""
+        size = self._task.batch_size
+        for block, rows in self._blocks.items():
+            start = self._first + block * size
+            texts = [self._task.texts.get(row, FILLER) for row in range(start, start + size)]
+            yield rows, _taken(self._encoder.encode_texts(texts), [row - start for row in rows])
+            self._tell(len(rows))
+
+    def _encode_clips(self, block: int, frames: Mapping[int, UInt8[np.ndarray, "T size size 3"]]) -> Batch:
+        size, side = self._task.batch_size, self._encoder.size
+        start = self._first + block * size
+        batch = np.zeros((size, self._encoder.frames, side, side, 3), np.uint8)
+        for row, pixels in frames.items():
+            batch[row - start] = pixels
+        rows = tuple(sorted(frames))
+        return rows, _taken(self._encoder.encode_clips(batch), [row - start for row in rows])
+
+
+class _Kept:
+    """Features of finished rows, in half precision where they are not stored in float32."""
+
+    def __init__(self, rows: int, features: Mapping[str, Feature]) -> None:
+        self._rows: list[int] = []
+        self._arrays = {
+            name: np.empty((rows, *feature.shape), np.float32 if feature.dtype == "float32" else np.float16)
+            for name, feature in features.items()
+        }
+
+    def add(self, rows: tuple[int, ...], features: Mapping[str, Float[np.ndarray, "B ..."]]) -> dict[int, str]:
+        """Keep the features of B rows; why some could not be kept, by row."""
+        reasons: dict[int, str] = {}
+        for place, row in enumerate(rows):
+            for name, array in self._arrays.items():
+                peak = np.abs(features[name][place]).max()
+                if np.isfinite(peak) and peak > np.finfo(array.dtype).max:
+                    reasons[row] = f"{name} holds {peak:.4g}, a magnitude past {array.dtype}"
+            if row in reasons:
+                continue
+            for name, array in self._arrays.items():
+                array[len(self._rows)] = features[name][place]
+            self._rows.append(row)
+        return reasons
+
+    def in_order(self) -> tuple[Int64[np.ndarray, " K"], dict[str, Float[np.ndarray, "K ..."]]]:
+        """The K rows that were kept, ascending, and their features."""
+        rows = np.array(self._rows, np.int64)
+        arrays = {name: array[: len(rows)] for name, array in self._arrays.items()}
+        if (np.diff(rows) > 0).all():
+            return rows, arrays
+        order = np.argsort(rows)
+        return rows[order], {name: array[order] for name, array in arrays.items()}
+
+
+def _taken(features: Mapping[str, Float[np.ndarray, "B ..."]], places: list[int]) -> dict[str, np.ndarray]:
+    return {name: values[places] for name, values in features.items()}
+
+
+def _truncated(task: Task, encoder: Encoder) -> int:
+    """How many texts the encoder does not see to their end."""
+    if task.entity != "texts":
+        return 0
+    long = [task.texts[row] for row in task.rows if len(task.texts[row]) > encoder.max_tokens - _ENDS]
+    if not long:  # a token has a character or more
+        return 0
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(encoder.weights, local_files_only=True)
+    return sum(len(tokens) > encoder.max_tokens for tokens in tokenizer(long, verbose=False)["input_ids"])
+
+
+def _info(task: Task, device: str) -> dict[str, Any]:
+    """What computed a shard; recorded beside it, and refuses nothing."""
+    return {
+        "batch_size": task.batch_size,
+        "device": device,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("av", "numpy", "pillow", "torch", "transformers")},
+    }

@@ -1,0 +1,114 @@
+"""When each frame of a video is shown.
+
+Guarantees
+- a timeline read from packets decodes nothing; where its packets do not name frames (timestamps
+  missing or equal), `exact` is false
+- a timeline read by decoding holds every frame that can be decoded, and where it is damaged
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import av.error
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from featurize.errors import FeaturizeError
+from featurize.video import Video, opened
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The n frames of a video, in the order in which they are shown."""
+
+    times: Float64[np.ndarray, " n"]
+    """seconds at which each is shown"""
+    end: float
+    """seconds at which the last frame ends"""
+    promised: float
+    """seconds at which the header says that the video ends; 0 where it says nothing"""
+    still: bool
+    """an image file: its one frame lasts for ever"""
+    exact: bool
+    """whether pts names every frame"""
+    pts: Int64[np.ndarray, " n"]
+    """their timestamps, ascending where exact"""
+    dts: Int64[np.ndarray, " n"]
+    """timestamps by which a keyframe is sought"""
+    keyframes: Bool[np.ndarray, " n"]
+    """frames at which decoding can begin"""
+    damaged: tuple[int, ...] = ()
+    """frames that are damaged, or before which something could not be decoded"""
+
+
+def from_packets(path: Path) -> Timeline:
+    """The timeline by the file's packets. FeaturizeError where there are none."""
+    with opened(path) as video:
+        packets = [
+            (packet.pts, packet.dts, packet.duration, packet.is_keyframe)
+            for packet in video.packets()
+            if packet.size and not packet.is_discard
+        ]
+        if not packets:
+            raise FeaturizeError(f"{path} is cut short, no frame is left: copy it again")
+        known = [pts for pts, *_ in packets if pts is not None]
+        pts = np.array(known if len(known) == len(packets) else range(len(packets)), np.int64)
+        order = np.argsort(pts, kind="stable")
+        steps = np.diff(pts[order])
+        last = packets[order[-1]][2] or (int(np.median(steps)) if len(steps) else 0)
+        return Timeline(
+            times=_seconds(pts[order], video),
+            end=float(_seconds(pts.max() + last, video)),
+            promised=video.promised,
+            still=video.is_still,
+            exact=len(known) == len(packets) and bool((steps > 0).all()) and video.tells_order,
+            pts=pts[order],
+            dts=np.where([p[1] is None for p in packets], pts, [p[1] or 0 for p in packets])[order],
+            keyframes=np.array([keyframe for *_, keyframe in packets])[order],
+        )
+
+
+def by_decoding(path: Path, threads: int = 1) -> Timeline:
+    """The timeline by decoding every frame. FeaturizeError where none can be decoded."""
+    pts: list[int | None] = []
+    damaged: list[int] = []
+    with opened(path, threads) as video:
+        for frame in decoded(video):
+            if frame is None or frame.is_corrupt:
+                damaged.append(len(pts))
+            if frame is not None:
+                pts.append(frame.pts)
+        if not pts:
+            raise FeaturizeError(f"{path} has no frame that can be decoded: convert it")
+        times = np.arange(len(pts)) / float(video.rate)
+        if None not in pts and (np.diff(np.array(pts, np.int64)) > 0).all():
+            times = _seconds(np.array(pts, np.int64), video)
+        step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / float(video.rate)
+        return Timeline(
+            times=times,
+            end=float(times[-1]) + step,
+            promised=video.promised,
+            still=video.is_still,
+            exact=False,
+            pts=np.arange(len(pts)),
+            dts=np.arange(len(pts)),
+            keyframes=np.zeros(len(pts), bool),
+            damaged=tuple(damaged),
+        )
+
+
+def decoded(video: Video) -> Iterator[av.VideoFrame | None]:
+    """Every frame from the start, in the order shown; None where something cannot be decoded."""
+    for packet in video.packets():
+        try:
+            yield from packet.decode()  # type: ignore[misc]
+        except av.error.FFmpegError:
+            yield None
+
+
+def _seconds(pts: Int64[np.ndarray, "*n"] | np.int64, video: Video) -> Float64[np.ndarray, "*n"]:
+    """Seconds of timestamps; one correctly rounded division, so that 49152 / 15360 is 3.2."""
+    tick = video.tick
+    return np.asarray((pts - video.zero) * tick.numerator) / tick.denominator

@@ -1,0 +1,83 @@
+"""A worker process: one encoder, one shard after another. It is an actor of Ray.
+
+Guarantees
+- the encoder is loaded once a worker
+- frames and features leave a worker for the store alone
+"""
+
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from featurize.errors import FeaturizeError
+from featurize.shard import featurize_shard
+from featurize.task import Outcome, Task
+from store import Feature, Provenance, StoreError
+
+if TYPE_CHECKING:
+    from featurize.encoders import Encoder
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """What every worker of a run has."""
+
+    encoder: str
+    weights: str | None
+    layer: int | None
+    device: str | None
+    """None is a GPU where the worker was given one"""
+    cpus: int
+    """threads of the encoder"""
+
+
+class Worker:
+    """Featurizes shards; a second thread may ask how far it is."""
+
+    def __init__(self, equipment: Equipment) -> None:
+        """A worker that has loaded nothing yet."""
+        self._equipment = equipment
+        self._lock = threading.Lock()
+        self._finished = 0
+
+    def describe(self, entity: str, dtype: str) -> tuple[Provenance, dict[str, Feature]] | str:
+        """What makes a view of the encoder, or why there can be none."""
+        try:
+            return self._encoder.provenance(entity, dtype), self._encoder.features(entity, dtype)
+        except FeaturizeError as error:
+            return str(error)
+
+    def run(self, task: Task) -> Outcome:
+        """Featurize and commit a shard."""
+        with self._lock:
+            self._finished = 0
+        try:
+            return featurize_shard(task, self._encoder, self._device, self._tell)
+        except (FeaturizeError, StoreError) as error:
+            return Outcome(task.shard, error=str(error))
+
+    def finished(self) -> int:
+        """Rows of the shard at work that are finished."""
+        with self._lock:
+            return self._finished
+
+    def _tell(self, rows: int) -> None:
+        with self._lock:
+            self._finished += rows
+
+    @cached_property
+    def _device(self) -> str:
+        import torch
+
+        return self._equipment.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def _encoder(self) -> "Encoder":
+        import torch
+
+        from featurize.encoders import load
+
+        given = self._equipment
+        torch.set_num_threads(given.cpus)
+        return load(given.encoder, given.weights, self._device, given.layer)
