@@ -43,7 +43,7 @@ class Catalog:
         parts = self.parts()
         names = tuple(part.name for part in parts)
         if names != self._parts:
-            self._length = first_row(parts[-1]) + table.height(parts[-1])
+            self._length = first_row(parts[-1]) + table.read(parts[-1], ["row"]).height
             self._parts = names
         return self._length
 

@@ -56,7 +56,7 @@ class Store:
         """
         path = Path(path)
         try:
-            about = read_json(path / "store.json")
+            about = read_json(path / "store.json", sealed=False)
         except FileNotFoundError:
             if not create:
                 raise StoreError(f"no feature store in {path}: create one with featurize") from None

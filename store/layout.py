@@ -22,7 +22,7 @@ from zarr.storage import MemoryStore
 
 from store.commit import replace_file
 from store.errors import StoreError
-from store.seal import BLANK, seal
+from store.seal import BLANK, is_sealed, seal
 
 FORMAT = "stepdiff-store"
 VERSION = 1
@@ -37,18 +37,22 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     replace_file(path, [data], len(data))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in `path`; StoreError where it is damaged, FileNotFoundError where absent."""
+def read_json(path: Path, sealed: bool = True) -> dict[str, Any]:
+    """The object in `path`; StoreError where it is damaged, FileNotFoundError where absent.
+
+    Without `sealed` a file is read that another version may have written, with no seal.
+    """
     try:
-        value = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        value = json.loads(data)
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} is damaged ({error}): run python -m store verify") from error
-    if not isinstance(value, dict):
-        raise StoreError(f"{path} is damaged (no object): run python -m store verify")
+    if not isinstance(value, dict) or (sealed and not is_sealed(data)):
+        raise StoreError(f"{path} is not as it was written: run python -m store verify")
     return value
 
 

@@ -45,10 +45,12 @@ def _all(store: Store) -> Iterator[_Found]:
     yield from _unsealed([store.path / "store.json", store.path / ARRAYS / "zarr.json"], ())
     for entity in store.entities():
         keys = _Keys(store.catalog(entity))
-        yield from _catalog(store.catalog(entity), keys)
-        if store.views(entity) or (store.path / ARRAYS / entity).is_dir():
-            yield from _unsealed([store.path / ARRAYS / entity / "zarr.json"], ())
-        for folder in sorted(p for p in (store.path / ARRAYS / entity).glob("*") if p.is_dir()):
+        yield from _catalog(store, entity, keys)
+        root = store.path / ARRAYS / entity
+        folders = sorted(folder for folder in root.glob("*") if folder.is_dir())
+        if folders or (root / "zarr.json").exists():
+            yield from _unsealed([root / "zarr.json"], ())
+        for folder in folders:
             group = folder / "zarr.json"
             broken = list(_unsealed([group], keys.all()))
             yield from broken
@@ -65,7 +67,7 @@ class _Keys:
             try:
                 frame = catalog.part(part)
                 self.known |= enumerate(frame["key"].to_list(), first_row(part))
-            except (StoreError, LookupError):
+            except StoreError:
                 continue  # `_catalog` reports the part
 
     def all(self) -> list[str]:
@@ -87,21 +89,32 @@ def _unsealed(paths: Iterable[Path], clips: Iterable[str]) -> Iterator[_Found]:
             yield path, "is not as it was written", clips
 
 
-def _catalog(catalog: Catalog, keys: _Keys) -> Iterator[_Found]:
+def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
+    catalog = store.catalog(entity)
     parts = catalog.parts()
     starts = [first_row(part) for part in parts]
-    ends = [*starts[1:], None]
     row = 0
-    for part, start, end in zip(parts, starts, ends, strict=True):
+    for part, start, end in zip(parts, starts, [*starts[1:], _longest(store, entity)], strict=False):
         if start != row:
             lost = np.arange(row, start)
             yield part.parent, f"has no part for rows {row} to {start - 1}", keys(lost)
         try:
             height = catalog.part(part).height
         except StoreError:
-            height = (start + 1 if end is None else end) - start
+            height = max(end - start, 1)
         yield from _unsealed([part], keys(np.arange(start, start + height)))
         row = start + height
+
+
+def _longest(store: Store, entity: str) -> int:
+    """Rows of the longest view: what is left to tell of a catalog whose last part is damaged."""
+    lengths = [0]
+    for name in store.views(entity):
+        try:
+            lengths.append(len(store.view(entity, name)))
+        except (StoreError, FileNotFoundError):
+            continue  # reported with the view
+    return max(lengths)
 
 
 def _view(view: View, keys: _Keys) -> Iterator[_Found]:

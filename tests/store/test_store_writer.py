@@ -239,6 +239,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
         ('{"format": "stepdiff-store", "version": 99}', "has format version 99, this program reads up to 1"),
         ('{"format": "other"}', "is no feature store"),
         ("{", "is damaged"),
+        ("[]", "is not as it was written"),
     ):
         (store.path / "store.json").write_text(text)
         with pytest.raises(StoreError, match=said):

@@ -1,0 +1,133 @@
+"""The catalog: rows are given out once, by whichever process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store import Catalog, Store, StoreError, text_key
+
+ROOT = Path(__file__).parents[2]
+
+
+def frame(*keys: str, **columns: list[object]) -> pl.DataFrame:
+    return pl.DataFrame({"key": list(keys), **columns}, schema_overrides={"key": pl.String})
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    return Store.open(tmp_path / "store", create=True).catalog("clips")
+
+
+def test_a_row_is_given_out_once_and_never_moves(catalog: Catalog) -> None:
+    assert catalog.append(frame("b", "a", start=[1.5, 2.5])) == 2
+    assert catalog.append(frame("a", "c", start=[9.0, 3], step=["x", "stir"])) == 1
+    assert catalog.append(frame("b", "c")) == 0
+    assert len(catalog) == 3
+    assert catalog.frame().rows() == [("b", 0, 1.5, None), ("a", 1, 2.5, None), ("c", 2, 3.0, "stir")]
+    assert catalog.rows(["c", "nobody", "b", "b", "", "zz"]).tolist() == [2, -1, 0, 0, -1, -1]
+    assert [part.name for part in catalog.parts()] == ["000000000000.parquet", "000000000002.parquet"]
+
+
+def test_an_empty_catalog_has_its_two_columns(catalog: Catalog) -> None:
+    assert len(catalog) == 0
+    assert catalog.frame().schema == {"key": pl.String, "row": pl.Int64}
+    assert catalog.rows(["a"]).tolist() == [-1]
+    assert catalog.rows([]).tolist() == []
+    assert catalog.append(frame()) == 0
+
+
+def test_any_parquet_reader_can_read_a_part(catalog: Catalog) -> None:
+    catalog.append(frame("b", "a"))
+    assert pl.read_parquet(catalog.parts()[0]).rows() == [("b", 0), ("a", 1)]
+
+
+def test_columns_of_parts_may_differ_in_dtype(catalog: Catalog) -> None:
+    catalog.append(frame("a", start=[1]))
+    catalog.append(frame("b", start=[1.5]))
+    assert catalog.frame()["start"].to_list() == [1.0, 1.5]
+
+
+def test_a_catalog_notices_what_others_append(tmp_path: Path, catalog: Catalog) -> None:
+    catalog.append(frame("a"))
+    assert (len(catalog), catalog.rows(["b"]).tolist()) == (1, [-1])
+    Store.open(tmp_path / "store").catalog("clips").append(frame("b"))
+    assert (len(catalog), catalog.rows(["b"]).tolist()) == (2, [1])
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (frame("a", "b", "a"), "'a' twice"),
+        (frame("a", row=[3]), "column `row`"),
+        (frame("a", ""), "is missing"),
+        (pl.DataFrame({"key": ["a", None]}), "is missing"),
+        (pl.DataFrame({"key": [1]}), "text column `key`"),
+        (pl.DataFrame({"clip": ["a"]}), "text column `key`"),
+    ],
+)
+def test_a_frame_without_proper_keys_is_refused(catalog: Catalog, bad: pl.DataFrame, said: str) -> None:
+    with pytest.raises(StoreError, match=said):
+        catalog.append(bad)
+    assert len(catalog) == 0 and not catalog.parts()
+
+
+def test_a_lost_part_is_named(catalog: Catalog) -> None:
+    for key in "abc":
+        catalog.append(frame(key))
+    catalog.parts()[1].unlink()
+    with pytest.raises(StoreError, match="no part for rows 1 to 1"):
+        catalog.frame()
+
+
+def test_opening_reads_no_part(tmp_path: Path, catalog: Catalog) -> None:
+    catalog.append(frame("a"))
+    catalog.parts()[0].write_bytes(b"damaged")
+    store = Store.open(tmp_path / "store")
+    assert store.entities() == ["clips"] and store.views("clips") == []
+    with pytest.raises(StoreError, match="000000000000.parquet is not as it was written"):
+        store.catalog("clips").frame()
+
+
+APPEND = """
+import sys, polars as pl
+from store import Store
+catalog = Store.open(sys.argv[1]).catalog("clips")
+who = sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+for n in range(30):
+    catalog.append(pl.DataFrame({"key": [f"shared{n}", f"{who}{n}"], "who": [who, who]}))
+"""
+
+
+def test_two_appends_at_once_never_give_a_row_twice(tmp_path: Path, catalog: Catalog) -> None:
+    command = [sys.executable, "-c", APPEND, str(tmp_path / "store")]
+    writers = [
+        subprocess.Popen([*command, who], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for who in "xyz"
+    ]
+    for writer in writers:
+        assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.communicate("go\n", timeout=60)
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    found = catalog.frame()
+    assert found["row"].to_list() == list(range(30 * 4))
+    assert sorted(found["key"]) == sorted(f"{who}{n}" for who in ("shared", *"xyz") for n in range(30))
+    assert not [p for p in catalog.folder.iterdir() if p.name.startswith(".")]
+
+
+@given(st.text())
+def test_the_key_of_a_text_is_of_its_exact_utf_8(text: str) -> None:
+    key = text_key(text)
+    assert len(key) == 64 and set(key) <= set("0123456789abcdef")
+    assert key != text_key(text + " ")
+
+
+def test_the_key_of_a_text_is_sha256() -> None:
+    assert text_key("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -1,0 +1,140 @@
+"""Killed at any moment, resumed, and the arrays are those of a run that nobody killed."""
+
+import contextlib
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import zarr
+
+from store import Store
+from store.verify import verify
+
+ROOT = Path(__file__).parents[2]
+KILLS = int(os.environ.get("STORE_KILLS", "15"))
+
+# A process with everything imported: for each path it reads it forks a writing run, tells its pid, and how it ended.
+# A run appends rows and fills what is absent, in two goes so that shards are filled later too.
+RUNS = """
+import os, sys
+import numpy as np, polars as pl
+from store import Feature, Provenance, Store
+
+features = {"tokens": Feature((6, 130), "int8"), "embedding": Feature((32,), "float32")}
+
+def values(rows):
+    return {name: np.array([np.random.default_rng([row, len(name)]).normal(size=f.shape) for row in rows], np.float32)
+            .reshape(len(rows), *f.shape) for name, f in features.items()}
+
+def run(path):
+    store = Store.open(path, create=True)
+    with store.lock():
+        for count in (11, 20):
+            store.catalog("clips").append(pl.DataFrame({"key": [f"c{n}" for n in range(count)]}))
+            view = store.create_view("clips", "net", Provenance("net", "0", "l", "f", "c", {}), features, 8)
+            view.resize()
+            for keep in (lambda row: row % 3 == 0, lambda row: True):
+                absent = [row for row in np.flatnonzero(view.status() == 0).tolist() if keep(row)]
+                for shard in sorted({row // 8 for row in absent}):
+                    rows = [row for row in absent if row // 8 == shard]
+                    good = np.array([row for row in rows if row % 7], np.int64)
+                    bad = {row: f"bad {row}" for row in rows if not row % 7}
+                    view.write_shard(shard, good, values(good.tolist()), bad, {"torch": "1"})
+
+for line in sys.stdin:
+    pid = os.fork()
+    if not pid:
+        run(line.strip())
+        os._exit(0)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Runs:
+    """Writing runs that can be killed."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def run(self, store: Path, kill_after: float | None = None) -> int:
+        """Its exit status, -9 where it was killed before its end; `kill_after` in seconds."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{store}\n")
+        self.process.stdin.flush()
+        pid = int(self.process.stdout.readline())
+        if kill_after is not None:
+            time.sleep(kill_after)
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.kill(pid, signal.SIGKILL)
+        return int(self.process.stdout.readline())
+
+
+@pytest.fixture
+def runs() -> Iterator[Runs]:
+    command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", "-c", RUNS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        yield Runs(process)
+
+
+def arrays(store: Path) -> dict[str, np.ndarray]:
+    group = zarr.open_group(store / "arrays.zarr" / "clips" / "net", mode="r")
+    return {name: group[name][:] for name in ("tokens", "scale", "embedding", "checksum", "status")}
+
+
+def test_kill_9_at_any_moment_then_resume_gives_the_same_arrays(tmp_path: Path, runs: Runs) -> None:
+    whole = tmp_path / "whole"
+    begin = time.monotonic()
+    assert runs.run(whole) == 0
+    seconds = time.monotonic() - begin
+    expected, reasons = arrays(whole), Store.open(whole).view("clips", "net").failures()
+    assert np.bincount(expected["status"]).tolist() == [0, 17, 3]
+
+    seed = int(os.environ.get("STORE_SEED", random.randrange(2**32)))
+    dice = random.Random(seed)
+    stores = (tmp_path / f"store{n}" for n in itertools.count())
+    store, killed = next(stores), 0
+    while killed < KILLS:
+        if runs.run(store, dice.uniform(0, seconds / 2)) == 0:  # done before it was killed: begin another store
+            check(store, expected, reasons, seed)
+            store = next(stores)
+            continue
+        killed += 1
+        if (store / "store.json").exists():
+            whatever_status_says_is_true(store, expected)
+    assert runs.run(store) == 0
+    check(store, expected, reasons, seed)
+
+
+def whatever_status_says_is_true(path: Path, expected: dict[str, np.ndarray]) -> None:
+    store = Store.open(path)
+    assert verify(store) == []
+    if "net" not in store.views("clips"):
+        return
+    view = store.view("clips", "net")
+    status = view.status()
+    ok = np.flatnonzero(status == 1)
+    assert (expected["status"][: len(status)][status > 0] == status[status > 0]).all()
+    for name in ("tokens", "embedding"):
+        assert (view.read(name, ok) == expected[name][ok]).all()
+    assert set(view.failures()["reason"]) == {f"bad {row}" for row in np.flatnonzero(status == 2)}
+
+
+def check(path: Path, expected: dict[str, np.ndarray], reasons: pl.DataFrame, seed: int) -> None:
+    found = arrays(path)
+    for name, content in expected.items():
+        assert np.array_equal(found[name], content), f"{name} differs (seed {seed})"
+    store = Store.open(path)
+    assert verify(store) == []
+    assert store.view("clips", "net").failures().equals(reasons)
+    with store.lock():
+        assert not [p for p in path.rglob(".tmp*")], "the next planner finds the house swept"
