@@ -1,7 +1,7 @@
 """Score a file of predictions in the published format, as the published evaluation does.
 
-    python -m heads.score --task diffcap --test-set diffcap_test.jsonl --predictions predictions.jsonl
-    python -m heads.score --task diffrank --test-set diffrank_test.jsonl --predictions predictions.jsonl --json
+python -m heads.score --task diffcap --test-set diffcap_test.jsonl --predictions predictions.jsonl
+python -m heads.score --task diffrank --test-set diffrank_test.jsonl --predictions predictions.jsonl --json
 """
 
 import sys
@@ -47,7 +47,7 @@ def show_scores(task: Task, scores: dict[str, Any]) -> None:
     others = ("task", *counts, "intervals", "per_category")
     figures = [name for name in scores if name not in others]
     told = ", ".join(f"{scores[name]} {name}" for name in counts)
-    whole = Table("figure", title=f"{task}: {told}", title_justify="left")
+    whole = Table("figure")
     whole.add_column("value", justify="right")
     whole.add_column("95 % interval", justify="right")
     for name in figures:
@@ -55,13 +55,13 @@ def show_scores(task: Task, scores: dict[str, Any]) -> None:
         between = "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
         whole.add_row(name, _shown(scores[name]), between)
     columns = [*figures, *(name for name in counts if name != "videos")]
-    each = Table("category", title="per category", title_justify="left")
+    each = Table("category")
     for name in columns:
         each.add_column(name, justify="right")
     for category, own in categories.items():
         each.add_row(category, *(_shown(own[name]) for name in columns))
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(whole, each)
+    console = Console(width=None if sys.stdout.isatty() else 120, markup=False)  # a category is no markup
+    console.print(f"{task}: {told}", whole, each, sep="\n")
 
 
 def _shown(value: float | int | None) -> str:

@@ -7,7 +7,8 @@
                ktau_within_step: the same over targets of the reference's own step (score above 0)
                within_step_rows: how many rows have that
 
-Beside them task, rows, videos (of the reference clips), intervals {figure: [low, high]} and per_category {category: the same figures and counts}.
+Beside them task, rows, videos (of the reference clips), intervals {figure: [low, high]} and per_category
+{category: the same figures and counts}.
 
 Guarantees
 - equal to the published evaluation
@@ -74,9 +75,7 @@ def score(
         **_summary(figures, marks, np.ones(len(rows), bool)),
         "videos": len(set(videos)),
         "intervals": {name: v if v is None else list(v) for name, v in low_high.items()},
-        "per_category": {
-            name: _summary(figures, marks, categories == name) for name in sorted(set(categories))
-        },
+        "per_category": {name: _summary(figures, marks, categories == name) for name in sorted(set(categories))},
     }
 
 
@@ -87,9 +86,7 @@ def _summary(figures: dict[str, Figure], marks: Marks, chosen: np.ndarray) -> di
     return found | {"rows": int(chosen.sum())}
 
 
-def _diffcap(
-    rows: Sequence[DiffCap], predictions: Sequence[str]
-) -> tuple[dict[str, Figure], Marks]:
+def _diffcap(rows: Sequence[DiffCap], predictions: Sequence[str]) -> tuple[dict[str, Figure], Marks]:
     references = [row.text for row in rows]
     return {
         "BLEU": Figure(bleu_parts(references, predictions), bleu),
@@ -98,9 +95,7 @@ def _diffcap(
     }, {}
 
 
-def _diffmcq(
-    rows: Sequence[DiffMCQ], predictions: Sequence[list[float]]
-) -> tuple[dict[str, Figure], Marks]:
+def _diffmcq(rows: Sequence[DiffMCQ], predictions: Sequence[list[float]]) -> tuple[dict[str, Figure], Marks]:
     scores = np.array(predictions, float)
     answers = np.array([row.options.index(row.answer) for row in rows])
     correct = scores.argmax(axis=1) == answers
@@ -108,9 +103,7 @@ def _diffmcq(
     return {"accuracy": mean_figure(correct.astype(float))}, {"ties": ties}
 
 
-def _diffrank(
-    rows: Sequence[DiffRank], predictions: Sequence[list[float]]
-) -> tuple[dict[str, Figure], Marks]:
+def _diffrank(rows: Sequence[DiffRank], predictions: Sequence[list[float]]) -> tuple[dict[str, Figure], Marks]:
     width = max(len(row.scores) for row in rows)
     truth, said = np.zeros((2, len(rows), width))
     there = np.zeros((len(rows), width), bool)

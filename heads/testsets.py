@@ -23,7 +23,7 @@ from heads.jsonl import read_objects, write_objects
 
 Task = Literal["diffcap", "diffmcq", "diffrank"]
 Pair = tuple[str, str]
-Prediction = str | Sequence[float]
+Prediction = str | Sequence[float | int]
 OPTIONS = 4
 HIGHEST_SCORE = 5
 

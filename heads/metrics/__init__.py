@@ -1,0 +1,1 @@
+"""The published figures, computed per row: n-gram overlap, rank correlation, bootstrap intervals."""

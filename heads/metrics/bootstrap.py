@@ -1,0 +1,79 @@
+"""Figures that are functions of sums over rows, and their 95 % intervals by resampling groups of rows.
+
+Rows that share a reference video are no independent draws, so whole videos are drawn, with replacement.
+
+Guarantees
+- the same seed gives the same interval
+- an interval is that of recomputing the figure on each resample
+- no interval where there is nothing to resample: fewer than two groups, or a figure that is undefined
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+CONFIDENCE = 0.95
+DRAWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a test set: `value` of the sums of `parts` over rows."""
+
+    parts: Float64[np.ndarray, "rows parts"]
+    value: Callable[[Float64[np.ndarray, "*batch parts"]], Float64[np.ndarray, "*batch"]]
+
+    def of(self, rows: Bool[np.ndarray, " rows"] | None = None) -> float:
+        """The figure over the rows that are marked; NaN where it is undefined."""
+        return float(self.value(self.parts[() if rows is None else rows].sum(axis=0)))
+
+
+def mean_figure(values: Float64[np.ndarray, " rows"], counted: Bool[np.ndarray, " rows"] | None = None) -> Figure:
+    """The mean of the values that are counted, all of them by default; NaN where none is."""
+    if counted is None:
+        counted = np.ones(len(values), bool)
+    return Figure(np.stack([np.where(counted, values, 0.0), counted.astype(float)], axis=1), _ratio)
+
+
+def _ratio(sums: Float64[np.ndarray, "*batch 2"]) -> Float64[np.ndarray, "*batch"]:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+def draw_counts(groups: int, resamples: int, seed: int) -> Float64[np.ndarray, "resamples groups"]:
+    """How often each group stands in each resample."""
+    generator = np.random.default_rng(seed)
+    counts = np.empty((resamples, groups))
+    for start in range(0, resamples, DRAWS_AT_ONCE):
+        part = counts[start : start + DRAWS_AT_ONCE]
+        drawn = generator.integers(groups, size=part.shape) + groups * np.arange(len(part))[:, None]
+        part[:] = np.bincount(drawn.ravel(), minlength=part.size).reshape(part.shape)
+    return counts
+
+
+def intervals(
+    figures: dict[str, Figure], groups: Sequence[str], resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float] | None]:
+    """(low, high) of each figure; groups [rows] names the group of each row. One draw serves all figures.
+
+    Resamples in which a figure is undefined are left out of it.
+    """
+    numbers: dict[str, int] = {}
+    member = np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
+    if len(numbers) < 2 or resamples < 1:
+        return dict.fromkeys(figures)
+    counts = draw_counts(len(numbers), resamples, seed)
+    found: dict[str, tuple[float, float] | None] = {}
+    for name, figure in figures.items():
+        sums = np.stack([np.bincount(member, part, len(numbers)) for part in figure.parts.T], axis=1)
+        values = figure.value(counts @ sums)
+        values = values[np.isfinite(values)]
+        if len(values) == 0:
+            found[name] = None
+            continue
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.quantile(values, [tail, 1 - tail])
+        found[name] = (float(low), float(high))
+    return found

@@ -1,0 +1,188 @@
+"""Guarantees of heads/testsets.py and heads/jsonl.py."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heads.errors import HeadsError
+from heads.testsets import (
+    DiffCap,
+    DiffMCQ,
+    DiffRank,
+    Row,
+    Task,
+    read_predictions,
+    read_test_set,
+    reference_video,
+    split_clip,
+    write_predictions,
+    write_test_set,
+)
+
+REAL = Path(__file__).parents[3] / "shared/data/stepdiff/diffrank_dataset.jsonl"
+A, B, C, D = "a_0_1", "b_2_3.5", "c-_d_4_5", "d_6_7"
+PAIRS = ((A, B), (B, A), (C, D), (D, A))
+CAP = DiffCap(A, B, "Visuals", ("one \u2028 two", "zwei", "\ud800"))
+MCQ = DiffMCQ("a difference", "Technique", PAIRS, (C, D))
+RANK = DiffRank(A, (B, C, D), "Serving / Presentation", (5, 0, 3))
+ROWS: dict[Task, Row] = {"diffcap": CAP, "diffmcq": MCQ, "diffrank": RANK}
+PREDICTIONS: dict[Task, Any] = {
+    "diffcap": "a text\nof two lines \U0001f373",
+    "diffmcq": [0.1, -2.0, 1e-300, 3.0],
+    "diffrank": [1.0, 0.1 + 0.2, -0.0],
+}
+TASKS: list[Task] = ["diffcap", "diffmcq", "diffrank"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_written_reads_back_equal(task: Task, tmp_path: Path) -> None:
+    rows = [ROWS[task]] * 3
+    write_test_set(task, tmp_path / "set.jsonl", rows)
+    assert read_test_set(task, tmp_path / "set.jsonl") == rows
+    predictions = [PREDICTIONS[task]] * 3
+    write_predictions(task, tmp_path / "predictions.jsonl", predictions)
+    assert read_predictions(task, tmp_path / "predictions.jsonl", rows) == predictions
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.jsonl", "set.jsonl"]
+
+
+def test_files_are_in_the_published_format(tmp_path: Path) -> None:
+    write_test_set("diffmcq", tmp_path / "a", [MCQ])
+    assert json.loads((tmp_path / "a").read_text()) == {
+        "difference": "a difference",
+        "category": "Technique",
+        "options": [list(pair) for pair in PAIRS],
+        "answer": [C, D],
+    }
+    write_predictions("diffcap", tmp_path / "a", ["x"])
+    assert (tmp_path / "a").read_text() == '{"generated_text": "x"}\n'
+    write_predictions("diffrank", tmp_path / "a", [[1.0, 0.5]])
+    assert (tmp_path / "a").read_text() == '{"scores": [1.0, 0.5]}\n'
+
+
+FAULTS: list[tuple[Task, dict[str, Any], str]] = [
+    ("diffcap", {"reference": None}, "'reference' holds NoneType where a clip id should be"),
+    ("diffcap", {"candidate": "a_0"}, "'a_0' is not a clip id <video_uid>_<start>_<end>"),
+    ("diffcap", {"text": []}, "'text' is not a list with something in it"),
+    ("diffcap", {"text": "words"}, "'text' is not a list with something in it"),
+    ("diffcap", {"text": ["a", 1]}, "'text' holds something that is not a text"),
+    ("diffcap", {"category": 3}, "'category' is int, not a text"),
+    ("diffmcq", {"options": [[A, B]] * 3}, "3 options where 4 should be"),
+    ("diffmcq", {"options": [[A, B, C]] * 4}, "'options' holds .* where a pair of clip ids"),
+    ("diffmcq", {"answer": [A, D]}, "'answer' is none of the options"),
+    ("diffrank", {"scores": [5, 0]}, "2 scores for 3 targets"),
+    ("diffrank", {"scores": [5, 0, 6]}, "'scores' holds 6; they are whole numbers from 0 to 5"),
+    ("diffrank", {"scores": [5, 0, 2.0]}, "'scores' holds 2.0; they are whole numbers"),
+    ("diffrank", {"scores": [5, 0, True]}, "'scores' holds True; they are whole numbers"),
+]
+
+
+@pytest.mark.parametrize(("task", "change", "message"), FAULTS)
+def test_every_row_that_is_read_can_be_scored(task: Task, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    write_test_set(task, path, [ROWS[task]])
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps(row) + "\n" + json.dumps(row | change) + "\n")
+    with pytest.raises(HeadsError, match=f"^{re.escape(str(path))}:2: {message}.*$"):
+        read_test_set(task, path)
+    del row[next(iter(change))]
+    path.write_text(json.dumps(row))
+    with pytest.raises(HeadsError, match=f":1: the row has no '{next(iter(change))}', only '"):
+        read_test_set(task, path)
+
+
+BAD_PREDICTIONS: list[tuple[Task, str, str]] = [
+    ("diffcap", '{"generated_text": 3}', "generated_text is int, not a text"),
+    ("diffcap", '{"text": "x"}', "the row has no 'generated_text', only 'text'"),
+    ("diffrank", '{"scores": [1, 2]}', "2 scores for a row that needs 3"),
+    ("diffrank", '{"scores": [1, 2, NaN]}', "scores holds nan; a score is a finite number"),
+    ("diffrank", '{"scores": [1, 2, -Infinity]}', "scores holds -inf; a score is a finite number"),
+    ("diffrank", f'{{"scores": [1, 2, 1{"0" * 400}]}}', "scores holds inf; a score is a finite"),
+    ("diffrank", '{"scores": [1, 2, "3"]}', "scores holds '3', which is no number"),
+    ("diffrank", '{"scores": [1, 2, true]}', "scores holds True, which is no number"),
+    ("diffmcq", '{"scores": 1}', "scores is int, not a list of numbers"),
+    ("diffmcq", "[1, 2]", "not a JSON object but list"),
+    ("diffmcq", '{"scores": [1, 2', "not a JSON object \\("),
+    ("diffmcq", "", "an empty line; remove it"),
+    ("diffmcq", "[" * 100_000, "not a JSON object \\("),
+]
+
+
+@pytest.mark.parametrize(("task", "line", "message"), BAD_PREDICTIONS)
+def test_an_error_names_the_file_and_the_line(task: Task, line: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    write_predictions(task, path, [PREDICTIONS[task]])
+    path.write_text(path.read_text() + line + "\n" + path.read_text())
+    with pytest.raises(HeadsError, match=f"^{re.escape(str(path))}:2: {message}.*$"):
+        read_predictions(task, path, [ROWS[task]] * 3)
+
+
+def test_predictions_and_rows_are_as_many(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    write_predictions("diffrank", path, [PREDICTIONS["diffrank"]] * 2)
+    with pytest.raises(HeadsError, match="jsonl: 2 predictions for 3 rows of the test set"):
+        read_predictions("diffrank", path, [RANK] * 3)
+    with pytest.raises(HeadsError, match="jsonl:2: the test set ends before this line, after 1"):
+        read_predictions("diffrank", path, [RANK])
+
+
+def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HeadsError, match="nowhere: no such file"):
+        read_test_set("diffcap", tmp_path / "nowhere")
+    with pytest.raises(HeadsError, match="cannot be read"):
+        read_test_set("diffcap", tmp_path)
+    (tmp_path / "empty").write_bytes(b"")
+    with pytest.raises(HeadsError, match="empty: no rows in it"):
+        read_test_set("diffcap", tmp_path / "empty")
+    (tmp_path / "latin").write_bytes(b'{"reference": "\xe9"}\n')
+    with pytest.raises(HeadsError, match="latin:1: not a JSON object"):
+        read_test_set("diffcap", tmp_path / "latin")
+
+
+def test_nothing_stands_where_writing_failed(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    write_predictions("diffrank", path, [[1.0]])
+    with pytest.raises(HeadsError, match="jsonl:2: scores holds nan"):
+        write_predictions("diffrank", path, [[1.0], [float("nan")]])
+    with pytest.raises(HeadsError, match="jsonl:1: scores is str"):
+        write_predictions("diffrank", path, ["text"])
+    with pytest.raises(HeadsError, match="jsonl:1: a DiffRank is no row of diffmcq"):
+        write_test_set("diffmcq", path, [RANK])
+    assert path.read_text() == '{"scores": [1.0]}\n'
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(HeadsError, match="cannot be written"):
+        write_predictions("diffrank", tmp_path / "no" / "folder", [[1.0]])
+
+
+seconds = st.floats(0, 1e5).map(lambda value: f"{value:.5f}") | st.integers(0, 9999).map(str)
+
+
+@given(st.text(st.characters(exclude_characters="\n"), min_size=1), seconds, seconds)
+def test_a_clip_splits_from_the_right(video: str, start: str, end: str) -> None:
+    assert split_clip(f"{video}_{start}_{end}") == (video, start, end)
+
+
+@pytest.mark.parametrize("clip", ["", "a", "a_1", "_1_2", "a_1_x", "a_1_", "a_1_-2", "a_1_2 "])
+def test_what_is_no_clip_is_refused(clip: str) -> None:
+    with pytest.raises(HeadsError, match="is not a clip id"):
+        split_clip(clip)
+
+
+def test_the_reference_video_of_a_choice_is_its_answers() -> None:
+    assert [reference_video(row) for row in (CAP, MCQ, RANK)] == ["a", "c-_d", "a"]
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the published DiffRank test set is not here")
+def test_the_published_diffrank_test_set_reads(tmp_path: Path) -> None:
+    rows = read_test_set("diffrank", REAL)
+    assert len(rows) == 4080
+    assert {len(row.targets) for row in rows} == {4}
+    assert Counter(row.category for row in rows)["Serving / Presentation"] == 41
+    assert sum(len(set(row.scores)) < 4 for row in rows) == 3504
+    write_test_set("diffrank", tmp_path / "again.jsonl", rows)
+    assert (tmp_path / "again.jsonl").read_bytes() == REAL.read_bytes()
