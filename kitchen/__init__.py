@@ -1,0 +1,17 @@
+"""A small rendered how-to world with exact ground truth: the embedded sample data set."""
+
+from kitchen.attributes import Attributes, Difference, differences
+from kitchen.errors import KitchenError
+from kitchen.scoring import score
+from kitchen.world import Clip, Video, make_world
+
+__all__ = [
+    "Attributes",
+    "Clip",
+    "Difference",
+    "KitchenError",
+    "Video",
+    "differences",
+    "make_world",
+    "score",
+]

@@ -1,0 +1,141 @@
+"""Render the kitchen world.
+
+python -m kitchen --out data/kitchen                   # 132 videos, about 590 clips
+python -m kitchen --out /tmp/tiny --videos 12          # a tiny world, in seconds
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from kitchen.errors import KitchenError
+
+FORMAT = 1
+"""Raised whenever the same options would give other bytes than before."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Render the sample world: videos, texts, test sets and their ground truth."""
+
+    out: Path
+    """Folder to write into; made where absent. Videos that are already whole are kept."""
+    videos: int = 132
+    """Number of videos, each with 3 to 6 clips."""
+    seed: int = 0
+    """Everything follows from this number and the other options."""
+    seconds: float = 3.5
+    """Mean length of a clip in seconds, at least 2."""
+    processes: int = 0
+    """Processes that draw at the same time; 0 takes one a core, at most 8."""
+
+
+def run(options: Options) -> dict[str, object]:
+    """Render what is missing and write all files; raises KitchenError."""
+    from kitchen.files import write_files
+    from kitchen.progress import Progress
+    from kitchen.video import render
+    from kitchen.world import make_world
+
+    if options.videos < 1 or options.seconds < 2 or options.processes < 0:
+        raise ValueError("--videos must be 1 or more, --seconds 2 or more, --processes 0 or more")
+    started = time.monotonic()
+    out = options.out
+    _claim(options)
+    world = make_world(options.videos, options.seed, options.seconds)
+    missing = [v for v in world if not (out / "videos" / f"{v.uid}.mp4").is_file()]
+    workers = options.processes or min(8, os.cpu_count() or 1)
+    with Progress("videos", len(missing)) as progress:
+        if missing and (workers == 1 or len(missing) == 1):
+            for video in missing:
+                render(video, out)
+                progress.advance()
+        elif missing:
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(min(workers, len(missing)), mp_context=context) as pool:
+                for done in as_completed([pool.submit(render, v, out) for v in missing]):
+                    done.result()
+                    progress.advance()
+    rows = write_files(world, options.seed, out)
+    return {
+        "out": str(out),
+        "videos": len(world),
+        "rendered": len(missing),
+        "clips": rows["clips.csv"],
+        "rows": rows,
+        "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+def _claim(options: Options) -> None:
+    """Make the folder this world's own, or refuse one that holds another."""
+    from kitchen.files import write_whole
+
+    out = options.out
+    made = {
+        "format": FORMAT,
+        "videos": options.videos,
+        "seed": options.seed,
+        "seconds": options.seconds,
+    }
+    stamp = out / "world.json"
+    try:
+        for folder in (out, out / "videos", out / "images"):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not stamp.exists():
+            if any((out / "videos").iterdir()):
+                raise KitchenError(f"{out}: holds videos but no world.json; choose another --out")
+            write_whole(stamp, json.dumps(made) + "\n")
+            return
+        found = json.loads(stamp.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise KitchenError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+    except ValueError as error:
+        raise KitchenError(f"{stamp}: not readable as JSON; remove the folder and run again") from error
+    if found != made:
+        held = found if isinstance(found, dict) else {}
+        words = [f"{k} {held.get(k)} not {v}" for k, v in made.items() if held.get(k) != v]
+        raise KitchenError(
+            f"{out}: holds a world made with other options ({', '.join(words)}); "
+            "choose another --out or remove that folder"
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 done, 1 a KitchenError, 2 unusable arguments."""
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(prog="python -m kitchen", description=Options.__doc__)
+    parser.add_argument("--config", action="config", help="YAML file with options")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    parser.add_class_arguments(Options, as_group=False)
+    given = parser.instantiate(parser.parse_args(argv))
+    options = Options(given.out, given.videos, given.seed, given.seconds, given.processes)
+    try:
+        summary = run(options)
+    except KitchenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if given.json:
+        print(json.dumps(summary))
+    else:
+        print(
+            f"{summary['out']}: {summary['videos']} videos, {summary['clips']} clips, "
+            f"{summary['rendered']} rendered now, {summary['seconds']} s"
+        )
+        for name, count in sorted(summary["rows"].items()):  # type: ignore[attr-defined]
+            print(f"  {name:<22} {count:>6}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

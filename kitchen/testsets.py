@@ -1,0 +1,164 @@
+"""DiffCap, DiffMCQ and DiffRank rows from ground truth, in the published formats.
+
+Guarantees
+- all clips of a row are of the asked split; pairs of DiffCap and DiffMCQ answers are distinct;
+- a DiffMCQ negative is another pair of the same step that does not exhibit the difference text:
+  nothing the text names is true of it, in part or reversed;
+- DiffRank scores are the documented scores, never all equal within a row.
+"""
+
+import itertools
+import random
+
+from kitchen.attributes import PLAIN, Attributes, Difference, differences
+from kitchen.scoring import score
+from kitchen.steps import CATEGORIES
+from kitchen.texts import change_for_test, mentioned
+from kitchen.world import Clip
+
+Pair = tuple[Clip, Clip]
+Row = dict[str, object]
+
+SIZES = {"test": (150, 260, 180), "val": (75, 130, 90)}
+"""At most so many DiffCap, DiffMCQ and DiffRank rows a split."""
+TARGETS = 4
+OTHER_STEP_ROWS = 0.25
+TONES = 3
+
+
+def _by_step(clips: list[Clip]) -> dict[str, list[Clip]]:
+    groups: dict[str, list[Clip]] = {}
+    for clip in clips:
+        groups.setdefault(clip.truth.step, []).append(clip)
+    return groups
+
+
+def _differing(clips: list[Clip], rng: random.Random) -> list[tuple[Clip, Clip, str]]:
+    """(reference, candidate, category) with a difference; every pair once, categories in turn."""
+    pairs = []
+    for group in _by_step(clips).values():
+        for one, two in itertools.combinations(group, 2):
+            pairs.append((one, two) if rng.random() < 0.5 else (two, one))
+    rng.shuffle(pairs)
+    counts = dict.fromkeys(CATEGORIES, 0)
+    chosen = []
+    for one, two in pairs:
+        options = [c for c in CATEGORIES if differences(c, one.truth, two.truth)]
+        if options:
+            category = min(options, key=lambda c: (counts[c], rng.random()))
+            counts[category] += 1
+            chosen.append((one, two, category))
+    return chosen
+
+
+def diffcap(clips: list[Clip], limit: int, seed: int) -> list[Row]:
+    """Rows `reference, candidate, category, text`; text holds one phrasing of each tone."""
+    rng = random.Random(f"diffcap {seed}")
+    rows: list[Row] = []
+    for one, two, category in _differing(clips, rng)[:limit]:
+        texts = [change_for_test(category, one.truth, two.truth, t, rng) for t in range(TONES)]
+        rows.append({"reference": one.id, "candidate": two.id, "category": category, "text": texts})
+    return rows
+
+
+def exhibits(named: tuple[Difference, ...], category: str, pair: Pair) -> bool:
+    """Whether any difference that a text names is true of a pair, in part or reversed."""
+    for own in differences(category, pair[0].truth, pair[1].truth):
+        for d in named:
+            if own.attribute != d.attribute:
+                continue
+            if own.attribute in ("extras", "subaction"):
+                if {own.old, own.new} == {d.old, d.new}:
+                    return True
+            elif own.old == d.old or own.new == d.new or own == d.reversed():
+                return True
+    return False
+
+
+def _alike(a: Attributes, b: Attributes) -> int:
+    same = sum(getattr(a, name) == getattr(b, name) for name in PLAIN)
+    return same - len(set(a.extras) ^ set(b.extras)) - len(set(a.sequence) ^ set(b.sequence))
+
+
+def _negatives(answer: Pair, category: str, clips: list[Clip]) -> list[Pair]:
+    """Three pairs without the difference: those that share no clip first, then the most alike."""
+    one, two = answer
+    named = mentioned(category, one.truth, two.truth)
+    options = []
+    for pair in itertools.permutations(clips, 2):
+        shared = len({pair[0].id, pair[1].id} & {one.id, two.id})
+        if shared < 2 and not exhibits(named, category, pair):
+            alike = _alike(one.truth, pair[0].truth) + _alike(two.truth, pair[1].truth)
+            options.append((shared, -alike, pair))
+    options.sort(key=lambda option: (option[0], option[1], option[2][0].id, option[2][1].id))
+    chosen: list[Pair] = []
+    for _, _, pair in options:
+        if all({c.id for c in pair} != {c.id for c in other} for other in chosen):
+            chosen.append(pair)
+    return chosen[:3]
+
+
+def diffmcq(clips: list[Clip], limit: int, seed: int) -> list[Row]:
+    """Rows `difference, category, options, answer`; pairs without three negatives are left out."""
+    rng = random.Random(f"diffmcq {seed}")
+    groups = _by_step(clips)
+    rows: list[Row] = []
+    for one, two, category in _differing(clips, rng):
+        negatives = _negatives((one, two), category, groups[one.truth.step])
+        if len(negatives) < 3 or len(rows) == limit:
+            continue
+        options = [[a.id, b.id] for a, b in ((one, two), *negatives)]
+        rng.shuffle(options)
+        text = change_for_test(category, one.truth, two.truth, rng.randrange(TONES), rng)
+        rows.append(
+            {
+                "difference": text,
+                "category": category,
+                "options": options,
+                "answer": [one.id, two.id],
+            }
+        )
+    return rows
+
+
+def diffrank(clips: list[Clip], limit: int, seed: int) -> list[Row]:
+    """Rows `reference, targets, category, scores` with scores spread as far as the clips allow."""
+    rng = random.Random(f"diffrank {seed}")
+    groups = _by_step(clips)
+    rows: list[Row] = []
+    references = [c for c in clips if len(groups[c.truth.step]) > 1]
+    rng.shuffle(references)
+    for turn in range(len(CATEGORIES)):
+        for i, reference in enumerate(references):
+            category = CATEGORIES[(turn + i) % len(CATEGORIES)]
+            row = _ranked(reference, category, clips, rng)
+            if row is not None and len(rows) < limit:
+                rows.append(row)
+    return rows
+
+
+def _ranked(reference: Clip, category: str, clips: list[Clip], rng: random.Random) -> Row | None:
+    own = reference.truth
+    others = [c for c in clips if c.truth.step != own.step]
+    foreign = rng.choice((1, 2)) if rng.random() < OTHER_STEP_ROWS else 0
+    levels: dict[int, list[Clip]] = {}
+    for clip in clips:
+        if clip.truth.step == own.step and clip.id != reference.id:
+            levels.setdefault(score(category, own, clip.truth), []).append(clip)
+    targets = rng.sample(others, min(foreign, len(others)))
+    while len(targets) < TARGETS and levels:
+        scarce = [s for s in levels if all(score(category, own, t.truth) != s for t in targets)]
+        level = rng.choice(sorted(scarce or levels))
+        targets.append(levels[level].pop(rng.randrange(len(levels[level]))))
+        if not levels[level]:
+            del levels[level]
+    scores = [score(category, own, t.truth) for t in targets]
+    if len(targets) < TARGETS or len(set(scores)) == 1:
+        return None
+    order = rng.sample(range(TARGETS), TARGETS)
+    return {
+        "reference": reference.id,
+        "targets": [targets[i].id for i in order],
+        "category": category,
+        "scores": [scores[i] for i in order],
+    }

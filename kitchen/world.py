@@ -1,0 +1,217 @@
+"""The seeded world: which videos there are, which clips they hold and what is true of each.
+
+Within a step each category has a ladder of prototypes: one, another that differs a little, another
+that differs somewhat, and the opposite. A clip takes, category by category and independently, a
+prototype, a prototype with one attribute drawn anew, or a wholly free draw; so that pairs of clips
+spread over all scores.
+
+Held out: for every step the combinations `HELD_OUT_PAIRS` (second tool with second vessel; second
+main ingredient with third motion) appear in the test split only.
+
+Guarantees
+- the same options give the same world; a larger world starts with the videos of a smaller one;
+- a video belongs to one split, whole;
+- no train or val clip shows a held-out combination.
+"""
+
+import random
+from dataclasses import dataclass, replace
+
+from kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes
+from kitchen.steps import ACTIVITIES, CATEGORIES, MAIN, STEPS, UNSEEN_ACTIVITIES, Step
+
+FPS = 12
+TICK = 0.25
+"""Clips start and end on multiples of this many seconds: whole frames, short decimals."""
+
+HELD_OUT_PAIRS = (("tool", 1, "vessel", 1), ("main", 1, "motion", 2))
+
+SPLITS = ("train", "val", "test")
+_SPLIT_CYCLE = (
+    "train", "test", "train", "train", "val", "train", "test", "train", "train", "train",
+    "test", "train", "train", "test", "train", "val", "train", "train", "test", "train",
+)  # fmt: skip
+"""65 % train, 10 % val, 25 % test, spread evenly so that small worlds have all three."""
+
+_COPY, _RENEW = 0.9, 0.2
+"""Chance to start from a prototype, and then to draw one of its attributes anew."""
+
+_WEIGHTS = {"Actions": (0.33, 0.33, 0.12, 0.1, 0.12)}
+_WEIGHTS_ELSE = (0.36, 0.28, 0.19, 0.17)
+"""How often each prototype is the start."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Decor of one video, the same in all its clips; no category counts it."""
+
+    skin: int
+    sleeve: int
+    decor: int
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One performed step within a video; times in seconds."""
+
+    video: str
+    start: float
+    end: float
+    split: str
+    activity: str
+    truth: Attributes
+
+    @property
+    def id(self) -> str:
+        """`<video>_<start>_<end>`, seconds as written."""
+        return f"{self.video}_{self.start:.2f}_{self.end:.2f}"
+
+
+@dataclass(frozen=True)
+class Video:
+    """One performance of a recipe; `duration` in seconds."""
+
+    uid: str
+    split: str
+    subset: str
+    activity: str
+    look: Look
+    clips: tuple[Clip, ...]
+    duration: float
+
+
+def make_world(videos: int, seed: int, seconds: float = 3.5) -> list[Video]:
+    """Plan `videos` videos whose clips last about `seconds` each."""
+    ladders = {name: _ladders(step, seed) for name, step in STEPS.items()}
+    counts = {split: dict.fromkeys(STEPS, 0) for split in SPLITS}
+    world = []
+    for index in range(videos):
+        video = _video(index, seed, seconds, ladders, counts)
+        for clip in video.clips:
+            counts[video.split][clip.truth.step] += 1
+        world.append(video)
+    return world
+
+
+def _video(
+    index: int,
+    seed: int,
+    seconds: float,
+    ladders: dict[str, dict[str, list[Attributes]]],
+    counts: dict[str, dict[str, int]],
+) -> Video:
+    rng = random.Random(f"video {seed} {index}")
+    uid = f"kitchen_{index:04d}"
+    split = _SPLIT_CYCLE[index % len(_SPLIT_CYCLE)]
+    seen = [name for name in ACTIVITIES if name not in UNSEEN_ACTIVITIES]
+    unseen = split != "train" and rng.random() < 0.3
+    subset = split if split == "train" else f"{split}_{'unseen' if unseen else 'seen'}"
+    rarity = counts[split]
+    activity = min(
+        rng.sample(UNSEEN_ACTIVITIES if unseen else seen, 1 if unseen else 3),
+        key=lambda name: sum(rarity[step] for step in ACTIVITIES[name]),
+    )
+    recipe = ACTIVITIES[activity]
+    order = sorted(range(len(recipe)), key=lambda i: (rarity[recipe[i]], rng.random()))
+    chosen = sorted(order[: rng.choice((3, 4, 4, 5, 5, 6))])
+    look = Look(rng.randrange(3), rng.randrange(4), rng.randrange(6))
+    now, clips = 2 * TICK, []
+    for position in chosen:
+        length = max(8 * TICK, seconds + TICK * rng.choice((-2, -1, 0, 1, 2)))
+        length = round(length / TICK) * TICK
+        truth = _perform(STEPS[recipe[position]], split, ladders[recipe[position]], rng)
+        clips.append(Clip(uid, now, now + length, split, activity, truth))
+        now += length + TICK * rng.choice((2, 3, 4))
+    return Video(uid, split, subset, activity, look, tuple(clips), now)
+
+
+def _ladders(step: Step, seed: int) -> dict[str, list[Attributes]]:
+    """Prototypes by category; of each only the category's own attributes are used."""
+    rng = random.Random(f"ladders {seed} {step.name}")
+    one = replace(_free(step, rng), main=step.main[0], motion=step.motion[0])
+    extras, subs = rng.sample(step.extras, 4), rng.sample(step.subactions, 5)
+    one = replace(one, extras=(extras[0],))
+
+    def other(*names: str) -> Attributes:
+        changed = {
+            n: rng.choice([v for v in step.options(n) if v != getattr(one, n)]) for n in names if step.options(n)
+        }
+        return replace(one, **changed)  # type: ignore[arg-type]
+
+    far = replace(
+        other(*_plain(step)),
+        main=step.main[2],
+        motion=step.motion[2],
+        extras=tuple(sorted(extras[1:])),
+    )
+    cookware = rng.sample(("tool", "vessel", "gloves"), 3)
+    sequences = (
+        (subs[0], MAIN), (MAIN, subs[0]), (subs[0], MAIN, subs[1]), (MAIN, subs[2]),
+        (subs[2], MAIN, subs[3], subs[4]),
+    )  # fmt: skip
+    return {
+        "Ingredients": [
+            one,
+            replace(one, main=step.main[1]) if rng.random() < 0.5 else other("amount"),
+            replace(one, extras=tuple(sorted(extras[:2]))),
+            far,
+        ],
+        "Tools/Equipment": [one, other(cookware[0]), other("surface", *cookware[1:]), far],
+        "Technique": [
+            one,
+            other(rng.choice(("speed", "hands"))),
+            replace(other("speed", "manner"), motion=step.motion[1]),
+            far,
+        ],
+        "Actions": [replace(one, sequence=sequence) for sequence in sequences],
+        "Visuals": [one, other("detail"), other("shade", "size"), far],
+    }
+
+
+def _plain(step: Step) -> list[str]:
+    names = [n for names in CATEGORY_ATTRIBUTES.values() for n in names]
+    return [n for n in names if n not in ("extras", "sequence") and step.options(n)]
+
+
+def _draw(step: Step, name: str, rng: random.Random) -> object:
+    if name == "extras":
+        return tuple(sorted(rng.sample(step.extras, rng.choice((0, 1, 1, 2, 2, 3)))))
+    if name == "sequence":
+        order = rng.sample(step.subactions, rng.choice((0, 0, 1, 1, 2, 3)))
+        order.insert(rng.randrange(len(order) + 1), MAIN)
+        return tuple(order)
+    options = step.options(name)
+    return rng.choice(options) if options else None
+
+
+def _free(step: Step, rng: random.Random) -> Attributes:
+    names = [n for names in CATEGORY_ATTRIBUTES.values() for n in names]
+    return Attributes(step=step.name, **{n: _draw(step, n, rng) for n in names})  # type: ignore[arg-type]
+
+
+def _perform(step: Step, split: str, ladders: dict[str, list[Attributes]], rng: random.Random) -> Attributes:
+    truth = _free(step, rng)
+    for category in CATEGORIES:
+        if rng.random() >= _COPY:
+            continue
+        names = CATEGORY_ATTRIBUTES[category]
+        weights = _WEIGHTS.get(category, _WEIGHTS_ELSE)
+        source = rng.choices(ladders[category], weights)[0]
+        truth = replace(truth, **{n: getattr(source, n) for n in names})
+        if rng.random() < _RENEW:
+            name = rng.choice([n for n in names if n in ("extras", "sequence") or step.options(n)])
+            truth = replace(truth, **{name: _draw(step, name, rng)})  # type: ignore[arg-type]
+    for one, i, two, j in HELD_OUT_PAIRS:
+        if split == "test":
+            if rng.random() < 0.12:
+                truth = replace(truth, **{one: getattr(step, one)[i], two: getattr(step, two)[j]})
+        elif held_out(step, truth, (one, i, two, j)):
+            kept = [v for k, v in enumerate(getattr(step, two)) if k != j]
+            truth = replace(truth, **{two: rng.choice(kept)})
+    return truth
+
+
+def held_out(step: Step, truth: Attributes, pair: tuple[str, int, str, int]) -> bool:
+    """Whether `truth` shows this combination of two values."""
+    one, i, two, j = pair
+    return bool(getattr(truth, one) == getattr(step, one)[i] and getattr(truth, two) == getattr(step, two)[j])
