@@ -27,6 +27,8 @@ from featurize.video import Video, opened
 
 PAST_END = 1.0
 """seconds by which a clip may end past its video: annotations are often in whole seconds"""
+CUT_SHORT = 0.5
+"""seconds by which a video may end before what its header promises; no clip may end past it then"""
 
 
 @dataclass(frozen=True)
@@ -115,15 +117,13 @@ def _read(
 
 def _frames_of(path: Path, line: Timeline, start: float, end: float, count: int) -> Int64[np.ndarray, " count"] | str:
     """The numbers of a clip's frames, or the reason why it has none."""
-    cut = ""
-    if line.promised > line.end + PAST_END:
-        cut = f", though its header promises {line.promised:.2f} s: it is cut short, copy it again"
+    slack, mend = PAST_END, "correct the clip's times"
+    if line.promised > line.end + CUT_SHORT:
+        slack, mend = 0.0, f"its header promises {line.promised:.2f} s, so it is cut short; copy it again"
     if not line.still and start > line.times[-1]:
-        return f"the clip begins at {start:g} s but {path} ends at {line.end:.2f} s" + (
-            cut or ": correct the clip's times"
-        )
-    if not line.still and end > line.end + PAST_END:
-        return f"the clip ends at {end:g} s but {path} ends at {line.end:.2f} s" + (cut or ": correct the clip's times")
+        return f"the clip begins at {start:g} s but {path} ends at {line.end:.2f} s: {mend}"
+    if not line.still and end > line.end + slack:
+        return f"the clip ends at {end:g} s but {path} ends at {line.end:.2f} s: {mend}"
     first, behind = between(line.times, start, end)
     if first == behind:
         return f"{path} shows no frame from {start:g} to {end:g} s: lengthen the clip"
@@ -163,6 +163,8 @@ class _Decoder:
         self._entry = 0  # where decoding last began
         self._next = 0  # the frame that comes next
         self._frames: Iterator[av.VideoFrame] = iter(())
+        self.given = 0
+        """packets given to the decoder so far"""
 
     def frame(self, index: int) -> av.VideoFrame:
         """The frame of that number, which is past every one asked for before."""
@@ -204,6 +206,7 @@ class _Decoder:
                 entered = entered or packet.pts == pts[key]
                 self._fed = max(self._fed, int(np.searchsorted(pts, packet.pts)))
             if entered:
+                self.given += packet.size > 0
                 yield from packet.decode()  # type: ignore[misc]
 
     def _number(self, frame: av.VideoFrame) -> int:

@@ -27,7 +27,7 @@ from featurize.worker import Equipment
 from store import Catalog, Store, StoreError, View
 from weights import WeightsError, fingerprint, resolve
 
-BATCH = {"clips": 4, "texts": 64}
+BATCH = {"clips": 4, "texts": 32}
 """rows of a batch by default"""
 _SAME = 1e-6
 """seconds that two equal times may differ by"""

@@ -8,7 +8,8 @@ Guarantees
 - a manifest that cannot be trusted (unreadable, a column missing, a clip twice) is refused whole,
   in one line, before anything is written
 - one bad row (no text, an interval that is none) fails alone, with its reason
-- rows are in video order: videos as they first appear, their clips by start
+- clips are in video order: videos as they first appear, their clips by start; texts by length, so
+  that a batch holds few tokens that only fill it
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from featurize.errors import FeaturizeError
 from store import text_key
 
 _CLIP_COLUMNS = ("clip", "video", "start", "end")
-_ROW = "row"  # the store's own name for a row's place
+_OWN = ("key", "row")  # the catalog's own columns
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,20 @@ class Manifest:
 
 def read_manifest(path: Path, column: str = "text") -> Manifest:
     """Read a manifest; `column` holds the texts of one of texts. FeaturizeError: see above."""
-    frame = _read(path)
+    frame = _read(path, column)
+    if not frame.height:
+        raise FeaturizeError(f"{path} has no row: write one for each clip or text")
     if "video" in frame.columns:
         return _clips(frame, path)
     return _texts(frame, path, column)
 
 
-def _read(path: Path) -> pl.DataFrame:
+def _read(path: Path, column: str) -> pl.DataFrame:
     try:
         if path.suffix == ".csv":
             # what looks like a number in a name stays as it is written
             names = pl.read_csv(path, n_rows=0).columns
-            kept = {name: pl.String for name in names if name in (*_CLIP_COLUMNS, "text")}
+            kept = {name: pl.String for name in names if name in (*_CLIP_COLUMNS, column)}
             return pl.read_csv(path, schema_overrides=kept, infer_schema_length=None)
         if path.suffix == ".parquet":
             return pl.read_parquet(path)
@@ -67,6 +70,9 @@ def _read(path: Path) -> pl.DataFrame:
 
 def _clips(frame: pl.DataFrame, path: Path) -> Manifest:
     _require(frame, _CLIP_COLUMNS, path)
+    for name in _OWN:
+        if name in frame.columns:
+            raise FeaturizeError(f"column {name!r} of {path} is the store's own: rename it")
     frame = frame.with_columns(pl.col("clip", "video").cast(pl.String).str.strip_chars())
     frame = frame.rename({"clip": "key"})
     for name in ("key", "video"):
@@ -77,8 +83,6 @@ def _clips(frame: pl.DataFrame, path: Path) -> Manifest:
     twice = frame.filter(pl.col("key").is_duplicated())["key"]
     if len(twice):
         raise FeaturizeError(f"clip {twice[0]!r} is in {path} twice: clip ids are unique")
-    if _ROW in frame.columns:
-        raise FeaturizeError(f"column {_ROW!r} of {path} is the store's own: rename it")
     times = {t: pl.col(t).cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False) for t in ("start", "end")}
     numbers = frame.select("key", **times)
     failures: dict[str, str] = {}
@@ -90,10 +94,11 @@ def _clips(frame: pl.DataFrame, path: Path) -> Manifest:
     frame = frame.with_columns(
         pl.when(bad).then(None).otherwise(numbers[t]).cast(pl.Float64).alias(t) for t in ("start", "end")
     )
-    first_seen = pl.int_range(pl.len()).min().over("video")
-    frame = frame.sort(first_seen, "start", "end", nulls_last=True, maintain_order=True)
+    seen = frame["video"].unique(maintain_order=True)
+    order = pl.col("video").replace_strict(seen, pl.int_range(len(seen), eager=True))
+    frame = frame.sort(order, "start", "end", nulls_last=True, maintain_order=True)
     folder = path.absolute().parent
-    paths = {video: folder / video for video in frame["video"].unique(maintain_order=True)}
+    paths = {video: folder / video for video in seen}
     return Manifest("clips", frame, paths, failures)
 
 
@@ -121,7 +126,7 @@ def _texts(frame: pl.DataFrame, path: Path, column: str) -> Manifest:
         )
     texts = texts.select(pl.col("text").cast(pl.String).fill_null("")).unique(maintain_order=True)
     keys = pl.Series("key", [text_key(text) for text in texts["text"]], dtype=pl.String)
-    rows = texts.with_columns(keys).select("key", "text")
+    rows = texts.with_columns(keys).select("key", "text").sort(pl.col("text").str.len_chars(), maintain_order=True)
     blank = rows.filter(pl.col("text").str.strip_chars() == "")["key"]
     return Manifest("texts", rows, {}, {key: f"a text of {path} is empty: write one" for key in blank})
 

@@ -1,8 +1,8 @@
 """One shard: its rows are decoded, encoded in fixed batches, and committed.
 
 Guarantees
-- batches are fixed runs of the shard's rows, and what is not to do is filled in: a part of a
-  shard, or the shard again, gives every clip the same bits
+- batches are fixed runs of the shard's rows: a part of a shard, or the shard again, gives every row
+  the same bits; what is not to do is filled in
 - a clip that fails is recorded with its reason and changes no other
 - in memory are the frames of a few batches and the features of one shard
 """
@@ -23,8 +23,6 @@ from featurize.plan import blocks
 from featurize.task import Outcome, Task
 from store import Feature, Store
 
-FILLER = "."
-"""the text that fills a batch"""
 _ENDS = 2
 """tokens that a tokenizer sets around a text"""
 
@@ -78,11 +76,11 @@ class _Work:
 
     def text_batches(self) -> Iterator[Batch]:
         """Features of texts, batch by batch."""
-        size = self._task.batch_size
+        size, texts = self._task.batch_size, self._task.texts
         for block, rows in self._blocks.items():
             start = self._first + block * size
-            texts = [self._task.texts.get(row, FILLER) for row in range(start, start + size)]
-            yield rows, _taken(self._encoder.encode_texts(texts), [row - start for row in rows])
+            batch = [texts[row] for row in range(start, start + size) if row in texts]
+            yield rows, _taken(self._encoder.encode_texts(batch), [row - start for row in rows])
             self._tell(len(rows))
 
     def _encode_clips(self, block: int, frames: Mapping[int, UInt8[np.ndarray, "T size size 3"]]) -> Batch:

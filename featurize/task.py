@@ -14,6 +14,9 @@ from featurize.manifest import Manifest
 from featurize.plan import Shard, blocks
 from store import Store, View
 
+FILLER = "."
+"""stands in a batch for a text that cannot be encoded"""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -44,7 +47,8 @@ class Task:
     clips: dict[int, Source] = field(default_factory=dict)
     """every one of `rows` -> its clip, where the entity is clips"""
     texts: dict[int, str] = field(default_factory=dict)
-    """every usable row of the batches that hold `rows` -> its text, where the entity is texts"""
+    """every row of the batches that hold `rows` -> its text, FILLER where it is unusable, where the
+    entity is texts"""
     threads: int = 1
     """threads that decode"""
 
@@ -81,10 +85,9 @@ def tasks(
                 clips[row["row"]] = Source(str(asked.paths[row["video"]]), row["start"], row["end"])
         usable = tuple(row for row in shard.rows if row not in failures)
         near = {
-            row: texts[row]
+            row: FILLER if unusable(texts[row]) else texts[row]
             for block in (blocks(usable, first, batch_size) if len(texts) else ())
             for row in range(first + block * batch_size, min(first + (block + 1) * batch_size, len(texts)))
-            if not unusable(texts[row])
         }
         yield Task(
             str(store.path), view.entity, view.name, shard.number, usable, failures, batch_size, clips, near, threads

@@ -60,7 +60,7 @@ def from_packets(path: Path) -> Timeline:
         last = packets[order[-1]][2] or (int(np.median(steps)) if len(steps) else 0)
         return Timeline(
             times=_seconds(pts[order], video),
-            end=float(_seconds(pts.max() + last, video)),
+            end=float(_seconds(pts[order[-1:]] + last, video)[0]),
             promised=video.promised,
             still=video.is_still,
             exact=len(known) == len(packets) and bool((steps > 0).all()) and video.tells_order,
@@ -108,7 +108,7 @@ def decoded(video: Video) -> Iterator[av.VideoFrame | None]:
             yield None
 
 
-def _seconds(pts: Int64[np.ndarray, "*n"] | np.int64, video: Video) -> Float64[np.ndarray, "*n"]:
+def _seconds(pts: Int64[np.ndarray, " n"], video: Video) -> Float64[np.ndarray, " n"]:
     """Seconds of timestamps; one correctly rounded division, so that 49152 / 15360 is 3.2."""
     tick = video.tick
-    return np.asarray((pts - video.zero) * tick.numerator) / tick.denominator
+    return (pts - video.zero) * tick.numerator / tick.denominator

@@ -77,7 +77,8 @@ class Video:
         if tag := self.stream.metadata.get("DURATION"):  # Matroska's, HH:MM:SS.fraction
             hours, minutes, seconds = tag.split(":")
             return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        return (self.container.duration or 0) / av.time_base
+        alone = len(self.container.streams) == 1  # sound may last longer
+        return (self.container.duration or 0) / av.time_base if alone else 0.0
 
     def packets(self) -> Iterator[Packet]:
         """The packets that hold frames, to where the file breaks off, and the one that flushes."""

@@ -1,4 +1,4 @@
-"""Real tiny videos."""
+"""Real tiny videos, and a tiny CLIP saved to disk."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -18,23 +18,36 @@ def write_video(
     codec: str = "libx264",
     size: tuple[int, int] = (96, 64),
     milliseconds: list[int] | None = None,
-    format: str | None = None,
+    rotation: dict[str, object] | None = None,
     **options: object,
 ) -> Path:
-    """A video whose frames differ: a bar grows, and colours turn."""
+    """A video whose frames differ: a bar grows to the right, and colours turn."""
     tick = Fraction(1, 1000) if milliseconds else Fraction(1, rate)
     width, height = size
-    with av.open(str(path), "w", format=format) as container:
+    with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {name.replace("_", "-"): str(value) for name, value in options.items()}
         stream.codec_context.time_base = tick
+        if rotation:
+            stream.set_display_rotation(**rotation)
         for i in range(frames):
             picture = np.full((height, width, 3), (i * 5 % 256, 255 - i * 5 % 256, 40), np.uint8)
             picture[:, : width * (i + 1) // frames] = (255, i * 11 % 256, i * 7 % 256)
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts = milliseconds[i] if milliseconds else i
-            frame.time_base = tick
+            frame.pts, frame.time_base = milliseconds[i] if milliseconds else i, tick
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_audio(path: Path) -> Path:
+    """A second of silence."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        for i in range(16):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.rate, frame.pts = 16000, i * 1024
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
@@ -42,7 +55,7 @@ def write_video(
 
 @pytest.fixture(scope="session")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Writer:
-    """Writes a video and gives its path; the same arguments give the same file."""
+    """Writes a video of that name and gives its path; a name stands for one video."""
     folder = tmp_path_factory.mktemp("videos")
 
     def write(name: str, **arguments: object) -> Path:
@@ -50,3 +63,37 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Writer:
         return path if path.exists() else write_video(path, **arguments)  # type: ignore[arg-type]
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of random weights as transformers saves one: 32 pixels, 16 patches, 20 tokens."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    folder = tmp_path_factory.mktemp("clip")
+    letters = list(bytes_to_unicode().values())
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]).save_pretrained(folder)
+    small = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ends = {"bos_token_id": len(pieces) - 2, "eos_token_id": len(pieces) - 1}
+    config = CLIPConfig(
+        text_config={**small, **ends, "vocab_size": len(pieces), "max_position_embeddings": 20},
+        vision_config={**small, "image_size": 32, "patch_size": 8},
+        projection_dim=12,
+    )
+    torch.manual_seed(0)
+    model = CLIPModel(config)
+    for parameter in model.parameters():  # the defaults leave outputs nearly constant
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    crop = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size=crop).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with sound alone."""
+    return write_audio(tmp_path_factory.mktemp("audio") / "sound.mp4")

@@ -1,0 +1,57 @@
+"""The frame rule, and the plan of what is missing."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featurize.frames import between, chosen
+from featurize.plan import Shard, blocks, plan
+from store.view import ABSENT, FAILED, OK
+
+STATUS = st.lists(st.sampled_from([ABSENT, OK, FAILED]), min_size=1, max_size=60)
+
+
+@given(st.integers(1, 5000), st.integers(1, 32))
+def test_the_published_rule(n: int, count: int) -> None:
+    expected = [int(x) for x in np.linspace(0, n - 1, count)]
+    assert chosen(n, count).tolist() == expected
+
+
+@given(st.integers(1, 8))
+def test_a_clip_of_few_frames_loses_none(n: int) -> None:
+    assert set(chosen(n, 8).tolist()) == set(range(n))
+
+
+@given(st.lists(st.integers(0, 100), unique=True, max_size=30), st.integers(0, 100), st.integers(0, 100))
+def test_frames_from_start_on_and_before_end(ticks: list[int], start: int, end: int) -> None:
+    start, end = min(start, end), max(start, end)
+    times = np.array(sorted(ticks), np.float64) / 10
+    first, behind = between(times, start / 10, end / 10)
+    assert times[first:behind].tolist() == [t for t in times if start / 10 <= t < end / 10]
+
+
+@given(STATUS, st.sampled_from([1, 2, 8, 64]), st.booleans(), st.data())
+def test_what_is_ok_is_never_done_again(status: list[int], size: int, retry: bool, data: st.DataObject) -> None:
+    asked = data.draw(st.lists(st.integers(0, len(status) - 1), max_size=80))
+    shards = plan(np.array(asked, np.int64), np.array(status, np.uint8), size, retry)
+    wanted = {ABSENT, FAILED} if retry else {ABSENT}
+    todo = sorted({row for row in asked if status[row] in wanted})
+    assert [row for shard in shards for row in shard.rows] == todo
+    assert all(row // size == shard.number for shard in shards for row in shard.rows)
+    numbers = [shard.number for shard in shards]
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_plan_by_hand() -> None:
+    status = np.array([OK, ABSENT, FAILED, ABSENT, ABSENT, OK], np.uint8)
+    rows = np.array([5, 3, 1, 2], np.int64)
+    assert plan(rows, status, 2) == [Shard(0, (1,)), Shard(1, (3,))]
+    assert plan(rows, status, 2, retry_failed=True) == [Shard(0, (1,)), Shard(1, (2, 3))]
+
+
+@given(st.sets(st.integers(32, 63)), st.integers(1, 9))
+def test_batches_are_fixed_runs_of_a_shard(rows: set[int], size: int) -> None:
+    found = blocks(rows, 32, size)
+    assert sorted(row for members in found.values() for row in members) == sorted(rows)
+    for block, members in found.items():
+        assert members and all(32 + block * size <= row < 32 + (block + 1) * size for row in members)
