@@ -2,7 +2,8 @@
 
 A manifest (csv, parquet, jsonl) that has a column `video` is one of clips, with `clip`, `video`
 (relative to the manifest's folder), `start` and `end` in seconds, and any others, which the
-catalog keeps. Any other is one of texts, a column of texts or of lists of texts.
+catalog keeps. Any other, or one whose column of texts is named, is one of texts: a text or a list
+of texts a row.
 
 Guarantees
 - a manifest that cannot be trusted (unreadable, a column missing, a clip twice) is refused whole,
@@ -22,6 +23,7 @@ from store import text_key
 
 _CLIP_COLUMNS = ("clip", "video", "start", "end")
 _OWN = ("key", "row")  # the catalog's own columns
+_TEXT = "text"  # the column of texts by default
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,17 @@ class Manifest:
     """key -> why that row cannot be featurized"""
 
 
-def read_manifest(path: Path, column: str = "text") -> Manifest:
-    """Read a manifest; `column` holds the texts of one of texts. FeaturizeError: see above."""
-    frame = _read(path, column)
+def read_manifest(path: Path, column: str | None = None) -> Manifest:
+    """Read a manifest; of one of clips too, `column` asks for the texts in it.
+
+    Raises FeaturizeError where it is refused whole.
+    """
+    frame = _read(path, column or _TEXT)
     if not frame.height:
         raise FeaturizeError(f"{path} has no row: write one for each clip or text")
-    if "video" in frame.columns:
+    if column is None and "video" in frame.columns:
         return _clips(frame, path)
-    return _texts(frame, path, column)
+    return _texts(frame, path, column or _TEXT)
 
 
 def _read(path: Path, column: str) -> pl.DataFrame:
@@ -69,37 +74,38 @@ def _read(path: Path, column: str) -> pl.DataFrame:
 
 
 def _clips(frame: pl.DataFrame, path: Path) -> Manifest:
-    _require(frame, _CLIP_COLUMNS, path)
-    for name in _OWN:
-        if name in frame.columns:
-            raise FeaturizeError(f"column {name!r} of {path} is the store's own: rename it")
-    frame = frame.with_columns(pl.col("clip", "video").cast(pl.String).str.strip_chars())
-    frame = frame.rename({"clip": "key"})
-    for name in ("key", "video"):
-        empty = frame[name].is_null() | (frame[name] == "")
-        if empty.any():
-            label = "clip" if name == "key" else name
-            raise FeaturizeError(f"row {empty.arg_true()[0] + 1} of {path} has no {label}: give it one")
-    twice = frame.filter(pl.col("key").is_duplicated())["key"]
-    if len(twice):
-        raise FeaturizeError(f"clip {twice[0]!r} is in {path} twice: clip ids are unique")
-    times = {t: pl.col(t).cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False) for t in ("start", "end")}
-    numbers = frame.select("key", **times)
+    _check_names(frame, path)
+    frame = frame.rename({"clip": "key"}).with_columns(pl.col("video").str.strip_chars())
+    seconds = frame.select(pl.col("start", "end").cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False))
     failures: dict[str, str] = {}
-    rows = zip(frame.select("key", "start", "end").iter_rows(), numbers.iter_rows(), strict=True)
-    for line, ((key, start, end), (_, first, last)) in enumerate(rows, 1):
-        if reason := _unusable(start, end, first, last):
-            failures[key] = f"{reason}: correct row {line} of {path}"
-    bad = pl.col("key").is_in(list(failures))
-    frame = frame.with_columns(
-        pl.when(bad).then(None).otherwise(numbers[t]).cast(pl.Float64).alias(t) for t in ("start", "end")
-    )
+    written = zip(frame["key"], frame["start"], frame["end"], strict=True)
+    for row, ((key, *times), numbers) in enumerate(zip(written, seconds.iter_rows(), strict=True), 1):
+        if reason := _unusable(*times, *numbers):
+            failures[key] = f"{reason}: correct row {row} of {path}"
+    usable = ~pl.col("key").is_in(list(failures))
+    frame = frame.with_columns(pl.when(usable).then(seconds[time]).alias(time) for time in ("start", "end"))
     seen = frame["video"].unique(maintain_order=True)
     order = pl.col("video").replace_strict(seen, pl.int_range(len(seen), eager=True))
     frame = frame.sort(order, "start", "end", nulls_last=True, maintain_order=True)
     folder = path.absolute().parent
-    paths = {video: folder / video for video in seen}
-    return Manifest("clips", frame, paths, failures)
+    return Manifest("clips", frame, {video: folder / video for video in seen}, failures)
+
+
+def _check_names(frame: pl.DataFrame, path: Path) -> None:
+    """FeaturizeError on a column that is missing or the store's own, a row without a name, a clip twice."""
+    _require(frame, _CLIP_COLUMNS, path)
+    for name in _OWN:
+        if name in frame.columns:
+            raise FeaturizeError(f"column {name!r} of {path} is the store's own: rename it")
+    for name in ("clip", "video"):
+        if frame[name].dtype != pl.String:
+            raise FeaturizeError(f"column {name!r} of {path} holds {frame[name].dtype}: write text")
+        empty = frame[name].fill_null("").str.strip_chars() == ""
+        if empty.any():
+            raise FeaturizeError(f"row {empty.arg_true()[0] + 1} of {path} has no {name}: give it one")
+    twice = frame.filter(pl.col("clip").is_duplicated())["clip"]
+    if len(twice):
+        raise FeaturizeError(f"clip {twice[0]!r} is in {path} twice: clip ids are unique")
 
 
 def _unusable(start: object, end: object, first: float | None, last: float | None) -> str | None:

@@ -17,8 +17,9 @@ class Options:
     Without one, give video files: each is one clip."""
     videos: tuple[str, ...] = ()
     """Video files, each one clip from beginning to end."""
-    column: str = "text"
-    """Column of a manifest of texts that holds them: a text, or a list of texts, a row."""
+    column: str | None = None
+    """Column of the manifest whose texts are wanted: a text, or a list of texts, a row. Default:
+    text, where the manifest is not one of clips."""
     weights: str | None = None
     """Weights of the encoder: a folder, a hub id, or a name that `python -m weights list` shows.
     Default: those of the encoder's name."""

@@ -34,7 +34,7 @@ def written(frame: pl.DataFrame, path: Path) -> Path:
     return path
 
 
-def refusal(path: Path, column: str = "text") -> str:
+def refusal(path: Path, column: str | None = None) -> str:
     with pytest.raises(FeaturizeError) as error:
         read_manifest(path, column)
     assert "\n" not in str(error.value) and str(path) in str(error.value)
@@ -128,3 +128,9 @@ def test_files_of_one_stem_are_refused(tmp_path: Path, video: Writer) -> None:
         as_manifest([video("uneven-length.mkv"), twin])
     with pytest.raises(FeaturizeError, match="no video"):
         as_manifest([tmp_path / "absent.mp4"])
+
+
+def test_texts_of_a_manifest_of_clips(tmp_path: Path) -> None:
+    path = written(CLIPS.with_columns(narration=pl.lit("we whisk now")), tmp_path / "clips.csv")
+    manifest = read_manifest(path, "narration")
+    assert manifest.entity == "texts" and manifest.rows["text"].to_list() == ["we whisk now"]

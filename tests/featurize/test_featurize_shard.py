@@ -1,0 +1,137 @@
+"""A shard: fixed batches, failures that stay alone, decoding threads that stop."""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from featurize.decoders import decoded_clips
+from featurize.encoders import Encoder, load
+from featurize.manifest import Manifest
+from featurize.picture import Crop
+from featurize.plan import Shard
+from featurize.shard import featurize_shard
+from featurize.task import Outcome, Source, tasks
+from store import Store, View, text_key
+
+Writer = Callable[..., Path]
+ROWS = 16
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_clip: Path) -> Encoder:
+    return load("clip", str(tiny_clip), "cpu")
+
+
+@pytest.fixture(scope="module")
+def clips(video: Writer) -> Manifest:
+    """Clips of three videos, one of them missing and one clip past the end of its video."""
+    paths = {name: video(name, frames=60, g=10) for name in ("one.mp4", "two.mp4")}
+    paths["gone.mp4"] = paths["one.mp4"].with_name("gone.mp4")
+    times = [("one.mp4", i / 4, i / 4 + 1) for i in range(6)]
+    times += [("gone.mp4", 0.0, 1.0), ("two.mp4", 0.0, 0.2), ("two.mp4", 1.0, 3.0), ("two.mp4", 2.0, 9.0)]
+    rows = [(f"{name}_{start}_{end}", name, start, end) for name, start, end in times]
+    return Manifest("clips", pl.DataFrame(rows, ["key", "video", "start", "end"], orient="row"), paths, {})
+
+
+def opened(folder: Path, encoder: Encoder, asked: Manifest, rows_per_shard: int = ROWS) -> tuple[Store, View]:
+    store = Store.open(folder, create=True)
+    with store.lock():
+        store.catalog(asked.entity).append(asked.rows)
+        provenance, features = encoder.provenance(asked.entity), encoder.features(asked.entity)
+        view = store.create_view(asked.entity, "tiny", provenance, features, rows_per_shard)
+        view.resize()
+    return store, view
+
+
+def do(store: Store, view: View, asked: Manifest, encoder: Encoder, rows: Iterable[int], batch: int = 4) -> Outcome:
+    (task,) = tasks(store, view, asked, [Shard(0, tuple(rows))], batch, threads=2)
+    return featurize_shard(task, encoder, "cpu", lambda rows: None)
+
+
+def arrays(view: View, rows: Iterable[int]) -> dict[str, np.ndarray]:
+    return {name: view.read(name, np.array(list(rows))) for name in view.features}
+
+
+def test_a_part_of_a_shard_gives_the_same_bits(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
+    store, whole = opened(tmp_path / "whole", encoder, clips)
+    outcome = do(store, whole, clips, encoder, range(10))
+    good = np.flatnonzero(whole.status() == 1).tolist()
+    assert good == [0, 1, 2, 3, 4, 5, 7, 8] and outcome.repeated == 1
+    reasons = dict(whole.failures().rows())
+    assert "does not exist" in reasons["gone.mp4_0.0_1.0"]
+    assert "ends at 9 s" in reasons["two.mp4_2.0_9.0"]
+    store, parts = opened(tmp_path / "parts", encoder, clips)
+    for rows in ([8, 1], [0, 2, 9], [3], [4, 5, 6, 7]):
+        do(store, parts, clips, encoder, rows)
+    expected, got = arrays(whole, good), arrays(parts, good)
+    assert set(expected) == {"tokens", "frame_embedding", "embedding"}
+    for name, array in expected.items():
+        assert array.any(axis=tuple(range(1, array.ndim))).all()
+        np.testing.assert_array_equal(got[name], array)
+    assert parts.failures().sort("key").equals(whole.failures().sort("key"))
+
+
+def test_features_are_those_of_the_clip_alone(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
+    store, view = opened(tmp_path / "store", encoder, clips)
+    do(store, view, clips, encoder, range(10))
+    for row in (3, 8):
+        source = Source(str(clips.paths[clips.rows["video"][row]]), clips.rows["start"][row], clips.rows["end"][row])
+        ((_, done),) = decoded_clips({row: source}, 8, Crop(encoder.short_side, encoder.size))
+        alone = encoder.encode_clips(done.frames[None])
+        np.testing.assert_allclose(view.read("embedding", np.array([row])), alone["embedding"], atol=1e-5)
+        np.testing.assert_allclose(view.read_float("tokens", np.array([row])), alone["tokens"], atol=2e-3)
+
+
+def test_texts_in_parts_give_the_same_bits(tmp_path: Path, encoder: Encoder) -> None:
+    texts = ["whisk", "chop the onion", "", "pour the batter slowly " * 20, "flip", "wait", "serve"]
+    keys = [text_key(text) for text in texts]
+    asked = Manifest("texts", pl.DataFrame({"key": keys, "text": texts}), {}, {keys[2]: "it is empty"})
+    store, whole = opened(tmp_path / "whole", encoder, asked)
+    assert do(store, whole, asked, encoder, range(7)).truncated == 1
+    assert whole.failures().rows() == [(keys[2], "it is empty")]
+    store, parts = opened(tmp_path / "parts", encoder, asked)
+    for rows in ([5, 0], [2, 3], [1, 4, 6]):
+        do(store, parts, asked, encoder, rows)
+    good = [0, 1, 3, 4, 5, 6]
+    np.testing.assert_array_equal(arrays(parts, good)["embedding"], arrays(whole, good)["embedding"])
+
+
+def test_a_task_holds_its_own_rows_alone(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
+    store, view = opened(tmp_path / "store", encoder, clips, rows_per_shard=2)
+    made = list(tasks(store, view, clips, [Shard(1, (2,)), Shard(4, (8, 9))], 4, 1))
+    assert [sorted(task.clips) for task in made] == [[2], [8, 9]]
+    bad = replace(clips, failures={clips.rows["key"][9]: "no interval"})
+    (task,) = tasks(store, view, bad, [Shard(4, (8, 9))], 4, 1)
+    assert task.rows == (8,) and task.failures == {9: "no interval"} and list(task.clips) == [8]
+
+
+def test_a_value_past_float16_fails_its_clip(tmp_path: Path, tiny_clip: Path, clips: Manifest) -> None:
+    loud = load("clip", str(tiny_clip), "cpu", layer=0)
+    store, view = opened(tmp_path / "store", loud, clips)
+    scaled = loud._model.vision_model.pre_layrnorm.weight
+    scaled.data *= 1e6
+    do(store, view, clips, loud, range(6))
+    assert (view.status()[:6] == 2).all()
+    assert "a magnitude past float16" in view.failures()["reason"][0]
+
+
+def test_whoever_stops_taking_clips_stops_the_threads(clips: Manifest) -> None:
+    before = threading.active_count()
+    path = str(clips.paths["one.mp4"])
+    many = {row: Source(path, 0.0, 1.0) for row in range(100)}
+    taking = decoded_clips(many, 8, Crop(40, 32), threads=3)
+    next(taking)
+    taking.close()
+    assert threading.active_count() == before
+
+
+def test_every_row_comes_back_once(clips: Manifest) -> None:
+    names = ["one.mp4", "two.mp4", "gone.mp4"]
+    many = {row: Source(str(clips.paths[names[row % 3]]), 0.0, 0.5) for row in range(40)}
+    rows = [row for row, _ in decoded_clips(many, 8, Crop(40, 32), threads=2)]
+    assert sorted(rows) == list(range(40))
