@@ -91,6 +91,7 @@ def arrays(store: Path) -> dict[str, np.ndarray]:
     return {name: group[name][:] for name in ("tokens", "scale", "embedding", "checksum", "status")}
 
 
+@pytest.mark.timeout(120 + 4 * KILLS)
 def test_kill_9_at_any_moment_then_resume_gives_the_same_arrays(tmp_path: Path, runs: Runs) -> None:
     whole = tmp_path / "whole"
     begin = time.monotonic()
