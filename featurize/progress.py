@@ -2,18 +2,15 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 LINE_EVERY = 10.0
 """seconds"""
 
 
-class Show(Protocol):
-    """Is told the rows finished so far."""
-
-    def __call__(self, done: int) -> None: ...
+Show = Callable[[int], None]
+"""is told how many rows are finished"""
 
 
 @contextmanager

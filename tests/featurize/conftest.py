@@ -11,6 +11,10 @@ import pytest
 Writer = Callable[..., Path]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes ten seconds or more")
+
+
 def write_video(
     path: Path,
     frames: int = 40,
