@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from retrieval.errors import RetrievalError, command
+from retrieval.advice import command
+from retrieval.errors import RetrievalError
 from retrieval.files import whole
 from retrieval.progress import progress
 from retrieval.vectors import blocks, filled_rows, normalised, width

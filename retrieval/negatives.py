@@ -39,6 +39,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from retrieval.pairs import Difference, Pair, Question, TestSet
+from retrieval.progress import progress
 
 Variant = Literal["V1", "V2", "V3"]
 NEGATIVES = 3
@@ -72,15 +73,17 @@ def hard_negatives(
     for at, one in enumerate(test_set.differences):
         asked[one.pair].append(at)
     questions: dict[int, Question] = {}
-    for true, walk in enumerate(_walks(averages)):
-        pair = test_set.pairs[true]
-        allowed: Iterator[Pair] = (test_set.pairs[at] for at in walk if _allowed(test_set.pairs[at], pair, variant))
-        for at in asked[pair]:
-            one = test_set.differences[at]
-            allowed, again = tee(allowed)  # every question of the pair walks from the start
-            negatives = said.first_unlike(again, one, threshold)
-            if len(negatives) == NEGATIVES:
-                questions[at] = _question(one, negatives, random_of(seed, one))
+    with progress("walked pairs", len(averages)) as advance:
+        for true, walk in enumerate(_walks(averages)):
+            pair = test_set.pairs[true]
+            allowed: Iterator[Pair] = (test_set.pairs[at] for at in walk if _allowed(test_set.pairs[at], pair, variant))
+            for at in asked[pair]:
+                one = test_set.differences[at]
+                allowed, again = tee(allowed)  # every question of the pair walks from the start
+                negatives = said.first_unlike(again, one, threshold)
+                if len(negatives) == NEGATIVES:
+                    questions[at] = _question(one, negatives, random_of(seed, one))
+            advance(1)
     ordered = [questions[at] for at in sorted(questions)]
     return Drawn(ordered, len(test_set.differences) - len(ordered))
 

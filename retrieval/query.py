@@ -20,13 +20,17 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from jsonargparse.typing import PositiveInt
 
-from retrieval.errors import RetrievalError, command
+from retrieval.advice import fill
+from retrieval.errors import RetrievalError
 from retrieval.index import Index, open_index
 from retrieval.vectors import normalised, width
 from store import Store, View, text_key
 
-SHOWN = ("step", "activity", "split", "narration", "caption")  # columns first in the table
+SHOWN = ("step", "narration", "caption", "activity", "split")  # columns first in the table
 IN_THE_ID = ("video", "start", "end")  # columns the table leaves out: a clip's id tells them
+PIPED_WIDTH = 200  # characters of the table where no terminal says how many fit
+NARROWEST = 18  # characters of a column; columns that would get fewer are left out
+MARGIN = 3  # characters around a column
 WIDEST = 60  # characters of a cell
 
 
@@ -113,40 +117,32 @@ def row_of_clip(store: Store, view: View, clip: str) -> int:
     if status != 1:
         raise RetrievalError(
             f"clip {clip} has no features in view clips/{view.name}: run "
-            f"{featurize(store, view.provenance.encoder, view.name, 'CLIPS.csv')}"
+            f"{fill(store, view.name, view.provenance.encoder, 'CLIPS.csv')}"
         )
     return row
-
-
-def featurize(store: Store, encoder: str, view: str, manifest: object) -> str:
-    """The command that fills `view` from a manifest."""
-    named = [] if encoder == view else ["--view", view]
-    start = ["python", "-m", "featurize", "--manifest", manifest, "--store", store.path]
-    return command(*start, "--encoder", encoder, *named)
 
 
 def _text_vector(store: Store, index: Index, text: str) -> Float32[np.ndarray, "1 dim"]:
     """The normalised embedding of a text. RetrievalError names the commands that add it."""
     name, feature = index.view.name, index.card["feature"]
-    encoder = index.view.provenance.encoder
+    there = store.view("texts", name) if name in store.views("texts") else None
+    made_by = (there or index.view).provenance.encoder
     missing = RetrievalError(
-        f"the text {text!r} is not in texts/{name} of {store.path}: put it into the column `text` "
-        f"of a file TEXTS.jsonl and run {featurize(store, encoder, name, 'TEXTS.jsonl')} "
-        f"(where a head made the view: featurize TEXTS.jsonl with the head's text encoder, then "
-        f"{command('python', '-m', 'heads.embed', '--head', 'RUN', '--store', store.path)})"
+        f"the text {short(text)!r} is not in texts/{name} of {store.path}: put it into the column `text` of a file "
+        f"TEXTS.jsonl and run {fill(store, name, made_by, 'TEXTS.jsonl')}"
     )
-    if name not in store.views("texts"):
+    if there is None:
         raise missing
-    view = store.view("texts", name)
     row = store.catalog("texts").rows([text_key(text)])
-    if row[0] < 0 or view.status()[row[0]] != 1:
+    if row[0] < 0 or there.status()[row[0]] != 1:
         raise missing
-    if width(view, feature) != index.card["dim"]:
+    ours, theirs = index.view.provenance.weights, there.provenance.weights
+    if ours != theirs or width(there, feature) != index.card["dim"]:
         raise RetrievalError(
-            f"texts/{name} has {width(view, feature)} channels and clips/{name} "
-            f"{index.card['dim']}: they are not one space, query with --clip"
+            f"texts/{name} and clips/{name} of {store.path} are not one space (weights {theirs[:12]} and "
+            f"{ours[:12]}, {width(there, feature)} and {index.card['dim']} channels): query with --clip"
         )
-    return normalised(store, view, feature, row).astype(np.float32)
+    return normalised(store, there, feature, row).astype(np.float32)
 
 
 def run(options: Options) -> int:
@@ -164,20 +160,31 @@ def run(options: Options) -> int:
 
 
 def _print_table(hits: list[Hit], options: Options) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, width=max(console.width, PIPED_WIDTH))
     columns = [name for name in hits[0].columns if name not in IN_THE_ID] if hits else []
     columns.sort(key=lambda name: SHOWN.index(name) if name in SHOWN else len(SHOWN))
-    what = f"clip {options.clip}" if options.clip is not None else f"text {options.text!r}"
-    table = Table("rank", "similarity", "clip", *columns, title=f"nearest to {what} in {options.view}")
+    fixed = ["rank", "similarity", "clip"]  # never cut: an id is there to be copied
+    longest = max((len(hit.clip) for hit in hits), default=0)
+    space = max(console.width - len("rank similarity") - longest - MARGIN * len(fixed), 0)
+    columns = columns[: space // NARROWEST]
+    each = min(space // max(len(columns), 1) - MARGIN, WIDEST)
+    what = f"clip {options.clip}" if options.clip is not None else f"text {short(options.text)!r}"
+    title = Text(f"nearest to {what} in {options.view}")
+    table = Table(*fixed, *columns, title=title, title_justify="left", box=SIMPLE_HEAD)
     for hit in hits:
-        cells = [_short(hit.columns[name]) for name in columns]
-        table.add_row(str(hit.rank), f"{hit.similarity:.4f}", *map(Text, [hit.clip, *cells]))
-    Console(file=sys.stdout).print(table)
+        cells = [hit.clip, *(short(hit.columns[name], each) for name in columns)]
+        table.add_row(str(hit.rank), f"{hit.similarity:.4f}", *map(Text, cells))
+    console.print(table)
 
 
-def _short(value: object) -> str:
+def short(value: object, widest: int = WIDEST) -> str:
+    """A value on one line of at most `widest` characters."""
     words = "" if value is None else " ".join(str(value).split())
-    return words if len(words) <= WIDEST else words[: WIDEST - 1] + "…"
+    return words if len(words) <= widest else words[: widest - 1] + "…"

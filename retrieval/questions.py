@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from jsonargparse.typing import ClosedUnitInterval
 
+from retrieval.advice import fill
 from retrieval.errors import RetrievalError
 from retrieval.negatives import Drawn, Variant, hard_negatives, random_negatives
 from retrieval.pairs import TestSet, read_test_set, write_questions
-from retrieval.query import featurize
+from retrieval.query import short
 from retrieval.vectors import normalised
 from store import Store, View, text_key
 
@@ -70,7 +71,7 @@ def _rows_of_clips(store: Store, view: View, clips: Sequence[str]) -> Int64[np.n
         raise RetrievalError(
             f"{_and_more(clips[missing[0]], len(missing))} of the test set have no features in "
             f"clips/{view.name} of {store.path}: run "
-            f"{featurize(store, view.provenance.encoder, view.name, 'CLIPS.csv')}, or leave the "
+            f"{fill(store, view.name, view.provenance.encoder, 'CLIPS.csv')}, or leave the "
             f"rows of clips that failed out of the test set"
         )
     return rows
@@ -84,10 +85,10 @@ def _texts(store: Store, options: Options, test_set: TestSet) -> Float64[np.ndar
     missing = np.flatnonzero(~there)
     if view is None or len(missing):
         encoder = view.provenance.encoder if view is not None else name
-        first = repr(test_set.texts[missing[0]])
+        first = repr(short(test_set.texts[missing[0]]))
         raise RetrievalError(
             f"{_and_more(first, len(missing))} of the difference texts are not in texts/{name} of "
-            f"{store.path}: run {featurize(store, encoder, name, options.test_set)}"
+            f"{store.path}: run {fill(store, name, encoder, options.test_set)}"
         )
     return normalised(store, view, "embedding", rows)
 

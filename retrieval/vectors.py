@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from retrieval.errors import RetrievalError, command
+from retrieval.advice import command
+from retrieval.errors import RetrievalError
 from store import Store, View
 
 BLOCK = 4096  # rows read at a time: 42 MB of float64 at 1,280 channels

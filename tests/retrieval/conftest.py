@@ -22,9 +22,10 @@ def _fill(
     columns: dict[str, Sequence[object]] | None = None,
     layer: str = "last",
     shard: int = 8,
+    encoder: str | None = None,
 ) -> View:
     """Appends `keys` to the store and writes their vectors; those at `failed` are failures."""
-    made_by = Provenance(view, "0" * 64, layer, "8", "centre", {"embedding": "float32"})
+    made_by = Provenance(encoder or view, "0" * 64, layer, "8", "centre", {"embedding": "float32"})
     with store.lock():
         frame = pl.DataFrame({"key": list(keys), **(columns or {})})
         store.catalog(entity).append(frame)

@@ -108,7 +108,7 @@ def test_stale_is_refused_after_rows_were_filled(store: Store, clips: View) -> N
     refused(store, clips, "it holds 27 rows and the view now has 28")
 
 
-@pytest.mark.parametrize("change", ["values", "keys"])
+@pytest.mark.parametrize("change", ["values", "keys", "rows"])
 def test_stale_is_refused_over_a_store_made_anew(tmp_path: Path, fill: Fill, change: str) -> None:
     path = tmp_path / "features"
     vectors = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
@@ -118,12 +118,16 @@ def test_stale_is_refused_over_a_store_made_anew(tmp_path: Path, fill: Fill, cha
     index, card = paths(store, "clips", "tiny")
     kept = index.read_bytes(), card.read_bytes()
     shutil.rmtree(path)
+    failed = []
     if change == "values":
         vectors[8, 3] += 1e-6
-    else:
+    elif change == "keys":
         keys[7], keys[8] = keys[8], keys[7]
+    else:  # all the same, one row further on
+        keys, failed = ["failed_0_1", *keys], [0]
+        vectors = np.concatenate([vectors[:1], vectors])
     store = Store.open(path, create=True)
-    view = fill(store, vectors, keys)
+    view = fill(store, vectors, keys, failed=failed)
     index.parent.mkdir(parents=True)
     index.write_bytes(kept[0])
     card.write_bytes(kept[1])

@@ -152,6 +152,19 @@ def test_equal_to_the_naive_walk(monkeypatch: pytest.MonkeyPatch, variant: str, 
     assert drawn.questions != free.questions  # the filter did something
 
 
+@pytest.mark.parametrize("shortlist", [1, 5, 50])
+def test_exact_distances_alone_order_the_walk(monkeypatch: pytest.MonkeyPatch, shortlist: int) -> None:
+    """Distances closer to one another than the estimates are wrong: those may not decide."""
+    monkeypatch.setattr(negatives, "SHORTLIST", shortlist)
+    rng = np.random.default_rng(shortlist)
+    for gap in (0, 1e-11, 1e-10, 1e-9):
+        averages = np.concatenate([[0.0], 0.5 + gap * rng.integers(300, size=300)])[:, None]
+        exact = averages[:, 0] ** 2
+        wrong = exact + rng.uniform(-0.9, 0.9, size=301) * negatives.MARGIN
+        walked = list(negatives._walk(averages, 0, wrong))
+        assert walked == np.argsort(averages[:, 0], kind="stable").tolist()
+
+
 def test_equal_to_the_naive_walk_where_most_pairs_say_the_same() -> None:
     """The walk goes on past its shortlist, to the end, and drops what it cannot fill."""
     rng = np.random.default_rng(3)

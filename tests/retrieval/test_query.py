@@ -74,9 +74,27 @@ def test_query_by_clip(query: tuple, clips: View, capsys: pytest.CaptureFixture[
 def test_query_prints_a_table(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, *query, "--clip", "video_10_0_11", "-k", 2)
     assert (status, err) == (0, "")
-    for word in ("rank", "similarity", "clip", "step", "narration", "nearest to"):
+    for word in (
+        "rank",
+        "similarity",
+        "clip",
+        "step",
+        "narration",
+        "nearest to clip video_10_0_11 in tiny",
+        "[bold]it[/bold]",
+        "…",
+    ):
         assert word in out
     assert "mp4" not in out
+
+
+def test_a_narrow_table_cuts_no_clip_id(store: Store, fill: Fill, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = [f"{'x' * 90}_{at}_{at + 1}" for at in range(3)]
+    columns = {name: ["words " * 20] * 3 for name in ("step", "narration", "activity", "split", "more", "most")}
+    build_index(store, fill(store, np.eye(3, dtype=np.float32) + 1, keys, columns=columns))
+    _, out, _ = run(capsys, "query", "--store", store.path, "--view", "tiny", "--clip", keys[0], "-k", 2)
+    assert keys[1] in out and keys[2] in out
+    assert "step" in out and "most" not in out
 
 
 @pytest.mark.parametrize(("clip", "twin"), [(5, 6), (6, 5)])
@@ -127,7 +145,7 @@ def test_text_from_the_store(
     line = error(capsys, *query, "--text", "whisk the eggs")
     assert "'whisk the eggs' is not in texts/tiny of" in line
     command = f"`python -m featurize --manifest TEXTS.jsonl --store {store.path} --encoder tiny`"
-    assert command in line and "heads.embed" in line
+    assert line.endswith(f"run {command}\n")
     vectors = clips.read_float("embedding", np.array([12, 20])) * 3
     fill_texts(store, vectors, ["whisk the eggs", "chop"], "tiny")
     _, out, _ = run(capsys, *query, "--text", "whisk the eggs", "-k", 27, "--json")
@@ -140,12 +158,27 @@ def test_text_from_the_store(
     assert "holds 27 clips" in error(capsys, *query, "--text", "chop", "-k", 28)
 
 
+def test_a_long_text_is_shortened_in_the_error(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(error(capsys, *query, "--text", "whisk\n" * 5000)) < 500
+
+
 def test_a_text_of_another_space_is_refused(
     query: tuple, store: Store, fill_texts: Fill, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill_texts(store, np.ones((1, 8), np.float32), ["chop"], "tiny")
     line = error(capsys, *query, "--text", "chop")
-    assert "texts/tiny has 8 channels and clips/tiny 16: they are not one space" in line
+    assert "texts/tiny and clips/tiny of" in line
+    assert "are not one space (weights 000000000000 and 000000000000, 8 and 16 channels)" in line
+
+
+def test_a_text_of_a_space_that_a_head_made_names_both_commands(
+    store: Store, fill: Fill, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_index(store, fill(store, np.eye(4, dtype=np.float32), list("abcd"), "aligned", encoder="head over tiny"))
+    line = error(capsys, "query", "--store", store.path, "--view", "aligned", "--text", "chop")
+    path = store.path
+    assert f"`python -m featurize --manifest TEXTS.jsonl --store {path} --encoder ENCODER`" in line
+    assert f"then `python -m heads.embed --head RUN --store {path} --view aligned` (the view is a head over" in line
 
 
 def test_either_a_clip_or_a_text(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
