@@ -16,7 +16,7 @@ from rich.console import Console
 
 from store.errors import StoreError
 from store.feature_store import Store
-from store.info import info_table, store_info
+from store.info import heading, info_table, store_info
 from store.verify import names, verify
 
 _SHOWN = 10
@@ -47,7 +47,9 @@ def info(options: InfoOptions, as_json: bool) -> int:
         figures = {"path": str(store.path), "rows": catalogs, "views": [dataclasses.asdict(v) for v in views]}
         print(json.dumps(figures))
     else:
-        Console().print(info_table(store, views))
+        print(heading(store))
+        if views:
+            Console().print(info_table(views))
     return 0
 
 

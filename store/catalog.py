@@ -4,8 +4,11 @@ Guarantees
 - a row is given out once and never moves
 - two appends at once never give a row twice
 - opening a catalog reads no part until a row or a key is asked for
+- what was asked before a fork can be asked after it
 """
 
+import bisect
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -30,7 +33,8 @@ class Catalog:
         self._parts: tuple[str, ...] = ()
         self._length = 0
         self._frames: dict[str, pl.DataFrame] = {}  # part name -> the whole part
-        self._index: tuple[int, pl.Series, np.ndarray] | None = None  # length, sorted keys, rows
+        self._rows: dict[str, int] = {}  # key -> row, of the first `_indexed` parts
+        self._indexed = 0
 
     def parts(self) -> list[Path]:
         """The part files there are, by first row."""
@@ -94,22 +98,30 @@ class Catalog:
 
     def rows(self, keys: Sequence[str]) -> Int64[np.ndarray, " K"]:
         """The row of each key, -1 where there is none."""
-        length = len(self)
-        if self._index is None or self._index[0] != length:
-            by_key = self.frame().select("key", "row").sort("key")
-            self._index = (length, by_key["key"], by_key["row"].to_numpy())
-        _, known, rows = self._index
-        if not length or not len(keys):
-            return np.full(len(keys), -1, np.int64)
-        wanted = pl.Series("key", list(keys), dtype=pl.String)
-        at = known.search_sorted(wanted).to_numpy().clip(max=length - 1)
-        found = (known.gather(at) == wanted).to_numpy()
-        return np.where(found, rows[at], -1)
+        for part in self.parts()[self._indexed :]:
+            self._rows.update(zip(self.part(part)["key"], itertools.count(first_row(part)), strict=False))
+            self._indexed += 1
+        return np.fromiter((self._rows.get(key, -1) for key in keys), np.int64, len(keys))
 
     def keys(self, rows: Int[np.ndarray, " K"]) -> list[str]:
-        """The key of each row; `row N` where the catalog has none."""
-        known = self.frame()["key"]
-        return [known[int(r)] if 0 <= r < len(known) else f"row {r}" for r in rows]
+        """The key of each row; StoreError where the catalog has no such row."""
+        parts = self.parts()
+        firsts = [first_row(part) for part in parts]
+        keys = []
+        for row in rows.tolist():
+            at = bisect.bisect_right(firsts, row) - 1
+            known = self.part(parts[at])["key"] if at >= 0 else ()
+            if at < 0 or row - firsts[at] >= len(known):
+                raise StoreError(f"no row {row} in the catalog of {self.entity} in {self.folder}")
+            keys.append(known[row - firsts[at]])
+        return keys
+
+    def name(self, row: int) -> str:
+        """The key of a row, for a message: `row N` where it cannot be told."""
+        try:
+            return self.keys(np.array([row]))[0]
+        except StoreError:
+            return f"row {row}"
 
     def _path(self, row: int) -> Path:
         return self.folder / f"{row:0{_DIGITS}d}.parquet"

@@ -62,14 +62,17 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def info_table(store: Store, views: list[ViewInfo]) -> Table:
-    """The figures as a table, one view a row."""
+def heading(store: Store) -> str:
+    """Where the store is and how many rows it has, in a line."""
     rows = ", ".join(f"{len(store.catalog(entity)):,} {entity}" for entity in store.entities())
-    table = Table(
-        title=f"{store.path}: {rows or 'empty'}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    table.add_column("view", overflow="fold", min_width=12)
-    table.add_column("encoder", overflow="fold", min_width=8)
+    return f"{store.path}: {rows or 'empty'}"
+
+
+def info_table(views: list[ViewInfo]) -> Table:
+    """The figures as a table, one view a row."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("view", overflow="fold", min_width=9)
+    table.add_column("encoder", overflow="fold", min_width=7)
     table.add_column("features", no_wrap=True)
     for heading in ("ok", "failed", "absent", "shards", "size"):
         table.add_column(heading, justify="right", no_wrap=True)

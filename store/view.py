@@ -172,10 +172,10 @@ class View:
                 continue  # ok once is ok for good
             status = self.shard_status(shard)[slots] if shard >= 0 else np.zeros(len(here), np.uint8)
             if (status != OK).any():
-                row = here[status != OK][:1]
+                row = int(here[status != OK][0])
                 state = "failed" if status[status != OK][0] == FAILED else "absent"
                 raise StoreError(
-                    f"{self.catalog.keys(row)[0]} is {state} in view {self.name} of "
+                    f"{self.catalog.name(row)} is {state} in view {self.name} of "
                     f"{self.entity} (shard {shard}): leave it out, or run featurize for it"
                 )
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from store import Feature, StoreError
+from store import Feature, Store, StoreError
 from store import reader as reading
 
 Make = Callable[..., Any]
@@ -126,7 +127,36 @@ def test_a_view_can_be_pickled_and_forked(make_view: Make, fill: Make, values: M
     expected = values(view, np.arange(11))["embedding"]
     again = pickle.loads(pickle.dumps(view))
     assert (again.read("embedding", np.arange(11)) == expected).all()
+    assert forked(lambda: (view.read("embedding", np.arange(11)) == expected).all())
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_reader_never_hangs(make_view: Make, fill: Make) -> None:
+    view = make_view()
+    fill(view, np.array([0, 1]))
+    assert view.catalog.rows(["c1"]).tolist() == [1]
+    view.catalog.frame().sort("key")  # polars has its threads now, and a fork leaves them behind
+
+    def says(part: str, ask: Callable[[], object]) -> bool:
+        with pytest.raises(StoreError, match=part):
+            ask()
+        return True
+
+    absent = np.array([1, 7])
+    unread = Store.open(view.paths.store)
+    assert forked(lambda: view.catalog.rows(["c7", "x"]).tolist() == [7, -1])
+    assert forked(lambda: says("^c7 is absent", lambda: view.read("tokens", absent)))
+    assert forked(lambda: says("^row 7 is absent", lambda: unread.view("clips", "net").read("tokens", absent)))
+    assert forked(lambda: says("in a forked process", lambda: unread.catalog("clips").rows(["c1"])))
+
+
+def forked(ask: Callable[[], object]) -> bool:
+    """Whether `ask` holds in a forked child, which has 20 seconds for it."""
     pid = os.fork()
-    if pid == 0:  # no test runner in the child
-        os._exit(0 if (view.read("embedding", np.arange(11)) == expected).all() else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+    if pid == 0:  # nothing of the test runner may go on in the child
+        signal.alarm(20)
+        try:
+            os._exit(0 if ask() else 1)
+        finally:
+            os._exit(2)
+    return os.waitpid(pid, 0)[1] == 0
