@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from jsonargparse.typing import PositiveInt
 
-from retrieval.advice import fill
+from retrieval.advice import command, fill
 from retrieval.errors import RetrievalError
 from retrieval.index import Index, open_index
 from retrieval.vectors import normalised, width
@@ -127,12 +127,15 @@ def _text_vector(store: Store, index: Index, text: str) -> Float32[np.ndarray, "
     name, feature = index.view.name, index.card["feature"]
     there = store.view("texts", name) if name in store.views("texts") else None
     made_by = (there or index.view).provenance.encoder
-    missing = RetrievalError(
-        f"the text {short(text)!r} is not in texts/{name} of {store.path}: put it into the column `text` of a file "
-        f"TEXTS.jsonl and run {fill(store, name, made_by, 'TEXTS.jsonl')}"
-    )
+    add = fill(store, name, made_by, "TEXTS.jsonl")
+    where = f"the text {short(text)!r} is not in texts/{name} of {store.path}"
+    missing = RetrievalError(f"{where}: put it into the column `text` of a file TEXTS.jsonl and run {add}")
     if there is None:
-        raise missing
+        aligned = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path)
+        raise RetrievalError(
+            f"{where}, which has no texts yet: where {made_by} encodes texts too, put it into the column `text` of a "
+            f"file TEXTS.jsonl and run {add}; else query a view that a head trained on texts wrote ({aligned})"
+        )
     row = store.catalog("texts").rows([text_key(text)])
     if row[0] < 0 or there.status()[row[0]] != 1:
         raise missing
