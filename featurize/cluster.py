@@ -2,13 +2,15 @@
 
 Guarantees
 - a local Ray listens on this machine alone, opens no dashboard and sends no usage report
+- nothing of Ray reaches standard output
 - inside a Ray job a relative path, which would point into Ray's throw-away copy of the working
   folder, is refused
 """
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,7 @@ def connected(address: str | None) -> Iterator[None]:
             why = str(error).strip().splitlines()[0]
             raise FeaturizeError(f"no Ray cluster at {address} ({why}): start one or leave it out") from None
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # Ray prints its own errors there: standard output is ours
+            yield
     finally:
         ray.shutdown()

@@ -1,0 +1,268 @@
+"""Whole runs on a Ray of their own: failures, repetition, and processes that are killed."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import psutil
+import pytest
+
+from featurize.__main__ import main
+from featurize.encoders import load
+from store import Store, View
+
+Writer = Callable[..., Path]
+ROOT = Path(__file__).parents[2]
+FEATURES = ("tokens", "frame_embedding", "embedding")
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "featurize", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
+def featurize(*arguments: object) -> tuple[int, dict[str, object], str]:
+    """Exit status, summary and what was said."""
+    run = subprocess.run(
+        command(*arguments, "--json"), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert "Traceback" not in run.stderr, run.stderr
+    return run.returncode, json.loads(run.stdout) if run.stdout else {}, run.stderr
+
+
+def started(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(*arguments, "--json"),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory, video: Writer, audio: Path) -> Path:
+    """A manifest of good clips and of every kind of bad one."""
+    folder = tmp_path_factory.mktemp("kitchen")
+    good = video("good.mp4", g=10)
+    whole = good.read_bytes()
+    (folder / "good.mp4").write_bytes(whole)
+    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.mp4").write_text("a recipe\n" * 100)
+    (folder / "empty.mp4").touch()
+    (folder / "sound.mp4").write_bytes(audio.read_bytes())
+    rows = [
+        ("good_0_1", "good.mp4", "0", "1", "whisk"),
+        ("good_1_2", "good.mp4", "1", "2", "whisk"),
+        ("good_0.5_0.6", "good.mp4", "0.5", "0.6", "pour"),
+        ("good_3_4", "good.mp4", "3", "4", "past the end"),
+        ("good_1_9", "good.mp4", "1", "9", "ends past the end"),
+        ("good_2_1", "good.mp4", "2", "1", "backwards"),
+        ("gone_0_1", "gone.mp4", "0", "1", "missing"),
+        ("cut_0_1", "cut.mp4", "0", "1", "cut short"),
+        ("text_0_1", "text.mp4", "0", "1", "no video"),
+        ("empty_0_1", "empty.mp4", "0", "1", "empty"),
+        ("sound_0_1", "sound.mp4", "0", "1", "audio"),
+    ]
+    pl.DataFrame(rows, ["clip", "video", "start", "end", "step"], orient="row").write_csv(folder / "clips.csv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(kitchen: Path, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a first run over the kitchen, whose outcome is checked here."""
+    path = tmp_path_factory.mktemp("store") / "features"
+    status, summary, said = featurize(*options(kitchen, path, tiny_clip))
+    assert status == 1 and said.count("\n") < 20
+    counts = {name: summary[name] for name in ("asked", "done", "already", "failed", "absent", "repeated")}
+    assert counts == {"asked": 11, "done": 3, "already": 0, "failed": 8, "absent": 0, "repeated": 1}
+    return path
+
+
+def options(kitchen: Path, store: Path, tiny_clip: Path) -> list[object]:
+    return ["--manifest", kitchen / "clips.csv", "--store", store, "--encoder", "clip", "--weights", tiny_clip]
+
+
+def test_each_failure_is_one_clear_reason_and_the_rest_goes_on(store: Path) -> None:
+    view = Store.open(store).view("clips", "clip")
+    reasons = dict(view.failures().rows())
+    parts = {
+        "good_3_4": "the clip begins at 3 s but",
+        "good_1_9": "the clip ends at 9 s but",
+        "good_2_1": "end 1 is not after start 2: correct row 6 of",
+        "gone_0_1": "gone.mp4 does not exist",
+        "cut_0_1": "cut.mp4 is cut short",
+        "text_0_1": "text.mp4 is not a video",
+        "empty_0_1": "empty.mp4 is empty (0 bytes)",
+        "sound_0_1": "sound.mp4 holds audio but no pictures",
+    }
+    assert set(reasons) == set(parts)
+    for clip, part in parts.items():
+        assert part in reasons[clip] and "\n" not in reasons[clip]
+    catalog = view.catalog.frame()
+    good = catalog.filter(pl.col("key").str.starts_with("good_1_2"))
+    assert good.select("video", "start", "end", "step").row(0) == ("good.mp4", 1.0, 2.0, "whisk")
+    rows = view.catalog.rows(["good_0_1", "good_1_2", "good_0.5_0.6"])
+    assert view.read("tokens", rows).any(axis=(1, 2)).all()
+
+
+def test_a_run_repeated_starts_neither_ray_nor_encoder(
+    store: Path, kitchen: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin = time.monotonic()
+    loaded = set(sys.modules)
+    status, summary, said = featurize(*options(kitchen, store, tiny_clip))
+    assert time.monotonic() - begin < 10  # a Ray and an encoder take longer where many tests run
+    assert status == 1 and (summary["done"], summary["already"], summary["failed"]) == (0, 3, 8)
+    assert "nothing to do" in said and "--retry-failed" in said
+    assert main([str(option) for option in options(kitchen, store, tiny_clip)]) == 1
+    assert not any(name.startswith("ray.") for name in set(sys.modules) - loaded)
+    assert "nothing to do: 3 clips" in capsys.readouterr().out
+
+
+def test_a_writer_is_refused_while_another_runs(store: Path, kitchen: Path, tiny_clip: Path) -> None:
+    with Store.open(store).lock():
+        status, _, said = featurize(*options(kitchen, store, tiny_clip))
+        assert status == 1 and f"process {os.getpid()} on host" in said
+        waiting = started(*options(kitchen, store, tiny_clip), "--wait")
+        assert waiting.stderr is not None
+        assert f"process {os.getpid()} on host" in waiting.stderr.readline()
+    out, _ = waiting.communicate(timeout=60)
+    assert json.loads(out)["already"] == 3
+
+
+def test_another_provenance_is_refused(store: Path, kitchen: Path, tiny_clip: Path) -> None:
+    status, _, said = featurize(*options(kitchen, store, tiny_clip), "--dtype", "int8", "--retry-failed")
+    assert status == 1 and "was made otherwise" in said and "'int8'" in said
+
+
+def test_what_is_refused_is_refused_before_anything_is_written(
+    tmp_path: Path, kitchen: Path, tiny_clip: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = pl.read_csv(kitchen / "clips.csv", infer_schema=False)
+    pl.concat([frame, frame[:1]]).write_csv(tmp_path / "twice.csv")
+    frame.drop("end").write_csv(tmp_path / "column.csv")
+    moved = pl.DataFrame({"clip": ["good_0_1"], "video": ["good.mp4"], "start": [0.0], "end": [1.5]})
+    moved.write_csv(tmp_path / "moved.csv")
+    new = tmp_path / "features"
+    encoder = ["--encoder", "clip", "--weights", str(tiny_clip)]
+    for name, reason in (("twice", "twice"), ("column", "no column end"), ("absent", "no manifest")):
+        assert main(["--manifest", str(tmp_path / f"{name}.csv"), "--store", str(new), *encoder]) == 2
+        assert reason in capsys.readouterr().err
+    assert main(["--store", str(new), *encoder]) == 2
+    assert main(["--store", str(new), "--manifest", "a.csv", *encoder, "b.mp4"]) == 2
+    unfetched = ["--encoder", "clip", "--weights", str(tmp_path / "no-weights")]
+    assert main(["--manifest", str(kitchen / "clips.csv"), "--store", str(new), *unfetched]) == 1
+    assert not new.exists()
+    rows = len(Store.open(store).catalog("clips"))
+    assert main(["--manifest", str(tmp_path / "moved.csv"), "--store", str(store), *encoder]) == 1
+    assert "is 0 to 1 s in the store and 0 to 1.5 s now" in capsys.readouterr().err
+    assert len(Store.open(store).catalog("clips")) == rows
+
+
+def test_retry_failed_does_what_has_been_mended(store: Path, kitchen: Path, tiny_clip: Path) -> None:
+    before = Store.open(store).view("clips", "clip")
+    rows = before.catalog.rows(["good_0_1", "good_1_2", "good_0.5_0.6"])
+    kept = before.read("tokens", rows)
+    (kitchen / "gone.mp4").write_bytes((kitchen / "good.mp4").read_bytes())
+    status, summary, _ = featurize(*options(kitchen, store, tiny_clip), "--retry-failed")
+    assert status == 1 and (summary["done"], summary["already"], summary["failed"]) == (1, 3, 7)
+    view = Store.open(store).view("clips", "clip")
+    np.testing.assert_array_equal(view.read("tokens", rows), kept)
+    new = view.read("tokens", view.catalog.rows(["gone_0_1"]))
+    np.testing.assert_array_equal(new, kept[:1])  # the same seconds of the same video
+
+
+def test_texts_of_any_length(tmp_path: Path, tiny_clip: Path) -> None:
+    texts = ["whisk the eggs", "word " * 2000, "", "whisk the eggs", "x"]
+    path = tmp_path / "texts.jsonl"
+    pl.DataFrame({"caption": texts}).write_ndjson(path)
+    given = ["--manifest", path, "--column", "caption", "--store", tmp_path / "features", "--encoder", "clip"]
+    status, summary, said = featurize(*given, "--weights", tiny_clip, "--view", "words")
+    assert status == 1 and (summary["entity"], summary["view"]) == ("texts", "words")
+    assert (summary["asked"], summary["done"], summary["failed"], summary["truncated"]) == (4, 3, 1, 1)
+    assert said.count("longer than the encoder sees") == 1
+
+
+def many(folder: Path, video: Writer) -> Path:
+    """A manifest of 24 clips of three videos."""
+    rows = []
+    for name in ("one", "two", "three"):
+        path = video(f"{name}-long.mp4", frames=80, g=10, size=(320, 240))
+        rows += [(f"{name}_{i / 4}_{i / 4 + 1}", str(path), i / 4, i / 4 + 1) for i in range(8)]
+    frame = pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row")
+    frame.write_csv(folder / "many.csv")
+    return folder / "many.csv"
+
+
+def prepared(path: Path, tiny_clip: Path) -> View:
+    """A view of one row a shard, so that a run has many commits."""
+    store, encoder = Store.open(path, create=True), load("clip", str(tiny_clip), "cpu")
+    with store.lock():
+        return store.create_view("clips", "clip", encoder.provenance("clips"), encoder.features("clips"), 1)
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    """Features of the 24 clips, all of which are ok."""
+    view = Store.open(path).view("clips", "clip")
+    assert view.status().tolist() == [1] * 24
+    return {name: view.read(name, np.arange(24)) for name in FEATURES}
+
+
+def until(done: Callable[[], bool], run: subprocess.Popen[str]) -> None:
+    for _ in range(6000):
+        if done():
+            return
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.01)
+    raise AssertionError("nothing happened")
+
+
+@pytest.mark.slow
+def test_a_run_whose_processes_are_killed_ends_in_the_same_arrays(
+    tmp_path: Path, tiny_clip: Path, video: Writer
+) -> None:
+    given = ["--manifest", many(tmp_path, video), "--encoder", "clip", "--weights", tiny_clip, "--workers", 1]
+
+    view = prepared(tmp_path / "driver", tiny_clip)
+    run = started(*given, "--store", tmp_path / "driver")
+    until(lambda: (view.status() == 1).sum() >= 3, run)
+    family = psutil.Process(run.pid).children(recursive=True)
+    run.kill()
+    run.communicate()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    for left in alive:  # agents of Ray notice late
+        assert "Agent" in left.name(), f"{left} outlives the driver"
+        left.kill()
+    some = int((view.status() == 1).sum())
+    assert 3 <= some < 24
+    status, summary, _ = featurize(*given, "--store", tmp_path / "driver")
+    assert status == 0 and summary["already"] == some and summary["done"] == 24 - some
+
+    view = prepared(tmp_path / "worker", tiny_clip)
+    run = started(*given, "--store", tmp_path / "worker")
+    until(lambda: (view.status() == 1).sum() >= 3, run)
+    (worker,) = (
+        process
+        for process in psutil.Process(run.pid).children(recursive=True)
+        if process.name().startswith("ray::Worker")
+    )
+    worker.kill()
+    out, said = run.communicate(timeout=120)
+    assert run.returncode == 0, said
+    assert "a worker died at shard" in said and json.loads(out)["done"] == 24
+
+    expected, got = arrays(tmp_path / "driver"), arrays(tmp_path / "worker")
+    for name in FEATURES:
+        assert expected[name].any(axis=tuple(range(1, expected[name].ndim))).all()
+        np.testing.assert_array_equal(got[name], expected[name])
