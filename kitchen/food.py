@@ -4,26 +4,26 @@ import math
 import random
 from collections.abc import Callable
 
-from kitchen.pen import INK, Colour, Pen, darker, lighter, mix
+from kitchen.pen import INK, Colour, Pen, Real, darker, lighter, mix
 
-COLOURS: dict[str, Colour] = {
-    "white": (246, 240, 226),
-    "yellow": (250, 206, 66),
-    "orange": (240, 136, 40),
-    "red": (208, 48, 44),
-    "green": (112, 172, 62),
-    "purple": (128, 66, 146),
-    "brown": (146, 94, 52),
-    "pink": (236, 122, 160),
+COLOURS: dict[str, tuple[Colour, Colour]] = {
+    "white": ((253, 250, 243), (212, 198, 170)),
+    "yellow": ((255, 230, 130), (232, 164, 28)),
+    "orange": ((254, 178, 96), (208, 94, 18)),
+    "red": ((234, 98, 88), (150, 22, 30)),
+    "green": ((166, 212, 106), (62, 120, 44)),
+    "purple": ((176, 120, 194), (92, 38, 114)),
+    "brown": ((184, 130, 82), (98, 56, 30)),
+    "pink": ((250, 176, 202), (212, 72, 126)),
 }
+"""The light and the dark shade of every colour of food."""
 
 LEAF: Colour = (70, 140, 60)
 
 
 def food_colour(colour: str, shade: str) -> Colour:
     """The colour of the food, light or dark of its kind."""
-    base = COLOURS[colour]
-    return lighter(base, 0.34) if shade == "light" else darker(base, 0.27)
+    return COLOURS[colour][shade == "dark"]
 
 
 # -- sources: about 84 px wide, centred on the origin ----------------------------------------------
@@ -324,12 +324,13 @@ def piece(pen: Pen, main: str, hue: Colour, form: str | None, index: int) -> Non
     """One cut piece of a main ingredient; `form` "slices" or "dice" overrules its own shape."""
     inner = lighter(hue, 0.55)
     if form == "dice":
-        pen.poly([(-8, -5), (-2, -10), (9, -8), (3, -3)], lighter(hue, 0.35))
-        pen.box(-8, -5, 4, 8, hue, radius=1)
-        pen.poly([(4, -4), (9, -8), (9, 4), (4, 8)], darker(hue, 0.2))
+        pen.poly([(-10, -5), (-4, -11), (11, -11), (5, -5)], lighter(hue, 0.4))
+        pen.poly([(5, -5), (11, -11), (11, 3), (5, 9)], darker(hue, 0.35))
+        pen.box(-10, -5, 5, 9, hue, radius=0)
     elif form == "slices":
-        pen.oval(0, 0, 16, 10, hue)
-        pen.oval(0, -1, 12, 7, inner, None)
+        pen.oval(0, 2, 17, 10, darker(hue, 0.25))
+        pen.oval(0, 0, 17, 10, hue)
+        pen.oval(0, -1, 12, 6.5, inner, None)
         if main in ("onion", "bell pepper", "chilli"):
             pen.oval(0, -1, 7, 4, None, hue, 2)
         else:
@@ -355,7 +356,7 @@ def piece(pen: Pen, main: str, hue: Colour, form: str | None, index: int) -> Non
         pen.oval(0, 0, 10, 8, hue if index % 2 else lighter(hue, 0.2))
 
 
-def scattered(seed: str, count: int, rx: float, ry: float) -> list[tuple[float, float, float]]:
+def scattered(seed: str, count: int, rx: Real, ry: Real) -> list[tuple[Real, Real, Real]]:
     """`count` seeded places (x, y, degrees) spread over an ellipse, back to front."""
     rng = random.Random(seed)
     places = []

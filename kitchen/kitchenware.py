@@ -3,14 +3,14 @@
 import math
 import random
 
-from kitchen.pen import INK, Colour, Pen, darker, lighter, mix
+from kitchen.pen import INK, Colour, Pen, Real, darker, lighter, mix
 
 TRIMS: dict[str, Colour] = {"red": (214, 44, 48), "blue": (44, 92, 204)}
 
 _BODY: dict[str, tuple[Colour, Colour]] = {
     "glass bowl": ((206, 234, 242), (228, 244, 248)),
-    "metal bowl": ((150, 158, 170), (186, 194, 204)),
-    "ceramic bowl": ((226, 170, 120), (248, 232, 208)),
+    "metal bowl": ((132, 142, 156), (172, 182, 194)),
+    "ceramic bowl": ((224, 140, 60), (250, 226, 180)),
     "steel pan": ((168, 176, 188), (206, 212, 220)),
     "black pan": ((44, 44, 50), (70, 70, 78)),
     "copper pan": ((204, 112, 66), (234, 164, 120)),
@@ -84,26 +84,37 @@ def decor(pen: Pen, kind: int) -> None:
             pen.arc(x + 12, 62, 8, 10, -90, 90, INK, 3)
 
 
-def heat(pen: Pen, stove: str, level: str, phase: float) -> None:
-    """Flames or glowing coil under a vessel whose middle is the origin; `phase` in seconds."""
-    if stove == "electric stove":
-        glow: Colour = (255, 92, 24) if level == "high" else (112, 30, 28)
-        if level == "high":
-            pen.oval(0, 36, 134, 66, (255, 80, 20, 90), None)
-        for ring in range(4):
-            rx = 124 - ring * 18
-            pen.oval(0, 36, rx, rx * 0.48, None, glow, 9 if level == "high" else 4)
-            if level == "high":
-                pen.oval(0, 36, rx, rx * 0.48, None, (255, 216, 120), 3)
+def burner(pen: Pen, stove: str, level: str) -> None:
+    """What glows or stands below a vessel whose middle is the origin."""
+    if stove == "gas stove":
+        pen.oval(0, 44, 112, 46, (30, 30, 36))
+        pen.oval(0, 44, 84, 34, (52, 52, 60))
         return
-    pen.oval(0, 52, 66, 26, (38, 38, 44))
-    count, height, wide = (11, 50, 12) if level == "high" else (9, 15, 6)
+    glow: Colour = (255, 92, 24) if level == "high" else (112, 30, 28)
+    if level == "high":
+        pen.oval(0, 36, 134, 66, (255, 80, 20, 90), None)
+    for ring in range(4):
+        rx = 124 - ring * 18
+        pen.oval(0, 36, rx, rx * 0.48, None, glow, 9 if level == "high" else 4)
+        if level == "high":
+            pen.oval(0, 36, rx, rx * 0.48, None, (255, 216, 120), 3)
+
+
+def flames(pen: Pen, level: str, phase: Real) -> None:
+    """Gas flames in front of a vessel whose middle is the origin; `phase` in seconds."""
+    count, height, wide = (11, 52, 12) if level == "high" else (9, 17, 6)
     for i in range(count):
         a = math.radians(12 + 156 * i / (count - 1))
-        x, y = 96 * math.cos(a), 42 + 34 * math.sin(a)
+        x, y = 98 * math.cos(a), 48 + 34 * math.sin(a)
         h = height * (0.82 + 0.18 * math.sin(phase * 19 + i * 2.1))
-        flame = [(x - wide, y - 4), (x - wide * 0.8, y - h * 0.45), (x, y - h),
-                 (x + wide * 0.8, y - h * 0.45), (x + wide, y - 4), (x, y + 4)]  # fmt: skip
+        flame = [
+            (x - wide, y - 4),
+            (x - wide * 0.8, y - h * 0.45),
+            (x, y - h),
+            (x + wide * 0.8, y - h * 0.45),
+            (x + wide, y - 4),
+            (x, y + 4),
+        ]
         if level == "high":
             pen.poly(flame, (250, 130, 30), None)
             inner = [(x + (px - x) * 0.55, y + (py - y) * 0.62) for px, py in flame]
@@ -112,7 +123,7 @@ def heat(pen: Pen, stove: str, level: str, phase: float) -> None:
             pen.poly(flame, (70, 140, 250), None)
 
 
-def steam(pen: Pen, phase: float) -> None:
+def steam(pen: Pen, phase: Real) -> None:
     """Three wisps above the origin."""
     for i, x in enumerate((-44, 0, 44)):
         rise = (phase * 0.7 + i * 0.37) % 1.0
@@ -123,19 +134,21 @@ def steam(pen: Pen, phase: float) -> None:
 # -- vessels ---------------------------------------------------------------------------------------
 
 
-def food_area(vessel: str) -> tuple[float, float]:
+def food_area(vessel: str) -> tuple[Real, Real]:
     """Half width and half height of where food lies around the vessel's middle."""
     shape = vessel.split()[-1]
-    return {"bowl": (76, 38), "pan": (80, 37), "pot": (76, 36), "board": (92, 40)}.get(shape, (70, 38))
+    return {"bowl": (74, 36), "pan": (78, 36), "pot": (73, 35), "board": (92, 40)}.get(shape, (70, 38))
 
 
-def vessel(pen: Pen, name: str, trim: str) -> None:
-    """A vessel whose opening is centred on the origin."""
+def vessel(pen: Pen, name: str, trim: str, content: Colour | None = None) -> None:
+    """A vessel whose opening is centred on the origin; `content` shines through glass."""
     body, inside = _BODY[name]
+    if name == "glass bowl" and content is not None:
+        body = mix(body, content, 0.55)
     _SHAPES[name.split()[-1]](pen, name, body, inside, TRIMS[trim])
 
 
-def _hull(rx: float, ry: float, foot: float, depth: float) -> list[tuple[float, float]]:
+def _hull(rx: Real, ry: Real, foot: Real, depth: Real) -> list[tuple[Real, Real]]:
     """Outline of a round vessel's side: the front half of the rim, then the foot."""
     points = []
     for i in range(13):
@@ -148,7 +161,7 @@ def _hull(rx: float, ry: float, foot: float, depth: float) -> list[tuple[float, 
     return [(rx, 0), *[(x, y) for x, y in side], (-rx, 0)]
 
 
-def _band(pen: Pen, rx: float, ry: float, colour: Colour, low: float, high: float, taper: float) -> None:
+def _band(pen: Pen, rx: Real, ry: Real, colour: Colour, low: Real, high: Real, taper: Real) -> None:
     """A stripe around the front of a vessel between two depths."""
     front = [math.pi * i / 12 for i in range(13)]
     upper = [(rx * (1 - taper * low) * math.cos(a), low + ry * math.sin(a)) for a in front]
@@ -157,20 +170,24 @@ def _band(pen: Pen, rx: float, ry: float, colour: Colour, low: float, high: floa
 
 
 def _bowl(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
-    pen.oval(6, 62, 70, 18, (40, 30, 30, 70), None)
+    pen.oval(6, 72, 72, 16, (40, 30, 30, 70), None)
     see_through = name == "glass bowl"
-    pen.poly(_hull(90, 48, 0.55, 44), (*body, 150) if see_through else body)
-    _band(pen, 90, 47, trim, 8, 20, 0.006)
+    pen.poly(_hull(90, 48, 0.76, 50), (*body, 190) if see_through else body)
+    _band(pen, 90, 47, trim, 5, 15, 0.0035)
     if see_through:
-        for x in (-62, 56):
-            pen.line([(x, 24), (x * 0.78, 52)], (255, 255, 255), 5)
-        pen.line([(-48, 34), (-40, 54)], (255, 255, 255), 3)
+        for x in (-58, 54):
+            pen.line([(x, 44), (x * 0.82, 66)], (255, 255, 255), 6)
+        pen.line([(-48, 54), (-41, 70)], (255, 255, 255), 4)
     elif name == "metal bowl":
-        pen.line([(-64, 28), (-44, 58)], (240, 244, 250), 9)
-        pen.line([(50, 38), (38, 62)], (96, 102, 114), 9)
+        pen.line([(-62, 46), (-46, 68)], (246, 250, 255), 13)
+        pen.line([(-30, 62), (-24, 76)], (90, 98, 112), 9)
+        pen.line([(30, 62), (26, 76)], (246, 250, 255), 8)
+        pen.line([(60, 44), (46, 66)], (84, 92, 106), 12)
     else:
         for i in range(11):
-            pen.oval(-56 + i * 11.2, 52 + 8 * math.sin(i * 2.3), 3, 3, (150, 84, 44), None)
+            at = -55.0 + i * 11
+            y = 58 + 18 * math.sqrt(1 - (at / 80) ** 2) - (9 if i % 2 else 0)
+            pen.oval(at, y - 4, 4.5, 4.5, (255, 246, 226), None)
     pen.oval(0, 0, 90, 48, lighter(body, 0.25) if not see_through else (240, 250, 252))
     pen.oval(0, 1, 82, 42, inside)
     if name == "metal bowl":

@@ -7,6 +7,7 @@ hand repeats a cycle; `turns` counts the cycles done so far, so speed is turns a
 import math
 from dataclasses import dataclass
 
+from kitchen.pen import Real
 from kitchen.steps import MAIN
 
 TURNS_PER_SECOND = {"slow": 0.42, "fast": 1.7}
@@ -20,15 +21,15 @@ class Moment:
     """One instant of a clip. `action`: what happens; `u`: how far it is, 0..1."""
 
     action: str
-    u: float
-    now: float
+    u: Real
+    now: Real
     """Seconds since the clip began."""
-    turns: float
-    progress: float
+    turns: Real
+    progress: Real
     """How far the step's own action is, 0..1, also while a sub-action runs."""
 
 
-def moment(sequence: tuple[str, ...], speed: str, duration: float, now: float) -> Moment:
+def moment(sequence: tuple[str, ...], speed: str, duration: Real, now: Real) -> Moment:
     """What happens `now` seconds into a clip of `duration` seconds."""
     others = len(sequence) - 1
     each = _SHARE[others] * duration
@@ -49,19 +50,19 @@ def moment(sequence: tuple[str, ...], speed: str, duration: float, now: float) -
 class Pose:
     """Where the working end of a tool is, relative to the middle of the work."""
 
-    x: float
-    y: float
-    lift: float = 0.0
-    turn: float = 0.0
+    x: Real
+    y: Real
+    lift: Real = 0.0
+    turn: Real = 0.0
     """Degrees added to how the tool leans."""
 
 
-def _wave(u: float) -> float:
+def _wave(u: Real) -> Real:
     """A softened triangle wave, -1..1."""
     return math.asin(0.97 * math.sin(math.tau * u)) / math.asin(0.97)
 
 
-def stir(motion: str, u: float) -> Pose:
+def stir(motion: str, u: Real) -> Pose:
     """Within a vessel: around, to and fro, or up and over."""
     a = math.tau * u
     if motion in ("in circles", "circling stream"):
@@ -72,7 +73,7 @@ def stir(motion: str, u: float) -> Pose:
     return Pose(22 * math.cos(a), 16 - 6 * up, 74 * up**1.2, -26 * up)
 
 
-def cut(motion: str, u: float) -> Pose:
+def cut(motion: str, u: Real) -> Pose:
     """On a board: straight down, rocking on the tip, or drawn to and fro."""
     a = math.tau * u
     if motion == "straight down":
@@ -82,7 +83,7 @@ def cut(motion: str, u: float) -> Pose:
     return Pose(52 * _wave(u), 4, 4, 28)
 
 
-def roll(motion: str, u: float) -> Pose:
+def roll(motion: str, u: Real) -> Pose:
     """Over dough: away and back, sideways, or pounding."""
     a = math.tau * u
     if motion == "forwards and back":
@@ -92,7 +93,7 @@ def roll(motion: str, u: float) -> Pose:
     return Pose(0, 6, 78 * abs(math.sin(a * 0.5)), -10 * abs(math.sin(a * 0.5)))
 
 
-def grate(motion: str, u: float) -> Pose:
+def grate(motion: str, u: Real) -> Pose:
     """Along a grater: up and down, around, or (for the grater itself) to and fro."""
     a = math.tau * u
     if motion == "up and down":
@@ -102,7 +103,7 @@ def grate(motion: str, u: float) -> Pose:
     return Pose(44 * _wave(u), 0)
 
 
-def flight(u: float) -> tuple[float, float]:
+def flight(u: Real) -> tuple[Real, Real]:
     """A flipped pancake: height 0..1 and half turns done, one flip a cycle with a rest between."""
     part = u % 1.0
     if part < 0.3:

@@ -32,8 +32,9 @@ def narrate(video: Video, seed: int) -> list[Piece]:
     pieces: list[Piece] = []
     for clip in video.clips:
         rng = random.Random(f"narration {seed} {clip.id}")
-        lines = spoken(clip.truth, MENTION, rng)
-        rng.shuffle(lines[1:])
+        opener, *rest = spoken(clip.truth, MENTION, rng)
+        rng.shuffle(rest)
+        lines = [opener, *rest]
         length = (clip.end - clip.start) / PIECES
         late = rng.choice((-2.5, -1.5, 1.5, 2.5)) if rng.random() < SHIFTED else 0.0
         off = rng.random() < OFF_TOPIC

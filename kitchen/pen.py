@@ -13,7 +13,8 @@ WIDTH, HEIGHT = 384, 288
 SCALE = 2
 
 Colour = tuple[int, ...]
-Point = tuple[float, float]
+Real = float | int
+Point = tuple[Real, Real]
 
 INK: Colour = (58, 44, 40)
 """The outline of everything."""
@@ -21,17 +22,17 @@ INK: Colour = (58, 44, 40)
 _CIRCLE = [(math.cos(i * math.pi / 14), math.sin(i * math.pi / 14)) for i in range(28)]
 
 
-def mix(a: Colour, b: Colour, share: float) -> Colour:
+def mix(a: Colour, b: Colour, share: Real) -> Colour:
     """Colour between `a` and `b`; `share` 0 is `a`, 1 is `b`."""
     return tuple(round(x + (y - x) * share) for x, y in zip(a[:3], b[:3], strict=True))
 
 
-def lighter(colour: Colour, share: float) -> Colour:
+def lighter(colour: Colour, share: Real) -> Colour:
     """Colour moved towards white."""
     return mix(colour, (255, 255, 255), share)
 
 
-def darker(colour: Colour, share: float) -> Colour:
+def darker(colour: Colour, share: Real) -> Colour:
     """Colour moved towards a warm black."""
     return mix(colour, (30, 18, 16), share)
 
@@ -42,7 +43,7 @@ class Pen:
     def __init__(
         self,
         draw: ImageDraw.ImageDraw,
-        frame: tuple[float, float, float, float] = (SCALE, 0.0, 0.0, 0.0),
+        frame: tuple[Real, Real, Real, Real] = (SCALE, 0.0, 0.0, 0.0),
     ) -> None:
         self._draw = draw
         self._cos, self._sin, self._dx, self._dy = frame
@@ -54,7 +55,7 @@ class Pen:
         draw = ImageDraw.Draw(image, "RGBA")
         return cls(draw, (SCALE, 0.0, SCALE * (WIDTH - HEIGHT) / 2, 0.0))
 
-    def at(self, x: float, y: float, degrees: float = 0.0, scale: float = 1.0) -> "Pen":
+    def at(self, x: Real, y: Real, degrees: Real = 0.0, scale: Real = 1.0) -> "Pen":
         """Pen with its origin at (x, y), turned clockwise by `degrees`."""
         angle = math.radians(degrees)
         cos, sin = scale * math.cos(angle), scale * math.sin(angle)
@@ -67,16 +68,16 @@ class Pen:
         )
         return Pen(self._draw, frame)
 
-    def _map(self, x: float, y: float) -> Point:
+    def _map(self, x: Real, y: Real) -> Point:
         return (
             self._cos * x - self._sin * y + self._dx,
             self._sin * x + self._cos * y + self._dy,
         )
 
-    def _width(self, width: float) -> int:
+    def _width(self, width: Real) -> int:
         return max(1, round(width * self._scale))
 
-    def poly(self, points: Sequence[Point], fill: Colour | None, ink: Colour | None = INK, width: float = 1.3) -> None:
+    def poly(self, points: Sequence[Point], fill: Colour | None, ink: Colour | None = INK, width: Real = 1.3) -> None:
         """Filled polygon; `ink` None leaves out the outline."""
         mapped = [self._map(x, y) for x, y in points]
         if fill is not None:
@@ -86,13 +87,13 @@ class Pen:
 
     def oval(
         self,
-        x: float,
-        y: float,
-        rx: float,
-        ry: float,
+        x: Real,
+        y: Real,
+        rx: Real,
+        ry: Real,
         fill: Colour | None,
         ink: Colour | None = INK,
-        width: float = 1.3,
+        width: Real = 1.3,
     ) -> None:
         """Filled ellipse around (x, y)."""
         if self._sin == 0.0:
@@ -109,14 +110,14 @@ class Pen:
 
     def box(
         self,
-        x0: float,
-        y0: float,
-        x1: float,
-        y1: float,
+        x0: Real,
+        y0: Real,
+        x1: Real,
+        y1: Real,
         fill: Colour | None,
         ink: Colour | None = INK,
-        radius: float = 3.0,
-        width: float = 1.3,
+        radius: Real = 3.0,
+        width: Real = 1.3,
     ) -> None:
         """Filled rectangle with rounded corners."""
         r = min(radius, abs(x1 - x0) / 2, abs(y1 - y0) / 2)
@@ -132,7 +133,7 @@ class Pen:
         ]
         self.poly(points, fill, ink, width)
 
-    def line(self, points: Sequence[Point], colour: Colour, width: float) -> None:
+    def line(self, points: Sequence[Point], colour: Colour, width: Real) -> None:
         """Open line with round ends."""
         mapped = [self._map(x, y) for x, y in points]
         thick = self._width(width)
@@ -142,21 +143,21 @@ class Pen:
             for x, y in (mapped[0], mapped[-1]):
                 self._draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
 
-    def bar(self, points: Sequence[Point], colour: Colour, width: float) -> None:
+    def bar(self, points: Sequence[Point], colour: Colour, width: Real) -> None:
         """Open line with an outline: a handle, a wire, a stick."""
         self.line(points, INK, width + 2.4)
         self.line(points, colour, width)
 
     def arc(
         self,
-        x: float,
-        y: float,
-        rx: float,
-        ry: float,
-        start: float,
-        end: float,
+        x: Real,
+        y: Real,
+        rx: Real,
+        ry: Real,
+        start: Real,
+        end: Real,
         colour: Colour,
-        width: float,
+        width: Real,
     ) -> None:
         """Part of an ellipse from `start` to `end` degrees, clockwise from the right."""
         steps = max(3, int(abs(end - start) / 12))

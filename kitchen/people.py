@@ -2,7 +2,7 @@
 
 import math
 
-from kitchen.pen import INK, Colour, Pen, darker, lighter
+from kitchen.pen import INK, Colour, Pen, Real, darker, lighter
 from kitchen.tools import STEEL
 from kitchen.world import Look
 
@@ -38,11 +38,11 @@ def hand(pen: Pen, look: Look, gloves: str, side: int = 1) -> None:
 # -- sub-actions: `u` runs from 0 to 1; the vessel's middle is the origin ------------------------------
 
 
-def _ease(u: float, share: float) -> float:
+def _ease(u: Real, share: Real) -> Real:
     return min(1.0, u / share)
 
 
-def wipe(pen: Pen, u: float, look: Look, gloves: str, food: Colour) -> None:
+def wipe(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> None:
     """A chequered cloth sweeps over the counter in front."""
     x = -62 + 124 * (0.5 - 0.5 * math.cos(u * math.tau * 1.5))
     pen.poly([(-120, 44), (x, 40), (x, 84), (-120, 84)], (255, 255, 255, 90), None)
@@ -55,10 +55,10 @@ def wipe(pen: Pen, u: float, look: Look, gloves: str, food: Colour) -> None:
     hand(p.at(8, -6), look, gloves)
 
 
-def cover(pen: Pen, u: float, look: Look, gloves: str, food: Colour) -> None:
+def cover(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> None:
     """A domed lid comes down over the food."""
     p = pen.at(0, -46 * (1 - _ease(u, 0.3)))
-    dome: list[tuple[float, float]] = [(-98, 8)]
+    dome: list[tuple[Real, Real]] = [(-98, 8)]
     dome += [(-98 * math.cos(a * 0.1), -70 * math.sin(a * 0.1)) for a in range(32)]
     dome += [(98, 8), (70, 34), (0, 48), (-70, 34)]
     p.poly(dome, (176, 186, 200))
@@ -68,7 +68,7 @@ def cover(pen: Pen, u: float, look: Look, gloves: str, food: Colour) -> None:
     hand(p.at(6, -84), look, gloves)
 
 
-def taste(pen: Pen, u: float, look: Look, gloves: str, food: Colour) -> None:
+def taste(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> None:
     """A white tasting spoon brings a mouthful up to the cook."""
     p = pen.at(-6, -10 - 34 * _ease(u, 0.5))
     p.bar([(20, 8), (84, 30)], (252, 252, 255), 13)
@@ -80,7 +80,7 @@ def taste(pen: Pen, u: float, look: Look, gloves: str, food: Colour) -> None:
     hand(p.at(86, 30), look, gloves)
 
 
-def timer(pen: Pen, u: float, look: Look, gloves: str, food: Colour) -> None:
+def timer(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> None:
     """A big kitchen timer is turned."""
     hand(pen.at(44, 26), look, gloves)
     p = pen.at(0, -8)
@@ -95,7 +95,7 @@ def timer(pen: Pen, u: float, look: Look, gloves: str, food: Colour) -> None:
     p.box(-11, -70, 11, -54, (180, 40, 30), radius=4)
 
 
-def rinse(pen: Pen, u: float, look: Look, gloves: str, food: Colour) -> None:
+def rinse(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> None:
     """Water runs from a tap over everything."""
     pen.line([(-40, -190), (-40, -128), (-4, -128), (-4, -106)], INK, 27)
     pen.line([(-40, -190), (-40, -128), (-4, -128), (-4, -106)], STEEL, 23)
@@ -111,7 +111,7 @@ def rinse(pen: Pen, u: float, look: Look, gloves: str, food: Colour) -> None:
         pen.oval(-4 + r * math.cos(a), 4 + r * 0.7 * math.sin(a), 5, 6, (150, 214, 255), None)
 
 
-def read(pen: Pen, u: float, look: Look, gloves: str, food: Colour) -> None:
+def read(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> None:
     """An open recipe book is held in view."""
     hand(pen.at(84, 26), look, gloves)
     p = pen.at(0, 2)
@@ -128,7 +128,7 @@ def read(pen: Pen, u: float, look: Look, gloves: str, food: Colour) -> None:
     p.poly([(0, -38), (80 * turn, -58), (80 * turn, 32), (0, 50)], (255, 255, 246))
 
 
-def thermometer(pen: Pen, u: float, look: Look, gloves: str, food: Colour) -> None:
+def thermometer(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> None:
     """A probe thermometer with a big display is put into the food."""
     p = pen.at(-10, 10 - 26 * (1 - _ease(u, 0.3)), 8)
     hand(p.at(34, -92), look, gloves)

@@ -2,51 +2,22 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from PIL import Image
 
 from kitchen import food, kitchenware, motion, people
 from kitchen.attributes import Attributes
 from kitchen.motion import Moment, Pose
-from kitchen.pen import HEIGHT, SCALE, WIDTH, Colour, Pen, darker, lighter
-from kitchen.steps import MAIN, STEPS
-from kitchen.tools import GRIP, TOOLS
+from kitchen.pen import HEIGHT, SCALE, WIDTH, Pen, Real, darker, lighter
+from kitchen.stage import Stage, flecks, liquid, other_hand, pieces, tilted, tool, trail
+from kitchen.steps import STEPS
+from kitchen.tools import TOOLS
 from kitchen.world import Look
 
 MIDDLE = (144.0, 176.0)
 """The middle of the work in the central square."""
 
-SOURCE, DISHES = (62.0, 66.0), ((188.0, 34.0), (236.0, 34.0), (188.0, 76.0), (236.0, 76.0))
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A pen at the middle of the work, and everything that a scene needs to know."""
-
-    pen: Pen
-    truth: Attributes
-    look: Look
-    at: Moment
-    hue: Colour
-    seed: str
-
-    @property
-    def acting(self) -> bool:
-        """Whether the step's own action runs (and not a sub-action)."""
-        return self.at.action == MAIN
-
-    @property
-    def fast(self) -> bool:
-        """Whether the own action runs now, and fast."""
-        return self.acting and self.truth.speed == "fast"
-
-    @property
-    def area(self) -> tuple[float, float]:
-        """Half axes of the food: the vessel's, or less of it for a small amount."""
-        rx, ry = kitchenware.food_area(self.truth.vessel)
-        share = 1.0 if self.truth.amount == "large" else 0.62
-        return rx * share, ry * share
+SOURCE, DISHES = (72.0, 64.0), ((152.0, 40.0), (201.0, 40.0), (250.0, 40.0))
 
 
 def backdrop(truth: Attributes, look: Look, seed: str) -> Image.Image:
@@ -56,10 +27,10 @@ def backdrop(truth: Attributes, look: Look, seed: str) -> Image.Image:
     kitchenware.surface(pen, truth.surface, seed)
     kitchenware.decor(pen, look.decor)
     hue = food.food_colour(truth.colour, truth.shade)
-    pen.oval(SOURCE[0] + 4, SOURCE[1] + 34, 44, 9, (40, 30, 30, 80), None)
-    food.SOURCES[truth.main](pen.at(*SOURCE), hue)
+    pen.oval(SOURCE[0] + 4, SOURCE[1] + 40, 50, 10, (40, 30, 30, 80), None)
+    food.SOURCES[truth.main](pen.at(*SOURCE, 0, 1.16), hue)
     for place, extra in zip(DISHES, truth.extras, strict=False):
-        food.dish(pen.at(*place), extra)
+        food.dish(pen.at(*place, 0, 1.15), extra)
     return image
 
 
@@ -68,143 +39,15 @@ def frame(image: Image.Image, truth: Attributes, look: Look, at: Moment, seed: s
     pen = Pen.on(image).at(*MIDDLE)
     stage = Stage(pen, truth, look, at, food.food_colour(truth.colour, truth.shade), seed)
     if truth.heat is not None:
-        if truth.surface == "electric stove":
-            kitchenware.heat(pen, truth.surface, truth.heat, at.now)
+        kitchenware.burner(pen, truth.surface, truth.heat)
     SCENES[STEPS[truth.step].scene](stage)
     if truth.heat is not None:
         if truth.surface == "gas stove":
-            kitchenware.heat(pen, truth.surface, truth.heat, at.now)
+            kitchenware.flames(pen, truth.heat, at.now)
         if truth.heat == "high":
             kitchenware.steam(pen, at.now)
     if not stage.acting:
         people.SUBACTIONS[at.action](pen, at.u, look, truth.gloves, stage.hue)
-
-
-# -- shared parts ----------------------------------------------------------------------------------
-
-
-def _tool(stage: Stage, pose: Pose, lean: float = 48.0) -> None:
-    """The tool at a pose with the hand that holds it; laid aside during sub-actions."""
-    truth = stage.truth
-    if not stage.acting:
-        TOOLS[truth.tool](stage.pen.at(52, 6, 62))
-        return
-    p = stage.pen.at(pose.x, pose.y - pose.lift, lean + pose.turn)
-    TOOLS[truth.tool](p)
-    a = math.radians(lean + pose.turn)
-    grip = stage.pen.at(pose.x + GRIP * math.sin(a), pose.y - pose.lift - GRIP * math.cos(a))
-    people.hand(grip, stage.look, truth.gloves)
-
-
-def _other_hand(stage: Stage, x: float = -92.0, y: float = 8.0) -> None:
-    if stage.truth.hands == "both hands" and stage.acting:
-        people.hand(stage.pen.at(x, y), stage.look, stage.truth.gloves, -1)
-
-
-def _trail(stage: Stage, path: Callable[[str, float], Pose], dx: float = 0, dy: float = 0) -> None:
-    """White speed lines along the last stretch of a fast path, and drops that fly off."""
-    if not stage.fast:
-        return
-    u = stage.at.turns
-    for offset, width in ((-9.0, 4.0), (0.0, 8.0), (9.0, 4.0)):
-        poses = [path(stage.truth.motion, u - 0.42 + 0.035 * k) for k in range(12)]
-        points = [(p.x + dx + offset * 0.4, p.y - p.lift + dy + offset) for p in poses]
-        stage.pen.line(points, (255, 255, 255, 215), width)
-    for k in range(10):
-        a = math.tau * k / 10 + 3 * stage.at.turns
-        r = 1.02 + 0.26 * ((stage.at.turns * 2 + k * 0.31) % 1)
-        x, y = 84 * r * math.cos(a), 46 * r * math.sin(a) - 8
-        stage.pen.oval(x + dx * 0.3, y, 5, 5, lighter(stage.hue, 0.15))
-
-
-def _flecks(stage: Stage, rx: float, ry: float, turn: float = 0.0) -> None:
-    """The minor additions, lying in the food."""
-    for i, extra in enumerate(stage.truth.extras):
-        places = food.scattered(f"{stage.seed} {extra}", 7, rx * 0.86, ry * 0.86)
-        for x, y, angle in places:
-            a = math.radians(turn + 37 * i)
-            px, py = x / rx, y / ry
-            x = rx * (px * math.cos(a) - py * math.sin(a))
-            y = ry * (px * math.sin(a) + py * math.cos(a))
-            food.EXTRAS[extra](stage.pen.at(x, y, angle % 50 - 25, 0.95))
-
-
-def _liquid(stage: Stage, rx: float, ry: float) -> None:
-    """A liquid surface: furrows tell the motion, its texture and details lie on top."""
-    pen, truth, hue = stage.pen, stage.truth, stage.hue
-    pen.oval(0, 2, rx, ry, hue, darker(hue, 0.35))
-    deep = darker(hue, 0.2)
-    u = stage.at.turns
-    if truth.motion == "in circles":
-        for k, r in enumerate((0.82, 0.58, 0.34)):
-            start = 360 * u + 70 * k
-            pen.arc(0, 2, rx * r, ry * r, start, start + 250, deep, 3.5)
-    elif truth.motion == "back and forth":
-        for k in range(5):
-            y = ry * (-0.64 + 0.32 * k)
-            wide = rx * math.sqrt(1 - (y / ry) ** 2) * 0.9
-            shift = 10 * math.sin(math.tau * u + k)
-            points = [(wide * (-1 + i / 4), y + 2 + 4 * math.sin(i * 1.6 + shift)) for i in range(9)]
-            pen.line(points, deep, 3.5)
-    elif truth.motion == "folding":
-        for k in range(3):
-            x = rx * (-0.5 + 0.5 * k)
-            pen.arc(x, 8, rx * 0.26, ry * 0.5, 180, 360, deep, 4.5)
-    if truth.texture == "runny":
-        pen.oval(-rx * 0.42, -ry * 0.4, rx * 0.26, ry * 0.16, lighter(hue, 0.7), None)
-        pen.oval(rx * 0.3, ry * 0.52, rx * 0.16, ry * 0.1, lighter(hue, 0.7), None)
-    elif truth.texture == "frothy":
-        for x, y, _ in food.scattered(stage.seed + "froth", 34, rx * 0.9, ry * 0.86):
-            pen.oval(x, y, 7.5, 6, (255, 255, 250), darker(hue, 0.25), 1.2)
-    else:
-        for x, y, _ in food.scattered(stage.seed + "lumps", 13, rx * 0.84, ry * 0.78):
-            pen.oval(x, y + 2, 13, 9, darker(hue, 0.3), None)
-            pen.oval(x, y - 1, 12, 8, lighter(hue, 0.12))
-    if truth.detail == "bubbles":
-        for x, y, _ in food.scattered(stage.seed + "bubbles", 9, rx * 0.8, ry * 0.74):
-            pen.oval(x, y, 8, 6.5, lighter(hue, 0.45), darker(hue, 0.45), 2)
-            pen.oval(x - 2, y - 2, 2, 1.6, (255, 255, 255), None)
-    elif truth.detail == "streaks":
-        for k in range(3):
-            y = ry * (-0.45 + 0.45 * k)
-            points = [(rx * (-0.6 + 0.15 * i), y + 5 * math.sin(i * 1.4 + k)) for i in range(9)]
-            pen.line(points, (236, 112, 34), 5)
-    _flecks(stage, rx, ry, 360 * u * 0.3)
-
-
-def _pieces(stage: Stage, count: int, rx: float, ry: float, form: str | None) -> None:
-    """Cut pieces heaped over an ellipse, tossed up where the motion tosses."""
-    truth, hue = stage.truth, stage.hue
-    size = 1.3 if truth.size == "large" else 0.72
-    number = round(count * (0.62 if truth.size == "large" else 1.5))
-    u = stage.at.turns
-    for i, (x, y, angle) in enumerate(food.scattered(stage.seed + "pieces", number, rx, ry)):
-        if truth.motion == "in circles":
-            a = math.tau * u * 0.35
-            px, py = x / rx, y / ry
-            x = rx * (px * math.cos(a) - py * math.sin(a))
-            y = ry * (px * math.sin(a) + py * math.cos(a))
-        elif truth.motion == "back and forth":
-            x += 7 * math.sin(math.tau * u + y)
-        elif truth.motion in ("tossing", "folding") and stage.acting and i % 3 == 0:
-            height = 92 if truth.motion == "tossing" else 58
-            y -= height * abs(math.sin(math.pi * (u + (i % 5) * 0.06)))
-        p = stage.pen.at(x, y, angle, size)
-        food.piece(p, truth.main, hue, form, i)
-        if truth.detail == "charred edges":
-            p.arc(0, 0, 11, 8, 20, 200, (30, 20, 18), 4.5)
-        elif truth.detail == "seeds left in":
-            for dx in (-4, 4):
-                p.oval(dx, 0, 2.2, 3.4, (70, 40, 24), None)
-        elif truth.detail == "glossy dressing" and i % 2 == 0:
-            stage.pen.at(x, y).line([(-7, -4), (2, -8)], (255, 255, 255), 4)
-    _flecks(stage, rx, ry)
-
-
-def _tilted(stage: Stage) -> Stage:
-    if stage.truth.manner != "tilted":
-        return stage
-    return Stage(stage.pen.at(-4, 6, -19), stage.truth, stage.look, stage.at, stage.hue, stage.seed)
 
 
 # -- scenes ----------------------------------------------------------------------------------------
@@ -212,29 +55,29 @@ def _tilted(stage: Stage) -> Stage:
 
 def mix(stage: Stage) -> None:
     """A bowl of something liquid."""
-    inside = _tilted(stage)
-    kitchenware.vessel(inside.pen, stage.truth.vessel, stage.truth.trim)
-    _liquid(inside, *stage.area)
-    _trail(stage, motion.stir)
+    inside = tilted(stage)
+    kitchenware.vessel(inside.pen, stage.truth.vessel, stage.truth.trim, stage.hue)
+    liquid(inside, *stage.area)
+    trail(stage, motion.stir)
     pose = motion.stir(stage.truth.motion, stage.at.turns)
     if pose.lift > 12 and stage.acting:
         stage.pen.poly(
             [(pose.x - 7, pose.y - pose.lift), (pose.x + 7, pose.y - pose.lift),
              (pose.x + 13, 12), (pose.x - 13, 12)], stage.hue,
         )  # fmt: skip
-    _tool(stage, pose)
-    _other_hand(stage)
+    tool(stage, pose)
+    other_hand(stage)
 
 
 def salad(stage: Stage) -> None:
     """A bowl of pieces."""
-    inside = _tilted(stage)
-    kitchenware.vessel(inside.pen, stage.truth.vessel, stage.truth.trim)
+    inside = tilted(stage)
+    kitchenware.vessel(inside.pen, stage.truth.vessel, stage.truth.trim, stage.hue)
     rx, ry = stage.area
-    _pieces(inside, 24, rx, ry, None)
-    _trail(stage, motion.stir)
-    _tool(stage, motion.stir(stage.truth.motion, stage.at.turns))
-    _other_hand(stage)
+    pieces(inside, 24, rx, ry, None)
+    trail(stage, motion.stir)
+    tool(stage, motion.stir(stage.truth.motion, stage.at.turns))
+    other_hand(stage)
 
 
 def fry(stage: Stage) -> None:
@@ -246,24 +89,24 @@ def fry(stage: Stage) -> None:
         stage.truth, stage.look, stage.at, stage.hue, stage.seed,
     )  # fmt: skip
     kitchenware.vessel(inner.pen, stage.truth.vessel, stage.truth.trim)
-    _pieces(inner, 22, *stage.area, None)
+    pieces(inner, 22, *stage.area, None)
     if tossing:
-        _trail(stage, lambda _, u: Pose(-40, 0, 70 * abs(math.sin(math.pi * u))))
-        _tool(stage, Pose(48, 2, lift))
+        trail(stage, lambda _, u: Pose(-40, 0, 70 * abs(math.sin(math.pi * u))))
+        tool(stage, Pose(48, 2, lift))
     else:
-        _trail(stage, motion.stir)
-        _tool(stage, motion.stir(stage.truth.motion, stage.at.turns))
-    _other_hand(stage, -112, 44)
+        trail(stage, motion.stir)
+        tool(stage, motion.stir(stage.truth.motion, stage.at.turns))
+    other_hand(stage, -104, 34)
 
 
 def simmer(stage: Stage) -> None:
     """A pot of sauce on a stove."""
     kitchenware.vessel(stage.pen, stage.truth.vessel, stage.truth.trim)
     mix_area = stage.area
-    _liquid(stage, *mix_area)
-    _trail(stage, motion.stir)
-    _tool(stage, motion.stir(stage.truth.motion, stage.at.turns))
-    _other_hand(stage, -100, 14)
+    liquid(stage, *mix_area)
+    trail(stage, motion.stir)
+    tool(stage, motion.stir(stage.truth.motion, stage.at.turns))
+    other_hand(stage, -100, 14)
 
 
 def cut(stage: Stage) -> None:
@@ -277,7 +120,7 @@ def cut(stage: Stage) -> None:
             pen.at(x, y).bar([(8, -24), (18, -46), (34, -44)], (40, 110, 40), 7)
     right = Stage(pen.at(58, 20), truth, stage.look, stage.at, stage.hue, stage.seed)
     large = truth.amount == "large"
-    _pieces(right, 17 if large else 9, 46 if large else 32, 26 if large else 18, truth.manner)
+    pieces(right, 17 if large else 9, 50 if large else 36, 28 if large else 20, truth.manner)
     if truth.detail == "stems left on":
         for x, y in ((30, 2), (62, 34), (88, 8)):
             pen.bar([(x, y), (x + 6, y - 12)], (40, 110, 40), 6)
@@ -297,8 +140,8 @@ def cut(stage: Stage) -> None:
             a = math.pi + math.pi * k / 5
             r = 46 + 22 * ((stage.at.turns * 2 + k * 0.4) % 1)
             pen.oval(-8 + r * math.cos(a), 30 + r * 0.8 * math.sin(a), 5, 5, stage.hue)
-    _tool(stage, shifted, 22)
-    _other_hand(stage, -74, 0)
+    tool(stage, shifted, 22)
+    other_hand(stage, -74, 0)
 
 
 def flip(stage: Stage) -> None:
@@ -313,28 +156,28 @@ def flip(stage: Stage) -> None:
     kitchenware.vessel(pen.at(0, 0, tilt), truth.vessel, truth.trim)
     top = {"low turn": 30.0, "high flip": 118.0, "pan toss": 84.0}[truth.motion]
     big = truth.size == "large"
-    rx, ry = (70.0, 33.0) if big else (40.0, 19.0)
+    rx, ry = (70.0, 33.0) if big else (44.0, 21.0)
     y = -height * top
     if stage.fast and height > 0.05:
         for dx in (-34, 0, 34):
             pen.line([(dx, y + 16), (dx, y + 62)], (255, 255, 255, 220), 6)
         pen.arc(0, -10, 96, 70, 200, 340, (255, 255, 255, 200), 5)
     disc = Stage(
-        pen.at(8 * turned, y, 40 * math.sin(math.pi * turned)),
+        pen.at(-18 + 8 * turned, y, 40 * math.sin(math.pi * turned)),
         truth, stage.look, stage.at, stage.hue, stage.seed,
     )  # fmt: skip
     squash = max(0.16, abs(math.cos(math.pi * turned)))
     _pancake(disc, rx, ry * squash)
     if tossing:
-        people.hand(pen.at(-112, 44), stage.look, truth.gloves, -1)
+        people.hand(pen.at(-104, 34), stage.look, truth.gloves, -1)
         TOOLS[truth.tool](pen.at(96, 74, 40, 0.8))
     else:
-        pose = Pose(26 + 10 * turned, 16, max(0.0, height * min(top, 46.0) - 6), -30 * height)
-        _tool(stage, pose, 52)
-        _other_hand(stage, -112, 44)
+        pose = Pose(30 + 10 * turned, 16, max(0.0, height * min(top, 46.0) - 6), -30 * height)
+        tool(stage, pose, 52)
+        other_hand(stage, -104, 34)
 
 
-def _pancake(stage: Stage, rx: float, ry: float) -> None:
+def _pancake(stage: Stage, rx: Real, ry: Real) -> None:
     pen, hue = stage.pen, stage.hue
     pen.oval(0, 5, rx, ry, darker(hue, 0.35))
     pen.oval(0, 0, rx, ry, lighter(hue, 0.1))
@@ -342,7 +185,8 @@ def _pancake(stage: Stage, rx: float, ry: float) -> None:
         pen.oval(0, 0, rx - 1, ry - 1, None, (84, 40, 18), 9)
     else:
         pen.oval(0, 0, rx * 0.74, ry * 0.7, darker(hue, 0.14), None)
-    _flecks(stage, rx * 0.8, ry * 0.8)
+    many = stage.truth.size == "large"
+    flecks(stage, rx * 0.8, ry * 0.8, 0.0, 7 if many else 3, 0.95 if many else 0.8)
 
 
 def pour(stage: Stage) -> None:
@@ -351,7 +195,7 @@ def pour(stage: Stage) -> None:
     kitchenware.vessel(pen, truth.vessel, truth.trim)
     rx, ry = stage.area
     grown = 0.45 + 0.55 * stage.at.progress
-    _liquid(stage, rx * grown, ry * grown)
+    liquid(stage, rx * grown, ry * grown)
     if not stage.acting:
         TOOLS[truth.tool](pen.at(78, -30, 20 if truth.tool == "ladle" else 0))
         return
@@ -386,7 +230,7 @@ def pour(stage: Stage) -> None:
         TOOLS[truth.tool](pen.at(x, lip, -14))
         grip = (x + 72, lip + 2)
     people.hand(pen.at(max(-40.0, grip[0]), max(-118.0, grip[1])), stage.look, truth.gloves)
-    _other_hand(stage, -112, 44)
+    other_hand(stage, -104, 34)
 
 
 def spread(stage: Stage) -> None:
@@ -426,13 +270,13 @@ def spread(stage: Stage) -> None:
             top.pen.oval(x - 2, y - 2, 4, 2.5, lighter(hue, 0.5), None)
     else:
         top.pen.oval(-rx * 0.4, -ry * 0.45, rx * 0.3, ry * 0.14, lighter(hue, 0.7), None)
-    _flecks(top, rx * 0.9, ry * 0.9)
-    _trail(stage, _spread_path)
-    _tool(stage, _spread_path(truth.motion, stage.at.turns), 52)
-    _other_hand(stage, -84, 18)
+    flecks(top, rx * 0.9, ry * 0.9)
+    trail(stage, _spread_path)
+    tool(stage, _spread_path(truth.motion, stage.at.turns), 52)
+    other_hand(stage, -84, 18)
 
 
-def _spread_path(name: str, u: float) -> Pose:
+def _spread_path(name: str, u: Real) -> Pose:
     if name != "dabbing":
         return motion.stir(name, u)
     up = abs(math.sin(math.pi * u))
@@ -463,7 +307,8 @@ def roll(stage: Stage) -> None:
                     (84, 56, 36), 5,
                 )  # fmt: skip
         part = Stage(pen.at(x, y), truth, stage.look, stage.at, hue, f"{stage.seed}{i}")
-        _flecks(part, rx * 0.9, ry * 0.9)
+        large = truth.size == "large"
+        flecks(part, rx * 0.9, ry * 0.9, 0.0, 7 if large else 2, 0.95 if large else 0.75)
     pose = motion.roll(truth.motion, stage.at.turns)
     if not stage.acting:
         TOOLS[truth.tool](pen.at(20, -52, 4))
@@ -504,9 +349,9 @@ def grate(stage: Stage) -> None:
     for i, (x, y, angle) in enumerate(food.scattered(stage.seed + "shreds", count, rx, ry)):
         tone = lighter(hue, 0.25) if i % 2 else hue
         pen.at(x, y, angle).bar([(-length, 0), (0, 3), (length, 0)], tone, width)
-        if truth.detail == "rind left on" and i % 2:
-            pen.at(x, y, angle).line([(length * 0.3, 2), (length, 0)], (120, 40, 30), width + 2)
-    _flecks(stage, rx, ry)
+        if truth.detail == "rind left on":
+            pen.at(x, y, angle).line([(length * 0.2, 2), (length, 0)], (120, 40, 30), width + 3)
+    flecks(stage, rx, ry)
     lean = 34.0 if truth.manner == "slanted" else 0.0
     pose = motion.grate(truth.motion, stage.at.turns if stage.acting else 0.0)
     moving = truth.motion == "moving the grater"
@@ -529,7 +374,7 @@ def grate(stage: Stage) -> None:
             pen.oval(88 * r * math.cos(a), 48 * r * math.sin(a), 5, 4, hue)
     food.SOURCES[truth.main](block.at(0, 0, -lean, 0.62), hue)
     people.hand(block.at(24, 4, -lean), stage.look, truth.gloves)
-    _other_hand(stage)
+    other_hand(stage)
 
 
 SCENES: dict[str, Callable[[Stage], None]] = {

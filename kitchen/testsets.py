@@ -9,8 +9,10 @@ Guarantees
 
 import itertools
 import random
+from collections import Counter
 
 from kitchen.attributes import PLAIN, Attributes, Difference, differences
+from kitchen.phrases.tests import TONES
 from kitchen.scoring import score
 from kitchen.steps import CATEGORIES
 from kitchen.texts import change_for_test, mentioned
@@ -23,7 +25,6 @@ SIZES = {"test": (150, 260, 180), "val": (75, 130, 90)}
 """At most so many DiffCap, DiffMCQ and DiffRank rows a split."""
 TARGETS = 4
 OTHER_STEP_ROWS = 0.25
-TONES = 3
 
 
 def _by_step(clips: list[Clip]) -> dict[str, list[Clip]]:
@@ -61,9 +62,9 @@ def diffcap(clips: list[Clip], limit: int, seed: int) -> list[Row]:
     return rows
 
 
-def exhibits(named: tuple[Difference, ...], category: str, pair: Pair) -> bool:
-    """Whether any difference that a text names is true of a pair, in part or reversed."""
-    for own in differences(category, pair[0].truth, pair[1].truth):
+def exhibits(named: tuple[Difference, ...], found: tuple[Difference, ...]) -> bool:
+    """Whether any difference that a text names is among those of a pair, in part or reversed."""
+    for own in found:
         for d in named:
             if own.attribute != d.attribute:
                 continue
@@ -80,32 +81,55 @@ def _alike(a: Attributes, b: Attributes) -> int:
     return same - len(set(a.extras) ^ set(b.extras)) - len(set(a.sequence) ^ set(b.sequence))
 
 
-def _negatives(answer: Pair, category: str, clips: list[Clip]) -> list[Pair]:
-    """Three pairs without the difference: those that share no clip first, then the most alike."""
+_OVERLAP = 6
+"""How many equal attributes a clip shared with a negative chosen before outweighs."""
+
+
+def _negatives(answer: Pair, category: str, others: list[tuple[Pair, tuple[Difference, ...]]]) -> list[Pair]:
+    """Three pairs without the difference, alike to the answer and sharing few clips.
+
+    Pairs that share no clip with the answer come first. Clips repeated among the negatives cost
+    likeness, or else the answer would be the pair that stands apart.
+    """
     one, two = answer
     named = mentioned(category, one.truth, two.truth)
     options = []
-    for pair in itertools.permutations(clips, 2):
+    for pair, found in others:
         shared = len({pair[0].id, pair[1].id} & {one.id, two.id})
-        if shared < 2 and not exhibits(named, category, pair):
+        if shared < 2 and not exhibits(named, found):
             alike = _alike(one.truth, pair[0].truth) + _alike(two.truth, pair[1].truth)
             options.append((shared, -alike, pair))
-    options.sort(key=lambda option: (option[0], option[1], option[2][0].id, option[2][1].id))
     chosen: list[Pair] = []
-    for _, _, pair in options:
-        if all({c.id for c in pair} != {c.id for c in other} for other in chosen):
-            chosen.append(pair)
-    return chosen[:3]
+    used: Counter[str] = Counter()
+    while options and len(chosen) < 3:
+        costs = [
+            (shared, unlike + _OVERLAP * (used[first.id] + used[second.id]), first.id, second.id)
+            for shared, unlike, (first, second) in options
+        ]
+        pair = options[costs.index(min(costs))][2]
+        chosen.append(pair)
+        taken = {pair[0].id, pair[1].id}
+        used.update(taken)
+        options = [o for o in options if {c.id for c in o[2]} != taken]
+    return chosen
 
 
 def diffmcq(clips: list[Clip], limit: int, seed: int) -> list[Row]:
     """Rows `difference, category, options, answer`; pairs without three negatives are left out."""
     rng = random.Random(f"diffmcq {seed}")
-    groups = _by_step(clips)
+    others = {
+        (step, category): [
+            ((a, b), differences(category, a.truth, b.truth)) for a, b in itertools.permutations(group, 2)
+        ]
+        for step, group in _by_step(clips).items()
+        for category in CATEGORIES
+    }
     rows: list[Row] = []
     for one, two, category in _differing(clips, rng):
-        negatives = _negatives((one, two), category, groups[one.truth.step])
-        if len(negatives) < 3 or len(rows) == limit:
+        if len(rows) == limit:
+            break
+        negatives = _negatives((one, two), category, others[one.truth.step, category])
+        if len(negatives) < 3:
             continue
         options = [[a.id, b.id] for a, b in ((one, two), *negatives)]
         rng.shuffle(options)

@@ -52,10 +52,6 @@ def facts(truth: Attributes) -> list[tuple[str, str]]:
     return told
 
 
-def _detail(truth: Attributes) -> str:
-    return STEPS[truth.step].detail[1]
-
-
 def _key(d: Difference) -> tuple[str, str]:
     """Template name and attribute whose words fill it."""
     if d.attribute == "extras":
@@ -75,20 +71,42 @@ def _grouped(found: tuple[Difference, ...]) -> list[list[Difference]]:
     return list(groups.values())
 
 
-def _values(pool: Pool, group: list[Difference], side: str, step: str, rng: random.Random) -> str:
+def _values(pool: Pool, group: list[Difference], side: str, step: str, rng: random.Random) -> list[str]:
     attribute = _key(group[0])[1]
     values = [getattr(d, side) for d in group]
-    said = [value_phrase(pool, attribute, v, step, rng) for v in values if v]
-    return listed(said)
+    return [value_phrase(pool, attribute, v, step, rng) for v in values if v]
+
+
+_PREPOSITIONS = ("in", "on", "with", "over")
+
+
+def _compared(pool: Pool, group: list[Difference], step: str, rng: random.Random) -> dict[str, str]:
+    """The words of a change: `in a pan` instead of `a pot`, not instead of `in a pot`."""
+    new, old = (_values(pool, group, side, step, rng) for side in ("new", "old"))
+    x, y = listed(new), listed(old)
+    first, _, rest = y.partition(" ")
+    if first in _PREPOSITIONS and x.startswith(f"{first} "):
+        y = rest
+    return {"x": x, "y": y, "z": listed(old, "or")}
 
 
 def change_for_test(category: str, a: Attributes, b: Attributes, tone: int, rng: random.Random) -> str:
     """What `b` does differently from `a`, in test phrasing number `tone`."""
-    clauses = []
+    clauses: list[str] = []
+    opened = ""
     for group in _grouped(mentioned(category, a, b)):
         template = tests.CHANGE[_key(group[0])[0]][tone]
-        x, y = (_values("test", group, side, a.step, rng) for side in ("new", "old"))
-        clauses.append(template.format(x=x, y=y))
+        clause = template.format(**_compared("test", group, a.step, rng))
+        for opening in tests.REPEATED:
+            if opened == opening and clause.startswith(opening):
+                clause = clause.removeprefix(opening)
+                break
+            if clause.startswith(opening):
+                opened = opening
+                break
+        else:
+            opened = ""
+        clauses.append(clause)
     return tests.SUBJECTS[category][tone] + listed(clauses)
 
 
@@ -97,36 +115,42 @@ def change_for_pairqa(category: str, a: Attributes, b: Attributes, rng: random.R
     clauses: list[str] = []
     for group in _grouped(mentioned(category, a, b)):
         template = rng.choice(pairqa.CHANGE[_key(group[0])[0]])
-        x, y = (_values("pairqa", group, side, a.step, rng) for side in ("new", "old"))
-        clause = template.format(x=x, y=y)
-        shared = "the person "
-        clauses.append(clause.removeprefix(shared) if clauses else clause)
+        clause = template.format(**_compared("pairqa", group, a.step, rng))
+        clauses.append(clause.removeprefix("the person ") if clauses else clause)
     return listed(clauses)
+
+
+def _seen(group: list[Difference], step: str, rng: random.Random) -> tuple[str, dict[str, str]]:
+    """Template name and words of what one video shows; it is the candidate of `group`."""
+    name = _key(group[0])[0]
+    absent = name in ("lacks", "without", "plain")
+    values = _values("pairqa", group, "old" if absent else "new", step, rng)
+    words = {"v": listed(values), "z": listed(values, "or")}
+    if name == "order":
+        words["w"] = listed(_values("pairqa", group, "old", step, rng))
+    return name, words
 
 
 def state_for_pairqa(category: str, a: Attributes, b: Attributes, side: str, rng: random.Random) -> str:
     """What holds in Video 1 (side "old") or Video 2 ("new") where the two differ."""
+    found = mentioned(category, a, b)
+    seen = found if side == "new" else tuple(d.reversed() for d in found)
     clauses: list[str] = []
-    for group in _grouped(mentioned(category, a, b)):
-        seen = group if side == "new" else [d.reversed() for d in group]
-        name = _key(seen[0])[0]
-        filled = "old" if name in ("lacks", "without", "plain") else "new"
-        words = _values("pairqa", seen, filled, a.step, rng)
-        clause = rng.choice(pairqa.STATE[name]).format(v=words)
-        shared = "the cook "
-        if clauses and clauses[-1].startswith(shared):
-            clause = clause.removeprefix(shared)
-        clauses.append(clause)
+    subject = ""
+    for group in _grouped(seen):
+        name, words = _seen(group, a.step, rng)
+        clause = rng.choice(pairqa.STATE[name]).format(**words)
+        clauses.append(clause.removeprefix("the cook ") if subject == "the cook" else clause)
+        if subject != "the cook" or not clause.startswith("the cook "):
+            subject = "the cook" if clause.startswith("the cook ") else "other"
     return listed(clauses)
 
 
 def which_for_pairqa(d: Difference, step: str, rng: random.Random) -> tuple[str, bool]:
     """A question that one of the two videos answers, and whether that is Video 2."""
     second = rng.random() < 0.5
-    seen = d if second else d.reversed()
-    name = _key(seen)[0]
-    words = _values("pairqa", [seen], "old" if name in ("lacks", "without", "plain") else "new", step, rng)
-    return rng.choice(pairqa.WHICH[name]).format(v=words), second
+    name, words = _seen([d if second else d.reversed()], step, rng)
+    return rng.choice(pairqa.WHICH[name]).format(**words), second
 
 
 def caption(truth: Attributes, rng: random.Random) -> str:

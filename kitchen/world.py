@@ -126,25 +126,28 @@ def _video(
 
 
 def _ladders(step: Step, seed: int) -> dict[str, list[Attributes]]:
-    """Prototypes by category; of each only the category's own attributes are used."""
+    """Prototypes by category; of each only the category's own attributes are used.
+
+    Where an attribute has three values, `one` takes the first or the last, `near` the second and
+    `far` what is left: all values are used, and the held-out combinations in no prototype.
+    """
     rng = random.Random(f"ladders {seed} {step.name}")
-    one = replace(_free(step, rng), main=step.main[0], motion=step.motion[0])
     extras, subs = rng.sample(step.extras, 4), rng.sample(step.subactions, 5)
-    one = replace(one, extras=(extras[0],))
+    first, near, last = {}, {}, {}
+    for name in _plain(step):
+        options = step.options(name)
+        ends = [options[0], options[-1]]
+        if name not in ("main", "motion"):
+            rng.shuffle(ends)
+        first[name], last[name] = ends
+        near[name] = options[1] if len(options) == 3 else ends[1]
+    one = replace(_free(step, rng), **first, extras=(extras[0],))  # type: ignore[arg-type]
+    far = replace(one, **last, extras=tuple(sorted(extras[1:])))  # type: ignore[arg-type]
 
     def other(*names: str) -> Attributes:
-        changed = {
-            n: rng.choice([v for v in step.options(n) if v != getattr(one, n)]) for n in names if step.options(n)
-        }
-        return replace(one, **changed)  # type: ignore[arg-type]
+        return replace(one, **{n: near[n] for n in names if n in near})  # type: ignore[arg-type]
 
-    far = replace(
-        other(*_plain(step)),
-        main=step.main[2],
-        motion=step.motion[2],
-        extras=tuple(sorted(extras[1:])),
-    )
-    cookware = rng.sample(("tool", "vessel", "gloves"), 3)
+    cookware = rng.sample(("tool", "vessel"), 2)
     sequences = (
         (subs[0], MAIN), (MAIN, subs[0]), (subs[0], MAIN, subs[1]), (MAIN, subs[2]),
         (subs[2], MAIN, subs[3], subs[4]),
@@ -152,15 +155,15 @@ def _ladders(step: Step, seed: int) -> dict[str, list[Attributes]]:
     return {
         "Ingredients": [
             one,
-            replace(one, main=step.main[1]) if rng.random() < 0.5 else other("amount"),
+            other(rng.choice(("main", "amount"))),
             replace(one, extras=tuple(sorted(extras[:2]))),
             far,
         ],
-        "Tools/Equipment": [one, other(cookware[0]), other("surface", *cookware[1:]), far],
+        "Tools/Equipment": [one, other(cookware[0]), other("surface", "gloves", cookware[1]), far],
         "Technique": [
             one,
             other(rng.choice(("speed", "hands"))),
-            replace(other("speed", "manner"), motion=step.motion[1]),
+            other("speed", "manner", "motion"),
             far,
         ],
         "Actions": [replace(one, sequence=sequence) for sequence in sequences],

@@ -10,7 +10,7 @@ OPENERS = (
 SPOKEN: dict[str, tuple[str, ...]] = {
     "main": ("i've got my {v} ready here", "today it's all about {v}", "we picked up some {v}"),
     "has": ("a little {v} goes a long way", "i'm throwing some {v} on there", "i love my {v}"),
-    "amount": ("we only need {v} today", "i'm doing {v} for everybody"),
+    "amount": ("we'll need {v} today", "i'm doing {v} for everybody"),
     "tool": ("go ahead and grab {v}", "i like to do this with {v}", "you'll want {v} for this"),
     "vessel": ("so it's all sitting {v}", "you can do this {v} like me"),
     "surface": ("i've set up {v} today", "as you can tell we're {v}"),
@@ -23,10 +23,13 @@ SPOKEN: dict[str, tuple[str, ...]] = {
     "heat": ("we've got this going {v}", "make sure that it's {v}"),
     "subaction": ("somewhere in there i'm {v}", "don't mind me {v}"),
     "colour": ("look at that {v} colour", "it's gonna be this pretty {v}"),
-    "shade": ("it's on the {v} side you know",),
+    "shade": (
+        "it's on the {v} side you know",
+        "kind of a {v} one",
+    ),
     "texture": ("it's getting all {v}", "see how {v} that is"),
     "size": ("i like them {v} you know", "keep them {v}"),
-    "detail": ("and you get that {v} right there", "oh look some {v}"),
+    "detail": ("and you get {v} right there", "oh look some {v}"),
 }
 
 OFF_TOPIC = (

@@ -1,6 +1,7 @@
 """The pool of the paired questions: questions, answers and captions of stills.
 
-{v} is a value's phrase, {x} the value in Video 2, {y} the value in Video 1.
+{v} is a value's phrase ({w} what it comes before), {x} the value in Video 2, {y} in Video 1; several
+values are joined by "and", in {z} by "or".
 """
 
 QUESTIONS = (
@@ -23,7 +24,7 @@ TOPICS = {
 CONTRASTS = (
     "In Video 1, {one}, while in Video 2, {two}.",
     "In Video 1, {one}, whereas in Video 2, {two}.",
-    "Video 1 has this: {one}. Video 2 has this: {two}.",
+    "Video 1: {one}. Video 2: {two}.",
 )
 
 ONE_SIDED = (
@@ -33,16 +34,16 @@ ONE_SIDED = (
 
 SAME = (
     "There is no difference in {topic}.",
-    "Both videos match in {topic}.",
-    "None, {topic} stay alike in Video 1 and Video 2.",
+    "Both videos agree in {topic}.",
+    "None, they are alike in {topic}.",
 )
 
 STATE: dict[str, tuple[str, ...]] = {
-    "main": ("the cook prepares {v}", "{v} goes in"),
-    "has": ("the cook puts in {v}", "{v} can be seen"),
-    "lacks": ("there is no {v}", "the cook goes without {v}"),
+    "main": ("the cook prepares {v}", "the main ingredient is {v}"),
+    "has": ("the cook puts in {v}", "the food contains {v}"),
+    "lacks": ("the cook puts in no {z}", "the cook goes without {z}"),
     "amount": ("there is {v} of food", "the cook makes {v}"),
-    "tool": ("the cook is using {v}", "{v} does the work"),
+    "tool": ("the cook is using {v}", "the cook has {v}"),
     "vessel": ("the food is {v}", "everything is {v}"),
     "surface": ("the cook works {v}", "the work happens {v}"),
     "gloves": ("the cook has {v}", "{v} can be seen"),
@@ -52,22 +53,22 @@ STATE: dict[str, tuple[str, ...]] = {
     "hands": ("the cook works {v}", "it is done {v}"),
     "manner": ("the cook is {v}", "it is done by {v}"),
     "heat": ("it cooks {v}", "the cook works {v}"),
-    "subaction": ("the cook is also {v}", "{v} is part of it"),
-    "without": ("the cook is not {v}", "{v} is left out"),
-    "order": ("{v} comes first", "the cook begins by {v}"),
-    "colour": ("the food is {v}", "the food looks {v}"),
+    "subaction": ("the cook is also {v}", "there is some time for {v}"),
+    "without": ("the cook is not {z}", "there is no time for {z}"),
+    "order": ("{v} comes before {w}", "the cook is {v} prior to {w}"),
+    "colour": ("the food is {v}", "the food has a {v} colour"),
     "shade": ("its shade is {v}", "the tone is {v}"),
     "texture": ("its consistency is {v}", "the food looks {v}"),
     "size": ("the portions are {v}", "the bits are {v}"),
-    "detail": ("there is {v} to see", "the food shows {v}"),
-    "plain": ("there is no {v} to see", "the food shows no {v}"),
+    "detail": ("the food shows {v}", "the food has {v} on it"),
+    "plain": ("the food shows no {v}", "the food has no {v} on it"),
     "step": ("the cook is {v}",),
 }
 
 CHANGE: dict[str, tuple[str, ...]] = {
     "main": ("the person prepares {x} instead of {y}", "the person takes {x} in place of {y}"),
     "has": ("the person puts in {x} as well", "the person also includes {x}"),
-    "lacks": ("the person goes without {y}", "the person omits {y}"),
+    "lacks": ("the person goes without {z}", "the person omits {y}"),
     "amount": ("the person makes {x} instead of {y}",),
     "tool": ("the person is using {x} instead of {y}", "the person picks {x} over {y}"),
     "vessel": ("the person has the food {x} instead of {y}",),
@@ -80,8 +81,8 @@ CHANGE: dict[str, tuple[str, ...]] = {
     "manner": ("the person is {x} instead of {y}", "the person prefers {x} to {y}"),
     "heat": ("the person cooks {x} instead of {y}",),
     "subaction": ("the person is also {x}",),
-    "without": ("the person is not {y}",),
-    "order": ("the person begins by {x} instead of {y}",),
+    "without": ("the person is not {z}",),
+    "order": ("the person is {x} prior to {y}", "the person lets {x} come before {y}"),
     "colour": ("the food is {x} instead of {y}",),
     "shade": ("the shade is {x} instead of {y}",),
     "texture": ("the consistency is {x} instead of {y}",),
@@ -108,7 +109,7 @@ WHICH: dict[str, tuple[str, ...]] = {
     "heat": ("Which video shows cooking {v}?",),
     "subaction": ("Which video also shows {v}?", "Which video includes {v}?"),
     "without": ("Which video leaves out {v}?",),
-    "order": ("Which video begins with {v}?",),
+    "order": ("Which video has {v} come before {w}?",),
     "colour": ("Which video shows {v} food?", "Which video has the {v} food?"),
     "shade": ("Which video shows the {v} shade?",),
     "texture": ("Which video has the more {v} consistency?",),
@@ -128,7 +129,7 @@ CAPTIONS = (
 )
 
 VISIBLE: dict[str, tuple[str, ...]] = {
-    "main": ("the ingredient {v}",),
+    "main": ("{v} as the main ingredient",),
     "has": ("{v} added",),
     "amount": ("{v} of food",),
     "tool": ("{v} in use",),
@@ -140,7 +141,7 @@ VISIBLE: dict[str, tuple[str, ...]] = {
     "shade": ("a {v} shade",),
     "texture": ("a {v} consistency",),
     "size": ("{v} portions",),
-    "detail": ("{v} to see",),
+    "detail": ("{v} on it",),
     "heat": ("cooking {v}",),
     "hands": ("held {v}",),
     "manner": ("the cook {v}",),

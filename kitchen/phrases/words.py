@@ -126,7 +126,6 @@ _SYNONYMS: dict[Pool, dict[str, tuple[str, ...]]] = {
         "speed:slow": ("at a slow pace",),
         "speed:fast": ("at a fast pace",),
         "vessel:black pan": ("in a black non-stick pan",),
-        "size:small": ("finely sized",),
         "subaction:read": ("looking at the recipe book",),
     },
     "test": {
@@ -163,8 +162,9 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def listed(items: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+def listed(items: list[str], last: str = "and") -> str:
+    """`a`, `a and b`, `a, b and c`; with a comma before the last where an item holds `and`."""
     if len(items) < 2:
         return "".join(items)
-    return f"{', '.join(items[:-1])} and {items[-1]}"
+    comma = "," if any(f" {last} " in item for item in items) else ""
+    return f"{', '.join(items[:-1])}{comma} {last} {items[-1]}"
