@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter
@@ -14,10 +15,13 @@ from weights import WeightsError
 
 
 class Help(DefaultHelpFormatter):
-    """Keeps the lines of a description: they hold commands to copy."""
+    """Keeps the lines of a description, which hold commands to copy, and writes flags with hyphens."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return text.strip()
+
+    def format_help(self) -> str:
+        return re.sub(r"--[a-z_.]+", lambda flag: flag[0].replace("_", "-"), super().format_help())
 
 
 def parse(
@@ -44,8 +48,7 @@ def parse(
         many = fields[name].type not in (str, "str")
         parser.add_argument(name, nargs="*" if many else "?", type=str, default=[] if many else "")
     parser.add_class_arguments(options, as_group=False, skip=set(positional))
-    hyphens(parser)
-    given = parser.instantiate(parser.parse_args(argv))
+    given = parser.instantiate(parser.parse_args(underscored(sys.argv[1:] if argv is None else argv)))
     values = {name: getattr(given, name) for name in fields}
     try:
         record = run(options(**values))
@@ -61,9 +64,12 @@ def parse(
     return 0
 
 
-def hyphens(parser: Any) -> None:
-    """Flags read --test-set, in help and in use; the underscores of the fields' names go on working."""
-    for action in parser._actions:
-        for flag in action.option_strings:
-            parser._option_string_actions[flag.replace("_", "-")] = action
-        action.option_strings = [flag.replace("_", "-") for flag in action.option_strings]
+def underscored(arguments: Sequence[str]) -> list[str]:
+    """Flags as people write them: `--test-set` means the field `test_set`; values stay as they are."""
+    found = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            argument = "--" + name[2:].replace("-", "_") + equals + value
+        found.append(argument)
+    return found

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -76,22 +77,17 @@ class PairedTask:
         options = self.recipe.warm_start
         if options is None:
             return
-        texts = split_texts(self.catalog, options.text, self.features, "train")
+        texts = pl.concat([split_texts(self.catalog, name, self.features, "train") for name in options.texts])
         if texts.is_empty():
             raise HeadsError(
-                f"warm start: no clip of the train split has features and a {options.text}; featurize some"
+                f"warm start: no clip of the train split has features and a {' or '.join(options.texts)}; "
+                "featurize some"
             )
-        told.say(f"warm start on {len(texts)} texts of the train split ({options.text})")
+        told.say(f"warm start on {len(texts)} texts of the train split ({', '.join(options.texts)})")
+        said = (text for pair in self.pairs for qa in pair.questions for text in qa)
         steps = Progress("warm start", options.steps)
         warm_start(
-            self.module.projector,
-            self.module.lm,
-            self.features,
-            texts,
-            options,
-            self.recipe.projector.outputs,
-            self.seed,
-            steps.told,
+            self.module.projector, self.module.lm, self.features, texts, said, options, self.seed, steps.told
         )
 
     def loss(self, batch: int) -> Tensor:

@@ -24,6 +24,8 @@ class ProjectorOptions:
     """attention heads; they divide the width"""
     outputs: int = 32
     """tokens that a clip becomes"""
+    leave_out: float = 0.0
+    """share of the input tokens that each training step leaves out, drawn by the step's seed"""
 
 
 class PerceiverLayer(nn.Module):
@@ -68,7 +70,7 @@ class Projector(nn.Module):
         if tokens % frames:
             raise ValueError(f"{tokens} tokens do not divide into {frames} frames")
         width = options.width
-        self.frames = frames
+        self.kept = round(tokens * (1 - options.leave_out))
         self.input = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width))
         self.frame_time = nn.Parameter(0.02 * torch.randn(frames, 1, width))
         self.position = nn.Parameter(0.02 * torch.randn(1, tokens // frames, width))
@@ -82,6 +84,9 @@ class Projector(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "C N D"]) -> Float[Tensor, "C L E"]:
         place = (self.frame_time + self.position).flatten(0, 1)
+        if self.training and self.kept < tokens.shape[1]:
+            kept = torch.randperm(tokens.shape[1], device="cpu")[: self.kept].to(tokens.device)
+            tokens, place = tokens[:, kept], place[kept]
         tokens = self.token_norm(self.input(tokens) + place)
         latents = self.latents.expand(len(tokens), -1, -1)
         for layer in self.layers:

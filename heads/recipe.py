@@ -11,10 +11,10 @@ from heads.projector import ProjectorOptions
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Before the language model joins: pull output tokens towards its own embeddings of a text about the clip."""
+    """Before the language model joins: pull output tokens to its own embeddings of a text's content words."""
 
-    text: str = "narration"
-    """catalog column with a text of each training clip"""
+    texts: tuple[str, ...] = ("narration",)
+    """catalog columns with a text of training clips or images"""
     steps: int = 300
     """steps of the warm start"""
     clips: int = 16

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from heads.cli import parse
-from heads.flags import underscored
 from heads.testsets import Task, read_predictions, read_test_set
 
 COUNTS = ("rows", "videos", "ties", "nan_rows", "within_step_rows")
@@ -71,10 +70,9 @@ def _shown(value: float | int | None) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    given = underscored(sys.argv[1:] if argv is None else argv)
     return parse(
         ScoreOptions,
-        given,
+        argv,
         "heads.score",
         "Score a file of predictions in the published format, as the published evaluation does.",
         run,

@@ -96,6 +96,8 @@ def train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str, 
         progress.say(f"resumes from {latest.name}")
     while state["step"] < schedule.steps:
         step = state["step"]
+        task.module.train()
+        torch.manual_seed(step)  # what a step draws is its own, so that a resumed run draws it again
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * rate_factor(schedule, step)
         optimizer.zero_grad()

@@ -1,25 +1,34 @@
-"""Warm start of the projector: no language model in the graph, so it is cheap (design 13 tells what it is worth).
+"""Warm start of the projector: no language model in the graph, so it is cheap.
 
-Output token j is regressed onto the language model's input embedding of token j of the clip's text: cross-entropy
-over the training texts' vocabulary by distance, plus 0.1 times the squared error.
+Each output token is pulled to the language model's own input embedding of one content word of the clip's text. Which
+token says which word is left to the cheapest assignment (as in set prediction), so texts may order their words as they
+like; tokens are free where a text has fewer words. Loss: cross-entropy over the content words by distance, plus 0.1
+times the squared error. What it is worth stands beside the scores it led to.
 
 Guarantees
 - the texts it is given are the only ones it reads
 - the same seed gives the same weights
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torch.nn import functional
 
 from heads.clips import Features
 from heads.errors import HeadsError
 from heads.language_model import LanguageModel
 from heads.paired_qa import draw
 from heads.recipe import WarmStart
+
+SHARPNESS = 10.0  # of the softmax over distances, which are in units of the words' variance
+FREE_WEIGHT = 0.1  # of an output token that no word of the text falls to
+RARE, COMMON = 0.01, 0.5  # a content word stands in more and in fewer of the texts than this
 
 
 def split_texts(
@@ -36,42 +45,71 @@ def split_texts(
     return rows.filter(pl.Series(features.has(rows["key"].to_list()), dtype=pl.Boolean))
 
 
+def word_ids(lm: LanguageModel, text: str) -> set[int]:
+    """Tokens of the words of a text, without its case and punctuation."""
+    words = "".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split()
+    return set(lm.chat.text_ids(" " + " ".join(words)))
+
+
+def content_words(texts: Sequence[set[int]], others: Iterable[set[int]]) -> list[int]:
+    """Tokens neither rare nor common in the texts, which `others`, texts of another style, use as well.
+
+    What only one style says is style: a narrator's "okay so" is no fact about the clip.
+    """
+    said = Counter(token for text in texts for token in text)
+    elsewhere = set[int]().union(*others)
+    low, high = RARE * len(texts), COMMON * len(texts)
+    return sorted(t for t, count in said.items() if low <= count <= high and t in elsewhere)
+
+
 def warm_start(
     projector: nn.Module,
     lm: LanguageModel,
     features: Features,
     texts: pl.DataFrame,
+    others: Iterable[str],
     options: WarmStart,
-    outputs: int,
     seed: int,
     told: Callable[[int, float], None],
 ) -> None:
-    """Train `projector` in place; told(step, loss) after each step."""
-    ids = [lm.chat.text_ids(text)[:outputs] for text in texts["text"]]
-    vocabulary = torch.tensor(sorted({i for text in ids for i in text}))
-    place = {int(word): place for place, word in enumerate(vocabulary)}
-    targets = torch.full((len(ids), outputs), -100)
-    for row, text in enumerate(ids):
-        targets[row, : len(text)] = torch.tensor([place[i] for i in text])
-    table = lm.embed(vocabulary.to(lm.device)).float().detach()
+    """Train `projector` in place on texts (key, text); told(step, loss) after each step.
+
+    others: texts of another style about the same world, which tell content words from manner of speaking.
+    """
+    words = [word_ids(lm, text) for text in texts["text"]]
+    content = content_words(words, (word_ids(lm, text) for text in others))
+    if not content:
+        raise HeadsError("warm start: the texts share no content words with the paired QA; drop warm_start")
+    place = {token: i for i, token in enumerate(content)}
+    wanted = [np.array(sorted(place[t] for t in text if t in place), np.int64) for text in words]
+    free = lm.chat.text_ids(".")[0]
+    table = lm.embed(torch.tensor([*content, free], device=lm.device)).float().detach()
     optimizer = torch.optim.AdamW(projector.parameters(), lr=options.learning_rate)
     keys = texts["key"].to_list()
+    projector.train()
     for step in range(options.steps):
+        torch.manual_seed(seed + step)
+        optimizer.param_groups[0]["lr"] = options.learning_rate * min(1.0, (step + 1) / 20)
         chosen = draw(len(keys), min(options.clips, len(keys)), step, seed)
-        tokens = features.read([keys[i] for i in chosen]).to(lm.device)
-        loss = word_loss(projector(tokens), table, targets[chosen].to(lm.device))
+        outputs = projector(features.read([keys[i] for i in chosen]).to(lm.device))
+        loss = word_loss(outputs, table, [wanted[i] for i in chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         told(step + 1, loss.item())
 
 
-def word_loss(outputs: Tensor, table: Tensor, targets: Tensor) -> Tensor:
-    """outputs [C, L, E], table [V, E] of word embeddings, targets [C, L] places in the table (-100: none)."""
-    spread = table.var(dim=0).sum()
-    known = targets != -100
-    picked = outputs[known]
-    distances = torch.cdist(picked, table) ** 2 / spread
-    words = functional.cross_entropy(-10 * distances, targets[known])
-    error = distances.gather(1, targets[known][:, None]).mean()
-    return words + 0.1 * error
+def word_loss(
+    outputs: Float[Tensor, "C L E"], table: Float[Tensor, "V E"], wanted: Sequence[Int[np.ndarray, " _"]]
+) -> Float[Tensor, ""]:
+    """Loss of the cheapest assignment of each clip's words to its outputs; the table's last word means "free"."""
+    distances = torch.cdist(outputs, table) ** 2 / table.var(dim=0).sum()
+    costs = -(-SHARPNESS * distances).log_softmax(-1)
+    targets = torch.full(costs.shape[:2], len(table) - 1)
+    for clip, words in enumerate(wanted):
+        slots, places = linear_sum_assignment(costs[clip].detach().cpu().numpy()[:, words])
+        targets[clip, slots] = torch.from_numpy(words[places])
+    weights = torch.where(targets == len(table) - 1, FREE_WEIGHT, 1.0).to(costs.device)
+    chosen = targets.to(costs.device)[..., None]
+    losses = costs.gather(2, chosen)[..., 0] + 0.1 * distances.gather(2, chosen)[..., 0]
+    return (losses * weights).sum() / weights.sum()
