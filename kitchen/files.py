@@ -39,6 +39,15 @@ def _lines(rows: Iterable[object]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+def _difference_texts(test_set: str) -> Iterable[str]:
+    """The difference texts of a DiffCap or DiffMCQ test set; DiffRank has none."""
+    for line in test_set.splitlines():
+        row = json.loads(line)
+        yield from row.get("text", ())
+        if "difference" in row:
+            yield row["difference"]
+
+
 def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
     """Write every text file of the world; returns the number of rows of each."""
     clips = [clip for video in world for clip in video.clips]
@@ -93,6 +102,9 @@ def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
         lines(f"diffcap_{split}.jsonl", testsets.diffcap(own, captions, seed))
         lines(f"diffmcq_{split}.jsonl", testsets.diffmcq(own, choices, seed))
         lines(f"diffrank_{split}.jsonl", testsets.diffrank(own, ranks, seed))
+    said = [heard(pieces[clip.video], clip) for clip in clips]
+    said += [text for name in texts if name.startswith("diff") for text in _difference_texts(texts[name])]
+    table("texts.csv", [{"text": text} for text in dict.fromkeys(said) if text], ("text",))
     for name, content in (
         ("annotations.json", htstep.annotations(world)),
         ("video_splits.json", htstep.splits(world)),
