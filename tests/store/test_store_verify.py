@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,23 @@ def damaged(view: View) -> tuple[set[str], set[str]]:
 
 def test_a_whole_store_verifies_clean(view: View) -> None:
     assert damaged(view) == (set(), set())
+
+
+def test_a_store_that_is_being_written_verifies_clean(make_view: Make, fill: Make) -> None:
+    view = make_view()
+
+    def write() -> None:
+        for row in range(11):
+            fill(view, np.array([row]))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    rounds = 0
+    while writer.is_alive():
+        assert damaged(view) == (set(), set())
+        rounds += 1
+    writer.join()
+    assert rounds > 1 and view.status().all()
 
 
 def test_a_flipped_byte_in_any_file_is_found(view: View) -> None:
