@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from featurize.job import requested, run
     from store import StoreError
+    from weights import WeightsError
 
     try:
         asked = requested(options)
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         summary = run(options, asked)
-    except (FeaturizeError, StoreError) as error:
+    except (FeaturizeError, StoreError, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -8,7 +8,9 @@ Guarantees
 """
 
 import os
+import socket
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -18,6 +20,7 @@ from featurize.errors import FeaturizeError
 
 _ROOT = Path(__file__).resolve().parent.parent  # where the rooms are imported from
 _ROOMS = ("featurize", "store", "weights")
+_PATIENCE = 10.0  # seconds
 _OBJECT_STORE = 100 * 2**20  # bytes; only plans travel through Ray
 
 
@@ -37,8 +40,10 @@ def refuse_relative(paths: Iterable[tuple[str, str]]) -> None:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
+def connected(address: str | None) -> Iterator[bool]:
     """Ray within this block: the cluster at `address` or RAY_ADDRESS, else one started here.
+
+    Gives whether a cluster was joined.
 
     Raises FeaturizeError where no cluster answers.
     """
@@ -46,11 +51,12 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    if address is None or address == "local":
+    joined = address != "local"
+    if not joined:
         paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        if str(_ROOT) not in paths:  # Ray's processes inherit it
+        if str(_ROOT) not in [*paths, sysconfig.get_path("purelib")]:  # Ray's processes inherit it
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), *paths]))
         ray.init(
             address="local",
@@ -63,13 +69,26 @@ def connected(address: str | None) -> Iterator[None]:
         # a job's working folder is on every node already; elsewhere the rooms travel with us
         if not inside_job():
             quiet["runtime_env"] = {"py_modules": [str(_ROOT / room) for room in _ROOMS]}
+        _check_answers(address)
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             why = str(error).strip().splitlines()[0]
-            raise FeaturizeError(f"no Ray cluster at {address} ({why}): start one or leave it out") from None
+            raise FeaturizeError(f"no Ray cluster at {address} ({why}): start one or leave --address out") from None
+    with redirect_stdout(sys.stderr):  # Ray prints its own errors there: standard output is ours
+        try:
+            yield joined
+        finally:
+            ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """FeaturizeError where nothing listens at `host:port`, for which Ray itself waits minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():  # `auto`, or a name that Ray knows
+        return
     try:
-        with redirect_stdout(sys.stderr):  # Ray prints its own errors there: standard output is ours
-            yield
-    finally:
-        ray.shutdown()
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
+    except OSError as error:
+        why = error.strerror or error
+        raise FeaturizeError(f"no Ray cluster at {address} ({why}): start one or leave --address out") from None

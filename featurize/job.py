@@ -15,6 +15,7 @@ import polars as pl
 
 from featurize.cluster import connected, refuse_relative
 from featurize.crew import Crew, crew_size, has_gpu
+from featurize.encoders import NAMES as ENCODERS
 from featurize.errors import FeaturizeError
 from featurize.manifest import Manifest, read_manifest
 from featurize.options import Options
@@ -25,7 +26,8 @@ from featurize.task import Outcome, tasks
 from featurize.videofiles import as_manifest
 from featurize.worker import Equipment
 from store import Catalog, Store, StoreError, View
-from weights import WeightsError, fingerprint, resolve
+from weights import NAMES as WEIGHTS
+from weights import fingerprint, resolve
 
 BATCH = {"clips": 4, "texts": 32}
 """rows of a batch by default"""
@@ -52,26 +54,23 @@ def requested(options: Options) -> Manifest:
 def run(options: Options, asked: Manifest) -> Summary:
     """Featurize what is missing of `asked`.
 
-    Raises FeaturizeError, StoreError: the encoder, the store or the cluster cannot be used.
+    Raises FeaturizeError, StoreError, WeightsError: the encoder, the store, the cluster or the weights
+    cannot be used.
     """
-    try:
-        weights = resolve(options.weights or options.encoder)
-    except WeightsError as error:
-        raise FeaturizeError(str(error)) from None
+    weights = _weights(options)
     store = Store.open(Path(options.store).expanduser().absolute(), create=True)
     with _locked(store, options.wait):
         _refuse_changed(store.catalog(asked.entity), asked)
         view = _finished_view(store, options, asked, weights)
         if view is not None:
             return summarise(store, view, asked)
-        with connected(options.address):
-            return _run(store, options, asked)
+        with connected(options.address) as joined:
+            return _run(store, options, asked, has_gpu(options.device, joined))
 
 
-def _run(store: Store, options: Options, asked: Manifest) -> Summary:
-    """The run on Ray, under the lock."""
-    gpu = has_gpu(options.device)
-    count, cpus = crew_size(options.workers, gpu)
+def _run(store: Store, options: Options, asked: Manifest, gpu: bool) -> Summary:
+    """The run on Ray, under the lock; `gpu`: each worker has one."""
+    count, cpus = crew_size(options.workers, asked.entity, gpu)
     weights = options.weights
     if weights is not None and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())  # workers start elsewhere
@@ -94,6 +93,15 @@ def _run(store: Store, options: Options, asked: Manifest) -> Summary:
             if outcome.error:
                 say(f"error: {outcome.error}")
     return summarise(store, view, asked, status, outcomes, time.monotonic() - begin)
+
+
+def _weights(options: Options) -> Path:
+    """The encoder's weights on this machine."""
+    if options.encoder not in ENCODERS:
+        raise FeaturizeError(f"no encoder named {options.encoder!r}: the encoders are {', '.join(ENCODERS)}")
+    if options.weights is None and options.encoder not in WEIGHTS:
+        raise FeaturizeError(f"encoder {options.encoder} has no weights of its own: give --weights, a folder or hub id")
+    return resolve(options.weights or options.encoder)
 
 
 def _finished_view(store: Store, options: Options, asked: Manifest, weights: Path) -> View | None:

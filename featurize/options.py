@@ -34,10 +34,11 @@ class Options:
     wait: bool = False
     """Wait while another run writes into the store, instead of giving up."""
     address: str | None = None
-    """Ray cluster to join, e.g. auto or ray://head:10001. Default: RAY_ADDRESS, else Ray is started
+    """Ray cluster to join, `auto` or HOST:6379. Default: RAY_ADDRESS, else Ray is started
     here."""
     workers: int | None = None
-    """Worker processes, each with the encoder. Default: one a GPU, else one for every two CPUs."""
+    """Worker processes, each with the encoder. Default: one a GPU, else one a CPU (for
+    texts one for eight CPUs)."""
     device: str | None = None
     """Device of the encoder: cpu, or cuda for one GPU a worker. Default: a GPU where there is one."""
     batch_size: int | None = None

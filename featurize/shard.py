@@ -147,9 +147,12 @@ def _truncated(task: Task, encoder: Encoder) -> int:
 
 def _info(task: Task, device: str) -> dict[str, Any]:
     """What computed a shard; recorded beside it, and refuses nothing."""
+    import torch
+
     return {
         "batch_size": task.batch_size,
         "device": device,
+        "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "python": platform.python_version(),
         **{package: version(package) for package in ("av", "numpy", "pillow", "torch", "transformers")},

@@ -10,14 +10,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import psutil
 import pytest
 import yaml
 
 from featurize.cluster import inside_job
+from featurize.crew import ATTEMPTS
 from featurize.job import requested
 from featurize.options import Options
 from store import Store
@@ -45,9 +48,18 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+class Head(NamedTuple):
+    """A head node."""
+
+    dashboard: str
+    address: str
+    environment: dict[str, str]
+    """to reach it"""
+
+
 @pytest.fixture
-def head() -> Iterator[tuple[str, dict[str, str]]]:
-    """The dashboard's address of a head node on this machine, and the environment to reach it."""
+def head() -> Iterator[Head]:
+    """A head node on this machine."""
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # Ray's sockets need a short path
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
@@ -65,9 +77,8 @@ def head() -> Iterator[tuple[str, dict[str, str]]]:
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         address = f"http://127.0.0.1:{dashboard}"
-        environment["RAY_API_SERVER_ADDRESS"] = address
         wait_for(dashboard, process)
-        yield address, environment
+        yield Head(address, f"127.0.0.1:{gcs}", environment)
     finally:
         log.close()
         end_family(process)
@@ -96,30 +107,87 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_submitted_to_a_head_node(
-    head: tuple[str, dict[str, str]], tmp_path: Path, tiny_clip: Path, video: object
+def test_a_job_is_submitted_to_a_head_node_and_a_run_joins_it(
+    head: Head, tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]
 ) -> None:
-    address, environment = head
     working = tmp_path / "working"  # what a checkout would hold, without its environment
     for room in ("featurize", "store", "weights"):
         shutil.copytree(ROOT / room, working / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "featurize.py", working)
-    path = video("job.mp4", g=10)  # type: ignore[operator]
+    clip = str(video("job.mp4", g=10))
+    store = tmp_path / "features"
+    encoder = ["--encoder", "clip", "--weights", str(tiny_clip), "--json"]
 
-    def submit(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", address]
-        command += ["--working-dir", str(working), "--", sys.executable, "featurize.py", *arguments]
-        command += ["--encoder", "clip", "--weights", str(tiny_clip)]
-        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    def called(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=head.environment, cwd=working, capture_output=True, text=True, timeout=120)
 
-    relative = submit(str(path), "--store", "features")
+    def submitted(*arguments: str) -> subprocess.CompletedProcess[str]:
+        submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", head.dashboard]
+        return called(*submit, "--working-dir", ".", "--", sys.executable, "featurize.py", *arguments, *encoder)
+
+    relative = submitted(clip, "--store", "features")
     assert relative.returncode != 0
     assert "--store 'features' is relative: inside a Ray job" in relative.stdout + relative.stderr
-    done = submit(str(path), "--store", str(tmp_path / "features"), "--json")
+    done = submitted(clip, "--store", str(store))
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert (summary["done"], summary["failed"]) == (1, 0)
-    assert Store.open(tmp_path / "features").view("clips", "clip").status().tolist() == [1]
+
+    joins = [sys.executable, "-m", "featurize", clip, "--store", str(store), "--view", "again"]
+    joined = called(*joins, "--address", head.address, *encoder)
+    assert joined.returncode == 0, joined.stderr
+    assert json.loads(joined.stdout)["done"] == 1
+    views = [Store.open(store).view("clips", name) for name in ("clip", "again")]
+    first, second = (view.read("tokens", np.array([0])) for view in views)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_no_cluster_where_it_is_said_to_be(tmp_path: Path, tiny_clip: Path) -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "featurize", "--store", str(tmp_path / "features"), "--encoder", "clip"]
+    command += ["--weights", str(tiny_clip), "--address", f"127.0.0.1:{port}", "--manifest", str(tmp_path / "t.csv")]
+    (tmp_path / "t.csv").write_text("text\nwhisk\n")
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 1 and f"error: no Ray cluster at 127.0.0.1:{port}" in run.stderr.splitlines()[-1]
+
+
+DYING = """
+import os
+
+from featurize import crew
+from featurize.cluster import connected
+from featurize.task import Outcome, Task
+
+
+class Dying(crew.Worker):
+    def run(self, task):
+        if task.shard == 1:
+            os._exit(1)
+        return Outcome(task.shard)
+
+
+crew.Worker = Dying
+if __name__ == "__main__":
+    tasks = [Task("", "clips", "", shard, (shard,), {}, 1) for shard in range(4)]
+    with connected("local"):
+        members = crew.Crew(crew.Equipment("", None, None, "cpu", 1), gpu=False)
+        outcomes = list(members.do(tasks, 2 + os.cpu_count(), lambda done: None))  # more than there is room for
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.shard):
+        print(outcome.shard, outcome.error)
+"""
+
+
+@pytest.mark.slow
+def test_a_shard_whose_workers_die_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
+    script = tmp_path / "dying.py"
+    script.write_text(DYING)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    zero, one, two, three = run.stdout.splitlines()
+    assert (zero, two, three) == ("0 None", "2 None", "3 None")
+    assert one.startswith(f"1 shard 1: {ATTEMPTS} workers died at it")
+    assert run.stderr.count("a worker died at shard 1: another does it again") == ATTEMPTS - 1
 
 
 def test_a_relative_path_is_refused_inside_a_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
