@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kitchen.errors import KitchenError
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the same options would give other bytes than before."""
 
 

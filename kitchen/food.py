@@ -7,13 +7,13 @@ from collections.abc import Callable
 from kitchen.pen import INK, Colour, Pen, Real, darker, lighter, mix
 
 COLOURS: dict[str, tuple[Colour, Colour]] = {
-    "white": ((253, 250, 243), (212, 198, 170)),
-    "yellow": ((255, 230, 130), (232, 164, 28)),
-    "orange": ((254, 178, 96), (208, 94, 18)),
+    "white": ((255, 253, 248), (216, 206, 184)),
+    "yellow": ((255, 236, 140), (228, 152, 16)),
+    "orange": ((255, 186, 104), (204, 86, 12)),
     "red": ((234, 98, 88), (150, 22, 30)),
     "green": ((166, 212, 106), (62, 120, 44)),
     "purple": ((176, 120, 194), (92, 38, 114)),
-    "brown": ((184, 130, 82), (98, 56, 30)),
+    "brown": ((172, 114, 66), (92, 50, 26)),
     "pink": ((250, 176, 202), (212, 72, 126)),
 }
 """The light and the dark shade of every colour of food."""

@@ -17,6 +17,9 @@ from kitchen.world import Look
 MIDDLE = (144.0, 176.0)
 """The middle of the work in the central square."""
 
+NEAR = 1.09
+"""How much larger the work is drawn than what lies around it."""
+
 SOURCE, DISHES = (72.0, 64.0), ((152.0, 40.0), (201.0, 40.0), (250.0, 40.0))
 
 
@@ -36,7 +39,7 @@ def backdrop(truth: Attributes, look: Look, seed: str) -> Image.Image:
 
 def frame(image: Image.Image, truth: Attributes, look: Look, at: Moment, seed: str) -> None:
     """Draw one instant over a copy of the backdrop."""
-    pen = Pen.on(image).at(*MIDDLE)
+    pen = Pen.on(image).at(*MIDDLE, 0, NEAR)
     stage = Stage(pen, truth, look, at, food.food_colour(truth.colour, truth.shade), seed)
     if truth.heat is not None:
         kitchenware.burner(pen, truth.surface, truth.heat)
@@ -152,7 +155,7 @@ def flip(stage: Stage) -> None:
     tilt = -16.0 if tossing and height > 0 else 0.0
     if truth.amount == "large":
         for k in range(4):
-            pen.oval(-96, 66 - 9 * k, 40, 17, darker(stage.hue, 0.1 + 0.06 * (k % 2)))
+            pen.oval(-84, 66 - 9 * k, 40, 17, darker(stage.hue, 0.1 + 0.06 * (k % 2)))
     kitchenware.vessel(pen.at(0, 0, tilt), truth.vessel, truth.trim)
     top = {"low turn": 30.0, "high flip": 118.0, "pan toss": 84.0}[truth.motion]
     big = truth.size == "large"
@@ -194,7 +197,7 @@ def pour(stage: Stage) -> None:
     pen, truth, hue = stage.pen, stage.truth, stage.hue
     kitchenware.vessel(pen, truth.vessel, truth.trim)
     rx, ry = stage.area
-    grown = 0.45 + 0.55 * stage.at.progress
+    grown = 0.66 + 0.34 * stage.at.progress
     liquid(stage, rx * grown, ry * grown)
     if not stage.acting:
         TOOLS[truth.tool](pen.at(78, -30, 20 if truth.tool == "ladle" else 0))
@@ -304,7 +307,7 @@ def roll(stage: Stage) -> None:
                 pen.line(
                     [(x + rx * math.cos(a), y + ry * math.sin(a)),
                      (x + rx * 0.72 * math.cos(a + 0.1), y + ry * 0.72 * math.sin(a + 0.1))],
-                    (84, 56, 36), 5,
+                    (84, 56, 36), 7,
                 )  # fmt: skip
         part = Stage(pen.at(x, y), truth, stage.look, stage.at, hue, f"{stage.seed}{i}")
         large = truth.size == "large"

@@ -80,7 +80,8 @@ def trail(stage: Stage, path: Callable[[str, Real], Pose], dx: Real = 0, dy: Rea
 
 
 def flecks(stage: Stage, rx: Real, ry: Real, turn: Real = 0.0, count: int = 7, size: Real = 0.95) -> None:
-    """The minor additions, lying in the food."""
+    """The minor additions, lying in the food; fewer where there is little of it."""
+    count = count if rx > 58 else min(count, 5)
     for i, extra in enumerate(stage.truth.extras):
         places = food.scattered(f"{stage.seed} {extra}", count, rx * 0.86, ry * 0.86)
         for x, y, angle in places:
@@ -125,13 +126,13 @@ def liquid(stage: Stage, rx: Real, ry: Real) -> None:
             pen.oval(x, y - 1, 12, 8, lighter(hue, 0.12))
     if truth.detail == "bubbles":
         for x, y, _ in food.scattered(stage.seed + "bubbles", 10, rx * 0.84, ry * 0.74):
-            pen.oval(x, y, 13.5, 10.5, lighter(hue, 0.5), darker(hue, 0.5), 2.4)
+            pen.oval(x, y, 13.5, 10.5, lighter(hue, 0.62), darker(hue, 0.6), 3)
             pen.oval(x - 4, y - 3, 3.4, 2.4, (255, 255, 255), None)
     elif truth.detail == "streaks":
         for k in range(3):
             y = ry * (-0.45 + 0.45 * k)
             points = [(rx * (-0.6 + 0.15 * i), y + 5 * math.sin(i * 1.4 + k)) for i in range(9)]
-            pen.line(points, (236, 112, 34), 5)
+            pen.line(points, (232, 92, 24), 7.5)
     flecks(stage, rx, ry, 360 * u * 0.3)
 
 

@@ -4,6 +4,8 @@ Guarantees
 - all clips of a row are of the asked split; pairs of DiffCap and DiffMCQ answers are distinct;
 - a DiffMCQ negative is another pair of the same step that does not exhibit the difference text:
   nothing the text names is true of it, in part or reversed;
+- among many clips of a step the answer shares no clip with a negative, and negatives hardly any
+  with each other, so that it does not stand apart; where a split holds few clips they may;
 - DiffRank scores are the documented scores, never all equal within a row.
 """
 

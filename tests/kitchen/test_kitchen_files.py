@@ -16,7 +16,7 @@ from kitchen.world import FPS, make_world
 
 VIDEOS = 3
 FILES = {
-    "clips.csv", "images.csv", "taxonomy.csv", "attributes.jsonl", "annotations.json",
+    "clips.csv", "images.csv", "texts.csv", "taxonomy.csv", "attributes.jsonl", "annotations.json",
     "video_splits.json", "narration.json", "pairqa_train.jsonl", "world.json",
     *(f"diff{task}_{split}.jsonl" for task in ("cap", "mcq", "rank") for split in ("val", "test")),
 }  # fmt: skip
@@ -122,6 +122,16 @@ def test_narration_has_the_raw_caption_form(made: Path) -> None:
             if start < float(clip["end"]) and end > float(clip["start"])
         ]
         assert clip["narration"] == " ".join(heard)
+
+
+def test_texts_hold_every_text_that_an_evaluation_embeds(made: Path) -> None:
+    texts = [row["text"] for row in rows(made / "texts.csv")]
+    assert len(texts) == len(set(texts)) and "" not in texts
+    wanted = {clip["narration"] for clip in rows(made / "clips.csv")} - {""}
+    for path in made.glob("diff*.jsonl"):
+        for row in lines(path):
+            wanted |= set(row.get("text", ())) | ({row["difference"]} if "difference" in row else set())
+    assert set(texts) == wanted
 
 
 def test_same_bytes_with_two_processes(made: Path, tmp_path: Path) -> None:

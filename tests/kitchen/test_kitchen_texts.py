@@ -251,6 +251,18 @@ def test_diffmcq_negatives_do_not_exhibit_the_difference(split: str) -> None:
     assert set(places) == {0, 1, 2, 3} and max(places.values()) < 0.36 * len(rows)
 
 
+def test_diffmcq_answers_do_not_stand_apart() -> None:
+    """Guessing the pair that shares the fewest clips with the other options is near chance."""
+    right = 0.0
+    for row in mcq("test"):
+        options = row["options"]
+        assert isinstance(options, list)
+        shared = [sum(len(set(a) & set(b)) for b in options if b is not a) for a in options]
+        guesses = [o for o, n in zip(options, shared, strict=True) if n == min(shared)]
+        right += (row["answer"] in guesses) / len(guesses)
+    assert right / len(mcq("test")) < 0.35
+
+
 @pytest.mark.parametrize("split", ["test", "val"])
 def test_diffrank_scores_are_the_scores(split: str) -> None:
     rows = testsets.diffrank(of_split(split), 180, 0)
