@@ -9,7 +9,7 @@ OPENERS = (
 
 SPOKEN: dict[str, tuple[str, ...]] = {
     "main": ("i've got my {v} ready here", "today it's all about {v}", "we picked up some {v}"),
-    "has": ("a little {v} goes a long way", "i'm throwing some {v} on there", "i love my {v}"),
+    "has": ("don't be shy with the {v}", "i'm throwing some {v} on there", "i love my {v}"),
     "amount": ("we'll need {v} today", "i'm doing {v} for everybody"),
     "tool": ("go ahead and grab {v}", "i like to do this with {v}", "you'll want {v} for this"),
     "vessel": ("so it's all sitting {v}", "you can do this {v} like me"),
