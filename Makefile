@@ -60,6 +60,8 @@ RECORDS := $(addprefix $(DEMO)/,diffmcq_stepdiff diffrank_stepdiff diffcap_stepd
 SCORES := $(RECORDS:=.scores.json)
 TASK = $(firstword $(subst _, ,$(notdir $*)))
 SET = --task $(TASK) --test-set $(WORLD)/$(TASK)_test.jsonl --rows $(ROWS_$(TASK)) --out $(DEMO)/$*
+$(DEMO)/%_shuffled.scores.json: ROWS_diffmcq := 75
+$(DEMO)/%_shuffled.scores.json: ROWS_diffrank := 50
 
 $(DEMO)/%_stepdiff.scores.json: | heads
 	$(EVALUATE) $(SET)_stepdiff.jsonl --method stepdiff --head $(RUNS)/stepdiff

@@ -82,7 +82,7 @@ def train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str, 
         task.groups(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
     )
     base_rates = [group["lr"] for group in optimizer.param_groups]
-    state: dict[str, Any] = {"step": 0, "best_score": None}
+    state: dict[str, Any] = {"step": 0, "best_score": None, "best_step": None}
     latest = run.latest()
     if latest is not None:
         state = run.load(latest, task.module, optimizer)
@@ -91,7 +91,7 @@ def train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str, 
     log = MetricsLog(folder, state["step"] if latest is not None else -1)
     if latest is None:
         task.prepare(progress)
-        state = _validate(task, run, optimizer, log, progress, state)
+        run.save(0, task.module, optimizer, state)
     elif state["step"] < schedule.steps:
         progress.say(f"resumes from {latest.name}")
     while state["step"] < schedule.steps:

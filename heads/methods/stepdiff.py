@@ -28,7 +28,15 @@ from heads.video_lm import VideoLM
 
 Pair = tuple[str, str]
 Control = Literal["none", "blind", "shuffled"]
-PAIRS_A_BATCH = 8
+ROWS_A_BATCH = 8
+TURNS_A_ROW = 16  # more behind one prefix save little, and the mask grows with the square
+
+
+def batched(turns: Iterable[Turn], size: int) -> list[list[Turn]]:
+    """Lists of at most `size`; itertools.batched, which Python 3.11 lacks."""
+    left = list(turns)
+    return [left[start : start + size] for start in range(0, len(left), size)]
+
 
 
 class StepDiff:
@@ -72,16 +80,24 @@ class StepDiff:
 
     def _ask(self, asked: dict[Pair, dict[Turn, None]], mean: bool) -> dict[tuple[Pair, Turn], float]:
         """Log-likelihood of every turn of every pair, pairs of like length together."""
+        if self.control == "blind":  # without video all pairs are one prompt: asked once, said of all
+            first = next(iter(asked))
+            once = self._score({first: dict.fromkeys(turn for turns in asked.values() for turn in turns)}, mean)
+            return {(pair, turn): once[first, turn] for pair, turns in asked.items() for turn in turns}
         self._prepare(clip for pair in asked for clip in pair)
-        order = sorted(asked, key=lambda pair: len(asked[pair]))
+        return self._score(asked, mean)
+
+    def _score(self, asked: dict[Pair, dict[Turn, None]], mean: bool) -> dict[tuple[Pair, Turn], float]:
+        rows = [(pair, some) for pair, turns in asked.items() for some in batched(turns, TURNS_A_ROW)]
+        rows.sort(key=lambda row: len(row[1]))
         found: dict[tuple[Pair, Turn], float] = {}
-        for start in range(0, len(order), PAIRS_A_BATCH):
-            pairs = order[start : start + PAIRS_A_BATCH]
-            turns = [list(asked[pair]) for pair in pairs]
-            scores = self.model.log_likelihoods(turns, self._clips(pairs), mean)
-            for pair, own, values in zip(pairs, turns, scores, strict=True):
-                found |= {(pair, turn): value for turn, value in zip(own, values, strict=True)}
-            self.told(min(start + PAIRS_A_BATCH, len(order)), len(order))
+        for start in range(0, len(rows), ROWS_A_BATCH):
+            batch = rows[start : start + ROWS_A_BATCH]
+            clips = self._clips([pair for pair, _ in batch])
+            scores = self.model.log_likelihoods([turns for _, turns in batch], clips, mean)
+            for (pair, turns), values in zip(batch, scores, strict=True):
+                found |= {(pair, turn): value for turn, value in zip(turns, values, strict=True)}
+            self.told(min(start + ROWS_A_BATCH, len(rows)), len(rows))
         return found
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
