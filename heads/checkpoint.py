@@ -23,16 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from heads.errors import HeadsError
-
-
-def write_text(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+from heads.files import write_text
 
 
 def trainable(module: nn.Module) -> dict[str, Tensor]:

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from heads.checkpoint import write_text
 from heads.cli import parse
 from heads.errors import HeadsError
+from heads.files import write_text
 from heads.train import pick_device
 
 

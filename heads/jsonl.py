@@ -6,13 +6,12 @@ Guarantees
 """
 
 import json
-import os
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from heads.errors import HeadsError
+from heads.files import write_text
 
 
 def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -43,16 +42,4 @@ def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def write_objects(path: str | Path, objects: Iterable[dict[str, Any]]) -> None:
     """One line an object, in ASCII, NaN refused by ValueError. HeadsError where the file cannot be written."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(temporary, "w", encoding="ascii") as file:
-            for item in objects:
-                file.write(json.dumps(item, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise HeadsError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(Path(path), "".join(json.dumps(item, allow_nan=False) + "\n" for item in objects))

@@ -5,15 +5,14 @@ Guarantees
 - the order of pairs is a pure function of seed and step, so a resumed run sees what an unbroken one sees
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from heads.errors import HeadsError
+from heads.jsonl import read_objects
 from heads.packing import Turn
 from heads.prompts import NO, YES
 
@@ -28,18 +27,12 @@ class PairQuestions:
 def read_paired_qa(path: str, catalog: pl.DataFrame) -> list[PairQuestions]:
     """Rows `{"reference", "candidate", "question", "answer", ...}`, grouped by pair in order of appearance."""
     pairs: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    if not Path(path).is_file():
-        raise HeadsError(f"{path}: no such file; the recipe's pairqa names the paired QA to train on")
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-                pair, qa = (row["reference"], row["candidate"]), (row["question"], row["answer"])
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise HeadsError(
-                    f"{path}:{number}: not a PairQA row with reference, candidate, question, answer ({error})"
-                ) from error
-            pairs.setdefault(pair, []).append(qa)
+    for place, row in read_objects(path):
+        try:
+            pair, qa = (row["reference"], row["candidate"]), (row["question"], row["answer"])
+        except KeyError as error:
+            raise HeadsError(f"{place}: not a PairQA row, it has no {error.args[0]}") from error
+        pairs.setdefault(pair, []).append(qa)
     if not pairs:
         raise HeadsError(f"{path}: no questions in it")
     refuse_held_out((clip for pair in pairs for clip in pair), catalog, path)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heads.checkpoint import write_text
 from heads.cli import parse
 from heads.errors import HeadsError
+from heads.files import write_text
 
 COLUMNS = {
     "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from heads.checkpoint import write_text
 from heads.cli import parse
 from heads.errors import HeadsError
+from heads.files import write_text
 from heads.recipe import TrainOptions
 
 

@@ -92,6 +92,7 @@ def train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str, 
     if latest is None:
         task.prepare(progress)
         run.save(0, task.module, optimizer, state)
+        progress = Progress(name, schedule.steps)  # its clock starts behind what prepares
     elif state["step"] < schedule.steps:
         progress.say(f"resumes from {latest.name}")
     while state["step"] < schedule.steps:

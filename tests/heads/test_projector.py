@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from heads.errors import HeadsError
 from heads.methods.step_oracle import StepOracle
 from heads.methods.vlemb import VLEmb
