@@ -139,7 +139,7 @@ class Packer:
 def collate(rows: list[Row]) -> Packed:
     length = max(len(row.ids) for row in rows)
 
-    def stack(name: str, fill: float, dtype: torch.dtype = torch.long) -> Tensor:
+    def stack(name: str, fill: int | float, dtype: torch.dtype = torch.long) -> Tensor:
         values = [list(getattr(row, name)) for row in rows]
         return torch.tensor([v + [fill] * (length - len(v)) for v in values], dtype=dtype)
 

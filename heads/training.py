@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from rich.console import Console
@@ -21,6 +21,7 @@ from heads.curve import draw_curve
 from heads.recipe import Schedule
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is trained. `validate` returns figures, with "score" the one that is to be largest."""
 
@@ -91,7 +92,7 @@ def train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str, 
     log = MetricsLog(folder, state["step"] if latest is not None else -1)
     if latest is None:
         task.prepare(progress)
-        run.save(0, task.module, optimizer, state)
+        state = _validate(task, run, optimizer, log, progress, state)
         progress = Progress(name, schedule.steps)  # its clock starts behind what prepares
     elif state["step"] < schedule.steps:
         progress.say(f"resumes from {latest.name}")

@@ -2,8 +2,8 @@
 
 Each output token is pulled to the language model's own input embedding of one content word of the clip's text. Which
 token says which word is left to the cheapest assignment (as in set prediction), so texts may order their words as they
-like; tokens are free where a text has fewer words. Loss: cross-entropy over the content words by distance, plus 0.1
-times the squared error. What it is worth stands beside the scores it led to.
+like; tokens are free where a text has fewer words. Loss: cross-entropy over the content words by distance, plus the
+squared error, without which a token need only lean towards its word, and the language model cannot read it.
 
 Guarantees
 - the texts it is given are the only ones it reads
@@ -26,7 +26,7 @@ from heads.language_model import LanguageModel
 from heads.paired_qa import draw
 from heads.recipe import WarmStart
 
-SHARPNESS = 10.0  # of the softmax over distances, which are in units of the words' variance
+SHARPNESS = 4.0  # of the softmax over distances, which are in units of the words' variance
 FREE_WEIGHT = 0.1  # of an output token that no word of the text falls to
 RARE, COMMON = 0.01, 0.5  # a content word stands in more and in fewer of the texts than this
 
@@ -111,5 +111,5 @@ def word_loss(
         targets[clip, slots] = torch.from_numpy(words[places])
     weights = torch.where(targets == len(table) - 1, FREE_WEIGHT, 1.0).to(costs.device)
     chosen = targets.to(costs.device)[..., None]
-    losses = costs.gather(2, chosen)[..., 0] + 0.1 * distances.gather(2, chosen)[..., 0]
+    losses = costs.gather(2, chosen)[..., 0] + distances.gather(2, chosen)[..., 0]
     return (losses * weights).sum() / weights.sum()
