@@ -44,7 +44,7 @@ features: world weights
 neighbours: features
 	$(RUN) retrieval build --store $(STORE) --view efficientnet-lite0
 	$(RUN) retrieval negatives --store $(STORE) --view efficientnet-lite0 --text-view mpnet-base \
-	    --test-set $(WORLD)/diffcap_test.jsonl --variant V1 --out $(DEMO)/diffmcq_V1.jsonl
+	    --test-set $(WORLD)/diffcap_test.jsonl --variant V1 --out $(dir $(STORE))diffmcq_V1.jsonl
 
 heads: features
 	$(RUN) heads.train --config $(RECIPES)/align.yaml --store $(STORE) --out $(RUNS)/align
