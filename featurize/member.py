@@ -58,6 +58,7 @@ class Member:
         from ray.exceptions import RayActorError, RayTaskError
 
         task, self.task, self.finished = self.task, None, 0
+        self.question = None  # an answer still to come is about a task that is over
         assert task is not None
         try:
             return ray.get(self.call)

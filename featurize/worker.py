@@ -50,12 +50,13 @@ class Worker:
 
     def run(self, task: Task) -> Outcome:
         """Featurize and commit a shard."""
-        with self._lock:
-            self._finished = 0
         try:
             return featurize_shard(task, self._encoder, self._device, self._tell)
         except (FeaturizeError, StoreError) as error:
             return Outcome(task.shard, error=str(error))
+        finally:
+            with self._lock:
+                self._finished = 0
 
     def finished(self) -> int:
         """Rows of the shard at work that are finished."""

@@ -11,7 +11,6 @@ from typing import Any
 from heads.cli import parse
 from heads.errors import HeadsError
 from heads.prompts import PRESETS
-from heads.train import pick_device
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ def run(options: AskOptions) -> dict[str, Any]:
         raise HeadsError(f"ask one question, or name one preset: {', '.join(PRESETS)}")
     if options.preset is not None and options.preset not in PRESETS:
         raise HeadsError(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
+    from heads.device import pick_device
     from heads.methods.stepdiff import StepDiff
     from heads.trained import load_video_lm
     from store import Store

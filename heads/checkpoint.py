@@ -137,10 +137,10 @@ class MetricsLog:
         write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
-    def add(self, step: int, **values: float) -> None:
+    def add(self, step: int, **values: float | None) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | values) + "\n")
-        for name, value in values.items():
+        for name, value in ((n, v) for n, v in values.items() if v is not None):
             self.board.add_scalar(name, value, step)
 
     def close(self) -> None:

@@ -26,10 +26,10 @@ class ContrastiveHead(nn.Module):
     """Perceiver over a clip's tokens, linear map of a text's embedding, and a temperature."""
 
     def __init__(
-        self, recipe: ContrastiveRecipe, tokens: int, channels: int, text_dim: int, frames: int
+        self, recipe: ContrastiveRecipe, tokens: int, channels: int, text_dim: int
     ) -> None:
         super().__init__()
-        self.clip = Projector(recipe.projector, tokens, channels, frames, recipe.width, 1.0)
+        self.clip = Projector(recipe.projector, tokens, channels, recipe.width, 1.0)
         self.text = nn.Sequential(nn.LayerNorm(text_dim), nn.Linear(text_dim, recipe.width))
         self.log_scale = nn.Parameter(torch.tensor(20.0).log())
 
@@ -51,7 +51,7 @@ def build(recipe: ContrastiveRecipe, store: Store, seed: int) -> ContrastiveHead
     torch.manual_seed(seed)
     tokens, channels = store.view("clips", recipe.view).features["tokens"].shape
     (text_dim,) = store.view("texts", recipe.text_view).features["embedding"].shape
-    return ContrastiveHead(recipe, tokens, channels, text_dim, 8 if tokens % 8 == 0 else 1)
+    return ContrastiveHead(recipe, tokens, channels, text_dim)
 
 
 class ContrastiveTask:
@@ -85,6 +85,6 @@ class ContrastiveTask:
         return self.module.loss(*self._batch(self.train[places].rows()))
 
     @torch.inference_mode()
-    def validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float | None]:
         loss = float(self.module.loss(*self._batch(self.val.rows())))
         return {"score": -loss, "loss": loss}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from heads.cli import parse
 from heads.clips import Features
-from heads.train import pick_device
+from heads.device import pick_device
 
 BLOCK = 256
 

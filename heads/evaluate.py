@@ -14,7 +14,6 @@ from typing import Any, Literal
 from heads.cli import parse
 from heads.errors import HeadsError
 from heads.files import write_text
-from heads.train import pick_device
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,9 @@ class EvaluateOptions:
     """auto, cpu, cuda"""
 
 
-def make_method(options: EvaluateOptions) -> tuple[Any, dict[str, Any]]:
-    """The method and what is to be disclosed beside its scores."""
+def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
+    """The method, the precision it computes in, and what is to be disclosed beside its scores."""
+    from heads.device import pick_device
     from heads.methods.step_oracle import StepOracle
     from heads.methods.stepdiff import StepDiff
     from heads.methods.vlemb import VLEmb
@@ -58,24 +58,25 @@ def make_method(options: EvaluateOptions) -> tuple[Any, dict[str, Any]]:
 
     store = Store.open(options.store)
     if options.method == "step-oracle":
-        return StepOracle(store), {}
+        return StepOracle(store), "float32", {}
     if options.method == "vlemb":
         if options.view is None:
             raise HeadsError("vlemb needs --view, a view of the store with embeddings")
-        return VLEmb(store, options.view), {"view": options.view}
+        return VLEmb(store, options.view), "float32", {"view": options.view}
     if options.head is None:
         raise HeadsError("stepdiff needs --head, a run folder of python -m heads.train")
     model, features, made = load_video_lm(Path(options.head), store, pick_device(options.device))
     assert made.video_lm is not None
     progress = Progress(f"{options.task}, control {options.control}", 0)
     method = StepDiff(model, features, options.control, options.seed, progress.count)
-    return method, {"head": options.head, "recipe": disclosure(made.video_lm)}
+    return method, made.video_lm.precision, {"head": options.head, "recipe": disclosure(made.video_lm)}
 
 
 def run(options: EvaluateOptions) -> dict[str, Any]:
     import torch
 
-    from heads.paired_task import autocast, drawn
+    from heads.device import autocast, pick_device
+    from heads.paired_task import drawn
     from heads.postprocess import parse as parse_caption
     from heads.scoring import score
     from heads.testsets import read_test_set, write_predictions, write_test_set
@@ -87,8 +88,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     subset = options.rows is not None and options.rows < len(rows)
     if subset:
         rows = drawn(rows, int(options.rows or 0), options.seed)
-    method, told = make_method(options)
-    precision = "bfloat16" if options.method == "stepdiff" else "float32"
+    method, precision, told = make_method(options)
     answer = {"diffcap": "caption", "diffmcq": "score_options", "diffrank": "rank"}[options.task]
     with torch.inference_mode(), autocast(pick_device(options.device), precision):
         predictions = getattr(method, answer)(rows)

@@ -2,11 +2,13 @@
 
 Guarantees
 - no clip of the val or test split trains
+- YES and NO weigh the same in every batch
 - the order of pairs is a pure function of seed and step, so a resumed run sees what an unbroken one sees
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -59,13 +61,18 @@ def draw(items: int, count: int, step: int, seed: int) -> list[int]:
     return [int(orders[place // items][place % items]) for place in places]
 
 
-def turns(
-    pair: PairQuestions, limit: int, yes_no_weight: float, rng: np.random.Generator
-) -> list[Turn]:
-    """At most `limit` questions of a pair, drawn without repeats; YES / NO answers count `yes_no_weight` times."""
+def turns(pair: PairQuestions, limit: int, rng: np.random.Generator) -> list[Turn]:
+    """At most `limit` questions of a pair, drawn without repeats."""
     chosen = rng.permutation(len(pair.questions))[:limit]
-    questions: Sequence[tuple[str, str]] = [pair.questions[i] for i in chosen]
-    return [
-        Turn(question, answer, weight=yes_no_weight if answer in (YES, NO) else 1.0)
-        for question, answer in questions
-    ]
+    return [Turn(*pair.questions[i]) for i in chosen]
+
+
+def balanced(asked: Sequence[Sequence[Turn]], yes_no_weight: float) -> list[list[Turn]]:
+    """The turns of one batch, its YES and its NO together weighing the same, `yes_no_weight` an answer on average.
+
+    A batch of few pairs holds more of one by chance, which would push every answer that way, step by step to and fro.
+    """
+    counts = Counter(turn.answer for turns in asked for turn in turns)
+    total = counts[YES] + counts[NO]
+    weights = {answer: yes_no_weight * total / (2 * max(counts[answer], 1)) for answer in (YES, NO)}
+    return [[replace(turn, weight=weights.get(turn.answer, 1.0)) for turn in turns] for turns in asked]

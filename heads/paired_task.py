@@ -5,7 +5,6 @@ Guarantees
 - validation reads the val test sets it is given, on rows drawn by seed
 """
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,11 @@ import torch
 from torch import Tensor
 
 from heads.clips import Features
+from heads.device import autocast
 from heads.errors import HeadsError
 from heads.language_model import LanguageModel
 from heads.methods.stepdiff import StepDiff
-from heads.paired_qa import draw, read_paired_qa, turns
+from heads.paired_qa import balanced, draw, read_paired_qa, turns
 from heads.projector import Projector
 from heads.recipe import VideoLMRecipe
 from heads.scoring import score
@@ -28,10 +28,6 @@ from heads.warm_start import split_texts, warm_start
 from store import Store
 
 
-def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
-    return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
-
-
 def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> VideoLM:
     """The untrained model of a recipe; the same seed gives the same weights."""
     lm = LanguageModel.load(recipe.language_model, device)
@@ -39,10 +35,7 @@ def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> 
         lm.add_lora(recipe.lora, seed)
     torch.manual_seed(seed)
     tokens, channels = features.shape
-    frames = 8 if tokens % 8 == 0 else 1
-    projector = Projector(
-        recipe.projector, tokens, channels, frames, lm.width, lm.embedding_std
-    ).to(device)
+    projector = Projector(recipe.projector, tokens, channels, lm.width, lm.embedding_std).to(device)
     return VideoLM(lm, projector, recipe.projector.outputs)
 
 
@@ -84,10 +77,10 @@ class PairedTask:
                 "featurize some"
             )
         told.say(f"warm start on {len(texts)} texts of the train split ({', '.join(options.texts)})")
-        said = (text for pair in self.pairs for qa in pair.questions for text in qa)
         steps = Progress("warm start", options.steps)
+        model, precision = self.module, self.recipe.precision
         warm_start(
-            self.module.projector, self.module.lm, self.features, texts, said, options, self.seed, steps.told
+            model.projector, model.lm, self.features, texts, self.pairs, options, precision, self.seed, steps.told
         )
 
     def loss(self, batch: int) -> Tensor:
@@ -95,31 +88,26 @@ class PairedTask:
         recipe = self.recipe
         pairs = [self.pairs[i] for i in draw(len(self.pairs), recipe.pairs, batch, self.seed)]
         rng = np.random.default_rng([self.seed, 1, batch])
-        asked = [turns(pair, recipe.questions, recipe.yes_no_weight, rng) for pair in pairs]
+        asked = balanced([turns(pair, recipe.questions, rng) for pair in pairs], recipe.yes_no_weight)
         tokens = self.features.read(
             [clip for pair in pairs for clip in (pair.reference, pair.candidate)]
         )
         packed = recipe.packed and self.module.lm.packs
         with autocast(self.device, recipe.precision):
             clips = self.module.project(tokens)
-            if not packed:
-                counts = torch.tensor([len(own) for own in asked], device=clips.device)
-                clips = clips.unflatten(0, (-1, 2)).repeat_interleave(counts, 0).flatten(0, 1)
-            losses, weights, _ = self.module.token_losses(
-                self.module.packer.pack(asked, packed), clips
-            )
+            losses, weights, _ = self.module.token_losses(*self.module.pack(asked, clips, packed))
         return (losses * weights).sum() / weights.sum()
 
-    def validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float | None]:
         method = StepDiff(self.module, self.features)
         with autocast(self.device, self.recipe.precision):
             options = score("diffmcq", self.options, method.score_options(self.options), 0)
             ranks = score("diffrank", self.ranks, method.rank(self.ranks), 0)
         accuracy, tau = options["accuracy"], ranks["ktau_defined"]
-        within = ranks["ktau_within_step"]
         return {
-            "score": (accuracy + tau) / 2,
+            # A model that says the same of all targets of every row ranks nothing: no tau, and no credit.
+            "score": (accuracy + (tau or 0.0)) / 2,
             "accuracy": accuracy,
             "ktau": tau,
-            "ktau_within_step": within,
+            "ktau_within_step": ranks["ktau_within_step"],
         }

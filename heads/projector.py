@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heads.errors import HeadsError
+
 
 @dataclass(frozen=True)
 class ProjectorOptions:
@@ -22,6 +24,8 @@ class ProjectorOptions:
     """Perceiver layers: cross-attention, then a feed-forward block"""
     heads: int = 8
     """attention heads; they divide the width"""
+    frames: int = 8
+    """frames of a clip, whose tokens stand frame by frame; 1 where tokens belong to no frame"""
     outputs: int = 32
     """tokens that a clip becomes"""
     leave_out: float = 0.0
@@ -64,11 +68,12 @@ class Projector(nn.Module):
     """
 
     def __init__(
-        self, options: ProjectorOptions, tokens: int, channels: int, frames: int, out_dim: int, out_std: float
+        self, options: ProjectorOptions, tokens: int, channels: int, out_dim: int, out_std: float
     ) -> None:
         super().__init__()
+        frames = options.frames
         if tokens % frames:
-            raise ValueError(f"{tokens} tokens do not divide into {frames} frames")
+            raise HeadsError(f"{tokens} tokens a clip do not divide into {frames} frames: set projector.frames")
         width = options.width
         self.kept = round(tokens * (1 - options.leave_out))
         self.input = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width))

@@ -22,6 +22,8 @@ SIMILAR_QUESTION = (
     "Do the two videos share a similar {category}? Answer with a single word: YES or NO."
 )
 YES, NO = "YES", "NO"
+# (S1) prompt type 2 is answered by one of them.
+VIDEOS = ("Video 1", "Video 2")
 
 # (S4) prints a semicolon behind "Video 2": it marks the place where the text goes on. A comma continues the sentence
 # as the supplement's own example answers do (Fig. S1, Fig. S7).

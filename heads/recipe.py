@@ -45,6 +45,8 @@ class Schedule:
     """AdamW learning rate of the head"""
     weight_decay: float = 0.01
     """AdamW weight decay"""
+    beta2: float = 0.999
+    """AdamW's memory of squared gradients; less of it helps short runs"""
     warmup: int = 10
     """steps over which the learning rate rises"""
     decay: bool = False
@@ -76,7 +78,7 @@ class VideoLMRecipe:
     questions: int = 8
     """questions of a pair in one batch, at most"""
     yes_no_weight: float = 1.0
-    """how many times a YES / NO answer counts"""
+    """how many times a YES / NO answer counts, on average over a batch, where both weigh the same"""
     packed: bool = True
     """all questions of a pair behind one copy of its video tokens"""
     precision: Literal["bfloat16", "float32"] = "bfloat16"

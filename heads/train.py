@@ -18,12 +18,6 @@ from heads.files import write_text
 from heads.recipe import TrainOptions
 
 
-def pick_device(device: str) -> str:
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-
-
 def remember(options: TrainOptions, folder: Path) -> None:
     """RUN/recipe.yaml; a run made by another recipe is refused."""
     path = folder / "recipe.yaml"
@@ -44,6 +38,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
     if (options.video_lm is None) == (options.contrastive is None):
         raise HeadsError("a recipe holds one of video_lm and contrastive; see heads/recipes/kitchen")
     from heads.contrastive import ContrastiveTask
+    from heads.device import pick_device
     from heads.paired_task import PairedTask
     from heads.training import train
     from store import Store

@@ -23,7 +23,7 @@ from heads.recipe import Schedule
 
 @runtime_checkable
 class Task(Protocol):
-    """What is trained. `validate` returns figures, with "score" the one that is to be largest."""
+    """What is trained. `validate` returns figures, None where one is undefined; "score" is to be largest."""
 
     @property
     def module(self) -> nn.Module: ...
@@ -34,7 +34,7 @@ class Task(Protocol):
 
     def loss(self, batch: int) -> Tensor: ...
 
-    def validate(self) -> dict[str, float]: ...
+    def validate(self) -> dict[str, float | None]: ...
 
 
 class Progress:
@@ -80,7 +80,10 @@ def train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str, 
     """Train to schedule.steps, resuming what stands in the folder; returns the record of best.json."""
     run = Run(folder)
     optimizer = torch.optim.AdamW(
-        task.groups(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+        task.groups(),
+        lr=schedule.learning_rate,
+        betas=(0.9, schedule.beta2),
+        weight_decay=schedule.weight_decay,
     )
     base_rates = [group["lr"] for group in optimizer.param_groups]
     state: dict[str, Any] = {"step": 0, "best_score": None, "best_step": None}
@@ -132,8 +135,9 @@ def _validate(
 ) -> dict[str, Any]:
     figures = task.validate()
     step, score = state["step"], figures["score"]
+    assert score is not None
     log.add(step, **{f"val_{key}": value for key, value in figures.items()})
-    progress.say(f"step {step} val " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+    progress.say(f"step {step} val " + ", ".join(f"{k} {'-' if v is None else f'{v:.3f}'}" for k, v in figures.items()))
     better = state["best_score"] is None or score > state["best_score"]
     if better:
         state = state | {"best_score": score, "best_step": step}

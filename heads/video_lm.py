@@ -26,6 +26,23 @@ class VideoLM(nn.Module):
         self.packer = Packer(lm.chat, outputs)
         self.blind_packer = Packer(lm.chat, 0)
 
+    def train(self, mode: bool = True) -> "VideoLM":
+        """The projector trains; the language model stays as it was trained, without its dropout."""
+        super().train(mode)
+        self.lm.eval()
+        return self
+
+    def pack(
+        self, pairs: Sequence[Sequence[Turn]], clips: Float[Tensor, "C L E"] | None, packed: bool
+    ) -> tuple[Packed, Float[Tensor, "C2 L E"] | None]:
+        """Rows for all questions of the pairs, and the two clips of every row; None: the blind control."""
+        if clips is None:
+            return self.blind_packer.pack(pairs, packed), None
+        if not packed:
+            counts = torch.tensor([len(turns) for turns in pairs], device=clips.device)
+            clips = clips.unflatten(0, (len(pairs), 2)).repeat_interleave(counts, 0).flatten(0, 1)
+        return self.packer.pack(pairs, packed), clips
+
     def token_losses(
         self, batch: Packed, clips: Float[Tensor, "C L E"] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,12 +71,7 @@ class VideoLM(nn.Module):
         self, pairs: Sequence[Sequence[Turn]], clips: Float[Tensor, "C L E"] | None, mean: bool
     ) -> list[list[float]]:
         """For each pair and turn: the sum, or the mean over the tokens, of the answer's log-likelihood."""
-        packer = self.packer if clips is not None else self.blind_packer
-        packed = self.lm.packs
-        if clips is not None and not packed:
-            counts = torch.tensor([len(turns) for turns in pairs])
-            clips = clips.unflatten(0, (len(pairs), 2)).repeat_interleave(counts, 0).flatten(0, 1)
-        losses, _, turn = self.token_losses(packer.pack(pairs, packed), clips)
+        losses, _, turn = self.token_losses(*self.pack(pairs, clips, self.lm.packs))
         total = sum(len(turns) for turns in pairs)
         sums = torch.zeros(total, dtype=torch.float64).index_add_(0, turn.cpu(), -losses.double().cpu())
         if mean:

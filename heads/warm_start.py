@@ -10,8 +10,7 @@ Guarantees
 - the same seed gives the same weights
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import polars as pl
@@ -21,14 +20,16 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from heads.clips import Features
+from heads.content_words import content_words, words
+from heads.device import autocast
 from heads.errors import HeadsError
 from heads.language_model import LanguageModel
-from heads.paired_qa import draw
-from heads.recipe import WarmStart
+from heads.paired_qa import PairQuestions, draw
+from heads.recipe import Schedule, WarmStart
+from heads.training import rate_factor
 
 SHARPNESS = 4.0  # of the softmax over distances, which are in units of the words' variance
 FREE_WEIGHT = 0.1  # of an output token that no word of the text falls to
-RARE, COMMON = 0.01, 0.5  # a content word stands in more and in fewer of the texts than this
 
 
 def split_texts(
@@ -45,53 +46,43 @@ def split_texts(
     return rows.filter(pl.Series(features.has(rows["key"].to_list()), dtype=pl.Boolean))
 
 
-def word_ids(lm: LanguageModel, text: str) -> set[int]:
-    """Tokens of the words of a text, without its case and punctuation."""
-    words = "".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split()
-    return set(lm.chat.text_ids(" " + " ".join(words)))
-
-
-def content_words(texts: Sequence[set[int]], others: Iterable[set[int]]) -> list[int]:
-    """Tokens neither rare nor common in the texts, which `others`, texts of another style, use as well.
-
-    What only one style says is style: a narrator's "okay so" is no fact about the clip.
-    """
-    said = Counter(token for text in texts for token in text)
-    elsewhere = set[int]().union(*others)
-    low, high = RARE * len(texts), COMMON * len(texts)
-    return sorted(t for t, count in said.items() if low <= count <= high and t in elsewhere)
-
-
 def warm_start(
     projector: nn.Module,
     lm: LanguageModel,
     features: Features,
     texts: pl.DataFrame,
-    others: Iterable[str],
+    pairs: Sequence[PairQuestions],
     options: WarmStart,
+    precision: str,
     seed: int,
     told: Callable[[int, float], None],
 ) -> None:
     """Train `projector` in place on texts (key, text); told(step, loss) after each step.
 
-    others: texts of another style about the same world, which tell content words from manner of speaking.
+    pairs: paired QA about the same clips, which tells content words from manner of speaking.
     """
-    words = [word_ids(lm, text) for text in texts["text"]]
-    content = content_words(words, (word_ids(lm, text) for text in others))
-    if not content:
+    ids = {word: lm.chat.text_ids(f" {word}") for word in content_words(texts, pairs)}
+    if not ids:
         raise HeadsError("warm start: the texts share no content words with the paired QA; drop warm_start")
+    content = sorted({token for tokens in ids.values() for token in tokens})
     place = {token: i for i, token in enumerate(content)}
-    wanted = [np.array(sorted(place[t] for t in text if t in place), np.int64) for text in words]
+    wanted = [
+        np.unique([place[token] for word in words(text) & ids.keys() for token in ids[word]]).astype(np.int64)
+        for text in texts["text"]
+    ]
     free = lm.chat.text_ids(".")[0]
     table = lm.embed(torch.tensor([*content, free], device=lm.device)).float().detach()
     optimizer = torch.optim.AdamW(projector.parameters(), lr=options.learning_rate)
     keys = texts["key"].to_list()
+    schedule = Schedule(options.steps, warmup=20, decay=True)
     projector.train()
     for step in range(options.steps):
         torch.manual_seed(seed + step)
-        optimizer.param_groups[0]["lr"] = options.learning_rate * min(1.0, (step + 1) / 20)
+        optimizer.param_groups[0]["lr"] = options.learning_rate * rate_factor(schedule, step)
         chosen = draw(len(keys), min(options.clips, len(keys)), step, seed)
-        outputs = projector(features.read([keys[i] for i in chosen]).to(lm.device))
+        tokens = features.read([keys[i] for i in chosen]).to(lm.device)
+        with autocast(lm.device.type, precision):
+            outputs = projector(tokens).float()
         loss = word_loss(outputs, table, [wanted[i] for i in chosen])
         optimizer.zero_grad()
         loss.backward()
@@ -106,9 +97,9 @@ def word_loss(
     distances = torch.cdist(outputs, table) ** 2 / table.var(dim=0).sum()
     costs = -(-SHARPNESS * distances).log_softmax(-1)
     targets = torch.full(costs.shape[:2], len(table) - 1)
-    for clip, words in enumerate(wanted):
-        slots, places = linear_sum_assignment(costs[clip].detach().cpu().numpy()[:, words])
-        targets[clip, slots] = torch.from_numpy(words[places])
+    for clip, own in enumerate(wanted):
+        slots, places = linear_sum_assignment(costs[clip].detach().cpu().numpy()[:, own])
+        targets[clip, slots] = torch.from_numpy(own[places])
     weights = torch.where(targets == len(table) - 1, FREE_WEIGHT, 1.0).to(costs.device)
     chosen = targets.to(costs.device)[..., None]
     losses = costs.gather(2, chosen)[..., 0] + distances.gather(2, chosen)[..., 0]

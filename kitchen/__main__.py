@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kitchen.errors import KitchenError
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever the same options would give other bytes than before."""
 
 

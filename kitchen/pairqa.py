@@ -3,8 +3,8 @@
 Guarantees
 - both clips are training clips; they show the same step but where main actions are compared;
 - all questions of a pair stand together;
-- "share a similar" is answered YES where the score is 4 or 5 and NO otherwise, and the answers are
-  balanced within each category as far as the pairs allow;
+- "share a similar" is answered YES where the score is 4 or 5 and NO otherwise; pairs are chosen so
+  that the answers are balanced within each category as far as the clips allow;
 - "Which video" is answered Video 1 and Video 2 about equally often.
 """
 
@@ -21,8 +21,12 @@ from kitchen.texts import change_for_pairqa, mentioned, state_for_pairqa, which_
 from kitchen.world import Clip
 
 PAIRS = 1500
-OTHER_STEP = 0.2
+OTHER_STEP = 0.15
 """Part of the pairs whose clips show different steps."""
+CANDIDATES = 40
+"""Of so many pairs drawn by chance the one is taken whose YES and NO are scarcest."""
+DIFFERENCES, WHICH, OTHER_STEP_SIMILAR = 3, 2, 3
+"""At most so many questions of a kind and pair; "similar" is asked in every category of one step."""
 SIMILAR_FROM = 4
 NO_DIFFERENCE = 0.1
 MAIN_ACTION = "main action"
@@ -31,22 +35,23 @@ Record = dict[str, str | int]
 
 
 class Balance:
-    """Counts YES and NO by category, and says which question is wanted most."""
+    """Counts YES and NO by category, and says which pair and which question are wanted most."""
 
     def __init__(self) -> None:
         self._counts = {(c, answer): 0 for c in (*CATEGORIES, MAIN_ACTION) for answer in ("YES", "NO")}
 
+    def _excess(self, category: str, answer: str) -> tuple[int, int]:
+        same = self._counts[category, answer]
+        return same - self._counts[category, "NO" if answer == "YES" else "YES"], same
+
+    def excess(self, answers: dict[str, str]) -> int:
+        """How much commoner these answers are than their opposites, over all categories."""
+        return sum(self._excess(category, answer)[0] for category, answer in answers.items())
+
     def choose(self, answers: dict[str, str], number: int) -> list[str]:
         """The `number` categories whose answer is scarcest compared with its opposite."""
-
-        def excess(category: str) -> tuple[int, int]:
-            answer = answers[category]
-            other = "NO" if answer == "YES" else "YES"
-            same = self._counts[category, answer]
-            return same - self._counts[category, other], same
-
-        wanted = sorted(answers, key=excess)[:number]
-        chosen = [c for c in wanted if excess(c)[0] <= 2]
+        wanted = sorted(answers, key=lambda c: self._excess(c, answers[c]))[:number]
+        chosen = [c for c in wanted if self._excess(c, answers[c])[0] <= 2]
         for category in chosen:
             self._counts[category, answers[category]] += 1
         return chosen
@@ -56,7 +61,7 @@ def paired_questions(clips: list[Clip], seed: int) -> list[Record]:
     """All records, pair by pair; `clips` are the training clips."""
     rng = random.Random(f"pairqa {seed}")
     balance, records = Balance(), []
-    for one, two in _pairs(clips, rng):
+    for one, two in _pairs(clips, balance, rng):
         if one.truth.step == two.truth.step:
             records += _same_step(one, two, balance, rng)
         else:
@@ -64,21 +69,26 @@ def paired_questions(clips: list[Clip], seed: int) -> list[Record]:
     return records
 
 
-def _pairs(clips: list[Clip], rng: random.Random) -> Iterator[tuple[Clip, Clip]]:
+def _pairs(clips: list[Clip], balance: Balance, rng: random.Random) -> Iterator[tuple[Clip, Clip]]:
+    """Distinct pairs, each chosen when what was asked of those before it stands in `balance`."""
     by_step: dict[str, list[Clip]] = {}
     for clip in clips:
         by_step.setdefault(clip.truth.step, []).append(clip)
-    cap = round(PAIRS * (1 - OTHER_STEP) / max(1, len(by_step)))
-    pairs: list[tuple[Clip, Clip]] = []
-    for group in by_step.values():
-        every = list(itertools.permutations(group, 2))
-        pairs += rng.sample(every, min(cap, len(every)))
-    if len(by_step) > 1:
-        for _ in range(round(len(pairs) * OTHER_STEP / (1 - OTHER_STEP))):
+    left = [pair for group in by_step.values() for pair in itertools.permutations(group, 2)]
+    rng.shuffle(left)
+    for _ in range(PAIRS):
+        if rng.random() < OTHER_STEP and len(by_step) > 1:
             first, second = rng.sample(sorted(by_step), 2)
-            pairs.append((rng.choice(by_step[first]), rng.choice(by_step[second])))
-    rng.shuffle(pairs)
-    return iter(pairs)
+            yield rng.choice(by_step[first]), rng.choice(by_step[second])
+        elif left:
+            places = rng.sample(range(len(left)), min(CANDIDATES, len(left)))
+            place = min(places, key=lambda i: balance.excess(_similar(left[i][0].truth, left[i][1].truth)))
+            yield left.pop(place)
+
+
+def _similar(a: Attributes, b: Attributes) -> dict[str, str]:
+    """YES or NO in each category."""
+    return {c: "YES" if score(c, a, b) >= SIMILAR_FROM else "NO" for c in CATEGORIES}
 
 
 def _record(one: Clip, two: Clip, kind: int, category: str, question: str, answer: str) -> Record:
@@ -109,7 +119,7 @@ def _same_step(one: Clip, two: Clip, balance: Balance, rng: random.Random) -> li
     a, b = one.truth, two.truth
     records = []
     differing = [c for c in CATEGORIES if differences(c, a, b)]
-    for category in rng.sample(differing, min(3, len(differing))):
+    for category in rng.sample(differing, min(DIFFERENCES, len(differing))):
         question, _ = _question(category, rng)
         records.append(_record(one, two, 1, category, question, _answer(category, a, b, rng)))
     for category in CATEGORIES:
@@ -117,14 +127,13 @@ def _same_step(one: Clip, two: Clip, balance: Balance, rng: random.Random) -> li
             question, topic = _question(category, rng)
             answer = rng.choice(pool.SAME).format(topic=topic)
             records.append(_record(one, two, 1, category, question, answer))
-    for category in rng.sample(differing, min(2, len(differing))):
+    for category in rng.sample(differing, min(WHICH, len(differing))):
         d = rng.choice(mentioned(category, a, b))
         question, second = which_for_pairqa(d, a.step, rng)
         answer = "Video 2" if second else "Video 1"
         records.append(_record(one, two, 2, category, question, answer))
-    answers = {c: "YES" if score(c, a, b) >= SIMILAR_FROM else "NO" for c in CATEGORIES}
-    answers[MAIN_ACTION] = "YES"
-    for category in balance.choose(answers, 3):
+    answers = _similar(a, b) | {MAIN_ACTION: "YES"}
+    for category in balance.choose(answers, len(answers)):
         question = pool.SIMILAR.format(category=category)
         records.append(_record(one, two, 3, category, question, answers[category]))
     return records
@@ -145,7 +154,7 @@ def _other_step(one: Clip, two: Clip, balance: Balance, rng: random.Random) -> l
     question = pool.WHICH["step"][0].format(v=second if asked else first)
     records.append(_record(one, two, 2, MAIN_ACTION, question, "Video 2" if asked else "Video 1"))
     answers = dict.fromkeys((*CATEGORIES, MAIN_ACTION), "NO")
-    for category in balance.choose(answers, 3):
+    for category in balance.choose(answers, OTHER_STEP_SIMILAR):
         question = pool.SIMILAR.format(category=category)
         records.append(_record(one, two, 3, category, question, "NO"))
     return records

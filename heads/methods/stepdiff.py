@@ -38,7 +38,6 @@ def batched(turns: Iterable[Turn], size: int) -> list[list[Turn]]:
     return [left[start : start + size] for start in range(0, len(left), size)]
 
 
-
 class StepDiff:
     """control: "blind" gives the model no video tokens, "shuffled" those of another clip drawn by seed."""
 

@@ -103,6 +103,9 @@ def world(tmp_path_factory: pytest.TempPathFactory):
         questions.append(both | {"type": 3, "question": "Do they share a similar tool?", "answer": same})
         told = f"In Video 1, a {tools[i]}, in Video 2, a {tools[j]}."
         questions.append(both | {"type": 1, "question": "What differs?", "answer": told})
+        if same == "NO":
+            which = f"Which video has the {tools[j]}?"
+            questions.append(both | {"type": 2, "question": which, "answer": "Video 2"})
     write("pairqa.jsonl", questions)
     for split, first in (("val", 12), ("test", 18)):
         a, b, c, d, e, f = clips[first : first + 6]

@@ -26,7 +26,7 @@ def model(tiny_lm: str) -> VideoLM:
     lm = LanguageModel.load(tiny_lm)
     torch.manual_seed(1)
     options = ProjectorOptions(width=16, heads=2, outputs=OUTPUTS)
-    return VideoLM(lm, Projector(options, 16, 24, 8, lm.width, 0.5), OUTPUTS)
+    return VideoLM(lm, Projector(options, 16, 24, lm.width, 0.5), OUTPUTS)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,12 @@ def test_packed_log_likelihoods_equal_separate_ones(model: VideoLM, clips: torch
         for place, turn in enumerate(turns):
             alone = model.log_likelihoods([[turn]], clips[2 * row : 2 * row + 2], mean=False)
             assert packed[row][place] == pytest.approx(alone[0][0], abs=1e-4)
+
+
+def test_a_frozen_language_model_never_drops_out(model: VideoLM) -> None:
+    model.train()
+    assert model.projector.training and not any(part.training for part in model.lm.modules())
+    assert not model.eval().projector.training
 
 
 def test_log_likelihood_is_that_of_the_models_own_forward(model: VideoLM, clips: torch.Tensor) -> None:

@@ -17,13 +17,13 @@ from store import Store, text_key
 
 def projector(tokens: int = 16) -> Projector:
     torch.manual_seed(0)
-    return Projector(ProjectorOptions(width=16, heads=2, outputs=5), tokens, 12, 8, 32, 0.13)
+    return Projector(ProjectorOptions(width=16, heads=2, outputs=5), tokens, 12, 32, 0.13)
 
 
 def test_outputs_do_not_depend_on_the_number_of_input_tokens() -> None:
     for tokens in (8, 16, 392):
         assert projector(tokens)(torch.randn(3, tokens, 12)).shape == (3, 5, 32)
-    with pytest.raises(ValueError, match="15 tokens do not divide into 8 frames"):
+    with pytest.raises(HeadsError, match="15 tokens a clip do not divide into 8 frames"):
         projector(15)
 
 

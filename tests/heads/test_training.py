@@ -120,6 +120,20 @@ def test_training_moves_only_projector_and_lora(trained: Path) -> None:
     assert names and all(name.startswith("projector.") or "lora_" in name for name in names)
 
 
+def test_a_model_that_ranks_nothing_has_no_tau_and_no_credit(
+    world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from heads.methods.stepdiff import StepDiff
+
+    monkeypatch.setattr(StepDiff, "rank", lambda self, rows: [[0.0] * len(row.targets) for row in rows])
+    out = tmp_path / "constant"
+    schedule = {"steps": 1, "validate_every": 1}
+    assert train.main(["--config", str(recipe(world, tiny_lm, out, schedule=schedule, warm_start=None))]) == 0
+    first = next(r for r in read_metrics(out / "metrics.jsonl") if "val_score" in r)
+    assert first["val_ktau"] is None and first["val_score"] == first["val_accuracy"] / 2
+    assert "ktau -" in capsys.readouterr().err
+
+
 def test_another_recipe_in_the_same_folder_is_refused(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -1,0 +1,61 @@
+"""Guarantees of heads.content_words, and of the weights of a batch's answers."""
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.stats import pearsonr
+
+from heads.content_words import agreement, content_words
+from heads.packing import Turn
+from heads.paired_qa import PairQuestions, balanced
+
+TOOLS, SHADES = ("whisk", "spoon", "fork"), ("light", "dark")
+
+
+def planted() -> tuple[pl.DataFrame, list[PairQuestions]]:
+    """60 clips with a tool and a shade; every other narration has filler, all questions have the same frame."""
+    rng = np.random.default_rng(3)
+    tools, shades = rng.choice(TOOLS, 60), rng.choice(SHADES, 60)
+    filler = rng.choice(["okay so", "right then"], 60)
+    texts = [f"{f} grab the {t}, it's a {s} one" for f, t, s in zip(filler, tools, shades, strict=True)]
+    pairs = []
+    for a, b in rng.integers(0, 60, (200, 2)):
+        questions = [(f"Which video has the {tools[a]}?", "Video 1")] if tools[a] != tools[b] else []
+        if shades[a] != shades[b]:
+            questions.append((f"Which video shows the {shades[b]} one?", "Video 2"))
+            questions.append(("What differs?", f"The shade is {shades[b]} instead of {shades[a]}, okay."))
+        pairs.append(PairQuestions(f"clip{a}", f"clip{b}", tuple(questions)))
+    return pl.DataFrame({"key": [f"clip{i}" for i in range(60)], "text": texts}), pairs
+
+
+def test_facts_are_content_and_manner_of_speaking_is_not() -> None:
+    found = set(content_words(*planted()))
+    assert found >= {*TOOLS, *SHADES}
+    assert not found & {"okay", "so", "right", "then", "grab", "the", "it's", "video"}
+
+
+def test_agreement_is_the_correlation_in_standard_errors() -> None:
+    rng = np.random.default_rng(0)
+    sides = rng.random((2, 50, 4)) < 0.4
+    sides[1, :, 0] |= sides[0, :, 0]
+    words = np.array(list("abcd"))
+    found = agreement([(words[a], words[b]) for a, b in zip(*sides, strict=True)])
+    for place, word in enumerate(words):
+        expected = pearsonr(sides[0, :, place], sides[1, :, place]).statistic * 50**0.5
+        assert found[str(word)] == pytest.approx(expected, abs=1e-9)
+
+
+def test_only_the_texts_and_questions_given_decide() -> None:
+    texts, pairs = planted()
+    assert content_words(texts, pairs) == content_words(texts.reverse(), pairs)
+    assert content_words(texts.with_columns(key=pl.lit("another clip")), pairs) == []
+
+
+@pytest.mark.parametrize(("yes", "no"), [(3, 1), (2, 2), (0, 4)])
+def test_yes_and_no_weigh_the_same_in_every_batch(yes: int, no: int) -> None:
+    asked = [[Turn("?", "YES")] * yes, [Turn("?", "NO")] * no + [Turn("?", "a fork", weight=5.0)]]
+    turns = [turn for own in balanced(asked, 3.0) for turn in own]
+    sums = {a: sum(t.weight for t in turns if t.answer == a) for a in ("YES", "NO", "a fork")}
+    assert sums["a fork"] == 1.0
+    if yes:
+        assert sums["YES"] == pytest.approx(sums["NO"]) == pytest.approx(3.0 * (yes + no) / 2)
