@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from heads.chat import Chat
 from heads.errors import HeadsError
+from heads.packed_attention import NAME, Layout, may_see
 from weights import resolve
 
 
@@ -36,6 +37,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.chat = chat
+        self.reads_layout = False
 
     @classmethod
     def load(cls, name: str, device: str = "cpu") -> "LanguageModel":
@@ -55,6 +57,7 @@ class LanguageModel(nn.Module):
         )
         loaded = cls(model.to(torch.device(device)), Chat(tokenizer))
         loaded.check_logits(name)
+        loaded.attend_apart()
         return loaded
 
     def check_logits(self, name: str) -> None:
@@ -67,6 +70,24 @@ class LanguageModel(nn.Module):
                 f"{name}: its logits are more than a linear map of its last hidden state, which heads rely on; use "
                 "another language model"
             )
+
+    def attend_apart(self) -> None:
+        """Let questions attend apart (heads.packed_attention) where the model then says what it says under a mask."""
+        if not (self.packs and self.model._supports_attention_backend):
+            return
+        segment = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2], [0, 0, 0, 1, 1, 1, 1, -1]], device=self.device)
+        positions = torch.tensor([[0, 1, 2, 3, 4, 3, 4, 5], [0, 1, 2, 3, 4, 5, 6, 0]], device=self.device)
+        ids = torch.arange(16, device=self.device).view(2, 8)
+        with torch.inference_mode():
+            masked = self.hidden(self.embed(ids), segment, positions)
+            self.model.set_attn_implementation(NAME)
+            self.reads_layout = True
+            apart = self.hidden(self.embed(ids), segment, positions)
+        told = segment >= 0
+        near = (1e-4 if apart.dtype == torch.float32 else 3e-2) * float(masked[told].abs().max())
+        if not torch.allclose(apart[told], masked[told], rtol=0, atol=near):
+            self.model.set_attn_implementation("sdpa")
+            self.reads_layout = False
 
     @property
     def device(self) -> torch.device:
@@ -91,13 +112,16 @@ class LanguageModel(nn.Module):
         return self.model.get_input_embeddings()(ids)
 
     def hidden(
-        self,
-        embeddings: Float[Tensor, "B L E"],
-        may_see: Bool[Tensor, "B 1 L L"],
-        positions: Tensor,
+        self, embeddings: Float[Tensor, "B L E"], segment: Int[Tensor, "B L"], positions: Int[Tensor, "B L"]
     ) -> Float[Tensor, "B L E"]:
+        """Last hidden states of packed rows (heads.packing)."""
+        if self.reads_layout:
+            # A mask of four axes is passed on as it is: this one only keeps transformers from making one.
+            seen = {"attention_mask": segment.new_ones(1, 1, 1, 1, dtype=torch.bool), "layout": Layout.of(segment)}
+        else:
+            seen = {"attention_mask": may_see(segment)[:, None]}
         return self.model.base_model(
-            inputs_embeds=embeddings, attention_mask=may_see, position_ids=positions, use_cache=False
+            inputs_embeds=embeddings, position_ids=positions, use_cache=False, **seen
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from heads.chat import Chat, ChatPieces
@@ -56,17 +56,6 @@ class Packed:
     targets: Int[Tensor, "B L"]
     weights: Float[Tensor, "B L"]
     turn: Int[Tensor, "B L"]
-
-    def may_see(self) -> Bool[Tensor, "B L L"]:
-        """Whether query i sees key j: j is not later, and in the prefix or in i's own question."""
-        query, key = self.segment[:, :, None], self.segment[:, None, :]
-        length = self.ids.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril()
-        own = (key == query) | (key == 0)
-        # Padding rows see themselves alone: a row of the mask without any key would make NaN.
-        return causal & own & (key != PADDING) | torch.eye(
-            length, dtype=torch.bool, device=self.ids.device
-        )
 
 
 class Packer:

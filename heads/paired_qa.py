@@ -16,7 +16,7 @@ import polars as pl
 from heads.errors import HeadsError
 from heads.jsonl import read_objects
 from heads.packing import Turn
-from heads.prompts import NO, YES
+from heads.prompts import NO, VIDEOS, YES
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,11 @@ def draw(items: int, count: int, step: int, seed: int) -> list[int]:
     return [int(orders[place // items][place % items]) for place in places]
 
 
-def turns(pair: PairQuestions, limit: int, rng: np.random.Generator) -> list[Turn]:
-    """At most `limit` questions of a pair, drawn without repeats."""
-    chosen = rng.permutation(len(pair.questions))[:limit]
-    return [Turn(*pair.questions[i]) for i in chosen]
+def turns(pair: PairQuestions, limit: int, rng: np.random.Generator, decisions: bool = False) -> list[Turn]:
+    """At most `limit` questions of a pair, without repeats; decisions: of those with one of two answers, if any."""
+    asked = [qa for qa in pair.questions if qa[1] in (YES, NO, *VIDEOS)] if decisions else []
+    asked = asked or list(pair.questions)
+    return [Turn(*asked[i]) for i in rng.permutation(len(asked))[:limit]]
 
 
 def balanced(asked: Sequence[Sequence[Turn]], yes_no_weight: float) -> list[list[Turn]]:

@@ -78,17 +78,16 @@ class PairedTask:
             )
         told.say(f"warm start on {len(texts)} texts of the train split ({', '.join(options.texts)})")
         steps = Progress("warm start", options.steps)
-        model, precision = self.module, self.recipe.precision
-        warm_start(
-            model.projector, model.lm, self.features, texts, self.pairs, options, precision, self.seed, steps.told
-        )
+        precision = self.recipe.precision
+        warm_start(self.module, self.features, texts, self.pairs, options, precision, self.seed, steps.told)
 
     def loss(self, batch: int) -> Tensor:
         """Mean loss over the answer tokens of one batch of pairs, each token by its turn's weight."""
         recipe = self.recipe
         pairs = [self.pairs[i] for i in draw(len(self.pairs), recipe.pairs, batch, self.seed)]
         rng = np.random.default_rng([self.seed, 1, batch])
-        asked = balanced([turns(pair, recipe.questions, rng) for pair in pairs], recipe.yes_no_weight)
+        decisions = batch < recipe.decisions_first * recipe.schedule.accumulate
+        asked = balanced([turns(pair, recipe.questions, rng, decisions) for pair in pairs], recipe.yes_no_weight)
         tokens = self.features.read(
             [clip for pair in pairs for clip in (pair.reference, pair.candidate)]
         )

@@ -77,6 +77,9 @@ class VideoLMRecipe:
     """pairs a batch"""
     questions: int = 8
     """questions of a pair in one batch, at most"""
+    decisions_first: int = 0
+    """so many steps ask only what YES, NO, Video 1 or Video 2 answers: comparing is learned late, and long answers
+    drown it"""
     yes_no_weight: float = 1.0
     """how many times a YES / NO answer counts, on average over a batch, where both weigh the same"""
     packed: bool = True

@@ -57,7 +57,7 @@ class VideoLM(nn.Module):
             embeddings = embeddings.masked_scatter(
                 slots[..., None], clips.flatten(0, 1)[batch.video[slots]].to(embeddings.dtype)
             )
-        hidden = self.lm.hidden(embeddings, batch.may_see()[:, None], batch.positions)
+        hidden = self.lm.hidden(embeddings, batch.segment, batch.positions)
         places = batch.targets != NO_TARGET
         logits = self.lm.logits(hidden[places]).float()
         losses = functional.cross_entropy(logits, batch.targets[places], reduction="none")

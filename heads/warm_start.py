@@ -1,9 +1,9 @@
 """Warm start of the projector: no language model in the graph, so it is cheap.
 
-Each output token is pulled to the language model's own input embedding of one content word of the clip's text. Which
-token says which word is left to the cheapest assignment (as in set prediction), so texts may order their words as they
-like; tokens are free where a text has fewer words. Loss: cross-entropy over the content words by distance, plus the
-squared error, without which a token need only lean towards its word, and the language model cannot read it.
+Each output token has its own content words (heads.word_places) and is pulled to the language model's input embedding of
+the one that the clip's text says; tokens are free where it says none. Loss: cross-entropy over all content words by
+distance, plus the squared error, without which a token need only lean towards its word, and the language model cannot
+read it.
 
 Guarantees
 - the texts it is given are the only ones it reads
@@ -15,21 +15,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from heads.clips import Features
 from heads.content_words import content_words, words
 from heads.device import autocast
 from heads.errors import HeadsError
-from heads.language_model import LanguageModel
 from heads.paired_qa import PairQuestions, draw
 from heads.recipe import Schedule, WarmStart
 from heads.training import rate_factor
+from heads.video_lm import VideoLM
+from heads.word_places import word_places
 
 SHARPNESS = 4.0  # of the softmax over distances, which are in units of the words' variance
-FREE_WEIGHT = 0.1  # of an output token that no word of the text falls to
+FREE_WEIGHT = 0.1  # of an output token none of whose words the text says
 
 
 def split_texts(
@@ -47,8 +47,7 @@ def split_texts(
 
 
 def warm_start(
-    projector: nn.Module,
-    lm: LanguageModel,
+    model: VideoLM,
     features: Features,
     texts: pl.DataFrame,
     pairs: Sequence[PairQuestions],
@@ -57,50 +56,53 @@ def warm_start(
     seed: int,
     told: Callable[[int, float], None],
 ) -> None:
-    """Train `projector` in place on texts (key, text); told(step, loss) after each step.
+    """Train the model's projector in place on texts (key, text); told(step, loss) after each step.
 
     pairs: paired QA about the same clips, which tells content words from manner of speaking.
     """
-    ids = {word: lm.chat.text_ids(f" {word}") for word in content_words(texts, pairs)}
+    chat, device = model.lm.chat, model.lm.device
+    ids = {word: chat.text_ids(f" {word}") for word in content_words(texts, pairs)}
     if not ids:
         raise HeadsError("warm start: the texts share no content words with the paired QA; drop warm_start")
     content = sorted({token for tokens in ids.values() for token in tokens})
-    place = {token: i for i, token in enumerate(content)}
-    wanted = [
-        np.unique([place[token] for word in words(text) & ids.keys() for token in ids[word]]).astype(np.int64)
-        for text in texts["text"]
-    ]
-    free = lm.chat.text_ids(".")[0]
-    table = lm.embed(torch.tensor([*content, free], device=lm.device)).float().detach()
-    optimizer = torch.optim.AdamW(projector.parameters(), lr=options.learning_rate)
+    said = np.zeros((len(texts), len(content)), bool)
+    for number, text in enumerate(texts["text"]):
+        said[number, [content.index(token) for word in words(text) & ids.keys() for token in ids[word]]] = True
+    targets = torch.from_numpy(word_targets(said, model.outputs)).to(device)
+    table = model.lm.embed(torch.tensor([*content, chat.text_ids(".")[0]], device=device)).float().detach()
+    optimizer = torch.optim.AdamW(model.projector.parameters(), lr=options.learning_rate)
     keys = texts["key"].to_list()
     schedule = Schedule(options.steps, warmup=20, decay=True)
-    projector.train()
+    model.train()
     for step in range(options.steps):
         torch.manual_seed(seed + step)
         optimizer.param_groups[0]["lr"] = options.learning_rate * rate_factor(schedule, step)
         chosen = draw(len(keys), min(options.clips, len(keys)), step, seed)
-        tokens = features.read([keys[i] for i in chosen]).to(lm.device)
-        with autocast(lm.device.type, precision):
-            outputs = projector(tokens).float()
-        loss = word_loss(outputs, table, [wanted[i] for i in chosen])
+        tokens = features.read([keys[i] for i in chosen])
+        with autocast(device.type, precision):
+            outputs = model.project(tokens).float()
+        loss = word_loss(outputs, table, targets[chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         told(step + 1, loss.item())
 
 
+def word_targets(said: Bool[np.ndarray, "T V"], outputs: int) -> Int[np.ndarray, "T L"]:
+    """For each text and output token the word it is to say, the rarest of its own that are said; V where it is free."""
+    place = word_places(said, outputs)
+    targets = np.full((len(said), outputs), said.shape[1])
+    for word in np.argsort(-said.sum(axis=0), kind="stable"):
+        targets[said[:, word], place[word]] = word
+    return targets
+
+
 def word_loss(
-    outputs: Float[Tensor, "C L E"], table: Float[Tensor, "V E"], wanted: Sequence[Int[np.ndarray, " _"]]
+    outputs: Float[Tensor, "C L E"], table: Float[Tensor, "V E"], targets: Int[Tensor, "C L"]
 ) -> Float[Tensor, ""]:
-    """Loss of the cheapest assignment of each clip's words to its outputs; the table's last word means "free"."""
+    """Mean loss of output tokens against their words' embeddings; the table's last word means "free"."""
     distances = torch.cdist(outputs, table) ** 2 / table.var(dim=0).sum()
-    costs = -(-SHARPNESS * distances).log_softmax(-1)
-    targets = torch.full(costs.shape[:2], len(table) - 1)
-    for clip, own in enumerate(wanted):
-        slots, places = linear_sum_assignment(costs[clip].detach().cpu().numpy()[:, own])
-        targets[clip, slots] = torch.from_numpy(own[places])
-    weights = torch.where(targets == len(table) - 1, FREE_WEIGHT, 1.0).to(costs.device)
-    chosen = targets.to(costs.device)[..., None]
-    losses = costs.gather(2, chosen)[..., 0] + distances.gather(2, chosen)[..., 0]
+    costs = distances - (-SHARPNESS * distances).log_softmax(-1)
+    losses = costs.gather(2, targets[..., None])[..., 0]
+    weights = torch.where(targets == len(table) - 1, FREE_WEIGHT, 1.0)
     return (losses * weights).sum() / weights.sum()

@@ -3,8 +3,8 @@
 Guarantees
 - both clips are training clips; they show the same step but where main actions are compared;
 - all questions of a pair stand together;
-- "share a similar" is answered YES where the score is 4 or 5 and NO otherwise; pairs are chosen so
-  that the answers are balanced within each category as far as the clips allow;
+- "share a similar" is asked where the answer is plain: YES at a score of 5, NO at 1 or 2; pairs are
+  chosen so that YES and NO are balanced within each category as far as the clips allow;
 - "Which video" is answered Video 1 and Video 2 about equally often.
 """
 
@@ -26,8 +26,11 @@ OTHER_STEP = 0.15
 CANDIDATES = 40
 """Of so many pairs drawn by chance the one is taken whose YES and NO are scarcest."""
 DIFFERENCES, WHICH, OTHER_STEP_SIMILAR = 3, 2, 3
-"""At most so many questions of a kind and pair; "similar" is asked in every category of one step."""
-SIMILAR_FROM = 4
+"""At most so many questions of a kind and pair; "similar" is asked in every plain category of one step."""
+SIMILAR = {5: "YES", 2: "NO", 1: "NO"}
+"""Answers by score; at 3 and 4 people would not agree."""
+PLAIN_ANSWER = 6
+"""How much excess of its answers one more plain category of a pair outweighs."""
 NO_DIFFERENCE = 0.1
 MAIN_ACTION = "main action"
 
@@ -82,13 +85,18 @@ def _pairs(clips: list[Clip], balance: Balance, rng: random.Random) -> Iterator[
             yield rng.choice(by_step[first]), rng.choice(by_step[second])
         elif left:
             places = rng.sample(range(len(left)), min(CANDIDATES, len(left)))
-            place = min(places, key=lambda i: balance.excess(_similar(left[i][0].truth, left[i][1].truth)))
-            yield left.pop(place)
+            yield left.pop(min(places, key=lambda i: _cost(*left[i], balance)))
+
+
+def _cost(one: Clip, two: Clip, balance: Balance) -> int:
+    answers = _similar(one.truth, two.truth)
+    return balance.excess(answers) - PLAIN_ANSWER * len(answers)
 
 
 def _similar(a: Attributes, b: Attributes) -> dict[str, str]:
-    """YES or NO in each category."""
-    return {c: "YES" if score(c, a, b) >= SIMILAR_FROM else "NO" for c in CATEGORIES}
+    """YES or NO in each category whose answer is plain."""
+    scores = {category: score(category, a, b) for category in CATEGORIES}
+    return {category: SIMILAR[value] for category, value in scores.items() if value in SIMILAR}
 
 
 def _record(one: Clip, two: Clip, kind: int, category: str, question: str, answer: str) -> Record:

@@ -1,13 +1,16 @@
-"""Guarantees of heads.content_words, and of the weights of a batch's answers."""
+"""Guarantees of heads.content_words and heads.word_places, and of the weights of a batch's answers."""
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from scipy.stats import pearsonr
 
 from heads.content_words import agreement, content_words
 from heads.packing import Turn
 from heads.paired_qa import PairQuestions, balanced
+from heads.warm_start import word_loss, word_targets
+from heads.word_places import word_places
 
 TOOLS, SHADES = ("whisk", "spoon", "fork"), ("light", "dark")
 
@@ -59,3 +62,25 @@ def test_yes_and_no_weigh_the_same_in_every_batch(yes: int, no: int) -> None:
     assert sums["a fork"] == 1.0
     if yes:
         assert sums["YES"] == pytest.approx(sums["NO"]) == pytest.approx(3.0 * (yes + no) / 2)
+
+
+def test_words_said_together_have_places_of_their_own() -> None:
+    rng = np.random.default_rng(2)
+    values = rng.integers(0, 3, (200, 4))  # four attributes of three words each, one of them said in nine of ten texts
+    said = np.zeros((200, 12), bool)
+    for attribute in range(4):
+        said[np.arange(200), 3 * attribute + values[:, attribute]] = rng.random(200) < 0.9
+    place = word_places(said, 4)
+    assert all(len(set(place[3 * a : 3 * a + 3])) == 1 for a in range(4)), "values of one attribute share a place"
+    assert len(set(place)) == 4
+    targets = word_targets(said, 4)
+    for text, row in enumerate(said):
+        assert sorted(targets[text][targets[text] < 12]) == np.flatnonzero(row).tolist()
+
+
+def test_the_loss_is_least_where_outputs_are_their_words() -> None:
+    table = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[0, 2, 3], [1, 3, 3]])
+    exact = word_loss(table[targets], table, targets)
+    assert exact < 0.1
+    assert word_loss(table[targets.flip(0)], table, targets) > exact + 0.5

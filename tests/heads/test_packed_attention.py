@@ -1,0 +1,63 @@
+"""Guarantees of heads.packed_attention."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from heads.language_model import LanguageModel
+from heads.packed_attention import Layout, may_see, packed_attention
+
+SEGMENT = torch.tensor(
+    [
+        [0, 0, 0, 1, 1, 1, 1, 2, 3, 3, 3, 3, 3],
+        [0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1],
+        [0, 0, 0, 1, 1, 2, 2, 3, -1, -1, -1, -1, -1],
+    ]
+)
+
+
+@pytest.mark.parametrize("heads", [2, 6])  # as many key heads as query heads, and grouped queries
+def test_equal_to_attention_under_the_dense_mask_gradients_as_well(heads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    length, keys = SEGMENT.shape[1], 2
+    query = torch.randn(3, heads, length, 8, generator=generator, requires_grad=True)
+    key, value = (torch.randn(3, keys, length, 8, generator=generator, requires_grad=True) for _ in range(2))
+    wide_key, wide_value = (x.repeat_interleave(heads // keys, 1) for x in (key, value))
+    dense = scaled_dot_product_attention(query, wide_key, wide_value, attn_mask=may_see(SEGMENT)[:, None], scale=0.3)
+    dense = dense.transpose(1, 2)
+    apart, _ = packed_attention(
+        torch.nn.Identity(), query, key, value, None, scaling=0.3, layout=Layout.of(SEGMENT)
+    )
+    told = SEGMENT >= 0
+    torch.testing.assert_close(apart[told], dense[told])
+    assert not apart[~told].any()
+    weights = torch.randn(dense[told].shape, generator=generator)
+    for ours, theirs in zip(
+        torch.autograd.grad((apart[told] * weights).sum(), (query, key, value)),
+        torch.autograd.grad((dense[told] * weights).sum(), (query, key, value)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_questions_of_like_length_attend_together() -> None:
+    layout = Layout.of(SEGMENT)
+    sizes = [block.places.shape for block in layout.blocks]
+    assert sum(questions for questions, _ in sizes) == 7
+    assert all(longest <= 1.3 * shortest for longest, shortest in _lengths(layout))
+
+
+def _lengths(layout: Layout) -> list[tuple[int, int]]:
+    """Longest and shortest question of each block."""
+    distinct = [[len(set(row)) for row in block.places.tolist()] for block in layout.blocks]
+    return [(max(own), min(own)) for own in distinct]
+
+
+def test_a_model_that_says_other_things_apart_keeps_the_mask(tiny_lm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LanguageModel.load(tiny_lm).reads_layout
+    wrong = SimpleNamespace(of=lambda segment: None)  # no layout reaches the attention, as where a model drops it
+    monkeypatch.setattr("heads.language_model.Layout", wrong)
+    kept = LanguageModel.load(tiny_lm)
+    assert not kept.reads_layout and kept.model.config._attn_implementation == "sdpa"
