@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from heads import ask, embed, evaluate, table, train
 from heads.checkpoint import Run, read_metrics
 from heads.errors import HeadsError
-from heads.paired_qa import draw, read_paired_qa
+from heads.paired_qa import PairQuestions, draw, read_paired_qa, turns
 from store import Store
 
 
@@ -170,6 +170,16 @@ def test_every_pair_once_an_epoch_whatever_the_step() -> None:
     epoch = [i for step in range(5) for i in draw(10, 2, step, seed=3)]
     assert sorted(epoch) == list(range(10))
     assert draw(10, 4, 2, seed=3) == (epoch + [i for s in range(5, 10) for i in draw(10, 2, s, seed=3)])[8:12]
+
+
+def test_decisions_first_asks_what_has_one_of_two_answers() -> None:
+    decisions = (("Alike?", "YES"), ("Which one has a fork?", "Video 1"), ("The same?", "NO"))
+    pair = PairQuestions("a", "b", (*decisions, ("What differs?", "In Video 2, a fork.")))
+    asked = turns(pair, 8, np.random.default_rng(0), decisions=True)
+    assert sorted((turn.question, turn.answer) for turn in asked) == sorted(decisions)
+    assert len(turns(pair, 8, np.random.default_rng(0))) == 4
+    told = PairQuestions("a", "b", (("What differs?", "In Video 2, a fork."),))
+    assert len(turns(told, 8, np.random.default_rng(0), decisions=True)) == 1, "a pair without decisions is asked all"
 
 
 def test_evaluate_writes_predictions_that_score_again(
