@@ -41,7 +41,7 @@ class Progress:
     """Lines on stderr at most every `seconds`: step, loss, rate, time left."""
 
     def __init__(self, what: str, total: int, done: int = 0, seconds: float = 10.0) -> None:
-        self.console = Console(file=sys.stderr, highlight=False)
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self.what, self.total, self.seconds = what, total, seconds
         self.first, self.started, self.last = done, time.monotonic(), 0.0
 
