@@ -49,7 +49,7 @@ def info(options: InfoOptions, as_json: bool) -> int:
     else:
         print(heading(store))
         if views:
-            Console().print(info_table(views))
+            Console(width=None if sys.stdout.isatty() else 120).print(info_table(views))
     return 0
 
 

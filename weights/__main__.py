@@ -45,7 +45,7 @@ def _table() -> None:
         fetched = "yes" if is_complete(source) else "no"
         size = f"{source.size / 1e6:.0f} MB"
         table.add_row(source.name, source.about, source.licence, size, fetched)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     console.print(f"cache folder: {cache_folder()}", soft_wrap=True)
 
