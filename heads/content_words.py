@@ -43,10 +43,11 @@ def _words_about_clips(pairs: Iterable[PairQuestions]) -> tuple[Mapping[str, set
     for pair in pairs:
         clips = (pair.reference, pair.candidate)
         for question, answer in pair.questions:
+            asked, answered = words(question), words(answer)
             if answer in VIDEOS:
-                of_one.setdefault(clips[VIDEOS.index(answer)], set()).update(words(question))
+                of_one.setdefault(clips[VIDEOS.index(answer)], set()).update(asked)
             for clip in clips:
-                of_either.setdefault(clip, set()).update(words(question), words(answer))
+                of_either.setdefault(clip, set()).update(asked, answered)
     return of_one, of_either
 
 

@@ -37,7 +37,6 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.chat = chat
-        self.reads_layout = False
 
     @classmethod
     def load(cls, name: str, device: str = "cpu") -> "LanguageModel":
@@ -81,13 +80,15 @@ class LanguageModel(nn.Module):
         with torch.inference_mode():
             masked = self.hidden(self.embed(ids), segment, positions)
             self.model.set_attn_implementation(NAME)
-            self.reads_layout = True
             apart = self.hidden(self.embed(ids), segment, positions)
         told = segment >= 0
         near = (1e-4 if apart.dtype == torch.float32 else 3e-2) * float(masked[told].abs().max())
         if not torch.allclose(apart[told], masked[told], rtol=0, atol=near):
             self.model.set_attn_implementation("sdpa")
-            self.reads_layout = False
+
+    @property
+    def reads_layout(self) -> bool:
+        return self.model.config._attn_implementation == NAME
 
     @property
     def device(self) -> torch.device:

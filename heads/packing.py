@@ -57,6 +57,9 @@ class Packed:
     weights: Float[Tensor, "B L"]
     turn: Int[Tensor, "B L"]
 
+    def to(self, device: torch.device) -> "Packed":
+        return Packed(*(x.to(device) for x in vars(self).values()))
+
 
 class Packer:
     """Puts prompts together for one chat template and a number of tokens a clip (0: the blind control, no video)."""

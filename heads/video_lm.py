@@ -37,11 +37,11 @@ class VideoLM(nn.Module):
     ) -> tuple[Packed, Float[Tensor, "C2 L E"] | None]:
         """Rows for all questions of the pairs, and the two clips of every row; None: the blind control."""
         if clips is None:
-            return self.blind_packer.pack(pairs, packed), None
+            return self.blind_packer.pack(pairs, packed).to(self.lm.device), None
         if not packed:
             counts = torch.tensor([len(turns) for turns in pairs], device=clips.device)
             clips = clips.unflatten(0, (len(pairs), 2)).repeat_interleave(counts, 0).flatten(0, 1)
-        return self.packer.pack(pairs, packed), clips
+        return self.packer.pack(pairs, packed).to(self.lm.device), clips
 
     def token_losses(
         self, batch: Packed, clips: Float[Tensor, "C L E"] | None
@@ -50,18 +50,21 @@ class VideoLM(nn.Module):
 
         clips: projected tokens, one clip after another as the batch numbers them; None for the blind control.
         """
-        batch = Packed(*(x.to(self.lm.device) for x in vars(batch).values()))
-        embeddings = self.lm.embed(batch.ids)
-        if clips is not None:
-            slots = batch.video != TEXT
-            embeddings = embeddings.masked_scatter(
-                slots[..., None], clips.flatten(0, 1)[batch.video[slots]].to(embeddings.dtype)
-            )
-        hidden = self.lm.hidden(embeddings, batch.segment, batch.positions)
+        hidden = self.lm.hidden(self.embed(batch, clips), batch.segment, batch.positions)
         places = batch.targets != NO_TARGET
         logits = self.lm.logits(hidden[places]).float()
         losses = functional.cross_entropy(logits, batch.targets[places], reduction="none")
         return losses, batch.weights[places], batch.turn[places]
+
+    def embed(self, batch: Packed, clips: Float[Tensor, "C L E"] | None) -> Float[Tensor, "B S E"]:
+        """Input embeddings of the batch's tokens, with the clips where its video slots are."""
+        embeddings = self.lm.embed(batch.ids)
+        if clips is None:
+            return embeddings
+        slots = batch.video != TEXT
+        return embeddings.masked_scatter(
+            slots[..., None], clips.flatten(0, 1)[batch.video[slots]].to(embeddings.dtype)
+        )
 
     def project(self, tokens: Float[Tensor, "C N D"]) -> Float[Tensor, "C L E"]:
         return self.projector(tokens.to(self.lm.device))
@@ -84,16 +87,11 @@ class VideoLM(nn.Module):
         self, question: str, given: str, clips: Float[Tensor, "2 L E"] | None, max_tokens: int
     ) -> str:
         """The answer to one question on one pair, greedily, behind the words it is given."""
-        packer = self.packer if clips is not None else self.blind_packer
-        batch = packer.pack([[Turn(question, "", given, ends=False)]])
-        ids = batch.ids.to(self.lm.device)
-        embeddings = self.lm.embed(ids)
-        if clips is not None:
-            embeddings[batch.video != TEXT] = clips.flatten(0, 1).to(embeddings.dtype)
+        batch, clips = self.pack([[Turn(question, "", given, ends=False)]], clips, packed=True)
         tokenizer = self.lm.chat.tokenizer
         written = self.lm.model.generate(
-            inputs_embeds=embeddings,
-            attention_mask=torch.ones_like(ids),
+            inputs_embeds=self.embed(batch, clips),
+            attention_mask=torch.ones_like(batch.ids),
             max_new_tokens=max_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,

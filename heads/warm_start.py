@@ -65,9 +65,10 @@ def warm_start(
     if not ids:
         raise HeadsError("warm start: the texts share no content words with the paired QA; drop warm_start")
     content = sorted({token for tokens in ids.values() for token in tokens})
+    place = {token: i for i, token in enumerate(content)}
     said = np.zeros((len(texts), len(content)), bool)
     for number, text in enumerate(texts["text"]):
-        said[number, [content.index(token) for word in words(text) & ids.keys() for token in ids[word]]] = True
+        said[number, [place[token] for word in words(text) & ids.keys() for token in ids[word]]] = True
     targets = torch.from_numpy(word_targets(said, model.outputs)).to(device)
     table = model.lm.embed(torch.tensor([*content, chat.text_ids(".")[0]], device=device)).float().detach()
     optimizer = torch.optim.AdamW(model.projector.parameters(), lr=options.learning_rate)
