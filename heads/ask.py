@@ -38,17 +38,19 @@ def run(options: AskOptions) -> dict[str, Any]:
         raise HeadsError(f"ask one question, or name one preset: {', '.join(PRESETS)}")
     if options.preset is not None and options.preset not in PRESETS:
         raise HeadsError(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
-    from heads.device import pick_device
+    from heads.device import autocast, pick_device
     from heads.methods.stepdiff import StepDiff
     from heads.trained import load_video_lm
     from store import Store
 
     question = options.question or PRESETS[str(options.preset)]
-    store = Store.open(options.store)
-    model, features, _ = load_video_lm(Path(options.head), store, pick_device(options.device))
-    answer = StepDiff(model, features).ask(
-        options.reference, options.candidate, question, options.max_tokens
-    )
+    store, device = Store.open(options.store), pick_device(options.device)
+    model, features, made = load_video_lm(Path(options.head), store, device)
+    assert made.video_lm is not None
+    with autocast(device, made.video_lm.precision):
+        answer = StepDiff(model, features).ask(
+            options.reference, options.candidate, question, options.max_tokens
+        )
     return {
         "reference": options.reference,
         "candidate": options.candidate,

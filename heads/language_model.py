@@ -3,6 +3,7 @@
 Guarantees
 - logits computed from the hidden states equal the model's own (checked when a model is loaded)
 - without LoRA no parameter of the model trains
+- held in the precision of its products, the model says the same, bit by bit
 """
 
 from dataclasses import dataclass
@@ -138,6 +139,14 @@ class LanguageModel(nn.Module):
         inject_adapter_in_model(config, self.model)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_("lora_" in name)
+
+    def hold_frozen(self, dtype: torch.dtype) -> None:
+        """Hold the frozen linear layers as `dtype`, in which autocast multiplies them: it then casts none of them again
+        and again. The output layer, which often is the table of input embeddings too, stays as it is."""
+        output = self.model.get_output_embeddings()
+        for layer in self.model.modules():
+            if isinstance(layer, nn.Linear) and layer is not output and not layer.weight.requires_grad:
+                layer.to(dtype)
 
     def lora_state(self) -> dict[str, Tensor]:
         return {name: p for name, p in self.model.named_parameters() if "lora_" in name}

@@ -39,7 +39,7 @@ class Block:
     rows: Int[Tensor, " Q"]
     places: Int[Tensor, "Q S"]
     """of the tokens in the flattened batch; padding repeats a question's last"""
-    may_see: Bool[Tensor, "Q 1 S P_S"]
+    may_see: Bool[Tensor, "S P_S"]
     """a question's token sees the prefix and what stands before it in its own question"""
 
 
@@ -90,7 +90,7 @@ def _block(group: list[tuple[int, Tensor]], prefix: int) -> Block:
     # Padding sees its own copy of the last token and whatever stands before: nobody reads what it brings forth.
     own = torch.ones(size, size, dtype=torch.bool).tril()
     may_see = torch.cat([torch.ones(size, prefix, dtype=torch.bool), own], dim=1)
-    return Block(rows, places, may_see.expand(len(group), 1, -1, -1))
+    return Block(rows, places, may_see)
 
 
 def packed_attention(
@@ -108,21 +108,26 @@ def packed_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     batch, heads, length, width = query.shape
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings leave autocast's precision
-    key, value = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (key, value))
+    group = heads // key.shape[1]
     first, first_key, first_value = (x[:, :, : layout.prefix] for x in (query, key, value))
-    seen = scaled_dot_product_attention(first, first_key, first_value, is_causal=True, scale=scaling)
+    wide_key, wide_value = (x.repeat_interleave(group, dim=1) for x in (first_key, first_value))
+    seen = scaled_dot_product_attention(first, wide_key, wide_value, is_causal=True, scale=scaling)
     parts = [seen.transpose(1, 2).flatten(0, 1)]
-    flat = [x.transpose(1, 2).flatten(0, 1) for x in (query, key, value)]
+    # Query heads that share a key head stand one behind another: keys need no copies, and products are larger.
+    flat = [query.unflatten(1, (-1, group)).permute(0, 3, 2, 1, 4), *(x.transpose(1, 2)[:, :, None] for x in (key, value))]
+    flat = [x.flatten(0, 1) for x in flat]
     for block in layout.blocks:
-        own = [
-            x.index_select(0, block.places.flatten()).unflatten(0, block.places.shape).transpose(1, 2) for x in flat
-        ]
+        own, own_key, own_value = (
+            x.index_select(0, block.places.flatten()).unflatten(0, block.places.shape).flatten(1, 2).transpose(1, 2)
+            for x in flat
+        )
         keys, values = (
             torch.cat([prefix.index_select(0, block.rows), x], dim=2)
-            for prefix, x in ((first_key, own[1]), (first_value, own[2]))
+            for prefix, x in ((first_key, own_key), (first_value, own_value))
         )
-        seen = scaled_dot_product_attention(own[0], keys, values, attn_mask=block.may_see, scale=scaling)
-        parts.append(seen.transpose(1, 2).flatten(0, 1))
+        may_see = block.may_see.repeat_interleave(group, dim=0).expand(len(block.rows), 1, -1, -1)
+        seen = scaled_dot_product_attention(own, keys, values, attn_mask=may_see, scale=scaling)
+        parts.append(seen.transpose(1, 2).unflatten(1, (-1, group)).transpose(2, 3).flatten(0, 1).flatten(1, 2))
     parts.append(value.new_zeros(1, heads, width))
     return torch.cat(parts).index_select(0, layout.order).unflatten(0, (batch, length)), None
 

@@ -33,6 +33,8 @@ def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> 
     lm = LanguageModel.load(recipe.language_model, device)
     if recipe.lora is not None:
         lm.add_lora(recipe.lora, seed)
+    if recipe.precision == "bfloat16":
+        lm.hold_frozen(torch.bfloat16)
     torch.manual_seed(seed)
     tokens, channels = features.shape
     projector = Projector(recipe.projector, tokens, channels, lm.width, lm.embedding_std).to(device)

@@ -2,6 +2,7 @@
 
 Guarantees
 - log-likelihoods of packed questions equal those of separate ones
+- an answer written in a batch is the one written alone
 - a frozen language model keeps no graph that training does not need
 """
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heads.language_model import LanguageModel
-from heads.packing import NO_TARGET, TEXT, Packed, Packer, Turn
+from heads.packing import NO_TARGET, PADDING, TEXT, Packed, Packer, Turn
 from heads.projector import Projector
 
 
@@ -84,16 +85,20 @@ class VideoLM(nn.Module):
 
     @torch.inference_mode()
     def generate(
-        self, question: str, given: str, clips: Float[Tensor, "2 L E"] | None, max_tokens: int
-    ) -> str:
-        """The answer to one question on one pair, greedily, behind the words it is given."""
-        batch, clips = self.pack([[Turn(question, "", given, ends=False)]], clips, packed=True)
+        self, turns: Sequence[Turn], clips: Float[Tensor, "C L E"] | None, max_tokens: int
+    ) -> list[str]:
+        """What is said, greedily, to one question on each pair, behind the words it is given (Turn.given)."""
+        batch, clips = self.pack([[turn] for turn in turns], clips, packed=True)
+        seen = batch.segment != PADDING
+        # What is written follows the last column, so padding moves to the front.
+        columns = (torch.arange(seen.shape[1], device=seen.device) - (~seen).sum(1, keepdim=True)) % seen.shape[1]
+        embeddings = self.embed(batch, clips)
         tokenizer = self.lm.chat.tokenizer
         written = self.lm.model.generate(
-            inputs_embeds=self.embed(batch, clips),
-            attention_mask=torch.ones_like(batch.ids),
+            inputs_embeds=embeddings.gather(1, columns[..., None].expand_as(embeddings)),
+            attention_mask=seen.gather(1, columns).long(),
             max_new_tokens=max_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
         )
-        return tokenizer.decode(written[0], skip_special_tokens=True).strip()
+        return [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]

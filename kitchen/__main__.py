@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kitchen.errors import KitchenError
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever the same options would give other bytes than before."""
 
 

@@ -3,16 +3,19 @@
 Guarantees
 - both clips are training clips; they show the same step but where main actions are compared;
 - all questions of a pair stand together;
-- "share a similar" is asked where the answer is plain: YES at a score of 5, NO at 1 or 2; pairs are
-  chosen so that YES and NO are balanced within each category as far as the clips allow;
+- "share a similar" is asked of categories where the answer is plain, YES at a score of 5, NO at 1 or 2,
+  and of single attributes; pairs are chosen so that YES and NO are balanced within each topic as far
+  as the clips allow;
+- a pair of a clip with itself differs in nothing, and is said to;
 - "Which video" is answered Video 1 and Video 2 about equally often.
 """
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Iterator
 
-from kitchen.attributes import Attributes, differences
+from kitchen.attributes import PLAIN, Attributes, differences
 from kitchen.phrases import pairqa as pool
 from kitchen.phrases.words import phrase
 from kitchen.scoring import score
@@ -23,10 +26,15 @@ from kitchen.world import Clip
 PAIRS = 1500
 OTHER_STEP = 0.15
 """Part of the pairs whose clips show different steps."""
+ITSELF = 0.1
+"""Part of the pairs that show one clip twice. They and those of different steps are told apart first; who compares has
+learned to look at both videos by then."""
 CANDIDATES = 40
 """Of so many pairs drawn by chance the one is taken whose YES and NO are scarcest."""
 DIFFERENCES, WHICH, OTHER_STEP_SIMILAR = 3, 2, 3
 """At most so many questions of a kind and pair; "similar" is asked in every plain category of one step."""
+SINGLE_SIMILAR = 5
+"""Single attributes that "similar" is asked of: what each of them is a category does not tell."""
 SIMILAR = {5: "YES", 2: "NO", 1: "NO"}
 """Answers by score; at 3 and 4 people would not agree."""
 PLAIN_ANSWER = 6
@@ -38,25 +46,25 @@ Record = dict[str, str | int]
 
 
 class Balance:
-    """Counts YES and NO by category, and says which pair and which question are wanted most."""
+    """Counts YES and NO by topic, and says which pair and which question are wanted most."""
 
     def __init__(self) -> None:
-        self._counts = {(c, answer): 0 for c in (*CATEGORIES, MAIN_ACTION) for answer in ("YES", "NO")}
+        self._counts = Counter[tuple[str, str]]()
 
-    def _excess(self, category: str, answer: str) -> tuple[int, int]:
-        same = self._counts[category, answer]
-        return same - self._counts[category, "NO" if answer == "YES" else "YES"], same
+    def _excess(self, topic: str, answer: str) -> tuple[int, int]:
+        same = self._counts[topic, answer]
+        return same - self._counts[topic, "NO" if answer == "YES" else "YES"], same
 
     def excess(self, answers: dict[str, str]) -> int:
-        """How much commoner these answers are than their opposites, over all categories."""
-        return sum(self._excess(category, answer)[0] for category, answer in answers.items())
+        """How much commoner these answers are than their opposites, over all topics."""
+        return sum(self._excess(topic, answer)[0] for topic, answer in answers.items())
 
     def choose(self, answers: dict[str, str], number: int) -> list[str]:
-        """The `number` categories whose answer is scarcest compared with its opposite."""
-        wanted = sorted(answers, key=lambda c: self._excess(c, answers[c]))[:number]
-        chosen = [c for c in wanted if self._excess(c, answers[c])[0] <= 2]
-        for category in chosen:
-            self._counts[category, answers[category]] += 1
+        """The `number` topics whose answer is scarcest compared with its opposite."""
+        wanted = sorted(answers, key=lambda topic: self._excess(topic, answers[topic]))[:number]
+        chosen = [topic for topic in wanted if self._excess(topic, answers[topic])[0] <= 2]
+        for topic in chosen:
+            self._counts[topic, answers[topic]] += 1
         return chosen
 
 
@@ -80,7 +88,10 @@ def _pairs(clips: list[Clip], balance: Balance, rng: random.Random) -> Iterator[
     left = [pair for group in by_step.values() for pair in itertools.permutations(group, 2)]
     rng.shuffle(left)
     for _ in range(PAIRS):
-        if rng.random() < OTHER_STEP and len(by_step) > 1:
+        kind = rng.random()
+        if kind < ITSELF:
+            yield (rng.choice(clips),) * 2
+        elif kind < ITSELF + OTHER_STEP and len(by_step) > 1:
             first, second = rng.sample(sorted(by_step), 2)
             yield rng.choice(by_step[first]), rng.choice(by_step[second])
         elif left:
@@ -97,6 +108,15 @@ def _similar(a: Attributes, b: Attributes) -> dict[str, str]:
     """YES or NO in each category whose answer is plain."""
     scores = {category: score(category, a, b) for category in CATEGORIES}
     return {category: SIMILAR[value] for category, value in scores.items() if value in SIMILAR}
+
+
+def _single(a: Attributes, b: Attributes) -> dict[str, str]:
+    """YES or NO for each attribute of their step that has one value, by what it is called."""
+    return {
+        pool.SINGLE[name]: "YES" if getattr(a, name) == getattr(b, name) else "NO"
+        for name in PLAIN
+        if name in pool.SINGLE and getattr(a, name) is not None
+    }
 
 
 def _record(one: Clip, two: Clip, kind: int, category: str, question: str, answer: str) -> Record:
@@ -140,10 +160,11 @@ def _same_step(one: Clip, two: Clip, balance: Balance, rng: random.Random) -> li
         question, second = which_for_pairqa(d, a.step, rng)
         answer = "Video 2" if second else "Video 1"
         records.append(_record(one, two, 2, category, question, answer))
-    answers = _similar(a, b) | {MAIN_ACTION: "YES"}
-    for category in balance.choose(answers, len(answers)):
-        question = pool.SIMILAR.format(category=category)
-        records.append(_record(one, two, 3, category, question, answers[category]))
+    answers, single = _similar(a, b) | {MAIN_ACTION: "YES"}, _single(a, b)
+    asked = balance.choose(answers, len(answers)) + balance.choose(single, SINGLE_SIMILAR)
+    answers |= single
+    for topic in asked:
+        records.append(_record(one, two, 3, topic, pool.SIMILAR.format(category=topic), answers[topic]))
     return records
 
 

@@ -23,6 +23,7 @@ from torch.nn.functional import normalize
 
 from featurize.encoders.base import Encoder, check_texts
 from featurize.encoders.folder import quiet_loading, read_config
+from featurize.encoders.repeats import encode_distinct
 from featurize.errors import FeaturizeError
 from store import Feature
 
@@ -83,13 +84,9 @@ class Clip(Encoder):
     def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
         """`tokens` [B, T*P, D], `frame_embedding` [B, T, E], `embedding` [B, E]."""
         self.check_frames(frames)
-        batch = len(frames)
-        pixels = torch.tensor(frames).flatten(0, 1)
-        parts = [self._encode_frames(chunk) for chunk in pixels.split(_CHUNK)]
-        tokens = torch.cat([part[0] for part in parts]).reshape(batch, *self._tokens_shape)
-        embedded = torch.cat([part[1] for part in parts]).unflatten(0, (batch, self.frames))
+        tokens, embedded = encode_distinct(self._encode_frames, frames, _CHUNK)
         return {
-            "tokens": tokens.numpy(),
+            "tokens": tokens.reshape(len(frames), *self._tokens_shape).numpy(),
             "frame_embedding": embedded.numpy(),
             "embedding": embedded.mean(1).numpy(),
         }

@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from featurize.encoders.base import FRAMES, Encoder
 from featurize.encoders.folder import load_state, read_config
+from featurize.encoders.repeats import encode_distinct
 from store import Feature
 
 _MAP = 7  # sides of the last feature map
@@ -59,16 +60,16 @@ class EfficientNetLite0(Encoder):
     def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
         """Tokens [B, 392, 1280], frame-major, and their mean as `embedding` [B, 1280]."""
         self.check_frames(frames)
-        # [B*T, 3, size, size] seen through [B*T, size, size, 3]: channels last without a copy
-        pixels = torch.tensor(frames).flatten(0, 1).permute(0, 3, 1, 2)
-        maps = torch.cat([self._maps(chunk) for chunk in pixels.split(_CHUNK)])
-        tokens = maps.permute(0, 2, 3, 1).reshape(len(frames), -1, _CHANNELS)
+        (maps,) = encode_distinct(self._maps, frames, _CHUNK)
+        tokens = maps.reshape(len(frames), -1, _CHANNELS)
         return {"tokens": tokens.numpy(), "embedding": tokens.mean(1).numpy()}
 
-    def _maps(self, pixels: UInt8[torch.Tensor, "N 3 size size"]) -> Float32[torch.Tensor, "N 1280 7 7"]:
+    def _maps(self, frames: UInt8[torch.Tensor, "N size size 3"]) -> tuple[Float32[torch.Tensor, "N 7 7 1280"]]:
+        pixels = frames.permute(0, 3, 1, 2)  # seen through N size size 3: channels last without a copy
         values = (pixels.to(self._device).float() - self._mean) / self._std
         with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
-            return self._model.extract_features(values).float().cpu()
+            maps = self._model.extract_features(values).float().cpu()
+        return (maps.permute(0, 2, 3, 1),)
 
 
 def _speed_up(model: EfficientNet) -> None:

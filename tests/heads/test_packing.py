@@ -1,5 +1,7 @@
 """Guarantees of heads.packing, heads.chat and heads.video_lm."""
 
+import copy
+
 import pytest
 import torch
 
@@ -131,7 +133,27 @@ def test_without_lora_no_parameter_of_the_model_trains(tiny_lm: str) -> None:
     assert len(trains) == 2 * 4 * 2 and all("lora_" in name for name in trains)
 
 
-def test_generate_continues_what_is_given(model: VideoLM, clips: torch.Tensor) -> None:
-    first = model.generate("What differs?", "In Video 2,", clips[:2], 8)
-    assert first == model.generate("What differs?", "In Video 2,", clips[:2], 8)
-    assert isinstance(first, str)
+def test_held_in_the_precision_of_its_products_the_model_says_the_same_bit_by_bit(
+    model: VideoLM, clips: torch.Tensor
+) -> None:
+    lm = copy.deepcopy(model.lm)
+    lm.add_lora(Lora(rank=2), seed=0)
+    batch, _ = model.pack([[Turn("What differs?", "a whisk")]], clips[:2], True)
+
+    def said() -> torch.Tensor:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return lm.hidden(model.embed(batch, clips[:2]), batch.segment, batch.positions)
+
+    before = said()
+    lm.hold_frozen(torch.bfloat16)
+    assert torch.equal(said(), before)
+    held = {name: p.dtype for name, p in lm.named_parameters() if p.dtype == torch.bfloat16}
+    assert held and not any("lora_" in name or "embed" in name for name in held)
+
+
+def test_an_answer_written_in_a_batch_is_the_one_written_alone(model: VideoLM, clips: torch.Tensor) -> None:
+    turns = [Turn("What differs?", "", "In Video 2,", ends=False), Turn("Which video shows the whisk?", "", ends=False)]
+    batch = model.generate(turns, clips[:4], 8)
+    alone = [model.generate([turn], clips[2 * i : 2 * i + 2], 8)[0] for i, turn in enumerate(turns)]
+    assert batch == alone
+    assert len(set(batch)) == 2 and all(batch)
