@@ -29,7 +29,7 @@ from store import Catalog, Store, StoreError, View
 from weights import NAMES as WEIGHTS
 from weights import fingerprint, resolve
 
-BATCH = {"clips": 4, "texts": 32}
+BATCH = {"clips": 4, "texts": 128}
 """rows of a batch by default"""
 _SAME = 1e-6
 """seconds that two equal times may differ by"""

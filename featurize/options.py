@@ -42,6 +42,6 @@ class Options:
     device: str | None = None
     """Device of the encoder: cpu, or cuda for one GPU a worker. Default: a GPU where there is one."""
     batch_size: int | None = None
-    """Clips (default 4) or texts (default 32) of one batch; part of what decides a feature's last bits."""
+    """Clips (default 4) or texts (default 128) of one batch; part of what decides a feature's last bits."""
     json: bool = False
     """Print the summary as one JSON object on standard output."""

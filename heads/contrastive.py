@@ -33,16 +33,16 @@ class ContrastiveHead(nn.Module):
         self.text = nn.Sequential(nn.LayerNorm(text_dim), nn.Linear(text_dim, recipe.width))
         self.log_scale = nn.Parameter(torch.tensor(20.0).log())
 
-    def embed_clips(self, tokens: Float[Tensor, "C N D"]) -> Float[Tensor, "C W"]:
-        return functional.normalize(self.clip(tokens).mean(dim=1), dim=-1)
+    def embed_clips(self, tokens: Float[Tensor, "C N D"], leave_out: float = 0.0) -> Float[Tensor, "C W"]:
+        return functional.normalize(self.clip(tokens, leave_out).mean(dim=1), dim=-1)
 
     def embed_texts(self, texts: Float[Tensor, "C E"]) -> Float[Tensor, "C W"]:
         return functional.normalize(self.text(texts), dim=-1)
 
-    def loss(self, tokens: Float[Tensor, "C N D"], texts: Float[Tensor, "C E"]) -> Tensor:
+    def loss(self, tokens: Float[Tensor, "C N D"], texts: Float[Tensor, "C E"], leave_out: float = 0.0) -> Tensor:
         """Symmetric cross-entropy over the clips of the batch (InfoNCE)."""
         scale = self.log_scale.clamp(max=4.6).exp()
-        logits = scale * self.embed_clips(tokens) @ self.embed_texts(texts).T
+        logits = scale * self.embed_clips(tokens, leave_out) @ self.embed_texts(texts).T
         own = torch.arange(len(logits), device=logits.device)
         return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
 
@@ -82,7 +82,7 @@ class ContrastiveTask:
 
     def loss(self, batch: int) -> Tensor:
         places = draw(len(self.train), min(self.recipe.clips, len(self.train)), batch, self.seed)
-        return self.module.loss(*self._batch(self.train[places].rows()))
+        return self.module.loss(*self._batch(self.train[places].rows()), self.recipe.leave_out)
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float | None]:

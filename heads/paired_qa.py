@@ -3,6 +3,7 @@
 Guarantees
 - no clip of the val or test split trains
 - YES and NO weigh the same in every batch
+- plain pairs are those that YES answers every question of, or NO, and that are asked enough to tell
 - the order of pairs is a pure function of seed and step, so a resumed run sees what an unbroken one sees
 """
 
@@ -17,6 +18,8 @@ from heads.errors import HeadsError
 from heads.jsonl import read_objects
 from heads.packing import Turn
 from heads.prompts import NO, VIDEOS, YES
+
+PLAIN_ANSWERS = 4  # YES or NO so often and never the other: the pair is alike in everything, or in nothing
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,16 @@ def draw(items: int, count: int, step: int, seed: int) -> list[int]:
     epochs = {place // items for place in places}
     orders = {e: np.random.default_rng([seed, e]).permutation(items) for e in epochs}
     return [int(orders[place // items][place % items]) for place in places]
+
+
+def plain(pairs: Sequence[PairQuestions]) -> tuple[list[PairQuestions], list[PairQuestions]]:
+    """Pairs that YES answers all YES / NO questions of, then those that NO does, PLAIN_ANSWERS of them or more."""
+    found: dict[str, list[PairQuestions]] = {YES: [], NO: []}
+    for pair in pairs:
+        answers = [answer for _, answer in pair.questions if answer in (YES, NO)]
+        if len(answers) >= PLAIN_ANSWERS and len(set(answers)) == 1:
+            found[answers[0]].append(pair)
+    return found[YES], found[NO]
 
 
 def turns(pair: PairQuestions, limit: int, rng: np.random.Generator, decisions: bool = False) -> list[Turn]:

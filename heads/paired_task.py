@@ -17,7 +17,7 @@ from heads.device import autocast
 from heads.errors import HeadsError
 from heads.language_model import LanguageModel
 from heads.methods.stepdiff import StepDiff
-from heads.paired_qa import balanced, draw, read_paired_qa, turns
+from heads.paired_qa import PairQuestions, balanced, draw, plain, read_paired_qa, turns
 from heads.projector import Projector
 from heads.recipe import VideoLMRecipe
 from heads.scoring import score
@@ -53,6 +53,12 @@ class PairedTask:
         self.catalog = store.catalog("clips").frame()
         self.features = Features(store, recipe.view, "tokens")
         self.pairs = read_paired_qa(recipe.pairqa, self.catalog)
+        self.plain = plain(self.pairs)
+        if recipe.plain_first and not all(self.plain):
+            raise HeadsError(
+                f"{recipe.pairqa}: plain_first needs pairs whose YES / NO answers, four or more, are all YES, and such "
+                "whose are all NO; set video_lm.plain_first to 0"
+            )
         check = recipe.validation
         self.options = drawn(read_test_set("diffmcq", check.diffmcq), check.rows, seed)
         self.ranks = drawn(read_test_set("diffrank", check.diffrank), check.rows, seed)
@@ -83,10 +89,21 @@ class PairedTask:
         precision = self.recipe.precision
         warm_start(self.module, self.features, texts, self.pairs, options, precision, self.seed, steps.told)
 
+    def drawn_pairs(self, batch: int) -> list[PairQuestions]:
+        """The pairs of one batch; in the first ones two of three are plain, alike and unlike by turns."""
+        recipe, seed = self.recipe, self.seed
+        pairs = [self.pairs[i] for i in draw(len(self.pairs), recipe.pairs, batch, seed)]
+        if batch < recipe.plain_first * recipe.schedule.accumulate:
+            for kind, pool in enumerate(self.plain):
+                places = range(kind, recipe.pairs * 2 // 3, 2)
+                for place, i in zip(places, draw(len(pool), len(places), batch, seed), strict=True):
+                    pairs[place] = pool[i]
+        return pairs
+
     def loss(self, batch: int) -> Tensor:
         """Mean loss over the answer tokens of one batch of pairs, each token by its turn's weight."""
         recipe = self.recipe
-        pairs = [self.pairs[i] for i in draw(len(self.pairs), recipe.pairs, batch, self.seed)]
+        pairs = self.drawn_pairs(batch)
         rng = np.random.default_rng([self.seed, 1, batch])
         decisions = batch < recipe.decisions_first * recipe.schedule.accumulate
         asked = balanced([turns(pair, recipe.questions, rng, decisions) for pair in pairs], recipe.yes_no_weight)

@@ -28,8 +28,6 @@ class ProjectorOptions:
     """frames of a clip, whose tokens stand frame by frame; 1 where tokens belong to no frame"""
     outputs: int = 32
     """tokens that a clip becomes"""
-    leave_out: float = 0.0
-    """share of the input tokens that each training step leaves out, drawn by the step's seed"""
 
 
 class PerceiverLayer(nn.Module):
@@ -75,7 +73,6 @@ class Projector(nn.Module):
         if tokens % frames:
             raise HeadsError(f"{tokens} tokens a clip do not divide into {frames} frames: set projector.frames")
         width = options.width
-        self.kept = round(tokens * (1 - options.leave_out))
         self.input = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width))
         self.frame_time = nn.Parameter(0.02 * torch.randn(frames, 1, width))
         self.position = nn.Parameter(0.02 * torch.randn(1, tokens // frames, width))
@@ -87,10 +84,12 @@ class Projector(nn.Module):
         nn.init.normal_(self.output.weight, std=out_std / width**0.5)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, tokens: Float[Tensor, "C N D"]) -> Float[Tensor, "C L E"]:
+    def forward(self, tokens: Float[Tensor, "C N D"], leave_out: float = 0.0) -> Float[Tensor, "C L E"]:
+        """leave_out: share of the tokens that is not looked at, the same of all clips, drawn by torch's seed."""
         place = (self.frame_time + self.position).flatten(0, 1)
-        if self.training and self.kept < tokens.shape[1]:
-            kept = torch.randperm(tokens.shape[1], device="cpu")[: self.kept].to(tokens.device)
+        if leave_out:
+            count = tokens.shape[1]
+            kept = torch.randperm(count, device="cpu")[: max(1, round(count * (1 - leave_out)))].to(tokens.device)
             tokens, place = tokens[:, kept], place[kept]
         tokens = self.token_norm(self.input(tokens) + place)
         latents = self.latents.expand(len(tokens), -1, -1)

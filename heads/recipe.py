@@ -21,6 +21,8 @@ class WarmStart:
     """clips a step"""
     learning_rate: float = 1e-3
     """learning rate of the warm start"""
+    leave_out: float = 0.0
+    """share of the input tokens that each of its steps leaves out: faster, and no token is relied on alone"""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Schedule:
     """AdamW's memory of squared gradients; less of it helps short runs"""
     warmup: int = 10
     """steps over which the learning rate rises"""
-    decay: bool = False
-    """whether the learning rate falls to zero by a cosine"""
+    decay: float = 0.0
+    """share of the steps, at the end, over which the learning rate falls to zero by half a cosine"""
     clip_norm: float = 1.0
     """gradient norm is cut to this"""
     validate_every: int = 100
@@ -77,6 +79,9 @@ class VideoLMRecipe:
     """pairs a batch"""
     questions: int = 8
     """questions of a pair in one batch, at most"""
+    plain_first: int = 0
+    """so many steps hold mostly pairs that agree in all that YES or NO answers, or in nothing of it, such as a clip and
+    itself and clips of different steps: looking at both videos is learned on them within a few steps"""
     decisions_first: int = 0
     """so many steps ask only what YES, NO, Video 1 or Video 2 answers: comparing is learned late, and long answers
     drown it"""
@@ -108,6 +113,8 @@ class ContrastiveRecipe:
     """dimensions of the common space"""
     projector: ProjectorOptions = field(default_factory=lambda: ProjectorOptions(outputs=1))
     """Perceiver over the visual tokens, one output token"""
+    leave_out: float = 0.0
+    """share of the visual tokens that each training step leaves out"""
     clips: int = 64
     """clips a batch"""
 

@@ -36,7 +36,7 @@ def system(options: dict[str, Any]) -> str:
     if options["method"] == "step-oracle":
         return "control: knows the step only"
     control = {"none": "", "blind": ", control: no video", "shuffled": ", control: another video"}
-    return f"StepDiff ({Path(options['head']).name}){control[options['control']]}"
+    return f"StepDiff ({options['head']}){control[options['control']]}"
 
 
 def run(options: TableOptions) -> dict[str, Any]:
@@ -62,8 +62,10 @@ def run(options: TableOptions) -> dict[str, Any]:
 
 def cell(row: dict[str, Any], metric: str) -> str:
     figure = row.get(metric)
-    if figure is None or figure["value"] is None:
+    if figure is None:
         return ""
+    if figure["value"] is None:
+        return "undefined"
     interval = figure.get("interval")
     return f"{figure['value']:.3f}" + (
         f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""

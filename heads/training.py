@@ -72,7 +72,8 @@ class Progress:
 def rate_factor(schedule: Schedule, step: int) -> float:
     """What the learning rates are multiplied by in step `step` (from 0)."""
     rising = min(1.0, (step + 1) / max(schedule.warmup, 1))
-    falling = 0.5 * (1 + math.cos(math.pi * step / schedule.steps)) if schedule.decay else 1.0
+    left = (schedule.steps - step) / max(schedule.decay * schedule.steps, 1e-9)
+    falling = 0.5 * (1 - math.cos(math.pi * min(1.0, left)))
     return rising * falling
 
 

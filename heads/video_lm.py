@@ -67,8 +67,8 @@ class VideoLM(nn.Module):
             slots[..., None], clips.flatten(0, 1)[batch.video[slots]].to(embeddings.dtype)
         )
 
-    def project(self, tokens: Float[Tensor, "C N D"]) -> Float[Tensor, "C L E"]:
-        return self.projector(tokens.to(self.lm.device))
+    def project(self, tokens: Float[Tensor, "C N D"], leave_out: float = 0.0) -> Float[Tensor, "C L E"]:
+        return self.projector(tokens.to(self.lm.device), leave_out)
 
     @torch.inference_mode()
     def log_likelihoods(

@@ -73,7 +73,7 @@ def warm_start(
     table = model.lm.embed(torch.tensor([*content, chat.text_ids(".")[0]], device=device)).float().detach()
     optimizer = torch.optim.AdamW(model.projector.parameters(), lr=options.learning_rate)
     keys = texts["key"].to_list()
-    schedule = Schedule(options.steps, warmup=20, decay=True)
+    schedule = Schedule(options.steps, warmup=20, decay=1.0)
     model.train()
     for step in range(options.steps):
         torch.manual_seed(seed + step)
@@ -81,7 +81,7 @@ def warm_start(
         chosen = draw(len(keys), min(options.clips, len(keys)), step, seed)
         tokens = features.read([keys[i] for i in chosen])
         with autocast(device.type, precision):
-            outputs = model.project(tokens).float()
+            outputs = model.project(tokens, options.leave_out).float()
         loss = word_loss(outputs, table, targets[chosen])
         optimizer.zero_grad()
         loss.backward()

@@ -24,15 +24,15 @@ from kitchen.texts import change_for_pairqa, mentioned, state_for_pairqa, which_
 from kitchen.world import Clip
 
 PAIRS = 1500
-OTHER_STEP = 0.15
+OTHER_STEP = 0.12
 """Part of the pairs whose clips show different steps."""
 ITSELF = 0.1
 """Part of the pairs that show one clip twice. They and those of different steps are told apart first; who compares has
 learned to look at both videos by then."""
 CANDIDATES = 40
 """Of so many pairs drawn by chance the one is taken whose YES and NO are scarcest."""
-DIFFERENCES, WHICH, OTHER_STEP_SIMILAR = 3, 2, 3
-"""At most so many questions of a kind and pair; "similar" is asked in every plain category of one step."""
+DIFFERENCES, WHICH = 3, 2
+"""At most so many questions of a kind and pair; "similar" is asked in every plain category."""
 SINGLE_SIMILAR = 5
 """Single attributes that "similar" is asked of: what each of them is a category does not tell."""
 SIMILAR = {5: "YES", 2: "NO", 1: "NO"}
@@ -183,7 +183,7 @@ def _other_step(one: Clip, two: Clip, balance: Balance, rng: random.Random) -> l
     question = pool.WHICH["step"][0].format(v=second if asked else first)
     records.append(_record(one, two, 2, MAIN_ACTION, question, "Video 2" if asked else "Video 1"))
     answers = dict.fromkeys((*CATEGORIES, MAIN_ACTION), "NO")
-    for category in balance.choose(answers, OTHER_STEP_SIMILAR):
+    for category in balance.choose(answers, len(answers)):
         question = pool.SIMILAR.format(category=category)
         records.append(_record(one, two, 3, category, question, "NO"))
     return records

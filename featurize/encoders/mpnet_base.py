@@ -12,6 +12,7 @@ from featurize.errors import FeaturizeError
 from store import Feature
 
 _WANTED = "what python -m weights fetch mpnet-base makes"
+_CHUNK = 16  # texts at once: those of like length, so that little is padding
 
 
 class MpnetBase(Encoder):
@@ -54,7 +55,7 @@ class MpnetBase(Encoder):
         check_texts(texts)
         embedding = self._model.encode(
             texts,
-            batch_size=len(texts),
+            batch_size=_CHUNK,
             normalize_embeddings=True,
             convert_to_numpy=True,
             show_progress_bar=False,

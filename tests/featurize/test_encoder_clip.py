@@ -150,6 +150,15 @@ def test_the_same_batch_gives_the_same_bits(encoder: Encoder, frames: np.ndarray
         assert array.tobytes() == again[name].tobytes()
 
 
+def test_a_frame_has_the_same_bits_beside_other_frames(encoder: Encoder, frames: np.ndarray) -> None:
+    together = encoder.encode_clips(frames)
+    few = np.zeros_like(frames)
+    few[[1, 4]] = frames[[1, 4]]
+    alone = encoder.encode_clips(few)
+    for name, values in together.items():
+        assert alone[name][[1, 4]].tobytes() == values[[1, 4]].tobytes()
+
+
 def test_provenance_tells_what_was_chosen(checkpoint: Path, encoder: Encoder) -> None:
     default = encoder.provenance("clips")
     assert default == load("clip", str(checkpoint), "cpu", -2).provenance("clips")

@@ -1,6 +1,8 @@
 """Guarantees of heads.training, heads.checkpoint, heads.paired_qa, heads.warm_start, heads.contrastive."""
 
+import itertools
 import json
+import math
 import subprocess
 import sys
 import time
@@ -15,7 +17,10 @@ from safetensors.numpy import load_file
 from heads import ask, embed, evaluate, table, train
 from heads.checkpoint import Run, read_metrics
 from heads.errors import HeadsError
-from heads.paired_qa import PairQuestions, draw, read_paired_qa, turns
+from heads.paired_qa import PairQuestions, draw, plain, read_paired_qa, turns
+from heads.paired_task import PairedTask
+from heads.recipe import Schedule, read_recipe
+from heads.training import rate_factor
 from store import Store
 
 
@@ -73,6 +78,18 @@ def aligned(world: Path) -> Path:
     path.write_text(yaml.safe_dump(options))
     assert train.main(["--config", str(path)]) == 0
     return out
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    schedule = Schedule(100, warmup=10, decay=0.25)
+    factors = [rate_factor(schedule, step) for step in range(100)]
+    assert factors[:10] == pytest.approx([i / 10 for i in range(1, 11)])
+    assert factors[10:76] == pytest.approx([1.0] * 66)
+    assert all(a > b > 0 for a, b in itertools.pairwise(factors[75:]))
+    assert rate_factor(schedule, 88) == pytest.approx(0.5, abs=0.04)
+    cosine = [0.5 * (1 + math.cos(math.pi * step / 100)) for step in range(100)]
+    assert [rate_factor(Schedule(100, warmup=0, decay=1.0), step) for step in range(100)] == pytest.approx(cosine)
+    assert {rate_factor(Schedule(100, warmup=0), step) for step in range(100)} == {1.0}
 
 
 def test_a_killed_run_resumed_ends_with_the_same_weights(
@@ -144,7 +161,7 @@ def test_another_recipe_in_the_same_folder_is_refused(
 
 def test_the_loss_falls_and_options_work(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     out = tmp_path / "long"
-    schedule = {"steps": 40, "warmup": 2, "validate_every": 40, "learning_rate": 0.01, "decay": True}
+    schedule = {"steps": 40, "warmup": 2, "validate_every": 40, "learning_rate": 0.01, "decay": 1.0}
     more = {"schedule": schedule, "packed": False, "precision": "float32", "warm_start": None, "lora": None}
     assert train.main(["--config", str(recipe(world, tiny_lm, out, **more))]) == 0
     losses = [r["loss"] for r in read_metrics(out / "metrics.jsonl") if "loss" in r]
@@ -180,6 +197,47 @@ def test_decisions_first_asks_what_has_one_of_two_answers() -> None:
     assert len(turns(pair, 8, np.random.default_rng(0))) == 4
     told = PairQuestions("a", "b", (("What differs?", "In Video 2, a fork."),))
     assert len(turns(told, 8, np.random.default_rng(0), decisions=True)) == 1, "a pair without decisions is asked all"
+
+
+def pair(reference: str, *answers: str) -> PairQuestions:
+    return PairQuestions(reference, "z", tuple((f"Question {i}?", answer) for i, answer in enumerate(answers)))
+
+
+def test_plain_pairs_are_those_that_yes_answers_every_question_of_or_no() -> None:
+    alike, unlike = pair("a", "YES", "YES", "Video 1", "YES", "YES"), pair("b", *["NO"] * 5, "In Video 2, a fork.")
+    others = [pair("c", "YES", "YES", "YES"), pair("d", *["YES"] * 5, "NO"), pair("e", "Video 1"), pair("f")]
+    assert plain([others[0], unlike, *others[1:], alike]) == ([alike], [unlike])
+
+
+def test_plain_first_holds_two_plain_pairs_of_three(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (world / "pairqa.jsonl").read_text().splitlines()]
+    clips = list(dict.fromkeys(row["reference"] for row in rows))[:4]
+    for clip, answer in zip(clips, ("YES", "YES", "NO", "NO"), strict=True):
+        rows += [
+            {"reference": clip, "candidate": clip, "question": f"Alike {i}?", "answer": answer} for i in range(4)
+        ]
+    path = tmp_path / "plain.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    schedule = {"steps": 4, "accumulate": 2, "validate_every": 4}
+    settings = {"pairqa": str(path), "plain_first": 2, "pairs": 4, "schedule": schedule}
+    made = read_recipe(recipe(world, tiny_lm, tmp_path / "run", **settings)).video_lm
+    assert made is not None
+    task = PairedTask(made, Store.open(world / "features"), 0, "cpu")
+    for batch in range(8):
+        pairs = task.drawn_pairs(batch)
+        assert pairs == task.drawn_pairs(batch) and len(pairs) == 4
+        kinds = [[pair in pool for pool in task.plain] for pair in pairs]
+        if batch < 4:
+            assert kinds[:2] == [[True, False], [False, True]]
+    assert any(not any(kind) for kind in kinds), "ordinary pairs follow"
+
+
+def test_plain_first_without_plain_pairs_is_refused(
+    world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = recipe(world, tiny_lm, tmp_path / "run", plain_first=1)
+    assert train.main(["--config", str(path)]) == 1
+    assert "set video_lm.plain_first to 0" in capsys.readouterr().err
 
 
 def test_evaluate_writes_predictions_that_score_again(

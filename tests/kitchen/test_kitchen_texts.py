@@ -22,6 +22,7 @@ WORLD = make_world(132, 0)
 CLIPS = {clip.id: clip for video in WORLD for clip in video.clips}
 TRAIN = [clip for clip in CLIPS.values() if clip.split == "train"]
 RECORDS = paired_questions(TRAIN, 0)
+ATTRIBUTES = {name: attribute for attribute, name in pairqa.SINGLE.items()}
 POOLS = {"narration": narration.TEMPLATES, "pairqa": pairqa.TEMPLATES, "test": tests.TEMPLATES}
 
 
@@ -115,8 +116,8 @@ def test_pairqa_size_and_runs() -> None:
     runs = [key for key, _ in itertools.groupby(RECORDS, lambda r: (r["reference"], r["candidate"]))]
     pairs = set(runs)
     assert 1300 <= len(pairs) <= 1700
-    assert len(runs) <= len(pairs) * 1.02  # a pair of different steps may be drawn twice
-    assert 7 <= len(RECORDS) / len(runs) <= 10
+    assert len(runs) <= len(pairs) * 1.03  # a clip with itself and a pair of different steps may be drawn twice
+    assert 11 <= len(RECORDS) / len(runs) <= 14
     assert any((b, a) in pairs for a, b in pairs)
 
 
@@ -130,7 +131,11 @@ def test_similar_is_answered_by_the_score_and_balanced() -> None:
         assert record["question"] == (
             f"Do the two videos share a similar {category}? Answer with a single word: YES or NO."
         )
-        if a.step != b.step:
+        if category in ATTRIBUTES:
+            value, other = (getattr(x, ATTRIBUTES[category]) for x in (a, b))
+            assert a.step == b.step and value is not None
+            alike = value == other
+        elif a.step != b.step:
             alike = False
         elif category == MAIN_ACTION:
             alike = True
@@ -139,10 +144,19 @@ def test_similar_is_answered_by_the_score_and_balanced() -> None:
             assert alike or score(category, a, b) <= 2, "3 and 4 are not plain"
         assert record["answer"] == ("YES" if alike else "NO")
         counts[category, str(record["answer"])] += 1
-    for category in (*CATEGORIES, MAIN_ACTION):
-        yes, no = counts[category, "YES"], counts[category, "NO"]
+    for topic in (*CATEGORIES, MAIN_ACTION, *ATTRIBUTES):
+        yes, no = counts[topic, "YES"], counts[topic, "NO"]
         assert yes + no > 200
         assert 0.4 < yes / (yes + no) < 0.6
+
+
+def test_a_pair_of_a_clip_with_itself_differs_in_nothing_and_is_said_to() -> None:
+    own = [r for r in RECORDS if r["reference"] == r["candidate"]]
+    assert 0.05 < len({r["reference"] for r in own}) / 1500 < 0.12
+    assert {r["answer"] for r in own if r["type"] == 3} == {"YES"}
+    assert not any(r["type"] == 2 for r in own)
+    kinds = Counter(r["type"] for r in own)
+    assert kinds[3] > 500 and kinds[1] > 30
 
 
 def test_which_video_is_balanced() -> None:
