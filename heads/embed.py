@@ -58,7 +58,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
     store, device = Store.open(options.store), pick_device(options.device)
     head, recipe = load_contrastive(Path(options.head), store, device)
     weights = fingerprint(Run(Path(options.head)).best() / "head.safetensors")
-    sides = {
+    sides: dict[str, tuple[Features, Callable[[Tensor], Tensor]]] = {
         "clips": (Features(store, recipe.view, "tokens"), head.embed_clips),
         "texts": (Features(store, recipe.text_view, "embedding", "texts"), head.embed_texts),
     }

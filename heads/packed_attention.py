@@ -114,8 +114,8 @@ def packed_attention(
     seen = scaled_dot_product_attention(first, wide_key, wide_value, is_causal=True, scale=scaling)
     parts = [seen.transpose(1, 2).flatten(0, 1)]
     # Query heads that share a key head stand one behind another: keys need no copies, and products are larger.
-    flat = [query.unflatten(1, (-1, group)).permute(0, 3, 2, 1, 4), *(x.transpose(1, 2)[:, :, None] for x in (key, value))]
-    flat = [x.flatten(0, 1) for x in flat]
+    grouped = query.unflatten(1, (-1, group)), key[:, :, None], value[:, :, None]
+    flat = [x.permute(0, 3, 2, 1, 4).flatten(0, 1) for x in grouped]
     for block in layout.blocks:
         own, own_key, own_value = (
             x.index_select(0, block.places.flatten()).unflatten(0, block.places.shape).flatten(1, 2).transpose(1, 2)
