@@ -9,16 +9,19 @@ Guarantees
 - a checkpoint is there whole or not at all
 - weights and optimiser come back bit for bit, without pickle
 - what was logged after the checkpoint that a run resumes from is logged once
+- a damaged file is named in one line; best.json names a checkpoint of its own folder or is refused
 """
 
 import json
 import os
+import re
 import shutil
 import uuid
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -61,12 +64,16 @@ class Run:
 
     def best(self) -> Path:
         """The checkpoint that validation chose; HeadsError where there is none."""
-        try:
-            return self.folder / json.loads((self.folder / "best.json").read_text())["checkpoint"]
-        except FileNotFoundError as error:
+        path = self.folder / "best.json"
+        if not path.exists():
             raise HeadsError(
                 f"{self.folder}: no finished training here; run python -m heads.train --config RECIPE.yaml"
-            ) from error
+            )
+        record = _read_json(path)
+        name = record.get("checkpoint") if isinstance(record, dict) else None
+        if not re.fullmatch(r"checkpoint-\d+", str(name)):
+            raise HeadsError(f"{path}: names no checkpoint of this folder, but {name!r}; train into a new folder")
+        return self.folder / str(name)
 
     def save(
         self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
@@ -90,7 +97,7 @@ class Run:
         self, checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None
     ) -> dict[str, Any]:
         wanted = trainable(module)
-        found = load_file(checkpoint / "head.safetensors")
+        found = _read_tensors(checkpoint / "head.safetensors")
         if wanted.keys() != found.keys():
             odd = sorted(wanted.keys() ^ found.keys())
             raise HeadsError(
@@ -106,8 +113,8 @@ class Run:
                     )
                 parameter.copy_(found[name])
         if optimizer is not None:
-            restore_optimizer(optimizer, load_file(checkpoint / "optimizer.safetensors"))
-        return json.loads((checkpoint / "state.json").read_text())
+            restore_optimizer(optimizer, _read_tensors(checkpoint / "optimizer.safetensors"))
+        return _read_json(checkpoint / "state.json")
 
     def name_best(self, checkpoint: Path, step: int, score: float) -> None:
         record = {"checkpoint": checkpoint.name, "step": step, "score": score}
@@ -123,6 +130,26 @@ class Run:
                 shutil.rmtree(checkpoint)
         for rest in self.folder.glob(".checkpoint.*"):
             shutil.rmtree(rest)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> HeadsError:
+    return HeadsError(
+        f"{path}: missing or damaged ({error}); remove its checkpoint folder to resume from another, or train anew"
+    )
 
 
 class MetricsLog:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -130,6 +131,29 @@ def test_the_best_checkpoint_is_named_the_earliest_of_equals(trained: Path) -> N
     assert kept == {Run(trained).best().name, "checkpoint-000006"}
     assert (trained / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert list((trained / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("best.json", '{"checkpoint": "../elsewhere/checkpoint-000006"}', "names no checkpoint of this folder"),
+        ("best.json", '{"checkpoint": ["checkpoint-000006"]}', "names no checkpoint of this folder"),
+        ("best.json", '{"checkpoint": ', "best.json: missing or damaged"),
+        ("best.json", "[]", "names no checkpoint of this folder"),
+        ("checkpoint-000006/head.safetensors", "not tensors", "head.safetensors: missing or damaged"),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(
+    trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str, content: str, message: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / "best.json").write_text('{"checkpoint": "checkpoint-000006"}')
+    (run / name).write_text(content)
+    asked = ["--store", str(world / "features"), "--head", str(run), "--reference", "a", "--candidate", "b", "Why?"]
+    assert ask.main(asked) == 1
+    told = capsys.readouterr().err.strip()
+    assert message in told and "\n" not in told and str(run) in told
 
 
 def test_training_moves_only_projector_and_lora(trained: Path) -> None:
