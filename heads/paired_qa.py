@@ -74,11 +74,25 @@ def plain(pairs: Sequence[PairQuestions]) -> tuple[list[PairQuestions], list[Pai
     return found[YES], found[NO]
 
 
+def kind(answer: str) -> int:
+    """0: YES or NO; 1: one of the two videos; 2: words of its own."""
+    return 0 if answer in (YES, NO) else 1 if answer in VIDEOS else 2
+
+
 def turns(pair: PairQuestions, limit: int, rng: np.random.Generator, decisions: bool = False) -> list[Turn]:
-    """At most `limit` questions of a pair, without repeats; decisions: of those with one of two answers, if any."""
-    asked = [qa for qa in pair.questions if qa[1] in (YES, NO, *VIDEOS)] if decisions else []
+    """At most `limit` questions of a pair, without repeats, of every kind of answer in turn as long as there are some.
+
+    decisions: only of those with one of two answers, if there are any.
+    """
+    asked = [qa for qa in pair.questions if kind(qa[1]) < 2] if decisions else []
     asked = asked or list(pair.questions)
-    return [Turn(*asked[i]) for i in rng.permutation(len(asked))[:limit]]
+    order = rng.permutation(len(asked)).tolist()
+    met = Counter[int]()
+    rounds: dict[int, int] = {}
+    for place in order:
+        rounds[place] = met[kind(asked[place][1])]
+        met[kind(asked[place][1])] += 1
+    return [Turn(*asked[place]) for place in sorted(order, key=rounds.__getitem__)[:limit]]
 
 
 def balanced(asked: Sequence[Sequence[Turn]], yes_no_weight: float) -> list[list[Turn]]:

@@ -61,14 +61,15 @@ def warm_start(
     pairs: paired QA about the same clips, which tells content words from manner of speaking.
     """
     chat, device = model.lm.chat, model.lm.device
-    ids = {word: chat.text_ids(f" {word}") for word in content_words(texts, pairs)}
-    if not ids:
+    # Of a word of several tokens the first: the others would take places and say nothing more.
+    first = {word: chat.text_ids(f" {word}")[0] for word in content_words(texts, pairs)}
+    if not first:
         raise HeadsError("warm start: the texts share no content words with the paired QA; drop warm_start")
-    content = sorted({token for tokens in ids.values() for token in tokens})
+    content = sorted(set(first.values()))
     place = {token: i for i, token in enumerate(content)}
     said = np.zeros((len(texts), len(content)), bool)
     for number, text in enumerate(texts["text"]):
-        said[number, [place[token] for word in words(text) & ids.keys() for token in ids[word]]] = True
+        said[number, [place[first[word]] for word in words(text) & first.keys()]] = True
     targets = torch.from_numpy(word_targets(said, model.outputs)).to(device)
     table = model.lm.embed(torch.tensor([*content, chat.text_ids(".")[0]], device=device)).float().detach()
     optimizer = torch.optim.AdamW(model.projector.parameters(), lr=options.learning_rate)

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from heads import ask, embed, evaluate, table, train
 from heads.checkpoint import Run, read_metrics
 from heads.errors import HeadsError
-from heads.paired_qa import PairQuestions, draw, plain, read_paired_qa, turns
+from heads.paired_qa import PairQuestions, draw, kind, plain, read_paired_qa, turns
 from heads.paired_task import PairedTask
 from heads.recipe import Schedule, read_recipe
 from heads.training import rate_factor
@@ -221,6 +221,17 @@ def test_decisions_first_asks_what_has_one_of_two_answers() -> None:
     assert len(turns(pair, 8, np.random.default_rng(0))) == 4
     told = PairQuestions("a", "b", (("What differs?", "In Video 2, a fork."),))
     assert len(turns(told, 8, np.random.default_rng(0), decisions=True)) == 1, "a pair without decisions is asked all"
+
+
+def test_every_kind_of_answer_has_its_turn() -> None:
+    asked = pair("a", *["YES"] * 4, *["NO"] * 3, "Video 1", *[f"In Video 2, {word}." for word in ("a", "b", "c")])
+    for seed in range(20):
+        drawn = turns(asked, 6, np.random.default_rng(seed))
+        assert len(set(drawn)) == 6
+        assert sorted(kind(turn.answer) for turn in drawn) in ([0, 0, 0, 1, 2, 2], [0, 0, 1, 2, 2, 2])
+    assert len(turns(asked, 20, np.random.default_rng(0))) == 11
+    firsts = {turns(asked, 6, np.random.default_rng(seed))[0] for seed in range(20)}
+    assert len(firsts) > 5, "which questions are drawn is left to chance"
 
 
 def pair(reference: str, *answers: str) -> PairQuestions:
