@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from heads.chat import Chat
 from heads.clips import Features
 from heads.content_words import content_words, words
 from heads.device import autocast
@@ -30,6 +31,15 @@ from heads.word_places import word_places
 
 SHARPNESS = 4.0  # of the softmax over distances, which are in units of the words' variance
 FREE_WEIGHT = 0.1  # of an output token none of whose words the text says
+
+
+def first_token(chat: Chat, word: str) -> int:
+    """The first token of a word within a text: the others would take places and say nothing more.
+
+    Some tokenizers have a token of its own for the space before it, which says nothing.
+    """
+    ids = chat.text_ids(f" {word}")
+    return next((token for token in ids if chat.tokenizer.decode([token]).strip()), ids[0])
 
 
 def split_texts(
@@ -61,8 +71,7 @@ def warm_start(
     pairs: paired QA about the same clips, which tells content words from manner of speaking.
     """
     chat, device = model.lm.chat, model.lm.device
-    # Of a word of several tokens the first: the others would take places and say nothing more.
-    first = {word: chat.text_ids(f" {word}")[0] for word in content_words(texts, pairs)}
+    first = {word: first_token(chat, word) for word in content_words(texts, pairs)}
     if not first:
         raise HeadsError("warm start: the texts share no content words with the paired QA; drop warm_start")
     content = sorted(set(first.values()))

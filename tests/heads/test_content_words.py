@@ -6,10 +6,11 @@ import pytest
 import torch
 from scipy.stats import pearsonr
 
+from heads.chat import Chat
 from heads.content_words import agreement, content_words
 from heads.packing import Turn
 from heads.paired_qa import PairQuestions, balanced
-from heads.warm_start import word_loss, word_targets
+from heads.warm_start import first_token, word_loss, word_targets
 from heads.word_places import word_places
 
 TOOLS, SHADES = ("whisk", "spoon", "fork"), ("light", "dark")
@@ -84,3 +85,23 @@ def test_the_loss_is_least_where_outputs_are_their_words() -> None:
     exact = word_loss(table[targets], table, targets)
     assert exact < 0.1
     assert word_loss(table[targets.flip(0)], table, targets) > exact + 0.5
+
+
+class Tokenizer:
+    """Letters are tokens; `space` says whether a space is one of its own or belongs to the letter behind it."""
+
+    chat_template = "there is one"
+
+    def __init__(self, space: bool) -> None:
+        self.space = space
+
+    def __call__(self, text: str, **options: bool) -> dict[str, list[int]]:
+        return {"input_ids": [ord(letter) for letter in (text if self.space else text.strip())]}
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(map(chr, ids))
+
+
+@pytest.mark.parametrize("space", [False, True])
+def test_a_word_is_its_first_token_that_says_something(space: bool) -> None:
+    assert first_token(Chat(Tokenizer(space)), "whisk") == ord("w")
