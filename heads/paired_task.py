@@ -94,10 +94,11 @@ class PairedTask:
         recipe, seed = self.recipe, self.seed
         pairs = [self.pairs[i] for i in draw(len(self.pairs), recipe.pairs, batch, seed)]
         if batch < recipe.plain_first * recipe.schedule.accumulate:
-            for kind, pool in enumerate(self.plain):
-                places = range(kind, recipe.pairs * 2 // 3, 2)
-                for place, i in zip(places, draw(len(pool), len(places), batch, seed), strict=True):
-                    pairs[place] = pool[i]
+            count = recipe.pairs * 2 // 3
+            for place in range(count):
+                number = batch * count + place
+                pool = self.plain[number % 2]
+                pairs[place] = pool[draw(len(pool), 1, number // 2, seed)[0]]
         return pairs
 
     def loss(self, batch: int) -> Tensor:

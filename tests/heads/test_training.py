@@ -244,7 +244,8 @@ def test_plain_pairs_are_those_that_yes_answers_every_question_of_or_no() -> Non
     assert plain([others[0], unlike, *others[1:], alike]) == ([alike], [unlike])
 
 
-def test_plain_first_holds_two_plain_pairs_of_three(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pairs", [2, 4])
+def test_plain_first_holds_two_plain_pairs_of_three(pairs: int, world: Path, tiny_lm: str, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (world / "pairqa.jsonl").read_text().splitlines()]
     clips = list(dict.fromkeys(row["reference"] for row in rows))[:4]
     for clip, answer in zip(clips, ("YES", "YES", "NO", "NO"), strict=True):
@@ -254,17 +255,18 @@ def test_plain_first_holds_two_plain_pairs_of_three(world: Path, tiny_lm: str, t
     path = tmp_path / "plain.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     schedule = {"steps": 4, "accumulate": 2, "validate_every": 4}
-    settings = {"pairqa": str(path), "plain_first": 2, "pairs": 4, "schedule": schedule}
+    settings = {"pairqa": str(path), "plain_first": 2, "pairs": pairs, "schedule": schedule}
     made = read_recipe(recipe(world, tiny_lm, tmp_path / "run", **settings)).video_lm
     assert made is not None
     task = PairedTask(made, Store.open(world / "features"), 0, "cpu")
-    for batch in range(8):
-        pairs = task.drawn_pairs(batch)
-        assert pairs == task.drawn_pairs(batch) and len(pairs) == 4
-        kinds = [[pair in pool for pool in task.plain] for pair in pairs]
-        if batch < 4:
-            assert kinds[:2] == [[True, False], [False, True]]
-    assert any(not any(kind) for kind in kinds), "ordinary pairs follow"
+    drawn = [task.drawn_pairs(batch) for batch in range(8)]
+    assert drawn == [task.drawn_pairs(batch) for batch in range(8)] and all(len(own) == pairs for own in drawn)
+    plain_ones = [own[: pairs * 2 // 3] for own in drawn[:4]]
+    kinds = [task.plain[0].count(own) for own in itertools.chain(*plain_ones)]
+    assert kinds == [1, 0] * (len(kinds) // 2), "alike and unlike by turns"
+    assert all(own in task.plain[1] for own in list(itertools.chain(*plain_ones))[1::2])
+    ordinary = [own for own in itertools.chain(*drawn[4:]) if own not in task.plain[0] + task.plain[1]]
+    assert ordinary, "ordinary pairs follow"
 
 
 def test_plain_first_without_plain_pairs_is_refused(
