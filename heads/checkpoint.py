@@ -69,7 +69,10 @@ class Run:
             raise HeadsError(
                 f"{self.folder}: no finished training here; run python -m heads.train --config RECIPE.yaml"
             )
-        record = _read_json(path)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise HeadsError(f"{path}: damaged ({error}); train into a new folder") from error
         name = record.get("checkpoint") if isinstance(record, dict) else None
         if not re.fullmatch(r"checkpoint-\d+", str(name)):
             raise HeadsError(f"{path}: names no checkpoint of this folder, but {name!r}; train into a new folder")

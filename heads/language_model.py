@@ -145,7 +145,7 @@ class LanguageModel(nn.Module):
         and again. The output layer, which often is the table of input embeddings too, stays as it is."""
         output = self.model.get_output_embeddings()
         for layer in self.model.modules():
-            if isinstance(layer, nn.Linear) and layer is not output and not layer.weight.requires_grad:
+            if isinstance(layer, nn.Linear) and layer.weight is not output.weight and not layer.weight.requires_grad:
                 layer.to(dtype)
 
     def lora_state(self) -> dict[str, Tensor]:

@@ -99,7 +99,8 @@ class Packer:
             self.chat.text_ids(turn.question) + self.pieces.to_answer + self.chat.text_ids(turn.given)
         )
         # The space that parts seed and answer belongs to the answer: tokenizers glue it to the next word.
-        answer = self.chat.text_ids(" " + turn.answer if turn.given else turn.answer)
+        # Where nothing is answered yet there is no such space: a model goes on from one otherwise than from a word.
+        answer = self.chat.text_ids(" " + turn.answer if turn.given and turn.answer else turn.answer)
         answer += self.pieces.end if turn.ends else ()
         ids = asked + answer
         first = len(asked) - 1

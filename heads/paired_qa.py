@@ -3,7 +3,7 @@
 Guarantees
 - no clip of the val or test split trains
 - YES and NO weigh the same in every batch
-- plain pairs are those that YES answers every question of, or NO, and that are asked enough to tell
+- one-sided pairs are those whose YES / NO answers are all YES, or all NO, and enough to tell
 - the order of pairs is a pure function of seed and step, so a resumed run sees what an unbroken one sees
 """
 
@@ -19,7 +19,7 @@ from heads.jsonl import read_objects
 from heads.packing import Turn
 from heads.prompts import NO, VIDEOS, YES
 
-PLAIN_ANSWERS = 4  # YES or NO so often and never the other: the pair is alike in everything, or in nothing
+ONE_SIDED = 4  # so many answers of YES, or of NO, and none of the other make a pair one-sided
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,19 @@ def draw(items: int, count: int, step: int, seed: int) -> list[int]:
     return [int(orders[place // items][place % items]) for place in places]
 
 
-def plain(pairs: Sequence[PairQuestions]) -> tuple[list[PairQuestions], list[PairQuestions]]:
-    """Pairs that YES answers all YES / NO questions of, then those that NO does, PLAIN_ANSWERS of them or more."""
+def one_sided(pairs: Sequence[PairQuestions]) -> tuple[list[PairQuestions], list[PairQuestions]]:
+    """Pairs whose YES / NO answers, ONE_SIDED or more, are all YES, then those whose are all NO."""
     found: dict[str, list[PairQuestions]] = {YES: [], NO: []}
     for pair in pairs:
         answers = [answer for _, answer in pair.questions if answer in (YES, NO)]
-        if len(answers) >= PLAIN_ANSWERS and len(set(answers)) == 1:
+        if len(answers) >= ONE_SIDED and len(set(answers)) == 1:
             found[answers[0]].append(pair)
     return found[YES], found[NO]
 
 
-def kind(answer: str) -> int:
-    """0: YES or NO; 1: one of the two videos; 2: words of its own."""
-    return 0 if answer in (YES, NO) else 1 if answer in VIDEOS else 2
+def kind(answer: str) -> str:
+    """The kind of an answer, as the supplement's three prompt types ask for it."""
+    return "decision" if answer in (YES, NO) else "video" if answer in VIDEOS else "text"
 
 
 def turns(pair: PairQuestions, limit: int, rng: np.random.Generator, decisions: bool = False) -> list[Turn]:
@@ -84,10 +84,10 @@ def turns(pair: PairQuestions, limit: int, rng: np.random.Generator, decisions: 
 
     decisions: only of those with one of two answers, if there are any.
     """
-    asked = [qa for qa in pair.questions if kind(qa[1]) < 2] if decisions else []
+    asked = [qa for qa in pair.questions if kind(qa[1]) != "text"] if decisions else []
     asked = asked or list(pair.questions)
     order = rng.permutation(len(asked)).tolist()
-    met = Counter[int]()
+    met = Counter[str]()
     rounds: dict[int, int] = {}
     for place in order:
         rounds[place] = met[kind(asked[place][1])]

@@ -17,7 +17,7 @@ from heads.device import autocast
 from heads.errors import HeadsError
 from heads.language_model import LanguageModel
 from heads.methods.stepdiff import StepDiff
-from heads.paired_qa import PairQuestions, balanced, draw, plain, read_paired_qa, turns
+from heads.paired_qa import ONE_SIDED, PairQuestions, balanced, draw, one_sided, read_paired_qa, turns
 from heads.projector import Projector
 from heads.recipe import VideoLMRecipe
 from heads.scoring import score
@@ -53,11 +53,11 @@ class PairedTask:
         self.catalog = store.catalog("clips").frame()
         self.features = Features(store, recipe.view, "tokens")
         self.pairs = read_paired_qa(recipe.pairqa, self.catalog)
-        self.plain = plain(self.pairs)
-        if recipe.plain_first and not all(self.plain):
+        self.one_sided = one_sided(self.pairs)
+        if recipe.one_sided_first and (recipe.pairs < 2 or not all(self.one_sided)):
             raise HeadsError(
-                f"{recipe.pairqa}: plain_first needs pairs whose YES / NO answers, four or more, are all YES, and such "
-                "whose are all NO; set video_lm.plain_first to 0"
+                f"{recipe.pairqa}: one_sided_first needs two pairs a batch, and pairs whose YES / NO answers, "
+                f"{ONE_SIDED} or more, are all YES, and such whose are all NO; set video_lm.one_sided_first to 0"
             )
         check = recipe.validation
         self.options = drawn(read_test_set("diffmcq", check.diffmcq), check.rows, seed)
@@ -90,14 +90,14 @@ class PairedTask:
         warm_start(self.module, self.features, texts, self.pairs, options, precision, self.seed, steps.told)
 
     def drawn_pairs(self, batch: int) -> list[PairQuestions]:
-        """The pairs of one batch; in the first ones two of three are plain, alike and unlike by turns."""
+        """The pairs of one batch; in the first ones two of three are one-sided, alike and unlike by turns."""
         recipe, seed = self.recipe, self.seed
         pairs = [self.pairs[i] for i in draw(len(self.pairs), recipe.pairs, batch, seed)]
-        if batch < recipe.plain_first * recipe.schedule.accumulate:
+        if batch < recipe.one_sided_first * recipe.schedule.accumulate:
             count = recipe.pairs * 2 // 3
             for place in range(count):
                 number = batch * count + place
-                pool = self.plain[number % 2]
+                pool = self.one_sided[number % 2]
                 pairs[place] = pool[draw(len(pool), 1, number // 2, seed)[0]]
         return pairs
 

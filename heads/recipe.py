@@ -79,9 +79,9 @@ class VideoLMRecipe:
     """pairs a batch"""
     questions: int = 8
     """questions of a pair in one batch, at most"""
-    plain_first: int = 0
-    """so many steps hold mostly pairs that agree in all that YES or NO answers, or in nothing of it, such as a clip and
-    itself and clips of different steps: looking at both videos is learned on them within a few steps"""
+    one_sided_first: int = 0
+    """so many steps hold mostly one-sided pairs, to whose questions the answer is always YES, or always NO, such as a
+    clip and itself and clips of different steps: looking at both videos is learned on them within a few steps"""
     decisions_first: int = 0
     """so many steps ask only what YES, NO, Video 1 or Video 2 answers: comparing is learned late, and long answers
     drown it"""
@@ -145,5 +145,9 @@ def read_recipe(path: Path) -> TrainOptions:
         )
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TrainOptions, as_group=False)
-    parsed = parser.instantiate(parser.parse_path(str(path)))
+    try:
+        parsed = parser.instantiate(parser.parse_path(str(path)))
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise HeadsError(f"{path}: damaged, or of another version ({why}); train into a new folder") from error
     return TrainOptions(**{name: getattr(parsed, name) for name in TrainOptions.__dataclass_fields__})

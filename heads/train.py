@@ -23,7 +23,10 @@ def remember(options: TrainOptions, folder: Path) -> None:
     path = folder / "recipe.yaml"
     asked: dict[str, Any] = json.loads(json.dumps(asdict(options)))
     if path.exists():
-        stood = yaml.safe_load(path.read_text(encoding="utf-8"))
+        try:
+            stood = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            raise HeadsError(f"{path}: damaged; give another --out or remove the folder") from error
         differ = sorted(k for k in asked.keys() | stood.keys() if asked.get(k) != stood.get(k))
         if differ:
             raise HeadsError(

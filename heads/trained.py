@@ -44,7 +44,7 @@ def disclosure(recipe: VideoLMRecipe) -> dict[str, Any]:
         "lora": recipe.lora is not None,
         "packed": recipe.packed,
         "yes_no_weight": recipe.yes_no_weight,
-        "plain_first": recipe.plain_first,
+        "one_sided_first": recipe.one_sided_first,
         "decisions_first": recipe.decisions_first,
         "language_model": recipe.language_model,
         "steps": recipe.schedule.steps,

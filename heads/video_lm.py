@@ -2,7 +2,7 @@
 
 Guarantees
 - log-likelihoods of packed questions equal those of separate ones
-- an answer written in a batch is the one written alone
+- in float32 an answer written in a batch is the one written alone
 - a frozen language model keeps no graph that training does not need
 """
 

@@ -2,10 +2,10 @@
 
 Guarantees
 - both clips are training clips; they show the same step but where main actions are compared;
-- all questions of a pair stand together;
+- all questions of a pair stand together; a clip with itself and a pair of different steps may come again;
 - "share a similar" is asked of categories where the answer is plain, YES at a score of 5, NO at 1 or 2,
-  and of single attributes; pairs are chosen so that YES and NO are balanced within each topic as far
-  as the clips allow;
+  and of single attributes; YES and NO are balanced within each topic as far as the clips allow, by the
+  choice of pairs for categories and of questions for attributes;
 - a pair of a clip with itself differs in nothing, and is said to;
 - "Which video" is answered Video 1 and Video 2 about equally often.
 """
@@ -27,8 +27,7 @@ PAIRS = 1500
 OTHER_STEP = 0.12
 """Part of the pairs whose clips show different steps."""
 ITSELF = 0.1
-"""Part of the pairs that show one clip twice. They and those of different steps are told apart first; who compares has
-learned to look at both videos by then."""
+"""Part of the pairs that show one clip twice. They and those of different steps are the easiest to tell apart."""
 CANDIDATES = 40
 """Of so many pairs drawn by chance the one is taken whose YES and NO are scarcest."""
 DIFFERENCES, WHICH = 3, 2
@@ -81,17 +80,17 @@ def paired_questions(clips: list[Clip], seed: int) -> list[Record]:
 
 
 def _pairs(clips: list[Clip], balance: Balance, rng: random.Random) -> Iterator[tuple[Clip, Clip]]:
-    """Distinct pairs, each chosen when what was asked of those before it stands in `balance`."""
+    """Pairs, each chosen when what was asked of those before it stands in `balance`; those of one step are distinct."""
     by_step: dict[str, list[Clip]] = {}
     for clip in clips:
         by_step.setdefault(clip.truth.step, []).append(clip)
     left = [pair for group in by_step.values() for pair in itertools.permutations(group, 2)]
     rng.shuffle(left)
     for _ in range(PAIRS):
-        kind = rng.random()
-        if kind < ITSELF:
+        drawn = rng.random()
+        if drawn < ITSELF:
             yield (rng.choice(clips),) * 2
-        elif kind < ITSELF + OTHER_STEP and len(by_step) > 1:
+        elif drawn < ITSELF + OTHER_STEP and len(by_step) > 1:
             first, second = rng.sample(sorted(by_step), 2)
             yield rng.choice(by_step[first]), rng.choice(by_step[second])
         elif left:

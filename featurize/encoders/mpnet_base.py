@@ -1,4 +1,7 @@
-"""all-mpnet-base-v2: one L2-normalised embedding of 768 numbers for a text."""
+"""all-mpnet-base-v2: one L2-normalised embedding of 768 numbers for a text.
+
+Texts of a batch are encoded sorted by length, a few at once: the last bits of an embedding depend on its batch.
+"""
 
 from pathlib import Path
 

@@ -1,8 +1,10 @@
-"""Frames that a clip repeats are encoded once: a still image is one frame, eight times.
+"""Frames that repeat the one before them are encoded once: a still image is one frame, eight times.
+
+What it saves depends on the batch, for chunks are filled up: four stills take one chunk of 16 instead of two.
 
 Guarantees
 - a frame's features are those of encoding every frame (`test_repeated_frames_are_encoded_once`)
-- a frame's bits do not depend on which frames are encoded beside it, nor on how many
+- on the CPU a frame's bits do not depend on which frames are encoded beside it, nor on how many
   (`test_a_frame_has_the_same_bits_beside_other_frames`)
 """
 

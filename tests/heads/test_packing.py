@@ -138,20 +138,29 @@ def test_held_in_the_precision_of_its_products_the_model_says_the_same_bit_by_bi
 ) -> None:
     lm = copy.deepcopy(model.lm)
     lm.add_lora(Lora(rank=2), seed=0)
+    for name, weight in lm.lora_state().items():
+        torch.nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(len(name)))
     batch, _ = model.pack([[Turn("What differs?", "a whisk")]], clips[:2], True)
 
-    def said() -> torch.Tensor:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            return lm.hidden(model.embed(batch, clips[:2]), batch.segment, batch.positions)
+    def said() -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = lm.logits(lm.hidden(model.embed(batch, clips[:2]), batch.segment, batch.positions))
+        return [logits.detach(), *torch.autograd.grad(logits.float().square().mean(), list(lm.lora_state().values()))]
 
     before = said()
     lm.hold_frozen(torch.bfloat16)
-    assert torch.equal(said(), before)
+    for value, expected in zip(said(), before, strict=True):
+        assert torch.equal(value, expected) and expected.any()
     held = {name: p.dtype for name, p in lm.named_parameters() if p.dtype == torch.bfloat16}
     assert held and not any("lora_" in name or "embed" in name for name in held)
 
 
-def test_an_answer_written_in_a_batch_is_the_one_written_alone(model: VideoLM, clips: torch.Tensor) -> None:
+def test_what_is_to_be_written_follows_the_last_word_that_is_given(model: VideoLM) -> None:
+    packed = Packer(model.lm.chat, OUTPUTS).pack([[Turn("What differs?", "", "In Video 2, they", ends=False)]])
+    assert packed.ids[0, -1] == model.lm.chat.text_ids(" they")[-1]
+
+
+def test_in_float32_an_answer_written_in_a_batch_is_the_one_written_alone(model: VideoLM, clips: torch.Tensor) -> None:
     turns = [Turn("What differs?", "", "In Video 2,", ends=False), Turn("Which video shows the whisk?", "", ends=False)]
     batch = model.generate(turns, clips[:4], 8)
     alone = [model.generate([turn], clips[2 * i : 2 * i + 2], 8)[0] for i, turn in enumerate(turns)]

@@ -44,6 +44,22 @@ def test_time_and_place_of_a_token_matter() -> None:
     assert (projector()(clip.unflatten(1, (8, 2)).flip(2).flatten(1, 2)) - whole).abs().max() > 1e-4
 
 
+def test_tokens_that_are_left_out_are_not_looked_at() -> None:
+    projector = Projector(ProjectorOptions(width=16, heads=2, outputs=3), 16, 24, 8, 0.5)
+    tokens = torch.randn(2, 16, 24, requires_grad=True)
+    torch.manual_seed(5)
+    kept = torch.randperm(16)[:4]
+    torch.manual_seed(5)
+    projector(tokens, leave_out=0.75).square().sum().backward()
+    assert tokens.grad is not None
+    looked_at = tokens.grad.abs().sum(dim=(0, 2)).nonzero()[:, 0]
+    assert looked_at.tolist() == sorted(kept.tolist())
+    torch.manual_seed(5)
+    once = projector(tokens, leave_out=0.75)
+    assert not torch.equal(once, projector(tokens, leave_out=0.75)), "each draw leaves out others"
+    assert torch.equal(projector(tokens), projector(tokens, leave_out=0.0))
+
+
 def test_vlemb_is_the_cosine_of_normalised_averages(world: Path) -> None:
     store = Store.open(world / "features")
     rows = read_test_set("diffrank", world / "diffrank_test.jsonl")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from safetensors.numpy import load_file
 from heads import ask, embed, evaluate, table, train
 from heads.checkpoint import Run, read_metrics
 from heads.errors import HeadsError
-from heads.paired_qa import PairQuestions, draw, kind, plain, read_paired_qa, turns
+from heads.paired_qa import PairQuestions, draw, kind, one_sided, read_paired_qa, turns
 from heads.paired_task import PairedTask
 from heads.recipe import Schedule, read_recipe
 from heads.training import rate_factor
@@ -138,7 +139,9 @@ def test_the_best_checkpoint_is_named_the_earliest_of_equals(trained: Path) -> N
     [
         ("best.json", '{"checkpoint": "../elsewhere/checkpoint-000006"}', "names no checkpoint of this folder"),
         ("best.json", '{"checkpoint": ["checkpoint-000006"]}', "names no checkpoint of this folder"),
-        ("best.json", '{"checkpoint": ', "best.json: missing or damaged"),
+        ("best.json", '{"checkpoint": ', "best.json: damaged"),
+        ("recipe.yaml", "video_lm: {schedule: {steps: many}}", "recipe.yaml: damaged, or of another version"),
+        ("recipe.yaml", "video_lm: {projector: {leave_out: 0.5}}", "recipe.yaml: damaged, or of another version"),
         ("best.json", "[]", "names no checkpoint of this folder"),
         ("checkpoint-000006/head.safetensors", "not tensors", "head.safetensors: missing or damaged"),
     ],
@@ -228,7 +231,9 @@ def test_every_kind_of_answer_has_its_turn() -> None:
     for seed in range(20):
         drawn = turns(asked, 6, np.random.default_rng(seed))
         assert len(set(drawn)) == 6
-        assert sorted(kind(turn.answer) for turn in drawn) in ([0, 0, 0, 1, 2, 2], [0, 0, 1, 2, 2, 2])
+        assert Counter(kind(turn.answer) for turn in drawn) in (
+            Counter(decision=3, video=1, text=2), Counter(decision=2, video=1, text=3)
+        )
     assert len(turns(asked, 20, np.random.default_rng(0))) == 11
     firsts = {turns(asked, 6, np.random.default_rng(seed))[0] for seed in range(20)}
     assert len(firsts) > 5, "which questions are drawn is left to chance"
@@ -238,43 +243,43 @@ def pair(reference: str, *answers: str) -> PairQuestions:
     return PairQuestions(reference, "z", tuple((f"Question {i}?", answer) for i, answer in enumerate(answers)))
 
 
-def test_plain_pairs_are_those_that_yes_answers_every_question_of_or_no() -> None:
+def test_one_sided_pairs_are_those_whose_answers_are_all_yes_or_all_no() -> None:
     alike, unlike = pair("a", "YES", "YES", "Video 1", "YES", "YES"), pair("b", *["NO"] * 5, "In Video 2, a fork.")
     others = [pair("c", "YES", "YES", "YES"), pair("d", *["YES"] * 5, "NO"), pair("e", "Video 1"), pair("f")]
-    assert plain([others[0], unlike, *others[1:], alike]) == ([alike], [unlike])
+    assert one_sided([others[0], unlike, *others[1:], alike]) == ([alike], [unlike])
 
 
 @pytest.mark.parametrize("pairs", [2, 4])
-def test_plain_first_holds_two_plain_pairs_of_three(pairs: int, world: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_one_sided_first_holds_two_such_pairs_of_three(pairs: int, world: Path, tiny_lm: str, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (world / "pairqa.jsonl").read_text().splitlines()]
     clips = list(dict.fromkeys(row["reference"] for row in rows))[:4]
     for clip, answer in zip(clips, ("YES", "YES", "NO", "NO"), strict=True):
         rows += [
             {"reference": clip, "candidate": clip, "question": f"Alike {i}?", "answer": answer} for i in range(4)
         ]
-    path = tmp_path / "plain.jsonl"
+    path = tmp_path / "one_sided.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     schedule = {"steps": 4, "accumulate": 2, "validate_every": 4}
-    settings = {"pairqa": str(path), "plain_first": 2, "pairs": pairs, "schedule": schedule}
+    settings = {"pairqa": str(path), "one_sided_first": 2, "pairs": pairs, "schedule": schedule}
     made = read_recipe(recipe(world, tiny_lm, tmp_path / "run", **settings)).video_lm
     assert made is not None
     task = PairedTask(made, Store.open(world / "features"), 0, "cpu")
     drawn = [task.drawn_pairs(batch) for batch in range(8)]
     assert drawn == [task.drawn_pairs(batch) for batch in range(8)] and all(len(own) == pairs for own in drawn)
-    plain_ones = [own[: pairs * 2 // 3] for own in drawn[:4]]
-    kinds = [task.plain[0].count(own) for own in itertools.chain(*plain_ones)]
+    easy = [own[: pairs * 2 // 3] for own in drawn[:4]]
+    kinds = [task.one_sided[0].count(own) for own in itertools.chain(*easy)]
     assert kinds == [1, 0] * (len(kinds) // 2), "alike and unlike by turns"
-    assert all(own in task.plain[1] for own in list(itertools.chain(*plain_ones))[1::2])
-    ordinary = [own for own in itertools.chain(*drawn[4:]) if own not in task.plain[0] + task.plain[1]]
-    assert ordinary, "ordinary pairs follow"
+    assert all(own in task.one_sided[1] for own in list(itertools.chain(*easy))[1::2])
+    for batch in range(4, 8):
+        assert drawn[batch] == [task.pairs[i] for i in draw(len(task.pairs), pairs, batch, 0)]
 
 
-def test_plain_first_without_plain_pairs_is_refused(
+def test_one_sided_first_without_such_pairs_is_refused(
     world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    path = recipe(world, tiny_lm, tmp_path / "run", plain_first=1)
+    path = recipe(world, tiny_lm, tmp_path / "run", one_sided_first=1)
     assert train.main(["--config", str(path)]) == 1
-    assert "set video_lm.plain_first to 0" in capsys.readouterr().err
+    assert "set video_lm.one_sided_first to 0" in capsys.readouterr().err
 
 
 def test_evaluate_writes_predictions_that_score_again(
