@@ -74,7 +74,7 @@ def cell(row: dict[str, Any], metric: str) -> str:
 
 def show(record: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     names = {
         "accuracy": "DiffMCQ accuracy",
@@ -84,10 +84,10 @@ def show(record: dict[str, Any]) -> None:
         "CIDEr": "CIDEr",
         "ROUGE-L": "ROUGE-L",
     }
-    table = Table("system", *names.values(), title="scores with 95 % intervals")
+    table = Table(Column("system", overflow="fold"), *names.values(), title="scores with 95 % intervals")
     for name, row in record["systems"].items():
         table.add_row(name, *(cell(row, metric) for metric in names))
-    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    Console(width=None if sys.stdout.isatty() else 180).print(table)
     for name, told in record["disclosed"].items():
         if told.get("recipe"):
             facts = ", ".join(f"{key} {value}" for key, value in told["recipe"].items())
