@@ -15,7 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 
-from kitchen.attributes import PLAIN, Attributes, differences
+from kitchen.attributes import Attributes, differences
 from kitchen.phrases import pairqa as pool
 from kitchen.phrases.words import phrase
 from kitchen.scoring import score
@@ -112,9 +112,9 @@ def _similar(a: Attributes, b: Attributes) -> dict[str, str]:
 def _single(a: Attributes, b: Attributes) -> dict[str, str]:
     """YES or NO for each attribute of their step that has one value, by what it is called."""
     return {
-        pool.SINGLE[name]: "YES" if getattr(a, name) == getattr(b, name) else "NO"
-        for name in PLAIN
-        if name in pool.SINGLE and getattr(a, name) is not None
+        topic: "YES" if getattr(a, name) == getattr(b, name) else "NO"
+        for name, topic in pool.SINGLE.items()
+        if getattr(a, name) is not None
     }
 
 
@@ -127,6 +127,10 @@ def _record(one: Clip, two: Clip, kind: int, category: str, question: str, answe
         "question": question,
         "answer": answer,
     }
+
+
+def _asked_similar(one: Clip, two: Clip, topics: list[str], answers: dict[str, str]) -> list[Record]:
+    return [_record(one, two, 3, topic, pool.SIMILAR.format(category=topic), answers[topic]) for topic in topics]
 
 
 def _question(category: str, rng: random.Random) -> tuple[str, str]:
@@ -161,10 +165,7 @@ def _same_step(one: Clip, two: Clip, balance: Balance, rng: random.Random) -> li
         records.append(_record(one, two, 2, category, question, answer))
     answers, single = _similar(a, b) | {MAIN_ACTION: "YES"}, _single(a, b)
     asked = balance.choose(answers, len(answers)) + balance.choose(single, SINGLE_SIMILAR)
-    answers |= single
-    for topic in asked:
-        records.append(_record(one, two, 3, topic, pool.SIMILAR.format(category=topic), answers[topic]))
-    return records
+    return records + _asked_similar(one, two, asked, answers | single)
 
 
 def _other_step(one: Clip, two: Clip, balance: Balance, rng: random.Random) -> list[Record]:
@@ -182,7 +183,4 @@ def _other_step(one: Clip, two: Clip, balance: Balance, rng: random.Random) -> l
     question = pool.WHICH["step"][0].format(v=second if asked else first)
     records.append(_record(one, two, 2, MAIN_ACTION, question, "Video 2" if asked else "Video 1"))
     answers = dict.fromkeys((*CATEGORIES, MAIN_ACTION), "NO")
-    for category in balance.choose(answers, len(answers)):
-        question = pool.SIMILAR.format(category=category)
-        records.append(_record(one, two, 3, category, question, "NO"))
-    return records
+    return records + _asked_similar(one, two, balance.choose(answers, len(answers)), answers)
