@@ -63,17 +63,20 @@ SET = --task $(TASK) --test-set $(WORLD)/$(TASK)_test.jsonl --rows $(ROWS_$(TASK
 $(DEMO)/%_shuffled.scores.json: ROWS_diffmcq := 75
 $(DEMO)/%_shuffled.scores.json: ROWS_diffrank := 50
 
-$(DEMO)/%_stepdiff.scores.json: | heads
+# A head that was trained anew is scored anew.
+$(STEPDIFF) $(ALIGN): | heads ;
+
+$(DEMO)/%_stepdiff.scores.json: $(STEPDIFF)
 	$(EVALUATE) $(SET)_stepdiff.jsonl --method stepdiff --head $(RUNS)/stepdiff
-$(DEMO)/%_blind.scores.json: | heads
+$(DEMO)/%_blind.scores.json: $(STEPDIFF)
 	$(EVALUATE) $(SET)_blind.jsonl --method stepdiff --head $(RUNS)/stepdiff --control blind
-$(DEMO)/%_shuffled.scores.json: | heads
+$(DEMO)/%_shuffled.scores.json: $(STEPDIFF)
 	$(EVALUATE) $(SET)_shuffled.jsonl --method stepdiff --head $(RUNS)/stepdiff --control shuffled
-$(DEMO)/%_aligned.scores.json: | heads
+$(DEMO)/%_aligned.scores.json: $(ALIGN)
 	$(EVALUATE) $(SET)_aligned.jsonl --method vlemb --view aligned
-$(DEMO)/%_cosine.scores.json: | heads
+$(DEMO)/%_cosine.scores.json: | features
 	$(EVALUATE) $(SET)_cosine.jsonl --method vlemb --view efficientnet-lite0
-$(DEMO)/%_step.scores.json: | heads
+$(DEMO)/%_step.scores.json: | features
 	$(EVALUATE) $(SET)_step.jsonl --method step-oracle
 
 scores: neighbours heads $(SCORES)
