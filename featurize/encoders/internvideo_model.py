@@ -1,7 +1,8 @@
 """InternVideo-MM as a torch module: the video tower and CLIP's text tower, in one space.
 
-Its tensors have the names and shapes of the published checkpoint. Notation: B batch, T frames, P patches of a frame,
-D channels, E numbers of an embedding.
+Its tensors have the names and shapes of the published checkpoint. Notation: B batch, T frames, F frames of any clips,
+N tokens of a frame (its class token, then its patches), M = T * (N - 1) patch tokens of a clip, D channels, E numbers of
+an embedding.
 
 Guarantees
 - the numbers are those of the published model, within 1e-4 of the largest of each array
@@ -88,19 +89,19 @@ class InternVideoMM(nn.Module):
 
     def encode_video(
         self, pixels: Float[torch.Tensor, "B 3 T H W"]
-    ) -> tuple[Float[torch.Tensor, "B E"], Float[torch.Tensor, "B T*P D"]]:
+    ) -> tuple[Float[torch.Tensor, "B E"], Float[torch.Tensor, "B M D"]]:
         """Embeddings, not L2-normalised, and frame-major patch tokens of normalised pixels."""
         states = self.visual(pixels.transpose(1, 2).flatten(0, 1))
         return self.read_clips(tuple(state.unflatten(0, (len(pixels), -1)) for state in states))
 
     def read_clips(
-        self, states: tuple[Float[torch.Tensor, "B T 1+P D"], ...]
-    ) -> tuple[Float[torch.Tensor, "B E"], Float[torch.Tensor, "B T*P D"]]:
+        self, states: tuple[Float[torch.Tensor, "B T N D"], ...]
+    ) -> tuple[Float[torch.Tensor, "B E"], Float[torch.Tensor, "B M D"]]:
         """What `encode_video` gives, from what the video tower makes of the clips' frames."""
         embedding = self.visual_ln_post(self.visual.transformer.extract(states)) @ self.visual_proj
         return embedding, states[-1][:, :, 1:].flatten(1, 2)
 
-    def encode_text(self, ids: Int64[torch.Tensor, "B N"]) -> Float[torch.Tensor, "B E"]:
+    def encode_text(self, ids: Int64[torch.Tensor, "B context"]) -> Float[torch.Tensor, "B E"]:
         """Embeddings, not L2-normalised, read where each text ends: at the first of its largest id."""
         tokens = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
         tokens = self.ln_final(self.transformer(tokens))

@@ -3,7 +3,8 @@
 Behind each of the last blocks an extractor lets one learned query look at the tokens of all frames.
 Frames meet there alone, so what the ViT makes of a frame does not depend on the others.
 
-Notation: B clips, T frames, F frames of any clips, P patches of a frame, D channels, H W pixels.
+Notation: B clips, T frames, F frames of any clips, N tokens of a frame (its class token, then its patches row by
+row), D channels, H W pixels.
 """
 
 import torch
@@ -43,7 +44,7 @@ class Transformer(nn.Module):
         self.dpe = nn.ModuleList(nn.Conv3d(width, width, 3, padding=1, groups=width) for _ in range(EXTRACTORS))
         self.dec = nn.ModuleList(Extractor(width) for _ in range(EXTRACTORS))
 
-    def forward(self, tokens: Float[torch.Tensor, "F 1+P D"]) -> tuple[Float[torch.Tensor, "F 1+P D"], ...]:
+    def forward(self, tokens: Float[torch.Tensor, "F N D"]) -> tuple[Float[torch.Tensor, "F N D"], ...]:
         """What each of the last EXTRACTORS blocks gives."""
         kept = []
         for place, block in enumerate(self.resblocks, EXTRACTORS - len(self.resblocks)):
@@ -52,7 +53,7 @@ class Transformer(nn.Module):
                 kept.append(tokens)
         return tuple(kept)
 
-    def extract(self, states: tuple[Float[torch.Tensor, "B T 1+P D"], ...]) -> Float[torch.Tensor, "B D"]:
+    def extract(self, states: tuple[Float[torch.Tensor, "B T N D"], ...]) -> Float[torch.Tensor, "B D"]:
         """One vector a clip out of what `forward` gave for its frames."""
         query = self.temporal_cls_token.expand(len(states[0]), 1, -1)
         for state, position, extractor in zip(states, self.dpe, self.dec, strict=True):
@@ -73,7 +74,7 @@ class VideoTower(nn.Module):
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = Transformer(width, layers)
 
-    def forward(self, frames: Float[torch.Tensor, "F 3 H W"]) -> tuple[Float[torch.Tensor, "F 1+P D"], ...]:
+    def forward(self, frames: Float[torch.Tensor, "F 3 H W"]) -> tuple[Float[torch.Tensor, "F N D"], ...]:
         """The class token and the patches of each frame behind each of the last EXTRACTORS blocks."""
         patches = self.conv1(frames.unsqueeze(2)).flatten(2).transpose(1, 2)
         classes = self.class_embedding.expand(len(frames), 1, -1)
@@ -81,7 +82,7 @@ class VideoTower(nn.Module):
         return self.transformer(self.ln_pre(tokens))
 
 
-def _placed(state: Float[torch.Tensor, "B T 1+P D"], position: nn.Module) -> Float[torch.Tensor, "B T 1+P D"]:
+def _placed(state: Float[torch.Tensor, "B T N D"], position: nn.Module) -> Float[torch.Tensor, "B T N D"]:
     """The tokens, to whose patches a convolution over frame, height and width is added."""
     patches = state[:, :, 1:]
     side = round(patches.shape[2] ** 0.5)
