@@ -1,8 +1,8 @@
 """InternVideo-MM as a torch module: the video tower and CLIP's text tower, in one space.
 
 Its tensors have the names and shapes of the published checkpoint. Notation: B batch, T frames, F frames of any clips,
-N tokens of a frame (its class token, then its patches), M = T * (N - 1) patch tokens of a clip, D channels, E numbers of
-an embedding.
+N tokens of a frame (its class token, then its patches), M = T * (N - 1) patch tokens of a clip, D channels, E numbers
+of an embedding.
 
 Guarantees
 - the numbers are those of the published model, within 1e-4 of the largest of each array

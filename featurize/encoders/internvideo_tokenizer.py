@@ -48,7 +48,8 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
     if unknown:
         raise FeaturizeError(f"the tokenizer in {folder} merges {unknown[0]}, not in its vocabulary: give {_WANTED}")
     digest = hashlib.sha256(json.dumps([ids, merges], sort_keys=True).encode()).hexdigest()[:16]
-    return Tokenizer(digest, CLIPTokenizer(vocab=ids, merges=merges))
+    # the annotation of `merges` leaves out the pairs that it takes
+    return Tokenizer(digest, CLIPTokenizer(vocab=ids, merges=merges))  # type: ignore[arg-type]
 
 
 def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
