@@ -12,6 +12,7 @@ from pathlib import Path
 
 import av
 import polars as pl
+from av.video.frame import PictureType
 
 from featurize.task import Source
 
@@ -67,6 +68,7 @@ def _write(path: Path, videos: list[str], frames: int, gop: int) -> None:
         for number, frame in enumerate(islice(_frames(videos), frames)):
             picture = frame.reformat(_WIDTH, _HEIGHT)
             picture.pts, picture.time_base = number, Fraction(1, _RATE)
+            picture.pict_type = PictureType.NONE  # else the encoder makes keyframes where the source had them
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     os.replace(temporary, path)
