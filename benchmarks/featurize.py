@@ -157,7 +157,7 @@ def figures(case: Case, rounds: int) -> tuple[list[Row], list[Row]]:
     """The rows of the table, and the lines that are drawn."""
     found, count = case.measure(rounds), len(case.clips)
     name, footage = case.footage.name, case.footage
-    rows = [
+    rows: list[Row] = [
         {
             "videos": name,
             "clips a video": round(count / len(footage.videos), 1),

@@ -38,4 +38,3 @@ def test_it_ends_in_one_json_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert {"featurize", "bare forward", "bare decode", "featurize's decoding", "seek a clip, PyAV"} <= ways
     assert all(row["ms a clip"] > 0 and row["CPU ms a clip"] > 0 for row in found["rows"])
     assert {line["case"].split(",")[0] for line in found["lines"]} >= {"featurize", "speed of decoding"}
-    assert not any((tmp_path / "run").glob("*"))
