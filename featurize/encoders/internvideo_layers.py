@@ -72,3 +72,11 @@ class Block(nn.Module):
         """`causal`: no token sees one behind it."""
         tokens = tokens + self.attn(self.ln_1(tokens), causal)
         return tokens + self.mlp(self.ln_2(tokens))
+
+
+def halve(model: nn.Module) -> None:
+    """Keep the weights of matrix products in bf16, as autocast would cast them again at every call."""
+    for part in model.modules():
+        if isinstance(part, Attention | nn.Linear | nn.Conv3d):
+            for parameter in part.parameters(recurse=False):
+                parameter.data = parameter.data.bfloat16()

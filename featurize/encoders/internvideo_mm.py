@@ -26,6 +26,7 @@ from torch.nn.functional import normalize
 from featurize.encoders.base import Encoder, check_texts
 from featurize.encoders.checkpoints import checkpoint_file
 from featurize.encoders.internvideo_checkpoint import load_model
+from featurize.encoders.internvideo_layers import halve
 from featurize.encoders.internvideo_model import SIZES, Size
 from featurize.encoders.internvideo_tokenizer import Tokenizer, load_tokenizer
 from featurize.encoders.repeats import encode_distinct
@@ -34,7 +35,7 @@ from weights import fingerprint
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _SHORT_SIDE = 256 / 224  # of the crop
-_CHUNK = {"cpu": 8, "cuda": 64}  # frames at once, a bound on memory
+_CHUNK, _CHUNK_GPU = 8, 64  # frames at once, a bound on memory
 _TEXTS = 32  # at once
 
 
@@ -66,6 +67,8 @@ class InternVideo(Encoder):
         self.max_tokens = self._size.context
         self._device = device
         self._half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        if self._half:
+            halve(self.module)
         mean, std = (torch.tensor(value, device=device).view(3, 1, 1) * 255 for value in (_MEAN, _STD))
         self._mean, self._std = mean, std  # in units of a byte, as the pixels are
 
@@ -97,7 +100,7 @@ class InternVideo(Encoder):
     def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
         """`tokens` [B, T*P, D], frame-major, and `embedding` [B, E] of norm 1."""
         self.check_frames(frames)
-        states = encode_distinct(self._see, frames, _CHUNK[self._device.type])
+        states = encode_distinct(self._see, frames, _CHUNK_GPU if self._device.type == "cuda" else _CHUNK)
         with self._precision():
             embedding, tokens = self.module.read_clips(tuple(states))
         return {
