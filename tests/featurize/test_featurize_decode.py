@@ -116,7 +116,7 @@ def test_no_frame_is_decoded_twice(name: str, video: Writer) -> None:
 
 
 def test_frames_that_are_neither_chosen_nor_leaned_on_are_not_decoded(video: Writer) -> None:
-    path = video("leaning.mp4", frames=60, g=250, bf=3, sc_threshold=0)
+    path = video("leaning.mp4", frames=60, x264_params="bframes=3:b-adapt=0:scenecut=0:keyint=250")
     line = from_packets(path)
     with opened(path) as file:
         shown = [frame.pts for frame in _Decoder(file, line, [0, 20, 59])._decode(0)]
