@@ -5,7 +5,8 @@ Guarantees
   B-frames, variable frame rates, edit lists and missing timestamps included
 - no frame is decoded twice, and none of a keyframe's group that holds no chosen frame; only a file
   whose packets do not tell its frames is decoded twice from end to end
-- only chosen frames are converted, each once
+- only chosen frames are converted, each once; of H.264, those are not even decoded that are neither chosen nor leaned
+  on, and damage to them goes unseen
 - every clip comes back once, as its frames or as the reason why there are none
 """
 
@@ -138,7 +139,7 @@ def _pick(path: Path, line: Timeline, wanted: list[int], threads: int) -> Iterat
         return
     with opened(path, threads) as video:
         if line.exact:
-            decoder = _Decoder(video, line)
+            decoder = _Decoder(video, line, wanted)
             for index in wanted:
                 yield index, decoder.frame(index)
             return
@@ -155,9 +156,11 @@ def _pick(path: Path, line: Timeline, wanted: list[int], threads: int) -> Iterat
 class _Decoder:
     """Goes forward through a video, entering it at keyframes."""
 
-    def __init__(self, video: Video, line: Timeline) -> None:
+    def __init__(self, video: Video, line: Timeline, wanted: list[int]) -> None:
         self._video = video
         self._line = line
+        self._wanted = set(line.pts[wanted].tolist())
+        self._skips = video.stream.codec_context.name == "h264"
         self._keys = np.flatnonzero(line.keyframes)
         self._fed = -1  # the latest keyframe given to the decoder
         self._entry = 0  # where decoding last began
@@ -178,9 +181,10 @@ class _Decoder:
                 number = self._number(frame)
                 if number < self._entry == self._next:
                     continue  # shown before the keyframe, but leaning on what came before it
-                if number != self._next or frame.is_corrupt:
+                expected = self._next <= number <= index if self._skips else number == self._next
+                if not expected or frame.is_corrupt:
                     raise _PacketsDisagree
-                self._next += 1
+                self._next = number + 1
                 if number == index:
                     return frame
         except av.error.FFmpegError:
@@ -207,6 +211,9 @@ class _Decoder:
                 self._fed = max(self._fed, int(np.searchsorted(pts, packet.pts)))
             if entered:
                 self.given += packet.size > 0
+                if self._skips:
+                    unwanted = packet.size > 0 and packet.pts not in self._wanted
+                    self._video.stream.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
                 yield from packet.decode()  # type: ignore[misc]
 
     def _number(self, frame: av.VideoFrame) -> int:

@@ -16,6 +16,7 @@ import polars as pl
 from featurize.cluster import connected, refuse_relative
 from featurize.crew import Crew, crew_size, has_gpu
 from featurize.encoders import NAMES as ENCODERS
+from featurize.encoders import deciding
 from featurize.errors import FeaturizeError
 from featurize.manifest import Manifest, read_manifest
 from featurize.options import Options
@@ -111,7 +112,7 @@ def _finished_view(store: Store, options: Options, asked: Manifest, weights: Pat
         return None
     view = store.view(asked.entity, name)
     made = view.provenance
-    if (made.encoder, made.weights) != (options.encoder, fingerprint(weights)):
+    if (made.encoder, made.weights) != (options.encoder, fingerprint(deciding(options.encoder, weights))):
         return None
     if made.dtypes.get("tokens", options.dtype) != options.dtype:
         return None

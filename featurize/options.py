@@ -11,7 +11,8 @@ class Options:
     store: str
     """Folder of the feature store, made where there is none."""
     encoder: str
-    """Frozen encoder: efficientnet-lite0 (clips), mpnet-base (texts) or clip (both)."""
+    """Frozen encoder: efficientnet-lite0 (clips), mpnet-base (texts), clip, internvideo-mm-b16 or
+    internvideo-mm-l14 (both)."""
     manifest: str | None = None
     """File of clips (columns clip, video, start, end) or of texts: .csv, .parquet or .jsonl.
     Without one, give video files: each is one clip."""
@@ -21,7 +22,7 @@ class Options:
     """Column of the manifest whose texts are wanted: a text, or a list of texts, a row. Default:
     text, where the manifest is not one of clips."""
     weights: str | None = None
-    """Weights of the encoder: a folder, a hub id, or a name that `python -m weights list` shows.
+    """Weights of the encoder: a folder or file, a hub id, or a name that `python -m weights list` shows.
     Default: those of the encoder's name."""
     layer: int | None = None
     """Hidden state of `clip` whose tokens are stored. Default: the encoder's own choice."""

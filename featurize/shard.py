@@ -139,10 +139,7 @@ def _truncated(task: Task, encoder: Encoder) -> int:
     long = [task.texts[row] for row in task.rows if len(task.texts[row]) > encoder.max_tokens - _ENDS]
     if not long:  # a token has a character or more
         return 0
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(encoder.weights, local_files_only=True)
-    return sum(len(tokens) > encoder.max_tokens for tokens in tokenizer(long, verbose=False)["input_ids"])
+    return sum(count > encoder.max_tokens for count in encoder.token_counts(long))
 
 
 def _info(task: Task, device: str) -> dict[str, Any]:

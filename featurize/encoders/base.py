@@ -98,6 +98,13 @@ class Encoder(ABC):
         """
         raise self._refusal("texts")
 
+    def token_counts(self, texts: list[str]) -> list[int]:
+        """Tokens of each text, start and end counted, those that are not seen too."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self.weights, local_files_only=True)
+        return [len(tokens) for tokens in tokenizer(texts, verbose=False)["input_ids"]]
+
     def check_entity(self, entity: str) -> None:
         """Raise FeaturizeError where the entity is not one of `entities`."""
         if entity not in self.entities:

@@ -1,10 +1,23 @@
 """A name that a user says -> an encoder that is ready to run."""
 
+from pathlib import Path
+
 from featurize.encoders.base import Encoder
+from featurize.encoders.checkpoints import checkpoint_file
 from featurize.errors import FeaturizeError
 from weights import WeightsError, resolve
 
-NAMES: tuple[str, ...] = ("efficientnet-lite0", "mpnet-base", "clip")
+INTERNVIDEO = ("internvideo-mm-b16", "internvideo-mm-l14")
+NAMES: tuple[str, ...] = ("efficientnet-lite0", "mpnet-base", "clip", *INTERNVIDEO)
+
+
+def deciding(name: str, weights: Path) -> Path:
+    """Which of an encoder's weights decide the features: they are what its provenance knows.
+
+    Raises:
+        FeaturizeError: there are none among them.
+    """
+    return checkpoint_file(weights) if name in INTERNVIDEO else weights
 
 
 def load(name: str, weights: str | None = None, device: str | None = None, layer: int | None = None) -> Encoder:
@@ -28,6 +41,8 @@ def load(name: str, weights: str | None = None, device: str | None = None, layer
         raise FeaturizeError(
             "encoder clip needs weights: a transformers CLIP folder, or a hub id such as openai/clip-vit-large-patch14"
         )
+    if weights is None and name in INTERNVIDEO:
+        raise FeaturizeError(f"encoder {name} needs weights: the published .ckpt, or a folder that holds it")
     try:
         folder = resolve(weights or name)
     except WeightsError as problem:
@@ -50,6 +65,10 @@ def load(name: str, weights: str | None = None, device: str | None = None, layer
         from featurize.encoders.mpnet_base import MpnetBase
 
         return MpnetBase(folder, place)
+    if name in INTERNVIDEO:
+        from featurize.encoders.internvideo_mm import InternVideo
+
+        return InternVideo(name, folder, place)
     from featurize.encoders.clip import Clip
 
     return Clip(folder, place, layer)
