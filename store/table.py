@@ -12,8 +12,9 @@ from pathlib import Path
 import polars as pl
 
 from store.errors import StoreError
-from store.seal import BLANK, is_sealed, seal
+from store.seal import BLANK, digits, is_sealed, seal
 
+_TAIL = 8  # bytes at the end of a Parquet file: the length of its footer, and a mark
 _used = False  # polars has started its threads
 _lost = False  # ... and this process was forked off without them
 
@@ -44,10 +45,35 @@ def encode(frame: pl.DataFrame) -> bytes:
 def read(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
     """The frame in `path`, or some columns of it; StoreError where it is damaged."""
     _check_threads(f"read {path}")
+    return pl.read_parquet(io.BytesIO(_checked(path)), columns=columns)
+
+
+def scan(path: Path) -> pl.LazyFrame:
+    """The frame in `path`, lazily; its bytes are checked now: StoreError where it is damaged."""
+    _check_threads(f"read {path}")
+    _checked(path)
+    return pl.scan_parquet(path, glob=False)
+
+
+def written_seal(path: Path) -> str:
+    """The seal that stands in the file, not checked against its bytes; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - _TAIL, 0))
+            length = int.from_bytes(file.read(_TAIL)[:4], "little")
+            file.seek(max(size - _TAIL - length, 0))
+            return digits(file.read())
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _checked(path: Path) -> bytes:
+    """The bytes of a file that is as it was written: polars panics on some damage."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
-    if not is_sealed(data):  # before it is parsed: polars panics on some damage
+    if not is_sealed(data):
         raise StoreError(f"{path} is not as it was written: run python -m store verify")
-    return pl.read_parquet(io.BytesIO(data), columns=columns)
+    return data
