@@ -28,7 +28,7 @@ BLOCK = 2**16
 _LENGTH = 8  # bytes of the length at the end
 
 Pieces = list[Shaped[np.ndarray, " _"]]
-"""an array in pieces that follow one another, all of one little-endian dtype"""
+"""an array in pieces that follow one another, all of one dtype"""
 
 
 class DamagedFile(StoreError):
@@ -110,7 +110,9 @@ def encode(arrays: Mapping[str, Pieces], about: dict[str, Any]) -> Iterator[Buff
             yield block
     table = np.array(sums, "<u4")
     yield table
-    described = [[name, pieces[0].dtype.str, sum(map(len, pieces))] for name, pieces in arrays.items()]
+    described = [
+        [name, pieces[0].dtype.newbyteorder("<").str, sum(map(len, pieces))] for name, pieces in arrays.items()
+    ]
     head = {"about": about, "arrays": described, "sums": crc32c(table), "seal": BLANK}
     data = seal(json.dumps(head).encode())
     yield data + len(data).to_bytes(_LENGTH, "little")
@@ -120,7 +122,7 @@ def _in_blocks(pieces: Pieces) -> Iterator[Buffer]:
     """The bytes of `pieces` in whole blocks, zeros after the last."""
     held = b""
     for piece in pieces:
-        data = np.ascontiguousarray(piece).view(np.uint8).data
+        data = np.ascontiguousarray(piece, piece.dtype.newbyteorder("<")).view(np.uint8).data
         at = (BLOCK - len(held)) % BLOCK if held else 0
         held += bytes(data[:at])
         if len(held) == BLOCK:

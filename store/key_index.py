@@ -142,5 +142,4 @@ def merged(indexes: Sequence[KeyIndex]) -> Iterator[Buffer]:
 
 
 def _encoded(arrays: Mapping[str, Pieces], first: int, end: int, parts: Mapping[str, str]) -> Iterator[Buffer]:
-    little = {name: [p.astype(p.dtype.newbyteorder("<"), copy=False) for p in pieces] for name, pieces in arrays.items()}
-    return encode(little, {"hash": HASH, "first": first, "end": end, "parts": dict(parts)})
+    return encode(arrays, {"hash": HASH, "first": first, "end": end, "parts": dict(parts)})

@@ -11,6 +11,7 @@ Guarantees
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,9 +67,7 @@ class KeyIndexes:
         def look(chain: list[KeyIndex]) -> list[str]:
             beyond = (rows < 0) | (rows >= _end(chain))
             if beyond.any():
-                raise StoreError(
-                    f"no row {rows[beyond][0]} in the catalog of {self.folder.name} in {self.folder}"
-                )
+                raise StoreError(f"no row {rows[beyond][0]} in the catalog of {self.folder.name} in {self.folder}")
             which = np.searchsorted([index.end for index in chain], rows, side="right")
             keys = np.empty(len(rows), object)
             for number in np.unique(which).tolist():
@@ -105,19 +104,21 @@ class KeyIndexes:
         """The indexes of all rows of `parts`, one after another; what is missing is made."""
         chain = self._standing(parts)
         for keys, first, names in _read(parts, _end(chain)):
-            seals = {part.name: self._seal(part) for part in names}
-            rest, end = [], first + len(keys)
-            rows = len(keys)
-            while chain and len(chain[-1]) < RATIO * rows:
-                rest.insert(0, chain.pop())
-                rows += len(rest[0])
-            packed = pack(keys)
-            if rest:
-                new = in_memory(self._path(first, end), built(first, packed, seals))
-                chain.append(self._written(rest[0].first, end, lambda: merged([*rest, new])))
-            else:
-                chain.append(self._written(first, end, lambda: built(first, packed, seals)))
+            self._add(chain, keys, first, {part.name: self._seal(part) for part in names})
         return chain
+
+    def _add(self, chain: list[KeyIndex], keys: pl.Series, first: int, seals: dict[str, str]) -> None:
+        """Put the index of `keys`, whose rows begin at `first`, behind `chain`; small ones at its end are merged in."""
+        end, rows = first + len(keys), len(keys)
+        small: list[KeyIndex] = []
+        while chain and len(chain[-1]) < RATIO * rows:
+            small.insert(0, chain.pop())
+            rows += len(small[0])
+        pieces = partial(built, first, pack(keys), seals)
+        if small:
+            small.append(in_memory(self._path(first, end), pieces()))
+            first, pieces = small[0].first, partial(merged, small)
+        chain.append(self._written(first, end, pieces))
 
     def _standing(self, parts: Parts) -> list[KeyIndex]:
         """The indexes there are of the rows of `parts`, from the first row on."""

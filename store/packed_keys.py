@@ -35,7 +35,7 @@ class PackedKeys:
 
     def take(self, places: Int64[np.ndarray, " P"]) -> list[str]:
         """The keys at `places`."""
-        data = memoryview(self.data)
+        data = self.data.data
         spans = zip(self.offsets[places].tolist(), self.offsets[places + 1].tolist(), strict=True)
         return [str(data[start:end], "utf-8") for start, end in spans]
 
