@@ -132,6 +132,11 @@ class ViewPaths:
         """The status chunk of a shard: written last."""
         return Path(f"{self.group}/status/c/{shard}")
 
+    def begun(self) -> list[int]:
+        """The shards that have a status, ascending: one look at the folder, however many there are."""
+        folder = self.status(0).parent
+        return sorted(int(name) for name in os.listdir(folder) if name.isdecimal()) if folder.is_dir() else []
+
     def failures(self, shard: int) -> Path:
         """Why rows of a shard failed."""
         return self.store / "failures" / self.entity / self.view / f"{shard}.parquet"

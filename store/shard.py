@@ -8,6 +8,7 @@ Guarantees
 - a row copied into a new file keeps its bytes
 """
 
+import math
 import mmap
 import os
 from collections.abc import Iterator
@@ -104,7 +105,7 @@ def read_chunk(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray | N
         data = path.read_bytes()
     except FileNotFoundError:
         return None
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     if len(data) != size + 4 or crc32c(data[:-4]).to_bytes(4, "little") != data[-4:]:
         raise StoreError(f"{path} is damaged: run python -m store verify")
     return np.frombuffer(data[:-4], np.dtype(dtype).newbyteorder("<")).reshape(shape)
