@@ -7,6 +7,7 @@ Guarantees
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -38,8 +39,7 @@ class Plan:
 
     def __iter__(self) -> Iterator[Shard]:
         """The shards."""
-        starts = self._starts()
-        for start, end in zip(starts, [*starts[1:], len(self.rows)], strict=True):
+        for start, end in pairwise([*self._starts(), len(self.rows)]):
             rows = self.rows[start:end].tolist()
             yield Shard(rows[0] // self.rows_per_shard, tuple(rows))
 

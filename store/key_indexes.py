@@ -29,6 +29,7 @@ from store.packed_keys import pack
 
 RATIO = 2
 _GROUP = 2**22  # rows of small parts that are indexed together
+_RUN = 2**22  # keys looked up at a time
 _DIGITS = 12
 
 Parts = tuple[Path, ...]
@@ -49,6 +50,10 @@ class KeyIndexes:
 
     def find(self, parts: Parts, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
         """The row of each key, -1 where `parts` have none. StoreError where parts to index are damaged or lost."""
+        runs = [self._find(parts, keys[at : at + _RUN]) for at in range(0, len(keys), _RUN)]
+        return np.concatenate([np.empty(0, np.int64), *runs])
+
+    def _find(self, parts: Parts, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
         wanted = pack(keys)
         hashes = wanted.hashes()
 
