@@ -190,7 +190,10 @@ def _read(parts: Parts, end: int) -> Iterator[tuple[pl.Series, int, list[Path]]]
                 f"catalog of {part.parent.name} has no part for rows {end} to {first_row(part) - 1}"
                 f" in {part.parent}: restore the missing file"
             )
-        held.append(table.read(part, ["key"])["key"])
+        keys = table.read(part, ["key"])["key"]
+        if keys.dtype != pl.String or keys.null_count():
+            raise StoreError(f"column `key` of {part} is not all text: restore the file")
+        held.append(keys)
         names.append(part)
         end += len(held[-1])
         if end - first >= _GROUP:

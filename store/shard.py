@@ -46,6 +46,10 @@ class ShardFile:
         index = np.frombuffer(tail, "<u8", slots * 2).reshape(slots, 2)
         self.offsets, self.lengths = index[:, 0], index[:, 1]
         self.present = self.offsets != MISSING
+        room = np.uint64(found.st_size - size)  # what lies before the index
+        offsets, lengths = self.offsets[self.present], self.lengths[self.present]
+        if (lengths > room).any() or (offsets > room - lengths).any():
+            raise StoreError(f"index of {path} tells of rows that are not in it: run python -m store verify")
 
     def __del__(self) -> None:
         """Close the descriptor, once no reader is left that uses it."""
@@ -80,7 +84,12 @@ def pieces(
         if slot in new:
             yield new[slot]
         else:
-            yield (old.row(slot) if old else None) or bytes(row_bytes)
+            row = old.row(slot) if old else None
+            if old and row is not None and len(row) != row_bytes:
+                raise StoreError(
+                    f"a row of {old.path} has {len(row)} bytes, not {row_bytes}: run python -m store verify"
+                )
+            yield row or bytes(row_bytes)
     yield index_bytes(present, row_bytes)
 
 

@@ -7,6 +7,8 @@ Guarantees
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -45,14 +47,19 @@ def encode(frame: pl.DataFrame) -> bytes:
 def read(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
     """The frame in `path`, or some columns of it; StoreError where it is damaged."""
     _check_threads(f"read {path}")
-    return pl.read_parquet(io.BytesIO(_checked(path)), columns=columns)
+    data = io.BytesIO(_checked(path))
+    with _own_errors(path):
+        return pl.read_parquet(data, columns=columns)
 
 
 def scan(path: Path) -> pl.LazyFrame:
     """The frame in `path`, lazily; its bytes are checked now: StoreError where it is damaged."""
     _check_threads(f"read {path}")
     _checked(path)
-    return pl.scan_parquet(path, glob=False)
+    frame = pl.scan_parquet(path, glob=False)
+    with _own_errors(path):
+        frame.collect_schema()
+    return frame
 
 
 def written_seal(path: Path) -> str:
@@ -77,3 +84,13 @@ def _checked(path: Path) -> bytes:
     if not is_sealed(data):
         raise StoreError(f"{path} is not as it was written: run python -m store verify")
     return data
+
+
+@contextmanager
+def _own_errors(path: Path) -> Iterator[None]:
+    """A file that is whole, but no table of ours, as one line of StoreError."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        why = str(error).strip().splitlines()[0]
+        raise StoreError(f"{path} is not a table of this store ({why}): restore the file") from None
