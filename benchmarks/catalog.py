@@ -2,7 +2,7 @@
 
 python -m benchmarks.catalog --sizes '[1e5]'                 seconds
 python -m benchmarks.catalog                                 a million and ten million rows, beside polars and a dict
-python -m benchmarks.catalog --sizes '[1e6, 1e7, 1e8]'       takes 8 GiB of memory and 15 GiB of disk
+python -m benchmarks.catalog --sizes '[1e6, 1e7, 1e8]'       the join holds all keys in memory
 python -m benchmarks.catalog --sizes '[136e6]' --join false  as many clips as the largest sets of how-to videos have
 
 Every size is built, asked and planned in processes of their own, so that memory is their own too.
@@ -171,17 +171,24 @@ def measure(options: Options) -> None:
         for row in rows
         if row["join_ms"]
     ]
+    tables = {
+        name: [{key: row[key] for key in ("rows", *columns)} for row in rows] for name, columns in _TABLES.items()
+    }
     report(
-        "catalog: looking up",
-        [{name: row[name] for name in ("rows", *_LOOKING_UP)} for row in rows],
+        f"catalog: {ASKED:,} keys",
+        tables.pop("look_up"),
         lines,
-        scale=[{name: value for name, value in row.items() if name not in _LOOKING_UP} for row in rows],
-        keys=ASKED,
+        **tables,
         statuses=f"statuses_s is extrapolated from {_STATUSES:,} files, one for {_ROWS_PER_SHARD} rows",
     )
 
 
-_LOOKING_UP = ("first_lookup_ms", "lookup_ms", "join_ms", "join_from_parts_ms", "dict_ms", "dict_fill_ms")
+_LOOK_UP = ("first_lookup_ms", "lookup_ms", "join_ms", "join_from_parts_ms", "dict_ms", "dict_fill_ms")
+_TABLES = {
+    "look_up": (*_LOOK_UP, "lookup_private_mib"),
+    "append": ("open_ms", "append_ms", "build_s", "build_gib", "indexes", "index_gib"),
+    "plan": ("rows_of_all_s", "statuses_s", "plan_s", "plan_gib"),
+}
 
 
 def _join(asked: list[str], frame: pl.DataFrame) -> np.ndarray:
