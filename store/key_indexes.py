@@ -159,14 +159,14 @@ class KeyIndexes:
         except DamagedFile:
             raise
         except StoreError:  # a folder that is only read, or a full disk
-            self._kept.append(in_memory(path, pieces()))
+            self._kept = [kept for kept in self._kept if kept.first < first] + [in_memory(path, pieces())]
             return self._kept[-1]
         index = open_index(path)
         assert index is not None
         for other in self.folder.glob("*.keys"):
-            low, high = map(int, other.stem.split("-"))
-            if other != path and first <= low and high <= end:
-                other.unlink(missing_ok=True)
+            low, _, high = other.stem.partition("-")
+            if low.isdecimal() and high.isdecimal() and first <= int(low) and int(high) <= end and other != path:
+                other.unlink(missing_ok=True)  # its rows are in this one
         return index
 
     def _path(self, first: int, end: int) -> Path:

@@ -212,9 +212,11 @@ def test_where_the_folder_cannot_be_written_indexes_are_kept_in_memory(
 
 def test_many_appends_leave_few_indexes(tmp_path: Path) -> None:
     catalog = Store.open(tmp_path / "store", create=True).catalog("clips")
+    catalog.folder.mkdir(parents=True)
+    (catalog.folder / "my own.keys").write_bytes(b"")  # nobody's but mine
     for row in range(100):
         catalog.append(frame(f"c{row}"))
-        sizes = [int(b) - int(a) for a, b in (path.stem.split("-") for path in indexes(catalog))]
+        sizes = [int(b) - int(a) for a, b in (path.stem.split("-") for path in indexes(catalog)[:-1])]
         assert sum(sizes) == row + 1 and all(a >= 2 * b for a, b in zip(sizes, sizes[1:], strict=False))
     works(catalog, 100)
 
