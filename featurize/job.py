@@ -81,14 +81,13 @@ def _run(store: Store, options: Options, asked: Manifest, gpu: bool) -> Summary:
     catalog = store.catalog(asked.entity)
     catalog.append(asked.rows)
     view.resize()
-    rows, status = catalog.rows(asked.rows["key"].to_list()), view.status()
+    rows, status = catalog.rows(asked.rows["key"]), view.status()
     shards = plan(rows, status, view.rows_per_shard, options.retry_failed)
-    todo = sum(len(shard.rows) for shard in shards)
     batch = options.batch_size or BATCH[asked.entity]
     jobs = tasks(store, view, asked, shards, batch, threads=max(cpus - 1, 1))
     begin = time.monotonic()
     outcomes: list[Outcome] = []
-    with progress(f"{options.encoder} on {asked.entity}", asked.entity, todo) as show:
+    with progress(f"{options.encoder} on {asked.entity}", asked.entity, len(shards.rows)) as show:
         for outcome in crew.do(jobs, min(count, len(shards)), show):
             outcomes.append(outcome)
             if outcome.error:
@@ -116,7 +115,7 @@ def _finished_view(store: Store, options: Options, asked: Manifest, weights: Pat
         return None
     if made.dtypes.get("tokens", options.dtype) != options.dtype:
         return None
-    rows = store.catalog(asked.entity).rows(asked.rows["key"].to_list())
+    rows = store.catalog(asked.entity).rows(asked.rows["key"])
     if (rows < 0).any() or plan(rows, view.status(), view.rows_per_shard, options.retry_failed):
         return None
     return view
@@ -124,14 +123,14 @@ def _finished_view(store: Store, options: Options, asked: Manifest, weights: Pat
 
 def _refuse_changed(catalog: Catalog, asked: Manifest) -> None:
     """FeaturizeError where a clip that the catalog has is now another interval."""
-    known = catalog.frame()
-    if not {"start", "end"} <= set(known.columns) & set(asked.rows.columns):
+    known, times = catalog.scan(), ("key", "start", "end")
+    if not set(times) <= set(known.collect_schema()) & set(asked.rows.columns):
         return
-    both = asked.rows.join(known, on="key", suffix="_known")
+    both = asked.rows.lazy().select(times).join(known.select(times), on="key", suffix="_known")
     moved = both.filter(
         ((pl.col("start") - pl.col("start_known")).abs() > _SAME)
         | ((pl.col("end") - pl.col("end_known")).abs() > _SAME)
-    )
+    ).collect()
     if moved.height:
         clip = moved.row(0, named=True)
         raise FeaturizeError(

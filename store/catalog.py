@@ -4,12 +4,11 @@ Guarantees
 - a row is given out once and never moves
 - two appends at once never give a row twice
 - opening a catalog reads no part until a row or a key is asked for
+- what is asked about keys and rows reads indexes, not parts, so that it costs what is asked
 - what was asked before a fork can be asked after it
 """
 
-import bisect
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,8 @@ from jaxtyping import Int, Int64
 from store import table
 from store.commit import create_file
 from store.errors import StoreError
+from store.key_indexes import KeyIndexes
+from store.layout import first_row
 
 _DIGITS = 12
 
@@ -30,48 +31,41 @@ class Catalog:
         """The catalog whose parts lie in `folder`, which need not exist yet."""
         self.folder = folder
         self.entity = folder.name
-        self._parts: tuple[str, ...] = ()
-        self._length = 0
-        self._frames: dict[str, pl.DataFrame] = {}  # part name -> the whole part
-        self._rows: dict[str, int] = {}  # key -> row, of the first `_indexed` parts
-        self._indexed = 0
+        self._indexes = KeyIndexes(folder)
+        self._counted: tuple[tuple[Path, ...], int] = ((), 0)  # the parts there were, and their rows
 
-    def parts(self) -> list[Path]:
+    def parts(self) -> tuple[Path, ...]:
         """The part files there are, by first row."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(part for part in self.folder.glob("*.parquet") if part.stem.isdecimal())
+        return tuple(sorted(part for part in self.folder.glob("*.parquet") if part.stem.isdecimal()))
 
     def __len__(self) -> int:
         """Rows given out so far, by whichever process."""
         parts = self.parts()
-        names = tuple(part.name for part in parts)
-        if names != self._parts:
-            self._length = first_row(parts[-1]) + table.read(parts[-1], ["row"]).height
-            self._parts = names
-        return self._length
+        if parts != self._counted[0]:
+            self._counted = parts, self._indexes.end(parts)
+        return self._counted[1]
 
-    def frame(self) -> pl.DataFrame:
-        """All rows in order: key, row, and every column that any part has (null elsewhere).
+    def scan(self) -> pl.LazyFrame:
+        """All rows in order, lazily: key, row, and every column that any part has (null elsewhere).
 
         Raises StoreError where a part is damaged or missing.
         """
         parts = self.parts()
-        frames = [self.part(part) for part in parts]
-        for part, row in zip(parts, _starts(frames), strict=False):
+        frames = [table.scan(part) for part in parts]
+        row = 0
+        for part, frame in zip(parts, frames, strict=True):
             if first_row(part) != row:
                 raise StoreError(
                     f"catalog of {self.entity} has no part for rows {row} to {first_row(part) - 1}"
                     f" in {self.folder}: restore the missing file"
                 )
-        empty = pl.DataFrame(schema={"key": pl.String, "row": pl.Int64})
+            row += frame.select(pl.len()).collect().item()
+        empty = pl.LazyFrame(schema={"key": pl.String, "row": pl.Int64})
         return pl.concat([empty, *frames], how="diagonal_relaxed")
 
-    def part(self, part: Path) -> pl.DataFrame:
-        """The frame of one part; StoreError where it is damaged."""
-        if part.name not in self._frames:
-            self._frames[part.name] = table.read(part)
-        return self._frames[part.name]
+    def frame(self) -> pl.DataFrame:
+        """`scan`, all of it in memory; raises as it does."""
+        return self.scan().collect()
 
     def append(self, frame: pl.DataFrame) -> int:
         """Give rows to the keys of `frame` that have none, in its order; returns how many.
@@ -81,11 +75,12 @@ class Catalog:
         """
         frame = self._checked(frame)
         while True:
-            known = self.frame()["key"]  # one look at the parts: what is known, and where it ends
-            new = frame.filter(~pl.col("key").is_in(known.implode()))
+            parts = self.parts()  # one look at them: what is known, and where it ends
+            known = self._indexes.find(parts, frame["key"]) >= 0
+            new = frame.filter(pl.Series(~known, dtype=pl.Boolean))
             if not new.height:
                 return 0
-            row = len(known)
+            row = self._indexes.end(parts)
             data = table.encode(
                 new.select(
                     "key",
@@ -94,27 +89,19 @@ class Catalog:
                 )
             )
             if create_file(self._path(row), [data], len(data)):
+                self._indexes.make(self.parts())
                 return new.height
 
-    def rows(self, keys: Sequence[str]) -> Int64[np.ndarray, " K"]:
-        """The row of each key, -1 where there is none."""
-        for part in self.parts()[self._indexed :]:
-            self._rows.update(zip(self.part(part)["key"], itertools.count(first_row(part)), strict=False))
-            self._indexed += 1
-        return np.fromiter((self._rows.get(key, -1) for key in keys), np.int64, len(keys))
+    def rows(self, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
+        """The row of each key, -1 where there is none.
+
+        Raises StoreError where a part is damaged or missing that no index covers.
+        """
+        return self._indexes.find(self.parts(), keys)
 
     def keys(self, rows: Int[np.ndarray, " K"]) -> list[str]:
-        """The key of each row; StoreError where the catalog has no such row."""
-        parts = self.parts()
-        firsts = [first_row(part) for part in parts]
-        keys = []
-        for row in rows.tolist():
-            at = bisect.bisect_right(firsts, row) - 1
-            known = self.part(parts[at])["key"] if at >= 0 else ()
-            if at < 0 or row - firsts[at] >= len(known):
-                raise StoreError(f"no row {row} in the catalog of {self.entity} in {self.folder}")
-            keys.append(known[row - firsts[at]])
-        return keys
+        """The key of each row; StoreError where the catalog has no such row, and as `rows`."""
+        return self._indexes.keys(self.parts(), rows.astype(np.int64, copy=False))
 
     def name(self, row: int) -> str:
         """The key of a row, for a message: `row N` where it cannot be told."""
@@ -137,13 +124,3 @@ class Catalog:
             twice = frame.filter(pl.col("key").is_duplicated())["key"][0]
             raise StoreError(f"{self.entity} to append hold {twice!r} twice: keys are unique")
         return frame
-
-
-def first_row(part: Path) -> int:
-    """The first row of a part, from its name."""
-    return int(part.stem)
-
-
-def _starts(frames: Iterable[pl.DataFrame]) -> list[int]:
-    """The first row of each frame, were they one after another."""
-    return [0, *np.cumsum([frame.height for frame in frames]).tolist()]

@@ -66,10 +66,11 @@ class Store:
             raise StoreError(f"{path} is a file: a feature store is a folder") from None
         if about.get("format") != FORMAT:
             raise StoreError(f"{path} is no feature store: its store.json says {about}")
-        if about.get("version", 0) > VERSION:
-            raise StoreError(
-                f"{path} has format version {about['version']}, this program reads up to {VERSION}: upgrade it"
-            )
+        version = about.get("version")
+        if type(version) is not int or version < 1:
+            raise StoreError(f"{path} has no format version: its store.json says {about}")
+        if version > VERSION:
+            raise StoreError(f"{path} has format version {version}, this program reads up to {VERSION}: upgrade it")
         return cls(path)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ A store is a folder:
     store.json                            format name and version
     arrays.zarr/ENTITY/VIEW/ARRAY/        a plain Zarr v3 hierarchy
     catalog/ENTITY/FIRST_ROW.parquet      key -> row
+    catalog/ENTITY/FIRST_ROW-END.keys     hash of a key -> row, made from the parts and made again where lost
     failures/ENTITY/VIEW/SHARD.parquet    key, reason
     shards/ENTITY/VIEW/SHARD.json         what wrote the shard: library versions, device
 """
@@ -63,6 +64,11 @@ def identity(path: Path) -> Identity | None:
     except FileNotFoundError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def first_row(part: Path) -> int:
+    """The first row of a part of a catalog, from its name."""
+    return int(part.stem)
 
 
 def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -125,6 +131,11 @@ class ViewPaths:
     def status(self, shard: int) -> Path:
         """The status chunk of a shard: written last."""
         return Path(f"{self.group}/status/c/{shard}")
+
+    def begun(self) -> list[int]:
+        """The shards that have a status, ascending: one look at the folder, however many there are."""
+        folder = self.status(0).parent
+        return sorted(int(name) for name in os.listdir(folder) if name.isdecimal()) if folder.is_dir() else []
 
     def failures(self, shard: int) -> Path:
         """Why rows of a shard failed."""

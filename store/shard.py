@@ -8,6 +8,7 @@ Guarantees
 - a row copied into a new file keeps its bytes
 """
 
+import math
 import mmap
 import os
 from collections.abc import Iterator
@@ -45,6 +46,10 @@ class ShardFile:
         index = np.frombuffer(tail, "<u8", slots * 2).reshape(slots, 2)
         self.offsets, self.lengths = index[:, 0], index[:, 1]
         self.present = self.offsets != MISSING
+        room = np.uint64(found.st_size - size)  # what lies before the index
+        offsets, lengths = self.offsets[self.present], self.lengths[self.present]
+        if (lengths > room).any() or (offsets > room - lengths).any():
+            raise StoreError(f"index of {path} tells of rows that are not in it: run python -m store verify")
 
     def __del__(self) -> None:
         """Close the descriptor, once no reader is left that uses it."""
@@ -79,7 +84,12 @@ def pieces(
         if slot in new:
             yield new[slot]
         else:
-            yield (old.row(slot) if old else None) or bytes(row_bytes)
+            row = old.row(slot) if old else None
+            if old and row is not None and len(row) != row_bytes:
+                raise StoreError(
+                    f"a row of {old.path} has {len(row)} bytes, not {row_bytes}: run python -m store verify"
+                )
+            yield row or bytes(row_bytes)
     yield index_bytes(present, row_bytes)
 
 
@@ -104,7 +114,7 @@ def read_chunk(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray | N
         data = path.read_bytes()
     except FileNotFoundError:
         return None
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     if len(data) != size + 4 or crc32c(data[:-4]).to_bytes(4, "little") != data[-4:]:
         raise StoreError(f"{path} is damaged: run python -m store verify")
     return np.frombuffer(data[:-4], np.dtype(dtype).newbyteorder("<")).reshape(shape)

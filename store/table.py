@@ -7,13 +7,16 @@ Guarantees
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
 
 from store.errors import StoreError
-from store.seal import BLANK, is_sealed, seal
+from store.seal import BLANK, digits, is_sealed, seal
 
+_TAIL = 8  # bytes at the end of a Parquet file: the length of its footer, and a mark
 _used = False  # polars has started its threads
 _lost = False  # ... and this process was forked off without them
 
@@ -44,10 +47,50 @@ def encode(frame: pl.DataFrame) -> bytes:
 def read(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
     """The frame in `path`, or some columns of it; StoreError where it is damaged."""
     _check_threads(f"read {path}")
+    data = io.BytesIO(_checked(path))
+    with _own_errors(path):
+        return pl.read_parquet(data, columns=columns)
+
+
+def scan(path: Path) -> pl.LazyFrame:
+    """The frame in `path`, lazily; its bytes are checked now: StoreError where it is damaged."""
+    _check_threads(f"read {path}")
+    _checked(path)
+    frame = pl.scan_parquet(path, glob=False)
+    with _own_errors(path):
+        frame.collect_schema()
+    return frame
+
+
+def written_seal(path: Path) -> str:
+    """The seal that stands in the file, not checked against its bytes; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - _TAIL, 0))
+            length = int.from_bytes(file.read(_TAIL)[:4], "little")
+            file.seek(max(size - _TAIL - length, 0))
+            return digits(file.read())
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _checked(path: Path) -> bytes:
+    """The bytes of a file that is as it was written: polars panics on some damage."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
-    if not is_sealed(data):  # before it is parsed: polars panics on some damage
+    if not is_sealed(data):
         raise StoreError(f"{path} is not as it was written: run python -m store verify")
-    return pl.read_parquet(io.BytesIO(data), columns=columns)
+    return data
+
+
+@contextmanager
+def _own_errors(path: Path) -> Iterator[None]:
+    """A file that is whole, but no table of ours, as one line of StoreError."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        why = str(error).strip().splitlines()[0]
+        raise StoreError(f"{path} is not a table of this store ({why}): restore the file") from None

@@ -82,9 +82,12 @@ class View:
     def status(self) -> UInt8[np.ndarray, " rows"]:
         """The status of every row of the catalog: 0 absent, 1 ok, 2 failed."""
         status = np.zeros(len(self.catalog), np.uint8)
-        for shard in range(-(-min(len(self), len(status)) // self.rows_per_shard)):
-            part = status[shard * self.rows_per_shard :][: self.rows_per_shard]
-            part[:] = self.shard_status(shard)[: len(part)]
+        room = min(len(self), len(status))
+        for shard in self.paths.begun():
+            part = status[shard * self.rows_per_shard : room][: self.rows_per_shard]
+            chunk = read_chunk(self.paths.status(shard), (self.rows_per_shard,), "uint8")  # millions: none is kept
+            if chunk is not None:
+                part[:] = chunk[: len(part)]
         return status
 
     def shard_status(self, shard: int) -> UInt8[np.ndarray, " slots"]:

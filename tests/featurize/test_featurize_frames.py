@@ -39,14 +39,15 @@ def test_what_is_ok_is_never_done_again(status: list[int], size: int, retry: boo
     assert [row for shard in shards for row in shard.rows] == todo
     assert all(row // size == shard.number for shard in shards for row in shard.rows)
     numbers = [shard.number for shard in shards]
-    assert numbers == sorted(set(numbers))
+    assert numbers == sorted(set(numbers)) and len(shards) == len(numbers)
+    assert shards.rows.tolist() == todo
 
 
 def test_a_plan_by_hand() -> None:
     status = np.array([OK, ABSENT, FAILED, ABSENT, ABSENT, OK], np.uint8)
     rows = np.array([5, 3, 1, 2], np.int64)
-    assert plan(rows, status, 2) == [Shard(0, (1,)), Shard(1, (3,))]
-    assert plan(rows, status, 2, retry_failed=True) == [Shard(0, (1,)), Shard(1, (2, 3))]
+    assert list(plan(rows, status, 2)) == [Shard(0, (1,)), Shard(1, (3,))]
+    assert list(plan(rows, status, 2, retry_failed=True)) == [Shard(0, (1,)), Shard(1, (2, 3))]
 
 
 @given(st.sets(st.integers(32, 63)), st.integers(1, 9))

@@ -146,6 +146,10 @@ def test_a_forked_reader_never_hangs(make_view: Make, fill: Make) -> None:
     unread = Store.open(view.paths.store)
     assert forked(lambda: view.catalog.rows(["c7", "x"]).tolist() == [7, -1])
     assert forked(lambda: says("^c7 is absent", lambda: view.read("tokens", absent)))
+    assert forked(lambda: says("^c7 is absent", lambda: unread.view("clips", "net").read("tokens", absent)))
+    assert forked(lambda: unread.catalog("clips").rows(["c1"]).tolist() == [1])
+    for index in view.catalog.folder.glob("*.keys"):
+        index.unlink()  # to make it again takes polars
     assert forked(lambda: says("^row 7 is absent", lambda: unread.view("clips", "net").read("tokens", absent)))
     assert forked(lambda: says("in a forked process", lambda: unread.catalog("clips").rows(["c1"])))
 
