@@ -5,12 +5,14 @@ Guarantees
 - two appends at once never give a row twice
 - opening a catalog reads no part until a row or a key is asked for
 - what was asked before a fork can be asked after it
+- while parts are merged, every row is read once
 """
 
 import bisect
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -19,8 +21,9 @@ from jaxtyping import Int, Int64
 from store import table
 from store.commit import create_file
 from store.errors import StoreError
+from store.parts import first_row, is_part, part_name, standing
 
-_DIGITS = 12
+Answer = TypeVar("Answer")
 
 
 class Catalog:
@@ -33,30 +36,35 @@ class Catalog:
         self._parts: tuple[str, ...] = ()
         self._length = 0
         self._frames: dict[str, pl.DataFrame] = {}  # part name -> the whole part
-        self._rows: dict[str, int] = {}  # key -> row, of the first `_indexed` parts
+        self._rows: dict[str, int] = {}  # key -> row, of the first `_indexed` rows
         self._indexed = 0
 
     def parts(self) -> list[Path]:
-        """The part files there are, by first row."""
+        """The part files that together hold every row once, by first row."""
         if not self.folder.is_dir():
             return []
-        return sorted(part for part in self.folder.glob("*.parquet") if part.stem.isdecimal())
+        return standing(part for part in self.folder.glob("*.parquet") if is_part(part))
 
     def __len__(self) -> int:
         """Rows given out so far, by whichever process."""
-        parts = self.parts()
-        names = tuple(part.name for part in parts)
-        if names != self._parts:
-            self._length = first_row(parts[-1]) + table.read(parts[-1], ["row"]).height
-            self._parts = names
-        return self._length
+
+        def measure(parts: list[Path]) -> int:
+            names = tuple(part.name for part in parts)
+            if names != self._parts:
+                self._length = first_row(parts[-1]) + table.read(parts[-1], ["row"]).height
+                self._parts = names
+            return self._length
+
+        return self._settled(measure)
 
     def frame(self) -> pl.DataFrame:
         """All rows in order: key, row, and every column that any part has (null elsewhere).
 
         Raises StoreError where a part is damaged or missing.
         """
-        parts = self.parts()
+        return self._settled(self._frame)
+
+    def _frame(self, parts: list[Path]) -> pl.DataFrame:
         frames = [self.part(part) for part in parts]
         for part, row in zip(parts, _starts(frames), strict=False):
             if first_row(part) != row:
@@ -93,19 +101,27 @@ class Catalog:
                     pl.exclude("key"),
                 )
             )
-            if create_file(self._path(row), [data], len(data)):
+            if create_file(self.folder / part_name(row), [data], len(data)):
                 return new.height
 
     def rows(self, keys: Sequence[str]) -> Int64[np.ndarray, " K"]:
         """The row of each key, -1 where there is none."""
-        for part in self.parts()[self._indexed :]:
-            self._rows.update(zip(self.part(part)["key"], itertools.count(first_row(part)), strict=False))
-            self._indexed += 1
+        self._settled(self._index)
         return np.fromiter((self._rows.get(key, -1) for key in keys), np.int64, len(keys))
+
+    def _index(self, parts: list[Path]) -> None:
+        for part in parts:
+            keys = self.part(part)["key"]
+            end = first_row(part) + len(keys)
+            if end > self._indexed:
+                self._rows.update(zip(keys, itertools.count(first_row(part)), strict=False))
+                self._indexed = end
 
     def keys(self, rows: Int[np.ndarray, " K"]) -> list[str]:
         """The key of each row; StoreError where the catalog has no such row."""
-        parts = self.parts()
+        return self._settled(lambda parts: self._keys(parts, rows))
+
+    def _keys(self, parts: list[Path], rows: Int[np.ndarray, " K"]) -> list[str]:
         firsts = [first_row(part) for part in parts]
         keys = []
         for row in rows.tolist():
@@ -123,8 +139,15 @@ class Catalog:
         except StoreError:
             return f"row {row}"
 
-    def _path(self, row: int) -> Path:
-        return self.folder / f"{row:0{_DIGITS}d}.parquet"
+    def _settled(self, read: Callable[[list[Path]], Answer]) -> Answer:
+        """What `read` makes of the parts; again, where one was merged into another meanwhile."""
+        while True:
+            parts = self.parts()
+            try:
+                return read(parts)
+            except StoreError:
+                if self.parts() == parts:
+                    raise
 
     def _checked(self, frame: pl.DataFrame) -> pl.DataFrame:
         if frame.schema.get("key") != pl.String:
@@ -137,11 +160,6 @@ class Catalog:
             twice = frame.filter(pl.col("key").is_duplicated())["key"][0]
             raise StoreError(f"{self.entity} to append hold {twice!r} twice: keys are unique")
         return frame
-
-
-def first_row(part: Path) -> int:
-    """The first row of a part, from its name."""
-    return int(part.stem)
 
 
 def _starts(frames: Iterable[pl.DataFrame]) -> list[int]:

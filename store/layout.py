@@ -5,7 +5,7 @@ A store is a folder:
     store.json                            format name and version
     arrays.zarr/ENTITY/VIEW/ARRAY/        a plain Zarr v3 hierarchy
     catalog/ENTITY/FIRST_ROW.parquet      key -> row
-    failures/ENTITY/VIEW/SHARD.parquet    key, reason
+    failures/ENTITY/VIEW/SHARD.parquet    key, reason; merged-GROUP.parquet holds those of many shards
     shards/ENTITY/VIEW/SHARD.json         what wrote the shard: library versions, device
 """
 
@@ -28,6 +28,8 @@ FORMAT = "stepdiff-store"
 VERSION = 1
 ARRAYS = "arrays.zarr"
 LOCK = "lock.json"
+MERGED_SHARDS = 1024
+"""shards whose failures are merged into one file"""
 Identity = tuple[int, int, int]
 
 
@@ -128,12 +130,29 @@ class ViewPaths:
 
     def failures(self, shard: int) -> Path:
         """Why rows of a shard failed."""
-        return self.store / "failures" / self.entity / self.view / f"{shard}.parquet"
+        return self._failures / f"{shard}.parquet"
+
+    def merged_failures(self, shard: int) -> Path:
+        """Why rows of a shard failed that has no such file of its own, beside those of its neighbours."""
+        return self._failures / f"merged-{shard // MERGED_SHARDS}.parquet"
 
     def info(self, shard: int) -> Path:
         """What wrote a shard."""
-        return self.store / "shards" / self.entity / self.view / f"{shard}.json"
+        return self._info / f"{shard}.json"
 
     def lock(self, shard: int) -> Path:
         """The lock of a shard's one writer."""
         return self.info(shard).with_suffix(".lock")
+
+    @property
+    def beside(self) -> tuple[Path, Path]:
+        """The folders of the view outside its Zarr group: failures, and what wrote its shards."""
+        return self._failures, self._info
+
+    @cached_property
+    def _failures(self) -> Path:
+        return self.store / "failures" / self.entity / self.view
+
+    @cached_property
+    def _info(self) -> Path:
+        return self.store / "shards" / self.entity / self.view
