@@ -70,8 +70,8 @@ def compact(options: CompactOptions) -> Compacted:
             _merge_parts(store.catalog(entity), done)
         with progress("views compacted", len(views)) as advance:
             for view in views:
-                _merge_failures(view, done)
                 _remove_uncommitted(view, done)
+                _merge_failures(view, done)
                 advance(1)
     return done
 

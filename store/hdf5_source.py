@@ -23,8 +23,9 @@ from store.errors import StoreError
 from store.names import check_name
 
 Layout = Literal["clips", "rows"]
-DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
-"""what h5py raises on a damaged file: its exceptions follow the place in the HDF5 library"""
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, SystemError)
+"""what h5py raises on a damaged file: its exceptions follow the place in the HDF5 library, and a visit of links that
+ends early is a SystemError"""
 
 Read = tuple[dict[str, np.ndarray], dict[int, str]]
 """features of P places of a file [P, ...], and why some of the P could not be read"""
@@ -146,6 +147,8 @@ def opened(
         try:
             root = file[group]
             found = dict(_datasets(root))
+            if not found:
+                raise StoreError(f"group {group} of {path} holds no datasets")
             if features or "features" not in root.attrs:
                 wanted = list(features)
             else:  # what export-hdf5 wrote about its own files
@@ -153,8 +156,6 @@ def opened(
             source = _source(path, root, found, layout, keys, wanted)
         except DAMAGE as error:
             raise StoreError(f"cannot read group {group} of {path}: {_line(error)}") from error
-        if not source.keys:
-            raise StoreError(f"group {group} of {path} holds no clips")
         yield source
 
 
@@ -246,15 +247,11 @@ def _commonest(path: Path, name: str, keys: list[str], end: str, found: Mapping[
 
 def _datasets(root: h5py.Group) -> Iterator[tuple[str, Kind]]:
     """Every dataset below `root`, by its path from there."""
-    links: list[str] = []
-
-    def see(name: str, link: object) -> None:
+    links: dict[str, object] = {}
+    root.visititems_links(links.__setitem__)  # visititems would leave out the second name of a dataset
+    for name, link in links.items():
         if isinstance(link, h5py.ExternalLink):
-            raise StoreError(f"{root.file.filename} links to {link.filename}: copy it into one file first")
-        links.append(name)
-
-    root.visititems_links(see)  # visititems would leave out the second name of a dataset
-    for name in links:
+            raise StoreError(f"{root.file.filename} links {name} to {link.filename}: copy it into one file first")
         try:
             item = root.get(name)
         except DAMAGE:
