@@ -21,7 +21,8 @@ from jaxtyping import Int64
 
 from store.errors import StoreError
 from store.feature_store import Store
-from store.hdf5_source import Source, opened
+from store.hdf5_layout import opened
+from store.hdf5_source import Source
 from store.options import ImportOptions
 from store.progress import progress
 from store.provenance import Feature, Provenance, with_dtype

@@ -17,7 +17,7 @@ from store.feature_store import Store, shard_rows
 from store.known import ENCODERS, TOKENS
 from store.layout import read_json
 from store.options import PlanOptions
-from store.provenance import DTYPES, Feature, with_dtype
+from store.provenance import Feature, with_dtype
 from store.view import View, stored_features
 
 
@@ -74,9 +74,9 @@ class Plan:
 
 def plan(options: PlanOptions) -> Plan:
     """The plan. StoreError where options do not fit, or an encoder, view or rate is not there."""
-    rows = int(options.clips)
-    if rows != options.clips or rows < 1:
+    if not options.clips >= 1 or options.clips % 1:
         raise StoreError(f"--clips {options.clips} is refused: give a whole number, 1 or more")
+    rows = int(options.clips)
     if options.workers < 1:
         raise StoreError(f"--workers {options.workers} is refused: give 1 or more")
     if (options.encoder is None) == (options.like is None):
@@ -86,9 +86,9 @@ def plan(options: PlanOptions) -> Plan:
         entity, encoder, features = view.entity, view.provenance.encoder, dict(view.features)
     else:
         entity, encoder, features = _known(str(options.encoder))
-    dtypes = sorted(DTYPES, reverse=True)
+    dtypes: tuple[str, ...] = ("float32", "float16", "int8")
     if options.encoder and TOKENS not in features:
-        dtypes = ["float32"]  # featurize keeps embeddings so, whatever is asked
+        dtypes = ("float32",)  # featurize keeps embeddings so, whatever is asked
     return Plan(
         rows=rows,
         entity=entity,

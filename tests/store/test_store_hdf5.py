@@ -1,6 +1,9 @@
 """HDF5 in and out: both layouts, bit for bit, whole or not at all, bad clips alone."""
 
 import json
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,12 @@ from store import Feature, Store, StoreError, View
 from store.__main__ import main
 from store.hdf5_export import export_hdf5
 from store.hdf5_import import import_hdf5
-from store.hdf5_source import opened
+from store.hdf5_layout import opened
 from store.options import ExportOptions, ImportOptions
 from store.quantise import dequantise, quantise
 from store.verify import verify
 
+ROOT = Path(__file__).parents[2]
 Make = Callable[..., Any]
 MADE_BY = {"encoder": "net", "weights_sha256": "ab" * 32, "layer": "last", "frames": "8 evenly", "crop": "centre 224"}
 
@@ -343,6 +347,29 @@ def test_an_export_appears_whole_or_not_at_all(filled: View, tmp_path: Path, mon
     with pytest.raises(StoreError, match="is there already"):
         exported(filled, tmp_path / "out" / "a.h5")
     assert (tmp_path / "out" / "a.h5").read_bytes() == before
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(filled: View, tmp_path: Path) -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    left = tmp_path / "out" / f".tmp.{socket.gethostname()}.{child.pid}.00ff"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    exported(filled, tmp_path / "out" / "a.h5")
+    assert [path.name for path in left.parent.iterdir()] == ["a.h5"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_file(filled: View, tmp_path: Path) -> None:
+    script = (
+        "import resource, signal, sys; from store.__main__ import main;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000));"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = ["export-hdf5", str(tmp_path / "out" / "a.h5"), "--store", str(filled.paths.store), "--view", "net"]
+    done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"error: no space to write {tmp_path / 'out' / 'a.h5'}")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_an_export_of_what_is_not_there_is_one_line(filled: View, tmp_path: Path) -> None:

@@ -35,7 +35,6 @@ def test_sizes_are_to_the_byte_those_of_a_store(make_view: Make, fill: Make, dty
     assert found.bytes == sum(path.stat().st_size for path in arrays)
     assert found.files == len(files(view))
     assert found.shards == -(-rows // 4)
-    assert sizes(rows, view.features, dtype).rows_per_shard == make_view(view.features, rows, None).rows_per_shard
 
 
 def test_a_month_long_job_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +62,7 @@ def test_a_month_long_job_is_planned(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_view_that_stands_is_a_pattern(make_view: Make, fill: Make) -> None:
     view = make_view(TOKENS)
     fill(view)
-    planned = plan(PlanOptions(clips=100, like=f"{view.paths.store}/net", dtype="int8"))
+    planned = plan(PlanOptions(clips=100.0, like=f"{view.paths.store}/net", dtype="int8"))
     assert (planned.encoder, planned.entity, planned.hours) == ("net", "clips", [])
     assert planned.sizes[-1] == sizes(100, with_dtype(TOKENS, "int8"), "int8")
 
@@ -74,7 +73,7 @@ def test_the_rate_is_what_shards_tell(make_view: Make, values: Make) -> None:
         rows = np.arange(shard * 4, min(shard * 4 + 4, 11))
         info = {"device": device, "rows": len(rows), "seconds": seconds}
         view.write_shard(shard, rows, values(view, rows), {}, info)
-    planned = plan(PlanOptions(clips=3600 * 8, like=f"{view.paths.store}/net", workers=4))
+    planned = plan(PlanOptions(clips=3600 * 8.0, like=f"{view.paths.store}/net", workers=4))
     assert [(hours.device, hours.clips_per_second, hours.worker_hours) for hours in planned.hours] == [
         ("cpu", 7 / 3.5, 4.0),
         ("cuda", 8.0, 1.0),
@@ -88,14 +87,15 @@ def test_what_cannot_be_planned_is_one_line(make_view: Make, fill: Make, capsys:
     net, store = f"{view.paths.store}/net", str(view.paths.store)
     for options, said in (
         ({"clips": 1.5, "like": net}, "give a whole number"),
-        ({"clips": 0, "like": net}, "give a whole number"),
-        ({"clips": 5}, "give either --encoder .*internvideo-mm-l14"),
-        ({"clips": 5, "like": net, "encoder": "mpnet-base"}, "give either"),
-        ({"clips": 5, "encoder": "resnet"}, "no features are known of encoder 'resnet'"),
-        ({"clips": 5, "like": f"{store}/gone"}, "no view 'gone'"),
-        ({"clips": 5, "like": net, "clips_per_second": 0}, "give a rate above 0"),
-        ({"clips": 5, "like": net, "workers": 0}, "give 1 or more"),
-        ({"clips": 5, "like": net, "measured_in": store}, "tells no time of net on clips"),
+        ({"clips": 0.0, "like": net}, "give a whole number"),
+        ({"clips": float("inf"), "like": net}, "give a whole number"),
+        ({"clips": 5.0}, "give either --encoder .*internvideo-mm-l14"),
+        ({"clips": 5.0, "like": net, "encoder": "mpnet-base"}, "give either"),
+        ({"clips": 5.0, "encoder": "resnet"}, "no features are known of encoder 'resnet'"),
+        ({"clips": 5.0, "like": f"{store}/gone"}, "no view 'gone'"),
+        ({"clips": 5.0, "like": net, "clips_per_second": 0.0}, "give a rate above 0"),
+        ({"clips": 5.0, "like": net, "workers": 0}, "give 1 or more"),
+        ({"clips": 5.0, "like": net, "measured_in": store}, "tells no time of net on clips"),
     ):
         with pytest.raises(StoreError, match=said) as caught:
             plan(PlanOptions(**options))
