@@ -28,6 +28,8 @@ from store.view import FAILED, OK, View
 
 KEYS, SCALE = "key", "scale"
 _BLOCK_BYTES = 64 * 2**20
+_HEADER_BYTES = 1024
+"""what a small dataset takes beside its values, and a key, at most"""
 _FLOAT16_MOST = float(np.finfo(np.float16).max)
 
 
@@ -62,8 +64,8 @@ def export_hdf5(options: ExportOptions) -> Exported:
     arrays = _arrays(view, options)
     status = view.status()
     rows = np.flatnonzero(status == OK)
-    nbytes = len(rows) * sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for shape, dtype in arrays.values())
-    with _whole(path, nbytes) as file, progress(f"export of {view.name}", len(rows)) as advance:
+    a_row = sum(np.dtype(dtype).itemsize * int(np.prod(shape)) + _HEADER_BYTES for shape, dtype in arrays.values())
+    with _whole(path, len(rows) * a_row) as file, progress(f"export of {view.name}", len(rows)) as advance:
         file.attrs["features"] = _described(arrays, options)
         file.attrs["layout"] = options.layout
         file.attrs["provenance"] = json.dumps(view.provenance.as_dict())
@@ -183,6 +185,7 @@ def _whole(path: Path, nbytes: int) -> Iterator[h5py.File]:
     temp = temporary(path.parent)
     try:
         with named_errors(path, nbytes):
+            _find_room(temp, nbytes)
             with h5py.File(temp, "w-") as file:
                 yield file
             fd = os.open(temp, os.O_RDONLY)
@@ -195,3 +198,13 @@ def _whole(path: Path, nbytes: int) -> Iterator[h5py.File]:
     except BaseException:
         temp.unlink(missing_ok=True)
         raise
+
+
+def _find_room(temp: Path, nbytes: int) -> None:
+    """OSError where the disk has no room for so many bytes: the HDF5 library may crash on a disk that fills up."""
+    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        os.posix_fallocate(fd, 0, max(nbytes, 1))
+    finally:
+        os.close(fd)
+        temp.unlink()
