@@ -94,13 +94,13 @@ def ask(path: Path, rows: int, rounds: int, join: bool) -> Figures:
     ways: dict[str, Callable[[], Any]] = {"lookup": lambda: catalog.rows(asked)}
     from_parts = None
     if join:
-        from_parts, joined = _timed(lambda: _join(asked, catalog.frame().select("key", "row")))
+        from_parts, joined = _timed(lambda: _join(asked, catalog.frame(["key", "row"])))
         assert (joined == found).all()
-        frame = catalog.frame().select("key", "row")
+        frame = catalog.frame(["key", "row"])
         ways["join"] = lambda: _join(asked, frame)
     fill = None
     if rows <= _DICT_ROWS:
-        fill, places = _timed(lambda: dict(catalog.frame().select("key", "row").iter_rows()))
+        fill, places = _timed(lambda: dict(catalog.frame(["key", "row"]).iter_rows()))
         ways["dict"] = lambda: [places.get(key, -1) for key in asked]
     times: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):

@@ -123,14 +123,15 @@ def _finished_view(store: Store, options: Options, asked: Manifest, weights: Pat
 
 def _refuse_changed(catalog: Catalog, asked: Manifest) -> None:
     """FeaturizeError where a clip that the catalog has is now another interval."""
-    known, times = catalog.scan(), ("key", "start", "end")
-    if not set(times) <= set(known.collect_schema()) & set(asked.rows.columns):
+    times = ("key", "start", "end")
+    known = catalog.frame(times)
+    if not set(times) <= set(known.columns) & set(asked.rows.columns):
         return
-    both = asked.rows.lazy().select(times).join(known.select(times), on="key", suffix="_known")
+    both = asked.rows.select(times).join(known, on="key", suffix="_known")
     moved = both.filter(
         ((pl.col("start") - pl.col("start_known")).abs() > _SAME)
         | ((pl.col("end") - pl.col("end_known")).abs() > _SAME)
-    ).collect()
+    )
     if moved.height:
         clip = moved.row(0, named=True)
         raise FeaturizeError(

@@ -8,6 +8,7 @@ Guarantees
 """
 
 import platform
+import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
@@ -36,12 +37,14 @@ Batch = tuple[tuple[int, ...], dict[str, np.ndarray]]
 def featurize_shard(task: Task, encoder: Encoder, device: str, tell: Tell) -> Outcome:
     """Compute and commit the rows of a task. StoreError where they cannot be written."""
     view = Store.open(task.store).view(task.entity, task.view)
+    begin = time.monotonic()
     work = _Work(task, encoder, task.shard * view.rows_per_shard, tell)
     kept = _Kept(len(task.rows), view.features)
     for batch in work.clip_batches() if task.entity == "clips" else work.text_batches():
         work.failures |= kept.add(*batch)
     rows, features = kept.in_order()
-    view.write_shard(task.shard, rows, features, work.failures, _info(task, device))
+    took = {"rows": len(rows), "seconds": round(time.monotonic() - begin, 3)}
+    view.write_shard(task.shard, rows, features, work.failures, {**_info(task, device), **took})
     return Outcome(task.shard, work.repeated, _truncated(task, encoder))
 
 
@@ -143,7 +146,7 @@ def _truncated(task: Task, encoder: Encoder) -> int:
 
 
 def _info(task: Task, device: str) -> dict[str, Any]:
-    """What computed a shard; recorded beside it, and refuses nothing."""
+    """What computed a shard; recorded beside it, with how long that took, and refuses nothing."""
     import torch
 
     return {

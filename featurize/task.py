@@ -73,7 +73,7 @@ def tasks(
     catalog = store.catalog(view.entity)
     numbers = pl.Series("row", catalog.rows(asked.rows["key"]))
     rows = asked.rows.with_columns(numbers).sort("row")
-    texts = catalog.scan().select("text").collect()["text"] if view.entity == "texts" else pl.Series(dtype=pl.String)
+    texts = catalog.frame(["text"])["text"] if view.entity == "texts" else pl.Series(dtype=pl.String)
     for shard in shards:
         first = shard.number * view.rows_per_shard
         clips: dict[int, Source] = {}

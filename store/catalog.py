@@ -6,10 +6,12 @@ Guarantees
 - opening a catalog reads no part until a row or a key is asked for
 - what is asked about keys and rows reads indexes, not parts, so that it costs what is asked
 - what was asked before a fork can be asked after it
+- while parts are merged, every row is read once
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -19,9 +21,9 @@ from store import table
 from store.commit import create_file
 from store.errors import StoreError
 from store.key_indexes import KeyIndexes
-from store.layout import first_row
+from store.parts import Parts, first_row, is_part, part_name, standing
 
-_DIGITS = 12
+Answer = TypeVar("Answer")
 
 
 class Catalog:
@@ -32,40 +34,41 @@ class Catalog:
         self.folder = folder
         self.entity = folder.name
         self._indexes = KeyIndexes(folder)
-        self._counted: tuple[tuple[Path, ...], int] = ((), 0)  # the parts there were, and their rows
+        self._counted: tuple[Parts, int] = ((), 0)  # the parts there were, and their rows
 
-    def parts(self) -> tuple[Path, ...]:
-        """The part files there are, by first row."""
-        return tuple(sorted(part for part in self.folder.glob("*.parquet") if part.stem.isdecimal()))
+    def parts(self) -> Parts:
+        """The part files that together hold every row once, by first row."""
+        return standing(part for part in self.folder.glob("*.parquet") if is_part(part))
 
     def __len__(self) -> int:
         """Rows given out so far, by whichever process."""
-        parts = self.parts()
+        return self._settled(self._count)
+
+    def _count(self, parts: Parts) -> int:
         if parts != self._counted[0]:
             self._counted = parts, self._indexes.end(parts)
         return self._counted[1]
 
-    def scan(self) -> pl.LazyFrame:
-        """All rows in order, lazily: key, row, and every column that any part has (null elsewhere).
+    def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """All rows in order: key, row, and every column that any part has (null elsewhere).
 
-        Raises StoreError where a part is damaged or missing.
+        With `columns`, of these those that any part has. Raises StoreError where a part is damaged or missing.
         """
-        parts = self.parts()
-        frames = [table.scan(part) for part in parts]
+        return self._settled(lambda parts: self._frame(parts, columns))
+
+    def _frame(self, parts: Parts, columns: Sequence[str] | None) -> pl.DataFrame:
+        frames = [pl.DataFrame(schema={"key": pl.String, "row": pl.Int64})]
         row = 0
-        for part, frame in zip(parts, frames, strict=True):
+        for part in parts:
             if first_row(part) != row:
                 raise StoreError(
                     f"catalog of {self.entity} has no part for rows {row} to {first_row(part) - 1}"
                     f" in {self.folder}: restore the missing file"
                 )
-            row += frame.select(pl.len()).collect().item()
-        empty = pl.LazyFrame(schema={"key": pl.String, "row": pl.Int64})
-        return pl.concat([empty, *frames], how="diagonal_relaxed")
-
-    def frame(self) -> pl.DataFrame:
-        """`scan`, all of it in memory; raises as it does."""
-        return self.scan().collect()
+            frames.append(table.read(part, None if columns is None else ["row", *columns], strict=False))
+            row += len(frames[-1])
+        frame = pl.concat(frames, how="diagonal_relaxed")
+        return frame if columns is None else frame.select(name for name in columns if name in frame.columns)
 
     def append(self, frame: pl.DataFrame) -> int:
         """Give rows to the keys of `frame` that have none, in its order; returns how many.
@@ -75,12 +78,11 @@ class Catalog:
         """
         frame = self._checked(frame)
         while True:
-            parts = self.parts()  # one look at them: what is known, and where it ends
-            known = self._indexes.find(parts, frame["key"]) >= 0
+            # one look at the parts: what is known, and where it ends
+            known, row = self._settled(lambda parts: (self._indexes.find(parts, frame["key"]) >= 0, self._count(parts)))
             new = frame.filter(pl.Series(~known, dtype=pl.Boolean))
             if not new.height:
                 return 0
-            row = self._indexes.end(parts)
             data = table.encode(
                 new.select(
                     "key",
@@ -88,8 +90,10 @@ class Catalog:
                     pl.exclude("key"),
                 )
             )
-            if create_file(self._path(row), [data], len(data)):
-                self._indexes.make(self.parts())
+            part = self.folder / part_name(row)
+            # a part that has the rows of another's, merged already, hides the new one: it counts for nothing
+            if create_file(part, [data], len(data)) and part in self.parts():
+                self.index()
                 return new.height
 
     def rows(self, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
@@ -97,11 +101,11 @@ class Catalog:
 
         Raises StoreError where a part is damaged or missing that no index covers.
         """
-        return self._indexes.find(self.parts(), keys)
+        return self._settled(lambda parts: self._indexes.find(parts, keys))
 
     def keys(self, rows: Int[np.ndarray, " K"]) -> list[str]:
         """The key of each row; StoreError where the catalog has no such row, and as `rows`."""
-        return self._indexes.keys(self.parts(), rows.astype(np.int64, copy=False))
+        return self._settled(lambda parts: self._indexes.keys(parts, rows.astype(np.int64, copy=False)))
 
     def name(self, row: int) -> str:
         """The key of a row, for a message: `row N` where it cannot be told."""
@@ -110,8 +114,23 @@ class Catalog:
         except StoreError:
             return f"row {row}"
 
-    def _path(self, row: int) -> Path:
-        return self.folder / f"{row:0{_DIGITS}d}.parquet"
+    def index(self) -> None:
+        """Index the rows that no index has yet."""
+        self._settled(self._indexes.make)
+
+    def sweep(self) -> None:
+        """As `index`, and delete the indexes of parts that do not stand."""
+        self._settled(self._indexes.sweep)
+
+    def _settled(self, read: Callable[[Parts], Answer]) -> Answer:
+        """What `read` makes of the parts; again, where one was merged into another meanwhile."""
+        while True:
+            parts = self.parts()
+            try:
+                return read(parts)
+            except StoreError:
+                if self.parts() == parts:
+                    raise
 
     def _checked(self, frame: pl.DataFrame) -> pl.DataFrame:
         if frame.schema.get("key") != pl.String:

@@ -21,7 +21,8 @@ import numpy as np
 
 from store.errors import StoreError
 
-_PREFIX = ".tmp."
+TEMPORARY = ".tmp."
+"""how names of temporary files and folders begin"""
 _FOREIGN_AGE = 24 * 3600.0  # seconds after which a temporary file of another host is dead
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -30,7 +31,7 @@ Buffer = bytes | memoryview | np.ndarray
 
 def temporary(folder: Path) -> Path:
     """A name in `folder` that no other attempt uses, and that tells who made it."""
-    return folder / f"{_PREFIX}{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
+    return folder / f"{TEMPORARY}{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
 
 
 def sync_folder(folder: Path) -> None:
@@ -120,24 +121,44 @@ def named_errors(path: Path, nbytes: int) -> Iterator[None]:
         ) from error
 
 
-def remove_dead(root: Path) -> list[Path]:
-    """Remove temporary files and folders below `root` whose process is gone; returns them."""
+def remove_folder(folder: Path, root: Path) -> bool:
+    """Remove a folder below `root`: gone under its name at once, its bytes then; False where there is none.
+
+    What a kill leaves of it is a temporary folder in `root`, which `remove_dead` removes.
+    """
+    if not folder.is_dir():
+        return False
+    temp = temporary(root)
+    with named_errors(folder, 0):
+        os.rename(folder, temp)
+        sync_folder(folder.parent)
+        shutil.rmtree(temp)
+    return True
+
+
+def remove_dead(root: Path, deep: bool = True) -> list[Path]:
+    """Remove temporary files and folders below `root` whose process is gone; returns them.
+
+    Without `deep` only those that lie in `root` itself.
+    """
     dead = []
     for folder, folders, files in os.walk(root):
-        for name in [n for n in folders if n.startswith(_PREFIX)]:
+        for name in [n for n in folders if n.startswith(TEMPORARY)]:
             folders.remove(name)
             if _is_dead(path := Path(folder, name)):
                 shutil.rmtree(path, ignore_errors=True)
                 dead.append(path)
         for name in files:
-            if name.startswith(_PREFIX) and _is_dead(path := Path(folder, name)):
+            if name.startswith(TEMPORARY) and _is_dead(path := Path(folder, name)):
                 path.unlink(missing_ok=True)
                 dead.append(path)
+        if not deep:
+            break
     return dead
 
 
 def _is_dead(path: Path) -> bool:
-    made = re.fullmatch(re.escape(_PREFIX) + r"(.+)\.(\d+)\.[0-9a-f]+", path.name)
+    made = re.fullmatch(re.escape(TEMPORARY) + r"(.+)\.(\d+)\.[0-9a-f]+", path.name)
     if made is None:
         return False
     host, pid = made.groups()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from store.catalog import Catalog
-from store.commit import make_folder, named_errors, remove_dead, sync_folder, temporary
+from store.commit import make_folder, named_errors, remove_dead, remove_folder, sync_folder, temporary
 from store.errors import StoreError
 from store.layout import (
     ARRAYS,
@@ -129,7 +129,7 @@ class Store:
                     "give the new view another name"
                 )
             return view
-        rows = _rows_per_shard(features) if rows_per_shard is None else rows_per_shard
+        rows = shard_rows(features) if rows_per_shard is None else rows_per_shard
         if rows < 1 or rows & (rows - 1):
             raise StoreError(f"rows_per_shard {rows} is refused: give a power of two")
         self._make_view(ViewPaths(self.path, entity, name), provenance, dict(features), rows)
@@ -158,6 +158,8 @@ class Store:
         entity = paths.group.parent
         if not (entity / "zarr.json").exists():
             write_json(entity / "zarr.json", group_metadata())
+        for folder in paths.beside:  # of a dropped view of that name, whose removal was cut short
+            remove_folder(folder, self.path)
         temp = temporary(self.path)
         try:
             for name, feature in stored.items():
@@ -195,6 +197,7 @@ def _check_features(view: str, features: Mapping[str, Feature]) -> None:
         raise StoreError(f"view {view} has two int8 features: a view holds one, with its scale")
 
 
-def _rows_per_shard(features: Mapping[str, Feature]) -> int:
+def shard_rows(features: Mapping[str, Feature]) -> int:
+    """Rows a shard of a view with such features: a power of two, about 256 MiB of its largest array."""
     largest = max(feature.row_bytes for feature in features.values())
     return min(2 ** max(int(math.log2(_SHARD_BYTES / largest)), 0), _MOST_ROWS)

@@ -24,15 +24,15 @@ from store.block_file import DamagedFile
 from store.commit import Buffer, replace_file
 from store.errors import StoreError
 from store.key_index import KeyIndex, built, in_memory, merged, open_index
-from store.layout import Identity, first_row, identity
+from store.layout import Identity, identity
 from store.packed_keys import pack
+from store.parts import Parts, first_row
 
 RATIO = 2  # of 200 appends of 10,000 keys 3 files are left, and 100,000 keys take 44 ms: unmerged 200, and 468 ms
 _GROUP = 2**22  # rows of small parts that are indexed together
 _RUN = 2**22  # keys looked up at a time
 _DIGITS = 12
 
-Parts = tuple[Path, ...]
 Answer = TypeVar("Answer")
 
 
@@ -92,6 +92,14 @@ class KeyIndexes:
     def make(self, parts: Parts) -> None:
         """Make what is missing for the rows of `parts`."""
         self._answered(parts, lambda chain: None)
+
+    def sweep(self, parts: Parts) -> None:
+        """Make what is missing for the rows of `parts`, and delete every other index."""
+        self.make(parts)
+        used = {index.path for index in self._chain}
+        for path, _, _ in self._named():
+            if path not in used:
+                path.unlink(missing_ok=True)
 
     def _answered(self, parts: Parts, ask: Callable[[list[KeyIndex]], Answer]) -> Answer:
         while True:  # ends: a file is refused once, and what is made in its place is another
@@ -163,11 +171,17 @@ class KeyIndexes:
             return self._kept[-1]
         index = open_index(path)
         assert index is not None
-        for other in self.folder.glob("*.keys"):
-            low, _, high = other.stem.partition("-")
-            if low.isdecimal() and high.isdecimal() and first <= int(low) and int(high) <= end and other != path:
+        for other, low, high in self._named():
+            if first <= low and high <= end and other != path:
                 other.unlink(missing_ok=True)  # its rows are in this one
         return index
+
+    def _named(self) -> Iterator[tuple[Path, int, int]]:
+        """The files with the name of an index: path, first row, end."""
+        for path in self.folder.glob("*.keys"):
+            first, _, end = path.stem.partition("-")
+            if first.isdecimal() and end.isdecimal():
+                yield path, int(first), int(end)
 
     def _path(self, first: int, end: int) -> Path:
         return self.folder / f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.keys"

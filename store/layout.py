@@ -4,9 +4,9 @@ A store is a folder:
 
     store.json                            format name and version
     arrays.zarr/ENTITY/VIEW/ARRAY/        a plain Zarr v3 hierarchy
-    catalog/ENTITY/FIRST_ROW.parquet      key -> row
+    catalog/ENTITY/FIRST_ROW.parquet      key -> row; FIRST_ROW-END.parquet holds what many such parts held
     catalog/ENTITY/FIRST_ROW-END.keys     hash of a key -> row, made from the parts and made again where lost
-    failures/ENTITY/VIEW/SHARD.parquet    key, reason
+    failures/ENTITY/VIEW/SHARD.parquet    key, reason; merged-GROUP.parquet holds those of many shards
     shards/ENTITY/VIEW/SHARD.json         what wrote the shard: library versions, device
 """
 
@@ -29,6 +29,8 @@ FORMAT = "stepdiff-store"
 VERSION = 1
 ARRAYS = "arrays.zarr"
 LOCK = "lock.json"
+MERGED_SHARDS = 1024
+"""shards whose failures are merged into one file"""
 Identity = tuple[int, int, int]
 
 
@@ -64,11 +66,6 @@ def identity(path: Path) -> Identity | None:
     except FileNotFoundError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def first_row(part: Path) -> int:
-    """The first row of a part of a catalog, from its name."""
-    return int(part.stem)
 
 
 def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -139,12 +136,29 @@ class ViewPaths:
 
     def failures(self, shard: int) -> Path:
         """Why rows of a shard failed."""
-        return self.store / "failures" / self.entity / self.view / f"{shard}.parquet"
+        return self._failures / f"{shard}.parquet"
+
+    def merged_failures(self, shard: int) -> Path:
+        """Why rows of a shard failed that has no such file of its own, beside those of its neighbours."""
+        return self._failures / f"merged-{shard // MERGED_SHARDS}.parquet"
 
     def info(self, shard: int) -> Path:
         """What wrote a shard."""
-        return self.store / "shards" / self.entity / self.view / f"{shard}.json"
+        return self._info / f"{shard}.json"
 
     def lock(self, shard: int) -> Path:
         """The lock of a shard's one writer."""
         return self.info(shard).with_suffix(".lock")
+
+    @property
+    def beside(self) -> tuple[Path, Path]:
+        """The folders of the view outside its Zarr group: failures, and what wrote its shards."""
+        return self._failures, self._info
+
+    @cached_property
+    def _failures(self) -> Path:
+        return self.store / "failures" / self.entity / self.view
+
+    @cached_property
+    def _info(self) -> Path:
+        return self.store / "shards" / self.entity / self.view

@@ -7,7 +7,7 @@ Guarantees
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,22 +44,17 @@ def encode(frame: pl.DataFrame) -> bytes:
     return seal(file.getvalue())
 
 
-def read(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
-    """The frame in `path`, or some columns of it; StoreError where it is damaged."""
+def read(path: Path, columns: Sequence[str] | None = None, strict: bool = True) -> pl.DataFrame:
+    """The frame in `path`, or some columns of it; StoreError where it is damaged.
+
+    Without `strict` those of the columns that it has.
+    """
     _check_threads(f"read {path}")
     data = io.BytesIO(_checked(path))
     with _own_errors(path):
-        return pl.read_parquet(data, columns=columns)
-
-
-def scan(path: Path) -> pl.LazyFrame:
-    """The frame in `path`, lazily; its bytes are checked now: StoreError where it is damaged."""
-    _check_threads(f"read {path}")
-    _checked(path)
-    frame = pl.scan_parquet(path, glob=False)
-    with _own_errors(path):
-        frame.collect_schema()
-    return frame
+        if columns is not None and not strict:
+            columns = [name for name in pl.read_parquet_schema(data) if name in columns]
+        return pl.read_parquet(data, columns=None if columns is None else list(columns))
 
 
 def written_seal(path: Path) -> str:

@@ -18,7 +18,8 @@ from store.catalog import Catalog
 from store.errors import StoreError
 from store.feature_store import Store
 from store.key_index import open_index
-from store.layout import ARRAYS, first_row
+from store.layout import ARRAYS, MERGED_SHARDS
+from store.parts import first_row
 from store.seal import crc32c, is_sealed
 from store.shard import ShardFile, read_chunk
 from store.view import FAILED, OK, View
@@ -47,8 +48,13 @@ _Found = tuple[Path, str, Iterable[str]]
 def _all(store: Store) -> Iterator[_Found]:
     yield from _unsealed([store.path / "store.json", store.path / ARRAYS / "zarr.json"], ())
     for entity in store.entities():
-        keys = _Keys(store.catalog(entity))
-        yield from _catalog(store, entity, keys)
+        while True:
+            parts = store.catalog(entity).parts()
+            keys = _Keys(store.catalog(entity))
+            found = list(_catalog(store, entity, keys))
+            if store.catalog(entity).parts() == parts:  # else some were merged meanwhile
+                break
+        yield from found
         yield from _indexes(store.catalog(entity))
         root = store.path / ARRAYS / entity
         folders = sorted(folder for folder in root.glob("*") if folder.is_dir())
@@ -141,6 +147,21 @@ def _view(view: View, keys: _Keys) -> Iterator[_Found]:
         return  # without the metadata of `status` nobody knows how many rows there are
     for shard in range(-(-len(view) // view.rows_per_shard)):
         yield from _shard(view, shard, keys)
+    for path in sorted(view.paths.beside[0].glob("merged-*.parquet")):
+        for _, what, _ in _unsealed([path], ()):
+            yield path, what, keys(_failed_in(view, int(path.stem.removeprefix("merged-"))))
+
+
+def _failed_in(view: View, group: int) -> Int[np.ndarray, " rows"]:
+    """The rows whose failures the merged file of a group of shards would tell."""
+    first = group * MERGED_SHARDS
+    shards = range(first, min(first + MERGED_SHARDS, -(-len(view) // view.rows_per_shard)))
+    rows = [
+        shard * view.rows_per_shard + np.flatnonzero(view.shard_status(shard) == FAILED)
+        for shard in shards
+        if not view.paths.failures(shard).exists()
+    ]
+    return np.concatenate([np.empty(0, np.int64), *rows])
 
 
 def _shard(view: View, shard: int, keys: _Keys) -> Iterator[_Found]:
@@ -154,8 +175,11 @@ def _shard(view: View, shard: int, keys: _Keys) -> Iterator[_Found]:
     ok, failed = first + np.flatnonzero(status == OK), first + np.flatnonzero(status == FAILED)
     if (status > FAILED).any():
         yield view.paths.status(shard), "holds values other than 0, 1, 2", keys(every)
-    if (path := view.paths.failures(shard)).exists() or len(failed):
-        yield from _unsealed([path], keys(failed))
+    path, merged = view.paths.failures(shard), view.paths.merged_failures(shard)
+    if path.exists() or (len(failed) and not merged.exists()):
+        found = list(_unsealed([path], keys(failed)))
+        if path.exists() or not merged.exists():  # else it has been merged meanwhile
+            yield from found
     if (path := view.paths.info(shard)).exists() or len(ok) or len(failed):
         yield from _unsealed([path], keys(every))
     if not len(ok):

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Float32, Int, Shaped, UInt8
 
-from store import table
+from store import failures
 from store.catalog import Catalog
 from store.errors import StoreError
 from store.layout import LOCK, Identity, ViewPaths, identity, read_json, write_json
@@ -39,6 +39,7 @@ class View:
         self.name = name
         self.paths = ViewPaths(store, entity, name)
         self.catalog = catalog
+        self._made = identity(self.paths.group / "zarr.json")
         attributes = read_json(self.paths.group / "zarr.json")["attributes"]
         self.provenance = Provenance.from_dict(attributes["provenance"])
         self.rows_per_shard = int(attributes["rows_per_shard"])
@@ -117,6 +118,14 @@ class View:
         self._check_ok(rows)
         return self._read(feature, rows, out)
 
+    def read_quantised(self, feature: str, rows: Int[np.ndarray, " B"]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of an int8 feature as they are stored: int8, and float16 scales. Raises as `read` does."""
+        self._known(feature)
+        if self.features[feature].dtype != "int8":
+            raise StoreError(f"{feature} of view {self.name} is {self.features[feature].dtype}, not int8: use read")
+        self._check_ok(rows)
+        return self._read(feature, rows, None), self._read("scale", rows, None)
+
     def read_float(self, feature: str, rows: Int[np.ndarray, " B"]) -> Float32[np.ndarray, "B ..."]:
         """Rows of a feature as float32, int8 dequantised; raises as `read` does."""
         values = self.read(feature, rows)
@@ -150,13 +159,7 @@ class View:
         """The rows that failed: key, reason, in the order of the catalog."""
         rows = np.flatnonzero(self.status() == FAILED)
         frame = pl.DataFrame({"key": self.catalog.keys(rows)}, schema={"key": pl.String})
-        parts = [
-            table.read(path)
-            for shard in np.unique(rows // self.rows_per_shard).tolist()
-            if (path := self.paths.failures(shard)).exists()
-        ]
-        empty = pl.DataFrame(schema={"key": pl.String, "reason": pl.String})
-        reasons = pl.concat([empty, *parts])
+        reasons = failures.of_shards(self.paths, np.unique(rows // self.rows_per_shard).tolist())
         lost = pl.col("reason").fill_null("the reason is lost: its file is missing")
         return frame.join(reasons, on="key", how="left", maintain_order="left").with_columns(lost)
 
@@ -195,6 +198,9 @@ class View:
         elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
             raise StoreError(f"out is {out.dtype} {out.shape}: {feature} needs C-contiguous {dtype} {shape}")
         self._readers[feature].read(rows, out)
+        # Files that are gone read as the fill value: that must not stand for a view that was dropped.
+        if identity(self.paths.group / "zarr.json") != self._made:
+            raise StoreError(f"view {self.name} of {self.entity} in {self.paths.store} was dropped: open it again")
         return out
 
     def _reader(self, name: str) -> RowReader:

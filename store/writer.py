@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int, UInt8
 
+from store import failures as failure_files
 from store import table
 from store.commit import make_folder, replace_file
 from store.errors import StoreError
@@ -154,12 +155,13 @@ class ShardWriter:
 
     def _earlier_reasons(self, status: UInt8[np.ndarray, " slots"]) -> dict[int, str]:
         """The reasons on file of rows that have failed so far."""
-        path = self.view.paths.failures(self.shard)
-        if not path.exists():
+        if not (status == _FAILED).any():
             return {}
-        frame = table.read(path)
+        frame = failure_files.of_shard(self.view.paths, self.shard)
         rows = self.view.catalog.rows(frame["key"].to_list()).tolist()
-        return {row: why for row, why in zip(rows, frame["reason"], strict=True) if status[row - self.first] == _FAILED}
+        reasons = dict(zip(rows, frame["reason"], strict=True))
+        failed = (np.flatnonzero(status == _FAILED) + self.first).tolist()
+        return {row: reasons[row] for row in failed if row in reasons}
 
     def _write_failures(self, reasons: Mapping[int, str]) -> None:
         path = self.view.paths.failures(self.shard)
@@ -168,7 +170,7 @@ class ShardWriter:
         rows = np.array(sorted(reasons), np.int64)
         frame = pl.DataFrame(
             {"key": self.view.catalog.keys(rows), "reason": [reasons[r] for r in rows.tolist()]},
-            schema={"key": pl.String, "reason": pl.String},
+            schema=failure_files.SCHEMA,
         )
         self._put(path, table.encode(frame))
 

@@ -1,6 +1,7 @@
 """A shard: fixed batches, failures that stay alone, decoding threads that stop."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from featurize.plan import Shard
 from featurize.shard import featurize_shard
 from featurize.task import Outcome, Source, tasks
 from store import Store, View, text_key
+from store.plan import measured_rates
 
 Writer = Callable[..., Path]
 ROWS = 16
@@ -135,3 +137,11 @@ def test_every_row_comes_back_once(clips: Manifest) -> None:
     many = {row: Source(str(clips.paths[names[row % 3]]), 0.0, 0.5) for row in range(40)}
     rows = [row for row, _ in decoded_clips(many, 8, Crop(40, 32), threads=2)]
     assert sorted(rows) == list(range(40))
+
+
+def test_a_shard_tells_how_long_it_took(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
+    store, view = opened(tmp_path / "store", encoder, clips, rows_per_shard=8)
+    begin = time.monotonic()
+    do(store, view, clips, encoder, range(8))
+    ((rows, seconds),) = measured_rates(store, "clips", "clip").values()
+    assert rows == (view.status() == 1).sum() == 7 and 0 < seconds <= time.monotonic() - begin

@@ -94,7 +94,7 @@ def asks(catalog: Catalog) -> None:
     keys = [f"c{n}" for n in range(50)]
     for ask, answer in (
         (lambda c: c.frame()["step"].to_list(), list(range(50))),
-        (lambda c: c.scan().select("key").collect()["key"].to_list(), keys),
+        (lambda c: c.frame(["key"])["key"].to_list(), keys),
         (lambda c: c.rows([*keys, "x"]).tolist(), [*range(50), -1]),
         (lambda c: c.keys(np.arange(50)), keys),
         (len, 50),
