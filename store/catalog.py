@@ -10,7 +10,6 @@ Guarantees
 import bisect
 import itertools
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -19,6 +18,7 @@ from jaxtyping import Int, Int64
 from store import table
 from store.commit import create_file
 from store.errors import StoreError
+from store.remote import Place
 
 _DIGITS = 12
 
@@ -26,7 +26,7 @@ _DIGITS = 12
 class Catalog:
     """The rows of one entity, as Parquet parts named by their first row."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         """The catalog whose parts lie in `folder`, which need not exist yet."""
         self.folder = folder
         self.entity = folder.name
@@ -36,7 +36,7 @@ class Catalog:
         self._rows: dict[str, int] = {}  # key -> row, of the first `_indexed` parts
         self._indexed = 0
 
-    def parts(self) -> list[Path]:
+    def parts(self) -> list[Place]:
         """The part files there are, by first row."""
         if not self.folder.is_dir():
             return []
@@ -67,7 +67,7 @@ class Catalog:
         empty = pl.DataFrame(schema={"key": pl.String, "row": pl.Int64})
         return pl.concat([empty, *frames], how="diagonal_relaxed")
 
-    def part(self, part: Path) -> pl.DataFrame:
+    def part(self, part: Place) -> pl.DataFrame:
         """The frame of one part; StoreError where it is damaged."""
         if part.name not in self._frames:
             self._frames[part.name] = table.read(part)
@@ -123,7 +123,7 @@ class Catalog:
         except StoreError:
             return f"row {row}"
 
-    def _path(self, row: int) -> Path:
+    def _path(self, row: int) -> Place:
         return self.folder / f"{row:0{_DIGITS}d}.parquet"
 
     def _checked(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -139,7 +139,7 @@ class Catalog:
         return frame
 
 
-def first_row(part: Path) -> int:
+def first_row(part: Place) -> int:
     """The first row of a part, from its name."""
     return int(part.stem)
 

@@ -7,11 +7,11 @@ Guarantees
 
 import io
 import os
-from pathlib import Path
 
 import polars as pl
 
 from store.errors import StoreError
+from store.remote import Place
 from store.seal import BLANK, is_sealed, seal
 
 _used = False  # polars has started its threads
@@ -41,7 +41,7 @@ def encode(frame: pl.DataFrame) -> bytes:
     return seal(file.getvalue())
 
 
-def read(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
+def read(path: Place, columns: list[str] | None = None) -> pl.DataFrame:
     """The frame in `path`, or some columns of it; StoreError where it is damaged."""
     _check_threads(f"read {path}")
     try:

@@ -7,17 +7,19 @@ Guarantees
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 import numpy as np
 from jaxtyping import Int, UInt32
 
 from store.catalog import Catalog, first_row
-from store.errors import StoreError
+from store.errors import DamageError, StoreError
 from store.feature_store import Store
 from store.layout import ARRAYS
+from store.remote import Place, RemotePath
+from store.remote_shard import open_shard
 from store.seal import crc32c, is_sealed
-from store.shard import ShardFile, read_chunk
+from store.shard import read_chunk
 from store.view import FAILED, OK, View
 
 
@@ -35,10 +37,14 @@ class Damage:
 
 def verify(store: Store) -> list[Damage]:
     """All damage there is in `store`; raises nothing on account of damage."""
-    return [Damage(str(path.relative_to(store.path)), what, tuple(clips)) for path, what, clips in _all(store)]
+    found = []
+    for path, what, clips in _all(store):
+        below: PurePath = path.relative_to(store.path)  # type: ignore[arg-type]  # both local, or both remote
+        found.append(Damage(str(below), what, tuple(clips)))
+    return found
 
 
-_Found = tuple[Path, str, Iterable[str]]
+_Found = tuple[Place, str, Iterable[str]]
 
 
 def _all(store: Store) -> Iterator[_Found]:
@@ -47,7 +53,7 @@ def _all(store: Store) -> Iterator[_Found]:
         keys = _Keys(store.catalog(entity))
         yield from _catalog(store, entity, keys)
         root = store.path / ARRAYS / entity
-        folders = sorted(folder for folder in root.glob("*") if folder.is_dir())
+        folders = [folder for folder in _folders(root) if not _half_made(folder)]
         if folders or (root / "zarr.json").exists():
             yield from _unsealed([root / "zarr.json"], ())
         for folder in folders:
@@ -56,6 +62,20 @@ def _all(store: Store) -> Iterator[_Found]:
             yield from broken
             if not broken:
                 yield from _view(store.view(entity, folder.name), keys)
+
+
+def _folders(root: Place) -> list[Place]:
+    """The folders of views."""
+    return sorted(folder for folder in root.glob("*") if folder.is_dir())  # type: ignore[type-var]
+
+
+def _half_made(folder: Place) -> bool:
+    """Whether it is the beginning of a view in an object store, whose making was broken off: no view, no damage."""
+    return (
+        isinstance(folder, RemotePath)
+        and not (folder / "zarr.json").exists()
+        and not (folder / "status" / "c").is_dir()
+    )
 
 
 class _Keys:
@@ -77,7 +97,7 @@ class _Keys:
         return [self.known.get(row, f"row {row}") for row in rows.tolist()]
 
 
-def _unsealed(paths: Iterable[Path], clips: Iterable[str]) -> Iterator[_Found]:
+def _unsealed(paths: Iterable[Place], clips: Iterable[str]) -> Iterator[_Found]:
     """Those of the sealed files `paths` that are missing or not as they were written."""
     for path in paths:
         try:
@@ -132,7 +152,7 @@ def _shard(view: View, shard: int, keys: _Keys) -> Iterator[_Found]:
     every = np.arange(first, min(first + view.rows_per_shard, len(view)))
     try:
         status = view.shard_status(shard)
-    except StoreError:
+    except DamageError:
         yield view.paths.status(shard), "has a wrong checksum", keys(every)
         return
     ok, failed = first + np.flatnonzero(status == OK), first + np.flatnonzero(status == FAILED)
@@ -147,7 +167,7 @@ def _shard(view: View, shard: int, keys: _Keys) -> Iterator[_Found]:
     path = view.paths.checksum(shard)
     try:
         sums = read_chunk(path, (view.rows_per_shard, len(view.checksummed)), "uint32")
-    except StoreError:
+    except DamageError:
         yield path, "has a wrong checksum", keys(ok)
         return
     if sums is None:
@@ -169,10 +189,10 @@ def _rows(
     feature = view.stored[name]
     path = view.paths.shard(name, shard, 1 + len(feature.shape))
     try:
-        file = ShardFile(path, view.rows_per_shard)
+        file = open_shard(path, view.rows_per_shard)
     except FileNotFoundError:
         file = None  # every row is the fill value, says Zarr: the checksums tell
-    except StoreError:
+    except DamageError:
         yield path, "has a damaged index", keys(ok)
         return
     fill = bytes(feature.row_bytes)

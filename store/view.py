@@ -7,8 +7,7 @@ Guarantees
 - arrays grow under the planner's lock only, and never shrink
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,8 @@ from store.lock import holds
 from store.provenance import Feature, Provenance
 from store.quantise import dequantise, scale_shape
 from store.reader import RowReader
+from store.remote import Place, RemotePath, pool
+from store.remote_shard import RemoteReader
 from store.seal import BLANK
 from store.shard import read_chunk
 from store.writer import ShardWriter
@@ -33,7 +34,7 @@ ABSENT, OK, FAILED = 0, 1, 2
 class View:
     """One view of a store. Picklable; `Store.view` and `Store.create_view` make it."""
 
-    def __init__(self, store: Path, catalog: Catalog, entity: str, name: str) -> None:
+    def __init__(self, store: Place, catalog: Catalog, entity: str, name: str) -> None:
         """The view `name` of `entity`, whose group exists; StoreError where it is damaged."""
         self.entity = entity
         self.name = name
@@ -82,7 +83,9 @@ class View:
     def status(self) -> UInt8[np.ndarray, " rows"]:
         """The status of every row of the catalog: 0 absent, 1 ok, 2 failed."""
         status = np.zeros(len(self.catalog), np.uint8)
-        for shard in range(-(-min(len(self), len(status)) // self.rows_per_shard)):
+        shards = range(-(-min(len(self), len(status)) // self.rows_per_shard))
+        self._look_ahead(shards)
+        for shard in shards:
             part = status[shard * self.rows_per_shard :][: self.rows_per_shard]
             part[:] = self.shard_status(shard)[: len(part)]
         return status
@@ -98,6 +101,12 @@ class View:
                 chunk = np.zeros(self.rows_per_shard, np.uint8)
             self._chunks[shard] = known = (now, chunk)
         return known[1]
+
+    def _look_ahead(self, shards: Iterable[int]) -> None:
+        """Ask an object store for the status of many shards at once."""
+        if isinstance(self.paths.store, RemotePath):
+            for _ in pool().map(self.shard_status, shards):
+                pass
 
     def read(
         self,
@@ -165,7 +174,9 @@ class View:
 
     def _check_ok(self, rows: Int[np.ndarray, " B"]) -> None:
         shards = rows // self.rows_per_shard
-        for shard in np.unique(shards).tolist():
+        wanted = np.unique(shards).tolist()
+        self._look_ahead(shard for shard in wanted if shard >= 0 and shard not in self._chunks)
+        for shard in wanted:
             here = rows[shards == shard]
             slots = here % self.rows_per_shard
             if shard in self._chunks and (self._chunks[shard][1][slots] == OK).all():
@@ -194,10 +205,12 @@ class View:
         self._readers[feature].read(rows, out)
         return out
 
-    def _reader(self, name: str) -> RowReader:
+    def _reader(self, name: str) -> RowReader | RemoteReader:
         feature = self.stored[name]
         paths, axes = self.paths, 1 + len(feature.shape)
-        return RowReader(lambda shard: paths.shard(name, shard, axes), self.rows_per_shard, feature.row_bytes)
+        path: Callable[[int], Any] = lambda shard: paths.shard(name, shard, axes)  # noqa: E731
+        reader = RemoteReader if isinstance(paths.store, RemotePath) else RowReader
+        return reader(path, self.rows_per_shard, feature.row_bytes)
 
 
 def stored_features(features: Mapping[str, Feature]) -> dict[str, Feature]:
