@@ -27,6 +27,7 @@ import obstore
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
+    GenericError,
     NotSupportedError,
     PermissionDeniedError,
     PreconditionError,
@@ -47,6 +48,7 @@ _REQUESTS = 32  # at once: a connection to S3 carries some 90 MB/s, a process wa
 _PART_BYTES = 16 * 2**20  # larger objects go in parts of this size; S3 takes up to 10,000
 _SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "memory")
 _URL = re.compile(r"([a-z][a-z0-9]+):/+(.*)", re.DOTALL)  # one slash is what pathlib leaves of two
+_NO_RANGE = re.compile("InvalidRange|non-partial response")
 
 _used = False  # obstore has started its threads
 _lost = False  # ... and this process was forked off without them
@@ -142,6 +144,12 @@ class RemotePath:
         with _told("list", self):
             return sum(entry["size"] for entries in obstore.list(self._objects, self._key) for entry in entries)
 
+    def identities(self) -> dict[str, str]:
+        """The ETags of the objects one level below, by name."""
+        with _told("list", self):
+            found = obstore.list_with_delimiter(self._objects, self._key)
+        return {entry["path"].rpartition("/")[2]: str(entry["e_tag"]) for entry in found["objects"]}
+
     def identity(self) -> str | None:
         """The ETag, which tells one version from the next; None where there is no object."""
         try:
@@ -165,9 +173,13 @@ class RemotePath:
         with _told("read", self):
             try:
                 found = obstore.get(self._objects, self._key, options={"range": {"suffix": nbytes}})
-            except NotSupportedError:  # Azure counts from the front alone
+            except (NotSupportedError, GenericError) as error:
+                if isinstance(error, GenericError) and not _NO_RANGE.search(str(error)):
+                    raise
                 meta = obstore.head(self._objects, self._key)
-                asked = (max(meta["size"] - nbytes, 0), meta["size"])
+                if not meta["size"]:  # there is no range of nothing
+                    return memoryview(b""), str(meta["e_tag"]), 0
+                asked = (max(meta["size"] - nbytes, 0), meta["size"])  # Azure counts from the front alone
                 found = obstore.get(self._objects, self._key, options={"range": asked, "if_match": meta["e_tag"]})
             return memoryview(found.bytes()), str(found.meta["e_tag"]), found.meta["size"]
 

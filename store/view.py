@@ -7,7 +7,7 @@ Guarantees
 - arrays grow under the planner's lock only, and never shrink
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,29 +84,33 @@ class View:
         """The status of every row of the catalog: 0 absent, 1 ok, 2 failed."""
         status = np.zeros(len(self.catalog), np.uint8)
         shards = range(-(-min(len(self), len(status)) // self.rows_per_shard))
-        self._look_ahead(shards)
-        for shard in shards:
+        for shard, known in zip(shards, self._statuses(shards), strict=True):
             part = status[shard * self.rows_per_shard :][: self.rows_per_shard]
-            part[:] = self.shard_status(shard)[: len(part)]
+            part[:] = known[: len(part)]
         return status
 
     def shard_status(self, shard: int) -> UInt8[np.ndarray, " slots"]:
         """The status of every slot of a shard, as it is now."""
-        path = self.paths.status(shard)
-        now = identity(path)
+        return self._chunk(shard, identity(self.paths.status(shard)))
+
+    def _statuses(self, shards: Sequence[int]) -> Iterable[UInt8[np.ndarray, " slots"]]:
+        """The status of every slot of shards, in their order: an object store is asked for all at once."""
+        folder = self.paths.status(0).parent
+        if not isinstance(folder, RemotePath):
+            return map(self.shard_status, shards)
+        now = folder.identities()
+        return pool().map(lambda shard: self._chunk(shard, now.get(str(shard))), shards)
+
+    def _chunk(self, shard: int, now: Identity | None) -> UInt8[np.ndarray, " slots"]:
+        """The status chunk of a shard, known to be `now`."""
         known = self._chunks.get(shard)
         if known is None or known[0] != now:
-            chunk = read_chunk(path, (self.rows_per_shard,), "uint8")
+            path = self.paths.status(shard)
+            chunk = None if now is None else read_chunk(path, (self.rows_per_shard,), "uint8")
             if chunk is None:
                 chunk = np.zeros(self.rows_per_shard, np.uint8)
             self._chunks[shard] = known = (now, chunk)
         return known[1]
-
-    def _look_ahead(self, shards: Iterable[int]) -> None:
-        """Ask an object store for the status of many shards at once."""
-        if isinstance(self.paths.store, RemotePath):
-            for _ in pool().map(self.shard_status, shards):
-                pass
 
     def read(
         self,
@@ -175,7 +179,8 @@ class View:
     def _check_ok(self, rows: Int[np.ndarray, " B"]) -> None:
         shards = rows // self.rows_per_shard
         wanted = np.unique(shards).tolist()
-        self._look_ahead(shard for shard in wanted if shard >= 0 and shard not in self._chunks)
+        if isinstance(self.paths.store, RemotePath):  # those never seen are asked for all at once
+            list(pool().map(self.shard_status, [n for n in wanted if n >= 0 and n not in self._chunks]))
         for shard in wanted:
             here = rows[shards == shard]
             slots = here % self.rows_per_shard

@@ -4,8 +4,9 @@ import os
 import pickle
 import subprocess
 import sys
+import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
@@ -38,6 +39,18 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     remote.objects.cache_clear()
     yield
     remote.objects.cache_clear()
+
+
+@pytest.fixture
+def refusing(s3_server: str) -> Iterator[None]:
+    """The server refuses whomever it does not know, and it knows nobody."""
+
+    def refuse_after(requests: bytes) -> None:
+        urllib.request.urlopen(f"{s3_server}/moto-api/reset-auth", requests).close()
+
+    refuse_after(b"0")
+    yield
+    refuse_after(b"inf")
 
 
 @pytest.mark.parametrize(
@@ -167,9 +180,8 @@ def test_an_endpoint_out_of_reach_is_one_line(
 
 
 def test_refused_credentials_are_one_line(
-    bucket: str, impatient: None, refusing: Callable[[], None], capsys: pytest.CaptureFixture[str]
+    bucket: str, impatient: None, refusing: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refusing()
     assert "check the credentials" in one_line(capsys, f"{bucket}/features")
 
 
