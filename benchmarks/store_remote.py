@@ -74,7 +74,7 @@ def _server(delay: float) -> Iterator[str]:
     os.environ.update(AWS_ENDPOINT_URL=endpoint, AWS_REGION="us-east-1")
     os.environ.update(AWS_ACCESS_KEY_ID="key", AWS_SECRET_ACCESS_KEY="secret")
     os.environ.update(AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull)  # tensorstore looks for them
-    from store.remote import objects
+    from store.object_stores import objects
 
     objects.cache_clear()
     try:

@@ -6,19 +6,13 @@ AWS_ENDPOINT_URL...) whenever a process first needs them; a place is its URL and
 Guarantees
 - an object is there whole, or as it was
 - an object is created, or exchanged for a known one, by one writer alone
-- whatever goes wrong with the object store is one line of StoreError
-- a forked process is told so, where obstore would wait for threads that the fork left behind
 """
 
-import errno
 import os
 import re
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -26,40 +20,23 @@ import numpy as np
 import obstore
 from obstore.exceptions import (
     AlreadyExistsError,
-    BaseError,
     GenericError,
     NotSupportedError,
-    PermissionDeniedError,
     PreconditionError,
-    UnauthenticatedError,
 )
-from obstore.store import from_url
 
 from store.errors import StoreError
+from store.object_stores import check_threads, objects, told
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 Buffer = bytes | memoryview | np.ndarray
 
-RETRY: Any = None
-"""obstore's `retry_config`; None is its own: 10 times, for up to 3 minutes"""
-_REQUESTS = 32  # at once: a connection to S3 carries some 90 MB/s, a process wants more
 _PART_BYTES = 16 * 2**20  # larger objects go in parts of this size; S3 takes up to 10,000
 _SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "memory")
 _URL = re.compile(r"([a-z][a-z0-9]+):/+(.*)", re.DOTALL)  # one slash is what pathlib leaves of two
 _NO_RANGE = re.compile("InvalidRange|non-partial response")
-
-_used = False  # obstore has started its threads
-_lost = False  # ... and this process was forked off without them
-
-
-def _after_fork() -> None:
-    global _lost
-    _lost = _used
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 class ReplacedError(StoreError):
@@ -117,12 +94,12 @@ class RemotePath:
 
     def is_dir(self) -> bool:
         """Whether there are objects below."""
-        with _told("list", self):
+        with told("list", self.url):
             return any(obstore.list(self._objects, self._key, chunk_size=1))
 
     def iterdir(self) -> Iterator["RemotePath"]:
         """Objects and prefixes one level below, by name."""
-        with _told("list", self):
+        with told("list", self.url):
             found = obstore.list_with_delimiter(self._objects, self._key or None)
         keys = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         return iter([self / key.rpartition("/")[2] for key in sorted(keys)])
@@ -141,19 +118,19 @@ class RemotePath:
 
     def nbytes(self) -> int:
         """Bytes of all objects below."""
-        with _told("list", self):
+        with told("list", self.url):
             return sum(entry["size"] for entries in obstore.list(self._objects, self._key) for entry in entries)
 
     def identities(self) -> dict[str, str]:
         """The ETags of the objects one level below, by name."""
-        with _told("list", self):
+        with told("list", self.url):
             found = obstore.list_with_delimiter(self._objects, self._key)
         return {entry["path"].rpartition("/")[2]: str(entry["e_tag"]) for entry in found["objects"]}
 
     def identity(self) -> str | None:
         """The ETag, which tells one version from the next; None where there is no object."""
         try:
-            with _told("read", self):
+            with told("read", self.url):
                 return str(obstore.head(self._objects, self._key)["e_tag"])
         except FileNotFoundError:
             return None
@@ -164,13 +141,13 @@ class RemotePath:
 
     def read_versioned(self) -> tuple[memoryview, str]:
         """The whole object and its ETag; FileNotFoundError where there is none."""
-        with _told("read", self):
+        with told("read", self.url):
             found = obstore.get(self._objects, self._key)
             return memoryview(found.bytes()), str(found.meta["e_tag"])
 
     def read_tail(self, nbytes: int) -> tuple[memoryview, str, int]:
         """The last bytes (fewer where there are no more), the ETag and the size of the object."""
-        with _told("read", self):
+        with told("read", self.url):
             try:
                 found = obstore.get(self._objects, self._key, options={"range": {"suffix": nbytes}})
             except (NotSupportedError, GenericError) as error:
@@ -188,7 +165,7 @@ class RemotePath:
 
         Raises ReplacedError where another stands there now, or none.
         """
-        with _told("read", self):
+        with told("read", self.url):
             try:
                 found = obstore.get(self._objects, self._key, options={"range": (start, end), "if_match": etag})
                 return memoryview(found.bytes())
@@ -198,7 +175,7 @@ class RemotePath:
     def put(self, pieces: Iterable[Buffer]) -> None:
         """Put `pieces` as the object, in place of any old one."""
         parts: Any = _flat(pieces)  # all there before obstore begins: a piece may need obstore too
-        with _told("write", self):
+        with told("write", self.url):
             if sum(map(len, parts)) <= _PART_BYTES:
                 obstore.put(self._objects, self._key, b"".join(parts), use_multipart=False)
             else:
@@ -213,7 +190,7 @@ class RemotePath:
         return self._put_if({"e_tag": etag}, data)
 
     def _put_if(self, mode: Any, data: bytes) -> str | None:
-        with _told("write", self):
+        with told("write", self.url):
             try:
                 return str(obstore.put(self._objects, self._key, data, mode=mode)["e_tag"])
             except (AlreadyExistsError, PreconditionError):
@@ -242,31 +219,6 @@ def place(path: str | os.PathLike[str] | RemotePath) -> Place:
     return RemotePath(f"{scheme}://{rest.rstrip('/')}")
 
 
-def pool() -> ThreadPoolExecutor:
-    """Threads for many requests at once."""
-    _check_threads()
-    return _threads()
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_REQUESTS, thread_name_prefix="store-remote")
-
-
-@cache
-def objects(base: str) -> "ObjectStore":
-    """The object store at `base`, as the environment says it is reached."""
-    # an endpoint of one's own may be http://; without one it is https:// whatever this allows
-    options = {} if base.startswith("memory:") else {"client_options": {"allow_http": True}, "retry_config": RETRY}
-    return from_url(base, **options)  # type: ignore[call-overload]
-
-
-def objects_below(path: RemotePath) -> "ObjectStore":
-    """An object store of the objects below `path` alone, for other libraries."""
-    _check_threads()
-    return objects(path.url)
-
-
 def _split(url: str) -> tuple[str, str]:
     """The object store of a URL, and the key in it."""
     scheme, _, rest = url.partition("://")
@@ -280,47 +232,7 @@ def _flat(pieces: Iterable[Buffer]) -> list[memoryview]:
     return [np.frombuffer(piece, np.uint8).data for piece in pieces]
 
 
-def _check_threads() -> None:
-    global _used
-    if _lost:
-        raise StoreError(
-            "cannot use an object store in a forked process: use it after the fork alone, or start workers with spawn"
-        )
-    _used = True
-
-
-@contextmanager
-def _told(verb: str, path: RemotePath) -> Iterator[None]:
-    """Errors of obstore as one line of StoreError; FileNotFoundError where there is no such object."""
-    _check_threads()
-    try:
-        yield
-    except FileNotFoundError as error:
-        if verb == "write" or "NoSuchBucket" in str(error):
-            raise _failed(verb, path, error) from error
-        raise FileNotFoundError(errno.ENOENT, "no such object", str(path)) from error
-    except BaseError as error:
-        raise _failed(verb, path, error) from error
-
-
-def _failed(verb: str, path: RemotePath, error: Exception) -> StoreError:
-    said = str(error)
-    if "169.254.169.254" in said:  # obstore asked the machine for credentials, for want of others
-        why, what = "no credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    elif "NoSuchBucket" in said or isinstance(error, FileNotFoundError):
-        why, what = "no such bucket", "make it, or mend the URL"
-    elif isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        why, what = _reason(said), "check the credentials in the environment and what they may do"
-    else:
-        why, what = _reason(said), "what is committed stands; check network and endpoint and run the command again"
-    return StoreError(f"cannot {verb} {path} ({why}): {what}")
-
-
-def _reason(said: str) -> str:
-    """The heart of what obstore said, on one line."""
-    code = re.search(r"<Code>(.*?)</Code>", said)
-    message = re.search(r"<Message>(.*?)</Message>", said, re.DOTALL)
-    if code and message:
-        return f"{code[1]}: {' '.join(message[1].split())}".rstrip(". ")
-    first = said.partition("\n")[0]
-    return first.rpartition(" - ")[2].strip() or type(said).__name__
+def objects_below(path: RemotePath) -> "ObjectStore":
+    """An object store of the objects below `path` alone, for other libraries."""
+    check_threads()
+    return objects(path.url)

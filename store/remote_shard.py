@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 
 from store.errors import DamageError
-from store.remote import Place, RemotePath, ReplacedError, pool
+from store.object_stores import pool
+from store.remote import Place, RemotePath, ReplacedError
 from store.shard import ShardFile, index_size, parse_index
 
 _INDEXES = 1024  # kept of a feature

@@ -19,10 +19,11 @@ from store.catalog import Catalog
 from store.errors import StoreError
 from store.layout import LOCK, Identity, ViewPaths, identity, read_json, write_json
 from store.lock import holds
+from store.object_stores import pool
 from store.provenance import Feature, Provenance
 from store.quantise import dequantise, scale_shape
 from store.reader import RowReader
-from store.remote import Place, RemotePath, pool
+from store.remote import Place, RemotePath
 from store.remote_shard import RemoteReader
 from store.seal import BLANK
 from store.shard import read_chunk

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import Store, StoreError, remote
+from store import Store, StoreError, object_stores
 from store.__main__ import main
 from store.remote import RemotePath, ReplacedError, place
 
@@ -35,10 +35,10 @@ def root(request: pytest.FixtureRequest) -> RemotePath:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Requests are not tried again."""
-    monkeypatch.setattr(remote, "RETRY", {"max_retries": 0})
-    remote.objects.cache_clear()
+    monkeypatch.setattr(object_stores, "RETRY", {"max_retries": 0})
+    object_stores.objects.cache_clear()
     yield
-    remote.objects.cache_clear()
+    object_stores.objects.cache_clear()
 
 
 @pytest.fixture

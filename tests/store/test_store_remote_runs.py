@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from store import Feature, Provenance, Store, StoreError, remote
+from store import Feature, Provenance, Store, StoreError, object_stores
 from store.__main__ import main
 from store.remote import RemotePath, place
 from store.verify import verify
@@ -110,12 +110,12 @@ class Gate:
 def gate(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """The environment leads through the gate, and nothing is tried again."""
     gate = Gate(s3_server)
-    monkeypatch.setattr(remote, "RETRY", {"max_retries": 0})
+    monkeypatch.setattr(object_stores, "RETRY", {"max_retries": 0})
     monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
-    remote.objects.cache_clear()
+    object_stores.objects.cache_clear()
     yield gate
     gate.listener.close()
-    remote.objects.cache_clear()
+    object_stores.objects.cache_clear()
 
 
 def test_cut_off_after_any_request_then_resumed_gives_the_same_objects(bucket: str, gate: Gate) -> None:
@@ -162,8 +162,8 @@ def whatever_status_says_is_true(url: str) -> None:
 
 
 def test_a_network_that_comes_back_is_not_noticed(bucket: str, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "RETRY", None)
-    remote.objects.cache_clear()
+    monkeypatch.setattr(object_stores, "RETRY", None)
+    object_stores.objects.cache_clear()
     store = Store.open(f"{bucket}/features", create=True)
     gate.left = 0
     threading.Timer(0.3, lambda: setattr(gate, "left", 10**9)).start()
