@@ -46,7 +46,8 @@ def refusing(s3_server: str) -> Iterator[None]:
     """The server refuses whomever it does not know, and it knows nobody."""
 
     def refuse_after(requests: bytes) -> None:
-        urllib.request.urlopen(f"{s3_server}/moto-api/reset-auth", requests).close()
+        headers = {"Content-Type": "text/plain"}
+        urllib.request.urlopen(urllib.request.Request(f"{s3_server}/moto-api/reset-auth", requests, headers)).close()
 
     refuse_after(b"0")
     yield

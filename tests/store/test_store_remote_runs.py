@@ -24,7 +24,7 @@ from store.verify import verify
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("STORE_REMOTE_KILLS", "3"))
-CUTS = int(os.environ.get("STORE_REMOTE_CUTS", "6"))  # 1000: after each request there is
+CUTS = int(os.environ.get("STORE_REMOTE_CUTS", "3"))  # 1000: after each request there is
 FEATURES = {"tokens": Feature((6, 130), "int8"), "embedding": Feature((32,), "float32")}
 
 
