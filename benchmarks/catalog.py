@@ -72,7 +72,7 @@ def build(path: Path, rows: int) -> Figures:
     for first in range(0, rows, _PART):
         run = pl.int_range(first, min(first + _PART, rows), eager=True)
         catalog.append(pl.DataFrame({"key": clip_ids(run)}))
-    sizes = [file.stat().st_size for file in catalog.folder.glob("*.keys")]
+    sizes = [file.stat().st_size for file in (path / "catalog" / "clips").glob("*.keys")]
     return {
         "build_s": round(time.perf_counter() - begin, 1),
         "build_gib": _peak_gib(),
@@ -144,9 +144,10 @@ def read_statuses(path: Path) -> float:
     with store.lock():
         made = Provenance("net", "0", "last", "8", "224", {"embedding": "float32"})
         view: View = store.create_view("clips", "net", made, {"embedding": Feature((1,), "float32")}, _ROWS_PER_SHARD)
-    view.paths.status(0).parent.mkdir()
+    folder = Path(str(view.paths.status(0).parent))
+    folder.mkdir()
     for shard in range(_STATUSES):
-        view.paths.status(shard).write_bytes(encode_chunk(np.ones(_ROWS_PER_SHARD, np.uint8)))
+        (folder / str(shard)).write_bytes(encode_chunk(np.ones(_ROWS_PER_SHARD, np.uint8)))
     seconds, status = _timed(view.status)
     assert status.all()
     return seconds / _STATUSES

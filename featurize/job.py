@@ -27,6 +27,7 @@ from featurize.task import Outcome, tasks
 from featurize.videofiles import as_manifest
 from featurize.worker import Equipment
 from store import Catalog, Store, StoreError, View
+from store.remote import RemotePath, place
 from weights import NAMES as WEIGHTS
 from weights import fingerprint, resolve
 
@@ -43,7 +44,9 @@ def requested(options: Options) -> Manifest:
     for name, number in (("--workers", options.workers), ("--batch-size", options.batch_size)):
         if number is not None and number < 1:
             raise FeaturizeError(f"{name} {number} is too few: give 1 or more")
-    named = [("--store", options.store), *(("video", video) for video in options.videos)]
+    named = [("video", video) for video in options.videos]
+    if not isinstance(place(options.store), RemotePath):
+        named.append(("--store", options.store))
     if options.manifest is not None:
         named.append(("--manifest", options.manifest))
     refuse_relative(named)
@@ -59,7 +62,7 @@ def run(options: Options, asked: Manifest) -> Summary:
     cannot be used.
     """
     weights = _weights(options)
-    store = Store.open(Path(options.store).expanduser().absolute(), create=True)
+    store = _store(options.store)
     with _locked(store, options.wait):
         _refuse_changed(store.catalog(asked.entity), asked)
         view = _finished_view(store, options, asked, weights)
@@ -67,6 +70,12 @@ def run(options: Options, asked: Manifest) -> Summary:
             return summarise(store, view, asked)
         with connected(options.address) as joined:
             return _run(store, options, asked, has_gpu(options.device, joined))
+
+
+def _store(path: str) -> Store:
+    """The store, made where there is none; workers, who start elsewhere, find it by its path too."""
+    where = place(path)
+    return Store.open(where if isinstance(where, RemotePath) else where.expanduser().absolute(), create=True)
 
 
 def _run(store: Store, options: Options, asked: Manifest, gpu: bool) -> Summary:

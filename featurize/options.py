@@ -9,7 +9,7 @@ class Options:
     """Options of a featurize run."""
 
     store: str
-    """Folder of the feature store, made where there is none."""
+    """Folder of the feature store, or a URL as of s3://bucket/features; made where there is none."""
     encoder: str
     """Frozen encoder: efficientnet-lite0 (clips), mpnet-base (texts), clip, internvideo-mm-b16 or
     internvideo-mm-l14 (both)."""

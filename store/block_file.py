@@ -12,7 +12,7 @@ Guarantees
 import json
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from store.commit import Buffer
-from store.errors import StoreError
+from store.errors import DamageError
+from store.remote import Place
 from store.seal import BLANK, crc32c, is_sealed, seal
 
 BLOCK = 2**16
@@ -31,23 +32,33 @@ Pieces = list[Shaped[np.ndarray, " _"]]
 """an array in pieces that follow one another, all of one dtype"""
 
 
-class DamagedFile(StoreError):
+Spans = Sequence[tuple[int, int]]
+"""first byte, and the one after the last"""
+
+
+class DamagedFile(DamageError):
     """A file of which some byte is not as it was written."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         super().__init__(f"{path} is not as it was written: run python -m store verify")
         self.path = path
 
 
 class BlockFile:
-    """A file that is open: mapped, or its bytes in memory."""
+    """A file that is open: mapped, its bytes in memory, or on their way there."""
 
-    def __init__(self, path: Path, data: bytes | mmap.mmap) -> None:
-        """The file whose bytes are `data`; DamagedFile where its head is none. Use `open_file`."""
+    def __init__(
+        self, path: Place, data: bytes | memoryview | mmap.mmap, fetch: Callable[[Spans], None] | None = None
+    ) -> None:
+        """The file whose bytes are `data`; DamagedFile where its head is none. Use `open_file`.
+
+        With `fetch` blocks that were not checked yet may be lacking in `data`: it brings them there.
+        """
         self.path = path
+        self._fetch = fetch
         end = len(data) - _LENGTH
         size = int.from_bytes(data[end:], "little") if end > 0 else 0
-        head = data[end - size : end] if 0 < size <= end else b""
+        head = bytes(data[end - size : end]) if 0 < size <= end else b""
         if not is_sealed(head):
             raise DamagedFile(path)
         described: dict[str, Any] = json.loads(head)
@@ -69,6 +80,12 @@ class BlockFile:
         """An array of the file. Its elements are to be trusted once `check` has passed them."""
         return self._arrays[name]
 
+    def load(self, name: str) -> None:
+        """Have the whole of an array there, for whoever looks everywhere in it; DamagedFile."""
+        if self._fetch:
+            first = self._starts[name]
+            self._check_blocks(np.arange(first, first + _blocks(self._arrays[name].nbytes)))
+
     def check(self, name: str, first: Int[np.ndarray, " P"], last: Int[np.ndarray, " P"]) -> None:
         """Check the elements from each `first` to its `last` of an array; DamagedFile where one is not as written."""
         if self._checked.all():
@@ -86,6 +103,11 @@ class BlockFile:
         self._check_blocks(np.arange(len(self._sums)))
 
     def _check_blocks(self, blocks: Int[np.ndarray, " B"]) -> None:
+        """Check blocks (ascending)."""
+        if self._fetch:
+            blocks = blocks[~self._checked[blocks]]
+            runs = np.split(blocks, np.flatnonzero(np.diff(blocks) > 1) + 1) if len(blocks) else []
+            self._fetch([(int(run[0]) * BLOCK, (int(run[-1]) + 1) * BLOCK) for run in runs])
         for block in blocks.tolist():
             if crc32c(self._data[block * BLOCK : (block + 1) * BLOCK]) != self._sums[block]:
                 raise DamagedFile(self.path)
@@ -101,6 +123,12 @@ def open_file(path: Path) -> BlockFile:
         return BlockFile(path, mmap.mmap(fd, 0, prot=mmap.PROT_READ))
     finally:
         os.close(fd)
+
+
+def end_bytes(end: bytes | memoryview, size: int) -> int:
+    """Bytes behind the blocks of a file of `size` bytes, of which `end` are the last."""
+    head = int.from_bytes(end[-_LENGTH:], "little") + _LENGTH
+    return min(size - (size - head) // (BLOCK + 4) * BLOCK, size) if head <= size else len(end)
 
 
 def encode(arrays: Mapping[str, Pieces], about: dict[str, Any]) -> Iterator[Buffer]:

@@ -10,7 +10,6 @@ Guarantees
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -22,6 +21,7 @@ from store.commit import create_file
 from store.errors import StoreError
 from store.key_indexes import KeyIndexes
 from store.parts import Parts, first_row, is_part, part_name, standing
+from store.remote import Place
 
 Answer = TypeVar("Answer")
 
@@ -29,7 +29,7 @@ Answer = TypeVar("Answer")
 class Catalog:
     """The rows of one entity, as Parquet parts named by their first row."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         """The catalog whose parts lie in `folder`, which need not exist yet."""
         self.folder = folder
         self.entity = folder.name

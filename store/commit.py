@@ -4,6 +4,8 @@ Guarantees
 - a file is complete under its name, or not there under it
 - a full disk loses nothing that was committed, and leaves no temporary file
 - temporary files of dead attempts are removed, those of live ones are kept
+
+In an object store a put does the same, and leaves nothing behind that can be seen.
 """
 
 import errno
@@ -20,13 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from store.errors import StoreError
+from store.remote import Buffer, Place, RemotePath
 
 TEMPORARY = ".tmp."
 """how names of temporary files and folders begin"""
 _FOREIGN_AGE = 24 * 3600.0  # seconds after which a temporary file of another host is dead
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-Buffer = bytes | memoryview | np.ndarray
 
 
 def temporary(folder: Path) -> Path:
@@ -43,8 +44,10 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Place) -> None:
     """Create `folder` and what is missing above it, durably."""
+    if isinstance(folder, RemotePath):
+        return  # an object store has none
     missing = []
     while not folder.is_dir():
         missing.append(folder)
@@ -55,17 +58,21 @@ def make_folder(folder: Path) -> None:
             sync_folder(new.parent)
 
 
-def replace_file(path: Path, pieces: Iterable[Buffer], nbytes: int) -> None:
+def replace_file(path: Place, pieces: Iterable[Buffer], nbytes: int) -> None:
     """Write `pieces` (about `nbytes` bytes in all) as the file `path`, in place of any old one.
 
     Raises StoreError where the disk is full or refuses; the old file then still stands.
     """
+    if isinstance(path, RemotePath):
+        return path.put(pieces)
     with _written(path, pieces, nbytes) as temp:
         os.replace(temp, path)
 
 
-def create_file(path: Path, pieces: Iterable[Buffer], nbytes: int) -> bool:
+def create_file(path: Place, pieces: Iterable[Buffer], nbytes: int) -> bool:
     """Write `pieces` as the file `path` if there is none: False where another was first."""
+    if isinstance(path, RemotePath):
+        return path.create(pieces) is not None
     with _written(path, pieces, nbytes) as temp:
         try:
             os.link(temp, path)
@@ -121,12 +128,13 @@ def named_errors(path: Path, nbytes: int) -> Iterator[None]:
         ) from error
 
 
-def remove_folder(folder: Path, root: Path) -> bool:
+def remove_folder(folder: Place, root: Place) -> bool:
     """Remove a folder below `root`: gone under its name at once, its bytes then; False where there is none.
 
-    What a kill leaves of it is a temporary folder in `root`, which `remove_dead` removes.
+    What a kill leaves of it is a temporary folder in `root`, which `remove_dead` removes. An object store has no
+    folders.
     """
-    if not folder.is_dir():
+    if isinstance(folder, RemotePath) or isinstance(root, RemotePath) or not folder.is_dir():
         return False
     temp = temporary(root)
     with named_errors(folder, 0):
@@ -136,11 +144,13 @@ def remove_folder(folder: Path, root: Path) -> bool:
     return True
 
 
-def remove_dead(root: Path, deep: bool = True) -> list[Path]:
+def remove_dead(root: Place, deep: bool = True) -> list[Path]:
     """Remove temporary files and folders below `root` whose process is gone; returns them.
 
     Without `deep` only those that lie in `root` itself.
     """
+    if isinstance(root, RemotePath):
+        return []
     dead = []
     for folder, folders, files in os.walk(root):
         for name in [n for n in folders if n.startswith(TEMPORARY)]:

@@ -7,9 +7,7 @@ Guarantees
 """
 
 import shutil
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +24,10 @@ from store.names import ENTITIES
 from store.options import CompactOptions
 from store.parts import is_part, part_name, rows_of_merged
 from store.progress import progress
+from store.remote import Place, on_disk
 from store.view import ABSENT, OK, View
 
+_VERB = "compact"
 MOST_ROWS = 2**20
 """rows of a merged part: it is written, and read, in one piece"""
 
@@ -59,7 +59,7 @@ def compact(options: CompactOptions) -> Compacted:
     """Compact a store. StoreError where it is damaged, or another run writes."""
     store = Store.open(options.path)
     done = Compacted(str(store.path))
-    left = [(path, _sizes(path)) for path in store.path.rglob(f"{TEMPORARY}*")]
+    left = [(path, _sizes(path)) for path in on_disk(store.path, _VERB).rglob(f"{TEMPORARY}*")]
     with store.lock(options.wait):  # which removes what dead runs left
         for path, sizes in left:
             if not path.exists():
@@ -163,7 +163,7 @@ def _remove_uncommitted(view: View, done: Compacted) -> None:
                     view.paths.info(shard),
                 ):
                     done.count_orphans(_sizes(path))
-                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                    shutil.rmtree(str(path)) if path.is_dir() else path.unlink(missing_ok=True)
         except StoreError:  # its writer outlived its run, and is about to commit it
             continue
 
@@ -182,7 +182,8 @@ def _remove_dropped(store: Store, done: Compacted) -> None:
                     remove_folder(folder, store.path)
 
 
-def _sizes(path: Path) -> list[int]:
+def _sizes(path: Place) -> list[int]:
     """Bytes of each file at or below `path`."""
-    files: Iterable[Path] = path.rglob("*") if path.is_dir() else (path,)
+    path = on_disk(path, _VERB)
+    files = path.rglob("*") if path.is_dir() else (path,)
     return [file.stat().st_size for file in files if file.is_file()]

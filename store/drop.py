@@ -16,6 +16,7 @@ from store.info import folder_bytes
 from store.layout import ViewPaths
 from store.names import check_entity, check_name
 from store.options import DropOptions
+from store.remote import on_disk
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Dropped:
 def drop(options: DropOptions) -> Dropped:
     """Remove a view, where told `yes`. StoreError where there is none, or another run writes."""
     store = Store.open(options.path)
-    paths = ViewPaths(store.path, check_entity(options.entity), check_name("view", options.view))
+    root = on_disk(store.path, "drop")
+    paths = ViewPaths(root, check_entity(options.entity), check_name("view", options.view))
     with store.lock(options.wait):
         folders = [folder for folder in (paths.group, *paths.beside) if folder.is_dir()]
         if not folders:
@@ -51,8 +53,8 @@ def drop(options: DropOptions) -> Dropped:
             entity=options.entity,
             view=options.view,
             bytes=sum(map(folder_bytes, folders)),
-            files=sum(path.is_file() for folder in folders for path in folder.rglob("*")),
-            stale=[str(path) for path in _built_from(store.path, options)],
+            files=sum(path.is_file() for folder in folders for path in on_disk(folder, "drop").rglob("*")),
+            stale=[str(path) for path in _built_from(root, options)],
             dropped=options.yes,
         )
         if options.yes:

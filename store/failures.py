@@ -7,13 +7,13 @@ Guarantees
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import polars as pl
 
 from store import table
 from store.errors import StoreError
 from store.layout import MERGED_SHARDS, ViewPaths
+from store.remote import Place
 
 SCHEMA = {"key": pl.String, "reason": pl.String}
 
@@ -38,7 +38,7 @@ def _merged(paths: ViewPaths, shard: int) -> pl.DataFrame:
     return pl.DataFrame(schema=SCHEMA) if frame is None else frame
 
 
-def _read(path: Path) -> pl.DataFrame | None:
+def _read(path: Place) -> pl.DataFrame | None:
     """The frame in `path`, None where there is none."""
     try:
         return table.read(path)

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from store.catalog import Catalog
@@ -32,6 +31,7 @@ from store.layout import (
 from store.lock import holds, locked
 from store.names import ENTITIES, INTERNAL, check_entity, check_name
 from store.provenance import Feature, Provenance
+from store.remote import Place, RemotePath, place
 from store.seal import BLANK
 from store.view import View, stored_features
 
@@ -42,19 +42,19 @@ _MOST_ROWS = 2**16
 class Store:
     """One feature store. `Store.open` makes it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         """The store in `path`, which exists."""
         self.path = path
         self._catalogs: dict[str, Catalog] = {}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], create: bool = False) -> "Store":
-        """The store in `path`; with `create`, made where there is none.
+    def open(cls, path: str | os.PathLike[str] | RemotePath, create: bool = False) -> "Store":
+        """The store in `path`, a folder or a URL as of `s3://`; with `create`, made where there is none.
 
         Raises StoreError where there is none, where `path` holds something else, or where a newer
         version wrote it.
         """
-        path = Path(path)
+        path = place(path)
         try:
             about = read_json(path / "store.json", sealed=False)
         except FileNotFoundError:
@@ -146,7 +146,10 @@ class Store:
             yield
 
     def _make_view(self, paths: ViewPaths, provenance: Provenance, features: dict[str, Feature], rows: int) -> None:
-        """Make the view's group beside the arrays, then move it there whole."""
+        """Make the view's group beside the arrays, then move it there whole.
+
+        In an object store nothing moves: the group's own zarr.json, without which there is no view, comes last.
+        """
         length = len(self.catalog(paths.entity))
         stored = stored_features(features)
         attributes = {
@@ -160,25 +163,33 @@ class Store:
             write_json(entity / "zarr.json", group_metadata())
         for folder in paths.beside:  # of a dropped view of that name, whose removal was cut short
             remove_folder(folder, self.path)
-        temp = temporary(self.path)
+        group = paths.group
+        if isinstance(group, RemotePath):
+            return _write_view(group, length, stored, attributes)
+        temp = temporary(group.parents[2])
         try:
-            for name, feature in stored.items():
-                shape = (length, *feature.shape)
-                metadata = sharded_metadata(shape, feature.dtype, rows)
-                write_json(temp / name / "zarr.json", metadata)
-            sums = chunked_metadata((length, len(stored)), "uint32", rows)
-            write_json(temp / "checksum" / "zarr.json", sums)
-            write_json(temp / "status" / "zarr.json", chunked_metadata((length,), "uint8", rows))
-            write_json(temp / "zarr.json", group_metadata(attributes))
-            with named_errors(paths.group, 0):
-                os.rename(temp, paths.group)
+            _write_view(temp, length, stored, attributes)
+            with named_errors(group, 0):
+                os.rename(temp, group)
         except BaseException:
             shutil.rmtree(temp, ignore_errors=True)
             raise
-        sync_folder(entity)
+        sync_folder(group.parent)
 
 
-def _create(path: Path) -> None:
+def _write_view(group: Place, length: int, stored: Mapping[str, Feature], attributes: dict[str, Any]) -> None:
+    """The metadata of a view of `length` rows, that of its group last."""
+    rows = attributes["rows_per_shard"]
+    for name, feature in stored.items():
+        metadata = sharded_metadata((length, *feature.shape), feature.dtype, rows)
+        write_json(group / name / "zarr.json", metadata)
+    sums = chunked_metadata((length, len(stored)), "uint32", rows)
+    write_json(group / "checksum" / "zarr.json", sums)
+    write_json(group / "status" / "zarr.json", chunked_metadata((length,), "uint8", rows))
+    write_json(group / "zarr.json", group_metadata(attributes))
+
+
+def _create(path: Place) -> None:
     if path.is_dir() and any(path.iterdir()) and not (path / ARRAYS).is_dir():
         raise StoreError(f"{path} holds other files: give an empty or new folder for the store")
     make_folder(path)

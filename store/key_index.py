@@ -10,7 +10,6 @@ Guarantees
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt64
@@ -18,6 +17,8 @@ from jaxtyping import Int64, UInt64
 from store.block_file import BlockFile, DamagedFile, Pieces, encode, open_file
 from store.commit import Buffer
 from store.packed_keys import HASH, SPARE, PackedKeys
+from store.remote import Place, RemotePath
+from store.remote_blocks import open_remote
 
 _HASHES, _ROWS, _OFFSETS, _KEYS = "hashes", "rows", "offsets", "keys"
 
@@ -47,6 +48,7 @@ class KeyIndex:
         order = np.argsort(hashes[places])
         keys = places[order]
         sought = hashes[keys]
+        self._file.load(_HASHES)
         at = np.searchsorted(self._hashes, sought)
         self._check_places(at, sought)
         found = np.full(len(places), -1, np.int64)
@@ -95,16 +97,16 @@ class KeyIndex:
         self._file.check(_KEYS, offsets[places], offsets[places + 1] - 1)
 
 
-def open_index(path: Path) -> KeyIndex | None:
+def open_index(path: Place) -> KeyIndex | None:
     """The index in `path`; None where it has another hash.
 
     FileNotFoundError where there is none; DamagedFile where it cannot be one.
     """
-    file = open_file(path)
+    file = open_remote(path) if isinstance(path, RemotePath) else open_file(path)
     return KeyIndex(file) if file.about["hash"] == HASH else None
 
 
-def in_memory(path: Path, pieces: Iterator[Buffer]) -> KeyIndex:
+def in_memory(path: Place, pieces: Iterator[Buffer]) -> KeyIndex:
     """The index that would be written to `path`, where it cannot be."""
     return KeyIndex(BlockFile(path, b"".join(bytes(piece) for piece in pieces)))
 

@@ -12,7 +12,6 @@ Guarantees
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -24,9 +23,11 @@ from store.block_file import DamagedFile
 from store.commit import Buffer, replace_file
 from store.errors import StoreError
 from store.key_index import KeyIndex, built, in_memory, merged, open_index
-from store.layout import Identity, identity
+from store.layout import Identity, identities, identity
+from store.object_stores import pool
 from store.packed_keys import pack
 from store.parts import Parts, first_row
+from store.remote import Place, RemotePath, ReplacedError
 
 RATIO = 2  # of 200 appends of 10,000 keys 3 files are left, and 100,000 keys take 44 ms: unmerged 200, and 468 ms
 _GROUP = 2**22  # rows of small parts that are indexed together
@@ -34,17 +35,18 @@ _RUN = 2**22  # keys looked up at a time
 _DIGITS = 12
 
 Answer = TypeVar("Answer")
+_Version = tuple[Place, Identity | None]
 
 
 class KeyIndexes:
     """The indexes in the folder of a catalog. What was asked before a fork can be asked after it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         """Those in `folder`, which need not exist yet."""
         self.folder = folder
-        self._opened: dict[tuple[Path, Identity | None], KeyIndex | None] = {}  # None: it is of no use
+        self._opened: dict[_Version, KeyIndex | None] = {}  # None: it is of no use
         self._kept: list[KeyIndex] = []  # in memory
-        self._seals: dict[tuple[Path, Identity | None], str] = {}
+        self._seals: dict[_Version, str] = {}
         self._parts: Parts = ()  # what was asked for last
         self._chain: list[KeyIndex] = []  # and the indexes of its rows, one after another
 
@@ -84,7 +86,7 @@ class KeyIndexes:
 
     def end(self, parts: Parts) -> int:
         """How many rows `parts` have. No index is made for that: the last part tells, where none does."""
-        end = _end(self._standing(parts))
+        end = _end(self._standing(self._seals_of(parts)))
         if not parts or first_row(parts[-1]) < end:
             return end
         return first_row(parts[-1]) + table.read(parts[-1], ["row"]).height
@@ -110,14 +112,15 @@ class KeyIndexes:
             except DamagedFile as error:
                 self._opened[error.path, identity(error.path)] = None
                 self._parts = ()
-            except FileNotFoundError:  # merged away by another process since it was listed
-                continue
+            except ReplacedError:  # merged away by another process since it was opened, before all of it was read
+                self._parts = ()
 
     def _covering(self, parts: Parts) -> list[KeyIndex]:
         """The indexes of all rows of `parts`, one after another; what is missing is made."""
-        chain = self._standing(parts)
+        seals = self._seals_of(parts)
+        chain = self._standing(seals)
         for keys, first, names in _read(parts, _end(chain)):
-            self._add(chain, keys, first, {part.name: self._seal(part) for part in names})
+            self._add(chain, keys, first, {part.name: seals[part.name] for part in names})
         return chain
 
     def _add(self, chain: list[KeyIndex], keys: pl.Series, first: int, seals: dict[str, str]) -> None:
@@ -133,9 +136,8 @@ class KeyIndexes:
             first, pieces = small[0].first, partial(merged, small)
         chain.append(self._written(first, end, pieces))
 
-    def _standing(self, parts: Parts) -> list[KeyIndex]:
-        """The indexes there are of the rows of `parts`, from the first row on."""
-        seals = {part.name: self._seal(part) for part in parts}
+    def _standing(self, seals: dict[str, str]) -> list[KeyIndex]:
+        """The indexes there are of the rows of the parts of those seals, from the first row on."""
         there = [index for index in (*self._files(), *self._kept) if index.parts.items() <= seals.items()]
         chain: list[KeyIndex] = []
         while following := [index for index in there if index.first == _end(chain)]:
@@ -144,27 +146,35 @@ class KeyIndexes:
 
     def _files(self) -> list[KeyIndex]:
         """The indexes in the folder."""
-        known, self._opened = self._opened, {}
-        for path in sorted(self.folder.glob("*.keys")):
-            place = path, identity(path)
+        opened: dict[_Version, KeyIndex | None] = {}
+        for name, now in sorted(identities(self.folder).items()):
+            if not name.endswith(".keys"):
+                continue
+            version = self.folder / name, now
             try:
-                self._opened[place] = known[place] if place in known else open_index(path)
+                opened[version] = self._opened[version] if version in self._opened else open_index(version[0])
             except DamagedFile:
-                self._opened[place] = None
-        return [index for index in self._opened.values() if index]
+                opened[version] = None
+            except FileNotFoundError:  # merged away by another process since it was listed
+                return self._files()
+        self._opened = opened
+        return [index for index in opened.values() if index]
 
-    def _seal(self, part: Path) -> str:
-        place = part, identity(part)
-        if place not in self._seals:
-            self._seals[place] = table.written_seal(part)
-        return self._seals[place]
+    def _seals_of(self, parts: Parts) -> dict[str, str]:
+        """The seals of parts, by name; an object store is asked for all that are new at once."""
+        there = identities(self.folder)
+        versions = [(part, there.get(part.name)) for part in parts]
+        new = [version for version in versions if version not in self._seals]
+        ask = pool().map if isinstance(self.folder, RemotePath) else map
+        self._seals |= zip(new, ask(table.written_seal, [part for part, _ in new]), strict=True)
+        return {version[0].name: self._seals[version] for version in versions}
 
     def _written(self, first: int, end: int, pieces: Callable[[], Iterator[Buffer]]) -> KeyIndex:
         """The index of rows `first` to `end` - 1, as a file where that can be."""
         path = self._path(first, end)
         try:
             replace_file(path, pieces(), 0)
-        except DamagedFile:
+        except (DamagedFile, ReplacedError):
             raise
         except StoreError:  # a folder that is only read, or a full disk
             self._kept = [kept for kept in self._kept if kept.first < first] + [in_memory(path, pieces())]
@@ -176,14 +186,14 @@ class KeyIndexes:
                 other.unlink(missing_ok=True)  # its rows are in this one
         return index
 
-    def _named(self) -> Iterator[tuple[Path, int, int]]:
+    def _named(self) -> Iterator[tuple[Place, int, int]]:
         """The files with the name of an index: path, first row, end."""
         for path in self.folder.glob("*.keys"):
             first, _, end = path.stem.partition("-")
             if first.isdecimal() and end.isdecimal():
                 yield path, int(first), int(end)
 
-    def _path(self, first: int, end: int) -> Path:
+    def _path(self, first: int, end: int) -> Place:
         return self.folder / f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.keys"
 
 
@@ -191,10 +201,10 @@ def _end(chain: Sequence[KeyIndex]) -> int:
     return chain[-1].end if chain else 0
 
 
-def _read(parts: Parts, end: int) -> Iterator[tuple[pl.Series, int, list[Path]]]:
+def _read(parts: Parts, end: int) -> Iterator[tuple[pl.Series, int, list[Place]]]:
     """The keys of rows `end` on, many small parts at a time: keys, their first row, the parts."""
     held: list[pl.Series] = []
-    names: list[Path] = []
+    names: list[Place] = []
     first = end
     for part in parts:
         if first_row(part) < end:

@@ -8,10 +8,11 @@ Guarantees
 """
 
 from collections.abc import Iterable
-from pathlib import Path
+
+from store.remote import Place
 
 _DIGITS = 12
-Parts = tuple[Path, ...]
+Parts = tuple[Place, ...]
 
 
 def part_name(first: int, end: int | None = None) -> str:
@@ -19,24 +20,24 @@ def part_name(first: int, end: int | None = None) -> str:
     return f"{first:0{_DIGITS}d}.parquet" if end is None else f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.parquet"
 
 
-def is_part(path: Path) -> bool:
+def is_part(path: Place) -> bool:
     """Whether a file has the name of a part."""
-    return path.suffix == ".parquet" and all(number.isdecimal() for number in path.stem.split("-", 1))
+    return path.name.endswith(".parquet") and all(number.isdecimal() for number in path.stem.split("-", 1))
 
 
-def first_row(part: Path) -> int:
+def first_row(part: Place) -> int:
     """The first row of a part, from its name."""
     return int(part.stem.split("-")[0])
 
 
-def rows_of_merged(part: Path) -> int:
+def rows_of_merged(part: Place) -> int:
     """How many rows a merged part has, from its name; 0 of another."""
     return _end(part) - first_row(part)
 
 
-def standing(parts: Iterable[Path]) -> Parts:
+def standing(parts: Iterable[Place]) -> Parts:
     """Those parts that were not merged into another, by first row."""
-    found: list[Path] = []
+    found: list[Place] = []
     end = 0  # of the rows that merged parts hold so far
     for part in sorted(parts, key=lambda part: (first_row(part), -_end(part))):
         if first_row(part) >= end:
@@ -45,6 +46,6 @@ def standing(parts: Iterable[Path]) -> Parts:
     return tuple(found)
 
 
-def _end(part: Path) -> int:
+def _end(part: Place) -> int:
     """The row after the last of a merged part; of another, which tells only its first, that."""
     return int(part.stem.split("-")[-1])

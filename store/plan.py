@@ -18,6 +18,7 @@ from store.known import ENCODERS, TOKENS
 from store.layout import read_json
 from store.options import PlanOptions
 from store.provenance import Feature, with_dtype
+from store.remote import listed
 from store.view import View, stored_features
 
 
@@ -128,7 +129,7 @@ def measured_rates(store: Store, entity: str, encoder: str) -> dict[str, tuple[i
         view = store.view(entity, name)
         if view.provenance.encoder != encoder:
             continue
-        for path in sorted(view.paths.beside[1].glob("*.json")):
+        for path in listed(view.paths.beside[1], "*.json"):
             for write in read_json(path)["writes"]:
                 info = write["info"]
                 if info.get("seconds"):

@@ -9,14 +9,15 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import polars as pl
 
 from store.errors import StoreError
+from store.remote import Place, RemotePath
 from store.seal import BLANK, digits, is_sealed, seal
 
-_TAIL = 8  # bytes at the end of a Parquet file: the length of its footer, and a mark
+_END = 8  # bytes at the end of a Parquet file: the length of its footer, and a mark
+_TAIL = 2**16  # bytes in which most footers are
 _used = False  # polars has started its threads
 _lost = False  # ... and this process was forked off without them
 
@@ -44,7 +45,7 @@ def encode(frame: pl.DataFrame) -> bytes:
     return seal(file.getvalue())
 
 
-def read(path: Path, columns: Sequence[str] | None = None, strict: bool = True) -> pl.DataFrame:
+def read(path: Place, columns: Sequence[str] | None = None, strict: bool = True) -> pl.DataFrame:
     """The frame in `path`, or some columns of it; StoreError where it is damaged.
 
     Without `strict` those of the columns that it has.
@@ -57,20 +58,26 @@ def read(path: Path, columns: Sequence[str] | None = None, strict: bool = True) 
         return pl.read_parquet(data, columns=None if columns is None else list(columns))
 
 
-def written_seal(path: Path) -> str:
+def written_seal(path: Place) -> str:
     """The seal that stands in the file, not checked against its bytes; empty where there is none."""
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - _TAIL, 0))
-            length = int.from_bytes(file.read(_TAIL)[:4], "little")
-            file.seek(max(size - _TAIL - length, 0))
-            return digits(file.read())
+        tail = _tail(path, _TAIL)
+        footer = int.from_bytes(tail[-_END:][:4], "little") + _END
+        return digits((tail if footer <= len(tail) else _tail(path, footer))[-footer:])
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _checked(path: Path) -> bytes:
+def _tail(path: Place, nbytes: int) -> bytes:
+    """The last bytes, fewer where there are no more."""
+    if isinstance(path, RemotePath):
+        return bytes(path.read_tail(nbytes)[0])
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - nbytes, 0))
+        return file.read()
+
+
+def _checked(path: Place) -> bytes:
     """The bytes of a file that is as it was written: polars panics on some damage."""
     try:
         data = path.read_bytes()
@@ -82,7 +89,7 @@ def _checked(path: Path) -> bytes:
 
 
 @contextmanager
-def _own_errors(path: Path) -> Iterator[None]:
+def _own_errors(path: Place) -> Iterator[None]:
     """A file that is whole, but no table of ours, as one line of StoreError."""
     try:
         yield

@@ -7,21 +7,22 @@ Guarantees
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 import numpy as np
 from jaxtyping import Int, UInt32
 
 from store import table
-from store.block_file import DamagedFile
 from store.catalog import Catalog
-from store.errors import StoreError
+from store.errors import DamageError, StoreError
 from store.feature_store import Store
 from store.key_index import open_index
 from store.layout import ARRAYS, MERGED_SHARDS
 from store.parts import first_row
+from store.remote import Place, RemotePath, listed
+from store.remote_shard import open_shard
 from store.seal import crc32c, is_sealed
-from store.shard import ShardFile, read_chunk
+from store.shard import read_chunk
 from store.view import FAILED, OK, View
 
 
@@ -39,10 +40,14 @@ class Damage:
 
 def verify(store: Store) -> list[Damage]:
     """All damage there is in `store`; raises nothing on account of damage."""
-    return [Damage(str(path.relative_to(store.path)), what, tuple(clips)) for path, what, clips in _all(store)]
+    found = []
+    for path, what, clips in _all(store):
+        below: PurePath = path.relative_to(store.path)  # type: ignore[arg-type]  # both local, or both remote
+        found.append(Damage(str(below), what, tuple(clips)))
+    return found
 
 
-_Found = tuple[Path, str, Iterable[str]]
+_Found = tuple[Place, str, Iterable[str]]
 
 
 def _all(store: Store) -> Iterator[_Found]:
@@ -57,7 +62,7 @@ def _all(store: Store) -> Iterator[_Found]:
         yield from found
         yield from _indexes(store.catalog(entity))
         root = store.path / ARRAYS / entity
-        folders = sorted(folder for folder in root.glob("*") if folder.is_dir())
+        folders = [folder for folder in listed(root, "*") if folder.is_dir() and not _half_made(folder)]
         if folders or (root / "zarr.json").exists():
             yield from _unsealed([root / "zarr.json"], ())
         for folder in folders:
@@ -66,6 +71,15 @@ def _all(store: Store) -> Iterator[_Found]:
             yield from broken
             if not broken:
                 yield from _view(store.view(entity, folder.name), keys)
+
+
+def _half_made(folder: Place) -> bool:
+    """Whether it is the beginning of a view in an object store, whose making was broken off: no view, no damage."""
+    return (
+        isinstance(folder, RemotePath)
+        and not (folder / "zarr.json").exists()
+        and not (folder / "status" / "c").is_dir()
+    )
 
 
 class _Keys:
@@ -87,7 +101,7 @@ class _Keys:
         return [self.known.get(row, f"row {row}") for row in rows.tolist()]
 
 
-def _unsealed(paths: Iterable[Path], clips: Iterable[str]) -> Iterator[_Found]:
+def _unsealed(paths: Iterable[Place], clips: Iterable[str]) -> Iterator[_Found]:
     """Those of the sealed files `paths` that are missing or not as they were written."""
     for path in paths:
         try:
@@ -118,11 +132,11 @@ def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
 
 def _indexes(catalog: Catalog) -> Iterator[_Found]:
     """The damaged key indexes. They touch no clip: they are made again from the parts."""
-    for path in sorted(catalog.folder.glob("*.keys")):
+    for path in listed(catalog.folder, "*.keys"):
         try:
             if index := open_index(path):
                 index.check_all()
-        except DamagedFile:
+        except DamageError:
             yield path, "is not as it was written (it is made again where it is needed)", ()
         except FileNotFoundError:
             continue  # merged into another since it was listed
@@ -147,7 +161,7 @@ def _view(view: View, keys: _Keys) -> Iterator[_Found]:
         return  # without the metadata of `status` nobody knows how many rows there are
     for shard in range(-(-len(view) // view.rows_per_shard)):
         yield from _shard(view, shard, keys)
-    for path in sorted(view.paths.beside[0].glob("merged-*.parquet")):
+    for path in listed(view.paths.beside[0], "merged-*.parquet"):
         for _, what, _ in _unsealed([path], ()):
             yield path, what, keys(_failed_in(view, int(path.stem.removeprefix("merged-"))))
 
@@ -169,7 +183,7 @@ def _shard(view: View, shard: int, keys: _Keys) -> Iterator[_Found]:
     every = np.arange(first, min(first + view.rows_per_shard, len(view)))
     try:
         status = view.shard_status(shard)
-    except StoreError:
+    except DamageError:
         yield view.paths.status(shard), "has a wrong checksum", keys(every)
         return
     ok, failed = first + np.flatnonzero(status == OK), first + np.flatnonzero(status == FAILED)
@@ -187,7 +201,7 @@ def _shard(view: View, shard: int, keys: _Keys) -> Iterator[_Found]:
     path = view.paths.checksum(shard)
     try:
         sums = read_chunk(path, (view.rows_per_shard, len(view.checksummed)), "uint32")
-    except StoreError:
+    except DamageError:
         yield path, "has a wrong checksum", keys(ok)
         return
     if sums is None:
@@ -209,10 +223,10 @@ def _rows(
     feature = view.stored[name]
     path = view.paths.shard(name, shard, 1 + len(feature.shape))
     try:
-        file = ShardFile(path, view.rows_per_shard)
+        file = open_shard(path, view.rows_per_shard)
     except FileNotFoundError:
         file = None  # every row is the fill value, says Zarr: the checksums tell
-    except StoreError:
+    except DamageError:
         yield path, "has a damaged index", keys(ok)
         return
     fill = bytes(feature.row_bytes)

@@ -7,8 +7,8 @@ Guarantees
 - arrays grow under the planner's lock only, and never shrink
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,12 @@ from store.catalog import Catalog
 from store.errors import StoreError
 from store.layout import LOCK, Identity, ViewPaths, identity, read_json, write_json
 from store.lock import holds
+from store.object_stores import pool
 from store.provenance import Feature, Provenance
 from store.quantise import dequantise, scale_shape
 from store.reader import RowReader
+from store.remote import Place, RemotePath
+from store.remote_shard import RemoteReader
 from store.seal import BLANK
 from store.shard import read_chunk
 from store.writer import ShardWriter
@@ -33,7 +36,7 @@ ABSENT, OK, FAILED = 0, 1, 2
 class View:
     """One view of a store. Picklable; `Store.view` and `Store.create_view` make it."""
 
-    def __init__(self, store: Path, catalog: Catalog, entity: str, name: str) -> None:
+    def __init__(self, store: Place, catalog: Catalog, entity: str, name: str) -> None:
         """The view `name` of `entity`, whose group exists; StoreError where it is damaged."""
         self.entity = entity
         self.name = name
@@ -84,24 +87,39 @@ class View:
         """The status of every row of the catalog: 0 absent, 1 ok, 2 failed."""
         status = np.zeros(len(self.catalog), np.uint8)
         room = min(len(self), len(status))
-        for shard in self.paths.begun():
+        for shard, known in self._statuses():
             part = status[shard * self.rows_per_shard : room][: self.rows_per_shard]
-            chunk = read_chunk(self.paths.status(shard), (self.rows_per_shard,), "uint8")  # millions: none is kept
-            if chunk is not None:
-                part[:] = chunk[: len(part)]
+            part[:] = known[: len(part)]
         return status
 
     def shard_status(self, shard: int) -> UInt8[np.ndarray, " slots"]:
         """The status of every slot of a shard, as it is now."""
-        path = self.paths.status(shard)
-        now = identity(path)
+        return self._chunk(shard, identity(self.paths.status(shard)))
+
+    def _statuses(self) -> Iterator[tuple[int, UInt8[np.ndarray, " slots"]]]:
+        """Shards that have a status, and it. An object store is asked for all that are new to us at once."""
+        folder = self.paths.status(0).parent
+        if isinstance(folder, RemotePath):
+            now = folder.identities()
+            shards = [int(name) for name in now]
+            yield from zip(shards, pool().map(lambda n: self._chunk(n, now[str(n)]), shards), strict=True)
+            return
+        for name in os.listdir(folder) if folder.is_dir() else ():  # one look, however many: of millions none is kept
+            if name.isdecimal() and (chunk := self._read_chunk(int(name))) is not None:
+                yield int(name), chunk
+
+    def _chunk(self, shard: int, now: Identity | None) -> UInt8[np.ndarray, " slots"]:
+        """The status chunk of a shard, known to be `now`."""
         known = self._chunks.get(shard)
         if known is None or known[0] != now:
-            chunk = read_chunk(path, (self.rows_per_shard,), "uint8")
+            chunk = None if now is None else self._read_chunk(shard)
             if chunk is None:
                 chunk = np.zeros(self.rows_per_shard, np.uint8)
             self._chunks[shard] = known = (now, chunk)
         return known[1]
+
+    def _read_chunk(self, shard: int) -> UInt8[np.ndarray, " slots"] | None:
+        return read_chunk(self.paths.status(shard), (self.rows_per_shard,), "uint8")
 
     def read(
         self,
@@ -171,7 +189,10 @@ class View:
 
     def _check_ok(self, rows: Int[np.ndarray, " B"]) -> None:
         shards = rows // self.rows_per_shard
-        for shard in np.unique(shards).tolist():
+        wanted = np.unique(shards).tolist()
+        if isinstance(self.paths.store, RemotePath):  # those never seen are asked for all at once
+            list(pool().map(self.shard_status, [n for n in wanted if n >= 0 and n not in self._chunks]))
+        for shard in wanted:
             here = rows[shards == shard]
             slots = here % self.rows_per_shard
             if shard in self._chunks and (self._chunks[shard][1][slots] == OK).all():
@@ -199,14 +220,17 @@ class View:
             raise StoreError(f"out is {out.dtype} {out.shape}: {feature} needs C-contiguous {dtype} {shape}")
         self._readers[feature].read(rows, out)
         # Files that are gone read as the fill value: that must not stand for a view that was dropped.
-        if identity(self.paths.group / "zarr.json") != self._made:
+        group = self.paths.group
+        if not isinstance(group, RemotePath) and identity(group / "zarr.json") != self._made:  # there none is dropped
             raise StoreError(f"view {self.name} of {self.entity} in {self.paths.store} was dropped: open it again")
         return out
 
-    def _reader(self, name: str) -> RowReader:
+    def _reader(self, name: str) -> RowReader | RemoteReader:
         feature = self.stored[name]
         paths, axes = self.paths, 1 + len(feature.shape)
-        return RowReader(lambda shard: paths.shard(name, shard, axes), self.rows_per_shard, feature.row_bytes)
+        path: Callable[[int], Any] = lambda shard: paths.shard(name, shard, axes)  # noqa: E731
+        reader = RemoteReader if isinstance(paths.store, RemotePath) else RowReader
+        return reader(path, self.rows_per_shard, feature.row_bytes)
 
 
 def stored_features(features: Mapping[str, Feature]) -> dict[str, Feature]:

@@ -22,10 +22,11 @@ from store import table
 from store.commit import make_folder, replace_file
 from store.errors import StoreError
 from store.layout import read_json, write_json
-from store.lock import locked
+from store.lock import check_held, locked
 from store.quantise import quantise
+from store.remote_shard import open_shard
 from store.seal import BLANK, crc32c
-from store.shard import ShardFile, encode_chunk, pieces, read_chunk
+from store.shard import encode_chunk, pieces, read_chunk
 
 if TYPE_CHECKING:
     from store.view import View
@@ -136,10 +137,11 @@ class ShardWriter:
         feature, slots = self.view.stored[name], self.view.rows_per_shard
         path = self.view.paths.shard(name, self.shard, 1 + len(feature.shape))
         try:
-            old = ShardFile(path, slots) if keep.any() else None
+            old = open_shard(path, slots) if keep.any() else None
         except FileNotFoundError:  # every kept row is the fill value
             old = None
         size = (int(keep.sum()) + len(new)) * feature.row_bytes + slots * 16 + 4
+        check_held(self.view.paths.lock(self.shard))
         replace_file(path, pieces(old, keep, new, feature.row_bytes), size)
 
     def _stored(self, features: Mapping[str, Float[np.ndarray, "G ..."]]) -> Iterable[tuple[str, np.ndarray]]:
@@ -190,6 +192,7 @@ class ShardWriter:
         write_json(path, {"shard": self.shard, "writes": writes, "seal": BLANK})
 
     def _put(self, path: Any, data: bytes) -> None:
+        check_held(self.view.paths.lock(self.shard))
         replace_file(path, [data], len(data))
 
 
