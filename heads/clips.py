@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from heads.dequantise import dequantise
 from heads.errors import HeadsError
 from store import Store
 
@@ -48,5 +49,12 @@ class Features:
         rows = np.asarray(self.catalog.rows(list(keys)))
         return (rows >= 0) & (self._status[np.maximum(rows, 0)] == 1)
 
-    def read(self, keys: Sequence[str]) -> Float32[Tensor, "K ..."]:
-        return torch.from_numpy(self.view.read_float(self.feature, self.rows(keys)))
+    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K ..."]:
+        """The features on `device`: they travel as they are stored, and become float32 there."""
+        rows = self.rows(keys)
+        if self.view.features[self.feature].dtype != "int8":
+            return torch.from_numpy(self.view.read(self.feature, rows)).to(device).float()
+        if torch.device(device).type == "cpu":
+            return torch.from_numpy(self.view.read_float(self.feature, rows))
+        levels, scale = (torch.from_numpy(part).to(device) for part in self.view.read_quantised(self.feature, rows))
+        return dequantise(levels, scale)

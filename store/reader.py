@@ -1,8 +1,9 @@
 """Random rows of one feature, straight into the batch.
 
 Rows whose pages are in memory are copied at once by the caller's thread: large ones from a mapping,
-which saves the kernel's own slower copy. The rest are read by eight threads, in the order of the
-file, so that a cold disk always has work queued.
+which saves the kernel's own slower copy. From the first row on that is not in memory, the kernel is
+told of all that are left, so that a cold disk has its whole queue at once, and eight threads copy
+them as they arrive.
 
 Guarantees
 - results come in the caller's order, whatever the order on disk, duplicates included
@@ -15,7 +16,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,14 +25,15 @@ from jaxtyping import Int, Shaped
 from store.errors import StoreError
 from store.layout import identity
 from store.shard import ShardFile
+from store.threads import pool
 
 OPEN_FILES = 128
-_THREADS = 8
 _RUN_BYTES = 4 * 2**20  # neighbours are read together up to this size
 _MAPPED_BYTES = 64 * 2**10  # smaller reads cost less as one call
-_PROBE_BYTES = 512 * 2**10  # residency is asked for once every so many bytes
+_PROBE_BYTES = 2 * 2**20  # residency is asked for once every so many bytes
+_TASK_BYTES = 2 * 2**20  # what a thread is given at once, at least
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
-_pools: dict[int, ThreadPoolExecutor] = {}  # pid -> threads: a forked child starts its own
+_guard = threading.Lock()  # of every reader's open files
 
 
 class _Run(NamedTuple):
@@ -50,13 +51,12 @@ class RowReader:
         self._shard_rows = shard_rows
         self._row_bytes = row_bytes
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
-        self._guard = threading.Lock()
 
     def shard(self, shard: int) -> ShardFile | None:
         """The shard's file as it is now, None where there is none."""
         path = self._path(shard)
         now = identity(path)
-        with self._guard:
+        with _guard:
             file = self._open.get(shard)
             if file is None or file.identity != now:
                 self._open.pop(shard, None)
@@ -96,12 +96,11 @@ class RowReader:
         wanted = np.flatnonzero(~missing)
         order = wanted[np.lexsort((offsets[wanted], shards[wanted]))]
         runs = self._runs(order, shards, offsets, files, out)
-        left = [rest for run in runs if (rest := _take_resident(run)) is not None]
-        if len(left) == 1:
-            _take(left[0])
-        elif left:
-            for _ in _pool().map(_take, left):
-                pass
+        for number, run in enumerate(runs):
+            rest = _take_resident(run)
+            if rest is not None:  # to ask for the others would cost the disk a read each
+                _take_waiting([rest, *runs[number + 1 :]])
+                return
 
     def _runs(
         self,
@@ -169,26 +168,42 @@ def _read_now(file: ShardFile, target: memoryview, offset: int) -> int:
         raise _failed(file, error.strerror) from error
 
 
-def _take(run: _Run) -> None:
-    """Read the whole run, waiting for the disk."""
-    target, offset = run.target.data, run.offset
-    while len(target):
-        try:
-            count = os.preadv(run.file.fd, [target], offset)
-        except OSError as error:
-            raise _failed(run.file, error.strerror) from error
-        if not count:
-            raise _failed(run.file, "it ends too early")
-        target, offset = target[count:], offset + count
+def _take_waiting(runs: list[_Run]) -> None:
+    """Read all runs, waiting for the disk."""
+    if hasattr(os, "posix_fadvise"):
+        for run in runs:
+            os.posix_fadvise(run.file.fd, run.offset, len(run.target), os.POSIX_FADV_WILLNEED)
+    ends = np.cumsum([len(run.target) for run in runs])
+    tasks = np.split(np.arange(len(runs)), np.flatnonzero(np.diff(ends // _TASK_BYTES)) + 1)
+    if len(tasks) == 1:
+        _take(runs)
+    else:
+        for _ in pool().map(lambda some: _take([runs[i] for i in some]), tasks):
+            pass
+
+
+def _take(runs: list[_Run]) -> None:
+    """Read the runs whole, one after the other."""
+    for run in runs:
+        target, offset = run.target.data, run.offset
+        while len(target):
+            try:
+                count = os.preadv(run.file.fd, [target], offset)
+            except OSError as error:
+                raise _failed(run.file, error.strerror) from error
+            if not count:
+                raise _failed(run.file, "it ends too early")
+            target, offset = target[count:], offset + count
 
 
 def _failed(file: ShardFile, reason: str | None) -> StoreError:
     return StoreError(f"cannot read {file.path} ({reason}): run python -m store verify")
 
 
-def _pool() -> ThreadPoolExecutor:
-    pid = os.getpid()
-    if pid not in _pools:
-        _pools.clear()
-        _pools[pid] = ThreadPoolExecutor(_THREADS, thread_name_prefix="store-read")
-    return _pools[pid]
+def _after_fork() -> None:
+    """A thread that a fork left behind may have held the lock."""
+    global _guard
+    _guard = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
