@@ -19,13 +19,15 @@ Arrays = dict[str, np.ndarray]
 Read = Callable[[np.ndarray, Arrays], Arrays]
 
 
-def make_view(folder: Path, shape: tuple[int, ...], dtype: str, rows: int) -> View:
+def make_view(
+    folder: Path, shape: tuple[int, ...], dtype: str, rows: int, rows_per_shard: int | None = None
+) -> View:
     """An empty view of `rows` rows in a new store, its feature called tokens."""
     store = Store.open(folder, create=True)
     store.catalog("clips").append(pl.DataFrame({"key": [f"c{i}" for i in range(rows)]}))
     provenance = Provenance("none", "0" * 64, "none", "none", "none", {"tokens": dtype})
     with store.lock():
-        return store.create_view("clips", "bench", provenance, {"tokens": Feature(shape, dtype)})
+        return store.create_view("clips", "bench", provenance, {"tokens": Feature(shape, dtype)}, rows_per_shard)
 
 
 def random_features(shape: tuple[int, ...], rows: int, seed: int) -> np.ndarray:
@@ -125,7 +127,7 @@ class TensorStore(Layout):
 
 
 class H5py(Layout):
-    """h5py, one contiguous dataset an array, read straight into the batch."""
+    """h5py, read straight into the batch; a chunk a row, as an array that may grow needs."""
 
     name = "h5py"
 
@@ -135,7 +137,10 @@ class H5py(Layout):
         folder.mkdir(parents=True)
         with h5py.File(folder / "rows.h5", "w") as file:
             for name, array in arrays.items():
-                file.create_dataset(name, data=array)
+                file.create_dataset(name, data=array, chunks=self._chunks(array))
+
+    def _chunks(self, array: np.ndarray) -> tuple[int, ...] | None:
+        return (1, *array.shape[1:])
 
     def open(self, folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
         import h5py
@@ -150,6 +155,15 @@ class H5py(Layout):
             return out
 
         return read
+
+
+class H5pyContiguous(H5py):
+    """h5py with one piece an array, which is faster and can never grow."""
+
+    name = "h5py contiguous"
+
+    def _chunks(self, array: np.ndarray) -> None:
+        return None
 
 
 class Lance(Layout):

@@ -26,6 +26,7 @@ from benchmarks.disk import CEILING_THREADS, direct_rate, drop
 from benchmarks.layouts import (
     Arrays,
     H5py,
+    H5pyContiguous,
     Lance,
     Layout,
     Memmap,
@@ -48,7 +49,7 @@ CASES: dict[str, tuple[tuple[int, int], str, int]] = {
     "96 KiB float16": ((48, 1024), "float16", 256),
     "96 KiB int8": ((96, 1024), "int8", 256),
 }
-LAYOUTS: tuple[Layout, ...] = (Ours(), ZarrPython(), TensorStore(), H5py(), Lance(), Safetensors(), Memmap())
+LAYOUTS: tuple[Layout, ...] = (Ours(), ZarrPython(), TensorStore(), H5py(), H5pyContiguous(), Lance(), Safetensors(), Memmap())
 CEILING = "O_DIRECT ceiling"
 
 
@@ -101,22 +102,24 @@ class Case:
     def measure(self) -> None:
         """All formats in turn, first from the disk, then from memory."""
         for repeat in range(self.options.repeats):
-            for layout in self._turns():
-                drop(self._where(layout))
-                self.cold[layout.name].append(self._rate(layout, cold=True))
-            drop(self.folder / "memmap")
-            rows = self._rows(cold=True)
-            for threads in CEILING_THREADS:
-                rate = direct_rate(self.folder / "memmap" / "tokens", self.row_bytes, rows, threads)
-                self.cold[f"{CEILING}, {threads}"].append(rate)
+            for turn in self.rng.permutation(len(self.layouts) + len(CEILING_THREADS)).tolist():
+                if turn < len(self.layouts):
+                    layout = self.layouts[turn]
+                    drop(self._where(layout))
+                    self.cold[layout.name].append(self._rate(layout, cold=True))
+                else:
+                    self._ceiling(CEILING_THREADS[turn - len(self.layouts)])
             print(f"{self.name}: {repeat + 1} of {self.options.repeats} from the disk", file=sys.stderr)
         for _ in range(self.options.repeats):
-            for layout in self._turns():
+            for turn in self.rng.permutation(len(self.layouts)).tolist():
+                layout = self.layouts[turn]
                 self.warm[layout.name].append(self._rate(layout, cold=False))
         print(f"{self.name}: from memory, done", file=sys.stderr)
 
-    def _turns(self) -> list[Layout]:
-        return [self.layouts[i] for i in self.rng.permutation(len(self.layouts))]
+    def _ceiling(self, threads: int) -> None:
+        file = self.folder / "memmap" / "tokens"
+        drop(file.parent)
+        self.cold[f"{CEILING}, {threads}"].append(direct_rate(file, self.row_bytes, self._rows(cold=True), threads))
 
     def _rows(self, cold: bool) -> np.ndarray:
         rows = self.rng.permutation(self.count)
@@ -177,7 +180,7 @@ def figures(case: Case) -> tuple[list[Row], list[Row]]:
     rows += [{"case": case.name, "format": name, "cold MB/s": why, "warm MB/s": None} for name, why in case.absent.items()]
     lines = [line(f"{case.name}, cold", cold["store"], cold[CEILING], 0.8, CEILING)]
     if case.name.startswith("4 MiB"):
-        for least, peer in ((0.9, "memmap"), (2, "h5py"), (4, "tensorstore")):
+        for least, peer in ((0.9, "memmap"), (2, "h5py"), (2, "h5py contiguous"), (4, "tensorstore")):
             if peer in warm:
                 lines.append(line(f"{case.name}, warm", warm["store"], warm[peer], least, peer))
     return rows, lines

@@ -8,13 +8,14 @@ Guarantees
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float16, Float32, Int8
 
 from store.errors import StoreError
-from store.threads import cores, pool
+from store.threads import cores, each
 
 BLOCK = 64
 _LEAST = 2**17  # channels worth a thread
@@ -79,7 +80,4 @@ def _shared_out(kernel: Callable[..., None], *arrays: np.ndarray) -> None:
     rows = len(flat[0])
     parts = max(1, min(cores(), arrays[0].size // _LEAST, rows))
     ends = [rows * part // parts for part in range(parts + 1)]
-    tasks = [pool().submit(kernel, *(a[i:j] for a in flat)) for i, j in zip(ends[1:-1], ends[2:], strict=True)]
-    kernel(*(a[: ends[1]] for a in flat))
-    for task in tasks:
-        task.result()
+    each(lambda ends: kernel(*(a[slice(*ends)] for a in flat)), list(pairwise(ends)))

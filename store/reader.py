@@ -2,8 +2,8 @@
 
 Rows whose pages are in memory are copied at once by the caller's thread: large ones from a mapping,
 which saves the kernel's own slower copy. From the first row on that is not in memory, the kernel is
-told of all that are left, so that a cold disk has its whole queue at once, and eight threads copy
-them as they arrive.
+told of all that are left, so that a cold disk has its whole queue at once, and threads copy them as
+they arrive.
 
 Guarantees
 - results come in the caller's order, whatever the order on disk, duplicates included
@@ -25,13 +25,13 @@ from jaxtyping import Int, Shaped
 from store.errors import StoreError
 from store.layout import identity
 from store.shard import ShardFile
-from store.threads import pool
+from store.threads import each
 
 OPEN_FILES = 128
 _RUN_BYTES = 4 * 2**20  # neighbours are read together up to this size
 _MAPPED_BYTES = 64 * 2**10  # smaller reads cost less as one call
 _PROBE_BYTES = 2 * 2**20  # residency is asked for once every so many bytes
-_TASK_BYTES = 2 * 2**20  # what a thread is given at once, at least
+_TASK_BYTES = 2 * 2**20  # what a thread that waits is given at once, about
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _guard = threading.Lock()  # of every reader's open files
 
@@ -96,11 +96,9 @@ class RowReader:
         wanted = np.flatnonzero(~missing)
         order = wanted[np.lexsort((offsets[wanted], shards[wanted]))]
         runs = self._runs(order, shards, offsets, files, out)
-        for number, run in enumerate(runs):
-            rest = _take_resident(run)
-            if rest is not None:  # to ask for the others would cost the disk a read each
-                _take_waiting([rest, *runs[number + 1 :]])
-                return
+        left = _take_resident(runs)
+        _announce(left)
+        each(_take, _shares(left))
 
     def _runs(
         self,
@@ -136,26 +134,27 @@ class RowReader:
         return runs
 
 
-def _take_resident(run: _Run) -> _Run | None:
-    """Copy what is in memory; returns what is left to read, None where nothing is."""
+def _take_resident(runs: list[_Run]) -> list[_Run]:
+    """Copy runs up to the first that is not in memory; returns what is left to read."""
     if not _NOWAIT:
-        return run
-    if len(run.target) >= _MAPPED_BYTES:
-        if not _is_resident(run):
-            return run
-        np.copyto(run.target, run.file.mapped[run.offset : run.offset + len(run.target)])
-        return None
-    count = _read_now(run.file, run.target.data, run.offset)
-    if count == len(run.target):
-        return None
-    return _Run(run.file, run.offset + count, run.target[count:])
+        return runs
+    for number, run in enumerate(runs):
+        if len(run.target) >= _MAPPED_BYTES:
+            if not _is_resident(run):
+                return runs[number:]
+            np.copyto(run.target, run.file.mapped[run.offset : run.offset + len(run.target)])
+        else:
+            count = _read_now(run.file, run.target.data, run.offset)
+            if count < len(run.target):
+                return [_Run(run.file, run.offset + count, run.target[count:]), *runs[number + 1 :]]
+    return []
 
 
 def _is_resident(run: _Run) -> bool:
     """Whether the run's pages are in memory, by the look of samples."""
-    last = run.offset + len(run.target) - 1
     byte = memoryview(bytearray(1))
-    return all(_read_now(run.file, byte, at) for at in (*range(run.offset, last, _PROBE_BYTES), last))
+    places = range(run.offset, run.offset + len(run.target), _PROBE_BYTES)
+    return all(_read_now(run.file, byte, at) for at in places)
 
 
 def _read_now(file: ShardFile, target: memoryview, offset: int) -> int:
@@ -168,18 +167,24 @@ def _read_now(file: ShardFile, target: memoryview, offset: int) -> int:
         raise _failed(file, error.strerror) from error
 
 
-def _take_waiting(runs: list[_Run]) -> None:
-    """Read all runs, waiting for the disk."""
+def _announce(runs: list[_Run]) -> None:
+    """Let the kernel begin to read them."""
     if hasattr(os, "posix_fadvise"):
         for run in runs:
             os.posix_fadvise(run.file.fd, run.offset, len(run.target), os.POSIX_FADV_WILLNEED)
-    ends = np.cumsum([len(run.target) for run in runs])
-    tasks = np.split(np.arange(len(runs)), np.flatnonzero(np.diff(ends // _TASK_BYTES)) + 1)
-    if len(tasks) == 1:
-        _take(runs)
-    else:
-        for _ in pool().map(lambda some: _take([runs[i] for i in some]), tasks):
-            pass
+
+
+def _shares(runs: list[_Run]) -> list[list[_Run]]:
+    """The runs in order, a new list begun as soon as one holds what a thread should have at once."""
+    shares: list[list[_Run]] = []
+    filled = _TASK_BYTES
+    for run in runs:
+        if filled >= _TASK_BYTES:
+            shares.append([])
+            filled = 0
+        shares[-1].append(run)
+        filled += len(run.target)
+    return shares
 
 
 def _take(runs: list[_Run]) -> None:
