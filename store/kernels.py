@@ -16,6 +16,7 @@ from numba import njit
 
 BLOCK = 64
 _BIAS = np.int32(112 << 23)  # between the exponents of float16 and float32
+_REBIAS = np.float32(2.0**112)  # the same, as a factor: right below the normal range too
 _SMALLEST = np.int32(0x38800000)  # float32 bits of 2**-14, the least normal float16
 _LARGEST = np.int32(0x477FE000)  # float32 bits of 65504, the greatest float16
 _MAGNITUDE = np.int32(0x7FFFFFFF)
@@ -49,22 +50,45 @@ def _scale_bits(exact: np.float32) -> np.uint16:
 
 
 @_compiled
-def quantise(
+def _quantise_block(values: Float32[np.ndarray, " C"], levels: Int8[np.ndarray, " C"]) -> np.uint16:
+    """Fill `levels` of one block; returns the bits of its scale."""
+    peak = np.int32(0)  # as integers, magnitudes compare like floats, and many at once
+    for d in range(len(values)):
+        peak = max(peak, np.int32(np.float32(values[d]).view(np.int32) & _MAGNITUDE))
+    bits = _scale_bits(np.float32(np.int32(peak).view(np.float32) / np.float32(127)))
+    step = np.float32(_from_float16(bits))
+    for d in range(len(values)):
+        levels[d] = np.int8(np.rint(values[d] / step))
+    return bits
+
+
+@_compiled
+def quantise_float32(
     values: Float32[np.ndarray, "R D"], levels: Int8[np.ndarray, "R D"], scale: UInt16[np.ndarray, "R blocks"]
 ) -> None:
     """Fill `levels` and `scale` from finite `values`."""
     for row in range(values.shape[0]):
         for block in range(scale.shape[1]):
             start = block * BLOCK
+            made = levels[row, start : start + BLOCK]
+            scale[row, block] = _quantise_block(values[row, start : start + BLOCK], made)
+
+
+@_compiled
+def quantise_float16(
+    values: UInt16[np.ndarray, "R D"], levels: Int8[np.ndarray, "R D"], scale: UInt16[np.ndarray, "R blocks"]
+) -> None:
+    """Fill `levels` and `scale` from the bits of finite float16 values."""
+    wide = np.empty(BLOCK, np.float32)
+    for row in range(values.shape[0]):
+        for block in range(scale.shape[1]):
+            start = block * BLOCK
             given, made = values[row, start : start + BLOCK], levels[row, start : start + BLOCK]
-            peak = np.int32(0)  # as integers, magnitudes compare like floats, and many at once
             for d in range(len(given)):
-                peak = max(peak, np.int32(np.float32(given[d]).view(np.int32) & _MAGNITUDE))
-            bits = _scale_bits(np.float32(np.int32(peak).view(np.float32) / np.float32(127)))
-            scale[row, block] = bits
-            step = np.float32(_from_float16(bits))
-            for d in range(len(given)):
-                made[d] = np.int8(np.rint(given[d] / step))
+                bits = np.int32(given[d])
+                size = np.float32(np.int32((bits & 0x7FFF) << 13).view(np.float32) * _REBIAS)
+                wide[d] = -size if bits > 0x7FFF else size
+            scale[row, block] = _quantise_block(wide[: len(given)], made)
 
 
 @_compiled

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float16, Float32, Int8
+from jaxtyping import Float, Float16, Int8
 
 from store.errors import StoreError
 from store.threads import cores, each
@@ -33,16 +33,19 @@ def scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape[:-1], math.ceil(shape[-1] / BLOCK))
 
 
-def quantise(values: Float32[np.ndarray, "*axes D"]) -> Quantised:
-    """Finite values as int8 and scales.
+def quantise(values: Float[np.ndarray, "*axes D"]) -> Quantised:
+    """Finite values, float32 or float16, as int8 and scales.
 
     A scale is max|value| / 127 of its block rounded up to float16; a block of zeros has scale 1.
     """
     from store import kernels  # numba takes as long to import as all the rest
 
-    values = np.ascontiguousarray(values)
     made = Quantised(np.empty(values.shape, np.int8), np.empty(scale_shape(values.shape), np.float16))
-    _shared_out(kernels.quantise, values, made.levels, made.scale.view(np.uint16))
+    scale = made.scale.view(np.uint16)
+    if values.dtype == np.float16:
+        _shared_out(kernels.quantise_float16, np.ascontiguousarray(values).view(np.uint16), made.levels, scale)
+    else:
+        _shared_out(kernels.quantise_float32, np.ascontiguousarray(values, np.float32), made.levels, scale)
     return made
 
 

@@ -146,7 +146,7 @@ class ShardWriter:
         for name, values in sorted(features.items()):
             dtype = self.view.features[name].dtype
             if dtype == "int8":
-                levels, scale = quantise(values.astype(np.float32, copy=False))
+                levels, scale = quantise(values)
                 yield name, levels
                 yield "scale", np.ascontiguousarray(scale, "<f2")
             else:
