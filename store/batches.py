@@ -203,7 +203,7 @@ class Batches:
         return any(self.view.features[feature].dtype == "int8" for feature in features)
 
 
-def _steps(rows: int, world: int, batch_size: int, drop_last: bool) -> Int[np.ndarray, " steps+1"]:
+def _steps(rows: int, world: int, batch_size: int, drop_last: bool) -> Int[np.ndarray, " starts"]:
     """Where each step starts in the order, and the end."""
     size = world * batch_size
     if drop_last:

@@ -52,7 +52,7 @@ def quantise(values: Float[np.ndarray, "*axes D"]) -> Quantised:
 def dequantise(
     levels: Int8[np.ndarray, "*axes D"],
     scale: Float16[np.ndarray, "*axes blocks"],
-    out: Float[np.ndarray, "*axes D"] | None = None,
+    out: Float[np.ndarray, "..."] | None = None,
 ) -> Float[np.ndarray, "*axes D"]:
     """The values that `quantise` was given, within its error: float32, or as `out` is.
 
