@@ -19,9 +19,7 @@ Arrays = dict[str, np.ndarray]
 Read = Callable[[np.ndarray, Arrays], Arrays]
 
 
-def make_view(
-    folder: Path, shape: tuple[int, ...], dtype: str, rows: int, rows_per_shard: int | None = None
-) -> View:
+def make_view(folder: Path, shape: tuple[int, ...], dtype: str, rows: int, rows_per_shard: int | None = None) -> View:
     """An empty view of `rows` rows in a new store, its feature called tokens."""
     store = Store.open(folder, create=True)
     store.catalog("clips").append(pl.DataFrame({"key": [f"c{i}" for i in range(rows)]}))
@@ -178,7 +176,8 @@ class Lance(Layout):
         columns = {}
         for name, array in arrays.items():
             kind = pyarrow.binary(array[0].nbytes)
-            columns[name] = pyarrow.FixedSizeBinaryArray.from_buffers(kind, len(array), [None, pyarrow.py_buffer(array)])
+            buffers = [None, pyarrow.py_buffer(array)]
+            columns[name] = pyarrow.FixedSizeBinaryArray.from_buffers(kind, len(array), buffers)
         lance.write_dataset(pyarrow.table(columns), folder)
 
     def open(self, folder: Path, arrays: Arrays, closing: ExitStack) -> Read:

@@ -26,7 +26,8 @@ def report(name: str, rows: Sequence[Row], lines: Sequence[Row] = (), **facts: A
             _print_table(console, fact, value)
         else:
             console.print(f"{fact}: {value}")
-    machine = {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+    cores = len(os.sched_getaffinity(0))
+    machine = {"machine": platform.machine(), "cores": cores, "python": platform.python_version()}
     print(json.dumps({"benchmark": name, "rows": list(rows), "lines": list(lines), **facts, **machine}))
 
 
@@ -43,5 +44,5 @@ def _print_table(console: Console, title: str, rows: Sequence[Row]) -> None:
     for column, value in rows[0].items():
         table.add_column(column, justify="left" if isinstance(value, str) else "right")
     for row in rows:
-        table.add_row(*(f"{value:,.1f}" if isinstance(value, float) and value > 10 else str(value) for value in row.values()))
+        table.add_row(*(f"{v:,.1f}" if isinstance(v, float) and v > 10 else str(v) for v in row.values()))
     console.print(table)

@@ -49,7 +49,16 @@ CASES: dict[str, tuple[tuple[int, int], str, int]] = {
     "96 KiB float16": ((48, 1024), "float16", 256),
     "96 KiB int8": ((96, 1024), "int8", 256),
 }
-LAYOUTS: tuple[Layout, ...] = (Ours(), ZarrPython(), TensorStore(), H5py(), H5pyContiguous(), Lance(), Safetensors(), Memmap())
+LAYOUTS: tuple[Layout, ...] = (
+    Ours(),
+    ZarrPython(),
+    TensorStore(),
+    H5py(),
+    H5pyContiguous(),
+    Lance(),
+    Safetensors(),
+    Memmap(),
+)
 CEILING = "O_DIRECT ceiling"
 
 
@@ -168,7 +177,7 @@ class Case:
 
 def medians(rates: dict[str, list[float]]) -> dict[str, float]:
     """The median rate of each."""
-    return {name: round(float(np.median(each)), 1) for name, each in rates.items()}
+    return {name: round(float(np.median(taken)), 1) for name, taken in rates.items()}
 
 
 def figures(case: Case) -> tuple[list[Row], list[Row]]:
@@ -176,8 +185,13 @@ def figures(case: Case) -> tuple[list[Row], list[Row]]:
     cold, warm = medians(case.cold), medians(case.warm)
     ceilings = [cold.pop(f"{CEILING}, {threads}") for threads in CEILING_THREADS]
     cold[CEILING] = max(ceilings)
-    rows = [{"case": case.name, "format": name, "cold MB/s": cold[name], "warm MB/s": warm.get(name)} for name in cold]
-    rows += [{"case": case.name, "format": name, "cold MB/s": why, "warm MB/s": None} for name, why in case.absent.items()]
+    found = {name: (cold[name], warm.get(name)) for name in sorted(cold)} | {
+        n: (w, None) for n, w in case.absent.items()
+    }
+    rows: list[Row] = [
+        {"case": case.name, "format": name, "cold MB/s": figures[0], "warm MB/s": figures[1]}
+        for name, figures in found.items()
+    ]
     lines = [line(f"{case.name}, cold", cold["store"], cold[CEILING], 0.8, CEILING)]
     if case.name.startswith("4 MiB"):
         for least, peer in ((0.9, "memmap"), (2, "h5py"), (2, "h5py contiguous"), (4, "tensorstore")):

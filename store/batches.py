@@ -90,7 +90,7 @@ class Batches:
         self.position = 0
         self._first = 0  # of the next iteration
         if min(batch_size, ahead) < 1 or seed < 0 or not 0 <= rank < world or not (keep is None or keep >= 1):
-            raise StoreError("batches need batch_size, ahead and keep of 1 or more, a seed of 0 or more, and 0 <= rank < world")
+            raise StoreError("batches need batch_size, ahead, keep >= 1, seed >= 0 and 0 <= rank < world")
         for feature in self.features:
             if feature not in view.features:
                 raise StoreError(f"no feature {feature!r} in view {view.name}: it has {', '.join(view.features)}")

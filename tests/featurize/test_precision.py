@@ -32,9 +32,7 @@ def stored(folder: Path, encoder: Encoder, frames: np.ndarray, dtype: str) -> di
     store = Store.open(folder, create=True)
     store.catalog("clips").append(pl.DataFrame({"key": [f"c{row}" for row in rows]}))
     with store.lock():
-        view = store.create_view(
-            "clips", "net", encoder.provenance("clips", dtype), encoder.features("clips", dtype)
-        )
+        view = store.create_view("clips", "net", encoder.provenance("clips", dtype), encoder.features("clips", dtype))
     view.write_shard(0, rows, encoder.encode_clips(frames), {})
     return {name: view.read_float(name, rows) for name in view.features}
 

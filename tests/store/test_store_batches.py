@@ -53,7 +53,8 @@ def test_every_row_once_an_epoch(view: View) -> None:
 
 def test_a_seed_and_an_epoch_give_one_order(view: View) -> None:
     batches = Batches(view, "embedding", np.arange(8), batch_size=8, seed=1)
-    assert rows(batches) == [[3, 5, 2, 7, 0, 6, 1, 4]]  # written down once: a run resumed by a later numpy must not change it
+    # written down once: a run that is resumed by a later numpy must go on in the same order
+    assert rows(batches) == [[3, 5, 2, 7, 0, 6, 1, 4]]
     assert rows(Batches(view, "embedding", np.array([5, 2, 9]), batch_size=2, shuffle=False)) == [[5, 2], [9]]
 
 
@@ -188,9 +189,7 @@ class Loaded(IterableDataset):
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
-        yield from Batches(
-            self.view, "tokens", batch_size=4, rank=worker.id, world=worker.num_workers, keep=None
-        )
+        yield from Batches(self.view, "tokens", batch_size=4, rank=worker.id, world=worker.num_workers, keep=None)
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

@@ -101,7 +101,9 @@ def test_nothing_in_nothing_out() -> None:
     assert levels.shape == (0, 3, 70) and scale.shape == (0, 3, 2) and dequantise(levels, scale).shape == (0, 3, 70)
 
 
-@pytest.mark.parametrize("out", [np.empty((2, 64)), np.empty((3, 64), np.float32), np.empty((2, 128), np.float32)[:, ::2]])
+@pytest.mark.parametrize(
+    "out", [np.empty((2, 64)), np.empty((3, 64), np.float32), np.empty((2, 128), np.float32)[:, ::2]]
+)
 def test_an_out_that_does_not_fit_is_refused(out: np.ndarray) -> None:
     with pytest.raises(StoreError, match="needs C-contiguous float32 or float16"):
         dequantise(np.zeros((2, 64), np.int8), np.ones((2, 1), np.float16), out)
