@@ -45,7 +45,7 @@ def write_view(view: View) -> None:
 def read_view(view: View, rows: np.ndarray, out: Arrays | None = None) -> Arrays:
     """Rows as they are stored: tokens, and scale where tokens are int8."""
     if "scale" not in view.stored:
-        return {"tokens": view.read("tokens", rows, out and out["tokens"])}
+        return {"tokens": view.read("tokens", rows, out["tokens"] if out else None)}
     levels, scale = view.read_quantised("tokens", rows, Quantised(out["tokens"], out["scale"]) if out else None)
     return {"tokens": levels, "scale": scale}
 

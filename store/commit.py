@@ -23,7 +23,6 @@ from store.errors import StoreError
 
 _PREFIX = ".tmp."
 _FOREIGN_AGE = 24 * 3600.0  # seconds after which a temporary file of another host is dead
-_BEGIN = 16 * 2**20  # bytes after which the disk begins to write
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Buffer = bytes | memoryview | np.ndarray
@@ -52,7 +51,6 @@ def make_folder(folder: Path) -> None:
     with named_errors(missing[0] if missing else folder, 0):
         for new in reversed(missing):
             new.mkdir(exist_ok=True)
-        for new in reversed(missing):  # the first takes the others along
             sync_folder(new.parent)
 
 
@@ -86,7 +84,8 @@ def _written(path: Path, pieces: Iterable[Buffer], nbytes: int) -> Iterator[Path
         with named_errors(path, nbytes):
             fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             try:
-                _write_pieces(fd, pieces)
+                for piece in pieces:
+                    _write_all(fd, piece)
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -95,18 +94,6 @@ def _written(path: Path, pieces: Iterable[Buffer], nbytes: int) -> Iterator[Path
     except BaseException:
         temp.unlink(missing_ok=True)
         raise
-
-
-def _write_pieces(fd: int, pieces: Iterable[Buffer]) -> None:
-    """Write all pieces, and keep the disk busy meanwhile."""
-    begun = written = 0
-    for piece in pieces:
-        _write_all(fd, piece)
-        written += memoryview(piece).nbytes
-        if written - begun >= _BEGIN and hasattr(os, "posix_fadvise"):
-            # What is not on the disk yet stays in memory: this only lets the kernel begin to write it.
-            os.posix_fadvise(fd, begun, written - begun, os.POSIX_FADV_DONTNEED)
-            begun = written
 
 
 def _write_all(fd: int, piece: Buffer) -> None:
