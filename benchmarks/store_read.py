@@ -84,6 +84,7 @@ class Case:
         self.name, self.folder, self.options = name, folder, options
         self.row_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         self.count = options.mib * 2**20 // self.row_bytes
+        self.batch = min(self.batch, self.count, options.cold_mib * 2**20 // self.row_bytes)
         view = make_view(folder / "store", shape, dtype, self.count)
         write_view(view)
         self.arrays: Arrays = read_view(view, np.arange(self.count))
