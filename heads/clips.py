@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from heads.dequantise import dequantise
 from heads.errors import HeadsError
 from store import Store
 
@@ -48,8 +49,15 @@ class Features:
         """bool [K]: whether features stand for the key."""
         return self._there(self.catalog.rows(keys))
 
-    def read(self, keys: Sequence[str]) -> Float32[Tensor, "K ..."]:
-        return torch.from_numpy(self.view.read_float(self.feature, self.rows(keys)))
+    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K ..."]:
+        """The features on `device`: they travel as they are stored, and become float32 there."""
+        rows = self.rows(keys)
+        if self.view.features[self.feature].dtype != "int8":
+            return torch.from_numpy(self.view.read(self.feature, rows)).to(device).float()
+        if torch.device(device).type == "cpu":
+            return torch.from_numpy(self.view.read_float(self.feature, rows))
+        levels, scale = (torch.from_numpy(part).to(device) for part in self.view.read_quantised(self.feature, rows))
+        return dequantise(levels, scale)
 
     def _there(self, rows: np.ndarray) -> np.ndarray:
         """bool [K]: whether features stand for the row, -1 for none."""

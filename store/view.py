@@ -22,7 +22,7 @@ from store.layout import LOCK, Identity, ViewPaths, identity, read_json, write_j
 from store.lock import holds
 from store.object_stores import pool
 from store.provenance import Feature, Provenance
-from store.quantise import dequantise, scale_shape
+from store.quantise import Quantised, dequantise, scale_shape
 from store.reader import RowReader
 from store.remote import Place, RemotePath
 from store.remote_shard import RemoteReader
@@ -136,20 +136,25 @@ class View:
         self._check_ok(rows)
         return self._read(feature, rows, out)
 
-    def read_quantised(self, feature: str, rows: Int[np.ndarray, " B"]) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of an int8 feature as they are stored: int8, and float16 scales. Raises as `read` does."""
+    def read_quantised(self, feature: str, rows: Int[np.ndarray, " B"], out: Quantised | None = None) -> Quantised:
+        """Rows of an int8 feature as they are stored, int8 with float16 scales, into `out` if given.
+
+        For whoever dequantises where the values are used. Raises as `read` does, and StoreError
+        on a feature that is not int8.
+        """
         self._known(feature)
         if self.features[feature].dtype != "int8":
             raise StoreError(f"{feature} of view {self.name} is {self.features[feature].dtype}, not int8: use read")
         self._check_ok(rows)
-        return self._read(feature, rows, None), self._read("scale", rows, None)
+        levels, scale = out or (None, None)
+        return Quantised(self._read(feature, rows, levels), self._read("scale", rows, scale))
 
     def read_float(self, feature: str, rows: Int[np.ndarray, " B"]) -> Float32[np.ndarray, "B ..."]:
         """Rows of a feature as float32, int8 dequantised; raises as `read` does."""
-        values = self.read(feature, rows)
+        self._known(feature)
         if self.features[feature].dtype == "int8":
-            return dequantise(values, self._read("scale", rows, None))
-        return values.astype(np.float32, copy=False)
+            return dequantise(*self.read_quantised(feature, rows))
+        return self.read(feature, rows).astype(np.float32, copy=False)
 
     def write_shard(
         self,

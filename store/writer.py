@@ -107,7 +107,7 @@ class ShardWriter:
         for name, values in sorted(features.items()):
             narrow = self.view.features[name].dtype != "float32"
             for row, value in zip(rows.tolist(), values, strict=True):
-                peak = np.abs(value).max()  # NaN and infinity come through
+                peak = _peak(value)
                 if not np.isfinite(peak):
                     reasons.setdefault(row, f"{name} holds {'NaN' if np.isnan(peak) else 'infinity'}")
                 elif narrow and not _fits_float16(peak):
@@ -149,7 +149,7 @@ class ShardWriter:
         for name, values in sorted(features.items()):
             dtype = self.view.features[name].dtype
             if dtype == "int8":
-                levels, scale = quantise(values.astype(np.float32, copy=False))
+                levels, scale = quantise(values)
                 yield name, levels
                 yield "scale", np.ascontiguousarray(scale, "<f2")
             else:
@@ -194,6 +194,13 @@ class ShardWriter:
     def _put(self, path: Any, data: bytes) -> None:
         check_held(self.view.paths.lock(self.shard))
         replace_file(path, [data], len(data))
+
+
+def _peak(value: Float[np.ndarray, "..."]) -> np.floating:
+    """The greatest magnitude; NaN and infinity come through."""
+    if value.dtype == np.float16:  # as integers they compare alike, twenty times as fast
+        return (value.view(np.uint16) & 0x7FFF).max().view(np.float16)
+    return np.abs(value).max()
 
 
 def _fits_float16(peak: np.floating) -> bool:
