@@ -59,9 +59,7 @@ class _Work:
         task, encoder = self._task, self._encoder
         frames: dict[int, dict[int, UInt8[np.ndarray, "T size size 3"]]] = {b: {} for b in self._blocks}
         left = {block: len(rows) for block, rows in self._blocks.items()}
-        for row, done in decoded_clips(
-            task.clips, encoder.frames, encoder.picture, task.threads, encoder.sampling
-        ):
+        for row, done in decoded_clips(task.clips, encoder.frames, encoder.picture, task.threads, encoder.sampling):
             block = (row - self._first) // task.batch_size
             if isinstance(done, Clip):
                 frames[block][row] = done.frames

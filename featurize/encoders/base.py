@@ -35,7 +35,7 @@ class Encoder(ABC):
     """What users call it; the view's name unless they choose another."""
     entities: tuple[str, ...]
     """What it encodes: "clips", "texts" or both."""
-    wanted: ClassVar[str]
+    wanted: ClassVar[str] = "weights of that encoder"
     """What its weights are, in words, for whoever gave none or others."""
     choices: ClassVar[tuple[str, ...]] = ()
     """Which of "layer" and "frames" its constructor lets a user choose."""

@@ -1,4 +1,4 @@
-"""Any SigLIP, or SigLIP 2 of fixed resolution, of transformers: patch tokens and embeddings of frames, embeddings of texts.
+"""Any SigLIP or fixed-resolution SigLIP 2 of transformers: patch tokens and embeddings of frames, embeddings of texts.
 
 The tokens are the image tower's last hidden state behind its final norm unless `layer` names a
 hidden state. Texts are padded to their full length, as the model was trained. A SigLIP 2 of any
@@ -28,9 +28,7 @@ class Siglip(ImageText):
         "a transformers SigLIP folder with safetensors weights, or a hub id such as google/siglip2-base-patch16-224"
     )
 
-    def __init__(
-        self, weights: Path, device: torch.device, layer: int | None = None, frames: int = FRAMES
-    ) -> None:
+    def __init__(self, weights: Path, device: torch.device, layer: int | None = None, frames: int = FRAMES) -> None:
         """Load a checkpoint.
 
         Args:

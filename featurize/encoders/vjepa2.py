@@ -26,7 +26,7 @@ class VJepa2(VideoTransformer):
     """The encoder alone; the predictor is left out."""
 
     name = "vjepa2"
-    wanted = "a transformers V-JEPA 2 folder with safetensors weights, or a hub id such as facebook/vjepa2-vitl-fpc64-256"
+    wanted = "a transformers V-JEPA 2 folder with safetensors, or a hub id such as facebook/vjepa2-vitl-fpc64-256"
     choices = ("frames",)
     layer = "last hidden state of the encoder, space-time tokens"
 
@@ -49,7 +49,8 @@ class VJepa2(VideoTransformer):
         whole = load_model(VJEPA2Model, weights, torch.device("cpu"), self.wanted)
         self._model, config = whole.encoder.to(device), whole.config
         self.frames = config.frames_per_clip if frames is None else frames
-        self._prepare(preprocessing(_processor(weights, self.wanted), weights, config.crop_size, device), config, device)
+        processor = _processor(weights, self.wanted)
+        self._prepare(preprocessing(processor, weights, config.crop_size, device), config, device)
 
 
 def _processor(folder: Path, wanted: str) -> Any:
