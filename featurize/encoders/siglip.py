@@ -54,9 +54,10 @@ class Siglip(ImageText):
         crop = self._preprocessing.crop
         self.short_side, self.size, self.resample = crop.short_side, crop.size, crop.resample
         self.max_tokens = text.max_position_embeddings
-        self._hidden = None if layer is None else hidden_state(layer, vision.num_hidden_layers, "SigLIP")
-        state = "last hidden state, final norm" if layer is None else f"hidden state {self._hidden}"
-        self.layer = f"{state} of {vision.num_hidden_layers}, patch tokens"
+        blocks = vision.num_hidden_layers
+        self._hidden = None if layer is None else hidden_state(layer, blocks, "SigLIP")
+        state = "last hidden state, final norm" if layer is None else f"hidden state {self._hidden} of {blocks}"
+        self.layer = f"{state}, patch tokens"
         self._patches = (self.size // vision.patch_size) ** 2
         self._widths = (vision.hidden_size, vision.hidden_size)
 
