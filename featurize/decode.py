@@ -137,7 +137,7 @@ def _frames_of(
 
 
 def _pick(path: Path, line: Timeline, wanted: list[int], threads: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    """The wanted frames (ascending numbers)."""
+    """The wanted frames (ascending numbers), in the order in which they are decoded."""
     if not wanted:
         return
     with opened(path, threads) as video:
@@ -146,14 +146,14 @@ def _pick(path: Path, line: Timeline, wanted: list[int], threads: int) -> Iterat
             for index in wanted:
                 yield index, decoder.frame(index)
             return
-        ask = iter(wanted)
-        index = next(ask)
+        ask = {int(line.pts[index]): index for index in wanted}
+        last = max(ask)
         frames = (frame for frame in decoded(video) if frame is not None)
         for number, frame in enumerate(frames):
-            if number == index:
-                yield index, frame
-                if (index := next(ask, -1)) < 0:
-                    return
+            if number in ask:
+                yield ask[number], frame
+            if number == last:
+                return
 
 
 class _Decoder:

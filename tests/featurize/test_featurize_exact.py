@@ -21,12 +21,13 @@ UNEVEN = np.cumsum(np.random.default_rng(1).integers(5, 200, 60)).tolist()
 
 
 def full_decode(path: Path) -> list[tuple[float, np.ndarray]]:
-    """Seconds and pixels of every frame that a player shows."""
+    """Seconds and pixels of every frame that a player shows, by their times."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = list(container.decode(stream))
         times = [float(frame.pts * stream.time_base) for frame in frames]
-        return [(seconds, square(frame, CROP)) for seconds, frame in zip(times, frames, strict=True)]
+        shown = [(seconds, square(frame, CROP)) for seconds, frame in zip(times, frames, strict=True)]
+        return sorted(shown, key=lambda frame: frame[0])
 
 
 def check(path: Path, frames: list[tuple[float, np.ndarray]], sampling: Sampling, count: int) -> None:
@@ -145,18 +146,32 @@ def remuxed(source: Path, path: Path, pts: Callable[[int], int]) -> Path:
         ("equal", lambda i: 1000 + 100 * (i // 2)),
     ],
 )
-def test_times_that_do_not_ascend_are_counted(
+def test_times_that_do_not_ascend(
     name: str, pts: Callable[[int], int], sampling: Sampling, video: Writer, tmp_path: Path
 ) -> None:
-    """Each frame in the order decoded, at its number over the frame rate: none is lost, none is moved."""
-    source = video("keyframes.mkv", g=1, bf=0)
-    path = remuxed(source, tmp_path / f"{name}.mkv", pts)
-    decoded = full_decode(path)
-    times = [seconds for seconds, _ in decoded]
-    assert len(times) == 40 and times != sorted(set(times))
+    """Frames stand by their times, equal ones in the order decoded, whichever way the timeline is read."""
+    path = remuxed(video("keyframes.mkv", g=1, bf=0), tmp_path / f"{name}.mkv", pts)
+    with av.open(str(path)) as container:
+        stored = [frame.pts for frame in container.decode(video=0)]
+    assert len(stored) == 40 and stored != sorted(set(stored))
+    frames = full_decode(path)
+    assert from_packets(path).times.tolist() == by_decoding(path).times.tolist() == [time for time, _ in frames]
+    check(path, frames, sampling, 8)
+
+
+def test_a_broadcast_whose_clock_starts_again_is_counted(video: Writer, tmp_path: Path) -> None:
+    """Two recordings in one file: no frame of the second stands among those of the first."""
+    part = video("part.ts", g=1, bf=0, frames=20)
+    path = tmp_path / "twice.ts"
+    path.write_bytes(part.read_bytes() * 2)
+    with av.open(str(path)) as container:
+        whole = (packet for packet in container.demux(video=0) if not packet.is_corrupt)  # the joint is torn
+        frames = [square(frame, CROP) for packet in whole for frame in packet.decode()]
+    assert len(frames) == 39
     line = by_decoding(path)
-    assert line.times[0] == 0 and np.ptp(np.diff(line.times)) < 1e-9
-    check(path, [(seconds, pixels) for seconds, (_, pixels) in zip(line.times, decoded, strict=True)], sampling, 8)
+    (done,) = read_clips(path, [(0.0, line.end)], 8, CROP)
+    assert isinstance(done, Clip)
+    np.testing.assert_array_equal(done.frames, [frames[i] for i in np.linspace(0, len(frames) - 1, 8).astype(int)])
 
 
 def test_packets_of_an_edited_file_are_enough(video: Writer, tmp_path: Path) -> None:
