@@ -36,7 +36,6 @@ from featurize.decode import Clip
 from featurize.decoders import decoded_clips
 from featurize.encoders import Encoder, load
 from featurize.encoders.internvideo_model import SIZES, InternVideoMM
-from featurize.picture import Crop
 from featurize.shard import featurize_shard
 from featurize.task import Task
 from store import Store
@@ -80,7 +79,7 @@ class Case:
     def __init__(self, footage: Footage, encoder: Encoder, device: str, folder: Path) -> None:
         """`folder` is for what is written, and emptied before every measurement."""
         self.footage, self.encoder, self.device, self.folder = footage, encoder, device, folder
-        self.crop = Crop(encoder.short_side, encoder.size)
+        self.crop = encoder.picture
         self.clips = dict(enumerate(footage.clips))
         self.threads = 1 if device == "cpu" else max((os.cpu_count() or 2) - 1, 1)
         found = dict(decoded_clips(self.clips, encoder.frames, self.crop, self.threads))

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from featurize.errors import FeaturizeError
-from featurize.frames import between, chosen
+from featurize.frames import Sampling, between, chosen
 from featurize.picture import Crop, square
 from featurize.timeline import Timeline, by_decoding, decoded, from_packets
 from featurize.video import Video, opened
@@ -60,6 +60,7 @@ def read_clips(
     count: int,
     crop: Crop,
     threads: int = 1,
+    sampling: Sampling = "linspace",
 ) -> Iterator[Clip | Failure]:
     """`count` frames of each interval (start, end in seconds), as each becomes complete."""
     left = set(range(len(intervals)))
@@ -67,14 +68,14 @@ def read_clips(
         line = from_packets(path)
         if line.exact:
             try:
-                for done in _read(path, line, intervals, left, count, crop, threads):
+                for done in _read(path, line, intervals, left, count, crop, threads, sampling):
                     left.discard(done.index)
                     yield done
                 return
             except _PacketsDisagree:
                 pass
         line = by_decoding(path, threads)
-        yield from _read(path, line, intervals, left, count, crop, threads)
+        yield from _read(path, line, intervals, left, count, crop, threads, sampling)
     except FeaturizeError as error:
         yield from (Failure(index, str(error)) for index in sorted(left))
 
@@ -91,12 +92,13 @@ def _read(
     count: int,
     crop: Crop,
     threads: int,
+    sampling: Sampling,
 ) -> Iterator[Clip | Failure]:
     wanted: dict[int, list[tuple[int, int]]] = defaultdict(list)  # frame -> (clip, place in it)
     missing: dict[int, int] = {}  # clip -> places still to fill
     repeats: dict[int, bool] = {}
     for clip in sorted(left):
-        frames = _frames_of(path, line, *intervals[clip], count)
+        frames = _frames_of(path, line, *intervals[clip], count, sampling)
         if isinstance(frames, str):
             yield Failure(clip, frames)
             continue
@@ -116,7 +118,9 @@ def _read(
                 yield Clip(clip, pictures.pop(clip), repeats[clip])
 
 
-def _frames_of(path: Path, line: Timeline, start: float, end: float, count: int) -> Int64[np.ndarray, " count"] | str:
+def _frames_of(
+    path: Path, line: Timeline, start: float, end: float, count: int, sampling: Sampling
+) -> Int64[np.ndarray, " count"] | str:
     """The numbers of a clip's frames, or the reason why it has none."""
     slack, mend = PAST_END, "correct the clip's times"
     if line.promised > line.end + CUT_SHORT:
@@ -130,11 +134,11 @@ def _frames_of(path: Path, line: Timeline, start: float, end: float, count: int)
         return f"{path} shows no frame from {start:g} to {end:g} s: lengthen the clip"
     if any(first <= frame <= behind - 1 for frame in line.damaged):
         return f"{path} is damaged between {start:g} and {end:g} s: copy or convert it again"
-    return first + chosen(behind - first, count)
+    return first + chosen(behind - first, count, sampling)
 
 
 def _pick(path: Path, line: Timeline, wanted: list[int], threads: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    """The wanted frames (ascending numbers)."""
+    """The wanted frames (ascending numbers), in the order in which they are decoded."""
     if not wanted:
         return
     with opened(path, threads) as video:
@@ -143,14 +147,14 @@ def _pick(path: Path, line: Timeline, wanted: list[int], threads: int) -> Iterat
             for index in wanted:
                 yield index, decoder.frame(index)
             return
-        ask = iter(wanted)
-        index = next(ask)
+        ask = {int(line.pts[index]): index for index in wanted}
+        last = max(ask)
         frames = (frame for frame in decoded(video) if frame is not None)
         for number, frame in enumerate(frames):
-            if number == index:
-                yield index, frame
-                if (index := next(ask, -1)) < 0:
-                    return
+            if number in ask:
+                yield ask[number], frame
+            if number == last:
+                return
 
 
 class _Decoder:

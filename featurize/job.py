@@ -41,7 +41,8 @@ def requested(options: Options) -> Manifest:
     """What the options ask for. FeaturizeError where they or the manifest are unusable."""
     if (options.manifest is None) == (not options.videos):
         raise FeaturizeError("give either --manifest FILE or video files")
-    for name, number in (("--workers", options.workers), ("--batch-size", options.batch_size)):
+    numbers = (options.workers, options.batch_size, options.frames)
+    for name, number in zip(("--workers", "--batch-size", "--frames"), numbers, strict=True):
         if number is not None and number < 1:
             raise FeaturizeError(f"{name} {number} is too few: give 1 or more")
     named = [("video", video) for video in options.videos]
@@ -84,7 +85,10 @@ def _run(store: Store, options: Options, asked: Manifest, gpu: bool) -> Summary:
     weights = options.weights
     if weights is not None and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())  # workers start elsewhere
-    crew = Crew(Equipment(options.encoder, weights, options.layer, options.device, cpus), gpu)
+    equipment = Equipment(
+        options.encoder, weights, options.layer, options.device, cpus, options.frames, options.sampling
+    )
+    crew = Crew(equipment, gpu)
     provenance, features = crew.describe(asked.entity, options.dtype)
     view = store.create_view(asked.entity, options.view or options.encoder, provenance, features)
     catalog = store.catalog(asked.entity)
@@ -116,7 +120,8 @@ def _weights(options: Options) -> Path:
 def _finished_view(store: Store, options: Options, asked: Manifest, weights: Path) -> View | None:
     """The view, where it stands as the options want it and nothing is to do."""
     name = options.view or options.encoder
-    if options.layer is not None or name not in store.views(asked.entity):
+    chosen = (options.layer, options.frames, options.sampling)
+    if chosen != (None,) * 3 or name not in store.views(asked.entity):
         return None
     view = store.view(asked.entity, name)
     made = view.provenance

@@ -19,7 +19,6 @@ from jaxtyping import Float, Int64, UInt8
 from featurize.decode import Clip
 from featurize.decoders import decoded_clips
 from featurize.encoders import Encoder
-from featurize.picture import Crop
 from featurize.plan import blocks
 from featurize.task import Outcome, Task
 from store import Feature, Store
@@ -63,8 +62,7 @@ class _Work:
         task, encoder = self._task, self._encoder
         frames: dict[int, dict[int, UInt8[np.ndarray, "T size size 3"]]] = {b: {} for b in self._blocks}
         left = {block: len(rows) for block, rows in self._blocks.items()}
-        crop = Crop(encoder.short_side, encoder.size)
-        for row, done in decoded_clips(task.clips, encoder.frames, crop, task.threads):
+        for row, done in decoded_clips(task.clips, encoder.frames, encoder.picture, task.threads, encoder.sampling):
             block = (row - self._first) // task.batch_size
             if isinstance(done, Clip):
                 frames[block][row] = done.frames
@@ -137,12 +135,13 @@ def _taken(features: Mapping[str, Float[np.ndarray, "B ..."]], places: list[int]
 
 def _truncated(task: Task, encoder: Encoder) -> int:
     """How many texts the encoder does not see to their end."""
-    if task.entity != "texts":
+    if task.entity != "texts" or encoder.max_tokens is None:
         return 0
-    long = [task.texts[row] for row in task.rows if len(task.texts[row]) > encoder.max_tokens - _ENDS]
+    seen = encoder.max_tokens
+    long = [task.texts[row] for row in task.rows if len(task.texts[row]) > seen - _ENDS]
     if not long:  # a token has a character or more
         return 0
-    return sum(count > encoder.max_tokens for count in encoder.token_counts(long))
+    return sum(len(tokens) > seen for tokens in encoder.tokenizer(long, verbose=False)["input_ids"])
 
 
 def _info(task: Task, device: str) -> dict[str, Any]:

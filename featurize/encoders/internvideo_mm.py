@@ -17,6 +17,7 @@ Guarantees
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,25 +44,24 @@ class InternVideo(Encoder):
     """What the paper calls M_V."""
 
     entities = ("clips", "texts")
+    wanted = "the published .ckpt, or a folder that holds it"
     layer = "patch tokens behind the last ViT block, no final LayerNorm; projected embedding, L2-normalised"
 
-    def __init__(self, name: str, weights: Path, device: torch.device, size: Size | None = None) -> None:
+    def __init__(self, weights: Path, device: torch.device, size: Size | None = None) -> None:
         """Load a checkpoint.
 
         Args:
-            name: what users call it, one of `SIZES`.
             weights: the checkpoint, or a folder that holds it and CLIP's tokenizer files.
             device: where it runs.
-            size: of a model that was never published; None is that of `name`.
+            size: of a model that was never published; None is that of its name.
 
         Raises:
             FeaturizeError: there is no checkpoint, or it is not that model's.
         """
         super().__init__(weights)
-        self.name = name
-        self._size = size or SIZES[name]
+        self._size = size or SIZES[self.name]
         self._checkpoint = checkpoint_file(weights)
-        self.module = load_model(self._checkpoint, name, self._size, device)
+        self.module = load_model(self._checkpoint, self.name, self._size, device)
         """the torch module: `encode_video` and `encode_text`"""
         self.size, self.short_side = self._size.image, round(self._size.image * _SHORT_SIDE)
         self.max_tokens = self._size.context
@@ -86,7 +86,7 @@ class InternVideo(Encoder):
                 "tokens": Feature((self.frames * self._size.patches, self._size.width), dtype),
                 "embedding": embedding,
             }
-        _ = self._tokenizer  # what is missing is said now, before anything is written
+        _ = self.tokenizer  # what is missing is said now, before anything is written
         return {"embedding": embedding}
 
     def provenance(self, entity: str, dtype: str = "float16") -> Provenance:
@@ -94,7 +94,7 @@ class InternVideo(Encoder):
         made = super().provenance(entity, dtype)
         if entity == "clips":
             return made
-        return replace(made, crop=f"{made.crop}, vocabulary {self._tokenizer.digest}")
+        return replace(made, crop=f"{made.crop}, vocabulary {self._vocabulary.digest}")
 
     @torch.inference_mode()
     def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:
@@ -119,15 +119,11 @@ class InternVideo(Encoder):
 
     def token_ids(self, texts: list[str]) -> Int64[torch.Tensor, "B context"]:
         """CLIP's BPE ids: start, at most context - 2 of the text, end, and zeros behind it."""
-        given = self._tokenizer.encode(texts, truncation=True, max_length=self.max_tokens)["input_ids"]
+        given = self.tokenizer(texts, truncation=True, max_length=self.max_tokens)["input_ids"]
         ids = torch.zeros(len(texts), self.max_tokens, dtype=torch.int64)
         for row, tokens in zip(ids, given, strict=True):
             row[: len(tokens)] = torch.tensor(tokens)
         return ids
-
-    def token_counts(self, texts: list[str]) -> list[int]:
-        """See `Encoder.token_counts`."""
-        return [len(tokens) for tokens in self._tokenizer.encode(texts, verbose=False)["input_ids"]]
 
     def _see(self, frames: UInt8[torch.Tensor, "F size size 3"]) -> tuple[Float32[torch.Tensor, "F N D"], ...]:
         """What the ViT makes of frames."""
@@ -139,6 +135,22 @@ class InternVideo(Encoder):
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._half)
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        """FeaturizeError where its files are missing, damaged, or another model's."""
+    def tokenizer(self) -> Any:
+        """See `Encoder.tokenizer`. FeaturizeError too where its files are damaged, or another model's."""
+        return self._vocabulary.encode
+
+    @cached_property
+    def _vocabulary(self) -> Tokenizer:
         return load_tokenizer(self._checkpoint.parent, self._size.vocabulary)
+
+
+class InternVideoB16(InternVideo):
+    """8 x 196 tokens of 768 channels."""
+
+    name = "internvideo-mm-b16"
+
+
+class InternVideoL14(InternVideo):
+    """8 x 256 tokens of 1024 channels."""
+
+    name = "internvideo-mm-l14"

@@ -1,10 +1,12 @@
 """The frame rule, and the plan of what is missing."""
 
+from fractions import Fraction
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurize.frames import between, chosen
+from featurize.frames import Sampling, between, chosen
 from featurize.plan import Shard, blocks, plan
 from store.view import ABSENT, FAILED, OK
 
@@ -17,9 +19,16 @@ def test_the_published_rule(n: int, count: int) -> None:
     assert chosen(n, count).tolist() == expected
 
 
-@given(st.integers(1, 8))
-def test_a_clip_of_few_frames_loses_none(n: int) -> None:
-    assert set(chosen(n, 8).tolist()) == set(range(n))
+@given(st.integers(1, 5000), st.integers(1, 32))
+def test_segment_centres_lie_in_the_middle_of_equal_segments(n: int, count: int) -> None:
+    expected = [int(Fraction(2 * i + 1, 2 * count) * n) for i in range(count)]
+    assert chosen(n, count, "segment-centres").tolist() == expected
+    assert chosen(n, 1, "segment-centres").tolist() == [n // 2]
+
+
+@given(st.integers(1, 8), st.sampled_from(["linspace", "segment-centres"]))
+def test_a_clip_of_few_frames_loses_none(n: int, sampling: Sampling) -> None:
+    assert set(chosen(n, 8, sampling).tolist()) == set(range(n))
 
 
 @given(st.lists(st.integers(0, 100), unique=True, max_size=30), st.integers(0, 100), st.integers(0, 100))

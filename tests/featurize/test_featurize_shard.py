@@ -89,6 +89,20 @@ def test_features_are_those_of_the_clip_alone(tmp_path: Path, encoder: Encoder, 
         np.testing.assert_allclose(view.read_float("tokens", np.array([row])), alone["tokens"], atol=2e-3)
 
 
+def test_frames_and_sampling_reach_the_decoder(tmp_path: Path, tiny_clip: Path, clips: Manifest) -> None:
+    """One frame of a clip by its middle: of 20 frames from 0.25 s on, the eleventh."""
+    centre = load("clip", str(tiny_clip), "cpu", frames=1, sampling="segment-centres")
+    store, view = opened(tmp_path / "store", centre, clips)
+    do(store, view, clips, centre, range(10))
+    source = str(clips.paths["one.mp4"])
+    ((_, done),) = decoded_clips({0: Source(source, 0.75, 0.8)}, 1, centre.picture)
+    alone = centre.encode_clips(done.frames[None])
+    assert view.features["tokens"].shape == alone["tokens"].shape[1:] == (16, 24)
+    np.testing.assert_allclose(view.read("embedding", np.array([1])), alone["embedding"], atol=1e-5)
+    store, first = opened(tmp_path / "first", load("clip", str(tiny_clip), "cpu", frames=1), clips)
+    assert "frames '1 at linspace" in first.provenance.difference(view.provenance)
+
+
 def test_texts_in_parts_give_the_same_bits(tmp_path: Path, encoder: Encoder) -> None:
     texts = ["whisk", "chop the onion", "", "pour the batter slowly " * 20, "flip", "wait", "serve"]
     keys = [text_key(text) for text in texts]

@@ -107,11 +107,11 @@ def test_what_cannot_be_planned_is_one_line(make_view: Make, fill: Make, capsys:
 def declared(name: str, folder: Path) -> dict[str, Feature] | None:
     """What the encoder of that name declares; None where its weights are not at hand."""
     if name.startswith("internvideo"):
-        model = pytest.importorskip("featurize.encoders.internvideo_model")
         from featurize.encoders.internvideo_mm import InternVideo
+        from featurize.encoders.internvideo_model import SIZES
 
         encoder = object.__new__(InternVideo)  # its features are those of its size, without 2 GB of weights
-        encoder._size = model.SIZES[name]
+        encoder._size = SIZES[name]
         return encoder.features("clips")
     if name.startswith("clip"):
         return load("clip", str(shallow_clip(folder)), "cpu").features("clips")
