@@ -119,8 +119,8 @@ class InternVideo(Encoder):
 
     def token_ids(self, texts: list[str]) -> Int64[torch.Tensor, "B context"]:
         """CLIP's BPE ids: start, at most context - 2 of the text, end, and zeros behind it."""
-        given = self.tokenizer(texts, truncation=True, max_length=self.max_tokens)["input_ids"]
-        ids = torch.zeros(len(texts), self.max_tokens, dtype=torch.int64)
+        given = self.tokenizer(texts, truncation=True, max_length=self._size.context)["input_ids"]
+        ids = torch.zeros(len(texts), self._size.context, dtype=torch.int64)
         for row, tokens in zip(ids, given, strict=True):
             row[: len(tokens)] = torch.tensor(tokens)
         return ids
