@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 
 from store import Store, StoreError, View
+from store import catalog as catalogs
 from store import compact as compacting
 from store.__main__ import main
 from store.compact import compact
@@ -95,6 +96,22 @@ def test_readers_that_are_open_see_every_row_once(view: View) -> None:
     view.catalog.append(pl.DataFrame({"key": ["late"]}))
     assert reader.catalog.rows([*keys, "late"]).tolist() == list(range(ROWS + 1)) and len(reader.catalog) == ROWS + 1
     assert reader.catalog.keys(np.array([ROWS, 3])) == ["late", "c3"]
+
+
+def test_an_append_that_a_merge_overtakes_is_done_again(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    late, create = Store.open(view.paths.store).catalog("clips"), catalogs.create_file
+
+    def overtaken(*given: Any) -> bool:
+        """Before its part is there another has taken its row, and was merged."""
+        monkeypatch.setattr(catalogs, "create_file", create)
+        view.catalog.append(pl.DataFrame({"key": ["first"]}))
+        run(view)
+        return create(*given)
+
+    monkeypatch.setattr(catalogs, "create_file", overtaken)
+    assert late.append(pl.DataFrame({"key": ["late"]})) == 1
+    assert late.rows(["first", "late"]).tolist() == [ROWS, ROWS + 1]
+    assert late.frame()["row"].to_list() == list(range(ROWS + 2))
 
 
 def test_every_row_is_readable_once_at_every_moment(view: View, fill: Make) -> None:

@@ -1,9 +1,6 @@
-"""HDF5 in and out: both layouts, bit for bit, whole or not at all, bad clips alone."""
+"""HDF5 into a store and back: both layouts, bit for bit, bad clips alone."""
 
 import json
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -268,15 +265,6 @@ def test_provenance_is_checked(tmp_path: Path) -> None:
         import_hdf5(asked(tmp_path / "f.h5", layer="first"))
 
 
-@pytest.fixture
-def filled(make_view: Make, fill: Make) -> View:
-    """Rows 6 (failed) and 9 (absent) are not there."""
-    view = make_view()
-    view.write_shard(1, np.array([], np.int64), {}, {6: "no video"})
-    fill(view, np.array([0, 1, 2, 3, 4, 5, 7, 8, 10]))
-    return view
-
-
 def exported(view: View, path: Path, **options: Any) -> Path:
     export_hdf5(ExportOptions(path=str(path), store=str(view.paths.store), view=view.name, **options))
     return path
@@ -292,20 +280,6 @@ def test_a_round_trip_keeps_every_bit(filled: View, tmp_path: Path, layout: Any)
     for name in filled.features:
         holds(again, name, dict(zip(keys, filled.read(name, rows), strict=True)))
     assert again.features == filled.features
-
-
-def test_exports_are_what_h5py_reads_naively(filled: View, tmp_path: Path) -> None:
-    rows = np.flatnonzero(filled.status() == 1)
-    keys, tokens = filled.catalog.keys(rows), filled.read("tokens", rows)
-    with h5py.File(exported(filled, tmp_path / "clips.h5", features=("tokens",))) as file:
-        assert sorted(file) == sorted(keys)
-        for key, row in zip(keys, tokens, strict=True):
-            assert file[key].dtype == np.float16 and (file[key][()] == row).all()
-        assert json.loads(file.attrs["provenance"]) == filled.provenance.as_dict()
-    with h5py.File(exported(filled, tmp_path / "rows.h5", layout="rows", dtype="float32")) as file:
-        assert [key.decode() for key in file["key"][()]] == keys
-        assert file["tokens"].dtype == np.float32 and (file["tokens"][()] == tokens.astype(np.float32)).all()
-        assert (file["embedding"][()] == filled.read("embedding", rows)).all()
 
 
 @pytest.mark.parametrize("layout", ["clips", "rows"])
@@ -328,61 +302,6 @@ def test_int8_is_dequantised_or_raw_with_its_scale(make_view: Make, fill: Make, 
         assert (file["tokens"][()] == dequantise(levels, scale).astype(np.float16)).all()
 
 
-def test_an_export_appears_whole_or_not_at_all(filled: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, reads = View.read, []
-
-    def fails_later(view: View, *args: Any) -> np.ndarray:
-        reads.append(args)
-        if len(reads) == 7:
-            raise StoreError("damage")
-        return read(view, *args)
-
-    monkeypatch.setattr("store.hdf5_export._BLOCK_BYTES", 1)
-    monkeypatch.setattr(View, "read", fails_later)
-    with pytest.raises(StoreError, match="damage"):
-        exported(filled, tmp_path / "out" / "a.h5")
-    assert len(reads) == 7 and not list((tmp_path / "out").iterdir())
-    exported(filled, tmp_path / "out" / "a.h5")
-    before = (tmp_path / "out" / "a.h5").read_bytes()
-    with pytest.raises(StoreError, match="is there already"):
-        exported(filled, tmp_path / "out" / "a.h5")
-    assert (tmp_path / "out" / "a.h5").read_bytes() == before
-
-
-def test_what_a_killed_export_left_is_removed_by_the_next(filled: View, tmp_path: Path) -> None:
-    child = subprocess.Popen(["true"])
-    child.wait()
-    left = tmp_path / "out" / f".tmp.{socket.gethostname()}.{child.pid}.00ff"
-    left.parent.mkdir()
-    left.write_bytes(b"half")
-    exported(filled, tmp_path / "out" / "a.h5")
-    assert [path.name for path in left.parent.iterdir()] == ["a.h5"]
-
-
-def test_a_full_disk_is_one_line_and_leaves_no_file(filled: View, tmp_path: Path) -> None:
-    script = (
-        "import resource, signal, sys; from store.__main__ import main;"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000));"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    command = ["export-hdf5", str(tmp_path / "out" / "a.h5"), "--store", str(filled.paths.store), "--view", "net"]
-    done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith(f"error: no space to write {tmp_path / 'out' / 'a.h5'}")
-    assert not list((tmp_path / "out").iterdir())
-
-
-def test_an_export_of_what_is_not_there_is_one_line(filled: View, tmp_path: Path) -> None:
-    for options, said in (
-        ({"features": ("nothing",)}, "no feature 'nothing' in view net of clips: it has embedding, tokens|tokens, emb"),
-        ({"raw": True}, "--raw is for int8"),
-        ({"raw": True, "dtype": "float16"}, "leave --dtype out"),
-    ):
-        with pytest.raises(StoreError, match=said):
-            exported(filled, tmp_path / "a.h5", **options)
-    assert not (tmp_path / "a.h5").exists()
-
-
 def test_keys_that_hdf5_cannot_name_are_refused(tmp_path: Path) -> None:
     for keys, said in ((["a", "a/b"], "is a group of other clips"), (["a//b", "c"], "cannot be the name")):
         path = tmp_path / f"{len(keys[0])}.h5"
@@ -393,15 +312,6 @@ def test_keys_that_hdf5_cannot_name_are_refused(tmp_path: Path) -> None:
             exported(view, tmp_path / "out.h5")
         with h5py.File(exported(view, tmp_path / f"rows{len(keys[0])}.h5", layout="rows")) as file:
             assert [key.decode() for key in file["key"][()]] == keys
-
-
-def test_float16_is_refused_where_a_value_does_not_fit(make_view: Make, values: Make, tmp_path: Path) -> None:
-    view = make_view({"tokens": Feature((3, 5), "float32")})
-    given = values(view, np.array([0, 1]))
-    given["tokens"][1, 0, 0] = 7e4
-    view.write_shard(0, np.array([0, 1]), given, {})
-    with pytest.raises(StoreError, match="tokens of c1 holds a magnitude past float16"):
-        exported(view, tmp_path / "a.h5", dtype="float16")
 
 
 def test_the_command_line_says_what_became_of_the_clips(

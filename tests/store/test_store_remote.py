@@ -106,6 +106,9 @@ def test_what_is_there_is_seen_as_pathlib_sees_it(root: RemotePath, tmp_path: Pa
     assert (root / "a/c/0").read_bytes() == b"a/c/0"
     with pytest.raises(FileNotFoundError):
         (root / "none").read_bytes()
+    (root / "a/c/0").unlink()
+    (root / "a/c/0").unlink(missing_ok=True)
+    assert not (root / "a/c").is_dir()
 
 
 @pytest.mark.parametrize("size", [0, 1, PART, PART + 1, 2 * PART + 12345])

@@ -121,7 +121,7 @@ def gate(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 def test_cut_off_after_any_request_then_resumed_gives_the_same_objects(bucket: str, gate: Gate) -> None:
     run(f"{bucket}/whole")
     expected = contents(f"{bucket}/whole")
-    assert len(expected) == 31 and verify(Store.open(f"{bucket}/whole")) == []
+    assert len(expected) == 32 and verify(Store.open(f"{bucket}/whole")) == []
     gate.left = before = 10**9
     run(f"{bucket}/counted")
     requests = before - gate.left
@@ -291,7 +291,7 @@ def test_a_flipped_byte_in_any_object_is_found() -> None:
     assert verify(Store.open(url)) == []
 
 
-def test_the_verbs_take_a_url(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verbs_take_a_url(bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"{bucket}/features"
     run(url)
     assert main(["info", url, "--json"]) == 0
@@ -299,6 +299,11 @@ def test_the_verbs_take_a_url(bucket: str, capsys: pytest.CaptureFixture[str]) -
     (view,) = figures["views"]
     sizes = {name: len(data) for name, data in contents(url).items() if name.startswith("arrays.zarr/clips/net/")}
     assert (figures["path"], view["ok"], view["failed"], view["bytes"]) == (url, 17, 3, sum(sizes.values()))
+    assert main(["requantise", url, "--view", "net", "--to", "small", "--dtype", "float16"]) == 0
+    assert main(["export-hdf5", str(tmp_path / "clips.h5"), "--store", url, "--view", "small"]) == 0
+    for verb in (["compact", url], ["drop", url, "--view", "small", "--yes"]):
+        assert main(verb) == 1
+        assert capsys.readouterr().err.endswith(f"{verb[0]} works on a store in a folder alone\n")
     assert main(["verify", url]) == 0
     assert capsys.readouterr().out == f"{url} is whole\n"
     root = place(url)
