@@ -21,7 +21,7 @@ from store import Store
 from store.verify import verify
 
 ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("STORE_KILLS", "40"))  # STORE_KILLS=500 is the long form, STORE_SEED repeats one
+KILLS = int(os.environ.get("STORE_KILLS", "20"))  # STORE_KILLS=500 is the long form, STORE_SEED repeats one
 
 # A process with everything imported: for each path it reads it forks a writing run, tells its pid, and how it ended.
 # A run appends rows and fills what is absent, in two goes so that shards are filled later too.
