@@ -110,11 +110,12 @@ def _written(path: Path, pieces: Iterable[Buffer], nbytes: int) -> Iterator[Path
         raise
 
 
-def write_all(fd: int, piece: Buffer) -> None:
-    """Write all of `piece`."""
-    left = np.frombuffer(piece, np.uint8).data
+def write_all(fd: int, piece: Buffer) -> int:
+    """Write all of `piece`; returns its bytes."""
+    left = data = np.frombuffer(piece, np.uint8).data
     while left:
         left = left[os.write(fd, left) :]
+    return data.nbytes
 
 
 @contextmanager

@@ -56,8 +56,7 @@ class Together:
             try:
                 unsent = 0
                 for piece in pieces:
-                    write_all(fd, piece)
-                    unsent += memoryview(piece).nbytes
+                    unsent += write_all(fd, piece)
                     if unsent >= _SEND_BYTES:
                         _send(fd)
                         unsent = 0
