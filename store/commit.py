@@ -48,6 +48,12 @@ def make_folder(folder: Place) -> None:
     """Create `folder` and what is missing above it, durably."""
     if isinstance(folder, RemotePath):
         return  # an object store has none
+    for changed in make_names(folder):
+        sync_folder(changed)
+
+
+def make_names(folder: Path) -> list[Path]:
+    """Create `folder` and what is missing above it; returns the folders whose names are not durable yet."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)
@@ -55,7 +61,7 @@ def make_folder(folder: Place) -> None:
     with named_errors(missing[0] if missing else folder, 0):
         for new in reversed(missing):
             new.mkdir(exist_ok=True)
-            sync_folder(new.parent)
+    return [new.parent for new in reversed(missing)]
 
 
 def replace_file(path: Place, pieces: Iterable[Buffer], nbytes: int) -> None:
@@ -93,7 +99,7 @@ def _written(path: Path, pieces: Iterable[Buffer], nbytes: int) -> Iterator[Path
             fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             try:
                 for piece in pieces:
-                    _write_all(fd, piece)
+                    write_all(fd, piece)
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -104,10 +110,12 @@ def _written(path: Path, pieces: Iterable[Buffer], nbytes: int) -> Iterator[Path
         raise
 
 
-def _write_all(fd: int, piece: Buffer) -> None:
-    left = np.frombuffer(piece, np.uint8).data
+def write_all(fd: int, piece: Buffer) -> int:
+    """Write all of `piece`; returns its bytes."""
+    left = data = np.frombuffer(piece, np.uint8).data
     while left:
         left = left[os.write(fd, left) :]
+    return data.nbytes
 
 
 @contextmanager

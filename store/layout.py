@@ -36,8 +36,13 @@ Identity = tuple[int, int, int] | str
 
 def write_json(path: Place, value: dict[str, Any]) -> None:
     """Write `value`, in which `BLANK` stands somewhere, as a sealed JSON file."""
-    data = seal(json.dumps(value, indent=2).encode())
+    data = encode_json(value)
     replace_file(path, [data], len(data))
+
+
+def encode_json(value: dict[str, Any]) -> bytes:
+    """`value`, in which `BLANK` stands somewhere, as the bytes of a sealed JSON file."""
+    return seal(json.dumps(value, indent=2).encode())
 
 
 def read_json(path: Place, sealed: bool = True) -> dict[str, Any]:
