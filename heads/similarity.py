@@ -1,0 +1,99 @@
+"""MPNet: how alike a caption is to what people wrote, by sentence embeddings of all-mpnet-base-v2.
+
+A row scores the highest cosine of its caption to one of its references, from -1 to 1.
+
+Guarantees
+- a caption that repeats a reference scores 1, whatever the other references are
+- a text without a word is like nothing: cosine 0
+- embeddings that the store holds are read; others are computed with the same weights, or refused
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from heads.errors import HeadsError
+from store import Store, text_key
+from weights import fingerprint, resolve
+
+MODEL = "mpnet-base"
+BATCH = 64
+TEXTS_AT_ONCE = 1024  # between two lines of progress
+
+Embed = Callable[[Sequence[str]], Float32[np.ndarray, "T E"]]
+
+
+def similarity_rows(
+    references: Sequence[Sequence[str]], captions: Sequence[str], embed: Embed
+) -> Float64[np.ndarray, " rows"]:
+    """The score of each row. embed: L2-normalised embeddings of texts that have a word, one or more."""
+    places: dict[str, int] = {}
+    for text in (*captions, *(text for row in references for text in row)):
+        if text.split():
+            places.setdefault(text, len(places))
+    if not places:
+        return np.zeros(len(captions))
+    vectors = embed(list(places)).astype(float)
+    vectors = np.concatenate([vectors, np.zeros((1, vectors.shape[1]))])  # the last one: of a text without a word
+    scores = np.zeros(len(captions))
+    for number, (caption, texts) in enumerate(zip(captions, references, strict=True)):
+        own = vectors[[places.get(text, -1) for text in texts]]
+        scores[number] = (own @ vectors[places.get(caption, -1)]).max()
+    return scores
+
+
+class Sentences:
+    """Embeddings of texts: the store's, or computed where it has none."""
+
+    def __init__(self, store: Store | None = None, device: str = "cpu", model: str = MODEL) -> None:
+        self.device, self.model = device, model
+        self.view = store.view("texts", MODEL) if store is not None and MODEL in store.views("texts") else None
+        self.catalog = store.catalog("texts") if store is not None else None
+
+    def __call__(self, texts: Sequence[str]) -> Float32[np.ndarray, "T E"]:
+        """[T, E] of norm 1, rows in the order of the texts. HeadsError: the store's are of other weights."""
+        texts = [text.encode("utf-8", "replace").decode() for text in texts]  # no half of a surrogate pair
+        cached, vectors = self._cached(texts)
+        missing = [text for text, there in zip(texts, cached, strict=True) if not there]
+        if missing:
+            new = self._encoded(missing, checked=bool(cached.any()))
+            whole = np.empty((len(texts), new.shape[1]), np.float32)
+            whole[cached], whole[~cached] = vectors, new
+            return whole
+        return vectors
+
+    def _cached(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Which texts the store has embeddings of, bool [T], and those [cached, E]."""
+        if self.view is None or self.catalog is None:
+            return np.zeros(len(texts), bool), np.empty((0, 0), np.float32)
+        rows = np.asarray(self.catalog.rows([text_key(text) for text in texts]))
+        there = rows >= 0
+        there[there] = self.view.status()[rows[there]] == 1
+        return there, self.view.read_float("embedding", rows[there])
+
+    def _encoded(self, texts: list[str], checked: bool) -> Float32[np.ndarray, "T E"]:
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        from heads.training import Progress
+
+        folder = resolve(self.model)
+        if checked and self.view is not None and self.view.provenance.weights != fingerprint(folder):
+            raise HeadsError(
+                f"{self.view.name} of texts in the store was made with other weights than {folder}: their embeddings "
+                "do not compare; leave the store out, or fetch the weights that made it"
+            )
+        model = SentenceTransformer(
+            str(folder),
+            device=self.device,
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+        )
+        progress = Progress(f"{MODEL}, texts", len(texts))
+        parts = []
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            some = texts[start : start + TEXTS_AT_ONCE]
+            parts.append(model.encode(some, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False))
+            progress.count(start + len(some), len(texts))
+        return np.concatenate(parts).astype(np.float32)
