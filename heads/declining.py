@@ -6,7 +6,7 @@ that agree stand in every DiffRank test set: a target of score 5. A DiffCap row 
 Guarantees
 - a caption declines as post-processed where it declines as written
 - a caption that names any difference does not decline
-- pairs that agree are asked about once a category, and not in Tools/Equipment: the rubric's 5 allows another colour there
+- pairs that agree are asked about once a category, and not in Tools/Equipment, whose 5 allows another colour
 """
 
 import re
@@ -32,7 +32,7 @@ FORMS = [
     rf"\b{_BOTH} {_IS} (?:\w+ )?{_SAME}\b",
     rf"\b{_BOTH} (?:agree|match|(?:\w+ )?(?:show|feature|use|have|share)s?\b)",
     rf"\b{_IS} (?:exactly |also )?{_SAME}\b",
-    rf"\bthe (?:exact |very )?same\b.* as in {_ONE}\b",
+    rf"\bthe (?:exact |very )?same\b[^.]{{0,80}} as in {_ONE}\b",
 ]
 # ... and none of these: what goes on with a difference names one.
 CONTRASTS = [

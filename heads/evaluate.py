@@ -176,8 +176,8 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     if absent and not options.skip_missing:
         wanted = f"{told['view']} features" if "view" in told else "such clip"
         raise HeadsError(
-            f"{absent[0]}: no {wanted} in {options.store} (absent: {len(absent)} clips of the rows asked); run python -m "
-            "featurize with a manifest that holds them, or pass --skip-missing"
+            f"{absent[0]}: no {wanted} in {options.store} (absent: {len(absent)} clips of the rows asked); run "
+            "python -m featurize with a manifest that holds them, or pass --skip-missing"
         )
     there = [row for row in rows if not set(absent).intersection(clips_of(row))]
     if not there:

@@ -23,6 +23,8 @@ from heads.jsonl import parse_object
 from heads.testsets import Prediction, Row, Task, prediction_line, prediction_of
 from store.commit import make_folder, named_errors, sync_folder
 
+COMPLETE = {"complete": True}
+
 
 class Partial:
     """The partial file of `out`, locked as long as the `with` block lasts.
@@ -37,7 +39,7 @@ class Partial:
 
     def __enter__(self) -> "Partial":
         make_folder(self.out.parent)
-        if self._is_ours() and self.out.exists() and not self.path.exists():
+        if self._made_of() == self.identity | COMPLETE and self.out.exists() and not self.path.exists():
             os.replace(self.out, self.path)  # all was predicted, and the scores were not written
         with named_errors(self.path, 0):
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -56,7 +58,7 @@ class Partial:
 
     def resume(self, rows: Sequence[Row], starts: Sequence[int]) -> list[Prediction]:
         """The predictions that stand already, of whole batches; starts: the first row of every batch."""
-        if not self._is_ours():
+        if self._made_of() not in (self.identity, self.identity | COMPLETE):
             # In this order: where the identity stands, the predictions beside it are its own.
             self.made_of.unlink(missing_ok=True)
             os.ftruncate(self._file, 0)
@@ -84,6 +86,7 @@ class Partial:
 
     def rename(self) -> None:
         """All predictions are there: they appear as `out`."""
+        write_text(self.made_of, json.dumps(self.identity | COMPLETE))
         os.replace(self.path, self.out)
         sync_folder(self.out.parent)
 
@@ -91,8 +94,9 @@ class Partial:
         """The scores stand: the next run begins anew."""
         self.made_of.unlink()
 
-    def _is_ours(self) -> bool:
+    def _made_of(self) -> Any:
+        """What made the predictions that stand, None where that is not told."""
         try:
-            return bool(json.loads(self.made_of.read_text(encoding="utf-8")) == self.identity)
+            return json.loads(self.made_of.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            return False
+            return None

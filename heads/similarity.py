@@ -47,45 +47,41 @@ class Sentences:
     """Embeddings of texts: the store's, or computed where it has none."""
 
     def __init__(self, store: Store | None = None, device: str = "cpu", model: str = MODEL) -> None:
-        self.device, self.model = device, model
-        self.view = store.view("texts", MODEL) if store is not None and MODEL in store.views("texts") else None
-        self.catalog = store.catalog("texts") if store is not None else None
+        self.store, self.device, self.model = store, device, model
 
     def __call__(self, texts: Sequence[str]) -> Float32[np.ndarray, "T E"]:
         """[T, E] of norm 1, rows in the order of the texts. HeadsError: the store's are of other weights."""
         texts = [text.encode("utf-8", "replace").decode() for text in texts]  # no half of a surrogate pair
-        cached, vectors = self._cached(texts)
-        missing = [text for text, there in zip(texts, cached, strict=True) if not there]
+        if self.store is None or MODEL not in self.store.views("texts"):
+            return self._encode(texts)
+        view = self.store.view("texts", MODEL)
+        rows = np.asarray(self.store.catalog("texts").rows([text_key(text) for text in texts]))
+        there = rows >= 0
+        there[there] = view.status()[rows[there]] == 1
+        if not there.any():
+            return self._encode(texts)
+        cached = np.asarray(view.read_float("embedding", rows[there]))
+        vectors = np.empty((len(texts), cached.shape[1]), np.float32)
+        vectors[there] = cached
+        missing = [text for text, is_there in zip(texts, there, strict=True) if not is_there]
         if missing:
-            new = self._encoded(missing, checked=bool(cached.any()))
-            whole = np.empty((len(texts), new.shape[1]), np.float32)
-            whole[cached], whole[~cached] = vectors, new
-            return whole
+            folder = resolve(self.model)
+            if view.provenance.weights != fingerprint(folder):
+                raise HeadsError(
+                    f"{self.store.path}: {MODEL} of texts was made with other weights than {folder}: their embeddings "
+                    "do not compare; leave the store out, or fetch the weights that made it"
+                )
+            vectors[~there] = self._encode(missing)
         return vectors
 
-    def _cached(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Which texts the store has embeddings of, bool [T], and those [cached, E]."""
-        if self.view is None or self.catalog is None:
-            return np.zeros(len(texts), bool), np.empty((0, 0), np.float32)
-        rows = np.asarray(self.catalog.rows([text_key(text) for text in texts]))
-        there = rows >= 0
-        there[there] = self.view.status()[rows[there]] == 1
-        return there, self.view.read_float("embedding", rows[there])
-
-    def _encoded(self, texts: list[str], checked: bool) -> Float32[np.ndarray, "T E"]:
+    def _encode(self, texts: list[str]) -> Float32[np.ndarray, "T E"]:
         import torch
         from sentence_transformers import SentenceTransformer
 
         from heads.training import Progress
 
-        folder = resolve(self.model)
-        if checked and self.view is not None and self.view.provenance.weights != fingerprint(folder):
-            raise HeadsError(
-                f"{self.view.name} of texts in the store was made with other weights than {folder}: their embeddings "
-                "do not compare; leave the store out, or fetch the weights that made it"
-            )
         model = SentenceTransformer(
-            str(folder),
+            str(resolve(self.model)),
             device=self.device,
             local_files_only=True,
             model_kwargs={"use_safetensors": True, "dtype": torch.float32},

@@ -35,7 +35,7 @@ _CLIP = re.compile(rf"(.+)_({_SECONDS})_({_SECONDS})")
 
 @dataclass(frozen=True)
 class DiffCap:
-    """Say how the candidate differs from the reference in one category; `text` holds what people said, none: nothing."""
+    """Say how the candidate differs from the reference in one category; `text`: what people said, empty: not at all."""
 
     reference: str
     candidate: str
@@ -147,7 +147,7 @@ def write_predictions(task: Task, path: str | Path, predictions: Sequence[Predic
 
 
 def prediction_line(task: Task, prediction: Prediction) -> str:
-    """A line of a predictions file, with its end. HeadsError where the prediction is of another task, NaN or infinite."""
+    """A line of a predictions file, with its end. HeadsError: a prediction of another task, NaN or infinity."""
     return object_line({_KEYS[task]: _text_or_scores(task, prediction)})
 
 

@@ -29,7 +29,7 @@ def _cosine(table: Counts, rows: int, owner: Int64[np.ndarray, " references"]) -
     row, ngram = owner[table.text[split:] - rows], table.ngram[split:]
     _, known, _ = count_pairs(row, ngram, table.distinct)
     documents = np.bincount(known, minlength=table.distinct)
-    rarity = np.log(rows) - np.log(np.maximum(documents, 1))
+    rarity = np.log(max(rows, 1)) - np.log(np.maximum(documents, 1))
     weight = table.count * rarity[table.ngram]
     norm = np.sqrt(np.bincount(table.text, weight**2, minlength=rows + len(owner)))
     said = look_up(

@@ -120,10 +120,11 @@ def test_rows_without_a_text_move_no_other_figure() -> None:
     alone = score("diffcap", rows, captions, bootstrap=0)
     mixed = score("diffcap", [cap("x", "Actions"), *rows, cap("y", "Technique")], ["a b", *captions, "c"], bootstrap=0)
     assert min(alone[name] for name in ("BLEU", "CIDEr", "ROUGE-L")) > 0
+    actions, technique = (mixed["per_category"][category] for category in ("Actions", "Technique"))
     for name in ("BLEU", "CIDEr", "ROUGE-L", "declined"):
         assert mixed[name] == pytest.approx(alone[name], rel=1e-12)
-        assert mixed["per_category"]["Actions"][name] == pytest.approx(alone["per_category"]["Actions"][name], rel=1e-12)
-        assert mixed["per_category"]["Technique"][name] is None
+        assert actions[name] == pytest.approx(alone["per_category"]["Actions"][name], rel=1e-12)
+        assert technique[name] is None
     assert "invented" not in alone and mixed["invented"] == 1
     only = score("diffcap", [cap("x", "Actions")], [NONE], bootstrap=50)
     assert only["BLEU"] is only["CIDEr"] is only["ROUGE-L"] is only["declined"] is None and only["invented"] == 0

@@ -116,5 +116,6 @@ def test_document_frequencies_are_those_of_the_references_given() -> None:
 def test_captions_stand_before_references_in_every_table() -> None:
     corpus = count_corpus([["a a", "b"], ["a b"]], ["b", "a"])
     assert corpus.rows == 2 and corpus.owner.tolist() == [0, 0, 1]
-    assert corpus.tables[0].text.tolist() == [0, 1, 2, 3, 4, 4] and corpus.tables[0].count.tolist() == [1, 1, 2, 1, 1, 1]
+    assert corpus.tables[0].text.tolist() == [0, 1, 2, 3, 4, 4]
+    assert corpus.tables[0].count.tolist() == [1, 1, 2, 1, 1, 1]
     assert [table.text.tolist() for table in corpus.tables[1:]] == [[2, 4], [], []]
