@@ -23,6 +23,7 @@ from typing import Any, Literal
 from heads.cli import parse
 from heads.errors import HeadsError
 from heads.files import write_text
+from heads.partial import Partial
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def asked(options: EvaluateOptions) -> tuple[list[Any], bool]:
     """The rows to answer, and whether they are the whole test set and nothing else."""
     from heads.declining import agreeing
     from heads.paired_task import drawn
-    from heads.selection import read_names, select
+    from heads.selection import check_names, read_names, select
     from heads.testsets import read_test_set
 
     if options.no_difference is not None and options.task != "diffcap":
@@ -105,8 +106,8 @@ def asked(options: EvaluateOptions) -> tuple[list[Any], bool]:
         groups.append(agreeing(read_test_set("diffrank", options.no_difference)))
     if options.subset is not None:
         names = read_names(options.subset)
-        chosen = {id(row) for row in select([row for rows in groups for row in rows], names)}
-        groups = [[row for row in rows if id(row) in chosen] for rows in groups]
+        check_names([row for rows in groups for row in rows], names)
+        groups = [select(rows, names) for rows in groups]
     if options.rows is not None:
         groups = [drawn(rows, options.rows, options.seed) for rows in groups]
     rows = [row for group in groups for row in group]
@@ -131,7 +132,7 @@ def batch_starts(rows: int, at_once: int) -> list[int]:
     return [number * rows // count for number in range(count)]
 
 
-def predict(options: EvaluateOptions, method: Any, rows: Sequence[Any], partial: Any) -> list[Any]:
+def predict(options: EvaluateOptions, method: Any, rows: Sequence[Any], partial: Partial) -> list[Any]:
     """One prediction a row, batch by batch; those that stand in the partial file are not computed again."""
     from heads.postprocess import parse as parse_caption
     from heads.training import Progress
@@ -158,7 +159,6 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     import torch
 
     from heads.device import autocast, pick_device
-    from heads.partial import Partial
     from heads.score import sentences
     from heads.scoring import score
     from heads.selection import absent_clips

@@ -43,17 +43,15 @@ class Partial:
             os.replace(self.out, self.path)  # all was predicted, and the scores were not written
         with named_errors(self.path, 0):
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            renamed = not self.path.exists() or not os.path.samestat(os.fstat(self._file), self.path.stat())
-        except BlockingIOError:
-            renamed = True
-        if renamed:
+        if not self._lock():
             os.close(self._file)
             raise HeadsError(f"{self.path}: another evaluation writes it now; wait for it, or name another --out")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.path.exists() and os.fstat(self._file).st_size == 0:  # nothing to go on with
+            self.made_of.unlink(missing_ok=True)
+            self.path.unlink()
         os.close(self._file)
 
     def resume(self, rows: Sequence[Row], starts: Sequence[int]) -> list[Prediction]:
@@ -93,6 +91,14 @@ class Partial:
     def forget(self) -> None:
         """The scores stand: the next run begins anew."""
         self.made_of.unlink()
+
+    def _lock(self) -> bool:
+        """Whether the open file is ours alone, and was not renamed by the one before us."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return self.path.exists() and os.path.samestat(os.fstat(self._file), self.path.stat())
 
     def _made_of(self) -> Any:
         """What made the predictions that stand, None where that is not told."""

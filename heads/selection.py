@@ -28,22 +28,25 @@ def read_names(subset: str) -> list[str]:
     return names
 
 
-def select(rows: Sequence[AnyRow], names: Collection[str]) -> list[AnyRow]:
-    """The rows whose category, reference video or reference clip is named. HeadsError: a name of no row."""
-    about = [{row.category, reference_video(row), reference_clip(row)} for row in rows]
-    wanted = set(names)
-    unknown = sorted(wanted.difference(*about))
+def check_names(rows: Sequence[Row], names: Collection[str]) -> None:
+    """HeadsError: a name that selects none of the rows."""
+    unknown = sorted(set(names).difference(*map(_names, rows)))
     if unknown:
         raise HeadsError(
             f"subset: {unknown[0]!r} is no category, reference video or reference clip of the test set"
             + (f" ({len(unknown)} such names)" if len(unknown) > 1 else "")
         )
-    return [row for row, own in zip(rows, about, strict=True) if own & wanted]
 
 
-def reference_clip(row: Row) -> str:
-    """A DiffMCQ row's reference is its answer's."""
-    return row.answer[0] if isinstance(row, DiffMCQ) else row.reference
+def select(rows: Sequence[AnyRow], names: Collection[str]) -> list[AnyRow]:
+    """The rows whose category, reference video or reference clip is named."""
+    return [row for row in rows if _names(row).intersection(names)]
+
+
+def _names(row: Row) -> set[str]:
+    """What a row goes by. A DiffMCQ row's reference is its answer's."""
+    clip = row.answer[0] if isinstance(row, DiffMCQ) else row.reference
+    return {row.category, reference_video(row), clip}
 
 
 def absent_clips(rows: Sequence[Row], store: Store, view: str | None) -> list[str]:

@@ -76,10 +76,12 @@ class Sentences:
 
     def _encode(self, texts: list[str]) -> Float32[np.ndarray, "T E"]:
         import torch
+        import transformers
         from sentence_transformers import SentenceTransformer
 
         from heads.training import Progress
 
+        transformers.utils.logging.disable_progress_bar()  # of tensors that load in a moment
         model = SentenceTransformer(
             str(resolve(self.model)),
             device=self.device,

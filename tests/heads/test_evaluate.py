@@ -8,14 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from heads import evaluate, score
 from heads.cli import underscored
+from heads.clips import Features
 from heads.declining import declines
 from heads.evaluate import batch_starts
+from heads.language_model import LanguageModel
+from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import VLEmb
 from heads.postprocess import parse
+from heads.projector import Projector
+from heads.recipe import ProjectorOptions
 from heads.testsets import DiffRank, Row, read_predictions, read_test_set, write_test_set
+from heads.video_lm import VideoLM
+from store import Store
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
 RAW = "The main difference in Visuals is that in Video 2, the person uses a fork, while in Video 1, they use a whisk."
@@ -72,6 +80,18 @@ sys.exit(evaluate.main({given!r}))
     assert names == {"set.jsonl", *(f"{w}{e}" for w in ("killed", "whole") for e in (".jsonl", ".scores.json"))}
 
 
+def test_what_a_model_answers_depends_on_the_rows_of_the_batch_alone(world: Path, tiny_lm: str) -> None:
+    features = Features(Store.open(world / "features"), "visual", "tokens")
+    lm = LanguageModel.load(tiny_lm, "cpu")
+    projector = Projector(ProjectorOptions(16, 2, outputs=4), *features.shape, lm.width, lm.embedding_std)
+    model = VideoLM(lm, projector, 4)
+    rows = [DiffRank(CLIPS[i], tuple(CLIPS[i + 1 : i + 6]), "Visuals", (1, 2, 3, 4, 5)) for i in range(8)]
+    with torch.inference_mode():
+        method = StepDiff(model, features)
+        after = [method.rank(rows[:5]), method.rank(rows[5:])]  # whose clips are in part those of the first
+        assert after[1] == StepDiff(model, features).rank(rows[5:])
+
+
 def test_batches_are_of_like_size() -> None:
     assert batch_starts(150, 50) == [0, 50, 100]
     assert batch_starts(75, 50) == [0, 37]
@@ -83,7 +103,7 @@ def test_batches_are_of_like_size() -> None:
             assert sum(sizes) == rows and max(sizes) <= at_once and max(sizes) - min(sizes) <= 1
 
 
-def test_a_clip_that_the_store_lacks_is_named_and_skipped_when_asked(
+def test_a_clip_that_the_store_lacks_is_named_before_anything_is_predicted(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lacking = DiffRank(CLIPS[0], (CLIPS[1], "no_0_1", "never_0_1", CLIPS[2]), "Visuals", (1, 2, 3, 4))
@@ -101,6 +121,13 @@ def test_a_clip_that_the_store_lacks_is_named_and_skipped_when_asked(
     write_test_set("diffrank", test_set, [lacking])
     assert evaluate.main([*given, "--skip-missing"]) == 1
     assert "every row has a clip that" in capsys.readouterr().err
+
+
+def test_a_task_that_is_refused_leaves_nothing(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = command(world, world / "diffcap_test.jsonl", tmp_path / "p.jsonl")
+    assert evaluate.main([*given, "--task", "diffcap"]) == 1
+    assert "DiffCap is not for it" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_named_subset_is_what_is_answered(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,7 @@ def test_a_finished_evaluation_leaves_its_predictions_and_nothing_else(tmp_path:
 def test_a_killed_evaluation_resumes_behind_its_last_whole_batch(done: int, tmp_path: Path) -> None:
     out = tmp_path / "p.jsonl"
     evaluate(out, done)
-    assert not out.exists()
+    assert len(list(tmp_path.iterdir())) == (2 if done else 0)
     assert evaluate(out) == 4 * done
     assert out.read_bytes() == whole(tmp_path)
 
@@ -85,12 +85,12 @@ def test_predictions_that_something_else_made_are_never_taken(tmp_path: Path) ->
     out = tmp_path / "p.jsonl"
     evaluate(out, 2)
     assert evaluate(out, 1, WHO | {"head": "another"}) == 0
-    assert evaluate(out, 0) == 0, "the first one's are gone"
-    (tmp_path / "p.partial.json").write_text("{")
+    assert evaluate(out) == 0, "the first one's are gone"
+    for spoil in (lambda path: path.write_text("{"), Path.unlink):
+        evaluate(out, 1)
+        spoil(tmp_path / "p.partial.json")
+        assert evaluate(out) == 0
     evaluate(out, 1)
-    (tmp_path / "p.partial.json").unlink()
-    assert evaluate(out) == 0
-    evaluate(out, 0)
     (tmp_path / "p.partial.jsonl").unlink()  # OUT beside it is of the evaluation before
     assert evaluate(out) == 0
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from heads.errors import HeadsError
-from heads.selection import absent_clips, read_names, select
+from heads.selection import absent_clips, check_names, read_names, select
 from heads.testsets import DiffCap, DiffMCQ, DiffRank
 from store import Store
 
@@ -35,9 +35,10 @@ def test_rows_keep_the_order_of_the_test_set(names: list[str], places: list[int]
 
 def test_every_name_selects_a_row_or_is_refused() -> None:
     with pytest.raises(HeadsError, match="subset: 'h_0_1' is no category, reference video or .* test set$"):
-        select(ROWS, ["a", "h_0_1"])
+        check_names(ROWS, ["a", "h_0_1"])
     with pytest.raises(HeadsError, match=r"subset: 'actions' is no .* \(2 such names\)"):
-        select(ROWS, ["actions", "b_0_9"])
+        check_names(ROWS, ["actions", "b_0_9"])
+    check_names(ROWS, ["Actions", "v-_x", "b_0_1"])
 
 
 def test_names_are_lines_of_a_file_or_parted_by_commas(tmp_path: Path) -> None:
