@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter
@@ -48,7 +48,8 @@ def parse(
         many = fields[name].type not in (str, "str")
         parser.add_argument(name, nargs="*" if many else "?", type=str, default=[] if many else "")
     parser.add_class_arguments(options, as_group=False, skip=set(positional))
-    given = parser.instantiate(parser.parse_args(underscored(sys.argv[1:] if argv is None else argv)))
+    switches = {name for name, field in fields.items() if field.type in (bool, "bool")}
+    given = parser.instantiate(parser.parse_args(underscored(sys.argv[1:] if argv is None else argv, switches)))
     values = {name: getattr(given, name) for name in fields}
     try:
         record = run(options(**values))
@@ -64,12 +65,20 @@ def parse(
     return 0
 
 
-def underscored(arguments: Sequence[str]) -> list[str]:
-    """Flags as people write them: `--test-set` means the field `test_set`; values stay as they are."""
+def underscored(arguments: Sequence[str], switches: Collection[str] = ()) -> list[str]:
+    """Flags as people write them: `--test-set` means the field `test_set`; values stay as they are.
+
+    switches: fields of type bool: `--parse` alone means true, `--no-parse` false.
+    """
     found = []
-    for argument in arguments:
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if argument.startswith("--"):
-            name, equals, value = argument.partition("=")
-            argument = "--" + name[2:].replace("-", "_") + equals + value
+            name, equals, value = argument[2:].partition("=")
+            name = name.replace("-", "_")
+            if name in switches and not equals and following not in ("true", "false"):
+                equals, value = "=", "true"
+            elif name.startswith("no_") and name[3:] in switches:
+                name, equals, value = name[3:], "=", "false"
+            argument = "--" + name + equals + value
         found.append(argument)
     return found

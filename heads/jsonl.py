@@ -29,17 +29,31 @@ def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         lines.pop()
     for number, line in enumerate(lines, 1):
         place = f"{path}:{number}"
-        if not line.strip():
-            raise HeadsError(f"{place}: an empty line; remove it")
         try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise HeadsError(f"{place}: not a JSON object ({error})") from error
-        if not isinstance(found, dict):
-            raise HeadsError(f"{place}: not a JSON object but {type(found).__name__}")
+            found = parse_object(line)
+        except HeadsError as error:
+            raise HeadsError(f"{place}: {error}") from error
         yield place, found
+
+
+def parse_object(line: bytes) -> dict[str, Any]:
+    """The object of one line. HeadsError: empty, not UTF-8, not JSON or not an object."""
+    if not line.strip():
+        raise HeadsError("an empty line; remove it")
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise HeadsError(f"not a JSON object ({error})") from error
+    if not isinstance(found, dict):
+        raise HeadsError(f"not a JSON object but {type(found).__name__}")
+    return found
 
 
 def write_objects(path: str | Path, objects: Iterable[dict[str, Any]]) -> None:
     """One line an object, in ASCII, NaN refused by ValueError. HeadsError where the file cannot be written."""
-    write_text(Path(path), "".join(json.dumps(item, allow_nan=False) + "\n" for item in objects))
+    write_text(Path(path), "".join(map(object_line, objects)))
+
+
+def object_line(item: dict[str, Any]) -> str:
+    """One line with its end, in ASCII, NaN refused by ValueError."""
+    return json.dumps(item, allow_nan=False) + "\n"

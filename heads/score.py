@@ -1,6 +1,7 @@
 """Score a file of predictions in the published format, as the published evaluation does.
 
 python -m heads.score --task diffcap --test-set diffcap_test.jsonl --predictions predictions.jsonl
+python -m heads.score --task diffcap --test-set diffcap_test.jsonl --predictions raw.jsonl --parse --similarity
 python -m heads.score --task diffrank --test-set diffrank_test.jsonl --predictions predictions.jsonl --json
 """
 
@@ -11,7 +12,7 @@ from typing import Any
 from heads.cli import parse
 from heads.testsets import Task, read_predictions, read_test_set
 
-COUNTS = ("rows", "videos", "ties", "nan_rows", "within_step_rows")
+COUNTS = ("rows", "videos", "ties", "nan_rows", "within_step_rows", "no_difference_rows")
 
 
 @dataclass(frozen=True)
@@ -22,18 +23,39 @@ class ScoreOptions:
     """test set in the published format, JSON lines"""
     predictions: str
     """line by line beside the test set: {"generated_text": ...} or {"scores": [...]}"""
+    parse: bool = False
+    """post-process captions as the supplement's S4 does, before they are scored"""
+    similarity: bool = False
+    """MPNet too: sentence similarity of captions to the texts (diffcap)"""
+    store: str | None = None
+    """feature store whose mpnet-base embeddings of texts are read; without it all are computed"""
     bootstrap: int = 1000
     """resamples of the reference videos behind each 95 % interval; 0: no intervals"""
     seed: int = 0
     """seed of the resamples"""
+    device: str = "auto"
+    """auto, cpu, cuda: where sentence embeddings are computed"""
 
 
 def run(options: ScoreOptions) -> dict[str, Any]:
+    from heads.postprocess import parse as parse_caption
     from heads.scoring import score
 
     rows = read_test_set(options.task, options.test_set)
     predictions = read_predictions(options.task, options.predictions, rows)
-    return score(options.task, rows, predictions, options.bootstrap, options.seed)
+    if options.task == "diffcap" and options.parse:
+        predictions = [parse_caption(caption) for caption in predictions]
+    embed = sentences(options.store, options.device) if options.similarity else None
+    return score(options.task, rows, predictions, options.bootstrap, options.seed, embed)
+
+
+def sentences(store: str | None, device: str) -> Any:
+    """What embeds texts for the figure MPNet."""
+    from heads.device import pick_device
+    from heads.similarity import Sentences
+    from store import Store
+
+    return Sentences(Store.open(store) if store is not None else None, pick_device(device))
 
 
 def show_scores(task: Task, scores: dict[str, Any]) -> None:

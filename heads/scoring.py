@@ -1,6 +1,10 @@
 """The figures of a task from its test set and the predictions: the published ones, and what we add.
 
-    diffcap    BLEU (BLEU-1 of the corpus), CIDEr (CIDEr-D, 0 to 10), ROUGE-L
+    diffcap    BLEU (BLEU-1 of the corpus), CIDEr (CIDEr-D, 0 to 10), ROUGE-L, over the rows that hold a text
+               MPNet, where it is asked for: highest cosine of sentence embeddings to one of the texts
+               declined: of the rows with a text, the part whose caption says that nothing differs
+               invented: of the rows without one, the part whose caption does not say so; stands where there are such
+               rows, with no_difference_rows: how many
     diffmcq    accuracy (the first of the highest scores is the choice); ties: rows whose highest score is shared
     diffrank   ktau: mean over rows of tau-b, null where any row has none, as one constant row has
                ktau_defined: mean over the rows that have one; nan_rows: how many have none
@@ -11,7 +15,8 @@ Beside them task, rows, videos (of the reference clips), intervals {figure: [low
 {category: the same figures and counts}.
 
 Guarantees
-- equal to the published evaluation
+- equal to the published evaluation, whose rows all have a text
+- rows without a text move no other figure than `invented`
 - a category's CIDEr keeps the document frequencies of the whole test set
 - NaN is never in the result: null stands for it
 """
@@ -22,12 +27,15 @@ from typing import Any
 
 import numpy as np
 
+from heads.declining import declines
 from heads.errors import HeadsError
 from heads.metrics.bleu import bleu, bleu_parts
 from heads.metrics.bootstrap import Figure, intervals, mean_figure
 from heads.metrics.cider import cider_rows
+from heads.metrics.corpus import count_corpus
 from heads.metrics.rouge import rouge_rows
 from heads.metrics.tau import kendall_tau
+from heads.similarity import Embed, similarity_rows
 from heads.testsets import (
     ROWS,
     DiffCap,
@@ -49,10 +57,12 @@ def score(
     predictions: Sequence[Prediction],
     bootstrap: int = 1000,
     seed: int = 0,
+    embed: Embed | None = None,
 ) -> dict[str, Any]:
     """Figures as a dict that json.dumps takes. HeadsError: no rows, or a prediction that does not fit its row.
 
     bootstrap: resamples of the reference videos behind each 95 % interval; 0 leaves the intervals out.
+    embed: sentence embeddings (heads.similarity.Sentences), for diffcap's figure MPNet.
     """
     if not rows or len(rows) != len(predictions):
         raise HeadsError(f"{len(predictions)} predictions for {len(rows)} rows: nothing to score")
@@ -67,6 +77,10 @@ def score(
         except HeadsError as error:
             raise HeadsError(f"prediction {number}: {error}") from error
     figures, marks = _TASKS[task](rows, checked)
+    if embed is not None:
+        if task != "diffcap":
+            raise HeadsError(f"{task} has no captions whose similarity to a text could be told")
+        figures["MPNet"] = _similarity(rows, checked, embed)
     videos = [reference_video(row) for row in rows]
     categories = np.array([row.category for row in rows], object)
     low_high = intervals(figures, videos, bootstrap, seed) if bootstrap else {}
@@ -87,12 +101,43 @@ def _summary(figures: dict[str, Figure], marks: Marks, chosen: np.ndarray) -> di
 
 
 def _diffcap(rows: Sequence[DiffCap], predictions: Sequence[str]) -> tuple[dict[str, Figure], Marks]:
-    references = [row.text for row in rows]
-    return {
-        "BLEU": Figure(bleu_parts(references, predictions), bleu),
-        "CIDEr": mean_figure(cider_rows(references, predictions)),
-        "ROUGE-L": mean_figure(rouge_rows(references, predictions)),
-    }, {}
+    differs = np.array([bool(row.text) for row in rows])
+    references, captions = _with_text(rows, predictions)
+    corpus = count_corpus(references, captions)
+    declined = np.array([declines(caption) for caption in predictions], float)
+    parts = np.stack([_spread(part, differs) for part in [*bleu_parts(corpus).T, np.ones(corpus.rows)]], axis=1)
+    figures = {
+        "BLEU": Figure(parts, _bleu_of_some),
+        "CIDEr": mean_figure(_spread(cider_rows(corpus), differs), differs),
+        "ROUGE-L": mean_figure(_spread(rouge_rows(references, captions), differs), differs),
+        "declined": mean_figure(declined, differs),
+    }
+    if differs.all():
+        return figures, {}
+    return figures | {"invented": mean_figure(1 - declined, ~differs)}, {"no_difference_rows": ~differs}
+
+
+def _similarity(rows: Sequence[DiffCap], predictions: Sequence[str], embed: Embed) -> Figure:
+    differs = np.array([bool(row.text) for row in rows])
+    return mean_figure(_spread(similarity_rows(*_with_text(rows, predictions), embed), differs), differs)
+
+
+def _with_text(rows: Sequence[DiffCap], predictions: Sequence[str]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """References and captions of the rows that have a reference."""
+    both = [(row.text, caption) for row, caption in zip(rows, predictions, strict=True) if row.text]
+    return [texts for texts, _ in both], [caption for _, caption in both]
+
+
+def _spread(values: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Values of the marked rows [marked] as values of all rows [rows], 0 elsewhere."""
+    spread = np.zeros(len(there))
+    spread[there] = values
+    return spread
+
+
+def _bleu_of_some(sums: np.ndarray) -> np.ndarray:
+    """BLEU of sums whose last column counts the rows; undefined for none."""
+    return np.where(sums[..., -1] > 0, bleu(sums[..., :-1]), np.nan)
 
 
 def _diffmcq(rows: Sequence[DiffMCQ], predictions: Sequence[list[float]]) -> tuple[dict[str, Figure], Marks]:

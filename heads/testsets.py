@@ -3,6 +3,7 @@
     diffcap    {"reference": clip, "candidate": clip, "category": str, "text": [str, ...]}
     diffmcq    {"difference": str, "category": str, "options": [[clip, clip], ...4], "answer": [clip, clip]}
     diffrank   {"reference": clip, "targets": [clip, ...], "category": str, "scores": [int, ...]}
+    A diffcap row without a text, `"text": []`, is a pair that does not differ in its category.
     predictions: {"generated_text": str} for diffcap, {"scores": [float, ...]} for the others
 
 Guarantees
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from heads.errors import HeadsError
-from heads.jsonl import read_objects, write_objects
+from heads.files import write_text
+from heads.jsonl import object_line, read_objects, write_objects
 
 Task = Literal["diffcap", "diffmcq", "diffrank"]
 Pair = tuple[str, str]
@@ -33,7 +35,7 @@ _CLIP = re.compile(rf"(.+)_({_SECONDS})_({_SECONDS})")
 
 @dataclass(frozen=True)
 class DiffCap:
-    """Say how the candidate differs from the reference in one category; `text` holds what people said."""
+    """Say how the candidate differs from the reference in one category; `text`: what people said, empty: not at all."""
 
     reference: str
     candidate: str
@@ -63,6 +65,7 @@ class DiffRank:
 
 Row = DiffCap | DiffMCQ | DiffRank
 ROWS: dict[Task, type[Row]] = {"diffcap": DiffCap, "diffmcq": DiffMCQ, "diffrank": DiffRank}
+_KEYS: dict[Task, str] = {"diffcap": "generated_text", "diffmcq": "scores", "diffrank": "scores"}
 
 
 def split_clip(clip: str) -> tuple[str, str, str]:
@@ -76,6 +79,13 @@ def split_clip(clip: str) -> tuple[str, str, str]:
 def reference_video(row: Row) -> str:
     """The video that a row's reference clip is cut from; a DiffMCQ row's reference is its answer's."""
     return split_clip(row.answer[0] if isinstance(row, DiffMCQ) else row.reference)[0]
+
+
+def clips_of(row: Row) -> list[str]:
+    """Every clip of a row, in its order; a clip may come again."""
+    if isinstance(row, DiffMCQ):
+        return [clip for pair in row.options for clip in pair]
+    return [row.reference, *(row.targets if isinstance(row, DiffRank) else [row.candidate])]
 
 
 def read_test_set(task: Task, path: str | Path) -> list[Any]:
@@ -109,25 +119,36 @@ def read_predictions(task: Task, path: str | Path, rows: Sequence[Row]) -> list[
         if len(predictions) == len(rows):
             raise HeadsError(f"{place}: the test set ends before this line, after {len(rows)} rows")
         try:
-            prediction = _field(found, "generated_text" if task == "diffcap" else "scores")
-            predictions.append(check_prediction(task, rows[len(predictions)], prediction))
+            predictions.append(prediction_of(task, rows[len(predictions)], found))
         except HeadsError as error:
             raise HeadsError(f"{place}: {error}") from error
     if len(predictions) < len(rows):
-        raise HeadsError(f"{path}: {len(predictions)} predictions for {len(rows)} rows of the test set")
+        raise HeadsError(
+            f"{path}:{len(predictions) + 1}: no such line: {len(predictions)} predictions for {len(rows)} rows of the "
+            "test set"
+        )
     return predictions
+
+
+def prediction_of(task: Task, row: Row, found: dict[str, Any]) -> Prediction:
+    """What a line of a predictions file says of its row; HeadsError where it is not for such a row."""
+    return check_prediction(task, row, _field(found, _KEYS[task]))
 
 
 def write_predictions(task: Task, path: str | Path, predictions: Sequence[Prediction]) -> None:
     """One line a prediction. HeadsError where one is of another task, or holds NaN or infinity."""
-    name = "generated_text" if task == "diffcap" else "scores"
-    objects: list[dict[str, Any]] = []
+    lines = []
     for number, prediction in enumerate(predictions, 1):
         try:
-            objects.append({name: _text_or_scores(task, prediction)})
+            lines.append(prediction_line(task, prediction))
         except HeadsError as error:
             raise HeadsError(f"{path}:{number}: {error}") from error
-    write_objects(path, objects)
+    write_text(Path(path), "".join(lines))
+
+
+def prediction_line(task: Task, prediction: Prediction) -> str:
+    """A line of a predictions file, with its end. HeadsError: a prediction of another task, NaN or infinity."""
+    return object_line({_KEYS[task]: _text_or_scores(task, prediction)})
 
 
 def check_prediction(task: Task, row: Row, prediction: Any) -> Prediction:
@@ -196,7 +217,9 @@ def _pair(value: Any, name: str) -> Pair:
 
 
 def _diffcap(found: dict[str, Any]) -> DiffCap:
-    texts = _list(found, "text")
+    texts = _field(found, "text")
+    if not isinstance(texts, list):
+        raise HeadsError(f"'text' is {type(texts).__name__}, not a list of texts")
     if not all(isinstance(text, str) for text in texts):
         raise HeadsError("'text' holds something that is not a text")
     return DiffCap(

@@ -59,13 +59,16 @@ class StepDiff:
         self.stand_in: dict[str, str] = {}
 
     def _prepare(self, clips: Iterable[str]) -> None:
-        """Project every clip once. Shuffled: each clip gets the tokens of the next one in a random circle."""
+        """Project every clip once. Shuffled: each clip gets the tokens of the next one in a random circle.
+
+        What was projected before is forgotten: the last bits depend on the batch, and answers on their rows alone.
+        """
         wanted = list(dict.fromkeys(clips))
         circle = list(np.random.default_rng(self.seed).permutation(wanted))
         self.stand_in = dict(zip(circle, circle[1:] + circle[:1], strict=True))
-        missing = [clip for clip in wanted if clip not in self.projected]
-        for start in range(0, len(missing), 32):
-            some = missing[start : start + 32]
+        self.projected = {}
+        for start in range(0, len(wanted), 32):
+            some = wanted[start : start + 32]
             with torch.inference_mode():
                 tokens = self.model.project(self.features.read(some, self.model.lm.device))
             self.projected |= dict(zip(some, tokens, strict=True))

@@ -5,26 +5,19 @@ Guarantees
 - a corpus score is a function of sums over rows, so it can be resampled
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import Float64
 
-from heads.metrics.ngrams import look_up, ngram_counts
+from heads.metrics.corpus import Corpus
+from heads.metrics.ngrams import look_up
 
 # Their two constants: against division by zero, and to let nothing over nothing be nothing.
 SMALL, TINY = 1e-9, 1e-15
 
 
-def bleu_parts(references: Sequence[Sequence[str]], captions: Sequence[str]) -> Float64[np.ndarray, "rows 3"]:
-    """For each row: words that a reference holds too (clipped), words, length of the nearest reference.
-
-    Every row has a reference.
-    """
-    rows = len(captions)
-    owner = np.repeat(np.arange(rows), [len(texts) for texts in references])
-    texts = [*captions, *(text for row in references for text in row)]
-    words = ngram_counts(texts, 1)[0]
+def bleu_parts(corpus: Corpus) -> Float64[np.ndarray, "rows 3"]:
+    """For each row: words that a reference holds too (clipped), words, length of the nearest reference."""
+    rows, owner, words = corpus.rows, corpus.owner, corpus.tables[0]
     row = np.concatenate([np.arange(rows), owner])[words.text]
     key = row * words.distinct + words.ngram
     said = words.text < rows
@@ -33,7 +26,7 @@ def bleu_parts(references: Sequence[Sequence[str]], captions: Sequence[str]) -> 
     last = np.append(known[1:] != known[:-1], True)[: len(known)]  # each key's highest count
     shared = np.minimum(words.count[said], look_up(known[last], most[last], key[said]))
     correct = np.bincount(row[said], shared, minlength=rows)
-    lengths = np.bincount(words.text, words.count, minlength=len(texts))
+    lengths = np.bincount(words.text, words.count, minlength=rows + len(owner))
     apart = np.abs(lengths[rows:] - lengths[owner])
     order = np.lexsort((lengths[rows:], apart, owner))  # of two as near, the shorter one
     nearest = lengths[rows:][order][np.searchsorted(owner, np.arange(rows))]

@@ -5,22 +5,18 @@ Guarantees
 - document frequencies are those of the references that are given, all of them
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from heads.metrics.ngrams import Counts, count_pairs, look_up, ngram_counts
+from heads.metrics.corpus import Corpus
+from heads.metrics.ngrams import Counts, count_pairs, look_up
 
-LONGEST = 4
 SIGMA = 6.0  # of the length penalty, in bigrams: the length it compares counts those, not words
 
 
-def cider_rows(references: Sequence[Sequence[str]], captions: Sequence[str]) -> Float64[np.ndarray, " rows"]:
-    """The score of each row, 0 to 10; the corpus score is their mean. Every row has a reference."""
-    rows = len(captions)
-    owner = np.repeat(np.arange(rows), [len(texts) for texts in references])
-    tables = ngram_counts([*captions, *(text for row in references for text in row)], LONGEST)
+def cider_rows(corpus: Corpus) -> Float64[np.ndarray, " rows"]:
+    """The score of each row, 0 to 10; the corpus score is their mean."""
+    rows, owner, tables = corpus.rows, corpus.owner, corpus.tables
     lengths = np.bincount(tables[1].text, tables[1].count, minlength=rows + len(owner))
     penalty = np.exp(-((lengths[owner] - lengths[rows:]) ** 2) / (2 * SIGMA**2))
     likeness = np.mean([_cosine(table, rows, owner) for table in tables], axis=0) * penalty
@@ -33,7 +29,7 @@ def _cosine(table: Counts, rows: int, owner: Int64[np.ndarray, " references"]) -
     row, ngram = owner[table.text[split:] - rows], table.ngram[split:]
     _, known, _ = count_pairs(row, ngram, table.distinct)
     documents = np.bincount(known, minlength=table.distinct)
-    rarity = np.log(rows) - np.log(np.maximum(documents, 1))
+    rarity = np.log(max(rows, 1)) - np.log(np.maximum(documents, 1))
     weight = table.count * rarity[table.ngram]
     norm = np.sqrt(np.bincount(table.text, weight**2, minlength=rows + len(owner)))
     said = look_up(

@@ -8,6 +8,7 @@ Guarantees
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Int64, Shaped
@@ -45,10 +46,11 @@ def look_up(
 
 def ngram_counts(texts: Sequence[str], longest: int) -> list[Counts]:
     """Counts of 1-grams, 2-grams, ... up to `longest` words."""
-    vocabulary: dict[str, int] = {}
     split = [text.split() for text in texts]
-    words = np.array([vocabulary.setdefault(word, len(vocabulary)) for text in split for word in text], np.int64)
-    text = np.repeat(np.arange(len(split)), [len(text) for text in split])
+    said = list(chain.from_iterable(split))
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(said))}
+    words = np.fromiter(map(vocabulary.__getitem__, said), np.int64, len(said))
+    text = np.repeat(np.arange(len(split)), np.fromiter(map(len, split), np.int64, len(split)))
     tables, gram, distinct = [], words, len(vocabulary)
     starts = np.arange(len(words))  # where each n-gram begins
     for length in range(1, longest + 1):

@@ -5,6 +5,7 @@ import pytest
 
 from heads.metrics.bleu import bleu, bleu_parts
 from heads.metrics.bootstrap import Figure, draw_counts, intervals, mean_figure
+from heads.metrics.corpus import count_corpus
 
 
 def normal(rows: int, seed: int = 0) -> np.ndarray:
@@ -23,7 +24,7 @@ def test_an_interval_is_that_of_recomputing_the_figure_on_each_resample() -> Non
     captions = [" ".join(random.choice(list("abcdef"), random.integers(0, 9))) for _ in range(40)]
     references = [[" ".join(random.choice(list("abcdef"), 6))] for _ in range(40)]
     groups = [f"video{number}" for number in random.integers(0, 9, 40)]
-    parts = bleu_parts(references, captions)
+    parts = bleu_parts(count_corpus(references, captions))
     names = list(dict.fromkeys(groups))
     values = []
     for counts in draw_counts(len(names), 100, seed=3):
@@ -33,7 +34,7 @@ def test_an_interval_is_that_of_recomputing_the_figure_on_each_resample() -> Non
             for row in np.flatnonzero(np.array(groups) == name)
             for _ in range(int(count))
         ]
-        again = bleu_parts([references[row] for row in rows], [captions[row] for row in rows])
+        again = bleu_parts(count_corpus([references[row] for row in rows], [captions[row] for row in rows]))
         values.append(bleu(again.sum(axis=0)))
     found = intervals({"BLEU": Figure(parts, bleu)}, groups, 100, seed=3)["BLEU"]
     assert found == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), rel=1e-12)

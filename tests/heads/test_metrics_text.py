@@ -10,6 +10,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from heads.metrics.bleu import bleu, bleu_parts
 from heads.metrics.cider import cider_rows
+from heads.metrics.corpus import count_corpus
 from heads.metrics.ngrams import ngram_counts
 from heads.metrics.rouge import rouge_rows
 
@@ -53,13 +54,13 @@ def sentences(rows: int, references: int, seed: int) -> Corpus:
 @given(corpora)
 def test_bleu_equals_pycocoevalcap(corpus: Corpus) -> None:
     expected = Bleu().compute_score(*as_coco(corpus), verbose=0)[0][0]
-    found = bleu(bleu_parts(*split(corpus)).sum(axis=0))
+    found = bleu(bleu_parts(count_corpus(*split(corpus))).sum(axis=0))
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=0)
 
 
 @given(corpora)
 def test_cider_equals_pycocoevalcap_row_by_row(corpus: Corpus) -> None:
-    found = cider_rows(*split(corpus))
+    found = cider_rows(count_corpus(*split(corpus)))
     if not any(text.split() for _, row in corpus for text in row):
         assert not found.any()  # pycocoevalcap raises where no reference has a word
         return
@@ -77,8 +78,8 @@ def test_all_three_equal_pycocoevalcap_on_a_larger_set() -> None:
     corpus = sentences(300, 5, seed=0)
     gts, res = as_coco(corpus)
     found = [
-        float(bleu(bleu_parts(*split(corpus)).sum(axis=0))),
-        cider_rows(*split(corpus)).mean(),
+        float(bleu(bleu_parts(count_corpus(*split(corpus))).sum(axis=0))),
+        cider_rows(count_corpus(*split(corpus))).mean(),
         rouge_rows(*split(corpus)).mean(),
     ]
     expected = [
@@ -101,11 +102,20 @@ def test_an_ngram_has_one_id_wherever_it_stands() -> None:
 
 
 def test_the_nearest_reference_length_counts_and_of_two_as_near_the_shorter() -> None:
-    parts = bleu_parts([["a b c d", "a b"], ["a", "a b c d e f"]], ["a b c", "a b c d e"])
+    parts = bleu_parts(count_corpus([["a b c d", "a b"], ["a", "a b c d e f"]], ["a b c", "a b c d e"]))
     np.testing.assert_array_equal(parts, [[3, 3, 2], [5, 5, 6]])
 
 
 def test_document_frequencies_are_those_of_the_references_given() -> None:
     references, captions = [["a b x"], ["a c y"], ["d e z"]], ["a b q", "a c q", "d e q"]
-    whole, part = cider_rows(references, captions), cider_rows(references[:2], captions[:2])
+    whole = cider_rows(count_corpus(references, captions))
+    part = cider_rows(count_corpus(references[:2], captions[:2]))
     assert part[0] != pytest.approx(whole[0])
+
+
+def test_captions_stand_before_references_in_every_table() -> None:
+    corpus = count_corpus([["a a", "b"], ["a b"]], ["b", "a"])
+    assert corpus.rows == 2 and corpus.owner.tolist() == [0, 0, 1]
+    assert corpus.tables[0].text.tolist() == [0, 1, 2, 3, 4, 4]
+    assert corpus.tables[0].count.tolist() == [1, 1, 2, 1, 1, 1]
+    assert [table.text.tolist() for table in corpus.tables[1:]] == [[2, 4], [], []]

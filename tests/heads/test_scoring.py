@@ -15,6 +15,7 @@ from scipy.stats import kendalltau
 
 from heads.errors import HeadsError
 from heads.metrics.cider import cider_rows
+from heads.metrics.corpus import count_corpus
 from heads.score import main
 from heads.scoring import score
 from heads.testsets import (
@@ -114,8 +115,8 @@ def test_a_categorys_cider_keeps_the_document_frequencies_of_the_whole_test_set(
     rows, predictions = world("diffcap")
     references = [row.text for row in rows]
     found = score("diffcap", rows, predictions, bootstrap=0)["per_category"]["Actions"]["CIDEr"]
-    assert found == pytest.approx(cider_rows(references, predictions)[::3].mean(), rel=1e-12)
-    assert found != pytest.approx(cider_rows(references[::3], predictions[::3]).mean(), rel=1e-3)
+    assert found == pytest.approx(cider_rows(count_corpus(references, predictions))[::3].mean(), rel=1e-12)
+    assert found != pytest.approx(cider_rows(count_corpus(references[::3], predictions[::3])).mean(), rel=1e-3)
 
 
 def test_nan_is_never_in_the_result() -> None:

@@ -17,6 +17,7 @@ from heads.testsets import (
     DiffRank,
     Row,
     Task,
+    clips_of,
     read_predictions,
     read_test_set,
     reference_video,
@@ -51,6 +52,17 @@ def test_what_is_written_reads_back_equal(task: Task, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.jsonl", "set.jsonl"]
 
 
+def test_a_diffcap_row_may_have_no_text(tmp_path: Path) -> None:
+    row = DiffCap(A, B, "Visuals", ())
+    write_test_set("diffcap", tmp_path / "set.jsonl", [row])
+    assert json.loads((tmp_path / "set.jsonl").read_text())["text"] == []
+    assert read_test_set("diffcap", tmp_path / "set.jsonl") == [row]
+
+
+def test_the_clips_of_a_row_are_all_that_it_names() -> None:
+    assert [clips_of(row) for row in (CAP, MCQ, RANK)] == [[A, B], [A, B, B, A, C, D, D, A], [A, B, C, D]]
+
+
 def test_files_are_in_the_published_format(tmp_path: Path) -> None:
     write_test_set("diffmcq", tmp_path / "a", [MCQ])
     assert json.loads((tmp_path / "a").read_text()) == {
@@ -68,8 +80,7 @@ def test_files_are_in_the_published_format(tmp_path: Path) -> None:
 FAULTS: list[tuple[Task, dict[str, Any], str]] = [
     ("diffcap", {"reference": None}, "'reference' holds NoneType where a clip id should be"),
     ("diffcap", {"candidate": "a_0"}, "'a_0' is not a clip id <video_uid>_<start>_<end>"),
-    ("diffcap", {"text": []}, "'text' is not a list with something in it"),
-    ("diffcap", {"text": "words"}, "'text' is not a list with something in it"),
+    ("diffcap", {"text": "words"}, "'text' is str, not a list of texts"),
     ("diffcap", {"text": ["a", 1]}, "'text' holds something that is not a text"),
     ("diffcap", {"category": 3}, "'category' is int, not a text"),
     ("diffmcq", {"options": [[A, B]] * 3}, "3 options where 4 should be"),
@@ -125,7 +136,7 @@ def test_an_error_names_the_file_and_the_line(task: Task, line: str, message: st
 def test_predictions_and_rows_are_as_many(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
     write_predictions("diffrank", path, [PREDICTIONS["diffrank"]] * 2)
-    with pytest.raises(HeadsError, match="jsonl: 2 predictions for 3 rows of the test set"):
+    with pytest.raises(HeadsError, match="jsonl:3: no such line: 2 predictions for 3 rows of the test set"):
         read_predictions("diffrank", path, [RANK] * 3)
     with pytest.raises(HeadsError, match="jsonl:2: the test set ends before this line, after 1"):
         read_predictions("diffrank", path, [RANK])

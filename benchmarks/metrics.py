@@ -1,0 +1,138 @@
+"""Scoring a whole test set beside the published stack: pycocoevalcap for captions, scipy for tau, row by row.
+
+python -m benchmarks.metrics                                  # the published sizes, about a minute
+python -m benchmarks.metrics --rows 500 --rankings 300        # a first look
+
+Captions and references are random sentences whose words are as unequally common as those of people are. Both sides get
+the same texts as they come from a file, so splitting them into words counts. Values are compared before times.
+"""
+
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jsonargparse
+import numpy as np
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
+from scipy.stats import kendalltau
+
+from benchmarks.report import Row, line, report
+from heads.metrics.bleu import bleu, bleu_parts
+from heads.metrics.cider import cider_rows
+from heads.metrics.corpus import count_corpus
+from heads.metrics.rouge import rouge_rows
+from heads.metrics.tau import kendall_tau
+
+LINE = 0.5  # seconds for all figures, of the published sizes
+VOCABULARY = 4000
+CLOSE = 1e-12
+
+
+@dataclass(frozen=True)
+class Options:
+    """Scoring beside the published stack."""
+
+    rows: int = 6292
+    """captions"""
+    references: int = 6
+    """references of a caption"""
+    rankings: int = 4080
+    """rows of four targets whose tau is computed"""
+    rounds: int = 5
+    """measurements of ours, whose median counts, after one to warm up; of the published stack one"""
+    seed: int = 0
+    """seed of the texts and rankings"""
+
+
+def sentences(count: int, random: np.random.Generator) -> list[str]:
+    """Sentences of 6 to 20 words."""
+    odds = 1 / np.arange(1, VOCABULARY + 1)
+    lengths = random.integers(6, 21, count)
+    words = np.char.add("w", random.choice(VOCABULARY, lengths.sum(), p=odds / odds.sum()).astype(str))
+    return [" ".join(part) for part in np.split(words, np.cumsum(lengths)[:-1])]
+
+
+def ours(references: list[list[str]], captions: list[str], said: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """The four figures of heads.scoring."""
+    corpus = count_corpus(references, captions)
+    return {
+        "BLEU": float(bleu(bleu_parts(corpus).sum(axis=0))),
+        "CIDEr": float(cider_rows(corpus).mean()),
+        "ROUGE-L": float(rouge_rows(references, captions).mean()),
+        "tau": float(np.nanmean(kendall_tau(said, truth))),
+    }
+
+
+def published(
+    references: list[list[str]], captions: list[str], said: np.ndarray, truth: np.ndarray
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The figures of the published evaluation, and the seconds that each took."""
+    given = dict(enumerate(references)), {number: [caption] for number, caption in enumerate(captions)}
+    ways: dict[str, Callable[[], float]] = {
+        "BLEU": lambda: Bleu().compute_score(*given, verbose=0)[0][0],
+        "CIDEr": lambda: Cider().compute_score(*given)[0],
+        "ROUGE-L": lambda: Rouge().compute_score(*given)[0],
+        "tau": lambda: np.nanmean([kendalltau(a, b).statistic for a, b in zip(said, truth, strict=True)]),
+    }
+    values, seconds = {}, {}
+    for name, way in ways.items():
+        start = time.perf_counter()
+        values[name] = float(way())
+        seconds[name] = time.perf_counter() - start
+        print(f"published {name}: {seconds[name]:.2f} s", file=sys.stderr)
+    return values, seconds
+
+
+def figures(options: Options) -> tuple[list[Row], list[Row], dict[str, float]]:
+    """The rows of the table, the lines, and how far our values lie from theirs."""
+    random = np.random.default_rng(options.seed)
+    captions, pool = sentences(options.rows, random), sentences(options.rows * options.references, random)
+    references = [pool[start : start + options.references] for start in range(0, len(pool), options.references)]
+    truth = random.integers(0, 6, (options.rankings, 4)).astype(float)
+    said = random.normal(size=truth.shape).round(1)  # some of them tie
+    given = references, captions, said, truth
+
+    values = ours(*given)
+    clock, cpu = [], []
+    for _ in range(options.rounds):
+        start, busy = time.perf_counter(), time.process_time()
+        ours(*given)
+        clock.append(time.perf_counter() - start)
+        cpu.append(time.process_time() - busy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy's, of rows that tie altogether
+        expected, seconds = published(*given)
+    apart = {name: abs(values[name] - value) / max(abs(value), CLOSE) for name, value in expected.items()}
+    assert max(apart.values()) < CLOSE * 10, f"our figures are not the published ones: {apart}"
+    ours_s, theirs = float(np.median(clock)), sum(seconds.values())
+    table: list[Row] = [
+        {"figures": "all four, ours", "seconds": round(ours_s, 3), "CPU seconds": round(float(np.median(cpu)), 3)},
+        {"figures": "all four, published stack", "seconds": round(theirs, 3), "CPU seconds": ""},
+        *({"figures": f"{name}, published", "seconds": round(s, 3), "CPU seconds": ""} for name, s in seconds.items()),
+    ]
+    lines = [
+        line("scoring", 1 / ours_s, 1 / LINE, 1.0, f"{LINE} s for the published sizes"),
+        line("the same by CPU time", 1 / float(np.median(cpu)), 1 / LINE, 1.0, f"{LINE} s"),
+        line("scoring", theirs, ours_s, 10.0, "the published stack"),
+    ]
+    return table, lines, apart
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    options = jsonargparse.auto_cli(Options, args=argv)
+    table, lines, apart = figures(options)
+    report(
+        "metrics", table, lines, captions=options.rows, references=options.references, rankings=options.rankings,
+        relative_difference=max(apart.values()),
+    )  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

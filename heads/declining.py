@@ -1,0 +1,60 @@
+"""Captions that say nothing differs, and questions to which that is the right answer.
+
+A model that cannot say "no difference" makes one up where it is asked about a category in which two clips agree. Pairs
+that agree stand in every DiffRank test set: a target of score 5. A DiffCap row whose `text` is empty is such a pair.
+
+Guarantees
+- a caption declines as post-processed where it declines as written
+- a caption that names any difference does not decline
+- pairs that agree are asked about once a category, and not in Tools/Equipment, whose 5 allows another colour
+"""
+
+import re
+from collections.abc import Sequence
+
+from heads.postprocess import parse
+from heads.testsets import HIGHEST_SCORE, DiffCap, DiffRank
+
+ALLOWS_DIFFERENCES = ("Tools/Equipment",)  # at the highest score, by the supplement's scoring matrix (S3)
+
+_MANY = r"(?:(?:clear|visible|real|big|major|main|significant|notable|noticeable|obvious|apparent|meaningful) )*"
+_BOTH = r"(?:both(?: of (?:them|the videos))?|(?:both |the |these |the two )?(?:videos|clips)|they)"
+_IS = r"(?:is|are|was|were|look|looks|seem|seems|appear|appears|remain|remains)"
+_SAME = r"(?:the (?:very )?same|identical|alike|(?:quite |very |nearly )?similar|unchanged|equal)"
+_ONE = r"(?:video 1|the first video|the other video|the reference)"
+
+# A caption declines if one of these is found in it, whatever its case ...
+FORMS = [
+    rf"\bno {_MANY}(?:differences?|change)\b",
+    rf"(?:\bnot|\bnever|n['’]t) (?:have |see |find |show |notice |any |a ){{0,3}}{_MANY}differ(?:ences?|ent)?\b",
+    r"\bnothing (?:is |was |has )?(?:differs?|differ(?:ent|ed)|changed|changes)\b",
+    r"^\W*(?:none|nothing)\b\W*(?:$|they\b|both\b|the videos\b)",
+    rf"\b{_BOTH} {_IS} (?:\w+ )?{_SAME}\b",
+    rf"\b{_BOTH} (?:agree|match|(?:\w+ )?(?:show|feature|use|have|share)s?\b)",
+    rf"\b{_IS} (?:exactly |also )?{_SAME}\b",
+    rf"\bthe (?:exact |very )?same\b[^.]{{0,80}} as in {_ONE}\b",
+]
+# ... and none of these: what goes on with a difference names one.
+CONTRASTS = [
+    r"\b(?:but|except|however|although|though|while|whereas|instead|rather|unlike|compared|only|apart from)\b",
+    r"\b(?:more|less|\w+er) than\b",
+]
+_FORMS, _CONTRASTS = (re.compile("|".join(patterns), re.I | re.S) for patterns in (FORMS, CONTRASTS))
+
+
+def declines(caption: str) -> bool:
+    """Whether the caption says that nothing differs; an empty one says nothing, and declines nothing."""
+    said = parse(caption)
+    return bool(_FORMS.search(said)) and not _CONTRASTS.search(said)
+
+
+def agreeing(rows: Sequence[DiffRank]) -> list[DiffCap]:
+    """DiffCap rows, without a text, for all (reference, target, category) of the highest score."""
+    pairs = {
+        (row.reference, target, row.category): None
+        for row in rows
+        if row.category not in ALLOWS_DIFFERENCES
+        for target, score in zip(row.targets, row.scores, strict=True)
+        if score == HIGHEST_SCORE
+    }
+    return [DiffCap(reference, target, category, ()) for reference, target, category in pairs]

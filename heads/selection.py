@@ -1,0 +1,59 @@
+"""Which rows of a test set are evaluated: those of a named subset, and those whose clips are there.
+
+Guarantees
+- rows keep the order of the test set
+- every name selects a row, or is refused
+"""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from heads.errors import HeadsError
+from heads.testsets import DiffMCQ, Row, clips_of, reference_video
+from store import Store
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+
+
+def read_names(subset: str) -> list[str]:
+    """The names of a subset: the lines of a file, or what commas part. HeadsError where there are none."""
+    path = Path(subset)
+    found = path.read_text(encoding="utf-8").split("\n") if path.is_file() else subset.split(",")
+    names = [name.strip() for name in found if name.strip()]
+    if not names:
+        raise HeadsError(f"{subset or 'subset'}: no names in it; give categories, videos or reference clips")
+    return names
+
+
+def check_names(rows: Sequence[Row], names: Collection[str]) -> None:
+    """HeadsError: a name that selects none of the rows."""
+    unknown = sorted(set(names).difference(*map(_names, rows)))
+    if unknown:
+        raise HeadsError(
+            f"subset: {unknown[0]!r} is no category, reference video or reference clip of the test set"
+            + (f" ({len(unknown)} such names)" if len(unknown) > 1 else "")
+        )
+
+
+def select(rows: Sequence[AnyRow], names: Collection[str]) -> list[AnyRow]:
+    """The rows whose category, reference video or reference clip is named."""
+    return [row for row in rows if _names(row).intersection(names)]
+
+
+def _names(row: Row) -> set[str]:
+    """What a row goes by. A DiffMCQ row's reference is its answer's."""
+    clip = row.answer[0] if isinstance(row, DiffMCQ) else row.reference
+    return {row.category, reference_video(row), clip}
+
+
+def absent_clips(rows: Sequence[Row], store: Store, view: str | None) -> list[str]:
+    """Clips of the rows that the catalog does not know or, given a view, that have no features in it; each once."""
+    clips = list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
+    places = np.asarray(store.catalog("clips").rows(clips))
+    there = places >= 0
+    if view is not None:
+        there[there] = store.view("clips", view).status()[places[there]] == 1
+    return [clip for clip, is_there in zip(clips, there, strict=True) if not is_there]

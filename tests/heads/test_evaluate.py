@@ -1,0 +1,212 @@
+"""Guarantees of heads/evaluate.py and the flags of heads/cli.py, by embeddings of the small world."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from heads import evaluate, score
+from heads.cli import underscored
+from heads.clips import Features
+from heads.declining import declines
+from heads.evaluate import batch_starts
+from heads.language_model import LanguageModel
+from heads.methods.stepdiff import StepDiff
+from heads.methods.vlemb import VLEmb
+from heads.postprocess import parse
+from heads.projector import Projector
+from heads.recipe import ProjectorOptions
+from heads.testsets import DiffRank, Row, read_predictions, read_test_set, write_test_set
+from heads.video_lm import VideoLM
+from store import Store
+
+CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
+RAW = "The main difference in Visuals is that in Video 2, the person uses a fork, while in Video 1, they use a whisk."
+
+
+def ranking(world: Path, path: Path, extra: list[DiffRank] | None = None) -> Path:
+    rows: list[Row] = [
+        DiffRank(CLIPS[i], tuple(CLIPS[i + 1 : i + 5]), ("Visuals", "Serving / Presentation")[i % 2], (5, 4, 5, 0))
+        for i in range(12)
+    ]
+    write_test_set("diffrank", path, [*rows, *(extra or [])])
+    return path
+
+
+def command(world: Path, test_set: Path, out: Path, *more: str) -> list[str]:
+    given = ["--task", "diffrank", "--method", "vlemb", "--view", "visual", "--store", str(world / "features")]
+    return [*given, "--test-set", str(test_set), "--out", str(out), "--bootstrap", "20", *more]
+
+
+def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_bits(world: Path, tmp_path: Path) -> None:
+    given = command(world, ranking(world, tmp_path / "set.jsonl"), tmp_path / "killed.jsonl", "--rows-at-once", "3")
+    program = f"""
+import os, signal, sys
+from heads import evaluate, partial
+
+add, count = partial.Partial.add, [0]
+
+def killed(self, predictions):
+    count[0] += 1
+    if count[0] == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    add(self, predictions)
+
+partial.Partial.add = killed
+sys.exit(evaluate.main({given!r}))
+"""
+    assert subprocess.run([sys.executable, "-c", program], stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    assert len((tmp_path / "killed.partial.jsonl").read_bytes().splitlines()) == 6
+    asked: list[int] = []
+    rank = VLEmb.rank
+
+    def counted(self: VLEmb, rows: Sequence[DiffRank]) -> list[list[float]]:
+        asked.append(len(rows))
+        return rank(self, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VLEmb, "rank", counted)
+        assert evaluate.main(given) == 0
+    assert asked == [3, 3], "only what the killed run lacked"
+    again = command(world, tmp_path / "set.jsonl", tmp_path / "whole.jsonl", "--rows-at-once", "3")
+    assert evaluate.main(again) == 0
+    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"set.jsonl", *(f"{w}{e}" for w in ("killed", "whole") for e in (".jsonl", ".scores.json"))}
+
+
+def test_what_a_model_answers_depends_on_the_rows_of_the_batch_alone(world: Path, tiny_lm: str) -> None:
+    features = Features(Store.open(world / "features"), "visual", "tokens")
+    lm = LanguageModel.load(tiny_lm, "cpu")
+    projector = Projector(ProjectorOptions(16, 2, outputs=4), *features.shape, lm.width, lm.embedding_std)
+    model = VideoLM(lm, projector, 4)
+    rows = [DiffRank(CLIPS[i], tuple(CLIPS[i + 1 : i + 6]), "Visuals", (1, 2, 3, 4, 5)) for i in range(8)]
+    with torch.inference_mode():
+        method = StepDiff(model, features)
+        after = [method.rank(rows[:5]), method.rank(rows[5:])]  # whose clips are in part those of the first
+        assert after[1] == StepDiff(model, features).rank(rows[5:])
+
+
+def test_batches_are_of_like_size() -> None:
+    assert batch_starts(150, 50) == [0, 50, 100]
+    assert batch_starts(75, 50) == [0, 37]
+    assert batch_starts(1, 50) == [0]
+    for rows in range(1, 40):
+        for at_once in range(1, 12):
+            starts = [*batch_starts(rows, at_once), rows]
+            sizes = [end - start for start, end in zip(starts, starts[1:], strict=False)]
+            assert sum(sizes) == rows and max(sizes) <= at_once and max(sizes) - min(sizes) <= 1
+
+
+def test_a_clip_that_the_store_lacks_is_named_before_anything_is_predicted(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking = DiffRank(CLIPS[0], (CLIPS[1], "no_0_1", "never_0_1", CLIPS[2]), "Visuals", (1, 2, 3, 4))
+    test_set = ranking(world, tmp_path / "set.jsonl", [lacking, lacking])
+    given = command(world, test_set, tmp_path / "p.jsonl")
+    assert evaluate.main(given) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: no_0_1: no visual features in ") and "(absent: 2 clips" in error
+    assert not (tmp_path / "p.jsonl").exists() and not list(tmp_path.glob("*.partial*"))
+    assert evaluate.main([*given, "--skip-missing", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["skipped"] == {"clips": 2, "rows": 2} and record["scores"]["rows"] == 12
+    rows = read_test_set("diffrank", tmp_path / "p.rows.jsonl")
+    assert len(rows) == len(read_predictions("diffrank", tmp_path / "p.jsonl", rows)) == 12
+    write_test_set("diffrank", test_set, [lacking])
+    assert evaluate.main([*given, "--skip-missing"]) == 1
+    assert "every row has a clip that" in capsys.readouterr().err
+
+
+def test_a_task_that_is_refused_leaves_nothing(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = command(world, world / "diffcap_test.jsonl", tmp_path / "p.jsonl")
+    assert evaluate.main([*given, "--task", "diffcap"]) == 1
+    assert "DiffCap is not for it" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_named_subset_is_what_is_answered(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    test_set, out = ranking(world, tmp_path / "set.jsonl"), tmp_path / "p.jsonl"
+    (tmp_path / "names.txt").write_text("Serving / Presentation\nvideo-_2\n")
+    assert evaluate.main(command(world, test_set, out, "--subset", str(tmp_path / "names.txt"), "--json")) == 0
+    found = json.loads(capsys.readouterr().out)["scores"]
+    assert {name: own["rows"] for name, own in found["per_category"].items()} == {
+        "Serving / Presentation": 6,
+        "Visuals": 1,
+    }
+    rows = read_test_set("diffrank", out.with_suffix(".rows.jsonl"))
+    assert [row.reference for row in rows] == [CLIPS[i] for i in (1, 2, 3, 5, 7, 9, 11)]
+    assert evaluate.main(command(world, test_set, out, "--subset", "Visuals", "--rows", "2")) == 0
+    assert {row.category for row in read_test_set("diffrank", out.with_suffix(".rows.jsonl"))} == {"Visuals"}
+    assert evaluate.main(command(world, test_set, out)) == 0
+    assert not out.with_suffix(".rows.jsonl").exists(), "the rows are the test set's again"
+    capsys.readouterr()
+    assert evaluate.main(command(world, test_set, out, "--subset", "Tools")) == 1
+    assert "subset: 'Tools' is no category" in capsys.readouterr().err
+
+
+class Writer:
+    """Says of two clips what it is told."""
+
+    def __init__(self, said: str) -> None:
+        self.said = said
+
+    def caption(self, rows: list) -> list[str]:
+        return [self.said] * len(rows)
+
+
+@pytest.fixture
+def captions(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command that evaluates a method whose every caption is RAW."""
+    monkeypatch.setattr(evaluate, "make_method", lambda options: (Writer(RAW), "float32", {}))
+    given = ["--task", "diffcap", "--method", "vlemb", "--store", str(world / "features"), "--bootstrap", "20"]
+    return [*given, "--test-set", str(world / "diffcap_test.jsonl"), "--out", str(tmp_path / "p.jsonl")]
+
+
+def test_captions_are_post_processed_by_evaluate_or_by_score(
+    captions: list[str], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main([*captions, "--json"]) == 0
+    parsed = json.loads(capsys.readouterr().out)["scores"]
+    assert json.loads((tmp_path / "p.jsonl").read_text())["generated_text"] == parse(RAW) != RAW
+    assert evaluate.main([*captions, "--no-parse", "--json"]) == 0
+    raw = json.loads(capsys.readouterr().out)["scores"]
+    assert json.loads((tmp_path / "p.jsonl").read_text())["generated_text"] == RAW
+    assert raw["BLEU"] != parsed["BLEU"]
+    given = ["--task", "diffcap", "--test-set", str(world / "diffcap_test.jsonl"), "--bootstrap", "20", "--json"]
+    given += ["--predictions", str(tmp_path / "p.jsonl")]
+    assert score.main(given) == 0
+    assert json.loads(capsys.readouterr().out) == raw
+    assert score.main([*given, "--parse"]) == 0
+    assert json.loads(capsys.readouterr().out) == parsed
+
+
+def test_pairs_that_agree_are_asked_about_when_told_to(
+    captions: list[str], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not declines(RAW)
+    more = ["--no-difference", str(ranking(world, tmp_path / "rank.jsonl"))]
+    assert evaluate.main([*captions, *more, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["scores"]
+    assert (found["rows"], found["no_difference_rows"], found["invented"], found["declined"]) == (25, 24, 1, 0)
+    assert evaluate.main([*captions, *more, "--rows", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"]["no_difference_rows"] == 5
+    rows = read_test_set("diffcap", tmp_path / "p.rows.jsonl")
+    assert [bool(row.text) for row in rows] == [True] + [False] * 5
+    given = command(world, tmp_path / "rank.jsonl", tmp_path / "q.jsonl", *more)
+    assert evaluate.main(given) == 1
+    assert "--no-difference adds questions to diffcap" in capsys.readouterr().err
+
+
+def test_a_switch_needs_no_value() -> None:
+    given = ["--parse", "--no-parse", "--parse", "false", "--skip-missing=true"]
+    given += ["--no-difference", "x", "--skip-missing"]
+    assert underscored(given, {"parse", "skip_missing"}) == [
+        "--parse=true", "--parse=false", "--parse", "false", "--skip_missing=true", "--no_difference", "x",
+        "--skip_missing=true",
+    ]  # fmt: skip

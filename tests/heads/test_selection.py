@@ -1,0 +1,60 @@
+"""Guarantees of heads/selection.py."""
+
+from pathlib import Path
+
+import pytest
+
+from heads.errors import HeadsError
+from heads.selection import absent_clips, check_names, read_names, select
+from heads.testsets import DiffCap, DiffMCQ, DiffRank
+from store import Store
+
+OPTIONS = (("a_0_1", "b_0_1"), ("v-_x_0_1", "d_0_1"), ("e_0_1", "f_0_1"), ("g_0_1", "h_0_1"))
+ROWS = [
+    DiffCap("a_0_1", "b_0_1", "Visuals", ("x",)),
+    DiffMCQ("x", "Serving / Presentation", OPTIONS, OPTIONS[1]),
+    DiffRank("a_2_3", ("b_0_1",), "Actions", (5,)),
+    DiffRank("b_0_1", ("a_0_1",), "Actions", (5,)),
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        (["Actions"], [2, 3]),
+        (["Serving / Presentation"], [1]),
+        (["a"], [0, 2]),
+        (["a_2_3"], [2]),
+        (["v-_x"], [1]),
+        (["b", "Visuals", "a_0_1"], [0, 3]),
+    ],
+)
+def test_rows_keep_the_order_of_the_test_set(names: list[str], places: list[int]) -> None:
+    assert select(ROWS, names) == [ROWS[place] for place in places]
+
+
+def test_every_name_selects_a_row_or_is_refused() -> None:
+    with pytest.raises(HeadsError, match="subset: 'h_0_1' is no category, reference video or .* test set$"):
+        check_names(ROWS, ["a", "h_0_1"])
+    with pytest.raises(HeadsError, match=r"subset: 'actions' is no .* \(2 such names\)"):
+        check_names(ROWS, ["actions", "b_0_9"])
+    check_names(ROWS, ["Actions", "v-_x", "b_0_1"])
+
+
+def test_names_are_lines_of_a_file_or_parted_by_commas(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("Serving / Presentation\n\n a, b \n")
+    assert read_names(str(tmp_path / "names.txt")) == ["Serving / Presentation", "a, b"]
+    assert read_names("Visuals, a_0_1") == ["Visuals", "a_0_1"]
+    (tmp_path / "none.txt").write_text("\n")
+    for empty in (str(tmp_path / "none.txt"), " ,"):
+        with pytest.raises(HeadsError, match="no names in it"):
+            read_names(empty)
+
+
+def test_absent_clips_are_those_without_features(world: Path, tmp_path: Path) -> None:
+    store = Store.open(world / "features")
+    row = DiffRank("video-_0_0.0_1.5", ("no_0_1", "video-_1_0.0_2.5", "no_0_1", "never_0_1"), "Visuals", (1, 2, 3, 4))
+    assert absent_clips([row, row], store, "visual") == ["no_0_1", "never_0_1"]
+    assert absent_clips([row], store, None) == ["no_0_1", "never_0_1"]
+    empty = Store.open(tmp_path / "empty", create=True)
+    assert len(absent_clips([row], empty, None)) == 4
