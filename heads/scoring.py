@@ -66,7 +66,7 @@ def score(
             checked.append(check_prediction(task, row, prediction))
         except HeadsError as error:
             raise HeadsError(f"prediction {number}: {error}") from error
-    figures, marks = _TASKS[task](rows, checked)
+    figures, marks = task_figures(task, rows, checked)
     videos = [reference_video(row) for row in rows]
     categories = np.array([row.category for row in rows], object)
     low_high = intervals(figures, videos, bootstrap, seed) if bootstrap else {}
@@ -77,6 +77,13 @@ def score(
         "intervals": {name: v if v is None else list(v) for name, v in low_high.items()},
         "per_category": {name: _summary(figures, marks, categories == name) for name in sorted(set(categories))},
     }
+
+
+def task_figures(
+    task: Task, rows: Sequence[Any], predictions: Sequence[Any]
+) -> tuple[dict[str, Figure], Marks]:
+    """The task's figures by name, and the rows it counts, from predictions that fit their rows."""
+    return _TASKS[task](rows, predictions)
 
 
 def _summary(figures: dict[str, Figure], marks: Marks, chosen: np.ndarray) -> dict[str, Any]:
