@@ -12,7 +12,7 @@ HEAD = r"""% pdflatex; lualatex or xelatex where names hold letters beyond Latin
 \documentclass{article}
 \usepackage[landscape,margin=15mm]{geometry}
 \usepackage[T1]{fontenc}
-\usepackage{textcomp}
+\usepackage{lmodern,textcomp}
 \usepackage{booktabs}
 \setlength{\parindent}{0pt}
 \begin{document}

@@ -92,7 +92,7 @@ def _label(place: Place) -> str:
 def _dress(axis: Any, panel: list[Place], methods: int) -> None:
     setting, metric = panel[0]
     title = TASKS[setting.task] + (f" {setting.variant}" if metric == "accuracy" and len(panel) == 1 else "")
-    axis.set_title(title, fontsize=11, loc="left", fontweight="bold", pad=22 if len(panel) > 1 else 6)
+    axis.set_title(title, fontsize=11, loc="left", fontweight="bold", pad=22)
     if len(panel) > 1:
         place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0)}
         axis.legend(frameon=False, fontsize=8, ncols=3, handletextpad=0.1, **place)

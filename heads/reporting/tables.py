@@ -53,15 +53,15 @@ RANK: Place = (Setting("diffrank"), "ktau_defined")
 CAPTIONS, RAW = _captions(True), _captions(False)
 
 LAYOUTS = [
-    Layout("Table S1: DiffCap, raw captions", RAW, published.RAW, "supplement, Table S1"),
+    Layout("Table S1: DiffCap, raw captions", RAW, published.RAW, "supplement, S1"),
     Layout("DiffCap, captions parsed to the form of the annotations", CAPTIONS, {}),
     Layout(
         "Table S3: all methods on three tasks",
         [*CAPTIONS, CHOICES[0], RANK],
         published.SMALLER,
-        "supplement, Table S3: language models of 7B to 13B",
+        "supplement, S3 (7B to 13B)",
     ),
-    Layout("Table S4: DiffMCQ by choice of wrong options", CHOICES, published.VARIANTS, "supplement, Table S4"),
+    Layout("Table S4: DiffMCQ by choice of wrong options", CHOICES, published.VARIANTS, "supplement, S4"),
 ]
 
 
@@ -128,7 +128,7 @@ def _pairs(report: Report) -> Grid:
     for pair, name in PAIRS.items():
         rows.append((name, [_cell(scores.get((method, pair)), highest[method]) for method in methods]))
     if report.paper:
-        columns += [("supplement, Table S2", name) for name in ("CLIP", "InternVideo")]
+        columns += [("supplement, S2", name) for name in ("CLIP", "InternVideo")]
         for (name, cells), values in zip(rows, (published.PAIRS[pair] for pair in PAIRS), strict=True):
             cells += [Cell(f"{value:.3f}", bold=name == PAIRS["average"]) for value in values]
     blocks = [Block("", rows)] if methods else []
@@ -162,7 +162,7 @@ def _cell(score: Score | None, highest: float | None, mark: str = "") -> Cell | 
 
 
 def _between(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f"[{_number(interval[0], '.2f')}, {_number(interval[1], '.2f')}]"
+    return "" if interval is None else f"[{_number(interval[0], '.3f')}, {_number(interval[1], '.3f')}]"
 
 
 def _number(value: float, form: str) -> str:
@@ -181,6 +181,8 @@ def _mark(comparison: Comparison) -> str:
 
 def _behind(scores: Sequence[Score]) -> list[str]:
     """How many rows and videos stand behind each task's figures, and which methods have others."""
+    order = list(TASKS)
+    scores = sorted(scores, key=lambda score: (order.index(score.setting.task), score.setting.variant))
     notes = []
     for task in dict.fromkeys(heading((score.setting, score.metric))[0] for score in scores):
         own = [score for score in scores if heading((score.setting, score.metric))[0] == task]
