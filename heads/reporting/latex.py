@@ -50,7 +50,7 @@ def escape(text: str) -> str:
 
 def _table(grid: Grid) -> str:
     width = len(grid.columns) + 1
-    lines = [r"\begin{center}\small", rf"\textbf{{{escape(grid.title)}}}\par\smallskip"]
+    lines = [r"\begin{center}\small", rf"\textbf{{{escape(grid.title)}}}\par\nopagebreak\smallskip"]
     lines += [rf"\begin{{tabular}}{{{'l' * width}}}", r"\toprule"]
     if any(group for group, _ in grid.columns):
         over, rules, first = [""], [], 2
