@@ -42,6 +42,8 @@ class EvaluateOptions:
     """run folder of heads.train, for stepdiff"""
     view: str | None = None
     """view with embeddings, for vlemb"""
+    pair_embedding: Literal["average", "reference", "candidate"] = "average"
+    """vlemb on diffmcq: which clips' embeddings stand for a pair"""
     control: Literal["none", "blind", "shuffled"] = "none"
     """stepdiff without video tokens, or with those of another clip"""
     rows: int | None = None
@@ -81,7 +83,8 @@ def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
     if options.method == "vlemb":
         if options.view is None:
             raise HeadsError("vlemb needs --view, a view of the store with embeddings")
-        return VLEmb(store, options.view), "float32", {"view": options.view}
+        told = {"view": options.view, "pair_embedding": options.pair_embedding}
+        return VLEmb(store, options.view, options.pair_embedding), "float32", told
     if options.head is None:
         raise HeadsError("stepdiff needs --head, a run folder of python -m heads.train")
     model, features, made = load_video_lm(Path(options.head), store, pick_device(options.device))

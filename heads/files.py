@@ -9,7 +9,11 @@ from store.commit import replace_file
 
 def write_text(path: Path, text: str) -> None:
     """The file appears whole, durable, or not at all. HeadsError where the disk is full or refuses."""
-    data = text.encode()
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The same, of any bytes."""
     try:
         replace_file(path, [data], len(data))
     except StoreError as error:

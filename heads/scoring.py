@@ -76,7 +76,7 @@ def score(
             checked.append(check_prediction(task, row, prediction))
         except HeadsError as error:
             raise HeadsError(f"prediction {number}: {error}") from error
-    figures, marks = _TASKS[task](rows, checked)
+    figures, marks = task_figures(task, rows, checked)
     if embed is not None:
         if task != "diffcap":
             raise HeadsError(f"{task} has no captions whose similarity to a text could be told")
@@ -91,6 +91,13 @@ def score(
         "intervals": {name: v if v is None else list(v) for name, v in low_high.items()},
         "per_category": {name: _summary(figures, marks, categories == name) for name in sorted(set(categories))},
     }
+
+
+def task_figures(
+    task: Task, rows: Sequence[Any], predictions: Sequence[Any]
+) -> tuple[dict[str, Figure], Marks]:
+    """The task's figures by name, and the rows it counts, from predictions that fit their rows."""
+    return _TASKS[task](rows, predictions)
 
 
 def _summary(figures: dict[str, Figure], marks: Marks, chosen: np.ndarray) -> dict[str, Any]:

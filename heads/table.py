@@ -32,7 +32,8 @@ class TableOptions:
 def system(options: dict[str, Any]) -> str:
     """A name for a row of the table."""
     if options["method"] == "vlemb":
-        return f"VLEmb ({options['view']})"
+        pair = options.get("pair_embedding", "average")
+        return f"VLEmb ({options['view']}" + (")" if pair == "average" else f", {pair} only)")
     if options["method"] == "step-oracle":
         return "control: knows the step only"
     control = {"none": "", "blind": ", control: no video", "shuffled": ", control: another video"}

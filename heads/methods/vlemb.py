@@ -1,11 +1,14 @@
 """VLEmb: a difference text against the average of a pair's embeddings, in one space (paper, Sec. 4; supplement S5).
 
+Two variants put the embedding of one clip in the place of the average: the reference's or the candidate's (Table S2).
+
 Guarantees
 - every embedding is L2-normalised before the average and before the cosine
-- DiffRank is the cosine of the two clips; DiffCap is refused
+- DiffRank is the cosine of the two clips, and the variants refuse it; DiffCap is refused by all
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 from jaxtyping import Float32
 from torch import Tensor
@@ -16,18 +19,26 @@ from heads.errors import HeadsError
 from heads.testsets import DiffCap, DiffMCQ, DiffRank
 from store import Store, text_key
 
+PairEmbedding = Literal["average", "reference", "candidate"]
+
 
 class VLEmb:
-    def __init__(self, store: Store, view: str) -> None:
+    def __init__(self, store: Store, view: str, pair_embedding: PairEmbedding = "average") -> None:
         self.store = store
         self.view = view
+        self.pair_embedding = pair_embedding
         self.clips = Features(store, view, "embedding")
 
     def _clips(self, ids: Sequence[str]) -> Float32[Tensor, "K E"]:
         return normalize(self.clips.read(ids), dim=-1)
 
+    def _pairs(self, ends: Float32[Tensor, "O 2 E"]) -> Float32[Tensor, "O E"]:
+        """One embedding a pair from those of (reference, candidate)."""
+        chosen = {"average": slice(None), "reference": slice(0, 1), "candidate": slice(1, 2)}[self.pair_embedding]
+        return normalize(ends[:, chosen].mean(dim=1), dim=-1)
+
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
-        """Cosine of each question's text with the average embedding of each option's pair."""
+        """Cosine of each question's text with the embedding of each option's pair."""
         if self.view not in self.store.views("texts"):
             raise HeadsError(
                 f"{self.store.path}: view {self.view} has no text side, so it cannot match a text; use a view that "
@@ -38,11 +49,14 @@ class VLEmb:
         for row in rows:
             text = normalize(texts.read([text_key(row.difference)]), dim=-1)
             ends = self._clips([clip for pair in row.options for clip in pair])
-            pairs = normalize(ends.unflatten(0, (-1, 2)).mean(dim=1), dim=-1)
-            scores.append((pairs @ text[0]).tolist())
+            scores.append((self._pairs(ends.unflatten(0, (-1, 2))) @ text[0]).tolist())
         return scores
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
+        if self.pair_embedding != "average":
+            raise HeadsError(
+                f"--pair-embedding {self.pair_embedding} is a variant of DiffMCQ: DiffRank matches a clip to a clip"
+            )
         scores = []
         for row in rows:
             clips = self._clips([row.reference, *row.targets])

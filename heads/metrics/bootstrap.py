@@ -53,27 +53,35 @@ def draw_counts(groups: int, resamples: int, seed: int) -> Float64[np.ndarray, "
     return counts
 
 
+class Resamples:
+    """Draws of whole groups; the same draws serve every figure over the same rows, so figures can be compared."""
+
+    def __init__(self, groups: Sequence[str], resamples: int, seed: int) -> None:
+        """groups [rows] names the group of each row; fewer than two of them leave nothing to draw."""
+        numbers: dict[str, int] = {}
+        self.member = np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
+        self.groups = len(numbers)
+        self.counts = draw_counts(self.groups, resamples if self.groups > 1 else 0, seed)
+
+    def values(self, figure: Figure) -> Float64[np.ndarray, " resamples"]:
+        """The figure on each resample; NaN where it is undefined."""
+        sums = np.stack([np.bincount(self.member, part, self.groups) for part in figure.parts.T], axis=1)
+        return figure.value(self.counts @ sums)
+
+
+def interval(values: Float64[np.ndarray, " resamples"]) -> tuple[float, float] | None:
+    """(low, high) of a figure's values on resamples, those left out in which it is undefined."""
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return None
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
 def intervals(
     figures: dict[str, Figure], groups: Sequence[str], resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float] | None]:
-    """(low, high) of each figure; groups [rows] names the group of each row. One draw serves all figures.
-
-    Resamples in which a figure is undefined are left out of it.
-    """
-    numbers: dict[str, int] = {}
-    member = np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
-    if len(numbers) < 2 or resamples < 1:
-        return dict.fromkeys(figures)
-    counts = draw_counts(len(numbers), resamples, seed)
-    found: dict[str, tuple[float, float] | None] = {}
-    for name, figure in figures.items():
-        sums = np.stack([np.bincount(member, part, len(numbers)) for part in figure.parts.T], axis=1)
-        values = figure.value(counts @ sums)
-        values = values[np.isfinite(values)]
-        if len(values) == 0:
-            found[name] = None
-            continue
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.quantile(values, [tail, 1 - tail])
-        found[name] = (float(low), float(high))
-    return found
+    """(low, high) of each figure; groups [rows] names the group of each row. One draw serves all figures."""
+    draws = Resamples(groups, resamples, seed)
+    return {name: interval(draws.values(figure)) for name, figure in figures.items()}

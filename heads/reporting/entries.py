@@ -1,0 +1,70 @@
+"""What a report is made from: predictions of methods on test sets, each named by one entry.
+
+Guarantees
+- an entry that says what its task has no use for is refused, and so are two entries for one place in the tables
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from heads.errors import HeadsError
+from heads.testsets import Task
+
+Variant = Literal["V1", "V2", "V3"]
+PairEmbedding = Literal["average", "reference", "candidate"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A task in one of its forms: figures of one setting on the same rows can be compared."""
+
+    task: Task
+    variant: Variant = "V1"
+    parsed: bool = True
+    pair: PairEmbedding = "average"
+
+
+@dataclass(frozen=True)
+class Entry:
+    method: str
+    """name of the method: its row in the tables"""
+    task: Task
+    """diffcap, diffmcq, diffrank"""
+    test_set: str
+    """test set in the published format"""
+    predictions: str
+    """predictions in the published format, line by line beside the test set"""
+    variant: Variant = "V1"
+    """diffmcq: how the wrong options were chosen"""
+    parsed: bool = True
+    """diffcap: false where the captions are raw (heads.evaluate --no-parse); they are then parsed here as well, for
+    the tables that want it, unless another entry brings the method's parsed captions"""
+    pair: PairEmbedding = "average"
+    """diffmcq: which clips' embeddings stand for a pair; the other two are VLEmb's variants (Table S2)"""
+
+    @property
+    def setting(self) -> Setting:
+        return Setting(self.task, self.variant, self.parsed, self.pair)
+
+
+def check_entries(entries: Sequence[Entry], ours: Sequence[str], controls: Sequence[str]) -> None:
+    """HeadsError names the entry that cannot stand, or the method that no entry brings."""
+    if not entries:
+        raise HeadsError("no predictions to report on; list them in the file that --config names")
+    places: dict[tuple[str, Setting], int] = {}
+    for number, entry in enumerate(entries, 1):
+        where = f"entry {number} ({entry.method}, {entry.predictions})"
+        if entry.task != "diffmcq" and (entry.variant, entry.pair) != ("V1", "average"):
+            raise HeadsError(f"{where}: variant and pair are said of diffmcq, not of {entry.task}")
+        if entry.task != "diffcap" and not entry.parsed:
+            raise HeadsError(f"{where}: only captions of diffcap are raw or parsed, {entry.task} has scores")
+        first = places.setdefault((entry.method, entry.setting), number)
+        if first != number:
+            raise HeadsError(f"{where}: entry {first} stands in the same place of the tables; remove one of them")
+    methods = {entry.method for entry in entries}
+    for name in [*ours, *controls]:
+        if name not in methods:
+            raise HeadsError(f"{name!r} is none of the methods: {', '.join(sorted(methods))}")
+    for name in set(ours) & set(controls):
+        raise HeadsError(f"{name!r} is named as ours and as a control; it can be one of them")

@@ -1,0 +1,152 @@
+"""Figures of every entry with their intervals, and what the methods of ours gain over the best baseline.
+
+Guarantees
+- each file is read once, and each test set's videos are drawn once for all methods
+- only figures on the same rows are compared, and on the same resamples
+- the best baseline is the highest figure among methods that are neither ours nor controls
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from heads.errors import HeadsError
+from heads.metrics.bootstrap import Resamples, interval
+from heads.metrics.significance import holm, paired_p
+from heads.postprocess import parse
+from heads.reporting.entries import Entry, Setting
+from heads.scoring import task_figures
+from heads.testsets import Task, read_predictions, read_test_set, reference_video
+
+METRICS: dict[Task, tuple[str, ...]] = {
+    "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),
+    "diffmcq": ("accuracy",),
+    "diffrank": ("ktau_defined",),
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure of one method."""
+
+    method: str
+    setting: Setting
+    metric: str
+    value: float | None
+    """None where it is undefined"""
+    interval: tuple[float, float] | None
+    """95 %, by resampling the reference videos"""
+    rows: int
+    videos: int
+    undefined_rows: int
+    """rows of diffrank that have no tau, left out of the mean"""
+    test_set: str
+    """the first file that held these rows: equal names mean equal rows"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method of ours against the best baseline on the same rows."""
+
+    method: str
+    baseline: str
+    setting: Setting
+    metric: str
+    difference: float
+    interval: tuple[float, float] | None
+    p: float
+    """two-sided, of no difference"""
+    corrected_p: float
+    """after Holm over all comparisons of the report"""
+
+
+Measured = list[tuple[Score, Float64[np.ndarray, " resamples"]]]
+
+
+def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
+    """Scores in the order of the entries, each with its values on the resamples.
+
+    HeadsError: a file that is not there or damaged, or a prediction that does not fit its row (file and line).
+    """
+    brought = {(entry.method, entry.setting) for entry in entries}
+    together: dict[tuple[Task, str], list[int]] = {}
+    for number, entry in enumerate(entries):
+        together.setdefault((entry.task, _digest(entry.test_set)), []).append(number)
+    found: dict[int, Measured] = {}
+    for (task, _), numbers in together.items():
+        name = entries[numbers[0]].test_set
+        rows = read_test_set(task, name)
+        videos = [reference_video(row) for row in rows]
+        draws = Resamples(videos, resamples, seed)
+        for number in numbers:
+            entry, found[number] = entries[number], []
+            predictions = read_predictions(task, entry.predictions, rows)
+            for setting, said in _readings(entry, predictions, brought):
+                figures, marks = task_figures(task, rows, said)
+                for metric in METRICS[task]:
+                    figure = figures[metric]
+                    value, values = figure.of(), draws.values(figure)
+                    known = value if math.isfinite(value) else None
+                    none = int(marks["nan_rows"].sum()) if task == "diffrank" else 0
+                    score = Score(
+                        entry.method, setting, metric, known, interval(values), len(rows), draws.groups, none, name
+                    )
+                    found[number].append((score, values))
+    return [pair for number in range(len(entries)) for pair in found[number]]
+
+
+def _readings(
+    entry: Entry, predictions: list[Any], brought: set[tuple[str, Setting]]
+) -> Iterator[tuple[Setting, list[Any]]]:
+    """The predictions as they are, and raw captions parsed as well where no entry brings them so."""
+    yield entry.setting, predictions
+    parsed = Setting(entry.task)
+    if not entry.parsed and (entry.method, parsed) not in brought:
+        yield parsed, [parse(caption) for caption in predictions]
+
+
+def _digest(path: str) -> str:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except FileNotFoundError as error:
+        raise HeadsError(f"{path}: no such file") from error
+    except OSError as error:
+        raise HeadsError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def compare(measured: Measured, ours: Sequence[str], controls: Sequence[str]) -> list[Comparison]:
+    """Each figure of ours against the best baseline's, corrected for how many comparisons there are.
+
+    VLEmb's variants in what stands for a pair are no baselines of their own: only the average is.
+    """
+    known = [(score, values) for score, values in measured if score.value is not None]
+    found: list[Comparison] = []
+    for score, values in known:
+        if score.method not in ours or score.setting.pair != "average":
+            continue
+        rivals = [
+            (other, theirs)
+            for other, theirs in known
+            if other.method not in ours
+            and other.method not in controls
+            and (other.setting, other.metric, other.test_set) == (score.setting, score.metric, score.test_set)
+        ]
+        if not rivals:
+            continue
+        best, theirs = max(rivals, key=lambda rival: rival[0].value or 0.0)
+        p = paired_p(values - theirs)
+        if p is None:
+            continue
+        assert score.value is not None and best.value is not None
+        gain, between = score.value - best.value, interval(values - theirs)
+        found.append(Comparison(score.method, best.method, score.setting, score.metric, gain, between, p, p))
+    corrected = holm([comparison.p for comparison in found])
+    return [
+        Comparison(**(vars(comparison) | {"corrected_p": p})) for comparison, p in zip(found, corrected, strict=True)
+    ]

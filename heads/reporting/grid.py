@@ -1,0 +1,44 @@
+"""A table before it has a form: what stands in which cell, for the writers of text, Markdown and LaTeX."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cell:
+    main: str
+    interval: str = ""
+    bold: bool = False
+    mark: str = ""
+    """behind the figure: above or below the best baseline"""
+
+
+Row = tuple[str, list[Cell | None]]  # a name and its cells; None: nothing was measured
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows between two lines; without a title where they need no word."""
+
+    title: str
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Grid:
+    title: str
+    first: str
+    """heading of the rows' names"""
+    columns: list[tuple[str, str]]
+    """(group, heading); neighbours of one group share it"""
+    blocks: list[Block]
+    notes: list[str]
+
+    def groups(self) -> list[tuple[str, int]]:
+        """Neighbouring columns of one group: (group, how many)."""
+        found: list[tuple[str, int]] = []
+        for group, _ in self.columns:
+            if found and found[-1][0] == group:
+                found[-1] = (group, found[-1][1] + 1)
+            else:
+                found.append((group, 1))
+        return found

@@ -1,0 +1,107 @@
+"""The report as one picture: a panel a task, a row a method, points with their 95 % intervals."""
+
+import io
+from typing import Any
+
+from heads.reporting import published
+from heads.reporting.figures import Score
+from heads.reporting.tables import CAPTIONS, CHOICES, RANK, TASKS, Place, Report, heading
+from heads.table import CHANCE
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73")  # told apart by most eyes (Okabe and Ito)
+MARKERS = ("o", "s", "D")
+PANELS: list[list[Place]] = [CAPTIONS, CHOICES, [RANK]]
+ROW, STEP = 0.42, 0.24  # inches a method; rows between the figures of one method
+
+
+def draw(report: Report) -> bytes:
+    """The picture as PNG. Hollow points are the supplement's, where the report holds them."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    scores = {(s.method, (s.setting, s.metric)): s for s in report.scores if s.value is not None}
+    measured = {place for _, place in scores}
+    panels = [found for panel in PANELS if (found := [place for place in panel if place in measured])]
+    methods = _methods(report, {place for panel in panels for place in panel})
+    size = (2.6 + 3.2 * len(panels), 1.5 + ROW * len(methods))
+    figure, axes = pyplot.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis, panel in zip(axes[0], panels, strict=True):
+        for place, colour, marker in zip(panel, COLOURS, MARKERS, strict=False):
+            offset = STEP * (panel.index(place) - (len(panel) - 1) / 2)
+            _points(axis, place, methods, scores, offset, colour, marker)
+            if report.paper:
+                paper = _published(place)
+                rows = [(value, methods.index(name) + offset) for name, value in paper.items()]
+                axis.plot(*zip(*rows, strict=True), marker, color=colour, markerfacecolor="white", markersize=4.5)
+        _dress(axis, panel, len(methods))
+    axes[0][0].set_yticks(range(len(methods)), [name.replace("$", r"\$") for name in methods])
+    axes[0][0].set_ylim(len(methods) - 0.5, -0.5)
+    told = "Bars: 95 % intervals, resampled by reference video. Dotted: chance."
+    if report.paper:
+        told += " Hollow: the paper's supplement (Tables S3 and S4)."
+    figure.supxlabel(told, fontsize=8, color="#555555")
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=150)
+    pyplot.close(figure)
+    return out.getvalue()
+
+
+def _methods(report: Report, places: set[Place]) -> list[str]:
+    """Rows from top to bottom: ours and baselines, then controls, then who is in the supplement alone."""
+    found = [s.method for s in report.scores if (s.setting, s.metric) in places]
+    rows = [name for name in found if name not in report.controls]
+    rows += [name for name in found if name in report.controls]
+    if report.paper:
+        rows += [name for panel in PANELS for place in panel if place in places for name in _published(place)]
+    return list(dict.fromkeys(rows))
+
+
+def _published(place: Place) -> dict[str, float]:
+    if place in CHOICES:
+        return {name: values[CHOICES.index(place)] for name, values in published.VARIANTS.items()}
+    column = [*CAPTIONS, CHOICES[0], RANK].index(place)
+    return {name: values[column] for name, values in published.SMALLER.items()}
+
+
+def _points(
+    axis: Any,
+    place: Place,
+    methods: list[str],
+    scores: dict[tuple[str, Place], Score],
+    offset: float,
+    colour: str,
+    marker: str,
+) -> None:
+    for row, method in enumerate(methods):
+        score = scores.get((method, place))
+        if score is None:
+            continue
+        if score.interval is not None:
+            axis.plot(score.interval, [row + offset] * 2, color=colour, linewidth=1.6, solid_capstyle="butt")
+        axis.plot([score.value], [row + offset], marker, color=colour, markersize=4.5)
+    axis.plot([], [], marker, color=colour, markersize=4.5, label=_label(place))
+
+
+def _label(place: Place) -> str:
+    setting, _ = place
+    return setting.variant if setting.task == "diffmcq" else heading(place)[1]
+
+
+def _dress(axis: Any, panel: list[Place], methods: int) -> None:
+    setting, metric = panel[0]
+    title = TASKS[setting.task] + (f" {setting.variant}" if metric == "accuracy" and len(panel) == 1 else "")
+    axis.set_title(title, fontsize=11, loc="left", fontweight="bold", pad=22)
+    if len(panel) > 1:
+        place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0)}
+        axis.legend(frameon=False, fontsize=8, ncols=3, handletextpad=0.1, **place)
+    if setting.task != "diffcap":
+        axis.set_xlabel(heading(panel[0])[1])
+    if metric in CHANCE:
+        axis.axvline(CHANCE[metric], color="#888888", linewidth=1, linestyle=":", zorder=0)
+    for row in range(0, methods, 2):
+        axis.axhspan(row - 0.5, row + 0.5, color="#f3f3f3", zorder=-1, linewidth=0)
+    axis.grid(axis="x", alpha=0.4, linewidth=0.6)
+    axis.tick_params(axis="y", length=0)
+    axis.spines[["top", "right", "left"]].set_visible(False)

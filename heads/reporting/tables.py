@@ -1,0 +1,205 @@
+"""The paper's tables as grids: which figures stand in which column, which rows, what is said below.
+
+Guarantees
+- a figure that was not measured is a dash, and one that is undefined says so
+- the best of a column is bold, controls left aside; what is equal to the last digit shown is equally bold
+- every table tells how many rows and videos stand behind its figures, and whose differ
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from heads.metrics.bootstrap import CONFIDENCE
+from heads.reporting import published
+from heads.reporting.entries import PairEmbedding, Setting, Variant
+from heads.reporting.figures import Comparison, Score
+from heads.reporting.grid import Block, Cell, Grid, Row
+
+ABOVE, BELOW = "*", "†"
+LEVEL = 1 - CONFIDENCE
+TASKS = {"diffcap": "DiffCap", "diffmcq": "DiffMCQ", "diffrank": "DiffRank"}
+METRICS = {"BLEU": "BLEU", "CIDEr": "CIDEr", "ROUGE-L": "ROUGE-L", "accuracy": "accuracy", "ktau_defined": "τ"}
+PAIRS: dict[PairEmbedding, str] = {"reference": "V_r only", "candidate": "V_c only", "average": "avg(V_r, V_c)"}
+VARIANTS: tuple[Variant, ...] = ("V1", "V2", "V3")
+Place = tuple[Setting, str]  # a setting and a metric: a column
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the tables are made from."""
+
+    scores: list[Score]
+    comparisons: list[Comparison]
+    controls: Sequence[str]
+    resamples: int
+    paper: bool
+    """let the supplement's figures stand beside ours"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    title: str
+    columns: list[Place]
+    published: published.Rows
+    source: str = ""
+
+
+def _captions(parsed: bool) -> list[Place]:
+    return [(Setting("diffcap", parsed=parsed), metric) for metric in ("BLEU", "CIDEr", "ROUGE-L")]
+
+
+CHOICES: list[Place] = [(Setting("diffmcq", variant=variant), "accuracy") for variant in VARIANTS]
+RANK: Place = (Setting("diffrank"), "ktau_defined")
+CAPTIONS, RAW = _captions(True), _captions(False)
+
+LAYOUTS = [
+    Layout("Table S1: DiffCap, raw captions", RAW, published.RAW, "supplement, S1"),
+    Layout("DiffCap, captions parsed to the form of the annotations", CAPTIONS, {}),
+    Layout(
+        "Table S3: all methods on three tasks",
+        [*CAPTIONS, CHOICES[0], RANK],
+        published.SMALLER,
+        "supplement, S3 (7B to 13B)",
+    ),
+    Layout("Table S4: DiffMCQ by choice of wrong options", CHOICES, published.VARIANTS, "supplement, S4"),
+]
+
+
+def grids(report: Report) -> list[Grid]:
+    """The tables that hold anything, in the paper's order, then the comparisons."""
+    raw, parsed, every, choices = (_methods(report, layout) for layout in LAYOUTS)
+    return [grid for grid in (raw, parsed, _pairs(report), every, choices, _comparisons(report)) if grid.blocks]
+
+
+def heading(place: Place) -> tuple[str, str]:
+    """(task in its form, metric), as people read them."""
+    setting, metric = place
+    form = {"diffcap": "" if setting.parsed else ", raw", "diffmcq": f" {setting.variant}", "diffrank": ""}
+    return TASKS[setting.task] + form[setting.task], METRICS[metric]
+
+
+def _methods(report: Report, layout: Layout) -> Grid:
+    """A row a method."""
+    marks = {(c.method, (c.setting, c.metric)): _mark(c) for c in report.comparisons}
+    found = [score for score in report.scores if (score.setting, score.metric) in layout.columns]
+    scores = {(score.method, (score.setting, score.metric)): score for score in found}
+    highest = {
+        place: _highest(s.value for (method, p), s in scores.items() if p == place and method not in report.controls)
+        for place in layout.columns
+    }
+
+    def row(method: str) -> Row:
+        best = {} if method in report.controls else highest
+        cells = [
+            _cell(scores.get((method, place)), best.get(place), marks.get((method, place), ""))
+            for place in layout.columns
+        ]
+        return method, cells
+
+    methods = list(dict.fromkeys(score.method for score in found))
+    blocks = [
+        Block("", [row(method) for method in methods if method not in report.controls]),
+        Block("controls", [row(method) for method in methods if method in report.controls]),
+    ]
+    if report.paper and methods:
+        blocks.append(_published(layout))
+    blocks = [block for block in blocks if block.rows]
+    return Grid(layout.title, "method", [heading(place) for place in layout.columns], blocks, _behind(found))
+
+
+def _published(layout: Layout) -> Block:
+    highest = [_highest(column) for column in zip(*layout.published.values(), strict=True)]
+    rows: list[Row] = []
+    for method, values in layout.published.items():
+        rows.append((method, [Cell(f"{v:.3f}", bold=v == top) for v, top in zip(values, highest, strict=True)]))
+    return Block(layout.source, rows)
+
+
+def _pairs(report: Report) -> Grid:
+    """Table S2: a row for each thing that may stand for a pair, a column for each method that comes so."""
+    first = [s for s in report.scores if (s.setting.task, s.setting.variant) == ("diffmcq", "V1")]
+    varied = {score.method for score in first if score.setting.pair != "average"}
+    found = [score for score in first if score.method in varied]
+    scores = {(score.method, score.setting.pair): score for score in found}
+    methods = list(dict.fromkeys(score.method for score in found))
+    columns = [("DiffMCQ V1 accuracy", method) for method in methods]
+    highest = {method: _highest(s.value for (m, _), s in scores.items() if m == method) for method in methods}
+    rows: list[Row] = []
+    for pair, name in PAIRS.items():
+        rows.append((name, [_cell(scores.get((method, pair)), highest[method]) for method in methods]))
+    if report.paper:
+        columns += [("supplement, S2", name) for name in ("CLIP", "InternVideo")]
+        for (name, cells), values in zip(rows, (published.PAIRS[pair] for pair in PAIRS), strict=True):
+            cells += [Cell(f"{value:.3f}", bold=name == PAIRS["average"]) for value in values]
+    blocks = [Block("", rows)] if methods else []
+    return Grid("Table S2: VLEmb by what stands for a pair", "pair", columns, blocks, _behind(found))
+
+
+def _comparisons(report: Report) -> Grid:
+    """What ours gain over the best baseline of each column."""
+    rows: list[Row] = []
+    for c in report.comparisons:
+        gain = Cell(_number(c.difference, "+.3f"), _between(c.interval), mark=_mark(c))
+        cells = [Cell(c.method), Cell(c.baseline), gain, Cell(f"{c.p:.4f}"), Cell(f"{c.corrected_p:.4f}")]
+        rows.append((" ".join(heading((c.setting, c.metric))), list(cells)))
+    columns = [("", name) for name in ("method", "best baseline", "difference", "p", "corrected p")]
+    notes = [
+        f"p: two-sided, paired, from {report.resamples} resamples of the reference videos that both methods share; "
+        f"corrected for {len(rows)} comparisons (Holm). {ABOVE} above, {BELOW} below the best baseline, corrected p "
+        f"under {LEVEL:.2f}. The best baseline is the highest figure on the same rows among methods that are neither "
+        "ours nor controls.",
+    ]
+    return Grid("Against the best baseline", "figure", columns, [Block("", rows)] if rows else [], notes)
+
+
+def _cell(score: Score | None, highest: float | None, mark: str = "") -> Cell | None:
+    if score is None:
+        return None
+    if score.value is None:
+        return Cell("undefined")
+    best = highest is not None and f"{score.value:.3f}" == f"{highest:.3f}"
+    return Cell(_number(score.value, ".3f"), _between(score.interval), best, mark)
+
+
+def _between(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"[{_number(interval[0], '.3f')}, {_number(interval[1], '.3f')}]"
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form).replace("-", "−")
+
+
+def _highest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _mark(comparison: Comparison) -> str:
+    if comparison.corrected_p >= LEVEL:
+        return ""
+    return ABOVE if comparison.difference > 0 else BELOW
+
+
+def _behind(scores: Sequence[Score]) -> list[str]:
+    """How many rows and videos stand behind each task's figures, and which methods have others."""
+    order = list(TASKS)
+    scores = sorted(scores, key=lambda score: (order.index(score.setting.task), score.setting.variant))
+    notes = []
+    for task in dict.fromkeys(heading((score.setting, score.metric))[0] for score in scores):
+        own = [score for score in scores if heading((score.setting, score.metric))[0] == task]
+        sizes: dict[tuple[str, int, int], list[str]] = {}
+        for score in own:
+            names = sizes.setdefault((score.test_set, score.rows, score.videos), [])
+            if score.method not in names:
+                names.append(score.method)
+        told = [f"{rows} rows of {videos} videos" for _, rows, videos in sizes]
+        if len(told) > 1:
+            told = [f"{size} for {', '.join(names)}" for size, names in zip(told, sizes.values(), strict=True)]
+        notes.append(f"{task}: {'; '.join(told)}.")
+        none = {score.method: score.undefined_rows for score in own if score.undefined_rows}
+        if none:
+            notes.append(
+                "τ is the mean over the rows that have one; without: "
+                + ", ".join(f"{name} {rows}" for name, rows in none.items())
+                + "."
+            )
+    return notes

@@ -1,0 +1,97 @@
+"""Guarantees of heads/metrics/significance.py."""
+
+from itertools import chain, combinations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from heads.metrics.bleu import bleu, bleu_parts
+from heads.metrics.bootstrap import Figure, Resamples, interval, mean_figure
+from heads.metrics.significance import holm, paired_p
+
+
+def test_p_is_that_of_counting_resample_by_resample() -> None:
+    random = np.random.default_rng(0)
+    references = [[" ".join(random.choice(list("abcdef"), 6))] for _ in range(40)]
+    first, second = ([" ".join(random.choice(list("abcdef"), 7)) for _ in range(40)] for _ in range(2))
+    groups = [f"video{number}" for number in random.integers(0, 9, 40)]
+    draws = Resamples(groups, 150, seed=3)
+    names = list(dict.fromkeys(groups))
+    differences = []
+    for counts in draws.counts:
+        rows = [
+            row
+            for name, count in zip(names, counts, strict=True)
+            for row in range(40)
+            if groups[row] == name
+            for _ in range(int(count))
+        ]
+        again = [
+            float(bleu(bleu_parts([references[row] for row in rows], [said[row] for row in rows]).sum(axis=0)))
+            for said in (first, second)
+        ]
+        differences.append(again[0] - again[1])
+    below = sum(difference <= 0 for difference in differences)
+    above = sum(difference >= 0 for difference in differences)
+    values = [draws.values(Figure(bleu_parts(references, said), bleu)) for said in (first, second)]
+    np.testing.assert_allclose(values[0] - values[1], differences, rtol=1e-9)
+    assert 1 < min(below, above) < 75, "a case that could come out either way"
+    assert paired_p(values[0] - values[1]) == pytest.approx(2 * (1 + min(below, above)) / 151)
+
+
+def test_p_and_interval_of_independent_rows_are_near_those_of_scipy() -> None:
+    random = np.random.default_rng(1)
+    common = random.normal(size=400)  # what makes a row easy for both
+    ours, theirs = common + random.normal(0.09, 0.5, 400), common + random.normal(0, 0.5, 400)
+    draws = Resamples([str(row) for row in range(400)], 4000, seed=0)
+    differences = draws.values(mean_figure(ours)) - draws.values(mean_figure(theirs))
+    expected = stats.ttest_rel(ours, theirs).pvalue
+    assert 0.001 < expected < 0.1
+    assert paired_p(differences) == pytest.approx(expected, rel=0.35)
+    assert stats.ttest_ind(ours, theirs).pvalue > 2 * expected, "pairing is what shows it"
+    found = stats.bootstrap(
+        (ours, theirs),
+        lambda a, b, axis: (a - b).mean(axis=axis),
+        paired=True,
+        n_resamples=4000,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    assert interval(differences) == pytest.approx((found.low, found.high), abs=0.006)
+
+
+def test_no_difference_is_rejected_as_often_as_the_level_says() -> None:
+    random = np.random.default_rng(2)
+    groups = [str(row // 2) for row in range(120)]
+    draws = Resamples(groups, 400, seed=0)
+    rejected = []
+    for _ in range(400):
+        video = np.repeat(random.normal(size=60), 2)  # rows of a video err together
+        ours, theirs = (mean_figure(video * sign + random.normal(size=120)) for sign in (1.0, -1.0))
+        p = paired_p(draws.values(ours) - draws.values(theirs))
+        assert p is not None
+        rejected.append(p < 0.05)
+    assert 0.03 < np.mean(rejected) < 0.09
+
+
+def test_p_is_never_0_and_none_where_nothing_is_defined() -> None:
+    assert paired_p(np.full(999, 2.0)) == pytest.approx(0.002)
+    assert paired_p(np.zeros(10)) == 1.0
+    assert paired_p(np.array([1.0, np.nan, 1.0])) == pytest.approx(2 / 3)
+    assert paired_p(np.array([np.nan])) is None
+    assert paired_p(np.empty(0)) is None
+
+
+def test_corrected_values_are_those_of_closed_testing_with_bonferroni() -> None:
+    """Holm's procedure is closed testing: a hypothesis falls when every set it stands in does."""
+    random = np.random.default_rng(0)
+    for size in (1, 2, 5, 6):
+        values = np.round(random.uniform(0, 0.3, size), 2).tolist()  # rounded: some tie
+        sets = list(chain.from_iterable(combinations(range(size), length) for length in range(1, size + 1)))
+        expected = [
+            max(min(1.0, len(chosen) * min(values[j] for j in chosen)) for chosen in sets if i in chosen)
+            for i in range(size)
+        ]
+        assert holm(values) == pytest.approx(expected)
+    assert holm([]) == []

@@ -1,0 +1,70 @@
+"""Guarantees of heads.methods.vlemb about what stands for a pair (supplement, Table S2)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from heads import evaluate
+from heads.errors import HeadsError
+from heads.methods.vlemb import PairEmbedding, VLEmb
+from heads.testsets import DiffMCQ
+from store import Feature, Provenance, Store, text_key
+
+CLIPS = [f"video_{i}_0.0_1.0" for i in range(8)]
+TEXT = "with a whisk"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Eight clips and one text in one space of six dimensions; no embedding has length 1."""
+    made = Store.open(tmp_path / "features", create=True)
+    rng = np.random.default_rng(0)
+    rows = {"clips": pl.DataFrame({"key": CLIPS}), "texts": pl.DataFrame({"key": [text_key(TEXT)], "text": [TEXT]})}
+    with made.lock():
+        for entity, frame in rows.items():
+            made.catalog(entity).append(frame)
+            told = Provenance("both", "0" * 64, "last", "8 linspace", "none", {"embedding": "float32"})
+            view = made.create_view(entity, "both", told, {"embedding": Feature((6,), "float32")})
+            view.resize()
+            vectors = rng.standard_normal((len(frame), 6)).astype(np.float32) * 3
+            view.write_shard(0, np.arange(len(frame)), {"embedding": vectors}, {})
+    return made
+
+
+QUESTION = DiffMCQ(TEXT, "Tools/Equipment", tuple(zip(CLIPS[::2], CLIPS[1::2], strict=True)), (CLIPS[0], CLIPS[1]))
+
+
+@pytest.mark.parametrize("pair", ["average", "reference", "candidate"])
+def test_what_stands_for_a_pair_is_the_average_or_one_of_its_clips(store: Store, pair: PairEmbedding) -> None:
+    def unit(entity: str, key: str) -> np.ndarray:
+        vector = store.view(entity, "both").read_float("embedding", store.catalog(entity).rows([key]))[0]
+        return vector / np.linalg.norm(vector)
+
+    text = unit("texts", text_key(TEXT))
+    expected = []
+    for reference, candidate in QUESTION.options:
+        ends = unit("clips", reference), unit("clips", candidate)
+        stands = {"average": (ends[0] + ends[1]) / 2, "reference": ends[0], "candidate": ends[1]}[pair]
+        expected.append(float(stands @ text / np.linalg.norm(stands)))
+    np.testing.assert_allclose(VLEmb(store, "both", pair).score_options([QUESTION])[0], expected, rtol=1e-5)
+
+
+def test_a_variant_ranks_nothing(store: Store) -> None:
+    with pytest.raises(HeadsError, match="--pair-embedding reference is a variant of DiffMCQ"):
+        VLEmb(store, "both", "reference").rank([])
+
+
+def test_evaluate_takes_the_variant_and_tells_of_it(store: Store, tmp_path: Path) -> None:
+    test_set, out = tmp_path / "mcq.jsonl", tmp_path / "out.jsonl"
+    question = {"difference": TEXT, "category": "Visuals", "options": QUESTION.options, "answer": QUESTION.answer}
+    test_set.write_text(json.dumps(question) + "\n")
+    command = ["--task", "diffmcq", "--method", "vlemb", "--view", "both", "--store", str(store.path)]
+    command += ["--test-set", str(test_set), "--out", str(out), "--pair-embedding", "candidate"]
+    assert evaluate.main(command) == 0
+    expected = VLEmb(store, "both", "candidate").score_options([QUESTION])[0]
+    assert json.loads(out.read_text())["scores"] == pytest.approx(expected)
+    told = json.loads(out.with_suffix(".scores.json").read_text())["disclosed"]
+    assert told == {"view": "both", "pair_embedding": "candidate"}
