@@ -20,7 +20,7 @@ from heads.projector import Projector
 
 
 class VideoLM(nn.Module):
-    def __init__(self, lm: LanguageModel, projector: Projector, outputs: int) -> None:
+    def __init__(self, lm: LanguageModel, projector: Projector | nn.Identity, outputs: int) -> None:
         super().__init__()
         self.lm = lm
         self.projector = projector

@@ -31,13 +31,11 @@ class ImageChat(Chat):
             [{"role": "user", "content": turn}], tokenize=False, add_generation_prompt=True
         )
         self.before, found, self.after = written.partition(_QUESTION)
-        if not found:
+        if not found or str(turn) in written:
             raise HeadsError(
-                f"{tokenizer.name_or_path}: its chat template drops the user's text; use another checkpoint"
+                f"{tokenizer.name_or_path}: its chat template drops a text, or takes no images; use another checkpoint"
             )
-        first = tokenizer("")["input_ids"][:1]
-        if begins and first == [tokenizer.bos_token_id] and not self.before.startswith(tokenizer.bos_token):
-            self.before = tokenizer.bos_token + self.before
+        self.begins = begins and not self.before.startswith(tokenizer.bos_token or _BEFORE)
         self.lead = "" if self.after[-1:].isspace() else " "
         """what parts the answer from the model's name before it"""
 
@@ -54,7 +52,7 @@ class ImageChat(Chat):
         return tuple(self.tokenizer(_BEFORE + text, add_special_tokens=False, **how)["input_ids"][len(first) :])
 
     def pieces(self, system: str) -> ChatPieces:
-        shown = self.tokenizer(self.before + self.show(system), add_special_tokens=False)["input_ids"]
+        shown = self.tokenizer(self.before + self.show(system), add_special_tokens=self.begins)["input_ids"]
         around: list[list[int]] = [[]]
         for token in shown:
             if token == self.image:

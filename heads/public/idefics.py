@@ -25,7 +25,7 @@ class Idefics(PublicLM):
     """Of 9 or 80 billion parameters, instructed or not. A frame takes one place of the prompt."""
 
     encoder = "idefics"
-    template = "User: {{ messages[0]['content'][0]['text'] }}[end]\nAssistant:"
+    template = "[begin]User: {{ messages[0]['content'][0]['text'] }}[end]\nAssistant:"
     attends_apart = False
 
     @staticmethod

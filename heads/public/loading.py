@@ -95,7 +95,7 @@ def _tokenizer(folder: Path, family: type[PublicLM]) -> Any:
         raise HeadsError(f"{folder}: no usable tokenizer ({_line(error)}); give a whole checkpoint") from error
     if tokenizer.chat_template is None and family.template is not None:
         end = TURN_ENDS if TURN_ENDS in tokenizer.get_vocab() else ""
-        tokenizer.chat_template = family.template.replace("[end]", end)
+        tokenizer.chat_template = family.template.replace("[begin]", tokenizer.bos_token).replace("[end]", end)
     return tokenizer
 
 
@@ -105,8 +105,9 @@ def _whole(folder: Path, device: str) -> Any:
     from transformers import AutoModelForImageTextToText
 
     transformers.utils.logging.disable_progress_bar()
+    loaded: Any
     try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
+        loaded = AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32,
             attn_implementation="sdpa",
@@ -117,6 +118,7 @@ def _whole(folder: Path, device: str) -> Any:
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise HeadsError(f"{folder}: cannot be loaded ({_line(error)}); give a whole checkpoint") from error
+    model, report = loaded
     if report["missing_keys"]:  # transformers would go on with random numbers in their place
         missing = sorted(report["missing_keys"])
         raise HeadsError(f"{folder}: lacks {len(missing)} tensors, first {missing[0]}; give a whole checkpoint")

@@ -33,13 +33,14 @@ class PublicLM(VideoLM, ABC):
     tower: ClassVar[str] = "vision_model"
     """where the image tower hangs in the model's body"""
     template: ClassVar[str | None] = None
-    """a chat template for checkpoints that bring none; [end] is what ends a turn, where the tokenizer knows it"""
+    """a chat template for checkpoints that bring none; [begin] is what begins a text, and [end] what ends a turn where
+    the tokenizer knows it"""
     begins: ClassVar[bool] = True
     """whether a prompt begins with what the tokenizer sets before every text"""
     attends_apart: ClassVar[bool] = True
     """whether questions may attend as heads.packed_attention lets them"""
 
-    def __init__(self, whole: Any, tokenizer: Any, shape: tuple[int, int], clips: int = 2) -> None:
+    def __init__(self, whole: Any, tokenizer: Any, shape: tuple[int, ...], clips: int = 2) -> None:
         """whole: the model of transformers, whose tower is taken out; shape: of a clip's cached tokens, [T*N, D].
 
         clips: 2, a pair to compare; 1, a clip to describe. HeadsError where the tokens are not those of such a tower.
@@ -55,7 +56,7 @@ class PublicLM(VideoLM, ABC):
         chat = ImageChat(tokenizer, partial(self.show, tokenizer, frames), self.begins)
         outputs = self.outputs_of_frame(whole, frame)
         super().__init__(LanguageModel(self.language_model(whole), chat), nn.Identity(), outputs)
-        self.whole, self.frames = whole, frames
+        self.whole, self.frames, self.lead = whole, frames, chat.lead
         if clips == 1:
             self.packer, self.blind_packer = Packer(chat, outputs, SYSTEM), Packer(chat, 0, SYSTEM)
         self._check_room()
@@ -114,10 +115,9 @@ class PublicLM(VideoLM, ABC):
         return super().pack([[self._spaced(turn) for turn in turns] for turns in pairs], clips, packed)
 
     def _spaced(self, turn: Turn) -> Turn:
-        lead = self.lm.chat.lead
         if turn.given:
-            return replace(turn, question=" " + turn.question, given=lead + turn.given)
-        return replace(turn, question=" " + turn.question, answer=turn.answer and lead + turn.answer)
+            return replace(turn, question=" " + turn.question, given=self.lead + turn.given)
+        return replace(turn, question=" " + turn.question, answer=turn.answer and self.lead + turn.answer)
 
     def describe(self, tokens: Float[Tensor, "C T_N D"], question: str, max_tokens: int) -> list[str]:
         """What is said, greedily, to one question on each clip (of a model made for clips=1)."""

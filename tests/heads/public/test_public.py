@@ -154,6 +154,30 @@ def test_what_is_no_such_checkpoint_is_refused(checkpoint: Get, tmp_path: Path) 
     assert "no config.json of a model" in refusal(tmp_path, own.store, "llava")
 
 
+def test_a_blip2_that_also_encodes_text_is_refused(checkpoint: Get) -> None:
+    from transformers import AutoTokenizer
+
+    from heads.public.blip2 import Blip2
+
+    own = checkpoint("blip2")
+    whole = own.whole()
+    whole.config.use_decoder_only_language_model = False
+    with pytest.raises(HeadsError, match="use a BLIP-2 with OPT"):
+        Blip2(whole, AutoTokenizer.from_pretrained(own.folder), (17, 24), 1)
+
+
+def test_a_chat_template_that_takes_no_images_is_refused(checkpoint: Get, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from heads.public.llava import Llava
+
+    own = checkpoint("llava")
+    words = AutoTokenizer.from_pretrained(own.folder)
+    words.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    with pytest.raises(HeadsError, match="takes no images; use another checkpoint"):
+        Llava(own.whole(), words, (16, 24))
+
+
 def test_more_frames_than_the_model_has_room_for_are_refused(checkpoint: Get) -> None:
     from transformers import AutoTokenizer
 
