@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from heads.errors import HeadsError
@@ -28,7 +29,7 @@ class Blip2(PublicLM):
         return IMAGE * frames * system.count("{video}") + tokenizer.bos_token + "Question:"
 
     @staticmethod
-    def connect(whole: Any, frames: Tensor) -> Tensor:
+    def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
         """See PublicLM."""
         queries = whole.query_tokens.expand(len(frames), -1, -1)
         seen = torch.ones(frames.shape[:2], dtype=torch.long, device=frames.device)

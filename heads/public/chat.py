@@ -35,7 +35,8 @@ class ImageChat(Chat):
             raise HeadsError(
                 f"{tokenizer.name_or_path}: its chat template drops a text, or takes no images; use another checkpoint"
             )
-        self.begins = begins and not self.before.startswith(tokenizer.bos_token or _BEFORE)
+        written_out = tokenizer.bos_token is not None and self.before.startswith(tokenizer.bos_token)
+        self.begins = begins and not written_out
         self.lead = "" if self.after[-1:].isspace() else " "
         """what parts the answer from the model's name before it"""
 

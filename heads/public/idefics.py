@@ -39,7 +39,7 @@ class Idefics(PublicLM):
         return system.replace(" {video}", _AROUND + (IMAGE + _AROUND) * frames)
 
     @staticmethod
-    def connect(whole: Any, frames: Tensor) -> Tensor:
+    def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F N D"]:
         """See PublicLM: the model takes the frames' tokens as they are, and runs its resampler on them."""
         return frames
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from heads.public.chat import IMAGE
@@ -27,7 +28,7 @@ class Idefics2(PublicLM):
         return system.replace("{video}", _AROUND + (IMAGE + _AROUND) * frames + " ")
 
     @staticmethod
-    def connect(whole: Any, frames: Tensor) -> Tensor:
+    def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
         """See PublicLM."""
         seen = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
         return whole.model.connector(frames, attention_mask=seen)
@@ -49,6 +50,6 @@ class Idefics3(PublicLM):
         return system.replace("{video}", (_AROUND + "<global-img>" + IMAGE + _AROUND) * frames)
 
     @staticmethod
-    def connect(whole: Any, frames: Tensor) -> Tensor:
+    def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
         """See PublicLM."""
         return whole.model.connector(frames)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from heads.public.chat import IMAGE
@@ -30,6 +31,6 @@ class Llava(PublicLM):
         return system.replace("{video}", IMAGE * frames)
 
     @staticmethod
-    def connect(whole: Any, frames: Tensor) -> Tensor:
+    def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
         """See PublicLM."""
         return whole.model.multi_modal_projector(frames)

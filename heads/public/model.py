@@ -52,7 +52,6 @@ class PublicLM(VideoLM, ABC):
                 f"{list(shape)} cached tokens of a clip are no whole frames of {list(frame)}: featurize with "
                 f"--encoder {self.encoder}"
             )
-        setattr(self.body(whole), self.tower, None)
         chat = ImageChat(tokenizer, partial(self.show, tokenizer, frames), self.begins)
         outputs = self.outputs_of_frame(whole, frame)
         super().__init__(LanguageModel(self.language_model(whole), chat), nn.Identity(), outputs)
@@ -62,6 +61,7 @@ class PublicLM(VideoLM, ABC):
         self._check_room()
         if self.attends_apart:
             self.lm.attend_apart()
+        setattr(self.body(whole), self.tower, None)
 
     @staticmethod
     @abstractmethod

@@ -175,6 +175,10 @@ class Checkpoint:
 
         return AutoModelForImageTextToText.from_pretrained(self.folder, dtype=torch.float32).eval()
 
+    @staticmethod
+    def keys(clips: list[int]) -> list[str]:
+        return [CLIPS[clip] for clip in clips]
+
     def load(self, clips: int = 2) -> tuple[PublicLM, Features]:
         model, features, _ = load_public(str(self.folder), self.store, self.case, clips=clips)
         return model, features
@@ -222,7 +226,7 @@ def save(case: str, folder: Path) -> None:
     torch.manual_seed(0)
     model = build(len(words), words.convert_tokens_to_ids(IMAGE))
     for parameter in model.parameters():  # by default outputs are nearly constant, and gates are shut
-        torch.nn.init.normal_(parameter, std=0.3)
+        torch.nn.init.normal_(parameter, std=0.5 if case == "idefics" else 0.3)
     model.save_pretrained(folder)
     getattr(transformers, processor)().save_pretrained(folder)
 

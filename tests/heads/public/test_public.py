@@ -45,36 +45,33 @@ def logits(model: Any, features: Any, keys: list[str], turn: Turn = TURN) -> tup
 
 @pytest.mark.parametrize(("case", "frames"), CASES + MORE_FRAMES)
 def test_logits_from_cached_tokens_are_the_whole_models_from_pixels(checkpoint: Get, case: str, frames: int) -> None:
-    made, keys = checkpoint(case, frames), checkpoint(case, frames).store.catalog("clips").keys
-    clips = clips_of(case)
+    made, clips = checkpoint(case, frames), clips_of(case)
     model, features = made.load(len(clips))
-    batch, got = logits(model, features, list(keys(clips)))
+    batch, got = logits(model, features, made.keys(clips))
     inputs = made.inputs(ASKED[case] + " In Video 2, a fork.", clips)
+    image = model.lm.chat.tokenizer.convert_tokens_to_ids("<image>")
     if case == "blip2" and frames == 2:  # its processor knows one picture of a prompt
-        image = made.whole().config.image_token_id
         words = inputs["input_ids"][0][inputs["input_ids"][0] != image]
         inputs["input_ids"] = torch.cat([torch.full((8,), image), words])[None]
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    ids, image = inputs["input_ids"][0], made.whole().config.to_dict().get("image_token_id")
-    if case == "idefics":
-        image = model.lm.chat.tokenizer.convert_tokens_to_ids("<image>")
+    ids = inputs["input_ids"][0]
     slots = batch.video[0] != TEXT
     assert torch.equal(slots, ids == image) and torch.equal(batch.ids[0][~slots], ids[~slots])
     with torch.inference_mode():
         expected = made.whole()(**inputs).logits[0]
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
-    _, other = logits(model, features, list(keys([clip + 2 for clip in clips])))
+    _, other = logits(model, features, made.keys([clip + 2 for clip in clips]))
     assert (other[~slots][-5:] - got[~slots][-5:]).abs().max() > 100 * 1e-4
     for place in range(len(clips)):
         one = [clip + 2 * (clip == place) for clip in clips]
-        _, other = logits(model, features, list(keys(one)))
+        _, other = logits(model, features, made.keys(one))
         assert (other[~slots][-5:] - got[~slots][-5:]).abs().max() > 100 * 1e-4, f"clip {place} is not seen"
 
 
 @pytest.mark.parametrize(("case", "frames"), CASES + [("idefics", 2)])
 def test_what_is_written_is_what_the_whole_model_writes(checkpoint: Get, case: str, frames: int) -> None:
     made, clips = checkpoint(case, frames), clips_of(case)
-    keys = list(made.store.catalog("clips").keys(clips))
+    keys = made.keys(clips)
     model, features = made.load(len(clips))
     inputs = made.inputs(ASKED[case], clips)
     with torch.inference_mode():
@@ -96,13 +93,13 @@ def test_packed_questions_are_those_asked_one_by_one(checkpoint: Get, case: str)
     model, features = made.load()
     turns = [TURN, Turn("The same?", "YES"), Turn("What differs in the tools?", "a bowl")]
     with torch.inference_mode():
-        clips = model.project(features.read(list(made.store.catalog("clips").keys([0, 1, 2, 3]))))
+        clips = model.project(features.read(made.keys([0, 1, 2, 3])))
     packed = model.log_likelihoods([turns, turns[:1]], clips, mean=False)
     alone = [model.log_likelihoods([[turn]], clips[:2], mean=False)[0][0] for turn in turns]
     assert packed[0] == pytest.approx(alone, abs=1e-4)
     assert packed[1] == pytest.approx(model.log_likelihoods([turns[:1]], clips[2:], mean=False)[0], abs=1e-4)
     blind = model.log_likelihoods([turns], None, mean=False)[0]
-    assert all(abs(a - b) > 1e-2 for a, b in zip(packed[0], blind, strict=True))
+    assert max(abs(a - b) for a, b in zip(packed[0], blind, strict=True)) > 1e-2
 
 
 def test_words_do_not_change_where_pieces_meet(checkpoint: Get) -> None:
@@ -162,8 +159,10 @@ def test_a_blip2_that_also_encodes_text_is_refused(checkpoint: Get) -> None:
     own = checkpoint("blip2")
     whole = own.whole()
     whole.config.use_decoder_only_language_model = False
+    words = AutoTokenizer.from_pretrained(own.folder)
+    words.chat_template = Blip2.template
     with pytest.raises(HeadsError, match="use a BLIP-2 with OPT"):
-        Blip2(whole, AutoTokenizer.from_pretrained(own.folder), (17, 24), 1)
+        Blip2(whole, words, (17, 24), 1)
 
 
 def test_a_chat_template_that_takes_no_images_is_refused(checkpoint: Get, tmp_path: Path) -> None:
@@ -194,7 +193,7 @@ def test_more_frames_than_the_model_has_room_for_are_refused(checkpoint: Get) ->
 @pytest.mark.parametrize("case", ["llava", "idefics"])
 def test_evaluate_scores_as_the_whole_model_does(checkpoint: Get, tmp_path: Path, case: str) -> None:
     made = checkpoint(case)
-    keys = list(made.store.catalog("clips").keys(range(6)))
+    keys = made.keys([0, 1, 2, 3, 4, 5])
     pairs = [(0, 1), (1, 2), (2, 3), (4, 5)]
     options = [[keys[a], keys[b]] for a, b in pairs]
     row = {"difference": "a fork.", "category": "Tools", "options": options, "answer": options[1]}
@@ -220,7 +219,7 @@ def test_evaluate_scores_as_the_whole_model_does(checkpoint: Get, tmp_path: Path
     caps = {"reference": keys[0], "candidate": keys[1], "category": "Tools", "text": ["a fork"]}
     (tmp_path / "cap.jsonl").write_text(json.dumps(caps) + "\n")
     for task, file in (("diffrank", "rank"), ("diffcap", "cap")):
-        command[1], command[9] = task, str(tmp_path / f"{file}.jsonl")
+        command[1], command[11] = task, str(tmp_path / f"{file}.jsonl")
         assert evaluate.main([*command, "--out", str(tmp_path / f"{file}_out.jsonl")]) == 0
     assert len(set(json.loads((tmp_path / "rank_out.jsonl").read_text())["scores"])) == 4
     assert evaluate.main([*command[:4], *command[8:], "--out", str(tmp_path / "none.jsonl")]) == 1
