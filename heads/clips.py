@@ -6,6 +6,7 @@ Guarantees
 """
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +16,14 @@ from torch import Tensor
 from heads.dequantise import dequantise
 from heads.errors import HeadsError
 from store import Store
+
+
+@runtime_checkable
+class Reads(Protocol):
+    """What gives N tokens of D channels for every clip: cached features, or token ids of texts."""
+
+    def read(self, keys: Sequence[str]) -> Float32[Tensor, "K N D"]:
+        """HeadsError names the first clip that has none."""
 
 
 class Features:

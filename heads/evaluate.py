@@ -30,8 +30,9 @@ from heads.partial import Partial
 class EvaluateOptions:
     task: Literal["diffcap", "diffmcq", "diffrank"]
     """which test set"""
-    method: Literal["stepdiff", "vlemb", "step-oracle"]
-    """who answers: a trained head, embeddings in one space, or the control that knows only the steps"""
+    method: Literal["stepdiff", "vlemb", "llava", "idefics", "socratic", "step-oracle"]
+    """who answers: a trained head, embeddings in one space, a public model that sees, a language model that reads
+    what was said of each clip, or the control that knows only the steps"""
     store: str
     """feature store"""
     test_set: str
@@ -41,11 +42,19 @@ class EvaluateOptions:
     head: str | None = None
     """run folder of heads.train, for stepdiff"""
     view: str | None = None
-    """view with embeddings, for vlemb"""
+    """view with embeddings, for vlemb; with the tokens of the model's own image tower, for llava and idefics"""
     pair_embedding: Literal["average", "reference", "candidate"] = "average"
     """vlemb on diffmcq: which clips' embeddings stand for a pair"""
+    weights: str | None = None
+    """folder or hub id of the checkpoint, for llava and idefics (1, 2 or 3)"""
+    texts: str | None = None
+    """Parquet file of texts about clips, for socratic"""
+    kind: str | None = None
+    """which of its texts, by its column kind; null where all are of one kind"""
+    language_model: str = "smollm2-135m-instruct"
+    """name, folder or hub id of the language model that reads them"""
     control: Literal["none", "blind", "shuffled"] = "none"
-    """stepdiff without video tokens, or with those of another clip"""
+    """answers without video tokens (without texts), or with those of another clip"""
     rows: int | None = None
     """evaluate this many rows, drawn by seed; null: all"""
     subset: str | None = None
@@ -71,13 +80,15 @@ class EvaluateOptions:
 def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
     """The method, the precision it computes in, and what is to be disclosed beside its scores."""
     from heads.device import pick_device
+    from heads.methods.socratic import load_socratic
     from heads.methods.step_oracle import StepOracle
     from heads.methods.stepdiff import StepDiff
     from heads.methods.vlemb import VLEmb
+    from heads.public import families, load_public
     from heads.trained import disclosure, load_video_lm
     from store import Store
 
-    store = Store.open(options.store)
+    store, device = Store.open(options.store), pick_device(options.device)
     if options.method == "step-oracle":
         return StepOracle(store), "float32", {}
     if options.method == "vlemb":
@@ -85,9 +96,19 @@ def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
             raise HeadsError("vlemb needs --view, a view of the store with embeddings")
         told = {"view": options.view, "pair_embedding": options.pair_embedding}
         return VLEmb(store, options.view, options.pair_embedding), "float32", told
+    if options.method in ("llava", "idefics"):
+        if options.weights is None or options.view is None:
+            raise HeadsError(f"{options.method} needs --weights, its checkpoint, and --view, its image tower's tokens")
+        public, tokens, told = load_public(options.weights, store, options.view, device, families(options.method))
+        return StepDiff(public, tokens, options.control, options.seed), "float32", told
+    if options.method == "socratic":
+        if options.texts is None:
+            raise HeadsError("socratic needs --texts, a Parquet file of texts about clips")
+        reader, ids, told = load_socratic(options.texts, options.kind, options.language_model, device)
+        return StepDiff(reader, ids, options.control, options.seed), "float32", told
     if options.head is None:
         raise HeadsError("stepdiff needs --head, a run folder of python -m heads.train")
-    model, features, made = load_video_lm(Path(options.head), store, pick_device(options.device))
+    model, features, made = load_video_lm(Path(options.head), store, device)
     assert made.video_lm is not None
     method = StepDiff(model, features, options.control, options.seed)
     told = {"head": options.head, "view": made.video_lm.view, "recipe": disclosure(made.video_lm)}

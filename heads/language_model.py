@@ -106,7 +106,7 @@ class LanguageModel(nn.Module):
     @property
     def packs(self) -> bool:
         """Whether a 4-D mask reaches every layer: sliding-window and linear attention replace it by their own."""
-        config = self.model.config
+        config = self.model.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         return kinds == {"full_attention"}
 

@@ -37,7 +37,9 @@ def system(options: dict[str, Any]) -> str:
     if options["method"] == "step-oracle":
         return "control: knows the step only"
     control = {"none": "", "blind": ", control: no video", "shuffled": ", control: another video"}
-    return f"StepDiff ({options['head']}){control[options['control']]}"
+    named = {"llava": "VCLM", "idefics": "Interleaved", "socratic": "Socratic"}.get(options["method"], "StepDiff")
+    what = options["head"] or options.get("weights") or options.get("kind") or options.get("texts")
+    return f"{named} ({what}){control[options['control']]}"
 
 
 def run(options: TableOptions) -> dict[str, Any]:

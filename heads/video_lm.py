@@ -7,9 +7,10 @@ Guarantees
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,7 +20,7 @@ from heads.projector import Projector
 
 
 class VideoLM(nn.Module):
-    def __init__(self, lm: LanguageModel, projector: Projector, outputs: int) -> None:
+    def __init__(self, lm: LanguageModel, projector: Projector | nn.Identity, outputs: int) -> None:
         super().__init__()
         self.lm = lm
         self.projector = projector
@@ -51,11 +52,15 @@ class VideoLM(nn.Module):
 
         clips: projected tokens, one clip after another as the batch numbers them; None for the blind control.
         """
-        hidden = self.lm.hidden(self.embed(batch, clips), batch.segment, batch.positions)
+        hidden = self.hidden(batch, clips)
         places = batch.targets != NO_TARGET
         logits = self.lm.logits(hidden[places]).float()
         losses = functional.cross_entropy(logits, batch.targets[places], reduction="none")
         return losses, batch.weights[places], batch.turn[places]
+
+    def hidden(self, batch: Packed, clips: Float[Tensor, "C L E"] | None) -> Float[Tensor, "B S E"]:
+        """Last hidden states of the batch's tokens."""
+        return self.lm.hidden(self.embed(batch, clips), batch.segment, batch.positions)
 
     def embed(self, batch: Packed, clips: Float[Tensor, "C L E"] | None) -> Float[Tensor, "B S E"]:
         """Input embeddings of the batch's tokens, with the clips where its video slots are."""
@@ -89,16 +94,26 @@ class VideoLM(nn.Module):
     ) -> list[str]:
         """What is said, greedily, to one question on each pair, behind the words it is given (Turn.given)."""
         batch, clips = self.pack([[turn] for turn in turns], clips, packed=True)
-        seen = batch.segment != PADDING
-        # What is written follows the last column, so padding moves to the front.
-        columns = (torch.arange(seen.shape[1], device=seen.device) - (~seen).sum(1, keepdim=True)) % seen.shape[1]
+        columns = columns_to_front(batch.segment)
         embeddings = self.embed(batch, clips)
+        return self.write(
+            inputs_embeds=embeddings.gather(1, columns[..., None].expand_as(embeddings)),
+            attention_mask=(batch.segment != PADDING).gather(1, columns).long(),
+            max_new_tokens=max_tokens,
+        )
+
+    def write(self, **inputs: Any) -> list[str]:
+        """What the language model writes, greedily, behind its inputs."""
         tokenizer = self.lm.chat.tokenizer
         written = self.lm.model.generate(
-            inputs_embeds=embeddings.gather(1, columns[..., None].expand_as(embeddings)),
-            attention_mask=seen.gather(1, columns).long(),
-            max_new_tokens=max_tokens,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+            **inputs, do_sample=False, pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id
         )
-        return [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+        # Behind ids the whole text comes back, behind embeddings what is new.
+        new = written[:, inputs["input_ids"].shape[1] :] if "input_ids" in inputs else written
+        return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+def columns_to_front(segment: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:
+    """Each row's columns, its padding first: what is written follows the last column."""
+    padding = (segment == PADDING).sum(1, keepdim=True)
+    return (torch.arange(segment.shape[1], device=segment.device) - padding) % segment.shape[1]

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heads.clips import Features
+from heads.clips import Reads
 from heads.packing import Turn
 from heads.prompts import (
     DIFFCAP_SEED,
@@ -45,7 +45,7 @@ class StepDiff:
     def __init__(
         self,
         model: VideoLM,
-        features: Features,
+        features: Reads,
         control: Control = "none",
         seed: int = 0,
         told: Callable[[int, int], None] = lambda done, total: None,

@@ -1,0 +1,55 @@
+"""What was said of each clip: texts beside the store, in one sealed Parquet file.
+
+    key          clip id
+    kind         what said it, or which sort of text it is: "blip2", "llava", "step description"
+    text         what it said
+    provenance   how it came about, one line of JSON: model, sha256 of its weights, view, prompt
+
+All columns are strings; a clip has at most one text of a kind.
+
+Guarantees
+- a clip without a text is named
+- a file that is damaged, lacks a column or says two things of one clip is refused
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from heads.errors import HeadsError
+from store import table
+
+COLUMNS = ("key", "kind", "text", "provenance")
+
+
+class ClipTexts:
+    """The texts of one kind. HeadsError, StoreError: no such file or kind, or a file that is not as it should be."""
+
+    def __init__(self, path: str | Path, kind: str | None = None) -> None:
+        """kind: None takes the file's only one."""
+        frame = table.read(Path(path))
+        odd = [name for name in COLUMNS if frame.schema.get(name) != pl.String]
+        if odd:
+            raise HeadsError(f"{path}: its column {odd[0]} is missing or not of strings; it needs {', '.join(COLUMNS)}")
+        kinds = sorted(frame["kind"].unique())
+        if kind is None and len(kinds) == 1:
+            kind = kinds[0]
+        if kind not in kinds:
+            asked = "several kinds of text" if kind is None else f"no texts of kind {kind!r}"
+            raise HeadsError(f"{path}: holds {asked}; give --kind, one of {', '.join(map(repr, kinds)) or 'none'}")
+        rows = frame.filter(pl.col("kind") == kind)
+        twice = rows["key"].filter(rows["key"].is_duplicated())
+        if len(twice):
+            raise HeadsError(f"{path}: two texts of kind {kind!r} for {twice[0]}; keep one")
+        self.path, self.kind = path, kind
+        self.provenance = sorted(rows["provenance"].unique())
+        """every way in which one of the texts came about"""
+        self._texts = dict(zip(rows["key"], rows["text"], strict=True))
+
+    def read(self, keys: Sequence[str]) -> list[str]:
+        """The text of each clip. HeadsError names the first that has none."""
+        for key in keys:
+            if key not in self._texts:
+                raise HeadsError(f"{key}: no text of kind {self.kind!r} in {self.path}; describe it, or leave it out")
+        return [self._texts[key] for key in keys]

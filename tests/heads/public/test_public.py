@@ -1,0 +1,225 @@
+"""Guarantees of heads.public, against whole models that are given pixels by their own processors."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from heads import evaluate
+from heads.errors import HeadsError
+from heads.packing import TEXT, Turn
+from heads.public import load_public
+from store import Store
+
+PAIR = (
+    "You are a multimodal assistant. Designed to provide direct answers to users' video related questions. "
+    "Here is Video 1: {video}. Here is Video 2: {video}."
+)
+CLIP = PAIR.partition("Here")[0] + "Here is the video: {video}."
+ASKED = {  # prompts as their models were trained with, put down by hand
+    "llava": "USER: " + PAIR + " What differs? ASSISTANT:",
+    "blip2": "Question: What differs? Answer:",
+    "idefics": "User: " + PAIR + " What differs?<end_of_utterance>\nAssistant:",
+    "idefics2": "User: " + PAIR + " What differs?<end_of_utterance>\nAssistant:",
+    "idefics3": "User: " + PAIR + " What differs?<end_of_utterance>\nAssistant:",
+}
+TURN = Turn("What differs?", "a fork.", "In Video 2,", ends=False)
+CASES = [("llava", 1), ("blip2", 1), ("idefics", 1), ("idefics2", 1), ("idefics3", 1)]
+MORE_FRAMES = [("llava", 2), ("blip2", 2), ("idefics", 2), ("idefics2", 2), ("idefics3", 2)]
+Get = Callable[..., Any]
+
+
+def clips_of(case: str) -> list[int]:
+    return [0] if case == "blip2" else [0, 1]
+
+
+def logits(model: Any, features: Any, keys: list[str], turn: Turn = TURN) -> tuple[Any, torch.Tensor]:
+    with torch.inference_mode():
+        batch, clips = model.pack([[turn]], model.project(features.read(keys)), True)
+        return batch, model.lm.logits(model.hidden(batch, clips))[0]
+
+
+@pytest.mark.parametrize(("case", "frames"), CASES + MORE_FRAMES)
+def test_logits_from_cached_tokens_are_the_whole_models_from_pixels(checkpoint: Get, case: str, frames: int) -> None:
+    made, clips = checkpoint(case, frames), clips_of(case)
+    model, features = made.load(len(clips))
+    batch, got = logits(model, features, made.keys(clips))
+    inputs = made.inputs(ASKED[case] + " In Video 2, a fork.", clips)
+    image = model.lm.chat.tokenizer.convert_tokens_to_ids("<image>")
+    if case == "blip2" and frames == 2:  # its processor knows one picture of a prompt
+        words = inputs["input_ids"][0][inputs["input_ids"][0] != image]
+        inputs["input_ids"] = torch.cat([torch.full((8,), image), words])[None]
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    ids = inputs["input_ids"][0]
+    slots = batch.video[0] != TEXT
+    assert torch.equal(slots, ids == image) and torch.equal(batch.ids[0][~slots], ids[~slots])
+    with torch.inference_mode():
+        expected = made.whole()(**inputs).logits[0]
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+    _, other = logits(model, features, made.keys([clip + 2 for clip in clips]))
+    assert (other[~slots][-5:] - got[~slots][-5:]).abs().max() > 100 * 1e-4
+    for place in range(len(clips)):
+        one = [clip + 2 * (clip == place) for clip in clips]
+        _, other = logits(model, features, made.keys(one))
+        assert (other[~slots][-5:] - got[~slots][-5:]).abs().max() > 100 * 1e-4, f"clip {place} is not seen"
+
+
+@pytest.mark.parametrize(("case", "frames"), CASES + [("idefics", 2)])
+def test_what_is_written_is_what_the_whole_model_writes(checkpoint: Get, case: str, frames: int) -> None:
+    made, clips = checkpoint(case, frames), clips_of(case)
+    keys = made.keys(clips)
+    model, features = made.load(len(clips))
+    inputs = made.inputs(ASKED[case], clips)
+    with torch.inference_mode():
+        whole = made.whole().generate(**inputs, max_new_tokens=8, do_sample=False)
+    new = whole[:, inputs["input_ids"].shape[1] :] if whole.shape[1] > 8 else whole
+    expected = model.lm.chat.tokenizer.batch_decode(new, skip_special_tokens=True)[0].strip()
+    tokens = model.project(features.read(keys))
+    turn, longer = (Turn(question, "", ends=False) for question in ("What differs?", "What differs in the tools?"))
+    assert model.generate([turn], tokens, 8) == [expected]
+    both = model.generate([turn, longer], tokens.repeat(2, 1, 1), 8)
+    assert both == [expected, *model.generate([longer], tokens, 8)]
+    if case == "blip2":
+        assert model.describe(features.read(keys), "What differs?", 8) == [expected]
+
+
+@pytest.mark.parametrize("case", ["llava", "idefics", "idefics2", "idefics3"])
+def test_packed_questions_are_those_asked_one_by_one(checkpoint: Get, case: str) -> None:
+    made = checkpoint(case)
+    model, features = made.load()
+    turns = [TURN, Turn("The same?", "YES"), Turn("What differs in the tools?", "a bowl")]
+    with torch.inference_mode():
+        clips = model.project(features.read(made.keys([0, 1, 2, 3])))
+    packed = model.log_likelihoods([turns, turns[:1]], clips, mean=False)
+    alone = [model.log_likelihoods([[turn]], clips[:2], mean=False)[0][0] for turn in turns]
+    assert packed[0] == pytest.approx(alone, abs=1e-4)
+    assert packed[1] == pytest.approx(model.log_likelihoods([turns[:1]], clips[2:], mean=False)[0], abs=1e-4)
+    blind = model.log_likelihoods([turns], None, mean=False)[0]
+    assert max(abs(a - b) for a, b in zip(packed[0], blind, strict=True)) > 1e-2
+
+
+def test_words_do_not_change_where_pieces_meet(checkpoint: Get) -> None:
+    """Sentence pieces set a space before every text: a piece that is cut alone would begin with one too many."""
+    model, _ = checkpoint("llava").load()
+    words = model.lm.chat.tokenizer
+    batch, _ = model.pack([[TURN]], None, True)
+    written = words.decode(batch.ids[0])
+    assert written.endswith("Video 2: . What differs? ASSISTANT: In Video 2, a fork.") and "  " not in written
+    assert words.convert_tokens_to_ids("▁In") in batch.ids[0]
+
+
+def test_what_a_user_types_never_turns_into_a_control_token(checkpoint: Get) -> None:
+    for case in ("llava", "idefics3"):
+        chat = checkpoint(case).load()[0].lm.chat
+        control = chat.tokenizer.convert_tokens_to_ids("<image>")
+        assert control in chat.control_ids(" a <image>") and control not in chat.text_ids(" a <image> @@image@@")
+        assert chat.image not in chat.text_ids(" @@image@@")
+
+
+def test_there_is_no_image_tower_in_it(checkpoint: Get) -> None:
+    for case, _ in CASES:
+        model, _ = checkpoint(case).load(len(clips_of(case)))
+        assert not [name for name, _ in model.named_parameters() if "vision_tower" in name or "vision_model" in name]
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def refusal(weights: Path, store: Store, view: str, *allowed: str) -> str:
+    with pytest.raises(HeadsError) as caught:
+        load_public(str(weights), store, view, "cpu", *([allowed] if allowed else []))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_view_of_another_encoder_or_checkpoint_is_refused(checkpoint: Get, tmp_path: Path) -> None:
+    own, other = checkpoint("llava"), checkpoint("idefics2")
+    assert "holds tokens of idefics2, not of the tower of" in refusal(own.folder, other.store, "idefics2")
+    shutil.copytree(own.folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "README.md").write_text("another file")
+    line = refusal(tmp_path, own.store, "llava")
+    assert "tokens of another checkpoint (sha256" in line and "python -m featurize --encoder llava" in line
+
+
+def test_what_is_no_such_checkpoint_is_refused(checkpoint: Get, tmp_path: Path) -> None:
+    own = checkpoint("llava")
+    assert "model_type 'llava'; give one of idefics or idefics2" in refusal(
+        own.folder, own.store, "llava", "idefics", "idefics2"
+    )
+    assert "no config.json of a model" in refusal(tmp_path, own.store, "llava")
+
+
+def test_a_blip2_that_also_encodes_text_is_refused(checkpoint: Get) -> None:
+    from transformers import AutoTokenizer
+
+    from heads.public.blip2 import Blip2
+
+    own = checkpoint("blip2")
+    whole = own.whole()
+    whole.config.use_decoder_only_language_model = False
+    words = AutoTokenizer.from_pretrained(own.folder)
+    words.chat_template = Blip2.template
+    with pytest.raises(HeadsError, match="use a BLIP-2 with OPT"):
+        Blip2(whole, words, (17, 24), 1)
+
+
+def test_a_chat_template_that_takes_no_images_is_refused(checkpoint: Get, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from heads.public.llava import Llava
+
+    own = checkpoint("llava")
+    words = AutoTokenizer.from_pretrained(own.folder)
+    words.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    with pytest.raises(HeadsError, match="takes no images; use another checkpoint"):
+        Llava(own.whole(), words, (16, 24))
+
+
+def test_more_frames_than_the_model_has_room_for_are_refused(checkpoint: Get) -> None:
+    from transformers import AutoTokenizer
+
+    from heads.public.llava import Llava
+
+    own = checkpoint("llava")
+    words = AutoTokenizer.from_pretrained(own.folder)
+    with pytest.raises(HeadsError, match="128 frames of clips are .* featurize with fewer --frames"):
+        Llava(own.whole(), words, (64 * 16, 24))
+    with pytest.raises(HeadsError, match=r"\[17, 24\] cached tokens of a clip are no whole frames of \[16, 24\]"):
+        Llava(own.whole(), words, (17, 24))
+
+
+@pytest.mark.parametrize("case", ["llava", "idefics"])
+def test_evaluate_scores_as_the_whole_model_does(checkpoint: Get, tmp_path: Path, case: str) -> None:
+    made = checkpoint(case)
+    keys = made.keys([0, 1, 2, 3, 4, 5])
+    pairs = [(0, 1), (1, 2), (2, 3), (4, 5)]
+    options = [[keys[a], keys[b]] for a, b in pairs]
+    row = {"difference": "a fork.", "category": "Tools", "options": options, "answer": options[1]}
+    (tmp_path / "mcq.jsonl").write_text(json.dumps(row) + "\n")
+    command = ["--task", "diffmcq", "--method", case, "--weights", str(made.folder), "--view", case]
+    command += ["--store", str(made.store.path), "--test_set", str(tmp_path / "mcq.jsonl"), "--device", "cpu"]
+    assert evaluate.main([*command, "--out", str(tmp_path / "out.jsonl")]) == 0
+    whole = made.whole()
+    asked = ASKED[case].replace("What differs?", 'What is the main difference in "Tools" between these videos?')
+    naive = []
+    for pair in pairs:
+        given = made.inputs(asked + " In Video 2,", list(pair))["input_ids"].shape[1]
+        inputs = made.inputs(asked + " In Video 2, a fork.", list(pair))
+        with torch.inference_mode():
+            told = whole(**inputs).logits[0].log_softmax(-1)
+        answer = inputs["input_ids"][0, given:]
+        naive.append(float(told[given - 1 : -1].gather(1, answer[:, None]).mean()))
+    assert json.loads((tmp_path / "out.jsonl").read_text())["scores"] == pytest.approx(naive, abs=1e-4)
+    record = json.loads((tmp_path / "out.scores.json").read_text())
+    assert record["disclosed"]["provenance"]["encoder"] == case
+    ranks = {"reference": keys[0], "targets": keys[1:5], "category": "Tools", "scores": [1, 2, 3, 0]}
+    (tmp_path / "rank.jsonl").write_text(json.dumps(ranks) + "\n")
+    caps = {"reference": keys[0], "candidate": keys[1], "category": "Tools", "text": ["a fork"]}
+    (tmp_path / "cap.jsonl").write_text(json.dumps(caps) + "\n")
+    for task, file in (("diffrank", "rank"), ("diffcap", "cap")):
+        command[1], command[11] = task, str(tmp_path / f"{file}.jsonl")
+        assert evaluate.main([*command, "--out", str(tmp_path / f"{file}_out.jsonl")]) == 0
+    assert len(set(json.loads((tmp_path / "rank_out.jsonl").read_text())["scores"])) == 4
+    assert evaluate.main([*command[:4], *command[8:], "--out", str(tmp_path / "none.jsonl")]) == 1
