@@ -49,10 +49,11 @@ class EvaluateOptions:
 def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
     """The method, the precision it computes in, and what is to be disclosed beside its scores."""
     from heads.device import pick_device
+    from heads.lineage import disclosure
     from heads.methods.step_oracle import StepOracle
     from heads.methods.stepdiff import StepDiff
     from heads.methods.vlemb import VLEmb
-    from heads.trained import disclosure, load_video_lm
+    from heads.trained import load_video_lm
     from heads.training import Progress
     from store import Store
 
@@ -69,17 +70,17 @@ def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
     assert made.video_lm is not None
     progress = Progress(f"{options.task}, control {options.control}", 0)
     method = StepDiff(model, features, options.control, options.seed, progress.count)
-    return method, made.video_lm.precision, {"head": options.head, "recipe": disclosure(made.video_lm)}
+    told = {"head": options.head, "recipe": disclosure(made.video_lm, Path(options.head))}
+    return method, made.video_lm.precision, told
 
 
 def run(options: EvaluateOptions) -> dict[str, Any]:
     import torch
 
     from heads.device import autocast, pick_device
-    from heads.paired_task import drawn
     from heads.postprocess import parse as parse_caption
     from heads.scoring import score
-    from heads.testsets import read_test_set, write_predictions, write_test_set
+    from heads.testsets import drawn, read_test_set, write_predictions, write_test_set
 
     out = Path(options.out)
     if out.suffix != ".jsonl":

@@ -3,7 +3,7 @@
 Guarantees
 - log-likelihoods of packed questions equal those of separate ones
 - in float32 an answer written in a batch is the one written alone
-- a frozen language model keeps no graph that training does not need
+- the language model never drops out
 """
 
 from collections.abc import Sequence
@@ -27,22 +27,10 @@ class VideoLM(nn.Module):
         self.packer = Packer(lm.chat, outputs)
         self.blind_packer = Packer(lm.chat, 0)
 
-    def train(self, mode: bool = True) -> "VideoLM":
-        """The projector trains; the language model stays as it was trained, without its dropout."""
-        super().train(mode)
-        self.lm.eval()
-        return self
-
-    def pack(
-        self, pairs: Sequence[Sequence[Turn]], clips: Float[Tensor, "C L E"] | None, packed: bool
-    ) -> tuple[Packed, Float[Tensor, "C2 L E"] | None]:
-        """Rows for all questions of the pairs, and the two clips of every row; None: the blind control."""
-        if clips is None:
-            return self.blind_packer.pack(pairs, packed).to(self.lm.device), None
-        if not packed:
-            counts = torch.tensor([len(turns) for turns in pairs], device=clips.device)
-            clips = clips.unflatten(0, (len(pairs), 2)).repeat_interleave(counts, 0).flatten(0, 1)
-        return self.packer.pack(pairs, packed).to(self.lm.device), clips
+    def pack(self, pairs: Sequence[Sequence[Turn]], blind: bool, packed: bool) -> Packed:
+        """Rows for all questions of the pairs; blind: the control without video."""
+        packer = self.blind_packer if blind else self.packer
+        return packer.pack(pairs, packed).to(self.lm.device)
 
     def token_losses(
         self, batch: Packed, clips: Float[Tensor, "C L E"] | None
@@ -75,7 +63,7 @@ class VideoLM(nn.Module):
         self, pairs: Sequence[Sequence[Turn]], clips: Float[Tensor, "C L E"] | None, mean: bool
     ) -> list[list[float]]:
         """For each pair and turn: the sum, or the mean over the tokens, of the answer's log-likelihood."""
-        losses, _, turn = self.token_losses(*self.pack(pairs, clips, self.lm.packs))
+        losses, _, turn = self.token_losses(self.pack(pairs, clips is None, self.lm.packs), clips)
         total = sum(len(turns) for turns in pairs)
         sums = torch.zeros(total, dtype=torch.float64).index_add_(0, turn.cpu(), -losses.double().cpu())
         if mean:
@@ -88,7 +76,7 @@ class VideoLM(nn.Module):
         self, turns: Sequence[Turn], clips: Float[Tensor, "C L E"] | None, max_tokens: int
     ) -> list[str]:
         """What is said, greedily, to one question on each pair, behind the words it is given (Turn.given)."""
-        batch, clips = self.pack([[turn] for turn in turns], clips, packed=True)
+        batch = self.pack([[turn] for turn in turns], clips is None, packed=True)
         seen = batch.segment != PADDING
         # What is written follows the last column, so padding moves to the front.
         columns = (torch.arange(seen.shape[1], device=seen.device) - (~seen).sum(1, keepdim=True)) % seen.shape[1]

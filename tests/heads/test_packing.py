@@ -140,7 +140,7 @@ def test_held_in_the_precision_of_its_products_the_model_says_the_same_bit_by_bi
     lm.add_lora(Lora(rank=2), seed=0)
     for name, weight in lm.lora_state().items():
         torch.nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(len(name)))
-    batch, _ = model.pack([[Turn("What differs?", "a whisk")]], clips[:2], True)
+    batch = model.pack([[Turn("What differs?", "a whisk")]], False, True)
 
     def said() -> list[torch.Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
