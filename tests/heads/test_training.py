@@ -267,7 +267,8 @@ def test_one_sided_first_holds_two_such_pairs_of_three(pairs: int, world: Path, 
     (source,) = VideoTask(made, Store.open(world / "features"), 0, "cpu").sources
     assert isinstance(source, PairedSource)
     drawn = [source.drawn_pairs(batch, batch // 2) for batch in range(8)]
-    assert drawn == [source.drawn_pairs(batch, batch // 2) for batch in range(8)] and all(len(own) == pairs for own in drawn)
+    assert drawn == [source.drawn_pairs(batch, batch // 2) for batch in range(8)]
+    assert all(len(own) == pairs for own in drawn)
     easy = [own[: pairs * 2 // 3] for own in drawn[:4]]
     kinds = [source.one_sided[0].count(own) for own in itertools.chain(*easy)]
     assert kinds == [1, 0] * (len(kinds) // 2), "alike and unlike by turns"
