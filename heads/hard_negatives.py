@@ -38,8 +38,8 @@ class HardNegatives:
         rows = catalog.filter((pl.col("split") == "train") & pl.col("step").is_not_null())
         rows = rows.filter(pl.Series(features.has(rows["key"].to_list()), dtype=pl.Boolean))
         self.clips: list[str] = rows["key"].to_list()
-        self.groups = [np.array(places) for places in rows.with_row_index("place").group_by(
-            "step", maintain_order=True).agg("place")["place"]]
+        steps = rows.with_row_index("place").group_by("step", maintain_order=True).agg("place")
+        self.groups = [places.to_numpy() for places in steps["place"]]
         self.neighbours = neighbours
         self.near: dict[str, list[str]] = {}
 

@@ -60,7 +60,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class HardNegatives:
+class HardNegativeOptions:
     """"Which video ...?" is asked of the clip that answers it and one of its nearest neighbours of the same step."""
 
     neighbours: int = 8
@@ -125,7 +125,7 @@ class VideoLMRecipe:
     """train all weights of the language model; without this and LoRA it stays frozen"""
     gradient_checkpointing: bool = False
     """compute the language model's layers again for their gradients: less memory, more time"""
-    hard_negatives: HardNegatives | None = None
+    hard_negatives: HardNegativeOptions | None = None
     """null: every question keeps its pair"""
 
     @property

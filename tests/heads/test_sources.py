@@ -59,8 +59,8 @@ def test_a_sequence_is_clip_text_clip_text_clip_text(model: VideoLM, clips: torc
     text = model.lm.chat.tokenizer.decode([0 if v != TEXT else i for i, v in zip(row.ids, row.video, strict=True)])
     video = "<|end|>" * OUTPUTS
     assert text.endswith(
-        f"Here is Video 1: {video}. we start with a spoon now. Here is Video 2: {video}. stir. Here is Video 3: {video}. "
-        "and the whisk again"
+        f"Here is Video 1: {video}. we start with a spoon now. Here is Video 2: {video}. stir. "
+        f"Here is Video 3: {video}. and the whisk again"
     )
     learned = model.lm.chat.tokenizer.decode([t for t in row.targets if t != NO_TARGET])
     assert learned == " we start with a spoon now stir and the whisk again"

@@ -17,7 +17,7 @@ from heads.language_model import LanguageModel, Lora
 from heads.lineage import disclosure
 from heads.packing import Turn
 from heads.projector import Projector, ProjectorOptions
-from heads.recipe import HardNegatives, Schedule, TrainOptions, Validation, VideoLMRecipe, WarmStart, read_recipe
+from heads.recipe import HardNegativeOptions, Schedule, TrainOptions, Validation, VideoLMRecipe, WarmStart, read_recipe
 from heads.trained import load_video_lm
 from heads.video_lm import VideoLM
 from heads.video_task import VideoTask
@@ -88,7 +88,7 @@ def test_a_stopped_run_resumed_ends_with_the_same_weights(
         "sources": SYSTEMS["StepDiff"],
         "init": str(interleaved),
         "lora": Lora(rank=2),
-        "hard_negatives": HardNegatives(2, mine_every),
+        "hard_negatives": HardNegativeOptions(2, mine_every),
     }
     train.run(options(world, tiny_lm, tmp_path / "whole", **more))
     stopped = options(world, tiny_lm, tmp_path / "stopped", **more)
@@ -111,7 +111,7 @@ def test_a_stopped_run_resumed_ends_with_the_same_weights(
 def test_mined_anew_the_neighbours_are_those_of_the_projector_as_it_is(
     world: Path, tiny_lm: str, tmp_path: Path
 ) -> None:
-    made = options(world, tiny_lm, tmp_path, sources=("pairs",), hard_negatives=HardNegatives(2, 1)).video_lm
+    made = options(world, tiny_lm, tmp_path, sources=("pairs",), hard_negatives=HardNegativeOptions(2, 1)).video_lm
     assert made is not None
     task = VideoTask(made, Store.open(world / "features"), 0, "cpu")
     assert task.negatives is not None and not task.negatives.near
@@ -203,8 +203,8 @@ def test_another_view_is_refused_in_one_line(interleaved: Path, world: Path, tmp
         ({"full": True, "lora": Lora()}, "choose one"),
         ({"pairqa": None}, "needs video_lm.pairqa"),
         ({"pairqa": None, "sources": ("clips",), "warm_start": WarmStart()}, "which tells it content words"),
-        ({"sources": ("clips",), "hard_negatives": HardNegatives()}, "are for the source `pairs`"),
-        ({"hard_negatives": HardNegatives(2, 4)}, "mine_every 4 does not divide schedule.validate_every 2"),
+        ({"sources": ("clips",), "hard_negatives": HardNegativeOptions()}, "are for the source `pairs`"),
+        ({"hard_negatives": HardNegativeOptions(2, 4)}, "mine_every 4 does not divide schedule.validate_every 2"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(
