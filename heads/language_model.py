@@ -113,7 +113,7 @@ class LanguageModel(nn.Module):
 
     @property
     def embedding_std(self) -> float:
-        return float(self.model.get_input_embeddings().weight.std())
+        return float(self.model.get_input_embeddings().weight.detach().std())
 
     @property
     def packs(self) -> bool:

@@ -9,7 +9,7 @@ Guarantees
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import polars as pl
 
@@ -31,6 +31,7 @@ class Batch:
     rows: Packed
 
 
+@runtime_checkable
 class Source(Protocol):
     def batch(self, number: int, step: int) -> Batch:
         """The source's batch of that number (from 0), for optimiser step `step`."""
