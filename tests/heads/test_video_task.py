@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.numpy import load_file
 
 from heads import ask, train
@@ -183,7 +184,9 @@ def test_another_language_model_is_refused_in_one_line(
     assert "lineage.json: missing or damaged" in capsys.readouterr().err
 
 
-def test_another_view_is_refused_in_one_line(interleaved: Path, world: Path, tmp_path: Path) -> None:
+def test_another_view_is_refused_in_one_line(
+    interleaved: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     store = Store.open(tmp_path / "features", create=True)
     catalog = Store.open(world / "features").catalog("clips").frame()
     with store.lock():
@@ -191,6 +194,11 @@ def test_another_view_is_refused_in_one_line(interleaved: Path, world: Path, tmp
         made = Provenance("visual", "1" * 64, "last", "8 linspace", "none", {"embedding": "float32"})
         view = store.create_view("clips", "visual", made, {"tokens": Feature((16, 24), "float16")}, rows_per_shard=16)
         view.resize()
+    made = options(world, tiny_lm, tmp_path / "run", hard_negatives=HardNegativeOptions())
+    recipe = tmp_path / "run.yaml"
+    recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(made)))))
+    assert train.main(["--config", str(recipe), "--store", str(store.path)]) == 1
+    assert "view clips/visual has no embedding called embedding" in capsys.readouterr().err
     with pytest.raises(HeadsError, match="other features of clips than .* has .weights '0+' against '1+'") as error:
         load_video_lm(interleaved, store, "cpu")
     assert "\n" not in str(error.value)
