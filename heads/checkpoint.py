@@ -107,17 +107,26 @@ class Run:
                 f"{checkpoint}: made by another recipe ({len(odd)} weights differ, e.g. {odd[0]}); "
                 "train into a new folder"
             )
-        with torch.no_grad():
-            for name, parameter in wanted.items():
-                if parameter.shape != found[name].shape:
-                    raise HeadsError(
-                        f"{checkpoint}: {name} is {tuple(found[name].shape)}, the recipe's is "
-                        f"{tuple(parameter.shape)}; train into a new folder"
-                    )
-                parameter.copy_(found[name])
+        _copy(found, wanted, checkpoint, "train into a new folder")
         if optimizer is not None:
             restore_optimizer(optimizer, _read_tensors(checkpoint / "optimizer.safetensors"))
         return _read_json(checkpoint / "state.json")
+
+    def start(self, module: nn.Module) -> Path:
+        """Give the module the weights of the best checkpoint; those that it has beyond them stay as they are.
+
+        Returns the checkpoint. HeadsError where it holds weights that the module does not train.
+        """
+        checkpoint, wanted = self.best(), trainable(module)
+        found = _read_tensors(checkpoint / "head.safetensors")
+        odd = sorted(found.keys() - wanted.keys())
+        if odd:
+            raise HeadsError(
+                f"{checkpoint}: holds {len(odd)} weights that this recipe does not train, e.g. {odd[0]}; give it the "
+                "lora, full and projector of that run"
+            )
+        _copy(found, wanted, checkpoint, "give the recipe the projector and lora of that run")
+        return checkpoint
 
     def name_best(self, checkpoint: Path, step: int, score: float) -> None:
         record = {"checkpoint": checkpoint.name, "step": step, "score": score}
@@ -133,6 +142,16 @@ class Run:
                 shutil.rmtree(checkpoint)
         for rest in self.folder.glob(".checkpoint.*"):
             shutil.rmtree(rest)
+
+
+def _copy(found: dict[str, Tensor], wanted: dict[str, Tensor], checkpoint: Path, advice: str) -> None:
+    """Copy every tensor that was found into the one that is wanted under its name."""
+    with torch.no_grad():
+        for name, value in found.items():
+            if wanted[name].shape != value.shape:
+                stood, needed = tuple(value.shape), tuple(wanted[name].shape)
+                raise HeadsError(f"{checkpoint}: {name} is {stood}, the recipe's is {needed}; {advice}")
+            wanted[name].copy_(value)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 from jsonargparse import DefaultHelpFormatter
 
 from heads.errors import HeadsError
+from retrieval import RetrievalError
 from store import StoreError
 from weights import WeightsError
 
@@ -53,7 +54,7 @@ def parse(
     values = {name: getattr(given, name) for name in fields}
     try:
         record = run(options(**values))
-    except (HeadsError, StoreError, WeightsError) as error:
+    except (HeadsError, RetrievalError, StoreError, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if given.json:

@@ -22,8 +22,8 @@ from store import Store
 class Reads(Protocol):
     """What gives N tokens of D channels for every clip: cached features, or token ids of texts."""
 
-    def read(self, keys: Sequence[str]) -> Float32[Tensor, "K N D"]:
-        """HeadsError names the first clip that has none."""
+    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K N D"]:
+        """On `device`; HeadsError names the first clip that has none."""
 
 
 class Features:

@@ -80,12 +80,13 @@ class EvaluateOptions:
 def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
     """The method, the precision it computes in, and what is to be disclosed beside its scores."""
     from heads.device import pick_device
+    from heads.lineage import disclosure
     from heads.methods.socratic import load_socratic
     from heads.methods.step_oracle import StepOracle
     from heads.methods.stepdiff import StepDiff
     from heads.methods.vlemb import VLEmb
     from heads.public import families, load_public
-    from heads.trained import disclosure, load_video_lm
+    from heads.trained import load_video_lm
     from store import Store
 
     store, device = Store.open(options.store), pick_device(options.device)
@@ -94,8 +95,8 @@ def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
     if options.method == "vlemb":
         if options.view is None:
             raise HeadsError("vlemb needs --view, a view of the store with embeddings")
-        told = {"view": options.view, "pair_embedding": options.pair_embedding}
-        return VLEmb(store, options.view, options.pair_embedding), "float32", told
+        vlemb = VLEmb(store, options.view, options.pair_embedding)
+        return vlemb, "float32", {"view": options.view, "pair_embedding": options.pair_embedding}
     if options.method in ("llava", "idefics"):
         if options.weights is None or options.view is None:
             raise HeadsError(f"{options.method} needs --weights, its checkpoint, and --view, its image tower's tokens")
@@ -111,16 +112,15 @@ def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
     model, features, made = load_video_lm(Path(options.head), store, device)
     assert made.video_lm is not None
     method = StepDiff(model, features, options.control, options.seed)
-    told = {"head": options.head, "view": made.video_lm.view, "recipe": disclosure(made.video_lm)}
+    told = {"head": options.head, "view": made.video_lm.view, "recipe": disclosure(made.video_lm, Path(options.head))}
     return method, made.video_lm.precision, told
 
 
 def asked(options: EvaluateOptions) -> tuple[list[Any], bool]:
     """The rows to answer, and whether they are the whole test set and nothing else."""
     from heads.declining import agreeing
-    from heads.paired_task import drawn
     from heads.selection import check_names, read_names, select
-    from heads.testsets import read_test_set
+    from heads.testsets import drawn, read_test_set
 
     if options.no_difference is not None and options.task != "diffcap":
         raise HeadsError(f"--no-difference adds questions to diffcap; {options.task} has none of that kind")

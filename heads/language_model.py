@@ -1,8 +1,10 @@
-"""A transformers causal language model, frozen, with LoRA where a recipe asks for it.
+"""A transformers causal language model: frozen, with LoRA, or trained in full, as a recipe asks.
 
 Guarantees
 - logits computed from the hidden states equal the model's own (checked when a model is loaded)
-- without LoRA no parameter of the model trains
+- without LoRA or full training no parameter of the model trains, and no graph is kept for one
+- it never drops out
+- recomputed layers have the same gradients
 - held in the precision of its products, the model says the same, bit by bit
 """
 
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from heads.chat import Chat
 from heads.errors import HeadsError
@@ -38,10 +41,18 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.chat = chat
+        self.recomputed: list[GradientCheckpointingLayer] = []
+
+    def train(self, mode: bool = True) -> "LanguageModel":
+        """It stays as it was trained, without dropout; only layers to be recomputed are told that they train."""
+        super().train(False)
+        for layer in self.recomputed:
+            layer.training = mode  # the layer's own flag, which its attention and feed-forward block do not read
+        return self
 
     @classmethod
-    def load(cls, name: str, device: str = "cpu") -> "LanguageModel":
-        """`name`: a name of `python -m weights list`, a folder or a hub id."""
+    def load(cls, name: str, device: str = "cpu", trains: bool = False) -> "LanguageModel":
+        """`name`: a name of `python -m weights list`, a folder or a hub id. trains: its own weights will."""
         import transformers
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -50,7 +61,8 @@ class LanguageModel(nn.Module):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32,
+            # Small steps vanish in bfloat16: weights that train are held in float32.
+            dtype=torch.bfloat16 if device.startswith("cuda") and not trains else torch.float32,
             attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=False,
@@ -101,7 +113,7 @@ class LanguageModel(nn.Module):
 
     @property
     def embedding_std(self) -> float:
-        return float(self.model.get_input_embeddings().weight.std())
+        return float(self.model.get_input_embeddings().weight.detach().std())
 
     @property
     def packs(self) -> bool:
@@ -139,6 +151,24 @@ class LanguageModel(nn.Module):
         inject_adapter_in_model(config, self.model)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_("lora_" in name)
+
+    def train_all(self) -> None:
+        """Full fine-tuning: every weight trains."""
+        self.model.requires_grad_(True)
+
+    def recompute_layers(self) -> None:
+        """Gradient checkpointing: keep a layer's input, and compute the layer again where gradients need it."""
+        self.recomputed = [layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+        if not self.recomputed:
+            raise HeadsError(
+                f"{type(self.model).__name__} cannot compute its layers again; set video_lm.gradient_checkpointing to "
+                "false"
+            )
+        self.model.activation_checkpointing_enable({"use_reentrant": False})
+
+    def trained(self) -> list[nn.Parameter]:
+        """The weights that train: none, LoRA's or all."""
+        return [p for p in self.model.parameters() if p.requires_grad]
 
     def hold_frozen(self, dtype: torch.dtype) -> None:
         """Hold the frozen linear layers as `dtype`, in which autocast multiplies them: it then casts none of them again

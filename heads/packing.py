@@ -9,7 +9,7 @@ Guarantees
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -34,20 +34,49 @@ class Turn:
 
 @dataclass
 class Row:
-    """One row: ids [L], video slot [L] (TEXT, or clip * outputs + token), segment [L], positions [L], targets [L]."""
+    """One row, put together from left to right: ids [L], video slot [L] (TEXT, or clip * outputs + token),
+    segment [L], positions [L], targets [L], weights [L], turn [L]."""
 
-    ids: list[int]
-    video: list[int]
-    segment: list[int]
-    positions: list[int]
-    targets: list[int]
-    weights: list[float]
-    turn: list[int]
+    ids: list[int] = field(default_factory=list)
+    video: list[int] = field(default_factory=list)
+    segment: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    turn: list[int] = field(default_factory=list)
+
+    def read(self, ids: Sequence[int], segment: int = 0) -> None:
+        """Text that is only read."""
+        self._add(ids, [TEXT] * len(ids), segment, len(self.ids))
+
+    def show(self, clip: int, outputs: int, segment: int = 0) -> None:
+        """The tokens of a clip of the batch."""
+        self._add([0] * outputs, range(clip * outputs, (clip + 1) * outputs), segment, len(self.ids))
+
+    def say(
+        self, given: Sequence[int], answer: Sequence[int], segment: int, start: int, turn: int, weight: float = 1.0
+    ) -> None:
+        """Text that is read from position `start` on, and behind it an answer that is scored or learned."""
+        ids = [*given, *answer]
+        first = len(self.ids) + len(given) - 1
+        self._add(ids, [TEXT] * len(ids), segment, start)
+        self.targets[first : first + len(answer)] = answer
+        self.weights[-len(ids) :] = [weight] * len(ids)
+        self.turn[-len(ids) :] = [turn] * len(ids)
+
+    def _add(self, ids: Sequence[int], video: Sequence[int], segment: int, start: int) -> None:
+        self.ids += ids
+        self.video += video
+        self.segment += [segment] * len(ids)
+        self.positions += range(start, start + len(ids))
+        self.targets += [NO_TARGET] * len(ids)
+        self.weights += [0.0] * len(ids)
+        self.turn += [-1] * len(ids)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch of rows, padded to the longest. Clips are numbered row by row, two a row."""
+    """A batch of rows, padded to the longest. Clips are numbered prompt by prompt, in the order of their places."""
 
     ids: Int[Tensor, "B L"]
     video: Int[Tensor, "B L"]
@@ -73,26 +102,14 @@ class Packer:
     def clips(self) -> int:
         return len(self.pieces.around_videos) - 1
 
-    def prefix(self, row: int) -> Row:
-        ids: list[int] = []
-        video: list[int] = []
+    def prefix(self, number: int) -> Row:
+        """A row up to its question; its clips are those of the prompt of that number."""
+        row = Row()
         for place, part in enumerate(self.pieces.around_videos):
             if place:
-                first = (row * self.clips + place - 1) * self.outputs
-                ids += [0] * self.outputs
-                video += range(first, first + self.outputs)
-            ids += part
-            video += [TEXT] * len(part)
-        length = len(ids)
-        return Row(
-            ids,
-            video,
-            [0] * length,
-            list(range(length)),
-            [NO_TARGET] * length,
-            [0.0] * length,
-            [-1] * length,
-        )
+                row.show(number * self.clips + place - 1, self.outputs)
+            row.read(part)
+        return row
 
     def _add(self, into: Row, turn: Turn, number: int, segment: int, start: int) -> None:
         asked = (
@@ -102,30 +119,21 @@ class Packer:
         # Where nothing is answered yet there is no such space: a model goes on from one otherwise than from a word.
         answer = self.chat.text_ids(" " + turn.answer if turn.given and turn.answer else turn.answer)
         answer += self.pieces.end if turn.ends else ()
-        ids = asked + answer
-        first = len(asked) - 1
-        targets = [NO_TARGET] * len(ids)
-        targets[first : first + len(answer)] = answer
-        into.ids += ids
-        into.video += [TEXT] * len(ids)
-        into.segment += [segment] * len(ids)
-        into.positions += range(start, start + len(ids))
-        into.targets += targets
-        into.weights += [turn.weight] * len(ids)
-        into.turn += [number] * len(ids)
+        into.say(asked, answer, segment, start, number, turn.weight)
 
-    def pack(self, pairs: Sequence[Sequence[Turn]], packed: bool = True) -> Packed:
-        """One row a pair, or with packed=False one row a turn, its pair's clips repeated. Turns are numbered on."""
+    def pack(self, prompts: Sequence[Sequence[Turn]], packed: bool = True) -> Packed:
+        """One row a prompt (the clips of a pair, or one clip), or with packed=False one row a turn, all of whose rows
+        show the same clips. Turns are numbered on."""
         rows: list[Row] = []
-        number = 0
-        for turns in pairs:
+        turn_number = 0
+        for number, turns in enumerate(prompts):
             for place, turn in enumerate(turns):
                 if place == 0 or not packed:
-                    row = self.prefix(len(rows))
+                    row = self.prefix(number)
                     start = len(row.ids)
                     rows.append(row)
-                self._add(row, turn, number, place + 1 if packed else 1, start)
-                number += 1
+                self._add(row, turn, turn_number, place + 1 if packed else 1, start)
+                turn_number += 1
         return collate(rows)
 
 

@@ -15,6 +15,12 @@ PAIR_SYSTEM = (
     "Here is Video 1: {video}. Here is Video 2: {video}."
 )
 
+# Ours: what narration and captions answer when they train. Of a sequence of clips the words are told right behind each
+# clip, where PAIR_SYSTEM goes on; a third and further clip is announced as the second is.
+NARRATION_QUESTION = "What does the person in the video say?"
+CAPTION_QUESTION = "What does the picture show?"
+NEXT_VIDEO = ". Here is Video {number}: "
+
 # (Fig. S7) asked for DiffCap and, with each candidate text as the answer, for DiffMCQ.
 DIFFERENCE_QUESTION = 'What is the main difference in "{category}" between these videos?'
 # Ours, after (S1) prompt type 3, with the category in the place of the main action.

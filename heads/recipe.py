@@ -60,23 +60,49 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class HardNegativeOptions:
+    """"Which video ...?" is asked of the clip that answers it and one of its nearest neighbours of the same step."""
+
+    neighbours: int = 8
+    """so many nearest clips of the train split, of which one is drawn"""
+    mine_every: int = 0
+    """steps between minings by the projector's own tokens as they then are, which divide schedule.validate_every; 0:
+    mined once, by the view's `embedding`"""
+
+
+SourceName = Literal["clips", "sequences", "images", "pairs"]
+
+
+@dataclass(frozen=True)
 class VideoLMRecipe:
-    """StepDiff: a frozen language model that is given both clips of a pair as projected tokens."""
+    """A language model that is given clips as projected tokens: VCLM, Interleaved or StepDiff, by what it trains on."""
 
     schedule: Schedule
     """length and rates of the training"""
-    pairqa: str
-    """paired QA, JSON lines"""
     validation: Validation
     """what chooses the checkpoint"""
+    sources: tuple[SourceName, ...] = ("pairs",)
+    """what batches are of, by turns: clips (each with its narration: VCLM), sequences (three clips of a video, each
+    followed by its narration) and images (each with its caption: with sequences, Interleaved), pairs (with their
+    questions: StepDiff)"""
+    init: str | None = None
+    """run whose best checkpoint this one starts from"""
+    pairqa: str | None = None
+    """paired QA, JSON lines: the source `pairs`, and what tells a warm start which words say what a clip shows"""
+    narration: str = "narration"
+    """catalog column with the narration of clips"""
+    caption: str = "caption"
+    """catalog column with the caption of images"""
+    words: int = 64
+    """words of a narration or caption that are learned, at most"""
     view: str = "efficientnet-lite0"
     """view whose `tokens` the projector reads"""
     language_model: str = "smollm2-135m-instruct"
     """name, folder or hub id of the language model"""
     projector: ProjectorOptions = field(default_factory=ProjectorOptions)
     """M_Proj"""
-    pairs: int = 6
-    """pairs a batch"""
+    batch: int = 6
+    """clips, sequences, images or pairs a batch, whose schedule.accumulate make a step"""
     questions: int = 8
     """questions of a pair in one batch, at most"""
     one_sided_first: int = 0
@@ -94,7 +120,39 @@ class VideoLMRecipe:
     warm_start: WarmStart | None = None
     """null: none"""
     lora: Lora | None = None
-    """null: the language model stays frozen"""
+    """null: none"""
+    full: bool = False
+    """train all weights of the language model; without this and LoRA it stays frozen"""
+    gradient_checkpointing: bool = False
+    """compute the language model's layers again for their gradients: less memory, more time"""
+    hard_negatives: HardNegativeOptions | None = None
+    """null: every question keeps its pair"""
+
+    @property
+    def system(self) -> str:
+        """What the recipe trains, by the paper's name."""
+        if "pairs" in self.sources:
+            return "StepDiff"
+        return "Interleaved" if "sequences" in self.sources else "VCLM"
+
+    def check(self) -> None:
+        """HeadsError: options that contradict each other."""
+        if not self.sources:
+            raise HeadsError("video_lm.sources is empty; name clips, sequences, images or pairs")
+        if self.full and self.lora is not None:
+            raise HeadsError("video_lm.full trains what video_lm.lora would leave frozen; choose one")
+        if "pairs" in self.sources and self.pairqa is None:
+            raise HeadsError("the source `pairs` needs video_lm.pairqa, a file of paired QA")
+        if self.warm_start is not None and self.pairqa is None:
+            raise HeadsError("video_lm.warm_start needs video_lm.pairqa, which tells it content words")
+        if self.hard_negatives is not None and "pairs" not in self.sources:
+            raise HeadsError("video_lm.hard_negatives are for the source `pairs`; add it or drop them")
+        every = 0 if self.hard_negatives is None else self.hard_negatives.mine_every
+        if every and self.schedule.validate_every % every:
+            raise HeadsError(
+                f"hard_negatives.mine_every {every} does not divide schedule.validate_every "
+                f"{self.schedule.validate_every}: a run resumes only where it mines anew"
+            )
 
 
 @dataclass(frozen=True)
@@ -130,7 +188,7 @@ class TrainOptions:
     device: str = "auto"
     """auto (cuda where there is one), cpu, cuda"""
     video_lm: VideoLMRecipe | None = None
-    """train a video-conditioned language model (StepDiff)"""
+    """train a video-conditioned language model: VCLM, Interleaved or StepDiff"""
     contrastive: ContrastiveRecipe | None = None
     """train a contrastive head"""
 

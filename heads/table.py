@@ -29,7 +29,7 @@ class TableOptions:
     """write the table as JSON here"""
 
 
-def system(options: dict[str, Any]) -> str:
+def system(options: dict[str, Any], disclosed: dict[str, Any]) -> str:
     """A name for a row of the table."""
     if options["method"] == "vlemb":
         pair = options.get("pair_embedding", "average")
@@ -37,7 +37,8 @@ def system(options: dict[str, Any]) -> str:
     if options["method"] == "step-oracle":
         return "control: knows the step only"
     control = {"none": "", "blind": ", control: no video", "shuffled": ", control: another video"}
-    named = {"llava": "VCLM", "idefics": "Interleaved", "socratic": "Socratic"}.get(options["method"], "StepDiff")
+    public = {"llava": "VCLM", "idefics": "Interleaved", "socratic": "Socratic"}
+    named = public.get(options["method"]) or disclosed["recipe"]["system"]
     what = options["head"] or options.get("weights") or options.get("kind") or options.get("texts")
     return f"{named} ({what}){control[options['control']]}"
 
@@ -49,13 +50,14 @@ def run(options: TableOptions) -> dict[str, Any]:
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
             asked, scores = record["options"], record["scores"]
+            name = system(asked, record["disclosed"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise HeadsError(f"{path}: not a score record of heads.evaluate ({error})") from error
-        row = table.setdefault(system(asked), {})
+        row = table.setdefault(name, {})
         for metric in COLUMNS[asked["task"]]:
             row[metric] = {"value": scores[metric], "interval": scores["intervals"].get(metric)}
         row.setdefault("rows", {})[asked["task"]] = scores["rows"]
-        disclosed[system(asked)] = record["disclosed"]
+        disclosed[name] = record["disclosed"]
     record = {"systems": table, "disclosed": disclosed}
     if options.out is not None:
         Path(options.out).parent.mkdir(parents=True, exist_ok=True)

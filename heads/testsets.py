@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from heads.errors import HeadsError
 from heads.files import write_text
 from heads.jsonl import object_line, read_objects, write_objects
@@ -99,6 +101,12 @@ def read_test_set(task: Task, path: str | Path) -> list[Any]:
     if not rows:
         raise HeadsError(f"{path}: no rows in it")
     return rows
+
+
+def drawn(rows: Sequence[Any], count: int, seed: int) -> list[Any]:
+    """`count` rows by seed, in file order."""
+    places = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return [rows[i] for i in sorted(places)]
 
 
 def write_test_set(task: Task, path: str | Path, rows: Sequence[Row]) -> None:

@@ -1,4 +1,5 @@
 """python -m heads.train --config heads/recipes/kitchen/stepdiff.yaml
+python -m heads.train --config heads/recipes/kitchen/interleaved.yaml
 python -m heads.train --config heads/recipes/kitchen/align.yaml
 
 Trains a head on cached features: never a raw video. A run found in the folder `out` is resumed.
@@ -40,20 +41,22 @@ def remember(options: TrainOptions, folder: Path) -> None:
 def run(options: TrainOptions) -> dict[str, Any]:
     if (options.video_lm is None) == (options.contrastive is None):
         raise HeadsError("a recipe holds one of video_lm and contrastive; see heads/recipes/kitchen")
+    from heads import lineage
     from heads.contrastive import ContrastiveTask
     from heads.device import pick_device
-    from heads.paired_task import PairedTask
     from heads.training import train
+    from heads.video_task import VideoTask
     from store import Store
 
     store, folder, device = Store.open(options.store), Path(options.out), pick_device(options.device)
-    task: PairedTask | ContrastiveTask
+    task: VideoTask | ContrastiveTask
     if options.video_lm is not None:
-        task = PairedTask(options.video_lm, store, options.seed, device)
+        task = VideoTask(options.video_lm, store, options.seed, device)
         schedule = options.video_lm.schedule
     elif options.contrastive is not None:
         task = ContrastiveTask(options.contrastive, store, options.seed, device)
         schedule = options.contrastive.schedule
+    lineage.keep(folder, options, store)
     remember(options, folder)
     return train(task, schedule, folder, folder.name)
 

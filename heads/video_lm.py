@@ -3,7 +3,7 @@
 Guarantees
 - log-likelihoods of packed questions equal those of separate ones
 - in float32 an answer written in a batch is the one written alone
-- a frozen language model keeps no graph that training does not need
+- the language model never drops out
 """
 
 from collections.abc import Sequence
@@ -28,22 +28,12 @@ class VideoLM(nn.Module):
         self.packer = Packer(lm.chat, outputs)
         self.blind_packer = Packer(lm.chat, 0)
 
-    def train(self, mode: bool = True) -> "VideoLM":
-        """The projector trains; the language model stays as it was trained, without its dropout."""
-        super().train(mode)
-        self.lm.eval()
-        return self
-
     def pack(
-        self, pairs: Sequence[Sequence[Turn]], clips: Float[Tensor, "C L E"] | None, packed: bool
-    ) -> tuple[Packed, Float[Tensor, "C2 L E"] | None]:
-        """Rows for all questions of the pairs, and the two clips of every row; None: the blind control."""
-        if clips is None:
-            return self.blind_packer.pack(pairs, packed).to(self.lm.device), None
-        if not packed:
-            counts = torch.tensor([len(turns) for turns in pairs], device=clips.device)
-            clips = clips.unflatten(0, (len(pairs), 2)).repeat_interleave(counts, 0).flatten(0, 1)
-        return self.packer.pack(pairs, packed).to(self.lm.device), clips
+        self, prompts: Sequence[Sequence[Turn]], clips: Float[Tensor, "C L E"] | None, packed: bool
+    ) -> tuple[Packed, Float[Tensor, "C L E"] | None]:
+        """Rows for all questions of the prompts, and the clips that they number; None: the blind control."""
+        packer = self.blind_packer if clips is None else self.packer
+        return packer.pack(prompts, packed).to(self.lm.device), clips
 
     def token_losses(
         self, batch: Packed, clips: Float[Tensor, "C L E"] | None

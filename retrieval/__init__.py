@@ -2,6 +2,6 @@
 
 from retrieval.errors import RetrievalError
 from retrieval.index import Index, build_index, open_index
-from retrieval.neighbourhood import neighbours
+from retrieval.neighbourhood import nearest, neighbours
 
-__all__ = ["Index", "RetrievalError", "build_index", "neighbours", "open_index"]
+__all__ = ["Index", "RetrievalError", "build_index", "nearest", "neighbours", "open_index"]

@@ -2,6 +2,7 @@
 
 Guarantees:
 - never_itself: a row is not its own neighbour.
+- nearest_first: neighbours stand by falling cosine, those of equal cosine by their place.
 - within_a_step: with `same`, a neighbour has the same value in that column of the catalog.
 """
 
@@ -47,6 +48,24 @@ def neighbours(
     return _of_the_same(store, view, rows, k, same, feature)
 
 
+def nearest(
+    vectors: Float32[np.ndarray, "vectors dim"], asked: Int64[np.ndarray, " asked"], k: int
+) -> tuple[Int64[np.ndarray, "asked k"], Float32[np.ndarray, "asked k"]]:
+    """The k other vectors nearest to each of those at the places `asked`, and their cosines, best first, found exactly.
+
+    `vectors` have length 1. Where there are fewer than k, the place is -1 and the cosine -inf.
+    """
+    found = _none(len(asked), k)
+    for start in range(0, len(asked), BLOCK):
+        part = asked[start : start + BLOCK]
+        cosines = vectors[part] @ vectors.T
+        cosines[np.arange(len(part)), part] = -np.inf
+        order = np.argsort(-cosines, axis=1, kind="stable")[:, : min(k, len(vectors) - 1)]
+        for at, (best, own) in enumerate(zip(order, cosines, strict=True), start):
+            _put(found, at, best, own[best])
+    return found
+
+
 def _of_all(store: Store, view: View, rows: Int64[np.ndarray, " rows"], k: int) -> Neighbours:
     index = open_index(store, view)
     found = _none(len(rows), k)
@@ -74,13 +93,9 @@ def _of_the_same(
         if not len(asked):
             continue
         vectors = normalised(store, view, feature, members).astype(np.float32)
-        for start in range(0, len(asked), BLOCK):
-            part = asked[start : start + BLOCK]
-            cosines = vectors[np.searchsorted(members, rows[part])] @ vectors.T
-            cosines[rows[part][:, None] == members] = -np.inf
-            order = np.argsort(-cosines, axis=1, kind="stable")[:, : min(k, len(members) - 1)]
-            for at, best, own in zip(part, order, cosines, strict=True):
-                _put(found, int(at), members[best], own[best])
+        places, cosines = nearest(vectors, np.searchsorted(members, rows[asked]), k)
+        found[0][asked] = np.where(places < 0, -1, members[places])
+        found[1][asked] = cosines
     return found
 
 

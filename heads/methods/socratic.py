@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from heads.chat import Chat
 from heads.clip_texts import ClipTexts
 from heads.language_model import LanguageModel
-from heads.packing import NO_TARGET, TEXT, Packed, Packer, Row, Turn
+from heads.packing import Packed, Packer, Row, Turn
 from heads.video_lm import VideoLM
 
 _NONE = -1  # behind the last token of a shorter text
@@ -30,31 +30,30 @@ class TokenIds:
         """most: tokens of a text that are read."""
         self.texts, self.chat, self.most = texts, chat, most
 
-    def read(self, keys: Sequence[str]) -> Float32[Tensor, "K N 1"]:
+    def read(self, keys: Sequence[str], device: torch.device | str = "cpu") -> Float32[Tensor, "K N 1"]:
         """Token ids of each clip's text, -1 behind them. HeadsError names a clip without a text."""
         found = torch.full((len(keys), self.most, 1), _NONE, dtype=torch.float32)  # exact below 2**24
         for row, text in zip(found, self.texts.read(keys), strict=True):
             ids = self.chat.text_ids(text.strip())[: self.most]
             row[: len(ids), 0] = torch.tensor(ids)
-        return found
+        return found.to(device)
 
 
 class TextPacker(Packer):
-    """Packs behind texts of clips: `texts` are token ids, one clip after another, two a row."""
+    """Packs behind texts of clips: `texts` are token ids, one clip after another, two a prompt."""
 
     def __init__(self, chat: Chat, texts: Sequence[list[int]]) -> None:
         super().__init__(chat, 0)
         self.texts = texts
 
-    def prefix(self, row: int) -> Row:
-        """The system prompt around the texts of the row's clips."""
-        ids: list[int] = []
+    def prefix(self, number: int) -> Row:
+        """The system prompt around the texts of the clips of the prompt of that number."""
+        row = Row()
         for place, part in enumerate(self.pieces.around_videos):
-            ids += self.texts[row * self.clips + place - 1] if place else []
-            ids += part
-        length = len(ids)
-        none = [NO_TARGET] * length
-        return Row(ids, [TEXT] * length, [0] * length, list(range(length)), none, [0.0] * length, [-1] * length)
+            if place:
+                row.read(self.texts[number * self.clips + place - 1])
+            row.read(part)
+        return row
 
 
 class SocraticLM(VideoLM):
@@ -75,8 +74,6 @@ class SocraticLM(VideoLM):
         if clips is None:
             return self.blind_packer.pack(pairs, packed).to(self.lm.device), None
         texts = [row[row != _NONE].long().tolist() for row in clips]
-        if not packed:
-            texts = [text for place, turns in enumerate(pairs) for _ in turns for text in texts[2 * place :][:2]]
         return TextPacker(self.lm.chat, texts).pack(pairs, packed).to(self.lm.device), None
 
 

@@ -1,4 +1,6 @@
-"""StepDiff: a video-conditioned language model that is given both clips of a pair (paper, Sec. 3).
+"""A video-conditioned language model that is given both clips of a pair (paper, Sec. 3).
+
+VCLM, Interleaved and StepDiff are asked alike; they differ in what trained them.
 
 Guarantees
 - a pair's prefix is computed once for all that is asked of it, with the scores of asking one by one

@@ -89,6 +89,7 @@ class Idefics(PublicLM):
             shape = self.frame_shape(self.whole.config)
             images = torch.zeros(rows, 1, *shape, device=self.whole.device, dtype=self.whole.dtype)
         else:
-            images = clips.unflatten(1, (self.frames, -1)).flatten(0, 1).unflatten(0, (rows, -1))
+            frames = clips.unflatten(1, (self.frames, -1)).flatten(0, 1)
+            images = frames[batch.video[batch.video != TEXT].view(rows, -1)]
         last = (batch.video != TEXT).cumsum(1)  # 0: no frame yet
         return images, one_hot(last, images.shape[1] + 1)[..., 1:]

@@ -69,7 +69,15 @@ def world(tmp_path_factory: pytest.TempPathFactory):
     with store.lock():
         store.catalog("clips").append(
             pl.DataFrame(
-                {"key": clips, "split": splits, "step": [f"step {i // 3 % 2}" for i in range(24)], "narration": texts}
+                {
+                    "key": clips,
+                    "video": [f"video {i // 4}" for i in range(24)],
+                    "end": [float(23 - i) for i in range(24)],  # against the rows' order
+                    "split": splits,
+                    "step": [f"step {i // 3 % 2}" for i in range(24)],
+                    "narration": texts,
+                    "caption": [f"a picture of a {tool}" if i % 2 else None for i, tool in enumerate(tools)],
+                }
             )
         )
         view = store.create_view(

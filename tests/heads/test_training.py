@@ -20,9 +20,10 @@ from heads import ask, embed, evaluate, table, train
 from heads.checkpoint import Run, read_metrics
 from heads.errors import HeadsError
 from heads.paired_qa import PairQuestions, draw, kind, one_sided, read_paired_qa, turns
-from heads.paired_task import PairedTask
+from heads.paired_source import PairedSource
 from heads.recipe import Schedule, read_recipe
 from heads.training import rate_factor
+from heads.video_task import VideoTask
 from store import Store
 
 
@@ -33,7 +34,7 @@ def recipe(world: Path, tiny_lm: str, out: Path, **more: object) -> Path:
         "language_model": tiny_lm,
         "pairqa": str(world / "pairqa.jsonl"),
         "projector": {"width": 16, "heads": 2, "outputs": 4},
-        "pairs": 3,
+        "batch": 3,
         "schedule": {"steps": 6, "accumulate": 2, "warmup": 2, "validate_every": 2},
         "validation": {
             "diffmcq": str(world / "diffmcq_val.jsonl"),
@@ -181,7 +182,7 @@ def test_a_model_that_ranks_nothing_has_no_tau_and_no_credit(
 def test_another_recipe_in_the_same_folder_is_refused(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    other = recipe(world, tiny_lm, tmp_path / "other", pairs=2)
+    other = recipe(world, tiny_lm, tmp_path / "other", batch=2)
     assert train.main(["--config", str(other), "--out", str(trained)]) == 1
     assert "another recipe (video_lm" in capsys.readouterr().err
 
@@ -260,18 +261,20 @@ def test_one_sided_first_holds_two_such_pairs_of_three(pairs: int, world: Path, 
     path = tmp_path / "one_sided.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     schedule = {"steps": 4, "accumulate": 2, "validate_every": 4}
-    settings = {"pairqa": str(path), "one_sided_first": 2, "pairs": pairs, "schedule": schedule}
+    settings = {"pairqa": str(path), "one_sided_first": 2, "batch": pairs, "schedule": schedule}
     made = read_recipe(recipe(world, tiny_lm, tmp_path / "run", **settings)).video_lm
     assert made is not None
-    task = PairedTask(made, Store.open(world / "features"), 0, "cpu")
-    drawn = [task.drawn_pairs(batch) for batch in range(8)]
-    assert drawn == [task.drawn_pairs(batch) for batch in range(8)] and all(len(own) == pairs for own in drawn)
+    (source,) = VideoTask(made, Store.open(world / "features"), 0, "cpu").sources
+    assert isinstance(source, PairedSource)
+    drawn = [source.drawn_pairs(batch, batch // 2) for batch in range(8)]
+    assert drawn == [source.drawn_pairs(batch, batch // 2) for batch in range(8)]
+    assert all(len(own) == pairs for own in drawn)
     easy = [own[: pairs * 2 // 3] for own in drawn[:4]]
-    kinds = [task.one_sided[0].count(own) for own in itertools.chain(*easy)]
+    kinds = [source.one_sided[0].count(own) for own in itertools.chain(*easy)]
     assert kinds == [1, 0] * (len(kinds) // 2), "alike and unlike by turns"
-    assert all(own in task.one_sided[1] for own in list(itertools.chain(*easy))[1::2])
+    assert all(own in source.one_sided[1] for own in list(itertools.chain(*easy))[1::2])
     for batch in range(4, 8):
-        assert drawn[batch] == [task.pairs[i] for i in draw(len(task.pairs), pairs, batch, 0)]
+        assert drawn[batch] == [source.pairs[i] for i in draw(len(source.pairs), pairs, batch, 0)]
 
 
 def test_one_sided_first_without_such_pairs_is_refused(

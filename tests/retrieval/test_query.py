@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval import build_index, neighbours
+from retrieval import build_index, nearest, neighbours
 from retrieval.__main__ import main
 from retrieval.errors import RetrievalError
 from retrieval.index import paths
@@ -309,6 +309,21 @@ def test_neighbours_within_a_step(store: Store, clips: View) -> None:
         assert (own[len(alike) :] == -1).all()
         expected = [vectors[filled == at][0] @ own_vector for at in order[:9]]
         np.testing.assert_allclose(near[: len(alike)], expected, atol=1e-6)
+
+
+def test_nearest_stand_by_falling_cosine_and_are_never_the_vector_itself() -> None:
+    vectors = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
+    vectors[7] = vectors[3]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    asked = np.array([3, 29, 0])
+    places, cosines = nearest(vectors, asked, 4)
+    for own, found, values in zip(asked, places, cosines, strict=True):
+        others = [place for place in range(30) if place != own]
+        others.sort(key=lambda place: -float(vectors[own] @ vectors[place]))
+        assert found.tolist() == others[:4]
+        np.testing.assert_allclose(values, vectors[found] @ vectors[own], rtol=1e-5)
+    few, none = nearest(vectors[:2], np.array([1]), 3)
+    assert few.tolist() == [[0, -1, -1]] and np.isneginf(none[0, 1:]).all()
 
 
 def test_neighbours_refuse_what_is_not_there(store: Store, clips: View) -> None:

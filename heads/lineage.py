@@ -1,0 +1,108 @@
+"""What a head was trained on, remembered in its run's folder: views' provenance, the language model's weights, the run
+that it started from.
+
+    RUN/lineage.json
+
+Guarantees
+- a head is given no features of another provenance, and no other language model, than it was trained on
+- what an earlier run was given is told with what this one was
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from heads.checkpoint import Run
+from heads.errors import HeadsError
+from heads.files import write_text
+from heads.recipe import TrainOptions, VideoLMRecipe, read_recipe
+from store import Provenance, Store
+from weights import fingerprint, resolve
+
+FILE = "lineage.json"
+
+
+def reads(options: TrainOptions, store: Store) -> dict[str, Any]:
+    """What the head of a recipe reads: each view's provenance, and the fingerprint of the language model's files."""
+    if options.video_lm is not None:
+        view = store.view("clips", options.video_lm.view)
+        lm = fingerprint(resolve(options.video_lm.language_model))
+        return {"clips": view.provenance.as_dict(), "language_model": lm}
+    assert options.contrastive is not None
+    views = {"clips": options.contrastive.view, "texts": options.contrastive.text_view}
+    return {entity: store.view(entity, name).provenance.as_dict() for entity, name in views.items()}
+
+
+def check(folder: Path, options: TrainOptions, store: Store) -> None:
+    """HeadsError in one line where the run in `folder` was trained on something else than `options` would read."""
+    trained, now = read(folder)["reads"], reads(options, store)
+    for entity in ("clips", "texts"):
+        if entity in trained and entity in now:
+            differs = Provenance.from_dict(trained[entity]).difference(Provenance.from_dict(now[entity]))
+            if differs:
+                raise HeadsError(
+                    f"{folder}: trained on other features of {entity} than {store.path} has ({differs}); name the "
+                    "store it was trained on, or train anew"
+                )
+    if trained.keys() != now.keys():
+        raise HeadsError(f"{folder}: holds a head of another kind ({', '.join(trained)} against {', '.join(now)})")
+    if trained.get("language_model") != now.get("language_model"):
+        assert options.video_lm is not None
+        raise HeadsError(
+            f"{folder}: trained with another language model than {options.video_lm.language_model} now is (sha256 "
+            f"{trained['language_model'][:12]} against {now['language_model'][:12]}); name the same one, or train anew"
+        )
+
+
+def origin(options: TrainOptions, store: Store) -> dict[str, Any]:
+    """What RUN/lineage.json is to hold. HeadsError: the run to start from was trained on something else."""
+    start = None
+    if options.video_lm is not None and options.video_lm.init is not None:
+        folder = Path(options.video_lm.init)
+        made = read_recipe(folder / "recipe.yaml").video_lm
+        if made is None:
+            raise HeadsError(f"{folder}: holds a contrastive head, from which no language model can start")
+        check(folder, options, store)
+        start = {"run": str(folder), "checkpoint": Run(folder).best().name} | disclosure(made, folder)
+    return {"reads": reads(options, store), "init": start}
+
+
+def keep(folder: Path, options: TrainOptions, store: Store) -> None:
+    """Write a new run's lineage; that of a run to be resumed is checked instead."""
+    if Run(folder).latest() is not None:
+        check(folder, options, store)
+        return
+    lineage = origin(options, store)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / FILE, json.dumps(lineage, indent=1))
+
+
+def read(folder: Path) -> dict[str, Any]:
+    path = folder / FILE
+    try:
+        lineage = json.loads(path.read_text(encoding="utf-8"))
+        lineage["reads"], lineage["init"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise HeadsError(
+            f"{path}: missing or damaged ({error}), so nobody can tell what the head was trained on; train anew"
+        ) from error
+    return lineage
+
+
+def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
+    """What training was given beyond the published recipe, and before it: stands beside every score it led to."""
+    return {
+        "system": recipe.system,
+        "sources": list(recipe.sources),
+        "warm_start": recipe.warm_start is not None,
+        "lora": recipe.lora is not None,
+        "full": recipe.full,
+        "packed": recipe.packed,
+        "yes_no_weight": recipe.yes_no_weight,
+        "one_sided_first": recipe.one_sided_first,
+        "decisions_first": recipe.decisions_first,
+        "hard_negatives": recipe.hard_negatives is not None,
+        "language_model": recipe.language_model,
+        "steps": recipe.schedule.steps,
+        "init": read(folder)["init"],
+    }

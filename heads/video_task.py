@@ -1,0 +1,153 @@
+"""Training a video-conditioned language model from cached tokens: VCLM, Interleaved and StepDiff by one trainer.
+
+Batch b is of source b modulo the number of sources, as the supplement's S3 samples its data sets.
+
+Guarantees
+- only the projector changes, and of the language model what the recipe trains: nothing, LoRA, or all
+- which source gives which batch is a pure function of the batch's number
+- validation reads the val test sets it is given, on rows drawn by seed
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from heads.checkpoint import Run
+from heads.clips import Features
+from heads.device import autocast
+from heads.errors import HeadsError
+from heads.hard_negatives import HardNegatives
+from heads.language_model import LanguageModel
+from heads.methods.stepdiff import StepDiff
+from heads.paired_qa import PairQuestions, read_paired_qa
+from heads.paired_source import PairedSource
+from heads.projector import Projector
+from heads.prompts import CAPTION_QUESTION, NARRATION_QUESTION
+from heads.recipe import VideoLMRecipe
+from heads.scoring import score
+from heads.sources import Batch, Sequences, Source, TextedClips, narrated, sequences
+from heads.testsets import drawn, read_test_set
+from heads.training import Progress
+from heads.video_lm import VideoLM
+from heads.warm_start import split_texts, warm_start
+from store import Store
+
+CLIPS_MINED = 32  # projected at a time
+
+
+def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> VideoLM:
+    """The untrained model of a recipe; the same seed gives the same weights."""
+    lm = LanguageModel.load(recipe.language_model, device, trains=recipe.full)
+    if recipe.lora is not None:
+        lm.add_lora(recipe.lora, seed)
+    if recipe.full:
+        lm.train_all()
+    if recipe.precision == "bfloat16":
+        lm.hold_frozen(torch.bfloat16)
+    if recipe.gradient_checkpointing:
+        lm.recompute_layers()
+    torch.manual_seed(seed)
+    tokens, channels = features.shape
+    projector = Projector(recipe.projector, tokens, channels, lm.width, lm.embedding_std).to(device)
+    return VideoLM(lm, projector, recipe.projector.outputs)
+
+
+class VideoTask:
+    def __init__(self, recipe: VideoLMRecipe, store: Store, seed: int, device: str) -> None:
+        recipe.check()
+        self.recipe, self.store, self.seed, self.device = recipe, store, seed, device
+        self.catalog = store.catalog("clips").frame()
+        self.features = Features(store, recipe.view, "tokens")
+        self.pairs: list[PairQuestions] = [] if recipe.pairqa is None else read_paired_qa(recipe.pairqa, self.catalog)
+        check = recipe.validation
+        self.options = drawn(read_test_set("diffmcq", check.diffmcq), check.rows, seed)
+        self.ranks = drawn(read_test_set("diffrank", check.diffrank), check.rows, seed)
+        self.negatives: HardNegatives | None = None
+        if recipe.hard_negatives is not None:
+            self.negatives = HardNegatives(self.catalog, self.features, recipe.hard_negatives.neighbours)
+            if not recipe.hard_negatives.mine_every:
+                self.negatives.mine(self.negatives.embeddings(store, recipe.view))
+        self.module = build(recipe, self.features, seed, device)
+        self.sources = [self._source(name) for name in recipe.sources]
+
+    def _source(self, name: str) -> Source:
+        recipe, chat, outputs = self.recipe, self.module.lm.chat, self.recipe.projector.outputs
+        if name == "pairs":
+            return PairedSource(recipe, self.pairs, chat, self.module.lm.packs, self.seed, self.negatives)
+        column = recipe.caption if name == "images" else recipe.narration
+        texts = narrated(self.catalog, column, self.features, recipe.words)
+        if name == "sequences":
+            return Sequences(sequences(texts, self.catalog), chat, outputs, recipe.batch, self.seed)
+        question = CAPTION_QUESTION if name == "images" else NARRATION_QUESTION
+        return TextedClips(texts, question, chat, outputs, recipe.batch, self.seed)
+
+    def groups(self) -> list[dict[str, Any]]:
+        rate, lora = self.recipe.schedule.learning_rate, self.recipe.lora
+        groups: list[dict[str, Any]] = [{"params": list(self.module.projector.parameters()), "lr": rate}]
+        if trained := self.module.lm.trained():
+            groups.append({"params": trained, "lr": rate if lora is None else lora.learning_rate})
+        return groups
+
+    def prepare(self, told: Progress) -> None:
+        if self.recipe.init is not None:
+            checkpoint = Run(Path(self.recipe.init)).start(self.module)
+            told.say(f"starts from {checkpoint}")
+        options = self.recipe.warm_start
+        if options is None:
+            return
+        texts = pl.concat([split_texts(self.catalog, name, self.features, "train") for name in options.texts])
+        if texts.is_empty():
+            raise HeadsError(
+                f"warm start: no clip of the train split has features and a {' or '.join(options.texts)}; "
+                "featurize some"
+            )
+        told.say(f"warm start on {len(texts)} texts of the train split ({', '.join(options.texts)})")
+        steps = Progress("warm start", options.steps)
+        precision = self.recipe.precision
+        warm_start(self.module, self.features, texts, self.pairs, options, precision, self.seed, steps.told)
+
+    def batch(self, number: int) -> Batch:
+        """The training batch of that number."""
+        turn, place = divmod(number, len(self.sources))
+        return self.sources[place].batch(turn, number // self.recipe.schedule.accumulate)
+
+    def loss(self, batch: int) -> Tensor:
+        """Mean loss over the answer tokens of one batch, each token by its turn's weight."""
+        hard, (step, within) = self.recipe.hard_negatives, divmod(batch, self.recipe.schedule.accumulate)
+        if hard is not None and hard.mine_every and within == 0 and step % hard.mine_every == 0:
+            self.mine()
+        drawn_batch = self.batch(batch)
+        tokens = self.features.read(drawn_batch.clips, self.device)
+        with autocast(self.device, self.recipe.precision):
+            clips = self.module.project(tokens)
+            losses, weights, _ = self.module.token_losses(drawn_batch.rows.to(self.module.lm.device), clips)
+        return (losses * weights).sum() / weights.sum()
+
+    @torch.no_grad()
+    def mine(self) -> None:
+        """Hard negatives by what the projector now makes of the clips: the mean of a clip's tokens."""
+        assert self.negatives is not None
+        vectors = []
+        for start in range(0, len(self.negatives.clips), CLIPS_MINED):
+            tokens = self.features.read(self.negatives.clips[start : start + CLIPS_MINED])
+            with autocast(self.device, self.recipe.precision):
+                vectors.append(self.module.project(tokens).float().mean(dim=1).cpu().numpy())
+        self.negatives.mine(np.concatenate(vectors))
+
+    def validate(self) -> dict[str, float | None]:
+        method = StepDiff(self.module, self.features)
+        with autocast(self.device, self.recipe.precision):
+            options = score("diffmcq", self.options, method.score_options(self.options), 0)
+            ranks = score("diffrank", self.ranks, method.rank(self.ranks), 0)
+        accuracy, tau = options["accuracy"], ranks["ktau_defined"]
+        return {
+            # A model that says the same of all targets of every row ranks nothing: no tau, and no credit.
+            "score": (accuracy + (tau or 0.0)) / 2,
+            "accuracy": accuracy,
+            "ktau": tau,
+            "ktau_within_step": ranks["ktau_within_step"],
+        }

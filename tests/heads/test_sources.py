@@ -1,0 +1,187 @@
+"""Guarantees of heads.sources and heads.hard_negatives."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from heads.clips import Features
+from heads.errors import HeadsError
+from heads.hard_negatives import HardNegatives
+from heads.language_model import LanguageModel
+from heads.packing import NO_TARGET, TEXT, Turn, collate
+from heads.projector import Projector, ProjectorOptions
+from heads.prompts import NARRATION_QUESTION
+from heads.sources import SEQUENCE, Sequences, TextedClips, narrated, sequences
+from heads.video_lm import VideoLM
+from store import Store
+
+OUTPUTS = 4
+RUNS = [
+    [("a", "a whisk goes"), ("b", "then a fork"), ("c", "ends")],
+    [("d", "we start with a spoon now"), ("e", "stir"), ("f", "and the whisk again")],
+]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_lm: str) -> VideoLM:
+    lm = LanguageModel.load(tiny_lm)
+    torch.manual_seed(1)
+    return VideoLM(lm, Projector(ProjectorOptions(width=16, heads=2, outputs=OUTPUTS), 16, 24, lm.width, 0.5), OUTPUTS)
+
+
+@pytest.fixture(scope="module")
+def clips(model: VideoLM) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.project(torch.randn(6, 16, 24, generator=torch.Generator().manual_seed(2)))
+
+
+@pytest.fixture(scope="module")
+def store(world: Path) -> Store:
+    return Store.open(world / "features")
+
+
+def losses(model: VideoLM, runs: list[list[tuple[str, str]]], clips: torch.Tensor) -> dict[int, list[float]]:
+    """Losses of the target tokens of each run."""
+    source = Sequences(runs, model.lm.chat, OUTPUTS, len(runs), 0)
+    rows = collate([source.row(place, run) for place, run in enumerate(runs)])
+    with torch.inference_mode():
+        found, _, turn = model.token_losses(rows, clips)
+    return {int(number): found[turn == number].tolist() for number in turn.unique()}
+
+
+def test_a_sequence_is_clip_text_clip_text_clip_text(model: VideoLM, clips: torch.Tensor) -> None:
+    row = Sequences(RUNS, model.lm.chat, OUTPUTS, 2, 0).row(1, RUNS[1])
+    shown = [slot for slot in row.video if slot != TEXT]
+    assert shown == list(range(SEQUENCE * OUTPUTS, 2 * SEQUENCE * OUTPUTS))
+    text = model.lm.chat.tokenizer.decode([0 if v != TEXT else i for i, v in zip(row.ids, row.video, strict=True)])
+    video = "<|end|>" * OUTPUTS
+    assert text.endswith(
+        f"Here is Video 1: {video}. we start with a spoon now. Here is Video 2: {video}. stir. "
+        f"Here is Video 3: {video}. and the whisk again"
+    )
+    learned = model.lm.chat.tokenizer.decode([t for t in row.targets if t != NO_TARGET])
+    assert learned == " we start with a spoon now stir and the whisk again"
+    assert row.positions == list(range(len(row.ids)))
+
+
+def test_rows_together_say_what_each_says_alone_under_the_models_own_forward(
+    model: VideoLM, clips: torch.Tensor
+) -> None:
+    both = losses(model, RUNS, clips)
+    for number, run in enumerate(RUNS):
+        own = clips[number * SEQUENCE : (number + 1) * SEQUENCE]
+        assert both[number] == pytest.approx(losses(model, [run], own)[0], abs=1e-4)
+        row = Sequences([run], model.lm.chat, OUTPUTS, 1, 0).row(0, run)
+        batch = collate([row])
+        embeddings = model.lm.embed(batch.ids)
+        embeddings[batch.video != TEXT] = own.flatten(0, 1)
+        with torch.inference_mode():
+            log_p = model.lm.model(inputs_embeds=embeddings).logits.log_softmax(-1)[0]
+        naive = [-float(log_p[i, target]) for i, target in enumerate(row.targets) if target != NO_TARGET]
+        assert both[number] == pytest.approx(naive, abs=1e-4)
+
+
+def test_a_text_is_told_from_its_own_clip_and_what_stands_before_it(model: VideoLM, clips: torch.Tensor) -> None:
+    run = RUNS[0]
+    first, second = (len(model.lm.chat.text_ids(f" {text}")) for _, text in run[:2])
+    own = losses(model, [run], clips[:3])[0]
+
+    def moved(clip: int) -> np.ndarray:
+        other = clips[:3].clone()
+        other[clip] = clips[clip + 3]
+        return np.abs(np.array(losses(model, [run], other)[0]) - own)
+
+    assert moved(0)[:first].max() > 1e-2 and moved(0)[first:].max() > 1e-2
+    assert moved(1)[:first].max() < 1e-5 and moved(1)[first : first + second].max() > 1e-2
+    assert moved(2)[: first + second].max() < 1e-5 and moved(2)[first + second :].max() > 1e-2
+
+
+def test_clips_with_a_text_say_together_what_each_says_alone(model: VideoLM, clips: torch.Tensor) -> None:
+    texts = pl.DataFrame({"key": list("abc"), "text": ["a whisk", "one long text about a fork", "spoon"]})
+    source = TextedClips(texts, NARRATION_QUESTION, model.lm.chat, OUTPUTS, 3, 0)
+    batch = source.batch(0, 0)
+    assert sorted(batch.clips) == list("abc")
+    with torch.inference_mode():
+        found, _, turn = model.token_losses(batch.rows, clips[:3])
+        for place, key in enumerate(batch.clips):
+            text = texts.filter(key=key)["text"][0]
+            alone = source.packer.pack([[Turn(NARRATION_QUESTION, text)]])
+            assert found[turn == place].tolist() == pytest.approx(
+                model.token_losses(alone, clips[place : place + 1])[0].tolist(), abs=1e-4
+            )
+
+
+def test_sequences_are_neighbours_of_one_video_by_end_time_and_only_of_the_train_split(store: Store) -> None:
+    catalog = store.catalog("clips").frame()
+    runs = sequences(narrated(catalog, "narration", Features(store, "visual", "tokens"), 64), catalog)
+    known = {key: (video, end, split) for key, video, end, split in catalog["key", "video", "end", "split"].iter_rows()}
+    assert len(runs) == 3 * 2, "three videos of four clips train"
+    for run in runs:
+        assert len(run) == SEQUENCE
+        videos, ends, splits = zip(*(known[key] for key, _ in run), strict=True)
+        assert len(set(videos)) == 1 and set(splits) == {"train"}
+        inside = sorted(end for video, end, _ in known.values() if video == videos[0])
+        assert list(ends) in [inside[i : i + SEQUENCE] for i in range(2)]
+
+
+def test_every_sequence_once_an_epoch_and_a_batch_is_its_number(store: Store, model: VideoLM) -> None:
+    catalog = store.catalog("clips").frame()
+    runs = sequences(narrated(catalog, "narration", Features(store, "visual", "tokens"), 64), catalog)
+    source = Sequences(runs, model.lm.chat, OUTPUTS, 2, 3)
+    epoch = [source.batch(number, 0).clips for number in range(3)]
+    shown = [tuple(clips[i : i + SEQUENCE]) for clips in epoch for i in (0, SEQUENCE)]
+    assert sorted(shown) == sorted(tuple(key for key, _ in run) for run in runs)
+    assert [Sequences(runs, model.lm.chat, OUTPUTS, 2, 3).batch(number, 9).clips for number in range(3)] == epoch
+
+
+def test_words_are_cut_and_texts_absent_refused(store: Store, model: VideoLM) -> None:
+    catalog, features = store.catalog("clips").frame(), Features(store, "visual", "tokens")
+    texts = narrated(catalog, "narration", features, 2)
+    assert set(texts["text"]) == {"now the"} and len(texts) == 12
+    with pytest.raises(HeadsError, match="no column nothing"):
+        narrated(catalog, "nothing", features, 2)
+    with pytest.raises(HeadsError, match="no clip of the train split has features and a text"):
+        TextedClips(texts.clear(), NARRATION_QUESTION, model.lm.chat, OUTPUTS, 3, 0)
+    with pytest.raises(HeadsError, match="no column end"):
+        sequences(texts, catalog.drop("end"))
+    with pytest.raises(HeadsError, match="no video of the train split has 3 clips"):
+        Sequences([], model.lm.chat, OUTPUTS, 2, 0)
+
+
+@pytest.fixture(scope="module")
+def negatives(store: Store) -> HardNegatives:
+    made = HardNegatives(store.catalog("clips").frame(), Features(store, "visual", "tokens"), 2)
+    made.mine(made.embeddings(store, "visual"))
+    return made
+
+
+def test_a_neighbour_is_of_the_same_step_and_the_train_split_and_the_nearest(
+    store: Store, negatives: HardNegatives
+) -> None:
+    train = store.catalog("clips").frame().filter(split="train")
+    step = dict(train["key", "step"].iter_rows())
+    vectors = dict(zip(negatives.clips, negatives.embeddings(store, "visual"), strict=True))
+    assert negatives.near.keys() == step.keys()
+    for clip, near in negatives.near.items():
+        same = [other for other in step if step[other] == step[clip] and other != clip]
+        same.sort(key=lambda other: -float(vectors[clip] @ vectors[other]))
+        assert near == same[:2]
+
+
+def test_only_which_video_leaves_its_pair_and_its_answer_stays_true(negatives: HardNegatives) -> None:
+    a, b = negatives.clips[0], negatives.clips[7]
+    alike, first, second = Turn("Alike?", "NO"), Turn("Which video has x?", "Video 1"), Turn("Which one?", "Video 2")
+    asked = negatives.asked_of_neighbours([((a, b), [second, alike, first])], np.random.default_rng(0))
+    assert asked[0] == ((a, b), [alike])
+    assert dict((turns[0], pair[0]) for pair, turns in asked[1:])[first] == a
+    assert dict((turns[0], pair[1]) for pair, turns in asked[1:])[second] == b
+    for pair, (turn,) in asked[1:]:
+        kept, other = pair if turn is first else pair[::-1]
+        assert other in negatives.near[kept]
+    unknown = [(("x", "y"), [first])]
+    assert negatives.asked_of_neighbours(unknown, np.random.default_rng(0)) == unknown
+    others = [negatives.asked_of_neighbours([((a, b), [first])], np.random.default_rng(i))[0][0][1] for i in range(20)]
+    assert set(others) == set(negatives.near[a]), "all neighbours have their turn"

@@ -1,0 +1,333 @@
+"""Guarantees of heads.video_task, heads.lineage and the published recipes."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.numpy import load_file
+
+from heads import ask, train
+from heads.checkpoint import Run, read_metrics
+from heads.errors import HeadsError
+from heads.language_model import LanguageModel, Lora
+from heads.lineage import disclosure
+from heads.packing import Turn
+from heads.projector import Projector, ProjectorOptions
+from heads.recipe import HardNegativeOptions, Schedule, TrainOptions, Validation, VideoLMRecipe, WarmStart, read_recipe
+from heads.trained import load_video_lm
+from heads.video_lm import VideoLM
+from heads.video_task import VideoTask
+from store import Feature, Provenance, Store
+
+RECIPES = Path(train.__file__).parent / "recipes"
+SYSTEMS = {"VCLM": ("clips",), "Interleaved": ("sequences", "images"), "StepDiff": ("sequences", "images", "pairs")}
+
+
+def options(world: Path, tiny_lm: str, out: Path, steps: int = 4, every: int = 2, **more: object) -> TrainOptions:
+    """A recipe of a few steps on the tiny world."""
+    recipe = VideoLMRecipe(
+        schedule=Schedule(steps, accumulate=2, learning_rate=0.01, warmup=1, validate_every=every),
+        validation=Validation(str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl"), 2),
+        pairqa=str(world / "pairqa.jsonl"),
+        view="visual",
+        language_model=tiny_lm,
+        projector=ProjectorOptions(width=16, heads=2, outputs=4),
+        batch=3,
+        precision="float32",
+    )
+    return TrainOptions(str(out), str(world / "features"), video_lm=dataclasses.replace(recipe, **more))  # type: ignore[arg-type]
+
+
+def weights(run: Path, step: int) -> dict[str, np.ndarray]:
+    return load_file(run / f"checkpoint-{step:06d}" / "head.safetensors")
+
+
+@pytest.fixture(scope="module")
+def interleaved(world: Path, tiny_lm: str) -> Path:
+    out = world / "interleaved"
+    more = {"sources": SYSTEMS["Interleaved"], "lora": Lora(rank=2), "warm_start": WarmStart(steps=2, clips=4)}
+    train.run(options(world, tiny_lm, out, **more))
+    return out
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_loss_of_each_system_falls_and_only_the_projector_moves(
+    system: str, world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
+    made = options(world, tiny_lm, tmp_path / "run", 60, 60, sources=SYSTEMS[system])
+    assert made.video_lm is not None and made.video_lm.system == system
+    train.run(made)
+    losses = [r["loss"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in r]
+    assert np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.2
+    assert all(name.startswith("projector.") for name in weights(tmp_path / "run", 60))
+
+
+def test_sources_take_turns_by_the_batchs_number_alone(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+    made = options(world, tiny_lm, tmp_path, sources=SYSTEMS["StepDiff"]).video_lm
+    assert made is not None
+    store = Store.open(world / "features")
+    tasks = [VideoTask(made, store, 0, "cpu") for _ in range(2)]
+    shown = [tasks[0].batch(number).clips for number in range(9)]
+    assert [len(clips) for clips in shown] == [9, 3, 6] * 3, "three sequences, three images, three pairs"
+    assert [tasks[1].batch(number).clips for number in reversed(range(9))] == shown[::-1]
+    for number, clips in enumerate(shown):
+        assert clips == tasks[0].sources[number % 3].batch(number // 3, 0).clips
+    train_split = set(tasks[0].catalog.filter(split="train")["key"])
+    assert {clip for clips in shown for clip in clips} <= train_split
+
+
+@pytest.mark.parametrize("mine_every", [0, 1])
+def test_a_stopped_run_resumed_ends_with_the_same_weights(
+    mine_every: int, interleaved: Path, world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {
+        "sources": SYSTEMS["StepDiff"],
+        "init": str(interleaved),
+        "lora": Lora(rank=2),
+        "hard_negatives": HardNegativeOptions(2, mine_every),
+    }
+    train.run(options(world, tiny_lm, tmp_path / "whole", **more))
+    stopped = options(world, tiny_lm, tmp_path / "stopped", **more)
+    loss = VideoTask.loss
+    with monkeypatch.context() as patch:
+
+        def stop(task: VideoTask, batch: int) -> torch.Tensor:
+            if batch == 6:
+                raise KeyboardInterrupt
+            return loss(task, batch)
+
+        patch.setattr(VideoTask, "loss", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(stopped)
+    train.run(stopped)
+    ours, theirs = weights(tmp_path / "stopped", 4), weights(tmp_path / "whole", 4)
+    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_mined_anew_the_neighbours_are_those_of_the_projector_as_it_is(
+    world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
+    made = options(world, tiny_lm, tmp_path, sources=("pairs",), hard_negatives=HardNegativeOptions(2, 1)).video_lm
+    assert made is not None
+    task = VideoTask(made, Store.open(world / "features"), 0, "cpu")
+    assert task.negatives is not None and not task.negatives.near
+    task.loss(0)
+    before = dict(task.negatives.near)
+    with torch.no_grad():
+        for parameter in task.module.projector.parameters():
+            parameter.normal_()
+    task.loss(1)
+    assert task.negatives.near == before, "in the middle of a step nothing is mined"
+    task.loss(2)
+    assert task.negatives.near != before
+    clips = task.negatives.clips
+    with torch.inference_mode():
+        means = task.module.project(task.features.read(clips)).mean(dim=1).numpy()
+    unit = means / np.linalg.norm(means, axis=1, keepdims=True)
+    step = dict(task.catalog["key", "step"].iter_rows())
+    own = [i for i, clip in enumerate(clips) if i and step[clip] == step[clips[0]]]
+    own.sort(key=lambda i: -float(unit[0] @ unit[i]))
+    assert task.negatives.near[clips[0]] == [clips[i] for i in own[:2]]
+
+
+def test_a_run_starts_from_the_best_checkpoint_of_another(
+    interleaved: Path, world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
+    made = options(world, tiny_lm, tmp_path / "run", 0, init=str(interleaved), lora=Lora(rank=2))
+    train.run(made)
+    start, best = weights(tmp_path / "run", 0), load_file(Run(interleaved).best() / "head.safetensors")
+    assert start.keys() == best.keys() and all(np.array_equal(start[name], best[name]) for name in best)
+    assert made.video_lm is not None
+    told = disclosure(made.video_lm, tmp_path / "run")
+    assert told["system"] == "StepDiff" and not told["warm_start"]
+    assert told["init"]["system"] == "Interleaved" and told["init"]["warm_start"] and told["init"]["init"] is None
+    assert told["init"]["checkpoint"] == Run(interleaved).best().name
+
+
+def test_a_start_from_a_run_of_other_weights_is_refused(
+    interleaved: Path, world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
+    with pytest.raises(HeadsError, match="weights that this recipe does not train, e.g. lm.model.*lora_A"):
+        train.run(options(world, tiny_lm, tmp_path / "a", init=str(interleaved)))
+    with pytest.raises(HeadsError, match=r"is \(2, 32\), the recipe's is \(4, 32\)"):
+        train.run(options(world, tiny_lm, tmp_path / "b", init=str(interleaved), lora=Lora(rank=4)))
+    with pytest.raises(HeadsError, match="nowhere: no trained head here"):
+        train.run(options(world, tiny_lm, tmp_path / "c", init=str(tmp_path / "nowhere")))
+    assert not (tmp_path / "c").exists()
+
+
+def test_another_language_model_is_refused_in_one_line(
+    interleaved: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other = tmp_path / "other_lm"
+    shutil.copytree(tiny_lm, other)
+    (other / "added.json").write_text("{}")
+    with pytest.raises(HeadsError, match="another language model than .*other_lm now is"):
+        train.run(options(world, str(other), tmp_path / "run", init=str(interleaved), lora=Lora(rank=2)))
+    assert not (tmp_path / "run").exists(), "what is refused leaves nothing behind"
+    run = tmp_path / "copied"
+    shutil.copytree(interleaved, run)
+    lineage = json.loads((run / "lineage.json").read_text())
+    lineage["reads"]["language_model"] = "0" * 64
+    (run / "lineage.json").write_text(json.dumps(lineage))
+    asked = ["--store", str(world / "features"), "--head", str(run), "--reference", "a", "--candidate", "b", "Why?"]
+    assert ask.main(asked) == 1
+    told = capsys.readouterr().err.strip()
+    assert "(sha256 000000000000 against" in told and "\n" not in told
+    (run / "lineage.json").unlink()
+    assert ask.main(asked) == 1
+    assert "lineage.json: missing or damaged" in capsys.readouterr().err
+
+
+def test_another_view_is_refused_in_one_line(
+    interleaved: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    store = Store.open(tmp_path / "features", create=True)
+    catalog = Store.open(world / "features").catalog("clips").frame()
+    with store.lock():
+        store.catalog("clips").append(catalog.drop("row"))
+        made = Provenance("visual", "1" * 64, "last", "8 linspace", "none", {"embedding": "float32"})
+        view = store.create_view("clips", "visual", made, {"tokens": Feature((16, 24), "float16")}, rows_per_shard=16)
+        view.resize()
+    made = options(world, tiny_lm, tmp_path / "run", hard_negatives=HardNegativeOptions())
+    recipe = tmp_path / "run.yaml"
+    recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(made)))))
+    assert train.main(["--config", str(recipe), "--store", str(store.path)]) == 1
+    assert "view clips/visual has no embedding called embedding" in capsys.readouterr().err
+    with pytest.raises(HeadsError, match="other features of clips than .* has .weights '0+' against '1+'") as error:
+        load_video_lm(interleaved, store, "cpu")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"sources": ()}, "sources is empty"),
+        ({"full": True, "lora": Lora()}, "choose one"),
+        ({"pairqa": None}, "needs video_lm.pairqa"),
+        ({"pairqa": None, "sources": ("clips",), "warm_start": WarmStart()}, "which tells it content words"),
+        ({"sources": ("clips",), "hard_negatives": HardNegativeOptions()}, "are for the source `pairs`"),
+        ({"hard_negatives": HardNegativeOptions(2, 4)}, "mine_every 4 does not divide schedule.validate_every 2"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    world: Path, tiny_lm: str, tmp_path: Path, more: dict, message: str
+) -> None:
+    with pytest.raises(HeadsError, match=message):
+        train.run(options(world, tiny_lm, tmp_path / "run", **more))
+    assert not (tmp_path / "run").exists()
+
+
+def test_full_fine_tuning_moves_the_language_model_and_is_read_back(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train.run(options(world, tiny_lm, out, 2, sources=("clips",), full=True))
+    before = dict(LanguageModel.load(tiny_lm).model.named_parameters())
+    after = {k.removeprefix("lm.model."): v for k, v in weights(out, 2).items() if k.startswith("lm.")}
+    assert before.keys() == after.keys()
+    assert not any(np.array_equal(after[name], before[name].detach().numpy()) for name in after)
+    model, _, _ = load_video_lm(out, Store.open(world / "features"), "cpu")
+    best = load_file(Run(out).best() / "head.safetensors")
+    assert all(np.array_equal(p.detach().numpy(), best[f"lm.model.{k}"]) for k, p in model.lm.model.named_parameters())
+
+
+def small(tiny_lm: str) -> tuple[VideoLM, torch.Tensor]:
+    lm = LanguageModel.load(tiny_lm)
+    torch.manual_seed(1)
+    projector = Projector(ProjectorOptions(width=16, heads=2, outputs=4), 16, 24, lm.width, 0.5)
+    return VideoLM(lm, projector, 4), torch.randn(4, 16, 24, generator=torch.Generator().manual_seed(2))
+
+
+TURNS = [[Turn("What differs?", "In Video 1, a whisk."), Turn("The same?", "NO")], [Turn("The same?", "YES")]]
+
+
+def saved_bytes(model: VideoLM, tokens: torch.Tensor) -> tuple[int, dict[str, torch.Tensor]]:
+    """Bytes that the graph of a training loss keeps besides weights, and the gradients."""
+    model.train()
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses, _, _ = model.token_losses(*model.pack(TURNS, model.project(tokens), True))
+    size = sum(storage.nbytes() for storage in kept.values())
+    model.zero_grad()
+    losses.mean().backward()
+    return size, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_a_frozen_language_model_keeps_no_graph_that_training_does_not_need(tiny_lm: str) -> None:
+    model, tokens = small(tiny_lm)
+    inputs: dict[str, torch.Tensor] = {}
+    for name in ("mlp.gate_proj", "mlp.down_proj", "self_attn.q_proj"):
+        layer = model.lm.model.get_submodule(f"model.layers.1.{name}")
+        layer.register_forward_hook(lambda _, given, __, name=name: inputs.update({name: given[0]}))
+
+    def kept() -> set[str]:
+        """Those linear layers whose inputs the graph keeps: only a weight's own gradient needs them."""
+        found: set[int] = set()
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: found.add(t.data_ptr()) or t, lambda t: t)
+        with hooks:
+            losses, _, _ = model.token_losses(*model.pack(TURNS, model.project(tokens), True))
+        assert losses.requires_grad
+        return {name for name, given in inputs.items() if given.data_ptr() in found}
+
+    frozen, (size, gradients) = kept(), saved_bytes(model, tokens)
+    assert not frozen and all(name.startswith("projector.") for name in gradients)
+    model.lm.train_all()
+    assert kept() == {"mlp.gate_proj", "mlp.down_proj", "self_attn.q_proj"}, "or the test above could not fail"
+    assert saved_bytes(model, tokens)[0] > 1.2 * size
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_recomputed_layers_have_the_same_gradients_and_keep_less(lora: bool, tiny_lm: str) -> None:
+    model, tokens = small(tiny_lm)
+    if lora:
+        model.lm.add_lora(Lora(rank=2), 0)
+    size, gradients = saved_bytes(model, tokens)
+    model.lm.recompute_layers()
+    less, again = saved_bytes(model, tokens)
+    assert less < 0.6 * size
+    assert gradients.keys() == again.keys() and all(torch.equal(again[name], gradients[name]) for name in gradients)
+    modules = list(model.lm.modules())
+    assert {type(m).__name__ for m in modules if m.training} == {"LlamaDecoderLayer"}, "no dropout inside is told"
+    model.eval()
+    assert not any(m.training for m in modules)
+
+
+@pytest.mark.parametrize(
+    ("name", "system", "batch", "steps"),
+    [("vclm", "VCLM", 512, 50_000), ("interleaved", "Interleaved", 512, 50_000), ("stepdiff", "StepDiff", 256, 20_000)],
+)
+def test_the_recipes_have_the_published_figures(name: str, system: str, batch: int, steps: int) -> None:
+    recipe = read_recipe(RECIPES / f"{name}.yaml").video_lm
+    assert recipe is not None
+    recipe.check()
+    assert (recipe.system, recipe.sources) == (system, SYSTEMS[system])
+    assert (recipe.batch * recipe.schedule.accumulate, recipe.schedule.steps) == (batch, steps)
+    assert recipe.schedule.learning_rate == 1e-4 and (recipe.projector.layers, recipe.projector.outputs) == (2, 32)
+    assert recipe.view == "internvideo-mm-l14" and recipe.language_model == "meta-llama/Llama-2-70b-chat-hf"
+    assert not recipe.full and recipe.lora is None and recipe.warm_start is None
+    assert recipe.init == ("runs/interleaved" if system == "StepDiff" else None)
+
+
+@pytest.mark.parametrize("name", ["vclm", "interleaved"])
+def test_in_the_kitchen_all_of_ours_are_given_alike(name: str) -> None:
+    made, ours = (read_recipe(RECIPES / "kitchen" / f"{n}.yaml").video_lm for n in (name, "stepdiff"))
+    warm = read_recipe(RECIPES / "kitchen" / "warm.yaml").video_lm
+    assert made is not None and ours is not None and warm is not None
+    for recipe in (made, ours, warm):
+        recipe.check()
+    assert made.init == "runs/warm" and warm.schedule.steps == 0 and warm.warm_start == ours.warm_start
+    assert made.lora == ours.lora == warm.lora and made.validation == ours.validation
+    assert made.schedule.learning_rate == ours.schedule.learning_rate
+    assert (made.language_model, made.view, made.projector) == (ours.language_model, ours.view, ours.projector)
