@@ -131,8 +131,10 @@ def read_predictions(task: Task, path: str | Path, rows: Sequence[Row]) -> list[
         except HeadsError as error:
             raise HeadsError(f"{place}: {error}") from error
     if len(predictions) < len(rows):
-        missing = f"line {len(predictions) + 1} is the first that is missing"
-        raise HeadsError(f"{path}: {len(predictions)} predictions for {len(rows)} rows of the test set; {missing}")
+        raise HeadsError(
+            f"{path}:{len(predictions) + 1}: no such line: {len(predictions)} predictions for {len(rows)} rows of the "
+            "test set"
+        )
     return predictions
 
 

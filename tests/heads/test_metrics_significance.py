@@ -8,6 +8,7 @@ from scipy import stats
 
 from heads.metrics.bleu import bleu, bleu_parts
 from heads.metrics.bootstrap import Figure, Resamples, interval, mean_figure
+from heads.metrics.corpus import count_corpus
 from heads.metrics.significance import holm, paired_p
 
 
@@ -28,13 +29,13 @@ def test_p_is_that_of_counting_resample_by_resample() -> None:
             for _ in range(int(count))
         ]
         again = [
-            float(bleu(bleu_parts([references[row] for row in rows], [said[row] for row in rows]).sum(axis=0)))
+            float(bleu(bleu_parts(count_corpus([references[row] for row in rows], [said[row] for row in rows])).sum(axis=0)))
             for said in (first, second)
         ]
         differences.append(again[0] - again[1])
     below = sum(difference <= 0 for difference in differences)
     above = sum(difference >= 0 for difference in differences)
-    values = [draws.values(Figure(bleu_parts(references, said), bleu)) for said in (first, second)]
+    values = [draws.values(Figure(bleu_parts(count_corpus(references, said)), bleu)) for said in (first, second)]
     np.testing.assert_allclose(values[0] - values[1], differences, rtol=1e-9)
     assert 1 < min(below, above) < 75, "a case that could come out either way"
     assert paired_p(values[0] - values[1]) == pytest.approx(2 * (1 + min(below, above)) / 151)
