@@ -53,8 +53,8 @@ def values(rows: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def contents(url: str) -> dict[str, bytes]:
-    """All objects but locks."""
+def contents(url: str, indexes: bool = False) -> dict[str, bytes]:
+    """All objects but locks, and key indexes where they are not asked for: a cut may leave one that is merged."""
     root = place(url)
     assert isinstance(root, RemotePath)
     found, folders = {}, [root]
@@ -62,7 +62,7 @@ def contents(url: str) -> dict[str, bytes]:
         for path in folders.pop().iterdir():
             if not path.is_file():
                 folders.append(path)
-            elif not path.name.endswith(".lock") and path.name != "lock.json":
+            elif path.name != "lock.json" and not path.name.endswith((".lock", *(() if indexes else (".keys",)))):
                 found[str(path.relative_to(root))] = path.read_bytes()
     return found
 
@@ -121,7 +121,7 @@ def gate(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 def test_cut_off_after_any_request_then_resumed_gives_the_same_objects(bucket: str, gate: Gate) -> None:
     run(f"{bucket}/whole")
     expected = contents(f"{bucket}/whole")
-    assert len(expected) == 32 and verify(Store.open(f"{bucket}/whole")) == []
+    assert len(expected) == 31 and verify(Store.open(f"{bucket}/whole")) == []
     gate.left = before = 10**9
     run(f"{bucket}/counted")
     requests = before - gate.left
@@ -278,7 +278,7 @@ def test_a_flipped_byte_in_any_object_is_found() -> None:
     run(url)
     root = place(url)
     dice = random.Random(0)
-    for name, data in contents(url).items():
+    for name, data in contents(url, indexes=True).items():
         at = dice.randrange(len(data))
         path = root / name
         assert isinstance(path, RemotePath)
