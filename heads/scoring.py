@@ -117,7 +117,7 @@ def _diffcap(rows: Sequence[DiffCap], predictions: Sequence[str]) -> tuple[dict[
     return figures | {"invented": mean_figure(1 - declined, ~differs)}, {"no_difference_rows": ~differs}
 
 
-def _similarity(rows: Sequence[DiffCap], predictions: Sequence[str], embed: Embed) -> Figure:
+def _similarity(rows: Sequence[Any], predictions: Sequence[str], embed: Embed) -> Figure:
     differs = np.array([bool(row.text) for row in rows])
     return mean_figure(_spread(similarity_rows(*_with_text(rows, predictions), embed), differs), differs)
 
