@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         asked = requested(options)
-    except FeaturizeError as error:
+    except (FeaturizeError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:

@@ -5,7 +5,8 @@ Guarantees
   B-frames, variable frame rates, edit lists and missing timestamps included
 - no frame is decoded twice, and none of a keyframe's group that holds no chosen frame; only a file
   whose packets do not tell its frames is decoded twice from end to end
-- only chosen frames are converted, each once
+- only chosen frames are converted, each once; of H.264, those are not even decoded that are neither chosen nor leaned
+  on, and damage to them goes unseen
 - every clip comes back once, as its frames or as the reason why there are none
 """
 
@@ -20,7 +21,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from featurize.errors import FeaturizeError
-from featurize.frames import between, chosen
+from featurize.frames import Sampling, between, chosen
 from featurize.picture import Crop, square
 from featurize.timeline import Timeline, by_decoding, decoded, from_packets
 from featurize.video import Video, opened
@@ -59,6 +60,7 @@ def read_clips(
     count: int,
     crop: Crop,
     threads: int = 1,
+    sampling: Sampling = "linspace",
 ) -> Iterator[Clip | Failure]:
     """`count` frames of each interval (start, end in seconds), as each becomes complete."""
     left = set(range(len(intervals)))
@@ -66,14 +68,14 @@ def read_clips(
         line = from_packets(path)
         if line.exact:
             try:
-                for done in _read(path, line, intervals, left, count, crop, threads):
+                for done in _read(path, line, intervals, left, count, crop, threads, sampling):
                     left.discard(done.index)
                     yield done
                 return
             except _PacketsDisagree:
                 pass
         line = by_decoding(path, threads)
-        yield from _read(path, line, intervals, left, count, crop, threads)
+        yield from _read(path, line, intervals, left, count, crop, threads, sampling)
     except FeaturizeError as error:
         yield from (Failure(index, str(error)) for index in sorted(left))
 
@@ -90,12 +92,13 @@ def _read(
     count: int,
     crop: Crop,
     threads: int,
+    sampling: Sampling,
 ) -> Iterator[Clip | Failure]:
     wanted: dict[int, list[tuple[int, int]]] = defaultdict(list)  # frame -> (clip, place in it)
     missing: dict[int, int] = {}  # clip -> places still to fill
     repeats: dict[int, bool] = {}
     for clip in sorted(left):
-        frames = _frames_of(path, line, *intervals[clip], count)
+        frames = _frames_of(path, line, *intervals[clip], count, sampling)
         if isinstance(frames, str):
             yield Failure(clip, frames)
             continue
@@ -115,7 +118,9 @@ def _read(
                 yield Clip(clip, pictures.pop(clip), repeats[clip])
 
 
-def _frames_of(path: Path, line: Timeline, start: float, end: float, count: int) -> Int64[np.ndarray, " count"] | str:
+def _frames_of(
+    path: Path, line: Timeline, start: float, end: float, count: int, sampling: Sampling
+) -> Int64[np.ndarray, " count"] | str:
     """The numbers of a clip's frames, or the reason why it has none."""
     slack, mend = PAST_END, "correct the clip's times"
     if line.promised > line.end + CUT_SHORT:
@@ -129,35 +134,37 @@ def _frames_of(path: Path, line: Timeline, start: float, end: float, count: int)
         return f"{path} shows no frame from {start:g} to {end:g} s: lengthen the clip"
     if any(first <= frame <= behind - 1 for frame in line.damaged):
         return f"{path} is damaged between {start:g} and {end:g} s: copy or convert it again"
-    return first + chosen(behind - first, count)
+    return first + chosen(behind - first, count, sampling)
 
 
 def _pick(path: Path, line: Timeline, wanted: list[int], threads: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    """The wanted frames (ascending numbers)."""
+    """The wanted frames (ascending numbers), in the order in which they are decoded."""
     if not wanted:
         return
     with opened(path, threads) as video:
         if line.exact:
-            decoder = _Decoder(video, line)
+            decoder = _Decoder(video, line, wanted)
             for index in wanted:
                 yield index, decoder.frame(index)
             return
-        ask = iter(wanted)
-        index = next(ask)
+        ask = {int(line.pts[index]): index for index in wanted}
+        last = max(ask)
         frames = (frame for frame in decoded(video) if frame is not None)
         for number, frame in enumerate(frames):
-            if number == index:
-                yield index, frame
-                if (index := next(ask, -1)) < 0:
-                    return
+            if number in ask:
+                yield ask[number], frame
+            if number == last:
+                return
 
 
 class _Decoder:
     """Goes forward through a video, entering it at keyframes."""
 
-    def __init__(self, video: Video, line: Timeline) -> None:
+    def __init__(self, video: Video, line: Timeline, wanted: list[int]) -> None:
         self._video = video
         self._line = line
+        self._wanted = set(line.pts[wanted].tolist())
+        self._skips = video.stream.codec_context.name == "h264"
         self._keys = np.flatnonzero(line.keyframes)
         self._fed = -1  # the latest keyframe given to the decoder
         self._entry = 0  # where decoding last began
@@ -178,9 +185,10 @@ class _Decoder:
                 number = self._number(frame)
                 if number < self._entry == self._next:
                     continue  # shown before the keyframe, but leaning on what came before it
-                if number != self._next or frame.is_corrupt:
+                expected = self._next <= number <= index if self._skips else number == self._next
+                if not expected or frame.is_corrupt:
                     raise _PacketsDisagree
-                self._next += 1
+                self._next = number + 1
                 if number == index:
                     return frame
         except av.error.FFmpegError:
@@ -207,6 +215,9 @@ class _Decoder:
                 self._fed = max(self._fed, int(np.searchsorted(pts, packet.pts)))
             if entered:
                 self.given += packet.size > 0
+                if self._skips:
+                    unwanted = packet.size > 0 and packet.pts not in self._wanted
+                    self._video.stream.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
                 yield from packet.decode()  # type: ignore[misc]
 
     def _number(self, frame: av.VideoFrame) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from featurize.decode import Clip, Failure, read_clips
+from featurize.frames import Sampling
 from featurize.picture import Crop
 from featurize.task import Source
 
@@ -21,7 +22,7 @@ _Item = tuple[int, Clip | Failure] | BaseException | None  # None: a thread has 
 
 
 def decoded_clips(
-    clips: Mapping[int, Source], count: int, crop: Crop, threads: int = 1
+    clips: Mapping[int, Source], count: int, crop: Crop, threads: int = 1, sampling: Sampling = "linspace"
 ) -> Iterator[tuple[int, Clip | Failure]]:
     """Row and clip, or failure, as they become complete; video by video in the order of rows."""
     by_video: dict[str, list[int]] = {}
@@ -45,7 +46,7 @@ def decoded_clips(
             while not stop.is_set():
                 video, rows = videos.get_nowait()
                 intervals = [(clips[row].start, clips[row].end) for row in rows]
-                for done in read_clips(Path(video), intervals, count, crop):
+                for done in read_clips(Path(video), intervals, count, crop, sampling=sampling):
                     give((rows[done.index], done))
                     if stop.is_set():
                         return

@@ -3,15 +3,28 @@
 Guarantees
 - the published rule: `numpy.linspace(0, n - 1, count)` truncated to int, over the n frames with
   start <= time < end
+- segment centres: those n frames cut into `count` equal segments, of each the frame at its middle
+  (`test_segment_centres_lie_in_the_middle_of_equal_segments`)
 - a clip of fewer frames than asked for repeats some, and loses none
 """
+
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
+Sampling = Literal["linspace", "segment-centres"]
+WORDS: dict[Sampling, str] = {
+    "linspace": "linspace(0, n - 1) truncated",
+    "segment-centres": "the centres of equal segments of the n frames",
+}
+"""what the provenance of a view says"""
 
-def chosen(n: int, count: int) -> Int64[np.ndarray, " count"]:
+
+def chosen(n: int, count: int, sampling: Sampling = "linspace") -> Int64[np.ndarray, " count"]:
     """Which of n >= 1 frames are kept, ascending, with repeats where n < count."""
+    if sampling == "segment-centres":
+        return (2 * np.arange(count, dtype=np.int64) + 1) * n // (2 * count)
     return np.linspace(0, n - 1, count).astype(np.int64)
 
 

@@ -16,6 +16,7 @@ import polars as pl
 from featurize.cluster import connected, refuse_relative
 from featurize.crew import Crew, crew_size, has_gpu
 from featurize.encoders import NAMES as ENCODERS
+from featurize.encoders import deciding
 from featurize.errors import FeaturizeError
 from featurize.manifest import Manifest, read_manifest
 from featurize.options import Options
@@ -26,6 +27,7 @@ from featurize.task import Outcome, tasks
 from featurize.videofiles import as_manifest
 from featurize.worker import Equipment
 from store import Catalog, Store, StoreError, View
+from store.remote import RemotePath, place
 from weights import NAMES as WEIGHTS
 from weights import fingerprint, resolve
 
@@ -39,10 +41,13 @@ def requested(options: Options) -> Manifest:
     """What the options ask for. FeaturizeError where they or the manifest are unusable."""
     if (options.manifest is None) == (not options.videos):
         raise FeaturizeError("give either --manifest FILE or video files")
-    for name, number in (("--workers", options.workers), ("--batch-size", options.batch_size)):
+    numbers = (options.workers, options.batch_size, options.frames)
+    for name, number in zip(("--workers", "--batch-size", "--frames"), numbers, strict=True):
         if number is not None and number < 1:
             raise FeaturizeError(f"{name} {number} is too few: give 1 or more")
-    named = [("--store", options.store), *(("video", video) for video in options.videos)]
+    named = [("video", video) for video in options.videos]
+    if not isinstance(place(options.store), RemotePath):
+        named.append(("--store", options.store))
     if options.manifest is not None:
         named.append(("--manifest", options.manifest))
     refuse_relative(named)
@@ -58,7 +63,7 @@ def run(options: Options, asked: Manifest) -> Summary:
     cannot be used.
     """
     weights = _weights(options)
-    store = Store.open(Path(options.store).expanduser().absolute(), create=True)
+    store = _store(options.store)
     with _locked(store, options.wait):
         _refuse_changed(store.catalog(asked.entity), asked)
         view = _finished_view(store, options, asked, weights)
@@ -68,26 +73,34 @@ def run(options: Options, asked: Manifest) -> Summary:
             return _run(store, options, asked, has_gpu(options.device, joined))
 
 
+def _store(path: str) -> Store:
+    """The store, made where there is none; workers, who start elsewhere, find it by its path too."""
+    where = place(path)
+    return Store.open(where if isinstance(where, RemotePath) else where.expanduser().absolute(), create=True)
+
+
 def _run(store: Store, options: Options, asked: Manifest, gpu: bool) -> Summary:
     """The run on Ray, under the lock; `gpu`: each worker has one."""
     count, cpus = crew_size(options.workers, asked.entity, gpu)
     weights = options.weights
     if weights is not None and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())  # workers start elsewhere
-    crew = Crew(Equipment(options.encoder, weights, options.layer, options.device, cpus), gpu)
+    equipment = Equipment(
+        options.encoder, weights, options.layer, options.device, cpus, options.frames, options.sampling
+    )
+    crew = Crew(equipment, gpu)
     provenance, features = crew.describe(asked.entity, options.dtype)
     view = store.create_view(asked.entity, options.view or options.encoder, provenance, features)
     catalog = store.catalog(asked.entity)
     catalog.append(asked.rows)
     view.resize()
-    rows, status = catalog.rows(asked.rows["key"].to_list()), view.status()
+    rows, status = catalog.rows(asked.rows["key"]), view.status()
     shards = plan(rows, status, view.rows_per_shard, options.retry_failed)
-    todo = sum(len(shard.rows) for shard in shards)
     batch = options.batch_size or BATCH[asked.entity]
     jobs = tasks(store, view, asked, shards, batch, threads=max(cpus - 1, 1))
     begin = time.monotonic()
     outcomes: list[Outcome] = []
-    with progress(f"{options.encoder} on {asked.entity}", asked.entity, todo) as show:
+    with progress(f"{options.encoder} on {asked.entity}", asked.entity, len(shards.rows)) as show:
         for outcome in crew.do(jobs, min(count, len(shards)), show):
             outcomes.append(outcome)
             if outcome.error:
@@ -107,15 +120,16 @@ def _weights(options: Options) -> Path:
 def _finished_view(store: Store, options: Options, asked: Manifest, weights: Path) -> View | None:
     """The view, where it stands as the options want it and nothing is to do."""
     name = options.view or options.encoder
-    if options.layer is not None or name not in store.views(asked.entity):
+    chosen = (options.layer, options.frames, options.sampling)
+    if chosen != (None,) * 3 or name not in store.views(asked.entity):
         return None
     view = store.view(asked.entity, name)
     made = view.provenance
-    if (made.encoder, made.weights) != (options.encoder, fingerprint(weights)):
+    if (made.encoder, made.weights) != (options.encoder, fingerprint(deciding(options.encoder, weights))):
         return None
     if made.dtypes.get("tokens", options.dtype) != options.dtype:
         return None
-    rows = store.catalog(asked.entity).rows(asked.rows["key"].to_list())
+    rows = store.catalog(asked.entity).rows(asked.rows["key"])
     if (rows < 0).any() or plan(rows, view.status(), view.rows_per_shard, options.retry_failed):
         return None
     return view
@@ -123,10 +137,11 @@ def _finished_view(store: Store, options: Options, asked: Manifest, weights: Pat
 
 def _refuse_changed(catalog: Catalog, asked: Manifest) -> None:
     """FeaturizeError where a clip that the catalog has is now another interval."""
-    known = catalog.frame()
-    if not {"start", "end"} <= set(known.columns) & set(asked.rows.columns):
+    times = ("key", "start", "end")
+    known = catalog.frame(times)
+    if not set(times) <= set(known.columns) & set(asked.rows.columns):
         return
-    both = asked.rows.join(known, on="key", suffix="_known")
+    both = asked.rows.select(times).join(known, on="key", suffix="_known")
     moved = both.filter(
         ((pl.col("start") - pl.col("start_known")).abs() > _SAME)
         | ((pl.col("end") - pl.col("end_known")).abs() > _SAME)

@@ -67,7 +67,7 @@ def _read(path: Path, column: str) -> pl.DataFrame:
             return pl.read_ndjson(path, infer_schema_length=None)
     except FileNotFoundError:
         raise FeaturizeError(f"no manifest {path}: correct its path") from None
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # damaged Parquet may panic
         why = str(error).strip().splitlines()[0]
         raise FeaturizeError(f"manifest {path} cannot be read ({why}): correct it") from None
     raise FeaturizeError(f"manifest {path} is none of .csv, .parquet, .jsonl: convert it")
@@ -103,6 +103,9 @@ def _check_names(frame: pl.DataFrame, path: Path) -> None:
         empty = frame[name].fill_null("").str.strip_chars() == ""
         if empty.any():
             raise FeaturizeError(f"row {empty.arg_true()[0] + 1} of {path} has no {name}: give it one")
+    for name in ("start", "end"):
+        if frame[name].dtype.is_nested() or frame[name].dtype == pl.Binary:
+            raise FeaturizeError(f"column {name!r} of {path} holds {frame[name].dtype}: write seconds")
     twice = frame.filter(pl.col("clip").is_duplicated())["clip"]
     if len(twice):
         raise FeaturizeError(f"clip {twice[0]!r} is in {path} twice: clip ids are unique")

@@ -3,15 +3,19 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from featurize.frames import Sampling
+
 
 @dataclass(frozen=True)
 class Options:
     """Options of a featurize run."""
 
     store: str
-    """Folder of the feature store, made where there is none."""
+    """Folder of the feature store, or a URL as of s3://bucket/features; made where there is none."""
     encoder: str
-    """Frozen encoder: efficientnet-lite0 (clips), mpnet-base (texts) or clip (both)."""
+    """Frozen encoder. Clips: efficientnet-lite0, videomae, vjepa2, and the image towers of llava, blip2, idefics,
+    idefics2 and idefics3. Texts: mpnet-base, sentence. Both: clip, siglip, internvideo-mm-b16 and
+    internvideo-mm-l14."""
     manifest: str | None = None
     """File of clips (columns clip, video, start, end) or of texts: .csv, .parquet or .jsonl.
     Without one, give video files: each is one clip."""
@@ -21,10 +25,16 @@ class Options:
     """Column of the manifest whose texts are wanted: a text, or a list of texts, a row. Default:
     text, where the manifest is not one of clips."""
     weights: str | None = None
-    """Weights of the encoder: a folder, a hub id, or a name that `python -m weights list` shows.
+    """Weights of the encoder: a folder or file, a hub id, or a name that `python -m weights list` shows.
     Default: those of the encoder's name."""
     layer: int | None = None
-    """Hidden state of `clip` whose tokens are stored. Default: the encoder's own choice."""
+    """Hidden state of clip or siglip whose tokens are stored. Default: the encoder's own choice."""
+    frames: int | None = None
+    """Frames of a clip, for clip, siglip, vjepa2 and the image towers. Default: 8; of vjepa2 as many as it was
+    trained on, of an image tower one, the centre frame."""
+    sampling: Sampling | None = None
+    """Which frames: linspace (from a clip's first to its last) or segment-centres (the middles of equal
+    segments). Default: linspace; of an image tower segment-centres."""
     view: str | None = None
     """Name of the view in the store. Default: the encoder's name."""
     dtype: Literal["float16", "int8", "float32"] = "float16"

@@ -1,15 +1,17 @@
 """A decoded frame becomes the square that an encoder is fed.
 
 The recipe, the same on every machine: to RGB at full size (swscale), turned upright by the file's
-rotation, short side resized by Pillow's antialiased bicubic filter, centre cropped. Stored pixels
-count as square.
+rotation, resized by one of Pillow's antialiased filters, either the short side with a centre crop
+or both sides whatever the aspect. Stored pixels count as square.
 
 Guarantees
 - a frame that is stored turned is seen upright, and one that a video's matrix mirrors is unmirrored
 - a picture smaller than the crop is enlarged, never padded
+- two crops that make other pixels are told in other words (`test_other_crops_have_other_words`)
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import av
 import numpy as np
@@ -17,25 +19,40 @@ from av.sidedata.sidedata import SideData
 from jaxtyping import UInt8
 from PIL import Image
 
+Resample = Literal["bicubic", "bilinear", "lanczos"]
+"""Pillow's filters, by name"""
+
 
 @dataclass(frozen=True)
 class Crop:
     """The square fed to an encoder."""
 
-    short_side: int
-    """pixels of the short side after the resize"""
+    short_side: int | None
+    """pixels of the short side after the resize; None where both sides are resized to `size`"""
     size: int
-    """pixels of the centre crop's sides, short_side at most"""
+    """pixels of the square's sides, short_side at most"""
+    resample: Resample = "bicubic"
+    """filter of the resize"""
+
+    def __str__(self) -> str:
+        """In words, as the provenance of a view has it."""
+        if self.short_side is None:
+            return f"square resize to {self.size}, {self.resample}"
+        words = f"short side {self.short_side}, centre crop {self.size}"
+        return words if self.resample == "bicubic" else f"{words}, {self.resample}"
 
 
 def square(frame: av.VideoFrame, crop: Crop) -> UInt8[np.ndarray, "size size 3"]:
-    """RGB pixels of the frame: upright, resized, centre cropped."""
+    """RGB pixels of the frame: upright, resized, and where the crop says so centre cropped."""
     picture = np.ascontiguousarray(_upright(frame.to_ndarray(format="rgb24"), frame))
     height, width = picture.shape[:2]
+    resample = Image.Resampling[crop.resample.upper()]
+    if crop.short_side is None:
+        return np.asarray(Image.fromarray(picture).resize((crop.size, crop.size), resample))
     short = min(height, width)
     resized = Image.fromarray(picture).resize(
         (width * crop.short_side // short, height * crop.short_side // short),
-        Image.Resampling.BICUBIC,
+        resample,
     )
     left = (resized.width - crop.size) // 2
     top = (resized.height - crop.size) // 2

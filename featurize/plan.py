@@ -5,8 +5,9 @@ Guarantees
 - every row to do is in the one shard that holds it; shards come in order
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -24,25 +25,44 @@ class Shard:
     """ascending"""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The shards in which rows are to do, in order. A shard's rows are made as its turn comes."""
+
+    rows: Int64[np.ndarray, " todo"]
+    """every row to do, ascending"""
+    rows_per_shard: int
+
+    def __len__(self) -> int:
+        """How many shards."""
+        return len(self._starts())
+
+    def __iter__(self) -> Iterator[Shard]:
+        """The shards."""
+        for start, end in pairwise([*self._starts(), len(self.rows)]):
+            rows = self.rows[start:end].tolist()
+            yield Shard(rows[0] // self.rows_per_shard, tuple(rows))
+
+    def _starts(self) -> list[int]:
+        return np.flatnonzero(np.diff(self.rows // self.rows_per_shard, prepend=-1)).tolist()
+
+
 def plan(
     rows: Int64[np.ndarray, " asked"],
     status: UInt8[np.ndarray, " all"],
     rows_per_shard: int,
     retry_failed: bool = False,
-) -> list[Shard]:
+) -> Plan:
     """The shards in which rows are to do.
 
     `rows` are those asked for, in any order; `status` is that of every row of the catalog.
     """
-    rows = np.unique(rows)
-    done = status[rows] == OK
+    todo = np.zeros(len(status), bool)
+    todo[rows] = True
+    todo &= status != OK
     if not retry_failed:
-        done |= status[rows] == FAILED
-    rows = rows[~done]
-    starts = np.flatnonzero(np.diff(rows // rows_per_shard, prepend=-1))
-    return [
-        Shard(int(part[0]) // rows_per_shard, tuple(part.tolist())) for part in np.split(rows, starts[1:]) if len(part)
-    ]
+        todo &= status != FAILED
+    return Plan(np.flatnonzero(todo), rows_per_shard)
 
 
 def blocks(rows: Iterable[int], first: int, size: int) -> dict[int, tuple[int, ...]]:

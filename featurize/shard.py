@@ -8,6 +8,7 @@ Guarantees
 """
 
 import platform
+import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
@@ -18,7 +19,6 @@ from jaxtyping import Float, Int64, UInt8
 from featurize.decode import Clip
 from featurize.decoders import decoded_clips
 from featurize.encoders import Encoder
-from featurize.picture import Crop
 from featurize.plan import blocks
 from featurize.task import Outcome, Task
 from store import Feature, Store
@@ -36,12 +36,14 @@ Batch = tuple[tuple[int, ...], dict[str, np.ndarray]]
 def featurize_shard(task: Task, encoder: Encoder, device: str, tell: Tell) -> Outcome:
     """Compute and commit the rows of a task. StoreError where they cannot be written."""
     view = Store.open(task.store).view(task.entity, task.view)
+    begin = time.monotonic()
     work = _Work(task, encoder, task.shard * view.rows_per_shard, tell)
     kept = _Kept(len(task.rows), view.features)
     for batch in work.clip_batches() if task.entity == "clips" else work.text_batches():
         work.failures |= kept.add(*batch)
     rows, features = kept.in_order()
-    view.write_shard(task.shard, rows, features, work.failures, _info(task, device))
+    took = {"rows": len(rows), "seconds": round(time.monotonic() - begin, 3)}
+    view.write_shard(task.shard, rows, features, work.failures, {**_info(task, device), **took})
     return Outcome(task.shard, work.repeated, _truncated(task, encoder))
 
 
@@ -60,8 +62,7 @@ class _Work:
         task, encoder = self._task, self._encoder
         frames: dict[int, dict[int, UInt8[np.ndarray, "T size size 3"]]] = {b: {} for b in self._blocks}
         left = {block: len(rows) for block, rows in self._blocks.items()}
-        crop = Crop(encoder.short_side, encoder.size)
-        for row, done in decoded_clips(task.clips, encoder.frames, crop, task.threads):
+        for row, done in decoded_clips(task.clips, encoder.frames, encoder.picture, task.threads, encoder.sampling):
             block = (row - self._first) // task.batch_size
             if isinstance(done, Clip):
                 frames[block][row] = done.frames
@@ -134,19 +135,17 @@ def _taken(features: Mapping[str, Float[np.ndarray, "B ..."]], places: list[int]
 
 def _truncated(task: Task, encoder: Encoder) -> int:
     """How many texts the encoder does not see to their end."""
-    if task.entity != "texts":
+    if task.entity != "texts" or encoder.max_tokens is None:
         return 0
-    long = [task.texts[row] for row in task.rows if len(task.texts[row]) > encoder.max_tokens - _ENDS]
+    seen = encoder.max_tokens
+    long = [task.texts[row] for row in task.rows if len(task.texts[row]) > seen - _ENDS]
     if not long:  # a token has a character or more
         return 0
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(encoder.weights, local_files_only=True)
-    return sum(len(tokens) > encoder.max_tokens for tokens in tokenizer(long, verbose=False)["input_ids"])
+    return sum(len(tokens) > seen for tokens in encoder.tokenizer(long, verbose=False)["input_ids"])
 
 
 def _info(task: Task, device: str) -> dict[str, Any]:
-    """What computed a shard; recorded beside it, and refuses nothing."""
+    """What computed a shard; recorded beside it, with how long that took, and refuses nothing."""
     import torch
 
     return {

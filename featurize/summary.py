@@ -87,7 +87,7 @@ def summarise(
     seconds: float = 0.0,
 ) -> Summary:
     """What became of the rows asked for; `before` is the status of all rows before the run."""
-    rows = store.catalog(view.entity).rows(asked.rows["key"].to_list())
+    rows = store.catalog(view.entity).rows(asked.rows["key"])
     status = view.status()
     now = status[rows]
     then = (status if before is None else before)[rows]

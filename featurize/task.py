@@ -71,9 +71,9 @@ def tasks(
 ) -> Iterator[Task]:
     """The task of every shard, whose rows are all among those of `asked`."""
     catalog = store.catalog(view.entity)
-    numbers = pl.Series("row", catalog.rows(asked.rows["key"].to_list()))
+    numbers = pl.Series("row", catalog.rows(asked.rows["key"]))
     rows = asked.rows.with_columns(numbers).sort("row")
-    texts = catalog.frame()["text"] if view.entity == "texts" else pl.Series(dtype=pl.String)
+    texts = catalog.frame(["text"])["text"] if view.entity == "texts" else pl.Series(dtype=pl.String)
     for shard in shards:
         first = shard.number * view.rows_per_shard
         clips: dict[int, Source] = {}

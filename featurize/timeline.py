@@ -4,6 +4,8 @@ Guarantees
 - a timeline read from packets decodes nothing; where its packets do not name frames (timestamps
   missing or equal), `exact` is false
 - a timeline read by decoding holds every frame that can be decoded, and where it is damaged
+- both tell the same times where timestamps go backwards; equal ones stand in the order decoded; of a
+  broadcast whose clock starts again, and where timestamps are missing, frames are counted instead
 """
 
 from collections.abc import Iterator
@@ -34,7 +36,7 @@ class Timeline:
     exact: bool
     """whether pts names every frame"""
     pts: Int64[np.ndarray, " n"]
-    """their timestamps, ascending where exact"""
+    """their timestamps, ascending where exact; else their numbers in the order in which they are decoded"""
     dts: Int64[np.ndarray, " n"]
     """timestamps by which a keyframe is sought"""
     keyframes: Bool[np.ndarray, " n"]
@@ -82,9 +84,14 @@ def by_decoding(path: Path, threads: int = 1) -> Timeline:
                 pts.append(frame.pts)
         if not pts:
             raise FeaturizeError(f"{path} has no frame that can be decoded: convert it")
-        times = np.arange(len(pts)) / float(video.rate)
-        if None not in pts and (np.diff(np.array(pts, np.int64)) > 0).all():
-            times = _seconds(np.array(pts, np.int64), video)
+        order = np.arange(len(pts))
+        times = order / float(video.rate)
+        if None not in pts:
+            known = np.array(pts, np.int64)
+            if (np.diff(known) > 0).all() or (video.tells_order and not video.is_broadcast):
+                order = np.argsort(known, kind="stable")
+                times = _seconds(known[order], video)
+        shown = np.append(np.argsort(order), len(order))  # the place of each decoded frame, and of the end
         step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / float(video.rate)
         return Timeline(
             times=times,
@@ -92,10 +99,10 @@ def by_decoding(path: Path, threads: int = 1) -> Timeline:
             promised=video.promised,
             still=video.is_still,
             exact=False,
-            pts=np.arange(len(pts)),
-            dts=np.arange(len(pts)),
+            pts=order,
+            dts=order,
             keyframes=np.zeros(len(pts), bool),
-            damaged=tuple(damaged),
+            damaged=tuple(shown[damaged].tolist()),
         )
 
 

@@ -43,6 +43,11 @@ class Video:
         return name == "image2" or name.endswith("_pipe")
 
     @property
+    def is_broadcast(self) -> bool:
+        """Whether the format's clock starts anywhere, and may start again."""
+        return bool(Flags(self.container.format.flags) & Flags.ts_discont)
+
+    @property
     def rate(self) -> Fraction:
         """Frames a second by the header, 25 where it says nothing."""
         return self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
@@ -57,7 +62,7 @@ class Video:
     @property
     def zero(self) -> int:
         """The timestamp of second 0."""
-        if not Flags(self.container.format.flags) & Flags.ts_discont:
+        if not self.is_broadcast:
             return 0
         return round(Fraction(self.container.start_time or 0, av.time_base) / self.tick)
 

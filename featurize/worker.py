@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from featurize.errors import FeaturizeError
+from featurize.frames import Sampling
 from featurize.shard import featurize_shard
 from featurize.task import Outcome, Task
 from store import Feature, Provenance, StoreError
@@ -30,6 +31,9 @@ class Equipment:
     """None is a GPU where the worker was given one"""
     cpus: int
     """threads of the encoder"""
+    frames: int | None = None
+    """of a clip; None is the encoder's own choice, and so below"""
+    sampling: Sampling | None = None
 
 
 class Worker:
@@ -81,4 +85,4 @@ class Worker:
 
         given = self._equipment
         torch.set_num_threads(given.cpus)
-        return load(given.encoder, given.weights, self._device, given.layer)
+        return load(given.encoder, given.weights, self._device, given.layer, given.frames, given.sampling)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from heads.dequantise import dequantise
 from heads.errors import HeadsError
 from store import Store
 
@@ -33,20 +34,33 @@ class Features:
 
     def rows(self, keys: Sequence[str]) -> np.ndarray:
         """Rows [K] of the keys; HeadsError names the first that has no features."""
-        rows = np.asarray(self.catalog.rows(list(keys)))
-        for key, row in zip(keys, rows, strict=True):
-            if row < 0 or self._status[row] != 1:
-                state = "unknown" if row < 0 else ("absent", "ok", "failed")[self._status[row]]
-                raise HeadsError(
-                    f"{key}: no {self.view.name} features in the store ({state}); run python -m featurize with "
-                    f"--encoder {self.view.provenance.encoder} and a manifest that holds it"
-                )
+        rows = self.catalog.rows(keys)
+        there = self._there(rows)
+        if not there.all():
+            first = int(np.flatnonzero(~there)[0])
+            state = "unknown" if rows[first] < 0 else ("absent", "ok", "failed")[self._status[rows[first]]]
+            raise HeadsError(
+                f"{keys[first]}: no {self.view.name} features in the store ({state}); run python -m featurize with "
+                f"--encoder {self.view.provenance.encoder} and a manifest that holds it"
+            )
         return rows
 
     def has(self, keys: Sequence[str]) -> np.ndarray:
         """bool [K]: whether features stand for the key."""
-        rows = np.asarray(self.catalog.rows(list(keys)))
-        return (rows >= 0) & (self._status[np.maximum(rows, 0)] == 1)
+        return self._there(self.catalog.rows(keys))
 
-    def read(self, keys: Sequence[str]) -> Float32[Tensor, "K ..."]:
-        return torch.from_numpy(self.view.read_float(self.feature, self.rows(keys)))
+    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K ..."]:
+        """The features on `device`: they travel as they are stored, and become float32 there."""
+        rows = self.rows(keys)
+        if self.view.features[self.feature].dtype != "int8":
+            return torch.from_numpy(self.view.read(self.feature, rows)).to(device).float()
+        if torch.device(device).type == "cpu":
+            return torch.from_numpy(self.view.read_float(self.feature, rows))
+        levels, scale = (torch.from_numpy(part).to(device) for part in self.view.read_quantised(self.feature, rows))
+        return dequantise(levels, scale)
+
+    def _there(self, rows: np.ndarray) -> np.ndarray:
+        """bool [K]: whether features stand for the row, -1 for none."""
+        there = rows >= 0
+        there[there] = self._status[rows[there]] == 1
+        return there

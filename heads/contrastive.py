@@ -76,9 +76,9 @@ class ContrastiveTask:
         told.say(f"{len(self.train)} (clip, text) pairs of the train split, {len(self.val)} of val")
 
     def _batch(self, rows: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
-        clips = self.clips.read([key for key, _ in rows])
-        texts = self.texts.read([text_key(text) for _, text in rows])
-        return clips.to(self.device), texts.to(self.device)
+        clips = self.clips.read([key for key, _ in rows], self.device)
+        texts = self.texts.read([text_key(text) for _, text in rows], self.device)
+        return clips, texts
 
     def loss(self, batch: int) -> Tensor:
         places = draw(len(self.train), min(self.recipe.clips, len(self.train)), batch, self.seed)

@@ -109,7 +109,7 @@ class PairedTask:
         decisions = batch < recipe.decisions_first * recipe.schedule.accumulate
         asked = balanced([turns(pair, recipe.questions, rng, decisions) for pair in pairs], recipe.yes_no_weight)
         tokens = self.features.read(
-            [clip for pair in pairs for clip in (pair.reference, pair.candidate)]
+            [clip for pair in pairs for clip in (pair.reference, pair.candidate)], self.device
         )
         packed = recipe.packed and self.module.lm.packs
         with autocast(self.device, recipe.precision):

@@ -89,7 +89,7 @@ def warm_start(
         torch.manual_seed(seed + step)
         optimizer.param_groups[0]["lr"] = options.learning_rate * rate_factor(schedule, step)
         chosen = draw(len(keys), min(options.clips, len(keys)), step, seed)
-        tokens = features.read([keys[i] for i in chosen])
+        tokens = features.read([keys[i] for i in chosen], device)
         with autocast(device.type, precision):
             outputs = model.project(tokens, options.leave_out).float()
         loss = word_loss(outputs, table, targets[chosen])

@@ -1,19 +1,26 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, in a folder or in an object store."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from retrieval.errors import RetrievalError
+from store.remote import Place, RemotePath
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Place) -> Iterator[Path]:
     """Yields a name of this attempt alone; what is written there stands at `path` in the end.
 
     Where the block raises, `path` keeps what it had. RetrievalError where the disk refuses.
     """
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder, path.name)
+            path.put([Path(folder, path.name).read_bytes()])
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         yield temporary
@@ -24,6 +31,18 @@ def whole(path: Path) -> Iterator[Path]:
         raise RetrievalError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def local(path: Place) -> Iterator[Path]:
+    """Yields a file that holds what `path` does: `path` itself, or a copy for as long as the block lasts."""
+    if not isinstance(path, RemotePath):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, path.name)
+        copy.write_bytes(path.read_bytes())
+        yield copy
 
 
 def _sync(path: Path) -> None:

@@ -26,10 +26,13 @@ from jaxtyping import Float32, Int64
 
 from retrieval.advice import command
 from retrieval.errors import RetrievalError
-from retrieval.files import whole
+from retrieval.files import local, whole
 from retrieval.progress import progress
 from retrieval.vectors import blocks, filled_rows, normalised, width
 from store import Store, View
+from store.commit import make_folder
+from store.layout import zarr_store
+from store.remote import Place
 
 if TYPE_CHECKING:
     import faiss
@@ -76,7 +79,7 @@ class Index:
         return rows, similarities
 
 
-def paths(store: Store, entity: str, view: str) -> tuple[Path, Path]:
+def paths(store: Store, entity: str, view: str) -> tuple[Place, Place]:
     """The index file and its card."""
     folder = store.path / "indexes" / entity
     return folder / f"{view}.faiss", folder / f"{view}.json"
@@ -129,7 +132,7 @@ def build_index(
             f"choose another --factory, or auto"
         ) from error
     path, card_path = paths(store, view.entity, view.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with whole(path) as temporary:
         try:
             faiss.write_index(index, str(temporary))
@@ -184,17 +187,18 @@ def open_index(store: Store, view: View) -> Index:
     card = _read_card(card_path)
     if card and card["feature"] != "embedding":
         again += ["--feature", card["feature"]]
-    if reason := _stale(store, view, path, card):
-        raise RetrievalError(f"the index {path} is stale, {reason}: run {command(*again)}")
-    assert card is not None
-    flags = 0 if card["exact"] else faiss.IO_FLAG_MMAP
-    return Index(store, view, card, faiss.read_index(str(path), flags))
+    with local(path) as file:
+        if reason := _stale(store, view, file, card):
+            raise RetrievalError(f"the index {path} is stale, {reason}: run {command(*again)}")
+        assert card is not None
+        mapped = not card["exact"] and file == path
+        return Index(store, view, card, faiss.read_index(str(file), faiss.IO_FLAG_MMAP if mapped else 0))
 
 
-def _read_card(path: Path) -> dict[str, Any] | None:
+def _read_card(path: Place) -> dict[str, Any] | None:
     """The card, or None where there is none or it is not as it was written."""
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
     if not isinstance(card, dict) or card.pop("seal", None) != _seal(card):
@@ -223,7 +227,7 @@ def digest(store: Store, view: View, rows: Int64[np.ndarray, " rows"]) -> str:
     """sha256, in hex, over the keys, rows and stored checksums of the filled `rows`."""
     import zarr
 
-    array = zarr.open_array(store.path / "arrays.zarr" / view.entity / view.name / "checksum", mode="r")
+    array = zarr.open_array(zarr_store(view.paths.group / "checksum"), mode="r")
     checksums = np.asarray(array[:]).astype("<u4")[rows]
     state = hashlib.sha256()
     state.update("\n".join(store.catalog(view.entity).keys(rows)).encode())

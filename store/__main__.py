@@ -1,98 +1,97 @@
-"""Look at a feature store.
+"""Look at a feature store, move features in and out, and keep it in order.
 
-python -m store info data/features            what it holds
-python -m store verify data/features          read every byte; exit status 1 on damage
-python -m store info data/features --json     the same for programs
+python -m store info data/features                 what it holds
+python -m store verify data/features               read every byte; exit status 1 on damage
+python -m store plan --clips 1e6 --encoder efficientnet-lite0 --measured-in data/features
+python -m store export-hdf5 clips.h5 --store data/features --view efficientnet-lite0
+python -m store import-hdf5 clips.h5 --store data/other --view net --encoder net --weights-sha256 0123... \
+    --layer last --frames "8 evenly" --crop "centre 224"
+python -m store requantise data/features --view efficientnet-lite0 --to small --dtype int8
+python -m store drop data/features --view small --yes
+python -m store compact data/features
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any, get_args, get_origin, get_type_hints
 
+import docstring_parser
 import jsonargparse
-from rich.console import Console
 
+from store import commands, options
 from store.errors import StoreError
-from store.feature_store import Store
-from store.info import heading, info_table, store_info
-from store.verify import names, verify
-
-_SHOWN = 10
-
-
-@dataclass(frozen=True)
-class InfoOptions:
-    """Say what a store holds: views, features, rows done and failed, bytes."""
-
-    path: str
-    """folder of the store"""
-
-
-@dataclass(frozen=True)
-class VerifyOptions:
-    """Read every byte of a store and name the clips that damage touches; exit status 1 on damage."""
-
-    path: str
-    """folder of the store"""
-
-
-def info(options: InfoOptions, as_json: bool) -> int:
-    """Print what the store holds; returns the exit status."""
-    store = Store.open(options.path)
-    views = store_info(store)
-    if as_json:
-        catalogs = {entity: len(store.catalog(entity)) for entity in store.entities()}
-        figures = {"path": str(store.path), "rows": catalogs, "views": [dataclasses.asdict(v) for v in views]}
-        print(json.dumps(figures))
-    else:
-        print(heading(store))
-        if views:
-            Console(width=None if sys.stdout.isatty() else 120).print(info_table(views))
-    return 0
-
-
-def check(options: VerifyOptions, as_json: bool) -> int:
-    """Print the damage there is; returns 1 where there is any."""
-    store = Store.open(options.path)
-    damage = verify(store)
-    clips = sorted({clip for found in damage for clip in found.clips})
-    if as_json:
-        found = [dataclasses.asdict(d) for d in damage]
-        print(json.dumps({"path": str(store.path), "ok": not damage, "damage": found, "clips": clips}))
-    else:
-        for d in damage:
-            print(f"{d.path} {d.what}: {names(d.clips, _SHOWN) or 'no clips'}")
-        print(f"damaged files: {len(damage)}, clips: {len(clips)}" if damage else f"{store.path} is whole")
-    return 1 if damage else 0
-
 
 _VERBS: dict[str, tuple[type, Callable[..., int]]] = {
-    "info": (InfoOptions, info),
-    "verify": (VerifyOptions, check),
+    "info": (options.InfoOptions, commands.info),
+    "verify": (options.VerifyOptions, commands.check),
+    "plan": (options.PlanOptions, commands.run_plan),
+    "import-hdf5": (options.ImportOptions, commands.run_import),
+    "export-hdf5": (options.ExportOptions, commands.run_export),
+    "requantise": (options.RequantiseOptions, commands.run_requantise),
+    "drop": (options.DropOptions, commands.run_drop),
+    "compact": (options.CompactOptions, commands.run_compact),
 }
+
+_SPELLINGS = {"requantize": "requantise"}
+
+
+def _parser(kind: type) -> jsonargparse.ArgumentParser:
+    """The parser of a verb: `path` comes first, every other option is a flag."""
+    about = docstring_parser.parse_from_object(kind)
+    helps = {field.arg_name: field.description for field in about.params}
+    parser = jsonargparse.ArgumentParser(description=_in_one_line(about.short_description, about.long_description))
+    parser.add_argument("--config", action="config", help="YAML file with options")
+    types = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        flag, how = "--" + field.name.replace("_", "-"), _how(field, types[field.name])
+        parser.add_argument("path" if field.name == "path" else flag, help=_in_one_line(helps[field.name]), **how)
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    return parser
+
+
+def _how(field: "dataclasses.Field[Any]", kind: Any) -> dict[str, Any]:
+    """How jsonargparse adds an option of that type."""
+    if field.name == "path":
+        return {"type": str}
+    if kind is bool:
+        return {"action": "store_true"}
+    if get_origin(kind) is tuple:
+        return {"nargs": "+", "type": get_args(kind)[0], "default": []}
+    if field.default is dataclasses.MISSING:
+        return {"type": kind, "required": True}
+    return {"type": kind, "default": field.default}
+
+
+def _in_one_line(*texts: str | None) -> str:
+    return " ".join(" ".join(text.split()) for text in texts if text)
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(prog="python -m store", description="Look at a feature store.")
+    parser = jsonargparse.ArgumentParser(
+        prog="python -m store",
+        description="Look at a feature store, move features in and out, and keep it in order.",
+    )
     verbs = parser.add_subcommands(dest="verb")
-    for verb, (options, _) in _VERBS.items():
-        about = (options.__doc__ or "").strip()
-        one = jsonargparse.ArgumentParser(description=about)
-        one.add_argument("--config", action="config", help="YAML file with options")
-        one.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-        one.add_class_arguments(options, as_group=False, as_positional=True)
-        verbs.add_subcommand(verb, one, help=about)
+    for verb, (kind, _) in _VERBS.items():
+        about = docstring_parser.parse_from_object(kind).short_description
+        verbs.add_subcommand(
+            verb, _parser(kind), help=about, aliases=[other for other, meant in _SPELLINGS.items() if meant == verb]
+        )
     chosen = parser.parse_args(argv)
-    options, run = _VERBS[chosen.verb]
+    kind, run = _VERBS[_SPELLINGS.get(chosen.verb, chosen.verb)]
+    given = chosen[chosen.verb]
+    values = {field.name: given[field.name] for field in dataclasses.fields(kind)}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
-        return run(options(path=chosen[chosen.verb].path), chosen[chosen.verb].json)
+        return run(kind(**values), given.json)
     except StoreError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; what is finished stays, run the same command for the rest", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@ Guarantees
 - a row is given out once and never moves
 - two appends at once never give a row twice
 - opening a catalog reads no part until a row or a key is asked for
+- what is asked about keys and rows reads indexes, not parts, so that it costs what is asked
 - what was asked before a fork can be asked after it
+- while parts are merged, every row is read once
 """
 
-import bisect
-import itertools
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -19,59 +19,56 @@ from jaxtyping import Int, Int64
 from store import table
 from store.commit import create_file
 from store.errors import StoreError
+from store.key_indexes import KeyIndexes
+from store.parts import Parts, first_row, is_part, part_name, standing
+from store.remote import Place
 
-_DIGITS = 12
+Answer = TypeVar("Answer")
 
 
 class Catalog:
     """The rows of one entity, as Parquet parts named by their first row."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         """The catalog whose parts lie in `folder`, which need not exist yet."""
         self.folder = folder
         self.entity = folder.name
-        self._parts: tuple[str, ...] = ()
-        self._length = 0
-        self._frames: dict[str, pl.DataFrame] = {}  # part name -> the whole part
-        self._rows: dict[str, int] = {}  # key -> row, of the first `_indexed` parts
-        self._indexed = 0
+        self._indexes = KeyIndexes(folder)
+        self._counted: tuple[Parts, int] = ((), 0)  # the parts there were, and their rows
 
-    def parts(self) -> list[Path]:
-        """The part files there are, by first row."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(part for part in self.folder.glob("*.parquet") if part.stem.isdecimal())
+    def parts(self) -> Parts:
+        """The part files that together hold every row once, by first row."""
+        return standing(part for part in self.folder.glob("*.parquet") if is_part(part))
 
     def __len__(self) -> int:
         """Rows given out so far, by whichever process."""
-        parts = self.parts()
-        names = tuple(part.name for part in parts)
-        if names != self._parts:
-            self._length = first_row(parts[-1]) + table.read(parts[-1], ["row"]).height
-            self._parts = names
-        return self._length
+        return self._settled(self._count)
 
-    def frame(self) -> pl.DataFrame:
+    def _count(self, parts: Parts) -> int:
+        if parts != self._counted[0]:
+            self._counted = parts, self._indexes.end(parts)
+        return self._counted[1]
+
+    def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """All rows in order: key, row, and every column that any part has (null elsewhere).
 
-        Raises StoreError where a part is damaged or missing.
+        With `columns`, of these those that any part has. Raises StoreError where a part is damaged or missing.
         """
-        parts = self.parts()
-        frames = [self.part(part) for part in parts]
-        for part, row in zip(parts, _starts(frames), strict=False):
+        return self._settled(lambda parts: self._frame(parts, columns))
+
+    def _frame(self, parts: Parts, columns: Sequence[str] | None) -> pl.DataFrame:
+        frames = [pl.DataFrame(schema={"key": pl.String, "row": pl.Int64})]
+        row = 0
+        for part in parts:
             if first_row(part) != row:
                 raise StoreError(
                     f"catalog of {self.entity} has no part for rows {row} to {first_row(part) - 1}"
                     f" in {self.folder}: restore the missing file"
                 )
-        empty = pl.DataFrame(schema={"key": pl.String, "row": pl.Int64})
-        return pl.concat([empty, *frames], how="diagonal_relaxed")
-
-    def part(self, part: Path) -> pl.DataFrame:
-        """The frame of one part; StoreError where it is damaged."""
-        if part.name not in self._frames:
-            self._frames[part.name] = table.read(part)
-        return self._frames[part.name]
+            frames.append(table.read(part, None if columns is None else ["row", *columns], strict=False))
+            row += len(frames[-1])
+        frame = pl.concat(frames, how="diagonal_relaxed")
+        return frame if columns is None else frame.select(name for name in columns if name in frame.columns)
 
     def append(self, frame: pl.DataFrame) -> int:
         """Give rows to the keys of `frame` that have none, in its order; returns how many.
@@ -81,11 +78,11 @@ class Catalog:
         """
         frame = self._checked(frame)
         while True:
-            known = self.frame()["key"]  # one look at the parts: what is known, and where it ends
-            new = frame.filter(~pl.col("key").is_in(known.implode()))
+            # one look at the parts: what is known, and where it ends
+            known, row = self._settled(lambda parts: (self._indexes.find(parts, frame["key"]) >= 0, self._count(parts)))
+            new = frame.filter(pl.Series(~known, dtype=pl.Boolean))
             if not new.height:
                 return 0
-            row = len(known)
             data = table.encode(
                 new.select(
                     "key",
@@ -93,28 +90,22 @@ class Catalog:
                     pl.exclude("key"),
                 )
             )
-            if create_file(self._path(row), [data], len(data)):
+            part = self.folder / part_name(row)
+            # a part that has the rows of another's, merged already, hides the new one: it counts for nothing
+            if create_file(part, [data], len(data)) and part in self.parts():
+                self.index()
                 return new.height
 
-    def rows(self, keys: Sequence[str]) -> Int64[np.ndarray, " K"]:
-        """The row of each key, -1 where there is none."""
-        for part in self.parts()[self._indexed :]:
-            self._rows.update(zip(self.part(part)["key"], itertools.count(first_row(part)), strict=False))
-            self._indexed += 1
-        return np.fromiter((self._rows.get(key, -1) for key in keys), np.int64, len(keys))
+    def rows(self, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
+        """The row of each key, -1 where there is none.
+
+        Raises StoreError where a part is damaged or missing that no index covers.
+        """
+        return self._settled(lambda parts: self._indexes.find(parts, keys))
 
     def keys(self, rows: Int[np.ndarray, " K"]) -> list[str]:
-        """The key of each row; StoreError where the catalog has no such row."""
-        parts = self.parts()
-        firsts = [first_row(part) for part in parts]
-        keys = []
-        for row in rows.tolist():
-            at = bisect.bisect_right(firsts, row) - 1
-            known = self.part(parts[at])["key"] if at >= 0 else ()
-            if at < 0 or row - firsts[at] >= len(known):
-                raise StoreError(f"no row {row} in the catalog of {self.entity} in {self.folder}")
-            keys.append(known[row - firsts[at]])
-        return keys
+        """The key of each row; StoreError where the catalog has no such row, and as `rows`."""
+        return self._settled(lambda parts: self._indexes.keys(parts, rows.astype(np.int64, copy=False)))
 
     def name(self, row: int) -> str:
         """The key of a row, for a message: `row N` where it cannot be told."""
@@ -123,8 +114,23 @@ class Catalog:
         except StoreError:
             return f"row {row}"
 
-    def _path(self, row: int) -> Path:
-        return self.folder / f"{row:0{_DIGITS}d}.parquet"
+    def index(self) -> None:
+        """Index the rows that no index has yet."""
+        self._settled(self._indexes.make)
+
+    def sweep(self) -> None:
+        """As `index`, and delete the indexes of parts that do not stand."""
+        self._settled(self._indexes.sweep)
+
+    def _settled(self, read: Callable[[Parts], Answer]) -> Answer:
+        """What `read` makes of the parts; again, where one was merged into another meanwhile."""
+        while True:
+            parts = self.parts()
+            try:
+                return read(parts)
+            except StoreError:
+                if self.parts() == parts:
+                    raise
 
     def _checked(self, frame: pl.DataFrame) -> pl.DataFrame:
         if frame.schema.get("key") != pl.String:
@@ -137,13 +143,3 @@ class Catalog:
             twice = frame.filter(pl.col("key").is_duplicated())["key"][0]
             raise StoreError(f"{self.entity} to append hold {twice!r} twice: keys are unique")
         return frame
-
-
-def first_row(part: Path) -> int:
-    """The first row of a part, from its name."""
-    return int(part.stem)
-
-
-def _starts(frames: Iterable[pl.DataFrame]) -> list[int]:
-    """The first row of each frame, were they one after another."""
-    return [0, *np.cumsum([frame.height for frame in frames]).tolist()]

@@ -4,6 +4,8 @@ Guarantees
 - a file is complete under its name, or not there under it
 - a full disk loses nothing that was committed, and leaves no temporary file
 - temporary files of dead attempts are removed, those of live ones are kept
+
+In an object store a put does the same, and leaves nothing behind that can be seen.
 """
 
 import errno
@@ -20,17 +22,17 @@ from pathlib import Path
 import numpy as np
 
 from store.errors import StoreError
+from store.remote import Buffer, Place, RemotePath
 
-_PREFIX = ".tmp."
+TEMPORARY = ".tmp."
+"""how names of temporary files and folders begin"""
 _FOREIGN_AGE = 24 * 3600.0  # seconds after which a temporary file of another host is dead
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-Buffer = bytes | memoryview | np.ndarray
 
 
 def temporary(folder: Path) -> Path:
     """A name in `folder` that no other attempt uses, and that tells who made it."""
-    return folder / f"{_PREFIX}{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
+    return folder / f"{TEMPORARY}{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
 
 
 def sync_folder(folder: Path) -> None:
@@ -42,8 +44,16 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Place) -> None:
     """Create `folder` and what is missing above it, durably."""
+    if isinstance(folder, RemotePath):
+        return  # an object store has none
+    for changed in make_names(folder):
+        sync_folder(changed)
+
+
+def make_names(folder: Path) -> list[Path]:
+    """Create `folder` and what is missing above it; returns the folders whose names are not durable yet."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)
@@ -51,20 +61,24 @@ def make_folder(folder: Path) -> None:
     with named_errors(missing[0] if missing else folder, 0):
         for new in reversed(missing):
             new.mkdir(exist_ok=True)
-            sync_folder(new.parent)
+    return [new.parent for new in reversed(missing)]
 
 
-def replace_file(path: Path, pieces: Iterable[Buffer], nbytes: int) -> None:
+def replace_file(path: Place, pieces: Iterable[Buffer], nbytes: int) -> None:
     """Write `pieces` (about `nbytes` bytes in all) as the file `path`, in place of any old one.
 
     Raises StoreError where the disk is full or refuses; the old file then still stands.
     """
+    if isinstance(path, RemotePath):
+        return path.put(pieces)
     with _written(path, pieces, nbytes) as temp:
         os.replace(temp, path)
 
 
-def create_file(path: Path, pieces: Iterable[Buffer], nbytes: int) -> bool:
+def create_file(path: Place, pieces: Iterable[Buffer], nbytes: int) -> bool:
     """Write `pieces` as the file `path` if there is none: False where another was first."""
+    if isinstance(path, RemotePath):
+        return path.create(pieces) is not None
     with _written(path, pieces, nbytes) as temp:
         try:
             os.link(temp, path)
@@ -85,7 +99,7 @@ def _written(path: Path, pieces: Iterable[Buffer], nbytes: int) -> Iterator[Path
             fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             try:
                 for piece in pieces:
-                    _write_all(fd, piece)
+                    write_all(fd, piece)
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -96,10 +110,12 @@ def _written(path: Path, pieces: Iterable[Buffer], nbytes: int) -> Iterator[Path
         raise
 
 
-def _write_all(fd: int, piece: Buffer) -> None:
-    left = np.frombuffer(piece, np.uint8).data
+def write_all(fd: int, piece: Buffer) -> int:
+    """Write all of `piece`; returns its bytes."""
+    left = data = np.frombuffer(piece, np.uint8).data
     while left:
         left = left[os.write(fd, left) :]
+    return data.nbytes
 
 
 @contextmanager
@@ -120,24 +136,47 @@ def named_errors(path: Path, nbytes: int) -> Iterator[None]:
         ) from error
 
 
-def remove_dead(root: Path) -> list[Path]:
-    """Remove temporary files and folders below `root` whose process is gone; returns them."""
+def remove_folder(folder: Place, root: Place) -> bool:
+    """Remove a folder below `root`: gone under its name at once, its bytes then; False where there is none.
+
+    What a kill leaves of it is a temporary folder in `root`, which `remove_dead` removes. An object store has no
+    folders.
+    """
+    if isinstance(folder, RemotePath) or isinstance(root, RemotePath) or not folder.is_dir():
+        return False
+    temp = temporary(root)
+    with named_errors(folder, 0):
+        os.rename(folder, temp)
+        sync_folder(folder.parent)
+        shutil.rmtree(temp)
+    return True
+
+
+def remove_dead(root: Place, deep: bool = True) -> list[Path]:
+    """Remove temporary files and folders below `root` whose process is gone; returns them.
+
+    Without `deep` only those that lie in `root` itself.
+    """
+    if isinstance(root, RemotePath):
+        return []
     dead = []
     for folder, folders, files in os.walk(root):
-        for name in [n for n in folders if n.startswith(_PREFIX)]:
+        for name in [n for n in folders if n.startswith(TEMPORARY)]:
             folders.remove(name)
             if _is_dead(path := Path(folder, name)):
                 shutil.rmtree(path, ignore_errors=True)
                 dead.append(path)
         for name in files:
-            if name.startswith(_PREFIX) and _is_dead(path := Path(folder, name)):
+            if name.startswith(TEMPORARY) and _is_dead(path := Path(folder, name)):
                 path.unlink(missing_ok=True)
                 dead.append(path)
+        if not deep:
+            break
     return dead
 
 
 def _is_dead(path: Path) -> bool:
-    made = re.fullmatch(re.escape(_PREFIX) + r"(.+)\.(\d+)\.[0-9a-f]+", path.name)
+    made = re.fullmatch(re.escape(TEMPORARY) + r"(.+)\.(\d+)\.[0-9a-f]+", path.name)
     if made is None:
         return False
     host, pid = made.groups()

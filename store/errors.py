@@ -6,3 +6,7 @@ class StoreError(Exception):
 
     The message is one line: what is wrong, where, and what to do about it.
     """
+
+
+class DamageError(StoreError):
+    """Bytes that are not as they were written."""

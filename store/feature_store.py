@@ -11,11 +11,10 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from store.catalog import Catalog
-from store.commit import make_folder, named_errors, remove_dead, sync_folder, temporary
+from store.commit import make_folder, named_errors, remove_dead, remove_folder, sync_folder, temporary
 from store.errors import StoreError
 from store.layout import (
     ARRAYS,
@@ -32,6 +31,7 @@ from store.layout import (
 from store.lock import holds, locked
 from store.names import ENTITIES, INTERNAL, check_entity, check_name
 from store.provenance import Feature, Provenance
+from store.remote import Place, RemotePath, place
 from store.seal import BLANK
 from store.view import View, stored_features
 
@@ -42,19 +42,19 @@ _MOST_ROWS = 2**16
 class Store:
     """One feature store. `Store.open` makes it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         """The store in `path`, which exists."""
         self.path = path
         self._catalogs: dict[str, Catalog] = {}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], create: bool = False) -> "Store":
-        """The store in `path`; with `create`, made where there is none.
+    def open(cls, path: str | os.PathLike[str] | RemotePath, create: bool = False) -> "Store":
+        """The store in `path`, a folder or a URL as of `s3://`; with `create`, made where there is none.
 
         Raises StoreError where there is none, where `path` holds something else, or where a newer
         version wrote it.
         """
-        path = Path(path)
+        path = place(path)
         try:
             about = read_json(path / "store.json", sealed=False)
         except FileNotFoundError:
@@ -66,10 +66,11 @@ class Store:
             raise StoreError(f"{path} is a file: a feature store is a folder") from None
         if about.get("format") != FORMAT:
             raise StoreError(f"{path} is no feature store: its store.json says {about}")
-        if about.get("version", 0) > VERSION:
-            raise StoreError(
-                f"{path} has format version {about['version']}, this program reads up to {VERSION}: upgrade it"
-            )
+        version = about.get("version")
+        if type(version) is not int or version < 1:
+            raise StoreError(f"{path} has no format version: its store.json says {about}")
+        if version > VERSION:
+            raise StoreError(f"{path} has format version {version}, this program reads up to {VERSION}: upgrade it")
         return cls(path)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -128,7 +129,7 @@ class Store:
                     "give the new view another name"
                 )
             return view
-        rows = _rows_per_shard(features) if rows_per_shard is None else rows_per_shard
+        rows = shard_rows(features) if rows_per_shard is None else rows_per_shard
         if rows < 1 or rows & (rows - 1):
             raise StoreError(f"rows_per_shard {rows} is refused: give a power of two")
         self._make_view(ViewPaths(self.path, entity, name), provenance, dict(features), rows)
@@ -145,7 +146,10 @@ class Store:
             yield
 
     def _make_view(self, paths: ViewPaths, provenance: Provenance, features: dict[str, Feature], rows: int) -> None:
-        """Make the view's group beside the arrays, then move it there whole."""
+        """Make the view's group beside the arrays, then move it there whole.
+
+        In an object store nothing moves: the group's own zarr.json, without which there is no view, comes last.
+        """
         length = len(self.catalog(paths.entity))
         stored = stored_features(features)
         attributes = {
@@ -157,25 +161,35 @@ class Store:
         entity = paths.group.parent
         if not (entity / "zarr.json").exists():
             write_json(entity / "zarr.json", group_metadata())
-        temp = temporary(self.path)
+        for folder in paths.beside:  # of a dropped view of that name, whose removal was cut short
+            remove_folder(folder, self.path)
+        group = paths.group
+        if isinstance(group, RemotePath):
+            return _write_view(group, length, stored, attributes)
+        temp = temporary(group.parents[2])
         try:
-            for name, feature in stored.items():
-                shape = (length, *feature.shape)
-                metadata = sharded_metadata(shape, feature.dtype, rows)
-                write_json(temp / name / "zarr.json", metadata)
-            sums = chunked_metadata((length, len(stored)), "uint32", rows)
-            write_json(temp / "checksum" / "zarr.json", sums)
-            write_json(temp / "status" / "zarr.json", chunked_metadata((length,), "uint8", rows))
-            write_json(temp / "zarr.json", group_metadata(attributes))
-            with named_errors(paths.group, 0):
-                os.rename(temp, paths.group)
+            _write_view(temp, length, stored, attributes)
+            with named_errors(group, 0):
+                os.rename(temp, group)
         except BaseException:
             shutil.rmtree(temp, ignore_errors=True)
             raise
-        sync_folder(entity)
+        sync_folder(group.parent)
 
 
-def _create(path: Path) -> None:
+def _write_view(group: Place, length: int, stored: Mapping[str, Feature], attributes: dict[str, Any]) -> None:
+    """The metadata of a view of `length` rows, that of its group last."""
+    rows = attributes["rows_per_shard"]
+    for name, feature in stored.items():
+        metadata = sharded_metadata((length, *feature.shape), feature.dtype, rows)
+        write_json(group / name / "zarr.json", metadata)
+    sums = chunked_metadata((length, len(stored)), "uint32", rows)
+    write_json(group / "checksum" / "zarr.json", sums)
+    write_json(group / "status" / "zarr.json", chunked_metadata((length,), "uint8", rows))
+    write_json(group / "zarr.json", group_metadata(attributes))
+
+
+def _create(path: Place) -> None:
     if path.is_dir() and any(path.iterdir()) and not (path / ARRAYS).is_dir():
         raise StoreError(f"{path} holds other files: give an empty or new folder for the store")
     make_folder(path)
@@ -194,6 +208,7 @@ def _check_features(view: str, features: Mapping[str, Feature]) -> None:
         raise StoreError(f"view {view} has two int8 features: a view holds one, with its scale")
 
 
-def _rows_per_shard(features: Mapping[str, Feature]) -> int:
+def shard_rows(features: Mapping[str, Feature]) -> int:
+    """Rows a shard of a view with such features: a power of two, about 256 MiB of its largest array."""
     largest = max(feature.row_bytes for feature in features.values())
     return min(2 ** max(int(math.log2(_SHARD_BYTES / largest)), 0), _MOST_ROWS)

@@ -1,7 +1,6 @@
 """What a store holds, as figures and as a table for people."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 from store.feature_store import Store
+from store.remote import Place, RemotePath
 from store.view import ABSENT, FAILED, OK, View
 
 
@@ -57,8 +57,10 @@ def store_info(store: Store) -> list[ViewInfo]:
     return [view_info(store.view(e, name)) for e in store.entities() for name in store.views(e)]
 
 
-def folder_bytes(folder: Path) -> int:
+def folder_bytes(folder: Place) -> int:
     """Bytes of all files below `folder`."""
+    if isinstance(folder, RemotePath):
+        return folder.nbytes()
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

@@ -4,8 +4,9 @@ A store is a folder:
 
     store.json                            format name and version
     arrays.zarr/ENTITY/VIEW/ARRAY/        a plain Zarr v3 hierarchy
-    catalog/ENTITY/FIRST_ROW.parquet      key -> row
-    failures/ENTITY/VIEW/SHARD.parquet    key, reason
+    catalog/ENTITY/FIRST_ROW.parquet      key -> row; FIRST_ROW-END.parquet holds what many such parts held
+    catalog/ENTITY/FIRST_ROW-END.keys     hash of a key -> row, made from the parts and made again where lost
+    failures/ENTITY/VIEW/SHARD.parquet    key, reason; merged-GROUP.parquet holds those of many shards
     shards/ENTITY/VIEW/SHARD.json         what wrote the shard: library versions, device
 """
 
@@ -13,7 +14,6 @@ import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import zarr
@@ -22,22 +22,30 @@ from zarr.storage import MemoryStore
 
 from store.commit import replace_file
 from store.errors import StoreError
+from store.remote import Place, RemotePath, objects_below
 from store.seal import BLANK, is_sealed, seal
 
 FORMAT = "stepdiff-store"
 VERSION = 1
 ARRAYS = "arrays.zarr"
 LOCK = "lock.json"
-Identity = tuple[int, int, int]
+MERGED_SHARDS = 1024
+"""shards whose failures are merged into one file"""
+Identity = tuple[int, int, int] | str
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Place, value: dict[str, Any]) -> None:
     """Write `value`, in which `BLANK` stands somewhere, as a sealed JSON file."""
-    data = seal(json.dumps(value, indent=2).encode())
+    data = encode_json(value)
     replace_file(path, [data], len(data))
 
 
-def read_json(path: Path, sealed: bool = True) -> dict[str, Any]:
+def encode_json(value: dict[str, Any]) -> bytes:
+    """`value`, in which `BLANK` stands somewhere, as the bytes of a sealed JSON file."""
+    return seal(json.dumps(value, indent=2).encode())
+
+
+def read_json(path: Place, sealed: bool = True) -> dict[str, Any]:
     """The object in `path`; StoreError where it is damaged, FileNotFoundError where absent.
 
     Without `sealed` a file is read that another version may have written, with no seal.
@@ -56,13 +64,29 @@ def read_json(path: Path, sealed: bool = True) -> dict[str, Any]:
     return value
 
 
-def identity(path: Path) -> Identity | None:
-    """What tells one version of a file from the next: inode, mtime, size; None where absent."""
+def identity(path: Place) -> Identity | None:
+    """What tells one version of a file from the next: inode, mtime, size, or the ETag; None where absent."""
+    if isinstance(path, RemotePath):
+        return path.identity()
     try:
         found = os.stat(path)
     except FileNotFoundError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def identities(folder: Place) -> dict[str, Identity]:
+    """The identity of every file in `folder`, by name; of an object store, by one request."""
+    if isinstance(folder, RemotePath):
+        return dict(folder.identities())
+    if not folder.is_dir():
+        return {}
+    return {name: found for name in os.listdir(folder) if (found := identity(folder / name)) is not None}
+
+
+def zarr_store(path: Place) -> Any:
+    """What zarr-python opens the array or group at `path` from, to read."""
+    return zarr.storage.ObjectStore(objects_below(path), read_only=True) if isinstance(path, RemotePath) else path
 
 
 def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -101,39 +125,56 @@ def _array_metadata(**options: Any) -> dict[str, Any]:
 class ViewPaths:
     """Where the files of one view lie."""
 
-    store: Path
+    store: Place
     entity: str
     view: str
 
     @cached_property
-    def group(self) -> Path:
+    def group(self) -> Place:
         """The view's Zarr group."""
         return self.store / ARRAYS / self.entity / self.view
 
-    def metadata(self, array: str) -> Path:
+    def metadata(self, array: str) -> Place:
         """The zarr.json of one of the view's arrays."""
         return self.group / array / "zarr.json"
 
-    def shard(self, feature: str, shard: int, axes: int) -> Path:
+    def shard(self, feature: str, shard: int, axes: int) -> Place:
         """The shard file of a feature whose array has `axes` axes."""
-        return Path(f"{self.group}/{feature}/c/{shard}{'/0' * (axes - 1)}")
+        return type(self.group)(f"{self.group}/{feature}/c/{shard}{'/0' * (axes - 1)}")
 
-    def checksum(self, shard: int) -> Path:
+    def checksum(self, shard: int) -> Place:
         """The checksum chunk of a shard."""
         return self.group / "checksum" / "c" / str(shard) / "0"
 
-    def status(self, shard: int) -> Path:
+    def status(self, shard: int) -> Place:
         """The status chunk of a shard: written last."""
-        return Path(f"{self.group}/status/c/{shard}")
+        return type(self.group)(f"{self.group}/status/c/{shard}")
 
-    def failures(self, shard: int) -> Path:
+    def failures(self, shard: int) -> Place:
         """Why rows of a shard failed."""
-        return self.store / "failures" / self.entity / self.view / f"{shard}.parquet"
+        return self._failures / f"{shard}.parquet"
 
-    def info(self, shard: int) -> Path:
+    def merged_failures(self, shard: int) -> Place:
+        """Why rows of a shard failed that has no such file of its own, beside those of its neighbours."""
+        return self._failures / f"merged-{shard // MERGED_SHARDS}.parquet"
+
+    def info(self, shard: int) -> Place:
         """What wrote a shard."""
-        return self.store / "shards" / self.entity / self.view / f"{shard}.json"
+        return self._info / f"{shard}.json"
 
-    def lock(self, shard: int) -> Path:
+    def lock(self, shard: int) -> Place:
         """The lock of a shard's one writer."""
         return self.info(shard).with_suffix(".lock")
+
+    @property
+    def beside(self) -> tuple[Place, Place]:
+        """The folders of the view outside its Zarr group: failures, and what wrote its shards."""
+        return self._failures, self._info
+
+    @cached_property
+    def _failures(self) -> Place:
+        return self.store / "failures" / self.entity / self.view
+
+    @cached_property
+    def _info(self) -> Place:
+        return self.store / "shards" / self.entity / self.view

@@ -1,4 +1,4 @@
-"""The planner's lock: one writing run a store.
+"""The planner's lock: one writing run a store. In an object store it is a lease.
 
 Guarantees
 - a second writer is refused, with the host and the process id of the first
@@ -11,16 +11,28 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from store.errors import StoreError
+from store.lease import Lease
+from store.remote import Place, RemotePath
 
 _held: set[tuple[int, str]] = set()  # (pid, lock file): a forked child holds nothing
+_leases: dict[tuple[int, RemotePath], Lease] = {}
 
 
 @contextmanager
-def locked(path: Path, wait: bool) -> Iterator[None]:
+def locked(path: Place, wait: bool) -> Iterator[None]:
     """Hold the lock file `path`, or raise StoreError naming the host and pid of the holder."""
+    if isinstance(path, RemotePath):
+        lease = Lease(path)
+        lease.take(wait)
+        _leases[os.getpid(), path] = lease
+        try:
+            yield
+        finally:
+            del _leases[os.getpid(), path]
+            lease.release()
+        return
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
@@ -43,9 +55,20 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
         os.close(fd)
 
 
-def holds(path: Path) -> bool:
+def holds(path: Place) -> bool:
     """Whether this process holds the lock file `path`."""
+    if isinstance(path, RemotePath):
+        lease = _leases.get((os.getpid(), path))
+        return lease is not None and lease.held()
     return (os.getpid(), os.path.realpath(path)) in _held
+
+
+def check_held(path: Place) -> None:
+    """StoreError where the lease of `path`, which this process took, has run out."""
+    if isinstance(path, RemotePath) and not holds(path):
+        raise StoreError(
+            f"the lease of {path} ran out before it could be renewed: what is committed stands, run the command again"
+        )
 
 
 def _holder(fd: int) -> str:

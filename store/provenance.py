@@ -6,7 +6,7 @@ Guarantees
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,17 @@ class Feature:
     def row_bytes(self) -> int:
         """Bytes of one stored row."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def main_feature(features: Mapping[str, Feature]) -> str:
+    """The feature whose dtype users choose: the one in int8, else the largest. The others stay floats."""
+    return max(features, key=lambda name: (features[name].dtype == "int8", math.prod(features[name].shape)))
+
+
+def with_dtype(features: Mapping[str, Feature], dtype: str) -> dict[str, Feature]:
+    """`features`, the main one stored in `dtype`."""
+    main = main_feature(features)
+    return {**features, main: replace(features[main], dtype=dtype)}
 
 
 @dataclass(frozen=True)

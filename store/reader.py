@@ -1,8 +1,9 @@
 """Random rows of one feature, straight into the batch.
 
 Rows whose pages are in memory are copied at once by the caller's thread: large ones from a mapping,
-which saves the kernel's own slower copy. The rest are read by eight threads, in the order of the
-file, so that a cold disk always has work queued.
+which saves the kernel's own slower copy. From the first row on that is not in memory, the kernel is
+told of all that are left, so that a cold disk has its whole queue at once, and threads copy them as
+they arrive.
 
 Guarantees
 - results come in the caller's order, whatever the order on disk, duplicates included
@@ -15,7 +16,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,14 +25,15 @@ from jaxtyping import Int, Shaped
 from store.errors import StoreError
 from store.layout import identity
 from store.shard import ShardFile
+from store.threads import each
 
 OPEN_FILES = 128
-_THREADS = 8
 _RUN_BYTES = 4 * 2**20  # neighbours are read together up to this size
 _MAPPED_BYTES = 64 * 2**10  # smaller reads cost less as one call
-_PROBE_BYTES = 512 * 2**10  # residency is asked for once every so many bytes
+_PROBE_BYTES = 2 * 2**20  # residency is asked for once every so many bytes
+_TASK_BYTES = 2 * 2**20  # what a thread that waits is given at once, about
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
-_pools: dict[int, ThreadPoolExecutor] = {}  # pid -> threads: a forked child starts its own
+_guard = threading.Lock()  # of every reader's open files
 
 
 class _Run(NamedTuple):
@@ -50,13 +51,12 @@ class RowReader:
         self._shard_rows = shard_rows
         self._row_bytes = row_bytes
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
-        self._guard = threading.Lock()
 
     def shard(self, shard: int) -> ShardFile | None:
         """The shard's file as it is now, None where there is none."""
         path = self._path(shard)
         now = identity(path)
-        with self._guard:
+        with _guard:
             file = self._open.get(shard)
             if file is None or file.identity != now:
                 self._open.pop(shard, None)
@@ -89,19 +89,15 @@ class RowReader:
             offsets[here] = file.offsets[slots[here]]
             missing[here] = ~file.present[slots[here]]
             there = here & ~missing
-            wrong = file.lengths[slots[there]] != self._row_bytes
-            if wrong.any() or (offsets[there] > file.identity[2] - self._row_bytes).any():
+            if (file.lengths[slots[there]] != self._row_bytes).any():
                 raise StoreError(f"the index of {file.path} does not fit: run python -m store verify")
         out[missing] = 0
         wanted = np.flatnonzero(~missing)
         order = wanted[np.lexsort((offsets[wanted], shards[wanted]))]
         runs = self._runs(order, shards, offsets, files, out)
-        left = [rest for run in runs if (rest := _take_resident(run)) is not None]
-        if len(left) == 1:
-            _take(left[0])
-        elif left:
-            for _ in _pool().map(_take, left):
-                pass
+        left = _take_resident(runs)
+        _announce(left)
+        each(_take, _shares(left))
 
     def _runs(
         self,
@@ -137,26 +133,27 @@ class RowReader:
         return runs
 
 
-def _take_resident(run: _Run) -> _Run | None:
-    """Copy what is in memory; returns what is left to read, None where nothing is."""
+def _take_resident(runs: list[_Run]) -> list[_Run]:
+    """Copy runs up to the first that is not in memory; returns what is left to read."""
     if not _NOWAIT:
-        return run
-    if len(run.target) >= _MAPPED_BYTES:
-        if not _is_resident(run):
-            return run
-        np.copyto(run.target, run.file.mapped[run.offset : run.offset + len(run.target)])
-        return None
-    count = _read_now(run.file, run.target.data, run.offset)
-    if count == len(run.target):
-        return None
-    return _Run(run.file, run.offset + count, run.target[count:])
+        return runs
+    for number, run in enumerate(runs):
+        if len(run.target) >= _MAPPED_BYTES:
+            if not _is_resident(run):
+                return runs[number:]
+            np.copyto(run.target, run.file.mapped[run.offset : run.offset + len(run.target)])
+        else:
+            count = _read_now(run.file, run.target.data, run.offset)
+            if count < len(run.target):
+                return [_Run(run.file, run.offset + count, run.target[count:]), *runs[number + 1 :]]
+    return []
 
 
 def _is_resident(run: _Run) -> bool:
     """Whether the run's pages are in memory, by the look of samples."""
-    last = run.offset + len(run.target) - 1
     byte = memoryview(bytearray(1))
-    return all(_read_now(run.file, byte, at) for at in (*range(run.offset, last, _PROBE_BYTES), last))
+    places = range(run.offset, run.offset + len(run.target), _PROBE_BYTES)
+    return all(_read_now(run.file, byte, at) for at in places)
 
 
 def _read_now(file: ShardFile, target: memoryview, offset: int) -> int:
@@ -169,26 +166,48 @@ def _read_now(file: ShardFile, target: memoryview, offset: int) -> int:
         raise _failed(file, error.strerror) from error
 
 
-def _take(run: _Run) -> None:
-    """Read the whole run, waiting for the disk."""
-    target, offset = run.target.data, run.offset
-    while len(target):
-        try:
-            count = os.preadv(run.file.fd, [target], offset)
-        except OSError as error:
-            raise _failed(run.file, error.strerror) from error
-        if not count:
-            raise _failed(run.file, "it ends too early")
-        target, offset = target[count:], offset + count
+def _announce(runs: list[_Run]) -> None:
+    """Let the kernel begin to read them."""
+    if hasattr(os, "posix_fadvise"):
+        for run in runs:
+            os.posix_fadvise(run.file.fd, run.offset, len(run.target), os.POSIX_FADV_WILLNEED)
+
+
+def _shares(runs: list[_Run]) -> list[list[_Run]]:
+    """The runs in order, a new list begun as soon as one holds what a thread should have at once."""
+    shares: list[list[_Run]] = []
+    filled = _TASK_BYTES
+    for run in runs:
+        if filled >= _TASK_BYTES:
+            shares.append([])
+            filled = 0
+        shares[-1].append(run)
+        filled += len(run.target)
+    return shares
+
+
+def _take(runs: list[_Run]) -> None:
+    """Read the runs whole, one after the other."""
+    for run in runs:
+        target, offset = run.target.data, run.offset
+        while len(target):
+            try:
+                count = os.preadv(run.file.fd, [target], offset)
+            except OSError as error:
+                raise _failed(run.file, error.strerror) from error
+            if not count:
+                raise _failed(run.file, "it ends too early")
+            target, offset = target[count:], offset + count
 
 
 def _failed(file: ShardFile, reason: str | None) -> StoreError:
     return StoreError(f"cannot read {file.path} ({reason}): run python -m store verify")
 
 
-def _pool() -> ThreadPoolExecutor:
-    pid = os.getpid()
-    if pid not in _pools:
-        _pools.clear()
-        _pools[pid] = ThreadPoolExecutor(_THREADS, thread_name_prefix="store-read")
-    return _pools[pid]
+def _after_fork() -> None:
+    """A thread that a fork left behind may have held the lock."""
+    global _guard
+    _guard = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -8,16 +8,19 @@ Guarantees
 - a row copied into a new file keeps its bytes
 """
 
+import math
 import mmap
 import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Shaped, UInt8
+from jaxtyping import Bool, Shaped, UInt8, UInt64
 
-from store.errors import StoreError
+from store.errors import DamageError
+from store.remote import Place
 from store.seal import crc32c
 
 MISSING = np.uint64(2**64 - 1)
@@ -32,19 +35,15 @@ class ShardFile:
     def __init__(self, path: Path, slots: int) -> None:
         """Open `path`, a shard of `slots` rows.
 
-        Raises FileNotFoundError where there is none, StoreError where its index is damaged.
+        Raises FileNotFoundError where there is none, DamageError where its index is damaged.
         """
         self.path = path
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         found = os.fstat(self.fd)
         self.identity = found.st_ino, found.st_mtime_ns, found.st_size
-        size = slots * 16 + 4
+        size = index_size(slots)
         tail = os.pread(self.fd, size, max(found.st_size - size, 0))
-        if len(tail) != size or crc32c(tail[:-4]).to_bytes(4, "little") != tail[-4:]:
-            raise StoreError(f"index of {path} is damaged: run python -m store verify")
-        index = np.frombuffer(tail, "<u8", slots * 2).reshape(slots, 2)
-        self.offsets, self.lengths = index[:, 0], index[:, 1]
-        self.present = self.offsets != MISSING
+        self.offsets, self.lengths, self.present = parse_index(tail, slots, found.st_size, path)
 
     def __del__(self) -> None:
         """Close the descriptor, once no reader is left that uses it."""
@@ -63,12 +62,23 @@ class ShardFile:
         return os.pread(self.fd, int(self.lengths[slot]), int(self.offsets[slot]))
 
 
+@runtime_checkable
+class Rows(Protocol):
+    """Whatever gives the rows of a shard by slot."""
+
+    path: Any
+    """where they lie"""
+
+    def row(self, slot: int) -> bytes | memoryview | None:
+        """The bytes of a row, None where it is missing."""
+
+
 def pieces(
-    old: ShardFile | None,
+    old: Rows | None,
     keep: Bool[np.ndarray, " slots"],
     new: dict[int, np.ndarray],
     row_bytes: int,
-) -> Iterator[bytes | np.ndarray]:
+) -> Iterator[bytes | memoryview | np.ndarray]:
     """A new shard file, piece by piece: rows of `old` that are kept, and new rows by slot.
 
     A kept row that `old` leaves out is the fill value, and written as such.
@@ -79,8 +89,36 @@ def pieces(
         if slot in new:
             yield new[slot]
         else:
-            yield (old.row(slot) if old else None) or bytes(row_bytes)
+            row = old.row(slot) if old else None
+            if old and row is not None and len(row) != row_bytes:
+                raise DamageError(
+                    f"a row of {old.path} has {len(row)} bytes, not {row_bytes}: run python -m store verify"
+                )
+            yield row or bytes(row_bytes)
     yield index_bytes(present, row_bytes)
+
+
+def index_size(slots: int) -> int:
+    """Bytes of the index of a shard file."""
+    return slots * 16 + 4
+
+
+def parse_index(
+    tail: bytes | memoryview, slots: int, nbytes: int, path: Place
+) -> tuple[UInt64[np.ndarray, " slots"], UInt64[np.ndarray, " slots"], Bool[np.ndarray, " slots"]]:
+    """Offsets and lengths of the rows, and which are there, from the end of a file of `nbytes` bytes.
+
+    DamageError where `tail` is no index, or tells of rows that are not in the file.
+    """
+    if len(tail) != index_size(slots) or crc32c(tail[:-4]).to_bytes(4, "little") != tail[-4:]:
+        raise DamageError(f"index of {path} is damaged: run python -m store verify")
+    index = np.frombuffer(tail, "<u8", slots * 2).reshape(slots, 2)
+    present = index[:, 0] != MISSING
+    offsets, lengths = index[present, 0], index[present, 1]
+    room = np.uint64(nbytes - index_size(slots))  # what lies before the index
+    if (lengths > room).any() or (offsets > room - lengths).any():
+        raise DamageError(f"index of {path} tells of rows that are not in it: run python -m store verify")
+    return index[:, 0], index[:, 1], present
 
 
 def index_bytes(present: Bool[np.ndarray, " slots"], row_bytes: int) -> bytes:
@@ -98,13 +136,13 @@ def encode_chunk(values: Shaped[np.ndarray, "..."]) -> bytes:
     return data + crc32c(data).to_bytes(4, "little")
 
 
-def read_chunk(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray | None:
-    """The chunk in `path`, None where there is none; StoreError where it is damaged."""
+def read_chunk(path: Place, shape: tuple[int, ...], dtype: str) -> np.ndarray | None:
+    """The chunk in `path`, None where there is none; DamageError where it is damaged."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     if len(data) != size + 4 or crc32c(data[:-4]).to_bytes(4, "little") != data[-4:]:
-        raise StoreError(f"{path} is damaged: run python -m store verify")
+        raise DamageError(f"{path} is damaged: run python -m store verify")
     return np.frombuffer(data[:-4], np.dtype(dtype).newbyteorder("<")).reshape(shape)

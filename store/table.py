@@ -7,13 +7,17 @@ Guarantees
 
 import io
 import os
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import polars as pl
 
 from store.errors import StoreError
-from store.seal import BLANK, is_sealed, seal
+from store.remote import Place, RemotePath
+from store.seal import BLANK, digits, is_sealed, seal
 
+_END = 8  # bytes at the end of a Parquet file: the length of its footer, and a mark
+_TAIL = 2**16  # bytes in which most footers are
 _used = False  # polars has started its threads
 _lost = False  # ... and this process was forked off without them
 
@@ -41,13 +45,54 @@ def encode(frame: pl.DataFrame) -> bytes:
     return seal(file.getvalue())
 
 
-def read(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
-    """The frame in `path`, or some columns of it; StoreError where it is damaged."""
+def read(path: Place, columns: Sequence[str] | None = None, strict: bool = True) -> pl.DataFrame:
+    """The frame in `path`, or some columns of it; StoreError where it is damaged.
+
+    Without `strict` those of the columns that it has.
+    """
     _check_threads(f"read {path}")
+    data = io.BytesIO(_checked(path))
+    with _own_errors(path):
+        if columns is not None and not strict:
+            columns = [name for name in pl.read_parquet_schema(data) if name in columns]
+        return pl.read_parquet(data, columns=None if columns is None else list(columns))
+
+
+def written_seal(path: Place) -> str:
+    """The seal that stands in the file, not checked against its bytes; empty where there is none."""
+    try:
+        tail = _tail(path, _TAIL)
+        footer = int.from_bytes(tail[-_END:][:4], "little") + _END
+        return digits((tail if footer <= len(tail) else _tail(path, footer))[-footer:])
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _tail(path: Place, nbytes: int) -> bytes:
+    """The last bytes, fewer where there are no more."""
+    if isinstance(path, RemotePath):
+        return bytes(path.read_tail(nbytes)[0])
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - nbytes, 0))
+        return file.read()
+
+
+def _checked(path: Place) -> bytes:
+    """The bytes of a file that is as it was written: polars panics on some damage."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
-    if not is_sealed(data):  # before it is parsed: polars panics on some damage
+    if not is_sealed(data):
         raise StoreError(f"{path} is not as it was written: run python -m store verify")
-    return pl.read_parquet(io.BytesIO(data), columns=columns)
+    return data
+
+
+@contextmanager
+def _own_errors(path: Place) -> Iterator[None]:
+    """A file that is whole, but no table of ours, as one line of StoreError."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        why = str(error).strip().splitlines()[0]
+        raise StoreError(f"{path} is not a table of this store ({why}): restore the file") from None

@@ -7,17 +7,22 @@ Guarantees
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 import numpy as np
 from jaxtyping import Int, UInt32
 
-from store.catalog import Catalog, first_row
-from store.errors import StoreError
+from store import table
+from store.catalog import Catalog
+from store.errors import DamageError, StoreError
 from store.feature_store import Store
-from store.layout import ARRAYS
+from store.key_index import open_index
+from store.layout import ARRAYS, MERGED_SHARDS
+from store.parts import first_row
+from store.remote import Place, RemotePath, listed
+from store.remote_shard import open_shard
 from store.seal import crc32c, is_sealed
-from store.shard import ShardFile, read_chunk
+from store.shard import read_chunk
 from store.view import FAILED, OK, View
 
 
@@ -35,19 +40,29 @@ class Damage:
 
 def verify(store: Store) -> list[Damage]:
     """All damage there is in `store`; raises nothing on account of damage."""
-    return [Damage(str(path.relative_to(store.path)), what, tuple(clips)) for path, what, clips in _all(store)]
+    found = []
+    for path, what, clips in _all(store):
+        below: PurePath = path.relative_to(store.path)  # type: ignore[arg-type]  # both local, or both remote
+        found.append(Damage(str(below), what, tuple(clips)))
+    return found
 
 
-_Found = tuple[Path, str, Iterable[str]]
+_Found = tuple[Place, str, Iterable[str]]
 
 
 def _all(store: Store) -> Iterator[_Found]:
     yield from _unsealed([store.path / "store.json", store.path / ARRAYS / "zarr.json"], ())
     for entity in store.entities():
-        keys = _Keys(store.catalog(entity))
-        yield from _catalog(store, entity, keys)
+        while True:
+            parts = store.catalog(entity).parts()
+            keys = _Keys(store.catalog(entity))
+            found = list(_catalog(store, entity, keys))
+            if store.catalog(entity).parts() == parts:  # else some were merged meanwhile
+                break
+        yield from found
+        yield from _indexes(store.catalog(entity))
         root = store.path / ARRAYS / entity
-        folders = sorted(folder for folder in root.glob("*") if folder.is_dir())
+        folders = [folder for folder in listed(root, "*") if folder.is_dir() and not _half_made(folder)]
         if folders or (root / "zarr.json").exists():
             yield from _unsealed([root / "zarr.json"], ())
         for folder in folders:
@@ -58,6 +73,15 @@ def _all(store: Store) -> Iterator[_Found]:
                 yield from _view(store.view(entity, folder.name), keys)
 
 
+def _half_made(folder: Place) -> bool:
+    """Whether it is the beginning of a view in an object store, whose making was broken off: no view, no damage."""
+    return (
+        isinstance(folder, RemotePath)
+        and not (folder / "zarr.json").exists()
+        and not (folder / "status" / "c").is_dir()
+    )
+
+
 class _Keys:
     """Row -> key, from those parts of a catalog that can be read."""
 
@@ -65,8 +89,8 @@ class _Keys:
         self.known: dict[int, str] = {}
         for part in catalog.parts():
             try:
-                frame = catalog.part(part)
-                self.known |= enumerate(frame["key"].to_list(), first_row(part))
+                keys = table.read(part, ["key"])["key"]
+                self.known |= enumerate(keys.to_list(), first_row(part))
             except StoreError:
                 continue  # `_catalog` reports the part
 
@@ -77,7 +101,7 @@ class _Keys:
         return [self.known.get(row, f"row {row}") for row in rows.tolist()]
 
 
-def _unsealed(paths: Iterable[Path], clips: Iterable[str]) -> Iterator[_Found]:
+def _unsealed(paths: Iterable[Place], clips: Iterable[str]) -> Iterator[_Found]:
     """Those of the sealed files `paths` that are missing or not as they were written."""
     for path in paths:
         try:
@@ -99,11 +123,23 @@ def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
             lost = np.arange(row, start)
             yield part.parent, f"has no part for rows {row} to {start - 1}", keys(lost)
         try:
-            height = catalog.part(part).height
+            height = table.read(part, ["key"]).height
         except StoreError:
             height = max(end - start, 1)
         yield from _unsealed([part], keys(np.arange(start, start + height)))
         row = start + height
+
+
+def _indexes(catalog: Catalog) -> Iterator[_Found]:
+    """The damaged key indexes. They touch no clip: they are made again from the parts."""
+    for path in listed(catalog.folder, "*.keys"):
+        try:
+            if index := open_index(path):
+                index.check_all()
+        except DamageError:
+            yield path, "is not as it was written (it is made again where it is needed)", ()
+        except FileNotFoundError:
+            continue  # merged into another since it was listed
 
 
 def _longest(store: Store, entity: str) -> int:
@@ -125,6 +161,21 @@ def _view(view: View, keys: _Keys) -> Iterator[_Found]:
         return  # without the metadata of `status` nobody knows how many rows there are
     for shard in range(-(-len(view) // view.rows_per_shard)):
         yield from _shard(view, shard, keys)
+    for path in listed(view.paths.beside[0], "merged-*.parquet"):
+        for _, what, _ in _unsealed([path], ()):
+            yield path, what, keys(_failed_in(view, int(path.stem.removeprefix("merged-"))))
+
+
+def _failed_in(view: View, group: int) -> Int[np.ndarray, " rows"]:
+    """The rows whose failures the merged file of a group of shards would tell."""
+    first = group * MERGED_SHARDS
+    shards = range(first, min(first + MERGED_SHARDS, -(-len(view) // view.rows_per_shard)))
+    rows = [
+        shard * view.rows_per_shard + np.flatnonzero(view.shard_status(shard) == FAILED)
+        for shard in shards
+        if not view.paths.failures(shard).exists()
+    ]
+    return np.concatenate([np.empty(0, np.int64), *rows])
 
 
 def _shard(view: View, shard: int, keys: _Keys) -> Iterator[_Found]:
@@ -132,14 +183,17 @@ def _shard(view: View, shard: int, keys: _Keys) -> Iterator[_Found]:
     every = np.arange(first, min(first + view.rows_per_shard, len(view)))
     try:
         status = view.shard_status(shard)
-    except StoreError:
+    except DamageError:
         yield view.paths.status(shard), "has a wrong checksum", keys(every)
         return
     ok, failed = first + np.flatnonzero(status == OK), first + np.flatnonzero(status == FAILED)
     if (status > FAILED).any():
         yield view.paths.status(shard), "holds values other than 0, 1, 2", keys(every)
-    if (path := view.paths.failures(shard)).exists() or len(failed):
-        yield from _unsealed([path], keys(failed))
+    path, merged = view.paths.failures(shard), view.paths.merged_failures(shard)
+    if path.exists() or (len(failed) and not merged.exists()):
+        found = list(_unsealed([path], keys(failed)))
+        if path.exists() or not merged.exists():  # else it has been merged meanwhile
+            yield from found
     if (path := view.paths.info(shard)).exists() or len(ok) or len(failed):
         yield from _unsealed([path], keys(every))
     if not len(ok):
@@ -147,7 +201,7 @@ def _shard(view: View, shard: int, keys: _Keys) -> Iterator[_Found]:
     path = view.paths.checksum(shard)
     try:
         sums = read_chunk(path, (view.rows_per_shard, len(view.checksummed)), "uint32")
-    except StoreError:
+    except DamageError:
         yield path, "has a wrong checksum", keys(ok)
         return
     if sums is None:
@@ -169,10 +223,10 @@ def _rows(
     feature = view.stored[name]
     path = view.paths.shard(name, shard, 1 + len(feature.shape))
     try:
-        file = ShardFile(path, view.rows_per_shard)
+        file = open_shard(path, view.rows_per_shard)
     except FileNotFoundError:
         file = None  # every row is the fill value, says Zarr: the checksums tell
-    except StoreError:
+    except DamageError:
         yield path, "has a damaged index", keys(ok)
         return
     fill = bytes(feature.row_bytes)

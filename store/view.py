@@ -7,22 +7,25 @@ Guarantees
 - arrays grow under the planner's lock only, and never shrink
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Float32, Int, Shaped, UInt8
 
-from store import table
+from store import failures
 from store.catalog import Catalog
 from store.errors import StoreError
 from store.layout import LOCK, Identity, ViewPaths, identity, read_json, write_json
 from store.lock import holds
+from store.object_stores import pool
 from store.provenance import Feature, Provenance
-from store.quantise import dequantise, scale_shape
+from store.quantise import Quantised, dequantise, scale_shape
 from store.reader import RowReader
+from store.remote import Place, RemotePath
+from store.remote_shard import RemoteReader
 from store.seal import BLANK
 from store.shard import read_chunk
 from store.writer import ShardWriter
@@ -33,12 +36,13 @@ ABSENT, OK, FAILED = 0, 1, 2
 class View:
     """One view of a store. Picklable; `Store.view` and `Store.create_view` make it."""
 
-    def __init__(self, store: Path, catalog: Catalog, entity: str, name: str) -> None:
+    def __init__(self, store: Place, catalog: Catalog, entity: str, name: str) -> None:
         """The view `name` of `entity`, whose group exists; StoreError where it is damaged."""
         self.entity = entity
         self.name = name
         self.paths = ViewPaths(store, entity, name)
         self.catalog = catalog
+        self._made = identity(self.paths.group / "zarr.json")
         attributes = read_json(self.paths.group / "zarr.json")["attributes"]
         self.provenance = Provenance.from_dict(attributes["provenance"])
         self.rows_per_shard = int(attributes["rows_per_shard"])
@@ -82,22 +86,40 @@ class View:
     def status(self) -> UInt8[np.ndarray, " rows"]:
         """The status of every row of the catalog: 0 absent, 1 ok, 2 failed."""
         status = np.zeros(len(self.catalog), np.uint8)
-        for shard in range(-(-min(len(self), len(status)) // self.rows_per_shard)):
-            part = status[shard * self.rows_per_shard :][: self.rows_per_shard]
-            part[:] = self.shard_status(shard)[: len(part)]
+        room = min(len(self), len(status))
+        for shard, known in self._statuses():
+            part = status[shard * self.rows_per_shard : room][: self.rows_per_shard]
+            part[:] = known[: len(part)]
         return status
 
     def shard_status(self, shard: int) -> UInt8[np.ndarray, " slots"]:
         """The status of every slot of a shard, as it is now."""
-        path = self.paths.status(shard)
-        now = identity(path)
+        return self._chunk(shard, identity(self.paths.status(shard)))
+
+    def _statuses(self) -> Iterator[tuple[int, UInt8[np.ndarray, " slots"]]]:
+        """Shards that have a status, and it. An object store is asked for all that are new to us at once."""
+        folder = self.paths.status(0).parent
+        if isinstance(folder, RemotePath):
+            now = folder.identities()
+            shards = [int(name) for name in now]
+            yield from zip(shards, pool().map(lambda n: self._chunk(n, now[str(n)]), shards), strict=True)
+            return
+        for name in os.listdir(folder) if folder.is_dir() else ():  # one look, however many: of millions none is kept
+            if name.isdecimal() and (chunk := self._read_chunk(int(name))) is not None:
+                yield int(name), chunk
+
+    def _chunk(self, shard: int, now: Identity | None) -> UInt8[np.ndarray, " slots"]:
+        """The status chunk of a shard, known to be `now`."""
         known = self._chunks.get(shard)
         if known is None or known[0] != now:
-            chunk = read_chunk(path, (self.rows_per_shard,), "uint8")
+            chunk = None if now is None else self._read_chunk(shard)
             if chunk is None:
                 chunk = np.zeros(self.rows_per_shard, np.uint8)
             self._chunks[shard] = known = (now, chunk)
         return known[1]
+
+    def _read_chunk(self, shard: int) -> UInt8[np.ndarray, " slots"] | None:
+        return read_chunk(self.paths.status(shard), (self.rows_per_shard,), "uint8")
 
     def read(
         self,
@@ -114,12 +136,25 @@ class View:
         self._check_ok(rows)
         return self._read(feature, rows, out)
 
+    def read_quantised(self, feature: str, rows: Int[np.ndarray, " B"], out: Quantised | None = None) -> Quantised:
+        """Rows of an int8 feature as they are stored, int8 with float16 scales, into `out` if given.
+
+        For whoever dequantises where the values are used. Raises as `read` does, and StoreError
+        on a feature that is not int8.
+        """
+        self._known(feature)
+        if self.features[feature].dtype != "int8":
+            raise StoreError(f"{feature} of view {self.name} is {self.features[feature].dtype}, not int8: use read")
+        self._check_ok(rows)
+        levels, scale = out or (None, None)
+        return Quantised(self._read(feature, rows, levels), self._read("scale", rows, scale))
+
     def read_float(self, feature: str, rows: Int[np.ndarray, " B"]) -> Float32[np.ndarray, "B ..."]:
         """Rows of a feature as float32, int8 dequantised; raises as `read` does."""
-        values = self.read(feature, rows)
+        self._known(feature)
         if self.features[feature].dtype == "int8":
-            return dequantise(values, self._read("scale", rows, None))
-        return values.astype(np.float32, copy=False)
+            return dequantise(*self.read_quantised(feature, rows))
+        return self.read(feature, rows).astype(np.float32, copy=False)
 
     def write_shard(
         self,
@@ -147,13 +182,7 @@ class View:
         """The rows that failed: key, reason, in the order of the catalog."""
         rows = np.flatnonzero(self.status() == FAILED)
         frame = pl.DataFrame({"key": self.catalog.keys(rows)}, schema={"key": pl.String})
-        parts = [
-            table.read(path)
-            for shard in np.unique(rows // self.rows_per_shard).tolist()
-            if (path := self.paths.failures(shard)).exists()
-        ]
-        empty = pl.DataFrame(schema={"key": pl.String, "reason": pl.String})
-        reasons = pl.concat([empty, *parts])
+        reasons = failures.of_shards(self.paths, np.unique(rows // self.rows_per_shard).tolist())
         lost = pl.col("reason").fill_null("the reason is lost: its file is missing")
         return frame.join(reasons, on="key", how="left", maintain_order="left").with_columns(lost)
 
@@ -165,7 +194,10 @@ class View:
 
     def _check_ok(self, rows: Int[np.ndarray, " B"]) -> None:
         shards = rows // self.rows_per_shard
-        for shard in np.unique(shards).tolist():
+        wanted = np.unique(shards).tolist()
+        if isinstance(self.paths.store, RemotePath):  # those never seen are asked for all at once
+            list(pool().map(self.shard_status, [n for n in wanted if n >= 0 and n not in self._chunks]))
+        for shard in wanted:
             here = rows[shards == shard]
             slots = here % self.rows_per_shard
             if shard in self._chunks and (self._chunks[shard][1][slots] == OK).all():
@@ -192,12 +224,18 @@ class View:
         elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
             raise StoreError(f"out is {out.dtype} {out.shape}: {feature} needs C-contiguous {dtype} {shape}")
         self._readers[feature].read(rows, out)
+        # Files that are gone read as the fill value: that must not stand for a view that was dropped.
+        group = self.paths.group
+        if not isinstance(group, RemotePath) and identity(group / "zarr.json") != self._made:  # there none is dropped
+            raise StoreError(f"view {self.name} of {self.entity} in {self.paths.store} was dropped: open it again")
         return out
 
-    def _reader(self, name: str) -> RowReader:
+    def _reader(self, name: str) -> RowReader | RemoteReader:
         feature = self.stored[name]
         paths, axes = self.paths, 1 + len(feature.shape)
-        return RowReader(lambda shard: paths.shard(name, shard, axes), self.rows_per_shard, feature.row_bytes)
+        path: Callable[[int], Any] = lambda shard: paths.shard(name, shard, axes)  # noqa: E731
+        reader = RemoteReader if isinstance(paths.store, RemotePath) else RowReader
+        return reader(path, self.rows_per_shard, feature.row_bytes)
 
 
 def stored_features(features: Mapping[str, Feature]) -> dict[str, Feature]:

@@ -1,8 +1,8 @@
 """The one writer of a shard.
 
-The order of a commit: every array's shard file, checksum, failures, what wrote it, and status
-last. Before status is written the old status still tells the truth, because the rows that it
-calls ok were copied byte for byte.
+The order of a commit: every array's shard file, checksum, failures and what wrote it, all of them
+durable together, and status last. Before status is written the old status still tells the truth,
+because the rows that it calls ok were copied byte for byte.
 
 Guarantees
 - one commit a shard: status is written last
@@ -17,14 +17,18 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int, UInt8
 
+from store import failures as failure_files
 from store import table
-from store.commit import make_folder, replace_file
+from store.commit import make_folder
 from store.errors import StoreError
-from store.layout import read_json, write_json
-from store.lock import locked
+from store.layout import encode_json, read_json
+from store.lock import check_held, locked
 from store.quantise import quantise
+from store.remote import Place
+from store.remote_shard import open_shard
 from store.seal import BLANK, crc32c
-from store.shard import ShardFile, encode_chunk, pieces, read_chunk
+from store.shard import encode_chunk, pieces, read_chunk
+from store.together import Together
 
 if TYPE_CHECKING:
     from store.view import View
@@ -63,19 +67,23 @@ class ShardWriter:
                 return
             good = np.array([row not in reasons for row in rows.tolist()], bool)
             slots = rows[good] - self.first
-            if len(slots):
-                self._write_rows(status == _OK, slots, {n: _where(values, good) for n, values in features.items()})
             failed = np.array(sorted(reasons), np.int64)
             earlier = self._earlier_reasons(status)
+            with Together() as files:
+                if len(slots):
+                    good_features = {name: _where(values, good) for name, values in features.items()}
+                    self._write_rows(files, status == _OK, slots, good_features)
+                # Until status is replaced the earlier failures still count: both lists at first.
+                self._write_failures(files, earlier | reasons)
+                self._write_info(files, np.concatenate([slots + self.first, failed]), info or {})
             status[slots] = _OK
             status[failed - self.first] = _FAILED
-            # Until status is replaced the earlier failures still count: both lists at first.
-            self._write_failures(earlier | reasons)
-            self._write_info(np.concatenate([slots + self.first, failed]), info or {})
-            self._put(self.view.paths.status(self.shard), encode_chunk(status))
+            with Together() as files:
+                self._put(files, self.view.paths.status(self.shard), encode_chunk(status))
             still = {r: w for r, w in earlier.items() if status[r - self.first] == _FAILED}
             if len(still) < len(earlier):
-                self._write_failures(still | reasons)
+                with Together() as files:
+                    self._write_failures(files, still | reasons)
 
     def _check(
         self,
@@ -105,7 +113,7 @@ class ShardWriter:
         for name, values in sorted(features.items()):
             narrow = self.view.features[name].dtype != "float32"
             for row, value in zip(rows.tolist(), values, strict=True):
-                peak = np.abs(value).max()  # NaN and infinity come through
+                peak = _peak(value)
                 if not np.isfinite(peak):
                     reasons.setdefault(row, f"{name} holds {'NaN' if np.isnan(peak) else 'infinity'}")
                 elif narrow and not _fits_float16(peak):
@@ -114,6 +122,7 @@ class ShardWriter:
 
     def _write_rows(
         self,
+        files: Together,
         keep: Bool[np.ndarray, " slots"],
         slots: Int[np.ndarray, " G"],
         features: Mapping[str, Float[np.ndarray, "G ..."]],
@@ -126,27 +135,30 @@ class ShardWriter:
         for name, values in self._stored(features):
             column = view.checksummed.index(name)
             new = dict(zip(slots.tolist(), values, strict=True))
-            for slot, value in new.items():
+            self._write_shard_file(files, name, keep, new)
+            for slot, value in new.items():  # while the file is on its way to the disk
                 sums[slot, column] = crc32c(value)
-            self._write_shard_file(name, keep, new)
-        self._put(path, encode_chunk(sums))
+        self._put(files, path, encode_chunk(sums))
 
-    def _write_shard_file(self, name: str, keep: Bool[np.ndarray, " slots"], new: dict[int, np.ndarray]) -> None:
+    def _write_shard_file(
+        self, files: Together, name: str, keep: Bool[np.ndarray, " slots"], new: dict[int, np.ndarray]
+    ) -> None:
         feature, slots = self.view.stored[name], self.view.rows_per_shard
         path = self.view.paths.shard(name, self.shard, 1 + len(feature.shape))
         try:
-            old = ShardFile(path, slots) if keep.any() else None
+            old = open_shard(path, slots) if keep.any() else None
         except FileNotFoundError:  # every kept row is the fill value
             old = None
         size = (int(keep.sum()) + len(new)) * feature.row_bytes + slots * 16 + 4
-        replace_file(path, pieces(old, keep, new, feature.row_bytes), size)
+        check_held(self.view.paths.lock(self.shard))
+        files.replace(path, pieces(old, keep, new, feature.row_bytes), size)
 
     def _stored(self, features: Mapping[str, Float[np.ndarray, "G ..."]]) -> Iterable[tuple[str, np.ndarray]]:
         """The arrays to store, each row contiguous, little-endian."""
         for name, values in sorted(features.items()):
             dtype = self.view.features[name].dtype
             if dtype == "int8":
-                levels, scale = quantise(values.astype(np.float32, copy=False))
+                levels, scale = quantise(values)
                 yield name, levels
                 yield "scale", np.ascontiguousarray(scale, "<f2")
             else:
@@ -154,25 +166,26 @@ class ShardWriter:
 
     def _earlier_reasons(self, status: UInt8[np.ndarray, " slots"]) -> dict[int, str]:
         """The reasons on file of rows that have failed so far."""
-        path = self.view.paths.failures(self.shard)
-        if not path.exists():
+        if not (status == _FAILED).any():
             return {}
-        frame = table.read(path)
+        frame = failure_files.of_shard(self.view.paths, self.shard)
         rows = self.view.catalog.rows(frame["key"].to_list()).tolist()
-        return {row: why for row, why in zip(rows, frame["reason"], strict=True) if status[row - self.first] == _FAILED}
+        reasons = dict(zip(rows, frame["reason"], strict=True))
+        failed = (np.flatnonzero(status == _FAILED) + self.first).tolist()
+        return {row: reasons[row] for row in failed if row in reasons}
 
-    def _write_failures(self, reasons: Mapping[int, str]) -> None:
+    def _write_failures(self, files: Together, reasons: Mapping[int, str]) -> None:
         path = self.view.paths.failures(self.shard)
         if not reasons and not path.exists():
             return
         rows = np.array(sorted(reasons), np.int64)
         frame = pl.DataFrame(
             {"key": self.view.catalog.keys(rows), "reason": [reasons[r] for r in rows.tolist()]},
-            schema={"key": pl.String, "reason": pl.String},
+            schema=failure_files.SCHEMA,
         )
-        self._put(path, table.encode(frame))
+        self._put(files, path, table.encode(frame))
 
-    def _write_info(self, rows: Int[np.ndarray, " W"], info: dict[str, Any]) -> None:
+    def _write_info(self, files: Together, rows: Int[np.ndarray, " W"], info: dict[str, Any]) -> None:
         """Record what wrote `rows`, beside what wrote the others."""
         path = self.view.paths.info(self.shard)
         try:
@@ -185,10 +198,18 @@ class ShardWriter:
             by_info.append((set(), info))
         merged = [(old | new if known == info else old, known) for old, known in by_info]
         writes = [{"rows": _to_ranges(done), "info": known} for done, known in merged if done]
-        write_json(path, {"shard": self.shard, "writes": writes, "seal": BLANK})
+        self._put(files, path, encode_json({"shard": self.shard, "writes": writes, "seal": BLANK}))
 
-    def _put(self, path: Any, data: bytes) -> None:
-        replace_file(path, [data], len(data))
+    def _put(self, files: Together, path: Place, data: bytes) -> None:
+        check_held(self.view.paths.lock(self.shard))
+        files.replace(path, [data], len(data))
+
+
+def _peak(value: Float[np.ndarray, "..."]) -> np.floating:
+    """The greatest magnitude; NaN and infinity come through."""
+    if value.dtype == np.float16:  # as integers they compare alike, twenty times as fast
+        return (value.view(np.uint16) & 0x7FFF).max().view(np.float16)
+    return np.abs(value).max()
 
 
 def _fits_float16(peak: np.floating) -> bool:

@@ -13,11 +13,15 @@ Guarantees
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from featurize.encoders.folder import load_tokenizer
 from featurize.errors import FeaturizeError
+from featurize.frames import WORDS, Sampling
+from featurize.picture import Crop, Resample
 from store import Feature, Provenance
 from weights import fingerprint
 
@@ -31,30 +35,49 @@ class Encoder(ABC):
     """What users call it; the view's name unless they choose another."""
     entities: tuple[str, ...]
     """What it encodes: "clips", "texts" or both."""
+    wanted: ClassVar[str] = "weights of that encoder"
+    """What its weights are, in words, for whoever gave none or others."""
+    choices: ClassVar[tuple[str, ...]] = ()
+    """Which of "layer" and "frames" its constructor lets a user choose."""
     layer: str
     """The layer whose output is stored, in words."""
     frames: int = FRAMES
     """Frames T of a clip; a still image is one frame repeated."""
-    short_side: int = 0
-    """Pixels of a frame's short side before the crop; 0 where clips are not encoded."""
+    sampling: Sampling = "linspace"
+    """The rule that picks the T frames."""
+    short_side: int | None = 0
+    """Pixels of a frame's short side before the crop, None where both sides are resized to `size`;
+    0 where clips are not encoded."""
     size: int = 0
-    """Pixels of the square centre crop that is fed; 0 where clips are not encoded."""
-    max_tokens: int = 0
-    """Tokens of a text that are seen; 0 where texts are not encoded."""
+    """Pixels of the square that is fed; 0 where clips are not encoded."""
+    resample: Resample = "bicubic"
+    """Filter of the resize."""
+    max_tokens: int | None = 0
+    """Tokens of a text that are seen, None for all; 0 where texts are not encoded."""
 
     def __init__(self, weights: Path) -> None:
         self.weights = weights
         """The local folder or file with the weights."""
 
     @property
+    def picture(self) -> Crop:
+        """The resize and the crop that the decoder must do."""
+        return Crop(self.short_side, self.size, self.resample)
+
+    @property
     def crop(self) -> str:
-        """The resize and the crop that the decoder must do, in words."""
-        return f"short side {self.short_side}, centre crop {self.size}"
+        """The resize and the crop in words."""
+        return str(self.picture)
 
     @property
     def frame_rule(self) -> str:
         """Which frames of a clip the decoder must hand over, in words."""
-        return f"{self.frames} at linspace(0, n - 1) truncated, start <= time < end"
+        return f"{self.frames} at {WORDS[self.sampling]}, start <= time < end"
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """What cuts texts into tokens, where texts are encoded. FeaturizeError where the weights have none."""
+        return load_tokenizer(self.weights, self.wanted)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -79,7 +102,7 @@ class Encoder(ABC):
         if entity == "clips":
             frames, crop = self.frame_rule, self.crop
         else:
-            frames, crop = "none", f"first {self.max_tokens} tokens"
+            frames, crop = "none", "all tokens" if self.max_tokens is None else f"first {self.max_tokens} tokens"
         return Provenance(self.name, self.fingerprint, self.layer, frames, crop, dtypes)
 
     def encode_clips(self, frames: UInt8[np.ndarray, "B T size size 3"]) -> dict[str, Float32[np.ndarray, "B ..."]]:

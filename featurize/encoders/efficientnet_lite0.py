@@ -25,25 +25,25 @@ from store import Feature
 _MAP = 7  # sides of the last feature map
 _CHANNELS = 1280
 _CHUNK = 16  # frames at once: their maps stay in the processor's cache
-_WANTED = "what python -m weights fetch efficientnet-lite0 makes"
 
 
 class EfficientNetLite0(Encoder):
     """ImageNet features of single frames, cheap enough for a laptop."""
 
     name = "efficientnet-lite0"
+    wanted = "what python -m weights fetch efficientnet-lite0 makes"
     entities = ("clips",)
     layer = "last feature map, behind ReLU6"
 
     def __init__(self, weights: Path, device: torch.device) -> None:
         """FeaturizeError where the folder does not hold this model."""
         super().__init__(weights)
-        config = read_config(weights, _WANTED, "architecture", self.name)
+        config = read_config(weights, self.wanted, "architecture", self.name)
         self.size = self.short_side = int(config["image_size"])
         self._mean, self._std = float(config["pixel_mean"]), float(config["pixel_std"])
         self._device = device
         model = EfficientNet.from_name(self.name)
-        load_state(model, weights / "model.safetensors", _WANTED)
+        load_state(model, weights / "model.safetensors", self.wanted)
         model = model.eval().requires_grad_(False)
         _speed_up(model)
         self._model = model.to(device, memory_format=torch.channels_last)

@@ -35,6 +35,65 @@ def read_config(folder: Path, wanted: str, key: str, value: str) -> dict[str, An
     return config
 
 
+def load_model(kind: Any, folder: Path, device: "torch.device", wanted: str, attention: str = "sdpa") -> Any:
+    """A model of transformers in float32, frozen.
+
+    Args:
+        kind: its class.
+        folder: of the weights.
+        wanted: what the folder should hold, in words.
+        attention: how transformers shall compute it.
+
+    Raises:
+        FeaturizeError: the files are absent, damaged, another model's, or not safetensors.
+    """
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        with quiet_loading():
+            model, report = kind.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                attn_implementation=attention,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise FeaturizeError(f"{folder} cannot be loaded ({reason}): give {wanted}") from None
+    if report["missing_keys"]:  # transformers would go on with random numbers in their place
+        missing = sorted(report["missing_keys"])
+        what = kind.__name__.removesuffix("Model")
+        raise FeaturizeError(f"{folder} lacks {len(missing)} tensors of a {what}, first {missing[0]}: give {wanted}")
+    return model.eval().requires_grad_(False).to(device)
+
+
+def load_tokenizer(folder: Path, wanted: str) -> Any:
+    """The folder's tokenizer. FeaturizeError where it has none that can be loaded here."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, ImportError, TypeError) as problem:  # TypeError: files are absent
+        reason = str(problem).strip().splitlines()[0]
+        raise FeaturizeError(f"{folder} has no tokenizer that can be loaded ({reason}): give {wanted}") from None
+
+
+def hidden_state(layer: int, blocks: int, what: str) -> int:
+    """The index from the front, 0 to `blocks`, of a hidden state that may be counted from the end.
+
+    Raises:
+        FeaturizeError: there is none of that number.
+    """
+    if not -blocks - 1 <= layer <= blocks:
+        raise FeaturizeError(
+            f"there is no layer {layer}: this {what} has hidden states 0 to {blocks} (or -{blocks + 1} to -1)"
+        )
+    return layer % (blocks + 1)
+
+
 def load_state(model: "torch.nn.Module", path: Path, wanted: str) -> None:
     """Fill a module from a safetensors file that holds exactly its tensors.
 

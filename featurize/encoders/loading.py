@@ -1,13 +1,54 @@
-"""A name that a user says -> an encoder that is ready to run."""
+"""A name that a user says -> an encoder that is ready to run.
+
+A new encoder is one file and one line of `_ENCODERS`.
+"""
+
+from importlib import import_module
+from pathlib import Path
 
 from featurize.encoders.base import Encoder
+from featurize.encoders.checkpoints import checkpoint_file
 from featurize.errors import FeaturizeError
+from featurize.frames import Sampling
+from weights import NAMES as FETCHED
 from weights import WeightsError, resolve
 
-NAMES: tuple[str, ...] = ("efficientnet-lite0", "mpnet-base", "clip")
+_ENCODERS = {  # name -> file of this folder and class, imported when it is asked for
+    "efficientnet-lite0": ("efficientnet_lite0", "EfficientNetLite0"),
+    "mpnet-base": ("mpnet_base", "MpnetBase"),
+    "clip": ("clip", "Clip"),
+    "internvideo-mm-b16": ("internvideo_mm", "InternVideoB16"),
+    "internvideo-mm-l14": ("internvideo_mm", "InternVideoL14"),
+    "siglip": ("siglip", "Siglip"),
+    "videomae": ("videomae", "VideoMae"),
+    "vjepa2": ("vjepa2", "VJepa2"),
+    "sentence": ("sentence", "Sentence"),
+    "llava": ("llava", "Llava"),
+    "blip2": ("blip2", "Blip2"),
+    "idefics": ("idefics", "Idefics"),
+    "idefics2": ("idefics", "Idefics2"),
+    "idefics3": ("idefics", "Idefics3"),
+}
+NAMES: tuple[str, ...] = tuple(_ENCODERS)
 
 
-def load(name: str, weights: str | None = None, device: str | None = None, layer: int | None = None) -> Encoder:
+def deciding(name: str, weights: Path) -> Path:
+    """Which of an encoder's weights decide the features of clips: they are what its provenance knows.
+
+    Raises:
+        FeaturizeError: there are none among them.
+    """
+    return checkpoint_file(weights) if name.startswith("internvideo-mm") else weights
+
+
+def load(
+    name: str,
+    weights: str | None = None,
+    device: str | None = None,
+    layer: int | None = None,
+    frames: int | None = None,
+    sampling: Sampling | None = None,
+) -> Encoder:
     """Load an encoder and its weights.
 
     Args:
@@ -15,19 +56,29 @@ def load(name: str, weights: str | None = None, device: str | None = None, layer
         weights: a folder, a name that `python -m weights list` shows, or a hub id; None is the
             encoder's own name, where weights of that name can be fetched.
         device: as PyTorch names it, "cpu" or "cuda:0"; None is a GPU where there is one.
-        layer: of `clip`, the hidden state whose tokens are kept; see `Clip`.
+        layer: the hidden state whose tokens are kept, where the encoder has "layer" among its
+            `choices`; None is its own choice.
+        frames: T of a clip, likewise.
+        sampling: the rule that picks them; None is the encoder's own.
 
     Raises:
-        FeaturizeError: no such encoder or device, no weights, or weights of another model.
+        FeaturizeError: no such encoder or device, no weights, weights of another model, or a
+            choice that the encoder does not give.
     """
-    if name not in NAMES:
+    if name not in _ENCODERS:
         raise FeaturizeError(f"no encoder named {name!r}: the encoders are {', '.join(NAMES)}")
-    if layer is not None and name != "clip":
-        raise FeaturizeError(f"encoder {name} has no choice of layer: leave it out")
-    if weights is None and name == "clip":
-        raise FeaturizeError(
-            "encoder clip needs weights: a transformers CLIP folder, or a hub id such as openai/clip-vit-large-patch14"
-        )
+    file, kind_name = _ENCODERS[name]
+    kind: type[Encoder] = getattr(import_module(f"featurize.encoders.{file}"), kind_name)
+    chosen = {key: value for key, value in (("layer", layer), ("frames", frames)) if value is not None}
+    refused = [choice for choice in chosen if choice not in kind.choices]
+    if sampling is not None and "clips" not in kind.entities:
+        refused.append("sampling")
+    if refused:
+        raise FeaturizeError(f"encoder {name} has no choice of {' or '.join(refused)}: leave it out")
+    if frames is not None and frames < 1:
+        raise FeaturizeError(f"{frames} frames of a clip are too few: give 1 or more")
+    if weights is None and name not in FETCHED:
+        raise FeaturizeError(f"encoder {name} needs weights: {kind.wanted}")
     try:
         folder = resolve(weights or name)
     except WeightsError as problem:
@@ -41,15 +92,7 @@ def load(name: str, weights: str | None = None, device: str | None = None, layer
         raise FeaturizeError(f"no device {device!r}: give cpu, cuda or cuda:<number>") from None
     if place.type == "cuda" and not torch.cuda.is_available():
         raise FeaturizeError("no CUDA device here: give cpu")
-
-    if name == "efficientnet-lite0":
-        from featurize.encoders.efficientnet_lite0 import EfficientNetLite0
-
-        return EfficientNetLite0(folder, place)
-    if name == "mpnet-base":
-        from featurize.encoders.mpnet_base import MpnetBase
-
-        return MpnetBase(folder, place)
-    from featurize.encoders.clip import Clip
-
-    return Clip(folder, place, layer)
+    encoder = kind(folder, place, **chosen)  # type: ignore[call-arg]
+    if sampling is not None:
+        encoder.sampling = sampling
+    return encoder

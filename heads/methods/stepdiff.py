@@ -70,7 +70,7 @@ class StepDiff:
         for start in range(0, len(wanted), 32):
             some = wanted[start : start + 32]
             with torch.inference_mode():
-                tokens = self.model.project(self.features.read(some))
+                tokens = self.model.project(self.features.read(some, self.model.lm.device))
             self.projected |= dict(zip(some, tokens, strict=True))
 
     def _clips(self, pairs: Sequence[Pair]) -> Float[Tensor, "C L E"] | None:

@@ -193,8 +193,9 @@ def changed(checkpoint: Path, folder: Path, edit: Callable[[dict], None]) -> Pat
     "change, reason",
     [
         ({"do_center_crop": False}, "do_center_crop"),
-        ({"resample": 2}, "not bicubic"),
-        ({"size": {"height": 32, "width": 32}}, "not the short side"),
+        ({"resample": 0}, "filter 0, none of lanczos, bilinear, bicubic"),
+        ({"size": {"height": 32, "width": 30}}, "neither the short side nor a square of 32"),
+        ({"do_normalize": False}, "do_normalize"),
         ({"crop_size": {"height": 24, "width": 24}}, "the model takes 32"),
         ({"size": {"shortest_edge": 30}}, "less than its crop"),
     ],

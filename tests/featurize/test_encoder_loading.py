@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from featurize import FeaturizeError
-from featurize.encoders import load
+from featurize.encoders import NAMES, load
 
 
 def refusal(name: str, weights: str | None = None, device: str | None = "cpu", layer: int | None = None) -> str:
@@ -52,3 +52,22 @@ def test_an_unknown_device_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
 def test_an_absent_gpu_is_refused(tmp_path: Path) -> None:
     assert "no CUDA device" in refusal("mpnet-base", str(tmp_path), "cuda:0")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_encoder_says_what_it_is_and_what_it_wants(name: str, tmp_path: Path) -> None:
+    """Each name of the table: a file that loads, and words for whoever gives no weights or an empty folder."""
+    line = refusal(name, str(tmp_path))
+    assert str(tmp_path) in line and line.count(": give ") == 1
+    if name not in ("efficientnet-lite0", "mpnet-base"):
+        assert f"encoder {name} needs weights: " in (said := refusal(name))
+        assert ("the published .ckpt" if name.startswith("internvideo") else "hub id such as") in said
+
+
+def test_choices_that_an_encoder_does_not_give_are_refused(tmp_path: Path) -> None:
+    given = {"frames": 4, "sampling": "segment-centres"}
+    for name, words in (("efficientnet-lite0", "frames"), ("mpnet-base", "frames or sampling")):
+        with pytest.raises(FeaturizeError, match=f"encoder {name} has no choice of {words}: leave it out"):
+            load(name, str(tmp_path), "cpu", **given)
+    with pytest.raises(FeaturizeError, match="0 frames of a clip are too few"):
+        load("clip", str(tmp_path), "cpu", frames=0)

@@ -104,15 +104,23 @@ def test_no_frame_is_decoded_twice(name: str, video: Writer) -> None:
     line = from_packets(path)
     n = len(line.times)
     with opened(path) as file:
-        decoder = _Decoder(file, line)
+        decoder = _Decoder(file, line, list(range(n)))
         assert [decoder.frame(i).pts for i in range(n)] == line.pts.tolist()
         assert decoder.given == n
     keys = np.flatnonzero(line.keyframes)
     with opened(path) as file:
-        decoder = _Decoder(file, line)
+        decoder = _Decoder(file, line, [0, n - 1])
         decoder.frame(0)
         decoder.frame(n - 1)  # the groups between are passed over
         assert decoder.given <= n - (keys[-1] - keys[2])
+
+
+def test_frames_that_are_neither_chosen_nor_leaned_on_are_not_decoded(video: Writer) -> None:
+    path = video("leaning.mp4", frames=60, x264_params="bframes=3:b-adapt=0:scenecut=0:keyint=250")
+    line = from_packets(path)
+    with opened(path) as file:
+        shown = [frame.pts for frame in _Decoder(file, line, [0, 20, 59])._decode(0)]
+    assert len(shown) < 45 and set(line.pts[[0, 20, 59]]) <= set(shown)
 
 
 def test_an_image_is_a_video_of_one_frame(tmp_path: Path) -> None:

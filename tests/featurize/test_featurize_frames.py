@@ -1,10 +1,12 @@
 """The frame rule, and the plan of what is missing."""
 
+from fractions import Fraction
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurize.frames import between, chosen
+from featurize.frames import Sampling, between, chosen
 from featurize.plan import Shard, blocks, plan
 from store.view import ABSENT, FAILED, OK
 
@@ -17,9 +19,16 @@ def test_the_published_rule(n: int, count: int) -> None:
     assert chosen(n, count).tolist() == expected
 
 
-@given(st.integers(1, 8))
-def test_a_clip_of_few_frames_loses_none(n: int) -> None:
-    assert set(chosen(n, 8).tolist()) == set(range(n))
+@given(st.integers(1, 5000), st.integers(1, 32))
+def test_segment_centres_lie_in_the_middle_of_equal_segments(n: int, count: int) -> None:
+    expected = [int(Fraction(2 * i + 1, 2 * count) * n) for i in range(count)]
+    assert chosen(n, count, "segment-centres").tolist() == expected
+    assert chosen(n, 1, "segment-centres").tolist() == [n // 2]
+
+
+@given(st.integers(1, 8), st.sampled_from(["linspace", "segment-centres"]))
+def test_a_clip_of_few_frames_loses_none(n: int, sampling: Sampling) -> None:
+    assert set(chosen(n, 8, sampling).tolist()) == set(range(n))
 
 
 @given(st.lists(st.integers(0, 100), unique=True, max_size=30), st.integers(0, 100), st.integers(0, 100))
@@ -39,14 +48,15 @@ def test_what_is_ok_is_never_done_again(status: list[int], size: int, retry: boo
     assert [row for shard in shards for row in shard.rows] == todo
     assert all(row // size == shard.number for shard in shards for row in shard.rows)
     numbers = [shard.number for shard in shards]
-    assert numbers == sorted(set(numbers))
+    assert numbers == sorted(set(numbers)) and len(shards) == len(numbers)
+    assert shards.rows.tolist() == todo
 
 
 def test_a_plan_by_hand() -> None:
     status = np.array([OK, ABSENT, FAILED, ABSENT, ABSENT, OK], np.uint8)
     rows = np.array([5, 3, 1, 2], np.int64)
-    assert plan(rows, status, 2) == [Shard(0, (1,)), Shard(1, (3,))]
-    assert plan(rows, status, 2, retry_failed=True) == [Shard(0, (1,)), Shard(1, (2, 3))]
+    assert list(plan(rows, status, 2)) == [Shard(0, (1,)), Shard(1, (3,))]
+    assert list(plan(rows, status, 2, retry_failed=True)) == [Shard(0, (1,)), Shard(1, (2, 3))]
 
 
 @given(st.sets(st.integers(32, 63)), st.integers(1, 9))

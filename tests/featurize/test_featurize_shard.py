@@ -1,6 +1,7 @@
 """A shard: fixed batches, failures that stay alone, decoding threads that stop."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from featurize.plan import Shard
 from featurize.shard import featurize_shard
 from featurize.task import Outcome, Source, tasks
 from store import Store, View, text_key
+from store.plan import measured_rates
 
 Writer = Callable[..., Path]
 ROWS = 16
@@ -87,6 +89,20 @@ def test_features_are_those_of_the_clip_alone(tmp_path: Path, encoder: Encoder, 
         np.testing.assert_allclose(view.read_float("tokens", np.array([row])), alone["tokens"], atol=2e-3)
 
 
+def test_frames_and_sampling_reach_the_decoder(tmp_path: Path, tiny_clip: Path, clips: Manifest) -> None:
+    """One frame of a clip by its middle: of 20 frames from 0.25 s on, the eleventh."""
+    centre = load("clip", str(tiny_clip), "cpu", frames=1, sampling="segment-centres")
+    store, view = opened(tmp_path / "store", centre, clips)
+    do(store, view, clips, centre, range(10))
+    source = str(clips.paths["one.mp4"])
+    ((_, done),) = decoded_clips({0: Source(source, 0.75, 0.8)}, 1, centre.picture)
+    alone = centre.encode_clips(done.frames[None])
+    assert view.features["tokens"].shape == alone["tokens"].shape[1:] == (16, 24)
+    np.testing.assert_allclose(view.read("embedding", np.array([1])), alone["embedding"], atol=1e-5)
+    store, first = opened(tmp_path / "first", load("clip", str(tiny_clip), "cpu", frames=1), clips)
+    assert "frames '1 at linspace" in first.provenance.difference(view.provenance)
+
+
 def test_texts_in_parts_give_the_same_bits(tmp_path: Path, encoder: Encoder) -> None:
     texts = ["whisk", "chop the onion", "", "pour the batter slowly " * 20, "flip", "wait", "serve"]
     keys = [text_key(text) for text in texts]
@@ -135,3 +151,11 @@ def test_every_row_comes_back_once(clips: Manifest) -> None:
     many = {row: Source(str(clips.paths[names[row % 3]]), 0.0, 0.5) for row in range(40)}
     rows = [row for row, _ in decoded_clips(many, 8, Crop(40, 32), threads=2)]
     assert sorted(rows) == list(range(40))
+
+
+def test_a_shard_tells_how_long_it_took(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
+    store, view = opened(tmp_path / "store", encoder, clips, rows_per_shard=8)
+    begin = time.monotonic()
+    do(store, view, clips, encoder, range(8))
+    ((rows, seconds),) = measured_rates(store, "clips", "clip").values()
+    assert rows == (view.status() == 1).sum() == 7 and 0 < seconds <= time.monotonic() - begin

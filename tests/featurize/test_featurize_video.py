@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import av
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from featurize import FeaturizeError
 from featurize.decode import Clip, Failure, read_clips
-from featurize.picture import Crop, square
+from featurize.picture import Crop, Resample, square
 from featurize.timeline import from_packets
 from featurize.video import opened
 
@@ -154,3 +155,24 @@ def test_a_square_is_a_bicubic_resize_and_a_centre_crop(size: tuple[int, int]) -
     resized = Image.fromarray(pixels).resize(scaled, Image.Resampling.BICUBIC)
     left, top = (resized.width - 32) // 2, (resized.height - 32) // 2
     np.testing.assert_array_equal(got, np.asarray(resized)[top : top + 32, left : left + 32])
+
+
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear", "lanczos"])
+@pytest.mark.parametrize("size", [(96, 64), (20, 30), (641, 359)])
+def test_both_sides_or_the_short_side_are_resized_by_the_filter(size: tuple[int, int], resample: Resample) -> None:
+    width, height = size
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+    image, how = Image.fromarray(pixels), Image.Resampling[resample.upper()]
+    np.testing.assert_array_equal(square(frame, Crop(None, 32, resample)), np.asarray(image.resize((32, 32), how)))
+    scaled = image.resize((int(width * 32 / min(size)), int(height * 32 / min(size))), how)
+    left, top = (scaled.width - 32) // 2, (scaled.height - 32) // 2
+    expected = np.asarray(scaled)[top : top + 32, left : left + 32]
+    np.testing.assert_array_equal(square(frame, Crop(32, 32, resample)), expected)
+
+
+def test_other_crops_have_other_words() -> None:
+    """And those of views made before there was a choice keep theirs."""
+    assert str(Crop(40, 32)) == "short side 40, centre crop 32"
+    crops = [Crop(short, 32, resample) for short in (32, 40, None) for resample in get_args(Resample)]
+    assert len({str(crop) for crop in crops}) == len(crops) == 9

@@ -63,3 +63,12 @@ def fill(values: Callable[..., Values]) -> Callable[..., None]:
             view.write_shard(shard, here, values(view, here, seed), {}, {"device": "cpu"})
 
     return run
+
+
+@pytest.fixture
+def filled(make_view: Callable[..., View], fill: Callable[..., None]) -> View:
+    """Rows 6 (failed) and 9 (absent) are not there."""
+    view = make_view()
+    view.write_shard(1, np.array([], np.int64), {}, {6: "no video"})
+    fill(view, np.array([0, 1, 2, 3, 4, 5, 7, 8, 10]))
+    return view

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from store import Store
 from store.verify import verify
 
 ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("STORE_KILLS", "15"))
+KILLS = int(os.environ.get("STORE_KILLS", "20"))  # STORE_KILLS=500 is the long form, STORE_SEED repeats one
 
 # A process with everything imported: for each path it reads it forks a writing run, tells its pid, and how it ended.
 # A run appends rows and fills what is absent, in two goes so that shards are filled later too.
@@ -31,7 +32,9 @@ from store import Feature, Provenance, Store
 
 features = {"tokens": Feature((6, 130), "int8"), "embedding": Feature((32,), "float32")}
 
-def values(rows):
+def values(path, rows):
+    with open(f"{path}.encoded", "a") as log:
+        log.write("".join(f"{row}\\n" for row in rows))
     return {name: np.array([np.random.default_rng([row, len(name)]).normal(size=f.shape) for row in rows], np.float32)
             .reshape(len(rows), *f.shape) for name, f in features.items()}
 
@@ -48,7 +51,7 @@ def run(path):
                     rows = [row for row in absent if row // 8 == shard]
                     good = np.array([row for row in rows if row % 7], np.int64)
                     bad = {row: f"bad {row}" for row in rows if not row % 7}
-                    view.write_shard(shard, good, values(good.tolist()), bad, {"torch": "1"})
+                    view.write_shard(shard, good, values(path, good.tolist()), bad, {"torch": "1"})
 
 for line in sys.stdin:
     pid = os.fork()
@@ -65,6 +68,13 @@ class Runs:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
+
+    def encoded(self, store: Path) -> list[int]:
+        """The rows that the last run encoded."""
+        log = Path(f"{store}.encoded")
+        rows = [int(row) for row in log.read_text().splitlines()] if log.exists() else []
+        log.unlink(missing_ok=True)
+        return rows
 
     def run(self, store: Path, kill_after: float | None = None) -> int:
         """Its exit status, -9 where it was killed before its end; `kill_after` in seconds."""
@@ -99,29 +109,39 @@ def test_kill_9_at_any_moment_then_resume_gives_the_same_arrays(tmp_path: Path, 
     seconds = time.monotonic() - begin
     expected, reasons = arrays(whole), Store.open(whole).view("clips", "net").failures()
     assert np.bincount(expected["status"]).tolist() == [0, 17, 3]
+    assert sorted(runs.encoded(whole)) == np.flatnonzero(expected["status"] == 1).tolist()
 
     seed = int(os.environ.get("STORE_SEED", random.randrange(2**32)))
     dice = random.Random(seed)
     stores = (tmp_path / f"store{n}" for n in itertools.count())
     store, killed = next(stores), 0
+    committed: set[int] = set()  # rows of the shards that stood before the last run
     while killed < KILLS:
-        if runs.run(store, dice.uniform(0, seconds)) == 0:  # done before it was killed: begin another store
+        ended = runs.run(store, dice.uniform(0, seconds))
+        assert not committed & set(runs.encoded(store)), f"a row is encoded twice (seed {seed})"
+        committed = whatever_status_says_is_true(store, expected)
+        if ended == 0:  # done before it was killed: begin another store
             seconds *= 0.9
             check(store, expected, reasons, seed)
-            store = next(stores)
+            shutil.rmtree(store)
+            store, committed = next(stores), set()
             continue
         killed, seconds = killed + 1, seconds * 1.05  # so that about two of three are killed, all along the run
-        if (store / "store.json").exists():
-            whatever_status_says_is_true(store, expected)
     assert runs.run(store) == 0
+    assert not committed & set(runs.encoded(store)), f"a row is encoded twice (seed {seed})"
     check(store, expected, reasons, seed)
 
 
-def whatever_status_says_is_true(path: Path, expected: dict[str, np.ndarray]) -> None:
+def whatever_status_says_is_true(path: Path, expected: dict[str, np.ndarray]) -> set[int]:
+    """The rows that are ok, as status says."""
+    if not (path / "store.json").exists():
+        return set()
     store = Store.open(path)
     assert verify(store) == []
+    catalog = store.catalog("clips")
+    assert catalog.rows([f"c{n}" for n in range(len(catalog))]).tolist() == list(range(len(catalog)))
     if "net" not in store.views("clips"):
-        return
+        return set()
     view = store.view("clips", "net")
     status = view.status()
     ok = np.flatnonzero(status == 1)
@@ -129,6 +149,7 @@ def whatever_status_says_is_true(path: Path, expected: dict[str, np.ndarray]) ->
     for name in ("tokens", "embedding"):
         assert (view.read(name, ok) == expected[name][ok]).all()
     assert set(view.failures()["reason"]) == {f"bad {row}" for row in np.flatnonzero(status == 2)}
+    return set(ok.tolist())
 
 
 def check(path: Path, expected: dict[str, np.ndarray], reasons: pl.DataFrame, seed: int) -> None:

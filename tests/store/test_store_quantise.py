@@ -6,7 +6,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from store import StoreError
+from store import quantise as quantising
 from store.quantise import BLOCK, dequantise, quantise, scale_shape
+
+
+def plain_quantise(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The oracle: what the compiled loops must give to the bit."""
+    exact = np.maximum.reduceat(np.abs(values), np.arange(0, values.shape[-1], BLOCK), axis=-1) / np.float32(127)
+    scale = exact.astype(np.float16)
+    scale = np.where(scale < exact, np.nextafter(scale, np.float16(np.inf)), scale)
+    scale = np.where(exact == 0, np.float16(1), scale)
+    return np.rint(values / spread(scale, values.shape[-1])).astype(np.int8), scale
+
+
+def plain_dequantise(levels: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return levels * spread(scale, levels.shape[-1])
+
+
+def spread(scale: np.ndarray, channels: int) -> np.ndarray:
+    return np.repeat(scale.astype(np.float32), BLOCK, axis=-1)[..., :channels]
+
+
+def of_many_sizes(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Values of magnitudes from below float16's normal range up to its end, and blocks of zeros."""
+    rng = np.random.default_rng(len(shape))
+    sizes = np.exp2(rng.integers(-30, 14, (*shape[:-1], 1))) * rng.integers(0, 2, (*shape[:-1], 1))
+    values = (rng.normal(size=shape) * sizes).clip(-65504, 65504).astype(dtype)
+    values[0, ..., :3] = 65504, -65504, 6e-8
+    return values
 
 
 def block_errors(values: np.ndarray) -> tuple[np.ndarray, float]:
@@ -47,3 +75,35 @@ def test_no_scale_is_zero_and_no_value_passes_127(values: np.ndarray) -> None:
     assert (np.abs(levels.astype(int)) <= 127).all()
     step = np.repeat(scale.astype(np.float32), BLOCK, axis=-1)[..., : values.shape[-1]]
     assert (np.abs(dequantise(levels, scale) - wide) <= step * 0.5001).all(), "the scale is rounded up"
+
+
+@pytest.mark.parametrize("channels", [1, 63, 64, 65, 1000])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_bit_is_as_plain_numpy_computes_it(
+    channels: int, dtype: type, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantising, "cores", lambda: threads)
+    monkeypatch.setattr(quantising, "_LEAST", 1)
+    values = of_many_sizes((7, 50, channels + 2), dtype)[..., :channels]  # rows that do not lie side by side
+    levels, scale = quantise(values)
+    expected = plain_quantise(values.astype(np.float32))
+    np.testing.assert_array_equal(levels, expected[0])
+    np.testing.assert_array_equal(scale, expected[1])
+    plain = plain_dequantise(levels, scale)
+    assert dequantise(levels, scale).tobytes() == plain.tobytes()
+    half = dequantise(levels, scale, np.empty(levels.shape, np.float16))
+    assert half.tobytes() == plain.clip(-65504, 65504).astype(np.float16).tobytes()
+
+
+def test_nothing_in_nothing_out() -> None:
+    levels, scale = quantise(np.zeros((0, 3, 70), np.float32))
+    assert levels.shape == (0, 3, 70) and scale.shape == (0, 3, 2) and dequantise(levels, scale).shape == (0, 3, 70)
+
+
+@pytest.mark.parametrize(
+    "out", [np.empty((2, 64)), np.empty((3, 64), np.float32), np.empty((2, 128), np.float32)[:, ::2]]
+)
+def test_an_out_that_does_not_fit_is_refused(out: np.ndarray) -> None:
+    with pytest.raises(StoreError, match="needs C-contiguous float32 or float16"):
+        dequantise(np.zeros((2, 64), np.int8), np.ones((2, 1), np.float16), out)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from store import Feature, Store, StoreError
 from store import reader as reading
+from store.quantise import Quantised, dequantise
 
 Make = Callable[..., Any]
 BIG = {"tokens": Feature((9, 4096), "float16"), "embedding": Feature((7,), "float32")}  # 72 KiB rows are mapped
@@ -70,6 +71,23 @@ def test_an_out_that_does_not_fit_is_refused(make_view: Make, fill: Make, wrong:
     }[wrong]
     with pytest.raises(StoreError, match="tokens needs C-contiguous float16"):
         view.read("tokens", np.array([0, 1]), out)
+
+
+def test_int8_is_read_as_it_is_stored(make_view: Make, fill: Make) -> None:
+    view = make_view({"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32")}, rows=11)
+    fill(view)
+    rows = np.array([9, 0, 9, 4])
+    levels, scale = view.read_quantised("tokens", rows)
+    for got, name in ((levels, "tokens"), (scale, "scale")):
+        whole = zarr.open_array(view.paths.group / name, mode="r")[:]
+        assert got.dtype == whole.dtype and (got == whole[rows]).all()
+    assert (view.read_float("tokens", rows) == dequantise(levels, scale)).all()
+    out = Quantised(np.empty_like(levels), np.empty_like(scale))
+    again = view.read_quantised("tokens", rows, out)
+    assert again.levels is out.levels and again.scale is out.scale
+    assert (out.levels == levels).all() and (out.scale == scale).all()
+    with pytest.raises(StoreError, match="embedding of view net is float32, not int8"):
+        view.read_quantised("embedding", rows)
 
 
 @pytest.mark.parametrize("big", [False, True])
@@ -146,6 +164,10 @@ def test_a_forked_reader_never_hangs(make_view: Make, fill: Make) -> None:
     unread = Store.open(view.paths.store)
     assert forked(lambda: view.catalog.rows(["c7", "x"]).tolist() == [7, -1])
     assert forked(lambda: says("^c7 is absent", lambda: view.read("tokens", absent)))
+    assert forked(lambda: says("^c7 is absent", lambda: unread.view("clips", "net").read("tokens", absent)))
+    assert forked(lambda: unread.catalog("clips").rows(["c1"]).tolist() == [1])
+    for index in view.catalog.folder.glob("*.keys"):
+        index.unlink()  # to make it again takes polars
     assert forked(lambda: says("^row 7 is absent", lambda: unread.view("clips", "net").read("tokens", absent)))
     assert forked(lambda: says("in a forked process", lambda: unread.catalog("clips").rows(["c1"])))
 

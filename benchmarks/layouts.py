@@ -1,0 +1,250 @@
+"""The same rows in every layout that is compared: how each is written and read, at its best.
+
+A layout holds named arrays [R, ...] and reads rows of them into arrays [B, ...] of the caller, or
+into its own where its library has no way to fill the caller's.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from store import Feature, Provenance, Store, View
+from store.quantise import Quantised
+
+Arrays = dict[str, np.ndarray]
+Read = Callable[[np.ndarray, Arrays], Arrays]
+
+
+def make_view(folder: Path, shape: tuple[int, ...], dtype: str, rows: int, rows_per_shard: int | None = None) -> View:
+    """An empty view of `rows` rows in a new store, its feature called tokens."""
+    store = Store.open(folder, create=True)
+    store.catalog("clips").append(pl.DataFrame({"key": [f"c{i}" for i in range(rows)]}))
+    provenance = Provenance("none", "0" * 64, "none", "none", "none", {"tokens": dtype})
+    with store.lock():
+        return store.create_view("clips", "bench", provenance, {"tokens": Feature(shape, dtype)}, rows_per_shard)
+
+
+def random_features(shape: tuple[int, ...], rows: int, seed: int) -> np.ndarray:
+    """float16 [rows, *shape] of magnitudes below 2, nothing that compresses."""
+    bits = np.random.default_rng(seed).integers(0, 2**16, (rows, *shape), np.uint16)
+    return (bits & 0xBFFF).view(np.float16)
+
+
+def write_view(view: View) -> None:
+    """Write every row."""
+    size, length = view.rows_per_shard, len(view)
+    for shard in range(-(-length // size)):
+        rows = np.arange(shard * size, min((shard + 1) * size, length))
+        view.write_shard(shard, rows, {"tokens": random_features(view.features["tokens"].shape, len(rows), shard)}, {})
+
+
+def read_view(view: View, rows: np.ndarray, out: Arrays | None = None) -> Arrays:
+    """Rows as they are stored: tokens, and scale where tokens are int8."""
+    if "scale" not in view.stored:
+        return {"tokens": view.read("tokens", rows, out["tokens"] if out else None)}
+    levels, scale = view.read_quantised("tokens", rows, Quantised(out["tokens"], out["scale"]) if out else None)
+    return {"tokens": levels, "scale": scale}
+
+
+class Layout:
+    """One way to keep rows on disk."""
+
+    name: str
+
+    def write(self, folder: Path, arrays: Arrays) -> None:
+        """Write the arrays into `folder`."""
+        raise NotImplementedError
+
+    def open(self, folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
+        """The function that reads rows. `arrays` tells names, shapes and dtypes; `closing` ends it."""
+        raise NotImplementedError
+
+
+class Ours(Layout):
+    """This project's store and reader."""
+
+    name = "store"
+
+    def open(self, folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
+        view = Store.open(folder).view("clips", "bench")
+        return lambda rows, out: read_view(view, rows, out)
+
+
+class ZarrPython(Layout):
+    """zarr-python, row by row: its orthogonal indexing is many times slower."""
+
+    name = "zarr-python"
+
+    def write(self, folder: Path, arrays: Arrays) -> None:
+        import zarr
+
+        for name, array in arrays.items():
+            chunk = (1, *array.shape[1:])
+            made = zarr.create_array(
+                folder / name, shape=array.shape, dtype=array.dtype, chunks=chunk, shards=array.shape, compressors=None
+            )
+            made[:] = array
+
+    def open(self, folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
+        import zarr
+
+        opened = {name: zarr.open_array(_group(folder) / name, mode="r") for name in arrays}
+
+        def read(rows: np.ndarray, out: Arrays) -> Arrays:
+            for name, array in opened.items():
+                for i, row in enumerate(rows.tolist()):
+                    out[name][i] = array[row]
+            return out
+
+        return read
+
+
+class TensorStore(Layout):
+    """tensorstore, the whole batch in one indexed read."""
+
+    name = "tensorstore"
+
+    def open(self, folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
+        import tensorstore
+
+        def opened(name: str) -> Any:
+            where = {"driver": "file", "path": str(_group(folder) / name)}
+            return tensorstore.open({"driver": "zarr3", "kvstore": where}, read=True).result()
+
+        files = {name: opened(name) for name in arrays}
+
+        def read(rows: np.ndarray, out: Arrays) -> Arrays:
+            asked = {name: file[rows].read() for name, file in files.items()}
+            return {name: future.result() for name, future in asked.items()}
+
+        return read
+
+
+class H5py(Layout):
+    """h5py, read straight into the batch; a chunk a row, as an array that may grow needs."""
+
+    name = "h5py"
+
+    def write(self, folder: Path, arrays: Arrays) -> None:
+        import h5py
+
+        folder.mkdir(parents=True)
+        with h5py.File(folder / "rows.h5", "w") as file:
+            for name, array in arrays.items():
+                file.create_dataset(name, data=array, chunks=self._chunks(array))
+
+    def _chunks(self, array: np.ndarray) -> tuple[int, ...] | None:
+        return (1, *array.shape[1:])
+
+    def open(self, folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
+        import h5py
+
+        file = closing.enter_context(h5py.File(folder / "rows.h5", "r"))
+        opened = {name: file[name] for name in arrays}
+
+        def read(rows: np.ndarray, out: Arrays) -> Arrays:
+            for name, dataset in opened.items():
+                for i, row in enumerate(rows.tolist()):
+                    dataset.read_direct(out[name], np.s_[row], np.s_[i])
+            return out
+
+        return read
+
+
+class H5pyContiguous(H5py):
+    """h5py with one piece an array, which is faster and can never grow."""
+
+    name = "h5py contiguous"
+
+    def _chunks(self, array: np.ndarray) -> None:
+        return None
+
+
+class Lance(Layout):
+    """Lance, a row of bytes an array: lists of numbers are slower."""
+
+    name = "lance"
+
+    def write(self, folder: Path, arrays: Arrays) -> None:
+        import lance
+        import pyarrow
+
+        columns = {}
+        for name, array in arrays.items():
+            kind = pyarrow.binary(array[0].nbytes)
+            buffers = [None, pyarrow.py_buffer(array)]
+            columns[name] = pyarrow.FixedSizeBinaryArray.from_buffers(kind, len(array), buffers)
+        lance.write_dataset(pyarrow.table(columns), folder)
+
+    def open(self, folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
+        import lance
+
+        dataset = lance.dataset(folder)
+
+        def read(rows: np.ndarray, out: Arrays) -> Arrays:
+            table = dataset.take(rows)
+            for name, array in arrays.items():
+                start = 0
+                for chunk in table[name].chunks:
+                    size = array[0].nbytes
+                    data = np.frombuffer(chunk.buffers()[1], np.uint8, len(chunk) * size, chunk.offset * size)
+                    out[name][start : start + len(chunk)] = data.view(array.dtype).reshape(-1, *array.shape[1:])
+                    start += len(chunk)
+            return out
+
+        return read
+
+
+class Safetensors(Layout):
+    """safetensors, one tensor an array, sliced."""
+
+    name = "safetensors"
+
+    def write(self, folder: Path, arrays: Arrays) -> None:
+        from safetensors.numpy import save_file
+
+        folder.mkdir(parents=True)
+        save_file(arrays, folder / "rows.safetensors")
+
+    def open(self, folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
+        from safetensors import safe_open
+
+        file = closing.enter_context(safe_open(folder / "rows.safetensors", "numpy"))
+        opened = {name: file.get_slice(name) for name in arrays}
+
+        def read(rows: np.ndarray, out: Arrays) -> Arrays:
+            for name, piece in opened.items():
+                for i, row in enumerate(rows.tolist()):
+                    out[name][i] = piece[row]
+            return out
+
+        return read
+
+
+class Memmap(Layout):
+    """One raw file an array, mapped by numpy: nothing can be missing, checked or replaced in it."""
+
+    name = "memmap"
+
+    def write(self, folder: Path, arrays: Arrays) -> None:
+        folder.mkdir(parents=True)
+        for name, array in arrays.items():
+            array.tofile(folder / name)
+
+    def open(self, folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
+        opened = {name: np.memmap(folder / name, a.dtype, "r", shape=a.shape) for name, a in arrays.items()}
+
+        def read(rows: np.ndarray, out: Arrays) -> Arrays:
+            for name, array in opened.items():
+                np.take(array, rows, axis=0, out=out[name], mode="clip")  # other modes copy twice
+            return out
+
+        return read
+
+
+def _group(folder: Path) -> Path:
+    return folder / "arrays.zarr" / "clips" / "bench"

@@ -1,0 +1,95 @@
+"""What a checkpoint's own image processor does to a picture, where the decoder can do the same.
+
+Guarantees
+----------
+- Pixels equal what the processor makes of the same picture (`test_pixels_equal_the_image_processor`).
+- A preprocessing that the decoder cannot do is refused, naming the step
+  (`test_preprocessing_that_the_decoder_cannot_do_is_refused`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float32, UInt8
+
+from featurize.errors import FeaturizeError
+from featurize.picture import Crop, Resample
+
+_FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The decoder's part and the encoder's part."""
+
+    crop: Crop
+    """what the decoder does"""
+    mean: Float32[torch.Tensor, "3 1 1"]
+    """in units of a byte, as the pixels are"""
+    std: Float32[torch.Tensor, "3 1 1"]
+    """likewise"""
+
+    def normalised(self, frames: UInt8[torch.Tensor, "*N H W 3"]) -> Float32[torch.Tensor, "*N 3 H W"]:
+        """Pixel values of cropped frames, as the checkpoint wants them, on the device of `mean`."""
+        return (frames.movedim(-1, -3).to(self.mean.device).float() - self.mean) / self.std
+
+
+def read_processor(folder: Path, wanted: str) -> Any:
+    """The image processor that the folder describes, in Pillow's way. FeaturizeError where there is none."""
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+    except (OSError, ValueError, ImportError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise FeaturizeError(f"{folder} has no image processor ({reason}): give {wanted}") from None
+
+
+def preprocessing(processor: Any, folder: Path, size: int, device: torch.device) -> Preprocessing:
+    """What the processor does to feed a model of `size` x `size` pixels.
+
+    Raises:
+        FeaturizeError: it is not a resize, of the short side with a centre crop or to a square,
+            followed by a normalisation.
+    """
+    short_side, crop = processor.size.get("shortest_edge"), processor.crop_size
+    square = (processor.size.get("height"), processor.size.get("width"))
+    off = [step for step in ("do_resize", "do_rescale", "do_normalize") if not getattr(processor, step)]
+    if short_side is not None and not processor.do_center_crop:
+        off.append("do_center_crop")
+    if off:
+        reason = f"it sets {', '.join(off)} to false"
+    elif processor.resample not in _FILTERS:
+        reason = f"it resizes with filter {processor.resample}, none of {', '.join(_FILTERS.values())}"
+    elif short_side is None and square != (size, size):
+        reason = f"it resizes to {dict(processor.size)}, neither the short side nor a square of {size}"
+    elif processor.do_center_crop and not crop["height"] == crop["width"] == size:
+        reason = f"it crops to {dict(crop)}, where the model takes {size}"
+    elif short_side is not None and short_side < size:
+        reason = f"its short side {short_side} is less than its crop {size}"
+    else:
+        return _fed(processor, Crop(short_side, size, _FILTERS[processor.resample]), device)
+    raise FeaturizeError(f"the preprocessing of {folder} is not supported: {reason}")
+
+
+def squared(processor: Any, folder: Path, size: int, device: torch.device) -> Preprocessing:
+    """The processor's filter and normalisation, behind a resize to a square whatever else it does.
+
+    Raises:
+        FeaturizeError: it has another filter, or does not normalise.
+    """
+    off = [step for step in ("do_rescale", "do_normalize") if not getattr(processor, step)]
+    if off or processor.resample not in _FILTERS:
+        reason = f"it sets {', '.join(off)} to false" if off else f"it resizes with filter {processor.resample}"
+        raise FeaturizeError(f"the preprocessing of {folder} is not supported: {reason}")
+    return _fed(processor, Crop(None, size, _FILTERS[processor.resample]), device)
+
+
+def _fed(processor: Any, crop: Crop, device: torch.device) -> Preprocessing:
+    mean, std = (
+        torch.tensor(value, device=device).view(3, 1, 1) / processor.rescale_factor
+        for value in (processor.image_mean, processor.image_std)
+    )
+    return Preprocessing(crop, mean, std)

@@ -1,0 +1,87 @@
+"""Any sentence encoder of sentence-transformers: one L2-normalised embedding for a text.
+
+Texts of a batch are encoded sorted by length, a few at once: the last bits of an embedding depend on its batch.
+
+Guarantees
+----------
+- Embeddings are what sentence-transformers computes (`test_embeddings_equal_sentence_transformers`).
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from featurize.encoders.base import Encoder, check_texts
+from featurize.encoders.folder import quiet_loading
+from featurize.errors import FeaturizeError
+from store import Feature
+
+_CHUNK = 16  # texts at once: those of like length, so that little is padding
+
+
+class Sentence(Encoder):
+    """Sentence embeddings: texts of like meaning lie close by cosine."""
+
+    name = "sentence"
+    wanted = (
+        "a sentence-transformers folder with safetensors weights, or a hub id such as "
+        "sentence-transformers/all-MiniLM-L6-v2"
+    )
+    entities = ("texts",)
+
+    def __init__(self, weights: Path, device: torch.device) -> None:
+        """FeaturizeError where the folder does not hold a sentence encoder."""
+        from safetensors import SafetensorError
+        from sentence_transformers import SentenceTransformer
+
+        super().__init__(weights)
+        if not (weights / "modules.json").is_file():
+            raise FeaturizeError(f"{weights} is no sentence-transformers folder: give {self.wanted}")
+        try:
+            with quiet_loading():
+                self._model = SentenceTransformer(
+                    str(weights),
+                    device=str(device),
+                    local_files_only=True,
+                    model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+                )
+        except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as problem:
+            reason = (str(problem).strip() or repr(problem)).splitlines()[0]
+            raise FeaturizeError(f"{weights} cannot be loaded ({reason}): give {self.wanted}") from None
+        self._model.eval()
+        limit = self._model.max_seq_length
+        self.max_tokens = None if limit is None or math.isinf(limit) else int(limit)
+        self.layer = self._words()
+        self._width = int(self._model.get_embedding_dimension() or 0)
+
+    @property
+    def tokenizer(self) -> Any:  # type: ignore[override]
+        """See `Encoder.tokenizer`."""
+        return self._model.tokenizer
+
+    def _words(self) -> str:
+        """The layer in words."""
+        steps = json.loads((self.weights / "modules.json").read_text())
+        return f"{', '.join(step['type'].rpartition('.')[2] for step in steps)}; L2-normalised"
+
+    def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
+        """See `Encoder.features`; there are no tokens, so `dtype` changes nothing."""
+        self.check_entity(entity)
+        return {"embedding": Feature((self._width,), "float32")}
+
+    def encode_texts(self, texts: list[str]) -> dict[str, Float32[np.ndarray, "B ..."]]:
+        """`embedding` [B, E] of norm 1."""
+        check_texts(texts)
+        embedding = self._model.encode(
+            texts,
+            batch_size=_CHUNK,
+            normalize_embeddings=True,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+        )
+        return {"embedding": np.asarray(embedding, np.float32)}

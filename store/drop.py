@@ -1,0 +1,68 @@
+"""A view is removed.
+
+Guarantees
+- a view is gone at once or not at all: its group is renamed away before a byte is deleted
+- what a kill leaves of it stands in nobody's way, and is removed by the next run or by compact
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from store.commit import remove_folder
+from store.errors import StoreError
+from store.feature_store import Store
+from store.info import folder_bytes
+from store.layout import ViewPaths
+from store.names import check_entity, check_name
+from store.options import DropOptions
+from store.remote import on_disk
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What is removed, or would be."""
+
+    store: str
+    entity: str
+    view: str
+    bytes: int
+    files: int
+    stale: list[str]
+    """files that were built from the view, which stay: indexes and their cards"""
+    dropped: bool
+    """whether it was done"""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def drop(options: DropOptions) -> Dropped:
+    """Remove a view, where told `yes`. StoreError where there is none, or another run writes."""
+    store = Store.open(options.path)
+    root = on_disk(store.path, "drop")
+    paths = ViewPaths(root, check_entity(options.entity), check_name("view", options.view))
+    with store.lock(options.wait):
+        folders = [folder for folder in (paths.group, *paths.beside) if folder.is_dir()]
+        if not folders:
+            there = ", ".join(store.views(options.entity)) or "none"
+            raise StoreError(f"no view {options.view!r} of {options.entity} in {store.path}: there is {there}")
+        found = Dropped(
+            store=str(store.path),
+            entity=options.entity,
+            view=options.view,
+            bytes=sum(map(folder_bytes, folders)),
+            files=sum(path.is_file() for folder in folders for path in on_disk(folder, "drop").rglob("*")),
+            stale=[str(path) for path in _built_from(root, options)],
+            dropped=options.yes,
+        )
+        if options.yes:
+            for folder in folders:  # the group first: without it there is no view
+                remove_folder(folder, store.path)
+    return found
+
+
+def _built_from(store: Path, options: DropOptions) -> list[Path]:
+    """Indexes of the view."""
+    return sorted((store / "indexes" / options.entity).glob(f"{options.view}.*"))

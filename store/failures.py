@@ -1,0 +1,48 @@
+"""Why rows of a view failed: a file a shard, or one file for many shards once they are merged.
+
+A shard's own file holds all its reasons; a merged file speaks for those shards that have none.
+
+Guarantees
+- a reason can be read at every moment, while files are merged too
+"""
+
+from collections.abc import Iterable
+
+import polars as pl
+
+from store import table
+from store.errors import StoreError
+from store.layout import MERGED_SHARDS, ViewPaths
+from store.remote import Place
+
+SCHEMA = {"key": pl.String, "reason": pl.String}
+
+
+def of_shard(paths: ViewPaths, shard: int) -> pl.DataFrame:
+    """Key and reason of rows that failed in a shard, maybe of others too; StoreError where damaged."""
+    return own if (own := _read(paths.failures(shard))) is not None else _merged(paths, shard)
+
+
+def of_shards(paths: ViewPaths, shards: Iterable[int]) -> pl.DataFrame:
+    """Key and reason of the rows that failed in some shards, maybe of others too; a key comes once."""
+    shards = list(shards)
+    own = {shard: frame for shard in shards if (frame := _read(paths.failures(shard))) is not None}
+    # merged files only now: a file that was merged away meanwhile is in them
+    groups = {shard // MERGED_SHARDS: shard for shard in shards if shard not in own}
+    frames = [*own.values(), *(_merged(paths, shard) for shard in groups.values())]
+    return pl.concat([pl.DataFrame(schema=SCHEMA), *frames]).unique("key", keep="first", maintain_order=True)
+
+
+def _merged(paths: ViewPaths, shard: int) -> pl.DataFrame:
+    frame = _read(paths.merged_failures(shard))
+    return pl.DataFrame(schema=SCHEMA) if frame is None else frame
+
+
+def _read(path: Place) -> pl.DataFrame | None:
+    """The frame in `path`, None where there is none."""
+    try:
+        return table.read(path)
+    except StoreError:
+        if path.exists():
+            raise
+        return None

@@ -1,0 +1,124 @@
+"""A lock in an object store: an object that says who holds it, renewed for as long as it is held.
+
+No machine's clock is held against another's. A lease has run out once its object stood unchanged for LEASE
+seconds before the eyes of whoever waits; its holder stops writing before that.
+
+Guarantees
+- a second writer is refused, with the host and the process id of the first
+- a lock dies with its process: at once for others on its host, elsewhere when its lease runs out
+- a holder that could not renew its lease writes no more
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import suppress
+from typing import Any
+
+from store.errors import StoreError
+from store.remote import RemotePath
+
+LEASE = 60.0
+"""seconds; a lease is renewed four times as often"""
+_LOOK = 0.5  # seconds between two looks at a lock that another holds
+
+
+class Lease:
+    """The lock object at `path`, held by this process from `take` to `release`."""
+
+    def __init__(self, path: RemotePath) -> None:
+        """A lease that is not held yet."""
+        self.path = path
+        self._me = {"host": socket.gethostname(), "pid": os.getpid(), "pids": _pids(), "token": uuid.uuid4().hex}
+        self._puts = 0
+        self._etag: str | None = None
+        self._until = 0.0
+        self._guard = threading.Lock()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="store-lease", daemon=True)
+
+    def take(self, wait: bool) -> None:
+        """Take it, or raise StoreError naming the host and pid of the holder; waits with `wait`."""
+        holder, etag = self._look()
+        first, seen, since = etag, etag, time.monotonic()
+        while True:
+            alive = _is_alive(holder)
+            ran_out = time.monotonic() - since > LEASE
+            if (not holder or holder["free"] or alive is False or ran_out) and self._put(etag):
+                break
+            if not wait and (alive or etag != first):  # the lease of another host: watched until it is renewed once
+                who = f"process {holder['pid']} on host {holder['host']}"
+                raise StoreError(f"{self.path.parent} is being written by {who}: wait until it ends")
+            time.sleep(min(_LOOK, LEASE / 10))
+            holder, etag = self._look()
+            if etag != seen:
+                seen, since = etag, time.monotonic()
+        self._thread.start()
+
+    def held(self) -> bool:
+        """Whether nobody else can have taken it yet."""
+        return time.monotonic() < self._until
+
+    def release(self) -> None:
+        """Let others take it; where the object store is out of reach, it runs out by itself."""
+        self._end.set()
+        with self._guard, suppress(StoreError):
+            if self.held():
+                self._put(self._etag, free=True)
+        self._until = 0.0
+
+    def _keep(self) -> None:
+        """Renew the lease until its end. Another who took it has seen it run out, and so have we."""
+        while not self._end.wait(LEASE / 4):
+            with self._guard, suppress(StoreError):  # out of reach: tried again, as long as nobody takes it
+                if not self._end.is_set():
+                    self._put(self._etag)
+
+    def _look(self) -> tuple[dict[str, Any], str | None]:
+        """What the object says, {} where there is none, and its ETag."""
+        try:
+            data, etag = self.path.read_versioned()
+            return json.loads(bytes(data)), etag
+        except FileNotFoundError:
+            return {}, None
+        except ValueError as error:
+            why = "delete it once no run writes into the store"
+            raise StoreError(f"{self.path} is damaged ({error}): {why}") from error
+
+    def _put(self, etag: str | None, free: bool = False) -> bool:
+        """Write the object in place of the one of that ETag; False where another was faster."""
+        begin = time.monotonic()
+        self._puts += 1
+        mine = {**self._me, "puts": self._puts, "free": free}
+        data = json.dumps(mine).encode()
+        now = self.path.create([data]) if etag is None else self.path.exchange(data, etag)
+        if now is None:  # also where a put arrived, its answer was lost, and it was sent again
+            found, there = self._look()
+            now = there if found == mine else None
+        if now is not None:
+            self._etag, self._until = now, begin + LEASE
+        return now is not None
+
+
+def _is_alive(holder: dict[str, Any]) -> bool | None:
+    """Whether the holder's process runs; None where that cannot be seen from here."""
+    if not holder or (holder["host"], holder["pids"]) != (socket.gethostname(), _pids()):
+        return None
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _pids() -> str:
+    """What tells containers apart that share a host's name: their own numbering of processes."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:  # no Linux
+        return ""

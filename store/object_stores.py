@@ -1,0 +1,104 @@
+"""The object stores that places lie in, as the environment says they are reached, and what goes wrong with them.
+
+Guarantees
+- whatever goes wrong with an object store is one line of StoreError
+- a forked process is told so, where obstore would wait for threads that the fork left behind
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import from_url
+
+from store.errors import StoreError
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+RETRY: Any = None
+"""obstore's `retry_config`; None is its own: 10 times, for up to 3 minutes"""
+_REQUESTS = 32  # at once: a connection to S3 carries some 90 MB/s, a process wants more
+
+_used = False  # obstore has started its threads
+_lost = False  # ... and this process was forked off without them
+
+
+def _after_fork() -> None:
+    global _lost
+    _lost = _used
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def pool() -> ThreadPoolExecutor:
+    """Threads for many requests at once."""
+    check_threads()
+    return _threads()
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_REQUESTS, thread_name_prefix="store-remote")
+
+
+@cache
+def objects(base: str) -> "ObjectStore":
+    """The object store at `base`, as the environment says it is reached."""
+    # an endpoint of one's own may be http://; without one it is https:// whatever this allows
+    options = {} if base.startswith("memory:") else {"client_options": {"allow_http": True}, "retry_config": RETRY}
+    return from_url(base, **options)  # type: ignore[call-overload]
+
+
+def check_threads() -> None:
+    """StoreError in a process that was forked from one that uses obstore."""
+    global _used
+    if _lost:
+        raise StoreError(
+            "cannot use an object store in a forked process: use it after the fork alone, or start workers with spawn"
+        )
+    _used = True
+
+
+@contextmanager
+def told(verb: str, url: str) -> Iterator[None]:
+    """Errors of obstore as one line of StoreError; FileNotFoundError where there is no such object."""
+    check_threads()
+    try:
+        yield
+    except FileNotFoundError as error:
+        if verb == "write" or "NoSuchBucket" in str(error):
+            raise _failed(verb, url, error) from error
+        raise FileNotFoundError(errno.ENOENT, "no such object", url) from error
+    except BaseError as error:
+        raise _failed(verb, url, error) from error
+
+
+def _failed(verb: str, url: str, error: Exception) -> StoreError:
+    said = str(error)
+    if "169.254.169.254" in said:  # obstore asked the machine for credentials, for want of others
+        why, what = "no credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    elif "NoSuchBucket" in said or isinstance(error, FileNotFoundError):
+        why, what = "no such bucket", "make it, or mend the URL"
+    elif isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        why, what = _reason(said), "check the credentials in the environment and what they may do"
+    else:
+        why, what = _reason(said), "what is committed stands; check network and endpoint and run the command again"
+    return StoreError(f"cannot {verb} {url} ({why}): {what}")
+
+
+def _reason(said: str) -> str:
+    """The heart of what obstore said, on one line."""
+    code = re.search(r"<Code>(.*?)</Code>", said)
+    message = re.search(r"<Message>(.*?)</Message>", said, re.DOTALL)
+    if code and message:
+        return f"{code[1]}: {' '.join(message[1].split())}".rstrip(". ")
+    first = said.partition("\n")[0]
+    return first.rpartition(" - ")[2].strip() or type(said).__name__

@@ -1,0 +1,215 @@
+"""Batches: order, resuming, workers, read-ahead, and what becomes of threads and errors."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from store import Feature, StoreError, View
+from store.batches import Batch, Batches, _steps
+
+Make = Callable[..., Any]
+INT8 = {"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32")}
+
+
+@pytest.fixture
+def view(make_view: Make, fill: Make) -> View:
+    """37 rows, shards of 8, the tokens int8."""
+    view = make_view(INT8, rows=37, shard=8)
+    fill(view)
+    return view
+
+
+def rows(batches: Batches) -> list[list[int]]:
+    return [batch.rows.tolist() for batch in batches]
+
+
+def flat(parts: list[list[int]]) -> list[int]:
+    return [row for part in parts for row in part]
+
+
+def threads() -> int:
+    return sum(thread.name.startswith("store-batches") for thread in threading.enumerate())
+
+
+def test_every_row_once_an_epoch(view: View) -> None:
+    batches = Batches(view, ["tokens", "embedding"], batch_size=5, seed=3)
+    first, second = rows(batches), rows(batches)
+    assert [len(part) for part in first] == [5] * 7 + [2] and len(batches) == 8
+    assert sorted(flat(first)) == sorted(flat(second)) == list(range(37))
+    assert first != second and batches.epoch == 2
+    batches.set_epoch(0)
+    assert rows(batches) == first
+    assert rows(Batches(view, "tokens", batch_size=5, seed=4)) != first
+
+
+def test_a_seed_and_an_epoch_give_one_order(view: View) -> None:
+    batches = Batches(view, "embedding", np.arange(8), batch_size=8, seed=1)
+    # written down once: a run that is resumed by a later numpy must go on in the same order
+    assert rows(batches) == [[3, 5, 2, 7, 0, 6, 1, 4]]
+    assert rows(Batches(view, "embedding", np.array([5, 2, 9]), batch_size=2, shuffle=False)) == [[5, 2], [9]]
+
+
+@pytest.mark.parametrize("keep", [1, 2, None])
+def test_arrays_are_the_rows_as_stored(view: View, keep: int | None) -> None:
+    for batch in Batches(view, ["tokens", "embedding"], batch_size=6, keep=keep):
+        levels, scale = view.read_quantised("tokens", batch.rows)
+        assert set(batch.arrays) == {"tokens", "scale", "embedding"}
+        assert (batch.arrays["tokens"] == levels).all() and (batch.arrays["scale"] == scale).all()
+        assert (batch.arrays["embedding"] == view.read("embedding", batch.rows)).all()
+
+
+def test_buffers_are_used_again_and_kept_as_long_as_promised(view: View) -> None:
+    made: list[np.ndarray] = []
+
+    def allocate(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        made.append(torch.empty(shape, dtype=torch.float32).numpy())  # as a pinned tensor would be
+        return made[-1]
+
+    batches = Batches(view, "embedding", batch_size=2, ahead=2, keep=3, allocate=allocate)
+    given: list[Batch] = []
+    for batch in batches:
+        given.append(batch)
+        time.sleep(0.002)  # the reader has gone on
+        for held in given[-3:]:
+            assert (held.arrays["embedding"] == view.read("embedding", held.rows)).all()
+    assert len(made) == 5
+    assert all(any(np.shares_memory(batch.arrays["embedding"], one) for one in made) for batch in given)
+    whole = list(Batches(view, "embedding", batch_size=2, keep=None))
+    assert all((batch.arrays["embedding"] == view.read("embedding", batch.rows)).all() for batch in whole)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 5, 8, 11])
+def test_a_resumed_iteration_gives_what_the_unbroken_one_would_have(view: View, stop: int) -> None:
+    def begun() -> Batches:
+        return Batches(view, "tokens", batch_size=5, seed=3)
+
+    def epochs(batches: Batches) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        while batches.epoch < 3:
+            for batch in batches:
+                yield batch.rows.tolist(), json.loads(json.dumps(batches.state_dict()))
+
+    unbroken = list(epochs(begun()))
+    assert len(unbroken) == 24
+    again = begun()
+    again.load_state_dict(unbroken[stop - 1][1] if stop else begun().state_dict())
+    assert [part for part, _ in epochs(again)] == [part for part, _ in unbroken[stop:]]
+
+
+def test_a_state_of_other_batches_is_refused(view: View) -> None:
+    state = Batches(view, "tokens", batch_size=5, seed=3).state_dict()
+    with pytest.raises(StoreError, match="differ in seed"):
+        Batches(view, "tokens", batch_size=5, seed=4).load_state_dict(state)
+    with pytest.raises(StoreError, match="differ in crc32c"):
+        Batches(view, "tokens", np.arange(37)[::-1], batch_size=5, seed=3).load_state_dict(state)
+
+
+@given(st.integers(0, 300), st.integers(1, 9), st.integers(1, 20), st.booleans())
+def test_workers_share_no_row_and_lose_none(count: int, world: int, size: int, drop_last: bool) -> None:
+    def parts(rank: int) -> list[range]:
+        batches = Batches.__new__(Batches)
+        batches._bounds, batches.rank, batches.world = bounds, rank, world
+        return [range(count)[batches._mine(step)] for step in range(len(batches))]
+
+    try:
+        bounds = _steps(count, world, size, drop_last)
+    except StoreError:
+        assert not drop_last and (count < world or size == 1)
+        return
+    dealt = [parts(rank) for rank in range(world)]
+    seen = sorted(row for worker in dealt for part in worker for row in part)
+    assert seen == list(range(count // (world * size) * world * size if drop_last else count))
+    for step in zip(*dealt, strict=True):  # as many batches for all
+        sizes = [len(part) for part in step]
+        assert 1 <= min(sizes) and max(sizes) <= size and max(sizes) - min(sizes) <= 1
+
+
+def test_workers_read_their_own_rows(view: View) -> None:
+    dealt = [rows(Batches(view, "tokens", batch_size=4, rank=rank, world=3)) for rank in range(3)]
+    assert [[len(part) for part in worker] for worker in dealt] == [[4, 4, 3, 1], [4, 4, 3, 1], [4, 4, 4, 1]]
+    assert sorted(flat([flat(worker) for worker in dealt])) == list(range(37))
+    with pytest.raises(StoreError, match="cannot be shared out among 40 workers"):
+        Batches(view, "tokens", batch_size=4, world=40)
+
+
+class Watched(View):
+    """A view that counts what is asked of it, and may be told to fail."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__(view.paths.store, view.catalog, view.entity, view.name)
+        self.reads = 0
+
+    def read(self, *arguments: Any) -> np.ndarray:
+        self.reads += 1
+        return super().read(*arguments)
+
+
+def test_the_next_batches_are_read_while_one_is_used(view: View) -> None:
+    watched = Watched(view)
+    running = iter(Batches(watched, "embedding", batch_size=2, ahead=4))
+    for used in range(1, 5):
+        next(running)
+        deadline = time.monotonic() + 20
+        while watched.reads < used + 4 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert watched.reads == used + 4, "so many ahead, and no more: the others' buffers are in use"
+
+
+def test_an_error_of_a_read_reaches_the_consumer(view: View) -> None:
+    running = iter(Batches(view, "tokens", np.array([0, 1, 2, 40, 3, 4]), batch_size=2, shuffle=False))
+    assert next(running).rows.tolist() == [0, 1]
+    with pytest.raises(StoreError, match="row 40 is absent"):
+        next(running)
+    assert threads() == 0
+
+
+def test_an_iteration_that_is_left_early_leaves_no_thread(view: View) -> None:
+    batches = Batches(view, "tokens", batch_size=2)
+    for batch in batches:
+        first = batch.rows.tolist()
+        break
+    running = iter(batches)
+    assert next(running).rows.tolist() == first, "the epoch starts over"
+    assert threads() == 1
+    del running
+    assert threads() == 0
+
+
+class Loaded(IterableDataset):
+    def __init__(self, view: View) -> None:
+        self.view = view
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        yield from Batches(self.view, "tokens", batch_size=4, rank=worker.id, world=worker.num_workers, keep=None)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_safe_in_a_worker_of_torchs_dataloader(view: View, start: str) -> None:
+    running = iter(Batches(view, "tokens", batch_size=4))
+    next(running)  # the parent reads too, with threads that a fork leaves behind
+    loader = DataLoader(Loaded(view), batch_size=None, num_workers=2, multiprocessing_context=start, timeout=60)
+    seen = []
+    for batch in loader:
+        seen += batch.rows.tolist()
+        levels, scale = view.read_quantised("tokens", batch.rows.numpy())
+        assert (batch.arrays["tokens"].numpy() == levels).all() and (batch.arrays["scale"].numpy() == scale).all()
+    assert sorted(seen) == list(range(37))
+    running.close()
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"rank": 2, "world": 2}, {"ahead": 0}, {"keep": 0}, {"seed": -1}])
+def test_senseless_options_are_refused(view: View, wrong: dict[str, int]) -> None:
+    with pytest.raises(StoreError, match="batches need"):
+        Batches(view, "tokens", **{"batch_size": 2, **wrong})
+    with pytest.raises(StoreError, match="no feature 'pixels'"):
+        Batches(view, "pixels", batch_size=2)

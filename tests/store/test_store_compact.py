@@ -1,0 +1,310 @@
+"""Compacting: every row and every reason once, at every moment; nothing committed is touched."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from store import Store, StoreError, View
+from store import catalog as catalogs
+from store import compact as compacting
+from store.__main__ import main
+from store.compact import compact
+from store.lock import locked
+from store.options import CompactOptions
+from store.verify import verify
+
+Make = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
+ROWS = 40
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test leaves its store for the others to copy."""
+    return tmp_path_factory.mktemp("template") / "store"
+
+
+@pytest.fixture
+def view(template: Path, tmp_path: Path, make_view: Make, fill: Make) -> View:
+    """40 rows in 8 parts of the catalog; every fifth has failed; shard 9 is absent."""
+    if template.exists():
+        shutil.copytree(template, tmp_path / "store")
+        return Store.open(tmp_path / "store").view("clips", "net")
+    view = make_view(rows=5)
+    for first in range(5, ROWS, 5):
+        more = {"start": [float(n) for n in range(5)]} if first % 2 else {"step": ["stir"] * 5}
+        view.catalog.append(pl.DataFrame({"key": [f"c{first + n}" for n in range(5)], **more}))
+    with Store.open(view.paths.store).lock():
+        view.resize()
+    for shard in range(9):
+        rows = np.arange(shard * 4, shard * 4 + 4)
+        bad = {row: f"bad {row}" for row in rows.tolist() if row % 5 == 0}
+        view.write_shard(shard, np.array([], np.int64), {}, bad)
+        fill(view, np.array([row for row in rows.tolist() if row % 5]))
+    shutil.copytree(view.paths.store, template)
+    return view
+
+
+def run(view: View) -> dict[str, Any]:
+    return compact(CompactOptions(str(view.paths.store))).as_dict()
+
+
+def content(path: Path) -> tuple[Any, ...]:
+    """All that a reader can see, by a store opened anew."""
+    store = Store.open(path)
+    view = store.view("clips", "net")
+    ok = np.flatnonzero(view.status() == 1)
+    arrays = [view.read(name, ok).tobytes() for name in view.features]
+    return store.catalog("clips").frame().rows(), view.status().tolist(), view.failures().rows(), arrays
+
+
+def test_parts_and_failures_are_merged_and_no_row_moves(view: View) -> None:
+    before, path = content(view.paths.store), view.paths.store
+    done = run(view)
+    assert (done["catalog_parts"], done["failure_files"], done["orphans"]) == (8, 8, 0)
+    merged = {f"000000000000-000000000040.{suffix}" for suffix in ("parquet", "keys")}
+    assert {file.name for file in (path / "catalog" / "clips").iterdir()} == merged
+    assert [file.name for file in view.paths.beside[0].iterdir()] == ["merged-0.parquet"]
+    assert content(path) == before and verify(Store.open(path)) == []
+    files = {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file() and file.name != "lock.json"}
+    done = run(view)
+    assert (done["catalog_parts"], done["failure_files"], done["orphans"]) == (0, 0, 0)
+    assert files == {file: file.stat().st_mtime_ns for file in files}, "there was nothing to do"
+
+
+def test_readers_that_are_open_see_every_row_once(view: View) -> None:
+    path = view.paths.store
+    store = Store.open(path)
+    reader, expected = store.view("clips", "net"), content(path)
+    keys = [f"c{n}" for n in range(ROWS)]
+    assert reader.catalog.rows(keys).tolist() == list(range(ROWS))
+    run(view)
+    assert reader.catalog.frame().rows() == expected[0] and reader.failures().rows() == expected[2]
+    view.catalog.append(pl.DataFrame({"key": ["late"]}))
+    assert reader.catalog.rows([*keys, "late"]).tolist() == list(range(ROWS + 1)) and len(reader.catalog) == ROWS + 1
+    assert reader.catalog.keys(np.array([ROWS, 3])) == ["late", "c3"]
+
+
+def test_an_append_that_a_merge_overtakes_is_done_again(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    late, create = Store.open(view.paths.store).catalog("clips"), catalogs.create_file
+
+    def overtaken(*given: Any) -> bool:
+        """Before its part is there another has taken its row, and was merged."""
+        monkeypatch.setattr(catalogs, "create_file", create)
+        view.catalog.append(pl.DataFrame({"key": ["first"]}))
+        run(view)
+        return create(*given)
+
+    monkeypatch.setattr(catalogs, "create_file", overtaken)
+    assert late.append(pl.DataFrame({"key": ["late"]})) == 1
+    assert late.rows(["first", "late"]).tolist() == [ROWS, ROWS + 1]
+    assert late.frame()["row"].to_list() == list(range(ROWS + 2))
+
+
+def test_every_row_is_readable_once_at_every_moment(view: View, fill: Make) -> None:
+    """Readers look while parts and failures are merged again and again."""
+    path = view.paths.store
+    expected = content(path)
+    reader = Store.open(path).view("clips", "net")
+    stop, wrong = threading.Event(), []
+
+    def look() -> None:
+        looks = 0
+        while not stop.is_set() or not looks:
+            looks += 1
+            fresh = content(path)
+            rows = reader.catalog.frame()["key"].to_list()
+            if fresh[0][:ROWS] != expected[0] or fresh[2] != expected[2] or rows[:ROWS] != [r[0] for r in expected[0]]:
+                wrong.append(fresh)
+            if any(damage.path.startswith(("catalog", "failures")) for damage in verify(Store.open(path))):
+                wrong.append(verify(Store.open(path)))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    for n in range(25):
+        view.catalog.append(pl.DataFrame({"key": [f"new{n}"]}))
+        run(view)
+    stop.set()
+    watcher.join()
+    assert not wrong and len(view.catalog) == ROWS + 25
+
+
+# A process with everything imported, that forks a compacting run for each line: a path, and before which change of a
+# file the run kills itself. Tells how it ended.
+KILLED = """
+import os, signal, sys
+from store.compact import compact
+from store.options import CompactOptions
+
+def count_down(name, left):
+    change = getattr(os, name)
+    def changed(*args, **more):
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return change(*args, **more)
+    setattr(os, name, changed)
+
+for line in sys.stdin:
+    path, step = line.split()
+    pid = os.fork()
+    if not pid:
+        left = [int(step)]
+        for name in ("link", "replace", "rename", "unlink"):
+            count_down(name, left)
+        compact(CompactOptions(path))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+def test_a_kill_at_any_moment_loses_nothing(view: View, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(view.paths.store, whole)
+    expected = content(whole)
+    command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", "-c", KILLED]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdin is not None and process.stdout is not None
+        for step in itertools.count(1):
+            path = tmp_path / f"store{step}"
+            shutil.copytree(whole, path)
+            process.stdin.write(f"{path} {step}\n")
+            process.stdin.flush()
+            status = int(process.stdout.readline())
+            assert content(path) == expected, f"killed before change {step}"
+            assert verify(Store.open(path)) == []
+            compact(CompactOptions(str(path)))
+            assert content(path) == expected
+            assert len(list((path / "catalog" / "clips").iterdir())) == 2 and not list(path.rglob(".tmp*"))
+            if not status:
+                break
+            assert status == -signal.SIGKILL
+    assert step > 18
+
+
+def test_orphans_are_deleted_and_nothing_else(view: View, capsys: pytest.CaptureFixture[str]) -> None:
+    path = view.paths.store
+    before = content(path)
+    run(view)
+    kept = {file for file in path.rglob("*") if file.is_file()}
+    orphans = [
+        path / ".tmp.elsewhere.1.00" / "left.bin",  # of a host that is gone: a day old
+        view.paths.shard("tokens", 9, 3),  # written, and never committed
+        view.paths.checksum(9),
+        view.paths.failures(9),
+        path / "failures" / "clips" / "dropped" / "0.parquet",
+        path / "shards" / "texts" / "dropped" / "0.json",
+    ]
+    mine = [path / "notes.txt", path / "indexes" / "clips" / "net.faiss", view.paths.group.parent / "half" / "c"]
+    for file in (*orphans, *mine):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"0123456789")
+    old = time.time() - 3 * 24 * 3600
+    os.utime(orphans[0].parent, (old, old))
+    assert main(["compact", str(path), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["orphans"], said["orphan_bytes"]) == (6, 60)
+    locks = {view.paths.lock(9)}
+    assert {file for file in path.rglob("*") if file.is_file()} - locks == kept | set(mine)
+    shutil.rmtree(mine[2].parent)
+    assert content(path) == before and verify(Store.open(path)) == []
+
+
+def test_a_shard_whose_writer_outlived_its_run_is_left_alone(view: View) -> None:
+    view.paths.checksum(9).parent.mkdir(parents=True, exist_ok=True)
+    view.paths.checksum(9).write_bytes(b"of a commit")
+    with locked(view.paths.lock(9), wait=False), locked(view.paths.lock(3), wait=False):
+        done = run(view)
+    assert view.paths.checksum(9).exists() and view.paths.failures(3).exists()
+    assert (done["failure_files"], done["orphans"]) == (7, 0)
+    assert verify(Store.open(view.paths.store)) == []
+    assert (run(view)["failure_files"], view.paths.checksum(9).exists()) == (1, False)
+
+
+def test_failures_that_are_retried_after_a_merge(view: View, fill: Make) -> None:
+    run(view)
+    fill(view, np.array([5]))
+    view.write_shard(5, np.array([], np.int64), {}, {20: "still bad"})
+    reasons = dict(view.failures().rows())
+    assert "c5" not in reasons and reasons["c20"] == "still bad" and reasons["c10"] == "bad 10"
+    before = content(view.paths.store)
+    run(view)
+    assert content(view.paths.store) == before and dict(view.failures().rows()) == reasons
+    merged = pl.read_parquet(view.paths.merged_failures(0))
+    assert sorted(merged["key"]) == sorted(reasons)
+
+
+def test_parts_of_other_dtypes_and_large_ones_are_left(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    view.catalog.append(pl.DataFrame({"key": ["d0"], "start": ["early"]}))  # start was a number
+    view.catalog.append(pl.DataFrame({"key": ["d1"]}))
+    before = content(view.paths.store)
+    monkeypatch.setattr(compacting, "MOST_ROWS", 12)
+    run(view)
+    names = [part.name for part in view.catalog.parts()]
+    assert names == [
+        "000000000000-000000000010.parquet", "000000000010-000000000020.parquet", "000000000020-000000000030.parquet",
+        "000000000030-000000000040.parquet", "000000000040-000000000042.parquet",
+    ]  # fmt: skip
+    assert content(view.paths.store) == before
+    run(view)
+    assert [part.name for part in view.catalog.parts()] == names
+
+
+def test_damage_stops_it_before_anything_is_deleted(view: View, capsys: pytest.CaptureFixture[str]) -> None:
+    path = view.paths.store
+    part = view.catalog.parts()[3]
+    good = part.read_bytes()
+    part.write_bytes(good[:-9])
+    files = {file for file in path.rglob("*") if file.is_file()}
+    assert main(["compact", str(path)]) == 1
+    assert "000000000015.parquet is not as it was written" in capsys.readouterr().err
+    assert files == {file for file in path.rglob("*") if file.is_file()}
+    part.write_bytes(good)
+    run(view)
+    merged = view.catalog.parts()[0]
+    (merged.parent / part.name).write_bytes(good)  # as after a kill
+    merged.write_bytes(merged.read_bytes()[:-9])
+    with pytest.raises(StoreError, match="is not as it was written"):
+        run(view)
+    assert (merged.parent / part.name).exists(), "what it hides may be all there is left"
+
+
+def test_a_flipped_byte_of_merged_files_is_found(view: View) -> None:
+    run(view)
+    store = Store.open(view.paths.store)
+    for path, clips in (
+        (view.paths.merged_failures(0), {f"c{n}" for n in range(0, 36, 5)}),
+        (view.catalog.parts()[0], None),
+    ):
+        good = bytearray(path.read_bytes())
+        good[len(good) // 2] ^= 1
+        path.write_bytes(good)
+        (found,) = [damage for damage in verify(Store.open(store.path)) if store.path / damage.path == path]
+        assert clips is None or set(found.clips) == clips
+        good[len(good) // 2] ^= 1
+        path.write_bytes(good)
+    view.paths.merged_failures(0).unlink()
+    assert {damage.path for damage in verify(Store.open(store.path))} == {
+        f"failures/clips/net/{shard}.parquet"
+        for shard in range(9)
+        if any(not r % 5 for r in range(4 * shard, 4 * shard + 4))
+    }
+
+
+def test_a_store_that_is_being_written_is_left_alone(view: View, capsys: pytest.CaptureFixture[str]) -> None:
+    with Store.open(view.paths.store).lock():
+        assert main(["compact", str(view.paths.store)]) == 1
+    assert "is being written by process" in capsys.readouterr().err and len(view.catalog.parts()) == 8

@@ -1,0 +1,261 @@
+"""Key indexes: a row for its own key only, through collisions, damage, loss and races."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store import Catalog, Store, StoreError
+from store.block_file import BLOCK, BlockFile, DamagedFile, encode
+from store.key_index import KeyIndex, built, in_memory, merged
+from store.packed_keys import pack
+
+ROOT = Path(__file__).parents[2]
+HERE = Path("here.keys")
+MASK = 2**64 - 1
+PARTS = ((0, 10), (10, 19), (19, 30))  # each merges the index of those before
+GOLDEN = [1667746891552174218, 16294208416658607535, 6774081908283191102]
+
+
+def naive_hash(key: bytes) -> int:
+    def mixed(z: int) -> int:
+        z = (z + 0x9E3779B97F4A7C15) & MASK
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB & MASK
+        return z ^ (z >> 31)
+
+    state = mixed(len(key))
+    for at in range(0, len(key), 8):
+        state = mixed(state ^ int.from_bytes(key[at : at + 8], "little"))
+    return state
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30)))
+def test_a_hash_is_the_same_everywhere(keys: list[str]) -> None:
+    expected = [naive_hash(key.encode()) for key in keys]
+    assert pack(keys).hashes().tolist() == expected
+    assert pack(pl.Series(keys, dtype=pl.String)).hashes().tolist() == expected
+    assert pack(keys).take(np.arange(len(keys))) == keys
+
+
+def test_the_hash_of_a_clip_id_is_pinned() -> None:
+    assert pack(["kitchen_0000_0.50_4.50", "", "a"]).hashes().tolist() == GOLDEN
+
+
+@given(st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20))))
+def test_keys_are_equal_where_their_bytes_are(pairs: list[tuple[str, str]]) -> None:
+    ones, others = [a for a, _ in pairs], [b for _, b in pairs]
+    places = np.arange(len(pairs))
+    assert pack(ones).equal(places, pack(others), places).tolist() == [a == b for a, b in pairs]
+    assert pack(ones).equal(places, pack(ones), places).all()
+
+
+def index_of(keys: list[str], first: int = 0) -> KeyIndex:
+    return in_memory(HERE, built(first, pack(keys), {f"{first}.parquet": "0"}))
+
+
+def find(index: KeyIndex, keys: list[str]) -> list[int]:
+    wanted = pack(keys)
+    return index.find(wanted, wanted.hashes(), np.arange(len(keys))).tolist()
+
+
+@given(st.lists(st.text("ab_0", min_size=1), unique=True, min_size=1), st.data())
+def test_any_merge_finds_what_a_dict_finds(keys: list[str], data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(keys)), max_size=3)) | {0, len(keys)})
+    indexes = [index_of(keys[a:b], a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    index = in_memory(HERE, merged(indexes)) if len(indexes) > 1 else indexes[0]
+    assert (index.first, index.end, len(index.parts)) == (0, len(keys), len(indexes))
+    rows = {key: row for row, key in enumerate(keys)}
+    asked = [*reversed(keys), "", "abc", *data.draw(st.lists(st.text("ab_0")))]
+    assert find(index, asked) == [rows.get(key, -1) for key in asked]
+    assert index.keys(np.arange(len(keys))) == keys
+
+
+def test_equal_hashes_are_told_apart_by_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = lambda self: (self.offsets[1:] - self.offsets[:-1]).astype(np.uint64) // 2  # noqa: E731
+    monkeypatch.setattr("store.packed_keys.PackedKeys.hashes", hashes)
+    keys = [f"{n}" for n in range(300)]
+    index = in_memory(HERE, merged([index_of(keys[:200]), index_of(keys[200:], 200)]))
+    assert find(index, [*keys, "x", "xxx", "xxxxxx"]) == [*range(300), -1, -1, -1]
+
+
+def test_what_is_checked_is_what_was_written() -> None:
+    """Every byte of a small index, flipped: the answer is right, or the damage is told."""
+    keys = [f"c{n}" for n in range(40)]
+    good = b"".join(bytes(piece) for piece in built(0, pack(keys), {"p": "0"}))
+    asked = [*keys, *(f"no{n}" for n in range(40))]
+    expected = find(KeyIndex(BlockFile(HERE, good)), asked)
+    dice, told = random.Random(0), 0
+    places = [*range(320), *dice.sample(range(len(good)), 300), *range(len(good) - 700, len(good))]
+    for at in places:
+        bad = bytearray(good)
+        bad[at] ^= 1 << dice.randrange(8)
+        try:
+            index = KeyIndex(BlockFile(HERE, bytes(bad)))
+            with pytest.raises(DamagedFile):
+                index.check_all()
+            assert find(index, asked) == expected and index.keys(np.arange(40)) == keys, f"byte {at}"
+        except DamagedFile:
+            told += 1
+    assert told > 900
+
+
+@given(st.binary(max_size=300), st.integers(0, 2**63))
+def test_any_bytes_are_an_index_or_damage(noise: bytes, size: int) -> None:
+    for data in (noise, noise + size.to_bytes(8, "little"), noise + (len(noise)).to_bytes(8, "little")):
+        with pytest.raises(DamagedFile):
+            BlockFile(HERE, data)
+
+
+@given(st.lists(st.integers(0, 3 * BLOCK), min_size=1, max_size=5))
+def test_arrays_come_back_whatever_their_pieces(sizes: list[int]) -> None:
+    pieces = [np.random.default_rng(n).integers(0, 256, n, np.uint8) for n in sizes]
+    words = [np.arange(3, dtype="<u8")]
+    file = BlockFile(HERE, b"".join(bytes(p) for p in encode({"a": pieces, "b": words}, {"x": 1})))
+    file.check_all()
+    assert (file.array("a") == np.concatenate(pieces)).all() and file.array("b").tolist() == [0, 1, 2]
+    assert file.about == {"x": 1}
+
+
+def frame(*keys: str) -> pl.DataFrame:
+    return pl.DataFrame({"key": keys}, schema={"key": pl.String})
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    """Thirty rows in three parts."""
+    catalog = Store.open(tmp_path / "store", create=True).catalog("clips")
+    for first, end in PARTS:
+        catalog.append(frame(*(f"c{n}" for n in range(first, end))))
+    return catalog
+
+
+def indexes(catalog: Catalog) -> list[Path]:
+    return sorted(catalog.folder.glob("*.keys"))
+
+
+def works(catalog: Catalog, rows: int = 30) -> None:
+    """A catalog opened anew tells rows and keys."""
+    catalog = Catalog(catalog.folder)
+    assert len(catalog) == rows
+    assert catalog.rows([*(f"c{n}" for n in range(rows)), "c", "nobody"]).tolist() == [*range(rows), -1, -1]
+    assert catalog.keys(np.arange(rows)[::-1]) == [f"c{n}" for n in reversed(range(rows))]
+
+
+def test_an_index_that_is_lost_is_made_again(catalog: Catalog) -> None:
+    for index in indexes(catalog):
+        index.unlink()
+    works(catalog)
+    assert indexes(catalog)
+
+
+def test_an_index_that_is_damaged_is_made_again(catalog: Catalog) -> None:
+    works(catalog)
+    (index,) = indexes(catalog)
+    good = index.read_bytes()
+    for at in (0, 3 * BLOCK, len(good) - 1):
+        index.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        works(catalog)
+        assert index.read_bytes() == good
+    index.write_bytes(good[:-100])
+    works(catalog)
+    index.write_bytes(b"")
+    works(catalog)
+    assert index.read_bytes() == good
+
+
+def test_an_index_of_other_parts_is_made_again(catalog: Catalog, tmp_path: Path) -> None:
+    other = Store.open(tmp_path / "other", create=True).catalog("clips")
+    for first, end in PARTS:
+        other.append(frame(*(f"c{29 - n}" for n in range(first, end))))
+    (mine,), (theirs,) = indexes(catalog), indexes(other)
+    assert mine.name == theirs.name
+    mine.write_bytes(theirs.read_bytes())
+    works(catalog)
+
+
+def test_an_index_of_another_hash_is_made_again(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    (index,) = indexes(catalog)
+    with monkeypatch.context() as patch:
+        patch.setattr("store.key_index.HASH", "another")
+        patch.setattr("store.packed_keys.PackedKeys.hashes", lambda self: np.arange(len(self), dtype=np.uint64))
+        index.unlink()
+        Catalog(catalog.folder).rows(["c1"])
+    works(catalog)
+
+
+def test_a_lost_part_is_told_though_an_index_has_its_rows(catalog: Catalog) -> None:
+    catalog.parts()[1].unlink()
+    with pytest.raises(StoreError, match="no part for rows 10 to 18"):
+        Catalog(catalog.folder).rows(["c1"])
+
+
+def test_where_the_folder_cannot_be_written_indexes_are_kept_in_memory(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in indexes(catalog):
+        index.unlink()
+
+    def refuse(path: Path, pieces: object, nbytes: int) -> None:  # root may write anywhere, so a mode would not do
+        raise StoreError(f"cannot write {path}: Read-only file system")
+
+    monkeypatch.setattr("store.key_indexes.replace_file", refuse)
+    works(catalog)
+    assert not indexes(catalog)
+
+
+def test_many_appends_leave_few_indexes(tmp_path: Path) -> None:
+    catalog = Store.open(tmp_path / "store", create=True).catalog("clips")
+    catalog.folder.mkdir(parents=True)
+    (catalog.folder / "my own.keys").write_bytes(b"")  # nobody's but mine
+    for row in range(100):
+        catalog.append(frame(f"c{row}"))
+        sizes = [int(b) - int(a) for a, b in (path.stem.split("-") for path in indexes(catalog)[:-1])]
+        assert sum(sizes) == row + 1 and all(a >= 2 * b for a, b in zip(sizes, sizes[1:], strict=False))
+    works(catalog, 100)
+
+
+def test_an_append_reads_no_part_of_before(catalog: Catalog) -> None:
+    for part in catalog.parts():
+        data = bytearray(part.read_bytes())
+        data[20] ^= 1  # whoever reads it says so
+        part.write_bytes(data)
+    catalog = Catalog(catalog.folder)
+    assert catalog.append(frame("c3", "new")) == 1
+    assert catalog.rows(["new", "c3"]).tolist() == [30, 3] and catalog.keys(np.array([29])) == ["c29"]
+
+
+ASK = """
+import sys
+from store import Store
+print("ready", flush=True)
+for line in sys.stdin:
+    rows = Store.open(sys.argv[1]).catalog("clips").rows([f"c{n}" for n in range(30)]).tolist()
+    print(rows == list(range(30)), flush=True)
+"""
+
+
+def test_two_processes_that_make_indexes_at_once_lose_nothing(catalog: Catalog) -> None:
+    command = [sys.executable, "-c", ASK, str(catalog.folder.parents[1])]
+    makers = [subprocess.Popen(command, stdin=-1, stdout=-1, text=True, cwd=ROOT) for _ in range(2)]
+    for maker in makers:
+        assert maker.stdout is not None and maker.stdout.readline() == "ready\n"
+    for round_ in range(30):
+        for index in indexes(catalog):
+            index.unlink()
+        for maker in makers:
+            assert maker.stdin is not None
+            maker.stdin.write(f"{round_}\n")
+            maker.stdin.flush()
+        for maker in makers:
+            assert maker.stdout is not None and maker.stdout.readline() == "True\n"
+    for maker in makers:
+        maker.communicate()
+    works(catalog)
+    assert not [path for path in catalog.folder.iterdir() if path.name.startswith(".")]

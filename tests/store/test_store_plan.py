@@ -1,0 +1,152 @@
+"""Plans: sizes to the byte, known encoders as they are, rates that were measured."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featurize import FeaturizeError
+from featurize.encoders import load
+from store import Feature, StoreError, View
+from store.__main__ import main
+from store.known import ENCODERS
+from store.options import PlanOptions
+from store.plan import plan, sizes
+from store.provenance import with_dtype
+
+Make = Callable[..., Any]
+TOKENS = {"tokens": Feature((3, 130), "float16"), "embedding": Feature((7,), "float32")}
+
+
+def files(view: View) -> list[Path]:
+    return [path for folder in (view.paths.group, view.paths.beside[1]) for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("rows", [8, 11])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+def test_sizes_are_to_the_byte_those_of_a_store(make_view: Make, fill: Make, dtype: str, rows: int) -> None:
+    view = make_view(with_dtype(TOKENS, dtype), rows=rows)
+    fill(view)
+    found = sizes(rows, view.features, dtype, rows_per_shard=4)
+    arrays = [path for path in files(view) if "/c/" in str(path)]
+    assert found.bytes == sum(path.stat().st_size for path in arrays)
+    assert found.files == len(files(view))
+    assert found.shards == -(-rows // 4)
+
+
+def test_a_month_long_job_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["plan", "--clips", "136e6", "--encoder", "internvideo-mm-l14", "--dtype", "int8"]
+    assert main([*command, "--json", "--clips-per-second", "25", "--workers", "8"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["rows"] == 136_000_000 and said["features"]["tokens"] == [2048, 1024]
+    by_dtype = {size["dtype"]: size for size in said["sizes"]}
+    assert set(by_dtype) == {"float32", "float16", "int8"}
+    values, scales, embedding = 2048 * 1024, 2048 * 16 * 2, 768 * 4
+    assert by_dtype["int8"]["rows_per_shard"] == 128
+    assert by_dtype["int8"]["shards"] == 1_062_500
+    an_index = 128 * 16 + 4
+    a_shard = 3 * an_index + (128 * 3 * 4 + 4) + (128 + 4)
+    assert by_dtype["int8"]["bytes"] == 136_000_000 * (values + scales + embedding) + 1_062_500 * a_shard
+    assert by_dtype["float32"]["rows_per_shard"] == 32
+    (hours,) = said["hours"]
+    assert hours["worker_hours"] == pytest.approx(136e6 / 25 / 3600) and hours["hours"] == hours["worker_hours"] / 8
+    assert main(command) == 0
+    table = capsys.readouterr().out
+    assert "136,000,000 clips of internvideo-mm-l14: tokens 2048x1024, embedding 768" in table
+    assert "int8 (asked for)" in table and "hours: unknown" in table and "--measured-in" in table
+
+
+def test_a_view_that_stands_is_a_pattern(make_view: Make, fill: Make) -> None:
+    view = make_view(TOKENS)
+    fill(view)
+    planned = plan(PlanOptions(clips=100.0, like=f"{view.paths.store}/net", dtype="int8"))
+    assert (planned.encoder, planned.entity, planned.hours) == ("net", "clips", [])
+    assert planned.sizes[-1] == sizes(100, with_dtype(TOKENS, "int8"), "int8")
+
+
+def test_the_rate_is_what_shards_tell(make_view: Make, values: Make) -> None:
+    view = make_view()
+    for shard, device, seconds in ((0, "cpu", 2.0), (1, "cuda", 0.5), (2, "cpu", 1.5)):
+        rows = np.arange(shard * 4, min(shard * 4 + 4, 11))
+        info = {"device": device, "rows": len(rows), "seconds": seconds}
+        view.write_shard(shard, rows, values(view, rows), {}, info)
+    planned = plan(PlanOptions(clips=3600 * 8.0, like=f"{view.paths.store}/net", workers=4))
+    assert [(hours.device, hours.clips_per_second, hours.worker_hours) for hours in planned.hours] == [
+        ("cpu", 7 / 3.5, 4.0),
+        ("cuda", 8.0, 1.0),
+    ]
+    assert planned.hours[0].hours == 1.0
+
+
+def test_what_cannot_be_planned_is_one_line(make_view: Make, fill: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    view = make_view()
+    fill(view)
+    net, store = f"{view.paths.store}/net", str(view.paths.store)
+    for options, said in (
+        ({"clips": 1.5, "like": net}, "give a whole number"),
+        ({"clips": 0.0, "like": net}, "give a whole number"),
+        ({"clips": float("inf"), "like": net}, "give a whole number"),
+        ({"clips": 5.0}, "give either --encoder .*internvideo-mm-l14"),
+        ({"clips": 5.0, "like": net, "encoder": "mpnet-base"}, "give either"),
+        ({"clips": 5.0, "encoder": "resnet"}, "no features are known of encoder 'resnet'"),
+        ({"clips": 5.0, "like": f"{store}/gone"}, "no view 'gone'"),
+        ({"clips": 5.0, "like": net, "clips_per_second": 0.0}, "give a rate above 0"),
+        ({"clips": 5.0, "like": net, "workers": 0}, "give 1 or more"),
+        ({"clips": 5.0, "like": net, "measured_in": store}, "tells no time of net on clips"),
+    ):
+        with pytest.raises(StoreError, match=said) as caught:
+            plan(PlanOptions(**options))
+        assert "\n" not in str(caught.value)
+    assert main(["plan", "--clips", "5"]) == 1
+    assert capsys.readouterr().err.startswith("error: give either --encoder")
+
+
+def declared(name: str, folder: Path) -> dict[str, Feature] | None:
+    """What the encoder of that name declares; None where its weights are not at hand."""
+    if name.startswith("internvideo"):
+        from featurize.encoders.internvideo_mm import InternVideo
+        from featurize.encoders.internvideo_model import SIZES
+
+        encoder = object.__new__(InternVideo)  # its features are those of its size, without 2 GB of weights
+        encoder._size = SIZES[name]
+        return encoder.features("clips")
+    if name.startswith("clip"):
+        return load("clip", str(shallow_clip(folder)), "cpu").features("clips")
+    if name == "efficientnet-lite0":
+        from featurize.encoders.efficientnet_lite0 import EfficientNetLite0
+
+        return object.__new__(EfficientNetLite0).features("clips")
+    try:
+        return load(name, None, "cpu").features("texts")
+    except FeaturizeError:
+        return None
+
+
+def shallow_clip(folder: Path) -> Path:
+    """A CLIP of the widths of ViT-L/14 and one block, as transformers saves it."""
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+    pieces = ["a</w>", "<|startoftext|>", "<|endoftext|>"]
+    CLIPTokenizer(vocab={piece: n for n, piece in enumerate(pieces)}, merges=[]).save_pretrained(folder)
+    shallow = {"intermediate_size": 8, "num_hidden_layers": 1}
+    config = CLIPConfig(
+        text_config={**shallow, "hidden_size": 8, "num_attention_heads": 2, "vocab_size": 3, "eos_token_id": 2},
+        vision_config={**shallow, "hidden_size": 1024, "num_attention_heads": 16, "image_size": 224, "patch_size": 14},
+        projection_dim=768,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    crop = {"height": 224, "width": 224}
+    CLIPImageProcessorPil(size={"shortest_edge": 224}, crop_size=crop).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", list(ENCODERS))
+def test_known_features_are_what_featurize_declares(name: str, tmp_path: Path) -> None:
+    features = declared(name, tmp_path)
+    if features is None:
+        pytest.skip(f"weights of {name} are not at hand: python -m weights fetch {name}")
+    assert {feature: made.shape for feature, made in features.items()} == ENCODERS[name].features
+    assert {made.dtype for feature, made in features.items() if feature != "tokens"} == {"float32"}

@@ -1,0 +1,313 @@
+"""Writing runs into an object store: broken off anywhere, two at once, and read by the store's own verbs."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from store import Feature, Provenance, Store, StoreError, object_stores
+from store.__main__ import main
+from store.remote import RemotePath, place
+from store.verify import verify
+
+ROOT = Path(__file__).parents[2]
+KILLS = int(os.environ.get("STORE_REMOTE_KILLS", "3"))
+CUTS = int(os.environ.get("STORE_REMOTE_CUTS", "3"))  # 1000: after each request there is
+FEATURES = {"tokens": Feature((6, 130), "int8"), "embedding": Feature((32,), "float32")}
+
+
+def run(url: str) -> None:
+    """Append rows and fill what is absent, in two goes so that shards are filled later too."""
+    store = Store.open(url, create=True)
+    with store.lock():
+        for count in (11, 20):
+            store.catalog("clips").append(pl.DataFrame({"key": [f"c{n}" for n in range(count)]}))
+            view = store.create_view("clips", "net", Provenance("net", "0", "l", "f", "c", {}), FEATURES, 8)
+            view.resize()
+            absent = np.flatnonzero(view.status() == 0)
+            for shard in np.unique(absent // 8).tolist():
+                rows = absent[absent // 8 == shard]
+                good = rows[rows % 7 > 0]
+                bad = {row: f"bad {row}" for row in rows[rows % 7 == 0].tolist()}
+                view.write_shard(shard, good, values(good), bad, {"torch": "1"})
+
+
+def values(rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        name: np.array(
+            [np.random.default_rng([row, len(name)]).normal(size=f.shape) for row in rows.tolist()], np.float32
+        ).reshape(len(rows), *f.shape)
+        for name, f in FEATURES.items()
+    }
+
+
+def contents(url: str) -> dict[str, bytes]:
+    """All objects but locks."""
+    root = place(url)
+    assert isinstance(root, RemotePath)
+    found, folders = {}, [root]
+    while folders:
+        for path in folders.pop().iterdir():
+            if not path.is_file():
+                folders.append(path)
+            elif not path.name.endswith(".lock") and path.name != "lock.json":
+                found[str(path.relative_to(root))] = path.read_bytes()
+    return found
+
+
+class Gate:
+    """A way to the server that is shut after so many requests."""
+
+    def __init__(self, server: str) -> None:
+        host, port = server.removeprefix("http://").split(":")
+        self.server = host, int(port)
+        self.left = 10**9
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:  # closed: the test is over
+                return
+            threading.Thread(target=self._serve, args=[client], daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        """Requests of one connection, each with its answer."""
+        with client, socket.create_connection(self.server) as server:
+            threading.Thread(target=self._answer, args=[server, client], daemon=True).start()
+            with contextlib.suppress(OSError):
+                while data := client.recv(2**16):
+                    if data.split(b" ", 1)[0] in (b"GET", b"PUT", b"HEAD", b"POST", b"DELETE"):
+                        self.left -= 1
+                    if self.left < 0:
+                        return
+                    server.sendall(data)
+
+    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(2**16):
+                client.sendall(data)
+        with contextlib.suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def gate(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """The environment leads through the gate, and nothing is tried again."""
+    gate = Gate(s3_server)
+    monkeypatch.setattr(object_stores, "RETRY", {"max_retries": 0})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
+    object_stores.objects.cache_clear()
+    yield gate
+    gate.listener.close()
+    object_stores.objects.cache_clear()
+
+
+def test_cut_off_after_any_request_then_resumed_gives_the_same_objects(bucket: str, gate: Gate) -> None:
+    run(f"{bucket}/whole")
+    expected = contents(f"{bucket}/whole")
+    assert len(expected) == 32 and verify(Store.open(f"{bucket}/whole")) == []
+    gate.left = before = 10**9
+    run(f"{bucket}/counted")
+    requests = before - gate.left
+    assert contents(f"{bucket}/counted") == expected
+    anywhere = range(requests - 2)  # the last two free locks, which would run out anyway
+    for cut in random.sample(anywhere, min(CUTS, len(anywhere))):
+        url = f"{bucket}/cut{cut}"
+        gate.left = cut
+        with pytest.raises(StoreError) as said:
+            run(url)
+        assert "\n" not in str(said.value)
+        gate.left = before
+        root = place(url)
+        assert isinstance(root, RemotePath)
+        if (root / "store.json").exists():
+            whatever_status_says_is_true(url)
+        lock_is_left(root)
+        run(url)
+        assert contents(url) == expected, f"cut after {cut} requests"
+
+
+def lock_is_left(root: RemotePath) -> None:
+    """What this process could not release for want of a network, as its death would."""
+    for path in [root / "lock.json", *(root / "shards" / "clips" / "net").glob("*.lock")]:
+        with contextlib.suppress(FileNotFoundError):
+            holder = json.loads(path.read_bytes())
+            path.put([json.dumps({**holder, "pid": 2**22 + 1}).encode()])
+
+
+def whatever_status_says_is_true(url: str) -> None:
+    store = Store.open(url)
+    assert verify(store) == []
+    if "net" in store.views("clips"):
+        view = store.view("clips", "net")
+        ok = np.flatnonzero(view.status() == 1)
+        assert np.array_equal(view.read("embedding", ok), values(ok)["embedding"])
+        assert set(view.failures()["reason"]) == {f"bad {row}" for row in np.flatnonzero(view.status() == 2)}
+
+
+def test_a_network_that_comes_back_is_not_noticed(bucket: str, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_stores, "RETRY", None)
+    object_stores.objects.cache_clear()
+    store = Store.open(f"{bucket}/features", create=True)
+    gate.left = 0
+    threading.Timer(0.3, lambda: setattr(gate, "left", 10**9)).start()
+    store.catalog("clips").append(pl.DataFrame({"key": ["a"]}))
+    assert len(store.catalog("clips")) == 1
+
+
+PROCESS = """
+import importlib.util, os, sys
+spec = importlib.util.spec_from_file_location("runs", sys.argv[1])
+runs = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(runs)
+for line in sys.stdin:
+    pid = os.fork()
+    if not pid:
+        runs.run(line.strip())
+        os._exit(0)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture
+def runs(s3_server: str) -> Iterator[Callable[[str, float | None], int]]:
+    """Runs a writing run in a process of its own, killed after so many seconds; its exit status."""
+    command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", "-c", PROCESS, __file__]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+
+        def start(url: str, kill_after: float | None = None) -> int:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(f"{url}\n")
+            process.stdin.flush()
+            pid = int(process.stdout.readline())
+            if kill_after is not None:
+                time.sleep(kill_after)
+                with contextlib.suppress(ProcessLookupError):  # it has ended
+                    os.kill(pid, signal.SIGKILL)
+            return int(process.stdout.readline())
+
+        yield start
+
+
+def test_kill_9_at_any_moment_then_resume_gives_the_same_objects(
+    bucket: str, runs: Callable[[str, float | None], int]
+) -> None:
+    begin = time.monotonic()
+    assert runs(f"{bucket}/whole", None) == 0
+    seconds = time.monotonic() - begin
+    expected = contents(f"{bucket}/whole")
+    stores, killed = 0, 0
+    while killed < KILLS:
+        url = f"{bucket}/store{stores}"
+        if runs(url, random.uniform(0, seconds)) == 0:
+            assert contents(url) == expected
+            stores, seconds = stores + 1, seconds * 0.9
+            continue
+        killed, seconds = killed + 1, seconds * 1.05
+        root = place(url)
+        if (root / "store.json").exists():
+            whatever_status_says_is_true(url)
+    assert runs(url, None) == 0
+    assert contents(url) == expected
+
+
+APPEND = """
+import sys, polars as pl
+from store import Store
+catalog = Store.open(sys.argv[1]).catalog("clips")
+who = sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+for n in range(10):
+    catalog.append(pl.DataFrame({"key": [f"shared{n}", f"{who}{n}"], "who": [who, who]}))
+"""
+
+
+def test_two_appends_at_once_never_give_a_row_twice(bucket: str) -> None:
+    catalog = Store.open(f"{bucket}/features", create=True).catalog("clips")
+    command = [sys.executable, "-c", APPEND, f"{bucket}/features"]
+    writers = [
+        subprocess.Popen([*command, who], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for who in "xyz"
+    ]
+    for writer in writers:
+        assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.communicate("go\n", timeout=60)
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    found = catalog.frame()
+    assert found["row"].to_list() == list(range(10 * 4))
+    assert sorted(found["key"]) == sorted(f"{who}{n}" for n in range(10) for who in ("shared", "x", "y", "z"))
+
+
+def test_a_half_made_view_is_no_view(bucket: str) -> None:
+    url = f"{bucket}/features"
+    run(url)
+    root = place(url)
+    group = root / "arrays.zarr" / "clips" / "half"
+    for array in ("tokens", "status"):
+        whole = root / "arrays.zarr" / "clips" / "net" / array / "zarr.json"
+        assert isinstance(group, RemotePath)
+        (group / array / "zarr.json").put([whole.read_bytes()])
+    store = Store.open(url)
+    assert store.views("clips") == ["net"] and verify(store) == []
+    with store.lock():
+        store.create_view("clips", "half", Provenance("half", "0", "l", "f", "c", {}), FEATURES)
+    assert store.views("clips") == ["half", "net"] and verify(store) == []
+
+
+def test_a_flipped_byte_in_any_object_is_found() -> None:
+    url = "memory://flipped"
+    run(url)
+    root = place(url)
+    dice = random.Random(0)
+    for name, data in contents(url).items():
+        at = dice.randrange(len(data))
+        path = root / name
+        assert isinstance(path, RemotePath)
+        path.put([data[:at], bytes([data[at] ^ 1 << dice.randrange(8)]), data[at + 1 :]])
+        try:
+            assert name in [damage.path for damage in verify(Store.open(url))]
+        except StoreError:
+            assert name == "store.json"
+        path.put([data])
+    assert verify(Store.open(url)) == []
+
+
+def test_the_verbs_take_a_url(bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"{bucket}/features"
+    run(url)
+    assert main(["info", url, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    (view,) = figures["views"]
+    sizes = {name: len(data) for name, data in contents(url).items() if name.startswith("arrays.zarr/clips/net/")}
+    assert (figures["path"], view["ok"], view["failed"], view["bytes"]) == (url, 17, 3, sum(sizes.values()))
+    assert main(["requantise", url, "--view", "net", "--to", "small", "--dtype", "float16"]) == 0
+    assert main(["export-hdf5", str(tmp_path / "clips.h5"), "--store", url, "--view", "small"]) == 0
+    for verb in (["compact", url], ["drop", url, "--view", "small", "--yes"]):
+        assert main(verb) == 1
+        assert capsys.readouterr().err.endswith(f"{verb[0]} works on a store in a folder alone\n")
+    assert main(["verify", url]) == 0
+    assert capsys.readouterr().out == f"{url} is whole\n"
+    root = place(url)
+    assert isinstance(root, RemotePath)
+    (root / "arrays.zarr/clips/net/embedding/c/0/0").put([b"x"])
+    assert main(["verify", url]) == 1
+    assert "arrays.zarr/clips/net/embedding/c/0/0 has a damaged index: c1, c2" in capsys.readouterr().out

@@ -1,0 +1,54 @@
+"""Guarantees of store.together."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from store import together
+from store.errors import StoreError
+from store.together import Together
+
+
+def test_none_is_named_before_all_are_whole_and_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(fd: int) -> None:
+        fsync(fd)
+        events.append("fsync")
+
+    def watched_replace(source: Path, target: Path) -> None:
+        events.append(f"name {target.name} {source.stat().st_size}")
+        replace(source, target)
+
+    monkeypatch.setattr(together.os, "fsync", watched_fsync)
+    monkeypatch.setattr(together.os, "replace", watched_replace)
+    with Together() as files:
+        files.replace(tmp_path / "deep" / "er" / "one", [b"1" * 10, b"2" * 5], 15)
+        files.replace(tmp_path / "two", [b"3"], 1)
+    named = [place for place, event in enumerate(events) if event.startswith("name")]
+    assert [events[place] for place in named] == ["name one 15", "name two 1"]
+    assert events[: named[0]] == ["fsync", "fsync"], "both files are durable before the first is named"
+    assert len(events) - named[-1] - 1 == 3, "then the folders: the root, deep and er"
+    assert (tmp_path / "deep" / "er" / "one").read_bytes() == b"1" * 10 + b"2" * 5
+
+
+def test_where_one_cannot_be_written_none_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"old")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match="cannot write"), Together() as files:
+        files.replace(tmp_path / "one", [b"new"], 3)
+        files.replace(tmp_path / "file" / "below", [b"new"], 3)
+    assert (tmp_path / "one").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "one"]
+
+
+def test_a_disk_that_fails_late_names_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(together.os, "fsync", full)
+    with pytest.raises(StoreError, match="no space to write .*one.*nothing committed is lost"), Together() as files:
+        files.replace(tmp_path / "one", [b"new"], 3)
+    assert not list(tmp_path.iterdir())
