@@ -60,7 +60,8 @@ class EvaluateOptions:
     subset: str | None = None
     """only rows of these categories, reference videos or reference clips: a file of one a line, or parted by commas"""
     no_difference: str | None = None
-    """DiffRank test set: its pairs of score 5 are asked about too (diffcap), as many as rows says"""
+    """DiffRank test set, whose pairs of score 5 diffcap asks about too, as many as rows says; not in Tools/Equipment,
+    whose 5 allows another colour"""
     skip_missing: bool = False
     """leave out rows with a clip that the store lacks, and count them"""
     rows_at_once: int = 50
