@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALLER = {
     "kitchen": "--videos 32",
     "heads.train --config heads/recipes/kitchen/stepdiff.yaml": "--video-lm.schedule.steps 2 "
-    "--video-lm.warm-start.steps 2 --video-lm.validation.rows 2 --video-lm.pairs 2",
+    "--video-lm.warm-start.steps 2 --video-lm.validation.rows 2 --video-lm.batch 2",
     "heads.train --config heads/recipes/kitchen/align.yaml": "--contrastive.schedule.steps 4",
     "heads.evaluate": "--rows 3 --bootstrap 50",
     "heads.ask": "--max-tokens 4",
