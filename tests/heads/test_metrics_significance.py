@@ -29,10 +29,10 @@ def test_p_is_that_of_counting_resample_by_resample() -> None:
             for _ in range(int(count))
         ]
         again = [
-            float(bleu(bleu_parts(count_corpus([references[row] for row in rows], [said[row] for row in rows])).sum(axis=0)))
+            bleu(bleu_parts(count_corpus([references[row] for row in rows], [said[row] for row in rows])).sum(axis=0))
             for said in (first, second)
         ]
-        differences.append(again[0] - again[1])
+        differences.append(float(again[0] - again[1]))
     below = sum(difference <= 0 for difference in differences)
     above = sum(difference >= 0 for difference in differences)
     values = [draws.values(Figure(bleu_parts(count_corpus(references, said)), bleu)) for said in (first, second)]
