@@ -4,6 +4,7 @@ Guarantees
 - a figure that was not measured is a dash, and one that is undefined says so
 - the best of a column is bold, controls left aside; what is equal to the last digit shown is equally bold
 - every table tells how many rows and videos stand behind its figures, and whose differ
+- where resamples are too few to show anything after correction, the table says so
 """
 
 from collections.abc import Iterable, Sequence
@@ -149,6 +150,8 @@ def _comparisons(report: Report) -> Grid:
         f"under {LEVEL:.2f}. The best baseline is the highest figure on the same rows among methods that are neither "
         "ours nor controls.",
     ]
+    if rows and 2 * len(rows) / (1 + report.resamples) >= LEVEL:  # the least p there can be, corrected
+        notes.append(f"{report.resamples} resamples are too few for a mark among {len(rows)}: raise --bootstrap.")
     return Grid("Against the best baseline", "figure", columns, [Block("", rows)] if rows else [], notes)
 
 

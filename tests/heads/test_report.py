@@ -195,7 +195,7 @@ def test_an_entry_that_cannot_stand_is_refused(entries: list[Entry], message: st
 
 
 def test_a_dash_where_nothing_was_measured_and_bold_where_it_is_best(made: list[Entry]) -> None:
-    told = {grid.title.split(":")[0]: grid for grid in grids(reported(made))}
+    told = {grid.title.split(":")[0]: grid for grid in grids(reported(made, resamples=1000))}
     assert list(told) == [
         "Table S1",
         "DiffCap, captions parsed to the form of the annotations",
@@ -213,7 +213,14 @@ def test_a_dash_where_nothing_was_measured_and_bold_where_it_is_best(made: list[
     assert "VLEmb" not in dict(told["Table S1"].blocks[0].rows), "a row of dashes alone tells nothing"
     assert [cells[0] is None for _, cells in told["Table S2"].blocks[0].rows] == [False, True, False]
     assert [heading for _, heading in told["Table S4"].columns] == ["accuracy"] * 3
-    assert "corrected for 8 comparisons (Holm)" in told["Against the best baseline"].notes[0]
+    (note,) = told["Against the best baseline"].notes
+    assert "corrected for 8 comparisons (Holm)" in note
+
+
+def test_where_resamples_are_too_few_the_table_says_so(made: list[Entry]) -> None:
+    grid = grids(reported(made, resamples=200))[-1]
+    assert grid.notes[-1] == "200 resamples are too few for a mark among 8: raise --bootstrap."
+    assert not any(cell is not None and cell.mark for _, cells in grid.blocks[0].rows for cell in cells)
 
 
 def test_a_figure_that_is_undefined_says_so(made: list[Entry], tmp_path: Path) -> None:
