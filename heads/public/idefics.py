@@ -84,6 +84,7 @@ class Idefics(PublicLM):
             shape = (len(batch.ids), 1, *self.frame_shape(self.whole.config))
             images = torch.zeros(shape, device=self.whole.device, dtype=self.whole.dtype)
         else:
-            images = clips.unflatten(1, (self.frames, -1)).flatten(0, 1)[batch.video[slots]].unflatten(0, (len(slots), -1))
+            frames = clips.unflatten(1, (self.frames, -1)).flatten(0, 1)
+            images = frames[batch.video[slots]].unflatten(0, (len(slots), -1))
         last = slots.cumsum(1)  # 0: no frame yet
         return images, one_hot(last, images.shape[1] + 1)[..., 1:]
