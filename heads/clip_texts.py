@@ -12,7 +12,7 @@ Guarantees
 - a file that is damaged, lacks a column or says two things of one clip is refused
 """
 
-from collections.abc import Sequence
+from collections.abc import ItemsView, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -47,9 +47,12 @@ class ClipTexts:
         """every way in which one of the texts came about"""
         self._texts = dict(zip(rows["key"], rows["text"], strict=True))
 
-    def read(self, keys: Sequence[str]) -> list[str]:
-        """The text of each clip. HeadsError names the first that has none."""
+    def check(self, keys: Sequence[str]) -> None:
+        """HeadsError names the first clip that has no text."""
         for key in keys:
             if key not in self._texts:
                 raise HeadsError(f"{key}: no text of kind {self.kind!r} in {self.path}; describe it, or leave it out")
-        return [self._texts[key] for key in keys]
+
+    def items(self) -> ItemsView[str, str]:
+        """Clip id and text of every clip that has one."""
+        return self._texts.items()

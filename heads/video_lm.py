@@ -83,7 +83,10 @@ class VideoLM(nn.Module):
         self, turns: Sequence[Turn], clips: Float[Tensor, "C L E"] | None, max_tokens: int
     ) -> list[str]:
         """What is said, greedily, to one question on each pair, behind the words it is given (Turn.given)."""
-        batch, clips = self.pack([[turn] for turn in turns], clips, packed=True)
+        return self.go_on(*self.pack([[turn] for turn in turns], clips, packed=True), max_tokens)
+
+    def go_on(self, batch: Packed, clips: Float[Tensor, "C L E"] | None, max_tokens: int) -> list[str]:
+        """What is said, greedily, behind the last token of every row."""
         columns = columns_to_front(batch.segment)
         embeddings = self.embed(batch, clips)
         return self.write(
@@ -105,5 +108,4 @@ class VideoLM(nn.Module):
 
 def columns_to_front(segment: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:
     """Each row's columns, its padding first: what is written follows the last column."""
-    padding = (segment == PADDING).sum(1, keepdim=True)
-    return (torch.arange(segment.shape[1], device=segment.device) - padding) % segment.shape[1]
+    return (segment != PADDING).int().argsort(dim=1, stable=True)

@@ -8,6 +8,7 @@ Guarantees
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,64 +18,63 @@ from torch import Tensor, nn
 from heads.chat import Chat
 from heads.clip_texts import ClipTexts
 from heads.language_model import LanguageModel
-from heads.packing import Packed, Packer, Row, Turn
+from heads.packing import PADDING, TEXT, Packed
 from heads.video_lm import VideoLM
 
 _NONE = -1  # behind the last token of a shorter text
 
 
 class TokenIds:
-    """Texts as features of clips: N tokens of one channel, which is the token's id."""
+    """Texts as features of clips: N tokens of one channel, which is the token's id; N is that of the longest text."""
 
     def __init__(self, texts: ClipTexts, chat: Chat, most: int = 512) -> None:
         """most: tokens of a text that are read."""
-        self.texts, self.chat, self.most = texts, chat, most
+        self.texts = texts
+        self._ids = {key: chat.text_ids(text.strip())[:most] for key, text in texts.items()}
+        self.longest = max(map(len, self._ids.values()))
 
     def read(self, keys: Sequence[str], device: torch.device | str = "cpu") -> Float32[Tensor, "K N 1"]:
         """Token ids of each clip's text, -1 behind them. HeadsError names a clip without a text."""
-        found = torch.full((len(keys), self.most, 1), _NONE, dtype=torch.float32)  # exact below 2**24
-        for row, text in zip(found, self.texts.read(keys), strict=True):
-            ids = self.chat.text_ids(text.strip())[: self.most]
-            row[: len(ids), 0] = torch.tensor(ids)
+        self.texts.check(keys)
+        found = torch.full((len(keys), self.longest, 1), _NONE, dtype=torch.float32)  # exact below 2**24
+        for row, key in zip(found, keys, strict=True):
+            row[: len(self._ids[key]), 0] = torch.tensor(self._ids[key])
         return found.to(device)
 
 
-class TextPacker(Packer):
-    """Packs behind texts of clips: `texts` are token ids, one clip after another, two a prompt."""
-
-    def __init__(self, chat: Chat, texts: Sequence[list[int]]) -> None:
-        super().__init__(chat, 0)
-        self.texts = texts
-
-    def prefix(self, number: int) -> Row:
-        """The system prompt around the texts of the clips of the prompt of that number."""
-        row = Row()
-        for place, part in enumerate(self.pieces.around_videos):
-            if place:
-                row.read(self.texts[number * self.clips + place - 1])
-            row.read(part)
-        return row
-
-
 class SocraticLM(VideoLM):
-    """A language model whose clips are texts."""
+    """A language model whose clips are texts: each in as many places as the longest has, those left over unseen."""
 
-    def __init__(self, lm: LanguageModel) -> None:
-        super().__init__(lm, nn.Identity(), 0)
-        lm.model.set_attn_implementation("sdpa")  # heads.packed_attention needs prefixes of one length
+    def __init__(self, lm: LanguageModel, longest: int) -> None:
+        super().__init__(lm, nn.Identity(), longest)
+        lm.model.set_attn_implementation("sdpa")  # heads.packed_attention knows no prefix with holes
 
     def project(self, tokens: Float[Tensor, "C N 1"], leave_out: float = 0.0) -> Float[Tensor, "C N 1"]:
         """A text stands for itself."""
-        return tokens
+        return tokens.to(self.lm.device)
 
-    def pack(
-        self, pairs: Sequence[Sequence[Turn]], clips: Float[Tensor, "C N 1"] | None, packed: bool
-    ) -> tuple[Packed, None]:
-        """Rows for all questions of the pairs behind the texts of their clips; None: the blind control."""
-        if clips is None:
-            return self.blind_packer.pack(pairs, packed).to(self.lm.device), None
-        texts = [row[row != _NONE].long().tolist() for row in clips]
-        return TextPacker(self.lm.chat, texts).pack(pairs, packed).to(self.lm.device), None
+    def hidden(self, batch: Packed, clips: Float[Tensor, "C N 1"] | None) -> Float[Tensor, "B S E"]:
+        """Last hidden states of the batch's tokens."""
+        return super().hidden(with_texts(batch, clips), None)
+
+    def go_on(self, batch: Packed, clips: Float[Tensor, "C N 1"] | None, max_tokens: int) -> list[str]:
+        """What is said, greedily, behind the last token of every row."""
+        return super().go_on(with_texts(batch, clips), None, max_tokens)
+
+
+def with_texts(batch: Packed, clips: Float[Tensor, "C N 1"] | None) -> Packed:
+    """The texts in their places: what is left over becomes padding, and positions run on without it."""
+    if clips is None:
+        return batch
+    slots = batch.video != TEXT
+    ids = batch.ids.masked_scatter(slots, clips.flatten(0, 1)[batch.video[slots], 0].long())
+    holes = slots & (ids == _NONE)
+    return replace(
+        batch,
+        ids=ids.clamp(min=0),
+        segment=batch.segment.masked_fill(holes, PADDING),
+        positions=(batch.positions - holes.cumsum(1)).clamp(min=0),
+    )
 
 
 def load_socratic(
@@ -84,4 +84,5 @@ def load_socratic(
     texts = ClipTexts(path, kind)
     lm = LanguageModel.load(language_model, device)
     told = {"texts": path, "kind": texts.kind, "provenance": texts.provenance, "language_model": language_model}
-    return SocraticLM(lm), TokenIds(texts, lm.chat), told
+    ids = TokenIds(texts, lm.chat)
+    return SocraticLM(lm, ids.longest), ids, told

@@ -4,7 +4,6 @@ Guarantees
 - a word sees the frame that the model's own processor lets it see, and none before the first
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from heads.packed_attention import may_see
-from heads.packing import PADDING, TEXT, Packed, Turn
+from heads.packing import PADDING, TEXT, Packed
 from heads.public.chat import IMAGE
 from heads.public.model import PublicLM, patches
 from heads.video_lm import columns_to_front
@@ -60,12 +59,8 @@ class Idefics(PublicLM):
             use_cache=False,
         ).last_hidden_state
 
-    @torch.inference_mode()
-    def generate(
-        self, turns: Sequence[Turn], clips: Float[Tensor, "C T_N D"] | None, max_tokens: int
-    ) -> list[str]:
-        """What is said, greedily, to one question on each pair, behind the words it is given (Turn.given)."""
-        batch, clips = self.pack([[turn] for turn in turns], clips, packed=True)
+    def go_on(self, batch: Packed, clips: Float[Tensor, "C T_N D"] | None, max_tokens: int) -> list[str]:
+        """What is said, greedily, behind the last token of every row."""
         columns = columns_to_front(batch.segment)
         images, seen = self._images(batch, clips)
         return self.write(
@@ -84,12 +79,12 @@ class Idefics(PublicLM):
         self, batch: Packed, clips: Float[Tensor, "C T_N D"] | None
     ) -> tuple[Float[Tensor, "B I N D"], Int[Tensor, "B S I"]]:
         """Tokens of the I frames of each row, and which of them each token sees; the blind control sees none."""
-        rows = len(batch.ids)
+        slots = batch.video != TEXT
         if clips is None:
-            shape = self.frame_shape(self.whole.config)
-            images = torch.zeros(rows, 1, *shape, device=self.whole.device, dtype=self.whole.dtype)
+            shape = (len(batch.ids), 1, *self.frame_shape(self.whole.config))
+            images = torch.zeros(shape, device=self.whole.device, dtype=self.whole.dtype)
         else:
             frames = clips.unflatten(1, (self.frames, -1)).flatten(0, 1)
-            images = frames[batch.video[batch.video != TEXT].view(rows, -1)]
-        last = (batch.video != TEXT).cumsum(1)  # 0: no frame yet
+            images = frames[batch.video[slots]].unflatten(0, (len(slots), -1))
+        last = slots.cumsum(1)  # 0: no frame yet
         return images, one_hot(last, images.shape[1] + 1)[..., 1:]

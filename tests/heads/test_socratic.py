@@ -10,7 +10,7 @@ import torch
 from heads import evaluate
 from heads.clip_texts import ClipTexts
 from heads.errors import HeadsError
-from heads.methods.socratic import SocraticLM, load_socratic
+from heads.methods.socratic import SocraticLM, load_socratic, with_texts
 from heads.methods.stepdiff import StepDiff
 from heads.packing import Turn
 from heads.testsets import DiffMCQ
@@ -38,8 +38,10 @@ def clips(model: SocraticLM, ids: object, *keys: str) -> torch.Tensor:
 
 def test_the_prompt_is_that_of_the_models_that_see_with_texts_for_clips(texts: Path, tiny_lm: str) -> None:
     model, ids, told = load_socratic(str(texts), None, tiny_lm)
-    batch, _ = model.pack([TURNS[:1]], clips(model, ids, "a_0_1", "b_0_1"), True)
-    written = model.lm.chat.tokenizer.decode(batch.ids[0])
+    batch = with_texts(*model.pack([TURNS[:1]], clips(model, ids, "a_0_1", "b_0_1"), True))
+    told_of = batch.segment[0] >= 0
+    written = model.lm.chat.tokenizer.decode(batch.ids[0][told_of])
+    assert batch.positions[0][told_of].tolist() == list(range(int(told_of.sum())))
     seen = model.lm.chat.tokenizer.decode(model.pack([TURNS[:1]], None, True)[0].ids[0])
     assert written.replace(SAID["a_0_1"], "").replace(SAID["b_0_1"], "") == seen
     assert f"Video 1: {SAID['a_0_1']}. Here is Video 2: {SAID['b_0_1']}." in written
@@ -94,12 +96,12 @@ def test_what_is_said_of_a_clip_depends_on_its_text_alone(texts: Path, tiny_lm: 
 
 def test_a_clip_without_a_text_is_named(texts: Path) -> None:
     with pytest.raises(HeadsError, match="d_0_1: no text of kind 'step description' in .*texts.parquet"):
-        ClipTexts(texts).read(["a_0_1", "d_0_1"])
+        ClipTexts(texts).check(["a_0_1", "d_0_1"])
 
 
 def test_a_file_that_is_not_as_it_should_be_is_refused(texts: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "more.parquet", SAID, ("a_0_1", "llava", "A fork.", "{}"))
-    assert ClipTexts(path, "llava").read(["a_0_1"]) == ["A fork."]
+    assert list(ClipTexts(path, "llava").items()) == [("a_0_1", "A fork.")]
     with pytest.raises(HeadsError, match="several kinds of text; give --kind, one of 'llava', 'step description'"):
         ClipTexts(path)
     with pytest.raises(HeadsError, match="holds no texts of kind 'blip2'; give --kind"):
