@@ -305,14 +305,20 @@ def test_latex_a_name_stands_as_it_is(made: list[Entry], tmp_path: Path) -> None
 
 
 def test_the_picture_has_a_panel_a_task(made: list[Entry]) -> None:
+
+    def size(told: Report) -> tuple[int, int]:
+        drawn = picture.draw(told)
+        assert drawn is not None
+        return Image.open(io.BytesIO(drawn)).size
+
     widths = []
     for tasks in (["diffrank"], ["diffmcq", "diffrank"], ["diffcap", "diffmcq", "diffrank"]):
         chosen = [entry for entry in made if entry.task in tasks and entry.pair == "average"]
         told = Report([s for s, _ in measure(chosen, 50, 0)], [], ["no video"], 50, False)
-        widths.append(Image.open(io.BytesIO(picture.draw(told))).size[0])
+        widths.append(size(told)[0])
     assert widths[0] < widths[1] < widths[2]
-    with_paper = Image.open(io.BytesIO(picture.draw(reported(made, paper=True, resamples=50))))
-    assert with_paper.size[1] > Image.open(io.BytesIO(picture.draw(reported(made, resamples=50)))).size[1]
+    assert size(reported(made, paper=True, resamples=50))[1] > size(reported(made, resamples=50))[1]
+    assert picture.draw(Report([], [], [], 50, False)) is None
 
 
 def test_the_command_writes_every_form(made: list[Entry], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
