@@ -15,7 +15,7 @@ ROW, STEP = 0.42, 0.24  # inches a method; rows between the figures of one metho
 
 
 def draw(report: Report) -> bytes | None:
-    """The picture as PNG; None where no figure has a point. Hollow points are the supplement's, if they are asked for."""
+    """The picture as PNG; None where no figure has a point. Hollow points are the supplement's."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -305,7 +305,6 @@ def test_latex_a_name_stands_as_it_is(made: list[Entry], tmp_path: Path) -> None
 
 
 def test_the_picture_has_a_panel_a_task(made: list[Entry]) -> None:
-
     def size(told: Report) -> tuple[int, int]:
         drawn = picture.draw(told)
         assert drawn is not None
