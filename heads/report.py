@@ -67,12 +67,13 @@ def run(options: ReportOptions) -> dict[str, Any]:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise HeadsError(f"{out}: cannot be made ({error.strerror})") from error
-        drawn = grids(report)
+        drawn, points = grids(report), picture.draw(report)
         write_text(out / "report.md", "".join(map(markdown.write, drawn)))
         write_text(out / "report.tex", latex.write(drawn))
-        write_bytes(out / "report.png", picture.draw(report))
+        if points is not None:
+            write_bytes(out / "report.png", points)
         write_text(out / "report.json", json.dumps(record, indent=1, allow_nan=False))
-        print(f"{out}: report.md, report.tex, report.png, report.json", file=sys.stderr)
+        print(f"{out}: report.md, report.tex, report.json{', report.png' if points else ''}", file=sys.stderr)
     return record
 
 

@@ -14,8 +14,8 @@ PANELS: list[list[Place]] = [CAPTIONS, CHOICES, [RANK]]
 ROW, STEP = 0.42, 0.24  # inches a method; rows between the figures of one method
 
 
-def draw(report: Report) -> bytes:
-    """The picture as PNG. Hollow points are the supplement's, where the report holds them."""
+def draw(report: Report) -> bytes | None:
+    """The picture as PNG; None where no figure has a point. Hollow points are the supplement's."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -24,6 +24,8 @@ def draw(report: Report) -> bytes:
     scores = {(s.method, (s.setting, s.metric)): s for s in report.scores if s.value is not None}
     measured = {place for _, place in scores}
     panels = [found for panel in PANELS if (found := [place for place in panel if place in measured])]
+    if not panels:
+        return None
     methods = _methods(report, {place for panel in panels for place in panel})
     size = (2.6 + 3.2 * len(panels), 1.5 + ROW * len(methods))
     figure, axes = pyplot.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")

@@ -105,7 +105,8 @@ def _methods(report: Report, layout: Layout) -> Grid:
     if report.paper and methods:
         blocks.append(_published(layout))
     blocks = [block for block in blocks if block.rows]
-    return Grid(layout.title, "method", [heading(place) for place in layout.columns], blocks, _behind(found))
+    notes = [*_behind(found), _legend(report)]
+    return Grid(layout.title, "method", [heading(place) for place in layout.columns], blocks, notes)
 
 
 def _published(layout: Layout) -> Block:
@@ -132,8 +133,8 @@ def _pairs(report: Report) -> Grid:
         columns += [("supplement, S2", name) for name in ("CLIP", "InternVideo")]
         for (name, cells), values in zip(rows, (published.PAIRS[pair] for pair in PAIRS), strict=True):
             cells += [Cell(f"{value:.3f}", bold=name == PAIRS["average"]) for value in values]
-    blocks = [Block("", rows)] if methods else []
-    return Grid("Table S2: VLEmb by what stands for a pair", "pair", columns, blocks, _behind(found))
+    blocks, notes = [Block("", rows)] if methods else [], [*_behind(found), _legend(report)]
+    return Grid("Table S2: VLEmb by what stands for a pair", "pair", columns, blocks, notes)
 
 
 def _comparisons(report: Report) -> Grid:
@@ -180,6 +181,15 @@ def _mark(comparison: Comparison) -> str:
     if comparison.corrected_p >= LEVEL:
         return ""
     return ABOVE if comparison.difference > 0 else BELOW
+
+
+def _legend(report: Report) -> str:
+    told = "Bold: the best of a column."
+    if report.resamples:
+        told += f" Brackets: 95 % intervals from {report.resamples} resamples of the reference videos."
+    if report.comparisons:
+        told += f" {ABOVE} above, {BELOW} below the best baseline: see the table of comparisons."
+    return told
 
 
 def _behind(scores: Sequence[Score]) -> list[str]:
