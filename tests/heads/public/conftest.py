@@ -226,7 +226,7 @@ def save(case: str, folder: Path) -> None:
     torch.manual_seed(0)
     model = build(len(words), words.convert_tokens_to_ids(IMAGE))
     for parameter in model.parameters():  # by default outputs are nearly constant, and gates are shut
-        torch.nn.init.normal_(parameter, std=0.5 if case in ("idefics", "blip2") else 0.3)
+        torch.nn.init.normal_(parameter, std={"blip2": 0.8, "idefics": 0.5}.get(case, 0.3))
     model.save_pretrained(folder)
     getattr(transformers, processor)().save_pretrained(folder)
 
