@@ -148,7 +148,10 @@ def identity(options: EvaluateOptions, rows: Sequence[Any]) -> dict[str, Any]:
     asked_of = {name: value for name, value in asdict(options).items() if name not in free}
     digest = hashlib.sha256(json.dumps([asdict(row) for row in rows]).encode()).hexdigest()
     head = None if options.head is None else fingerprint(Run(Path(options.head)).best() / "head.safetensors")
-    return {"options": asked_of, "store": str(Path(options.store).absolute()), "rows": digest, "head": head}
+    brought = [value for value in (options.weights, options.texts) if value is not None and Path(value).exists()]
+    contents = [fingerprint(Path(value)) for value in brought]
+    store = str(Path(options.store).absolute())
+    return {"options": asked_of, "store": store, "rows": digest, "head": head, "contents": contents}
 
 
 def batch_starts(rows: int, at_once: int) -> list[int]:

@@ -346,7 +346,7 @@ def test_a_prediction_file_that_does_not_fit_is_one_line_that_says_which_line(
     bad = Entry("StepDiff", "diffmcq", entry.test_set, str(path))
     arguments = ["--config", config([bad], tmp_path / "report.yaml", controls=[])]
     for content, message in (
-        (lines[:7], "said.jsonl: 7 predictions for 80 rows of the test set; line 8 is the first that is missing"),
+        (lines[:7], "said.jsonl:8: no such line: 7 predictions for 80 rows of the test set"),
         ([*lines[:3], '{"score": [1, 2, 3, 4]}'], "said.jsonl:4: the row has no 'scores', only 'score'"),
         ([*lines, lines[0]], "said.jsonl:81: the test set ends before this line, after 80 rows"),
     ):
