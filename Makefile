@@ -88,3 +88,4 @@ test: weights
 lint: env
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+include reproduce.mk

@@ -34,6 +34,8 @@ class ReportOptions:
     """methods to compare with the best baseline"""
     controls: list[str] = field(default_factory=list)
     """methods that are neither ours nor a baseline: no video, another video, knowing the step"""
+    seeds: int = 1
+    """trainings, numbered from 0, that {seed} in the name of predictions stands for; the tables hold their means"""
     paper: bool = False
     """let the figures of the paper's supplement stand beside these"""
     out: str | None = None
@@ -49,10 +51,13 @@ def run(options: ReportOptions) -> dict[str, Any]:
     from heads.reporting.figures import compare, measure
     from heads.reporting.tables import Report, grids
 
-    if options.bootstrap < 0 or options.seed < 0:
-        raise HeadsError(f"bootstrap {options.bootstrap}, seed {options.seed}: neither may be below 0")
-    check_entries(options.predictions, options.ours, options.controls)
-    measured = measure(options.predictions, options.bootstrap, options.seed)
+    if options.bootstrap < 0 or options.seed < 0 or options.seeds < 1:
+        raise HeadsError(
+            f"bootstrap {options.bootstrap}, seed {options.seed}, seeds {options.seeds}: none may be below 0, 0 and 1"
+        )
+    entries = [training for entry in options.predictions for training in entry.trainings(options.seeds)]
+    check_entries(entries, options.ours, options.controls)
+    measured = measure(entries, options.bootstrap, options.seed)
     report = Report(
         [score for score, _ in measured],
         compare(measured, options.ours, options.controls),

@@ -1,11 +1,12 @@
 """What a report is made from: predictions of methods on test sets, each named by one entry.
 
 Guarantees
+- {seed} in the name of predictions stands for each training in turn
 - an entry that says what its task has no use for is refused, and so are two entries for one place in the tables
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from heads.errors import HeadsError
@@ -42,6 +43,16 @@ class Entry:
     the tables that want it, unless another entry brings the method's parsed captions"""
     pair: PairEmbedding = "average"
     """diffmcq: which clips' embeddings stand for a pair; the other two are VLEmb's variants (Table S2)"""
+    seed: int | None = None
+    """of several trainings of a method, which: the tables hold the mean of entries that differ by seed alone"""
+
+    def trainings(self, count: int) -> "list[Entry]":
+        """The entry, or one for each training 0, 1, ... where its predictions are named with {seed}."""
+        if "{seed}" not in self.predictions:
+            return [self]
+        return [
+            replace(self, seed=seed, predictions=self.predictions.replace("{seed}", str(seed))) for seed in range(count)
+        ]
 
     @property
     def setting(self) -> Setting:
@@ -52,14 +63,14 @@ def check_entries(entries: Sequence[Entry], ours: Sequence[str], controls: Seque
     """HeadsError names the entry that cannot stand, or the method that no entry brings."""
     if not entries:
         raise HeadsError("no predictions to report on; list them in the file that --config names")
-    places: dict[tuple[str, Setting], int] = {}
+    places: dict[tuple[str, Setting, int | None], int] = {}
     for number, entry in enumerate(entries, 1):
         where = f"entry {number} ({entry.method}, {entry.predictions})"
         if entry.task != "diffmcq" and (entry.variant, entry.pair) != ("V1", "average"):
             raise HeadsError(f"{where}: variant and pair are said of diffmcq, not of {entry.task}")
         if entry.task != "diffcap" and not entry.parsed:
             raise HeadsError(f"{where}: only captions of diffcap are raw or parsed, {entry.task} has scores")
-        first = places.setdefault((entry.method, entry.setting), number)
+        first = places.setdefault((entry.method, entry.setting, entry.seed), number)
         if first != number:
             raise HeadsError(f"{where}: entry {first} stands in the same place of the tables; remove one of them")
     methods = {entry.method for entry in entries}

@@ -4,12 +4,13 @@ Guarantees
 - each file is read once, and each test set's videos are drawn once for all methods
 - only figures on the same rows are compared, and on the same resamples
 - the best baseline is the highest figure among methods that are neither ours nor controls
+- a method trained with several seeds has one figure, their mean, whose interval is that of the mean
 """
 
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ class Score:
     """rows of diffrank that have no tau, left out of the mean"""
     test_set: str
     """the first file that held these rows: equal names mean equal rows"""
+    seeds: tuple[float, ...] = ()
+    """the figure of each training, where the method was trained with several seeds"""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
 
     HeadsError: a file that is not there or damaged, or a prediction that does not fit its row (file and line).
     """
-    brought = {(entry.method, entry.setting) for entry in entries}
+    brought = {(entry.method, entry.setting, entry.seed) for entry in entries}
     together: dict[tuple[Task, str], list[int]] = {}
     for number, entry in enumerate(entries):
         together.setdefault((entry.task, _digest(entry.test_set)), []).append(number)
@@ -98,16 +101,40 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
                         entry.method, setting, metric, known, interval(values), len(rows), draws.groups, none, name
                     )
                     found[number].append((score, values))
-    return [pair for number in range(len(entries)) for pair in found[number]]
+    return over_seeds([pair for number in range(len(entries)) for pair in found[number]])
+
+
+def over_seeds(measured: Measured) -> Measured:
+    """One figure for the trainings of a method that differ by seed alone; undefined where one of them is.
+
+    HeadsError: they answer different rows.
+    """
+    places: dict[tuple[str, Setting, str], Measured] = {}
+    for score, values in measured:
+        places.setdefault((score.method, score.setting, score.metric), []).append((score, values))
+    found: Measured = []
+    for (method, setting, _), group in places.items():
+        first, resampled = group[0][0], np.mean([values for _, values in group], axis=0)
+        if len(group) == 1:
+            found += group
+            continue
+        if odd := [score.test_set for score, _ in group if score.test_set != first.test_set]:
+            raise HeadsError(f"{method}, {setting.task}: seeds on different rows ({first.test_set}, {odd[0]})")
+        known = [score.value for score, _ in group if score.value is not None]
+        mean = sum(known) / len(known) if len(known) == len(group) else None
+        none = max(score.undefined_rows for score, _ in group)
+        joint = replace(first, value=mean, interval=interval(resampled), undefined_rows=none, seeds=tuple(known))
+        found.append((joint, resampled))
+    return found
 
 
 def _readings(
-    entry: Entry, predictions: list[Any], brought: set[tuple[str, Setting]]
+    entry: Entry, predictions: list[Any], brought: set[tuple[str, Setting, int | None]]
 ) -> Iterator[tuple[Setting, list[Any]]]:
     """The predictions as they are, and raw captions parsed as well where no entry brings them so."""
     yield entry.setting, predictions
     parsed = Setting(entry.task)
-    if not entry.parsed and (entry.method, parsed) not in brought:
+    if not entry.parsed and (entry.method, parsed, entry.seed) not in brought:
         yield parsed, [parse(caption) for caption in predictions]
 
 

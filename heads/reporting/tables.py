@@ -215,4 +215,8 @@ def _behind(scores: Sequence[Score]) -> list[str]:
                 + ", ".join(f"{name} {rows}" for name, rows in none.items())
                 + "."
             )
+    trained = {score.method: len(score.seeds) for score in scores if score.seeds}
+    if trained:
+        several = ", ".join(f"{name} {count}" for name, count in trained.items())
+        notes.append(f"Mean over trainings that differ by seed alone: {several}.")
     return notes

@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,39 @@ def test_parsed_captions_that_are_brought_stand_in_the_place_of_those_parsed_her
     assert [s.setting.parsed for s in found] == [False, True]
     assert found[1].value is not None and found[1].value < 1e-9
     assert all(s.interval is None for s in found), "no resamples, no intervals"
+
+
+def test_a_method_of_several_seeds_has_the_mean_of_its_figures(made: list[Entry], tmp_path: Path) -> None:
+    chosen = [entry for entry in made if (entry.task, entry.method) == ("diffmcq", "StepDiff") and entry.variant == "V1"]
+    weak = next(e for e in made if e.task == "diffmcq" and e.method.startswith("weak"))
+    trainings = [replace(chosen[0], seed=0), replace(weak, method="StepDiff", seed=1)]
+    apart = [measure([entry], 200, 0)[0] for entry in trainings]
+    ((score, values),) = measure(trainings, 200, 0)
+    assert score.seeds == tuple(found.value for found, _ in apart)
+    assert score.value == sum(score.seeds) / 2
+    mean = (apart[0][1] + apart[1][1]) / 2
+    assert np.allclose(values, mean, rtol=0, atol=1e-15) and score.interval == interval(values)
+    (grid,) = grids(Report([score], [], [], 200, False))[:1]
+    assert "Mean over trainings that differ by seed alone: StepDiff 2." in grid.notes
+    rows = read_test_set("diffmcq", weak.test_set)
+    said = read_predictions("diffmcq", weak.predictions, rows)
+    write_test_set("diffmcq", tmp_path / "fewer.jsonl", rows[:50])
+    write_predictions("diffmcq", tmp_path / "said.jsonl", said[:50])
+    other = Entry("StepDiff", "diffmcq", str(tmp_path / "fewer.jsonl"), str(tmp_path / "said.jsonl"), seed=1)
+    with pytest.raises(HeadsError, match="seeds on different rows"):
+        measure([trainings[0], other], 20, 0)
+
+
+def test_seed_in_the_name_of_predictions_stands_for_each_training(made: list[Entry], tmp_path: Path) -> None:
+    entry = next(e for e in made if (e.task, e.method, e.variant) == ("diffmcq", "StepDiff", "V1"))
+    for seed in range(2):
+        shutil.copy(entry.predictions, tmp_path / f"said_{seed}.jsonl")
+    named = replace(entry, predictions=str(tmp_path / "said_{seed}.jsonl"))
+    assert [(e.seed, Path(e.predictions).name) for e in named.trainings(2)] == [(0, "said_0.jsonl"), (1, "said_1.jsonl")]
+    assert entry.trainings(2) == [entry]
+    path = config([named], tmp_path / "report.yaml", controls=[])
+    assert report.main(["--config", path, "--seeds", "2", "--bootstrap", "20", "--json"]) == 0
+    assert report.main(["--config", path, "--seeds", "0"]) == 1
 
 
 REFUSED = [
