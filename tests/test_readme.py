@@ -1,11 +1,16 @@
-"""Every command of the README runs, on a tiny world; `make demo` runs nothing that the README does not show."""
+"""Every command of the README runs, on a tiny world; `make demo` runs nothing that the README does not show, and
+`make reproduce` runs on that world too.
+"""
 
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -46,30 +51,82 @@ def small(command: str, folder: Path) -> str:
     return " ".join([command, *extra])
 
 
-def test_the_demo_runs_what_the_readme_shows() -> None:
+def made_by(*arguments: str) -> list[str]:
+    """The lines that make would run for a target where nothing stands, environment and weights aside."""
     printed = subprocess.run(
-        ["make", "--dry-run", "--always-make", "scores", "VENV=venv"],
+        ["make", "--dry-run", "--always-make", "VENV=venv", *arguments],
         cwd=ROOT,
         check=True,
         capture_output=True,
         text=True,
     ).stdout.replace("\\\n", " ")
-    ran = [" ".join(shlex.split(line)).replace("venv/bin/", "") for line in printed.splitlines()]
-    ran = [line for line in ran if line.startswith("python -m") and "-m pip" not in line and "-m venv" not in line]
-    shown = commands()
+    ran = [" ".join(line.split()).replace("venv/bin/", "") for line in printed.splitlines()]
+    return [line for line in ran if re.match("sed |python -m (?!pip|venv|weights)", line)]
+
+
+def run_lines(lines: Sequence[str]) -> None:
+    """Runs the lines in order; neighbours that start no processes of their own share one."""
+    alone = ("kitchen", "featurize", "weights")
+    for apart, group in groupby(lines, lambda line: module(line).split()[0].split(".")[0] in alone):
+        for chunk in [[line] for line in group] if apart else [list(group)]:
+            done = subprocess.run(
+                [sys.executable, ROOT / "tests/lines.py"],
+                input="\n".join(chunk),
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+def test_the_demo_runs_what_the_readme_shows() -> None:
+    ran, shown = [" ".join(shlex.split(line)) for line in made_by("scores")], commands()
     assert len(ran) > 15
     assert [line for line in ran if line not in shown] == []
 
 
-@pytest.mark.timeout(900)
-def test_every_readme_command_runs_on_a_tiny_world(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def readme_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the README's commands leave."""
+    folder = tmp_path_factory.mktemp("readme")
     lines = [line for line in commands() if line.startswith("python -m")]
     assert len(lines) > 15
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for line in lines:
-        command = small(line, tmp_path)
-        done = subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    for name in ("scores.json",):
-        assert (tmp_path / "data/demo" / name).is_file()
-    shutil.rmtree(tmp_path)
+    run_lines([small(line, folder) for line in lines])
+    return folder
+
+
+@pytest.mark.timeout(900)
+def test_every_readme_command_runs_on_a_tiny_world(readme_folder: Path) -> None:
+    assert (readme_folder / "data/demo/scores.json").is_file()
+
+
+@pytest.mark.timeout(900)
+def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tmp_path: Path) -> None:
+    world = tmp_path / "kitchen"
+    shutil.copytree(readme_folder / "data/kitchen", world, ignore=shutil.ignore_patterns("videos", "images"))
+    for task, rows in (("diffmcq", 3), ("diffrank", 3), ("diffcap", 8)):
+        lines = (world / f"{task}_test.jsonl").read_text().splitlines(keepends=True)
+        for split in ("test", "val"):  # the val split of so small a world may have no rows
+            (world / f"{task}_{split}.jsonl").write_text("".join(lines[:rows]))
+    (readme_folder / "data/features/.complete").touch()
+    tiny = {
+        "REPRODUCE": tmp_path / "reproduce",
+        "R_WORLD": world,
+        "R_STORE": readme_folder / "data/features",
+        "R_WARM": "--video_lm.warm_start.steps 2",
+        "R_OURS": "--video_lm.schedule.steps 1 --video_lm.batch 2",
+        "R_ALIGN": "--contrastive.schedule.steps 2",
+        "R_EVALUATE": "--bootstrap 20",
+    }
+    arguments = [f"{name}={value}" for name, value in tiny.items()]
+    lines = made_by("reproduce", *arguments)
+    (settings,) = [line for line in lines if line.startswith("sed")]
+    lines.remove(settings)
+    (tmp_path / "reproduce").mkdir()
+    subprocess.run(settings, shell=True, cwd=ROOT, check=True)
+    assert len(lines) > 20
+    run_lines([line for line in lines if not line.startswith(("python -m kitchen", "python -m featurize"))])
+    told = json.loads((tmp_path / "reproduce/report/report.json").read_text())
+    methods = {score["method"] for score in told["scores"]}
+    assert methods >= {"StepDiff", "Interleaved", "VCLM", "VLEmb (aligned head)", "StepDiff without video"}
