@@ -33,7 +33,7 @@ $(R_STORE)/.complete: $(R_WORLD)/world.json | weights
 	$(RUN) featurize --manifest $(R_WORLD)/texts.csv --store $(R_STORE) --encoder mpnet-base
 	@touch $@
 
-# Test sets: V1 is the world's own, V2 and V3 choose other wrong options (supplement, Table S4).
+# Test sets: V1 is the world's own, V2 and V3 choose other wrong options (supplement, Table S4); 150 rows of each of those.
 TEST_diffmcq := $(R_WORLD)/diffmcq_test.jsonl
 TEST_diffrank := $(R_WORLD)/diffrank_test.jsonl
 TEST_diffcap := $(R_WORLD)/diffcap_test.jsonl
@@ -68,7 +68,8 @@ endef
 define EVALUATION
 $(REPRODUCE)/$(1)/$(2)_$(3).scores.json: $(TEST_$(2)) $(4)
 	$(RUN) heads.evaluate --store $(R_STORE) --task $(firstword $(subst _, ,$(2))) --test-set $(TEST_$(2)) \
-	    --out $$(basename $$(basename $$@)).jsonl $(5) $(if $(filter diffcap,$(2)),--parse false) $(R_EVALUATE)
+	    --out $$(basename $$(basename $$@)).jsonl $(5) $(if $(filter diffcap,$(2)),--parse false) \
+	    $(if $(filter %_V2 %_V3,$(2)),--rows 150) $(R_EVALUATE)
 ANSWERS += $(REPRODUCE)/$(1)/$(2)_$(3).scores.json
 endef
 $(R_WORLD)/%_test.jsonl: $(R_STORE)/.complete ;
