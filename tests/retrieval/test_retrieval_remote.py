@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from retrieval.__main__ import main
+from retrieval.builder import build_index
+from retrieval.card import paths
 from retrieval.errors import RetrievalError
-from retrieval.index import build_index, open_index, paths
+from retrieval.index import open_index
 from store import Store, View
 
 Fill = Callable[..., View]
