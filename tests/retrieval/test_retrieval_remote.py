@@ -48,7 +48,7 @@ def test_a_stale_or_damaged_index_is_refused(bucket: str, fill: Fill) -> None:
     view = fill(store, vectors, [f"c{n}" for n in range(20)])
     with pytest.raises(RetrievalError, match=f"has no index: run .*--store {bucket}/features"):
         open_index(store, view)
-    build_index(store, view)
+    build_index(store, view, factory="IVF2,SQfp16")
     path, _ = paths(store, "clips", "tiny")
     whole = path.read_bytes()
     path.put([whole[:-1]])
