@@ -59,14 +59,22 @@ class Index:
         return int(self.card["rows"])
 
     def search(
-        self, queries: Float32[np.ndarray, "queries dim"], k: int
+        self, queries: Float32[np.ndarray, "queries dim"], k: int, among: Int64[np.ndarray, " rows"] | None = None
     ) -> tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
-        """The k nearest rows of each normalised query and their cosines, best first.
+        """The k nearest rows of each normalised query and their cosines, best first; with `among`, of those rows.
 
-        Where an approximate index finds fewer, the row is -1 and the cosine -inf.
+        Where an approximate index finds fewer, the row is -1 and the cosine -inf. RetrievalError: an index of a kind
+        that cannot leave rows out.
         """
         exact = self.card["exact"]
-        similarities, rows = self.faiss.search(queries, k if exact else max(k * AGAIN, 100))
+        only = None if among is None else selecting(self.faiss, among)
+        try:
+            similarities, rows = self.faiss.search(queries, k if exact else max(k * AGAIN, 100), params=only)
+        except RuntimeError as error:
+            raise RetrievalError(
+                f"FAISS cannot search some rows alone in an index {self.card['factory']!r}: "
+                "build one with --factory auto"
+            ) from error
         if not exact:
             for one, found in enumerate(rows):
                 hits = found[found >= 0]
@@ -77,6 +85,21 @@ class Index:
             rows = np.take_along_axis(rows, order, axis=1)
             similarities = np.take_along_axis(similarities, order, axis=1)
         return rows, similarities
+
+
+def selecting(index: faiss.Index, rows: Int64[np.ndarray, " rows"]) -> faiss.SearchParameters:
+    """What makes a search of `index` look at `rows` alone, with its own settings otherwise."""
+    import faiss
+
+    chosen = np.zeros(int(rows.max(initial=0)) + 1, bool)
+    chosen[rows] = True
+    only = faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little"))
+    inner = faiss.downcast_index(index.index)
+    if isinstance(inner, faiss.IndexIVF):
+        return faiss.SearchParametersIVF(sel=only, nprobe=inner.nprobe)
+    if isinstance(inner, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(sel=only, efSearch=inner.hnsw.efSearch)
+    return faiss.SearchParameters(sel=only)
 
 
 def paths(store: Store, entity: str, view: str) -> tuple[Place, Place]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from retrieval.best import Best
 from retrieval.errors import RetrievalError
 from retrieval.index import open_index
 from retrieval.vectors import filled_rows, normalised
@@ -55,15 +56,9 @@ def nearest(
 
     `vectors` have length 1. Where there are fewer than k, the place is -1 and the cosine -inf.
     """
-    found = _none(len(asked), k)
-    for start in range(0, len(asked), BLOCK):
-        part = asked[start : start + BLOCK]
-        cosines = vectors[part] @ vectors.T
-        cosines[np.arange(len(part)), part] = -np.inf
-        order = np.argsort(-cosines, axis=1, kind="stable")[:, : min(k, len(vectors) - 1)]
-        for at, (best, own) in enumerate(zip(order, cosines, strict=True), start):
-            _put(found, at, best, own[best])
-    return found
+    found, places = Best.none(len(asked), k), np.arange(len(vectors))
+    found.see(vectors[asked], asked, vectors, places, places)
+    return found.rows, found.cosines
 
 
 def _of_all(store: Store, view: View, rows: Int64[np.ndarray, " rows"], k: int) -> Neighbours:
