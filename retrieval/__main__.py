@@ -1,4 +1,4 @@
-"""Neighbours and hard negatives over a feature store.
+"""Neighbours, near-duplicates and hard negatives over a feature store.
 
     python -m retrieval build --store data/features --view efficientnet-lite0
     python -m retrieval query --store data/features --view efficientnet-lite0 --clip ID -k 10

@@ -41,7 +41,7 @@ from retrieval.vectors import BLOCK, blocks, compact, filled_rows, width
 from store import Store, View
 
 TILE = 1024  # rows compared with a block at a time
-CANDIDATES = 64  # nearest rows of each that an index is asked for
+CANDIDATES = 16  # nearest rows of each that an index is asked for
 SHOWN = 200  # rows of the table that is printed
 ROUNDING = 1e-6  # a float32 cosine may show this much less
 

@@ -70,10 +70,10 @@ def _walk_block(
     found: Int64[np.ndarray, "questions 3"],
 ) -> None:
     """Fills `found` for the questions of some true pairs, ordering `size` pairs of each exactly, or more."""
-    limits, certain = _reach(estimates, size, averages.shape[1])
 
     def some(part: slice) -> Bool[np.ndarray, " part"]:
-        near = true[part], estimates[part], limits[part], certain[part]
+        limits, certain = _reach(estimates[part], size, averages.shape[1])
+        near = true[part], estimates[part], limits, certain
         return _walk_some(*near, averages, *asked, most_shared, threshold, found)
 
     each_core = -(-len(true) // cores())

@@ -370,9 +370,9 @@ def test_query_by_pair(query: tuple, clips: View, capsys: pytest.CaptureFixture[
     average = (vectors[rows == 10][0] + vectors[rows == 12][0]) / 2
     cosines = vectors @ average / np.linalg.norm(average)
     cosines[(rows == 10) | (rows == 12)] = -1
-    best = np.argsort(-cosines)[:25]
+    best = np.argsort(-cosines)[:12]
     pair = "--reference", "video_10_0_11", "--candidate", "video_12_0_13"
-    status, out, err = run(capsys, *query, *pair, "-k", 25, "--json")
+    status, out, err = run(capsys, *query, *pair, "-k", 12, "--json")
     assert (status, err) == (0, "")
     answer = json.loads(out)
     assert (answer["reference"], answer["candidate"]) == ("video_10_0_11", "video_12_0_13")

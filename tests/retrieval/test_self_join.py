@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -145,3 +146,21 @@ def test_neighbours_from_the_command_line(
         assert main([*start, *words]) == 1
         out, err = capsys.readouterr()
         assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and why in err
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, store: Store, fill: Fill, tmp_path: Path) -> None:
+    """One step whose vectors are four times what may be held: memory is that of a piece and a block."""
+    monkeypatch.setattr(self_join, "PIECE", 1024)
+    monkeypatch.setattr(self_join, "BLOCK", 256)
+    monkeypatch.setattr("retrieval.vectors.BLOCK", 256)
+    monkeypatch.setattr("retrieval.best.ASKING", 256)
+    vectors = np.random.default_rng(0).normal(size=(12_000, 256)).astype(np.float32)
+    fill(store, vectors, [f"c{at}" for at in range(12_000)], columns={"step": ["chop"] * 12_000}, shard=4096)
+    options = Options(store.path, "tiny", tmp_path / "n.parquet", k=2)
+    monkeypatch.setattr(self_join, "pieces", lambda *_: [slice(0, 1024)])
+    join(store, options)  # what is loaded once is loaded
+    tracemalloc.start()
+    join(store, options)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < vectors.nbytes / 2
