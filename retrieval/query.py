@@ -24,11 +24,11 @@ from jaxtyping import Float32, Int64
 from jsonargparse.typing import PositiveInt
 
 from retrieval.asking import Asking, of_clips, of_text
-from retrieval.best import Best
 from retrieval.errors import RetrievalError
+from retrieval.exact import search_exactly
 from retrieval.index import FLAT_BELOW, Index, open_index, paths
 from retrieval.table import as_json, check_format, print_table, write_table
-from retrieval.vectors import blocks, filled_rows
+from retrieval.vectors import filled_rows
 from retrieval.where import rows_where
 from store import Store, View
 
@@ -100,7 +100,8 @@ def query(store: Store, options: Options) -> tuple[Asking, pl.DataFrame]:
             f"ask for -k {len(rows)} or fewer"
         )
     if index is None:
-        found = nearest_among(store, view, feature, asking.vector, rows, options.k)
+        nearest, cosines = search_exactly(store, view, feature, rows, asking.vector[None], options.k)
+        found = nearest[0], cosines[0]
     else:
         found = nearest_of_index(index, asking, options.k, None if options.where is None else rows)
     frame = store.catalog("clips").frame()[found[0]].drop("row").rename({"key": "clip"})
@@ -128,21 +129,6 @@ def ask(store: Store, view: View, feature: str, options: Options) -> Asking:
         vector = embed_file(store, view, feature, options.file, span, options.weights)
         return Asking(f"file {options.file}", vector, np.empty(0, np.int64))
     return of_clips(store, view, feature, [clip for clip in pair if clip is not None])
-
-
-def nearest_among(
-    store: Store,
-    view: View,
-    feature: str,
-    vector: Float32[np.ndarray, " dim"],
-    rows: Int64[np.ndarray, " rows"],
-    k: int,
-) -> Found:
-    """The k nearest of `rows`, found exactly, and their cosines; a block of them in memory at a time."""
-    best = Best.none(1, k)
-    for part, vectors in blocks(store, view, feature, rows):
-        best.see(vector[None], np.array([-1]), vectors.astype(np.float32), part, part)
-    return best.rows[0], best.cosines[0]
 
 
 def nearest_of_index(index: Index, asking: Asking, k: int, among: Int64[np.ndarray, " rows"] | None) -> Found:
