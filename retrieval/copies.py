@@ -32,8 +32,8 @@ from jaxtyping import Float32, Int64
 from jsonargparse.typing import ClosedUnitInterval
 
 from retrieval.compiled import compiled
-from retrieval.errors import RetrievalError
 from retrieval.index import open_index
+from retrieval.known import known
 from retrieval.memory import rows_that_fit
 from retrieval.progress import progress
 from retrieval.table import as_json, check_format, print_table, write_table
@@ -105,14 +105,9 @@ def duplicates(store: Store, options: Options) -> pl.DataFrame:
     without a direction, too little memory, or no index.
     """
     view = store.view("clips", options.view)
-    wanted = ["video", *([options.against] if options.against and options.against != "video" else [])]
-    frame = store.catalog("clips").frame(["key", *wanted])
-    for column in wanted:
-        if column not in frame.columns:
-            there = ", ".join(store.catalog("clips").frame().columns)
-            raise RetrievalError(f"clips have no column {column!r}: the catalog has {there}")
+    against = [] if options.against in (None, "video") else [str(options.against)]
     rows = filled_rows(view)
-    frame = frame[rows]
+    frame = known(store, "clips", ["key", "video", *against])[rows]
     videos = frame["video"].rank("dense").cast(pl.Int64)
     itself = -1 - pl.int_range(frame.height, eager=True)  # where nobody knows a clip's video, it is no other's
     copies = Copies.none(videos.fill_null(itself).to_numpy())

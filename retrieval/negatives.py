@@ -64,11 +64,12 @@ def hard_negatives(
     asked, order = _asked(test_set, pairs, texts)
     found = np.empty((len(order), NEGATIVES), np.int64)
     found[order] = walk(asked, averages, MOST_SHARED[variant], threshold)
-    questions = [
-        _question(one, [test_set.pairs[at] for at in negatives], random_of(seed, one))
-        for one, negatives in zip(test_set.differences, found.tolist(), strict=True)
-        if negatives[-1] >= 0
-    ]
+    source = random.Random()
+    questions = []
+    for one, negatives in zip(test_set.differences, found.tolist(), strict=True):
+        if negatives[-1] >= 0:
+            reseed(source, seed, one)
+            questions.append(_question(one, [test_set.pairs[at] for at in negatives], source))
     return Drawn(questions, len(test_set.differences) - len(questions))
 
 
@@ -88,9 +89,10 @@ def _asked(
 
 def random_negatives(test_set: TestSet, seed: int) -> Drawn:
     """V3: one clip of the true pair stays, the other place is drawn from the test set's clips."""
+    draw = random.Random()
     questions = []
     for one in test_set.differences:
-        draw = random_of(seed, one)
+        reseed(draw, seed, one)
         keep_reference = draw.random() < 0.5
         spare = NEGATIVES + len(one.pair)  # the pair's own clips may be among those drawn
         drawn = draw.sample(test_set.clips, min(spare, len(test_set.clips)))
@@ -102,9 +104,9 @@ def random_negatives(test_set: TestSet, seed: int) -> Drawn:
     return Drawn(questions, len(test_set.differences) - len(questions))
 
 
-def random_of(seed: int, one: Difference) -> random.Random:
-    """The source of all that is drawn for one question."""
-    return random.Random(json.dumps([seed, *one.pair, one.category, one.text]))
+def reseed(source: random.Random, seed: int, one: Difference) -> None:
+    """Make `source` that of all that is drawn for one question; a new one each time would take twice as long."""
+    source.seed(json.dumps([seed, *one.pair, one.category, one.text]))
 
 
 def _question(one: Difference, negatives: list[Pair], draw: random.Random) -> Question:

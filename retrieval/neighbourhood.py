@@ -14,6 +14,7 @@ from jaxtyping import Float32, Int64
 from retrieval.best import Best
 from retrieval.errors import RetrievalError
 from retrieval.index import open_index
+from retrieval.known import known
 from retrieval.vectors import filled_rows, normalised
 from store import Store, View
 
@@ -76,9 +77,7 @@ def _of_all(store: Store, view: View, rows: Int64[np.ndarray, " rows"], k: int) 
 def _of_the_same(
     store: Store, view: View, rows: Int64[np.ndarray, " rows"], k: int, same: str, feature: str
 ) -> Neighbours:
-    frame = store.catalog(view.entity).frame()
-    if same not in frame.columns:
-        raise RetrievalError(f"{view.entity} have no column {same!r}: the catalog has {', '.join(frame.columns)}")
+    frame = known(store, view.entity, ["row", same])
     found = _none(len(rows), k)
     groups = frame.filter(frame[same].is_not_null()).partition_by(same)
     filled = filled_rows(view)

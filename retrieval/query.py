@@ -91,6 +91,11 @@ def query(store: Store, options: Options) -> tuple[Asking, pl.DataFrame]:
     exact = len(rows) <= FLAT_BELOW and (options.where is not None or not there)
     index = None if exact else open_index(store, view)
     feature = options.feature or ("embedding" if index is None else index.card["feature"])
+    if index is not None and feature != index.card["feature"]:
+        raise RetrievalError(
+            f"the index of clips/{view.name} compares {index.card['feature']}, not {feature}: leave --feature out, or "
+            f"build one with --feature {feature}"
+        )
     asking = ask(store, view, feature, options)
     rows = np.setdiff1d(rows, asking.rows)
     if options.k > len(rows):

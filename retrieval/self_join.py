@@ -15,6 +15,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from retrieval.best import Best
 from retrieval.errors import RetrievalError
 from retrieval.files import whole
 from retrieval.index import digest
+from retrieval.known import known
 from retrieval.memory import rows_that_fit
 from retrieval.progress import progress
 from retrieval.vectors import BLOCK, blocks, compact, filled_rows, width
@@ -83,8 +85,9 @@ def join(store: Store, options: Options) -> int:
     fit = rows_that_fit(options.max_memory, len(given.rows), width(view, options.feature), more=60 * options.k)
     most = min(fit, PIECE)
     asked = {
-        "digest": digest(store, view, np.sort(given.rows)), "view": view.name, "feature": options.feature,
-        "within": options.within, "k": options.k, "other_videos": options.other_videos, "piece": most,
+        "rows": digest(store, view, given.rows), "groups": hashlib.sha256(given.bounds.tobytes()).hexdigest(),
+        "view": view.name, "feature": options.feature, "within": options.within, "k": options.k,
+        "other_videos": options.other_videos, "piece": most,
     }  # fmt: skip
     parts = _parts_folder(options.out, asked)
     files = []
@@ -118,12 +121,7 @@ def pieces(bounds: Int64[np.ndarray, " groups_and_one"], most: int) -> Iterator[
 
 
 def _sort(store: Store, view: View, options: Options) -> Sorted:
-    wanted = [options.within, *(["video"] if options.other_videos else [])]
-    frame = store.catalog("clips").frame(["key", *wanted])
-    for column in wanted:
-        if column not in frame.columns:
-            there = ", ".join(store.catalog("clips").frame().columns)
-            raise RetrievalError(f"clips have no column {column!r}: the catalog has {there}")
+    frame = known(store, "clips", ["key", options.within, *(["video"] if options.other_videos else [])])
     filled = filled_rows(view)
     frame = frame[filled].with_columns(row=pl.Series(filled))
     frame = frame.filter(pl.col(options.within).is_not_null()).sort(options.within, "row")

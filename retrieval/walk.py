@@ -48,13 +48,13 @@ def walk(
     question's category whose cosine to the question's text is above the threshold.
     """
     found = np.full((len(asked.said), NEGATIVES), -1, np.int64)
-    small = averages.astype(np.float32)
-    squares = np.sum(averages * averages, axis=-1).astype(np.float32)
+    squares, ones = np.sum(averages * averages, axis=-1), np.ones(len(averages))
+    one = np.column_stack([-2 * averages, squares, ones]).astype(np.float32)
+    other = np.column_stack([averages, ones, squares]).astype(np.float32)  # one @ other is the squared distance
     with progress("walked pairs", len(averages)) as advance:
         for start in range(0, len(averages), BLOCK):
             true = np.arange(start, min(start + BLOCK, len(averages)))
-            estimates = squares[true, None] + squares - 2 * (small[true] @ small.T)
-            _walk_block(true, estimates, SHORTLIST, averages, asked, most_shared, threshold, found)
+            _walk_block(true, one[true] @ other.T, SHORTLIST, averages, asked, most_shared, threshold, found)
             advance(len(true))
     return found
 
@@ -84,9 +84,9 @@ def _walk_block(
 
 
 def error_of(dim: int) -> float:
-    """What an estimated squared distance of vectors no longer than 1 is wrong by, at most: rounding to float32, twice
-    the sums of `dim` products that a float32 rounds (Higham's bound), and as much again to be safe."""
-    return 4 * (dim + 8) * 2.0**-24
+    """What an estimated squared distance of vectors no longer than 1 is wrong by, at most: a float32 sum of `dim` + 2
+    products whose magnitudes sum to 4 (Higham's bound), and as much again to be safe."""
+    return 8 * (dim + 8) * 2.0**-24
 
 
 def _reach(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from retrieval import walk
 from retrieval.errors import RetrievalError
-from retrieval.negatives import Drawn, hard_negatives, random_negatives, random_of
+from retrieval.negatives import Drawn, hard_negatives, random_negatives
 from retrieval.pairs import Difference, TestSet, read_test_set
 from retrieval.questions import Options, draw
 from store import Store, View
@@ -210,7 +211,7 @@ def naive_random(rows: list[Difference], seed: int) -> list[list[tuple[str, str]
     clips = list(dict.fromkeys(clip for row in rows for clip in row.pair))
     found = []
     for row in rows:
-        source = random_of(seed, row)
+        source = random.Random(json.dumps([seed, *row.pair, row.category, row.text]))
         keep_reference = source.random() < 0.5
         chosen: list[tuple[str, str]] = []
         for other in source.sample(clips, min(5, len(clips))):

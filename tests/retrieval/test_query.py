@@ -393,3 +393,12 @@ def test_query_into_a_file(query: tuple, tmp_path: Path, capsys: pytest.CaptureF
     line = error(capsys, *ask, "--out", tmp_path / "hits.txt")
     assert "hits.txt is none of .parquet, .csv, .jsonl: name the output so" in line
     assert "cannot write" in error(capsys, *ask, "--out", tmp_path / "absent" / name)
+
+
+def test_a_feature_that_the_index_does_not_compare_is_refused(
+    query: tuple, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = *query, "--clip", "video_10_0_11", "-k", 2
+    assert run(capsys, *ask, "--feature", "embedding")[0] == 0
+    line = error(capsys, *ask, "--feature", "tokens")
+    assert "the index of clips/tiny compares embedding, not tokens: leave --feature out, or build one with" in line
