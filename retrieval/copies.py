@@ -42,7 +42,7 @@ from store import Store, View
 
 TILE = 1024  # rows compared with a block at a time
 CANDIDATES = 16  # nearest rows of each that an index is asked for
-SHOWN = 200  # rows of the table that is printed
+SHOWN = 50  # rows of the table that is printed
 ROUNDING = 1e-6  # a float32 cosine may show this much less
 
 Pairs = tuple[Int64[np.ndarray, " pairs"], Int64[np.ndarray, " pairs"], Float32[np.ndarray, " pairs"]]
