@@ -13,6 +13,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,20 +47,46 @@ class Index:
         return int(self.card["rows"])
 
     def search(
-        self, queries: Float32[np.ndarray, "queries dim"], k: int
+        self, queries: Float32[np.ndarray, "queries dim"], k: int, among: Int64[np.ndarray, " rows"] | None = None
     ) -> tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
-        """The k nearest rows of each normalised query and their cosines, best first.
+        """The k nearest rows of each normalised query and their cosines, best first; with `among`, of those rows.
 
-        Where there are fewer, or an approximate index finds fewer, the row is -1 and the cosine -inf.
+        Where there are fewer, or an approximate index finds fewer, the row is -1 and the cosine -inf. RetrievalError:
+        an index of a kind that cannot leave rows out.
         """
         feature = self.card["feature"]
         if self.faiss is None:
-            return search_exactly(self.store, self.view, feature, filled_rows(self.view), queries, k)
-        _, rows = self.faiss.search(queries, max(k * AGAIN, 100) if "PQ" in self.card["factory"] else k + SPARE)
+            rows = filled_rows(self.view) if among is None else among
+            return search_exactly(self.store, self.view, feature, rows, queries, k)
+        only = None if among is None else selecting(self.faiss, among)
+        more = max(k * AGAIN, 100) if "PQ" in self.card["factory"] else k + SPARE
+        try:
+            _, rows = self.faiss.search(queries, more, params=only)
+        except RuntimeError as error:
+            raise RetrievalError(
+                f"FAISS cannot search some rows alone in an index {self.card['factory']!r}: "
+                "build one with --factory auto"
+            ) from error
         cosines = compared(self.store, self.view, feature, queries, rows)
         order = np.lexsort((rows, -cosines))[:, :k]
         found = np.take_along_axis(cosines, order, axis=1).astype(np.float32)
         return np.take_along_axis(rows, order, axis=1), found
+
+
+def selecting(index: faiss.Index, rows: Int64[np.ndarray, " rows"]) -> faiss.SearchParameters:
+    """What makes a search of `index` look at `rows` alone: the fewer they are, the more lists of an IVF index."""
+    import faiss
+
+    chosen = np.zeros(int(rows.max(initial=0)) + 1, bool)
+    chosen[rows] = True
+    only = faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little"))
+    if isinstance(index, faiss.IndexIVF):
+        lists = math.ceil(index.nprobe * index.ntotal / max(len(rows), 1))
+        return faiss.SearchParametersIVF(sel=only, nprobe=min(lists, index.nlist))
+    inner = faiss.downcast_index(index.index)
+    if isinstance(inner, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(sel=only, efSearch=inner.hnsw.efSearch)
+    return faiss.SearchParameters(sel=only)
 
 
 def open_index(store: Store, view: View) -> Index:

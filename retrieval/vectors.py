@@ -93,3 +93,15 @@ def blocks(
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
         yield part, normalised(store, view, feature, part)
+
+
+def compact(
+    store: Store, view: View, feature: str, rows: Int64[np.ndarray, " rows"]
+) -> Float32[np.ndarray, "rows dim"]:
+    """`normalised`, then rounded to float32; never all of it in float64."""
+    vectors = np.empty((len(rows), width(view, feature)), np.float32)
+    at = 0
+    for part, block in blocks(store, view, feature, rows):
+        vectors[at : at + len(part)] = block
+        at += len(part)
+    return vectors
