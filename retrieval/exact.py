@@ -89,8 +89,8 @@ class Passing:
     def settle(
         self, store: Store, view: View, feature: str, k: int
     ) -> tuple[Int64[np.ndarray, "queries best"], Float32[np.ndarray, "queries best"], np.ndarray]:
-        """The k best of the kept rows (or all, where those are fewer), cosines, and whether no other row can be nearer."""
-        exact = self._compared(store, view, feature)
+        """The k best of the kept rows (or all, where those are fewer), and whether no other row can be nearer."""
+        exact = compared(store, view, feature, self.queries, self.rows)
         order = np.lexsort((self.rows, -exact))[:, :k]
         best = np.take_along_axis(exact, order, axis=1)
         slack = (width(view, feature) + 8) * 2.0**-24  # of a float32 product of vectors of length 1
@@ -98,19 +98,25 @@ class Passing:
         certain = (beyond == -np.inf) | (best[:, -1] > beyond)
         return np.take_along_axis(self.rows, order, axis=1), best.astype(np.float32), certain
 
-    def _compared(self, store: Store, view: View, feature: str) -> Float64[np.ndarray, "queries kept"]:
-        """The cosines of the kept rows in float64, -inf where none is kept."""
-        exact = np.full(self.rows.shape, -np.inf)
-        group = max(COMPARED // self.rows.shape[1], 1)
-        for start in range(0, len(self.rows), group):
-            part = self.rows[start : start + group]
-            near, places = np.unique(part, return_inverse=True)
-            vectors = np.zeros((len(near), self.queries.shape[1]))
-            vectors[near >= 0] = normalised(store, view, feature, near[near >= 0])
-            for at, place in enumerate(places.reshape(part.shape), start):
-                exact[at] = np.sum(vectors[place] * self.queries[at], axis=-1)
-        exact[self.rows < 0] = -np.inf
-        return exact
+
+def compared(
+    store: Store,
+    view: View,
+    feature: str,
+    queries: Float32[np.ndarray, "queries dim"],
+    rows: Int64[np.ndarray, "queries some"],
+) -> Float64[np.ndarray, "queries some"]:
+    """The cosine of each normalised query to each of its own rows, in float64; -inf where the row is -1."""
+    exact = np.full(rows.shape, -np.inf)
+    group = max(COMPARED // rows.shape[1], 1)
+    for start in range(0, len(rows), group):
+        near, places = np.unique(rows[start : start + group], return_inverse=True)
+        vectors = np.zeros((len(near), queries.shape[1]))
+        vectors[near >= 0] = normalised(store, view, feature, near[near >= 0])
+        for at, place in enumerate(places.reshape(-1, rows.shape[1]), start):
+            exact[at] = np.sum(vectors[place] * queries[at], axis=-1)
+    exact[rows < 0] = -np.inf
+    return exact
 
 
 def squares(vectors: Float32[np.ndarray, "rows dim"]) -> Float64[np.ndarray, " rows"]:

@@ -24,9 +24,11 @@ from jaxtyping import Float32, Int64
 from jsonargparse.typing import PositiveInt
 
 from retrieval.asking import Asking, of_clips, of_text
+from retrieval.card import paths
 from retrieval.errors import RetrievalError
 from retrieval.exact import search_exactly
-from retrieval.index import FLAT_BELOW, Index, open_index, paths
+from retrieval.factory import FLAT_BELOW
+from retrieval.index import Index, open_index
 from retrieval.table import as_json, check_format, print_table, write_table
 from retrieval.vectors import filled_rows
 from retrieval.where import rows_where
@@ -87,7 +89,7 @@ def query(store: Store, options: Options) -> tuple[Asking, pl.DataFrame]:
     rows = filled_rows(view)
     if options.where is not None:
         rows = np.intersect1d(rows, rows_where(store, "clips", options.where))
-    there = paths(store, "clips", view.name)[0].exists()
+    there = any(file.exists() for file in paths(store, "clips", view.name))
     exact = len(rows) <= FLAT_BELOW and (options.where is not None or not there)
     index = None if exact else open_index(store, view)
     feature = options.feature or ("embedding" if index is None else index.card["feature"])

@@ -30,9 +30,9 @@ from jaxtyping import Float32, Int64
 from jsonargparse.typing import PositiveInt
 
 from retrieval.best import Best
+from retrieval.card import digest
 from retrieval.errors import RetrievalError
 from retrieval.files import whole
-from retrieval.index import digest
 from retrieval.known import known
 from retrieval.memory import rows_that_fit
 from retrieval.progress import progress

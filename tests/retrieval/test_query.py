@@ -12,8 +12,8 @@ import pytest
 
 from retrieval import build_index, nearest, neighbours
 from retrieval.__main__ import main
+from retrieval.card import paths
 from retrieval.errors import RetrievalError
-from retrieval.index import paths
 from store import Store, View
 
 Fill = Callable[..., View]
