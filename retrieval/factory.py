@@ -21,8 +21,8 @@ PIECES = 64  # bytes of a product-quantised row, at most
 ID_BYTES = 8
 TRAINING_ROWS_A_LIST = 64
 
-_UNITS = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-_UNITS |= {"KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30, "TIB": 2.0**40}
+BYTES = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+BYTES |= {"KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30, "TIB": 2.0**40}
 _TIMES = {"US": 1e-6, "MS": 1e-3, "S": 1.0}
 
 
@@ -49,8 +49,8 @@ class Choice:
 def budgets(memory: str | None, latency: str | None, recall: float) -> Budgets:
     """Budgets as they are written: `20GB`, `10ms`. RetrievalError on what is no amount."""
     return Budgets(
-        None if memory is None else _amount(memory, _UNITS, "--max-memory", "20GB"),
-        None if latency is None else _amount(latency, _TIMES, "--max-latency", "10ms"),
+        None if memory is None else amount(memory, BYTES, "--max-memory", "20GB"),
+        None if latency is None else amount(latency, _TIMES, "--max-latency", "10ms"),
         recall,
     )
 
@@ -108,7 +108,8 @@ def memory_bytes(factory: str, rows: int, dim: int) -> int:
     return rows * (code_bytes(factory, dim) + ID_BYTES) + lists * dim * 4
 
 
-def _amount(text: str, units: dict[str, float], flag: str, example: str) -> float:
+def amount(text: str, units: dict[str, float], flag: str, example: str) -> float:
+    """A number and its unit, one of `units`. RetrievalError on what is no amount."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", text)
     if not found or found[2].upper() not in units or not float(found[1]):
         raise RetrievalError(f"{flag} {text!r} is no amount: write it as {example}")
