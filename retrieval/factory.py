@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from retrieval.errors import RetrievalError
+from retrieval.memory import bytes_of
 
 FLAT = "Flat"  # no FAISS index: the store itself is searched
 FLAT_BELOW = 100_000  # rows; measured: exact search is fast enough, and needs no training
@@ -21,9 +22,7 @@ PIECES = 64  # bytes of a product-quantised row, at most
 ID_BYTES = 8
 TRAINING_ROWS_A_LIST = 64
 
-BYTES = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-BYTES |= {"KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30, "TIB": 2.0**40}
-_TIMES = {"US": 1e-6, "MS": 1e-3, "S": 1.0}
+_TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,16 @@ class Choice:
 def budgets(memory: str | None, latency: str | None, recall: float) -> Budgets:
     """Budgets as they are written: `20GB`, `10ms`. RetrievalError on what is no amount."""
     return Budgets(
-        None if memory is None else amount(memory, BYTES, "--max-memory", "20GB"),
-        None if latency is None else amount(latency, _TIMES, "--max-latency", "10ms"),
-        recall,
+        None if memory is None else bytes_of(memory), None if latency is None else seconds_of(latency), recall
     )
+
+
+def seconds_of(time: str) -> float:
+    """The seconds of e.g. `10ms`. RetrievalError where it is no time."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*(us|ms|s)", time.strip())
+    if found is None:
+        raise RetrievalError(f"{time!r} is no time: write for example 10ms or 0.5s")
+    return float(found[1]) * _TIMES[found[2]]
 
 
 def choose(rows: int, dim: int, given: Budgets) -> Choice:
@@ -106,11 +111,3 @@ def memory_bytes(factory: str, rows: int, dim: int) -> int:
         return FLAT_MEMORY
     lists = int(factory.partition(",")[0].removeprefix("IVF"))
     return rows * (code_bytes(factory, dim) + ID_BYTES) + lists * dim * 4
-
-
-def amount(text: str, units: dict[str, float], flag: str, example: str) -> float:
-    """A number and its unit, one of `units`. RetrievalError on what is no amount."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", text)
-    if not found or found[2].upper() not in units or not float(found[1]):
-        raise RetrievalError(f"{flag} {text!r} is no amount: write it as {example}")
-    return float(found[1]) * units[found[2].upper()]

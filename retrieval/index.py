@@ -13,6 +13,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,18 +49,19 @@ class Index:
     def search(
         self, queries: Float32[np.ndarray, "queries dim"], k: int, among: Int64[np.ndarray, " rows"] | None = None
     ) -> tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
-        """The k nearest rows of each normalised query and their cosines, best first; with `among` (rising) of those.
+        """The k nearest rows of each normalised query and their cosines, best first; with `among`, of those rows.
 
-        Where there are fewer, or an approximate index finds fewer, the row is -1 and the cosine -inf.
-        RetrievalError: an index of a kind that cannot leave rows out.
+        Where there are fewer, or an approximate index finds fewer, the row is -1 and the cosine -inf. RetrievalError:
+        an index of a kind that cannot leave rows out.
         """
         feature = self.card["feature"]
         if self.faiss is None:
             rows = filled_rows(self.view) if among is None else among
             return search_exactly(self.store, self.view, feature, rows, queries, k)
-        kept = max(k * AGAIN, 100) if "PQ" in self.card["factory"] else k + SPARE
+        only = None if among is None else selecting(self.faiss, among)
+        more = max(k * AGAIN, 100) if "PQ" in self.card["factory"] else k + SPARE
         try:
-            _, rows = self.faiss.search(queries, kept, params=None if among is None else only(self.faiss, among))
+            _, rows = self.faiss.search(queries, more, params=only)
         except RuntimeError as error:
             raise RetrievalError(
                 f"FAISS cannot search some rows alone in an index {self.card['factory']!r}: "
@@ -71,19 +73,20 @@ class Index:
         return np.take_along_axis(rows, order, axis=1), found
 
 
-def only(index: faiss.Index, rows: Int64[np.ndarray, " rows"]) -> faiss.SearchParameters:
-    """What makes a search of `index` look at `rows` alone, with its own settings otherwise."""
+def selecting(index: faiss.Index, rows: Int64[np.ndarray, " rows"]) -> faiss.SearchParameters:
+    """What makes a search of `index` look at `rows` alone: the fewer they are, the more lists of an IVF index."""
     import faiss
 
     chosen = np.zeros(int(rows.max(initial=0)) + 1, bool)
     chosen[rows] = True
-    selected = faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little"))
-    if (ivf := ivf_of(index)) is not None:
-        return faiss.SearchParametersIVF(sel=selected, nprobe=ivf.nprobe)
-    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
+    only = faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little"))
+    if isinstance(index, faiss.IndexIVF):
+        lists = math.ceil(index.nprobe * index.ntotal / max(len(rows), 1))
+        return faiss.SearchParametersIVF(sel=only, nprobe=min(lists, index.nlist))
+    inner = faiss.downcast_index(index.index)
     if isinstance(inner, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(sel=selected, efSearch=inner.hnsw.efSearch)
-    return faiss.SearchParameters(sel=selected)
+        return faiss.SearchParametersHNSW(sel=only, efSearch=inner.hnsw.efSearch)
+    return faiss.SearchParameters(sel=only)
 
 
 def open_index(store: Store, view: View) -> Index:

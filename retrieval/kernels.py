@@ -4,24 +4,13 @@ They hold no lock, so that threads share the work out; numba's own threads would
 uses them after a fork.
 """
 
-import inspect
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
-from numba import njit
+
+from retrieval.compiled import compiled
 
 
-def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-    """The loop as machine code, without what checks shapes in tests: numba cannot compile that.
-
-    Sums may be taken in any order, so that many numbers are added at once; NaN stays NaN.
-    """
-    return njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})(inspect.unwrap(loop))
-
-
-@_compiled
+@compiled
 def squares_of(vectors: Float32[np.ndarray, "rows dim"], out: Float64[np.ndarray, " rows"]) -> None:
     """Fill `out` with the sums of squares."""
     for row in range(vectors.shape[0]):
@@ -32,7 +21,7 @@ def squares_of(vectors: Float32[np.ndarray, "rows dim"], out: Float64[np.ndarray
         out[row] = total
 
 
-@_compiled
+@compiled
 def keep_best(
     scores: Float32[np.ndarray, "rows queries"],
     factors: Float32[np.ndarray, " rows"],

@@ -89,7 +89,7 @@ def query(store: Store, options: Options) -> tuple[Asking, pl.DataFrame]:
     rows = filled_rows(view)
     if options.where is not None:
         rows = np.intersect1d(rows, rows_where(store, "clips", options.where))
-    there = any(file.exists() for file in paths(store, "clips", view.name))
+    there = any(path.exists() for path in paths(store, "clips", view.name))
     exact = len(rows) <= FLAT_BELOW and (options.where is not None or not there)
     index = None if exact else open_index(store, view)
     feature = options.feature or ("embedding" if index is None else index.card["feature"])

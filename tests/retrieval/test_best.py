@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from retrieval import best
 from retrieval.best import Best
 from retrieval.errors import RetrievalError
-from retrieval.memory import rows_that_fit
+from retrieval.memory import bytes_of, rows_that_fit
 
 
 @given(
@@ -43,6 +43,20 @@ def test_never_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Best.none(50, 3)
     kept.see(vectors, rows, vectors, rows, rows)
     assert kept.rows.tolist() == [[other for other in range(5) if other != at][:3] for at in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [("20GB", 20 * 10**9), ("512MiB", 2**29), ("1.5 gib", 3 * 2**29), ("1e9", 10**9), ("7", 7), ("2T", 2 * 10**12)],
+)
+def test_sizes_as_people_write_them(size: str, expected: int) -> None:
+    assert bytes_of(size) == expected
+
+
+@pytest.mark.parametrize("size", ["", "GB", "ten GB", "-1GB", "1XB", "nan", "1.2.3GB"])
+def test_what_is_no_size_is_refused(size: str) -> None:
+    with pytest.raises(RetrievalError, match="is no size: write for example 20GB or 512MiB"):
+        bytes_of(size)
 
 
 def test_the_least_memory_that_is_named_is_enough() -> None:

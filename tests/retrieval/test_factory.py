@@ -45,13 +45,8 @@ def test_a_recall_of_1_is_exact() -> None:
 def test_amounts_are_read_as_people_write_them() -> None:
     assert budgets("20GB", "10ms", 0.9) == Budgets(20e9, 0.01, 0.9)
     assert budgets("1.5 GiB", "2s", 0.9) == Budgets(1.5 * 2**30, 2.0, 0.9)
-    for memory, latency in (
-        ("20 apples", None),
-        ("", None),
-        ("-1GB", None),
-        ("0GB", None),
-        (None, "10"),
-        (None, "fast"),
-    ):
-        with pytest.raises(RetrievalError, match=r"is no amount: write it as (20GB|10ms)$"):
-            budgets(memory, latency, 0.9)
+    with pytest.raises(RetrievalError, match="'20 apples' is no size"):
+        budgets("20 apples", None, 0.9)
+    for time in ("10", "fast", "-1ms", ""):
+        with pytest.raises(RetrievalError, match="is no time: write for example 10ms"):
+            budgets(None, time, 0.9)

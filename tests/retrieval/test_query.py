@@ -45,7 +45,7 @@ def test_build_prints_what_it_built(store: Store, clips: View, capsys: pytest.Ca
     start = "build", "--store", store.path, "--view", "tiny"
     status, out, err = run(capsys, *start)
     assert (status, err) == (0, "")
-    assert out.startswith(f"{paths(store, 'clips', 'tiny')[0]}: Flat over 27 rows in ")
+    assert out.startswith(f"{paths(store, 'clips', 'tiny')[1]}: Flat over 27 rows in ")
     status, out, _ = run(capsys, *start, "--factory", "HNSW8", "--json")
     assert json.loads(out)["factory"] == "HNSW8"
     assert "FAISS cannot build 'Nonsense'" in error(capsys, *start, "--factory", "Nonsense")
@@ -395,9 +395,7 @@ def test_query_into_a_file(query: tuple, tmp_path: Path, capsys: pytest.CaptureF
     assert "cannot write" in error(capsys, *ask, "--out", tmp_path / "absent" / name)
 
 
-def test_a_feature_that_the_index_does_not_compare_is_refused(
-    query: tuple, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_feature_that_the_index_does_not_compare_is_refused(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
     ask = *query, "--clip", "video_10_0_11", "-k", 2
     assert run(capsys, *ask, "--feature", "embedding")[0] == 0
     line = error(capsys, *ask, "--feature", "tokens")

@@ -138,7 +138,7 @@ def test_neighbours_from_the_command_line(
     refused = {
         ("--within", "stop"): "clips have no column 'stop': the catalog has key, row, step, video",
         ("--max-memory", "300MB"): "300MB are too little for 67 rows of 12 channels: give --max-memory 30",
-        ("--max-memory", "a lot"): "--max-memory 'a lot' is no amount: write it as 20GB",
+        ("--max-memory", "a lot"): "'a lot' is no size: write for example 20GB or 512MiB",
         ("--out", str(tmp_path / "no" / "n.parquet")): "cannot write",
         ("--feature", "tokens"): "has no embedding called tokens",
     }

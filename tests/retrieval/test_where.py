@@ -53,7 +53,7 @@ def test_where_before_nearest(
 ) -> None:  # fmt: skip
     """The nearest among the clips let through, exactly and by the index, in a comparison of each with the query."""
     if factory is not None:
-        build_index(store, cut, factory=factory, rebuild=True)
+        build_index(store, cut, factory=factory)
         monkeypatch.setattr("retrieval.query.FLAT_BELOW", 0)
     vectors = np.random.default_rng(2).normal(size=(60, 16)).astype(np.float32).astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -71,14 +71,14 @@ def test_where_before_nearest(
 
 def test_a_selection_hides_every_other_row_of_an_index(store: Store, cut: View) -> None:
     for factory in ("Flat", "IVF4,SQfp16", "HNSW8"):
-        build_index(store, cut, factory=factory, rebuild=True)
+        build_index(store, cut, factory=factory)
         index = open_index(store, cut)
         among = np.array([0, 7, 19, 41])
         rows, _ = index.search(cut.read_float("embedding", np.array([3, 40])), 4, among)
         assert set(rows.ravel().tolist()) <= {0, 7, 19, 41, -1}, factory
         if factory != "HNSW8":  # a graph is left before it has seen every row
             assert all(set(found) == {0, 7, 19, 41} for found in rows.tolist()), factory
-    build_index(store, cut, factory="PQ4x2", rebuild=True)
+    build_index(store, cut, factory="PQ4x2")
     with pytest.raises(RetrievalError, match="cannot search some rows alone in an index 'PQ4x2': build one"):
         open_index(store, cut).search(cut.read_float("embedding", np.array([3])), 4, among)
 
