@@ -1,20 +1,26 @@
 """Building an index from the command line.
 
 python -m retrieval build --store data/features --view efficientnet-lite0
+python -m retrieval build --store data/features --view clip --max-memory 20GB --max-latency 10ms --min-recall 0.95
 """
 
 import json
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from retrieval.index import build_index, paths
-from store import Store
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+
+from retrieval.builder import broken, build_index
+from retrieval.card import Card, build_command, paths
+from retrieval.factory import budgets
+from store import Store, View
 
 
 @dataclass(frozen=True)
 class Options:
-    """Build the FAISS index of a view, beside a card that says what it was built from."""
+    """Build the index of a view, or add what came since; beside it a card says what it holds and how well it finds."""
 
     store: Path
     """folder of the feature store"""
@@ -26,19 +32,50 @@ class Options:
     """the array of the view that is indexed: one vector a row"""
     factory: str = "auto"
     """FAISS factory string; auto is exact below 100,000 rows, IVF with half floats to 10 million,
-    IVF with product quantisation beyond"""
+    IVF with product quantisation beyond, or smaller where a budget asks for it"""
+    max_memory: str | None = None
+    """what the index may take while it is searched, e.g. 20GB"""
+    max_latency: str | None = None
+    """what one query may take, e.g. 10ms; the median is measured"""
+    min_recall: float = field(default=0.95, metadata={"type": ClosedUnitInterval})
+    """share of the 10 nearest clips to be found; decides how many lists a query looks at"""
+    rebuild: bool = False
+    """train anew, even where new rows could be added to the index that stands"""
+    workers: int | None = field(default=None, metadata={"type": PositiveInt | None})
+    """processes that fill parts, by default one a CPU; 1 works without Ray"""
+    address: str | None = None
+    """Ray cluster to work on; by default one is started here where there is more than one part"""
     json: bool = False
     """print the card as one JSON object"""
 
 
 def run(options: Options) -> int:
-    """The verb `build`; returns the exit status."""
+    """The verb `build`; returns the exit status: 1 where the index breaks a budget."""
+    given = budgets(options.max_memory, options.max_latency, options.min_recall)
     store = Store.open(options.store)
     view = store.view(options.entity, options.view)
-    card = build_index(store, view, options.feature, options.factory)
+    card = build_index(
+        store, view, options.feature, options.factory, given, options.rebuild, options.workers, options.address
+    )
     if options.json:
         print(json.dumps(card))
     else:
-        path, _ = paths(store, view.entity, view.name)
-        print(f"{path}: {card['factory']} over {card['rows']} rows in {card['seconds']:.1f} s")
-    return 0
+        _print(store, view, card)
+    rebuild = build_command(store, view, card, "--rebuild")
+    if card.get("rebuild"):
+        print(f"{card['new_share']:.0%} of the rows came after training: run {rebuild}", file=sys.stderr)
+    lines = broken(card, given, rebuild)
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+    return int(bool(lines))
+
+
+def _print(store: Store, view: View, card: Card) -> None:
+    path, card_path = paths(store, view.entity, view.name)
+    where = card_path if card["exact"] else path
+    print(f"{where}: {card['factory']} over {card['rows']} rows in {card['seconds']:.1f} s ({card['why']})")
+    if not card["exact"]:
+        print(
+            f"recall@{card['recall_k']} {card['recall']:.3f} over {card['recall_queries']} rows, "
+            f"{card['probes']} lists a query, {card['latency'] * 1e3:.1f} ms a query, {card['bytes'] / 1e6:,.1f} MB"
+        )

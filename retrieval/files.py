@@ -1,8 +1,9 @@
 """Files that appear whole or not at all, in a folder or in an object store."""
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +44,29 @@ def local(path: Place) -> Iterator[Path]:
         copy = Path(folder, path.name)
         copy.write_bytes(path.read_bytes())
         yield copy
+
+
+@contextmanager
+def local_together(places: Sequence[Place]) -> Iterator[Path]:
+    """Yields a folder that holds what lies at `places`, all of one folder; what is missing there is missing here."""
+    if not isinstance(places[0], RemotePath):
+        yield places[0].parent
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for one in places:
+            if one.exists():
+                Path(folder, one.name).write_bytes(one.read_bytes())
+        yield Path(folder)
+
+
+def remove_below(folder: Place) -> None:
+    """Remove a folder and the files in it and in its folders, where there is one."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for below in folder.iterdir():
+        remove_below(below)
+        below.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

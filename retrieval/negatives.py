@@ -19,8 +19,7 @@ the test set in the other place, with no regard to distance or text, never the t
 Guarantees:
 - one_question_a_text: each text of each row is one question, in the file's order; a question with
   fewer than three negatives is dropped and counted.
-- equal_to_the_naive_walk: distances are estimated by a matrix product, a block of pairs at a time,
-  but ordered by the exact ones alone.
+- equal_to_the_naive_walk: the walk is compiled and looks at few pairs, but finds what walking them all would.
 - seed_and_content_decide: what is drawn depends on the seed and the question's own words, not on
   its place in the file.
 """
@@ -29,23 +28,17 @@ from __future__ import annotations
 
 import json
 import random
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, tee
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from retrieval.pairs import Difference, Pair, Question, TestSet
-from retrieval.progress import progress
+from retrieval.walk import NEGATIVES, Asked, walk
 
 Variant = Literal["V1", "V2", "V3"]
-NEGATIVES = 3
-BLOCK = 256  # true pairs whose distances are estimated at a time
-SHORTLIST = 64  # pairs ordered exactly at first; four times as many each time they do not suffice
-MARGIN = 1e-9  # far above the error of an estimated squared distance (1e-14), far below any gap
+MOST_SHARED = {"V1": 0, "V2": 1}  # clips that a negative may have in common with the true pair
 
 
 @dataclass(frozen=True)
@@ -66,33 +59,40 @@ def hard_negatives(
 ) -> Drawn:
     """V1 and V2. `clips` and `texts` are normalised and beside `test_set.clips` and `.texts`."""
     place = {clip: at for at, clip in enumerate(test_set.clips)}
-    left, right = np.array([[place[clip] for clip in pair] for pair in test_set.pairs]).T
-    averages = (clips[left] + clips[right]) / 2
-    said = _Said(test_set, texts)
-    asked: dict[Pair, list[int]] = defaultdict(list)
-    for at, one in enumerate(test_set.differences):
-        asked[one.pair].append(at)
-    questions: dict[int, Question] = {}
-    with progress("walked pairs", len(averages)) as advance:
-        for true, walk in enumerate(_walks(averages)):
-            pair = test_set.pairs[true]
-            allowed: Iterator[Pair] = (test_set.pairs[at] for at in walk if _allowed(test_set.pairs[at], pair, variant))
-            for at in asked[pair]:
-                one = test_set.differences[at]
-                allowed, again = tee(allowed)  # every question of the pair walks from the start
-                negatives = said.first_unlike(again, one, threshold)
-                if len(negatives) == NEGATIVES:
-                    questions[at] = _question(one, negatives, random_of(seed, one))
-            advance(1)
-    ordered = [questions[at] for at in sorted(questions)]
-    return Drawn(ordered, len(test_set.differences) - len(ordered))
+    pairs = np.array([[place[clip] for clip in pair] for pair in test_set.pairs])
+    averages = (clips[pairs[:, 0]] + clips[pairs[:, 1]]) / 2
+    asked, order = _asked(test_set, pairs, texts)
+    found = np.empty((len(order), NEGATIVES), np.int64)
+    found[order] = walk(asked, averages, MOST_SHARED[variant], threshold)
+    source = random.Random()
+    questions = []
+    for one, negatives in zip(test_set.differences, found.tolist(), strict=True):
+        if negatives[-1] >= 0:
+            reseed(source, seed, one)
+            questions.append(_question(one, [test_set.pairs[at] for at in negatives], source))
+    return Drawn(questions, len(test_set.differences) - len(questions))
+
+
+def _asked(
+    test_set: TestSet, pairs: Int64[np.ndarray, "pairs 2"], texts: Float64[np.ndarray, "texts text_dim"]
+) -> tuple[Asked, Int64[np.ndarray, " questions"]]:
+    """The test set as arrays, and which difference each of their questions is."""
+    pair = {name: at for at, name in enumerate(test_set.pairs)}
+    text = {words: at for at, words in enumerate(test_set.texts)}
+    category = {name: at for at, name in enumerate(dict.fromkeys(one.category for one in test_set.differences))}
+    groups = np.array([pair[one.pair] * len(category) + category[one.category] for one in test_set.differences])
+    order = np.argsort(groups, kind="stable")
+    bounds = np.searchsorted(groups[order], np.arange(len(pair) * len(category) + 1))
+    said = np.array([text[one.text] for one in test_set.differences])
+    return Asked(pairs, bounds, said[order], texts), order
 
 
 def random_negatives(test_set: TestSet, seed: int) -> Drawn:
     """V3: one clip of the true pair stays, the other place is drawn from the test set's clips."""
+    draw = random.Random()
     questions = []
     for one in test_set.differences:
-        draw = random_of(seed, one)
+        reseed(draw, seed, one)
         keep_reference = draw.random() < 0.5
         spare = NEGATIVES + len(one.pair)  # the pair's own clips may be among those drawn
         drawn = draw.sample(test_set.clips, min(spare, len(test_set.clips)))
@@ -104,68 +104,12 @@ def random_negatives(test_set: TestSet, seed: int) -> Drawn:
     return Drawn(questions, len(test_set.differences) - len(questions))
 
 
-def random_of(seed: int, one: Difference) -> random.Random:
-    """The source of all that is drawn for one question."""
-    return random.Random(json.dumps([seed, *one.pair, one.category, one.text]))
+def reseed(source: random.Random, seed: int, one: Difference) -> None:
+    """Make `source` that of all that is drawn for one question; a new one each time would take twice as long."""
+    source.seed(json.dumps([seed, *one.pair, one.category, one.text]))
 
 
 def _question(one: Difference, negatives: list[Pair], draw: random.Random) -> Question:
     options = [one.pair, *negatives]
     draw.shuffle(options)
     return Question(one.text, one.category, tuple(options), one.pair)
-
-
-def _allowed(other: Pair, true: Pair, variant: Variant) -> bool:
-    shared = len(set(other) & set(true))
-    return shared == 0 if variant == "V1" else shared < 2
-
-
-class _Said:
-    """Which texts the test set has of a pair in a category, and how near two texts are."""
-
-    def __init__(self, test_set: TestSet, texts: Float64[np.ndarray, "texts text_dim"]) -> None:
-        self._place = {text: at for at, text in enumerate(test_set.texts)}
-        self._texts = texts
-        self._of: dict[tuple[Pair, str], list[int]] = defaultdict(list)
-        for one in test_set.differences:
-            self._of[one.pair, one.category].append(self._place[one.text])
-
-    def first_unlike(self, walk: Iterator[Pair], one: Difference, threshold: float) -> list[Pair]:
-        """The first three pairs of the walk of which nothing like this text is said."""
-        return list(islice((pair for pair in walk if not self.alike(one, pair, threshold)), NEGATIVES))
-
-    def alike(self, one: Difference, other: Pair, threshold: float) -> bool:
-        """Has `other` a text of the same category above the threshold to this text?"""
-        theirs = self._of.get((other, one.category))
-        if theirs is None:
-            return False
-        cosines = np.sum(self._texts[theirs] * self._texts[self._place[one.text]], axis=-1)
-        return bool(np.max(cosines) > threshold)
-
-
-def _walks(averages: Float64[np.ndarray, "pairs dim"]) -> Iterator[Iterator[int]]:
-    """For each pair in turn, all pairs from the nearest (itself among them)."""
-    squares = np.sum(averages * averages, axis=-1)
-    for start in range(0, len(averages), BLOCK):
-        block = slice(start, start + BLOCK)
-        estimates = squares[block, None] + squares - 2 * (averages[block] @ averages.T)
-        for at, estimate in enumerate(estimates, start=start):
-            yield _walk(averages, at, estimate)
-
-
-def _walk(
-    averages: Float64[np.ndarray, "pairs dim"], true: int, estimate: Float64[np.ndarray, " pairs"]
-) -> Iterator[int]:
-    """Pairs by exact distance to pair `true`; `estimate` only tells which need not be looked at."""
-    size, given = SHORTLIST, 0
-    while given < len(averages):
-        bound = np.inf  # every pair within this squared distance is in `near`
-        near = np.arange(len(averages))
-        if size < len(averages):
-            bound = max(np.partition(estimate, size)[size], 0.0)
-            near = np.flatnonzero(estimate <= bound + MARGIN)
-        distances = np.sqrt(np.sum((averages[near] - averages[true]) ** 2, axis=-1))
-        order = np.argsort(distances, kind="stable")
-        certain = int(np.searchsorted(distances[order], np.sqrt(bound), side="right"))
-        yield from (int(at) for at in near[order[given:certain]])
-        given, size = max(given, certain), size * 4

@@ -11,8 +11,10 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from retrieval.best import Best
 from retrieval.errors import RetrievalError
 from retrieval.index import open_index
+from retrieval.known import known
 from retrieval.vectors import filled_rows, normalised
 from store import Store, View
 
@@ -55,15 +57,9 @@ def nearest(
 
     `vectors` have length 1. Where there are fewer than k, the place is -1 and the cosine -inf.
     """
-    found = _none(len(asked), k)
-    for start in range(0, len(asked), BLOCK):
-        part = asked[start : start + BLOCK]
-        cosines = vectors[part] @ vectors.T
-        cosines[np.arange(len(part)), part] = -np.inf
-        order = np.argsort(-cosines, axis=1, kind="stable")[:, : min(k, len(vectors) - 1)]
-        for at, (best, own) in enumerate(zip(order, cosines, strict=True), start):
-            _put(found, at, best, own[best])
-    return found
+    found, places = Best.none(len(asked), k), np.arange(len(vectors))
+    found.see(vectors[asked], asked, vectors, places, places)
+    return found.rows, found.cosines
 
 
 def _of_all(store: Store, view: View, rows: Int64[np.ndarray, " rows"], k: int) -> Neighbours:
@@ -81,9 +77,7 @@ def _of_all(store: Store, view: View, rows: Int64[np.ndarray, " rows"], k: int) 
 def _of_the_same(
     store: Store, view: View, rows: Int64[np.ndarray, " rows"], k: int, same: str, feature: str
 ) -> Neighbours:
-    frame = store.catalog(view.entity).frame()
-    if same not in frame.columns:
-        raise RetrievalError(f"{view.entity} have no column {same!r}: the catalog has {', '.join(frame.columns)}")
+    frame = known(store, view.entity, ["row", same])
     found = _none(len(rows), k)
     groups = frame.filter(frame[same].is_not_null()).partition_by(same)
     filled = filled_rows(view)

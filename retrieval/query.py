@@ -1,193 +1,185 @@
-"""Nearest neighbours of a clip or a text.
+"""Nearest neighbours of a clip, a pair, a text or a file, among all clips or those that a filter lets through.
 
     python -m retrieval query --store data/features --view efficientnet-lite0 --clip ID -k 10
+    python -m retrieval query --store data/features --view efficientnet-lite0 --reference ID --candidate ID
     python -m retrieval query --store data/features --view clip --text "whisk the eggs"
+    python -m retrieval query --store data/features --view efficientnet-lite0 --file pancake.mp4 \\
+        --where "split = 'train' AND duration > 3" --html sheet.html
 
 Guarantees:
 - never_itself: a clip is not its own neighbour, even where others have the same features.
-- text_from_the_store: a text's embedding is read from texts/VIEW by the text's key; no encoder runs.
+- where_before_nearest: the k nearest are those among the clips that the filter lets through.
 """
 
 from __future__ import annotations
 
-import difflib
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float32, Int64
 from jsonargparse.typing import PositiveInt
 
-from retrieval.advice import command, fill
+from retrieval.asking import Asking, of_clips, of_text
+from retrieval.card import paths
 from retrieval.errors import RetrievalError
+from retrieval.exact import search_exactly
+from retrieval.factory import FLAT_BELOW
 from retrieval.index import Index, open_index
-from retrieval.vectors import normalised, width
-from store import Store, View, text_key
+from retrieval.table import as_json, check_format, print_table, write_table
+from retrieval.vectors import filled_rows
+from retrieval.where import rows_where
+from store import Store, View
 
 SHOWN = ("step", "narration", "caption", "activity", "split")  # columns first in the table
-IN_THE_ID = ("video", "start", "end")  # columns the table leaves out: a clip's id tells them
-PIPED_WIDTH = 200  # characters of the table where no terminal says how many fit
-NARROWEST = 18  # characters of a column; columns that would get fewer are left out
-MARGIN = 3  # characters around a column
-WIDEST = 60  # characters of a cell
+IN_THE_ID = ("video", "start", "end")  # columns that the table leaves out: a clip's id tells them
+
+Found = tuple[Int64[np.ndarray, " found"], Float32[np.ndarray, " found"]]
 
 
 @dataclass(frozen=True)
 class Options:
-    """Nearest neighbours of a clip, or of a text, by cosine."""
+    """Nearest neighbours of a clip, a pair, a text or a file, by cosine."""
 
     store: Path
     """folder of the feature store"""
     view: str
-    """feature view of the clips; it needs an index (python -m retrieval build)"""
+    """feature view of the clips; beyond 100,000 clips it needs an index (python -m retrieval build)"""
     clip: str | None = None
     """id of the clip whose neighbours are wanted"""
+    reference: str | None = None
+    """with --candidate: ids of a pair; asks with the average of both embeddings"""
+    candidate: str | None = None
+    """the pair's second clip"""
     text: str | None = None
     """text whose neighbours are wanted; its embedding has to stand in the same view of texts"""
+    file: Path | None = None
+    """video or picture whose neighbours are wanted, encoded as the view was"""
+    start: float | None = None
+    """second at which the clip of --file begins"""
+    end: float | None = None
+    """second at which it ends"""
+    weights: str | None = None
+    """weights of the view's encoder for --file: a folder, name or hub id; by default those of its name"""
+    where: str | None = None
+    """condition on the catalog as behind SQL's WHERE, e.g. "step = 'whisk' AND duration > 4" """
+    feature: str | None = None
+    """the array of the view that is compared; by default the index's, or embedding"""
     k: int = field(default=10, metadata={"type": PositiveInt})
     """how many neighbours"""
+    out: Path | None = None
+    """file to write the neighbours to: .parquet, .csv or .jsonl"""
+    html: Path | None = None
+    """page to write: a contact sheet with frames of the neighbours, all in one file"""
+    videos: Path = Path()
+    """folder in which the catalog's videos lie, for --html, where their paths are relative"""
     json: bool = False
     """print one JSON object instead of a table"""
 
 
-@dataclass(frozen=True)
-class Hit:
-    """One neighbour: its cosine, and what the catalog knows of it."""
+def query(store: Store, options: Options) -> tuple[Asking, pl.DataFrame]:
+    """What asks, and the k nearest clips, best first: rank, similarity, clip and what the catalog knows of it.
 
-    rank: int
-    similarity: float
-    clip: str
-    columns: dict[str, Any]
-
-
-def query(store: Store, options: Options) -> list[Hit]:
-    """The k nearest clips, best first. RetrievalError says why there are none."""
-    if (options.clip is None) == (options.text is None):
-        raise RetrievalError("a query is either a clip or a text: give --clip ID or --text WORDS")
+    RetrievalError says why there are none.
+    """
     view = store.view("clips", options.view)
-    index = open_index(store, view)
-    if options.clip is not None:
-        row = row_of_clip(store, view, options.clip)
-        vector = normalised(store, view, index.card["feature"], np.array([row]))
-        rows, similarities = nearest(index, vector.astype(np.float32), options.k, row)
+    rows = filled_rows(view)
+    if options.where is not None:
+        rows = np.intersect1d(rows, rows_where(store, "clips", options.where))
+    there = any(path.exists() for path in paths(store, "clips", view.name))
+    exact = len(rows) <= FLAT_BELOW and (options.where is not None or not there)
+    index = None if exact else open_index(store, view)
+    feature = options.feature or ("embedding" if index is None else index.card["feature"])
+    if index is not None and feature != index.card["feature"]:
+        raise RetrievalError(
+            f"the index of clips/{view.name} compares {index.card['feature']}, not {feature}: leave --feature out, or "
+            f"build one with --feature {feature}"
+        )
+    asking = ask(store, view, feature, options)
+    rows = np.setdiff1d(rows, asking.rows)
+    if options.k > len(rows):
+        let_through = "" if options.where is None else f" with {options.where}"
+        raise RetrievalError(
+            f"clips/{view.name} holds {len(rows)} clips to choose from{let_through}, not {options.k}: "
+            f"ask for -k {len(rows)} or fewer"
+        )
+    if index is None:
+        nearest, cosines = search_exactly(store, view, feature, rows, asking.vector[None], options.k)
+        found = nearest[0], cosines[0]
     else:
-        vector = _text_vector(store, index, str(options.text))
-        rows, similarities = nearest(index, vector, options.k, None)
-    frame = store.catalog("clips").frame()
-    hits = []
-    for rank, (row, similarity) in enumerate(zip(rows, similarities, strict=True), start=1):
-        columns = frame.row(int(row), named=True)
-        del columns["row"]
-        hits.append(Hit(rank, float(similarity), columns.pop("key"), columns))
-    return hits
+        found = nearest_of_index(index, asking, options.k, None if options.where is None else rows)
+    frame = store.catalog("clips").frame()[found[0]].drop("row").rename({"key": "clip"})
+    ranks = pl.int_range(1, frame.height + 1, eager=True).alias("rank")
+    return asking, frame.select(ranks, pl.Series("similarity", found[1].astype(float)), "clip", pl.exclude("clip"))
 
 
-def nearest(
-    index: Index, vector: Float32[np.ndarray, "1 dim"], k: int, itself: int | None
-) -> tuple[Int64[np.ndarray, " found"], Float32[np.ndarray, " found"]]:
-    """The k nearest rows other than `itself`, and their cosines."""
-    others = len(index) - (itself is not None)
-    if k > others:
+def ask(store: Store, view: View, feature: str, options: Options) -> Asking:
+    """What the options ask with. RetrievalError where they name no one thing, or it has no vector."""
+    pair = [options.reference, options.candidate]
+    given = [options.clip, options.text, options.file, next((clip for clip in pair if clip is not None), None)]
+    if sum(one is not None for one in given) != 1 or (given[3] is not None and None in pair):
         raise RetrievalError(
-            f"the index of {index.view.entity}/{index.view.name} holds {others} clips to choose "
-            f"from, not {k}: ask for -k {others} or fewer"
+            "a query is one of a clip, a pair, a text or a file: give --clip ID, --reference ID and --candidate ID, "
+            "--text WORDS or --file VIDEO"
         )
-    rows, similarities = (found[0] for found in index.search(vector, k + (itself is not None)))
-    keep = np.flatnonzero((rows >= 0) & (rows != (-1 if itself is None else itself)))[:k]
-    return rows[keep], similarities[keep]
+    if options.clip is not None:
+        return of_clips(store, view, feature, [options.clip])
+    if options.text is not None:
+        return of_text(store, view, feature, options.text)
+    if options.file is not None:
+        from retrieval.footage import embed_file
+
+        span = options.start, options.end
+        vector = embed_file(store, view, feature, options.file, span, options.weights)
+        return Asking(f"file {options.file}", vector, np.empty(0, np.int64))
+    return of_clips(store, view, feature, [clip for clip in pair if clip is not None])
 
 
-def row_of_clip(store: Store, view: View, clip: str) -> int:
-    """The row of a clip that has features. RetrievalError suggests what was meant, or says why."""
-    row = int(store.catalog("clips").rows([clip])[0])
-    if row < 0:
-        keys = store.catalog("clips").frame()["key"].to_list()
-        near = difflib.get_close_matches(clip, keys, n=3, cutoff=0.0)
-        raise RetrievalError(f"no clip {clip!r} in {store.path}: the nearest ids are {', '.join(near)}")
-    status = view.status()[row]
-    if status == 2:
-        reasons = view.failures()
-        reason = " ".join(reasons.filter(reasons["key"] == clip)["reason"].to_list())
-        raise RetrievalError(
-            f"clip {clip} failed in view clips/{view.name} ({reason}): mend it and run "
-            "`python -m featurize` with --retry-failed"
-        )
-    if status != 1:
-        raise RetrievalError(
-            f"clip {clip} has no features in view clips/{view.name}: run "
-            f"{fill(store, view.name, view.provenance.encoder, 'CLIPS.csv')}"
-        )
-    return row
-
-
-def _text_vector(store: Store, index: Index, text: str) -> Float32[np.ndarray, "1 dim"]:
-    """The normalised embedding of a text. RetrievalError names the commands that add it."""
-    name, feature = index.view.name, index.card["feature"]
-    there = store.view("texts", name) if name in store.views("texts") else None
-    made_by = (there or index.view).provenance.encoder
-    add = fill(store, name, made_by, "TEXTS.jsonl")
-    where = f"the text {short(text)!r} is not in texts/{name} of {store.path}"
-    missing = RetrievalError(f"{where}: put it into the column `text` of a file TEXTS.jsonl and run {add}")
-    if there is None:
-        aligned = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path)
-        raise RetrievalError(
-            f"{where}, which has no texts yet: where {made_by} encodes texts too, put it into the column `text` of a "
-            f"file TEXTS.jsonl and run {add}; else query a view that a head trained on texts wrote ({aligned})"
-        )
-    row = store.catalog("texts").rows([text_key(text)])
-    if row[0] < 0 or there.status()[row[0]] != 1:
-        raise missing
-    ours, theirs = index.view.provenance.weights, there.provenance.weights
-    if ours != theirs or width(there, feature) != index.card["dim"]:
-        raise RetrievalError(
-            f"texts/{name} and clips/{name} of {store.path} are not one space (weights {theirs[:12]} and "
-            f"{ours[:12]}, {width(there, feature)} and {index.card['dim']} channels): query with --clip"
-        )
-    return normalised(store, there, feature, row).astype(np.float32)
+def nearest_of_index(index: Index, asking: Asking, k: int, among: Int64[np.ndarray, " rows"] | None) -> Found:
+    """The k nearest rows that the index finds other than those that ask, and their cosines."""
+    rows, cosines = (found[0] for found in index.search(asking.vector[None], k + len(asking.rows), among))
+    keep = np.flatnonzero((rows >= 0) & ~np.isin(rows, asking.rows))[:k]
+    return rows[keep], cosines[keep]
 
 
 def run(options: Options) -> int:
     """The verb `query`; returns the exit status."""
-    hits = query(Store.open(options.store), options)
+    if options.out is not None:
+        check_format(options.out)
+    store = Store.open(options.store)
+    asking, hits = query(store, options)
+    if hits.height < options.k:
+        print(f"the index found {hits.height} of {options.k}: build one that looks further", file=sys.stderr)
+    if options.out is not None:
+        write_table(options.out, hits)
+    if options.html is not None:
+        _write_sheet(options.html, store, asking, hits, options)
     if options.json:
-        import json
-
-        found = [{"rank": h.rank, "similarity": h.similarity, "clip": h.clip, **h.columns} for h in hits]
-        asked = {"clip": options.clip} if options.clip is not None else {"text": options.text}
-        print(json.dumps({**asked, "view": options.view, "hits": found}, default=str))
-    else:
-        _print_table(hits, options)
+        names = ("clip", "reference", "candidate", "text", "file", "where")
+        asked = {name: str(value) for name in names if (value := getattr(options, name)) is not None}
+        print(json.dumps({**asked, "view": options.view, "hits": as_json(hits)}))
+    elif options.out is None and options.html is None:
+        shown = [name for name in hits.columns if name not in IN_THE_ID]
+        shown.sort(key=lambda name: SHOWN.index(name) if name in SHOWN else len(SHOWN))
+        print_table(hits.select(shown), ["rank", "similarity", "clip"], f"nearest to {asking.words} in {options.view}")
+    for file in (options.out, options.html):
+        if file is not None and not options.json:
+            print(f"{file}: {hits.height} clips nearest to {asking.words} in {options.view}")
     return 0
 
 
-def _print_table(hits: list[Hit], options: Options) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _write_sheet(path: Path, store: Store, asking: Asking, hits: pl.DataFrame, options: Options) -> None:
+    from retrieval.footage import frames, span_of
+    from retrieval.sheet import SIDE, STRIP, Tile, tile, write_sheet
 
-    console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, width=max(console.width, PIPED_WIDTH))
-    columns = [name for name in hits[0].columns if name not in IN_THE_ID] if hits else []
-    columns.sort(key=lambda name: SHOWN.index(name) if name in SHOWN else len(SHOWN))
-    fixed = ["rank", "similarity", "clip"]  # never cut: an id is there to be copied
-    longest = max((len(hit.clip) for hit in hits), default=0)
-    space = max(console.width - len("rank similarity") - longest - MARGIN * len(fixed), 0)
-    columns = columns[: space // NARROWEST]
-    each = min(space // max(len(columns), 1) - MARGIN, WIDEST)
-    what = f"clip {options.clip}" if options.clip is not None else f"text {short(options.text)!r}"
-    title = Text(f"nearest to {what} in {options.view}")
-    table = Table(*fixed, *columns, title=title, title_justify="left", box=SIMPLE_HEAD)
-    for hit in hits:
-        cells = [hit.clip, *(short(hit.columns[name], each) for name in columns)]
-        table.add_row(str(hit.rank), f"{hit.similarity:.4f}", *map(Text, cells))
-    console.print(table)
-
-
-def short(value: object, widest: int = WIDEST) -> str:
-    """A value on one line of at most `widest` characters."""
-    words = "" if value is None else " ".join(str(value).split())
-    return words if len(words) <= widest else words[: widest - 1] + "…"
+    known = store.catalog("clips").frame()[asking.rows].to_dicts()
+    asked = [tile(one["key"], one, options.videos) for one in known]
+    if options.file is not None:
+        span = span_of(options.file, (options.start, options.end))
+        asked = [Tile(options.file.name, frames(options.file, span, STRIP, SIDE))]
+    found = [tile(hit["clip"], hit, options.videos, hit["rank"], hit["similarity"]) for hit in hits.to_dicts()]
+    below = f"view {options.view} of {store.path}" + (f", only {options.where}" if options.where else "")
+    write_sheet(path, f"Nearest to {asking.words}", below, asked, found)

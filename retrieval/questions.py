@@ -20,7 +20,7 @@ from retrieval.advice import fill
 from retrieval.errors import RetrievalError
 from retrieval.negatives import Drawn, Variant, hard_negatives, random_negatives
 from retrieval.pairs import TestSet, read_test_set, write_questions
-from retrieval.query import short
+from retrieval.table import short
 from retrieval.vectors import normalised
 from store import Store, View, text_key
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from retrieval.advice import command
 from retrieval.errors import RetrievalError
 from store import Store, View
+from store.batches import Batches
+from store.quantise import dequantise
 
 BLOCK = 4096  # rows read at a time: 42 MB of float64 at 1,280 channels
+BLOCK_BYTES = 48 * 2**20  # of float32, read ahead while a block like it is used
 
 
 def width(view: View, feature: str) -> int:
@@ -44,7 +47,19 @@ def normalised(
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
         vectors[start : start + BLOCK] = view.read_float(feature, part)
-    norms = np.sqrt(np.sum(vectors * vectors, axis=-1))
+    vectors /= checked_norms(store, view, feature, rows, np.sum(vectors * vectors, axis=-1))[:, None]
+    return vectors
+
+
+def checked_norms(
+    store: Store,
+    view: View,
+    feature: str,
+    rows: Int64[np.ndarray, " rows"],
+    squares: Float64[np.ndarray, " rows"],
+) -> Float64[np.ndarray, " rows"]:
+    """L2 norms from the sums of squares of embeddings. RetrievalError names a row that has no direction."""
+    norms = np.sqrt(squares)
     for bad in np.flatnonzero(~np.isfinite(norms) | (norms == 0)):
         key = store.catalog(view.entity).keys(rows[bad : bad + 1])[0]
         what = "is all zeros" if norms[bad] == 0 else "holds NaN or infinity"
@@ -52,8 +67,23 @@ def normalised(
             f"the {feature} of {key} in {view.entity}/{view.name} {what}: "
             f"run {command('python', '-m', 'store', 'verify', store.path)}"
         )
-    vectors /= norms[:, None]
-    return vectors
+    return norms
+
+
+def raw_blocks(
+    view: View, feature: str, rows: Int64[np.ndarray, " rows"]
+) -> Iterator[tuple[Int64[np.ndarray, " block"], Float32[np.ndarray, "block dim"]]]:
+    """Embeddings of `rows` as they are stored, in float32, the next block read while one is used.
+
+    A block's memory is filled again with the one after the next.
+    """
+    rows_a_block = max(BLOCK_BYTES // (4 * width(view, feature)), 1)
+    for batch in Batches(view, feature, rows, batch_size=rows_a_block, shuffle=False, ahead=1, keep=1):
+        vectors = batch.arrays[feature]
+        if vectors.dtype == np.int8:
+            yield batch.rows, dequantise(vectors, batch.arrays["scale"])
+        else:
+            yield batch.rows, vectors.astype(np.float32, copy=False)
 
 
 def blocks(
@@ -63,3 +93,15 @@ def blocks(
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
         yield part, normalised(store, view, feature, part)
+
+
+def compact(
+    store: Store, view: View, feature: str, rows: Int64[np.ndarray, " rows"]
+) -> Float32[np.ndarray, "rows dim"]:
+    """`normalised`, then rounded to float32; never all of it in float64."""
+    vectors = np.empty((len(rows), width(view, feature)), np.float32)
+    at = 0
+    for part, block in blocks(store, view, feature, rows):
+        vectors[at : at + len(part)] = block
+        at += len(part)
+    return vectors

@@ -23,13 +23,14 @@ def _fill(
     layer: str = "last",
     shard: int = 8,
     encoder: str | None = None,
+    dtype: str = "float32",
 ) -> View:
     """Appends `keys` to the store and writes their vectors; those at `failed` are failures."""
-    made_by = Provenance(encoder or view, "0" * 64, layer, "8", "centre", {"embedding": "float32"})
+    made_by = Provenance(encoder or view, "0" * 64, layer, "8", "centre", {"embedding": dtype})
     with store.lock():
         frame = pl.DataFrame({"key": list(keys), **(columns or {})})
         store.catalog(entity).append(frame)
-        features = {"embedding": Feature((vectors.shape[1],), "float32")}
+        features = {"embedding": Feature((vectors.shape[1],), dtype)}
         made = store.create_view(entity, view, made_by, features, shard)
         made.resize()
         rows = store.catalog(entity).rows(list(keys))
@@ -41,7 +42,7 @@ def _fill(
     return made
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fill() -> Fill:
     """Puts clips (or another entity) with given vectors into a store."""
     return _fill

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retrieval.builder import build_index
+from retrieval.card import paths
 from retrieval.errors import RetrievalError
-from retrieval.index import build_index, factory_for, open_index, paths
+from retrieval.index import open_index
 from retrieval.vectors import filled_rows, normalised
 from store import Store, StoreError, View
 
@@ -70,13 +72,18 @@ def test_similarities_of_approximate_indexes_are_exact(store: Store, fill: Fill,
 def test_card_says_what_was_indexed(store: Store, clips: View) -> None:
     build_index(store, clips)
     path, card_path = paths(store, "clips", "tiny")
-    assert path == store.path / "indexes" / "clips" / "tiny.faiss"
+    assert card_path == store.path / "indexes" / "clips" / "tiny.json"
     card = json.loads(card_path.read_text())
     assert card["provenance"] == clips.provenance.as_dict()
     assert (card["factory"], card["rows"], card["dim"]) == ("Flat", 27, 16)
     assert (card["feature"], card["metric"]) == ("embedding", "inner product of L2-normalised rows")
-    assert {"digest", "sha256", "faiss", "seconds"} <= set(card)
-    assert sorted(file.name for file in path.parent.iterdir()) == ["tiny.faiss", "tiny.json"]
+    assert {"digest", "faiss", "seconds", "latency", "why"} <= set(card)
+    assert not path.exists() and card["files"] == {}  # an exact index is its card alone
+    assert sorted(file.name for file in path.parent.iterdir()) == [".tiny.lock", "tiny.json"]
+    card = build_index(store, clips, factory="IVF2,SQfp16")
+    assert {name: known["bytes"] for name, known in card["files"].items()} == {
+        file.name: file.stat().st_size for file in (path, path.parent / "tiny.sample.npz")
+    }
 
 
 def refused(store: Store, view: View, why: str, command: str = "--view tiny") -> None:
@@ -116,7 +123,7 @@ def test_stale_is_refused_over_a_store_made_anew(tmp_path: Path, fill: Fill, cha
     store = Store.open(path, create=True)
     build_index(store, fill(store, vectors, keys))
     index, card = paths(store, "clips", "tiny")
-    kept = index.read_bytes(), card.read_bytes()
+    kept = card.read_bytes()
     shutil.rmtree(path)
     failed = []
     if change == "values":
@@ -129,8 +136,7 @@ def test_stale_is_refused_over_a_store_made_anew(tmp_path: Path, fill: Fill, cha
     store = Store.open(path, create=True)
     view = fill(store, vectors, keys, failed=failed)
     index.parent.mkdir(parents=True)
-    index.write_bytes(kept[0])
-    card.write_bytes(kept[1])
+    card.write_bytes(kept)
     refused(store, view, "the rows of its view were written anew")
 
 
@@ -143,29 +149,28 @@ def test_stale_is_refused_for_another_provenance(store: Store, clips: View, fill
     refused(store, view, "its view was made anew .*layer 'last' against 'first'")
 
 
-@pytest.mark.parametrize("size", [0, 10, -1])
-def test_stale_is_refused_for_a_truncated_file(store: Store, clips: View, size: int) -> None:
-    build_index(store, clips)
-    path, _ = paths(store, "clips", "tiny")
-    path.write_bytes(path.read_bytes()[:size])
+@pytest.mark.parametrize("name", ["tiny.faiss", "tiny.sample.npz"])
+def test_stale_is_refused_for_a_damaged_file(store: Store, clips: View, name: str) -> None:
+    build_index(store, clips, factory="IVF2,SQfp16")
+    path = paths(store, "clips", "tiny")[0].parent / name
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for content in (b"", whole[:10], whole[:-1], bytes(flipped)):
+        path.write_bytes(content)
+        refused(store, clips, "its file is damaged")
+    path.unlink()
     refused(store, clips, "its file is damaged")
-
-
-def test_stale_is_refused_for_a_flipped_byte(store: Store, clips: View) -> None:
-    build_index(store, clips)
-    path, _ = paths(store, "clips", "tiny")
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    refused(store, clips, "its file is damaged")
+    path.write_bytes(whole)
+    assert len(open_index(store, clips)) == 27
 
 
 @pytest.mark.parametrize("change", ["edited", "absent", "empty", "no object"])
 def test_stale_is_refused_for_its_card(store: Store, clips: View, change: str) -> None:
-    build_index(store, clips)
+    build_index(store, clips, factory="IVF2,SQfp16")
     _, card = paths(store, "clips", "tiny")
     if change == "edited":
-        card.write_text(card.read_text().replace('"Flat"', '"HNSW32"'))
+        card.write_text(card.read_text().replace('"IVF2,SQfp16"', '"HNSW32"'))
     elif change == "absent":
         card.unlink()
     else:
@@ -180,12 +185,13 @@ def test_no_index_names_the_command(store: Store, clips: View, fill: Fill) -> No
 
 
 def test_whole_or_not_at_all(store: Store, clips: View, fill: Fill) -> None:
-    build_index(store, clips)
+    build_index(store, clips, factory="IVF2,SQfp16")
     before = {path: path.read_bytes() for path in paths(store, "clips", "tiny")}
     fill(store, np.zeros((1, 16), np.float32), ["zeros_0_1"])
-    with pytest.raises(RetrievalError, match="the embedding of zeros_0_1 in clips/tiny is all zer"):
-        build_index(store, clips)
-    assert {path: path.read_bytes() for path in before} == before
+    for factory in ("IVF2,SQfp16", "auto"):
+        with pytest.raises(RetrievalError, match="the embedding of zeros_0_1 in clips/tiny is all zer"):
+            build_index(store, clips, factory=factory)
+        assert {path: path.read_bytes() for path in before} == before
 
 
 def test_every_vector_has_length_1(store: Store, clips: View) -> None:
@@ -211,7 +217,7 @@ def test_unusable_factories_are_refused(store: Store, clips: View) -> None:
         with pytest.raises(RetrievalError, match=f"FAISS cannot build '{factory}'") as caught:
             build_index(store, clips, factory=factory)
         assert "\n" not in str(caught.value)
-    assert not (store.path / "indexes").exists()
+    assert not any(path.exists() for path in paths(store, "clips", "tiny"))
 
 
 def test_unusable_features_are_refused(store: Store, clips: View) -> None:
@@ -228,11 +234,3 @@ def test_an_empty_view_is_refused(store: Store, fill: Fill) -> None:
 def test_an_unknown_view_is_refused_by_the_store(store: Store, clips: View) -> None:
     with pytest.raises(StoreError, match="tiny"):
         store.view("clips", "huge")
-
-
-def test_factory_follows_the_number_of_rows() -> None:
-    assert factory_for(99_999, 1280) == "Flat"
-    assert factory_for(100_000, 1280) == "IVF1265,SQfp16"
-    assert factory_for(10_000_000, 1280) == "IVF12649,SQfp16"
-    assert factory_for(10_000_001, 1280) == "IVF12649,PQ64"
-    assert factory_for(20_000_000, 50) == "IVF17889,PQ50"

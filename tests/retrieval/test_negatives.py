@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval import negatives
+from retrieval import walk
 from retrieval.errors import RetrievalError
-from retrieval.negatives import Drawn, hard_negatives, random_negatives, random_of
+from retrieval.negatives import Drawn, hard_negatives, random_negatives
 from retrieval.pairs import Difference, TestSet, read_test_set
 from retrieval.questions import Options, draw
 from store import Store, View
@@ -143,8 +144,8 @@ def big_world(
 @pytest.mark.parametrize("shortlist", [1, 4, 64])
 def test_equal_to_the_naive_walk(monkeypatch: pytest.MonkeyPatch, variant: str, shortlist: int) -> None:
     """More pairs than a block and a shortlist hold, so both are crossed."""
-    monkeypatch.setattr(negatives, "SHORTLIST", shortlist)
-    monkeypatch.setattr(negatives, "BLOCK", 32)
+    monkeypatch.setattr(walk, "SHORTLIST", shortlist)
+    monkeypatch.setattr(walk, "BLOCK", 32)
     rows, clip, text = big_world(shortlist, 150)
     drawn = check(rows, clip, text, variant)
     unfiltered = {word: np.eye(300, dtype=np.float32)[at] for at, word in enumerate(text)}
@@ -152,17 +153,20 @@ def test_equal_to_the_naive_walk(monkeypatch: pytest.MonkeyPatch, variant: str, 
     assert drawn.questions != free.questions  # the filter did something
 
 
-@pytest.mark.parametrize("shortlist", [1, 5, 50])
-def test_exact_distances_alone_order_the_walk(monkeypatch: pytest.MonkeyPatch, shortlist: int) -> None:
+@pytest.mark.parametrize("size", [4, 16, 64])
+def test_exact_distances_alone_order_the_walk(size: int) -> None:
     """Distances closer to one another than the estimates are wrong: those may not decide."""
-    monkeypatch.setattr(negatives, "SHORTLIST", shortlist)
-    rng = np.random.default_rng(shortlist)
-    for gap in (0, 1e-11, 1e-10, 1e-9):
+    rng = np.random.default_rng(size)
+    clips = np.arange(602).reshape(301, 2)
+    for gap in (0, 1e-9, 1e-7, 1e-6):
         averages = np.concatenate([[0.0], 0.5 + gap * rng.integers(300, size=300)])[:, None]
-        exact = averages[:, 0] ** 2
-        wrong = exact + rng.uniform(-0.9, 0.9, size=301) * negatives.MARGIN
-        walked = list(negatives._walk(averages, 0, wrong))
-        assert walked == np.argsort(averages[:, 0], kind="stable").tolist()
+        wrong = averages[:, 0] ** 2 + rng.uniform(-0.5, 0.5, size=301) * walk.error_of(1)
+        texts = np.eye(301)
+        asked = walk.Asked(clips, np.arange(302), np.arange(301), texts)
+        found = np.full((301, 3), -1)
+        walk._walk_block(np.array([0]), wrong[None].astype(np.float32), size, averages, asked, 0, 0.8, found)
+        assert found[0].tolist() == np.argsort(averages[:, 0], kind="stable")[1:4].tolist()
+        assert (found[1:] == -1).all()
 
 
 def test_equal_to_the_naive_walk_where_most_pairs_say_the_same() -> None:
@@ -207,7 +211,7 @@ def naive_random(rows: list[Difference], seed: int) -> list[list[tuple[str, str]
     clips = list(dict.fromkeys(clip for row in rows for clip in row.pair))
     found = []
     for row in rows:
-        source = random_of(seed, row)
+        source = random.Random(json.dumps([seed, *row.pair, row.category, row.text]))
         keep_reference = source.random() < 0.5
         chosen: list[tuple[str, str]] = []
         for other in source.sample(clips, min(5, len(clips))):

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from retrieval import build_index, nearest, neighbours
 from retrieval.__main__ import main
+from retrieval.card import paths
 from retrieval.errors import RetrievalError
-from retrieval.index import paths
 from store import Store, View
 
 Fill = Callable[..., View]
@@ -44,7 +45,7 @@ def test_build_prints_what_it_built(store: Store, clips: View, capsys: pytest.Ca
     start = "build", "--store", store.path, "--view", "tiny"
     status, out, err = run(capsys, *start)
     assert (status, err) == (0, "")
-    assert out.startswith(f"{paths(store, 'clips', 'tiny')[0]}: Flat over 27 rows in ")
+    assert out.startswith(f"{paths(store, 'clips', 'tiny')[1]}: Flat over 27 rows in ")
     status, out, _ = run(capsys, *start, "--factory", "HNSW8", "--json")
     assert json.loads(out)["factory"] == "HNSW8"
     assert "FAISS cannot build 'Nonsense'" in error(capsys, *start, "--factory", "Nonsense")
@@ -190,9 +191,20 @@ def test_a_text_of_a_space_that_a_head_made_names_both_commands(
     )
 
 
-def test_either_a_clip_or_a_text(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "give --clip ID or --text WORDS" in error(capsys, *query)
-    assert "give --clip ID or --text WORDS" in error(capsys, *query, "--clip", "a", "--text", "b")
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--clip", "a", "--text", "b"],
+        ["--reference", "a"],
+        ["--candidate", "a"],
+        ["--clip", "a", "--candidate", "a"],
+        ["--file", "a.mp4", "--reference", "a", "--candidate", "b"],
+    ],
+)
+def test_a_query_asks_with_one_thing(query: tuple, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    line = error(capsys, *query, *words)
+    assert "a query is one of a clip, a pair, a text or a file: give --clip ID, --reference ID and" in line
 
 
 @pytest.mark.parametrize(
@@ -348,3 +360,43 @@ def test_it_runs_as_a_module(query: tuple) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: no clip 'nobody'")
     assert done.stderr.count("\n") == 1
+
+
+def test_query_by_pair(query: tuple, clips: View, capsys: pytest.CaptureFixture[str]) -> None:
+    """The nearest to the average of both normalised embeddings; neither of the two is an answer."""
+    rows = np.flatnonzero(clips.status() == 1)
+    vectors = clips.read_float("embedding", rows).astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    average = (vectors[rows == 10][0] + vectors[rows == 12][0]) / 2
+    cosines = vectors @ average / np.linalg.norm(average)
+    cosines[(rows == 10) | (rows == 12)] = -1
+    best = np.argsort(-cosines)[:12]
+    pair = "--reference", "video_10_0_11", "--candidate", "video_12_0_13"
+    status, out, err = run(capsys, *query, *pair, "-k", 12, "--json")
+    assert (status, err) == (0, "")
+    answer = json.loads(out)
+    assert (answer["reference"], answer["candidate"]) == ("video_10_0_11", "video_12_0_13")
+    assert [hit["clip"] for hit in answer["hits"]] == [f"video_{at}_0_{at + 1}" for at in rows[best]]
+    np.testing.assert_allclose([hit["similarity"] for hit in answer["hits"]], cosines[best], atol=1e-6)
+    assert "holds 25 clips to choose from" in error(capsys, *query, *pair, "-k", 26)
+
+
+@pytest.mark.parametrize("name", ["hits.parquet", "hits.csv", "hits.jsonl"])
+def test_query_into_a_file(query: tuple, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    ask = *query, "--clip", "video_10_0_11", "-k", 3
+    _, shown, _ = run(capsys, *ask, "--json")
+    status, out, err = run(capsys, *ask, "--out", tmp_path / name)
+    assert (status, err) == (0, "")
+    assert out == f"{tmp_path / name}: 3 clips nearest to clip video_10_0_11 in tiny\n"
+    read = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}[Path(name).suffix]
+    assert read(tmp_path / name).to_dicts() == json.loads(shown)["hits"]
+    line = error(capsys, *ask, "--out", tmp_path / "hits.txt")
+    assert "hits.txt is none of .parquet, .csv, .jsonl: name the output so" in line
+    assert "cannot write" in error(capsys, *ask, "--out", tmp_path / "absent" / name)
+
+
+def test_a_feature_that_the_index_does_not_compare_is_refused(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
+    ask = *query, "--clip", "video_10_0_11", "-k", 2
+    assert run(capsys, *ask, "--feature", "embedding")[0] == 0
+    line = error(capsys, *ask, "--feature", "tokens")
+    assert "the index of clips/tiny compares embedding, not tokens: leave --feature out, or build one with" in line

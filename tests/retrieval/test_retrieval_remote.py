@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from retrieval.__main__ import main
+from retrieval.builder import build_index
+from retrieval.card import paths
 from retrieval.errors import RetrievalError
-from retrieval.index import build_index, open_index, paths
+from retrieval.index import open_index
 from store import Store, View
 
 Fill = Callable[..., View]
@@ -46,7 +48,7 @@ def test_a_stale_or_damaged_index_is_refused(bucket: str, fill: Fill) -> None:
     view = fill(store, vectors, [f"c{n}" for n in range(20)])
     with pytest.raises(RetrievalError, match=f"has no index: run .*--store {bucket}/features"):
         open_index(store, view)
-    build_index(store, view)
+    build_index(store, view, factory="IVF2,SQfp16")
     path, _ = paths(store, "clips", "tiny")
     whole = path.read_bytes()
     path.put([whole[:-1]])

@@ -1,0 +1,112 @@
+"""the card beside an index: what it was built from, and whether that still stands
+
+On disk: indexes/ENTITY/VIEW.json in the store. It names the files of the index with size and sha256; an exact index has
+none, since it searches the store itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from retrieval.advice import command
+from retrieval.files import whole
+from store import Store, View
+from store.layout import zarr_store
+from store.remote import Place
+
+VERSION = 2
+KEYS = 1_000_000  # whose digest is taken at a time
+
+Card = dict[str, Any]
+
+
+def paths(store: Store, entity: str, view: str) -> tuple[Place, Place]:
+    """The index file and its card."""
+    folder = store.path / "indexes" / entity
+    return folder / f"{view}.faiss", folder / f"{view}.json"
+
+
+def build_command(store: Store, view: View, card: Card | None, *more: str) -> str:
+    """The command that builds the index of `view` anew."""
+    words: list[object] = ["python", "-m", "retrieval", "build", "--store", store.path, "--view", view.name]
+    words += ["--entity", view.entity] if view.entity != "clips" else []
+    words += ["--feature", card["feature"]] if card and card["feature"] != "embedding" else []
+    return command(*words, *more)
+
+
+def write_card(path: Place, card: Card) -> None:
+    """Write a card, sealed."""
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps({**card, "seal": _seal(card)}, indent=2) + "\n", encoding="utf-8")
+
+
+def read_card(path: Place) -> Card | None:
+    """The card, or None where there is none or it is not as it was written."""
+    try:
+        card = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(card, dict) or card.pop("seal", None) != _seal(card):
+        return None
+    return card if card["version"] == VERSION else None
+
+
+def stale(store: Store, view: View, card: Card | None) -> str | None:
+    """Why the index of the card may not be searched, or None where the store is as it was."""
+    if card is None:
+        return "its card (the .json beside it) is missing or was changed"
+    provenance = type(view.provenance).from_dict(card["provenance"])
+    if provenance != view.provenance:
+        return f"its view was made anew ({provenance.difference(view.provenance)})"
+    rows = np.flatnonzero(view.status() == 1)
+    if len(rows) != card["rows"]:
+        return f"it holds {card['rows']} rows and the view now has {len(rows)}"
+    if digest(store, view, rows) != card["digest"]:
+        return "the rows of its view were written anew"
+    return None
+
+
+def damaged(card: Card, folder: Path) -> bool:
+    """Whether any file of the index, all in `folder`, is not as it was written."""
+    for name, known in card["files"].items():
+        path = folder / name
+        if not path.exists() or path.stat().st_size != known["bytes"] or sha256(path) != known["sha256"]:
+            return True
+    return False
+
+
+def described(*files: Path) -> dict[str, dict[str, Any]]:
+    """Files as a card names them."""
+    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+
+
+def digest(store: Store, view: View, rows: Int64[np.ndarray, " rows"]) -> str:
+    """sha256, in hex, over the keys, rows and stored checksums of the filled `rows`."""
+    import zarr
+
+    array = zarr.open_array(zarr_store(view.paths.group / "checksum"), mode="r")
+    checksums = np.asarray(array[:]).astype("<u4")
+    catalog = store.catalog(view.entity)
+    state = hashlib.sha256()
+    for start in range(0, len(rows), KEYS):
+        part = rows[start : start + KEYS]
+        state.update("\n".join(catalog.keys(part)).encode())
+        state.update(part.astype("<i8").tobytes())
+        state.update(np.ascontiguousarray(checksums[part]).tobytes())
+    return state.hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(card: Card) -> str:
+    return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,79 @@
+"""parts of an index, filled here or by the workers of a Ray cluster; plans travel through Ray, never embeddings"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import RetrievalError
+from retrieval.parts import Filled, Part, fill, fill_or_say
+
+_ROOT = Path(__file__).resolve().parent.parent  # where the rooms are imported from
+_ROOMS = ("retrieval", "store")
+_OBJECT_STORE = 100 * 2**20  # bytes
+
+
+def fill_all(
+    parts: Sequence[Part], workers: int | None, address: str | None, advance: Callable[[int], None]
+) -> Iterator[Filled]:
+    """Fill every part, as they end. One part, or `workers` of 1, needs no Ray. RetrievalError as `fill` raises it."""
+    if workers == 1 or (len(parts) < 2 and address is None):
+        for part in parts:
+            yield fill(part)
+            advance(len(part.rows))
+        return
+    with _connected(address):
+        import ray
+
+        task = ray.remote(fill_or_say).options(num_cpus=1, max_retries=3)
+        room = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        left, busy = list(reversed(parts)), {}
+        while left or busy:
+            while left and len(busy) < room:
+                part = left.pop()
+                busy[task.remote(part)] = part
+            (ended,), _ = ray.wait(list(busy), num_returns=1)
+            part = busy.pop(ended)
+            try:
+                outcome = ray.get(ended)
+            except ray.exceptions.RayError as error:
+                why = str(error).strip().splitlines()[0]
+                raise RetrievalError(
+                    f"the workers of rows {part.name} died ({why}): run it again with fewer --workers"
+                ) from None
+            if isinstance(outcome, str):
+                raise RetrievalError(outcome)
+            yield outcome
+            advance(len(part.rows))
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """Ray within this block: the cluster at `address` or RAY_ADDRESS, else one of this machine alone."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    how: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if address == "local":
+        paths = os.environ.get("PYTHONPATH", "")
+        if str(_ROOT) not in paths.split(os.pathsep):  # Ray's processes inherit it
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), paths]))
+        how |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE, "_node_ip_address": "127.0.0.1"}
+    elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job's working folder is on every node already
+        how["runtime_env"] = {"py_modules": [str(_ROOT / room) for room in _ROOMS]}
+    try:
+        ray.init(address=address, **how)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise RetrievalError(f"no Ray cluster at {address} ({why}): start one or leave --address out") from None
+    with redirect_stdout(sys.stderr):  # Ray prints its own errors there: standard output is ours
+        try:
+            yield
+        finally:
+            ray.shutdown()

@@ -1,0 +1,132 @@
+"""exact nearest neighbours: every embedding of a view passes once through memory, block by block
+
+A block of rows is multiplied with all queries (float32, BLAS); what comes near the best so far is kept, a few more than
+were asked for. At the end the kept rows are compared again in float64. A product's error has a bound: where it leaves
+open whether a row that was not kept is among the k best, the search of that query is done again and keeps more.
+
+Guarantees
+- equal_to_float64: the k nearest rows are those of a comparison of all rows in float64, best first
+- ties_by_row: of rows with the same embedding the lower ones come first
+- memory_of_a_few_blocks: never more than a few blocks of the view are in memory
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from retrieval.kernels import keep_best, squares_of
+from retrieval.vectors import checked_norms, normalised, raw_blocks, width
+from store import Store, View
+from store.threads import cores, each
+
+QUERIES = 1024  # multiplied at a time: scores of a block take 64 MiB
+SPARE = 22  # rows kept beyond the k asked for
+MORE = 8  # times as many are kept where those do not decide it
+COMPARED = 16_384  # rows compared again at a time
+
+Found = tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]
+
+
+def search_exactly(
+    store: Store,
+    view: View,
+    feature: str,
+    rows: Int64[np.ndarray, " rows"],
+    queries: Float32[np.ndarray, "queries dim"],
+    k: int,
+) -> Found:
+    """The k of `rows` (rising, all filled) nearest to each normalised query, and their cosines, best first.
+
+    Where there are fewer than k, the row is -1 and the cosine -inf.
+    RetrievalError: no such embedding, or a row without a direction, by its key.
+    """
+    found_rows = np.full((len(queries), k), -1, np.int64)
+    found = np.full((len(queries), k), -np.inf, np.float32)
+    open_queries, kept = np.arange(len(queries)), k + SPARE
+    while len(open_queries):
+        asked = queries[open_queries]
+        passing = Passing(asked, kept)
+        for block, vectors in raw_blocks(view, feature, rows):
+            passing.see(block, vectors, checked_norms(store, view, feature, block, squares(vectors)))
+        best_rows, best, certain = passing.settle(store, view, feature, k)
+        found_rows[open_queries, : best.shape[1]] = best_rows
+        found[open_queries, : best.shape[1]] = best
+        open_queries, kept = open_queries[~certain], kept * MORE
+    return found_rows, found
+
+
+class Passing:
+    """Queries, and the rows nearest to each among all those that have passed so far."""
+
+    def __init__(self, queries: Float32[np.ndarray, "queries dim"], kept: int) -> None:
+        """`kept` rows are remembered for each of the normalised `queries`."""
+        self.queries = queries
+        self.rows = np.full((len(queries), kept), -1, np.int64)
+        self.estimates = np.full((len(queries), kept), -np.inf, np.float32)
+        self._scores = np.empty(0, np.float32)
+
+    def see(
+        self,
+        rows: Int64[np.ndarray, " rows"],
+        vectors: Float32[np.ndarray, "rows dim"],
+        norms: Float64[np.ndarray, " rows"],
+    ) -> None:
+        """Let rows pass, with their vectors and the norms of these; rising from call to call."""
+        factors = (1 / norms).astype(np.float32)
+        for start in range(0, len(self.queries), QUERIES):
+            part = self.queries[start : start + QUERIES]
+            if len(self._scores) < len(rows) * len(part):
+                self._scores = np.empty(len(rows) * len(part), np.float32)
+            scores = self._scores[: len(rows) * len(part)].reshape(len(rows), len(part))
+            np.matmul(vectors, part.T, out=scores)
+
+            kept = self.rows[start : start + QUERIES], self.estimates[start : start + QUERIES]
+            each(lambda share: keep_best(scores, factors, rows, *share, *kept), shares(len(part)))  # noqa: B023
+
+    def settle(
+        self, store: Store, view: View, feature: str, k: int
+    ) -> tuple[Int64[np.ndarray, "queries best"], Float32[np.ndarray, "queries best"], np.ndarray]:
+        """The k best of the kept rows (or all, where those are fewer), and whether no other row can be nearer."""
+        exact = compared(store, view, feature, self.queries, self.rows)
+        order = np.lexsort((self.rows, -exact))[:, :k]
+        best = np.take_along_axis(exact, order, axis=1)
+        slack = (width(view, feature) + 8) * 2.0**-24  # of a float32 product of vectors of length 1
+        beyond = self.estimates[:, -1].astype(np.float64) + slack  # no other row is nearer than this
+        certain = (beyond == -np.inf) | (best[:, -1] > beyond)
+        return np.take_along_axis(self.rows, order, axis=1), best.astype(np.float32), certain
+
+
+def compared(
+    store: Store,
+    view: View,
+    feature: str,
+    queries: Float32[np.ndarray, "queries dim"],
+    rows: Int64[np.ndarray, "queries some"],
+) -> Float64[np.ndarray, "queries some"]:
+    """The cosine of each normalised query to each of its own rows, in float64; -inf where the row is -1."""
+    exact = np.full(rows.shape, -np.inf)
+    group = max(COMPARED // rows.shape[1], 1)
+    for start in range(0, len(rows), group):
+        near, places = np.unique(rows[start : start + group], return_inverse=True)
+        vectors = np.zeros((len(near), queries.shape[1]))
+        vectors[near >= 0] = normalised(store, view, feature, near[near >= 0])
+        for at, place in enumerate(places.reshape(-1, rows.shape[1]), start):
+            exact[at] = np.sum(vectors[place] * queries[at], axis=-1)
+    exact[rows < 0] = -np.inf
+    return exact
+
+
+def squares(vectors: Float32[np.ndarray, "rows dim"]) -> Float64[np.ndarray, " rows"]:
+    """Sums of squares of each row."""
+    out = np.empty(len(vectors))
+    each(lambda share: squares_of(vectors[slice(*share)], out[slice(*share)]), shares(len(vectors)))
+    return out
+
+
+def shares(count: int) -> list[tuple[int, int]]:
+    """0 to `count` in one piece a core, none empty: first and end (exclusive) of each."""
+    bounds = np.linspace(0, count, min(cores(), count) + 1).astype(int).tolist()
+    return list(pairwise(bounds))

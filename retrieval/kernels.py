@@ -1,0 +1,61 @@
+"""the loops of exact.py, compiled: norms of rows, and the best of many scores
+
+They hold no lock, so that threads share the work out; numba's own threads would end a process that
+uses them after a fork.
+"""
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from retrieval.compiled import compiled
+
+
+@compiled
+def squares_of(vectors: Float32[np.ndarray, "rows dim"], out: Float64[np.ndarray, " rows"]) -> None:
+    """Fill `out` with the sums of squares."""
+    for row in range(vectors.shape[0]):
+        total = 0.0
+        for d in range(vectors.shape[1]):
+            value = np.float64(vectors[row, d])
+            total += value * value
+        out[row] = total
+
+
+@compiled
+def keep_best(
+    scores: Float32[np.ndarray, "rows queries"],
+    factors: Float32[np.ndarray, " rows"],
+    rows: Int64[np.ndarray, " rows"],
+    first: int,
+    last: int,
+    best_rows: Int64[np.ndarray, "queries kept"],
+    best: Float32[np.ndarray, "queries kept"],
+) -> None:
+    """Put scores * factors that are better than the last of `best`, a falling list, into their places there.
+
+    Only queries `first` to `last` (exclusive) are looked at. Hardly any score is better, so those of a row are
+    compared many at a time. Of equals the first stays first.
+    """
+    kept = best.shape[1]
+    worst = best[:, kept - 1].copy()
+    for row in range(scores.shape[0]):
+        factor = factors[row]
+        for start in range(first, last, 64):
+            end = min(start + 64, last)
+            better = 0
+            for query in range(start, end):
+                better += scores[row, query] * factor > worst[query]
+            if not better:
+                continue
+            for query in range(start, end):
+                score = scores[row, query] * factor
+                if score > worst[query]:
+                    ours, ours_rows = best[query], best_rows[query]
+                    at = kept - 1
+                    while at > 0 and ours[at - 1] < score:
+                        ours[at] = ours[at - 1]
+                        ours_rows[at] = ours_rows[at - 1]
+                        at -= 1
+                    ours[at] = score
+                    ours_rows[at] = rows[row]
+                    worst[query] = ours[kept - 1]

@@ -1,0 +1,78 @@
+"""A frame as a table on a terminal, or as a file.
+
+Guarantees:
+- ids_are_never_cut: columns named as fixed stand whole, the others get what room is left, or are left out.
+- whole_or_not_at_all: a file appears complete, under its name, or not.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from retrieval.errors import RetrievalError
+from retrieval.files import whole
+
+PIPED_WIDTH = 200  # characters of the table where no terminal says how many fit
+NARROWEST = 18  # characters of a column; columns that would get fewer are left out
+MARGIN = 3  # characters around a column
+WIDEST = 60  # characters of a cell
+FORMATS = (".parquet", ".csv", ".jsonl")
+
+
+def print_table(frame: pl.DataFrame, fixed: Sequence[str], title: str) -> None:
+    """Prints the columns `fixed`, whole, then as many of the others as fit, in their order."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, width=max(console.width, PIPED_WIDTH))
+    rows = [[_shown(value) for value in row] for row in frame.select(fixed).iter_rows()]
+    taken = sum(max(map(len, column)) for column in zip(fixed, *rows, strict=True))
+    space = max(console.width - taken - MARGIN * len(fixed), 0)
+    others = [name for name in frame.columns if name not in fixed][: space // NARROWEST]
+    each = min(space // max(len(others), 1) - MARGIN, WIDEST)
+    table = Table(*fixed, *others, title=Text(title), title_justify="left", box=SIMPLE_HEAD)
+    for whole_cells, cut in zip(rows, frame.select(others).iter_rows() if others else [()] * len(rows), strict=True):
+        table.add_row(*map(Text, [*whole_cells, *(short(value, each) for value in cut)]))
+    console.print(table)
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def short(value: object, widest: int = WIDEST) -> str:
+    """A value on one line of at most `widest` characters."""
+    words = "" if value is None else " ".join(str(value).split())
+    return words if len(words) <= widest else words[: widest - 1] + "…"
+
+
+def check_format(path: Path) -> None:
+    """RetrievalError where the name is of no format that `write_table` writes."""
+    if path.suffix not in FORMATS:
+        raise RetrievalError(f"{path} is none of {', '.join(FORMATS)}: name the output so")
+
+
+def write_table(path: Path, frame: pl.DataFrame) -> None:
+    """Writes the frame as Parquet, CSV or JSON lines, as the name says."""
+    check_format(path)
+    with whole(path) as temporary:
+        if path.suffix == ".parquet":
+            frame.write_parquet(temporary)
+        elif path.suffix == ".csv":
+            frame.write_csv(temporary)
+        else:
+            frame.write_ndjson(temporary)
+
+
+def as_json(frame: pl.DataFrame) -> list[dict[str, object]]:
+    """The rows as JSON has them."""
+    return json.loads(json.dumps(frame.to_dicts(), default=str))

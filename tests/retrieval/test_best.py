@@ -1,0 +1,67 @@
+"""The best of many cosines against sorting all of them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval import best
+from retrieval.best import Best
+from retrieval.errors import RetrievalError
+from retrieval.memory import bytes_of, rows_that_fit
+
+
+@given(
+    vectors=st.lists(st.lists(st.integers(-2, 2), min_size=2, max_size=2), min_size=1, max_size=30),
+    asking=st.integers(1, 5),
+    k=st.integers(1, 8),
+    block=st.integers(1, 9),
+)
+@settings(deadline=None)
+def test_best_first(vectors: list[list[int]], asking: int, k: int, block: int) -> None:
+    """Small whole numbers: equal cosines everywhere, and products without rounding."""
+    all_of = np.array(vectors, np.float32)
+    rows, apart = np.arange(len(all_of)) * 3, np.arange(len(all_of)) // 2
+    asked, mine = all_of[:asking], apart[:asking]
+    kept = Best.none(len(asked), k)
+    for start in range(0, len(all_of), block):
+        some = slice(start, start + block)
+        kept.see(asked, mine, all_of[some], rows[some], apart[some])
+    for at in range(len(asked)):
+        others = [other for other in range(len(all_of)) if apart[other] != mine[at]]
+        others.sort(key=lambda other: (-float(all_of[other] @ asked[at]), other))  # noqa: B023
+        expected = [other * 3 for other in others[:k]]
+        assert kept.rows[at].tolist() == expected + [-1] * (k - len(expected))
+        cosines = [float(all_of[other] @ asked[at]) for other in others[:k]]
+        assert kept.cosines[at].tolist() == cosines + [-np.inf] * (k - len(cosines))
+
+
+def test_never_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(best, "ASKING", 7)
+    monkeypatch.setattr(best, "CANDIDATES", 11)
+    vectors, rows = np.ones((50, 4), np.float32), np.arange(50)
+    kept = Best.none(50, 3)
+    kept.see(vectors, rows, vectors, rows, rows)
+    assert kept.rows.tolist() == [[other for other in range(5) if other != at][:3] for at in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [("20GB", 20 * 10**9), ("512MiB", 2**29), ("1.5 gib", 3 * 2**29), ("1e9", 10**9), ("7", 7), ("2T", 2 * 10**12)],
+)
+def test_sizes_as_people_write_them(size: str, expected: int) -> None:
+    assert bytes_of(size) == expected
+
+
+@pytest.mark.parametrize("size", ["", "GB", "ten GB", "-1GB", "1XB", "nan", "1.2.3GB"])
+def test_what_is_no_size_is_refused(size: str) -> None:
+    with pytest.raises(RetrievalError, match="is no size: write for example 20GB or 512MiB"):
+        bytes_of(size)
+
+
+def test_the_least_memory_that_is_named_is_enough() -> None:
+    with pytest.raises(RetrievalError, match="give --max-memory") as caught:
+        rows_that_fit("10MB", 1_000_000, 768)
+    least = str(caught.value).split("--max-memory ")[1].split()[0]
+    assert rows_that_fit(least, 1_000_000, 768) >= 1024
+    assert rows_that_fit("8GB", 1_000_000, 768) > rows_that_fit("4GB", 1_000_000, 768)

@@ -1,0 +1,213 @@
+"""Building an index: in parts, resumed, extended, and measured by what an exact search finds."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval import builder, parts
+from retrieval.__main__ import main
+from retrieval.builder import build_index
+from retrieval.card import paths
+from retrieval.errors import RetrievalError
+from retrieval.factory import Budgets
+from retrieval.index import open_index
+from retrieval.sample import Sample
+from retrieval.vectors import filled_rows, normalised
+from store import Store, StoreError, View
+from store.lock import locked
+
+Fill = Callable[..., View]
+FACTORY = "IVF16,SQfp16"
+PART = 256  # rows
+
+
+@pytest.fixture
+def clustered(store: Store, fill: Fill) -> View:
+    """1,500 rows around 20 centres, every ninth failed, in shards of 128."""
+    return fill(store, clusters(1500, 0), [f"c{at}" for at in range(1500)], failed=range(0, 1500, 9), shard=128)
+
+
+def clusters(rows: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(7)
+    centres = rng.normal(size=(20, 16))
+    rng = np.random.default_rng(seed)
+    return (centres[rng.integers(20, size=rows)] + 0.3 * rng.normal(size=(rows, 16))).astype(np.float32)
+
+
+def built(store: Store, view: View, **how: object) -> dict:
+    return build_index(store, view, factory=FACTORY, workers=1, part_rows=PART, **how)  # type: ignore[arg-type]
+
+
+def content(store: Store) -> dict[str, bytes]:
+    folder = paths(store, "clips", "tiny")[0].parent
+    return {path.name: path.read_bytes() for path in folder.glob("tiny.*") if path.suffix != ".json"}
+
+
+def true_recall(store: Store, view: View, k: int = 10) -> float:
+    """Of every row's k nearest others by float64, the share that the index finds."""
+    rows = filled_rows(view)
+    unit = normalised(store, view, "embedding", rows)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -2)
+    best = rows[np.argsort(-cosines, axis=1)[:, :k]]
+    found, _ = open_index(store, view).search(unit.astype(np.float32), k + 1)
+    return float(np.mean([len(set(f) & set(b)) / k for f, b in zip(found, best, strict=True)]))
+
+
+def test_recall_is_measured(store: Store, clustered: View) -> None:
+    card = built(store, clustered, given=Budgets(recall=0.9))
+    assert 0.9 <= card["recall"] <= 1 and card["probes"] < 16
+    assert card["recall"] == pytest.approx(true_recall(store, clustered), abs=0.08)  # 16 queries of 1,333
+    few = json.loads(paths(store, "clips", "tiny")[1].read_text())
+    assert few["recall_queries"] == 16 and few["latency"] > 0 and few["phases"].keys() >= {"training", "adding"}
+
+
+def test_more_recall_looks_at_more_lists(store: Store, clustered: View) -> None:
+    few = built(store, clustered, given=Budgets(recall=0.3))
+    many = built(store, clustered, given=Budgets(recall=0.99))
+    assert few["probes"] < many["probes"] and few["recall"] < many["recall"]
+
+
+@pytest.mark.parametrize("factory", [FACTORY, "IVF8,PQ4x4", "PCA8,IVF8,SQ8", "IVF16_HNSW8,Flat", "IVF200,SQ8"])
+def test_parts_make_the_index_of_one_go(
+    tmp_path: Path, fill: Fill, factory: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for name, size in (("parts", PART), ("whole", 10**6)):
+        store = Store.open(tmp_path / name, create=True)
+        view = fill(store, clusters(1500, 0), [f"c{at}" for at in range(1500)], shard=128)
+        build_index(store, view, factory=factory, workers=1, part_rows=size)
+        found.append(
+            open_index(store, view).search(normalised(store, view, "embedding", np.arange(99)).astype("f4"), 9)
+        )
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    assert capfd.readouterr().out == ""
+
+
+def test_parts_make_the_whole(store: Store, clustered: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The truth that the parts remember is that of float64 over all rows."""
+    built(store, clustered)
+    sample = Sample.read(paths(store, "clips", "tiny")[0].parent / "tiny.sample.npz")
+    rows = filled_rows(clustered)
+    cosines = sample.queries.astype(float) @ normalised(store, clustered, "embedding", rows).T
+    cosines[np.arange(len(sample.rows)), np.searchsorted(rows, sample.rows)] = -2
+    expected = -np.sort(-cosines, axis=1)[:, :10]
+    np.testing.assert_allclose(sample.least_cosines(store, clustered, "embedding"), expected, atol=1e-6)
+
+
+def test_a_killed_build_resumes(store: Store, clustered: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    built(store, clustered)
+    unbroken = content(store)
+    for path in paths(store, "clips", "tiny"):
+        path.unlink()
+    script = (
+        "import sys, time; from retrieval import builder, parts, cluster; from store import Store\n"
+        "fill = parts.fill\n"
+        "def slow(part):\n    done = fill(part); time.sleep(0.3); return done\n"
+        "cluster.fill = slow; store = Store.open(sys.argv[1])\n"
+        f"builder.build_index(store, store.view('clips', 'tiny'), factory={FACTORY!r}, workers=1, part_rows={PART})"
+    )
+    run = subprocess.Popen([sys.executable, "-c", script, str(store.path)])
+    work = store.path / "indexes/clips/tiny.building"
+    until = time.monotonic() + 60
+    while len(done := list(work.glob("*/*-*.npz"))) < 2 and time.monotonic() < until:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL and done
+    there = {path.name: path.stat().st_mtime_ns for path in work.glob("*/*-*.npz")}
+    assert not paths(store, "clips", "tiny")[0].exists()
+    filled: list[str] = []
+    fill = parts.fill
+    monkeypatch.setattr("retrieval.cluster.fill", lambda part: filled.append(f"{part.name}.npz") or fill(part))
+    card = built(store, clustered)
+    assert filled and not set(filled) & set(there) and len(filled) + len(there) == 6
+    assert content(store) == unbroken and card["rows"] == 1333
+    assert not work.exists()
+
+
+def test_new_rows_are_added(store: Store, clustered: View, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
+    built(store, clustered)
+    added: list[int] = []
+    monkeypatch.setattr(builder, "train", lambda *_: pytest.fail("trained anew"))
+    add = parts.fill
+    monkeypatch.setattr("retrieval.cluster.fill", lambda part: added.extend(part.rows) or add(part))
+    with store.lock():  # a failed row that is mended stands in the middle
+        clustered.write_shard(0, np.array([9]), {"embedding": clusters(1, 5)}, {})
+    view = fill(store, clusters(300, 3), [f"new{at}" for at in range(300)], shard=128)
+    card = built(store, view)
+    assert added == [9, *range(1500, 1800)]
+    assert (card["rows"], card["trained_rows"], card["new_share"], card["rebuild"]) == (1634, 1333, 0.1842, False)
+    assert true_recall(store, view) > 0.9 and card["recall"] >= 0.95
+    fill(store, clusters(600, 4), [f"newer{at}" for at in range(600)], shard=128)
+    assert built(store, view)["rebuild"] is True
+    monkeypatch.undo()
+    card = built(store, view, rebuild=True)
+    assert (card["trained_rows"], card["new_share"], card["rebuild"]) == (2234, 0.0, False)
+
+
+def test_a_second_build_adds_nothing(store: Store, clustered: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    built(store, clustered)
+    before = content(store)
+    monkeypatch.setattr("retrieval.cluster.fill", lambda part: pytest.fail("read anew"))
+    built(store, clustered)
+    assert content(store) == before
+
+
+def test_rows_written_anew_are_not_taken_over(store: Store, clustered: View, fill: Fill, tmp_path: Path) -> None:
+    """The old index is of another store: all is built anew."""
+    built(store, clustered)
+    other = Store.open(tmp_path / "other", create=True)
+    view = fill(other, clusters(1500, 8), [f"c{at}" for at in range(1500)], shard=128)
+    folder = paths(other, "clips", "tiny")[0].parent
+    folder.mkdir(parents=True)
+    for path in paths(store, "clips", "tiny")[0].parent.glob("tiny.*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(RetrievalError, match="is stale, "):
+        open_index(other, view)
+    assert built(other, view)["trained_rows"] == 1500
+    assert true_recall(other, view) > 0.9
+
+
+def test_a_second_builder_is_refused(store: Store, clustered: View) -> None:
+    folder = store.path / "indexes/clips"
+    folder.mkdir(parents=True)
+    with locked(folder / ".tiny.lock", wait=False), pytest.raises(StoreError, match="is being written by process"):
+        built(store, clustered)
+
+
+def test_a_broken_budget_is_told(store: Store, clustered: View, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["build", "--store", str(store.path), "--view", "tiny", "--factory", "IVF4,PQ1x2", "--workers", "1"]
+    assert main([*common, "--max-latency", "1us", "--max-memory", "1KB", "--min-recall", "0.999", "--json"]) == 1
+    printed = capsys.readouterr()
+    card = json.loads(printed.out)
+    lines = printed.err.splitlines()
+    assert [any(word in one for one in lines) for word in ("--max-latency", "--max-memory")] == [True, True]
+    assert card["recall"] < 0.999 and any("is below --min-recall 0.999" in one for one in lines)
+    assert main([*common[:5], "--min-recall", "0.5"]) == 0
+    assert "Flat over 1333 rows" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_ray_fills_parts_side_by_side(store: Store, clustered: View) -> None:
+    built(store, clustered)
+    here = content(store)
+    card = build_index(store, clustered, factory=FACTORY, rebuild=True, workers=2, part_rows=PART)
+    assert content(store) == here and card["build_memory"] > 0
+
+
+def test_a_fault_in_a_worker_is_one_line(store: Store, fill: Fill) -> None:
+    values = clusters(60, 0)
+    view = fill(store, values, [f"c{at}" for at in range(60)], shard=64)
+    built(store, view)
+    fill(store, np.zeros((1, 16), np.float32), ["zeros"], shard=64)
+    job = parts.Job(store.path, "clips", "tiny", "embedding", store.path)
+    parts.train(job, "IVF2,SQ8", np.arange(60))
+    assert "the embedding of zeros in clips/tiny is all zeros" in str(parts.fill_or_say(parts.Part(job, np.arange(61))))

@@ -1,0 +1,159 @@
+"""Near-duplicates against all pairs compared one by one in float64, and what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from retrieval import build_index, duplicates
+from retrieval.__main__ import main
+from retrieval.copies import Copies, Options, _join
+from store import Store, View
+
+Fill = Callable[..., View]
+
+
+@pytest.fixture
+def copied(store: Store, fill: Fill) -> View:
+    """90 clips of 8 channels in 9 videos; every third nearly a copy of one before it; one failed; one of no video."""
+    rng = np.random.default_rng(8)
+    vectors = rng.normal(size=(90, 8)).astype(np.float32)
+    for at in range(3, 90, 3):
+        vectors[at] = vectors[rng.integers(at)] + 0.12 * rng.normal(size=8)
+    vectors[50] = 3 * vectors[49]
+    columns = {
+        "video": [f"v{at % 9}.mp4" if at != 7 else None for at in range(90)],
+        "split": [("train", "val", "test", None)[at % 4] for at in range(90)],
+    }
+    return fill(store, vectors, [f"clip_{at}_0_1" for at in range(90)], failed=(33,), columns=columns)
+
+
+def naive(store: Store, view: View, threshold: float) -> tuple[set[frozenset[str]], dict[str, float]]:
+    """The groups, and the cosine of each clip to its nearest copy."""
+    frame = store.catalog("clips").frame()
+    rows = np.flatnonzero(view.status() == 1)
+    vectors = view.read_float("embedding", rows).astype(np.float64)
+    vectors /= np.sqrt(np.sum(vectors**2, axis=1, keepdims=True))
+    groups = {frame["key"][int(row)]: {frame["key"][int(row)]} for row in rows}
+    nearest: dict[str, float] = {}
+    for a, one in enumerate(rows):
+        for b, other in enumerate(rows):
+            cosine = float(vectors[a] @ vectors[b])
+            videos = frame["video"][int(one)], frame["video"][int(other)]
+            if a == b or cosine < threshold - 1e-9 or (videos[0] == videos[1] and videos[0] is not None):
+                continue
+            first, second = frame["key"][int(one)], frame["key"][int(other)]
+            nearest[first] = max(nearest.get(first, -1), cosine)
+            if groups[first] is not groups[second]:
+                both = groups[first] | groups[second]
+                for clip in both:
+                    groups[clip] = both
+    return {frozenset(group) for group in groups.values() if len(group) > 1}, nearest
+
+
+def grouped(found: pl.DataFrame) -> set[frozenset[str]]:
+    return {frozenset(clips) for clips in found.group_by("group").agg("clip")["clip"]}
+
+
+@pytest.mark.parametrize("threshold", [0.9, 0.98, 1.0])
+@pytest.mark.parametrize("tile", [1024, 5])
+def test_equal_to_all_pairs(
+    monkeypatch: pytest.MonkeyPatch, store: Store, copied: View, threshold: float, tile: int
+) -> None:
+    """In one block, and in pieces, blocks and tiles of a few rows, which the diagonal crosses."""
+    if tile < 1024:
+        monkeypatch.setattr("retrieval.copies.TILE", tile)
+        monkeypatch.setattr("retrieval.copies.BLOCK", 7)
+        monkeypatch.setattr("retrieval.vectors.BLOCK", 7)
+        monkeypatch.setattr("retrieval.copies.rows_that_fit", lambda *_: 16)
+    found = duplicates(store, Options(store.path, "tiny", threshold))
+    groups, nearest = naive(store, copied, threshold)
+    assert len(groups) > 0 and grouped(found) == groups
+    assert found["group"].unique().to_list() == list(range(1, len(groups) + 1))
+    cosines = dict(zip(found["clip"], found["similarity"], strict=True))
+    assert cosines == pytest.approx(nearest, abs=1e-6)
+
+
+def test_by_index_finds_the_same_where_the_index_is_exact(store: Store, copied: View) -> None:
+    build_index(store, copied)
+    by_index = duplicates(store, Options(store.path, "tiny", 0.9, by="index"))
+    exact = duplicates(store, Options(store.path, "tiny", 0.9))
+    assert grouped(by_index) == grouped(exact)
+    assert by_index["similarity"].to_list() == pytest.approx(exact["similarity"].to_list(), abs=1e-6)
+
+
+def test_never_the_same_video(store: Store, fill: Fill) -> None:
+    vectors = np.ones((5, 4), np.float32)
+    fill(store, vectors, list("abcde"), columns={"video": ["one", "one", None, None, "one"]})
+    found = duplicates(store, Options(store.path, "tiny"))
+    assert sorted(found["clip"]) == list("abcde")  # through the clips whose video nobody knows
+    store_of_one = Store.open(store.path.with_name("other"), create=True)
+    fill(store_of_one, vectors, list("abcde"), columns={"video": ["one"] * 5})
+    assert duplicates(store_of_one, Options(store_of_one.path, "tiny")).height == 0
+
+
+def test_against_split_keeps_the_groups_that_leak(store: Store, copied: View) -> None:
+    split = dict(store.catalog("clips").frame().select("key", "split").iter_rows())
+    groups, _ = naive(store, copied, 0.9)
+    leaking = {group for group in groups if len({split[clip] for clip in group} - {None}) > 1}
+    assert 0 < len(leaking) < len(groups)
+    found = duplicates(store, Options(store.path, "tiny", 0.9, against="split"))
+    assert grouped(found) == leaking
+    assert dict(found.select("clip", "split").iter_rows()) == {c: split[c] for group in leaking for c in group}
+
+
+@given(edges=st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)).filter(lambda e: e[0] < e[1]), max_size=40))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_connected(edges: list[tuple[int, int]]) -> None:
+    """Two clips share a root exactly where a walk over the edges leads from one to the other."""
+    copies = Copies.none(np.arange(20))
+    first, second = np.array(edges, np.int64).reshape(-1, 2).T
+    cosines = np.ones(len(edges), np.float32)
+    _join(first, second, cosines, copies.video, copies.parent, copies.nearest, copies.cosine)
+    reach = np.eye(20, dtype=bool)
+    for a, b in edges:
+        reach[a, b] = reach[b, a] = True
+    for _ in range(20):
+        reach |= reach @ reach
+    roots = copies.roots()
+    assert ((roots[:, None] == roots) == reach).all()
+
+
+def test_duplicates_from_the_command_line(
+    store: Store, copied: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = ["duplicates", "--store", str(store.path), "--view", "tiny", "--threshold", "0.9"]
+    groups, nearest = naive(store, copied, 0.9)
+    assert main([*start, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["groups"] == len(groups) and {one["clip"] for one in answer["clips"]} == set(nearest)
+    assert main([*start, "--out", str(tmp_path / "copies.parquet")]) == 0
+    told = f"{len(groups)} groups, {len(nearest)} clips with a copy at 0.9 or above in tiny"
+    assert capsys.readouterr().out == f"{tmp_path / 'copies.parquet'}: {told}\n"
+    assert set(pl.read_parquet(tmp_path / "copies.parquet")["clip"]) == set(nearest)
+    assert main(start) == 0
+    printed = capsys.readouterr().out
+    assert told in printed and "clip_50_0_1" in printed
+    refused = {
+        ("--against", "fold"): "clips have no column 'fold': the catalog has key, row, video, split",
+        ("--max-memory", "1MB"): "1MB are too little for 89 rows of 8 channels: give --max-memory 30",
+        ("--by", "index"): "has no index: run `python -m retrieval build",
+        ("--out", "copies.txt"): "copies.txt is none of .parquet, .csv, .jsonl",
+    }
+    for words, why in refused.items():
+        assert main([*start, *words]) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and why in err
+
+
+def test_a_view_with_nan_is_refused(store: Store, fill: Fill, capsys: pytest.CaptureFixture[str]) -> None:
+    vectors = np.eye(4, dtype=np.float32)
+    vectors[2] = 0
+    fill(store, vectors, list("abcd"), columns={"video": list("wxyz")})
+    assert main(["duplicates", "--store", str(store.path), "--view", "tiny"]) == 1
+    assert "the embedding of c in clips/tiny is all zeros: run `python -m store verify" in capsys.readouterr().err

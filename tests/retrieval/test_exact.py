@@ -1,0 +1,111 @@
+"""Exact search: equal to a comparison of all rows in float64, whatever the blocks and the ties."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval import exact, vectors
+from retrieval.errors import RetrievalError
+from retrieval.exact import search_exactly
+from retrieval.vectors import filled_rows, normalised
+from store import Store, View
+
+Fill = Callable[..., View]
+
+
+def naive(store: Store, view: View, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """All cosines in float64, sorted, of equal ones the lower row first; -1 and -inf behind the last."""
+    unit = view.read_float("embedding", rows).astype(np.float64)
+    unit /= np.sqrt(np.sum(unit * unit, axis=1))[:, None]
+    found, cosines = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf)
+    for at, query in enumerate(queries.astype(np.float64)):
+        all_of_them = np.sum(unit * query, axis=1)
+        order = np.lexsort((rows, -all_of_them))[:k]
+        found[at, : len(order)], cosines[at, : len(order)] = rows[order], all_of_them[order]
+    return found, cosines
+
+
+def unit(values: np.ndarray) -> np.ndarray:
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), queries=st.integers(1, 70), k=st.integers(1, 45), distinct=st.integers(1, 40))
+def test_equal_to_float64(
+    tmp_path_factory: pytest.TempPathFactory, fill: Fill, seed: int, queries: int, k: int, distinct: int
+) -> None:
+    """Few distinct vectors tie by the dozen; blocks of 7 rows and 32 queries cut everywhere."""
+    rng = np.random.default_rng(seed)
+    store = Store.open(tmp_path_factory.mktemp("exact") / "features", create=True)
+    values = rng.normal(size=(distinct, 12)).astype(np.float32)[rng.integers(distinct, size=90)]
+    values *= rng.uniform(0.1, 9, size=(90, 1)).astype(np.float32)  # lengths must not count
+    failed = rng.choice(90, 5, replace=False).tolist()
+    view = fill(store, values, [f"c{at}" for at in range(90)], failed=failed, shard=64)
+    rows = filled_rows(view)[rng.random(85) < 0.8]
+    asked = unit(rng.normal(size=(queries, 12)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vectors, "BLOCK_BYTES", 7 * 4 * 12)
+        patch.setattr(exact, "QUERIES", 32)
+        patch.setattr(exact, "SPARE", 1)
+        patch.setattr(exact, "MORE", 2)
+        found, cosines = search_exactly(store, view, "embedding", rows, asked, k)
+    expected, figures = naive(store, view, rows, asked, k)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(cosines, figures.astype(np.float32))
+
+
+def test_ties_by_row(store: Store, fill: Fill) -> None:
+    """More copies of one clip than are kept at first: none but the lowest rows are the answer."""
+    values = np.ones((700, 16), np.float32)
+    values[::7] = np.random.default_rng(0).normal(size=(100, 16))
+    view = fill(store, values, [f"c{at}" for at in range(700)], shard=128)
+    found, cosines = search_exactly(store, view, "embedding", filled_rows(view), unit(values[1:2]), 10)
+    assert found[0].tolist() == [1, 2, 3, 4, 5, 6, 8, 9, 10, 11]
+    assert np.ptp(cosines) == 0 and cosines[0, 0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_same_neighbours_as_faiss_flat(tmp_path: Path, fill: Fill, dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(3000, 64)).astype(np.float32)
+    store = Store.open(tmp_path / "features", create=True)
+    view = fill(store, values, [f"c{at}" for at in range(3000)], shard=1024, dtype=dtype)
+    rows, asked = filled_rows(view), unit(rng.normal(size=(200, 64)))
+    index = faiss.IndexFlatIP(64)
+    index.add(normalised(store, view, "embedding", rows).astype(np.float32))
+    similarities, theirs = index.search(asked, 10)
+    found, cosines = search_exactly(store, view, "embedding", rows, asked, 10)
+    np.testing.assert_allclose(cosines, similarities, atol=2e-6)
+    differ = found != theirs  # only where two cosines are one number to FAISS
+    assert differ.mean() < 0.01
+    np.testing.assert_allclose(cosines[differ], similarities[differ], atol=2e-6)
+
+
+def test_memory_of_a_few_blocks(store: Store, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No read asks for more rows than a block has."""
+    view = fill(store, np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32), [f"c{n}" for n in range(500)])
+    monkeypatch.setattr(vectors, "BLOCK_BYTES", 64 * 4 * 8)
+    reads: list[int] = []
+    read = View.read
+
+    def counted(view: View, feature: str, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        reads.append(len(rows))
+        return read(view, feature, rows, out)
+
+    monkeypatch.setattr(View, "read", counted)
+    search_exactly(store, view, "embedding", filled_rows(view), unit(np.ones((1, 8))), 3)
+    assert max(reads) == 64 and sum(reads) == 500 + 3 + exact.SPARE
+
+
+def test_a_row_without_a_direction_is_refused_by_its_key(store: Store, fill: Fill) -> None:
+    values = np.ones((20, 4), np.float32)
+    values[13] = 0
+    view = fill(store, values, [f"c{at}" for at in range(20)])
+    with pytest.raises(RetrievalError, match="the embedding of c13 in clips/tiny is all zeros") as caught:
+        search_exactly(store, view, "embedding", filled_rows(view), unit(np.ones((1, 4))), 3)
+    assert "\n" not in str(caught.value)

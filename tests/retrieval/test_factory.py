@@ -1,0 +1,52 @@
+"""Which factory string is chosen, and what it takes."""
+
+import pytest
+
+from retrieval.errors import RetrievalError
+from retrieval.factory import FLAT, Budgets, budgets, choose, memory_bytes
+
+
+@pytest.mark.parametrize(
+    ("rows", "dim", "factory"),
+    [
+        (99_999, 1280, "Flat"),
+        (100_000, 1280, "IVF1265,SQfp16"),
+        (10_000_000, 1280, "IVF12649,SQfp16"),
+        (10_000_001, 1280, "IVF12649,PQ64"),
+        (20_000_000, 50, "IVF17889,PQ50"),
+        (136_000_000, 768, "IVF46648,PQ64"),
+    ],
+)
+def test_factory_follows_the_number_of_rows(rows: int, dim: int, factory: str) -> None:
+    assert choose(rows, dim, Budgets()).factory == factory
+
+
+def test_a_memory_budget_asks_for_smaller_codes() -> None:
+    asked = {memory: choose(10**6, 768, Budgets(memory=memory * 1e6)) for memory in (1600, 1500, 700, 50)}
+    assert [one.factory for one in asked.values()] == [
+        "IVF4000,SQfp16", "IVF4000,SQ8", "IVF4000,PQ64", "IVF4000,PQ24",
+    ]  # fmt: skip
+    assert all(memory_bytes(one.factory, 10**6, 768) <= memory * 1e6 for memory, one in asked.items())
+    assert "SQfp16 would break --max-memory" in asked[700].why
+    with pytest.raises(RetrievalError, match="the smallest takes 0.02 GB") as caught:
+        choose(10**6, 768, Budgets(memory=1e6))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_latency_that_an_exact_search_breaks_asks_for_an_index() -> None:
+    assert choose(50_000, 768, Budgets(latency=1.0)).factory == FLAT
+    assert choose(50_000, 768, Budgets(latency=0.005)).factory == "IVF894,SQfp16"
+
+
+def test_a_recall_of_1_is_exact() -> None:
+    assert choose(10**7, 768, Budgets(recall=1.0)).factory == FLAT
+
+
+def test_amounts_are_read_as_people_write_them() -> None:
+    assert budgets("20GB", "10ms", 0.9) == Budgets(20e9, 0.01, 0.9)
+    assert budgets("1.5 GiB", "2s", 0.9) == Budgets(1.5 * 2**30, 2.0, 0.9)
+    with pytest.raises(RetrievalError, match="'20 apples' is no size"):
+        budgets("20 apples", None, 0.9)
+    for time in ("10", "fast", "-1ms", ""):
+        with pytest.raises(RetrievalError, match="is no time: write for example 10ms"):
+            budgets(None, time, 0.9)

@@ -1,0 +1,164 @@
+"""Queries by a file, with a real encoder and real videos, and contact sheets."""
+
+import base64
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import av
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from featurize.encoders import load
+from featurize.shard import featurize_shard
+from featurize.task import Source, Task
+from retrieval.__main__ import main
+from retrieval.query import Options, query
+from store import Store, View
+from weights import WeightsError, resolve
+
+Fill = Callable[..., View]
+ENCODER = "efficientnet-lite0"
+CLIPS = [("stripes", 0.0, 1.0), ("stripes", 1.0, 2.0), ("blobs", 0.0, 1.0), ("blobs", 1.0, 2.0)]
+
+
+def write_video(path: Path, name: str, crf: int = 18, size: tuple[int, int] = (160, 120)) -> Path:
+    """Two seconds of moving stripes or blobs, which change their colours after the first."""
+    width, height = size
+    y, x = np.mgrid[:height, :width] / height
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.options = width, height, "yuv420p", {"crf": str(crf)}
+        for at in range(20):
+            wave = np.sin(20 * x + at) if name == "stripes" else np.sin(9 * x + at) * np.sin(9 * y)
+            colour = (230, 60, 40) if at < 10 else (40, 200, 220)
+            picture = ((wave[..., None] > 0) * np.array(colour) + 20).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
+    """A store of four clips of two videos, as featurize fills it, and the folder of the videos."""
+    try:
+        resolve(ENCODER)
+    except WeightsError as problem:
+        pytest.skip(str(problem))
+    folder = tmp_path_factory.mktemp("filmed")
+    store, encoder = Store.open(folder / "features", create=True), load(ENCODER, device="cpu")
+    rows = [
+        {"key": f"{name}_{start:g}_{end:g}", "video": f"{name}.mp4", "start": start, "end": end, "step": "<b>chop</b>"}
+        for name, start, end in CLIPS
+    ]
+    for name in ("stripes", "blobs"):
+        write_video(folder / f"{name}.mp4", name)
+    with store.lock():
+        store.catalog("clips").append(pl.DataFrame(rows))
+        store.create_view("clips", ENCODER, encoder.provenance("clips"), encoder.features("clips"), 4).resize()
+    sources = {at: Source(str(folder / f"{name}.mp4"), start, end) for at, (name, start, end) in enumerate(CLIPS)}
+    task = Task(str(store.path), "clips", ENCODER, 0, (0, 1, 2, 3), {}, 4, sources)
+    assert featurize_shard(task, encoder, "cpu", lambda _: None).error is None
+    return store, folder
+
+
+def test_same_as_in_the_store(filmed: tuple[Store, Path], tmp_path: Path) -> None:
+    """A file's span is nearest to its own clip, at cosine 1; a worse copy of the video still is, and a picture too."""
+    store, folder = filmed
+    for name, start, end in CLIPS[1:3]:
+        options = Options(store.path, ENCODER, file=folder / f"{name}.mp4", start=start, end=end, k=4)
+        _, hits = query(store, options)
+        assert hits["clip"][0] == f"{name}_{start:g}_{end:g}"
+        assert hits["similarity"][0] == pytest.approx(1, abs=1e-5) and hits["similarity"][1] < 0.99
+    copy = write_video(tmp_path / "copy.mp4", "blobs", crf=32, size=(96, 72))
+    _, hits = query(store, Options(store.path, ENCODER, file=copy, end=1.0, k=1))
+    assert hits["clip"][0] == "blobs_0_1" and 0.9 < hits["similarity"][0] < 0.9999
+    with av.open(str(folder / "stripes.mp4")) as video:
+        frame = list(video.decode(video=0))[15]
+    frame.to_image().save(tmp_path / "still.png")
+    _, hits = query(store, Options(store.path, ENCODER, file=tmp_path / "still.png", k=1))
+    assert hits["clip"][0] == "stripes_1_2"
+
+
+def test_a_file_that_cannot_be_encoded_as_the_view_is_refused(
+    filmed: tuple[Store, Path], tmp_path: Path, fill: Fill, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, folder = filmed
+    (tmp_path / "words.txt").write_text("no video")
+    (tmp_path / "cut.mp4").write_bytes((folder / "blobs.mp4").read_bytes()[:900])
+    other = Store.open(tmp_path / "other", create=True)
+    fill(other, np.eye(2, dtype=np.float32), ["a_0_1", "b_0_1"], "aligned", encoder="head over tiny")
+    made = store.view("clips", ENCODER)
+    with other.lock():
+        changed = replace(made.provenance, weights="0" * 64)
+        other.create_view("clips", "old", changed, made.features, 4).resize()
+        vectors = {name: np.ones((2, *one.shape), np.float32) for name, one in made.features.items()}
+        other.view("clips", "old").write_shard(0, np.arange(2), vectors, {})
+    video = folder / "blobs.mp4"
+    refused = {
+        (store.path, ENCODER, tmp_path / "none.mp4"): "no video",
+        (store.path, ENCODER, tmp_path / "words.txt"): "is not a video that FFmpeg knows",
+        (store.path, ENCODER, tmp_path / "cut.mp4"): "cut.mp4",
+        (other.path, "aligned", video): "view clips/aligned was made by a head over tiny, not by an encoder of files",
+        (other.path, "old", video): "view clips/old was made otherwise than efficientnet-lite0 encodes a file now "
+        "(weights '0000",
+    }
+    for (path, view, file), why in refused.items():
+        assert main(["query", "--store", str(path), "--view", view, "--file", str(file), "-k", "1"]) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and why in err
+    assert main(["query", "--store", str(store.path), "--view", ENCODER, "--file", str(video), "--start", "7"]) == 1
+    assert "the clip begins at 7 s" in capsys.readouterr().err
+
+
+class Page(HTMLParser):
+    """What a page shows: its pictures, its tags and its words."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.pictures: list[Image.Image] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        for name, value in attrs:
+            if name == "src" and (value or "").startswith("data:image/jpeg;base64,"):
+                self.pictures.append(Image.open(io.BytesIO(base64.b64decode(str(value).split(",")[1]))))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_self_contained(filmed: tuple[Store, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, folder = filmed
+    words = ["query", "--store", str(store.path), "--view", ENCODER, "-k", "2", "--html", str(tmp_path / "sheet.html")]
+    assert main([*words, "--clip", "stripes_0_1", "--videos", str(folder)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'sheet.html'}: 2 clips nearest to clip stripes_0_1 in {ENCODER}\n"
+    text = (tmp_path / "sheet.html").read_text()
+    page = Page(text)
+    assert len(page.pictures) == 9 and {picture.size for picture in page.pictures} == {(192, 192)}
+    assert all(address.startswith("data:") for address in page.addresses) and "url(" not in text
+    assert "http" not in text and not {"script", "link", "b"} & set(page.tags)
+    assert page.tags.count("figure") == 3 and "<b>chop</b>" in page.words and "0.00 to 1.00 s" in page.words
+    seen = [np.asarray(picture).mean(axis=(0, 1)) for picture in page.pictures]
+    assert all(red > 1.5 * blue for red, _, blue in seen[:3])  # the first second of its own video
+    assert main([*words, "--file", str(folder / "blobs.mp4"), "--videos", str(folder)]) == 0
+    assert len(Page((tmp_path / "sheet.html").read_text()).pictures) == 9
+
+
+def test_a_missing_video_is_told(filmed: tuple[Store, Path], tmp_path: Path) -> None:
+    store, folder = filmed
+    words = ["query", "--store", str(store.path), "--view", ENCODER, "-k", "3", "--html", str(tmp_path / "sheet.html")]
+    (tmp_path / "stripes.mp4").write_bytes((folder / "stripes.mp4").read_bytes())
+    assert main([*words, "--clip", "stripes_0_1", "--videos", str(tmp_path)]) == 0
+    page = Page((tmp_path / "sheet.html").read_text())
+    assert len(page.pictures) == 6
+    assert page.words.count(f"{tmp_path / 'blobs.mp4'} does not exist") == 2

@@ -1,0 +1,124 @@
+"""Filters over the catalog, and searches among the clips that they let through."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval import build_index, query
+from retrieval.__main__ import main
+from retrieval.errors import RetrievalError
+from retrieval.index import open_index
+from retrieval.where import rows_where
+from store import Store, View
+
+Fill = Callable[..., View]
+
+
+@pytest.fixture
+def cut(store: Store, fill: Fill) -> View:
+    """60 clips with step, split, start and end; row 6 failed; rows 50 and later know no split."""
+    vectors = np.random.default_rng(2).normal(size=(60, 16)).astype(np.float32)
+    columns = {
+        "step": [("chop", "whisk", "fry")[at % 3] for at in range(60)],
+        "split": [("train", "test")[at % 2] if at < 50 else None for at in range(60)],
+        "start": [0.5 * at for at in range(60)],
+        "end": [0.5 * at + 1 + at % 7 for at in range(60)],
+    }
+    return fill(store, vectors, [f"clip_{at}" for at in range(60)], failed=(6,), columns=columns)
+
+
+CONDITIONS = {
+    "step = 'whisk'": lambda at: at % 3 == 1,
+    "split == 'test' AND step != 'fry'": lambda at: at < 50 and at % 2 == 1 and at % 3 != 2,
+    "duration > 4.5": lambda at: 1 + at % 7 > 4.5,
+    "step LIKE '%h%' OR \"end\" < 3": lambda at: at % 3 < 2 or 0.5 * at + 1 + at % 7 < 3,
+    "split IS NULL": lambda at: at >= 50,
+    "key IN ('clip_3', 'clip_6')": lambda at: at in (3, 6),
+}
+
+
+@pytest.mark.parametrize("where", CONDITIONS)
+def test_rows_where_are_those_for_which_it_is_true(store: Store, cut: View, where: str) -> None:
+    assert rows_where(store, "clips", where).tolist() == [at for at in range(60) if CONDITIONS[where](at)]
+
+
+@pytest.mark.parametrize("factory", [None, "Flat", "IVF4,SQfp16"])
+@pytest.mark.parametrize("where", ["step = 'whisk'", "duration > 4.5 AND split = 'train'"])
+def test_where_before_nearest(
+    store: Store, cut: View, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    factory: str | None, where: str,
+) -> None:  # fmt: skip
+    """The nearest among the clips let through, exactly and by the index, in a comparison of each with the query."""
+    if factory is not None:
+        build_index(store, cut, factory=factory)
+        monkeypatch.setattr("retrieval.query.FLAT_BELOW", 0)
+    vectors = np.random.default_rng(2).normal(size=(60, 16)).astype(np.float32).astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    through = {"step = 'whisk'": CONDITIONS["step = 'whisk'"]}.get(
+        where, lambda at: CONDITIONS["duration > 4.5"](at) and at < 50 and at % 2 == 0
+    )
+    let = [at for at in range(60) if through(at) and at not in (4, 6)]
+    nearest = sorted(let, key=lambda at: -float(vectors[at] @ vectors[4]))[:5]
+    words = ["query", "--store", str(store.path), "--view", "tiny", "--clip", "clip_4", "-k", "5", "--json"]
+    assert main([*words, "--where", where]) == 0
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert [hit["clip"] for hit in hits] == [f"clip_{at}" for at in nearest]
+    assert [hit["similarity"] for hit in hits] == pytest.approx([vectors[at] @ vectors[4] for at in nearest], abs=1e-6)
+
+
+def test_a_selection_hides_every_other_row_of_an_index(store: Store, cut: View) -> None:
+    for factory in ("Flat", "IVF4,SQfp16", "HNSW8"):
+        build_index(store, cut, factory=factory)
+        index = open_index(store, cut)
+        among = np.array([0, 7, 19, 41])
+        rows, _ = index.search(cut.read_float("embedding", np.array([3, 40])), 4, among)
+        assert set(rows.ravel().tolist()) <= {0, 7, 19, 41, -1}, factory
+        if factory != "HNSW8":  # a graph is left before it has seen every row
+            assert all(set(found) == {0, 7, 19, 41} for found in rows.tolist()), factory
+    build_index(store, cut, factory="PQ4x2")
+    with pytest.raises(RetrievalError, match="cannot search some rows alone in an index 'PQ4x2': build one"):
+        open_index(store, cut).search(cut.read_float("embedding", np.array([3])), 4, among)
+
+
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [
+        ("colour = 'red'", "names no column of the clips: colour; the catalog has key, step, split, start, end, dur"),
+        ("step = ", "is no condition ("),
+        ("start + 1", "is no condition ("),
+        ("start > 'late'", "is no condition ("),
+        ("", "is no condition ("),
+        ("step = 'whisk' AND", "write one as behind SQL's WHERE"),
+        ("step = 'bake'", "no clip of "),
+    ],
+)
+def test_a_bad_filter_is_refused_in_one_line(
+    store: Store, cut: View, capsys: pytest.CaptureFixture[str], where: str, why: str
+) -> None:
+    words = ["query", "--store", str(store.path), "--view", "tiny", "--clip", "clip_4", "--where", where]
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and why in err
+
+
+def test_more_than_are_let_through_is_refused(store: Store, cut: View) -> None:
+    options = query.Options(store.path, "tiny", clip="clip_4", where="key IN ('clip_3', 'clip_4', 'clip_6')", k=2)
+    with pytest.raises(RetrievalError, match="holds 1 clips to choose from with key IN .*, not 2: ask for -k 1"):
+        query.query(store, options)
+
+
+def test_without_an_index_a_small_view_is_searched_exactly(
+    store: Store, cut: View, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options = query.Options(store.path, "tiny", clip="clip_4", k=58)
+    _, exact = query.query(store, options)
+    monkeypatch.setattr("retrieval.query.FLAT_BELOW", 10)
+    with pytest.raises(RetrievalError, match="has no index: run `python -m retrieval build"):
+        query.query(store, options)
+    build_index(store, cut)
+    _, by_index = query.query(store, options)
+    assert exact["clip"].to_list() == by_index["clip"].to_list()
+    assert exact["similarity"].to_list() == pytest.approx(by_index["similarity"].to_list(), abs=1e-6)

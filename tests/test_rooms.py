@@ -1,0 +1,49 @@
+"""Which room may import which: no import runs upward, and no head can reach a video."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STANDS_ON = {
+    "store": set(),
+    "weights": set(),
+    "kitchen": set(),
+    "featurize": {"store", "weights"},
+    "retrieval": {"store"},
+    "heads": {"store", "retrieval", "weights"},
+    "annotate": {"store", "weights", "featurize", "retrieval", "heads"},
+}
+EXCEPT = {("retrieval/footage.py", "featurize")}  # a query may be a file; imported once it is asked, and by no one else
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively"
+            yield node.module or ""
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+@pytest.mark.parametrize("room", STANDS_ON)
+def test_no_import_runs_upward(room: str) -> None:
+    for file in (ROOT / room).rglob("*.py"):
+        name = file.relative_to(ROOT).as_posix()
+        for module in imports(file):
+            other = module.split(".")[0]
+            allowed = {room, *STANDS_ON[room]} | {to for at, to in EXCEPT if at == name}
+            assert other not in STANDS_ON or other in allowed, f"{name} imports {module}"
+
+
+def test_only_the_query_verb_reaches_footage() -> None:
+    files = [file for room in STANDS_ON for file in (ROOT / room).rglob("*.py")]
+    reaching = {file.relative_to(ROOT).as_posix() for file in files if "retrieval.footage" in imports(file)}
+    assert reaching == {"retrieval/query.py", "retrieval/sheet.py"}
+    assert {file.relative_to(ROOT).as_posix() for file in files if "retrieval.sheet" in imports(file)} == {
+        "retrieval/query.py"
+    }
