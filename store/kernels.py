@@ -5,18 +5,15 @@ round it. The kernels hold no lock: threads share the rows out, and not numba's 
 end a process that uses them after a fork.
 """
 
-import inspect
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int8, UInt16
-from numba import njit
+
+from store.compiled import compiled
 
 BLOCK = 64
 _BIAS = np.int32(112 << 23)  # between the exponents of float16 and float32
-_REBIAS = np.float32(2.0**112)  # the same, as a factor: right below the normal range too
 _SMALLEST = np.int32(0x38800000)  # float32 bits of 2**-14, the least normal float16
 _LARGEST = np.int32(0x477FE000)  # float32 bits of 65504, the greatest float16
 _MAGNITUDE = np.int32(0x7FFFFFFF)
@@ -25,12 +22,7 @@ _STEPS = np.float32(2**24)
 _HALF, _HALF_BITS = np.float32(0.5), np.int32(0x3F000000)  # float32 numbers at 0.5 lie 2**-24 apart
 
 
-def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-    """The loop as machine code, without what checks shapes in tests: numba cannot compile that."""
-    return njit(cache=True, nogil=True)(inspect.unwrap(loop))
-
-
-@_compiled
+@compiled
 def _from_float16(bits: int) -> np.float32:
     """The float32 of a float16 that is neither negative nor past its range."""
     if bits < 0x400:
@@ -38,7 +30,7 @@ def _from_float16(bits: int) -> np.float32:
     return np.int32((bits << 13) + _BIAS).view(np.float32)
 
 
-@_compiled
+@compiled
 def _scale_bits(exact: np.float32) -> np.uint16:
     """A positive float32 rounded up to float16; 1 for zero."""
     bits = np.float32(exact).view(np.int32)
@@ -49,7 +41,7 @@ def _scale_bits(exact: np.float32) -> np.uint16:
     return np.uint16((bits - _BIAS + 0x1FFF) >> 13)
 
 
-@_compiled
+@compiled
 def _quantise_block(values: Float32[np.ndarray, " C"], levels: Int8[np.ndarray, " C"]) -> np.uint16:
     """Fill `levels` of one block; returns the bits of its scale."""
     peak = np.int32(0)  # as integers, magnitudes compare like floats, and many at once
@@ -62,7 +54,7 @@ def _quantise_block(values: Float32[np.ndarray, " C"], levels: Int8[np.ndarray, 
     return bits
 
 
-@_compiled
+@compiled
 def quantise_float32(
     values: Float32[np.ndarray, "R D"], levels: Int8[np.ndarray, "R D"], scale: UInt16[np.ndarray, "R blocks"]
 ) -> None:
@@ -74,24 +66,27 @@ def quantise_float32(
             scale[row, block] = _quantise_block(values[row, start : start + BLOCK], made)
 
 
-@_compiled
+@compiled
 def quantise_float16(
     values: UInt16[np.ndarray, "R D"], levels: Int8[np.ndarray, "R D"], scale: UInt16[np.ndarray, "R blocks"]
 ) -> None:
     """Fill `levels` and `scale` from the bits of finite float16 values."""
-    wide = np.empty(BLOCK, np.float32)
     for row in range(values.shape[0]):
         for block in range(scale.shape[1]):
             start = block * BLOCK
             given, made = values[row, start : start + BLOCK], levels[row, start : start + BLOCK]
+            peak = np.int32(0)
             for d in range(len(given)):
-                bits = np.int32(given[d])
-                size = np.float32(np.int32((bits & 0x7FFF) << 13).view(np.float32) * _REBIAS)
-                wide[d] = -size if bits > 0x7FFF else size
-            scale[row, block] = _quantise_block(wide[: len(given)], made)
+                peak = max(peak, np.int32(given[d] & 0x7FFF))
+            bits = _scale_bits(np.float32(_from_float16(peak) / np.float32(127)))
+            step = np.float32(_from_float16(bits))
+            for d in range(len(given)):
+                size = _from_float16(np.int32(given[d] & 0x7FFF))
+                made[d] = np.int8(np.rint((-size if given[d] > 0x7FFF else size) / step))
+            scale[row, block] = bits
 
 
-@_compiled
+@compiled
 def to_float32(
     levels: Int8[np.ndarray, "R D"], scale: UInt16[np.ndarray, "R blocks"], out: Float32[np.ndarray, "R D"]
 ) -> None:
@@ -105,7 +100,7 @@ def to_float32(
                 made[d] = np.float32(given[d]) * step
 
 
-@_compiled
+@compiled
 def to_float16(
     levels: Int8[np.ndarray, "R D"], scale: UInt16[np.ndarray, "R blocks"], out: UInt16[np.ndarray, "R D"]
 ) -> None:

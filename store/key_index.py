@@ -50,9 +50,9 @@ class KeyIndex:
         sought = hashes[keys]
         self._file.load(_HASHES)
         at = np.searchsorted(self._hashes, sought)
-        self._check_places(at, sought)
+        here = self._stands(at, sought)
         found = np.full(len(places), -1, np.int64)
-        left = np.flatnonzero((at < len(self)) & (self._hash(at) == sought))
+        left = np.flatnonzero((at < len(self)) & (here == sought))
         while len(left):  # more than once only where hashes are equal
             rows = self._row(at[left])
             same = self._keys.equal(rows, wanted, keys[left])
@@ -72,11 +72,12 @@ class KeyIndex:
         """Check every byte of the file; DamagedFile."""
         self._file.check_all()
 
-    def _check_places(self, at: Int64[np.ndarray, " K"], sought: UInt64[np.ndarray, " K"]) -> None:
-        """Check that each of `sought` would stand at its place: DamagedFile where a wrong byte misled the search."""
+    def _stands(self, at: Int64[np.ndarray, " K"], sought: UInt64[np.ndarray, " K"]) -> UInt64[np.ndarray, " K"]:
+        """The hashes at `at`, where each of `sought` would stand: DamagedFile where a wrong byte misled the search."""
         before, here = self._hash(at - 1), self._hash(at)
         if not (((at == 0) | (before < sought)) & ((at == len(self)) | (here >= sought))).all():
             raise DamagedFile(self.path)
+        return here
 
     def _hash(self, at: Int64[np.ndarray, " P"]) -> UInt64[np.ndarray, " P"]:
         """The hashes at `at`, checked; of a place past an end, that of the end."""

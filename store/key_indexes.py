@@ -28,10 +28,11 @@ from store.object_stores import pool
 from store.packed_keys import pack
 from store.parts import Parts, first_row
 from store.remote import Place, RemotePath, ReplacedError
+from store.threads import each
 
 RATIO = 2  # of 200 appends of 10,000 keys 3 files are left, and 100,000 keys take 44 ms: unmerged 200, and 468 ms
 _GROUP = 2**22  # rows of small parts that are indexed together
-_RUN = 2**22  # keys looked up at a time
+_RUN = 2**15  # keys looked up at a time: what is made of them stays near the core
 _DIGITS = 12
 
 Answer = TypeVar("Answer")
@@ -52,21 +53,10 @@ class KeyIndexes:
 
     def find(self, parts: Parts, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
         """The row of each key, -1 where `parts` have none. StoreError where parts to index are damaged or lost."""
-        runs = [self._find(parts, keys[at : at + _RUN]) for at in range(0, len(keys), _RUN)]
-        return np.concatenate([np.empty(0, np.int64), *runs])
-
-    def _find(self, parts: Parts, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
-        wanted = pack(keys)
-        hashes = wanted.hashes()
-
-        def look(chain: list[KeyIndex]) -> Int64[np.ndarray, " K"]:
-            found = np.full(len(wanted), -1, np.int64)
-            for index in chain:
-                left = np.flatnonzero(found < 0)
-                found[left] = index.find(wanted, hashes, left)
-            return found
-
-        return self._answered(parts, look)
+        runs = [keys[at : at + _RUN] for at in range(0, len(keys), _RUN)]
+        spread = map if isinstance(self.folder, RemotePath) else each  # threads would ask for the same blocks
+        found = self._answered(parts, lambda chain: list(spread(lambda run: _find(chain, run), runs)))
+        return np.concatenate([np.empty(0, np.int64), *found])
 
     def keys(self, parts: Parts, rows: Int64[np.ndarray, " K"]) -> list[str]:
         """The key of each row. StoreError where there is no such row, or parts to index are damaged or lost."""
@@ -195,6 +185,17 @@ class KeyIndexes:
 
     def _path(self, first: int, end: int) -> Place:
         return self.folder / f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.keys"
+
+
+def _find(chain: Sequence[KeyIndex], keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
+    """The row of each key, -1 where the indexes have none."""
+    wanted = pack(keys)
+    hashes = wanted.hashes()
+    found = np.full(len(wanted), -1, np.int64)
+    for index in chain:
+        left = np.flatnonzero(found < 0)
+        found[left] = index.find(wanted, hashes, left)
+    return found
 
 
 def _end(chain: Sequence[KeyIndex]) -> int:

@@ -41,41 +41,28 @@ class PackedKeys:
 
     def hashes(self) -> UInt64[np.ndarray, " K"]:
         """The hash of every key."""
-        runs = [self._hashes(np.arange(at, min(at + _RUN, len(self)))) for at in range(0, len(self), _RUN)]
-        return np.concatenate([np.empty(0, np.uint64), *runs])
+        from store import key_kernels  # numba takes as long to import as all the rest
+
+        hashes = np.empty(len(self), np.uint64)
+        key_kernels.hash_keys(self._words, self.offsets, hashes)
+        return hashes
 
     def equal(
         self, places: Int64[np.ndarray, " P"], others: "PackedKeys", theirs: Int64[np.ndarray, " P"]
     ) -> Bool[np.ndarray, " P"]:
         """Whether the key at each of `places` is the one of `others` at `theirs`."""
+        from store import key_kernels
+
         starts, other_starts = self.offsets[places], others.offsets[theirs]
-        lengths = self.offsets[places + 1] - starts
-        same = lengths == others.offsets[theirs + 1] - other_starts
-        left, step = np.flatnonzero(same & (lengths > 0)), 0
-        while len(left):
-            rest = lengths[left] - step
-            differ = _ended(self._words(starts[left] + step) ^ others._words(other_starts[left] + step), rest) != 0
-            same[left[differ]] = False
-            left = left[~differ & (rest > _WORD)]
-            step += _WORD
+        ends, other_ends = self.offsets[places + 1], others.offsets[theirs + 1]
+        same = ends - starts == other_ends - other_starts
+        key_kernels.compare(self._words, starts, ends, others._words, other_starts, same)
         return same
 
-    def _hashes(self, places: Int64[np.ndarray, " P"]) -> UInt64[np.ndarray, " P"]:
-        starts = self.offsets[places]
-        lengths = self.offsets[places + 1] - starts
-        state = _mixed(lengths.astype(np.uint64))
-        left, step = np.flatnonzero(lengths), 0
-        while len(left):
-            rest = lengths[left] - step
-            state[left] = _mixed(state[left] ^ _ended(self._words(starts[left] + step), rest))
-            left = left[rest > _WORD]
-            step += _WORD
-        return state
-
-    def _words(self, at: Int64[np.ndarray, " P"]) -> UInt64[np.ndarray, " P"]:
-        """The eight bytes from each of `at` on."""
-        windows = np.ndarray(len(self.data) - _WORD + 1, "<u8", self.data, strides=(1,))
-        return windows[at].astype(np.uint64, copy=False)
+    @property
+    def _words(self) -> UInt64[np.ndarray, " bytes"]:
+        """The eight bytes from each byte on."""
+        return np.ndarray(len(self.data) - _WORD + 1, "<u8", self.data, strides=(1,))
 
 
 def pack(keys: Sequence[str] | pl.Series) -> PackedKeys:
@@ -92,20 +79,3 @@ def pack(keys: Sequence[str] | pl.Series) -> PackedKeys:
         lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
     data = np.frombuffer(b"".join([*pieces, bytes(SPARE)]), np.uint8)
     return PackedKeys(data, np.concatenate([[0], np.cumsum(lengths)]))
-
-
-def _mixed(state: UInt64[np.ndarray, " K"]) -> UInt64[np.ndarray, " K"]:
-    """splitmix64: its constant step, then its finaliser."""
-    state = state + np.uint64(0x9E3779B97F4A7C15)
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
-
-
-def _ended(words: UInt64[np.ndarray, " P"], rest: Int64[np.ndarray, " P"]) -> UInt64[np.ndarray, " P"]:
-    """`words`, zeros past the `rest` bytes that belong to the key; in place."""
-    if (rest < _WORD).any():
-        bits = 8 * np.minimum(rest, _WORD - 1).astype(np.uint64)
-        ends = (np.uint64(1) << bits) - np.uint64(1)
-        words &= np.where(rest < _WORD, ends, ~np.uint64(0))
-    return words

@@ -11,13 +11,14 @@ Guarantees
 import math
 import mmap
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Shaped, UInt8, UInt64
+from jaxtyping import Bool, Int, Shaped, UInt8, UInt64
 
 from store.errors import DamageError
 from store.remote import Place
@@ -76,26 +77,34 @@ class Rows(Protocol):
 def pieces(
     old: Rows | None,
     keep: Bool[np.ndarray, " slots"],
-    new: dict[int, np.ndarray],
+    new: Iterable[tuple[Int[np.ndarray, " G"], Shaped[np.ndarray, "G ..."]]],
     row_bytes: int,
 ) -> Iterator[bytes | memoryview | np.ndarray]:
-    """A new shard file, piece by piece: rows of `old` that are kept, and new rows by slot.
+    """A new shard file, piece by piece, by slot: rows of `old` that are kept, and new ones, which come by slot too.
 
     A kept row that `old` leaves out is the fill value, and written as such.
     """
     present = keep.copy()
-    present[list(new)] = True
-    for slot in np.flatnonzero(present).tolist():
-        if slot in new:
-            yield new[slot]
-        else:
-            row = old.row(slot) if old else None
-            if old and row is not None and len(row) != row_bytes:
-                raise DamageError(
-                    f"a row of {old.path} has {len(row)} bytes, not {row_bytes}: run python -m store verify"
-                )
-            yield row or bytes(row_bytes)
+    kept = deque(np.flatnonzero(keep).tolist())
+    for slots, rows in new:
+        present[slots] = True
+        start = 0
+        while kept and len(slots) and kept[0] < slots[-1]:
+            end = int(np.searchsorted(slots, kept[0]))
+            yield rows[start:end]
+            yield _kept(old, kept.popleft(), row_bytes)
+            start = end
+        yield rows[start:]
+    for slot in kept:
+        yield _kept(old, slot, row_bytes)
     yield index_bytes(present, row_bytes)
+
+
+def _kept(old: Rows | None, slot: int, row_bytes: int) -> bytes | memoryview:
+    row = old.row(slot) if old else None
+    if old and row is not None and len(row) != row_bytes:
+        raise DamageError(f"a row of {old.path} has {len(row)} bytes, not {row_bytes}: run python -m store verify")
+    return row or bytes(row_bytes)
 
 
 def index_size(slots: int) -> int:

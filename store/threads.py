@@ -5,12 +5,15 @@ Guarantees
 """
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 READERS = 8
 """threads: so many reads are on their way to a disk at once"""
+AHEAD = 2
+"""for each core, what is made and waits to be used"""
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 _pool: list[ThreadPoolExecutor] = []
@@ -30,6 +33,21 @@ def each(do: Callable[[Given], Made], given: Sequence[Given]) -> list[Made]:
         return [do(given[0]), *(other.result() for other in others)]
     finally:
         wait(others)  # none may write into the caller's memory after an error
+
+
+def ahead(do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]:
+    """What `do` makes of each, in order; threads make the next ones while one is used."""
+    if len(given) == 1:
+        yield do(given[0])
+        return
+    made: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(cores(), thread_name_prefix="store-ahead") as pool:
+        for one in given:
+            made.append(pool.submit(do, one))
+            if len(made) > AHEAD * cores():
+                yield made.popleft().result()
+        while made:
+            yield made.popleft().result()
 
 
 def cores() -> int:

@@ -7,10 +7,10 @@ because the rows that it calls ok were copied byte for byte.
 Guarantees
 - one commit a shard: status is written last
 - a shard filled later keeps the bytes of the rows that were ok
-- a row that is not finite, or does not fit, fails alone
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import tee
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,11 +23,11 @@ from store.commit import make_folder
 from store.errors import StoreError
 from store.layout import encode_json, read_json
 from store.lock import check_held, locked
-from store.quantise import quantise
 from store.remote import Place
 from store.remote_shard import open_shard
-from store.seal import BLANK, crc32c
+from store.seal import BLANK
 from store.shard import encode_chunk, pieces, read_chunk
+from store.stored_rows import StoredRows, stored_rows
 from store.together import Together
 
 if TYPE_CHECKING:
@@ -58,21 +58,19 @@ class ShardWriter:
         make_folder(lock.parent)
         with locked(lock, wait=True):  # a writer left over from a dead run may still be at it
             status = self.view.shard_status(self.shard).copy()
-            fresh = status[rows - self.first] != _OK
-            rows = rows[fresh]
-            features = {name: _where(values, fresh) for name, values in features.items()}
+            fresh = np.flatnonzero(status[rows - self.first] != _OK)
+            fresh = fresh[np.argsort(rows[fresh])]
+            slots = rows[fresh] - self.first
+            features = {name: _taken(values, fresh) for name, values in features.items()}
             reasons = {row: why for row, why in failures.items() if status[row - self.first] != _OK}
-            reasons |= self._unfit(rows, features)
-            if not len(rows) and not reasons:
+            if not len(slots) and not reasons:
                 return
-            good = np.array([row not in reasons for row in rows.tolist()], bool)
-            slots = rows[good] - self.first
-            failed = np.array(sorted(reasons), np.int64)
             earlier = self._earlier_reasons(status)
             with Together() as files:
                 if len(slots):
-                    good_features = {name: _where(values, good) for name, values in features.items()}
-                    self._write_rows(files, status == _OK, slots, good_features)
+                    slots, unfit = self._write_rows(files, status == _OK, slots, features)
+                    reasons |= {slot + self.first: why for slot, why in unfit.items()}
+                failed = np.array(sorted(reasons), np.int64)
                 # Until status is replaced the earlier failures still count: both lists at first.
                 self._write_failures(files, earlier | reasons)
                 self._write_info(files, np.concatenate([slots + self.first, failed]), info or {})
@@ -107,41 +105,34 @@ class ShardWriter:
             if values.shape != (len(rows), *view.features[name].shape):
                 raise StoreError(f"{where}: {name} is {values.shape}, needs {(len(rows), *view.features[name].shape)}")
 
-    def _unfit(self, rows: Int[np.ndarray, " K"], features: Mapping[str, Float[np.ndarray, "K ..."]]) -> dict[int, str]:
-        """Why rows cannot be stored, by row."""
-        reasons: dict[int, str] = {}
-        for name, values in sorted(features.items()):
-            narrow = self.view.features[name].dtype != "float32"
-            for row, value in zip(rows.tolist(), values, strict=True):
-                peak = _peak(value)
-                if not np.isfinite(peak):
-                    reasons.setdefault(row, f"{name} holds {'NaN' if np.isnan(peak) else 'infinity'}")
-                elif narrow and not _fits_float16(peak):
-                    reasons.setdefault(row, f"{name} holds {peak:.4g}, a magnitude past float16")
-        return reasons
-
     def _write_rows(
         self,
         files: Together,
         keep: Bool[np.ndarray, " slots"],
-        slots: Int[np.ndarray, " G"],
-        features: Mapping[str, Float[np.ndarray, "G ..."]],
-    ) -> None:
+        slots: Int[np.ndarray, " K"],
+        features: Mapping[str, Float[np.ndarray, "K ..."]],
+    ) -> tuple[Int[np.ndarray, " G"], dict[int, str]]:
+        """Write the rows of `slots`, ascending; returns the slots of good ones, and by slot why others are not."""
         view = self.view
+        names = sorted(view.checksummed, key=lambda name: -view.stored[name].row_bytes)
+        rows, *parts = tee(stored_rows(slots, features, view.features), 1 + len(names))
+        for name, of_name in zip(names, parts, strict=True):  # while the largest is written all are made ready
+            self._write_shard_file(files, name, keep, len(slots), of_name)
         path = view.paths.checksum(self.shard)
-        shape = (view.rows_per_shard, len(view.checksummed))
+        shape = (view.rows_per_shard, len(names))
         old = read_chunk(path, shape, "uint32")
         sums = np.zeros(shape, "<u4") if old is None else old.copy()
-        for name, values in self._stored(features):
-            column = view.checksummed.index(name)
-            new = dict(zip(slots.tolist(), values, strict=True))
-            self._write_shard_file(files, name, keep, new)
-            for slot, value in new.items():  # while the file is on its way to the disk
-                sums[slot, column] = crc32c(value)
+        good, unfit = [], {}
+        for part in rows:
+            good.append(part.slots)
+            unfit |= part.reasons
+            for column, name in enumerate(view.checksummed):
+                sums[part.slots, column] = part.sums[name]
         self._put(files, path, encode_chunk(sums))
+        return np.concatenate(good), unfit
 
     def _write_shard_file(
-        self, files: Together, name: str, keep: Bool[np.ndarray, " slots"], new: dict[int, np.ndarray]
+        self, files: Together, name: str, keep: Bool[np.ndarray, " slots"], count: int, parts: Iterable[StoredRows]
     ) -> None:
         feature, slots = self.view.stored[name], self.view.rows_per_shard
         path = self.view.paths.shard(name, self.shard, 1 + len(feature.shape))
@@ -149,20 +140,10 @@ class ShardWriter:
             old = open_shard(path, slots) if keep.any() else None
         except FileNotFoundError:  # every kept row is the fill value
             old = None
-        size = (int(keep.sum()) + len(new)) * feature.row_bytes + slots * 16 + 4
+        size = (int(keep.sum()) + count) * feature.row_bytes + slots * 16 + 4
         check_held(self.view.paths.lock(self.shard))
+        new = ((part.slots, part.arrays[name]) for part in parts)
         files.replace(path, pieces(old, keep, new, feature.row_bytes), size)
-
-    def _stored(self, features: Mapping[str, Float[np.ndarray, "G ..."]]) -> Iterable[tuple[str, np.ndarray]]:
-        """The arrays to store, each row contiguous, little-endian."""
-        for name, values in sorted(features.items()):
-            dtype = self.view.features[name].dtype
-            if dtype == "int8":
-                levels, scale = quantise(values)
-                yield name, levels
-                yield "scale", np.ascontiguousarray(scale, "<f2")
-            else:
-                yield name, np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
 
     def _earlier_reasons(self, status: UInt8[np.ndarray, " slots"]) -> dict[int, str]:
         """The reasons on file of rows that have failed so far."""
@@ -205,22 +186,9 @@ class ShardWriter:
         files.replace(path, [data], len(data))
 
 
-def _peak(value: Float[np.ndarray, "..."]) -> np.floating:
-    """The greatest magnitude; NaN and infinity come through."""
-    if value.dtype == np.float16:  # as integers they compare alike, twenty times as fast
-        return (value.view(np.uint16) & 0x7FFF).max().view(np.float16)
-    return np.abs(value).max()
-
-
-def _fits_float16(peak: np.floating) -> bool:
-    """Whether a finite magnitude rounds to a finite float16."""
-    with np.errstate(over="ignore"):
-        return bool(np.isfinite(peak.astype(np.float16)))
-
-
-def _where(values: np.ndarray, mask: Bool[np.ndarray, " K"]) -> np.ndarray:
-    """The rows of `mask`; no copy where that is all of them."""
-    return values if mask.all() else values[mask]
+def _taken(values: Float[np.ndarray, "K ..."], places: Int[np.ndarray, " F"]) -> Float[np.ndarray, "F ..."]:
+    """The rows at `places`; no copy where those are all, in order."""
+    return values if np.array_equal(places, np.arange(len(values))) else values[places]
 
 
 def _to_ranges(rows: Iterable[int]) -> list[list[int]]:

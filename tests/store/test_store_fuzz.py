@@ -62,7 +62,7 @@ def test_any_index_gives_its_rows_or_one_line_of_error(
         else:
             assert length == ROW and offset + ROW <= len(rows) and found == rows[offset : offset + ROW]
     try:
-        new = b"".join(bytes(p) for p in pieces(ShardFile(path, SLOTS), np.ones(SLOTS, bool), {}, ROW))
+        new = b"".join(bytes(p) for p in pieces(ShardFile(path, SLOTS), np.ones(SLOTS, bool), [], ROW))
         kept = [rows[offset : offset + ROW] if offset != 2**64 - 1 else bytes(ROW) for offset, _ in index]
         assert new == b"".join(kept) + index_bytes(np.ones(SLOTS, bool), ROW)
     except StoreError as error:

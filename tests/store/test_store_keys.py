@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store import Catalog, Store, StoreError
@@ -19,6 +19,7 @@ from store.packed_keys import pack
 ROOT = Path(__file__).parents[2]
 HERE = Path("here.keys")
 MASK = 2**64 - 1
+UNHURRIED = settings(deadline=None)  # the first call compiles
 PARTS = ((0, 10), (10, 19), (19, 30))  # each merges the index of those before
 GOLDEN = [1667746891552174218, 16294208416658607535, 6774081908283191102]
 
@@ -36,6 +37,7 @@ def naive_hash(key: bytes) -> int:
     return state
 
 
+@UNHURRIED
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30)))
 def test_a_hash_is_the_same_everywhere(keys: list[str]) -> None:
     expected = [naive_hash(key.encode()) for key in keys]
@@ -48,6 +50,7 @@ def test_the_hash_of_a_clip_id_is_pinned() -> None:
     assert pack(["kitchen_0000_0.50_4.50", "", "a"]).hashes().tolist() == GOLDEN
 
 
+@UNHURRIED
 @given(st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20))))
 def test_keys_are_equal_where_their_bytes_are(pairs: list[tuple[str, str]]) -> None:
     ones, others = [a for a, _ in pairs], [b for _, b in pairs]
@@ -65,6 +68,7 @@ def find(index: KeyIndex, keys: list[str]) -> list[int]:
     return index.find(wanted, wanted.hashes(), np.arange(len(keys))).tolist()
 
 
+@UNHURRIED
 @given(st.lists(st.text("ab_0", min_size=1), unique=True, min_size=1), st.data())
 def test_any_merge_finds_what_a_dict_finds(keys: list[str], data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(1, len(keys)), max_size=3)) | {0, len(keys)})

@@ -36,8 +36,8 @@ def test_one_commit_a_shard_status_is_written_last(
     rows = np.array([4, 5, 7])
     view.write_shard(1, rows, values(view, rows), {6: "no video"})
     assert written == [
-        "arrays.zarr/clips/net/embedding/c/1/0",
         "arrays.zarr/clips/net/tokens/c/1/0/0",
+        "arrays.zarr/clips/net/embedding/c/1/0",
         "arrays.zarr/clips/net/checksum/c/1/0",
         "failures/clips/net/1.parquet",
         "shards/clips/net/1.json",

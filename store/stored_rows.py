@@ -1,0 +1,94 @@
+"""Rows on their way into a shard: checked, in the dtype they are stored in, with their checksums.
+
+Guarantees
+- a row that is not finite, or does not fit, fails alone
+- rows are made ready by threads while those before are written
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped, UInt32
+
+from store.provenance import Feature
+from store.quantise import quantise
+from store.seal import crc32c
+from store.threads import ahead
+
+_PART_BYTES = 8 * 2**20  # of features that are made ready at a time
+
+
+class StoredRows(NamedTuple):
+    """Rows of one shard, G of them good."""
+
+    slots: Int[np.ndarray, " G"]
+    arrays: dict[str, Shaped[np.ndarray, "G ..."]]
+    """by the name of the stored array, each contiguous and little-endian"""
+    sums: dict[str, UInt32[np.ndarray, " G"]]
+    """crc32c of each row, likewise"""
+    reasons: dict[int, str]
+    """why a row cannot be stored, by its slot"""
+
+
+def stored_rows(
+    slots: Int[np.ndarray, " K"], given: Mapping[str, Float[np.ndarray, "K ..."]], features: Mapping[str, Feature]
+) -> Iterator[StoredRows]:
+    """The rows of `slots` as `features` are stored, in parts, in order."""
+    row_bytes = sum(values[:1].nbytes for values in given.values())
+    size = max(_PART_BYTES // max(row_bytes, 1), 1)
+    parts = [slice(at, at + size) for at in range(0, len(slots), size)]
+    return ahead(partial(_part, slots, given, features), parts)
+
+
+def _part(
+    slots: Int[np.ndarray, " K"],
+    given: Mapping[str, Float[np.ndarray, "K ..."]],
+    features: Mapping[str, Feature],
+    part: slice,
+) -> StoredRows:
+    slots = slots[part]
+    given = {name: values[part] for name, values in sorted(given.items())}
+    reasons: dict[int, str] = {}
+    for name, values in given.items():
+        narrow = features[name].dtype != "float32"
+        for slot, value in zip(slots.tolist(), values, strict=True):
+            if reason := _unfit(value, narrow):
+                reasons.setdefault(slot, f"{name} holds {reason}")
+    if reasons:
+        good = np.array([slot not in reasons for slot in slots.tolist()])
+        slots, given = slots[good], {name: values[good] for name, values in given.items()}
+    arrays: dict[str, np.ndarray] = {}
+    for name, values in given.items():
+        dtype = features[name].dtype
+        if dtype == "int8":
+            arrays[name], scale = quantise(values)
+            arrays["scale"] = np.ascontiguousarray(scale, "<f2")
+        else:
+            arrays[name] = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
+    sums = {name: np.array([crc32c(row) for row in rows], np.uint32) for name, rows in arrays.items()}
+    return StoredRows(slots, arrays, sums, reasons)
+
+
+def _unfit(value: Float[np.ndarray, "..."], narrow: bool) -> str:
+    """What hinders a row to be stored, as float16 or int8 where `narrow`; empty where nothing does."""
+    peak = _peak(value)
+    if not np.isfinite(peak):
+        return "NaN" if np.isnan(peak) else "infinity"
+    if narrow and not _fits_float16(peak):
+        return f"{peak:.4g}, a magnitude past float16"
+    return ""
+
+
+def _peak(value: Float[np.ndarray, "..."]) -> np.floating:
+    """The greatest magnitude; NaN and infinity come through."""
+    if value.dtype == np.float16:  # as integers they compare alike, many times as fast
+        return np.uint16(max(value.view(np.int16).max(), value.view(np.uint16).max() & 0x7FFF)).view(np.float16)
+    return np.abs(value).max()
+
+
+def _fits_float16(peak: np.floating) -> bool:
+    """Whether a finite magnitude rounds to a finite float16."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(peak.astype(np.float16)))
