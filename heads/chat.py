@@ -1,7 +1,7 @@
 """A language model's chat template, taken apart into the pieces that a packed prompt is put together from.
 
 Guarantees
-- the pieces, joined, are what the model's own chat template writes
+- the pieces, joined, are the tokens of what the model's own chat template writes, up to the answer's end
 - what a user types never turns into a control token of the model
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 from heads.errors import HeadsError
 
 _VIDEO, _QUESTION = "@@video@@", "@@question@@"
+_BEFORE = ("\n", "x")  # a piece is cut behind the first of them that the tokenizer does not join to it
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class ChatPieces:
     around_videos: tuple[tuple[int, ...], ...]
     to_answer: tuple[int, ...]
     end: tuple[int, ...]
+    before_question: str = ""
+    """space that parts the question from what stands before it"""
+    before_answer: str = ""
+    """space that parts the answer from what stands before it"""
 
 
 class Chat:
@@ -34,13 +39,25 @@ class Chat:
 
     def control_ids(self, text: str) -> tuple[int, ...]:
         """Template text: its control tokens are read as such."""
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._cut(text, split_special_tokens=False)
 
     def text_ids(self, text: str) -> tuple[int, ...]:
-        """Plain text: what looks like a control token stays text."""
-        return tuple(
-            self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        )
+        """Plain text: what looks like a control token stays text. HeadsError where the tokenizer cannot have it so."""
+        ids = self._cut(text, split_special_tokens=True)
+        if set(ids) & set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}:
+            raise HeadsError(f"{text!r}: the tokenizer reads a control token in it; leave that out")
+        return ids
+
+    def _cut(self, text: str, split_special_tokens: bool) -> tuple[int, ...]:
+        """The ids that a piece has within a prompt: at the beginning of a text, sentence pieces set a space before."""
+        for before in _BEFORE:
+            first, whole = (
+                self.tokenizer(part, add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"]
+                for part in (before, before + text)
+            )
+            if whole[: len(first)] == first:
+                return tuple(whole[len(first) :])
+        raise HeadsError(f"{self.tokenizer.name_or_path}: its tokens cannot be cut before {text!r}; use another model")
 
     def pieces(self, system: str) -> ChatPieces:
         messages = [
@@ -58,5 +75,13 @@ class Chat:
             )
         end = self.tokenizer.eos_token_id
         return ChatPieces(
-            tuple(self.control_ids(part) for part in around), self.control_ids(to_answer), (end,)
+            tuple(self.control_ids(part) for part in around),
+            self.control_ids(to_answer),
+            (end,),
+            before_answer=space_behind(to_answer),
         )
+
+
+def space_behind(text: str) -> str:
+    """What parts an answer from the text before it."""
+    return "" if not text or text[-1].isspace() else " "

@@ -1,4 +1,4 @@
-"""python -m heads.evaluate --task diffmcq --method stepdiff --head runs/stepdiff --store data/features \\
+"""python -m heads.evaluate --task diffmcq --method video-lm --head runs/stepdiff --store data/features \\
     --test-set data/kitchen/diffmcq_test.jsonl --rows 150 --out data/demo/diffmcq_stepdiff.jsonl
 
 Writes predictions in the published format (OUT), the rows they answer where they are not the whole test set (OUT's
@@ -10,72 +10,22 @@ name with .rows before its suffix), and the scores with what they were computed 
 Guarantees
 - killed at any moment and run again, it goes on behind the last whole batch and ends in the same bits
 - a clip that the store lacks is named before anything is predicted
+- a model that sees reads each pair of a DiffMCQ set once for all that is asked of it, in however many questions
 """
 
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from heads.cli import parse
 from heads.errors import HeadsError
+from heads.evaluate_options import PUBLIC, EvaluateOptions, check
 from heads.files import write_text
 from heads.partial import Partial
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    task: Literal["diffcap", "diffmcq", "diffrank"]
-    """which test set"""
-    method: Literal["stepdiff", "vlemb", "llava", "idefics", "socratic", "step-oracle"]
-    """who answers: a trained head, embeddings in one space, a public model that sees, a language model that reads
-    what was said of each clip, or the control that knows only the steps"""
-    store: str
-    """feature store"""
-    test_set: str
-    """test set in the published format"""
-    out: str
-    """predictions file to write"""
-    head: str | None = None
-    """run folder of heads.train, for stepdiff"""
-    view: str | None = None
-    """view with embeddings, for vlemb; with the tokens of the model's own image tower, for llava and idefics"""
-    pair_embedding: Literal["average", "reference", "candidate"] = "average"
-    """vlemb on diffmcq: which clips' embeddings stand for a pair"""
-    weights: str | None = None
-    """folder or hub id of the checkpoint, for llava and idefics (1, 2 or 3)"""
-    texts: str | None = None
-    """Parquet file of texts about clips, for socratic"""
-    kind: str | None = None
-    """which of its texts, by its column kind; null where all are of one kind"""
-    language_model: str = "smollm2-135m-instruct"
-    """name, folder or hub id of the language model that reads them"""
-    control: Literal["none", "blind", "shuffled"] = "none"
-    """answers without video tokens (without texts), or with those of another clip"""
-    rows: int | None = None
-    """evaluate this many rows, drawn by seed; null: all"""
-    subset: str | None = None
-    """only rows of these categories, reference videos or reference clips: a file of one a line, or parted by commas"""
-    no_difference: str | None = None
-    """DiffRank test set, whose pairs of score 5 diffcap asks about too, as many as rows says; not in Tools/Equipment,
-    whose 5 allows another colour"""
-    skip_missing: bool = False
-    """leave out rows with a clip that the store lacks, and count them"""
-    rows_at_once: int = 50
-    """rows between two writes: more share more work, fewer lose less to a kill"""
-    parse: bool = True
-    """post-process captions as the supplement's S4 does; --no-parse leaves them as they are (Table S1)"""
-    similarity: bool = False
-    """diffcap: MPNet too, sentence similarity to the texts"""
-    bootstrap: int = 1000
-    """resamples for the 95 % intervals"""
-    seed: int = 0
-    """seed of rows, shuffling and resampling"""
-    device: str = "auto"
-    """auto, cpu, cuda"""
 
 
 def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
@@ -96,9 +46,10 @@ def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
     if options.method == "vlemb":
         if options.view is None:
             raise HeadsError("vlemb needs --view, a view of the store with embeddings")
-        vlemb = VLEmb(store, options.view, options.pair_embedding)
-        return vlemb, "float32", {"view": options.view, "pair_embedding": options.pair_embedding}
-    if options.method in ("llava", "idefics"):
+        vlemb = VLEmb.of_view(store, options.view, options.pair_embedding)
+        encoder = store.view("clips", options.view).provenance.encoder
+        return vlemb, "float32", {"view": options.view, "encoder": encoder, "pair_embedding": options.pair_embedding}
+    if options.method in PUBLIC:
         if options.weights is None or options.view is None:
             raise HeadsError(f"{options.method} needs --weights, its checkpoint, and --view, its image tower's tokens")
         public, tokens, told = load_public(options.weights, store, options.view, device, families(options.method))
@@ -109,7 +60,7 @@ def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
         reader, ids, told = load_socratic(options.texts, options.kind, options.language_model, device)
         return StepDiff(reader, ids, options.control, options.seed), "float32", told
     if options.head is None:
-        raise HeadsError("stepdiff needs --head, a run folder of python -m heads.train")
+        raise HeadsError(f"{options.method} needs --head, a run folder of python -m heads.train")
     model, features, made = load_video_lm(Path(options.head), store, device)
     assert made.video_lm is not None
     method = StepDiff(model, features, options.control, options.seed)
@@ -123,8 +74,6 @@ def asked(options: EvaluateOptions) -> tuple[list[Any], bool]:
     from heads.selection import check_names, read_names, select
     from heads.testsets import drawn, read_test_set
 
-    if options.no_difference is not None and options.task != "diffcap":
-        raise HeadsError(f"--no-difference adds questions to diffcap; {options.task} has none of that kind")
     whole = read_test_set(options.task, options.test_set)
     groups = [whole]
     if options.no_difference is not None:
@@ -161,26 +110,45 @@ def batch_starts(rows: int, at_once: int) -> list[int]:
 
 
 def predict(options: EvaluateOptions, method: Any, rows: Sequence[Any], partial: Partial) -> list[Any]:
-    """One prediction a row, batch by batch; those that stand in the partial file are not computed again."""
+    """One prediction a row. A model that sees is asked DiffMCQ pair by pair, over all rows: it reads each pair once.
+
+    Without video all pairs are one, so that is asked row by row.
+    """
+    from heads.methods.stepdiff import StepDiff
+    from heads.pair_texts import option_scores, pair_texts
     from heads.postprocess import parse as parse_caption
+
+    def captions(some: Sequence[Any]) -> list[str]:
+        said = method.caption(some)
+        return [parse_caption(caption) for caption in said] if options.parse else said
+
+    if options.task == "diffmcq" and isinstance(method, StepDiff) and options.control != "blind":
+        pairs = pair_texts(rows)
+        return option_scores(rows, pairs, answer_all(options, method.score_texts, pairs, partial))
+    if options.task == "diffcap":
+        return answer_all(options, captions, rows, partial)
+    return answer_all(options, method.score_options if options.task == "diffmcq" else method.rank, rows, partial)
+
+
+def answer_all(
+    options: EvaluateOptions, answer: Callable[[Sequence[Any]], list[Any]], asked: Sequence[Any], partial: Partial
+) -> list[Any]:
+    """All answers, batch by batch; those that stand in the partial file are not computed again."""
     from heads.training import Progress
 
-    answer = getattr(method, {"diffcap": "caption", "diffmcq": "score_options", "diffrank": "rank"}[options.task])
-    starts = batch_starts(len(rows), options.rows_at_once)
-    predictions = partial.resume(rows, starts)
+    starts = batch_starts(len(asked), options.rows_at_once)
+    answers = partial.resume(asked, starts)
     progress = Progress(f"{options.task}, {options.method}, control {options.control}", 0)
-    stood = len(predictions)
+    stood = len(answers)
     if stood:
-        progress.say(f"{stood} of {len(rows)} rows stand already")
-    for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+        progress.say(f"{stood} of {len(asked)} answers stand already")
+    for start, end in zip(starts, [*starts[1:], len(asked)], strict=True):
         if start >= stood:
-            found = answer(rows[start:end])
-            if options.task == "diffcap" and options.parse:
-                found = [parse_caption(caption) for caption in found]
+            found = answer(asked[start:end])
             partial.add(found)
-            predictions += found
-            progress.count(end - stood, len(rows) - stood)
-    return predictions
+            answers += found
+            progress.count(end - stood, len(asked) - stood)
+    return answers
 
 
 def run(options: EvaluateOptions) -> dict[str, Any]:
@@ -190,14 +158,13 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     from heads.score import sentences
     from heads.scoring import score
     from heads.selection import absent_clips
-    from heads.testsets import clips_of, write_test_set
+    from heads.testsets import clips_of, write_predictions, write_test_set
     from store import Store
 
     out = Path(options.out)
     if out.suffix != ".jsonl":
         raise HeadsError(f"{out}: predictions are JSON lines; name the file *.jsonl")
-    if options.rows_at_once < 1 or (options.rows is not None and options.rows < 1):
-        raise HeadsError(f"--rows {options.rows}, --rows-at-once {options.rows_at_once}: neither may be below 1")
+    check(options)
     rows, whole = asked(options)
     method, precision, told = make_method(options)
     absent = absent_clips(rows, Store.open(options.store), told.get("view"))
@@ -218,7 +185,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
         subset.unlink(missing_ok=True)
         if not whole or skipped["rows"]:
             write_test_set(options.task, subset, there)
-        partial.rename()
+        write_predictions(options.task, out, predictions)
         embed = sentences(options.store, options.device) if options.similarity else None
         scores = score(options.task, there, predictions, options.bootstrap, options.seed, embed)
         record = {"options": asdict(options), "disclosed": told, "skipped": skipped, "scores": scores}

@@ -112,13 +112,14 @@ class Packer:
         return row
 
     def _add(self, into: Row, turn: Turn, number: int, segment: int, start: int) -> None:
-        asked = (
-            self.chat.text_ids(turn.question) + self.pieces.to_answer + self.chat.text_ids(turn.given)
-        )
+        pieces, chat = self.pieces, self.chat
+        given = pieces.before_answer + turn.given if turn.given else ""
+        asked = chat.text_ids(pieces.before_question + turn.question) + pieces.to_answer + chat.text_ids(given)
         # The space that parts seed and answer belongs to the answer: tokenizers glue it to the next word.
         # Where nothing is answered yet there is no such space: a model goes on from one otherwise than from a word.
-        answer = self.chat.text_ids(" " + turn.answer if turn.given and turn.answer else turn.answer)
-        answer += self.pieces.end if turn.ends else ()
+        space = " " if turn.given else pieces.before_answer
+        answer = chat.text_ids(space + turn.answer if turn.answer else "")
+        answer += pieces.end if turn.ends else ()
         into.say(asked, answer, segment, start, number, turn.weight)
 
     def pack(self, prompts: Sequence[Sequence[Turn]], packed: bool = True) -> Packed:

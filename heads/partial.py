@@ -1,11 +1,12 @@
-"""Predictions of an evaluation that may be killed at any moment, written batch by batch.
+"""Answers of an evaluation that may be killed at any moment, written batch by batch.
 
-    OUT.partial.jsonl   the predictions so far, in the published format; renamed to OUT when all are there
-    OUT.partial.json    what makes them: options, rows, weights; it stands until the scores are written
+    OUT.partial.jsonl   the answers so far, a line a row (or a pair of clips, heads.pair_texts) in the published format
+    OUT.partial.json    what makes them: options, rows, weights
 
 Guarantees
 - a killed evaluation resumes behind its last whole batch
-- predictions that something else made are never taken
+- answers that something else made are never taken
+- both files stand until the scores are written, then neither does
 - two evaluations do not write one file at once
 """
 
@@ -20,16 +21,14 @@ from typing import Any
 from heads.errors import HeadsError
 from heads.files import write_text
 from heads.jsonl import parse_object
-from heads.testsets import Prediction, Row, Task, prediction_line, prediction_of
-from store.commit import make_folder, named_errors, sync_folder
-
-COMPLETE = {"complete": True}
+from heads.testsets import DiffCap, Prediction, Scored, Task, prediction_line, prediction_of
+from store.commit import make_folder, named_errors
 
 
 class Partial:
     """The partial file of `out`, locked as long as the `with` block lasts.
 
-    identity: what the predictions depend on, as JSON would hold it; partial ones of another identity are thrown away.
+    identity: what the answers depend on, as JSON would hold it; those of another identity are thrown away.
     """
 
     def __init__(self, task: Task, out: Path, identity: dict[str, Any]) -> None:
@@ -39,8 +38,6 @@ class Partial:
 
     def __enter__(self) -> "Partial":
         make_folder(self.out.parent)
-        if self._made_of() == self.identity | COMPLETE and self.out.exists() and not self.path.exists():
-            os.replace(self.out, self.path)  # all was predicted, and the scores were not written
         with named_errors(self.path, 0):
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         if not self._lock():
@@ -54,10 +51,10 @@ class Partial:
             self.path.unlink()
         os.close(self._file)
 
-    def resume(self, rows: Sequence[Row], starts: Sequence[int]) -> list[Prediction]:
-        """The predictions that stand already, of whole batches; starts: the first row of every batch."""
-        if self._made_of() not in (self.identity, self.identity | COMPLETE):
-            # In this order: where the identity stands, the predictions beside it are its own.
+    def resume(self, rows: Sequence[DiffCap | Scored], starts: Sequence[int]) -> list[Prediction]:
+        """The answers that stand already, of whole batches; starts: the first row of every batch."""
+        if self._made_of() != self.identity:
+            # In this order: where the identity stands, the answers beside it are its own.
             self.made_of.unlink(missing_ok=True)
             os.ftruncate(self._file, 0)
             os.fsync(self._file)
@@ -68,32 +65,27 @@ class Partial:
         for row, line in zip(rows, lines, strict=False):
             try:
                 found.append(prediction_of(self.task, row, parse_object(line)))
-            except HeadsError:  # torn: this batch and what follows is predicted again
+            except HeadsError:  # torn: this batch and what follows is answered again
                 break
         whole = max(place for place in (*starts, len(rows)) if place <= len(found))
         os.ftruncate(self._file, sum(len(line) + 1 for line in lines[:whole]))
         return found[:whole]
 
-    def add(self, predictions: Sequence[Prediction]) -> None:
+    def add(self, answers: Sequence[Prediction]) -> None:
         """The next batch, durable when this returns."""
-        data = "".join(prediction_line(self.task, item) for item in predictions).encode()
+        data = "".join(prediction_line(self.task, answer) for answer in answers).encode()
         with named_errors(self.path, len(data)):
             while data:
                 data = data[os.write(self._file, data) :]
             os.fsync(self._file)
 
-    def rename(self) -> None:
-        """All predictions are there: they appear as `out`."""
-        write_text(self.made_of, json.dumps(self.identity | COMPLETE))
-        os.replace(self.path, self.out)
-        sync_folder(self.out.parent)
-
     def forget(self) -> None:
-        """The scores stand: the next run begins anew."""
+        """The predictions and their scores stand: the next run begins anew."""
         self.made_of.unlink()
+        self.path.unlink()
 
     def _lock(self) -> bool:
-        """Whether the open file is ours alone, and was not renamed by the one before us."""
+        """Whether the open file is ours alone, and was not removed by the one before us."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -101,7 +93,7 @@ class Partial:
         return self.path.exists() and os.path.samestat(os.fstat(self._file), self.path.stat())
 
     def _made_of(self) -> Any:
-        """What made the predictions that stand, None where that is not told."""
+        """What made the answers that stand, None where that is not told."""
         try:
             return json.loads(self.made_of.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -54,6 +54,11 @@ class DiffMCQ:
     options: tuple[Pair, ...]
     answer: Pair
 
+    @property
+    def answers(self) -> int:
+        """How many scores it is given."""
+        return len(self.options)
+
 
 @dataclass(frozen=True)
 class DiffRank:
@@ -63,6 +68,19 @@ class DiffRank:
     targets: tuple[str, ...]
     category: str
     scores: tuple[int, ...]
+
+    @property
+    def answers(self) -> int:
+        """How many scores it is given."""
+        return len(self.targets)
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """What is answered by scores."""
+
+    @property
+    def answers(self) -> int: ...
 
 
 Row = DiffCap | DiffMCQ | DiffRank
@@ -138,7 +156,7 @@ def read_predictions(task: Task, path: str | Path, rows: Sequence[Row]) -> list[
     return predictions
 
 
-def prediction_of(task: Task, row: Row, found: dict[str, Any]) -> Prediction:
+def prediction_of(task: Task, row: DiffCap | Scored, found: dict[str, Any]) -> Prediction:
     """What a line of a predictions file says of its row; HeadsError where it is not for such a row."""
     return check_prediction(task, row, _field(found, _KEYS[task]))
 
@@ -159,13 +177,11 @@ def prediction_line(task: Task, prediction: Prediction) -> str:
     return object_line({_KEYS[task]: _text_or_scores(task, prediction)})
 
 
-def check_prediction(task: Task, row: Row, prediction: Any) -> Prediction:
+def check_prediction(task: Task, row: DiffCap | Scored, prediction: Any) -> Prediction:
     """The prediction as a text or a list of floats; HeadsError where it does not fit the row."""
     found = _text_or_scores(task, prediction)
-    if not isinstance(row, DiffCap):
-        wanted = len(row.options if isinstance(row, DiffMCQ) else row.targets)
-        if len(found) != wanted:
-            raise HeadsError(f"{len(found)} scores for a row that needs {wanted}")
+    if not isinstance(row, DiffCap) and len(found) != row.answers:
+        raise HeadsError(f"{len(found)} scores for a row that needs {row.answers}")
     return found
 
 

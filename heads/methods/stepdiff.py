@@ -17,6 +17,7 @@ from torch import Tensor
 
 from heads.clips import Reads
 from heads.packing import Turn
+from heads.pair_texts import PairTexts, option_scores, pair_texts
 from heads.prompts import (
     DIFFCAP_SEED,
     DIFFERENCE_QUESTION,
@@ -39,6 +40,11 @@ def batched(turns: Iterable[Turn], size: int) -> list[list[Turn]]:
     """Lists of at most `size`; itertools.batched, which Python 3.11 lacks."""
     left = list(turns)
     return [left[start : start + size] for start in range(0, len(left), size)]
+
+
+def difference_turn(category: str, difference: str) -> Turn:
+    """A difference text as the answer, behind its seed, to the question for one (S4)."""
+    return Turn(DIFFERENCE_QUESTION.format(category=category), difference, DIFFMCQ_SEED, ends=False)
 
 
 class StepDiff:
@@ -106,25 +112,15 @@ class StepDiff:
         return found
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
-        """Mean log-likelihood of the tokens of the difference text behind its seed, for each option's pair."""
-        turns = [
-            Turn(
-                DIFFERENCE_QUESTION.format(category=row.category),
-                row.difference,
-                DIFFMCQ_SEED,
-                ends=False,
-            )
-            for row in rows
-        ]
-        asked: dict[Pair, dict[Turn, None]] = {}
-        for row, turn in zip(rows, turns, strict=True):
-            for pair in row.options:
-                asked.setdefault(pair, {})[turn] = None
-        found = self._ask(asked, mean=True)
-        return [
-            [found[pair, turn] for pair in row.options]
-            for row, turn in zip(rows, turns, strict=True)
-        ]
+        """The score of the difference text for each option's pair."""
+        pairs = pair_texts(rows)
+        return option_scores(rows, pairs, self.score_texts(pairs))
+
+    def score_texts(self, pairs: Sequence[PairTexts]) -> list[list[float]]:
+        """Mean log-likelihood of the tokens of each difference text behind its seed, for each of distinct pairs."""
+        asked = {own.pair: [difference_turn(*text) for text in own.texts] for own in pairs}
+        found = self._ask({pair: dict.fromkeys(turns) for pair, turns in asked.items()}, mean=True)
+        return [[found[pair, turn] for turn in turns] for pair, turns in asked.items()]
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
         """log p(YES and its end) - log p(NO and its end), in float32, for each target."""

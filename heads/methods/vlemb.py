@@ -8,8 +8,9 @@ Guarantees
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float32
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -22,12 +23,27 @@ from store import Store, text_key
 PairEmbedding = Literal["average", "reference", "candidate"]
 
 
+@runtime_checkable
+class Embeddings(Protocol):
+    """What gives an embedding for every key: a view of a store, or a head in training."""
+
+    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K E"]:
+        """HeadsError names the first key that has none."""
+
+
 class VLEmb:
-    def __init__(self, store: Store, view: str, pair_embedding: PairEmbedding = "average") -> None:
-        self.store = store
-        self.view = view
-        self.pair_embedding = pair_embedding
-        self.clips = Features(store, view, "embedding")
+    def __init__(
+        self, clips: Embeddings, texts: Embeddings | None, pair_embedding: PairEmbedding = "average"
+    ) -> None:
+        """texts: None where the clips' space has no text side."""
+        self.clips, self.texts, self.pair_embedding = clips, texts, pair_embedding
+
+    @classmethod
+    def of_view(cls, store: Store, view: str, pair_embedding: PairEmbedding = "average") -> "VLEmb":
+        """Over the embeddings of one view, on clips and, where it has that side, on texts."""
+        has_texts = view in store.views("texts")
+        texts = Features(store, view, "embedding", "texts") if has_texts else None
+        return cls(Features(store, view, "embedding"), texts, pair_embedding)
 
     def _clips(self, ids: Sequence[str]) -> Float32[Tensor, "K E"]:
         return normalize(self.clips.read(ids), dim=-1)
@@ -39,15 +55,14 @@ class VLEmb:
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
         """Cosine of each question's text with the embedding of each option's pair."""
-        if self.view not in self.store.views("texts"):
+        if self.texts is None:
             raise HeadsError(
-                f"{self.store.path}: view {self.view} has no text side, so it cannot match a text; use a view that "
-                "has one (clip, or a contrastive head's)"
+                "the view has no text side, so it cannot match a text; use a view that has one (clip, or a contrastive "
+                "head's)"
             )
-        texts = Features(self.store, self.view, "embedding", "texts")
         scores = []
         for row in rows:
-            text = normalize(texts.read([text_key(row.difference)]), dim=-1)
+            text = normalize(self.texts.read([text_key(row.difference)]), dim=-1)
             ends = self._clips([clip for pair in row.options for clip in pair])
             scores.append((self._pairs(ends.unflatten(0, (-1, 2))) @ text[0]).tolist())
         return scores

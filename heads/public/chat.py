@@ -8,12 +8,11 @@ Guarantees
 from collections.abc import Callable
 from typing import Any
 
-from heads.chat import Chat, ChatPieces
+from heads.chat import Chat, ChatPieces, space_behind
 from heads.errors import HeadsError
 
 IMAGE = "@@image@@"  # a token of the tokenizer here alone: what stands around it is cut as around the model's own
 _QUESTION = "@@question@@"
-_BEFORE = "\n"  # no tokenizer joins it to what follows
 TURN_ENDS = "<end_of_utterance>"  # of the IDEFICS models; others end with the end of the text
 
 
@@ -37,20 +36,6 @@ class ImageChat(Chat):
             )
         written_out = tokenizer.bos_token is not None and self.before.startswith(tokenizer.bos_token)
         self.begins = begins and not written_out
-        self.lead = "" if self.after[-1:].isspace() else " "
-        """what parts the answer from the model's name before it"""
-
-    def control_ids(self, text: str) -> tuple[int, ...]:
-        """Template text: its control tokens are read as such."""
-        return self._cut(text, split_special_tokens=False)
-
-    def text_ids(self, text: str) -> tuple[int, ...]:
-        """Plain text: what looks like a control token stays text."""
-        return self._cut(text, split_special_tokens=True)
-
-    def _cut(self, text: str, **how: bool) -> tuple[int, ...]:
-        first = self.tokenizer(_BEFORE, add_special_tokens=False, **how)["input_ids"]
-        return tuple(self.tokenizer(_BEFORE + text, add_special_tokens=False, **how)["input_ids"][len(first) :])
 
     def pieces(self, system: str) -> ChatPieces:
         shown = self.tokenizer(self.before + self.show(system), add_special_tokens=self.begins)["input_ids"]
@@ -61,4 +46,5 @@ class ImageChat(Chat):
             else:
                 around[-1].append(token)
         end = self.tokenizer.get_vocab().get(TURN_ENDS, self.tokenizer.eos_token_id)
-        return ChatPieces(tuple(map(tuple, around)), self.control_ids(self.after), (end,))
+        to_answer = self.control_ids(self.after)
+        return ChatPieces(tuple(map(tuple, around)), to_answer, (end,), " ", space_behind(self.after))

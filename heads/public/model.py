@@ -8,8 +8,6 @@ Guarantees
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 
 from heads.errors import HeadsError
 from heads.language_model import LanguageModel
-from heads.packing import Packed, Packer, Turn
+from heads.packing import Packer, Turn
 from heads.prompts import SYSTEM
 from heads.public.chat import ImageChat
 from heads.video_lm import VideoLM
@@ -55,7 +53,7 @@ class PublicLM(VideoLM, ABC):
         chat = ImageChat(tokenizer, partial(self.show, tokenizer, frames), self.begins)
         outputs = self.outputs_of_frame(whole, frame)
         super().__init__(LanguageModel(self.language_model(whole), chat), nn.Identity(), outputs)
-        self.whole, self.frames, self.lead = whole, frames, chat.lead
+        self.whole, self.frames = whole, frames
         if clips == 1:
             self.packer, self.blind_packer = Packer(chat, outputs, SYSTEM), Packer(chat, 0, SYSTEM)
         self._check_room()
@@ -107,17 +105,6 @@ class PublicLM(VideoLM, ABC):
         """What stands for each clip; nothing is left out here."""
         frames = tokens.unflatten(1, (self.frames, -1)).flatten(0, 1).to(self.whole.device, self.whole.dtype)
         return self.connect(self.whole, frames).unflatten(0, (-1, self.frames)).flatten(1, 2)
-
-    def pack(
-        self, pairs: Sequence[Sequence[Turn]], clips: Float[Tensor, "C T_L E"] | None, packed: bool
-    ) -> tuple[Packed, Float[Tensor, "C2 T_L E"] | None]:
-        """As VideoLM does, with the spaces that part words in one turn of talk."""
-        return super().pack([[self._spaced(turn) for turn in turns] for turns in pairs], clips, packed)
-
-    def _spaced(self, turn: Turn) -> Turn:
-        if turn.given:
-            return replace(turn, question=" " + turn.question, given=self.lead + turn.given)
-        return replace(turn, question=" " + turn.question, answer=turn.answer and self.lead + turn.answer)
 
     def describe(self, tokens: Float[Tensor, "C T_N D"], question: str, max_tokens: int) -> list[str]:
         """What is said, greedily, to one question on each clip (of a model made for clips=1)."""

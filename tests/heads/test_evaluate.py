@@ -1,6 +1,7 @@
-"""Guarantees of heads/evaluate.py and the flags of heads/cli.py, by embeddings of the small world."""
+"""Guarantees of heads/evaluate.py, heads/evaluate_options.py and the flags of heads/cli.py, on the small world."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,14 +15,19 @@ from heads import evaluate, score
 from heads.cli import underscored
 from heads.clips import Features
 from heads.declining import declines
+from heads.errors import HeadsError
 from heads.evaluate import batch_starts
+from heads.evaluate_options import EvaluateOptions, check
 from heads.language_model import LanguageModel
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import VLEmb
+from heads.packing import Turn
+from heads.pair_texts import PairTexts
 from heads.postprocess import parse
 from heads.projector import Projector
+from heads.prompts import DIFFERENCE_QUESTION, DIFFMCQ_SEED
 from heads.recipe import ProjectorOptions
-from heads.testsets import DiffRank, Row, read_predictions, read_test_set, write_test_set
+from heads.testsets import DiffMCQ, DiffRank, Row, read_predictions, read_test_set, write_test_set
 from heads.video_lm import VideoLM
 from store import Store
 
@@ -90,6 +96,119 @@ def test_what_a_model_answers_depends_on_the_rows_of_the_batch_alone(world: Path
         method = StepDiff(model, features)
         after = [method.rank(rows[:5]), method.rank(rows[5:])]  # whose clips are in part those of the first
         assert after[1] == StepDiff(model, features).rank(rows[5:])
+
+
+@pytest.fixture
+def seeing(world: Path, tiny_lm: str, monkeypatch: pytest.MonkeyPatch) -> VideoLM:
+    """What the method video-lm then is, in float32 and untrained."""
+    features = Features(Store.open(world / "features"), "visual", "tokens")
+    lm = LanguageModel.load(tiny_lm, "cpu")
+    torch.manual_seed(3)
+    projector = Projector(ProjectorOptions(16, 2, outputs=4), *features.shape, lm.width, 1.0)
+    model = VideoLM(lm, projector, 4)
+    monkeypatch.setattr(
+        evaluate, "make_method", lambda options: (StepDiff(model, features, options.control), "float32", {})
+    )
+    return model
+
+
+def choices(world: Path, path: Path) -> list[str]:
+    """The command of a DiffMCQ set whose eight pairs stand in twelve questions each, far apart."""
+    pairs = [(CLIPS[i], CLIPS[i + 1]) for i in range(8)]
+    rows = [
+        DiffMCQ(f"a {word}", ("Visuals", "Serving / Presentation")[i % 2], options, options[i % 4])
+        for word in ("whisk", "fork", "spoon", "bowl")
+        for i in range(6)
+        for options in [tuple(pairs[(i + 2 * place) % 8] for place in range(4))]
+    ]
+    write_test_set("diffmcq", path, rows)
+    given = ["--task", "diffmcq", "--method", "video-lm", "--store", str(world / "features"), "--bootstrap", "0"]
+    return [*given, "--test-set", str(path), "--rows-at-once", "3"]
+
+
+def test_a_model_that_sees_reads_each_pair_once_for_all_that_is_asked_of_it(
+    seeing: VideoLM, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [*choices(world, tmp_path / "mcq.jsonl"), "--out", str(tmp_path / "p.jsonl")]
+    read: list[int] = []
+    likelihoods = VideoLM.log_likelihoods
+
+    def counted(self: VideoLM, pairs: Sequence, clips: torch.Tensor | None, mean: bool) -> list[list[float]]:
+        read.append(len(pairs))
+        return likelihoods(self, pairs, clips, mean)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoLM, "log_likelihoods", counted)
+        assert evaluate.main(given) == 0
+    assert read == [2, 3, 3], "eight pairs, in batches of like size"
+    rows = read_test_set("diffmcq", tmp_path / "mcq.jsonl")
+    found = read_predictions("diffmcq", tmp_path / "p.jsonl", rows)
+    features = Features(Store.open(world / "features"), "visual", "tokens")
+    for row, scores in list(zip(rows, found, strict=True))[::5]:
+        turn = Turn(DIFFERENCE_QUESTION.format(category=row.category), row.difference, DIFFMCQ_SEED, ends=False)
+        for pair, value in zip(row.options, scores, strict=True):
+            with torch.inference_mode():
+                clips = seeing.project(features.read(list(pair)))
+            assert value == pytest.approx(seeing.log_likelihoods([[turn]], clips, mean=True)[0][0], abs=1e-4)
+    assert len({value for scores in found for value in scores}) == 8 * 4, "eight pairs, four texts each"
+
+
+def test_stopped_between_pairs_it_goes_on_and_ends_in_the_same_bits(
+    seeing: VideoLM, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = choices(world, tmp_path / "mcq.jsonl")
+    assert evaluate.main([*given, "--out", str(tmp_path / "whole.jsonl")]) == 0
+    score_texts, asked = StepDiff.score_texts, []
+
+    def stops(self: StepDiff, pairs: Sequence[PairTexts]) -> list[list[float]]:
+        asked.append(len(pairs))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return score_texts(self, pairs)
+
+    monkeypatch.setattr(StepDiff, "score_texts", stops)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main([*given, "--out", str(tmp_path / "stopped.jsonl")])
+    assert len((tmp_path / "stopped.partial.jsonl").read_bytes().splitlines()) == 2
+    assert evaluate.main([*given, "--out", str(tmp_path / "stopped.jsonl")]) == 0
+    assert asked == [2, 3, 3, 3]
+    assert (tmp_path / "stopped.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_without_video_all_options_of_a_question_score_the_same_bits(
+    seeing: VideoLM, world: Path, tmp_path: Path
+) -> None:
+    given = choices(world, tmp_path / "mcq.jsonl")
+    assert evaluate.main([*given, "--out", str(tmp_path / "p.jsonl"), "--control", "blind"]) == 0
+    rows = read_test_set("diffmcq", tmp_path / "mcq.jsonl")
+    assert all(len(set(scores)) == 1 for scores in read_predictions("diffmcq", tmp_path / "p.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--method", "video-lm"], "--view is for vlemb, llava, idefics, and video-lm does not read it"),
+        (["--pair-embedding", "candidate"], "--pair-embedding is for diffmcq, and diffrank does not read it"),
+        (["--head", "runs/x"], "--head is for video-lm, stepdiff, and vlemb does not read it"),
+        (["--control", "blind"], "--control is for video-lm, .* and vlemb does not read it"),
+        (["--similarity"], "--similarity is for diffcap"),
+        (["--rows-at-once", "0"], "neither may be below 1"),
+    ],
+)
+def test_an_option_that_nothing_reads_is_refused(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    assert evaluate.main([*command(world, ranking(world, tmp_path / "set.jsonl"), tmp_path / "p.jsonl"), *more]) == 1
+    told = capsys.readouterr().err.strip()
+    assert re.search(message, told) and "\n" not in told
+    assert [path.name for path in tmp_path.iterdir()] == ["set.jsonl"]
+
+
+def test_the_embedding_of_a_pair_is_not_asked_of_a_model_that_has_none() -> None:
+    asked = EvaluateOptions("diffmcq", "video-lm", "features", "set", "p.jsonl", pair_embedding="candidate")
+    with pytest.raises(HeadsError, match="--pair-embedding is for vlemb, and video-lm does not read it"):
+        check(asked)
 
 
 def test_batches_are_of_like_size() -> None:
@@ -200,7 +319,7 @@ def test_pairs_that_agree_are_asked_about_when_told_to(
     assert [bool(row.text) for row in rows] == [True] + [False] * 5
     given = command(world, tmp_path / "rank.jsonl", tmp_path / "q.jsonl", *more)
     assert evaluate.main(given) == 1
-    assert "--no-difference adds questions to diffcap" in capsys.readouterr().err
+    assert "--no-difference is for diffcap, and diffrank does not read it" in capsys.readouterr().err
 
 
 def test_a_switch_needs_no_value() -> None:

@@ -63,7 +63,7 @@ def test_tokens_that_are_left_out_are_not_looked_at() -> None:
 def test_vlemb_is_the_cosine_of_normalised_averages(world: Path) -> None:
     store = Store.open(world / "features")
     rows = read_test_set("diffrank", world / "diffrank_test.jsonl")
-    scores = VLEmb(store, "visual").rank(rows)
+    scores = VLEmb.of_view(store, "visual").rank(rows)
     catalog = store.catalog("clips")
 
     def unit(clip: str) -> np.ndarray:
@@ -77,10 +77,10 @@ def test_vlemb_is_the_cosine_of_normalised_averages(world: Path) -> None:
 
 def test_vlemb_needs_a_text_side_and_writes_no_text(world: Path) -> None:
     store = Store.open(world / "features")
-    with pytest.raises(HeadsError, match="view visual has no text side"):
-        VLEmb(store, "visual").score_options(read_test_set("diffmcq", world / "diffmcq_test.jsonl"))
+    with pytest.raises(HeadsError, match="the view has no text side"):
+        VLEmb.of_view(store, "visual").score_options(read_test_set("diffmcq", world / "diffmcq_test.jsonl"))
     with pytest.raises(HeadsError, match="DiffCap is not for it"):
-        VLEmb(store, "visual").caption([])
+        VLEmb.of_view(store, "visual").caption([])
 
 
 def test_the_step_oracle_knows_the_step_and_nothing_else(world: Path) -> None:

@@ -49,12 +49,12 @@ def test_what_stands_for_a_pair_is_the_average_or_one_of_its_clips(store: Store,
         ends = unit("clips", reference), unit("clips", candidate)
         stands = {"average": (ends[0] + ends[1]) / 2, "reference": ends[0], "candidate": ends[1]}[pair]
         expected.append(float(stands @ text / np.linalg.norm(stands)))
-    np.testing.assert_allclose(VLEmb(store, "both", pair).score_options([QUESTION])[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(VLEmb.of_view(store, "both", pair).score_options([QUESTION])[0], expected, rtol=1e-5)
 
 
 def test_a_variant_ranks_nothing(store: Store) -> None:
     with pytest.raises(HeadsError, match="--pair-embedding reference is a variant of DiffMCQ"):
-        VLEmb(store, "both", "reference").rank([])
+        VLEmb.of_view(store, "both", "reference").rank([])
 
 
 def test_evaluate_takes_the_variant_and_tells_of_it(store: Store, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_evaluate_takes_the_variant_and_tells_of_it(store: Store, tmp_path: Path
     command = ["--task", "diffmcq", "--method", "vlemb", "--view", "both", "--store", str(store.path)]
     command += ["--test-set", str(test_set), "--out", str(out), "--pair-embedding", "candidate"]
     assert evaluate.main(command) == 0
-    expected = VLEmb(store, "both", "candidate").score_options([QUESTION])[0]
+    expected = VLEmb.of_view(store, "both", "candidate").score_options([QUESTION])[0]
     assert json.loads(out.read_text())["scores"] == pytest.approx(expected)
     told = json.loads(out.with_suffix(".scores.json").read_text())["disclosed"]
-    assert told == {"view": "both", "pair_embedding": "candidate"}
+    assert told == {"view": "both", "encoder": "both", "pair_embedding": "candidate"}

@@ -1,0 +1,90 @@
+"""Guarantees of heads.chat with tokenizers of every kind: sentence pieces, as Llama-2 has them, and bytes."""
+
+from typing import Any
+
+import pytest
+
+from heads.chat import Chat
+from heads.errors import HeadsError
+from heads.packing import NO_TARGET, Packer, Turn
+
+SAID = "You are an assistant. Here is Video 1: a. Here is Video 2. Why? INST SYS In Video 2, they use a fork.\n\n"
+LLAMA = (
+    "{{ bos_token }}[INST] <<SYS>>\n{{ messages[0].content }}\n<</SYS>>\n\n{{ messages[1].content }} [/INST]"
+    "{% if messages|length > 2 %} {{ messages[2].content }} {{ eos_token }}{% endif %}"
+)
+CHATML = (
+    "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}{% if m.role == 'assistant' %} {{ eos_token }}"
+    "{% else %}</s>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+MARK = "\t"  # in the place of a video: a character that no tokenizer here joins to another
+
+
+def tokenizer(kind: str) -> Any:
+    """Trained on a line: a space before the first word, one before every text (as Llama-2's files say), or bytes."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    first = ["<unk>", "<s>", "</s>"]
+    alphabet = [chr(code) for code in range(32, 127)] + ["\n", MARK, "▁"]
+    settings: dict[str, Any] = {"vocab_size": 260, "special_tokens": first, "show_progress": False}
+    made = Tokenizer(models.Unigram() if kind == "unigram" else models.BPE(unk_token="<unk>"))
+    made.decoder = decoders.Metaspace(prepend_scheme="first")
+    if kind == "bytes":
+        made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        settings["vocab_size"] = 350
+    else:
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    if kind == "unigram":
+        trainer: Any = trainers.UnigramTrainer(**settings, initial_alphabet=alphabet, unk_token="<unk>")
+    else:
+        trainer = trainers.BpeTrainer(**settings, initial_alphabet=alphabet)
+    made.train_from_iterator([SAID] * 9, trainer)
+    if kind == "every text":
+        made.pre_tokenizer = None
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    fast.chat_template = CHATML if kind == "bytes" else LLAMA
+    return fast
+
+
+@pytest.mark.parametrize("kind", ["first word", "every text", "unigram", "bytes"])
+@pytest.mark.parametrize("given", ["", "In Video 2,"])
+def test_the_pieces_joined_are_the_tokens_of_the_chat_template(kind: str, given: str) -> None:
+    words = tokenizer(kind)
+    system = "You are an assistant. Here is Video 1:{video}. Here is Video 2:{video}."
+    packed = Packer(Chat(words), 0, system).pack([[Turn("Why?", "they use a fork.", given)]])
+    said = [
+        {"role": "system", "content": system.replace("{video}", MARK)},
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": f"{given} they use a fork.".strip()},
+    ]
+    whole = words.apply_chat_template(said, tokenize=False).removesuffix(" </s>")
+    expected = words(whole, add_special_tokens=False)["input_ids"]
+    marked = words(f"x{MARK}", add_special_tokens=False)["input_ids"][-1]
+    assert expected.count(marked) == 2
+    assert packed.ids[0].tolist() == [token for token in expected if token != marked] + [words.eos_token_id]
+    target = packed.targets[0][packed.targets[0] != NO_TARGET]
+    assert words.decode(target) == "they use a fork.</s>" if kind != "bytes" else " they use a fork.</s>"
+
+
+@pytest.mark.parametrize("kind", ["first word", "every text", "unigram", "bytes"])
+def test_a_piece_is_its_text_wherever_it_is_cut(kind: str) -> None:
+    chat = Chat(tokenizer(kind))
+    for text in ("fork", " a fork", "\n\nWhy?", "\n", " ", "", "x", "/s> a"):
+        pieces = chat.text_ids("In Video 2,") + chat.text_ids(text)
+        assert chat.tokenizer.decode(pieces, clean_up_tokenization_spaces=False) == f"In Video 2,{text}"
+
+
+@pytest.mark.parametrize("kind", ["first word", "every text", "bytes"])
+def test_what_a_user_types_never_turns_into_a_control_token(kind: str) -> None:
+    chat = Chat(tokenizer(kind))
+    end = chat.tokenizer.eos_token_id
+    assert end in chat.control_ids("a </s>") and end not in chat.text_ids("a </s>")
+
+
+def test_a_control_token_that_a_tokenizer_cannot_but_read_is_refused() -> None:
+    chat = Chat(tokenizer("unigram"))  # whose model has its control tokens among its pieces
+    with pytest.raises(HeadsError, match="'a </s>': the tokenizer reads a control token in it"):
+        chat.text_ids("a </s>")

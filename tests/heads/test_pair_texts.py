@@ -1,0 +1,41 @@
+"""Guarantees of heads.pair_texts."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heads.pair_texts import option_scores, pair_texts
+from heads.testsets import DiffMCQ
+
+CLIPS = st.sampled_from(["a_0_1", "b_0_1", "c_0_1", "d_0_1"])
+OPTIONS = st.lists(st.tuples(CLIPS, CLIPS), min_size=4, max_size=4)
+ASKED = st.lists(
+    st.tuples(st.sampled_from(["x", "y", "z"]), st.sampled_from(["Visuals", "Technique"]), OPTIONS),
+    min_size=1,
+    max_size=12,
+)
+Asked = list[tuple[str, str, list[tuple[str, str]]]]
+
+
+def questions(asked: Asked) -> list[DiffMCQ]:
+    return [DiffMCQ(text, category, tuple(options), options[0]) for text, category, options in asked]
+
+
+@given(ASKED)
+def test_every_pair_is_asked_every_text_of_its_questions_once(asked: Asked) -> None:
+    rows = questions(asked)
+    pairs = pair_texts(rows)
+    found = [(own.pair, text) for own in pairs for text in own.texts]
+    assert len(found) == len(set(found)) and len({own.pair for own in pairs}) == len(pairs)
+    assert set(found) == {(pair, (row.category, row.difference)) for row in rows for pair in row.options}
+    assert [own.answers for own in pairs] == [len(own.texts) for own in pairs]
+
+
+@given(ASKED)
+def test_scores_come_back_to_the_options_that_they_are_of(asked: Asked) -> None:
+    def score(pair: tuple[str, str], category: str, difference: str) -> float:
+        return float(int.from_bytes("|".join([*pair, category, difference]).encode(), "big") % 10007)
+
+    rows = questions(asked)
+    pairs = pair_texts(rows)
+    found = option_scores(rows, pairs, [[score(own.pair, *text) for text in own.texts] for own in pairs])
+    assert found == [[score(pair, row.category, row.difference) for pair in row.options] for row in rows]
