@@ -1,5 +1,5 @@
 """python -m annotate.pairs --store data/features --out data/pairs.parquet --cap 12 \\
-    --test-sets data/kitchen/diffcap_test.jsonl data/kitchen/diffmcq_test.jsonl data/kitchen/diffrank_test.jsonl
+    --test-sets data/kitchen/diffcap_test.jsonl,data/kitchen/diffmcq_test.jsonl,data/kitchen/diffrank_test.jsonl
 
 Chooses pairs of training clips that show one step in two videos, at most CAP a step, and some of different steps: a
 Parquet file of pair, reference, candidate, reference_step, candidate_step, same_step. A row stands for both orders of
@@ -51,8 +51,8 @@ class PairsOptions:
     """feature store, whose catalog knows step and split of each clip"""
     out: str
     """Parquet file to write"""
-    test_sets: tuple[str, ...] = ()
-    """test sets in the published formats; their clips, and clips that overlap them, make no pair"""
+    test_sets: str | None = None
+    """test sets in the published formats, parted by commas; their clips, and clips that overlap them, make no pair"""
     step: str = "step"
     """column of the catalog whose value the clips of a pair share: step, or HT-Step's step_id, which tells recipes
     apart"""
@@ -118,8 +118,8 @@ def candidates(options: PairsOptions) -> tuple[pl.DataFrame, dict[str, int]]:
     keep("no step", (label != "").fill_null(False))
     if "split" in frame.columns:
         keep("not of the train split", (pl.col("split") == "train").fill_null(False))
-    if options.test_sets:
-        held_out = read_held_out(options.test_sets)
+    if options.test_sets is not None:
+        held_out = read_held_out(options.test_sets.split(","))
         by_id, by_overlap = held_out_by(frame, held_out)
         keep("clip of a test set", ~by_id)
         keep("overlaps a clip of a test set", ~by_overlap.filter(~by_id))
