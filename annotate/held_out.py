@@ -14,8 +14,10 @@ import polars as pl
 from annotate.errors import AnnotateError
 from heads.jsonl import read_objects
 from heads.testsets import Task, clips_of, read_test_set, split_clip
+from store import Store
 
 _FIELDS: dict[str, Task] = {"options": "diffmcq", "targets": "diffrank", "candidate": "diffcap"}
+_KNOWN = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64, "split": pl.String}
 VIDEO = pl.coalesce(pl.col("key").str.extract(r"^(.+)_[0-9][0-9.eE+-]*_[0-9][0-9.eE+-]*$"), pl.col("video"))
 """the video of a clip, by its id where that names one, else by its file"""
 
@@ -43,6 +45,14 @@ def task_of(path: str | Path) -> Task:
                 return task
         break
     raise AnnotateError(f"{path}: no test set; its rows have none of {', '.join(_FIELDS)}")
+
+
+def known_clips(store: Store, *more: str) -> pl.DataFrame:
+    """What the catalog knows of each clip: key, video, start, end and split, null where it does not, and `more`."""
+    frame = store.catalog("clips").frame(list(dict.fromkeys([*_KNOWN, *more])))
+    return frame.with_columns(
+        pl.lit(None, kind).alias(name) for name, kind in _KNOWN.items() if name not in frame.columns
+    )
 
 
 def held_out_by(clips: pl.DataFrame, held_out: pl.DataFrame) -> tuple[pl.Series, pl.Series]:

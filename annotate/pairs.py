@@ -26,7 +26,7 @@ from jaxtyping import Int64, Integer
 
 from annotate.cli import parse
 from annotate.errors import AnnotateError
-from annotate.held_out import VIDEO, held_out_by, read_held_out
+from annotate.held_out import VIDEO, held_out_by, known_clips, read_held_out
 from annotate.pair_choice import other_step, same_step
 from annotate.stream import stream_parquet
 from heads.clip_texts import ClipTexts
@@ -42,7 +42,6 @@ SCHEMA = {
 }
 _ROWS = 2**18
 """pairs written at once"""
-_KNOWN = ("key", "video", "start", "end", "split")
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,7 @@ def candidates(options: PairsOptions) -> tuple[pl.DataFrame, dict[str, int]]:
 
     label: what the clips of a pair share; step: its name in words.
     """
-    catalog = Store.open(options.store).catalog("clips")
-    frame = catalog.frame(list(dict.fromkeys([*_KNOWN, "step", options.step])))
+    frame = known_clips(Store.open(options.store), "step", options.step)
     if options.step not in frame.columns:
         raise AnnotateError(f"{options.store}: no clip has a {options.step}; featurize a manifest with that column")
     left_out = {}
@@ -116,7 +114,7 @@ def candidates(options: PairsOptions) -> tuple[pl.DataFrame, dict[str, int]]:
     label = pl.col(options.step).cast(pl.String).str.strip_chars()
     step = pl.col("step").str.strip_chars() if "step" in frame.columns else label
     keep("no step", (label != "").fill_null(False))
-    if "split" in frame.columns:
+    if frame["split"].null_count() < frame.height:
         keep("not of the train split", (pl.col("split") == "train").fill_null(False))
     if options.test_sets is not None:
         held_out = read_held_out(options.test_sets.split(","))
