@@ -115,11 +115,12 @@ def test_what_is_no_chat_model_is_refused_in_one_line(tiny_lm: str, tmp_path: Pa
 def test_provenance_tells_weights_and_sampling_and_where_they_are_served(tiny_lm: str) -> None:
     from weights import fingerprint
 
-    local = LLMOptions(tiny_lm, sampling=Sampling(9)).provenance()
+    local = LLMOptions(llm=tiny_lm, sampling=Sampling(9)).provenance()
     assert local["weights"] == fingerprint(tiny_lm) and local["sampling"]["max_tokens"] == 9
-    assert local != LLMOptions(tiny_lm, sampling=Sampling(9, 0.5)).provenance()
-    served = LLMOptions("llama", "http://127.0.0.1:1/v1").provenance()
-    assert served == LLMOptions("llama", "http://other:2/v1").provenance() and served["weights"] == "as served"
+    assert local != LLMOptions(llm=tiny_lm, sampling=Sampling(9, 0.5)).provenance()
+    served = LLMOptions(llm="llama", endpoint="http://127.0.0.1:1/v1").provenance()
+    assert served == LLMOptions(llm="llama", endpoint="http://other:2/v1").provenance()
+    assert served["weights"] == "as served"
     for wrong in ({"batch": 0}, {"sampling": Sampling(0)}, {"sampling": Sampling(8, -1.0)}):
         with pytest.raises(AnnotateError):
-            LLMOptions(tiny_lm, **wrong)  # type: ignore[arg-type]
+            LLMOptions(llm=tiny_lm, **wrong)  # type: ignore[arg-type]
