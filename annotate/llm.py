@@ -5,7 +5,7 @@ Guarantees
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 from annotate.answers import Failure
@@ -37,7 +37,7 @@ class LLM(Protocol):
         """Place and answer of every conversation, as they come."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LLMOptions:
     """Which language model, and how it is asked."""
 
@@ -64,6 +64,11 @@ class LLMOptions:
                 f"temperature {self.sampling.temperature}, top_p {self.sampling.top_p}: the first is 0 or more, the "
                 "second above 0 and at most 1"
             )
+
+    @classmethod
+    def of(cls, options: "LLMOptions") -> "LLMOptions":
+        """These alone, out of a stage's options."""
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
     def provenance(self) -> dict[str, Any]:
         """Model, weights and sampling; a served model has a name only."""

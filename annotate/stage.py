@@ -55,7 +55,7 @@ def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame) -
     """
     if not isinstance(Store.open(options.store).path, RemotePath):
         refuse_relative([("--store", options.store)])
-    store = Store.open(_absolute(options.store))
+    store = Store.open(absolute(options.store))
     version = Version(store, name, job.provenance())
     make_folder(version.folder)
     begin = time.monotonic()
@@ -90,7 +90,7 @@ def _work(options: StageOptions, version: Version, job: Job, tasks: Sequence[Tas
     with connected(options.address, _ROOMS) as joined:
         gpu = has_gpu(device, joined)
         count, cpus = crew_size(options.workers, "texts", gpu)
-        equipment = Equipment(_absolute(options.store), version.stage, version.name, job, device, cpus)
+        equipment = Equipment(absolute(options.store), version.stage, version.name, job, device, cpus)
         crew = Crew(equipment, gpu, Worker)
         with progress(version.stage, "items", total) as show:
             for outcome in crew.do(tasks, min(count, len(tasks)), show):
@@ -140,7 +140,7 @@ def show(record: dict[str, Any]) -> None:
     print(f"texts: {record['folder']}")
 
 
-def _absolute(store: str) -> str:
+def absolute(store: str) -> str:
     """Where the store lies, for workers that start elsewhere."""
     path = Store.open(store).path
     return str(path if isinstance(path, RemotePath) else path.expanduser().absolute())
