@@ -82,7 +82,9 @@ def _made(path: Path) -> dict[str, Any] | None:
         made = json.loads(record.read_text(encoding="utf-8"))
         return {name: made[name] for name in ("pairs", "undescribed", "types", "examples", "provenance")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AnnotateError(f"{record}: not a record of annotate.pairqa ({error}); run that again, or remove it") from error
+        raise AnnotateError(
+            f"{record}: not a record of annotate.pairqa ({error}); run that again, or remove it"
+        ) from error
 
 
 def _drawn(rows: list[Question], count: int, seed: int) -> dict[tuple[str, str], list[Question]]:
@@ -102,7 +104,9 @@ def _samples(
     names = {clip for pair in drawn for clip in pair}
     sheets: dict[str, str] = {}
     if clips is not None and options.videos is not None:
-        shown = clips.filter(pl.col("key").is_in(names), pl.all_horizontal(pl.col("video", "start", "end").is_not_null()))
+        shown = clips.filter(
+            pl.col("key").is_in(names), pl.all_horizontal(pl.col("video", "start", "end").is_not_null())
+        )
         sheets = contact_sheets(shown, Path(options.videos))
     texts = {} if options.texts is None else dict(ClipTexts(options.texts, options.kind).items())
     missing = "no picture: give --store and --videos" if not sheets else "the store does not know this clip"
@@ -123,7 +127,9 @@ def show(record: dict[str, Any]) -> None:
 
     found = record["figures"]
     print("{file}: ".format(**record), end="")
-    print("{questions:,} questions of {pairs:,} pairs, {in_both_orders:,} in both orders, {clips:,} clips".format(**found))
+    print(
+        "{questions:,} questions of {pairs:,} pairs, {in_both_orders:,} in both orders, {clips:,} clips".format(**found)
+    )
     table = Table("", "", box=None, show_header=False)
     for answer, count in found["answers"].items():
         table.add_row(f"answers {answer}", f"{count:,}")

@@ -65,7 +65,10 @@ def _lengths(words: Sequence[int]) -> dict[str, Any]:
     """Quantiles, and how many texts have each number of words; all 0 where there are no texts."""
     words = words or [0]
     told: dict[str, Any] = {name: int(np.quantile(words, q)) for name, q in _QUANTILES.items()}
-    return told | {"mean": round(float(np.mean(words)), 2), "counts": {str(n): c for n, c in sorted(Counter(words).items())}}
+    return told | {
+        "mean": round(float(np.mean(words)), 2),
+        "counts": {str(n): c for n, c in sorted(Counter(words).items())},
+    }
 
 
 def _n_grams(texts: Sequence[str], n: int) -> list[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""An audit as one page to read: figures, then samples with their clips. It holds its pictures and asks for no other file.
+"""An audit as one page to read: figures, then pairs with their clips. It holds its pictures and needs no other file.
 
 Guarantees
 - nothing of the data is read as HTML
@@ -7,38 +7,12 @@ Guarantees
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from annotate.qa_file import Question
 
-_STYLE = """
-:root { --ink: #1d2430; --soft: #647084; --line: #e3e7ee; --card: #fff; --one: #2f6fde; --two: #e07a1f; --good: #1d8a5b;
-  --bad: #c43a3a; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #f5f7fa; color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1360px; margin: 0 auto; padding: 32px 24px 64px; }
-h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 36px 0 12px; } h3 { font-size: 14px; margin: 0 0 10px; }
-p.from { color: var(--soft); margin: 0 0 20px; overflow-wrap: anywhere; }
-.row { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 16px 18px; }
-.figure b { display: block; font-size: 26px; line-height: 1.2; } .figure span, small { color: var(--soft); font-size: 13px; }
-table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
-td, th { text-align: left; padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-tr:last-child td { border: 0; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; padding-right: 0; width: 5em; }
-.bar { display: flex; height: 22px; border-radius: 6px; overflow: hidden; background: var(--line); margin-bottom: 4px; }
-.bar i { display: block; } .legend { display: flex; justify-content: space-between; font-size: 13px; margin-bottom: 12px; }
-.histogram { display: flex; align-items: flex-end; gap: 1px; height: 90px; border-bottom: 1px solid var(--line); }
-.histogram i { flex: 1; background: #8fb0ea; min-width: 1px; border-radius: 2px 2px 0 0; }
-.ok { border-left: 5px solid var(--good); } .leak { border-left: 5px solid var(--bad); }
-.sample { margin-bottom: 16px; } .clips { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; margin-bottom: 12px; }
-@media (max-width: 900px) { .clips { grid-template-columns: 1fr; } }
-.clips img { width: 100%; border-radius: 8px; display: block; background: var(--line); aspect-ratio: 4 / 1; }
-.clips .gone { border-radius: 8px; background: #fbeaea; color: var(--bad); padding: 12px; font-size: 13px; }
-.name { display: flex; gap: 8px; align-items: baseline; margin-bottom: 6px; } .name code { color: var(--soft); font-size: 12px; }
-.name b.one { color: var(--one); } .name b.two { color: var(--two); } .said { font-size: 13px; color: #3d4757; margin: 6px 0 0; }
-.tag { font-size: 12px; border-radius: 9px; padding: 1px 8px; background: #eef2f8; color: var(--soft); white-space: nowrap; }
-details { margin-top: 6px; } summary { cursor: pointer; color: var(--soft); font-size: 13px; }
-"""
+_STYLE = Path(__file__).with_name("audit_page.css").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -61,7 +35,9 @@ def page(record: Mapping[str, Any], samples: Sequence[Sample]) -> str:
         "of them in both orders": found["in_both_orders"],
         "clips": found["clips"],
     }
-    cards = "".join(f'<div class="card figure"><b>{count:,}</b><span>{name}</span></div>' for name, count in heads.items())
+    cards = "".join(
+        f'<div class="card figure"><b>{count:,}</b><span>{name}</span></div>' for name, count in heads.items()
+    )
     parts = [
         f"<h1>Paired questions, audited</h1><p class=from>{escape(record['file'])}</p><div class=row>{cards}</div>",
         _stages(record),
@@ -104,7 +80,7 @@ def _stages(record: Mapping[str, Any]) -> str:
         rows += [(f"dropped: {reason}", count) for reason, count in told["dropped"].items()]
         cards.append(f"<div class=card><h3>Type {escape(kind)}</h3>{_table(('', ''), rows)}</div>")
     shown = "".join(
-        f"<details><summary>{escape(reason)}</summary>{''.join(f'<p class=said>{escape(text)}</p>' for text in texts)}</details>"
+        f"<details><summary>{escape(reason)}</summary>{''.join(f'<p>{escape(text)}</p>' for text in texts)}</details>"
         for reason, texts in made["examples"].items()
     )
     pairs = f"{made['pairs']:,} pairs asked about, {made['undescribed']:,} left out for want of a description."
@@ -118,8 +94,8 @@ def _leaks(leaks: Mapping[str, Sequence[str]] | None) -> str:
     if leaks is None:
         return "<h2>Leakage</h2><div class=card>Not checked: give --store, and --test-sets.</div>"
     rows = [(reason, len(clips), ", ".join(clips[:3])) for reason, clips in leaks.items()]
-    kind = "leak" if any(leaks.values()) else "ok"
-    return f"<h2>Leakage</h2><div class='card {kind}'>{_table(('clips that should not train', 'clips', 'such as'), rows)}</div>"
+    table = _table(("clips that should not train", "clips", "such as"), rows)
+    return f"<h2>Leakage</h2><div class='card {'leak' if any(leaks.values()) else 'ok'}'>{table}</div>"
 
 
 def _answers(answers: Mapping[str, int]) -> str:
@@ -134,8 +110,11 @@ def _answers(answers: Mapping[str, int]) -> str:
 def _bar(one: str, ones: int, two: str, twos: int) -> str:
     part = 100 * ones / max(ones + twos, 1)
     bar = f"<i style='width:{part:.2f}%;background:var(--one)'></i><i style='flex:1;background:var(--two)'></i>"
-    shares = [f"{name}: {count:,} ({share:.1f} %)" for name, count, share in ((one, ones, part), (two, twos, 100 - part))]
-    return f"<div class=bar>{bar if ones + twos else ''}</div><div class=legend><span>{shares[0]}</span><span>{shares[1]}</span></div>"
+    shares = [
+        f"{name}: {count:,} ({share:.1f} %)" for name, count, share in ((one, ones, part), (two, twos, 100 - part))
+    ]
+    legend = "".join(f"<span>{share}</span>" for share in shares)
+    return f"<div class=bar>{bar if ones + twos else ''}</div><div class=legend>{legend}</div>"
 
 
 def _lengths(words: Mapping[str, Mapping[str, Any]]) -> str:
@@ -158,7 +137,8 @@ def _n_grams(n_grams: Mapping[str, Mapping[str, Sequence[tuple[str, int]]]]) -> 
         for name, of_name in n_grams.items()
         for n, rows in of_name.items()
     )
-    return f"<h2>Most frequent runs of words</h2><div class=row>{cards}</div>"
+    shown = f"<details><summary>Show them</summary><div class=row>{cards}</div></details>"
+    return f"<h2>Most frequent runs of words</h2>{shown}"
 
 
 def _sample(number: int, sample: Sample) -> str:
@@ -171,7 +151,8 @@ def _sample(number: int, sample: Sample) -> str:
         )
     )
     rows = "".join(
-        f"<tr><td><span class=tag>type {row.type}</span></td><td>{escape(row.question)}</td><td><b>{escape(row.answer)}</b></td></tr>"
+        f"<tr><td class=kind><span class=tag>type {row.type}</span></td><td>{escape(row.question)}</td>"
+        f"<td><b>{escape(row.answer)}</b></td></tr>"
         for row in sample.questions
     )
     return f"<div class='card sample'><h3>{number}</h3><div class=clips>{clips}</div><table>{rows}</table></div>"

@@ -1,6 +1,6 @@
 """HT-Step as it is published: which step of which recipe each segment of a video shows.
 
-    annotations.json    {video: {"subset": str, "activity": str, "annotations": [{"id": step, "segment": [start, end]}]}}
+    annotations.json    {video: {"subset", "activity", "annotations": [{"id": step, "segment": [start, end]}, ...]}}
     taxonomy.csv        global_step_index, activity, headline, and more
     video_splits.json   {subset: [video, ...]}; subsets: train, val_seen, val_unseen, test_seen, test_unseen
 

@@ -72,7 +72,9 @@ def _listed(value: Any, place: str) -> Iterable[tuple[Any, Any, Any]]:
             return [(start, end, text) for alignable, start, end, text in value if alignable]
         return list(zip(value["start"], value["end"], value["text"], strict=True))
     except (KeyError, TypeError, ValueError) as error:
-        raise AnnotateError(f"{place} has no lists start, end and text of one length ({error}); copy it again") from error
+        raise AnnotateError(
+            f"{place} has no lists start, end and text of one length ({error}); copy it again"
+        ) from error
 
 
 def _rows(path: Path, *columns: str) -> Iterator[dict[str, str]]:

@@ -29,10 +29,14 @@ def same_step(
     order = np.lexsort((video, step))
     starts, step_end = _groups(step[order])
     _, video_end = _groups(step[order], video[order])
-    numbered = np.concatenate([[0], np.cumsum(step_end - video_end)])  # pairs before those that each clip comes first in
+    numbered = np.concatenate(
+        [[0], np.cumsum(step_end - video_end)]
+    )  # pairs before those that each clip comes first in
     numbers: list[int] = []
     tosses: list[int] = []
-    for clip, low, high in zip(order[starts], numbered[starts].tolist(), numbered[step_end[starts]].tolist(), strict=True):
+    for clip, low, high in zip(
+        order[starts], numbered[starts].tolist(), numbered[step_end[starts]].tolist(), strict=True
+    ):
         count = min(cap, high - low)
         if count:
             rng = random.Random(f"pairs {seed} {names[step[clip]]}")
@@ -47,7 +51,7 @@ def same_step(
 def other_step(
     step: Integer[np.ndarray, " C"], video: Integer[np.ndarray, " C"], count: int, seed: int
 ) -> Int64[np.ndarray, "Q 2"]:
-    """At most `count` pairs of clips of different steps and videos, as places, in no order; fewer where few there are."""
+    """At most `count` pairs of clips of different steps and videos, as places; fewer where there are few."""
     if not len(step):
         return np.zeros((0, 2), np.int64)
     drawn = np.random.default_rng([seed, len(step)]).integers(len(step), size=(_DRAWS * count, 2))

@@ -11,7 +11,6 @@ Guarantees
 - the file is written once every pair has been asked, whole or not at all
 """
 
-import dataclasses
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -40,7 +39,7 @@ from weights import fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairQAOptions(StageOptions, LLMOptions):
+class PairQAOptions(LLMOptions, StageOptions):
     pairs: str
     """Parquet file of python -m annotate.pairs"""
     out: str
@@ -63,8 +62,7 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     store, pairs = Store.open(options.store), read_pairs(options.pairs)
     texts = ClipTexts(options.texts or str(chosen(store, "describe", None).folder), options.kind)
     described, undescribed = with_texts(pairs, texts)
-    llm = LLMOptions(**{field.name: getattr(options, field.name) for field in dataclasses.fields(LLMOptions)})
-    job = PairQAJob(llm, fingerprint(Path(options.pairs)), tuple(texts.provenance))
+    job = PairQAJob(LLMOptions.of(options), fingerprint(Path(options.pairs)), tuple(texts.provenance))
     stage = run_stage(options, STAGE, job, items(described, dict(texts.items())))
     record = {**stage, "out": options.out, "pairs": pairs.height, "undescribed": undescribed}
     if stage["absent"]:
@@ -90,7 +88,9 @@ def read_pairs(path: str) -> pl.DataFrame:
         why = str(error).strip().splitlines()[0]
         raise AnnotateError(f"{path}: no pairs can be read ({why}); run python -m annotate.pairs") from None
     if dict(frame.schema) != SCHEMA:
-        raise AnnotateError(f"{path}: not a file of python -m annotate.pairs; its columns are {', '.join(frame.columns)}")
+        raise AnnotateError(
+            f"{path}: not a file of python -m annotate.pairs; its columns are {', '.join(frame.columns)}"
+        )
     return frame
 
 
@@ -106,7 +106,11 @@ def show(record: dict[str, Any]) -> None:
     show_stage(record)
     if "rows" not in record:
         return
-    print("{out}: {rows:,} questions of {pairs:,} pairs, both orders; {undescribed:,} pairs lack a description".format(**record))
+    print(
+        "{out}: {rows:,} questions of {pairs:,} pairs, both orders; {undescribed:,} pairs lack a description".format(
+            **record
+        )
+    )
     for kind, told in record["types"].items():
         print(f"type {kind}: {told['kept']:,} kept of {told['written']:,} texts")
         for reason, count in told["dropped"].items():

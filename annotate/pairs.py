@@ -78,7 +78,9 @@ def run(options: PairsOptions) -> dict[str, Any]:
         raise AnnotateError(f"{options.store}: no step has training clips of two videos; left out were {left_out}")
     pairs = np.concatenate([same, other])
     order = np.random.default_rng(options.seed).permutation(len(pairs))
-    of_label = pl.DataFrame({"label": label, "video": video}).group_by("label").agg(pl.len(), pl.col("video").n_unique())
+    of_label = (
+        pl.DataFrame({"label": label, "video": video}).group_by("label").agg(pl.len(), pl.col("video").n_unique())
+    )
     record = {
         "pairs": len(same),
         "other_step_pairs": len(other),
@@ -89,9 +91,7 @@ def run(options: PairsOptions) -> dict[str, Any]:
         "left_out": left_out,
     }
     about = {"options": asdict(options), **record}
-    stream_parquet(
-        Path(options.out), SCHEMA, _rows(clips, pairs, order, len(same)), {"provenance": json.dumps(about)}
-    )
+    stream_parquet(Path(options.out), SCHEMA, _rows(clips, pairs, order, len(same)), {"provenance": json.dumps(about)})
     return {"out": options.out, **record}
 
 
@@ -155,7 +155,8 @@ def _rows(
 
 def show(record: dict[str, Any]) -> None:
     print("{out}: {pairs:,} pairs of one step, {other_step_pairs:,} of two, out of {clips:,} clips".format(**record))
-    print("{steps:,} steps, without a pair {steps_of_one_clip:,} of one clip and {steps_of_one_video:,} of one video".format(**record))
+    without = "{steps:,} steps; no pair in {steps_of_one_clip:,} of one clip, {steps_of_one_video:,} of one video"
+    print(without.format(**record))
     for reason, count in record["left_out"].items():
         print(f"left out: {count:,} clips, {reason}")
 

@@ -51,25 +51,28 @@ class Reading:
 _CONTROL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:bos|eos|pad|start_of_turn|end_of_turn)>")
 _LEAD = r"[ \t>#*_\-•–\"'`(\[]*"  # quotes, lists, headings, bold
 _NUMBER = r"(?:\(?\d{1,2}[.):][ \t]*)?"
-_NAME = r"(?:(?P<{0}q>Q|Question|Ques)|(?P<{0}a>A|Answer|Ans))"
-_MARK = r"[ \t*_]*(?:\#?\d{{1,2}}[ \t*_]*(?:[:.)\]\-–]|$)|[:：])[ \t*_]*"
-_MARKER = re.compile(
-    rf"^{_LEAD}{_NUMBER}{_LEAD}{_NAME.format('l')}{_MARK.format()}"  # at the start of a line, in any case
-    rf"|(?<=[\s*_?.!]){_NUMBER}(?-i:{_NAME.format('i')})[ \t*_]*\d{{0,2}}[ \t*_]*[:：][ \t*_]*",  # within a line, as capitals
-    re.MULTILINE | re.IGNORECASE,
-)
+_SPACE = r"[ \t*_]*"
+_AT_START = rf"""^{_LEAD}{_NUMBER}{_LEAD}(?:(?P<q>Q|Question|Ques)|(?P<a>A|Answer|Ans))
+{_SPACE}(?:\#?\d{{1,2}}{_SPACE}(?:[:.)\]\-–]|$)|[:：]){_SPACE}"""
+# within a line only as capitals and with a colon: "... a whisk? A: Video 1"
+_WITHIN = rf"""(?<=[\s*_?.!]){_NUMBER}(?-i:(?P<q_within>Q|Question)|(?P<a_within>A|Answer))
+{_SPACE}\d{{0,2}}{_SPACE}[:：]{_SPACE}"""
+_MARKER = re.compile("|".join((_AT_START, _WITHIN)).replace("\n", ""), re.MULTILINE | re.IGNORECASE)
 _CHAT = re.compile(
-    r"^[\s*_]*(?:i hope|hope (?:this|these|that)|let me know|feel free|please (?:let|note|feel|provide)|is there anything|"
-    r"would you like|do you (?:want|need)|these (?:questions|q)|(?:sure|certainly|of course)[,!. ]|here (?:are|is)|note[:,]|"
-    r"(?:user|assistant|system|human)\b\s*:?|explanation:|i(?:'d| would) be happy|if you (?:have|need|want)|thank)",
+    r"^[\s*_]*(?:i hope|hope (?:this|these|that)|let me know|feel free|please (?:let|note|feel|provide)|thank|"
+    r"is there anything|would you like|do you (?:want|need)|these (?:questions|q)|(?:sure|certainly|of course)[,!. ]|"
+    r"here (?:are|is)|note[:,]|explanation:|(?:user|assistant|system|human)\b\s*:?|i(?:'d| would) be happy|"
+    r"if you (?:have|need|want))",
     re.IGNORECASE,
 )
-_GOES_ON = re.compile(r"^\s*(?:[-*•]|\d[.)]|\(?[a-c]\)|in (?:the )?(?:video|first|second)|video [12]\b|while|whereas|but\b)", re.IGNORECASE)
+_GOES_ON = re.compile(
+    r"^\s*(?:[-*•]|\(?[a-c]\)|in (?:the )?(?:video|first|second)|video [12]\b|while|whereas|but\b)", re.IGNORECASE
+)
 _REFUSAL = re.compile(
     r"\b(?:i(?:'m| am) (?:sorry|unable|not able)|i apologi[sz]e|as an ai\b|i (?:cannot|can't|can not|do not|don't) "
     r"(?:\w+ ){0,2}?(?:see|view|watch|access|assist|help|provide|answer|generate|determine|have|fulfil+)|"
-    r"(?:no|without) access to (?:the )?videos?|cannot (?:be determined|determine)|not (?:enough|sufficient) information|"
-    r"unable to (?:view|see|watch|determine|access))",
+    r"(?:no|without) access to (?:the )?videos?|cannot (?:be determined|determine)|"
+    r"not (?:enough|sufficient) information|unable to (?:view|see|watch|determine|access))",
     re.IGNORECASE,
 )
 _NEXT = re.compile(r"^[\s*_]*\(?\d{1,2}[.)][\s*_]*$")  # the number of what comes next, on a line of its own
@@ -90,7 +93,7 @@ def read_pairs(text: str) -> Reading:
     ends = [marker.start() for marker in markers[1:]] + [len(text)]
     for marker, end in zip(markers, ends, strict=True):
         body = _body(text[marker.end() : end])
-        if marker["lq"] or marker["iq"]:
+        if marker["q"] or marker["q_within"]:
             if asked is not None:
                 reading.dropped.append(Dropped(NO_ANSWER, asked))
             asked = body

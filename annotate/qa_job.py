@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from annotate.answers import Answer, Annotator, Failure, Item
+from annotate.answers import Annotator, Answer, Failure, Item
 from annotate.llm import LLM, LLMOptions
 from annotate.prompts import PAIRQA
 
@@ -54,7 +54,9 @@ class _Asker:
             sampling = self._sampling
             if kind == 3:
                 sampling = replace(sampling, max_tokens=min(sampling.max_tokens, _ONE_WORD))
-            conversations = [PAIRQA[kind].messages(**{name: item[name] for name in PAIRQA[kind].fields}) for item in asked]
+            conversations = [
+                PAIRQA[kind].messages(**{name: item[name] for name in PAIRQA[kind].fields}) for item in asked
+            ]
             for place, answer in self._llm.chat(conversations, sampling):
                 yield asked[place]["key"], answer if isinstance(answer, Failure) else {f"type {kind}": answer}
 

@@ -28,8 +28,10 @@ REPEATS = "answer repeats the question"
 
 _DESCRIPTIONS = re.compile(r"\b(?:descriptions?|captions?|narrations?|narrators?|transcripts?)\b", re.IGNORECASE)
 _THIRD = re.compile(r"\b(?:video|clip)\s*#?(?:[03-9]|[1-9]\d+|three|four)\b|\bthird (?:video|clip)\b", re.IGNORECASE)
-_JUST_NAMED = re.compile(r"\W*(?:(?:in|the|it is|answer is)\W+)*(?:video|clip)\W*(?:1|2|one|two)\W*"
-                         r"|\W*(?:the )?(?:first|second) (?:video|clip|one)\W*", re.IGNORECASE)  # fmt: skip
+_JUST_NAMED = re.compile(
+    r"\W*(?:(?:answer|it is|is|in|the)\W+)*(?:(?:video|clip)\W*(?:1|2|one|two)|(?:first|second) (?:video|clip|one))\W*",
+    re.IGNORECASE,
+)
 
 
 def checked(kind: int, pair: QA) -> QA | Dropped:

@@ -60,7 +60,9 @@ CLIPS = {
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_clips_that_share_a_moment_with_a_test_clip_are_held_out_and_others_are_not(tmp_path: Path, together: bool) -> None:
+def test_clips_that_share_a_moment_with_a_test_clip_are_held_out_and_others_are_not(
+    tmp_path: Path, together: bool
+) -> None:
     held_out = read_held_out([write(tmp_path / "c.jsonl", CAP)])
     batches = [list(CLIPS)] if together else [[clip] for clip in CLIPS]
     found = {}

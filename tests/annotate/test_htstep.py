@@ -25,7 +25,9 @@ def annotated(segments: str, subset: str = "train", video: str = "a_b-C") -> str
 
 
 def test_a_segments_seconds_stand_in_its_clip_id_as_the_file_writes_them(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.json", annotated('{"id": 3, "segment": [75.29841, 114.30]}, {"id": 4, "segment": [102, 111]}'))
+    path = write(
+        tmp_path / "a.json", annotated('{"id": 3, "segment": [75.29841, 114.30]}, {"id": 4, "segment": [102, 111]}')
+    )
     segments, unusable = read_annotations(path, TAXONOMY)
     assert [s.clip for s in segments] == ["a_b-C_75.29841_114.30", "a_b-C_102_111"]
     assert [(s.video, s.start, s.end, s.step_id, s.split) for s in segments] == [

@@ -18,7 +18,12 @@ VALUES = st.recursive(
 )
 
 
-@given(st.dictionaries(st.text(max_size=6), VALUES, max_size=6), st.integers(1, 40), st.sampled_from([None, 1]), st.booleans())
+@given(
+    st.dictionaries(st.text(max_size=6), VALUES, max_size=6),
+    st.integers(1, 40),
+    st.sampled_from([None, 1]),
+    st.booleans(),
+)
 def test_the_entries_are_those_that_json_load_would_give_in_the_order_of_the_file(
     tmp_path_factory: pytest.TempPathFactory, value: dict, piece: int, indent: int | None, ascii_only: bool
 ) -> None:
@@ -56,7 +61,9 @@ def test_a_byte_that_is_not_utf_8_becomes_u_fffd_and_loses_nothing_else(tmp_path
     assert list(entries(path)) == [("a", "caf\ufffd"), ("b", "tab\there"), ("c", 1)]
 
 
-@pytest.mark.parametrize("text", ["", "[1]", '{"a": 1', '{"a" 1}', '{"a": 1 "b": 2}', '{"a": tru', "{a: 1}", '{"a": 1,'])
+@pytest.mark.parametrize(
+    "text", ["", "[1]", '{"a": 1', '{"a" 1}', '{"a": 1 "b": 2}', '{"a": tru', "{a: 1}", '{"a": 1,']
+)
 def test_a_file_that_is_damaged_is_refused_where_it_is_damaged(tmp_path: Path, text: str) -> None:
     path = tmp_path / "damaged.json"
     path.write_text(text)

@@ -39,8 +39,8 @@ def test_names_one(text: str) -> None:
 
 
 TURNED = {
-    "In Video 1, it is glass, while in Video 2, it is steel.": "In Video 2, it is glass, while in Video 1, it is steel.",
-    "The first video shows a pan, the second one a slow cooker.": "The second video shows a pan, the first one a slow cooker.",
+    "In Video 1 it is glass, while in Video 2 it is steel.": "In Video 2 it is glass, while in Video 1 it is steel.",
+    "The first video shows a pan, the second one a pot.": "The second video shows a pan, the first one a pot.",
     "The former is brighter than the latter.": "The latter is brighter than the former.",
     "Videos 1 and 2 show it, video one longer.": "Videos 2 and 1 show it, video two longer.",
     "VIDEO 1, the FIRST VIDEO, Clip #2": "VIDEO 2, the SECOND VIDEO, Clip #1",
@@ -54,17 +54,15 @@ def test_every_way_to_name_a_video_is_turned(text: str) -> None:
     assert turned(text) == TURNED[text]
 
 
-WORDS = st.lists(
-    st.sampled_from("Video video videos 1 2 one two ii the first second former latter clip and , . #2 VIDEO 10 eggs 1st".split()),
-    max_size=14,
-).map(" ".join)  # fmt: skip
+WORDS = "Video video videos 1 2 one two ii the first second former latter clip and , . #2 VIDEO 10 eggs 1st".split()
+TEXTS = st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join)
 
 
-@given(WORDS)
+@given(TEXTS)
 def test_a_sentence_turned_twice_is_the_sentence(text: str) -> None:
     assert turned(turned(text)) == text
 
 
-@given(WORDS)
+@given(TEXTS)
 def test_a_turned_sentence_names_the_other_videos(text: str) -> None:
     assert named(turned(text)) == {3 - number for number in named(text)}

@@ -20,7 +20,10 @@ SAID = {
 
 def forms(folder: Path) -> list[Path]:
     """One narration in every form that tells start and end."""
-    columns = {v: {"start": [p.start for p in s], "end": [p.end for p in s], "text": [p.text for p in s]} for v, s in SAID.items()}
+    columns = {
+        v: {"start": [p.start for p in s], "end": [p.end for p in s], "text": [p.text for p in s]}
+        for v, s in SAID.items()
+    }
     (folder / "caption.json").write_text(json.dumps(columns))
     rows = {v: [[1, *piece] for piece in said] + [[0, 0.0, 9.0, "subscribe"]] for v, said in SAID.items()}
     (folder / "htm_align.json").write_text(json.dumps(rows))
@@ -42,8 +45,13 @@ def test_all_forms_of_one_narration_read_alike(tmp_path: Path) -> None:
 def test_a_sentence_at_one_second_is_heard_in_the_clip_that_holds_it(tmp_path: Path) -> None:
     path = tmp_path / "htm_aa_v1.csv"
     path.write_text('vid,timestamp,text\na,4,"knead, a little"\na,9,rest it\nb,4,other\n')
-    (video, pieces), = read_narration(path, ["a"], Counter())
-    assert (video, heard(pieces, 4.0, 9.0), heard(pieces, 2.0, 4.0), heard(pieces, 8.5, 9.5)) == ("a", "knead, a little", "", "rest it")
+    ((video, pieces),) = read_narration(path, ["a"], Counter())
+    assert (video, heard(pieces, 4.0, 9.0), heard(pieces, 2.0, 4.0), heard(pieces, 8.5, 9.5)) == (
+        "a",
+        "knead, a little",
+        "",
+        "rest it",
+    )
 
 
 TENTHS = st.integers(0, 80).map(lambda tenth: tenth / 10)
@@ -69,7 +77,9 @@ def test_what_is_no_speech_is_left_out_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "raw_caption.json"
     texts = ["one", float("nan"), " ", None, 5, "two", "three", "four"]
     times = [1.0, 2.0, 3.0, 4.0, 5.0, None, float("nan"), 0.5]
-    path.write_text(json.dumps({"a": {"start": times, "end": [9.0] * 8, "text": texts}, "b": {"start": [], "end": [], "text": []}}))
+    path.write_text(
+        json.dumps({"a": {"start": times, "end": [9.0] * 8, "text": texts}, "b": {"start": [], "end": [], "text": []}})
+    )
     faults = Counter[str]()
     found = dict(read_narration(path, ["a", "b"], faults))
     assert found == {"a": [Piece(0.5, 9.0, "four"), Piece(1.0, 9.0, "one")], "b": []}
@@ -88,7 +98,7 @@ def test_a_byte_that_is_not_utf_8_becomes_u_fffd_and_is_counted(tmp_path: Path) 
 def test_hours_of_text_are_read(tmp_path: Path) -> None:
     path = tmp_path / "caption.json"
     path.write_text(json.dumps({"a": {"start": [0.0], "end": [36000.0], "text": ["word " * 200_000]}}))
-    (_, pieces), = read_narration(path, ["a"], Counter())
+    ((_, pieces),) = read_narration(path, ["a"], Counter())
     assert len(heard(pieces, 10.0, 20.0).split()) == 200_000
 
 

@@ -36,9 +36,7 @@ def test_a_step_gives_all_the_pairs_that_it_has_or_as_many_as_the_cap_and_no_pai
     there = allowed(clips, True)
     assert set(pairs) <= there
     of_step = Counter(clips[min(pair)][0] for pair in pairs)
-    assert of_step == {
-        step: min(cap, count) for step, count in Counter(clips[min(pair)][0] for pair in there).items()
-    }
+    assert of_step == {step: min(cap, count) for step, count in Counter(clips[min(pair)][0] for pair in there).items()}
 
 
 def test_every_pair_of_clips_of_one_step_and_of_two_videos_is_as_likely_as_any_other() -> None:
