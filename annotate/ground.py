@@ -28,6 +28,7 @@ from annotate.space import SpaceJob
 from annotate.stage import StageOptions, absolute, run_stage, show
 from annotate.versions import chosen
 from featurize.cluster import refuse_relative
+from heads.clips import Features
 from store import Store
 
 STAGE = "ground"
@@ -74,12 +75,14 @@ def run(options: GroundOptions) -> dict[str, Any]:
 
 
 def make_job(options: GroundOptions, clips: list[str], reads: dict[str, str]) -> Job:
-    """Who grounds; clips: those asked for."""
+    """Who grounds; clips: those asked for, of which a space takes the mean over those that it has."""
     if options.model is not None:
         return DetectorJob(options.model, options.threshold, reads)
     assert options.view is not None
     head = None if options.head is None else str(Path(options.head).expanduser().absolute())
-    return SpaceJob(absolute(options.store), options.view, head, options.weights, tuple(clips), reads)
+    there = Features(Store.open(options.store), options.view, "embedding").has(clips)
+    others = tuple(clip for clip, has in zip(clips, there, strict=True) if has)
+    return SpaceJob(absolute(options.store), options.view, head, options.weights, others, reads)
 
 
 def main(argv: list[str] | None = None) -> int:

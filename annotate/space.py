@@ -31,6 +31,7 @@ from heads.trained import load_contrastive
 from store import Store
 from weights import fingerprint
 
+_BLOCK = 4096  # clips read at once
 Embed = Callable[[Sequence[str]], Float32[Tensor, "T E"]]
 
 
@@ -44,7 +45,7 @@ class SpaceJob:
     weights: str | None
     """of that encoder: a folder, a hub id; None: those of its name"""
     others: tuple[str, ...] = field(repr=False)
-    """the clips over which an object's mean is taken"""
+    """the clips over which an object's mean is taken, all with embeddings"""
     reads: dict[str, str]
     """stage -> version of the object captions"""
 
@@ -76,11 +77,11 @@ class Space:
     def __init__(self, features: Features, embed: Embed, others: Sequence[str]) -> None:
         """embed: texts -> embeddings; others: clips over which an object's mean is taken."""
         self.features, self.embed = features, embed
-        there = [key for key, has in zip(others, features.has(others), strict=True) if has]
-        if len(there) < 2:
-            raise AnnotateError(f"view {features.view.name} has {len(there)} of the clips; a mean needs 2 or more")
-        total = sum(self._clips(there[start : start + 4096]).double().sum(0) for start in range(0, len(there), 4096))
-        self._sum, self._count = torch.as_tensor(total), len(there)
+        if len(others) < 2:
+            raise AnnotateError(f"view {features.view.name} has {len(others)} of the clips; a mean needs 2 or more")
+        blocks = (self._clips(others[start : start + _BLOCK]) for start in range(0, len(others), _BLOCK))
+        self._sum = torch.stack([block.double().sum(0) for block in blocks]).sum(0)
+        self._count = len(others)
         self.busy = 0.0
 
     def _clips(self, keys: Sequence[str]) -> Float32[Tensor, "K E"]:

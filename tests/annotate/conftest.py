@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,6 +11,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from annotate import stage
+from annotate.answers import Job
+from annotate.stage import StageOptions
+from annotate.versions import Version
+from annotate.worker import Answered, Equipment, Task, Worker
 from store import Store
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(6)]
@@ -25,6 +30,17 @@ def store(tmp_path: Path) -> Store:
     with made.lock():
         made.catalog("clips").append(pl.DataFrame(rows))
     return made
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages work in this process. That they do the same on Ray is shown in test_stage."""
+
+    def work(options: StageOptions, version: Version, job: Job, tasks: Sequence[Task]) -> list[Answered]:
+        worker = Worker(Equipment(options.store, version.stage, version.name, job, "cpu", 1))
+        return [worker.run(task) for task in tasks]
+
+    monkeypatch.setattr(stage, "_work", work)
 
 
 @dataclass
