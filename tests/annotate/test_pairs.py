@@ -79,7 +79,10 @@ def test_a_step_is_what_the_column_says(folder: Path) -> None:
     frame, record = chosen(folder, step="step_id", other=0.5)
     assert record["pairs"] == 2 * (4 * 3 // 2) + 4 * 3 // 2
     others = frame.filter(~pl.col("same_step"))
-    assert others.height and (others["reference_step"].str.to_lowercase() != others["candidate_step"].str.to_lowercase()).all()
+    assert (
+        others.height
+        and (others["reference_step"].str.to_lowercase() != others["candidate_step"].str.to_lowercase()).all()
+    )
 
 
 def test_no_clip_of_another_split_of_a_test_set_or_that_overlaps_one_is_in_a_pair(folder: Path) -> None:
@@ -139,6 +142,8 @@ def test_a_mistake_is_told_in_one_line(
 
 
 def test_a_store_of_one_video_has_no_pair(tmp_path: Path) -> None:
-    Store.open(tmp_path / "features", create=True).catalog("clips").append(pl.DataFrame([clip("v", 0, "a"), clip("v", 9, "a")]))
+    Store.open(tmp_path / "features", create=True).catalog("clips").append(
+        pl.DataFrame([clip("v", 0, "a"), clip("v", 9, "a")])
+    )
     with pytest.raises(pairs.AnnotateError, match="no step has training clips of two videos"):
         chosen(tmp_path)
