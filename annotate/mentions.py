@@ -27,7 +27,10 @@ _MENTION = re.compile(
     r"|\b(?:the\s+)(?P<order>former|latter)\b",
     re.IGNORECASE,
 )
-_BOTH = re.compile(r"\b(?:both|neither|either|each)\b|\bthe (?:two|same)\b", re.IGNORECASE)
+_BOTH = re.compile(
+    rf"\b(?:both|neither|either|each)(?: of)?(?: the| these)?(?: two)? {_SHOWN}\b|^\W*(?:both|neither|either)\b",
+    re.IGNORECASE,
+)
 _GROUPS = ("after", "also", "before", "order")
 
 

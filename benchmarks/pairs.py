@@ -33,7 +33,7 @@ from annotate.pairs import PairsOptions, run
 begin = time.monotonic()
 record = run(PairsOptions(*sys.argv[1:3], test_sets=sys.argv[3], cap=int(sys.argv[4])))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-print(json.dumps({"seconds": time.monotonic() - begin, "gib": peak, "pairs": record["pairs"], "left": record["left_out"]}))
+print(json.dumps({"seconds": time.monotonic() - begin, "gib": peak, "record": record}))
 """
 
 
@@ -104,8 +104,8 @@ def main(argv: list[str] | None = None) -> int:
     row = {
         "clips": options.clips,
         "steps": options.steps,
-        "pairs": found["pairs"],
-        "held out": sum(found["left"].values()),
+        "pairs": found["record"]["pairs"],
+        "held out": sum(found["record"]["left_out"].values()),
     }
     row |= {"seconds": round(found["seconds"], 1), "peak GiB": round(found["gib"], 2)}
     lines = []

@@ -136,7 +136,7 @@ def test_a_contact_sheet_shows_frames_of_the_clip_and_a_clip_that_cannot_be_show
     assert sheets["gone_0_1"].endswith("gone.mp4 does not exist: put it there or correct its path")
 
 
-class_Page(HTMLParser):
+class _Page(HTMLParser):
     """The words of a page, and where its pictures and styles come from."""
 
     def __init__(self, text: str) -> None:
@@ -149,7 +149,6 @@ class_Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
-
 
     def handle_data(self, data: str) -> None:
         self.words += data

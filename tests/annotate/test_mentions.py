@@ -29,7 +29,9 @@ ONE = {
     "the first step": None,
     "Video 10": None,
     "Video 1 and 2": None,
-    "Video 1, the same as in both": None,
+    "Both of the videos show it, Video 1 longer": None,
+    "Neither, though Video 1 comes near": None,
+    "Video 1, with both hands": 1,
 }
 
 
