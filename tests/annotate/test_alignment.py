@@ -2,6 +2,7 @@
 
 import numpy as np
 from hypothesis import given as examples
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from annotate.alignment import given
@@ -11,13 +12,14 @@ TIMES = st.tuples(st.integers(0, 60), st.integers(1, 10)).map(lambda pair: (floa
 COSINES = st.integers(-100, 100).map(lambda hundredth: hundredth / 100)
 
 
+@settings(max_examples=60, deadline=None)
 @examples(st.lists(TIMES, max_size=6), st.lists(TIMES, max_size=5), st.integers(0, 15), COSINES, st.data())
 def test_a_piece_goes_to_the_likest_clip_near_it_or_to_none_in_order_of_time(
     spoken: list[tuple[float, float]], clips: list[tuple[float, float]], window: int, least: float, data: st.DataObject
 ) -> None:
     pieces = [Piece(*times, f"p{number}") for number, times in enumerate(sorted(spoken))]
     row = st.lists(COSINES, min_size=len(clips), max_size=len(clips))
-    cosine = np.array(data.draw(st.lists(row, min_size=len(pieces), max_size=len(pieces)))).reshape(len(pieces), -1)
+    cosine = np.array(data.draw(st.lists(row, min_size=len(pieces), max_size=len(pieces)))).reshape(len(pieces), len(clips))
     found = given(pieces, clips, cosine, float(window), least)
     expected: list[list[str]] = [[] for _ in clips]
     for number, piece in enumerate(pieces):

@@ -85,7 +85,7 @@ def test_the_answers_are_counted_by_the_video_that_they_name_and_as_yes_and_no(f
 
 def test_lengths_and_words_are_those_of_types_1_and_2_type_3_always_asks_the_same(folder: Path) -> None:
     found = figures(read_questions(folder / "pairqa.jsonl"))
-    assert found["words"]["questions"]["counts"] == {"4": 2, "6": 1, "7": 1}
+    assert found["words"]["questions"]["counts"] == {"4": 2, "6": 2}
     assert found["words"]["answers"]["median"] == 2 and found["words"]["answers"]["most"] == 12
     assert found["n_grams"]["questions"]["3"][:2] == [("video is red", 3), ("which video is", 3)]
     assert found["n_grams"]["answers"]["2"][0] == ("video 1", 2)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotate import composing
@@ -97,6 +97,7 @@ LINES = st.sampled_from(
 WRITTEN = st.lists(LINES, max_size=8).map("\n".join)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(WRITTEN, WRITTEN, WRITTEN), max_size=4), st.integers(1, 3))
 def test_everything_that_was_written_is_kept_or_dropped_with_a_reason_that_is_counted(
     texts: list[tuple[str, str, str]], at_once: int

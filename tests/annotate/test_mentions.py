@@ -1,7 +1,7 @@
 """Which video a sentence names, and sentences turned round."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotate.mentions import named, names_one, turned
@@ -60,11 +60,13 @@ WORDS = "Video video videos 1 2 one two ii the first second former latter clip a
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join)
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_a_sentence_turned_twice_is_the_sentence(text: str) -> None:
     assert turned(turned(text)) == text
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_a_turned_sentence_names_the_other_videos(text: str) -> None:
     assert named(turned(text)) == {3 - number for number in named(text)}

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotate.errors import AnnotateError
@@ -57,6 +57,7 @@ def test_a_sentence_at_one_second_is_heard_in_the_clip_that_holds_it(tmp_path: P
 TENTHS = st.integers(0, 80).map(lambda tenth: tenth / 10)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(TENTHS, TENTHS), max_size=8), TENTHS, st.integers(1, 30))
 def test_speech_of_a_clip_is_what_overlaps_it_in_time_in_order_of_time(
     times: list[tuple[float, float]], start: float, tenths: int

@@ -4,7 +4,7 @@ from collections import Counter
 from itertools import combinations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotate.pair_choice import other_step, same_step
@@ -27,6 +27,7 @@ def columns(clips: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     return array[:, 0], array[:, 1]
 
 
+@settings(deadline=None)
 @given(CLIPS, st.integers(1, 30), st.integers(0, 3))
 def test_a_step_gives_all_the_pairs_that_it_has_or_as_many_as_the_cap_and_no_pair_twice(
     clips: list[tuple[int, int]], cap: int, seed: int
@@ -66,6 +67,7 @@ def test_the_pairs_of_a_step_depend_on_the_seed_its_name_and_its_clips_on_no_oth
     assert same_step(*columns(whisk), ["bake"], 10, 5).tolist() != alone.tolist()
 
 
+@settings(deadline=None)
 @given(CLIPS, st.integers(0, 10), st.integers(0, 3))
 def test_pairs_of_different_steps_are_of_different_videos_too_and_none_comes_twice(
     clips: list[tuple[int, int]], count: int, seed: int

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotate import parsing
@@ -74,6 +74,7 @@ PIECES = st.sampled_from(
 ANY = st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=8)), max_size=40).map("".join))
 
 
+@settings(deadline=None)
 @given(ANY)
 def test_any_text_is_read_without_an_error_and_nothing_of_it_is_lost_unsaid(text: str) -> None:
     reading = read_pairs(text)
@@ -83,6 +84,7 @@ def test_any_text_is_read_without_an_error_and_nothing_of_it_is_lost_unsaid(text
     assert found in ("YES", "NO") or (isinstance(found, Dropped) and found.reason)
 
 
+@settings(deadline=None)
 @given(ANY)
 def test_a_question_or_answer_is_one_line_without_markers_marks_of_style_or_control_tokens(text: str) -> None:
     for pair in read_pairs(text).pairs:
@@ -95,6 +97,7 @@ TEXT = "the person whisks eggs in a glass bowl Video 1 2 slowly, gently oil it's
 WORDS = st.lists(st.sampled_from(TEXT.split()), min_size=1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4))
 def test_what_is_written_back_as_q_and_a_lines_reads_the_same(words: list[tuple[list[str], list[str]]]) -> None:
     pairs = [QA(" ".join(question[:20]) + "?", " ".join(answer[:20]) + ".") for question, answer in words]
