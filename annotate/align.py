@@ -6,7 +6,7 @@ the likest clip of its video within WINDOW seconds. Writes texts about clips, of
 python -m annotate.describe takes in place of the catalog's (--narration data/aligned.parquet).
 
 Guarantees
-- only clips whose tokens the store has are given speech
+- clips without tokens are given nothing
 - the texts say which head, narration, window and least cosine made them
 """
 

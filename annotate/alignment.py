@@ -4,9 +4,7 @@ People speak of what they do before and after they do it. So each piece of speec
 among the clips of its video that lie near it in time.
 
 Guarantees
-- a piece goes to one clip at most, no farther from it than the window
-- a piece that is like none of the clips near it goes to none
-- what a clip is given stands in order of time
+- a piece goes to the likest clip near it, or to none, in order of time
 """
 
 from collections.abc import Sequence

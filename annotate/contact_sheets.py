@@ -1,8 +1,7 @@
 """A clip as one strip of frames, to look at beside what is said of it.
 
 Guarantees
-- each video is decoded once, whatever the number of its clips
-- a clip that cannot be shown is a reason instead of a picture
+- a contact sheet shows frames of the clip, and a clip that cannot be shown is a reason
 """
 
 import base64

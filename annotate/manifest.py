@@ -10,7 +10,6 @@ htm_aa_v1.csv, or a folder of VIDEO.csv.
 Guarantees
 - the sample world's own files give the clips that it says it has
 - what cannot be used is counted by its reason
-- it stays as small as one video's narration, whatever the narration's file holds
 """
 
 import io

@@ -7,8 +7,7 @@ one JSON object a line, both orders of every pair. Beside it, OUT.record.json sa
     --llm meta-llama/Llama-2-70b-chat-hf --endpoint http://127.0.0.1:8000/v1    asks a server
 
 Guarantees
-- what a language model wrote once is not asked again, and the same texts give the same file
-- the file is written once every pair has been asked, whole or not at all
+- the file is written once every pair has been asked, and what was written is not asked again
 """
 
 import json

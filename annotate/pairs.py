@@ -10,7 +10,7 @@ Guarantees
 - the same seed and clips give the same file
 - steps that have no pair are counted: of one clip, or of one video
 - pairs of different steps are of steps with different names
-- neither all pairs nor the chosen ones are held as text in memory
+- the chosen pairs are written some at a time
 """
 
 import json

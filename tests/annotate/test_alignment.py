@@ -19,7 +19,8 @@ def test_a_piece_goes_to_the_likest_clip_near_it_or_to_none_in_order_of_time(
 ) -> None:
     pieces = [Piece(*times, f"p{number}") for number, times in enumerate(sorted(spoken))]
     row = st.lists(COSINES, min_size=len(clips), max_size=len(clips))
-    cosine = np.array(data.draw(st.lists(row, min_size=len(pieces), max_size=len(pieces)))).reshape(len(pieces), len(clips))
+    rows = data.draw(st.lists(row, min_size=len(pieces), max_size=len(pieces)))
+    cosine = np.array(rows).reshape(len(pieces), len(clips))
     found = given(pieces, clips, cosine, float(window), least)
     expected: list[list[str]] = [[] for _ in clips]
     for number, piece in enumerate(pieces):

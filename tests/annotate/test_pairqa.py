@@ -51,7 +51,7 @@ def writes(body: dict[str, Any]) -> Reply:
     )
 
 
-def test_a_run_writes_the_questions_once_every_pair_was_asked_and_asks_nothing_twice(
+def test_the_file_is_written_once_every_pair_has_been_asked_and_what_was_written_is_not_asked_again(
     given: list[str], server: Server, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, asked = tmp_path / "pairqa.jsonl", [*given, f"--endpoint={server.url}", "--retries=0", "--json"]

@@ -9,6 +9,7 @@ import pytest
 
 from annotate import pairs
 from annotate.pairs import SCHEMA, PairsOptions, run
+from annotate.stream import stream_parquet
 from store import Store, table
 
 
@@ -116,6 +117,19 @@ def test_the_same_seed_and_clips_give_the_same_file(folder: Path) -> None:
     other, _ = chosen(folder, other=0.3, cap=5, seed=1)
     assert first.equals(again) and not first.equals(other)
     assert len(list(folder.iterdir())) == 2  # nothing temporary is left
+
+
+def test_the_chosen_pairs_are_written_some_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = chosen(folder, other=0.3)
+    written: list[int] = []
+
+    def watched(path: Path, schema: Any, pieces: Any, metadata: Any) -> None:
+        stream_parquet(path, schema, (piece for piece in pieces if not written.append(piece.height)), metadata)
+
+    monkeypatch.setattr(pairs, "_ROWS", 10)
+    monkeypatch.setattr(pairs, "stream_parquet", watched)
+    again, _ = chosen(folder, other=0.3)
+    assert written == [10, 10, 10, 10, 9] and again.equals(whole)
 
 
 def test_the_file_says_what_made_it(folder: Path) -> None:
