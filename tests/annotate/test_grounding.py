@@ -42,6 +42,7 @@ def test_objects_are_one_a_line_each_once_and_without_bullets() -> None:
     said = "- white eggs\n2. a whisk.\n* white eggs\n\n(3) 2 bowls,\n• pan\n1) Q: what?"
     assert objects(said) == ["white eggs", "a whisk", "2 bowls", "pan", "Q: what?"]
     assert len(objects("\n".join(f"thing {i}" for i in range(1000)))) == MOST
+    assert objects("- a long one " * 1000) == ["a long one - a long one - a long one - a long one -"]
 
 
 @pytest.fixture(scope="module")

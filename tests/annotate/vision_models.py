@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-SIZE, PATCH, WIDTH = 32, 8, 24
+SIZE, PATCH, WIDTH, STD = 32, 8, 24, 0.5
 SMALL = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION = {**SMALL, "image_size": SIZE, "patch_size": PATCH}
 LANGUAGE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 1024}
@@ -34,7 +34,8 @@ def words() -> Any:
 def saved(folder: Path, model: Any, processor: Any) -> Path:
     torch.manual_seed(0)
     for parameter in model.parameters():  # the defaults leave outputs nearly constant
-        torch.nn.init.normal_(parameter, std=0.3)
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=STD)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -151,7 +152,7 @@ def grounding_dino(folder: Path) -> Path:
         window_size=2,
         out_features=["stage2", "stage3"],
     )
-    text = BertConfig(**{**SMALL, "hidden_size": 16}, vocab_size=len(pieces), max_position_embeddings=64)
+    text = BertConfig(**{**SMALL, "hidden_size": 16}, vocab_size=len(pieces), max_position_embeddings=128)
     config = GroundingDinoConfig(
         backbone_config=backbone,
         text_config=text,
@@ -164,7 +165,7 @@ def grounding_dino(folder: Path) -> Path:
         decoder_ffn_dim=16,
         num_queries=5,
         num_feature_levels=3,
-        max_text_len=32,
+        max_text_len=128,
     )
     tokenizer = BertTokenizer({piece: i for i, piece in enumerate(pieces)})
     pictures = GroundingDinoImageProcessorPil(size={"shortest_edge": SIZE, "longest_edge": 48})
