@@ -86,10 +86,11 @@ class Detector:
 
     def inputs(self, picture: Image.Image, names: Sequence[str]) -> Any:
         """What the model's own processor makes of a picture and its objects."""
-        texts = [[*names]] if self.many else [name.lower().rstrip(".") + "." for name in names]
-        return self.processor(
-            text=texts, images=[picture] * len(texts), padding=True, truncation=True, return_tensors="pt"
-        )
+        how: dict[str, Any] = {"truncation": True, "return_tensors": "pt"}
+        if self.many:
+            return self.processor(text=[[*names]], images=[picture], **how)
+        texts = [name.lower() + "." for name in names]
+        return self.processor(text=texts, images=[picture] * len(texts), padding=True, **how)
 
     def scores(self, inputs: Any) -> list[float]:
         """The best box's score of every object, 0 below the threshold."""

@@ -62,9 +62,9 @@ class VideoCaptioner:
         self.frames = FRAMES[job.kind] if self.chats else 1
         tokenizer = self.processor.tokenizer
         tokenizer.padding_side = "left"
-        self.pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+        self.model.generation_config.pad_token_id = tokenizer.pad_token_id
         self.busy = 0.0
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
@@ -113,9 +113,7 @@ class VideoCaptioner:
         begin = time.monotonic()
         inputs = inputs.to(self.model.device, self.model.dtype)
         with torch.inference_mode():
-            written = self.model.generate(
-                **inputs, max_new_tokens=self.job.max_tokens, do_sample=False, pad_token_id=self.pad
-            )
+            written = self.model.generate(**inputs, max_new_tokens=self.job.max_tokens, do_sample=False)
         # A decoder gives its prompt back; an encoder-decoder does not.
         prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs and not self._encodes() else 0
         texts = self.processor.batch_decode(written[:, prompt:], skip_special_tokens=True)
