@@ -23,6 +23,7 @@ from annotate.llm import LLMOptions
 from annotate.prompts import DESCRIBE, read_prompt
 from annotate.stage import StageOptions, run_stage, show
 from annotate.versions import chosen
+from heads.clip_texts import ClipTexts
 from store import Store
 
 STAGE = "describe"
@@ -34,7 +35,8 @@ class DescribeOptions(LLMOptions, StageOptions):
     split: str | None = None
     """only clips of this split; null: all"""
     narration: str = "narration"
-    """column of the catalog with what was said in the clip; none: nothing was"""
+    """column of the catalog with what was said in the clip, or the .parquet file of python -m annotate.align; none:
+    nothing was"""
     words: int = 200
     """of a narration that are read"""
     actions: str | None = None
@@ -51,27 +53,28 @@ def run(options: DescribeOptions) -> dict[str, Any]:
     store = Store.open(options.store)
     actions = chosen(store, "captions-action", options.actions)
     objects = None if options.objects == _NONE else chosen(store, "ground", options.objects)
+    aligned = ClipTexts(options.narration) if options.narration.endswith(".parquet") else None
     job = DescribeJob(
         LLMOptions.of(options),
         read_prompt(options.prompt, DESCRIBE),
         options.words,
         {
-            "narration": options.narration,
+            "narration": aligned.provenance if aligned else options.narration,
             actions.stage: actions.name,
             "ground": objects.name if objects else _NONE,
         },
     )
-    columns = [] if options.narration == _NONE else [options.narration]
+    columns = [] if aligned or options.narration == _NONE else [options.narration]
     items = clip_items(store, options.split, columns)
-    narration = pl.col(options.narration) if columns else pl.lit(None, pl.String)
+    spoken = items.select("key", *columns).iter_rows() if columns else ()
     said = {
+        "narration": dict(aligned.items() if aligned else spoken),
         "action_caption": actions.texts("action"),
         "object_caption": objects.texts(GROUNDED) if objects else {},
     }
     items = items.select(
         "key",
         "row",
-        narration.alias("narration"),
         *(pl.Series(field, [texts.get(key) for key in items["key"]], pl.String) for field, texts in said.items()),
     )
     return run_stage(options, STAGE, job, items)

@@ -99,9 +99,13 @@ def _row(segment: Segment, said: str | None, videos: str) -> dict[str, Any]:
 
 
 def _encoded(frame: pl.DataFrame, suffix: str) -> bytes:
-    write = {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".jsonl": frame.write_ndjson}[suffix]
     file = io.BytesIO()
-    write(file)
+    if suffix == ".parquet":
+        frame.write_parquet(file)
+    elif suffix == ".csv":
+        frame.write_csv(file)
+    else:
+        frame.write_ndjson(file)
     return file.getvalue()
 
 

@@ -1,15 +1,13 @@
 """Rows of a PairQA file, as annotate.pairqa writes them and as the sample world has them."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from annotate.errors import AnnotateError
 from heads.jsonl import read_objects
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """One line: a pair of clips, what is asked of it, and the answer."""
 
     reference: str
@@ -30,10 +28,10 @@ def read_questions(path: str | Path) -> list[Question]:
 
 def _question(row: dict[str, Any], place: str) -> Question:
     try:
-        fields = [row[name] for name in ("reference", "candidate", "question", "answer")]
+        found = Question(row["reference"], row["candidate"], row["question"], row["answer"], row.get("type"))
     except KeyError as error:
         raise AnnotateError(f"{place}: not a PairQA row, it has no {error.args[0]}") from error
-    kind = row.get("type")
-    if not all(isinstance(field, str) for field in fields) or not (kind is None or isinstance(kind, int)):
+    texts = (found.reference, found.candidate, found.question, found.answer)
+    if not all(isinstance(text, str) for text in texts) or not (found.type is None or isinstance(found.type, int)):
         raise AnnotateError(f"{place}: not a PairQA row; its clips, question and answer are texts, its type a number")
-    return Question(*fields, kind)
+    return found

@@ -18,7 +18,7 @@ from store import Feature, Provenance, Store, text_key
 from weights import WeightsError, fingerprint, resolve
 
 SAID = ("we whisk the eggs now", "chop these onions finely", "pour oil into the pan")
-TOKENS, CHANNELS, VIDEOS = 4, 16, 16
+TOKENS, CHANNELS, VIDEOS = 8, 16, 16
 World = tuple[Path, list[dict[str, Any]], dict[str, list[Piece]]]
 EARLY = 4.0  # seconds; a clip lasts as long
 
@@ -69,7 +69,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("align")
     store, rows = made(folder)
     schedule = {"steps": 60, "learning_rate": 3e-3}
-    head = {"view": "planted", "width": 16, "clips": 3, "schedule": schedule}
+    head: dict[str, Any] = {"view": "planted", "width": 16, "clips": 3, "schedule": schedule}
+    head |= {"projector": {"width": 32, "layers": 1, "outputs": 1}}
     recipe = {"store": str(store.path), "out": str(folder / "align"), "contrastive": head}
     (folder / "align.yaml").write_text(json.dumps(recipe))
     assert train.main(["--config", str(folder / "align.yaml")]) == 0

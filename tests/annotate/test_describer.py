@@ -17,7 +17,7 @@ from annotate.llm import LLMOptions, Sampling
 from annotate.prompts import DESCRIBE, Message
 from annotate.versions import SCHEMA, Version, chosen
 from heads.clip_texts import ClipTexts
-from store import Store, failures
+from store import Store, failures, table
 
 from .conftest import CLIPS, Server, said
 
@@ -26,8 +26,7 @@ SYSTEM = (
     "single description of the content."
 )
 END = (
-    "Summarize the captions into a single, descriptive sentence about what the person is doing, and using what "
-    "objects."
+    "Summarize the captions into a single, descriptive sentence about what the person is doing, and using what objects."
 )
 
 
@@ -169,3 +168,17 @@ def test_llm_options_are_picked_out_of_a_stages() -> None:
     options = describe.DescribeOptions(store="x", llm="llama", endpoint="http://127.0.0.1:1/v1", batch=3)
     assert LLMOptions.of(options) == LLMOptions(llm="llama", endpoint="http://127.0.0.1:1/v1", batch=3)
     assert type(LLMOptions.of(options)) is LLMOptions
+
+
+def test_speech_that_was_aligned_takes_the_place_of_the_catalogs(
+    captioned: Store, tiny_lm: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = [(key, "narration", f"about {i}", '{"window": 5}') for i, key in enumerate(CLIPS[:3])]
+    frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    (tmp_path / "said.parquet").write_bytes(table.encode(frame))
+    options = describe.DescribeOptions(
+        store=str(captioned.path), llm=tiny_lm, split="train", narration=str(tmp_path / "said.parquet")
+    )
+    job, items = job_of(options, monkeypatch)
+    assert items["narration"].to_list() == ["about 0", "about 1", "about 2", None]
+    assert job.provenance()["reads"]["narration"] == ['{"window": 5}']
