@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,10 @@ def refuse_relative(paths: Iterable[tuple[str, str]]) -> None:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[bool]:
+def connected(address: str | None, rooms: Sequence[str] = _ROOMS) -> Iterator[bool]:
     """Ray within this block: the cluster at `address` or RAY_ADDRESS, else one started here.
 
-    Gives whether a cluster was joined.
+    Gives whether a cluster was joined. rooms: what its workers import.
 
     Raises FeaturizeError where no cluster answers.
     """
@@ -68,7 +68,7 @@ def connected(address: str | None) -> Iterator[bool]:
     else:
         # a job's working folder is on every node already; elsewhere the rooms travel with us
         if not inside_job():
-            quiet["runtime_env"] = {"py_modules": [str(_ROOT / room) for room in _ROOMS]}
+            quiet["runtime_env"] = {"py_modules": [str(_ROOT / room) for room in rooms]}
         _check_answers(address)
         try:
             ray.init(address=address, **quiet)

@@ -9,12 +9,13 @@ Guarantees
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 from featurize.errors import FeaturizeError
 from featurize.member import Member
 from featurize.progress import Show, say
-from featurize.task import Outcome, Task
-from featurize.worker import Equipment, Worker
+from featurize.task import Outcome, ShardTask
+from featurize.worker import Worker
 from store import Feature, Provenance
 
 ATTEMPTS = 3
@@ -32,6 +33,15 @@ _PATIENCE = 60.0
 _NO_WORKER = "no worker has answered yet: waiting for free CPUs or GPUs of the cluster"
 _SAME_ERRORS = 3
 """shards in a row that could not be written, after which the run ends: a full disk stays full"""
+
+
+@runtime_checkable
+class Equipped(Protocol):
+    """What the workers of a crew are given."""
+
+    @property
+    def cpus(self) -> int:
+        """of each worker"""
 
 
 def has_gpu(device: str | None, joined: bool) -> bool:
@@ -65,12 +75,15 @@ def crew_size(workers: int | None, entity: str, gpu: bool) -> tuple[int, int]:
 class Crew:
     """Workers that do shards."""
 
-    def __init__(self, equipment: Equipment, gpu: bool) -> None:
-        """A crew of one, so far; each of its workers has a GPU of its own where `gpu`."""
+    def __init__(self, equipment: Equipped, gpu: bool, worker: type = Worker) -> None:
+        """A crew of one, so far; each of its workers has a GPU of its own where `gpu`.
+
+        worker: the class that is given the equipment; it has `run` and `finished`, as featurize's own.
+        """
         import ray
 
         # the second thread tells how far the first is; a death is ours to handle
-        actor = ray.remote(Worker).options(  # type: ignore[attr-defined]
+        actor: Any = ray.remote(worker).options(  # type: ignore[attr-defined]
             num_cpus=equipment.cpus, num_gpus=int(gpu), max_concurrency=2, max_restarts=0
         )
         self._hire = lambda: actor.remote(equipment)
@@ -93,7 +106,7 @@ class Crew:
             raise FeaturizeError(answer)
         return answer
 
-    def do(self, tasks: Iterable[Task], count: int, show: Show) -> Iterator[Outcome]:
+    def do(self, tasks: Iterable[ShardTask], count: int, show: Show) -> Iterator[Outcome]:
         """The outcome of every task, as they end, done by `count` workers, or as many as there is room for.
 
         `show` is told how many rows are finished. Tasks behind _SAME_ERRORS errors in a row have
@@ -103,7 +116,7 @@ class Crew:
 
         members = self._members
         members += [Member(self._hire) for _ in range(count - len(members))]
-        new, again, deaths = iter(tasks), deque[Task](), Counter[int]()
+        new, again, deaths = iter(tasks), deque[ShardTask](), Counter[int]()
         finished = errors = stillborn = 0
         waiting = time.monotonic()
         while True:

@@ -22,7 +22,7 @@ from jaxtyping import Int64, UInt8
 
 from featurize.errors import FeaturizeError
 from featurize.frames import Sampling, between, chosen
-from featurize.picture import Crop, square
+from featurize.picture import Picture, pixels_of
 from featurize.timeline import Timeline, by_decoding, decoded, from_packets
 from featurize.video import Video, opened
 
@@ -38,7 +38,7 @@ class Clip:
 
     index: int
     """its place among the intervals asked for"""
-    frames: UInt8[np.ndarray, "frames size size 3"]
+    frames: UInt8[np.ndarray, "frames height width 3"]
     """RGB"""
     repeats: bool
     """whether it shows fewer frames than asked for; a still image is no such case"""
@@ -58,7 +58,7 @@ def read_clips(
     path: Path,
     intervals: Sequence[tuple[float, float]],
     count: int,
-    crop: Crop,
+    crop: Picture,
     threads: int = 1,
     sampling: Sampling = "linspace",
 ) -> Iterator[Clip | Failure]:
@@ -90,7 +90,7 @@ def _read(
     intervals: Sequence[tuple[float, float]],
     left: set[int],
     count: int,
-    crop: Crop,
+    crop: Picture,
     threads: int,
     sampling: Sampling,
 ) -> Iterator[Clip | Failure]:
@@ -103,12 +103,12 @@ def _read(
             yield Failure(clip, frames)
             continue
         missing[clip] = count
-        repeats[clip] = not line.still and len(np.unique(frames)) < count
+        repeats[clip] = not line.still and sampling != "centre" and len(np.unique(frames)) < count
         for place, frame in enumerate(frames.tolist()):
             wanted[frame].append((clip, place))
-    pictures: dict[int, UInt8[np.ndarray, "frames size size 3"]] = {}
+    pictures: dict[int, UInt8[np.ndarray, "frames height width 3"]] = {}
     for index, frame in _pick(path, line, sorted(wanted), threads):
-        pixels = square(frame, crop)
+        pixels = pixels_of(frame, crop)
         for clip, place in wanted[index]:
             if clip not in pictures:
                 pictures[clip] = np.empty((count, *pixels.shape), np.uint8)

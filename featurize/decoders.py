@@ -12,7 +12,7 @@ from pathlib import Path
 
 from featurize.decode import Clip, Failure, read_clips
 from featurize.frames import Sampling
-from featurize.picture import Crop
+from featurize.picture import Picture
 from featurize.task import Source
 
 QUEUED = 16
@@ -22,7 +22,7 @@ _Item = tuple[int, Clip | Failure] | BaseException | None  # None: a thread has 
 
 
 def decoded_clips(
-    clips: Mapping[int, Source], count: int, crop: Crop, threads: int = 1, sampling: Sampling = "linspace"
+    clips: Mapping[int, Source], count: int, crop: Picture, threads: int = 1, sampling: Sampling = "linspace"
 ) -> Iterator[tuple[int, Clip | Failure]]:
     """Row and clip, or failure, as they become complete; video by video in the order of rows."""
     by_video: dict[str, list[int]] = {}

@@ -5,6 +5,7 @@ Guarantees
   start <= time < end
 - segment centres: those n frames cut into `count` equal segments, of each the frame at its middle
   (`test_segment_centres_lie_in_the_middle_of_equal_segments`)
+- the centre: the frame that one segment centre would be, repeated
 - a clip of fewer frames than asked for repeats some, and loses none
 """
 
@@ -13,16 +14,19 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64, Int64
 
-Sampling = Literal["linspace", "segment-centres"]
+Sampling = Literal["linspace", "segment-centres", "centre"]
 WORDS: dict[Sampling, str] = {
     "linspace": "linspace(0, n - 1) truncated",
     "segment-centres": "the centres of equal segments of the n frames",
+    "centre": "the one at the middle of the n frames, repeated",
 }
 """what the provenance of a view says"""
 
 
 def chosen(n: int, count: int, sampling: Sampling = "linspace") -> Int64[np.ndarray, " count"]:
     """Which of n >= 1 frames are kept, ascending, with repeats where n < count."""
+    if sampling == "centre":
+        return np.full(count, n // 2, np.int64)
     if sampling == "segment-centres":
         return (2 * np.arange(count, dtype=np.int64) + 1) * n // (2 * count)
     return np.linspace(0, n - 1, count).astype(np.int64)

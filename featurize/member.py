@@ -7,7 +7,7 @@ Guarantees
 from collections.abc import Callable
 from typing import Any
 
-from featurize.task import Outcome, Task
+from featurize.task import Outcome, ShardTask
 
 
 class Member:
@@ -22,14 +22,14 @@ class Member:
         self.worker = self._hire()
         self.there = False
         """whether it has ever answered"""
-        self.task: Task | None = None
+        self.task: ShardTask | None = None
         self.call: Any = None
         """the call of its task"""
         self.finished = 0
         """rows of its task that are finished"""
         self.question: Any = self.worker.finished.remote()
 
-    def give(self, task: Task) -> None:
+    def give(self, task: ShardTask) -> None:
         """Start a task."""
         self.task, self.finished = task, 0
         self.call = self.worker.run.remote(task)

@@ -33,8 +33,8 @@ class Options:
     """Frames of a clip, for clip, siglip, vjepa2 and the image towers. Default: 8; of vjepa2 as many as it was
     trained on, of an image tower one, the centre frame."""
     sampling: Sampling | None = None
-    """Which frames: linspace (from a clip's first to its last) or segment-centres (the middles of equal
-    segments). Default: linspace; of an image tower segment-centres."""
+    """Which frames: linspace (from a clip's first to its last), segment-centres (the middles of equal
+    segments) or centre (the middle one, repeated). Default: linspace; of an image tower segment-centres."""
     view: str | None = None
     """Name of the view in the store. Default: the encoder's name."""
     dtype: Literal["float16", "int8", "float32"] = "float16"

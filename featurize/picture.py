@@ -1,8 +1,8 @@
-"""A decoded frame becomes the square that an encoder is fed.
+"""A decoded frame becomes the square that an encoder is fed, or the whole picture for a model that crops by itself.
 
 The recipe, the same on every machine: to RGB at full size (swscale), turned upright by the file's
 rotation, resized by one of Pillow's antialiased filters, either the short side with a centre crop
-or both sides whatever the aspect. Stored pixels count as square.
+or both sides whatever the aspect, or, of the whole, the short side alone. Stored pixels count as square.
 
 Guarantees
 - a frame that is stored turned is seen upright, and one that a video's matrix mirrors is unmirrored
@@ -40,6 +40,28 @@ class Crop:
             return f"square resize to {self.size}, {self.resample}"
         words = f"short side {self.short_side}, centre crop {self.size}"
         return words if self.resample == "bicubic" else f"{words}, {self.resample}"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The whole picture, for models that resize and crop by themselves."""
+
+    short_side: int
+    """pixels of the short side, where it is longer"""
+
+
+Picture = Crop | Whole
+"""what becomes of a frame"""
+
+
+def pixels_of(frame: av.VideoFrame, picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
+    """RGB pixels of the frame, upright: the square, or the whole made smaller where it is larger than asked."""
+    if isinstance(picture, Crop):
+        return square(frame, picture)
+    whole = Image.fromarray(np.ascontiguousarray(_upright(frame.to_ndarray(format="rgb24"), frame)))
+    factor = min(picture.short_side / min(whole.size), 1)
+    size = (round(whole.width * factor), round(whole.height * factor))
+    return np.asarray(whole.resize(size, Image.Resampling.BICUBIC))
 
 
 def square(frame: av.VideoFrame, crop: Crop) -> UInt8[np.ndarray, "size size 3"]:

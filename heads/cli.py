@@ -14,6 +14,8 @@ from retrieval import RetrievalError
 from store import StoreError
 from weights import WeightsError
 
+ERRORS: tuple[type[Exception], ...] = (HeadsError, RetrievalError, StoreError, WeightsError)
+
 
 class Help(DefaultHelpFormatter):
     """Keeps the lines of a description, which hold commands to copy, and writes flags with hyphens."""
@@ -33,10 +35,13 @@ def parse(
     run: Callable[[Any], dict[str, Any]],
     show: str | Callable[[dict[str, Any]], None],
     positional: tuple[str, ...] = (),
+    errors: tuple[type[Exception], ...] = ERRORS,
+    status: Callable[[dict[str, Any]], int] = lambda record: 0,
 ) -> int:
     """Run `run(options)` and show its record; returns the exit status: 1 for an error the user can mend.
 
     positional: names of options that stand without a flag; a list takes all that stand there.
+    errors: what the user can mend; status: of a record, 0 where all went well.
     """
     import jsonargparse
 
@@ -54,7 +59,7 @@ def parse(
     values = {name: getattr(given, name) for name in fields}
     try:
         record = run(options(**values))
-    except (HeadsError, RetrievalError, StoreError, WeightsError) as error:
+    except errors as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if given.json:
@@ -63,7 +68,7 @@ def parse(
         show(record)
     else:
         print(show.format(**record))
-    return 0
+    return status(record)
 
 
 def underscored(arguments: Sequence[str], switches: Collection[str] = ()) -> list[str]:

@@ -1,4 +1,4 @@
-"""What was said of each clip: texts beside the store, in one sealed Parquet file.
+"""What was said of each clip: texts beside the store, in one sealed Parquet file or a folder of them.
 
     key          clip id
     kind         what said it, or which sort of text it is: "blip2", "llava", "step description"
@@ -10,6 +10,7 @@ All columns are strings; a clip has at most one text of a kind.
 Guarantees
 - a clip without a text is named
 - a file that is damaged, lacks a column or says two things of one clip is refused
+- a folder of files reads as one file that holds all their rows
 """
 
 from collections.abc import ItemsView, Sequence
@@ -27,11 +28,11 @@ class ClipTexts:
     """The texts of one kind. HeadsError, StoreError: no such file or kind, or a file that is not as it should be."""
 
     def __init__(self, path: str | Path, kind: str | None = None) -> None:
-        """kind: None takes the file's only one."""
-        frame = table.read(Path(path))
-        odd = [name for name in COLUMNS if frame.schema.get(name) != pl.String]
-        if odd:
-            raise HeadsError(f"{path}: its column {odd[0]} is missing or not of strings; it needs {', '.join(COLUMNS)}")
+        """path: a file, or a folder of them, as a stage of annotate leaves it; kind: None takes the only one."""
+        files = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]
+        if not files:
+            raise HeadsError(f"{path}: holds no Parquet file of texts; name a version's folder in STORE/annotations")
+        frame = pl.concat(map(_read, files))
         kinds = sorted(frame["kind"].unique())
         if kind is None and len(kinds) == 1:
             kind = kinds[0]
@@ -56,3 +57,12 @@ class ClipTexts:
     def items(self) -> ItemsView[str, str]:
         """Clip id and text of every clip that has one."""
         return self._texts.items()
+
+
+def _read(path: Path) -> pl.DataFrame:
+    """The four columns of a file. HeadsError, StoreError: it is not as it should be."""
+    frame = table.read(path)
+    odd = [name for name in COLUMNS if frame.schema.get(name) != pl.String]
+    if odd:
+        raise HeadsError(f"{path}: its column {odd[0]} is missing or not of strings; it needs {', '.join(COLUMNS)}")
+    return frame.select(COLUMNS)

@@ -52,7 +52,7 @@ class EvaluateOptions:
     weights: str | None = None
     """folder or hub id of the checkpoint, for llava and idefics (1, 2 or 3)"""
     texts: str | None = None
-    """Parquet file of texts about clips, for socratic"""
+    """Parquet file of texts about clips, or a folder of them as a stage of annotate leaves it, for socratic"""
     kind: str | None = None
     """which of its texts, by its column kind; null where all are of one kind"""
     language_model: str = "smollm2-135m-instruct"

@@ -25,6 +25,8 @@ SMALLER = {
     "heads.train --config heads/recipes/kitchen/align.yaml": "--contrastive.schedule.steps 4",
     "heads.evaluate": "--rows 3 --bootstrap 50",
     "heads.ask": "--max-tokens 4",
+    "annotate.pairs": "--cap 1",
+    "annotate.pairqa": "--sampling.max-tokens 24",
 }
 
 

@@ -1,0 +1,137 @@
+"""python -m annotate.align --store data/features --head runs/align --narration data/kitchen/narration.json \\
+    --out data/aligned.parquet
+
+Gives raw speech to the clips that it is about, by a contrastive head (heads/recipes/kitchen/align.yaml): each piece to
+the likest clip of its video within WINDOW seconds. Writes texts about clips, of the kind `narration`, which
+python -m annotate.describe takes in place of the catalog's (--narration data/aligned.parquet).
+
+Guarantees
+- clips without tokens are given nothing
+- the texts say which head, narration, window and least cosine made them
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from annotate.alignment import given
+from annotate.cli import parse
+from annotate.errors import AnnotateError
+from annotate.held_out import VIDEO, known_clips
+from annotate.narration import Piece, read_narration
+from heads.checkpoint import Run
+from heads.clip_texts import COLUMNS
+from heads.clips import Features
+from heads.contrastive import ContrastiveHead
+from heads.device import pick_device
+from heads.similarity import Sentences
+from heads.trained import load_contrastive
+from store import Store, table
+from store.commit import replace_file
+from store.progress import progress
+from weights import fingerprint
+
+KIND = "narration"
+_VIDEOS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class AlignOptions:
+    store: str
+    """feature store"""
+    head: str
+    """run folder of a contrastive head, whose view of clips is read"""
+    narration: str
+    """what is said: a .json or .csv file of many videos, or a folder of VIDEO.csv"""
+    out: str
+    """Parquet file to write"""
+    window: float = 10.0
+    """seconds that a piece of speech may lie from its clip"""
+    least: float = 0.0
+    """cosine below which a piece is about no clip"""
+    device: str = "auto"
+    """auto, cpu, cuda"""
+
+
+def run(options: AlignOptions) -> dict[str, Any]:
+    if options.window < 0:
+        raise AnnotateError(f"--window {options.window}: give seconds, 0 or more")
+    store, device = Store.open(options.store), pick_device(options.device)
+    head, recipe = load_contrastive(Path(options.head), store, device)
+    features = Features(store, recipe.view, "tokens")
+    clips = known_clips(store).with_columns(VIDEO.alias("video")).drop_nulls(["start", "end"])
+    clips = clips.filter(pl.Series(features.has(clips["key"].to_list())))
+    by_video = {str(video): rows for (video,), rows in clips.group_by("video", maintain_order=True)}
+    faults = Counter[str]()
+    spoken = read_narration(options.narration, by_video, faults)
+    texts: dict[str, str] = {}
+    pieces = 0
+    with progress("speech", len(by_video)) as advance:
+        while some := list(islice(spoken, _VIDEOS_AT_ONCE)):
+            pieces += sum(len(said) for _, said in some)
+            texts |= _aligned(some, by_video, head, features, Sentences(store, device), options)
+            advance(len(some))
+    if not texts:
+        raise AnnotateError(
+            f"{options.narration}: speaks of no clip of {options.store}; correct --narration or --window"
+        )
+    made = {
+        "head": fingerprint(Run(Path(options.head)).best() / "head.safetensors"),
+        "narration": Path(options.narration).name,
+        "window": options.window,
+        "least": options.least,
+    }
+    line = json.dumps(made, sort_keys=True)
+    frame = pl.DataFrame([(key, KIND, text, line) for key, text in texts.items()], schema=COLUMNS, orient="row")
+    data = table.encode(frame)
+    replace_file(Path(options.out), [data], len(data))
+    words = {"clips": clips.height, "narrated": len(texts), "videos": len(by_video), "pieces": pieces}
+    return {"out": options.out, **words, "narration_faults": dict(+faults)}
+
+
+@torch.inference_mode()
+def _aligned(
+    spoken: Sequence[tuple[str, list[Piece]]],
+    by_video: dict[str, pl.DataFrame],
+    head: ContrastiveHead,
+    features: Features,
+    sentences: Sentences,
+    options: AlignOptions,
+) -> dict[str, str]:
+    """Speech by clip, of those that any was given to."""
+    device = next(head.parameters()).device
+    different = list(dict.fromkeys(piece.text for _, pieces in spoken for piece in pieces))
+    if not different:
+        return {}
+    places = {text: place for place, text in enumerate(different)}
+    texts = head.embed_texts(torch.from_numpy(sentences(different)).to(device))
+    found: dict[str, str] = {}
+    for video, pieces in spoken:
+        rows = by_video[video]
+        shown = head.embed_clips(features.read(rows["key"].to_list(), device))
+        cosine = (texts[[places[piece.text] for piece in pieces]] @ shown.T).cpu().numpy()
+        said = given(pieces, list(zip(rows["start"], rows["end"], strict=True)), cosine, options.window, options.least)
+        found |= {key: text for key, text in zip(rows["key"], said, strict=True) if text}
+    return found
+
+
+def show(record: dict[str, Any]) -> None:
+    print("{out}: {narrated:,} of {clips:,} clips were given speech, out of {pieces:,} pieces".format(**record))
+    for reason, count in record["narration_faults"].items():
+        print(f"left out: {count:,} x {reason}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return parse(AlignOptions, argv, "annotate.align", __doc__, run, show)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

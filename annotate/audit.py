@@ -1,0 +1,158 @@
+"""python -m annotate.audit data/pairqa.jsonl --store data/features --videos data/kitchen --out data/audit.html \\
+    --test-sets data/kitchen/diffcap_test.jsonl,data/kitchen/diffmcq_test.jsonl,data/kitchen/diffrank_test.jsonl
+
+Says what a PairQA file holds: counts and what was dropped at each stage and why (out of the record that annotate.pairqa
+leaves beside it), balance of answers, lengths, frequent words, clips that should not train, and one page with pairs to
+read beside their frames.
+
+Guarantees
+- a clip that should not train makes the exit status 1; the page is written all the same
+- the page is one file; the same seed shows the same pairs
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from annotate.audit_figures import figures, leaks
+from annotate.audit_page import Sample, page
+from annotate.cli import parse
+from annotate.contact_sheets import contact_sheets
+from annotate.errors import AnnotateError
+from annotate.held_out import known_clips, read_held_out
+from annotate.qa_file import Question, read_questions
+from heads.clip_texts import ClipTexts
+from heads.files import write_text
+from store import Store
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    file: str
+    """PairQA file to look into"""
+    store: str | None = None
+    """feature store that knows the clips: their splits, and where to find them"""
+    test_sets: str | None = None
+    """test sets in the published formats, parted by commas, whose clips must not be there"""
+    videos: str | None = None
+    """folder from which the store's catalog names videos: that of the manifest; null: no pictures"""
+    texts: str | None = None
+    """Parquet file or folder of step descriptions, to show them"""
+    kind: str | None = None
+    """which of its texts; null where all are of one kind"""
+    out: str | None = None
+    """HTML page to write"""
+    samples: int = 50
+    """pairs on the page"""
+    seed: int = 0
+    """seed that draws them"""
+
+
+def run(options: AuditOptions) -> dict[str, Any]:
+    rows = read_questions(options.file)
+    clips = None if options.store is None else known_clips(Store.open(options.store))
+    if clips is None and (options.test_sets or options.videos):
+        raise AnnotateError("--test-sets and --videos need --store, which knows when each clip begins and ends")
+    paths = [] if options.test_sets is None else options.test_sets.split(",")
+    record: dict[str, Any] = {
+        "file": options.file,
+        "figures": figures(rows),
+        "made": _made(Path(options.file)),
+        "leaks": None if clips is None else leaks(rows, clips, read_held_out(paths)),
+    }
+    record["failed"] = len(set().union(*(record["leaks"] or {}).values()))
+    if options.out is not None:
+        drawn = _drawn(rows, options.samples, options.seed)
+        write_text(Path(options.out), page(record, _samples(drawn, clips, options)))
+        record["page"] = options.out
+    return record
+
+
+def _made(path: Path) -> dict[str, Any] | None:
+    """What annotate.pairqa says of the file, where it says anything."""
+    record = path.with_suffix(".record.json")
+    if not record.exists():
+        return None
+    try:
+        made = json.loads(record.read_text(encoding="utf-8"))
+        return {name: made[name] for name in ("pairs", "undescribed", "types", "examples", "provenance")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AnnotateError(
+            f"{record}: not a record of annotate.pairqa ({error}); run that again, or remove it"
+        ) from error
+
+
+def _drawn(rows: list[Question], count: int, seed: int) -> dict[tuple[str, str], list[Question]]:
+    """The questions of `count` pairs, in the order of one of their two."""
+    pairs: dict[frozenset[str], dict[tuple[str, str], list[Question]]] = {}
+    for row in rows:
+        of_pair = pairs.setdefault(frozenset((row.reference, row.candidate)), {})
+        of_pair.setdefault((row.reference, row.candidate), []).append(row)
+    rng = np.random.default_rng(seed)
+    chosen = [list(pairs.values())[place] for place in sorted(rng.permutation(len(pairs))[:count])]
+    return dict(list(orders.items())[rng.integers(len(orders))] for orders in chosen)
+
+
+def _samples(
+    drawn: dict[tuple[str, str], list[Question]], clips: pl.DataFrame | None, options: AuditOptions
+) -> list[Sample]:
+    names = {clip for pair in drawn for clip in pair}
+    sheets: dict[str, str] = {}
+    if clips is not None and options.videos is not None:
+        shown = clips.filter(
+            pl.col("key").is_in(names), pl.all_horizontal(pl.col("video", "start", "end").is_not_null())
+        )
+        sheets = contact_sheets(shown, Path(options.videos))
+    texts = {} if options.texts is None else dict(ClipTexts(options.texts, options.kind).items())
+    missing = "no picture: give --store and --videos" if not sheets else "the store does not know this clip"
+    return [
+        Sample(
+            *pair,
+            questions,
+            (sheets.get(pair[0], missing), sheets.get(pair[1], missing)),
+            (texts.get(pair[0], ""), texts.get(pair[1], "")),
+        )
+        for pair, questions in drawn.items()
+    ]
+
+
+def show(record: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    found = record["figures"]
+    print("{file}: ".format(**record), end="")
+    print(
+        "{questions:,} questions of {pairs:,} pairs, {in_both_orders:,} in both orders, {clips:,} clips".format(**found)
+    )
+    table = Table("", "", box=None, show_header=False)
+    for answer, count in found["answers"].items():
+        table.add_row(f"answers {answer}", f"{count:,}")
+    for name, told in found["words"].items():
+        table.add_row(f"words of {name}", "median {median}, 5 % {5 %}, 95 % {95 %}, most {most}".format(**told))
+    for name, of_name in found["n_grams"].items():
+        table.add_row(f"frequent in {name}", "; ".join(f"{gram} ({count:,})" for gram, count in of_name["3"][:4]))
+    for kind, told in ({} if record["made"] is None else record["made"]["types"]).items():
+        table.add_row(f"type {kind}", f"{told['kept']:,} kept of {told['written']:,} texts")
+        for reason, count in told["dropped"].items():
+            table.add_row("", f"{count:,} dropped: {reason}")
+    for reason, clips in (record["leaks"] or {"leakage was not checked: give --store": []}).items():
+        table.add_row("leakage", f"{len(clips):,} clips {reason}" if record["leaks"] else reason)
+    Console().print(table)
+    if record["failed"]:
+        print(f"{record['failed']:,} clips should not train: remove their rows, or choose pairs anew with --test-sets")
+    if "page" in record:
+        print(f"page: {record['page']}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return parse(AuditOptions, argv, "annotate.audit", __doc__, run, show, ("file",))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""What the command lines of this room share: those of heads, with this room's errors and exit status."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from annotate.errors import AnnotateError
+from featurize import FeaturizeError
+from heads import cli
+
+
+def parse(
+    options: type,
+    argv: list[str] | None,
+    program: str,
+    description: str | None,
+    run: Callable[[Any], dict[str, Any]],
+    show: str | Callable[[dict[str, Any]], None],
+    positional: tuple[str, ...] = (),
+) -> int:
+    """As heads.cli.parse. The exit status is 1 too where a stage's record tells of items that failed or are absent."""
+    errors: tuple[type[Exception], ...] = (AnnotateError, FeaturizeError, *cli.ERRORS)
+    try:
+        return cli.parse(options, argv, program, description, run, show, positional, errors, _status)
+    except KeyboardInterrupt:
+        print("error: interrupted; what is answered stays, run the same command for the rest", file=sys.stderr)
+        return 130
+
+
+def _status(record: dict[str, Any]) -> int:
+    return int(bool(record.get("failed") or record.get("absent")))

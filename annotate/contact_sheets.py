@@ -1,0 +1,40 @@
+"""A clip as one strip of frames, to look at beside what is said of it.
+
+Guarantees
+- a contact sheet shows frames of the clip, and a clip that cannot be shown is a reason
+"""
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from PIL import Image
+
+from featurize.decode import Clip, read_clips
+from featurize.picture import Crop
+
+FRAMES, SIDE = 4, 152  # pixels
+_QUALITY = 78  # of JPEG
+
+
+def contact_sheets(clips: pl.DataFrame, videos: Path) -> dict[str, str]:
+    """A `data:` URL of a JPEG by clip, or why there is none.
+
+    clips: key, video (a path from the folder `videos`), start and end in seconds.
+    """
+    sheets: dict[str, str] = {}
+    for (video,), rows in clips.group_by("video", maintain_order=True):
+        keys = rows["key"].to_list()
+        times = list(zip(rows["start"], rows["end"], strict=True))
+        path = videos / str(video)
+        for found in read_clips(path, times, FRAMES, Crop(SIDE, SIDE), sampling="segment-centres"):
+            sheets[keys[found.index]] = _url(found) if isinstance(found, Clip) else found.reason
+    return sheets
+
+
+def _url(clip: Clip) -> str:
+    file = io.BytesIO()
+    Image.fromarray(np.concatenate(list(clip.frames), axis=1)).save(file, "JPEG", quality=_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,93 @@
+"""python -m annotate.ground --store data/features --view aligned --head runs/align
+
+Keeps the objects of every object caption whose grounding score is above zero (S1): captioners list what is not there.
+In a space of clips and texts the score is the cosine minus that object's mean over the other clips: a contrastive
+head's (above), or CLIP's:
+
+    python -m annotate.ground --store data/features --view clip --weights openai/clip-vit-large-patch14
+
+By a zero-shot detector it is the best box's in the clip's centre frame, 0 below the threshold:
+
+    python -m annotate.ground --store data/features --model google/owlv2-base-patch16-ensemble --videos data/kitchen
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from annotate.answers import Job
+from annotate.cli import parse
+from annotate.clips import clip_items
+from annotate.detector import DetectorJob
+from annotate.errors import AnnotateError
+from annotate.pictures import with_videos
+from annotate.space import SpaceJob
+from annotate.stage import StageOptions, absolute, run_stage, show
+from annotate.versions import chosen
+from featurize.cluster import refuse_relative
+from heads.clips import Features
+from store import Store
+
+STAGE = "ground"
+CAPTIONS = "captions-objects"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundOptions(StageOptions):
+    view: str | None = None
+    """view with embeddings of clips, in whose space texts lie too"""
+    head: str | None = None
+    """run folder of the contrastive head that made the view"""
+    weights: str | None = None
+    """weights of the encoder that made the view, where they are not those of its name"""
+    model: str | None = None
+    """zero-shot object detector in place of a view: a folder or hub id"""
+    videos: str | None = None
+    """folder that the manifest's video paths begin in, for a detector"""
+    threshold: float = 0.1
+    """score below which a detector's box counts as 0"""
+    captions: str | None = None
+    """version of the object captions, by its first letters; null where there is one"""
+    split: str | None = None
+    """only clips of this split; null: all"""
+
+
+def run(options: GroundOptions) -> dict[str, Any]:
+    if (options.view is None) == (options.model is None):
+        raise AnnotateError("give --view, a space of clips and texts, or --model, a detector")
+    if (options.model is None) != (options.videos is None):
+        raise AnnotateError("a detector needs both --model and --videos, the folder of the videos")
+    if not 0 <= options.threshold <= 1:
+        raise AnnotateError(f"--threshold {options.threshold}: a score lies between 0 and 1")
+    given = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
+    refuse_relative([(name, path) for name, path in given if path is not None])
+    store = Store.open(options.store)
+    captions = chosen(store, CAPTIONS, options.captions)
+    items = clip_items(store, options.split, ["video", "start", "end"] if options.videos else [])
+    if options.videos is not None:
+        items = with_videos(items, options.videos)
+    texts = captions.texts("objects")
+    items = items.with_columns(objects=pl.Series([texts.get(key) for key in items["key"]], dtype=pl.String))
+    return run_stage(options, STAGE, make_job(options, items["key"].to_list(), {CAPTIONS: captions.name}), items)
+
+
+def make_job(options: GroundOptions, clips: list[str], reads: dict[str, str]) -> Job:
+    """Who grounds; clips: those asked for, of which a space takes the mean over those that it has."""
+    if options.model is not None:
+        return DetectorJob(options.model, options.threshold, reads)
+    assert options.view is not None
+    head = None if options.head is None else str(Path(options.head).expanduser().absolute())
+    there = Features(Store.open(options.store), options.view, "embedding").has(clips)
+    others = tuple(clip for clip, has in zip(clips, there, strict=True) if has)
+    return SpaceJob(absolute(options.store), options.view, head, options.weights, others, reads)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return parse(GroundOptions, argv, "annotate.ground", __doc__, run, show)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

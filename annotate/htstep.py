@@ -1,0 +1,146 @@
+"""HT-Step as it is published: which step of which recipe each segment of a video shows.
+
+    annotations.json    {video: {"subset", "activity", "annotations": [{"id": step, "segment": [start, end]}, ...]}}
+    taxonomy.csv        global_step_index, activity, headline, and more
+    video_splits.json   {subset: [video, ...]}; subsets: train, val_seen, val_unseen, test_seen, test_unseen
+
+Guarantees
+- a segment's seconds stand in its clip id as the file writes them
+- a video is of one split: two that disagree are refused
+- a segment that cannot be used is counted by its reason, and the others stand
+"""
+
+import csv
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from annotate.errors import AnnotateError
+
+SPLITS = ("train", "val", "test")
+
+
+class Step(NamedTuple):
+    """A step of a recipe."""
+
+    activity: str
+    headline: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A clip and the step that it shows."""
+
+    clip: str
+    video: str
+    start: float
+    """seconds"""
+    end: float
+    step_id: int
+    """global_step_index"""
+    step: Step
+    split: str
+
+
+def read_taxonomy(path: str | Path) -> dict[int, Step]:
+    """Step by global_step_index. AnnotateError: not such a file, or an index twice."""
+    steps: dict[int, Step] = {}
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file):
+                index = int(row["global_step_index"])
+                if index in steps:
+                    raise AnnotateError(f"{path}: step {index} stands twice; keep one")
+                steps[index] = Step(row["activity"].strip(), row["headline"].strip())
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, AttributeError) as error:
+        raise AnnotateError(f"{path}: no taxonomy of HT-Step ({_why(error)}); give its taxonomy.csv") from error
+    return steps
+
+
+def read_splits(path: str | Path) -> dict[str, str]:
+    """Split (train, val, test) by video. AnnotateError: another subset, or a video in two splits."""
+    splits: dict[str, str] = {}
+    for subset, videos in _object(path).items():
+        split = split_of(subset, path)
+        for video in videos:
+            if splits.setdefault(video, split) != split:
+                raise AnnotateError(f"{path}: video {video} is of {splits[video]} and of {split}; keep one")
+    return splits
+
+
+def split_of(subset: str, path: str | Path) -> str:
+    """train, val or test: `val_seen` is of val. AnnotateError where it is none of them."""
+    split = subset.partition("_")[0]
+    if split not in SPLITS:
+        raise AnnotateError(f"{path}: subset {subset!r} is of none of {', '.join(SPLITS)}; correct it")
+    return split
+
+
+def read_annotations(
+    path: str | Path, taxonomy: dict[int, Step], splits: dict[str, str] | None = None
+) -> tuple[list[Segment], Counter[str]]:
+    """All segments that can be used, and how many cannot, by reason.
+
+    splits: read_splits'; without it the file's own subsets count. AnnotateError: not such a file, or a video whose
+    split it says otherwise or not at all.
+    """
+    segments: dict[str, Segment] = {}
+    unusable = Counter[str]()
+    for video, about in _object(path).items():
+        try:
+            split = _split(video, about["subset"], splits, path)
+            found = [(int(row["id"]), row["segment"]) for row in about["annotations"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise AnnotateError(f"{path}: video {video} is not annotated as HT-Step's are ({_why(error)})") from error
+        for step_id, written in found:
+            segment = _segment(video, written, step_id, taxonomy, split)
+            if isinstance(segment, str):
+                unusable[segment] += 1
+            elif segment.clip in segments:
+                unusable["its clip has a step already"] += 1
+            else:
+                segments[segment.clip] = segment
+    return list(segments.values()), unusable
+
+
+def _split(video: str, subset: str, splits: dict[str, str] | None, path: str | Path) -> str:
+    own = split_of(subset, path)
+    if splits is not None and splits.get(video) != own:
+        raise AnnotateError(
+            f"{path}: video {video} is of {own} here and of {splits.get(video, 'none')} in the splits; correct one"
+        )
+    return own
+
+
+def _segment(video: str, written: Any, step_id: int, taxonomy: dict[int, Step], split: str) -> Segment | str:
+    """The segment, or why it cannot be used."""
+    try:
+        start, end = map(float, written)
+    except (TypeError, ValueError):
+        return "its segment is not two numbers"
+    if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
+        return "its segment does not end behind its start"
+    if step_id not in taxonomy:
+        return "its step is not in the taxonomy"
+    clip = "_".join((video, *map(str, written)))
+    return Segment(clip, video, start, end, step_id, taxonomy[step_id], split)
+
+
+def _object(path: str | Path) -> dict[str, Any]:
+    """The object of a JSON file, numbers with a point as they are written."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"), parse_float=str)
+    except (OSError, ValueError, RecursionError) as error:
+        raise AnnotateError(f"{path}: no JSON that can be read ({_why(error)}); copy it again") from error
+    if not isinstance(found, dict):
+        raise AnnotateError(f"{path}: holds {type(found).__name__}, not an object; give HT-Step's file")
+    return found
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__

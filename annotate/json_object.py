@@ -1,0 +1,90 @@
+"""The entries of one JSON object, one after another: a file of any size, never whole in memory.
+
+Guarantees
+- the entries are those that json.load would give, in the order of the file
+- no more of the file is held than its longest entry and one piece
+- a byte that is not UTF-8 becomes U+FFFD and loses nothing else
+- a file that is damaged is refused where it is damaged
+"""
+
+import json
+from collections.abc import Iterator
+from json.decoder import scanstring  # type: ignore[attr-defined]
+from pathlib import Path
+from typing import Any, TextIO
+
+from annotate.errors import AnnotateError
+
+PIECE = 2**22
+"""characters read at once"""
+LONGEST = 2**28
+"""characters of an entry, at most: beyond them the file is taken for damaged"""
+
+_DECODER = json.JSONDecoder(strict=False)  # control characters stand in real captions
+_SPACE = " \t\r\n"
+
+
+def entries(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """Name and value of each entry. AnnotateError: no such file, or one that is not a JSON object."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            yield from _entries(file, path)
+    except OSError as error:
+        raise AnnotateError(f"{path}: cannot be read ({error.strerror}); correct its path") from error
+
+
+def _entries(file: TextIO, path: str | Path) -> Iterator[tuple[str, Any]]:
+    text = _filled("", file)
+    if not text.startswith("{"):
+        raise AnnotateError(f"{path}: not a JSON object; give a file that begins with {{")
+    text = _filled(text[1:], file)
+    count = 0
+    if text.startswith("}"):
+        return
+    while True:
+        found = _entry(text)
+        while found is None:
+            more = file.read(max(PIECE, len(text)))
+            if not more or len(text) > LONGEST:
+                raise AnnotateError(f"{path}: damaged behind entry {count}: {text[:40]!r}; copy it again")
+            text += more
+            found = _entry(text)
+        name, value, end = found
+        yield name, value
+        count += 1
+        if text[end] == "}":
+            return
+        text = _filled(text[end + 1 :], file)
+
+
+def _filled(text: str, file: TextIO) -> str:
+    """The text without space before it, and with more of the file where nothing else is left."""
+    text = text.lstrip(_SPACE)
+    while not text:
+        more = file.read(PIECE)
+        if not more:
+            return ""
+        text = more.lstrip(_SPACE)
+    return text
+
+
+def _entry(text: str) -> tuple[str, Any, int] | None:
+    """The entry that the text begins with, and the place of the comma or brace behind it; None where it is cut off."""
+    try:
+        if not text.startswith('"'):
+            return None
+        name, at = scanstring(text, 1, False)
+        at = _behind_space(text, at)
+        if text[at] != ":":
+            return None
+        value, at = _DECODER.raw_decode(text, _behind_space(text, at + 1))
+        at = _behind_space(text, at)
+        return (name, value, at) if text[at] in ",}" else None
+    except (ValueError, IndexError, RecursionError):
+        return None
+
+
+def _behind_space(text: str, at: int) -> int:
+    while text[at] in _SPACE:
+        at += 1
+    return at

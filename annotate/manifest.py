@@ -1,0 +1,125 @@
+"""python -m annotate.manifest --annotations annotations.json --taxonomy taxonomy.csv --splits video_splits.json \\
+    --narration raw_caption.json --out clips.parquet
+
+Makes the manifest that python -m featurize reads out of what HT-Step and HowTo100M publish: one row a segment, with
+clip, video, start, end, step, step_id, activity, split and the narration heard in it.
+
+Narration is any of HowTo100M's forms: caption.json, raw_caption.json, sentencified_htm_*.json, htm_align.json,
+htm_aa_v1.csv, or a folder of VIDEO.csv.
+
+Guarantees
+- the sample world's own files give the clips that it says it has
+- what cannot be used is counted by its reason
+"""
+
+import io
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from annotate.cli import parse
+from annotate.errors import AnnotateError
+from annotate.htstep import Segment, read_annotations, read_splits, read_taxonomy
+from annotate.narration import heard, read_narration
+from store.commit import replace_file
+
+
+@dataclass(frozen=True)
+class ManifestOptions:
+    annotations: str
+    """HT-Step's annotations.json"""
+    taxonomy: str
+    """HT-Step's taxonomy.csv"""
+    out: str
+    """manifest to write: .csv, .parquet or .jsonl"""
+    splits: str | None = None
+    """HT-Step's video_splits.json, which the annotations must agree with; null: their own subsets count"""
+    narration: str | None = None
+    """what is said: a .json or .csv file of many videos, or a folder of VIDEO.csv; null: no narration"""
+    videos: str = "videos/{video}.mp4"
+    """where the file of a video lies, from the manifest's folder"""
+
+
+def run(options: ManifestOptions) -> dict[str, Any]:
+    out = Path(options.out)
+    if out.suffix not in (".csv", ".parquet", ".jsonl"):
+        raise AnnotateError(f"{out}: a manifest is .csv, .parquet or .jsonl; name the file so")
+    if "{video}" not in options.videos:
+        raise AnnotateError(f"--videos {options.videos}: write {{video}} where a video's id stands in the names")
+    splits = None if options.splits is None else read_splits(options.splits)
+    segments, unusable = read_annotations(options.annotations, read_taxonomy(options.taxonomy), splits)
+    if not segments:
+        raise AnnotateError(f"{options.annotations}: no segment in it can be used ({dict(unusable) or 'it has none'})")
+    faults = Counter[str]()
+    speech = {} if options.narration is None else _narration(options.narration, segments, faults)
+    frame = pl.DataFrame([_row(segment, speech.get(segment.clip), options.videos) for segment in segments])
+    data = _encoded(frame, out.suffix)
+    replace_file(out, [data], len(data))
+    return {
+        "manifest": str(out),
+        "clips": frame.height,
+        "videos": frame["video"].n_unique(),
+        "steps": frame["step_id"].n_unique(),
+        "splits": dict(frame["split"].value_counts(sort=True).iter_rows()),
+        "unusable": dict(unusable),
+        "narrated": frame["narration"].str.len_chars().gt(0).sum(),
+        "narration_faults": dict(+faults),
+    }
+
+
+def _narration(path: str, segments: Sequence[Segment], faults: Counter[str]) -> dict[str, str]:
+    """What is heard in each clip, by its id."""
+    by_video: dict[str, list[Segment]] = {}
+    for segment in segments:
+        by_video.setdefault(segment.video, []).append(segment)
+    return {
+        segment.clip: heard(pieces, segment.start, segment.end)
+        for video, pieces in read_narration(path, by_video, faults)
+        for segment in by_video[video]
+    }
+
+
+def _row(segment: Segment, said: str | None, videos: str) -> dict[str, Any]:
+    return {
+        "clip": segment.clip,
+        "video": videos.replace("{video}", segment.video),
+        "start": segment.start,
+        "end": segment.end,
+        "step": segment.step.headline,
+        "step_id": segment.step_id,
+        "activity": segment.step.activity,
+        "split": segment.split,
+        "narration": said or "",
+    }
+
+
+def _encoded(frame: pl.DataFrame, suffix: str) -> bytes:
+    file = io.BytesIO()
+    if suffix == ".parquet":
+        frame.write_parquet(file)
+    elif suffix == ".csv":
+        frame.write_csv(file)
+    else:
+        frame.write_ndjson(file)
+    return file.getvalue()
+
+
+def show(record: dict[str, Any]) -> None:
+    print("{manifest}: {clips} clips of {videos} videos and {steps} steps, {narrated} with narration".format(**record))
+    print("splits: " + ", ".join(f"{split} {count}" for split, count in record["splits"].items()))
+    for what in ("unusable", "narration_faults"):
+        for reason, count in record[what].items():
+            print(f"left out: {count} x {reason}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return parse(ManifestOptions, argv, "annotate.manifest", __doc__, run, show)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

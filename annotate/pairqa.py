@@ -1,0 +1,124 @@
+"""python -m annotate.pairqa --store data/features --pairs data/pairs.parquet --out data/pairqa.jsonl
+
+Asks a language model about pairs of clips by their step descriptions, with the supplement's three prompts (S1), and
+writes the questions and answers that a video language model trains on (--video-lm.pairqa of python -m heads.train):
+one JSON object a line, both orders of every pair. Beside it, OUT.record.json says what was dropped and why.
+
+    --llm meta-llama/Llama-2-70b-chat-hf --endpoint http://127.0.0.1:8000/v1    asks a server
+
+Guarantees
+- the file is written once every pair has been asked, and what was written is not asked again
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from annotate.cli import parse
+from annotate.composing import Ledger, compose
+from annotate.errors import AnnotateError
+from annotate.llm import LLMOptions, Sampling
+from annotate.pairs import SCHEMA
+from annotate.qa_job import KINDS, STAGE, PairQAJob, items
+from annotate.stage import StageOptions, run_stage
+from annotate.stage import show as show_stage
+from annotate.versions import Version, chosen
+from heads.clip_texts import ClipTexts
+from heads.device import pick_device
+from heads.files import write_text
+from heads.jsonl import object_line
+from heads.similarity import Sentences
+from store import Store
+from store.commit import replace_file
+from weights import fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairQAOptions(LLMOptions, StageOptions):
+    pairs: str
+    """Parquet file of python -m annotate.pairs"""
+    out: str
+    """JSON lines to write"""
+    texts: str | None = None
+    """Parquet file or folder of step descriptions; null: what python -m annotate.describe left in the store"""
+    kind: str | None = None
+    """which of its texts, by their column kind; null where all are of one kind"""
+    alike: float = 0.9
+    """cosine of MPNet embeddings from which on two questions of a pair count as one"""
+    sampling: Sampling = Sampling(max_tokens=256)
+    """how answers are drawn"""
+
+
+def run(options: PairQAOptions) -> dict[str, Any]:
+    if Path(options.out).suffix != ".jsonl":
+        raise AnnotateError(f"{options.out}: questions are JSON lines; name the file *.jsonl")
+    if not 0 < options.alike <= 1.01:
+        raise AnnotateError(f"--alike {options.alike}: a cosine above 0; over 1 nothing is alike")
+    store, pairs = Store.open(options.store), read_pairs(options.pairs)
+    texts = ClipTexts(options.texts or str(chosen(store, "describe", None).folder), options.kind)
+    described, undescribed = with_texts(pairs, texts)
+    job = PairQAJob(LLMOptions.of(options), fingerprint(Path(options.pairs)), tuple(texts.provenance))
+    stage = run_stage(options, STAGE, job, items(described, dict(texts.items())))
+    record = {**stage, "out": options.out, "pairs": pairs.height, "undescribed": undescribed}
+    if stage["absent"]:
+        return record
+    version = Version(store, STAGE, job.provenance())
+    ledger = Ledger()
+    embed = Sentences(device=pick_device(options.device))
+    written = {key: text for kind in KINDS for key, text in version.texts(f"type {kind}").items()}
+    rows = compose(described.iter_rows(named=True), written, embed, options.alike, ledger)
+    out = Path(options.out)
+    replace_file(out, (object_line({**row, "provenance": version.name}).encode() for row in rows), 0)
+    record |= {"rows": ledger.rows, **ledger.record()}
+    about = {"options": asdict(options), "provenance": job.provenance(), **record}
+    write_text(out.with_suffix(".record.json"), json.dumps(about, indent=1))
+    return record
+
+
+def read_pairs(path: str) -> pl.DataFrame:
+    """The rows of a file of annotate.pairs. AnnotateError: not such a file."""
+    try:
+        frame = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        why = str(error).strip().splitlines()[0]
+        raise AnnotateError(f"{path}: no pairs can be read ({why}); run python -m annotate.pairs") from None
+    if dict(frame.schema) != SCHEMA:
+        raise AnnotateError(
+            f"{path}: not a file of python -m annotate.pairs; its columns are {', '.join(frame.columns)}"
+        )
+    return frame
+
+
+def with_texts(pairs: pl.DataFrame, texts: ClipTexts) -> tuple[pl.DataFrame, int]:
+    """The pairs of different steps, and those of one step whose clips are both described; how many are not."""
+    keys = pl.Series([key for key, _ in texts.items()], dtype=pl.String).implode()
+    described = pl.col("reference").is_in(keys) & pl.col("candidate").is_in(keys)
+    found = pairs.filter(described | ~pl.col("same_step"))
+    return found, pairs.height - found.height
+
+
+def show(record: dict[str, Any]) -> None:
+    show_stage(record)
+    if "rows" not in record:
+        return
+    print(
+        "{out}: {rows:,} questions of {pairs:,} pairs, both orders; {undescribed:,} pairs lack a description".format(
+            **record
+        )
+    )
+    for kind, told in record["types"].items():
+        print(f"type {kind}: {told['kept']:,} kept of {told['written']:,} texts")
+        for reason, count in told["dropped"].items():
+            print(f"  dropped {count:,} x {reason}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return parse(PairQAOptions, argv, "annotate.pairqa", __doc__, run, show)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

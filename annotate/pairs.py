@@ -1,0 +1,169 @@
+"""python -m annotate.pairs --store data/features --out data/pairs.parquet --cap 12 \\
+    --test-sets data/kitchen/diffcap_test.jsonl,data/kitchen/diffmcq_test.jsonl,data/kitchen/diffrank_test.jsonl
+
+Chooses pairs of training clips that show one step in two videos, at most CAP a step, and some of different steps: a
+Parquet file of pair, reference, candidate, reference_step, candidate_step, same_step. A row stands for both orders of
+its pair.
+
+Guarantees
+- no clip of another split than train, of a test set, or that overlaps a clip of a test set is in a pair
+- the same seed and clips give the same file
+- steps that have no pair are counted: of one clip, or of one video
+- pairs of different steps are of steps with different names
+- the chosen pairs are written some at a time
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int64, Integer
+
+from annotate.cli import parse
+from annotate.errors import AnnotateError
+from annotate.held_out import VIDEO, held_out_by, known_clips, read_held_out
+from annotate.pair_choice import other_step, same_step
+from annotate.stream import stream_parquet
+from heads.clip_texts import ClipTexts
+from store import Store
+
+SCHEMA = {
+    "pair": pl.Int64,
+    "reference": pl.String,
+    "candidate": pl.String,
+    "reference_step": pl.String,
+    "candidate_step": pl.String,
+    "same_step": pl.Boolean,
+}
+_ROWS = 2**18
+"""pairs written at once"""
+
+
+@dataclass(frozen=True)
+class PairsOptions:
+    store: str
+    """feature store, whose catalog knows step and split of each clip"""
+    out: str
+    """Parquet file to write"""
+    test_sets: str | None = None
+    """test sets in the published formats, parted by commas; their clips, and clips that overlap them, make no pair"""
+    step: str = "step"
+    """column of the catalog whose value the clips of a pair share: step, or HT-Step's step_id, which tells recipes
+    apart"""
+    cap: int = 20
+    """pairs a step, at most"""
+    other: float = 0.1
+    """part of all pairs that are of different steps"""
+    texts: str | None = None
+    """Parquet file or folder of texts about clips, as annotate.describe writes: only clips that have one make pairs"""
+    seed: int = 0
+    """seed of the choice"""
+
+
+def run(options: PairsOptions) -> dict[str, Any]:
+    if options.cap < 1 or not 0 <= options.other < 1:
+        raise AnnotateError(f"--cap {options.cap} --other {options.other}: at least 1, and a part from 0 up to 1")
+    clips, left_out = candidates(options)
+    label, labels = _coded(clips["label"])
+    step, _ = _coded(clips["step"].str.to_lowercase())
+    video, _ = _coded(clips["video"])
+    same = same_step(label, video, labels, options.cap, options.seed)
+    other = other_step(step, video, round(len(same) * options.other / (1 - options.other)), options.seed)
+    if not len(same):
+        raise AnnotateError(f"{options.store}: no step has training clips of two videos; left out were {left_out}")
+    pairs = np.concatenate([same, other])
+    order = np.random.default_rng(options.seed).permutation(len(pairs))
+    of_label = (
+        pl.DataFrame({"label": label, "video": video}).group_by("label").agg(pl.len(), pl.col("video").n_unique())
+    )
+    record = {
+        "pairs": len(same),
+        "other_step_pairs": len(other),
+        "steps": len(labels),
+        "steps_of_one_clip": of_label.filter(pl.col("len") == 1).height,
+        "steps_of_one_video": of_label.filter(pl.col("len") > 1, pl.col("video") == 1).height,
+        "clips": clips.height,
+        "left_out": left_out,
+    }
+    about = {"options": asdict(options), **record}
+    stream_parquet(Path(options.out), SCHEMA, _rows(clips, pairs, order, len(same)), {"provenance": json.dumps(about)})
+    return {"out": options.out, **record}
+
+
+def candidates(options: PairsOptions) -> tuple[pl.DataFrame, dict[str, int]]:
+    """key, label, step and video of every clip that may be in a pair, and how many may not, by reason.
+
+    label: what the clips of a pair share; step: its name in words.
+    """
+    frame = known_clips(Store.open(options.store), "step", options.step)
+    if options.step not in frame.columns:
+        raise AnnotateError(f"{options.store}: no clip has a {options.step}; featurize a manifest with that column")
+    left_out = {}
+
+    def keep(reason: str, kept: pl.Series | pl.Expr) -> None:
+        nonlocal frame
+        before = frame.height
+        frame = frame.filter(kept)
+        left_out[reason] = before - frame.height
+
+    label = pl.col(options.step).cast(pl.String).str.strip_chars()
+    step = pl.col("step").str.strip_chars() if "step" in frame.columns else label
+    keep("no step", (label != "").fill_null(False))
+    if frame["split"].null_count() < frame.height:
+        keep("not of the train split", (pl.col("split") == "train").fill_null(False))
+    if options.test_sets is not None:
+        held_out = read_held_out(options.test_sets.split(","))
+        by_id, by_overlap = held_out_by(frame, held_out)
+        keep("clip of a test set", ~by_id)
+        keep("overlaps a clip of a test set", ~by_overlap.filter(~by_id))
+    if options.texts is not None:
+        described = pl.Series(list(dict(ClipTexts(options.texts).items())), dtype=pl.String)
+        keep("no text", pl.col("key").is_in(described.implode()))
+    return frame.select("key", label.alias("label"), step.fill_null("").alias("step"), VIDEO.alias("video")), left_out
+
+
+def _coded(values: pl.Series) -> tuple[Integer[np.ndarray, " C"], list[str]]:
+    """Each value as its place among the different ones, and those, in the order in which they appear."""
+    different = values.unique(maintain_order=True)
+    return values.cast(pl.Enum(different)).to_physical().to_numpy(), different.to_list()
+
+
+def _rows(
+    clips: pl.DataFrame, pairs: Int64[np.ndarray, "P 2"], order: Int64[np.ndarray, " P"], same: int
+) -> Iterator[pl.DataFrame]:
+    """Rows of the file, some at a time."""
+    for start in range(0, len(order), _ROWS):
+        chosen = order[start : start + _ROWS]
+        reference, candidate = (clips[pairs[chosen, side]] for side in (0, 1))
+        yield pl.DataFrame(
+            {
+                "pair": np.arange(start, start + len(chosen)),
+                "reference": reference["key"],
+                "candidate": candidate["key"],
+                "reference_step": reference["step"],
+                "candidate_step": candidate["step"],
+                "same_step": chosen < same,
+            },
+            schema=SCHEMA,
+        )
+
+
+def show(record: dict[str, Any]) -> None:
+    print("{out}: {pairs:,} pairs of one step, {other_step_pairs:,} of two, out of {clips:,} clips".format(**record))
+    without = "{steps:,} steps; no pair in {steps_of_one_clip:,} of one clip, {steps_of_one_video:,} of one video"
+    print(without.format(**record))
+    for reason, count in record["left_out"].items():
+        print(f"left out: {count:,} clips, {reason}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return parse(PairsOptions, argv, "annotate.pairs", __doc__, run, show)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

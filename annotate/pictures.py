@@ -1,0 +1,51 @@
+"""Pictures of clips, out of their videos.
+
+Guarantees
+- pictures are whole and upright, those of featurize's own decoder
+- a clip that cannot be decoded fails alone, with its reason
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import UInt8
+from PIL import Image
+
+from annotate.answers import Failure, Item
+from annotate.errors import AnnotateError
+from featurize.decode import Clip
+from featurize.decoders import decoded_clips
+from featurize.picture import Whole
+from featurize.task import Source
+
+SHORT_SIDE = 480
+"""pixels of a picture's short side at most: what models see is smaller"""
+
+
+def with_videos(items: pl.DataFrame, folder: str) -> pl.DataFrame:
+    """Absolute paths in the column `video`. AnnotateError where the first is not there."""
+    root = Path(folder).expanduser().absolute()
+    found = items.with_columns(video=pl.Series([str(root / video) for video in items["video"]], dtype=pl.String))
+    if not Path(found["video"][0]).exists():
+        raise AnnotateError(
+            f"{found['video'][0]} does not exist: give --videos, the folder that the manifest's paths begin in"
+        )
+    return found
+
+
+def pictures(items: Sequence[Item], count: int, threads: int) -> Iterator[tuple[str, list[Image.Image] | Failure]]:
+    """Key and `count` pictures of each clip, or why there are none, in the order of their videos.
+
+    items: key, video (path), start, end (seconds). One picture is that of the clip's centre.
+    """
+    clips = {place: Source(item["video"], item["start"], item["end"]) for place, item in enumerate(items)}
+    sampling = "centre" if count == 1 else "linspace"
+    for place, done in decoded_clips(clips, count, Whole(SHORT_SIDE), threads, sampling):
+        key = items[place]["key"]
+        yield key, _images(done.frames) if isinstance(done, Clip) else Failure(done.reason)
+
+
+def _images(frames: UInt8[np.ndarray, "frames height width 3"]) -> list[Image.Image]:
+    return [Image.fromarray(frame) for frame in frames]

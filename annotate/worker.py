@@ -1,0 +1,167 @@
+"""A worker process of a stage: one model, one shard after another. It is an actor of Ray.
+
+Guarantees
+- the model is loaded once a worker
+- a worker that dies loses the answers of the last half minute, and no others
+- answers that came before the model went away are kept
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import polars as pl
+
+from annotate.answers import Annotator, Answer, Failure, Item, Job, plain
+from annotate.errors import AnnotateError
+from annotate.versions import SCHEMA, Version
+from featurize import FeaturizeError
+from featurize.task import Outcome
+from heads.errors import HeadsError
+from store import Store, StoreError, failures
+from weights import WeightsError
+
+ERRORS = (AnnotateError, FeaturizeError, HeadsError, StoreError, WeightsError)
+_COMMIT_EVERY = 30.0  # seconds
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """What every worker of a stage has."""
+
+    store: str
+    """folder or URL"""
+    stage: str
+    version: str
+    """name of the version that is written"""
+    job: Job
+    device: str | None
+    """None is a GPU where the worker was given one"""
+    cpus: int
+    """threads of the model"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """The items to do in a shard."""
+
+    shard: int
+    rows: tuple[Item, ...]
+    failures: tuple[str, ...] = field(default=(), init=False)
+    """none are known before"""
+
+
+@dataclass(frozen=True)
+class Answered(Outcome):
+    """What became of a shard."""
+
+    done: int = 0
+    """items answered"""
+    busy: float = 0.0
+    """seconds that the model worked"""
+    seconds: float = 0.0
+    """that the shard took"""
+
+
+class Worker:
+    """Answers shards; a second thread may ask how far it is."""
+
+    def __init__(self, equipment: Equipment) -> None:
+        """A worker that has loaded nothing yet."""
+        self._equipment = equipment
+        self._lock = threading.Lock()
+        self._finished = 0
+
+    def run(self, task: Task) -> Answered:
+        """Answer and commit a shard."""
+        try:
+            annotator = self._annotator
+            return self._answer(task, annotator)
+        except ERRORS as error:
+            return Answered(task.shard, error=str(error))
+        finally:
+            with self._lock:
+                self._finished = 0
+
+    def finished(self) -> int:
+        """Items of the shard at work that are finished."""
+        with self._lock:
+            return self._finished
+
+    def _answer(self, task: Task, annotator: Annotator) -> Answered:
+        begin, busy = time.monotonic(), annotator.busy
+        shard = _Shard(self._version, task.shard)
+        written = begin
+        error = None
+        try:
+            for key, answer in annotator.annotate(task.rows):
+                shard.add(key, answer)
+                with self._lock:
+                    self._finished += 1
+                if time.monotonic() - written > _COMMIT_EVERY:
+                    shard.commit()
+                    written = time.monotonic()
+        except ERRORS as problem:
+            error = str(problem)
+        shard.commit()
+        seconds = time.monotonic() - begin
+        return Answered(
+            task.shard, error=error or shard.passing, done=shard.done, busy=annotator.busy - busy, seconds=seconds
+        )
+
+    @cached_property
+    def _version(self) -> Version:
+        given = self._equipment
+        version = Version(Store.open(given.store), given.stage, given.job.provenance())
+        if version.name != given.version:
+            raise AnnotateError(
+                f"{given.stage}: the model's files on host {socket.gethostname()} are not those that the run began "
+                "with; make them the same"
+            )
+        return version
+
+    @cached_property
+    def _annotator(self) -> Annotator:
+        import torch
+
+        given = self._equipment
+        torch.set_num_threads(given.cpus)
+        device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return given.job.load(device, given.cpus)
+
+
+class _Shard:
+    """What stands of a shard, and what comes to it."""
+
+    def __init__(self, version: Version, number: int) -> None:
+        self._version, self._number = version, number
+        self._rows = [version.shard(number)]
+        self._failed = {row["key"]: row["reason"] for row in version.shard_failures(number).iter_rows(named=True)}
+        self.done = 0
+        self.passing: str | None = None
+        """why items were not answered, where the next run tries again"""
+
+    def add(self, key: str, answer: Answer) -> None:
+        """An item's answer."""
+        if isinstance(answer, Failure):
+            if answer.passing:
+                self.passing = self.passing or plain(answer.reason)
+            else:
+                self._failed[key] = plain(answer.reason)
+            return
+        self.done += 1
+        self._failed.pop(key, None)
+        self._rows.append(pl.DataFrame(list(self._told(key, answer)), schema=SCHEMA, orient="row"))
+
+    def _told(self, key: str, answer: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+        for kind, text in answer.items():
+            yield key, kind, plain(text), self._version.line
+
+    def commit(self) -> None:
+        """Write all that stands."""
+        self._rows = [pl.concat(self._rows)]
+        failed = pl.DataFrame(list(self._failed.items()), schema=failures.SCHEMA, orient="row")
+        self._version.write(self._number, self._rows[0], failed)

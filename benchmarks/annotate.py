@@ -1,0 +1,151 @@
+"""Every stage of annotate: clips or pairs a second, and the share of the time for which its model worked.
+
+python -m benchmarks.annotate --head runs/vclm --space-head runs/align    # after `make demo`, about 5 minutes
+python -m benchmarks.annotate --clips 8 --pairs 2                         # language model alone, a first look
+python -m benchmarks.annotate --endpoint http://127.0.0.1:8000/v1 --llm meta-llama/Llama-2-70b-chat-hf --batch 64
+
+A stage is what one worker does with its shard: read, ask the model, write, fsync. Models are loaded before; what they
+say goes into a folder of its own and is thrown away. Each stage reads what the one before it said.
+"""
+
+import sys
+import tempfile
+from dataclasses import dataclass
+
+import jsonargparse
+import polars as pl
+import torch
+
+from annotate.answers import Job
+from annotate.captioning import QUESTIONS, Kind
+from annotate.clips import clip_items
+from annotate.describer import KIND, DescribeJob
+from annotate.grounding import GROUNDED
+from annotate.llm import LLMOptions
+from annotate.prompts import DESCRIBE
+from annotate.qa_job import PairQAJob
+from annotate.qa_job import items as pair_items
+from annotate.space import SpaceJob
+from annotate.stage import pending
+from annotate.token_captioner import TokenJob
+from annotate.versions import Version
+from annotate.worker import Equipment, Worker
+from benchmarks.report import Row, line, report
+from heads.device import pick_device
+from store import Store
+
+BUSY = 0.95
+"""share of the time that a local model is to work"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(LLMOptions):
+    """Every stage of annotate."""
+
+    store: str = "data/features"
+    """feature store"""
+    head: str | None = None
+    """run folder of a video language model that captions; without one, the narration stands for captions"""
+    centre: str | None = None
+    """view of centre frames, for its object captions; null: the head's own view"""
+    space: str = "aligned"
+    """view in whose space objects are grounded"""
+    space_head: str | None = None
+    """run folder of the contrastive head that made it; without one, nothing is grounded"""
+    clips: int = 32
+    """clips of each stage"""
+    pairs: int = 8
+    """pairs, each asked three prompts"""
+    device: str = "auto"
+    """auto, cpu, cuda"""
+
+
+class Bench:
+    """Runs one stage after another, and keeps their figures."""
+
+    def __init__(self, folder: str, device: str) -> None:
+        """folder: for what is said."""
+        self.store = Store.open(folder, create=True)
+        self.device = device
+        self.rows: list[Row] = []
+
+    def stage(self, name: str, job: Job, items: pl.DataFrame, what: str, count: int) -> Version:
+        """Run a stage on all items and note `count` of `what` a second."""
+        version = Version(self.store, name, job.provenance())
+        version.create()
+        threads = torch.get_num_threads()
+        worker = Worker(Equipment(str(self.store.path), name, version.name, job, self.device, threads))
+        told = [worker.run(task) for task in pending(version, items, False)]
+        if errors := [one.error for one in told if one.error]:
+            raise SystemExit(f"error: {errors[0]}")
+        seconds, busy = sum(one.seconds for one in told), sum(one.busy for one in told)
+        failed = items.height - sum(one.done for one in told)
+        self.rows.append(
+            {
+                "stage": name,
+                "of": what,
+                "a second": round(count / seconds, 3),
+                "seconds": round(seconds, 2),
+                "busy": round(busy / seconds, 4),
+                "failed": failed,
+            }
+        )
+        print(f"{name}: {count} {what} in {seconds:.1f} s", file=sys.stderr)
+        return version
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    options = jsonargparse.auto_cli(Options, args=argv)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(folder, pick_device(options.device))
+        described = describe(bench, options, clip_items(Store.open(options.store), None, ["narration"]))
+        ask(bench, options, described)
+    lines = [line(f"{row['stage']}, busy", row["busy"], 1.0, BUSY, "the time") for row in bench.rows]
+    report(
+        "annotate", bench.rows, [] if options.endpoint else lines, llm=options.llm, device=bench.device,
+        batch=options.batch, max_tokens=options.sampling.max_tokens,
+    )  # fmt: skip
+    return 0
+
+
+def describe(bench: Bench, options: Options, clips: pl.DataFrame) -> dict[str, str]:
+    """Captions, grounding and descriptions of the clips; clip -> its description."""
+    items = clips.filter(pl.col("narration").str.len_chars() > 0).head(options.clips)
+    actions = objects = dict(zip(items["key"], items["narration"], strict=True))
+    if options.head is not None:
+        actions = caption(bench, options, "action", None, items)
+        objects = caption(bench, options, "objects", options.centre, items)
+    if options.space_head is not None:
+        listed = items.with_columns(objects=_column(items, objects))
+        clip_ids = tuple(items["key"])
+        space = SpaceJob(options.store, options.space, options.space_head, None, clip_ids, {})
+        objects = bench.stage("ground", space, listed, "clips", listed.height).texts(GROUNDED)
+    items = items.with_columns(action_caption=_column(items, actions), object_caption=_column(items, objects))
+    job = DescribeJob(LLMOptions.of(options), DESCRIBE, 200, {})
+    return bench.stage("describe", job, items, "clips", items.height).texts(KIND)
+
+
+def caption(bench: Bench, options: Options, kind: Kind, view: str | None, items: pl.DataFrame) -> dict[str, str]:
+    """Captions of one kind by the head."""
+    job = TokenJob(options.store, kind, options.head, None, view, QUESTIONS[kind], 48, 16)
+    return bench.stage(f"captions-{kind}", job, items, "clips", items.height).texts(kind)
+
+
+def ask(bench: Bench, options: Options, described: dict[str, str]) -> None:
+    """Questions about pairs of clips that stand behind each other."""
+    keys = list(described)[: options.pairs + 1]
+    pairs = pl.DataFrame({"reference": keys[:-1], "candidate": keys[1:]}).with_columns(
+        pair=pl.int_range(len(keys) - 1), same_step=pl.lit(True)
+    )
+    job = PairQAJob(LLMOptions.of(options), "of the benchmark", ())
+    bench.stage("pairqa", job, pair_items(pairs, described), "pairs", pairs.height)
+
+
+def _column(items: pl.DataFrame, texts: dict[str, str]) -> pl.Series:
+    return pl.Series([texts.get(key) for key in items["key"]], dtype=pl.String)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""A store with a catalog of clips, and a server that speaks as OpenAI's does, until a test makes it misbehave."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from annotate import stage
+from annotate.answers import Job
+from annotate.stage import StageOptions
+from annotate.versions import Version
+from annotate.worker import Answered, Equipment, Task, Worker
+from store import Store
+
+CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(6)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Six clips: the second without narration."""
+    made = Store.open(tmp_path / "features", create=True)
+    said = [f"now we whisk {i} eggs" if i != 1 else None for i in range(6)]
+    rows = {"key": CLIPS, "step": ["whisk"] * 6, "split": ["train"] * 4 + ["test"] * 2, "narration": said}
+    with made.lock():
+        made.catalog("clips").append(pl.DataFrame(rows))
+    return made
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages work in this process. That they do the same on Ray is shown in test_stage."""
+
+    def work(options: StageOptions, version: Version, job: Job, tasks: Sequence[Task]) -> list[Answered]:
+        worker = Worker(Equipment(options.store, version.stage, version.name, job, "cpu", 1))
+        return [worker.run(task) for task in tasks]
+
+    monkeypatch.setattr(stage, "_work", work)
+
+
+@dataclass
+class Reply:
+    """What the server answers to a request."""
+
+    body: bytes
+    status: int = 200
+    kind: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def said(text: str) -> Reply:
+    return Reply(json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode())
+
+
+@dataclass
+class Server:
+    """A real one, on this machine alone. `answer` is asked for every request's reply; None breaks the connection."""
+
+    url: str
+    answer: Callable[[dict[str, Any]], Reply | None]
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    lock = threading.Lock()
+    told = Server("", lambda body: said("echo: " + body["messages"][-1]["content"]))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with lock:
+                told.requests.append(body | {"path": self.path})
+                told.keys.append(self.headers.get("Authorization"))
+                told.at_once += 1
+                told.most_at_once = max(told.most_at_once, told.at_once)
+            try:
+                reply = told.answer(body)
+                if reply is None:
+                    self.close_connection = True
+                    return
+                self.send_response(reply.status)
+                for name, value in {"Content-Type": reply.kind, **reply.headers}.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(reply.body)))
+                self.end_headers()
+                self.wfile.write(reply.body)
+            except BrokenPipeError:  # whoever asked has gone
+                pass
+            finally:
+                with lock:
+                    told.at_once -= 1
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.daemon_threads = True
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    told.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
+    yield told
+    http.shutdown()
+    thread.join()
+    http.server_close()

@@ -1,0 +1,52 @@
+"""Jobs that a worker process can load: what they answer is known beforehand."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from annotate.answers import Answer, Failure, Item
+from annotate.errors import AnnotateError
+
+
+@dataclass(frozen=True)
+class Shout:
+    """Says each item's narration in capitals; what goes wrong lies in the item's own words."""
+
+    log: str
+    """file that gets a line for every item that is answered"""
+    prompt: str = "shout"
+
+    def provenance(self) -> dict[str, Any]:
+        return {"model": "shout", "prompt": self.prompt}
+
+    def load(self, device: str, threads: int) -> "Shouter":
+        return Shouter(self.log)
+
+
+class Shouter:
+    def __init__(self, log: str) -> None:
+        self.log, self.busy = Path(log), 0.0
+
+    def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
+        for item in items:
+            words = item["narration"]
+            if words == "down" and not self.log.with_suffix(".up").exists():
+                raise AnnotateError("the model went away")
+            if words == "die" and not self.log.with_suffix(".died").exists():
+                self.log.with_suffix(".died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            with self.log.open("a") as log:
+                log.write(item["key"] + "\n")
+            time.sleep(0.001)
+            self.busy += 0.001
+            mended = self.log.with_suffix(".mended").exists()
+            if words is None and not mended:
+                yield item["key"], Failure("no narration:\0 say something")
+            elif words == "busy" and not mended:
+                yield item["key"], Failure("the server is busy", passing=True)
+            else:
+                yield item["key"], {"shout": str(words).upper(), "length": str(len(str(words)))}

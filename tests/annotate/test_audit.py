@@ -1,0 +1,221 @@
+"""Guarantees of annotate/audit.py and of what it is made of, on a few questions about real tiny videos."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from annotate import AnnotateError, audit
+from annotate.audit_figures import figures, leaks
+from annotate.contact_sheets import FRAMES, SIDE, contact_sheets
+from annotate.held_out import read_held_out
+from annotate.qa_file import Question, read_questions
+from store import Store
+
+RED, BLUE = (220, 30, 30), (30, 30, 220)
+SIMILAR = "Do the two videos share a similar main action? Answer with a single word: YES or NO."
+ROWS = [
+    ("red_0_1", "blue_0_1", 1, "How do the bowls differ <b>here</b>?", "In Video 1 it is red, in Video 2 it is blue."),
+    ("red_0_1", "blue_0_1", 2, "Which video is red?", "Video 1"),
+    ("red_0_1", "blue_0_1", 3, SIMILAR, "YES"),
+    ("blue_0_1", "red_0_1", 2, "Which video is red?", "Video 2"),
+    ("red_1_2", "gone_0_1", 2, "Which video is red & round?", "The first video"),
+    ("red_1_2", "gone_0_1", 3, SIMILAR, "NO"),
+]
+
+
+def write_video(path: Path, colours: list[tuple[int, int, int]]) -> None:
+    """A second of each colour, 8 frames each."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for colour in colours:
+            for _ in range(8):
+                picture = np.full((64, 96, 3), colour, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PairQA file, a store that knows its clips, and their videos; one is missing."""
+    made = tmp_path_factory.mktemp("audit")
+    (made / "videos").mkdir()
+    write_video(made / "videos/red.mp4", [RED, BLUE])
+    write_video(made / "videos/blue.mp4", [BLUE])
+    clips = [("red", 0, "train"), ("red", 1, "train"), ("blue", 0, "train"), ("gone", 0, "train"), ("late", 0, "val")]
+    rows = [
+        {"key": f"{v}_{s}_{s + 1}", "video": f"videos/{v}.mp4", "start": float(s), "end": s + 1.0, "split": split}
+        for v, s, split in clips
+    ]
+    Store.open(made / "features", create=True).catalog("clips").append(pl.DataFrame(rows))
+    write_rows(made / "pairqa.jsonl", ROWS)
+    return made
+
+
+def write_rows(path: Path, rows: list[tuple[str, str, int, str, str]]) -> None:
+    names = ("reference", "candidate", "type", "question", "answer")
+    path.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows))
+
+
+def audited(folder: Path, capsys: pytest.CaptureFixture[str], *more: str, status: int = 0) -> dict[str, Any]:
+    assert audit.main([str(folder / "pairqa.jsonl"), "--json", *more]) == status
+    return json.loads(capsys.readouterr().out)
+
+
+def test_every_question_and_every_pair_is_counted_each_unordered_pair_once(folder: Path) -> None:
+    found = figures(read_questions(folder / "pairqa.jsonl"))
+    counts = [found[name] for name in ("questions", "pairs", "in_both_orders", "clips")]
+    assert counts == [6, 2, 1, 4] and found["types"] == {"1": 1, "2": 3, "3": 2}
+
+
+def test_the_answers_are_counted_by_the_video_that_they_name_and_as_yes_and_no(folder: Path) -> None:
+    found = figures(read_questions(folder / "pairqa.jsonl"))["answers"]
+    assert found == {"Video 1": 2, "Video 2": 1, "YES": 1, "NO": 1, "other": 1}
+
+
+def test_lengths_and_words_are_those_of_types_1_and_2_type_3_always_asks_the_same(folder: Path) -> None:
+    found = figures(read_questions(folder / "pairqa.jsonl"))
+    assert found["words"]["questions"]["counts"] == {"4": 2, "6": 2}
+    assert found["words"]["answers"]["median"] == 2 and found["words"]["answers"]["most"] == 12
+    assert found["n_grams"]["questions"]["3"][:2] == [("video is red", 3), ("which video is", 3)]
+    assert found["n_grams"]["answers"]["2"][0] == ("video 1", 2)
+    assert found["different"] == {"questions": 3, "answers": 4}
+    only = figures([Question("a", "b", SIMILAR, "YES", 3)])
+    assert only["words"]["questions"]["most"] == 0 and only["n_grams"]["answers"]["2"] == []
+
+
+def test_a_clip_that_should_not_train_is_found_by_split_by_id_and_by_overlap_in_time(
+    folder: Path, tmp_path: Path
+) -> None:
+    rows = [Question(one, two, "?", "!", 1) for one, two in (("red_0_1", "late_0_1"), ("red_1_2", "new_0_1"))]
+    catalog = Store.open(folder / "features").catalog("clips").frame()
+    test_set = {"reference": "red_0_1", "candidate": "red_1.5_9", "category": "Visuals", "text": ["x"]}
+    (tmp_path / "t.jsonl").write_text(json.dumps(test_set))
+    assert leaks(rows, catalog, read_held_out([tmp_path / "t.jsonl"])) == {
+        "not in the store": ["new_0_1"],
+        "of the val or test split": ["late_0_1"],
+        "a clip of a test set": ["red_0_1"],
+        "overlaps a clip of a test set": ["red_1_2"],
+    }
+    assert not any(leaks(read_questions(folder / "pairqa.jsonl"), catalog, read_held_out([])).values())
+
+
+def test_a_clip_that_should_not_train_makes_the_exit_status_1_the_page_is_written_all_the_same(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "pairqa.jsonl", [("red_0_1", "late_0_1", 2, "Which video is red?", "Video 1")])
+    more = ("--store", str(folder / "features"), "--out", str(tmp_path / "audit.html"))
+    assert audited(tmp_path, capsys, *more, status=1)["failed"] == 1
+    assert "late_0_1" in (tmp_path / "audit.html").read_text()
+    assert audit.main([str(tmp_path / "pairqa.jsonl"), *more]) == 1
+    assert "1 clips should not train" in capsys.readouterr().out
+
+
+def picture(url: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))))
+
+
+def test_a_contact_sheet_shows_frames_of_the_clip_and_a_clip_that_cannot_be_shown_is_a_reason(folder: Path) -> None:
+    clips = Store.open(folder / "features").catalog("clips").frame().filter(pl.col("split") == "train")
+    sheets = contact_sheets(clips, folder)
+    for key, colour in (("red_0_1", RED), ("red_1_2", BLUE), ("blue_0_1", BLUE)):
+        assert sheets[key].startswith("data:image/jpeg;base64,")
+        pixels = picture(sheets[key])
+        assert pixels.shape == (SIDE, FRAMES * SIDE, 3)
+        assert np.abs(pixels.astype(int) - colour).max() < 25
+    assert sheets["gone_0_1"].endswith("gone.mp4 does not exist: put it there or correct its path")
+
+
+class _Page(HTMLParser):
+    """The words of a page, and where its pictures and styles come from."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_the_page_is_one_file_and_nothing_of_the_data_is_read_as_html(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--store", str(folder / "features"), "--videos", str(folder), "--out", str(tmp_path / "audit.html"))
+    audited(folder, capsys, *more)
+    page = _Page((tmp_path / "audit.html").read_text())
+    assert len(page.sources) == 3 and all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    assert page.tags.count("img") == 3 and "script" not in page.tags and "link" not in page.tags
+    for row in ROWS[4:]:
+        assert row[3] in page.words and row[4] in page.words
+    assert ROWS[0][3] in page.words or ROWS[3][3] in page.words  # one of the two orders
+    assert "gone.mp4 does not exist" in page.words
+    style = re.search(r"<style>(.*)</style>", (tmp_path / "audit.html").read_text(encoding="utf-8"), re.DOTALL)
+    assert style is not None and "url(" not in style[1]
+
+
+def test_the_same_seed_shows_the_same_pairs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [(f"v{n}_0_1", f"w{n}_0_1", 2, "Which?", "Video 1") for n in range(40)]
+    write_rows(tmp_path / "pairqa.jsonl", rows)
+    shown = []
+    for seed in ("0", "0", "1"):
+        audited(tmp_path, capsys, "--out", str(tmp_path / "p.html"), "--samples", "5", "--seed", seed)
+        shown.append(re.findall(r"v\d+_0_1", (tmp_path / "p.html").read_text()))
+    assert len(shown[0]) == 5 and shown[0] == shown[1] != shown[2]
+
+
+def test_what_was_dropped_is_shown_where_a_record_stands_beside_the_file(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "pairqa.jsonl", ROWS)
+    types = {"2": {"written": 9, "kept": 3, "dropped": {"refusal": 6}}}
+    made = {"pairs": 9, "undescribed": 4, "types": types, "examples": {"refusal": ["I <i>cannot</i>"]}}
+    made["provenance"] = {}
+    (tmp_path / "pairqa.record.json").write_text(json.dumps(made))
+    assert audited(tmp_path, capsys, "--out", str(tmp_path / "p.html"))["made"] == made
+    words = _Page((tmp_path / "p.html").read_text()).words
+    assert "4 left out for want of a description" in words and "I <i>cannot</i>" in words
+    assert audit.main([str(tmp_path / "pairqa.jsonl")]) == 0
+    assert "6 dropped: refusal" in capsys.readouterr().out
+    (tmp_path / "pairqa.record.json").write_text("{}")
+    with pytest.raises(AnnotateError, match="not a record of annotate.pairqa"):
+        audit.run(audit.AuditOptions(str(tmp_path / "pairqa.jsonl")))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "no questions in it"),
+        ('{"reference": "a"}\n', ":1: not a PairQA row, it has no candidate"),
+        ('{"reference": "a", "candidate": "b", "question": 1, "answer": "c"}\n', ":1: not a PairQA row; its clips"),
+        ("[]\n", ":1: not a JSON object"),
+    ],
+)
+def test_a_file_that_is_no_pairqa_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: str
+) -> None:
+    (tmp_path / "pairqa.jsonl").write_text(text)
+    assert audit.main([str(tmp_path / "pairqa.jsonl")]) == 1
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+
+
+def test_pictures_and_test_sets_need_a_store(folder: Path) -> None:
+    with pytest.raises(AnnotateError, match="need --store"):
+        audit.run(audit.AuditOptions(str(folder / "pairqa.jsonl"), videos=str(folder)))

@@ -1,0 +1,117 @@
+"""Guarantees of annotate/composing.py, on written texts."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from annotate import composing
+from annotate.composing import ALIKE, UNANSWERED, Ledger, compose
+from annotate.mentions import names_one
+from annotate.parsing import read_pairs
+from annotate.qa_job import item_key
+from annotate.qa_rules import SIMILAR
+
+
+def by_last_letter(texts: Sequence[str]) -> np.ndarray:
+    """Questions are alike where their last letters before the mark are the same."""
+    return np.eye(128, dtype=np.float32)[[ord(text[-2]) % 128 for text in texts]]
+
+
+def pair(number: int, same_step: bool = True) -> dict[str, Any]:
+    return {"pair": number, "reference": f"a_{number}_1", "candidate": f"b_{number}_1", "same_step": same_step}
+
+
+def composed(pairs: list[dict[str, Any]], texts: dict[tuple[int, int], str]) -> tuple[list[dict[str, Any]], Ledger]:
+    """texts: by pair and type."""
+    written = {item_key(kind, f"a_{number}_1", f"b_{number}_1"): text for (number, kind), text in texts.items()}
+    ledger = Ledger()
+    return list(compose(pairs, written, by_last_letter, 0.9, ledger)), ledger
+
+
+TEXTS = {
+    1: "Q: How do the bowls differ?\nA: In Video 1 it is glass, while in Video 2 it is steel.\nQ: Why?",
+    2: "Q: Which video uses a whisk?\nA: Video 1\nQ: Which of them has no fork?\nA: Video 2\nQ: Which is it?\nA: Both",
+    3: "YES",
+}
+
+
+def test_every_question_stands_in_both_orders_of_its_pair_so_that_video_1_is_right_half_of_the_time() -> None:
+    rows, ledger = composed([pair(0)], {(0, kind): text for kind, text in TEXTS.items()})
+    assert [(r["reference"], r["type"], r["question"], r["answer"]) for r in rows] == [
+        ("a_0_1", 1, "How do the bowls differ?", "In Video 1 it is glass, while in Video 2 it is steel."),
+        ("a_0_1", 2, "Which video uses a whisk?", "Video 1"),
+        ("a_0_1", 3, SIMILAR, "YES"),
+        ("b_0_1", 1, "How do the bowls differ?", "In Video 2 it is glass, while in Video 1 it is steel."),
+        ("b_0_1", 2, "Which video uses a whisk?", "Video 2"),
+        ("b_0_1", 3, SIMILAR, "YES"),
+    ]
+    assert [row["turned"] for row in rows] == [False] * 3 + [True] * 3 and {row["pair"] for row in rows} == {0}
+    assert ledger.rows == len(rows)
+    assert ledger.record()["types"] == {
+        "1": {"written": 1, "kept": 1, "dropped": {"question without an answer": 1}},
+        "2": {"written": 1, "kept": 1, "dropped": {"answer does not name exactly one video": 1, ALIKE: 1}},
+        "3": {"written": 1, "kept": 1, "dropped": {}},
+    }
+    assert ledger.examples[ALIKE] == ["Which of them has no fork?"]
+
+
+def test_a_pair_of_different_steps_gets_type_3_alone_answered_no() -> None:
+    rows, ledger = composed([pair(4, False)], {(4, kind): text for kind, text in TEXTS.items()})
+    assert [(r["reference"], r["candidate"], r["type"], r["question"], r["answer"]) for r in rows] == [
+        ("a_4_1", "b_4_1", 3, SIMILAR, "NO"),
+        ("b_4_1", "a_4_1", 3, SIMILAR, "NO"),
+    ]
+    assert ledger.written.total() == 0 and not ledger.dropped
+
+
+def test_a_text_that_is_not_there_is_counted() -> None:
+    rows, ledger = composed([pair(0)], {(0, 3): "NO"})
+    assert [row["answer"] for row in rows] == ["NO", "NO"]
+    assert ledger.dropped[1] == ledger.dropped[2] == {UNANSWERED: 1}
+
+
+LINES = st.sampled_from(
+    [
+        "Q: Which video is a?",
+        "Q: Which video is b?",
+        "Q: Is Video 1 c?",
+        "A: Video 1",
+        "A: the second video",
+        "A: both",
+        "Sure!",
+    ]
+    + [
+        "A: In Video 1 it is red, in Video 2 blue.",
+        "A: I cannot see.",
+        "",
+        "Q: What do the captions say?",
+        "YES",
+        "A: No",
+    ]
+)
+WRITTEN = st.lists(LINES, max_size=8).map("\n".join)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(WRITTEN, WRITTEN, WRITTEN), max_size=4), st.integers(1, 3))
+def test_everything_that_was_written_is_kept_or_dropped_with_a_reason_that_is_counted(
+    texts: list[tuple[str, str, str]], at_once: int
+) -> None:
+    told = {(number, kind): text for number, of_pair in enumerate(texts) for kind, text in enumerate(of_pair, 1)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(composing, "PAIRS_AT_ONCE", at_once)
+        rows, ledger = composed([pair(number) for number in range(len(texts))], told)
+    for kind in (1, 2):
+        pieces = sum(len(found.pairs) + len(found.dropped) for found in (read_pairs(of[kind - 1]) for of in texts))
+        assert ledger.kept[kind] + ledger.dropped[kind].total() == pieces
+    assert ledger.kept[3] + ledger.dropped[3].total() == len(texts)
+    assert len(rows) == ledger.rows == 2 * ledger.kept.total()
+    names = Counter(names_one(row["answer"]) for row in rows)
+    assert names[1] == names[2]
+    assert all(names_one(row["answer"]) for row in rows if row["type"] == 2)
+    assert {row["answer"] for row in rows if row["type"] == 3} <= {"YES", "NO"}

@@ -1,0 +1,184 @@
+"""Guarantees of annotate.describer and annotate.describe, and of the clips that stages speak of."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from annotate import AnnotateError, describe
+from annotate.answers import Failure
+from annotate.clips import clip_items
+from annotate.describer import DescribeJob, Describer, one_line
+from annotate.grounding import GROUNDED, SCORES
+from annotate.llm import LLMOptions, Sampling
+from annotate.prompts import DESCRIBE, Message
+from annotate.versions import SCHEMA, Version, chosen
+from heads.clip_texts import ClipTexts
+from store import Store, failures, table
+
+from .conftest import CLIPS, Server, said
+
+SYSTEM = (
+    "You are an AI assistant that synthesizes the output of narration, action and object captioning models into a "
+    "single description of the content."
+)
+END = (
+    "Summarize the captions into a single, descriptive sentence about what the person is doing, and using what objects."
+)
+
+
+def item(key: str, narration: str | None, action: str | None, objects: str | None) -> dict[str, Any]:
+    return {"key": key, "narration": narration, "action_caption": action, "object_caption": objects}
+
+
+class Recorder:
+    """Stands where the language model does, and says what it was asked."""
+
+    busy = 0.0
+
+    def chat(self, conversations: Sequence[Sequence[Message]], sampling: Sampling) -> Iterator[tuple[int, str]]:
+        for place in reversed(range(len(conversations))):
+            yield place, json.dumps(conversations[place])
+
+
+def test_the_language_model_reads_the_supplements_prompt_with_what_was_said_of_this_clip() -> None:
+    asked = [
+        item("a", "okay so\nnow we whisk.", "A hand whisks eggs.", "- white eggs\n- a metal whisk"),
+        item("b", None, "Q: what?\nA: a pan", ""),
+        item("c", "{narration} {0} Q: x", "A hand stirs.", None),
+    ]
+    found = dict(Describer(Recorder(), Sampling(), DESCRIBE, words=200).annotate(asked))
+    texts = {key: json.loads(answer["step description"]) for key, answer in found.items()}  # type: ignore[index]
+    assert all(messages[0] == {"role": "system", "content": SYSTEM} for messages in texts.values())
+    fields = {
+        "a": ("okay so now we whisk", "A hand whisks eggs", "white eggs, a metal whisk"),
+        "b": ("none", "Q: what? A: a pan", "none"),
+        "c": ("{narration} {0} Q: x", "A hand stirs", "none"),
+    }
+    for key, (narration, action, objects) in fields.items():
+        user = f"Video narration: {narration}.\nPossible activity: {action}.\nPossible objects: {objects}.\n{END}"
+        assert texts[key][1] == {"role": "user", "content": user}
+
+
+def test_hours_of_narration_or_none_fit_the_prompt() -> None:
+    hours = "and now we whisk\n" * 200_000
+    assert one_line(hours, " ", 6) == "and now we whisk and now"
+    assert one_line("half \ud83d\0 of it", " ", 200) == "half ? of it"
+    for nothing in (None, "", " \n\t", "."):
+        assert one_line(nothing, " ", 6) == "none"
+
+
+def test_a_clip_without_an_action_caption_fails_and_says_what_to_run() -> None:
+    found = dict(Describer(Recorder(), Sampling(), DESCRIBE, 9).annotate([item("a", "x", None, "y")]))
+    assert isinstance(found["a"], Failure) and "run python -m annotate.captions" in found["a"].reason
+
+
+def caption(store: Store, stage: str, texts: dict[str, dict[str, str]], made: str = "a head") -> Version:
+    """A version of a stage as an earlier run left it."""
+    version = Version(store, stage, {"model": made})
+    version.create()
+    rows = [(key, kind, text, version.line) for key, told in texts.items() for kind, text in told.items()]
+    version.write(0, pl.DataFrame(rows, schema=SCHEMA, orient="row"), pl.DataFrame(schema=failures.SCHEMA))
+    return version
+
+
+@pytest.fixture
+def captioned(store: Store) -> Store:
+    caption(store, "captions-action", {key: {"action": f"Hand {i} whisks."} for i, key in enumerate(CLIPS[:5])})
+    caption(store, "ground", {key: {GROUNDED: f"whisk {i}", SCORES: "[]"} for i, key in enumerate(CLIPS)})
+    return store
+
+
+def job_of(options: describe.DescribeOptions, monkeypatch: pytest.MonkeyPatch) -> tuple[DescribeJob, pl.DataFrame]:
+    """What `describe.run` would have a stage do."""
+    got: list[Any] = []
+    monkeypatch.setattr(describe, "run_stage", lambda options, name, job, items: got.extend([job, items]) or {})
+    describe.run(options)
+    return got[0], got[1]
+
+
+def test_each_clip_is_put_together_from_its_own_texts(
+    captioned: Store, tiny_lm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = describe.DescribeOptions(store=str(captioned.path), llm=tiny_lm, split="train")
+    job, items = job_of(options, monkeypatch)
+    assert items["key"].to_list() == CLIPS[:4]
+    for i, row in enumerate(items.iter_rows(named=True)):
+        narration = None if i == 1 else f"now we whisk {i} eggs"
+        assert row == {"row": i} | item(CLIPS[i], narration, f"Hand {i} whisks.", f"whisk {i}")
+
+
+def test_what_is_read_is_part_of_the_provenance(
+    captioned: Store, tiny_lm: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def provenance(**more: Any) -> dict[str, Any]:
+        options = describe.DescribeOptions(store=str(captioned.path), llm=tiny_lm, **more)
+        return job_of(options, monkeypatch)[0].provenance()
+
+    prompt = tmp_path / "mine.yaml"
+    prompt.write_text("system: Be short.\nuser: '{narration}{action_caption}{object_caption}'")
+    first = provenance()
+    again = provenance(batch=3, timeout=9.0, split="test")
+    assert first == again  # none of these changes an answer
+    action = caption(captioned, "captions-action", {}, "another head")
+    with pytest.raises(AnnotateError, match="2 versions of captions-action"):
+        provenance()
+    old = first["reads"]["captions-action"]
+    changes: list[dict[str, Any]] = [
+        {"actions": action.name},
+        {"actions": old, "objects": "none"},
+        {"actions": old, "prompt": str(prompt)},
+        {"actions": old, "words": 20},
+        {"actions": old, "narration": "none"},
+        {"actions": old, "sampling": Sampling(temperature=0.5)},
+    ]
+    made = [first, *(provenance(**change) for change in changes)]
+    assert len({json.dumps(each, sort_keys=True) for each in made}) == 7
+    with pytest.raises(AnnotateError, match="no column 'speech'"):
+        provenance(actions=old, narration="speech")
+
+
+def test_the_verb_describes_through_a_server_and_heads_read_it(
+    captioned: Store, server: Server, capsys: pytest.CaptureFixture[str], without_ray: None
+) -> None:
+    server.answer = lambda body: said("A hand\n" + body["messages"][1]["content"].split("objects: ")[1][:7])
+    command = ["--store", str(captioned.path), "--endpoint", server.url, "--llm", "llama"]
+    assert describe.main([*command, "--json"]) == 1  # the last clip has no action caption
+    record = json.loads(capsys.readouterr().out)
+    assert (record["done"], record["failed"], record["absent"]) == (5, 1, 0)
+    assert record["failures"][0]["key"] == CLIPS[5]
+    texts = ClipTexts(record["folder"])
+    assert dict(texts.items()) == {key: f"A hand whisk {i}" for i, key in enumerate(CLIPS[:5])}
+    assert chosen(captioned, "describe", None).name == record["version"]
+
+
+def test_a_clip_is_one_that_shows_a_step(store: Store) -> None:
+    with store.lock():
+        store.catalog("clips").append(pl.DataFrame({"key": ["still_0_1"], "split": ["train"]}))
+    assert clip_items(store, None)["key"].to_list() == CLIPS
+    assert clip_items(store, "test", ["step"]).to_dicts()[0] == {"key": CLIPS[4], "row": 4, "step": "whisk"}
+    with pytest.raises(AnnotateError, match="no clips of split 'val'"):
+        clip_items(store, "val")
+
+
+def test_llm_options_are_picked_out_of_a_stages() -> None:
+    options = describe.DescribeOptions(store="x", llm="llama", endpoint="http://127.0.0.1:1/v1", batch=3)
+    assert LLMOptions.of(options) == LLMOptions(llm="llama", endpoint="http://127.0.0.1:1/v1", batch=3)
+    assert type(LLMOptions.of(options)) is LLMOptions
+
+
+def test_speech_that_was_aligned_takes_the_place_of_the_catalogs(
+    captioned: Store, tiny_lm: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = [(key, "narration", f"about {i}", '{"window": 5}') for i, key in enumerate(CLIPS[:3])]
+    frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    (tmp_path / "said.parquet").write_bytes(table.encode(frame))
+    options = describe.DescribeOptions(
+        store=str(captioned.path), llm=tiny_lm, split="train", narration=str(tmp_path / "said.parquet")
+    )
+    job, items = job_of(options, monkeypatch)
+    assert items["narration"].to_list() == ["about 0", "about 1", "about 2", None]
+    assert job.provenance()["reads"]["narration"] == ['{"window": 5}']

@@ -1,0 +1,171 @@
+"""Guarantees of annotate.llm_server, against a real server on this machine that misbehaves."""
+
+import json
+import re
+import socket
+import time
+from typing import Any
+
+import pytest
+
+from annotate import AnnotateError
+from annotate.answers import Failure
+from annotate.llm import Sampling
+from annotate.llm_server import ServedLLM
+from annotate.prompts import Message
+
+from .conftest import Reply, Server, said
+
+HTML = Reply(b"<html><h1>Welcome</h1></html>", 200, "text/html; charset=utf-8")
+
+
+def asked(count: int) -> list[list[Message]]:
+    return [[{"role": "user", "content": f"question {i}"}] for i in range(count)]
+
+
+def ask(url: str, count: int, **more: Any) -> list[str | Failure]:
+    llm = ServedLLM(url, "llama", **{"at_once": 2, "timeout": 5.0, "retries": 2, "first_pause": 0.01, **more})
+    found = dict(llm.chat(asked(count), Sampling(16, 0.5, 0.9, 7)))
+    assert sorted(found) == list(range(count)) and llm.busy > 0
+    return [found[place] for place in range(count)]
+
+
+def number(body: dict[str, Any]) -> int:
+    return int(body["messages"][-1]["content"].split()[-1])
+
+
+def test_a_server_is_asked_as_openais_is(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    assert ask(server.url + "/", 5) == [f"echo: question {i}" for i in range(5)]
+    request = next(body for body in server.requests if number(body) == 3)
+    assert request == {
+        "path": "/v1/chat/completions",
+        "model": "llama",
+        "messages": asked(4)[3],
+        "max_tokens": 16,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 7,
+    }
+    assert set(server.keys) == {"Bearer secret"}
+
+
+@pytest.mark.parametrize(
+    "trouble", [Reply(b"<html>busy</html>", 503, "text/html"), Reply(b"{}", 429), Reply(b"{", 200), None]
+)
+def test_a_server_that_is_busy_is_asked_again(server: Server, trouble: Reply | None) -> None:
+    left = {i: 2 for i in range(4)}
+
+    def answer(body: dict[str, Any]) -> Reply | None:
+        left[number(body)] -= 1
+        return said(f"answer {number(body)}") if left[number(body)] < 0 else trouble
+
+    server.answer = answer
+    assert ask(server.url, 4) == [f"answer {i}" for i in range(4)]
+    assert len(server.requests) == 12
+
+
+def test_pauses_grow_and_the_servers_own_wish_counts(server: Server) -> None:
+    times: list[float] = []
+
+    def answer(body: dict[str, Any]) -> Reply:
+        times.append(time.monotonic())
+        return Reply(b"", 503) if len(times) < 4 else said("ok")
+
+    server.answer = answer
+    assert ask(server.url, 1, retries=3, first_pause=0.1) == ["ok"]
+    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    assert all(gap >= least for gap, least in zip(gaps, (0.08, 0.16, 0.32), strict=True))
+    times.clear()
+    server.answer = lambda body: times.append(time.monotonic()) or (
+        said("ok") if len(times) > 1 else Reply(b"", 429, headers={"Retry-After": "1"})
+    )
+    assert ask(server.url, 1) == ["ok"] and times[1] - times[0] >= 1
+
+
+def dies(body: dict[str, Any]) -> Reply | None:
+    return said("well") if number(body) < 3 else None
+
+
+def slow(body: dict[str, Any]) -> Reply | None:
+    if number(body) >= 3:
+        time.sleep(1)
+    return said("well")
+
+
+def html(body: dict[str, Any]) -> Reply:
+    return said("well") if number(body) < 3 else HTML
+
+
+def key_refused(body: dict[str, Any]) -> Reply:
+    return said("well") if number(body) < 3 else Reply(b"{}", 401)
+
+
+def gone(body: dict[str, Any]) -> Reply:
+    return said("well") if number(body) < 3 else Reply(b"not here", 404, "text/plain")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "told"),
+    [
+        (dies, r"broke off \(RemoteDisconnected\) \(3 tries\)"),
+        (slow, r"did not answer within 0.2 s \(3 tries\)"),
+        (html, "answers text/html, no chat completion: correct --endpoint"),
+        (key_refused, r"refuses the key \(401\): set OPENAI_API_KEY"),
+        (gone, "answers 404 Not Found: correct --endpoint or the model's name 'llama'"),
+    ],
+)
+def test_a_server_that_goes_away_gives_one_line_and_what_came_before_is_kept(
+    server: Server, behaviour: Any, told: str
+) -> None:
+    server.answer = behaviour
+    begin = time.monotonic()
+    found = ask(server.url, 40, at_once=1, timeout=0.2)
+    assert found[:3] == ["well"] * 3
+    failures = [answer for answer in found[3:] if isinstance(answer, Failure)]
+    assert len(failures) == 37 and all(failure.passing for failure in failures)
+    assert re.search(told, failures[0].reason), failures[0].reason
+    assert all("\n" not in failure.reason and "run the same command again" in failure.reason for failure in failures)
+    assert len(server.requests) <= 3 + 3 and time.monotonic() - begin < 5  # the other 36 were not tried
+
+
+def test_nobody_at_the_port_gives_one_line() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    found = ask(url, 3)
+    assert all(isinstance(answer, Failure) and answer.passing for answer in found)
+    reasons = {answer.reason for answer in found if isinstance(answer, Failure)}
+    assert any("does not answer" in reason and "Connection refused" in reason for reason in reasons)
+    with pytest.raises(AnnotateError, match="no URL; give one as http://"):
+        ServedLLM("localhost:8000", "llama")
+
+
+def test_a_prompt_that_the_server_refuses_fails_alone(server: Server) -> None:
+    too_long = json.dumps({"error": {"message": "maximum context length is 4096"}}).encode()
+    empty = json.dumps({"choices": [{"message": {"content": None}}]}).encode()
+    server.answer = lambda body: {1: Reply(too_long, 400), 2: Reply(empty)}.get(number(body), said("well"))
+    first, refused, silent, last = ask(server.url, 4)
+    assert first == last == "well"
+    assert isinstance(refused, Failure) and not refused.passing and "maximum context length is 4096" in refused.reason
+    assert isinstance(silent, Failure) and not silent.passing and "said nothing" in silent.reason
+
+
+def test_no_more_requests_than_allowed_are_on_their_way(server: Server) -> None:
+    def answer(body: dict[str, Any]) -> Reply:
+        time.sleep(0.05)
+        return said("ok")
+
+    server.answer = answer
+    assert ask(server.url, 12, at_once=3) == ["ok"] * 12
+    assert server.most_at_once == 3
+    begin = time.monotonic()
+    assert ask(server.url, 9, at_once=8, requests_per_second=20.0) == ["ok"] * 9
+    assert 8 / 20 <= time.monotonic() - begin < 2
+
+
+def test_the_key_is_told_to_nobody_but_the_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    for reply in (Reply(b"", 401), HTML, Reply(b"no", 400)):
+        server.answer = lambda body, reply=reply: reply
+        assert "very-secret" not in repr(ask(server.url, 2))

@@ -1,0 +1,97 @@
+"""Guarantees of annotate/manifest.py, on the sample world's own files."""
+
+import csv
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from annotate import manifest
+from featurize.manifest import read_manifest
+from kitchen.files import write_files
+from kitchen.world import make_world
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All files of a small world but its pictures."""
+    folder = tmp_path_factory.mktemp("kitchen")
+    write_files(make_world(12, 0), 0, folder)
+    return folder
+
+
+def options(world: Path, out: Path, **more: str) -> list[str]:
+    given = {"annotations": "annotations.json", "taxonomy": "taxonomy.csv", "splits": "video_splits.json"}
+    given |= {"narration": "narration.json"}
+    paths = {name: str(world / file) for name, file in given.items()}
+    return [f"--{name}={value}" for name, value in {**paths, "out": str(out), **more}.items()]
+
+
+def test_the_sample_worlds_own_files_give_the_clips_that_it_says_it_has(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("clips.csv", "clips.parquet", "clips.jsonl"):
+        assert manifest.main([*options(world, tmp_path / name), "--json"]) == 0
+        found = read_manifest(tmp_path / name).rows
+        with (world / "clips.csv").open(newline="") as file:
+            expected = list(csv.DictReader(file))
+        assert [
+            (row["video"], row["start"], row["end"], row["step"], row["activity"], row["split"], row["narration"] or "")
+            for row in found.iter_rows(named=True)
+        ] == [
+            (
+                row["video"],
+                float(row["start"]),
+                float(row["end"]),
+                row["step"].capitalize() + ".",
+                row["activity"],
+                row["split"],
+                row["narration"],
+            )
+            for row in sorted(expected, key=lambda row: (row["video"], float(row["start"])))
+        ]
+        assert not read_manifest(tmp_path / name).failures
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (record["clips"], record["videos"], record["unusable"]) == (len(expected), 12, {})
+    assert sum(record["splits"].values()) == record["clips"] >= record["narrated"] > 0
+
+
+def test_what_cannot_be_used_is_counted_by_its_reason(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotations = json.loads((world / "annotations.json").read_text())
+    first, second = list(annotations)[:2]
+    annotations[first]["annotations"][0]["segment"] = [3, 2]
+    annotations[second]["annotations"][0]["id"] = 9999
+    (tmp_path / "a.json").write_text(json.dumps(annotations))
+    said = {second: {"start": [0.0, None], "end": [99.0, 5.0], "text": ["hello", "no time"]}}
+    (tmp_path / "n.json").write_text(json.dumps(said))
+    more = {"annotations": str(tmp_path / "a.json"), "narration": str(tmp_path / "n.json"), "videos": "{video}.webm"}
+    assert manifest.main(options(world, tmp_path / "m.parquet", **more)) == 0
+    told = capsys.readouterr().out
+    assert "left out: 1 x its segment does not end behind its start" in told
+    assert "left out: 1 x its step is not in the taxonomy" in told
+    assert "left out: 1 x pieces without text or time" in told
+    found = pl.read_parquet(tmp_path / "m.parquet")
+    heard = found.filter(pl.col("narration") != "")
+    assert set(heard["video"]) == {f"{second}.webm"} and set(heard["narration"]) == {"hello"}
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"out": "m.txt"}, "m.txt: a manifest is"),
+        ({"videos": "videos/all.mp4"}, "write {video} where"),
+        ({"taxonomy": "missing.csv"}, "missing.csv: no taxonomy"),
+        ({"narration": "missing.json"}, "missing.json: cannot be read"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: dict[str, str], told: str
+) -> None:
+    out = tmp_path / more.get("out", "m.csv")
+    assert manifest.main(options(world, out, **{name: more[name] for name in more if name != "out"})) == 1
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+    assert not out.exists()

@@ -1,0 +1,72 @@
+"""Which video a sentence names, and sentences turned round."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from annotate.mentions import named, names_one, turned
+
+ONE = {
+    "Video 1": 1,
+    "Video 2.": 2,
+    "video one": 1,
+    "VIDEO 2": 2,
+    "Video #2": 2,
+    "Video_1": 1,
+    "Clip 2 shows a whisk.": 2,
+    "The first video shows a silver mixer.": 1,
+    "The second one": 2,
+    "In the second clip, the person uses a fork.": 2,
+    "the latter": 2,
+    "Video 1 features a stand mixer, and Video 1 is brighter.": 1,
+    "Video II": 2,
+    "Both videos": None,
+    "Neither video": None,
+    "Video 1 and Video 2": None,
+    "Videos 1 and 2": None,
+    "Video 1, but also the second one": None,
+    "The person uses a whisk.": None,
+    "the first step": None,
+    "Video 10": None,
+    "Video 1 and 2": None,
+    "Both of the videos show it, Video 1 longer": None,
+    "Neither, though Video 1 comes near": None,
+    "Video 1, with both hands": 1,
+}
+
+
+@pytest.mark.parametrize("text", ONE)
+def test_names_one(text: str) -> None:
+    assert names_one(text) == ONE[text]
+
+
+TURNED = {
+    "In Video 1 it is glass, while in Video 2 it is steel.": "In Video 2 it is glass, while in Video 1 it is steel.",
+    "The first video shows a pan, the second one a pot.": "The second video shows a pan, the first one a pot.",
+    "The former is brighter than the latter.": "The latter is brighter than the former.",
+    "Videos 1 and 2 show it, video one longer.": "Videos 2 and 1 show it, video two longer.",
+    "VIDEO 1, the FIRST VIDEO, Clip #2": "VIDEO 2, the SECOND VIDEO, Clip #1",
+    "The first step takes 2 eggs and 1 onion.": "The first step takes 2 eggs and 1 onion.",
+    "Both videos use 1 cup.": "Both videos use 1 cup.",
+}
+
+
+@pytest.mark.parametrize("text", TURNED)
+def test_every_way_to_name_a_video_is_turned(text: str) -> None:
+    assert turned(text) == TURNED[text]
+
+
+WORDS = "Video video videos 1 2 one two ii the first second former latter clip and , . #2 VIDEO 10 eggs 1st".split()
+TEXTS = st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join)
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_a_sentence_turned_twice_is_the_sentence(text: str) -> None:
+    assert turned(turned(text)) == text
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_a_turned_sentence_names_the_other_videos(text: str) -> None:
+    assert named(turned(text)) == {3 - number for number in named(text)}

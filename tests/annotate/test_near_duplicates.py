@@ -1,0 +1,43 @@
+"""Guarantees of annotate/near_duplicates.py, on given vectors and, where it is fetched, on the real MPNet."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from annotate.near_duplicates import first_of_alike
+from heads.similarity import MODEL, Sentences
+from weights import WeightsError, resolve
+
+
+def angles(texts: Sequence[str]) -> np.ndarray:
+    """A text is an angle in degrees; texts near each other are alike."""
+    turns = np.radians([float(text.partition("#")[0]) for text in texts])
+    return np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
+
+
+def test_of_questions_that_are_alike_the_first_stays() -> None:
+    asked = [["0", "5", "20", "0"], [], ["7"]]
+    assert first_of_alike(asked, angles, np.cos(np.radians(10))) == [[True, False, True, False], [], [True]]
+    # 9 is like 0, which stays; 18 is like 9, which does not
+    assert first_of_alike([["0", "9", "18"]], angles, np.cos(np.radians(10))) == [[True, False, True]]
+
+
+def test_only_questions_of_one_pair_are_compared() -> None:
+    assert first_of_alike([["0"], ["0"], ["1"]], angles, 0.5) == [[True]] * 3
+    assert first_of_alike([[], []], angles, 0.5) == [[], []]
+
+
+def test_the_real_mpnet_tells_a_paraphrase_from_another_question() -> None:
+    try:
+        resolve(MODEL)
+    except WeightsError as error:
+        pytest.skip(str(error))
+    asked = [
+        "What is the main difference between the two videos?",
+        "What's the main difference between these two videos?",
+        "Which video uses a whisk?",
+        "Which video uses a fork?",
+        "Which of the videos uses a whisk?",
+    ]
+    assert first_of_alike([asked], Sentences(), 0.9) == [[True, False, True, True, False]]

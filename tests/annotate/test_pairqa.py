@@ -1,0 +1,116 @@
+"""Guarantees of annotate/pairqa.py: a real run on Ray, against a server that writes as language models do."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from annotate import pairqa
+from annotate.pairs import SCHEMA
+from heads.paired_qa import read_paired_qa
+from heads.similarity import MODEL
+from store import Store, table
+from weights import WeightsError, resolve
+
+from .conftest import CLIPS, Reply, Server, said
+
+PAIRS = [(0, 0, 1, True), (1, 1, 2, True), (2, 2, 3, True), (3, 0, 3, False), (4, 3, 5, True)]
+
+
+@pytest.fixture
+def given(store: Store, tmp_path: Path) -> list[str]:
+    """Options: five pairs, one of which lacks a description."""
+    try:
+        resolve(MODEL)
+    except WeightsError as error:
+        pytest.skip(str(error))
+    rows = [(n, CLIPS[a], CLIPS[b], "whisk", "whisk" if same else "pour", same) for n, a, b, same in PAIRS]
+    pl.DataFrame(rows, schema=SCHEMA, orient="row").write_parquet(tmp_path / "pairs.parquet")
+    texts = [(key, "step description", f"whisks with tool {n}", "{}") for n, key in enumerate(CLIPS[:5])]
+    frame = pl.DataFrame(texts, schema=["key", "kind", "text", "provenance"], orient="row")
+    (tmp_path / "texts.parquet").write_bytes(table.encode(frame))
+    paths = {"store": "features", "pairs": "pairs.parquet", "texts": "texts.parquet", "out": "pairqa.jsonl"}
+    return ["--llm=llama", *(f"--{name}={tmp_path / path}" for name, path in paths.items())]
+
+
+def writes(body: dict[str, Any]) -> Reply:
+    """Says what the two descriptions say, in the forms that language models have."""
+    system, user = (message["content"] for message in body["messages"])
+    one, two = re.findall(r"whisks with tool (\d)", system)
+    if user.startswith("Do the two"):
+        return said("YES" if one == "0" else "No, they do not.")
+    if user.startswith("Summarize"):
+        return said(
+            f"Sure!\n\n1. **Q:** What differs?\n**A:** Video 1 has tool {one}, Video 2 tool {two}.\n\nI hope it helps"
+        )
+    return said(
+        f"Q: Which video has tool {one}?\nA: Video 1\nQ: Which video shows tool {one}?\nA: The first video\nQ: Which?"
+    )
+
+
+def test_the_file_is_written_once_every_pair_has_been_asked_and_what_was_written_is_not_asked_again(
+    given: list[str], server: Server, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, asked = tmp_path / "pairqa.jsonl", [*given, f"--endpoint={server.url}", "--retries=0", "--json"]
+    server.answer = lambda body: writes(body) if len(server.requests) < 6 else Reply(b"<html>", 502, "text/html")
+    assert pairqa.main(asked) == 1
+    assert not out.exists() and json.loads(capsys.readouterr().out)["absent"] > 0
+
+    server.answer = writes
+    assert pairqa.main(asked) == 0
+    record = json.loads(capsys.readouterr().out)
+    answered = len(server.requests)
+    first = out.read_bytes()
+    assert (record["pairs"], record["undescribed"], record["absent"], record["failed"]) == (5, 1, 0, 0)
+
+    pairs = read_paired_qa(str(out), store.catalog("clips").frame())
+    assert [(pair.reference, pair.candidate) for pair in pairs] == [
+        clips for n, a, b, _ in PAIRS[:4] for clips in ((CLIPS[a], CLIPS[b]), (CLIPS[b], CLIPS[a]))
+    ]
+    similar = "Do the two videos share a similar main action? Answer with a single word: YES or NO."
+    assert pairs[1].questions == (
+        ("What differs?", "Video 2 has tool 0, Video 1 tool 1."),
+        ("Which video has tool 0?", "Video 2"),
+        (similar, "YES"),
+    )
+    assert pairs[6].questions == ((similar, "NO"),)
+    rows = [json.loads(line) for line in first.splitlines()]
+    assert record["rows"] == len(rows) == 2 * (3 * 3 + 1)
+    assert {row["provenance"] for row in rows} == {record["version"]}
+    told = json.loads((tmp_path / "pairqa.record.json").read_text())
+    assert told["provenance"]["model"] == "llama" and told["types"] == record["types"]
+    assert record["types"]["2"]["dropped"] == {
+        "question without an answer": 3,
+        "asks what another question of the pair asks": 3,
+    }
+
+    out.unlink()
+    assert pairqa.main(asked) == 0
+    assert len(server.requests) == answered and out.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("--out=questions.json", "name the file *.jsonl"),
+        ("--alike=0", "a cosine above 0"),
+        ("--pairs=none.parquet", "none.parquet: no pairs can be read"),
+        ("--pairs=texts.parquet", "texts.parquet: not a file of python -m annotate.pairs"),
+        ("--texts=none.parquet", "none.parquet"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(
+    given: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: str,
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert pairqa.main([*given, more]) == 1
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1

@@ -1,0 +1,179 @@
+"""Guarantees of annotate.stage, annotate.worker and annotate.versions."""
+
+import json
+import multiprocessing
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from annotate import AnnotateError, stage, worker
+from annotate.answers import plain
+from annotate.stage import StageOptions, pending, run_stage
+from annotate.versions import Version, chosen, versions
+from annotate.worker import Answered, Equipment, Worker
+from heads.clip_texts import ClipTexts
+from store import Store, StoreError
+from store.lock import locked
+
+sys.path.insert(0, str(Path(__file__).parent))  # a worker process imports them from here
+from stage_jobs import Shout  # noqa: E402
+
+
+def items(words: list[str | None], first: int = 0) -> pl.DataFrame:
+    rows = range(first, first + len(words))
+    return pl.DataFrame({"key": [f"v_{row}_1" for row in rows], "row": rows, "narration": words})
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Shout:
+    return Shout(str(tmp_path / "log"))
+
+
+def lines(job: Shout) -> list[str]:
+    return Path(job.log).read_text().split() if Path(job.log).exists() else []
+
+
+def work(store: Store, job: Shout, asked: pl.DataFrame, retry_failed: bool = False) -> list[Answered]:
+    """What a run does, without Ray: one worker, in this process."""
+    version = Version(store, "shout", job.provenance())
+    version.create()
+    shouting = Worker(Equipment(str(store.path), "shout", version.name, job, "cpu", 1))
+    return [shouting.run(task) for task in pending(version, asked, retry_failed)]
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "SHARD", 4)
+
+
+def test_answers_are_the_texts_that_heads_read(store: Store, job: Shout, small_shards: None) -> None:
+    asked = items([f"word {i}" for i in range(10)])
+    told = work(store, job, asked)
+    assert [outcome.done for outcome in told] == [4, 4, 2] and all(0 < o.busy <= o.seconds for o in told)
+    version = chosen(store, "shout", None)
+    texts = ClipTexts(str(version.folder), "shout")
+    assert dict(texts.items()) == {f"v_{i}_1": f"WORD {i}" for i in range(10)} == version.texts("shout")
+    assert [json.loads(line) for line in texts.provenance] == [job.provenance()]
+    assert len(list(version.folder.glob("*.parquet"))) == 3
+
+
+def test_an_item_that_stands_answered_is_never_answered_again(store: Store, job: Shout, small_shards: None) -> None:
+    work(store, job, items(["a", "b", "c"]))
+    assert work(store, job, items(["a", "b", "c"])) == []
+    before = lines(job)
+    work(store, job, items(["a", "b", "c", "d", "e", None]))  # shard 0 is filled, shard 1 begun
+    assert lines(job) == [*before, "v_3_1", "v_4_1", "v_5_1"]
+    assert len(chosen(store, "shout", None).texts("shout")) == 5
+    assert work(store, job, items(["a", "b", "c", "d", "e", None])) == []  # nor a failed one
+    Path(job.log).with_suffix(".mended").touch()
+    work(store, job, items(["a", "b", "c", "d", "e", None]), retry_failed=True)
+    assert lines(job)[6:] == ["v_5_1"]
+    version = chosen(store, "shout", None)
+    assert version.texts("shout")["v_5_1"] == "NONE" and version.failures().is_empty()
+
+
+def test_what_fails_is_recorded_with_its_reason(store: Store, job: Shout) -> None:
+    (told,) = work(store, job, items(["a", None, "busy", "b"]))
+    version = chosen(store, "shout", None)
+    assert version.failures().to_dicts() == [{"key": "v_1_1", "reason": "no narration: say something"}]
+    assert told.done == 2 and told.error == "the server is busy"  # nothing is recorded of it
+    Path(job.log).with_suffix(".mended").touch()
+    (told,) = work(store, job, items(["a", None, "busy", "b"]))  # tried again without --retry-failed
+    assert lines(job)[4:] == ["v_2_1"] and told.error is None
+
+
+def test_answers_that_came_before_the_model_went_away_are_kept(store: Store, job: Shout, small_shards: None) -> None:
+    asked = items(["a", "b", "down", "c", "d"])
+    assert [o.error for o in work(store, job, asked)] == ["the model went away", None]
+    assert set(chosen(store, "shout", None).texts("shout")) == {"v_0_1", "v_1_1", "v_4_1"}
+    Path(job.log).with_suffix(".up").touch()
+    assert [o.error for o in work(store, job, asked)] == [None]
+    assert lines(job) == ["v_0_1", "v_1_1", "v_4_1", "v_2_1", "v_3_1"]  # each once
+
+
+def test_another_provenance_is_another_folder(store: Store, job: Shout) -> None:
+    other = Shout(job.log, "SHOUT")
+    for each in (job, other):
+        work(store, each, items(["a", "b"]))
+    both = versions(store, "shout")
+    assert len({version.name for version in both}) == 2
+    for version in both:
+        assert set(ClipTexts(str(version.folder), "shout").provenance) == {version.line}
+    with pytest.raises(AnnotateError, match="2 versions of shout; name one of"):
+        chosen(store, "shout", None)
+    name = both[1].name
+    assert chosen(store, "shout", name[:8]).name == name
+    with pytest.raises(AnnotateError, match="0 versions of shout begin with 'xyz'"):
+        chosen(store, "shout", "xyz")
+    with pytest.raises(AnnotateError, match="no describe in it yet; run python -m annotate.describe"):
+        chosen(store, "describe", None)
+
+
+def test_weights_that_changed_since_the_run_began_are_refused(store: Store, job: Shout) -> None:
+    version = Version(store, "shout", {"model": "another"})
+    shouting = Worker(Equipment(str(store.path), "shout", version.name, job, "cpu", 1))
+    told = shouting.run(pending(version, items(["a"]), False)[0])
+    assert told.error is not None and "not those that the run began with" in told.error
+    assert not list(version.folder.glob("*.parquet"))
+
+
+def test_a_damaged_shard_is_refused(store: Store, job: Shout) -> None:
+    work(store, job, items(["a"]))
+    version = chosen(store, "shout", None)
+    path = version.folder / "000000.parquet"
+    assert isinstance(path, Path)
+    path.write_bytes(path.read_bytes().replace(b"shout", b"snout"))
+    with pytest.raises(StoreError, match="is not as it was written"):
+        work(store, job, items(["a", "b"]))
+
+
+def test_what_is_kept_is_text_that_any_file_can_hold() -> None:
+    assert plain(" half \ud83d of a pair\0 ") == "half ? of a pair"
+    assert plain("Crème brûlée 🍮") == "Crème brûlée 🍮"
+
+
+def _write(folder: str, log: str) -> None:
+    worker._COMMIT_EVERY = 0.0
+    work(Store.open(folder), Shout(log), items(["a", "b", "die", "c"]))
+
+
+def test_killed_and_run_again_it_goes_on_where_it_stood(store: Store, job: Shout) -> None:
+    killed = multiprocessing.get_context("spawn").Process(target=_write, args=(str(store.path), job.log))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -9
+    assert set(chosen(store, "shout", None).texts("shout")) == {"v_0_1", "v_1_1"}
+    work(store, job, items(["a", "b", "die", "c"]))
+    assert lines(job) == ["v_0_1", "v_1_1", "v_2_1", "v_3_1"]
+
+
+def options(store: Store, **more: Any) -> StageOptions:
+    return StageOptions(store=str(store.path), **more)
+
+
+def test_a_run_on_ray_replaces_a_worker_that_dies(
+    store: Store, job: Shout, small_shards: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    asked = items(["a", "b", "c", "d", "die", "e", None, "f"])
+    record = run_stage(options(store, workers=1), "shout", job, asked)
+    assert (record["done"], record["failed"], record["absent"], record["errors"]) == (7, 1, 0, [])
+    assert record["failures"] == [{"key": "v_6_1", "reason": "no narration: say something"}]
+    assert 0 < record["busy"] <= 1
+    texts = chosen(store, "shout", None).texts("shout")
+    assert texts == {f"v_{i}_1": w.upper() for i, w in enumerate("a b c d die e - f".split()) if i != 6}
+    again = run_stage(options(store), "shout", job, asked)  # nothing to do: no Ray is started
+    assert again["already"] == 7 and again["done"] == 0 and again["seconds"] < 2
+
+
+def test_two_runs_do_not_write_one_version_at_once(store: Store, job: Shout) -> None:
+    version = Version(store, "shout", job.provenance())
+    assert isinstance(version.folder, Path)
+    version.folder.mkdir(parents=True)
+    with locked(version.folder / "lock.json", wait=False):
+        with pytest.raises(StoreError, match="is being written by process"):
+            run_stage(options(store), "shout", job, items(["a"]))
