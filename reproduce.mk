@@ -74,7 +74,7 @@ ANSWERS += $(REPRODUCE)/$(1)/$(2)_$(3).scores.json
 endef
 $(R_WORLD)/%_test.jsonl: $(R_STORE)/.complete ;
 
-head = --method stepdiff --head $(REPRODUCE)/seed$(1)/$(2)
+head = --method video-lm --head $(REPRODUCE)/seed$(1)/$(2)
 control = $(call EVALUATION,seed$(1),$(2),$(3),$(REPRODUCE)/seed$(1)/stepdiff/loss.png,$(call head,$(1),stepdiff) --control $(3))
 
 $(foreach s,$(TRAININGS),$(eval $(call TRAININGS_OF,$(s))))
@@ -85,6 +85,15 @@ $(foreach s,$(TRAININGS),$(foreach t,$(filter-out diffcap,$(SETS)),$(eval \
     $(call EVALUATION,seed$(s),$(t),aligned,$(REPRODUCE)/seed$(s)/align/embedded,--method vlemb --view aligned-seed$(s)))))
 $(eval $(call EVALUATION,all,diffrank,cosine,,--method vlemb --view efficientnet-lite0))
 $(eval $(call EVALUATION,all,diffrank,step,,--method step-oracle))
+
+# Socratic (step desc.): what VCLM says of the test clips and what was said in them become one description each.
+$(REPRODUCE)/all/described: $(REPRODUCE)/seed0/vclm/loss.png
+	$(RUN) annotate.captions --store $(R_STORE) --head $(REPRODUCE)/seed0/vclm --kind action --split test
+	$(RUN) annotate.describe --store $(R_STORE) --llm smollm2-135m-instruct --objects none --split test
+	@mkdir -p $(@D)
+	@touch $@
+$(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),socratic,$(REPRODUCE)/all/described,\
+    --method socratic --texts $(R_STORE)/annotations/describe/*)))
 
 $(REPRODUCE)/report.yaml: $(RECIPES)/report.yaml | $(R_STORE)/.complete
 	sed 's#data/reproduce/kitchen#$(R_WORLD)#; s#data/reproduce#$(REPRODUCE)#' $< > $@
