@@ -1,4 +1,4 @@
-"""From what a language model wrote about pairs to the questions that train, and what became of everything it wrote.
+"""From what a language model wrote to the questions that train, and what became of the rest.
 
 Guarantees
 - everything that was written is kept, or dropped with a reason that is counted
