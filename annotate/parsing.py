@@ -53,7 +53,7 @@ _LEAD = r"[ \t>#*_\-•–\"'`(\[]*"  # quotes, lists, headings, bold
 _NUMBER = r"(?:\(?\d{1,2}[.):][ \t]*)?"
 _SPACE = r"[ \t*_]*"
 _AT_START = rf"""^{_LEAD}{_NUMBER}{_LEAD}(?:(?P<q>Q|Question|Ques)|(?P<a>A|Answer|Ans))
-{_SPACE}(?:\#?\d{{1,2}}{_SPACE}(?:[:.)\]\-–]|$)|[:：]){_SPACE}"""
+{_SPACE}(?:\#?\d{{1,2}}{_SPACE}(?:[:.)](?!\d)|$)|[:：]){_SPACE}"""
 # within a line only as capitals and with a colon: "... a whisk? A: Video 1"
 _WITHIN = rf"""(?<=[\s*_?.!]){_NUMBER}(?-i:(?P<q_within>Q|Question)|(?P<a_within>A|Answer))
 {_SPACE}\d{{0,2}}{_SPACE}[:：]{_SPACE}"""
