@@ -21,7 +21,7 @@ from heads.similarity import Embed
 
 ALIKE = "asks what another question of the pair asks"
 UNANSWERED = "the language model gave no answer"
-PAIRS_AT_ONCE = 2048
+PAIRS_AT_ONCE = 8192  # MPNet is loaded so often
 EXAMPLES = 5
 """pieces of text that are shown for each reason"""
 
