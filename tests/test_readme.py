@@ -23,7 +23,7 @@ SMALLER = {
     "annotate.captions": "--max-tokens 4",
     "annotate.describe": "--sampling.max-tokens 4 --words 10",
     "annotate.pairs": "--cap 1",
-    "annotate.pairqa": "--sampling.max-tokens 24",
+    "annotate.pairqa": "--sampling.max-tokens 8",
 }
 
 
