@@ -1,4 +1,6 @@
-"""An audit as one page to read: figures, then pairs with their clips. It holds its pictures and needs no other file.
+"""An audit as one page to read: figures, then pairs with their clips.
+
+The page holds its pictures and needs no other file.
 
 Guarantees
 - nothing of the data is read as HTML

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Literal, TypeVar
 
-from annotate.answers import Answer, Failure, plain
+from annotate.answers import Answer, plain
 from annotate.prompts import ACTION_QUESTION, OBJECT_QUESTION
 
 Kind = Literal["action", "objects"]
@@ -15,10 +15,9 @@ T = TypeVar("T")
 
 
 def caption(kind: Kind, text: str) -> Answer:
-    """What is kept of a caption: an action in one line, objects one a line."""
+    """What is kept of a caption, which may be empty: an action in one line, objects one a line."""
     lines = [" ".join(line.split()) for line in plain(text).splitlines()]
-    said = (" " if kind == "action" else "\n").join(filter(None, lines))
-    return {kind: said} if said else Failure("the captioner said nothing")
+    return {kind: (" " if kind == "action" else "\n").join(filter(None, lines))}
 
 
 def batches(things: Iterable[T], size: int) -> Iterator[Sequence[T]]:

@@ -1,4 +1,4 @@
-"""From what a language model wrote about pairs to the questions that train, and what became of everything it wrote.
+"""From what a language model wrote to the questions that train, and what became of the rest.
 
 Guarantees
 - everything that was written is kept, or dropped with a reason that is counted
@@ -21,7 +21,7 @@ from heads.similarity import Embed
 
 ALIKE = "asks what another question of the pair asks"
 UNANSWERED = "the language model gave no answer"
-PAIRS_AT_ONCE = 2048
+PAIRS_AT_ONCE = 8192  # MPNet is loaded so often
 EXAMPLES = 5
 """pieces of text that are shown for each reason"""
 

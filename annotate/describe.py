@@ -19,7 +19,7 @@ from annotate.clips import clip_items
 from annotate.describer import DescribeJob
 from annotate.errors import AnnotateError
 from annotate.grounding import GROUNDED
-from annotate.llm import LLMOptions
+from annotate.llm import LLMOptions, Sampling
 from annotate.prompts import DESCRIBE, read_prompt
 from annotate.stage import StageOptions, run_stage, show
 from annotate.versions import chosen
@@ -43,6 +43,8 @@ class DescribeOptions(LLMOptions, StageOptions):
     """version of the action captions, by its first letters; null where there is one"""
     objects: str | None = None
     """version of the grounded objects, likewise; none: do without"""
+    sampling: Sampling = Sampling(max_tokens=64)
+    """how answers are drawn"""
     prompt: str | None = None
     """YAML file with `system` and `user` in place of the supplement's prompt, with the same fields"""
 

@@ -52,7 +52,7 @@ class Describer:
         """items: key, narration, action_caption, object_caption, each of the last three a text or None."""
         able = []
         for item in items:
-            if item["action_caption"]:
+            if item["action_caption"] is not None:
                 able.append(item)
             else:
                 yield item["key"], Failure("no action caption: run python -m annotate.captions, then --retry-failed")

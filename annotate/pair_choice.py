@@ -1,7 +1,7 @@
-"""Which two clips make a pair: drawn by seed out of all that a step has, none of which are ever written down.
+"""Which two clips make a pair: drawn by seed out of all that a step has.
 
-The clips of a step are sorted by video. A clip's partners are those of the videos behind its own, so that the pairs of
-a step are numbered without gaps, and a number tells its two clips by one search.
+No list of all pairs is ever made. The clips of a step are sorted by video. A clip's partners are those of the videos
+behind its own, so that the pairs of a step are numbered without gaps, and a number tells its two clips by one search.
 
 Guarantees
 - every pair of clips of one step and of two videos is as likely as any other

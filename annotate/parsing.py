@@ -22,6 +22,7 @@ NO_ANSWER = "question without an answer"
 NO_QUESTION = "answer without a question"
 PLACEHOLDER = "placeholder, not words"
 RUNAWAY = "too long"
+CUT_OFF = "cut off"
 NOT_YES_NO = "neither YES nor NO"
 LONGEST = {"question": 50, "answer": 100}
 """words"""
@@ -53,7 +54,7 @@ _LEAD = r"[ \t>#*_\-•–\"'`(\[]*"  # quotes, lists, headings, bold
 _NUMBER = r"(?:\(?\d{1,2}[.):][ \t]*)?"
 _SPACE = r"[ \t*_]*"
 _AT_START = rf"""^{_LEAD}{_NUMBER}{_LEAD}(?:(?P<q>Q|Question|Ques)|(?P<a>A|Answer|Ans))
-{_SPACE}(?:\#?\d{{1,2}}{_SPACE}(?:[:.)\]\-–]|$)|[:：]){_SPACE}"""
+{_SPACE}(?:\#?\d{{1,2}}{_SPACE}(?:[:.)](?!\d)|$)|[:：]){_SPACE}"""
 # within a line only as capitals and with a colon: "... a whisk? A: Video 1"
 _WITHIN = rf"""(?<=[\s*_?.!]){_NUMBER}(?-i:(?P<q_within>Q|Question)|(?P<a_within>A|Answer))
 {_SPACE}\d{{0,2}}{_SPACE}[:：]{_SPACE}"""
@@ -76,6 +77,7 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _NEXT = re.compile(r"^[\s*_]*\(?\d{1,2}[.)][\s*_]*$")  # the number of what comes next, on a line of its own
+_ENDED = re.compile(r"[.!?][\"')\]]*$")
 _STYLE = re.compile(r"\*\*|__|`")
 _HOLLOW = re.compile(r"[\[<{(][^\]>})]*[\]>})]")
 
@@ -104,6 +106,8 @@ def read_pairs(text: str) -> Reading:
             asked = None
     if asked is not None:
         reading.dropped.append(Dropped(NO_ANSWER, asked))
+    elif _is_cut_off(reading.pairs):
+        reading.dropped.append(Dropped(CUT_OFF, " | ".join(reading.pairs.pop())))
     return reading
 
 
@@ -136,6 +140,12 @@ def _add(reading: Reading, pair: QA) -> None:
         reading.dropped.append(Dropped(RUNAWAY, whole))
     else:
         reading.pairs.append(pair)
+
+
+def _is_cut_off(pairs: list[QA]) -> bool:
+    """Whether the last answer stops within a sentence, where those before it end theirs."""
+    *before, last = [pair.answer for pair in pairs] or [""]
+    return bool(before and all(map(_ENDED.search, before)) and len(last.split()) > 3 and not _ENDED.search(last))
 
 
 def _cleaned(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a question and its answer must be like, beside being readable: the rules of each type, and their reasons.
+"""What a question and its answer must be like: the rules of each type, and their reasons.
 
     type 1   any question that compares the two videos
     type 2   "Which video ... ?", answered by one of the two

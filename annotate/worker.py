@@ -2,7 +2,7 @@
 
 Guarantees
 - the model is loaded once a worker
-- a worker that dies loses the answers of the last half minute, and no others
+- a worker that dies loses the answers of the last ten seconds, and no others
 - answers that came before the model went away are kept
 """
 
@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -25,7 +26,7 @@ from store import Store, StoreError, failures
 from weights import WeightsError
 
 ERRORS = (AnnotateError, FeaturizeError, HeadsError, StoreError, WeightsError)
-_COMMIT_EVERY = 30.0  # seconds
+_COMMIT_EVERY = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -94,18 +95,15 @@ class Worker:
     def _answer(self, task: Task, annotator: Annotator) -> Answered:
         begin, busy = time.monotonic(), annotator.busy
         shard = _Shard(self._version, task.shard)
-        written = begin
         error = None
-        try:
-            for key, answer in annotator.annotate(task.rows):
-                shard.add(key, answer)
-                with self._lock:
-                    self._finished += 1
-                if time.monotonic() - written > _COMMIT_EVERY:
-                    shard.commit()
-                    written = time.monotonic()
-        except ERRORS as problem:
-            error = str(problem)
+        with shard.saved_now_and_then():
+            try:
+                for key, answer in annotator.annotate(task.rows):
+                    shard.add(key, answer)
+                    with self._lock:
+                        self._finished += 1
+            except ERRORS as problem:
+                error = str(problem)
         shard.commit()
         seconds = time.monotonic() - begin
         return Answered(
@@ -143,25 +141,51 @@ class _Shard:
         self.done = 0
         self.passing: str | None = None
         """why items were not answered, where the next run tries again"""
+        self._lock = threading.Lock()
+        self._new = False  # something came since the last commit
 
     def add(self, key: str, answer: Answer) -> None:
         """An item's answer."""
-        if isinstance(answer, Failure):
-            if answer.passing:
-                self.passing = self.passing or plain(answer.reason)
-            else:
-                self._failed[key] = plain(answer.reason)
+        if isinstance(answer, Failure) and answer.passing:
+            self.passing = self.passing or plain(answer.reason)
             return
-        self.done += 1
-        self._failed.pop(key, None)
-        self._rows.append(pl.DataFrame(list(self._told(key, answer)), schema=SCHEMA, orient="row"))
+        with self._lock:
+            self._new = True
+            if isinstance(answer, Failure):
+                self._failed[key] = plain(answer.reason)
+                return
+            self.done += 1
+            self._failed.pop(key, None)
+            self._rows.append(pl.DataFrame(list(self._told(key, answer)), schema=SCHEMA, orient="row"))
 
     def _told(self, key: str, answer: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
         for kind, text in answer.items():
             yield key, kind, plain(text), self._version.line
 
     def commit(self) -> None:
-        """Write all that stands."""
-        self._rows = [pl.concat(self._rows)]
-        failed = pl.DataFrame(list(self._failed.items()), schema=failures.SCHEMA, orient="row")
-        self._version.write(self._number, self._rows[0], failed)
+        """Write all that stands, where something came."""
+        with self._lock:
+            if not self._new:
+                return
+            self._rows = [pl.concat(self._rows)]
+            failed = pl.DataFrame(list(self._failed.items()), schema=failures.SCHEMA, orient="row")
+            self._version.write(self._number, self._rows[0], failed)
+            self._new = False
+
+    @contextmanager
+    def saved_now_and_then(self) -> Iterator[None]:
+        """While a model works, however long its turns are, what it has said is written every _COMMIT_EVERY."""
+        stop = threading.Event()
+
+        def save() -> None:
+            while not stop.wait(_COMMIT_EVERY):
+                with suppress(StoreError):  # the commit at the end meets it again, and tells
+                    self.commit()
+
+        thread = threading.Thread(target=save, name="save", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()

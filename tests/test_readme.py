@@ -25,8 +25,10 @@ SMALLER = {
     "heads.train --config heads/recipes/kitchen/align.yaml": "--contrastive.schedule.steps 4",
     "heads.evaluate": "--rows 3 --bootstrap 50",
     "heads.ask": "--max-tokens 4",
+    "annotate.captions": "--max-tokens 4",
+    "annotate.describe": "--sampling.max-tokens 4 --words 10",
     "annotate.pairs": "--cap 1",
-    "annotate.pairqa": "--sampling.max-tokens 24",
+    "annotate.pairqa": "--sampling.max-tokens 8",
 }
 
 

@@ -38,6 +38,7 @@ class Shouter:
                 raise AnnotateError("the model went away")
             if words == "die" and not self.log.with_suffix(".died").exists():
                 self.log.with_suffix(".died").touch()
+                time.sleep(1)  # as long as a model's turn
                 os.kill(os.getpid(), signal.SIGKILL)
             with self.log.open("a") as log:
                 log.write(item["key"] + "\n")

@@ -49,6 +49,7 @@ def test_the_language_model_reads_the_supplements_prompt_with_what_was_said_of_t
         item("a", "okay so\nnow we whisk.", "A hand whisks eggs.", "- white eggs\n- a metal whisk"),
         item("b", None, "Q: what?\nA: a pan", ""),
         item("c", "{narration} {0} Q: x", "A hand stirs.", None),
+        item("d", "we stir", "", "pan"),
     ]
     found = dict(Describer(Recorder(), Sampling(), DESCRIBE, words=200).annotate(asked))
     texts = {key: json.loads(answer["step description"]) for key, answer in found.items()}  # type: ignore[index]
@@ -57,6 +58,7 @@ def test_the_language_model_reads_the_supplements_prompt_with_what_was_said_of_t
         "a": ("okay so now we whisk", "A hand whisks eggs", "white eggs, a metal whisk"),
         "b": ("none", "Q: what? A: a pan", "none"),
         "c": ("{narration} {0} Q: x", "A hand stirs", "none"),
+        "d": ("we stir", "none", "pan"),
     }
     for key, (narration, action, objects) in fields.items():
         user = f"Video narration: {narration}.\nPossible activity: {action}.\nPossible objects: {objects}.\n{END}"

@@ -136,7 +136,7 @@ def test_what_is_kept_is_text_that_any_file_can_hold() -> None:
 
 
 def _write(folder: str, log: str) -> None:
-    worker._COMMIT_EVERY = 0.0
+    worker._COMMIT_EVERY = 0.05
     work(Store.open(folder), Shout(log), items(["a", "b", "die", "c"]))
 
 
