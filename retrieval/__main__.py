@@ -1,6 +1,7 @@
 """Neighbours, near-duplicates and hard negatives over a feature store.
 
     python -m retrieval build --store data/features --view efficientnet-lite0
+    python -m retrieval plan --clips 136e6 --dim 768
     python -m retrieval query --store data/features --view efficientnet-lite0 --clip ID -k 10
     python -m retrieval negatives --store data/features --view efficientnet-lite0 \\
         --test-set data/kitchen/diffcap_test.jsonl --out data/diffmcq.jsonl
@@ -17,12 +18,13 @@ from typing import Any, get_type_hints
 import docstring_parser
 from jsonargparse import ArgumentParser
 
-from retrieval import build, copies, query, questions, self_join
+from retrieval import build, copies, plan, query, questions, self_join
 from retrieval.errors import RetrievalError
 from store import StoreError
 
 VERBS: dict[str, Any] = {
     "build": build,
+    "plan": plan,
     "query": query,
     "negatives": questions,
     "neighbours": self_join,

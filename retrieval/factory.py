@@ -110,4 +110,5 @@ def memory_bytes(factory: str, rows: int, dim: int) -> int:
     if factory == FLAT:
         return FLAT_MEMORY
     lists = int(factory.partition(",")[0].removeprefix("IVF"))
-    return rows * (code_bytes(factory, dim) + ID_BYTES) + lists * dim * 4
+    codebook = 256 * dim * 4 if ",PQ" in factory else 0
+    return rows * (code_bytes(factory, dim) + ID_BYTES) + lists * (dim * 4 + ID_BYTES) + codebook

@@ -26,7 +26,7 @@ from retrieval.factory import TRAINING_ROWS_A_LIST
 from retrieval.files import local, whole
 from retrieval.gpu import cluster_on_gpu
 from retrieval.sample import Sample
-from retrieval.vectors import checked_norms, normalised, raw_blocks
+from retrieval.vectors import checked_norms, compact, raw_blocks
 from store import Store, StoreError, View
 from store.remote import Place
 
@@ -118,7 +118,7 @@ def train(job: Job, factory: str, rows: Int64[np.ndarray, " rows"]) -> None:
         lists = ivf.nlist if ivf is not None else 1024
         if not index.is_trained:
             chosen = np.random.default_rng(0).permutation(len(rows))[: TRAINING_ROWS_A_LIST * lists]
-            vectors = normalised(store, view, job.feature, rows[np.sort(chosen)]).astype(np.float32)
+            vectors = compact(store, view, job.feature, rows[np.sort(chosen)])
             with cluster_on_gpu(ivf):
                 index.train(vectors)
     except RuntimeError as error:

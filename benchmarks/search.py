@@ -1,0 +1,250 @@
+"""nearest neighbours, exact and approximate, beside FAISS, hnswlib and usearch
+
+python -m benchmarks.search                                                  # about 10 minutes, 0.7 GB of disk
+python -m benchmarks.search --rows 20000 --approximate 5000 --rounds 3       # a first look
+python -m benchmarks.search --store data/features                            # the embeddings of that store too
+
+Ours reads the store, whose pages are in memory after the first round; the peers hold normalised vectors, which are made
+before the clock starts. They take turns in another order every round, and the median counts. Exact answers are
+compared row by row: where two differ, their cosines must be one number to float32. Approximate ones are told as recall
+of the 10 nearest beside the rate, at several efforts; ours has the effort that its build chose for a recall of 0.95.
+
+Clustered features are normal around a centre for every 50 rows, as clips of one step are; queries are other rows of the
+same clusters. Features of a store are asked with some of their own rows.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jsonargparse
+import numpy as np
+import polars as pl
+
+from benchmarks.report import Row, line, report
+from benchmarks.searchers import APPROXIMATE, EXACT, Searcher
+from retrieval.builder import build_index
+from retrieval.exact import search_exactly
+from retrieval.factory import Budgets
+from retrieval.index import open_index
+from retrieval.vectors import compact, filled_rows, width
+from store import Feature, Provenance, Store, View
+
+K = 10
+A_CLUSTER = 50  # rows
+SPREAD = 0.5  # of a row around its centre, whose own length is about 1
+FASTER = 1.7  # than FAISS flat
+MORE_TIME = 0.1  # of adding, for the recall
+SAME = 2e-6  # cosines as near as that are one number to float32
+OURS = "ours"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Nearest neighbours beside peers."""
+
+    rows: int = 200_000
+    """rows of the clustered features of the exact search"""
+    approximate: int = 20_000
+    """rows of the clustered features of the approximate searches, whose peers build graphs"""
+    dim: int = 768
+    """channels of clustered features"""
+    queries: list[int] = field(default_factory=lambda: [1, 16, 64, 256, 1024])
+    """queries asked at once by the exact search, a size after the other"""
+    asked: int = 256
+    """queries of the approximate searches"""
+    rounds: int = 5
+    """measurements, whose median counts, after one to warm up"""
+    store: Path | None = None
+    """a feature store whose embeddings are searched too"""
+    folder: Path | None = None
+    """where the clustered features lie, on disk; by default a temporary folder"""
+
+
+def clustered(view_folder: Path, rows: int, dim: int) -> tuple[Store, View]:
+    """A store of clustered features, and its view."""
+    store = Store.open(view_folder, create=True)
+    store.catalog("clips").append(pl.DataFrame({"key": [f"c{n}" for n in range(rows)]}))
+    made_by = Provenance("none", "0" * 64, "none", "none", "none", {"embedding": "float32"})
+    with store.lock():
+        view = store.create_view("clips", "clustered", made_by, {"embedding": Feature((dim,), "float32")})
+        view.resize()
+    size = view.rows_per_shard
+    for shard in range(-(-rows // size)):
+        here = np.arange(shard * size, min((shard + 1) * size, rows))
+        view.write_shard(shard, here, {"embedding": around(here, rows, dim, shard)}, {})
+    return store, view
+
+
+def around(numbers: np.ndarray, rows: int, dim: int, seed: int) -> np.ndarray:
+    """Vectors around the centres of the rows `numbers`."""
+    centres = np.random.default_rng(7).standard_normal((-(-rows // A_CLUSTER), dim), dtype=np.float32)
+    rng = np.random.default_rng([8, seed])
+    noise = rng.standard_normal((len(numbers), dim), dtype=np.float32)
+    return (centres[numbers % len(centres)] + SPREAD * noise) / np.float32(dim**0.5)
+
+
+def asking(rows: int, dim: int) -> Callable[[int], np.ndarray]:
+    """So many normalised queries out of the clusters of `rows` rows, none of them a row."""
+
+    def ask(size: int) -> np.ndarray:
+        vectors = around(np.arange(size) * 37, rows, dim, 2**32 - 1)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    return ask
+
+
+def median_seconds(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each way, all of which take turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    rng = np.random.default_rng(0)
+    for number in range(rounds + 1):
+        for turn in rng.permutation(len(ways)).tolist():
+            name = list(ways)[turn]
+            start = time.perf_counter()
+            ways[name]()
+            if number:  # the first compiles and warms up
+                seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(each)) for name, each in seconds.items()}
+
+
+def built(kinds: tuple[type[Searcher], ...], vectors: np.ndarray) -> dict[str, tuple[Searcher, float]]:
+    """Every peer that is installed, and the seconds that its index took."""
+    made = {}
+    for kind in kinds:
+        peer, start = kind(), time.perf_counter()
+        try:
+            peer.build(vectors)
+        except ModuleNotFoundError as error:
+            print(f"{peer.name} is left out: {error}", file=sys.stderr)
+            continue
+        made[peer.name] = peer, time.perf_counter() - start
+        print(f"{peer.name}: built in {made[peer.name][1]:.1f} s", file=sys.stderr)
+    return made
+
+
+def exact(
+    name: str, store: Store, view: View, sizes: list[int], ask: Callable[[int], np.ndarray], rounds: int
+) -> tuple[list[Row], list[Row]]:
+    """Exact search of one view: rows of the table, and the lines."""
+    rows = filled_rows(view)
+    vectors = compact(store, view, "embedding", rows)
+    peers = built(EXACT, vectors)
+    table: list[Row] = []
+    lines: list[Row] = []
+    for size in sizes:
+        queries = ask(size)
+        ours = lambda queries=queries: search_exactly(store, view, "embedding", rows, queries, K)  # noqa: E731
+        ways: dict[str, Callable[[], object]] = {OURS: ours}
+        for peer, _ in peers.values():
+            ways[peer.name] = lambda peer=peer, queries=queries: peer.search(queries, K, 0)
+        theirs = rows[peers["faiss flat"][0].search(queries, K, 0)]
+        different = compare(ours()[0], theirs, rows, vectors, queries)
+        medians = median_seconds(ways, rounds)
+        flops = 2 * len(rows) * vectors.shape[1] * len(queries)
+        for way, seconds in medians.items():
+            rate, speed = len(queries) / seconds, flops / seconds / 1e9
+            table.append(
+                {"features": name, "rows": len(rows), "queries": len(queries), "search": way,
+                 "ms": round(seconds * 1e3, 2), "queries/s": round(rate, 1), "GFLOP/s": round(speed, 1),
+                 "differ in float32": different if way == OURS else ""}
+            )  # fmt: skip
+        case = f"{name}, {len(queries)} queries at once"
+        lines.append(line(case, medians["faiss flat"], medians[OURS], FASTER, "faiss flat"))
+        print(f"{case}: {medians}", file=sys.stderr)
+    return table, lines
+
+
+def compare(found: np.ndarray, theirs: np.ndarray, rows: np.ndarray, vectors: np.ndarray, queries: np.ndarray) -> int:
+    """Places at which two exact answers differ; AssertionError where their cosines do too."""
+    differ = np.argwhere(found != theirs)
+    for query, place in differ:
+        mine, other = (vectors[np.searchsorted(rows, of[query, place])] @ queries[query] for of in (found, theirs))
+        assert abs(mine - other) <= SAME, f"query {query}: {mine} is not {other}"
+    return len(differ)
+
+
+def approximate(name: str, store: Store, view: View, queries: np.ndarray, rounds: int) -> tuple[list[Row], list[Row]]:
+    """Approximate searches of one view."""
+    rows = filled_rows(view)
+    vectors = compact(store, view, "embedding", rows)
+    true, _ = search_exactly(store, view, "embedding", rows, queries, K)
+    lists = max(min(round(4 * len(rows) ** 0.5), len(rows) // 39), 1)
+    card = build_index(store, view, factory=f"IVF{lists},SQfp16", given=Budgets(), rebuild=True, workers=1)
+    index = open_index(store, view)
+    peers = built(APPROXIMATE, vectors)
+    settings: dict[tuple[str, int], Callable[[np.ndarray], np.ndarray]] = {
+        (OURS, card["probes"]): lambda asked: index.search(asked, K)[0]
+    }
+    for peer, _ in peers.values():
+        for effort in peer.efforts:
+            settings[peer.name, effort] = lambda asked, peer=peer, effort=effort: rows[peer.search(asked, K, effort)]
+    ways: dict[str, Callable[[], object]] = {}
+    for (way, effort), search in settings.items():
+        ways[f"{way} {effort}"] = lambda search=search: search(queries)
+        ways[f"{way} {effort}, one"] = lambda search=search: [search(query[None]) for query in queries[:16]]
+    medians = median_seconds(ways, rounds)
+    seconds = {peer: took for peer, (_, took) in peers.items()} | {OURS: card["seconds"]}
+    table: list[Row] = []
+    for (way, effort), search in settings.items():
+        found = search(queries)
+        recall = float(np.mean([len(set(a) & set(b)) / K for a, b in zip(found, true, strict=True)]))
+        table.append(
+            {"features": name, "rows": len(rows), "search": way, "effort": effort, "recall@10": round(recall, 4),
+             "queries/s": round(len(queries) / medians[f"{way} {effort}"], 1),
+             "ms one by one": round(medians[f"{way} {effort}, one"] / 16 * 1e3, 3), "build s": round(seconds[way], 1)}
+        )  # fmt: skip
+    measured = next(row["recall@10"] for row in table if row["search"] == OURS)
+    print(f"{name}: the card says recall {card['recall']}, these queries {measured}", file=sys.stderr)
+    lines = [
+        line(f"{name}: recall", measured, 1.0, 0.95, "the true neighbours"),
+        line(f"{name}: recall during adding", MORE_TIME, card["recall_share"], 1.0, f"{MORE_TIME:.0%} of adding"),
+    ]
+    reached = [row for row in table if row["recall@10"] >= measured and row["search"] != OURS]
+    for peer in sorted({str(row["search"]) for row in reached}):
+        best = max(row["queries/s"] for row in reached if row["search"] == peer)
+        mine = next(row["queries/s"] for row in table if row["search"] == OURS)
+        lines.append(line(f"{name}: queries/s at our recall", mine, best, 1.0, peer))
+    return table, lines
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    options = jsonargparse.auto_cli(Options, args=argv)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        store, view = clustered(Path(folder, "exact"), options.rows, options.dim)
+        table, lines = exact(
+            "clustered", store, view, options.queries, asking(options.rows, options.dim), options.rounds
+        )
+        store, view = clustered(Path(folder, "approximate"), options.approximate, options.dim)
+        queries = asking(options.approximate, options.dim)(options.asked)
+        near, held = approximate("clustered", store, view, queries, options.rounds)
+        lines += held
+    if options.store is not None:
+        for name, store, view in embeddings(options.store):
+            rows = filled_rows(view)
+            own = compact(store, view, "embedding", rows[:: max(len(rows) // options.asked, 1)])
+            more, held = exact(name, store, view, [1, len(own)], lambda size, own=own: own[:size], options.rounds)
+            table += more
+            lines += held
+    report("search", table, lines, approximate=near, rounds=options.rounds, dim=options.dim)
+    return 0
+
+
+def embeddings(path: Path) -> list[tuple[str, Store, View]]:
+    """The views of a store that have an embedding and rows."""
+    store = Store.open(path)
+    views = [store.view(entity, name) for entity in store.entities() for name in store.views(entity)]
+    return [
+        (f"{view.entity}/{view.name}", store, view)
+        for view in views
+        if "embedding" in view.features and len(filled_rows(view)) > K and width(view, "embedding")
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""The search benchmark, at its smallest: it runs, compares, and says what it found as its last line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.search import clustered, compare, main
+
+
+def test_it_ends_in_one_json_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clustered(tmp_path / "real", 200, 16)
+    words = "--rows 2000 --approximate 1200 --dim 16 --queries [1,8] --asked 16 --rounds 1 --store".split()
+    assert main([*words, str(tmp_path / "real"), "--folder", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["benchmark"] == "search"
+    assert {(row["features"], row["queries"]) for row in found["rows"]} == {
+        ("clustered", 1), ("clustered", 8), ("clips/clustered", 1), ("clips/clustered", 17),
+    }  # fmt: skip
+    assert {row["search"] for row in found["approximate"]} >= {"ours", "faiss IVF,SQfp16", "faiss HNSW32"}
+    assert all(0 <= row["recall@10"] <= 1 and row["queries/s"] > 0 for row in found["approximate"])
+    assert {line["case"] for line in found["lines"]} >= {"clustered, 8 queries at once", "clustered: recall"}
+
+
+def test_answers_that_are_not_the_same_end_it() -> None:
+    vectors = np.eye(4, dtype=np.float32)
+    queries = vectors[:1]
+    assert compare(np.array([[0, 1]]), np.array([[0, 2]]), np.arange(4), vectors, queries) == 1  # they tie
+    with pytest.raises(AssertionError, match="is not"):
+        compare(np.array([[1]]), np.array([[0]]), np.arange(4), vectors, queries)
