@@ -2,6 +2,7 @@
 
 Guarantees
 - a forked process starts threads of its own
+- what is made ahead comes in order and is little
 """
 
 import os
