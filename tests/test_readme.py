@@ -70,7 +70,7 @@ def made_by(*arguments: str) -> list[str]:
 
 def run_lines(lines: Sequence[str]) -> None:
     """Runs the lines in order; neighbours that start no processes of their own share one."""
-    alone = ("kitchen", "featurize", "weights")
+    alone = ("kitchen", "featurize", "weights", "annotate")  # they start processes, or Ray
     for apart, group in groupby(lines, lambda line: module(line).split()[0].split(".")[0] in alone):
         for chunk in [[line] for line in group] if apart else [list(group)]:
             done = subprocess.run(
