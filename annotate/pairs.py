@@ -124,7 +124,9 @@ def candidates(options: PairsOptions) -> tuple[pl.DataFrame, dict[str, int]]:
     if options.texts is not None:
         described = pl.Series(list(dict(ClipTexts(options.texts).items())), dtype=pl.String)
         keep("no text", pl.col("key").is_in(described.implode()))
-    return frame.select("key", label.alias("label"), step.fill_null("").alias("step"), VIDEO.alias("video")), left_out
+    return frame.select(
+        "key", label.alias("label"), step.fill_null("").alias("step"), VIDEO.fill_null("").alias("video")
+    ), left_out
 
 
 def _coded(values: pl.Series) -> tuple[Integer[np.ndarray, " C"], list[str]]:

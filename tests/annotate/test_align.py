@@ -98,7 +98,7 @@ def test_speech_that_comes_early_goes_to_the_clips_that_it_is_about_where_time_a
     right = [given.get(row["key"]) == row["narration"] for row in rows]
     by_time = [heard(speech[row["video"][:-4]], row["start"], row["end"]) == row["narration"] for row in rows]
     assert np.mean(right) > 0.9 and np.mean(by_time) == 0
-    assert align.main(aligned(folder, "--window=0.05", "--least=-1")) == 0  # a piece reaches the clip before its own alone
+    assert align.main(aligned(folder, "--window=0.05", "--least=-1")) == 0  # reaches the clip before alone
     near = dict(ClipTexts(folder / "said.parquet").items())
     assert all(near.get(row["key"]) != row["narration"] for row in rows)
 

@@ -161,3 +161,10 @@ def test_a_store_of_one_video_has_no_pair(tmp_path: Path) -> None:
     )
     with pytest.raises(pairs.AnnotateError, match="no step has training clips of two videos"):
         chosen(tmp_path)
+
+
+def test_clips_of_which_no_video_is_known_make_no_pair_with_each_other(tmp_path: Path) -> None:
+    rows = [{"key": name, "step": "a"} for name in ("one", "two", "v_0_5")]
+    Store.open(tmp_path / "features", create=True).catalog("clips").append(pl.DataFrame(rows))
+    frame, _ = chosen(tmp_path, other=0.0)
+    assert sorted(map(sorted, frame.select("reference", "candidate").rows())) == [["one", "v_0_5"], ["two", "v_0_5"]]
