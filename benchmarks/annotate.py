@@ -10,16 +10,18 @@ say goes into a folder of its own and is thrown away. Each stage reads what the 
 
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import jsonargparse
 import polars as pl
 import torch
 
 from annotate.answers import Job
 from annotate.captioning import QUESTIONS, Kind
+from annotate.cli import parse
 from annotate.clips import clip_items
 from annotate.describer import KIND, DescribeJob
+from annotate.errors import AnnotateError
 from annotate.grounding import GROUNDED
 from annotate.llm import LLMOptions
 from annotate.prompts import DESCRIBE
@@ -77,7 +79,7 @@ class Bench:
         worker = Worker(Equipment(str(self.store.path), name, version.name, job, self.device, threads))
         told = [worker.run(task) for task in pending(version, items, False)]
         if errors := [one.error for one in told if one.error]:
-            raise SystemExit(f"error: {errors[0]}")
+            raise AnnotateError(errors[0])
         seconds, busy = sum(one.seconds for one in told), sum(one.busy for one in told)
         failed = items.height - sum(one.done for one in told)
         self.rows.append(
@@ -94,20 +96,25 @@ class Bench:
         return version
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    options = jsonargparse.auto_cli(Options, args=argv)
+def run(options: Options) -> dict[str, Any]:
+    """Every stage's figures, and what they were measured with."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(folder, pick_device(options.device))
         described = describe(bench, options, clip_items(Store.open(options.store), None, ["narration"]))
         ask(bench, options, described)
     lines = [line(f"{row['stage']}, busy", row["busy"], 1.0, BUSY, "the time") for row in bench.rows]
-    report(
-        "annotate", bench.rows, [] if options.endpoint else lines, llm=options.llm, device=bench.device,
-        batch=options.batch, max_tokens=options.sampling.max_tokens,
-    )  # fmt: skip
-    return 0
+    told = {"llm": options.llm, "device": bench.device, "batch": options.batch, "sampling": asdict(options.sampling)}
+    return {"rows": bench.rows, "lines": [] if options.endpoint else lines, **told}
+
+
+def show(record: dict[str, Any]) -> None:
+    """The table, and the JSON line."""
+    report("annotate", **record)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return parse(Options, argv, "benchmarks.annotate", __doc__, run, show)
 
 
 def describe(bench: Bench, options: Options, clips: pl.DataFrame) -> dict[str, str]:

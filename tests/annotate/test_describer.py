@@ -157,6 +157,26 @@ def test_the_verb_describes_through_a_server_and_heads_read_it(
     assert chosen(captioned, "describe", None).name == record["version"]
 
 
+def test_a_server_that_dies_loses_nothing(
+    captioned: Store, server: Server, capsys: pytest.CaptureFixture[str], without_ray: None
+) -> None:
+    server.answer = lambda body: said("A hand whisks.") if len(server.requests) <= 3 else None
+    command = ["--store", str(captioned.path), "--endpoint", server.url, "--llm", "llama", "--split", "train"]
+    command += ["--batch", "1", "--retries", "0", "--json"]
+    assert describe.main(command) == 1
+    record = json.loads(capsys.readouterr().out)
+    assert (record["done"], record["failed"], record["absent"]) == (3, 0, 1)
+    assert len(record["errors"]) == 1 and "broke off" in record["errors"][0]
+    before = ClipTexts(record["folder"]).items()
+    server.answer = lambda body: said("A hand stirs.")
+    assert describe.main(command) == 0  # without --retry-failed
+    record = json.loads(capsys.readouterr().out)
+    assert (record["done"], record["already"], record["absent"]) == (1, 3, 0)
+    after = dict(ClipTexts(record["folder"]).items())
+    assert before <= after.items() and sorted(after.values()) == ["A hand stirs.", *["A hand whisks."] * 3]
+    assert len(server.requests) == 5
+
+
 def test_a_clip_is_one_that_shows_a_step(store: Store) -> None:
     with store.lock():
         store.catalog("clips").append(pl.DataFrame({"key": ["still_0_1"], "split": ["train"]}))
@@ -168,7 +188,8 @@ def test_a_clip_is_one_that_shows_a_step(store: Store) -> None:
 
 def test_llm_options_are_picked_out_of_a_stages() -> None:
     options = describe.DescribeOptions(store="x", llm="llama", endpoint="http://127.0.0.1:1/v1", batch=3)
-    assert LLMOptions.of(options) == LLMOptions(llm="llama", endpoint="http://127.0.0.1:1/v1", batch=3)
+    alone = LLMOptions(llm="llama", endpoint="http://127.0.0.1:1/v1", batch=3, sampling=options.sampling)
+    assert LLMOptions.of(options) == alone
     assert type(LLMOptions.of(options)) is LLMOptions
 
 
