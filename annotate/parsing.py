@@ -106,7 +106,7 @@ def read_pairs(text: str) -> Reading:
             asked = None
     if asked is not None:
         reading.dropped.append(Dropped(NO_ANSWER, asked))
-    elif _is_cut_off(reading.pairs):
+    elif _is_cut_off(text, reading.pairs):
         reading.dropped.append(Dropped(CUT_OFF, " | ".join(reading.pairs.pop())))
     return reading
 
@@ -142,10 +142,12 @@ def _add(reading: Reading, pair: QA) -> None:
         reading.pairs.append(pair)
 
 
-def _is_cut_off(pairs: list[QA]) -> bool:
-    """Whether the last answer stops within a sentence, where those before it end theirs."""
+def _is_cut_off(text: str, pairs: list[QA]) -> bool:
+    """Whether the text ends with an answer that stops within a sentence, where those before it end theirs."""
     *before, last = [pair.answer for pair in pairs] or [""]
-    return bool(before and all(map(_ENDED.search, before)) and len(last.split()) > 3 and not _ENDED.search(last))
+    if not before or len(last.split()) <= 3 or not text.endswith(last.split()[-1]):
+        return False
+    return not _ENDED.search(last) and all(map(_ENDED.search, before))
 
 
 def _cleaned(text: str) -> str:

@@ -38,6 +38,7 @@ YES_NO = {
     "YES": "YES",
     "NO": "NO",
     "yes": "YES",
+    "Yes.": "YES",
     "No.": "NO",
     "**YES**": "YES",
     '"NO"': "NO",
