@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -107,25 +107,35 @@ class Run:
                 f"{checkpoint}: made by another recipe ({len(odd)} weights differ, e.g. {odd[0]}); "
                 "train into a new folder"
             )
-        _copy(found, wanted, checkpoint, "train into a new folder")
+        _check_shapes(_shapes(found), wanted, checkpoint, "train into a new folder")
+        _copy(found, wanted)
         if optimizer is not None:
             restore_optimizer(optimizer, _read_tensors(checkpoint / "optimizer.safetensors"))
         return _read_json(checkpoint / "state.json")
 
-    def start(self, module: nn.Module) -> Path:
-        """Give the module the weights of the best checkpoint; those that it has beyond them stay as they are.
+    def check_start(self, module: nn.Module) -> Path:
+        """The best checkpoint, whose weights the module can start from; no weights are read.
 
-        Returns the checkpoint. HeadsError where it holds weights that the module does not train.
+        HeadsError where it holds weights that the module does not train, or of another shape.
         """
         checkpoint, wanted = self.best(), trainable(module)
-        found = _read_tensors(checkpoint / "head.safetensors")
+        found = _read_shapes(checkpoint / "head.safetensors")
         odd = sorted(found.keys() - wanted.keys())
         if odd:
             raise HeadsError(
                 f"{checkpoint}: holds {len(odd)} weights that this recipe does not train, e.g. {odd[0]}; give it the "
                 "lora, full and projector of that run"
             )
-        _copy(found, wanted, checkpoint, "give the recipe the projector and lora of that run")
+        _check_shapes(found, wanted, checkpoint, "give the recipe the projector and lora of that run")
+        return checkpoint
+
+    def start(self, module: nn.Module) -> Path:
+        """Give the module the weights of the best checkpoint; those that it has beyond them stay as they are.
+
+        Returns the checkpoint. HeadsError as check_start has it.
+        """
+        checkpoint = self.check_start(module)
+        _copy(_read_tensors(checkpoint / "head.safetensors"), trainable(module))
         return checkpoint
 
     def name_best(self, checkpoint: Path, step: int, score: float) -> None:
@@ -144,14 +154,33 @@ class Run:
             shutil.rmtree(rest)
 
 
-def _copy(found: dict[str, Tensor], wanted: dict[str, Tensor], checkpoint: Path, advice: str) -> None:
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}
+
+
+def _check_shapes(
+    found: dict[str, tuple[int, ...]], wanted: dict[str, Tensor], checkpoint: Path, advice: str
+) -> None:
+    """HeadsError: what was found has not the shape of what is wanted under its name."""
+    needed = _shapes(wanted)
+    for name, shape in found.items():
+        if needed[name] != shape:
+            raise HeadsError(f"{checkpoint}: {name} is {shape}, the recipe's is {needed[name]}; {advice}")
+
+
+def _copy(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     """Copy every tensor that was found into the one that is wanted under its name."""
     with torch.no_grad():
         for name, value in found.items():
-            if wanted[name].shape != value.shape:
-                stood, needed = tuple(value.shape), tuple(wanted[name].shape)
-                raise HeadsError(f"{checkpoint}: {name} is {stood}, the recipe's is {needed}; {advice}")
             wanted[name].copy_(value)
+
+
+def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

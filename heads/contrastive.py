@@ -1,25 +1,36 @@
 """A contrastive head: a frozen visual view and a frozen text view in one space, so that text can query clips.
 
+It trains on clips and their texts; in its stronger form on pairs too, as VLEmb compares them: a text that says what
+differs against the average of the pair's embeddings, and the two embeddings against each other.
+
 Guarantees
-- only texts of the train split train it; its checkpoint is chosen on the val split
+- only texts and pairs of the train split train it; its checkpoint is chosen on the val split
 - both sides come out L2-normalised
+- trained on pairs, it is judged as heads.methods.vlemb judges the view that it writes
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn import functional
 
 from heads.clips import Features
 from heads.errors import HeadsError
+from heads.methods.vlemb import VLEmb
+from heads.paired_contrast import PairBatch, PairContrast
 from heads.paired_qa import draw
 from heads.projector import Projector
 from heads.recipe import ContrastiveRecipe
+from heads.testsets import clips_of
 from heads.training import Progress
+from heads.validation import Validator
 from heads.warm_start import split_texts
 from store import Store, text_key
+
+BLOCK = 64  # clips or texts embedded at a time
 
 
 class ContrastiveHead(nn.Module):
@@ -40,9 +51,23 @@ class ContrastiveHead(nn.Module):
         return functional.normalize(self.text(texts), dim=-1)
 
     def loss(self, tokens: Float[Tensor, "C N D"], texts: Float[Tensor, "C E"], leave_out: float = 0.0) -> Tensor:
-        """Symmetric cross-entropy over the clips of the batch (InfoNCE)."""
-        scale = self.log_scale.clamp(max=4.6).exp()
-        logits = scale * self.embed_clips(tokens, leave_out) @ self.embed_texts(texts).T
+        """Clips against their own texts."""
+        return self._match(self.embed_clips(tokens, leave_out), self.embed_texts(texts))
+
+    def pair_loss(self, batch: PairBatch, alike_weight: float, leave_out: float = 0.0) -> Tensor:
+        """Averages of pairs against the texts that say what differs, and the cosine of each pair against the share of
+        what its clips share."""
+        told, decided = (
+            self.embed_clips(ends.flatten(0, 1), leave_out).unflatten(0, (-1, 2))
+            for ends in (batch.told, batch.decided)
+        )
+        average = functional.normalize(told.mean(dim=1), dim=-1)
+        error = (decided[:, 0] * decided[:, 1]).sum(dim=-1) - batch.alike
+        return self._match(average, self.embed_texts(batch.texts)) + alike_weight * error.square().mean()
+
+    def _match(self, seen: Float[Tensor, "C W"], told: Float[Tensor, "C W"]) -> Tensor:
+        """Symmetric cross-entropy over the batch (InfoNCE)."""
+        logits = self.log_scale.clamp(max=4.6).exp() * seen @ told.T
         own = torch.arange(len(logits), device=logits.device)
         return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
 
@@ -67,6 +92,11 @@ class ContrastiveTask:
                 f"{store.path}: the contrastive head needs clips with features and a {recipe.text} in the "
                 "train and val splits"
             )
+        self.pairs: PairContrast | None = None
+        self.validator: Validator | None = None
+        if recipe.pairs is not None:
+            self.pairs = PairContrast(recipe.pairs, catalog, self.clips, self.texts, seed)
+            self.validator = Validator(recipe.pairs.validation, seed)
         self.module = build(recipe, store, seed).to(device)
 
     def groups(self) -> list[dict[str, Any]]:
@@ -74,6 +104,8 @@ class ContrastiveTask:
 
     def prepare(self, told: Progress) -> None:
         told.say(f"{len(self.train)} (clip, text) pairs of the train split, {len(self.val)} of val")
+        if self.pairs is not None:
+            told.say(f"{len(self.pairs.told)} pairs with a difference and {len(self.pairs.decided)} with YES or NO")
 
     def _batch(self, rows: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
         clips = self.clips.read([key for key, _ in rows], self.device)
@@ -82,9 +114,41 @@ class ContrastiveTask:
 
     def loss(self, batch: int) -> Tensor:
         places = draw(len(self.train), min(self.recipe.clips, len(self.train)), batch, self.seed)
-        return self.module.loss(*self._batch(self.train[places].rows()), self.recipe.leave_out)
+        loss = self.module.loss(*self._batch(self.train[places].rows()), self.recipe.leave_out)
+        if self.pairs is not None:
+            weight = self.pairs.options.alike_weight
+            loss = loss + self.module.pair_loss(self.pairs.batch(batch, self.device), weight, self.recipe.leave_out)
+        return loss
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float | None]:
         loss = float(self.module.loss(*self._batch(self.val.rows())))
-        return {"score": -loss, "loss": loss}
+        if self.validator is None:
+            return {"score": -loss, "loss": loss}
+        return {**self.validator.figures(self._vlemb()), "loss": loss}
+
+    def _vlemb(self) -> VLEmb:
+        """VLEmb over what the head now makes of the clips and texts of the validation."""
+        assert self.validator is not None
+        rows = [*self.validator.choices, *self.validator.ranks]
+        clips = dict.fromkeys(clip for row in rows for clip in clips_of(row))
+        texts = dict.fromkeys(text_key(row.difference) for row in self.validator.choices)
+        return VLEmb(
+            Embedded(list(clips), self.clips, self.module.embed_clips, self.device),
+            Embedded(list(texts), self.texts, self.module.embed_texts, self.device),
+        )
+
+
+class Embedded:
+    """Embeddings of some keys, computed once."""
+
+    def __init__(
+        self, keys: list[str], features: Features, embed: Callable[[Tensor], Tensor], device: str
+    ) -> None:
+        self.places = {key: place for place, key in enumerate(keys)}
+        parts = [keys[start : start + BLOCK] for start in range(0, len(keys), BLOCK)]
+        self.vectors = torch.cat([embed(features.read(part, device)).cpu() for part in parts])
+
+    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K E"]:
+        """The embeddings of keys among them."""
+        return self.vectors[[self.places[key] for key in keys]].to(device)

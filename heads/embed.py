@@ -67,7 +67,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
         for entity, (features, embed) in sides.items():
             source = features.view
             provenance = Provenance(
-                encoder=f"contrastive head over {source.name}",
+                encoder=f"contrastive head{' trained on pairs' if recipe.pairs else ''} over {source.name}",
                 weights=weights,
                 layer=f"of {source.name} with weights {source.provenance.weights}",
                 frames=source.provenance.frames,

@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from heads.checkpoint import Run
 from heads.errors import HeadsError
 from heads.files import write_text
@@ -54,8 +56,9 @@ def check(folder: Path, options: TrainOptions, store: Store) -> None:
         )
 
 
-def origin(options: TrainOptions, store: Store) -> dict[str, Any]:
-    """What RUN/lineage.json is to hold. HeadsError: the run to start from was trained on something else."""
+def origin(options: TrainOptions, store: Store, module: nn.Module) -> dict[str, Any]:
+    """What RUN/lineage.json is to hold. HeadsError: `module` cannot start from the run that it is to start from, or
+    that one was trained on something else."""
     start = None
     if options.video_lm is not None and options.video_lm.init is not None:
         folder = Path(options.video_lm.init)
@@ -63,16 +66,17 @@ def origin(options: TrainOptions, store: Store) -> dict[str, Any]:
         if made is None:
             raise HeadsError(f"{folder}: holds a contrastive head, from which no language model can start")
         check(folder, options, store)
-        start = {"run": str(folder), "checkpoint": Run(folder).best().name} | disclosure(made, folder)
+        checkpoint = Run(folder).check_start(module)
+        start = {"run": str(folder), "checkpoint": checkpoint.name} | disclosure(made, folder)
     return {"reads": reads(options, store), "init": start}
 
 
-def keep(folder: Path, options: TrainOptions, store: Store) -> None:
-    """Write a new run's lineage; that of a run to be resumed is checked instead."""
+def keep(folder: Path, options: TrainOptions, store: Store, module: nn.Module) -> None:
+    """Write the lineage of a new run that trains `module`; that of a run to be resumed is checked instead."""
     if Run(folder).latest() is not None:
         check(folder, options, store)
         return
-    lineage = origin(options, store)
+    lineage = origin(options, store, module)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / FILE, json.dumps(lineage, indent=1))
 

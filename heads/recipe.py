@@ -156,6 +156,21 @@ class VideoLMRecipe:
 
 
 @dataclass(frozen=True)
+class PairsContrast:
+    """The contrastive head's stronger form: pairs of clips train it too, and DiffMCQ and DiffRank choose it."""
+
+    pairqa: str
+    """paired QA of the train split, JSON lines: what differs in a pair is matched to the average of its clips, and the
+    cosine of the clips to the share of YES among its YES / NO answers"""
+    validation: Validation
+    """what chooses the checkpoint, in the place of the loss on texts of the val split"""
+    pairs: int = 32
+    """pairs of either kind a batch"""
+    alike_weight: float = 10.0
+    """how many times the squared error of the clips' cosine counts"""
+
+
+@dataclass(frozen=True)
 class ContrastiveRecipe:
     """A head that puts a frozen visual view and a frozen text view in one space."""
 
@@ -175,6 +190,8 @@ class ContrastiveRecipe:
     """share of the visual tokens that each training step leaves out"""
     clips: int = 64
     """clips a batch"""
+    pairs: PairsContrast | None = None
+    """null: clips and their texts alone"""
 
 
 @dataclass(frozen=True)

@@ -18,24 +18,28 @@ from heads.errors import HeadsError
 from heads.files import write_text
 from heads.recipe import TrainOptions
 
+RECIPE = "recipe.yaml"
 
-def remember(options: TrainOptions, folder: Path) -> None:
-    """RUN/recipe.yaml; a run made by another recipe is refused."""
-    path = folder / "recipe.yaml"
-    asked: dict[str, Any] = json.loads(json.dumps(asdict(options)))
-    if path.exists():
-        try:
-            stood = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-            raise HeadsError(f"{path}: damaged; give another --out or remove the folder") from error
-        differ = sorted(k for k in asked.keys() | stood.keys() if asked.get(k) != stood.get(k))
-        if differ:
-            raise HeadsError(
-                f"{folder}: holds a run of another recipe ({', '.join(differ)} differ); give another --out or remove it"
-            )
+
+def asked(options: TrainOptions) -> dict[str, Any]:
+    """The recipe as YAML gives it back."""
+    return dict(json.loads(json.dumps(asdict(options))))
+
+
+def refuse_other(options: TrainOptions, folder: Path) -> None:
+    """HeadsError: a run made by another recipe stands in the folder."""
+    path, now = folder / RECIPE, asked(options)
+    if not path.exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, yaml.safe_dump(asked, sort_keys=False))
+    try:
+        stood = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise HeadsError(f"{path}: damaged; give another --out or remove the folder") from error
+    differ = sorted(k for k in now.keys() | stood.keys() if now.get(k) != stood.get(k))
+    if differ:
+        raise HeadsError(
+            f"{folder}: holds a run of another recipe ({', '.join(differ)} differ); give another --out or remove it"
+        )
 
 
 def run(options: TrainOptions) -> dict[str, Any]:
@@ -49,6 +53,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
     from store import Store
 
     store, folder, device = Store.open(options.store), Path(options.out), pick_device(options.device)
+    refuse_other(options, folder)
     task: VideoTask | ContrastiveTask
     if options.video_lm is not None:
         task = VideoTask(options.video_lm, store, options.seed, device)
@@ -56,8 +61,8 @@ def run(options: TrainOptions) -> dict[str, Any]:
     elif options.contrastive is not None:
         task = ContrastiveTask(options.contrastive, store, options.seed, device)
         schedule = options.contrastive.schedule
-    lineage.keep(folder, options, store)
-    remember(options, folder)
+    lineage.keep(folder, options, store, task.module)  # what it starts from is refused before anything is written
+    write_text(folder / RECIPE, yaml.safe_dump(asked(options), sort_keys=False))
     return train(task, schedule, folder, folder.name)
 
 

@@ -2,7 +2,8 @@
 
 Guarantees
 - a run killed at any moment and resumed ends with the weights of one that was not
-- the checkpoint with the best validation score is named, the earliest of equals
+- the checkpoint with the best validation score is named, the earliest of equals; what stands before the first step is
+  named only as long as nothing behind it was validated
 - every record of metrics.jsonl stands there once
 """
 
@@ -139,7 +140,7 @@ def _validate(
     assert score is not None
     log.add(step, **{f"val_{key}": value for key, value in figures.items()})
     progress.say(f"step {step} val " + ", ".join(f"{k} {'-' if v is None else f'{v:.3f}'}" for k, v in figures.items()))
-    better = state["best_score"] is None or score > state["best_score"]
+    better = state["best_step"] in (None, 0) or score > state["best_score"]
     if better:
         state = state | {"best_score": score, "best_step": step}
     checkpoint = run.save(step, task.module, optimizer, state)

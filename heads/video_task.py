@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from heads.checkpoint import Run
@@ -23,15 +24,15 @@ from heads.errors import HeadsError
 from heads.hard_negatives import HardNegatives
 from heads.language_model import LanguageModel
 from heads.methods.stepdiff import StepDiff
+from heads.packing import Packed
 from heads.paired_qa import PairQuestions, read_paired_qa
 from heads.paired_source import PairedSource
 from heads.projector import Projector
 from heads.prompts import CAPTION_QUESTION, NARRATION_QUESTION
 from heads.recipe import VideoLMRecipe
-from heads.scoring import score
 from heads.sources import Batch, Sequences, Source, TextedClips, narrated, sequences
-from heads.testsets import drawn, read_test_set
 from heads.training import Progress
+from heads.validation import Validator
 from heads.video_lm import VideoLM
 from heads.warm_start import split_texts, warm_start
 from store import Store
@@ -56,6 +57,12 @@ def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> 
     return VideoLM(lm, projector, recipe.projector.outputs)
 
 
+def answer_loss(model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"]) -> Float[Tensor, ""]:
+    """Mean loss over the answer tokens of a batch, each token by its turn's weight; tokens: of the rows' clips."""
+    losses, weights, _ = model.token_losses(rows.to(model.lm.device), model.project(tokens))
+    return (losses * weights).sum() / weights.sum()
+
+
 class VideoTask:
     def __init__(self, recipe: VideoLMRecipe, store: Store, seed: int, device: str) -> None:
         recipe.check()
@@ -63,9 +70,7 @@ class VideoTask:
         self.catalog = store.catalog("clips").frame()
         self.features = Features(store, recipe.view, "tokens")
         self.pairs: list[PairQuestions] = [] if recipe.pairqa is None else read_paired_qa(recipe.pairqa, self.catalog)
-        check = recipe.validation
-        self.options = drawn(read_test_set("diffmcq", check.diffmcq), check.rows, seed)
-        self.ranks = drawn(read_test_set("diffrank", check.diffrank), check.rows, seed)
+        self.validator = Validator(recipe.validation, seed)
         self.negatives: HardNegatives | None = None
         if recipe.hard_negatives is not None:
             self.negatives = HardNegatives(self.catalog, self.features, recipe.hard_negatives.neighbours)
@@ -116,16 +121,14 @@ class VideoTask:
         return self.sources[place].batch(turn, number // self.recipe.schedule.accumulate)
 
     def loss(self, batch: int) -> Tensor:
-        """Mean loss over the answer tokens of one batch, each token by its turn's weight."""
+        """The loss of one training batch."""
         hard, (step, within) = self.recipe.hard_negatives, divmod(batch, self.recipe.schedule.accumulate)
         if hard is not None and hard.mine_every and within == 0 and step % hard.mine_every == 0:
             self.mine()
         drawn_batch = self.batch(batch)
         tokens = self.features.read(drawn_batch.clips, self.device)
         with autocast(self.device, self.recipe.precision):
-            clips = self.module.project(tokens)
-            losses, weights, _ = self.module.token_losses(drawn_batch.rows.to(self.module.lm.device), clips)
-        return (losses * weights).sum() / weights.sum()
+            return answer_loss(self.module, drawn_batch.rows, tokens)
 
     @torch.no_grad()
     def mine(self) -> None:
@@ -139,15 +142,5 @@ class VideoTask:
         self.negatives.mine(np.concatenate(vectors))
 
     def validate(self) -> dict[str, float | None]:
-        method = StepDiff(self.module, self.features)
         with autocast(self.device, self.recipe.precision):
-            options = score("diffmcq", self.options, method.score_options(self.options), 0)
-            ranks = score("diffrank", self.ranks, method.rank(self.ranks), 0)
-        accuracy, tau = options["accuracy"], ranks["ktau_defined"]
-        return {
-            # A model that says the same of all targets of every row ranks nothing: no tau, and no credit.
-            "score": (accuracy + (tau or 0.0)) / 2,
-            "accuracy": accuracy,
-            "ktau": tau,
-            "ktau_within_step": ranks["ktau_within_step"],
-        }
+            return self.validator.figures(StepDiff(self.module, self.features))

@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 
-from heads import ask, train
+from heads import ask, evaluate, train
 from heads.checkpoint import Run, read_metrics
 from heads.errors import HeadsError
 from heads.language_model import LanguageModel, Lora
@@ -158,7 +158,7 @@ def test_a_start_from_a_run_of_other_weights_is_refused(
         train.run(options(world, tiny_lm, tmp_path / "b", init=str(interleaved), lora=Lora(rank=4)))
     with pytest.raises(HeadsError, match="nowhere: no trained head here"):
         train.run(options(world, tiny_lm, tmp_path / "c", init=str(tmp_path / "nowhere")))
-    assert not (tmp_path / "c").exists()
+    assert not list(tmp_path.iterdir()), "what is refused leaves nothing behind"
 
 
 def test_another_language_model_is_refused_in_one_line(
@@ -202,6 +202,11 @@ def test_another_view_is_refused_in_one_line(
     with pytest.raises(HeadsError, match="other features of clips than .* has .weights '0+' against '1+'") as error:
         load_video_lm(interleaved, store, "cpu")
     assert "\n" not in str(error.value)
+    asked = ["--task", "diffmcq", "--method", "video-lm", "--head", str(interleaved), "--store", str(store.path)]
+    asked += ["--test-set", str(world / "diffmcq_test.jsonl"), "--out", str(tmp_path / "p.jsonl")]
+    assert evaluate.main(asked) == 1
+    assert f"error: {error.value}" == capsys.readouterr().err.strip()
+    assert not (tmp_path / "p.jsonl").exists()
 
 
 @pytest.mark.parametrize(

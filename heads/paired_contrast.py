@@ -1,0 +1,101 @@
+"""Pairs of clips for the contrastive head: what differs in a pair, and how alike its clips are said to be.
+
+Guarantees
+- no clip of the val or test split trains
+- a batch is a pure function of seed and number
+- an answer that nothing differs is matched to no pair
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from heads.clips import Features
+from heads.declining import declines
+from heads.errors import HeadsError
+from heads.paired_qa import draw, kind, read_paired_qa
+from heads.prompts import NO, YES
+from heads.recipe import PairsContrast
+from store import text_key
+
+
+@dataclass(frozen=True)
+class Told:
+    """A pair with answers that say what differs."""
+
+    pair: tuple[str, str]
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A pair with the share of YES among its YES / NO answers."""
+
+    pair: tuple[str, str]
+    alike: float
+
+
+def contrast_pairs(path: str, catalog: pl.DataFrame) -> tuple[list[Told], list[Decided]]:
+    """The pairs of a file of paired QA of which either is said; many stand in both lists."""
+    told, decided = [], []
+    for own in read_paired_qa(path, catalog):
+        pair, answers = (own.reference, own.candidate), [answer for _, answer in own.questions]
+        texts = tuple(answer for answer in answers if kind(answer) == "text" and not declines(answer))
+        yes = [answer == YES for answer in answers if answer in (YES, NO)]
+        if texts:
+            told.append(Told(pair, texts))
+        if yes:
+            decided.append(Decided(pair, sum(yes) / len(yes)))
+    if not told or not decided:
+        raise HeadsError(f"{path}: no answer says what differs, or none is YES or NO; drop contrastive.pairs")
+    return told, decided
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """P pairs with a text that says what differs, and P with the share of what their clips share."""
+
+    told: Float32[Tensor, "P 2 N D"]
+    texts: Float32[Tensor, "P E"]
+    decided: Float32[Tensor, "P 2 N D"]
+    alike: Float32[Tensor, " P"]
+
+
+class PairContrast:
+    """Batches of the recipe's pairs, read from cached features."""
+
+    def __init__(
+        self, options: PairsContrast, catalog: pl.DataFrame, clips: Features, texts: Features, seed: int
+    ) -> None:
+        """HeadsError: texts without features, clips of another split, or a file that says nothing of the kind."""
+        self.options, self.clips, self.texts, self.seed = options, clips, texts, seed
+        self.told, self.decided = contrast_pairs(options.pairqa, catalog)
+        keys = list(dict.fromkeys(text_key(text) for told in self.told for text in told.texts))
+        lacking = int((~texts.has(keys)).sum())
+        if lacking:
+            raise HeadsError(
+                f"{options.pairqa}: {lacking} of {len(keys)} texts that say what differs have no {texts.view.name} "
+                f"features; run python -m featurize --manifest {options.pairqa} --column answer --encoder "
+                f"{texts.view.provenance.encoder} on the store"
+            )
+
+    def batch(self, number: int, device: str) -> PairBatch:
+        """The batch of that number; of a pair with several texts one is drawn."""
+        rng = np.random.default_rng([self.seed, 2, number])
+        size = min(self.options.pairs, len(self.told), len(self.decided))
+        told = [self.told[place] for place in draw(len(self.told), size, number, self.seed)]
+        decided = [self.decided[place] for place in draw(len(self.decided), size, number, self.seed)]
+        texts = [own.texts[rng.integers(len(own.texts))] for own in told]
+        return PairBatch(
+            self._read([own.pair for own in told], device),
+            self.texts.read([text_key(text) for text in texts], device),
+            self._read([own.pair for own in decided], device),
+            torch.tensor([own.alike for own in decided], device=device),
+        )
+
+    def _read(self, pairs: list[tuple[str, str]], device: str) -> Float32[Tensor, "P 2 N D"]:
+        return self.clips.read([clip for pair in pairs for clip in pair], device).unflatten(0, (-1, 2))

@@ -1,0 +1,41 @@
+"""What chooses a checkpoint: DiffMCQ and DiffRank on rows of the val split, drawn by seed.
+
+Guarantees
+- the same rows, whatever is trained
+- a method that says the same of all targets of every row ranks nothing: no tau, and no credit
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from heads.recipe import Validation
+from heads.scoring import score
+from heads.testsets import DiffMCQ, DiffRank, drawn, read_test_set
+
+
+@runtime_checkable
+class Compares(Protocol):
+    """A method that scores options and ranks targets (heads.methods)."""
+
+    def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]: ...
+
+    def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]: ...
+
+
+class Validator:
+    def __init__(self, options: Validation, seed: int) -> None:
+        """HeadsError: a fault in a test set."""
+        self.choices: list[DiffMCQ] = drawn(read_test_set("diffmcq", options.diffmcq), options.rows, seed)
+        self.ranks: list[DiffRank] = drawn(read_test_set("diffrank", options.diffrank), options.rows, seed)
+
+    def figures(self, method: Compares) -> dict[str, float | None]:
+        """"score", the mean of accuracy and tau, and what it is made of; None where a figure is undefined."""
+        choices = score("diffmcq", self.choices, method.score_options(self.choices), 0)
+        ranks = score("diffrank", self.ranks, method.rank(self.ranks), 0)
+        accuracy, tau = choices["accuracy"], ranks["ktau_defined"]
+        return {
+            "score": (accuracy + (tau or 0.0)) / 2,
+            "accuracy": accuracy,
+            "ktau": tau,
+            "ktau_within_step": ranks["ktau_within_step"],
+        }

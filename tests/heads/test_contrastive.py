@@ -1,0 +1,122 @@
+"""Guarantees of heads.contrastive, and of the view that heads.embed makes of such a head."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from heads import embed, evaluate, table, train
+from heads.checkpoint import read_metrics
+from store import Store, text_key
+
+
+def recipe(store: str, out: Path, **more: object) -> Path:
+    """A recipe of a few steps on the tiny world, as a YAML file."""
+    contrastive = {
+        "view": "visual",
+        "text_view": "words",
+        "width": 8,
+        "clips": 6,
+        "projector": {"width": 16, "heads": 2, "outputs": 1},
+        "schedule": {"steps": 30, "validate_every": 10, "learning_rate": 0.003},
+    }
+    path = out.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump({"store": store, "out": str(out), "contrastive": contrastive | more}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def aligned(world: Path) -> Path:
+    out = world / "align"
+    assert train.main(["--config", str(recipe(str(world / "features"), out))]) == 0
+    return out
+
+
+def test_a_contrastive_head_becomes_a_view_that_vlemb_reads(aligned: Path, world: Path, tmp_path: Path) -> None:
+    records = read_metrics(aligned / "metrics.jsonl")
+    val = [r["val_loss"] for r in records if "val_loss" in r]
+    assert min(val) < val[0] - 0.1
+    command = ["--head", str(aligned), "--store", str(world / "features"), "--view", "aligned"]
+    assert embed.main(command) == 0
+    assert embed.run(embed.EmbedOptions(str(aligned), str(world / "features"))) == {
+        "view": "aligned",
+        "clips": 0,
+        "texts": 0,
+    }
+    store = Store.open(world / "features")
+    embeddings = store.view("clips", "aligned").read_float("embedding", np.arange(24))
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
+    scores = []
+    for task in ("diffmcq", "diffrank"):
+        out = tmp_path / f"{task}.jsonl"
+        command = ["--task", task, "--method", "vlemb", "--view", "aligned", "--store", str(world / "features")]
+        assert evaluate.main([*command, "--test_set", str(world / f"{task}_test.jsonl"), "--out", str(out)]) == 0
+        scores.append(str(out.with_suffix(".scores.json")))
+    assert table.main([*scores, "--out", str(tmp_path / "table.json")]) == 0
+    systems = json.loads((tmp_path / "table.json").read_text())["systems"]
+    assert systems["VLEmb (aligned)"].keys() == {"accuracy", "ktau_defined", "ktau_within_step", "rows"}
+
+
+@pytest.mark.parametrize("entity", ["clips", "texts"])
+def test_a_head_for_another_view_is_refused_in_one_line(
+    aligned: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture, entity: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(aligned, run)
+    lineage = json.loads((run / "lineage.json").read_text())
+    lineage["reads"][entity]["weights"] = "1" * 64
+    (run / "lineage.json").write_text(json.dumps(lineage))
+    assert embed.main(["--head", str(run), "--store", str(world / "features"), "--view", "other"]) == 1
+    told = capsys.readouterr().err.strip()
+    assert f"trained on other features of {entity} than " in told and "\n" not in told
+    assert "other" not in Store.open(world / "features").views("clips")
+
+
+def test_trained_on_pairs_it_is_judged_as_vlemb_judges_the_view_that_it_writes(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    features = str(tmp_path / "features")
+    shutil.copytree(world / "features", features)
+    store = Store.open(features)
+    qa = [json.loads(line) for line in (world / "pairqa.jsonl").read_text().splitlines()]
+    told = list(dict.fromkeys(row["answer"] for row in qa if row["type"] == 1))
+    sets = {task: str(world / f"{task}_val.jsonl") for task in ("diffmcq", "diffrank")}
+    pairs = {"pairqa": str(world / "pairqa.jsonl"), "pairs": 16, "validation": sets}
+    path = recipe(features, tmp_path / "run", pairs=pairs)
+    assert train.main(["--config", str(path)]) == 1
+    refused = capsys.readouterr().err
+    assert f"{len(told)} of {len(told)} texts that say what differs have no words features" in refused
+    assert not (tmp_path / "run").exists()
+    with store.lock():
+        first = len(store.catalog("texts"))
+        store.catalog("texts").append(pl.DataFrame({"key": [text_key(text) for text in told], "text": told}))
+        side = store.view("texts", "words")
+        side.resize()
+        tools = np.array([[tool in text for tool in ("whisk", "spoon", "fork")] for text in told], np.float32)
+        vectors = np.pad(tools, ((0, 0), (0, 5)))
+        side.write_shard(0, np.arange(first, first + len(told)), {"embedding": vectors}, {})
+    assert train.main(["--config", str(path)]) == 0
+    assert embed.main(["--head", str(tmp_path / "run"), "--store", features, "--view", "paired"]) == 0
+    best = json.loads((tmp_path / "run" / "best.json").read_text())
+    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    record = next(r for r in records if "val_accuracy" in r and r["step"] == best["step"] > 0)
+    judged = {}
+    for task, figure in (("diffmcq", "accuracy"), ("diffrank", "ktau_defined")):
+        command = ["--task", task, "--method", "vlemb", "--view", "paired", "--store", features, "--json"]
+        command += ["--test-set", sets[task], "--out", str(tmp_path / f"{task}.jsonl")]
+        capsys.readouterr()
+        assert evaluate.main(command) == 0
+        found = json.loads(capsys.readouterr().out)
+        judged[figure] = found["scores"][figure]
+        assert found["disclosed"]["encoder"] == "contrastive head trained on pairs over visual"
+    assert record["val_accuracy"] == judged["accuracy"]
+    assert record["val_ktau"] == pytest.approx(judged["ktau_defined"])
+    view = store.view("clips", "paired")
+    asked = [(row["reference"], row["candidate"], row["answer"]) for row in qa if row["type"] == 3]
+    unit = dict(zip(store.catalog("clips").frame()["key"], view.read_float("embedding", np.arange(24)), strict=True))
+    yes, no = (np.mean([unit[a] @ unit[b] for a, b, said in asked if said == answer]) for answer in ("YES", "NO"))
+    assert yes > no + 0.5

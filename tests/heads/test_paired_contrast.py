@@ -1,0 +1,66 @@
+"""Guarantees of heads.paired_contrast."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from heads.clips import Features
+from heads.errors import HeadsError
+from heads.paired_contrast import Decided, PairContrast, Told, contrast_pairs
+from heads.recipe import PairsContrast, Validation
+from store import Store
+
+A, B, C = (f"video-_{i}_0.0_{i + 1}.5" for i in range(3))  # of the train split
+HELD_OUT = "video-_20_0.0_21.5"
+SAID = "now the whisk goes around, number 0"  # has features
+
+
+def write(path: Path, *said: tuple[str, str, str]) -> str:
+    rows = [{"reference": a, "candidate": b, "question": "What?", "answer": answer} for a, b, answer in said]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def catalog(world: Path) -> pl.DataFrame:
+    return Store.open(world / "features").catalog("clips").frame()
+
+
+def test_an_answer_that_nothing_differs_is_matched_to_no_pair(catalog: pl.DataFrame, tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "qa.jsonl",
+        *((A, B, said) for said in ("In Video 2, a fork.", "There is no difference.", "YES", "NO", "NO", "Video 1")),
+        (A, C, "There is no difference in the tools."),
+        (B, C, "YES"),
+    )
+    told, decided = contrast_pairs(path, catalog)
+    assert told == [Told((A, B), ("In Video 2, a fork.",))]
+    assert decided == [Decided((A, B), 1 / 3), Decided((B, C), 1.0)]
+    with pytest.raises(HeadsError, match="drop contrastive.pairs"):
+        contrast_pairs(write(tmp_path / "qa.jsonl", (A, B, "YES")), catalog)
+
+
+def test_no_clip_of_the_val_or_test_split_trains(catalog: pl.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(HeadsError, match=f"1 clips of the val or test split would train, e.g. {HELD_OUT}"):
+        contrast_pairs(write(tmp_path / "qa.jsonl", (A, B, "YES"), (A, HELD_OUT, "a fork")), catalog)
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_number(
+    world: Path, catalog: pl.DataFrame, tmp_path: Path
+) -> None:
+    store = Store.open(world / "features")
+    said = [(a, b, answer) for a, b in ((A, B), (B, C), (C, A)) for answer in (SAID, "YES", "NO")]
+    path = write(tmp_path / "qa.jsonl", *said, (A, C, "YES"))
+    options = PairsContrast(path, Validation("", ""), pairs=3)
+    clips, texts = Features(store, "visual", "tokens"), Features(store, "words", "embedding", "texts")
+    made = [PairContrast(options, catalog, clips, texts, seed) for seed in (0, 0, 1)]
+    first, second = (made[0].batch(number, "cpu") for number in (0, 1))
+    again = [made[1].batch(number, "cpu") for number in (1, 0)][::-1]
+    for batch, repeated in zip((first, second), again, strict=True):
+        assert all(a.equal(b) for a, b in zip(vars(batch).values(), vars(repeated).values(), strict=True))
+    assert not first.decided.equal(second.decided)
+    assert first.told.shape == (3, 2, 16, 24) and first.alike.shape == (3,)
+    others = [made[2].batch(number, "cpu").decided for number in range(4)]
+    assert not all(other.equal(first.decided) for other in others)
