@@ -150,7 +150,8 @@ def exact(
             rate, speed = len(queries) / seconds, flops / seconds / 1e9
             table.append(
                 {"features": name, "rows": len(rows), "queries": len(queries), "search": way,
-                 "ms": round(seconds * 1e3, 2), "CPU ms": round(cpu * 1e3, 2), "queries/s": round(rate, 1), "GFLOP/s": round(speed, 1),
+                 "ms": round(seconds * 1e3, 2), "CPU ms": round(cpu * 1e3, 2),
+                 "queries/s": round(rate, 1), "GFLOP/s": round(speed, 1),
                  "differ in float32": different if way == OURS else ""}
             )  # fmt: skip
         case = f"{name}, {len(queries)} queries at once"
@@ -197,7 +198,8 @@ def approximate(name: str, store: Store, view: View, queries: np.ndarray, rounds
         table.append(
             {"features": name, "rows": len(rows), "search": way, "effort": effort, "recall@10": round(recall, 4),
              "queries/s": round(len(queries) / medians[f"{way} {effort}"][0], 1),
-             "ms one by one": round(medians[f"{way} {effort}, one"][0] / 16 * 1e3, 3), "build s": round(seconds[way], 1)}
+             "ms one by one": round(medians[f"{way} {effort}, one"][0] / 16 * 1e3, 3),
+             "build s": round(seconds[way], 1)}
         )  # fmt: skip
     measured = next(row["recall@10"] for row in table if row["search"] == OURS)
     print(f"{name}: the card says recall {card['recall']}, these queries {measured}", file=sys.stderr)
