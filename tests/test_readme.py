@@ -122,6 +122,7 @@ def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tmp_path: Path
         "R_OURS": "--video_lm.schedule.steps 1 --video_lm.batch 2",
         "R_ALIGN": "--contrastive.schedule.steps 2",
         "R_EVALUATE": "--bootstrap 20",
+        "R_ROWS": 2,
     }
     arguments = [f"{name}={value}" for name, value in tiny.items()]
     lines = made_by("reproduce", *arguments)
