@@ -49,10 +49,10 @@ def _texts(rows: Sequence[Question]) -> Iterable[tuple[str, list[str]]]:
 
 
 def _answers(rows: Sequence[Question]) -> dict[str, int]:
-    """How many answers name one video, say YES or NO, or say something else."""
+    """How many answers name one video, say YES or NO, or say something else, as those of type 1 are to do."""
     counts = Counter(dict.fromkeys((*VIDEOS, YES, NO, "other"), 0))
     for row in rows:
-        one = names_one(row.answer)
+        one = None if row.type == 1 else names_one(row.answer)
         counts[row.answer if row.answer in (YES, NO) else VIDEOS[one - 1] if one else "other"] += 1
     return dict(counts)
 

@@ -30,6 +30,7 @@ ROWS = [
     ("blue_0_1", "red_0_1", 2, "Which video is red?", "Video 2"),
     ("red_1_2", "gone_0_1", 2, "Which video is red & round?", "The first video"),
     ("red_1_2", "gone_0_1", 3, SIMILAR, "NO"),
+    ("red_1_2", "gone_0_1", 1, "How so?", "In Video 2 it is darker."),
 ]
 
 
@@ -75,21 +76,21 @@ def audited(folder: Path, capsys: pytest.CaptureFixture[str], *more: str, status
 def test_every_question_and_every_pair_is_counted_each_unordered_pair_once(folder: Path) -> None:
     found = figures(read_questions(folder / "pairqa.jsonl"))
     counts = [found[name] for name in ("questions", "pairs", "in_both_orders", "clips")]
-    assert counts == [6, 2, 1, 4] and found["types"] == {"1": 1, "2": 3, "3": 2}
+    assert counts == [7, 2, 1, 4] and found["types"] == {"1": 2, "2": 3, "3": 2}
 
 
 def test_the_answers_are_counted_by_the_video_that_they_name_and_as_yes_and_no(folder: Path) -> None:
     found = figures(read_questions(folder / "pairqa.jsonl"))["answers"]
-    assert found == {"Video 1": 2, "Video 2": 1, "YES": 1, "NO": 1, "other": 1}
+    assert found == {"Video 1": 2, "Video 2": 1, "YES": 1, "NO": 1, "other": 2}
 
 
 def test_lengths_and_words_are_those_of_types_1_and_2_type_3_always_asks_the_same(folder: Path) -> None:
     found = figures(read_questions(folder / "pairqa.jsonl"))
-    assert found["words"]["questions"]["counts"] == {"4": 2, "6": 2}
-    assert found["words"]["answers"]["median"] == 2 and found["words"]["answers"]["most"] == 12
+    assert found["words"]["questions"]["counts"] == {"2": 1, "4": 2, "6": 2}
+    assert found["words"]["answers"]["median"] == 3 and found["words"]["answers"]["most"] == 12
     assert found["n_grams"]["questions"]["3"][:2] == [("video is red", 3), ("which video is", 3)]
-    assert found["n_grams"]["answers"]["2"][0] == ("video 1", 2)
-    assert found["different"] == {"questions": 3, "answers": 4}
+    assert found["n_grams"]["answers"]["2"][0] == ("video 2", 3)
+    assert found["different"] == {"questions": 4, "answers": 5}
     only = figures([Question("a", "b", SIMILAR, "YES", 3)])
     assert only["words"]["questions"]["most"] == 0 and only["n_grams"]["answers"]["2"] == []
 
