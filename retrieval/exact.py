@@ -22,7 +22,7 @@ from retrieval.vectors import checked_norms, normalised, raw_blocks, width
 from store import Store, View
 from store.threads import cores, each
 
-QUERIES = 1024  # multiplied at a time: scores of a block take 64 MiB
+QUERIES = 1024  # multiplied at a time: scores of a block take 16 MiB at 768 channels
 SPARE = 22  # rows kept beyond the k asked for
 MORE = 8  # times as many are kept where those do not decide it
 COMPARED = 16_384  # rows compared again at a time

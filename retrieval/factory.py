@@ -29,7 +29,7 @@ _TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 class Budgets:
     """What a user can afford."""
 
-    memory: float | None = None
+    memory: int | None = None
     """bytes that the index may take while it is searched"""
     latency: float | None = None
     """seconds of one query, the median"""

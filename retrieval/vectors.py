@@ -19,7 +19,7 @@ from store.batches import Batches
 from store.quantise import dequantise
 
 BLOCK = 4096  # rows read at a time: 42 MB of float64 at 1,280 channels
-BLOCK_BYTES = 48 * 2**20  # of float32, read ahead while a block like it is used
+BLOCK_BYTES = 12 * 2**20  # of float32, read ahead while a block like it is used; larger ones leave the caches
 
 
 def width(view: View, feature: str) -> int:

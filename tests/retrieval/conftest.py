@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import faiss
 import numpy as np
 import polars as pl
 import pytest
@@ -40,6 +41,12 @@ def _fill(
             reasons = {int(rows[at]): "no frames" for at in here if at in failed}
             made.write_shard(at_shard, rows[good], {"embedding": vectors[good]}, reasons)
     return made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """FAISS's threads wait for each other at every step of training: minutes, where others use the cores too."""
+    faiss.omp_set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -22,14 +22,14 @@ def test_factory_follows_the_number_of_rows(rows: int, dim: int, factory: str) -
 
 
 def test_a_memory_budget_asks_for_smaller_codes() -> None:
-    asked = {memory: choose(10**6, 768, Budgets(memory=memory * 1e6)) for memory in (1600, 1500, 700, 50)}
+    asked = {memory: choose(10**6, 768, Budgets(memory=memory * 10**6)) for memory in (1600, 1500, 700, 50)}
     assert [one.factory for one in asked.values()] == [
         "IVF4000,SQfp16", "IVF4000,SQ8", "IVF4000,PQ64", "IVF4000,PQ24",
     ]  # fmt: skip
     assert all(memory_bytes(one.factory, 10**6, 768) <= memory * 1e6 for memory, one in asked.items())
     assert "SQfp16 would break --max-memory" in asked[700].why
     with pytest.raises(RetrievalError, match="the smallest takes 0.02 GB") as caught:
-        choose(10**6, 768, Budgets(memory=1e6))
+        choose(10**6, 768, Budgets(memory=10**6))
     assert "\n" not in str(caught.value)
 
 
@@ -43,8 +43,8 @@ def test_a_recall_of_1_is_exact() -> None:
 
 
 def test_amounts_are_read_as_people_write_them() -> None:
-    assert budgets("20GB", "10ms", 0.9) == Budgets(20e9, 0.01, 0.9)
-    assert budgets("1.5 GiB", "2s", 0.9) == Budgets(1.5 * 2**30, 2.0, 0.9)
+    assert budgets("20GB", "10ms", 0.9) == Budgets(20 * 10**9, 0.01, 0.9)
+    assert budgets("1.5 GiB", "2s", 0.9) == Budgets(3 * 2**29, 2.0, 0.9)
     with pytest.raises(RetrievalError, match="'20 apples' is no size"):
         budgets("20 apples", None, 0.9)
     for time in ("10", "fast", "-1ms", ""):

@@ -17,7 +17,7 @@ Fill = Callable[..., View]
 RATES = Rates(products=1e11, encoded={"SQfp16": 1e6, "PQ64": 1e5}, passed=1e10, written=1e9, cores=2)
 
 
-@pytest.mark.parametrize("factory", ["IVF40,SQfp16", "IVF40,SQ8", "IVF40,PQ8"])
+@pytest.mark.parametrize("factory", ["IVF40,SQfp16", "IVF40,SQ8", "IVF40,PQ2"])
 def test_sizes_are_those_of_a_built_index(store: Store, fill: Fill, factory: str) -> None:
     vectors = np.random.default_rng(0).normal(size=(3000, 64)).astype(np.float32)
     view = fill(store, vectors, [f"c{at}" for at in range(3000)], shard=1024)
