@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -73,10 +74,9 @@ class Index:
         return np.take_along_axis(rows, order, axis=1), found
 
 
-def selecting(index: faiss.Index, rows: Int64[np.ndarray, " rows"]) -> faiss.SearchParameters:
+def selecting(index: Any, rows: Int64[np.ndarray, " rows"]) -> Any:
     """What makes a search of `index` look at `rows` alone: the fewer they are, the more lists of an IVF index."""
-    import faiss
-
+    faiss: Any = import_module("faiss")  # whose stubs know no selection
     chosen = np.zeros(int(rows.max(initial=0)) + 1, bool)
     chosen[rows] = True
     only = faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little"))
