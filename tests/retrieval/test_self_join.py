@@ -150,14 +150,14 @@ def test_neighbours_from_the_command_line(
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, store: Store, fill: Fill, tmp_path: Path) -> None:
     """One step whose vectors are four times what may be held: memory is that of a piece and a block."""
-    monkeypatch.setattr(self_join, "PIECE", 512)
+    monkeypatch.setattr(self_join, "PIECE", 1024)
     monkeypatch.setattr(self_join, "BLOCK", 256)
     monkeypatch.setattr("retrieval.vectors.BLOCK", 256)
     monkeypatch.setattr("retrieval.best.ASKING", 256)
-    vectors = np.random.default_rng(0).normal(size=(6_000, 256)).astype(np.float32)
-    fill(store, vectors, [f"c{at}" for at in range(6_000)], columns={"step": ["chop"] * 6_000}, shard=4096)
+    vectors = np.random.default_rng(0).normal(size=(12_000, 256)).astype(np.float32)
+    fill(store, vectors, [f"c{at}" for at in range(12_000)], columns={"step": ["chop"] * 12_000}, shard=4096)
     options = Options(store.path, "tiny", tmp_path / "n.parquet", k=2)
-    monkeypatch.setattr(self_join, "pieces", lambda *_: [slice(0, 512)])
+    monkeypatch.setattr(self_join, "pieces", lambda *_: [slice(0, 1024)])
     join(store, options)  # what is loaded once is loaded
     tracemalloc.start()
     join(store, options)
