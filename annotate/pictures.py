@@ -17,6 +17,7 @@ from annotate.answers import Failure, Item
 from annotate.errors import AnnotateError
 from featurize.decode import Clip
 from featurize.decoders import decoded_clips
+from featurize.frames import Sampling
 from featurize.picture import Whole
 from featurize.task import Source
 
@@ -41,7 +42,7 @@ def pictures(items: Sequence[Item], count: int, threads: int) -> Iterator[tuple[
     items: key, video (path), start, end (seconds). One picture is that of the clip's centre.
     """
     clips = {place: Source(item["video"], item["start"], item["end"]) for place, item in enumerate(items)}
-    sampling = "centre" if count == 1 else "linspace"
+    sampling: Sampling = "centre" if count == 1 else "linspace"
     for place, done in decoded_clips(clips, count, Whole(SHORT_SIDE), threads, sampling):
         key = items[place]["key"]
         yield key, _images(done.frames) if isinstance(done, Clip) else Failure(done.reason)

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import jsonargparse
@@ -139,10 +140,10 @@ def exact(
     lines: list[Row] = []
     for size in sizes:
         queries = ask(size)
-        ours = lambda queries=queries: search_exactly(store, view, "embedding", rows, queries, K)  # noqa: E731
+        ours = partial(search_exactly, store, view, "embedding", rows, queries, K)
         ways: dict[str, Callable[[], object]] = {OURS: ours}
         for peer, _ in peers.values():
-            ways[peer.name] = lambda peer=peer, queries=queries: peer.search(queries, K, 0)
+            ways[peer.name] = partial(peer.search, queries, K, 0)
         theirs = rows[peers["faiss flat"][0].search(queries, K, 0)]
         different = compare(ours()[0], theirs, rows, vectors, queries)
         medians = median_seconds(ways, rounds)
@@ -178,6 +179,21 @@ def compare(found: np.ndarray, theirs: np.ndarray, rows: np.ndarray, vectors: np
     return len(differ)
 
 
+def rows_by(peer: Searcher, effort: int, rows: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """The rows that a peer finds."""
+    return rows[peer.search(asked, K, effort)]
+
+
+def one_by_one(search: Callable[[np.ndarray], np.ndarray], queries: np.ndarray) -> list[np.ndarray]:
+    """What is found for each query alone."""
+    return [search(query[None]) for query in queries]
+
+
+def first(queries: np.ndarray, size: int) -> np.ndarray:
+    """The first queries."""
+    return queries[:size]
+
+
 def approximate(name: str, store: Store, view: View, queries: np.ndarray, rounds: int) -> tuple[list[Row], list[Row]]:
     """Approximate searches of one view."""
     rows = filled_rows(view)
@@ -192,11 +208,11 @@ def approximate(name: str, store: Store, view: View, queries: np.ndarray, rounds
     }
     for peer, _ in peers.values():
         for effort in peer.efforts:
-            settings[peer.name, effort] = lambda asked, peer=peer, effort=effort: rows[peer.search(asked, K, effort)]
+            settings[peer.name, effort] = partial(rows_by, peer, effort, rows)
     ways: dict[str, Callable[[], object]] = {}
     for (way, effort), search in settings.items():
-        ways[f"{way} {effort}"] = lambda search=search: search(queries)
-        ways[f"{way} {effort}, one"] = lambda search=search: [search(query[None]) for query in queries[:ONE_BY_ONE]]
+        ways[f"{way} {effort}"] = partial(search, queries)
+        ways[f"{way} {effort}, one"] = partial(one_by_one, search, queries[:ONE_BY_ONE])
     medians = median_seconds(ways, rounds)
     seconds = {peer: took for peer, (_, took) in peers.items()} | {OURS: card["seconds"]}
     table: list[Row] = []
@@ -223,10 +239,10 @@ def approximate(name: str, store: Store, view: View, queries: np.ndarray, rounds
         line(f"{name}: recall during adding", MORE_TIME, card["recall_share"], 1.0, f"{MORE_TIME:.0%} of adding"),
     ]
     reached = [row for row in table if row["recall@10"] >= measured and row["search"] != OURS]
-    for peer in sorted({str(row["search"]) for row in reached}):
-        best = max(row["queries/s"] for row in reached if row["search"] == peer)
+    for rival in sorted({str(row["search"]) for row in reached}):
+        best = max(row["queries/s"] for row in reached if row["search"] == rival)
         mine = next(row["queries/s"] for row in table if row["search"] == OURS)
-        lines.append(line(f"{name}: queries/s at our recall", mine, best, 1.0, peer))
+        lines.append(line(f"{name}: queries/s at our recall", mine, best, 1.0, rival))
     return table, lines
 
 
@@ -247,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
         for name, store, view in embeddings(options.store):
             rows = filled_rows(view)
             own = compact(store, view, "embedding", rows[:: max(len(rows) // options.asked, 1)])
-            more, held = exact(name, store, view, [1, len(own)], lambda size, own=own: own[:size], options.rounds)
+            more, held = exact(name, store, view, [1, len(own)], partial(first, own), options.rounds)
             table += more
             lines += held
     report("search", table, lines, approximate=near, rounds=options.rounds, dim=options.dim)

@@ -24,7 +24,7 @@ from heads.paired_contrast import PairBatch, PairContrast
 from heads.paired_qa import draw
 from heads.projector import Projector
 from heads.recipe import ContrastiveRecipe
-from heads.testsets import clips_of
+from heads.testsets import DiffMCQ, DiffRank, clips_of
 from heads.training import Progress
 from heads.validation import Validator
 from heads.warm_start import split_texts
@@ -130,7 +130,7 @@ class ContrastiveTask:
     def _vlemb(self) -> VLEmb:
         """VLEmb over what the head now makes of the clips and texts of the validation."""
         assert self.validator is not None
-        rows = [*self.validator.choices, *self.validator.ranks]
+        rows: list[DiffMCQ | DiffRank] = [*self.validator.choices, *self.validator.ranks]
         clips = dict.fromkeys(clip for row in rows for clip in clips_of(row))
         texts = dict.fromkeys(text_key(row.difference) for row in self.validator.choices)
         return VLEmb(

@@ -1,7 +1,6 @@
 """What chooses a checkpoint: DiffMCQ and DiffRank on rows of the val split, drawn by seed.
 
 Guarantees
-- the same rows, whatever is trained
 - a method that says the same of all targets of every row ranks nothing: no tau, and no credit
 """
 

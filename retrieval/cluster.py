@@ -31,7 +31,8 @@ def fill_all(
 
         task = ray.remote(fill_or_say).options(num_cpus=1, max_retries=3)
         room = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        left, busy = list(reversed(parts)), {}
+        left = list(reversed(parts))
+        busy: dict[Any, Part] = {}
         while left or busy:
             while left and len(busy) < room:
                 part = left.pop()

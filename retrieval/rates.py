@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def measure(dim: int, codes: list[str]) -> Rates:
             index.is_trained = True
         else:
             index.train(vectors)
-        encoded[code] = ROWS / _fastest(lambda index=index: index.sa_encode(vectors))
+        encoded[code] = ROWS / _fastest(partial(index.sa_encode, vectors))
     passed = vectors.nbytes / _fastest(lambda: vectors @ vectors[0])
     return Rates(2 * ROWS * LISTS * dim / seconds, encoded, passed, _written(), faiss.omp_get_max_threads())
 

@@ -122,7 +122,8 @@ class ShardWriter:
         shape = (view.rows_per_shard, len(names))
         old = read_chunk(path, shape, "uint32")
         sums = np.zeros(shape, "<u4") if old is None else old.copy()
-        good, unfit = [], {}
+        good: list[Int[np.ndarray, " some"]] = []
+        unfit: dict[int, str] = {}
         for part in rows:
             good.append(part.slots)
             unfit |= part.reasons

@@ -1,0 +1,28 @@
+"""The evaluate benchmark, at its smallest: it runs, and says what it found as its last line."""
+
+import json
+
+import pytest
+
+from benchmarks.evaluate import asked, main
+from weights import WeightsError, resolve
+
+
+def test_texts_are_asked_once_of_each_pair() -> None:
+    pairs = asked(3, 23)
+    assert len({own.pair for own in pairs}) == 3
+    assert len({text for own in pairs for text in own.texts}) == 3 * 23
+    assert len({category for category, _ in pairs[0].texts}) == 5
+
+
+def test_it_ends_in_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        resolve("smollm2-135m-instruct")
+    except WeightsError as problem:
+        pytest.skip(str(problem))
+    assert main(["--pairs", "1", "--texts", "[2, 8]", "--rounds", "1"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["benchmark"] == "evaluate" and 0 < found["scores_apart"] <= 1e-4
+    assert [row["texts a pair"] for row in found["rows"]] == [2] * 3 + [8] * 3
+    assert {row["way"] for row in found["rows"]} == {"one by one", "in batches of 8", "pair by pair, ours"}
+    assert [line["line"] for line in found["lines"]][::3] == [">= 1.0 of one by one", ">= 3.0 of one by one"]

@@ -1,0 +1,36 @@
+"""The train_step benchmark, at its smallest: its ways train on the same, and it says what it found as its last line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.train_step import World, main
+from heads.clips import Features
+from weights import WeightsError, resolve
+
+
+@pytest.fixture(autouse=True)
+def weights() -> None:
+    try:
+        resolve("smollm2-135m-instruct"), resolve("efficientnet-lite0")
+    except WeightsError as problem:
+        pytest.skip(str(problem))
+
+
+def test_raw_video_gives_the_tokens_of_the_store_and_it_ends_in_one_json_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--videos", "4", "--steps", "1", "--rounds", "1", "--folder", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["benchmark"] == "train_step"
+    assert [row["step"] for row in found["rows"]] == [
+        "batch in memory", "from the store", "from raw video", "loader alone",
+    ]  # fmt: skip
+    assert all(row["ms a step"] > 0 for row in found["rows"])
+    assert len(found["lines"]) == 4
+    world = World(tmp_path, 4, "cpu")
+    keys = list(world.raw.clips)[:5]
+    cached, raw = Features(world.store, "efficientnet-lite0", "tokens").read(keys), world.raw.read(keys)
+    torch.testing.assert_close(cached, raw, rtol=1e-3, atol=1e-3 * float(raw.abs().max()))
