@@ -17,7 +17,7 @@ HASH = "splitmix64 of length, then of state xor each little-endian word"
 SPARE = 8
 """bytes after the last key, so that every key may be read by words"""
 _WORD = 8  # bytes
-_RUN = 2**20  # keys hashed at a time
+_RUN = 2**20  # keys joined at a time
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from store import Feature
+from store import Feature, Store
 from store.quantise import quantise
 from store.stored_rows import StoredRows, stored_rows
 from store.threads import AHEAD, ahead, cores
+from store.verify import verify
 
 Make = Callable[..., Any]
 FEATURES = {"a": Feature((4, 70), "int8"), "b": Feature((3,), "float32"), "c": Feature((2, 5), "float16")}
@@ -108,3 +109,16 @@ def test_kept_rows_and_new_ones_lie_in_the_file_by_slot(
         assert np.array_equal(view.read(name, rows), stored)
         path = view.paths.shard(name, 1, 1 + len(view.features[name].shape))
         assert path.read_bytes().startswith(stored.tobytes())
+
+
+def test_a_shard_of_unfit_rows_alone_is_committed_and_verifies(make_view: Make, fill: Make, values: Make) -> None:
+    view = make_view()
+    rows = np.arange(4, 8)
+    given = values(view, rows)
+    given["embedding"][:, 0] = np.nan
+    view.write_shard(1, rows, given, {})
+    assert view.status().tolist() == [0] * 4 + [2] * 4 + [0] * 3
+    assert set(view.failures()["reason"]) == {"embedding holds NaN"}
+    assert not verify(Store.open(view.paths.store))
+    fill(view, rows)  # tried again
+    assert np.array_equal(view.read("embedding", rows), values(view, rows)["embedding"])
