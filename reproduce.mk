@@ -94,9 +94,11 @@ $(foreach s,$(TRAININGS),$(foreach t,$(filter-out diffcap,$(SETS)),$(eval \
 $(eval $(call EVALUATION,all,diffrank,cosine,,--method vlemb --view efficientnet-lite0))
 $(eval $(call EVALUATION,all,diffrank,step,,--method step-oracle))
 
-# Socratic (step desc.): what VCLM says of the test clips and what was said in them become one description each.
+# Socratic (step desc.), asked as VCLM was trained: what VCLM says of the test clips and what was said in them become one description each.
+NARRATION_QUESTION := What does the person in the video say?
 $(REPRODUCE)/all/described: $(REPRODUCE)/seed0/vclm/loss.png
-	$(RUN) annotate.captions --store $(R_STORE) --head $(REPRODUCE)/seed0/vclm --kind action --split test
+	$(RUN) annotate.captions --store $(R_STORE) --head $(REPRODUCE)/seed0/vclm --kind action --split test \
+	    --question "$(NARRATION_QUESTION)"
 	$(RUN) annotate.describe --store $(R_STORE) --llm smollm2-135m-instruct --objects none --split test
 	@mkdir -p $(@D)
 	@touch $@
