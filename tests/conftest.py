@@ -1,10 +1,20 @@
-"""An S3 server on this machine alone and a small language model, for whichever room asks."""
+"""What every room's tests share: an S3 server on this machine alone, a small language model, torch's threads."""
 
 import logging
 import uuid
 from collections.abc import Iterator
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def torch_keeps_its_threads() -> Iterator[None]:
+    """A worker in this process takes the threads it is given; sums in another number of threads have other bits."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
