@@ -2,12 +2,14 @@
 import is imported once; ends with the first that fails, and its exit status.
 """
 
+import glob
 import runpy
 import shlex
 import sys
 
 for line in sys.stdin.read().splitlines():
-    module, *arguments = shlex.split(line)[2:]
+    module, *given = shlex.split(line)[2:]
+    arguments = [name for part in given for name in (sorted(glob.glob(part)) if "*" in part else [part])]
     sys.argv = [module, *arguments]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -114,6 +114,7 @@ def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tmp_path: Path
         for split in ("test", "val"):  # the val split of so small a world may have no rows
             (world / f"{task}_{split}.jsonl").write_text("".join(lines[:rows]))
     (readme_folder / "data/features/.complete").touch()
+    shutil.rmtree(readme_folder / "data/features/annotations")  # of another captioner
     tiny = {
         "REPRODUCE": tmp_path / "reproduce",
         "R_WORLD": world,

@@ -154,23 +154,23 @@ def test_no_cluster_where_it_is_said_to_be(tmp_path: Path, tiny_clip: Path) -> N
 DYING = """
 import os
 
-from featurize import crew
 from featurize.cluster import connected
+from featurize.crew import Crew
 from featurize.task import Outcome, Task
+from featurize.worker import Equipment, Worker
 
 
-class Dying(crew.Worker):
+class Dying(Worker):
     def run(self, task):
         if task.shard == 1:
             os._exit(1)
         return Outcome(task.shard)
 
 
-crew.Worker = Dying
 if __name__ == "__main__":
     tasks = [Task("", "clips", "", shard, (shard,), {}, 1) for shard in range(4)]
     with connected("local"):
-        members = crew.Crew(crew.Equipment("", None, None, "cpu", 1), gpu=False)
+        members = Crew(Equipment("", None, None, "cpu", 1), False, Dying)
         outcomes = list(members.do(tasks, 2 + os.cpu_count(), lambda done: None))  # more than there is room for
     for outcome in sorted(outcomes, key=lambda outcome: outcome.shard):
         print(outcome.shard, outcome.error)

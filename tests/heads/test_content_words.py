@@ -91,6 +91,8 @@ class Tokenizer:
     """Letters are tokens; `space` says whether a space is one of its own or belongs to the letter behind it."""
 
     chat_template = "there is one"
+    all_special_ids: list[int] = []
+    unk_token_id = None
 
     def __init__(self, space: bool) -> None:
         self.space = space
