@@ -106,7 +106,7 @@ $(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),socratic,$(REPRODUCE)/all/
     --method socratic --texts $(R_STORE)/annotations/describe/*)))
 
 $(REPRODUCE)/report.yaml: $(RECIPES)/report.yaml | $(R_STORE)/.complete
-	sed 's#data/reproduce/kitchen#$(R_WORLD)#; s#data/reproduce#$(REPRODUCE)#' $< > $@
+	sed 's#data/reproduce#$(REPRODUCE)#g' $< > $@
 
 $(REPRODUCE)/report/report.json: $(REPRODUCE)/report.yaml $(ANSWERS)
 	$(RUN) heads.report --config $< --seeds $(SEEDS) --out $(@D)
