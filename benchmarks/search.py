@@ -27,6 +27,7 @@ import polars as pl
 
 from benchmarks.report import Row, line, report
 from benchmarks.searchers import APPROXIMATE, EXACT, Searcher
+from benchmarks.stopwatch import measured
 from retrieval.builder import build_index
 from retrieval.exact import search_exactly
 from retrieval.factory import Budgets
@@ -99,21 +100,6 @@ def asking(rows: int, dim: int) -> Callable[[int], np.ndarray]:
     return ask
 
 
-def median_seconds(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Median seconds of each way by the clock and of all cores together; the ways take turns."""
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    rng = np.random.default_rng(0)
-    for number in range(rounds + 1):
-        for turn in rng.permutation(len(ways)).tolist():
-            name = list(ways)[turn]
-            start, busy = time.perf_counter(), time.process_time()
-            ways[name]()
-            if number:  # the first compiles and warms up
-                seconds[name].append((time.perf_counter() - start, time.process_time() - busy))
-    medians = {name: np.median(each, axis=0).tolist() for name, each in seconds.items()}
-    return {name: (clock, cpu) for name, (clock, cpu) in medians.items()}
-
-
 def built(kinds: tuple[type[Searcher], ...], vectors: np.ndarray) -> dict[str, tuple[Searcher, float]]:
     """Every peer that is installed, and the seconds that its index took."""
     made = {}
@@ -146,27 +132,26 @@ def exact(
             ways[peer.name] = partial(peer.search, queries, K, 0)
         theirs = rows[peers["faiss flat"][0].search(queries, K, 0)]
         different = compare(ours()[0], theirs, rows, vectors, queries)
-        medians = median_seconds(ways, rounds)
+        medians = measured(ways, rounds, f"{name}, {len(queries)} queries at once, ", warm_up=True)
         flops = 2 * len(rows) * vectors.shape[1] * len(queries)
-        for way, (seconds, cpu) in medians.items():
-            rate, speed = len(queries) / seconds, flops / seconds / 1e9
+        for way, seconds in medians.items():
+            rate, speed = len(queries) / seconds.clock, flops / seconds.clock / 1e9
             table.append(
                 {
                     "features": name,
                     "rows": len(rows),
                     "queries": len(queries),
                     "search": way,
-                    "ms": round(seconds * 1e3, 2),
-                    "CPU ms": round(cpu * 1e3, 2),
+                    "ms": round(seconds.clock * 1e3, 2),
+                    "CPU ms": round(seconds.cpu * 1e3, 2),
                     "queries/s": round(rate, 1),
                     "GFLOP/s": round(speed, 1),
                     "differ in float32": different if way == OURS else "",
                 }
             )
-        case = f"{name}, {len(queries)} queries at once"
-        for by, what in enumerate((case, f"{case}, by CPU time")):
-            lines.append(line(what, medians["faiss flat"][by], medians[OURS][by], FASTER, "faiss flat"))
-        print(f"{case}: {medians}", file=sys.stderr)
+        case, flat, own = f"{name}, {len(queries)} queries at once", medians["faiss flat"], medians[OURS]
+        lines.append(line(case, flat.clock, own.clock, FASTER, "faiss flat"))
+        lines.append(line(f"{case}, by CPU time", flat.cpu, own.cpu, FASTER, "faiss flat"))
     return table, lines
 
 
@@ -213,13 +198,13 @@ def approximate(name: str, store: Store, view: View, queries: np.ndarray, rounds
     for (way, effort), search in settings.items():
         ways[f"{way} {effort}"] = partial(search, queries)
         ways[f"{way} {effort}, one"] = partial(one_by_one, search, queries[:ONE_BY_ONE])
-    medians = median_seconds(ways, rounds)
+    medians = measured(ways, rounds, f"{name}, ", warm_up=True)
     seconds = {peer: took for peer, (_, took) in peers.items()} | {OURS: card["seconds"]}
     table: list[Row] = []
     for (way, effort), search in settings.items():
         found = search(queries)
         recall = float(np.mean([len(set(a) & set(b)) / K for a, b in zip(found, true, strict=True)]))
-        clock, one = medians[f"{way} {effort}"][0], medians[f"{way} {effort}, one"][0] / ONE_BY_ONE
+        clock, one = medians[f"{way} {effort}"].clock, medians[f"{way} {effort}, one"].clock / ONE_BY_ONE
         table.append(
             {
                 "features": name,
@@ -232,13 +217,13 @@ def approximate(name: str, store: Store, view: View, queries: np.ndarray, rounds
                 "build s": round(seconds[way], 1),
             }
         )
-    measured = next(row["recall@10"] for row in table if row["search"] == OURS)
-    print(f"{name}: the card says recall {card['recall']}, these queries {measured}", file=sys.stderr)
+    reached_by_us = next(row["recall@10"] for row in table if row["search"] == OURS)
+    print(f"{name}: the card says recall {card['recall']}, these queries {reached_by_us}", file=sys.stderr)
     lines = [
-        line(f"{name}: recall", measured, 1.0, 0.95, "the true neighbours"),
+        line(f"{name}: recall", reached_by_us, 1.0, 0.95, "the true neighbours"),
         line(f"{name}: recall during adding", MORE_TIME, card["recall_share"], 1.0, f"{MORE_TIME:.0%} of adding"),
     ]
-    reached = [row for row in table if row["recall@10"] >= measured and row["search"] != OURS]
+    reached = [row for row in table if row["recall@10"] >= reached_by_us and row["search"] != OURS]
     for rival in sorted({str(row["search"]) for row in reached}):
         best = max(row["queries/s"] for row in reached if row["search"] == rival)
         mine = next(row["queries/s"] for row in table if row["search"] == OURS)

@@ -19,9 +19,16 @@ class Seconds:
     """of all threads"""
 
 
-def measured(ways: Mapping[str, Callable[[], object]], rounds: int, what: str = "") -> dict[str, Seconds]:
-    """Every way `rounds` times, each round beginning with another one."""
+def measured(
+    ways: Mapping[str, Callable[[], object]], rounds: int, what: str = "", warm_up: bool = False
+) -> dict[str, Seconds]:
+    """Every way `rounds` times, each round beginning with another one.
+
+    warm_up: each once more before, which compiles and counts for nothing.
+    """
     names = list(ways)
+    for name in names if warm_up else []:
+        ways[name]()
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for turn in range(rounds):
         first = turn % len(names)
