@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from retrieval.compiled import compiled
+from retrieval.compiled import compiled, insert
 from store.threads import cores, each
 
 ASKING, CANDIDATES = 1024, 4096  # cosines computed at a time: 17 MB
@@ -84,8 +84,4 @@ def _keep(
         for other in range(cosines.shape[1]):
             cosine = cosines[one, other]
             if cosine > best[one, last] and mine[one] != theirs[other]:
-                place = last
-                while place > 0 and best[one, place - 1] < cosine:
-                    best[one, place], best_rows[one, place] = best[one, place - 1], best_rows[one, place - 1]
-                    place -= 1
-                best[one, place], best_rows[one, place] = cosine, rows[other]
+                insert(cosine, rows[other], best[one], best_rows[one])

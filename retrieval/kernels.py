@@ -7,7 +7,7 @@ uses them after a fork.
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from retrieval.compiled import compiled
+from retrieval.compiled import compiled, insert
 
 
 @compiled
@@ -50,12 +50,5 @@ def keep_best(
             for query in range(start, end):
                 score = scores[row, query] * factor
                 if score > worst[query]:
-                    ours, ours_rows = best[query], best_rows[query]
-                    at = kept - 1
-                    while at > 0 and ours[at - 1] < score:
-                        ours[at] = ours[at - 1]
-                        ours_rows[at] = ours_rows[at - 1]
-                        at -= 1
-                    ours[at] = score
-                    ours_rows[at] = rows[row]
-                    worst[query] = ours[kept - 1]
+                    insert(score, rows[row], best[query], best_rows[query])
+                    worst[query] = best[query, kept - 1]
