@@ -35,10 +35,15 @@ weights: env
 world: env
 	$(RUN) kitchen --out $(WORLD)
 
+# $(1) world, $(2) store
+define FEATURES
+	$(RUN) featurize --manifest $(1)/clips.csv --store $(2) --encoder efficientnet-lite0
+	$(RUN) featurize --manifest $(1)/images.csv --store $(2) --encoder efficientnet-lite0
+	$(RUN) featurize --manifest $(1)/texts.csv --store $(2) --encoder mpnet-base
+endef
+
 features: world weights
-	$(RUN) featurize --manifest $(WORLD)/clips.csv --store $(STORE) --encoder efficientnet-lite0
-	$(RUN) featurize --manifest $(WORLD)/images.csv --store $(STORE) --encoder efficientnet-lite0
-	$(RUN) featurize --manifest $(WORLD)/texts.csv --store $(STORE) --encoder mpnet-base
+	$(call FEATURES,$(WORLD),$(STORE))
 	$(RUN) store info $(STORE)
 
 neighbours: features

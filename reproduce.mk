@@ -30,9 +30,7 @@ $(R_WORLD)/world.json: | env
 	$(RUN) kitchen --out $(R_WORLD) --seed $(WORLD_SEED) --videos $(VIDEOS)
 
 $(R_STORE)/.complete: $(R_WORLD)/world.json | weights
-	$(RUN) featurize --manifest $(R_WORLD)/clips.csv --store $(R_STORE) --encoder efficientnet-lite0
-	$(RUN) featurize --manifest $(R_WORLD)/images.csv --store $(R_STORE) --encoder efficientnet-lite0
-	$(RUN) featurize --manifest $(R_WORLD)/texts.csv --store $(R_STORE) --encoder mpnet-base
+	$(call FEATURES,$(R_WORLD),$(R_STORE))
 	@touch $@
 
 # Test sets: V1 is the world's own, V2 and V3 choose other wrong options (supplement, Table S4). Of each so many rows,
