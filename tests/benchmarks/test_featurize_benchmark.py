@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks.featurize import main
 from benchmarks.footage import kitchen, long_video
@@ -26,12 +25,11 @@ def test_it_ends_in_one_json_line(tmp_path: Path, capsys: pytest.CaptureFixture[
         resolve("efficientnet-lite0")
     except WeightsError as problem:
         pytest.skip(str(problem))
-    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    cores = os.sched_getaffinity(0)
     try:
         assert main(["--clips", "3", "--rounds", "1", "--gop", "50", "--folder", str(tmp_path)]) == 0
     finally:
         os.sched_setaffinity(0, cores)
-        torch.set_num_threads(threads)
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["benchmark"] == "featurize" and found["encoder"] == "efficientnet-lite0"
     ways = {row["way"] for row in found["rows"]}
