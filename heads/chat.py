@@ -36,6 +36,10 @@ class Chat:
                 f"{tokenizer.name_or_path}: no chat template in its tokenizer files; use an instruct/chat model"
             )
         self.tokenizer = tokenizer
+        self._before = {splits: [self._ids(before, splits) for before in _BEFORE] for splits in (False, True)}
+
+    def _ids(self, text: str, split_special_tokens: bool) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"]
 
     def control_ids(self, text: str) -> tuple[int, ...]:
         """Template text: its control tokens are read as such."""
@@ -50,11 +54,8 @@ class Chat:
 
     def _cut(self, text: str, split_special_tokens: bool) -> tuple[int, ...]:
         """The ids that a piece has within a prompt: at the beginning of a text, sentence pieces set a space before."""
-        for before in _BEFORE:
-            first, whole = (
-                self.tokenizer(part, add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"]
-                for part in (before, before + text)
-            )
+        for before, first in zip(_BEFORE, self._before[split_special_tokens], strict=True):
+            whole = self._ids(before + text, split_special_tokens)
             if whole[: len(first)] == first:
                 return tuple(whole[len(first) :])
         raise HeadsError(f"{self.tokenizer.name_or_path}: its tokens cannot be cut before {text!r}; use another model")
