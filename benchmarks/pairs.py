@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
         "pairs": found["record"]["pairs"],
         "held out": sum(found["record"]["left_out"].values()),
     }
-    row |= {"seconds": round(found["seconds"], 1), "peak GiB": round(found["gib"], 2)}
+    row |= {"seconds": round(found["seconds"], 3), "peak GiB": round(found["gib"], 2)}
     lines = []
     if (options.clips, options.steps) == (Options.clips, Options.steps):
         lines = [
