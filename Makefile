@@ -87,8 +87,9 @@ $(DEMO)/%_step.scores.json: | features
 scores: neighbours heads $(SCORES)
 	$(RUN) heads.table $(SCORES) --out $(DEMO)/scores.json
 
+# A file's tests stay in one process, and share what it made; test_readme.py, the longest, begins first.
 test: weights
-	$(RUN) pytest
+	$(RUN) pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: env
 	$(VENV)/bin/ruff check .

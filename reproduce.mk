@@ -1,5 +1,6 @@
 # make reproduce            VCLM, Interleaved and StepDiff trained on a rendered kitchen; the tables of all methods
 # make reproduce SEEDS=3    the same for three trainings each; what stands is not done again, a killed run goes on
+# make reproduce GENERATED=1    beside it StepDiff from the paired QA that annotate/ writes, in place of the world's own
 #
 # The world is rendered with a seed of its own: no choice of a recipe has seen it. Included by the Makefile.
 
@@ -33,6 +34,11 @@ $(R_STORE)/.complete: $(R_WORLD)/world.json | weights
 	$(call FEATURES,$(R_WORLD),$(R_STORE))
 	@touch $@
 
+# What the contrastive head's stronger form reads besides: the answers about pairs of the train split.
+$(R_STORE)/.answers: $(R_STORE)/.complete
+	$(RUN) featurize --manifest $(R_WORLD)/pairqa_train.jsonl --column answer --store $(R_STORE) --encoder mpnet-base
+	@touch $@
+
 # Test sets: V1 is the world's own, V2 and V3 choose other wrong options (supplement, Table S4). Of each so many rows,
 # drawn by seed, the same for all methods; all of them would take more than an hour.
 R_ROWS_diffmcq := 150
@@ -57,6 +63,9 @@ $(REPRODUCE)/seed$(1)/$(2)/loss.png: $(R_STORE)/.complete $(if $(4),$(REPRODUCE)
 endef
 VALIDATED := --video_lm.validation.diffmcq $(R_WORLD)/diffmcq_val.jsonl --video_lm.validation.diffrank $(R_WORLD)/diffrank_val.jsonl
 PAIRED := --video_lm.pairqa $(R_WORLD)/pairqa_train.jsonl
+ALIGN_PAIRED := --contrastive.pairs.pairqa $(R_WORLD)/pairqa_train.jsonl \
+    --contrastive.pairs.validation.diffmcq $(R_WORLD)/diffmcq_val.jsonl \
+    --contrastive.pairs.validation.diffrank $(R_WORLD)/diffrank_val.jsonl
 init = --video_lm.init $(REPRODUCE)/seed$(1)/$(2)
 
 define TRAININGS_OF
@@ -65,8 +74,10 @@ $(call TRAINING,$(1),vclm,vclm,warm,$(VALIDATED) $(call init,$(1),warm) $(R_OURS
 $(call TRAINING,$(1),interleaved,interleaved,warm,$(VALIDATED) $(call init,$(1),warm) $(R_OURS))
 $(call TRAINING,$(1),stepdiff,stepdiff_interleaved,interleaved,$(VALIDATED) $(PAIRED) $(call init,$(1),interleaved) $(R_OURS))
 $(call TRAINING,$(1),align,align,,$(R_ALIGN))
-$(REPRODUCE)/seed$(1)/align/embedded: $(REPRODUCE)/seed$(1)/align/loss.png
-	$(RUN) heads.embed --head $$(@D) --store $(R_STORE) --view aligned-seed$(1)
+$(REPRODUCE)/seed$(1)/align_pairs/loss.png: $(R_STORE)/.answers
+$(call TRAINING,$(1),align_pairs,align_pairs,,$(ALIGN_PAIRED) $(R_ALIGN))
+$(REPRODUCE)/seed$(1)/%/embedded: $(REPRODUCE)/seed$(1)/%/loss.png
+	$(RUN) heads.embed --head $$(@D) --store $(R_STORE) --view $$*-seed$(1)
 	@touch $$@
 endef
 
@@ -87,24 +98,44 @@ $(foreach s,$(TRAININGS),$(eval $(call TRAININGS_OF,$(s))))
 $(foreach s,$(TRAININGS),$(foreach m,$(OURS),$(foreach t,$(SETS),$(eval \
     $(call EVALUATION,seed$(s),$(t),$(m),$(REPRODUCE)/seed$(s)/$(m)/loss.png,$(call head,$(s),$(m)))))))
 $(foreach s,$(TRAININGS),$(foreach t,diffmcq diffrank,$(foreach c,blind shuffled,$(eval $(call control,$(s),$(t),$(c))))))
-$(foreach s,$(TRAININGS),$(foreach t,$(filter-out diffcap,$(SETS)),$(eval \
-    $(call EVALUATION,seed$(s),$(t),aligned,$(REPRODUCE)/seed$(s)/align/embedded,--method vlemb --view aligned-seed$(s)))))
+$(foreach s,$(TRAININGS),$(foreach m,align align_pairs,$(foreach t,$(filter-out diffcap,$(SETS)),$(eval \
+    $(call EVALUATION,seed$(s),$(t),$(m),$(REPRODUCE)/seed$(s)/$(m)/embedded,--method vlemb --view $(m)-seed$(s))))))
 $(eval $(call EVALUATION,all,diffrank,cosine,,--method vlemb --view efficientnet-lite0))
 $(eval $(call EVALUATION,all,diffrank,step,,--method step-oracle))
 
-# Socratic (step desc.), asked as VCLM was trained: what VCLM says of the test clips and what was said in them become one description each.
-NARRATION_QUESTION := What does the person in the video say?
-$(REPRODUCE)/all/described: $(REPRODUCE)/seed0/vclm/loss.png
-	$(RUN) annotate.captions --store $(R_STORE) --head $(REPRODUCE)/seed0/vclm --kind action --split test \
-	    --question "$(NARRATION_QUESTION)"
-	$(RUN) annotate.describe --store $(R_STORE) --llm smollm2-135m-instruct --objects none --split test
+# Descriptions of clips (supplement, S1): what was said in them, what VCLM says of them, and those objects of Interleaved's
+# that the contrastive head finds there. Both are asked as they were trained.
+DESCRIBED := --store $(R_STORE) $(if $(GENERATED),,--split test)
+$(REPRODUCE)/all/described: $(addprefix $(REPRODUCE)/seed0/,vclm/loss.png interleaved/loss.png align/embedded)
+	$(RUN) annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/vclm --kind action \
+	    --question "What does the person in the video say?"
+	$(RUN) featurize --manifest $(R_WORLD)/clips.csv --store $(R_STORE) --encoder efficientnet-lite0 --sampling centre \
+	    --view efficientnet-centre
+	$(RUN) annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/interleaved --kind objects --view efficientnet-centre \
+	    --question "What does the picture show?"
+	$(RUN) annotate.ground $(DESCRIBED) --head $(REPRODUCE)/seed0/align --view align-seed0
+	$(RUN) annotate.describe $(DESCRIBED) --llm smollm2-135m-instruct
 	@mkdir -p $(@D)
 	@touch $@
+# Socratic (step desc.) compares the descriptions of the test clips.
 $(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),socratic,$(REPRODUCE)/all/described,\
     --method socratic --texts $(R_STORE)/annotations/describe/*)))
 
+# StepDiff once more, from questions that a language model wrote of the descriptions of the training clips.
+$(REPRODUCE)/generated.jsonl: $(REPRODUCE)/all/described
+	$(RUN) annotate.pairs --store $(R_STORE) --out $(REPRODUCE)/pairs.parquet --cap 12 \
+	    --test-sets $(TEST_diffcap),$(TEST_diffmcq),$(TEST_diffrank)
+	$(RUN) annotate.pairqa --store $(R_STORE) --pairs $(REPRODUCE)/pairs.parquet --out $@
+ifdef GENERATED
+$(foreach s,$(TRAININGS),$(eval $(REPRODUCE)/seed$(s)/generated/loss.png: $(REPRODUCE)/generated.jsonl))
+$(foreach s,$(TRAININGS),$(eval $(call TRAINING,$(s),generated,stepdiff_interleaved,interleaved,\
+    $(VALIDATED) --video_lm.pairqa $(REPRODUCE)/generated.jsonl $(call init,$(s),interleaved) $(R_OURS))))
+$(foreach s,$(TRAININGS),$(foreach t,$(SETS),$(eval $(call EVALUATION,seed$(s),$(t),generated,\
+    $(REPRODUCE)/seed$(s)/generated/loss.png,$(call head,$(s),generated)))))
+endif
+
 $(REPRODUCE)/report.yaml: $(RECIPES)/report.yaml | $(R_STORE)/.complete
-	sed 's#data/reproduce#$(REPRODUCE)#g' $< > $@
+	sed $(if $(GENERATED),,-e /generated/d) -e 's#data/reproduce#$(REPRODUCE)#g' $< > $@
 
 $(REPRODUCE)/report/report.json: $(REPRODUCE)/report.yaml $(ANSWERS)
 	$(RUN) heads.report --config $< --seeds $(SEEDS) --out $(@D)

@@ -45,18 +45,19 @@ class KeyIndex:
         self, wanted: PackedKeys, hashes: UInt64[np.ndarray, " all"], places: Int64[np.ndarray, " K"]
     ) -> Int64[np.ndarray, " K"]:
         """The row of the key at each of `places` of `wanted`, whose hashes are `hashes`; -1 where there is none."""
-        order = np.argsort(hashes[places])
-        keys = places[order]
-        sought = hashes[keys]
+        from store import key_kernels  # numba takes as long to import as all the rest
+
+        sought = hashes[places]
         self._file.load(_HASHES)
-        at = np.searchsorted(self._hashes, sought)
+        at = np.empty(len(places), np.int64)
+        key_kernels.lower_bounds(self._hashes, sought, at)
         here = self._stands(at, sought)
         found = np.full(len(places), -1, np.int64)
         left = np.flatnonzero((at < len(self)) & (here == sought))
         while len(left):  # more than once only where hashes are equal
             rows = self._row(at[left])
-            same = self._keys.equal(rows, wanted, keys[left])
-            found[order[left[same]]] = self.first + rows[same]
+            same = self._keys.equal(rows, wanted, places[left])
+            found[left[same]] = self.first + rows[same]
             left = left[~same]
             at[left] += 1
             left = left[(at[left] < len(self)) & (self._hash(at[left]) == sought[left])]

@@ -6,6 +6,7 @@ from jaxtyping import Bool, Int64, UInt64
 from store.compiled import compiled
 
 _WORD = 8  # bytes
+_NEAR = 4  # places of the first step
 
 
 @compiled
@@ -37,6 +38,37 @@ def hash_keys(
             state = _mixed(state ^ _ended(words[at], end - at))
             at += _WORD
         hashes[key] = state
+
+
+@compiled
+def lower_bounds(
+    hashes: UInt64[np.ndarray, " N"], sought: UInt64[np.ndarray, " P"], places: Int64[np.ndarray, " P"]
+) -> None:
+    """Fill `places` with the first place in `hashes`, ascending, whose hash is not below each of `sought`.
+
+    Hashes are spread evenly, so that a hash tells nearly where it stands, and the one found there tells it to a few
+    places: from there the search doubles its step, then halves it.
+    """
+    count, density = len(hashes), len(hashes) / 2.0**64
+    for key in range(len(sought)):
+        wanted = sought[key]
+        guess = min(int(wanted * density), count - 1)
+        if hashes[guess] < wanted:
+            guess = min(guess + int((wanted - hashes[guess]) * density), count - 1)
+        else:
+            guess = max(guess - int((hashes[guess] - wanted) * density), 0)
+        low, high, step = guess, guess, _NEAR
+        while low > 0 and hashes[low - 1] >= wanted:  # all below `low` are below `wanted`
+            high, low, step = low, max(low - step, 0), 2 * step
+        while high < count and hashes[high] < wanted:  # none from `high` on is
+            low, high, step = high + 1, min(high + step, count), 2 * step
+        while low < high:
+            middle = (low + high) // 2
+            if hashes[middle] < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        places[key] = low
 
 
 @compiled

@@ -1,9 +1,8 @@
 """Random rows of one feature, straight into the batch.
 
-Rows whose pages are in memory are copied at once by the caller's thread: large ones from a mapping,
-which saves the kernel's own slower copy. From the first row on that is not in memory, threads take the
-rest: each tells the kernel of its next rows at once, so that a cold disk has a long queue, and copies
-them as they arrive.
+Threads share the rows. Each copies those whose pages are in memory: large ones from a mapping, which
+saves the kernel's own slower copy. From the first row on that is not, it tells the kernel of all its
+next rows at once, so that a cold disk has a long queue, and copies them as they arrive.
 
 Guarantees
 - results come in the caller's order, whatever the order on disk, duplicates included
@@ -95,7 +94,7 @@ class RowReader:
         wanted = np.flatnonzero(~missing)
         order = wanted[np.lexsort((offsets[wanted], shards[wanted]))]
         runs = self._runs(order, shards, offsets, files, out)
-        each(_take, _shares(_take_resident(runs)))
+        each(_take, _shares(runs))
 
     def _runs(
         self,
@@ -186,8 +185,9 @@ def _shares(runs: list[_Run]) -> list[list[_Run]]:
 
 def _take(runs: list[_Run]) -> None:
     """Read the runs whole, one after the other."""
-    _announce(runs)
-    for run in runs:
+    waited_for = _take_resident(runs)
+    _announce(waited_for)
+    for run in waited_for:
         target, offset = run.target.data, run.offset
         while len(target):
             try:

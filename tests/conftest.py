@@ -1,10 +1,21 @@
 """What every room's tests share: an S3 server on this machine alone, a small language model, torch's threads."""
 
 import logging
+import os
 import uuid
 from collections.abc import Iterator
 
 import pytest
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    # Before anything loads OpenMP: processes that share the cores do not take them from one another.
+    _THREADS = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The README's commands first: they take longest, and nothing should wait for them at the end."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from store import Catalog, Store, StoreError
 from store.block_file import BLOCK, BlockFile, DamagedFile, encode
 from store.key_index import KeyIndex, built, in_memory, merged
+from store.key_kernels import lower_bounds
 from store.packed_keys import pack
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +80,18 @@ def test_any_merge_finds_what_a_dict_finds(keys: list[str], data: st.DataObject)
     asked = [*reversed(keys), "", "abc", *data.draw(st.lists(st.text("ab_0")))]
     assert find(index, asked) == [rows.get(key, -1) for key in asked]
     assert index.keys(np.arange(len(keys))) == keys
+
+
+HASHES = st.one_of(st.integers(0, MASK), st.integers(0, 9), st.integers(MASK - 9, MASK), st.integers(2**63, 2**63 + 9))
+
+
+@UNHURRIED
+@given(st.lists(HASHES, min_size=1, max_size=300), st.lists(HASHES))
+def test_a_hash_is_looked_for_where_it_stands_however_uneven_they_are(held: list[int], sought: list[int]) -> None:
+    hashes, wanted = np.sort(np.array(held, np.uint64)), np.array([*sought, *held], np.uint64)
+    places = np.empty(len(wanted), np.int64)
+    lower_bounds(hashes, wanted, places)
+    assert places.tolist() == np.searchsorted(hashes, wanted).tolist()
 
 
 def test_equal_hashes_are_told_apart_by_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
