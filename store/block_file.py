@@ -88,7 +88,7 @@ class BlockFile:
 
     def check(self, name: str, first: Int[np.ndarray, " P"], last: Int[np.ndarray, " P"]) -> None:
         """Check the elements from each `first` to its `last` of an array; DamagedFile where one is not as written."""
-        if self._checked.all():
+        if self.checked:
             return
         size = self._arrays[name].itemsize
         low = self._starts[name] + first * size // BLOCK
@@ -97,6 +97,11 @@ class BlockFile:
         begun = np.bincount(low, minlength=count + 1) - np.bincount(high + 1, minlength=count + 1)
         touched = np.cumsum(begun)[:count] > 0
         self._check_blocks(np.flatnonzero(touched & ~self._checked))
+
+    @property
+    def checked(self) -> bool:
+        """Whether the whole file has been checked."""
+        return bool(self._checked.all())
 
     def check_all(self) -> None:
         """Check the whole file; DamagedFile."""

@@ -49,11 +49,13 @@ class KeyIndex:
 
         sought = hashes[places]
         self._file.load(_HASHES)
-        at = np.empty(len(places), np.int64)
-        key_kernels.lower_bounds(self._hashes, sought, at)
-        here = self._stands(at, sought)
+        at, hits = np.empty(len(places), np.int64), np.empty(len(places), bool)
+        ascending = key_kernels.lower_bounds(self._hashes, sought, at, hits)
+        self._file.check(_HASHES, np.maximum(at - 1, 0), np.minimum(at, len(self) - 1))
+        if not ascending:  # a wrong byte misled the search
+            raise DamagedFile(self.path)
         found = np.full(len(places), -1, np.int64)
-        left = np.flatnonzero((at < len(self)) & (here == sought))
+        left = np.flatnonzero(hits)
         while len(left):  # more than once only where hashes are equal
             rows = self._row(at[left])
             same = self._keys.equal(rows, wanted, places[left])
@@ -73,13 +75,6 @@ class KeyIndex:
         """Check every byte of the file; DamagedFile."""
         self._file.check_all()
 
-    def _stands(self, at: Int64[np.ndarray, " K"], sought: UInt64[np.ndarray, " K"]) -> UInt64[np.ndarray, " K"]:
-        """The hashes at `at`, where each of `sought` would stand: DamagedFile where a wrong byte misled the search."""
-        before, here = self._hash(at - 1), self._hash(at)
-        if not (((at == 0) | (before < sought)) & ((at == len(self)) | (here >= sought))).all():
-            raise DamagedFile(self.path)
-        return here
-
     def _hash(self, at: Int64[np.ndarray, " P"]) -> UInt64[np.ndarray, " P"]:
         """The hashes at `at`, checked; of a place past an end, that of the end."""
         at = np.clip(at, 0, len(self) - 1)
@@ -94,6 +89,8 @@ class KeyIndex:
         return rows
 
     def _check_keys(self, places: Int64[np.ndarray, " P"]) -> None:
+        if self._file.checked:  # what follows would only say so, slowly
+            return
         self._file.check(_OFFSETS, places, places + 1)
         offsets = self._keys.offsets
         self._file.check(_KEYS, offsets[places], offsets[places + 1] - 1)

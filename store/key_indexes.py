@@ -32,7 +32,7 @@ from store.threads import each
 
 RATIO = 2  # of 200 appends of 10,000 keys 3 files are left, and 100,000 keys take 44 ms: unmerged 200, and 468 ms
 _GROUP = 2**22  # rows of small parts that are indexed together
-_RUN = 2**15  # keys looked up at a time: what is made of them stays near the core
+_RUN = 2**14  # keys looked up at a time: what is made of them stays near the core
 _DIGITS = 12
 
 Answer = TypeVar("Answer")

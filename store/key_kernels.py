@@ -6,7 +6,8 @@ from jaxtyping import Bool, Int64, UInt64
 from store.compiled import compiled
 
 _WORD = 8  # bytes
-_NEAR = 4  # places of the first step
+_MENDED = 2  # times that a guess is
+_NEAR = 2  # places of the first step
 
 
 @compiled
@@ -21,9 +22,9 @@ def _mixed(state: np.uint64) -> np.uint64:
 @compiled
 def _ended(word: np.uint64, rest: int) -> np.uint64:
     """`word`, zeros past the `rest` bytes that belong to the key."""
-    if rest >= _WORD:
-        return word
-    return word & ((np.uint64(1) << np.uint64(8 * rest)) - np.uint64(1))
+    if rest <= 0:
+        return np.uint64(0)
+    return word & (~np.uint64(0) >> np.uint64(8 * max(_WORD - rest, 0)))
 
 
 @compiled
@@ -42,25 +43,29 @@ def hash_keys(
 
 @compiled
 def lower_bounds(
-    hashes: UInt64[np.ndarray, " N"], sought: UInt64[np.ndarray, " P"], places: Int64[np.ndarray, " P"]
-) -> None:
-    """Fill `places` with the first place in `hashes`, ascending, whose hash is not below each of `sought`.
+    hashes: UInt64[np.ndarray, " N"],
+    sought: UInt64[np.ndarray, " P"],
+    places: Int64[np.ndarray, " P"],
+    hits: Bool[np.ndarray, " P"],
+) -> bool:
+    """Fill `places` with the first place in `hashes` that is not below each of `sought`, `hits` with whether it is that.
 
     Hashes are spread evenly, so that a hash tells nearly where it stands, and the one found there tells it to a few
-    places: from there the search doubles its step, then halves it.
+    places: from there the search doubles its step, then halves it. False where `hashes` do not ascend around a place.
     """
-    count, density = len(hashes), len(hashes) / 2.0**64
-    for key in range(len(sought)):
+    count, density, ascending = len(hashes), len(hashes) / 2.0**64, True
+    for key in range(len(sought)):  # a loop without a branch waits for many places of memory at once
         wanted = sought[key]
-        guess = min(int(wanted * density), count - 1)
-        if hashes[guess] < wanted:
-            guess = min(guess + int((wanted - hashes[guess]) * density), count - 1)
-        else:
-            guess = max(guess - int((hashes[guess] - wanted) * density), 0)
-        low, high, step = guess, guess, _NEAR
-        while low > 0 and hashes[low - 1] >= wanted:  # all below `low` are below `wanted`
+        guess = np.int64(wanted * density)
+        for _ in range(_MENDED):
+            guess = min(max(guess, 0), count - 1)
+            guess += np.int64((np.float64(wanted) - np.float64(hashes[guess])) * density)
+        places[key] = min(max(guess, 0), count - 1)
+    for key in range(len(sought)):
+        wanted, low, high, step = sought[key], places[key], places[key], _NEAR
+        while low > 0 and hashes[low - 1] >= wanted:  # what is before `low` is below `wanted`
             high, low, step = low, max(low - step, 0), 2 * step
-        while high < count and hashes[high] < wanted:  # none from `high` on is
+        while high < count and hashes[high] < wanted:  # what is from `high` on is not
             low, high, step = high + 1, min(high + step, count), 2 * step
         while low < high:
             middle = (low + high) // 2
@@ -69,20 +74,30 @@ def lower_bounds(
             else:
                 high = middle
         places[key] = low
+        hits[key] = low < count and hashes[low] == wanted
+        ascending &= (low == 0 or hashes[low - 1] < wanted) and (low == count or hashes[low] >= wanted)
+    return ascending
 
 
 @compiled
 def compare(
     words: UInt64[np.ndarray, " bytes"],
-    starts: Int64[np.ndarray, " P"],
-    ends: Int64[np.ndarray, " P"],
+    offsets: Int64[np.ndarray, " ends"],
+    places: Int64[np.ndarray, " P"],
     other_words: UInt64[np.ndarray, " other_bytes"],
-    other_starts: Int64[np.ndarray, " P"],
+    other_offsets: Int64[np.ndarray, " other_ends"],
+    other_places: Int64[np.ndarray, " P"],
     same: Bool[np.ndarray, " P"],
 ) -> None:
-    """Leave true in `same`, true for keys of one length, where those from `starts` and `other_starts` on are equal."""
+    """Fill `same` with whether the key at each of `places` between `offsets` is the other one."""
+    for pair in range(len(same)):  # a loop without a branch waits for many places of memory at once
+        at, other = offsets[places[pair]], other_offsets[other_places[pair]]
+        length = offsets[places[pair] + 1] - at
+        alike = length == other_offsets[other_places[pair] + 1] - other
+        same[pair] = alike & (_ended(words[at] ^ other_words[other], length) == 0)
     for pair in range(len(same)):
-        at, end, other = starts[pair], ends[pair], other_starts[pair]
+        at, end = offsets[places[pair]] + _WORD, offsets[places[pair] + 1]
+        other = other_offsets[other_places[pair]] + _WORD
         while same[pair] and at < end:
             same[pair] = _ended(words[at] ^ other_words[other], end - at) == 0
             at, other = at + _WORD, other + _WORD

@@ -53,10 +53,8 @@ class PackedKeys:
         """Whether the key at each of `places` is the one of `others` at `theirs`."""
         from store import key_kernels
 
-        starts, other_starts = self.offsets[places], others.offsets[theirs]
-        ends, other_ends = self.offsets[places + 1], others.offsets[theirs + 1]
-        same = ends - starts == other_ends - other_starts
-        key_kernels.compare(self._words, starts, ends, others._words, other_starts, same)
+        same = np.empty(len(places), bool)
+        key_kernels.compare(self._words, self.offsets, places, others._words, others.offsets, theirs, same)
         return same
 
     @property

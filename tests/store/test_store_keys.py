@@ -89,9 +89,10 @@ HASHES = st.one_of(st.integers(0, MASK), st.integers(0, 9), st.integers(MASK - 9
 @given(st.lists(HASHES, min_size=1, max_size=300), st.lists(HASHES))
 def test_a_hash_is_looked_for_where_it_stands_however_uneven_they_are(held: list[int], sought: list[int]) -> None:
     hashes, wanted = np.sort(np.array(held, np.uint64)), np.array([*sought, *held], np.uint64)
-    places = np.empty(len(wanted), np.int64)
-    lower_bounds(hashes, wanted, places)
+    places, hits = np.empty(len(wanted), np.int64), np.empty(len(wanted), bool)
+    assert lower_bounds(hashes, wanted, places, hits)
     assert places.tolist() == np.searchsorted(hashes, wanted).tolist()
+    assert hits.tolist() == [hash in held for hash in wanted.tolist()]
 
 
 def test_equal_hashes_are_told_apart_by_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
