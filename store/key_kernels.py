@@ -48,7 +48,7 @@ def lower_bounds(
     places: Int64[np.ndarray, " P"],
     hits: Bool[np.ndarray, " P"],
 ) -> bool:
-    """Fill `places` with the first place in `hashes` that is not below each of `sought`, `hits` with whether it is that.
+    """Fill `places` with the first place in `hashes` not below each of `sought`, `hits` with whether that is it.
 
     Hashes are spread evenly, so that a hash tells nearly where it stands, and the one found there tells it to a few
     places: from there the search doubles its step, then halves it. False where `hashes` do not ascend around a place.
