@@ -17,6 +17,7 @@ _BIAS = np.int32(112 << 23)  # between the exponents of float16 and float32
 _SMALLEST = np.int32(0x38800000)  # float32 bits of 2**-14, the least normal float16
 _LARGEST = np.int32(0x477FE000)  # float32 bits of 65504, the greatest float16
 _MAGNITUDE = np.int32(0x7FFFFFFF)
+_NAN = np.uint16(0x7E00)
 _STEP = np.float32(2**-24)  # of float16 below its normal range
 _STEPS = np.float32(2**24)
 _HALF, _HALF_BITS = np.float32(0.5), np.int32(0x3F000000)  # float32 numbers at 0.5 lie 2**-24 apart
@@ -70,7 +71,7 @@ def quantise_float32(
 def quantise_float16(
     values: UInt16[np.ndarray, "R D"], levels: Int8[np.ndarray, "R D"], scale: UInt16[np.ndarray, "R blocks"]
 ) -> None:
-    """Fill `levels` and `scale` from the bits of finite float16 values."""
+    """Fill `levels` and `scale` from the bits of float16 values; a block that is not finite has scale NaN."""
     for row in range(values.shape[0]):
         for block in range(scale.shape[1]):
             start = block * BLOCK
@@ -83,7 +84,7 @@ def quantise_float16(
             for d in range(len(given)):
                 size = _from_float16(np.int32(given[d] & 0x7FFF))
                 made[d] = np.int8(np.rint((-size if given[d] > 0x7FFF else size) / step))
-            scale[row, block] = bits
+            scale[row, block] = bits if peak <= 0x7BFF else _NAN
 
 
 @compiled

@@ -56,10 +56,10 @@ def lower_bounds(
     count, density, ascending = len(hashes), len(hashes) / 2.0**64, True
     for key in range(len(sought)):  # a loop without a branch waits for many places of memory at once
         wanted = sought[key]
-        guess = np.int64(wanted * density)
+        guess = int(wanted * density)
         for _ in range(_MENDED):
             guess = min(max(guess, 0), count - 1)
-            guess += np.int64((np.float64(wanted) - np.float64(hashes[guess])) * density)
+            guess += int((np.float64(wanted) - np.float64(hashes[guess])) * density)
         places[key] = min(max(guess, 0), count - 1)
     for key in range(len(sought)):
         wanted, low, high, step = sought[key], places[key], places[key], _NEAR

@@ -36,7 +36,8 @@ def scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 def quantise(values: Float[np.ndarray, "*axes D"]) -> Quantised:
     """Finite values, float32 or float16, as int8 and scales.
 
-    A scale is max|value| / 127 of its block rounded up to float16; a block of zeros has scale 1.
+    A scale is max|value| / 127 of its block rounded up to float16; a block of zeros has scale 1. Float16 values need
+    not be finite: the scale of a block with one that is not is NaN, and the block is to be refused.
     """
     from store import kernels  # numba takes as long to import as all the rest
 

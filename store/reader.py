@@ -1,8 +1,9 @@
 """Random rows of one feature, straight into the batch.
 
-Threads share the rows. Each copies those whose pages are in memory: large ones from a mapping, which
-saves the kernel's own slower copy. From the first row on that is not, it tells the kernel of all its
-next rows at once, so that a cold disk has a long queue, and copies them as they arrive.
+Rows whose pages are in memory are copied at once, shared out among the cores: large ones from a mapping,
+which saves the kernel's own slower copy. From the first row on that is not in memory, more threads take
+the rest: each tells the kernel of its next rows at once, so that a cold disk has a long queue, and
+copies them as they arrive.
 
 Guarantees
 - results come in the caller's order, whatever the order on disk, duplicates included
@@ -24,14 +25,15 @@ from jaxtyping import Int, Shaped
 from store.errors import StoreError
 from store.layout import identity
 from store.shard import ShardFile
-from store.threads import each
+from store.threads import cores, each
 
 OPEN_FILES = 128
 _RUN_BYTES = 4 * 2**20  # neighbours are read together up to this size
-_MAPPED_BYTES = 64 * 2**10  # smaller reads cost less as one call
+_MAPPED_BYTES = 128 * 2**10  # smaller reads cost less as one call
 _PROBE_BYTES = 2 * 2**20  # residency is asked for once every so many bytes
 _TASK_BYTES = 2 * 2**20  # what a thread that waits is given at once, about
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+_BYTE = memoryview(bytearray(1))  # whatever a probe reads
 _guard = threading.Lock()  # of every reader's open files
 
 
@@ -94,7 +96,9 @@ class RowReader:
         wanted = np.flatnonzero(~missing)
         order = wanted[np.lexsort((offsets[wanted], shards[wanted]))]
         runs = self._runs(order, shards, offsets, files, out)
-        each(_take, _shares(runs))
+        a_core = max(len(order) * self._row_bytes // cores(), _TASK_BYTES)
+        left = [run for rest in each(_take_resident, _shares(runs, a_core)) for run in rest]
+        each(_take, _shares(left, _TASK_BYTES))
 
     def _runs(
         self,
@@ -148,9 +152,8 @@ def _take_resident(runs: list[_Run]) -> list[_Run]:
 
 def _is_resident(run: _Run) -> bool:
     """Whether the run's pages are in memory, by the look of samples."""
-    byte = memoryview(bytearray(1))
     places = range(run.offset, run.offset + len(run.target), _PROBE_BYTES)
-    return all(_read_now(run.file, byte, at) for at in places)
+    return all(_read_now(run.file, _BYTE, at) for at in places)
 
 
 def _read_now(file: ShardFile, target: memoryview, offset: int) -> int:
@@ -170,12 +173,12 @@ def _announce(runs: list[_Run]) -> None:
             os.posix_fadvise(run.file.fd, run.offset, len(run.target), os.POSIX_FADV_WILLNEED)
 
 
-def _shares(runs: list[_Run]) -> list[list[_Run]]:
-    """The runs in order, a new list begun as soon as one holds what a thread should have at once."""
+def _shares(runs: list[_Run], size: int) -> list[list[_Run]]:
+    """The runs in order, a new list begun as soon as one holds `size` bytes."""
     shares: list[list[_Run]] = []
-    filled = _TASK_BYTES
+    filled = size
     for run in runs:
-        if filled >= _TASK_BYTES:
+        if filled >= size:
             shares.append([])
             filled = 0
         shares[-1].append(run)
@@ -185,9 +188,8 @@ def _shares(runs: list[_Run]) -> list[list[_Run]]:
 
 def _take(runs: list[_Run]) -> None:
     """Read the runs whole, one after the other."""
-    waited_for = _take_resident(runs)
-    _announce(waited_for)
-    for run in waited_for:
+    _announce(runs)
+    for run in runs:
         target, offset = run.target.data, run.offset
         while len(target):
             try:

@@ -50,23 +50,25 @@ def _part(
 ) -> StoredRows:
     slots = slots[part]
     given = {name: values[part] for name, values in sorted(given.items())}
+    arrays: dict[str, np.ndarray] = {}
     reasons: dict[int, str] = {}
     for name, values in given.items():
-        narrow = features[name].dtype != "float32"
-        for slot, value in zip(slots.tolist(), values, strict=True):
-            if reason := _unfit(value, narrow):
-                reasons.setdefault(slot, f"{name} holds {reason}")
-    if reasons:
-        good = np.array([slot not in reasons for slot in slots.tolist()])
-        slots, given = slots[good], {name: values[good] for name, values in given.items()}
-    arrays: dict[str, np.ndarray] = {}
-    for name, values in given.items():
         dtype = features[name].dtype
+        suspects = np.arange(len(slots))
         if dtype == "int8":
             arrays[name], scale = quantise(values)
             arrays["scale"] = np.ascontiguousarray(scale, "<f2")
+            if values.dtype == np.float16:  # the scales tell, and are few
+                suspects = np.flatnonzero(np.isnan(scale).reshape(len(slots), -1).any(axis=1))
         else:
-            arrays[name] = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
+            with np.errstate(over="ignore"):
+                arrays[name] = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
+        for place in suspects:
+            if reason := _unfit(values[place], dtype != "float32"):
+                reasons.setdefault(int(slots[place]), f"{name} holds {reason}")
+    if reasons:
+        good = ~np.isin(slots, list(reasons))
+        slots, arrays = slots[good], {name: rows[good] for name, rows in arrays.items()}
     sums = {name: np.array([crc32c(row) for row in rows], np.uint32) for name, rows in arrays.items()}
     return StoredRows(slots, arrays, sums, reasons)
 

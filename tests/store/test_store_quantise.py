@@ -96,6 +96,14 @@ def test_every_bit_is_as_plain_numpy_computes_it(
     assert half.tobytes() == plain.clip(-65504, 65504).astype(np.float16).tobytes()
 
 
+@pytest.mark.parametrize("wrong", [np.nan, -np.nan, np.inf, -np.inf])
+def test_the_scale_of_a_float16_block_that_is_not_finite_is_nan(wrong: float) -> None:
+    values = of_many_sizes((6, 150), np.float16)
+    values[4, 70] = wrong
+    scale = quantise(values).scale
+    assert np.argwhere(~np.isfinite(scale)).tolist() == [[4, 1]] and np.isnan(scale[4, 1])
+
+
 def test_nothing_in_nothing_out() -> None:
     levels, scale = quantise(np.zeros((0, 3, 70), np.float32))
     assert levels.shape == (0, 3, 70) and scale.shape == (0, 3, 2) and dequantise(levels, scale).shape == (0, 3, 70)
