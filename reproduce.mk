@@ -10,11 +10,12 @@ VIDEOS ?= 132
 REPRODUCE ?= data/reproduce
 R_WORLD ?= $(REPRODUCE)/kitchen
 R_STORE ?= $(REPRODUCE)/features
-# What makes a trial of it small: options of the warm start, of the three trainings, of the contrastive head, of every
-# evaluation, and how many rows each has.
+# What makes a trial of it small: options of the warm start, of the three trainings, of the contrastive head, of the
+# descriptions, of every evaluation, and how many rows each has.
 R_WARM ?=
 R_OURS ?=
 R_ALIGN ?=
+R_DESCRIBE ?=
 R_EVALUATE ?=
 R_ROWS ?=
 
@@ -114,7 +115,7 @@ $(REPRODUCE)/all/described: $(addprefix $(REPRODUCE)/seed0/,vclm/loss.png interl
 	$(RUN) annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/interleaved --kind objects --view efficientnet-centre \
 	    --question "What does the picture show?"
 	$(RUN) annotate.ground $(DESCRIBED) --head $(REPRODUCE)/seed0/align --view align-seed0
-	$(RUN) annotate.describe $(DESCRIBED) --llm smollm2-135m-instruct
+	$(RUN) annotate.describe $(DESCRIBED) --llm smollm2-135m-instruct $(R_DESCRIBE)
 	@mkdir -p $(@D)
 	@touch $@
 # Socratic (step desc.) compares the descriptions of the test clips.

@@ -1,4 +1,4 @@
-"""GPUs, where FAISS has any (`pip install '.[gpu]'`): training there takes minutes where it takes hours"""
+"""GPUs, where FAISS has any (`pip install -e '.[gpu]'`): training there takes minutes where it takes hours"""
 
 from __future__ import annotations
 

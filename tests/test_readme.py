@@ -106,7 +106,7 @@ def test_every_readme_command_runs_on_a_tiny_world(readme_folder: Path) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tmp_path: Path) -> None:
+def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, tmp_path: Path) -> None:
     world = tmp_path / "kitchen"
     shutil.copytree(readme_folder / "data/kitchen", world, ignore=shutil.ignore_patterns("videos", "images"))
     for task, rows in (("diffmcq", 3), ("diffrank", 3), ("diffcap", 8)):
@@ -121,9 +121,10 @@ def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tmp_path: Path
         "REPRODUCE": tmp_path / "reproduce",
         "R_WORLD": world,
         "R_STORE": readme_folder / "data/features",
-        "R_WARM": "--video_lm.warm_start.steps 2",
-        "R_OURS": "--video_lm.schedule.steps 1 --video_lm.batch 2",
+        "R_WARM": f"--video_lm.language_model {tiny_lm} --video_lm.warm_start.steps 2",
+        "R_OURS": f"--video_lm.language_model {tiny_lm} --video_lm.schedule.steps 1 --video_lm.batch 2",
         "R_ALIGN": "--contrastive.schedule.steps 2",
+        "R_DESCRIBE": "--sampling.max-tokens 4 --words 10",
         "R_EVALUATE": "--bootstrap 20",
         "R_ROWS": 2,
     }

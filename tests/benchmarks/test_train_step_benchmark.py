@@ -14,15 +14,16 @@ from weights import WeightsError, resolve
 @pytest.fixture(autouse=True)
 def weights() -> None:
     try:
-        resolve("smollm2-135m-instruct"), resolve("efficientnet-lite0")
+        resolve("efficientnet-lite0")
     except WeightsError as problem:
         pytest.skip(str(problem))
 
 
 def test_raw_video_gives_the_tokens_of_the_store_and_it_ends_in_one_json_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_lm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--videos", "4", "--steps", "1", "--rounds", "1", "--folder", str(tmp_path)]) == 0
+    small = ["--videos", "4", "--steps", "1", "--rounds", "1", "--folder", str(tmp_path), "--language_model", tiny_lm]
+    assert main(small) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["benchmark"] == "train_step"
     assert [row["step"] for row in found["rows"]] == [

