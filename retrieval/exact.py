@@ -12,13 +12,15 @@ Guarantees
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
+from threadpoolctl import ThreadpoolController
 
-from retrieval.kernels import keep_best, squares_of
-from retrieval.vectors import checked_norms, normalised, raw_blocks, width
+from retrieval.kernels import cosines_of, keep_best, squares_of
+from retrieval.vectors import checked_norms, raw_blocks, width
 from store import Store, View
 from store.threads import cores, each
 
@@ -81,9 +83,9 @@ class Passing:
             if len(self._scores) < len(rows) * len(part):
                 self._scores = np.empty(len(rows) * len(part), np.float32)
             scores = self._scores[: len(rows) * len(part)].reshape(len(rows), len(part))
-            np.matmul(vectors, part.T, out=scores)
-
             kept = self.rows[start : start + QUERIES], self.estimates[start : start + QUERIES]
+            with blas().limit(limits=1):
+                each(lambda share: multiply(vectors, part, share, scores), shares(len(rows)))  # noqa: B023
             each(lambda share: keep_best(scores, factors, rows, *share, *kept), shares(len(part)))  # noqa: B023
 
     def settle(
@@ -107,16 +109,33 @@ def compared(
     rows: Int64[np.ndarray, "queries some"],
 ) -> Float64[np.ndarray, "queries some"]:
     """The cosine of each normalised query to each of its own rows, in float64; -inf where the row is -1."""
-    exact = np.full(rows.shape, -np.inf)
+    exact = np.empty(rows.shape)
     group = max(COMPARED // rows.shape[1], 1)
     for start in range(0, len(rows), group):
-        near, places = np.unique(rows[start : start + group], return_inverse=True)
-        vectors = np.zeros((len(near), queries.shape[1]))
-        vectors[near >= 0] = normalised(store, view, feature, near[near >= 0])
-        for at, place in enumerate(places.reshape(-1, rows.shape[1]), start):
-            exact[at] = np.sum(vectors[place] * queries[at], axis=-1)
-    exact[rows < 0] = -np.inf
+        part = slice(start, start + group)
+        near, places = np.unique(rows[part], return_inverse=True)
+        absent = np.searchsorted(near, 0)  # -1, where there is one, comes first
+        vectors = view.read_float(feature, near[absent:])
+        norms = checked_norms(store, view, feature, near[absent:], squares(vectors))
+        given = vectors, norms, places.reshape(-1, rows.shape[1]) - absent, queries[part]
+        each(lambda share: cosines_of(*given, *share, exact[part]), shares(len(queries[part])))  # noqa: B023
     return exact
+
+
+@cache
+def blas() -> ThreadpoolController:
+    """The library behind numpy's products, whose own threads spin while they wait and take a core from what follows."""
+    return ThreadpoolController().select(user_api="blas")
+
+
+def multiply(
+    vectors: Float32[np.ndarray, "rows dim"],
+    queries: Float32[np.ndarray, "queries dim"],
+    share: tuple[int, int],
+    scores: Float32[np.ndarray, "rows queries"],
+) -> None:
+    """Fill a share of the rows of `scores` with the products of those vectors and all queries."""
+    np.matmul(vectors[slice(*share)], queries.T, out=scores[slice(*share)])
 
 
 def squares(vectors: Float32[np.ndarray, "rows dim"]) -> Float64[np.ndarray, " rows"]:

@@ -1,4 +1,4 @@
-"""the loops of exact.py, compiled: norms of rows, and the best of many scores
+"""the loops of exact.py, compiled: norms of rows, the best of many scores, and cosines of chosen rows
 
 They hold no lock, so that threads share the work out; numba's own threads would end a process that
 uses them after a fork.
@@ -42,13 +42,37 @@ def keep_best(
         factor = factors[row]
         for start in range(first, last, 64):
             end = min(start + 64, last)
-            better = 0
+            ahead = np.float32(0)
             for query in range(start, end):
-                better += scores[row, query] * factor > worst[query]
-            if not better:
+                ahead = max(ahead, scores[row, query] * factor - worst[query])
+            if ahead == 0:
                 continue
             for query in range(start, end):
                 score = scores[row, query] * factor
                 if score > worst[query]:
                     insert(score, rows[row], best[query], best_rows[query])
                     worst[query] = best[query, kept - 1]
+
+
+@compiled
+def cosines_of(
+    vectors: Float32[np.ndarray, "rows dim"],
+    norms: Float64[np.ndarray, " rows"],
+    places: Int64[np.ndarray, "queries some"],
+    queries: Float32[np.ndarray, "queries dim"],
+    first: int,
+    last: int,
+    out: Float64[np.ndarray, "queries some"],
+) -> None:
+    """Fill `out` with the cosines of normalised queries `first` to `last` (exclusive) and the vectors at their own
+    places, in float64; -inf where a place is negative."""
+    for query in range(first, last):
+        for at in range(places.shape[1]):
+            place = places[query, at]
+            if place < 0:
+                out[query, at] = -np.inf
+                continue
+            total = 0.0
+            for d in range(vectors.shape[1]):
+                total += np.float64(vectors[place, d]) * np.float64(queries[query, d])
+            out[query, at] = total / norms[place]
