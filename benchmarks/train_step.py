@@ -55,8 +55,8 @@ class Options:
     """steps of a measurement"""
     rounds: int = 5
     """measurements of each way, whose median counts"""
-    language_model: str = "smollm2-135m-instruct"
-    """name, folder or hub id"""
+    language_model: str | None = None
+    """another one than the recipe's: name, folder or hub id"""
     device: str = "cpu"
     """cpu or cuda"""
     folder: Path = Path("data/bench")
@@ -148,7 +148,8 @@ def figures(options: Options) -> tuple[list[Row], list[Row]]:
     world = World(options.folder.absolute(), options.videos, options.device)
     made = read_recipe(RECIPE).video_lm
     assert made is not None
-    recipe = replace(made, language_model=options.language_model, one_sided_first=0, decisions_first=0)
+    language_model = options.language_model or made.language_model
+    recipe = replace(made, language_model=language_model, one_sided_first=0, decisions_first=0)
     training = Training(world, recipe, options.device)
     memory = [training.load(number, training.features) for number in range(options.steps)]
     ways: dict[str, Callable[[int], object]] = {
