@@ -3,6 +3,7 @@
 Guarantees
 - a local Ray listens on this machine alone, opens no dashboard and sends no usage report
 - nothing of Ray reaches standard output
+- a program that is connected to Ray already keeps its connection
 - inside a Ray job a relative path, which would point into Ray's throw-away copy of the working
   folder, is refused
 """
@@ -41,9 +42,11 @@ def refuse_relative(paths: Iterable[tuple[str, str]]) -> None:
 
 @contextmanager
 def connected(address: str | None, rooms: Sequence[str] = _ROOMS) -> Iterator[bool]:
-    """Ray within this block: the cluster at `address` or RAY_ADDRESS, else one started here.
+    """Ray within this block: the one that this process uses already, the cluster at `address` or RAY_ADDRESS, or
+    else one started here.
 
-    Gives whether a cluster was joined. rooms: what its workers import.
+    Gives whether a cluster was joined. rooms: what its workers import; where Ray is in use already, they find them
+    as that program's other workers do.
 
     Raises FeaturizeError where no cluster answers.
     """
@@ -51,6 +54,9 @@ def connected(address: str | None, rooms: Sequence[str] = _ROOMS) -> Iterator[bo
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
+    if address is None and ray.is_initialized():
+        yield True
+        return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     joined = address != "local"

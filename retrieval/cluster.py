@@ -54,11 +54,14 @@ def fill_all(
 
 @contextmanager
 def _connected(address: str | None) -> Iterator[None]:
-    """Ray within this block: the cluster at `address` or RAY_ADDRESS, else one of this machine alone."""
+    """Ray within this block: the one in use already, the cluster at `address` or RAY_ADDRESS, or one of our own."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
+    if address is None and ray.is_initialized():
+        yield
+        return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     how: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address == "local":

@@ -1,5 +1,5 @@
 """Runs lines of `python -m MODULE ...` from standard input one after the other in one process, so that what they
-import is imported once; ends with the first that fails, and its exit status.
+import is imported once and Ray is started once; ends with the first that fails, and its exit status.
 """
 
 import glob
@@ -7,7 +7,10 @@ import runpy
 import shlex
 import sys
 
-for line in sys.stdin.read().splitlines():
+from featurize.cluster import connected
+
+
+def run(line: str) -> None:
     module, *given = shlex.split(line)[2:]
     arguments = [name for part in given for name in (sorted(glob.glob(part)) if "*" in part else [part])]
     sys.argv = [module, *arguments]
@@ -17,3 +20,8 @@ for line in sys.stdin.read().splitlines():
         if end.code:
             print(f"{line}: exit status {end.code}", file=sys.stderr)
             raise
+
+
+with connected(None):
+    for line in sys.stdin.read().splitlines():
+        run(line)

@@ -43,7 +43,8 @@ def module(command: str) -> str:
     return command.removeprefix("python -m ")
 
 
-def small(command: str, folder: Path) -> str:
+def small(command: str, folder: Path, lm: str) -> str:
+    """The command in a folder, made small; what asks a language model for text asks `lm`."""
     extra = [more for start, more in SMALLER.items() if module(command).startswith(start)]
     command = re.sub(r"(?<![\w/])(data|runs)/", lambda m: f"{folder}/{m[1]}/", command)
     if command.startswith("python -m heads.train"):
@@ -52,6 +53,7 @@ def small(command: str, folder: Path) -> str:
         for task in ("diffmcq", "diffrank") if "stepdiff.yaml" in command else ():
             # The val split of so small a world has no such rows.
             extra.append(f"--video-lm.validation.{task} {world}/{task}_test.jsonl")
+    extra += [f"--llm {lm}"] if module(command).startswith(("annotate.describe", "annotate.pairqa")) else []
     return " ".join([command, *extra])
 
 
@@ -69,19 +71,26 @@ def made_by(*arguments: str) -> list[str]:
 
 
 def run_lines(lines: Sequence[str]) -> None:
-    """Runs the lines in order; neighbours that start no processes of their own share one, and what it imports."""
-    alone = ("kitchen", "weights")  # they start processes
+    """Runs the lines in order; neighbours that start no processes but Ray's share one, and what it imports."""
+    alone = ("kitchen", "weights")
     for apart, group in groupby(lines, lambda line: module(line).split()[0].split(".")[0] in alone):
-        for chunk in [[line] for line in group] if apart else [list(group)]:
-            done = subprocess.run(
-                [sys.executable, ROOT / "tests/lines.py"],
-                input="\n".join(chunk),
-                cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
-                capture_output=True,
-                text=True,
-            )
-            assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        if apart:
+            for line in group:
+                run_python(shlex.split(line)[1:])
+        else:
+            run_python([str(ROOT / "tests/lines.py")], "\n".join(group))
+
+
+def run_python(arguments: Sequence[str], given: str = "") -> None:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=given,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
 def test_the_demo_runs_what_the_readme_shows() -> None:
@@ -91,12 +100,12 @@ def test_the_demo_runs_what_the_readme_shows() -> None:
 
 
 @pytest.fixture(scope="module")
-def readme_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def readme_folder(tmp_path_factory: pytest.TempPathFactory, tiny_lm: str) -> Path:
     """What the README's commands leave."""
     folder = tmp_path_factory.mktemp("readme")
     lines = [line for line in commands() if line.startswith("python -m")]
     assert len(lines) > 15
-    run_lines([small(line, folder) for line in lines])
+    run_lines([small(line, folder, tiny_lm) for line in lines])
     return folder
 
 

@@ -26,6 +26,7 @@ from featurize.options import Options
 from store import Store
 
 ROOT = Path(__file__).parents[2]
+NICENESS = "RAY_worker_niceness"  # as tests/conftest.py wants it
 
 
 def test_the_cluster_file_is_valid_by_rays_own_schema() -> None:
@@ -62,7 +63,7 @@ def head() -> Iterator[Head]:
     """A head node on this machine."""
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # Ray's sockets need a short path
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_") or name == NICENESS},
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -19,6 +19,7 @@ from store import Store, View
 
 Writer = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
+NICENESS = "RAY_worker_niceness"  # as tests/conftest.py wants it
 FEATURES = ("tokens", "frame_embedding", "embedding")
 
 
@@ -27,7 +28,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_") or name == NICENESS}
 
 
 def featurize(*arguments: object) -> tuple[int, dict[str, object], str]:
