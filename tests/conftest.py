@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     # Before anything loads OpenMP: processes that share the cores do not take them from one another.
     _THREADS = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Ray's workers are nicer than what started them, and would wait for the other process's tests.
     os.environ.setdefault("RAY_worker_niceness", "0")
 

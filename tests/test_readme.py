@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+THREAD = "--workers 2"  # on two cores each has one, and the other tests the other
 # What makes each command small. Nothing else of a command is changed but the folders it works in.
 SMALLER = {
     "kitchen": "--videos 32",
@@ -25,10 +26,12 @@ SMALLER = {
     "heads.train --config heads/recipes/kitchen/align.yaml": "--contrastive.schedule.steps 4",
     "heads.evaluate": "--rows 3 --bootstrap 50",
     "heads.ask": "--max-tokens 4",
-    "annotate.captions": "--max-tokens 4",
-    "annotate.describe": "--sampling.max-tokens 4 --words 10",
+    "featurize --manifest data/kitchen/texts.csv": THREAD,
+    "annotate.captions": f"--max-tokens 4 {THREAD}",
+    "annotate.ground": THREAD,
+    "annotate.describe": f"--sampling.max-tokens 4 --words 10 {THREAD}",
     "annotate.pairs": "--cap 1",
-    "annotate.pairqa": "--sampling.max-tokens 8",
+    "annotate.pairqa": f"--sampling.max-tokens 8 {THREAD}",
 }
 
 
@@ -44,12 +47,13 @@ def module(command: str) -> str:
 
 
 def small(command: str, folder: Path, lm: str) -> str:
-    """The command in a folder, made small; what asks a language model for text asks `lm`."""
+    """The command in a folder, made small, with a small language model."""
     extra = [more for start, more in SMALLER.items() if module(command).startswith(start)]
     command = re.sub(r"(?<![\w/])(data|runs)/", lambda m: f"{folder}/{m[1]}/", command)
     if command.startswith("python -m heads.train"):
         world = f"{folder}/data/kitchen"
-        extra += [f"--video-lm.pairqa {world}/pairqa_train.jsonl"] if "stepdiff.yaml" in command else []
+        paired = f"--video-lm.pairqa {world}/pairqa_train.jsonl --video-lm.language-model {lm}"
+        extra += [paired] if "stepdiff.yaml" in command else []
         for task in ("diffmcq", "diffrank") if "stepdiff.yaml" in command else ():
             # The val split of so small a world has no such rows.
             extra.append(f"--video-lm.validation.{task} {world}/{task}_test.jsonl")
@@ -123,7 +127,7 @@ def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, 
         for split in ("test", "val"):  # the val split of so small a world may have no rows
             (world / f"{task}_{split}.jsonl").write_text("".join(lines[:rows]))
     asked = (world / "pairqa_train.jsonl").read_text().splitlines(keepends=True)
-    (world / "pairqa_train.jsonl").write_text("".join(asked[:200]))
+    (world / "pairqa_train.jsonl").write_text("".join(asked[:60]))
     (readme_folder / "data/features/.complete").touch()
     shutil.rmtree(readme_folder / "data/features/annotations")  # of another captioner
     tiny = {

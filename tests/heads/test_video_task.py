@@ -336,3 +336,29 @@ def test_in_the_kitchen_all_of_ours_are_given_alike(name: str) -> None:
     assert made.lora == ours.lora == warm.lora and made.validation == ours.validation
     assert made.schedule.learning_rate == ours.schedule.learning_rate
     assert (made.language_model, made.view, made.projector) == (ours.language_model, ours.view, ours.projector)
+
+
+def test_the_kitchens_stepdiff_learns_with_the_language_model_that_is_fetched(world: Path, tmp_path: Path) -> None:
+    made = read_recipe(RECIPES / "kitchen" / "stepdiff.yaml")
+    assert made.video_lm is not None and made.video_lm.language_model == "smollm2-135m-instruct"
+    recipe = dataclasses.replace(
+        made.video_lm,
+        view="visual",
+        pairqa=str(world / "pairqa.jsonl"),
+        schedule=dataclasses.replace(made.video_lm.schedule, steps=5, warmup=1, validate_every=5),
+        batch=2,
+        questions=4,
+        one_sided_first=0,
+        decisions_first=0,
+        warm_start=WarmStart(steps=2, clips=4),
+        validation=Validation(str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl"), 2),
+    )
+    train.run(dataclasses.replace(made, store=str(world / "features"), out=str(tmp_path / "run"), video_lm=recipe))
+    losses = [r["loss"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in r]
+    assert np.mean(losses[-2:]) < 0.7 * np.mean(losses[:2])
+    model, features, _ = load_video_lm(tmp_path / "run", Store.open(world / "features"), "cpu")
+    clips = features.view.catalog.frame()["key"].to_list()[:2]
+    question = Turn("Do they share a similar tool?", "", ends=False)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        (said,) = model.generate([question], model.project(features.read(clips)), 2)
+    assert said.upper() in ("YES", "NO")
