@@ -115,7 +115,7 @@ $(REPRODUCE)/all/described: $(addprefix $(REPRODUCE)/seed0/,vclm/loss.png interl
 	$(RUN) annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/interleaved --kind objects --view efficientnet-centre \
 	    --question "What does the picture show?"
 	$(RUN) annotate.ground $(DESCRIBED) --head $(REPRODUCE)/seed0/align --view align-seed0
-	$(RUN) annotate.describe $(DESCRIBED) --llm smollm2-135m-instruct $(R_DESCRIBE)
+	$(RUN) annotate.describe $(DESCRIBED) --llm smollm2-135m-instruct --precision bfloat16 $(R_DESCRIBE)
 	@mkdir -p $(@D)
 	@touch $@
 # Socratic (step desc.) compares the descriptions of the test clips.
@@ -127,7 +127,7 @@ $(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),socratic,$(REPRODUCE)/all/
 $(REPRODUCE)/generated.jsonl: $(REPRODUCE)/all/described
 	$(RUN) annotate.pairs --store $(R_STORE) --out $(REPRODUCE)/pairs.parquet --cap 12 \
 	    --test-sets $(TEST_diffcap),$(TEST_diffmcq),$(TEST_diffrank)
-	$(RUN) annotate.pairqa --store $(R_STORE) --pairs $(REPRODUCE)/pairs.parquet --out $@
+	$(RUN) annotate.pairqa --store $(R_STORE) --pairs $(REPRODUCE)/pairs.parquet --out $@ --precision bfloat16
 ifdef GENERATED
 $(foreach s,$(TRAININGS),$(eval $(REPRODUCE)/seed$(s)/generated/loss.png: $(REPRODUCE)/generated.jsonl))
 $(foreach s,$(TRAININGS),$(eval $(call TRAINING,$(s),generated,stepdiff_interleaved,interleaved,\

@@ -25,19 +25,21 @@ from weights import resolve
 class LocalLLM:
     """AnnotateError: no causal language model of safetensors there, or none with a chat template."""
 
-    def __init__(self, name: str, device: str, batch: int) -> None:
-        """name: one of `python -m weights list`, a folder or a hub id; batch: conversations at once."""
+    def __init__(self, name: str, device: str, batch: int, precision: str | None = None) -> None:
+        """name: one of `python -m weights list`, a folder or a hub id; batch: conversations at once; precision:
+        float32, bfloat16, or None for bfloat16 on a GPU and float32 elsewhere."""
         import transformers
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         transformers.utils.logging.disable_progress_bar()
         folder, self.name, self.batch = resolve(name), name, batch
+        precision = precision or ("bfloat16" if device.startswith("cuda") else "float32")
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             self.model: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
-                dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32,
+                dtype=getattr(torch, precision),
                 use_safetensors=True,
                 trust_remote_code=False,
             ).eval()

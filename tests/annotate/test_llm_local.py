@@ -53,6 +53,13 @@ def test_an_answer_written_in_a_batch_is_the_one_written_alone(llm: LocalLLM, sa
     assert len(set(together)) > 3
 
 
+def test_it_computes_in_the_precision_it_is_told(tiny_lm: str) -> None:
+    for told, dtype in ((None, torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        llm = LocalLLM(tiny_lm, "cpu", 3, told)
+        assert {parameter.dtype for parameter in llm.model.parameters()} == {dtype}
+        assert all(isinstance(answer, str) for answer in answers(llm, MANY, Sampling(3)))
+
+
 def test_another_seed_draws_otherwise(llm: LocalLLM) -> None:
     first, again, other = (answers(llm, MANY, Sampling(12, 1.0, 1.0, seed)) for seed in (0, 0, 1))
     assert first == again != other
@@ -118,6 +125,7 @@ def test_provenance_tells_weights_and_sampling_and_where_they_are_served(tiny_lm
     local = LLMOptions(llm=tiny_lm, sampling=Sampling(9)).provenance()
     assert local["weights"] == fingerprint(tiny_lm) and local["sampling"]["max_tokens"] == 9
     assert local != LLMOptions(llm=tiny_lm, sampling=Sampling(9, 0.5)).provenance()
+    assert local != LLMOptions(llm=tiny_lm, sampling=Sampling(9), precision="bfloat16").provenance()
     served = LLMOptions(llm="llama", endpoint="http://127.0.0.1:1/v1").provenance()
     assert served == LLMOptions(llm="llama", endpoint="http://other:2/v1").provenance()
     assert served["weights"] == "as served"
