@@ -55,7 +55,8 @@ def connected(address: str | None, rooms: Sequence[str] = _ROOMS) -> Iterator[bo
     import ray
 
     if address is None and ray.is_initialized():
-        yield True
+        with redirect_stdout(sys.stderr):
+            yield True
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}

@@ -127,7 +127,7 @@ def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, 
         for split in ("test", "val"):  # the val split of so small a world may have no rows
             (world / f"{task}_{split}.jsonl").write_text("".join(lines[:rows]))
     asked = (world / "pairqa_train.jsonl").read_text().splitlines(keepends=True)
-    (world / "pairqa_train.jsonl").write_text("".join(asked[:60]))
+    (world / "pairqa_train.jsonl").write_text("".join(asked[:200]))
     (readme_folder / "data/features/.complete").touch()
     shutil.rmtree(readme_folder / "data/features/annotations")  # of another captioner
     tiny = {

@@ -1,6 +1,9 @@
-"""Real tiny videos, and a tiny CLIP saved to disk."""
+"""Real tiny videos, a tiny CLIP saved to disk, and whole runs."""
 
-from collections.abc import Callable
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,7 +11,11 @@ import av
 import numpy as np
 import pytest
 
+from featurize.__main__ import main
+from featurize.cluster import connected
+
 Writer = Callable[..., Path]
+Run = Callable[..., tuple[int, dict[str, object], str]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -101,3 +108,17 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with sound alone."""
     return write_audio(tmp_path_factory.mktemp("audio") / "sound.mp4")
+
+
+@pytest.fixture(scope="module")
+def featurize(s3_server: str) -> Iterator[Run]:
+    """Runs `python -m featurize` in this process, whose runs share one Ray: exit status, summary and what was said."""
+
+    def run(*arguments: object) -> tuple[int, dict[str, object], str]:
+        out, said = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(said):
+            status = main([*map(str, arguments), "--json"])
+        return status, json.loads(out.getvalue()) if out.getvalue() else {}, said.getvalue()
+
+    with connected("local"):
+        yield run

@@ -1,4 +1,4 @@
-"""Whole runs on a Ray of their own: failures, repetition, and processes that are killed."""
+"""Whole runs: failures, repetition, and processes that are killed."""
 
 import json
 import os
@@ -14,10 +14,12 @@ import psutil
 import pytest
 
 from featurize.__main__ import main
+from featurize.cluster import connected
 from featurize.encoders import load
 from store import Store, View
 
 Writer = Callable[..., Path]
+Run = Callable[..., tuple[int, dict[str, object], str]]
 ROOT = Path(__file__).parents[2]
 NICENESS = "RAY_worker_niceness"  # as tests/conftest.py wants it
 FEATURES = ("tokens", "frame_embedding", "embedding")
@@ -31,8 +33,8 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("RAY_") or name == NICENESS}
 
 
-def featurize(*arguments: object) -> tuple[int, dict[str, object], str]:
-    """Exit status, summary and what was said."""
+def apart(*arguments: object) -> tuple[int, dict[str, object], str]:
+    """In a process and on a Ray of its own: exit status, summary and what was said."""
     run = subprocess.run(
         command(*arguments, "--json"), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120
     )
@@ -80,7 +82,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory, video: Writer, audio: Path
 
 
 @pytest.fixture(scope="module")
-def store(kitchen: Path, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(kitchen: Path, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory, featurize: Run) -> Path:
     """The store of a first run over the kitchen, whose outcome is checked here."""
     path = tmp_path_factory.mktemp("store") / "features"
     status, summary, said = featurize(*options(kitchen, path, tiny_clip))
@@ -122,7 +124,7 @@ def test_a_run_repeated_starts_neither_ray_nor_encoder(
 ) -> None:
     begin = time.monotonic()
     loaded = set(sys.modules)
-    status, summary, said = featurize(*options(kitchen, store, tiny_clip))
+    status, summary, said = apart(*options(kitchen, store, tiny_clip))
     assert time.monotonic() - begin < 10  # a Ray and an encoder take longer where many tests run
     assert status == 1 and (summary["done"], summary["already"], summary["failed"]) == (0, 3, 8)
     assert "nothing to do" in said and "--retry-failed" in said
@@ -133,7 +135,7 @@ def test_a_run_repeated_starts_neither_ray_nor_encoder(
 
 def test_a_writer_is_refused_while_another_runs(store: Path, kitchen: Path, tiny_clip: Path) -> None:
     with Store.open(store).lock():
-        status, _, said = featurize(*options(kitchen, store, tiny_clip))
+        status, _, said = apart(*options(kitchen, store, tiny_clip))
         assert status == 1 and f"process {os.getpid()} on host" in said
         waiting = started(*options(kitchen, store, tiny_clip), "--wait")
         assert waiting.stderr is not None
@@ -142,7 +144,7 @@ def test_a_writer_is_refused_while_another_runs(store: Path, kitchen: Path, tiny
     assert json.loads(out)["already"] == 3
 
 
-def test_another_provenance_is_refused(store: Path, kitchen: Path, tiny_clip: Path) -> None:
+def test_another_provenance_is_refused(store: Path, kitchen: Path, tiny_clip: Path, featurize: Run) -> None:
     status, _, said = featurize(*options(kitchen, store, tiny_clip), "--dtype", "int8", "--retry-failed")
     assert status == 1 and "was made otherwise" in said and "'int8'" in said
 
@@ -171,7 +173,7 @@ def test_what_is_refused_is_refused_before_anything_is_written(
     assert len(Store.open(store).catalog("clips")) == rows
 
 
-def test_retry_failed_does_what_has_been_mended(store: Path, kitchen: Path, tiny_clip: Path) -> None:
+def test_retry_failed_does_what_has_been_mended(store: Path, kitchen: Path, tiny_clip: Path, featurize: Run) -> None:
     before = Store.open(store).view("clips", "clip")
     rows = before.catalog.rows(["good_0_1", "good_1_2", "good_0.5_0.6"])
     kept = before.read("tokens", rows)
@@ -184,7 +186,7 @@ def test_retry_failed_does_what_has_been_mended(store: Path, kitchen: Path, tiny
     np.testing.assert_array_equal(new, kept[:1])  # the same seconds of the same video
 
 
-def test_texts_of_any_length(tmp_path: Path, tiny_clip: Path) -> None:
+def test_texts_of_any_length(tmp_path: Path, tiny_clip: Path, featurize: Run) -> None:
     texts = ["whisk the eggs", "word " * 2000, "", "whisk the eggs", "x"]
     path = tmp_path / "texts.jsonl"
     pl.DataFrame({"caption": texts}).write_ndjson(path)
@@ -193,6 +195,19 @@ def test_texts_of_any_length(tmp_path: Path, tiny_clip: Path) -> None:
     assert status == 1 and (summary["entity"], summary["view"]) == ("texts", "words")
     assert (summary["asked"], summary["done"], summary["failed"], summary["truncated"]) == (4, 3, 1, 1)
     assert said.count("longer than the encoder sees") == 1
+
+
+def test_a_program_that_is_connected_to_ray_already_keeps_its_connection(
+    featurize: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    before = ray.get_runtime_context().get_job_id()
+    with connected(None) as joined:
+        print("Ray's own words")
+        assert joined and ray.get_runtime_context().get_job_id() == before
+    assert ray.get_runtime_context().get_job_id() == before
+    assert capsys.readouterr().out == ""
 
 
 def many(folder: Path, video: Writer) -> Path:
@@ -247,7 +262,7 @@ def test_a_run_whose_processes_are_killed_ends_in_the_same_arrays(
         left.kill()
     some = int((view.status() == 1).sum())
     assert 3 <= some < 24
-    status, summary, _ = featurize(*given, "--store", tmp_path / "driver")
+    status, summary, _ = apart(*given, "--store", tmp_path / "driver")
     assert status == 0 and summary["already"] == some and summary["done"] == 24 - some
 
     view = prepared(tmp_path / "worker", tiny_clip)
