@@ -40,9 +40,12 @@ def _lines(what: str, unit: str, total: int) -> Show:
     def show(done: int) -> None:
         nonlocal spoke
         now = time.monotonic()
-        if now - spoke < LINE_EVERY or not done:
+        if now - spoke < LINE_EVERY:
             return
         spoke = now
+        if not done:
+            say(f"{what}: none of {total} {unit} yet, {now - begin:.0f} s")
+            return
         rate = done / (now - begin)
         left = (total - done) / rate
         say(f"{what}: {done}/{total} {unit}, {rate:.1f} {unit}/s, {left:.0f} s left")
