@@ -139,10 +139,12 @@ def named_errors(path: Path, nbytes: int) -> Iterator[None]:
 def remove_folder(folder: Place, root: Place) -> bool:
     """Remove a folder below `root`: gone under its name at once, its bytes then; False where there is none.
 
-    What a kill leaves of it is a temporary folder in `root`, which `remove_dead` removes. An object store has no
-    folders.
+    What a kill leaves of it is a temporary folder in `root`, which `remove_dead` removes. In an object store, where
+    nothing moves, only its zarr.json is gone at once, and the rest stays where it was.
     """
-    if isinstance(folder, RemotePath) or isinstance(root, RemotePath) or not folder.is_dir():
+    if isinstance(folder, RemotePath):
+        return folder.remove()
+    if isinstance(root, RemotePath) or not folder.is_dir():
         return False
     temp = temporary(root)
     with named_errors(folder, 0):

@@ -1,12 +1,13 @@
 """A view is removed.
 
 Guarantees
-- a view is gone at once or not at all: its group is renamed away before a byte is deleted
-- what a kill leaves of it stands in nobody's way, and is removed by the next run or by compact
+- a view is gone at once or not at all: its group is renamed away before a byte is deleted, or in an object store its
+  zarr.json is deleted before the rest
+- what a kill leaves of it stands in nobody's way, and is removed by the next run or by compact; in an object store by
+  the same command or by whoever makes a view of that name, and until then verify may miss its zarr.json
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from store.commit import remove_folder
@@ -16,7 +17,7 @@ from store.info import folder_bytes
 from store.layout import ViewPaths
 from store.names import check_entity, check_name
 from store.options import DropOptions
-from store.remote import on_disk
+from store.remote import Place, RemotePath, listed
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,7 @@ class Dropped:
 def drop(options: DropOptions) -> Dropped:
     """Remove a view, where told `yes`. StoreError where there is none, or another run writes."""
     store = Store.open(options.path)
-    root = on_disk(store.path, "drop")
-    paths = ViewPaths(root, check_entity(options.entity), check_name("view", options.view))
+    paths = ViewPaths(store.path, check_entity(options.entity), check_name("view", options.view))
     with store.lock(options.wait):
         folders = [folder for folder in (paths.group, *paths.beside) if folder.is_dir()]
         if not folders:
@@ -53,8 +53,8 @@ def drop(options: DropOptions) -> Dropped:
             entity=options.entity,
             view=options.view,
             bytes=sum(map(folder_bytes, folders)),
-            files=sum(path.is_file() for folder in folders for path in on_disk(folder, "drop").rglob("*")),
-            stale=[str(path) for path in _built_from(root, options)],
+            files=sum(map(_files, folders)),
+            stale=[str(path) for path in _built_from(store.path, options)],
             dropped=options.yes,
         )
         if options.yes:
@@ -63,6 +63,13 @@ def drop(options: DropOptions) -> Dropped:
     return found
 
 
-def _built_from(store: Path, options: DropOptions) -> list[Path]:
+def _files(folder: Place) -> int:
+    """Files below `folder`."""
+    if isinstance(folder, RemotePath):
+        return len(folder.sizes())
+    return sum(path.is_file() for path in folder.rglob("*"))
+
+
+def _built_from(store: Place, options: DropOptions) -> list[Place]:
     """Indexes of the view."""
-    return sorted((store / "indexes" / options.entity).glob(f"{options.view}.*"))
+    return listed(store / "indexes" / options.entity, f"{options.view}.*")

@@ -161,7 +161,7 @@ class Store:
         entity = paths.group.parent
         if not (entity / "zarr.json").exists():
             write_json(entity / "zarr.json", group_metadata())
-        for folder in paths.beside:  # of a dropped view of that name, whose removal was cut short
+        for folder in (paths.group, *paths.beside):  # of a dropped view of that name, whose removal was cut short
             remove_folder(folder, self.path)
         group = paths.group
         if isinstance(group, RemotePath):

@@ -60,7 +60,7 @@ def store_info(store: Store) -> list[ViewInfo]:
 def folder_bytes(folder: Place) -> int:
     """Bytes of all files below `folder`."""
     if isinstance(folder, RemotePath):
-        return folder.nbytes()
+        return sum(folder.sizes().values())
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

@@ -116,10 +116,10 @@ class RemotePath:
         elif (self / part).exists():
             yield self / part
 
-    def nbytes(self) -> int:
-        """Bytes of all objects below."""
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every object below, by its key."""
         with told("list", self.url):
-            return sum(entry["size"] for entries in obstore.list(self._objects, self._key) for entry in entries)
+            return {entry["path"]: entry["size"] for found in obstore.list(self._objects, self._key) for entry in found}
 
     def identities(self) -> dict[str, str]:
         """The ETags of the objects one level below, by name."""
@@ -193,6 +193,18 @@ class RemotePath:
             except FileNotFoundError:
                 if not missing_ok:
                     raise
+
+    def remove(self) -> bool:
+        """Delete all objects below, those first that make a view of the rest; whether there were any."""
+        left = list(self.sizes())
+        found = bool(left)
+        with told("delete", self.url):
+            for first in (f"{self._key}/zarr.json", f"{self._key}/status/", ""):
+                now = [key for key in left if key.startswith(first)]
+                if now:
+                    obstore.delete(self._objects, now)
+                left = [key for key in left if not key.startswith(first)]
+        return found
 
     def exchange(self, data: bytes, etag: str) -> str | None:
         """Put `data` in place of the object of that ETag; the new one, None where that is no longer there."""

@@ -143,6 +143,40 @@ def test_cut_off_after_any_request_then_resumed_gives_the_same_objects(bucket: s
         assert contents(url) == expected, f"cut after {cut} requests"
 
 
+def test_a_drop_cut_off_after_any_request_leaves_a_view_or_none(
+    bucket: str, gate: Gate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"{bucket}/features"
+    drop = ["drop", url, "--view", "net", "--yes"]
+    root = place(url)
+    assert isinstance(root, RemotePath)
+    run(url)
+    expected = contents(url)
+    before, cut, left = 10**9, 0, set()
+    while True:
+        gate.left = cut
+        status = main(drop)
+        gate.left = before
+        lock_is_left(root)
+        store = Store.open(url)
+        there = store.views("clips") == ["net"]
+        damaged = [damage.path for damage in verify(store)]
+        assert damaged == [] or not there and damaged == ["arrays.zarr/clips/net/zarr.json"]
+        assert there or status != 0 or not any("/net/" in name for name in contents(url))
+        left.add((there, status))
+        if status == 0:
+            break
+        assert capsys.readouterr().err.count("\n") == 1
+        if not there:  # a new view of that name starts from nothing, or the rest is dropped
+            if cut % 2:
+                assert main(drop) == 0
+                assert not any("/net/" in name for name in contents(url))
+            run(url)
+        assert contents(url) == expected
+        cut += 1
+    assert left == {(True, 1), (False, 1), (False, 0)}
+
+
 def lock_is_left(root: RemotePath) -> None:
     """What this process could not release for want of a network, as its death would."""
     for path in [root / "lock.json", *(root / "shards" / "clips" / "net").glob("*.lock")]:
@@ -301,9 +335,10 @@ def test_the_verbs_take_a_url(bucket: str, tmp_path: Path, capsys: pytest.Captur
     assert (figures["path"], view["ok"], view["failed"], view["bytes"]) == (url, 17, 3, sum(sizes.values()))
     assert main(["requantise", url, "--view", "net", "--to", "small", "--dtype", "float16"]) == 0
     assert main(["export-hdf5", str(tmp_path / "clips.h5"), "--store", url, "--view", "small"]) == 0
-    for verb in (["compact", url], ["drop", url, "--view", "small", "--yes"]):
-        assert main(verb) == 1
-        assert capsys.readouterr().err.endswith(f"{verb[0]} works on a store in a folder alone\n")
+    assert main(["compact", url]) == 1
+    assert capsys.readouterr().err.endswith("compact works on a store in a folder alone\n")
+    assert main(["drop", url, "--view", "small", "--yes"]) == 0
+    assert "dropped view small" in capsys.readouterr().out and not any("/small/" in name for name in contents(url))
     assert main(["verify", url]) == 0
     assert capsys.readouterr().out == f"{url} is whole\n"
     root = place(url)
