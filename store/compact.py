@@ -18,16 +18,15 @@ from store.catalog import Catalog
 from store.commit import TEMPORARY, create_file, remove_folder, replace_file
 from store.errors import StoreError
 from store.feature_store import Store
-from store.layout import ARRAYS, MERGED_SHARDS, ViewPaths, identity
+from store.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, identity
 from store.lock import locked
 from store.names import ENTITIES
 from store.options import CompactOptions
 from store.parts import is_part, part_name, rows_of_merged
 from store.progress import progress
-from store.remote import Place, on_disk
+from store.remote import Place, RemotePath, listed
 from store.view import ABSENT, OK, View
 
-_VERB = "compact"
 MOST_ROWS = 2**20
 """rows of a merged part: it is written, and read, in one piece"""
 
@@ -59,7 +58,8 @@ def compact(options: CompactOptions) -> Compacted:
     """Compact a store. StoreError where it is damaged, or another run writes."""
     store = Store.open(options.path)
     done = Compacted(str(store.path))
-    left = [(path, _sizes(path)) for path in on_disk(store.path, _VERB).rglob(f"{TEMPORARY}*")]
+    temporary = [] if isinstance(store.path, RemotePath) else store.path.rglob(f"{TEMPORARY}*")
+    left = [(path, _sizes(path)) for path in temporary]
     with store.lock(options.wait):  # which removes what dead runs left
         for path, sizes in left:
             if not path.exists():
@@ -163,7 +163,7 @@ def _remove_uncommitted(view: View, done: Compacted) -> None:
                     view.paths.info(shard),
                 ):
                     done.count_orphans(_sizes(path))
-                    shutil.rmtree(str(path)) if path.is_dir() else path.unlink(missing_ok=True)
+                    _remove(path)
         except StoreError:  # its writer outlived its run, and is about to commit it
             continue
 
@@ -175,6 +175,10 @@ def _is_committed(view: View, shard: int) -> bool:
 def _remove_dropped(store: Store, done: Compacted) -> None:
     """Delete what a killed `drop` left of a view whose group is gone."""
     for entity in ENTITIES:
+        for group in filter(half_made, listed(store.path / ARRAYS / entity, "*")):
+            if group.is_dir():
+                done.count_orphans(_sizes(group))
+                remove_folder(group, store.path)
         for parent in {folder.parent for folder in ViewPaths(store.path, entity, "any").beside}:
             for folder in parent.glob("*"):
                 if folder.is_dir() and not (store.path / ARRAYS / entity / folder.name).is_dir():
@@ -184,6 +188,17 @@ def _remove_dropped(store: Store, done: Compacted) -> None:
 
 def _sizes(path: Place) -> list[int]:
     """Bytes of each file at or below `path`."""
-    path = on_disk(path, _VERB)
+    if isinstance(path, RemotePath):
+        return list(path.sizes().values())
     files = path.rglob("*") if path.is_dir() else (path,)
     return [file.stat().st_size for file in files if file.is_file()]
+
+
+def _remove(path: Place) -> None:
+    """Delete a file or a folder, where there is one."""
+    if isinstance(path, RemotePath):
+        path.remove()
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

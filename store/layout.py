@@ -84,6 +84,16 @@ def identities(folder: Place) -> dict[str, Identity]:
     return {name: found for name in os.listdir(folder) if (found := identity(folder / name)) is not None}
 
 
+def half_made(group: Place) -> bool:
+    """Whether it is what is left in an object store of a view whose making, or removal, was broken off: no view, and
+    no damage."""
+    return (
+        isinstance(group, RemotePath)
+        and not (group / "zarr.json").exists()
+        and not (group / "status" / "c").is_dir()
+    )
+
+
 def zarr_store(path: Place) -> Any:
     """What zarr-python opens the array or group at `path` from, to read."""
     return zarr.storage.ObjectStore(objects_below(path), read_only=True) if isinstance(path, RemotePath) else path

@@ -117,9 +117,13 @@ class RemotePath:
             yield self / part
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every object below, by its key."""
+        """Bytes of every object below, or of the one at this very URL, by its key."""
         with told("list", self.url):
-            return {entry["path"]: entry["size"] for found in obstore.list(self._objects, self._key) for entry in found}
+            found = [entry for entries in obstore.list(self._objects, self._key) for entry in entries]
+            below = {entry["path"]: entry["size"] for entry in found}
+            if below or not self.exists():
+                return below
+            return {self._key: obstore.head(self._objects, self._key)["size"]}
 
     def identities(self) -> dict[str, str]:
         """The ETags of the objects one level below, by name."""
@@ -195,7 +199,7 @@ class RemotePath:
                     raise
 
     def remove(self) -> bool:
-        """Delete all objects below, those first that make a view of the rest; whether there were any."""
+        """Delete all objects that `sizes` knows, those first that make a view of the rest; whether there were any."""
         left = list(self.sizes())
         found = bool(left)
         with told("delete", self.url):
@@ -238,13 +242,6 @@ def place(path: str | os.PathLike[str] | RemotePath) -> Place:
     if scheme not in _SCHEMES:
         raise StoreError(f"{text} is no place for a store: give a folder, or a URL of {', '.join(_SCHEMES)}")
     return RemotePath(f"{scheme}://{rest.rstrip('/')}")
-
-
-def on_disk(path: Place, verb: str) -> Path:
-    """`path`, which is to be no object store. StoreError, with the `verb` that asks for it, where it is one."""
-    if isinstance(path, RemotePath):
-        raise StoreError(f"{path} lies in an object store: {verb} works on a store in a folder alone")
-    return path
 
 
 def listed(folder: Place, pattern: str) -> list[Place]:

@@ -17,9 +17,9 @@ from store.catalog import Catalog
 from store.errors import DamageError, StoreError
 from store.feature_store import Store
 from store.key_index import open_index
-from store.layout import ARRAYS, MERGED_SHARDS
+from store.layout import ARRAYS, MERGED_SHARDS, half_made
 from store.parts import first_row
-from store.remote import Place, RemotePath, listed
+from store.remote import Place, listed
 from store.remote_shard import open_shard
 from store.seal import crc32c, is_sealed
 from store.shard import read_chunk
@@ -62,7 +62,7 @@ def _all(store: Store) -> Iterator[_Found]:
         yield from found
         yield from _indexes(store.catalog(entity))
         root = store.path / ARRAYS / entity
-        folders = [folder for folder in listed(root, "*") if folder.is_dir() and not _half_made(folder)]
+        folders = [folder for folder in listed(root, "*") if folder.is_dir() and not half_made(folder)]
         if folders or (root / "zarr.json").exists():
             yield from _unsealed([root / "zarr.json"], ())
         for folder in folders:
@@ -71,15 +71,6 @@ def _all(store: Store) -> Iterator[_Found]:
             yield from broken
             if not broken:
                 yield from _view(store.view(entity, folder.name), keys)
-
-
-def _half_made(folder: Place) -> bool:
-    """Whether it is the beginning of a view in an object store, whose making was broken off: no view, no damage."""
-    return (
-        isinstance(folder, RemotePath)
-        and not (folder / "zarr.json").exists()
-        and not (folder / "status" / "c").is_dir()
-    )
 
 
 class _Keys:
