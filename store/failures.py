@@ -13,7 +13,7 @@ import polars as pl
 from store import table
 from store.errors import StoreError
 from store.layout import MERGED_SHARDS, ViewPaths
-from store.remote import Place
+from store.remote import Place, listed
 
 SCHEMA = {"key": pl.String, "reason": pl.String}
 
@@ -26,7 +26,9 @@ def of_shard(paths: ViewPaths, shard: int) -> pl.DataFrame:
 def of_shards(paths: ViewPaths, shards: Iterable[int]) -> pl.DataFrame:
     """Key and reason of the rows that failed in some shards, maybe of others too; a key comes once."""
     shards = list(shards)
-    own = {shard: frame for shard in shards if (frame := _read(paths.failures(shard))) is not None}
+    there = {path.name for path in listed(paths.beside[0], "*.parquet")}  # a request for each shard would take minutes
+    named = [shard for shard in shards if paths.failures(shard).name in there]
+    own = {shard: frame for shard in named if (frame := _read(paths.failures(shard))) is not None}
     # merged files only now: a file that was merged away meanwhile is in them
     groups = {shard // MERGED_SHARDS: shard for shard in shards if shard not in own}
     frames = [*own.values(), *(_merged(paths, shard) for shard in groups.values())]
