@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Int64
 
 from store import failures, table
 from store.catalog import Catalog
 from store.commit import TEMPORARY, create_file, remove_folder, replace_file
-from store.errors import StoreError
+from store.errors import HeldError
 from store.feature_store import Store
 from store.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, identity
 from store.lock import locked
@@ -128,7 +129,7 @@ def _merge_failures(view: View, done: Compacted) -> None:
         own = {shard: identity(view.paths.failures(shard)) for shard in here}
         first = group * MERGED_SHARDS
         frame = failures.of_shards(view.paths, range(first, first + MERGED_SHARDS))
-        data = table.encode(frame.filter(_may_fail(view, frame["key"])))
+        data = table.encode(frame[_may_fail(view, frame["key"])])
         replace_file(merged, [data], len(data))
         for shard, seen in own.items():
             try:
@@ -136,14 +137,16 @@ def _merge_failures(view: View, done: Compacted) -> None:
                     if identity(view.paths.failures(shard)) == seen:
                         view.paths.failures(shard).unlink()
                         done.failure_files += 1
-            except StoreError:  # its writer outlived its run, and may have more to tell
+            except HeldError:  # its writer outlived its run, and may have more to tell
                 continue
 
 
-def _may_fail(view: View, keys: pl.Series) -> pl.Series:
-    """Which rows are not ok. One whose status is still to be written must not be left out."""
+def _may_fail(view: View, keys: pl.Series) -> Int64[np.ndarray, " some"]:
+    """Places of the keys whose rows are not ok, in the rows' order. One whose status is still to be written must not
+    be left out."""
     rows = view.catalog.rows(keys.to_list())
-    return pl.Series(view.status()[rows] != OK, dtype=pl.Boolean)
+    order = np.argsort(rows, kind="stable")
+    return order[view.status()[rows[order]] != OK]
 
 
 def _remove_uncommitted(view: View, done: Compacted) -> None:
@@ -157,14 +160,14 @@ def _remove_uncommitted(view: View, done: Compacted) -> None:
             with locked(view.paths.lock(shard), wait=False):
                 if _is_committed(view, shard):
                     continue
-                for path in (
-                    *(folder / str(shard) for folder in arrays),
+                for path in (  # the arrays, by which a run that was cut short is found, last
                     view.paths.failures(shard),
                     view.paths.info(shard),
+                    *(folder / str(shard) for folder in arrays),
                 ):
                     done.count_orphans(_sizes(path))
                     _remove(path)
-        except StoreError:  # its writer outlived its run, and is about to commit it
+        except HeldError:  # its writer outlived its run, and is about to commit it
             continue
 
 

@@ -1,4 +1,4 @@
-"""The one exception of this room."""
+"""The exception of this room, and two kinds of it."""
 
 
 class StoreError(Exception):
@@ -10,3 +10,7 @@ class StoreError(Exception):
 
 class DamageError(StoreError):
     """Bytes that are not as they were written."""
+
+
+class HeldError(StoreError):
+    """A lock that another process holds."""

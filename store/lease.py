@@ -18,7 +18,7 @@ import uuid
 from contextlib import suppress
 from typing import Any
 
-from store.errors import StoreError
+from store.errors import HeldError, StoreError
 from store.remote import RemotePath
 
 LEASE = 60.0
@@ -51,7 +51,7 @@ class Lease:
                 break
             if not wait and (alive or etag != first):  # the lease of another host: watched until it is renewed once
                 who = f"process {holder['pid']} on host {holder['host']}"
-                raise StoreError(f"{self.path.parent} is being written by {who}: wait until it ends")
+                raise HeldError(f"{self.path.parent} is being written by {who}: wait until it ends")
             time.sleep(min(_LOOK, LEASE / 10))
             holder, etag = self._look()
             if etag != seen:

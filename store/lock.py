@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from store.errors import StoreError
+from store.errors import HeldError, StoreError
 from store.lease import Lease
 from store.remote import Place, RemotePath
 
@@ -41,7 +41,7 @@ def locked(path: Place, wait: bool) -> Iterator[None]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise StoreError(f"{path.parent} is being written by {_holder(fd)}: wait until it ends") from None
+            raise HeldError(f"{path.parent} is being written by {_holder(fd)}: wait until it ends") from None
         text = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
         os.ftruncate(fd, 0)
         os.pwrite(fd, text.encode(), 0)
