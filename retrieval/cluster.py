@@ -60,7 +60,8 @@ def _connected(address: str | None) -> Iterator[None]:
     import ray
 
     if address is None and ray.is_initialized():
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     how: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}

@@ -25,7 +25,7 @@ from store.names import ENTITIES
 from store.options import CompactOptions
 from store.parts import is_part, part_name, rows_of_merged
 from store.progress import progress
-from store.remote import Place, RemotePath, listed
+from store.remote import Place, RemotePath, file_sizes, listed
 from store.view import ABSENT, OK, View
 
 MOST_ROWS = 2**20
@@ -60,7 +60,7 @@ def compact(options: CompactOptions) -> Compacted:
     store = Store.open(options.path)
     done = Compacted(str(store.path))
     temporary = [] if isinstance(store.path, RemotePath) else store.path.rglob(f"{TEMPORARY}*")
-    left = [(path, _sizes(path)) for path in temporary]
+    left = [(path, file_sizes(path)) for path in temporary]
     with store.lock(options.wait):  # which removes what dead runs left
         for path, sizes in left:
             if not path.exists():
@@ -165,7 +165,7 @@ def _remove_uncommitted(view: View, done: Compacted) -> None:
                     view.paths.info(shard),
                     *(folder / str(shard) for folder in arrays),
                 ):
-                    done.count_orphans(_sizes(path))
+                    done.count_orphans(file_sizes(path))
                     _remove(path)
         except HeldError:  # its writer outlived its run, and is about to commit it
             continue
@@ -180,21 +180,13 @@ def _remove_dropped(store: Store, done: Compacted) -> None:
     for entity in ENTITIES:
         for group in filter(half_made, listed(store.path / ARRAYS / entity, "*")):
             if group.is_dir():
-                done.count_orphans(_sizes(group))
+                done.count_orphans(file_sizes(group))
                 remove_folder(group, store.path)
         for parent in {folder.parent for folder in ViewPaths(store.path, entity, "any").beside}:
             for folder in parent.glob("*"):
                 if folder.is_dir() and not (store.path / ARRAYS / entity / folder.name).is_dir():
-                    done.count_orphans(_sizes(folder))
+                    done.count_orphans(file_sizes(folder))
                     remove_folder(folder, store.path)
-
-
-def _sizes(path: Place) -> list[int]:
-    """Bytes of each file at or below `path`."""
-    if isinstance(path, RemotePath):
-        return list(path.sizes().values())
-    files = path.rglob("*") if path.is_dir() else (path,)
-    return [file.stat().st_size for file in files if file.is_file()]
 
 
 def _remove(path: Place) -> None:

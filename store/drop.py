@@ -13,11 +13,10 @@ from typing import Any
 from store.commit import remove_folder
 from store.errors import StoreError
 from store.feature_store import Store
-from store.info import folder_bytes
 from store.layout import ViewPaths
 from store.names import check_entity, check_name
 from store.options import DropOptions
-from store.remote import Place, RemotePath, listed
+from store.remote import Place, file_sizes, listed
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,13 @@ def drop(options: DropOptions) -> Dropped:
         if not folders:
             there = ", ".join(store.views(options.entity)) or "none"
             raise StoreError(f"no view {options.view!r} of {options.entity} in {store.path}: there is {there}")
+        sizes = [size for folder in folders for size in file_sizes(folder)]
         found = Dropped(
             store=str(store.path),
             entity=options.entity,
             view=options.view,
-            bytes=sum(map(folder_bytes, folders)),
-            files=sum(map(_files, folders)),
+            bytes=sum(sizes),
+            files=len(sizes),
             stale=[str(path) for path in _built_from(store.path, options)],
             dropped=options.yes,
         )
@@ -61,13 +61,6 @@ def drop(options: DropOptions) -> Dropped:
             for folder in folders:  # the group first: without it there is no view
                 remove_folder(folder, store.path)
     return found
-
-
-def _files(folder: Place) -> int:
-    """Files below `folder`."""
-    if isinstance(folder, RemotePath):
-        return len(folder.sizes())
-    return sum(path.is_file() for path in folder.rglob("*"))
 
 
 def _built_from(store: Place, options: DropOptions) -> list[Place]:

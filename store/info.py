@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from store.feature_store import Store
-from store.remote import Place, RemotePath
+from store.remote import file_sizes
 from store.view import ABSENT, FAILED, OK, View
 
 
@@ -48,20 +48,13 @@ def view_info(view: View) -> ViewInfo:
         failed=int(count[FAILED]),
         absent=int(count[ABSENT]),
         shards=len(np.unique(np.flatnonzero(status) // view.rows_per_shard)),
-        bytes=folder_bytes(view.paths.group),
+        bytes=sum(file_sizes(view.paths.group)),
     )
 
 
 def store_info(store: Store) -> list[ViewInfo]:
     """The figures of every view of `store`."""
     return [view_info(store.view(e, name)) for e in store.entities() for name in store.views(e)]
-
-
-def folder_bytes(folder: Place) -> int:
-    """Bytes of all files below `folder`."""
-    if isinstance(folder, RemotePath):
-        return sum(folder.sizes().values())
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def heading(store: Store) -> str:

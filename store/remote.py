@@ -120,10 +120,12 @@ class RemotePath:
         """Bytes of every object below, or of the one at this very URL, by its key."""
         with told("list", self.url):
             found = [entry for entries in obstore.list(self._objects, self._key) for entry in entries]
-            below = {entry["path"]: entry["size"] for entry in found}
-            if below or not self.exists():
-                return below
-            return {self._key: obstore.head(self._objects, self._key)["size"]}
+        try:
+            with told("read", self.url):
+                found = found or [obstore.head(self._objects, self._key)]
+        except FileNotFoundError:
+            return {}
+        return {entry["path"]: entry["size"] for entry in found}
 
     def identities(self) -> dict[str, str]:
         """The ETags of the objects one level below, by name."""
@@ -248,6 +250,14 @@ def listed(folder: Place, pattern: str) -> list[Place]:
     """What `folder.glob` finds, by name."""
     found: Iterator[Place] = folder.glob(pattern)
     return sorted(found, key=str)
+
+
+def file_sizes(path: Place) -> list[int]:
+    """Bytes of each file at or below `path`."""
+    if isinstance(path, RemotePath):
+        return list(path.sizes().values())
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return [file.stat().st_size for file in files if file.is_file()]
 
 
 def _split(url: str) -> tuple[str, str]:
