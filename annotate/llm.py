@@ -67,6 +67,10 @@ class LLMOptions:
                 f"temperature {self.sampling.temperature}, top_p {self.sampling.top_p}: the first is 0 or more, the "
                 "second above 0 and at most 1"
             )
+        if self.endpoint is not None and self.precision is not None:
+            raise AnnotateError(
+                f"precision {self.precision}: {self.endpoint} chooses its own; leave --precision or --endpoint out"
+            )
 
     @classmethod
     def of(cls, options: "LLMOptions") -> "LLMOptions":

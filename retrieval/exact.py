@@ -92,11 +92,13 @@ class Passing:
         self, store: Store, view: View, feature: str, k: int
     ) -> tuple[Int64[np.ndarray, "queries best"], Float32[np.ndarray, "queries best"], np.ndarray]:
         """The k best of the kept rows (or all, where those are fewer), and whether no other row can be nearer."""
-        exact = compared(store, view, feature, self.queries, self.rows)
+        slack = (width(view, feature) + 8) * 2.0**-24  # of a float32 product of vectors of length 1
+        estimates = self.estimates.astype(np.float64)
+        near = estimates >= estimates[:, k - 1 : k] - 2 * slack  # than any other, k rows are surely nearer
+        exact = compared(store, view, feature, self.queries, np.where(near, self.rows, -1))
         order = np.lexsort((self.rows, -exact))[:, :k]
         best = np.take_along_axis(exact, order, axis=1)
-        slack = (width(view, feature) + 8) * 2.0**-24  # of a float32 product of vectors of length 1
-        beyond = self.estimates[:, -1].astype(np.float64) + slack  # no other row is nearer than this
+        beyond = estimates[:, -1] + slack  # no row that was not kept is nearer than this
         certain = (beyond == -np.inf) | (best[:, -1] > beyond)
         return np.take_along_axis(self.rows, order, axis=1), best.astype(np.float32), certain
 

@@ -75,10 +75,10 @@ def raw_blocks(
 ) -> Iterator[tuple[Int64[np.ndarray, " block"], Float32[np.ndarray, "block dim"]]]:
     """Embeddings of `rows` as they are stored, in float32, the next block read while one is used.
 
-    A block's memory is filled again with the one after the next.
+    What is float32 and in memory comes as it lies there. A block's memory is filled again with the one after the next.
     """
     rows_a_block = max(BLOCK_BYTES // (4 * width(view, feature)), 1)
-    for batch in Batches(view, feature, rows, batch_size=rows_a_block, shuffle=False, ahead=1, keep=1):
+    for batch in Batches(view, feature, rows, batch_size=rows_a_block, shuffle=False, ahead=1, keep=1, in_place=True):
         vectors = batch.arrays[feature]
         if vectors.dtype == np.int8:
             yield batch.rows, dequantise(vectors, batch.arrays["scale"])

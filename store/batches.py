@@ -64,6 +64,7 @@ class Batches:
         ahead: int = 3,
         keep: int | None = 1,
         allocate: Allocate = np.empty,
+        in_place: bool = False,
     ) -> None:
         """Batches of `rows` (by default all that are ok now), for worker `rank` of `world`.
 
@@ -77,6 +78,7 @@ class Batches:
         - keep: batches that stay as they are when the next is asked for; None: all, each in new memory
         - allocate: makes the reused buffers from shape and dtype, e.g. pinned ones:
           `lambda shape, dtype: torch.empty(shape, dtype=..., pin_memory=True).numpy()`
+        - in_place: arrays may be read-only parts of the store's files (`View.in_place`): for rows in order
 
         Raises StoreError where the rows cannot be shared out so, or a feature is not there.
         """
@@ -85,7 +87,7 @@ class Batches:
         self.rows = np.flatnonzero(view.status() == OK) if rows is None else np.asarray(rows, np.int64)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.rank, self.world = rank, world
-        self.ahead, self.keep, self.allocate = ahead, keep, allocate
+        self.ahead, self.keep, self.allocate, self.in_place = ahead, keep, allocate, in_place
         self.epoch = 0
         self.position = 0
         self._first = 0  # of the next iteration
@@ -195,8 +197,9 @@ class Batches:
             if self._is_int8(feature):
                 into = Quantised(out[feature], out["scale"]) if out else None
                 arrays[feature], arrays["scale"] = self.view.read_quantised(feature, rows, into)
-            else:
-                arrays[feature] = self.view.read(feature, rows, out.get(feature))
+                continue
+            lying = self.view.in_place(feature, rows) if self.in_place else None
+            arrays[feature] = self.view.read(feature, rows, out.get(feature)) if lying is None else lying
         return Batch(rows, arrays)
 
     def _is_int8(self, *features: str) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int, Shaped, UInt8
 
 from store.errors import StoreError
 from store.layout import identity
@@ -99,6 +99,24 @@ class RowReader:
         a_core = max(len(order) * self._row_bytes // cores(), _TASK_BYTES)
         left = [run for rest in each(_take_resident, _shares(runs, a_core)) for run in rest]
         each(_take, _shares(left, _TASK_BYTES))
+
+    def in_place(self, rows: Int[np.ndarray, " B"]) -> UInt8[np.ndarray, " bytes"] | None:
+        """The rows as they lie in their file, read only: those of one shard, one behind another, that are in memory.
+
+        None where they are not.
+        """
+        shards, slots = np.divmod(rows, self._shard_rows)
+        if not len(rows) or not _NOWAIT or (shards != shards[0]).any():
+            return None
+        file = self.shard(int(shards[0]))
+        if file is None or not file.present[slots].all():
+            return None
+        offsets = file.offsets[slots].astype(np.int64)
+        if (np.diff(offsets) != self._row_bytes).any() or (file.lengths[slots] != self._row_bytes).any():
+            return None
+        first = int(offsets[0])
+        lying = file.mapped[first : first + len(rows) * self._row_bytes]
+        return lying if _is_resident(_Run(file, first, lying)) else None
 
     def _runs(
         self,

@@ -136,6 +136,20 @@ class View:
         self._check_ok(rows)
         return self._read(feature, rows, out)
 
+    def in_place(self, feature: str, rows: Int[np.ndarray, " B"]) -> Shaped[np.ndarray, "B ..."] | None:
+        """What `read` would give, where it lies: a part of a mapped file, read only, that costs no copy.
+
+        None where rows do not follow one another in one shard, are not in memory or lie in an object store. Raises as
+        `read` does.
+        """
+        self._known(feature)
+        self._check_ok(rows)
+        reader, stored = self._readers[feature], self.stored[feature]
+        lying = reader.in_place(rows) if isinstance(reader, RowReader) else None
+        self._check_not_dropped()
+        dtype = np.dtype(stored.dtype).newbyteorder("<")
+        return None if lying is None else lying.view(dtype).reshape(len(rows), *stored.shape)
+
     def read_quantised(self, feature: str, rows: Int[np.ndarray, " B"], out: Quantised | None = None) -> Quantised:
         """Rows of an int8 feature as they are stored, int8 with float16 scales, into `out` if given.
 
@@ -224,11 +238,14 @@ class View:
         elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
             raise StoreError(f"out is {out.dtype} {out.shape}: {feature} needs C-contiguous {dtype} {shape}")
         self._readers[feature].read(rows, out)
-        # Files that are gone read as the fill value: that must not stand for a view that was dropped.
+        self._check_not_dropped()
+        return out
+
+    def _check_not_dropped(self) -> None:
+        """Files that are gone read as the fill value: that must not stand for a view that was dropped."""
         group = self.paths.group
         if not isinstance(group, RemotePath) and identity(group / "zarr.json") != self._made:  # there none is dropped
             raise StoreError(f"view {self.name} of {self.entity} in {self.paths.store} was dropped: open it again")
-        return out
 
     def _reader(self, name: str) -> RowReader | RemoteReader:
         feature = self.stored[name]

@@ -129,6 +129,7 @@ def test_provenance_tells_weights_and_sampling_and_where_they_are_served(tiny_lm
     served = LLMOptions(llm="llama", endpoint="http://127.0.0.1:1/v1").provenance()
     assert served == LLMOptions(llm="llama", endpoint="http://other:2/v1").provenance()
     assert served["weights"] == "as served"
-    for wrong in ({"batch": 0}, {"sampling": Sampling(0)}, {"sampling": Sampling(8, -1.0)}):
+    served_so = {"endpoint": "http://127.0.0.1:1/v1", "precision": "bfloat16"}
+    for wrong in ({"batch": 0}, {"sampling": Sampling(0)}, {"sampling": Sampling(8, -1.0)}, served_so):
         with pytest.raises(AnnotateError):
             LLMOptions(llm=tiny_lm, **wrong)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from store import Feature, Store, StoreError
 from store import reader as reading
+from store.batches import Batches
 from store.quantise import Quantised, dequantise
 
 Make = Callable[..., Any]
@@ -58,6 +59,43 @@ def test_memory_and_disk_give_the_same_rows(
     for _ in range(2):  # from the disk, then from memory
         got = view.read("tokens", rows)
         assert (got == zarr.open_array(view.paths.group / "tokens", mode="r")[:][rows]).all()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.integers(0, 36), max_size=9) | st.builds(range, st.integers(0, 36), st.integers(0, 37)))
+def test_what_lies_in_place_is_what_a_read_gives(make_view: Make, fill: Make, rows: Sequence[int]) -> None:
+    view = make_view(BIG, rows=37, shard=8)
+    if not view.status().all():
+        fill(view)
+    wanted = np.array(rows, np.int64)
+    lying = view.in_place("tokens", wanted)
+    assert (lying is not None) == (len(rows) > 0 and set(np.diff(rows)) <= {1} and rows[0] // 8 == rows[-1] // 8)
+    if lying is not None:
+        given = view.read("tokens", wanted)
+        assert lying.dtype == given.dtype and not lying.flags.writeable and np.array_equal(lying, given)
+
+
+def test_rows_lie_in_place_beside_one_that_failed_and_while_the_shard_is_replaced(make_view: Make) -> None:
+    view = make_view({"embedding": Feature((7,), "float32")}, rows=8, shard=8)
+    rows = np.arange(0, 8, 2)
+    values = np.arange(28, dtype=np.float32).reshape(4, 7)
+    view.write_shard(0, rows, {"embedding": values}, {1: "no video"})
+    lying = view.in_place("embedding", rows)
+    view.write_shard(0, np.array([3]), {"embedding": values[:1]}, {})
+    assert np.array_equal(lying, values)
+    assert view.in_place("embedding", rows) is None  # another row lies between them now
+    assert np.array_equal(view.in_place("embedding", np.array([2, 3])), values[[1, 0]])
+    with pytest.raises(StoreError, match="absent"):
+        view.in_place("embedding", np.array([0, 5]))
+
+
+def test_nothing_lies_in_place_that_is_on_the_disk(make_view: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = make_view({"embedding": Feature((7,), "float32")}, rows=8, shard=8)
+    view.write_shard(0, np.arange(8), {"embedding": np.ones((8, 7), np.float32)}, {})
+    monkeypatch.setattr(reading, "_is_resident", lambda run: False)
+    assert view.in_place("embedding", np.arange(8)) is None
+    (batch,) = Batches(view, "embedding", batch_size=8, shuffle=False, in_place=True)
+    assert (batch.arrays["embedding"] == 1).all()
 
 
 @pytest.mark.parametrize("wrong", ["shape", "dtype", "stride"])
