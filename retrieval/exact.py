@@ -19,12 +19,13 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from threadpoolctl import ThreadpoolController
 
-from retrieval.kernels import cosines_of, keep_best, squares_of
+from retrieval.kernels import cosines_of, keep_best, multiply_few, squares_of
 from retrieval.vectors import checked_norms, raw_blocks, width
 from store import Store, View
 from store.threads import cores, each
 
 QUERIES = 1024  # multiplied at a time: scores of a block take 16 MiB at 768 channels
+FEW = 16  # queries up to which one pass over the rows, with their norms, takes no more time than BLAS and another pass
 SPARE = 22  # rows kept beyond the k asked for
 MORE = 8  # times as many are kept where those do not decide it
 COMPARED = 16_384  # rows compared again at a time
@@ -52,7 +53,7 @@ def search_exactly(
         asked = queries[open_queries]
         passing = Passing(asked, kept)
         for block, vectors in raw_blocks(view, feature, rows):
-            passing.see(block, vectors, checked_norms(store, view, feature, block, squares(vectors)))
+            checked_norms(store, view, feature, block, passing.see(block, vectors))
         best_rows, best, certain = passing.settle(store, view, feature, k)
         found_rows[open_queries, : best.shape[1]] = best_rows
         found[open_queries, : best.shape[1]] = best
@@ -74,19 +75,28 @@ class Passing:
         self,
         rows: Int64[np.ndarray, " rows"],
         vectors: Float32[np.ndarray, "rows dim"],
-        norms: Float64[np.ndarray, " rows"],
-    ) -> None:
-        """Let rows pass, with their vectors and the norms of these; rising from call to call."""
-        factors = (1 / norms).astype(np.float32)
+        sums: Float64[np.ndarray, " rows"] | None = None,
+    ) -> Float64[np.ndarray, " rows"]:
+        """Let rows pass, with their vectors and, if known, the sums of squares of these, which are returned; rising
+        from call to call. Nothing counts that was kept once a row without a direction has passed."""
+        few = sums is None and len(self.queries) <= FEW
+        if sums is None:
+            sums = np.empty(len(rows)) if few else squares(vectors)
         for start in range(0, len(self.queries), QUERIES):
             part = self.queries[start : start + QUERIES]
             if len(self._scores) < len(rows) * len(part):
                 self._scores = np.empty(len(rows) * len(part), np.float32)
             scores = self._scores[: len(rows) * len(part)].reshape(len(rows), len(part))
             kept = self.rows[start : start + QUERIES], self.estimates[start : start + QUERIES]
-            with blas().limit(limits=1):
-                each(lambda share: multiply(vectors, part, share, scores), shares(len(rows)))  # noqa: B023
+            if few:
+                each(lambda share: multiply_few(vectors, part, *share, scores, sums), shares(len(rows)))  # noqa: B023
+            else:
+                with blas().limit(limits=1):
+                    each(lambda share: multiply(vectors, part, share, scores), shares(len(rows)))  # noqa: B023
+            with np.errstate(divide="ignore", invalid="ignore"):
+                factors = (1 / np.sqrt(sums)).astype(np.float32)
             each(lambda share: keep_best(scores, factors, rows, *share, *kept), shares(len(part)))  # noqa: B023
+        return sums
 
     def settle(
         self, store: Store, view: View, feature: str, k: int

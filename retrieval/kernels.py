@@ -22,6 +22,36 @@ def squares_of(vectors: Float32[np.ndarray, "rows dim"], out: Float64[np.ndarray
 
 
 @compiled
+def multiply_few(
+    vectors: Float32[np.ndarray, "rows dim"],
+    queries: Float32[np.ndarray, "queries dim"],
+    first: int,
+    last: int,
+    scores: Float32[np.ndarray, "rows queries"],
+    sums: Float64[np.ndarray, " rows"],
+) -> None:
+    """Fill rows `first` to `last` (exclusive) of `scores` with the products of those vectors and all queries, and of
+    `sums` with their sums of squares. Four queries at a time share what is loaded of a row."""
+    fours = queries.shape[0] // 4 * 4
+    for row in range(first, last):
+        squares_of(vectors[row : row + 1], sums[row : row + 1])
+        for query in range(0, fours, 4):
+            a, b, c, d = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+            for at in range(vectors.shape[1]):
+                value = vectors[row, at]
+                a += value * queries[query, at]
+                b += value * queries[query + 1, at]
+                c += value * queries[query + 2, at]
+                d += value * queries[query + 3, at]
+            scores[row, query], scores[row, query + 1], scores[row, query + 2], scores[row, query + 3] = a, b, c, d
+        for query in range(fours, queries.shape[0]):
+            total = np.float32(0)
+            for at in range(vectors.shape[1]):
+                total += vectors[row, at] * queries[query, at]
+            scores[row, query] = total
+
+
+@compiled
 def keep_best(
     scores: Float32[np.ndarray, "rows queries"],
     factors: Float32[np.ndarray, " rows"],

@@ -144,9 +144,10 @@ def fill(part: Part) -> Filled:
         index, sample = faiss.read_index(str(file)), Sample.read(drawn)
     passing = sample.anew()
     for rows, vectors in raw_blocks(view, job.feature, part.rows):
-        norms = checked_norms(store, view, job.feature, rows, squares(vectors))
+        sums = squares(vectors)
+        norms = checked_norms(store, view, job.feature, rows, sums)
         before = time.perf_counter()
-        passing.see(rows, vectors, norms)
+        passing.see(rows, vectors, sums)
         aside += time.perf_counter() - before
         index.add_with_ids((vectors / norms[:, None]).astype(np.float32), rows)
     write_index(index, part.lists)

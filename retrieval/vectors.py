@@ -19,7 +19,7 @@ from store.batches import Batches
 from store.quantise import dequantise
 
 BLOCK = 4096  # rows read at a time: 42 MB of float64 at 1,280 channels
-BLOCK_BYTES = 12 * 2**20  # of float32, read ahead while a block like it is used; larger ones leave the caches
+BLOCK_BYTES = 32 * 2**20  # of float32, read ahead while a block like it is used; smaller ones cost more calls
 
 
 def width(view: View, feature: str) -> int:
@@ -77,7 +77,8 @@ def raw_blocks(
 
     What is float32 and in memory comes as it lies there. A block's memory is filled again with the one after the next.
     """
-    rows_a_block = max(BLOCK_BYTES // (4 * width(view, feature)), 1)
+    most = max(BLOCK_BYTES // (4 * width(view, feature)), 1)
+    rows_a_block = 1 << (most.bit_length() - 1)  # a power of two, as shards are: few blocks lie in two of these
     for batch in Batches(view, feature, rows, batch_size=rows_a_block, shuffle=False, ahead=1, keep=1, in_place=True):
         vectors = batch.arrays[feature]
         if vectors.dtype == np.int8:
