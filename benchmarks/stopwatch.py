@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from statistics import median
 
 
+PAUSE = 0.2  # seconds, in which threads that still spin behind one way give up their core to the next
+
+
 @dataclass(frozen=True)
 class Seconds:
     """Medians over rounds."""
@@ -33,6 +36,7 @@ def measured(
     for turn in range(rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
+            time.sleep(PAUSE)
             clock, cpu = time.perf_counter(), time.process_time()
             ways[name]()
             taken[name].append((time.perf_counter() - clock, time.process_time() - cpu))
