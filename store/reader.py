@@ -15,7 +15,7 @@ import errno
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,10 +72,8 @@ class RowReader:
                 self._open.move_to_end(shard)
             return file
 
-    def read(self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."]) -> None:
-        """Fill `out`, C-contiguous, with the rows, all of status 1."""
-        if not len(rows):
-            return
+    def _wanted(self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."]) -> list[_Run]:
+        """What is to be read for the rows; one that its shard leaves out is filled in `out`."""
         shards, slots = np.divmod(rows, self._shard_rows)
         offsets = np.empty(len(rows), np.uint64)
         missing = np.zeros(len(rows), bool)
@@ -95,10 +93,7 @@ class RowReader:
         out[missing] = 0
         wanted = np.flatnonzero(~missing)
         order = wanted[np.lexsort((offsets[wanted], shards[wanted]))]
-        runs = self._runs(order, shards, offsets, files, out)
-        a_core = max(len(order) * self._row_bytes // cores(), _TASK_BYTES)
-        left = [run for rest in each(_take_resident, _shares(runs, a_core)) for run in rest]
-        each(_take, _shares(left, _TASK_BYTES))
+        return self._runs(order, shards, offsets, files, out)
 
     def in_place(self, rows: Int[np.ndarray, " B"]) -> UInt8[np.ndarray, " bytes"] | None:
         """The rows as they lie in their file, read only: those of one shard, one behind another, that are in memory.
@@ -150,6 +145,16 @@ class RowReader:
                 )
             start = end
         return runs
+
+
+def read_together(
+    rows: Int[np.ndarray, " B"], wanted: Sequence[tuple[RowReader, Shaped[np.ndarray, "B ..."]]]
+) -> None:
+    """Fill the array beside each reader, C-contiguous, with its rows, all of status 1: none waits for another's disk."""
+    runs = [run for reader, out in wanted for run in reader._wanted(rows, out)]
+    a_core = max(sum(len(run.target) for run in runs) // cores(), _TASK_BYTES)
+    left = [run for rest in each(_take_resident, _shares(runs, a_core)) for run in rest]
+    each(_take, _shares(left, _TASK_BYTES))
 
 
 def _take_resident(runs: list[_Run]) -> list[_Run]:

@@ -23,7 +23,7 @@ from store.lock import holds
 from store.object_stores import pool
 from store.provenance import Feature, Provenance
 from store.quantise import Quantised, dequantise, scale_shape
-from store.reader import RowReader
+from store.reader import RowReader, read_together
 from store.remote import Place, RemotePath
 from store.remote_shard import RemoteReader
 from store.seal import BLANK
@@ -134,7 +134,7 @@ class View:
         """
         self._known(feature)
         self._check_ok(rows)
-        return self._read(feature, rows, out)
+        return self._read(rows, {feature: out})[0]
 
     def in_place(self, feature: str, rows: Int[np.ndarray, " B"]) -> Shaped[np.ndarray, "B ..."] | None:
         """What `read` would give, where it lies: a part of a mapped file, read only, that costs no copy.
@@ -161,7 +161,8 @@ class View:
             raise StoreError(f"{feature} of view {self.name} is {self.features[feature].dtype}, not int8: use read")
         self._check_ok(rows)
         levels, scale = out or (None, None)
-        return Quantised(self._read(feature, rows, levels), self._read("scale", rows, scale))
+        scale, levels = self._read(rows, {"scale": scale, feature: levels})  # what is small first
+        return Quantised(levels, scale)
 
     def read_float(self, feature: str, rows: Int[np.ndarray, " B"]) -> Float32[np.ndarray, "B ..."]:
         """Rows of a feature as float32, int8 dequantised; raises as `read` does."""
@@ -227,18 +228,27 @@ class View:
 
     def _read(
         self,
-        feature: str,
         rows: Int[np.ndarray, " B"],
-        out: Shaped[np.ndarray, "B ..."] | None,
-    ) -> Shaped[np.ndarray, "B ..."]:
-        stored = self.stored[feature]
-        shape, dtype = (len(rows), *stored.shape), np.dtype(stored.dtype).newbyteorder("<")
-        if out is None:
-            out = np.empty(shape, dtype)
-        elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
-            raise StoreError(f"out is {out.dtype} {out.shape}: {feature} needs C-contiguous {dtype} {shape}")
-        self._readers[feature].read(rows, out)
+        wanted: Mapping[str, Shaped[np.ndarray, "B ..."] | None],
+    ) -> list[Shaped[np.ndarray, "B ..."]]:
+        """Rows of stored arrays, into those that are given."""
+        filled = [self._room(name, len(rows), out) for name, out in wanted.items()]
+        given = [(self._readers[name], out) for name, out in zip(wanted, filled, strict=True)]
+        read_together(rows, [(reader, out) for reader, out in given if isinstance(reader, RowReader)])
+        for reader, out in given:
+            if isinstance(reader, RemoteReader):
+                reader.read(rows, out)
         self._check_not_dropped()
+        return filled
+
+    def _room(self, name: str, count: int, out: Shaped[np.ndarray, "B ..."] | None) -> Shaped[np.ndarray, "B ..."]:
+        """`out`, or new memory, for so many rows of a stored array."""
+        stored = self.stored[name]
+        shape, dtype = (count, *stored.shape), np.dtype(stored.dtype).newbyteorder("<")
+        if out is None:
+            return np.empty(shape, dtype)
+        if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+            raise StoreError(f"out is {out.dtype} {out.shape}: {name} needs C-contiguous {dtype} {shape}")
         return out
 
     def _check_not_dropped(self) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from store import Catalog, Store, StoreError, table
 from store.layout import FORMAT
-from store.reader import RowReader
+from store.reader import RowReader, read_together
 from store.seal import BLANK, crc32c, seal
 from store.shard import ShardFile, index_bytes, pieces, read_chunk
 
@@ -30,7 +30,7 @@ def read_row(path: Path, slot: int) -> bytes | None:
     """A row by the reader, None where it is refused in one line."""
     out = np.empty((1, ROW), np.uint8)
     try:
-        RowReader(lambda shard: path, SLOTS, ROW).read(np.array([slot]), out)
+        read_together(np.array([slot]), [(RowReader(lambda shard: path, SLOTS, ROW), out)])
     except StoreError as error:
         return refused(error, path)
     return out.tobytes()
