@@ -25,7 +25,7 @@ from store.errors import StoreError
 from store.key_index import KeyIndex, built, in_memory, merged, open_index
 from store.layout import Identity, identities, identity
 from store.object_stores import pool
-from store.packed_keys import pack
+from store.packed_keys import pack, pack_to_ask
 from store.parts import Parts, first_row
 from store.remote import Place, RemotePath, ReplacedError
 from store.threads import each
@@ -189,7 +189,7 @@ class KeyIndexes:
 
 def _find(chain: Sequence[KeyIndex], keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
     """The row of each key, -1 where the indexes have none."""
-    wanted = pack(keys)
+    wanted = pack_to_ask(keys)
     hashes = wanted.hashes()
     found = np.full(len(wanted), -1, np.int64)
     for index in chain:

@@ -8,6 +8,7 @@ from store.compiled import compiled
 _WORD = 8  # bytes
 _MENDED = 2  # times that a guess is
 _NEAR = 2  # places of the first step
+_TOGETHER = 1024  # keys compared step by step together: what is noted of them stays in the nearest cache
 
 
 @compiled
@@ -29,11 +30,14 @@ def _ended(word: np.uint64, rest: int) -> np.uint64:
 
 @compiled
 def hash_keys(
-    words: UInt64[np.ndarray, " bytes"], offsets: Int64[np.ndarray, " ends"], hashes: UInt64[np.ndarray, " K"]
+    words: UInt64[np.ndarray, " bytes"], offsets: Int64[np.ndarray, " ends"], gap: int, hashes: UInt64[np.ndarray, " K"]
 ) -> None:
-    """Fill `hashes` with those of the keys between `offsets`; `words` are the eight bytes from each byte on."""
+    """Fill `hashes` with those of the keys that begin at `offsets` and end `gap` bytes before the next.
+
+    `words` are the eight bytes from each byte on.
+    """
     for key in range(len(hashes)):
-        at, end = offsets[key], offsets[key + 1]
+        at, end = offsets[key], offsets[key + 1] - gap
         state = _mixed(np.uint64(end - at))
         while at < end:
             state = _mixed(state ^ _ended(words[at], end - at))
@@ -83,21 +87,40 @@ def lower_bounds(
 def compare(
     words: UInt64[np.ndarray, " bytes"],
     offsets: Int64[np.ndarray, " ends"],
+    gap: int,
     places: Int64[np.ndarray, " P"],
     other_words: UInt64[np.ndarray, " other_bytes"],
     other_offsets: Int64[np.ndarray, " other_ends"],
+    other_gap: int,
     other_places: Int64[np.ndarray, " P"],
     same: Bool[np.ndarray, " P"],
 ) -> None:
-    """Fill `same` with whether the key at each of `places` between `offsets` is the other one."""
-    for pair in range(len(same)):  # a loop without a branch waits for many places of memory at once
-        at, other = offsets[places[pair]], other_offsets[other_places[pair]]
-        length = offsets[places[pair] + 1] - at
-        alike = length == other_offsets[other_places[pair] + 1] - other
-        same[pair] = alike & (_ended(words[at] ^ other_words[other], length) == 0)
-    for pair in range(len(same)):
-        at, end = offsets[places[pair]] + _WORD, offsets[places[pair] + 1]
-        other = other_offsets[other_places[pair]] + _WORD
-        while same[pair] and at < end:
-            same[pair] = _ended(words[at] ^ other_words[other], end - at) == 0
-            at, other = at + _WORD, other + _WORD
+    """Fill `same` with whether the key at each of `places` is the other one; keys lie as in `hash_keys`."""
+    # Loops without a branch, each of which reads from one place, wait for many places of memory at once.
+    count = min(len(same), _TOGETHER)
+    at, end, other = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
+    differ = np.empty(count, np.uint64)
+    for start in range(0, len(same), _TOGETHER):
+        count = min(len(same) - start, _TOGETHER)
+        for n in range(count):
+            at[n] = offsets[places[start + n]]
+        for n in range(count):
+            end[n] = offsets[places[start + n] + 1] - gap
+        for n in range(count):
+            other[n] = other_offsets[other_places[start + n]]
+            length = other_offsets[other_places[start + n] + 1] - other_gap - other[n]
+            same[start + n] = length == end[n] - at[n]
+            # A key of another length is compared only where it begins, which both have.
+            end[n] = end[n] if same[start + n] else at[n]
+        for n in range(count):
+            differ[n] = words[at[n]] ^ other_words[other[n]]
+        for n in range(count):  # both ends, so that the words between are near the core when they are looked at
+            last = max(end[n] - at[n] - _WORD, 0)
+            differ[n] |= words[at[n] + last] ^ other_words[other[n] + last]
+        for n in range(count):
+            same[start + n] &= _ended(differ[n], end[n] - at[n]) == 0
+        for n in range(count):
+            mine, theirs = at[n] + _WORD, other[n] + _WORD
+            while same[start + n] and mine < end[n] - _WORD:
+                same[start + n] = words[mine] == other_words[theirs]
+                mine, theirs = mine + _WORD, theirs + _WORD

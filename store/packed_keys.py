@@ -27,7 +27,9 @@ class PackedKeys:
     data: UInt8[np.ndarray, " bytes"]
     """the keys, one after another, and SPARE bytes"""
     offsets: Int64[np.ndarray, " ends"]
-    """where in `data` each key begins, and where the last ends: K + 1 places"""
+    """where in `data` each key begins, and where one behind the last would: K + 1 places"""
+    gap: int = 0
+    """bytes between a key's end and the next one's beginning"""
 
     def __len__(self) -> int:
         """K."""
@@ -36,7 +38,7 @@ class PackedKeys:
     def take(self, places: Int64[np.ndarray, " P"]) -> list[str]:
         """The keys at `places`."""
         data = self.data.data
-        spans = zip(self.offsets[places].tolist(), self.offsets[places + 1].tolist(), strict=True)
+        spans = zip(self.offsets[places].tolist(), (self.offsets[places + 1] - self.gap).tolist(), strict=True)
         return [str(data[start:end], "utf-8") for start, end in spans]
 
     def hashes(self) -> UInt64[np.ndarray, " K"]:
@@ -44,7 +46,7 @@ class PackedKeys:
         from store import key_kernels  # numba takes as long to import as all the rest
 
         hashes = np.empty(len(self), np.uint64)
-        key_kernels.hash_keys(self._words, self.offsets, hashes)
+        key_kernels.hash_keys(self._words, self.offsets, self.gap, hashes)
         return hashes
 
     def equal(
@@ -54,7 +56,8 @@ class PackedKeys:
         from store import key_kernels
 
         same = np.empty(len(places), bool)
-        key_kernels.compare(self._words, self.offsets, places, others._words, others.offsets, theirs, same)
+        mine, other = ((keys._words, keys.offsets, keys.gap) for keys in (self, others))
+        key_kernels.compare(*mine, places, *other, theirs, same)
         return same
 
     @property
@@ -63,8 +66,18 @@ class PackedKeys:
         return np.ndarray(len(self.data) - _WORD + 1, "<u8", self.data, strides=(1,))
 
 
+def pack_to_ask(keys: Sequence[str] | pl.Series) -> PackedKeys:
+    """`keys`, packed for a look-up, in half the time of `pack` where they come as text: they may have gaps."""
+    if not isinstance(keys, pl.Series) and (text := "\0".join(keys)).isascii():
+        data = np.frombuffer((text + "\0" * (1 + SPARE)).encode(), np.uint8)
+        ends = np.flatnonzero(data[:-SPARE] == 0)  # of the keys, unless one holds such a byte itself
+        if len(ends) == len(keys):
+            return PackedKeys(data, np.concatenate([[0], ends + 1]), gap=1)
+    return pack(keys)
+
+
 def pack(keys: Sequence[str] | pl.Series) -> PackedKeys:
-    """`keys`, packed. A lone surrogate, which no key in a catalog has, equals nothing there."""
+    """`keys`, packed without gaps. A lone surrogate, which no key in a catalog has, equals nothing there."""
     if isinstance(keys, pl.Series):
         runs = (keys.slice(at, _RUN).str.join("").item() for at in range(0, len(keys), _RUN))
         pieces = [run.encode() for run in runs]

@@ -150,7 +150,7 @@ class RowReader:
 def read_together(
     rows: Int[np.ndarray, " B"], wanted: Sequence[tuple[RowReader, Shaped[np.ndarray, "B ..."]]]
 ) -> None:
-    """Fill the array beside each reader, C-contiguous, with its rows, all of status 1: none waits for another's disk."""
+    """Fill the array beside each reader, C-contiguous, with its rows, all of status 1: no file waits for another."""
     runs = [run for reader, out in wanted for run in reader._wanted(rows, out)]
     a_core = max(sum(len(run.target) for run in runs) // cores(), _TASK_BYTES)
     left = [run for rest in each(_take_resident, _shares(runs, a_core)) for run in rest]
