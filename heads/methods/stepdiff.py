@@ -7,7 +7,8 @@ Guarantees
 - controls change what the model sees of the videos and nothing else
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -40,6 +41,12 @@ def batched(turns: Iterable[Turn], size: int) -> list[list[Turn]]:
     """Lists of at most `size`; itertools.batched, which Python 3.11 lacks."""
     left = list(turns)
     return [left[start : start + size] for start in range(0, len(left), size)]
+
+
+def evenly(turns: Collection[Turn], most: int) -> list[list[Turn]]:
+    """As few lists as hold at most `most` each, as long as one another: rows of a batch are padded to the longest."""
+    left, lists = list(turns), ceil(len(turns) / most)
+    return [left[len(left) * n // lists : len(left) * (n + 1) // lists] for n in range(lists)]
 
 
 def difference_turn(category: str, difference: str) -> Turn:
@@ -99,7 +106,7 @@ class StepDiff:
         return self._score(asked, mean)
 
     def _score(self, asked: dict[Pair, dict[Turn, None]], mean: bool) -> dict[tuple[Pair, Turn], float]:
-        rows = [(pair, some) for pair, turns in asked.items() for some in batched(turns, TURNS_A_ROW)]
+        rows = [(pair, some) for pair, turns in asked.items() for some in evenly(turns, TURNS_A_ROW)]
         rows.sort(key=lambda row: len(row[1]))
         found: dict[tuple[Pair, Turn], float] = {}
         for start in range(0, len(rows), ROWS_A_BATCH):

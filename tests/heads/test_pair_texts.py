@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from heads.methods.stepdiff import difference_turn, evenly
 from heads.pair_texts import option_scores, pair_texts
 from heads.testsets import DiffMCQ
 
@@ -39,3 +40,13 @@ def test_scores_come_back_to_the_options_that_they_are_of(asked: Asked) -> None:
     pairs = pair_texts(rows)
     found = option_scores(rows, pairs, [[score(own.pair, *text) for text in own.texts] for own in pairs])
     assert found == [[score(pair, row.category, row.difference) for pair in row.options] for row in rows]
+
+
+@given(st.integers(0, 90), st.integers(1, 16))
+def test_the_texts_of_a_pair_are_shared_out_evenly_and_in_order(count: int, most: int) -> None:
+    turns = [difference_turn("Visuals", str(number)) for number in range(count)]
+    lists = evenly(turns, most)
+    sizes = [len(some) for some in lists]
+    assert [turn for some in lists for turn in some] == turns
+    assert max(sizes, default=0) <= most and max(sizes, default=0) - min(sizes, default=0) <= 1
+    assert len(lists) == -(-count // most)
