@@ -143,7 +143,7 @@ class ShardWriter:
             old = None
         size = (int(keep.sum()) + count) * feature.row_bytes + slots * 16 + 4
         check_held(self.view.paths.lock(self.shard))
-        new = ((part.slots, part.arrays[name]) for part in parts)
+        new = ((part.slots, part.arrays.pop(name)) for part in parts)  # written, its memory is free for the next
         files.replace(path, pieces(old, keep, new, feature.row_bytes), size)
 
     def _earlier_reasons(self, status: UInt8[np.ndarray, " slots"]) -> dict[int, str]:
