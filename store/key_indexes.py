@@ -28,7 +28,7 @@ from store.object_stores import pool
 from store.packed_keys import pack, pack_to_ask
 from store.parts import Parts, first_row
 from store.remote import Place, RemotePath, ReplacedError
-from store.threads import each
+from store.threads import cores, each
 
 RATIO = 2  # of 200 appends of 10,000 keys 3 files are left, and 100,000 keys take 44 ms: unmerged 200, and 468 ms
 _GROUP = 2**22  # rows of small parts that are indexed together
@@ -53,9 +53,10 @@ class KeyIndexes:
 
     def find(self, parts: Parts, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
         """The row of each key, -1 where `parts` have none. StoreError where parts to index are damaged or lost."""
-        runs = [keys[at : at + _RUN] for at in range(0, len(keys), _RUN)]
-        spread = map if isinstance(self.folder, RemotePath) else each  # threads would ask for the same blocks
-        found = self._answered(parts, lambda chain: list(spread(lambda run: _find(chain, run), runs)))
+        threads = 1 if isinstance(self.folder, RemotePath) else cores()  # more would ask for the same blocks there
+        share = max(-(-len(keys) // threads), _RUN)
+        shares = [keys[at : at + share] for at in range(0, len(keys), share)]
+        found = self._answered(parts, lambda chain: each(partial(_find, chain), shares))
         return np.concatenate([np.empty(0, np.int64), *found])
 
     def keys(self, parts: Parts, rows: Int64[np.ndarray, " K"]) -> list[str]:
@@ -188,7 +189,12 @@ class KeyIndexes:
 
 
 def _find(chain: Sequence[KeyIndex], keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
-    """The row of each key, -1 where the indexes have none."""
+    """The row of each key, -1 where the indexes have none; run by run."""
+    return np.concatenate([_find_run(chain, keys[at : at + _RUN]) for at in range(0, len(keys), _RUN)])
+
+
+def _find_run(chain: Sequence[KeyIndex], keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
+    """The row of each key of a run, -1 where the indexes have none."""
     wanted = pack_to_ask(keys)
     hashes = wanted.hashes()
     found = np.full(len(wanted), -1, np.int64)
