@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.report import Row, line, report
 from benchmarks.stopwatch import measured
 from heads.language_model import LanguageModel
-from heads.methods.stepdiff import ROWS_A_BATCH, StepDiff, batched, difference_turn
+from heads.methods.stepdiff import ROWS_A_BATCH, StepDiff, difference_turn
 from heads.packing import NO_TARGET
 from heads.pair_texts import PairTexts
 from heads.projector import Projector, ProjectorOptions
@@ -104,7 +104,8 @@ def in_batches(model: VideoLM, features: RandomTokens, pairs: list[PairTexts]) -
     for own in pairs:
         clips = model.project(features.read(list(own.pair), model.lm.device))
         scores: list[float] = []
-        for turns in batched((difference_turn(*text) for text in own.texts), ROWS_A_BATCH):
+        for start in range(0, len(own.texts), ROWS_A_BATCH):
+            turns = [difference_turn(*text) for text in own.texts[start : start + ROWS_A_BATCH]]
             ends = clips.repeat(len(turns), 1, 1)
             scores += [value for (value,) in model.log_likelihoods([[turn] for turn in turns], ends, mean=True)]
         found.append(scores)

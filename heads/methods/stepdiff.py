@@ -37,12 +37,6 @@ ROWS_WRITTEN = 25  # a step of writing costs little more for many rows than for 
 TURNS_A_ROW = 16  # more behind one prefix save little, and the mask grows with the square
 
 
-def batched(turns: Iterable[Turn], size: int) -> list[list[Turn]]:
-    """Lists of at most `size`; itertools.batched, which Python 3.11 lacks."""
-    left = list(turns)
-    return [left[start : start + size] for start in range(0, len(left), size)]
-
-
 def evenly(turns: Collection[Turn], most: int) -> list[list[Turn]]:
     """As few lists as hold at most `most` each, as long as one another: rows of a batch are padded to the longest."""
     left, lists = list(turns), ceil(len(turns) / most)
