@@ -13,7 +13,6 @@ Guarantees
 from __future__ import annotations
 
 from functools import cache
-from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -22,9 +21,9 @@ from threadpoolctl import ThreadpoolController
 from retrieval.kernels import cosines_of, keep_best, multiply_few, squares_of
 from retrieval.vectors import checked_norms, raw_blocks, width
 from store import Store, View
-from store.threads import cores, each
+from store.threads import each, shares
 
-QUERIES = 1024  # multiplied at a time: scores of a block take 16 MiB at 768 channels
+QUERIES = 1024  # multiplied at a time: scores of a block take 32 MiB at 768 channels
 FEW = 16  # queries up to which one pass over the rows, with their norms, takes no more time than BLAS and another pass
 SPARE = 22  # rows kept beyond the k asked for
 MORE = 8  # times as many are kept where those do not decide it
@@ -80,23 +79,29 @@ class Passing:
         """Let rows pass, with their vectors and, if known, the sums of squares of these, which are returned; rising
         from call to call. Nothing counts that was kept once a row without a direction has passed."""
         few = sums is None and len(self.queries) <= FEW
-        if sums is None:
-            sums = np.empty(len(rows)) if few else squares(vectors)
+        if few:
+            scores, sums = self._room(rows, self.queries), np.empty(len(rows))
+            each(lambda share: multiply_few(vectors, self.queries, *share, scores, sums), shares(len(rows)))
+        elif sums is None:
+            sums = squares(vectors)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factors = (1 / np.sqrt(sums)).astype(np.float32)
         for start in range(0, len(self.queries), QUERIES):
             part = self.queries[start : start + QUERIES]
-            if len(self._scores) < len(rows) * len(part):
-                self._scores = np.empty(len(rows) * len(part), np.float32)
-            scores = self._scores[: len(rows) * len(part)].reshape(len(rows), len(part))
             kept = self.rows[start : start + QUERIES], self.estimates[start : start + QUERIES]
-            if few:
-                each(lambda share: multiply_few(vectors, part, *share, scores, sums), shares(len(rows)))  # noqa: B023
-            else:
+            if not few:
+                scores = self._room(rows, part)
                 with blas().limit(limits=1):
                     each(lambda share: multiply(vectors, part, share, scores), shares(len(rows)))  # noqa: B023
-            with np.errstate(divide="ignore", invalid="ignore"):
-                factors = (1 / np.sqrt(sums)).astype(np.float32)
             each(lambda share: keep_best(scores, factors, rows, *share, *kept), shares(len(part)))  # noqa: B023
         return sums
+
+    def _room(self, rows: np.ndarray, queries: np.ndarray) -> Float32[np.ndarray, "rows queries"]:
+        """Memory for their scores, filled again with those of the next block."""
+        count = len(rows) * len(queries)
+        if len(self._scores) < count:
+            self._scores = np.empty(count, np.float32)
+        return self._scores[:count].reshape(len(rows), len(queries))
 
     def settle(
         self, store: Store, view: View, feature: str, k: int
@@ -155,9 +160,3 @@ def squares(vectors: Float32[np.ndarray, "rows dim"]) -> Float64[np.ndarray, " r
     out = np.empty(len(vectors))
     each(lambda share: squares_of(vectors[slice(*share)], out[slice(*share)]), shares(len(vectors)))
     return out
-
-
-def shares(count: int) -> list[tuple[int, int]]:
-    """0 to `count` in one piece a core, none empty: first and end (exclusive) of each."""
-    bounds = np.linspace(0, count, min(cores(), count) + 1).astype(int).tolist()
-    return list(pairwise(bounds))

@@ -26,7 +26,7 @@ def of_shard(paths: ViewPaths, shard: int) -> pl.DataFrame:
 def of_shards(paths: ViewPaths, shards: Iterable[int]) -> pl.DataFrame:
     """Key and reason of the rows that failed in some shards, maybe of others too; a key comes once."""
     shards = list(shards)
-    there = {path.name for path in listed(paths.beside[0], "*.parquet")}  # a request for each shard would take minutes
+    there = {path.name for path in listed(paths.failures(0).parent, "*.parquet")}  # one request, not one a shard
     named = [shard for shard in shards if paths.failures(shard).name in there]
     own = {shard: frame for shard in named if (frame := _read(paths.failures(shard))) is not None}
     # merged files only now: a file that was merged away meanwhile is in them

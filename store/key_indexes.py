@@ -12,6 +12,7 @@ Guarantees
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from math import ceil
 from typing import TypeVar
 
 import numpy as np
@@ -28,7 +29,7 @@ from store.object_stores import pool
 from store.packed_keys import pack, pack_to_ask
 from store.parts import Parts, first_row
 from store.remote import Place, RemotePath, ReplacedError
-from store.threads import cores, each
+from store.threads import cores, each, shares
 
 RATIO = 2  # of 200 appends of 10,000 keys 3 files are left, and 100,000 keys take 44 ms: unmerged 200, and 468 ms
 _GROUP = 2**22  # rows of small parts that are indexed together
@@ -54,9 +55,8 @@ class KeyIndexes:
     def find(self, parts: Parts, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
         """The row of each key, -1 where `parts` have none. StoreError where parts to index are damaged or lost."""
         threads = 1 if isinstance(self.folder, RemotePath) else cores()  # more would ask for the same blocks there
-        share = max(-(-len(keys) // threads), _RUN)
-        shares = [keys[at : at + share] for at in range(0, len(keys), share)]
-        found = self._answered(parts, lambda chain: each(partial(_find, chain), shares))
+        asked = [keys[first:end] for first, end in shares(len(keys), min(threads, ceil(len(keys) / _RUN)))]
+        found = self._answered(parts, lambda chain: each(partial(_find, chain), asked))
         return np.concatenate([np.empty(0, np.int64), *found])
 
     def keys(self, parts: Parts, rows: Int64[np.ndarray, " K"]) -> list[str]:

@@ -82,9 +82,6 @@ def pack(keys: Sequence[str] | pl.Series) -> PackedKeys:
         runs = (keys.slice(at, _RUN).str.join("").item() for at in range(0, len(keys), _RUN))
         pieces = [run.encode() for run in runs]
         lengths = keys.str.len_bytes().to_numpy().astype(np.int64)
-    elif (text := "".join(keys)).isascii():  # most are, and that is twice as fast
-        pieces = [text.encode()]
-        lengths = np.fromiter(map(len, keys), np.int64, len(keys))
     else:
         pieces = [key.encode(errors="surrogatepass") for key in keys]
         lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))

@@ -8,14 +8,13 @@ Guarantees
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float16, Int8
 
 from store.errors import StoreError
-from store.threads import cores, each
+from store.threads import cores, each, shares
 
 BLOCK = 64
 _LEAST = 2**17  # channels worth a thread
@@ -81,7 +80,5 @@ def _shared_out(kernel: Callable[..., None], *arrays: np.ndarray) -> None:
     if not arrays[0].size:
         return
     flat = [array.reshape(-1, array.shape[-1]) for array in arrays]
-    rows = len(flat[0])
-    parts = max(1, min(cores(), arrays[0].size // _LEAST, rows))
-    ends = [rows * part // parts for part in range(parts + 1)]
-    each(lambda ends: kernel(*(a[slice(*ends)] for a in flat)), list(pairwise(ends)))
+    parts = max(1, min(cores(), arrays[0].size // _LEAST))
+    each(lambda share: kernel(*(a[slice(*share)] for a in flat)), shares(len(flat[0]), parts))

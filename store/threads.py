@@ -51,6 +51,13 @@ def ahead(do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]
             yield made.popleft().result()
 
 
+def shares(count: int, parts: int | None = None) -> list[tuple[int, int]]:
+    """0 to `count` in at most `parts` pieces (by default one a core), as long as one another, none empty: first and
+    end (exclusive) of each."""
+    parts = min(cores() if parts is None else parts, count)
+    return [(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

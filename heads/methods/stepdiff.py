@@ -29,6 +29,7 @@ from heads.prompts import (
 )
 from heads.testsets import DiffCap, DiffMCQ, DiffRank
 from heads.video_lm import VideoLM
+from store.threads import shares
 
 Pair = tuple[str, str]
 Control = Literal["none", "blind", "shuffled"]
@@ -39,8 +40,8 @@ TURNS_A_ROW = 16  # more behind one prefix save little, and the mask grows with 
 
 def evenly(turns: Collection[Turn], most: int) -> list[list[Turn]]:
     """As few lists as hold at most `most` each, as long as one another: rows of a batch are padded to the longest."""
-    left, lists = list(turns), ceil(len(turns) / most)
-    return [left[len(left) * n // lists : len(left) * (n + 1) // lists] for n in range(lists)]
+    left = list(turns)
+    return [left[first:end] for first, end in shares(len(left), ceil(len(left) / most))]
 
 
 def difference_turn(category: str, difference: str) -> Turn:
