@@ -128,12 +128,17 @@ class LanguageModel(nn.Module):
     def hidden(
         self, embeddings: Float[Tensor, "B L E"], segment: Int[Tensor, "B L"], positions: Int[Tensor, "B L"]
     ) -> Float[Tensor, "B L E"]:
-        """Last hidden states of packed rows (heads.packing)."""
-        if self.reads_layout:
-            # A mask of four axes is passed on as it is: this one only keeps transformers from making one.
-            seen = {"attention_mask": segment.new_ones(1, 1, 1, 1, dtype=torch.bool), "layout": Layout.of(segment)}
-        else:
-            seen = {"attention_mask": may_see(segment)[:, None]}
+        """Last hidden states of packed rows (heads.packing); those of padding mean nothing."""
+        if not self.reads_layout:
+            return self._body(embeddings, positions, attention_mask=may_see(segment)[:, None])
+        layout = Layout.of(segment)
+        told, places = (x.flatten(0, 1).index_select(0, layout.tokens)[None] for x in (embeddings, positions))
+        # A mask of four axes is passed on as it is: this one only keeps transformers from making one.
+        mask = segment.new_ones(1, 1, 1, 1, dtype=torch.bool)
+        seen = self._body(told, places, attention_mask=mask, layout=layout)[0]
+        return seen.new_zeros(segment.numel(), seen.shape[1]).index_copy(0, layout.tokens, seen).view_as(embeddings)
+
+    def _body(self, embeddings: Tensor, positions: Tensor, **seen: Any) -> Tensor:
         return self.model.base_model(
             inputs_embeds=embeddings, position_ids=positions, use_cache=False, **seen
         ).last_hidden_state

@@ -2,6 +2,7 @@
 
 Under one dense mask the cost of a row grows with the square of its length, though a question sees only the prefix and
 itself. Here the prefix attends to itself, and questions of like length attend together to their prefix and themselves.
+The rows come as one, their tokens one behind another without padding, so that no layer computes any.
 
 Guarantees
 - equal to attention under the dense mask `may_see`, gradients as well
@@ -38,49 +39,50 @@ class Block:
 
     rows: Int[Tensor, " Q"]
     places: Int[Tensor, "Q S"]
-    """of the tokens in the flattened batch; padding repeats a question's last"""
+    """of its tokens among all; padding repeats a question's last"""
     may_see: Bool[Tensor, "S P_S"]
     """a question's token sees the prefix and what stands before it in its own question"""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the prefixes and the questions of a batch of packed rows stand."""
+    """Where the prefixes and the questions of a batch of packed rows stand among its tokens."""
 
-    prefix: int
+    tokens: Int[Tensor, " N"]
+    """where in the flattened batch its tokens stand: all but padding"""
+    prefixes: Int[Tensor, "B P"]
+    """places of the rows' prefixes among the tokens"""
     blocks: tuple[Block, ...]
-    order: Int[Tensor, " B_L"]
-    """for each token of the flattened batch its place in what prefixes and blocks bring forth, one behind another"""
+    order: Int[Tensor, " N"]
+    """for each token its place in what prefixes and blocks bring forth, one behind another"""
 
     @classmethod
     def of(cls, segment: Int[Tensor, "B L"]) -> "Layout":
         """segment: 0 in a row's prefix, 1, 2, ... in its questions, -1 in its padding (Packed.segment)."""
-        device, (batch, length) = segment.device, segment.shape
-        table = segment.cpu()
-        prefix = int((table[0] == 0).sum())
-        starts = torch.arange(batch) * length
+        device, table = segment.device, segment.cpu()
+        told = table >= 0
+        place = (told.flatten().cumsum(0) - 1).view(table.shape)
+        prefixes = torch.stack([place[row][table[row] == 0] for row in range(len(table))])
         found = []  # (row, places) of every question
-        for row in range(batch):
+        for row in range(len(table)):
             for number in range(1, int(table[row].max()) + 1):
-                found.append((row, (table[row] == number).nonzero()[:, 0] + starts[row]))
+                found.append((row, place[row][table[row] == number]))
         found.sort(key=lambda question: len(question[1]))
         groups: list[list[tuple[int, Tensor]]] = []
         for question in found:
             if not groups or len(question[1]) > STRETCH * len(groups[-1][0][1]):
                 groups.append([])
             groups[-1].append(question)
-        blocks = tuple(_block(group, prefix) for group in groups)
-        prefixes = (starts[:, None] + torch.arange(prefix)).flatten()
-        made = len(prefixes) + sum(block.places.numel() for block in blocks)
-        order = torch.full((batch * length,), made)  # padding: the zero behind all
-        order[prefixes] = torch.arange(len(prefixes))
-        first = len(prefixes)
+        blocks = tuple(_block(group, prefixes.shape[1]) for group in groups)
+        order = torch.empty(int(told.sum()), dtype=torch.long)
+        order[prefixes.flatten()] = torch.arange(prefixes.numel())
+        first = prefixes.numel()
         for group, block in zip(groups, blocks, strict=True):
             for _, places in group:
                 order[places] = first + torch.arange(len(places))
                 first += block.places.shape[1]
         moved = tuple(Block(b.rows.to(device), b.places.to(device), b.may_see.to(device)) for b in blocks)
-        return cls(prefix, moved, order.to(device))
+        return cls(told.flatten().nonzero()[:, 0].to(device), prefixes.to(device), moved, order.to(device))
 
 
 def _block(group: list[tuple[int, Tensor]], prefix: int) -> Block:
@@ -103,20 +105,23 @@ def packed_attention(
     layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """An attention of transformers; without a layout it is plain scaled dot-product attention."""
+    """An attention of transformers. With a layout B is 1, and L are its tokens; without one it is plain scaled
+    dot-product attention."""
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    batch, heads, length, width = query.shape
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings leave autocast's precision
-    group = heads // key.shape[1]
-    first, first_key, first_value = (x[:, :, : layout.prefix] for x in (query, key, value))
+    group = query.shape[1] // key.shape[1]
+    first, first_key, first_value = (
+        x[0].index_select(1, layout.prefixes.flatten()).unflatten(1, layout.prefixes.shape).transpose(0, 1)
+        for x in (query, key, value)
+    )
     wide_key, wide_value = (x.repeat_interleave(group, dim=1) for x in (first_key, first_value))
-    causal = torch.ones(layout.prefix, layout.prefix, dtype=torch.bool, device=query.device).tril()
+    causal = torch.ones([layout.prefixes.shape[1]] * 2, dtype=torch.bool, device=query.device).tril()
     seen = attend(first, wide_key, wide_value, causal, scaling)
     parts = [seen.transpose(1, 2).flatten(0, 1)]
     # Query heads that share a key head stand one behind another: keys need no copies, and products are larger.
     grouped = query.unflatten(1, (-1, group)), key[:, :, None], value[:, :, None]
-    flat = [x.permute(0, 3, 2, 1, 4).flatten(0, 1) for x in grouped]
+    flat = [x[0].permute(2, 1, 0, 3) for x in grouped]
     for block in layout.blocks:
         own, own_key, own_value = (
             x.index_select(0, block.places.flatten()).unflatten(0, block.places.shape).flatten(1, 2).transpose(1, 2)
@@ -128,8 +133,7 @@ def packed_attention(
         )
         seen = attend(own, keys, values, block.may_see.repeat_interleave(group, dim=0), scaling)
         parts.append(seen.transpose(1, 2).unflatten(1, (-1, group)).transpose(2, 3).flatten(0, 1).flatten(1, 2))
-    parts.append(value.new_zeros(1, heads, width))
-    return torch.cat(parts).index_select(0, layout.order).unflatten(0, (batch, length)), None
+    return torch.cat(parts).index_select(0, layout.order)[None], None
 
 
 def attend(
