@@ -35,8 +35,15 @@ $(VENV)/.installed: pyproject.toml
 weights: env
 	$(RUN) weights fetch $(WEIGHTS)
 
+# A world of your own, with the files that the sample world has, is left as it is.
+OWN := $(if $(wildcard $(WORLD)/world.json),,$(wildcard $(WORLD)/clips.csv))
+
 world: env
-	$(RUN) kitchen --out $(WORLD)
+	$(if $(OWN),@echo "== world: $(WORLD) as it is",$(RUN) kitchen --out $(WORLD))
+
+# What the recipe trains and validates on, where that is not the sample world.
+ASKED = $(if $(filter-out data/kitchen,$(WORLD)), --video_lm.pairqa $(WORLD)/pairqa_train.jsonl \
+    --video_lm.validation.diffmcq $(WORLD)/diffmcq_val.jsonl --video_lm.validation.diffrank $(WORLD)/diffrank_val.jsonl)
 
 # $(1) world, $(2) store
 define FEATURES
@@ -57,7 +64,7 @@ neighbours: features
 heads: features
 	$(RUN) heads.train --config $(RECIPES)/align.yaml --store $(STORE) --out $(RUNS)/align
 	$(RUN) heads.embed --head $(RUNS)/align --store $(STORE) --view aligned
-	$(RUN) heads.train --config $(RECIPES)/stepdiff.yaml --store $(STORE) --out $(RUNS)/stepdiff
+	$(RUN) heads.train --config $(RECIPES)/stepdiff.yaml --store $(STORE) --out $(RUNS)/stepdiff$(ASKED)
 
 EVALUATE = $(RUN) heads.evaluate --store $(STORE)
 ROWS_diffmcq := 150

@@ -72,7 +72,7 @@ def run(options: DescribeOptions) -> dict[str, Any]:
     said = {
         "narration": dict(aligned.items() if aligned else spoken),
         "action_caption": actions.texts("action"),
-        "object_caption": objects.texts(GROUNDED) if objects else {},
+        "object_caption": objects.texts(GROUNDED) if objects else dict.fromkeys(items["key"], ""),
     }
     items = items.select(
         "key",

@@ -49,13 +49,18 @@ class Describer:
         return self.llm.busy
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
-        """items: key, narration, action_caption, object_caption, each of the last three a text or None."""
+        """items: key, narration, action_caption, object_caption, each of the last three a text or None.
+
+        A clip may go without narration; captions that are still to come are waited for.
+        """
         able = []
         for item in items:
-            if item["action_caption"] is not None:
-                able.append(item)
-            else:
+            if item["action_caption"] is None:
                 yield item["key"], Failure("no action caption: run python -m annotate.captions, then --retry-failed")
+            elif item["object_caption"] is None:
+                yield item["key"], Failure("objects not grounded: run python -m annotate.ground, then --retry-failed")
+            else:
+                able.append(item)
         for place, text in self.llm.chat([self.messages(item) for item in able], self.sampling):
             if isinstance(text, str):
                 text = " ".join(plain(text).split()) or Failure("the language model said nothing")

@@ -2,7 +2,8 @@
 
 Guarantees
 - a clip of a test set is held out by its id
-- a clip that shares a moment with a test clip of the same video is held out, whatever its id is
+- a clip that shares a moment with a test clip of the same video is held out, whatever its id is: the video is known
+  by the clip's id, and by its file with or without folder and extension
 - a clip that only touches a test clip, or lies in another video, is not
 """
 
@@ -20,6 +21,7 @@ _FIELDS: dict[str, Task] = {"options": "diffmcq", "targets": "diffrank", "candid
 _KNOWN = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64, "split": pl.String}
 VIDEO = pl.coalesce(pl.col("key").str.extract(r"^(.+)_[0-9][0-9.eE+-]*_[0-9][0-9.eE+-]*$"), pl.col("video"))
 """the video of a clip, by its id where that names one, else by its file"""
+_STEM = pl.col("video").str.split("/").list.last().str.replace(r"\.[^.]*$", "")
 
 
 def read_held_out(paths: Sequence[str | Path]) -> pl.DataFrame:
@@ -61,7 +63,8 @@ def held_out_by(clips: pl.DataFrame, held_out: pl.DataFrame) -> tuple[pl.Series,
     A clip without times is held out by overlap wherever its video has test clips.
     """
     by_id = clips["key"].is_in(held_out["key"].implode())
-    suspects = clips.with_row_index("place").select("place", VIDEO.alias("video"), "start", "end")
+    names = pl.concat_list(VIDEO, "video", _STEM)  # any of them may be the test set's name for the video
+    suspects = clips.with_row_index("place").select("place", names.alias("video"), "start", "end").explode("video")
     suspects = suspects.join(held_out.select("video").unique(), on="video", how="semi")
     met = suspects.join(held_out.select("video", "start", "end"), on="video", suffix="_test")
     overlap = (pl.col("start") < pl.col("end_test")) & (pl.col("end") > pl.col("start_test"))

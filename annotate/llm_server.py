@@ -5,7 +5,7 @@ Guarantees
 - one that dies, times out, refuses the key or answers something else gives one line, and every answer that came before
   it is kept
 - no more requests than allowed are on their way at once, or begin within a second
-- the key comes from OPENAI_API_KEY, and is told to nobody but the server
+- the key comes from OPENAI_API_KEY, and is told to nobody but the server: no redirect is followed
 """
 
 import http.client
@@ -42,6 +42,16 @@ class _Passing(Exception):
 
 class _Down(Exception):
     """What every other request would meet too."""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Leaves a redirect an error: followed, it would take the key to another server, and the prompt to none."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+_opener = urllib.request.build_opener(_NoRedirect)
 
 
 class ServedLLM:
@@ -116,11 +126,13 @@ class ServedLLM:
     def _ask(self, body: dict[str, Any]) -> str | Failure:
         """One request."""
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(KEY):
+        if key := os.environ.get(KEY, "").strip():
+            if not (key.isascii() and key.isprintable()):  # http.client would quote it
+                raise _Down(f"cannot be told the key: {KEY} holds a character that no key has")
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+            with _opener.open(request, timeout=self.timeout) as answer:
                 return _content(answer.read(), answer.headers.get("Content-Type", "nothing"))
         except urllib.error.HTTPError as error:
             with error:
@@ -141,6 +153,8 @@ class ServedLLM:
             raise _Passing(f"answers {error.code} {error.reason}", float(pause) if pause.isdecimal() else None)
         if error.code in (401, 403):
             raise _Down(f"refuses the key ({error.code}): set {KEY} in the environment")
+        if 300 <= error.code < 400:
+            raise _Down(f"is moved to {error.headers.get('Location')} ({error.code}): correct --endpoint")
         if error.code in _REFUSED:
             raise _Down(f"answers {error.code} {error.reason}: correct --endpoint or the model's name {self.model!r}")
         told = error.read(400).decode(errors="replace").split("\n")[0]

@@ -17,7 +17,6 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,9 +50,12 @@ def read_narration(
                 rows = ((row["start"], row["end"], row["text"]) for row in _rows(path / f"{video}.csv", "start", "end"))
                 yield video, _pieces(rows, faults)
     elif path.suffix == ".csv":
-        for video, rows_of_one in groupby(_rows(path, "vid", "timestamp"), key=lambda row: row["vid"]):
-            if video in videos:
-                yield video, _pieces(((row["timestamp"], row["timestamp"], row["text"]) for row in rows_of_one), faults)
+        said: dict[str, list[tuple[str, str, str]]] = {}
+        for row in _rows(path, "vid", "timestamp"):  # those of a video need not stand together
+            if row["vid"] in videos:
+                said.setdefault(row["vid"], []).append((row["timestamp"], row["timestamp"], row["text"]))
+        for video, spoken in said.items():
+            yield video, _pieces(spoken, faults)
     else:
         for video, value in entries(path):
             if video in videos:

@@ -41,7 +41,12 @@ def pictures(items: Sequence[Item], count: int, threads: int) -> Iterator[tuple[
 
     items: key, video (path), start, end (seconds). One picture is that of the clip's centre.
     """
-    clips = {place: Source(item["video"], item["start"], item["end"]) for place, item in enumerate(items)}
+    clips = {}
+    for place, item in enumerate(items):
+        if item["start"] is None or item["end"] is None:  # what featurize could not read
+            yield item["key"], Failure("its start or end is not known: correct it in the manifest and featurize again")
+        else:
+            clips[place] = Source(item["video"], item["start"], item["end"])
     sampling: Sampling = "centre" if count == 1 else "linspace"
     for place, done in decoded_clips(clips, count, Whole(SHORT_SIDE), threads, sampling):
         key = items[place]["key"]

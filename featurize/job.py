@@ -4,6 +4,7 @@ Guarantees
 - what is refused is refused before anything is written
 - the store's lock is held for the whole run
 - a run repeated does only what is missing, and where nothing is starts neither Ray nor encoder
+- what the manifest tells anew of a clip (its split, its file, ...) the catalog tells from then on; not its interval
 """
 
 import time
@@ -68,6 +69,7 @@ def run(options: Options, asked: Manifest) -> Summary:
         _refuse_changed(store.catalog(asked.entity), asked)
         view = _finished_view(store, options, asked, weights)
         if view is not None:
+            _tell_anew(store.catalog(asked.entity), asked)
             return summarise(store, view, asked)
         with connected(options.address) as joined:
             return _run(store, options, asked, has_gpu(options.device, joined))
@@ -93,6 +95,7 @@ def _run(store: Store, options: Options, asked: Manifest, gpu: bool) -> Summary:
     view = store.create_view(asked.entity, options.view or options.encoder, provenance, features)
     catalog = store.catalog(asked.entity)
     catalog.append(asked.rows)
+    _tell_anew(catalog, asked)
     view.resize()
     rows, status = catalog.rows(asked.rows["key"]), view.status()
     shards = plan(rows, status, view.rows_per_shard, options.retry_failed)
@@ -152,6 +155,12 @@ def _refuse_changed(catalog: Catalog, asked: Manifest) -> None:
             f"clip {clip['key']!r} is {clip['start_known']:g} to {clip['end_known']:g} s in the store and "
             f"{clip['start']:g} to {clip['end']:g} s now: give the new interval an id of its own"
         )
+
+
+def _tell_anew(catalog: Catalog, asked: Manifest) -> None:
+    """The catalog tells what the manifest does."""
+    if changed := catalog.update(asked.rows):
+        say(f"{changed} {asked.entity} that the store has were told anew: the catalog follows the manifest")
 
 
 @contextmanager

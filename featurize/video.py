@@ -9,7 +9,7 @@ Guarantees
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -80,8 +80,9 @@ class Video:
             ticks = (self.stream.start_time or 0) - self.zero + self.stream.duration
             return float(ticks * self.tick)
         if tag := self.stream.metadata.get("DURATION"):  # Matroska's, HH:MM:SS.fraction
-            hours, minutes, seconds = tag.split(":")
-            return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+            with suppress(ValueError):  # anybody may write anything there
+                hours, minutes, seconds = tag.split(":")
+                return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
         alone = len(self.container.streams) == 1  # sound may last longer
         return (self.container.duration or 0) / av.time_base if alone else 0.0
 

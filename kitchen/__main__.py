@@ -88,8 +88,8 @@ def _claim(options: Options) -> None:
         for folder in (out, out / "videos", out / "images"):
             folder.mkdir(parents=True, exist_ok=True)
         if not stamp.exists():
-            if any((out / "videos").iterdir()):
-                raise KitchenError(f"{out}: holds videos but no world.json; choose another --out")
+            if any(path.is_file() for path in out.rglob("*") if not path.name.startswith(".")):
+                raise KitchenError(f"{out}: holds files but no world.json; choose another --out")
             write_whole(stamp, json.dumps(made) + "\n")
             return
         found = json.loads(stamp.read_text(encoding="utf-8"))

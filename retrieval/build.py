@@ -13,7 +13,7 @@ from typing import Literal
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from retrieval.builder import broken, build_index
-from retrieval.card import Card, build_command, paths
+from retrieval.card import Card, build_command, card_path
 from retrieval.factory import budgets
 from store import Store, View
 
@@ -71,8 +71,7 @@ def run(options: Options) -> int:
 
 
 def _print(store: Store, view: View, card: Card) -> None:
-    path, card_path = paths(store, view.entity, view.name)
-    where = card_path if card["exact"] else path
+    where = card_path(store, view.entity, view.name)
     print(f"{where}: {card['factory']} over {card['rows']} rows in {card['seconds']:.1f} s ({card['why']})")
     if not card["exact"]:
         print(

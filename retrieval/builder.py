@@ -1,7 +1,8 @@
 """building the index of a view: chosen, trained, filled part by part, merged, measured, committed
 
 Guarantees
-- whole_or_not_at_all: the index, then its card; a build that dies leaves the old index standing
+- whole_or_not_at_all: the index under a name of its own, then its card; a build that dies at any moment leaves the old
+  index standing
 - new_rows_are_added: rows that came since are added to an index that stands, which is neither trained nor read anew
 - recall_is_measured: the card says what share of the true neighbours of sample queries the index finds
 """
@@ -17,7 +18,20 @@ import numpy as np
 from jaxtyping import Int64
 
 from retrieval.advice import command
-from retrieval.card import VERSION, Card, described, digest, paths, read_card, write_card
+from retrieval.card import (
+    INDEX,
+    SAMPLE,
+    VERSION,
+    Card,
+    card_path,
+    described,
+    digest,
+    file_of,
+    new_files,
+    read_card,
+    remove_others,
+    write_card,
+)
 from retrieval.cluster import fill_all
 from retrieval.errors import RetrievalError
 from retrieval.exact import squares
@@ -69,15 +83,14 @@ def build_index(
         )
     given = given or Budgets()
     choice = choose(len(rows), dim, given) if factory == "auto" else Choice(factory, "it was asked for")
-    path, card_path = paths(store, view.entity, view.name)
+    path = card_path(store, view.entity, view.name)
     make_folder(path.parent)
     with locked(path.parent / f".{view.name}.lock", wait=False):
         built = _Build(store, view, feature, choice, rows, given, rebuild, part_rows)
         card = built.exact() if choice.factory == FLAT else built.approximate(workers, address)
         card["seconds"] = round(time.monotonic() - start, 3)
-        write_card(card_path, card)
-        if choice.factory == FLAT:
-            path.unlink(missing_ok=True)
+        write_card(path, card)
+        remove_others(path, card)
     remove_below(built.work)
     return card
 
@@ -98,10 +111,11 @@ class _Build:
     ) -> None:
         self.store, self.view, self.feature, self.rows, self.given = store, view, feature, rows, given
         self.choice, self.part_rows = choice, part_rows
-        self.path, card_path = paths(store, view.entity, view.name)
-        self.work: Place = self.path.parent / f"{view.name}.building"
+        path = card_path(store, view.entity, view.name)
+        self.folder, self.work = path.parent, path.parent / f"{view.name}.building"
+        self.index, self.drawn = new_files(path)
         self.digest = digest(store, view, rows)
-        self.old = None if rebuild else self._extendable(read_card(card_path))
+        self.old = None if rebuild else self._extendable(read_card(path))
 
     def exact(self) -> Card:
         """All rows are looked at once: each has a direction."""
@@ -180,27 +194,27 @@ class _Build:
         if self.old is None:
             train(job, factory, self.rows)
             return
-        with local(self._sample_path()) as known, whole(job.sample) as temporary:
+        with local(self.folder / file_of(self.old[0], SAMPLE)) as known, whole(job.sample) as temporary:
             temporary.write_bytes(known.read_bytes())
         write_index(emptied(self.old[1]), job.trained)
 
     def _merge(self, job: Job, lists: list[Place], passed: list[Place]) -> tuple[dict[str, Any], Sample]:
-        """The index and the sample in their places, as the card names them."""
+        """The index and the sample under the names of this build, as the card names them."""
         with ExitStack() as stack:
             here = [stack.enter_context(local(place)) for place in lists]
             if self.old:
-                here.insert(0, stack.enter_context(local(self.path)))
+                here.insert(0, stack.enter_context(local(self.folder / file_of(self.old[0], INDEX))))
             known = Sample.read(stack.enter_context(local(job.sample)))
             others = [Sample.read(stack.enter_context(local(place))) for place in passed]
             sample = known.joined(others)
-            with whole(self.path) as index, whole(self._sample_path()) as drawn:
+            with whole(self.index) as index, whole(self.drawn) as drawn:
                 if job.mergeable():
                     merge(stack.enter_context(local(job.trained)), here, index)
                 else:
                     index.write_bytes(here[0].read_bytes())
                 sample.write(drawn)
                 files = described(index, drawn)
-        names = (self.path.name, self._sample_path().name)
+        names = (self.index.name, self.drawn.name)
         return dict(zip(names, files.values(), strict=True)), sample
 
     def _measured(self, card: Card, sample: Sample) -> Card:
@@ -221,9 +235,6 @@ class _Build:
         size = sum(file["bytes"] for file in card["files"].values())
         figures = {"probes": probes, "recall": round(found, 4), "recall_queries": len(sample.rows), "recall_k": K}
         return figures | {"latency": _latency(opened, sample), "memory": size, "bytes": size}
-
-    def _sample_path(self) -> Place:
-        return self.path.parent / f"{self.view.name}.sample.npz"
 
     def _card(self, factory: str, files: dict[str, Any]) -> Card:
         return {

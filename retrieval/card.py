@@ -1,13 +1,16 @@
 """the card beside an index: what it was built from, and whether that still stands
 
-On disk: indexes/ENTITY/VIEW.json in the store. It names the files of the index with size and sha256; an exact index has
-none, since it searches the store itself.
+On disk: indexes/ENTITY/VIEW.json in the store. It names the files of the index beside it, VIEW.BUILD.faiss and
+VIEW.BUILD.sample.npz, with size and sha256; an exact index has none, since it searches the store itself. Each build
+names its files anew, so that the card, which appears whole, is what puts one index in another's place.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +25,35 @@ from store.remote import Place
 
 VERSION = 2
 KEYS = 1_000_000  # whose digest is taken at a time
+INDEX, SAMPLE = ".faiss", ".sample.npz"
 
 Card = dict[str, Any]
 
 
-def paths(store: Store, entity: str, view: str) -> tuple[Place, Place]:
-    """The index file and its card."""
-    folder = store.path / "indexes" / entity
-    return folder / f"{view}.faiss", folder / f"{view}.json"
+def card_path(store: Store, entity: str, view: str) -> Place:
+    """Where the card of a view's index lies."""
+    return store.path / "indexes" / entity / f"{view}.json"
+
+
+def new_files(card: Place) -> tuple[Place, Place]:
+    """Names of one build alone for the index beside a card, and for its sample."""
+    build = os.urandom(4).hex()
+    return card.parent / f"{card.stem}.{build}{INDEX}", card.parent / f"{card.stem}.{build}{SAMPLE}"
+
+
+def file_of(card: Card, end: str) -> str:
+    """The name of the card's file with that end; it has one unless it is exact."""
+    return next(name for name in card["files"] if name.endswith(end))
+
+
+def remove_others(path: Place, card: Card) -> None:
+    """Remove the files of every index that lay beside the card at `path` before, or never came to a card."""
+    ends = "|".join(map(re.escape, (INDEX, SAMPLE)))
+    own = re.compile(rf"{re.escape(path.stem)}(\.[0-9a-f]{{8}})?({ends})")
+    beside: list[Place] = list(path.parent.iterdir())
+    for file in beside:
+        if own.fullmatch(file.name) and file.name not in card["files"]:
+            file.unlink(missing_ok=True)
 
 
 def build_command(store: Store, view: View, card: Card | None, *more: str) -> str:

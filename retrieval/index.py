@@ -1,6 +1,6 @@
 """A FAISS index over one view of a store, and the card that says what it was built from.
 
-On disk, in the store: indexes/ENTITY/VIEW.faiss, VIEW.sample.npz (see sample.py) and VIEW.json (the card). An exact
+On disk, in the store: indexes/ENTITY/VIEW.json (the card) and the files it names (see card.py, sample.py). An exact
 index is its card alone: it searches the store itself.
 
 Guarantees:
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from retrieval.card import Card, build_command, damaged, paths, read_card, stale
+from retrieval.card import INDEX, Card, build_command, card_path, damaged, file_of, read_card, stale
 from retrieval.errors import RetrievalError
 from retrieval.exact import SPARE, compared, search_exactly
 from retrieval.files import local_together
@@ -91,32 +91,32 @@ def selecting(index: Any, rows: Int64[np.ndarray, " rows"]) -> Any:
 
 def open_index(store: Store, view: View) -> Index:
     """The index of `view`. RetrievalError where there is none, or where it is stale."""
-    path, card_path = paths(store, view.entity, view.name)
-    if not (path.exists() or card_path.exists()):
+    path = card_path(store, view.entity, view.name)
+    if not path.exists():
         raise RetrievalError(
             f"view {view.entity}/{view.name} of {store.path} has no index: run {build_command(store, view, None)}"
         )
-    card = read_card(card_path)
+    card = read_card(path)
     reason = stale(store, view, card)
     if reason is None and card is not None:
         try:
             return Index(store, view, card, read_files(store, view, card))
         except FileNotFoundError as error:
             reason = str(error)
-    raise RetrievalError(f"the index {path} is stale, {reason}: run {build_command(store, view, card)}")
+    raise RetrievalError(f"the index of {path} is stale, {reason}: run {build_command(store, view, card)}")
 
 
 def read_files(store: Store, view: View, card: Card) -> faiss.Index | None:
     """The FAISS index of a card, None of an exact one. FileNotFoundError where a file is not as it was written."""
     import faiss
 
-    path, _ = paths(store, view.entity, view.name)
+    beside = card_path(store, view.entity, view.name).parent
     if not card["files"]:
         return None
-    with local_together([path.parent / name for name in card["files"]]) as folder:
+    with local_together([beside / name for name in card["files"]]) as folder:
         if damaged(card, folder):
             raise FileNotFoundError("its file is damaged or of another build")
-        index = faiss.read_index(str(folder / path.name), faiss.IO_FLAG_MMAP if folder == path.parent else 0)
+        index = faiss.read_index(str(folder / file_of(card, INDEX)), faiss.IO_FLAG_MMAP if folder == beside else 0)
     probe(index, card["probes"])
     return index
 

@@ -24,7 +24,7 @@ from jaxtyping import Float32, Int64
 from jsonargparse.typing import PositiveInt
 
 from retrieval.asking import Asking, of_clips, of_text
-from retrieval.card import paths
+from retrieval.card import card_path
 from retrieval.errors import RetrievalError
 from retrieval.exact import search_exactly
 from retrieval.factory import FLAT_BELOW
@@ -89,7 +89,7 @@ def query(store: Store, options: Options) -> tuple[Asking, pl.DataFrame]:
     rows = filled_rows(view)
     if options.where is not None:
         rows = np.intersect1d(rows, rows_where(store, "clips", options.where))
-    there = any(path.exists() for path in paths(store, "clips", view.name))
+    there = card_path(store, "clips", view.name).exists()
     exact = len(rows) <= FLAT_BELOW and (options.where is not None or not there)
     index = None if exact else open_index(store, view)
     feature = options.feature or ("embedding" if index is None else index.card["feature"])

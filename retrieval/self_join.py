@@ -130,7 +130,10 @@ def _sort(store: Store, view: View, options: Options) -> Sorted:
             f"no clip with features in clips/{view.name} has a value in column {options.within!r}: name another column"
         )
     rows = frame["row"].to_numpy()
-    apart = frame["video"].rank("dense").cast(pl.Int64).to_numpy() if options.other_videos else rows
+    apart = rows
+    if options.other_videos:
+        itself = -1 - pl.int_range(frame.height, eager=True)  # where nobody knows a clip's video, it is no other's
+        apart = frame["video"].rank("dense").cast(pl.Int64).fill_null(itself).to_numpy()
     starts = np.flatnonzero(frame[options.within].rle_id().diff().fill_null(1).to_numpy())
     return Sorted(frame.drop("row"), rows, apart, np.append(starts, len(rows)))
 

@@ -1,7 +1,7 @@
 """The catalog of an entity: key -> row, and what is known of it.
 
 Guarantees
-- a row is given out once and never moves
+- a row is given out once and never moves; what is known of it may be told anew
 - two appends at once never give a row twice
 - opening a catalog reads no part until a row or a key is asked for
 - what is asked about keys and rows reads indexes, not parts, so that it costs what is asked
@@ -17,7 +17,7 @@ import polars as pl
 from jaxtyping import Int, Int64
 
 from store import table
-from store.commit import create_file
+from store.commit import create_file, replace_file
 from store.errors import StoreError
 from store.key_indexes import KeyIndexes
 from store.parts import Parts, first_row, is_part, part_name, standing
@@ -95,6 +95,44 @@ class Catalog:
             if create_file(part, [data], len(data)) and part in self.parts():
                 self.index()
                 return new.height
+
+    def update(self, frame: pl.DataFrame) -> int:
+        """Tell anew what is known of keys that have rows; returns of how many that changed anything.
+
+        A null tells nothing, and a column that `frame` lacks stays. Whoever calls holds the store's lock.
+        Raises StoreError on keys as `append` does, and on a column whose values are of a kind that does not fit.
+        """
+        frame = self._checked(frame)
+        told = [name for name in frame.columns if name != "key"]
+        rows = self.rows(frame["key"])
+        known = frame.with_columns(row=pl.Series(rows)).filter(pl.col("row") >= 0)
+        changed = 0
+        parts = self.parts()
+        ends = [*(first_row(part) for part in parts[1:]), 2**63 - 1]
+        for part, end in zip(parts, ends, strict=True):
+            here = known.filter(pl.col("row").is_between(first_row(part), end, closed="left"))
+            if here.height and told:
+                changed += self._rewrite(part, here, told)
+        if changed:
+            self.index()
+        return changed
+
+    def _rewrite(self, part: Place, known: pl.DataFrame, told: Sequence[str]) -> int:
+        """One part, with what `known` tells; left alone where that is nothing new."""
+        old = table.read(part)
+        try:
+            new = pl.concat([old, known.select("row", *told).clear()], how="diagonal_relaxed")
+            beside = pl.concat([new.clear().select("row", *told), known.select("row", *told)], how="vertical_relaxed")
+            new = new.update(beside, on="row", how="left")
+        except pl.exceptions.PolarsError as error:
+            raise StoreError(f"{part} cannot take what is told anew ({error}): give values of its kind") from error
+        before = old.with_columns(pl.lit(None).alias(name) for name in told if name not in old.columns)
+        same = pl.all_horizontal(pl.Series(new[name].eq_missing(before[name].cast(new[name].dtype))) for name in told)
+        changed = new.height - int(new.select(same)[:, 0].sum())
+        if changed:
+            data = table.encode(new)
+            replace_file(part, [data], len(data))
+        return changed
 
     def rows(self, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
         """The row of each key, -1 where there is none.

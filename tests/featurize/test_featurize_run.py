@@ -186,6 +186,20 @@ def test_retry_failed_does_what_has_been_mended(store: Path, kitchen: Path, tiny
     np.testing.assert_array_equal(new, kept[:1])  # the same seconds of the same video
 
 
+def test_what_the_manifest_tells_anew_the_catalog_tells(
+    store: Path, tmp_path: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("good_0_1", "good.mp4", 0, 1, "whisk slowly", "test"), ("good_1_2", "good.mp4", 1, 2, "whisk", None)]
+    columns = ["clip", "video", "start", "end", "step", "split"]
+    pl.DataFrame(rows, columns, orient="row").write_csv(tmp_path / "clips.csv")
+    given = [str(option) for option in options(tmp_path, store, tiny_clip)]
+    assert main(given) == 0 and "1 clips that the store has were told anew" in capsys.readouterr().err
+    told = Store.open(store).catalog("clips").frame()
+    assert told.filter(key="good_0_1").select("step", "split").row(0) == ("whisk slowly", "test")
+    assert told.filter(key="good_1_2").select("step", "split").row(0) == ("whisk", None)
+    assert main(given) == 0 and "told anew" not in capsys.readouterr().err
+
+
 def test_texts_of_any_length(tmp_path: Path, tiny_clip: Path, featurize: Run) -> None:
     texts = ["whisk the eggs", "word " * 2000, "", "whisk the eggs", "x"]
     path = tmp_path / "texts.jsonl"

@@ -14,7 +14,7 @@ import pytest
 from retrieval import builder, parts
 from retrieval.__main__ import main
 from retrieval.builder import build_index
-from retrieval.card import paths
+from retrieval.card import card_path
 from retrieval.errors import RetrievalError
 from retrieval.factory import Budgets
 from retrieval.index import open_index
@@ -45,9 +45,13 @@ def built(store: Store, view: View, **how: object) -> dict:
     return build_index(store, view, factory=FACTORY, workers=1, part_rows=PART, **how)  # type: ignore[arg-type]
 
 
+def files(store: Store) -> list[Path]:
+    """Those of the index, without its card."""
+    return sorted(Path(str(card_path(store, "clips", "tiny").parent)).glob("tiny.*.*"))
+
+
 def content(store: Store) -> dict[str, bytes]:
-    folder = paths(store, "clips", "tiny")[0].parent
-    return {path.name: path.read_bytes() for path in folder.glob("tiny.*") if path.suffix != ".json"}
+    return {path.suffix: path.read_bytes() for path in files(store)}
 
 
 def true_recall(store: Store, view: View, k: int = 10) -> float:
@@ -65,7 +69,7 @@ def test_recall_is_measured(store: Store, clustered: View) -> None:
     card = built(store, clustered, given=Budgets(recall=0.9))
     assert 0.9 <= card["recall"] <= 1 and card["probes"] < 16
     assert card["recall"] == pytest.approx(true_recall(store, clustered), abs=0.08)  # 16 queries of 1,333
-    few = json.loads(paths(store, "clips", "tiny")[1].read_text())
+    few = json.loads(card_path(store, "clips", "tiny").read_text())
     assert few["recall_queries"] == 16 and few["latency"] > 0 and few["phases"].keys() >= {"training", "adding"}
 
 
@@ -95,7 +99,7 @@ def test_parts_make_the_index_of_one_go(
 def test_parts_make_the_whole(store: Store, clustered: View, monkeypatch: pytest.MonkeyPatch) -> None:
     """The truth that the parts remember is that of float64 over all rows."""
     built(store, clustered)
-    sample = Sample.read(paths(store, "clips", "tiny")[0].parent / "tiny.sample.npz")
+    sample = Sample.read(files(store)[1])
     rows = filled_rows(clustered)
     cosines = sample.queries.astype(float) @ normalised(store, clustered, "embedding", rows).T
     cosines[np.arange(len(sample.rows)), np.searchsorted(rows, sample.rows)] = -2
@@ -106,7 +110,7 @@ def test_parts_make_the_whole(store: Store, clustered: View, monkeypatch: pytest
 def test_a_killed_build_resumes(store: Store, clustered: View, monkeypatch: pytest.MonkeyPatch) -> None:
     built(store, clustered)
     unbroken = content(store)
-    for path in paths(store, "clips", "tiny"):
+    for path in (*files(store), card_path(store, "clips", "tiny")):
         path.unlink()
     script = (
         "import sys, time; from retrieval import builder, parts, cluster; from store import Store\n"
@@ -123,7 +127,7 @@ def test_a_killed_build_resumes(store: Store, clustered: View, monkeypatch: pyte
     run.send_signal(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL and done
     there = {path.name: path.stat().st_mtime_ns for path in work.glob("*/*-*.npz")}
-    assert not paths(store, "clips", "tiny")[0].exists()
+    assert not files(store)
     filled: list[str] = []
     fill = parts.fill
     monkeypatch.setattr("retrieval.cluster.fill", lambda part: filled.append(f"{part.name}.npz") or fill(part))
@@ -131,6 +135,22 @@ def test_a_killed_build_resumes(store: Store, clustered: View, monkeypatch: pyte
     assert filled and not set(filled) & set(there) and len(filled) + len(there) == 6
     assert content(store) == unbroken and card["rows"] == 1333
     assert not work.exists()
+
+
+def test_a_build_that_dies_while_it_measures_leaves_the_old_index(
+    store: Store, clustered: View, fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built(store, clustered)
+    before = content(store)
+    with monkeypatch.context() as patched:
+        patched.setattr(builder._Build, "_measured", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            built(store, clustered, rebuild=True)
+    assert len(open_index(store, clustered)) == 1333 and len(files(store)) == 4
+    view = fill(store, clusters(300, 3), [f"new{at}" for at in range(300)], shard=128)
+    monkeypatch.setattr(builder, "train", lambda *_: pytest.fail("trained anew"))
+    assert built(store, view)["trained_rows"] == 1333
+    assert content(store) != before and len(files(store)) == 2  # what never came to a card is gone
 
 
 def test_new_rows_are_added(store: Store, clustered: View, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,9 +186,9 @@ def test_rows_written_anew_are_not_taken_over(store: Store, clustered: View, fil
     built(store, clustered)
     other = Store.open(tmp_path / "other", create=True)
     view = fill(other, clusters(1500, 8), [f"c{at}" for at in range(1500)], shard=128)
-    folder = paths(other, "clips", "tiny")[0].parent
+    folder = Path(str(card_path(other, "clips", "tiny").parent))
     folder.mkdir(parents=True)
-    for path in paths(store, "clips", "tiny")[0].parent.glob("tiny.*"):
+    for path in (*files(store), card_path(store, "clips", "tiny")):
         (folder / path.name).write_bytes(path.read_bytes())
     with pytest.raises(RetrievalError, match="is stale, "):
         open_index(other, view)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retrieval.builder import build_index
-from retrieval.card import paths
+from retrieval.card import INDEX, SAMPLE, card_path, file_of
 from retrieval.errors import RetrievalError
 from retrieval.index import open_index
 from retrieval.vectors import filled_rows, normalised
@@ -71,18 +71,18 @@ def test_similarities_of_approximate_indexes_are_exact(store: Store, fill: Fill,
 
 def test_card_says_what_was_indexed(store: Store, clips: View) -> None:
     build_index(store, clips)
-    path, card_path = paths(store, "clips", "tiny")
-    assert card_path == store.path / "indexes" / "clips" / "tiny.json"
-    card = json.loads(card_path.read_text())
+    path = card_path(store, "clips", "tiny")
+    assert path == store.path / "indexes" / "clips" / "tiny.json"
+    card = json.loads(path.read_text())
     assert card["provenance"] == clips.provenance.as_dict()
     assert (card["factory"], card["rows"], card["dim"]) == ("Flat", 27, 16)
     assert (card["feature"], card["metric"]) == ("embedding", "inner product of L2-normalised rows")
     assert {"digest", "faiss", "seconds", "latency", "why"} <= set(card)
-    assert not path.exists() and card["files"] == {}  # an exact index is its card alone
+    assert card["files"] == {}  # an exact index is its card alone
     assert sorted(file.name for file in path.parent.iterdir()) == [".tiny.lock", "tiny.json"]
     card = build_index(store, clips, factory="IVF2,SQfp16")
     assert {name: known["bytes"] for name, known in card["files"].items()} == {
-        file.name: file.stat().st_size for file in (path, path.parent / "tiny.sample.npz")
+        file.name: file.stat().st_size for file in path.parent.glob("tiny.*.*")
     }
 
 
@@ -122,7 +122,7 @@ def test_stale_is_refused_over_a_store_made_anew(tmp_path: Path, fill: Fill, cha
     keys = [f"c_{at}_1" for at in range(9)]
     store = Store.open(path, create=True)
     build_index(store, fill(store, vectors, keys))
-    index, card = paths(store, "clips", "tiny")
+    card = card_path(store, "clips", "tiny")
     kept = card.read_bytes()
     shutil.rmtree(path)
     failed = []
@@ -135,7 +135,7 @@ def test_stale_is_refused_over_a_store_made_anew(tmp_path: Path, fill: Fill, cha
         vectors = np.concatenate([vectors[:1], vectors])
     store = Store.open(path, create=True)
     view = fill(store, vectors, keys, failed=failed)
-    index.parent.mkdir(parents=True)
+    card.parent.mkdir(parents=True)
     card.write_bytes(kept)
     refused(store, view, "the rows of its view were written anew")
 
@@ -149,10 +149,10 @@ def test_stale_is_refused_for_another_provenance(store: Store, clips: View, fill
     refused(store, view, "its view was made anew .*layer 'last' against 'first'")
 
 
-@pytest.mark.parametrize("name", ["tiny.faiss", "tiny.sample.npz"])
-def test_stale_is_refused_for_a_damaged_file(store: Store, clips: View, name: str) -> None:
-    build_index(store, clips, factory="IVF2,SQfp16")
-    path = paths(store, "clips", "tiny")[0].parent / name
+@pytest.mark.parametrize("end", [INDEX, SAMPLE])
+def test_stale_is_refused_for_a_damaged_file(store: Store, clips: View, end: str) -> None:
+    card = build_index(store, clips, factory="IVF2,SQfp16")
+    path = card_path(store, "clips", "tiny").with_name(file_of(card, end))
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
@@ -165,14 +165,12 @@ def test_stale_is_refused_for_a_damaged_file(store: Store, clips: View, name: st
     assert len(open_index(store, clips)) == 27
 
 
-@pytest.mark.parametrize("change", ["edited", "absent", "empty", "no object"])
+@pytest.mark.parametrize("change", ["edited", "empty", "no object"])
 def test_stale_is_refused_for_its_card(store: Store, clips: View, change: str) -> None:
     build_index(store, clips, factory="IVF2,SQfp16")
-    _, card = paths(store, "clips", "tiny")
+    card = card_path(store, "clips", "tiny")
     if change == "edited":
         card.write_text(card.read_text().replace('"IVF2,SQfp16"', '"HNSW32"'))
-    elif change == "absent":
-        card.unlink()
     else:
         card.write_text("" if change == "empty" else "[]")
     refused(store, clips, r"its card \(the .json beside it\) is missing or was changed")
@@ -186,7 +184,8 @@ def test_no_index_names_the_command(store: Store, clips: View, fill: Fill) -> No
 
 def test_whole_or_not_at_all(store: Store, clips: View, fill: Fill) -> None:
     build_index(store, clips, factory="IVF2,SQfp16")
-    before = {path: path.read_bytes() for path in paths(store, "clips", "tiny")}
+    before = {path: path.read_bytes() for path in card_path(store, "clips", "tiny").parent.glob("tiny.*")}
+    assert len(before) == 3
     fill(store, np.zeros((1, 16), np.float32), ["zeros_0_1"])
     for factory in ("IVF2,SQfp16", "auto"):
         with pytest.raises(RetrievalError, match="the embedding of zeros_0_1 in clips/tiny is all zer"):
@@ -217,7 +216,7 @@ def test_unusable_factories_are_refused(store: Store, clips: View) -> None:
         with pytest.raises(RetrievalError, match=f"FAISS cannot build '{factory}'") as caught:
             build_index(store, clips, factory=factory)
         assert "\n" not in str(caught.value)
-    assert not any(path.exists() for path in paths(store, "clips", "tiny"))
+    assert not list(card_path(store, "clips", "tiny").parent.glob("tiny.*.*"))
 
 
 def test_unusable_features_are_refused(store: Store, clips: View) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from retrieval.__main__ import main
 from retrieval.builder import build_index
+from retrieval.card import INDEX, file_of
 from retrieval.factory import memory_bytes
 from retrieval.plan import costs
 from retrieval.rates import Rates
@@ -22,7 +23,7 @@ def test_sizes_are_those_of_a_built_index(store: Store, fill: Fill, factory: str
     vectors = np.random.default_rng(0).normal(size=(3000, 64)).astype(np.float32)
     view = fill(store, vectors, [f"c{at}" for at in range(3000)], shard=1024)
     card = build_index(store, view, factory=factory, workers=1)
-    there = card["files"]["tiny.faiss"]["bytes"]
+    there = card["files"][file_of(card, INDEX)]["bytes"]
     assert memory_bytes(factory, 3000, 64) == pytest.approx(there, rel=0.01)
 
 

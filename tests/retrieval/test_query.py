@@ -12,7 +12,7 @@ import pytest
 
 from retrieval import build_index
 from retrieval.__main__ import main
-from retrieval.card import paths
+from retrieval.card import card_path
 from store import Store, View
 
 Fill = Callable[..., View]
@@ -44,7 +44,7 @@ def test_build_prints_what_it_built(store: Store, clips: View, capsys: pytest.Ca
     start = "build", "--store", store.path, "--view", "tiny"
     status, out, err = run(capsys, *start)
     assert (status, err) == (0, "")
-    assert out.startswith(f"{paths(store, 'clips', 'tiny')[1]}: Flat over 27 rows in ")
+    assert out.startswith(f"{card_path(store, 'clips', 'tiny')}: Flat over 27 rows in ")
     status, out, _ = run(capsys, *start, "--factory", "HNSW8", "--json")
     assert json.loads(out)["factory"] == "HNSW8"
     assert "FAISS cannot build 'Nonsense'" in error(capsys, *start, "--factory", "Nonsense")

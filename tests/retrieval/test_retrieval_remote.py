@@ -8,7 +8,7 @@ import pytest
 
 from retrieval.__main__ import main
 from retrieval.builder import build_index
-from retrieval.card import paths
+from retrieval.card import INDEX, card_path, file_of
 from retrieval.errors import RetrievalError
 from retrieval.index import open_index
 from store import Store, View
@@ -48,8 +48,8 @@ def test_a_stale_or_damaged_index_is_refused(bucket: str, fill: Fill) -> None:
     view = fill(store, vectors, [f"c{n}" for n in range(20)])
     with pytest.raises(RetrievalError, match=f"has no index: run .*--store {bucket}/features"):
         open_index(store, view)
-    build_index(store, view, factory="IVF2,SQfp16")
-    path, _ = paths(store, "clips", "tiny")
+    card = build_index(store, view, factory="IVF2,SQfp16")
+    path = card_path(store, "clips", "tiny").parent / file_of(card, INDEX)
     whole = path.read_bytes()
     path.put([whole[:-1]])
     with pytest.raises(RetrievalError, match="damaged or of another build"):

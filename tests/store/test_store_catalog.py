@@ -33,6 +33,25 @@ def test_a_row_is_given_out_once_and_never_moves(catalog: Catalog) -> None:
     assert [part.name for part in catalog.parts()] == ["000000000000.parquet", "000000000002.parquet"]
 
 
+def test_what_is_known_of_a_row_may_be_told_anew(tmp_path: Path, catalog: Catalog) -> None:
+    catalog.append(frame("b", "a", split=["train", "train"], start=[1, 2]))
+    catalog.append(frame("c"))
+    other = Store.open(tmp_path / "store").catalog("clips")
+    assert other.rows(["a", "c"]).tolist() == [1, 2]
+    told = frame("c", "a", "nobody", split=["val", "test", "val"], start=[None, 2.5, 3.0], step=["stir", None, "x"])
+    assert catalog.update(told) == 2
+    assert catalog.update(told) == 0
+    assert catalog.frame().sort("row").rows() == [
+        ("b", 0, "train", 1.0, None),
+        ("a", 1, "test", 2.5, None),
+        ("c", 2, "val", None, "stir"),
+    ]
+    assert other.frame().equals(catalog.frame()) and other.rows(["a", "c", "nobody"]).tolist() == [1, 2, -1]
+    assert catalog.update(frame("a")) == catalog.update(frame()) == 0
+    with pytest.raises(StoreError, match="give values of its kind"):
+        catalog.update(frame("a", start=[["no", "number"]]))
+
+
 def test_an_empty_catalog_has_its_two_columns(catalog: Catalog) -> None:
     assert len(catalog) == 0
     assert catalog.frame().schema == {"key": pl.String, "row": pl.Int64}
