@@ -44,11 +44,18 @@ class Recorder:
             yield place, json.dumps(conversations[place])
 
 
+def test_captions_that_are_still_to_come_are_waited_for() -> None:
+    asked = [item("a", "we whisk", None, "eggs"), item("b", "we whisk", "a hand whisks", None)]
+    found = dict(Describer(Recorder(), Sampling(), DESCRIBE, words=200).annotate(asked))
+    reasons = {key: answer.reason for key, answer in found.items() if isinstance(answer, Failure)}
+    assert "run python -m annotate.captions" in reasons["a"] and "run python -m annotate.ground" in reasons["b"]
+
+
 def test_the_language_model_reads_the_supplements_prompt_with_what_was_said_of_this_clip() -> None:
     asked = [
         item("a", "okay so\nnow we whisk.", "A hand whisks eggs.", "- white eggs\n- a metal whisk"),
         item("b", None, "Q: what?\nA: a pan", ""),
-        item("c", "{narration} {0} Q: x", "A hand stirs.", None),
+        item("c", "{narration} {0} Q: x", "A hand stirs.", ""),
         item("d", "we stir", "", "pan"),
     ]
     found = dict(Describer(Recorder(), Sampling(), DESCRIBE, words=200).annotate(asked))

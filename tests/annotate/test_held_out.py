@@ -51,6 +51,10 @@ CLIPS = {
     ("v_-1_12_13", "videos/v_-1.mp4", 12.0, 13.0): (False, True),
     ("v_-1_0_90", "videos/v_-1_720p.mkv", 0.0, 90.0): (False, True),  # a file named otherwise
     ("my clip", "v_-1", 12.0, 13.0): (False, True),  # an id that tells nothing: its video does
+    ("clip 2", "videos/v_-1.mp4", 19.0, 21.0): (False, True),  # with folder and extension too
+    ("seg_1_2", "v_-1.part.mkv", 12.0, 13.0): (False, False),  # another file
+    ("seg_3_4", "videos/v_-1.webm", 12.0, 13.0): (False, True),  # an id that tells otherwise
+    ("no file", None, 12.0, 13.0): (False, False),
     ("v_-1_x_y", "v_-1", None, None): (False, True),  # no times: it might overlap
     ("v_-1_20_30", "videos/v_-1.mp4", 20.0, 30.0): (False, False),  # touches
     ("v_-1_0_10", "videos/v_-1.mp4", 0.0, 10.0): (False, False),

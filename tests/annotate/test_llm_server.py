@@ -169,3 +169,23 @@ def test_the_key_is_told_to_nobody_but_the_server(server: Server, monkeypatch: p
     for reply in (Reply(b"", 401), HTML, Reply(b"no", 400)):
         server.answer = lambda body, reply=reply: reply
         assert "very-secret" not in repr(ask(server.url, 2))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_key_goes_to_no_other_server(
+    server: Server, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A redirect is not followed, not even to the same server."""
+    monkeypatch.setenv("OPENAI_API_KEY", " secret\r\n")  # as files of variables have it
+    elsewhere = server.url.replace("127.0.0.1", "localhost") + "/elsewhere"
+    server.answer = lambda body: Reply(b"", status, headers={"Location": elsewhere})
+    (answer,) = ask(server.url, 1)
+    assert isinstance(answer, Failure) and f"is moved to {elsewhere} ({status}): correct --endpoint" in answer.reason
+    assert server.keys == ["Bearer secret"]
+
+
+def test_a_key_that_no_header_takes_is_not_quoted(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sec\nret")
+    (answer,) = ask(server.url, 1)
+    assert isinstance(answer, Failure) and "OPENAI_API_KEY holds a character" in answer.reason
+    assert "sec" not in answer.reason.replace("OPENAI_API_KEY", "") and not server.requests

@@ -56,6 +56,13 @@ def captioner(model: Path, kind: Kind = "action", batch: int = 2) -> VideoCaptio
     return VideoJob(kind, str(model), ASKED, 8, batch).load("cpu", 1)
 
 
+def test_a_clip_without_times_fails_alone(video: Path) -> None:
+    good, *_ = clips(video)
+    found = dict(pictures([good | {"key": "bad", "start": None, "end": None}, good], 1, threads=1))
+    assert isinstance(found["bad"], Failure) and "correct it in the manifest" in found["bad"].reason
+    assert not isinstance(found[good["key"]], Failure)
+
+
 def test_pictures_are_whole_and_upright(video: Path) -> None:
     for count, sampling in ((8, "linspace"), (1, "centre")):
         found = dict(pictures(clips(video), count, threads=2))

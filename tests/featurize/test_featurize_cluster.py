@@ -41,6 +41,13 @@ def test_the_cluster_file_is_valid_by_rays_own_schema() -> None:
     assert any("pip install" in command for command in config["setup_commands"])
 
 
+def test_every_node_is_given_the_token_that_it_starts_with() -> None:
+    config = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
+    starts = [line for kind in ("head", "worker") for line in config[f"{kind}_start_ray_commands"] if "start" in line]
+    assert len(starts) == 2 and all("RAY_AUTH_MODE=token" in line for line in starts)
+    assert config["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"  # where Ray looks for it
+
+
 def free_ports(count: int) -> list[int]:
     with_ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [server.getsockname()[1] for server in with_ports]

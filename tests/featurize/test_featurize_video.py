@@ -1,6 +1,7 @@
 """Files that cannot be read, or not wholly: one reason each. And pictures, upright."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -12,7 +13,7 @@ from PIL import Image
 
 from featurize import FeaturizeError
 from featurize.decode import Clip, Failure, read_clips
-from featurize.picture import Crop, Resample, square
+from featurize.picture import Crop, Resample, Whole, square
 from featurize.timeline import from_packets
 from featurize.video import opened
 
@@ -50,6 +51,15 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, video: Writer) -> None:
     path.write_bytes(video("whole.mp4", g=12).read_bytes())
     path.chmod(0)
     assert "cannot be read" in reason(path)
+
+
+def test_a_length_that_is_none_is_not_believed(tmp_path: Path, video: Writer) -> None:
+    whole = video("length.mkv", g=10).read_bytes()
+    (length,) = set(re.findall(rb"\d\d:\d\d:\d\d\.\d{9}", whole))
+    path = tmp_path / "length.mkv"
+    path.write_bytes(whole.replace(length, b"about half an hour"))
+    (clip,) = read_clips(path, [(0.0, 1.0)], 2, Whole(32))
+    assert isinstance(clip, Clip)
 
 
 @pytest.mark.parametrize("name", ["index-first.mp4", "cut.mkv"])

@@ -166,6 +166,9 @@ def test_foreign_videos_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "videos" / "mine.mp4").write_bytes(b"mine")
     assert main(["--out", str(tmp_path), "--videos", "1"]) == 1
     assert "no world.json" in capsys.readouterr().err
+    (tmp_path / "videos" / "mine.mp4").rename(tmp_path / "clips.csv")  # a manifest of videos elsewhere
+    assert main(["--out", str(tmp_path), "--videos", "1"]) == 1
+    assert (tmp_path / "clips.csv").read_bytes() == b"mine" and "no world.json" in capsys.readouterr().err
     (tmp_path / "world.json").write_text("{")
     assert main(["--out", str(tmp_path), "--videos", "1"]) == 1
     assert "not readable as JSON" in capsys.readouterr().err

@@ -27,12 +27,12 @@ STEPS = ["chop"] * 40 + ["whisk"] * 7 + ["alone"] + [None] * 3 + ["fry"] * 21
 
 @pytest.fixture
 def steps(store: Store, fill: Fill) -> View:
-    """72 clips of four steps in mixed order, two of them failed, three without a step, two the same."""
+    """72 clips of four steps in mixed order, two failed, three without a step, eight of no video, two the same."""
     rng = np.random.default_rng(5)
     vectors = rng.normal(size=(72, 12)).astype(np.float32)
     vectors[10] = vectors[11]
     step = [STEPS[at] for at in rng.permutation(72)]
-    columns = {"step": step, "video": [f"v{at % 5}.mp4" for at in range(72)]}
+    columns = {"step": step, "video": [None if at % 9 == 8 else f"v{at % 5}.mp4" for at in range(72)]}
     return fill(store, vectors, [f"video_{at}_0_1" for at in range(72)], failed=(4, 30), columns=columns)
 
 
@@ -51,7 +51,7 @@ def naive(store: Store, view: View, k: int, other_videos: bool = False) -> dict[
             (float(np.sum(unit[one] * unit[other])), theirs["row"], other)
             for other, theirs in known.items()
             if other != one and mine["step"] == theirs["step"]
-            if not (other_videos and mine["video"] == theirs["video"])
+            if not (other_videos and mine["video"] is not None and mine["video"] == theirs["video"])
         ]
         others.sort(key=lambda at: (-at[0], at[1]))
         found[one] = [(other, cosine) for cosine, _, other in others[:k]]
