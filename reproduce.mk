@@ -23,10 +23,12 @@ TRAININGS := $(shell seq 0 $$(($(SEEDS) - 1)))
 SETS := diffmcq diffmcq_V2 diffmcq_V3 diffrank diffcap
 OURS := vclm interleaved stepdiff
 
-.PHONY: reproduce
-.SECONDARY:
+# With GENERATED=1 more is described and reported, under names of its own.
+MODE := $(if $(GENERATED),_generated)
 
-reproduce: $(REPRODUCE)/report/report.json
+.PHONY: reproduce
+
+reproduce: $(REPRODUCE)/report$(MODE)/report.json
 
 $(R_WORLD)/world.json: | env
 	$(RUN) kitchen --out $(R_WORLD) --seed $(WORLD_SEED) --videos $(VIDEOS)
@@ -107,7 +109,7 @@ $(eval $(call EVALUATION,all,diffrank,step,,--method step-oracle))
 # Descriptions of clips (supplement, S1): what was said in them, what VCLM says of them, and those objects of Interleaved's
 # that the contrastive head finds there. Both are asked as they were trained.
 DESCRIBED := --store $(R_STORE) $(if $(GENERATED),,--split test)
-$(REPRODUCE)/all/described: $(addprefix $(REPRODUCE)/seed0/,vclm/loss.png interleaved/loss.png align/embedded)
+$(REPRODUCE)/all/described$(MODE): $(addprefix $(REPRODUCE)/seed0/,vclm/loss.png interleaved/loss.png align/embedded)
 	$(RUN) annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/vclm --kind action \
 	    --question "What does the person in the video say?"
 	$(RUN) featurize --manifest $(R_WORLD)/clips.csv --store $(R_STORE) --encoder efficientnet-lite0 --sampling centre \
@@ -119,12 +121,12 @@ $(REPRODUCE)/all/described: $(addprefix $(REPRODUCE)/seed0/,vclm/loss.png interl
 	@mkdir -p $(@D)
 	@touch $@
 # Socratic (step desc.) compares the descriptions of the test clips.
-$(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),socratic,$(REPRODUCE)/all/described,\
+$(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),socratic,$(REPRODUCE)/all/described$(MODE),\
     --method socratic --texts $(R_STORE)/annotations/describe/*)))
 
 # StepDiff once more, from questions that a language model wrote of the descriptions of the training clips. Of a pair it
 # has too few YES / NO questions for batches that begin with pairs alike or different in everything.
-$(REPRODUCE)/generated.jsonl: $(REPRODUCE)/all/described
+$(REPRODUCE)/generated.jsonl: $(REPRODUCE)/all/described_generated
 	$(RUN) annotate.pairs --store $(R_STORE) --out $(REPRODUCE)/pairs.parquet --cap 12 \
 	    --test-sets $(TEST_diffcap),$(TEST_diffmcq),$(TEST_diffrank)
 	$(RUN) annotate.pairqa --store $(R_STORE) --pairs $(REPRODUCE)/pairs.parquet --out $@ --precision bfloat16
@@ -137,8 +139,8 @@ $(foreach s,$(TRAININGS),$(foreach t,$(SETS),$(eval $(call EVALUATION,seed$(s),$
     $(REPRODUCE)/seed$(s)/generated/loss.png,$(call head,$(s),generated)))))
 endif
 
-$(REPRODUCE)/report.yaml: $(RECIPES)/report.yaml | $(R_STORE)/.complete
+$(REPRODUCE)/report$(MODE).yaml: $(RECIPES)/report.yaml | $(R_STORE)/.complete
 	sed $(if $(GENERATED),,-e /generated/d) -e 's#data/reproduce#$(REPRODUCE)#g' $< > $@
 
-$(REPRODUCE)/report/report.json: $(REPRODUCE)/report.yaml $(ANSWERS)
+$(REPRODUCE)/report$(MODE)/report.json: $(REPRODUCE)/report$(MODE).yaml $(ANSWERS)
 	$(RUN) heads.report --config $< --seeds $(SEEDS) --out $(@D)

@@ -52,7 +52,9 @@ class ClipTexts:
         """HeadsError names the first clip that has no text."""
         for key in keys:
             if key not in self._texts:
-                raise HeadsError(f"{key}: no text of kind {self.kind!r} in {self.path}; describe it, or leave it out")
+                raise HeadsError(
+                    f"{key}: no text of kind {self.kind!r} in {self.path}; describe it, or pass --skip-missing"
+                )
 
     def items(self) -> ItemsView[str, str]:
         """Clip id and text of every clip that has one."""

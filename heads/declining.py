@@ -30,7 +30,9 @@ FORMS = [
     r"\bnothing (?:is |was |has )?(?:differs?|differ(?:ent|ed)|changed|changes)\b",
     r"^\W*(?:none|nothing)\b\W*(?:$|they\b|both\b|the videos\b)",
     rf"\b{_BOTH} {_IS} (?:\w+ )?{_SAME}\b",
-    rf"\b{_BOTH} (?:agree|match|(?:\w+ )?(?:show|feature|use|have|share)s?\b)",
+    rf"\b{_BOTH} (?:agree|match|(?:\w+ )?share)s?\b",
+    r"\bboth(?: of (?:them|the videos)| (?:the |these )?(?:videos|clips))? (?:\w+ )?(?:show|feature|use|have)s?\b",
+    rf"\b{_BOTH} (?:\w+ )?(?:show|feature|use|have)s? the (?:exact |very )?same\b",
     rf"\b{_IS} (?:exactly |also )?{_SAME}\b",
     rf"\bthe (?:exact |very )?same\b[^.]{{0,80}} as in {_ONE}\b",
 ]

@@ -68,14 +68,13 @@ def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
     return method, made.video_lm.precision, told
 
 
-def asked(options: EvaluateOptions) -> tuple[list[Any], bool]:
-    """The rows to answer, and whether they are the whole test set and nothing else."""
+def asked(options: EvaluateOptions) -> list[Any]:
+    """The rows to answer."""
     from heads.declining import agreeing
     from heads.selection import check_names, read_names, select
     from heads.testsets import drawn, read_test_set
 
-    whole = read_test_set(options.task, options.test_set)
-    groups = [whole]
+    groups = [read_test_set(options.task, options.test_set)]
     if options.no_difference is not None:
         groups.append(agreeing(read_test_set("diffrank", options.no_difference)))
     if options.subset is not None:
@@ -84,8 +83,7 @@ def asked(options: EvaluateOptions) -> tuple[list[Any], bool]:
         groups = [select(rows, names) for rows in groups]
     if options.rows is not None:
         groups = [drawn(rows, options.rows, options.seed) for rows in groups]
-    rows = [row for group in groups for row in group]
-    return rows, rows == whole
+    return [row for group in groups for row in group]
 
 
 def identity(options: EvaluateOptions, rows: Sequence[Any]) -> dict[str, Any]:
@@ -155,6 +153,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     import torch
 
     from heads.device import autocast, pick_device
+    from heads.methods.stepdiff import StepDiff, protocol
     from heads.score import sentences
     from heads.scoring import score
     from heads.selection import absent_clips
@@ -165,10 +164,14 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     if out.suffix != ".jsonl":
         raise HeadsError(f"{out}: predictions are JSON lines; name the file *.jsonl")
     check(options)
-    rows, whole = asked(options)
+    rows = asked(options)
+    chosen = any(value is not None for value in (options.rows, options.subset, options.no_difference))
     method, precision, told = make_method(options)
-    absent = absent_clips(rows, Store.open(options.store), told.get("view"))
+    texts = method.features if options.method == "socratic" else None
+    absent = absent_clips(rows, Store.open(options.store), told.get("view"), texts)
     if absent and not options.skip_missing:
+        if texts is not None:
+            texts.check(absent)
         wanted = f"{told['view']} features" if "view" in told else "such clip"
         raise HeadsError(
             f"{absent[0]}: no {wanted} in {options.store} (absent: {len(absent)} clips of the rows asked); run "
@@ -183,11 +186,13 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
             predictions = predict(options, method, there, partial)
         subset = out.with_suffix(".rows.jsonl")
         subset.unlink(missing_ok=True)
-        if not whole or skipped["rows"]:
+        if chosen or skipped["rows"]:
             write_test_set(options.task, subset, there)
         write_predictions(options.task, out, predictions)
         embed = sentences(options.store, options.device) if options.similarity else None
         scores = score(options.task, there, predictions, options.bootstrap, options.seed, embed)
+        if isinstance(method, StepDiff):
+            told |= {"protocol": protocol(options.task) | {"precision": precision}}
         record = {"options": asdict(options), "disclosed": told, "skipped": skipped, "scores": scores}
         write_text(out.with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
         partial.forget()

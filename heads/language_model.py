@@ -4,6 +4,7 @@ Guarantees
 - logits computed from the hidden states equal the model's own (checked when a model is loaded)
 - without LoRA or full training no parameter of the model trains, and no graph is kept for one
 - it never drops out
+- what trains is held in float32, whatever holds the rest: small steps vanish in bfloat16
 - recomputed layers have the same gradients
 - held in the precision of its products, the model says the same, bit by bit
 """
@@ -51,8 +52,9 @@ class LanguageModel(nn.Module):
         return self
 
     @classmethod
-    def load(cls, name: str, device: str = "cpu", trains: bool = False) -> "LanguageModel":
-        """`name`: a name of `python -m weights list`, a folder or a hub id. trains: its own weights will."""
+    def load(cls, name: str, device: str = "cpu", exact: bool = False) -> "LanguageModel":
+        """`name`: a name of `python -m weights list`, a folder or a hub id. exact: in float32 on a GPU too, as weights
+        that train are and what computes in float32 needs."""
         import transformers
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -61,8 +63,7 @@ class LanguageModel(nn.Module):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            # Small steps vanish in bfloat16: weights that train are held in float32.
-            dtype=torch.bfloat16 if device.startswith("cuda") and not trains else torch.float32,
+            dtype=torch.bfloat16 if device.startswith("cuda") and not exact else torch.float32,
             attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=False,
@@ -156,6 +157,8 @@ class LanguageModel(nn.Module):
         inject_adapter_in_model(config, self.model)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_("lora_" in name)
+            if "lora_" in name:
+                parameter.data = parameter.data.float()
 
     def train_all(self) -> None:
         """Full fine-tuning: every weight trains."""

@@ -17,7 +17,7 @@ from torch import nn
 from heads.checkpoint import Run
 from heads.errors import HeadsError
 from heads.files import write_text
-from heads.recipe import TrainOptions, VideoLMRecipe, read_recipe
+from heads.recipe import TrainOptions, VideoLMRecipe, WarmStart, read_recipe
 from store import Provenance, Store
 from weights import fingerprint, resolve
 
@@ -93,12 +93,17 @@ def read(folder: Path) -> dict[str, Any]:
     return lineage
 
 
+def told_warm_start(options: WarmStart) -> str:
+    """What the projector had learned before training began."""
+    return f"{options.steps} steps on {' and '.join(options.texts)}, on those of their words that paired QA has too"
+
+
 def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
     """What training was given beyond the published recipe, and before it: stands beside every score it led to."""
     return {
         "system": recipe.system,
         "sources": list(recipe.sources),
-        "warm_start": recipe.warm_start is not None,
+        "warm_start": None if recipe.warm_start is None else told_warm_start(recipe.warm_start),
         "lora": recipe.lora is not None,
         "full": recipe.full,
         "packed": recipe.packed,

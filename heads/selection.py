@@ -7,7 +7,7 @@ Guarantees
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -20,8 +20,10 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 
 def read_names(subset: str) -> list[str]:
     """The names of a subset: the lines of a file, or what commas part. HeadsError where there are none."""
-    path = Path(subset)
-    found = path.read_text(encoding="utf-8").split("\n") if path.is_file() else subset.split(",")
+    try:
+        found = Path(subset).read_text(encoding="utf-8").split("\n")
+    except OSError:  # no file, or longer than the name of one
+        found = subset.split(",")
     names = [name.strip() for name in found if name.strip()]
     if not names:
         raise HeadsError(f"{subset or 'subset'}: no names in it; give categories, videos or reference clips")
@@ -49,11 +51,21 @@ def _names(row: Row) -> set[str]:
     return {row.category, reference_video(row), clip}
 
 
-def absent_clips(rows: Sequence[Row], store: Store, view: str | None) -> list[str]:
-    """Clips of the rows that the catalog does not know or, given a view, that have no features in it; each once."""
+@runtime_checkable
+class Knows(Protocol):
+    """What knows some clips."""
+
+    def has(self, keys: Sequence[str]) -> np.ndarray: ...
+
+
+def absent_clips(rows: Sequence[Row], store: Store, view: str | None, reader: Knows | None = None) -> list[str]:
+    """Clips of the rows that the catalog does not know or, given a view, that have no features in it or, given a
+    reader, that it does not have; each once."""
     clips = list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
     places = np.asarray(store.catalog("clips").rows(clips))
     there = places >= 0
     if view is not None:
         there[there] = store.view("clips", view).status()[places[there]] == 1
+    if reader is not None:
+        there &= reader.has(clips)
     return [clip for clip, is_there in zip(clips, there, strict=True) if not is_there]

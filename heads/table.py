@@ -54,6 +54,8 @@ def run(options: TableOptions) -> dict[str, Any]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise HeadsError(f"{path}: not a score record of heads.evaluate ({error})") from error
         row = table.setdefault(name, {})
+        if asked["task"] in row.get("rows", {}):
+            raise HeadsError(f"{path}: a second {asked['task']} of {name}; give one test set a task to each table")
         for metric in COLUMNS[asked["task"]]:
             row[metric] = {"value": scores[metric], "interval": scores["intervals"].get(metric)}
         row.setdefault("rows", {})[asked["task"]] = scores["rows"]

@@ -261,6 +261,8 @@ def _diffmcq(found: dict[str, Any]) -> DiffMCQ:
         raise HeadsError(f"{len(options)} options where {OPTIONS} should be")
     if answer not in options:
         raise HeadsError("'answer' is none of the options")
+    if not _text(found, "difference").strip():
+        raise HeadsError("difference is empty: nothing tells the options apart")
     return DiffMCQ(_text(found, "difference"), _text(found, "category"), options, answer)
 
 

@@ -92,6 +92,8 @@ def train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str, 
     latest = run.latest()
     if latest is not None:
         state = run.load(latest, task.module, optimizer)
+        if state["best_step"] == state["step"]:  # the run may have died before it could name it
+            run.name_best(latest, state["step"], state["best_score"])
         run.prune()
     progress = Progress(name, schedule.steps, state["step"])
     log = MetricsLog(folder, state["step"] if latest is not None else -1)

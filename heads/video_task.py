@@ -42,7 +42,7 @@ CLIPS_MINED = 32  # projected at a time
 
 def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> VideoLM:
     """The untrained model of a recipe; the same seed gives the same weights."""
-    lm = LanguageModel.load(recipe.language_model, device, trains=recipe.full)
+    lm = LanguageModel.load(recipe.language_model, device, exact=recipe.full or recipe.precision == "float32")
     if recipe.lora is not None:
         lm.add_lora(recipe.lora, seed)
     if recipe.full:

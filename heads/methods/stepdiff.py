@@ -9,7 +9,7 @@ Guarantees
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heads.clips import Reads
+from heads.errors import HeadsError
 from heads.packing import Turn
 from heads.pair_texts import PairTexts, option_scores, pair_texts
 from heads.prompts import (
@@ -27,7 +28,7 @@ from heads.prompts import (
     SIMILAR_QUESTION,
     YES,
 )
-from heads.testsets import DiffCap, DiffMCQ, DiffRank
+from heads.testsets import DiffCap, DiffMCQ, DiffRank, Task
 from heads.video_lm import VideoLM
 from store.threads import shares
 
@@ -35,6 +36,7 @@ Pair = tuple[str, str]
 Control = Literal["none", "blind", "shuffled"]
 ROWS_A_BATCH = 8
 ROWS_WRITTEN = 25  # a step of writing costs little more for many rows than for one
+MOST_TOKENS = 48  # of a caption
 TURNS_A_ROW = 16  # more behind one prefix save little, and the mask grows with the square
 
 
@@ -47,6 +49,16 @@ def evenly(turns: Collection[Turn], most: int) -> list[list[Turn]]:
 def difference_turn(category: str, difference: str) -> Turn:
     """A difference text as the answer, behind its seed, to the question for one (S4)."""
     return Turn(DIFFERENCE_QUESTION.format(category=category), difference, DIFFMCQ_SEED, ends=False)
+
+
+def protocol(task: Task) -> dict[str, Any]:
+    """What is asked, and how the answer is scored: the supplement's, and what stands where it is silent."""
+    if task == "diffrank":
+        return {"question": SIMILAR_QUESTION, "score": f"log p({YES}) - log p({NO})"}
+    if task == "diffmcq":
+        score = "mean log-likelihood of the tokens of the difference text"
+        return {"question": DIFFERENCE_QUESTION, "seed": DIFFMCQ_SEED, "score": score}
+    return {"question": DIFFERENCE_QUESTION, "seed": DIFFCAP_SEED, "written": "greedily", "most_tokens": MOST_TOKENS}
 
 
 class StepDiff:
@@ -74,6 +86,11 @@ class StepDiff:
         What was projected before is forgotten: the last bits depend on the batch, and answers on their rows alone.
         """
         wanted = list(dict.fromkeys(clips))
+        if self.control == "shuffled" and len(wanted) < 3:
+            raise HeadsError(
+                f"a shuffled control of {len(wanted)} clips gives each the other's video, not another's; evaluate more "
+                "rows, or more at once (--rows-at-once)"
+            )
         circle = list(np.random.default_rng(self.seed).permutation(wanted))
         self.stand_in = dict(zip(circle, circle[1:] + circle[:1], strict=True))
         self.projected = {}
@@ -143,7 +160,7 @@ class StepDiff:
             for row, (yes, no) in zip(rows, both, strict=True)
         ]
 
-    def caption(self, rows: Sequence[DiffCap], max_tokens: int = 48) -> list[str]:
+    def caption(self, rows: Sequence[DiffCap], max_tokens: int = MOST_TOKENS) -> list[str]:
         """The answer behind its seed, greedily; the seed is part of the caption."""
         self._prepare(clip for row in rows for clip in (row.reference, row.candidate))
         captions: list[str] = []

@@ -4,6 +4,7 @@ Guarantees
 - each file is read once, and each test set's videos are drawn once for all methods
 - only figures on the same rows are compared, and on the same resamples
 - the best baseline is the highest figure among methods that are neither ours nor controls
+- all methods' tau is the mean over the same rows: one that a method gives no order counts 0, as chance does
 - a method trained with several seeds has one figure, their mean, whose interval is that of the mean
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from heads.errors import HeadsError
-from heads.metrics.bootstrap import Resamples, interval
+from heads.metrics.bootstrap import Figure, Resamples, interval
 from heads.metrics.significance import holm, paired_p
 from heads.postprocess import parse
 from heads.reporting.entries import Entry, Setting
@@ -46,7 +47,7 @@ class Score:
     rows: int
     videos: int
     undefined_rows: int
-    """rows of diffrank that have no tau, left out of the mean"""
+    """rows of diffrank that the method gives no order"""
     test_set: str
     """the first file that held these rows: equal names mean equal rows"""
     seeds: tuple[float, ...] = ()
@@ -91,17 +92,30 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
             entry, found[number] = entries[number], []
             predictions = read_predictions(task, entry.predictions, rows)
             for setting, said in _readings(entry, predictions, brought):
-                figures, marks = task_figures(task, rows, said)
+                figures, _ = task_figures(task, rows, said)
                 for metric in METRICS[task]:
-                    figure = figures[metric]
+                    figure, none = figures[metric], 0
+                    if task == "diffrank":
+                        figure, none = on_all_rows(figure, rows)
                     value, values = figure.of(), draws.values(figure)
                     known = value if math.isfinite(value) else None
-                    none = int(marks["nan_rows"].sum()) if task == "diffrank" else 0
                     score = Score(
                         entry.method, setting, metric, known, interval(values), len(rows), draws.groups, none, name
                     )
                     found[number].append((score, values))
     return over_seeds([pair for number in range(len(entries)) for pair in found[number]])
+
+
+def on_all_rows(tau: Figure, rows: Sequence[Any]) -> tuple[Figure, int]:
+    """The mean tau where a row that has an order and was given none counts 0, and how many such rows there are.
+
+    Left out, as `ktau_defined` leaves it out, it would raise a method that ties wherever it is unsure. A method that
+    gives no row an order has no tau.
+    """
+    ordered = np.array([len(set(row.scores)) > 1 for row in rows])
+    given = tau.parts[:, 1] > 0
+    counted = ordered & given.any()
+    return Figure(np.stack([tau.parts[:, 0], counted.astype(float)], axis=1), tau.value), int((ordered & ~given).sum())
 
 
 def over_seeds(measured: Measured) -> Measured:

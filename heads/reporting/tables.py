@@ -211,7 +211,7 @@ def _behind(scores: Sequence[Score]) -> list[str]:
         none = {score.method: score.undefined_rows for score in own if score.undefined_rows}
         if none:
             notes.append(
-                "τ is the mean over the rows that have one; without: "
+                "τ counts 0 in a row that a method gives no order: "
                 + ", ".join(f"{name} {rows}" for name, rows in none.items())
                 + "."
             )

@@ -30,6 +30,9 @@ DECLINING = [
     "Both videos show the person cooking using a pan and a utensil, such as a spoon or spatula.",
     "In Video 2, the person uses the same whisk as in Video 1.",
     "NO DIFFERENCE",
+    "They are the same.",
+    "the videos use the same pan",
+    "In Video 2, they both use a spoon",
 ]
 
 NAMING = [
@@ -46,6 +49,9 @@ NAMING = [
     "The person is using the same knife more quickly than the first one.",
     "both videos show eggs, however the second are scrambled",
     "the cake is cut.",
+    "The main difference in Tools is that in Video 2, they use a metal spoon.",
+    "In Video 2, they have bare hands",
+    "the videos show the person with a red bowl",
     "The mixture is thicker than in Video 1, otherwise they are the same.",
 ]
 

@@ -166,3 +166,13 @@ def test_in_float32_an_answer_written_in_a_batch_is_the_one_written_alone(model:
     alone = [model.generate([turn], clips[2 * i : 2 * i + 2], 8)[0] for i, turn in enumerate(turns)]
     assert batch == alone
     assert len(set(batch)) == 2 and all(batch)
+
+
+def test_what_trains_is_held_in_float32_whatever_holds_the_rest(tiny_lm: str) -> None:
+    lm = LanguageModel.load(tiny_lm)
+    lm.model.to(torch.bfloat16)  # as it is loaded on a GPU
+    lm.add_lora(Lora(rank=2), seed=0)
+    assert {p.dtype for p in lm.trained()} == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        lm.model(input_ids=torch.arange(6)[None]).logits.float().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in lm.trained())

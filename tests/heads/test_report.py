@@ -267,8 +267,23 @@ def test_a_figure_that_is_undefined_says_so(made: list[Entry], tmp_path: Path) -
     (grid,) = grids(Report([s for s, _ in measured], compare(measured, ["all"], []), [], 50, False))
     rows = dict(grid.blocks[0].rows)
     assert rows["all"][-1] == Cell("undefined")
-    assert rows["one"][-1] == Cell("−1.000", "[−1.000, −1.000]", bold=True)
-    assert grid.notes[-2] == "τ is the mean over the rows that have one; without: all 80, one 1."
+    assert rows["one"][-1].main == "−0.988"  # -1 in 79 rows of 80, and 0 in the one it gives no order
+    assert any(note == "τ counts 0 in a row that a method gives no order: all 80, one 1." for note in grid.notes)
+
+
+def test_a_method_that_ties_where_it_is_unsure_is_no_better_for_it(made: list[Entry], tmp_path: Path) -> None:
+    entry = next(e for e in made if e.task == "diffrank")
+    ranks = read_test_set("diffrank", entry.test_set)
+    said = {
+        "StepDiff": [[float(s) + (place == 0) * 9 for place, s in enumerate(row.scores)] for row in ranks],
+        "ties": [list(map(float, row.scores)) if n < 4 else [0.0] * len(row.scores) for n, row in enumerate(ranks)],
+    }
+    methods = []
+    for name, scores in said.items():
+        write_predictions("diffrank", tmp_path / f"{name}.jsonl", scores)
+        methods.append(Entry(name, "diffrank", entry.test_set, str(tmp_path / f"{name}.jsonl")))
+    (comparison,) = compare(measure(methods, 200, 0), ["StepDiff"], [])
+    assert comparison.difference > 0 and comparison.p < 0.05
 
 
 @pytest.mark.skipif(not SUPPLEMENT.exists(), reason="the paper's supplement is not here")

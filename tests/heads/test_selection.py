@@ -45,6 +45,8 @@ def test_names_are_lines_of_a_file_or_parted_by_commas(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("Serving / Presentation\n\n a, b \n")
     assert read_names(str(tmp_path / "names.txt")) == ["Serving / Presentation", "a, b"]
     assert read_names("Visuals, a_0_1") == ["Visuals", "a_0_1"]
+    many = [f"video_{number}_0_1" for number in range(99)]  # more letters than a file's name has
+    assert read_names(",".join(many)) == many
     (tmp_path / "none.txt").write_text("\n")
     for empty in (str(tmp_path / "none.txt"), " ,"):
         with pytest.raises(HeadsError, match="no names in it"):

@@ -130,3 +130,21 @@ def test_evaluate_runs_all_three_tasks(world: Path, tiny_lm: str, tmp_path: Path
         assert evaluate.main([*command, "--out", str(out), "--device", "cpu"]) == 0
         assert json.loads(out.with_suffix(".scores.json").read_text())["disclosed"]["kind"] == "step description"
     assert json.loads(out.read_text())["generated_text"]
+
+
+def test_rows_of_clips_without_a_text_are_skipped_where_that_is_asked(
+    world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test_set = world / "diffcap_test.jsonl"
+    rows = [json.loads(line) for line in test_set.read_text().splitlines()]
+    lost = rows[0]["reference"]
+    kept = [row for row in rows if lost not in (row["reference"], row["candidate"])]
+    clips = {row[place] for row in rows for place in ("reference", "candidate")}
+    path = write(tmp_path / "said.parquet", {clip: "eggs" for clip in clips - {lost}})
+    command = ["--task", "diffcap", "--method", "socratic", "--texts", str(path), "--language_model", tiny_lm]
+    command += ["--store", str(world / "features"), "--test_set", str(test_set), "--out", str(tmp_path / "p.jsonl")]
+    assert evaluate.main(command) == 1
+    assert f"{lost}: no text of kind 'step description' in {path}" in capsys.readouterr().err
+    assert evaluate.main([*command, "--skip-missing", "--json"]) == (0 if kept else 1)
+    if kept:
+        assert json.loads(capsys.readouterr().out)["scores"]["rows"] == len(kept)

@@ -132,6 +132,34 @@ def test_what_stands_before_the_first_step_is_named_only_as_long_as_nothing_behi
     assert json.loads((out / "best.json").read_text()) == {"checkpoint": "checkpoint-000004", "step": 4, "score": 0.7}
 
 
+@pytest.mark.parametrize("killed_at", [2, 4])
+def test_a_best_checkpoint_that_a_dying_run_did_not_name_is_named_by_the_next(
+    world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    """Killed between the checkpoint and best.json, in the middle of a run and at its end."""
+    scores = {0: 0.1, 2: 0.9 if killed_at == 2 else 0.2, 4: 0.8}
+    steps = iter([*range(0, killed_at + 1, 2), *range(killed_at + 2, 5, 2)])
+    monkeypatch.setattr(VideoTask, "validate", lambda task: {"score": scores[next(steps)]})
+    name_best = Run.name_best
+
+    def dies(run: Run, checkpoint: Path, step: int, score: float) -> None:
+        if step == killed_at:
+            raise KeyboardInterrupt
+        name_best(run, checkpoint, step, score)
+
+    out = tmp_path / "run"
+    schedule = {"steps": 4, "validate_every": 2}
+    command = ["--config", str(recipe(world, tiny_lm, out, schedule=schedule, warm_start=None, lora=None))]
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "name_best", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(command)
+    assert train.main(command) == 0
+    named = json.loads((out / "best.json").read_text())
+    assert (named["step"], named["score"]) == (killed_at, scores[killed_at])
+    assert Run(out).best().is_dir()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
