@@ -76,6 +76,7 @@ class Catalog:
         Parameters: a frame with column `key` (text, unique) and any others but `row`.
         Raises StoreError on keys that are missing, empty or given twice.
         """
+        table.check_threads("append to a catalog")
         frame = self._checked(frame)
         while True:
             # one look at the parts: what is known, and where it ends
@@ -102,6 +103,7 @@ class Catalog:
         A null tells nothing, and a column that `frame` lacks stays. Whoever calls holds the store's lock.
         Raises StoreError on keys as `append` does, and on a column whose values are of a kind that does not fit.
         """
+        table.check_threads("update a catalog")
         frame = self._checked(frame)
         told = [name for name in frame.columns if name != "key"]
         rows = self.rows(frame["key"])

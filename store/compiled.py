@@ -13,4 +13,8 @@ def compiled(loop: Callable[..., Any], liberties: Collection[str] = ()) -> Calla
     liberties: LLVM's names of those that it may take with floating point. What checks shapes in tests is left out:
     numba cannot compile that.
     """
-    return njit(cache=True, nogil=True, error_model="numpy", fastmath=set(liberties))(inspect.unwrap(loop))
+    bare, fast = inspect.unwrap(loop), set(liberties)
+    try:
+        return njit(cache=True, nogil=True, error_model="numpy", fastmath=fast)(bare)
+    except RuntimeError:  # neither the code's folder nor a home to keep it in: compiled anew in each process
+        return njit(nogil=True, error_model="numpy", fastmath=fast)(bare)

@@ -193,7 +193,11 @@ def _whole(path: Path, nbytes: int) -> Iterator[h5py.File]:
                 os.fsync(fd)
             finally:
                 os.close(fd)
-            os.replace(temp, path)
+            try:
+                os.link(temp, path)
+            except FileExistsError:
+                raise StoreError(f"{path} was made meanwhile: remove it, or give another name") from None
+            temp.unlink()
             sync_folder(path.parent)
     except BaseException:
         temp.unlink(missing_ok=True)

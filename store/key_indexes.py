@@ -170,7 +170,10 @@ class KeyIndexes:
         except StoreError:  # a folder that is only read, or a full disk
             self._kept = [kept for kept in self._kept if kept.first < first] + [in_memory(path, pieces())]
             return self._kept[-1]
-        index = open_index(path)
+        try:
+            index = open_index(path)
+        except FileNotFoundError:
+            raise ReplacedError(f"{path} was merged into another at once") from None
         assert index is not None
         for other, low, high in self._named():
             if first <= low and high <= end and other != path:

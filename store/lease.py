@@ -6,7 +6,7 @@ seconds before the eyes of whoever waits; its holder stops writing before that.
 Guarantees
 - a second writer is refused, with the host and the process id of the first
 - a lock dies with its process: at once for others on its host, elsewhere when its lease runs out
-- a holder that could not renew its lease writes no more
+- a holder that could not renew its lease begins no write; one that it sent before may still arrive
 """
 
 import json
@@ -32,7 +32,8 @@ class Lease:
     def __init__(self, path: RemotePath) -> None:
         """A lease that is not held yet."""
         self.path = path
-        self._me = {"host": socket.gethostname(), "pid": os.getpid(), "pids": _pids(), "token": uuid.uuid4().hex}
+        me = {"host": socket.gethostname(), "pid": os.getpid(), "pids": _pids(), "began": _began(os.getpid())}
+        self._me = {**me, "token": uuid.uuid4().hex}
         self._puts = 0
         self._etag: str | None = None
         self._until = 0.0
@@ -113,7 +114,17 @@ def _is_alive(holder: dict[str, Any]) -> bool | None:
         return False
     except PermissionError:
         pass
-    return True
+    began = _began(holder["pid"])  # of another process than the holder, where its id was given out again
+    return None in (began, holder.get("began")) or began == holder["began"]
+
+
+def _began(pid: int) -> int | None:
+    """When a process began, in ticks since the machine did; None where that cannot be seen."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):  # no Linux
+        return None
 
 
 def _pids() -> str:

@@ -10,14 +10,24 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from store.errors import HeldError, StoreError
 from store.lease import Lease
 from store.remote import Place, RemotePath
 
-_held: set[tuple[int, str]] = set()  # (pid, lock file): a forked child holds nothing
+_held: dict[tuple[int, str], int] = {}  # (pid, lock file) and its descriptor: a forked child holds nothing
 _leases: dict[tuple[int, RemotePath], Lease] = {}
+
+
+def _after_fork() -> None:
+    """A child lets go of what its parent holds: a lock dies with its process, and not with the last of its children."""
+    for fd in _held.values():
+        os.close(fd)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager
@@ -43,16 +53,18 @@ def locked(path: Place, wait: bool) -> Iterator[None]:
         except BlockingIOError:
             raise HeldError(f"{path.parent} is being written by {_holder(fd)}: wait until it ends") from None
         text = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, text.encode(), 0)
+        with suppress(OSError):  # of a full disk: the lock is held without a name as well
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, text.encode(), 0)
         key = (os.getpid(), os.path.realpath(path))
-        _held.add(key)
+        _held[key] = fd
         try:
             yield
         finally:
-            _held.discard(key)
+            _held.pop(key, None)
     finally:
-        os.close(fd)
+        with suppress(OSError):  # a forked child has closed it
+            os.close(fd)
 
 
 def holds(path: Place) -> bool:

@@ -1,7 +1,8 @@
 """int8 values with a float16 scale for every 64 channels, so that an outlier drowns no others.
 
 Guarantees
-- the relative error (RMS) of a block is below 3.2 %, that of all blocks below 1.9 %
+- the relative error (RMS) of a block is below 3.2 %, that of all blocks below 1.9 %; in a block whose largest value is
+  below 2^-17, where scales are as coarse as float16 is there, a value is off by 2^-25 at most or that much
 - no scale is zero, and no value passes 127
 - every bit is as plain numpy computes it, whatever the number of threads
 """

@@ -62,7 +62,7 @@ class RowReader:
             if file is None or file.identity != now:
                 self._open.pop(shard, None)
                 try:
-                    file = ShardFile(path, self._shard_rows)
+                    file = self._opened(path)
                 except FileNotFoundError:
                     return None
                 self._open[shard] = file
@@ -71,6 +71,21 @@ class RowReader:
             else:
                 self._open.move_to_end(shard)
             return file
+
+    def _opened(self, path: Path) -> ShardFile:
+        """The shard file; those open so far are let go where the process may open no more."""
+        try:
+            return ShardFile(path, self._shard_rows)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        self._open.clear()
+        try:
+            return ShardFile(path, self._shard_rows)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise StoreError(f"cannot open {path} ({error.strerror}): raise ulimit -n, files open at once") from None
 
     def _wanted(self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."]) -> list[_Run]:
         """What is to be read for the rows; one that its shard leaves out is filled in `out`."""

@@ -11,6 +11,7 @@ Guarantees
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -256,8 +257,12 @@ def file_sizes(path: Place) -> list[int]:
     """Bytes of each file at or below `path`."""
     if isinstance(path, RemotePath):
         return list(path.sizes().values())
-    files = path.rglob("*") if path.is_dir() else (path,)
-    return [file.stat().st_size for file in files if file.is_file()]
+    sizes = []
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        with suppress(FileNotFoundError):  # renamed since it was listed
+            if file.is_file():
+                sizes.append(file.stat().st_size)
+    return sizes
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -151,6 +151,8 @@ def read_chunk(path: Place, shape: tuple[int, ...], dtype: str) -> np.ndarray | 
         data = path.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise DamageError(f"{path} cannot be read ({error.strerror}): run python -m store verify") from error
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if len(data) != size + 4 or crc32c(data[:-4]).to_bytes(4, "little") != data[-4:]:
         raise DamageError(f"{path} is damaged: run python -m store verify")

@@ -30,7 +30,7 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _check_threads(what: str) -> None:
+def check_threads(what: str) -> None:
     global _used
     if _lost:
         raise StoreError(f"cannot {what} in a forked process: do it before the fork, or start workers with spawn")
@@ -39,7 +39,7 @@ def _check_threads(what: str) -> None:
 
 def encode(frame: pl.DataFrame) -> bytes:
     """`frame` as the bytes of a sealed Parquet file."""
-    _check_threads("write a table")
+    check_threads("write a table")
     file = io.BytesIO()
     frame.write_parquet(file, metadata={"seal": BLANK})
     return seal(file.getvalue())
@@ -50,7 +50,7 @@ def read(path: Place, columns: Sequence[str] | None = None, strict: bool = True)
 
     Without `strict` those of the columns that it has.
     """
-    _check_threads(f"read {path}")
+    check_threads(f"read {path}")
     data = io.BytesIO(_checked(path))
     with _own_errors(path):
         if columns is not None and not strict:

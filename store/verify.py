@@ -1,11 +1,12 @@
 """Read every byte of a store and say what is damaged, and which clips that touches.
 
 Guarantees
-- a flipped byte in any file is found, and the clips that it touches are named
+- a flipped byte in any file of catalog, views and annotations is found, and the clips that it touches are named
 - a store that is being written verifies clean
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -70,7 +71,14 @@ def _all(store: Store) -> Iterator[_Found]:
             broken = list(_unsealed([group], keys.all()))
             yield from broken
             if not broken:
-                yield from _view(store.view(entity, folder.name), keys)
+                try:
+                    yield from _view(store.view(entity, folder.name), keys)
+                except FileNotFoundError:
+                    if group.exists():
+                        raise
+    for stage in listed(store.path / "annotations", "*"):
+        for version in listed(stage, "*"):
+            yield from _unsealed([*listed(version, "*.parquet"), *listed(version / "failures", "*.parquet")], ())
 
 
 class _Keys:
@@ -161,12 +169,12 @@ def _failed_in(view: View, group: int) -> Int[np.ndarray, " rows"]:
     """The rows whose failures the merged file of a group of shards would tell."""
     first = group * MERGED_SHARDS
     shards = range(first, min(first + MERGED_SHARDS, -(-len(view) // view.rows_per_shard)))
-    rows = [
-        shard * view.rows_per_shard + np.flatnonzero(view.shard_status(shard) == FAILED)
-        for shard in shards
-        if not view.paths.failures(shard).exists()
-    ]
-    return np.concatenate([np.empty(0, np.int64), *rows])
+    rows = [np.empty(0, np.int64)]
+    for shard in shards:
+        with suppress(DamageError):  # told with the shard
+            if not view.paths.failures(shard).exists():
+                rows.append(shard * view.rows_per_shard + np.flatnonzero(view.shard_status(shard) == FAILED))
+    return np.concatenate(rows)
 
 
 def _shard(view: View, shard: int, keys: _Keys) -> Iterator[_Found]:

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Float32, Int, Shaped, UInt8
 
-from store import failures
+from store import failures, table
 from store.catalog import Catalog
 from store.errors import StoreError
 from store.layout import LOCK, Identity, ViewPaths, identity, read_json, write_json
@@ -195,6 +195,7 @@ class View:
 
     def failures(self) -> pl.DataFrame:
         """The rows that failed: key, reason, in the order of the catalog."""
+        table.check_threads("read failures")
         rows = np.flatnonzero(self.status() == FAILED)
         frame = pl.DataFrame({"key": self.catalog.keys(rows)}, schema={"key": pl.String})
         reasons = failures.of_shards(self.paths, np.unique(rows // self.rows_per_shard).tolist())
@@ -253,8 +254,12 @@ class View:
 
     def _check_not_dropped(self) -> None:
         """Files that are gone read as the fill value: that must not stand for a view that was dropped."""
-        group = self.paths.group
-        if not isinstance(group, RemotePath) and identity(group / "zarr.json") != self._made:  # there none is dropped
+        if not isinstance(self.paths.group, RemotePath):  # an object that is gone raises there
+            self.check_stands()
+
+    def check_stands(self) -> None:
+        """StoreError where the view was dropped since it was opened, or another has its name now."""
+        if identity(self.paths.group / "zarr.json") != self._made:
             raise StoreError(f"view {self.name} of {self.entity} in {self.paths.store} was dropped: open it again")
 
     def _reader(self, name: str) -> RowReader | RemoteReader:

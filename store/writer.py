@@ -57,6 +57,7 @@ class ShardWriter:
         lock = self.view.paths.lock(self.shard)
         make_folder(lock.parent)
         with locked(lock, wait=True):  # a writer left over from a dead run may still be at it
+            self.view.check_stands()
             status = self.view.shard_status(self.shard).copy()
             fresh = np.flatnonzero(status[rows - self.first] != _OK)
             fresh = fresh[np.argsort(rows[fresh])]
@@ -74,6 +75,7 @@ class ShardWriter:
                 # Until status is replaced the earlier failures still count: both lists at first.
                 self._write_failures(files, earlier | reasons)
                 self._write_info(files, np.concatenate([slots + self.first, failed]), info or {})
+            self.view.check_stands()  # or rows would be ok in a view that others made meanwhile
             status[slots] = _OK
             status[failed - self.first] = _FAILED
             with Together() as files:

@@ -7,7 +7,7 @@ Guarantees
 ----------
 - It depends on names and bytes alone, not on where the folder lies or when it was written
   (`test_a_fingerprint_depends_on_names_and_bytes_alone`).
-- A changed file is noticed by its size or its time of change in nanoseconds; digests of unchanged
+- A changed file is noticed by its size or one of its times of change in nanoseconds; digests of unchanged
   files are remembered in the cache folder (`test_a_changed_file_is_noticed`).
 """
 
@@ -35,14 +35,15 @@ def fingerprint(path: Path | str) -> str:
     for name, file in files:
         state = file.stat()
         entry = known.get(name)
-        if entry is None or entry[:2] != [state.st_size, state.st_mtime_ns]:
+        seen = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]  # the last is changed by whatever sets the other
+        if entry is None or entry[:3] != seen:
             with file.open("rb") as content:
                 sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-            entry = [state.st_size, state.st_mtime_ns, sha256]
+            entry = [*seen, sha256]
         digests[name] = entry
     if digests != known:
         _remember(memory, digests)
-    listing = "".join(f"{entry[2]}  {name}\n" for name, entry in sorted(digests.items()))
+    listing = "".join(f"{entry[3]}  {name}\n" for name, entry in sorted(digests.items()))
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
@@ -64,7 +65,7 @@ def _files(path: Path) -> list[tuple[str, Path]]:
 def _recall(memory: Path) -> dict[str, list[int | str]]:
     try:
         return json.loads(memory.read_text())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):  # another user's, or damaged: computed again
         return {}
 
 
@@ -73,6 +74,7 @@ def _remember(memory: Path, digests: dict[str, list[int | str]]) -> None:
         memory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=memory.parent, delete=False) as file:
             json.dump(digests, file)
+        os.chmod(file.name, 0o644)  # other users share the cache
         os.replace(file.name, memory)
     except OSError:
         # A cache folder that cannot be written costs time at the next call, and nothing else.

@@ -11,6 +11,7 @@ Guarantees
 - Only safetensors, configuration and tokenizer files are downloaded: no pickle, no code.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -47,23 +48,40 @@ def resolve(name: str) -> Path:
     return _from_hub(match["repo"], match["revision"])
 
 
+def _is_whole(snapshot: Path) -> bool:
+    """Whether weights are there, and all files that an index of them names: a download may have broken off."""
+    try:
+        named = {
+            file
+            for index in snapshot.glob("*.safetensors.index.json")
+            for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        }
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+    return any(snapshot.glob("*.safetensors")) and all((snapshot / file).exists() for file in named)
+
+
 def _from_hub(repo: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         cached = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-        if any(cached.glob("*.safetensors")):
+        if _is_whole(cached):
             return cached
     except HFValidationError as problem:
         raise WeightsError(f"{repo!r} is no hub id and no path ({problem})") from None
     except LocalEntryNotFoundError:
         pass
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES)))
+        found = Path(snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
         reason = str(problem).strip().splitlines()[0].rstrip(".") if str(problem) else "no answer"
         raise WeightsError(
             f"{repo} is neither a path nor in the hub's cache, and the hub did not give it "
             f"({reason}): check the name and the connection, or give a local folder"
         ) from None
+    # Where the hub is out of reach, what is cached comes, whole or not.
+    if any(found.glob("*.safetensors.index.json")) and not _is_whole(found):
+        raise WeightsError(f"{repo}: its download broke off ({found}): run again where the hub is in reach")
+    return found

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,19 @@ def test_a_reader_that_is_open_is_told(view: View, provenance: Provenance, fill:
         fill(store.create_view("clips", "net", provenance, view.features, 4), np.array([4]))
     with pytest.raises(StoreError, match="was dropped: open it again"):
         reader.read("tokens", rows)
+
+
+def test_a_writer_left_over_writes_into_no_view_that_others_made(
+    view: View, provenance: Provenance, fill: Make
+) -> None:
+    leftover = Store.open(view.paths.store).view("clips", "net")
+    assert drop(view, "--yes") == 0
+    store = Store.open(view.paths.store)
+    with store.lock():
+        made = store.create_view("clips", "net", replace(provenance, weights="f" * 64), view.features, 4)
+    with pytest.raises(StoreError, match="was dropped: open it again"):
+        fill(leftover)
+    assert not made.status().any()
 
 
 def test_a_store_that_is_being_written_is_left_alone(view: View, capsys: pytest.CaptureFixture[str]) -> None:

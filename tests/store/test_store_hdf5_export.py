@@ -101,3 +101,18 @@ def test_float16_is_refused_where_a_value_does_not_fit(make_view: Make, values: 
     view.write_shard(0, np.array([0, 1]), given, {})
     with pytest.raises(StoreError, match="tokens of c1 holds a magnitude past float16"):
         exported(view, tmp_path / "a.h5", dtype="float16")
+
+
+def test_a_file_that_was_made_meanwhile_is_replaced_by_none(
+    filled: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = tmp_path / "a.h5", View.read
+
+    def another_is_faster(view: View, *args: Any) -> Any:
+        path.write_bytes(b"mine")
+        return read(view, *args)
+
+    monkeypatch.setattr(View, "read", another_is_faster)
+    with pytest.raises(StoreError, match="was made meanwhile"):
+        exported(filled, path)
+    assert path.read_bytes() == b"mine" and [p.name for p in tmp_path.glob("*.h5")] == ["a.h5"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from store import Catalog, Store, StoreError
 from store.block_file import BLOCK, BlockFile, DamagedFile, encode
-from store.key_index import KeyIndex, built, in_memory, merged
+from store.key_index import KeyIndex, built, in_memory, merged, open_index
 from store.key_kernels import lower_bounds
 from store.packed_keys import pack, pack_to_ask
 
@@ -253,6 +253,24 @@ def test_an_append_reads_no_part_of_before(catalog: Catalog) -> None:
     catalog = Catalog(catalog.folder)
     assert catalog.append(frame("c3", "new")) == 1
     assert catalog.rows(["new", "c3"]).tolist() == [30, 3] and catalog.keys(np.array([29])) == ["c29"]
+
+
+def test_an_index_that_another_process_merges_at_once_is_no_loss(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in indexes(catalog):
+        index.unlink()
+    opened: list[Path] = []
+
+    def gone_at_first(path: Path) -> KeyIndex | None:
+        opened.append(path)
+        if len(opened) == 1:
+            path.unlink()
+        return open_index(path)
+
+    monkeypatch.setattr("store.key_indexes.open_index", gone_at_first)
+    assert Catalog(catalog.folder).rows([f"c{n}" for n in range(30)]).tolist() == list(range(30))
+    assert len(opened) > 1
 
 
 ASK = """

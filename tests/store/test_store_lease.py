@@ -102,6 +102,14 @@ def test_a_lease_of_a_dead_process_elsewhere_runs_out(path: RemotePath) -> None:
         assert holds(path)
 
 
+def test_a_process_that_has_the_dead_holders_id_now_is_not_the_holder(path: RemotePath) -> None:
+    me = lease.Lease(path)._me
+    path.put([json.dumps({**me, "began": 1, "token": "t", "puts": 1, "free": False}).encode()])
+    began = time.monotonic()
+    with locked(path, wait=False):
+        assert time.monotonic() - began < SHORT
+
+
 def test_a_live_holder_elsewhere_is_seen_by_its_renewal(path: RemotePath) -> None:
     of_another_host(path)
     others = Lease(path)

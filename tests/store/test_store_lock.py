@@ -1,5 +1,6 @@
 """The planner's lock, between real processes."""
 
+import errno
 import os
 import signal
 import socket
@@ -55,6 +56,43 @@ def test_a_lock_dies_with_its_process(store: Store) -> None:
         holder.wait()
         with store.lock():
             assert f'"pid": {os.getpid()}' in (store.path / "lock.json").read_text()
+
+
+FORKED = """
+import os, signal, sys, time
+from store import Store
+with Store.open(sys.argv[1]).lock():
+    child = os.fork()
+    if child == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+        os._exit(0)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_lock_dies_with_its_process_though_a_child_of_it_lives(store: Store) -> None:
+    command = [sys.executable, "-c", FORKED, str(store.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as holder:
+        assert holder.stdout is not None
+        child = int(holder.stdout.readline())
+        with pytest.raises(StoreError, match=f"process {holder.pid} "), store.lock():
+            pass
+        holder.kill()
+        holder.wait()
+        with store.lock():
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_lock_needs_no_room_on_the_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with store.lock():
+        with pytest.raises(StoreError, match="is being written by"), Store.open(store.path).lock():
+            pass
 
 
 def test_a_waiting_writer_takes_its_turn(store: Store) -> None:

@@ -2,12 +2,14 @@
 
 import os
 import pickle
+import resource
 import signal
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
@@ -176,6 +178,24 @@ def test_more_shards_than_open_files_can_be_read(
     assert len(os.listdir("/proc/self/fd")) <= before + 2, "files that left the cache are closed"
 
 
+def test_a_process_that_may_open_no_more_files_lets_others_go(
+    make_view: Make, fill: Make, values: Make
+) -> None:
+    view = make_view(rows=400, shard=4)
+    fill(view)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    rows = np.arange(400)
+    there = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (there + 40, hard))
+    try:
+        for some in np.split(rows, 20):
+            assert (view.read("embedding", some) == values(view, some)["embedding"]).all()
+        with pytest.raises(StoreError, match="raise ulimit -n"):
+            view.read("embedding", rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_view_can_be_pickled_and_forked(make_view: Make, fill: Make, values: Make) -> None:
     view = make_view()
@@ -208,6 +228,8 @@ def test_a_forked_reader_never_hangs(make_view: Make, fill: Make) -> None:
         index.unlink()  # to make it again takes polars
     assert forked(lambda: says("^row 7 is absent", lambda: unread.view("clips", "net").read("tokens", absent)))
     assert forked(lambda: says("in a forked process", lambda: unread.catalog("clips").rows(["c1"])))
+    assert forked(lambda: says("in a forked process", lambda: view.failures()))
+    assert forked(lambda: says("in a forked process", lambda: view.catalog.append(pl.DataFrame({"key": ["new"]}))))
 
 
 def forked(ask: Callable[[], object]) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from store import Feature, Store, View
+from store import Feature, Store, View, table
 from store.__main__ import main
 from store.layout import group_metadata, write_json
 from store.verify import verify
@@ -45,6 +45,24 @@ def damaged(view: View) -> tuple[set[str], set[str]]:
 
 def test_a_whole_store_verifies_clean(view: View) -> None:
     assert damaged(view) == (set(), set())
+
+
+def test_a_flipped_byte_in_an_annotation_is_found(view: View) -> None:
+    folder = view.paths.store / "annotations" / "captions" / "abc"
+    (folder / "failures").mkdir(parents=True)
+    for path in (folder / "000000.parquet", folder / "failures" / "000000.parquet"):
+        path.write_bytes(table.encode(pl.DataFrame({"key": ["c0"]})))
+        assert damaged(view) == (set(), set())
+        flip(path, 20)
+        assert damaged(view) == ({str(path.relative_to(view.paths.store))}, set())
+        path.unlink()
+
+
+def test_what_cannot_be_read_is_damage(view: View) -> None:
+    path = view.paths.status(1)
+    path.unlink()
+    path.mkdir()  # as a disk that fails would do, for root too
+    assert str(path.relative_to(view.paths.store)) in damaged(view)[0]
 
 
 def test_a_store_that_is_being_written_verifies_clean(make_view: Make, fill: Make) -> None:

@@ -65,13 +65,27 @@ def test_a_changed_file_is_noticed(folder: Path) -> None:
     assert fingerprint(folder) == first
 
 
-def test_unchanged_files_are_not_read_again(folder: Path) -> None:
-    """Seen by a change that size and time hide, which is what a digest from memory overlooks."""
+def test_unchanged_files_are_not_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fingerprint(folder)
+    monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("read again"))
+    assert fingerprint(folder) == first
+
+
+def test_a_change_that_hides_behind_size_and_time_is_noticed(folder: Path) -> None:
     first = fingerprint(folder)
     file = folder / "config.json"
     state = file.stat()
     file.write_text("[]")
     os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert fingerprint(folder) != first
+
+
+def test_other_users_of_the_cache_may_read_the_memory(folder: Path, cache: Path) -> None:
+    first = fingerprint(folder)
+    (memory,) = (cache / ".digests").iterdir()
+    assert memory.stat().st_mode & 0o777 == 0o644
+    memory.unlink()
+    memory.mkdir()  # cannot be read, and not be replaced
     assert fingerprint(folder) == first
 
 

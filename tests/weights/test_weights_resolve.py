@@ -1,5 +1,6 @@
 """Names, paths and hub ids become local folders; nothing here needs the network."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,12 @@ def test_a_cached_hub_model_needs_no_network(hub: Path) -> None:
     assert resolve("some-people/some-model") == snapshot
     assert resolve("some-people/some-model@main") == snapshot
     assert "neither a path" in refusal("some-people/some-model@other")
+
+
+def test_a_download_that_broke_off_is_not_taken_for_the_model(hub: Path) -> None:
+    snapshot = put_snapshot(hub, "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "its download broke off" in refusal("some-people/some-model")
+    (snapshot / "model-00002-of-00002.safetensors").write_bytes(b"more")
+    assert resolve("some-people/some-model") == snapshot
