@@ -154,3 +154,60 @@ def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, 
     methods = {score["method"] for score in told["scores"]}
     assert methods >= {"StepDiff", "Interleaved", "VCLM", "VLEmb (aligned head)", "StepDiff without video"}
     assert "VLEmb (aligned head, pairs)" in methods and "StepDiff, generated QA" not in methods
+
+
+STUB = """
+printf '%s\\n' "$*" >> "$LOG"
+verb=$1
+while [ $# -gt 1 ]; do
+    [ "$1" = --out ] && out=$2
+    [ "$1" = --store ] && mkdir -p "$2"
+    shift
+done
+case $verb in
+    kitchen) made=$out/world.json; mkdir -p "$out"; touch "$out"/diffmcq_test.jsonl "$out"/diffrank_test.jsonl \\
+        "$out"/diffcap_test.jsonl ;;
+    heads.train) made=$out/loss.png ;;
+    heads.evaluate) made=${out%.jsonl}.scores.json ;;
+    heads.report) made=$out/report.json ;;
+    *) made=$out ;;
+esac
+[ -z "$made" ] || { mkdir -p "$(dirname "$made")"; touch "$made"; }
+"""
+
+
+def test_make_reproduce_does_what_is_missing(tmp_path: Path) -> None:
+    """Again: nothing. More seeds, or generated questions, behind a finished run: what they need, and the report anew.
+    What each line leaves is made by a stub."""
+    (tmp_path / "stub.sh").write_text(STUB)
+    (tmp_path / ".installed").touch()
+    log = tmp_path / "log"
+
+    def run(*more: str) -> list[str]:
+        log.write_text("")
+        given = [f"VENV={tmp_path}", f"RUN=@sh {tmp_path}/stub.sh", f"REPRODUCE={tmp_path}/reproduce", *more]
+        subprocess.run(
+            ["make", "reproduce", *given], cwd=ROOT, check=True, env=os.environ | {"LOG": str(log)}, capture_output=True
+        )
+        return [line for line in log.read_text().splitlines() if not line.startswith("weights")]
+
+    def verbs(lines: Sequence[str]) -> set[str]:
+        return {line.split()[0] for line in lines}
+
+    first = run()
+    trained = [line for line in first if line.startswith("heads.train")]
+    assert len(trained) == 6 and first[-1].startswith("heads.report")
+    assert run() == []
+    (tmp_path / "reproduce/seed0/diffrank_stepdiff.scores.json").unlink()
+    assert [line.split()[0] for line in run()] == ["heads.evaluate", "heads.report"]
+    seeds = run("SEEDS=2")
+    assert len([line for line in seeds if line.startswith("heads.train") and "--seed 1" in line]) == 6
+    assert verbs(seeds) == {"heads.train", "heads.embed", "heads.evaluate", "heads.report"}
+    assert run("SEEDS=2") == []
+    generated = run("GENERATED=1")
+    assert verbs(generated) >= {"annotate.captions", "annotate.describe", "annotate.pairs", "annotate.pairqa"}
+    assert not any("--split test" in line for line in generated)  # training clips are described too
+    assert [line for line in generated if line.startswith("heads.train")] != []
+    report = (tmp_path / "reproduce/report_generated.yaml").read_text()
+    assert "generated QA" in report and "generated QA" not in (tmp_path / "reproduce/report.yaml").read_text()
+    assert run("GENERATED=1") == []
