@@ -6,6 +6,8 @@ language model in this process or at a server. heads.evaluate --method socratic 
     --endpoint http://127.0.0.1:8000/v1 --llm meta-llama/Llama-2-70b-chat-hf --batch 64    a model that vLLM serves
     --objects none                                                                         without annotate.ground
     --prompt mine.yaml                                                                     another prompt, a new version
+
+A clip is described once a version. What the catalog is told anew later (featurize) is read by clips still to come.
 """
 
 import sys
