@@ -20,6 +20,8 @@ from pathlib import Path
 from weights.cache import cache_folder
 from weights.errors import WeightsError
 
+_MEMORY = ".digests.2"  # numbered by what an entry holds: other versions of this file share the cache
+
 
 def fingerprint(path: Path | str) -> str:
     """Sha256 hex over the sorted (relative name, sha256) of a folder's files, or of one file.
@@ -29,7 +31,7 @@ def fingerprint(path: Path | str) -> str:
     """
     path = Path(path).absolute()
     files = _files(path)
-    memory = cache_folder() / ".digests" / f"{hashlib.sha256(bytes(path)).hexdigest()}.json"
+    memory = cache_folder() / _MEMORY / f"{hashlib.sha256(bytes(path)).hexdigest()}.json"
     known = _recall(memory)
     digests: dict[str, list[int | str]] = {}
     for name, file in files:

@@ -82,7 +82,7 @@ def test_a_change_that_hides_behind_size_and_time_is_noticed(folder: Path) -> No
 
 def test_other_users_of_the_cache_may_read_the_memory(folder: Path, cache: Path) -> None:
     first = fingerprint(folder)
-    (memory,) = (cache / ".digests").iterdir()
+    (memory,) = (cache / ".digests.2").iterdir()
     assert memory.stat().st_mode & 0o777 == 0o644
     memory.unlink()
     memory.mkdir()  # cannot be read, and not be replaced
@@ -91,7 +91,7 @@ def test_other_users_of_the_cache_may_read_the_memory(folder: Path, cache: Path)
 
 def test_a_damaged_memory_is_no_harm(folder: Path, cache: Path) -> None:
     first = fingerprint(folder)
-    for memory in (cache / ".digests").iterdir():
+    for memory in (cache / ".digests.2").iterdir():
         memory.write_text("{")
     assert fingerprint(folder) == first
 
