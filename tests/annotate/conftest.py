@@ -84,6 +84,10 @@ def server() -> Iterator[Server]:
                 told.most_at_once = max(told.most_at_once, told.at_once)
             try:
                 reply = told.answer(body)
+            finally:
+                with lock:  # before it is told: whoever asked may ask again at once
+                    told.at_once -= 1
+            try:
                 if reply is None:
                     self.close_connection = True
                     return
@@ -95,9 +99,6 @@ def server() -> Iterator[Server]:
                 self.wfile.write(reply.body)
             except BrokenPipeError:  # whoever asked has gone
                 pass
-            finally:
-                with lock:
-                    told.at_once -= 1
 
         def log_message(self, *_: Any) -> None:
             pass
