@@ -16,6 +16,7 @@ Guarantees
 from collections.abc import ItemsView, Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from heads.errors import HeadsError
@@ -47,6 +48,10 @@ class ClipTexts:
         self.provenance = sorted(rows["provenance"].unique())
         """every way in which one of the texts came about"""
         self._texts = dict(zip(rows["key"], rows["text"], strict=True))
+
+    def has(self, keys: Sequence[str]) -> np.ndarray:
+        """bool [K]: whether the clip has a text."""
+        return np.array([key in self._texts for key in keys], bool)
 
     def check(self, keys: Sequence[str]) -> None:
         """HeadsError names the first clip that has no text."""

@@ -167,7 +167,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     rows = asked(options)
     chosen = any(value is not None for value in (options.rows, options.subset, options.no_difference))
     method, precision, told = make_method(options)
-    texts = method.features if options.method == "socratic" else None
+    texts = method.features.texts if options.method == "socratic" else None
     absent = absent_clips(rows, Store.open(options.store), told.get("view"), texts)
     if absent and not options.skip_missing:
         if texts is not None:

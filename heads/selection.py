@@ -7,10 +7,11 @@ Guarantees
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 import numpy as np
 
+from heads.clip_texts import ClipTexts
 from heads.errors import HeadsError
 from heads.testsets import DiffMCQ, Row, clips_of, reference_video
 from store import Store
@@ -51,21 +52,14 @@ def _names(row: Row) -> set[str]:
     return {row.category, reference_video(row), clip}
 
 
-@runtime_checkable
-class Knows(Protocol):
-    """What knows some clips."""
-
-    def has(self, keys: Sequence[str]) -> np.ndarray: ...
-
-
-def absent_clips(rows: Sequence[Row], store: Store, view: str | None, reader: Knows | None = None) -> list[str]:
-    """Clips of the rows that the catalog does not know or, given a view, that have no features in it or, given a
-    reader, that it does not have; each once."""
+def absent_clips(rows: Sequence[Row], store: Store, view: str | None, texts: ClipTexts | None = None) -> list[str]:
+    """Clips of the rows that the catalog does not know or, given a view, that have no features in it or, given texts,
+    of which there is none; each once."""
     clips = list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
     places = np.asarray(store.catalog("clips").rows(clips))
     there = places >= 0
     if view is not None:
         there[there] = store.view("clips", view).status()[places[there]] == 1
-    if reader is not None:
-        there &= reader.has(clips)
+    if texts is not None:
+        there &= texts.has(clips)
     return [clip for clip, is_there in zip(clips, there, strict=True) if not is_there]

@@ -261,9 +261,10 @@ def _diffmcq(found: dict[str, Any]) -> DiffMCQ:
         raise HeadsError(f"{len(options)} options where {OPTIONS} should be")
     if answer not in options:
         raise HeadsError("'answer' is none of the options")
-    if not _text(found, "difference").strip():
+    difference = _text(found, "difference")
+    if not difference.strip():
         raise HeadsError("difference is empty: nothing tells the options apart")
-    return DiffMCQ(_text(found, "difference"), _text(found, "category"), options, answer)
+    return DiffMCQ(difference, _text(found, "category"), options, answer)
 
 
 def _diffrank(found: dict[str, Any]) -> DiffRank:

@@ -33,7 +33,7 @@ from jsonargparse.typing import ClosedUnitInterval
 
 from retrieval.compiled import compiled
 from retrieval.index import open_index
-from retrieval.known import known
+from retrieval.known import known, video_numbers
 from retrieval.memory import rows_that_fit
 from retrieval.progress import progress
 from retrieval.table import as_json, check_format, print_table, write_table
@@ -108,9 +108,7 @@ def duplicates(store: Store, options: Options) -> pl.DataFrame:
     against = [] if options.against in (None, "video") else [str(options.against)]
     rows = filled_rows(view)
     frame = known(store, "clips", ["key", "video", *against])[rows]
-    videos = frame["video"].rank("dense").cast(pl.Int64)
-    itself = -1 - pl.int_range(frame.height, eager=True)  # where nobody knows a clip's video, it is no other's
-    copies = Copies.none(videos.fill_null(itself).to_numpy())
+    copies = Copies.none(video_numbers(frame["video"]))
     bar = np.float32(options.threshold - ROUNDING)
     pairs = _near_by_index(store, view, rows, bar) if options.by == "index" else _near(store, view, options, rows, bar)
     for first, second, cosines in pairs:

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
+from jaxtyping import Int64
 
 from retrieval.errors import RetrievalError
 from store import Store
@@ -16,3 +18,9 @@ def known(store: Store, entity: str, columns: Sequence[str]) -> pl.DataFrame:
             there = ", ".join(store.catalog(entity).frame().columns)
             raise RetrievalError(f"{entity} have no column {column!r}: the catalog has {there}")
     return frame
+
+
+def video_numbers(videos: pl.Series) -> Int64[np.ndarray, " clips"]:
+    """A number for the video of each clip; where nobody knows it, it is no other's."""
+    itself = -1 - pl.int_range(len(videos), eager=True)
+    return videos.rank("dense").cast(pl.Int64).fill_null(itself).to_numpy()

@@ -33,7 +33,7 @@ from retrieval.best import Best
 from retrieval.card import digest
 from retrieval.errors import RetrievalError
 from retrieval.files import whole
-from retrieval.known import known
+from retrieval.known import known, video_numbers
 from retrieval.memory import rows_that_fit
 from retrieval.progress import progress
 from retrieval.vectors import BLOCK, blocks, compact, filled_rows, width
@@ -130,10 +130,7 @@ def _sort(store: Store, view: View, options: Options) -> Sorted:
             f"no clip with features in clips/{view.name} has a value in column {options.within!r}: name another column"
         )
     rows = frame["row"].to_numpy()
-    apart = rows
-    if options.other_videos:
-        itself = -1 - pl.int_range(frame.height, eager=True)  # where nobody knows a clip's video, it is no other's
-        apart = frame["video"].rank("dense").cast(pl.Int64).fill_null(itself).to_numpy()
+    apart = video_numbers(frame["video"]) if options.other_videos else rows
     starts = np.flatnonzero(frame[options.within].rle_id().diff().fill_null(1).to_numpy())
     return Sorted(frame.drop("row"), rows, apart, np.append(starts, len(rows)))
 

@@ -56,9 +56,9 @@ def _is_whole(snapshot: Path) -> bool:
             for index in snapshot.glob("*.safetensors.index.json")
             for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         }
-    except (OSError, ValueError, KeyError, AttributeError):
+        return any(snapshot.glob("*.safetensors")) and all((snapshot / file).exists() for file in named)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # an index that is none
         return False
-    return any(snapshot.glob("*.safetensors")) and all((snapshot / file).exists() for file in named)
 
 
 def _from_hub(repo: str, revision: str | None) -> Path:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
@@ -34,17 +33,9 @@ class TokenIds:
         self._ids = {key: chat.text_ids(text.strip())[:most] for key, text in texts.items()}
         self.longest = max(map(len, self._ids.values()))
 
-    def has(self, keys: Sequence[str]) -> np.ndarray:
-        """bool [K]: whether the clip has a text."""
-        return np.array([key in self._ids for key in keys], bool)
-
-    def check(self, keys: Sequence[str]) -> None:
-        """HeadsError names the first clip without a text."""
-        self.texts.check(keys)
-
     def read(self, keys: Sequence[str], device: torch.device | str = "cpu") -> Float32[Tensor, "K N 1"]:
         """Token ids of each clip's text, -1 behind them. HeadsError names a clip without a text."""
-        self.check(keys)
+        self.texts.check(keys)
         found = torch.full((len(keys), self.longest, 1), _NONE, dtype=torch.float32)  # exact below 2**24
         for row, key in zip(found, keys, strict=True):
             row[: len(self._ids[key]), 0] = torch.tensor(self._ids[key])

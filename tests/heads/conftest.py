@@ -1,11 +1,19 @@
 """A small store with planted differences: what every test of heads stands on."""
 
 import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
+from heads.reporting.entries import Entry
+from heads.reporting.figures import compare, measure
+from heads.reporting.tables import Report
+from heads.testsets import ROWS, write_predictions, write_test_set
 from store import Feature, Provenance, Store, text_key
 
 TOKENS, CHANNELS = 16, 24
@@ -107,3 +115,67 @@ def world(tmp_path_factory: pytest.TempPathFactory):
             [{"reference": a, "candidate": b, "category": "Visuals", "text": ["a spoon", "with a spoon"]}],
         )
     return folder
+
+
+SKILL = {"StepDiff": 2.0, "VLEmb": 1.0, "weak | $x_1$": 0.3, "no video": 3.0}  # a control may be best
+
+
+def clip(random: np.random.Generator) -> str:
+    return f"video_{random.integers(12)}_{random.integers(50)}.5_{random.integers(50, 99)}"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
+    """Four methods on the three tasks, 80 rows each; captions raw, VLEmb writes none."""
+    folder, random = tmp_path_factory.mktemp("report"), np.random.default_rng(0)
+
+    def words() -> str:
+        return " ".join(random.choice(list("abcdefgh"), 8))
+
+    caps = [ROWS["diffcap"](clip(random), clip(random), "Visuals", (words(), words())) for _ in range(80)]  # type: ignore
+    ranks = [
+        ROWS["diffrank"](clip(random), tuple(clip(random) for _ in range(4)), "Actions", (5, 3, 2, 0))  # type: ignore
+        for _ in range(80)
+    ]
+    choices = []
+    for _ in range(80):
+        options = tuple((clip(random), clip(random)) for _ in range(4))
+        choices.append(ROWS["diffmcq"](words(), "Visuals", options, options[random.integers(4)]))  # type: ignore
+    for task, rows in (("diffcap", caps), ("diffmcq", choices), ("diffrank", ranks)):
+        write_test_set(task, folder / f"{task}.jsonl", rows)  # type: ignore
+    entries = []
+
+    def add(method: str, task: Any, said: list[Any], **more: Any) -> None:
+        path = folder / f"said_{len(entries)}.jsonl"
+        write_predictions(task, path, said)
+        entries.append(Entry(method, task, str(folder / f"{task}.jsonl"), str(path), **more))
+
+    def chosen(skill: float) -> list[list[float]]:
+        return [[float(random.normal() + skill * (o == row.answer)) for o in row.options] for row in choices]
+
+    for method, skill in SKILL.items():
+        if method != "VLEmb":
+            said = [
+                "In Video 1, the person is using x, while in Video 2, the person is "
+                + " ".join(word if random.random() < skill / 3 else "x" for word in row.text[0].split())
+                + "."
+                for row in caps
+            ]
+            add(method, "diffcap", said, parsed=False)
+        add(method, "diffmcq", chosen(skill))
+        add(method, "diffrank", [[float(random.normal() + skill * s) for s in row.scores] for row in ranks])
+    add("VLEmb", "diffmcq", chosen(0.7), pair="reference")
+    add("StepDiff", "diffmcq", chosen(2.0), variant="V3")
+    return entries
+
+
+def reported(entries: list[Entry], paper: bool = False, resamples: int = 200) -> Report:
+    measured = measure(entries, resamples, seed=0)
+    scores = [found for found, _ in measured]
+    return Report(scores, compare(measured, ["StepDiff"], ["no video"]), ["no video"], resamples, paper)
+
+
+def config(entries: list[Entry], path: Path, **more: Any) -> str:
+    told = {"ours": ["StepDiff"], "controls": ["no video"], "predictions": [asdict(entry) for entry in entries]}
+    path.write_text(yaml.safe_dump(told | more))
+    return str(path)

@@ -1,0 +1,151 @@
+"""Guarantees of heads.report: what people read, and the command that writes it."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from heads import report
+from heads.errors import HeadsError
+from heads.reporting import latex, markdown, picture, published, tables
+from heads.reporting.entries import Entry, Setting
+from heads.reporting.figures import measure
+from heads.reporting.grid import Block, Cell, Grid
+from heads.reporting.tables import Report, grids
+
+from .conftest import config, reported
+
+SUPPLEMENT = Path(__file__).parents[3] / "shared/seeds"
+
+
+@pytest.mark.skipif(not SUPPLEMENT.exists(), reason="the paper's supplement is not here")
+def test_every_published_number_is_the_supplements_own() -> None:
+    text = "".join(path.read_text() for path in SUPPLEMENT.glob("*.txt")).replace("VLEmbd", "VLEmb")
+    blocks = {name: text.split(f"\n{before}\n", 1)[1].split("\nTable " + name, 1)[0] for name, before in {
+        "S1": "\tBLEU\tCIDER\tROGUE-L", "S2": "\tCLIP [40]\tInternVideo [55]",
+        "S3": "\tBLEU\tCIDER\tROGUE-L\tAcc %\t$\\tau$", "S4": "\tV1\tV2\tV3",
+    }.items()}
+    names = {"$V_r$ only": "reference", "$V_c$ only": "candidate", "$avg(V_r, V_c)$": "average"}
+    for name, ours in (("S1", published.RAW), ("S3", published.SMALLER), ("S4", published.VARIANTS),
+                       ("S2", published.PAIRS)):
+        found = {}
+        for line in blocks[name].strip().splitlines():
+            method, *values = re.sub(r"</?b>|<b>", "", line).split("\t")
+            method = names.get(method, re.sub(r" \[\d+\]$", "", method))
+            if name != "S2" or method in names.values():
+                found[method.replace("Step desc.", "step desc.")] = tuple(map(float, values))
+        assert found == ours and list(found) == list(ours)
+
+
+def test_the_supplements_figures_stand_beside_ours_as_an_option(made: list[Entry]) -> None:
+    told = {grid.title.split(":")[0]: grid for grid in grids(reported(made, paper=True))}
+    *_, block = told["Table S1"].blocks
+    assert block.title == "supplement, S1"
+    bold = [(name, i) for name, cells in block.rows for i, cell in enumerate(cells) if cell and cell.bold]
+    assert bold == [("VCLM (AnyMAL)", 1), ("StepDiff", 0), ("StepDiff", 2)], "as printed there"
+    assert told["Table S2"].columns[-1] == ("supplement, S2", "InternVideo")
+    assert [cells[-1].main for _, cells in told["Table S2"].blocks[0].rows if cells[-1]] == ["0.424", "0.413", "0.451"]
+
+
+ODD = r"a|b_*c* [d]\e <f> ~^ & % $x_1$ # {g} --- $\tau$ `h` \\ é"
+GRID = Grid(
+    ODD,
+    "method",
+    [("DiffCap", "BLEU"), ("DiffCap", "τ"), ("", "p")],
+    [
+        Block("", [(ODD, [Cell("0.1", "[−0.2, 0.3]", True, "*"), None, Cell("†")]), ("*", [Cell("[x]"), None, None])]),
+        Block(ODD, [("x", [None, None, None])]),
+    ],
+    [ODD],
+)
+
+
+def test_markdown_a_name_stands_as_it_is() -> None:
+    lines = [line for line in markdown.write(GRID).splitlines() if line.startswith("|")]
+    assert len(lines) == 6
+    for line in lines:
+        assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 5, line
+    assert "| **0.1**\\* \\[−0.2, 0.3\\] | – | † |" in lines[2]
+    assert re.sub(r"\\(.)", r"\1", markdown.escape(ODD)) == ODD
+
+
+def test_latex_a_name_stands_as_it_is(made: list[Entry], tmp_path: Path) -> None:
+    document = latex.write([GRID, *grids(reported(made, paper=True))])
+    for line in document.splitlines():
+        if line.endswith(r" \\") and "multicolumn" not in line:
+            plain = re.sub(r"\\[&%$#_{}]", "", line)
+            assert not re.search(r"[%#_~^|<>]", plain.replace(r"\textasciitilde{}", "")), line
+    assert document.count(r"\begin{tabular}") == document.count(r"\bottomrule") == 7
+    compiler = shutil.which("pdflatex")
+    if compiler is None:
+        pytest.skip("no pdflatex on this machine to compile it")
+    (tmp_path / "report.tex").write_text(document)
+    command = [compiler, "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "report.pdf").stat().st_size > 10_000
+
+
+def test_the_picture_has_a_panel_a_task(made: list[Entry]) -> None:
+    def size(told: Report) -> tuple[int, int]:
+        drawn = picture.draw(told)
+        assert drawn is not None
+        return Image.open(io.BytesIO(drawn)).size
+
+    widths = []
+    for tasks in (["diffrank"], ["diffmcq", "diffrank"], ["diffcap", "diffmcq", "diffrank"]):
+        chosen = [entry for entry in made if entry.task in tasks and entry.pair == "average"]
+        told = Report([s for s, _ in measure(chosen, 50, 0)], [], ["no video"], 50, False)
+        widths.append(size(told)[0])
+    assert widths[0] < widths[1] < widths[2]
+    assert size(reported(made, paper=True, resamples=50))[1] > size(reported(made, resamples=50))[1]
+    assert picture.draw(Report([], [], [], 50, False)) is None
+
+
+def test_the_command_writes_every_form(made: list[Entry], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    command = ["--config", config(made, tmp_path / "report.yaml"), "--bootstrap", "50"]
+    assert report.main(command) == 0
+    told = capsys.readouterr().out
+    for piece in ("Table S1", "Table S4", "weak | $x_1$", "–", "Against the best baseline", "80 rows of 12 videos"):
+        assert piece in told
+    out = tmp_path / "out"
+    assert report.main([*command, "--json", "--out", str(out), "--paper", "true"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert json.loads((out / "report.json").read_text()) == record
+    assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "report.png", "report.tex"}
+    assert len(record["comparisons"]) == 8
+    assert record["scores"][0]["setting"] == {"task": "diffcap", "variant": "V1", "parsed": False, "pair": "average"}
+    assert (out / "report.md").read_text().count("## ") == 6
+
+
+def test_a_prediction_file_that_does_not_fit_is_one_line_that_says_which_line(
+    made: list[Entry], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    entry = next(e for e in made if e.task == "diffmcq")
+    lines = Path(entry.predictions).read_text().splitlines()
+    path = tmp_path / "said.jsonl"
+    bad = Entry("StepDiff", "diffmcq", entry.test_set, str(path))
+    arguments = ["--config", config([bad], tmp_path / "report.yaml", controls=[])]
+    for content, message in (
+        (lines[:7], "said.jsonl:8: no such line: 7 predictions for 80 rows of the test set"),
+        ([*lines[:3], '{"score": [1, 2, 3, 4]}'], "said.jsonl:4: the row has no 'scores', only 'score'"),
+        ([*lines, lines[0]], "said.jsonl:81: the test set ends before this line, after 80 rows"),
+    ):
+        path.write_text("\n".join(content) + "\n")
+        assert report.main(arguments) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and error.strip().endswith(message)
+    with pytest.raises(HeadsError, match="nowhere: no such file"):
+        measure([Entry("a", "diffmcq", str(tmp_path / "nowhere"), str(path))], 0, 0)
+
+
+def test_what_people_read_holds_no_table_without_figures(made: list[Entry]) -> None:
+    only = [entry for entry in made if entry.task == "diffrank"]
+    found = grids(reported(only, paper=True))
+    assert [grid.title.split(":")[0] for grid in found] == ["Table S3", "Against the best baseline"]
+    assert tables.heading((Setting("diffcap", parsed=False), "BLEU")) == ("DiffCap, raw", "BLEU")
