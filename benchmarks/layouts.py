@@ -42,11 +42,11 @@ def write_view(view: View) -> None:
         view.write_shard(shard, rows, {"tokens": random_features(view.features["tokens"].shape, len(rows), shard)}, {})
 
 
-def read_view(view: View, rows: np.ndarray, out: Arrays | None = None) -> Arrays:
+def read_view(view: View, rows: np.ndarray, out: Arrays | None = None, direct: bool = False) -> Arrays:
     """Rows as they are stored: tokens, and scale where tokens are int8."""
     if "scale" not in view.stored:
-        return {"tokens": view.read("tokens", rows, out["tokens"] if out else None)}
-    levels, scale = view.read_quantised("tokens", rows, Quantised(out["tokens"], out["scale"]) if out else None)
+        return {"tokens": view.read("tokens", rows, out["tokens"] if out else None, direct)}
+    levels, scale = view.read_quantised("tokens", rows, Quantised(out["tokens"], out["scale"]) if out else None, direct)
     return {"tokens": levels, "scale": scale}
 
 
@@ -65,13 +65,15 @@ class Layout:
 
 
 class Ours(Layout):
-    """This project's store and reader."""
+    """This project's store and reader, which goes past the page cache where it is told to."""
 
-    name = "store"
+    def __init__(self, direct: bool = False) -> None:
+        self.direct = direct
+        self.name = "store, direct" if direct else "store"
 
     def open(self, folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
         view = Store.open(folder).view("clips", "bench")
-        return lambda rows, out: read_view(view, rows, out)
+        return lambda rows, out: read_view(view, rows, out, self.direct)
 
 
 class ZarrPython(Layout):

@@ -30,11 +30,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from store.direct_io import aligned_empty, fill_memory
 from store.errors import StoreError
 from store.quantise import Quantised
 from store.seal import crc32c
 from store.view import OK, View
 
+_READERS = 2  # batches that are read at once: a disk waits for no batch's end
 Allocate = Callable[[tuple[int, ...], np.dtype], np.ndarray]
 
 
@@ -63,8 +65,9 @@ class Batches:
         world: int = 1,
         ahead: int = 3,
         keep: int | None = 1,
-        allocate: Allocate = np.empty,
+        allocate: Allocate = aligned_empty,
         in_place: bool = False,
+        direct: bool | None = None,
     ) -> None:
         """Batches of `rows` (by default all that are ok now), for worker `rank` of `world`.
 
@@ -78,6 +81,8 @@ class Batches:
         - keep: batches that stay as they are when the next is asked for; None: all, each in new memory
         - allocate: makes the reused buffers from shape and dtype, e.g. pinned ones:
           `lambda shape, dtype: torch.empty(shape, dtype=..., pin_memory=True).numpy()`
+        - direct: large rows come past the page cache (`View.read`); by default where they are more than half of the
+          machine's memory, which could not keep them until the next epoch
         - in_place: arrays may be read-only parts of the store's files (`View.in_place`): for rows in order
 
         Raises StoreError where the rows cannot be shared out so, or a feature is not there.
@@ -96,6 +101,9 @@ class Batches:
         for feature in self.features:
             if feature not in view.features:
                 raise StoreError(f"no feature {feature!r} in view {view.name}: it has {', '.join(view.features)}")
+        stored = [self.view.stored[name] for name in self._stored()]
+        row_bytes = sum(form.row_bytes for form in stored)
+        self.direct = fill_memory(len(self.rows) * row_bytes) if direct is None else direct
         self._bounds = _steps(len(self.rows), world, batch_size, drop_last)
         self._order_of = {
             "rows": len(self.rows),
@@ -141,7 +149,7 @@ class Batches:
         buffers = self._buffers()
         todo = iter(range(first, len(self)))
         pending: deque[Future[Batch]] = deque()
-        reader = ThreadPoolExecutor(1, thread_name_prefix="store-batches")
+        reader = ThreadPoolExecutor(min(self.ahead, _READERS), thread_name_prefix="store-batches")
 
         def ask() -> None:
             for step in todo:
@@ -179,8 +187,7 @@ class Batches:
         """Memory for the batches that are read ahead and those that must stay."""
         if self.keep is None:
             return []
-        stored = [*self.features, *(["scale"] if self._is_int8(*self.features) else [])]
-        forms = {name: self.view.stored[name] for name in stored}
+        forms = {name: self.view.stored[name] for name in self._stored()}
         rows = min(self.batch_size, len(self.rows))
         return [
             {
@@ -196,11 +203,15 @@ class Batches:
         for feature in self.features:
             if self._is_int8(feature):
                 into = Quantised(out[feature], out["scale"]) if out else None
-                arrays[feature], arrays["scale"] = self.view.read_quantised(feature, rows, into)
+                arrays[feature], arrays["scale"] = self.view.read_quantised(feature, rows, into, self.direct)
                 continue
             lying = self.view.in_place(feature, rows) if self.in_place else None
-            arrays[feature] = self.view.read(feature, rows, out.get(feature)) if lying is None else lying
+            arrays[feature] = self.view.read(feature, rows, out.get(feature), self.direct) if lying is None else lying
         return Batch(rows, arrays)
+
+    def _stored(self) -> list[str]:
+        """The arrays that hold the features."""
+        return [*self.features, *(["scale"] if self._is_int8(*self.features) else [])]
 
     def _is_int8(self, *features: str) -> bool:
         return any(self.view.features[feature].dtype == "int8" for feature in features)

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from store.errors import StoreError
 from store.remote import Buffer, Place, RemotePath
@@ -98,8 +99,11 @@ def _written(path: Path, pieces: Iterable[Buffer], nbytes: int) -> Iterator[Path
         with named_errors(path, nbytes):
             fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             try:
+                end = 0
                 for piece in pieces:
-                    write_all(fd, piece)
+                    data = np.frombuffer(piece, np.uint8)
+                    write_all(fd, data, end)
+                    end += len(data)
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -110,12 +114,12 @@ def _written(path: Path, pieces: Iterable[Buffer], nbytes: int) -> Iterator[Path
         raise
 
 
-def write_all(fd: int, piece: Buffer) -> int:
-    """Write all of `piece`; returns its bytes."""
-    left = data = np.frombuffer(piece, np.uint8).data
+def write_all(fd: int, data: UInt8[np.ndarray, " bytes"], offset: int) -> None:
+    """Write all of `data` at `offset`."""
+    left = data.data
     while left:
-        left = left[os.write(fd, left) :]
-    return data.nbytes
+        count = os.pwrite(fd, left, offset)
+        left, offset = left[count:], offset + count
 
 
 @contextmanager

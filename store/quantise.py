@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float16, Int8
 
+from store.direct_io import aligned_empty
 from store.errors import StoreError
 from store.threads import cores, each, shares
 
@@ -41,7 +42,7 @@ def quantise(values: Float[np.ndarray, "*axes D"]) -> Quantised:
     """
     from store import kernels  # numba takes as long to import as all the rest
 
-    made = Quantised(np.empty(values.shape, np.int8), np.empty(scale_shape(values.shape), np.float16))
+    made = Quantised(aligned_empty(values.shape, np.int8), np.empty(scale_shape(values.shape), np.float16))
     scale = made.scale.view(np.uint16)
     if values.dtype == np.float16:
         _shared_out(kernels.quantise_float16, np.ascontiguousarray(values).view(np.uint16), made.levels, scale)

@@ -3,7 +3,7 @@
 Rows whose pages are in memory are copied at once, shared out among the cores: large ones from a mapping,
 which saves the kernel's own slower copy. From the first row on that is not in memory, more threads take
 the rest: each tells the kernel of its next rows at once, so that a cold disk has a long queue, and
-copies them as they arrive.
+copies them as they arrive. Rows of a view that memory cannot hold anyway may come past the page cache.
 
 Guarantees
 - results come in the caller's order, whatever the order on disk, duplicates included
@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 
+from store.direct_io import LEAST, read_direct
 from store.errors import StoreError
 from store.layout import identity
 from store.shard import ShardFile
@@ -163,13 +164,18 @@ class RowReader:
 
 
 def read_together(
-    rows: Int[np.ndarray, " B"], wanted: Sequence[tuple[RowReader, Shaped[np.ndarray, "B ..."]]]
+    rows: Int[np.ndarray, " B"],
+    wanted: Sequence[tuple[RowReader, Shaped[np.ndarray, "B ..."]]],
+    direct: bool = False,
 ) -> None:
-    """Fill the array beside each reader, C-contiguous, with its rows, all of status 1: no file waits for another."""
+    """Fill the array beside each reader, C-contiguous, with its rows, all of status 1: no file waits for another.
+
+    With `direct` large runs that are not in memory come past the page cache.
+    """
     runs = [run for reader, out in wanted for run in reader._wanted(rows, out)]
     a_core = max(sum(len(run.target) for run in runs) // cores(), _TASK_BYTES)
     left = [run for rest in each(_take_resident, _shares(runs, a_core)) for run in rest]
-    each(_take, _shares(left, _TASK_BYTES))
+    each(_take_direct if direct else _take, _shares(left, _TASK_BYTES))
 
 
 def _take_resident(runs: list[_Run]) -> list[_Run]:
@@ -237,6 +243,21 @@ def _take(runs: list[_Run]) -> None:
             if not count:
                 raise _failed(run.file, "it ends too early")
             target, offset = target[count:], offset + count
+
+
+def _take_direct(runs: list[_Run]) -> None:
+    """Read large runs past the page cache, and through it what is small or could not be read so."""
+    left = []
+    for run in runs:
+        count, fd = 0, run.file.direct_fd if len(run.target) >= LEAST else None
+        if fd is not None:
+            try:
+                count = read_direct(fd, run.target, run.offset)
+            except OSError as error:
+                raise _failed(run.file, error.strerror) from error
+        if count < len(run.target):
+            left.append(_Run(run.file, run.offset + count, run.target[count:]))
+    _take(left)
 
 
 def _failed(file: ShardFile, reason: str | None) -> StoreError:

@@ -20,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt64
 
+from store.direct_io import reopened
 from store.errors import DamageError
 from store.remote import Place
 from store.seal import crc32c
@@ -47,14 +48,20 @@ class ShardFile:
         self.offsets, self.lengths, self.present = parse_index(tail, slots, found.st_size, path)
 
     def __del__(self) -> None:
-        """Close the descriptor, once no reader is left that uses it."""
-        if hasattr(self, "fd"):
-            os.close(self.fd)
+        """Close the descriptors, once no reader is left that uses them."""
+        for name in ("fd", "direct_fd"):
+            if self.__dict__.get(name) is not None:
+                os.close(self.__dict__[name])
 
     @cached_property
     def mapped(self) -> UInt8[np.ndarray, " bytes"]:
         """The file, mapped: for rows that are in memory anyway."""
         return np.frombuffer(mmap.mmap(self.fd, self.identity[2], prot=mmap.PROT_READ), np.uint8)
+
+    @cached_property
+    def direct_fd(self) -> int | None:
+        """A descriptor of the same file that reads past the page cache; None where the system has none."""
+        return reopened(self.fd)
 
     def row(self, slot: int) -> bytes | None:
         """The bytes of a row, None where it is missing."""

@@ -7,11 +7,13 @@ Guarantees
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from math import gcd
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt32
 
+from store.direct_io import PAGE
 from store.provenance import Feature
 from store.quantise import quantise
 from store.seal import crc32c
@@ -38,6 +40,8 @@ def stored_rows(
     """The rows of `slots` as `features` are stored, in parts, in order."""
     row_bytes = sum(values[:1].nbytes for values in given.values())
     size = max(_PART_BYTES // max(row_bytes, 1), 1)
+    fill = max(PAGE // gcd(features[name].row_bytes, PAGE) for name in given)  # rows that end where a page does
+    size -= size % fill if size > fill else 0
     parts = [slice(at, at + size) for at in range(0, len(slots), size)]
     return ahead(partial(_part, slots, given, features), parts)
 

@@ -4,17 +4,24 @@ Guarantees
 - none of them is named before all of them are whole and durable
 - where one cannot be written, none is named, and no temporary file is left
 - a file is on its way to the disk while the next one is made
+
+What a shard holds is wanted again in another order and much later: the page cache need not keep it.
 """
 
 import ctypes
 import os
+from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+from jaxtyping import UInt8
+
 from store.commit import make_names, named_errors, sync_folder, temporary, write_all
+from store.direct_io import goes_direct, reopened, write_direct
 from store.remote import Buffer, Place, RemotePath
 
 _THREADS = 8
@@ -54,17 +61,38 @@ class Together:
         with named_errors(path, nbytes):
             fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             try:
-                unsent = 0
-                for piece in pieces:
-                    unsent += write_all(fd, piece)
-                    if unsent >= _SEND_BYTES:
-                        _send(fd)
-                        unsent = 0
+                self._write(fd, pieces)
             except BaseException:
                 os.close(fd)
                 temp.unlink(missing_ok=True)
                 raise
         self._files.append(_Written(temp, path, nbytes, self._threads.submit(_sync, fd)))
+
+    def _write(self, fd: int, pieces: Iterable[Buffer]) -> None:
+        """Write the pieces one behind another: large ones past the page cache, two of them under way at once."""
+        end = unsent = 0
+        direct = reopened(fd, os.O_WRONLY)
+        under_way: deque[Future[None]] = deque()
+        try:
+            for piece in pieces:
+                data = np.frombuffer(piece, np.uint8)
+                if direct is not None and goes_direct(data, end):
+                    under_way.append(self._threads.submit(_write_at, fd, direct, data, end))
+                    if len(under_way) > 1:
+                        under_way.popleft().result()
+                else:
+                    write_all(fd, data, end)
+                    unsent += len(data)
+                if unsent >= _SEND_BYTES:
+                    _send(fd)
+                    unsent = 0
+                end += len(data)
+            for writing in under_way:
+                writing.result()
+        finally:
+            wait(under_way)
+            if direct is not None:
+                os.close(direct)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -82,6 +110,12 @@ class Together:
             self._threads.shutdown()
             for file in self._files:
                 file.temp.unlink(missing_ok=True)
+
+
+def _write_at(fd: int, direct: int, data: UInt8[np.ndarray, " bytes"], offset: int) -> None:
+    """Write all of `data`: past the page cache through `direct`, and what could not go there through `fd`."""
+    count = write_direct(direct, data, offset)
+    write_all(fd, data[count:], offset + count)
 
 
 def _send(fd: int) -> None:

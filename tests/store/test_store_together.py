@@ -1,11 +1,14 @@
 """Guarantees of store.together."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from store import together
+from store.direct_io import LEAST, aligned_empty
 from store.errors import StoreError
 from store.together import Together
 
@@ -52,3 +55,23 @@ def test_a_disk_that_fails_late_names_none(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(StoreError, match="no space to write .*one.*nothing committed is lost"), Together() as files:
         files.replace(tmp_path / "one", [b"new"], 3)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_at_a_large_piece_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = [aligned_empty((LEAST,), np.uint8) for _ in range(4)]
+    for piece in pieces:
+        piece[:] = 1
+
+    def filling(fd: int, data: memoryview, offset: int, call: Callable[..., int] = os.pwrite) -> int:
+        if offset >= 2 * LEAST:
+            raise OSError(28, "No space left on device")
+        return call(fd, data[: LEAST // 2], offset)  # a system may take less than it is given
+
+    monkeypatch.setattr(os, "pwrite", filling)
+    (tmp_path / "one").write_bytes(b"old")
+    with pytest.raises(StoreError, match="no space to write .*one.* 4.0 MiB"), Together() as files:
+        files.replace(tmp_path / "one", pieces, 4 * LEAST)
+    assert [path.name for path in tmp_path.iterdir()] == ["one"] and (tmp_path / "one").read_bytes() == b"old"
+    with Together() as files:
+        files.replace(tmp_path / "two", pieces[:2], 2 * LEAST)
+    assert (tmp_path / "two").read_bytes() == b"\1" * 2 * LEAST
