@@ -34,20 +34,21 @@ def scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape[:-1], math.ceil(shape[-1] / BLOCK))
 
 
-def quantise(values: Float[np.ndarray, "*axes D"]) -> Quantised:
+def quantise(values: Float[np.ndarray, "*axes D"], threads: int | None = None) -> Quantised:
     """Finite values, float32 or float16, as int8 and scales.
 
     A scale is max|value| / 127 of its block rounded up to float16; a block of zeros has scale 1. Float16 values need
-    not be finite: the scale of a block with one that is not is NaN, and the block is to be refused.
+    not be finite: the scale of a block with one that is not is NaN, and the block is to be refused. `threads` are by
+    default as many as there are cores.
     """
     from store import kernels  # numba takes as long to import as all the rest
 
     made = Quantised(aligned_empty(values.shape, np.int8), np.empty(scale_shape(values.shape), np.float16))
     scale = made.scale.view(np.uint16)
     if values.dtype == np.float16:
-        _shared_out(kernels.quantise_float16, np.ascontiguousarray(values).view(np.uint16), made.levels, scale)
+        _shared_out(threads, kernels.quantise_float16, np.ascontiguousarray(values).view(np.uint16), made.levels, scale)
     else:
-        _shared_out(kernels.quantise_float32, np.ascontiguousarray(values, np.float32), made.levels, scale)
+        _shared_out(threads, kernels.quantise_float32, np.ascontiguousarray(values, np.float32), made.levels, scale)
     return made
 
 
@@ -71,16 +72,16 @@ def dequantise(
         )
     bits = np.ascontiguousarray(scale).view(np.uint16)
     if out.dtype == np.float32:
-        _shared_out(kernels.to_float32, np.ascontiguousarray(levels), bits, out)
+        _shared_out(None, kernels.to_float32, np.ascontiguousarray(levels), bits, out)
     else:
-        _shared_out(kernels.to_float16, np.ascontiguousarray(levels), bits, out.view(np.uint16))
+        _shared_out(None, kernels.to_float16, np.ascontiguousarray(levels), bits, out.view(np.uint16))
     return out
 
 
-def _shared_out(kernel: Callable[..., None], *arrays: np.ndarray) -> None:
+def _shared_out(threads: int | None, kernel: Callable[..., None], *arrays: np.ndarray) -> None:
     """Run `kernel` over [rows, D] of contiguous arrays [*axes, D], the rows shared out among threads."""
     if not arrays[0].size:
         return
     flat = [array.reshape(-1, array.shape[-1]) for array in arrays]
-    parts = max(1, min(cores(), arrays[0].size // _LEAST))
+    parts = max(1, min(threads or cores(), arrays[0].size // _LEAST))
     each(lambda share: kernel(*(a[slice(*share)] for a in flat)), shares(len(flat[0]), parts))

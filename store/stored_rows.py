@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt32
 
-from store.direct_io import PAGE
+from store.direct_io import PAGE, aligned_empty
 from store.provenance import Feature
 from store.quantise import quantise
 from store.seal import crc32c
@@ -58,18 +58,19 @@ def _part(
     reasons: dict[int, str] = {}
     for name, values in given.items():
         dtype = features[name].dtype
-        suspects = np.arange(len(slots))
+        suspects, looked_at = np.arange(len(slots)), values
         if dtype == "int8":
-            arrays[name], scale = quantise(values)
+            arrays[name], scale = quantise(values, threads=1)  # other parts are made meanwhile
             arrays["scale"] = np.ascontiguousarray(scale, "<f2")
             if values.dtype == np.float16:  # the scales tell, and are few
                 suspects = np.flatnonzero(np.isnan(scale).reshape(len(slots), -1).any(axis=1))
+                looked_at = values[suspects]
         else:
+            arrays[name] = aligned_empty(values.shape, np.dtype(dtype).newbyteorder("<"))
             with np.errstate(over="ignore"):
-                arrays[name] = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
-        for place in suspects:
-            if reason := _unfit(values[place], dtype != "float32"):
-                reasons.setdefault(int(slots[place]), f"{name} holds {reason}")
+                arrays[name][...] = values
+        for place, reason in _unfit(looked_at, dtype != "float32"):
+            reasons.setdefault(int(slots[suspects[place]]), f"{name} holds {reason}")
     if reasons:
         good = ~np.isin(slots, list(reasons))
         slots, arrays = slots[good], {name: rows[good] for name, rows in arrays.items()}
@@ -77,24 +78,24 @@ def _part(
     return StoredRows(slots, arrays, sums, reasons)
 
 
-def _unfit(value: Float[np.ndarray, "..."], narrow: bool) -> str:
-    """What hinders a row to be stored, as float16 or int8 where `narrow`; empty where nothing does."""
-    peak = _peak(value)
-    if not np.isfinite(peak):
-        return "NaN" if np.isnan(peak) else "infinity"
-    if narrow and not _fits_float16(peak):
-        return f"{peak:.4g}, a magnitude past float16"
-    return ""
-
-
-def _peak(value: Float[np.ndarray, "..."]) -> np.floating:
-    """The greatest magnitude; NaN and infinity come through."""
-    if value.dtype == np.float16:  # as integers they compare alike, many times as fast
-        return np.uint16(max(value.view(np.int16).max(), value.view(np.uint16).max() & 0x7FFF)).view(np.float16)
-    return np.abs(value).max()
-
-
-def _fits_float16(peak: np.floating) -> bool:
-    """Whether a finite magnitude rounds to a finite float16."""
+def _unfit(values: Float[np.ndarray, "S ..."], narrow: bool) -> Iterator[tuple[int, str]]:
+    """Rows that cannot be stored, as float16 or int8 where `narrow`, and what hinders each."""
+    if not values.size:
+        return
+    peaks = _peaks(values.reshape(len(values), -1))
     with np.errstate(over="ignore"):
-        return bool(np.isfinite(peak.astype(np.float16)))
+        fits = np.isfinite(peaks.astype(np.float16) if narrow else peaks)
+    for row in np.flatnonzero(~fits).tolist():
+        peak = peaks[row]
+        if np.isfinite(peak):
+            yield row, f"{peak:.4g}, a magnitude past float16"
+        else:
+            yield row, "NaN" if np.isnan(peak) else "infinity"
+
+
+def _peaks(values: Float[np.ndarray, "S D"]) -> Float[np.ndarray, " S"]:
+    """The greatest magnitude of each row; NaN and infinity come through."""
+    if values.dtype == np.float16:  # as integers they compare alike, many times as fast
+        below_zero = (values.view(np.uint16).max(1) & 0x7FFF).astype(np.int16)
+        return np.maximum(values.view(np.int16).max(1), below_zero).view(np.float16)
+    return np.maximum(values.max(1), -values.min(1))

@@ -54,9 +54,9 @@ def test_rows_are_made_ready_by_threads_while_those_before_are_written(
     monkeypatch.setattr("store.stored_rows._PART_BYTES", 1)
     makers = []
 
-    def watched(values: np.ndarray) -> Any:
+    def watched(values: np.ndarray, threads: int) -> Any:
         makers.append(threading.current_thread())
-        return quantise(values)
+        return quantise(values, threads)
 
     monkeypatch.setattr("store.stored_rows.quantise", watched)
     rows = stored_rows(np.arange(9), given, FEATURES)
