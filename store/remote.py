@@ -129,10 +129,10 @@ class RemotePath:
         return {entry["path"]: entry["size"] for entry in found}
 
     def identities(self) -> dict[str, str]:
-        """The ETags of the objects one level below, by name."""
+        """What `identity` says of the objects one level below, by name."""
         with told("list", self.url):
             found = obstore.list_with_delimiter(self._objects, self._key)
-        return {entry["path"].rpartition("/")[2]: str(entry["e_tag"]) for entry in found["objects"]}
+        return {entry["path"].rpartition("/")[2]: _quoted(str(entry["e_tag"])) for entry in found["objects"]}
 
     def identity(self) -> str | None:
         """The ETag, which tells one version from the next; None where there is no object."""
@@ -272,6 +272,11 @@ def _split(url: str) -> tuple[str, str]:
         return "memory:///", rest
     bucket, _, key = rest.partition("/")
     return f"{scheme}://{bucket}", key
+
+
+def _quoted(etag: str) -> str:
+    """An ETag as all requests tell it: Azure's listing leaves out the quotes that its other answers have."""
+    return etag if etag.endswith('"') else f'"{etag}"'
 
 
 def _flat(pieces: Iterable[Buffer]) -> list[memoryview]:

@@ -141,6 +141,12 @@ def test_an_object_is_created_or_exchanged_by_one_writer_alone(root: RemotePath)
     assert (root / "a").read_bytes() == b"new%d" % winner
 
 
+def test_a_listing_tells_versions_as_single_looks_do(root: RemotePath) -> None:
+    for name in ("a", "b"):
+        (root / name).put([name.encode()])
+    assert root.identities() == {name: (root / name).identity() for name in ("a", "b")}
+
+
 def test_ranges_are_of_one_version_or_refused(root: RemotePath) -> None:
     (root / "a").put([bytes(range(100))])
     tail, etag, size = (root / "a").read_tail(10)
@@ -184,9 +190,9 @@ def test_an_endpoint_out_of_reach_is_one_line(
 
 
 def test_refused_credentials_are_one_line(
-    bucket: str, impatient: None, refusing: None, capsys: pytest.CaptureFixture[str]
+    s3_bucket: str, impatient: None, refusing: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "check the credentials" in one_line(capsys, f"{bucket}/features")
+    assert "check the credentials" in one_line(capsys, f"{s3_bucket}/features")
 
 
 FORK = """

@@ -120,17 +120,17 @@ def gate(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     object_stores.objects.cache_clear()
 
 
-def test_cut_off_after_any_request_then_resumed_gives_the_same_objects(bucket: str, gate: Gate) -> None:
-    run(f"{bucket}/whole")
-    expected = contents(f"{bucket}/whole")
-    assert len(expected) == 31 and verify(Store.open(f"{bucket}/whole")) == []
+def test_cut_off_after_any_request_then_resumed_gives_the_same_objects(s3_bucket: str, gate: Gate) -> None:
+    run(f"{s3_bucket}/whole")
+    expected = contents(f"{s3_bucket}/whole")
+    assert len(expected) == 31 and verify(Store.open(f"{s3_bucket}/whole")) == []
     gate.left = before = 10**9
-    run(f"{bucket}/counted")
+    run(f"{s3_bucket}/counted")
     requests = before - gate.left
-    assert contents(f"{bucket}/counted") == expected
+    assert contents(f"{s3_bucket}/counted") == expected
     anywhere = range(requests - 2)  # the last two free locks, which would run out anyway
     for cut in random.sample(anywhere, min(CUTS, len(anywhere))):
-        url = f"{bucket}/cut{cut}"
+        url = f"{s3_bucket}/cut{cut}"
         gate.left = cut
         with pytest.raises(StoreError) as said:
             run(url)
@@ -146,9 +146,9 @@ def test_cut_off_after_any_request_then_resumed_gives_the_same_objects(bucket: s
 
 
 def test_a_drop_cut_off_after_any_request_leaves_a_view_or_none(
-    bucket: str, gate: Gate, capsys: pytest.CaptureFixture[str]
+    s3_bucket: str, gate: Gate, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url = f"{bucket}/features"
+    url = f"{s3_bucket}/features"
     drop = ["drop", url, "--view", "net", "--yes"]
     root = place(url)
     assert isinstance(root, RemotePath)
@@ -176,7 +176,7 @@ def test_a_drop_cut_off_after_any_request_leaves_a_view_or_none(
         assert contents(url) == expected, f"cut after {cut} requests"
 
 
-def test_compacted_it_holds_what_a_folder_does_after_a_cut_too(bucket: str, gate: Gate, tmp_path: Path) -> None:
+def test_compacted_it_holds_what_a_folder_does_after_a_cut_too(s3_bucket: str, gate: Gate, tmp_path: Path) -> None:
     def used(url: str) -> Store:
         """Two parts of the catalog, failures of two shards, and a shard that is not committed."""
         run(url)
@@ -190,7 +190,7 @@ def test_compacted_it_holds_what_a_folder_does_after_a_cut_too(bucket: str, gate
     suffixes = (".lock", ".keys", "lock.json")
     expected = {name: path.read_bytes() for name, path in files.items() if not name.endswith(suffixes)}
 
-    whole = used(f"{bucket}/whole")
+    whole = used(f"{s3_bucket}/whole")
     reader = whole.view("clips", "net")
     ok = np.flatnonzero(reader.status() == 1)
     gate.left = before = 10**9
@@ -200,7 +200,7 @@ def test_compacted_it_holds_what_a_folder_does_after_a_cut_too(bucket: str, gate
     assert np.array_equal(reader.read("embedding", ok), values(ok)["embedding"])
     assert reader.catalog.rows(["c3", "c19"]).tolist() == [3, 19] and len(reader.failures()) == 3
     for cut in random.sample(range(requests - 2), min(CUTS, requests - 2)):
-        url = f"{bucket}/cut{cut}"
+        url = f"{s3_bucket}/cut{cut}"
         used(url)
         gate.left = cut
         with pytest.raises(StoreError):
@@ -232,10 +232,10 @@ def whatever_status_says_is_true(url: str) -> None:
         assert set(view.failures()["reason"]) == {f"bad {row}" for row in np.flatnonzero(view.status() == 2)}
 
 
-def test_a_network_that_comes_back_is_not_noticed(bucket: str, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_comes_back_is_not_noticed(s3_bucket: str, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_stores, "RETRY", None)
     object_stores.objects.cache_clear()
-    store = Store.open(f"{bucket}/features", create=True)
+    store = Store.open(f"{s3_bucket}/features", create=True)
     gate.left = 0
     threading.Timer(0.3, lambda: setattr(gate, "left", 10**9)).start()
     store.catalog("clips").append(pl.DataFrame({"key": ["a"]}))

@@ -112,8 +112,8 @@ def test_a_damaged_index_is_one_line(view: View, fill: Callable[..., None], dama
         view.read("tokens", np.array([15]))
 
 
-def test_any_zarr_reader_can_read_it(bucket: str, s3_server: str, values: Callable[..., dict]) -> None:
-    store = Store.open(f"{bucket}/deep/features", create=True)
+def test_any_zarr_reader_can_read_it(s3_bucket: str, s3_server: str, values: Callable[..., dict]) -> None:
+    store = Store.open(f"{s3_bucket}/deep/features", create=True)
     store.catalog("clips").append(pl.DataFrame({"key": [f"c{i}" for i in range(11)]}))
     features = {"tokens": Feature((3, 130), "int8"), "embedding": Feature((7,), "float32")}
     with store.lock():
@@ -126,7 +126,7 @@ def test_any_zarr_reader_can_read_it(bucket: str, s3_server: str, values: Callab
     assert sorted(group.array_keys()) == ["checksum", "embedding", "scale", "status", "tokens"]
     for name, expected in ours.items():
         assert np.array_equal(group[name][:], expected)
-        base = {"driver": "s3", "bucket": bucket.removeprefix("s3://"), "endpoint": s3_server}
+        base = {"driver": "s3", "bucket": s3_bucket.removeprefix("s3://"), "endpoint": s3_server}
         spec = {
             "driver": "zarr3",
             "kvstore": {**base, "aws_region": "us-east-1", "path": f"deep/features/arrays.zarr/clips/net/{name}/"},
