@@ -72,7 +72,7 @@ class Options:
 
     mib: int = 384
     """MiB of rows in every format"""
-    cold_mib: int = 128
+    cold_mib: int = 384
     """MiB that a measurement from the disk reads"""
     repeats: int = 5
     """measurements of each, whose median counts"""

@@ -16,6 +16,7 @@ from torch import Tensor
 from heads.dequantise import dequantise
 from heads.errors import HeadsError
 from store import Store
+from store.view import OK
 
 
 @runtime_checkable
@@ -40,6 +41,7 @@ class Features:
         self.feature = feature
         self.shape = self.view.features[feature].shape
         self._status = self.view.status()
+        self._direct = self.view.fill_memory([feature], int(np.count_nonzero(self._status == OK)))
 
     def rows(self, keys: Sequence[str]) -> np.ndarray:
         """Rows [K] of the keys; HeadsError names the first that has no features."""
@@ -62,14 +64,15 @@ class Features:
         """The features on `device`: they travel as they are stored, and become float32 there."""
         rows = self.rows(keys)
         if self.view.features[self.feature].dtype != "int8":
-            return torch.from_numpy(self.view.read(self.feature, rows)).to(device).float()
+            return torch.from_numpy(self.view.read(self.feature, rows, direct=self._direct)).to(device).float()
         if torch.device(device).type == "cpu":
-            return torch.from_numpy(self.view.read_float(self.feature, rows))
-        levels, scale = (torch.from_numpy(part).to(device) for part in self.view.read_quantised(self.feature, rows))
+            return torch.from_numpy(self.view.read_float(self.feature, rows, self._direct))
+        stored = self.view.read_quantised(self.feature, rows, direct=self._direct)
+        levels, scale = (torch.from_numpy(part).to(device) for part in stored)
         return dequantise(levels, scale)
 
     def _there(self, rows: np.ndarray) -> np.ndarray:
         """bool [K]: whether features stand for the row, -1 for none."""
         there = rows >= 0
-        there[there] = self._status[rows[there]] == 1
+        there[there] = self._status[rows[there]] == OK
         return there

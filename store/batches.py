@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from store.direct_io import aligned_empty, fill_memory
+from store.direct_io import aligned_empty
 from store.errors import StoreError
 from store.quantise import Quantised
 from store.seal import crc32c
@@ -101,9 +101,7 @@ class Batches:
         for feature in self.features:
             if feature not in view.features:
                 raise StoreError(f"no feature {feature!r} in view {view.name}: it has {', '.join(view.features)}")
-        stored = [self.view.stored[name] for name in self._stored()]
-        row_bytes = sum(form.row_bytes for form in stored)
-        self.direct = fill_memory(len(self.rows) * row_bytes) if direct is None else direct
+        self.direct = view.fill_memory(self.features, len(self.rows)) if direct is None else direct
         self._bounds = _steps(len(self.rows), world, batch_size, drop_last)
         self._order_of = {
             "rows": len(self.rows),
@@ -187,7 +185,7 @@ class Batches:
         """Memory for the batches that are read ahead and those that must stay."""
         if self.keep is None:
             return []
-        forms = {name: self.view.stored[name] for name in self._stored()}
+        forms = self.view.arrays_of(self.features)
         rows = min(self.batch_size, len(self.rows))
         return [
             {
@@ -209,12 +207,8 @@ class Batches:
             arrays[feature] = self.view.read(feature, rows, out.get(feature), self.direct) if lying is None else lying
         return Batch(rows, arrays)
 
-    def _stored(self) -> list[str]:
-        """The arrays that hold the features."""
-        return [*self.features, *(["scale"] if self._is_int8(*self.features) else [])]
-
-    def _is_int8(self, *features: str) -> bool:
-        return any(self.view.features[feature].dtype == "int8" for feature in features)
+    def _is_int8(self, feature: str) -> bool:
+        return self.view.features[feature].dtype == "int8"
 
 
 def _steps(rows: int, world: int, batch_size: int, drop_last: bool) -> Int[np.ndarray, " starts"]:

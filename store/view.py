@@ -8,7 +8,7 @@ Guarantees
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, Int, Shaped, UInt8
 
 from store import failures, table
 from store.catalog import Catalog
-from store.direct_io import aligned_empty
+from store.direct_io import aligned_empty, fill_memory
 from store.errors import StoreError
 from store.layout import LOCK, Identity, ViewPaths, identity, read_json, write_json
 from store.lock import holds
@@ -170,12 +170,23 @@ class View:
         scale, levels = self._read(rows, {"scale": scale, feature: levels}, direct)  # what is small first
         return Quantised(levels, scale)
 
-    def read_float(self, feature: str, rows: Int[np.ndarray, " B"]) -> Float32[np.ndarray, "B ..."]:
+    def read_float(
+        self, feature: str, rows: Int[np.ndarray, " B"], direct: bool = False
+    ) -> Float32[np.ndarray, "B ..."]:
         """Rows of a feature as float32, int8 dequantised; raises as `read` does."""
         self._known(feature)
         if self.features[feature].dtype == "int8":
-            return dequantise(*self.read_quantised(feature, rows))
-        return self.read(feature, rows).astype(np.float32, copy=False)
+            return dequantise(*self.read_quantised(feature, rows, direct=direct))
+        return self.read(feature, rows, direct=direct).astype(np.float32, copy=False)
+
+    def arrays_of(self, features: Sequence[str]) -> dict[str, Feature]:
+        """The stored arrays that hold these features, by name: beside an int8 feature its scales."""
+        scaled = any(self.features[feature].dtype == "int8" for feature in features)
+        return {name: self.stored[name] for name in (*features, *(["scale"] if scaled else []))}
+
+    def fill_memory(self, features: Sequence[str], count: int) -> bool:
+        """Whether so many rows are more than the page cache can keep until they are read again: read them `direct`."""
+        return fill_memory(count * sum(array.row_bytes for array in self.arrays_of(features).values()))
 
     def write_shard(
         self,

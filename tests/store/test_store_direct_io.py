@@ -111,7 +111,7 @@ def test_batches_go_past_the_page_cache_where_memory_could_not_hold_them(
     view = make_view()
     fill(view)
     for much, direct in ((False, False), (True, True)):
-        monkeypatch.setattr("store.batches.fill_memory", lambda nbytes, much=much: nbytes == 11 * 30 and much)
+        monkeypatch.setattr("store.view.fill_memory", lambda nbytes, much=much: nbytes == 11 * 30 and much)
         assert Batches(view, "tokens", batch_size=4).direct is direct
     assert not Batches(view, "tokens", batch_size=4, direct=False).direct
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -148,3 +148,11 @@ def unaligned(shape: tuple[int, ...]) -> np.ndarray:
     """float16 that begins two bytes behind a page's start."""
     size = int(np.prod(shape))
     return aligned_empty((size + 1,), np.float16)[1:].reshape(shape)
+
+
+def test_scales_count_as_the_memory_that_they_take(make_view: Make) -> None:
+    view = make_view({"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32")})
+    assert {name: array.row_bytes for name, array in view.arrays_of(["tokens"]).items()} == {"tokens": 210, "scale": 12}
+    assert list(view.arrays_of(["embedding"])) == ["embedding"]
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert view.fill_memory(["tokens"], total // 2 // 222 + 1) and not view.fill_memory(["tokens"], total // 2 // 222)

@@ -1,0 +1,39 @@
+"""Cached features by clip id, from a store that memory could not hold."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from heads.clips import Features
+from store import Feature, Provenance, Store, View
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_a_view_that_fills_memory_is_read_past_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    store = Store.open(tmp_path / "features", create=True)
+    store.catalog("clips").append(pl.DataFrame({"key": ["a", "b", "c"]}))
+    given = np.random.default_rng(0).normal(size=(2, 4, 64)).astype(np.float32)
+    with store.lock():
+        provenance = Provenance("net", "0", "l", "f", "c", {})
+        view = store.create_view("clips", "net", provenance, {"tokens": Feature((4, 64), dtype)})
+        view.write_shard(0, np.array([0, 2]), {"tokens": given}, {})
+    asked: list[bool] = []
+    read = View._read
+
+    def watched(self: View, rows: np.ndarray, wanted: dict, direct: bool = False) -> list[np.ndarray]:
+        asked.append(direct)
+        return read(self, rows, wanted, direct)
+
+    monkeypatch.setattr(View, "_read", watched)
+    found = []
+    two_rows = 2 * (4 * 64 * 2 if dtype == "float16" else 4 * 64 + 4 * 2)  # the third has no features
+    for limit in (two_rows, two_rows - 1):
+        monkeypatch.setattr("store.view.fill_memory", lambda nbytes, limit=limit: nbytes > limit)
+        for device in ("cpu", "cpu:0"):
+            found.append(Features(store, "net", "tokens").read(["c", "a"], device).numpy())
+    assert asked == [False, False, True, True]
+    assert all((some == found[0]).all() for some in found)
