@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -94,9 +95,9 @@ def test_memory_of_a_few_blocks(resident: bool, store: Store, fill: Fill, monkey
     reads: list[int] = []
     read = View.read
 
-    def counted(view: View, feature: str, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    def counted(view: View, feature: str, rows: np.ndarray, *rest: Any) -> np.ndarray:
         reads.append(len(rows))
-        return read(view, feature, rows, out)
+        return read(view, feature, rows, *rest)
 
     monkeypatch.setattr(View, "read", counted)
     in_place = View.in_place
