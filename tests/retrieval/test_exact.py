@@ -95,9 +95,9 @@ def test_memory_of_a_few_blocks(resident: bool, store: Store, fill: Fill, monkey
     reads: list[int] = []
     read = View.read
 
-    def counted(view: View, feature: str, rows: np.ndarray, *rest: Any) -> np.ndarray:
+    def counted(view: View, feature: str, rows: np.ndarray, *rest: Any, **named: Any) -> np.ndarray:
         reads.append(len(rows))
-        return read(view, feature, rows, *rest)
+        return read(view, feature, rows, *rest, **named)
 
     monkeypatch.setattr(View, "read", counted)
     in_place = View.in_place
