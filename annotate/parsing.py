@@ -79,6 +79,7 @@ _REFUSAL = re.compile(
 _NEXT = re.compile(r"^[\s*_]*\(?\d{1,2}[.)][\s*_]*$")  # the number of what comes next, on a line of its own
 _ENDED = re.compile(r"[.!?][\"')\]]*$")
 _STYLE = re.compile(r"\*\*|__|`")
+_MARKED_TWICE = re.compile(r"(?:Q|A|Question|Answer)\s*[:：]")
 _HOLLOW = re.compile(r"[\[<{(][^\]>})]*[\]>})]")
 
 
@@ -170,7 +171,10 @@ def _body(text: str) -> str:
             break
         kept.append(line)
         gap = False
-    return _one_line("\n".join(kept))
+    body = _one_line("\n".join(kept))
+    while marked := _MARKED_TWICE.match(body):  # "Q: **Q:** ..."
+        body = _one_line(body[marked.end() :])
+    return body
 
 
 def _one_line(text: str) -> str:

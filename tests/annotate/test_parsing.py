@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from annotate import parsing
@@ -87,6 +87,8 @@ def test_any_text_is_read_without_an_error_and_nothing_of_it_is_lost_unsaid(text
 
 @settings(deadline=None)
 @given(ANY)
+@example("Q:Q:*A:0")
+@example("Q:Q:what is whisked?\nA:*A:Video 1")
 def test_a_question_or_answer_is_one_line_without_markers_marks_of_style_or_control_tokens(text: str) -> None:
     for pair in read_pairs(text).pairs:
         for part in pair:
