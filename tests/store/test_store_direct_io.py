@@ -76,7 +76,9 @@ def test_a_row_is_read_at_once_and_without_a_copy_where_it_can_be(
 ) -> None:
     view = make_view({"tokens": Feature(SHAPES["whole pages"], "float16"), "embedding": Feature((7,), "float32")})
     fill(view)
-    drop(view.paths.group)
+    if view._readers["tokens"].shard(0).direct_fd is None:
+        pytest.skip("this file system reads through the page cache alone")
+    monkeypatch.setattr("store.reader._NOWAIT", 0)  # as if nothing were in memory
     taken = []
 
     def watched(fd: int, target: np.ndarray, offset: int) -> int:
