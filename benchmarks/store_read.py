@@ -51,9 +51,9 @@ CASES: dict[str, tuple[tuple[int, int], str, int]] = {
     "96 KiB float16": ((48, 1024), "float16", 256),
     "96 KiB int8": ((96, 1024), "int8", 256),
 }
+OURS = (Ours(), Ours(direct=True))
 LAYOUTS: tuple[Layout, ...] = (
-    Ours(),
-    Ours(direct=True),
+    *OURS,
     ZarrPython(),
     TensorStore(),
     H5py(),
@@ -62,7 +62,6 @@ LAYOUTS: tuple[Layout, ...] = (
     Safetensors(),
     Memmap(),
 )
-OURS = ("store", "store, direct")
 CEILING = "O_DIRECT ceiling"
 
 
@@ -199,7 +198,7 @@ def figures(case: Case) -> tuple[list[Row], list[Row]]:
         {"case": case.name, "format": name, "cold MB/s": figures[0], "warm MB/s": figures[1]}
         for name, figures in found.items()
     ]
-    lines = [line(f"{case.name}, cold, {name}", cold[name], cold[CEILING], 0.8, CEILING) for name in OURS]
+    lines = [line(f"{case.name}, cold, {o.name}", cold[o.name], cold[CEILING], 0.8, CEILING) for o in OURS]
     if case.name.startswith("4 MiB"):
         for least, peer in ((0.9, "memmap"), (2, "h5py"), (2, "h5py contiguous"), (4, "tensorstore")):
             if peer in warm:

@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 
 from store.errors import StoreError
 from store.remote import Buffer, Place, RemotePath
@@ -101,9 +100,7 @@ def _written(path: Path, pieces: Iterable[Buffer], nbytes: int) -> Iterator[Path
             try:
                 end = 0
                 for piece in pieces:
-                    data = np.frombuffer(piece, np.uint8)
-                    write_all(fd, data, end)
-                    end += len(data)
+                    end += write_all(fd, piece, end)
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -114,12 +111,13 @@ def _written(path: Path, pieces: Iterable[Buffer], nbytes: int) -> Iterator[Path
         raise
 
 
-def write_all(fd: int, data: UInt8[np.ndarray, " bytes"], offset: int) -> None:
-    """Write all of `data` at `offset`."""
-    left = data.data
+def write_all(fd: int, piece: Buffer, offset: int) -> int:
+    """Write all of `piece` at `offset`; returns its bytes."""
+    left = data = np.frombuffer(piece, np.uint8).data
     while left:
         count = os.pwrite(fd, left, offset)
         left, offset = left[count:], offset + count
+    return data.nbytes
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from store.commit import make_names, named_errors, sync_folder, temporary, write_all
-from store.direct_io import goes_direct, reopened, write_direct
+from store.direct_io import LEAST, goes_direct, reopened, write_direct
 from store.remote import Buffer, Place, RemotePath
 
 _THREADS = 8
@@ -61,17 +61,17 @@ class Together:
         with named_errors(path, nbytes):
             fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             try:
-                self._write(fd, pieces)
+                self._write(fd, pieces, nbytes)
             except BaseException:
                 os.close(fd)
                 temp.unlink(missing_ok=True)
                 raise
         self._files.append(_Written(temp, path, nbytes, self._threads.submit(_sync, fd)))
 
-    def _write(self, fd: int, pieces: Iterable[Buffer]) -> None:
+    def _write(self, fd: int, pieces: Iterable[Buffer], nbytes: int) -> None:
         """Write the pieces one behind another: large ones past the page cache, two of them under way at once."""
         end = unsent = 0
-        direct = reopened(fd, os.O_WRONLY)
+        direct = reopened(fd, os.O_WRONLY) if nbytes >= LEAST else None
         under_way: deque[Future[None]] = deque()
         try:
             for piece in pieces:
@@ -81,8 +81,7 @@ class Together:
                     if len(under_way) > 1:
                         under_way.popleft().result()
                 else:
-                    write_all(fd, data, end)
-                    unsent += len(data)
+                    unsent += write_all(fd, data, end)
                 if unsent >= _SEND_BYTES:
                     _send(fd)
                     unsent = 0

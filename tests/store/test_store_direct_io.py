@@ -38,6 +38,7 @@ def refused(fd: int, flags: int) -> None:
 @pytest.fixture(params=["can", "has no flag", "refuses the flag", "refuses the read or write"])
 def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Systems that can, and that cannot in one way or another."""
+
     def open_refused(path: str, flags: int, *mode: int, call: Callable[..., int] = os.open) -> int:
         refused(-1, flags)
         return call(path, flags, *mode)
