@@ -9,6 +9,8 @@ Guarantees
 
 import errno
 import os
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -18,6 +20,7 @@ PAGE = 4096
 LEAST = 2**20
 """bytes from which it is worth it: of smaller ones many must be on their way at once, which the page cache does"""
 _FLAG = getattr(os, "O_DIRECT", 0)
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype | str | type) -> Shaped[np.ndarray, "..."]:
@@ -30,8 +33,17 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype | str | type) -> Shape
 
 
 def fill_memory(nbytes: int) -> bool:
-    """Whether so many bytes are more than half of this machine's memory, so that the page cache cannot keep them."""
-    return nbytes > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    """Whether so many bytes are more than half of the memory there is, so that the page cache cannot keep them."""
+    return nbytes > _memory() // 2
+
+
+def _memory() -> int:
+    """Bytes of this machine, or what a container is allowed of them: its page cache counts too."""
+    bytes_there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in _LIMITS:
+        with suppress(OSError, ValueError):  # no such limit, or "max"
+            bytes_there = min(bytes_there, int(limit.read_text()))
+    return bytes_there
 
 
 def reopened(fd: int, mode: int = os.O_RDONLY) -> int | None:

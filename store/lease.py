@@ -1,12 +1,13 @@
 """A lock in an object store: an object that says who holds it, renewed for as long as it is held.
 
 No machine's clock is held against another's. A lease has run out once its object stood unchanged for LEASE
-seconds before the eyes of whoever waits; its holder stops writing before that.
+seconds before the eyes of whoever waits; its holder has stopped writing before that: it sends nothing once a
+quarter of them is over, and what it sent by then has arrived or was given up when the rest are.
 
 Guarantees
 - a second writer is refused, with the host and the process id of the first
 - a lock dies with its process: at once for others on its host, elsewhere when its lease runs out
-- a holder that could not renew its lease begins no write; one that it sent before may still arrive
+- a holder that could not renew its lease writes no more, and nothing it sent arrives behind another's writes
 """
 
 import json
@@ -21,8 +22,11 @@ from typing import Any
 from store.errors import HeldError, StoreError
 from store.remote import RemotePath
 
-LEASE = 60.0
-"""seconds; a lease is renewed four times as often"""
+LEASE = 240.0
+"""seconds; a lease is renewed sixteen times as often"""
+# Of a lease, from when it was renewed: in the rest an object's last parts arrive or are given up (90 seconds, see
+# store.object_stores), and then the request that puts them together.
+_SAFE = 1 / 4
 _LOOK = 0.5  # seconds between two looks at a lock that another holds
 
 
@@ -60,7 +64,7 @@ class Lease:
         self._thread.start()
 
     def held(self) -> bool:
-        """Whether nobody else can have taken it yet."""
+        """Whether what is sent now has arrived, or is given up, before anybody else can take it."""
         return time.monotonic() < self._until
 
     def release(self) -> None:
@@ -73,7 +77,7 @@ class Lease:
 
     def _keep(self) -> None:
         """Renew the lease until its end. Another who took it has seen it run out, and so have we."""
-        while not self._end.wait(LEASE / 4):
+        while not self._end.wait(LEASE / 16):
             with self._guard, suppress(StoreError):  # out of reach: tried again, as long as nobody takes it
                 if not self._end.is_set():
                     self._put(self._etag)
@@ -100,7 +104,7 @@ class Lease:
             found, there = self._look()
             now = there if found == mine else None
         if now is not None:
-            self._etag, self._until = now, begin + LEASE
+            self._etag, self._until = now, begin + LEASE * _SAFE
         return now is not None
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,10 @@ from store.errors import StoreError
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-RETRY: Any = None
-"""obstore's `retry_config`; None is its own: 10 times, for up to 3 minutes"""
+REQUEST = timedelta(seconds=30)
+"""after which a request without an answer has failed"""
+RETRY: Any = {"max_retries": 1000, "retry_timeout": timedelta(seconds=45)}
+"""obstore's `retry_config`: a request that failed is sent again, within 15 seconds, unless these are over"""
 _REQUESTS = 32  # at once: a connection to S3 carries some 90 MB/s, a process wants more
 
 _used = False  # obstore has started its threads
@@ -52,9 +55,10 @@ def _threads() -> ThreadPoolExecutor:
 @cache
 def objects(base: str) -> "ObjectStore":
     """The object store at `base`, as the environment says it is reached."""
+    if base.startswith("memory:"):
+        return from_url(base)
     # an endpoint of one's own may be http://; without one it is https:// whatever this allows
-    options = {} if base.startswith("memory:") else {"client_options": {"allow_http": True}, "retry_config": RETRY}
-    return from_url(base, **options)  # type: ignore[call-overload]
+    return from_url(base, client_options={"allow_http": True, "timeout": REQUEST}, retry_config=RETRY)
 
 
 def check_threads() -> None:

@@ -10,7 +10,7 @@ Guarantees
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -179,14 +179,18 @@ class RemotePath:
             except (PreconditionError, FileNotFoundError):
                 raise ReplacedError(f"{self} was replaced again and again while it was read: read it again") from None
 
-    def put(self, pieces: Iterable[Buffer]) -> None:
-        """Put `pieces` as the object, in place of any old one."""
+    def put(self, pieces: Iterable[Buffer], check: Callable[[], None] = lambda: None) -> None:
+        """Put `pieces` as the object, in place of any old one.
+
+        `check` is called before any part is sent, by a thread that cannot use an object store; what it raises ends it.
+        """
         parts: Any = _flat(pieces)  # all there before obstore begins: a piece may need obstore too
         with told("write", self.url):
             if sum(map(len, parts)) <= _PART_BYTES:
+                check()
                 obstore.put(self._objects, self._key, b"".join(parts), use_multipart=False)
             else:
-                obstore.put(self._objects, self._key, iter(parts), chunk_size=_PART_BYTES)
+                obstore.put(self._objects, self._key, _checked(parts, check), chunk_size=_PART_BYTES)
 
     def create(self, pieces: Iterable[Buffer]) -> str | None:
         """Put `pieces` as the object if there is none; its ETag, None where another was first."""
@@ -281,6 +285,12 @@ def _quoted(etag: str) -> str:
 
 def _flat(pieces: Iterable[Buffer]) -> list[memoryview]:
     return [np.frombuffer(piece, np.uint8).data for piece in pieces]
+
+
+def _checked(parts: list[memoryview], check: Callable[[], None]) -> Iterator[memoryview]:
+    for part in parts:
+        check()
+        yield part
 
 
 def objects_below(path: RemotePath) -> "ObjectStore":

@@ -11,7 +11,7 @@ What a shard holds is wanted again in another order and much later: the page cac
 import ctypes
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,9 @@ class _Written:
 class Together:
     """`with Together() as files: files.replace(...)`: they stand when the block has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
+        """What `check` raises stops what is about to be sent to an object store."""
+        self._check = check
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store-commit")
         self._files: list[_Written] = []
         self._folders: set[Path] = set()
@@ -55,7 +57,7 @@ class Together:
         Raises StoreError where the disk is full or refuses. An object is put at once: nothing of it can be seen before.
         """
         if isinstance(path, RemotePath):
-            return path.put(pieces)
+            return path.put(pieces, self._check)
         self._folders |= {*make_names(path.parent), path.parent}
         temp = temporary(path.parent)
         with named_errors(path, nbytes):

@@ -10,6 +10,7 @@ Guarantees
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from itertools import tee
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ class ShardWriter:
         self._check(rows, features, failures)
         lock = self.view.paths.lock(self.shard)
         make_folder(lock.parent)
+        held = partial(check_held, lock)
         with locked(lock, wait=True):  # a writer left over from a dead run may still be at it
             self.view.check_stands()
             status = self.view.shard_status(self.shard).copy()
@@ -67,7 +69,7 @@ class ShardWriter:
             if not len(slots) and not reasons:
                 return
             earlier = self._earlier_reasons(status)
-            with Together() as files:
+            with Together(held) as files:
                 if len(slots):
                     slots, unfit = self._write_rows(files, status == _OK, slots, features)
                     reasons |= {slot + self.first: why for slot, why in unfit.items()}
@@ -78,11 +80,11 @@ class ShardWriter:
             self.view.check_stands()  # or rows would be ok in a view that others made meanwhile
             status[slots] = _OK
             status[failed - self.first] = _FAILED
-            with Together() as files:
-                self._put(files, self.view.paths.status(self.shard), encode_chunk(status))
+            with Together(held) as files:
+                _put(files, self.view.paths.status(self.shard), encode_chunk(status))
             still = {r: w for r, w in earlier.items() if status[r - self.first] == _FAILED}
             if len(still) < len(earlier):
-                with Together() as files:
+                with Together(held) as files:
                     self._write_failures(files, still | reasons)
 
     def _check(
@@ -131,7 +133,7 @@ class ShardWriter:
             unfit |= part.reasons
             for column, name in enumerate(view.checksummed):
                 sums[part.slots, column] = part.sums[name]
-        self._put(files, path, encode_chunk(sums))
+        _put(files, path, encode_chunk(sums))
         return np.concatenate(good), unfit
 
     def _write_shard_file(
@@ -144,7 +146,6 @@ class ShardWriter:
         except FileNotFoundError:  # every kept row is the fill value
             old = None
         size = (int(keep.sum()) + count) * feature.row_bytes + slots * 16 + 4
-        check_held(self.view.paths.lock(self.shard))
         new = ((part.slots, part.arrays.pop(name)) for part in parts)  # written, its memory is free for the next
         files.replace(path, pieces(old, keep, new, feature.row_bytes), size)
 
@@ -167,7 +168,7 @@ class ShardWriter:
             {"key": self.view.catalog.keys(rows), "reason": [reasons[r] for r in rows.tolist()]},
             schema=failure_files.SCHEMA,
         )
-        self._put(files, path, table.encode(frame))
+        _put(files, path, table.encode(frame))
 
     def _write_info(self, files: Together, rows: Int[np.ndarray, " W"], info: dict[str, Any]) -> None:
         """Record what wrote `rows`, beside what wrote the others."""
@@ -182,11 +183,11 @@ class ShardWriter:
             by_info.append((set(), info))
         merged = [(old | new if known == info else old, known) for old, known in by_info]
         writes = [{"rows": _to_ranges(done), "info": known} for done, known in merged if done]
-        self._put(files, path, encode_json({"shard": self.shard, "writes": writes, "seal": BLANK}))
+        _put(files, path, encode_json({"shard": self.shard, "writes": writes, "seal": BLANK}))
 
-    def _put(self, files: Together, path: Place, data: bytes) -> None:
-        check_held(self.view.paths.lock(self.shard))
-        files.replace(path, [data], len(data))
+
+def _put(files: Together, path: Place, data: bytes) -> None:
+    files.replace(path, [data], len(data))
 
 
 def _taken(values: Float[np.ndarray, "K ..."], places: Int[np.ndarray, " F"]) -> Float[np.ndarray, "F ..."]:

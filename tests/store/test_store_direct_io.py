@@ -117,8 +117,15 @@ def test_batches_go_past_the_page_cache_where_memory_could_not_hold_them(
         monkeypatch.setattr("store.view.fill_memory", lambda nbytes, much=much: nbytes == 11 * 30 and much)
         assert Batches(view, "tokens", batch_size=4).direct is direct
     assert not Batches(view, "tokens", batch_size=4, direct=False).direct
+
+
+def test_memory_is_the_machines_or_what_a_container_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert not direct_io.fill_memory(total // 2) and direct_io.fill_memory(total // 2 + 1)
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(direct_io, "_LIMITS", (tmp_path / "none", limit))
+    for text, memory in (("max\n", total), (f"{total + 4096}\n", total), ("8000000\n", 8_000_000)):
+        limit.write_text(text)
+        assert not direct_io.fill_memory(memory // 2) and direct_io.fill_memory(memory // 2 + 1)
 
 
 @pytest.mark.parametrize("first", [0, 5, PAGE])
@@ -151,9 +158,9 @@ def unaligned(shape: tuple[int, ...]) -> np.ndarray:
     return aligned_empty((size + 1,), np.float16)[1:].reshape(shape)
 
 
-def test_scales_count_as_the_memory_that_they_take(make_view: Make) -> None:
+def test_scales_count_as_the_memory_that_they_take(make_view: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     view = make_view({"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32")})
     assert {name: array.row_bytes for name, array in view.arrays_of(["tokens"]).items()} == {"tokens": 210, "scale": 12}
     assert list(view.arrays_of(["embedding"])) == ["embedding"]
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert view.fill_memory(["tokens"], total // 2 // 222 + 1) and not view.fill_memory(["tokens"], total // 2 // 222)
+    monkeypatch.setattr(direct_io, "_memory", lambda: 2 * 10 * 222)
+    assert view.fill_memory(["tokens"], 11) and not view.fill_memory(["tokens"], 10)

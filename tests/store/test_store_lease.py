@@ -6,20 +6,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from store import Store, StoreError, lease
-from store.lease import Lease
+from store import Store, StoreError, lease, object_stores
+from store.lease import LEASE, Lease
 from store.lock import check_held, holds, locked
 from store.remote import RemotePath
 
 ROOT = Path(__file__).parents[2]
-SHORT = 0.8
+SHORT = 2.0
 HOLD = """
 import sys
 from store import Store
@@ -133,11 +135,37 @@ def test_a_lease_is_renewed_as_long_as_it_is_held(path: RemotePath) -> None:
 def test_a_holder_that_could_not_renew_its_lease_writes_no_more(path: RemotePath) -> None:
     with locked(path, wait=False):
         of_another_host(path)  # who saw it run out, say while this machine slept
-        time.sleep(1.5 * SHORT)
+        time.sleep(SHORT / 2)
         assert not holds(path)
         with pytest.raises(StoreError, match="ran out before it could be renewed"):
             check_held(path)
     assert json.loads(path.read_bytes())["host"] == "elsewhere", "what others hold is not released"
+
+
+def test_nothing_a_holder_sent_arrives_behind_anothers_writes() -> None:
+    backoff = timedelta(seconds=15)
+    longest = object_stores.REQUEST + object_stores.RETRY["retry_timeout"] + backoff
+    assert 2 * longest.total_seconds() <= LEASE * (1 - lease._SAFE)  # of the last part, and of putting them together
+
+
+def test_an_object_whose_writer_loses_its_lease_between_two_parts_stays_as_it_was(path: RemotePath) -> None:
+    big = path.parent / "big"
+    big.put([b"old"])
+    asked: list[bool] = []
+
+    def check() -> None:
+        asked.append(holds(path))
+        if len(asked) == 2:
+            another = threading.Thread(target=of_another_host, args=[path])
+            another.start()
+            another.join()
+            time.sleep(SHORT / 2)
+        check_held(path)
+
+    with locked(path, wait=False), pytest.raises(StoreError, match="ran out before it could be renewed"):
+        big.put([bytes(16 * 2**20)] * 3, check)
+    assert asked == [True, True]
+    assert big.read_bytes() == b"old"
 
 
 def test_only_one_of_many_takes_a_lock_that_is_free(store: Store) -> None:

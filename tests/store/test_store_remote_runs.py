@@ -26,6 +26,7 @@ from store.verify import verify
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("STORE_REMOTE_KILLS", "3"))
+PATIENCE = object_stores.RETRY
 CUTS = int(os.environ.get("STORE_REMOTE_CUTS", "3"))  # 1000: after each request there is
 FEATURES = {"tokens": Feature((6, 130), "int8"), "embedding": Feature((32,), "float32")}
 
@@ -233,7 +234,7 @@ def whatever_status_says_is_true(url: str) -> None:
 
 
 def test_a_network_that_comes_back_is_not_noticed(s3_bucket: str, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_stores, "RETRY", None)
+    monkeypatch.setattr(object_stores, "RETRY", PATIENCE)
     object_stores.objects.cache_clear()
     store = Store.open(f"{s3_bucket}/features", create=True)
     gate.left = 0
