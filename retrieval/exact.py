@@ -1,8 +1,9 @@
 """exact nearest neighbours: every embedding of a view passes once through memory, block by block
 
-A block of rows is multiplied with all queries (float32, BLAS); what comes near the best so far is kept, a few more than
-were asked for. At the end the kept rows are compared again in float64. A product's error has a bound: where it leaves
-open whether a row that was not kept is among the k best, the search of that query is done again and keeps more.
+A block of rows is multiplied with all queries, in bfloat16 where the processor is faster with it, else in float32;
+what comes near the best so far is kept, more than were asked for. At the end the kept rows are compared again in
+float64. A product's error has a bound: where it leaves open whether a row that was not kept is among the k best, the
+search of that query is done again in float32, and then keeps more.
 
 Guarantees
 - equal_to_float64: the k nearest rows are those of a comparison of all rows in float64, best first
@@ -18,14 +19,17 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from threadpoolctl import ThreadpoolController
 
-from retrieval.kernels import cosines_of, keep_best, multiply_few, squares_of
-from retrieval.vectors import checked_norms, raw_blocks, width
+from retrieval.kernels import cosines_of, keep_best, keep_best_rough, multiply_few, squares_of
+from retrieval.rough import Rough, worth_it
+from retrieval.vectors import checked_norms, chosen, raw_blocks, width
 from store import Store, View
 from store.threads import each, shares
 
 QUERIES = 1024  # multiplied at a time: scores of a block take 32 MiB at 768 channels
 FEW = 16  # queries up to which one pass over the rows, with their norms, takes no more time than BLAS and another pass
+MANY = 48  # queries from which rounding the rows costs less than it saves
 SPARE = 22  # rows kept beyond the k asked for
+ROUGH_SPARE = 86  # likewise, where scores are rough
 MORE = 8  # times as many are kept where those do not decide it
 COMPARED = 16_384  # rows compared again at a time
 
@@ -48,24 +52,26 @@ def search_exactly(
     found_rows = np.full((len(queries), k), -1, np.int64)
     found = np.full((len(queries), k), -np.inf, np.float32)
     open_queries, kept = np.arange(len(queries)), k + SPARE
+    rough = len(queries) >= MANY and worth_it(len(rows), *queries.shape)
     while len(open_queries):
         asked = queries[open_queries]
-        passing = Passing(asked, kept)
+        passing = Passing(asked, k + ROUGH_SPARE if rough else kept, rough)
         for block, vectors in raw_blocks(view, feature, rows):
             checked_norms(store, view, feature, block, passing.see(block, vectors))
         best_rows, best, certain = passing.settle(store, view, feature, k)
         found_rows[open_queries, : best.shape[1]] = best_rows
         found[open_queries, : best.shape[1]] = best
-        open_queries, kept = open_queries[~certain], kept * MORE
+        open_queries, kept, rough = open_queries[~certain], kept if rough else kept * MORE, False
     return found_rows, found
 
 
 class Passing:
     """Queries, and the rows nearest to each among all those that have passed so far."""
 
-    def __init__(self, queries: Float32[np.ndarray, "queries dim"], kept: int) -> None:
-        """`kept` rows are remembered for each of the normalised `queries`."""
+    def __init__(self, queries: Float32[np.ndarray, "queries dim"], kept: int, rough: bool = False) -> None:
+        """`kept` rows are remembered for each of the normalised `queries`; `rough` compares them in bfloat16."""
         self.queries = queries
+        self._rough = Rough(queries) if rough else None
         self.rows = np.full((len(queries), kept), -1, np.int64)
         self.estimates = np.full((len(queries), kept), -np.inf, np.float32)
         self._scores = np.empty(0, np.float32)
@@ -78,6 +84,8 @@ class Passing:
     ) -> Float64[np.ndarray, " rows"]:
         """Let rows pass, with their vectors and, if known, the sums of squares of these, which are returned; rising
         from call to call. Nothing counts that was kept once a row without a direction has passed."""
+        if self._rough:
+            return self._see_roughly(self._rough, rows, vectors)
         few = sums is None and len(self.queries) <= FEW
         if few:
             scores, sums = self._room(rows, self.queries), np.empty(len(rows))
@@ -96,6 +104,16 @@ class Passing:
             each(lambda share: keep_best(scores, factors, rows, *share, *kept), shares(len(part)))  # noqa: B023
         return sums
 
+    def _see_roughly(
+        self, rough: Rough, rows: Int64[np.ndarray, " rows"], vectors: Float32[np.ndarray, "rows dim"]
+    ) -> Float64[np.ndarray, " rows"]:
+        sums = rough.take(vectors)
+        for start in range(0, len(self.queries), QUERIES):
+            kept = self.rows[start : start + QUERIES], self.estimates[start : start + QUERIES]
+            scores = rough.scores(start, start + len(kept[0]))
+            each(lambda share: keep_best_rough(scores, rows, *share, *kept), shares(len(kept[0])))  # noqa: B023
+        return sums
+
     def _room(self, rows: np.ndarray, queries: np.ndarray) -> Float32[np.ndarray, "rows queries"]:
         """Memory for their scores, filled again with those of the next block."""
         count = len(rows) * len(queries)
@@ -107,7 +125,8 @@ class Passing:
         self, store: Store, view: View, feature: str, k: int
     ) -> tuple[Int64[np.ndarray, "queries best"], Float32[np.ndarray, "queries best"], np.ndarray]:
         """The k best of the kept rows (or all, where those are fewer), and whether no other row can be nearer."""
-        slack = (width(view, feature) + 8) * 2.0**-24  # of a float32 product of vectors of length 1
+        of_float32 = (width(view, feature) + 8) * 2.0**-24  # of a product of vectors of length 1
+        slack = self._rough.slack if self._rough else of_float32
         estimates = self.estimates.astype(np.float64)
         near = estimates >= estimates[:, k - 1 : k] - 2 * slack  # than any other, k rows are surely nearer
         exact = compared(store, view, feature, self.queries, np.where(near, self.rows, -1))
@@ -126,16 +145,17 @@ def compared(
     rows: Int64[np.ndarray, "queries some"],
 ) -> Float64[np.ndarray, "queries some"]:
     """The cosine of each normalised query to each of its own rows, in float64; -inf where the row is -1."""
-    exact = np.empty(rows.shape)
-    group = max(COMPARED // rows.shape[1], 1)
-    for start in range(0, len(rows), group):
-        part = slice(start, start + group)
-        near, places = np.unique(rows[part], return_inverse=True)
-        absent = np.searchsorted(near, 0)  # -1, where there is one, comes first
-        vectors = view.read_float(feature, near[absent:])
-        norms = checked_norms(store, view, feature, near[absent:], squares(vectors))
-        given = vectors, norms, places.reshape(-1, rows.shape[1]) - absent, queries[part]
-        each(lambda share: cosines_of(*given, *share, exact[part]), shares(len(queries[part])))  # noqa: B023
+    exact = np.full(rows.shape, -np.inf)
+    asking, ranks = np.nonzero(rows >= 0)
+    for start in range(0, len(asking), COMPARED):
+        part = slice(start, start + COMPARED)
+        near, places = np.unique(rows[asking[part], ranks[part]], return_inverse=True)
+        vectors = chosen(view, feature, near)
+        norms = checked_norms(store, view, feature, near, squares(vectors))
+        cosines = np.empty(len(places))
+        given = vectors, norms, places, queries, asking[part]
+        each(lambda share: cosines_of(*given, *share, cosines), shares(len(cosines)))  # noqa: B023
+        exact[asking[part], ranks[part]] = cosines
     return exact
 
 

@@ -5,9 +5,12 @@ uses them after a fork.
 """
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int16, Int64, UInt16
 
 from retrieval.compiled import compiled, insert
+
+LANES = 128  # scores that are compared before any is looked at
+LOWEST = np.int16(-(2**15))
 
 
 @compiled
@@ -70,12 +73,13 @@ def keep_best(
     worst = best[:, kept - 1].copy()
     for row in range(scores.shape[0]):
         factor = factors[row]
-        for start in range(first, last, 64):
-            end = min(start + 64, last)
-            ahead = np.float32(0)
-            for query in range(start, end):
-                ahead = max(ahead, scores[row, query] * factor - worst[query])
-            if ahead == 0:
+        for start in range(first, last, LANES):
+            end = min(start + LANES, last)
+            some, theirs = scores[row, start:end], worst[start:end]  # from 0 on: only so many are compared at a time
+            better = np.int32(0)
+            for at in range(len(some)):
+                better |= np.int32(some[at] * factor > theirs[at])
+            if not better:
                 continue
             for query in range(start, end):
                 score = scores[row, query] * factor
@@ -85,24 +89,91 @@ def keep_best(
 
 
 @compiled
+def round_rows(
+    vectors: Float32[np.ndarray, "rows dim"],
+    first: int,
+    last: int,
+    out: UInt16[np.ndarray, "rows dim"],
+    sums: Float64[np.ndarray, " rows"],
+    off: Float32[np.ndarray, " rows"],
+) -> None:
+    """Fill rows `first` to `last` (exclusive) of `out` with those vectors, divided by their length, as the bits of the
+    nearest bfloat16; of `sums` with their sums of squares, and of `off` with how far the rounding moved each."""
+    dim = vectors.shape[1]
+    unit, back = np.empty(dim, np.float32), np.empty(dim, np.uint32)
+    bits, rounded = unit.view(np.uint32), back.view(np.float32)
+    squares_of(vectors[first:last], sums[first:last])
+    for row in range(first, last):
+        vector, line, factor = vectors[row], out[row], 1 / np.sqrt(sums[row])
+        if 1e-30 < factor < 1e30:
+            for d in range(dim):
+                unit[d] = vector[d] * np.float32(factor)
+        else:  # which float32 cannot tell well
+            for d in range(dim):
+                unit[d] = np.float64(vector[d]) * factor
+        for d in range(dim):  # half of the last bit that stays, less where that bit is 0: to the nearest, ties to even
+            more = np.uint32(0x7FFF) + ((bits[d] >> np.uint32(16)) & np.uint32(1))
+            back[d] = np.uint32(bits[d] + more) & np.uint32(0xFFFF0000)
+            line[d] = np.uint16(back[d] >> np.uint32(16))
+        total = np.float32(0)
+        for d in range(dim):
+            total += (unit[d] - rounded[d]) * (unit[d] - rounded[d])
+        off[row] = np.sqrt(total)
+
+
+@compiled
+def keep_best_rough(
+    scores: Int16[np.ndarray, "rows queries"],
+    rows: Int64[np.ndarray, " rows"],
+    first: int,
+    last: int,
+    best_rows: Int64[np.ndarray, "queries kept"],
+    best: Float32[np.ndarray, "queries kept"],
+) -> None:
+    """As `keep_best`, of scores that are the bits of bfloat16: read as integers, those from 0 on rise as they do, and
+    all below 0 lie before them."""
+    kept = best.shape[1]
+    score, place = np.empty(1, np.float32), np.empty(last - first, np.int16)
+    bits = score.view(np.uint32)
+    for query in range(first, last):
+        score[0] = best[query, kept - 1]
+        place[query - first] = np.int16(bits[0] >> np.uint32(16)) + 1 if score[0] >= 0 else LOWEST
+    for row in range(scores.shape[0]):
+        for start in range(first, last, LANES):
+            end = min(start + LANES, last)
+            some, least = scores[row, start:end], place[start - first : end - first]
+            better = np.int16(0)
+            for at in range(len(some)):
+                better |= np.int16(some[at] >= least[at])
+            if not better:
+                continue
+            for query in range(start, end):
+                if scores[row, query] < place[query - first]:
+                    continue
+                bits[0] = np.uint32(np.uint16(scores[row, query])) << np.uint32(16)
+                if score[0] > best[query, kept - 1]:
+                    insert(score[0], rows[row], best[query], best_rows[query])
+                    score[0] = best[query, kept - 1]
+                    if score[0] >= 0:
+                        place[query - first] = np.int16(bits[0] >> np.uint32(16)) + 1
+
+
+@compiled
 def cosines_of(
     vectors: Float32[np.ndarray, "rows dim"],
     norms: Float64[np.ndarray, " rows"],
-    places: Int64[np.ndarray, "queries some"],
+    places: Int64[np.ndarray, " pairs"],
     queries: Float32[np.ndarray, "queries dim"],
+    asking: Int64[np.ndarray, " pairs"],
     first: int,
     last: int,
-    out: Float64[np.ndarray, "queries some"],
+    out: Float64[np.ndarray, " pairs"],
 ) -> None:
-    """Fill `out` with the cosines of normalised queries `first` to `last` (exclusive) and the vectors at their own
-    places, in float64; -inf where a place is negative."""
-    for query in range(first, last):
-        for at in range(places.shape[1]):
-            place = places[query, at]
-            if place < 0:
-                out[query, at] = -np.inf
-                continue
-            total = 0.0
-            for d in range(vectors.shape[1]):
-                total += np.float64(vectors[place, d]) * np.float64(queries[query, d])
-            out[query, at] = total / norms[place]
+    """Fill `out` from `first` to `last` (exclusive) with the cosine of the vector at each of `places` and the
+    normalised query at the same of `asking`, in float64."""
+    for pair in range(first, last):
+        vector, query = vectors[places[pair]], queries[asking[pair]]
+        total = 0.0
+        for d in range(len(vector)):
+            total += np.float64(vector[d]) * np.float64(query[d])
+        out[pair] = total / norms[places[pair]]

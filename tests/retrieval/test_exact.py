@@ -37,8 +37,9 @@ def unit(values: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), queries=st.integers(1, 70), k=st.integers(1, 45), distinct=st.integers(1, 40))
+@pytest.mark.parametrize("rough", [False, True])
 def test_equal_to_float64(
-    tmp_path_factory: pytest.TempPathFactory, fill: Fill, seed: int, queries: int, k: int, distinct: int
+    tmp_path_factory: pytest.TempPathFactory, fill: Fill, rough: bool, seed: int, queries: int, k: int, distinct: int
 ) -> None:
     """Few distinct vectors tie by the dozen; blocks of 7 rows and 32 queries cut everywhere."""
     rng = np.random.default_rng(seed)
@@ -53,6 +54,9 @@ def test_equal_to_float64(
         patch.setattr(vectors, "BLOCK_BYTES", 7 * 4 * 12)
         patch.setattr(exact, "QUERIES", 32)
         patch.setattr(exact, "SPARE", 1)
+        patch.setattr(exact, "ROUGH_SPARE", 5)
+        patch.setattr(exact, "MANY", 1)
+        patch.setattr(exact, "worth_it", lambda *work: rough)
         patch.setattr(exact, "MORE", 2)
         found, cosines = search_exactly(store, view, "embedding", rows, asked, k)
     expected, figures = naive(store, view, rows, asked, k)
@@ -119,3 +123,31 @@ def test_a_row_without_a_direction_is_refused_by_its_key(store: Store, fill: Fil
     with pytest.raises(RetrievalError, match="the embedding of c13 in clips/tiny is all zeros") as caught:
         search_exactly(store, view, "embedding", filled_rows(view), unit(np.ones((1, 4))), 3)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("resident", [True, False])
+def test_chosen_rows_are_those_that_reading_gives(
+    store: Store, fill: Fill, monkeypatch: pytest.MonkeyPatch, dtype: str, resident: bool
+) -> None:
+    """Blocks of 64 rows, of which one has a row that failed, and shards of 128."""
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(500, 64)).astype(np.float32)
+    view = fill(store, values, [f"c{at}" for at in range(500)], failed=[70], shard=128, dtype=dtype)
+    monkeypatch.setattr(vectors, "BLOCK", 64)
+    monkeypatch.setattr(vectors, "MANY", 8)
+    taken: list[int] = []
+    in_place = View.in_place
+
+    def lying(view: View, feature: str, rows: np.ndarray) -> np.ndarray | None:
+        taken.append(len(rows))
+        return in_place(view, feature, rows) if resident else None
+
+    monkeypatch.setattr(View, "in_place", lying)
+    for share in (0.02, 0.3, 1.0):
+        rows = filled_rows(view)
+        rows = rows[rng.random(len(rows)) <= share]
+        np.testing.assert_array_equal(vectors.chosen(view, "embedding", rows), view.read_float("embedding", rows))
+    # Of all rows: every block but that of the failed one, where the store keeps what it is given.
+    assert taken[-7:] == ([] if dtype == "int8" else [64] * 6 + [500 % 64])
+    assert vectors.chosen(view, "embedding", np.empty(0, np.int64)).shape == (0, 64)

@@ -207,7 +207,7 @@ def test_rows_of_a_store_that_stands_are_found_by_key(tmp_path: Path) -> None:
         (lambda file: file.update(key=np.array([b"\xff"]), x=np.zeros((1, 2))), "are no UTF-8"),
         (lambda file: file.update(k=["a"], l=["b"], x=np.zeros((1, 2))), "name that of the keys with --keys"),
         (lambda file: file.update(a=np.zeros(3, np.int64)), "is int64: features are floats$"),
-        (lambda file: file.update(a=np.zeros(3, np.int8)), "is int8: features are floats; export-hdf5 .*without --raw$"),
+        (lambda file: file.update(a=np.zeros(3, np.int8)), "int8: features are floats; export-hdf5 .* without --raw$"),
         (lambda file: file.update(a=np.float32(3)), "features have one axis or more"),
         (lambda file: file.update(a=np.zeros((0, 3))), "features have one axis or more, none 0"),
         (lambda file: file.update({f"c{n}": np.zeros(n + 1) for n in range(5)}), r"has 5 shapes, the commonest, \[1\]"),
