@@ -99,7 +99,11 @@ def chosen(view: View, feature: str, rows: Int64[np.ndarray, " rows"]) -> Float3
     for start, end in pairwise([*starts.tolist(), len(rows)]):
         lying = _lying(view, feature, int(rows[start]), int(rows[end - 1])) if end - start >= MANY else None
         if lying is not None:
-            vectors[start:end] = lying[rows[start:end] - rows[start]]
+            places = rows[start:end] - rows[start]
+            if lying.dtype == vectors.dtype:
+                np.take(lying, places, axis=0, out=vectors[start:end], mode="clip")  # straight there: all are inside
+            else:
+                vectors[start:end] = lying[places]
             read[start:end] = False
     if read.any():
         vectors[read] = view.read_float(feature, rows[read])
