@@ -200,7 +200,8 @@ def run(options: Options) -> int:
     found = duplicates(store, options)
     groups = found["group"].n_unique()
     of = f" in more than one {options.against}" if options.against else ""
-    told = f"{groups} groups{of}, {found.height} clips with a copy at {options.threshold:g} or above in {options.view}"
+    groups_of = f"{groups} {'group' if groups == 1 else 'groups'}{of}"
+    told = f"{groups_of}, {found.height} clips with a copy at {options.threshold:g} or above in {options.view}"
     if options.out is not None:
         write_table(options.out, found)
     if options.json:

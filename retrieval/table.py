@@ -39,10 +39,10 @@ def print_table(frame: pl.DataFrame, fixed: Sequence[str], title: str) -> None:
     space = max(console.width - taken - MARGIN * len(fixed), 0)
     others = [name for name in frame.columns if name not in fixed][: space // NARROWEST]
     each = min(space // max(len(others), 1) - MARGIN, WIDEST)
-    table = Table(*fixed, *others, title=Text(title), title_justify="left", box=SIMPLE_HEAD)
+    table = Table(*fixed, *others, box=SIMPLE_HEAD)
     for whole_cells, cut in zip(rows, frame.select(others).iter_rows() if others else [()] * len(rows), strict=True):
         table.add_row(*map(Text, [*whole_cells, *(short(value, each) for value in cut)]))
-    console.print(table)
+    console.print(Text(title), table)  # a title of the table's own would be folded to its width
 
 
 def _shown(value: object) -> str:
