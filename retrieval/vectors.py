@@ -22,6 +22,7 @@ from store.quantise import dequantise
 BLOCK = 4096  # rows read at a time: 42 MB of float64 at 1,280 channels
 MANY = 32  # rows of a block: to read each takes as long as to find out whether the block is in memory
 BLOCK_BYTES = 32 * 2**20  # of float32, read ahead while a block like it is used; smaller ones cost more calls
+BLOCK_ROWS = 2**15  # at most: 1,024 queries have scores of 128 MiB with them
 
 
 def width(view: View, feature: str) -> int:
@@ -79,7 +80,7 @@ def raw_blocks(
 
     What is float32 and in memory comes as it lies there. A block's memory is filled again with the one after the next.
     """
-    most = max(BLOCK_BYTES // (4 * width(view, feature)), 1)
+    most = min(max(BLOCK_BYTES // (4 * width(view, feature)), 1), BLOCK_ROWS)
     rows_a_block = 1 << (most.bit_length() - 1)  # a power of two, as shards are: few blocks lie in two of these
     for batch in Batches(view, feature, rows, batch_size=rows_a_block, shuffle=False, ahead=1, keep=1, in_place=True):
         vectors = batch.arrays[feature]
