@@ -31,6 +31,7 @@ MANY = 48  # queries from which rounding the rows costs less than it saves
 SPARE = 22  # rows kept beyond the k asked for
 ROUGH_SPARE = 86  # likewise, where scores are rough
 MORE = 8  # times as many are kept where those do not decide it
+SHORTEST, LONGEST = 1e-30, 1e30  # rows whose products float32 holds
 COMPARED = 16_384  # rows compared again at a time
 
 Found = tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]
@@ -93,7 +94,10 @@ class Passing:
         elif sums is None:
             sums = squares(vectors)
         with np.errstate(divide="ignore", invalid="ignore"):
-            factors = (1 / np.sqrt(sums)).astype(np.float32)
+            lengths = np.sqrt(sums)
+            if ((lengths < SHORTEST) | (lengths > LONGEST)).any():  # float32 holds no products of such rows
+                vectors, lengths, few = (vectors / lengths[:, None]).astype(np.float32), np.ones_like(sums), False
+            factors = (1 / lengths).astype(np.float32)
         for start in range(0, len(self.queries), QUERIES):
             part = self.queries[start : start + QUERIES]
             kept = self.rows[start : start + QUERIES], self.estimates[start : start + QUERIES]

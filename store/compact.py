@@ -20,7 +20,7 @@ from store.commit import TEMPORARY, create_file, remove_folder, replace_file
 from store.errors import HeldError
 from store.feature_store import Store
 from store.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, identity
-from store.lock import locked
+from store.lock import check_held, locked
 from store.names import ENTITIES
 from store.options import CompactOptions
 from store.parts import is_part, part_name, rows_of_merged
@@ -156,8 +156,9 @@ def _remove_uncommitted(view: View, done: Compacted) -> None:
     for shard in sorted(shards):
         if _is_committed(view, shard):
             continue
+        lock = view.paths.lock(shard)
         try:
-            with locked(view.paths.lock(shard), wait=False):
+            with locked(lock, wait=False):
                 if _is_committed(view, shard):
                     continue
                 for path in (  # the arrays, by which a run that was cut short is found, last
@@ -166,6 +167,7 @@ def _remove_uncommitted(view: View, done: Compacted) -> None:
                     *(folder / str(shard) for folder in arrays),
                 ):
                     done.count_orphans(file_sizes(path))
+                    check_held(lock)  # or another may have written it anew meanwhile
                     _remove(path)
         except HeldError:  # its writer outlived its run, and is about to commit it
             continue

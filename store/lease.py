@@ -1,13 +1,14 @@
 """A lock in an object store: an object that says who holds it, renewed for as long as it is held.
 
 No machine's clock is held against another's. A lease has run out once its object stood unchanged for LEASE
-seconds before the eyes of whoever waits; its holder has stopped writing before that: it sends nothing once a
-quarter of them is over, and what it sent by then has arrived or was given up when the rest are.
+seconds before the eyes of whoever waits; its holder has stopped writing before that: the writer of a shard sends
+nothing once a sixth of them is over, and what it sent by then has arrived or was given up when the rest are.
 
 Guarantees
 - a second writer is refused, with the host and the process id of the first
 - a lock dies with its process: at once for others on its host, elsewhere when its lease runs out
-- a holder that could not renew its lease writes no more, and nothing it sent arrives behind another's writes
+- a shard's writer that could not renew its lease writes no more, and what it sent and was still trying to send does
+  not arrive behind another's writes; a request that it gave up, and the object store has still in hand, may
 """
 
 import json
@@ -22,11 +23,11 @@ from typing import Any
 from store.errors import HeldError, StoreError
 from store.remote import RemotePath
 
-LEASE = 240.0
-"""seconds; a lease is renewed sixteen times as often"""
-# Of a lease, from when it was renewed: in the rest an object's last parts arrive or are given up (90 seconds, see
-# store.object_stores), and then the request that puts them together.
-_SAFE = 1 / 4
+LEASE = 360.0
+"""seconds; a lease is renewed 24 times as often"""
+# Of a lease, from when it was renewed: in the rest an object's last part waits for one before it, arrives or is given
+# up, and so does the request that puts the parts together: each within 90 seconds, see store.object_stores.
+_SAFE = 1 / 6
 _LOOK = 0.5  # seconds between two looks at a lock that another holds
 
 
@@ -65,7 +66,7 @@ class Lease:
 
     def held(self) -> bool:
         """Whether what is sent now has arrived, or is given up, before anybody else can take it."""
-        return time.monotonic() < self._until
+        return _seconds() < self._until
 
     def release(self) -> None:
         """Let others take it; where the object store is out of reach, it runs out by itself."""
@@ -77,7 +78,7 @@ class Lease:
 
     def _keep(self) -> None:
         """Renew the lease until its end. Another who took it has seen it run out, and so have we."""
-        while not self._end.wait(LEASE / 16):
+        while not self._end.wait(LEASE / 24):
             with self._guard, suppress(StoreError):  # out of reach: tried again, as long as nobody takes it
                 if not self._end.is_set():
                     self._put(self._etag)
@@ -95,17 +96,27 @@ class Lease:
 
     def _put(self, etag: str | None, free: bool = False) -> bool:
         """Write the object in place of the one of that ETag; False where another was faster."""
-        begin = time.monotonic()
+        begin = _seconds()
         self._puts += 1
         mine = {**self._me, "puts": self._puts, "free": free}
         data = json.dumps(mine).encode()
         now = self.path.create([data]) if etag is None else self.path.exchange(data, etag)
-        if now is None:  # also where a put arrived, its answer was lost, and it was sent again
+        if now is None:  # also where this one arrived, or one before it, and its answer was lost
             found, there = self._look()
-            now = there if found == mine else None
+            if found.get("token") != self._me["token"]:
+                self._until = 0.0
+            elif found == mine:
+                now = there
+            elif there is not None:
+                now = self.path.exchange(data, there)
         if now is not None:
             self._etag, self._until = now, begin + LEASE * _SAFE
         return now is not None
+
+
+def _seconds() -> float:
+    """A clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _is_alive(holder: dict[str, Any]) -> bool | None:

@@ -64,6 +64,25 @@ def test_equal_to_float64(
     np.testing.assert_array_equal(cosines, figures.astype(np.float32))
 
 
+@pytest.mark.parametrize("rough", [False, True])
+@pytest.mark.parametrize("queries", [3, 60])
+def test_rows_of_any_length_are_compared(
+    store: Store, fill: Fill, monkeypatch: pytest.MonkeyPatch, queries: int, rough: bool
+) -> None:
+    """So short, or so long, that float32 holds neither their squares nor their products."""
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(900, 48))
+    values[:40] *= 1e-41
+    values[40:80] = 3.3e38 * np.sign(values[40:80])
+    view = fill(store, values.astype(np.float32), [f"c{at}" for at in range(900)], shard=512)
+    monkeypatch.setattr(exact, "worth_it", lambda *work: rough)
+    asked = unit(rng.normal(size=(queries, 48)))
+    found, cosines = search_exactly(store, view, "embedding", filled_rows(view), asked, 3)
+    expected, figures = naive(store, view, filled_rows(view), asked, 3)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(cosines, figures.astype(np.float32))
+
+
 def test_ties_by_row(store: Store, fill: Fill) -> None:
     """More copies of one clip than are kept at first: none but the lowest rows are the answer."""
     values = np.ones((700, 16), np.float32)

@@ -145,7 +145,8 @@ def test_a_holder_that_could_not_renew_its_lease_writes_no_more(path: RemotePath
 def test_nothing_a_holder_sent_arrives_behind_anothers_writes() -> None:
     backoff = timedelta(seconds=15)
     longest = object_stores.REQUEST + object_stores.RETRY["retry_timeout"] + backoff
-    assert 2 * longest.total_seconds() <= LEASE * (1 - lease._SAFE)  # of the last part, and of putting them together
+    # The last part waits until one before it is there, is sent itself, and then all are put together.
+    assert 3 * longest.total_seconds() <= LEASE * (1 - lease._SAFE)
 
 
 def test_an_object_whose_writer_loses_its_lease_between_two_parts_stays_as_it_was(path: RemotePath) -> None:
@@ -166,6 +167,40 @@ def test_an_object_whose_writer_loses_its_lease_between_two_parts_stays_as_it_wa
         big.put([bytes(16 * 2**20)] * 3, check)
     assert asked == [True, True]
     assert big.read_bytes() == b"old"
+
+
+def test_a_holder_that_sees_another_in_its_place_writes_no_more_at_once(path: RemotePath) -> None:
+    mine = Lease(path)
+    mine.take(wait=False)
+    of_another_host(path)
+    assert mine.held(), "nothing tells it yet"
+    assert not mine._put(mine._etag) and not mine.held()
+    mine.release()
+    assert json.loads(path.read_bytes())["host"] == "elsewhere"
+
+
+def test_a_renewal_that_arrived_and_whose_answer_was_lost_is_no_end(
+    path: RemotePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange, lost = RemotePath.exchange, []
+
+    def answer_lost(place: RemotePath, data: bytes, etag: str) -> str | None:
+        answer = exchange(place, data, etag)
+        if place == path and not lost:
+            lost.append(answer)
+            raise StoreError("timed out")
+        return answer
+
+    mine = Lease(path)
+    mine.take(wait=False)
+    mine._end.set()  # renewed by hand
+    mine._thread.join()
+    monkeypatch.setattr(RemotePath, "exchange", answer_lost)
+    with pytest.raises(StoreError, match="timed out"):
+        mine._put(mine._etag)
+    mine._until = 0.0
+    assert mine._put(mine._etag) and mine.held() and len(lost) == 1
+    mine.release()
 
 
 def test_only_one_of_many_takes_a_lock_that_is_free(store: Store) -> None:
