@@ -14,6 +14,7 @@ Guarantees
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -49,15 +50,19 @@ class Lease:
     def take(self, wait: bool) -> None:
         """Take it, or raise StoreError naming the host and pid of the holder; waits with `wait`."""
         holder, etag = self._look()
-        first, seen, since = etag, etag, time.monotonic()
+        first, seen, since, told = etag, etag, time.monotonic(), False
         while True:
             alive = _is_alive(holder)
             ran_out = time.monotonic() - since > LEASE
             if (not holder or holder["free"] or alive is False or ran_out) and self._put(etag):
                 break
+            who = f"process {holder['pid']} on host {holder['host']}" if holder else "nobody"
             if not wait and (alive or etag != first):  # the lease of another host: watched until it is renewed once
-                who = f"process {holder['pid']} on host {holder['host']}"
                 raise HeldError(f"{self.path.parent} is being written by {who}: wait until it ends")
+            if holder and alive is None and not told:
+                seconds = f"{LEASE:.0f} seconds, which is when its lease runs out if it is dead"
+                print(f"{self.path.parent} is held by {who}: waiting up to {seconds}", file=sys.stderr, flush=True)
+                told = True
             time.sleep(min(_LOOK, LEASE / 10))
             holder, etag = self._look()
             if etag != seen:

@@ -96,12 +96,14 @@ def test_the_lock_is_refused_to_its_own_process_too(store: Store) -> None:
         pass
 
 
-def test_a_lease_of_a_dead_process_elsewhere_runs_out(path: RemotePath) -> None:
+def test_a_lease_of_a_dead_process_elsewhere_runs_out(path: RemotePath, capsys: pytest.CaptureFixture[str]) -> None:
     of_another_host(path)
     begin = time.monotonic()
     with locked(path, wait=False):
         assert time.monotonic() - begin > SHORT  # not before it has run out
         assert holds(path)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and f"{path.parent} is held by process 7 on host elsewhere: waiting up to 2" in told
 
 
 def test_a_process_that_has_the_dead_holders_id_now_is_not_the_holder(path: RemotePath) -> None:
