@@ -21,7 +21,7 @@ from store.lock import check_held, holds, locked
 from store.remote import RemotePath
 
 ROOT = Path(__file__).parents[2]
-SHORT = 2.0
+SHORT = 6.0  # of which a holder is safe for one second: a busy machine may be late with a renewal
 HOLD = """
 import sys
 from store import Store
@@ -103,7 +103,7 @@ def test_a_lease_of_a_dead_process_elsewhere_runs_out(path: RemotePath, capsys: 
         assert time.monotonic() - begin > SHORT  # not before it has run out
         assert holds(path)
     told = capsys.readouterr().err
-    assert told.count("\n") == 1 and f"{path.parent} is held by process 7 on host elsewhere: waiting up to 2" in told
+    assert told.count("\n") == 1 and f"{path.parent} is held by process 7 on host elsewhere: waiting up to 6" in told
 
 
 def test_a_process_that_has_the_dead_holders_id_now_is_not_the_holder(path: RemotePath) -> None:
@@ -128,7 +128,7 @@ def test_a_live_holder_elsewhere_is_seen_by_its_renewal(path: RemotePath) -> Non
 
 def test_a_lease_is_renewed_as_long_as_it_is_held(path: RemotePath) -> None:
     with locked(path, wait=False):
-        time.sleep(2 * SHORT)
+        time.sleep(SHORT / 2)  # three times as long as without
         assert holds(path)
         check_held(path)
     assert not holds(path)
