@@ -19,7 +19,16 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from threadpoolctl import ThreadpoolController
 
-from retrieval.kernels import cosines_of, keep_best, keep_best_rough, multiply_few, squares_of
+from retrieval.kernels import (
+    LONGEST,
+    SHORTEST,
+    cosines_of,
+    keep_best,
+    keep_best_rough,
+    multiply_few,
+    squares_of,
+)
+from retrieval.memory import reused
 from retrieval.rough import Rough, worth_it
 from retrieval.vectors import checked_norms, chosen, raw_blocks, width
 from store import Store, View
@@ -31,7 +40,6 @@ MANY = 48  # queries from which rounding the rows costs less than it saves
 SPARE = 22  # rows kept beyond the k asked for
 ROUGH_SPARE = 86  # likewise, where scores are rough
 MORE = 8  # times as many are kept where those do not decide it
-SHORTEST, LONGEST = 1e-30, 1e30  # rows whose products float32 holds
 COMPARED = 16_384  # rows compared again at a time
 
 Found = tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]
@@ -120,10 +128,8 @@ class Passing:
 
     def _room(self, rows: np.ndarray, queries: np.ndarray) -> Float32[np.ndarray, "rows queries"]:
         """Memory for their scores, filled again with those of the next block."""
-        count = len(rows) * len(queries)
-        if len(self._scores) < count:
-            self._scores = np.empty(count, np.float32)
-        return self._scores[:count].reshape(len(rows), len(queries))
+        self._scores, room = reused(self._scores, (len(rows), len(queries)))
+        return room
 
     def settle(
         self, store: Store, view: View, feature: str, k: int

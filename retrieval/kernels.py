@@ -11,6 +11,7 @@ from retrieval.compiled import compiled, insert
 
 LANES = 128  # scores that are compared before any is looked at
 LOWEST = np.int16(-(2**15))
+SHORTEST, LONGEST = 1e-30, 1e30  # rows that float32 can scale and multiply
 
 
 @compiled
@@ -104,11 +105,12 @@ def round_rows(
     bits, rounded = unit.view(np.uint32), back.view(np.float32)
     squares_of(vectors[first:last], sums[first:last])
     for row in range(first, last):
-        vector, line, factor = vectors[row], out[row], 1 / np.sqrt(sums[row])
-        if 1e-30 < factor < 1e30:
+        vector, line, length = vectors[row], out[row], np.sqrt(sums[row])
+        factor = 1 / length
+        if SHORTEST <= length <= LONGEST:
             for d in range(dim):
                 unit[d] = vector[d] * np.float32(factor)
-        else:  # which float32 cannot tell well
+        else:
             for d in range(dim):
                 unit[d] = np.float64(vector[d]) * factor
         for d in range(dim):  # half of the last bit that stays, less where that bit is 0: to the nearest, ties to even

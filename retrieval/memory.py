@@ -1,6 +1,9 @@
-"""How much memory a command may use, as people write it, and how many rows fit it."""
+"""How much memory a command may use, as people write it, how many rows fit it, and memory that is used again."""
 
 import re
+from math import prod
+
+import numpy as np
 
 from retrieval.errors import RetrievalError
 from retrieval.vectors import BLOCK
@@ -33,3 +36,10 @@ def rows_that_fit(size: str, rows: int, dim: int, more: int = 0) -> int:
             f"{size} are too little for {rows} rows of {dim} channels: give --max-memory {least}MB or more"
         )
     return fit
+
+
+def reused(memory: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """`memory` (flat), or new memory of its kind where it is too small, and the first of it in that shape."""
+    count = prod(shape)
+    memory = memory if len(memory) >= count else np.empty(count, memory.dtype)
+    return memory, memory[:count].reshape(shape)

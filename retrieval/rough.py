@@ -19,6 +19,7 @@ from jaxtyping import Float32, Float64, Int16, UInt16
 from threadpoolctl import ThreadpoolController
 
 from retrieval.kernels import round_rows
+from retrieval.memory import reused
 from store.threads import each, shares
 
 ROUNDED = 2.0**-8  # of a number, by which its bfloat16 differs at most
@@ -51,7 +52,7 @@ class Rough:
         self._queries = np.empty(queries.shape, np.uint16)
         _, self._off_query = _rounded(queries, self._queries)
         self._off_row = 0.0
-        self._rows = np.empty((0, self._dim), np.uint16)
+        self._rows = np.empty(0, np.uint16)
         self._scores = np.empty(0, np.int16)
 
     @property
@@ -64,9 +65,7 @@ class Rough:
 
     def take(self, vectors: Float32[np.ndarray, "rows dim"]) -> Float64[np.ndarray, " rows"]:
         """Take the next block of rows in place of the last; returns their sums of squares."""
-        if len(self._rows) < len(vectors):
-            self._rows = np.empty(vectors.shape, np.uint16)
-        self._block = self._rows[: len(vectors)]
+        self._rows, self._block = reused(self._rows, vectors.shape)
         sums, off = _rounded(vectors, self._block)
         self._off_row = max(self._off_row, off)
         return sums
@@ -76,10 +75,7 @@ class Rough:
 
         They stand until the next call.
         """
-        shape = len(self._block), last - first
-        if len(self._scores) < shape[0] * shape[1]:
-            self._scores = np.empty(shape[0] * shape[1], np.int16)
-        out = self._scores[: shape[0] * shape[1]].reshape(shape)
+        self._scores, out = reused(self._scores, (len(self._block), last - first))
         queries = self._queries[first:last]
         each(lambda share: _multiply(self._block[slice(*share)], queries, out[slice(*share)]), shares(len(out)))
         return out

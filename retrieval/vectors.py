@@ -18,6 +18,7 @@ from retrieval.errors import RetrievalError
 from store import Store, View
 from store.batches import Batches
 from store.quantise import dequantise
+from store.view import OK
 
 BLOCK = 4096  # rows read at a time: 42 MB of float64 at 1,280 channels
 MANY = 32  # rows of a block: to read each takes as long as to find out whether the block is in memory
@@ -38,7 +39,7 @@ def width(view: View, feature: str) -> int:
 
 def filled_rows(view: View) -> Int64[np.ndarray, " filled"]:
     """The rows whose features are there (status 1), rising."""
-    return np.flatnonzero(view.status() == 1).astype(np.int64)
+    return np.flatnonzero(view.status() == OK).astype(np.int64)
 
 
 def normalised(
@@ -114,7 +115,7 @@ def chosen(view: View, feature: str, rows: Int64[np.ndarray, " rows"]) -> Float3
 def _lying(view: View, feature: str, first: int, last: int) -> Float[np.ndarray, "stretch dim"] | None:
     """Rows `first` to `last` of one shard where they lie in memory, if they do and are all there."""
     shard, slot = divmod(first, view.rows_per_shard)
-    if view.features[feature].dtype == "int8" or (view.shard_status(shard)[slot : slot + last - first + 1] != 1).any():
+    if view.features[feature].dtype == "int8" or (view.shard_status(shard)[slot : slot + last - first + 1] != OK).any():
         return None
     return view.in_place(feature, np.arange(first, last + 1))
 

@@ -127,9 +127,9 @@ def _commonest(path: Path, name: str, keys: list[str], end: str, found: Mapping[
     kinds = [found[key + end] for key in keys if key + end in found]
     floats = [kind for kind in kinds if kind.is_float]
     if not floats:
-        found_type = str(kinds[0].dtype) if kinds else "not there"
-        raised = "; export-hdf5 writes them without --raw" if found_type == "int8" else ""
-        raise StoreError(f"{name} of {path} is {found_type}: features are floats{raised}")
+        dtype = str(kinds[0].dtype) if kinds else "not there"
+        advice = "; export-hdf5 writes them without --raw" if dtype == "int8" else ""
+        raise StoreError(f"{name} of {path} is {dtype}: features are floats{advice}")
     (shape, count), *others = Counter(kind.shape for kind in floats).most_common()
     if not shape or min(shape) < 1:
         raise StoreError(f"{name} of {path} is {list(shape)}: features have one axis or more, none 0")

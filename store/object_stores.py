@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 REQUEST = timedelta(seconds=30)
 """after which a request without an answer has failed"""
 RETRY: Any = {"max_retries": 1000, "retry_timeout": timedelta(seconds=45)}
-"""obstore's `retry_config`: a request that failed is sent again, within 15 seconds, unless these are over"""
+"""obstore's `retry_config`: what failed is sent again, 15 seconds later at most, until so long after the first time"""
 _REQUESTS = 32  # at once: a connection to S3 carries some 90 MB/s, a process wants more
 
 _used = False  # obstore has started its threads
