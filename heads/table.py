@@ -79,6 +79,15 @@ def cell(row: dict[str, Any], metric: str) -> str:
     )
 
 
+def plain(value: Any) -> str:
+    """A recipe's value as people write it."""
+    if isinstance(value, list):
+        return " and ".join(map(plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
 def show(record: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Column, Table
@@ -95,10 +104,12 @@ def show(record: dict[str, Any]) -> None:
     for name, row in record["systems"].items():
         table.add_row(name, *(cell(row, metric) for metric in names))
     Console(width=None if sys.stdout.isatty() else 180).print(table)
+    trained: dict[str, str] = {}  # what was trained, and the first row that shows it: its controls show the same
     for name, told in record["disclosed"].items():
         if told.get("recipe"):
-            facts = ", ".join(f"{key} {value}" for key, value in told["recipe"].items())
-            print(f"{name}: {facts}")
+            trained.setdefault(", ".join(f"{key} {plain(value)}" for key, value in told["recipe"].items()), name)
+    for facts, name in trained.items():
+        print(f"{name}: {facts}")
 
 
 def main(argv: list[str] | None = None) -> int:

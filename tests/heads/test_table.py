@@ -26,3 +26,18 @@ def test_one_figure_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert table.main([first, rank, other]) == 1
     said = capsys.readouterr().err
     assert "v2.scores.json: a second diffmcq of VLEmb (aligned)" in said and said.count("\n") == 1
+
+
+def test_what_was_trained_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A head and its controls were trained alike: the facts stand below the table once, in words."""
+    recipe = {"system": "StepDiff", "sources": ["sequences", "pairs"], "lora": True, "full": False, "init": None}
+    paths = []
+    for control in ("none", "blind", "shuffled"):
+        options = {"task": "diffmcq", "method": "stepdiff", "head": "runs/stepdiff", "control": control}
+        scores = {"accuracy": 0.4, "intervals": {}, "rows": 9}
+        paths.append(tmp_path / f"{control}.scores.json")
+        paths[-1].write_text(json.dumps({"options": options, "disclosed": {"recipe": recipe}, "scores": scores}))
+    assert table.main([str(path) for path in paths]) == 0
+    said = capsys.readouterr().out
+    assert said.count("system StepDiff") == 1
+    assert said.splitlines()[-1] == "StepDiff (runs/stepdiff): system StepDiff, sources sequences and pairs, lora yes, full no, init none"
