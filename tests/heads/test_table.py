@@ -40,4 +40,5 @@ def test_what_was_trained_is_told_once(tmp_path: Path, capsys: pytest.CaptureFix
     assert table.main([str(path) for path in paths]) == 0
     said = capsys.readouterr().out
     assert said.count("system StepDiff") == 1
-    assert said.splitlines()[-1] == "StepDiff (runs/stepdiff): system StepDiff, sources sequences and pairs, lora yes, full no, init none"
+    facts = "system StepDiff, sources sequences and pairs, lora yes, full no, init none"
+    assert said.splitlines()[-1] == f"StepDiff (runs/stepdiff): {facts}"
