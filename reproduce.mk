@@ -1,6 +1,7 @@
 # make reproduce            VCLM, Interleaved and StepDiff trained on a rendered kitchen; the tables of all methods
 # make reproduce SEEDS=3    the same for three trainings each; what stands is not done again, a killed run goes on
 # make reproduce GENERATED=1    beside it StepDiff from the paired QA that annotate/ writes, in place of the world's own
+# OMP_NUM_THREADS=1 make -j2 reproduce SEEDS=3    two jobs at once, a core each: a tenth more in an hour on two cores
 #
 # The world is rendered with a seed of its own: no choice of a recipe has seen it. Included by the Makefile.
 
@@ -39,7 +40,7 @@ $(R_STORE)/.complete: $(R_WORLD)/world.json | weights
 
 # What the contrastive head's stronger form reads besides: the answers about pairs of the train split.
 $(R_STORE)/.answers: $(R_STORE)/.complete
-	$(RUN) featurize --manifest $(R_WORLD)/pairqa_train.jsonl --column answer --store $(R_STORE) --encoder mpnet-base
+	$(RUN) featurize --manifest $(R_WORLD)/pairqa_train.jsonl --column answer --store $(R_STORE) --encoder mpnet-base --wait
 	@touch $@
 
 # Test sets: V1 is the world's own, V2 and V3 choose other wrong options (supplement, Table S4). Of each so many rows,
@@ -80,7 +81,7 @@ $(call TRAINING,$(1),align,align,,$(R_ALIGN))
 $(REPRODUCE)/seed$(1)/align_pairs/loss.png: $(R_STORE)/.answers
 $(call TRAINING,$(1),align_pairs,align_pairs,,$(ALIGN_PAIRED) $(R_ALIGN))
 $(REPRODUCE)/seed$(1)/%/embedded: $(REPRODUCE)/seed$(1)/%/loss.png
-	$(RUN) heads.embed --head $$(@D) --store $(R_STORE) --view $$*-seed$(1)
+	$(RUN) heads.embed --head $$(@D) --store $(R_STORE) --view $$*-seed$(1) --wait true
 	@touch $$@
 endef
 
@@ -113,7 +114,7 @@ $(REPRODUCE)/all/described$(MODE): $(addprefix $(REPRODUCE)/seed0/,vclm/loss.png
 	$(RUN) annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/vclm --kind action \
 	    --question "What does the person in the video say?"
 	$(RUN) featurize --manifest $(R_WORLD)/clips.csv --store $(R_STORE) --encoder efficientnet-lite0 --sampling centre \
-	    --view efficientnet-centre
+	    --view efficientnet-centre --wait
 	$(RUN) annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/interleaved --kind objects --view efficientnet-centre \
 	    --question "What does the picture show?"
 	$(RUN) annotate.ground $(DESCRIBED) --head $(REPRODUCE)/seed0/align --view align-seed0

@@ -8,8 +8,6 @@ Guarantees
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -27,7 +25,7 @@ from featurize.summary import Summary, summarise
 from featurize.task import Outcome, tasks
 from featurize.videofiles import as_manifest
 from featurize.worker import Equipment
-from store import Catalog, Store, StoreError, View
+from store import Catalog, Store, View
 from store.remote import RemotePath, place
 from weights import NAMES as WEIGHTS
 from weights import fingerprint, resolve
@@ -65,7 +63,7 @@ def run(options: Options, asked: Manifest) -> Summary:
     """
     weights = _weights(options)
     store = _store(options.store)
-    with _locked(store, options.wait):
+    with store.lock(options.wait):
         _refuse_changed(store.catalog(asked.entity), asked)
         view = _finished_view(store, options, asked, weights)
         if view is not None:
@@ -161,17 +159,3 @@ def _tell_anew(catalog: Catalog, asked: Manifest) -> None:
     """The catalog tells what the manifest does."""
     if changed := catalog.update(asked.rows):
         say(f"{changed} {asked.entity} that the store has were told anew: the catalog follows the manifest")
-
-
-@contextmanager
-def _locked(store: Store, wait: bool) -> Iterator[None]:
-    """The store's lock; StoreError where another run holds it, unless `wait`."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(store.lock())
-        except StoreError as error:
-            if not wait:
-                raise
-            say(str(error))
-            stack.enter_context(store.lock(wait=True))
-        yield

@@ -31,6 +31,8 @@ class EmbedOptions:
     """name of the view to write, on clips and on texts"""
     device: str = "auto"
     """auto, cpu, cuda"""
+    wait: bool = False
+    """wait while another run writes into the store, instead of giving up"""
 
 
 def write_view(
@@ -63,7 +65,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
         "texts": (Features(store, recipe.text_view, "embedding", "texts"), head.embed_texts),
     }
     written: dict[str, Any] = {"view": options.view}
-    with store.lock():
+    with store.lock(options.wait):
         for entity, (features, embed) in sides.items():
             source = features.view
             provenance = Provenance(

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -32,7 +33,8 @@ os.register_at_fork(after_in_child=_after_fork)
 
 @contextmanager
 def locked(path: Place, wait: bool) -> Iterator[None]:
-    """Hold the lock file `path`, or raise StoreError naming the host and pid of the holder."""
+    """Hold the lock file `path`, or raise StoreError naming the host and pid of the holder; with `wait` that is told on
+    stderr, and the holder waited for."""
     if isinstance(path, RemotePath):
         lease = Lease(path)
         lease.take(wait)
@@ -49,9 +51,13 @@ def locked(path: Place, wait: bool) -> Iterator[None]:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise HeldError(f"{path.parent} is being written by {_holder(fd)}: wait until it ends") from None
+            held = f"{path.parent} is being written by {_holder(fd)}"
+            if not wait:
+                raise HeldError(f"{held}: wait until it ends") from None
+            print(f"{held}: waiting until it ends", file=sys.stderr, flush=True)
+            fcntl.flock(fd, fcntl.LOCK_EX)
         text = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
         with suppress(OSError):  # of a full disk: the lock is held without a name as well
             os.ftruncate(fd, 0)

@@ -211,3 +211,8 @@ def test_make_reproduce_does_what_is_missing(tmp_path: Path) -> None:
     report = (tmp_path / "reproduce/report_generated.yaml").read_text()
     assert "generated QA" in report and "generated QA" not in (tmp_path / "reproduce/report.yaml").read_text()
     assert run("GENERATED=1") == []
+    beside = run("-j4", f"REPRODUCE={tmp_path}/beside")
+    assert sorted(line.replace("/beside", "/reproduce") for line in beside) == sorted(first)
+    # Under make -j what writes into the store waits for its turn; its features are there before anything else runs.
+    written = [line for line in first if line.split()[0] in ("featurize", "heads.embed")]
+    assert len(written) == 7 and all("--wait" in line for line in written[3:])

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +61,25 @@ def test_a_contrastive_head_becomes_a_view_that_vlemb_reads(aligned: Path, world
     assert table.main([*scores, "--out", str(tmp_path / "table.json")]) == 0
     systems = json.loads((tmp_path / "table.json").read_text())["systems"]
     assert systems["VLEmb (aligned)"].keys() == {"accuracy", "ktau_defined", "ktau_within_step", "rows"}
+
+
+def test_while_another_writes_it_is_refused_or_waits_if_asked(
+    aligned: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features = str(tmp_path / "features")
+    shutil.copytree(world / "features", features)
+    command = ["--head", str(aligned), "--store", features, "--view", "awaited"]
+    with ThreadPoolExecutor(1) as pool, Store.open(features).lock():
+        assert embed.main(command) == 1
+        assert "is being written by process" in capsys.readouterr().err
+        waiting = pool.submit(embed.main, [*command, "--wait", "true"])
+        told, end = "", time.monotonic() + 60
+        while "waiting until it ends" not in told and time.monotonic() < end:
+            time.sleep(0.05)
+            told += capsys.readouterr().err
+        assert "waiting until it ends" in told and not waiting.done()
+        assert "awaited" not in Store.open(features).views("clips")
+    assert waiting.result() == 0 and "awaited" in Store.open(features).views("clips")
 
 
 @pytest.mark.parametrize("entity", ["clips", "texts"])

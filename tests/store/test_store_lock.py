@@ -27,7 +27,8 @@ with Store.open(sys.argv[1]).lock(wait="wait" in sys.argv):
 @contextmanager
 def process(store: Store, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", HOLD, str(store.path), *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as running:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, cwd=ROOT, **pipes) as running:
         try:
             yield running
         finally:
@@ -95,10 +96,13 @@ def test_a_lock_needs_no_room_on_the_disk(store: Store, monkeypatch: pytest.Monk
             pass
 
 
-def test_a_waiting_writer_takes_its_turn(store: Store) -> None:
+def test_a_waiting_writer_takes_its_turn_and_says_whose_end_it_waits_for(store: Store) -> None:
     with process(store) as first:
         assert first.stdout is not None and first.stdout.readline() == "held\n"
         with process(store, "wait") as second:
+            assert second.stderr is not None
+            told = f"{store.path} is being written by process {first.pid} on host {socket.gethostname()}: waiting"
+            assert second.stderr.readline().startswith(told)
             first.communicate("done\n")
             assert second.stdout is not None and second.stdout.readline() == "held\n"
             second.communicate("done\n")
