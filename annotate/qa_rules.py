@@ -8,12 +8,13 @@ Guarantees
 - an answer of type 2 names exactly one of the two videos
 - a question of type 2 does not name one of them alone
 - what speaks of descriptions, or of a third video, is dropped: who is asked sees two videos
+- what names a first and a second that may be videos or something in them is dropped: it cannot be turned
 - the same questions of the turned pair have the opposite answers: Video 1 is right half of the time
 """
 
 import re
 
-from annotate.mentions import named, names_one, turned
+from annotate.mentions import named, names_one, turned, unsure
 from annotate.parsing import QA, Dropped
 from heads.prompts import SIMILAR_QUESTION, VIDEOS
 
@@ -25,6 +26,7 @@ GIVEN_AWAY = "question names the video"
 DESCRIPTIONS = "speaks of descriptions"
 THIRD = "speaks of a third video"
 REPEATS = "answer repeats the question"
+UNSURE = "names a first and a second, not said of what"
 
 _DESCRIPTIONS = re.compile(r"\b(?:descriptions?|captions?|narrations?|narrators?|transcripts?)\b", re.IGNORECASE)
 _THIRD = re.compile(r"\b(?:video|clip)\s*#?(?:[03-9]|[1-9]\d+|three|four)\b|\bthird (?:video|clip)\b", re.IGNORECASE)
@@ -52,6 +54,8 @@ def _fault(kind: int, pair: QA) -> str | None:
         return THIRD
     if _words(pair.question) == _words(pair.answer):
         return REPEATS
+    if any(unsure(part) for part in pair):
+        return UNSURE
     if kind == 2:
         if not re.search(r"\bwhich\b", pair.question, re.IGNORECASE):
             return NOT_WHICH

@@ -31,6 +31,7 @@ DROPPED = {
     (2, WHICH, "Video 3"): qa_rules.THIRD,
     (1, "How do they differ?", "Video 1 is red, the third video is not."): qa_rules.THIRD,
     (1, "How do they differ?", "How do they differ"): qa_rules.REPEATS,
+    (1, "How do they differ?", "The first person uses a pan, the second person a pot."): qa_rules.UNSURE,
 }
 
 
