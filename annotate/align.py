@@ -85,7 +85,7 @@ def run(options: AlignOptions) -> dict[str, Any]:
         )
     made = {
         "head": fingerprint(Run(Path(options.head)).best() / "head.safetensors"),
-        "narration": Path(options.narration).name,
+        "narration": fingerprint(Path(options.narration)),
         "window": options.window,
         "least": options.least,
     }

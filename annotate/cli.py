@@ -18,7 +18,8 @@ def parse(
     show: str | Callable[[dict[str, Any]], None],
     positional: tuple[str, ...] = (),
 ) -> int:
-    """As heads.cli.parse. The exit status is 1 too where a stage's record tells of items that failed or are absent."""
+    """As heads.cli.parse. The exit status is 1 too where a stage's record tells of items that are absent, or of some
+    that failed, unless those are allowed."""
     errors: tuple[type[Exception], ...] = (AnnotateError, FeaturizeError, *cli.ERRORS)
     try:
         return cli.parse(options, argv, program, description, run, show, positional, errors, _status)
@@ -28,4 +29,4 @@ def parse(
 
 
 def _status(record: dict[str, Any]) -> int:
-    return int(bool(record.get("failed") or record.get("absent")))
+    return int(bool(record.get("absent") or (record.get("failed") and not record.get("allowed"))))

@@ -71,16 +71,18 @@ def run(options: GroundOptions) -> dict[str, Any]:
         items = with_videos(items, options.videos)
     texts = captions.texts("objects")
     items = items.with_columns(objects=pl.Series([texts.get(key) for key in items["key"]], dtype=pl.String))
-    return run_stage(options, STAGE, make_job(options, items["key"].to_list(), {CAPTIONS: captions.name}), items)
+    return run_stage(options, STAGE, make_job(options, {CAPTIONS: captions.name}), items)
 
 
-def make_job(options: GroundOptions, clips: list[str], reads: dict[str, str]) -> Job:
-    """Who grounds; clips: those asked for, of which a space takes the mean over those that it has."""
+def make_job(options: GroundOptions, reads: dict[str, str]) -> Job:
+    """Who grounds. A space takes its mean over all clips that it has, so that every split is grounded alike."""
     if options.model is not None:
         return DetectorJob(options.model, options.threshold, reads)
     assert options.view is not None
     head = None if options.head is None else str(Path(options.head).expanduser().absolute())
-    there = Features(Store.open(options.store), options.view, "embedding").has(clips)
+    store = Store.open(options.store)
+    clips = clip_items(store, None, [])["key"].to_list()
+    there = Features(store, options.view, "embedding").has(clips)
     others = tuple(clip for clip, has in zip(clips, there, strict=True) if has)
     return SpaceJob(absolute(options.store), options.view, head, options.weights, others, reads)
 

@@ -67,6 +67,12 @@ class LLMOptions:
                 f"temperature {self.sampling.temperature}, top_p {self.sampling.top_p}: the first is 0 or more, the "
                 "second above 0 and at most 1"
             )
+        rate = self.requests_per_second
+        if self.timeout <= 0 or self.retries < 0 or (rate is not None and rate <= 0):
+            raise AnnotateError(
+                f"timeout {self.timeout}, retries {self.retries}, requests_per_second {rate}: the second is 0 or more, "
+                "the others above 0"
+            )
         if self.endpoint is not None and self.precision is not None:
             raise AnnotateError(
                 f"precision {self.precision}: {self.endpoint} chooses its own; leave --precision or --endpoint out"

@@ -4,6 +4,7 @@ Guarantees
 - a server that is busy, slow or restarting is asked again, after longer and longer pauses
 - one that dies, times out, refuses the key or answers something else gives one line, and every answer that came before
   it is kept
+- a prompt that gets no answer where a short one gets its own fails alone
 - no more requests than allowed are on their way at once, or begin within a second
 - the key comes from OPENAI_API_KEY, and is told to nobody but the server: no redirect is followed
 """
@@ -19,6 +20,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
+from urllib.parse import urlsplit
 
 from annotate.answers import Failure
 from annotate.errors import AnnotateError
@@ -68,7 +70,7 @@ class ServedLLM:
         first_pause: float = _FIRST_PAUSE,
     ) -> None:
         """at_once: requests on their way; timeout, first_pause: seconds."""
-        if not endpoint.startswith(("http://", "https://")):
+        if not _is_url(endpoint):
             raise AnnotateError(f"--endpoint {endpoint}: no URL; give one as http://127.0.0.1:8000/v1")
         self.url = endpoint.rstrip("/") + "/chat/completions"
         self.model, self.at_once, self.timeout, self.retries = model, at_once, timeout, retries
@@ -120,8 +122,19 @@ class ServedLLM:
             except _Down as problem:
                 why = str(problem)
                 break
+        else:
+            if self._is_up():
+                return Failure(f"{self.url} {why}, though it answers a short prompt: mend this one or --timeout")
         down.set()
         return Failure(f"{self.url} {why}; run the same command again once it answers", passing=True)
+
+    def _is_up(self) -> bool:
+        """Whether the server answers a prompt that any server can."""
+        try:
+            self._ask({"model": self.model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1})
+        except (_Passing, _Down):
+            return False
+        return True
 
     def _ask(self, body: dict[str, Any]) -> str | Failure:
         """One request."""
@@ -143,7 +156,7 @@ class ServedLLM:
             if isinstance(error.reason, TimeoutError):
                 raise _Passing(f"did not answer within {self.timeout:g} s") from None
             raise _Passing(f"does not answer ({error.reason})") from None
-        except (http.client.HTTPException, ConnectionError) as error:
+        except (http.client.HTTPException, OSError) as error:  # ConnectionError, SSLError
             raise _Passing(f"broke off ({type(error).__name__})") from None
 
     def _refusal(self, error: urllib.error.HTTPError) -> Failure:
@@ -157,8 +170,19 @@ class ServedLLM:
             raise _Down(f"is moved to {error.headers.get('Location')} ({error.code}): correct --endpoint")
         if error.code in _REFUSED:
             raise _Down(f"answers {error.code} {error.reason}: correct --endpoint or the model's name {self.model!r}")
-        told = error.read(400).decode(errors="replace").split("\n")[0]
+        try:
+            told = error.read(400).decode(errors="replace").split("\n")[0]
+        except (http.client.HTTPException, OSError):  # it stalls within its own excuse
+            told = error.reason
         return Failure(f"the server refuses this prompt ({error.code}: {told})")
+
+
+def _is_url(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+        return endpoint.isascii() and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a bracket left open, a port that is no number
+        return False
 
 
 class _Pace:

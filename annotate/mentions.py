@@ -25,8 +25,8 @@ _OTHER |= {other: name for name, other in _OTHER.items()}
 _SHOWN = r"(?:videos?|clips?)"
 _KIND = r"(?:cooking|short|given|instructional|how-to|recipe|tutorial|demonstration|demo|provided|input)"
 _ROMAN_OR_LETTER = r"(?-i:II?|[AB])"
-# "Video 1", "clip #2", "videos 1 and 2", "VIDEO_2", "Video (1)", "Video A"; a comma makes a list of "videos 1, 2" alone:
-# "In Video 1, two eggs" counts eggs.
+# "Video 1", "clip #2", "videos 1 and 2", "VIDEO_2", "Video (1)", "Video A". A comma makes a list of "videos 1, 2"
+# alone: "In Video 1, two eggs" counts eggs.
 _NUMBERED = re.compile(
     rf"(?:\b(?P<before>\w+)\s+)?\b(?P<noun>{_SHOWN})[\s_-]*(?:\#|no\.?\s|number\s)?\s*[(\[]?"
     rf"(?P<after>1|2|one|two|{_ROMAN_OR_LETTER})\b"

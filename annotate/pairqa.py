@@ -10,6 +10,7 @@ Guarantees
 - the file is written once every pair has been asked, and what was written is not asked again
 """
 
+import hashlib
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from annotate.composing import Ledger, compose
 from annotate.errors import AnnotateError
 from annotate.llm import LLMOptions, Sampling
 from annotate.pairs import SCHEMA
+from annotate.prompts import PAIRQA
 from annotate.qa_job import KINDS, STAGE, PairQAJob, items
 from annotate.stage import StageOptions, run_stage
 from annotate.stage import show as show_stage
@@ -61,8 +63,15 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     store, pairs = Store.open(options.store), read_pairs(options.pairs)
     texts = ClipTexts(options.texts or str(chosen(store, "describe", None).folder), options.kind)
     described, undescribed = with_texts(pairs, texts)
-    job = PairQAJob(LLMOptions.of(options), fingerprint(Path(options.pairs)), tuple(texts.provenance))
-    stage = run_stage(options, STAGE, job, items(described, dict(texts.items())))
+    asked = items(described, dict(texts.items()))
+    read = asked.select(PAIRQA[1].fields).write_ndjson().encode()
+    job = PairQAJob(
+        LLMOptions.of(options),
+        fingerprint(Path(options.pairs)),
+        tuple(texts.provenance),
+        hashlib.sha256(read).hexdigest(),
+    )
+    stage = run_stage(options, STAGE, job, asked)
     record = {**stage, "out": options.out, "pairs": pairs.height, "undescribed": undescribed}
     if stage["absent"]:
         return record

@@ -42,6 +42,7 @@ SCHEMA = {
 }
 _ROWS = 2**18
 """pairs written at once"""
+_OTHER_SPLIT = "not of the train split"
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def run(options: PairsOptions) -> dict[str, Any]:
         "steps_of_one_video": of_label.filter(pl.col("len") > 1, pl.col("video") == 1).height,
         "clips": clips.height,
         "left_out": left_out,
+        "splits": _OTHER_SPLIT in left_out,
     }
     about = {"options": asdict(options), **record}
     stream_parquet(Path(options.out), SCHEMA, _rows(clips, pairs, order, len(same)), {"provenance": json.dumps(about)})
@@ -115,7 +117,7 @@ def candidates(options: PairsOptions) -> tuple[pl.DataFrame, dict[str, int]]:
     step = pl.col("step").str.strip_chars() if "step" in frame.columns else label
     keep("no step", (label != "").fill_null(False))
     if frame["split"].null_count() < frame.height:
-        keep("not of the train split", (pl.col("split") == "train").fill_null(False))
+        keep(_OTHER_SPLIT, (pl.col("split") == "train").fill_null(False))
     if options.test_sets is not None:
         held_out = read_held_out(options.test_sets.split(","))
         by_id, by_overlap = held_out_by(frame, held_out)
@@ -130,8 +132,8 @@ def candidates(options: PairsOptions) -> tuple[pl.DataFrame, dict[str, int]]:
 
 
 def _coded(values: pl.Series) -> tuple[Integer[np.ndarray, " C"], list[str]]:
-    """Each value as its place among the different ones, and those, in the order in which they appear."""
-    different = values.unique(maintain_order=True)
+    """Each value as its place among the different ones, and those, sorted: a code's order depends on no other value."""
+    different = values.unique().sort()
     return values.cast(pl.Enum(different)).to_physical().to_numpy(), different.to_list()
 
 
@@ -161,6 +163,8 @@ def show(record: dict[str, Any]) -> None:
     print(without.format(**record))
     for reason, count in record["left_out"].items():
         print(f"left out: {count:,} clips, {reason}")
+    if not record["splits"]:
+        print("the catalog knows no splits: every clip may train that is of no test set given with --test-sets")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -28,10 +28,12 @@ class PairQAJob:
     """sha256 of the pairs' file"""
     descriptions: tuple[str, ...]
     """how the descriptions came about"""
+    texts: str
+    """sha256 of those that are read"""
 
     def provenance(self) -> dict[str, Any]:
         prompts = {f"type {kind}": prompt.sha256 for kind, prompt in PAIRQA.items()}
-        read = {"pairs": self.pairs, "descriptions": list(self.descriptions)}
+        read = {"pairs": self.pairs, "descriptions": list(self.descriptions), "texts": self.texts}
         return {**self.llm.provenance(), "prompts": prompts, **read}
 
     def load(self, device: str, threads: int) -> Annotator:

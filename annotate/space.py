@@ -1,7 +1,7 @@
 """Grounding in a space of clips and texts: CLIP's, or that of a contrastive head, from cached embeddings.
 
-An object's score in a clip is its cosine there minus its mean cosine over the other clips asked for: what every kitchen
-shows lies near zero, and what this clip shows above it.
+An object's score in a clip is its cosine there minus its mean cosine over the other clips of the view: what every
+kitchen shows lies near zero, and what this clip shows above it.
 
 Guarantees
 - the score is that difference of cosines

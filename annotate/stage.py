@@ -39,6 +39,8 @@ class StageOptions:
     """feature store; answers are written beside its features"""
     retry_failed: bool = False
     """try those again that failed in an earlier run"""
+    allow_failed: bool = False
+    """end with status 0 though items failed for good, as scripts want that go on with the others"""
     workers: int | None = None
     """processes that each load the model; null: one a GPU, else one for up to eight CPUs"""
     device: str = "auto"
@@ -66,7 +68,7 @@ def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame) -
         if tasks:
             outcomes = _work(options, version, job, tasks)
         seconds = time.monotonic() - begin
-        return _record(version, items, outcomes, seconds)
+        return _record(options, version, items, outcomes, seconds)
 
 
 def pending(version: Version, items: pl.DataFrame, retry_failed: bool) -> list[Task]:
@@ -101,7 +103,9 @@ def _work(options: StageOptions, version: Version, job: Job, tasks: Sequence[Tas
     return outcomes
 
 
-def _record(version: Version, items: pl.DataFrame, outcomes: Sequence[Answered], seconds: float) -> dict[str, Any]:
+def _record(
+    options: StageOptions, version: Version, items: pl.DataFrame, outcomes: Sequence[Answered], seconds: float
+) -> dict[str, Any]:
     """What became of the items, as JSON would hold it."""
     failed = items.select("key").join(version.failures(), on="key")
     answered = items.select("key").join(version.keys(), on="key", how="semi").height
@@ -116,6 +120,7 @@ def _record(version: Version, items: pl.DataFrame, outcomes: Sequence[Answered],
         "already": answered - done,
         "failed": failed.height,
         "absent": items.height - answered - failed.height,
+        "allowed": options.allow_failed,
         "seconds": round(seconds, 3),
         "working": round(working, 3),
         "busy": round(sum(outcome.busy for outcome in outcomes) / working, 4) if working else None,

@@ -2,7 +2,7 @@
 
 Guarantees
 - the model is loaded once a worker
-- a worker that dies loses the answers of the last ten seconds, and no others
+- a worker that dies loses the answers of the last ten seconds, and no others; whoever takes its shard answers the rest
 - answers that came before the model went away are kept
 """
 
@@ -95,16 +95,20 @@ class Worker:
     def _answer(self, task: Task, annotator: Annotator) -> Answered:
         begin, busy = time.monotonic(), annotator.busy
         shard = _Shard(self._version, task.shard)
+        rows = [row for row in task.rows if row["key"] not in shard.answered]  # by a worker that died
+        with self._lock:
+            self._finished = len(task.rows) - len(rows)
         error = None
-        with shard.saved_now_and_then():
-            try:
-                for key, answer in annotator.annotate(task.rows):
+        try:
+            with shard.saved_now_and_then():
+                for key, answer in annotator.annotate(rows):
                     shard.add(key, answer)
                     with self._lock:
                         self._finished += 1
-            except ERRORS as problem:
-                error = str(problem)
-        shard.commit()
+        except ERRORS as problem:
+            error = str(problem)
+        finally:  # whatever else ends it, as a GPU without memory
+            shard.commit()
         seconds = time.monotonic() - begin
         return Answered(
             task.shard, error=error or shard.passing, done=shard.done, busy=annotator.busy - busy, seconds=seconds
@@ -137,6 +141,7 @@ class _Shard:
     def __init__(self, version: Version, number: int) -> None:
         self._version, self._number = version, number
         self._rows = [version.shard(number)]
+        self.answered = set(self._rows[0]["key"])
         self._failed = {row["key"]: row["reason"] for row in version.shard_failures(number).iter_rows(named=True)}
         self.done = 0
         self.passing: str | None = None

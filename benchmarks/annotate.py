@@ -146,7 +146,7 @@ def ask(bench: Bench, options: Options, described: dict[str, str]) -> None:
     pairs = pl.DataFrame({"reference": keys[:-1], "candidate": keys[1:]}).with_columns(
         pair=pl.int_range(len(keys) - 1), same_step=pl.lit(True)
     )
-    job = PairQAJob(LLMOptions.of(options), "of the benchmark", ())
+    job = PairQAJob(LLMOptions.of(options), "of the benchmark", (), "of the benchmark")
     bench.stage("pairqa", job, pair_items(pairs, described), "pairs", pairs.height)
 
 

@@ -77,7 +77,7 @@ def underscored(arguments: Sequence[str], switches: Collection[str] = ()) -> lis
     switches: fields of type bool: `--parse` alone means true, `--no-parse` false.
     """
     found = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         if argument.startswith("--"):
             name, equals, value = argument[2:].partition("=")
             name = name.replace("-", "_")

@@ -1,7 +1,7 @@
 """Pairs of clips for the contrastive head: what differs in a pair, and how alike its clips are said to be.
 
 Guarantees
-- no clip of the val or test split trains
+- no clip of another split than train trains
 - a batch is a pure function of seed and number
 - an answer that nothing differs is matched to no pair
 """

@@ -1,7 +1,7 @@
 """Paired QA as training reads it: all questions of a pair together.
 
 Guarantees
-- no clip of the val or test split trains
+- no clip of another split than train trains: val, test, val_seen ...
 - YES and NO weigh the same in every batch
 - one-sided pairs are those whose YES / NO answers are all YES, or all NO, and enough to tell
 - the order of pairs is a pure function of seed and step, so a resumed run sees what an unbroken one sees
@@ -45,14 +45,14 @@ def read_paired_qa(path: str, catalog: pl.DataFrame) -> list[PairQuestions]:
 
 
 def refuse_held_out(clips: Iterable[str], catalog: pl.DataFrame, path: str) -> None:
-    """HeadsError when a clip that trains stands in the catalog's val or test split."""
+    """HeadsError when a clip that trains stands in another split of the catalog than train: val, test, val_seen ..."""
     if "split" not in catalog.columns:
         return
-    held_out = set(catalog.filter(pl.col("split").is_in(["val", "test"]))["key"])
+    held_out = set(catalog.filter(pl.col("split") != "train")["key"])
     leaked = sorted(held_out & set(clips))
     if leaked:
         raise HeadsError(
-            f"{path}: {len(leaked)} clips of the val or test split would train, e.g. {leaked[0]}; remove their rows"
+            f"{path}: {len(leaked)} clips of another split than train would train, e.g. {leaked[0]}; remove their rows"
         )
 
 

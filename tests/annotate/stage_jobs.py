@@ -36,6 +36,8 @@ class Shouter:
             words = item["narration"]
             if words == "down" and not self.log.with_suffix(".up").exists():
                 raise AnnotateError("the model went away")
+            if words == "unforeseen":
+                raise MemoryError
             if words == "die" and not self.log.with_suffix(".died").exists():
                 self.log.with_suffix(".died").touch()
                 time.sleep(1)  # as long as a model's turn

@@ -104,7 +104,7 @@ def test_a_clip_that_should_not_train_is_found_by_split_by_id_and_by_overlap_in_
     (tmp_path / "t.jsonl").write_text(json.dumps(test_set))
     assert leaks(rows, catalog, read_held_out([tmp_path / "t.jsonl"])) == {
         "not in the store": ["new_0_1"],
-        "of the val or test split": ["late_0_1"],
+        "of another split than train": ["late_0_1"],
         "a clip of a test set": ["red_0_1"],
         "overlaps a clip of a test set": ["red_1_2"],
     }

@@ -83,42 +83,27 @@ def test_pauses_grow_and_the_servers_own_wish_counts(server: Server) -> None:
     assert ask(server.url, 1) == ["ok"] and times[1] - times[0] >= 1
 
 
-def dies(body: dict[str, Any]) -> Reply | None:
-    return said("well") if number(body) < 3 else None
-
-
-def slow(body: dict[str, Any]) -> Reply | None:
-    if number(body) >= 3:
-        time.sleep(1)
-    return said("well")
-
-
-def html(body: dict[str, Any]) -> Reply:
-    return said("well") if number(body) < 3 else HTML
-
-
-def key_refused(body: dict[str, Any]) -> Reply:
-    return said("well") if number(body) < 3 else Reply(b"{}", 401)
-
-
-def gone(body: dict[str, Any]) -> Reply:
-    return said("well") if number(body) < 3 else Reply(b"not here", 404, "text/plain")
+def slow(body: dict[str, Any]) -> None:
+    time.sleep(1)
 
 
 @pytest.mark.parametrize(
     ("behaviour", "told"),
     [
-        (dies, r"broke off \(RemoteDisconnected\) \(3 tries\)"),
+        (lambda body: None, r"broke off \(RemoteDisconnected\) \(3 tries\)"),
         (slow, r"did not answer within 0.2 s \(3 tries\)"),
-        (html, "answers text/html, no chat completion: correct --endpoint"),
-        (key_refused, r"refuses the key \(401\): set OPENAI_API_KEY"),
-        (gone, "answers 404 Not Found: correct --endpoint or the model's name 'llama'"),
+        (lambda body: HTML, "answers text/html, no chat completion: correct --endpoint"),
+        (lambda body: Reply(b"{}", 401), r"refuses the key \(401\): set OPENAI_API_KEY"),
+        (
+            lambda body: Reply(b"not here", 404, "text/plain"),
+            "answers 404 Not Found: correct --endpoint or the model's name 'llama'",
+        ),
     ],
 )
 def test_a_server_that_goes_away_gives_one_line_and_what_came_before_is_kept(
     server: Server, behaviour: Any, told: str
 ) -> None:
-    server.answer = behaviour
+    server.answer = lambda body: said("well") if len(server.requests) <= 3 else behaviour(body)
     begin = time.monotonic()
     found = ask(server.url, 40, at_once=1, timeout=0.2)
     assert found[:3] == ["well"] * 3
@@ -126,7 +111,7 @@ def test_a_server_that_goes_away_gives_one_line_and_what_came_before_is_kept(
     assert len(failures) == 37 and all(failure.passing for failure in failures)
     assert re.search(told, failures[0].reason), failures[0].reason
     assert all("\n" not in failure.reason and "run the same command again" in failure.reason for failure in failures)
-    assert len(server.requests) <= 3 + 3 and time.monotonic() - begin < 5  # the other 36 were not tried
+    assert len(server.requests) <= 3 + 3 + 1 and time.monotonic() - begin < 5  # the other 36 were not tried
 
 
 def test_nobody_at_the_port_gives_one_line() -> None:
@@ -137,8 +122,16 @@ def test_nobody_at_the_port_gives_one_line() -> None:
     assert all(isinstance(answer, Failure) and answer.passing for answer in found)
     reasons = {answer.reason for answer in found if isinstance(answer, Failure)}
     assert any("does not answer" in reason and "Connection refused" in reason for reason in reasons)
-    with pytest.raises(AnnotateError, match="no URL; give one as http://"):
-        ServedLLM("localhost:8000", "llama")
+    for wrong in ("localhost:8000", "http://[::1/v1", "http://localhost:port/v1", "http:///v1", "http://h/v\u00e9"):
+        with pytest.raises(AnnotateError, match="no URL; give one as http://"):
+            ServedLLM(wrong, "llama")
+
+
+def test_a_prompt_that_gets_no_answer_where_a_short_one_gets_its_own_fails_alone(server: Server) -> None:
+    server.answer = lambda body: Reply(b"", 500) if "question 1" in body["messages"][-1]["content"] else said("well")
+    first, poison, *others = ask(server.url, 9, retries=1)
+    assert isinstance(poison, Failure) and not poison.passing and "500" in poison.reason
+    assert "though it answers a short prompt" in poison.reason and [first, *others] == ["well"] * 8
 
 
 def test_a_prompt_that_the_server_refuses_fails_alone(server: Server) -> None:

@@ -57,9 +57,11 @@ TURNED = {
     "VIDEO 1, the FIRST VIDEO, Clip #2": "VIDEO 2, the SECOND VIDEO, Clip #1",
     "The first step takes 2 eggs and 1 onion.": "The first step takes 2 eggs and 1 onion.",
     "Both videos use 1 cup.": "Both videos use 1 cup.",
-    "The first video uses a pan, while the second uses a pot.": "The second video uses a pan, while the first uses a pot.",
+    "The first video uses a pan, while the second uses a pot.": (
+        "The second video uses a pan, while the first uses a pot."
+    ),
     "The first clip shows a bowl; the second a plate.": "The second clip shows a bowl; the first a plate.",
-    "In the first, eggs are whisked; in the second, they are fried.": "In the second, eggs are whisked; in the first, they are fried.",
+    "In the first, eggs are whisked; in the second, fried.": "In the second, eggs are whisked; in the first, fried.",
     "The first uses a pan, while the second uses a pot.": "The second uses a pan, while the first uses a pot.",
     "The first instructional video is longer.": "The second instructional video is longer.",
     "Video A is red, Video B is blue.": "Video B is red, Video A is blue.",

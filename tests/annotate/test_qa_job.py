@@ -24,7 +24,8 @@ TEXTS = {"a": "whisks {eggs}", "b": 'says "Q: why?"', "c": "chops"}
 
 
 def job(server: Server) -> PairQAJob:
-    return PairQAJob(LLMOptions(endpoint=server.url, sampling=Sampling(max_tokens=99)), "sha", ('{"by": "hand"}',))
+    llm = LLMOptions(endpoint=server.url, sampling=Sampling(max_tokens=99))
+    return PairQAJob(llm, "sha", ('{"by": "hand"}',), "of texts")
 
 
 def test_a_pair_of_one_step_is_asked_with_each_of_the_prompts_and_one_of_two_steps_not_at_all() -> None:

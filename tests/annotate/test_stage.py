@@ -150,6 +150,23 @@ def test_killed_and_run_again_it_goes_on_where_it_stood(store: Store, job: Shout
     assert lines(job) == ["v_0_1", "v_1_1", "v_2_1", "v_3_1"]
 
 
+def test_whoever_takes_the_shard_of_a_worker_that_died_answers_the_rest(store: Store, job: Shout) -> None:
+    version = Version(store, "shout", job.provenance())
+    version.create()
+    (task,) = pending(version, items(["a", "b", "c"]), False)
+    work(store, job, items(["a", "b"]))  # what the dead worker had saved, of the same task
+    told = Worker(Equipment(str(store.path), "shout", version.name, job, "cpu", 1)).run(task)
+    assert told.done == 1 and lines(job) == ["v_0_1", "v_1_1", "v_2_1"]
+    keys = version.shard(0).filter(kind="shout")["key"].to_list()
+    assert keys == ["v_0_1", "v_1_1", "v_2_1"]
+
+
+def test_an_error_that_nobody_foresaw_loses_no_answer(store: Store, job: Shout) -> None:
+    with pytest.raises(MemoryError):
+        work(store, job, items(["a", "b", "unforeseen", "c"]))
+    assert set(chosen(store, "shout", None).texts("shout")) == {"v_0_1", "v_1_1"}
+
+
 def options(store: Store, **more: Any) -> StageOptions:
     return StageOptions(store=str(store.path), **more)
 
