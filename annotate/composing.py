@@ -7,7 +7,7 @@ Guarantees
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -65,15 +65,20 @@ Asked = list[tuple[int, QA]]
 
 
 def compose(
-    pairs: Iterable[Mapping[str, Any]], written: Mapping[str, str], embed: Embed, threshold: float, ledger: Ledger
+    pairs: Iterable[Mapping[str, Any]],
+    written: Mapping[str, str],
+    cut: Collection[str],
+    embed: Embed,
+    threshold: float,
+    ledger: Ledger,
 ) -> Iterator[dict[str, Any]]:
     """Rows of the training file, pair by pair in both orders; `ledger` counts.
 
-    pairs: rows of annotate.pairs; written: text by item_key.
+    pairs: rows of annotate.pairs; written: text by item_key; cut: keys of those that a limit ended.
     """
     rest = iter(pairs)
     while some := list(islice(rest, PAIRS_AT_ONCE)):
-        found = [_asked(pair, written, ledger) for pair in some]
+        found = [_asked(pair, written, cut, ledger) for pair in some]
         stays = first_of_alike([[qa.question for kind, qa in asked if kind != 3] for asked in found], embed, threshold)
         for pair, asked, flags in zip(some, found, stays, strict=True):
             kept: Asked = []
@@ -104,18 +109,19 @@ def _both_orders(pair: Mapping[str, Any], kept: Asked) -> Iterator[dict[str, Any
             }
 
 
-def _asked(pair: Mapping[str, Any], written: Mapping[str, str], ledger: Ledger) -> Asked:
+def _asked(pair: Mapping[str, Any], written: Mapping[str, str], cut: Collection[str], ledger: Ledger) -> Asked:
     """The questions of a pair that its texts hold and the rules let pass."""
     if not pair["same_step"]:
         return [(3, QA(SIMILAR, NO))]
     asked: Asked = []
     for kind in KINDS:
-        text = written.get(item_key(kind, pair["reference"], pair["candidate"]))
+        key = item_key(kind, pair["reference"], pair["candidate"])
+        text = written.get(key)
         if text is None:
             ledger.drop(kind, Dropped(UNANSWERED, ""))
             continue
         ledger.written[kind] += 1
-        for found in _found(kind, text):
+        for found in _found(kind, text, key in cut):
             if isinstance(found, Dropped):
                 ledger.drop(kind, found)
             else:
@@ -123,9 +129,9 @@ def _asked(pair: Mapping[str, Any], written: Mapping[str, str], ledger: Ledger) 
     return asked
 
 
-def _found(kind: int, text: str) -> list[QA | Dropped]:
+def _found(kind: int, text: str, cut: bool) -> list[QA | Dropped]:
     if kind == 3:
         answer = read_yes_no(text)
         return [answer if isinstance(answer, Dropped) else QA(SIMILAR, answer)]
-    reading = read_pairs(text)
+    reading = read_pairs(text, cut)
     return [*(checked(kind, pair) for pair in reading.pairs), *reading.dropped]

@@ -70,6 +70,8 @@ def run(options: DescribeOptions) -> dict[str, Any]:
     )
     columns = [] if aligned or options.narration == _NONE else [options.narration]
     items = clip_items(store, options.split, columns)
+    if columns and items[options.narration].dtype != pl.String:
+        raise AnnotateError(f"--narration {options.narration}: a column of {items[options.narration].dtype}, not text")
     spoken = items.select("key", *columns).iter_rows() if columns else ()
     said = {
         "narration": dict(aligned.items() if aligned else spoken),

@@ -4,17 +4,20 @@ Guarantees
 - the language model reads the supplement's prompt with what was said of this clip, and nothing of another
 - hours of narration, or none, fit the prompt
 - a clip without an action caption fails, and says what to run
+- a sentence that the limit of tokens ended is left out, where a whole one stands before it
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from annotate.answers import Answer, Failure, Item, plain
-from annotate.llm import LLM, LLMOptions, Sampling
+from annotate.llm import LLM, CutOff, LLMOptions, Sampling
 from annotate.prompts import NOTHING, Message, Prompt
 
 KIND = "step description"
+_SENTENCES = re.compile(r".*[.!?](?=\s)", re.DOTALL)  # up to where the last begins
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,9 @@ class Describer:
                 able.append(item)
         for place, text in self.llm.chat([self.messages(item) for item in able], self.sampling):
             if isinstance(text, str):
-                text = " ".join(plain(text).split()) or Failure("the language model said nothing")
+                whole = _SENTENCES.match(text) if isinstance(text, CutOff) else None
+                words = " ".join(plain(whole[0] if whole else text).split())
+                text = words or Failure("the language model said nothing")
             yield able[place]["key"], text if isinstance(text, Failure) else {KIND: text}
 
     def messages(self, item: Item) -> list[Message]:

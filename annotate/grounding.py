@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from annotate.answers import Answer
 
 GROUNDED, SCORES = "grounded objects", "grounding scores"
-_BULLET = re.compile(r"^\s*(?:[-*•]+|\(?\d+[.):])\s*")
+_BULLET = re.compile(r"^\s*(?:[-*•]+|\(?\d+[.):](?!\d))\s*")
 MOST = 32
 """objects of a clip that are looked for: a captioner that repeats itself lists no end of them"""
 WORDS = 16
@@ -20,8 +20,11 @@ WORDS = 16
 
 
 def objects(text: str) -> list[str]:
-    """The objects of a caption, one a line, each once and without its bullet."""
-    cut = (" ".join(_BULLET.sub("", line).split()[:WORDS]) for line in text.splitlines())
+    """The objects of a caption, one a line, each once and without its bullet; of a single line, between its commas."""
+    written = text.strip().splitlines()
+    if len(written) == 1:
+        written = re.split(r"[,;]\s+(?:and\s+)?", written[0])
+    cut = (" ".join(_BULLET.sub("", line).split()[:WORDS]) for line in written)
     lines = [line.strip(" .,;") for line in cut]
     return list(dict.fromkeys(filter(None, lines)))[:MOST]
 

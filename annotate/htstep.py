@@ -65,15 +65,17 @@ def read_splits(path: str | Path) -> dict[str, str]:
     splits: dict[str, str] = {}
     for subset, videos in _object(path).items():
         split = split_of(subset, path)
+        if not (isinstance(videos, list) and all(isinstance(video, str) for video in videos)):
+            raise AnnotateError(f"{path}: subset {subset!r} is no list of videos; give HT-Step's video_splits.json")
         for video in videos:
             if splits.setdefault(video, split) != split:
                 raise AnnotateError(f"{path}: video {video} is of {splits[video]} and of {split}; keep one")
     return splits
 
 
-def split_of(subset: str, path: str | Path) -> str:
+def split_of(subset: Any, path: str | Path) -> str:
     """train, val or test: `val_seen` is of val. AnnotateError where it is none of them."""
-    split = subset.partition("_")[0]
+    split = str(subset).partition("_")[0]
     if split not in SPLITS:
         raise AnnotateError(f"{path}: subset {subset!r} is of none of {', '.join(SPLITS)}; correct it")
     return split
@@ -106,7 +108,7 @@ def read_annotations(
     return list(segments.values()), unusable
 
 
-def _split(video: str, subset: str, splits: dict[str, str] | None, path: str | Path) -> str:
+def _split(video: str, subset: Any, splits: dict[str, str] | None, path: str | Path) -> str:
     own = split_of(subset, path)
     if splits is not None and splits.get(video) != own:
         raise AnnotateError(

@@ -2,6 +2,7 @@
 
 Guarantees
 - a conversation that cannot be answered is a Failure in its place, and the others are answered
+- an answer that the limit of tokens ended is told from a whole one
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,10 @@ class Sampling:
     """draws among the likeliest tokens that hold this much probability"""
     seed: int = 0
     """seed of the draws"""
+
+
+class CutOff(str):
+    """An answer that Sampling.max_tokens ended, not the model."""
 
 
 @runtime_checkable

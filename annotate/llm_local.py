@@ -17,7 +17,7 @@ from torch import Tensor
 
 from annotate.answers import Failure
 from annotate.errors import AnnotateError
-from annotate.llm import Sampling
+from annotate.llm import CutOff, Sampling
 from annotate.prompts import Message
 from weights import resolve
 
@@ -52,6 +52,9 @@ class LocalLLM:
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        ends = self.model.generation_config.eos_token_id
+        self.stops = {self.tokenizer.pad_token_id, *(ends if isinstance(ends, list) else [ends])}
+        """tokens that a finished answer ends with"""
         self.room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.busy = 0.0
 
@@ -113,9 +116,11 @@ class LocalLLM:
                 pad_token_id=self.tokenizer.pad_token_id,
             )
         new = written[:, batch["input_ids"].shape[1] :]
-        answers = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        answers = [answer.strip() for answer in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        full = new.shape[1] == sampling.max_tokens
+        cut = [full and last not in self.stops for last in new[:, -1].tolist()]
         self.busy += time.monotonic() - begin
-        return [answer.strip() for answer in answers]
+        return [CutOff(answer) if is_cut else answer for answer, is_cut in zip(answers, cut, strict=True)]
 
 
 class Draws:

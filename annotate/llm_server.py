@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from annotate.answers import Failure
 from annotate.errors import AnnotateError
-from annotate.llm import Sampling
+from annotate.llm import CutOff, Sampling
 from annotate.prompts import Message
 
 KEY = "OPENAI_API_KEY"
@@ -204,9 +204,12 @@ class _Pace:
 def _content(data: bytes, kind: str) -> str | Failure:
     """What an answer says."""
     try:
-        said = json.loads(data)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError):
+        choice = json.loads(data)["choices"][0]
+        said, cut = choice["message"]["content"], choice.get("finish_reason") == "length"
+    except (ValueError, LookupError, TypeError, AttributeError):
         if "json" in kind:
             raise _Passing("answers JSON that is no chat completion") from None
         raise _Down(f"answers {kind.partition(';')[0]}, no chat completion: correct --endpoint") from None
-    return said.strip() if isinstance(said, str) else Failure("the model said nothing")
+    if not isinstance(said, str):
+        return Failure("the model said nothing")
+    return CutOff(said.strip()) if cut else said.strip()

@@ -25,7 +25,7 @@ from annotate.errors import AnnotateError
 from annotate.llm import LLMOptions, Sampling
 from annotate.pairs import SCHEMA
 from annotate.prompts import PAIRQA
-from annotate.qa_job import KINDS, STAGE, PairQAJob, items
+from annotate.qa_job import CUT, KINDS, STAGE, PairQAJob, items
 from annotate.stage import StageOptions, run_stage
 from annotate.stage import show as show_stage
 from annotate.versions import Version, chosen
@@ -79,7 +79,8 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     ledger = Ledger()
     embed = Sentences(device=pick_device(options.device))
     written = {key: text for kind in KINDS for key, text in version.texts(f"type {kind}").items()}
-    rows = compose(described.iter_rows(named=True), written, embed, options.alike, ledger)
+    cut = {key for kind in KINDS for key in version.texts(f"type {kind}{CUT}")}
+    rows = compose(described.iter_rows(named=True), written, cut, embed, options.alike, ledger)
     out = Path(options.out)
     replace_file(out, (object_line({**row, "provenance": version.name}).encode() for row in rows), 0)
     record |= {"rows": ledger.rows, **ledger.record()}

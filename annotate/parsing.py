@@ -15,6 +15,8 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from annotate.mentions import named
+
 REFUSAL = "refusal"
 NO_MARKERS = "no Q: or A: lines"
 EMPTY = "nothing written"
@@ -23,6 +25,7 @@ NO_QUESTION = "answer without a question"
 PLACEHOLDER = "placeholder, not words"
 RUNAWAY = "too long"
 CUT_OFF = "cut off"
+ANNOUNCED = "answer that announces more"
 NOT_YES_NO = "neither YES nor NO"
 LONGEST = {"question": 50, "answer": 100}
 """words"""
@@ -76,6 +79,11 @@ _REFUSAL = re.compile(
     r"not (?:enough|sufficient) information|unable to (?:view|see|watch|determine|access))",
     re.IGNORECASE,
 )
+# at the beginning, and by itself: "No idea" says neither
+_YES_OR_NO = re.compile(
+    r"\W*(yes|no)\b(?=[\W_]*$|[*\"')\]]*[.,;:!\u2013\u2014-]|\s+(?:they|the|it|these|this|both|videos?|because|since|as)\b)",
+    re.IGNORECASE,
+)
 _NEXT = re.compile(r"^[\s*_]*\(?\d{1,2}[.)][\s*_]*$")  # the number of what comes next, on a line of its own
 _ENDED = re.compile(r"[.!?][\"')\]]*$")
 _STYLE = re.compile(r"\*\*|__|`")
@@ -83,10 +91,14 @@ _MARKED_TWICE = re.compile(r"(?:Q|A|Question|Answer)\s*[:：]")
 _HOLLOW = re.compile(r"[\[<{(][^\]>})]*[\]>})]")
 
 
-def read_pairs(text: str) -> Reading:
-    """The pairs of question and answer in the text, in its order, and what of it was dropped."""
+def read_pairs(text: str, cut: bool = False) -> Reading:
+    """The pairs of question and answer in the text, in its order, and what of it was dropped.
+
+    cut: whether a limit of tokens ended the text: what stands last is then no whole answer.
+    """
     reading = Reading()
-    text = _cleaned(text)
+    cleaned = _cleaned(text)
+    cut, text = cut and text.rstrip().endswith(cleaned), cleaned
     markers = list(_MARKER.finditer(text))
     if not markers:
         reason = EMPTY if not text else REFUSAL if _REFUSAL.search(text) else NO_MARKERS
@@ -107,22 +119,28 @@ def read_pairs(text: str) -> Reading:
             asked = None
     if asked is not None:
         reading.dropped.append(Dropped(NO_ANSWER, asked))
-    elif _is_cut_off(text, reading.pairs):
+    elif reading.pairs and (_is_cut_off(text, reading.pairs) or (cut and not _ENDED.search(text))):
         reading.dropped.append(Dropped(CUT_OFF, " | ".join(reading.pairs.pop())))
     return reading
 
 
 def read_yes_no(text: str) -> str | Dropped:
     """YES or NO, where the text says one of them."""
-    line = _one_line(_cleaned(text))
+    text = _cleaned(text)
+    markers = list(_MARKER.finditer(text))
+    ends = [marker.start() for marker in markers[1:]] + [len(text)]
+    for marker, end in zip(markers, ends, strict=False):
+        if marker["a"] or marker["a_within"]:  # the first answer is that to our question
+            text = text[marker.end() : end]
+            break
+    line = _MARKER.sub("", _one_line(text), count=1)
     if not line:
         return Dropped(EMPTY, line)
-    line = _MARKER.sub("", line, count=1)
-    first = re.match(r"\W*(yes|no)\b(?!\s+(?:and|or|/)\s+(?:yes|no)\b)(?!\s*[/|])", line, re.IGNORECASE)
-    if first:
+    said = set(re.findall(r"\b(?:YES|NO(?!\.?\s*\d))\b", line))
+    if (first := _YES_OR_NO.match(line)) and said <= {first[1].upper()}:
         return first[1].upper()
-    said = set(re.findall(r"\b(?:YES|NO)\b", line)) or set(re.findall(r"answer is:?\W*(yes|no)\b", line.lower()))
-    if len(said) == 1:
+    said = said or set(re.findall(r"answer is:?\W*(yes|no)\b", line.lower()))
+    if len(said) == 1 and not re.match(r"\W*(?:yes|no)\b", line, re.IGNORECASE):
         return said.pop().upper()
     return Dropped(REFUSAL if _REFUSAL.search(line) else NOT_YES_NO, line)
 
@@ -137,6 +155,8 @@ def _add(reading: Reading, pair: QA) -> None:
         reading.dropped.append(Dropped(REFUSAL, whole))
     elif not all(re.search(r"[^\W_]", _HOLLOW.sub("", part)) for part in pair):
         reading.dropped.append(Dropped(PLACEHOLDER, whole))
+    elif answer.endswith(":"):
+        reading.dropped.append(Dropped(ANNOUNCED, whole))
     elif any(len(part.split()) > LONGEST[name] for name, part in pair._asdict().items()):
         reading.dropped.append(Dropped(RUNAWAY, whole))
     else:
@@ -167,7 +187,7 @@ def _body(text: str) -> str:
         if not line.strip(" \t-*_=#>") or (kept and _NEXT.match(line)):
             gap = gap or bool(kept)
             continue
-        if kept and (_CHAT.match(line) or (gap and not _GOES_ON.match(line))):
+        if kept and (_CHAT.match(line) or (gap and not _goes_on(kept[-1], line))):
             break
         kept.append(line)
         gap = False
@@ -175,6 +195,13 @@ def _body(text: str) -> str:
     while marked := _MARKED_TWICE.match(body):  # "Q: **Q:** ..."
         body = _one_line(body[marked.end() :])
     return body
+
+
+def _goes_on(before: str, line: str) -> bool:
+    """Whether the line goes on with an answer, though an empty one stands between."""
+    if line.rstrip().endswith("?"):
+        return False
+    return before.rstrip(" *_").endswith(":") or bool(_GOES_ON.match(line)) or bool(named(line))
 
 
 def _one_line(text: str) -> str:

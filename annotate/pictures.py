@@ -28,10 +28,13 @@ SHORT_SIDE = 480
 def with_videos(items: pl.DataFrame, folder: str) -> pl.DataFrame:
     """Absolute paths in the column `video`. AnnotateError where the first is not there."""
     root = Path(folder).expanduser().absolute()
-    found = items.with_columns(video=pl.Series([str(root / video) for video in items["video"]], dtype=pl.String))
-    if not Path(found["video"][0]).exists():
+    paths = [None if video is None else str(root / video) for video in items["video"]]
+    found = items.with_columns(video=pl.Series(paths, dtype=pl.String))
+    first = next(filter(None, paths), None)
+    if first is None or not Path(first).exists():
         raise AnnotateError(
-            f"{found['video'][0]} does not exist: give --videos, the folder that the manifest's paths begin in"
+            f"{first or 'the video of every clip'} does not exist: give --videos, the folder that the manifest's paths "
+            "begin in"
         )
     return found
 
@@ -45,6 +48,8 @@ def pictures(items: Sequence[Item], count: int, threads: int) -> Iterator[tuple[
     for place, item in enumerate(items):
         if item["start"] is None or item["end"] is None:  # what featurize could not read
             yield item["key"], Failure("its start or end is not known: correct it in the manifest and featurize again")
+        elif item["video"] is None:
+            yield item["key"], Failure("its video is not known: correct it in the manifest and featurize again")
         else:
             clips[place] = Source(item["video"], item["start"], item["end"])
     sampling: Sampling = "centre" if count == 1 else "linspace"

@@ -52,6 +52,8 @@ class Prompt:
                 raise AnnotateError(f"prompt {self.name}: its template lacks {{{name}}}; put it where that is to stand")
         for name in sorted(found - set(self.fields)):
             raise AnnotateError(f"prompt {self.name}: nobody fills {{{name}}}; use {', '.join(self.fields)}")
+        if any(form or conversion for _, name, form, conversion in parsed if name is not None):
+            raise AnnotateError(f"prompt {self.name}: a field is its name in braces alone, without : or !")
 
     @property
     def sha256(self) -> str:
@@ -110,7 +112,10 @@ def read_prompt(path: str | None, published: Prompt) -> Prompt:
         return published
     try:
         given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        return Prompt(f"{published.name} of {path}", str(given["system"]), str(given["user"]), published.fields)
+        system, user = given["system"], given["user"]
+        if not (isinstance(system, str) and isinstance(user, str)):
+            raise TypeError("one of them is no text")
+        return Prompt(f"{published.name} of {path}", system, user, published.fields)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         why = str(error).strip().splitlines()[0]
         raise AnnotateError(f"{path}: no prompt of `system` and `user` ({why}); write both as YAML") from None

@@ -12,11 +12,13 @@ from typing import Any
 import polars as pl
 
 from annotate.answers import Annotator, Answer, Failure, Item
-from annotate.llm import LLM, LLMOptions
+from annotate.llm import LLM, CutOff, LLMOptions
 from annotate.prompts import PAIRQA
 
 STAGE = "pairqa"
 KINDS = tuple(PAIRQA)
+CUT = ", ended by"
+"""behind the kind of an answer: the kind that tells of the limit that ended it, where one did"""
 _ONE_WORD = 8
 """tokens that type 3's single word may take"""
 
@@ -60,7 +62,10 @@ class _Asker:
                 PAIRQA[kind].messages(**{name: item[name] for name in PAIRQA[kind].fields}) for item in asked
             ]
             for place, answer in self._llm.chat(conversations, sampling):
-                yield asked[place]["key"], answer if isinstance(answer, Failure) else {f"type {kind}": answer}
+                told: Answer = answer if isinstance(answer, Failure) else {f"type {kind}": answer}
+                if isinstance(answer, CutOff) and not isinstance(told, Failure):
+                    told = {**told, f"type {kind}{CUT}": "max_tokens"}
+                yield asked[place]["key"], told
 
 
 def item_key(kind: int, reference: str, candidate: str) -> str:

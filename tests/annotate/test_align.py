@@ -119,7 +119,8 @@ def test_the_texts_say_which_head_narration_window_and_least_cosine_made_them(
     assert align.main(aligned(folder, "--window=5", "--least=-1")) == 0
     (line,) = ClipTexts(folder / "said.parquet").provenance
     weights = fingerprint(Run(folder / "align").best() / "head.safetensors")
-    assert json.loads(line) == {"head": weights, "narration": "narration.json", "window": 5.0, "least": -1.0}
+    said = fingerprint(folder / "narration.json")
+    assert json.loads(line) == {"head": weights, "narration": said, "window": 5.0, "least": -1.0}
 
 
 def test_a_mistake_is_told_in_one_line(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,11 +26,14 @@ def pair(number: int, same_step: bool = True) -> dict[str, Any]:
     return {"pair": number, "reference": f"a_{number}_1", "candidate": f"b_{number}_1", "same_step": same_step}
 
 
-def composed(pairs: list[dict[str, Any]], texts: dict[tuple[int, int], str]) -> tuple[list[dict[str, Any]], Ledger]:
-    """texts: by pair and type."""
+def composed(
+    pairs: list[dict[str, Any]], texts: dict[tuple[int, int], str], cut: Sequence[tuple[int, int]] = ()
+) -> tuple[list[dict[str, Any]], Ledger]:
+    """texts: by pair and type; cut: those that a limit of tokens ended."""
     written = {item_key(kind, f"a_{number}_1", f"b_{number}_1"): text for (number, kind), text in texts.items()}
     ledger = Ledger()
-    return list(compose(pairs, written, by_last_letter, 0.9, ledger)), ledger
+    ended = {item_key(kind, f"a_{number}_1", f"b_{number}_1") for number, kind in cut}
+    return list(compose(pairs, written, ended, by_last_letter, 0.9, ledger)), ledger
 
 
 TEXTS = {
@@ -115,3 +118,13 @@ def test_everything_that_was_written_is_kept_or_dropped_with_a_reason_that_is_co
     assert names[1] == names[2]
     assert all(names_one(row["answer"]) for row in rows if row["type"] == 2)
     assert {row["answer"] for row in rows if row["type"] == 3} <= {"YES", "NO"}
+
+
+def test_an_answer_that_a_limit_of_tokens_ended_is_dropped_and_counted() -> None:
+    written = {(0, 1): "Q: What do they use?\nA: In Video 1, the person uses a wooden"}
+    (row, *_), _ = composed([pair(0)], written)
+    assert row["answer"].endswith("wooden")  # nothing tells that more was to come
+    rows, ledger = composed([pair(0)], written, cut=[(0, 1)])
+    assert rows == [] and ledger.dropped[1] == Counter({"cut off": 1})
+    whole = {(0, 1): "Q: What do they use?\nA: In Video 1, a spoon."}
+    assert len(composed([pair(0)], whole, cut=[(0, 1)])[0]) == 2  # the limit came behind a whole sentence

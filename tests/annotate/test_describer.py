@@ -13,7 +13,7 @@ from annotate.answers import Failure
 from annotate.clips import clip_items
 from annotate.describer import DescribeJob, Describer, one_line
 from annotate.grounding import GROUNDED, SCORES
-from annotate.llm import LLMOptions, Sampling
+from annotate.llm import CutOff, LLMOptions, Sampling
 from annotate.prompts import DESCRIBE, Message
 from annotate.versions import SCHEMA, Version, chosen
 from heads.clip_texts import ClipTexts
@@ -70,6 +70,29 @@ def test_the_language_model_reads_the_supplements_prompt_with_what_was_said_of_t
     for key, (narration, action, objects) in fields.items():
         user = f"Video narration: {narration}.\nPossible activity: {action}.\nPossible objects: {objects}.\n{END}"
         assert texts[key][1] == {"role": "user", "content": user}
+
+
+class Stopped:
+    """A language model that the limit of tokens ends."""
+
+    busy = 0.0
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def chat(self, conversations: Sequence[Sequence[Message]], sampling: Sampling) -> Iterator[tuple[int, str]]:
+        yield from ((place, CutOff(self.text)) for place in range(len(conversations)))
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [("A hand whisks 1.5 cups. It uses a", "A hand whisks 1.5 cups."), ("A hand whisks in a", "A hand whisks in a")],
+)
+def test_a_sentence_that_the_limit_of_tokens_ended_is_left_out_where_a_whole_one_stands_before_it(
+    written: str, kept: str
+) -> None:
+    describer = Describer(Stopped(written), Sampling(), DESCRIBE, words=200)
+    assert dict(describer.annotate([item("a", "we whisk", "A hand whisks.", "")])) == {"a": {"step description": kept}}
 
 
 def test_hours_of_narration_or_none_fit_the_prompt() -> None:
@@ -181,7 +204,7 @@ def test_a_server_that_dies_loses_nothing(
     assert (record["done"], record["already"], record["absent"]) == (1, 3, 0)
     after = dict(ClipTexts(record["folder"]).items())
     assert before <= after.items() and sorted(after.values()) == ["A hand stirs.", *["A hand whisks."] * 3]
-    assert len(server.requests) == 5
+    assert sum(body["max_tokens"] > 1 for body in server.requests) == 5  # and a short one: is it up?
 
 
 def test_a_clip_is_one_that_shows_a_step(store: Store) -> None:

@@ -41,6 +41,8 @@ def test_an_object_is_kept_where_its_score_is_above_zero() -> None:
 def test_objects_are_one_a_line_each_once_and_without_bullets() -> None:
     said = "- white eggs\n2. a whisk.\n* white eggs\n\n(3) 2 bowls,\n• pan\n1) Q: what?"
     assert objects(said) == ["white eggs", "a whisk", "2 bowls", "pan", "Q: what?"]
+    assert objects("1.5 liter bottle") == ["1.5 liter bottle"]
+    assert objects("white eggs, a whisk, and a 1,5 l pan.") == ["white eggs", "a whisk", "a 1,5 l pan"]
     assert len(objects("\n".join(f"thing {i}" for i in range(1000)))) == MOST
     assert objects("- a long one " * 1000) == ["a long one - a long one - a long one - a long one -"]
 

@@ -67,7 +67,16 @@ def test_a_segment_that_cannot_be_used_is_counted_by_its_reason_and_the_others_s
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"a": 1}', '{"a": {"subset": "train"}}', '{"a": {"subset": "train", "annotations": [{}]}}']
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"a": 1}',
+        '{"a": {"subset": null, "annotations": []}}',
+        '{"a": {"subset": "train"}}',
+        '{"a": {"subset": "train", "annotations": [{}]}}',
+    ],
 )
 def test_a_file_that_is_no_annotations_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(AnnotateError, match=r"a\.json: [^\n]+$"):
@@ -83,6 +92,12 @@ def test_a_file_that_is_no_taxonomy_is_refused_in_one_line(tmp_path: Path) -> No
                 read_taxonomy(path)
         else:
             assert read_taxonomy(path) == {}
+
+
+@pytest.mark.parametrize("text", ['{"train": null}', '{"train": [{}]}', '{"night": []}'])
+def test_a_file_that_is_no_splits_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    with pytest.raises(AnnotateError, match=r"s\.json: [^\n]+$"):
+        read_splits(write(tmp_path / "s.json", text))
 
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published HT-Step files are not here")

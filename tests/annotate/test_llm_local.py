@@ -9,7 +9,7 @@ import torch
 
 from annotate import AnnotateError
 from annotate.answers import Failure
-from annotate.llm import LLM, LLMOptions, Sampling
+from annotate.llm import LLM, CutOff, LLMOptions, Sampling
 from annotate.llm_local import Draws, LocalLLM
 from annotate.prompts import Message
 
@@ -43,6 +43,7 @@ def test_a_greedy_answer_is_the_likeliest_token_after_the_other(llm: LocalLLM) -
             with torch.inference_mode():
                 ids.append(int(llm.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
         assert answer == llm.tokenizer.decode(ids[length:], skip_special_tokens=True).strip()
+        assert isinstance(answer, CutOff) == (ids[-1] != llm.tokenizer.eos_token_id)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(12), Sampling(12, temperature=0.8, top_p=0.9, seed=3)])

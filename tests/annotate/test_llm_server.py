@@ -10,7 +10,7 @@ import pytest
 
 from annotate import AnnotateError
 from annotate.answers import Failure
-from annotate.llm import Sampling
+from annotate.llm import CutOff, Sampling
 from annotate.llm_server import ServedLLM
 from annotate.prompts import Message
 
@@ -142,6 +142,12 @@ def test_a_prompt_that_the_server_refuses_fails_alone(server: Server) -> None:
     assert first == last == "well"
     assert isinstance(refused, Failure) and not refused.passing and "maximum context length is 4096" in refused.reason
     assert isinstance(silent, Failure) and not silent.passing and "said nothing" in silent.reason
+
+
+def test_an_answer_that_the_limit_of_tokens_ended_is_told_from_a_whole_one(server: Server) -> None:
+    choice = {"message": {"content": "In Video 1, the"}, "finish_reason": "length"}
+    server.answer = lambda body: Reply(json.dumps({"choices": [choice]}).encode()) if number(body) else said("whole")
+    assert [type(answer) for answer in ask(server.url, 2)] == [str, CutOff]
 
 
 def test_no_more_requests_than_allowed_are_on_their_way(server: Server) -> None:

@@ -43,11 +43,14 @@ def test_a_template_with_a_missing_or_unknown_field_is_refused(tmp_path: Path) -
         Prompt("mine", "You see {other}.", "Describe {step}.", ("step",))
     with pytest.raises(AnnotateError, match="prompt mine: .*write a brace that is no field twice"):
         Prompt("mine", "You see }.", "Describe {step}.", ("step",))
+    for form in ("{step:{width}}", "{step:d}", "{step!r}"):
+        with pytest.raises(AnnotateError, match="prompt mine: a field is its name in braces alone"):
+            Prompt("mine", "You see.", f"Describe {form}.", ("step",))
     path = tmp_path / "mine.yaml"
     path.write_text("system: Be short.\nuser: '{narration} {action_caption}'\n")
     with pytest.raises(AnnotateError, match=r"describe of .*mine.yaml: its template lacks {object_caption}"):
         read_prompt(str(path), DESCRIBE)
-    for broken in ("user: '{narration}'", "- a list", "a: [", "just words"):
+    for broken in ("user: '{narration}'", "- a list", "a: [", "just words", "system:\nuser: '{narration}'"):
         path.write_text(broken)
         with pytest.raises(AnnotateError, match="no prompt of `system` and `user`") as caught:
             read_prompt(str(path), DESCRIBE)
