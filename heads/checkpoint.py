@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from heads.errors import HeadsError
 from heads.files import write_text
 
+_NAME = re.compile(r"checkpoint-\d+")
+
 
 def trainable(module: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -57,7 +59,9 @@ class Run:
         self.folder = folder
 
     def checkpoints(self) -> list[Path]:
-        return sorted(self.folder.glob("checkpoint-*"))
+        """The run's own, by step; what others keep beside them (checkpoint-000100-mine) is none."""
+        found = [path for path in self.folder.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+        return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
 
     def latest(self) -> Path | None:
         return next(reversed(self.checkpoints()), None)
@@ -74,7 +78,7 @@ class Run:
         except (OSError, ValueError) as error:
             raise HeadsError(f"{path}: damaged ({error}); train into a new folder") from error
         name = record.get("checkpoint") if isinstance(record, dict) else None
-        if not re.fullmatch(r"checkpoint-\d+", str(name)):
+        if not _NAME.fullmatch(str(name)):
             raise HeadsError(f"{path}: names no checkpoint of this folder, but {name!r}; train into a new folder")
         return self.folder / str(name)
 

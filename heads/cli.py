@@ -56,6 +56,9 @@ def parse(
     parser.add_class_arguments(options, as_group=False, skip=set(positional))
     switches = {name for name, field in fields.items() if field.type in (bool, "bool")}
     given = parser.instantiate(parser.parse_args(underscored(sys.argv[1:] if argv is None else argv, switches)))
+    required = [name for name in positional if fields[name].default is dataclasses.MISSING]
+    if absent := [name for name in required if not getattr(given, name)]:
+        parser.error(f"the following arguments are required: {', '.join(absent)}")
     values = {name: getattr(given, name) for name in fields}
     try:
         record = run(options(**values))

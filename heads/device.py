@@ -5,10 +5,20 @@ from typing import Any
 
 import torch
 
+from heads.errors import HeadsError
+
 
 def pick_device(device: str) -> str:
-    """`auto` is CUDA where there is some."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    """`auto` is CUDA where there is some. HeadsError: no such device."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise HeadsError(f"--device {device}: no such device; give auto, cpu or cuda") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise HeadsError(f"--device {device}: PyTorch finds no CUDA device here; give auto or cpu")
+    return device
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:

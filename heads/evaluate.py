@@ -9,7 +9,7 @@ name with .rows before its suffix), and the scores with what they were computed 
 
 Guarantees
 - killed at any moment and run again, it goes on behind the last whole batch and ends in the same bits
-- a clip that the store lacks is named before anything is predicted
+- a clip or text that the store lacks is named before anything is predicted
 - a model that sees reads each pair of a DiffMCQ set once for all that is asked of it, in however many questions
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 
 from heads.cli import parse
 from heads.errors import HeadsError
-from heads.evaluate_options import PUBLIC, EvaluateOptions, check
+from heads.evaluate_options import PUBLIC, EvaluateOptions, check, check_files
 from heads.files import write_text
 from heads.partial import Partial
 
@@ -89,16 +89,24 @@ def asked(options: EvaluateOptions) -> list[Any]:
 def identity(options: EvaluateOptions, rows: Sequence[Any]) -> dict[str, Any]:
     """What predictions depend on: partial ones of another identity are not gone on with."""
     from heads.checkpoint import Run
-    from weights import fingerprint
+    from store import Store
+    from weights import fingerprint, resolve
 
     free = ("bootstrap", "similarity", "store", "test_set", "out", "rows", "subset", "no_difference", "skip_missing")
     asked_of = {name: value for name, value in asdict(options).items() if name not in free}
     digest = hashlib.sha256(json.dumps([asdict(row) for row in rows]).encode()).hexdigest()
     head = None if options.head is None else fingerprint(Run(Path(options.head)).best() / "head.safetensors")
-    brought = [value for value in (options.weights, options.texts) if value is not None and Path(value).exists()]
-    contents = [fingerprint(Path(value)) for value in brought]
-    store = str(Path(options.store).absolute())
-    return {"options": asked_of, "store": store, "rows": digest, "head": head, "contents": contents}
+    read = [None if options.weights is None else resolve(options.weights), options.texts]
+    if options.method == "socratic":
+        read.append(resolve(options.language_model))
+    contents = [fingerprint(Path(path)) for path in read if path is not None]
+    store = Store.open(options.store)
+    views = {}
+    for entity in () if options.view is None else ("clips", "texts"):
+        if options.view in store.views(entity):
+            views[entity] = store.view(entity, options.view).provenance.as_dict()
+    made = {"head": head, "contents": contents, "views": views}
+    return {"options": asked_of, "store": str(Path(options.store).absolute()), "rows": digest, **made}
 
 
 def batch_starts(rows: int, at_once: int) -> list[int]:
@@ -154,6 +162,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
 
     from heads.device import autocast, pick_device
     from heads.methods.stepdiff import StepDiff, protocol
+    from heads.methods.vlemb import VLEmb
     from heads.score import sentences
     from heads.scoring import score
     from heads.selection import absent_clips
@@ -164,6 +173,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     if out.suffix != ".jsonl":
         raise HeadsError(f"{out}: predictions are JSON lines; name the file *.jsonl")
     check(options)
+    check_files(options)
     rows = asked(options)
     chosen = any(value is not None for value in (options.rows, options.subset, options.no_difference))
     method, precision, told = make_method(options)
@@ -180,6 +190,16 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     there = [row for row in rows if not set(absent).intersection(clips_of(row))]
     if not there:
         raise HeadsError(f"{options.test_set}: every row has a clip that {options.store} lacks, e.g. {absent[0]}")
+    if isinstance(method, VLEmb) and options.task == "diffmcq":
+        untold = method.missing_texts(there)
+        if untold and not options.skip_missing:
+            raise HeadsError(
+                f"{untold[0]!r}: no embedding of this text in view {options.view} of {options.store} (absent: "
+                f"{len(untold)} texts of the rows asked); featurize the test set's texts, or pass --skip-missing"
+            )
+        there = [row for row in there if row.difference not in untold]
+        if not there:
+            raise HeadsError(f"{options.test_set}: view {options.view} has no embedding of any row's text")
     skipped = {"clips": len(absent), "rows": len(rows) - len(there)}
     with Partial(options.task, out, identity(options, there)) as partial:
         with torch.inference_mode(), autocast(pick_device(options.device), precision):
@@ -192,7 +212,8 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
         embed = sentences(options.store, options.device) if options.similarity else None
         scores = score(options.task, there, predictions, options.bootstrap, options.seed, embed)
         if isinstance(method, StepDiff):
-            told |= {"protocol": protocol(options.task) | {"precision": precision}}
+            computed = precision if precision == "bfloat16" else method.model.lm.precision
+            told |= {"protocol": protocol(options.task) | {"precision": computed}}
         record = {"options": asdict(options), "disclosed": told, "skipped": skipped, "scores": scores}
         write_text(out.with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
         partial.forget()
@@ -206,6 +227,8 @@ def show(record: dict[str, Any]) -> None:
     show_scores(options["task"], record["scores"])
     if record["skipped"]["clips"]:
         print("skipped: {rows} rows, for {clips} clips that the store lacks".format(**record["skipped"]))
+    elif record["skipped"]["rows"]:
+        print("skipped: {rows} rows, for texts that the view lacks".format(**record["skipped"]))
     print(f"predictions: {options['out']}")
 
 

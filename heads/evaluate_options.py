@@ -2,9 +2,11 @@
 
 Guarantees
 - an option that the method or the task does not read is refused, never ignored
+- no file that is read is written
 """
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal
 
 from heads.errors import HeadsError
@@ -27,6 +29,9 @@ TASKS = {
     "similarity": ("diffcap",),
     "parse": ("diffcap",),
 }
+
+WRITTEN = ("rows.jsonl", "scores.json", "partial.jsonl", "partial.json")
+"""files beside OUT, by what stands for its suffix"""
 
 
 @dataclass(frozen=True)
@@ -92,3 +97,16 @@ def check(options: EvaluateOptions) -> None:
                 raise HeadsError(f"--{flag} is for {', '.join(known)}, and {asked} does not read it; leave it out")
     if options.rows_at_once < 1 or (options.rows is not None and options.rows < 1):
         raise HeadsError(f"--rows {options.rows}, --rows-at-once {options.rows_at_once}: neither may be below 1")
+    if options.seed < 0 or options.bootstrap < 0:
+        raise HeadsError(f"--seed {options.seed}, --bootstrap {options.bootstrap}: neither may be below 0")
+
+
+def check_files(options: EvaluateOptions) -> None:
+    """HeadsError: what is to be written is one of the files that are read."""
+    out = Path(options.out)
+    taken = {path.resolve() for path in (out, *(out.with_suffix(f".{name}") for name in WRITTEN))}
+    for name in ("test_set", "no_difference", "subset", "texts"):
+        value = getattr(options, name)
+        if value is not None and Path(value).resolve() in taken:
+            flag = name.replace("_", "-")
+            raise HeadsError(f"--{flag} {value}: --out {options.out} would write over it; name another --out")

@@ -147,6 +147,18 @@ class LanguageModel(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         return self.model.get_output_embeddings()(hidden)
 
+    def exact_logits(self, hidden: Float[Tensor, "K E"]) -> Float[Tensor, "K V"]:
+        """Logits in float32, under autocast too."""
+        output = self.model.get_output_embeddings()
+        weights = {name: weight.float() for name, weight in output.named_parameters()}
+        with torch.autocast(hidden.device.type, enabled=False):
+            return torch.func.functional_call(output, weights, hidden.float())
+
+    @property
+    def precision(self) -> str:
+        """Of the weights as they are held: float32, bfloat16."""
+        return str(self.model.dtype).removeprefix("torch.")
+
     def add_lora(self, lora: Lora, seed: int) -> None:
         from peft import LoraConfig, inject_adapter_in_model
 

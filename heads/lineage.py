@@ -6,6 +6,7 @@ that it started from.
 Guarantees
 - a head is given no features of another provenance, and no other language model, than it was trained on
 - what an earlier run was given is told with what this one was
+- a run whose paired QA or val test sets have changed since is not resumed
 """
 
 import json
@@ -75,10 +76,34 @@ def keep(folder: Path, options: TrainOptions, store: Store, module: nn.Module) -
     """Write the lineage of a new run that trains `module`; that of a run to be resumed is checked instead."""
     if Run(folder).latest() is not None:
         check(folder, options, store)
+        _check_data(folder, options)
         return
-    lineage = origin(options, store, module)
+    lineage = origin(options, store, module) | {"data": data(options)}
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / FILE, json.dumps(lineage, indent=1))
+
+
+def data(options: TrainOptions) -> dict[str, str]:
+    """Sha256 of each file that training reads beside the store."""
+    lm, contrastive = options.video_lm, options.contrastive
+    files: list[str | None] = []
+    if lm is not None:
+        files += [lm.pairqa, lm.validation.diffmcq, lm.validation.diffrank]
+    if contrastive is not None and contrastive.pairs is not None:
+        pairs = contrastive.pairs
+        files += [pairs.pairqa, pairs.validation.diffmcq, pairs.validation.diffrank]
+    return {file: fingerprint(file) for file in files if file is not None}
+
+
+def _check_data(folder: Path, options: TrainOptions) -> None:
+    """HeadsError where a file that the run in `folder` trained on is another now."""
+    began = read(folder).get("data", {})
+    for file, sha256 in data(options).items():
+        if began.get(file, sha256) != sha256:
+            raise HeadsError(
+                f"{folder}: its training began with another {file}, so it cannot go on as it would have; bring that "
+                "file back, or train into a new folder"
+            )
 
 
 def read(folder: Path) -> dict[str, Any]:

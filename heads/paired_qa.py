@@ -37,6 +37,8 @@ def read_paired_qa(path: str, catalog: pl.DataFrame) -> list[PairQuestions]:
             pair, qa = (row["reference"], row["candidate"]), (row["question"], row["answer"])
         except KeyError as error:
             raise HeadsError(f"{place}: not a PairQA row, it has no {error.args[0]}") from error
+        if not all(isinstance(value, str) and value.strip() for value in (*pair, *qa)):
+            raise HeadsError(f"{place}: not a PairQA row: its clips, question and answer are texts, none of them empty")
         pairs.setdefault(pair, []).append(qa)
     if not pairs:
         raise HeadsError(f"{path}: no questions in it")

@@ -22,7 +22,9 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 def read_names(subset: str) -> list[str]:
     """The names of a subset: the lines of a file, or what commas part. HeadsError where there are none."""
     try:
-        found = Path(subset).read_text(encoding="utf-8").split("\n")
+        found = Path(subset).read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise HeadsError(f"{subset}: not UTF-8 ({error.reason}); give a file of names, one a line") from error
     except OSError:  # no file, or longer than the name of one
         found = subset.split(",")
     names = [name.strip() for name in found if name.strip()]

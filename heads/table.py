@@ -57,12 +57,11 @@ def run(options: TableOptions) -> dict[str, Any]:
         if asked["task"] in row.get("rows", {}):
             raise HeadsError(f"{path}: a second {asked['task']} of {name}; give one test set a task to each table")
         for metric in COLUMNS[asked["task"]]:
-            row[metric] = {"value": scores[metric], "interval": scores["intervals"].get(metric)}
+            row[metric] = {"value": scores[metric], "interval": (scores["intervals"] or {}).get(metric)}
         row.setdefault("rows", {})[asked["task"]] = scores["rows"]
         disclosed[name] = record["disclosed"]
     record = {"systems": table, "disclosed": disclosed}
     if options.out is not None:
-        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
         write_text(Path(options.out), json.dumps(record, indent=1, allow_nan=False))
     return record
 
@@ -103,7 +102,7 @@ def show(record: dict[str, Any]) -> None:
     table = Table(Column("system", overflow="fold"), *names.values(), title="scores with 95 % intervals")
     for name, row in record["systems"].items():
         table.add_row(name, *(cell(row, metric) for metric in names))
-    Console(width=None if sys.stdout.isatty() else 180).print(table)
+    Console(width=None if sys.stdout.isatty() else 180, markup=False).print(table)  # a folder's name is no markup
     trained: dict[str, str] = {}  # what was trained, and the first row that shows it: its controls show the same
     for name, told in record["disclosed"].items():
         if told.get("recipe"):

@@ -5,6 +5,7 @@ Guarantees
 - the checkpoint with the best validation score is named, the earliest of equals; what stands before the first step is
   named only as long as nothing behind it was validated
 - every record of metrics.jsonl stands there once
+- two trainings do not write one folder at once
 """
 
 import math
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from heads.checkpoint import MetricsLog, Run, read_metrics
 from heads.curve import draw_curve
 from heads.recipe import Schedule
+from store.commit import make_folder
+from store.lock import locked
 
 
 @runtime_checkable
@@ -79,7 +82,16 @@ def rate_factor(schedule: Schedule, step: int) -> float:
 
 
 def train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str, Any]:
-    """Train to schedule.steps, resuming what stands in the folder; returns the record of best.json."""
+    """Train to schedule.steps, resuming what stands in the folder; returns the record of best.json.
+
+    StoreError: another process trains there.
+    """
+    make_folder(folder)
+    with locked(folder / "lock.json", wait=False):
+        return _train(task, schedule, folder, name)
+
+
+def _train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str, Any]:
     run = Run(folder)
     optimizer = torch.optim.AdamW(
         task.groups(),

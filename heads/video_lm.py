@@ -2,6 +2,7 @@
 
 Guarantees
 - log-likelihoods of packed questions equal those of separate ones
+- what scores answers is computed from logits in float32, whatever the layers compute in
 - in float32 an answer written in a batch is the one written alone
 - the language model never drops out
 """
@@ -36,15 +37,16 @@ class VideoLM(nn.Module):
         return packer.pack(prompts, packed).to(self.lm.device), clips
 
     def token_losses(
-        self, batch: Packed, clips: Float[Tensor, "C L E"] | None
+        self, batch: Packed, clips: Float[Tensor, "C L E"] | None, exact: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Negative log-likelihood [K], weight [K] and turn number [K] of every target token of the batch.
 
         clips: projected tokens, one clip after another as the batch numbers them; None for the blind control.
+        exact: from logits in float32, not in the precision of autocast.
         """
         hidden = self.hidden(batch, clips)
         places = batch.targets != NO_TARGET
-        logits = self.lm.logits(hidden[places]).float()
+        logits = (self.lm.exact_logits if exact else self.lm.logits)(hidden[places]).float()
         losses = functional.cross_entropy(logits, batch.targets[places], reduction="none")
         return losses, batch.weights[places], batch.turn[places]
 
@@ -70,7 +72,8 @@ class VideoLM(nn.Module):
         self, pairs: Sequence[Sequence[Turn]], clips: Float[Tensor, "C L E"] | None, mean: bool
     ) -> list[list[float]]:
         """For each pair and turn: the sum, or the mean over the tokens, of the answer's log-likelihood."""
-        losses, _, turn = self.token_losses(*self.pack(pairs, clips, self.lm.packs))
+        # Logits of 16 and more lie 0.125 apart in bfloat16: likely answers of like videos would tie, or trade places.
+        losses, _, turn = self.token_losses(*self.pack(pairs, clips, self.lm.packs), exact=True)
         total = sum(len(turns) for turns in pairs)
         sums = torch.zeros(total, dtype=torch.float64).index_add_(0, turn.cpu(), -losses.double().cpu())
         if mean:
@@ -99,7 +102,12 @@ class VideoLM(nn.Module):
         """What the language model writes, greedily, behind its inputs."""
         tokenizer = self.lm.chat.tokenizer
         written = self.lm.model.generate(
-            **inputs, do_sample=False, pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id
+            **inputs,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,  # greedily, whatever the checkpoint's own settings say
+            no_repeat_ngram_size=0,
+            pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
         )
         # Behind ids the whole text comes back, behind embeddings what is new.
         new = written[:, inputs["input_ids"].shape[1] :] if "input_ids" in inputs else written

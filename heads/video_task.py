@@ -76,6 +76,8 @@ class VideoTask:
             self.negatives = HardNegatives(self.catalog, self.features, recipe.hard_negatives.neighbours)
             if not recipe.hard_negatives.mine_every:
                 self.negatives.mine(self.negatives.embeddings(store, recipe.view))
+        asked = dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate))
+        self.features.rows(list(asked))  # whoever has none is named before anything trains
         self.module = build(recipe, self.features, seed, device)
         self.sources = [self._source(name) for name in recipe.sources]
 

@@ -15,9 +15,9 @@ class StepOracle:
         self.steps = dict(zip(frame["key"], frame["step"], strict=True))
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
-        """1 for a target of the reference's step, else 0."""
+        """1 for a target of the reference's step, else 0: clips of which no step is known share none."""
         return [
-            [float(self.steps[t] == self.steps[row.reference]) for t in row.targets] for row in rows
+            [float(self.steps[t] == self.steps[row.reference] is not None) for t in row.targets] for row in rows
         ]
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:

@@ -45,6 +45,14 @@ class VLEmb:
         texts = Features(store, view, "embedding", "texts") if has_texts else None
         return cls(Features(store, view, "embedding"), texts, pair_embedding)
 
+    def missing_texts(self, rows: Sequence[DiffMCQ]) -> list[str]:
+        """Difference texts without an embedding, each once; none where the view has no text side at all."""
+        texts = list(dict.fromkeys(row.difference for row in rows))
+        if not isinstance(self.texts, Features):
+            return []
+        has = self.texts.has([text_key(text) for text in texts])
+        return [text for text, there in zip(texts, has, strict=True) if not there]
+
     def _clips(self, ids: Sequence[str]) -> Float32[Tensor, "K E"]:
         return normalize(self.clips.read(ids), dim=-1)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from heads.prompts import DIFFERENCE_QUESTION, DIFFMCQ_SEED
 from heads.recipe import ProjectorOptions
 from heads.testsets import DiffMCQ, DiffRank, Row, read_predictions, read_test_set, write_test_set
 from heads.video_lm import VideoLM
-from store import Store
+from store import Provenance, Store
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
 RAW = "The main difference in Visuals is that in Video 2, the person uses a fork, while in Video 1, they use a whisk."
@@ -194,6 +195,8 @@ def test_without_video_all_options_of_a_question_score_the_same_bits(
         (["--control", "blind"], "--control is for video-lm, .* and vlemb does not read it"),
         (["--similarity"], "--similarity is for diffcap"),
         (["--rows-at-once", "0"], "neither may be below 1"),
+        (["--seed", "-1"], "neither may be below 0"),
+        (["--bootstrap", "-1"], "neither may be below 0"),
     ],
 )
 def test_an_option_that_nothing_reads_is_refused(
@@ -203,6 +206,40 @@ def test_an_option_that_nothing_reads_is_refused(
     told = capsys.readouterr().err.strip()
     assert re.search(message, told) and "\n" not in told
     assert [path.name for path in tmp_path.iterdir()] == ["set.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.rows.jsonl", "p.scores.json", "p.partial.jsonl"])
+def test_no_file_that_is_read_is_written(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    test_set = ranking(world, tmp_path / name)
+    before = test_set.read_bytes()
+    assert evaluate.main(command(world, test_set, tmp_path / "p.jsonl")) == 1
+    assert "would write over it; name another --out" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name] and test_set.read_bytes() == before
+
+
+def test_a_view_made_anew_is_asked_anew(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of a stopped evaluation are gone on with where the same view gives them, by its provenance."""
+    asked = EvaluateOptions("diffrank", "vlemb", str(world / "features"), "set", "p.jsonl", view="visual")
+    rows = read_test_set("diffrank", ranking(world, tmp_path / "set.jsonl"))
+    first = evaluate.identity(asked, rows)
+    assert first == evaluate.identity(asked, rows)
+    told = Provenance.as_dict
+    monkeypatch.setattr(Provenance, "as_dict", lambda made: told(made) | {"weights": "1" * 64})
+    assert evaluate.identity(asked, rows) != first
+
+
+def test_another_language_model_of_the_same_name_is_asked_anew(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+    shutil.copytree(tiny_lm, tmp_path / "lm")
+    (tmp_path / "texts.parquet").write_bytes(b"texts")
+    paths = {"texts": str(tmp_path / "texts.parquet"), "language_model": str(tmp_path / "lm")}
+    asked = EvaluateOptions("diffrank", "socratic", str(world / "features"), "set", "p.jsonl", **paths)
+    first = evaluate.identity(asked, [])
+    assert first == evaluate.identity(asked, [])
+    config = tmp_path / "lm/config.json"
+    config.write_text(config.read_text() + " ")
+    assert evaluate.identity(asked, []) != first
 
 
 def test_the_embedding_of_a_pair_is_not_asked_of_a_model_that_has_none() -> None:

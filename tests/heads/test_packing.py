@@ -1,6 +1,7 @@
 """Guarantees of heads.packing, heads.chat and heads.video_lm."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -43,6 +44,30 @@ def test_packed_log_likelihoods_equal_separate_ones(model: VideoLM, clips: torch
         for place, turn in enumerate(turns):
             alone = model.log_likelihoods([[turn]], clips[2 * row : 2 * row + 2], mean=False)
             assert packed[row][place] == pytest.approx(alone[0][0], abs=1e-4)
+
+
+def test_what_scores_answers_is_computed_from_logits_in_float32_whatever_the_layers_compute_in(
+    model: VideoLM, clips: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    hidden = VideoLM.hidden
+
+    def kept(self: VideoLM, *given: Any) -> torch.Tensor:
+        seen.append(hidden(self, *given))
+        return seen[-1]
+
+    monkeypatch.setattr(VideoLM, "hidden", kept)
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = model.log_likelihoods(TURNS[:1], clips[:2], mean=False)
+        rough, _, _ = model.token_losses(*model.pack(TURNS[:1], clips[:2], True))
+    batch, _ = model.pack(TURNS[:1], clips[:2], True)
+    places = batch.targets != NO_TARGET
+    weight = model.lm.model.get_output_embeddings().weight.double()
+    log_p = (seen[0][places].double() @ weight.T).log_softmax(-1)
+    losses = -log_p.gather(1, batch.targets[places][:, None])[:, 0]
+    sums = torch.zeros(len(found), dtype=torch.float64).index_add_(0, batch.turn[places], -losses)
+    torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), sums, rtol=0, atol=1e-4)
+    assert (rough.double() - losses).abs().max() > 1e-3  # as under autocast they are not
 
 
 def test_a_frozen_language_model_never_drops_out(model: VideoLM) -> None:

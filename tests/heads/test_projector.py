@@ -11,7 +11,7 @@ from heads.errors import HeadsError
 from heads.methods.step_oracle import StepOracle
 from heads.methods.vlemb import VLEmb
 from heads.projector import Projector, ProjectorOptions
-from heads.testsets import read_test_set
+from heads.testsets import DiffRank, read_test_set
 from store import Store, text_key
 
 
@@ -90,6 +90,14 @@ def test_the_step_oracle_knows_the_step_and_nothing_else(world: Path) -> None:
     found = StepOracle(store).rank(rows)
     assert found == [[float(steps[t] == steps[r.reference]) for t in r.targets] for r in rows]
     assert {0.0, 1.0} == {score for row in found for score in row}
+
+
+def test_to_the_step_oracle_clips_of_which_no_step_is_known_share_none(world: Path) -> None:
+    oracle = StepOracle(Store.open(world / "features"))
+    oracle.steps = {"a_0_1": None, "b_0_1": None, "c_0_1": "whisk", "d_0_1": "whisk"}
+    row = DiffRank("a_0_1", ("b_0_1", "c_0_1"), "Visuals", (5, 0))
+    other = DiffRank("c_0_1", ("a_0_1", "d_0_1"), "Visuals", (0, 5))
+    assert oracle.rank([row, other]) == [[0.0, 0.0], [0.0, 1.0]]
 
 
 def test_text_keys_are_found_by_their_words(world: Path) -> None:

@@ -28,6 +28,13 @@ def test_one_figure_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "v2.scores.json: a second diffmcq of VLEmb (aligned)" in said and said.count("\n") == 1
 
 
+def test_a_name_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = record(tmp_path / "r.scores.json", "diffrank", ktau_defined=0.25, ktau_within_step=0.125)
+    Path(path).write_text(Path(path).read_text().replace("aligned", "a[v2][/b]"))
+    assert table.main([path]) == 0
+    assert "VLEmb (a[v2][/b])" in capsys.readouterr().out
+
+
 def test_what_was_trained_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A head and its controls were trained alike: the facts stand below the table once, in words."""
     recipe = {"system": "StepDiff", "sources": ["sequences", "pairs"], "lora": True, "full": False, "init": None}

@@ -25,6 +25,7 @@ from heads.recipe import Schedule, read_recipe
 from heads.training import rate_factor
 from heads.video_task import VideoTask
 from store import Store
+from store.lock import locked
 
 
 def recipe(world: Path, tiny_lm: str, out: Path, **more: object) -> Path:
@@ -113,6 +114,50 @@ def test_the_best_checkpoint_is_named_the_earliest_of_equals(trained: Path) -> N
     assert kept == {Run(trained).best().name, "checkpoint-000006"}
     assert (trained / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert list((trained / "tensorboard").iterdir())
+
+
+def test_checkpoints_are_the_runs_own_in_the_order_of_their_steps(tmp_path: Path) -> None:
+    for name in ("checkpoint-999900", "checkpoint-1000000", "checkpoint-000100-mine"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-000200").write_text("no folder")
+    run = Run(tmp_path)
+    assert [path.name for path in run.checkpoints()] == ["checkpoint-999900", "checkpoint-1000000"]
+    run.name_best(tmp_path / "checkpoint-1000000", 1_000_000, 0.5)
+    run.prune()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "best.json", "checkpoint-1000000", "checkpoint-000100-mine", "checkpoint-000200"
+    }  # fmt: skip
+
+
+def test_two_trainings_do_not_write_one_folder_at_once(
+    trained: Path, world: Path, tiny_lm: str, capsys: pytest.CaptureFixture
+) -> None:
+    with locked(trained / "lock.json", wait=False):
+        assert train.main(["--config", str(recipe(world, tiny_lm, trained))]) == 1
+    assert "is being written by process" in capsys.readouterr().err
+
+
+def test_a_run_whose_paired_qa_has_changed_is_not_resumed(
+    trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    lineage = json.loads((run / "lineage.json").read_text())
+    (pairqa,) = [file for file in lineage["data"] if "pairqa" in file]
+    lineage["data"][pairqa] = "1" * 64
+    (run / "lineage.json").write_text(json.dumps(lineage))
+    (run / "recipe.yaml").unlink()
+    assert train.main(["--config", str(recipe(world, tiny_lm, run))]) == 1
+    assert f"its training began with another {pairqa}" in capsys.readouterr().err
+
+
+def test_a_row_of_paired_qa_without_words_is_named(world: Path, tmp_path: Path) -> None:
+    catalog = Store.open(world / "features").catalog("clips").frame()
+    row = json.loads((world / "pairqa.jsonl").read_text().splitlines()[0])
+    for name, value in (("answer", ""), ("question", None), ("reference", ["a"])):
+        (tmp_path / "qa.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {name: value}) + "\n")
+        with pytest.raises(HeadsError, match=r"qa\.jsonl:2: not a PairQA row"):
+            read_paired_qa(str(tmp_path / "qa.jsonl"), catalog)
 
 
 def test_what_stands_before_the_first_step_is_named_only_as_long_as_nothing_behind_it_was_validated(

@@ -1,6 +1,7 @@
 """Guarantees of heads.methods.vlemb about what stands for a pair (supplement, Table S2)."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from heads import evaluate
 from heads.errors import HeadsError
 from heads.methods.vlemb import PairEmbedding, VLEmb
-from heads.testsets import DiffMCQ
+from heads.testsets import DiffMCQ, write_test_set
 from store import Feature, Provenance, Store, text_key
 
 CLIPS = [f"video_{i}_0.0_1.0" for i in range(8)]
@@ -50,6 +51,25 @@ def test_what_stands_for_a_pair_is_the_average_or_one_of_its_clips(store: Store,
         stands = {"average": (ends[0] + ends[1]) / 2, "reference": ends[0], "candidate": ends[1]}[pair]
         expected.append(float(stands @ text / np.linalg.norm(stands)))
     np.testing.assert_allclose(VLEmb.of_view(store, "both", pair).score_options([QUESTION])[0], expected, rtol=1e-5)
+
+
+def test_a_text_that_the_view_lacks_is_named_or_counted_before_anything_is_predicted(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test_set, out = tmp_path / "mcq.jsonl", tmp_path / "out.jsonl"
+    rows = [QUESTION, replace(QUESTION, difference="with a fork")]
+    write_test_set("diffmcq", test_set, rows)
+    command = ["--task", "diffmcq", "--method", "vlemb", "--view", "both", "--store", str(store.path), "--json"]
+    command += ["--test-set", str(test_set), "--out", str(out), "--bootstrap", "5"]
+    assert evaluate.main(command) == 1
+    assert "error: 'with a fork': no embedding of this text in view both" in capsys.readouterr().err
+    assert not out.exists()
+    assert evaluate.main([*command, "--skip-missing"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["skipped"] == {"clips": 0, "rows": 1} and record["scores"]["rows"] == 1
+    write_test_set("diffmcq", test_set, rows[1:])
+    assert evaluate.main([*command, "--skip-missing"]) == 1
+    assert "has no embedding of any row's text" in capsys.readouterr().err
 
 
 def test_a_variant_ranks_nothing(store: Store) -> None:
