@@ -2,28 +2,34 @@
 videos easy or hard for both cancels.
 
 Guarantees
-- p is that of counting, resample by resample, on which side of zero the difference falls
+- p is that of counting, resample by resample, on which side of zero the difference falls, widened for few groups
+- no difference is rejected as often as the level says, of few groups as well
 - p is never 0: no number of resamples shows more than that
 - corrected values are Holm's: the smallest level at which his procedure rejects
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64
+from scipy import stats
 
 
-def paired_p(differences: Float64[np.ndarray, " resamples"]) -> float | None:
-    """Two-sided p of "there is no difference", from differences of two figures on the same resamples.
+def paired_p(differences: Float64[np.ndarray, " resamples"], groups: int) -> float | None:
+    """Two-sided p of "there is no difference", from differences of two figures on the same resamples of `groups`.
 
-    Twice the smaller of the shares at or below and at or above zero; one resample is added to each count, for the
-    test set itself. Resamples where a figure is undefined (NaN) are left out; None where none is left.
+    The smaller of the shares at or below and at or above zero, one resample added to each count for the test set
+    itself, as a normal variable's distance from zero; then twice Student's share beyond it, as
+    heads.metrics.bootstrap.tail_share has it. Resamples where a figure is undefined (NaN) are left out; None where none
+    is left.
     """
     known = differences[np.isfinite(differences)]
     if len(known) == 0:
         return None
     fewer = min(np.sum(known <= 0), np.sum(known >= 0))
-    return float(min(1.0, 2 * (1 + fewer) / (1 + len(known))))
+    distance = stats.norm.ppf(min(0.5, (1 + fewer) / (1 + len(known))))
+    return float(2 * stats.t.cdf(distance * math.sqrt((groups - 1) / groups), groups - 1))
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -99,9 +99,8 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
                         figure, none = on_all_rows(figure, rows)
                     value, values = figure.of(), draws.values(figure)
                     known = value if math.isfinite(value) else None
-                    score = Score(
-                        entry.method, setting, metric, known, interval(values), len(rows), draws.groups, none, name
-                    )
+                    within, counts = interval(values, draws.groups), (len(rows), draws.groups, none)
+                    score = Score(entry.method, setting, metric, known, within, *counts, name)
                     found[number].append((score, values))
     return over_seeds([pair for number in range(len(entries)) for pair in found[number]])
 
@@ -128,16 +127,18 @@ def over_seeds(measured: Measured) -> Measured:
         places.setdefault((score.method, score.setting, score.metric), []).append((score, values))
     found: Measured = []
     for (method, setting, _), group in places.items():
-        first, resampled = group[0][0], np.mean([values for _, values in group], axis=0)
+        first = group[0][0]
         if len(group) == 1:
             found += group
             continue
         if odd := [score.test_set for score, _ in group if score.test_set != first.test_set]:
             raise HeadsError(f"{method}, {setting.task}: seeds on different rows ({first.test_set}, {odd[0]})")
+        resampled = np.mean([values for _, values in group], axis=0)
         known = [score.value for score, _ in group if score.value is not None]
         mean = sum(known) / len(known) if len(known) == len(group) else None
         none = max(score.undefined_rows for score, _ in group)
-        joint = replace(first, value=mean, interval=interval(resampled), undefined_rows=none, seeds=tuple(known))
+        within = interval(resampled, first.videos)
+        joint = replace(first, value=mean, interval=within, undefined_rows=none, seeds=tuple(known))
         found.append((joint, resampled))
     return found
 
@@ -181,11 +182,11 @@ def compare(measured: Measured, ours: Sequence[str], controls: Sequence[str]) ->
         if not rivals:
             continue
         best, theirs = max(rivals, key=lambda rival: rival[0].value or 0.0)
-        p = paired_p(values - theirs)
+        p = paired_p(values - theirs, score.videos)
         if p is None:
             continue
         assert score.value is not None and best.value is not None
-        gain, between = score.value - best.value, interval(values - theirs)
+        gain, between = score.value - best.value, interval(values - theirs, score.videos)
         found.append(Comparison(score.method, best.method, score.setting, score.metric, gain, between, p, p))
     corrected = holm([comparison.p for comparison in found])
     return [

@@ -10,7 +10,10 @@ Guarantees
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from heads.metrics.bootstrap import CONFIDENCE
+from heads.metrics.significance import paired_p
 from heads.reporting import published
 from heads.reporting.entries import PairEmbedding, Setting, Variant
 from heads.reporting.figures import Comparison, Score
@@ -146,13 +149,17 @@ def _comparisons(report: Report) -> Grid:
         rows.append((" ".join(heading((c.setting, c.metric))), list(cells)))
     columns = [("", name) for name in ("method", "best baseline", "difference", "p", "corrected p")]
     notes = [
-        f"p: two-sided, paired, from {report.resamples} resamples of the reference videos that both methods share; "
-        f"corrected for {len(rows)} comparisons (Holm). {ABOVE} above, {BELOW} below the best baseline, corrected p "
-        f"under {LEVEL:.2f}. The best baseline is the highest figure on the same rows among methods that are neither "
+        f"p: two-sided, paired, from {report.resamples} resamples of the reference videos that both methods share, "
+        f"allowing for how few they are; corrected for {len(rows)} comparisons (Holm). {ABOVE} above, {BELOW} below "
+        f"the best baseline, corrected p under {LEVEL:.2f}. The best baseline is the highest figure on the same rows "
+        "among methods that are neither "
         "ours nor controls.",
     ]
-    if rows and 2 * len(rows) / (1 + report.resamples) >= LEVEL:  # the least p there can be, corrected
-        notes.append(f"{report.resamples} resamples are too few for a mark among {len(rows)}: raise --bootstrap.")
+    videos = max((score.videos for score in report.scores), default=0)
+    least = paired_p(np.ones(report.resamples), videos) if videos > 1 else None
+    if least is not None and rows and least * len(rows) >= LEVEL:
+        told = f"{report.resamples} resamples of {videos} videos are too few for a mark among {len(rows)}"
+        notes.append(f"{told}: raise --bootstrap, or compare fewer figures.")
     return Grid("Against the best baseline", "figure", columns, [Block("", rows)] if rows else [], notes)
 
 
@@ -186,7 +193,8 @@ def _mark(comparison: Comparison) -> str:
 def _legend(report: Report) -> str:
     told = "Bold: the best of a column."
     if report.resamples:
-        told += f" Brackets: 95 % intervals from {report.resamples} resamples of the reference videos."
+        told += f" Brackets: 95 % intervals from {report.resamples} resamples of the reference videos, allowing for how"
+        told += " few they are."
     if report.comparisons:
         told += f" {ABOVE} above, {BELOW} below the best baseline: see the table of comparisons."
     return told

@@ -33,6 +33,14 @@ DECLINING = [
     "They are the same.",
     "the videos use the same pan",
     "In Video 2, they both use a spoon",
+    "there is no discernible difference",
+    "There are no substantial or visual differences",
+    "There are no differences in Video 2 compared to Video 1.",
+    "I cannot see any difference.",
+    "There doesn't appear to be a difference.",
+    "The same ingredients are used in both videos.",
+    "the person is using the same whisk in both videos.",
+    "There is no difference. They are the same.",
 ]
 
 NAMING = [
@@ -53,6 +61,12 @@ NAMING = [
     "In Video 2, they have bare hands",
     "the videos show the person with a red bowl",
     "The mixture is thicker than in Video 1, otherwise they are the same.",
+    "the pieces are equal in size.",
+    "both use a whisk, one of metal, the other of wood.",
+    "the bowl is the same. The spoon is red.",
+    "there is no difference in the bowl. The whisk is red in Video 2 and blue in Video 1.",
+    "both hands have gloves on.",
+    "no longer different from the first video",
 ]
 
 PIECES = [
@@ -67,7 +81,7 @@ def test_a_caption_that_says_nothing_differs_declines(caption: str) -> None:
 
 
 @pytest.mark.parametrize("caption", NAMING)
-def test_a_caption_that_names_any_difference_does_not_decline(caption: str) -> None:
+def test_a_caption_that_names_a_difference_does_not_decline(caption: str) -> None:
     assert not declines(caption)
 
 

@@ -74,7 +74,7 @@ def test_ours_are_compared_with_the_highest_baseline_on_the_same_resamples(made:
         assert comparison.baseline == max(["VLEmb", "weak | $x_1$"], key=lambda name: others.get(name) or -1.0)
         assert comparison.difference == others["StepDiff"] - others[comparison.baseline]
         differences = values["StepDiff", *place][1] - values[comparison.baseline, *place][1]
-        assert comparison.interval == interval(differences)
+        assert comparison.interval == interval(differences, 12)
         assert comparison.corrected_p >= comparison.p
     choice = next(c for c in found if c.setting == Setting("diffmcq"))
     assert choice.baseline == "VLEmb" and choice.difference > 0
@@ -121,7 +121,7 @@ def test_a_method_of_several_seeds_has_the_mean_of_its_figures(made: list[Entry]
     assert score.seeds == tuple(found.value for found, _ in apart)
     assert score.value == sum(score.seeds) / 2
     mean = (apart[0][1] + apart[1][1]) / 2
-    assert np.allclose(values, mean, rtol=0, atol=1e-15) and score.interval == interval(values)
+    assert np.allclose(values, mean, rtol=0, atol=1e-15) and score.interval == interval(values, score.videos)
     (grid,) = grids(Report([score], [], [], 200, False))[:1]
     assert "Mean over trainings that differ by seed alone: StepDiff 2." in grid.notes
     rows = read_test_set("diffmcq", weak.test_set)
@@ -162,7 +162,7 @@ def test_an_entry_that_cannot_stand_is_refused(entries: list[Entry], message: st
 
 
 def test_a_dash_where_nothing_was_measured_and_bold_where_it_is_best(made: list[Entry]) -> None:
-    told = {grid.title.split(":")[0]: grid for grid in grids(reported(made, resamples=1000))}
+    told = {grid.title.split(":")[0]: grid for grid in grids(reported(made, resamples=10_000))}
     assert list(told) == [
         "Table S1",
         "DiffCap, captions parsed to the form of the annotations",
@@ -175,7 +175,7 @@ def test_a_dash_where_nothing_was_measured_and_bold_where_it_is_best(made: list[
     rows = dict(first.rows)
     assert [cell is None for cell in rows["VLEmb"]] == [True, True, True, False, False]
     assert all(cell is not None and cell.bold and cell.mark == "*" for cell in rows["StepDiff"][3:])
-    assert "95 % intervals from 1000 resamples of the reference videos" in told["Table S3"].notes[-1]
+    assert "95 % intervals from 10000 resamples of the reference videos" in told["Table S3"].notes[-1]
     ((name, cells),) = controls.rows
     assert name == "no video" and not any(cell is not None and cell.bold for cell in cells)
     assert "VLEmb" not in dict(told["Table S1"].blocks[0].rows), "a row of dashes alone tells nothing"
@@ -187,7 +187,9 @@ def test_a_dash_where_nothing_was_measured_and_bold_where_it_is_best(made: list[
 
 def test_where_resamples_are_too_few_the_table_says_so(made: list[Entry]) -> None:
     grid = grids(reported(made, resamples=200))[-1]
-    assert grid.notes[-1] == "200 resamples are too few for a mark among 8: raise --bootstrap."
+    assert grid.notes[-1] == (
+        "200 resamples of 12 videos are too few for a mark among 8: raise --bootstrap, or compare fewer figures."
+    )
     assert not any(cell is not None and cell.mark for _, cells in grid.blocks[0].rows for cell in cells)
 
 
