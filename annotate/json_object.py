@@ -8,6 +8,7 @@ Guarantees
 """
 
 import json
+import re
 from collections.abc import Iterator
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
@@ -21,7 +22,7 @@ LONGEST = 2**28
 """characters of an entry, at most: beyond them the file is taken for damaged"""
 
 _DECODER = json.JSONDecoder(strict=False)  # control characters stand in real captions
-_SPACE = " \t\r\n"
+_SPACES = re.compile(r"[ \t\r\n]*")
 
 
 def entries(path: str | Path) -> Iterator[tuple[str, Any]]:
@@ -34,46 +35,48 @@ def entries(path: str | Path) -> Iterator[tuple[str, Any]]:
 
 
 def _entries(file: TextIO, path: str | Path) -> Iterator[tuple[str, Any]]:
-    text = _filled("", file)
-    if not text.startswith("{"):
+    text, at = _next("", 0, file)
+    if text[at : at + 1] != "{":
         raise AnnotateError(f"{path}: not a JSON object; give a file that begins with {{")
-    text = _filled(text[1:], file)
+    text, at = _next(text, at + 1, file)
     count = 0
-    if text.startswith("}"):
-        return
-    while True:
-        found = _entry(text)
+    while count or text[at : at + 1] != "}":
+        found = _entry(text, at)
         while found is None:
+            text, at = text[at:], 0
             more = file.read(max(PIECE, len(text)))
             if not more or len(text) > LONGEST:
                 raise AnnotateError(f"{path}: damaged behind entry {count}: {text[:40]!r}; copy it again")
             text += more
-            found = _entry(text)
-        name, value, end = found
+            found = _entry(text, 0)
+        name, value, at = found
         yield name, value
         count += 1
-        if text[end] == "}":
-            return
-        text = _filled(text[end + 1 :], file)
+        if text[at] == "}":
+            break
+        text, at = _next(text, at + 1, file)
+    text, at = _next(text, at + 1, file)
+    if text:
+        raise AnnotateError(f"{path}: damaged behind entry {count}: {text[at : at + 40]!r}; copy it again")
 
 
-def _filled(text: str, file: TextIO) -> str:
-    """The text without space before it, and with more of the file where nothing else is left."""
-    text = text.lstrip(_SPACE)
-    while not text:
-        more = file.read(PIECE)
-        if not more:
-            return ""
-        text = more.lstrip(_SPACE)
-    return text
+def _next(text: str, at: int, file: TextIO) -> tuple[str, int]:
+    """What is held and the place in it of the next character that is no space; more is read where nothing is left."""
+    while True:
+        at = _SPACES.match(text, at).end()  # type: ignore[union-attr]
+        if at < len(text):
+            return text, at
+        text, at = file.read(PIECE), 0
+        if not text:
+            return "", 0
 
 
-def _entry(text: str) -> tuple[str, Any, int] | None:
-    """The entry that the text begins with, and the place of the comma or brace behind it; None where it is cut off."""
+def _entry(text: str, at: int) -> tuple[str, Any, int] | None:
+    """The entry that begins at a place, and the place of the comma or brace behind it; None where it is cut off."""
     try:
-        if not text.startswith('"'):
+        if text[at] != '"':
             return None
-        name, at = scanstring(text, 1, False)
+        name, at = scanstring(text, at + 1, False)
         at = _behind_space(text, at)
         if text[at] != ":":
             return None
@@ -85,6 +88,6 @@ def _entry(text: str) -> tuple[str, Any, int] | None:
 
 
 def _behind_space(text: str, at: int) -> int:
-    while text[at] in _SPACE:
+    while text[at] in " \t\r\n":
         at += 1
     return at

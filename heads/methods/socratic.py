@@ -30,7 +30,10 @@ class TokenIds:
     def __init__(self, texts: ClipTexts, chat: Chat, most: int = 512) -> None:
         """most: tokens of a text that are read."""
         self.texts = texts
-        self._ids = {key: chat.text_ids(text.strip())[:most] for key, text in texts.items()}
+        whole = {key: chat.text_ids(text.strip()) for key, text in texts.items()}
+        self.cut = sum(len(ids) > most for ids in whole.values())
+        """texts of which not all is read"""
+        self._ids = {key: ids[:most] for key, ids in whole.items()}
         self.longest = max(map(len, self._ids.values()))
 
     def read(self, keys: Sequence[str], device: torch.device | str = "cpu") -> Float32[Tensor, "K N 1"]:
@@ -85,4 +88,5 @@ def load_socratic(
     lm = LanguageModel.load(language_model, device)
     told = {"texts": path, "kind": texts.kind, "provenance": texts.provenance, "language_model": language_model}
     ids = TokenIds(texts, lm.chat)
+    told["texts_cut"] = ids.cut
     return SocraticLM(lm, ids.longest), ids, told

@@ -9,10 +9,10 @@ Guarantees
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,13 +79,19 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
     HeadsError: a file that is not there or damaged, or a prediction that does not fit its row (file and line).
     """
     brought = {(entry.method, entry.setting, entry.seed) for entry in entries}
+    for method, setting, seed in brought:
+        if seed is None and any((method, setting) == other[:2] and other[2] is not None for other in brought):
+            raise HeadsError(f"{method}, {setting.task}: an entry without a seed beside some with; give each a seed")
+    sets = {(entry.task, entry.test_set) for entry in entries}
+    rows_of = {(task, path): read_test_set(task, path) for task, path in sorted(sets)}
     together: dict[tuple[Task, str], list[int]] = {}
     for number, entry in enumerate(entries):
-        together.setdefault((entry.task, _digest(entry.test_set)), []).append(number)
+        digest = _digest(rows_of[entry.task, entry.test_set])
+        together.setdefault((entry.task, digest), []).append(number)
     found: dict[int, Measured] = {}
     for (task, _), numbers in together.items():
         name = entries[numbers[0]].test_set
-        rows = read_test_set(task, name)
+        rows = rows_of[task, name]
         videos = [reference_video(row) for row in rows]
         draws = Resamples(videos, resamples, seed)
         for number in numbers:
@@ -153,13 +159,9 @@ def _readings(
         yield parsed, [parse(caption) for caption in predictions]
 
 
-def _digest(path: str) -> str:
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except FileNotFoundError as error:
-        raise HeadsError(f"{path}: no such file") from error
-    except OSError as error:
-        raise HeadsError(f"{path}: cannot be read ({error.strerror})") from error
+def _digest(rows: Sequence[Any]) -> str:
+    """Of what the rows say, however their file writes it."""
+    return hashlib.sha256(json.dumps([asdict(row) for row in rows]).encode()).hexdigest()
 
 
 def compare(measured: Measured, ours: Sequence[str], controls: Sequence[str]) -> list[Comparison]:

@@ -1,9 +1,10 @@
 """Grids as one LaTeX document of booktabs tables, to compile as it is or to copy a table from.
 
 Guarantees
-- a name stands as it is: nothing in it becomes a command
+- a name stands as it is: nothing in it becomes a command, a ligature or a paragraph
 """
 
+import re
 from collections.abc import Iterable, Sequence
 
 from heads.reporting.grid import Cell, Grid
@@ -35,6 +36,7 @@ ESCAPES = str.maketrans(
         "*": "{*}",
         '"': r"\textquotedbl{}",
         "-": "{-}",  # two of them are no dash
+        "\0": "{}",
         **{character: f"\\{character}" for character in "&%$#_{}"},
     }
 )
@@ -45,7 +47,8 @@ def write(grids: Sequence[Grid]) -> str:
 
 
 def escape(text: str) -> str:
-    return text.translate(ESCAPES)
+    parted = re.sub(r"(?<=['`?!,])(?=['`])", "\0", " ".join(text.splitlines()))  # two quotes would become another
+    return parted.translate(ESCAPES)
 
 
 def _table(grid: Grid) -> str:

@@ -1,7 +1,7 @@
 """A grid in Markdown, as GitHub draws it.
 
 Guarantees
-- a name stands as it is: nothing in it becomes a column, an emphasis or a tag
+- a name stands as it is: nothing in it becomes a column, a row, an emphasis, an entity, a formula or a tag
 """
 
 import re
@@ -25,7 +25,7 @@ def write(grid: Grid) -> str:
 
 
 def escape(text: str) -> str:
-    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text)
+    return re.sub(r"([\\`*_<>|\[\]~&$#])", r"\\\1", " ".join(text.splitlines()))
 
 
 def _row(cells: list[str], escaped: bool = False) -> str:

@@ -152,8 +152,7 @@ def _comparisons(report: Report) -> Grid:
         f"p: two-sided, paired, from {report.resamples} resamples of the reference videos that both methods share, "
         f"allowing for how few they are; corrected for {len(rows)} comparisons (Holm). {ABOVE} above, {BELOW} below "
         f"the best baseline, corrected p under {LEVEL:.2f}. The best baseline is the highest figure on the same rows "
-        "among methods that are neither "
-        "ours nor controls.",
+        "among methods that are neither ours nor controls.",
     ]
     videos = max((score.videos for score in report.scores), default=0)
     least = paired_p(np.ones(report.resamples), videos) if videos > 1 else None
@@ -168,7 +167,7 @@ def _cell(score: Score | None, highest: float | None, mark: str = "") -> Cell | 
         return None
     if score.value is None:
         return Cell("undefined")
-    best = highest is not None and f"{score.value:.3f}" == f"{highest:.3f}"
+    best = highest is not None and _number(score.value, ".3f") == _number(highest, ".3f")
     return Cell(_number(score.value, ".3f"), _between(score.interval), best, mark)
 
 
@@ -177,7 +176,8 @@ def _between(interval: Sequence[float] | None) -> str:
 
 
 def _number(value: float, form: str) -> str:
-    return format(value, form).replace("-", "−")
+    written = format(value, form)
+    return format(0.0, form) if float(written) == 0 else written.replace("-", "−")  # -0.0002 is no less than 0
 
 
 def _highest(values: Iterable[float | None]) -> float | None:

@@ -44,10 +44,10 @@ def test_no_more_of_the_file_is_held_than_its_longest_entry_and_one_piece(
     path.write_text(json.dumps({f"video {i}": "x" * 500 for i in range(2000)}))
     longest = 0
 
-    def measured(text: str) -> object:
+    def measured(text: str, at: int) -> object:
         nonlocal longest
         longest = max(longest, len(text))
-        return entry(text)
+        return entry(text, at)
 
     entry = json_object._entry
     monkeypatch.setattr(json_object, "PIECE", 1000)
@@ -63,7 +63,8 @@ def test_a_byte_that_is_not_utf_8_becomes_u_fffd_and_loses_nothing_else(tmp_path
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[1]", '{"a": 1', '{"a" 1}', '{"a": 1 "b": 2}', '{"a": tru', "{a: 1}", '{"a": 1,']
+    "text",
+    ["", "[1]", '{"a": 1', '{"a" 1}', '{"a": 1 "b": 2}', '{"a": tru', "{a: 1}", '{"a": 1,', '{"a": 1} x', "{} {}"],
 )
 def test_a_file_that_is_damaged_is_refused_where_it_is_damaged(tmp_path: Path, text: str) -> None:
     path = tmp_path / "damaged.json"

@@ -1,5 +1,6 @@
 """Guarantees of heads.report: what is measured, compared and set in a table."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -15,7 +16,7 @@ from heads.metrics.bootstrap import interval
 from heads.postprocess import parse
 from heads.reporting import figures
 from heads.reporting.entries import Entry, Setting, check_entries
-from heads.reporting.figures import compare, measure
+from heads.reporting.figures import Score, compare, measure
 from heads.reporting.grid import Cell
 from heads.reporting.tables import Report, grids
 from heads.scoring import score
@@ -131,6 +132,31 @@ def test_a_method_of_several_seeds_has_the_mean_of_its_figures(made: list[Entry]
     other = Entry("StepDiff", "diffmcq", str(tmp_path / "fewer.jsonl"), str(tmp_path / "said.jsonl"), seed=1)
     with pytest.raises(HeadsError, match="seeds on different rows"):
         measure([trainings[0], other], 20, 0)
+    with pytest.raises(HeadsError, match="an entry without a seed beside some with"):
+        measure([own, trainings[0]], 20, 0)
+
+
+def test_only_figures_on_the_same_rows_are_compared_however_their_file_writes_them(
+    made: list[Entry], tmp_path: Path
+) -> None:
+    first = {e.method: e for e in reversed(made) if (e.task, e.variant, e.pair) == ("diffmcq", "V1", "average")}
+    own, rival = first["StepDiff"], first["VLEmb"]
+    lines = [json.loads(line) for line in Path(own.test_set).read_text().splitlines()]
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(dict(reversed(row.items()))) + "\n" for row in lines))
+    again = replace(rival, test_set=str(tmp_path / "set.jsonl"))
+    (found,) = compare(measure([own, again], 50, 0), ["StepDiff"], [])
+    assert found.baseline == "VLEmb"
+    (other,) = [e for e in made if (e.task, e.method) == ("diffrank", "VLEmb")]
+    assert compare(measure([own, other], 50, 0), ["StepDiff"], []) == []
+
+
+def test_what_rounds_to_zero_has_no_sign_and_is_equally_bold() -> None:
+    def tau(method: str, value: float) -> Score:
+        return Score(method, Setting("diffrank"), "ktau_defined", value, None, 9, 9, 0, "set")
+
+    (grid,) = [g for g in grids(Report([tau("a", 0.0), tau("b", -0.0002)], [], [], 0, False)) if "S3" in g.title]
+    cells = [cell for _, row in grid.blocks[0].rows for cell in row if cell is not None]
+    assert [(cell.main, cell.bold) for cell in cells] == [("0.000", True)] * 2
 
 
 def test_seed_in_the_name_of_predictions_stands_for_each_training(made: list[Entry], tmp_path: Path) -> None:

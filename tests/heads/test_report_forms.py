@@ -52,7 +52,7 @@ def test_the_supplements_figures_stand_beside_ours_as_an_option(made: list[Entry
     assert [cells[-1].main for _, cells in told["Table S2"].blocks[0].rows if cells[-1]] == ["0.424", "0.413", "0.451"]
 
 
-ODD = r"a|b_*c* [d]\e <f> ~^ & % $x_1$ # {g} --- $\tau$ `h` \\ é"
+ODD = r"a|b_*c* [d]\e <f> ~^ & % $x_1$ # {g} --- $\tau$ `h` \\ é ~~x~~ &amp; ``y'' ?`"
 GRID = Grid(
     ODD,
     "method",
@@ -72,9 +72,12 @@ def test_markdown_a_name_stands_as_it_is() -> None:
         assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 5, line
     assert "| **0.1**\\* \\[−0.2, 0.3\\] | – | † |" in lines[2]
     assert re.sub(r"\\(.)", r"\1", markdown.escape(ODD)) == ODD
+    assert not re.search(r"(?<!\\)(?:\\\\)*[~&$#]", markdown.escape(ODD))
+    assert markdown.escape("a\nb") == "a b"
 
 
 def test_latex_a_name_stands_as_it_is(made: list[Entry], tmp_path: Path) -> None:
+    assert latex.escape("a\n\nb") == "a  b" and latex.escape("``y'' ?`") == "`{}`y'{}' ?{}`"
     document = latex.write([GRID, *grids(reported(made, paper=True))])
     for line in document.splitlines():
         if line.endswith(r" \\") and "multicolumn" not in line:
