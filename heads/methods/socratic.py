@@ -86,7 +86,7 @@ def load_socratic(
     """The model, the texts it reads, and what is to be disclosed beside its scores."""
     texts = ClipTexts(path, kind)
     lm = LanguageModel.load(language_model, device)
-    told = {"texts": path, "kind": texts.kind, "provenance": texts.provenance, "language_model": language_model}
     ids = TokenIds(texts, lm.chat)
-    told["texts_cut"] = ids.cut
+    told = {"texts": path, "kind": texts.kind, "texts_cut": ids.cut, "provenance": texts.provenance}
+    told |= {"language_model": language_model}
     return SocraticLM(lm, ids.longest), ids, told

@@ -79,8 +79,8 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
     HeadsError: a file that is not there or damaged, or a prediction that does not fit its row (file and line).
     """
     brought = {(entry.method, entry.setting, entry.seed) for entry in entries}
-    for method, setting, seed in brought:
-        if seed is None and any((method, setting) == other[:2] and other[2] is not None for other in brought):
+    for method, setting, number in brought:
+        if number is None and any((method, setting) == other[:2] and other[2] is not None for other in brought):
             raise HeadsError(f"{method}, {setting.task}: an entry without a seed beside some with; give each a seed")
     sets = {(entry.task, entry.test_set) for entry in entries}
     rows_of = {(task, path): read_test_set(task, path) for task, path in sorted(sets)}

@@ -136,7 +136,7 @@ def test_a_method_of_several_seeds_has_the_mean_of_its_figures(made: list[Entry]
         measure([own, trainings[0]], 20, 0)
 
 
-def test_only_figures_on_the_same_rows_are_compared_however_their_file_writes_them(
+def test_the_same_rows_are_compared_however_their_file_writes_them(
     made: list[Entry], tmp_path: Path
 ) -> None:
     first = {e.method: e for e in reversed(made) if (e.task, e.variant, e.pair) == ("diffmcq", "V1", "average")}
