@@ -191,10 +191,10 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     if not there:
         raise HeadsError(f"{options.test_set}: every row has a clip that {options.store} lacks, e.g. {absent[0]}")
     if isinstance(method, VLEmb) and options.task == "diffmcq":
-        untold = method.missing_texts(there)
+        untold = dict.fromkeys(method.missing_texts(there))
         if untold and not options.skip_missing:
             raise HeadsError(
-                f"{untold[0]!r}: no embedding of this text in view {options.view} of {options.store} (absent: "
+                f"{next(iter(untold))!r}: no embedding of this text in view {options.view} of {options.store} (absent: "
                 f"{len(untold)} texts of the rows asked); featurize the test set's texts, or pass --skip-missing"
             )
         there = [row for row in there if row.difference not in untold]
