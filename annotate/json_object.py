@@ -63,7 +63,7 @@ def _entries(file: TextIO, path: str | Path) -> Iterator[tuple[str, Any]]:
 def _next(text: str, at: int, file: TextIO) -> tuple[str, int]:
     """What is held and the place in it of the next character that is no space; more is read where nothing is left."""
     while True:
-        at = _SPACES.match(text, at).end()  # type: ignore[union-attr]
+        at = _behind_space(text, at)
         if at < len(text):
             return text, at
         text, at = file.read(PIECE), 0
@@ -88,6 +88,4 @@ def _entry(text: str, at: int) -> tuple[str, Any, int] | None:
 
 
 def _behind_space(text: str, at: int) -> int:
-    while text[at] in " \t\r\n":
-        at += 1
-    return at
+    return _SPACES.match(text, at).end()  # type: ignore[union-attr]

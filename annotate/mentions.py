@@ -30,7 +30,7 @@ _ROMAN_OR_LETTER = r"(?-i:II?|[AB])"
 _NUMBERED = re.compile(
     rf"(?:\b(?P<before>\w+)\s+)?\b(?P<noun>{_SHOWN})[\s_-]*(?:\#|no\.?\s|number\s)?\s*[(\[]?"
     rf"(?P<after>1|2|one|two|{_ROMAN_OR_LETTER})\b"
-    rf"(?P<list>\s*(?:and|or|&|/|vs\.?|versus|(?P<comma>,))\s*(?P<also>1|2|one|two|{_ROMAN_OR_LETTER})\b)?",
+    rf"(?:\s*(?:and|or|&|/|vs\.?|versus|(?P<comma>,))\s*(?P<also>1|2|one|two|{_ROMAN_OR_LETTER})\b)?",
     re.IGNORECASE,
 )
 _SHORT = re.compile(r"\bv(?P<after>[12])\b", re.IGNORECASE)

@@ -13,7 +13,6 @@ Guarantees
 - a model that sees reads each pair of a DiffMCQ set once for all that is asked of it, in however many questions
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -89,12 +88,12 @@ def asked(options: EvaluateOptions) -> list[Any]:
 def identity(options: EvaluateOptions, rows: Sequence[Any]) -> dict[str, Any]:
     """What predictions depend on: partial ones of another identity are not gone on with."""
     from heads.checkpoint import Run
+    from heads.testsets import digest
     from store import Store
     from weights import fingerprint, resolve
 
     free = ("bootstrap", "similarity", "store", "test_set", "out", "rows", "subset", "no_difference", "skip_missing")
     asked_of = {name: value for name, value in asdict(options).items() if name not in free}
-    digest = hashlib.sha256(json.dumps([asdict(row) for row in rows]).encode()).hexdigest()
     head = None if options.head is None else fingerprint(Run(Path(options.head)).best() / "head.safetensors")
     read = [None if options.weights is None else resolve(options.weights), options.texts]
     if options.method == "socratic":
@@ -106,7 +105,7 @@ def identity(options: EvaluateOptions, rows: Sequence[Any]) -> dict[str, Any]:
         if options.view in store.views(entity):
             views[entity] = store.view(entity, options.view).provenance.as_dict()
     made = {"head": head, "contents": contents, "views": views}
-    return {"options": asked_of, "store": str(Path(options.store).absolute()), "rows": digest, **made}
+    return {"options": asked_of, "store": str(Path(options.store).absolute()), "rows": digest(rows), **made}
 
 
 def batch_starts(rows: int, at_once: int) -> list[int]:

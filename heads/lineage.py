@@ -85,13 +85,10 @@ def keep(folder: Path, options: TrainOptions, store: Store, module: nn.Module) -
 
 def data(options: TrainOptions) -> dict[str, str]:
     """Sha256 of each file that training reads beside the store."""
-    lm, contrastive = options.video_lm, options.contrastive
-    files: list[str | None] = []
-    if lm is not None:
-        files += [lm.pairqa, lm.validation.diffmcq, lm.validation.diffrank]
-    if contrastive is not None and contrastive.pairs is not None:
-        pairs = contrastive.pairs
-        files += [pairs.pairqa, pairs.validation.diffmcq, pairs.validation.diffrank]
+    asked = options.contrastive.pairs if options.contrastive is not None else options.video_lm
+    if asked is None:
+        return {}
+    files = (asked.pairqa, asked.validation.diffmcq, asked.validation.diffrank)
     return {file: fingerprint(file) for file in files if file is not None}
 
 

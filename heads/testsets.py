@@ -12,6 +12,8 @@ Guarantees
 - an error names the file and the line
 """
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -125,6 +127,11 @@ def drawn(rows: Sequence[Any], count: int, seed: int) -> list[Any]:
     """`count` rows by seed, in file order."""
     places = np.random.default_rng(seed).permutation(len(rows))[:count]
     return [rows[i] for i in sorted(places)]
+
+
+def digest(rows: Sequence[Any]) -> str:
+    """Sha256 of what the rows say, however their file writes it."""
+    return hashlib.sha256(json.dumps([asdict(row) for row in rows]).encode()).hexdigest()
 
 
 def write_test_set(task: Task, path: str | Path, rows: Sequence[Row]) -> None:

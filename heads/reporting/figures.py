@@ -8,11 +8,9 @@ Guarantees
 - a method trained with several seeds has one figure, their mean, whose interval is that of the mean
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,7 @@ from heads.metrics.significance import holm, paired_p
 from heads.postprocess import parse
 from heads.reporting.entries import Entry, Setting
 from heads.scoring import task_figures
-from heads.testsets import Task, read_predictions, read_test_set, reference_video
+from heads.testsets import Task, digest, read_predictions, read_test_set, reference_video
 
 METRICS: dict[Task, tuple[str, ...]] = {
     "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),
@@ -79,15 +77,15 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
     HeadsError: a file that is not there or damaged, or a prediction that does not fit its row (file and line).
     """
     brought = {(entry.method, entry.setting, entry.seed) for entry in entries}
-    for method, setting, number in brought:
-        if number is None and any((method, setting) == other[:2] and other[2] is not None for other in brought):
+    for method, setting, own_seed in brought:
+        if own_seed is None and any((method, setting) == other[:2] and other[2] is not None for other in brought):
             raise HeadsError(f"{method}, {setting.task}: an entry without a seed beside some with; give each a seed")
     sets = {(entry.task, entry.test_set) for entry in entries}
     rows_of = {(task, path): read_test_set(task, path) for task, path in sorted(sets)}
     together: dict[tuple[Task, str], list[int]] = {}
     for number, entry in enumerate(entries):
-        digest = _digest(rows_of[entry.task, entry.test_set])
-        together.setdefault((entry.task, digest), []).append(number)
+        held = digest(rows_of[entry.task, entry.test_set])
+        together.setdefault((entry.task, held), []).append(number)
     found: dict[int, Measured] = {}
     for (task, _), numbers in together.items():
         name = entries[numbers[0]].test_set
@@ -157,11 +155,6 @@ def _readings(
     parsed = Setting(entry.task)
     if not entry.parsed and (entry.method, parsed, entry.seed) not in brought:
         yield parsed, [parse(caption) for caption in predictions]
-
-
-def _digest(rows: Sequence[Any]) -> str:
-    """Of what the rows say, however their file writes it."""
-    return hashlib.sha256(json.dumps([asdict(row) for row in rows]).encode()).hexdigest()
 
 
 def compare(measured: Measured, ours: Sequence[str], controls: Sequence[str]) -> list[Comparison]:

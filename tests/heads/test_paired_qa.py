@@ -1,0 +1,60 @@
+"""Guarantees of heads.paired_qa about rows, their order, and which questions of a pair are asked."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from heads.errors import HeadsError
+from heads.paired_qa import PairQuestions, draw, kind, one_sided, read_paired_qa, turns
+from store import Store
+
+
+def test_a_row_of_paired_qa_without_words_is_named(world: Path, tmp_path: Path) -> None:
+    catalog = Store.open(world / "features").catalog("clips").frame()
+    row = json.loads((world / "pairqa.jsonl").read_text().splitlines()[0])
+    for name, value in (("answer", ""), ("question", None), ("reference", ["a"])):
+        (tmp_path / "qa.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {name: value}) + "\n")
+        with pytest.raises(HeadsError, match=r"qa\.jsonl:2: not a PairQA row"):
+            read_paired_qa(str(tmp_path / "qa.jsonl"), catalog)
+
+
+def test_every_pair_once_an_epoch_whatever_the_step() -> None:
+    epoch = [i for step in range(5) for i in draw(10, 2, step, seed=3)]
+    assert sorted(epoch) == list(range(10))
+    assert draw(10, 4, 2, seed=3) == (epoch + [i for s in range(5, 10) for i in draw(10, 2, s, seed=3)])[8:12]
+
+
+def test_decisions_first_asks_what_has_one_of_two_answers() -> None:
+    decisions = (("Alike?", "YES"), ("Which one has a fork?", "Video 1"), ("The same?", "NO"))
+    pair = PairQuestions("a", "b", (*decisions, ("What differs?", "In Video 2, a fork.")))
+    asked = turns(pair, 8, np.random.default_rng(0), decisions=True)
+    assert sorted((turn.question, turn.answer) for turn in asked) == sorted(decisions)
+    assert len(turns(pair, 8, np.random.default_rng(0))) == 4
+    told = PairQuestions("a", "b", (("What differs?", "In Video 2, a fork."),))
+    assert len(turns(told, 8, np.random.default_rng(0), decisions=True)) == 1, "a pair without decisions is asked all"
+
+
+def test_every_kind_of_answer_has_its_turn() -> None:
+    asked = pair("a", *["YES"] * 4, *["NO"] * 3, "Video 1", *[f"In Video 2, {word}." for word in ("a", "b", "c")])
+    for seed in range(20):
+        drawn = turns(asked, 6, np.random.default_rng(seed))
+        assert len(set(drawn)) == 6
+        assert Counter(kind(turn.answer) for turn in drawn) in (
+            Counter(decision=3, video=1, text=2), Counter(decision=2, video=1, text=3)
+        )
+    assert len(turns(asked, 20, np.random.default_rng(0))) == 11
+    firsts = {turns(asked, 6, np.random.default_rng(seed))[0] for seed in range(20)}
+    assert len(firsts) > 5, "which questions are drawn is left to chance"
+
+
+def pair(reference: str, *answers: str) -> PairQuestions:
+    return PairQuestions(reference, "z", tuple((f"Question {i}?", answer) for i, answer in enumerate(answers)))
+
+
+def test_one_sided_pairs_are_those_whose_answers_are_all_yes_or_all_no() -> None:
+    alike, unlike = pair("a", "YES", "YES", "Video 1", "YES", "YES"), pair("b", *["NO"] * 5, "In Video 2, a fork.")
+    others = [pair("c", "YES", "YES", "YES"), pair("d", *["YES"] * 5, "NO"), pair("e", "Video 1"), pair("f")]
+    assert one_sided([others[0], unlike, *others[1:], alike]) == ([alike], [unlike])
