@@ -88,6 +88,11 @@ class LLMOptions:
         """These alone, out of a stage's options."""
         return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
+    @property
+    def served(self) -> bool:
+        """Whether the model computes at a server, so that no worker needs a GPU."""
+        return self.endpoint is not None
+
     def provenance(self) -> dict[str, Any]:
         """Model, weights and sampling; a served model has a name only."""
         from weights import fingerprint, resolve

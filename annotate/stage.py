@@ -48,6 +48,11 @@ class StageOptions:
     address: str | None = None
     """Ray cluster to join, auto or HOST:6379; null: RAY_ADDRESS, else Ray is started here"""
 
+    @property
+    def served(self) -> bool:
+        """Whether the model computes at a server, so that no worker needs a GPU."""
+        return False
+
 
 def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame) -> dict[str, Any]:
     """Answer what is missing of `items`; returns what became of them.
@@ -90,7 +95,7 @@ def _work(options: StageOptions, version: Version, job: Job, tasks: Sequence[Tas
     device = None if options.device == "auto" else options.device
     outcomes = []
     with connected(options.address, _ROOMS) as joined:
-        gpu = has_gpu(device, joined)
+        gpu = not options.served and has_gpu(device, joined)
         count, cpus = crew_size(options.workers, "texts", gpu)
         equipment = Equipment(absolute(options.store), version.stage, version.name, job, device, cpus)
         crew = Crew(equipment, gpu, Worker)

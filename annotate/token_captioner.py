@@ -3,6 +3,7 @@
 Guarantees
 - a caption written in a batch is the one written alone, in float32
 - a view of another encoder than the head was trained on is refused; another choice of frames is none
+- objects are asked of centre frames alone
 - a clip without tokens fails alone, and says what to run
 """
 
@@ -20,6 +21,7 @@ from annotate.ahead import ahead
 from annotate.answers import Answer, Failure, Item
 from annotate.captioning import Kind, batches, caption
 from annotate.errors import AnnotateError
+from featurize.frames import WORDS
 from heads import lineage
 from heads.checkpoint import Run
 from heads.clips import Features
@@ -30,7 +32,7 @@ from heads.public import load_public
 from heads.recipe import read_recipe
 from heads.trained import load_video_lm
 from heads.video_lm import VideoLM
-from store import Store
+from store import Provenance, Store
 from weights import fingerprint, resolve
 
 
@@ -59,6 +61,8 @@ class TokenJob:
             assert self.model is not None and self.view is not None
             view, weights, model = self.view, fingerprint(resolve(self.model)), {"model": self.model}
         made = Store.open(self.store).view("clips", view).provenance
+        if self.kind == "objects":
+            check_centre(view, made)
         asked = {"system": SYSTEM, "question": self.question, "max_tokens": self.max_tokens}
         return {**model, "weights": weights, "view": made.as_dict(), "asked": asked}
 
@@ -113,6 +117,16 @@ def _trained_view(folder: Path) -> str:
     if recipe is None:
         raise AnnotateError(f"{folder}: holds a contrastive head, which writes no captions; name another run")
     return recipe.view
+
+
+def check_centre(view: str, made: Provenance) -> None:
+    """AnnotateError: a view of several frames of a clip. One that featurize did not make may say what it likes."""
+    spread = [words for sampling, words in WORDS.items() if sampling != "centre"]
+    if not made.frames.startswith("1 ") and any(words in made.frames for words in spread):
+        raise AnnotateError(
+            f"view {view} shows {made.frames}: objects are seen in the centre frame alone; give a view made by "
+            "featurize --sampling centre"
+        )
 
 
 def _other_frames(trained: Features, given: Features) -> Features:

@@ -22,7 +22,7 @@ from annotate.answers import Answer, Failure, Item
 from annotate.captioning import FRAMES, Kind, caption
 from annotate.pictures import SHORT_SIDE, pictures
 from annotate.prompts import CAPTION_SYSTEM
-from annotate.vision_model import load_vision_model
+from annotate.vision_model import load_processor, load_vision_model
 from weights import fingerprint, resolve
 
 _WORDLESS = ("blip", "git")
@@ -44,12 +44,17 @@ class VideoJob:
 
     def provenance(self) -> dict[str, Any]:
         """Model, its weights, what it is shown and asked."""
-        shown = {"frames": FRAMES[self.kind], "short_side": SHORT_SIDE}
+        shown = {"frames": shown_frames(self.kind, load_processor(self.model)), "short_side": SHORT_SIDE}
         asked = {"system": CAPTION_SYSTEM, "question": self.question, "max_tokens": self.max_tokens}
         return {"model": self.model, "weights": fingerprint(resolve(self.model)), "shown": shown, "asked": asked}
 
     def load(self, device: str, threads: int) -> "VideoCaptioner":
         return VideoCaptioner(self, device, threads)
+
+
+def shown_frames(kind: Kind, processor: Any) -> int:
+    """Of a clip; a model that does not chat is shown one picture, whatever it is asked."""
+    return FRAMES[kind] if processor.chat_template is not None else 1
 
 
 class VideoCaptioner:
@@ -59,7 +64,7 @@ class VideoCaptioner:
         self.job, self.threads = job, threads
         self.model, self.processor = load_vision_model("AutoModelForImageTextToText", job.model, device)
         self.chats = self.processor.chat_template is not None
-        self.frames = FRAMES[job.kind] if self.chats else 1
+        self.frames = shown_frames(job.kind, self.processor)
         tokenizer = self.processor.tokenizer
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:

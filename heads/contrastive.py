@@ -6,6 +6,7 @@ differs against the average of the pair's embeddings, and the two embeddings aga
 Guarantees
 - only texts and pairs of the train split train it; its checkpoint is chosen on the val split
 - both sides come out L2-normalised
+- validation holds a block of clips at a time, however many there are
 - trained on pairs, it is judged as heads.methods.vlemb judges the view that it writes
 """
 
@@ -31,6 +32,7 @@ from heads.warm_start import split_texts
 from store import Store, text_key
 
 BLOCK = 64  # clips or texts embedded at a time
+VALIDATED = 2048  # most clips of val that stand against each other in the loss
 
 
 class ContrastiveHead(nn.Module):
@@ -52,7 +54,7 @@ class ContrastiveHead(nn.Module):
 
     def loss(self, tokens: Float[Tensor, "C N D"], texts: Float[Tensor, "C E"], leave_out: float = 0.0) -> Tensor:
         """Clips against their own texts."""
-        return self._match(self.embed_clips(tokens, leave_out), self.embed_texts(texts))
+        return self.match(self.embed_clips(tokens, leave_out), self.embed_texts(texts))
 
     def pair_loss(self, batch: PairBatch, alike_weight: float, leave_out: float = 0.0) -> Tensor:
         """Averages of pairs against the texts that say what differs, and the cosine of each pair against the share of
@@ -63,9 +65,9 @@ class ContrastiveHead(nn.Module):
         )
         average = functional.normalize(told.mean(dim=1), dim=-1)
         error = (decided[:, 0] * decided[:, 1]).sum(dim=-1) - batch.alike
-        return self._match(average, self.embed_texts(batch.texts)) + alike_weight * error.square().mean()
+        return self.match(average, self.embed_texts(batch.texts)) + alike_weight * error.square().mean()
 
-    def _match(self, seen: Float[Tensor, "C W"], told: Float[Tensor, "C W"]) -> Tensor:
+    def match(self, seen: Float[Tensor, "C W"], told: Float[Tensor, "C W"]) -> Tensor:
         """Symmetric cross-entropy over the batch (InfoNCE)."""
         logits = self.log_scale.clamp(max=4.6).exp() * seen @ told.T
         own = torch.arange(len(logits), device=logits.device)
@@ -92,6 +94,8 @@ class ContrastiveTask:
                 f"{store.path}: the contrastive head needs clips with features and a {recipe.text} in the "
                 "train and val splits"
             )
+        if len(self.val) > VALIDATED:
+            self.val = self.val[draw(len(self.val), VALIDATED, 0, seed)]
         self.pairs: PairContrast | None = None
         self.validator: Validator | None = None
         if recipe.pairs is not None:
@@ -122,7 +126,10 @@ class ContrastiveTask:
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float | None]:
-        loss = float(self.module.loss(*self._batch(self.val.rows())))
+        keys, texts = zip(*self.val.rows(), strict=True)
+        seen = self._embedded_clips(keys).vectors
+        told = self._embedded_texts([text_key(text) for text in texts]).vectors
+        loss = float(self.module.match(seen.to(self.device), told.to(self.device)))
         if self.validator is None:
             return {"score": -loss, "loss": loss}
         return {**self.validator.figures(self._vlemb()), "loss": loss}
@@ -133,17 +140,20 @@ class ContrastiveTask:
         rows: list[DiffMCQ | DiffRank] = [*self.validator.choices, *self.validator.ranks]
         clips = dict.fromkeys(clip for row in rows for clip in clips_of(row))
         texts = dict.fromkeys(text_key(row.difference) for row in self.validator.choices)
-        return VLEmb(
-            Embedded(list(clips), self.clips, self.module.embed_clips, self.device),
-            Embedded(list(texts), self.texts, self.module.embed_texts, self.device),
-        )
+        return VLEmb(self._embedded_clips(list(clips)), self._embedded_texts(list(texts)))
+
+    def _embedded_clips(self, keys: Sequence[str]) -> "Embedded":
+        return Embedded(keys, self.clips, self.module.embed_clips, self.device)
+
+    def _embedded_texts(self, keys: Sequence[str]) -> "Embedded":
+        return Embedded(keys, self.texts, self.module.embed_texts, self.device)
 
 
 class Embedded:
     """Embeddings of some keys, computed once."""
 
     def __init__(
-        self, keys: list[str], features: Features, embed: Callable[[Tensor], Tensor], device: str
+        self, keys: Sequence[str], features: Features, embed: Callable[[Tensor], Tensor], device: str
     ) -> None:
         self.places = {key: place for place, key in enumerate(keys)}
         parts = [keys[start : start + BLOCK] for start in range(0, len(keys), BLOCK)]

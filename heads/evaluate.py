@@ -70,15 +70,14 @@ def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
 def asked(options: EvaluateOptions) -> list[Any]:
     """The rows to answer."""
     from heads.declining import agreeing
-    from heads.selection import check_names, read_names, select
+    from heads.selection import named, select
     from heads.testsets import drawn, read_test_set
 
     groups = [read_test_set(options.task, options.test_set)]
     if options.no_difference is not None:
         groups.append(agreeing(read_test_set("diffrank", options.no_difference)))
     if options.subset is not None:
-        names = read_names(options.subset)
-        check_names([row for rows in groups for row in rows], names)
+        names = named([row for rows in groups for row in rows], options.subset)
         groups = [select(rows, names) for rows in groups]
     if options.rows is not None:
         groups = [drawn(rows, options.rows, options.seed) for rows in groups]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from heads.cli import parse
+from heads.errors import HeadsError
 from heads.testsets import Task, read_predictions, read_test_set
 
 COUNTS = ("rows", "videos", "ties", "nan_rows", "within_step_rows", "no_difference_rows")
@@ -41,6 +42,10 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     from heads.postprocess import parse as parse_caption
     from heads.scoring import score
 
+    if options.task != "diffcap" and (options.parse or options.similarity):
+        raise HeadsError(f"--parse and --similarity are said of captions; {options.task} has scores: leave them out")
+    if options.store is not None and not options.similarity:
+        raise HeadsError("--store is read for --similarity alone: give both, or neither")
     rows = read_test_set(options.task, options.test_set)
     predictions = read_predictions(options.task, options.predictions, rows)
     if options.task == "diffcap" and options.parse:

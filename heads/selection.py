@@ -3,6 +3,7 @@
 Guarantees
 - rows keep the order of the test set
 - every name selects a row, or is refused
+- what names rows is no file's name, though there be such a file
 """
 
 from collections.abc import Collection, Sequence
@@ -19,28 +20,34 @@ from store import Store
 AnyRow = TypeVar("AnyRow", bound=Row)
 
 
-def read_names(subset: str) -> list[str]:
-    """The names of a subset: the lines of a file, or what commas part. HeadsError where there are none."""
+def named(rows: Sequence[Row], subset: str) -> list[str]:
+    """The names of a subset: what commas part, or the lines of a file where those are not all names of the rows.
+
+    HeadsError: no names, or one that selects none of the rows.
+    """
+    known = set().union(*map(_names, rows))
+    names = _stripped(subset.split(","))
+    if known.issuperset(names) and names:
+        return names
     try:
-        found = Path(subset).read_text(encoding="utf-8-sig").split("\n")
+        names = _stripped(Path(subset).read_text(encoding="utf-8-sig").split("\n"))
     except UnicodeDecodeError as error:
         raise HeadsError(f"{subset}: not UTF-8 ({error.reason}); give a file of names, one a line") from error
     except OSError:  # no file, or longer than the name of one
-        found = subset.split(",")
-    names = [name.strip() for name in found if name.strip()]
+        pass
     if not names:
         raise HeadsError(f"{subset or 'subset'}: no names in it; give categories, videos or reference clips")
-    return names
-
-
-def check_names(rows: Sequence[Row], names: Collection[str]) -> None:
-    """HeadsError: a name that selects none of the rows."""
-    unknown = sorted(set(names).difference(*map(_names, rows)))
+    unknown = sorted(set(names) - known)
     if unknown:
         raise HeadsError(
             f"subset: {unknown[0]!r} is no category, reference video or reference clip of the test set"
             + (f" ({len(unknown)} such names)" if len(unknown) > 1 else "")
         )
+    return names
+
+
+def _stripped(names: Sequence[str]) -> list[str]:
+    return [name.strip() for name in names if name.strip()]
 
 
 def select(rows: Sequence[AnyRow], names: Collection[str]) -> list[AnyRow]:

@@ -268,6 +268,8 @@ def _diffmcq(found: dict[str, Any]) -> DiffMCQ:
         raise HeadsError(f"{len(options)} options where {OPTIONS} should be")
     if answer not in options:
         raise HeadsError("'answer' is none of the options")
+    if len(set(options)) == 1:
+        raise HeadsError("all options are the same pair: nothing to choose from")
     difference = _text(found, "difference")
     if not difference.strip():
         raise HeadsError("difference is empty: nothing tells the options apart")

@@ -5,7 +5,8 @@ from typing import Any
 
 from heads.reporting import published
 from heads.reporting.figures import Score
-from heads.reporting.tables import CAPTIONS, CHOICES, RANK, TASKS, Place, Report, heading
+from heads.reporting.places import CAPTIONS, CHOICES, RANK, TASKS, Place, heading
+from heads.reporting.tables import Report
 from heads.table import CHANCE
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # told apart by most eyes (Okabe and Ito)

@@ -15,17 +15,15 @@ import numpy as np
 from heads.metrics.bootstrap import CONFIDENCE
 from heads.metrics.significance import paired_p
 from heads.reporting import published
-from heads.reporting.entries import PairEmbedding, Setting, Variant
+from heads.reporting.entries import PairEmbedding
 from heads.reporting.figures import Comparison, Score
 from heads.reporting.grid import Block, Cell, Grid, Row
+from heads.reporting.places import CAPTIONS, CHOICES, RANK, RAW, TASKS, Place, heading
+from heads.reporting.trainings import trainings
 
 ABOVE, BELOW = "*", "†"
 LEVEL = 1 - CONFIDENCE
-TASKS = {"diffcap": "DiffCap", "diffmcq": "DiffMCQ", "diffrank": "DiffRank"}
-METRICS = {"BLEU": "BLEU", "CIDEr": "CIDEr", "ROUGE-L": "ROUGE-L", "accuracy": "accuracy", "ktau_defined": "τ"}
 PAIRS: dict[PairEmbedding, str] = {"reference": "V_r only", "candidate": "V_c only", "average": "avg(V_r, V_c)"}
-VARIANTS: tuple[Variant, ...] = ("V1", "V2", "V3")
-Place = tuple[Setting, str]  # a setting and a metric: a column
 
 
 @dataclass(frozen=True)
@@ -48,14 +46,6 @@ class Layout:
     source: str = ""
 
 
-def _captions(parsed: bool) -> list[Place]:
-    return [(Setting("diffcap", parsed=parsed), metric) for metric in ("BLEU", "CIDEr", "ROUGE-L")]
-
-
-CHOICES: list[Place] = [(Setting("diffmcq", variant=variant), "accuracy") for variant in VARIANTS]
-RANK: Place = (Setting("diffrank"), "ktau_defined")
-CAPTIONS, RAW = _captions(True), _captions(False)
-
 LAYOUTS = [
     Layout("Table S1: DiffCap, raw captions", RAW, published.RAW, "supplement, S1"),
     Layout("DiffCap, captions parsed to the form of the annotations", CAPTIONS, {}),
@@ -70,16 +60,10 @@ LAYOUTS = [
 
 
 def grids(report: Report) -> list[Grid]:
-    """The tables that hold anything, in the paper's order, then the comparisons."""
+    """The tables that hold anything, in the paper's order, then how trainings differ, then the comparisons."""
     raw, parsed, every, choices = (_methods(report, layout) for layout in LAYOUTS)
-    return [grid for grid in (raw, parsed, _pairs(report), every, choices, _comparisons(report)) if grid.blocks]
-
-
-def heading(place: Place) -> tuple[str, str]:
-    """(task in its form, metric), as people read them."""
-    setting, metric = place
-    form = {"diffcap": "" if setting.parsed else ", raw", "diffmcq": f" {setting.variant}", "diffrank": ""}
-    return TASKS[setting.task] + form[setting.task], METRICS[metric]
+    behind = trainings(report.scores), _comparisons(report)
+    return [grid for grid in (raw, parsed, _pairs(report), every, choices, *behind) if grid.blocks]
 
 
 def _methods(report: Report, layout: Layout) -> Grid:
@@ -128,7 +112,10 @@ def _pairs(report: Report) -> Grid:
     scores = {(score.method, score.setting.pair): score for score in found}
     methods = list(dict.fromkeys(score.method for score in found))
     columns = [("DiffMCQ V1 accuracy", method) for method in methods]
-    highest = {method: _highest(s.value for (m, _), s in scores.items() if m == method) for method in methods}
+    highest = {
+        method: _highest(s.value for (m, _), s in scores.items() if m == method and m not in report.controls)
+        for method in methods
+    }
     rows: list[Row] = []
     for pair, name in PAIRS.items():
         rows.append((name, [_cell(scores.get((method, pair)), highest[method]) for method in methods]))
@@ -226,5 +213,5 @@ def _behind(scores: Sequence[Score]) -> list[str]:
     trained = {score.method: len(score.seeds) for score in scores if score.seeds}
     if trained:
         several = ", ".join(f"{name} {count}" for name, count in trained.items())
-        notes.append(f"Mean over trainings that differ by seed alone: {several}.")
+        notes.append(f"Mean over trainings that differ by seed alone: {several} (table of trainings).")
     return notes

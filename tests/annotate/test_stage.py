@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from annotate import AnnotateError, stage, worker
 from annotate.answers import plain
+from annotate.describe import DescribeOptions
 from annotate.stage import StageOptions, pending, run_stage
 from annotate.versions import Version, chosen, versions
 from annotate.worker import Answered, Equipment, Worker
@@ -194,3 +196,23 @@ def test_two_runs_do_not_write_one_version_at_once(store: Store, job: Shout) -> 
     with locked(version.folder / "lock.json", wait=False):
         with pytest.raises(StoreError, match="is being written by process"):
             run_stage(options(store), "shout", job, items(["a"]))
+
+
+@pytest.mark.parametrize("endpoint", [None, "http://127.0.0.1:1/v1"])
+def test_a_stage_whose_model_is_served_takes_no_gpu(
+    store: Store, job: Shout, monkeypatch: pytest.MonkeyPatch, endpoint: str | None
+) -> None:
+    """On a cluster whose GPUs the server holds, a worker that wants one would never begin."""
+    taken: list[bool] = []
+
+    def crew(equipment: Equipment, gpu: bool, worker: type) -> None:
+        taken.append(gpu)
+        raise AnnotateError("enough")
+
+    monkeypatch.setattr(stage, "connected", lambda *_: nullcontext(True))
+    monkeypatch.setattr(stage, "has_gpu", lambda *_: True)
+    monkeypatch.setattr(stage, "crew_size", lambda *_: (1, 1))
+    monkeypatch.setattr(stage, "Crew", crew)
+    with pytest.raises(AnnotateError, match="enough"):
+        run_stage(DescribeOptions(store=str(store.path), endpoint=endpoint), "shout", job, items(["a"]))
+    assert taken == [endpoint is None]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 from annotate import AnnotateError, captions
 from annotate.answers import Failure, Item
 from annotate.captioning import caption
-from annotate.token_captioner import TokenCaptioner, TokenJob
+from annotate.token_captioner import TokenCaptioner, TokenJob, check_centre
 from annotate.versions import chosen
+from featurize.frames import WORDS
 from heads import train
 from heads.clip_texts import ClipTexts
 from heads.recipe import ProjectorOptions, Schedule, TrainOptions, Validation, VideoLMRecipe
@@ -126,6 +128,19 @@ def test_provenance_tells_head_view_and_question(world: Path) -> None:
     assert job.provenance() == same.provenance()
     assert len({json.dumps(each.provenance(), sort_keys=True) for each in (job, *others)}) == 4
     assert len(job.provenance()["weights"]) == 64
+
+
+def test_objects_are_asked_of_centre_frames_alone(world: Path) -> None:
+    job = TokenJob(str(world / "features"), "objects", str(world / "run"), None, "centre", ASKED, 8, 4)
+    assert job.provenance()["view"]["frames"] == "centre"
+    for sampling in WORDS:
+        words = f"8 at {WORDS[sampling]}, start <= time < end"
+        if sampling == "centre":
+            check_centre("view", dataclasses.replace(MADE, frames=words))
+            continue
+        check_centre("view", dataclasses.replace(MADE, frames=words.replace("8 at", "1 at")))
+        with pytest.raises(AnnotateError, match=f"view view shows 8 at {re.escape(WORDS[sampling])}"):
+            check_centre("view", dataclasses.replace(MADE, frames=words))
 
 
 def test_the_verb_captions_and_heads_read_it(

@@ -124,6 +124,12 @@ def test_a_model_is_shown_what_its_own_processor_makes(
     assert made.busy > 0
 
 
+def test_provenance_tells_what_a_model_is_shown(models: dict[str, Path]) -> None:
+    asked: list[tuple[str, Kind, int]] = [("llava", "action", 8), ("llava", "objects", 1), ("blip", "action", 1)]
+    for case, kind, frames in asked:
+        assert VideoJob(kind, str(models[case]), ASKED, 8, 2).provenance()["shown"]["frames"] == frames
+
+
 def test_a_caption_written_in_a_batch_is_the_one_written_alone(models: dict[str, Path], video: Path) -> None:
     together = dict(captioner(models["llava"], batch=5).annotate(clips(video)))
     alone = dict(captioner(models["llava"], batch=1).annotate(clips(video)))

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import yaml
 
 from heads import embed, evaluate, table, train
 from heads.checkpoint import read_metrics
+from heads.contrastive import ContrastiveTask
+from heads.recipe import read_recipe
 from store import Store, text_key
 
 
@@ -61,6 +64,25 @@ def test_a_contrastive_head_becomes_a_view_that_vlemb_reads(aligned: Path, world
     assert table.main([*scores, "--out", str(tmp_path / "table.json")]) == 0
     systems = json.loads((tmp_path / "table.json").read_text())["systems"]
     assert systems["VLEmb (aligned)"].keys() == {"accuracy", "ktau_defined", "ktau_within_step", "rows"}
+
+
+def test_validation_holds_a_block_of_clips_at_a_time(
+    aligned: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = read_recipe(aligned / "recipe.yaml")
+    assert options.contrastive is not None
+    task = ContrastiveTask(options.contrastive, Store.open(world / "features"), 0, "cpu")
+    with torch.inference_mode():
+        whole = float(task.module.loss(*task._batch(task.val.rows())))
+    sizes: list[int] = []
+    embed_clips = task.module.embed_clips
+    monkeypatch.setattr(task.module, "embed_clips", lambda tokens: sizes.append(len(tokens)) or embed_clips(tokens))
+    monkeypatch.setattr("heads.contrastive.BLOCK", 2)
+    assert task.validate()["loss"] == pytest.approx(whole, rel=1e-5)
+    assert max(sizes) == 2 and sum(sizes) == len(task.val)
+    monkeypatch.setattr("heads.contrastive.VALIDATED", 3)
+    some = ContrastiveTask(options.contrastive, Store.open(world / "features"), 0, "cpu").val
+    assert len(some) == 3 and len(some.join(task.val, on=task.val.columns, how="semi")) == 3
 
 
 def test_while_another_writes_it_is_refused_or_waits_if_asked(

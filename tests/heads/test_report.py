@@ -123,8 +123,13 @@ def test_a_method_of_several_seeds_has_the_mean_of_its_figures(made: list[Entry]
     assert score.value == sum(score.seeds) / 2
     mean = (apart[0][1] + apart[1][1]) / 2
     assert np.allclose(values, mean, rtol=0, atol=1e-15) and score.interval == interval(values, score.videos)
-    (grid,) = grids(Report([score], [], [], 200, False))[:1]
-    assert "Mean over trainings that differ by seed alone: StepDiff 2." in grid.notes
+    grid, differing = grids(Report([score], [], [], 200, False))[-2:]
+    assert "Mean over trainings that differ by seed alone: StepDiff 2 (table of trainings)." in grid.notes
+    assert differing.columns == [("DiffMCQ V1", "accuracy")] and len(differing.blocks[0].rows) == 1
+    ((name, (cell,)),) = differing.blocks[0].rows
+    assert name == "StepDiff" and cell is not None
+    assert cell.main == f"{np.mean(score.seeds):.3f} ± {np.std(score.seeds, ddof=1):.3f}"
+    assert len(grids(Report([apart[0][0]], [], [], 200, False))) == len(grids(Report([score], [], [], 200, False))) - 1
     rows = read_test_set("diffmcq", weak.test_set)
     said = read_predictions("diffmcq", weak.predictions, rows)
     write_test_set("diffmcq", tmp_path / "fewer.jsonl", rows[:50])
@@ -185,6 +190,15 @@ REFUSED = [
 def test_an_entry_that_cannot_stand_is_refused(entries: list[Entry], message: str) -> None:
     with pytest.raises(HeadsError, match=f"^{re.escape(message)}"):
         check_entries(entries, ["a"], [])
+
+
+def test_a_control_is_never_the_best_of_a_column(made: list[Entry]) -> None:
+    def bold(controls: list[str]) -> list[bool]:
+        told = replace(reported(made), controls=controls)
+        (grid,) = [grid for grid in grids(told) if grid.title.startswith("Table S2")]
+        return [cell.bold for _, cells in grid.blocks[0].rows for cell in cells if cell is not None]
+
+    assert any(bold([])) and not any(bold(["VLEmb"]))
 
 
 def test_a_dash_where_nothing_was_measured_and_bold_where_it_is_best(made: list[Entry]) -> None:

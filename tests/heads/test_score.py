@@ -47,3 +47,19 @@ def test_a_fault_in_predictions_is_told_in_one_line_with_its_place(
     assert score.main(command) == 1
     shown = capsys.readouterr()
     assert shown.err == f"error: {tmp_path / 'said.jsonl'}{message}\n" and not shown.out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--parse", "true"], "--parse and --similarity are said of captions; diffrank has scores: leave them out"),
+        (["--similarity", "true"], "--parse and --similarity are said of captions"),
+        (["--store", "features"], "--store is read for --similarity alone"),
+    ],
+)
+def test_an_option_that_nothing_would_read_is_refused(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    (tmp_path / "said.jsonl").write_text('{"scores": [1, 0]}\n' * 3)
+    assert score.main([*command, *more]) == 1
+    assert message in capsys.readouterr().err

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from heads.errors import HeadsError
-from heads.selection import absent_clips, check_names, read_names, select
+from heads.selection import absent_clips, named, select
 from heads.testsets import DiffCap, DiffMCQ, DiffRank
 from store import Store
 
@@ -35,22 +35,29 @@ def test_rows_keep_the_order_of_the_test_set(names: list[str], places: list[int]
 
 def test_every_name_selects_a_row_or_is_refused() -> None:
     with pytest.raises(HeadsError, match="subset: 'h_0_1' is no category, reference video or .* test set$"):
-        check_names(ROWS, ["a", "h_0_1"])
+        named(ROWS, "a,h_0_1")
     with pytest.raises(HeadsError, match=r"subset: 'actions' is no .* \(2 such names\)"):
-        check_names(ROWS, ["actions", "b_0_9"])
-    check_names(ROWS, ["Actions", "v-_x", "b_0_1"])
+        named(ROWS, "actions,b_0_9")
+    assert named(ROWS, "Actions, v-_x,b_0_1,") == ["Actions", "v-_x", "b_0_1"]
 
 
 def test_names_are_lines_of_a_file_or_parted_by_commas(tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("Serving / Presentation\n\n a, b \n")
-    assert read_names(str(tmp_path / "names.txt")) == ["Serving / Presentation", "a, b"]
-    assert read_names("Visuals, a_0_1") == ["Visuals", "a_0_1"]
+    comma = DiffCap("a_0_1", "b_0_1", "Tools, and so on", ("x",))
+    (tmp_path / "names.txt").write_text("Serving / Presentation\n\n Tools, and so on \n")
+    assert named([*ROWS, comma], str(tmp_path / "names.txt")) == ["Serving / Presentation", "Tools, and so on"]
     many = [f"video_{number}_0_1" for number in range(99)]  # more letters than a file's name has
-    assert read_names(",".join(many)) == many
+    assert named([DiffRank(clip, ("b_0_1",), "Actions", (5,)) for clip in many], ",".join(many)) == many
     (tmp_path / "none.txt").write_text("\n")
     for empty in (str(tmp_path / "none.txt"), " ,"):
         with pytest.raises(HeadsError, match="no names in it"):
-            read_names(empty)
+            named(ROWS, empty)
+
+
+def test_what_names_rows_is_no_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("Visuals").write_text("Actions\n")
+    assert named(ROWS, "Visuals") == ["Visuals"]
+    assert named(ROWS, "./Visuals") == ["Actions"]
 
 
 def test_absent_clips_are_those_without_features(world: Path, tmp_path: Path) -> None:

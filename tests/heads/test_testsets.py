@@ -85,6 +85,7 @@ FAULTS: list[tuple[Task, dict[str, Any], str]] = [
     ("diffcap", {"category": 3}, "'category' is int, not a text"),
     ("diffmcq", {"options": [[A, B]] * 3}, "3 options where 4 should be"),
     ("diffmcq", {"options": [[A, B, C]] * 4}, "'options' holds .* where a pair of clip ids"),
+    ("diffmcq", {"options": [[A, B]] * 4, "answer": [A, B]}, "all options are the same pair"),
     ("diffmcq", {"answer": [A, D]}, "'answer' is none of the options"),
     ("diffrank", {"scores": [5, 0]}, "2 scores for 3 targets"),
     ("diffrank", {"scores": [5, 0, 6]}, "'scores' holds 6; they are whole numbers from 0 to 5"),
