@@ -84,7 +84,7 @@ class VideoLMRecipe:
     sources: tuple[SourceName, ...] = ("pairs",)
     """what batches are of, by turns: clips (each with its narration: VCLM), sequences (three clips of a video, each
     followed by its narration) and images (each with its caption: with sequences, Interleaved), pairs (with their
-    questions: StepDiff)"""
+    questions: StepDiff); one that is named twice has two turns"""
     init: str | None = None
     """run whose best checkpoint this one starts from"""
     pairqa: str | None = None

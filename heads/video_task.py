@@ -79,7 +79,7 @@ class VideoTask:
         asked = dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate))
         self.features.rows(list(asked))  # whoever has none is named before anything trains
         self.module = build(recipe, self.features, seed, device)
-        self.sources = [self._source(name) for name in recipe.sources]
+        self.sources = {name: self._source(name) for name in dict.fromkeys(recipe.sources)}
 
     def _source(self, name: str) -> Source:
         recipe, chat, outputs = self.recipe, self.module.lm.chat, self.recipe.projector.outputs
@@ -119,8 +119,10 @@ class VideoTask:
 
     def batch(self, number: int) -> Batch:
         """The training batch of that number."""
-        turn, place = divmod(number, len(self.sources))
-        return self.sources[place].batch(turn, number // self.recipe.schedule.accumulate)
+        names = self.recipe.sources
+        turn, place = divmod(number, len(names))
+        own = turn * names.count(names[place]) + names[:place].count(names[place])  # a source may have several places
+        return self.sources[names[place]].batch(own, number // self.recipe.schedule.accumulate)
 
     def loss(self, batch: int) -> Tensor:
         """The loss of one training batch."""

@@ -285,7 +285,7 @@ def test_one_sided_first_holds_two_such_pairs_of_three(pairs: int, world: Path, 
     settings = {"pairqa": str(path), "one_sided_first": 2, "batch": pairs, "schedule": schedule}
     made = read_recipe(recipe(world, tiny_lm, tmp_path / "run", **settings)).video_lm
     assert made is not None
-    (source,) = VideoTask(made, Store.open(world / "features"), 0, "cpu").sources
+    (source,) = VideoTask(made, Store.open(world / "features"), 0, "cpu").sources.values()
     assert isinstance(source, PairedSource)
     drawn = [source.drawn_pairs(batch, batch // 2) for batch in range(8)]
     assert drawn == [source.drawn_pairs(batch, batch // 2) for batch in range(8)]

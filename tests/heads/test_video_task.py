@@ -76,9 +76,19 @@ def test_sources_take_turns_by_the_batchs_number_alone(world: Path, tiny_lm: str
     assert [len(clips) for clips in shown] == [9, 3, 6] * 3, "three sequences, three images, three pairs"
     assert [tasks[1].batch(number).clips for number in reversed(range(9))] == shown[::-1]
     for number, clips in enumerate(shown):
-        assert clips == tasks[0].sources[number % 3].batch(number // 3, 0).clips
+        assert clips == tasks[0].sources[SYSTEMS["StepDiff"][number % 3]].batch(number // 3, 0).clips
     train_split = set(tasks[0].catalog.filter(split="train")["key"])
     assert {clip for clips in shown for clip in clips} <= train_split
+
+
+def test_a_source_with_several_places_goes_on_at_each(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+    made = options(world, tiny_lm, tmp_path, sources=("pairs", "images", "pairs")).video_lm
+    assert made is not None
+    task = VideoTask(made, Store.open(world / "features"), 0, "cpu")
+    shown = [task.batch(number).clips for number in range(6)]
+    pairs, images = task.sources["pairs"], task.sources["images"]
+    expected = [pairs.batch(0, 0), images.batch(0, 0), pairs.batch(1, 0), pairs.batch(2, 0), images.batch(1, 0)]
+    assert shown == [batch.clips for batch in [*expected, pairs.batch(3, 0)]]
 
 
 @pytest.mark.parametrize("mine_every", [0, 1])
