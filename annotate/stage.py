@@ -96,7 +96,7 @@ def _work(options: StageOptions, version: Version, job: Job, tasks: Sequence[Tas
     outcomes = []
     with connected(options.address, _ROOMS) as joined:
         gpu = not options.served and has_gpu(device, joined)
-        count, cpus = crew_size(options.workers, "texts", gpu)
+        count, cpus = crew_size(options.workers, "texts", gpu, joined)
         equipment = Equipment(absolute(options.store), version.stage, version.name, job, device, cpus)
         crew = Crew(equipment, gpu, Worker)
         with progress(version.stage, "items", total) as show:

@@ -6,6 +6,7 @@ Guarantees
 - a shard is given to a worker that is there, so workers that find no room hold up nothing
 """
 
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -60,16 +61,23 @@ def has_gpu(device: str | None, joined: bool) -> bool:
     return True
 
 
-def crew_size(workers: int | None, entity: str, gpu: bool) -> tuple[int, int]:
-    """How many workers the cluster has room for (or was told to have), and CPUs for each."""
+def crew_size(workers: int | None, entity: str, gpu: bool, joined: bool) -> tuple[int, int]:
+    """How many workers the cluster has room for (or was told to have), and CPUs for each.
+
+    On this machine alone (not `joined`) no more than OMP_NUM_THREADS: whoever sets it has given the others away, and
+    threads that wait for each other wait ten times as long where another process has one of their cores.
+    """
     import ray
 
     there = ray.cluster_resources()
     cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
     if gpu:
         return workers or gpus or 1, min(max(cpus // gpus, 1), _CPUS_BESIDE_GPU) if gpus else _CPUS_UNSEEN
-    count = workers or max(cpus // _CPUS[entity], 1)
-    return count, min(max(cpus // count, 1), _CPUS[entity])
+    count, most = workers or max(cpus // _CPUS[entity], 1), _CPUS[entity]
+    allowed = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if not joined and allowed.isdecimal():
+        most = min(most, max(int(allowed), 1))
+    return count, min(max(cpus // count, 1), most)
 
 
 class Crew:

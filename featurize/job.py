@@ -70,7 +70,7 @@ def run(options: Options, asked: Manifest) -> Summary:
             _tell_anew(store.catalog(asked.entity), asked)
             return summarise(store, view, asked)
         with connected(options.address) as joined:
-            return _run(store, options, asked, has_gpu(options.device, joined))
+            return _run(store, options, asked, joined)
 
 
 def _store(path: str) -> Store:
@@ -79,9 +79,10 @@ def _store(path: str) -> Store:
     return Store.open(where if isinstance(where, RemotePath) else where.expanduser().absolute(), create=True)
 
 
-def _run(store: Store, options: Options, asked: Manifest, gpu: bool) -> Summary:
-    """The run on Ray, under the lock; `gpu`: each worker has one."""
-    count, cpus = crew_size(options.workers, asked.entity, gpu)
+def _run(store: Store, options: Options, asked: Manifest, joined: bool) -> Summary:
+    """The run on Ray, under the lock; `joined`: on a cluster that was there."""
+    gpu = has_gpu(options.device, joined)
+    count, cpus = crew_size(options.workers, asked.entity, gpu, joined)
     weights = options.weights
     if weights is not None and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())  # workers start elsewhere

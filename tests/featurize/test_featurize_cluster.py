@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from featurize.cluster import inside_job
-from featurize.crew import ATTEMPTS
+from featurize.crew import ATTEMPTS, crew_size
 from featurize.job import requested
 from featurize.options import Options
 from store import Store
@@ -211,3 +211,23 @@ def test_a_relative_path_is_refused_inside_a_job(monkeypatch: pytest.MonkeyPatch
     ):
         with pytest.raises(FeaturizeError, match="is relative: inside a Ray job"):
             requested(options)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "joined", "texts", "clips"),
+    [
+        ("", False, (1, 8), (8, 1)),
+        ("2", False, (1, 2), (8, 1)),
+        ("1,4", False, (1, 1), (8, 1)),
+        ("0", False, (1, 1), (8, 1)),
+        ("99", False, (1, 8), (8, 1)),
+        ("1", True, (1, 8), (8, 1)),
+    ],
+)
+def test_on_this_machine_no_worker_has_more_threads_than_omp_allows(
+    monkeypatch: pytest.MonkeyPatch, allowed: str, joined: bool, texts: tuple[int, int], clips: tuple[int, int]
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setenv("OMP_NUM_THREADS", allowed)
+    assert crew_size(None, "texts", False, joined) == texts
+    assert crew_size(None, "clips", False, joined) == clips
