@@ -125,6 +125,8 @@ def show(record: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from annotate.composing import kept_words
+
     found = record["figures"]
     print("{file}: ".format(**record), end="")
     print(
@@ -138,7 +140,7 @@ def show(record: dict[str, Any]) -> None:
     for name, of_name in found["n_grams"].items():
         table.add_row(f"frequent in {name}", "; ".join(f"{gram} ({count:,})" for gram, count in of_name["3"][:4]))
     for kind, told in ({} if record["made"] is None else record["made"]["types"]).items():
-        table.add_row(f"type {kind}", f"{told['kept']:,} kept of {told['written']:,} texts")
+        table.add_row(f"type {kind}", kept_words(kind, told))
         for reason, count in told["dropped"].items():
             table.add_row("", f"{count:,} dropped: {reason}")
     for reason, clips in (record["leaks"] or {"leakage was not checked: give --store": []}).items():

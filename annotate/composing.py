@@ -60,6 +60,12 @@ class Ledger:
         return {"types": by_type, "examples": dict(self.examples)}
 
 
+def kept_words(kind: str, told: Mapping[str, Any]) -> str:
+    """What a record says of a type, for people."""
+    words = f"{told['kept']:,} questions kept, {told['written']:,} texts written"
+    return f"{words} (of pairs of different steps none: their answer is NO)" if kind == "3" else words
+
+
 Asked = list[tuple[int, QA]]
 """type, question and answer"""
 

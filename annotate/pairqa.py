@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 
 from annotate.cli import parse
-from annotate.composing import Ledger, compose
+from annotate.composing import Ledger, compose, kept_words
 from annotate.errors import AnnotateError
 from annotate.llm import LLMOptions, Sampling
 from annotate.pairs import SCHEMA
@@ -121,7 +121,7 @@ def show(record: dict[str, Any]) -> None:
         )
     )
     for kind, told in record["types"].items():
-        print(f"type {kind}: {told['kept']:,} kept of {told['written']:,} texts")
+        print(f"type {kind}: {kept_words(kind, told)}")
         for reason, count in told["dropped"].items():
             print(f"  dropped {count:,} x {reason}")
 
