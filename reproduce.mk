@@ -93,7 +93,7 @@ $(REPRODUCE)/$(1)/$(2)_$(3).scores.json: $(TEST_$(2)) $(4)
 	    --rows $(or $(R_ROWS),$(R_ROWS_$(2))) $(R_EVALUATE)
 ANSWERS += $(REPRODUCE)/$(1)/$(2)_$(3).scores.json
 endef
-$(R_WORLD)/%_test.jsonl: $(R_STORE)/.complete ;
+$(R_WORLD)/%_test.jsonl: | $(R_STORE)/.complete ;
 
 head = --method video-lm --head $(REPRODUCE)/seed$(1)/$(2)
 control = $(call EVALUATION,seed$(1),$(2),$(3),$(REPRODUCE)/seed$(1)/stepdiff/loss.png,$(call head,$(1),stepdiff) --control $(3))
