@@ -144,7 +144,7 @@ def show(record: dict[str, Any]) -> None:
         for reason, count in told["dropped"].items():
             table.add_row("", f"{count:,} dropped: {reason}")
     for reason, clips in (record["leaks"] or {"leakage was not checked: give --store": []}).items():
-        table.add_row("leakage", f"{len(clips):,} clips {reason}" if record["leaks"] else reason)
+        table.add_row("leakage", f"{len(clips):,} clips: {reason}" if record["leaks"] else reason)
     Console().print(table)
     if record["failed"]:
         print(f"{record['failed']:,} clips should not train: remove their rows, or choose pairs anew with --test-sets")
