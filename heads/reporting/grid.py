@@ -3,6 +3,12 @@
 from dataclasses import dataclass
 
 
+def number(value: float, form: str) -> str:
+    """A figure as a cell writes it, in a form of `format`."""
+    written = format(value, form)
+    return format(0.0, form) if float(written) == 0 else written.replace("-", "−")  # -0.0002 is no less than 0
+
+
 @dataclass(frozen=True)
 class Cell:
     main: str

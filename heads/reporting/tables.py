@@ -17,7 +17,7 @@ from heads.metrics.significance import paired_p
 from heads.reporting import published
 from heads.reporting.entries import PairEmbedding
 from heads.reporting.figures import Comparison, Score
-from heads.reporting.grid import Block, Cell, Grid, Row
+from heads.reporting.grid import Block, Cell, Grid, Row, number
 from heads.reporting.places import CAPTIONS, CHOICES, RANK, RAW, TASKS, Place, heading
 from heads.reporting.trainings import trainings
 
@@ -131,7 +131,7 @@ def _comparisons(report: Report) -> Grid:
     """What ours gain over the best baseline of each column."""
     rows: list[Row] = []
     for c in report.comparisons:
-        gain = Cell(_number(c.difference, "+.3f"), _between(c.interval), mark=_mark(c))
+        gain = Cell(number(c.difference, "+.3f"), _between(c.interval), mark=_mark(c))
         cells = [Cell(c.method), Cell(c.baseline), gain, Cell(f"{c.p:.4f}"), Cell(f"{c.corrected_p:.4f}")]
         rows.append((" ".join(heading((c.setting, c.metric))), list(cells)))
     columns = [("", name) for name in ("method", "best baseline", "difference", "p", "corrected p")]
@@ -154,17 +154,12 @@ def _cell(score: Score | None, highest: float | None, mark: str = "") -> Cell | 
         return None
     if score.value is None:
         return Cell("undefined")
-    best = highest is not None and _number(score.value, ".3f") == _number(highest, ".3f")
-    return Cell(_number(score.value, ".3f"), _between(score.interval), best, mark)
+    best = highest is not None and number(score.value, ".3f") == number(highest, ".3f")
+    return Cell(number(score.value, ".3f"), _between(score.interval), best, mark)
 
 
 def _between(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f"[{_number(interval[0], '.3f')}, {_number(interval[1], '.3f')}]"
-
-
-def _number(value: float, form: str) -> str:
-    written = format(value, form)
-    return format(0.0, form) if float(written) == 0 else written.replace("-", "−")  # -0.0002 is no less than 0
+    return "" if interval is None else f"[{number(interval[0], '.3f')}, {number(interval[1], '.3f')}]"
 
 
 def _highest(values: Iterable[float | None]) -> float | None:

@@ -7,7 +7,7 @@ Guarantees
 from statistics import fmean, stdev
 
 from heads.reporting.figures import Score
-from heads.reporting.grid import Block, Cell, Grid, Row
+from heads.reporting.grid import Block, Cell, Grid, Row, number
 from heads.reporting.places import Place, heading
 
 NOTE = (
@@ -22,11 +22,12 @@ def trainings(scores: list[Score]) -> Grid:
     places: list[Place] = list(dict.fromkeys(place for _, place in found))
     rows: list[Row] = []
     for method in dict.fromkeys(method for method, _ in found):
-        cells = [found.get((method, place)) for place in places]
-        rows.append((method, [None if seeds is None else _cell(seeds) for seeds in cells]))
+        rows.append((method, [_cell(found.get((method, place))) for place in places]))
     columns = [heading(place) for place in places]
     return Grid("Trainings: how much seeds differ", "method", columns, [Block("", rows)] if rows else [], [NOTE])
 
 
-def _cell(seeds: tuple[float, ...]) -> Cell:
-    return Cell(f"{fmean(seeds):.3f} ± {stdev(seeds):.3f}".replace("-", "−"))
+def _cell(seeds: tuple[float, ...] | None) -> Cell | None:
+    if seeds is None:
+        return None
+    return Cell(f"{number(fmean(seeds), '.3f')} ± {number(stdev(seeds), '.3f')}")
