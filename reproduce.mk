@@ -123,7 +123,7 @@ $(REPRODUCE)/all/described$(MODE): $(addprefix $(REPRODUCE)/seed0/,vclm/loss.png
 	@touch $@
 # Socratic (step desc.) compares the descriptions of the test clips.
 $(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),socratic,$(REPRODUCE)/all/described$(MODE),\
-    --method socratic --texts $(R_STORE)/annotations/describe/*)))
+    --method socratic --precision bfloat16 --texts $(R_STORE)/annotations/describe/*)))
 
 # StepDiff once more, from questions that a language model wrote of the descriptions of the training clips. Of a pair it
 # has too few YES / NO questions for batches that begin with pairs alike or different in everything.

@@ -56,8 +56,10 @@ def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
     if options.method == "socratic":
         if options.texts is None:
             raise HeadsError("socratic needs --texts, a Parquet file of texts about clips")
-        reader, ids, told = load_socratic(options.texts, options.kind, options.language_model, device)
-        return StepDiff(reader, ids, options.control, options.seed), "float32", told
+        reader, ids, told = load_socratic(
+            options.texts, options.kind, options.language_model, device, options.precision
+        )
+        return StepDiff(reader, ids, options.control, options.seed), options.precision, told
     if options.head is None:
         raise HeadsError(f"{options.method} needs --head, a run folder of python -m heads.train")
     model, features, made = load_video_lm(Path(options.head), store, device)

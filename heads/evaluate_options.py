@@ -21,6 +21,7 @@ METHODS = {
     "texts": ("socratic",),
     "kind": ("socratic",),
     "language_model": ("socratic",),
+    "precision": ("socratic",),
     "control": (*VIDEO_LM, *PUBLIC, "socratic"),
 }
 TASKS = {
@@ -62,6 +63,8 @@ class EvaluateOptions:
     """which of its texts, by its column kind; null where all are of one kind"""
     language_model: str = "smollm2-135m-instruct"
     """name, folder or hub id of the language model that reads them"""
+    precision: Literal["bfloat16", "float32"] = "float32"
+    """of its matrix products, for socratic (a trained head computes as it was trained)"""
     control: Literal["none", "blind", "shuffled"] = "none"
     """answers without video tokens (without texts), or with those of another clip"""
     rows: int | None = None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from heads.chat import Chat
 from heads.clip_texts import ClipTexts
 from heads.language_model import LanguageModel
-from heads.packing import PADDING, TEXT, Packed
+from heads.packing import PADDING, TEXT, Packed, Turn
 from heads.video_lm import VideoLM
 
 _NONE = -1  # behind the last token of a shorter text
@@ -46,46 +46,46 @@ class TokenIds:
 
 
 class SocraticLM(VideoLM):
-    """A language model whose clips are texts: each in as many places as the longest has, those left over unseen."""
+    """A language model whose clips are texts."""
 
     def __init__(self, lm: LanguageModel, longest: int) -> None:
         super().__init__(lm, nn.Identity(), longest)
-        lm.model.set_attn_implementation("sdpa")  # heads.packed_attention knows no prefix with holes
+        lm.model.set_attn_implementation("sdpa")  # heads.packed_attention knows no prefixes of several lengths
 
     def project(self, tokens: Float[Tensor, "C N 1"], leave_out: float = 0.0) -> Float[Tensor, "C N 1"]:
         """A text stands for itself."""
         return tokens.to(self.lm.device)
 
-    def hidden(self, batch: Packed, clips: Float[Tensor, "C N 1"] | None) -> Float[Tensor, "B S E"]:
-        """Last hidden states of the batch's tokens."""
-        return super().hidden(with_texts(batch, clips), None)
+    def pack(
+        self, prompts: Sequence[Sequence[Turn]], clips: Float[Tensor, "C N 1"] | None, packed: bool
+    ) -> tuple[Packed, None]:
+        """Rows for all questions of the prompts, with the texts in them."""
+        batch, clips = super().pack(prompts, clips, packed)
+        return (batch if clips is None else with_texts(batch, clips)), None
 
-    def go_on(self, batch: Packed, clips: Float[Tensor, "C N 1"] | None, max_tokens: int) -> list[str]:
-        """What is said, greedily, behind the last token of every row."""
-        return super().go_on(with_texts(batch, clips), None, max_tokens)
 
-
-def with_texts(batch: Packed, clips: Float[Tensor, "C N 1"] | None) -> Packed:
-    """The texts in their places: what is left over becomes padding, and positions run on without it."""
-    if clips is None:
-        return batch
+def with_texts(batch: Packed, clips: Float[Tensor, "C N 1"]) -> Packed:
+    """The texts in the places of their clips. Each has as many places as the longest needs: what it leaves over goes,
+    so that a batch is as long as its longest row, and not as the longest texts there are."""
     slots = batch.video != TEXT
     ids = batch.ids.masked_scatter(slots, clips.flatten(0, 1)[batch.video[slots], 0].long())
     holes = slots & (ids == _NONE)
-    return replace(
-        batch,
-        ids=ids.clamp(min=0),
-        segment=batch.segment.masked_fill(holes, PADDING),
-        positions=(batch.positions - holes.cumsum(1)).clamp(min=0),
-    )
+    segment = batch.segment.masked_fill(holes, PADDING)
+    told = segment != PADDING
+    columns = (~told).int().argsort(dim=1, stable=True)[:, : int(told.sum(dim=1).max())]
+    positions = (batch.positions - holes.cumsum(1)).clamp(min=0)
+    filled = replace(batch, ids=ids.clamp(min=0), segment=segment, positions=positions)
+    return Packed(*(x.gather(1, columns) for x in vars(filled).values()))
 
 
 def load_socratic(
-    path: str, kind: str | None, language_model: str, device: str = "cpu"
+    path: str, kind: str | None, language_model: str, device: str = "cpu", precision: str = "float32"
 ) -> tuple[SocraticLM, TokenIds, dict[str, Any]]:
     """The model, the texts it reads, and what is to be disclosed beside its scores."""
     texts = ClipTexts(path, kind)
     lm = LanguageModel.load(language_model, device)
+    if precision == "bfloat16":
+        lm.hold_frozen(torch.bfloat16)
     ids = TokenIds(texts, lm.chat)
     told = {"texts": path, "kind": texts.kind, "texts_cut": ids.cut, "provenance": texts.provenance}
     told |= {"language_model": language_model}

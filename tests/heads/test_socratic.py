@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -10,7 +12,7 @@ import torch
 from heads import evaluate
 from heads.clip_texts import ClipTexts
 from heads.errors import HeadsError
-from heads.methods.socratic import SocraticLM, load_socratic, with_texts
+from heads.methods.socratic import SocraticLM, load_socratic
 from heads.methods.stepdiff import StepDiff
 from heads.packing import Turn
 from heads.testsets import DiffMCQ
@@ -38,10 +40,9 @@ def clips(model: SocraticLM, ids: object, *keys: str) -> torch.Tensor:
 
 def test_the_prompt_is_that_of_the_models_that_see_with_texts_for_clips(texts: Path, tiny_lm: str) -> None:
     model, ids, told = load_socratic(str(texts), None, tiny_lm)
-    batch = with_texts(*model.pack([TURNS[:1]], clips(model, ids, "a_0_1", "b_0_1"), True))
-    told_of = batch.segment[0] >= 0
-    written = model.lm.chat.tokenizer.decode(batch.ids[0][told_of])
-    assert batch.positions[0][told_of].tolist() == list(range(int(told_of.sum())))
+    batch, _ = model.pack([TURNS[:1]], clips(model, ids, "a_0_1", "b_0_1"), True)
+    written = model.lm.chat.tokenizer.decode(batch.ids[0])  # nothing is left of the places that the texts do not need
+    assert batch.positions[0].tolist() == list(range(batch.ids.shape[1])) and (batch.segment >= 0).all()
     seen = model.lm.chat.tokenizer.decode(model.pack([TURNS[:1]], None, True)[0].ids[0])
     assert written.replace(SAID["a_0_1"], "").replace(SAID["b_0_1"], "") == seen
     assert f"Video 1: {SAID['a_0_1']}. Here is Video 2: {SAID['b_0_1']}." in written
@@ -128,8 +129,28 @@ def test_evaluate_runs_all_three_tasks(world: Path, tiny_lm: str, tmp_path: Path
         command = ["--task", task, "--method", "socratic", "--texts", str(path), "--language_model", tiny_lm]
         command += ["--store", str(world / "features"), "--test_set", str(world / f"{task}_test.jsonl")]
         assert evaluate.main([*command, "--out", str(out), "--device", "cpu"]) == 0
-        assert json.loads(out.with_suffix(".scores.json").read_text())["disclosed"]["kind"] == "step description"
+        assert disclosed(out)["kind"] == "step description"
     assert json.loads(out.read_text())["generated_text"]
+
+
+def disclosed(predictions: Path) -> dict[str, Any]:
+    return json.loads(predictions.with_suffix(".scores.json").read_text())["disclosed"]
+
+
+def test_a_precision_moves_scores_a_little_and_is_disclosed(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+    from store import Store
+
+    catalog = Store.open(world / "features").catalog("clips").frame()
+    path = write(tmp_path / "said.parquet", dict(zip(catalog["key"], catalog["narration"], strict=True)))
+    command = ["--task", "diffmcq", "--method", "socratic", "--texts", str(path), "--language_model", tiny_lm]
+    command += ["--store", str(world / "features"), "--test_set", str(world / "diffmcq_test.jsonl"), "--device", "cpu"]
+    scores = {}
+    for precision in ("float32", "bfloat16"):
+        out = tmp_path / f"{precision}.jsonl"
+        assert evaluate.main([*command, "--precision", precision, "--out", str(out)]) == 0
+        assert disclosed(out)["protocol"]["precision"] == precision
+        scores[precision] = np.array([json.loads(line)["scores"] for line in out.read_text().splitlines()])
+    assert 0 < abs(scores["bfloat16"] - scores["float32"]).max() < 0.05
 
 
 def test_rows_of_clips_without_a_text_are_skipped_where_that_is_asked(
