@@ -19,7 +19,6 @@ from heads.language_model import LanguageModel
 from heads.packing import NO_TARGET, PADDING, TEXT, Packed, Packer, Turn
 from heads.projector import Projector
 
-
 MOST_VIDEOS = 3  # of one prompt: a sequence has three clips (S3)
 
 
