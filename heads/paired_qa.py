@@ -97,15 +97,12 @@ def turns(pair: PairQuestions, limit: int, rng: np.random.Generator, decisions: 
     return [Turn(*asked[place]) for place in sorted(order, key=rounds.__getitem__)[:limit]]
 
 
-def balanced(asked: Sequence[Sequence[Turn]], yes_no_weight: float, which_weight: float = 1.0) -> list[list[Turn]]:
-    """The turns of one batch, its YES and its NO together weighing the same, `yes_no_weight` an answer on average; so
-    do Video 1 and Video 2, `which_weight` an answer.
+def balanced(asked: Sequence[Sequence[Turn]], yes_no_weight: float) -> list[list[Turn]]:
+    """The turns of one batch, its YES and its NO together weighing the same, `yes_no_weight` an answer on average.
 
     A batch of few pairs holds more of one by chance, which would push every answer that way, step by step to and fro.
     """
     counts = Counter(turn.answer for turns in asked for turn in turns)
-    weights: dict[str, float] = {}
-    for answers, weight in (((YES, NO), yes_no_weight), (VIDEOS, which_weight)):
-        total = sum(counts[answer] for answer in answers)
-        weights |= {answer: weight * total / (2 * max(counts[answer], 1)) for answer in answers}
+    total = counts[YES] + counts[NO]
+    weights = {answer: yes_no_weight * total / (2 * max(counts[answer], 1)) for answer in (YES, NO)}
     return [[replace(turn, weight=weights.get(turn.answer, 1.0)) for turn in turns] for turns in asked]

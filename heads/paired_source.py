@@ -55,7 +55,7 @@ class PairedSource:
         drawn = [turns(pair, recipe.questions, rng, step < recipe.decisions_first) for pair in pairs]
         asked: list[tuple[tuple[str, str], list[Turn]]] = [
             ((pair.reference, pair.candidate), own)
-            for pair, own in zip(pairs, balanced(drawn, recipe.yes_no_weight, recipe.which_weight), strict=True)
+            for pair, own in zip(pairs, balanced(drawn, recipe.yes_no_weight), strict=True)
         ]
         if self.negatives is not None:
             asked = self.negatives.asked_of_neighbours(asked, rng)

@@ -101,9 +101,6 @@ class VideoLMRecipe:
     """name, folder or hub id of the language model"""
     projector: ProjectorOptions = field(default_factory=ProjectorOptions)
     """M_Proj"""
-    numbered: bool = False
-    """add to the tokens of each video of a prompt a learned vector of its number: which video shows what one token
-    says is then told by that token"""
     batch: int = 6
     """clips, sequences, images or pairs a batch, whose schedule.accumulate make a step"""
     questions: int = 8
@@ -116,8 +113,6 @@ class VideoLMRecipe:
     drown it"""
     yes_no_weight: float = 1.0
     """how many times a YES / NO answer counts, on average over a batch, where both weigh the same"""
-    which_weight: float = 1.0
-    """the same of Video 1 / Video 2: of the few tokens that such an answer has, one tells the videos apart"""
     packed: bool = True
     """all questions of a pair behind one copy of its video tokens"""
     precision: Literal["bfloat16", "float32"] = "bfloat16"

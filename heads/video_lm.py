@@ -19,25 +19,15 @@ from heads.language_model import LanguageModel
 from heads.packing import NO_TARGET, PADDING, TEXT, Packed, Packer, Turn
 from heads.projector import Projector
 
-MOST_VIDEOS = 3  # of one prompt: a sequence has three clips (S3)
-
 
 class VideoLM(nn.Module):
-    def __init__(
-        self, lm: LanguageModel, projector: Projector | nn.Identity, outputs: int, numbered: bool = False
-    ) -> None:
-        """numbered: a learned vector for each video of a prompt is added to its tokens, at first the language model's
-        own embedding of its number."""
+    def __init__(self, lm: LanguageModel, projector: Projector | nn.Identity, outputs: int) -> None:
         super().__init__()
         self.lm = lm
         self.projector = projector
         self.outputs = outputs
         self.packer = Packer(lm.chat, outputs)
         self.blind_packer = Packer(lm.chat, 0)
-        self.numbers: nn.Parameter | None = None
-        if numbered:
-            names = torch.tensor([lm.chat.text_ids(f" {number + 1}")[-1] for number in range(MOST_VIDEOS)])
-            self.numbers = nn.Parameter(lm.embed(names.to(lm.device)).detach().float().clone())
 
     def pack(
         self, prompts: Sequence[Sequence[Turn]], clips: Float[Tensor, "C L E"] | None, packed: bool
@@ -70,10 +60,9 @@ class VideoLM(nn.Module):
         if clips is None:
             return embeddings
         slots = batch.video != TEXT
-        shown = clips.flatten(0, 1)[batch.video[slots]].to(embeddings.dtype)
-        if self.numbers is not None:
-            shown = shown + self.numbers[places_in_prompt(batch.video, self.outputs)[slots]].to(shown.dtype)
-        return embeddings.masked_scatter(slots[..., None], shown)
+        return embeddings.masked_scatter(
+            slots[..., None], clips.flatten(0, 1)[batch.video[slots]].to(embeddings.dtype)
+        )
 
     def project(self, tokens: Float[Tensor, "C N D"], leave_out: float = 0.0) -> Float[Tensor, "C L E"]:
         return self.projector(tokens.to(self.lm.device), leave_out)
@@ -123,13 +112,6 @@ class VideoLM(nn.Module):
         # Behind ids the whole text comes back, behind embeddings what is new.
         new = written[:, inputs["input_ids"].shape[1] :] if "input_ids" in inputs else written
         return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
-
-
-def places_in_prompt(video: Int[Tensor, "B S"], outputs: int) -> Int[Tensor, "B S"]:
-    """Which of its row's clips a slot shows (Packed.video), from 0; where there is text it means nothing."""
-    clip = video.div(outputs, rounding_mode="floor")
-    first = clip.masked_fill(video == TEXT, int(clip.max())).amin(dim=1, keepdim=True)
-    return clip - first
 
 
 def columns_to_front(segment: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:

@@ -54,7 +54,7 @@ def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> 
     torch.manual_seed(seed)
     tokens, channels = features.shape
     projector = Projector(recipe.projector, tokens, channels, lm.width, lm.embedding_std).to(device)
-    return VideoLM(lm, projector, recipe.projector.outputs, recipe.numbered)
+    return VideoLM(lm, projector, recipe.projector.outputs)
 
 
 def answer_loss(model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"]) -> Float[Tensor, ""]:
@@ -97,8 +97,6 @@ class VideoTask:
         groups: list[dict[str, Any]] = [{"params": list(self.module.projector.parameters()), "lr": rate}]
         if trained := self.module.lm.trained():
             groups.append({"params": trained, "lr": rate if lora is None else lora.learning_rate})
-        if self.module.numbers is not None:
-            groups.append({"params": [self.module.numbers], "lr": rate})
         return groups
 
     def prepare(self, told: Progress) -> None:

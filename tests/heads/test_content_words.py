@@ -65,12 +65,6 @@ def test_yes_and_no_weigh_the_same_in_every_batch(yes: int, no: int) -> None:
         assert sums["YES"] == pytest.approx(sums["NO"]) == pytest.approx(3.0 * (yes + no) / 2)
 
 
-def test_video_1_and_video_2_weigh_the_same_in_every_batch() -> None:
-    asked = [[Turn("?", "Video 1")] * 3, [Turn("?", "Video 2"), Turn("?", "YES")]]
-    weights = {turn.answer: turn.weight for own in balanced(asked, 3.0, 6.0) for turn in own}
-    assert weights == {"Video 1": 4.0, "Video 2": 12.0, "YES": 1.5}
-
-
 def test_words_said_together_have_places_of_their_own() -> None:
     rng = np.random.default_rng(2)
     values = rng.integers(0, 3, (200, 4))  # four attributes of three words each, one of them said in nine of ten texts

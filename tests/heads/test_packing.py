@@ -70,26 +70,6 @@ def test_what_scores_answers_is_computed_from_logits_in_float32_whatever_the_lay
     assert (rough.double() - losses).abs().max() > 1e-3  # as under autocast they are not
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_a_numbered_video_has_its_number_added_to_its_tokens(
-    model: VideoLM, clips: torch.Tensor, tiny_lm: str, packed: bool
-) -> None:
-    numbered = VideoLM(LanguageModel.load(tiny_lm), model.projector, OUTPUTS, numbered=True)
-    assert numbered.numbers is not None and numbered.numbers.requires_grad
-    chat = numbered.lm.chat
-    for number, vector in enumerate(numbered.numbers):
-        assert torch.equal(vector, numbered.lm.embed(torch.tensor(chat.text_ids(f" {number + 1}")[-1])))
-    batch, _ = model.pack(TURNS, clips, packed)
-    plain, told = model.embed(batch, clips), numbered.embed(batch, clips)
-    slots = batch.video != TEXT
-    assert torch.equal(plain[~slots], told[~slots])
-    added = (told - plain).detach()
-    for row in range(len(added)):
-        first, second = added[row][slots[row]].unflatten(0, (2, OUTPUTS))
-        torch.testing.assert_close(first, numbered.numbers[0].detach().expand_as(first))
-        torch.testing.assert_close(second, numbered.numbers[1].detach().expand_as(second))
-
-
 def test_a_frozen_language_model_never_drops_out(model: VideoLM) -> None:
     model.train()
     assert model.projector.training and not any(part.training for part in model.lm.modules())
