@@ -125,8 +125,7 @@ $(REPRODUCE)/all/described$(MODE): $(addprefix $(REPRODUCE)/seed0/,vclm/loss.png
 $(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),socratic,$(REPRODUCE)/all/described$(MODE),\
     --method socratic --precision bfloat16 --texts $(R_STORE)/annotations/describe/*)))
 
-# StepDiff once more, from questions that a language model wrote of the descriptions of the training clips. Of a pair it
-# has too few YES / NO questions for batches that begin with pairs alike or different in everything.
+# StepDiff once more, from questions that a language model wrote of the descriptions of the training clips.
 $(REPRODUCE)/generated.jsonl: $(REPRODUCE)/all/described_generated
 	$(RUN) annotate.pairs --store $(R_STORE) --out $(REPRODUCE)/pairs.parquet --cap 12 \
 	    --test-sets $(TEST_diffcap),$(TEST_diffmcq),$(TEST_diffrank)
@@ -135,7 +134,7 @@ $(REPRODUCE)/generated.jsonl: $(REPRODUCE)/all/described_generated
 ifdef GENERATED
 $(foreach s,$(TRAININGS),$(eval $(REPRODUCE)/seed$(s)/generated/loss.png: $(REPRODUCE)/generated.jsonl))
 $(foreach s,$(TRAININGS),$(eval $(call TRAINING,$(s),generated,stepdiff_interleaved,interleaved,\
-    $(VALIDATED) --video_lm.pairqa $(REPRODUCE)/generated.jsonl --video_lm.one_sided_first 0 \
+    $(VALIDATED) --video_lm.pairqa $(REPRODUCE)/generated.jsonl \
     $(call init,$(s),interleaved) $(R_OURS))))
 $(foreach s,$(TRAININGS),$(foreach t,$(SETS),$(eval $(call EVALUATION,seed$(s),$(t),generated,\
     $(REPRODUCE)/seed$(s)/generated/loss.png,$(call head,$(s),generated)))))
