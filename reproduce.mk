@@ -22,7 +22,7 @@ R_ROWS ?=
 
 TRAININGS := $(shell seq 0 $$(($(SEEDS) - 1)))
 SETS := diffmcq diffmcq_V2 diffmcq_V3 diffrank diffcap
-OURS := stepdiff interleaved vclm
+OURS := stepdiff interleaved vclm  # the longest chain first: with -j make starts in this order
 
 # With GENERATED=1 more is described and reported, under names of its own.
 MODE := $(if $(GENERATED),_generated)

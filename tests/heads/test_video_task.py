@@ -358,8 +358,6 @@ def test_the_kitchens_stepdiff_learns_with_the_language_model_that_is_fetched(wo
         schedule=dataclasses.replace(made.video_lm.schedule, steps=5, warmup=1, validate_every=5),
         batch=2,
         questions=4,
-        one_sided_first=0,
-        decisions_first=0,
         warm_start=WarmStart(steps=2, clips=4),
         validation=Validation(str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl"), 2),
     )
