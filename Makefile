@@ -49,11 +49,14 @@ ASKED = $(if $(filter-out data/kitchen,$(WORLD)), --video_lm.pairqa $(WORLD)/pai
 define FEATURES
 	$(RUN) featurize --manifest $(1)/clips.csv --store $(2) --encoder efficientnet-lite0
 	$(RUN) featurize --manifest $(1)/images.csv --store $(2) --encoder efficientnet-lite0
+endef
+define TEXT_FEATURES
 	$(RUN) featurize --manifest $(1)/texts.csv --store $(2) --encoder mpnet-base
 endef
 
 features: world weights
 	$(call FEATURES,$(WORLD),$(STORE))
+	$(call TEXT_FEATURES,$(WORLD),$(STORE))
 	$(RUN) store info $(STORE)
 
 neighbours: features

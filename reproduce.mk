@@ -34,12 +34,17 @@ reproduce: $(REPRODUCE)/report$(MODE)/report.json
 $(R_WORLD)/world.json: | env
 	$(RUN) kitchen --out $(R_WORLD) --seed $(WORLD_SEED) --videos $(VIDEOS)
 
-$(R_STORE)/.complete: $(R_WORLD)/world.json | weights
+# Texts are read by the contrastive heads and by V2 and V3 alone: with -j they are embedded while ours have their warm start.
+$(R_STORE)/.clips: $(R_WORLD)/world.json | weights
 	$(call FEATURES,$(R_WORLD),$(R_STORE))
 	@touch $@
 
+$(R_STORE)/.texts: $(R_STORE)/.clips
+	$(call TEXT_FEATURES,$(R_WORLD),$(R_STORE))
+	@touch $@
+
 # What the contrastive head's stronger form reads besides: the answers about pairs of the train split.
-$(R_STORE)/.answers: $(R_STORE)/.complete
+$(R_STORE)/.answers: $(R_STORE)/.texts
 	$(RUN) featurize --manifest $(R_WORLD)/pairqa_train.jsonl --column answer --store $(R_STORE) --encoder mpnet-base --wait
 	@touch $@
 
@@ -56,13 +61,13 @@ TEST_diffcap := $(R_WORLD)/diffcap_test.jsonl
 TEST_diffmcq_V2 := $(REPRODUCE)/diffmcq_V2.jsonl
 TEST_diffmcq_V3 := $(REPRODUCE)/diffmcq_V3.jsonl
 
-$(REPRODUCE)/diffmcq_%.jsonl: $(R_STORE)/.complete
+$(REPRODUCE)/diffmcq_%.jsonl: $(R_STORE)/.texts
 	$(RUN) retrieval negatives --store $(R_STORE) --view efficientnet-lite0 --text-view mpnet-base \
 	    --test-set $(R_WORLD)/diffcap_test.jsonl --variant $* --out $@
 
 # $(1) seed, $(2) run, $(3) recipe, $(4) the run it starts from or nothing, $(5) options
 define TRAINING
-$(REPRODUCE)/seed$(1)/$(2)/loss.png: $(R_STORE)/.complete $(if $(4),$(REPRODUCE)/seed$(1)/$(4)/loss.png)
+$(REPRODUCE)/seed$(1)/$(2)/loss.png: $(R_STORE)/.clips $(if $(4),$(REPRODUCE)/seed$(1)/$(4)/loss.png)
 	$(RUN) heads.train --config $(RECIPES)/$(3).yaml --seed $(1) --store $(R_STORE) --out $$(@D) $(5)
 endef
 VALIDATED := --video_lm.validation.diffmcq $(R_WORLD)/diffmcq_val.jsonl --video_lm.validation.diffrank $(R_WORLD)/diffrank_val.jsonl
@@ -77,6 +82,7 @@ $(call TRAINING,$(1),warm,warm,,$(VALIDATED) $(PAIRED) $(R_WARM))
 $(call TRAINING,$(1),vclm,vclm,warm,$(VALIDATED) $(call init,$(1),warm) $(R_OURS))
 $(call TRAINING,$(1),interleaved,interleaved,warm,$(VALIDATED) $(call init,$(1),warm) $(R_OURS))
 $(call TRAINING,$(1),stepdiff,stepdiff_interleaved,interleaved,$(VALIDATED) $(PAIRED) $(call init,$(1),interleaved) $(R_OURS))
+$(REPRODUCE)/seed$(1)/align/loss.png: $(R_STORE)/.texts
 $(call TRAINING,$(1),align,align,,$(R_ALIGN))
 $(REPRODUCE)/seed$(1)/align_pairs/loss.png: $(R_STORE)/.answers
 $(call TRAINING,$(1),align_pairs,align_pairs,,$(ALIGN_PAIRED) $(R_ALIGN))
@@ -93,7 +99,7 @@ $(REPRODUCE)/$(1)/$(2)_$(3).scores.json: $(TEST_$(2)) $(4)
 	    --rows $(or $(R_ROWS),$(R_ROWS_$(2))) $(R_EVALUATE)
 ANSWERS += $(REPRODUCE)/$(1)/$(2)_$(3).scores.json
 endef
-$(R_WORLD)/%_test.jsonl: | $(R_STORE)/.complete ;
+$(R_WORLD)/%_test.jsonl: | $(R_STORE)/.clips ;
 
 head = --method video-lm --head $(REPRODUCE)/seed$(1)/$(2)
 control = $(call EVALUATION,seed$(1),$(2),$(3),$(REPRODUCE)/seed$(1)/stepdiff/loss.png,$(call head,$(1),stepdiff) --control $(3))
@@ -140,7 +146,7 @@ $(foreach s,$(TRAININGS),$(foreach t,$(SETS),$(eval $(call EVALUATION,seed$(s),$
     $(REPRODUCE)/seed$(s)/generated/loss.png,$(call head,$(s),generated)))))
 endif
 
-$(REPRODUCE)/report$(MODE).yaml: $(RECIPES)/report.yaml | $(R_STORE)/.complete
+$(REPRODUCE)/report$(MODE).yaml: $(RECIPES)/report.yaml | $(R_STORE)/.clips
 	sed $(if $(GENERATED),,-e /generated/d) -e 's#data/reproduce#$(REPRODUCE)#g' $< > $@
 
 $(REPRODUCE)/report$(MODE)/report.json: $(REPRODUCE)/report$(MODE).yaml $(ANSWERS)

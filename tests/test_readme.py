@@ -128,7 +128,8 @@ def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, 
             (world / f"{task}_{split}.jsonl").write_text("".join(lines[:rows]))
     asked = (world / "pairqa_train.jsonl").read_text().splitlines(keepends=True)
     (world / "pairqa_train.jsonl").write_text("".join(asked[:200]))
-    (readme_folder / "data/features/.complete").touch()
+    for made in (".clips", ".texts"):
+        (readme_folder / "data/features" / made).touch()
     shutil.rmtree(readme_folder / "data/features/annotations")  # of another captioner
     tiny = {
         "REPRODUCE": tmp_path / "reproduce",
