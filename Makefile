@@ -46,7 +46,7 @@ ASKED = $(if $(filter-out data/kitchen,$(WORLD)), --video_lm.pairqa $(WORLD)/pai
     --video_lm.validation.diffmcq $(WORLD)/diffmcq_val.jsonl --video_lm.validation.diffrank $(WORLD)/diffrank_val.jsonl)
 
 # $(1) world, $(2) store
-define FEATURES
+define CLIP_FEATURES
 	$(RUN) featurize --manifest $(1)/clips.csv --store $(2) --encoder efficientnet-lite0
 	$(RUN) featurize --manifest $(1)/images.csv --store $(2) --encoder efficientnet-lite0
 endef
@@ -55,7 +55,7 @@ define TEXT_FEATURES
 endef
 
 features: world weights
-	$(call FEATURES,$(WORLD),$(STORE))
+	$(call CLIP_FEATURES,$(WORLD),$(STORE))
 	$(call TEXT_FEATURES,$(WORLD),$(STORE))
 	$(RUN) store info $(STORE)
 

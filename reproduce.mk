@@ -35,11 +35,11 @@ reproduce: $(REPRODUCE)/report$(MODE)/report.json
 $(R_WORLD)/world.json: | env
 	$(RUN) kitchen --out $(R_WORLD) --seed $(WORLD_SEED) --videos $(VIDEOS)
 
-# Texts are read by the contrastive heads and by V2 and V3 alone: with -j they are embedded while ours have their warm start.
 $(R_STORE)/.clips: $(R_WORLD)/world.json | weights
-	$(call FEATURES,$(R_WORLD),$(R_STORE))
+	$(call CLIP_FEATURES,$(R_WORLD),$(R_STORE))
 	@touch $@
 
+# They are read by the contrastive heads and by V2 and V3 alone: with -j they are embedded while ours have their warm start.
 $(R_STORE)/.texts: $(R_STORE)/.clips
 	$(call TEXT_FEATURES,$(R_WORLD),$(R_STORE))
 	@touch $@
