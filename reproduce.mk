@@ -3,11 +3,11 @@
 # make reproduce GENERATED=1    beside it StepDiff from the paired QA that annotate/ writes, in place of the world's own
 # OMP_NUM_THREADS=1 make -j2 reproduce SEEDS=3    two jobs at once, a core each: a tenth more in an hour on two cores
 #
-# The world is rendered with a seed of its own: no choice of the recipe has seen it. WORLD_SEED=2031 and VIDEOS=264 are those
+# The world is rendered with a seed of its own: no choice of the recipe has seen it. WORLD_SEED=2032 and VIDEOS=264 are those
 # of docs/reproduce.md; another seed gives a new world, VIDEOS=132 takes some five minutes less. Included by the Makefile.
 
 SEEDS ?= 1
-WORLD_SEED ?= 2031
+WORLD_SEED ?= 2032
 VIDEOS ?= 264
 REPRODUCE ?= data/reproduce
 R_WORLD ?= $(REPRODUCE)/kitchen
@@ -50,11 +50,12 @@ $(R_STORE)/.answers: $(R_STORE)/.texts
 	@touch $@
 
 # Test sets: V1 is the world's own, V2 and V3 choose other wrong options (supplement, Table S4). Of each so many rows,
-# drawn by seed, the same for all methods; all of them would take more than an hour.
+# drawn by seed, the same for all methods; all of them would take more than an hour. Of DiffRank it is all: there the
+# contrastive head comes close, and fewer rows cannot tell.
 R_ROWS_diffmcq := 150
 R_ROWS_diffmcq_V2 := 50
 R_ROWS_diffmcq_V3 := 50
-R_ROWS_diffrank := 100
+R_ROWS_diffrank := 180
 R_ROWS_diffcap := 50
 TEST_diffmcq := $(R_WORLD)/diffmcq_test.jsonl
 TEST_diffrank := $(R_WORLD)/diffrank_test.jsonl
