@@ -5,6 +5,7 @@ that it started from.
 
 Guarantees
 - a head is given no features of another provenance, and no other language model, than it was trained on
+- a run that starts from another has its LoRA's scale
 - what an earlier run was given is told with what this one was
 - a run whose paired QA or val test sets have changed since is not resumed
 """
@@ -68,8 +69,18 @@ def origin(options: TrainOptions, store: Store, module: nn.Module) -> dict[str, 
             raise HeadsError(f"{folder}: holds a contrastive head, from which no language model can start")
         check(folder, options, store)
         checkpoint = Run(folder).check_start(module)
+        _check_alpha(folder, options.video_lm, made)
         start = {"run": str(folder), "checkpoint": checkpoint.name} | disclosure(made, folder)
     return {"reads": reads(options, store), "init": start}
+
+
+def _check_alpha(folder: Path, recipe: VideoLMRecipe, made: VideoLMRecipe) -> None:
+    """HeadsError where the recipe gives the LoRA weights that it starts from another scale."""
+    if recipe.lora is not None and made.lora is not None and recipe.lora.alpha != made.lora.alpha:
+        raise HeadsError(
+            f"{folder}: its LoRA has alpha {made.lora.alpha}, the recipe's {recipe.lora.alpha}, under which the same "
+            "weights say something else; give the recipe the alpha of that run"
+        )
 
 
 def keep(folder: Path, options: TrainOptions, store: Store, module: nn.Module) -> None:

@@ -166,8 +166,10 @@ def test_a_start_from_a_run_of_other_weights_is_refused(
         train.run(options(world, tiny_lm, tmp_path / "a", init=str(interleaved)))
     with pytest.raises(HeadsError, match=r"is \(2, 32\), the recipe's is \(4, 32\)"):
         train.run(options(world, tiny_lm, tmp_path / "b", init=str(interleaved), lora=Lora(rank=4)))
+    with pytest.raises(HeadsError, match="alpha 16, the recipe's 32, under which the same weights say something else"):
+        train.run(options(world, tiny_lm, tmp_path / "c", init=str(interleaved), lora=Lora(rank=2, alpha=32)))
     with pytest.raises(HeadsError, match="nowhere: no trained head here"):
-        train.run(options(world, tiny_lm, tmp_path / "c", init=str(tmp_path / "nowhere")))
+        train.run(options(world, tiny_lm, tmp_path / "d", init=str(tmp_path / "nowhere")))
     assert not list(tmp_path.iterdir()), "what is refused leaves nothing behind"
 
 
