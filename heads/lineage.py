@@ -5,7 +5,7 @@ that it started from.
 
 Guarantees
 - a head is given no features of another provenance, and no other language model, than it was trained on
-- a run that starts from another has its LoRA's scale
+- a run that starts from another reads its weights as that one did: the same LoRA alpha and attention heads
 - what an earlier run was given is told with what this one was
 - a run whose paired QA or val test sets have changed since is not resumed
 """
@@ -69,18 +69,22 @@ def origin(options: TrainOptions, store: Store, module: nn.Module) -> dict[str, 
             raise HeadsError(f"{folder}: holds a contrastive head, from which no language model can start")
         check(folder, options, store)
         checkpoint = Run(folder).check_start(module)
-        _check_alpha(folder, options.video_lm, made)
+        _check_unseen(folder, options.video_lm, made)
         start = {"run": str(folder), "checkpoint": checkpoint.name} | disclosure(made, folder)
     return {"reads": reads(options, store), "init": start}
 
 
-def _check_alpha(folder: Path, recipe: VideoLMRecipe, made: VideoLMRecipe) -> None:
-    """HeadsError where the recipe gives the LoRA weights that it starts from another scale."""
-    if recipe.lora is not None and made.lora is not None and recipe.lora.alpha != made.lora.alpha:
-        raise HeadsError(
-            f"{folder}: its LoRA has alpha {made.lora.alpha}, the recipe's {recipe.lora.alpha}, under which the same "
-            "weights say something else; give the recipe the alpha of that run"
-        )
+def _check_unseen(folder: Path, recipe: VideoLMRecipe, made: VideoLMRecipe) -> None:
+    """HeadsError where the recipe would read the weights that it starts from otherwise, though their shapes fit."""
+    asked = [("projector.heads", recipe.projector.heads, made.projector.heads)]
+    if recipe.lora is not None and made.lora is not None:
+        asked.append(("lora.alpha", recipe.lora.alpha, made.lora.alpha))
+    for name, own, theirs in asked:
+        if own != theirs:
+            raise HeadsError(
+                f"{folder}: made with {name} {theirs}, the recipe's {own}, under which the same weights say "
+                f"something else; set video_lm.{name} to {theirs}"
+            )
 
 
 def keep(folder: Path, options: TrainOptions, store: Store, module: nn.Module) -> None:

@@ -168,8 +168,11 @@ def test_a_start_from_a_run_of_other_weights_is_refused(
         train.run(options(world, tiny_lm, tmp_path / "b", init=str(interleaved), lora=Lora(rank=4)))
     with pytest.raises(HeadsError, match="alpha 16, the recipe's 32, under which the same weights say something else"):
         train.run(options(world, tiny_lm, tmp_path / "c", init=str(interleaved), lora=Lora(rank=2, alpha=32)))
+    other = ProjectorOptions(width=16, heads=4, outputs=4)
+    with pytest.raises(HeadsError, match="projector.heads 2, the recipe's 4, .*set video_lm.projector.heads to 2"):
+        train.run(options(world, tiny_lm, tmp_path / "d", init=str(interleaved), lora=Lora(rank=2), projector=other))
     with pytest.raises(HeadsError, match="nowhere: no trained head here"):
-        train.run(options(world, tiny_lm, tmp_path / "d", init=str(tmp_path / "nowhere")))
+        train.run(options(world, tiny_lm, tmp_path / "e", init=str(tmp_path / "nowhere")))
     assert not list(tmp_path.iterdir()), "what is refused leaves nothing behind"
 
 
