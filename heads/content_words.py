@@ -18,14 +18,14 @@ from heads.prompts import VIDEOS
 AGREED = 1.8  # standard errors between a word's agreement and that of chance
 
 
-def words(text: str) -> frozenset[str]:
-    """The words of a text without its case and punctuation."""
-    return frozenset("".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split())
+def words(text: str) -> list[str]:
+    """The words of a text, in order, without its case and punctuation."""
+    return "".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split()
 
 
 def content_words(texts: pl.DataFrame, pairs: Sequence[PairQuestions]) -> list[str]:
     """Words, sorted, on which the texts (key, text) and the paired QA about the same clips agree."""
-    said = [(key, words(text)) for key, text in texts.select("key", "text").iter_rows()]
+    said = [(key, frozenset(words(text))) for key, text in texts.select("key", "text").iter_rows()]
     best: dict[str, float] = {}
     for others in _words_about_clips(pairs):
         found = agreement([(own, others[key]) for key, own in said if key in others])

@@ -10,12 +10,12 @@ Guarantees
 - the same seed gives the same weights
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from heads.chat import Chat
@@ -75,11 +75,8 @@ def warm_start(
     if not first:
         raise HeadsError("warm start: the texts share no content words with the paired QA; drop warm_start")
     content = sorted(set(first.values()))
-    place = {token: i for i, token in enumerate(content)}
-    said = np.zeros((len(texts), len(content)), bool)
-    for number, text in enumerate(texts["text"]):
-        said[number, [place[first[word]] for word in words(text) & first.keys()]] = True
-    targets = torch.from_numpy(word_targets(said, model.outputs)).to(device)
+    column = {word: content.index(token) for word, token in first.items()}
+    targets = torch.from_numpy(word_targets([words(text) for text in texts["text"]], column, model.outputs)).to(device)
     table = model.lm.embed(torch.tensor([*content, chat.text_ids(".")[0]], device=device)).float().detach()
     optimizer = torch.optim.AdamW(model.projector.parameters(), lr=options.learning_rate)
     keys = texts["key"].to_list()
@@ -99,9 +96,17 @@ def warm_start(
         told(step + 1, loss.item())
 
 
-def word_targets(said: Bool[np.ndarray, "T V"], outputs: int) -> Int[np.ndarray, "T L"]:
-    """For each text and output token the word it is to say, the rarest of its own that are said; V where it is free."""
-    place = word_places(said, outputs)
+def word_targets(
+    texts: Sequence[Sequence[str]], column: Mapping[str, int], outputs: int
+) -> Int[np.ndarray, "T L"]:
+    """For each text and output token the word it is to say, the rarest of its own that are said; V where it is free.
+
+    texts: their words in order; column: which of V content words a word is, for those that are.
+    """
+    said = np.zeros((len(texts), max(column.values()) + 1), bool)
+    for number, text in enumerate(texts):
+        said[number, [column[word] for word in text if word in column]] = True
+    place = word_places(texts, column, said, outputs)
     targets = np.full((len(said), outputs), said.shape[1])
     for word in np.argsort(-said.sum(axis=0), kind="stable"):
         targets[said[:, word], place[word]] = word

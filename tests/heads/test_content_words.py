@@ -11,7 +11,7 @@ from heads.content_words import agreement, content_words
 from heads.packing import Turn
 from heads.paired_qa import PairQuestions, balanced
 from heads.warm_start import first_token, word_loss, word_targets
-from heads.word_places import word_places
+from heads.word_places import likeness, surroundings, word_places
 
 TOOLS, SHADES = ("whisk", "spoon", "fork"), ("light", "dark")
 
@@ -65,18 +65,60 @@ def test_yes_and_no_weigh_the_same_in_every_batch(yes: int, no: int) -> None:
         assert sums["YES"] == pytest.approx(sums["NO"]) == pytest.approx(3.0 * (yes + no) / 2)
 
 
-def test_words_said_together_have_places_of_their_own() -> None:
+def attribute_texts(attributes: int, values: int) -> tuple[list[list[str]], dict[str, int]]:
+    """200 texts that say, in an order of their own, nine of ten attributes, each in its own phrase; columns by word."""
     rng = np.random.default_rng(2)
-    values = rng.integers(0, 3, (200, 4))  # four attributes of three words each, one of them said in nine of ten texts
-    said = np.zeros((200, 12), bool)
-    for attribute in range(4):
-        said[np.arange(200), 3 * attribute + values[:, attribute]] = rng.random(200) < 0.9
-    place = word_places(said, 4)
+    texts = []
+    for chosen in rng.integers(0, values, (200, attributes)):
+        told = [a for a in rng.permutation(attributes).tolist() if rng.random() < 0.9]
+        texts.append([word for a in told for word in ("with", f"a{a}", f"word{a}{chosen[a]}", f"b{a}", "and")])
+    return texts, {f"word{a}{v}": a * values + v for a in range(attributes) for v in range(values)}
+
+
+def test_words_in_like_surroundings_and_hardly_ever_together_share_a_place() -> None:
+    texts, column = attribute_texts(4, 3)
+    said = np.array([[word in text for word in column] for text in texts])
+    place = word_places(texts, column, said, 4)
     assert all(len(set(place[3 * a : 3 * a + 3])) == 1 for a in range(4)), "values of one attribute share a place"
     assert len(set(place)) == 4
-    targets = word_targets(said, 4)
+    targets = word_targets(texts, column, 4)
     for text, row in enumerate(said):
         assert sorted(targets[text][targets[text] < 12]) == np.flatnonzero(row).tolist()
+
+
+def test_words_of_one_phrase_that_are_said_together_do_not_share_a_place() -> None:
+    texts = [["add", a, "then", "add", b] for a, b in (("nuts", "herbs"), ("herbs", "nuts"))] * 9
+    texts += [["so", "a", value, "one"] for value in ("red", "blue", "green")] * 3
+    column = {word: i for i, word in enumerate(("nuts", "herbs", "red", "blue", "green"))}
+    said = np.array([[word in text for word in column] for text in texts])
+    nuts, herbs, *colours = word_places(texts, column, said, 3)
+    assert nuts != herbs and len(set(colours)) == 1
+
+
+def test_every_word_has_its_own_place_where_there_are_enough() -> None:
+    texts, column = attribute_texts(2, 3)
+    said = np.array([[word in text for word in column] for text in texts])
+    assert sorted(word_places(texts, column, said, 6)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_likeness_is_the_cosine_of_positive_pointwise_mutual_information() -> None:
+    texts, column = attribute_texts(2, 2)
+    counts: dict[tuple[str, tuple[str, ...]], int] = {}
+    for text in texts:
+        for word, around in surroundings(text):
+            if word in column:
+                counts[word, around] = counts.get((word, around), 0) + 1
+    total = sum(counts.values())
+    arounds = sorted({around for _, around in counts})
+    vectors = np.zeros((len(column), len(arounds)))
+    for word, place in column.items():
+        own = sum(count for (other, _), count in counts.items() if other == word)
+        for i, around in enumerate(arounds):
+            of_context = sum(count for (_, other), count in counts.items() if other == around)
+            if (word, around) in counts:
+                vectors[place, i] = max(np.log(counts[word, around] / total / (own / total * of_context / total)), 0)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert np.allclose(likeness(texts, column), vectors @ vectors.T, rtol=0, atol=1e-12)
 
 
 def test_the_loss_is_least_where_outputs_are_their_words() -> None:
