@@ -130,7 +130,7 @@ class Training:
         self.model.train()
         self.optimizer.zero_grad()
         with autocast(self.device, self.recipe.precision):
-            loss = answer_loss(self.model, batch.rows, tokens)
+            loss = answer_loss(self.model, batch.rows, tokens, self.recipe.compare_weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
         self.optimizer.step()

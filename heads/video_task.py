@@ -19,6 +19,7 @@ from torch import Tensor
 
 from heads.checkpoint import Run
 from heads.clips import Features
+from heads.comparing import answer_ids, nearest_words, with_comparisons
 from heads.device import autocast
 from heads.errors import HeadsError
 from heads.hard_negatives import HardNegatives
@@ -57,9 +58,18 @@ def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> 
     return VideoLM(lm, projector, recipe.projector.outputs)
 
 
-def answer_loss(model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"]) -> Float[Tensor, ""]:
-    """Mean loss over the answer tokens of a batch, each token by its turn's weight; tokens: of the rows' clips."""
-    losses, weights, _ = model.token_losses(rows.to(model.lm.device), model.project(tokens))
+def answer_loss(
+    model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"], compare_weight: float = 0.0
+) -> Float[Tensor, ""]:
+    """Mean loss over the answer tokens of a batch, each token by its turn's weight; tokens: of the rows' clips.
+
+    compare_weight: of the tokens of clips behind another clip, which are asked too (heads.comparing).
+    """
+    rows, clips = rows.to(model.lm.device), model.project(tokens)
+    if compare_weight:
+        words = nearest_words(clips, model.lm.model.get_input_embeddings().weight)
+        rows = with_comparisons(rows, words, answer_ids(model.lm.chat), compare_weight)
+    losses, weights, _ = model.token_losses(rows, clips)
     return (losses * weights).sum() / weights.sum()
 
 
@@ -132,7 +142,7 @@ class VideoTask:
         drawn_batch = self.batch(batch)
         tokens = self.features.read(drawn_batch.clips, self.device)
         with autocast(self.device, self.recipe.precision):
-            return answer_loss(self.module, drawn_batch.rows, tokens)
+            return answer_loss(self.module, drawn_batch.rows, tokens, self.recipe.compare_weight)
 
     @torch.no_grad()
     def mine(self) -> None:

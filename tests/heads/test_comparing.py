@@ -1,0 +1,72 @@
+"""Guarantees of heads.comparing."""
+
+import torch
+
+from heads.chat import Chat
+from heads.comparing import answer_ids, nearest_words, with_comparisons
+from heads.language_model import LanguageModel
+from heads.packing import NO_TARGET, TEXT, Packer, Turn
+from heads.sources import SEQUENCE, Sequences
+
+OUTPUTS = 4
+ANSWERS = (7, 9)
+WORDS = torch.tensor([[1, 2, 3, 4], [1, 2, 0, 4], [5, 5, 5, 5], [5, 5, 0, 0]])
+
+
+def test_a_token_says_the_nearest_word_of_the_vocabulary() -> None:
+    table = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.5, 2, 50)[:, None]
+    tokens = torch.randn(3, OUTPUTS, 8, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    found = nearest_words(tokens, table)
+    assert found.tolist() == torch.cdist(tokens, table.expand(3, -1, -1)).argmin(-1).tolist()
+    assert not found.requires_grad
+
+
+def test_the_second_clip_of_a_pair_is_asked_and_nothing_else_changes(tiny_lm: str) -> None:
+    turns = [Turn("What differs?", "a fork"), Turn("Is it alike?", "YES", weight=3.0)]
+    before = Packer(LanguageModel.load(tiny_lm).chat, OUTPUTS).pack([turns, turns[:1]])
+    rows = with_comparisons(before, WORDS, ANSWERS, weight=0.5)
+    second = (before.video % (2 * OUTPUTS) >= OUTPUTS) & (before.video != TEXT)
+    assert rows.targets[second].tolist() == [7, 7, 9, 7, 7, 7, 9, 9]
+    assert torch.equal(rows.targets[~second], before.targets[~second])
+    assert torch.equal(rows.weights[~second], before.weights[~second])
+    assert (before.targets[second] == NO_TARGET).all()
+
+
+def test_yes_and_no_weigh_the_same_in_every_batch(tiny_lm: str) -> None:
+    before = Packer(LanguageModel.load(tiny_lm).chat, OUTPUTS).pack([[Turn("?", "a fork")]] * 2)
+    rows = with_comparisons(before, WORDS, ANSWERS, weight=0.5)
+    yes, no = (rows.weights[rows.targets == answer].sum() for answer in ANSWERS)
+    assert yes == no and torch.isclose(yes + no, torch.tensor(0.5 * 2 * OUTPUTS))
+    alike = with_comparisons(before, WORDS[[0, 0, 1, 1]], ANSWERS, weight=0.5)
+    assert torch.isfinite(alike.weights).all() and (alike.targets != ANSWERS[1]).all()
+
+
+def test_every_clip_of_a_sequence_but_the_first_is_asked(tiny_lm: str) -> None:
+    runs = [[("a", "a whisk goes"), ("b", "then a fork"), ("c", "ends")]]
+    before = Sequences(runs, LanguageModel.load(tiny_lm).chat, OUTPUTS, 1, 0).batch(0, 0).rows
+    rows = with_comparisons(before, WORDS[:SEQUENCE], ANSWERS, weight=1.0)
+    learned = before.targets != NO_TARGET
+    assert torch.equal(rows.targets[learned], before.targets[learned])
+    asked = rows.targets[~learned & (rows.targets != NO_TARGET)]
+    assert asked.tolist() == [7, 7, 9, 7, 9, 9, 9, 9]
+
+
+def test_a_single_clip_is_not_asked(tiny_lm: str) -> None:
+    before = Packer(LanguageModel.load(tiny_lm).chat, OUTPUTS, "Here: {video}.").pack([[Turn("?", "a fork")]] * 2)
+    rows = with_comparisons(before, WORDS[:2], ANSWERS, weight=1.0)
+    assert torch.equal(rows.targets, before.targets) and torch.equal(rows.weights, before.weights)
+
+
+class Spaced:
+    """A tokenizer whose space is a token of its own."""
+
+    chat_template = "there is one"
+    all_special_ids: list[int] = []
+    unk_token_id = None
+
+    def __call__(self, text: str, **options: bool) -> dict[str, list[int]]:
+        return {"input_ids": [ord(letter) for letter in text]}
+
+
+def test_yes_and_no_are_told_apart_by_their_first_tokens_that_differ() -> None:
+    assert answer_ids(Chat(Spaced())) == (ord("Y"), ord("N"))
