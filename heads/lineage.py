@@ -145,7 +145,6 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
         "full": recipe.full,
         "packed": recipe.packed,
         "yes_no_weight": recipe.yes_no_weight,
-        "side_by_side": recipe.side_by_side,
         "compare_weight": recipe.compare_weight,
         "one_sided_first": recipe.one_sided_first,
         "decisions_first": recipe.decisions_first,

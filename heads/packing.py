@@ -5,7 +5,6 @@
 Guarantees
 - every question sees the prefix and itself, and no other question: packed logits equal separate ones
 - positions restart behind the prefix in every question
-- side by side, the clips' tokens stand at other positions, and see what they saw
 - a target stands at the position that predicts it, and only answers have targets
 """
 
@@ -91,27 +90,12 @@ class Packed:
         return Packed(*(x.to(device) for x in vars(self).values()))
 
 
-def alternating(video: Sequence[int], outputs: int) -> list[int]:
-    """Positions of a prefix whose clips stand side by side: token j of a clip behind token j of the clip before it, then
-    what is read between and behind the clips. The order in which tokens see one another stays."""
-    first = next((i for i, slot in enumerate(video) if slot != TEXT), len(video))
-    order = sorted(range(first, len(video)), key=lambda i: outputs if video[i] == TEXT else video[i] % outputs)
-    positions = list(range(len(video)))
-    for position, i in enumerate(order, first):
-        positions[i] = position
-    return positions
-
-
 class Packer:
-    """Puts prompts together for one chat template and a number of tokens a clip (0: the blind control, no video).
+    """Puts prompts together for one chat template and a number of tokens a clip (0: the blind control, no video)."""
 
-    side_by_side: the positions of the clips' tokens alternate (`alternating`).
-    """
-
-    def __init__(self, chat: Chat, outputs: int, system: str = PAIR_SYSTEM, side_by_side: bool = False) -> None:
+    def __init__(self, chat: Chat, outputs: int, system: str = PAIR_SYSTEM) -> None:
         self.chat = chat
         self.outputs = outputs
-        self.side_by_side = side_by_side
         self.pieces: ChatPieces = chat.pieces(system)
 
     @property
@@ -125,8 +109,6 @@ class Packer:
             if place:
                 row.show(number * self.clips + place - 1, self.outputs)
             row.read(part)
-        if self.side_by_side:
-            row.positions = alternating(row.video, self.outputs)
         return row
 
     def _add(self, into: Row, turn: Turn, number: int, segment: int, start: int) -> None:

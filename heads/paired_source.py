@@ -28,7 +28,7 @@ class PairedSource:
         """packs: whether the language model reads packed questions."""
         self.recipe, self.pairs, self.seed, self.negatives = recipe, pairs, seed, negatives
         self.packed = recipe.packed and packs
-        self.packer = Packer(chat, recipe.projector.outputs, side_by_side=recipe.side_by_side)
+        self.packer = Packer(chat, recipe.projector.outputs)
         self.one_sided = one_sided(pairs)
         if recipe.one_sided_first and (recipe.batch < 2 or not all(self.one_sided)):
             raise HeadsError(

@@ -113,8 +113,6 @@ class VideoLMRecipe:
     drown it"""
     yes_no_weight: float = 1.0
     """how many times a YES / NO answer counts, on average over a batch, where both weigh the same"""
-    side_by_side: bool = False
-    """token j of Video 2 has the position behind token j of Video 1: what is to be compared stands next to each other"""
     compare_weight: float = 0.0
     """how much a token of a clip behind another clip counts, which is asked whether it says the same word as that clip's
     token at its place: seeing that comes before answering, and is learned late from answers alone; 0: not asked"""

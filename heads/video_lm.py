@@ -21,14 +21,12 @@ from heads.projector import Projector
 
 
 class VideoLM(nn.Module):
-    def __init__(
-        self, lm: LanguageModel, projector: Projector | nn.Identity, outputs: int, side_by_side: bool = False
-    ) -> None:
+    def __init__(self, lm: LanguageModel, projector: Projector | nn.Identity, outputs: int) -> None:
         super().__init__()
         self.lm = lm
         self.projector = projector
         self.outputs = outputs
-        self.packer = Packer(lm.chat, outputs, side_by_side=side_by_side)
+        self.packer = Packer(lm.chat, outputs)
         self.blind_packer = Packer(lm.chat, 0)
 
     def pack(
@@ -97,7 +95,6 @@ class VideoLM(nn.Module):
         return self.write(
             inputs_embeds=embeddings.gather(1, columns[..., None].expand_as(embeddings)),
             attention_mask=(batch.segment != PADDING).gather(1, columns).long(),
-            position_ids=batch.positions.gather(1, columns),
             max_new_tokens=max_tokens,
         )
 

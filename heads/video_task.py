@@ -55,7 +55,7 @@ def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> 
     torch.manual_seed(seed)
     tokens, channels = features.shape
     projector = Projector(recipe.projector, tokens, channels, lm.width, lm.embedding_std).to(device)
-    return VideoLM(lm, projector, recipe.projector.outputs, recipe.side_by_side)
+    return VideoLM(lm, projector, recipe.projector.outputs)
 
 
 def answer_loss(

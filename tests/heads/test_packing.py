@@ -24,22 +24,12 @@ TURNS = [
 ]
 
 
-def untrained(tiny_lm: str, side_by_side: bool = False) -> VideoLM:
+@pytest.fixture(scope="module")
+def model(tiny_lm: str) -> VideoLM:
     lm = LanguageModel.load(tiny_lm)
     torch.manual_seed(1)
     options = ProjectorOptions(width=16, heads=2, outputs=OUTPUTS)
-    return VideoLM(lm, Projector(options, 16, 24, lm.width, 0.5), OUTPUTS, side_by_side)
-
-
-@pytest.fixture(scope="module")
-def model(tiny_lm: str) -> VideoLM:
-    return untrained(tiny_lm)
-
-
-@pytest.fixture(scope="module")
-def beside(tiny_lm: str) -> VideoLM:
-    """Its clips stand side by side."""
-    return untrained(tiny_lm, side_by_side=True)
+    return VideoLM(lm, Projector(options, 16, 24, lm.width, 0.5), OUTPUTS)
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +38,7 @@ def clips(model: VideoLM) -> torch.Tensor:
         return model.project(torch.randn(4, 16, 24, generator=torch.Generator().manual_seed(2)))
 
 
-@pytest.mark.parametrize("kind", ["model", "beside"])
-def test_packed_log_likelihoods_equal_separate_ones(
-    kind: str, clips: torch.Tensor, request: pytest.FixtureRequest
-) -> None:
-    model: VideoLM = request.getfixturevalue(kind)
+def test_packed_log_likelihoods_equal_separate_ones(model: VideoLM, clips: torch.Tensor) -> None:
     packed = model.log_likelihoods(TURNS, clips, mean=False)
     for row, turns in enumerate(TURNS):
         for place, turn in enumerate(turns):
@@ -205,32 +191,6 @@ def test_in_float32_an_answer_written_in_a_batch_is_the_one_written_alone(model:
     alone = [model.generate([turn], clips[2 * i : 2 * i + 2], 8)[0] for i, turn in enumerate(turns)]
     assert batch == alone
     assert len(set(batch)) == 2 and all(batch)
-
-
-def test_side_by_side_the_clips_tokens_stand_at_other_positions_and_see_what_they_saw(
-    model: VideoLM, beside: VideoLM, clips: torch.Tensor
-) -> None:
-    plain, moved = (m.packer.pack(TURNS[:1]) for m in (model, beside))
-    assert all(torch.equal(getattr(plain, name), getattr(moved, name)) for name in ("ids", "video", "segment", "targets"))
-    one, two = (moved.positions[0][(moved.video[0] // OUTPUTS) == clip].tolist() for clip in (0, 1))
-    start = plain.positions[0][plain.video[0] == 0].item()
-    assert one == list(range(start, start + 2 * OUTPUTS, 2)) and two == [place + 1 for place in one]
-    prefix = plain.segment[0] == 0
-    assert sorted(moved.positions[0][prefix].tolist()) == plain.positions[0][prefix].tolist()
-    assert torch.equal(moved.positions[0][~prefix], plain.positions[0][~prefix])
-    here, there = (m.log_likelihoods(TURNS, clips, mean=False) for m in (model, beside))
-    assert abs(here[0][0] - there[0][0]) > 1e-3
-
-
-def test_an_answer_is_written_at_the_positions_at_which_it_is_scored(beside: VideoLM, clips: torch.Tensor) -> None:
-    asked = Turn("What differs?", "", "In Video 2,", ends=False)
-    written = beside.generate([asked], clips[:2], 6)[0]
-    said = ""
-    for _ in range(6):  # one word after another, all computed anew
-        batch, own = beside.pack([[Turn(asked.question, "", f"{asked.given}{said}", ends=False)]], clips[:2], True)
-        with torch.inference_mode():
-            said += beside.lm.chat.tokenizer.decode([int(beside.lm.logits(beside.hidden(batch, own))[0, -1].argmax())])
-    assert written and written == said.strip()
 
 
 def test_what_trains_is_held_in_float32_whatever_holds_the_rest(tiny_lm: str) -> None:
