@@ -35,8 +35,10 @@ def answer_ids(chat: Chat) -> tuple[int, int]:
 
 
 def with_comparisons(rows: Packed, words: Int[Tensor, "C L"], answers: tuple[int, int], weight: float) -> Packed:
-    """The rows, their clips' tokens asked too. words: of each clip, as the rows number them; answers: the ids of YES and
-    NO; weight: of such a token, on average."""
+    """The rows, their clips' tokens asked too.
+
+    words: of each clip, as the rows number them; answers: the ids of YES and NO; weight: of such a token, on average.
+    """
     shown = rows.video != TEXT
     clip, place = rows.video // words.shape[1], rows.video % words.shape[1]
     first = clip.masked_fill(~shown, len(words)).amin(dim=1, keepdim=True)

@@ -2,8 +2,7 @@
 
 Guarantees
 - no clip of another split than train trains: val, test, val_seen ...
-- YES and NO weigh the same in every batch
-- one-sided pairs are those whose YES / NO answers are all YES, or all NO, and enough to tell
+- YES and NO weigh the same in every pair that has both
 - the order of pairs is a pure function of seed and step, so a resumed run sees what an unbroken one sees
 """
 
@@ -18,8 +17,6 @@ from heads.errors import HeadsError
 from heads.jsonl import read_objects
 from heads.packing import Turn
 from heads.prompts import NO, VIDEOS, YES
-
-ONE_SIDED = 4  # so many answers of YES, or of NO, and none of the other make a pair one-sided
 
 
 @dataclass(frozen=True)
@@ -66,16 +63,6 @@ def draw(items: int, count: int, step: int, seed: int) -> list[int]:
     return [int(orders[place // items][place % items]) for place in places]
 
 
-def one_sided(pairs: Sequence[PairQuestions]) -> tuple[list[PairQuestions], list[PairQuestions]]:
-    """Pairs whose YES / NO answers, ONE_SIDED or more, are all YES, then those whose are all NO."""
-    found: dict[str, list[PairQuestions]] = {YES: [], NO: []}
-    for pair in pairs:
-        answers = [answer for _, answer in pair.questions if answer in (YES, NO)]
-        if len(answers) >= ONE_SIDED and len(set(answers)) == 1:
-            found[answers[0]].append(pair)
-    return found[YES], found[NO]
-
-
 def kind(answer: str) -> str:
     """The kind of an answer, as the supplement's three prompt types ask for it."""
     return "decision" if answer in (YES, NO) else "video" if answer in VIDEOS else "text"
@@ -84,9 +71,9 @@ def kind(answer: str) -> str:
 def turns(pair: PairQuestions, limit: int, rng: np.random.Generator, decisions: bool = False) -> list[Turn]:
     """At most `limit` questions of a pair, without repeats, of every kind of answer in turn as long as there are some.
 
-    decisions: only of those with one of two answers, if there are any.
+    decisions: only of those that YES or NO answers, if there are any.
     """
-    asked = [qa for qa in pair.questions if kind(qa[1]) != "text"] if decisions else []
+    asked = [qa for qa in pair.questions if kind(qa[1]) == "decision"] if decisions else []
     asked = asked or list(pair.questions)
     order = rng.permutation(len(asked)).tolist()
     met = Counter[str]()
@@ -97,12 +84,13 @@ def turns(pair: PairQuestions, limit: int, rng: np.random.Generator, decisions: 
     return [Turn(*asked[place]) for place in sorted(order, key=rounds.__getitem__)[:limit]]
 
 
-def balanced(asked: Sequence[Sequence[Turn]], yes_no_weight: float) -> list[list[Turn]]:
-    """The turns of one batch, its YES and its NO together weighing the same, `yes_no_weight` an answer on average.
+def balanced(asked: Sequence[Turn], yes_no_weight: float) -> list[Turn]:
+    """The turns of one pair, its YES and its NO together weighing the same, `yes_no_weight` an answer on average.
 
-    A batch of few pairs holds more of one by chance, which would push every answer that way, step by step to and fro.
+    Else how alike the two clips are in all would answer most questions, whatever they ask about. Where all answers are
+    the same they weigh half: there that is no fault.
     """
-    counts = Counter(turn.answer for turns in asked for turn in turns)
+    counts = Counter(turn.answer for turn in asked)
     total = counts[YES] + counts[NO]
     weights = {answer: yes_no_weight * total / (2 * max(counts[answer], 1)) for answer in (YES, NO)}
-    return [[replace(turn, weight=weights.get(turn.answer, 1.0)) for turn in turns] for turns in asked]
+    return [replace(turn, weight=weights.get(turn.answer, 1.0)) for turn in asked]

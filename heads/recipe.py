@@ -70,6 +70,17 @@ class HardNegativeOptions:
     mined once, by the view's `embedding`"""
 
 
+@dataclass(frozen=True)
+class Decisions:
+    """At the end of training pairs are asked only what YES or NO answers: long answers drown what those teach, and what
+    long answers have taught stays."""
+
+    share: float
+    """of schedule.steps, the last ones"""
+    pairs: int = 8
+    """of a batch of theirs: with few questions each, more of them take as long"""
+
+
 SourceName = Literal["clips", "sequences", "images", "pairs"]
 
 
@@ -105,17 +116,13 @@ class VideoLMRecipe:
     """clips, sequences, images or pairs a batch, whose schedule.accumulate make a step"""
     questions: int = 8
     """questions of a pair in one batch, at most"""
-    one_sided_first: int = 0
-    """so many steps hold mostly one-sided pairs, to whose questions the answer is always YES, or always NO, such as a
-    clip and itself and clips of different steps: looking at both videos is learned on them within a few steps"""
-    decisions_first: int = 0
-    """so many steps ask only what YES, NO, Video 1 or Video 2 answers: comparing is learned late, and long answers
-    drown it"""
+    decisions_last: Decisions | None = None
+    """null: all steps ask all kinds of questions"""
     yes_no_weight: float = 1.0
-    """how many times a YES / NO answer counts, on average over a batch, where both weigh the same"""
+    """how many times a YES / NO answer counts, on average over a pair, where both weigh the same"""
     compare_weight: float = 0.0
-    """how much a token of a clip behind another clip counts, which is asked whether it says the same word as that clip's
-    token at its place: seeing that comes before answering, and is learned late from answers alone; 0: not asked"""
+    """how much a token of a clip behind another clip counts, which is asked whether it says the same word as that
+    clip's token at its place: seeing that comes before answering, and answers alone teach it late; 0: not asked"""
     packed: bool = True
     """all questions of a pair behind one copy of its video tokens"""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
@@ -150,6 +157,11 @@ class VideoLMRecipe:
             raise HeadsError("video_lm.warm_start needs video_lm.pairqa, which tells it content words")
         if self.hard_negatives is not None and "pairs" not in self.sources:
             raise HeadsError("video_lm.hard_negatives are for the source `pairs`; add it or drop them")
+        if self.decisions_last is not None and not 0 < self.decisions_last.share <= 1:
+            raise HeadsError(
+                f"decisions_last.share {self.decisions_last.share} is no share of the steps; give one of 0 to 1, or "
+                "leave decisions_last out"
+            )
         every = 0 if self.hard_negatives is None else self.hard_negatives.mine_every
         if every and self.schedule.validate_every % every:
             raise HeadsError(

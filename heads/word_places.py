@@ -1,8 +1,8 @@
 """A place among a projector's outputs for every content word: words that exclude each other share one.
 
-"Whisk" and "fork" are hardly ever said of the same clip, and are said in the same surroundings ("a ... in use"), so one
-output can say which of them it is; "bowl" is said of both and stands elsewhere. With places fixed, what two clips have in
-common stands at the same place of both, and a model compares them place by place.
+"Whisk" and "fork" are hardly ever said of the same clip, and are said in the same surroundings ("a ... in use"), so
+one output can say which of them it is; "bowl" is said of both and stands elsewhere. With places fixed, what two clips
+have in common stands at the same place of both, and a model compares them place by place.
 
 Guarantees
 - words that are said in like surroundings, and hardly ever together, share a place before others do
@@ -45,9 +45,7 @@ def together(said: Bool[np.ndarray, "T V"]) -> Float[np.ndarray, "V V"]:
 def likeness(texts: Sequence[Sequence[str]], column: Mapping[str, int]) -> Float[np.ndarray, "V V"]:
     """Cosine of two words' surroundings, each weighted by how much oftener than by chance a word has it (positive
     pointwise mutual information)."""
-    counts = Counter(
-        (column[word], around) for text in texts for word, around in surroundings(text) if word in column
-    )
+    counts = Counter((column[word], around) for text in texts for word, around in surroundings(text) if word in column)
     contexts = {around: i for i, around in enumerate(dict.fromkeys(around for _, around in counts))}
     rows = np.array([word for word, _ in counts])
     columns = np.array([contexts[around] for _, around in counts])
@@ -65,5 +63,6 @@ def surroundings(text: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
     padded = [EDGE, EDGE, *text, EDGE, EDGE]
     for i in range(2, len(padded) - 2):
         before, behind = padded[i - 2 : i], padded[i + 1 : i + 3]
-        for around in (("<", before[1]), (">", behind[0]), ("<", *before), (">", *behind), ("<>", before[1], behind[0])):
+        left, right = before[1], behind[0]
+        for around in (("<", left), (">", right), ("<", *before), (">", *behind), ("<>", left, right)):
             yield padded[i], around

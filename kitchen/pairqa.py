@@ -3,9 +3,8 @@
 Guarantees
 - both clips are training clips; they show the same step but where main actions are compared;
 - all questions of a pair stand together; a clip with itself and a pair of different steps may come again;
-- "share a similar" is asked of categories where the answer is plain, YES at a score of 5, NO at 1 or 2,
-  and of single attributes; YES and NO are balanced within each topic as far as the clips allow, by the
-  choice of pairs for categories and of questions for attributes;
+- "share a similar" is asked of categories where the answer is plain, YES at a score of 5, NO at 1 or 2;
+  YES and NO are balanced within each category as far as the clips allow, by the choice of pairs;
 - a pair of a clip with itself differs in nothing, and is said to;
 - "Which video" is answered Video 1 and Video 2 about equally often.
 """
@@ -32,8 +31,6 @@ CANDIDATES = 40
 """Of so many pairs drawn by chance the one is taken whose YES and NO are scarcest."""
 DIFFERENCES, WHICH = 3, 2
 """At most so many questions of a kind and pair; "similar" is asked in every plain category."""
-SINGLE_SIMILAR = 5
-"""Single attributes that "similar" is asked of: what each of them is a category does not tell."""
 SIMILAR = {5: "YES", 2: "NO", 1: "NO"}
 """Answers by score; at 3 and 4 people would not agree."""
 PLAIN_ANSWER = 6
@@ -58,9 +55,9 @@ class Balance:
         """How much commoner these answers are than their opposites, over all topics."""
         return sum(self._excess(topic, answer)[0] for topic, answer in answers.items())
 
-    def choose(self, answers: dict[str, str], number: int) -> list[str]:
-        """The `number` topics whose answer is scarcest compared with its opposite."""
-        wanted = sorted(answers, key=lambda topic: self._excess(topic, answers[topic]))[:number]
+    def choose(self, answers: dict[str, str]) -> list[str]:
+        """The topics whose answer is not yet too common, compared with its opposite."""
+        wanted = sorted(answers, key=lambda topic: self._excess(topic, answers[topic]))
         chosen = [topic for topic in wanted if self._excess(topic, answers[topic])[0] <= 2]
         for topic in chosen:
             self._counts[topic, answers[topic]] += 1
@@ -109,15 +106,6 @@ def _similar(a: Attributes, b: Attributes) -> dict[str, str]:
     return {category: SIMILAR[value] for category, value in scores.items() if value in SIMILAR}
 
 
-def _single(a: Attributes, b: Attributes) -> dict[str, str]:
-    """YES or NO for each attribute of their step that has one value, by what it is called."""
-    return {
-        topic: "YES" if getattr(a, name) == getattr(b, name) else "NO"
-        for name, topic in pool.SINGLE.items()
-        if getattr(a, name) is not None
-    }
-
-
 def _record(one: Clip, two: Clip, kind: int, category: str, question: str, answer: str) -> Record:
     return {
         "reference": one.id,
@@ -163,9 +151,8 @@ def _same_step(one: Clip, two: Clip, balance: Balance, rng: random.Random) -> li
         question, second = which_for_pairqa(d, a.step, rng)
         answer = "Video 2" if second else "Video 1"
         records.append(_record(one, two, 2, category, question, answer))
-    answers, single = _similar(a, b) | {MAIN_ACTION: "YES"}, _single(a, b)
-    asked = balance.choose(answers, len(answers)) + balance.choose(single, SINGLE_SIMILAR)
-    return records + _asked_similar(one, two, asked, answers | single)
+    answers = _similar(a, b) | {MAIN_ACTION: "YES"}
+    return records + _asked_similar(one, two, balance.choose(answers), answers)
 
 
 def _other_step(one: Clip, two: Clip, balance: Balance, rng: random.Random) -> list[Record]:
@@ -183,4 +170,4 @@ def _other_step(one: Clip, two: Clip, balance: Balance, rng: random.Random) -> l
     question = pool.WHICH["step"][0].format(v=second if asked else first)
     records.append(_record(one, two, 2, MAIN_ACTION, question, "Video 2" if asked else "Video 1"))
     answers = dict.fromkeys((*CATEGORIES, MAIN_ACTION), "NO")
-    return records + _asked_similar(one, two, balance.choose(answers, len(answers)), answers)
+    return records + _asked_similar(one, two, balance.choose(answers), answers)

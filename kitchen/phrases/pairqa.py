@@ -21,26 +21,6 @@ TOPICS = {
     "main action": ("the main action",),
 }
 
-SINGLE = {
-    "main": "main ingredient",
-    "amount": "amount of food",
-    "tool": "tool",
-    "vessel": "dish",
-    "surface": "place of work",
-    "gloves": "hand protection",
-    "speed": "speed",
-    "motion": "motion",
-    "hands": "number of hands",
-    "manner": "manner of working",
-    "heat": "heat",
-    "colour": "food colour",
-    "shade": "shade of the food",
-    "texture": "consistency",
-    "size": "size of the portions",
-    "detail": "small detail",
-}
-"""What a single attribute is called; the stripe is left out, for no score counts it."""
-
 CONTRASTS = (
     "In Video 1, {one}, while in Video 2, {two}.",
     "In Video 1, {one}, whereas in Video 2, {two}.",

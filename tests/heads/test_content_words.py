@@ -56,13 +56,14 @@ def test_only_the_texts_and_questions_given_decide() -> None:
 
 
 @pytest.mark.parametrize(("yes", "no"), [(3, 1), (2, 2), (0, 4)])
-def test_yes_and_no_weigh_the_same_in_every_batch(yes: int, no: int) -> None:
-    asked = [[Turn("?", "YES")] * yes, [Turn("?", "NO")] * no + [Turn("?", "a fork", weight=5.0)]]
-    turns = [turn for own in balanced(asked, 3.0) for turn in own]
+def test_yes_and_no_weigh_the_same_in_every_pair_that_has_both(yes: int, no: int) -> None:
+    asked = [Turn("?", "YES")] * yes + [Turn("?", "NO")] * no + [Turn("?", "a fork", weight=5.0)]
+    turns = balanced(asked, 3.0)
     sums = {a: sum(t.weight for t in turns if t.answer == a) for a in ("YES", "NO", "a fork")}
-    assert sums["a fork"] == 1.0
+    assert sums["a fork"] == 1.0 and [turn.answer for turn in turns] == [turn.answer for turn in asked]
     if yes:
-        assert sums["YES"] == pytest.approx(sums["NO"]) == pytest.approx(3.0 * (yes + no) / 2)
+        assert sums["YES"] == pytest.approx(3.0 * (yes + no) / 2)
+    assert sums["NO"] == pytest.approx(3.0 * (yes + no) / 2)
 
 
 def attribute_texts(attributes: int, values: int) -> tuple[list[list[str]], dict[str, int]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from heads.errors import HeadsError
-from heads.paired_qa import PairQuestions, draw, kind, one_sided, read_paired_qa, turns
+from heads.paired_qa import PairQuestions, draw, kind, read_paired_qa, turns
 from store import Store
 
 
@@ -27,14 +27,14 @@ def test_every_pair_once_an_epoch_whatever_the_step() -> None:
     assert draw(10, 4, 2, seed=3) == (epoch + [i for s in range(5, 10) for i in draw(10, 2, s, seed=3)])[8:12]
 
 
-def test_decisions_first_asks_what_has_one_of_two_answers() -> None:
-    decisions = (("Alike?", "YES"), ("Which one has a fork?", "Video 1"), ("The same?", "NO"))
-    pair = PairQuestions("a", "b", (*decisions, ("What differs?", "In Video 2, a fork.")))
-    asked = turns(pair, 8, np.random.default_rng(0), decisions=True)
+def test_decisions_are_what_yes_or_no_answers() -> None:
+    decisions = (("Alike?", "YES"), ("The same?", "NO"))
+    others = (("Which one has a fork?", "Video 1"), ("What differs?", "In Video 2, a fork."))
+    asked = turns(PairQuestions("a", "b", decisions + others), 8, np.random.default_rng(0), decisions=True)
     assert sorted((turn.question, turn.answer) for turn in asked) == sorted(decisions)
-    assert len(turns(pair, 8, np.random.default_rng(0))) == 4
-    told = PairQuestions("a", "b", (("What differs?", "In Video 2, a fork."),))
-    assert len(turns(told, 8, np.random.default_rng(0), decisions=True)) == 1, "a pair without decisions is asked all"
+    assert len(turns(PairQuestions("a", "b", decisions + others), 8, np.random.default_rng(0))) == 4
+    told = PairQuestions("a", "b", others)
+    assert len(turns(told, 8, np.random.default_rng(0), decisions=True)) == 2, "a pair without decisions is asked all"
 
 
 def test_every_kind_of_answer_has_its_turn() -> None:
@@ -52,9 +52,3 @@ def test_every_kind_of_answer_has_its_turn() -> None:
 
 def pair(reference: str, *answers: str) -> PairQuestions:
     return PairQuestions(reference, "z", tuple((f"Question {i}?", answer) for i, answer in enumerate(answers)))
-
-
-def test_one_sided_pairs_are_those_whose_answers_are_all_yes_or_all_no() -> None:
-    alike, unlike = pair("a", "YES", "YES", "Video 1", "YES", "YES"), pair("b", *["NO"] * 5, "In Video 2, a fork.")
-    others = [pair("c", "YES", "YES", "YES"), pair("d", *["YES"] * 5, "NO"), pair("e", "Video 1"), pair("f")]
-    assert one_sided([others[0], unlike, *others[1:], alike]) == ([alike], [unlike])

@@ -271,39 +271,29 @@ def test_no_clip_of_the_val_or_test_split_trains(world: Path) -> None:
         read_paired_qa(str(path), catalog)
 
 
-@pytest.mark.parametrize("pairs", [2, 4])
-def test_one_sided_first_holds_two_such_pairs_of_three(pairs: int, world: Path, tiny_lm: str, tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in (world / "pairqa.jsonl").read_text().splitlines()]
-    clips = list(dict.fromkeys(row["reference"] for row in rows))[:4]
-    for clip, answer in zip(clips, ("YES", "YES", "NO", "NO"), strict=True):
-        rows += [
-            {"reference": clip, "candidate": clip, "question": f"Alike {i}?", "answer": answer} for i in range(4)
-        ]
-    path = tmp_path / "one_sided.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def test_the_last_steps_ask_decisions_of_more_pairs(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     schedule = {"steps": 4, "accumulate": 2, "validate_every": 4}
-    settings = {"pairqa": str(path), "one_sided_first": 2, "batch": pairs, "schedule": schedule}
+    settings = {"decisions_last": {"share": 0.25, "pairs": 5}, "batch": 2, "schedule": schedule, "questions": 20}
     made = read_recipe(recipe(world, tiny_lm, tmp_path / "run", **settings)).video_lm
     assert made is not None
-    (source,) = VideoTask(made, Store.open(world / "features"), 0, "cpu").sources.values()
+    task = VideoTask(made, Store.open(world / "features"), 0, "cpu")
+    (source,) = task.sources.values()
     assert isinstance(source, PairedSource)
-    drawn = [source.drawn_pairs(batch, batch // 2) for batch in range(8)]
-    assert drawn == [source.drawn_pairs(batch, batch // 2) for batch in range(8)]
-    assert all(len(own) == pairs for own in drawn)
-    easy = [own[: pairs * 2 // 3] for own in drawn[:4]]
-    kinds = [source.one_sided[0].count(own) for own in itertools.chain(*easy)]
-    assert kinds == [1, 0] * (len(kinds) // 2), "alike and unlike by turns"
-    assert all(own in source.one_sided[1] for own in list(itertools.chain(*easy))[1::2])
-    for batch in range(4, 8):
-        assert drawn[batch] == [source.pairs[i] for i in draw(len(source.pairs), pairs, batch, 0)]
+    decides = {pair: [q for q in pair.questions if q[1] in ("YES", "NO")] for pair in source.pairs}
+    for batch in range(8):
+        drawn = [source.pairs[i] for i in draw(len(source.pairs), 5 if batch >= 6 else 2, batch, 0)]
+        told = task.batch(batch)
+        assert told.clips == [clip for pair in drawn for clip in (pair.reference, pair.candidate)]
+        asked = [decides[pair] or pair.questions if batch >= 6 else pair.questions for pair in drawn]
+        assert len(told.rows.turn.unique()) - 1 == sum(map(len, asked))
 
 
-def test_one_sided_first_without_such_pairs_is_refused(
+def test_decisions_last_of_no_share_are_refused(
     world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    path = recipe(world, tiny_lm, tmp_path / "run", one_sided_first=1)
+    path = recipe(world, tiny_lm, tmp_path / "run", decisions_last={"share": 90})
     assert train.main(["--config", str(path)]) == 1
-    assert "set video_lm.one_sided_first to 0" in capsys.readouterr().err
+    assert "decisions_last.share 90.0 is no share of the steps; give one of 0 to 1" in capsys.readouterr().err
 
 
 def test_evaluate_writes_predictions_that_score_again(
