@@ -29,6 +29,7 @@ from featurize.decoders import decoded_clips
 from featurize.encoders import Encoder, load
 from featurize.task import Source
 from heads.clips import Features, Reads
+from heads.comparing import Comparing
 from heads.device import autocast
 from heads.paired_qa import read_paired_qa
 from heads.paired_source import PairedSource
@@ -118,6 +119,7 @@ class Training:
         self.model = build(recipe, self.features, 0, device)
         pairs = read_paired_qa(str(world.pairqa), world.store.catalog("clips").frame())
         self.source = PairedSource(recipe, pairs, self.model.lm.chat, self.model.lm.packs, 0, None)
+        self.comparing = Comparing(self.model.lm, recipe.compare_weight) if recipe.compare_weight else None
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
 
     def load(self, number: int, features: Reads) -> tuple[Batch, Tensor]:
@@ -130,7 +132,7 @@ class Training:
         self.model.train()
         self.optimizer.zero_grad()
         with autocast(self.device, self.recipe.precision):
-            loss = answer_loss(self.model, batch.rows, tokens, self.recipe.compare_weight)
+            loss = answer_loss(self.model, batch.rows, tokens, self.comparing)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
         self.optimizer.step()

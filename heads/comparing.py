@@ -16,16 +16,33 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from heads.chat import Chat
+from heads.language_model import LanguageModel
 from heads.packing import NO_TARGET, TEXT, Packed
 from heads.prompts import NO, YES
 
 
-def nearest_words(tokens: Float[Tensor, "C L E"], table: Float[Tensor, "V E"]) -> Int[Tensor, "C L"]:
-    """For each token of clips its nearest of the vocabulary's embeddings."""
-    with torch.no_grad():
-        return (tokens.detach() @ table.T - table.square().sum(dim=1) / 2).argmax(dim=-1)
+class Comparing:
+    """Asks the clips of a batch. weight: of a token that is asked, on average; an answer's token has 1."""
+
+    def __init__(self, lm: LanguageModel, weight: float) -> None:
+        self.weight, self.answers = weight, answer_ids(lm.chat)
+        self.embeddings: Tensor = lm.model.get_input_embeddings().weight
+        self.held: tuple[Tensor, Tensor] | None = None
+
+    def ask(self, rows: Packed, clips: Float[Tensor, "C L E"]) -> Packed:
+        return with_comparisons(rows, self.nearest_words(clips), self.answers, self.weight)
+
+    @torch.no_grad()
+    def nearest_words(self, tokens: Float[Tensor, "C L E"]) -> Int[Tensor, "C L"]:
+        """For each token of clips its nearest of the vocabulary's embeddings."""
+        table, device = self.embeddings, self.embeddings.device.type
+        if self.held is None or table.requires_grad:  # embeddings that stay are cast once
+            product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else table.dtype
+            self.held = table.to(product), (table.float().square().sum(dim=1) / -2).to(product)
+        return functional.linear(tokens.detach().to(table.dtype), *self.held).argmax(dim=-1)
 
 
 def answer_ids(chat: Chat) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from heads.checkpoint import Run
 from heads.clips import Features
-from heads.comparing import answer_ids, nearest_words, with_comparisons
+from heads.comparing import Comparing
 from heads.device import autocast
 from heads.errors import HeadsError
 from heads.hard_negatives import HardNegatives
@@ -59,16 +59,15 @@ def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> 
 
 
 def answer_loss(
-    model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"], compare_weight: float = 0.0
+    model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"], comparing: Comparing | None = None
 ) -> Float[Tensor, ""]:
     """Mean loss over the answer tokens of a batch, each token by its turn's weight; tokens: of the rows' clips.
 
-    compare_weight: of the tokens of clips behind another clip, which are asked too (heads.comparing).
+    comparing: asks the clips of a row as well.
     """
     rows, clips = rows.to(model.lm.device), model.project(tokens)
-    if compare_weight:
-        words = nearest_words(clips, model.lm.model.get_input_embeddings().weight)
-        rows = with_comparisons(rows, words, answer_ids(model.lm.chat), compare_weight)
+    if comparing is not None:
+        rows = comparing.ask(rows, clips)
     losses, weights, _ = model.token_losses(rows, clips)
     return (losses * weights).sum() / weights.sum()
 
@@ -89,6 +88,7 @@ class VideoTask:
         asked = dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate))
         self.features.rows(list(asked))  # whoever has none is named before anything trains
         self.module = build(recipe, self.features, seed, device)
+        self.comparing = Comparing(self.module.lm, recipe.compare_weight) if recipe.compare_weight else None
         self.sources = {name: self._source(name) for name in dict.fromkeys(recipe.sources)}
 
     def _source(self, name: str) -> Source:
@@ -142,7 +142,7 @@ class VideoTask:
         drawn_batch = self.batch(batch)
         tokens = self.features.read(drawn_batch.clips, self.device)
         with autocast(self.device, self.recipe.precision):
-            return answer_loss(self.module, drawn_batch.rows, tokens, self.recipe.compare_weight)
+            return answer_loss(self.module, drawn_batch.rows, tokens, self.comparing)
 
     @torch.no_grad()
     def mine(self) -> None:

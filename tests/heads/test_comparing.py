@@ -1,9 +1,10 @@
 """Guarantees of heads.comparing."""
 
+import pytest
 import torch
 
 from heads.chat import Chat
-from heads.comparing import answer_ids, nearest_words, with_comparisons
+from heads.comparing import Comparing, answer_ids, with_comparisons
 from heads.language_model import LanguageModel
 from heads.packing import NO_TARGET, TEXT, Packer, Turn
 from heads.sources import SEQUENCE, Sequences
@@ -13,12 +14,31 @@ ANSWERS = (7, 9)
 WORDS = torch.tensor([[1, 2, 3, 4], [1, 2, 0, 4], [5, 5, 5, 5], [5, 5, 0, 0]])
 
 
-def test_a_token_says_the_nearest_word_of_the_vocabulary() -> None:
-    table = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.5, 2, 50)[:, None]
-    tokens = torch.randn(3, OUTPUTS, 8, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    found = nearest_words(tokens, table)
-    assert found.tolist() == torch.cdist(tokens, table.expand(3, -1, -1)).argmin(-1).tolist()
-    assert not found.requires_grad
+@pytest.mark.parametrize("full", [False, True])
+def test_a_token_says_the_nearest_word_of_the_vocabulary(tiny_lm: str, full: bool) -> None:
+    lm = LanguageModel.load(tiny_lm)
+    if full:
+        lm.train_all()
+    table = lm.model.get_input_embeddings().weight
+    comparing = Comparing(lm, 1.0)
+    for seed in (1, 2):
+        with torch.no_grad():  # rows of unlike length, which change where they train
+            table *= torch.linspace(0.5, 2, len(table))[:, None] if full or seed == 1 else 1
+        draws = torch.Generator().manual_seed(seed)
+        tokens = torch.randn(3, OUTPUTS, lm.width, generator=draws).mul(table.std()).requires_grad_()
+        found = comparing.nearest_words(tokens)
+        assert found.tolist() == torch.cdist(tokens, table.expand(3, -1, -1)).argmin(-1).tolist()
+        assert not found.requires_grad
+
+
+def test_in_bfloat16_it_says_the_word_that_it_stands_at(tiny_lm: str) -> None:
+    lm = LanguageModel.load(tiny_lm)
+    table = lm.model.get_input_embeddings().weight.detach()
+    ids = torch.arange(3 * OUTPUTS).view(3, OUTPUTS) * 7
+    noise = torch.randn(3, OUTPUTS, lm.width, generator=torch.Generator().manual_seed(1))
+    near = table[ids] + 0.1 * table.std() * noise
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(Comparing(lm, 1.0).nearest_words(near), ids)
 
 
 def test_the_second_clip_of_a_pair_is_asked_and_nothing_else_changes(tiny_lm: str) -> None:
