@@ -151,7 +151,7 @@ def figures(options: Options) -> tuple[list[Row], list[Row]]:
     made = read_recipe(RECIPE).video_lm
     assert made is not None
     language_model = options.language_model or made.language_model
-    recipe = replace(made, language_model=language_model, decisions_last=None)
+    recipe = replace(made, language_model=language_model)
     training = Training(world, recipe, options.device)
     memory = [training.load(number, training.features) for number in range(options.steps)]
     ways: dict[str, Callable[[int], object]] = {

@@ -146,7 +146,6 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
         "packed": recipe.packed,
         "yes_no_weight": recipe.yes_no_weight,
         "compare_weight": recipe.compare_weight,
-        "decisions_last": 0 if recipe.decisions_last is None else recipe.decisions_last.share,
         "hard_negatives": recipe.hard_negatives is not None,
         "language_model": recipe.language_model,
         "steps": recipe.schedule.steps,

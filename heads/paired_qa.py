@@ -68,13 +68,9 @@ def kind(answer: str) -> str:
     return "decision" if answer in (YES, NO) else "video" if answer in VIDEOS else "text"
 
 
-def turns(pair: PairQuestions, limit: int, rng: np.random.Generator, decisions: bool = False) -> list[Turn]:
-    """At most `limit` questions of a pair, without repeats, of every kind of answer in turn as long as there are some.
-
-    decisions: only of those that YES or NO answers, if there are any.
-    """
-    asked = [qa for qa in pair.questions if kind(qa[1]) == "decision"] if decisions else []
-    asked = asked or list(pair.questions)
+def turns(pair: PairQuestions, limit: int, rng: np.random.Generator) -> list[Turn]:
+    """At most `limit` questions of a pair, without repeats, of every kind of answer in turn while there are some."""
+    asked = pair.questions
     order = rng.permutation(len(asked)).tolist()
     met = Counter[str]()
     rounds: dict[int, int] = {}

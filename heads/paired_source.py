@@ -32,15 +32,9 @@ class PairedSource:
     def batch(self, number: int, step: int) -> Batch:
         recipe = self.recipe
         rng = np.random.default_rng([self.seed, 1, number])
-        last = recipe.decisions_last
-        decisions = last is not None and step >= round(recipe.schedule.steps * (1 - last.share))
-        size = last.pairs if last is not None and decisions else recipe.batch
-        pairs = [self.pairs[i] for i in draw(len(self.pairs), size, number, self.seed)]
+        pairs = [self.pairs[i] for i in draw(len(self.pairs), recipe.batch, number, self.seed)]
         asked: list[tuple[tuple[str, str], list[Turn]]] = [
-            (
-                (pair.reference, pair.candidate),
-                balanced(turns(pair, recipe.questions, rng, decisions), recipe.yes_no_weight),
-            )
+            ((pair.reference, pair.candidate), balanced(turns(pair, recipe.questions, rng), recipe.yes_no_weight))
             for pair in pairs
         ]
         if self.negatives is not None:

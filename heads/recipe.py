@@ -70,17 +70,6 @@ class HardNegativeOptions:
     mined once, by the view's `embedding`"""
 
 
-@dataclass(frozen=True)
-class Decisions:
-    """At the end of training pairs are asked only what YES or NO answers: long answers drown what those teach, and what
-    long answers have taught stays."""
-
-    share: float
-    """of schedule.steps, the last ones"""
-    pairs: int = 8
-    """of a batch of theirs: with few questions each, more of them take as long"""
-
-
 SourceName = Literal["clips", "sequences", "images", "pairs"]
 
 
@@ -116,8 +105,6 @@ class VideoLMRecipe:
     """clips, sequences, images or pairs a batch, whose schedule.accumulate make a step"""
     questions: int = 8
     """questions of a pair in one batch, at most"""
-    decisions_last: Decisions | None = None
-    """null: all steps ask all kinds of questions"""
     yes_no_weight: float = 1.0
     """how many times a YES / NO answer counts, on average over a pair, where both weigh the same"""
     compare_weight: float = 0.0
@@ -157,11 +144,6 @@ class VideoLMRecipe:
             raise HeadsError("video_lm.warm_start needs video_lm.pairqa, which tells it content words")
         if self.hard_negatives is not None and "pairs" not in self.sources:
             raise HeadsError("video_lm.hard_negatives are for the source `pairs`; add it or drop them")
-        if self.decisions_last is not None and not 0 < self.decisions_last.share <= 1:
-            raise HeadsError(
-                f"decisions_last.share {self.decisions_last.share} is no share of the steps; give one of 0 to 1, or "
-                "leave decisions_last out"
-            )
         every = 0 if self.hard_negatives is None else self.hard_negatives.mine_every
         if every and self.schedule.validate_every % every:
             raise HeadsError(

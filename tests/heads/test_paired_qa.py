@@ -27,16 +27,6 @@ def test_every_pair_once_an_epoch_whatever_the_step() -> None:
     assert draw(10, 4, 2, seed=3) == (epoch + [i for s in range(5, 10) for i in draw(10, 2, s, seed=3)])[8:12]
 
 
-def test_decisions_are_what_yes_or_no_answers() -> None:
-    decisions = (("Alike?", "YES"), ("The same?", "NO"))
-    others = (("Which one has a fork?", "Video 1"), ("What differs?", "In Video 2, a fork."))
-    asked = turns(PairQuestions("a", "b", decisions + others), 8, np.random.default_rng(0), decisions=True)
-    assert sorted((turn.question, turn.answer) for turn in asked) == sorted(decisions)
-    assert len(turns(PairQuestions("a", "b", decisions + others), 8, np.random.default_rng(0))) == 4
-    told = PairQuestions("a", "b", others)
-    assert len(turns(told, 8, np.random.default_rng(0), decisions=True)) == 2, "a pair without decisions is asked all"
-
-
 def test_every_kind_of_answer_has_its_turn() -> None:
     asked = pair("a", *["YES"] * 4, *["NO"] * 3, "Video 1", *[f"In Video 2, {word}." for word in ("a", "b", "c")])
     for seed in range(20):

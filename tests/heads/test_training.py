@@ -18,9 +18,8 @@ from safetensors.numpy import load_file
 from heads import ask, evaluate, train
 from heads.checkpoint import Run, read_metrics
 from heads.errors import HeadsError
-from heads.paired_qa import draw, read_paired_qa
-from heads.paired_source import PairedSource
-from heads.recipe import Schedule, read_recipe
+from heads.paired_qa import read_paired_qa
+from heads.recipe import Schedule
 from heads.training import rate_factor
 from heads.video_task import VideoTask
 from store import Store
@@ -269,31 +268,6 @@ def test_no_clip_of_the_val_or_test_split_trains(world: Path) -> None:
     path.write_text(first + "\n{}\n")
     with pytest.raises(HeadsError, match=":2: not a PairQA row"):
         read_paired_qa(str(path), catalog)
-
-
-def test_the_last_steps_ask_decisions_of_more_pairs(world: Path, tiny_lm: str, tmp_path: Path) -> None:
-    schedule = {"steps": 4, "accumulate": 2, "validate_every": 4}
-    settings = {"decisions_last": {"share": 0.25, "pairs": 5}, "batch": 2, "schedule": schedule, "questions": 20}
-    made = read_recipe(recipe(world, tiny_lm, tmp_path / "run", **settings)).video_lm
-    assert made is not None
-    task = VideoTask(made, Store.open(world / "features"), 0, "cpu")
-    (source,) = task.sources.values()
-    assert isinstance(source, PairedSource)
-    decides = {pair: [q for q in pair.questions if q[1] in ("YES", "NO")] for pair in source.pairs}
-    for batch in range(8):
-        drawn = [source.pairs[i] for i in draw(len(source.pairs), 5 if batch >= 6 else 2, batch, 0)]
-        told = task.batch(batch)
-        assert told.clips == [clip for pair in drawn for clip in (pair.reference, pair.candidate)]
-        asked = [decides[pair] or pair.questions if batch >= 6 else pair.questions for pair in drawn]
-        assert len(told.rows.turn.unique()) - 1 == sum(map(len, asked))
-
-
-def test_decisions_last_of_no_share_are_refused(
-    world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    path = recipe(world, tiny_lm, tmp_path / "run", decisions_last={"share": 90})
-    assert train.main(["--config", str(path)]) == 1
-    assert "decisions_last.share 90.0 is no share of the steps; give one of 0 to 1" in capsys.readouterr().err
 
 
 def test_evaluate_writes_predictions_that_score_again(
