@@ -3,8 +3,9 @@
 # make reproduce GENERATED=1    beside it StepDiff from the paired QA that annotate/ writes, in place of the world's own
 # OMP_NUM_THREADS=1 make -j2 reproduce SEEDS=3    two jobs at once, a core each: a tenth more in an hour on two cores
 #
-# The world is rendered with a seed of its own: no choice of the recipe has seen it. WORLD_SEED=2033 and VIDEOS=264 are those
-# of docs/reproduce.md; another seed gives a new world, VIDEOS=132 takes some five minutes less. Included by the Makefile.
+# The world is rendered with a seed of its own: no choice of the recipe has seen it. That of the
+# tables in docs/reproduce.md is 2032; another seed gives a new world, VIDEOS=132 takes some five minutes less. Included by
+# the Makefile.
 
 SEEDS ?= 1
 WORLD_SEED ?= 2033
