@@ -29,13 +29,12 @@ from featurize.decoders import decoded_clips
 from featurize.encoders import Encoder, load
 from featurize.task import Source
 from heads.clips import Features, Reads
-from heads.comparing import Comparing
 from heads.device import autocast
 from heads.paired_qa import read_paired_qa
 from heads.paired_source import PairedSource
 from heads.recipe import VideoLMRecipe, read_recipe
 from heads.sources import Batch
-from heads.video_task import answer_loss, build
+from heads.video_task import answer_loss, build, comparing
 from kitchen.__main__ import Options as KitchenOptions
 from kitchen.__main__ import run as render
 from store import Store
@@ -119,7 +118,7 @@ class Training:
         self.model = build(recipe, self.features, 0, device)
         pairs = read_paired_qa(str(world.pairqa), world.store.catalog("clips").frame())
         self.source = PairedSource(recipe, pairs, self.model.lm.chat, self.model.lm.packs, 0, None)
-        self.comparing = Comparing(self.model.lm, recipe.compare_weight) if recipe.compare_weight else None
+        self.comparing = comparing(recipe, self.model)
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
 
     def load(self, number: int, features: Reads) -> tuple[Batch, Tensor]:

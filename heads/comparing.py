@@ -42,7 +42,7 @@ class Comparing:
         if self.held is None or table.requires_grad:  # embeddings that stay are cast once
             product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else table.dtype
             self.held = table.to(product), (table.float().square().sum(dim=1) / -2).to(product)
-        return functional.linear(tokens.detach().to(table.dtype), *self.held).argmax(dim=-1)
+        return functional.linear(tokens, *self.held).argmax(dim=-1)
 
 
 def answer_ids(chat: Chat) -> tuple[int, int]:

@@ -58,6 +58,11 @@ def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> 
     return VideoLM(lm, projector, recipe.projector.outputs)
 
 
+def comparing(recipe: VideoLMRecipe, model: VideoLM) -> Comparing | None:
+    """What asks the clips of a row as well, where the recipe has it so."""
+    return Comparing(model.lm, recipe.compare_weight) if recipe.compare_weight else None
+
+
 def answer_loss(
     model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"], comparing: Comparing | None = None
 ) -> Float[Tensor, ""]:
@@ -88,7 +93,7 @@ class VideoTask:
         asked = dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate))
         self.features.rows(list(asked))  # whoever has none is named before anything trains
         self.module = build(recipe, self.features, seed, device)
-        self.comparing = Comparing(self.module.lm, recipe.compare_weight) if recipe.compare_weight else None
+        self.comparing = comparing(recipe, self.module)
         self.sources = {name: self._source(name) for name in dict.fromkeys(recipe.sources)}
 
     def _source(self, name: str) -> Source:

@@ -75,7 +75,8 @@ def warm_start(
     if not first:
         raise HeadsError("warm start: the texts share no content words with the paired QA; drop warm_start")
     content = sorted(set(first.values()))
-    column = {word: content.index(token) for word, token in first.items()}
+    place = {token: i for i, token in enumerate(content)}
+    column = {word: place[token] for word, token in first.items()}
     targets = torch.from_numpy(word_targets([words(text) for text in texts["text"]], column, model.outputs)).to(device)
     table = model.lm.embed(torch.tensor([*content, chat.text_ids(".")[0]], device=device)).float().detach()
     optimizer = torch.optim.AdamW(model.projector.parameters(), lr=options.learning_rate)
