@@ -57,8 +57,7 @@ class Balance:
 
     def choose(self, answers: dict[str, str]) -> list[str]:
         """The topics whose answer is not yet too common, compared with its opposite."""
-        wanted = sorted(answers, key=lambda topic: self._excess(topic, answers[topic]))
-        chosen = [topic for topic in wanted if self._excess(topic, answers[topic])[0] <= 2]
+        chosen = [topic for topic, answer in answers.items() if self._excess(topic, answer)[0] <= 2]
         for topic in chosen:
             self._counts[topic, answers[topic]] += 1
         return chosen
