@@ -94,11 +94,14 @@ $(REPRODUCE)/seed$(1)/%/embedded: $(REPRODUCE)/seed$(1)/%/loss.png
 	@touch $$@
 endef
 
+# Captions are kept raw, and as many pairs are asked of that agree: does a method invent a difference there?
+OF_CAPTIONS := --parse false --no-difference $(TEST_diffrank)
+
 # $(1) folder, $(2) test set, $(3) name, $(4) what it needs, $(5) options
 define EVALUATION
 $(REPRODUCE)/$(1)/$(2)_$(3).scores.json: $(TEST_$(2)) $(4)
 	$(RUN) heads.evaluate --store $(R_STORE) --task $(firstword $(subst _, ,$(2))) --test-set $(TEST_$(2)) \
-	    --out $$(basename $$(basename $$@)).jsonl $(5) $(if $(filter diffcap,$(2)),--parse false) \
+	    --out $$(basename $$(basename $$@)).jsonl $(5) $(if $(filter diffcap,$(2)),$(OF_CAPTIONS)) \
 	    --rows $(or $(R_ROWS),$(R_ROWS_$(2))) $(R_EVALUATE)
 ANSWERS += $(REPRODUCE)/$(1)/$(2)_$(3).scores.json
 endef
@@ -113,6 +116,10 @@ $(foreach s,$(TRAININGS),$(foreach m,$(OURS),$(foreach t,$(SETS),$(eval \
 $(foreach s,$(TRAININGS),$(foreach t,diffmcq diffrank,$(foreach c,blind shuffled,$(eval $(call control,$(s),$(t),$(c))))))
 $(foreach s,$(TRAININGS),$(foreach m,align align_pairs,$(foreach t,$(filter-out diffcap,$(SETS)),$(eval \
     $(call EVALUATION,seed$(s),$(t),$(m),$(REPRODUCE)/seed$(s)/$(m)/embedded,--method vlemb --view $(m)-seed$(s))))))
+# Table S2: one of the two embeddings alone stands for a pair.
+$(foreach s,$(TRAININGS),$(foreach m,align align_pairs,$(foreach p,reference candidate,$(eval \
+    $(call EVALUATION,seed$(s),diffmcq,$(m)_$(p),$(REPRODUCE)/seed$(s)/$(m)/embedded,--method vlemb --view $(m)-seed$(s) \
+    --pair-embedding $(p))))))
 $(eval $(call EVALUATION,all,diffrank,cosine,,--method vlemb --view efficientnet-lite0))
 $(eval $(call EVALUATION,all,diffrank,step,,--method step-oracle))
 

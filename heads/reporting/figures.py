@@ -5,16 +5,18 @@ Guarantees
 - only figures on the same rows are compared, and on the same resamples
 - the best baseline is the highest figure among methods that are neither ours nor controls
 - all methods' tau is the mean over the same rows: one that a method gives no order counts 0, as chance does
+- what a figure says nothing of is not among its rows: captions of pairs that agree have no BLEU
 - a method trained with several seeds has one figure, their mean, whose interval is that of the mean
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from heads.errors import HeadsError
 from heads.metrics.bootstrap import Figure, Resamples, interval
@@ -29,6 +31,14 @@ METRICS: dict[Task, tuple[str, ...]] = {
     "diffmcq": ("accuracy",),
     "diffrank": ("ktau_defined",),
 }
+"""figures that ours are compared in"""
+BESIDE: dict[Task, tuple[str, ...]] = {
+    "diffcap": ("declined", "invented"),
+    "diffmcq": (),
+    "diffrank": ("ktau_within_step",),
+}
+"""figures that stand beside them: how captions decline, where a test set asks of pairs that agree; and tau of what
+knowing the step alone cannot tell"""
 
 
 @dataclass(frozen=True)
@@ -97,25 +107,45 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
             predictions = read_predictions(task, entry.predictions, rows)
             for setting, said in _readings(entry, predictions, brought):
                 figures, _ = task_figures(task, rows, said)
-                for metric in METRICS[task]:
-                    figure, none = figures[metric], 0
+                for metric in _told(setting, rows):
+                    figure, none, counted = figures[metric], 0, told_rows(metric, rows)
                     if task == "diffrank":
-                        figure, none = on_all_rows(figure, rows)
+                        figure, none = on_all_rows(figure, counted)
                     value, values = figure.of(), draws.values(figure)
                     known = value if math.isfinite(value) else None
-                    within, counts = interval(values, draws.groups), (len(rows), draws.groups, none)
+                    groups = len(set(compress(videos, counted)))
+                    within = interval(values, groups) if groups > 1 else None
+                    counts = int(counted.sum()), groups, none
                     score = Score(entry.method, setting, metric, known, within, *counts, name)
                     found[number].append((score, values))
     return over_seeds([pair for number in range(len(entries)) for pair in found[number]])
 
 
-def on_all_rows(tau: Figure, rows: Sequence[Any]) -> tuple[Figure, int]:
+def _told(setting: Setting, rows: Sequence[Any]) -> list[str]:
+    """The figures that are told: whether captions decline is asked of them as parsed, where some pairs agree."""
+    beside = [metric for metric in BESIDE[setting.task] if told_rows(metric, rows).any()]
+    if setting.task == "diffcap" and not (setting.parsed and "invented" in beside):
+        beside = []
+    return [*METRICS[setting.task], *beside]
+
+
+def told_rows(metric: str, rows: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
+    """The rows that the figure says something of: for tau those that have an order, among targets of the reference's
+    own step (score above 0) where it is that within the step; captions where pairs differ, or agree."""
+    least = {"ktau_defined": 0, "ktau_within_step": 1}.get(metric)
+    if least is not None:
+        return np.array([len({score for score in row.scores if score >= least}) > 1 for row in rows])
+    if metric == "accuracy":
+        return np.ones(len(rows), bool)
+    return np.array([bool(row.text) != (metric == "invented") for row in rows])
+
+
+def on_all_rows(tau: Figure, ordered: Bool[np.ndarray, " rows"]) -> tuple[Figure, int]:
     """The mean tau where a row that has an order and was given none counts 0, and how many such rows there are.
 
     Left out, as `ktau_defined` leaves it out, it would raise a method that ties wherever it is unsure. A method that
     gives no row an order has no tau.
     """
-    ordered = np.array([len(set(row.scores)) > 1 for row in rows])
     given = tau.parts[:, 1] > 0
     counted = ordered & given.any()
     return Figure(np.stack([tau.parts[:, 0], counted.astype(float)], axis=1), tau.value), int((ordered & ~given).sum())
@@ -158,7 +188,7 @@ def _readings(
 
 
 def compare(measured: Measured, ours: Sequence[str], controls: Sequence[str]) -> list[Comparison]:
-    """Each figure of ours against the best baseline's, corrected for how many comparisons there are.
+    """Each figure of METRICS of ours against the best baseline's, corrected for how many comparisons there are.
 
     VLEmb's variants in what stands for a pair are no baselines of their own: only the average is.
     """
@@ -166,6 +196,8 @@ def compare(measured: Measured, ours: Sequence[str], controls: Sequence[str]) ->
     found: list[Comparison] = []
     for score, values in known:
         if score.method not in ours or score.setting.pair != "average":
+            continue
+        if score.metric not in METRICS[score.setting.task]:
             continue
         rivals = [
             (other, theirs)

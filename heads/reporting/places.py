@@ -3,7 +3,18 @@
 from heads.reporting.entries import Setting, Variant
 
 TASKS = {"diffcap": "DiffCap", "diffmcq": "DiffMCQ", "diffrank": "DiffRank"}
-METRICS = {"BLEU": "BLEU", "CIDEr": "CIDEr", "ROUGE-L": "ROUGE-L", "accuracy": "accuracy", "ktau_defined": "τ"}
+METRICS = {
+    "BLEU": "BLEU",
+    "CIDEr": "CIDEr",
+    "ROUGE-L": "ROUGE-L",
+    "accuracy": "accuracy",
+    "ktau_defined": "τ",
+    "ktau_within_step": "τ",
+    "declined": "declined",
+    "invented": "invented a difference",
+}
+AMONG = {"ktau_within_step": " within the step", "declined": ", pairs that differ", "invented": ", pairs that agree"}
+"""which part of a test set's rows or targets a figure speaks of"""
 VARIANTS: tuple[Variant, ...] = ("V1", "V2", "V3")
 Place = tuple[Setting, str]  # a setting and a metric: a column
 
@@ -11,6 +22,8 @@ Place = tuple[Setting, str]  # a setting and a metric: a column
 def heading(place: Place) -> tuple[str, str]:
     """(task in its form, metric), as people read them."""
     setting, metric = place
+    if metric in AMONG:
+        return TASKS[setting.task] + AMONG[metric], METRICS[metric]
     form = {"diffcap": "" if setting.parsed else ", raw", "diffmcq": f" {setting.variant}", "diffrank": ""}
     return TASKS[setting.task] + form[setting.task], METRICS[metric]
 
@@ -21,4 +34,6 @@ def _captions(parsed: bool) -> list[Place]:
 
 CHOICES: list[Place] = [(Setting("diffmcq", variant=variant), "accuracy") for variant in VARIANTS]
 RANK: Place = (Setting("diffrank"), "ktau_defined")
+WITHIN: Place = (Setting("diffrank"), "ktau_within_step")
+DECLINING: list[Place] = [(Setting("diffcap"), metric) for metric in ("invented", "declined")]
 CAPTIONS, RAW = _captions(True), _captions(False)

@@ -18,7 +18,7 @@ from heads.reporting import published
 from heads.reporting.entries import PairEmbedding
 from heads.reporting.figures import Comparison, Score
 from heads.reporting.grid import Block, Cell, Grid, Row, number
-from heads.reporting.places import CAPTIONS, CHOICES, RANK, RAW, TASKS, Place, heading
+from heads.reporting.places import CAPTIONS, CHOICES, DECLINING, RANK, RAW, TASKS, WITHIN, Place, heading
 from heads.reporting.trainings import trainings
 
 ABOVE, BELOW = "*", "†"
@@ -44,6 +44,8 @@ class Layout:
     columns: list[Place]
     published: published.Rows
     source: str = ""
+    ranked: bool = True
+    """whether a column has a best: who always declines invents nothing, and is no better for it"""
 
 
 LAYOUTS = [
@@ -56,14 +58,16 @@ LAYOUTS = [
         "supplement, S3 (7B to 13B)",
     ),
     Layout("Table S4: DiffMCQ by choice of wrong options", CHOICES, published.VARIANTS, "supplement, S4"),
+    Layout("DiffRank: all targets, and those of the reference's own step", [RANK, WITHIN], {}),
+    Layout("DiffCap: a difference told where none is, and none where one is", DECLINING, {}, ranked=False),
 ]
 
 
 def grids(report: Report) -> list[Grid]:
     """The tables that hold anything, in the paper's order, then how trainings differ, then the comparisons."""
-    raw, parsed, every, choices = (_methods(report, layout) for layout in LAYOUTS)
+    raw, parsed, *others = (_methods(report, layout) for layout in LAYOUTS)
     behind = trainings(report.scores), _comparisons(report)
-    return [grid for grid in (raw, parsed, _pairs(report), every, choices, *behind) if grid.blocks]
+    return [grid for grid in (raw, parsed, _pairs(report), *others, *behind) if grid.blocks]
 
 
 def _methods(report: Report, layout: Layout) -> Grid:
@@ -77,7 +81,7 @@ def _methods(report: Report, layout: Layout) -> Grid:
     }
 
     def row(method: str) -> Row:
-        best = {} if method in report.controls else highest
+        best = {} if method in report.controls or not layout.ranked else highest
         cells = [
             _cell(scores.get((method, place)), best.get(place), marks.get((method, place), ""))
             for place in layout.columns
@@ -92,7 +96,7 @@ def _methods(report: Report, layout: Layout) -> Grid:
     if report.paper and methods:
         blocks.append(_published(layout))
     blocks = [block for block in blocks if block.rows]
-    notes = [*_behind(found), _legend(report)]
+    notes = [*_behind(found), _legend(report, layout.ranked)]
     return Grid(layout.title, "method", [heading(place) for place in layout.columns], blocks, notes)
 
 
@@ -172,14 +176,16 @@ def _mark(comparison: Comparison) -> str:
     return ABOVE if comparison.difference > 0 else BELOW
 
 
-def _legend(report: Report) -> str:
-    told = "Bold: the best of a column."
+def _legend(report: Report, ranked: bool = True) -> str:
+    told = ["Bold: the best of a column."] if ranked else []
     if report.resamples:
-        told += f" Brackets: 95 % intervals from {report.resamples} resamples of the reference videos, allowing for how"
-        told += " few they are."
-    if report.comparisons:
-        told += f" {ABOVE} above, {BELOW} below the best baseline: see the table of comparisons."
-    return told
+        told.append(
+            f"Brackets: 95 % intervals from {report.resamples} resamples of the reference videos, allowing for how few "
+            "they are."
+        )
+    if report.comparisons and ranked:
+        told.append(f"{ABOVE} above, {BELOW} below the best baseline: see the table of comparisons.")
+    return " ".join(told)
 
 
 def _behind(scores: Sequence[Score]) -> list[str]:
@@ -201,7 +207,7 @@ def _behind(scores: Sequence[Score]) -> list[str]:
         none = {score.method: score.undefined_rows for score in own if score.undefined_rows}
         if none:
             notes.append(
-                "τ counts 0 in a row that a method gives no order: "
+                f"{task}: τ counts 0 in a row that a method gives no order: "
                 + ", ".join(f"{name} {rows}" for name, rows in none.items())
                 + "."
             )

@@ -35,7 +35,9 @@ def test_figures_and_intervals_are_those_of_heads_score(made: list[Entry]) -> No
             *([] if entry.parsed else [(Setting("diffcap"), [parse(caption) for caption in said])]),
         ):
             expected = score(entry.task, rows, predictions, 200, 0)
-            for metric in figures.METRICS[entry.task]:
+            for metric in figures.METRICS[entry.task] + figures.BESIDE[entry.task]:
+                if metric in ("declined", "invented"):
+                    continue  # every pair of these rows differs
                 own = found.pop((entry.method, setting, metric))
                 assert own.value == expected[metric]
                 assert own.interval == tuple(expected["intervals"][metric])
@@ -209,6 +211,7 @@ def test_a_dash_where_nothing_was_measured_and_bold_where_it_is_best(made: list[
         "Table S2",
         "Table S3",
         "Table S4",
+        "DiffRank",
         "Against the best baseline",
     ]
     first, controls = told["Table S3"].blocks
@@ -239,11 +242,53 @@ def test_a_figure_that_is_undefined_says_so(made: list[Entry], tmp_path: Path) -
         write_predictions("diffrank", tmp_path / f"{name}.jsonl", said)
     methods = [Entry(name, "diffrank", entry.test_set, str(tmp_path / f"{name}.jsonl")) for name in ("all", "one")]
     measured = measure(methods, 50, 0)
-    (grid,) = grids(Report([s for s, _ in measured], compare(measured, ["all"], []), [], 50, False))
+    grid, within = grids(Report([s for s, _ in measured], compare(measured, ["all"], []), [], 50, False))
+    assert dict(within.blocks[0].rows)["all"] == [Cell("undefined")] * 2
     rows = dict(grid.blocks[0].rows)
     assert rows["all"][-1] == Cell("undefined")
     assert rows["one"][-1].main == "−0.988"  # -1 in 79 rows of 80, and 0 in the one it gives no order
-    assert any(note == "τ counts 0 in a row that a method gives no order: all 80, one 1." for note in grid.notes)
+    assert "DiffRank: τ counts 0 in a row that a method gives no order: all 80, one 1." in grid.notes
+
+
+def test_tau_within_the_step_stands_beside_tau_and_is_no_claim(made: list[Entry], tmp_path: Path) -> None:
+    """Who knows the step alone has no tau within it."""
+    entry = next(e for e in made if (e.task, e.method) == ("diffrank", "StepDiff"))
+    ranks = read_test_set("diffrank", entry.test_set)
+    write_predictions("diffrank", tmp_path / "step.jsonl", [[float(s > 0) for s in row.scores] for row in ranks])
+    step = Entry("knowing the step", "diffrank", entry.test_set, str(tmp_path / "step.jsonl"))
+    measured = measure([entry, step], 50, 0)
+    comparisons = compare(measured, ["StepDiff"], [])
+    assert [c.metric for c in comparisons] == ["ktau_defined"]
+    grid = next(g for g in grids(Report([s for s, _ in measured], comparisons, [], 50, False)) if "own step" in g.title)
+    assert grid.columns == [("DiffRank", "τ"), ("DiffRank within the step", "τ")]
+    rows = dict(grid.blocks[0].rows)
+    assert rows["knowing the step"][0] != Cell("undefined") and rows["knowing the step"][1] == Cell("undefined")
+    said = read_predictions("diffrank", entry.predictions, ranks)
+    told = score("diffrank", ranks, said, 0)["ktau_within_step"]
+    assert rows["StepDiff"][1].main == f"{told:.3f}" and rows["StepDiff"][1].bold
+
+
+def test_captions_of_pairs_that_agree_have_no_bleu(made: list[Entry], tmp_path: Path) -> None:
+    entry = next(e for e in made if (e.task, e.method) == ("diffcap", "StepDiff"))
+    caps = read_test_set("diffcap", entry.test_set)
+    said = read_predictions("diffcap", entry.predictions, caps)
+    both, none = [*caps, *(replace(row, text=()) for row in caps[:20])], "There is no difference."
+    write_test_set("diffcap", tmp_path / "both.jsonl", both)
+    write_predictions("diffcap", tmp_path / "said.jsonl", [none, *said[1:], none, *said[1:20]])
+    other = Entry("StepDiff", "diffcap", str(tmp_path / "both.jsonl"), str(tmp_path / "said.jsonl"), parsed=False)
+    measured = measure([other], 50, 0)
+    found = {(s.setting.parsed, s.metric): s for s, _ in measured}
+    plain = score("diffcap", caps, [none, *said[1:]], 0)
+    assert (found[False, "BLEU"].value, found[False, "BLEU"].rows) == (plain["BLEU"], 80)
+    assert (found[True, "invented"].value, found[True, "invented"].rows) == (19 / 20, 20)
+    assert (found[True, "declined"].value, found[True, "declined"].rows) == (1 / 80, 80)
+    assert (False, "invented") not in found
+    told = grids(Report([s for s, _ in measured], [], [], 50, False))[-1]
+    assert told.columns == [
+        ("DiffCap, pairs that agree", "invented a difference"), ("DiffCap, pairs that differ", "declined")
+    ]
+    assert not any(cell.bold for _, cells in told.blocks[0].rows for cell in cells if cell is not None)
+    assert "Bold" not in told.notes[-1] and any("pairs that agree: 20 rows of" in note for note in told.notes)
 
 
 def test_a_method_that_ties_where_it_is_unsure_is_no_better_for_it(made: list[Entry], tmp_path: Path) -> None:

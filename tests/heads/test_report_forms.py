@@ -83,7 +83,7 @@ def test_latex_a_name_stands_as_it_is(made: list[Entry], tmp_path: Path) -> None
         if line.endswith(r" \\") and "multicolumn" not in line:
             plain = re.sub(r"\\[&%$#_{}]", "", line)
             assert not re.search(r"[%#_~^|<>]", plain.replace(r"\textasciitilde{}", "")), line
-    assert document.count(r"\begin{tabular}") == document.count(r"\bottomrule") == 7
+    assert document.count(r"\begin{tabular}") == document.count(r"\bottomrule") == 8
     compiler = shutil.which("pdflatex")
     if compiler is None:
         pytest.skip("no pdflatex on this machine to compile it")
@@ -123,7 +123,7 @@ def test_the_command_writes_every_form(made: list[Entry], tmp_path: Path, capsys
     assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "report.png", "report.tex"}
     assert len(record["comparisons"]) == 8
     assert record["scores"][0]["setting"] == {"task": "diffcap", "variant": "V1", "parsed": False, "pair": "average"}
-    assert (out / "report.md").read_text().count("## ") == 6
+    assert (out / "report.md").read_text().count("## ") == 7
 
 
 def test_a_prediction_file_that_does_not_fit_is_one_line_that_says_which_line(
@@ -150,5 +150,5 @@ def test_a_prediction_file_that_does_not_fit_is_one_line_that_says_which_line(
 def test_what_people_read_holds_no_table_without_figures(made: list[Entry]) -> None:
     only = [entry for entry in made if entry.task == "diffrank"]
     found = grids(reported(only, paper=True))
-    assert [grid.title.split(":")[0] for grid in found] == ["Table S3", "Against the best baseline"]
+    assert [grid.title.split(":")[0] for grid in found] == ["Table S3", "DiffRank", "Against the best baseline"]
     assert tables.heading((Setting("diffcap", parsed=False), "BLEU")) == ("DiffCap, raw", "BLEU")
