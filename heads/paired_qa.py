@@ -2,7 +2,7 @@
 
 Guarantees
 - no clip of another split than train trains: val, test, val_seen ...
-- YES and NO weigh the same in every pair that has both
+- YES and NO weigh the same in every pair that has both, where they are weighed at all
 - the order of pairs is a pure function of seed and step, so a resumed run sees what an unbroken one sees
 """
 

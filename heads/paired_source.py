@@ -34,9 +34,10 @@ class PairedSource:
         rng = np.random.default_rng([self.seed, 1, number])
         pairs = [self.pairs[i] for i in draw(len(self.pairs), recipe.batch, number, self.seed)]
         asked: list[tuple[tuple[str, str], list[Turn]]] = [
-            ((pair.reference, pair.candidate), balanced(turns(pair, recipe.questions, rng), recipe.yes_no_weight))
-            for pair in pairs
+            ((pair.reference, pair.candidate), turns(pair, recipe.questions, rng)) for pair in pairs
         ]
+        if recipe.yes_no_weight is not None:
+            asked = [(pair, balanced(own, recipe.yes_no_weight)) for pair, own in asked]
         if self.negatives is not None:
             asked = self.negatives.asked_of_neighbours(asked, rng)
         clips = [clip for pair, _ in asked for clip in pair]

@@ -105,8 +105,9 @@ class VideoLMRecipe:
     """clips, sequences, images or pairs a batch, whose schedule.accumulate make a step"""
     questions: int = 8
     """questions of a pair in one batch, at most"""
-    yes_no_weight: float = 1.0
-    """how many times a YES / NO answer counts, on average over a pair, where both weigh the same"""
+    yes_no_weight: float | None = None
+    """null: a YES / NO answer counts as any other; else how many times, on average over a pair, in which YES and NO
+    together weigh the same"""
     compare_weight: float = 0.0
     """how much a token of a clip behind another clip counts, which is asked whether it says the same word as that
     clip's token at its place: seeing that comes before answering, and answers alone teach it late; 0: not asked"""

@@ -8,8 +8,11 @@ from scipy.stats import pearsonr
 
 from heads.chat import Chat
 from heads.content_words import agreement, content_words
-from heads.packing import Turn
+from heads.language_model import LanguageModel
+from heads.packing import NO_TARGET, Turn
 from heads.paired_qa import PairQuestions, balanced
+from heads.paired_source import PairedSource
+from heads.recipe import Schedule, Validation, VideoLMRecipe
 from heads.warm_start import first_token, word_loss, word_targets
 from heads.word_places import likeness, surroundings, word_places
 
@@ -64,6 +67,19 @@ def test_yes_and_no_weigh_the_same_in_every_pair_that_has_both(yes: int, no: int
     if yes:
         assert sums["YES"] == pytest.approx(3.0 * (yes + no) / 2)
     assert sums["NO"] == pytest.approx(3.0 * (yes + no) / 2)
+
+
+def test_where_they_are_not_weighed_yes_and_no_count_as_any_answer(tiny_lm: str) -> None:
+    chat = LanguageModel.load(tiny_lm).chat
+    both = PairQuestions("a", "b", (("alike?", "YES"), ("what?", "a fork")))
+    pairs = [both, PairQuestions("a", "c", (("alike?", "NO"),))]
+
+    def weights(yes_no_weight: float | None) -> set[float]:
+        recipe = VideoLMRecipe(Schedule(1), Validation("", ""), pairqa="", batch=2, yes_no_weight=yes_no_weight)
+        rows = PairedSource(recipe, pairs, chat, packs=True, seed=0, negatives=None).batch(0, 0).rows
+        return set(rows.weights[rows.targets != NO_TARGET].tolist())
+
+    assert weights(None) == {1.0} and weights(3.0) == {1.0, 1.5}
 
 
 def attribute_texts(attributes: int, values: int) -> tuple[list[list[str]], dict[str, int]]:

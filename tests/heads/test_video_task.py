@@ -337,20 +337,31 @@ def test_the_recipes_have_the_published_figures(name: str, system: str, batch: i
     assert recipe.schedule.learning_rate == 1e-4 and (recipe.projector.layers, recipe.projector.outputs) == (2, 32)
     assert recipe.view == "internvideo-mm-l14" and recipe.language_model == "meta-llama/Llama-2-70b-chat-hf"
     assert not recipe.full and recipe.lora is None and recipe.warm_start is None
+    assert recipe.yes_no_weight is None and recipe.compare_weight == 0.0
     assert recipe.init == ("runs/interleaved" if system == "StepDiff" else None)
 
 
-@pytest.mark.parametrize("name", ["vclm", "interleaved"])
-def test_in_the_kitchen_all_of_ours_are_given_alike(name: str) -> None:
-    made, ours = (read_recipe(RECIPES / "kitchen" / f"{n}.yaml").video_lm for n in (name, "stepdiff"))
-    warm = read_recipe(RECIPES / "kitchen" / "warm.yaml").video_lm
-    assert made is not None and ours is not None and warm is not None
-    for recipe in (made, ours, warm):
+def test_in_the_kitchen_all_of_ours_are_given_alike() -> None:
+    """A recipe that reads single clips has none to compare; else each has what the demo's StepDiff has."""
+    names = ("stepdiff", "warm", "vclm", "interleaved", "stepdiff_interleaved")
+    found = {name: read_recipe(RECIPES / "kitchen" / f"{name}.yaml").video_lm for name in names}
+    given = {}
+    for name, recipe in found.items():
+        assert recipe is not None
         recipe.check()
-    assert made.init == "runs/warm" and warm.schedule.steps == 0 and warm.warm_start == ours.warm_start
-    assert made.lora == ours.lora == warm.lora and made.validation == ours.validation
-    assert made.schedule.learning_rate == ours.schedule.learning_rate
-    assert (made.language_model, made.view, made.projector) == (ours.language_model, ours.view, ours.projector)
+        given[name] = (
+            recipe.language_model, recipe.view, recipe.projector, recipe.lora, recipe.validation, recipe.precision
+        )
+        if name != "warm":
+            rates = recipe.schedule
+            given[name] += (rates.learning_rate, rates.beta2, rates.decay)
+            assert recipe.compare_weight == (0.0 if name == "vclm" else 1.0)
+    ours, warm = found.pop("stepdiff"), found.pop("warm")
+    assert ours is not None and warm is not None
+    assert warm.schedule.steps == 0 and warm.warm_start == ours.warm_start and given["warm"] == given["stepdiff"][:6]
+    started = {"vclm": "runs/warm", "interleaved": "runs/warm", "stepdiff_interleaved": "runs/interleaved"}
+    assert {name: recipe.init for name, recipe in found.items() if recipe is not None} == started
+    assert all(given[name] == given["stepdiff"] for name in started)
 
 
 def test_the_kitchens_stepdiff_learns_with_the_language_model_that_is_fetched(world: Path, tmp_path: Path) -> None:
