@@ -1,7 +1,7 @@
 """What was said of each clip: texts beside the store, in one sealed Parquet file or a folder of them.
 
     key          clip id
-    kind         what said it, or which sort of text it is: "blip2", "llava", "step description"
+    kind         which sort of text it is: "action", "objects", "step description" of annotate, or a captioner's name
     text         what it said
     provenance   how it came about, one line of JSON: model, sha256 of its weights, view, prompt
 

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.pytorch_utils import Conv1D
 
 from heads.chat import Chat
 from heads.errors import HeadsError
@@ -160,12 +161,21 @@ class LanguageModel(nn.Module):
         return str(self.model.dtype).removeprefix("torch.")
 
     def add_lora(self, lora: Lora, seed: int) -> None:
+        """HeadsError: the model has no layer of a name among the targets."""
         from peft import LoraConfig, inject_adapter_in_model
 
         torch.manual_seed(seed)
         config = LoraConfig(
             r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), lora_dropout=0.0
         )
+        linear = [name for name, layer in self.model.named_modules() if isinstance(layer, (nn.Linear, Conv1D))]
+        for target in lora.targets:
+            if not any(f".{name}".endswith(f".{target}") for name in linear):
+                named = ", ".join(sorted({name.split(".")[-1] for name in linear}))
+                raise HeadsError(
+                    f"{type(self.model).__name__} has no linear layer {target} that LoRA could update; set "
+                    f"video_lm.lora.targets to some of {named}"
+                )
         inject_adapter_in_model(config, self.model)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_("lora_" in name)

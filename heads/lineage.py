@@ -28,13 +28,18 @@ FILE = "lineage.json"
 
 def reads(options: TrainOptions, store: Store) -> dict[str, Any]:
     """What the head of a recipe reads: each view's provenance, and the fingerprint of the language model's files."""
+    found: dict[str, Any] = {e: store.view(e, name).provenance.as_dict() for e, name in views(options).items()}
     if options.video_lm is not None:
-        view = store.view("clips", options.video_lm.view)
-        lm = fingerprint(resolve(options.video_lm.language_model))
-        return {"clips": view.provenance.as_dict(), "language_model": lm}
+        found["language_model"] = fingerprint(resolve(options.video_lm.language_model))
+    return found
+
+
+def views(options: TrainOptions) -> dict[str, str]:
+    """The view that the head of a recipe reads of each entity."""
+    if options.video_lm is not None:
+        return {"clips": options.video_lm.view}
     assert options.contrastive is not None
-    views = {"clips": options.contrastive.view, "texts": options.contrastive.text_view}
-    return {entity: store.view(entity, name).provenance.as_dict() for entity, name in views.items()}
+    return {"clips": options.contrastive.view, "texts": options.contrastive.text_view}
 
 
 def check(folder: Path, options: TrainOptions, store: Store) -> None:
@@ -44,9 +49,10 @@ def check(folder: Path, options: TrainOptions, store: Store) -> None:
         if entity in trained and entity in now:
             differs = Provenance.from_dict(trained[entity]).difference(Provenance.from_dict(now[entity]))
             if differs:
+                view = views(options)[entity]
                 raise HeadsError(
-                    f"{folder}: trained on other features of {entity} than {store.path} has ({differs}); name the "
-                    "store it was trained on, or train anew"
+                    f"{folder}: trained on other features of {entity} than view {view} of {store.path} has "
+                    f"({differs}); name the store it was trained on, or train anew"
                 )
     if trained.keys() != now.keys():
         raise HeadsError(f"{folder}: holds a head of another kind ({', '.join(trained)} against {', '.join(now)})")

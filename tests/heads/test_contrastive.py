@@ -115,7 +115,7 @@ def test_a_head_for_another_view_is_refused_in_one_line(
     (run / "lineage.json").write_text(json.dumps(lineage))
     assert embed.main(["--head", str(run), "--store", str(world / "features"), "--view", "other"]) == 1
     told = capsys.readouterr().err.strip()
-    assert f"trained on other features of {entity} than " in told and "\n" not in told
+    assert f"trained on other features of {entity} than view " in told and "\n" not in told
     assert "other" not in Store.open(world / "features").views("clips")
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from heads.chat import Chat
+from heads.errors import HeadsError
 from heads.language_model import LanguageModel, Lora
 from heads.packing import NO_TARGET, TEXT, Packer, Turn
 from heads.projector import Projector, ProjectorOptions
@@ -156,6 +157,15 @@ def test_without_lora_no_parameter_of_the_model_trains(tiny_lm: str) -> None:
     lm.add_lora(Lora(rank=2), seed=0)
     trains = [name for name, p in lm.named_parameters() if p.requires_grad]
     assert len(trains) == 2 * 4 * 2 and all("lora_" in name for name in trains)
+
+
+def test_lora_for_a_layer_that_the_model_lacks_names_those_it_has(tiny_lm: str) -> None:
+    lm = LanguageModel.load(tiny_lm)
+    with pytest.raises(HeadsError, match="no linear layer query_key_value .* set video_lm.lora.targets to .* q_proj, "):
+        lm.add_lora(Lora(targets=("q_proj", "query_key_value")), seed=0)
+    assert lm.lora_state() == {}
+    lm.add_lora(Lora(targets=("self_attn.q_proj",)), seed=0)
+    assert len(lm.lora_state()) == 2 * 2
 
 
 def test_held_in_the_precision_of_its_products_the_model_says_the_same_bit_by_bit(
