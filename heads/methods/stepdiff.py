@@ -3,11 +3,11 @@
 VCLM, Interleaved and StepDiff are asked alike; they differ in what trained them.
 
 Guarantees
-- a pair's prefix is computed once for all that is asked of it, with the scores of asking one by one
+- a pair's prefix is computed once for all that is asked of it, up to 128 texts, with the scores of asking one by one
 - controls change what the model sees of the videos and nothing else
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from math import ceil
 from typing import Any, Literal
 
@@ -37,13 +37,26 @@ Control = Literal["none", "blind", "shuffled"]
 ROWS_A_BATCH = 8
 ROWS_WRITTEN = 25  # a step of writing costs little more for many rows than for one
 MOST_TOKENS = 48  # of a caption
-TURNS_A_ROW = 16  # more behind one prefix save little, and the mask grows with the square
+TURNS_A_BATCH = 128  # whose logits are held at once
 
 
 def evenly(turns: Collection[Turn], most: int) -> list[list[Turn]]:
     """As few lists as hold at most `most` each, as long as one another: rows of a batch are padded to the longest."""
     left = list(turns)
     return [left[first:end] for first, end in shares(len(left), ceil(len(left) / most))]
+
+
+def batches(asked: dict[Pair, dict[Turn, None]]) -> Iterator[list[tuple[Pair, list[Turn]]]]:
+    """The pairs, those of like many turns together, each with its turns; so many that a batch holds them."""
+    rows = [(pair, some) for pair, turns in asked.items() for some in evenly(turns, TURNS_A_BATCH)]
+    batch: list[tuple[Pair, list[Turn]]] = []
+    for row in sorted(rows, key=lambda row: len(row[1])):
+        if len(batch) == ROWS_A_BATCH or sum(len(turns) for _, turns in [*batch, row]) > TURNS_A_BATCH:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def difference_turn(category: str, difference: str) -> Turn:
@@ -70,13 +83,11 @@ class StepDiff:
         features: Reads,
         control: Control = "none",
         seed: int = 0,
-        told: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.model = model.eval()
         self.features = features
         self.control = control
         self.seed = seed
-        self.told = told
         self.projected: dict[str, Tensor] = {}
         self.stand_in: dict[str, str] = {}
 
@@ -118,16 +129,12 @@ class StepDiff:
         return self._score(asked, mean)
 
     def _score(self, asked: dict[Pair, dict[Turn, None]], mean: bool) -> dict[tuple[Pair, Turn], float]:
-        rows = [(pair, some) for pair, turns in asked.items() for some in evenly(turns, TURNS_A_ROW)]
-        rows.sort(key=lambda row: len(row[1]))
         found: dict[tuple[Pair, Turn], float] = {}
-        for start in range(0, len(rows), ROWS_A_BATCH):
-            batch = rows[start : start + ROWS_A_BATCH]
+        for batch in batches(asked):
             clips = self._clips([pair for pair, _ in batch])
             scores = self.model.log_likelihoods([turns for _, turns in batch], clips, mean)
             for (pair, turns), values in zip(batch, scores, strict=True):
                 found |= {(pair, turn): value for turn, value in zip(turns, values, strict=True)}
-            self.told(min(start + ROWS_A_BATCH, len(rows)), len(rows))
         return found
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
@@ -178,7 +185,6 @@ class StepDiff:
             clips = self._clips([(row.reference, row.candidate) for row in some])
             written = self.model.generate(turns, clips, max_tokens)
             captions += [f"{turn.given} {text}" for turn, text in zip(turns, written, strict=True)]
-            self.told(len(captions), len(rows))
         return captions
 
     def ask(self, reference: str, candidate: str, question: str, max_tokens: int) -> str:

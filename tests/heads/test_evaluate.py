@@ -114,11 +114,11 @@ def seeing(world: Path, tiny_lm: str, monkeypatch: pytest.MonkeyPatch) -> VideoL
 
 
 def choices(world: Path, path: Path) -> list[str]:
-    """The command of a DiffMCQ set whose eight pairs stand in twelve questions each, far apart."""
+    """The command of a DiffMCQ set that asks 23 texts of each of eight pairs, as the published one does, far apart."""
     pairs = [(CLIPS[i], CLIPS[i + 1]) for i in range(8)]
     rows = [
         DiffMCQ(f"a {word}", ("Visuals", "Serving / Presentation")[i % 2], options, options[i % 4])
-        for word in ("whisk", "fork", "spoon", "bowl")
+        for word in ["whisk", "fork", "spoon", "bowl", *(f"bowl of {n} eggs" for n in range(19))]
         for i in range(6)
         for options in [tuple(pairs[(i + 2 * place) % 8] for place in range(4))]
     ]
@@ -145,13 +145,13 @@ def test_a_model_that_sees_reads_each_pair_once_for_all_that_is_asked_of_it(
     rows = read_test_set("diffmcq", tmp_path / "mcq.jsonl")
     found = read_predictions("diffmcq", tmp_path / "p.jsonl", rows)
     features = Features(Store.open(world / "features"), "visual", "tokens")
-    for row, scores in list(zip(rows, found, strict=True))[::5]:
+    for row, scores in list(zip(rows, found, strict=True))[::7]:
         turn = Turn(DIFFERENCE_QUESTION.format(category=row.category), row.difference, DIFFMCQ_SEED, ends=False)
         for pair, value in zip(row.options, scores, strict=True):
             with torch.inference_mode():
                 clips = seeing.project(features.read(list(pair)))
             assert value == pytest.approx(seeing.log_likelihoods([[turn]], clips, mean=True)[0][0], abs=1e-4)
-    assert len({value for scores in found for value in scores}) == 8 * 4, "eight pairs, four texts each"
+    assert len({value for scores in found for value in scores}) == 8 * 23, "eight pairs, 23 texts each"
 
 
 def test_stopped_between_pairs_it_goes_on_and_ends_in_the_same_bits(

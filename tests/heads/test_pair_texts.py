@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heads.methods.stepdiff import difference_turn, evenly
+from heads.methods.stepdiff import ROWS_A_BATCH, TURNS_A_BATCH, batches, difference_turn, evenly
 from heads.pair_texts import option_scores, pair_texts
 from heads.testsets import DiffMCQ
 
@@ -50,3 +50,16 @@ def test_the_texts_of_a_pair_are_shared_out_evenly_and_in_order(count: int, most
     assert [turn for some in lists for turn in some] == turns
     assert max(sizes, default=0) <= most and max(sizes, default=0) - min(sizes, default=0) <= 1
     assert len(lists) == -(-count // most)
+
+
+@given(st.lists(st.integers(1, 300), max_size=20))
+def test_a_batch_holds_whole_pairs_as_long_as_it_can(counts: list[int]) -> None:
+    turns = [difference_turn("Visuals", str(number)) for number in range(max(counts, default=0))]
+    asked = {(str(n), "b"): dict.fromkeys(turns[:count]) for n, count in enumerate(counts)}
+    found = list(batches(asked))
+    rows = [row for batch in found for row in batch]
+    for pair, own in asked.items():
+        parts = [some for other, some in rows if other == pair]
+        assert len(parts) == -(-len(own) // TURNS_A_BATCH) and [t for some in parts for t in some] == list(own)
+    sizes = [sum(len(some) for _, some in batch) for batch in found]
+    assert all(batch and len(batch) <= ROWS_A_BATCH for batch in found) and all(n <= TURNS_A_BATCH for n in sizes)

@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from annotate import captions, stage
+from annotate.captioning import QUESTIONS, caption
+from annotate.worker import Equipment, Worker
 from heads import evaluate
+from heads.clip_texts import ClipTexts
 from heads.errors import HeadsError
 from heads.packing import TEXT, Turn
 from heads.public import load_public
@@ -223,3 +227,41 @@ def test_evaluate_scores_as_the_whole_model_does(checkpoint: Get, tmp_path: Path
         assert evaluate.main([*command, "--out", str(tmp_path / f"{file}_out.jsonl")]) == 0
     assert len(set(json.loads((tmp_path / "rank_out.jsonl").read_text())["scores"])) == 4
     assert evaluate.main([*command[:4], *command[8:], "--out", str(tmp_path / "none.jsonl")]) == 1
+
+
+@pytest.mark.parametrize("case", ["llava", "blip2"])
+def test_socratic_reads_what_the_whole_model_says_of_each_clip(
+    checkpoint: Get, case: str, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def work(options: Any, version: Any, job: Any, tasks: Any) -> list[Any]:
+        """In this process; that stages do the same on Ray is shown in test_stage."""
+        worker = Worker(Equipment(options.store, version.stage, version.name, job, "cpu", 1))
+        return [worker.run(task) for task in tasks]
+
+    monkeypatch.setattr(stage, "_work", work)
+    made = checkpoint(case)
+    shutil.copytree(made.store.path, tmp_path / "features")
+    store = ["--store", str(tmp_path / "features")]
+    asked = ["--model", str(made.folder), "--view", case, "--kind", "action", "--max-tokens", "8", "--json"]
+    assert captions.main([*store, *asked]) == 0
+    folder = json.loads(capsys.readouterr().out)["folder"]
+    said = dict(ClipTexts(folder).items())
+    keys, whole = made.keys(list(range(6))), made.whole()
+    question = QUESTIONS["action"]
+    prompt = f"Question: {question} Answer:" if case == "blip2" else f"USER: {CLIP} {question} ASSISTANT:"
+    for clip, key in enumerate(keys):
+        inputs = made.inputs(prompt, [clip])
+        with torch.inference_mode():
+            new = whole.generate(**inputs, max_new_tokens=8, do_sample=False)
+        new = new[:, inputs["input_ids"].shape[1] :] if new.shape[1] > 8 else new
+        words = made.load(clips=1)[0].lm.chat.tokenizer
+        assert {"action": said[key]} == caption("action", words.batch_decode(new, skip_special_tokens=True)[0].strip())
+    # A random BLIP-2 writes the same of every clip; that its logits are those of the clip is shown above.
+    assert len(set(said.values())) > 1 or case == "blip2"
+    row = {"reference": keys[0], "targets": keys[1:5], "category": "Tools", "scores": [1, 2, 3, 0]}
+    (tmp_path / "rank.jsonl").write_text(json.dumps(row) + "\n")
+    given = ["--task", "diffrank", "--method", "socratic", "--texts", folder, "--language-model", tiny_lm]
+    given += ["--test-set", str(tmp_path / "rank.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--device", "cpu"]
+    assert evaluate.main([*store, *given]) == 0
+    scores = json.loads((tmp_path / "out.jsonl").read_text())["scores"]
+    assert len(set(scores)) == len({said[key] for key in keys[1:5]})
