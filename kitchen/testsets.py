@@ -6,7 +6,8 @@ Guarantees
   nothing the text names is true of it, in part or reversed;
 - among many clips of a step the answer shares no clip with a negative, and negatives hardly any
   with each other, so that it does not stand apart; where a split holds few clips they may;
-- DiffRank scores are the documented scores, never all equal within a row.
+- DiffRank scores are the documented scores, never all equal within a row; the rows of a reference, one a
+  category, stand together and have the same targets.
 """
 
 import itertools
@@ -23,10 +24,13 @@ from kitchen.world import Clip
 Pair = tuple[Clip, Clip]
 Row = dict[str, object]
 
-SIZES = {"test": (150, 260, 180), "val": (75, 130, 90)}
+SIZES = {"test": (150, 260, 540), "val": (75, 130, 180)}
 """At most so many DiffCap, DiffMCQ and DiffRank rows a split."""
 TARGETS = 4
-OTHER_STEP_ROWS = 0.25
+OTHER_STEP_REFERENCES = 0.25
+"""Part of DiffRank's references with targets of another step."""
+DRAWS = 20
+"""Of so many sets of targets drawn by chance the one is taken whose scores differ most."""
 
 
 def _by_step(clips: list[Clip]) -> dict[str, list[Clip]]:
@@ -148,43 +152,29 @@ def diffmcq(clips: list[Clip], limit: int, seed: int) -> list[Row]:
 
 
 def diffrank(clips: list[Clip], limit: int, seed: int) -> list[Row]:
-    """Rows `reference, targets, category, scores` with scores spread as far as the clips allow."""
+    """Rows `reference, targets, category, scores`: as in the published set a reference has the same targets in every
+    category, those in which all would score alike left out."""
     rng = random.Random(f"diffrank {seed}")
     groups = _by_step(clips)
     rows: list[Row] = []
-    references = [c for c in clips if len(groups[c.truth.step]) > 1]
-    rng.shuffle(references)
-    for turn in range(len(CATEGORIES)):
-        for i, reference in enumerate(references):
-            category = CATEGORIES[(turn + i) % len(CATEGORIES)]
-            row = _ranked(reference, category, clips, rng)
-            if row is not None and len(rows) < limit:
-                rows.append(row)
+    for reference in rng.sample(clips, len(clips)):
+        own = [clip for clip in groups[reference.truth.step] if clip.id != reference.id]
+        others = [clip for clip in clips if clip.truth.step != reference.truth.step]
+        foreign = rng.choice((1, 2)) if rng.random() < OTHER_STEP_REFERENCES else 0
+        foreign = max(min(foreign, len(others)), TARGETS - len(own))
+        if len(own) + len(others) < TARGETS or len(others) < foreign:
+            continue
+        drawn = [rng.sample(own, TARGETS - foreign) + rng.sample(others, foreign) for _ in range(DRAWS)]
+        targets = max(drawn, key=lambda targets: _levels(reference, targets))
+        rng.shuffle(targets)
+        for category in CATEGORIES:
+            scores = [score(category, reference.truth, target.truth) for target in targets]
+            if len(set(scores)) > 1 and len(rows) < limit:
+                ids = [target.id for target in targets]
+                rows.append({"reference": reference.id, "targets": ids, "category": category, "scores": scores})
     return rows
 
 
-def _ranked(reference: Clip, category: str, clips: list[Clip], rng: random.Random) -> Row | None:
-    own = reference.truth
-    others = [c for c in clips if c.truth.step != own.step]
-    foreign = rng.choice((1, 2)) if rng.random() < OTHER_STEP_ROWS else 0
-    levels: dict[int, list[Clip]] = {}
-    for clip in clips:
-        if clip.truth.step == own.step and clip.id != reference.id:
-            levels.setdefault(score(category, own, clip.truth), []).append(clip)
-    targets = rng.sample(others, min(foreign, len(others)))
-    while len(targets) < TARGETS and levels:
-        scarce = [s for s in levels if all(score(category, own, t.truth) != s for t in targets)]
-        level = rng.choice(sorted(scarce or levels))
-        targets.append(levels[level].pop(rng.randrange(len(levels[level]))))
-        if not levels[level]:
-            del levels[level]
-    scores = [score(category, own, t.truth) for t in targets]
-    if len(targets) < TARGETS or len(set(scores)) == 1:
-        return None
-    order = rng.sample(range(TARGETS), TARGETS)
-    return {
-        "reference": reference.id,
-        "targets": [targets[i].id for i in order],
-        "category": category,
-        "scores": [scores[i] for i in order],
-    }
+def _levels(reference: Clip, targets: list[Clip]) -> int:
+    """How many scores the targets have, over all categories."""
+    return sum(len({score(category, reference.truth, target.truth) for target in targets}) for category in CATEGORIES)

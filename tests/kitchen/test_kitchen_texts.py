@@ -280,7 +280,7 @@ def test_diffmcq_answers_do_not_stand_apart() -> None:
 
 @pytest.mark.parametrize("split", ["test", "val"])
 def test_diffrank_scores_are_the_scores(split: str) -> None:
-    rows = testsets.diffrank(of_split(split), 180, 0)
+    rows = testsets.diffrank(of_split(split), testsets.SIZES[split][2], 0)
     foreign = 0
     for row in rows:
         targets, scores = row["targets"], row["scores"]
@@ -293,6 +293,18 @@ def test_diffrank_scores_are_the_scores(split: str) -> None:
         foreign += 0 in scores
     assert 0.12 < foreign / len(rows) < 0.38
     assert set(Counter(r["category"] for r in rows)) == set(CATEGORIES)
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_the_rows_of_a_diffrank_reference_stand_together_and_have_the_same_targets(split: str) -> None:
+    rows = testsets.diffrank(of_split(split), testsets.SIZES[split][2], 0)
+    runs = [list(run) for _, run in itertools.groupby(rows, key=lambda row: row["reference"])]
+    assert len(runs) == len({str(row["reference"]) for row in rows}) and len(rows) / len(runs) > 4
+    for run in runs:
+        assert all(row["targets"] == run[0]["targets"] for row in run)
+        assert len({str(row["category"]) for row in run}) == len(run)
+    levels = Counter(len(set(row["scores"])) for row in rows)  # type: ignore[arg-type]
+    assert levels[2] < len(rows) / 2, "scores differ as far as some draws allow"
 
 
 def test_steps_have_gerunds() -> None:
