@@ -29,7 +29,7 @@ ITSELF = 0.1
 """Part of the pairs that show one clip twice. They and those of different steps are the easiest to tell apart."""
 CANDIDATES = 40
 """Of so many pairs drawn by chance the one is taken whose YES and NO are scarcest."""
-DIFFERENCES, WHICH = 3, 2
+DIFFERENCES, WHICH = 2, 1
 """At most so many questions of a kind and pair; "similar" is asked in every plain category."""
 SIMILAR = {5: "YES", 2: "NO", 1: "NO"}
 """Answers by score; at 3 and 4 people would not agree."""
