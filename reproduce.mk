@@ -3,8 +3,8 @@
 # make reproduce GENERATED=1    beside it StepDiff from the paired QA that annotate/ writes, in place of the world's own
 # OMP_NUM_THREADS=1 make -j2 reproduce SEEDS=3    two jobs at once, a core each: a tenth more in an hour on two cores
 #
-# The world is rendered with a seed of its own, that of the tables in docs/reproduce.md: no choice of the recipe has seen
-# it. Another seed gives a new world, VIDEOS=132 takes some five minutes less. Included by the Makefile.
+# The world is rendered with a seed of its own: no choice of the recipe has seen it. Another seed gives a new world,
+# VIDEOS=132 takes some five minutes less. Included by the Makefile.
 
 SEEDS ?= 1
 WORLD_SEED ?= 2034

@@ -47,17 +47,16 @@ class Balance:
     def __init__(self) -> None:
         self._counts = Counter[tuple[str, str]]()
 
-    def _excess(self, topic: str, answer: str) -> tuple[int, int]:
-        same = self._counts[topic, answer]
-        return same - self._counts[topic, "NO" if answer == "YES" else "YES"], same
+    def _excess(self, topic: str, answer: str) -> int:
+        return self._counts[topic, answer] - self._counts[topic, "NO" if answer == "YES" else "YES"]
 
     def excess(self, answers: dict[str, str]) -> int:
         """How much commoner these answers are than their opposites, over all topics."""
-        return sum(self._excess(topic, answer)[0] for topic, answer in answers.items())
+        return sum(self._excess(topic, answer) for topic, answer in answers.items())
 
     def choose(self, answers: dict[str, str]) -> list[str]:
         """The topics whose answer is not yet too common, compared with its opposite."""
-        chosen = [topic for topic, answer in answers.items() if self._excess(topic, answer)[0] <= 2]
+        chosen = [topic for topic, answer in answers.items() if self._excess(topic, answer) <= 2]
         for topic in chosen:
             self._counts[topic, answers[topic]] += 1
         return chosen

@@ -158,21 +158,23 @@ def diffrank(clips: list[Clip], limit: int, seed: int) -> list[Row]:
     groups = _by_step(clips)
     rows: list[Row] = []
     for reference in rng.sample(clips, len(clips)):
+        if len(rows) >= limit:
+            break
         own = [clip for clip in groups[reference.truth.step] if clip.id != reference.id]
         others = [clip for clip in clips if clip.truth.step != reference.truth.step]
+        if len(own) + len(others) < TARGETS:
+            continue
         foreign = rng.choice((1, 2)) if rng.random() < OTHER_STEP_REFERENCES else 0
         foreign = max(min(foreign, len(others)), TARGETS - len(own))
-        if len(own) + len(others) < TARGETS or len(others) < foreign:
-            continue
         drawn = [rng.sample(own, TARGETS - foreign) + rng.sample(others, foreign) for _ in range(DRAWS)]
         targets = max(drawn, key=lambda targets: _levels(reference, targets))
         rng.shuffle(targets)
         for category in CATEGORIES:
             scores = [score(category, reference.truth, target.truth) for target in targets]
-            if len(set(scores)) > 1 and len(rows) < limit:
+            if len(set(scores)) > 1:
                 ids = [target.id for target in targets]
                 rows.append({"reference": reference.id, "targets": ids, "category": category, "scores": scores})
-    return rows
+    return rows[:limit]
 
 
 def _levels(reference: Clip, targets: list[Clip]) -> int:
