@@ -1,16 +1,57 @@
-"""docs/reproduce.md tells what the predictions beside it say."""
+"""docs/reproduce.md and the README tell what the predictions in docs/reproduce say."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from heads import report
 
 ROOT = Path(__file__).parents[2]
+IN_SHORT = [  # columns of the README's table: variant, metric, with its interval
+    ("V1", "accuracy", True),
+    ("V2", "accuracy", False),
+    ("V3", "accuracy", False),
+    ("V1", "ktau_defined", True),
+    ("V1", "BLEU", False),
+    ("V1", "CIDEr", False),
+    ("V1", "ROUGE-L", False),
+]
 
 
-def test_the_tables_told_are_those_of_the_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    assert report.main(["--config", "docs/reproduce/report.yaml", "--out", str(tmp_path)]) == 0
-    tables = (tmp_path / "report.md").read_text().strip()
-    assert tables.count("## ") == 8 and tables in Path("docs/reproduce.md").read_text()
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        assert report.main(["--config", "docs/reproduce/report.yaml", "--out", str(out)]) == 0
+    return out
+
+
+def test_the_tables_told_are_those_of_the_predictions(reported: Path) -> None:
+    tables = (reported / "report.md").read_text().strip()
+    assert tables.count("## ") == 8 and tables in (ROOT / "docs/reproduce.md").read_text()
+
+
+def told(score: dict[str, Any] | None, with_interval: bool) -> str:
+    if score is None:
+        return ""
+    if score["value"] is None:
+        return "undefined"
+    between = " [{:.2f}, {:.2f}]".format(*score["interval"]) if with_interval else ""
+    return f"{score['value']:.3f}{between}".replace("-0.00", "0.00")
+
+
+def test_the_readme_tells_them_in_short(reported: Path) -> None:
+    scores = {
+        (score["method"], score["setting"]["variant"], score["metric"]): score
+        for score in json.loads((reported / "report.json").read_text())["scores"]
+        if score["setting"]["parsed"] and score["setting"]["pair"] == "average"
+    }
+    section = (ROOT / "README.md").read_text().split("## The paper's claim in small")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")]
+    methods = [row[0] for row in rows[2:]]
+    assert {"VLEmb (aligned head, pairs)", "Socratic (step desc.)", "VCLM", "Interleaved", "StepDiff"} < set(methods)
+    for method, *cells in rows[2:]:
+        assert cells == [told(scores.get((method, *place)), between) for *place, between in IN_SHORT], method
