@@ -1,6 +1,6 @@
 """Which figures the tables tell, and what people call them."""
 
-from heads.reporting.entries import Setting, Variant
+from heads.reporting.entries import PairEmbedding, Setting, Variant
 
 TASKS = {"diffcap": "DiffCap", "diffmcq": "DiffMCQ", "diffrank": "DiffRank"}
 METRICS = {
@@ -16,6 +16,7 @@ METRICS = {
 AMONG = {"ktau_within_step": " within the step", "declined": ", pairs that differ", "invented": ", pairs that agree"}
 """which part of a test set's rows or targets a figure speaks of"""
 VARIANTS: tuple[Variant, ...] = ("V1", "V2", "V3")
+PAIRS: dict[PairEmbedding, str] = {"reference": "V_r only", "candidate": "V_c only", "average": "avg(V_r, V_c)"}
 Place = tuple[Setting, str]  # a setting and a metric: a column
 
 

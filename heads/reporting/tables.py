@@ -15,15 +15,13 @@ import numpy as np
 from heads.metrics.bootstrap import CONFIDENCE
 from heads.metrics.significance import paired_p
 from heads.reporting import published
-from heads.reporting.entries import PairEmbedding
 from heads.reporting.figures import Comparison, Score
 from heads.reporting.grid import Block, Cell, Grid, Row, number
-from heads.reporting.places import CAPTIONS, CHOICES, DECLINING, RANK, RAW, TASKS, WITHIN, Place, heading
+from heads.reporting.places import CAPTIONS, CHOICES, DECLINING, PAIRS, RANK, RAW, TASKS, WITHIN, Place, heading
 from heads.reporting.trainings import trainings
 
 ABOVE, BELOW = "*", "†"
 LEVEL = 1 - CONFIDENCE
-PAIRS: dict[PairEmbedding, str] = {"reference": "V_r only", "candidate": "V_c only", "average": "avg(V_r, V_c)"}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from heads.reporting.figures import Score
 from heads.reporting.grid import Block, Cell, Grid, Row, number
-from heads.reporting.places import Place, heading
+from heads.reporting.places import PAIRS, Place, heading
 
 NOTE = (
     "Mean and standard deviation (of n - 1) over the trainings of a method, which differ by seed alone. Brackets and p "
@@ -17,14 +17,19 @@ NOTE = (
 
 
 def trainings(scores: list[Score]) -> Grid:
-    """A row a method, a column a figure."""
+    """A row a figure, a column a method."""
     found = {(s.method, (s.setting, s.metric)): s.seeds for s in scores if len(s.seeds) > 1}
-    places: list[Place] = list(dict.fromkeys(place for _, place in found))
+    methods = list(dict.fromkeys(method for method, _ in found))
     rows: list[Row] = []
-    for method in dict.fromkeys(method for method, _ in found):
-        rows.append((method, [_cell(found.get((method, place))) for place in places]))
-    columns = [heading(place) for place in places]
-    return Grid("Trainings: how much seeds differ", "method", columns, [Block("", rows)] if rows else [], [NOTE])
+    for place in dict.fromkeys(place for _, place in found):
+        rows.append((_name(place), [_cell(found.get((method, place))) for method in methods]))
+    columns = [("", method) for method in methods]
+    return Grid("Trainings: how much seeds differ", "figure", columns, [Block("", rows)] if rows else [], [NOTE])
+
+
+def _name(place: Place) -> str:
+    pair = place[0].pair
+    return " ".join(heading(place)) + ("" if pair == "average" else f", {PAIRS[pair]}")
 
 
 def _cell(seeds: tuple[float, ...] | None) -> Cell | None:

@@ -127,9 +127,11 @@ def test_a_method_of_several_seeds_has_the_mean_of_its_figures(made: list[Entry]
     assert np.allclose(values, mean, rtol=0, atol=1e-15) and score.interval == interval(values, score.videos)
     grid, differing = grids(Report([score], [], [], 200, False))[-2:]
     assert "Mean over trainings that differ by seed alone: StepDiff 2 (table of trainings)." in grid.notes
-    assert differing.columns == [("DiffMCQ V1", "accuracy")] and len(differing.blocks[0].rows) == 1
     ((name, (cell,)),) = differing.blocks[0].rows
-    assert name == "StepDiff" and cell is not None
+    assert (differing.columns, name) == ([("", "StepDiff")], "DiffMCQ V1 accuracy") and cell is not None
+    alone = replace(score, setting=replace(score.setting, pair="reference"))
+    (row,) = grids(Report([alone], [], [], 200, False))[-1].blocks[0].rows
+    assert row[0] == "DiffMCQ V1 accuracy, V_r only"
     assert cell.main == f"{np.mean(score.seeds):.3f} ± {np.std(score.seeds, ddof=1):.3f}"
     assert len(grids(Report([apart[0][0]], [], [], 200, False))) == len(grids(Report([score], [], [], 200, False))) - 1
     rows = read_test_set("diffmcq", weak.test_set)
@@ -143,9 +145,7 @@ def test_a_method_of_several_seeds_has_the_mean_of_its_figures(made: list[Entry]
         measure([own, trainings[0]], 20, 0)
 
 
-def test_the_same_rows_are_compared_however_their_file_writes_them(
-    made: list[Entry], tmp_path: Path
-) -> None:
+def test_the_same_rows_are_compared_however_their_file_writes_them(made: list[Entry], tmp_path: Path) -> None:
     first = {e.method: e for e in reversed(made) if (e.task, e.variant, e.pair) == ("diffmcq", "V1", "average")}
     own, rival = first["StepDiff"], first["VLEmb"]
     lines = [json.loads(line) for line in Path(own.test_set).read_text().splitlines()]
@@ -285,7 +285,8 @@ def test_captions_of_pairs_that_agree_have_no_bleu(made: list[Entry], tmp_path: 
     assert (False, "invented") not in found
     told = grids(Report([s for s, _ in measured], [], [], 50, False))[-1]
     assert told.columns == [
-        ("DiffCap, pairs that agree", "invented a difference"), ("DiffCap, pairs that differ", "declined")
+        ("DiffCap, pairs that agree", "invented a difference"),
+        ("DiffCap, pairs that differ", "declined"),
     ]
     assert not any(cell.bold for _, cells in told.blocks[0].rows for cell in cells if cell is not None)
     assert "Bold" not in told.notes[-1] and any("pairs that agree: 20 rows of" in note for note in told.notes)

@@ -31,7 +31,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_tables_told_are_those_of_the_predictions(reported: Path) -> None:
     tables = (reported / "report.md").read_text().strip()
-    assert tables.count("## ") == 8 and tables in (ROOT / "docs/reproduce.md").read_text()
+    assert tables.count("## ") == 9 and tables in (ROOT / "docs/reproduce.md").read_text()
 
 
 def told(score: dict[str, Any] | None, with_interval: bool) -> str:
