@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from heads import report
+from heads.reporting.grid import number
 
 ROOT = Path(__file__).parents[2]
 IN_SHORT = [  # columns of the README's table: variant, metric, with its interval
@@ -39,8 +40,8 @@ def told(score: dict[str, Any] | None, with_interval: bool) -> str:
         return ""
     if score["value"] is None:
         return "undefined"
-    between = " [{:.2f}, {:.2f}]".format(*score["interval"]) if with_interval else ""
-    return f"{score['value']:.3f}{between}".replace("-0.00", "0.00")
+    between = " [{}, {}]".format(*(number(end, ".2f") for end in score["interval"])) if with_interval else ""
+    return (number(score["value"], ".3f") + between).replace("−", "-")
 
 
 def test_the_readme_tells_them_in_short(reported: Path) -> None:
