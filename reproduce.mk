@@ -3,8 +3,9 @@
 # make reproduce GENERATED=1    beside it StepDiff from the paired QA that annotate/ writes, in place of the world's own
 # OMP_NUM_THREADS=1 make -j2 reproduce SEEDS=3    two jobs at once, a core each: a tenth more in an hour on two cores
 #
-# The world is rendered with a seed of its own: no choice of the recipe has seen it. Another seed gives a new world,
-# VIDEOS=132 takes some five minutes less. Included by the Makefile.
+# The world is rendered with a seed of its own: no choice of the recipe has seen it. Another world wants a folder of its
+# own: WORLD_SEED=1 REPRODUCE=data/world1; so does another recipe. VIDEOS=132 takes some five minutes less. Included by
+# the Makefile.
 
 SEEDS ?= 1
 WORLD_SEED ?= 2034
@@ -28,14 +29,18 @@ OURS := stepdiff interleaved vclm  # the longest chain first: with -j make start
 # With GENERATED=1 more is described and reported, under names of its own.
 MODE := $(if $(GENERATED),_generated)
 
-.PHONY: reproduce
+.PHONY: reproduce same_world
 
 reproduce: $(REPRODUCE)/report$(MODE)/report.json
 
 $(R_WORLD)/world.json: | env
 	$(RUN) kitchen --out $(R_WORLD) --seed $(WORLD_SEED) --videos $(VIDEOS)
 
-$(R_STORE)/.clips: $(R_WORLD)/world.json | weights
+same_world: $(R_WORLD)/world.json
+	@grep -q '"videos": $(VIDEOS), "seed": $(WORLD_SEED),' $< || { echo "error: $(R_WORLD) holds another world than" \
+	    "VIDEOS=$(VIDEOS) WORLD_SEED=$(WORLD_SEED): $$(cat $<); give another REPRODUCE=FOLDER" >&2; exit 1; }
+
+$(R_STORE)/.clips: $(R_WORLD)/world.json | weights same_world
 	$(call CLIP_FEATURES,$(R_WORLD),$(R_STORE))
 	@touch $@
 

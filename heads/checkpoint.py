@@ -31,6 +31,10 @@ from heads.files import write_text
 _NAME = re.compile(r"checkpoint-\d+")
 
 
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.partition("-")[2])
+
+
 def trainable(module: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
@@ -61,10 +65,14 @@ class Run:
     def checkpoints(self) -> list[Path]:
         """The run's own, by step; what others keep beside them (checkpoint-000100-mine) is none."""
         found = [path for path in self.folder.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
-        return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+        return sorted(found, key=step_of)
 
     def latest(self) -> Path | None:
         return next(reversed(self.checkpoints()), None)
+
+    def reached(self) -> int:
+        """The step of the latest checkpoint, 0 where there is none."""
+        return max(map(step_of, self.checkpoints()), default=0)
 
     def best(self) -> Path:
         """The checkpoint that validation chose; HeadsError where there is none."""
@@ -85,19 +93,26 @@ class Run:
     def save(
         self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
     ) -> Path:
+        """HeadsError: it cannot be written."""
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / f"checkpoint-{step:06d}"
         temporary = self.folder / f".checkpoint.{uuid.uuid4().hex}"
-        temporary.mkdir()
-        save_file({k: v.contiguous() for k, v in trainable(module).items()}, temporary / "head.safetensors")
-        save_file(optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
-        write_text(temporary / "state.json", json.dumps({"step": step} | state, indent=1))
-        for file in temporary.iterdir():
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
+        try:
+            temporary.mkdir()
+            save_file({k: v.contiguous() for k, v in trainable(module).items()}, temporary / "head.safetensors")
+            save_file(optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
+            write_text(temporary / "state.json", json.dumps({"step": step} | state, indent=1))
+            for file in temporary.iterdir():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(temporary, target)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise HeadsError(
+                f"{target}: cannot be written ({error}); make room, and run again: it goes on from the last checkpoint"
+            ) from error
         return target
 
     def load(

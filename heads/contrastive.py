@@ -25,7 +25,6 @@ from heads.paired_contrast import PairBatch, PairContrast
 from heads.paired_qa import draw
 from heads.projector import Projector
 from heads.recipe import ContrastiveRecipe
-from heads.testsets import DiffMCQ, DiffRank, clips_of
 from heads.training import Progress
 from heads.validation import Validator
 from heads.warm_start import split_texts
@@ -83,6 +82,7 @@ def build(recipe: ContrastiveRecipe, store: Store, seed: int) -> ContrastiveHead
 
 class ContrastiveTask:
     def __init__(self, recipe: ContrastiveRecipe, store: Store, seed: int, device: str) -> None:
+        recipe.check()
         self.recipe, self.seed, self.device = recipe, seed, device
         self.clips = Features(store, recipe.view, "tokens")
         self.texts = Features(store, recipe.text_view, "embedding", "texts")
@@ -101,6 +101,7 @@ class ContrastiveTask:
         if recipe.pairs is not None:
             self.pairs = PairContrast(recipe.pairs, catalog, self.clips, self.texts, seed)
             self.validator = Validator(recipe.pairs.validation, seed)
+            self.clips.rows(self.validator.clips())  # whoever has none is named before anything trains
         self.module = build(recipe, store, seed).to(device)
 
     def groups(self) -> list[dict[str, Any]]:
@@ -137,10 +138,8 @@ class ContrastiveTask:
     def _vlemb(self) -> VLEmb:
         """VLEmb over what the head now makes of the clips and texts of the validation."""
         assert self.validator is not None
-        rows: list[DiffMCQ | DiffRank] = [*self.validator.choices, *self.validator.ranks]
-        clips = dict.fromkeys(clip for row in rows for clip in clips_of(row))
         texts = dict.fromkeys(text_key(row.difference) for row in self.validator.choices)
-        return VLEmb(self._embedded_clips(list(clips)), self._embedded_texts(list(texts)))
+        return VLEmb(self._embedded_clips(self.validator.clips()), self._embedded_texts(list(texts)))
 
     def _embedded_clips(self, keys: Sequence[str]) -> "Embedded":
         return Embedded(keys, self.clips, self.module.embed_clips, self.device)

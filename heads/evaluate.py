@@ -125,7 +125,7 @@ def predict(options: EvaluateOptions, method: Any, rows: Sequence[Any], partial:
     from heads.postprocess import parse as parse_caption
 
     def captions(some: Sequence[Any]) -> list[str]:
-        said = method.caption(some)
+        said = method.caption(some, seeded=options.seeded)
         return [parse_caption(caption) for caption in said] if options.parse else said
 
     if options.task == "diffmcq" and isinstance(method, StepDiff) and options.control != "blind":
@@ -213,7 +213,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
         scores = score(options.task, there, predictions, options.bootstrap, options.seed, embed)
         if isinstance(method, StepDiff):
             computed = precision if precision == "bfloat16" else method.model.lm.precision
-            told |= {"protocol": protocol(options.task) | {"precision": computed}}
+            told |= {"protocol": protocol(options.task, options.seeded) | {"precision": computed}}
         record = {"options": asdict(options), "disclosed": told, "skipped": skipped, "scores": scores}
         write_text(out.with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
         partial.forget()

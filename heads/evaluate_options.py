@@ -29,6 +29,7 @@ TASKS = {
     "no_difference": ("diffcap",),
     "similarity": ("diffcap",),
     "parse": ("diffcap",),
+    "seeded": ("diffcap",),
 }
 
 WRITTEN = ("rows.jsonl", "scores.json", "partial.jsonl", "partial.json")
@@ -80,6 +81,9 @@ class EvaluateOptions:
     """rows (of DiffMCQ: pairs of clips) between two writes: more share more work, fewer lose less to a kill"""
     parse: bool = True
     """post-process captions as the supplement's S4 does; --no-parse leaves them as they are (Table S1)"""
+    seeded: bool = True
+    """diffcap: captions go on from the supplement's seed, "The main difference in ... is that in Video 2,"; --no-seeded
+    lets them begin otherwise, so that a method can say that nothing differs"""
     similarity: bool = False
     """diffcap: MPNet too, sentence similarity to the texts"""
     bootstrap: int = 1000

@@ -6,6 +6,7 @@ that it started from.
 Guarantees
 - a head is given no features of another provenance, and no other language model, than it was trained on
 - a run that starts from another reads its weights as that one did: the same LoRA alpha and attention heads
+- a run starts from no training that has not come to its end
 - what an earlier run was given is told with what this one was
 - a run whose paired QA or val test sets have changed since is not resumed
 """
@@ -74,9 +75,15 @@ def origin(options: TrainOptions, store: Store, module: nn.Module) -> dict[str, 
         if made is None:
             raise HeadsError(f"{folder}: holds a contrastive head, from which no language model can start")
         check(folder, options, store)
-        checkpoint = Run(folder).check_start(module)
+        reached = Run(folder).reached()
+        if reached < made.schedule.steps:
+            raise HeadsError(
+                f"{folder}: trained {reached} of its {made.schedule.steps} steps, and nothing starts from half a "
+                f"training; finish it: python -m heads.train --config RECIPE.yaml --out {folder}"
+            )
+        Run(folder).check_start(module)
         _check_unseen(folder, options.video_lm, made)
-        start = {"run": str(folder), "checkpoint": checkpoint.name} | disclosure(made, folder)
+        start = {"run": str(folder)} | disclosure(made, folder)
     return {"reads": reads(options, store), "init": start}
 
 
@@ -142,7 +149,11 @@ def told_warm_start(options: WarmStart) -> str:
 
 
 def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
-    """What training was given beyond the published recipe, and before it: stands beside every score it led to."""
+    """What training was given beyond the published recipe, and before it: stands beside every score it led to.
+
+    trained: the steps it came to so far; checkpoint: the one of them that validation chose.
+    """
+    run = Run(folder)
     return {
         "system": recipe.system,
         "sources": list(recipe.sources),
@@ -155,5 +166,7 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
         "hard_negatives": recipe.hard_negatives is not None,
         "language_model": recipe.language_model,
         "steps": recipe.schedule.steps,
+        "trained": run.reached(),
+        "checkpoint": run.best().name,
         "init": read(folder)["init"],
     }

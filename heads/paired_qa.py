@@ -1,7 +1,7 @@
 """Paired QA as training reads it: all questions of a pair together.
 
 Guarantees
-- no clip of another split than train trains: val, test, val_seen ...
+- no clip of another split than train trains: val, test, val_seen ..., or none
 - YES and NO weigh the same in every pair that has both, where they are weighed at all
 - the order of pairs is a pure function of seed and step, so a resumed run sees what an unbroken one sees
 """
@@ -9,9 +9,11 @@ Guarantees
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import polars as pl
+from jaxtyping import Int
 
 from heads.errors import HeadsError
 from heads.jsonl import read_objects
@@ -44,10 +46,10 @@ def read_paired_qa(path: str, catalog: pl.DataFrame) -> list[PairQuestions]:
 
 
 def refuse_held_out(clips: Iterable[str], catalog: pl.DataFrame, path: str) -> None:
-    """HeadsError when a clip that trains stands in another split of the catalog than train: val, test, val_seen ..."""
+    """HeadsError when a clip that trains stands in another split of the catalog than train, or in none."""
     if "split" not in catalog.columns:
-        return
-    held_out = set(catalog.filter(pl.col("split") != "train")["key"])
+        raise HeadsError(f"{path}: the store's catalog has no column split; featurize with a manifest that has it")
+    held_out = set(catalog.filter(pl.col("split").ne_missing("train"))["key"])
     leaked = sorted(held_out & set(clips))
     if leaked:
         raise HeadsError(
@@ -58,9 +60,12 @@ def refuse_held_out(clips: Iterable[str], catalog: pl.DataFrame, path: str) -> N
 def draw(items: int, count: int, step: int, seed: int) -> list[int]:
     """Places of the `count` items of one step: every item once an epoch, each epoch in an order of its own."""
     places = range(step * count, (step + 1) * count)
-    epochs = {place // items for place in places}
-    orders = {e: np.random.default_rng([seed, e]).permutation(items) for e in epochs}
-    return [int(orders[place // items][place % items]) for place in places]
+    return [int(_order(items, place // items, seed)[place % items]) for place in places]
+
+
+@lru_cache(maxsize=8)  # of a hundred million clips an order takes seconds, and a step a few places of it
+def _order(items: int, epoch: int, seed: int) -> Int[np.ndarray, " items"]:
+    return np.random.default_rng([seed, epoch]).permutation(items)
 
 
 def kind(answer: str) -> str:

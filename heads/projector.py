@@ -29,6 +29,14 @@ class ProjectorOptions:
     outputs: int = 32
     """tokens that a clip becomes"""
 
+    def check(self, where: str) -> None:
+        """HeadsError: no Perceiver has such numbers."""
+        for name, value in vars(self).items():
+            if value < 1:
+                raise HeadsError(f"{where}.{name} is {value}; it must be 1 or more")
+        if self.width % self.heads:
+            raise HeadsError(f"{where}.heads {self.heads} does not divide {where}.width {self.width}")
+
 
 class PerceiverLayer(nn.Module):
     """Latents attend to the clip's tokens and to themselves, then a feed-forward block; pre-norm, residual."""

@@ -9,6 +9,13 @@ from heads.language_model import Lora
 from heads.projector import ProjectorOptions
 
 
+def _at_least(least: int, where: str, options: object, *names: str) -> None:
+    """HeadsError: one of the numbers is smaller."""
+    for name in names:
+        if (value := getattr(options, name)) < least:
+            raise HeadsError(f"{where}.{name} is {value}; it must be {least} or more")
+
+
 @dataclass(frozen=True)
 class WarmStart:
     """Before the language model joins: pull output tokens to its own embeddings of a text's content words."""
@@ -36,6 +43,9 @@ class Validation:
     rows: int = 60
     """rows of each, drawn by seed"""
 
+    def check(self, where: str) -> None:
+        _at_least(1, where, self, "rows")
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -57,6 +67,12 @@ class Schedule:
     """gradient norm is cut to this"""
     validate_every: int = 100
     """steps between validations, each with a checkpoint"""
+    save_every: int = 0
+    """steps between checkpoints that only a killed run goes on from; 0: none but those of validations"""
+
+    def check(self, where: str) -> None:
+        _at_least(0, where, self, "steps", "warmup", "learning_rate", "save_every")
+        _at_least(1, where, self, "accumulate", "validate_every")
 
 
 @dataclass(frozen=True)
@@ -66,8 +82,8 @@ class HardNegativeOptions:
     neighbours: int = 8
     """so many nearest clips of the train split, of which one is drawn"""
     mine_every: int = 0
-    """steps between minings by the projector's own tokens as they then are, which divide schedule.validate_every; 0:
-    mined once, by the view's `embedding`"""
+    """steps between minings by the projector's own tokens as they then are, which divide schedule.validate_every and
+    save_every; 0: mined once, by the view's `embedding`"""
 
 
 SourceName = Literal["clips", "sequences", "images", "pairs"]
@@ -134,7 +150,13 @@ class VideoLMRecipe:
         return "Interleaved" if "sequences" in self.sources else "VCLM"
 
     def check(self) -> None:
-        """HeadsError: options that contradict each other."""
+        """HeadsError: options that contradict each other, or a number that is too small."""
+        self.schedule.check("video_lm.schedule")
+        self.validation.check("video_lm.validation")
+        self.projector.check("video_lm.projector")
+        _at_least(1, "video_lm", self, "batch", "questions", "words")
+        if self.warm_start is not None:
+            _at_least(1, "video_lm.warm_start", self.warm_start, "steps", "clips")
         if not self.sources:
             raise HeadsError("video_lm.sources is empty; name clips, sequences, images or pairs")
         if self.full and self.lora is not None:
@@ -146,11 +168,12 @@ class VideoLMRecipe:
         if self.hard_negatives is not None and "pairs" not in self.sources:
             raise HeadsError("video_lm.hard_negatives are for the source `pairs`; add it or drop them")
         every = 0 if self.hard_negatives is None else self.hard_negatives.mine_every
-        if every and self.schedule.validate_every % every:
-            raise HeadsError(
-                f"hard_negatives.mine_every {every} does not divide schedule.validate_every "
-                f"{self.schedule.validate_every}: a run resumes only where it mines anew"
-            )
+        for name in ("validate_every", "save_every"):
+            if every and getattr(self.schedule, name) % every:
+                raise HeadsError(
+                    f"hard_negatives.mine_every {every} does not divide schedule.{name} "
+                    f"{getattr(self.schedule, name)}: a run resumes only where it mines anew"
+                )
 
 
 @dataclass(frozen=True)
@@ -190,6 +213,15 @@ class ContrastiveRecipe:
     """clips a batch"""
     pairs: PairsContrast | None = None
     """null: clips and their texts alone"""
+
+    def check(self) -> None:
+        """HeadsError: a number that is too small."""
+        self.schedule.check("contrastive.schedule")
+        self.projector.check("contrastive.projector")
+        _at_least(1, "contrastive", self, "width", "clips")
+        if self.pairs is not None:
+            self.pairs.validation.check("contrastive.pairs.validation")
+            _at_least(1, "contrastive.pairs", self.pairs, "pairs")
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,20 @@
 
 Guarantees
 - a head for another view or another language model is refused in one line (heads.lineage)
+- a training that has not come to its end is told of
 """
 
 from pathlib import Path
+
+from torch import nn
 
 from heads import contrastive, lineage, video_task
 from heads.checkpoint import Run
 from heads.clips import Features
 from heads.contrastive import ContrastiveHead
 from heads.errors import HeadsError
-from heads.recipe import ContrastiveRecipe, TrainOptions, read_recipe
+from heads.recipe import ContrastiveRecipe, Schedule, TrainOptions, read_recipe
+from heads.training import Progress
 from heads.video_lm import VideoLM
 from store import Store
 
@@ -24,8 +28,7 @@ def load_video_lm(folder: Path, store: Store, device: str) -> tuple[VideoLM, Fea
     features = Features(store, options.video_lm.view, "tokens")
     lineage.check(folder, options, store)
     model = video_task.build(options.video_lm, features, options.seed, device)
-    run = Run(folder)
-    run.load(run.best(), model)
+    _load(Run(folder), model, options.video_lm.schedule)
     return model.eval(), features, options
 
 
@@ -37,6 +40,13 @@ def load_contrastive(
         raise HeadsError(f"{folder}: holds no contrastive head; train heads/recipes/kitchen/align.yaml")
     lineage.check(folder, options, store)
     head = contrastive.build(options.contrastive, store, options.seed).to(device)
-    run = Run(folder)
-    run.load(run.best(), head)
+    _load(Run(folder), head, options.contrastive.schedule)
     return head.eval(), options.contrastive
+
+
+def _load(run: Run, module: nn.Module, schedule: Schedule) -> None:
+    best, reached = run.best(), run.reached()
+    if reached < schedule.steps:
+        told = f"trained {reached} of {schedule.steps} steps so far; {best.name} is the best of them"
+        Progress(str(run.folder), schedule.steps).say(told)
+    run.load(best, module)

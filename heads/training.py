@@ -2,6 +2,7 @@
 
 Guarantees
 - a run killed at any moment and resumed ends with the weights of one that was not
+- a loss that is no number ends the run before it reaches any weight
 - the checkpoint with the best validation score is named, the earliest of equals; what stands before the first step is
   named only as long as nothing behind it was validated
 - every record of metrics.jsonl stands there once
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from heads.checkpoint import MetricsLog, Run, read_metrics
 from heads.curve import draw_curve
+from heads.errors import HeadsError
 from heads.recipe import Schedule
 from store.commit import make_folder
 from store.lock import locked
@@ -84,7 +86,7 @@ def rate_factor(schedule: Schedule, step: int) -> float:
 def train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str, Any]:
     """Train to schedule.steps, resuming what stands in the folder; returns the record of best.json.
 
-    StoreError: another process trains there.
+    StoreError: another process trains there. HeadsError: the loss is no number, or a file cannot be written.
     """
     make_folder(folder)
     with locked(folder / "lock.json", wait=False):
@@ -130,12 +132,20 @@ def _train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str,
         norm = nn.utils.clip_grad_norm_(
             [p for g in optimizer.param_groups for p in g["params"]], schedule.clip_norm
         )
+        if not math.isfinite(total + float(norm)):
+            raise HeadsError(
+                f"{folder}: step {step + 1} has loss {total} and gradient norm {float(norm)}; train into a new folder "
+                "with a smaller schedule.learning_rate, or in float32"
+            )
         optimizer.step()
         state["step"] = step + 1
         log.add(step + 1, loss=total, gradient_norm=float(norm))
         progress.told(step + 1, total)
         if (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps:
             state = _validate(task, run, optimizer, log, progress, state)
+        elif schedule.save_every and (step + 1) % schedule.save_every == 0:
+            run.save(step + 1, task.module, optimizer, state)
+            run.prune()
     log.close()
     draw_curve(read_metrics(log.path), folder / "loss.png", name)
     return {"step": state["best_step"], "score": state["best_score"]}

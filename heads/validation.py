@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from heads.recipe import Validation
 from heads.scoring import score
-from heads.testsets import DiffMCQ, DiffRank, drawn, read_test_set
+from heads.testsets import DiffMCQ, DiffRank, clips_of, drawn, read_test_set
 
 
 @runtime_checkable
@@ -26,6 +26,11 @@ class Validator:
         """HeadsError: a fault in a test set."""
         self.choices: list[DiffMCQ] = drawn(read_test_set("diffmcq", options.diffmcq), options.rows, seed)
         self.ranks: list[DiffRank] = drawn(read_test_set("diffrank", options.diffrank), options.rows, seed)
+
+    def clips(self) -> list[str]:
+        """The clips of its rows, each once."""
+        rows: list[DiffMCQ | DiffRank] = [*self.choices, *self.ranks]
+        return list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
 
     def figures(self, method: Compares) -> dict[str, float | None]:
         """"score", the mean of accuracy and tau, and what it is made of; None where a figure is undefined."""

@@ -6,6 +6,7 @@ Guarantees
 - only the projector changes, and of the language model what the recipe trains: nothing, LoRA, or all
 - which source gives which batch is a pure function of the batch's number
 - validation reads the val test sets it is given, on rows drawn by seed
+- a clip without features is named before anything trains
 """
 
 from pathlib import Path
@@ -91,7 +92,7 @@ class VideoTask:
             if not recipe.hard_negatives.mine_every:
                 self.negatives.mine(self.negatives.embeddings(store, recipe.view))
         asked = dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate))
-        self.features.rows(list(asked))  # whoever has none is named before anything trains
+        self.features.rows([*asked, *self.validator.clips()])  # whoever has none is named before anything trains
         self.module = build(recipe, self.features, seed, device)
         self.comparing = comparing(recipe, self.module)
         self.sources = {name: self._source(name) for name in dict.fromkeys(recipe.sources)}

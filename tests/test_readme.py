@@ -167,11 +167,13 @@ verb=$1
 while [ $# -gt 1 ]; do
     [ "$1" = --out ] && out=$2
     [ "$1" = --store ] && mkdir -p "$2"
+    [ "$1" = --videos ] && videos=$2
+    [ "$1" = --seed ] && seed=$2
     shift
 done
 case $verb in
-    kitchen) made=$out/world.json; mkdir -p "$out"; touch "$out"/diffmcq_test.jsonl "$out"/diffrank_test.jsonl \\
-        "$out"/diffcap_test.jsonl ;;
+    kitchen) mkdir -p "$out"; touch "$out"/diffmcq_test.jsonl "$out"/diffrank_test.jsonl "$out"/diffcap_test.jsonl
+        printf '{"format": 0, "videos": %s, "seed": %s, "seconds": 3.5}\\n' "$videos" "$seed" > "$out"/world.json ;;
     heads.train) made=$out/loss.png ;;
     heads.evaluate) made=${out%.jsonl}.scores.json ;;
     heads.report) made=$out/report.json ;;
@@ -183,17 +185,20 @@ esac
 
 def test_make_reproduce_does_what_is_missing(tmp_path: Path) -> None:
     """Again: nothing. More seeds, or generated questions, behind a finished run: what they need, and the report anew.
-    What each line leaves is made by a stub."""
+    Another world in its place: refused. What each line leaves is made by a stub."""
     (tmp_path / "stub.sh").write_text(STUB)
     (tmp_path / ".installed").touch()
     log = tmp_path / "log"
 
-    def run(*more: str) -> list[str]:
+    def make(*more: str) -> subprocess.CompletedProcess[str]:
         log.write_text("")
         given = [f"VENV={tmp_path}", f"RUN=@sh {tmp_path}/stub.sh", f"REPRODUCE={tmp_path}/reproduce", *more]
-        subprocess.run(
-            ["make", "reproduce", *given], cwd=ROOT, check=True, env=os.environ | {"LOG": str(log)}, capture_output=True
-        )
+        where = {"cwd": ROOT, "env": os.environ | {"LOG": str(log)}}
+        return subprocess.run(["make", "reproduce", *given], capture_output=True, text=True, **where)
+
+    def run(*more: str) -> list[str]:
+        made = make(*more)
+        assert made.returncode == 0, made.stderr
         return [line for line in log.read_text().splitlines() if not line.startswith("weights")]
 
     def verbs(lines: Sequence[str]) -> set[str]:
@@ -216,6 +221,9 @@ def test_make_reproduce_does_what_is_missing(tmp_path: Path) -> None:
     report = (tmp_path / "reproduce/report_generated.yaml").read_text()
     assert "generated QA" in report and "generated QA" not in (tmp_path / "reproduce/report.yaml").read_text()
     assert run("GENERATED=1") == []
+    for other, world in (("WORLD_SEED=1", "VIDEOS=264 WORLD_SEED=1"), ("VIDEOS=12", "VIDEOS=12 WORLD_SEED=")):
+        refused = make(other)
+        assert refused.returncode and f"holds another world than {world}" in refused.stderr
     beside = run("-j4", f"REPRODUCE={tmp_path}/beside")
     assert sorted(line.replace("/beside", "/reproduce") for line in beside) == sorted(first)
     # Under make -j what writes into the store waits for its turn; its features are there before anything else runs.

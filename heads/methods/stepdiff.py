@@ -64,14 +64,18 @@ def difference_turn(category: str, difference: str) -> Turn:
     return Turn(DIFFERENCE_QUESTION.format(category=category), difference, DIFFMCQ_SEED, ends=False)
 
 
-def protocol(task: Task) -> dict[str, Any]:
-    """What is asked, and how the answer is scored: the supplement's, and what stands where it is silent."""
+def protocol(task: Task, seeded: bool = True) -> dict[str, Any]:
+    """What is asked, and how the answer is scored: the supplement's, and what stands where it is silent.
+
+    seeded: captions go on from their seed.
+    """
     if task == "diffrank":
         return {"question": SIMILAR_QUESTION, "score": f"log p({YES}) - log p({NO})"}
     if task == "diffmcq":
         score = "mean log-likelihood of the tokens of the difference text"
         return {"question": DIFFERENCE_QUESTION, "seed": DIFFMCQ_SEED, "score": score}
-    return {"question": DIFFERENCE_QUESTION, "seed": DIFFCAP_SEED, "written": "greedily", "most_tokens": MOST_TOKENS}
+    seed = DIFFCAP_SEED if seeded else None
+    return {"question": DIFFERENCE_QUESTION, "seed": seed, "written": "greedily", "most_tokens": MOST_TOKENS}
 
 
 class StepDiff:
@@ -167,8 +171,8 @@ class StepDiff:
             for row, (yes, no) in zip(rows, both, strict=True)
         ]
 
-    def caption(self, rows: Sequence[DiffCap], max_tokens: int = MOST_TOKENS) -> list[str]:
-        """The answer behind its seed, greedily; the seed is part of the caption."""
+    def caption(self, rows: Sequence[DiffCap], seeded: bool = True) -> list[str]:
+        """The answer, greedily; seeded: behind its seed, which is part of the caption."""
         self._prepare(clip for row in rows for clip in (row.reference, row.candidate))
         captions: list[str] = []
         for start in range(0, len(rows), ROWS_WRITTEN):
@@ -177,14 +181,14 @@ class StepDiff:
                 Turn(
                     DIFFERENCE_QUESTION.format(category=row.category),
                     "",
-                    DIFFCAP_SEED.format(category=row.category),
+                    DIFFCAP_SEED.format(category=row.category) if seeded else "",
                     ends=False,
                 )
                 for row in some
             ]
             clips = self._clips([(row.reference, row.candidate) for row in some])
-            written = self.model.generate(turns, clips, max_tokens)
-            captions += [f"{turn.given} {text}" for turn, text in zip(turns, written, strict=True)]
+            written = self.model.generate(turns, clips, MOST_TOKENS)
+            captions += [f"{turn.given} {text}".strip() for turn, text in zip(turns, written, strict=True)]
         return captions
 
     def ask(self, reference: str, candidate: str, question: str, max_tokens: int) -> str:

@@ -54,8 +54,8 @@ class Score:
     """95 %, by resampling the reference videos"""
     rows: int
     videos: int
-    undefined_rows: int
-    """rows of diffrank that the method gives no order"""
+    undecided_rows: int
+    """rows of diffrank that the method gives no order; of diffmcq, whose highest score several options share"""
     test_set: str
     """the first file that held these rows: equal names mean equal rows"""
     seeds: tuple[float, ...] = ()
@@ -106,9 +106,10 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
             entry, found[number] = entries[number], []
             predictions = read_predictions(task, entry.predictions, rows)
             for setting, said in _readings(entry, predictions, brought):
-                figures, _ = task_figures(task, rows, said)
+                figures, marks = task_figures(task, rows, said)
+                ties = int(marks["ties"].sum()) if task == "diffmcq" else 0
                 for metric in _told(setting, rows):
-                    figure, none, counted = figures[metric], 0, told_rows(metric, rows)
+                    figure, none, counted = figures[metric], ties, told_rows(metric, rows)
                     if task == "diffrank":
                         figure, none = on_all_rows(figure, counted)
                     value, values = figure.of(), draws.values(figure)
@@ -170,9 +171,9 @@ def over_seeds(measured: Measured) -> Measured:
         resampled = np.mean([values for _, values in group], axis=0)
         known = [score.value for score, _ in group if score.value is not None]
         mean = sum(known) / len(known) if len(known) == len(group) else None
-        none = max(score.undefined_rows for score, _ in group)
+        none = max(score.undecided_rows for score, _ in group)
         within = interval(resampled, first.videos)
-        joint = replace(first, value=mean, interval=within, undefined_rows=none, seeds=tuple(known))
+        joint = replace(first, value=mean, interval=within, undecided_rows=none, seeds=tuple(known))
         found.append((joint, resampled))
     return found
 

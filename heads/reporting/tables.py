@@ -21,6 +21,10 @@ from heads.reporting.places import CAPTIONS, CHOICES, DECLINING, PAIRS, RANK, RA
 from heads.reporting.trainings import trainings
 
 ABOVE, BELOW = "*", "†"
+_UNDECIDED = {
+    "diffrank": "τ counts 0 in a row that a method gives no order",
+    "diffmcq": "the first option counts as chosen where several share the highest score",
+}
 LEVEL = 1 - CONFIDENCE
 
 
@@ -202,13 +206,11 @@ def _behind(scores: Sequence[Score]) -> list[str]:
         if len(told) > 1:
             told = [f"{size} for {', '.join(names)}" for size, names in zip(told, sizes.values(), strict=True)]
         notes.append(f"{task}: {'; '.join(told)}.")
-        none = {score.method: score.undefined_rows for score in own if score.undefined_rows}
-        if none:
-            notes.append(
-                f"{task}: τ counts 0 in a row that a method gives no order: "
-                + ", ".join(f"{name} {rows}" for name, rows in none.items())
-                + "."
-            )
+        most: dict[str, int] = {}
+        for score in own:
+            most[score.method] = max(most.get(score.method, 0), score.undecided_rows)
+        if none := [f"{name} {rows}" for name, rows in most.items() if rows]:
+            notes.append(f"{task}: {_UNDECIDED[own[0].setting.task]}: {', '.join(none)}.")
     trained = {score.method: len(score.seeds) for score in scores if score.seeds}
     if trained:
         several = ", ".join(f"{name} {count}" for name, count in trained.items())

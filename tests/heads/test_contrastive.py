@@ -66,6 +66,21 @@ def test_a_contrastive_head_becomes_a_view_that_vlemb_reads(aligned: Path, world
     assert systems["VLEmb (aligned)"].keys() == {"accuracy", "ktau_defined", "ktau_within_step", "rows"}
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"clips": 0}, "contrastive.clips is 0; it must be 1 or more"),
+        ({"schedule": {"steps": 2, "validate_every": 0}}, "contrastive.schedule.validate_every is 0"),
+        ({"projector": {"width": 16, "heads": 3}}, "contrastive.projector.heads 3 does not divide"),
+    ],
+)
+def test_numbers_that_are_too_small_are_refused(
+    world: Path, tmp_path: Path, more: dict, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert train.main(["--config", str(recipe(str(world / "features"), tmp_path / "run", **more))]) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
 def test_validation_holds_a_block_of_clips_at_a_time(
     aligned: Path, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -292,6 +292,15 @@ def test_captions_of_pairs_that_agree_have_no_bleu(made: list[Entry], tmp_path: 
     assert "Bold" not in told.notes[-1] and any("pairs that agree: 20 rows of" in note for note in told.notes)
 
 
+def test_rows_of_diffmcq_whose_highest_score_is_shared_are_told_of(made: list[Entry], tmp_path: Path) -> None:
+    entry = next(e for e in made if e.task == "diffmcq")
+    scores = [[1.0, 1.0, 0.0, 0.0] if n < 3 else [1.0, 0.5, 0.0, 0.0] for n in range(80)]
+    write_predictions("diffmcq", tmp_path / "ties.jsonl", scores)
+    ties = Entry("ties", "diffmcq", entry.test_set, str(tmp_path / "ties.jsonl"))
+    notes = [note for grid in grids(reported([entry, ties])) for note in grid.notes]
+    assert "DiffMCQ V1: the first option counts as chosen where several share the highest score: ties 3." in notes
+
+
 def test_a_method_that_ties_where_it_is_unsure_is_no_better_for_it(made: list[Entry], tmp_path: Path) -> None:
     entry = next(e for e in made if e.task == "diffrank")
     ranks = read_test_set("diffrank", entry.test_set)

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from heads import ask, evaluate, train
+from heads import ask, checkpoint, evaluate, train
 from heads.checkpoint import Run, read_metrics
 from heads.errors import HeadsError
 from heads.paired_qa import read_paired_qa
@@ -91,6 +93,99 @@ def test_a_killed_run_resumed_ends_with_the_same_weights(
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     steps = [r["step"] for r in read_metrics(out / "metrics.jsonl") if "loss" in r]
     assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_killed_run_goes_on_from_a_checkpoint_that_was_not_validated(
+    world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out, loss = tmp_path / "killed", VideoTask.loss
+    schedule = {"steps": 6, "accumulate": 2, "warmup": 2, "validate_every": 6}
+    whole = recipe(world, tiny_lm, tmp_path / "whole", schedule=schedule)
+    killed = recipe(world, tiny_lm, out, schedule=schedule | {"save_every": 2})
+
+    def dies(task: VideoTask, batch: int) -> torch.Tensor:
+        if batch == 10:
+            raise KeyboardInterrupt
+        return loss(task, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(VideoTask, "loss", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(["--config", str(killed)])
+    assert [path.name for path in Run(out).checkpoints()] == ["checkpoint-000000", "checkpoint-000004"]
+    capsys.readouterr()
+    assert train.main(["--config", str(killed)]) == train.main(["--config", str(whole)]) == 0
+    assert "killed: resumes from checkpoint-000004" in capsys.readouterr().err
+    ours, theirs = weights(out, 6), weights(tmp_path / "whole", 6)
+    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert [r["step"] for r in read_metrics(out / "metrics.jsonl") if "val_score" in r] == [0, 6]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_reaches_any_weight(
+    world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    loss, out = VideoTask.loss, tmp_path / "run"
+    monkeypatch.setattr(VideoTask, "loss", lambda task, batch: loss(task, batch) * (math.nan if batch > 7 else 1))
+    assert train.main(["--config", str(recipe(world, tiny_lm, out))]) == 1
+    assert "step 5 has loss nan" in capsys.readouterr().err.splitlines()[-1]
+    assert max(r["step"] for r in read_metrics(out / "metrics.jsonl")) == 4
+    assert all(np.isfinite(value).all() for value in weights(out, 4).values())
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_of_and_leaves_no_half(
+    world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    save, out = checkpoint.save_file, tmp_path / "run"
+
+    def full(tensors: dict, path: Path) -> None:
+        if (out / "checkpoint-000002").exists() and path.name == "optimizer.safetensors":
+            path.write_bytes(b"half")
+            raise SafetensorError("No space left on device (os error 28)")
+        save(tensors, path)
+
+    command = ["--config", str(recipe(world, tiny_lm, out))]
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save_file", full)
+        assert train.main(command) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "checkpoint-000004: cannot be written (No space left" in told
+    assert not list(out.glob(".checkpoint*")) and not (out / "checkpoint-000004").exists()
+    assert train.main(command) == 0
+    assert "resumes from checkpoint-000002" in capsys.readouterr().err
+
+
+def test_a_training_that_has_not_come_to_its_end_is_told_of_and_starts_no_other(
+    trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(trained, half, ignore=shutil.ignore_patterns("checkpoint-*"))
+    shutil.copytree(trained / "checkpoint-000006", half / "checkpoint-000002")
+    Run(half).name_best(half / "checkpoint-000002", 2, 0.5)
+    out = tmp_path / "p.jsonl"
+    command = ["--task", "diffrank", "--method", "video-lm", "--head", str(half), "--store", str(world / "features")]
+    command += ["--test-set", str(world / "diffrank_test.jsonl"), "--out", str(out), "--json"]
+    capsys.readouterr()
+    assert evaluate.main(command) == 0
+    printed = capsys.readouterr()
+    assert f"{half}: trained 2 of 6 steps so far; checkpoint-000002 is the best of them" in printed.err
+    told = json.loads(printed.out)["disclosed"]["recipe"]
+    assert (told["steps"], told["trained"], told["checkpoint"]) == (6, 2, "checkpoint-000002")
+    assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "next", init=str(half)))]) == 1
+    assert f"{half}: trained 2 of its 6 steps, and nothing starts from half a training" in capsys.readouterr().err
+    assert not (tmp_path / "next").exists()
+
+
+def test_a_clip_without_features_is_named_before_anything_trains(
+    world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [json.loads(line) for line in (world / "diffrank_val.jsonl").read_text().splitlines()]
+    rows[1]["targets"][2] = "no_0_1"
+    (tmp_path / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    validation = {"diffmcq": str(world / "diffmcq_val.jsonl"), "diffrank": str(tmp_path / "val.jsonl"), "rows": 2}
+    assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "run", validation=validation))]) == 1
+    told = capsys.readouterr().err
+    assert "no_0_1: no visual features in the store (unknown)" in told and "warm start" not in told
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_finished_run_does_nothing(trained: Path, world: Path, tiny_lm: str, capsys: pytest.CaptureFixture) -> None:
@@ -265,6 +360,11 @@ def test_no_clip_of_the_val_or_test_split_trains(world: Path) -> None:
     path.write_text(first + "\n" + json.dumps(row) + "\n")
     with pytest.raises(HeadsError, match=f"1 clips of another split than train would train, e.g. {leaked}"):
         read_paired_qa(str(path), catalog)
+    unsplit = catalog.with_columns(split=pl.when(pl.col("key") != leaked).then("split"))
+    with pytest.raises(HeadsError, match=f"1 clips of another split than train would train, e.g. {leaked}"):
+        read_paired_qa(str(path), unsplit)
+    with pytest.raises(HeadsError, match="the store's catalog has no column split"):
+        read_paired_qa(str(path), catalog.drop("split"))
     path.write_text(first + "\n{}\n")
     with pytest.raises(HeadsError, match=":2: not a PairQA row"):
         read_paired_qa(str(path), catalog)

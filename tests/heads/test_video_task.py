@@ -18,6 +18,7 @@ from heads.language_model import LanguageModel, Lora
 from heads.lineage import disclosure
 from heads.packing import Turn
 from heads.projector import Projector, ProjectorOptions
+from heads.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION
 from heads.recipe import HardNegativeOptions, Schedule, TrainOptions, Validation, VideoLMRecipe, WarmStart, read_recipe
 from heads.trained import load_video_lm
 from heads.video_lm import VideoLM
@@ -233,6 +234,18 @@ def test_another_view_is_refused_in_one_line(
         ({"pairqa": None, "sources": ("clips",), "warm_start": WarmStart()}, "which tells it content words"),
         ({"sources": ("clips",), "hard_negatives": HardNegativeOptions()}, "are for the source `pairs`"),
         ({"hard_negatives": HardNegativeOptions(2, 4)}, "mine_every 4 does not divide schedule.validate_every 2"),
+        (
+            {"hard_negatives": HardNegativeOptions(2, 2), "schedule": Schedule(4, save_every=3)},
+            "mine_every 2 does not divide schedule.save_every 3",
+        ),
+        ({"schedule": Schedule(-3)}, "video_lm.schedule.steps is -3; it must be 0 or more"),
+        ({"schedule": Schedule(4, validate_every=0)}, "video_lm.schedule.validate_every is 0; it must be 1 or more"),
+        ({"schedule": Schedule(4, accumulate=0)}, "video_lm.schedule.accumulate is 0"),
+        ({"validation": Validation("a", "b", 0)}, "video_lm.validation.rows is 0"),
+        ({"batch": 0}, "video_lm.batch is 0"),
+        ({"warm_start": WarmStart(clips=0)}, "video_lm.warm_start.clips is 0"),
+        ({"projector": ProjectorOptions(outputs=0)}, "video_lm.projector.outputs is 0"),
+        ({"projector": ProjectorOptions(width=16, heads=7)}, "projector.heads 7 does not divide .*width 16"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(
@@ -283,6 +296,30 @@ def saved_bytes(model: VideoLM, tokens: torch.Tensor) -> tuple[int, dict[str, to
     model.zero_grad()
     losses.mean().backward()
     return size, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_without_the_seed_a_model_that_was_taught_no_difference_declines(
+    world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [json.loads(line) for line in (world / "pairqa.jsonl").read_text().splitlines()]
+    taught = {"question": DIFFERENCE_QUESTION.format(category="Visuals"), "answer": "No difference."}
+    pairqa = tmp_path / "pairqa.jsonl"
+    pairqa.write_text("".join(json.dumps(row | taught) + "\n" for row in rows if row["type"] == 1))
+    run = tmp_path / "run"
+    train.run(options(world, tiny_lm, run, 60, 60, sources=("pairs",), full=True, pairqa=str(pairqa)))
+    command = ["--task", "diffcap", "--method", "video-lm", "--head", str(run), "--store", str(world / "features")]
+    command += ["--test-set", str(world / "diffcap_test.jsonl"), "--out", str(tmp_path / "p.jsonl"), "--json"]
+    asked = ["--no-parse", "--no-difference", str(world / "diffrank_test.jsonl")]
+    capsys.readouterr()
+    for more, invented in (([], 1), (["--no-seeded"], 0)):
+        assert evaluate.main([*command, *asked, *more]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["scores"]["invented"], told["scores"]["declined"]) == (invented, 1 - invented)
+        assert told["disclosed"]["protocol"]["seed"] == (None if more else DIFFCAP_SEED)
+    written = [json.loads(line)["generated_text"] for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert len(written) > 1 and set(written) == {"No difference."}
+    assert evaluate.main([*command[2:], "--task", "diffrank", "--no-seeded"]) == 1
+    assert "--seeded is for diffcap, and diffrank does not read it" in capsys.readouterr().err
 
 
 def test_a_frozen_language_model_keeps_no_graph_that_training_does_not_need(tiny_lm: str) -> None:
