@@ -8,8 +8,9 @@
     diffmcq    accuracy (the first of the highest scores is the choice); ties: rows whose highest score is shared
     diffrank   ktau: mean over rows of tau-b, null where any row has none, as one constant row has
                ktau_defined: mean over the rows that have one; nan_rows: how many have none
-               ktau_within_step: the same over targets of the reference's own step (score above 0)
-               within_step_rows: how many rows have that
+               ktau_all_rows: mean over the rows whose truth has an order; one that was given none counts 0
+               ktau_within_step, ktau_within_step_all_rows: ktau_defined and ktau_all_rows over targets of the
+               reference's own step (score above 0); within_step_rows: how many rows have such a tau
 
 Beside them task, rows, videos (of the reference clips), intervals {figure: [low, high]} and per_category
 {category: the same figures and counts}.
@@ -18,6 +19,7 @@ Guarantees
 - equal to the published evaluation, whose rows all have a text
 - rows without a text move no other figure than `invented`
 - a category's CIDEr keeps the document frequencies of the whole test set
+- a method that ties wherever it is unsure gains nothing by it in ktau_all_rows, which has none where no row was ordered
 - NaN is never in the result: null stands for it
 """
 
@@ -26,6 +28,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float64
 
 from heads.declining import declines
 from heads.errors import HeadsError
@@ -169,8 +172,21 @@ def _diffrank(rows: Sequence[DiffRank], predictions: Sequence[list[float]]) -> t
     return {
         "ktau": mean_figure(tau),
         "ktau_defined": mean_figure(tau, ~undefined),
+        "ktau_all_rows": _on_all_rows(tau, ordered(rows, 0)),
         "ktau_within_step": mean_figure(within, inside),
+        "ktau_within_step_all_rows": _on_all_rows(within, ordered(rows, 1)),
     }, {"nan_rows": undefined, "within_step_rows": inside}
+
+
+def ordered(rows: Sequence[DiffRank], least: int) -> Bool[np.ndarray, " rows"]:
+    """Whether the truth orders the row's targets of that score and more."""
+    return np.array([len({score for score in row.scores if score >= least}) > 1 for row in rows])
+
+
+def _on_all_rows(tau: Float64[np.ndarray, " rows"], counted: Bool[np.ndarray, " rows"]) -> Figure:
+    """The mean tau where a row that has an order and was given none counts 0, as chance does."""
+    given = ~np.isnan(tau)
+    return mean_figure(np.where(given, tau, 0.0), counted & given.any())
 
 
 _TASKS: dict[Task, Any] = {"diffcap": _diffcap, "diffmcq": _diffmcq, "diffrank": _diffrank}

@@ -16,9 +16,9 @@ from heads.files import write_text
 COLUMNS = {
     "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),
     "diffmcq": ("accuracy",),
-    "diffrank": ("ktau_defined", "ktau_within_step"),
+    "diffrank": ("ktau_all_rows", "ktau_within_step_all_rows"),
 }
-CHANCE = {"accuracy": 0.25, "ktau_defined": 0.0, "ktau_within_step": 0.0}
+CHANCE = {"accuracy": 0.25, "ktau_all_rows": 0.0, "ktau_within_step_all_rows": 0.0}
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def show(record: dict[str, Any]) -> None:
 
     names = {
         "accuracy": "DiffMCQ accuracy",
-        "ktau_defined": "DiffRank tau",
-        "ktau_within_step": "tau within step",
+        "ktau_all_rows": "DiffRank tau",
+        "ktau_within_step_all_rows": "tau within step",
         "BLEU": "DiffCap BLEU",
         "CIDEr": "CIDEr",
         "ROUGE-L": "ROUGE-L",

@@ -19,23 +19,23 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from heads.errors import HeadsError
-from heads.metrics.bootstrap import Figure, Resamples, interval
+from heads.metrics.bootstrap import Resamples, interval
 from heads.metrics.significance import holm, paired_p
 from heads.postprocess import parse
 from heads.reporting.entries import Entry, Setting
-from heads.scoring import task_figures
+from heads.scoring import Marks, ordered, task_figures
 from heads.testsets import Task, digest, read_predictions, read_test_set, reference_video
 
 METRICS: dict[Task, tuple[str, ...]] = {
     "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),
     "diffmcq": ("accuracy",),
-    "diffrank": ("ktau_defined",),
+    "diffrank": ("ktau_all_rows",),
 }
 """figures that ours are compared in"""
 BESIDE: dict[Task, tuple[str, ...]] = {
     "diffcap": ("declined", "invented"),
     "diffmcq": (),
-    "diffrank": ("ktau_within_step",),
+    "diffrank": ("ktau_within_step_all_rows",),
 }
 """figures that stand beside them: how captions decline, where a test set asks of pairs that agree; and tau of what
 knowing the step alone cannot tell"""
@@ -107,11 +107,9 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
             predictions = read_predictions(task, entry.predictions, rows)
             for setting, said in _readings(entry, predictions, brought):
                 figures, marks = task_figures(task, rows, said)
-                ties = int(marks["ties"].sum()) if task == "diffmcq" else 0
                 for metric in _told(setting, rows):
-                    figure, none, counted = figures[metric], ties, told_rows(metric, rows)
-                    if task == "diffrank":
-                        figure, none = on_all_rows(figure, counted)
+                    figure, counted = figures[metric], told_rows(metric, rows)
+                    none = _undecided(metric, marks, counted)
                     value, values = figure.of(), draws.values(figure)
                     known = value if math.isfinite(value) else None
                     groups = len(set(compress(videos, counted)))
@@ -133,23 +131,21 @@ def _told(setting: Setting, rows: Sequence[Any]) -> list[str]:
 def told_rows(metric: str, rows: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
     """The rows that the figure says something of: for tau those that have an order, among targets of the reference's
     own step (score above 0) where it is that within the step; captions where pairs differ, or agree."""
-    least = {"ktau_defined": 0, "ktau_within_step": 1}.get(metric)
+    least = {"ktau_all_rows": 0, "ktau_within_step_all_rows": 1}.get(metric)
     if least is not None:
-        return np.array([len({score for score in row.scores if score >= least}) > 1 for row in rows])
+        return ordered(rows, least)
     if metric == "accuracy":
         return np.ones(len(rows), bool)
     return np.array([bool(row.text) != (metric == "invented") for row in rows])
 
 
-def on_all_rows(tau: Figure, ordered: Bool[np.ndarray, " rows"]) -> tuple[Figure, int]:
-    """The mean tau where a row that has an order and was given none counts 0, and how many such rows there are.
-
-    Left out, as `ktau_defined` leaves it out, it would raise a method that ties wherever it is unsure. A method that
-    gives no row an order has no tau.
-    """
-    given = tau.parts[:, 1] > 0
-    counted = ordered & given.any()
-    return Figure(np.stack([tau.parts[:, 0], counted.astype(float)], axis=1), tau.value), int((ordered & ~given).sum())
+def _undecided(metric: str, marks: Marks, counted: Bool[np.ndarray, " rows"]) -> int:
+    """How many of the rows were given the same score for all targets, or the highest for several options."""
+    if metric == "accuracy":
+        return int((marks["ties"] & counted).sum())
+    if metric == "ktau_all_rows":
+        return int((marks["nan_rows"] & counted).sum())
+    return int((~marks["within_step_rows"] & counted).sum()) if metric == "ktau_within_step_all_rows" else 0
 
 
 def over_seeds(measured: Measured) -> Measured:

@@ -8,12 +8,16 @@ METRICS = {
     "CIDEr": "CIDEr",
     "ROUGE-L": "ROUGE-L",
     "accuracy": "accuracy",
-    "ktau_defined": "τ",
-    "ktau_within_step": "τ",
+    "ktau_all_rows": "τ",
+    "ktau_within_step_all_rows": "τ",
     "declined": "declined",
     "invented": "invented a difference",
 }
-AMONG = {"ktau_within_step": " within the step", "declined": ", pairs that differ", "invented": ", pairs that agree"}
+AMONG = {
+    "ktau_within_step_all_rows": " within the step",
+    "declined": ", pairs that differ",
+    "invented": ", pairs that agree",
+}
 """which part of a test set's rows or targets a figure speaks of"""
 VARIANTS: tuple[Variant, ...] = ("V1", "V2", "V3")
 PAIRS: dict[PairEmbedding, str] = {"reference": "V_r only", "candidate": "V_c only", "average": "avg(V_r, V_c)"}
@@ -34,7 +38,7 @@ def _captions(parsed: bool) -> list[Place]:
 
 
 CHOICES: list[Place] = [(Setting("diffmcq", variant=variant), "accuracy") for variant in VARIANTS]
-RANK: Place = (Setting("diffrank"), "ktau_defined")
-WITHIN: Place = (Setting("diffrank"), "ktau_within_step")
+RANK: Place = (Setting("diffrank"), "ktau_all_rows")
+WITHIN: Place = (Setting("diffrank"), "ktau_within_step_all_rows")
 DECLINING: list[Place] = [(Setting("diffcap"), metric) for metric in ("invented", "declined")]
 CAPTIONS, RAW = _captions(True), _captions(False)

@@ -63,7 +63,7 @@ def test_a_contrastive_head_becomes_a_view_that_vlemb_reads(aligned: Path, world
         scores.append(str(out.with_suffix(".scores.json")))
     assert table.main([*scores, "--out", str(tmp_path / "table.json")]) == 0
     systems = json.loads((tmp_path / "table.json").read_text())["systems"]
-    assert systems["VLEmb (aligned)"].keys() == {"accuracy", "ktau_defined", "ktau_within_step", "rows"}
+    assert systems["VLEmb (aligned)"].keys() == {"accuracy", "ktau_all_rows", "ktau_within_step_all_rows", "rows"}
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_the_same_rows_are_compared_however_their_file_writes_them(made: list[En
 
 def test_what_rounds_to_zero_has_no_sign_and_is_equally_bold() -> None:
     def tau(method: str, value: float) -> Score:
-        return Score(method, Setting("diffrank"), "ktau_defined", value, None, 9, 9, 0, "set")
+        return Score(method, Setting("diffrank"), "ktau_all_rows", value, None, 9, 9, 0, "set")
 
     (grid,) = [g for g in grids(Report([tau("a", 0.0), tau("b", -0.0002)], [], [], 0, False)) if "S3" in g.title]
     cells = [cell for _, row in grid.blocks[0].rows for cell in row if cell is not None]
@@ -258,7 +258,7 @@ def test_tau_within_the_step_stands_beside_tau_and_is_no_claim(made: list[Entry]
     step = Entry("knowing the step", "diffrank", entry.test_set, str(tmp_path / "step.jsonl"))
     measured = measure([entry, step], 50, 0)
     comparisons = compare(measured, ["StepDiff"], [])
-    assert [c.metric for c in comparisons] == ["ktau_defined"]
+    assert [c.metric for c in comparisons] == ["ktau_all_rows"]
     grid = next(g for g in grids(Report([s for s, _ in measured], comparisons, [], 50, False)) if "own step" in g.title)
     assert grid.columns == [("DiffRank", "τ"), ("DiffRank within the step", "τ")]
     rows = dict(grid.blocks[0].rows)

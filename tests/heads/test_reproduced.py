@@ -14,7 +14,7 @@ IN_SHORT = [  # columns of the README's table: variant, metric, with its interva
     ("V1", "accuracy", True),
     ("V2", "accuracy", False),
     ("V3", "accuracy", False),
-    ("V1", "ktau_defined", True),
+    ("V1", "ktau_all_rows", True),
     ("V1", "BLEU", False),
     ("V1", "CIDEr", False),
     ("V1", "ROUGE-L", False),

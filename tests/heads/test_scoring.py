@@ -132,7 +132,7 @@ def test_nan_is_never_in_the_result() -> None:
     assert found["ktau_defined"] == pytest.approx(rest, rel=1e-12)
     json.dumps(found, allow_nan=False)
     only = score("diffrank", rows[:1], predictions[:1])
-    assert only["ktau_defined"] is None and only["ktau_within_step"] is None
+    assert only["ktau_defined"] is only["ktau_all_rows"] is only["ktau_within_step"] is None
     json.dumps(only, allow_nan=False)
 
 
@@ -186,7 +186,9 @@ def test_the_published_test_set_is_scored_in_seconds() -> None:
     assert found["per_category"].keys() == {row.category for row in rows}
     steps = [[float(score > 0) for score in row.scores] for row in rows]
     oracle = score("diffrank", rows, steps, bootstrap=0)
-    assert oracle["ktau_within_step"] is None and oracle["ktau_defined"] > 0.7
+    assert oracle["ktau_within_step"] is oracle["ktau_within_step_all_rows"] is None and oracle["ktau_defined"] > 0.7
+    share = 1 - oracle["nan_rows"] / len(rows)
+    assert oracle["ktau_all_rows"] == pytest.approx(oracle["ktau_defined"] * share, rel=1e-12) and share < 1
 
 
 def files(task: Task, folder: Path) -> list[str]:

@@ -17,19 +17,19 @@ def record(path: Path, task: str, **scores: float) -> str:
 
 def test_one_figure_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Tasks of one method share a row; a second test set of a task does not silently take the first one's place."""
-    rank = record(tmp_path / "r.scores.json", "diffrank", ktau_defined=0.25, ktau_within_step=0.125)
+    rank = record(tmp_path / "r.scores.json", "diffrank", ktau_all_rows=0.25, ktau_within_step_all_rows=0.125)
     first = record(tmp_path / "v1.scores.json", "diffmcq", accuracy=0.4)
     other = record(tmp_path / "v2.scores.json", "diffmcq", accuracy=0.3)
     assert table.main([first, rank, "--json"]) == 0
     (row,) = [row for name, row in json.loads(capsys.readouterr().out)["systems"].items() if name != "chance"]
-    assert (row["accuracy"]["value"], row["ktau_defined"]["value"]) == (0.4, 0.25)
+    assert (row["accuracy"]["value"], row["ktau_all_rows"]["value"]) == (0.4, 0.25)
     assert table.main([first, rank, other]) == 1
     said = capsys.readouterr().err
     assert "v2.scores.json: a second diffmcq of VLEmb (aligned)" in said and said.count("\n") == 1
 
 
 def test_a_name_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = record(tmp_path / "r.scores.json", "diffrank", ktau_defined=0.25, ktau_within_step=0.125)
+    path = record(tmp_path / "r.scores.json", "diffrank", ktau_all_rows=0.25, ktau_within_step_all_rows=0.125)
     Path(path).write_text(Path(path).read_text().replace("aligned", "a[v2][/b]"))
     assert table.main([path]) == 0
     assert "VLEmb (a[v2][/b])" in capsys.readouterr().out
