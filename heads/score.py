@@ -66,7 +66,7 @@ def sentences(store: str | None, device: str) -> Any:
 def show_scores(task: Task, scores: dict[str, Any]) -> None:
     """What score() found, as tables: all rows with intervals, then one line a category."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     categories: dict[str, dict[str, Any]] = scores["per_category"]
     counts = [name for name in COUNTS if name in scores]
@@ -81,9 +81,9 @@ def show_scores(task: Task, scores: dict[str, Any]) -> None:
         between = "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
         whole.add_row(name, _shown(scores[name]), between)
     columns = [*figures, *(name for name in counts if name != "videos")]
-    each = Table("category")
+    each = Table(Column("category", no_wrap=True))
     for name in columns:
-        each.add_column(name, justify="right")
+        each.add_column(name.replace("_", " "), justify="right")  # long names wrap between words
     for category, own in categories.items():
         each.add_row(category, *(_shown(own[name]) for name in columns))
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False)  # a category is no markup
