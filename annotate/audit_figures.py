@@ -89,8 +89,9 @@ def leaks(rows: Sequence[Question], catalog: pl.DataFrame, held_out: pl.DataFram
     clips = pl.DataFrame({"key": sorted({clip for row in rows for clip in (row.reference, row.candidate)})})
     known = clips.join(catalog, on="key", how="left", maintain_order="left")
     found = {"not in the store": clips.join(catalog, on="key", how="anti", maintain_order="left")["key"].to_list()}
-    if "split" in known.columns:
-        found["of another split than train"] = known.filter(pl.col("split") != "train")["key"].to_list()
+    if "split" in known.columns and catalog["split"].null_count() < catalog.height:
+        held_back = known.join(catalog, on="key", how="semi", maintain_order="left")
+        found["of another split than train"] = held_back.filter(pl.col("split").ne_missing("train"))["key"].to_list()
     by_id, by_overlap = held_out_by(known, held_out)
     found["a clip of a test set"] = known.filter(by_id)["key"].to_list()
     found["overlaps a clip of a test set"] = known.filter(by_overlap & ~by_id)["key"].to_list()

@@ -72,7 +72,8 @@ class Run:
 
     def reached(self) -> int:
         """The step of the latest checkpoint, 0 where there is none."""
-        return max(map(step_of, self.checkpoints()), default=0)
+        latest = self.latest()
+        return 0 if latest is None else step_of(latest)
 
     def best(self) -> Path:
         """The checkpoint that validation chose; HeadsError where there is none."""

@@ -101,7 +101,7 @@ class ContrastiveTask:
         if recipe.pairs is not None:
             self.pairs = PairContrast(recipe.pairs, catalog, self.clips, self.texts, seed)
             self.validator = Validator(recipe.pairs.validation, seed)
-            self.clips.rows(self.validator.clips())  # whoever has none is named before anything trains
+            self.clips.rows(self.validator.clips())  # as those of the pairs: named before anything trains
         self.module = build(recipe, store, seed).to(device)
 
     def groups(self) -> list[dict[str, Any]]:

@@ -71,9 +71,11 @@ class PairContrast:
     def __init__(
         self, options: PairsContrast, catalog: pl.DataFrame, clips: Features, texts: Features, seed: int
     ) -> None:
-        """HeadsError: texts without features, clips of another split, or a file that says nothing of the kind."""
+        """HeadsError: clips or texts without features, clips of another split, or a file that says no such thing."""
         self.options, self.clips, self.texts, self.seed = options, clips, texts, seed
         self.told, self.decided = contrast_pairs(options.pairqa, catalog)
+        pairs = [*(own.pair for own in self.told), *(own.pair for own in self.decided)]
+        clips.rows(list(dict.fromkeys(clip for pair in pairs for clip in pair)))
         keys = list(dict.fromkeys(text_key(text) for told in self.told for text in told.texts))
         lacking = int((~texts.has(keys)).sum())
         if lacking:

@@ -19,7 +19,7 @@ Guarantees
 - equal to the published evaluation, whose rows all have a text
 - rows without a text move no other figure than `invented`
 - a category's CIDEr keeps the document frequencies of the whole test set
-- a method that ties wherever it is unsure gains nothing by it in ktau_all_rows, which has none where no row was ordered
+- a method that ties wherever it is unsure gains nothing by it in ktau_all_rows; one that orders no row at all has none
 - NaN is never in the result: null stands for it
 """
 

@@ -51,13 +51,17 @@ def run(options: TableOptions) -> dict[str, Any]:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
             asked, scores = record["options"], record["scores"]
             name = system(asked, record["disclosed"])
+            figures = {
+                metric: {"value": scores[metric], "interval": (scores["intervals"] or {}).get(metric)}
+                for metric in COLUMNS[asked["task"]]
+            }
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise HeadsError(f"{path}: not a score record of heads.evaluate ({error})") from error
+            told = f"{path}: not a score record of this version of heads.evaluate ({error}); evaluate again"
+            raise HeadsError(told) from error
         row = table.setdefault(name, {})
         if asked["task"] in row.get("rows", {}):
             raise HeadsError(f"{path}: a second {asked['task']} of {name}; give one test set a task to each table")
-        for metric in COLUMNS[asked["task"]]:
-            row[metric] = {"value": scores[metric], "interval": (scores["intervals"] or {}).get(metric)}
+        row.update(figures)
         row.setdefault("rows", {})[asked["task"]] = scores["rows"]
         disclosed[name] = record["disclosed"]
     record = {"systems": table, "disclosed": disclosed}

@@ -16,7 +16,7 @@ import yaml
 from heads.cli import parse
 from heads.errors import HeadsError
 from heads.files import write_text
-from heads.recipe import TrainOptions
+from heads.recipe import TrainOptions, read_recipe
 
 RECIPE = "recipe.yaml"
 
@@ -26,15 +26,21 @@ def asked(options: TrainOptions) -> dict[str, Any]:
     return dict(json.loads(json.dumps(asdict(options))))
 
 
+def _makes_weights(options: TrainOptions) -> dict[str, Any]:
+    """What of a recipe its weights depend on: not how often a killed run can go on."""
+    found = asked(options)
+    for recipe in (found["video_lm"], found["contrastive"]):
+        if recipe is not None:
+            del recipe["schedule"]["save_every"]
+    return found
+
+
 def refuse_other(options: TrainOptions, folder: Path) -> None:
     """HeadsError: a run made by another recipe stands in the folder."""
-    path, now = folder / RECIPE, asked(options)
+    path = folder / RECIPE
     if not path.exists():
         return
-    try:
-        stood = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise HeadsError(f"{path}: damaged; give another --out or remove the folder") from error
+    now, stood = _makes_weights(options), _makes_weights(read_recipe(path))
     differ = sorted(k for k in now.keys() | stood.keys() if now.get(k) != stood.get(k))
     if differ:
         raise HeadsError(

@@ -86,7 +86,8 @@ def rate_factor(schedule: Schedule, step: int) -> float:
 def train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str, Any]:
     """Train to schedule.steps, resuming what stands in the folder; returns the record of best.json.
 
-    StoreError: another process trains there. HeadsError: the loss is no number, or a file cannot be written.
+    StoreError: another process trains there. HeadsError: the loss is no number, or a checkpoint cannot be
+    written.
     """
     make_folder(folder)
     with locked(folder / "lock.json", wait=False):
@@ -135,7 +136,7 @@ def _train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str,
         if not math.isfinite(total + float(norm)):
             raise HeadsError(
                 f"{folder}: step {step + 1} has loss {total} and gradient norm {float(norm)}; train into a new folder "
-                "with a smaller schedule.learning_rate, or in float32"
+                "with smaller learning rates (schedule's, lora's), or a language model in float32"
             )
         optimizer.step()
         state["step"] = step + 1

@@ -1,7 +1,7 @@
 """What chooses a checkpoint: DiffMCQ and DiffRank on rows of the val split, drawn by seed.
 
 Guarantees
-- a method that says the same of all targets of every row ranks nothing: no tau, and no credit
+- a row all of whose targets a method says the same of counts 0; one that ranks no row has no tau, and no credit
 """
 
 from collections.abc import Sequence
@@ -36,10 +36,10 @@ class Validator:
         """"score", the mean of accuracy and tau, and what it is made of; None where a figure is undefined."""
         choices = score("diffmcq", self.choices, method.score_options(self.choices), 0)
         ranks = score("diffrank", self.ranks, method.rank(self.ranks), 0)
-        accuracy, tau = choices["accuracy"], ranks["ktau_defined"]
+        accuracy, tau = choices["accuracy"], ranks["ktau_all_rows"]
         return {
             "score": (accuracy + (tau or 0.0)) / 2,
             "accuracy": accuracy,
             "ktau": tau,
-            "ktau_within_step": ranks["ktau_within_step"],
+            "ktau_within_step": ranks["ktau_within_step_all_rows"],
         }

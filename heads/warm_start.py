@@ -10,6 +10,7 @@ Guarantees
 - the same seed gives the same weights
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -91,6 +92,8 @@ def warm_start(
         with autocast(device.type, precision):
             outputs = model.project(tokens, options.leave_out).float()
         loss = word_loss(outputs, table, targets[chosen])
+        if not math.isfinite(loss.item()):
+            raise HeadsError(f"warm start: step {step + 1} has loss {loss.item()}; lower warm_start.learning_rate")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -108,7 +108,12 @@ def test_a_clip_that_should_not_train_is_found_by_split_by_id_and_by_overlap_in_
         "a clip of a test set": ["red_0_1"],
         "overlaps a clip of a test set": ["red_1_2"],
     }
-    assert not any(leaks(read_questions(folder / "pairqa.jsonl"), catalog, read_held_out([])).values())
+    none = read_held_out([])
+    assert not any(leaks(read_questions(folder / "pairqa.jsonl"), catalog, none).values())
+    reason = "of another split than train"
+    early = catalog.with_columns(split=pl.when(pl.col("key") != "red_0_1").then("split"))
+    assert leaks(rows, early, none)[reason] == ["late_0_1", "red_0_1"]
+    assert reason not in leaks(rows, catalog.with_columns(split=pl.lit(None, pl.String)), none)
 
 
 def test_a_clip_that_should_not_train_makes_the_exit_status_1_the_page_is_written_all_the_same(

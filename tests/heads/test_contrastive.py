@@ -148,7 +148,13 @@ def test_trained_on_pairs_it_is_judged_as_vlemb_judges_the_view_that_it_writes(
     assert train.main(["--config", str(path)]) == 1
     refused = capsys.readouterr().err
     assert f"{len(told)} of {len(told)} texts that say what differs have no words features" in refused
+    row = qa[0] | {"candidate": "no_0_1", "answer": "In Video 2, a whisk."}
+    (tmp_path / "lacking.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (*qa, row)))
+    lacking = recipe(features, tmp_path / "run", pairs=pairs | {"pairqa": str(tmp_path / "lacking.jsonl")})
+    assert train.main(["--config", str(lacking)]) == 1
+    assert "no_0_1: no visual features in the store (unknown)" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+    path = recipe(features, tmp_path / "run", pairs=pairs)
     with store.lock():
         first = len(store.catalog("texts"))
         store.catalog("texts").append(pl.DataFrame({"key": [text_key(text) for text in told], "text": told}))

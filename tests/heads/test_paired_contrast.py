@@ -43,7 +43,8 @@ def test_an_answer_that_nothing_differs_is_matched_to_no_pair(catalog: pl.DataFr
 
 
 def test_no_clip_of_the_val_or_test_split_trains(catalog: pl.DataFrame, tmp_path: Path) -> None:
-    with pytest.raises(HeadsError, match=f"1 clips of another split than train would train, e.g. {HELD_OUT}"):
+    refused = f"1 clips of another split than train, or of none, would train, e.g. {HELD_OUT}"
+    with pytest.raises(HeadsError, match=refused):
         contrast_pairs(write(tmp_path / "qa.jsonl", (A, B, "YES"), (A, HELD_OUT, "a fork")), catalog)
 
 

@@ -145,6 +145,17 @@ def test_within_the_step_only_targets_above_zero_count() -> None:
     assert found["ktau_defined"] > 0
 
 
+def test_a_method_that_ties_wherever_it_is_unsure_gains_nothing_by_it() -> None:
+    rows = [DiffRank("a_0_1", ("b_0_1", "c_0_1", "d_0_1"), name, (0, 3, 5)) for name in ("Visuals", "Actions")]
+    found = score("diffrank", rows, [[1.0, 2.0, 3.0], [1.0, 2.0, 2.0]])
+    assert (found["ktau_within_step"], found["ktau_within_step_all_rows"]) == (1, 0.5)
+    found = score("diffrank", rows, [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]])
+    assert (found["ktau_defined"], found["ktau_all_rows"]) == (pytest.approx(1), pytest.approx(0.5))
+    assert found["per_category"]["Actions"]["ktau_all_rows"] == 0
+    found = score("diffrank", rows, [[2.0, 2.0, 2.0]] * 2)
+    assert found["ktau_all_rows"] is found["ktau_within_step_all_rows"] is None
+
+
 def test_ties_go_to_the_first_and_are_counted() -> None:
     options = (("a_0_1", "b_0_1"), ("c_0_1", "d_0_1"), ("e_0_1", "f_0_1"), ("g_0_1", "h_0_1"))
     rows = [DiffMCQ("x", "Visuals", options, options[i]) for i in (0, 1, 2)]

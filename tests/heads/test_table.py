@@ -28,6 +28,13 @@ def test_one_figure_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "v2.scores.json: a second diffmcq of VLEmb (aligned)" in said and said.count("\n") == 1
 
 
+def test_a_record_of_another_version_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert table.main([record(tmp_path / "r.scores.json", "diffrank", ktau_defined=0.25)]) == 1
+    said = capsys.readouterr().err
+    assert "r.scores.json: not a score record of this version of heads.evaluate ('ktau_all_rows')" in said
+    assert "evaluate again" in said and said.count("\n") == 1
+
+
 def test_a_name_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = record(tmp_path / "r.scores.json", "diffrank", ktau_all_rows=0.25, ktau_within_step_all_rows=0.125)
     Path(path).write_text(Path(path).read_text().replace("aligned", "a[v2][/b]"))

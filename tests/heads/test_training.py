@@ -132,6 +132,14 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_reaches_any_weight(
     assert all(np.isfinite(value).all() for value in weights(out, 4).values())
 
 
+def test_a_warm_start_whose_loss_is_no_number_ends_at_once(
+    world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("heads.warm_start.word_loss", lambda *arguments: torch.tensor(math.nan, requires_grad=True))
+    assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "run"))]) == 1
+    assert "warm start: step 1 has loss nan; lower warm_start.learning_rate" in capsys.readouterr().err
+
+
 def test_a_checkpoint_that_cannot_be_written_is_told_of_and_leaves_no_half(
     world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -341,6 +349,18 @@ def test_another_recipe_in_the_same_folder_is_refused(
     assert "another recipe (video_lm" in capsys.readouterr().err
 
 
+def test_a_run_of_a_version_without_an_option_goes_on_and_may_save_more_often(
+    trained: Path, world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
+    run, schedule = tmp_path / "run", {"steps": 6, "accumulate": 2, "warmup": 2, "validate_every": 2}
+    shutil.copytree(trained, run)
+    made = yaml.safe_load((run / "recipe.yaml").read_text()) | {"out": str(run)}
+    del made["video_lm"]["schedule"]["save_every"]
+    (run / "recipe.yaml").write_text(yaml.safe_dump(made))
+    again = recipe(world, tiny_lm, run, schedule=schedule | {"save_every": 1})
+    assert train.main(["--config", str(again)]) == 0
+
+
 def test_the_loss_falls_and_options_work(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     out = tmp_path / "long"
     schedule = {"steps": 40, "warmup": 2, "validate_every": 40, "learning_rate": 0.01, "decay": 1.0}
@@ -358,13 +378,14 @@ def test_no_clip_of_the_val_or_test_split_trains(world: Path) -> None:
     first = (world / "pairqa.jsonl").read_text().split("\n")[0]
     row = json.loads(first) | {"candidate": leaked}
     path.write_text(first + "\n" + json.dumps(row) + "\n")
-    with pytest.raises(HeadsError, match=f"1 clips of another split than train would train, e.g. {leaked}"):
+    refused = f"1 clips of another split than train, or of none, would train, e.g. {leaked}"
+    with pytest.raises(HeadsError, match=refused):
         read_paired_qa(str(path), catalog)
     unsplit = catalog.with_columns(split=pl.when(pl.col("key") != leaked).then("split"))
-    with pytest.raises(HeadsError, match=f"1 clips of another split than train would train, e.g. {leaked}"):
+    with pytest.raises(HeadsError, match=refused):
         read_paired_qa(str(path), unsplit)
-    with pytest.raises(HeadsError, match="the store's catalog has no column split"):
-        read_paired_qa(str(path), catalog.drop("split"))
+    for unknown in (catalog.drop("split"), catalog.with_columns(split=pl.lit(None, pl.String))):
+        assert len(read_paired_qa(str(path), unknown)) == 2, "annotate.pairs makes pairs of such catalogs too"
     path.write_text(first + "\n{}\n")
     with pytest.raises(HeadsError, match=":2: not a PairQA row"):
         read_paired_qa(str(path), catalog)
