@@ -1,6 +1,6 @@
 """Render the kitchen world.
 
-python -m kitchen --out data/kitchen                   # 132 videos, about 590 clips
+python -m kitchen --out data/kitchen                   # 264 videos, about 1,170 clips
 python -m kitchen --out /tmp/tiny --videos 12          # a tiny world, in seconds
 """
 
@@ -25,7 +25,7 @@ class Options:
 
     out: Path
     """Folder to write into; made where absent. Videos that are already whole are kept."""
-    videos: int = 132
+    videos: int = 264
     """Number of videos, each with 3 to 6 clips."""
     seed: int = 0
     """Everything follows from this number and the other options."""
