@@ -6,6 +6,7 @@ name with .rows before its suffix), and the scores with what they were computed 
 
     --subset Technique,Visuals           rows of these categories; videos, clips, or a file of names do too
     --no-difference diffrank_test.jsonl  diffcap also asks of pairs that agree, and counts invented differences
+    --decline-at 0                       diffcap says that nothing differs where the method finds two clips alike
 
 Guarantees
 - killed at any moment and run again, it goes on behind the last whole batch and ends in the same bits
@@ -125,7 +126,7 @@ def predict(options: EvaluateOptions, method: Any, rows: Sequence[Any], partial:
     from heads.postprocess import parse as parse_caption
 
     def captions(some: Sequence[Any]) -> list[str]:
-        said = method.caption(some, seeded=options.seeded)
+        said = method.caption(some, options.seeded, options.decline_at)
         return [parse_caption(caption) for caption in said] if options.parse else said
 
     if options.task == "diffmcq" and isinstance(method, StepDiff) and options.control != "blind":
@@ -213,7 +214,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
         scores = score(options.task, there, predictions, options.bootstrap, options.seed, embed)
         if isinstance(method, StepDiff):
             computed = precision if precision == "bfloat16" else method.model.lm.precision
-            told |= {"protocol": protocol(options.task, options.seeded) | {"precision": computed}}
+            told |= {"protocol": protocol(options.task, options.seeded, options.decline_at) | {"precision": computed}}
         record = {"options": asdict(options), "disclosed": told, "skipped": skipped, "scores": scores}
         write_text(out.with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
         partial.forget()

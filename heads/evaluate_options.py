@@ -30,6 +30,7 @@ TASKS = {
     "similarity": ("diffcap",),
     "parse": ("diffcap",),
     "seeded": ("diffcap",),
+    "decline_at": ("diffcap",),
 }
 
 WRITTEN = ("rows.jsonl", "scores.json", "partial.jsonl", "partial.json")
@@ -84,6 +85,9 @@ class EvaluateOptions:
     seeded: bool = True
     """diffcap: captions go on from the supplement's seed, "The main difference in ... is that in Video 2,"; --no-seeded
     lets them begin otherwise, so that a method can say that nothing differs"""
+    decline_at: float | None = None
+    """diffcap: asked as in DiffRank whether two clips share a similar category, a method that finds YES likelier than
+    NO by more than this (a log ratio; 0: at all) says that nothing differs in the place of its caption; null: never"""
     similarity: bool = False
     """diffcap: MPNet too, sentence similarity to the texts"""
     bootstrap: int = 1000

@@ -5,9 +5,11 @@ VCLM, Interleaved and StepDiff are asked alike; they differ in what trained them
 Guarantees
 - a pair's prefix is computed once for all that is asked of it, up to 128 texts, with the scores of asking one by one
 - controls change what the model sees of the videos and nothing else
+- told to decline, it says that nothing differs of the pairs that it finds alike, and of the others what it says anyhow
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from math import ceil
 from typing import Any, Literal
 
@@ -25,6 +27,7 @@ from heads.prompts import (
     DIFFERENCE_QUESTION,
     DIFFMCQ_SEED,
     NO,
+    NO_DIFFERENCE,
     SIMILAR_QUESTION,
     YES,
 )
@@ -64,18 +67,19 @@ def difference_turn(category: str, difference: str) -> Turn:
     return Turn(DIFFERENCE_QUESTION.format(category=category), difference, DIFFMCQ_SEED, ends=False)
 
 
-def protocol(task: Task, seeded: bool = True) -> dict[str, Any]:
+def protocol(task: Task, seeded: bool = True, decline_at: float | None = None) -> dict[str, Any]:
     """What is asked, and how the answer is scored: the supplement's, and what stands where it is silent.
 
-    seeded: captions go on from their seed.
+    seeded, decline_at: of captions, as StepDiff.caption has them.
     """
     if task == "diffrank":
         return {"question": SIMILAR_QUESTION, "score": f"log p({YES}) - log p({NO})"}
     if task == "diffmcq":
         score = "mean log-likelihood of the tokens of the difference text"
         return {"question": DIFFERENCE_QUESTION, "seed": DIFFMCQ_SEED, "score": score}
-    seed = DIFFCAP_SEED if seeded else None
-    return {"question": DIFFERENCE_QUESTION, "seed": seed, "written": "greedily", "most_tokens": MOST_TOKENS}
+    told = {"question": DIFFERENCE_QUESTION, "seed": DIFFCAP_SEED if seeded else None, "written": "greedily"}
+    declines = None if decline_at is None else f"{protocol('diffrank')['score']} > {decline_at:g}: {SIMILAR_QUESTION}"
+    return told | {"most_tokens": MOST_TOKENS, "declines": declines}
 
 
 class StepDiff:
@@ -153,26 +157,40 @@ class StepDiff:
         return [[found[pair, turn] for turn in turns] for pair, turns in asked.items()]
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
-        """log p(YES and its end) - log p(NO and its end), in float32, for each target."""
-        both = [
-            [Turn(SIMILAR_QUESTION.format(category=row.category), word) for word in (YES, NO)]
-            for row in rows
-        ]
-        asked: dict[Pair, dict[Turn, None]] = {}
-        for row, turns in zip(rows, both, strict=True):
-            for target in row.targets:
-                asked.setdefault((row.reference, target), {}).update(dict.fromkeys(turns))
-        found = self._ask(asked, mean=False)
+        """How alike each target is to its reference in the row's category."""
+        alike = iter(self.alike([((row.reference, target), row.category) for row in rows for target in row.targets]))
+        return [list(islice(alike, len(row.targets))) for row in rows]
+
+    def alike(self, asked: Sequence[tuple[Pair, str]]) -> list[float]:
+        """log p(YES and its end) - log p(NO and its end), in float32, for each pair and category."""
+        turns = {
+            category: [Turn(SIMILAR_QUESTION.format(category=category), word) for word in (YES, NO)]
+            for _, category in asked
+        }
+        of_pair: dict[Pair, dict[Turn, None]] = {}
+        for pair, category in asked:
+            of_pair.setdefault(pair, {}).update(dict.fromkeys(turns[category]))
+        found = self._ask(of_pair, mean=False)
+        both = [[found[pair, turn] for turn in turns[category]] for pair, category in asked]
+        return [float(np.float32(yes - no)) for yes, no in both]
+
+    def caption(
+        self, rows: Sequence[DiffCap], seeded: bool = True, decline_at: float | None = None
+    ) -> list[str]:
+        """The answer, greedily; seeded: behind its seed, which is part of the caption.
+
+        decline_at: where a pair is alike by more than this, that nothing differs is said instead; None: nowhere.
+        """
+        captions = self._written(rows, seeded)
+        if decline_at is None:
+            return captions
+        alike = self.alike([((row.reference, row.candidate), row.category) for row in rows])
         return [
-            [
-                float(np.float32(found[(row.reference, t), yes] - found[(row.reference, t), no]))
-                for t in row.targets
-            ]
-            for row, (yes, no) in zip(rows, both, strict=True)
+            NO_DIFFERENCE.format(category=row.category) if score > decline_at else caption
+            for row, score, caption in zip(rows, alike, captions, strict=True)
         ]
 
-    def caption(self, rows: Sequence[DiffCap], seeded: bool = True) -> list[str]:
-        """The answer, greedily; seeded: behind its seed, which is part of the caption."""
+    def _written(self, rows: Sequence[DiffCap], seeded: bool) -> list[str]:
         self._prepare(clip for row in rows for clip in (row.reference, row.candidate))
         captions: list[str] = []
         for start in range(0, len(rows), ROWS_WRITTEN):

@@ -19,9 +19,13 @@ from safetensors.numpy import load_file
 
 from heads import ask, checkpoint, evaluate, train
 from heads.checkpoint import Run, read_metrics
+from heads.device import autocast
 from heads.errors import HeadsError
+from heads.methods.stepdiff import StepDiff
 from heads.paired_qa import read_paired_qa
 from heads.recipe import Schedule
+from heads.testsets import read_test_set
+from heads.trained import load_video_lm
 from heads.training import rate_factor
 from heads.video_task import VideoTask
 from store import Store
@@ -330,8 +334,6 @@ def test_training_moves_only_projector_and_lora(trained: Path) -> None:
 def test_a_model_that_ranks_nothing_has_no_tau_and_no_credit(
     world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from heads.methods.stepdiff import StepDiff
-
     monkeypatch.setattr(StepDiff, "rank", lambda self, rows: [[0.0] * len(row.targets) for row in rows])
     out = tmp_path / "constant"
     schedule = {"steps": 1, "validate_every": 1}
@@ -438,6 +440,41 @@ def test_controls_change_what_is_seen(trained: Path, world: Path, tmp_path: Path
         assert len(out.with_suffix(".rows.jsonl").read_text().splitlines()) == 1
     assert len(set(written["blind"])) == 1, "without video every target looks the same"
     assert written["none"] != written["shuffled"] and len(set(written["none"])) > 1
+
+
+def test_told_to_decline_it_says_so_of_the_pairs_that_it_finds_alike_and_of_the_others_what_it_says_anyhow(
+    trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out, store = tmp_path / "p.jsonl", str(world / "features")
+    command = ["--task", "diffcap", "--method", "video-lm", "--head", str(trained), "--store", store, "--no-parse"]
+    command += ["--test-set", str(world / "diffcap_test.jsonl"), "--out", str(out), "--json"]
+    command += ["--no-difference", str(world / "diffrank_test.jsonl")]
+
+    def said(*more: str) -> list[str]:
+        assert evaluate.main([*command, *more]) == 0
+        return [json.loads(line)["generated_text"] for line in out.read_text().splitlines()]
+
+    captions, rows = said(), read_test_set("diffcap", out.with_suffix(".rows.jsonl"))
+    model, features, _ = load_video_lm(trained, Store.open(store), "cpu")
+    with autocast("cpu", "bfloat16"):
+        alike = StepDiff(model, features).alike([((row.reference, row.candidate), row.category) for row in rows])
+    between = sorted(alike)[len(rows) // 2 - 1]
+    declined = [score > between for score in alike]
+    assert 0 < sum(declined) < len(rows) == 3
+    capsys.readouterr()
+    expected = [
+        f"There is no difference in {row.category}." if declines else caption
+        for row, declines, caption in zip(rows, declined, captions, strict=True)
+    ]
+    assert said("--decline-at", str(between)) == expected
+    told = json.loads(capsys.readouterr().out)
+    agree = [not row.text for row in rows]
+    assert told["scores"]["invented"] == np.mean([not d for d, a in zip(declined, agree, strict=True) if a])
+    assert f"> {between:g}: Do the two videos share" in told["disclosed"]["protocol"]["declines"]
+    assert said("--decline-at", "1000") == captions
+    ranked = ["--task", "diffrank", *command[2:8], "--test-set", str(world / "diffrank_test.jsonl"), "--out", str(out)]
+    assert evaluate.main([*ranked, "--decline-at", "0"]) == 1
+    assert "--decline-at is for diffcap, and diffrank does not read it" in capsys.readouterr().err
 
 
 def test_ask_answers_and_refuses_in_one_line(trained: Path, world: Path, capsys: pytest.CaptureFixture) -> None:
