@@ -101,7 +101,8 @@ class ContrastiveTask:
         if recipe.pairs is not None:
             self.pairs = PairContrast(recipe.pairs, catalog, self.clips, self.texts, seed)
             self.validator = Validator(recipe.pairs.validation, seed)
-            self.clips.rows(self.validator.clips())  # as those of the pairs: named before anything trains
+            self.validator.refuse(self.pairs.trained(), recipe.pairs.pairqa)
+            self.clips.rows([*self.pairs.trained(), *self.validator.clips()])  # named before anything trains
         self.module = build(recipe, store, seed).to(device)
 
     def groups(self) -> list[dict[str, Any]]:

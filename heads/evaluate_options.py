@@ -5,6 +5,7 @@ Guarantees
 - no file that is read is written
 """
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -108,6 +109,8 @@ def check(options: EvaluateOptions) -> None:
                 raise HeadsError(f"--{flag} is for {', '.join(known)}, and {asked} does not read it; leave it out")
     if options.rows_at_once < 1 or (options.rows is not None and options.rows < 1):
         raise HeadsError(f"--rows {options.rows}, --rows-at-once {options.rows_at_once}: neither may be below 1")
+    if options.decline_at is not None and not math.isfinite(options.decline_at):
+        raise HeadsError(f"--decline-at {options.decline_at} is no number; 0 declines where YES is likelier than NO")
     if options.seed < 0 or options.bootstrap < 0:
         raise HeadsError(f"--seed {options.seed}, --bootstrap {options.bootstrap}: neither may be below 0")
 

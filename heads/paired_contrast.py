@@ -1,7 +1,7 @@
 """Pairs of clips for the contrastive head: what differs in a pair, and how alike its clips are said to be.
 
 Guarantees
-- no clip of another split than train trains
+- no clip of another split than train trains, where the catalog knows splits at all
 - a batch is a pure function of seed and number
 - an answer that nothing differs is matched to no pair
 """
@@ -71,11 +71,9 @@ class PairContrast:
     def __init__(
         self, options: PairsContrast, catalog: pl.DataFrame, clips: Features, texts: Features, seed: int
     ) -> None:
-        """HeadsError: clips or texts without features, clips of another split, or a file that says no such thing."""
+        """HeadsError: texts without features, clips of another split, or a file that says nothing of the kind."""
         self.options, self.clips, self.texts, self.seed = options, clips, texts, seed
         self.told, self.decided = contrast_pairs(options.pairqa, catalog)
-        pairs = [*(own.pair for own in self.told), *(own.pair for own in self.decided)]
-        clips.rows(list(dict.fromkeys(clip for pair in pairs for clip in pair)))
         keys = list(dict.fromkeys(text_key(text) for told in self.told for text in told.texts))
         lacking = int((~texts.has(keys)).sum())
         if lacking:
@@ -84,6 +82,11 @@ class PairContrast:
                 f"features; run python -m featurize --manifest {options.pairqa} --column answer --encoder "
                 f"{texts.view.provenance.encoder} on the store"
             )
+
+    def trained(self) -> list[str]:
+        """The clips of all its pairs, each once."""
+        pairs = [*(own.pair for own in self.told), *(own.pair for own in self.decided)]
+        return list(dict.fromkeys(clip for pair in pairs for clip in pair))
 
     def batch(self, number: int, device: str) -> PairBatch:
         """The batch of that number; of a pair with several texts one is drawn."""

@@ -1,12 +1,14 @@
 """What chooses a checkpoint: DiffMCQ and DiffRank on rows of the val split, drawn by seed.
 
 Guarantees
+- no clip that trains chooses the checkpoint, whatever the catalog knows of splits
 - a row all of whose targets a method says the same of counts 0; one that ranks no row has no tau, and no credit
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
+from heads.errors import HeadsError
 from heads.recipe import Validation
 from heads.scoring import score
 from heads.testsets import DiffMCQ, DiffRank, clips_of, drawn, read_test_set
@@ -31,6 +33,14 @@ class Validator:
         """The clips of its rows, each once."""
         rows: list[DiffMCQ | DiffRank] = [*self.choices, *self.ranks]
         return list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
+
+    def refuse(self, clips: Iterable[str], path: str) -> None:
+        """HeadsError: one of the clips that train, which `path` names, is among those that choose the checkpoint."""
+        if shared := sorted(set(clips).intersection(self.clips())):
+            raise HeadsError(
+                f"{path}: {len(shared)} clips that would train stand in the val test sets, e.g. {shared[0]}; remove "
+                "their rows from either"
+            )
 
     def figures(self, method: Compares) -> dict[str, float | None]:
         """"score", the mean of accuracy and tau, and what it is made of; None where a figure is undefined."""

@@ -92,6 +92,7 @@ class VideoTask:
             if not recipe.hard_negatives.mine_every:
                 self.negatives.mine(self.negatives.embeddings(store, recipe.view))
         asked = dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate))
+        self.validator.refuse(asked, str(recipe.pairqa))
         self.features.rows([*asked, *self.validator.clips()])  # whoever has none is named before anything trains
         self.module = build(recipe, self.features, seed, device)
         self.comparing = comparing(recipe, self.module)

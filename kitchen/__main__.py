@@ -1,6 +1,6 @@
 """Render the kitchen world.
 
-python -m kitchen --out data/kitchen                   # 264 videos, about 1,170 clips
+python -m kitchen --out data/kitchen                   # 264 videos, about 1,190 clips
 python -m kitchen --out /tmp/tiny --videos 12          # a tiny world, in seconds
 """
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,10 +24,11 @@ from heads.device import autocast
 from heads.errors import HeadsError
 from heads.methods.stepdiff import StepDiff
 from heads.paired_qa import read_paired_qa
-from heads.recipe import Schedule
+from heads.recipe import Schedule, Validation
 from heads.testsets import read_test_set
 from heads.trained import load_video_lm
 from heads.training import rate_factor
+from heads.validation import Validator
 from heads.video_task import VideoTask
 from store import Store
 from store.lock import locked
@@ -343,6 +345,27 @@ def test_a_model_that_ranks_nothing_has_no_tau_and_no_credit(
     assert "ktau -" in capsys.readouterr().err
 
 
+def test_a_row_all_of_whose_targets_a_method_says_the_same_of_counts_0(world: Path) -> None:
+    class Half:
+        def score_options(self, rows: list) -> list[list[float]]:
+            return [[1.0, 0.0, 0.0, 0.0] for _ in rows]
+
+        def rank(self, rows: list) -> list[list[float]]:
+            return [[float(s) for s in row.scores] if n else [1.0] * len(row.scores) for n, row in enumerate(rows)]
+
+    files = str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl")
+    figures = Validator(Validation(*files, 2), 0).figures(Half())
+    assert figures["ktau"] == figures["ktau_within_step"] == 0.5
+
+
+def test_no_clip_that_trains_chooses_the_checkpoint(world: Path) -> None:
+    validator = Validator(Validation(str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl"), 2), 0)
+    validator.refuse(["video-_0_0.0_1.5"], "qa.jsonl")
+    shared = validator.clips()[0]
+    with pytest.raises(HeadsError, match=f"qa.jsonl: 1 clips that would train stand in the val .*, e.g. {shared}"):
+        validator.refuse(["video-_0_0.0_1.5", shared], "qa.jsonl")
+
+
 def test_another_recipe_in_the_same_folder_is_refused(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -352,15 +375,31 @@ def test_another_recipe_in_the_same_folder_is_refused(
 
 
 def test_a_run_of_a_version_without_an_option_goes_on_and_may_save_more_often(
-    trained: Path, world: Path, tiny_lm: str, tmp_path: Path
+    trained: Path,
+    world: Path,
+    tiny_lm: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     run, schedule = tmp_path / "run", {"steps": 6, "accumulate": 2, "warmup": 2, "validate_every": 2}
     shutil.copytree(trained, run)
     made = yaml.safe_load((run / "recipe.yaml").read_text()) | {"out": str(run)}
     del made["video_lm"]["schedule"]["save_every"]
     (run / "recipe.yaml").write_text(yaml.safe_dump(made))
+    (run / "checkpoint-000006").rename(run / "checkpoint-000004")
+    state = json.loads((run / "checkpoint-000004/state.json").read_text())
+    (run / "checkpoint-000004/state.json").write_text(json.dumps(state | {"step": 4, "best_step": 2}))
     again = recipe(world, tiny_lm, run, schedule=schedule | {"save_every": 1})
+    saved, save = [], Run.save
+
+    def counted(own: Run, step: int, *rest: Any) -> Path:
+        saved.append(step)
+        return save(own, step, *rest)
+
+    monkeypatch.setattr(Run, "save", counted)
     assert train.main(["--config", str(again)]) == 0
+    assert "run: resumes from checkpoint-000004" in capsys.readouterr().err and saved == [5, 6]
 
 
 def test_the_loss_falls_and_options_work(world: Path, tiny_lm: str, tmp_path: Path) -> None:
@@ -475,6 +514,8 @@ def test_told_to_decline_it_says_so_of_the_pairs_that_it_finds_alike_and_of_the_
     ranked = ["--task", "diffrank", *command[2:8], "--test-set", str(world / "diffrank_test.jsonl"), "--out", str(out)]
     assert evaluate.main([*ranked, "--decline-at", "0"]) == 1
     assert "--decline-at is for diffcap, and diffrank does not read it" in capsys.readouterr().err
+    assert evaluate.main([*command, "--decline-at", ".inf"]) == 1
+    assert "--decline-at inf is no number" in capsys.readouterr().err
 
 
 def test_ask_answers_and_refuses_in_one_line(trained: Path, world: Path, capsys: pytest.CaptureFixture) -> None:

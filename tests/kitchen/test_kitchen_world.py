@@ -5,17 +5,18 @@ from collections import Counter
 
 import pytest
 
+from kitchen.__main__ import Options
 from kitchen.attributes import Attributes
 from kitchen.scoring import score
 from kitchen.steps import ACTIVITIES, CATEGORIES, MAIN, STEPS, UNSEEN_ACTIVITIES
 from kitchen.world import FPS, HELD_OUT_PAIRS, held_out, make_world
 
-WORLD = make_world(132, 0)
+WORLD = make_world(Options.videos, Options.seed)
 CLIPS = [clip for video in WORLD for clip in video.clips]
 
 
 def test_same_options_same_world() -> None:
-    assert make_world(132, 0) == WORLD
+    assert make_world(Options.videos, Options.seed) == WORLD
     assert make_world(12, 1) != make_world(12, 0)
 
 
@@ -25,7 +26,7 @@ def test_a_larger_world_starts_with_the_smaller() -> None:
 
 def test_default_size() -> None:
     assert len(STEPS) >= 12
-    assert 540 <= len(CLIPS) <= 640
+    assert 1100 <= len(CLIPS) <= 1270
     assert all(3 <= len(video.clips) <= 6 for video in WORLD)
     lengths = [clip.end - clip.start for clip in CLIPS]
     assert min(lengths) >= 3 and max(lengths) <= 4
@@ -43,7 +44,7 @@ def test_clips_lie_apart_on_whole_frames() -> None:
 
 def test_a_video_belongs_to_one_split() -> None:
     counts = Counter(video.split for video in WORLD)
-    assert [round(counts[s] / 132, 2) for s in ("train", "val", "test")] == [0.65, 0.10, 0.25]
+    assert [round(counts[s] / len(WORLD), 2) for s in ("train", "val", "test")] == [0.65, 0.10, 0.25]
     assert all(clip.split == video.split for video in WORLD for clip in video.clips)
     assert len({video.uid for video in WORLD}) == len(WORLD)
     for split in counts:
