@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
+from heads import train
 from heads.reporting.entries import Entry
 from heads.reporting.figures import compare, measure
 from heads.reporting.tables import Report
@@ -18,6 +19,7 @@ from store import Feature, Provenance, Store, text_key
 
 TOKENS, CHANNELS = 16, 24
 TOOLS = ("whisk", "spoon", "fork")
+SYSTEMS = {"VCLM": ("clips",), "Interleaved": ("sequences", "images"), "StepDiff": ("sequences", "images", "pairs")}
 
 
 def provenance(encoder: str) -> Provenance:
@@ -115,6 +117,37 @@ def world(tmp_path_factory: pytest.TempPathFactory):
             [{"reference": a, "candidate": b, "category": "Visuals", "text": ["a spoon", "with a spoon"]}],
         )
     return folder
+
+
+def recipe(world: Path, tiny_lm: str, out: Path, **more: object) -> Path:
+    """A recipe of a few steps on the tiny world, as a YAML file."""
+    video_lm: dict = {
+        "view": "visual",
+        "language_model": tiny_lm,
+        "pairqa": str(world / "pairqa.jsonl"),
+        "projector": {"width": 16, "heads": 2, "outputs": 4},
+        "batch": 3,
+        "schedule": {"steps": 6, "accumulate": 2, "warmup": 2, "validate_every": 2},
+        "validation": {
+            "diffmcq": str(world / "diffmcq_val.jsonl"),
+            "diffrank": str(world / "diffrank_val.jsonl"),
+            "rows": 2,
+        },
+        "lora": {"rank": 2},
+        "warm_start": {"steps": 3, "clips": 4},
+    }
+    for key, value in more.items():
+        video_lm[key] = value
+    path = out.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump({"store": str(world / "features"), "out": str(out), "video_lm": video_lm}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(world: Path, tiny_lm: str) -> Path:
+    out = world / "run"
+    assert train.main(["--config", str(recipe(world, tiny_lm, out))]) == 0
+    return out
 
 
 SKILL = {"StepDiff": 2.0, "VLEmb": 1.0, "weak | $x_1$": 0.3, "no video": 3.0}  # a control may be best

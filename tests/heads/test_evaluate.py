@@ -312,7 +312,7 @@ class Writer:
     def __init__(self, said: str) -> None:
         self.said = said
 
-    def caption(self, rows: list, seeded: bool = True, decline_at: float | None = None) -> list[str]:
+    def caption(self, rows: list) -> list[str]:
         return [self.said] * len(rows)
 
 

@@ -1,4 +1,4 @@
-"""Guarantees of heads.video_task, heads.lineage and the published recipes."""
+"""Guarantees of heads.video_task and heads.lineage."""
 
 import dataclasses
 import json
@@ -19,14 +19,13 @@ from heads.lineage import disclosure
 from heads.packing import Turn
 from heads.projector import Projector, ProjectorOptions
 from heads.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION
-from heads.recipe import HardNegativeOptions, Schedule, TrainOptions, Validation, VideoLMRecipe, WarmStart, read_recipe
+from heads.recipe import HardNegativeOptions, Schedule, TrainOptions, Validation, VideoLMRecipe, WarmStart
 from heads.trained import load_video_lm
 from heads.video_lm import VideoLM
 from heads.video_task import VideoTask
 from store import Feature, Provenance, Store
 
-RECIPES = Path(train.__file__).parent / "recipes"
-SYSTEMS = {"VCLM": ("clips",), "Interleaved": ("sequences", "images"), "StepDiff": ("sequences", "images", "pairs")}
+from .conftest import SYSTEMS
 
 
 def options(world: Path, tiny_lm: str, out: Path, steps: int = 4, every: int = 2, **more: object) -> TrainOptions:
@@ -359,76 +358,3 @@ def test_recomputed_layers_have_the_same_gradients_and_keep_less(lora: bool, tin
     assert {type(m).__name__ for m in modules if m.training} == {"LlamaDecoderLayer"}, "no dropout inside is told"
     model.eval()
     assert not any(m.training for m in modules)
-
-
-@pytest.mark.parametrize(
-    ("name", "system", "batch", "steps"),
-    [("vclm", "VCLM", 512, 50_000), ("interleaved", "Interleaved", 512, 50_000), ("stepdiff", "StepDiff", 256, 20_000)],
-)
-def test_the_recipes_have_the_published_figures(name: str, system: str, batch: int, steps: int) -> None:
-    recipe = read_recipe(RECIPES / f"{name}.yaml").video_lm
-    assert recipe is not None
-    recipe.check()
-    assert (recipe.system, recipe.sources) == (system, SYSTEMS[system])
-    assert (recipe.batch * recipe.schedule.accumulate, recipe.schedule.steps) == (batch, steps)
-    assert recipe.schedule.learning_rate == 1e-4 and (recipe.projector.layers, recipe.projector.outputs) == (2, 32)
-    assert recipe.view == "internvideo-mm-l14" and recipe.language_model == "meta-llama/Llama-2-70b-chat-hf"
-    assert not recipe.full and recipe.lora is None and recipe.warm_start is None
-    assert recipe.yes_no_weight is None and recipe.compare_weight == 0.0
-    assert recipe.init == ("runs/interleaved" if system == "StepDiff" else None)
-
-
-def test_in_the_kitchen_all_of_ours_are_given_alike() -> None:
-    """A recipe that reads single clips has none to compare; else each has what the demo's StepDiff has, which validates
-    on more rows. All trainings of `make reproduce` are chosen on as many; the contrastive head's stronger form on more.
-    """
-    names = ("stepdiff", "warm", "vclm", "interleaved", "stepdiff_interleaved")
-    found = {name: read_recipe(RECIPES / "kitchen" / f"{name}.yaml").video_lm for name in names}
-    given = {}
-    for name, recipe in found.items():
-        assert recipe is not None
-        recipe.check()
-        given[name] = (
-            recipe.language_model, recipe.view, recipe.projector, recipe.lora, recipe.precision
-        )
-        if name != "warm":
-            rates = recipe.schedule
-            given[name] += (rates.learning_rate, rates.beta2, rates.decay)
-            assert recipe.compare_weight == (0.0 if name == "vclm" else 1.0)
-    ours, warm = found.pop("stepdiff"), found.pop("warm")
-    assert ours is not None and warm is not None
-    assert warm.schedule.steps == 0 and warm.warm_start == ours.warm_start and given["warm"] == given["stepdiff"][:5]
-    started = {"vclm": "runs/warm", "interleaved": "runs/warm", "stepdiff_interleaved": "runs/interleaved"}
-    assert {name: recipe.init for name, recipe in found.items() if recipe is not None} == started
-    assert all(given[name] == given["stepdiff"] for name in started)
-    pairs = read_recipe(RECIPES / "kitchen" / "align_pairs.yaml").contrastive
-    assert pairs is not None and pairs.pairs is not None
-    chosen_on = {recipe.validation for recipe in found.values() if recipe is not None} | {warm.validation}
-    assert len(chosen_on) == 1
-    files = {(v.diffmcq, v.diffrank) for v in (*chosen_on, ours.validation, pairs.pairs.validation)}
-    rows = chosen_on.pop().rows
-    assert len(files) == 1 and rows <= pairs.pairs.validation.rows and rows <= ours.validation.rows
-
-
-def test_the_kitchens_stepdiff_learns_with_the_language_model_that_is_fetched(world: Path, tmp_path: Path) -> None:
-    made = read_recipe(RECIPES / "kitchen" / "stepdiff.yaml")
-    assert made.video_lm is not None and made.video_lm.language_model == "smollm2-135m-instruct"
-    recipe = dataclasses.replace(
-        made.video_lm,
-        view="visual",
-        pairqa=str(world / "pairqa.jsonl"),
-        schedule=dataclasses.replace(made.video_lm.schedule, steps=5, warmup=1, validate_every=5),
-        batch=2,
-        questions=4,
-        warm_start=WarmStart(steps=2, clips=4),
-        validation=Validation(str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl"), 2),
-    )
-    train.run(dataclasses.replace(made, store=str(world / "features"), out=str(tmp_path / "run"), video_lm=recipe))
-    losses = [r["loss"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in r]
-    assert np.mean(losses[-2:]) < 0.7 * np.mean(losses[:2])
-    model, features, _ = load_video_lm(tmp_path / "run", Store.open(world / "features"), "cpu")
-    clips = features.view.catalog.frame()["key"].to_list()[:2]
-    question = Turn("Do they share a similar tool?", "", ends=False)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        (said,) = model.generate([question], model.project(features.read(clips)), 2)
-    assert said.upper() in ("YES", "NO")

@@ -1,0 +1,138 @@
+"""Guarantees of heads.trained, and what is asked of a trained head: heads.evaluate, heads.ask."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from heads import ask, evaluate, train
+from heads.checkpoint import Run
+from heads.device import autocast
+from heads.methods.stepdiff import StepDiff
+from heads.testsets import read_test_set
+from heads.trained import load_video_lm
+from store import Store
+
+from .conftest import recipe
+
+
+def test_a_training_that_has_not_come_to_its_end_is_told_of_and_starts_no_other(
+    trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(trained, half, ignore=shutil.ignore_patterns("checkpoint-*"))
+    shutil.copytree(trained / "checkpoint-000006", half / "checkpoint-000002")
+    Run(half).name_best(half / "checkpoint-000002", 2, 0.5)
+    out = tmp_path / "p.jsonl"
+    command = ["--task", "diffrank", "--method", "video-lm", "--head", str(half), "--store", str(world / "features")]
+    command += ["--test-set", str(world / "diffrank_test.jsonl"), "--out", str(out), "--json"]
+    capsys.readouterr()
+    assert evaluate.main(command) == 0
+    printed = capsys.readouterr()
+    assert f"{half}: trained 2 of 6 steps so far; checkpoint-000002 is the best of them" in printed.err
+    told = json.loads(printed.out)["disclosed"]["recipe"]
+    assert (told["steps"], told["trained"], told["checkpoint"]) == (6, 2, "checkpoint-000002")
+    assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "next", init=str(half)))]) == 1
+    assert f"{half}: trained 2 of its 6 steps, and nothing starts from half a training" in capsys.readouterr().err
+    assert not (tmp_path / "next").exists()
+
+
+def test_evaluate_writes_predictions_that_score_again(
+    trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from heads import score
+
+    capsys.readouterr()
+    for task in ("diffmcq", "diffrank", "diffcap"):
+        out = tmp_path / f"{task}.jsonl"
+        test_set = str(world / f"{task}_test.jsonl")
+        command = ["--task", task, "--method", "stepdiff", "--head", str(trained), "--store", str(world / "features")]
+        command += ["--test_set", test_set, "--out", str(out), "--json"]
+        assert evaluate.main(command) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert score.main(["--task", task, "--test_set", test_set, "--predictions", str(out), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["rows"] == record["scores"]["rows"]
+        assert record["disclosed"]["recipe"]["lora"] and record["disclosed"]["recipe"]["warm_start"]
+
+
+def test_a_clip_that_the_store_lacks_is_named_or_counted(
+    trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [json.loads(line) for line in (world / "diffmcq_test.jsonl").read_text().splitlines()]
+    lacking = rows[0] | {"options": [["no_0_1", "no_2_3"], *rows[0]["options"][1:]], "answer": ["no_0_1", "no_2_3"]}
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (lacking, *rows)))
+    command = ["--task", "diffmcq", "--method", "video-lm", "--head", str(trained), "--store", str(world / "features")]
+    command += ["--test-set", str(tmp_path / "set.jsonl"), "--out", str(tmp_path / "p.jsonl"), "--json"]
+    capsys.readouterr()
+    assert evaluate.main(command) == 1
+    assert capsys.readouterr().err.startswith("error: no_0_1: no visual features in ")
+    assert not (tmp_path / "p.jsonl").exists()
+    assert evaluate.main([*command, "--skip-missing"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["skipped"] == {"clips": 2, "rows": 1} and record["scores"]["rows"] == 2
+    assert record["options"]["method"] == "video-lm" and record["disclosed"]["recipe"]["system"] == "StepDiff"
+
+
+def test_controls_change_what_is_seen(trained: Path, world: Path, tmp_path: Path) -> None:
+    written = {}
+    for control in ("none", "blind", "shuffled"):
+        out = tmp_path / f"{control}.jsonl"
+        command = ["--task", "diffrank", "--method", "stepdiff", "--head", str(trained), "--control", control]
+        command += ["--store", str(world / "features"), "--test_set", str(world / "diffrank_test.jsonl")]
+        assert evaluate.main([*command, "--out", str(out), "--rows", "1"]) == 0
+        written[control] = json.loads(out.read_text())["scores"]
+        assert len(out.with_suffix(".rows.jsonl").read_text().splitlines()) == 1
+    assert len(set(written["blind"])) == 1, "without video every target looks the same"
+    assert written["none"] != written["shuffled"] and len(set(written["none"])) > 1
+
+
+def test_told_to_decline_it_says_so_of_the_pairs_that_it_finds_alike_and_of_the_others_what_it_says_anyhow(
+    trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out, store = tmp_path / "p.jsonl", str(world / "features")
+    command = ["--task", "diffcap", "--method", "video-lm", "--head", str(trained), "--store", store, "--no-parse"]
+    command += ["--test-set", str(world / "diffcap_test.jsonl"), "--out", str(out), "--json"]
+    command += ["--no-difference", str(world / "diffrank_test.jsonl")]
+
+    def said(*more: str) -> list[str]:
+        assert evaluate.main([*command, *more]) == 0
+        return [json.loads(line)["generated_text"] for line in out.read_text().splitlines()]
+
+    captions, rows = said(), read_test_set("diffcap", out.with_suffix(".rows.jsonl"))
+    model, features, _ = load_video_lm(trained, Store.open(store), "cpu")
+    with autocast("cpu", "bfloat16"):
+        alike = StepDiff(model, features).alike([((row.reference, row.candidate), row.category) for row in rows])
+    between = sorted(alike)[len(rows) // 2 - 1]
+    declined = [score > between for score in alike]
+    assert 0 < sum(declined) < len(rows) == 3
+    capsys.readouterr()
+    expected = [
+        f"There is no difference in {row.category}." if declines else caption
+        for row, declines, caption in zip(rows, declined, captions, strict=True)
+    ]
+    assert said("--decline-at", str(between)) == expected
+    told = json.loads(capsys.readouterr().out)
+    agree = [not row.text for row in rows]
+    assert told["scores"]["invented"] == np.mean([not d for d, a in zip(declined, agree, strict=True) if a])
+    assert f"> {between:g}: Do the two videos share" in told["disclosed"]["protocol"]["declines"]
+    assert said("--decline-at", "1000") == captions
+    ranked = ["--task", "diffrank", *command[2:8], "--test-set", str(world / "diffrank_test.jsonl"), "--out", str(out)]
+    assert evaluate.main([*ranked, "--decline-at", "0"]) == 1
+    assert "--decline-at is for diffcap, and diffrank does not read it" in capsys.readouterr().err
+    assert evaluate.main([*command, "--decline-at", ".inf"]) == 1
+    assert "--decline-at inf is no number" in capsys.readouterr().err
+
+
+def test_ask_answers_and_refuses_in_one_line(trained: Path, world: Path, capsys: pytest.CaptureFixture) -> None:
+    both = ["--reference", "video-_0_0.0_1.5", "--candidate", "video-_1_0.0_2.5"]
+    where = ["--head", str(trained), "--store", str(world / "features"), "--max_tokens", "4"]
+    assert ask.main([*both, *where, "What differs?", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["question"] == "What differs?"
+    assert ask.main([*both, *where, "--preset", "mistake", "--json"]) == 0
+    assert "what mistake did I make" in json.loads(capsys.readouterr().out)["question"]
+    assert ask.main([*both, *where, "--preset", "nothing"]) == 1
+    assert "no preset 'nothing'; there are tools" in capsys.readouterr().err
+    assert ask.main(["--reference", "no_0_1", *both[2:], *where, "Why?"]) == 1
+    assert "no_0_1: no visual features in the store (unknown)" in capsys.readouterr().err

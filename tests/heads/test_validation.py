@@ -1,0 +1,30 @@
+"""Guarantees of heads.validation."""
+
+from pathlib import Path
+
+import pytest
+
+from heads.errors import HeadsError
+from heads.recipe import Validation
+from heads.validation import Validator
+
+
+def test_a_row_all_of_whose_targets_a_method_says_the_same_of_counts_0(world: Path) -> None:
+    class Half:
+        def score_options(self, rows: list) -> list[list[float]]:
+            return [[1.0, 0.0, 0.0, 0.0] for _ in rows]
+
+        def rank(self, rows: list) -> list[list[float]]:
+            return [[float(s) for s in row.scores] if n else [1.0] * len(row.scores) for n, row in enumerate(rows)]
+
+    files = str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl")
+    figures = Validator(Validation(*files, 2), 0).figures(Half())
+    assert figures["ktau"] == figures["ktau_within_step"] == 0.5
+
+
+def test_no_clip_that_trains_chooses_the_checkpoint(world: Path) -> None:
+    validator = Validator(Validation(str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl"), 2), 0)
+    validator.refuse(["video-_0_0.0_1.5"], "qa.jsonl")
+    shared = validator.clips()[0]
+    with pytest.raises(HeadsError, match=f"qa.jsonl: 1 clips that would train stand in the val .*, e.g. {shared}"):
+        validator.refuse(["video-_0_0.0_1.5", shared], "qa.jsonl")
