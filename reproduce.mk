@@ -36,6 +36,7 @@ reproduce: $(REPRODUCE)/report$(MODE)/report.json
 $(R_WORLD)/world.json: | env
 	$(RUN) kitchen --out $(R_WORLD) --seed $(WORLD_SEED) --videos $(VIDEOS)
 
+# kitchen refuses another world too, but writes its files anew, and all that reads them would be made again.
 same_world: $(R_WORLD)/world.json
 	@grep -q '"videos": $(VIDEOS), "seed": $(WORLD_SEED),' $< || { echo "error: $(R_WORLD) holds another world than" \
 	    "VIDEOS=$(VIDEOS) WORLD_SEED=$(WORLD_SEED): $$(cat $<); give another REPRODUCE=FOLDER" >&2; exit 1; }

@@ -19,6 +19,7 @@ from annotate.held_out import held_out_by
 from annotate.mentions import names_one
 from annotate.qa_file import Question
 from heads.prompts import NO, VIDEOS, YES
+from heads.splits import knows_splits
 
 N_GRAMS = (2, 3, 4)
 MOST = 12
@@ -89,9 +90,9 @@ def leaks(rows: Sequence[Question], catalog: pl.DataFrame, held_out: pl.DataFram
     clips = pl.DataFrame({"key": sorted({clip for row in rows for clip in (row.reference, row.candidate)})})
     known = clips.join(catalog, on="key", how="left", maintain_order="left")
     found = {"not in the store": clips.join(catalog, on="key", how="anti", maintain_order="left")["key"].to_list()}
-    if "split" in known.columns and catalog["split"].null_count() < catalog.height:
-        held_back = known.join(catalog, on="key", how="semi", maintain_order="left")
-        found["of another split than train"] = held_back.filter(pl.col("split").ne_missing("train"))["key"].to_list()
+    if knows_splits(catalog):
+        stored = clips.join(catalog, on="key", how="inner", maintain_order="left")
+        found["of another split than train"] = stored.filter(pl.col("split").ne_missing("train"))["key"].to_list()
     by_id, by_overlap = held_out_by(known, held_out)
     found["a clip of a test set"] = known.filter(by_id)["key"].to_list()
     found["overlaps a clip of a test set"] = known.filter(by_overlap & ~by_id)["key"].to_list()

@@ -30,6 +30,7 @@ from annotate.held_out import VIDEO, held_out_by, known_clips, read_held_out
 from annotate.pair_choice import other_step, same_step
 from annotate.stream import stream_parquet
 from heads.clip_texts import ClipTexts
+from heads.splits import knows_splits
 from store import Store
 
 SCHEMA = {
@@ -116,7 +117,7 @@ def candidates(options: PairsOptions) -> tuple[pl.DataFrame, dict[str, int]]:
     label = pl.col(options.step).cast(pl.String).str.strip_chars()
     step = pl.col("step").str.strip_chars() if "step" in frame.columns else label
     keep("no step", (label != "").fill_null(False))
-    if frame["split"].null_count() < frame.height:
+    if knows_splits(frame):
         keep(_OTHER_SPLIT, (pl.col("split") == "train").fill_null(False))
     if options.test_sets is not None:
         held_out = read_held_out(options.test_sets.split(","))

@@ -101,8 +101,9 @@ class ContrastiveTask:
         if recipe.pairs is not None:
             self.pairs = PairContrast(recipe.pairs, catalog, self.clips, self.texts, seed)
             self.validator = Validator(recipe.pairs.validation, seed)
-            self.validator.refuse(self.pairs.trained(), recipe.pairs.pairqa)
-            self.clips.rows([*self.pairs.trained(), *self.validator.clips()])  # named before anything trains
+            trained = self.pairs.trained()
+            self.validator.refuse(trained, recipe.pairs.pairqa)
+            self.clips.rows([*trained, *self.validator.clips()])  # whoever has none is named before anything trains
         self.module = build(recipe, store, seed).to(device)
 
     def groups(self) -> list[dict[str, Any]]:

@@ -41,6 +41,7 @@ def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
     from store import Store
 
     store, device = Store.open(options.store), pick_device(options.device)
+    how: dict[str, Any] = {name: getattr(options, name) for name in ("control", "seed", "seeded", "decline_at")}
     if options.method == "step-oracle":
         return StepOracle(store), "float32", {}
     if options.method == "vlemb":
@@ -53,19 +54,19 @@ def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
         if options.weights is None or options.view is None:
             raise HeadsError(f"{options.method} needs --weights, its checkpoint, and --view, its image tower's tokens")
         public, tokens, told = load_public(options.weights, store, options.view, device, families(options.method))
-        return StepDiff(public, tokens, options.control, options.seed), "float32", told
+        return StepDiff(public, tokens, **how), "float32", told
     if options.method == "socratic":
         if options.texts is None:
             raise HeadsError("socratic needs --texts, a Parquet file of texts about clips")
         reader, ids, told = load_socratic(
             options.texts, options.kind, options.language_model, device, options.precision
         )
-        return StepDiff(reader, ids, options.control, options.seed), options.precision, told
+        return StepDiff(reader, ids, **how), options.precision, told
     if options.head is None:
         raise HeadsError(f"{options.method} needs --head, a run folder of python -m heads.train")
     model, features, made = load_video_lm(Path(options.head), store, device)
     assert made.video_lm is not None
-    method = StepDiff(model, features, options.control, options.seed)
+    method = StepDiff(model, features, **how)
     told = {"head": options.head, "view": made.video_lm.view, "recipe": disclosure(made.video_lm, Path(options.head))}
     return method, made.video_lm.precision, told
 
@@ -126,7 +127,7 @@ def predict(options: EvaluateOptions, method: Any, rows: Sequence[Any], partial:
     from heads.postprocess import parse as parse_caption
 
     def captions(some: Sequence[Any]) -> list[str]:
-        said = method.caption(some, options.seeded, options.decline_at)
+        said = method.caption(some)
         return [parse_caption(caption) for caption in said] if options.parse else said
 
     if options.task == "diffmcq" and isinstance(method, StepDiff) and options.control != "blind":

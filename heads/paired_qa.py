@@ -19,6 +19,7 @@ from heads.errors import HeadsError
 from heads.jsonl import read_objects
 from heads.packing import Turn
 from heads.prompts import NO, VIDEOS, YES
+from heads.splits import knows_splits
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def read_paired_qa(path: str, catalog: pl.DataFrame) -> list[PairQuestions]:
 
 def refuse_held_out(clips: Iterable[str], catalog: pl.DataFrame, path: str) -> None:
     """HeadsError when a clip that trains is of another split than train, or of none in a catalog that knows splits."""
-    if "split" not in catalog.columns or catalog["split"].null_count() == catalog.height:
+    if not knows_splits(catalog):
         return
     held_out = set(catalog.filter(pl.col("split").ne_missing("train"))["key"])
     leaked = sorted(held_out & set(clips))

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heads.errors import HeadsError
+from heads.errors import HeadsError, at_least
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,7 @@ class ProjectorOptions:
 
     def check(self, where: str) -> None:
         """HeadsError: no Perceiver has such numbers."""
-        for name, value in vars(self).items():
-            if value < 1:
-                raise HeadsError(f"{where}.{name} is {value}; it must be 1 or more")
+        at_least(1, where, self, *vars(self))
         if self.width % self.heads:
             raise HeadsError(f"{where}.heads {self.heads} does not divide {where}.width {self.width}")
 

@@ -34,10 +34,10 @@ VIDEOS = ("Video 1", "Video 2")
 # (S4) prints a semicolon behind "Video 2": it marks the place where the text goes on. A comma continues the sentence
 # as the supplement's own example answers do (Fig. S1, Fig. S7).
 GOES_ON = ","
-# Ours: said where a method is told to decline, and finds two clips alike in a category (heads.evaluate --decline-at).
-NO_DIFFERENCE = "There is no difference in {category}."
 DIFFCAP_SEED = "The main difference in {category} is that in Video 2" + GOES_ON
 DIFFMCQ_SEED = "In Video 2" + GOES_ON
+# Ours: said where a method is told to decline, and finds two clips alike in a category (heads.evaluate --decline-at).
+NO_DIFFERENCE = "There is no difference in {category}."
 
 # (Fig. S7) the questions people ask, by a short name.
 PRESETS = {

@@ -4,16 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from heads.errors import HeadsError
+from heads.errors import HeadsError, at_least
 from heads.language_model import Lora
 from heads.projector import ProjectorOptions
-
-
-def _at_least(least: int, where: str, options: object, *names: str) -> None:
-    """HeadsError: one of the numbers is smaller."""
-    for name in names:
-        if (value := getattr(options, name)) < least:
-            raise HeadsError(f"{where}.{name} is {value}; it must be {least} or more")
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ class Validation:
     """rows of each, drawn by seed"""
 
     def check(self, where: str) -> None:
-        _at_least(1, where, self, "rows")
+        at_least(1, where, self, "rows")
 
 
 @dataclass(frozen=True)
@@ -71,8 +64,8 @@ class Schedule:
     """steps between checkpoints that only a killed run goes on from; 0: none but those of validations"""
 
     def check(self, where: str) -> None:
-        _at_least(0, where, self, "steps", "warmup", "learning_rate", "save_every")
-        _at_least(1, where, self, "accumulate", "validate_every")
+        at_least(0, where, self, "steps", "warmup", "learning_rate", "save_every")
+        at_least(1, where, self, "accumulate", "validate_every")
 
 
 @dataclass(frozen=True)
@@ -154,9 +147,9 @@ class VideoLMRecipe:
         self.schedule.check("video_lm.schedule")
         self.validation.check("video_lm.validation")
         self.projector.check("video_lm.projector")
-        _at_least(1, "video_lm", self, "batch", "questions", "words")
+        at_least(1, "video_lm", self, "batch", "questions", "words")
         if self.warm_start is not None:
-            _at_least(1, "video_lm.warm_start", self.warm_start, "steps", "clips")
+            at_least(1, "video_lm.warm_start", self.warm_start, "steps", "clips")
         if not self.sources:
             raise HeadsError("video_lm.sources is empty; name clips, sequences, images or pairs")
         if self.full and self.lora is not None:
@@ -218,10 +211,10 @@ class ContrastiveRecipe:
         """HeadsError: a number that is too small."""
         self.schedule.check("contrastive.schedule")
         self.projector.check("contrastive.projector")
-        _at_least(1, "contrastive", self, "width", "clips")
+        at_least(1, "contrastive", self, "width", "clips")
         if self.pairs is not None:
             self.pairs.validation.check("contrastive.pairs.validation")
-            _at_least(1, "contrastive.pairs", self.pairs, "pairs")
+            at_least(1, "contrastive.pairs", self.pairs, "pairs")
 
 
 @dataclass(frozen=True)

@@ -92,12 +92,13 @@ def warm_start(
         with autocast(device.type, precision):
             outputs = model.project(tokens, options.leave_out).float()
         loss = word_loss(outputs, table, targets[chosen])
-        if not math.isfinite(loss.item()):
-            raise HeadsError(f"warm start: step {step + 1} has loss {loss.item()}; lower warm_start.learning_rate")
+        value = loss.item()
+        if not math.isfinite(value):
+            raise HeadsError(f"warm start: step {step + 1} has loss {value}; lower warm_start.learning_rate")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        told(step + 1, loss.item())
+        told(step + 1, value)
 
 
 def word_targets(

@@ -23,7 +23,5 @@ class StepOracle:
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
         raise HeadsError("step-oracle ranks targets by their step and says nothing about options")
 
-    def caption(
-        self, rows: Sequence[DiffCap], seeded: bool = True, decline_at: float | None = None
-    ) -> list[str]:
+    def caption(self, rows: Sequence[DiffCap]) -> list[str]:
         raise HeadsError("step-oracle ranks targets by their step and writes no text")

@@ -70,7 +70,7 @@ def difference_turn(category: str, difference: str) -> Turn:
 def protocol(task: Task, seeded: bool = True, decline_at: float | None = None) -> dict[str, Any]:
     """What is asked, and how the answer is scored: the supplement's, and what stands where it is silent.
 
-    seeded, decline_at: of captions, as StepDiff.caption has them.
+    seeded, decline_at: of captions, as StepDiff has them.
     """
     if task == "diffrank":
         return {"question": SIMILAR_QUESTION, "score": f"log p({YES}) - log p({NO})"}
@@ -83,7 +83,11 @@ def protocol(task: Task, seeded: bool = True, decline_at: float | None = None) -
 
 
 class StepDiff:
-    """control: "blind" gives the model no video tokens, "shuffled" those of another clip drawn by seed."""
+    """control: "blind" gives the model no video tokens, "shuffled" those of another clip drawn by seed.
+
+    seeded: captions go on from their seed, which is part of them. decline_at: where a pair is alike by more than this,
+    a caption says that nothing differs; None: nowhere.
+    """
 
     def __init__(
         self,
@@ -91,11 +95,14 @@ class StepDiff:
         features: Reads,
         control: Control = "none",
         seed: int = 0,
+        seeded: bool = True,
+        decline_at: float | None = None,
     ) -> None:
         self.model = model.eval()
         self.features = features
         self.control = control
         self.seed = seed
+        self.seeded, self.decline_at = seeded, decline_at
         self.projected: dict[str, Tensor] = {}
         self.stand_in: dict[str, str] = {}
 
@@ -174,23 +181,18 @@ class StepDiff:
         both = [[found[pair, turn] for turn in turns[category]] for pair, category in asked]
         return [float(np.float32(yes - no)) for yes, no in both]
 
-    def caption(
-        self, rows: Sequence[DiffCap], seeded: bool = True, decline_at: float | None = None
-    ) -> list[str]:
-        """The answer, greedily; seeded: behind its seed, which is part of the caption.
-
-        decline_at: where a pair is alike by more than this, that nothing differs is said instead; None: nowhere.
-        """
-        captions = self._written(rows, seeded)
-        if decline_at is None:
+    def caption(self, rows: Sequence[DiffCap]) -> list[str]:
+        """What differs, written greedily, or that nothing does."""
+        captions = self._written(rows)
+        if self.decline_at is None:
             return captions
         alike = self.alike([((row.reference, row.candidate), row.category) for row in rows])
         return [
-            NO_DIFFERENCE.format(category=row.category) if score > decline_at else caption
+            NO_DIFFERENCE.format(category=row.category) if score > self.decline_at else caption
             for row, score, caption in zip(rows, alike, captions, strict=True)
         ]
 
-    def _written(self, rows: Sequence[DiffCap], seeded: bool) -> list[str]:
+    def _written(self, rows: Sequence[DiffCap]) -> list[str]:
         self._prepare(clip for row in rows for clip in (row.reference, row.candidate))
         captions: list[str] = []
         for start in range(0, len(rows), ROWS_WRITTEN):
@@ -199,7 +201,7 @@ class StepDiff:
                 Turn(
                     DIFFERENCE_QUESTION.format(category=row.category),
                     "",
-                    DIFFCAP_SEED.format(category=row.category) if seeded else "",
+                    DIFFCAP_SEED.format(category=row.category) if self.seeded else "",
                     ends=False,
                 )
                 for row in some

@@ -86,7 +86,5 @@ class VLEmb:
             scores.append((clips[1:] @ clips[0]).tolist())
         return scores
 
-    def caption(
-        self, rows: Sequence[DiffCap], seeded: bool = True, decline_at: float | None = None
-    ) -> list[str]:
+    def caption(self, rows: Sequence[DiffCap]) -> list[str]:
         raise HeadsError("vlemb compares embeddings and writes no text: DiffCap is not for it")
