@@ -1,6 +1,9 @@
 """docs/reproduce.md and the README tell what the predictions in docs/reproduce say."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +59,15 @@ def test_the_readme_tells_them_in_short(reported: Path) -> None:
     assert {"VLEmb (aligned head, pairs)", "Socratic (step desc.)", "VCLM", "Interleaved", "StepDiff"} < set(methods)
     for method, *cells in rows[2:]:
         assert cells == [told(scores.get((method, *place)), between) for *place, between in IN_SHORT], method
+
+
+def test_the_docs_state_what_text_only_controls_reach() -> None:
+    script = ROOT / "docs/reproduce/text_controls.py"
+    printed = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    accuracies = re.findall(r": (0\.\d{3})$", printed, re.M)
+    captions = re.findall("BLEU (.+), CIDEr (.+), ROUGE-L (.+)", printed)
+    assert len(accuracies) == 2 and len(captions) == 2
+    figures = [accuracies[0], *(" / ".join(scores) for scores in captions)]
+    for name in ("README.md", "docs/reproduce.md"):
+        text = " ".join((ROOT / name).read_text().split())
+        assert [figure for figure in figures if figure not in text] == [], name
