@@ -5,6 +5,7 @@ Guarantees
 - a clip that cannot be decoded fails alone, with its reason
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from annotate.errors import AnnotateError
 from featurize.decode import Clip
 from featurize.decoders import decoded_clips
 from featurize.frames import Sampling
+from featurize.media_file import shown
 from featurize.picture import Whole
 from featurize.task import Source
 
@@ -31,11 +33,9 @@ def with_videos(items: pl.DataFrame, folder: str) -> pl.DataFrame:
     paths = [None if video is None else str(root / video) for video in items["video"]]
     found = items.with_columns(video=pl.Series(paths, dtype=pl.String))
     first = next(filter(None, paths), None)
-    if first is None or not Path(first).exists():
-        raise AnnotateError(
-            f"{first or 'the video of every clip'} does not exist: give --videos, the folder that the manifest's paths "
-            "begin in"
-        )
+    if first is None or not os.path.exists(first):
+        missing = "the video of every clip" if first is None else shown(Path(first))
+        raise AnnotateError(f"{missing} does not exist: give --videos, the folder that the manifest's paths begin in")
     return found
 
 

@@ -8,6 +8,7 @@ Guarantees
 - only chosen frames are converted, each once; of H.264, those are not even decoded that are neither chosen nor leaned
   on, and damage to them goes unseen
 - every clip comes back once, as its frames or as the reason why there are none
+- any_exception_fails_its_file_alone: whatever is raised while a file is opened or decoded is its clips' reason
 """
 
 from collections import defaultdict
@@ -20,8 +21,8 @@ import av.error
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from featurize.errors import FeaturizeError
 from featurize.frames import Sampling, between, chosen
+from featurize.media_file import shown, why
 from featurize.picture import Picture, pixels_of
 from featurize.timeline import Timeline, by_decoding, decoded, from_packets
 from featurize.video import Video, opened
@@ -65,19 +66,34 @@ def read_clips(
     """`count` frames of each interval (start, end in seconds), as each becomes complete."""
     left = set(range(len(intervals)))
     try:
-        line = from_packets(path)
-        if line.exact:
-            try:
-                for done in _read(path, line, intervals, left, count, crop, threads, sampling):
-                    left.discard(done.index)
-                    yield done
-                return
-            except _PacketsDisagree:
-                pass
-        line = by_decoding(path, threads)
-        yield from _read(path, line, intervals, left, count, crop, threads, sampling)
-    except FeaturizeError as error:
-        yield from (Failure(index, str(error)) for index in sorted(left))
+        for done in _passes(path, intervals, left, count, crop, threads, sampling):
+            left.discard(done.index)
+            yield done
+        reason = f"{shown(path)} shows other frames when it is read again: convert it"
+    except Exception as error:  # FFmpeg, PyAV and Pillow raise anything on odd files, which must not fail their shard
+        reason = why(path, error)
+    yield from (Failure(index, reason) for index in sorted(left))
+
+
+def _passes(
+    path: Path,
+    intervals: Sequence[tuple[float, float]],
+    left: set[int],
+    count: int,
+    crop: Picture,
+    threads: int,
+    sampling: Sampling,
+) -> Iterator[Clip | Failure]:
+    """Read the clips of `left` by the timeline of the packets, and what is left where that is wrong by decoding all."""
+    line = from_packets(path)
+    if line.exact:
+        try:
+            yield from _read(path, line, intervals, left, count, crop, threads, sampling)
+            return
+        except _PacketsDisagree:
+            pass
+    line = by_decoding(path, threads)
+    yield from _read(path, line, intervals, left, count, crop, threads, sampling)
 
 
 class _PacketsDisagree(Exception):
@@ -126,14 +142,14 @@ def _frames_of(
     if line.promised > line.end + CUT_SHORT:
         slack, mend = 0.0, f"its header promises {line.promised:.2f} s, so it is cut short; copy it again"
     if not line.still and start > line.times[-1]:
-        return f"the clip begins at {start:g} s but {path} ends at {line.end:.2f} s: {mend}"
+        return f"the clip begins at {start:g} s but {shown(path)} ends at {line.end:.2f} s: {mend}"
     if not line.still and end > line.end + slack:
-        return f"the clip ends at {end:g} s but {path} ends at {line.end:.2f} s: {mend}"
+        return f"the clip ends at {end:g} s but {shown(path)} ends at {line.end:.2f} s: {mend}"
     first, behind = between(line.times, start, end)
     if first == behind:
-        return f"{path} shows no frame from {start:g} to {end:g} s: lengthen the clip"
+        return f"{shown(path)} shows no frame from {start:g} to {end:g} s: lengthen the clip"
     if any(first <= frame <= behind - 1 for frame in line.damaged):
-        return f"{path} is damaged between {start:g} and {end:g} s: copy or convert it again"
+        return f"{shown(path)} is damaged between {start:g} and {end:g} s: copy or convert it again"
     return first + chosen(behind - first, count, sampling)
 
 

@@ -7,6 +7,7 @@ or both sides whatever the aspect, or, of the whole, the short side alone. Store
 Guarantees
 - a frame that is stored turned is seen upright, and one that a video's matrix mirrors is unmirrored
 - a picture smaller than the crop is enlarged, never padded
+- narrow_pictures_are_bounded: a picture that the resize would make larger than MAX_PIXELS is a ValueError
 - two crops that make other pixels are told in other words (`test_other_crops_have_other_words`)
 """
 
@@ -18,6 +19,8 @@ import numpy as np
 from av.sidedata.sidedata import SideData
 from jaxtyping import UInt8
 from PIL import Image
+
+from featurize.media_file import MAX_PIXELS
 
 Resample = Literal["bicubic", "bilinear", "lanczos"]
 """Pillow's filters, by name"""
@@ -72,10 +75,10 @@ def square(frame: av.VideoFrame, crop: Crop) -> UInt8[np.ndarray, "size size 3"]
     if crop.short_side is None:
         return np.asarray(Image.fromarray(picture).resize((crop.size, crop.size), resample))
     short = min(height, width)
-    resized = Image.fromarray(picture).resize(
-        (width * crop.short_side // short, height * crop.short_side // short),
-        resample,
-    )
+    size = (width * crop.short_side // short, height * crop.short_side // short)
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"a picture of {width} x {height} is too narrow to resize its short side to {crop.short_side}")
+    resized = Image.fromarray(picture).resize(size, resample)
     left = (resized.width - crop.size) // 2
     top = (resized.height - crop.size) // 2
     return np.asarray(resized.crop((left, top, left + crop.size, top + crop.size)))

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from featurize.errors import FeaturizeError
+from featurize.media_file import MAX_PIXELS, shown
 from featurize.video import Video, opened
 
 
@@ -54,7 +55,7 @@ def from_packets(path: Path) -> Timeline:
             if packet.size and not packet.is_discard
         ]
         if not packets:
-            raise FeaturizeError(f"{path} is cut short, no frame is left: copy it again")
+            raise FeaturizeError(f"{shown(path)} is cut short, no frame is left: copy it again")
         known = [pts for pts, *_ in packets if pts is not None]
         pts = np.array(known if len(known) == len(packets) else range(len(packets)), np.int64)
         order = np.argsort(pts, kind="stable")
@@ -83,7 +84,10 @@ def by_decoding(path: Path, threads: int = 1) -> Timeline:
             if frame is not None:
                 pts.append(frame.pts)
         if not pts:
-            raise FeaturizeError(f"{path} has no frame that can be decoded: convert it")
+            limit = f"{MAX_PIXELS:,} pixels"
+            raise FeaturizeError(
+                f"{shown(path)} has no frame that can be decoded (damaged, or of more than {limit}): convert it"
+            )
         order = np.arange(len(pts))
         times = order / float(video.rate)
         if None not in pts:
@@ -91,7 +95,7 @@ def by_decoding(path: Path, threads: int = 1) -> Timeline:
             if (np.diff(known) > 0).all() or (video.tells_order and not video.is_broadcast):
                 order = np.argsort(known, kind="stable")
                 times = _seconds(known[order], video)
-        shown = np.append(np.argsort(order), len(order))  # the place of each decoded frame, and of the end
+        places = np.append(np.argsort(order), len(order))  # the place of each decoded frame, and of the end
         step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / float(video.rate)
         return Timeline(
             times=times,
@@ -102,7 +106,7 @@ def by_decoding(path: Path, threads: int = 1) -> Timeline:
             pts=order,
             dts=order,
             keyframes=np.zeros(len(pts), bool),
-            damaged=tuple(shown[damaged].tolist()),
+            damaged=tuple(places[damaged].tolist()),
         )
 
 

@@ -7,9 +7,8 @@ Guarantees
 - a file that cannot be read as a video raises FeaturizeError with one reason
 """
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,9 +22,10 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from featurize.errors import FeaturizeError
+from featurize.media_file import opened_alone, shown
 
 _CUT_SHORT = "is cut short: copy it again"
-_NO_VIDEO = "is not a video that FFmpeg knows: give a video file"
+_NO_VIDEO = "is not a video in a known format (playlists and other lists of files are refused): give a video file"
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,13 @@ def opened(path: Path, threads: int = 1) -> Iterator[Video]:
 
     Raises FeaturizeError where it is missing, empty, cut short, no video, or audio alone.
     """
-    try:
-        if not path.stat().st_size:
-            raise FeaturizeError(f"{path} is empty (0 bytes): copy it again")
-        container = av.open(os.fspath(path))
-    except OSError as error:
-        raise FeaturizeError(_unreadable(path, error)) from None
-    except av.error.FFmpegError:
-        raise FeaturizeError(f"{path} {_CUT_SHORT if _begins_well(path) else _NO_VIDEO}") from None
-    with container:
+    with ExitStack() as stack:
+        try:
+            container = stack.enter_context(opened_alone(path))
+        except OSError as error:
+            raise FeaturizeError(_unreadable(path, error)) from None
+        except av.error.FFmpegError:
+            raise FeaturizeError(f"{shown(path)} {_CUT_SHORT if _begins_well(path) else _NO_VIDEO}") from None
         stream = _pictures(container, path)
         stream.codec_context.thread_count = threads
         stream.thread_type = "AUTO"
@@ -119,23 +117,21 @@ def opened(path: Path, threads: int = 1) -> Iterator[Video]:
 
 def _pictures(container: av.container.InputContainer, path: Path) -> VideoStream:
     """The video stream; the cover picture of a song is none."""
-    if container.format.name == "tty":  # any text is a video to FFmpeg
-        raise FeaturizeError(f"{path} {_NO_VIDEO}")
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
-                raise FeaturizeError(f"{path} has a codec that FFmpeg cannot decode: convert it")
+                raise FeaturizeError(f"{shown(path)} has a codec that FFmpeg cannot decode: convert it")
             return stream
     what = "audio but no pictures" if container.streams.audio else "no pictures"
-    raise FeaturizeError(f"{path} holds {what}: give a file with a video stream")
+    raise FeaturizeError(f"{shown(path)} holds {what}: give a file with a video stream")
 
 
 def _unreadable(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"{path} does not exist: put it there or correct its path"
+        return f"{shown(path)} does not exist: put it there or correct its path"
     if isinstance(error, IsADirectoryError):
-        return f"{path} is a folder: give a video file"
-    return f"{path} cannot be read ({error.strerror}): make it readable"
+        return f"{shown(path)} is a folder: give a video file"
+    return f"{shown(path)} cannot be read ({error.strerror}): make it readable"
 
 
 def _begins_well(path: Path) -> bool:

@@ -12,6 +12,7 @@ import polars as pl
 
 from featurize.errors import FeaturizeError
 from featurize.manifest import Manifest
+from featurize.media_file import why
 from featurize.timeline import from_packets
 from featurize.video import opened
 
@@ -32,9 +33,9 @@ def as_manifest(files: Sequence[Path]) -> Manifest:
         try:
             end = _length(file)
             rows.append((f"{file.stem}_0_{end:.3f}", str(file.absolute()), 0.0, end))
-        except FeaturizeError as error:
+        except Exception as error:  # whatever FFmpeg or PyAV raises, the file fails alone
             rows.append((f"{file.stem}_0_{0:.3f}", str(file.absolute()), None, None))
-            failures[rows[-1][0]] = str(error)
+            failures[rows[-1][0]] = why(file, error)
     schema = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
     frame = pl.DataFrame(rows, schema, orient="row")
     return Manifest("clips", frame, {video: Path(video) for video in frame["video"]}, failures)

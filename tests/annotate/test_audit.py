@@ -142,6 +142,16 @@ def test_a_contact_sheet_shows_frames_of_the_clip_and_a_clip_that_cannot_be_show
     assert sheets["gone_0_1"].endswith("gone.mp4 does not exist: put it there or correct its path")
 
 
+def test_an_odd_file_is_the_reason_of_its_own_contact_sheet(folder: Path, tmp_path: Path) -> None:
+    Image.new("1", (2_000_000, 1)).save(tmp_path / "narrow.png")
+    (tmp_path / "red.mp4").symlink_to(folder / "videos/red.mp4")
+    videos = ["nul\0.mp4", "narrow.png", "red.mp4"]
+    sheets = contact_sheets(pl.DataFrame({"key": ["a", "b", "c"], "video": videos, "start": 0.0, "end": 0.5}), tmp_path)
+    assert "nul\\x00.mp4' cannot name a file (embedded null byte)" in sheets["a"]
+    assert "narrow.png cannot be decoded (ValueError: a picture of 2000000 x 1 is too narrow" in sheets["b"]
+    assert sheets["c"].startswith("data:image/jpeg;base64,")
+
+
 class _Page(HTMLParser):
     """The words of a page, and where its pictures and styles come from."""
 

@@ -1,6 +1,7 @@
 """Guarantees of annotate.video_captioner, annotate.pictures and annotate.captioning."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,6 @@ def test_videos_are_looked_for_where_the_user_says(video: Path, tmp_path: Path) 
     assert with_videos(items, str(video.parent))["video"].to_list() == [str(video)]
     with pytest.raises(AnnotateError, match="video.mp4 does not exist: give --videos"):
         with_videos(items, str(tmp_path))
+    for name, named in (("n" * 300 + ".mp4", "n.mp4 does not exist"), ("nul\0.mp4", "nul\\x00.mp4' does not exist")):
+        with pytest.raises(AnnotateError, match=re.escape(named)):
+            with_videos(pl.DataFrame({"key": ["a"], "video": [name]}), str(video.parent))

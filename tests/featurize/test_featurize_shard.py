@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from featurize.decoders import decoded_clips
 from featurize.encoders import Encoder, load
@@ -115,6 +116,25 @@ def test_texts_in_parts_give_the_same_bits(tmp_path: Path, encoder: Encoder) -> 
         do(store, parts, asked, encoder, rows)
     good = [0, 1, 3, 4, 5, 6]
     np.testing.assert_array_equal(arrays(parts, good)["embedding"], arrays(whole, good)["embedding"])
+
+
+def test_an_odd_file_fails_its_own_clips_alone(tmp_path: Path, encoder: Encoder, video: Writer) -> None:
+    """A path that no system call takes, and a picture whose resize is too large: neither is an FFmpegError."""
+    narrow = tmp_path / "narrow.png"
+    Image.new("1", (200_000, 1)).save(narrow)
+    paths = {"good.mp4": video("good.mp4", g=10), "nul.mp4": tmp_path / "nul\0.mp4", "narrow.png": narrow}
+    rows = [(f"{name}_{i}", name, i / 2, i / 2 + 1) for i in range(2) for name in paths]
+    asked = Manifest("clips", pl.DataFrame(rows, ["key", "video", "start", "end"], orient="row"), paths, {})
+    store, view = opened(tmp_path / "store", encoder, asked)
+    assert do(store, view, asked, encoder, range(6)).error is None
+    assert np.flatnonzero(view.status() == 1).tolist() == [0, 3]
+    reasons = dict(view.failures().rows())
+    assert sorted(reasons) == ["narrow.png_0", "narrow.png_1", "nul.mp4_0", "nul.mp4_1"]
+    assert "embedded null byte" in reasons["nul.mp4_0"]
+    assert f"{narrow} cannot be decoded (ValueError: a picture of 200000 x 1 is too narrow" in reasons["narrow.png_0"]
+    alone_store, alone = opened(tmp_path / "alone", encoder, asked)
+    do(alone_store, alone, asked, encoder, [0, 3])
+    np.testing.assert_array_equal(arrays(view, [0, 3])["tokens"], arrays(alone, [0, 3])["tokens"])
 
 
 def test_a_task_holds_its_own_rows_alone(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:

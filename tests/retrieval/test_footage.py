@@ -18,6 +18,7 @@ from featurize.shard import featurize_shard
 from featurize.task import Source, Task
 from retrieval.__main__ import main
 from retrieval.query import Options, query
+from retrieval.sheet import tile
 from store import Store, View
 from weights import WeightsError, resolve
 
@@ -101,7 +102,7 @@ def test_a_file_that_cannot_be_encoded_as_the_view_is_refused(
     video = folder / "blobs.mp4"
     refused = {
         (store.path, ENCODER, tmp_path / "none.mp4"): "no video",
-        (store.path, ENCODER, tmp_path / "words.txt"): "is not a video that FFmpeg knows",
+        (store.path, ENCODER, tmp_path / "words.txt"): "is not a video in a known format",
         (store.path, ENCODER, tmp_path / "cut.mp4"): "cut.mp4",
         (other.path, "aligned", video): "view clips/aligned was made by a head over tiny, not by an encoder of files",
         (other.path, "old", video): "view clips/old was made otherwise than efficientnet-lite0 encodes a file now "
@@ -162,3 +163,14 @@ def test_a_missing_video_is_told(filmed: tuple[Store, Path], tmp_path: Path) -> 
     page = Page((tmp_path / "sheet.html").read_text())
     assert len(page.pictures) == 6
     assert page.words.count(f"{tmp_path / 'blobs.mp4'} does not exist") == 2
+
+
+def test_an_odd_file_is_the_reason_of_its_own_tile(tmp_path: Path) -> None:
+    known = {"start": 0.0, "end": 1.0}
+    Image.new("1", (2_000_000, 1)).save(tmp_path / "narrow.png")
+    odd = tile("odd", {"video": "nul\0.mp4", **known}, tmp_path)
+    assert str(odd.pictures).endswith("nul\\x00.mp4' cannot name a file (embedded null byte): correct the path")
+    narrow = tile("narrow", {"video": "narrow.png", **known}, tmp_path)
+    assert "a picture of 2000000 x 1 is too narrow" in str(narrow.pictures)
+    write_video(tmp_path / "stripes.mp4", "stripes")
+    assert np.shape(tile("good", {"video": "stripes.mp4", **known}, tmp_path).pictures) == (3, 192, 192, 3)
