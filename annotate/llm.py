@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from annotate.answers import Failure
+from annotate.endpoint import shown
 from annotate.errors import AnnotateError
 from annotate.prompts import Message
 
@@ -49,7 +50,8 @@ class LLMOptions:
     llm: str = "smollm2-135m-instruct"
     """name, folder or hub id of a causal language model; with endpoint the name of the model that is served"""
     endpoint: str | None = None
-    """URL of an OpenAI-compatible server (http://127.0.0.1:8000/v1); its key is taken from OPENAI_API_KEY"""
+    """URL of an OpenAI-compatible server (http://127.0.0.1:8000/v1); its key is taken from OPENAI_API_KEY, unless the
+    URL holds user:password@. Messages and records show no user, password or query string"""
     batch: int = 16
     """conversations answered at once"""
     precision: Literal["float32", "bfloat16"] | None = None
@@ -58,7 +60,7 @@ class LLMOptions:
     requests_per_second: float | None = None
     """most requests that a worker sends to the server a second"""
     timeout: float = 120.0
-    """seconds that an answer of the server may take"""
+    """seconds that a whole answer of the server may take, from connecting to its last byte"""
     retries: int = 4
     """times that a request is sent again, after pauses of 1, 2, 4 ... seconds"""
     sampling: Sampling = Sampling()
@@ -80,7 +82,8 @@ class LLMOptions:
             )
         if self.endpoint is not None and self.precision is not None:
             raise AnnotateError(
-                f"precision {self.precision}: {self.endpoint} chooses its own; leave --precision or --endpoint out"
+                f"precision {self.precision}: {shown(self.endpoint)} chooses its own; leave out --precision or "
+                "--endpoint"
             )
 
     @classmethod

@@ -4,25 +4,29 @@ Guarantees
 - a server that is busy, slow or restarting is asked again, after longer and longer pauses
 - one that dies, times out, refuses the key or answers something else gives one line, and every answer that came before
   it is kept
+- an answer has a deadline as a whole, from connecting to the last byte, and a limit of size
 - a prompt that gets no answer where a short one gets its own fails alone
 - no more requests than allowed are on their way at once, or begin within a second
-- the key comes from OPENAI_API_KEY, and is told to nobody but the server: no redirect is followed
+- the key comes from OPENAI_API_KEY, and only the server receives it: no redirect is followed
+- no message contains the key, or user, password or query string of the URL
 """
 
-import http.client
+import asyncio
 import json
 import os
 import random
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from http.client import responses
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl
+
+import httpx2
 
 from annotate.answers import Failure
+from annotate.endpoint import is_url, shown
 from annotate.errors import AnnotateError
 from annotate.llm import CutOff, Sampling
 from annotate.prompts import Message
@@ -31,6 +35,10 @@ KEY = "OPENAI_API_KEY"
 _AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses that may pass
 _REFUSED = (401, 403, 404, 405)  # statuses that every request would get
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds
+_LARGEST = 8 * 2**20  # bytes of an answer; the longest answers have some 100 kB
+_QUOTED = 400  # bytes of an error that are quoted
+_EXPLANATION = 5.0  # seconds that an error's body may take
+_HIDDEN_FROM = 6  # characters; a value of the query string as long as that may be a key
 
 
 class _Passing(Exception):
@@ -46,16 +54,6 @@ class _Down(Exception):
     """What every other request would meet too."""
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Leaves a redirect an error: followed, it would take the key to another server, and the prompt to none."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
-_opener = urllib.request.build_opener(_NoRedirect)
-
-
 class ServedLLM:
     """AnnotateError: an endpoint that is no URL."""
 
@@ -69,10 +67,19 @@ class ServedLLM:
         requests_per_second: float | None = None,
         first_pause: float = _FIRST_PAUSE,
     ) -> None:
-        """at_once: requests on their way; timeout, first_pause: seconds."""
-        if not _is_url(endpoint):
-            raise AnnotateError(f"--endpoint {endpoint}: no URL; give one as http://127.0.0.1:8000/v1")
-        self.url = endpoint.rstrip("/") + "/chat/completions"
+        """at_once: requests on their way; timeout: seconds of a whole answer; first_pause: seconds."""
+        if not is_url(endpoint):
+            raise AnnotateError("--endpoint is no URL; give one as http://127.0.0.1:8000/v1")
+        self._certificates = httpx2.create_ssl_context()  # takes 0.1 s, and serves every request
+        try:
+            url = httpx2.URL(endpoint)
+            self._url = url.copy_with(path=url.path.rstrip("/") + "/chat/completions", fragment=None)
+            self._client()
+        except httpx2.InvalidURL as error:
+            raise AnnotateError(f"--endpoint {shown(endpoint)} is no URL ({error})") from error
+        except (ImportError, ValueError) as error:  # a proxy in the environment that httpx2 cannot use
+            raise AnnotateError(f"--endpoint {shown(endpoint)} cannot be reached as HTTP_PROXY and such say") from error
+        self.url = shown(str(self._url))
         self.model, self.at_once, self.timeout, self.retries = model, at_once, timeout, retries
         self.first_pause = first_pause
         self._pace = _Pace(requests_per_second)
@@ -137,52 +144,94 @@ class ServedLLM:
         return True
 
     def _ask(self, body: dict[str, Any]) -> str | Failure:
-        """One request."""
+        """One request, in an event loop of its own: its deadline cancels whatever step the request is at."""
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(KEY, "").strip():
-            if not (key.isascii() and key.isprintable()):  # http.client would quote it
+        headers["Accept-Encoding"] = "identity"  # a compressed answer could grow beyond its limit
+        if key := _key():
+            if not (key.isascii() and key.isprintable()):  # an error of the client would quote it
                 raise _Down(f"cannot be told the key: {KEY} holds a character that no key has")
             headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
         try:
-            with _opener.open(request, timeout=self.timeout) as answer:
-                return _content(answer.read(), answer.headers.get("Content-Type", "nothing"))
-        except urllib.error.HTTPError as error:
-            with error:
-                return self._refusal(error)
+            return asyncio.run(self._exchange(body, headers))
         except TimeoutError:
             raise _Passing(f"did not answer within {self.timeout:g} s") from None
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, TimeoutError):
-                raise _Passing(f"did not answer within {self.timeout:g} s") from None
-            raise _Passing(f"does not answer ({error.reason})") from None
-        except (http.client.HTTPException, OSError) as error:  # ConnectionError, SSLError
+        except httpx2.ConnectError as error:
+            raise _Passing(f"does not answer ({_reason(error)})") from None
+        except httpx2.TransportError as error:
             raise _Passing(f"broke off ({type(error).__name__})") from None
 
-    def _refusal(self, error: urllib.error.HTTPError) -> Failure:
+    async def _exchange(self, body: dict[str, Any], headers: dict[str, str]) -> str | Failure:
+        async with asyncio.timeout(self.timeout), self._client() as client:
+            data = json.dumps(body).encode()
+            async with client.stream("POST", self._url, content=data, headers=headers) as answer:
+                if not answer.is_success:
+                    return await self._refusal(answer)
+                data = await _read(answer, _LARGEST)
+        if len(data) > _LARGEST:
+            raise _Down(f"answers more than {_LARGEST // 2**20} MB, no chat completion: correct --endpoint")
+        return _content(data, answer.headers.get("Content-Type", "nothing"))
+
+    def _client(self) -> httpx2.AsyncClient:
+        """A client for one request; the deadline covers all that its own timeouts would."""
+        return httpx2.AsyncClient(verify=self._certificates, timeout=None, follow_redirects=False)
+
+    async def _refusal(self, answer: httpx2.Response) -> Failure:
         """What an error status means."""
-        if error.code in _AGAIN:
-            pause = error.headers.get("Retry-After", "")
-            raise _Passing(f"answers {error.code} {error.reason}", float(pause) if pause.isdecimal() else None)
-        if error.code in (401, 403):
-            raise _Down(f"refuses the key ({error.code}): set {KEY} in the environment")
-        if 300 <= error.code < 400:
-            raise _Down(f"is moved to {error.headers.get('Location')} ({error.code}): correct --endpoint")
-        if error.code in _REFUSED:
-            raise _Down(f"answers {error.code} {error.reason}: correct --endpoint or the model's name {self.model!r}")
+        code = answer.status_code
+        status = f"{code} {responses.get(code, '')}".strip()
+        if code in _AGAIN:
+            pause = answer.headers.get("Retry-After", "")
+            raise _Passing(f"answers {status}", float(pause) if pause.isdecimal() else None)
+        if code in (401, 403):
+            raise _Down(f"refuses the key ({code}): set {KEY} in the environment")
+        if 300 <= code < 400:
+            raise _Down(f"is moved to {self._moved(answer)} ({code}): correct --endpoint")
+        if code in _REFUSED:
+            raise _Down(f"answers {status}: correct --endpoint or the model's name {self.model!r}")
         try:
-            told = error.read(400).decode(errors="replace").split("\n")[0]
-        except (http.client.HTTPException, OSError):  # it stalls within its own excuse
-            told = error.reason
-        return Failure(f"the server refuses this prompt ({error.code}: {told})")
+            async with asyncio.timeout(_EXPLANATION):
+                data = await _read(answer, _QUOTED)
+        except (TimeoutError, httpx2.TransportError):  # it stalls or breaks off within its own explanation
+            data = b""
+        told = self._hidden(data[:_QUOTED].decode(errors="replace").partition("\n")[0]) or status
+        return Failure(f"the server refuses this prompt ({code}: {told})")
+
+    def _moved(self, answer: httpx2.Response) -> str:
+        """Where a redirect leads."""
+        try:
+            return shown(str(self._url.join(answer.headers.get("Location", ""))))
+        except httpx2.InvalidURL:
+            return "what is no URL"
+
+    def _hidden(self, text: str) -> str:
+        """What a server says, without what it must not repeat, and without what a terminal would obey."""
+        values = [value for _, value in parse_qsl(self._url.query.decode()) if len(value) >= _HIDDEN_FROM]
+        for secret in (_key(), self._url.userinfo.decode(), self._url.password, self._url.query.decode(), *values):
+            text = text.replace(secret, "***") if secret else text
+        return "".join(letter for letter in text if letter.isprintable())
 
 
-def _is_url(endpoint: str) -> bool:
-    try:
-        parts = urlsplit(endpoint)
-        return endpoint.isascii() and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a bracket left open, a port that is no number
-        return False
+def _key() -> str:
+    return os.environ.get(KEY, "").strip()
+
+
+async def _read(answer: httpx2.Response, most: int) -> bytes:
+    """The body, or a little more than `most` bytes of it where it is longer."""
+    data = bytearray()
+    async for piece in answer.aiter_raw():
+        data += piece
+        if len(data) > most:
+            break
+    return bytes(data)
+
+
+def _reason(error: BaseException) -> str:
+    """Why the system could not connect, out of the error that began it."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error)
 
 
 class _Pace:
@@ -206,10 +255,12 @@ def _content(data: bytes, kind: str) -> str | Failure:
     try:
         choice = json.loads(data)["choices"][0]
         said, cut = choice["message"]["content"], choice.get("finish_reason") == "length"
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         if "json" in kind:
             raise _Passing("answers JSON that is no chat completion") from None
-        raise _Down(f"answers {kind.partition(';')[0]}, no chat completion: correct --endpoint") from None
+        raise _Down(f"answers {kind.partition(';')[0][:40]}, no chat completion: correct --endpoint") from None
     if not isinstance(said, str):
         return Failure("the model said nothing")
+    if not said.isascii() and any("\ud800" <= letter <= "\udfff" for letter in said):
+        return Failure("the model said half of a surrogate pair, which is no text")
     return CutOff(said.strip()) if cut else said.strip()

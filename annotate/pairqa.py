@@ -21,6 +21,7 @@ import polars as pl
 
 from annotate.cli import parse
 from annotate.composing import Ledger, compose, kept_words
+from annotate.endpoint import shown
 from annotate.errors import AnnotateError
 from annotate.llm import LLMOptions, Sampling
 from annotate.pairs import SCHEMA
@@ -84,7 +85,8 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     out = Path(options.out)
     replace_file(out, (object_line({**row, "provenance": version.name}).encode() for row in rows), 0)
     record |= {"rows": ledger.rows, **ledger.record()}
-    about = {"options": asdict(options), "provenance": job.provenance(), **record}
+    endpoint = None if options.endpoint is None else shown(options.endpoint)
+    about = {"options": asdict(options) | {"endpoint": endpoint}, "provenance": job.provenance(), **record}
     write_text(out.with_suffix(".record.json"), json.dumps(about, indent=1))
     return record
 

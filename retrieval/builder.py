@@ -38,14 +38,14 @@ from retrieval.exact import squares
 from retrieval.factory import FLAT, Budgets, Choice, choose
 from retrieval.files import local, remove_below, whole
 from retrieval.index import Index, ivf_of, probe, read_files
-from retrieval.parts import Filled, Job, emptied, merge, parts_of, rows_in, train, write_index
+from retrieval.index_files import DamagedIndex, check_ids
+from retrieval.parts import Filled, Job, Part, emptied, merge, parts_of, rows_in, train, write_index
 from retrieval.progress import progress
 from retrieval.sample import K, Sample, recall, without_itself
 from retrieval.vectors import checked_norms, filled_rows, raw_blocks, width
 from store import Store, View
 from store.commit import make_folder
 from store.lock import locked
-from store.remote import Place
 
 if TYPE_CHECKING:
     import faiss
@@ -146,11 +146,13 @@ class _Build:
             advance(len(new) - sum(len(part.rows) for part in missing))
             filled = list(fill_all(missing, workers, address, advance))
         added = time.monotonic()
-        files, sample = self._merge(job, [part.lists for part in parts], [part.passed for part in parts])
+        with job.naming_folder():
+            files, sample = self._merge(job, parts)
         merged = time.monotonic()
         trained_rows = self.old[0]["trained_rows"] if self.old else len(self.rows)
         card = self._card(factory, files) | {"trained_rows": trained_rows}
-        card |= self._measured(card, sample)
+        with job.naming_folder():
+            card |= self._measured(card, sample)
         share = (len(self.rows) - trained_rows) / len(self.rows)
         phases = {"training": trained - begun, "adding": added - trained, "merging": merged - added}
         phases["measuring"] = time.monotonic() - merged
@@ -162,9 +164,9 @@ class _Build:
             "recall_share": _recall_share(filled),
         }
 
-    def _extendable(self, card: Card | None) -> tuple[Card, faiss.Index] | None:
-        """The card and the index that stand, where rows that came since are all they lack."""
-        if card is None or not card["files"] or card["feature"] != self.feature:
+    def _extendable(self, card: Card | str) -> tuple[Card, faiss.Index] | None:
+        """The existing card and index if only newer rows are missing from them."""
+        if isinstance(card, str) or not card["files"] or card["feature"] != self.feature:
             return None
         same = card["factory"] == self.choice.factory
         codes = card["factory"].rpartition(",")[2] == self.choice.factory.rpartition(",")[2]
@@ -173,7 +175,7 @@ class _Build:
             return None
         try:
             index = read_files(self.store, self.view, card)
-        except FileNotFoundError:
+        except DamagedIndex:
             return None
         if index is None or ivf_of(index) is None:
             return None
@@ -198,20 +200,22 @@ class _Build:
             temporary.write_bytes(known.read_bytes())
         write_index(emptied(self.old[1]), job.trained)
 
-    def _merge(self, job: Job, lists: list[Place], passed: list[Place]) -> tuple[dict[str, Any], Sample]:
+    def _merge(self, job: Job, parts: list[Part]) -> tuple[dict[str, Any], Sample]:
         """The index and the sample under the names of this build, as the card names them."""
         with ExitStack() as stack:
-            here = [stack.enter_context(local(place)) for place in lists]
+            here = {}
             if self.old:
-                here.insert(0, stack.enter_context(local(self.folder / file_of(self.old[0], INDEX))))
-            known = Sample.read(stack.enter_context(local(job.sample)))
-            others = [Sample.read(stack.enter_context(local(place))) for place in passed]
+                old = stack.enter_context(local(self.folder / file_of(self.old[0], INDEX)))
+                here[old] = self.old[0]["rows"]
+            here |= {stack.enter_context(local(part.lists)): len(part.rows) for part in parts}
+            known = Sample.read(stack.enter_context(local(job.sample)), self.rows)
+            others = [Sample.read(stack.enter_context(local(part.passed)), self.rows) for part in parts]
             sample = known.joined(others)
             with whole(self.index) as index, whole(self.drawn) as drawn:
                 if job.mergeable():
-                    merge(stack.enter_context(local(job.trained)), here, index)
+                    merge(stack.enter_context(local(job.trained)), here, width(self.view, self.feature), index)
                 else:
-                    index.write_bytes(here[0].read_bytes())
+                    index.write_bytes(next(iter(here)).read_bytes())
                 sample.write(drawn)
                 files = described(index, drawn)
         names = (self.index.name, self.drawn.name)
@@ -221,6 +225,7 @@ class _Build:
         """As many lists looked at as the recall asked for takes, and what comes of it."""
         index = read_files(self.store, self.view, card)
         assert index is not None
+        check_ids(index, file_of(card, INDEX), self.rows)
         opened = Index(self.store, self.view, card, index)
         true = sample.least_cosines(self.store, self.view, self.feature)
         ivf = ivf_of(index)

@@ -19,13 +19,28 @@ from jaxtyping import Int64
 
 from retrieval.advice import command
 from retrieval.files import whole
-from store import Store, View
+from store import Store, StoreError, View
 from store.layout import zarr_store
 from store.remote import Place
 
 VERSION = 2
 KEYS = 1_000_000  # whose digest is taken at a time
 INDEX, SAMPLE = ".faiss", ".sample.npz"
+LARGEST = 2**20  # bytes of a card; one has about 2,000
+
+_FORM: dict[str, tuple[type, ...]] = {
+    "entity": (str,),
+    "view": (str,),
+    "feature": (str,),
+    "provenance": (dict,),
+    "factory": (str,),
+    "exact": (bool,),
+    "rows": (int,),
+    "dim": (int,),
+    "digest": (str,),
+    "files": (dict,),
+    "probes": (int,),
+}  # what a search reads of a card
 
 Card = dict[str, Any]
 
@@ -48,12 +63,16 @@ def file_of(card: Card, end: str) -> str:
 
 def remove_others(path: Place, card: Card) -> None:
     """Remove the files of every index that lay beside the card at `path` before, or never came to a card."""
-    ends = "|".join(map(re.escape, (INDEX, SAMPLE)))
-    own = re.compile(rf"{re.escape(path.stem)}(\.[0-9a-f]{{8}})?({ends})")
     beside: list[Place] = list(path.parent.iterdir())
     for file in beside:
-        if own.fullmatch(file.name) and file.name not in card["files"]:
+        if _own(path).fullmatch(file.name) and file.name not in card["files"]:
             file.unlink(missing_ok=True)
+
+
+def _own(path: Place) -> re.Pattern[str]:
+    """What names of files of the index at the card `path` look like."""
+    ends = "|".join(map(re.escape, (INDEX, SAMPLE)))
+    return re.compile(rf"{re.escape(path.stem)}(\.[0-9a-f]{{8}})?({ends})")
 
 
 def build_command(store: Store, view: View, card: Card | None, *more: str) -> str:
@@ -70,24 +89,53 @@ def write_card(path: Place, card: Card) -> None:
         temporary.write_text(json.dumps({**card, "seal": _seal(card)}, indent=2) + "\n", encoding="utf-8")
 
 
-def read_card(path: Place) -> Card | None:
-    """The card, or None where there is none or it is not as it was written."""
+def read_card(path: Place) -> Card | str:
+    """Return the card of an index, or why there is none that can be used.
+
+    The seal shows damage, not intent: whoever writes a card can seal it. So its form, and the files that it names,
+    are checked here, and its numbers against the store in `stale`.
+    """
     try:
-        card = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(card, dict) or card.pop("seal", None) != _seal(card):
-        return None
-    return card if card["version"] == VERSION else None
-
-
-def stale(store: Store, view: View, card: Card | None) -> str | None:
-    """Why the index of the card may not be searched, or None where the store is as it was."""
-    if card is None:
+        data = path.read_bytes()
+        card = json.loads(data) if len(data) <= LARGEST else None
+    except (OSError, ValueError, RecursionError):
+        card = None
+    if not isinstance(card, dict) or card.pop("seal", None) != _seal(card) or card.get("version") != VERSION:
         return "its card (the .json beside it) is missing or was changed"
-    provenance = type(view.provenance).from_dict(card["provenance"])
+    for name, kinds in _FORM.items():
+        if type(card.get(name)) not in kinds:
+            return f"its card has no usable {name!r}"
+    if (card["entity"], card["view"]) != (path.parent.name, path.stem):
+        return f"its card is that of {card['entity']}/{card['view']}"
+    return _fault_of_files(path, card) or card
+
+
+def _fault_of_files(path: Place, card: Card) -> str | None:
+    """What is wrong with the files that the card at `path` names: they are its own, one of each kind."""
+    for name, known in card["files"].items():
+        if not _own(path).fullmatch(name):
+            return f"its card names {name!r}, which is no file of this index"
+        if not isinstance(known, dict) or type(known.get("bytes")) is not int or type(known.get("sha256")) is not str:
+            return f"its card does not describe {name!r}"
+    ends = sorted(end for name in card["files"] for end in (INDEX, SAMPLE) if name.endswith(end))
+    if ends != ([] if card["exact"] else [INDEX, SAMPLE]):
+        return f"its card names {len(card['files'])} files, where an index has {0 if card['exact'] else 2}"
+    return None
+
+
+def stale(store: Store, view: View, card: Card) -> str | None:
+    """Why the index of the card may not be searched, or None where the store is as it was."""
+    try:
+        provenance = type(view.provenance).from_dict(card["provenance"])
+    except (StoreError, TypeError, ValueError):
+        return "its card has no usable 'provenance'"
     if provenance != view.provenance:
         return f"its view was made anew ({provenance.difference(view.provenance)})"
+    form = view.features.get(card["feature"])
+    if form is None or form.shape != (card["dim"],):
+        return f"it compares {card['dim']} channels of {card['feature']!r}, which the view does not have"
+    if card["probes"] < 1:
+        return f"its card says {card['probes']} lists a query"
     rows = np.flatnonzero(view.status() == 1)
     if len(rows) != card["rows"]:
         return f"it holds {card['rows']} rows and the view now has {len(rows)}"

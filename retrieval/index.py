@@ -25,6 +25,7 @@ from retrieval.card import INDEX, Card, build_command, card_path, damaged, file_
 from retrieval.errors import RetrievalError
 from retrieval.exact import SPARE, compared, search_exactly
 from retrieval.files import local_together
+from retrieval.index_files import DamagedIndex, check_ids, read_faiss
 from retrieval.vectors import filled_rows
 from store import Store, View
 
@@ -97,26 +98,29 @@ def open_index(store: Store, view: View) -> Index:
             f"view {view.entity}/{view.name} of {store.path} has no index: run {build_command(store, view, None)}"
         )
     card = read_card(path)
+    if isinstance(card, str):
+        raise RetrievalError(f"the index of {path} is stale, {card}: run {build_command(store, view, None)}")
     reason = stale(store, view, card)
-    if reason is None and card is not None:
+    if reason is None:
         try:
-            return Index(store, view, card, read_files(store, view, card))
-        except FileNotFoundError as error:
+            index = read_files(store, view, card)
+            if index is not None:
+                check_ids(index, file_of(card, INDEX), filled_rows(view))
+            return Index(store, view, card, index)
+        except DamagedIndex as error:
             reason = str(error)
     raise RetrievalError(f"the index of {path} is stale, {reason}: run {build_command(store, view, card)}")
 
 
 def read_files(store: Store, view: View, card: Card) -> faiss.Index | None:
-    """The FAISS index of a card, None of an exact one. FileNotFoundError where a file is not as it was written."""
-    import faiss
-
+    """The FAISS index of a card, None of an exact one. DamagedIndex where a file is not as it was written."""
     beside = card_path(store, view.entity, view.name).parent
     if not card["files"]:
         return None
     with local_together([beside / name for name in card["files"]]) as folder:
         if damaged(card, folder):
-            raise FileNotFoundError("its file is damaged or of another build")
-        index = faiss.read_index(str(folder / file_of(card, INDEX)), faiss.IO_FLAG_MMAP if folder == beside else 0)
+            raise DamagedIndex("its file is damaged or of another build")
+        index = read_faiss(folder / file_of(card, INDEX), card["dim"], card["rows"], mapped=folder == beside)
     probe(index, card["probes"])
     return index
 

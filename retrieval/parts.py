@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,8 +26,9 @@ from retrieval.exact import squares
 from retrieval.factory import TRAINING_ROWS_A_LIST
 from retrieval.files import local, whole
 from retrieval.gpu import cluster_on_gpu
+from retrieval.index_files import DamagedIndex, ids, read_faiss
 from retrieval.sample import Sample
-from retrieval.vectors import checked_norms, compact, raw_blocks
+from retrieval.vectors import checked_norms, compact, filled_rows, raw_blocks, width
 from store import Store, StoreError, View
 from store.remote import Place
 
@@ -61,8 +63,20 @@ class Job:
         """Whether parts of the trained index can be put together: it has inverted lists."""
         import faiss
 
-        with local(self.trained) as file:
-            return faiss.try_extract_index_ivf(faiss.read_index(str(file))) is not None
+        with self.naming_folder(), local(self.trained) as file:
+            return faiss.try_extract_index_ivf(read_faiss(file, self.dim(), 0)) is not None
+
+    def dim(self) -> int:
+        """Channels of a vector."""
+        return width(self.opened()[1], self.feature)
+
+    @contextmanager
+    def naming_folder(self) -> Iterator[None]:
+        """Turn a DamagedIndex raised within the block into an error that says what to delete."""
+        try:
+            yield
+        except DamagedIndex as error:
+            raise RetrievalError(f"{error}; delete {self.folder} and run the same command again") from error
 
 
 class Part(NamedTuple):
@@ -135,13 +149,12 @@ def train(job: Job, factory: str, rows: Int64[np.ndarray, " rows"]) -> None:
 
 def fill(part: Part) -> Filled:
     """Add the rows of a part to its own lists, and let them pass the sample."""
-    import faiss
-
     start, aside = time.perf_counter(), 0.0
     job = part.job
     store, view = job.opened()
-    with local(job.trained) as file, local(job.sample) as drawn:
-        index, sample = faiss.read_index(str(file)), Sample.read(drawn)
+    with job.naming_folder(), local(job.trained) as file, local(job.sample) as drawn:
+        index = read_faiss(file, width(view, job.feature), 0)
+        sample = Sample.read(drawn, filled_rows(view))
     passing = sample.anew()
     for rows, vectors in raw_blocks(view, job.feature, part.rows):
         sums = squares(vectors)
@@ -165,18 +178,29 @@ def fill_or_say(part: Part) -> Filled | str:
         return str(error)
 
 
-def merge(trained: Path, lists: Sequence[Path], out: Path) -> int:
+def merge(trained: Path, lists: Mapping[Path, int], dim: int, out: Path) -> int:
     """Write the index `trained` with all rows of the index files `lists` as the file `out`; returns their number.
 
     It is written list by list as FAISS itself writes an index, whose inverted lists stand at its end; so no more than
-    a list is in memory. RetrievalError where this FAISS writes them another way.
+    a list is in memory. RetrievalError where this FAISS writes them another way, or a file is damaged.
+
+    Args:
+        trained: an index of `dim` channels without rows.
+        lists: index files, and how many rows each holds.
+        dim: channels.
+        out: file to write.
     """
     import faiss
 
-    empty = faiss.read_index(str(trained))
+    empty = read_faiss(trained, dim, 0)
     ivf = faiss.extract_index_ivf(empty)
-    opened = [faiss.read_index(str(path), faiss.IO_FLAG_MMAP) for path in lists]
-    parts = [faiss.extract_index_ivf(one).invlists for one in opened]
+    opened = [read_faiss(path, dim, count, mapped=True) for path, count in lists.items()]
+    parts = []
+    for path, one in zip(lists, opened, strict=True):
+        inner = faiss.try_extract_index_ivf(one)
+        if inner is None or (inner.nlist, inner.code_size) != (ivf.nlist, ivf.code_size):
+            raise DamagedIndex(f"{path.name} is damaged: it is no part of this index")
+        parts.append(inner.invlists)
     sizes = np.array([[part.list_size(n) for part in parts] for n in range(ivf.nlist)], "<u8")
     empty.ntotal = ivf.ntotal = int(sizes.sum())
     header = faiss.serialize_index(empty).tobytes()
@@ -211,10 +235,7 @@ def emptied(index: faiss.Index) -> faiss.Index:
 
 def rows_in(index: faiss.Index) -> Int64[np.ndarray, " rows"]:
     """The row numbers that an IVF index holds, rising."""
-    import faiss
-
-    lists = faiss.extract_index_ivf(index).invlists
-    held = [faiss.rev_swig_ptr(lists.get_ids(n), lists.list_size(n)) for n in range(lists.nlist) if lists.list_size(n)]
+    held = list(ids(index))
     return np.sort(np.concatenate(held)) if held else np.empty(0, np.int64)
 
 

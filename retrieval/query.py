@@ -65,7 +65,8 @@ class Options:
     weights: str | None = None
     """weights of the view's encoder for --file: a folder, name or hub id; by default those of its name"""
     where: str | None = None
-    """condition on the catalog as behind SQL's WHERE, e.g. "step = 'whisk' AND duration > 4" """
+    """condition on the catalog as after SQL's WHERE, e.g. "step = 'whisk' AND duration > 4": comparisons, AND, OR, NOT,
+    IN, LIKE, BETWEEN, IS NULL, arithmetic, lower, upper and length"""
     feature: str | None = None
     """the array of the view that is compared; by default the index's, or embedding"""
     k: int = field(default=10, metadata={"type": PositiveInt})

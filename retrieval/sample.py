@@ -18,12 +18,14 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from retrieval.exact import SPARE, Passing
+from retrieval.index_files import DamagedIndex, read_arrays
 from retrieval.vectors import normalised
 from store import Store, View
 
 K = 10  # neighbours whose recall is counted
 FEWEST, MOST = 16, 256  # queries
 LISTS_A_QUERY = 20  # a row is compared with every list's centroid to be added: so a query costs a twentieth of that
+FORMS = {"rows": ("<i8", 1), "queries": ("<f4", 2), "near": ("<i8", 2), "estimates": ("<f4", 2)}  # arrays on disk
 EQUAL = 1e-6  # cosines as near as that are the same neighbour
 
 
@@ -52,10 +54,23 @@ class Sample:
         return cls(rows, passing.queries, passing.rows, passing.estimates)
 
     @classmethod
-    def read(cls, path: Path) -> Sample:
-        """A sample that was written."""
-        with np.load(path, allow_pickle=False) as file:
-            return cls(*(file[name] for name in ("rows", "queries", "near", "estimates")))
+    def read(cls, path: Path, filled: Int64[np.ndarray, " filled"]) -> Sample:
+        """Return a sample that was written.
+
+        Args:
+            path: its file.
+            filled: rows of the view, among which all its rows must be.
+
+        Raises:
+            DamagedIndex: the file is no sample of these rows.
+        """
+        arrays = read_arrays(path, FORMS)
+        if len({len(array) for array in arrays.values()}) != 1 or arrays["near"].shape != arrays["estimates"].shape:
+            raise DamagedIndex(f"{path.name} is damaged: its arrays have different lengths")
+        one = cls(**arrays)
+        if not np.isin(np.append(one.rows, one.near[one.near != -1]), filled).all():
+            raise DamagedIndex(f"{path.name} is damaged: it names rows that have no features")
+        return one
 
     def write(self, path: Path) -> None:
         """Write it as the file `path`."""

@@ -90,7 +90,7 @@ def join(store: Store, options: Options) -> int:
         "other_videos": options.other_videos, "piece": most,
     }  # fmt: skip
     parts = _parts_folder(options.out, asked)
-    files = []
+    files, clips = [], 0
     with progress("joined clips", len(given.rows)) as advance:
         for piece in pieces(given.bounds, most):
             file = parts / f"{piece.start:012d}.parquet"
@@ -99,9 +99,17 @@ def join(store: Store, options: Options) -> int:
                 with whole(file) as temporary:
                     frame.write_parquet(temporary)
             files.append(file)
+            clips += piece.stop - piece.start
             advance(piece.stop - piece.start)
     with whole(options.out) as temporary:
-        pl.scan_parquet(files).sink_parquet(temporary)
+        try:
+            written = pl.scan_parquet(files, glob=False)
+            if (rows := written.select(pl.len()).collect().item()) != clips:
+                raise pl.exceptions.ComputeError(f"{rows} clips of {clips}")
+            written.sink_parquet(temporary)
+        except pl.exceptions.PolarsError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise RetrievalError(f"a piece in {parts} is damaged ({reason}): delete that folder and repeat") from error
     shutil.rmtree(parts)
     return len(given.rows)
 
@@ -147,9 +155,11 @@ def _parts_folder(out: Path, asked: dict[str, Any]) -> Path:
         known = json.loads(card.read_text(encoding="utf-8"))
     except OSError as error:
         raise RetrievalError(f"cannot write {folder}: {error.strerror or error}") from error
-    except ValueError:
-        known = {}
-    different = [name for name, value in asked.items() if known.get(name) != value]
+    except (ValueError, RecursionError):
+        known = None
+    different = list(asked)
+    if isinstance(known, dict):
+        different = [name for name, value in asked.items() if known.get(name) != value]
     if different:
         raise RetrievalError(
             f"{folder} holds pieces of another join ({', '.join(different)} differ): delete it, or name another --out"

@@ -90,7 +90,7 @@ def slow(body: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("behaviour", "told"),
     [
-        (lambda body: None, r"broke off \(RemoteDisconnected\) \(3 tries\)"),
+        (lambda body: None, r"broke off \(RemoteProtocolError\) \(3 tries\)"),
         (slow, r"did not answer within 0.2 s \(3 tries\)"),
         (lambda body: HTML, "answers text/html, no chat completion: correct --endpoint"),
         (lambda body: Reply(b"{}", 401), r"refuses the key \(401\): set OPENAI_API_KEY"),

@@ -54,7 +54,8 @@ def writes(body: dict[str, Any]) -> Reply:
 def test_the_file_is_written_once_every_pair_has_been_asked_and_what_was_written_is_not_asked_again(
     given: list[str], server: Server, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, asked = tmp_path / "pairqa.jsonl", [*given, f"--endpoint={server.url}", "--retries=0", "--json"]
+    out = tmp_path / "pairqa.jsonl"
+    asked = [*given, f"--endpoint={server.url}?api_key=sk-query-secret", "--retries=0", "--json"]
     server.answer = lambda body: writes(body) if len(server.requests) < 6 else Reply(b"<html>", 502, "text/html")
     assert pairqa.main(asked) == 1
     assert not out.exists() and json.loads(capsys.readouterr().out)["absent"] > 0
@@ -81,6 +82,7 @@ def test_the_file_is_written_once_every_pair_has_been_asked_and_what_was_written
     assert record["rows"] == len(rows) == 2 * (3 * 3 + 1)
     assert {row["provenance"] for row in rows} == {record["version"]}
     told = json.loads((tmp_path / "pairqa.record.json").read_text())
+    assert told["options"]["endpoint"] == server.url and "sk-query-secret" not in json.dumps(told)
     assert told["provenance"]["model"] == "llama" and told["types"] == record["types"]
     assert record["types"]["2"]["dropped"] == {
         "question without an answer": 3,

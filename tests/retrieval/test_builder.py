@@ -99,7 +99,7 @@ def test_parts_make_the_index_of_one_go(
 def test_parts_make_the_whole(store: Store, clustered: View, monkeypatch: pytest.MonkeyPatch) -> None:
     """The truth that the parts remember is that of float64 over all rows."""
     built(store, clustered)
-    sample = Sample.read(files(store)[1])
+    sample = Sample.read(files(store)[1], filled_rows(clustered))
     rows = filled_rows(clustered)
     cosines = sample.queries.astype(float) @ normalised(store, clustered, "embedding", rows).T
     cosines[np.arange(len(sample.rows)), np.searchsorted(rows, sample.rows)] = -2

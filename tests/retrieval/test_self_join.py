@@ -164,3 +164,28 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, store: Store, fill: 
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < vectors.nbytes / 2
+
+
+def test_a_damaged_piece_of_a_killed_run_is_one_line(
+    store: Store, steps: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(store.path, "tiny", k=3, within="step", out=tmp_path / "n.parquet")
+    monkeypatch.setattr(self_join, "PIECE", 16)
+    with monkeypatch.context() as patched:
+        patched.setattr(pl, "scan_parquet", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            join(store, options)
+    folder = tmp_path / "n.parquet.parts"
+    piece = sorted(folder.glob("*.parquet"))[0]
+    whole = piece.read_bytes()
+    pl.read_parquet(piece)[:-1].write_parquet(tmp_path / "shorter.parquet")
+    for content in (b"", whole[:-9], b"PAR1" * 9, (tmp_path / "shorter.parquet").read_bytes()):
+        piece.write_bytes(content)
+        with pytest.raises(RetrievalError, match=f"a piece in {folder} is damaged .*: delete that folder") as refused:
+            join(store, options)
+        assert "\n" not in str(refused.value) and not options.out.exists()
+    piece.write_bytes(whole)
+    for content in ("[]", "7", "[" * 100_000, "{"):
+        (folder / "join.json").write_text(content)
+        with pytest.raises(RetrievalError, match="holds pieces of another join"):
+            join(store, options)

@@ -91,7 +91,7 @@ def test_a_selection_hides_every_other_row_of_an_index(store: Store, cut: View) 
         ("start + 1", "is no condition ("),
         ("start > 'late'", "is no condition ("),
         ("", "is no condition ("),
-        ("step = 'whisk' AND", "write one as behind SQL's WHERE"),
+        ("step = 'whisk' AND", "write one as after SQL's WHERE"),
         ("step = 'bake'", "no clip of "),
     ],
 )

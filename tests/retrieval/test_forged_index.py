@@ -1,0 +1,239 @@
+"""Forged cards and files of an index: refused in one line, before anything is opened or allocated for them."""
+
+import io
+import json
+import struct
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from retrieval.builder import build_index
+from retrieval.card import INDEX, SAMPLE, Card, card_path, described, file_of, read_card, write_card
+from retrieval.errors import RetrievalError
+from retrieval.index import open_index
+from retrieval.index_files import DamagedIndex, read_faiss
+from retrieval.parts import Job
+from retrieval.sample import Sample
+from retrieval.vectors import filled_rows
+from store import Store, View
+
+FACTORY = "IVF2,SQfp16"
+D, VECTORS, LISTS = 4, 8, 37  # bytes at which a FAISS file declares dimension, vectors and lists
+
+
+def refused(store: Store, view: View) -> str:
+    """The line that says why the index is not searched. Nothing as large as a forged number is allocated meanwhile."""
+    tracemalloc.start()
+    with pytest.raises(RetrievalError) as caught:
+        open_index(store, view)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    line = str(caught.value)
+    assert "\n" not in line and "run `python -m retrieval build" in line and peak < 50 * 2**20
+    return line
+
+
+def forge(store: Store, change: Callable[[Card], Any]) -> None:
+    """Change the card and seal it again, as anyone can who writes to the store."""
+    path = card_path(store, "clips", "tiny")
+    card = read_card(path)
+    assert not isinstance(card, str)
+    change(card)
+    write_card(path, card)
+
+
+def forge_file(store: Store, card: Card, at: int, value: bytes) -> None:
+    """Change the FAISS file, and its size and sha256 in the card."""
+    path = card_path(store, "clips", "tiny").parent / file_of(card, INDEX)
+    content = bytearray(path.read_bytes())
+    content[at : at + len(value)] = value
+    path.write_bytes(content)
+    forge(store, lambda card: card["files"].update(described(path)))
+
+
+@pytest.mark.parametrize("name", ["../../../x.faiss", "/etc/passwd", "other.0123abcd.faiss", "tiny.faiss/../x.faiss"])
+def test_a_card_names_only_files_of_its_own(store: Store, clips: View, tmp_path: Path, name: str) -> None:
+    build_index(store, clips, factory=FACTORY)
+    outside = tmp_path / "x.faiss"  # the same folder as indexes/clips/../../../x.faiss
+
+    def elsewhere(card: Card) -> None:
+        own = file_of(card, INDEX)
+        outside.write_bytes((card_path(store, "clips", "tiny").parent / own).read_bytes())
+        card["files"][name] = card["files"].pop(own)
+
+    forge(store, elsewhere)
+    assert f"its card names {name!r}, which is no file of this index" in refused(store, clips)
+    assert build_index(store, clips, factory=FACTORY)["rows"] == 27 and outside.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"rows": 2**60}, f"it holds {2**60} rows and the view now has 27"),
+        ({"rows": "27"}, "its card has no usable 'rows'"),
+        ({"rows": True}, "its card has no usable 'rows'"),
+        ({"dim": 2**40}, f"it compares {2**40} channels of 'embedding', which the view does not have"),
+        ({"feature": "tokens"}, "it compares 16 channels of 'tokens', which the view does not have"),
+        ({"probes": -1}, "its card says -1 lists a query"),
+        ({"provenance": {"encoder": 1}}, "its card has no usable 'provenance'"),
+        ({"provenance": []}, "its card has no usable 'provenance'"),
+        ({"view": "huge"}, "its card is that of clips/huge"),
+        ({"entity": "texts"}, "its card is that of texts/tiny"),
+        ({"files": {}}, "its card names 0 files, where an index has 2"),
+        ({"exact": True}, "its card names 2 files, where an index has 0"),
+        ({"version": None}, "is missing or was changed"),
+    ],
+)
+def test_the_numbers_of_a_card_are_those_of_the_store(
+    store: Store, clips: View, change: dict[str, Any], why: str
+) -> None:
+    build_index(store, clips, factory=FACTORY)
+    forge(store, lambda card: card.update(change))
+    assert why in refused(store, clips)
+
+
+def test_a_card_of_any_other_content_is_refused(store: Store, clips: View) -> None:
+    build_index(store, clips, factory=FACTORY)
+    path = card_path(store, "clips", "tiny")
+    for content in (b"[" * 100_000, b'{"a": ' * 50_000, b"7", b"\xff\xfe", b'{"seal": 1}', b" " * 2**21 + b"{}"):
+        path.write_bytes(content)
+        assert "is missing or was changed" in refused(store, clips)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "why"),
+    [
+        (D, struct.pack("<i", 2**30), "declare 27 vectors of 1,073,741,824 channels, where the index has 27 of 16"),
+        (D, struct.pack("<i", -1), "that declare 27 vectors of -1 channels"),
+        (VECTORS, struct.pack("<q", 2**60), "that declare 1,152,921,504,606,846,976 vectors"),
+        (VECTORS, struct.pack("<q", -5), "that declare -5 vectors"),
+        (VECTORS, struct.pack("<q", 26), "that declare 26 vectors of 16 channels, where the index has 27"),
+        (LISTS, struct.pack("<Q", 2**40), "FAISS cannot read it ("),
+        (LISTS, struct.pack("<Q", 2**63), "FAISS cannot read it ("),
+        (0, b"XXXX", "FAISS cannot read it ("),
+    ],
+)
+def test_forged_sizes_allocate_nothing(store: Store, clips: View, at: int, value: bytes, why: str) -> None:
+    """The file's sha256 in the card is that of the forged file: only the header gives it away."""
+    forge_file(store, build_index(store, clips, factory=FACTORY), at, value)
+    assert "is damaged: " in (line := refused(store, clips)) and why in line
+
+
+@pytest.mark.parametrize("factory", [FACTORY, "IVF2,PQ8x4", "HNSW8", "Flat"])
+def test_no_number_of_a_faiss_file_takes_more_memory_than_the_file(tmp_path: Path, factory: str) -> None:
+    """Eight bytes at any place become a large number: FAISS reads the file or refuses it."""
+    import faiss
+
+    vectors = np.random.default_rng(0).normal(size=(700, 16)).astype(np.float32)
+    made = faiss.index_factory(16, factory, faiss.METRIC_INNER_PRODUCT)
+    index = made if factory.startswith("IVF") else faiss.IndexIDMap(made)
+    index.train(vectors)
+    index.add_with_ids(vectors, np.arange(700))
+    path = tmp_path / "x.faiss"
+    faiss.write_index(index, str(path))
+    whole = path.read_bytes()
+    assert read_faiss(path, 16, 700).ntotal == 700
+    refusals = 0
+    for at in [*range(0, 160, 3), *range(160, len(whole) - 8, len(whole) // 40)]:
+        for number in (2**62, 2**38, 2**64 - 1):
+            path.write_bytes(whole[:at] + struct.pack("<Q", number) + whole[at + 8 :])
+            try:
+                read_faiss(path, 16, 700)
+            except DamagedIndex as error:
+                assert "\n" not in str(error)
+                refusals += 1
+    assert refusals > 30
+
+
+@pytest.mark.parametrize("factory", [FACTORY, "HNSW8"])
+def test_ids_are_filled_rows(store: Store, clips: View, factory: str) -> None:
+    """Every row number of an index belongs to its view: rows 3, 8 and 29 have no features."""
+    import faiss
+
+    card = build_index(store, clips, factory=factory)
+    assert len(open_index(store, clips)) == 27
+    path = card_path(store, "clips", "tiny").parent / file_of(card, INDEX)
+    content = path.read_bytes()
+    for wrong in (3, 30, -1, 2**62, 6):  # failed, beyond the last, negative, far beyond, there already
+        at = content.rfind(struct.pack("<q", 7))
+        assert at > 0 and faiss.read_index(str(path)).ntotal == 27
+        path.write_bytes(content[:at] + struct.pack("<q", wrong) + content[at + 8 :])
+        forge(store, lambda card: card["files"].update(described(path)))
+        assert "its numbers are not the rows of its view" in refused(store, clips)
+
+
+def npz(path: Path, compression: int = zipfile.ZIP_STORED, **arrays: bytes) -> None:
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, data in arrays.items():
+            file.writestr(f"{name}.npy", data)
+
+
+def npy(array: np.ndarray, shape: tuple[int, ...] | None = None) -> bytes:
+    """The bytes of an array; with `shape`, as if it had that shape."""
+    file = io.BytesIO()
+    header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": shape or array.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + array.tobytes()
+
+
+def test_a_forged_sample_is_refused(store: Store, clips: View, tmp_path: Path) -> None:
+    card = build_index(store, clips, factory=FACTORY)
+    rows = filled_rows(clips)
+    true = Sample.read(card_path(store, "clips", "tiny").parent / file_of(card, SAMPLE), rows)
+    good = {name: npy(getattr(true, name)) for name in ("rows", "queries", "near", "estimates")}
+    path = tmp_path / "s.npz"
+    npz(path, **good)
+    assert (Sample.read(path, rows).near == true.near).all()
+    forged: list[tuple[dict[str, bytes], str]] = [
+        ({**good, "queries": npy(true.queries, (2**40, 16))}, "cannot be read"),
+        ({**good, "queries": npy(true.queries.astype("f8"))}, "cannot be read"),
+        ({**good, "rows": npy(true.rows[:-1])}, "different lengths"),
+        ({**good, "rows": npy(true.rows + 1)}, "names rows that have no features"),
+        ({**good, "near": npy(np.full_like(true.near, 2**50))}, "names rows that have no features"),
+        ({**good, "more": b""}, "cannot be read"),
+        ({name: good[name] for name in ("rows", "near")}, "cannot be read"),
+    ]
+    for arrays, why in forged:
+        npz(path, **arrays)
+        with pytest.raises(DamagedIndex, match=why):
+            Sample.read(path, rows)
+    npz(path, zipfile.ZIP_DEFLATED, **{**good, "queries": npy(np.zeros((2**18, 16), np.float32))})
+    with pytest.raises(DamagedIndex, match="compressed"):
+        Sample.read(path, rows)
+
+
+def test_damaged_parts_of_a_build_name_their_folder(
+    store: Store, clips: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a killed build left is no less suspect than an index."""
+    monkeypatch.setattr("retrieval.builder._Build._merge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        build_index(store, clips, factory=FACTORY)
+    monkeypatch.undo()
+    (folder,) = (store.path / "indexes/clips/tiny.building").iterdir()
+    (part,) = folder.glob("*-*.faiss")
+    whole = part.read_bytes()
+    row = whole.rfind(struct.pack("<q", 7))
+    for content in (
+        whole[:20],
+        whole[:VECTORS] + b"\xff" * 8 + whole[VECTORS + 8 :],
+        whole[:row] + struct.pack("<q", 99) + whole[row + 8 :],
+    ):
+        part.write_bytes(content)
+        with pytest.raises(RetrievalError, match=f"is damaged: .*; delete {folder} and run the same command again"):
+            build_index(store, clips, factory=FACTORY)
+    part.write_bytes(whole)
+    assert Job(store.path, "clips", "tiny", "embedding", folder).mergeable()
+    assert build_index(store, clips, factory=FACTORY)["rows"] == 27
+
+
+def test_the_card_on_disk_is_as_it_was(store: Store, clips: View) -> None:
+    """No field was added: indexes of older versions open."""
+    build_index(store, clips, factory=FACTORY)
+    written = json.loads(card_path(store, "clips", "tiny").read_text())
+    assert written["version"] == 2 and "seal" in written
