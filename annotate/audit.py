@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from annotate.audit_figures import figures, leaks
@@ -26,6 +25,7 @@ from annotate.contact_sheets import contact_sheets
 from annotate.errors import AnnotateError
 from annotate.held_out import known_clips, read_held_out
 from annotate.qa_file import Question, read_questions
+from common.streams import generator
 from heads.clip_texts import ClipTexts
 from heads.files import write_text
 from store import Store
@@ -93,7 +93,7 @@ def _drawn(rows: list[Question], count: int, seed: int) -> dict[tuple[str, str],
     for row in rows:
         of_pair = pairs.setdefault(frozenset((row.reference, row.candidate)), {})
         of_pair.setdefault((row.reference, row.candidate), []).append(row)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed, "audited pairs")
     chosen = [list(pairs.values())[place] for place in sorted(rng.permutation(len(pairs))[:count])]
     return dict(list(orders.items())[rng.integers(len(orders))] for orders in chosen)
 

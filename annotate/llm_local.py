@@ -6,7 +6,6 @@ Guarantees
 - a conversation longer than the model reads is a Failure that says so
 """
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from annotate.answers import Failure
 from annotate.errors import AnnotateError
 from annotate.llm import CutOff, Sampling
 from annotate.prompts import Message
+from common.streams import torch_seed
 from weights import resolve
 
 
@@ -128,7 +128,7 @@ class Draws:
 
     def __init__(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
         self.sampling = sampling
-        self.generators = [torch.Generator().manual_seed(_seed(ids, sampling.seed)) for ids in prompts]
+        self.generators = [_generator(ids, sampling.seed) for ids in prompts]
 
     def __call__(self, ids: Int[Tensor, "B L"], logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         scaled = (logits.float() / self.sampling.temperature).log_softmax(-1)
@@ -141,6 +141,6 @@ class Draws:
         return scaled - (-uniform.clamp(min=1e-20).log()).log().to(logits.device)
 
 
-def _seed(ids: Sequence[int], seed: int) -> int:
-    """Of one prompt, whatever shares its batch."""
-    return int.from_bytes(hashlib.sha256(repr((seed, list(ids))).encode()).digest()[:8]) >> 1
+def _generator(ids: Sequence[int], seed: int) -> torch.Generator:
+    """Return the stream of one prompt, the same whatever shares its batch."""
+    return torch.Generator().manual_seed(torch_seed(seed, "answers of a language model", repr(list(ids))))

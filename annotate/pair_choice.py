@@ -10,11 +10,12 @@ Guarantees
 - the pairs of a step depend on the seed, its name and its clips, on no other step
 """
 
-import random
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int64, Integer
+
+from common.streams import generator
 
 _DRAWS = 4  # random pairs for each one that is wanted: most are of different steps
 
@@ -39,9 +40,9 @@ def same_step(
     ):
         count = min(cap, high - low)
         if count:
-            rng = random.Random(f"pairs {seed} {names[step[clip]]}")
-            numbers += [low + number for number in rng.sample(range(high - low), count)]
-            tosses += rng.choices((0, 1), k=count)
+            rng = generator(seed, "pairs of a step", names[step[clip]])
+            numbers += (low + rng.choice(high - low, count, replace=False)).tolist()
+            tosses += rng.integers(2, size=count).tolist()
     number, toss = np.array(numbers, np.int64), np.array(tosses, bool)
     first = np.searchsorted(numbered, number, side="right") - 1
     second = video_end[first] + number - numbered[first]
@@ -54,7 +55,8 @@ def other_step(
     """At most `count` pairs of clips of different steps and videos, as places; fewer where there are few."""
     if not len(step):
         return np.zeros((0, 2), np.int64)
-    drawn = np.random.default_rng([seed, len(step)]).integers(len(step), size=(_DRAWS * count, 2))
+    rng = generator(seed, "pairs of other steps", len(step))
+    drawn = rng.integers(len(step), size=(_DRAWS * count, 2))
     drawn = drawn[(step[drawn[:, 0]] != step[drawn[:, 1]]) & (video[drawn[:, 0]] != video[drawn[:, 1]])]
     _, once = np.unique(np.sort(drawn, axis=1), axis=0, return_index=True)
     return drawn[np.sort(once)[:count]]

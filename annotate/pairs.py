@@ -29,6 +29,7 @@ from annotate.errors import AnnotateError
 from annotate.held_out import VIDEO, held_out_by, known_clips, read_held_out
 from annotate.pair_choice import other_step, same_step
 from annotate.stream import stream_parquet
+from common.streams import generator
 from heads.clip_texts import ClipTexts
 from heads.splits import knows_splits
 from store import Store
@@ -79,7 +80,7 @@ def run(options: PairsOptions) -> dict[str, Any]:
     if not len(same):
         raise AnnotateError(f"{options.store}: no step has training clips of two videos; left out were {left_out}")
     pairs = np.concatenate([same, other])
-    order = np.random.default_rng(options.seed).permutation(len(pairs))
+    order = generator(options.seed, "order of chosen pairs").permutation(len(pairs))
     of_label = (
         pl.DataFrame({"label": label, "video": video}).group_by("label").agg(pl.len(), pl.col("video").n_unique())
     )

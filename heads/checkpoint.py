@@ -1,22 +1,27 @@
 """A training run's folder: checkpoints that appear whole, the best one named, and what exact resume needs.
 
     RUN/recipe.yaml                 what was asked
-    RUN/checkpoint-000100/          head.safetensors, optimizer.safetensors, state.json
+    RUN/lineage.json                what it was trained on (heads.lineage)
+    RUN/SHA256SUMS                  digests of these two
+    RUN/checkpoint-000100/          head.safetensors, optimizer.safetensors, state.json, and their SHA256SUMS
     RUN/best.json                   the checkpoint with the best validation score
-    RUN/metrics.jsonl               one JSON object a record
 
 Guarantees
 - a checkpoint is there whole or not at all
 - weights and optimiser come back bit for bit, without pickle
-- what was logged after the checkpoint that a run resumes from is logged once
+- no_weight_is_read_from_a_checkpoint_whose_files_differ_from_its_sha256sums
+- a_checkpoint_without_sha256sums_loads_with_one_notice
 - a damaged file is named in one line; best.json names a checkpoint of its own folder or is refused
+- best_json_that_contradicts_its_checkpoint_is_refused
 """
 
 import json
 import os
 import re
 import shutil
+import sys
 import uuid
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +30,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from heads.checksums import SUMS, check_sums, write_sums
 from heads.errors import HeadsError
 from heads.files import write_text
+from store.commit import sync_folder
 
 _NAME = re.compile(r"checkpoint-\d+")
+_STATE_TENSORS = frozenset({"step", "exp_avg", "exp_avg_sq"})
+"""what AdamW remembers of a weight"""
+MADE_BY = ("recipe.yaml", "lineage.json")
+"""the files of a run's folder that SHA256SUMS lists"""
 
 
 def step_of(checkpoint: Path) -> int:
@@ -47,11 +58,26 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
+    """Give AdamW the state that the file `path` holds under names `<number of the weight>.<name of the state>`.
+
+    Raises:
+        HeadsError: a tensor that AdamW does not have, or of another shape, or one of a weight's tensors is missing.
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        index, name = key.split(".", 1)
+        index, _, name = key.partition(".")
+        known = re.fullmatch(r"0|[1-9]\d{0,8}", index) and int(index) < len(weights) and name in _STATE_TENSORS
+        if not known:
+            raise _damaged(path, f"AdamW has no {key!r} of its {len(weights)} weights")
+        shape = () if name == "step" else tuple(weights[int(index)].shape)
+        if tuple(value.shape) != shape:
+            raise _damaged(path, f"{key} is {tuple(value.shape)} where {shape} belongs")
         state.setdefault(int(index), {})[name] = value
+    for number, found in state.items():
+        if lacking := sorted(_STATE_TENSORS - found.keys()):
+            raise _damaged(path, f"no {number}.{lacking[0]}")
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
@@ -75,8 +101,46 @@ class Run:
         latest = self.latest()
         return 0 if latest is None else step_of(latest)
 
+    def check_made_by(self) -> None:
+        """Compare recipe.yaml and lineage.json with SHA256SUMS. HeadsError: one of them was changed."""
+        advice = "the weights were made by what it was: restore it from a copy, or train into a new folder"
+        if self.folder.is_dir() and not check_sums(self.folder, advice, MADE_BY) and self.latest() is not None:
+            _notice(self.folder)
+
+    def write_made_by(self, recipe: str) -> None:
+        """Write recipe.yaml, and the digests of it and of lineage.json.
+
+        A kill in between leaves no SHA256SUMS, never a wrong one.
+        """
+        path = self.folder / MADE_BY[0]
+        if not path.exists() or path.read_text(encoding="utf-8") != recipe:
+            self.forget_made_by()
+            write_text(path, recipe)
+        write_sums(self.folder, MADE_BY)
+
+    def forget_made_by(self) -> None:
+        """Remove the digests, before what they are of is written again."""
+        (self.folder / SUMS).unlink(missing_ok=True)
+
     def best(self) -> Path:
-        """The checkpoint that validation chose; HeadsError where there is none."""
+        """The checkpoint that validation chose.
+
+        Raises:
+            HeadsError: no finished training, or best.json contradicts what the checkpoint says of itself.
+        """
+        checkpoint, record = self._named_best()
+        state = _read_state(checkpoint)
+        if (record["step"], record["score"]) != (state["best_step"], state["best_score"]):
+            _check(checkpoint)  # of the two files it names the one whose bytes changed, where digests can tell
+            raise HeadsError(
+                f"{self.folder / 'best.json'}: step {record['step']} and score {record['score']}, but "
+                f"{checkpoint.name}/state.json has step {state['best_step']} and score {state['best_score']}; restore "
+                "it from a copy, or train into a new folder"
+            )
+        return checkpoint
+
+    def _named_best(self) -> tuple[Path, dict[str, Any]]:
+        """The checkpoint that best.json names, and the record in it."""
         path = self.folder / "best.json"
         if not path.exists():
             raise HeadsError(
@@ -89,7 +153,10 @@ class Run:
         name = record.get("checkpoint") if isinstance(record, dict) else None
         if not _NAME.fullmatch(str(name)):
             raise HeadsError(f"{path}: names no checkpoint of this folder, but {name!r}; train into a new folder")
-        return self.folder / str(name)
+        checkpoint = self.folder / str(name)
+        if record.get("step") != step_of(checkpoint) or "score" not in record:
+            raise HeadsError(f"{path}: damaged, it names {name} for step {record.get('step')}; train into a new folder")
+        return checkpoint, record
 
     def save(
         self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
@@ -103,13 +170,16 @@ class Run:
             save_file({k: v.contiguous() for k, v in trainable(module).items()}, temporary / "head.safetensors")
             save_file(optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
             write_text(temporary / "state.json", json.dumps({"step": step} | state, indent=1))
-            for file in temporary.iterdir():
-                with open(file, "rb") as handle:
+            names = os.listdir(temporary)
+            for name in names:
+                with open(temporary / name, "rb") as handle:
                     os.fsync(handle.fileno())
+            write_sums(temporary, names)
             if target.exists():
                 shutil.rmtree(target)
             os.replace(temporary, target)
-        except (OSError, SafetensorError) as error:
+            sync_folder(self.folder)
+        except (OSError, SafetensorError, HeadsError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise HeadsError(
                 f"{target}: cannot be written ({error}); make room, and run again: it goes on from the last checkpoint"
@@ -119,6 +189,12 @@ class Run:
     def load(
         self, checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None
     ) -> dict[str, Any]:
+        """Read a checkpoint into the module and the optimiser; returns its state.
+
+        Raises:
+            HeadsError: a damaged file, or the weights of another recipe.
+        """
+        _check(checkpoint)
         wanted = trainable(module)
         found = _read_tensors(checkpoint / "head.safetensors")
         if wanted.keys() != found.keys():
@@ -130,15 +206,18 @@ class Run:
         _check_shapes(_shapes(found), wanted, checkpoint, "train into a new folder")
         _copy(found, wanted)
         if optimizer is not None:
-            restore_optimizer(optimizer, _read_tensors(checkpoint / "optimizer.safetensors"))
-        return _read_json(checkpoint / "state.json")
+            path = checkpoint / "optimizer.safetensors"
+            restore_optimizer(optimizer, _read_tensors(path), path)
+        return _read_state(checkpoint)
 
     def check_start(self, module: nn.Module) -> Path:
-        """The best checkpoint, whose weights the module can start from; no weights are read.
+        """The best checkpoint, whose weights the module can start from; no weights are copied.
 
-        HeadsError where it holds weights that the module does not train, or of another shape.
+        HeadsError where a file is damaged, or holds weights that the module does not train, or of another shape.
         """
+        self.check_made_by()
         checkpoint, wanted = self.best(), trainable(module)
+        _check(checkpoint)
         found = _read_shapes(checkpoint / "head.safetensors")
         odd = sorted(found.keys() - wanted.keys())
         if odd:
@@ -166,7 +245,7 @@ class Run:
         """Keep the best and the latest checkpoint, and no half of one that a killed run left."""
         keep = {self.latest()}
         if (self.folder / "best.json").exists():
-            keep.add(self.best())
+            keep.add(self._named_best()[0])
         for checkpoint in self.checkpoints():
             if checkpoint not in keep:
                 shutil.rmtree(checkpoint)
@@ -210,44 +289,48 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise _damaged(path, error) from error
 
 
-def _read_json(path: Path) -> Any:
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    """state.json: the step, and the step and score of the best checkpoint so far."""
+    path = checkpoint / "state.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        state = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from error
+    step = state.get("step") if isinstance(state, dict) else None
+    if type(step) is not int or step != step_of(checkpoint):
+        raise _damaged(path, f"it is of step {step}")
+    best, score = state.get("best_step"), state.get("best_score")
+    if type(best) is not int or not 0 <= best <= step or type(score) not in (int, float):
+        raise _damaged(path, f"step {best} with score {score!r} cannot be the best so far")
+    return dict(state)
 
 
-def _damaged(path: Path, error: Exception) -> HeadsError:
-    return HeadsError(
-        f"{path}: missing or damaged ({error}); remove its checkpoint folder to resume from another, or train anew"
+def _check(checkpoint: Path) -> None:
+    """Compare the files of a checkpoint with its SHA256SUMS: the one way to what is read of it. HeadsError: damage."""
+    if not checkpoint.is_dir():
+        raise _damaged(checkpoint, "no such folder")
+    if not check_sums(checkpoint, _advice(checkpoint)):
+        _notice(checkpoint.parent)
+
+
+@cache
+def _notice(run: Path) -> None:
+    """Say on stderr, once, that nothing tells whether the files of a run are damaged."""
+    print(
+        f"{run}: no SHA256SUMS, as in runs of older versions: damaged files go unnoticed, and training that goes on "
+        "draws from other random streams than it began with",
+        file=sys.stderr,
+        flush=True,
     )
 
 
-class MetricsLog:
-    """RUN/metrics.jsonl and TensorBoard events, cut back to the step that a run resumes from."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "metrics.jsonl"
-        kept = [r for r in read_metrics(self.path) if r["step"] <= step]
-        write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-
-    def add(self, step: int, **values: float | None) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step} | values) + "\n")
-        for name, value in ((n, v) for n, v in values.items() if v is not None):
-            self.board.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self.board.close()
+def _damaged(path: Path, why: Exception | str) -> HeadsError:
+    return HeadsError(f"{path}: missing or damaged ({why}); {_advice(path)}")
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Whole lines only: a killed run may leave half a line."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+def _advice(path: Path) -> str:
+    checkpoint = path if _NAME.fullmatch(path.name) else path.parent
+    return (
+        "no other checkpoint is taken in its place: restore the file from a copy, or remove the folder "
+        f"{checkpoint.name} to resume from the checkpoint before it, or train into a new folder"
+    )

@@ -18,6 +18,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.streams import torch_seed
 from heads.clips import Features
 from heads.errors import HeadsError
 from heads.methods.vlemb import VLEmb
@@ -74,7 +75,7 @@ class ContrastiveHead(nn.Module):
 
 
 def build(recipe: ContrastiveRecipe, store: Store, seed: int) -> ContrastiveHead:
-    torch.manual_seed(seed)
+    torch.manual_seed(torch_seed(seed, "contrastive weights"))
     tokens, channels = store.view("clips", recipe.view).features["tokens"].shape
     (text_dim,) = store.view("texts", recipe.text_view).features["embedding"].shape
     return ContrastiveHead(recipe, tokens, channels, text_dim)
@@ -95,7 +96,7 @@ class ContrastiveTask:
                 "train and val splits"
             )
         if len(self.val) > VALIDATED:
-            self.val = self.val[draw(len(self.val), VALIDATED, 0, seed)]
+            self.val = self.val[draw(len(self.val), VALIDATED, 0, seed, "validation clips")]
         self.pairs: PairContrast | None = None
         self.validator: Validator | None = None
         if recipe.pairs is not None:
@@ -120,7 +121,8 @@ class ContrastiveTask:
         return clips, texts
 
     def loss(self, batch: int) -> Tensor:
-        places = draw(len(self.train), min(self.recipe.clips, len(self.train)), batch, self.seed)
+        count = min(self.recipe.clips, len(self.train))
+        places = draw(len(self.train), count, batch, self.seed, "contrastive order")
         loss = self.module.loss(*self._batch(self.train[places].rows()), self.recipe.leave_out)
         if self.pairs is not None:
             weight = self.pairs.options.alike_weight

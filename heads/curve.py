@@ -1,13 +1,16 @@
 """The loss curve of a run as a picture."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from heads.files import write_bytes
+
 
 def draw_curve(records: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Loss a step with its running mean, and the validation figures below it, as one PNG."""
+    """Loss a step with its running mean, and the validation figures below it, as one PNG. HeadsError: no space."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -34,7 +37,7 @@ def draw_curve(records: list[dict[str, Any]], path: Path, title: str) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    temporary = path.with_name(f".{path.name}.part.png")
-    figure.savefig(temporary, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
     pyplot.close(figure)
-    temporary.replace(path)
+    write_bytes(path, picture.getvalue())

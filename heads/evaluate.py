@@ -73,6 +73,7 @@ def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
 
 def asked(options: EvaluateOptions) -> list[Any]:
     """The rows to answer."""
+    from common.streams import published
     from heads.declining import agreeing
     from heads.selection import named, select
     from heads.testsets import drawn, read_test_set
@@ -84,7 +85,7 @@ def asked(options: EvaluateOptions) -> list[Any]:
         names = named([row for rows in groups for row in rows], options.subset)
         groups = [select(rows, names) for rows in groups]
     if options.rows is not None:
-        groups = [drawn(rows, options.rows, options.seed) for rows in groups]
+        groups = [drawn(rows, options.rows, published(options.seed)) for rows in groups]
     return [row for group in groups for row in group]
 
 

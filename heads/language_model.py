@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
+from common.streams import torch_seed
 from heads.chat import Chat
 from heads.errors import HeadsError
 from heads.packed_attention import NAME, Layout, may_see
@@ -164,7 +165,7 @@ class LanguageModel(nn.Module):
         """HeadsError: the model has no layer of a name among the targets."""
         from peft import LoraConfig, inject_adapter_in_model
 
-        torch.manual_seed(seed)
+        torch.manual_seed(torch_seed(seed, "LoRA weights"))
         config = LoraConfig(
             r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), lora_dropout=0.0
         )

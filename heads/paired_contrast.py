@@ -8,12 +8,12 @@ Guarantees
 
 from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from common.streams import generator
 from heads.clips import Features
 from heads.declining import declines
 from heads.errors import HeadsError
@@ -90,10 +90,11 @@ class PairContrast:
 
     def batch(self, number: int, device: str) -> PairBatch:
         """The batch of that number; of a pair with several texts one is drawn."""
-        rng = np.random.default_rng([self.seed, 2, number])
+        rng = generator(self.seed, "contrastive texts", number)
         size = min(self.options.pairs, len(self.told), len(self.decided))
-        told = [self.told[place] for place in draw(len(self.told), size, number, self.seed)]
-        decided = [self.decided[place] for place in draw(len(self.decided), size, number, self.seed)]
+        order, kinds = "contrastive order of differences", "contrastive order of decisions"
+        told = [self.told[place] for place in draw(len(self.told), size, number, self.seed, order)]
+        decided = [self.decided[place] for place in draw(len(self.decided), size, number, self.seed, kinds)]
         texts = [own.texts[rng.integers(len(own.texts))] for own in told]
         return PairBatch(
             self._read([own.pair for own in told], device),

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
+from common.streams import generator
 from heads.errors import HeadsError
 from heads.jsonl import read_objects
 from heads.packing import Turn
@@ -59,15 +60,18 @@ def refuse_held_out(clips: Iterable[str], catalog: pl.DataFrame, path: str) -> N
         )
 
 
-def draw(items: int, count: int, step: int, seed: int) -> list[int]:
-    """Places of the `count` items of one step: every item once an epoch, each epoch in an order of its own."""
+def draw(items: int, count: int, step: int, seed: int, purpose: str) -> list[int]:
+    """Places of the `count` items of one step: every item once an epoch, each epoch in an order of its own.
+
+    purpose: as in `common.streams`.
+    """
     places = range(step * count, (step + 1) * count)
-    return [int(_order(items, place // items, seed)[place % items]) for place in places]
+    return [int(_order(items, place // items, seed, purpose)[place % items]) for place in places]
 
 
-@lru_cache(maxsize=4)  # of a hundred million clips an order takes seconds; at most three kinds of items take turns
-def _order(items: int, epoch: int, seed: int) -> Int[np.ndarray, " items"]:
-    return np.random.default_rng([seed, epoch]).permutation(items)
+@lru_cache(maxsize=4)  # of a hundred million clips an order takes seconds; at most four kinds of items take turns
+def _order(items: int, epoch: int, seed: int, purpose: str) -> Int[np.ndarray, " items"]:
+    return generator(seed, purpose, epoch).permutation(items)
 
 
 def kind(answer: str) -> str:

@@ -4,8 +4,7 @@ Guarantees
 - a batch is a pure function of seed and number, and of what was mined last
 """
 
-import numpy as np
-
+from common.streams import generator
 from heads.chat import Chat
 from heads.hard_negatives import HardNegatives
 from heads.packing import Packer, Turn
@@ -31,14 +30,14 @@ class PairedSource:
 
     def batch(self, number: int, step: int) -> Batch:
         recipe = self.recipe
-        rng = np.random.default_rng([self.seed, 1, number])
-        pairs = [self.pairs[i] for i in draw(len(self.pairs), recipe.batch, number, self.seed)]
+        rng = generator(self.seed, "questions of a pair", number)
+        pairs = [self.pairs[i] for i in draw(len(self.pairs), recipe.batch, number, self.seed, "order of pairs")]
         asked: list[tuple[tuple[str, str], list[Turn]]] = [
             ((pair.reference, pair.candidate), turns(pair, recipe.questions, rng)) for pair in pairs
         ]
         if recipe.yes_no_weight is not None:
             asked = [(pair, balanced(own, recipe.yes_no_weight)) for pair, own in asked]
         if self.negatives is not None:
-            asked = self.negatives.asked_of_neighbours(asked, rng)
+            asked = self.negatives.asked_of_neighbours(asked, generator(self.seed, "hard negatives", number))
         clips = [clip for pair, _ in asked for clip in pair]
         return Batch(clips, self.packer.pack([own for _, own in asked], self.packed))

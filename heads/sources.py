@@ -46,16 +46,18 @@ def cut(text: str, words: int) -> str:
 class TextedClips:
     """Single clips, each asked one question that its text answers: narration, or the caption of an image."""
 
-    def __init__(self, texts: pl.DataFrame, question: str, chat: Chat, outputs: int, size: int, seed: int) -> None:
-        """texts: key, text of clips that have features; size: clips a batch."""
+    def __init__(
+        self, texts: pl.DataFrame, question: str, chat: Chat, outputs: int, size: int, seed: int, order: str
+    ) -> None:
+        """texts: key, text of clips that have features; size: clips a batch; order: its purpose in common.streams."""
         if texts.is_empty():
             raise HeadsError("no clip of the train split has features and a text to train on; featurize some")
         self.texts = texts.select("key", "text").rows()
-        self.question, self.size, self.seed = question, size, seed
+        self.question, self.size, self.seed, self.order = question, size, seed, order
         self.packer = Packer(chat, outputs, SYSTEM)
 
     def batch(self, number: int, step: int) -> Batch:
-        chosen = [self.texts[i] for i in draw(len(self.texts), self.size, number, self.seed)]
+        chosen = [self.texts[i] for i in draw(len(self.texts), self.size, number, self.seed, self.order)]
         return Batch([key for key, _ in chosen], self.packer.pack([[Turn(self.question, text)] for _, text in chosen]))
 
 
@@ -105,7 +107,7 @@ class Sequences:
         return row
 
     def batch(self, number: int, step: int) -> Batch:
-        chosen = [self.runs[i] for i in draw(len(self.runs), self.size, number, self.seed)]
+        chosen = [self.runs[i] for i in draw(len(self.runs), self.size, number, self.seed, "order of sequences")]
         rows = [self.row(place, run) for place, run in enumerate(chosen)]
         return Batch([key for run in chosen for key, _ in run], collate(rows))
 

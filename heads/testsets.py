@@ -123,9 +123,9 @@ def read_test_set(task: Task, path: str | Path) -> list[Any]:
     return rows
 
 
-def drawn(rows: Sequence[Any], count: int, seed: int) -> list[Any]:
-    """`count` rows by seed, in file order."""
-    places = np.random.default_rng(seed).permutation(len(rows))[:count]
+def drawn(rows: Sequence[Any], count: int, rng: np.random.Generator) -> list[Any]:
+    """`count` rows, in file order."""
+    places = rng.permutation(len(rows))[:count]
     return [rows[i] for i in sorted(places)]
 
 

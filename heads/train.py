@@ -15,7 +15,6 @@ import yaml
 
 from heads.cli import parse
 from heads.errors import HeadsError
-from heads.files import write_text
 from heads.recipe import TrainOptions, read_recipe
 
 RECIPE = "recipe.yaml"
@@ -52,6 +51,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
     if (options.video_lm is None) == (options.contrastive is None):
         raise HeadsError("a recipe holds one of video_lm and contrastive; see heads/recipes/kitchen")
     from heads import lineage
+    from heads.checkpoint import Run
     from heads.contrastive import ContrastiveTask
     from heads.device import pick_device
     from heads.training import train
@@ -59,6 +59,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
     from store import Store
 
     store, folder, device = Store.open(options.store), Path(options.out), pick_device(options.device)
+    Run(folder).check_made_by()
     refuse_other(options, folder)
     task: VideoTask | ContrastiveTask
     if options.video_lm is not None:
@@ -67,9 +68,11 @@ def run(options: TrainOptions) -> dict[str, Any]:
     elif options.contrastive is not None:
         task = ContrastiveTask(options.contrastive, store, options.seed, device)
         schedule = options.contrastive.schedule
+    if Run(folder).latest() is None:
+        Run(folder).forget_made_by()  # a run that was killed before its first checkpoint writes lineage.json again
     lineage.keep(folder, options, store, task.module)  # what it starts from is refused before anything is written
-    write_text(folder / RECIPE, yaml.safe_dump(asked(options), sort_keys=False))
-    return train(task, schedule, folder, folder.name)
+    Run(folder).write_made_by(yaml.safe_dump(asked(options), sort_keys=False))
+    return train(task, schedule, folder, folder.name, options.seed)
 
 
 def main(argv: list[str] | None = None) -> int:

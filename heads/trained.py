@@ -3,6 +3,7 @@
 Guarantees
 - a head for another view or another language model is refused in one line (heads.lineage)
 - a training that has not come to its end is told of
+- a changed recipe.yaml, lineage.json or checkpoint is refused in one line (heads.checkpoint)
 """
 
 from pathlib import Path
@@ -22,6 +23,7 @@ from store import Store
 
 def load_video_lm(folder: Path, store: Store, device: str) -> tuple[VideoLM, Features, TrainOptions]:
     """The model, the features it reads, and the recipe that made it."""
+    Run(folder).check_made_by()
     options = read_recipe(folder / "recipe.yaml")
     if options.video_lm is None:
         raise HeadsError(f"{folder}: holds a contrastive head, which answers no questions; name another run")
@@ -35,6 +37,7 @@ def load_video_lm(folder: Path, store: Store, device: str) -> tuple[VideoLM, Fea
 def load_contrastive(
     folder: Path, store: Store, device: str
 ) -> tuple[ContrastiveHead, ContrastiveRecipe]:
+    Run(folder).check_made_by()
     options = read_recipe(folder / "recipe.yaml")
     if options.contrastive is None:
         raise HeadsError(f"{folder}: holds no contrastive head; train heads/recipes/kitchen/align.yaml")

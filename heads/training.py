@@ -19,10 +19,12 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from heads.checkpoint import MetricsLog, Run, read_metrics
+from common.streams import torch_seed
+from heads.checkpoint import Run
 from heads.curve import draw_curve
 from heads.errors import HeadsError
 from heads.recipe import Schedule
+from heads.training_log import TrainingLog, read_metrics
 from store.commit import make_folder
 from store.lock import locked
 
@@ -83,18 +85,20 @@ def rate_factor(schedule: Schedule, step: int) -> float:
     return rising * falling
 
 
-def train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str, Any]:
+def train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) -> dict[str, Any]:
     """Train to schedule.steps, resuming what stands in the folder; returns the record of best.json.
 
-    StoreError: another process trains there. HeadsError: the loss is no number, or a checkpoint cannot be
-    written.
+    seed: of the random draws inside `task.loss`, which has a stream of its own for each batch.
+
+    StoreError: another process trains there, or the log cannot be written. HeadsError: the loss is no number, or a
+    checkpoint is damaged or cannot be written.
     """
     make_folder(folder)
     with locked(folder / "lock.json", wait=False):
-        return _train(task, schedule, folder, name)
+        return _train(task, schedule, folder, name, seed)
 
 
-def _train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str, Any]:
+def _train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) -> dict[str, Any]:
     run = Run(folder)
     optimizer = torch.optim.AdamW(
         task.groups(),
@@ -111,7 +115,7 @@ def _train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str,
             run.name_best(latest, state["step"], state["best_score"])
         run.prune()
     progress = Progress(name, schedule.steps, state["step"])
-    log = MetricsLog(folder, state["step"] if latest is not None else -1)
+    log = TrainingLog(folder, state["step"] if latest is not None else -1)
     if latest is None:
         task.prepare(progress)
         state = _validate(task, run, optimizer, log, progress, state)
@@ -121,12 +125,13 @@ def _train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str,
     while state["step"] < schedule.steps:
         step = state["step"]
         task.module.train()
-        torch.manual_seed(step)  # what a step draws is its own, so that a resumed run draws it again
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * rate_factor(schedule, step)
         optimizer.zero_grad()
         total = 0.0
         for batch in range(step * schedule.accumulate, (step + 1) * schedule.accumulate):
+            # Each batch has a stream of its own: a resumed run draws the same, in whatever process.
+            torch.manual_seed(torch_seed(seed, "dropout", batch))
             loss = task.loss(batch) / schedule.accumulate
             loss.backward()
             total += loss.item()
@@ -147,7 +152,6 @@ def _train(task: Task, schedule: Schedule, folder: Path, name: str) -> dict[str,
         elif schedule.save_every and (step + 1) % schedule.save_every == 0:
             run.save(step + 1, task.module, optimizer, state)
             run.prune()
-    log.close()
     draw_curve(read_metrics(log.path), folder / "loss.png", name)
     return {"step": state["best_step"], "score": state["best_score"]}
 
@@ -156,7 +160,7 @@ def _validate(
     task: Task,
     run: Run,
     optimizer: torch.optim.Optimizer,
-    log: MetricsLog,
+    log: TrainingLog,
     progress: Progress,
     state: dict[str, Any],
 ) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Guarantees
 from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
+from common.streams import generator
 from heads.errors import HeadsError
 from heads.recipe import Validation
 from heads.scoring import score
@@ -26,8 +27,9 @@ class Compares(Protocol):
 class Validator:
     def __init__(self, options: Validation, seed: int) -> None:
         """HeadsError: a fault in a test set."""
-        self.choices: list[DiffMCQ] = drawn(read_test_set("diffmcq", options.diffmcq), options.rows, seed)
-        self.ranks: list[DiffRank] = drawn(read_test_set("diffrank", options.diffrank), options.rows, seed)
+        choices, ranks = generator(seed, "validation DiffMCQ rows"), generator(seed, "validation DiffRank rows")
+        self.choices: list[DiffMCQ] = drawn(read_test_set("diffmcq", options.diffmcq), options.rows, choices)
+        self.ranks: list[DiffRank] = drawn(read_test_set("diffrank", options.diffrank), options.rows, ranks)
 
     def clips(self) -> list[str]:
         """The clips of its rows, each once."""

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from common.streams import torch_seed
 from heads.checkpoint import Run
 from heads.clips import Features
 from heads.comparing import Comparing
@@ -53,7 +54,7 @@ def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> 
         lm.hold_frozen(torch.bfloat16)
     if recipe.gradient_checkpointing:
         lm.recompute_layers()
-    torch.manual_seed(seed)
+    torch.manual_seed(torch_seed(seed, "projector weights"))
     tokens, channels = features.shape
     projector = Projector(recipe.projector, tokens, channels, lm.width, lm.embedding_std).to(device)
     return VideoLM(lm, projector, recipe.projector.outputs)
@@ -106,8 +107,10 @@ class VideoTask:
         texts = narrated(self.catalog, column, self.features, recipe.words)
         if name == "sequences":
             return Sequences(sequences(texts, self.catalog), chat, outputs, recipe.batch, self.seed)
-        question = CAPTION_QUESTION if name == "images" else NARRATION_QUESTION
-        return TextedClips(texts, question, chat, outputs, recipe.batch, self.seed)
+        question, order = NARRATION_QUESTION, "order of clips"
+        if name == "images":
+            question, order = CAPTION_QUESTION, "order of images"
+        return TextedClips(texts, question, chat, outputs, recipe.batch, self.seed, order)
 
     def groups(self) -> list[dict[str, Any]]:
         rate, lora = self.recipe.schedule.learning_rate, self.recipe.lora

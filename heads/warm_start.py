@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from common.streams import torch_seed
 from heads.chat import Chat
 from heads.clips import Features
 from heads.content_words import content_words, words
@@ -85,9 +86,9 @@ def warm_start(
     schedule = Schedule(options.steps, warmup=20, decay=1.0)
     model.train()
     for step in range(options.steps):
-        torch.manual_seed(seed + step)
+        torch.manual_seed(torch_seed(seed, "warm start leave-out", step))
         optimizer.param_groups[0]["lr"] = options.learning_rate * rate_factor(schedule, step)
-        chosen = draw(len(keys), min(options.clips, len(keys)), step, seed)
+        chosen = draw(len(keys), min(options.clips, len(keys)), step, seed, "warm start order")
         tokens = features.read([keys[i] for i in chosen], device)
         with autocast(device.type, precision):
             outputs = model.project(tokens, options.leave_out).float()

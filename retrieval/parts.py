@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from common.streams import generator
 from retrieval.errors import RetrievalError
 from retrieval.exact import squares
 from retrieval.factory import TRAINING_ROWS_A_LIST
@@ -131,7 +132,7 @@ def train(job: Job, factory: str, rows: Int64[np.ndarray, " rows"]) -> None:
             index = faiss.IndexIDMap(index)
         lists = ivf.nlist if ivf is not None else 1024
         if not index.is_trained:
-            chosen = np.random.default_rng(0).permutation(len(rows))[: TRAINING_ROWS_A_LIST * lists]
+            chosen = generator(0, "index training rows").permutation(len(rows))[: TRAINING_ROWS_A_LIST * lists]
             vectors = compact(store, view, job.feature, rows[np.sort(chosen)])
             with cluster_on_gpu(ivf):
                 index.train(vectors)

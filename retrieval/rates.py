@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.streams import generator
+
 ROWS = 8192  # that are multiplied and encoded
 LISTS = 512
 WRITTEN = 64 * 2**20  # bytes
@@ -41,7 +43,7 @@ def measure(dim: int, codes: list[str]) -> Rates:
     """The rates for rows of `dim` channels that become `codes`: SQfp16, SQ8 or PQ<pieces>."""
     import faiss
 
-    vectors = np.random.default_rng(0).standard_normal((ROWS, dim), dtype=np.float32)
+    vectors = generator(0, "rates: vectors").standard_normal((ROWS, dim), dtype=np.float32)
     centroids = faiss.IndexFlatIP(dim)
     centroids.add(vectors[:LISTS])
     seconds = _fastest(lambda: centroids.search(vectors, 1))
@@ -49,7 +51,7 @@ def measure(dim: int, codes: list[str]) -> Rates:
     for code in codes:
         index = faiss.index_factory(dim, code, faiss.METRIC_INNER_PRODUCT)
         if code.startswith("PQ"):  # codes of a codebook that was not trained take the same time
-            centres = np.random.default_rng(1).standard_normal(256 * dim, dtype=np.float32)
+            centres = generator(0, "rates: codebook").standard_normal(256 * dim, dtype=np.float32)
             faiss.copy_array_to_vector(centres, index.pq.centroids)
             index.is_trained = True
         else:

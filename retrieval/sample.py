@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from common.streams import generator
 from retrieval.exact import SPARE, Passing
 from retrieval.index_files import DamagedIndex, read_arrays
 from retrieval.vectors import normalised
@@ -44,7 +45,7 @@ class Sample:
     def drawn(cls, store: Store, view: View, feature: str, rows: Int64[np.ndarray, " rows"], lists: int) -> Sample:
         """Queries out of `rows`, the same in every run; nothing has passed."""
         count = min(max(FEWEST, min(MOST, lists // LISTS_A_QUERY)), len(rows))
-        chosen = np.sort(np.random.default_rng(1).choice(rows, count, replace=False))
+        chosen = np.sort(generator(0, "recall queries").choice(rows, count, replace=False))
         queries = normalised(store, view, feature, chosen).astype(np.float32)
         return cls.passed(chosen, Passing(queries, K + 1 + SPARE))
 

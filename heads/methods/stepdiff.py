@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from common.streams import generator
 from heads.clips import Reads
 from heads.errors import HeadsError
 from heads.packing import Turn
@@ -117,7 +118,7 @@ class StepDiff:
                 f"a shuffled control of {len(wanted)} clips gives each the other's video, not another's; evaluate more "
                 "rows, or more at once (--rows-at-once)"
             )
-        circle = list(np.random.default_rng(self.seed).permutation(wanted))
+        circle = list(generator(self.seed, "shuffled control").permutation(wanted))
         self.stand_in = dict(zip(circle, circle[1:] + circle[:1], strict=True))
         self.projected = {}
         for start in range(0, len(wanted), 32):

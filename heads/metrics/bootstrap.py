@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from scipy import stats
 
+from common.streams import published
+
 CONFIDENCE = 0.95
 DRAWS_AT_ONCE = 64
 
@@ -48,7 +50,7 @@ def _ratio(sums: Float64[np.ndarray, "*batch 2"]) -> Float64[np.ndarray, "*batch
 
 def draw_counts(groups: int, resamples: int, seed: int) -> Float64[np.ndarray, "resamples groups"]:
     """How often each group stands in each resample."""
-    generator = np.random.default_rng(seed)
+    generator = published(seed)
     counts = np.empty((resamples, groups))
     for start in range(0, resamples, DRAWS_AT_ONCE):
         part = counts[start : start + DRAWS_AT_ONCE]

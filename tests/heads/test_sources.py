@@ -101,7 +101,7 @@ def test_a_text_is_told_from_its_own_clip_and_what_stands_before_it(model: Video
 
 def test_clips_with_a_text_say_together_what_each_says_alone(model: VideoLM, clips: torch.Tensor) -> None:
     texts = pl.DataFrame({"key": list("abc"), "text": ["a whisk", "one long text about a fork", "spoon"]})
-    source = TextedClips(texts, NARRATION_QUESTION, model.lm.chat, OUTPUTS, 3, 0)
+    source = TextedClips(texts, NARRATION_QUESTION, model.lm.chat, OUTPUTS, 3, 0, "order of clips")
     batch = source.batch(0, 0)
     assert sorted(batch.clips) == list("abc")
     with torch.inference_mode():
@@ -144,7 +144,7 @@ def test_words_are_cut_and_texts_absent_refused(store: Store, model: VideoLM) ->
     with pytest.raises(HeadsError, match="no column nothing"):
         narrated(catalog, "nothing", features, 2)
     with pytest.raises(HeadsError, match="no clip of the train split has features and a text"):
-        TextedClips(texts.clear(), NARRATION_QUESTION, model.lm.chat, OUTPUTS, 3, 0)
+        TextedClips(texts.clear(), NARRATION_QUESTION, model.lm.chat, OUTPUTS, 3, 0, "order of clips")
     with pytest.raises(HeadsError, match="no column end"):
         sequences(texts, catalog.drop("end"))
     with pytest.raises(HeadsError, match="no video of the train split has 3 clips"):

@@ -19,17 +19,19 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from heads import ask, checkpoint, train
-from heads.checkpoint import Run, read_metrics
+from heads.checkpoint import Run
 from heads.errors import HeadsError
 from heads.methods.stepdiff import StepDiff
 from heads.paired_qa import read_paired_qa
 from heads.recipe import Schedule
 from heads.training import rate_factor
+from heads.training_log import read_metrics
 from heads.video_task import VideoTask
 from store import Store
 from store.lock import locked
 
 from .conftest import recipe
+from .small_task import unsealed
 
 
 def weights(run: Path, step: int) -> dict[str, np.ndarray]:
@@ -198,7 +200,7 @@ def test_a_run_whose_paired_qa_has_changed_is_not_resumed(
     lineage = json.loads((run / "lineage.json").read_text())
     (pairqa,) = [file for file in lineage["data"] if "pairqa" in file]
     lineage["data"][pairqa] = "1" * 64
-    (run / "lineage.json").write_text(json.dumps(lineage))
+    (unsealed(run) / "lineage.json").write_text(json.dumps(lineage))
     (run / "recipe.yaml").unlink()
     assert train.main(["--config", str(recipe(world, tiny_lm, run))]) == 1
     assert f"its training began with another {pairqa}" in capsys.readouterr().err
@@ -258,20 +260,19 @@ def test_a_best_checkpoint_that_a_dying_run_did_not_name_is_named_by_the_next(
         ("recipe.yaml", "video_lm: {schedule: {steps: many}}", "recipe.yaml: damaged, or of another version"),
         ("recipe.yaml", "video_lm: {projector: {leave_out: 0.5}}", "recipe.yaml: damaged, or of another version"),
         ("best.json", "[]", "names no checkpoint of this folder"),
-        ("checkpoint-000006/head.safetensors", "not tensors", "head.safetensors: missing or damaged"),
+        ("{best}/head.safetensors", "not tensors", "head.safetensors: missing or damaged"),
     ],
 )
 def test_a_damaged_file_is_named_in_one_line(
     trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str, content: str, message: str
 ) -> None:
     run = tmp_path / "run"
-    shutil.copytree(trained, run)
-    (run / "best.json").write_text('{"checkpoint": "checkpoint-000006"}')
-    (run / name).write_text(content)
+    unsealed(shutil.copytree(trained, run))
+    (run / name.format(best=Run(run).best().name)).write_text(content)
     asked = ["--store", str(world / "features"), "--head", str(run), "--reference", "a", "--candidate", "b", "Why?"]
     assert ask.main(asked) == 1
-    told = capsys.readouterr().err.strip()
-    assert message in told and "\n" not in told and str(run) in told
+    told = capsys.readouterr().err.strip().splitlines()
+    assert "no SHA256SUMS" in told[0] and len(told) == 2 and message in told[1] and str(run) in told[1]
 
 
 def test_training_moves_only_projector_and_lora(trained: Path) -> None:
@@ -308,7 +309,7 @@ def test_a_run_of_a_version_without_an_option_goes_on_and_may_save_more_often(
     capsys: pytest.CaptureFixture,
 ) -> None:
     run, schedule = tmp_path / "run", {"steps": 6, "accumulate": 2, "warmup": 2, "validate_every": 2}
-    shutil.copytree(trained, run)
+    unsealed(shutil.copytree(trained, run))
     made = yaml.safe_load((run / "recipe.yaml").read_text()) | {"out": str(run)}
     del made["video_lm"]["schedule"]["save_every"]
     (run / "recipe.yaml").write_text(yaml.safe_dump(made))

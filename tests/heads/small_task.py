@@ -1,0 +1,62 @@
+"""A head of a few weights with dropout, which trains in a moment: for tests of the loop and of its folder."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from heads.recipe import Schedule
+from heads.training import Progress, train
+
+SCHEDULE = Schedule(6, accumulate=2, warmup=2, validate_every=2)
+
+
+class SmallTask:
+    """A line through planted points; what dropout keeps in each batch is remembered."""
+
+    def __init__(self, scores: list[float] | None = None) -> None:
+        torch.manual_seed(7)
+        self.module = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 1))
+        self.points = torch.randn(16, 32)
+        self.masks: dict[int, tuple[bool, ...]] = {}
+        self.scores = None if scores is None else iter(scores)
+
+    def groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.module.parameters())}]
+
+    def prepare(self, told: Progress) -> None:
+        told.say("nothing to prepare")
+
+    def loss(self, batch: int) -> Tensor:
+        kept = functional.dropout(torch.ones(32), 0.5)
+        self.masks[batch] = tuple((kept > 0).tolist())
+        return (self.module(self.points[batch % 16] * kept) - self.points[batch % 16].sum()).square().mean()
+
+    def validate(self) -> dict[str, float | None]:
+        if self.scores is not None:
+            return {"score": next(self.scores)}
+        with torch.no_grad():
+            error = (self.module(self.points)[:, 0] - self.points.sum(dim=1)).square().mean()
+        return {"score": -float(error)}
+
+
+def trained(folder: Path, seed: int = 0, schedule: Schedule = SCHEDULE, task: SmallTask | None = None) -> SmallTask:
+    """Train a small task in the folder, resuming what is there."""
+    task = SmallTask() if task is None else task
+    train(task, schedule, folder, folder.name, seed)
+    return task
+
+
+def last_weights(folder: Path, step: int = 6) -> dict[str, np.ndarray]:
+    return load_file(folder / f"checkpoint-{step:06d}" / "head.safetensors")
+
+
+def unsealed(run: Path) -> Path:
+    """The run as versions before SHA256SUMS left theirs."""
+    for path in run.rglob("SHA256SUMS"):
+        path.unlink()
+    return run

@@ -1,0 +1,193 @@
+"""Guarantees of heads/training_log.py."""
+
+import json
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from heads import training
+from heads.checkpoint import Run
+from heads.errors import HeadsError
+from heads.recipe import Schedule
+from heads.training_log import Events, TrainingLog, read_metrics
+from store import StoreError
+
+from .small_task import SmallTask, last_weights, trained
+
+FULL = "nothing committed is lost: make room and run the command again"
+
+
+@pytest.fixture
+def limited() -> Iterator[None]:
+    """Gives back the limit on the size of files that a test sets: a full disk that any user can have."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def limit(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def same_end(run: Path, whole: Path) -> None:
+    ours, theirs = last_weights(run), last_weights(whole)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert read_metrics(run / "metrics.jsonl") == read_metrics(whole / "metrics.jsonl")
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard", "new tensorboard", "loss.png"])
+def test_a_disk_that_fills_up_during_the_log_ends_in_one_line_and_the_run_resumes_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limited: None, name: str
+) -> None:
+    run, task = tmp_path / "run", SmallTask()
+    loss, draw, add = task.loss, training.draw_curve, Events.add
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+
+    def fills_up(batch: int) -> torch.Tensor:
+        if batch == 6:  # of step 4, whose record comes before its checkpoint
+            limit((run / "metrics.jsonl").stat().st_size + 10)
+        return loss(batch)
+
+    def adds(log: Events, step: int, values: dict[str, float]) -> None:
+        if step == 4:
+            limit(log.path.stat().st_size + 10)
+        add(log, step, values)
+
+    def draws(*given: object) -> None:
+        limit(1000)
+        draw(*given)  # type: ignore[arg-type]
+
+    def made(folder: Path) -> None:
+        folder.mkdir()
+        limit(10)  # metrics.jsonl, which is empty as yet, still fits
+
+    with monkeypatch.context() as patched:
+        if name == "metrics.jsonl":
+            patched.setattr(task, "loss", fills_up)
+        elif name == "tensorboard":
+            patched.setattr(Events, "add", adds)
+        elif name == "new tensorboard":
+            patched.setattr(training, "make_folder", made)
+        else:
+            patched.setattr(training, "draw_curve", draws)
+        with pytest.raises((StoreError, HeadsError)) as refusal:
+            trained(run, task=task)
+    limit(unlimited)
+    told = str(refusal.value)
+    assert "\n" not in told and FULL in told
+    assert f"no space to write {run / name.removeprefix('new ')}" in told
+    assert {path.name for path in run.iterdir()} <= {
+        *("lock.json", "best.json", "metrics.jsonl", "tensorboard"), *(path.name for path in Run(run).checkpoints())
+    }  # fmt: skip
+    trained(run)
+    trained(tmp_path / "whole")
+    same_end(run, tmp_path / "whole")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, text=True
+    )
+    if mount.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {mount.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_file_system_during_the_log_ends_in_one_line_and_the_run_resumes_exactly(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, task, schedule = small_disk / "run", SmallTask(), Schedule(100, warmup=2, validate_every=100)
+    loss, filler = task.loss, small_disk / "filler"
+
+    def fills_up(batch: int) -> torch.Tensor:
+        if batch == 12:
+            with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+                while True:
+                    file.write(b"x" * 4096)
+        return loss(batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(task, "loss", fills_up)
+        with pytest.raises(StoreError) as refusal:
+            trained(run, schedule=schedule, task=task)
+    assert str(refusal.value).startswith(f"no space to write {run}") and FULL in str(refusal.value)
+    assert 12 < len(task.masks) < 100, "the log filled the last page, long before the next checkpoint"
+    filler.unlink()
+    trained(run, schedule=schedule)
+    trained(tmp_path / "whole", schedule=schedule)
+    ours, theirs = last_weights(run, 100), last_weights(tmp_path / "whole", 100)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert read_metrics(run / "metrics.jsonl") == read_metrics(tmp_path / "whole" / "metrics.jsonl")
+
+
+def test_a_last_line_that_a_kill_cut_is_dropped_and_a_damaged_line_elsewhere_is_refused_by_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    whole = [{"step": 0, "val_score": 0.5}, {"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
+    lines = [json.dumps(record) for record in whole]
+    for cut in range(1, len(lines[2])):
+        path.write_text("\n".join([*lines[:2], lines[2][:cut]]))
+        assert read_metrics(path) == whole[:2]
+        assert capsys.readouterr().err == f"{path}: the last line was cut short by a kill; it is dropped\n"
+    path.write_text("\n".join(lines))
+    assert read_metrics(path) == whole and capsys.readouterr().err == ""
+    wrong = ((2, '{"step": 1, "lo'), (1, "\x00" * 20), (3, '{"stap": 2}'), (2, ""), (3, '{"step": "2"}'))
+    for number, damaged in wrong:
+        path.write_text("".join(f"{damaged if place == number else line}\n" for place, line in enumerate(lines, 1)))
+        with pytest.raises(HeadsError) as refusal:
+            read_metrics(path)
+        told = str(refusal.value)
+        assert told.startswith(f"{path}:{number}: damaged (") and "\n" not in told
+        assert "remove that line and run the same command again" in told
+
+
+def test_a_run_with_a_damaged_line_is_not_resumed_until_the_line_is_removed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained(run, schedule=Schedule(4, validate_every=2))
+    path = run / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], lines[1][:9] + b"\xff" + lines[1][10:], *lines[2:]]))
+    before = path.read_bytes()
+    with pytest.raises(HeadsError, match=r"metrics\.jsonl:2: damaged"):
+        trained(run, schedule=Schedule(6, validate_every=2))
+    assert path.read_bytes() == before, "nothing of it is lost"
+    path.write_bytes(b"".join([lines[0], *lines[2:]]))
+    trained(run, schedule=Schedule(6, validate_every=2))
+    assert [record["step"] for record in read_metrics(path) if "loss" in record] == [2, 3, 4, 5, 6]
+
+
+def test_what_was_logged_after_the_checkpoint_that_a_run_resumes_from_is_logged_once(tmp_path: Path) -> None:
+    log = TrainingLog(tmp_path, -1)
+    for step in (1, 2, 3):
+        log.add(step, loss=1.0 / step)
+    log = TrainingLog(tmp_path, 1)
+    log.add(2, loss=0.25, val_ktau=None)
+    assert read_metrics(log.path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.25, "val_ktau": None}]
+
+
+def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = TrainingLog(tmp_path, -1)
+    for step in (1, 2, 3):
+        log.add(step, loss=1.0 / step, val_ktau=None, val_score=0.5)
+    log = TrainingLog(tmp_path, 1)  # a resumed run hides steps 2 and 3
+    log.add(2, loss=0.25)
+    with open(log.events.path, "ab") as file:
+        file.write(b"half a record")  # as a kill leaves it
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert set(board.Tags()["scalars"]) == {"loss", "val_score"}
+    assert [(event.step, event.value) for event in board.Scalars("loss")] == [(1, 1.0), (2, 0.25)]

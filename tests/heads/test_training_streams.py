@@ -1,0 +1,78 @@
+"""Random draws of training: seeds share none, and a resumed run draws those of an unbroken one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from heads import train
+from heads.recipe import Schedule
+from heads.validation import Validator
+from heads.video_lm import VideoLM
+
+from .conftest import recipe
+from .small_task import SmallTask, last_weights, trained
+
+
+def test_two_seeds_share_no_dropout_mask_in_any_of_the_first_steps(tmp_path: Path) -> None:
+    schedule = Schedule(40, accumulate=2, validate_every=40)
+    masks = [trained(tmp_path / f"run{seed}", seed, schedule).masks for seed in (0, 1)]
+    assert len(masks[0]) == len(masks[1]) == 80
+    assert len({*masks[0].values(), *masks[1].values()}) == 160
+
+
+def test_a_resumed_run_draws_what_an_unbroken_one_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unbroken, first, again = SmallTask(), SmallTask(), SmallTask()
+    trained(tmp_path / "unbroken", task=unbroken)
+    loss = first.loss
+
+    def dies(batch: int) -> torch.Tensor:
+        if batch == 7:
+            raise KeyboardInterrupt
+        return loss(batch)
+
+    monkeypatch.setattr(first, "loss", dies)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "killed", task=first)
+    torch.rand(17)  # whatever else the process drew
+    trained(tmp_path / "killed", task=again)
+    assert sorted(again.masks) == list(range(4, 12)) or sorted(again.masks) == list(range(8, 12))
+    assert first.masks | again.masks == unbroken.masks
+    ours, theirs = last_weights(tmp_path / "killed"), last_weights(tmp_path / "unbroken")
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_streams_of_a_warm_start_are_not_those_of_the_next_seed_a_step_later(
+    world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step k + 1 of seed 0 drew what step k of seed 1 drew."""
+    project, drawn = VideoLM.project, {0: [], 1: []}
+    running = 0
+
+    def spied(model: VideoLM, tokens: torch.Tensor, leave_out: float = 0.0) -> torch.Tensor:
+        if leave_out:
+            state = torch.random.get_rng_state()
+            drawn[running].append(tuple(torch.randperm(16).tolist()))  # what the projector draws next
+            torch.random.set_rng_state(state)
+        return project(model, tokens, leave_out)
+
+    monkeypatch.setattr(VideoLM, "project", spied)
+    for running in (0, 1):
+        warm = {"steps": 5, "clips": 2, "leave_out": 0.5}
+        schedule = {"steps": 1, "validate_every": 1}
+        path = recipe(world, tiny_lm, tmp_path / f"run{running}", warm_start=warm, schedule=schedule, lora=None)
+        assert train.main(["--config", str(path), "--seed", str(running)]) == 0
+    assert len(drawn[0]) == len(drawn[1]) == 5
+    assert len({*drawn[0], *drawn[1]}) == 10
+
+
+def test_validation_draws_the_rows_of_its_two_tasks_apart(world: Path) -> None:
+    from heads.recipe import Validation
+
+    rows = Validation(str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl"), rows=1)
+    places = [
+        ([row.difference for row in made.choices], [row.reference for row in made.ranks])
+        for made in (Validator(rows, seed) for seed in range(40))
+    ]
+    assert len({str(place) for place in places}) == 4, "one row of each task does not fix the other"
