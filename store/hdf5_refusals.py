@@ -80,7 +80,9 @@ def refuse_dataset(name: str, dataset: h5py.Dataset) -> None:
     filters = [pipeline.get_filter(number)[0] for number in range(pipeline.get_nfilters())]
     for code in filters:
         if code not in _BUILT_IN:
-            raise StoreError(f"{where} needs filter plugin {code}, and none is loaded: rewrite it with h5repack -f GZIP=4")
+            raise StoreError(
+                f"{where} needs filter plugin {code}, and none is loaded: rewrite it with h5repack -f GZIP=4"
+            )
     if len(set(filters)) < len(filters) or len(_COMPRESSORS & set(filters)) > 1:
         raise StoreError(f"{where} is compressed more than once: rewrite it with h5repack -f GZIP=4")
     size = dataset.file.id.get_filesize()
@@ -89,4 +91,6 @@ def refuse_dataset(name: str, dataset: h5py.Dataset) -> None:
     for what, shape in (("values", dataset.shape or ()), ("a chunk", dataset.chunks or ())):
         declared = math.prod(shape) * dataset.dtype.itemsize
         if declared > most:
-            raise StoreError(f"{where} declares {declared:,} bytes for {what}, and the file holds {held:,} of it: damaged?")
+            raise StoreError(
+                f"{where} declares {declared:,} bytes for {what}, and the file holds {held:,} of it: damaged?"
+            )

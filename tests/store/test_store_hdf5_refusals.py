@@ -1,4 +1,4 @@
-"""An HDF5 file of a stranger makes an import read no other file, load no code and allocate no memory out of proportion."""
+"""An HDF5 file of a stranger makes an import read no other file, load no code and allocate little memory."""
 
 import struct
 import tracemalloc
@@ -43,7 +43,9 @@ def external(group: h5py.Group, name: str) -> None:
     group.create_dataset(name, (4, 3), "f4", external=[(str(Path(group.file.filename).parent / "secret.raw"), 0, 48)])
 
 
-def virtual(group: h5py.Group, name: str, dataset: str = "x", shape: tuple[int, ...] = (4, 3), dtype: Any = "f4") -> None:
+def virtual(
+    group: h5py.Group, name: str, dataset: str = "x", shape: tuple[int, ...] = (4, 3), dtype: Any = "f4"
+) -> None:
     layout = h5py.VirtualLayout(shape, dtype)
     layout[:] = h5py.VirtualSource(str(Path(group.file.filename).parent / "secret.h5"), dataset, shape, dtype)
     group.create_virtual_dataset(name, layout)
@@ -154,7 +156,9 @@ def test_what_a_file_declares_is_compared_with_its_size_before_memory_is_allocat
 def test_honest_compression_is_read(tmp_path: Path) -> None:
     made_by = {"encoder": "net", "weights_sha256": "ab" * 32, "layer": "l", "frames": "f", "crop": "c"}
     with h5py.File(tmp_path / "f.h5", "w") as file:
-        for n, how in enumerate(({"compression": "gzip", "shuffle": True}, {"compression": "lzf"}, {"fletcher32": True})):
+        for n, how in enumerate(
+            ({"compression": "gzip", "shuffle": True}, {"compression": "lzf"}, {"fletcher32": True})
+        ):
             file.create_dataset(f"c{n}", data=np.zeros((512, 640), "f4"), chunks=(512, 640), **how)
     options = {"path": str(tmp_path / "f.h5"), "store": str(tmp_path / "store"), "view": "v", **made_by}
     assert import_hdf5(ImportOptions(**options)).done == 3
