@@ -27,6 +27,7 @@ from store.seal import BLANK, crc32c, is_sealed, seal
 BLOCK = 2**16
 """bytes that one checksum covers"""
 _LENGTH = 8  # bytes of the length at the end
+_DTYPES = ("|u1", "<i8", "<u8", "<u4", "<i4", "<f4", "<f2", "<f8")  # of arrays
 
 Pieces = list[Shaped[np.ndarray, " _"]]
 """an array in pieces that follow one another, all of one dtype"""
@@ -61,24 +62,34 @@ class BlockFile:
         head = bytes(data[end - size : end]) if 0 < size <= end else b""
         if not is_sealed(head):
             raise DamagedFile(path)
-        described: dict[str, Any] = json.loads(head)
+        described = _described(path, head)
         self.about: dict[str, Any] = described["about"]
         self._starts: dict[str, int] = {}  # array -> its first block
         self._arrays: dict[str, np.ndarray] = {}
         blocks = 0
         for name, dtype, count in described["arrays"]:
+            after = blocks + _blocks(count * np.dtype(dtype).itemsize)
+            if after * BLOCK > len(data):
+                raise DamagedFile(path)
             self._starts[name] = blocks
-            self._arrays[name] = np.frombuffer(data, dtype, count, blocks * BLOCK)
-            blocks += _blocks(count * np.dtype(dtype).itemsize)
+            self._arrays[name] = np.frombuffer(data, dtype, count, blocks * BLOCK) if count else np.empty(0, dtype)
+            blocks = after
+        if len(data) != blocks * (BLOCK + 4) + size + _LENGTH:
+            raise DamagedFile(path)
         self._data = np.frombuffer(data, np.uint8, blocks * BLOCK)
         self._sums = np.frombuffer(data, "<u4", blocks, blocks * BLOCK)
-        if len(data) != blocks * (BLOCK + 4) + size + _LENGTH or crc32c(self._sums) != described["sums"]:
+        if crc32c(self._sums) != described["sums"]:
             raise DamagedFile(path)
         self._checked = np.zeros(blocks, bool)
 
     def array(self, name: str) -> Shaped[np.ndarray, " n"]:
         """An array of the file. Its elements are to be trusted once `check` has passed them."""
         return self._arrays[name]
+
+    @property
+    def arrays(self) -> Mapping[str, Shaped[np.ndarray, " n"]]:
+        """All arrays of the file, by name."""
+        return self._arrays
 
     def load(self, name: str) -> None:
         """Have the whole of an array there, for whoever looks everywhere in it; DamagedFile."""
@@ -121,7 +132,7 @@ class BlockFile:
 
 def open_file(path: Path) -> BlockFile:
     """The file `path`, mapped. FileNotFoundError where there is none; DamagedFile where its head is none."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # which a FIFO would wait for
     try:
         if not os.fstat(fd).st_size:
             raise DamagedFile(path)
@@ -151,6 +162,30 @@ def encode(arrays: Mapping[str, Pieces], about: dict[str, Any]) -> Iterator[Buff
     head = {"about": about, "arrays": described, "sums": crc32c(table), "seal": BLANK}
     data = seal(json.dumps(head).encode())
     yield data + len(data).to_bytes(_LENGTH, "little")
+
+
+def _described(path: Place, head: bytes) -> dict[str, Any]:
+    """The JSON object at the end of a file; DamagedFile where `encode` cannot have written it."""
+    try:
+        described = json.loads(head)
+    except (ValueError, RecursionError):
+        raise DamagedFile(path) from None
+    if (
+        not isinstance(described, dict)
+        or not isinstance(described.get("about"), dict)
+        or not isinstance(described.get("arrays"), list)
+        or not all(
+            isinstance(array, list)
+            and len(array) == 3
+            and isinstance(array[0], str)
+            and array[1] in _DTYPES
+            and type(array[2]) is int
+            and array[2] >= 0
+            for array in described["arrays"]
+        )
+    ):
+        raise DamagedFile(path)
+    return described
 
 
 def _in_blocks(pieces: Pieces) -> Iterator[Buffer]:

@@ -17,6 +17,7 @@ import polars as pl
 from jaxtyping import Int, Int64
 
 from store import table
+from store.catalog_part import read_part
 from store.commit import create_file, replace_file
 from store.errors import StoreError
 from store.key_indexes import KeyIndexes
@@ -65,7 +66,7 @@ class Catalog:
                     f"catalog of {self.entity} has no part for rows {row} to {first_row(part) - 1}"
                     f" in {self.folder}: restore the missing file"
                 )
-            frames.append(table.read(part, None if columns is None else ["row", *columns], strict=False))
+            frames.append(read_part(part, None if columns is None else ["row", *columns]))
             row += len(frames[-1])
         frame = pl.concat(frames, how="diagonal_relaxed")
         return frame if columns is None else frame.select(name for name in columns if name in frame.columns)
@@ -121,7 +122,7 @@ class Catalog:
 
     def _rewrite(self, part: Place, known: pl.DataFrame, told: Sequence[str]) -> int:
         """One part, with what `known` tells; left alone where that is nothing new."""
-        old = table.read(part)
+        old = read_part(part)
         try:
             new = pl.concat([old, known.select("row", *told).clear()], how="diagonal_relaxed")
             beside = pl.concat([new.clear().select("row", *told), known.select("row", *told)], how="vertical_relaxed")

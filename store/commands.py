@@ -27,9 +27,10 @@ from store.options import (
 )
 from store.plan import Hours, Plan, plan
 from store.requantise import requantise
-from store.verify import names, verify
+from store.verify import NOT_COVERED, names, uncovered, verify
 
 _SHOWN = 10
+_LEFT_SHOWN = 3
 
 
 def info(options: InfoOptions, as_json: bool) -> int:
@@ -50,14 +51,25 @@ def check(options: VerifyOptions, as_json: bool) -> int:
     """Print the damage there is; 1 where there is any."""
     store = Store.open(options.path)
     damage = verify(store)
+    left = uncovered(store)
     clips = sorted({clip for found in damage for clip in found.clips})
     if as_json:
         found = [dataclasses.asdict(d) for d in damage]
-        _print_json({"path": str(store.path), "ok": not damage, "damage": found, "clips": clips})
+        _print_json(
+            {
+                "path": str(store.path),
+                "ok": not damage,
+                "damage": found,
+                "clips": clips,
+                "not_covered": {"files": left, "never": NOT_COVERED},
+            }
+        )
     else:
         for d in damage:
             print(f"{d.path} {d.what}: {names(d.clips, _SHOWN) or 'no clips'}")
         print(f"damaged files: {len(damage)}, clips: {len(clips)}" if damage else f"{store.path} is whole")
+        files = f"{len(left):,} files without a checksum ({names(tuple(left), _LEFT_SHOWN)}); " if left else ""
+        print(f"not covered: {files}{'; '.join(NOT_COVERED)}")
     return 1 if damage else 0
 
 

@@ -180,7 +180,7 @@ def remove_dead(root: Place, deep: bool = True) -> list[Path]:
 
 
 def _is_dead(path: Path) -> bool:
-    made = re.fullmatch(re.escape(TEMPORARY) + r"(.+)\.(\d+)\.[0-9a-f]+", path.name)
+    made = re.fullmatch(re.escape(TEMPORARY) + r"(.+)\.([0-9]{1,9})\.[0-9a-f]+", path.name)
     if made is None:
         return False
     host, pid = made.groups()

@@ -16,10 +16,11 @@ from jaxtyping import Int64
 
 from store import failures, table
 from store.catalog import Catalog
+from store.catalog_part import read_part
 from store.commit import TEMPORARY, create_file, remove_folder, replace_file
 from store.errors import HeldError
 from store.feature_store import Store
-from store.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, identity
+from store.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, identity, shard_number
 from store.lock import check_held, locked
 from store.names import ENTITIES
 from store.options import CompactOptions
@@ -85,7 +86,7 @@ def _merge_parts(catalog: Catalog, done: Compacted) -> None:
             _merge(catalog, run)
             run = []
             continue
-        frame = table.read(part)
+        frame = read_part(part)
         if run and (sum(map(len, run)) + len(frame) > MOST_ROWS or not _follows(run, frame)):
             _merge(catalog, run)
             run = []
@@ -95,7 +96,7 @@ def _merge_parts(catalog: Catalog, done: Compacted) -> None:
     hidden = {path for path in catalog.folder.glob("*.parquet") if is_part(path)} - set(stand)
     for part in stand if hidden else ():
         if rows_of_merged(part):
-            table.read(part)  # what hides the others is sound, or they stay
+            read_part(part)  # what hides the others is sound, or they stay
     for part in hidden:
         part.unlink()
     catalog.sweep()  # what was made from the merged ones is stale
@@ -120,7 +121,8 @@ def _merge(catalog: Catalog, run: list[pl.DataFrame]) -> None:
 def _merge_failures(view: View, done: Compacted) -> None:
     """Merge the failures of shards, group by group."""
     folder = view.paths.beside[0]
-    shards = np.array(sorted(int(path.stem) for path in folder.glob("*.parquet") if path.stem.isdecimal()), np.int64)
+    there = [shard_number(path.stem) for path in folder.glob("*.parquet")]
+    shards = np.array(sorted(shard for shard in there if shard is not None), np.int64)
     for group in np.unique(shards // MERGED_SHARDS).tolist():
         here = shards[shards // MERGED_SHARDS == group].tolist()
         merged = view.paths.merged_failures(here[0])
@@ -152,8 +154,8 @@ def _may_fail(view: View, keys: pl.Series) -> Int64[np.ndarray, " some"]:
 def _remove_uncommitted(view: View, done: Compacted) -> None:
     """Delete the files of shards that a killed run has written and not committed."""
     arrays = [view.paths.group / array / "c" for array in (*view.stored, "checksum")]
-    shards = {int(path.name) for folder in arrays for path in folder.glob("*")}
-    for shard in sorted(shards):
+    shards = {shard_number(path.name) for folder in arrays for path in folder.glob("*")}
+    for shard in sorted(shard for shard in shards if shard is not None):
         if _is_committed(view, shard):
             continue
         lock = view.paths.lock(shard)

@@ -8,12 +8,15 @@ Guarantees
 """
 
 import errno
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
+
+from store.errors import StoreError
 
 PAGE = 4096
 """bytes: addresses, lengths and places in a file are to be multiples of it"""
@@ -26,8 +29,11 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype | str | type) -> Shaped[np.ndarray, "..."]:
     """As np.empty, but it begins where a page does: a disk fills it, and takes from it, without a copy."""
     dtype = np.dtype(dtype)
-    nbytes = int(np.prod(shape)) * dtype.itemsize
-    memory = np.empty(nbytes + PAGE, np.uint8)
+    nbytes = math.prod(shape) * dtype.itemsize
+    try:
+        memory = np.empty(nbytes + PAGE, np.uint8)
+    except (MemoryError, ValueError, OverflowError):
+        raise StoreError(f"no memory for {nbytes:,} bytes, shape {shape} in {dtype}: read fewer rows at once") from None
     start = -memory.ctypes.data % PAGE
     return memory[start : start + nbytes].view(dtype).reshape(shape)
 

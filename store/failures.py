@@ -41,10 +41,13 @@ def _merged(paths: ViewPaths, shard: int) -> pl.DataFrame:
 
 
 def _read(path: Place) -> pl.DataFrame | None:
-    """The frame in `path`, None where there is none."""
+    """The frame in `path`, None where there is none. StoreError where it is damaged, or holds no failures."""
     try:
-        return table.read(path)
+        frame = table.read(path)
     except StoreError:
         if path.exists():
             raise
         return None
+    if dict(frame.schema) != SCHEMA:
+        raise StoreError(f"{path} has columns {', '.join(frame.columns)[:100]}, not key and reason: restore the file")
+    return frame

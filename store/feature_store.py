@@ -29,11 +29,12 @@ from store.layout import (
     write_json,
 )
 from store.lock import holds, locked
-from store.names import ENTITIES, INTERNAL, check_entity, check_name
+from store.names import ENTITIES, check_entity, check_name
 from store.provenance import Feature, Provenance
 from store.remote import Place, RemotePath, place
 from store.seal import BLANK
-from store.view import View, stored_features
+from store.view import View
+from store.view_metadata import MOST_SHARD_ROWS, check_features, is_shard_rows, stored_features
 
 _SHARD_BYTES = 256 * 2**20
 _MOST_ROWS = 2**16
@@ -65,10 +66,10 @@ class Store:
         except NotADirectoryError:
             raise StoreError(f"{path} is a file: a feature store is a folder") from None
         if about.get("format") != FORMAT:
-            raise StoreError(f"{path} is no feature store: its store.json says {about}")
+            raise StoreError(f"{path} is no feature store: its store.json says {str(about)[:200]}")
         version = about.get("version")
         if type(version) is not int or version < 1:
-            raise StoreError(f"{path} has no format version: its store.json says {about}")
+            raise StoreError(f"{path} has no format version: its store.json says {str(about)[:200]}")
         if version > VERSION:
             raise StoreError(f"{path} has format version {version}, this program reads up to {VERSION}: upgrade it")
         return cls(path)
@@ -98,6 +99,7 @@ class Store:
         if name not in self.views(entity):
             there = ", ".join(self.views(entity)) or "none yet"
             raise StoreError(f"no view {name!r} of {entity} in {self.path}: there is {there}")
+        check_name("view", name)
         return View(self.path, self.catalog(entity), entity, name)
 
     def create_view(
@@ -115,7 +117,11 @@ class Store:
         provenance or other features, on unusable names, and without the store's lock.
         """
         check_entity(entity)
-        _check_features(check_name("view", name), features)
+        check_name("view", name)
+        try:
+            check_features(features)
+        except StoreError as error:
+            raise StoreError(f"view {name}: {error}") from None
         if not holds(self.path / LOCK):
             raise StoreError(f"view {name} is made under the store's lock only: create it inside `with store.lock()`")
         if name in self.views(entity):
@@ -130,8 +136,8 @@ class Store:
                 )
             return view
         rows = shard_rows(features) if rows_per_shard is None else rows_per_shard
-        if rows < 1 or rows & (rows - 1):
-            raise StoreError(f"rows_per_shard {rows} is refused: give a power of two")
+        if not is_shard_rows(rows):
+            raise StoreError(f"rows_per_shard {rows} is refused: give a power of two up to {MOST_SHARD_ROWS}")
         self._make_view(ViewPaths(self.path, entity, name), provenance, dict(features), rows)
         return self.view(entity, name)
 
@@ -195,17 +201,6 @@ def _create(path: Place) -> None:
     make_folder(path)
     write_json(path / ARRAYS / "zarr.json", group_metadata())
     write_json(path / "store.json", {"format": FORMAT, "version": VERSION, "seal": BLANK})
-
-
-def _check_features(view: str, features: Mapping[str, Feature]) -> None:
-    if not features:
-        raise StoreError(f"view {view} has no features: give one or more")
-    for name in features:
-        check_name("feature", name)
-        if name in INTERNAL:
-            raise StoreError(f"feature name {name!r} is the store's own: use another")
-    if sum(feature.dtype == "int8" for feature in features.values()) > 1:
-        raise StoreError(f"view {view} has two int8 features: a view holds one, with its scale")
 
 
 def shard_rows(features: Mapping[str, Feature]) -> int:

@@ -2,6 +2,7 @@
 
 Guarantees
 - what is no HDF5 file, is damaged in its structure, or leaves a choice of keys, is refused in one line
+- links and datasets are checked by `store.hdf5_refusals` before any value is read
 """
 
 from collections import Counter
@@ -13,6 +14,7 @@ import h5py
 import numpy as np
 
 from store.errors import StoreError
+from store.hdf5_refusals import named_group, refuse_dataset, refuse_link
 from store.hdf5_source import DAMAGE, ClipDatasets, Kind, RowDatasets, Source, one_line
 from store.names import check_name
 from store.options import Layout
@@ -39,18 +41,25 @@ def opened(
         raise StoreError(f"cannot open {path}: {why}") from error
     with file:
         try:
-            root = file[group]
+            root = named_group(file, group)
             found = dict(_datasets(root))
             if not found:
                 raise StoreError(f"group {group} of {path} holds no datasets")
-            if features or "features" not in root.attrs:
-                wanted = list(features)
-            else:  # what export-hdf5 wrote about its own files
-                wanted = [str(name) for name in root.attrs["features"]]
+            wanted = list(features) or _exported(root, len(found))
             source = _source(path, root, found, layout, keys, wanted)
         except DAMAGE as error:
             raise StoreError(f"cannot read group {group} of {path}: {one_line(error)}") from error
         yield source
+
+
+def _exported(root: h5py.Group, datasets: int) -> list[str]:
+    """Return the features that export-hdf5 noted about its own file, at most one a dataset; empty of other files."""
+    if "features" not in root.attrs:
+        return []
+    noted = root.attrs.get_id("features")
+    if len(noted.shape) != 1 or noted.shape[0] > datasets or h5py.check_string_dtype(noted.dtype) is None:
+        raise StoreError(f"attribute features of {root.file.filename} is no list of its datasets: give --features")
+    return [str(name) for name in root.attrs["features"]]
 
 
 def _source(
@@ -146,10 +155,12 @@ def _datasets(root: h5py.Group) -> Iterator[tuple[str, Kind]]:
     links: dict[str, object] = {}
     root.visititems_links(links.__setitem__)  # visititems would leave out the second name of a dataset
     for name, link in links.items():
-        if isinstance(link, h5py.ExternalLink):
-            raise StoreError(f"{root.file.filename} links {name} to {link.filename}: copy it into one file first")
+        refuse_link(root, name, link)
+    for name in links:
         try:
             item = root.get(name)
+            if isinstance(item, h5py.Dataset):
+                refuse_dataset(name, item)
         except DAMAGE:
             item = None
         if item is None:  # it leads nowhere, or is damaged: as a clip, it fails

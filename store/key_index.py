@@ -27,7 +27,8 @@ class KeyIndex:
     """The index of rows `first` to `end` - 1."""
 
     def __init__(self, file: BlockFile) -> None:
-        """The index in `file`."""
+        """The index in `file`; DamagedFile where its arrays do not fit together."""
+        _check_about(file)
         self.path = file.path
         self.first: int = file.about["first"]
         self.end: int = file.about["end"]
@@ -69,11 +70,16 @@ class KeyIndex:
         """The key of each of `rows`, all of this index."""
         places = rows - self.first
         self._check_keys(places)
-        return self._keys.take(places)
+        try:
+            return self._keys.take(places)
+        except UnicodeDecodeError:
+            raise DamagedFile(self.path) from None
 
     def check_all(self) -> None:
-        """Check every byte of the file; DamagedFile."""
+        """Check every byte of the file, and that its rows and offsets lie in it; DamagedFile."""
         self._file.check_all()
+        self._check_rows(self._rows)
+        self._check_offsets(self._keys.offsets[:-1], self._keys.offsets[1:])
 
     def _hash(self, at: Int64[np.ndarray, " P"]) -> UInt64[np.ndarray, " P"]:
         """The hashes at `at`, checked; of a place past an end, that of the end."""
@@ -85,15 +91,45 @@ class KeyIndex:
         """The rows, counted from the first, of the hashes at `at`; these and their keys are checked."""
         self._file.check(_ROWS, at, at)
         rows = self._rows[at]
+        self._check_rows(rows)
         self._check_keys(rows)
         return rows
 
     def _check_keys(self, places: Int64[np.ndarray, " P"]) -> None:
-        if self._file.checked:  # what follows would only say so, slowly
-            return
-        self._file.check(_OFFSETS, places, places + 1)
+        if not self._file.checked:  # else it would only say so, slowly
+            self._file.check(_OFFSETS, places, places + 1)
         offsets = self._keys.offsets
-        self._file.check(_KEYS, offsets[places], offsets[places + 1] - 1)
+        starts, ends = offsets[places], offsets[places + 1]
+        self._check_offsets(starts, ends)
+        if not self._file.checked:
+            self._file.check(_KEYS, starts, np.maximum(ends - 1, starts))
+
+    def _check_rows(self, rows: Int64[np.ndarray, " P"]) -> None:
+        """DamagedFile where a row, counted from the first, is not of this index: a compiled loop would read there."""
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
+            raise DamagedFile(self.path)
+
+    def _check_offsets(self, starts: Int64[np.ndarray, " P"], ends: Int64[np.ndarray, " P"]) -> None:
+        """DamagedFile where a key does not lie in the file."""
+        if (starts < 0).any() or (ends < starts).any() or (ends > len(self._keys.data) - SPARE).any():
+            raise DamagedFile(self.path)
+
+
+def _check_about(file: BlockFile) -> None:
+    """DamagedFile where `file` is sound and no index of keys, or its arrays have other lengths than it says."""
+    first, end, parts = (file.about.get(name) for name in ("first", "end", "parts"))
+    arrays = [file.arrays.get(name) for name in (_HASHES, _ROWS, _OFFSETS, _KEYS)]
+    if (
+        type(first) is not int
+        or type(end) is not int
+        or not 0 <= first < end
+        or not isinstance(parts, dict)
+        or any(array is None for array in arrays)
+        or [array.dtype.str for array in arrays if array is not None] != ["<u8", "<i8", "<i8", "|u1"]
+        or [len(array) for array in arrays[:3] if array is not None] != [end - first, end - first, end - first + 1]
+        or len(file.arrays[_KEYS]) < SPARE
+    ):
+        raise DamagedFile(file.path)
 
 
 def open_index(path: Place) -> KeyIndex | None:
@@ -102,7 +138,7 @@ def open_index(path: Place) -> KeyIndex | None:
     FileNotFoundError where there is none; DamagedFile where it cannot be one.
     """
     file = open_remote(path) if isinstance(path, RemotePath) else open_file(path)
-    return KeyIndex(file) if file.about["hash"] == HASH else None
+    return KeyIndex(file) if file.about.get("hash") == HASH else None
 
 
 def in_memory(path: Place, pieces: Iterator[Buffer]) -> KeyIndex:

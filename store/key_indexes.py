@@ -21,14 +21,16 @@ from jaxtyping import Int64
 
 from store import table
 from store.block_file import DamagedFile
+from store.catalog_part import read_part
 from store.commit import Buffer, replace_file
 from store.errors import StoreError
 from store.key_index import KeyIndex, built, in_memory, merged, open_index
 from store.layout import Identity, identities, identity
 from store.object_stores import pool
 from store.packed_keys import pack, pack_to_ask
+from store.parquet_sizes import FREE_ROWS, ROWS_PER_BYTE
 from store.parts import Parts, first_row
-from store.remote import Place, RemotePath, ReplacedError
+from store.remote import Place, RemotePath, ReplacedError, file_sizes
 from store.threads import cores, each, shares
 
 RATIO = 2  # of 200 appends of 10,000 keys 3 files are left, and 100,000 keys take 44 ms: unmerged 200, and 468 ms
@@ -78,9 +80,13 @@ class KeyIndexes:
     def end(self, parts: Parts) -> int:
         """How many rows `parts` have. No index is made for that: the last part tells, where none does."""
         end = _end(self._standing(self._seals_of(parts)))
-        if not parts or first_row(parts[-1]) < end:
-            return end
-        return first_row(parts[-1]) + table.read(parts[-1], ["row"]).height
+        if parts and first_row(parts[-1]) >= end:
+            end = first_row(parts[-1]) + read_part(parts[-1], ["row"]).height
+        if end > FREE_ROWS and not isinstance(self.folder, RemotePath):
+            nbytes = sum(sum(file_sizes(part)) for part in parts)
+            if end > ROWS_PER_BYTE * nbytes:
+                raise StoreError(f"{self.folder} has {end:,} rows by the names of its parts, in {nbytes:,} bytes")
+        return end
 
     def make(self, parts: Parts) -> None:
         """Make what is missing for the rows of `parts`."""
@@ -224,10 +230,7 @@ def _read(parts: Parts, end: int) -> Iterator[tuple[pl.Series, int, list[Place]]
                 f"catalog of {part.parent.name} has no part for rows {end} to {first_row(part) - 1}"
                 f" in {part.parent}: restore the missing file"
             )
-        keys = table.read(part, ["key"])["key"]
-        if keys.dtype != pl.String or keys.null_count():
-            raise StoreError(f"column `key` of {part} is not all text: restore the file")
-        held.append(keys)
+        held.append(read_part(part, ["key"])["key"])
         names.append(part)
         end += len(held[-1])
         if end - first >= _GROUP:

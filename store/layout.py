@@ -12,6 +12,7 @@ A store is a folder:
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 from zarr.storage import MemoryStore
 
+from store.bounded import read_whole
 from store.commit import replace_file
 from store.errors import StoreError
 from store.remote import Place, RemotePath, objects_below
@@ -32,6 +34,9 @@ LOCK = "lock.json"
 MERGED_SHARDS = 1024
 """shards whose failures are merged into one file"""
 Identity = tuple[int, int, int] | str
+_MOST_JSON = 64 * 2**20
+"""bytes of a JSON file: what wrote a shard takes most, 60 for every run of rows"""
+_SHARD = re.compile("0|[1-9][0-9]{0,11}")  # rows have at most 12 digits, see store.parts
 
 
 def write_json(path: Place, value: dict[str, Any]) -> None:
@@ -51,17 +56,24 @@ def read_json(path: Place, sealed: bool = True) -> dict[str, Any]:
     Without `sealed` a file is read that another version may have written, with no seal.
     """
     try:
-        data = path.read_bytes()
+        data = read_whole(path, _MOST_JSON)
         value = json.loads(data)
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
+    except RecursionError:
+        raise StoreError(f"{path} is damaged (nested too deeply): run python -m store verify") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} is damaged ({error}): run python -m store verify") from error
     if not isinstance(value, dict) or (sealed and not is_sealed(data)):
         raise StoreError(f"{path} is not as it was written: run python -m store verify")
     return value
+
+
+def shard_number(name: str) -> int | None:
+    """Return the shard whose files are called `name`, None where no shard is."""
+    return int(name) if _SHARD.fullmatch(name) else None
 
 
 def identity(path: Place) -> Identity | None:
@@ -88,9 +100,7 @@ def half_made(group: Place) -> bool:
     """Whether it is what is left in an object store of a view whose making, or removal, was broken off: no view, and
     no damage."""
     return (
-        isinstance(group, RemotePath)
-        and not (group / "zarr.json").exists()
-        and not (group / "status" / "c").is_dir()
+        isinstance(group, RemotePath) and not (group / "zarr.json").exists() and not (group / "status" / "c").is_dir()
     )
 
 

@@ -29,6 +29,7 @@ LEASE = 360.0
 # Of a lease, from when it was renewed: in the rest an object's last part waits for one before it, arrives or is given
 # up, and so does the request that puts the parts together: each within 90 seconds, see store.object_stores.
 _SAFE = 1 / 6
+_HOLDER = {"host": str, "pid": int, "pids": str, "free": bool}  # what the object says at least
 _LOOK = 0.5  # seconds between two looks at a lock that another holds
 
 
@@ -92,10 +93,15 @@ class Lease:
         """What the object says, {} where there is none, and its ETag."""
         try:
             data, etag = self.path.read_versioned()
-            return json.loads(bytes(data)), etag
+            holder = json.loads(bytes(data))
+            if not isinstance(holder, dict) or [type(holder.get(name)) for name in _HOLDER] != [*_HOLDER.values()]:
+                raise ValueError("it names no holder")
+            if not 0 < holder["pid"] < 2**31:
+                raise ValueError("it names no process")
+            return holder, etag
         except FileNotFoundError:
             return {}, None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             why = "delete it once no run writes into the store"
             raise StoreError(f"{self.path} is damaged ({error}): {why}") from error
 

@@ -8,6 +8,7 @@ Guarantees
 import fcntl
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from store.errors import HeldError, StoreError
 from store.lease import Lease
 from store.remote import Place, RemotePath
 
+_HOST = re.compile(r"[^A-Za-z0-9._-]")
 _held: dict[tuple[int, str], int] = {}  # (pid, lock file) and its descriptor: a forked child holds nothing
 _leases: dict[tuple[int, RemotePath], Lease] = {}
 
@@ -46,7 +48,7 @@ def locked(path: Place, wait: bool) -> Iterator[None]:
             lease.release()
         return
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)  # what a link leads to would be truncated
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
     try:
@@ -92,6 +94,6 @@ def check_held(path: Place) -> None:
 def _holder(fd: int) -> str:
     try:
         who = json.loads(os.pread(fd, 4096, 0))
-        return f"process {who['pid']} on host {who['host']}"
-    except ValueError:  # the holder is between taking the lock and writing its name
+        return f"process {who['pid']:d} on host {_HOST.sub('?', who['host'])}"
+    except (ValueError, RecursionError, TypeError, KeyError):  # the holder has not written its name yet
         return "another process that has just started"

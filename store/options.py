@@ -19,9 +19,12 @@ class InfoOptions:
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """Read every byte of a store and name the clips that damage touches.
+    """Read every file of a store that carries a checksum, and name the clips that damage touches.
 
-    Exit status 1 on damage."""
+    Covered are catalog, arrays, failures, what wrote each shard, annotations with their provenance, and index cards
+    with the files that they name. Not covered are lock files, files without a checksum, videos, manifests and runs
+    outside the store, and whether features are what the encoder computes; the output lists what was left out. Exit
+    status 1 on damage."""
 
     path: str
     """folder of the store"""

@@ -7,11 +7,13 @@ Guarantees
 - of the parts that stand each row is in one, whichever files of a merge are there yet, or still
 """
 
+import re
 from collections.abc import Iterable
 
 from store.remote import Place
 
 _DIGITS = 12
+_NAME = re.compile(rf"[0-9]{{{_DIGITS}}}(-[0-9]{{{_DIGITS}}})?\.parquet")
 Parts = tuple[Place, ...]
 
 
@@ -22,7 +24,7 @@ def part_name(first: int, end: int | None = None) -> str:
 
 def is_part(path: Place) -> bool:
     """Whether a file has the name of a part."""
-    return path.name.endswith(".parquet") and all(number.isdecimal() for number in path.stem.split("-", 1))
+    return _NAME.fullmatch(path.name) is not None
 
 
 def first_row(part: Place) -> int:

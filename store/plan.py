@@ -15,11 +15,15 @@ from typing import Any
 from store.errors import StoreError
 from store.feature_store import Store, shard_rows
 from store.known import ENCODERS, TOKENS
-from store.layout import read_json
+from store.layout import shard_number
 from store.options import PlanOptions
 from store.provenance import Feature, with_dtype
 from store.remote import listed
-from store.view import View, stored_features
+from store.shard_info import read_writes
+from store.view import View
+from store.view_metadata import stored_features
+
+_MOST_COUNTED = 1e12  # rows of a shard, seconds for them
 
 
 @dataclass(frozen=True)
@@ -130,12 +134,21 @@ def measured_rates(store: Store, entity: str, encoder: str) -> dict[str, tuple[i
         if view.provenance.encoder != encoder:
             continue
         for path in listed(view.paths.beside[1], "*.json"):
-            for write in read_json(path)["writes"]:
-                info = write["info"]
-                if info.get("seconds"):
-                    rows, seconds = found[info["device"]]
-                    found[info["device"]] = rows + info["rows"], seconds + info["seconds"]
+            shard = shard_number(path.stem)
+            if shard is None:
+                continue
+            for write in read_writes(path, shard * view.rows_per_shard, view.rows_per_shard):
+                device: Any = write.info.get("device")
+                rows: Any = write.info.get("rows")
+                seconds: Any = write.info.get("seconds")
+                if isinstance(device, str) and _is_count(rows) and _is_count(seconds):
+                    before = found[device]
+                    found[device] = before[0] + rows, before[1] + seconds
     return dict(found)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < _MOST_COUNTED
 
 
 def _hours(options: PlanOptions, rows: int, entity: str, encoder: str) -> list[Hours]:

@@ -14,6 +14,9 @@ import numpy as np
 from store.errors import StoreError
 
 DTYPES = ("float16", "float32", "int8")
+MOST_ROW_BYTES = 2**28
+"""bytes of one row of one feature; a shard aims at as much for all its rows"""
+_MOST_AXES = 16
 
 
 @dataclass(frozen=True)
@@ -28,14 +31,25 @@ class Feature:
     def __post_init__(self) -> None:
         """StoreError where no row of that shape and dtype can be stored."""
         if self.dtype not in DTYPES:
-            raise StoreError(f"dtype {self.dtype!r} is refused: features are {', '.join(DTYPES)}")
+            raise StoreError(f"dtype {_short(self.dtype)} is refused: features are {', '.join(DTYPES)}")
         if not self.shape or min(self.shape) < 1:
-            raise StoreError(f"feature shape {self.shape} is refused: give one axis or more, none 0")
+            raise StoreError(f"feature shape {_short(self.shape)} is refused: give one axis or more, none 0")
+        if len(self.shape) > _MOST_AXES or self.row_bytes > MOST_ROW_BYTES:
+            raise StoreError(
+                f"feature shape {_short(self.shape)} in {self.dtype} is refused: a row has up to {_MOST_AXES} axes and "
+                f"{MOST_ROW_BYTES:,} bytes"
+            )
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one stored row."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def _short(value: object) -> str:
+    """Return `value` for a message."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def main_feature(features: Mapping[str, Feature]) -> str:
@@ -75,9 +89,14 @@ class Provenance:
         """The inverse of `as_dict`; StoreError where fields are missing or unknown."""
         names = {field.name for field in fields(cls)}
         if set(values) != names:
-            odd = ", ".join(sorted(names ^ set(values)))
-            raise StoreError(f"provenance with missing or unknown fields: {odd}")
-        return cls(**{**values, "dtypes": dict(values["dtypes"])})
+            odd = sorted(names ^ set(values))
+            raise StoreError(f"provenance with missing or unknown fields: {_short(odd)[1:-1]}")
+        dtypes = values["dtypes"]
+        if not isinstance(dtypes, dict) or not all(
+            isinstance(text, str) for text in (*(values[name] for name in names - {"dtypes"}), *dtypes.values())
+        ):
+            raise StoreError("provenance with fields that are not text")
+        return cls(**{**values, "dtypes": dict(dtypes)})
 
     def difference(self, other: "Provenance") -> str:
         """The fields that differ, with both values: `layer 'a' against 'b'`; empty where none do."""

@@ -146,6 +146,13 @@ class RemotePath:
         """The whole object; FileNotFoundError where there is none."""
         return bytes(self.read_versioned()[0])
 
+    def read_up_to(self, most: int) -> tuple[bytes, int]:
+        """The whole object and its size in bytes; no bytes where it has more than `most`."""
+        with told("read", self.url):
+            found = obstore.get(self._objects, self._key)
+            size = found.meta["size"]
+            return (bytes(found.bytes()) if size <= most else b""), size
+
     def read_versioned(self) -> tuple[memoryview, str]:
         """The whole object and its ETag; FileNotFoundError where there is none."""
         with told("read", self.url):

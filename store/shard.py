@@ -11,6 +11,7 @@ Guarantees
 import math
 import mmap
 import os
+import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -20,6 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt64
 
+from store.bounded import read_whole
 from store.direct_io import reopened
 from store.errors import DamageError
 from store.remote import Place
@@ -40,10 +42,12 @@ class ShardFile:
         Raises FileNotFoundError where there is none, DamageError where its index is damaged.
         """
         self.path = path
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # which a FIFO would wait for
         found = os.fstat(self.fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise DamageError(f"{path} is no regular file: run python -m store verify")
         self.identity = found.st_ino, found.st_mtime_ns, found.st_size
-        size = index_size(slots)
+        size = min(index_size(slots), found.st_size)
         tail = os.pread(self.fd, size, max(found.st_size - size, 0))
         self.offsets, self.lengths, self.present = parse_index(tail, slots, found.st_size, path)
 
@@ -124,7 +128,7 @@ def parse_index(
 ) -> tuple[UInt64[np.ndarray, " slots"], UInt64[np.ndarray, " slots"], Bool[np.ndarray, " slots"]]:
     """Offsets and lengths of the rows, and which are there, from the end of a file of `nbytes` bytes.
 
-    DamageError where `tail` is no index, or tells of rows that are not in the file.
+    DamageError where `tail` is no index, or tells of rows that are not in the file or overlap.
     """
     if len(tail) != index_size(slots) or crc32c(tail[:-4]).to_bytes(4, "little") != tail[-4:]:
         raise DamageError(f"index of {path} is damaged: run python -m store verify")
@@ -134,6 +138,11 @@ def parse_index(
     room = np.uint64(nbytes - index_size(slots))  # what lies before the index
     if (lengths > room).any() or (offsets > room - lengths).any():
         raise DamageError(f"index of {path} tells of rows that are not in it: run python -m store verify")
+    ends = offsets + lengths
+    if (offsets[1:] < ends[:-1]).any():  # not in the order of the slots, or overlapping
+        order = np.argsort(offsets, kind="stable")
+        if (offsets[order][1:] < ends[order][:-1]).any():
+            raise DamageError(f"index of {path} has rows that overlap: run python -m store verify")
     return index[:, 0], index[:, 1], present
 
 
@@ -154,13 +163,15 @@ def encode_chunk(values: Shaped[np.ndarray, "..."]) -> bytes:
 
 def read_chunk(path: Place, shape: tuple[int, ...], dtype: str) -> np.ndarray | None:
     """The chunk in `path`, None where there is none; DamageError where it is damaged."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     try:
-        data = path.read_bytes()
+        data = read_whole(path, size + 4)
     except FileNotFoundError:
         return None
+    except DamageError:  # of another size: the same as any other damage
+        raise DamageError(f"{path} is damaged: run python -m store verify") from None
     except OSError as error:
         raise DamageError(f"{path} cannot be read ({error.strerror}): run python -m store verify") from error
-    size = math.prod(shape) * np.dtype(dtype).itemsize
     if len(data) != size + 4 or crc32c(data[:-4]).to_bytes(4, "little") != data[-4:]:
         raise DamageError(f"{path} is damaged: run python -m store verify")
     return np.frombuffer(data[:-4], np.dtype(dtype).newbyteorder("<")).reshape(shape)

@@ -2,6 +2,7 @@
 
 Guarantees
 - a damaged file is refused, not read
+- a file that would decode to more than its size allows is refused, see `store.parquet_sizes`
 - a forked process is told so, where polars would wait for threads that the fork left behind
 """
 
@@ -12,12 +13,16 @@ from contextlib import contextmanager
 
 import polars as pl
 
+from store.bounded import read_whole
 from store.errors import StoreError
+from store.parquet_sizes import BYTES_PER_BYTE, ImplausibleSizes, check_sizes
 from store.remote import Place, RemotePath
 from store.seal import BLANK, digits, is_sealed, seal
 
 _END = 8  # bytes at the end of a Parquet file: the length of its footer, and a mark
 _TAIL = 2**16  # bytes in which most footers are
+_MOST_BYTES = 2**40  # of a file: what is no regular file is refused
+_FREE_TEXT = 2**30  # bytes of text that a file of any size may hold
 _used = False  # polars has started its threads
 _lost = False  # ... and this process was forked off without them
 
@@ -55,7 +60,17 @@ def read(path: Place, columns: Sequence[str] | None = None, strict: bool = True)
     with _own_errors(path):
         if columns is not None and not strict:
             columns = [name for name in pl.read_parquet_schema(data) if name in columns]
-        return pl.read_parquet(data, columns=None if columns is None else list(columns))
+        frame = pl.read_parquet(data, columns=None if columns is None else list(columns))
+        _check_text(path, frame, data.getbuffer().nbytes)
+        return frame
+
+
+def _check_text(path: Place, frame: pl.DataFrame, nbytes: int) -> None:
+    """StoreError where text that a dictionary repeats is out of proportion to a file of `nbytes` bytes."""
+    most = max(_FREE_TEXT, BYTES_PER_BYTE * nbytes)
+    texts = [series for series in frame if series.dtype == pl.String]
+    if sum(series.str.len_bytes().cast(pl.UInt64).sum() for series in texts) > most:
+        raise StoreError(f"{path} repeats text beyond {most:,} bytes: restore the file")
 
 
 def written_seal(path: Place) -> str:
@@ -72,7 +87,7 @@ def _tail(path: Place, nbytes: int) -> bytes:
     """The last bytes, fewer where there are no more."""
     if isinstance(path, RemotePath):
         return bytes(path.read_tail(nbytes)[0])
-    with path.open("rb") as file:
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a FIFO cannot be sought
         file.seek(max(file.seek(0, os.SEEK_END) - nbytes, 0))
         return file.read()
 
@@ -80,11 +95,15 @@ def _tail(path: Place, nbytes: int) -> bytes:
 def _checked(path: Place) -> bytes:
     """The bytes of a file that is as it was written: polars panics on some damage."""
     try:
-        data = path.read_bytes()
+        data = read_whole(path, _MOST_BYTES)
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
     if not is_sealed(data):
         raise StoreError(f"{path} is not as it was written: run python -m store verify")
+    try:
+        check_sizes(data)
+    except ImplausibleSizes as error:
+        raise StoreError(f"{path} is not a table of this store ({error}): restore the file") from None
     return data
 
 

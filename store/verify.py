@@ -1,8 +1,11 @@
 """Read every byte of a store and say what is damaged, and which clips that touches.
 
 Guarantees
-- a flipped byte in any file of catalog, views and annotations is found, and the clips that it touches are named
+- a flipped byte in any file of catalog, views, annotations and indexes is found, and the clips that it touches are
+  named
 - a store that is being written verifies clean
+- metadata that was forged ends verify in a line, however many rows it speaks of
+- what is not covered is said: `NOT_COVERED`, and the files that `uncovered` returns
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,18 +16,37 @@ from pathlib import PurePath
 import numpy as np
 from jaxtyping import Int, UInt32
 
-from store import table
+from store import verify_beside
 from store.catalog import Catalog
+from store.catalog_part import read_part
 from store.errors import DamageError, StoreError
 from store.feature_store import Store
 from store.key_index import open_index
-from store.layout import ARRAYS, MERGED_SHARDS, half_made
+from store.layout import (
+    ARRAYS,
+    MERGED_SHARDS,
+    chunked_metadata,
+    half_made,
+    read_json,
+    shard_number,
+    sharded_metadata,
+)
 from store.parts import first_row
 from store.remote import Place, listed
 from store.remote_shard import open_shard
-from store.seal import crc32c, is_sealed
+from store.seal import crc32c
 from store.shard import read_chunk
 from store.view import FAILED, OK, View
+from store.view_metadata import array_shape
+
+NOT_COVERED = (
+    "videos, manifests and runs outside the store",
+    "whether features are what the encoder computes",
+    "lock files",
+    "files lost together with all that refers to them, such as the last part of a catalog that no view has rows of",
+)
+"""what verify cannot tell of any store"""
+_MOST_NAMED = 100_000  # lost rows named one by one
 
 
 @dataclass(frozen=True)
@@ -46,6 +68,11 @@ def verify(store: Store) -> list[Damage]:
         below: PurePath = path.relative_to(store.path)  # type: ignore[arg-type]  # both local, or both remote
         found.append(Damage(str(below), what, tuple(clips)))
     return found
+
+
+def uncovered(store: Store) -> list[str]:
+    """Files below annotations/ and indexes/ that carry no checksum, relative to the store: verify cannot check them."""
+    return [str(path.relative_to(store.path)) for path in verify_beside.uncovered(store.path)]  # type: ignore[arg-type]
 
 
 _Found = tuple[Place, str, Iterable[str]]
@@ -72,13 +99,20 @@ def _all(store: Store) -> Iterator[_Found]:
             yield from broken
             if not broken:
                 try:
-                    yield from _view(store.view(entity, folder.name), keys)
+                    view = store.view(entity, folder.name)
+                except StoreError as error:
+                    yield group, f"is refused ({error})", keys.all()
+                    continue
+                try:
+                    yield from _view(view, keys)
                 except FileNotFoundError:
                     if group.exists():
                         raise
-    for stage in listed(store.path / "annotations", "*"):
-        for version in listed(stage, "*"):
-            yield from _unsealed([*listed(version, "*.parquet"), *listed(version / "failures", "*.parquet")], ())
+    for path, what in (
+        *verify_beside.annotations(store.path / "annotations"),
+        *verify_beside.indexes(store.path / "indexes"),
+    ):
+        yield path, what, ()
 
 
 class _Keys:
@@ -88,7 +122,7 @@ class _Keys:
         self.known: dict[int, str] = {}
         for part in catalog.parts():
             try:
-                keys = table.read(part, ["key"])["key"]
+                keys = read_part(part, ["key"])["key"]
                 self.known |= enumerate(keys.to_list(), first_row(part))
             except StoreError:
                 continue  # `_catalog` reports the part
@@ -103,13 +137,11 @@ class _Keys:
 def _unsealed(paths: Iterable[Place], clips: Iterable[str]) -> Iterator[_Found]:
     """Those of the sealed files `paths` that are missing or not as they were written."""
     for path in paths:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            yield path, f"cannot be read ({error.strerror})", clips
+        if not path.exists():
+            yield path, "is missing", clips
             continue
-        if not is_sealed(data):
-            yield path, "is not as it was written", clips
+        for _, what in verify_beside.sealed(path):
+            yield path, what, clips
 
 
 def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
@@ -119,13 +151,18 @@ def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
     row = 0
     for part, start, end in zip(parts, starts, [*starts[1:], _longest(store, entity)], strict=False):
         if start != row:
-            lost = np.arange(row, start)
+            lost = np.arange(row, min(start, row + _MOST_NAMED))
             yield part.parent, f"has no part for rows {row} to {start - 1}", keys(lost)
+        why = None
         try:
-            height = table.read(part, ["key"]).height
-        except StoreError:
-            height = max(end - start, 1)
-        yield from _unsealed([part], keys(np.arange(start, start + height)))
+            height = read_part(part, ["key"]).height
+        except StoreError as error:
+            height, why = max(end - start, 1), str(error)
+        clips = keys(np.arange(start, start + min(height, _MOST_NAMED)))
+        broken = list(_unsealed([part], clips))
+        if why and not broken:
+            broken = [(part, f"is refused ({why})", clips)]
+        yield from broken
         row = start + height
 
 
@@ -146,7 +183,8 @@ def _longest(store: Store, entity: str) -> int:
     lengths = [0]
     for name in store.views(entity):
         try:
-            lengths.append(len(store.view(entity, name)))
+            path = store.view(entity, name).paths.metadata("status")
+            lengths.append(array_shape(path, read_json(path))[0])
         except (StoreError, FileNotFoundError):
             continue  # reported with the view
     return max(lengths)
@@ -158,28 +196,62 @@ def _view(view: View, keys: _Keys) -> Iterator[_Found]:
     yield from broken
     if any(path == arrays[-1] for path, _, _ in broken):
         return  # without the metadata of `status` nobody knows how many rows there are
-    for shard in range(-(-len(view) // view.rows_per_shard)):
-        yield from _shard(view, shard, keys)
+    for array, path in zip((*view.stored, "checksum", "status"), arrays, strict=True):
+        if all(path != other for other, _, _ in broken) and (why := _misfit(view, array, path)):
+            yield path, why, keys.all()
+    try:
+        length = len(view)
+    except StoreError as error:
+        yield arrays[-1], f"is refused ({error})", keys.all()
+        length = max(keys.known, default=-1) + 1
+    for shard in _shards(view, length):
+        yield from _shard(view, shard, keys, length)
     for path in listed(view.paths.beside[0], "merged-*.parquet"):
         for _, what, _ in _unsealed([path], ()):
-            yield path, what, keys(_failed_in(view, int(path.stem.removeprefix("merged-"))))
+            group = shard_number(path.stem.removeprefix("merged-"))
+            yield path, what, keys(_failed_in(view, group, length)) if group is not None else ()
 
 
-def _failed_in(view: View, group: int) -> Int[np.ndarray, " rows"]:
+def _misfit(view: View, array: str, path: Place) -> str | None:
+    """What the metadata of an array says otherwise than the view's, None where it is the same: other readers use it."""
+    shape: tuple[int, ...]
+    if array in view.stored:
+        feature = view.stored[array]
+        shape, dtype, kind = feature.shape, feature.dtype, sharded_metadata
+    else:
+        shape, dtype = ((len(view.checksummed),), "uint32") if array == "checksum" else ((), "uint8")
+        kind = chunked_metadata
+    try:
+        metadata = read_json(path)
+        rows = array_shape(path, metadata)[0]
+    except StoreError as error:
+        return f"is refused ({error})"
+    expected = kind((rows, *shape), dtype, view.rows_per_shard)
+    differs = [name for name in ("shape", "data_type", "chunk_grid") if metadata.get(name) != expected[name]]
+    return f"differs from the view in {', '.join(differs)}" if differs else None
+
+
+def _shards(view: View, length: int) -> list[int]:
+    """The shards of the first `length` rows of which there are files that say so."""
+    names = [path.name for path in listed(view.paths.status(0).parent, "*")]
+    names += [path.stem for folder in view.paths.beside for path in listed(folder, "*")]
+    shards = {shard for name in names if (shard := shard_number(name)) is not None}
+    return sorted(shard for shard in shards if shard * view.rows_per_shard < length)
+
+
+def _failed_in(view: View, group: int, length: int) -> Int[np.ndarray, " rows"]:
     """The rows whose failures the merged file of a group of shards would tell."""
-    first = group * MERGED_SHARDS
-    shards = range(first, min(first + MERGED_SHARDS, -(-len(view) // view.rows_per_shard)))
     rows = [np.empty(0, np.int64)]
-    for shard in shards:
+    for shard in (shard for shard in _shards(view, length) if shard // MERGED_SHARDS == group):
         with suppress(DamageError):  # told with the shard
             if not view.paths.failures(shard).exists():
                 rows.append(shard * view.rows_per_shard + np.flatnonzero(view.shard_status(shard) == FAILED))
     return np.concatenate(rows)
 
 
-def _shard(view: View, shard: int, keys: _Keys) -> Iterator[_Found]:
+def _shard(view: View, shard: int, keys: _Keys, length: int) -> Iterator[_Found]:
     first = shard * view.rows_per_shard
-    every = np.arange(first, min(first + view.rows_per_shard, len(view)))
+    every = np.arange(first, min(first + view.rows_per_shard, length))
     try:
         status = view.shard_status(shard)
     except DamageError:

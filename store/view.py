@@ -19,16 +19,17 @@ from store import failures, table
 from store.catalog import Catalog
 from store.direct_io import aligned_empty, fill_memory
 from store.errors import StoreError
-from store.layout import LOCK, Identity, ViewPaths, identity, read_json, write_json
+from store.layout import LOCK, Identity, ViewPaths, identity, read_json, shard_number, write_json
 from store.lock import holds
 from store.object_stores import pool
-from store.provenance import Feature, Provenance
-from store.quantise import Quantised, dequantise, scale_shape
+from store.provenance import Feature
+from store.quantise import Quantised, dequantise
 from store.reader import RowReader, read_together
 from store.remote import Place, RemotePath
 from store.remote_shard import RemoteReader
 from store.seal import BLANK
 from store.shard import read_chunk
+from store.view_metadata import array_shape, read_view
 from store.writer import ShardWriter
 
 ABSENT, OK, FAILED = 0, 1, 2
@@ -44,14 +45,12 @@ class View:
         self.paths = ViewPaths(store, entity, name)
         self.catalog = catalog
         self._made = identity(self.paths.group / "zarr.json")
-        attributes = read_json(self.paths.group / "zarr.json")["attributes"]
-        self.provenance = Provenance.from_dict(attributes["provenance"])
-        self.rows_per_shard = int(attributes["rows_per_shard"])
-        self.features = {
-            name: Feature(tuple(feature["shape"]), feature["dtype"]) for name, feature in attributes["features"].items()
-        }
-        self.stored = stored_features(self.features)
-        self.checksummed: list[str] = attributes["checksummed"]
+        metadata = read_view(self.paths.group / "zarr.json")
+        self.provenance = metadata.provenance
+        self.rows_per_shard = metadata.rows_per_shard
+        self.features = metadata.features
+        self.stored = metadata.stored
+        self.checksummed = metadata.checksummed
         self._length: tuple[Identity | None, int] = (None, 0)
         self._chunks: dict[int, tuple[Identity | None, np.ndarray]] = {}
         self._readers = {name: self._reader(name) for name in self.stored}
@@ -61,11 +60,17 @@ class View:
         return View, (self.paths.store, Catalog(self.catalog.folder), self.entity, self.name)
 
     def __len__(self) -> int:
-        """Rows that the arrays have room for, now."""
+        """Rows that the arrays have room for, now; StoreError where the catalog has not as many."""
         path = self.paths.metadata("status")
         now = identity(path)
         if self._length[0] != now:
-            self._length = (now, int(read_json(path)["shape"][0]))
+            rows, known = array_shape(path, read_json(path))[0], len(self.catalog)
+            if rows > known:
+                raise StoreError(
+                    f"{path} tells of {rows} rows and the catalog of {self.entity} has {known}: "
+                    "a part of the catalog is lost, or the file is not this store's; restore it"
+                )
+            self._length = (now, rows)
         return self._length[1]
 
     def resize(self) -> None:
@@ -79,7 +84,7 @@ class View:
         for array in (*self.stored, "checksum", "status"):  # status last: it tells the length
             path = self.paths.metadata(array)
             metadata = read_json(path)
-            if metadata["shape"][0] < length:
+            if array_shape(path, metadata)[0] < length:
                 metadata["shape"][0] = length
                 metadata["attributes"]["seal"] = BLANK
                 write_json(path, metadata)
@@ -102,12 +107,12 @@ class View:
         folder = self.paths.status(0).parent
         if isinstance(folder, RemotePath):
             now = folder.identities()
-            shards = [int(name) for name in now]
+            shards = [shard for name in now if (shard := shard_number(name)) is not None]
             yield from zip(shards, pool().map(lambda n: self._chunk(n, now[str(n)]), shards), strict=True)
             return
         for name in os.listdir(folder) if folder.is_dir() else ():  # one look, however many: of millions none is kept
-            if name.isdecimal() and (chunk := self._read_chunk(int(name))) is not None:
-                yield int(name), chunk
+            if (shard := shard_number(name)) is not None and (chunk := self._read_chunk(shard)) is not None:
+                yield shard, chunk
 
     def _chunk(self, shard: int, now: Identity | None) -> UInt8[np.ndarray, " slots"]:
         """The status chunk of a shard, known to be `now`."""
@@ -286,12 +291,3 @@ class View:
         path: Callable[[int], Any] = lambda shard: paths.shard(name, shard, axes)  # noqa: E731
         reader = RemoteReader if isinstance(paths.store, RemotePath) else RowReader
         return reader(path, self.rows_per_shard, feature.row_bytes)
-
-
-def stored_features(features: Mapping[str, Feature]) -> dict[str, Feature]:
-    """The arrays that hold `features`, by name: int8 brings the hidden array `scale`."""
-    stored = dict(features)
-    for feature in features.values():
-        if feature.dtype == "int8":
-            stored["scale"] = Feature(scale_shape(feature.shape), "float16")
-    return dict(sorted(stored.items()))

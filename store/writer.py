@@ -22,12 +22,11 @@ from store import failures as failure_files
 from store import table
 from store.commit import make_folder
 from store.errors import StoreError
-from store.layout import encode_json, read_json
 from store.lock import check_held, locked
 from store.remote import Place
 from store.remote_shard import open_shard
-from store.seal import BLANK
 from store.shard import encode_chunk, pieces, read_chunk
+from store.shard_info import Write, encode_writes, read_writes
 from store.stored_rows import StoredRows, stored_rows
 from store.together import Together
 
@@ -174,16 +173,15 @@ class ShardWriter:
         """Record what wrote `rows`, beside what wrote the others."""
         path = self.view.paths.info(self.shard)
         try:
-            writes = read_json(path)["writes"]
+            writes = read_writes(path, self.first, self.view.rows_per_shard)
         except FileNotFoundError:
             writes = []
-        new = set(rows.tolist())
-        by_info = [(_from_ranges(write["rows"]) - new, write["info"]) for write in writes]
-        if not any(known == info for _, known in by_info):
-            by_info.append((set(), info))
-        merged = [(old | new if known == info else old, known) for old, known in by_info]
-        writes = [{"rows": _to_ranges(done), "info": known} for done, known in merged if done]
-        _put(files, path, encode_json({"shard": self.shard, "writes": writes, "seal": BLANK}))
+        new = frozenset(rows.tolist())
+        kept = [Write(write.rows - new, write.info) for write in writes]
+        if not any(write.info == info for write in kept):
+            kept.append(Write(frozenset(), info))
+        merged = [Write(write.rows | new, info) if write.info == info else write for write in kept]
+        _put(files, path, encode_writes(self.shard, merged))
 
 
 def _put(files: Together, path: Place, data: bytes) -> None:
@@ -193,18 +191,3 @@ def _put(files: Together, path: Place, data: bytes) -> None:
 def _taken(values: Float[np.ndarray, "K ..."], places: Int[np.ndarray, " F"]) -> Float[np.ndarray, "F ..."]:
     """The rows at `places`; no copy where those are all, in order."""
     return values if np.array_equal(places, np.arange(len(values))) else values[places]
-
-
-def _to_ranges(rows: Iterable[int]) -> list[list[int]]:
-    """Rows as [first, last] of every unbroken run."""
-    ranges: list[list[int]] = []
-    for row in sorted(rows):
-        if ranges and row == ranges[-1][1] + 1:
-            ranges[-1][1] = row
-        else:
-            ranges.append([row, row])
-    return ranges
-
-
-def _from_ranges(ranges: Iterable[list[int]]) -> set[int]:
-    return {row for first, last in ranges for row in range(first, last + 1)}

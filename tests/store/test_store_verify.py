@@ -16,7 +16,8 @@ import pytest
 from store import Feature, Store, View, table
 from store.__main__ import main
 from store.layout import group_metadata, write_json
-from store.verify import verify
+from store.seal import BLANK
+from store.verify import NOT_COVERED, verify
 
 Make = Callable[..., Any]
 SHARD1, ALL = {"c4", "c5", "c6", "c7"}, {f"c{n}" for n in range(11)}
@@ -50,6 +51,7 @@ def test_a_whole_store_verifies_clean(view: View) -> None:
 def test_a_flipped_byte_in_an_annotation_is_found(view: View) -> None:
     folder = view.paths.store / "annotations" / "captions" / "abc"
     (folder / "failures").mkdir(parents=True)
+    write_json(folder / "provenance.json", {"provenance": {"model": "m"}, "seal": BLANK})
     for path in (folder / "000000.parquet", folder / "failures" / "000000.parquet"):
         path.write_bytes(table.encode(pl.DataFrame({"key": ["c0"]})))
         assert damaged(view) == (set(), set())
@@ -164,12 +166,14 @@ def test_a_damaged_store_json_is_one_line(view: View, capsys: pytest.CaptureFixt
 def test_verify_says_so_on_the_command_line(view: View, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(view.paths.store)
     assert main(["verify", path]) == 0
-    assert capsys.readouterr().out == f"{path} is whole\n"
+    whole, left = capsys.readouterr().out.splitlines()
+    assert whole == f"{path} is whole" and left == f"not covered: {'; '.join(NOT_COVERED)}"
     flip(view.paths.shard("tokens", 1, 3), 0)
     assert main(["verify", path]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "arrays.zarr/clips/net/tokens/c/1/0/0 has 1 rows that are not as they were written: c4",
         "damaged files: 1, clips: 1",
+        left,
     ]
     assert main(["verify", path, "--json"]) == 1
     said = json.loads(capsys.readouterr().out)

@@ -1,0 +1,169 @@
+"""Writing runs of the stateful test: performed in the test's process, or in a child that can be killed.
+
+Run as a program, it reads commands as JSON lines, and forks a child for each that performs it: printed are the child's
+process id and then its exit status. With `crash_at` the child ends by `os._exit` just before its n-th file operation.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from store import Feature, Provenance, Store, StoreError
+from store.compact import compact
+from store.drop import drop
+from store.options import CompactOptions, DropOptions, RequantiseOptions
+from store.requantise import requantise
+
+if __name__ == "__main__":
+    from store_model import MAIN, values_of
+else:
+    from .store_model import MAIN, values_of
+
+CRASHED, REFUSED = 77, 78
+SHAPES = {"tokens": (3, 70), "embedding": (7,)}
+_OPERATIONS = (
+    "open",
+    "pwrite",
+    "pwritev",
+    "fsync",
+    "replace",
+    "rename",
+    "link",
+    "mkdir",
+    "unlink",
+    "rmdir",
+    "truncate",
+)
+
+
+def provenance(seed: int, dtype: str) -> Provenance:
+    """The provenance of a view of the machine."""
+    return Provenance("net", f"{seed:064d}", "last", "8 evenly", "crop", {"tokens": dtype, "embedding": "float32"})
+
+
+def perform(store: Store, command: dict[str, Any]) -> None:
+    """Do what a command says."""
+    path, op = str(store.path), command["op"]
+    if op == "append":
+        store.catalog("clips").append(pl.DataFrame({"key": command["keys"]}))
+    elif op == "create":
+        features = {n: Feature(s, command["dtype"] if n == MAIN else "float32") for n, s in SHAPES.items()}
+        with store.lock():
+            made_by = provenance(command["seed"], command["dtype"])
+            store.create_view("clips", command["view"], made_by, features, command["shard"])
+    elif op == "fill":
+        _fill(store, command)
+    elif op == "requantise":
+        requantise(RequantiseOptions(path, command["view"], command["to"], command["dtype"]))
+    elif op == "drop":
+        drop(DropOptions(path, command["view"], yes=True))
+    elif op == "compact":
+        compact(CompactOptions(path))
+    else:
+        raise AssertionError(op)
+
+
+def _fill(store: Store, command: dict[str, Any]) -> None:
+    """Write rows shard by shard, as featurize does."""
+    good, bad = command["good"], command["bad"]
+    with store.lock():
+        view = store.view("clips", command["view"])
+        view.resize()
+        keys = [*good, *bad]
+        rows = dict(zip(keys, view.catalog.rows(keys).tolist(), strict=True))
+        for shard in sorted({row // view.rows_per_shard for row in rows.values()}):
+            here = [key for key in good if rows[key] // view.rows_per_shard == shard]
+            failed = [key for key in bad if rows[key] // view.rows_per_shard == shard]
+            # NaN and infinity are given as values, and the store finds them
+            unfit = {key: bad[key].rpartition(" ")[2] for key in failed if bad[key].startswith(f"{MAIN} holds")}
+            values = {
+                name: np.stack([values_of(key, name, shape, command["seed"]) for key in [*here, *unfit]])
+                if here or unfit
+                else np.zeros((0, *shape), np.float32)
+                for name, shape in SHAPES.items()
+            }
+            for place, wrong in enumerate(unfit.values(), len(here)):
+                values[MAIN][place, -1, -1] = {"NaN": np.nan, "infinity": np.inf}[wrong]
+            given = np.array([rows[key] for key in [*here, *unfit]], np.int64)
+            reasons = {rows[key]: bad[key] for key in failed if key not in unfit}
+            view.write_shard(shard, given, values, reasons, {"n": len(keys)})
+
+
+class Writers:
+    """The program below, and its children."""
+
+    def __init__(self) -> None:
+        root = Path(__file__).parents[2]
+        command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", __file__]
+        environment = {**os.environ, "PYTHONPATH": str(root), "NUMBA_NUM_THREADS": "1"}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=root, env=environment)
+
+    def run(self, command: dict[str, Any], kill_after: float | None = None) -> int:
+        """Perform a command in a child; its exit status. `kill_after`: seconds until SIGKILL."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+        pid = int(self.process.stdout.readline())
+        if kill_after is not None:
+            time.sleep(kill_after)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return int(self.process.stdout.readline())
+
+    def end(self) -> None:
+        """End the program."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def _crash_at(number: int) -> None:
+    """End this process just before its file operation of that number."""
+    left, guard = [number], threading.Lock()
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            with guard:
+                left[0] -= 1
+                if left[0] <= 0:
+                    os._exit(CRASHED)
+            return real(*args, **options)
+
+        return call
+
+    for name in _OPERATIONS:
+        setattr(os, name, counted(getattr(os, name)))
+
+
+def _main() -> None:
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            command = json.loads(line)
+            if command.get("crash_at"):
+                _crash_at(command["crash_at"])
+            try:
+                perform(Store.open(command["path"], create=True), command)
+            except StoreError as error:
+                print(error, file=sys.stderr)
+                os._exit(REFUSED)
+            os._exit(0)
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,328 @@
+"""Metadata that a stranger sealed: a forged number or name is one line of StoreError, before anything is allocated."""
+
+import io
+import json
+import os
+import struct
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from store import Catalog, Store, StoreError, View, table
+from store.__main__ import main
+from store.bounded import read_whole
+from store.compact import compact
+from store.key_index import built
+from store.layout import ViewPaths, read_json, write_json
+from store.lock import locked
+from store.options import CompactOptions
+from store.packed_keys import pack
+from store.parquet_sizes import check_sizes
+from store.seal import BLANK, crc32c, seal
+from store.shard import ShardFile
+from store.verify import verify
+
+Make = Callable[..., Any]
+HUGE = [2**40, 2**50, 2**60, 2**63, 2**200]
+ODD: list[Any] = [-1, 0, 3, 1.5, "4", None, True, [4], {}, *HUGE]
+
+
+@pytest.fixture
+def view(make_view: Make, fill: Make) -> View:
+    view = make_view()
+    view.write_shard(1, np.array([], np.int64), {}, {6: "no video"})
+    fill(view, np.array([0, 1, 2, 3, 4, 5, 7, 8, 9, 10]))
+    return view
+
+
+@contextmanager
+def little_memory(most: int = 64 * 2**20) -> Iterator[None]:
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < most
+
+
+def forge(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    value = read_json(path)
+    change(value)
+    value.setdefault("attributes", {})["seal"] = BLANK
+    value.pop("seal", None)
+    write_json(path, value)
+
+
+def one_line(ask: Callable[[], Any], *words: str) -> None:
+    with pytest.raises(StoreError) as caught:
+        ask()
+    line = str(caught.value)
+    assert "\n" not in line and len(line) < 1000 and all(word in line for word in words), line
+
+
+def verify_ends(view: View, *words: str) -> None:
+    """verify ends, in little memory, and says what is wrong in one line each."""
+    with little_memory():
+        found = verify(Store.open(view.paths.store))
+    lines = [f"{damage.path} {damage.what}" for damage in found]
+    assert lines and not any("\n" in line for line in lines)
+    assert any(all(word in line for word in words) for line in lines), lines
+
+
+@pytest.mark.parametrize("rows", [*HUGE, 12, -1, 1.5, "11", None, True])
+def test_the_length_of_a_view_is_bounded_by_the_catalog(view: View, rows: Any) -> None:
+    status = view.paths.metadata("status")
+    forge(status, lambda value: value["shape"].__setitem__(0, rows))
+    again = Store.open(view.paths.store).view("clips", "net")
+    one_line(lambda: len(again), str(status))
+    one_line(again.status, str(status))
+    with Store.open(view.paths.store).lock():
+        if not isinstance(rows, int) or rows < 0 or isinstance(rows, bool) or rows > 2**60:
+            one_line(again.resize, str(status))
+    verify_ends(view, "status/zarr.json", "is refused")
+    assert main(["info", str(view.paths.store)]) == 1
+
+
+@pytest.mark.parametrize("rows", ODD)
+def test_rows_per_shard_is_a_small_power_of_two(view: View, rows: Any) -> None:
+    forge(view.paths.group / "zarr.json", lambda value: value["attributes"].__setitem__("rows_per_shard", rows))
+    one_line(lambda: Store.open(view.paths.store).view("clips", "net"), "rows_per_shard", "zarr.json")
+    verify_ends(view, "rows_per_shard")
+
+
+FEATURES: list[Any] = [
+    *({"tokens": {"shape": [size, 5], "dtype": "float16"}} for size in ODD if size != 3),
+    {"tokens": {"shape": [2**16, 2**16], "dtype": "float16"}},
+    {"tokens": {"shape": [1] * 10_000, "dtype": "float16"}},
+    *({"tokens": {"shape": [3, 5], "dtype": dtype}} for dtype in ("object", "O", "V999999999", ">f2", 3, None, [])),
+    *({name: {"shape": [3, 5], "dtype": "float16"}} for name in ("../x", "/etc", "..", "a/b", "", "a\nb", "scale")),
+    {"a": {"shape": [3], "dtype": "int8"}, "b": {"shape": [3], "dtype": "int8"}},
+    {}, [], None, {"tokens": None}, {"tokens": {}}, {"tokens": {"shape": 3, "dtype": "float16"}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("forged", FEATURES, ids=range(len(FEATURES)))
+def test_features_are_those_that_a_view_can_have(view: View, forged: Any) -> None:
+    def change(value: dict[str, Any]) -> None:
+        value["attributes"]["features"] = forged
+        value["attributes"]["checksummed"] = list(forged or [])
+
+    forge(view.paths.group / "zarr.json", change)
+    one_line(lambda: Store.open(view.paths.store).view("clips", "net"), "zarr.json")
+    verify_ends(view, "is refused")
+
+
+@pytest.mark.parametrize(
+    "names", [[], ["tokens"], ["tokens", "tokens"], ["tokens", "../embedding"], [1, 2], "ab", None]
+)
+def test_checksummed_names_the_arrays(view: View, names: Any) -> None:
+    forge(view.paths.group / "zarr.json", lambda value: value["attributes"].__setitem__("checksummed", names))
+    one_line(lambda: Store.open(view.paths.store).view("clips", "net"), "checksummed")
+
+
+@pytest.mark.parametrize("forged", [None, {}, [], {"encoder": "x"}, "text"])
+def test_a_provenance_is_whole(view: View, forged: Any) -> None:
+    forge(view.paths.group / "zarr.json", lambda value: value["attributes"].__setitem__("provenance", forged))
+    one_line(lambda: Store.open(view.paths.store).view("clips", "net"), "provenance")
+    write_json(view.paths.group / "zarr.json", {"attributes": [], "seal": BLANK})
+    one_line(lambda: Store.open(view.paths.store).view("clips", "net"), "attributes")
+
+
+def test_an_array_that_differs_from_the_view_is_found(view: View) -> None:
+    """Other Zarr readers would read other values."""
+    forge(view.paths.metadata("tokens"), lambda value: value.__setitem__("data_type", "float32"))
+    forge(view.paths.metadata("embedding"), lambda value: value["shape"].__setitem__(1, 8))
+    verify_ends(view, "tokens/zarr.json", "data_type")
+    verify_ends(view, "embedding/zarr.json", "shape")
+
+
+@pytest.mark.parametrize("name", ["a b", "-a", "ü", "a\nb"])
+def test_a_view_has_a_safe_name(view: View, name: str) -> None:
+    view.paths.group.rename(view.paths.group.with_name(name))
+    one_line(lambda: Store.open(view.paths.store).view("clips", name), "is refused")
+    assert verify(Store.open(view.paths.store))
+
+
+@pytest.mark.parametrize(
+    "rows", [[0, 0, 2], [1, 2, 3], [-1, 0, 1], [2**62] * 3, [None, 1, 2], ["0", "1", "2"], [2, 1, 0]]
+)
+def test_a_part_of_the_catalog_has_the_rows_of_its_name(tmp_path: Path, rows: list[Any]) -> None:
+    catalog = Store.open(tmp_path / "s", create=True).catalog("clips")
+    catalog.append(pl.DataFrame({"key": ["a", "b", "c"]}))
+    (part,) = catalog.parts()
+    for index in catalog.folder.glob("*.keys"):
+        index.unlink()
+    part.write_bytes(table.encode(pl.DataFrame({"key": ["a", "b", "c"], "row": rows})))
+    for ask in (len, Catalog.frame, lambda c: c.rows(["a"]), lambda c: c.keys(np.array([0]))):
+        one_line(lambda ask=ask: ask(Catalog(catalog.folder)), str(part))
+    assert verify(Store.open(tmp_path / "s"))
+
+
+def test_a_part_far_away_gives_no_billions_of_rows(view: View) -> None:
+    far = view.catalog.folder / "999999999999.parquet"
+    far.write_bytes(table.encode(pl.DataFrame({"key": ["x"], "row": [999_999_999_999]})))
+    (view.catalog.folder / f"{'9' * 60}.parquet").write_bytes(b"no part: a name of 12 digits is")
+    with little_memory():
+        one_line(lambda: len(Catalog(view.catalog.folder)), "rows by the names of its parts")
+        one_line(Store.open(view.paths.store).view("clips", "net").status)
+    verify_ends(view, "has no part for rows 11 to 999999999998")
+    far.write_bytes(table.encode(pl.DataFrame({"key": ["x"], "row": [11]})))
+    one_line(lambda: len(Catalog(view.catalog.folder)))
+
+
+def bomb(kind: str) -> bytes:
+    """A small Parquet file that stands for much."""
+    file = io.BytesIO()
+    if kind == "rows":
+        pl.DataFrame({"key": pl.repeat("k", 2**21, eager=True)}).write_parquet(file, metadata={"seal": BLANK})
+    else:
+        text = pl.Series(["a" * 2**20]).gather(pl.Series([0] * 1100))
+        pl.DataFrame({"key": text.cast(pl.Categorical).cast(pl.String)}).write_parquet(file, metadata={"seal": BLANK})
+    return seal(file.getvalue())
+
+
+@pytest.mark.parametrize("kind", ["rows", "text"])
+def test_a_parquet_file_decodes_in_proportion_to_its_size(view: View, kind: str) -> None:
+    data = bomb(kind)
+    assert len(data) < 2**21
+    path = view.paths.failures(1)
+    path.write_bytes(data)
+    one_line(view.failures, str(path))
+    for at in range(4, len(data), max(len(data) // 80, 1)):  # any byte of the sizes' own encoding
+        cut = data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
+        try:
+            check_sizes(cut)
+        except Exception as error:
+            assert type(error).__name__ == "ImplausibleSizes"
+
+
+@pytest.mark.parametrize("columns", [{"key": [6], "reason": ["x"]}, {"key": ["c6"]}, {"key": ["c6"], "reason": [b"x"]}])
+def test_failures_are_keys_and_reasons(view: View, columns: dict[str, Any]) -> None:
+    view.paths.failures(1).write_bytes(table.encode(pl.DataFrame(columns)))
+    one_line(view.failures, "not key and reason")
+
+
+@pytest.mark.parametrize(
+    "writes",
+    [None, 3, [3], [{}], [{"rows": [[4, 2**60]], "info": {}}], [{"rows": [[0, 3]], "info": {}}],
+     [{"rows": [[5, 4]], "info": {}}], [{"rows": [[4]], "info": {}}], [{"rows": [["4", "5"]], "info": {}}]],
+)  # fmt: skip
+def test_what_wrote_a_shard_speaks_of_its_own_rows(view: View, values: Make, writes: Any) -> None:
+    write_json(view.paths.info(1), {"shard": 1, "writes": writes, "seal": BLANK})
+    row = np.array([6])
+    with little_memory():
+        one_line(lambda: view.write_shard(1, row, values(view, row), {}), str(view.paths.info(1)))
+    assert view.status()[6] == 2
+
+
+def test_rows_of_a_shard_do_not_overlap(tmp_path: Path) -> None:
+    for index in ([(0, 6), (3, 6)], [(0, 6), (0, 6)], [(6, 6), (0, 7)], [(0, 2**63), (0, 6)]):
+        data = np.array(index, "<u8").tobytes()
+        (tmp_path / "shard").write_bytes(bytes(12) + data + crc32c(data).to_bytes(4, "little"))
+        one_line(lambda: ShardFile(tmp_path / "shard", 2), "run python -m store verify")
+    one_line(lambda: ShardFile(tmp_path / "shard", 2**24))
+    data = np.array([(6, 6), (0, 6)], "<u8").tobytes()
+    (tmp_path / "shard").write_bytes(bytes(12) + data + crc32c(data).to_bytes(4, "little"))
+    assert ShardFile(tmp_path / "shard", 2).row(0) == bytes(6), "another order is allowed"
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("data", [DEEP.encode(), b'{"format": ' + DEEP.encode(), b"1" * 10_000, b"[]", b'"x"', b"\xff"])
+def test_json_of_any_depth_is_one_line(view: View, data: bytes) -> None:
+    for path in (view.paths.store / "store.json", view.paths.group / "zarr.json", view.paths.metadata("status")):
+        good = path.read_bytes()
+        path.write_bytes(data)
+        one_line(lambda: Store.open(view.paths.store).view("clips", "net").status(), str(path))
+        path.write_bytes(good)
+
+
+def test_a_fifo_or_a_vast_file_is_not_waited_for(view: View, tmp_path: Path) -> None:
+    for path in (view.paths.metadata("status"), view.paths.status(1), view.paths.shard("tokens", 1, 3)):
+        good = path.read_bytes()
+        path.unlink()
+        os.mkfifo(path)
+        again = Store.open(view.paths.store).view("clips", "net")
+        one_line(lambda again=again: [again.status(), again.read("tokens", np.array([5]))], str(path))
+        path.unlink()
+        path.write_bytes(good)
+    (vast := tmp_path / "vast").touch()
+    os.truncate(vast, 2**40)
+    one_line(lambda: read_whole(vast, 100), "1,099,511,627,776 bytes")
+    one_line(lambda: read_json(vast), str(vast))
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", DEEP[:4000], '{"pid": [1], "host": "x"}', '{"pid": 1, "host": "a\\nb"}', ""]
+)
+def test_a_lock_names_its_holder_or_another_process(tmp_path: Path, text: str) -> None:
+    with locked(tmp_path / "lock.json", wait=False):
+        (tmp_path / "lock.json").write_text(text)
+
+        def second() -> None:
+            with locked(tmp_path / "lock.json", wait=False):
+                pass
+
+        one_line(second, "is being written by")
+
+
+def test_a_lock_that_is_a_link_truncates_nothing(tmp_path: Path) -> None:
+    (precious := tmp_path / "precious").write_text("all of it")
+    (tmp_path / "lock.json").symlink_to(precious)
+    with pytest.raises(StoreError, match=r"cannot write .*lock.json"), locked(tmp_path / "lock.json", wait=False):
+        pass
+    assert precious.read_text() == "all of it"
+
+
+def forged_index(change: Callable[[dict[str, Any]], Any], offsets: list[int] | None = None) -> bytes:
+    """An index of keys of which the head, or the offsets, are other than `built` makes them."""
+    data = b"".join(bytes(piece) for piece in built(0, pack([f"c{n}" for n in range(11)]), {}))
+    size = int.from_bytes(data[-8:], "little")
+    body, head = bytearray(data[: -8 - size]), json.loads(data[-8 - size : -8])
+    if offsets:
+        body[2 * 2**16 : 2 * 2**16 + 8 * len(offsets)] = struct.pack(f"<{len(offsets)}q", *offsets)
+        sums = np.array([crc32c(bytes(body[at : at + 2**16])) for at in range(0, 4 * 2**16, 2**16)], "<u4")
+        body[4 * 2**16 :] = sums.tobytes()
+        head["sums"] = crc32c(sums)
+    change(head)
+    head["seal"] = BLANK
+    text = seal(json.dumps(head).encode())
+    return bytes(body) + text + len(text).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(forged_index(lambda head, v=v: head["about"].__setitem__("end", v)) for v in (-1, 2**62, 5, "11", None)),
+        *(forged_index(lambda head, v=v: head["arrays"][0].__setitem__(2, v)) for v in (-1, 2**62, 10, 1.5, None)),
+        *(forged_index(lambda head, v=v: head["arrays"][0].__setitem__(1, v)) for v in ("O", "V999", "<i8", None, "x")),
+        *(forged_index(lambda head, v=v: head.__setitem__("arrays", v)) for v in ([], None, [[]], 3)),
+        forged_index(lambda head: head.__setitem__("about", None)),
+        *(forged_index(lambda head: None, offsets) for offsets in ([0, -(2**40)], [0, 2**62], [2**62, 0], [9, 3, 2])),
+    ],
+)  # fmt: skip
+def test_a_forged_index_of_keys_is_made_again(view: View, data: bytes) -> None:
+    (index,) = view.catalog.folder.glob("*.keys")
+    index.write_bytes(data)
+    keys = [f"c{n}" for n in range(11)]
+    with little_memory():
+        assert Catalog(view.catalog.folder).rows([*keys, "x"]).tolist() == [*range(11), -1]
+        assert Catalog(view.catalog.folder).keys(np.arange(11)) == keys
+
+
+def test_files_of_no_shard_are_left_alone(view: View) -> None:
+    for name in ("x", "9" * 40, "-1", "007"):
+        (view.paths.group / "tokens" / "c" / name).mkdir()
+        view.paths.status(0).with_name(name).write_bytes(b"")
+        view.paths.info(0).with_name(f"{name}.json").write_bytes(b"")
+        view.paths.failures(0).with_name(f"{name}.parquet").write_bytes(b"")
+    compact(CompactOptions(str(view.paths.store)))
+    again = Store.open(view.paths.store).view("clips", "net")
+    assert again.status().tolist() == view.status().tolist() and again.failures().rows() == [("c6", "no video")]
+    assert ViewPaths(view.paths.store, "clips", "net").group.is_dir() and verify(Store.open(view.paths.store)) == []

@@ -1,0 +1,458 @@
+"""A store that is written, killed, damaged, compacted and read at random against a model of plain dictionaries.
+
+    pytest tests/store/test_store_stateful.py                       a short run
+    STATEFUL_SECONDS=600 pytest tests/store/test_store_stateful.py -s   ten minutes, with counts at the end;
+        with -o addopts=--import-mode=importlib twice as many steps, since shapes are not checked at every call
+
+Guarantees
+- whatever was written, killed, compacted, requantised or dropped, reads are those of the model
+- after a bit flip anywhere every read gives the model's values or raises StoreError, and verify finds it
+- once the flip is undone, or the rows are computed again, every read gives the model's values
+"""
+
+import copy
+import importlib.util
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from store import Store, StoreError
+from store.batches import Batches
+from store.verify import verify
+
+from .store_model import MAIN, OK, ModelStore, ModelView
+from .store_writers import CRASHED, SHAPES, Writers, perform
+
+SECONDS = float(os.environ.get("STATEFUL_SECONDS", "0"))
+COUNTS: Counter[str] = Counter()
+CHECKED = importlib.util.find_spec("store.row_checks") is not None  # rows are compared with their checksums
+DTYPES = ("float16", "float32", "int8")
+VIEWS = ("a", "b")
+WAYS = st.sampled_from(["here", "here", "child", "kill", "crash"])
+Verdict = Callable[[], None]
+
+
+class Machine(RuleBasedStateMachine):
+    """One store and its model."""
+
+    writers: Writers
+
+    @initialize(dtype=st.sampled_from(DTYPES))
+    def begin(self, dtype: str) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="stateful"))
+        self.path = self.root / "store"
+        self.store = Store.open(self.path, create=True)
+        self.model = ModelStore()
+        self.flips: dict[Path, tuple[int, int, int]] = {}  # file -> inode, place, the byte that was there
+        self.named = 0
+        self.append(6, 0, "here", 1)
+        self.create("a", dtype, 4, 0, "here", 1)
+        self._write(self._filling("a", self.model.keys[:5], {}), lambda m: m.views["a"].fill(m.keys[:5], {}), "here", 1)
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    @rule(count=st.integers(1, 6), again=st.integers(0, 2), way=WAYS, at=st.integers(1, 12))
+    def append(self, count: int, again: int, way: str, at: int) -> None:
+        keys = self.model.keys[:again] + [f"clip_{self.named + n}_ü" for n in range(count)]
+        self.named += count
+        self._write({"op": "append", "keys": keys}, lambda model: model.append(keys), way, at)
+
+    @rule(
+        name=st.sampled_from(VIEWS), dtype=st.sampled_from(DTYPES), shard=st.sampled_from([1, 2, 4]),
+        seed=st.integers(0, 1), way=WAYS, at=st.integers(1, 40),
+    )  # fmt: skip
+    def create(self, name: str, dtype: str, shard: int, seed: int, way: str, at: int) -> None:
+        if name in self.model.views:
+            return
+        command = {"op": "create", "view": name, "dtype": dtype, "shard": shard, "seed": seed}
+        made = ModelView(SHAPES, (dtype,), shard, seed)
+        self._write(command, lambda model: model.views.setdefault(name, copy.deepcopy(made)), way, at)
+
+    @precondition(lambda self: self.model.views and self.model.keys)
+    @rule(data=st.data(), way=WAYS, at=st.integers(1, 120))
+    def fill(self, data: st.DataObject, way: str, at: int) -> None:
+        name = data.draw(st.sampled_from(sorted(n for n, v in self.model.views.items() if len(v.chain) == 1) or [""]))
+        if not name:
+            return
+        chosen = data.draw(st.lists(st.sampled_from(self.model.keys), min_size=1, max_size=8, unique=True))
+        fates = data.draw(st.lists(st.integers(0, 9), min_size=len(chosen), max_size=len(chosen)))
+        why = {0: f"{MAIN} holds NaN", 1: f"{MAIN} holds infinity", 2: f"no video {at}"}
+        bad = {key: why[fate] for key, fate in zip(chosen, fates, strict=True) if fate in why}
+        good = [key for key in chosen if key not in bad]
+        self._write(self._filling(name, good, bad), lambda model: model.views[name].fill(good, bad), way, at)
+
+    def _filling(self, name: str, good: list[str], bad: dict[str, str]) -> dict[str, Any]:
+        return {"op": "fill", "view": name, "good": good, "bad": bad, "seed": self.model.views[name].seed}
+
+    @precondition(lambda self: self.model.views)
+    @rule(data=st.data(), dtype=st.sampled_from(DTYPES), way=WAYS, at=st.integers(1, 160))
+    def requantise(self, data: st.DataObject, dtype: str, way: str, at: int) -> None:
+        name = data.draw(st.sampled_from(sorted(self.model.views)))
+        source, to = self.model.views[name], f"{name}-{dtype}"
+        chain = (*source.chain, dtype)
+        there = self.model.views.get(to)
+        if len(chain) > 3:
+            return
+        command = {"op": "requantise", "view": name, "to": to, "dtype": dtype}
+        if dtype == source.chain[-1] or (there and (there.chain, there.seed) != (chain, source.seed)):
+            with pytest.raises(StoreError):
+                perform(self.store, command)
+            return
+
+        def apply(model: ModelStore) -> None:
+            made = model.views.setdefault(to, ModelView(SHAPES, chain, None, source.seed))
+            made.take_over(model.views[name])
+
+        self._write(command, apply, way, at)
+
+    @precondition(lambda self: len(self.model.views) > 1)
+    @rule(data=st.data(), way=WAYS, at=st.integers(1, 30))
+    def drop(self, data: st.DataObject, way: str, at: int) -> None:
+        name = data.draw(st.sampled_from(sorted(self.model.views)))
+        self._write({"op": "drop", "view": name}, lambda model: model.views.pop(name), way, at)
+
+    @rule(way=WAYS, at=st.integers(1, 60))
+    def compact(self, way: str, at: int) -> None:
+        self._write({"op": "compact"}, lambda model: None, way, at)
+
+    @rule()
+    def reopen(self) -> None:
+        self.store = self._fresh() or self.store
+
+    def _fresh(self) -> Store | None:
+        try:
+            return Store.open(self.path)
+        except StoreError:
+            assert self.flips, "a whole store does not open"
+            return None
+
+    def _write(self, command: dict[str, Any], apply: Callable[[ModelStore], Any], way: str, at: int) -> None:
+        """Perform a command in the store and in the model; broken off, either has happened, shard by shard."""
+        COUNTS["writes"] += 1
+        before, after = self.model, copy.deepcopy(self.model)
+        apply(after)
+        if way == "here" or self.flips:
+            try:
+                perform(self.store, command)
+            except StoreError as error:
+                assert self.flips, f"{command} in a whole store: {error}"
+                COUNTS["writes refused, damage"] += 1
+                self._undo()
+                self._settle(before, after)
+            else:
+                self.model = after
+                self._forget_replaced()
+            return
+        asked = {**command, "path": str(self.path), "crash_at": at if way == "crash" else None}
+        ended = self.writers.run(asked, random.uniform(0, 0.001 * at) if way == "kill" else None)
+        assert ended in (0, -9, CRASHED), f"{command}: exit status {ended}"
+        COUNTS["kills"] += ended == -9
+        COUNTS["crashes"] += ended == CRASHED
+        self.model = after
+        if ended:
+            self._settle(before, after)
+            assert verify(Store.open(self.path)) == [], command
+
+    def _settle(self, before: ModelStore, after: ModelStore) -> None:
+        """Find out what of a write that was broken off was committed."""
+        store = Store.open(self.path)
+        count = len(store.catalog("clips"))
+        assert count in (len(before.keys), len(after.keys)), "an append is whole or it was not"
+        self.model = ModelStore(after.keys[:count] if count == len(after.keys) else before.keys)
+        for name in store.views("clips"):
+            old, new = before.views.get(name), after.views.get(name)
+            assert old or new, f"view {name} appeared"
+            view = store.view("clips", name)
+            now = copy.deepcopy(new or old)
+            assert now is not None
+            old = old or ModelView(now.shapes, now.chain, now.rows_per_shard, now.seed)
+            status = view.status().tolist()
+            reasons = dict(view.failures().rows())
+            for first in range(0, len(self.model.keys), view.rows_per_shard):
+                keys = self.model.keys[first : first + view.rows_per_shard]
+                if status[first : first + len(keys)] != now.status(keys):
+                    for key in keys:
+                        for of_now, of_old in ((now.ok, old.ok), (now.failed, old.failed)):
+                            of_now.pop(key, None)  # type: ignore[attr-defined]
+                            if key in of_old:
+                                of_now[key] = of_old[key]  # type: ignore[index]
+                for key in keys:  # a reason may be written before its status is, of a row that had failed already
+                    if key in old.failed and key in now.failed and reasons.get(key) == old.failed[key]:
+                        now.failed[key] = old.failed[key]
+                    elif key in old.failed and key in now.failed and new and key in new.failed:
+                        now.failed[key] = new.failed[key]
+            self.model.views[name] = now
+        missing = [name for name in before.views if name in after.views and name not in self.model.views]
+        assert not missing, f"view {missing} is lost"
+        self._check_all(store)
+
+    # -- damage ----------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.flips) < 2)
+    @rule(
+        dice=st.lists(
+            st.tuples(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 7)), min_size=3, max_size=6
+        ),
+        last_stays=st.booleans(),
+    )
+    def flip(self, dice: list[tuple[int, int, int]], last_stays: bool) -> None:
+        """Flip a bit, check, undo it, again and again; the last one may stay."""
+        for number, die in enumerate(dice):
+            before = dict(self.flips)
+            self._flip(*die)
+            if number < len(dice) - 1 or not last_stays:
+                for path in self.flips.keys() - before:
+                    _, at, byte = self.flips.pop(path)
+                    self._put(path, at, byte)
+
+    def _flip(self, which: int, place: int, bit: int) -> None:
+        files = [path for path in sorted(self.path.rglob("*")) if path.is_file() and path.stat().st_size]
+        if not CHECKED:
+            files = [
+                path for path in files if "c" not in path.parts or path.relative_to(self.path).parts[3] == "status"
+            ]
+        files = [path for path in files if path.suffix != ".lock" and path.name != "lock.json"]
+        files = [
+            path for path in files if ".tmp." not in str(path) and path not in self.flips and self._committed(path)
+        ]
+        if not files:
+            return
+        path = files[which % len(files)]
+        at = place % path.stat().st_size
+        self._put(path, at, (old := path.read_bytes()[at]) ^ 1 << bit)
+        self.flips[path] = path.stat().st_ino, at, old
+        COUNTS["flips"] += 1
+        COUNTS[f"flips in {path.relative_to(self.path).parts[0]}"] += 1
+        if store := self._fresh():
+            assert verify(store), f"verify misses byte {at} of {path}"
+            self._check_all(store)
+        if which % 4 == 0:
+            self._check_all(self.store)  # which has files open
+
+    def _committed(self, path: Path) -> bool:
+        """Whether a reader, or verify, has a use for a file: not what a killed run left uncommitted."""
+        parts = path.relative_to(self.path).parts
+        if parts[0] not in ("arrays.zarr", "failures", "shards") or path.name == "zarr.json":
+            return len(parts) < 4 or parts[0] == "arrays.zarr" or parts[2] in self.model.views
+        name = parts[2]
+        if name not in self.model.views or path.name.startswith("merged-"):
+            return False
+        shard = int(parts[5]) if parts[0] == "arrays.zarr" else int(path.stem)
+        status = Store.open(self.path).view("clips", name).shard_status(shard)
+        if parts[0] == "arrays.zarr" and parts[3] not in ("status",):
+            return bool((status == OK).any())
+        return bool(status.any())
+
+    @precondition(lambda self: self.flips)
+    @rule(check_first=st.booleans())
+    def undo(self, check_first: bool) -> None:
+        if check_first:
+            self._check_all(self.store)
+        self._undo()
+        self._check_all(self._fresh() or self.store)
+
+    @precondition(lambda self: any("arrays.zarr" in path.parts and path.name != "zarr.json" for path in self.flips))
+    @rule()
+    def compute_again(self) -> None:
+        """The remedy for damaged array data: delete the shard's status, and fill it again."""
+        for path in [path for path in self.flips if "arrays.zarr" in path.parts and path.name != "zarr.json"]:
+            name, shard = path.relative_to(self.path).parts[2], int(path.relative_to(self.path).parts[5])
+            model = self.model.views[name]
+            others = {other: self.flips.pop(other) for other in list(self.flips) if other != path}
+            for other, (_, at, byte) in others.items():
+                self._put(other, at, byte)
+            store = Store.open(self.path)
+            view = store.view("clips", name)
+            rows = slice(shard * view.rows_per_shard, (shard + 1) * view.rows_per_shard)
+            keys = self.model.keys[rows]
+            view.paths.status(shard).unlink()
+            good, bad = (
+                [key for key in keys if key in model.ok],
+                {k: model.failed[k] for k in keys if k in model.failed},
+            )
+            for key in keys:
+                model.ok.pop(key, None), model.failed.pop(key, None)
+            if len(model.chain) == 1:
+                perform(store, self._filling(name, good, bad))
+                model.fill(good, bad)
+                COUNTS["computed again"] += 1
+            self.flips.clear()
+            self._check_all(store)
+            return
+
+    def _put(self, path: Path, at: int, byte: int) -> None:
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes([byte]))
+
+    def _undo(self) -> None:
+        self._forget_replaced()
+        for path, (_, at, byte) in self.flips.items():
+            self._put(path, at, byte)
+        self.flips.clear()
+
+    def _forget_replaced(self) -> None:
+        """A file that a write has replaced, or removed, holds no flip: what follows must be right."""
+        for path, (inode, _, _) in list(self.flips.items()):
+            if not path.exists() or path.stat().st_ino != inode:
+                del self.flips[path]
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        """StoreError is an answer while a file is damaged, and at no other time."""
+        try:
+            yield
+        except StoreError as error:
+            assert "\n" not in str(error)
+            if not self.flips:
+                raise
+            COUNTS["reads refused, damage"] += 1
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    @rule(fresh=st.booleans())
+    def read_all(self, fresh: bool) -> None:
+        if store := self._fresh() if fresh else self.store:
+            self._check_all(store)
+
+    @precondition(lambda self: self.model.views and self.model.keys)
+    @rule(data=st.data())
+    def read_some(self, data: st.DataObject) -> None:
+        """Rows in any order, absent and failed ones too."""
+        name = data.draw(st.sampled_from(sorted(self.model.views)))
+        rows = np.array(data.draw(st.lists(st.integers(0, len(self.model.keys) - 1), min_size=1, max_size=6)))
+        keys, model = [self.model.keys[row] for row in rows], self.model.views[name]
+        with self._damage():
+            view = self.store.view("clips", name)
+            if all(key in model.ok for key in keys):
+                self._check_rows(view, model, rows)
+            else:
+                with pytest.raises(StoreError, match=r" is (absent|failed) in view |damaged|not as it was|cannot be"):
+                    view.read(MAIN, rows)
+                COUNTS["reads of rows that are not there"] += 1
+
+    def _check_all(self, store: Store) -> None:
+        """Everything that can be asked is as the model has it."""
+        COUNTS["full checks"] += 1
+        keys, catalog = self.model.keys, store.catalog("clips")
+        for ask, answer in (
+            (lambda: catalog.frame(["key"])["key"].to_list() if keys else [], keys),
+            (lambda: catalog.keys(np.arange(len(keys))), keys),
+            (lambda: catalog.rows([*keys, "no such clip"]).tolist(), [*range(len(keys)), -1]),
+            (lambda: len(catalog), len(keys)),
+        ):
+            with self._damage():
+                assert ask() == answer
+        with self._damage():
+            assert store.views("clips") == sorted(self.model.views)
+        if not self.flips:
+            assert verify(store) == []
+        for name, model in self.model.views.items():
+            with self._damage():
+                view = store.view("clips", name)
+                assert view.rows_per_shard == (model.rows_per_shard or view.rows_per_shard)
+                assert {n: f.dtype for n, f in view.features.items()} == model.dtypes
+                assert {n: f.shape for n, f in view.features.items()} == SHAPES
+                with self._damage():
+                    assert view.status().tolist() == model.status(keys)
+                with self._damage():
+                    assert view.failures().rows() == [(key, model.failed[key]) for key in keys if key in model.failed]
+                ok = np.array([row for row, key in enumerate(keys) if key in model.ok], np.int64)
+                self._check_rows(view, model, ok)
+                for row in ok.tolist() if self.flips else ():
+                    self._check_rows(view, model, np.array([row]))
+                with self._damage():
+                    self._check_batches(view, model)
+                if not self.flips:
+                    self._check_with_zarr(view, model, ok)
+
+    def _check_rows(self, view: Any, model: ModelView, rows: np.ndarray) -> None:
+        expected = [model.ok[self.model.keys[row]] for row in rows.tolist()]
+        for name, shape in SHAPES.items():
+            with self._damage():
+                found = view.read(name, rows)
+                self._equal(found, [row.stored[name] for row in expected], shape, f"{name} of {view.name}")
+            with self._damage():
+                floats = view.read_float(name, rows)
+                self._equal(floats, [row.floats(name) for row in expected], shape, f"{name} of {view.name}, as floats")
+            with self._damage():
+                if len(rows) and (lying := view.in_place(name, rows)) is not None:
+                    self._equal(lying, [row.stored[name] for row in expected], shape, f"{name} in place")
+        if model.chain[-1] == "int8":
+            with self._damage():
+                levels, scale = view.read_quantised(MAIN, rows)
+                self._equal(levels, [row.stored[MAIN] for row in expected], SHAPES[MAIN], "levels")
+                self._equal(scale, [row.scale[MAIN] for row in expected], scale.shape[1:], "scales")
+
+    def _equal(self, found: np.ndarray, expected: list[np.ndarray], shape: tuple[int, ...], what: str) -> None:
+        COUNTS["arrays compared"] += 1
+        assert found.shape == (len(expected), *shape), what
+        if expected:
+            wanted = np.stack(expected)
+            assert found.dtype == wanted.dtype, what
+            assert found.tobytes() == wanted.tobytes(), f"{what} is silently wrong, flips {self.flips}"
+
+    def _check_batches(self, view: Any, model: ModelView) -> None:
+        seen = []
+        for batch in Batches(view, list(SHAPES), batch_size=3, seed=1):
+            expected = [model.ok[self.model.keys[row]] for row in batch.rows.tolist()]
+            seen += batch.rows.tolist()
+            for name, shape in SHAPES.items():
+                self._equal(batch.arrays[name], [row.stored[name] for row in expected], shape, f"batches of {name}")
+        assert sorted(seen) == [row for row, key in enumerate(self.model.keys) if key in model.ok]
+
+    def _check_with_zarr(self, view: Any, model: ModelView, ok: np.ndarray) -> None:
+        group = zarr.open_group(view.paths.group, mode="r")
+        status = group["status"][:].tolist()
+        assert status == model.status(self.model.keys)[: len(status)]
+        for name in SHAPES:
+            whole = np.asarray(group[name][:])
+            assert whole[ok].tobytes() == view.read(name, ok).tobytes(), f"zarr reads another {name}"
+
+    def teardown(self) -> None:
+        if not hasattr(self, "root"):
+            return
+        try:
+            self._undo()
+            self._check_all(Store.open(self.path))
+        finally:
+            shutil.rmtree(self.root)
+
+
+@pytest.fixture
+def writers() -> Iterator[Writers]:
+    writers = Writers()
+    yield writers
+    writers.end()
+
+
+@pytest.mark.timeout(300 + 2 * SECONDS)
+def test_any_history_of_a_store_reads_as_its_model(writers: Writers) -> None:
+    Machine.writers = writers
+    quick = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+    common: dict[str, Any] = {"deadline": None, "database": None, "suppress_health_check": quick}
+    begin = time.monotonic()
+    if not SECONDS:
+        short = settings(max_examples=3, stateful_step_count=15, derandomize=True, phases=[Phase.generate], **common)
+        run_state_machine_as_test(Machine, settings=short)
+    while time.monotonic() - begin < SECONDS:
+        long = settings(max_examples=2, stateful_step_count=50, phases=[Phase.generate], **common)
+        run_state_machine_as_test(Machine, settings=long)
+        COUNTS["histories"] += 2
+    print(
+        f"\n{time.monotonic() - begin:.0f} s:", ", ".join(f"{count:,} {what}" for what, count in sorted(COUNTS.items()))
+    )
