@@ -1,6 +1,9 @@
 """Entry of `ray job submit --working-dir . -- python featurize.py ...`: it calls the package."""
 
-from featurize.__main__ import main
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from common import command
+
+    command.start()  # before the slow imports
+    from featurize.__main__ import INTERRUPTED, main
+
+    command.run(main, INTERRUPTED)

@@ -11,7 +11,6 @@ Guarantees
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from annotate.cli import parse
 from annotate.errors import AnnotateError
 from annotate.held_out import VIDEO, known_clips
 from annotate.narration import Piece, read_narration
+from common import command
 from heads.checkpoint import Run
 from heads.clip_texts import COLUMNS
 from heads.clips import Features
@@ -134,4 +134,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "what is answered stays, run the same command for the rest")

@@ -11,7 +11,6 @@ Guarantees
 """
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from annotate.contact_sheets import contact_sheets
 from annotate.errors import AnnotateError
 from annotate.held_out import known_clips, read_held_out
 from annotate.qa_file import Question, read_questions
+from common import command
 from common.streams import generator
 from heads.clip_texts import ClipTexts
 from heads.files import write_text
@@ -157,4 +157,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "what is answered stays, run the same command for the rest")

@@ -11,7 +11,6 @@ A public model reads cached tokens of its own image tower (--model llava-hf/llav
 image-text-to-text or image-to-text model of transformers the videos (--model ID --videos data/kitchen).
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from annotate.pictures import with_videos
 from annotate.stage import StageOptions, absolute, run_stage, show
 from annotate.token_captioner import TokenJob
 from annotate.video_captioner import VideoJob
+from common import command
 from featurize.cluster import refuse_relative
 from store import Store
 
@@ -86,4 +86,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "what is answered stays, run the same command for the rest")

@@ -1,6 +1,5 @@
 """What the command lines of this room share: those of heads, with this room's errors and exit status."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,11 +20,7 @@ def parse(
     """As heads.cli.parse. The exit status is 1 too where a stage's record tells of items that are absent, or of some
     that failed, unless those are allowed."""
     errors: tuple[type[Exception], ...] = (AnnotateError, FeaturizeError, *cli.ERRORS)
-    try:
-        return cli.parse(options, argv, program, description, run, show, positional, errors, _status)
-    except KeyboardInterrupt:
-        print("error: interrupted; what is answered stays, run the same command for the rest", file=sys.stderr)
-        return 130
+    return cli.parse(options, argv, program, description, run, show, positional, errors, _status)
 
 
 def _status(record: dict[str, Any]) -> int:

@@ -10,7 +10,6 @@ language model in this process or at a server. heads.evaluate --method socratic 
 A clip is described once a version. What the catalog is told anew later (featurize) is read by clips still to come.
 """
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +24,7 @@ from annotate.llm import LLMOptions, Sampling
 from annotate.prompts import DESCRIBE, read_prompt
 from annotate.stage import StageOptions, run_stage, show
 from annotate.versions import chosen
+from common import command
 from heads.clip_texts import ClipTexts
 from store import Store
 
@@ -91,4 +91,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "what is answered stays, run the same command for the rest")

@@ -11,7 +11,6 @@ By a zero-shot detector it is the best box's in the clip's centre frame, 0 below
     python -m annotate.ground --store data/features --model google/owlv2-base-patch16-ensemble --videos data/kitchen
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from annotate.pictures import with_videos
 from annotate.space import SpaceJob
 from annotate.stage import StageOptions, absolute, run_stage, show
 from annotate.versions import chosen
+from common import command
 from featurize.cluster import refuse_relative
 from heads.clips import Features
 from store import Store
@@ -92,4 +92,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "what is answered stays, run the same command for the rest")

@@ -13,7 +13,6 @@ Guarantees
 """
 
 import io
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from annotate.cli import parse
 from annotate.errors import AnnotateError
 from annotate.htstep import Segment, read_annotations, read_splits, read_taxonomy
 from annotate.narration import heard, read_narration
+from common import command
 from store.commit import replace_file
 
 
@@ -122,4 +122,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "what is answered stays, run the same command for the rest")

@@ -12,7 +12,6 @@ Guarantees
 
 import hashlib
 import json
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from annotate.qa_job import CUT, KINDS, STAGE, PairQAJob, items
 from annotate.stage import StageOptions, run_stage
 from annotate.stage import show as show_stage
 from annotate.versions import Version, chosen
+from common import command
 from heads.clip_texts import ClipTexts
 from heads.device import pick_device
 from heads.files import write_text
@@ -133,4 +133,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "what is answered stays, run the same command for the rest")

@@ -14,7 +14,6 @@ Guarantees
 """
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from annotate.errors import AnnotateError
 from annotate.held_out import VIDEO, held_out_by, known_clips, read_held_out
 from annotate.pair_choice import other_step, same_step
 from annotate.stream import stream_parquet
+from common import command
 from common.streams import generator
 from heads.clip_texts import ClipTexts
 from heads.splits import knows_splits
@@ -174,4 +174,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "what is answered stays, run the same command for the rest")

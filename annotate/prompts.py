@@ -12,11 +12,9 @@ import json
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import yaml
 
 from annotate.errors import AnnotateError
+from common import yaml_file
 from heads.prompts import SYSTEM as CAPTION_SYSTEM
 
 Message = dict[str, str]
@@ -111,12 +109,14 @@ def read_prompt(path: str | None, published: Prompt) -> Prompt:
     if path is None:
         return published
     try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        given = yaml_file.read(path)
         system, user = given["system"], given["user"]
         if not (isinstance(system, str) and isinstance(user, str)):
             raise TypeError("one of them is no text")
         return Prompt(f"{published.name} of {path}", system, user, published.fields)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+    except yaml_file.YamlError as error:
+        raise AnnotateError(f"{error}, with `system` and `user`") from None
+    except (KeyError, TypeError) as error:
         why = str(error).strip().splitlines()[0]
         raise AnnotateError(f"{path}: no prompt of `system` and `user` ({why}); write both as YAML") from None
 

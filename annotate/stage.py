@@ -27,7 +27,7 @@ from store.remote import RemotePath
 
 SHARD = 256
 """rows of a shard"""
-_ROOMS = ("annotate", "featurize", "heads", "retrieval", "store", "weights")
+_ROOMS = ("annotate", "common", "featurize", "heads", "retrieval", "store", "weights")
 _SHOWN = 5  # reasons that a record gives
 
 

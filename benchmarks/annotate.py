@@ -33,6 +33,7 @@ from annotate.token_captioner import TokenJob
 from annotate.versions import Version
 from annotate.worker import Equipment, Worker
 from benchmarks.report import Row, line, report
+from common import command
 from heads.device import pick_device
 from store import Store
 
@@ -155,4 +156,4 @@ def _column(items: pl.DataFrame, texts: dict[str, str]) -> pl.Series:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "what is answered stays, run the same command for the rest")

@@ -23,11 +23,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
-import jsonargparse
 import numpy as np
 import polars as pl
 
 from benchmarks.report import line, report
+from common import command
+from common.config_option import options_of
 from featurize.plan import plan
 from store import Feature, Provenance, Store, View
 from store.shard import encode_chunk
@@ -226,9 +227,8 @@ def _private_mib() -> float:
 
 def main() -> None:
     """The command line."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    measure(jsonargparse.CLI(Options, as_positional=False))
+    measure(options_of(Options, None))
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -10,18 +10,18 @@ prompts in batches, with logits where an answer stands only. All are in float32;
 GPU the processor's time says nothing.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, product
 
-import jsonargparse
 import torch
 from torch import Tensor
 
 from benchmarks.report import Row, line, report
 from benchmarks.stopwatch import measured
+from common import command
+from common.config_option import options_of
 from heads.language_model import LanguageModel
 from heads.methods.stepdiff import ROWS_A_BATCH, StepDiff, difference_turn
 from heads.packing import NO_TARGET
@@ -158,8 +158,7 @@ def figures(options: Options) -> tuple[list[Row], list[Row], float]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    options = jsonargparse.auto_cli(Options, args=argv)
+    options = options_of(Options, argv)
     rows, lines, apart = figures(options)
     report(
         "evaluate", rows, lines, language_model=options.language_model, device=options.device, pairs=options.pairs,
@@ -169,4 +168,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -24,7 +24,6 @@ from pathlib import Path
 from statistics import median
 
 import av
-import jsonargparse
 import numpy as np
 import polars as pl
 import torch
@@ -32,6 +31,8 @@ import torch
 from benchmarks.common_loops import loop, with_decord, with_pyav
 from benchmarks.footage import Footage, kitchen, long_video
 from benchmarks.report import Row, line, report
+from common import command
+from common.config_option import options_of
 from featurize.decode import Clip
 from featurize.decoders import decoded_clips
 from featurize.encoders import Encoder, load
@@ -209,8 +210,7 @@ def _median(times: list[Seconds]) -> Seconds:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    options = jsonargparse.auto_cli(Options, args=argv)
+    options = options_of(Options, argv)
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     weights = options.weights
@@ -236,4 +236,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import jsonargparse
 import numpy as np
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
@@ -21,6 +20,8 @@ from pycocoevalcap.rouge.rouge import Rouge
 from scipy.stats import kendalltau
 
 from benchmarks.report import Row, line, report
+from common import command
+from common.config_option import options_of
 from heads.metrics.bleu import bleu, bleu_parts
 from heads.metrics.cider import cider_rows
 from heads.metrics.corpus import count_corpus
@@ -124,8 +125,7 @@ def figures(options: Options) -> tuple[list[Row], list[Row], dict[str, float]]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    options = jsonargparse.auto_cli(Options, args=argv)
+    options = options_of(Options, argv)
     table, lines, apart = figures(options)
     report(
         "metrics", table, lines, captions=options.rows, references=options.references, rankings=options.rankings,
@@ -135,4 +135,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

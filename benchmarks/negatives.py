@@ -12,16 +12,16 @@ from the same source.
 
 import json
 import random
-import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
 
-import jsonargparse
 import numpy as np
 from jaxtyping import Float64
 
 from benchmarks.report import Row, line, report
+from common import command
+from common.config_option import options_of
 from retrieval.negatives import Drawn, Variant, hard_negatives, random_negatives
 from retrieval.pairs import Difference, Pair, TestSet
 
@@ -197,8 +197,7 @@ def figures(options: Options) -> tuple[list[Row], list[Row], int]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    options = jsonargparse.auto_cli(Options, args=argv)
+    options = options_of(Options, argv)
     table, lines, compared = figures(options)
     report(
         "negatives", table, lines, pairs=options.pairs, clips=options.clips, differences=options.differences,
@@ -208,4 +207,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -14,11 +14,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import jsonargparse
 import numpy as np
 import polars as pl
 
 from benchmarks.report import line, report
+from common import command
+from common.config_option import options_of
 from store import Store, table
 from store.parts import part_name
 
@@ -92,8 +93,7 @@ def make_test_set(path: Path, videos: int) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    options = jsonargparse.auto_cli(Options, args=argv)
+    options = options_of(Options, argv)
     with tempfile.TemporaryDirectory() as folder:
         store, test_set = Path(folder) / "features", Path(folder) / "test.jsonl"
         make_catalog(Store.open(store, create=True), options)
@@ -119,4 +119,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

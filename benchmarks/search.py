@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import jsonargparse
 import numpy as np
 import polars as pl
 import torch  # noqa: F401  see above
@@ -31,6 +30,8 @@ import torch  # noqa: F401  see above
 from benchmarks.report import Row, line, report
 from benchmarks.searchers import APPROXIMATE, EXACT, Searcher
 from benchmarks.stopwatch import measured
+from common import command
+from common.config_option import options_of
 from retrieval.builder import build_index
 from retrieval.exact import search_exactly
 from retrieval.factory import Budgets
@@ -249,8 +250,7 @@ def approximate(name: str, store: Store, view: View, queries: np.ndarray, rounds
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    options = jsonargparse.auto_cli(Options, args=argv)
+    options = options_of(Options, argv)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         store, view = clustered(Path(folder, "exact"), options.rows, options.dim)
         table, lines = exact(
@@ -283,4 +283,4 @@ def embeddings(path: Path) -> list[tuple[str, Store, View]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -20,7 +20,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import jsonargparse
 import numpy as np
 
 from benchmarks.disk import CEILING_THREADS, direct_rate, drop
@@ -40,6 +39,8 @@ from benchmarks.layouts import (
     write_view,
 )
 from benchmarks.report import Row, line, report
+from common import command
+from common.config_option import options_of
 from store import Store
 from store.batches import Batches
 from store.direct_io import aligned_empty
@@ -208,8 +209,7 @@ def figures(case: Case) -> tuple[list[Row], list[Row]]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    options = jsonargparse.auto_cli(Options, args=argv)
+    options = options_of(Options, argv)
     rows: list[Row] = []
     lines: list[Row] = []
     ahead: list[Row] = []
@@ -229,4 +229,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -12,7 +12,6 @@ where each row lies and asks for one after the other. Rates are MB/s (10^6 bytes
 import multiprocessing
 import os
 import socket
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -20,11 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import jsonargparse
 import numpy as np
 import polars as pl
 
 from benchmarks.report import line, report
+from common import command
+from common.config_option import options_of
 from store import Feature, Provenance, Store, View
 
 CASES = {"96 KiB": (48, 1024), "4 MiB": (2048, 1024)}
@@ -48,7 +48,7 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and print; returns the exit status."""
-    options: Options = jsonargparse.auto_cli(Options, args=argv, as_positional=False)
+    options: Options = options_of(Options, argv)
     rows, lines = [], []
     for delay in options.delays:
         with _server(delay / 1000) as endpoint:
@@ -185,4 +185,4 @@ def _tensorstore(view: View, endpoint: str) -> Read:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

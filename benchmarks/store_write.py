@@ -18,7 +18,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import jsonargparse
 import numpy as np
 
 from benchmarks.disk import sync
@@ -35,6 +34,8 @@ from benchmarks.layouts import (
     random_features,
 )
 from benchmarks.report import Row, line, report
+from common import command
+from common.config_option import options_of
 from store.quantise import quantise
 
 # name: shape of a row, dtype
@@ -114,8 +115,7 @@ def measure(name: str, options: Options) -> tuple[list[Row], list[Row]]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    options = jsonargparse.auto_cli(Options, args=argv)
+    options = options_of(Options, argv)
     rows: list[Row] = []
     lines: list[Row] = []
     for name in CASES:
@@ -127,4 +127,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

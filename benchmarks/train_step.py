@@ -9,13 +9,11 @@ tokens are there before the clock starts. What the first adds to the third is wh
 page cache. The ways take turns, and medians over rounds count.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import jsonargparse
 import numpy as np
 import polars as pl
 import torch
@@ -24,6 +22,8 @@ from torch import Tensor
 
 from benchmarks.report import Row, line, report
 from benchmarks.stopwatch import measured
+from common import command
+from common.config_option import options_of
 from featurize.decode import Clip
 from featurize.decoders import decoded_clips
 from featurize.encoders import Encoder, load
@@ -185,12 +185,11 @@ def figures(options: Options) -> tuple[list[Row], list[Row]]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    options = jsonargparse.auto_cli(Options, args=argv)
+    options = options_of(Options, argv)
     rows, lines = figures(options)
     report("train_step", rows, lines, device=options.device, steps=options.steps, rounds=options.rounds)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -14,8 +14,13 @@ from typing import Any, get_type_hints
 import docstring_parser
 import jsonargparse
 
+from common import command
+from common.config_option import add_config
 from featurize.errors import FeaturizeError
 from featurize.options import Options
+
+INTERRUPTED = "what is finished stays, run the same command for the rest"
+"""what an interrupted run leaves and how to go on"""
 
 
 def _parser() -> jsonargparse.ArgumentParser:
@@ -24,7 +29,7 @@ def _parser() -> jsonargparse.ArgumentParser:
         prog="python -m featurize",
         description="Turn videos or texts into features of a store, once: what is there already is left as it is.",
     )
-    parser.add_argument("--config", action="config", help="YAML file of these options.")
+    add_config(parser, "YAML file of these options.")
     types = get_type_hints(Options)
     about = {field.arg_name: field.description for field in docstring_parser.parse_from_object(Options).params}
     for field in dataclasses.fields(Options):
@@ -60,9 +65,6 @@ def main(argv: list[str] | None = None) -> int:
     except (FeaturizeError, StoreError, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; what is finished stays, run the same command for the rest", file=sys.stderr)
-        return 130
     print("\n".join(summary.lines()), file=sys.stderr if options.json else sys.stdout)
     if options.json:
         print(json.dumps(summary.as_dict()))
@@ -70,4 +72,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, INTERRUPTED)

@@ -9,20 +9,17 @@ Guarantees
 """
 
 import os
-import socket
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
 
+from common.local_ray import RayStartError, joined_ray, local_ray
 from featurize.errors import FeaturizeError
 
 _ROOT = Path(__file__).resolve().parent.parent  # where the rooms are imported from
-_ROOMS = ("featurize", "store", "weights")
-_PATIENCE = 10.0  # seconds
-_OBJECT_STORE = 100 * 2**20  # bytes; only plans travel through Ray
+_ROOMS = ("common", "featurize", "store", "weights")
 
 
 def inside_job() -> bool:
@@ -48,7 +45,7 @@ def connected(address: str | None, rooms: Sequence[str] = _ROOMS) -> Iterator[bo
     Gives whether a cluster was joined. rooms: what its workers import; where Ray is in use already, they find them
     as that program's other workers do.
 
-    Raises FeaturizeError where no cluster answers.
+    Raises FeaturizeError where no cluster answers, or Ray does not start here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -59,43 +56,20 @@ def connected(address: str | None, rooms: Sequence[str] = _ROOMS) -> Iterator[bo
             yield True
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     joined = address != "local"
-    if not joined:
+    if joined:
+        # a job's working folder is on every node already; elsewhere the rooms travel with us
+        travelling = {} if inside_job() else {"runtime_env": {"py_modules": [str(_ROOT / room) for room in rooms]}}
+        ray_of_ours = joined_ray(address, **travelling)
+    else:
         paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if str(_ROOT) not in [*paths, sysconfig.get_path("purelib")]:  # Ray's processes inherit it
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), *paths]))
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE,
-            _node_ip_address="127.0.0.1",
-            **quiet,
-        )
-    else:
-        # a job's working folder is on every node already; elsewhere the rooms travel with us
-        if not inside_job():
-            quiet["runtime_env"] = {"py_modules": [str(_ROOT / room) for room in rooms]}
-        _check_answers(address)
+        ray_of_ours = local_ray()
+    with ExitStack() as block:
+        block.enter_context(redirect_stdout(sys.stderr))  # Ray prints its own errors there: standard output is ours
         try:
-            ray.init(address=address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            why = str(error).strip().splitlines()[0]
-            raise FeaturizeError(f"no Ray cluster at {address} ({why}): start one or leave --address out") from None
-    with redirect_stdout(sys.stderr):  # Ray prints its own errors there: standard output is ours
-        try:
-            yield joined
-        finally:
-            ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """FeaturizeError where nothing listens at `host:port`, for which Ray itself waits minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdecimal():  # `auto`, or a name that Ray knows
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
-    except OSError as error:
-        why = error.strerror or error
-        raise FeaturizeError(f"no Ray cluster at {address} ({why}): start one or leave --address out") from None
+            block.enter_context(ray_of_ours)
+        except RayStartError as error:
+            raise FeaturizeError(str(error)) from None
+        yield joined

@@ -3,11 +3,11 @@
 Asks a trained StepDiff head about two clips of a store. `--preset mistake` asks a question of the paper's figures.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import command
 from heads.cli import parse
 from heads.errors import HeadsError
 from heads.prompts import PRESETS
@@ -64,4 +64,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import DefaultHelpFormatter
 
+from common.config_option import add_config
 from heads.errors import HeadsError
 from retrieval import RetrievalError
 from store import StoreError
@@ -47,7 +48,7 @@ def parse(
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(prog=f"python -m {program}", description=description, formatter_class=Help)
-    parser.add_argument("--config", action="config", help="YAML file with any of the options")
+    add_config(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     fields = {field.name: field for field in dataclasses.fields(options)}
     for name in positional:

@@ -4,7 +4,6 @@ Writes a contrastive head's embeddings of all clips and texts as one view of the
 read them like any frozen encoder's. Run again, it adds what is missing.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common import command
 from heads.cli import parse
 from heads.clips import Features
 from heads.device import pick_device
@@ -89,4 +89,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "what is finished stays, run the same command for the rest")

@@ -15,12 +15,12 @@ Guarantees
 """
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from common import command
 from heads.cli import parse
 from heads.errors import HeadsError
 from heads.evaluate_options import PUBLIC, EvaluateOptions, check, check_files
@@ -240,4 +240,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "what is finished stays, run the same command for the rest")

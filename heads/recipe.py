@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from common import yaml_file
 from heads.errors import HeadsError, at_least
 from heads.language_model import Lora
 from heads.projector import ProjectorOptions
@@ -244,7 +245,9 @@ def read_recipe(path: Path) -> TrainOptions:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TrainOptions, as_group=False)
     try:
-        parsed = parser.instantiate(parser.parse_path(str(path)))
+        parsed = parser.instantiate(parser.parse_object(yaml_file.read(path)))
+    except yaml_file.YamlError as error:
+        raise HeadsError(f"{error}; or train into a new folder") from None
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         why = str(error).strip().splitlines()[0]
         raise HeadsError(f"{path}: damaged, or of another version ({why}); train into a new folder") from error

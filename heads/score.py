@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from common import command
 from heads.cli import parse
 from heads.errors import HeadsError
 from heads.testsets import Task, read_predictions, read_test_set
@@ -108,4 +109,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -6,13 +6,13 @@ Trains a head on cached features: never a raw video. A run found in the folder `
 """
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from common import command
 from heads.cli import parse
 from heads.errors import HeadsError
 from heads.recipe import TrainOptions, read_recipe
@@ -80,4 +80,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "what is finished stays, run the same command for the rest")

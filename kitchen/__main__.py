@@ -7,13 +7,20 @@ python -m kitchen --out /tmp/tiny --videos 12          # a tiny world, in second
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from common import command
 from kitchen.errors import KitchenError
+
+if TYPE_CHECKING:
+    from kitchen.world import Video
 
 FORMAT = 5
 """Raised whenever the same options would give other bytes than before."""
@@ -56,11 +63,7 @@ def run(options: Options) -> dict[str, object]:
                 render(video, out)
                 progress.advance()
         elif missing:
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(workers, len(missing)), mp_context=context) as pool:
-                for done in as_completed([pool.submit(render, v, out) for v in missing]):
-                    done.result()
-                    progress.advance()
+            _render_all(missing, out, min(workers, len(missing)), progress.advance)
     rows = write_files(world, options.seed, out)
     return {
         "out": str(out),
@@ -70,6 +73,29 @@ def run(options: Options) -> dict[str, object]:
         "rows": rows,
         "seconds": round(time.monotonic() - started, 2),
     }
+
+
+def _render_all(videos: list["Video"], out: Path, workers: int, advance: Callable[[], None]) -> None:
+    """Render in processes, which an interrupt of the terminal passes by: this process ends them."""
+    from kitchen.video import render
+
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the processes inherit it
+        try:
+            rendering = [pool.submit(render, video, out) for video in videos]
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        for done in as_completed(rendering):
+            done.result()
+            advance()
+    except BaseException:  # also an interrupt: nobody waits for what is being drawn
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _claim(options: Options) -> None:
@@ -110,9 +136,11 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 a KitchenError, 2 unusable arguments."""
     import jsonargparse
 
+    from common.config_option import add_config
+
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(prog="python -m kitchen", description=Options.__doc__)
-    parser.add_argument("--config", action="config", help="YAML file with options")
+    add_config(parser, "YAML file with options")
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     parser.add_class_arguments(Options, as_group=False)
     given = parser.instantiate(parser.parse_args(argv))
@@ -138,4 +166,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "what is finished stays, run the same command for the rest")

@@ -1,5 +1,6 @@
 """Nearest neighbours and DiffMCQ hard negatives over a feature store."""
 
+import common.startup  # noqa: F401  # before the slow imports: an interrupt is one line
 from retrieval.builder import build_index
 from retrieval.copies import duplicates
 from retrieval.errors import RetrievalError

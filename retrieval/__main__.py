@@ -18,6 +18,8 @@ from typing import Any, get_type_hints
 import docstring_parser
 from jsonargparse import ArgumentParser
 
+from common import command
+from common.config_option import add_config
 from retrieval import build, copies, plan, query, questions, self_join
 from retrieval.errors import RetrievalError
 from store import StoreError
@@ -42,7 +44,7 @@ def parser() -> ArgumentParser:
         help_of = {field.arg_name: field.description for field in words.params}
         types = get_type_hints(module.Options)
         one = ArgumentParser(description=words.short_description)
-        one.add_argument("--config", action="config", help="YAML file with these options")
+        add_config(one, "YAML file with these options")
         for field in dataclasses.fields(module.Options):
             how: dict[str, Any] = {"action": "store_true"}
             if types[field.name] is not bool:
@@ -69,4 +71,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "what is finished stays, run the same command for the rest")

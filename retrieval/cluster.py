@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from common.local_ray import RayStartError, joined_ray, local_ray
 from retrieval.errors import RetrievalError
 from retrieval.parts import Filled, Part, fill, fill_or_say
 
 _ROOT = Path(__file__).resolve().parent.parent  # where the rooms are imported from
-_ROOMS = ("retrieval", "store")
-_OBJECT_STORE = 100 * 2**20  # bytes
+_ROOMS = ("common", "retrieval", "store")
 
 
 def fill_all(
@@ -64,21 +64,20 @@ def _connected(address: str | None) -> Iterator[None]:
             yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    how: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address == "local":
         paths = os.environ.get("PYTHONPATH", "")
         if str(_ROOT) not in paths.split(os.pathsep):  # Ray's processes inherit it
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), paths]))
-        how |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE, "_node_ip_address": "127.0.0.1"}
-    elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job's working folder is on every node already
-        how["runtime_env"] = {"py_modules": [str(_ROOT / room) for room in _ROOMS]}
-    try:
-        ray.init(address=address, **how)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        why = str(error).strip().splitlines()[0]
-        raise RetrievalError(f"no Ray cluster at {address} ({why}): start one or leave --address out") from None
-    with redirect_stdout(sys.stderr):  # Ray prints its own errors there: standard output is ours
+        ray_of_ours = local_ray()
+    else:
+        # a job's working folder is on every node already
+        inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        travelling = {} if inside_job else {"runtime_env": {"py_modules": [str(_ROOT / room) for room in _ROOMS]}}
+        ray_of_ours = joined_ray(address, **travelling)
+    with ExitStack() as block:
+        block.enter_context(redirect_stdout(sys.stderr))  # Ray prints its own errors there: standard output is ours
         try:
-            yield
-        finally:
-            ray.shutdown()
+            block.enter_context(ray_of_ours)
+        except RayStartError as error:
+            raise RetrievalError(str(error)) from None
+        yield

@@ -1,5 +1,6 @@
 """The feature store: Zarr v3 arrays of cached features, and the catalog of their rows."""
 
+import common.startup  # noqa: F401  # before the slow imports: an interrupt is one line
 from store.catalog import Catalog
 from store.errors import StoreError
 from store.feature_store import Store

@@ -19,6 +19,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 import docstring_parser
 import jsonargparse
 
+from common import command
+from common.config_option import add_config
 from store import commands, options
 from store.errors import StoreError
 
@@ -41,7 +43,7 @@ def _parser(kind: type) -> jsonargparse.ArgumentParser:
     about = docstring_parser.parse_from_object(kind)
     helps = {field.arg_name: field.description for field in about.params}
     parser = jsonargparse.ArgumentParser(description=_in_one_line(about.short_description, about.long_description))
-    parser.add_argument("--config", action="config", help="YAML file with options")
+    add_config(parser, "YAML file with options")
     types = get_type_hints(kind)
     for field in dataclasses.fields(kind):
         flag, how = "--" + field.name.replace("_", "-"), _how(field, types[field.name])
@@ -89,10 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     except StoreError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; what is finished stays, run the same command for the rest", file=sys.stderr)
-        return 130
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "what is finished stays, run the same command for the rest")

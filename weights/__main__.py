@@ -10,6 +10,7 @@ import sys
 
 import jsonargparse
 
+from common import command
 from weights.cache import cache_folder, is_complete
 from weights.errors import WeightsError
 from weights.fetching import fetch
@@ -78,11 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     except WeightsError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; nothing half-made was kept", file=sys.stderr)
-        return 130
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "nothing half-made was kept")
