@@ -2,6 +2,7 @@
 
 Guarantees
 - what status says is true at every moment
+- a view that is open gives no row that was withdrawn and whose features are gone, and never zeros in its place
 - an array shorter than the catalog reads as absent
 - a view that is open notices rows that others add
 - arrays grow under the planner's lock only, and never shrink
@@ -210,6 +211,27 @@ class View:
         """
         ShardWriter(self, shard).write(rows, features, failures, info)
 
+    def withdraw(self, rows: Int[np.ndarray, " K"]) -> int:
+        """Make K rows absent, because the catalog is about to name another video or interval for them.
+
+        Their features and the reasons of failed rows can no longer be read. The next run computes the rows again.
+
+        Returns:
+            How many of the rows were ok.
+
+        Raises:
+            StoreError: the caller does not hold the store's lock, or the disk is full.
+        """
+        if not holds(self.paths.store / LOCK):
+            raise StoreError(
+                f"rows of view {self.name} of {self.entity} are withdrawn under the store's lock only: "
+                "do it inside `with store.lock()`"
+            )
+        rows = np.unique(rows[(rows >= 0) & (rows < len(self))])
+        shards = rows // self.rows_per_shard
+        parts = np.split(rows, np.flatnonzero(np.diff(shards)) + 1) if len(rows) else []
+        return sum(ShardWriter(self, int(part[0]) // self.rows_per_shard).withdraw(part) for part in parts)
+
     def failures(self) -> pl.DataFrame:
         """The rows that failed: key, reason, in the order of the catalog."""
         table.check_threads("read failures")
@@ -225,7 +247,8 @@ class View:
                 f"no feature {feature!r} in view {self.name} of {self.entity}: it has {', '.join(self.features)}"
             )
 
-    def _check_ok(self, rows: Int[np.ndarray, " B"]) -> None:
+    def _check_ok(self, rows: Int[np.ndarray, " B"], again: bool = False) -> None:
+        """StoreError where a row is not ok; `again`: its status is looked up even if it was ok before."""
         shards = rows // self.rows_per_shard
         wanted = np.unique(shards).tolist()
         if isinstance(self.paths.store, RemotePath):  # those never seen are asked for all at once
@@ -233,8 +256,8 @@ class View:
         for shard in wanted:
             here = rows[shards == shard]
             slots = here % self.rows_per_shard
-            if shard in self._chunks and (self._chunks[shard][1][slots] == OK).all():
-                continue  # ok once is ok for good
+            if not again and shard in self._chunks and (self._chunks[shard][1][slots] == OK).all():
+                continue  # a row that was withdrawn since is found where its shard file leaves it out
             status = self.shard_status(shard)[slots] if shard >= 0 else np.zeros(len(here), np.uint8)
             if (status != OK).any():
                 row = int(here[status != OK][0])
@@ -253,12 +276,18 @@ class View:
         """Rows of stored arrays, into those that are given."""
         filled = [self._room(name, len(rows), out) for name, out in wanted.items()]
         given = [(self._readers[name], out) for name, out in zip(wanted, filled, strict=True)]
-        read_together(rows, [(reader, out) for reader, out in given if isinstance(reader, RowReader)], direct)
+        check = self._check_left_out
+        read_together(rows, [(reader, out) for reader, out in given if isinstance(reader, RowReader)], direct, check)
         for reader, out in given:
             if isinstance(reader, RemoteReader):
-                reader.read(rows, out)
+                reader.read(rows, out, check)
         self._check_not_dropped()
         return filled
+
+    def _check_left_out(self, rows: Int[np.ndarray, " K"]) -> None:
+        """StoreError where K rows that a shard file leaves out are not ok, or the view was dropped."""
+        self._check_not_dropped()
+        self._check_ok(rows, again=True)
 
     def _room(self, name: str, count: int, out: Shaped[np.ndarray, "B ..."] | None) -> Shaped[np.ndarray, "B ..."]:
         """`out`, or new memory, for so many rows of a stored array."""

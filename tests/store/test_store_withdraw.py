@@ -1,0 +1,68 @@
+"""Rows that are withdrawn: absent at once, and never zeros to a reader that knew them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from store import Feature, Provenance, Store, StoreError, View
+from store.verify import verify
+
+Make = Callable[..., Any]
+
+
+def test_rows_that_are_withdrawn_are_absent_and_no_other_row_changes(tmp_path: Path, filled: View, fill: Make) -> None:
+    kept = np.array([0, 1, 3, 5, 7, 8, 10])
+    before = filled.read("tokens", kept)
+    store = Store.open(tmp_path / "store")
+    with store.lock():
+        assert store.view("clips", "net").withdraw(np.array([6, 2, 4, 9, 2, -1, 99])) == 2
+    assert filled.status().tolist() == [1, 1, 0, 1, 0, 1, 0, 1, 1, 0, 1]
+    assert not filled.failures().height and verify(store) == []
+    np.testing.assert_array_equal(filled.read("tokens", kept), before)
+    with pytest.raises(StoreError, match="c4 is absent"):
+        store.view("clips", "net").read("tokens", np.array([4]))
+    fill(filled, np.array([2, 4, 6, 9]), seed=1)
+    assert (filled.status() == 1).all() and verify(store) == []
+    np.testing.assert_array_equal(filled.read("tokens", kept), before)
+
+
+def test_rows_are_withdrawn_under_the_stores_lock_only(filled: View) -> None:
+    with pytest.raises(StoreError, match="under the store's lock only"):
+        filled.withdraw(np.array([0]))
+    assert filled.status()[0] == 1
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_view_that_is_open_gives_no_zeros_for_a_row_that_was_withdrawn(
+    request: pytest.FixtureRequest, tmp_path: Path, provenance: Provenance, features: dict[str, Feature], fill: Make,
+    remote: bool,
+) -> None:  # fmt: skip
+    path = f"{request.getfixturevalue('bucket')}/store" if remote else tmp_path / "store"
+    store = Store.open(path, create=True)
+    store.catalog("clips").append(pl.DataFrame({"key": [f"c{i}" for i in range(4)]}))
+    with store.lock():
+        view = store.create_view("clips", "net", provenance, features, 4)
+    fill(view, np.arange(3))
+    reader = Store.open(path).view("clips", "net")
+    first = reader.read("tokens", np.arange(3))
+    with store.lock():
+        view.withdraw(np.array([1]))
+    fill(view, np.array([3]))  # the shard is written anew, without row 1
+    np.testing.assert_array_equal(reader.read("tokens", np.array([2, 0])), first[[2, 0]])
+    with pytest.raises(StoreError, match="c1 is absent"):
+        reader.read("tokens", np.arange(3))
+
+
+def test_columns_of_some_rows_come_from_the_parts_that_hold_them(tmp_path: Path) -> None:
+    catalog = Store.open(tmp_path / "store", create=True).catalog("clips")
+    like = pl.DataFrame(schema={"start": pl.Float64, "split": pl.String})
+    assert catalog.select(np.array([-1]), like).rows() == []
+    catalog.append(pl.DataFrame({"key": ["b", "a"], "start": [1, 2]}))
+    catalog.append(pl.DataFrame({"key": ["c"], "split": ["val"]}))
+    catalog.append(pl.DataFrame({"key": ["d"]}))
+    catalog.parts()[2].write_bytes(b"damaged")
+    assert catalog.select(np.array([2, -1, 1]), like).rows() == [(1, 2.0, None), (2, None, "val")]
