@@ -73,7 +73,7 @@ def run(options: Options, asked: Manifest) -> Summary:
     weights = _weights(options)
     where = _where(options.store)
     if asked.entity == "clips" and not (where / "store.json").exists():
-        refuse_all_unreadable(asked, asked.rows["key"])
+        refuse_all_unreadable(asked, asked.rows["key"].to_list())
     store = Store.open(where, create=True)
     with store.lock(options.wait):
         changes = compare(store, asked)
@@ -162,4 +162,4 @@ def _refuse_hopeless(store: Store, options: Options, changes: Changes) -> None:
         if (status == OK).any():
             return
         keys = keys.filter(pl.Series((status == ABSENT) | options.retry_failed))
-    refuse_all_unreadable(changes.asked, keys)
+    refuse_all_unreadable(changes.asked, keys.to_list())

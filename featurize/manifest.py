@@ -27,6 +27,7 @@ from store import text_key
 _CLIP_COLUMNS = ("clip", "video", "start", "end")
 _OWN = ("key", "row", BYTES, DIGEST)  # the catalog's own columns
 _TEXT = "text"  # the column of texts by default
+_MEANT = 3  # so many of the four columns, or alike, make a manifest one of clips
 _UNITS = {"ns": 1e9, "us": 1e6, "ms": 1e3}  # of a duration, in a second
 
 
@@ -65,7 +66,7 @@ def _is_of_clips(names: Sequence[str]) -> bool:
     there = {folded(name) for name in names}
     if "video" in there or _TEXT in there:
         return "video" in there
-    return "clip" in there or ({"start", "end"} <= there and nearest("video", names) is not None)
+    return sum(nearest(name, names) is not None for name in _CLIP_COLUMNS) >= _MEANT
 
 
 def _clips(frame: pl.DataFrame, path: Path) -> Manifest:

@@ -6,7 +6,7 @@ Guarantees
 - a file that cannot be opened still is a clip, so that its failure is recorded
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -63,7 +63,7 @@ def unreadable(path: Path) -> str | None:
         return str(error)
 
 
-def refuse_all_unreadable(asked: Manifest, keys: Iterable[str]) -> None:
+def refuse_all_unreadable(asked: Manifest, keys: Sequence[str]) -> None:
     """Raise FeaturizeError if none of the clips `keys` can be computed: bad intervals, or files that do not open.
 
     The files are opened in turn until one is a video.
@@ -80,9 +80,10 @@ def refuse_all_unreadable(asked: Manifest, keys: Iterable[str]) -> None:
             if found is None:
                 return
             reasons[key] = found
-    if reasons:
+    if keys:
         first = next(iter(reasons.values()))
-        raise FeaturizeError(first if len(reasons) == 1 else f"no clip can be computed, the first because {first}")
+        many = f"none of {len(keys)} clips can be computed; the first: " if len(keys) > 1 else ""
+        raise FeaturizeError(many + first)
 
 
 def _twice(first: Path, second: Path) -> str:

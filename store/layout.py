@@ -88,7 +88,9 @@ def half_made(group: Place) -> bool:
     """Whether it is what is left in an object store of a view whose making, or removal, was broken off: no view, and
     no damage."""
     return (
-        isinstance(group, RemotePath) and not (group / "zarr.json").exists() and not (group / "status" / "c").is_dir()
+        isinstance(group, RemotePath)
+        and not (group / "zarr.json").exists()
+        and not (group / "status" / "c").is_dir()
     )
 
 

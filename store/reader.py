@@ -36,8 +36,6 @@ _TASK_BYTES = 2 * 2**20  # what a thread that waits is given at once, about
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _BYTE = memoryview(bytearray(1))  # whatever a probe reads
 _guard = threading.Lock()  # of every reader's open files
-LeftOut = Callable[[Int[np.ndarray, " K"]], None]
-"""Checks K rows that a shard file leaves out."""
 
 
 class _Run(NamedTuple):
@@ -90,9 +88,7 @@ class RowReader:
                 raise
             raise StoreError(f"cannot open {path} ({error.strerror}): raise ulimit -n, files open at once") from None
 
-    def _wanted(
-        self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."], check: LeftOut | None
-    ) -> list[_Run]:
+    def _wanted(self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."]) -> list[_Run]:
         """What is to be read for the rows; one that its shard leaves out is filled in `out`."""
         shards, slots = np.divmod(rows, self._shard_rows)
         offsets = np.empty(len(rows), np.uint64)
@@ -110,8 +106,6 @@ class RowReader:
             there = here & ~missing
             if (file.lengths[slots[there]] != self._row_bytes).any():
                 raise StoreError(f"the index of {file.path} does not fit: run python -m store verify")
-        if check is not None and missing.any():
-            check(rows[missing])
         out[missing] = 0
         wanted = np.flatnonzero(~missing)
         order = wanted[np.lexsort((offsets[wanted], shards[wanted]))]
@@ -173,14 +167,12 @@ def read_together(
     rows: Int[np.ndarray, " B"],
     wanted: Sequence[tuple[RowReader, Shaped[np.ndarray, "B ..."]]],
     direct: bool = False,
-    check: LeftOut | None = None,
 ) -> None:
     """Fill the array beside each reader, C-contiguous, with its rows, all of status 1: no file waits for another.
 
-    With `direct` large runs that are not in memory come past the page cache. `check` is called with the rows that a
-    shard file leaves out, and raises if their status is no longer 1.
+    With `direct` large runs that are not in memory come past the page cache.
     """
-    runs = [run for reader, out in wanted for run in reader._wanted(rows, out, check)]
+    runs = [run for reader, out in wanted for run in reader._wanted(rows, out)]
     a_core = max(sum(len(run.target) for run in runs) // cores(), _TASK_BYTES)
     left = [run for rest in each(_take_resident, _shares(runs, a_core)) for run in rest]
     each(_take_direct if direct else _take, _shares(left, _TASK_BYTES))

@@ -13,11 +13,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped, UInt8
+from jaxtyping import Int, Shaped, UInt8
 
 from store.errors import DamageError
 from store.object_stores import pool
-from store.reader import LeftOut
 from store.remote import Place, RemotePath, ReplacedError
 from store.shard import ShardFile, index_size, parse_index
 
@@ -79,8 +78,8 @@ class RemoteReader:
         self._open: OrderedDict[int, RemoteShard] = OrderedDict()
         self._guard = threading.Lock()
 
-    def read(self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."], check: LeftOut | None = None) -> None:
-        """Fill `out`, C-contiguous, with the rows, all of status 1; `check` as in `read_together`."""
+    def read(self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."]) -> None:
+        """Fill `out`, C-contiguous, with the rows, all of status 1."""
         if not len(rows):
             return
         shards, slots = np.divmod(rows, self._shard_rows)
@@ -90,9 +89,6 @@ class RemoteReader:
             try:
                 found = list(pool().map(self._shard, wanted))
                 parts = [(shard, np.flatnonzero(shards == n)) for n, shard in zip(wanted, found, strict=True)]
-                left_out = [places[~_there(shard, slots[places])] for shard, places in parts]
-                if check is not None and sum(map(len, left_out)):
-                    check(rows[np.concatenate(left_out)])
                 requests = [r for shard, places in parts for r in self._requests(shard, places, slots, target)]
                 for _ in pool().map(lambda request: self._fetch(request, target), requests):
                     pass
@@ -133,7 +129,7 @@ class RemoteReader:
         target: UInt8[np.ndarray, "B bytes"],
     ) -> Iterator[_Request]:
         """The requests for the rows of one shard; rows that are missing are filled at once."""
-        there = _there(shard, slots[places])
+        there = np.zeros(len(places), bool) if shard is None else shard.present[slots[places]]
         target[places[~there]] = 0
         places = places[there]
         if shard is None or not len(places):
@@ -162,8 +158,3 @@ class RemoteReader:
         values = np.frombuffer(data, np.uint8)
         for offset, place in zip(request.offsets.tolist(), request.places.tolist(), strict=True):
             target[place] = values[offset : offset + self._row_bytes]
-
-
-def _there(shard: RemoteShard | None, slots: Int[np.ndarray, " K"]) -> Bool[np.ndarray, " K"]:
-    """Which of K rows a shard has."""
-    return np.zeros(len(slots), bool) if shard is None else shard.present[slots]

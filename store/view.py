@@ -2,7 +2,6 @@
 
 Guarantees
 - what status says is true at every moment
-- a view that is open gives no row that was withdrawn and whose features are gone, and never zeros in its place
 - an array shorter than the catalog reads as absent
 - a view that is open notices rows that others add
 - arrays grow under the planner's lock only, and never shrink
@@ -230,7 +229,9 @@ class View:
         rows = np.unique(rows[(rows >= 0) & (rows < len(self))])
         shards = rows // self.rows_per_shard
         parts = np.split(rows, np.flatnonzero(np.diff(shards)) + 1) if len(rows) else []
-        return sum(ShardWriter(self, int(part[0]) // self.rows_per_shard).withdraw(part) for part in parts)
+        count = sum(ShardWriter(self, int(part[0]) // self.rows_per_shard).withdraw(part) for part in parts)
+        self._chunks.clear()
+        return count
 
     def failures(self) -> pl.DataFrame:
         """The rows that failed: key, reason, in the order of the catalog."""
@@ -247,8 +248,7 @@ class View:
                 f"no feature {feature!r} in view {self.name} of {self.entity}: it has {', '.join(self.features)}"
             )
 
-    def _check_ok(self, rows: Int[np.ndarray, " B"], again: bool = False) -> None:
-        """StoreError where a row is not ok; `again`: its status is looked up even if it was ok before."""
+    def _check_ok(self, rows: Int[np.ndarray, " B"]) -> None:
         shards = rows // self.rows_per_shard
         wanted = np.unique(shards).tolist()
         if isinstance(self.paths.store, RemotePath):  # those never seen are asked for all at once
@@ -256,8 +256,8 @@ class View:
         for shard in wanted:
             here = rows[shards == shard]
             slots = here % self.rows_per_shard
-            if not again and shard in self._chunks and (self._chunks[shard][1][slots] == OK).all():
-                continue  # a row that was withdrawn since is found where its shard file leaves it out
+            if shard in self._chunks and (self._chunks[shard][1][slots] == OK).all():
+                continue  # ok once is ok for good, but for rows that are withdrawn: their checksums then tell
             status = self.shard_status(shard)[slots] if shard >= 0 else np.zeros(len(here), np.uint8)
             if (status != OK).any():
                 row = int(here[status != OK][0])
@@ -276,18 +276,12 @@ class View:
         """Rows of stored arrays, into those that are given."""
         filled = [self._room(name, len(rows), out) for name, out in wanted.items()]
         given = [(self._readers[name], out) for name, out in zip(wanted, filled, strict=True)]
-        check = self._check_left_out
-        read_together(rows, [(reader, out) for reader, out in given if isinstance(reader, RowReader)], direct, check)
+        read_together(rows, [(reader, out) for reader, out in given if isinstance(reader, RowReader)], direct)
         for reader, out in given:
             if isinstance(reader, RemoteReader):
-                reader.read(rows, out, check)
+                reader.read(rows, out)
         self._check_not_dropped()
         return filled
-
-    def _check_left_out(self, rows: Int[np.ndarray, " K"]) -> None:
-        """StoreError where K rows that a shard file leaves out are not ok, or the view was dropped."""
-        self._check_not_dropped()
-        self._check_ok(rows, again=True)
 
     def _room(self, name: str, count: int, out: Shaped[np.ndarray, "B ..."] | None) -> Shaped[np.ndarray, "B ..."]:
         """`out`, or new memory, for so many rows of a stored array."""
