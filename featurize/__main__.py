@@ -38,7 +38,7 @@ def _parser() -> jsonargparse.ArgumentParser:
         if field.name == "videos":
             flag, how = field.name, {"nargs": "*", "type": str, "default": []}
         elif types[field.name] is bool:
-            how = {"action": "store_true"}
+            how = {"action": jsonargparse.ActionYesNo(no_prefix="no-"), "default": field.default}
         elif field.default is dataclasses.MISSING:
             how = {"type": types[field.name], "required": True}
         parser.add_argument(flag, help=about[field.name], **how)

@@ -4,14 +4,19 @@ Guarantees
 - what is refused is refused before anything is written
 - the store's lock is held for the whole run
 - a run repeated does only what is missing, and where nothing is starts neither Ray nor encoder
-- what the manifest tells anew of a clip (its split, its file, ...) the catalog tells from then on; not its interval
+- a command of which nothing can be computed is refused before Ray starts and before anything is written
+- the manifest overrides the catalog's metadata for existing clips (split, path, ...); another file or interval of a
+  clip that has features is refused, or replaces them with `--replace` (see changes.py)
+- a clip that failed is tried again once its file or interval changed
 """
 
 import time
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
+from featurize.changes import Changes, compare
 from featurize.cluster import connected, refuse_relative
 from featurize.crew import Crew, crew_size, has_gpu
 from featurize.encoders import NAMES as ENCODERS
@@ -23,17 +28,16 @@ from featurize.plan import plan
 from featurize.progress import progress, say
 from featurize.summary import Summary, summarise
 from featurize.task import Outcome, tasks
-from featurize.videofiles import as_manifest
+from featurize.videofiles import as_manifest, refuse_all_unreadable
 from featurize.worker import Equipment
-from store import Catalog, Store, View
-from store.remote import RemotePath, place
+from store import Store, View
+from store.remote import Place, RemotePath, place
+from store.view import ABSENT, OK
 from weights import NAMES as WEIGHTS
 from weights import fingerprint, resolve
 
 BATCH = {"clips": 4, "texts": 128}
 """rows of a batch by default"""
-_SAME = 1e-6
-"""seconds that two equal times may differ by"""
 
 
 def requested(options: Options) -> Manifest:
@@ -51,8 +55,13 @@ def requested(options: Options) -> Manifest:
         named.append(("--manifest", options.manifest))
     refuse_relative(named)
     if options.manifest is None:
-        return as_manifest([Path(video).expanduser() for video in options.videos])
-    return read_manifest(Path(options.manifest).expanduser(), options.column)
+        return as_manifest([Path(video).expanduser() for video in options.videos], options.id_from)
+    if options.id_from != "stem":
+        raise FeaturizeError("--id-from is for video files: the clips of a manifest have their own ids")
+    asked = read_manifest(Path(options.manifest).expanduser(), options.column)
+    if options.replace and asked.entity != "clips":
+        raise FeaturizeError(f"--replace is for clips: {options.manifest} is one of texts, which never change")
+    return asked
 
 
 def run(options: Options, asked: Manifest) -> Summary:
@@ -62,25 +71,32 @@ def run(options: Options, asked: Manifest) -> Summary:
     cannot be used.
     """
     weights = _weights(options)
-    store = _store(options.store)
+    where = _where(options.store)
+    if asked.entity == "clips" and not (where / "store.json").exists():
+        refuse_all_unreadable(asked, asked.rows["key"].to_list())
+    store = Store.open(where, create=True)
     with store.lock(options.wait):
-        _refuse_changed(store.catalog(asked.entity), asked)
-        view = _finished_view(store, options, asked, weights)
+        changes = compare(store, asked)
+        changes.refuse(options.replace)
+        view = None if changes.changed.height else _finished_view(store, options, asked, weights)
         if view is not None:
-            _tell_anew(store.catalog(asked.entity), asked)
+            changes.write(store)
             return summarise(store, view, asked)
+        if asked.entity == "clips":
+            _refuse_hopeless(store, options, changes)
         with connected(options.address) as joined:
-            return _run(store, options, asked, joined)
+            return _run(store, options, changes, joined)
 
 
-def _store(path: str) -> Store:
-    """The store, made where there is none; workers, who start elsewhere, find it by its path too."""
+def _where(path: str) -> Place:
+    """Where the store lies; workers, which start elsewhere, find it by this path too."""
     where = place(path)
-    return Store.open(where if isinstance(where, RemotePath) else where.expanduser().absolute(), create=True)
+    return where if isinstance(where, RemotePath) else where.expanduser().absolute()
 
 
-def _run(store: Store, options: Options, asked: Manifest, joined: bool) -> Summary:
+def _run(store: Store, options: Options, changes: Changes, joined: bool) -> Summary:
     """The run on Ray, under the lock; `joined`: on a cluster that was there."""
+    asked = changes.asked
     gpu = has_gpu(options.device, joined)
     count, cpus = crew_size(options.workers, asked.entity, gpu, joined)
     weights = options.weights
@@ -92,11 +108,9 @@ def _run(store: Store, options: Options, asked: Manifest, joined: bool) -> Summa
     crew = Crew(equipment, gpu)
     provenance, features = crew.describe(asked.entity, options.dtype)
     view = store.create_view(asked.entity, options.view or options.encoder, provenance, features)
-    catalog = store.catalog(asked.entity)
-    catalog.append(asked.rows)
-    _tell_anew(catalog, asked)
+    changes.write(store)
     view.resize()
-    rows, status = catalog.rows(asked.rows["key"]), view.status()
+    rows, status = store.catalog(asked.entity).rows(asked.rows["key"]), view.status()
     shards = plan(rows, status, view.rows_per_shard, options.retry_failed)
     batch = options.batch_size or BATCH[asked.entity]
     jobs = tasks(store, view, asked, shards, batch, threads=max(cpus - 1, 1))
@@ -137,26 +151,15 @@ def _finished_view(store: Store, options: Options, asked: Manifest, weights: Pat
     return view
 
 
-def _refuse_changed(catalog: Catalog, asked: Manifest) -> None:
-    """FeaturizeError where a clip that the catalog has is now another interval."""
-    times = ("key", "start", "end")
-    known = catalog.frame(times)
-    if not set(times) <= set(known.columns) & set(asked.rows.columns):
-        return
-    both = asked.rows.select(times).join(known, on="key", suffix="_known")
-    moved = both.filter(
-        ((pl.col("start") - pl.col("start_known")).abs() > _SAME)
-        | ((pl.col("end") - pl.col("end_known")).abs() > _SAME)
-    )
-    if moved.height:
-        clip = moved.row(0, named=True)
-        raise FeaturizeError(
-            f"clip {clip['key']!r} is {clip['start_known']:g} to {clip['end_known']:g} s in the store and "
-            f"{clip['start']:g} to {clip['end']:g} s now: give the new interval an id of its own"
-        )
-
-
-def _tell_anew(catalog: Catalog, asked: Manifest) -> None:
-    """The catalog tells what the manifest does."""
-    if changed := catalog.update(asked.rows):
-        say(f"{changed} {asked.entity} that the store has were told anew: the catalog follows the manifest")
+def _refuse_hopeless(store: Store, options: Options, changes: Changes) -> None:
+    """FeaturizeError if no clip that is to do can be computed and the view has none of the clips asked for."""
+    keys, name = changes.asked.rows["key"], options.view or options.encoder
+    if name in store.views("clips"):
+        rows = store.catalog("clips").rows(keys)
+        status = np.zeros(len(rows), np.uint8)
+        status[rows >= 0] = store.view("clips", name).status()[rows[rows >= 0]]
+        status[keys.is_in(changes.changed["key"].implode()).to_numpy()] = ABSENT
+        if (status == OK).any():
+            return
+        keys = keys.filter(pl.Series((status == ABSENT) | options.retry_failed))
+    refuse_all_unreadable(changes.asked, keys.to_list())

@@ -1,9 +1,9 @@
 """What is asked for: clips of videos, or texts, from a file.
 
 A manifest (csv, parquet, jsonl) that has a column `video` is one of clips, with `clip`, `video`
-(relative to the manifest's folder), `start` and `end` in seconds, and any others, which the
-catalog keeps. Any other, or one whose column of texts is named, is one of texts: a text or a list
-of texts a row.
+(relative to the manifest's folder), `start` and `end` in seconds (or as durations of Parquet), and any
+others, which the catalog keeps. Any other, or one whose column of texts is named, is one of texts: a
+text or a list of texts a row. How the file is written is read from it (see manifest_file.py).
 
 Guarantees
 - a manifest that cannot be trusted (unreadable, a column missing, a clip twice) is refused whole,
@@ -13,17 +13,22 @@ Guarantees
   that a batch holds few tokens that only fill it
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from featurize.errors import FeaturizeError
+from featurize.identity import BYTES, DIGEST
+from featurize.manifest_file import folded, nearest, read_file, refuse_twins, renamed
 from store import text_key
 
 _CLIP_COLUMNS = ("clip", "video", "start", "end")
-_OWN = ("key", "row")  # the catalog's own columns
+_OWN = ("key", "row", BYTES, DIGEST)  # the catalog's own columns
 _TEXT = "text"  # the column of texts by default
+_MEANT = 3  # so many of the four columns, or alike, make a manifest one of clips
+_UNITS = {"ns": 1e9, "us": 1e6, "ms": 1e3}  # of a duration, in a second
 
 
 @dataclass(frozen=True)
@@ -46,36 +51,29 @@ def read_manifest(path: Path, column: str | None = None) -> Manifest:
 
     Raises FeaturizeError where it is refused whole.
     """
-    frame = _read(path, column or _TEXT)
+    frame = read_file(path, (*_CLIP_COLUMNS, _TEXT) if column is None else (column,))
     if not frame.height:
         raise FeaturizeError(f"{path} has no row: write one for each clip or text")
-    if column is None and "video" in frame.columns:
+    if column is None and _is_of_clips(frame.columns):
         return _clips(frame, path)
     return _texts(frame, path, column or _TEXT)
 
 
-def _read(path: Path, column: str) -> pl.DataFrame:
-    try:
-        if path.suffix == ".csv":
-            # what looks like a number in a name stays as it is written
-            names = pl.read_csv(path, n_rows=0).columns
-            kept = {name: pl.String for name in names if name in (*_CLIP_COLUMNS, column)}
-            return pl.read_csv(path, schema_overrides=kept, infer_schema_length=None)
-        if path.suffix == ".parquet":
-            return pl.read_parquet(path)
-        if path.suffix in (".jsonl", ".ndjson"):
-            return pl.read_ndjson(path, infer_schema_length=None)
-    except FileNotFoundError:
-        raise FeaturizeError(f"no manifest {path}: correct its path") from None
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # damaged Parquet may panic
-        why = str(error).strip().splitlines()[0]
-        raise FeaturizeError(f"manifest {path} cannot be read ({why}): correct it") from None
-    raise FeaturizeError(f"manifest {path} is none of .csv, .parquet, .jsonl: convert it")
+def _is_of_clips(names: Sequence[str]) -> bool:
+    """Whether columns are those of clips, or are meant to be: an exact name counts more than one in another case."""
+    if "video" in names or _TEXT in names:
+        return "video" in names
+    there = {folded(name) for name in names}
+    if "video" in there or _TEXT in there:
+        return "video" in there
+    return sum(nearest(name, names) is not None for name in _CLIP_COLUMNS) >= _MEANT
 
 
 def _clips(frame: pl.DataFrame, path: Path) -> Manifest:
+    frame = renamed(frame, _CLIP_COLUMNS, path)
     _check_names(frame, path)
     frame = frame.rename({"clip": "key"}).with_columns(pl.col("video").str.strip_chars())
+    frame = frame.with_columns(_in_seconds(frame[name]) for name in ("start", "end"))
     seconds = frame.select(pl.col("start", "end").cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False))
     failures: dict[str, str] = {}
     written = zip(frame["key"], frame["start"], frame["end"], strict=True)
@@ -92,10 +90,10 @@ def _clips(frame: pl.DataFrame, path: Path) -> Manifest:
 
 
 def _check_names(frame: pl.DataFrame, path: Path) -> None:
-    """FeaturizeError on a column that is missing or the store's own, a row without a name, a clip twice."""
-    _require(frame, _CLIP_COLUMNS, path)
-    for name in _OWN:
-        if name in frame.columns:
+    """FeaturizeError on a column that is there twice or the store's own, a row without a name, a clip twice."""
+    refuse_twins(frame.columns, path)
+    for name in frame.columns:
+        if folded(name) in _OWN:
             raise FeaturizeError(f"column {name!r} of {path} is the store's own: rename it")
     for name in ("clip", "video"):
         if frame[name].dtype != pl.String:
@@ -104,11 +102,16 @@ def _check_names(frame: pl.DataFrame, path: Path) -> None:
         if empty.any():
             raise FeaturizeError(f"row {empty.arg_true()[0] + 1} of {path} has no {name}: give it one")
     for name in ("start", "end"):
-        if frame[name].dtype.is_nested() or frame[name].dtype == pl.Binary:
+        if frame[name].dtype.is_nested() or frame[name].dtype in (pl.Binary, pl.Time, pl.Datetime, pl.Date):
             raise FeaturizeError(f"column {name!r} of {path} holds {frame[name].dtype}: write seconds")
     twice = frame.filter(pl.col("clip").is_duplicated())["clip"]
     if len(twice):
         raise FeaturizeError(f"clip {twice[0]!r} is in {path} twice: clip ids are unique")
+
+
+def _in_seconds(times: pl.Series) -> pl.Series:
+    """A column of durations as numbers of seconds; any other is left as it is."""
+    return times.to_physical() / _UNITS[times.dtype.time_unit] if isinstance(times.dtype, pl.Duration) else times
 
 
 def _unusable(start: object, end: object, first: float | None, last: float | None) -> str | None:
@@ -125,8 +128,7 @@ def _unusable(start: object, end: object, first: float | None, last: float | Non
 
 
 def _texts(frame: pl.DataFrame, path: Path, column: str) -> Manifest:
-    _require(frame, (column,), path)
-    texts = frame.select(pl.col(column).alias("text"))
+    texts = renamed(frame, (column,), path).select(pl.col(column).alias("text"))
     while isinstance(texts["text"].dtype, pl.List | pl.Array):
         texts = texts.filter(pl.col("text").list.len() > 0).explode("text")
     if texts["text"].dtype not in (pl.String, pl.Null):
@@ -138,10 +140,3 @@ def _texts(frame: pl.DataFrame, path: Path, column: str) -> Manifest:
     rows = texts.with_columns(keys).select("key", "text").sort(pl.col("text").str.len_chars(), maintain_order=True)
     blank = rows.filter(pl.col("text").str.strip_chars() == "")["key"]
     return Manifest("texts", rows, {}, {key: f"a text of {path} is empty: write one" for key in blank})
-
-
-def _require(frame: pl.DataFrame, columns: tuple[str, ...], path: Path) -> None:
-    missing = [name for name in columns if name not in frame.columns]
-    if missing:
-        have = ", ".join(frame.columns) or "none"
-        raise FeaturizeError(f"{path} has no column {', '.join(missing)} (it has {have}): add it or name another")

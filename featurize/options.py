@@ -5,6 +5,9 @@ from typing import Literal
 
 from featurize.frames import Sampling
 
+IdFrom = Literal["stem", "path"]
+"""what the id of a video file's clip is made from"""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -21,6 +24,9 @@ class Options:
     Without one, give video files: each is one clip."""
     videos: tuple[str, ...] = ()
     """Video files, each one clip from beginning to end."""
+    id_from: IdFrom = "stem"
+    """What the ids of video files' clips are made from: the file's stem, as in clip_0_12.500, or its absolute path,
+    which also tells files of one stem apart."""
     column: str | None = None
     """Column of the manifest whose texts are wanted: a text, or a list of texts, a row. Default:
     text, where the manifest is not one of clips."""
@@ -40,7 +46,12 @@ class Options:
     dtype: Literal["float16", "int8", "float32"] = "float16"
     """How tokens are stored; int8 halves float16."""
     retry_failed: bool = False
-    """Try those again that failed in an earlier run."""
+    """Try those again that failed in an earlier run. Clips whose file or interval has changed since are tried again
+    without it."""
+    replace: bool = False
+    """Replace the features of clips whose video file or interval is another one than that they were computed from.
+    Their rows become absent in every view, then this run computes them for its own view. Without it such a clip is
+    refused."""
     wait: bool = False
     """Wait while another run writes into the store, instead of giving up."""
     address: str | None = None

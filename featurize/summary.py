@@ -43,7 +43,7 @@ class Summary:
     failures: list[dict[str, str]] = field(default_factory=list)
     """key and reason of what failed"""
     failures_in: str = ""
-    """where all reasons stand"""
+    """folder of all reasons"""
 
     @property
     def status(self) -> int:
@@ -74,7 +74,7 @@ class Summary:
             lines += [f"  {failure['key']}: {failure['reason']}" for failure in self.failures[:SHOWN]]
             if self.failed > SHOWN:
                 lines.append(f"  ... and {self.failed - SHOWN} more")
-            lines.append(f"  all reasons: {self.failures_in}; once mended, run it again with --retry-failed")
+            lines.append(f"  all reasons: {self.failures_in}; correct the cause, then run it again with --retry-failed")
         return lines
 
 

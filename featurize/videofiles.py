@@ -1,7 +1,8 @@
-"""Video files without a manifest: each is one clip, `<stem>_0_<duration>`.
+"""Video files without a manifest: each is one clip, `<stem>_0_<duration>`, or `<path>_0_<duration>`.
 
 Guarantees
-- two files of the same stem are refused
+- two files of the same stem are refused, unless ids are made from paths
+- a folder, and a path where nothing is, are refused
 - a file that cannot be opened still is a clip, so that its failure is recorded
 """
 
@@ -13,32 +14,87 @@ import polars as pl
 from featurize.errors import FeaturizeError
 from featurize.manifest import Manifest
 from featurize.media_file import why
+from featurize.options import IdFrom
 from featurize.timeline import from_packets
 from featurize.video import opened
 
 
-def as_manifest(files: Sequence[Path]) -> Manifest:
-    """One clip a file, over its whole length. FeaturizeError on a missing file or equal stems."""
+def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
+    """Return one clip a file, over its whole length.
+
+    Args:
+        files: the video files.
+        id_from: `stem` is the file's name without its suffix, `path` the absolute path with it.
+
+    Raises:
+        FeaturizeError: a path where no file is, or two files of one id.
+    """
     seen: dict[str, Path] = {}
     rows: list[tuple[str, str, float | None, float | None]] = []
     failures: dict[str, str] = {}
     for file in files:
         if not file.exists():
             raise FeaturizeError(f"no video {file}: correct its path")
-        if file.stem in seen:
-            raise FeaturizeError(
-                f"{seen[file.stem]} and {file} have the same stem, so their clips the same id: write a manifest"
-            )
-        seen[file.stem] = file
+        if not file.is_file():
+            what = "folder: give the video files in it" if file.is_dir() else "device or pipe: give a video file"
+            raise FeaturizeError(f"{file} is a {what}")
+        name = file.stem if id_from == "stem" else str(file.absolute())
+        if name in seen:
+            raise FeaturizeError(_twice(seen[name], file))
+        seen[name] = file
         try:
             end = _length(file)
-            rows.append((f"{file.stem}_0_{end:.3f}", str(file.absolute()), 0.0, end))
+            rows.append((f"{name}_0_{end:.3f}", str(file.absolute()), 0.0, end))
         except Exception as error:  # whatever FFmpeg or PyAV raises, the file fails alone
-            rows.append((f"{file.stem}_0_{0:.3f}", str(file.absolute()), None, None))
+            rows.append((f"{name}_0_{0:.3f}", str(file.absolute()), None, None))
             failures[rows[-1][0]] = why(file, error)
     schema = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
     frame = pl.DataFrame(rows, schema, orient="row")
     return Manifest("clips", frame, {video: Path(video) for video in frame["video"]}, failures)
+
+
+def unreadable(path: Path) -> str | None:
+    """Return why a file does not open as a video, None if it does."""
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # opening a pipe would wait for a writer
+            return f"{path} is a device or pipe: give a video file"
+        with opened(path):
+            return None
+    except FeaturizeError as error:
+        return str(error)
+
+
+def refuse_all_unreadable(asked: Manifest, keys: Sequence[str]) -> None:
+    """Raise FeaturizeError if none of the clips `keys` can be computed: bad intervals, or files that do not open.
+
+    The files are opened in turn until one is a video.
+    """
+    reasons: dict[str, str] = {}
+    tried: set[str] = set()
+    videos = dict(asked.rows.select("key", "video").iter_rows())
+    for key in keys:
+        if reason := asked.failures.get(key):
+            reasons[key] = reason
+        elif videos[key] not in tried:
+            tried.add(videos[key])
+            found = unreadable(asked.paths[videos[key]])
+            if found is None:
+                return
+            reasons[key] = found
+    if keys:
+        first = next(iter(reasons.values()))
+        many = f"none of {len(keys)} clips can be computed; the first: " if len(keys) > 1 else ""
+        raise FeaturizeError(many + first)
+
+
+def _twice(first: Path, second: Path) -> str:
+    """Why two files cannot both be clips."""
+    if first.absolute() == second.absolute():
+        return f"{second} is given twice: give it once"
+    return (
+        f"{first} and {second} have the same stem, so their clips the same id: make ids from paths with "
+        "--id-from path, or write a manifest"
+    )
 
 
 def _length(file: Path) -> float:

@@ -36,6 +36,7 @@ from store import Store, View
 
 SHOWN = ("step", "narration", "caption", "activity", "split")  # columns first in the table
 IN_THE_ID = ("video", "start", "end")  # columns that the table leaves out: a clip's id tells them
+IDENTITY = ("video_bytes", "video_digest")  # and these, which tell one video file from another
 
 Found = tuple[Int64[np.ndarray, " found"], Float32[np.ndarray, " found"]]
 
@@ -163,7 +164,7 @@ def run(options: Options) -> int:
         asked = {name: str(value) for name in names if (value := getattr(options, name)) is not None}
         print(json.dumps({**asked, "view": options.view, "hits": as_json(hits)}))
     elif options.out is None and options.html is None:
-        shown = [name for name in hits.columns if name not in IN_THE_ID]
+        shown = [name for name in hits.columns if name not in IN_THE_ID + IDENTITY]
         shown.sort(key=lambda name: SHOWN.index(name) if name in SHOWN else len(SHOWN))
         print_table(hits.select(shown), ["rank", "similarity", "clip"], f"nearest to {asking.words} in {options.view}")
     for file in (options.out, options.html):

@@ -71,6 +71,30 @@ class Catalog:
         frame = pl.concat(frames, how="diagonal_relaxed")
         return frame if columns is None else frame.select(name for name in columns if name in frame.columns)
 
+    def select(self, rows: Int[np.ndarray, " K"], like: pl.DataFrame) -> pl.DataFrame:
+        """Return `row` and other columns of K rows in the order of the catalog, reading only the parts that hold them.
+
+        Args:
+            rows: row numbers, in any order; -1 and unknown rows are left out.
+            like: an empty frame with the wanted columns. A column that no part has is null; a value of another dtype
+                is cast, and is null where that is not possible.
+        """
+        return self._settled(lambda parts: self._select(parts, rows, like))
+
+    def _select(self, parts: Parts, rows: Int[np.ndarray, " K"], like: pl.DataFrame) -> pl.DataFrame:
+        schema = {"row": pl.Int64(), **like.schema}
+        frames = [pl.DataFrame(schema=schema)]
+        wanted = pl.Series(np.unique(rows[rows >= 0]))
+        ends = [*(first_row(part) for part in parts[1:]), 2**63 - 1]
+        for part, end in zip(parts, ends, strict=bool(parts)):
+            here = wanted.filter((wanted >= first_row(part)) & (wanted < end))
+            if not len(here):
+                continue
+            found = table.read(part, list(schema), strict=False).filter(pl.col("row").is_in(here.implode()))
+            found = found.with_columns(pl.lit(None).alias(name) for name in schema if name not in found.columns)
+            frames.append(found.select(pl.col(name).cast(dtype, strict=False) for name, dtype in schema.items()))
+        return pl.concat(frames)
+
     def append(self, frame: pl.DataFrame) -> int:
         """Give rows to the keys of `frame` that have none, in its order; returns how many.
 

@@ -215,6 +215,29 @@ class View:
         """
         ShardWriter(self, shard).write(rows, features, failures, info)
 
+    def withdraw(self, rows: Int[np.ndarray, " K"]) -> int:
+        """Make K rows absent, because the catalog is about to name another video or interval for them.
+
+        Their features and the reasons of failed rows can no longer be read. The next run computes the rows again.
+
+        Returns:
+            How many of the rows were ok.
+
+        Raises:
+            StoreError: the caller does not hold the store's lock, or the disk is full.
+        """
+        if not holds(self.paths.store / LOCK):
+            raise StoreError(
+                f"rows of view {self.name} of {self.entity} are withdrawn under the store's lock only: "
+                "do it inside `with store.lock()`"
+            )
+        rows = np.unique(rows[(rows >= 0) & (rows < len(self))])
+        shards = rows // self.rows_per_shard
+        parts = np.split(rows, np.flatnonzero(np.diff(shards)) + 1) if len(rows) else []
+        count = sum(ShardWriter(self, int(part[0]) // self.rows_per_shard).withdraw(part) for part in parts)
+        self._chunks.clear()
+        return count
+
     def failures(self) -> pl.DataFrame:
         """The rows that failed: key, reason, in the order of the catalog."""
         table.check_threads("read failures")
@@ -239,7 +262,7 @@ class View:
             here = rows[shards == shard]
             slots = here % self.rows_per_shard
             if shard in self._chunks and (self._chunks[shard][1][slots] == OK).all():
-                continue  # ok once is ok for good
+                continue  # ok once is ok for good, but for rows that are withdrawn: their checksums then tell
             status = self.shard_status(shard)[slots] if shard >= 0 else np.zeros(len(here), np.uint8)
             if (status != OK).any():
                 row = int(here[status != OK][0])

@@ -7,6 +7,7 @@ because the rows that it calls ok were copied byte for byte.
 Guarantees
 - one commit a shard: status is written last
 - a shard filled later keeps the bytes of the rows that were ok
+- rows that are withdrawn are absent from one moment to the next, and no other row changes
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,7 +34,7 @@ from store.together import Together
 if TYPE_CHECKING:
     from store.view import View
 
-_OK, _FAILED = 1, 2
+_ABSENT, _OK, _FAILED = 0, 1, 2
 
 
 class ShardWriter:
@@ -85,6 +86,21 @@ class ShardWriter:
             if len(still) < len(earlier):
                 with Together(held) as files:
                     self._write_failures(files, still | reasons)
+
+    def withdraw(self, rows: Int[np.ndarray, " K"]) -> int:
+        """See `View.withdraw`; `rows` are of this shard."""
+        lock = self.view.paths.lock(self.shard)
+        make_folder(lock.parent)
+        with locked(lock, wait=True):  # a worker of an earlier run may still be writing the shard
+            self.view.check_stands()
+            status = self.view.shard_status(self.shard).copy()
+            slots = rows - self.first
+            count = int((status[slots] == _OK).sum())
+            if status[slots].any():
+                status[slots] = _ABSENT
+                with Together(partial(check_held, lock)) as files:
+                    _put(files, self.view.paths.status(self.shard), encode_chunk(status))
+        return count
 
     def _check(
         self,

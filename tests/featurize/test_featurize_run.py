@@ -193,11 +193,11 @@ def test_what_the_manifest_tells_anew_the_catalog_tells(
     columns = ["clip", "video", "start", "end", "step", "split"]
     pl.DataFrame(rows, columns, orient="row").write_csv(tmp_path / "clips.csv")
     given = [str(option) for option in options(tmp_path, store, tiny_clip)]
-    assert main(given) == 0 and "1 clips that the store has were told anew" in capsys.readouterr().err
+    assert main(given) == 0 and "metadata of 1 clips in the store updated" in capsys.readouterr().err
     told = Store.open(store).catalog("clips").frame()
     assert told.filter(key="good_0_1").select("step", "split").row(0) == ("whisk slowly", "test")
     assert told.filter(key="good_1_2").select("step", "split").row(0) == ("whisk", None)
-    assert main(given) == 0 and "told anew" not in capsys.readouterr().err
+    assert main(given) == 0 and "metadata" not in capsys.readouterr().err
 
 
 def test_texts_of_any_length(tmp_path: Path, tiny_clip: Path, featurize: Run) -> None:

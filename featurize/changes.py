@@ -1,0 +1,163 @@
+"""Clips of the store whose manifest now names another video file or interval.
+
+A row keeps the features of the file that it was computed from. So a later run that finds another file under the id of
+such a clip is refused, or, with `--replace`, makes the row absent in every view before the catalog names the new
+file. A kill between the two leaves rows that are absent, never features of another video than the catalog names.
+
+Guarantees
+- another file under the id of a clip that has features is refused, naming both files, before anything is written
+- the same content at another path is no change
+- a clip that has features in no view takes the manifest's file and interval, and is tried again
+- a clip of an older store, which knows no file sizes and digests, is recorded and not compared; the run says how many
+- what is replaced is absent in every view before the catalog names the new file
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int64
+
+from featurize.errors import FeaturizeError
+from featurize.identity import BYTES, DIGEST, Identity, identities
+from featurize.manifest import Manifest
+from featurize.outdated import outdated
+from featurize.progress import say
+from featurize.videofiles import unreadable
+from store import Store
+from store.view import OK
+
+_SAME = 1e-6
+"""seconds that two equal times may differ by"""
+_KNOWN = {"video": pl.String, "start": pl.Float64, "end": pl.Float64, BYTES: pl.Int64, DIGEST: pl.String}
+"""columns of the catalog that are compared"""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a manifest changes of the clips that the catalog has. A text is its own key: nothing of it can change.
+
+    The frames have a row a clip: key, row, the columns of `_KNOWN` as the manifest and the files say, the same with
+    the suffix `_known` as the catalog says, `file` and `interval` (whether they differ), `ok` (whether a view has
+    features of the clip).
+    """
+
+    asked: Manifest
+    found: Mapping[str, Identity | None]
+    """the identity of each video file, by the name that the manifest gives it"""
+    changed: pl.DataFrame
+    """clips whose file or interval differs"""
+    unknown: pl.DataFrame
+    """clips of which the catalog has no identity although their file is there"""
+    kept: pl.DataFrame
+    """clips with features whose file is missing at the manifest's new path: the catalog keeps the old path"""
+
+    def refuse(self, replace: bool) -> None:
+        """Raise FeaturizeError if a clip that has features changed, or with `replace`, if it could not be computed."""
+        for clip in self.changed.filter("ok").iter_rows(named=True):
+            if not replace:
+                raise FeaturizeError(self._difference(clip))
+            reason = self.asked.failures.get(clip["key"]) or unreadable(self.asked.paths[clip["video"]])
+            if reason:
+                raise FeaturizeError(f"clip {clip['key']!r} cannot be replaced, its features are kept: {reason}")
+
+    def _difference(self, clip: Mapping[str, Any]) -> str:
+        """How a clip differs, and what to do."""
+        others = self.changed["ok"].sum() - 1
+        more = f" (and {others} more clips differ)" if others else ""
+        if not clip["file"]:
+            return (
+                f"clip {clip['key']!r} is {clip['start_known']:g} to {clip['end_known']:g} s in the store and "
+                f"{clip['start']:g} to {clip['end']:g} s now{more}: give the new interval an id of its own, or replace "
+                "the old features with --replace"
+            )
+        return (
+            f"clip {clip['key']!r} was made from another file: {clip['video_known']} "
+            f"({Identity(clip[f'{BYTES}_known'], clip[f'{DIGEST}_known'])}) in the store, "
+            f"{self.asked.paths[clip['video']]} ({Identity(clip[BYTES], clip[DIGEST])}) now{more}: give the new file "
+            "an id of its own in the manifest (of video files: with --id-from path), or replace the old features "
+            "with --replace"
+        )
+
+    def write(self, store: Store) -> None:
+        """Make changed clips absent in every view, then update the catalog from the manifest and the files.
+
+        The caller holds the store's lock and has called `refuse`.
+        """
+        if self.changed.height:
+            self._withdraw(store)
+        catalog = store.catalog(self.asked.entity)
+        recorded = pl.concat([self.unknown, self.changed]).unique("key").drop_nulls(BYTES)
+        if recorded.height:
+            catalog.update(recorded.select("key", BYTES, DIGEST))
+        if unchecked := self.unknown["ok"].sum():
+            say(f"{unchecked} clips had no record of their video file: it is recorded now, and was not compared")
+        rows = self.asked.rows
+        catalog.append(_identified(rows, self.found) if self.asked.entity == "clips" else rows)
+        if self.kept.height:
+            say(f"{self.kept.height} clips keep their path in the catalog: the file at their new path does not exist")
+            kept = pl.col("key").is_in(self.kept["key"].implode())
+            rows = rows.with_columns(video=pl.when(~kept).then("video"))
+        if updated := catalog.update(rows):
+            say(f"metadata of {updated} {self.asked.entity} in the store updated from the manifest")
+
+    def _withdraw(self, store: Store) -> None:
+        """Make the rows of changed clips absent in every view, and say what else was made from the old ones."""
+        rows = self.changed["row"].to_numpy()
+        withdrawn = {name: store.view("clips", name).withdraw(rows) for name in store.views("clips")}
+        withdrawn = {name: count for name, count in withdrawn.items() if count}
+        ok = self.changed.filter("ok")
+        if ok.height:
+            views = ", ".join(f"{count} of view {name}" for name, count in withdrawn.items())
+            say(f"{ok.height} clips are replaced; rows that are absent now: {views}")
+            for line in outdated(store, ok, list(withdrawn)):
+                say(line)
+        if free := self.changed.height - ok.height:
+            say(f"{free} clips without features take their new file or interval from the manifest")
+
+
+def compare(store: Store, asked: Manifest) -> Changes:
+    """Compare the files and intervals that a manifest asks for with those that the catalog has.
+
+    Both ends of every video file are read. The caller holds the store's lock.
+    """
+    found = identities(asked.paths)
+    catalog = store.catalog(asked.entity)
+    rows = asked.rows if asked.entity == "clips" else pl.DataFrame(schema={"key": pl.String, **_KNOWN})
+    now = _identified(rows, found).select("key", *_KNOWN).with_columns(row=catalog.rows(rows["key"]))
+    known = catalog.select(now["row"].to_numpy(), pl.DataFrame(schema=_KNOWN))
+    both = now.join(known, on="row", suffix="_known", maintain_order="left")
+    identified = pl.all_horizontal(pl.col(BYTES, DIGEST, f"{BYTES}_known", f"{DIGEST}_known").is_not_null())
+    differs = pl.any_horizontal(pl.col(name) != pl.col(f"{name}_known") for name in (BYTES, DIGEST))
+    far = [(pl.col(time) - pl.col(f"{time}_known")).abs() > _SAME for time in ("start", "end")]
+    filled = [pl.col(time).is_not_null() & pl.col(f"{time}_known").is_null() for time in ("start", "end")]
+    lacking = pl.col(BYTES).is_not_null() & pl.any_horizontal(pl.col(f"{BYTES}_known", f"{DIGEST}_known").is_null())
+    moved = pl.col(BYTES).is_null() & (pl.col("video") != pl.col("video_known"))
+    both = both.with_columns(
+        file=identified & differs,
+        interval=pl.any_horizontal(far).fill_null(False),
+        filled=pl.any_horizontal(filled),
+        lacking=lacking,
+        moved=moved.fill_null(False),
+    ).filter(pl.any_horizontal("file", "interval", "filled", "lacking", "moved"))
+    both = both.with_columns(ok=_have_features(store, both["row"].to_numpy()))
+    both = both.with_columns(interval=pl.col("interval") | (pl.col("filled") & ~pl.col("ok")))
+    changed, unknown = both.filter(pl.col("file") | pl.col("interval")), both.filter("lacking")
+    return Changes(asked, found, changed, unknown, both.filter("moved", "ok"))
+
+
+def _identified(rows: pl.DataFrame, found: Mapping[str, Identity | None]) -> pl.DataFrame:
+    """`rows`, which have a column `video`, with the identity of their files; null for a file that is missing."""
+    schema = {"video": pl.String, BYTES: pl.Int64, DIGEST: pl.String}
+    files = pl.DataFrame([(video, *(file or (None, None))) for video, file in found.items()], schema, orient="row")
+    return rows.join(files, on="video", how="left", maintain_order="left")
+
+
+def _have_features(store: Store, rows: Int64[np.ndarray, " K"]) -> Bool[np.ndarray, " K"]:
+    """Whether a view has features of each of K clips."""
+    ok = np.zeros(len(rows), bool)
+    for name in store.views("clips") if len(rows) else ():
+        ok |= store.view("clips", name).status()[rows] == OK
+    return ok

@@ -1,0 +1,164 @@
+"""The file of a manifest: how its text is encoded and separated, and which columns it has.
+
+Guarantees
+- wanted columns are found by their names without surrounding spaces and regardless of case
+- values of a .csv are separated by commas, semicolons or tabs, whichever fits the wanted columns to its first line
+- text is UTF-8, with or without a byte order mark, or UTF-16 with one; anything else is refused in one line
+- two columns that differ only by case or spaces are refused
+- a wanted column that is missing is named with the nearest column that is there
+"""
+
+import codecs
+import csv
+import difflib
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from featurize.errors import FeaturizeError
+
+_SEPARATORS = ",;\t"
+_HEADER_BYTES = 2**20
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_LIKE = 0.75  # likeness of two names from which one may be meant by the other
+
+
+def read_file(path: Path, wanted: Sequence[str]) -> pl.DataFrame:
+    """Read a .csv, .parquet or .jsonl file with its columns named as they are there.
+
+    Values of `wanted` columns of a .csv stay text: what looks like a number in a name is kept as it is written.
+
+    Raises:
+        FeaturizeError: the file is missing, damaged, of another format or encoding.
+    """
+    try:
+        if path.suffix == ".csv":
+            return _read_csv(path, wanted)
+        if path.suffix == ".parquet":
+            return pl.read_parquet(path)
+        if path.suffix in (".jsonl", ".ndjson"):
+            text = _decoded(path)
+            return pl.read_ndjson(path if text is None else text.encode(), infer_schema_length=None)
+    except FileNotFoundError:
+        raise FeaturizeError(f"no manifest {path}: correct its path") from None
+    except UnicodeDecodeError as error:
+        raise FeaturizeError(f"manifest {path} is not {error.encoding}: save it as UTF-8") from None
+    except (OSError, csv.Error, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        # PanicException: polars panics on some damaged Parquet files
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "utf-8" in why.lower():
+            raise FeaturizeError(f"manifest {path} is not utf-8: save it as UTF-8") from None
+        raise FeaturizeError(f"manifest {path} cannot be read ({why}): correct it") from None
+    raise FeaturizeError(f"manifest {path} is none of .csv, .parquet, .jsonl: convert it")
+
+
+def folded(name: str) -> str:
+    """A column's name without surrounding spaces and regardless of case."""
+    return name.strip().casefold()
+
+
+def renamed(frame: pl.DataFrame, columns: Sequence[str], path: Path) -> pl.DataFrame:
+    """Return the frame with exactly the names `columns` for the columns that have them in another case or with spaces.
+
+    Raises:
+        FeaturizeError: one of the columns is missing, or there twice.
+    """
+    there: dict[str, str] = {}
+    for name in frame.columns:
+        if folded(name) in there:
+            if folded(name) in map(folded, columns):
+                raise FeaturizeError(_twins(there[folded(name)], name, path))
+        else:
+            there[folded(name)] = name
+    if missing := [name for name in columns if folded(name) not in there]:
+        raise FeaturizeError(_missing(missing, frame.columns, path))
+    return frame.rename({there[folded(name)]: name for name in columns})
+
+
+def refuse_twins(names: Iterable[str], path: Path) -> None:
+    """Raise FeaturizeError if two names differ only by case or spaces, or not at all."""
+    there: dict[str, str] = {}
+    for name in names:
+        if folded(name) and there.setdefault(folded(name), name) is not name:
+            raise FeaturizeError(_twins(there[folded(name)], name, path))
+
+
+def nearest(name: str, there: Iterable[str]) -> str | None:
+    """The column that is most likely meant by a name: one that contains it, else one that is written alike."""
+    names = {folded(other): other for other in there}
+    found = [other for other in names if name in other] or difflib.get_close_matches(name, names, n=1, cutoff=_LIKE)
+    return names[found[0]] if found else None
+
+
+def _missing(missing: Sequence[str], there: Sequence[str], path: Path) -> str:
+    near = {name: found for name in missing if (found := nearest(folded(name), there)) is not None}
+    if len(missing) == 1:
+        like = "".join(f"; nearest is `{found}`" for found in near.values())
+    else:
+        like = "".join(f"; nearest to {name} is `{found}`" for name, found in near.items())
+    have = ", ".join(there) or "none"
+    return f"{path} has no column {', '.join(missing)}{like} (it has {have}): add it or name another"
+
+
+def _twins(first: str, second: str, path: Path) -> str:
+    how = "the same name" if first == second else "names that differ only by case or spaces"
+    return f"columns {first!r} and {second!r} of {path} have {how}: rename or remove one"
+
+
+def _read_csv(path: Path, wanted: Sequence[str]) -> pl.DataFrame:
+    text = _decoded(path)
+    header = _header(path) if text is None else text.lstrip("\r\n")[:_HEADER_BYTES].split("\n", 1)[0].rstrip("\r")
+    if "\0" in header:
+        raise FeaturizeError(f"manifest {path} holds NUL characters: save it as UTF-8")
+    separator = _separator(header, wanted, path)
+    names = _fields(header, separator)
+    refuse_twins([name for name in names if folded(name) in map(folded, wanted)], path)
+    source: Path | bytes = path if text is None else text.encode()
+    if any(name != name.strip() for name in names):
+        source = _without_spaces(path.read_text("utf-8") if text is None else text, separator).encode()
+    columns = pl.read_csv(source, n_rows=0, separator=separator).columns
+    kept = {name: pl.String for name in columns if folded(name) in map(folded, wanted)}
+    return pl.read_csv(source, schema_overrides=kept, infer_schema_length=None, separator=separator)
+
+
+def _decoded(path: Path) -> str | None:
+    """The text of a file that begins with a byte order mark, None of any other."""
+    with open(path, "rb") as file:
+        head = file.read(3)
+        for mark, encoding in _MARKS:
+            if head.startswith(mark):
+                return (head + file.read()).decode(encoding)
+    return None
+
+
+def _header(path: Path) -> str:
+    """The first line of a .csv that is not empty."""
+    with open(path, "rb") as file:
+        head = file.read(_HEADER_BYTES).lstrip(b"\r\n")
+    return head.split(b"\n", 1)[0].rstrip(b"\r").decode()
+
+
+def _separator(header: str, wanted: Sequence[str], path: Path) -> str:
+    """What separates the values: the separator that makes most of the wanted columns of the first line."""
+    names = {separator: _fields(header, separator) for separator in _SEPARATORS}
+    fits = {separator: len({*map(folded, some)} & {*map(folded, wanted)}) for separator, some in names.items()}
+    best = max(fits.values())
+    splitting = [separator for separator in _SEPARATORS if fits[separator] == best and len(names[separator]) > 1]
+    if best and len(splitting) > 1:
+        first, second = (repr(separator) for separator in splitting[:2])
+        raise FeaturizeError(f"the columns of {path} could be separated by {first} or {second}: quote their names")
+    return max(splitting, key=lambda separator: len(names[separator]), default=",")
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    return next(csv.reader([line], delimiter=separator), [])
+
+
+def _without_spaces(text: str, separator: str) -> str:
+    """The same table without spaces around its values."""
+    file = io.StringIO(newline="")
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    csv.writer(file, delimiter=separator).writerows([value.strip() for value in row] for row in rows)
+    return file.getvalue()

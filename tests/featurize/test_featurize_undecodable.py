@@ -1,0 +1,80 @@
+"""Commands of which nothing can be computed: refused before Ray starts and before anything is written."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from featurize.__main__ import main
+from store import Store
+
+Writer = Callable[..., Path]
+
+
+@pytest.fixture
+def bad(tmp_path: Path, audio: Path) -> Path:
+    """A folder of what is no video."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.mp4").write_text("a recipe\n" * 100)
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "sound.mp4").write_bytes(audio.read_bytes())
+    return tmp_path
+
+
+def manifest(path: Path, *rows: tuple[str, str, object, object]) -> Path:
+    pl.DataFrame(rows, ["clip", "video", "start", "end"], orient="row", strict=False).write_csv(path)
+    return path
+
+
+def refused(capsys: pytest.CaptureFixture[str], store: Path, weights: Path, *arguments: object) -> str:
+    """What is said by a command that is refused in one line, without Ray."""
+    loaded = set(sys.modules)
+    given = [*arguments, "--store", store, "--encoder", "clip", "--weights", weights]
+    assert main([str(one) for one in given]) in (1, 2)
+    assert not any(name.startswith("ray.") for name in set(sys.modules) - loaded)
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1, said
+    return said
+
+
+def test_a_folder_a_missing_path_or_no_video_at_all_is_refused_before_anything_is_written(
+    bad: Path, video: Writer, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new, good = bad / "features", video("good.mp4", g=10)
+    rows = [("a", "gone.mp4", 0, 1), ("b", "text.mp4", 0, 1), ("c", "folder", 0, 1), ("d", "empty.mp4", 0, 1)]
+    intervals = [("a", str(good), 2, 1), ("b", str(good), "0:01", "0:02")]
+    cases: dict[str, list[object]] = {
+        "folder is a folder: give the video files in it": [good, bad / "folder"],
+        "no video": [good, bad / "absent.mp4"],
+        "text.mp4 is not a video": [bad / "text.mp4"],
+        "none of 3 clips can be computed; the first: ": [bad / name for name in ("text.mp4", "empty.mp4", "sound.mp4")],
+        "gone.mp4 does not exist": ["--manifest", manifest(bad / "gone.csv", *rows)],
+        "is not after start 2": ["--manifest", manifest(bad / "intervals.csv", *intervals)],
+    }
+    for reason, arguments in cases.items():
+        assert reason in refused(capsys, new, tiny_clip, *arguments)
+        assert not new.exists()
+
+
+def test_what_is_refused_leaves_a_store_as_it_was(
+    bad: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store.open(bad / "features", create=True)
+    store.catalog("clips").append(pl.DataFrame({"key": ["a"], "video": ["a.mp4"], "start": [0.0], "end": [1.0]}))
+    before = store.catalog("clips").frame()
+    for rows in ([("a", "gone.mp4", 0, 2)], [("b", "gone.mp4", 0, 2), ("c", "text.mp4", 0, 1)]):
+        refused(capsys, bad / "features", tiny_clip, "--manifest", manifest(bad / "clips.csv", *rows))
+        assert store.catalog("clips").frame().equals(before) and store.views("clips") == []
+
+
+def test_ids_from_paths_and_replace_are_refused_where_they_mean_nothing(
+    bad: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = manifest(bad / "clips.csv", ("a", "a.mp4", 0, 1))
+    said = refused(capsys, bad / "features", tiny_clip, "--manifest", path, "--id-from", "path")
+    assert "--id-from is for video files" in said
+    (bad / "texts.csv").write_text("text\nwhisk\n")
+    said = refused(capsys, bad / "features", tiny_clip, "--manifest", bad / "texts.csv", "--replace")
+    assert "--replace is for clips" in said
