@@ -41,8 +41,11 @@ OWN := $(if $(wildcard $(WORLD)/world.json),,$(wildcard $(WORLD)/clips.csv))
 world: env
 	$(if $(OWN),@echo "== world: $(WORLD) as it is",$(RUN) kitchen --out $(WORLD))
 
-# What the recipe trains and validates on, where that is not the sample world.
-ASKED = $(if $(filter-out data/kitchen,$(WORLD)), --video_lm.pairqa $(WORLD)/pairqa_train.jsonl \
+# What the recipe trains and validates on, and which test sets it holds out, where that is not the sample world.
+OTHER_WORLD = $(filter-out data/kitchen,$(WORLD))
+HOLD_OUT = --hold-out $(foreach task,diffcap diffmcq diffrank,$(1)/$(task)_test.jsonl)
+HELD_OUT = $(if $(OTHER_WORLD), $(call HOLD_OUT,$(WORLD)))
+ASKED = $(HELD_OUT)$(if $(OTHER_WORLD), --video_lm.pairqa $(WORLD)/pairqa_train.jsonl \
     --video_lm.validation.diffmcq $(WORLD)/diffmcq_val.jsonl --video_lm.validation.diffrank $(WORLD)/diffrank_val.jsonl)
 
 # $(1) world, $(2) store
@@ -65,7 +68,7 @@ neighbours: features
 	    --test-set $(WORLD)/diffcap_test.jsonl --variant V1 --out $(dir $(STORE))diffmcq_V1.jsonl
 
 heads: features
-	$(RUN) heads.train --config $(RECIPES)/align.yaml --store $(STORE) --out $(RUNS)/align
+	$(RUN) heads.train --config $(RECIPES)/align.yaml --store $(STORE) --out $(RUNS)/align$(HELD_OUT)
 	$(RUN) heads.embed --head $(RUNS)/align --store $(STORE) --view aligned
 	$(RUN) heads.train --config $(RECIPES)/stepdiff.yaml --store $(STORE) --out $(RUNS)/stepdiff$(ASKED)
 

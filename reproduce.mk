@@ -76,7 +76,8 @@ $(REPRODUCE)/diffmcq_%.jsonl: $(R_STORE)/.texts
 # $(1) seed, $(2) run, $(3) recipe, $(4) the run it starts from or nothing, $(5) options
 define TRAINING
 $(REPRODUCE)/seed$(1)/$(2)/loss.png: $(R_STORE)/.clips $(if $(4),$(REPRODUCE)/seed$(1)/$(4)/loss.png)
-	$(RUN) heads.train --config $(RECIPES)/$(3).yaml --seed $(1) --store $(R_STORE) --out $$(@D) $(5)
+	$(RUN) heads.train --config $(RECIPES)/$(3).yaml --seed $(1) --store $(R_STORE) --out $$(@D) \
+	    $(call HOLD_OUT,$(R_WORLD)) $(5)
 endef
 VALIDATED := --video_lm.validation.diffmcq $(R_WORLD)/diffmcq_val.jsonl --video_lm.validation.diffrank $(R_WORLD)/diffrank_val.jsonl
 PAIRED := --video_lm.pairqa $(R_WORLD)/pairqa_train.jsonl
@@ -149,7 +150,7 @@ $(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),socratic,$(REPRODUCE)/all/
 # StepDiff once more, from questions that a language model wrote of the descriptions of the training clips.
 $(REPRODUCE)/generated.jsonl: $(REPRODUCE)/all/described_generated
 	$(RUN) annotate.pairs --store $(R_STORE) --out $(REPRODUCE)/pairs.parquet --cap 12 \
-	    --test-sets $(TEST_diffcap),$(TEST_diffmcq),$(TEST_diffrank)
+	    --hold-out $(TEST_diffcap) $(TEST_diffmcq) $(TEST_diffrank)
 	$(RUN) annotate.pairqa --store $(R_STORE) --pairs $(REPRODUCE)/pairs.parquet --out $@ --precision bfloat16 \
 	    --allow-failed true
 ifdef GENERATED

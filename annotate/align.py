@@ -24,7 +24,6 @@ import torch
 from annotate.alignment import given
 from annotate.cli import parse
 from annotate.errors import AnnotateError
-from annotate.held_out import VIDEO, known_clips
 from annotate.narration import Piece, read_narration
 from common import command
 from heads.checkpoint import Run
@@ -32,6 +31,7 @@ from heads.clip_texts import COLUMNS
 from heads.clips import Features
 from heads.contrastive import ContrastiveHead
 from heads.device import pick_device
+from heads.hold_out import VIDEO, known_clips
 from heads.similarity import Sentences
 from heads.trained import load_contrastive
 from store import Store, table

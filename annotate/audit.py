@@ -1,5 +1,5 @@
 """python -m annotate.audit data/pairqa.jsonl --store data/features --videos data/kitchen --out data/audit.html \\
-    --test-sets data/kitchen/diffcap_test.jsonl,data/kitchen/diffmcq_test.jsonl,data/kitchen/diffrank_test.jsonl
+    --hold-out data/kitchen/diffcap_test.jsonl data/kitchen/diffmcq_test.jsonl data/kitchen/diffrank_test.jsonl
 
 Says what a PairQA file holds: counts and what was dropped at each stage and why (out of the record that annotate.pairqa
 leaves beside it), balance of answers, lengths, frequent words, clips that should not train, and one page with pairs to
@@ -13,7 +13,7 @@ Guarantees
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -22,12 +22,13 @@ from annotate.audit_page import Sample, page
 from annotate.cli import parse
 from annotate.contact_sheets import contact_sheets
 from annotate.errors import AnnotateError
-from annotate.held_out import known_clips, read_held_out
+from annotate.hold_out import given
 from annotate.qa_file import Question, read_questions
 from common import command
 from common.streams import generator
 from heads.clip_texts import ClipTexts
 from heads.files import write_text
+from heads.hold_out import known_clips
 from store import Store
 
 
@@ -37,8 +38,10 @@ class AuditOptions:
     """PairQA file to look into"""
     store: str | None = None
     """feature store that knows the clips: their splits, and where to find them"""
-    test_sets: str | None = None
-    """test sets in the published formats, parted by commas, whose clips must not be there"""
+    hold_out: tuple[str, ...] = ()
+    """published test sets whose clips must not be there"""
+    hold_out_by: Literal["video", "clip"] = "video"
+    """video: every clip of a test clip's video; clip: test clips and clips that overlap one in time"""
     videos: str | None = None
     """folder from which the store's catalog names videos: that of the manifest; null: no pictures"""
     texts: str | None = None
@@ -51,19 +54,21 @@ class AuditOptions:
     """pairs on the page"""
     seed: int = 0
     """seed that draws them"""
+    test_sets: tuple[str, ...] = ()
+    """old name of hold_out: files with commas between them"""
 
 
 def run(options: AuditOptions) -> dict[str, Any]:
+    hold_out = given(options.hold_out, options.hold_out_by, options.test_sets)
     rows = read_questions(options.file)
     clips = None if options.store is None else known_clips(Store.open(options.store))
-    if clips is None and (options.test_sets or options.videos):
-        raise AnnotateError("--test-sets and --videos need --store, which knows when each clip begins and ends")
-    paths = [] if options.test_sets is None else options.test_sets.split(",")
+    if clips is None and (hold_out.files or options.videos):
+        raise AnnotateError("--hold-out and --videos need --store, which knows when each clip begins and ends")
     record: dict[str, Any] = {
         "file": options.file,
         "figures": figures(rows),
         "made": _made(Path(options.file)),
-        "leaks": None if clips is None else leaks(rows, clips, read_held_out(paths)),
+        "leaks": None if clips is None else leaks(rows, clips, hold_out),
     }
     record["failed"] = len(set().union(*(record["leaks"] or {}).values()))
     if options.out is not None:
@@ -147,7 +152,7 @@ def show(record: dict[str, Any]) -> None:
         table.add_row("leakage", f"{len(clips):,} clips: {reason}" if record["leaks"] else reason)
     Console().print(table)
     if record["failed"]:
-        print(f"{record['failed']:,} clips should not train: remove their rows, or choose pairs anew with --test-sets")
+        print(f"{record['failed']:,} clips should not train: remove their rows, or choose pairs again with --hold-out")
     if "page" in record:
         print(f"page: {record['page']}")
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from annotate.held_out import held_out_by
 from annotate.mentions import names_one
 from annotate.qa_file import Question
+from heads.hold_out import REASONS, HoldOut
 from heads.prompts import NO, VIDEOS, YES
 from heads.splits import knows_splits
 
@@ -82,18 +82,19 @@ def _n_grams(texts: Sequence[str], n: int) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST]
 
 
-def leaks(rows: Sequence[Question], catalog: pl.DataFrame, held_out: pl.DataFrame) -> dict[str, list[str]]:
+def leaks(rows: Sequence[Question], catalog: pl.DataFrame, hold_out: HoldOut) -> dict[str, list[str]]:
     """Clips that should not train, by reason.
 
-    catalog: key, video, start, end and split, where it knows them; held_out: as held_out.read_held_out has them.
+    catalog: key, video, start, end and split, where it knows them.
     """
     clips = pl.DataFrame({"key": sorted({clip for row in rows for clip in (row.reference, row.candidate)})})
-    known = clips.join(catalog, on="key", how="left", maintain_order="left")
-    found = {"not in the store": clips.join(catalog, on="key", how="anti", maintain_order="left")["key"].to_list()}
+    unknown = clips.join(catalog, on="key", how="anti", maintain_order="left")
+    found = {"not in the store": unknown["key"].to_list()}
     if knows_splits(catalog):
         stored = clips.join(catalog, on="key", how="inner", maintain_order="left")
         found["of another split than train"] = stored.filter(pl.col("split").ne_missing("train"))["key"].to_list()
-    by_id, by_overlap = held_out_by(known, held_out)
-    found["a clip of a test set"] = known.filter(by_id)["key"].to_list()
-    found["overlaps a clip of a test set"] = known.filter(by_overlap & ~by_id)["key"].to_list()
+    if hold_out.files:
+        hold_out.look_up(pl.concat([catalog, unknown], how="diagonal"))
+        held_out = clips.join(hold_out.clips, on="key", maintain_order="left")
+        found |= {reason: held_out.filter(reason=reason)["key"].to_list() for reason in REASONS}
     return found

@@ -94,7 +94,7 @@ def _stages(record: Mapping[str, Any]) -> str:
 
 def _leaks(leaks: Mapping[str, Sequence[str]] | None) -> str:
     if leaks is None:
-        return "<h2>Leakage</h2><div class=card>Not checked: give --store, and --test-sets.</div>"
+        return "<h2>Leakage</h2><div class=card>Not checked: give --store, and --hold-out.</div>"
     rows = [(reason, len(clips), ", ".join(clips[:3])) for reason, clips in leaks.items()]
     table = _table(("clips that should not train", "clips", "such as"), rows)
     return f"<h2>Leakage</h2><div class='card {'leak' if any(leaks.values()) else 'ok'}'>{table}</div>"

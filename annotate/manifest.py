@@ -7,9 +7,13 @@ clip, video, start, end, step, step_id, activity, split and the narration heard 
 Narration is any of HowTo100M's forms: caption.json, raw_caption.json, sentencified_htm_*.json, htm_align.json,
 htm_aa_v1.csv, or a folder of VIDEO.csv.
 
+    --hold-out diffrank_dataset.jsonl    its clips, and every clip of their videos, get the split test: most published
+                                         DiffRank clips are of HT-Step's train videos
+
 Guarantees
 - the sample world's own files give the clips that it says it has
 - what cannot be used is counted by its reason
+- a clip that is held out (heads.hold_out) has the split test, whatever HT-Step says of its video
 """
 
 import io
@@ -17,15 +21,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
 from annotate.cli import parse
 from annotate.errors import AnnotateError
+from annotate.hold_out import given
 from annotate.htstep import Segment, read_annotations, read_splits, read_taxonomy
 from annotate.narration import heard, read_narration
 from common import command
+from heads.hold_out import HoldOut
 from store.commit import replace_file
 
 
@@ -43,6 +49,10 @@ class ManifestOptions:
     """what is said: a .json or .csv file of many videos, or a folder of VIDEO.csv; null: no narration"""
     videos: str = "videos/{video}.mp4"
     """where the file of a video lies, from the manifest's folder"""
+    hold_out: tuple[str, ...] = ()
+    """published test sets whose clips get the split test"""
+    hold_out_by: Literal["video", "clip"] = "video"
+    """video: every clip of a test clip's video; clip: test clips and clips that overlap one in time"""
 
 
 def run(options: ManifestOptions) -> dict[str, Any]:
@@ -51,6 +61,7 @@ def run(options: ManifestOptions) -> dict[str, Any]:
         raise AnnotateError(f"{out}: a manifest is .csv, .parquet or .jsonl; name the file so")
     if "{video}" not in options.videos:
         raise AnnotateError(f"--videos {options.videos}: write {{video}} where a video's id stands in the names")
+    hold_out = given(options.hold_out, options.hold_out_by)
     splits = None if options.splits is None else read_splits(options.splits)
     segments, unusable = read_annotations(options.annotations, read_taxonomy(options.taxonomy), splits)
     if not segments:
@@ -58,6 +69,9 @@ def run(options: ManifestOptions) -> dict[str, Any]:
     faults = Counter[str]()
     speech = {} if options.narration is None else _narration(options.narration, segments, faults)
     frame = pl.DataFrame([_row(segment, speech.get(segment.clip), options.videos) for segment in segments])
+    held = frame.select("clip", "split").join(_held_out(frame, hold_out), on="clip")
+    is_held = pl.col("clip").is_in(held["clip"].implode())
+    frame = frame.with_columns(split=pl.when(is_held).then(pl.lit("test")).otherwise("split"))
     data = _encoded(frame, out.suffix)
     replace_file(out, [data], len(data))
     return {
@@ -69,7 +83,15 @@ def run(options: ManifestOptions) -> dict[str, Any]:
         "unusable": dict(unusable),
         "narrated": frame["narration"].str.len_chars().gt(0).sum(),
         "narration_faults": dict(+faults),
+        "held_out": dict(held["reason"].value_counts(sort=True).iter_rows()),
+        "held_out_of": dict(held["split"].value_counts(sort=True).iter_rows()),
     }
+
+
+def _held_out(frame: pl.DataFrame, hold_out: HoldOut) -> pl.DataFrame:
+    """clip and reason of the manifest's clips that are held out."""
+    hold_out.look_up(frame.rename({"clip": "key"}))
+    return hold_out.clips.rename({"key": "clip"})
 
 
 def _narration(path: str, segments: Sequence[Segment], faults: Counter[str]) -> dict[str, str]:
@@ -112,6 +134,10 @@ def _encoded(frame: pl.DataFrame, suffix: str) -> bytes:
 def show(record: dict[str, Any]) -> None:
     print("{manifest}: {clips} clips of {videos} videos and {steps} steps, {narrated} with narration".format(**record))
     print("splits: " + ", ".join(f"{split} {count}" for split, count in record["splits"].items()))
+    for reason, count in record["held_out"].items():
+        print(f"split test: {count} x {reason}")
+    if of := record["held_out_of"]:
+        print("held out, by their split before: " + ", ".join(f"{split} {count}" for split, count in of.items()))
     for what in ("unusable", "narration_faults"):
         for reason, count in record[what].items():
             print(f"left out: {count} x {reason}")

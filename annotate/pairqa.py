@@ -8,13 +8,14 @@ one JSON object a line, both orders of every pair. Beside it, OUT.record.json sa
 
 Guarantees
 - the file is written once every pair has been asked, and what was written is not asked again
+- no pair with a clip that is held out is asked about or written
 """
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -22,6 +23,7 @@ from annotate.cli import parse
 from annotate.composing import Ledger, compose, kept_words
 from annotate.endpoint import shown
 from annotate.errors import AnnotateError
+from annotate.hold_out import given
 from annotate.llm import LLMOptions, Sampling
 from annotate.pairs import SCHEMA
 from annotate.prompts import PAIRQA
@@ -30,9 +32,11 @@ from annotate.stage import StageOptions, run_stage
 from annotate.stage import show as show_stage
 from annotate.versions import Version, chosen
 from common import command
+from featurize.progress import say
 from heads.clip_texts import ClipTexts
 from heads.device import pick_device
 from heads.files import write_text
+from heads.hold_out import known_clips
 from heads.jsonl import object_line
 from heads.similarity import Sentences
 from store import Store
@@ -54,6 +58,10 @@ class PairQAOptions(LLMOptions, StageOptions):
     """cosine of MPNet embeddings from which on two questions of a pair count as one"""
     sampling: Sampling = Sampling(max_tokens=256)
     """how answers are drawn"""
+    hold_out: tuple[str, ...] = ()
+    """published test sets: pairs with one of their clips are left out"""
+    hold_out_by: Literal["video", "clip"] = "video"
+    """video: every clip of a test clip's video; clip: test clips and clips that overlap one in time"""
 
 
 def run(options: PairQAOptions) -> dict[str, Any]:
@@ -61,7 +69,13 @@ def run(options: PairQAOptions) -> dict[str, Any]:
         raise AnnotateError(f"{options.out}: questions are JSON lines; name the file *.jsonl")
     if not 0 < options.alike <= 1.01:
         raise AnnotateError(f"--alike {options.alike}: a cosine above 0; over 1 nothing is alike")
+    hold_out = given(options.hold_out, options.hold_out_by)
     store, pairs = Store.open(options.store), read_pairs(options.pairs)
+    if hold_out.files:
+        hold_out.look_up(known_clips(store))
+        pairs = pairs.filter(pl.Series(hold_out.keep_pairs(pairs.select("reference", "candidate").rows(), "pairs")))
+        for line in hold_out.lines():
+            say(line)
     texts = ClipTexts(options.texts or str(chosen(store, "describe", None).folder), options.kind)
     described, undescribed = with_texts(pairs, texts)
     asked = items(described, dict(texts.items()))
@@ -74,6 +88,7 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     )
     stage = run_stage(options, STAGE, job, asked)
     record = {**stage, "out": options.out, "pairs": pairs.height, "undescribed": undescribed}
+    record["hold_out"] = hold_out.record()
     if stage["absent"]:
         return record
     version = Version(store, STAGE, job.provenance())

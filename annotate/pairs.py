@@ -1,12 +1,12 @@
 """python -m annotate.pairs --store data/features --out data/pairs.parquet --cap 12 \\
-    --test-sets data/kitchen/diffcap_test.jsonl,data/kitchen/diffmcq_test.jsonl,data/kitchen/diffrank_test.jsonl
+    --hold-out data/kitchen/diffcap_test.jsonl data/kitchen/diffmcq_test.jsonl data/kitchen/diffrank_test.jsonl
 
 Chooses pairs of training clips that show one step in two videos, at most CAP a step, and some of different steps: a
 Parquet file of pair, reference, candidate, reference_step, candidate_step, same_step. A row stands for both orders of
 its pair.
 
 Guarantees
-- no clip of another split than train, of a test set, or that overlaps a clip of a test set is in a pair
+- no clip of another split than train is in a pair, and none that is held out (heads.hold_out)
 - the same seed and clips give the same file
 - steps that have no pair are counted: of one clip, or of one video
 - pairs of different steps are of steps with different names
@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -25,12 +25,13 @@ from jaxtyping import Int64, Integer
 
 from annotate.cli import parse
 from annotate.errors import AnnotateError
-from annotate.held_out import VIDEO, held_out_by, known_clips, read_held_out
+from annotate.hold_out import given
 from annotate.pair_choice import other_step, same_step
 from annotate.stream import stream_parquet
 from common import command
 from common.streams import generator
 from heads.clip_texts import ClipTexts
+from heads.hold_out import NAMESAKE, REASONS, VIDEO, HoldOut, known_clips
 from heads.splits import knows_splits
 from store import Store
 
@@ -53,8 +54,6 @@ class PairsOptions:
     """feature store, whose catalog knows step and split of each clip"""
     out: str
     """Parquet file to write"""
-    test_sets: str | None = None
-    """test sets in the published formats, parted by commas; their clips, and clips that overlap them, make no pair"""
     step: str = "step"
     """column of the catalog whose value the clips of a pair share: step, or HT-Step's step_id, which tells recipes
     apart"""
@@ -66,12 +65,19 @@ class PairsOptions:
     """Parquet file or folder of texts about clips, as annotate.describe writes: only clips that have one make pairs"""
     seed: int = 0
     """seed of the choice"""
+    hold_out: tuple[str, ...] = ()
+    """published test sets whose clips are in no pair"""
+    hold_out_by: Literal["video", "clip"] = "video"
+    """video: every clip of a test clip's video; clip: test clips and clips that overlap one in time"""
+    test_sets: tuple[str, ...] = ()
+    """old name of hold_out: files with commas between them"""
 
 
 def run(options: PairsOptions) -> dict[str, Any]:
     if options.cap < 1 or not 0 <= options.other < 1:
         raise AnnotateError(f"--cap {options.cap} --other {options.other}: at least 1, and a part from 0 up to 1")
-    clips, left_out = candidates(options)
+    hold_out = given(options.hold_out, options.hold_out_by, options.test_sets)
+    clips, left_out = candidates(options, hold_out)
     label, labels = _coded(clips["label"])
     step, _ = _coded(clips["step"].str.to_lowercase())
     video, _ = _coded(clips["video"])
@@ -93,13 +99,14 @@ def run(options: PairsOptions) -> dict[str, Any]:
         "clips": clips.height,
         "left_out": left_out,
         "splits": _OTHER_SPLIT in left_out,
+        "namesakes": hold_out.sources.get("clips", {}).get(NAMESAKE, 0),
     }
     about = {"options": asdict(options), **record}
     stream_parquet(Path(options.out), SCHEMA, _rows(clips, pairs, order, len(same)), {"provenance": json.dumps(about)})
     return {"out": options.out, **record}
 
 
-def candidates(options: PairsOptions) -> tuple[pl.DataFrame, dict[str, int]]:
+def candidates(options: PairsOptions, hold_out: HoldOut) -> tuple[pl.DataFrame, dict[str, int]]:
     """key, label, step and video of every clip that may be in a pair, and how many may not, by reason.
 
     label: what the clips of a pair share; step: its name in words.
@@ -107,6 +114,7 @@ def candidates(options: PairsOptions) -> tuple[pl.DataFrame, dict[str, int]]:
     frame = known_clips(Store.open(options.store), "step", options.step)
     if options.step not in frame.columns:
         raise AnnotateError(f"{options.store}: no clip has a {options.step}; featurize a manifest with that column")
+    hold_out.look_up(frame)
     left_out = {}
 
     def keep(reason: str, kept: pl.Series | pl.Expr) -> None:
@@ -120,11 +128,9 @@ def candidates(options: PairsOptions) -> tuple[pl.DataFrame, dict[str, int]]:
     keep("no step", (label != "").fill_null(False))
     if knows_splits(frame):
         keep(_OTHER_SPLIT, (pl.col("split") == "train").fill_null(False))
-    if options.test_sets is not None:
-        held_out = read_held_out(options.test_sets.split(","))
-        by_id, by_overlap = held_out_by(frame, held_out)
-        keep("clip of a test set", ~by_id)
-        keep("overlaps a clip of a test set", ~by_overlap.filter(~by_id))
+    if hold_out.files:
+        frame = hold_out.keep(frame, "clips")
+        left_out |= {reason: hold_out.sources["clips"][reason] for reason in REASONS}
     if options.texts is not None:
         described = pl.Series(list(dict(ClipTexts(options.texts).items())), dtype=pl.String)
         keep("no text", pl.col("key").is_in(described.implode()))
@@ -166,7 +172,9 @@ def show(record: dict[str, Any]) -> None:
     for reason, count in record["left_out"].items():
         print(f"left out: {count:,} clips, {reason}")
     if not record["splits"]:
-        print("the catalog knows no splits: every clip may train that is of no test set given with --test-sets")
+        print("the catalog has no splits: every clip that --hold-out does not name may train")
+    if record["namesakes"]:
+        print(f"kept: {record['namesakes']:,} clips, {NAMESAKE}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -32,7 +32,7 @@ _MEASURED = """
 import json, resource, sys, time
 from annotate.pairs import PairsOptions, run
 begin = time.monotonic()
-record = run(PairsOptions(*sys.argv[1:3], test_sets=sys.argv[3], cap=int(sys.argv[4])))
+record = run(PairsOptions(*sys.argv[1:3], hold_out=(sys.argv[3],), cap=int(sys.argv[4])))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 print(json.dumps({"seconds": time.monotonic() - begin, "gib": peak, "record": record}))
 """

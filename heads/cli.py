@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import sys
+import typing
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -56,7 +57,9 @@ def parse(
         parser.add_argument(name, nargs="*" if many else "?", type=str, default=[] if many else "")
     parser.add_class_arguments(options, as_group=False, skip=set(positional))
     switches = {name for name, field in fields.items() if field.type in (bool, "bool")}
-    given = parser.instantiate(parser.parse_args(underscored(sys.argv[1:] if argv is None else argv, switches)))
+    lists = {name for name, field in fields.items() if holds_texts(field.type)} - set(positional)
+    arguments = gathered(sys.argv[1:] if argv is None else argv, lists)
+    given = parser.instantiate(parser.parse_args(underscored(arguments, switches)))
     required = [name for name in positional if fields[name].default is dataclasses.MISSING]
     if absent := [name for name in required if not getattr(given, name)]:
         parser.error(f"the following arguments are required: {', '.join(absent)}")
@@ -73,6 +76,35 @@ def parse(
     else:
         print(show.format(**record))
     return status(record)
+
+
+def holds_texts(kind: object) -> bool:
+    """Return whether a field of this type holds several texts."""
+    return typing.get_origin(kind) in (list, tuple) and typing.get_args(kind)[0] is str
+
+
+def gathered(arguments: Sequence[str], lists: Collection[str]) -> list[str]:
+    """Return the arguments with each `--flag a b` whose field is in `lists` as one argument, a JSON list.
+
+    The values of a flag that is given again are added to its earlier ones. A single value that begins with [ is a list.
+    """
+    found, values = [], dict[str, list[str]]()
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        flag, equals, value = argument.partition("=")
+        name = flag[2:].replace("-", "_")
+        if flag.startswith("--") and name in lists:
+            own = [value] if equals else []
+            while not equals and rest and not rest[0].startswith("-"):
+                own.append(rest.pop(0))
+            if len(own) == 1 and own[0].startswith("["):
+                argument = f"{flag}={own[0]}"
+            else:
+                argument = f"{flag}={json.dumps(values.setdefault(name, []) + own)}"
+                values[name] += own
+        found.append(argument)
+    return found
 
 
 def underscored(arguments: Sequence[str], switches: Collection[str] = ()) -> list[str]:

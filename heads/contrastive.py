@@ -4,7 +4,7 @@ It trains on clips and their texts; in its stronger form on pairs too, as VLEmb 
 differs against the average of the pair's embeddings, and the two embeddings against each other.
 
 Guarantees
-- only texts and pairs of the train split train it; its checkpoint is chosen on the val split
+- only texts and pairs of the train split train it, and none that is held out; its checkpoint is chosen on the val split
 - both sides come out L2-normalised
 - validation holds a block of clips at a time, however many there are
 - trained on pairs, it is judged as heads.methods.vlemb judges the view that it writes
@@ -13,6 +13,7 @@ Guarantees
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import polars as pl
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
@@ -21,11 +22,13 @@ from torch.nn import functional
 from common.streams import torch_seed
 from heads.clips import Features
 from heads.errors import HeadsError
+from heads.hold_out import HoldOut
 from heads.methods.vlemb import VLEmb
 from heads.paired_contrast import PairBatch, PairContrast
 from heads.paired_qa import draw
 from heads.projector import Projector
 from heads.recipe import ContrastiveRecipe
+from heads.trained_on import TrainedOn
 from heads.training import Progress
 from heads.validation import Validator
 from heads.warm_start import split_texts
@@ -82,13 +85,18 @@ def build(recipe: ContrastiveRecipe, store: Store, seed: int) -> ContrastiveHead
 
 
 class ContrastiveTask:
-    def __init__(self, recipe: ContrastiveRecipe, store: Store, seed: int, device: str) -> None:
+    def __init__(
+        self, recipe: ContrastiveRecipe, store: Store, seed: int, device: str, hold_out: HoldOut | None = None
+    ) -> None:
+        """hold_out: the test sets whose clips never train; None: none."""
         recipe.check()
+        hold_out = hold_out or HoldOut()
         self.recipe, self.seed, self.device = recipe, seed, device
         self.clips = Features(store, recipe.view, "tokens")
         self.texts = Features(store, recipe.text_view, "embedding", "texts")
         catalog = store.catalog("clips").frame()
-        self.train = split_texts(catalog, recipe.text, self.clips, "train")
+        hold_out.look_up(catalog)
+        self.train = hold_out.keep(split_texts(catalog, recipe.text, self.clips, "train"), "clips")
         self.val = split_texts(catalog, recipe.text, self.clips, "val")
         if self.train.is_empty() or self.val.is_empty():
             raise HeadsError(
@@ -100,12 +108,18 @@ class ContrastiveTask:
         self.pairs: PairContrast | None = None
         self.validator: Validator | None = None
         if recipe.pairs is not None:
-            self.pairs = PairContrast(recipe.pairs, catalog, self.clips, self.texts, seed)
+            self.pairs = PairContrast(recipe.pairs, catalog, self.clips, self.texts, seed, hold_out)
             self.validator = Validator(recipe.pairs.validation, seed)
             trained = self.pairs.trained()
             self.validator.refuse(trained, recipe.pairs.pairqa)
             self.clips.rows([*trained, *self.validator.clips()])  # whoever has none is named before anything trains
+        self.catalog = catalog.select(name for name in ("key", "video") if name in catalog.columns)
         self.module = build(recipe, store, seed).to(device)
+
+    def trained_on(self) -> TrainedOn:
+        """Return the clips that batches may hold."""
+        pairs = [] if self.pairs is None else self.pairs.trained()
+        return TrainedOn.of(self.catalog, pl.concat([self.train["key"], pl.Series(pairs, dtype=pl.String)]))
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.module.parameters())}]

@@ -52,6 +52,7 @@ def write_view(
 
 
 def run(options: EmbedOptions) -> dict[str, Any]:
+    from heads import view_origin
     from heads.checkpoint import Run
     from heads.trained import load_contrastive
     from store import Feature, Provenance, Store
@@ -66,10 +67,11 @@ def run(options: EmbedOptions) -> dict[str, Any]:
     }
     written: dict[str, Any] = {"view": options.view}
     with store.lock(options.wait):
+        view_origin.keep(store, weights, Path(options.head))
         for entity, (features, embed) in sides.items():
             source = features.view
             provenance = Provenance(
-                encoder=f"contrastive head{' trained on pairs' if recipe.pairs else ''} over {source.name}",
+                encoder=f"{view_origin.ENCODER}{' trained on pairs' if recipe.pairs else ''} over {source.name}",
                 weights=weights,
                 layer=f"of {source.name} with weights {source.provenance.weights}",
                 frames=source.provenance.frames,

@@ -6,11 +6,13 @@ name with .rows before its suffix), and the scores with what they were computed 
 
     --subset Technique,Visuals           rows of these categories; videos, clips, or a file of names do too
     --no-difference diffrank_test.jsonl  diffcap also asks of pairs that agree, and counts invented differences
+    --allow-seen                         evaluates on clips or videos that trained the head, and marks the scores
     --decline-at 0                       diffcap says that nothing differs where the method finds two clips alike
 
 Guarantees
 - killed at any moment and run again, it goes on behind the last whole batch and ends in the same bits
 - a clip or text that the store lacks is named before anything is predicted
+- a test set whose clips or videos trained the head is refused before the head is loaded (heads.seen)
 - a model that sees reads each pair of a DiffMCQ set once for all that is asked of it, in however many questions
 """
 
@@ -18,7 +20,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import command
 from heads.cli import parse
@@ -26,6 +28,9 @@ from heads.errors import HeadsError
 from heads.evaluate_options import PUBLIC, EvaluateOptions, check, check_files
 from heads.files import write_text
 from heads.partial import Partial
+
+if TYPE_CHECKING:
+    from heads.seen import Seen
 
 
 def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
@@ -89,6 +94,35 @@ def asked(options: EvaluateOptions) -> list[Any]:
     return [row for group in groups for row in group]
 
 
+def seen_by_head(options: EvaluateOptions, rows: Sequence[Any]) -> "Seen | None":
+    """Return which clips of the rows trained the head; None for a method without one.
+
+    Raises:
+        HeadsError: it has seen some, and `allow_seen` is not set.
+    """
+    from heads import seen
+    from heads.recipe import read_recipe
+    from heads.training import Progress
+    from heads.view_origin import of_view
+    from store import Store
+
+    store = Store.open(options.store)
+    source = None
+    if options.head is not None:
+        read_recipe(Path(options.head) / "recipe.yaml")  # names a folder without a head
+        source = seen.of_run(Path(options.head))
+    elif options.method == "vlemb" and options.view is not None:
+        source = of_view(store, options.view)
+    if source is None:
+        return None
+    found = seen.find(source, rows, store)
+    for notice in found.notices(options.test_set):
+        Progress("seen", 0).say(notice)
+    if not options.allow_seen:
+        seen.refuse(found.counts(rows), options.test_set)
+    return found
+
+
 def identity(options: EvaluateOptions, rows: Sequence[Any]) -> dict[str, Any]:
     """What predictions depend on: partial ones of another identity are not gone on with."""
     from heads.checkpoint import Run
@@ -97,6 +131,7 @@ def identity(options: EvaluateOptions, rows: Sequence[Any]) -> dict[str, Any]:
     from weights import fingerprint, resolve
 
     free = ("bootstrap", "similarity", "store", "test_set", "out", "rows", "subset", "no_difference", "skip_missing")
+    free = (*free, "allow_seen")
     asked_of = {name: value for name, value in asdict(options).items() if name not in free}
     head = None if options.head is None else fingerprint(Run(Path(options.head)).best() / "head.safetensors")
     read = [None if options.weights is None else resolve(options.weights), options.texts]
@@ -179,6 +214,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     check_files(options)
     rows = asked(options)
     chosen = any(value is not None for value in (options.rows, options.subset, options.no_difference))
+    seen = seen_by_head(options, rows)
     method, precision, told = make_method(options)
     texts = method.features.texts if options.method == "socratic" else None
     absent = absent_clips(rows, Store.open(options.store), told.get("view"), texts)
@@ -218,6 +254,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
             computed = precision if precision == "bfloat16" else method.model.lm.precision
             told |= {"protocol": protocol(options.task, options.seeded, options.decline_at) | {"precision": computed}}
         record = {"options": asdict(options), "disclosed": told, "skipped": skipped, "scores": scores}
+        record["seen"] = None if seen is None else seen.counts(there)
         write_text(out.with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
         partial.forget()
     return record
@@ -225,9 +262,10 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
 
 def show(record: dict[str, Any]) -> None:
     from heads.score import show_scores
+    from heads.seen_marks import marked
 
     options = record["options"]
-    show_scores(options["task"], record["scores"])
+    show_scores(options["task"], record["scores"], marked(record))
     if record["skipped"]["clips"]:
         print("skipped: {rows} rows, for {clips} clips that the store lacks".format(**record["skipped"]))
     elif record["skipped"]["rows"]:

@@ -24,6 +24,7 @@ METHODS = {
     "language_model": ("socratic",),
     "precision": ("socratic",),
     "control": (*VIDEO_LM, *PUBLIC, "socratic"),
+    "allow_seen": (*VIDEO_LM, "vlemb"),
 }
 TASKS = {
     "pair_embedding": ("diffmcq",),
@@ -79,6 +80,8 @@ class EvaluateOptions:
     whose 5 allows another colour"""
     skip_missing: bool = False
     """leave out rows with a clip that the store lacks, and count them"""
+    allow_seen: bool = False
+    """evaluate although clips of the test set, or of their videos, trained the head; every table marks the scores"""
     rows_at_once: int = 50
     """rows (of DiffMCQ: pairs of clips) between two writes: more share more work, fewer lose less to a kill"""
     parse: bool = True

@@ -6,6 +6,7 @@ words about it are looked at.
 
 Guarantees
 - a neighbour is a clip of the train split, of the same step, and never the clip itself
+- no clip that is held out is a neighbour
 - questions of other kinds keep their pair, and so do those about a clip without neighbours
 """
 
@@ -17,6 +18,7 @@ from jaxtyping import Float
 
 from heads.clips import Features
 from heads.errors import HeadsError
+from heads.hold_out import HoldOut
 from heads.packing import Turn
 from heads.prompts import VIDEOS
 from retrieval import nearest
@@ -27,8 +29,10 @@ Asked = tuple[tuple[str, str], list[Turn]]
 
 
 class HardNegatives:
-    def __init__(self, catalog: pl.DataFrame, features: Features, neighbours: int) -> None:
-        """catalog: key, split, step. `mine` comes before the first question."""
+    def __init__(
+        self, catalog: pl.DataFrame, features: Features, neighbours: int, hold_out: HoldOut | None = None
+    ) -> None:
+        """catalog: key, split, step; hold_out: has looked it up. `mine` comes before the first question."""
         missing = {"split", "step"} - set(catalog.columns)
         if missing:
             raise HeadsError(
@@ -37,6 +41,8 @@ class HardNegatives:
             )
         rows = catalog.filter((pl.col("split") == "train") & pl.col("step").is_not_null())
         rows = rows.filter(pl.Series(features.has(rows["key"].to_list()), dtype=pl.Boolean))
+        if hold_out is not None:
+            rows = hold_out.keep(rows, "hard negatives")
         self.clips: list[str] = rows["key"].to_list()
         steps = rows.with_row_index("place").group_by("step", maintain_order=True).agg("place")
         self.groups = [places.to_numpy() for places in steps["place"]]

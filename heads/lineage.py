@@ -8,7 +8,9 @@ Guarantees
 - a run that starts from another reads its weights as that one did: the same LoRA alpha and attention heads
 - a run starts from no training that has not come to its end
 - what an earlier run was given is told with what this one was
-- a run whose paired QA or val test sets have changed since is not resumed
+- a run whose paired QA, val test sets or held-out test sets have changed since is not resumed
+- a run remembers which clips and videos may train it, those of the run that it starts from included (heads.trained_on)
+- a run that would draw clips that its beginning did not know is not resumed
 """
 
 import json
@@ -17,10 +19,12 @@ from typing import Any
 
 from torch import nn
 
+from heads import trained_on
 from heads.checkpoint import Run
 from heads.errors import HeadsError
 from heads.files import write_text
 from heads.recipe import TrainOptions, VideoLMRecipe, WarmStart, read_recipe
+from heads.trained_on import TrainedOn
 from store import Provenance, Store
 from weights import fingerprint, resolve
 
@@ -100,23 +104,38 @@ def _check_unseen(folder: Path, recipe: VideoLMRecipe, made: VideoLMRecipe) -> N
             )
 
 
-def keep(folder: Path, options: TrainOptions, store: Store, module: nn.Module) -> None:
-    """Write the lineage of a new run that trains `module`; that of a run to be resumed is checked instead."""
+def keep(
+    folder: Path,
+    options: TrainOptions,
+    store: Store,
+    module: nn.Module,
+    trained: TrainedOn,
+    hold_out: dict[str, Any] | None,
+) -> None:
+    """Write the lineage of a new run that trains `module`; that of a run to be resumed is checked instead.
+
+    trained: the clips that may train it, without those of the run that it starts from; hold_out: what was held out.
+    """
     if Run(folder).latest() is not None:
         check(folder, options, store)
         _check_data(folder, options)
+        _check_trained(folder, options, trained)
         return
-    lineage = origin(options, store, module) | {"data": data(options)}
+    lineage = origin(options, store, module) | {"data": data(options), "hold_out": hold_out}
+    if options.video_lm is not None and options.video_lm.init is not None:
+        start = Path(options.video_lm.init)
+        trained = trained.union(trained_on.read(start, read(start)))
     folder.mkdir(parents=True, exist_ok=True)
+    lineage["trained_on"] = trained.write(folder)
     write_text(folder / FILE, json.dumps(lineage, indent=1))
 
 
 def data(options: TrainOptions) -> dict[str, str]:
     """Sha256 of each file that training reads beside the store."""
     asked = options.contrastive.pairs if options.contrastive is not None else options.video_lm
-    if asked is None:
-        return {}
-    files = (asked.pairqa, asked.validation.diffmcq, asked.validation.diffrank)
+    files: list[str | None] = [*options.hold_out]
+    if asked is not None:
+        files += [asked.pairqa, asked.validation.diffmcq, asked.validation.diffrank]
     return {file: fingerprint(file) for file in files if file is not None}
 
 
@@ -129,6 +148,21 @@ def _check_data(folder: Path, options: TrainOptions) -> None:
                 f"{folder}: its training began with another {file}, so it cannot go on as it would have; bring that "
                 "file back, or train into a new folder"
             )
+
+
+def _check_trained(folder: Path, options: TrainOptions, trained: TrainedOn) -> None:
+    """HeadsError where the unfinished run in `folder` would now draw clips that it did not know as it began."""
+    recipe = options.video_lm or options.contrastive
+    record = read(folder).get("trained_on")
+    if record is None or recipe is None or Run(folder).reached() >= recipe.schedule.steps:
+        return
+    trained_on.check(folder, record)
+    new = int((~trained_on.contained(trained.arrays["clips"], trained_on.blocks(folder, "clips"))).sum())
+    if new:
+        raise HeadsError(
+            f"{folder}: the store has {new} more clips that would train than when its training began, so it cannot go "
+            "on as it would have; train into a new folder, or into this one from the store as it was"
+        )
 
 
 def read(folder: Path) -> dict[str, Any]:

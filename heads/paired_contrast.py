@@ -2,6 +2,7 @@
 
 Guarantees
 - no clip of another split than train trains, where the catalog knows splits at all
+- a pair with a clip that is held out is dropped
 - a batch is a pure function of seed and number
 - an answer that nothing differs is matched to no pair
 """
@@ -17,6 +18,7 @@ from common.streams import generator
 from heads.clips import Features
 from heads.declining import declines
 from heads.errors import HeadsError
+from heads.hold_out import HoldOut
 from heads.paired_qa import draw, kind, read_paired_qa
 from heads.prompts import NO, YES
 from heads.recipe import PairsContrast
@@ -39,10 +41,12 @@ class Decided:
     alike: float
 
 
-def contrast_pairs(path: str, catalog: pl.DataFrame) -> tuple[list[Told], list[Decided]]:
+def contrast_pairs(
+    path: str, catalog: pl.DataFrame, hold_out: HoldOut | None = None
+) -> tuple[list[Told], list[Decided]]:
     """The pairs of a file of paired QA of which either is said; many stand in both lists."""
     told, decided = [], []
-    for own in read_paired_qa(path, catalog):
+    for own in read_paired_qa(path, catalog, hold_out):
         pair, answers = (own.reference, own.candidate), [answer for _, answer in own.questions]
         texts = tuple(answer for answer in answers if kind(answer) == "text" and not declines(answer))
         yes = [answer == YES for answer in answers if answer in (YES, NO)]
@@ -69,11 +73,17 @@ class PairContrast:
     """Batches of the recipe's pairs, read from cached features."""
 
     def __init__(
-        self, options: PairsContrast, catalog: pl.DataFrame, clips: Features, texts: Features, seed: int
+        self,
+        options: PairsContrast,
+        catalog: pl.DataFrame,
+        clips: Features,
+        texts: Features,
+        seed: int,
+        hold_out: HoldOut | None = None,
     ) -> None:
         """HeadsError: texts without features, clips of another split, or a file that says nothing of the kind."""
         self.options, self.clips, self.texts, self.seed = options, clips, texts, seed
-        self.told, self.decided = contrast_pairs(options.pairqa, catalog)
+        self.told, self.decided = contrast_pairs(options.pairqa, catalog, hold_out)
         keys = list(dict.fromkeys(text_key(text) for told in self.told for text in told.texts))
         lacking = int((~texts.has(keys)).sum())
         if lacking:

@@ -2,6 +2,7 @@
 
 Guarantees
 - no clip of another split than train trains: val, test, val_seen ..., or none, where the catalog knows splits at all
+- a pair with a clip that is held out is dropped
 - YES and NO weigh the same in every pair that has both, where they are weighed at all
 - the order of pairs is a pure function of seed and step, so a resumed run sees what an unbroken one sees
 """
@@ -17,6 +18,7 @@ from jaxtyping import Int
 
 from common.streams import generator
 from heads.errors import HeadsError
+from heads.hold_out import HoldOut
 from heads.jsonl import read_objects
 from heads.packing import Turn
 from heads.prompts import NO, VIDEOS, YES
@@ -30,8 +32,11 @@ class PairQuestions:
     questions: tuple[tuple[str, str], ...]
 
 
-def read_paired_qa(path: str, catalog: pl.DataFrame) -> list[PairQuestions]:
-    """Rows `{"reference", "candidate", "question", "answer", ...}`, grouped by pair in order of appearance."""
+def read_paired_qa(path: str, catalog: pl.DataFrame, hold_out: HoldOut | None = None) -> list[PairQuestions]:
+    """Rows `{"reference", "candidate", "question", "answer", ...}`, grouped by pair in order of appearance.
+
+    hold_out: drops pairs; it has looked up the catalog. HeadsError: a fault in the file, or no pair that may train.
+    """
     pairs: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for place, row in read_objects(path):
         try:
@@ -43,6 +48,9 @@ def read_paired_qa(path: str, catalog: pl.DataFrame) -> list[PairQuestions]:
         pairs.setdefault(pair, []).append(qa)
     if not pairs:
         raise HeadsError(f"{path}: no questions in it")
+    if hold_out is not None:
+        kept = hold_out.keep_pairs(list(pairs), "pairs")
+        pairs = {pair: questions for (pair, questions), keep in zip(pairs.items(), kept, strict=True) if keep}
     refuse_held_out((clip for pair in pairs for clip in pair), catalog, path)
     return [PairQuestions(*pair, tuple(questions)) for pair, questions in pairs.items()]
 

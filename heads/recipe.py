@@ -228,6 +228,10 @@ class TrainOptions:
     """seed of weights and order"""
     device: str = "auto"
     """auto (cuda where there is one), cpu, cuda"""
+    hold_out: tuple[str, ...] = ()
+    """published test sets (DiffCap, DiffMCQ, DiffRank; JSON lines) whose clips never train"""
+    hold_out_by: Literal["video", "clip"] = "video"
+    """video: no clip of a test clip's video trains; clip: no test clip and no clip that overlaps one in time"""
     video_lm: VideoLMRecipe | None = None
     """train a video-conditioned language model: VCLM, Interleaved or StepDiff"""
     contrastive: ContrastiveRecipe | None = None

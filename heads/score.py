@@ -42,6 +42,7 @@ class ScoreOptions:
 def run(options: ScoreOptions) -> dict[str, Any]:
     from heads.postprocess import parse as parse_caption
     from heads.scoring import score
+    from heads.seen_marks import beside
 
     if options.task != "diffcap" and (options.parse or options.similarity):
         raise HeadsError(f"--parse and --similarity are said of captions; {options.task} has scores: leave them out")
@@ -52,7 +53,9 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     if options.task == "diffcap" and options.parse:
         predictions = [parse_caption(caption) for caption in predictions]
     embed = sentences(options.store, options.device) if options.similarity else None
-    return score(options.task, rows, predictions, options.bootstrap, options.seed, embed)
+    scores = score(options.task, rows, predictions, options.bootstrap, options.seed, embed)
+    seen = beside(options.predictions)
+    return scores if seen is None else scores | {"seen": seen}
 
 
 def sentences(store: str | None, device: str) -> Any:
@@ -64,14 +67,19 @@ def sentences(store: str | None, device: str) -> Any:
     return Sentences(Store.open(store) if store is not None else None, pick_device(device))
 
 
-def show_scores(task: Task, scores: dict[str, Any]) -> None:
-    """What score() found, as tables: all rows with intervals, then one line a category."""
+def show_scores(task: Task, scores: dict[str, Any], seen: dict[str, Any] | None = None) -> None:
+    """What score() found, as tables: all rows with intervals, then one line a category.
+
+    seen: counts of heads.seen, where the head was trained on clips or videos of the test set.
+    """
     from rich.console import Console
     from rich.table import Column, Table
 
+    from heads.seen_marks import MARK, footnote
+
     categories: dict[str, dict[str, Any]] = scores["per_category"]
     counts = [name for name in COUNTS if name in scores]
-    others = ("task", *counts, "intervals", "per_category")
+    others = ("task", *counts, "intervals", "per_category", "seen")
     figures = [name for name in scores if name not in others]
     told = ", ".join(f"{scores[name]} {name}" for name in counts)
     whole = Table("figure")
@@ -88,7 +96,9 @@ def show_scores(task: Task, scores: dict[str, Any]) -> None:
     for category, own in categories.items():
         each.add_row(category, *(_shown(own[name]) for name in columns))
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False)  # a category is no markup
-    console.print(f"{task}: {told}", whole, each, sep="\n")
+    console.print(f"{task}{'' if seen is None else f' {MARK}'}: {told}", whole, each, sep="\n")
+    if seen is not None:
+        console.print(f"{MARK} {footnote(seen)}", soft_wrap=True)
 
 
 def _shown(value: float | int | None) -> str:
@@ -104,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
         "heads.score",
         "Score a file of predictions in the published format, as the published evaluation does.",
         run,
-        lambda record: show_scores(record["task"], record),
+        lambda record: show_scores(record["task"], record, record.get("seen")),
     )
 
 

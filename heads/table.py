@@ -1,6 +1,7 @@
 """python -m heads.table data/demo/*.scores.json --out data/demo/scores.json
 
-One table of many evaluations: chance and controls stand beside each score.
+One table of many evaluations: chance and controls stand beside each score. A row with ‡ is of a head that was trained
+on clips or videos of its test set (heads.evaluate --allow-seen).
 """
 
 import json
@@ -13,6 +14,7 @@ from common import command
 from heads.cli import parse
 from heads.errors import HeadsError
 from heads.files import write_text
+from heads.seen_marks import MARK, footnote, marked
 
 COLUMNS = {
     "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),
@@ -64,6 +66,8 @@ def run(options: TableOptions) -> dict[str, Any]:
             raise HeadsError(f"{path}: a second {asked['task']} of {name}; give one test set a task to each table")
         row.update(figures)
         row.setdefault("rows", {})[asked["task"]] = scores["rows"]
+        if seen := marked(record):
+            row.setdefault("seen", {})[asked["task"]] = seen
         disclosed[name] = record["disclosed"]
     record = {"systems": table, "disclosed": disclosed}
     if options.out is not None:
@@ -106,8 +110,12 @@ def show(record: dict[str, Any]) -> None:
     }
     table = Table(Column("system", overflow="fold"), *names.values(), title="scores with 95 % intervals")
     for name, row in record["systems"].items():
-        table.add_row(name, *(cell(row, metric) for metric in names))
+        mark = f" {MARK}" if "seen" in row else ""
+        table.add_row(name + mark, *(cell(row, metric) for metric in names))
     Console(width=None if sys.stdout.isatty() else 180, markup=False).print(table)  # a folder's name is no markup
+    for name, row in record["systems"].items():
+        for task, seen in row.get("seen", {}).items():
+            print(f"{MARK} {name}, {task}: {footnote(seen)}")
     trained: dict[str, str] = {}  # what was trained, and the first row that shows it: its controls show the same
     for name, told in record["disclosed"].items():
         if told.get("recipe"):

@@ -54,23 +54,28 @@ def run(options: TrainOptions) -> dict[str, Any]:
     from heads.checkpoint import Run
     from heads.contrastive import ContrastiveTask
     from heads.device import pick_device
-    from heads.training import train
+    from heads.hold_out import HoldOut
+    from heads.training import Progress, train
     from heads.video_task import VideoTask
     from store import Store
 
+    hold_out = HoldOut(options.hold_out, options.hold_out_by)  # a fault in a test set ends the run first
     store, folder, device = Store.open(options.store), Path(options.out), pick_device(options.device)
     Run(folder).check_made_by()
     refuse_other(options, folder)
     task: VideoTask | ContrastiveTask
     if options.video_lm is not None:
-        task = VideoTask(options.video_lm, store, options.seed, device)
+        task = VideoTask(options.video_lm, store, options.seed, device, hold_out)
         schedule = options.video_lm.schedule
     elif options.contrastive is not None:
-        task = ContrastiveTask(options.contrastive, store, options.seed, device)
+        task = ContrastiveTask(options.contrastive, store, options.seed, device, hold_out)
         schedule = options.contrastive.schedule
     if Run(folder).latest() is None:
         Run(folder).forget_made_by()  # a run that was killed before its first checkpoint writes lineage.json again
-    lineage.keep(folder, options, store, task.module)  # what it starts from is refused before anything is written
+    # A run that it cannot start from is refused before anything is written.
+    lineage.keep(folder, options, store, task.module, task.trained_on(), hold_out.record())
+    for line in hold_out.lines():
+        Progress(folder.name, schedule.steps).say(line)
     Run(folder).write_made_by(yaml.safe_dump(asked(options), sort_keys=False))
     return train(task, schedule, folder, folder.name, options.seed)
 

@@ -7,6 +7,7 @@ Guarantees
 - which source gives which batch is a pure function of the batch's number
 - validation reads the val test sets it is given, on rows drawn by seed
 - a clip without features is named before anything trains
+- no source draws a clip that is held out: clips, sequences, images, pairs, the warm start, hard negatives
 """
 
 from pathlib import Path
@@ -25,6 +26,7 @@ from heads.comparing import Comparing
 from heads.device import autocast
 from heads.errors import HeadsError
 from heads.hard_negatives import HardNegatives
+from heads.hold_out import HoldOut
 from heads.language_model import LanguageModel
 from heads.methods.stepdiff import StepDiff
 from heads.packing import Packed
@@ -32,8 +34,9 @@ from heads.paired_qa import PairQuestions, read_paired_qa
 from heads.paired_source import PairedSource
 from heads.projector import Projector
 from heads.prompts import CAPTION_QUESTION, NARRATION_QUESTION
-from heads.recipe import VideoLMRecipe
+from heads.recipe import VideoLMRecipe, WarmStart
 from heads.sources import Batch, Sequences, Source, TextedClips, narrated, sequences
+from heads.trained_on import TrainedOn
 from heads.training import Progress
 from heads.validation import Validator
 from heads.video_lm import VideoLM
@@ -80,21 +83,34 @@ def answer_loss(
 
 
 class VideoTask:
-    def __init__(self, recipe: VideoLMRecipe, store: Store, seed: int, device: str) -> None:
+    def __init__(
+        self, recipe: VideoLMRecipe, store: Store, seed: int, device: str, hold_out: HoldOut | None = None
+    ) -> None:
+        """hold_out: the test sets whose clips never train; None: none."""
         recipe.check()
+        self.hold_out = hold_out or HoldOut()
         self.recipe, self.store, self.seed, self.device = recipe, store, seed, device
         self.catalog = store.catalog("clips").frame()
+        self.hold_out.look_up(self.catalog)
         self.features = Features(store, recipe.view, "tokens")
-        self.pairs: list[PairQuestions] = [] if recipe.pairqa is None else read_paired_qa(recipe.pairqa, self.catalog)
+        self.pairs: list[PairQuestions] = []
+        if recipe.pairqa is not None:
+            self.pairs = read_paired_qa(recipe.pairqa, self.catalog, self.hold_out)
         self.validator = Validator(recipe.validation, seed)
         self.negatives: HardNegatives | None = None
         if recipe.hard_negatives is not None:
-            self.negatives = HardNegatives(self.catalog, self.features, recipe.hard_negatives.neighbours)
+            neighbours = recipe.hard_negatives.neighbours
+            self.negatives = HardNegatives(self.catalog, self.features, neighbours, self.hold_out)
             if not recipe.hard_negatives.mine_every:
                 self.negatives.mine(self.negatives.embeddings(store, recipe.view))
         asked = dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate))
         self.validator.refuse(asked, str(recipe.pairqa))
         self.features.rows([*asked, *self.validator.clips()])  # whoever has none is named before anything trains
+        self.trained = [pl.Series(list(asked), dtype=pl.String)]
+        """keys of the clips that may train, source by source"""
+        if self.negatives is not None:
+            self.trained.append(pl.Series(self.negatives.clips, dtype=pl.String))
+        self.warm_texts = None if recipe.warm_start is None else self._warm_texts(recipe.warm_start)
         self.module = build(recipe, self.features, seed, device)
         self.comparing = comparing(recipe, self.module)
         self.sources = {name: self._source(name) for name in dict.fromkeys(recipe.sources)}
@@ -104,13 +120,32 @@ class VideoTask:
         if name == "pairs":
             return PairedSource(recipe, self.pairs, chat, self.module.lm.packs, self.seed, self.negatives)
         column = recipe.caption if name == "images" else recipe.narration
-        texts = narrated(self.catalog, column, self.features, recipe.words)
+        texts = self.hold_out.keep(narrated(self.catalog, column, self.features, recipe.words), name)
         if name == "sequences":
-            return Sequences(sequences(texts, self.catalog), chat, outputs, recipe.batch, self.seed)
+            runs = sequences(texts, self.catalog)
+            self.trained.append(pl.Series([key for run in runs for key, _ in run], dtype=pl.String))
+            return Sequences(runs, chat, outputs, recipe.batch, self.seed)
+        self.trained.append(texts["key"])
         question, order = NARRATION_QUESTION, "order of clips"
         if name == "images":
             question, order = CAPTION_QUESTION, "order of images"
         return TextedClips(texts, question, chat, outputs, recipe.batch, self.seed, order)
+
+    def _warm_texts(self, options: WarmStart) -> pl.DataFrame:
+        """Return key and text of what the warm start reads. HeadsError: nothing."""
+        texts = pl.concat([split_texts(self.catalog, name, self.features, "train") for name in options.texts])
+        if texts.is_empty():
+            raise HeadsError(
+                f"warm start: no clip of the train split has features and a {' or '.join(options.texts)}; "
+                "featurize some"
+            )
+        texts = self.hold_out.keep(texts, "warm start")
+        self.trained.append(texts["key"])
+        return texts
+
+    def trained_on(self) -> TrainedOn:
+        """Return the clips that the sources and the warm start may draw."""
+        return TrainedOn.of(self.catalog, pl.concat(self.trained))
 
     def groups(self) -> list[dict[str, Any]]:
         rate, lora = self.recipe.schedule.learning_rate, self.recipe.lora
@@ -123,15 +158,9 @@ class VideoTask:
         if self.recipe.init is not None:
             checkpoint = Run(Path(self.recipe.init)).start(self.module)
             told.say(f"starts from {checkpoint}")
-        options = self.recipe.warm_start
-        if options is None:
+        options, texts = self.recipe.warm_start, self.warm_texts
+        if options is None or texts is None:
             return
-        texts = pl.concat([split_texts(self.catalog, name, self.features, "train") for name in options.texts])
-        if texts.is_empty():
-            raise HeadsError(
-                f"warm start: no clip of the train split has features and a {' or '.join(options.texts)}; "
-                "featurize some"
-            )
         told.say(f"warm start on {len(texts)} texts of the train split ({', '.join(options.texts)})")
         steps = Progress("warm start", options.steps)
         precision = self.recipe.precision

@@ -6,6 +6,7 @@ Guarantees
 - the best baseline is the highest figure among methods that are neither ours nor controls
 - all methods' tau is the mean over the same rows: one that a method gives no order counts 0, as chance does
 - what a figure says nothing of is not among its rows: captions of pairs that agree have no BLEU
+- predictions whose score record says that the head has seen clips or videos of the test set keep those counts
 - a method trained with several seeds has one figure, their mean, whose interval is that of the mean
 """
 
@@ -24,6 +25,7 @@ from heads.metrics.significance import holm, paired_p
 from heads.postprocess import parse
 from heads.reporting.entries import Entry, Setting
 from heads.scoring import Marks, ordered, task_figures
+from heads.seen_marks import beside
 from heads.testsets import Task, digest, read_predictions, read_test_set, reference_video
 
 METRICS: dict[Task, tuple[str, ...]] = {
@@ -58,6 +60,10 @@ class Score:
     """rows of diffrank that the method gives no order; of diffmcq, whose highest score several options share"""
     test_set: str
     """the first file that held these rows: equal names mean equal rows"""
+    seen_clips: int = 0
+    """clips of the test set that are from videos that trained the method's head (of several, the most)"""
+    test_clips: int = 0
+    """of so many; 0 where seen_clips is 0"""
     seeds: tuple[float, ...] = ()
     """the figure of each training, where the method was trained with several seeds"""
 
@@ -105,6 +111,8 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
         for number in numbers:
             entry, found[number] = entries[number], []
             predictions = read_predictions(task, entry.predictions, rows)
+            seen = beside(entry.predictions) or {}
+            seen_of = seen.get("clips_of_videos", 0), seen.get("of_clips", 0)
             for setting, said in _readings(entry, predictions, brought):
                 figures, marks = task_figures(task, rows, said)
                 for metric in _told(setting, rows):
@@ -115,7 +123,7 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
                     groups = len(set(compress(videos, counted)))
                     within = interval(values, groups) if groups > 1 else None
                     counts = int(counted.sum()), groups, none
-                    score = Score(entry.method, setting, metric, known, within, *counts, name)
+                    score = Score(entry.method, setting, metric, known, within, *counts, name, *seen_of)
                     found[number].append((score, values))
     return over_seeds([pair for number in range(len(entries)) for pair in found[number]])
 
@@ -169,7 +177,9 @@ def over_seeds(measured: Measured) -> Measured:
         mean = sum(known) / len(known) if len(known) == len(group) else None
         none = max(score.undecided_rows for score, _ in group)
         within = interval(resampled, first.videos)
-        joint = replace(first, value=mean, interval=within, undecided_rows=none, seeds=tuple(known))
+        most = max((score for score, _ in group), key=lambda score: score.seen_clips)
+        seen = {"seen_clips": most.seen_clips, "test_clips": most.test_clips}
+        joint = replace(first, value=mean, interval=within, undecided_rows=none, seeds=tuple(known), **seen)
         found.append((joint, resampled))
     return found
 

@@ -29,6 +29,7 @@ ESCAPES = str.maketrans(
         "|": r"\textbar{}",
         "τ": r"$\tau$",
         "†": r"\textdagger{}",
+        "‡": r"\textdaggerdbl{}",
         "–": "--",
         "−": "$-$",
         "[": "{[}",  # behind \\ a bracket would be an argument

@@ -6,7 +6,8 @@ from typing import Any
 from heads.reporting import published
 from heads.reporting.figures import Score
 from heads.reporting.places import CAPTIONS, CHOICES, RANK, TASKS, Place, heading
-from heads.reporting.tables import Report
+from heads.reporting.tables import Report, marked
+from heads.seen_marks import MARK
 from heads.table import CHANCE
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # told apart by most eyes (Okabe and Ito)
@@ -39,11 +40,14 @@ def draw(report: Report) -> bytes | None:
                 rows = [(value, methods.index(name) + offset) for name, value in paper.items()]
                 axis.plot(*zip(*rows, strict=True), marker, color=colour, markerfacecolor="white", markersize=4.5)
         _dress(axis, panel, len(methods))
-    axes[0][0].set_yticks(range(len(methods)), [name.replace("$", r"\$") for name in methods])
+    labels = [marked(name, report.scores) for name in methods]
+    axes[0][0].set_yticks(range(len(methods)), [label.replace("$", r"\$") for label in labels])
     axes[0][0].set_ylim(len(methods) - 0.5, -0.5)
     told = "Bars: 95 % intervals, resampled by reference video. Dotted: chance."
     if report.paper:
         told += " Hollow: the paper's supplement (Tables S3 and S4)."
+    if any(score.seen_clips for score in report.scores):
+        told += f" {MARK} trained on videos of its test clips."
     figure.supxlabel(told, fontsize=8, color="#555555")
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=150)

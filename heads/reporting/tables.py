@@ -4,6 +4,7 @@ Guarantees
 - a figure that was not measured is a dash, and one that is undefined says so
 - the best of a column is bold, controls left aside; what is equal to the last digit shown is equally bold
 - every table tells how many rows and videos stand behind its figures, and whose differ
+- a method whose head was trained on clips or videos of its test set has a mark, and a note says how many
 - where resamples are too few to show anything after correction, the table says so
 """
 
@@ -19,6 +20,7 @@ from heads.reporting.figures import Comparison, Score
 from heads.reporting.grid import Block, Cell, Grid, Row, number
 from heads.reporting.places import CAPTIONS, CHOICES, DECLINING, PAIRS, RANK, RAW, TASKS, WITHIN, Place, heading
 from heads.reporting.trainings import trainings
+from heads.seen_marks import MARK
 
 ABOVE, BELOW = "*", "†"
 _UNDECIDED = {
@@ -88,7 +90,7 @@ def _methods(report: Report, layout: Layout) -> Grid:
             _cell(scores.get((method, place)), best.get(place), marks.get((method, place), ""))
             for place in layout.columns
         ]
-        return method, cells
+        return marked(method, found), cells
 
     methods = list(dict.fromkeys(score.method for score in found))
     blocks = [
@@ -98,7 +100,7 @@ def _methods(report: Report, layout: Layout) -> Grid:
     if report.paper and methods:
         blocks.append(_published(layout))
     blocks = [block for block in blocks if block.rows]
-    notes = [*_behind(found), _legend(report, layout.ranked)]
+    notes = [*_behind(found), *seen_notes(found), _legend(report, layout.ranked)]
     return Grid(layout.title, "method", [heading(place) for place in layout.columns], blocks, notes)
 
 
@@ -117,7 +119,7 @@ def _pairs(report: Report) -> Grid:
     found = [score for score in first if score.method in varied]
     scores = {(score.method, score.setting.pair): score for score in found}
     methods = list(dict.fromkeys(score.method for score in found))
-    columns = [("DiffMCQ V1 accuracy", method) for method in methods]
+    columns = [("DiffMCQ V1 accuracy", marked(method, found)) for method in methods]
     highest = {
         method: _highest(s.value for (m, _), s in scores.items() if m == method and m not in report.controls)
         for method in methods
@@ -129,7 +131,7 @@ def _pairs(report: Report) -> Grid:
         columns += [("supplement, S2", name) for name in ("CLIP", "InternVideo")]
         for (name, cells), values in zip(rows, (published.PAIRS[pair] for pair in PAIRS), strict=True):
             cells += [Cell(f"{value:.3f}", bold=name == PAIRS["average"]) for value in values]
-    blocks, notes = [Block("", rows)] if methods else [], [*_behind(found), _legend(report)]
+    blocks, notes = [Block("", rows)] if methods else [], [*_behind(found), *seen_notes(found), _legend(report)]
     return Grid("Table S2: VLEmb by what stands for a pair", "pair", columns, blocks, notes)
 
 
@@ -138,7 +140,9 @@ def _comparisons(report: Report) -> Grid:
     rows: list[Row] = []
     for c in report.comparisons:
         gain = Cell(number(c.difference, "+.3f"), _between(c.interval), mark=_mark(c))
-        cells = [Cell(c.method), Cell(c.baseline), gain, Cell(f"{c.p:.4f}"), Cell(f"{c.corrected_p:.4f}")]
+        seen = [score for score in report.scores if (score.setting, score.metric) == (c.setting, c.metric)]
+        names = [Cell(marked(name, seen)) for name in (c.method, c.baseline)]
+        cells = [*names, gain, Cell(f"{c.p:.4f}"), Cell(f"{c.corrected_p:.4f}")]
         rows.append((" ".join(heading((c.setting, c.metric))), list(cells)))
     columns = [("", name) for name in ("method", "best baseline", "difference", "p", "corrected p")]
     notes = [
@@ -153,6 +157,22 @@ def _comparisons(report: Report) -> Grid:
         told = f"{report.resamples} resamples of {videos} videos are too few for a mark among {len(rows)}"
         notes.append(f"{told}: raise --bootstrap, or compare fewer figures.")
     return Grid("Against the best baseline", "figure", columns, [Block("", rows)] if rows else [], notes)
+
+
+def marked(method: str, scores: Iterable[Score]) -> str:
+    """Return the name of a method, with the MARK where its head was trained on videos of one of these test sets."""
+    return f"{method} {MARK}" if any(s.seen_clips for s in scores if s.method == method) else method
+
+
+def seen_notes(scores: Iterable[Score]) -> list[str]:
+    """Return a note of each test set of a method that its head has seen in part."""
+    found: dict[str, None] = {}
+    for s in scores:
+        if s.seen_clips:
+            where = heading((s.setting, s.metric))[0]
+            note = f"{s.seen_clips} of {s.test_clips} test clips are from videos that trained this head"
+            found[f"{MARK} {s.method}, {where}: {note}."] = None
+    return list(found)
 
 
 def _cell(score: Score | None, highest: float | None, mark: str = "") -> Cell | None:

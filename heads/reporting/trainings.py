@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from heads.reporting.figures import Score
 from heads.reporting.grid import Block, Cell, Grid, Row, number
 from heads.reporting.places import PAIRS, Place, heading
+from heads.seen_marks import MARK
 
 NOTE = (
     "Mean and standard deviation (of n - 1) over the trainings of a method, which differ by seed alone. Brackets and p "
@@ -20,10 +21,11 @@ def trainings(scores: list[Score]) -> Grid:
     """A row a figure, a column a method."""
     found = {(s.method, (s.setting, s.metric)): s.seeds for s in scores if len(s.seeds) > 1}
     methods = list(dict.fromkeys(method for method, _ in found))
+    seen = {score.method for score in scores if score.seen_clips}
     rows: list[Row] = []
     for place in dict.fromkeys(place for _, place in found):
         rows.append((_name(place), [_cell(found.get((method, place))) for method in methods]))
-    columns = [("", method) for method in methods]
+    columns = [("", f"{method} {MARK}" if method in seen else method) for method in methods]
     return Grid("Trainings: how much seeds differ", "figure", columns, [Block("", rows)] if rows else [], [NOTE])
 
 

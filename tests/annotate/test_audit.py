@@ -12,12 +12,12 @@ import av
 import numpy as np
 import polars as pl
 import pytest
+from annotate.held_out import read_held_out
 from PIL import Image
 
 from annotate import AnnotateError, audit
 from annotate.audit_figures import figures, leaks
 from annotate.contact_sheets import FRAMES, SIDE, contact_sheets
-from annotate.held_out import read_held_out
 from annotate.qa_file import Question, read_questions
 from store import Store
 

@@ -1,0 +1,82 @@
+"""Which clips trained the contrastive head that made a view: kept with the store, as the head's run may be elsewhere.
+
+    STORE/annotations/trained_on/<first digits of the sha256 of the head's weights>/
+        provenance.json           the run, its weights, and how many hashes there are of each kind
+        <kind>-<part>.parquet     hash (heads.trained_on)
+
+Guarantees
+- a view of a frozen encoder has nothing to check
+- a view whose head left no record, or whose record is damaged, is named
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from heads import lineage, trained_on
+from heads.errors import HeadsError
+from heads.seen import Source
+from heads.trained_on import KINDS, Hashes
+from store import Store, table
+from store.commit import make_folder, replace_file
+from store.layout import read_json, write_json
+from store.remote import Place
+from store.seal import BLANK
+
+ENCODER = "contrastive head"
+"""how the encoder of such a view's provenance begins"""
+_DIGITS = 16
+
+
+def _folder(store: Store, weights: str) -> Place:
+    return store.path / "annotations" / "trained_on" / weights[:_DIGITS]
+
+
+def keep(store: Store, weights: str, run: Path) -> None:
+    """Record with the store what trained the head of a run; weights: their sha256. The caller holds the store's lock.
+
+    A run without a record leaves none.
+    """
+    record, folder = lineage.read(run).get("trained_on"), _folder(store, weights)
+    if record is None or (folder / "provenance.json").exists():
+        return
+    trained_on.check(run, record)
+    make_folder(folder)
+    for kind in KINDS:
+        for number, block in enumerate(trained_on.blocks(run, kind)):
+            data = table.encode(pl.DataFrame({"hash": block}))
+            replace_file(folder / f"{kind}-{number:06d}.parquet", [data], len(data))
+    made = {"head": str(run), "weights": weights, **record}
+    write_json(folder / "provenance.json", {"provenance": made, "seal": BLANK})  # last: the hashes are complete
+
+
+def of_view(store: Store, view: str) -> Source | None:
+    """Return what trained the head that made a view; None for a view of a frozen encoder.
+
+    Raises:
+        StoreError: the record is damaged.
+    """
+    provenance = store.view("clips", view).provenance
+    if not provenance.encoder.startswith(ENCODER):
+        return None
+    name, folder = f"view {view}", _folder(store, provenance.weights)
+    try:
+        made = read_json(folder / "provenance.json")["provenance"]
+    except (FileNotFoundError, NotADirectoryError):
+        return Source(name, None, (f"{name} of {store.path}",))
+    if made["weights"] != provenance.weights:
+        raise HeadsError(f"{folder}: the record of another head than view {view} has; run python -m heads.embed again")
+    name = f"{name} (head {made['head']})"
+    return Source(name, lambda kind: _blocks(folder, kind, made[kind]), tuple(made["unrecorded"]))
+
+
+def _blocks(folder: Place, kind: str, count: int) -> Iterator[Hashes]:
+    """Yield the hashes of a kind in blocks. HeadsError: there are not `count` of them."""
+    found = 0
+    for path in sorted(folder.glob(f"{kind}-*.parquet")):
+        block = table.read(path)["hash"].to_numpy()
+        found += len(block)
+        yield block
+    if found != count:
+        raise HeadsError(f"{folder}: holds {found} hashes of {kind} where {count} were written; embed the view again")

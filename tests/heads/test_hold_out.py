@@ -1,0 +1,177 @@
+"""Guarantees of heads/hold_out.py."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from heads.errors import HeadsError
+from heads.hold_out import (
+    BY_ID,
+    BY_OVERLAP,
+    BY_VIDEO,
+    NAMESAKE,
+    By,
+    HoldOut,
+    held_out,
+    read_test_clips,
+    task_of,
+)
+
+CAP = {"reference": "v_-1_10_20", "candidate": "w_5.0_7.50", "category": "Visuals", "text": ["redder"]}
+MCQ = {
+    "difference": "x",
+    "category": "Visuals",
+    "options": [["a_0_1", "b_0_1"], ["a_2_3", "b_2_3"], ["a_4_5", "b_4_5"], ["a_6_7", "b_6_7"]],
+    "answer": ["a_0_1", "b_0_1"],
+}
+RANK = {"reference": "r_0_1", "targets": ["s_0_1", "t_0_1"], "category": "Visuals", "scores": [5, 1]}
+SCHEMA = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
+
+
+def write(path: Path, *rows: Any) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_every_clip_of_the_three_test_sets_is_read(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{name}.jsonl", row) for name, row in (("c", CAP), ("m", MCQ), ("r", RANK))]
+    assert [task_of(path) for path in paths] == ["diffcap", "diffmcq", "diffrank"]
+    found = read_test_clips(paths)
+    assert set(found["key"]) == {"v_-1_10_20", "w_5.0_7.50", "r_0_1", "s_0_1", "t_0_1"} | {
+        f"{video}_{start}_{start + 1}" for video in "ab" for start in (0, 2, 4, 6)
+    }
+    assert found.filter(pl.col("key") == "v_-1_10_20").row(0) == ("v_-1_10_20", 10.0, 20.0)
+
+
+def test_a_file_that_does_not_exist_or_is_no_test_set_is_refused(tmp_path: Path) -> None:
+    for rows in ([{"question": "?"}], []):
+        with pytest.raises(HeadsError, match="x.jsonl: not a test set"):
+            read_test_clips([write(tmp_path / "x.jsonl", *rows)])
+    with pytest.raises(HeadsError, match="y.jsonl: no such file"):
+        read_test_clips([tmp_path / "y.jsonl"])
+
+
+# clip, its file, start, end -> why it is held out of v_-1_10_20 and w_5.0_7.50, which the catalog does not hold
+CLIPS = {
+    ("w_5.00_7.5", "videos/w.mp4", 5.0, 7.5): BY_OVERLAP,  # the same seconds, written otherwise
+    ("v_-1_19.9_30", "videos/v_-1.mp4", 19.9, 30.0): BY_OVERLAP,
+    ("v_-1_12_13", "videos/v_-1.mp4", 12.0, 13.0): BY_OVERLAP,
+    ("v_-1_0_90", "videos/v_-1_720p.mkv", 0.0, 90.0): BY_OVERLAP,  # the id names the video
+    ("my clip", "v_-1", 12.0, 13.0): BY_OVERLAP,  # an id that names nothing: its video does
+    ("clip 2", "videos/v_-1.mp4", 19.0, 21.0): BY_OVERLAP,  # with folder and extension too
+    ("seg_1_2", "v_-1.part.mkv", 12.0, 13.0): None,  # another file
+    ("seg_3_4", "videos/v_-1.webm", 12.0, 13.0): BY_OVERLAP,  # an id that names another video
+    ("no file", None, 12.0, 13.0): None,
+    ("v_-1_x_y", "v_-1", None, None): BY_OVERLAP,  # no times: it might overlap
+    ("v_-1_20_30", "videos/v_-1.mp4", 20.0, 30.0): BY_VIDEO,  # touches
+    ("v_-1_0_10", "videos/v_-1.mp4", 0.0, 10.0): BY_VIDEO,
+    ("v_10_20", "videos/v.mp4", 10.0, 20.0): None,  # another video
+    ("-1_10_20", "videos/-1.mp4", 10.0, 20.0): None,
+}
+# What changes once the catalog holds both test clips, in videos/v_-1.mp4 and videos/w.mp4.
+KNOWN = {
+    ("v_-1_10_20", "videos/v_-1.mp4", 10.0, 20.0): BY_ID,
+    ("w_5.0_7.50", "videos/w.mp4", 5.0, 7.5): BY_ID,
+}
+OF_ANOTHER_FILE = {"v_-1_0_90": NAMESAKE, "seg_3_4": NAMESAKE}
+
+
+def found(clips: Any, test: pl.DataFrame, by: By = "video") -> dict[str, str]:
+    catalog = pl.DataFrame(list(clips), schema=SCHEMA, orient="row")
+    return dict(held_out(catalog, test, by).join(catalog, on="key", how="semi").iter_rows())
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_clip_that_shares_a_moment_with_a_test_clip_is_held_out_and_by_video_every_clip_of_its_video(
+    tmp_path: Path, together: bool
+) -> None:
+    test = read_test_clips([write(tmp_path / "c.jsonl", CAP)])
+    expected = {clip[0]: reason for clip, reason in CLIPS.items() if reason is not None}
+    for batch in [list(CLIPS)] if together else [[clip] for clip in CLIPS]:
+        keys = {clip[0] for clip in batch}
+        own = {key: reason for key, reason in expected.items() if key in keys}
+        assert found(batch, test) == own
+        assert found(batch, test, "clip") == {key: reason for key, reason in own.items() if reason != BY_VIDEO}
+
+
+def test_a_test_clip_whose_file_the_catalog_knows_matches_by_that_file_and_namesakes_are_kept_and_counted(
+    tmp_path: Path,
+) -> None:
+    test = read_test_clips([write(tmp_path / "c.jsonl", CAP)])
+    expected = {clip[0]: reason for clip, reason in (CLIPS | KNOWN).items() if reason is not None} | OF_ANOTHER_FILE
+    assert found({**CLIPS, **KNOWN}, test) == expected
+    files = [("video_0_5.000", "a/video.mp4", 0.0, 5.0), ("video_0_7.000", "b/video.mp4", 0.0, 7.0)]
+    more = [("x", "a/video.mp4", 5.0, 9.0), ("y", "b/video.mp4", 0.0, 5.0), ("video_1_2", None, 1.0, 2.0)]
+    row = CAP | {"reference": "video_0_5.000", "candidate": "other_0_1"}
+    test = read_test_clips([write(tmp_path / "files.jsonl", row)])
+    assert found([*files, *more], test) == {
+        "video_0_5.000": BY_ID,
+        "x": BY_VIDEO,
+        "video_0_7.000": NAMESAKE,
+        "y": NAMESAKE,
+        "video_1_2": BY_OVERLAP,  # known by its name only
+    }
+    catalog = pl.DataFrame([*files, *more], schema=SCHEMA, orient="row")
+    held = HoldOut([str(tmp_path / "files.jsonl")])
+    held.look_up(catalog)
+    assert held.keep(catalog, "clips")["key"].to_list() == ["video_0_7.000", "y"]
+    assert held.sources == {"clips": {"of": 5, BY_ID: 1, BY_OVERLAP: 1, BY_VIDEO: 1, NAMESAKE: 2}}
+    assert "2 clips are kept whose id or file has the name of a test video" in held.lines()[-1]
+
+
+def test_the_catalogs_times_count_where_it_has_them_and_the_ids_where_not(tmp_path: Path) -> None:
+    test = read_test_clips([write(tmp_path / "c.jsonl", CAP)])
+    clips = [("v_-1_10_20", "v.mp4", 50.0, 60.0), ("one", "v.mp4", 12.0, 18.0), ("two", "v.mp4", 59.0, 70.0)]
+    assert found(clips, test, "clip") == {"v_-1_10_20": BY_ID, "two": BY_OVERLAP}
+    clips[0] = ("v_-1_10_20", "v.mp4", None, None)
+    assert found(clips, test, "clip") == {"v_-1_10_20": BY_ID, "one": BY_OVERLAP}
+    assert dict(held_out(pl.DataFrame({"key": ["v_-1_1_2", "z"]}), test).iter_rows())["v_-1_1_2"] == BY_OVERLAP
+
+
+def test_overlap_is_found_among_many_test_clips_of_a_video_as_by_comparing_each_with_each(tmp_path: Path) -> None:
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    spans = {(int(a), int(a + n)) for a, n in zip(random.integers(0, 900, 60), random.integers(1, 40, 60), strict=True)}
+    rows = [CAP | {"reference": f"v{a % 3}_{a}_{b}", "candidate": "w_0_1"} for a, b in sorted(spans)]
+    test = read_test_clips([write(tmp_path / "c.jsonl", *rows)])
+    clips = [(f"c{i}", f"x/v{i % 4}.mp4", float(a), float(a + 3)) for i, a in enumerate(random.integers(0, 950, 400))]
+    expected = {
+        key
+        for key, video, start, end in clips
+        if any(f"x/v{a % 3}.mp4" == video and start < b and end > a for a, b in spans)
+    }
+    by_clip = found(clips, test, "clip")
+    assert set(by_clip) == expected and set(by_clip.values()) == {BY_OVERLAP} and 0 < len(expected) < 300
+    assert set(found(clips, test)) == {key for key, video, _, _ in clips if video != "x/v3.mp4"}
+
+
+def test_what_is_dropped_is_counted_by_source_and_a_source_that_keeps_nothing_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.jsonl", CAP)
+    catalog = pl.DataFrame(list(CLIPS | KNOWN), schema=SCHEMA, orient="row")
+    held = HoldOut([path])
+    held.look_up(catalog)
+    pairs = [("v_10_20", "-1_10_20"), ("v_10_20", "v_-1_12_13"), ("w_5.0_7.50", "v_-1_0_10"), ("no file", "v_-1_0_10")]
+    assert held.keep_pairs(pairs, "pairs") == [True, False, False, False]
+    assert held.sources == {"pairs": {"of": 4, BY_ID: 1, BY_OVERLAP: 1, BY_VIDEO: 1}}
+    assert held.lines() == [
+        "hold-out by video: 2 clips of 1 test sets",
+        "hold-out, pairs: 3 of 4 dropped (1 clip of a test set, 1 overlaps a clip of a test set, 1 of the video of a "
+        "test clip)",
+    ]
+    assert held.record() == {"by": "video", "files": [path], "test_clips": 2, "sources": held.sources}
+    with pytest.raises(HeadsError, match="hold_out leaves nothing of clips to train on: 2 of 2 dropped"):
+        held.keep(catalog.filter(pl.col("key").is_in(["v_-1_12_13", "w_5.0_7.50"])), "clips")
+    with pytest.raises(HeadsError, match="hold_out leaves nothing of pairs"):
+        held.keep_pairs(pairs[1:], "pairs")
+
+
+def test_without_test_sets_nothing_is_held_out() -> None:
+    catalog = pl.DataFrame(list(CLIPS), schema=SCHEMA, orient="row")
+    held = HoldOut()
+    held.look_up(catalog)
+    assert held.keep(catalog, "clips") is catalog and held.keep_pairs([("a", "b")], "pairs") == [True]
+    assert held.record() is None and held.lines() == []

@@ -1,0 +1,219 @@
+"""Test clips never train: the hold-out in heads.train, and heads.trained_on."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from safetensors.numpy import load_file, save_file
+
+from heads import train, trained_on
+from heads.checkpoint import Run
+from heads.errors import HeadsError
+from heads.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
+from heads.paired_contrast import contrast_pairs
+from heads.recipe import HardNegativeOptions, WarmStart, read_recipe
+from heads.trained_on import KINDS, TrainedOn, hashes
+from heads.video_task import VideoTask
+from store import Store
+
+from .conftest import SYSTEMS, recipe
+
+CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
+HELD = CLIPS[:4]  # the first is a test clip, the others are of its video
+
+
+def write_test_set(path: Path, *clips: str) -> str:
+    rows = [{"reference": clip, "candidate": CLIPS[20], "category": "Visuals", "text": ["x"]} for clip in clips]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def first_eight_bytes_of_blake2b(*texts: str) -> list[int]:
+    return sorted({int.from_bytes(hashlib.blake2b(text.encode()).digest()[:8], "little") for text in texts})
+
+
+def test_no_source_draws_a_clip_of_a_test_set_or_of_its_video(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+    options = read_recipe(recipe(world, tiny_lm, tmp_path / "run", sources=[*SYSTEMS["StepDiff"], "clips"]))
+    assert options.video_lm is not None
+    made = dataclasses.replace(
+        options.video_lm, hard_negatives=HardNegativeOptions(), warm_start=WarmStart(("narration", "caption"), 2)
+    )
+    hold_out = HoldOut([write_test_set(tmp_path / "test.jsonl", CLIPS[0])])
+    task = VideoTask(made, Store.open(world / "features"), 0, "cpu", hold_out)
+    drawn = {clip for number in range(80) for clip in task.batch(number).clips}
+    assert drawn == set(CLIPS[4:12])
+    assert task.warm_texts is not None and set(task.warm_texts["key"]) == set(CLIPS[4:12])
+    assert task.negatives is not None and set(task.negatives.clips) == set(CLIPS[4:12])
+    assert {pair.reference for pair in task.pairs} | {pair.candidate for pair in task.pairs} == set(CLIPS[4:12])
+    counts = {source: counts["of"] for source, counts in hold_out.sources.items()}
+    # six captions of the twelve training clips
+    assert counts == {
+        "pairs": 132, "hard negatives": 12, "warm start": 18, "sequences": 12, "images": 6, "clips": 12
+    }  # fmt: skip
+    assert hold_out.sources["clips"] == {"of": 12, BY_ID: 1, BY_OVERLAP: 3, BY_VIDEO: 0}  # the catalog has no starts
+    assert sum(hold_out.sources["pairs"][reason] for reason in (BY_ID, BY_OVERLAP)) == 132 - 8 * 7
+    assert set(task.trained_on().arrays["clips"]) == set(hashes(CLIPS[4:12]))
+
+
+def test_the_contrastive_head_drops_them_from_its_clips_and_pairs(world: Path, tmp_path: Path) -> None:
+    from heads.contrastive import ContrastiveTask
+
+    from .test_contrastive import recipe as contrastive
+
+    made = read_recipe(contrastive(str(world / "features"), tmp_path / "run")).contrastive
+    assert made is not None
+    store, hold_out = Store.open(world / "features"), HoldOut([write_test_set(tmp_path / "test.jsonl", CLIPS[0])])
+    task = ContrastiveTask(made, store, 0, "cpu", hold_out)
+    assert task.train["key"].to_list() == CLIPS[4:12] and set(task.val["key"]) == set(CLIPS[12:18])
+    assert set(task.trained_on().arrays["clips"]) == set(hashes(CLIPS[4:12]))
+    told, decided = contrast_pairs(str(world / "pairqa.jsonl"), store.catalog("clips").frame(), hold_out)
+    assert {clip for own in (*told, *decided) for clip in own.pair} == set(CLIPS[4:12])
+
+
+def test_test_sets_of_other_videos_change_no_weight_and_what_is_dropped_is_printed_and_recorded(
+    trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, files = tmp_path / "run", [str(world / f"{task}_test.jsonl") for task in ("diffcap", "diffmcq", "diffrank")]
+    capsys.readouterr()
+    assert train.main(["--config", str(recipe(world, tiny_lm, out)), "--hold-out", *files]) == 0
+    said = capsys.readouterr().err
+    assert "run: hold-out by video: 6 clips of 3 test sets" in said
+    assert "run: hold-out, pairs: 0 of 132 dropped" in said and "run: hold-out, warm start: 0 of 12 dropped" in said
+    for step in ("000006", Run(trained).best().name.partition("-")[2]):
+        ours, theirs = (load_file(folder / f"checkpoint-{step}" / "head.safetensors") for folder in (out, trained))
+        assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    lineage = json.loads((out / "lineage.json").read_text())
+    none = {BY_ID: 0, BY_OVERLAP: 0, BY_VIDEO: 0}
+    assert lineage["hold_out"] == {
+        "by": "video",
+        "files": files,
+        "test_clips": 6,
+        "sources": {"pairs": {"of": 132} | none, "warm start": {"of": 12} | none},
+    }
+    assert set(files) < lineage["data"].keys()
+    assert json.loads((trained / "lineage.json").read_text())["hold_out"] is None
+    record = load_file(out / "trained_on.safetensors")
+    assert record["clips"].tolist() == first_eight_bytes_of_blake2b(*CLIPS[:12])
+    names = [*(f"video {i}" for i in range(3)), *(f"video-_{i}" for i in range(12))]  # no clip has a file
+    assert record["videos"].tolist() == first_eight_bytes_of_blake2b(*names) and not len(record["names"])
+    assert lineage["trained_on"] == {
+        "sha256": hashlib.sha256((out / "trained_on.safetensors").read_bytes()).hexdigest(),
+        "clips": 12,
+        "videos": 15,
+        "names": 0,
+        "unrecorded": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        ([CLIPS[0], CLIPS[4], CLIPS[8]], "hold_out leaves nothing of pairs to train on: 132 of 132 dropped (60 clip of"),
+        (None, "nowhere.jsonl: no such file"),
+        ([], "test.jsonl: not a test set, its rows have none of options, targets, candidate"),
+    ],
+)
+def test_a_hold_out_that_leaves_nothing_or_is_no_test_set_is_told_in_one_line(
+    world: Path,
+    tiny_lm: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    clips: list[str] | None,
+    message: str,
+) -> None:
+    file = str(tmp_path / "nowhere.jsonl") if clips is None else write_test_set(tmp_path / "test.jsonl", *clips)
+    command = ["--config", str(recipe(world, tiny_lm, tmp_path / "run")), "--hold-out", file]
+    if not clips:
+        command += ["--store", str(tmp_path / "no store")]  # the fault is found before a store is opened
+    assert train.main(command) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_hold_out_has_changed_is_not_resumed(
+    world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, file = tmp_path / "run", write_test_set(tmp_path / "test.jsonl", CLIPS[0])
+    schedule = {"steps": 1, "validate_every": 1}
+    path = recipe(world, tiny_lm, out, schedule=schedule, warm_start=None)
+    command = ["--config", str(path), f"--hold-out={file}"]
+    assert train.main(command) == 0 and train.main(command) == 0
+    write_test_set(tmp_path / "test.jsonl", CLIPS[0], CLIPS[4])
+    capsys.readouterr()
+    assert train.main(command) == 1
+    assert f"its training began with another {file}, so it cannot go on" in capsys.readouterr().err
+    assert train.main([*command, "--hold-out-by", "clip"]) == 1
+    assert "holds a run of another recipe (hold_out_by differ)" in capsys.readouterr().err
+
+
+def test_a_run_that_would_draw_clips_that_its_beginning_did_not_know_is_not_resumed(
+    trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    made = yaml.safe_load((run / "recipe.yaml").read_text()) | {"out": str(run)}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(made))
+    arrays = load_file(run / "trained_on.safetensors")
+    save_file(arrays | {"clips": arrays["clips"][2:]}, run / "trained_on.safetensors")
+    lineage = json.loads((run / "lineage.json").read_text())
+    lineage["trained_on"]["sha256"] = hashlib.sha256((run / "trained_on.safetensors").read_bytes()).hexdigest()
+    (run / "lineage.json").write_text(json.dumps(lineage))
+    command = ["--config", str(recipe(world, tiny_lm, run))]
+    assert train.main(command) == 0, "a finished run draws nothing more"
+    (run / "checkpoint-000006").rename(run / "checkpoint-000004")
+    assert train.main(command) == 1
+    assert "the store has 2 more clips that would train than when its training began" in capsys.readouterr().err
+
+
+def test_a_run_that_starts_from_another_has_its_clips_too_and_names_one_that_recorded_none(
+    trained: Path, world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
+    file = write_test_set(tmp_path / "test.jsonl", CLIPS[0])
+    schedule = {"steps": 1, "validate_every": 1}
+    for name, start in (("next", trained), ("after", tmp_path / "old")):
+        if start != trained:  # as an earlier version left it
+            shutil.copytree(trained, start)
+            lineage = json.loads((start / "lineage.json").read_text())
+            del lineage["trained_on"], lineage["hold_out"]
+            (start / "lineage.json").write_text(json.dumps(lineage))
+            (start / "trained_on.safetensors").unlink()
+        path = recipe(world, tiny_lm, tmp_path / name, schedule=schedule, warm_start=None, init=str(start))
+        assert train.main(["--config", str(path), "--hold-out", file]) == 0
+    record = json.loads((tmp_path / "next" / "lineage.json").read_text())["trained_on"]
+    found = load_file(tmp_path / "next" / "trained_on.safetensors")
+    assert found["clips"].tolist() == first_eight_bytes_of_blake2b(*CLIPS[:12]) and record["unrecorded"] == []
+    record = json.loads((tmp_path / "after" / "lineage.json").read_text())["trained_on"]
+    found = load_file(tmp_path / "after" / "trained_on.safetensors")
+    assert found["clips"].tolist() == first_eight_bytes_of_blake2b(*CLIPS[4:12])
+    assert record["unrecorded"] == [str(tmp_path / "old")]
+
+
+def test_a_file_is_read_in_blocks_and_one_that_is_not_what_the_lineage_names_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [f"v{i // 10}_{i}_{i + 1}" for i in range(2000)]
+    catalog = pl.DataFrame({"key": keys, "video": [f"videos/v{i // 10}.mp4" for i in range(2000)]})
+    made = TrainedOn.of(catalog, pl.Series(keys[:1000]))
+    lineage = {"trained_on": made.write(tmp_path)}
+    monkeypatch.setattr(trained_on, "BLOCK", 64)
+    assert [len(block) for block in trained_on.blocks(tmp_path, "clips")] == [64] * 15 + [40]
+    again = trained_on.read(tmp_path, lineage)
+    assert all(np.array_equal(again.arrays[kind], made.arrays[kind]) for kind in KINDS)
+    found = trained_on.contained(hashes(keys), trained_on.blocks(tmp_path, "clips"))
+    assert found.tolist() == [True] * 1000 + [False] * 1000
+    assert made.arrays["videos"].tolist() == first_eight_bytes_of_blake2b(*(f"videos/v{i}.mp4" for i in range(100)))
+    assert made.arrays["names"].tolist() == first_eight_bytes_of_blake2b(*(f"v{i}" for i in range(100)))
+    data = bytearray((tmp_path / "trained_on.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "trained_on.safetensors").write_bytes(data)
+    with pytest.raises(HeadsError, match=r"trained_on.safetensors: missing or damaged \(sha256 .*, lineage.json names"):
+        trained_on.read(tmp_path, lineage)
+    (tmp_path / "trained_on.safetensors").unlink()
+    with pytest.raises(HeadsError, match=r"trained_on.safetensors: missing or damaged \(No such file"):
+        trained_on.read(tmp_path, lineage)
