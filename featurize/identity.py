@@ -14,6 +14,7 @@ import os
 import stat
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,10 +61,9 @@ def identities(paths: Mapping[str, Path]) -> dict[str, Identity | None]:
     """Return the identity of each file, by the name that `paths` gives it."""
     files = list(dict.fromkeys(paths.values()))
     found: dict[Path, Identity | None] = {}
-    with (
-        ThreadPoolExecutor(_THREADS, thread_name_prefix="identity") as pool,
-        progress("video files compared", "files", len(files)) as show,
-    ):
+    many = len(files) > _TOGETHER
+    shown = progress("video files compared", "files", len(files)) if many else nullcontext(lambda done: None)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="identity") as pool, shown as show:
         for first in range(0, len(files), _TOGETHER):
             some = files[first : first + _TOGETHER]
             found |= zip(some, pool.map(identity, some), strict=True)

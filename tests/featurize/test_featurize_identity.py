@@ -1,12 +1,15 @@
 """A clip whose video file or interval is another one now: refused, replaced, or taken where it has no features."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
+from featurize.identity import END_BYTES, identities, identity
 from store import Store, View, table
 from store.commit import replace_file
 from store.verify import verify
@@ -201,3 +204,39 @@ def test_a_missing_file_among_good_ones_stays_a_recorded_failure(videos: Path, r
     assert (status, summary["done"], summary["failed"]) == (1, 1, 1)
     (failure,) = summary["failures"]  # type: ignore[misc]
     assert "gone.mp4 does not exist" in failure["reason"]
+
+
+def test_a_file_is_read_once_and_one_that_cannot_be_read_has_no_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"\1" * (3 * END_BYTES))
+    os.mkfifo(tmp_path / "pipe.mp4")
+    opened: list[object] = []
+    real = open
+
+    def spy(file: object, *more: Any, **how: Any) -> object:
+        opened.append(file)
+        return real(file, *more, **how)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("builtins.open", spy)
+    names = {"a.mp4": path, "./a.mp4": path, "pipe": tmp_path / "pipe.mp4", "gone": tmp_path / "gone", "dir": tmp_path}
+    found = identities(names)
+    assert opened == [path]
+    assert found["a.mp4"] == found["./a.mp4"] and found["a.mp4"] is not None
+    assert [found[name] for name in ("pipe", "gone", "dir")] == [None] * 3
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, END_BYTES, END_BYTES + 1, 2 * END_BYTES + 1, 4 * END_BYTES])
+def test_both_ends_of_a_file_tell_it_from_another_of_its_size(tmp_path: Path, nbytes: int) -> None:
+    path = tmp_path / "a.mp4"
+
+    def of(data: bytes) -> object:
+        path.write_bytes(data)
+        return identity(path)
+
+    data = bytes(nbytes)
+    whole = of(data)
+    for place in {0, nbytes // 8, nbytes - nbytes // 8 - 1, nbytes - 1} if nbytes else ():
+        assert of(data[:place] + b"\1" + data[place + 1 :]) != whole, place
+    assert of(data + b"\0") != whole
