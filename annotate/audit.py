@@ -85,11 +85,23 @@ def _made(path: Path) -> dict[str, Any] | None:
         return None
     try:
         made = json.loads(record.read_text(encoding="utf-8"))
-        return {name: made[name] for name in ("pairs", "undescribed", "types", "examples", "provenance")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = {name: made[name] for name in ("pairs", "undescribed", "types", "examples", "provenance")}
+        _check_made(found)
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AnnotateError(
             f"{record}: not a record of annotate.pairqa ({error}); run that again, or remove it"
         ) from error
+
+
+def _check_made(found: dict[str, Any]) -> None:
+    """TypeError where a record has counts that are no whole numbers, or examples that are no texts."""
+    counts = [found["pairs"], found["undescribed"]]
+    for told in found["types"].values():
+        counts += [told["written"], told["kept"], *told["dropped"].values()]
+    texts = [text for some in found["examples"].values() for text in some]
+    if not all(type(count) is int for count in counts) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("its counts are whole numbers, its examples texts")
 
 
 def _drawn(rows: list[Question], count: int, seed: int) -> dict[tuple[str, str], list[Question]]:
@@ -107,7 +119,7 @@ def _samples(
     drawn: dict[tuple[str, str], list[Question]], clips: pl.DataFrame | None, options: AuditOptions
 ) -> list[Sample]:
     names = {clip for pair in drawn for clip in pair}
-    sheets: dict[str, str] = {}
+    sheets: dict[str, bytes | str] = {}
     if clips is not None and options.videos is not None:
         shown = clips.filter(
             pl.col("key").is_in(names), pl.all_horizontal(pl.col("video", "start", "end").is_not_null())
@@ -150,7 +162,7 @@ def show(record: dict[str, Any]) -> None:
             table.add_row("", f"{count:,} dropped: {reason}")
     for reason, clips in (record["leaks"] or {"leakage was not checked: give --store": []}).items():
         table.add_row("leakage", f"{len(clips):,} clips: {reason}" if record["leaks"] else reason)
-    Console().print(table)
+    Console(markup=False).print(table)  # a word of the data is no markup
     if record["failed"]:
         print(f"{record['failed']:,} clips should not train: remove their rows, or choose pairs again with --hold-out")
     if "page" in record:

@@ -4,8 +4,10 @@ The page holds its pictures and needs no other file.
 
 Guarantees
 - nothing of the data is read as HTML
+- the pictures are those that were made for the page: no address of the data is loaded
 """
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -24,7 +26,8 @@ class Sample:
     reference: str
     candidate: str
     questions: Sequence[Question]
-    sheets: tuple[str, str]
+    sheets: tuple[bytes | str, bytes | str]
+    """a JPEG, or why there is none"""
     descriptions: tuple[str, str]
 
 
@@ -153,14 +156,18 @@ def _sample(number: int, sample: Sample) -> str:
         )
     )
     rows = "".join(
-        f"<tr><td class=kind><span class=tag>type {row.type}</span></td><td>{escape(row.question)}</td>"
+        f"<tr><td class=kind><span class=tag>{_kind(row.type)}</span></td><td>{escape(row.question)}</td>"
         f"<td><b>{escape(row.answer)}</b></td></tr>"
         for row in sample.questions
     )
     return f"<div class='card sample'><h3>{number}</h3><div class=clips>{clips}</div><table>{rows}</table></div>"
 
 
-def _sheet(sheet: str) -> str:
-    if sheet.startswith("data:"):
-        return f'<img src="{sheet}" alt="frames of the clip">'
+def _kind(kind: int | None) -> str:
+    return "no type" if kind is None else f"type {int(kind)}"
+
+
+def _sheet(sheet: bytes | str) -> str:
+    if isinstance(sheet, bytes):
+        return f'<img src="data:image/jpeg;base64,{base64.b64encode(sheet).decode()}" alt="frames of the clip">'
     return f"<div class=gone>{escape(sheet)}</div>"

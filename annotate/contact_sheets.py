@@ -4,7 +4,6 @@ Guarantees
 - a contact sheet shows frames of the clip, and a clip that cannot be shown is a reason
 """
 
-import base64
 import io
 from pathlib import Path
 
@@ -19,22 +18,22 @@ FRAMES, SIDE = 4, 152  # pixels
 _QUALITY = 78  # of JPEG
 
 
-def contact_sheets(clips: pl.DataFrame, videos: Path) -> dict[str, str]:
-    """A `data:` URL of a JPEG by clip, or why there is none.
+def contact_sheets(clips: pl.DataFrame, videos: Path) -> dict[str, bytes | str]:
+    """Return the bytes of a JPEG by clip, or a text that says why there is none.
 
     clips: key, video (a path from the folder `videos`), start and end in seconds.
     """
-    sheets: dict[str, str] = {}
+    sheets: dict[str, bytes | str] = {}
     for (video,), rows in clips.group_by("video", maintain_order=True):
         keys = rows["key"].to_list()
         times = list(zip(rows["start"], rows["end"], strict=True))
         path = videos / str(video)
         for found in read_clips(path, times, FRAMES, Crop(SIDE, SIDE), sampling="segment-centres"):
-            sheets[keys[found.index]] = _url(found) if isinstance(found, Clip) else found.reason
+            sheets[keys[found.index]] = _jpeg(found) if isinstance(found, Clip) else found.reason
     return sheets
 
 
-def _url(clip: Clip) -> str:
+def _jpeg(clip: Clip) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.concatenate(list(clip.frames), axis=1)).save(file, "JPEG", quality=_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()
