@@ -1,9 +1,9 @@
 """Entry of `ray job submit --working-dir . -- python featurize.py ...`: it calls the package."""
 
 if __name__ == "__main__":
-    from common import command
+    from common import command, startup
 
-    command.start()  # before the slow imports
+    startup.install()  # before the slow imports
     from featurize.__main__ import INTERRUPTED, main
 
     command.run(main, INTERRUPTED)

@@ -115,7 +115,7 @@ def read_prompt(path: str | None, published: Prompt) -> Prompt:
             raise TypeError("one of them is no text")
         return Prompt(f"{published.name} of {path}", system, user, published.fields)
     except yaml_file.YamlError as error:
-        raise AnnotateError(f"{error}, with `system` and `user`") from None
+        raise AnnotateError(f"{error}; no prompt of `system` and `user` was read") from None
     except (KeyError, TypeError) as error:
         why = str(error).strip().splitlines()[0]
         raise AnnotateError(f"{path}: no prompt of `system` and `user` ({why}); write both as YAML") from None

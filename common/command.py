@@ -17,18 +17,21 @@ Exit statuses that are decided here:
   lines that no machine could run
 - 1: an unexpected exception, with its traceback, because it is a bug
 
-Python itself answers an interrupt that arrives before the first line of this project has run (about 40 ms).
+`common.startup` answers an interrupt that arrives earlier, while the command is imported. Two moments are left to
+Python: its own start (about 30 ms), and its own end, where Ctrl-C ends the process without a line.
 """
 
 import errno
+import io
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -56,7 +59,7 @@ class _State:
 _state = _State()
 
 
-def start() -> None:
+def _install() -> None:
     """Install the signal handlers. A signal that this process was started to ignore (`nohup`) stays ignored."""
     if _state.pid != os.getpid():
         _state.pid = os.getpid()
@@ -78,7 +81,7 @@ def run(main: Callable[[], int | None], hint: str = "run the same command again"
         SystemExit: Always, except for an unexpected exception, which passes.
     """
     _state.hint, _state.signal, _state.running = hint, None, True
-    start()
+    _install()
     sys.unraisablehook = _unraisable
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None and sys.stdout.errors == "strict":
@@ -97,8 +100,8 @@ def _status(main: Callable[[], int | None]) -> int | str | None:
             status: int | str | None = main()
         except SystemExit as ending:  # argparse: --help, or a command line that it refuses
             status = ending.code
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        if (failed := _flushed()) is not None:
+            return failed
     except BaseException as error:  # only to recognise what is listed above: anything else is raised again
         if _state.signal is not None:  # whatever became of the interrupt on its way here
             return 128 + _state.signal
@@ -108,14 +111,11 @@ def _status(main: Callable[[], int | None]) -> int | str | None:
         if _is_memory(error):
             _say("out of memory: make the batch, the model or the number of workers smaller, or use a larger machine")
             return 1
-        if isinstance(error, OSError):
-            broken = _abandon_stdout()
-            if broken and error.errno == errno.EPIPE:
-                return _PIPE_CLOSED
-            if broken or error.errno in _FULL:
-                where = "standard output" if broken else error.filename or "a file"
-                _say(f"{where}: {error.strerror}; free some space and run the same command again")
-                return 1
+        if isinstance(error, OSError) and error.errno in (errno.EPIPE, *_FULL):
+            if (failed := _flushed(error.errno)) is not None:
+                return failed
+            if error.errno in _FULL:
+                return _full(error.filename or "standard output or a file", error)
         raise
     # `main` may have answered an interrupt itself, or lost it in a library's `except BaseException`
     return status if _state.signal is None else 128 + _state.signal
@@ -151,15 +151,41 @@ def _say(what: str) -> None:
         os.write(_state.stderr, f"error: {what}\n".encode(errors="backslashreplace"))
 
 
-def _abandon_stdout() -> bool:
-    """Whether standard output takes no more; if so, what is left in its buffer is dropped."""
+def _flushed(before: int = 0) -> int | None:
+    """Flush standard output; returns the exit status where it takes no more, and drops what is left of it.
+
+    Args:
+        before: errno of the failure that the command ended with, perhaps a write to standard output.
+    """
+    if sys.stdout is None:
+        return None
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
+        sys.stdout.flush()
+        if before != errno.EPIPE or not _reader_has_gone(sys.stdout):
+            return None
+        status = _PIPE_CLOSED
+    except BrokenPipeError:
+        status = _PIPE_CLOSED
+    except OSError as error:
+        status = _full("standard output", error)
+    with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    return status
+
+
+def _reader_has_gone(stdout: TextIO) -> bool:
+    """Whether standard output is a pipe that nobody reads: a large write that failed may leave nothing to flush."""
+    asked = select.poll()
+    try:
+        asked.register(stdout.fileno(), select.POLLOUT)
+    except io.UnsupportedOperation:  # no descriptor, where a test or a notebook took its place
+        return False
+    return any(events & select.POLLERR for _, events in asked.poll(0))
+
+
+def _full(where: str, error: OSError) -> int:
+    _say(f"{where}: {error.strerror}; free some space and run the same command again")
+    return 1
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -1,0 +1,207 @@
+"""What every runnable promises about its end, and that every runnable is framed by the one wrapper."""
+
+import ast
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common.startup import ROOMS, module_of
+
+ROOT = Path(__file__).parents[2]
+RUNNABLES = sorted(
+    file
+    for folder in (*ROOMS, ".")
+    for file in (ROOT / folder).glob("*.py" if folder == "." else "**/*.py")
+    if re.search(r"^if __name__ == .__main__.:", file.read_text(encoding="utf-8"), re.MULTILINE)
+)
+
+
+def module(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+
+
+def start(*arguments: str, **more: object) -> subprocess.Popen[str]:
+    """A process in a group of its own, as a terminal starts one."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "start_new_session": True}
+    return subprocess.Popen([sys.executable, *arguments], **{**pipes, **more})  # type: ignore[call-overload]
+
+
+def script(body: str, **more: object) -> subprocess.Popen[str]:
+    """A process whose command is `main`, which `body` defines."""
+    return start("-c", f"import os, signal, sys, time\nfrom common import command\n{body}\ncommand.run(main)", **more)
+
+
+def wait_for_handlers(process: subprocess.Popen[str]) -> None:
+    """Until the first line of the project has run: Python catches SIGINT by itself, SIGTERM only for us."""
+    while process.poll() is None:
+        caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+        if caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("file", RUNNABLES, ids=module)
+def test_every_runnable_ends_in_the_wrapper(file: Path) -> None:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    (last,) = (node for node in tree.body if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test))
+    assert ast.unparse(last.body[-1]).startswith("command.run(main")
+    room = file.relative_to(ROOT).parts[0]
+    if room in ROOMS:
+        first = next(
+            node
+            for node in ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8")).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        )
+        assert ast.unparse(first) == "import common.startup"
+
+
+def test_no_runnable_is_forgotten() -> None:
+    found = {module(file) for file in RUNNABLES}
+    assert {"store", "weights", "kitchen", "featurize", "retrieval", "heads.train", "annotate.pairs"} < found
+    assert found >= {f"benchmarks.{name}" for name in ("search", "store_read", "train_step")}
+
+
+COMMANDS = {
+    "kitchen": ["kitchen", "--out", "{}/world", "--videos", "40"],
+    "store": ["store", "info", "{}"],
+    "retrieval": ["retrieval", "plan", "--clips", "1e6", "--dim", "768"],
+    "heads": ["heads.table", "{}/none.json"],
+}
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.5, 1, 2])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_interrupt_is_one_line_and_no_traceback(name: str, seconds: float, tmp_path: Path) -> None:
+    process = start("-m", *(part.format(tmp_path) for part in COMMANDS[name]))
+    wait_for_handlers(process)
+    time.sleep(seconds)
+    ended = process.poll() is not None
+    if not ended:
+        os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said and "Exception ignored" not in said
+    if not ended and process.returncode == 130:
+        assert said.count("error: interrupted") == 1 and said.splitlines()[-1].startswith("error: interrupted")
+    elif not ended:  # it had done all; -2 is Python's own end
+        assert process.returncode in (0, 1, -signal.SIGINT)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_is_cleaned_up_after(number: signal.Signals, status: int) -> None:
+    process = script(
+        "def main():\n  try:\n    print('on', flush=True); time.sleep(60)\n  finally:\n    print('cleaned', flush=True)"
+    )
+    assert process.stdout is not None and process.stdout.readline() == "on\n"
+    process.send_signal(number)
+    wrote, said = process.communicate(timeout=60)
+    assert (process.returncode, wrote) == (status, "cleaned\n")
+    assert said == "error: interrupted; run the same command again\n"
+
+
+def test_a_second_interrupt_ends_the_process_at_once() -> None:
+    process = script(
+        "def main():\n  try:\n    print('on', flush=True); time.sleep(60)\n"
+        "  finally:\n    print('cleaning', flush=True); time.sleep(60)"
+    )
+    assert process.stdout is not None
+    for line in ("on\n", "cleaning\n"):
+        assert process.stdout.readline() == line
+        process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT  # a shell says 130
+    assert said == "error: interrupted; run the same command again\n"
+
+
+def test_an_interrupt_that_a_library_swallows_ends_the_command_all_the_same() -> None:
+    swallowing = "class Odd:\n  def __del__(self): os.kill(os.getpid(), signal.SIGINT); time.sleep(1)\n"
+    process = script(swallowing + "def main():\n  Odd(); time.sleep(60)")
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "error: interrupted; run the same command again\n")
+    process = script("def main():\n  try: os.kill(os.getpid(), 2); time.sleep(9)\n  except BaseException: return 0")
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
+    for body in ("for _ in range(10**6): print('x' * 80)", "print('x')", "print('x'); raise SystemExit(0)"):
+        reading, writing = os.pipe()
+        os.close(reading)
+        process = script(f"def main():\n  {body}", stdout=writing)
+        os.close(writing)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (141, "")
+
+
+def test_a_full_disk_or_too_little_memory_is_one_line(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        process = script("def main():\n  print('x')", stdout=full, env=buffered)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said == "error: standard output: No space left on device; free some space and run the same command again\n"
+    process = script("def main():\n  with open('/dev/full', 'w') as file: file.write('x')")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and said.startswith("error: standard output or a file: No space left on device; ")
+    process = script("def main():\n  bytes(2**62)")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and said.startswith("error: out of memory") and len(said.splitlines()) == 1
+
+
+def test_an_exception_that_nobody_expects_keeps_its_traceback() -> None:
+    process = script("def main():\n  return {}['key']")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and said.splitlines()[-1] == "KeyError: 'key'" and "Traceback" in said
+
+
+def test_a_name_that_is_no_text_can_be_printed() -> None:
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    process = script("def main():\n  print(os.fsdecode(bytes([255])))", env=strict)
+    wrote, _ = process.communicate(timeout=60)
+    assert (process.returncode, wrote) == (0, "\\udcff\n")
+
+
+def test_an_ignored_interrupt_stays_ignored() -> None:
+    body = "def main():\n  os.kill(os.getpid(), 2); print('done')"
+    process = script(body, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))  # as nohup does
+    assert process.communicate(timeout=60)[0] == "done\n" and process.returncode == 0
+
+
+def test_importing_a_room_leaves_the_handlers_of_a_program_alone() -> None:
+    process = start("-c", "import signal, heads, annotate; print(signal.getsignal(2) is signal.default_int_handler)")
+    assert process.communicate(timeout=60)[0] == "True\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("python -m store info", "store"),
+        ("python -um heads.train", "heads.train"),
+        ("python -mstore", "store"),
+        ("python -W ignore -X dev -m kitchen", "kitchen"),
+        ("python -Wignore -m kitchen", "kitchen"),
+        ("python -c import -m store", None),
+        ("python x.py -m store", None),
+        ("python -", None),
+        ("python", None),
+        ("python -m", None),
+    ],
+)
+def test_how_python_was_started_is_read_from_its_command_line(line: str, found: str | None) -> None:
+    assert module_of(line.split()) == found
+
+
+def test_the_wrapper_imports_nothing_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, common.command, common.startup; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert not {"jsonargparse", "yaml", "numpy", "ray", "torch"} & set(done.stdout.split())

@@ -1,0 +1,157 @@
+"""A local Ray: how it ends, and what is said where it does not start. Each process that is counted is marked."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from common import reaper
+
+ROOT = Path(__file__).parents[2]
+AT_ONCE = 5.0  # seconds; the promise is 15, and without a reaper agents lived 16 and workers 34 on two busy cores
+BOUND = 60.0  # seconds that a failed start may take; Ray itself gives up after 30
+UP = """
+import time
+
+from common import command
+from common.local_ray import local_ray
+
+
+def main():
+    with local_ray():
+        print("up", flush=True)
+        time.sleep(60)
+
+
+command.run(main)
+"""
+
+
+class Run:
+    """A driver whose processes carry a mark."""
+
+    def __init__(self, *command: str) -> None:
+        self._mark = uuid.uuid4().hex
+        environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS",)}
+        self.process = subprocess.Popen(
+            [sys.executable, *command],
+            env={**environment, "PYTHONPATH": str(ROOT), "TEST_MARK": self._mark},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+
+    def family(self) -> dict[int, str]:
+        """Command lines of the driver's processes that run, without its own."""
+        found = {}
+        for process in psutil.process_iter():
+            try:
+                if process.pid != self.process.pid and process.environ().get("TEST_MARK") == self._mark:
+                    found[process.pid] = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+        return found
+
+    def wait_for(self, name: str) -> int:
+        """The first of its processes whose command line has the name."""
+        while self.process.poll() is None:
+            for pid, line in self.family().items():
+                if name in line:
+                    return pid
+            time.sleep(0.05)
+        pytest.fail(f"ended before {name} ran: {self.process.communicate()}")
+
+    def assert_nothing_is_left(self) -> None:
+        last = time.monotonic() + AT_ONCE
+        while left := self.family():
+            assert time.monotonic() < last, f"alive after the driver's end: {left}"
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def driver() -> Iterator[Callable[..., Run]]:
+    """Starts drivers, and leaves none of their processes behind."""
+    runs: list[Run] = []
+
+    def start(*command: str) -> Run:
+        runs.append(Run(*command))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        if run.process.poll() is None:
+            run.process.kill()
+            run.process.communicate()
+        for pid in run.family():
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_no_process_of_it_is_alive_after_the_drivers_end_also_when_sigkill_ended_the_driver(
+    driver: Callable[..., Run], tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]
+) -> None:
+    command = ["--store", str(tmp_path / "features"), "--encoder", "clip", "--weights", str(tiny_clip)]
+    run = driver("-m", "featurize", str(video("killed.mp4", g=10)), *command)
+    run.wait_for("dashboard/agent.py")  # whose imports take seconds, before which it does not ask for its raylet
+    run.process.kill()
+    run.process.communicate(timeout=60)
+    run.assert_nothing_is_left()
+
+
+@pytest.mark.slow
+def test_a_start_that_fails_is_one_line_and_comes_within_a_bound(
+    driver: Callable[..., Run], tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]
+) -> None:
+    command = ["--store", str(tmp_path / "features"), "--encoder", "clip", "--weights", str(tiny_clip)]
+    run = driver("-m", "featurize", str(video("raylet.mp4", g=10)), *command)
+    os.kill(run.wait_for("raylet/raylet"), signal.SIGKILL)
+    _, said = run.process.communicate(timeout=BOUND)
+    assert run.process.returncode == 1
+    assert said.startswith("error: Ray did not start on this machine (") and said.count("\n") == 1
+    run.assert_nothing_is_left()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_driver_says_one_line_and_ends_its_ray(
+    driver: Callable[..., Run], number: signal.Signals, status: int
+) -> None:
+    run = driver("-c", UP)
+    assert run.process.stdout is not None and run.process.stdout.readline() == "up\n"
+    os.killpg(run.process.pid, number)
+    _, said = run.process.communicate(timeout=60)
+    assert (run.process.returncode, said) == (status, "error: interrupted; run the same command again\n")
+    run.assert_nothing_is_left()
+
+
+def test_the_reaper_ends_marked_processes_and_no_others() -> None:
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    others = [subprocess.Popen(sleeping), subprocess.Popen(sleeping, env={**os.environ, reaper.VARIABLE: "b" * 32})]
+    ours = [subprocess.Popen(sleeping, env={**os.environ, reaper.VARIABLE: "a" * 32}) for _ in range(2)]
+    command = [sys.executable, "-I", "-S", reaper.__file__, "a" * 32]
+    subprocess.run(command, input=reaper.STARTED, timeout=30, check=True)
+    assert [process.wait(10) for process in ours] == [-signal.SIGKILL] * 2
+    assert [process.poll() for process in others] == [None] * 2
+    for process in others:
+        process.kill()
+        process.wait()
+
+
+def test_a_driver_that_ends_while_ray_starts_is_one_line() -> None:
+    """As Ray's C++ code ends it: without Python's help."""
+    body = (
+        "import os\nfrom common import local_ray\n"
+        "with local_ray._reaped(), local_ray._quiet():\n  os.write(2, b'a log'); os._exit(1)"
+    )
+    done = subprocess.run([sys.executable, "-c", body], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ended while Ray was starting (") and done.stderr.count("\n") == 1
