@@ -8,7 +8,8 @@ same buffers; formats take turns in another order every time, and the median cou
 written out, every reader is closed, and posix_fadvise(DONTNEED) puts them out of the page cache;
 mincore confirms it. The ceiling of the device is a pool of threads with preadv and O_DIRECT on the
 raw file, the best of 8, 16 and 32 threads. "store, direct" is how `Batches` reads what memory could
-not hold, "store" how it reads all else. Rates are MB/s (10^6 bytes) of tokens and scales.
+not hold, "store" how it reads all else. Rates are MB/s (10^6 bytes) of tokens and scales. A table of its own says what
+the comparison with checksums costs (`benchmarks.first_reads`).
 """
 
 import shutil
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.disk import CEILING_THREADS, direct_rate, drop
+from benchmarks.first_reads import first_reads
 from benchmarks.layouts import (
     Arrays,
     H5py,
@@ -224,7 +226,10 @@ def main(argv: list[str] | None = None) -> int:
         more, held = figures(case)
         rows += more
         lines += held
-    report("store_read", rows, lines, read_ahead=ahead, mib=options.mib, repeats=options.repeats)
+    checked, held = first_reads(options.mib, max(options.repeats, 5), options.folder)
+    lines += held
+    facts = {"read_ahead": ahead, "first_reads": checked, "mib": options.mib, "repeats": options.repeats}
+    report("store_read", rows, lines, **facts)
     return 0
 
 

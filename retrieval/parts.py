@@ -50,7 +50,7 @@ class Job:
 
     def opened(self) -> tuple[Store, View]:
         store = Store.open(self.store)
-        return store, store.view(self.entity, self.view)
+        return store, store.view(self.entity, self.view, check="always")
 
     @property
     def trained(self) -> Place:

@@ -33,6 +33,7 @@ from jaxtyping import Int, Shaped
 from store.direct_io import aligned_empty
 from store.errors import StoreError
 from store.quantise import Quantised
+from store.row_checks import Check, known_check
 from store.seal import crc32c
 from store.view import OK, View
 
@@ -68,6 +69,7 @@ class Batches:
         allocate: Allocate = aligned_empty,
         in_place: bool = False,
         direct: bool | None = None,
+        check: Check | None = None,
     ) -> None:
         """Batches of `rows` (by default all that are ok now), for worker `rank` of `world`.
 
@@ -84,6 +86,7 @@ class Batches:
         - direct: large rows come past the page cache (`View.read`); by default where they are more than half of the
           machine's memory, which could not keep them until the next epoch
         - in_place: arrays may be read-only parts of the store's files (`View.in_place`): for rows in order
+        - check: when rows are compared with their stored checksums (`View.read`); by default as the view says
 
         Raises StoreError where the rows cannot be shared out so, or a feature is not there.
         """
@@ -93,6 +96,7 @@ class Batches:
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.rank, self.world = rank, world
         self.ahead, self.keep, self.allocate, self.in_place = ahead, keep, allocate, in_place
+        self.check = view.check if check is None else known_check(check)
         self.epoch = 0
         self.position = 0
         self._first = 0  # of the next iteration
@@ -201,10 +205,14 @@ class Batches:
         for feature in self.features:
             if self._is_int8(feature):
                 into = Quantised(out[feature], out["scale"]) if out else None
-                arrays[feature], arrays["scale"] = self.view.read_quantised(feature, rows, into, self.direct)
+                arrays[feature], arrays["scale"] = self.view.read_quantised(
+                    feature, rows, into, self.direct, self.check
+                )
                 continue
-            lying = self.view.in_place(feature, rows) if self.in_place else None
-            arrays[feature] = self.view.read(feature, rows, out.get(feature), self.direct) if lying is None else lying
+            lying = self.view.in_place(feature, rows, self.check) if self.in_place else None
+            if lying is None:
+                lying = self.view.read(feature, rows, out.get(feature), self.direct, self.check)
+            arrays[feature] = lying
         return Batch(rows, arrays)
 
     def _is_int8(self, feature: str) -> bool:

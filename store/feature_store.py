@@ -32,6 +32,7 @@ from store.lock import holds, locked
 from store.names import ENTITIES, check_entity, check_name
 from store.provenance import Feature, Provenance
 from store.remote import Place, RemotePath, place
+from store.row_checks import Check
 from store.seal import BLANK
 from store.view import View
 from store.view_metadata import MOST_SHARD_ROWS, check_features, is_shard_rows, stored_features
@@ -94,13 +95,17 @@ class Store:
             self._catalogs[entity] = Catalog(self.path / "catalog" / entity)
         return self._catalogs[entity]
 
-    def view(self, entity: str, name: str) -> View:
-        """A view; StoreError, listing those there are, where there is none."""
+    def view(self, entity: str, name: str, check: Check = "first") -> View:
+        """A view; StoreError, listing those there are, where there is none.
+
+        `check` says when its reads compare rows with their stored checksums: "always", at their "first" read through
+        the returned object, or "never".
+        """
         if name not in self.views(entity):
             there = ", ".join(self.views(entity)) or "none yet"
             raise StoreError(f"no view {name!r} of {entity} in {self.path}: there is {there}")
         check_name("view", name)
-        return View(self.path, self.catalog(entity), entity, name)
+        return View(self.path, self.catalog(entity), entity, name, check)
 
     def create_view(
         self,

@@ -4,6 +4,7 @@ Guarantees
 - the file appears whole or not at all, and replaces none
 - float16 and float32 keep every bit; int8 is dequantised, or written as stored with its scale
 - in memory are the rows of one block
+- no damaged row is copied
 """
 
 import json
@@ -60,7 +61,7 @@ def export_hdf5(options: ExportOptions) -> Exported:
     path = Path(options.path)
     if path.exists():
         raise StoreError(f"{path} is there already: remove it, or give another name")
-    view = Store.open(options.store).view(options.entity, options.view)
+    view = Store.open(options.store).view(options.entity, options.view, check="always")
     arrays = _arrays(view, options)
     status = view.status()
     rows = np.flatnonzero(status == OK)

@@ -4,20 +4,22 @@ Guarantees
 - results come in the caller's order, whatever the order in the object, duplicates included
 - a read is right while a writer replaces the shard: index and rows are of one ETag, or read again
 - a missing index entry is the fill value where status is 1, and an error elsewhere
+- a row that differs from its checksum is reported when it is checked, a missing one too
 """
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
 
 from store.errors import DamageError
 from store.object_stores import pool
 from store.remote import Place, RemotePath, ReplacedError
+from store.row_checks import Check, RowChecks, wrong_rows
 from store.shard import ShardFile, index_size, parse_index
 
 _INDEXES = 1024  # kept of a feature
@@ -70,31 +72,45 @@ class _Request(NamedTuple):
 class RemoteReader:
     """Reads rows of one feature. Safe to share between threads."""
 
-    def __init__(self, path: Callable[[int], Place], shard_rows: int, row_bytes: int) -> None:
-        """`path` gives the shard object of a shard of `shard_rows` rows, `row_bytes` bytes each."""
+    def __init__(self, path: Callable[[int], Place], shard_rows: int, row_bytes: int, checks: RowChecks) -> None:
+        """`path` gives the shard object of a shard of `shard_rows` rows, `row_bytes` bytes each. `checks`: theirs."""
         self._path = path
+        self.checks = checks
         self._shard_rows = shard_rows
         self._row_bytes = row_bytes
         self._open: OrderedDict[int, RemoteShard] = OrderedDict()
         self._guard = threading.Lock()
 
-    def read(self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."]) -> None:
-        """Fill `out`, C-contiguous, with the rows, all of status 1."""
+    def read(self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."], check: Check = "first") -> list[int]:
+        """Fill `out`, C-contiguous, with the rows, all of status 1.
+
+        Returns the places of rows that were checked and differ from their checksums.
+        """
         if not len(rows):
-            return
+            return []
         shards, slots = np.divmod(rows, self._shard_rows)
         wanted = np.unique(shards).tolist()
         target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
-        for tries in range(_TRIES):
+        tries = 0
+        while True:
             try:
                 found = list(pool().map(self._shard, wanted))
+                versions = {n: shard.identity if shard else None for n, shard in zip(wanted, found, strict=True)}
+                now, sums = self.checks.to_check(rows, versions, check)
                 parts = [(shard, np.flatnonzero(shards == n)) for n, shard in zip(wanted, found, strict=True)]
                 requests = [r for shard, places in parts for r in self._requests(shard, places, slots, target)]
-                for _ in pool().map(lambda request: self._fetch(request, target), requests):
-                    pass
-                return
+                wrong = list(pool().map(partial(self._fetch, target=target, now=now, sums=sums), requests))
+                asked = np.concatenate([np.empty(0, np.int64), *(request.places for request in requests)])
+                missing = now.copy()
+                missing[asked] = False
+                wrong.append(self.checks.wrong_zeros(missing, sums))
+                places = sorted(place for some in wrong for place in some)
+                now[places] = False
+                self.checks.passed(rows[now], versions)
+                return places
             except ReplacedError:  # a row that was ok is in the new object too
-                if tries == _TRIES - 1:
+                tries += 1
+                if tries == _TRIES:
                     raise
                 self._forget(wanted)
 
@@ -153,8 +169,16 @@ class RemoteReader:
                 )
                 first = end
 
-    def _fetch(self, request: _Request, target: UInt8[np.ndarray, "B bytes"]) -> None:
+    def _fetch(
+        self,
+        request: _Request,
+        target: UInt8[np.ndarray, "B bytes"],
+        now: Bool[np.ndarray, " B"],
+        sums: UInt32[np.ndarray, " B"],
+    ) -> list[int]:
+        """Make a request and copy its rows; the places of rows that are checked and wrong."""
         data = request.shard.path.read_range(request.start, request.end, request.shard.identity)
         values = np.frombuffer(data, np.uint8)
         for offset, place in zip(request.offsets.tolist(), request.places.tolist(), strict=True):
             target[place] = values[offset : offset + self._row_bytes]
+        return wrong_rows(target, sums, request.places[now[request.places]])

@@ -5,6 +5,7 @@ Guarantees
 - the other features keep every bit; what failed has failed in the new view too, for the same reason
 - a run that is killed resumes, and a later run adds what the old view has got since
 - in memory are the features of one shard
+- no damaged row is copied
 """
 
 import time
@@ -52,7 +53,7 @@ def requantise(options: RequantiseOptions) -> Requantised:
     """Make what is missing of the new view. StoreError where there is no old one, or the new one is another."""
     begin = time.monotonic()
     store = Store.open(options.path)
-    old = store.view(options.entity, options.view)
+    old = store.view(options.entity, options.view, check="always")
     main = main_feature(old.features)
     if old.features[main].dtype == options.dtype:
         raise StoreError(f"{main} of view {old.name} is {options.dtype} already: give another --dtype")

@@ -13,7 +13,7 @@ import mmap
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -90,10 +90,12 @@ def pieces(
     keep: Bool[np.ndarray, " slots"],
     new: Iterable[tuple[Int[np.ndarray, " G"], Shaped[np.ndarray, "G ..."]]],
     row_bytes: int,
+    check: Callable[[int, bytes | memoryview], None],
 ) -> Iterator[bytes | memoryview | np.ndarray]:
     """A new shard file, piece by piece, by slot: rows of `old` that are kept, and new ones, which come by slot too.
 
-    A kept row that `old` leaves out is the fill value, and written as such.
+    A kept row that `old` leaves out is the fill value, and written as such. `check` is called with the slot and the
+    bytes of every kept row before it is written, and raises where they are not as they were written.
     """
     present = keep.copy()
     kept = deque(np.flatnonzero(keep).tolist())
@@ -103,19 +105,23 @@ def pieces(
         while kept and len(slots) and kept[0] < slots[-1]:
             end = int(np.searchsorted(slots, kept[0]))
             yield rows[start:end]
-            yield _kept(old, kept.popleft(), row_bytes)
+            yield _kept(old, kept.popleft(), row_bytes, check)
             start = end
         yield rows[start:]
     for slot in kept:
-        yield _kept(old, slot, row_bytes)
+        yield _kept(old, slot, row_bytes, check)
     yield index_bytes(present, row_bytes)
 
 
-def _kept(old: Rows | None, slot: int, row_bytes: int) -> bytes | memoryview:
+def _kept(
+    old: Rows | None, slot: int, row_bytes: int, check: Callable[[int, bytes | memoryview], None]
+) -> bytes | memoryview:
     row = old.row(slot) if old else None
     if old and row is not None and len(row) != row_bytes:
         raise DamageError(f"a row of {old.path} has {len(row)} bytes, not {row_bytes}: run python -m store verify")
-    return row or bytes(row_bytes)
+    row = row or bytes(row_bytes)
+    check(slot, row)
+    return row
 
 
 def index_size(slots: int) -> int:

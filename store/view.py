@@ -5,6 +5,7 @@ Guarantees
 - an array shorter than the catalog reads as absent
 - a view that is open notices rows that others add
 - arrays grow under the planner's lock only, and never shrink
+- a damaged row is refused, by its key, at its first read
 """
 
 import os
@@ -13,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Float32, Int, Shaped, UInt8
+from jaxtyping import Float, Float32, Int, Shaped, UInt8, UInt32
 
 from store import failures, table
 from store.catalog import Catalog
 from store.direct_io import aligned_empty, fill_memory
-from store.errors import StoreError
+from store.errors import DamageError, StoreError
 from store.layout import LOCK, Identity, ViewPaths, identity, read_json, shard_number, write_json
 from store.lock import holds
 from store.object_stores import pool
@@ -27,6 +28,7 @@ from store.quantise import Quantised, dequantise
 from store.reader import RowReader, read_together
 from store.remote import Place, RemotePath
 from store.remote_shard import RemoteReader
+from store.row_checks import Check, Checksums, RowChecks, known_check, remedy
 from store.seal import BLANK
 from store.shard import read_chunk
 from store.view_metadata import array_shape, read_view
@@ -38,10 +40,15 @@ ABSENT, OK, FAILED = 0, 1, 2
 class View:
     """One view of a store. Picklable; `Store.view` and `Store.create_view` make it."""
 
-    def __init__(self, store: Place, catalog: Catalog, entity: str, name: str) -> None:
+    check: Check
+    """when reads compare rows with their stored checksums, where a read does not say otherwise: "first" (the first
+    time that a row is read through this object, and again when its shard file was replaced), "always" or "never" """
+
+    def __init__(self, store: Place, catalog: Catalog, entity: str, name: str, check: Check = "first") -> None:
         """The view `name` of `entity`, whose group exists; StoreError where it is damaged."""
         self.entity = entity
         self.name = name
+        self.check = known_check(check)
         self.paths = ViewPaths(store, entity, name)
         self.catalog = catalog
         self._made = identity(self.paths.group / "zarr.json")
@@ -53,11 +60,12 @@ class View:
         self.checksummed = metadata.checksummed
         self._length: tuple[Identity | None, int] = (None, 0)
         self._chunks: dict[int, tuple[Identity | None, np.ndarray]] = {}
+        self._checksums = Checksums(self.paths, self.rows_per_shard, len(self.checksummed))
         self._readers = {name: self._reader(name) for name in self.stored}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as where it lies."""
-        return View, (self.paths.store, Catalog(self.catalog.folder), self.entity, self.name)
+        return View, (self.paths.store, Catalog(self.catalog.folder), self.entity, self.name, self.check)
 
     def __len__(self) -> int:
         """Rows that the arrays have room for, now; StoreError where the catalog has not as many."""
@@ -133,34 +141,44 @@ class View:
         rows: Int[np.ndarray, " B"],
         out: Shaped[np.ndarray, "B ..."] | None = None,
         direct: bool = False,
+        check: Check | None = None,
     ) -> Shaped[np.ndarray, "B ..."]:
         """Rows of a feature in its stored dtype, in the order of `rows`, into `out` if given.
 
         With `direct` large rows that are not in memory come past the page cache: faster, and no faster the next time.
+        `check` takes the place of the view's own: whether rows are compared with their stored checksums "always", at
+        their "first" read, or "never".
 
         Raises StoreError on a feature there is not, an `out` that does not fit, or a row that is
-        absent or failed, naming its key.
+        absent or failed, naming its key; DamageError on a row that differs from its checksum, naming its key.
         """
         self._known(feature)
         self._check_ok(rows)
-        return self._read(rows, {feature: out}, direct)[0]
+        return self._read(rows, {feature: out}, direct, check)[0]
 
-    def in_place(self, feature: str, rows: Int[np.ndarray, " B"]) -> Shaped[np.ndarray, "B ..."] | None:
+    def in_place(
+        self, feature: str, rows: Int[np.ndarray, " B"], check: Check | None = None
+    ) -> Shaped[np.ndarray, "B ..."] | None:
         """What `read` would give, where it lies: a part of a mapped file, read only, that costs no copy.
 
-        None where rows do not follow one another in one shard, are not in memory or lie in an object store. Raises as
-        `read` does.
+        None where rows do not follow one another in one shard, are not in memory, lie in an object store, or one of
+        them differs from its checksum (`read` then says which). Raises as `read` does.
         """
         self._known(feature)
         self._check_ok(rows)
         reader, stored = self._readers[feature], self.stored[feature]
-        lying = reader.in_place(rows) if isinstance(reader, RowReader) else None
+        lying = reader.in_place(rows, self._check(check)) if isinstance(reader, RowReader) else None
         self._check_not_dropped()
         dtype = np.dtype(stored.dtype).newbyteorder("<")
         return None if lying is None else lying.view(dtype).reshape(len(rows), *stored.shape)
 
     def read_quantised(
-        self, feature: str, rows: Int[np.ndarray, " B"], out: Quantised | None = None, direct: bool = False
+        self,
+        feature: str,
+        rows: Int[np.ndarray, " B"],
+        out: Quantised | None = None,
+        direct: bool = False,
+        check: Check | None = None,
     ) -> Quantised:
         """Rows of an int8 feature as they are stored, int8 with float16 scales, into `out` if given.
 
@@ -172,17 +190,26 @@ class View:
             raise StoreError(f"{feature} of view {self.name} is {self.features[feature].dtype}, not int8: use read")
         self._check_ok(rows)
         levels, scale = out or (None, None)
-        scale, levels = self._read(rows, {"scale": scale, feature: levels}, direct)  # what is small first
+        scale, levels = self._read(rows, {"scale": scale, feature: levels}, direct, check)  # what is small first
         return Quantised(levels, scale)
 
     def read_float(
-        self, feature: str, rows: Int[np.ndarray, " B"], direct: bool = False
+        self, feature: str, rows: Int[np.ndarray, " B"], direct: bool = False, check: Check | None = None
     ) -> Float32[np.ndarray, "B ..."]:
         """Rows of a feature as float32, int8 dequantised; raises as `read` does."""
         self._known(feature)
         if self.features[feature].dtype == "int8":
-            return dequantise(*self.read_quantised(feature, rows, direct=direct))
-        return self.read(feature, rows, direct=direct).astype(np.float32, copy=False)
+            return dequantise(*self.read_quantised(feature, rows, direct=direct, check=check))
+        return self.read(feature, rows, direct=direct, check=check).astype(np.float32, copy=False)
+
+    def checksums(self, rows: Int[np.ndarray, " R"], fresh: bool = False) -> UInt32[np.ndarray, "R arrays"]:
+        """The stored crc32c of finished rows, one for each array of `checksummed`.
+
+        With `fresh` nothing that was loaded before is used. Raises DamageError where they are damaged or missing.
+        """
+        if fresh:
+            self._checksums.forget(np.unique(rows // self.rows_per_shard).tolist())
+        return self._checksums.of_rows(rows)
 
     def arrays_of(self, features: Sequence[str]) -> dict[str, Feature]:
         """The stored arrays that hold these features, by name: beside an int8 feature its scales."""
@@ -277,16 +304,53 @@ class View:
         rows: Int[np.ndarray, " B"],
         wanted: Mapping[str, Shaped[np.ndarray, "B ..."] | None],
         direct: bool = False,
+        check: Check | None = None,
     ) -> list[Shaped[np.ndarray, "B ..."]]:
         """Rows of stored arrays, into those that are given."""
-        filled = [self._room(name, len(rows), out) for name, out in wanted.items()]
-        given = [(self._readers[name], out) for name, out in zip(wanted, filled, strict=True)]
-        read_together(rows, [(reader, out) for reader, out in given if isinstance(reader, RowReader)], direct)
-        for reader, out in given:
-            if isinstance(reader, RemoteReader):
-                reader.read(rows, out)
-        self._check_not_dropped()
-        return filled
+        check = self._check(check)
+        filled = {name: self._room(name, len(rows), out) for name, out in wanted.items()}
+        wrong = self._fill(rows, filled, direct, check)
+        if wrong:  # the shard may have been computed again since its status was read: its checksums differ then
+            shards = np.unique(rows[wrong[1]] // self.rows_per_shard).tolist()
+            for shard in shards:
+                self._chunks.pop(shard, None)
+            self._checksums.forget(shards)
+            self._check_ok(rows)
+            wrong = self._fill(rows, filled, direct, check)
+            if wrong:
+                raise self.damage(wrong[0], rows[wrong[1]])
+        return list(filled.values())
+
+    def _fill(
+        self, rows: Int[np.ndarray, " B"], filled: Mapping[str, Shaped[np.ndarray, "B ..."]], direct: bool, check: Check
+    ) -> tuple[list[str], list[int]] | None:
+        """Fill arrays with rows; the names of the arrays and the places of rows that differ from their checksums."""
+        found: dict[str, list[int]] = {}
+        given = {name: self._readers[name] for name in filled}
+        local = {name: reader for name, reader in given.items() if isinstance(reader, RowReader)}
+        try:
+            together = [(reader, filled[name]) for name, reader in local.items()]
+            found |= zip(local, read_together(rows, together, direct, check), strict=True)
+            for name, reader in given.items():
+                if isinstance(reader, RemoteReader):
+                    found[name] = reader.read(rows, filled[name], check)
+        finally:
+            self._check_not_dropped()  # files that are gone are no damage then
+        names = [name for name, places in found.items() if places]
+        return (names, sorted({place for name in names for place in found[name]})) if names else None
+
+    def damage(self, arrays: Sequence[str], rows: Int[np.ndarray, " R"]) -> DamageError:
+        """The error for rows that differ from their checksums in these arrays."""
+        rows = np.unique(rows)
+        shard = int(rows[0]) // self.rows_per_shard
+        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        return DamageError(
+            f"{self.catalog.name(int(rows[0]))}{more}: stored {' and '.join(sorted(arrays))} of view {self.name} of "
+            f"{self.entity} (shard {shard}) is not as it was written: {remedy(self.paths, shard)}"
+        )
+
+    def _check(self, check: Check | None) -> Check:
+        return self.check if check is None else known_check(check)
 
     def _room(self, name: str, count: int, out: Shaped[np.ndarray, "B ..."] | None) -> Shaped[np.ndarray, "B ..."]:
         """`out`, or new memory, for so many rows of a stored array."""
@@ -313,4 +377,6 @@ class View:
         paths, axes = self.paths, 1 + len(feature.shape)
         path: Callable[[int], Any] = lambda shard: paths.shard(name, shard, axes)  # noqa: E731
         reader = RemoteReader if isinstance(paths.store, RemotePath) else RowReader
-        return reader(path, self.rows_per_shard, feature.row_bytes)
+        column = self.checksummed.index(name)
+        checks = RowChecks(self._checksums, column, self.rows_per_shard, feature.row_bytes)
+        return reader(path, self.rows_per_shard, feature.row_bytes, checks)

@@ -8,6 +8,7 @@ Guarantees
 - one commit a shard: status is written last
 - a shard filled later keeps the bytes of the rows that were ok
 - rows that are withdrawn are absent from one moment to the next, and no other row changes
+- no damaged row is copied
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8, UInt32
 
 from store import failures as failure_files
 from store import table
@@ -26,7 +27,8 @@ from store.errors import StoreError
 from store.lock import check_held, locked
 from store.remote import Place
 from store.remote_shard import open_shard
-from store.shard import encode_chunk, pieces, read_chunk
+from store.seal import crc32c
+from store.shard import encode_chunk, pieces
 from store.shard_info import Write, encode_writes, read_writes
 from store.stored_rows import StoredRows, stored_rows
 from store.together import Together
@@ -134,13 +136,13 @@ class ShardWriter:
         """Write the rows of `slots`, ascending; returns the slots of good ones, and by slot why others are not."""
         view = self.view
         names = sorted(view.checksummed, key=lambda name: -view.stored[name].row_bytes)
+        sums = np.zeros((view.rows_per_shard, len(names)), "<u4")
+        if keep.any():
+            sums[keep] = view.checksums(self.first + np.flatnonzero(keep), fresh=True)
         rows, *parts = tee(stored_rows(slots, features, view.features), 1 + len(names))
         for name, of_name in zip(names, parts, strict=True):  # while the largest is written all are made ready
-            self._write_shard_file(files, name, keep, len(slots), of_name)
-        path = view.paths.checksum(self.shard)
-        shape = (view.rows_per_shard, len(names))
-        old = read_chunk(path, shape, "uint32")
-        sums = np.zeros(shape, "<u4") if old is None else old.copy()
+            kept = sums[:, view.checksummed.index(name)]
+            self._write_shard_file(files, name, keep, kept, len(slots), of_name)
         good: list[Int[np.ndarray, " some"]] = []
         unfit: dict[int, str] = {}
         for part in rows:
@@ -148,11 +150,17 @@ class ShardWriter:
             unfit |= part.reasons
             for column, name in enumerate(view.checksummed):
                 sums[part.slots, column] = part.sums[name]
-        _put(files, path, encode_chunk(sums))
+        _put(files, view.paths.checksum(self.shard), encode_chunk(sums))
         return np.concatenate(good), unfit
 
     def _write_shard_file(
-        self, files: Together, name: str, keep: Bool[np.ndarray, " slots"], count: int, parts: Iterable[StoredRows]
+        self,
+        files: Together,
+        name: str,
+        keep: Bool[np.ndarray, " slots"],
+        sums: UInt32[np.ndarray, " slots"],
+        count: int,
+        parts: Iterable[StoredRows],
     ) -> None:
         feature, slots = self.view.stored[name], self.view.rows_per_shard
         path = self.view.paths.shard(name, self.shard, 1 + len(feature.shape))
@@ -162,7 +170,12 @@ class ShardWriter:
             old = None
         size = (int(keep.sum()) + count) * feature.row_bytes + slots * 16 + 4
         new = ((part.slots, part.arrays.pop(name)) for part in parts)  # written, its memory is free for the next
-        files.replace(path, pieces(old, keep, new, feature.row_bytes), size)
+
+        def check(slot: int, row: bytes | memoryview) -> None:
+            if crc32c(row) != sums[slot]:
+                raise self.view.damage([name], np.array([self.first + slot]))
+
+        files.replace(path, pieces(old, keep, new, feature.row_bytes, check), size)
 
     def _earlier_reasons(self, status: UInt8[np.ndarray, " slots"]) -> dict[int, str]:
         """The reasons on file of rows that have failed so far."""
