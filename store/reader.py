@@ -146,9 +146,8 @@ class RowReader:
                 raise StoreError(f"the index of {file.path} does not fit: run python -m store verify")
         out[missing] = 0
         now, sums = self.checks.to_check(rows, versions, check)
-        wrong = missing & now & (sums != self.checks.sum_of_zeros)
         target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
-        checked = _Checked(now, versions, target, sums.tolist(), np.flatnonzero(wrong).tolist())
+        checked = _Checked(now, versions, target, sums.tolist(), self.checks.wrong_zeros(missing & now, sums))
         wanted = np.flatnonzero(~missing)
         order = wanted[np.lexsort((offsets[wanted], shards[wanted]))]
         return self._runs(order, shards, offsets, files, checked), checked

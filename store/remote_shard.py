@@ -91,7 +91,8 @@ class RemoteReader:
         shards, slots = np.divmod(rows, self._shard_rows)
         wanted = np.unique(shards).tolist()
         target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
-        for tries in range(_TRIES):
+        tries = 0
+        while True:
             try:
                 found = list(pool().map(self._shard, wanted))
                 versions = {n: shard.identity if shard else None for n, shard in zip(wanted, found, strict=True)}
@@ -100,14 +101,16 @@ class RemoteReader:
                 requests = [r for shard, places in parts for r in self._requests(shard, places, slots, target)]
                 wrong = list(pool().map(partial(self._fetch, target=target, now=now, sums=sums), requests))
                 asked = np.concatenate([np.empty(0, np.int64), *(request.places for request in requests)])
-                missing = np.setdiff1d(np.flatnonzero(now), asked)
-                wrong.append(missing[sums[missing] != self.checks.sum_of_zeros].tolist())
+                missing = now.copy()
+                missing[asked] = False
+                wrong.append(self.checks.wrong_zeros(missing, sums))
                 places = sorted(place for some in wrong for place in some)
                 now[places] = False
                 self.checks.passed(rows[now], versions)
                 return places
             except ReplacedError:  # a row that was ok is in the new object too
-                if tries == _TRIES - 1:
+                tries += 1
+                if tries == _TRIES:
                     raise
                 self._forget(wanted)
 

@@ -10,13 +10,16 @@ Guarantees
 it goes through 32 KiB or more.
 """
 
-from crc32c import crc32c
+from collections.abc import Callable
+
+import crc32c as _library
 
 _MARK = b"stepdiff-crc32c-"
 _DIGITS = 8
 BLANK = (_MARK + b"0" * _DIGITS).decode()
 """what the field holds before the file is sealed"""
-__all__ = ["BLANK", "crc32c", "digits", "is_sealed", "seal"]
+crc32c: Callable[..., int] = _library.crc32c
+"""crc32c of a contiguous buffer; a second argument is that of the bytes before it"""
 
 
 def seal(data: bytes) -> bytes:

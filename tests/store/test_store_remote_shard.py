@@ -48,7 +48,8 @@ def test_results_come_in_the_callers_order(view: View, fill: Callable[..., None]
 
 def test_far_rows_are_requests_of_their_own(view: View, fill: Callable[..., None]) -> None:
     fill(view)
-    reader = RemoteReader(lambda shard: remote(view, "tokens", shard), SHARD, 30)
+    reader = view._readers["tokens"]
+    assert isinstance(reader, RemoteReader)
     shard = reader._shard(0)
     target = np.zeros((5, 30), np.uint8)
     assert shard is not None
@@ -92,8 +93,10 @@ def test_a_shard_that_is_gone_is_the_fill_value_or_an_error(view: View, fill: Ca
     present[3] = True
     row = np.arange(15, dtype=np.float16)
     path.put([row, index_bytes(present, 30)])
-    found = view.read("tokens", np.array([2, 3]))
+    found = view.read("tokens", np.array([2, 3]), check="never")
     assert not found[0].any() and np.array_equal(found[1].ravel(), row)
+    with pytest.raises(StoreError, match="^c2 and 1 more: stored tokens"):
+        view.read("tokens", np.array([2, 3]))
     with pytest.raises(StoreError, match="c9 is absent"):
         view.read("tokens", np.array([9]))
 

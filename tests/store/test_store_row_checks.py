@@ -1,0 +1,363 @@
+"""No read gives a damaged row: every row is compared with its stored checksum, once."""
+
+import contextlib
+import io
+import os
+import re
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from store import Feature, Provenance, Store, StoreError, View, row_checks
+from store import reader as reading
+from store.__main__ import main
+from store.batches import Batches
+from store.errors import DamageError
+from store.layout import ViewPaths
+from store.quantise import dequantise
+from store.remote import RemotePath
+from store.seal import crc32c
+from store.shard import index_size
+from store.verify import verify
+
+Make = Callable[..., Any]
+ROWS, SHARD = 11, 4
+KINDS = {
+    "float16": {"tokens": Feature((3, 5), "float16"), "embedding": Feature((7,), "float32")},
+    "int8": {"tokens": Feature((3, 70), "int8")},
+    "mapped": {"tokens": Feature((9, 8192), "float16")},  # 144 KiB rows are copied from a mapping
+    "pieces": {"tokens": Feature((9, 32000), "float16")},  # 576,000 bytes: checked in two pieces
+}
+
+
+@pytest.fixture(params=["local", "s3", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "s3":
+        return f"{request.getfixturevalue('bucket')}/features"
+    return str(tmp_path / "store") if request.param == "local" else f"memory://{uuid.uuid4().hex}/features"
+
+
+@pytest.fixture
+def whole(provenance: Provenance, fill: Make) -> Callable[..., View]:
+    """Makes a view `net` of 11 clips, all filled."""
+
+    def make(place: str, features: dict[str, Feature]) -> View:
+        store = Store.open(place, create=True)
+        store.catalog("clips").append(pl.DataFrame({"key": [f"c{i}" for i in range(ROWS)]}))
+        with store.lock():
+            view = store.create_view("clips", "net", provenance, features, SHARD)
+        fill(view)
+        return Store.open(place).view("clips", "net")
+
+    return make
+
+
+def shard_file(view: View, name: str, shard: int) -> Any:
+    return view.paths.shard(name, shard, 1 + len(view.stored[name].shape))
+
+
+def write(path: Any, data: bytes) -> None:
+    path.put([data]) if isinstance(path, RemotePath) else path.write_bytes(data)
+
+
+def flip(path: Any, bit: int) -> bytes:
+    """Flip a bit of a file; returns what it held."""
+    data = path.read_bytes()
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    write(path, bytes(changed))
+    return data
+
+
+def damage(view: View, name: str, row: int) -> None:
+    """Flip a bit in the middle of a row."""
+    size = view.stored[name].row_bytes
+    flip(shard_file(view, name, row // SHARD), (row % SHARD * size + size // 2) * 8)
+
+
+def flips(view: View, name: str, shard: int, count: int) -> Iterator[int]:
+    """Every k-th bit of a shard's rows, about `count` of them, each restored afterwards; yields the row."""
+    path = shard_file(view, name, shard)
+    size = view.stored[name].row_bytes
+    bits = (len(path.read_bytes()) - index_size(SHARD)) * 8
+    for bit in range(3, bits, max(bits // count, 1) | 1):
+        data = flip(path, bit)
+        yield shard * SHARD + bit // 8 // size
+        write(path, data)
+
+
+def reads(view: View, rows: np.ndarray) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Every way to read rows of `tokens`, each as float32."""
+    name = "tokens"
+    if view.features[name].dtype == "int8":
+        yield "read_quantised", lambda: dequantise(*view.read_quantised(name, rows))
+        yield "direct", lambda: dequantise(*view.read_quantised(name, rows, direct=True))
+    else:
+        yield "read", lambda: view.read(name, rows)
+        yield "direct", lambda: view.read(name, rows, direct=True)
+        yield "in_place", lambda: view.in_place(name, rows[rows // SHARD == rows[0] // SHARD])
+    yield "read_float", lambda: view.read_float(name, rows)
+    for in_place in (False, True):
+        batches = Batches(view, name, rows, batch_size=SHARD, shuffle=False, in_place=in_place)
+        yield f"Batches in_place={in_place}", lambda batches=batches: [list(b.arrays.values()) for b in batches]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_row_is_refused_by_its_key_at_its_first_read(
+    whole: Make, place: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "LEAST", 4096)  # so that `direct` is direct for rows of a test
+    view = whole(place, KINDS[kind])
+    remote = not place.startswith("/")
+    count = 3 if remote or kind == "pieces" else 25
+    for name in view.stored if kind != "float16" else ["tokens"]:
+        for row in flips(view, name, row_shard := 1, count):
+            rows = np.arange(row_shard * SHARD, row_shard * SHARD + SHARD)
+            for how, read in reads(Store.open(place).view("clips", "net"), rows):
+                if how == "in_place":
+                    assert read() is None
+                    continue
+                with pytest.raises(DamageError, match=rf"^c{row}: stored {name} of view net of clips \(shard 1\)"):
+                    read()
+    for _, read in reads(Store.open(place).view("clips", "net"), np.arange(ROWS)):
+        read()  # all flips were taken back
+
+
+def test_rows_from_the_disk_are_checked_too(whole: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_NOWAIT", 0)  # nothing counts as being in memory
+    view = whole(str(tmp_path / "store"), KINDS["mapped"])
+    for row in flips(view, "tokens", 2, 5):
+        for direct in (False, True):
+            with pytest.raises(DamageError, match=f"^c{row}: "):
+                Store.open(view.paths.store).view("clips", "net").read("tokens", np.arange(ROWS)[::-1], direct=direct)
+
+
+def test_a_row_that_the_shard_leaves_out_must_be_zeros(whole: Make, make_view: Make) -> None:
+    view = make_view(rows=8, shard=4)
+    zeros = {name: np.zeros((8, *f.shape), np.float32) for name, f in view.features.items()}
+    for shard in range(2):
+        rows = np.arange(shard * 4, shard * 4 + 4)
+        view.write_shard(shard, rows, {name: values[rows] for name, values in zeros.items()}, {})
+    shard_file(view, "tokens", 0).unlink()  # as zarr-python leaves out what equals the fill value
+    assert not view.read("tokens", np.arange(8)).any()
+    other = whole(str(view.paths.store.parent / "other"), KINDS["float16"])
+    shard_file(other, "tokens", 1).unlink()
+    with pytest.raises(DamageError, match="^c4 and 3 more: stored tokens"):
+        other.read("tokens", np.arange(ROWS))
+    assert not other.read("tokens", np.arange(4, 8), check="never").any()
+
+
+@pytest.mark.parametrize("kind", ["float16", "int8", "mapped"])
+def test_a_row_is_checked_once(whole: Make, place: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = whole(place, KINDS[kind])
+    calls: list[int] = []
+
+    def counted(data: Any, before: int = 0) -> int:
+        calls.append(1)
+        return crc32c(data, before)
+
+    monkeypatch.setattr(reading, "crc32c", counted)
+    monkeypatch.setattr(row_checks, "crc32c", counted)
+    arrays = len(view.arrays_of(["tokens"]))
+    read = view.read_quantised if kind == "int8" else view.read
+    read("tokens", np.array([5, 1, 5]))
+    read("tokens", np.array([1, 5]))
+    assert len(calls) == 3 * arrays, "a row that comes twice in a batch is copied, and checked, twice"
+    for _ in range(2):
+        list(Batches(view, "tokens", batch_size=3))
+        view.in_place("tokens", np.arange(4))
+    assert len(calls) == (3 + ROWS - 2) * arrays
+    read("tokens", np.arange(ROWS), check="always")
+    assert len(calls) == (3 + ROWS - 2 + ROWS) * arrays
+    read("tokens", np.arange(ROWS), check="never")
+    assert len(calls) == (3 + ROWS - 2 + ROWS) * arrays
+
+
+def test_always_finds_what_is_damaged_after_the_first_read_and_never_does_not_look(whole: Make, place: str) -> None:
+    view = whole(place, KINDS["float16"])
+    before = view.read("tokens", np.arange(ROWS))
+    path = shard_file(view, "tokens", 1)
+    if isinstance(path, RemotePath):
+        damage(view, "tokens", 6)
+    else:
+        known = path.stat()
+        damage(view, "tokens", 6)  # a disk that rots leaves the times alone
+        os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
+        assert view.read("tokens", np.arange(4, 8)).shape  # first: it was right once
+    again = Store.open(place).view("clips", "net", check="always")
+    for some in (view, again):
+        with pytest.raises(DamageError, match="^c6: "):
+            some.read("tokens", np.arange(ROWS), check="always")
+    with pytest.raises(DamageError, match="^c6: "):
+        again.read("tokens", np.arange(ROWS))
+    for some in (again, Store.open(place).view("clips", "net", check="never")):
+        got = some.read("tokens", np.arange(ROWS), check="never")
+        assert (got != before).any(axis=(1, 2)).nonzero()[0].tolist() == [6]
+    with pytest.raises(StoreError, match="check='sometimes' is not known"):
+        row_checks.known_check("sometimes")
+
+
+def test_a_replaced_shard_is_checked_again(whole: Make, place: str) -> None:
+    view = whole(place, KINDS["float16"])
+    rows = np.arange(ROWS)
+    before = view.read("tokens", rows)
+    path = shard_file(view, "tokens", 1)
+    data = path.read_bytes()
+    damage(view, "tokens", 6)
+    if not isinstance(path, RemotePath):  # by a rename, as writers do
+        damaged = path.read_bytes()
+        path.unlink()
+        path.write_bytes(damaged)
+    with pytest.raises(DamageError, match="^c6: "):
+        view.read("tokens", rows)
+    write(path, data)
+    assert (view.read("tokens", rows) == before).all()
+
+
+@pytest.mark.parametrize("what", ["row", "checksums"])
+def test_following_the_message_recovers(whole: Make, fill: Make, tmp_path: Path, what: str) -> None:
+    """verify lists the damage; without the status chunk that the message names, the shard is computed again."""
+    view = whole(str(tmp_path / "store"), KINDS["int8"])
+    expected = view.read_float("tokens", np.arange(ROWS))
+    damage(view, "tokens", 6) if what == "row" else flip(view.paths.checksum(1), 17)
+    view = Store.open(view.paths.store).view("clips", "net")
+    with pytest.raises(DamageError) as raised:
+        view.read_float("tokens", np.arange(ROWS))
+    found = re.search(r"run python -m store verify (\S+) to .* delete (\S+) and repeat", str(raised.value))
+    assert found and "\n" not in str(raised.value)
+    assert main(["verify", found[1]]) == 1
+    Path(found[2]).unlink()
+    with pytest.raises(StoreError, match="^c4 is absent"):
+        Store.open(found[1]).view("clips", "net").read_float("tokens", np.arange(ROWS))
+    fill(Store.open(found[1]).view("clips", "net"), np.arange(4, 8))
+    assert main(["verify", found[1]]) == 0
+    assert (view.read_float("tokens", np.arange(ROWS)) == expected).all(), "by the view that was open, too"
+
+
+def test_an_open_reader_follows_a_shard_that_is_computed_again(whole: Make, place: str, values: Make) -> None:
+    view = whole(place, KINDS["float16"])
+    view.read("embedding", np.arange(ROWS))
+    rows = np.arange(4, 8)
+    view.paths.status(1).unlink()
+    other = values(view, rows, seed=9)
+    Store.open(place).view("clips", "net").write_shard(1, rows, other, {})
+    assert (view.read("embedding", rows) == other["embedding"]).all()
+
+
+@pytest.mark.parametrize("array", ["tokens", "scale", "embedding", "checksum"])
+def test_no_damaged_row_is_copied(make_view: Make, fill: Make, tmp_path: Path, array: str) -> None:
+    """Not by requantise, export-hdf5, or a writer that fills the rest of a shard."""
+    view = make_view({"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32")})
+    fill(view, np.setdiff1d(np.arange(ROWS), [7]))
+    store = str(view.paths.store)
+    flip(view.paths.checksum(1), 17) if array == "checksum" else damage(view, array, 6)
+    named = "the checksums of shard 1" if array == "checksum" else f"c6: stored {array} of view net"
+    path, data = shard_file(view, "tokens", 1), shard_file(view, "tokens", 1).read_bytes()
+    with pytest.raises(DamageError, match=f"^{named}"):
+        fill(view, np.array([7]))
+    assert path.read_bytes() == data and view.shard_status(1).tolist() == [1, 1, 1, 0]
+    for command in (
+        ["requantise", store, "--view", "net", "--to", "small", "--dtype", "float16"],
+        ["export-hdf5", str(tmp_path / "x.h5"), "--store", store, "--view", "net"],
+        ["export-hdf5", str(tmp_path / "x.h5"), "--store", store, "--view", "net", "--raw"],
+    ):
+        assert _fails(command, named)
+    assert not (tmp_path / "x.h5").exists()
+    assert main(["compact", store]) == 0, "it moves no row"
+    made = verify(Store.open(store))
+    assert made and all("small" not in found.path for found in made)
+
+
+def _fails(command: list[str], named: str) -> bool:
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        code = main(command)
+    lines = [line for line in errors.getvalue().splitlines() if line.startswith("error: ")]
+    return code == 1 and len(lines) == 1 and named in lines[0]
+
+
+def test_threads_check_together(whole: Make, tmp_path: Path) -> None:
+    view = whole(str(tmp_path / "store"), KINDS["mapped"])
+    expected = view.read("tokens", np.arange(ROWS), check="never")
+    damage(view, "tokens", 9)
+    view = Store.open(view.paths.store).view("clips", "net")
+    problems: list[str] = []
+
+    def read(seed: int) -> None:
+        dice = np.random.default_rng(seed)
+        for _ in range(50):
+            rows = dice.integers(0, ROWS, 6)
+            try:
+                if not (view.read("tokens", rows) == expected[rows]).all():
+                    problems.append("a wrong row")
+                if 9 in rows:
+                    problems.append("a damaged row")
+            except DamageError as error:
+                if 9 not in rows or not str(error).startswith("c9: "):
+                    problems.append(str(error))
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+
+
+class _Rows(torch.utils.data.Dataset[np.ndarray]):
+    """Rows of a view, one at a time; the message of a row that is refused."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+
+    def __len__(self) -> int:
+        return ROWS
+
+    def __getitem__(self, row: int) -> Any:
+        try:
+            return self.view.read("embedding", np.array([row]))[0]
+        except DamageError as error:
+            return str(error)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_of_a_dataloader_check(whole: Make, tmp_path: Path, context: str) -> None:
+    view = whole(str(tmp_path / "store"), KINDS["float16"])
+    expected = view.read("embedding", np.arange(ROWS))  # the parent's bits are set: a fork inherits them
+    damage(view, "embedding", 9)
+    loader = torch.utils.data.DataLoader(
+        _Rows(view), batch_size=None, num_workers=2, multiprocessing_context=context, timeout=60
+    )
+    for _ in range(2):
+        for row, got in enumerate(loader):
+            if row == 9:
+                assert got.startswith("c9: stored embedding of view net")
+            else:
+                assert (np.asarray(got) == expected[row]).all()
+
+
+def test_checksum_chunks_in_memory_are_bounded(whole: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = whole(str(tmp_path / "store"), KINDS["float16"])
+    a_chunk = SHARD * 2 * 4 + row_checks._CHUNK_BYTES
+    monkeypatch.setattr(row_checks, "MOST_BYTES", 2 * a_chunk)
+    assert not view._checksums.nbytes, "nothing is loaded before a row is read"
+    view.read("tokens", np.arange(4))
+    assert view._checksums.nbytes == a_chunk
+    view.read("tokens", np.arange(ROWS))
+    assert view._checksums.nbytes == 2 * a_chunk
+    monkeypatch.setattr(view.paths.__class__, "checksum", lambda paths, shard: paths.store / "nowhere")
+    view.read("tokens", np.arange(ROWS))  # all were checked: no chunk is needed
+
+
+def test_a_million_rows_take_125_kb_and_8_bytes_a_shard() -> None:
+    checksums = row_checks.Checksums(ViewPaths(Path("store"), "clips", "net"), 2**11, 1)
+    checks = row_checks.RowChecks(checksums, 0, 2**11, 96 * 2**10)
+    checks._grow({2**20 // 2**11 - 1: None})
+    assert checks.nbytes == 2**20 // 8 + 2**20 // 2**11 * 8
