@@ -56,12 +56,10 @@ def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
 def unreadable(path: Path) -> str | None:
     """Return why a file does not open as a video, None if it does."""
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # opening a pipe would wait for a writer
-            return f"{path} is a device or pipe: give a video file"
         with opened(path):
             return None
-    except FeaturizeError as error:
-        return str(error)
+    except Exception as error:  # whatever FFmpeg or PyAV raises, the file is no video
+        return why(path, error)
 
 
 def refuse_all_unreadable(asked: Manifest, keys: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Rows that are withdrawn, and columns of some rows of a catalog."""
+"""Rows that are withdrawn: absent at once, and never zeros to a reader that knew them. Columns of some rows."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from store import Store, StoreError, View
+from store import Feature, Provenance, Store, StoreError, View
 from store.verify import verify
 
 Make = Callable[..., Any]
@@ -36,6 +36,27 @@ def test_rows_are_withdrawn_under_the_stores_lock_only(filled: View) -> None:
     with pytest.raises(StoreError, match="under the store's lock only"):
         filled.withdraw(np.array([0]))
     assert filled.status()[0] == 1
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_view_that_is_open_gives_no_zeros_for_a_row_that_was_withdrawn(
+    request: pytest.FixtureRequest, tmp_path: Path, provenance: Provenance, features: dict[str, Feature], fill: Make,
+    remote: bool,
+) -> None:  # fmt: skip
+    path = f"{request.getfixturevalue('bucket')}/store" if remote else tmp_path / "store"
+    store = Store.open(path, create=True)
+    store.catalog("clips").append(pl.DataFrame({"key": [f"c{i}" for i in range(4)]}))
+    with store.lock():
+        view = store.create_view("clips", "net", provenance, features, 4)
+    fill(view, np.arange(3))
+    reader = Store.open(path).view("clips", "net")
+    first = reader.read("tokens", np.arange(3))
+    with store.lock():
+        view.withdraw(np.array([1]))
+    fill(view, np.array([3]))  # the shard is written anew, without row 1
+    np.testing.assert_array_equal(reader.read("tokens", np.array([2, 0])), first[[2, 0]])
+    with pytest.raises(StoreError, match="c1 is absent"):
+        reader.read("tokens", np.arange(3))
 
 
 def test_columns_of_some_rows_come_from_the_parts_that_hold_them(tmp_path: Path) -> None:
