@@ -76,6 +76,25 @@ def test_markdown_a_name_stands_as_it_is() -> None:
     assert markdown.escape("a\nb") == "a b"
 
 
+@pytest.mark.parametrize(
+    "name", [ODD, "a|b", "x\n| y | z |\n\n# t", "<script>alert(1)</script>", "[l](http://x.y) ![i](z)"]
+)
+def test_markdown_a_reader_sees_the_name_and_nothing_else(name: str) -> None:
+    """As a Markdown parser of its own reads the table: the columns are those of the grid, each name is one text."""
+    from markdown_it import MarkdownIt
+
+    cells = [Cell(name), Cell(name), None]
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(
+        markdown.write(Grid(name, name, [("", name)] * 3, [Block(name, [(name, cells)])], [name]))
+    )
+    kinds = {child.type for token in tokens for child in token.children or []}
+    assert kinds <= {"text", "text_special", "em_open", "em_close"} and not any("html" in t.type for t in tokens)
+    seen = ["".join(child.content for child in token.children or []) for token in tokens if token.type == "inline"]
+    shown = " ".join(name.splitlines())
+    assert [text for text in seen if text] == [*[shown] * 9, "\u2013", shown]
+    assert sum(token.type == "tr_open" for token in tokens) == 3
+
+
 def test_latex_a_name_stands_as_it_is(made: list[Entry], tmp_path: Path) -> None:
     assert latex.escape("a\n\nb") == "a  b" and latex.escape("``y'' ?`") == "`{}`y'{}' ?{}`"
     document = latex.write([GRID, *grids(reported(made, paper=True))])
