@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -215,9 +215,7 @@ class Machine(RuleBasedStateMachine):
             before = dict(self.flips)
             self._flip(*die)
             if number < len(dice) - 1 or not last_stays:
-                for path in self.flips.keys() - before:
-                    _, at, byte = self.flips.pop(path)
-                    self._put(path, at, byte)
+                self._undo(self.flips.keys() - before)
 
     def _flip(self, which: int, place: int, bit: int) -> None:
         files = [path for path in sorted(self.path.rglob("*")) if path.is_file() and path.stat().st_size]
@@ -272,9 +270,7 @@ class Machine(RuleBasedStateMachine):
         for path in [path for path in self.flips if "arrays.zarr" in path.parts and path.name != "zarr.json"]:
             name, shard = path.relative_to(self.path).parts[2], int(path.relative_to(self.path).parts[5])
             model = self.model.views[name]
-            others = {other: self.flips.pop(other) for other in list(self.flips) if other != path}
-            for other, (_, at, byte) in others.items():
-                self._put(other, at, byte)
+            self._undo([other for other in self.flips if other != path])
             store = Store.open(self.path)
             view = store.view("clips", name)
             rows = slice(shard * view.rows_per_shard, (shard + 1) * view.rows_per_shard)
@@ -299,11 +295,12 @@ class Machine(RuleBasedStateMachine):
             file.seek(at)
             file.write(bytes([byte]))
 
-    def _undo(self) -> None:
+    def _undo(self, paths: Iterable[Path] | None = None) -> None:
+        """Undo flips, all by default."""
         self._forget_replaced()
-        for path, (_, at, byte) in self.flips.items():
+        for path in list(self.flips) if paths is None else [path for path in paths if path in self.flips]:
+            _, at, byte = self.flips.pop(path)
             self._put(path, at, byte)
-        self.flips.clear()
 
     def _forget_replaced(self) -> None:
         """A file that a write has replaced, or removed, holds no flip: what follows must be right."""
