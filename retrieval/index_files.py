@@ -12,6 +12,7 @@ import struct
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,22 +60,38 @@ def read_faiss(path: Path, dim: int, count: int, mapped: bool = False) -> faiss.
             f"{path.name} is damaged: {size:,} bytes that declare {vectors:,} vectors of {d:,} channels, "
             f"where the index has {count:,} of {dim:,}"
         )
+    flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE  # distances of L2 alone need that table
+    try:
+        with _limited(size):
+            index = faiss.read_index(str(path), flags | (faiss.IO_FLAG_MMAP if mapped else 0))
+    except (RuntimeError, MemoryError) as error:
+        reason = (str(error).strip().splitlines() or ["out of memory"])[-1]
+        raise DamagedIndex(f"{path.name} is damaged: FAISS cannot read it ({reason})") from error
+    if (index.d, index.ntotal) != (dim, count):  # a wrapper that declares one thing and holds another
+        raise DamagedIndex(f"{path.name} is damaged: it holds {index.ntotal:,} vectors of {index.d:,} channels")
+    return index
+
+
+@contextmanager
+def _limited(size: int) -> Iterator[None]:
+    """Let FAISS take no more memory for one array than a file of `size` bytes can fill.
+
+    FAISS has such limits since 1.14.2. The newest faiss-gpu-cu12 is older: with it only the header is checked.
+    """
+    import faiss
+
+    if not hasattr(faiss, "set_deserialization_vector_byte_limit"):
+        yield
+        return
     with _limits:
         before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
         faiss.set_deserialization_vector_byte_limit(size + _DERIVED)
         faiss.set_deserialization_loop_limit(size)
         try:
-            flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE  # distances of L2 alone need that table
-            index = faiss.read_index(str(path), flags | (faiss.IO_FLAG_MMAP if mapped else 0))
-        except (RuntimeError, MemoryError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise DamagedIndex(f"{path.name} is damaged: FAISS cannot read it ({reason})") from error
+            yield
         finally:
             faiss.set_deserialization_vector_byte_limit(before[0])
             faiss.set_deserialization_loop_limit(before[1])
-    if (index.d, index.ntotal) != (dim, count):  # a wrapper that declares one thing and holds another
-        raise DamagedIndex(f"{path.name} is damaged: it holds {index.ntotal:,} vectors of {index.d:,} channels")
-    return index
 
 
 def check_ids(index: faiss.Index, name: str, filled: Int64[np.ndarray, " rows"]) -> None:
