@@ -1,7 +1,7 @@
 """Small files of a store, read whole: regular files of a plausible size only.
 
 Guarantees
-- what is no regular file, or larger than it can be, is refused before any of it is read
+- a FIFO or a vast file is not waited for: it is refused before any of it is read
 """
 
 import errno

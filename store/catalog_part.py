@@ -1,7 +1,7 @@
 """One part of a catalog: a Parquet file whose columns `key` and `row` are checked whenever they are read.
 
 Guarantees
-- a part whose rows are not those that its name says, or whose keys are not all text, is refused
+- a part of the catalog has the rows of its name, and keys that are all text, or is refused
 """
 
 from collections.abc import Sequence

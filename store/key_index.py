@@ -7,6 +7,7 @@ the catalog it was made from, and their seals.
 Guarantees
 - a row is given for its own key only: equal hashes, damage and a foreign index never give another
 - a key is not missed either: what tells where it would stand is checked
+- a forged index of keys is made again: no offset in it makes a compiled loop read elsewhere
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -3,6 +3,7 @@
 Guarantees
 - a second writer is refused, with the host and the process id of the first
 - a lock dies with its process
+- a lock that is a link truncates nothing
 """
 
 import fcntl

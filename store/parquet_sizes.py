@@ -4,7 +4,7 @@ A few hundred bytes of Parquet can stand for billions of rows or gigabytes of te
 with the size of the file before a decoder sees it.
 
 Guarantees
-- a file that would decode to more than its size allows is refused before it is decoded
+- a Parquet file decodes in proportion to its size, or is refused before it is decoded
 """
 
 from collections.abc import Iterator

@@ -6,6 +6,7 @@ for every row slot (2**64 - 1 twice where the row is missing), then the index's 
 Guarantees
 - any Zarr v3 reader can read it
 - a row copied into a new file keeps its bytes
+- rows of a shard do not overlap
 """
 
 import math

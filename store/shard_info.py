@@ -1,7 +1,7 @@
 """What wrote the rows of a shard: `shards/ENTITY/VIEW/SHARD.json`, parsed and checked in one place.
 
 Guarantees
-- rows that are not of the shard are refused, however many a range says there are
+- what wrote a shard speaks of its own rows: a range of others is refused, however long
 """
 
 from collections.abc import Iterable

@@ -2,7 +2,7 @@
 
 Guarantees
 - a damaged file is refused, not read
-- a file that would decode to more than its size allows is refused, see `store.parquet_sizes`
+- a Parquet file decodes in proportion to its size, see `store.parquet_sizes`
 - a forked process is told so, where polars would wait for threads that the fork left behind
 """
 

@@ -4,7 +4,7 @@ Guarantees
 - a flipped byte in any file of catalog, views, annotations and indexes is found, and the clips that it touches are
   named
 - a store that is being written verifies clean
-- metadata that was forged ends verify in a line, however many rows it speaks of
+- an array that differs from the view is found
 - what is not covered is said: `NOT_COVERED`, and the files that `uncovered` returns
 """
 

@@ -4,8 +4,9 @@ A version of a stage holds sealed JSON and Parquet files. The card of an index c
 names the files of the index with their sizes and sha256.
 
 Guarantees
-- a flipped byte in any sealed file below annotations/, and in any card or index file below indexes/, is found
-- a file that carries no checksum is counted as not covered
+- a flipped byte below annotations or indexes is found, in every file that is sealed or named in a card
+- a card reaches no file elsewhere
+- what is not covered is said: files that carry no checksum
 """
 
 import hashlib

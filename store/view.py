@@ -2,7 +2,7 @@
 
 Guarantees
 - what status says is true at every moment
-- an array shorter than the catalog reads as absent
+- an array shorter than the catalog reads as absent; the length of a view is bounded by the catalog
 - a view that is open notices rows that others add
 - arrays grow under the planner's lock only, and never shrink
 - a damaged row is refused, by its key, at its first read

@@ -3,7 +3,10 @@
 A store may come from somebody else: whatever its JSON files say is checked here, before anything is allocated by it.
 
 Guarantees
-- metadata that create_view would not have written is refused in one line that names the file
+- rows_per_shard is a small power of two
+- features are those that a view can have
+- checksummed names the arrays
+- a provenance is whole
 """
 
 from collections.abc import Mapping

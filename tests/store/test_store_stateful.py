@@ -11,42 +11,35 @@ Guarantees
 """
 
 import copy
-import importlib.util
 import os
 import random
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import zarr
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from store import Store, StoreError
-from store.batches import Batches
 from store.verify import verify
 
+from .store_checks import COUNTS, Checks
 from .store_model import MAIN, OK, ModelStore, ModelView
 from .store_writers import CRASHED, SHAPES, Writers, perform
 
 SECONDS = float(os.environ.get("STATEFUL_SECONDS", "0"))
-COUNTS: Counter[str] = Counter()
-CHECKED = importlib.util.find_spec("store.row_checks") is not None  # rows are compared with their checksums
 DTYPES = ("float16", "float32", "int8")
 VIEWS = ("a", "b")
 WAYS = st.sampled_from(["here", "here", "child", "kill", "crash"])
-Verdict = Callable[[], None]
 
 
-class Machine(RuleBasedStateMachine):
+class Machine(RuleBasedStateMachine, Checks):
     """One store and its model."""
 
     writers: Writers
@@ -198,7 +191,7 @@ class Machine(RuleBasedStateMachine):
             self.model.views[name] = now
         missing = [name for name in before.views if name in after.views and name not in self.model.views]
         assert not missing, f"view {missing} is lost"
-        self._check_all(store)
+        self.check_all(store)
 
     # -- damage ----------------------------------------------------------------------------------------------------
 
@@ -219,10 +212,6 @@ class Machine(RuleBasedStateMachine):
 
     def _flip(self, which: int, place: int, bit: int) -> None:
         files = [path for path in sorted(self.path.rglob("*")) if path.is_file() and path.stat().st_size]
-        if not CHECKED:
-            files = [
-                path for path in files if "c" not in path.parts or path.relative_to(self.path).parts[3] == "status"
-            ]
         files = [path for path in files if path.suffix != ".lock" and path.name != "lock.json"]
         files = [
             path for path in files if ".tmp." not in str(path) and path not in self.flips and self._committed(path)
@@ -237,9 +226,9 @@ class Machine(RuleBasedStateMachine):
         COUNTS[f"flips in {path.relative_to(self.path).parts[0]}"] += 1
         if store := self._fresh():
             assert verify(store), f"verify misses byte {at} of {path}"
-            self._check_all(store)
+            self.check_all(store)
         if which % 4 == 0:
-            self._check_all(self.store)  # which has files open
+            self.check_all(self.store)  # which has files open
 
     def _committed(self, path: Path) -> bool:
         """Whether a reader, or verify, has a use for a file: not what a killed run left uncommitted."""
@@ -259,9 +248,9 @@ class Machine(RuleBasedStateMachine):
     @rule(check_first=st.booleans())
     def undo(self, check_first: bool) -> None:
         if check_first:
-            self._check_all(self.store)
+            self.check_all(self.store)
         self._undo()
-        self._check_all(self._fresh() or self.store)
+        self.check_all(self._fresh() or self.store)
 
     @precondition(lambda self: any("arrays.zarr" in path.parts and path.name != "zarr.json" for path in self.flips))
     @rule()
@@ -287,7 +276,7 @@ class Machine(RuleBasedStateMachine):
                 model.fill(good, bad)
                 COUNTS["computed again"] += 1
             self.flips.clear()
-            self._check_all(store)
+            self.check_all(store)
             return
 
     def _put(self, path: Path, at: int, byte: int) -> None:
@@ -308,23 +297,12 @@ class Machine(RuleBasedStateMachine):
             if not path.exists() or path.stat().st_ino != inode:
                 del self.flips[path]
 
-    @contextmanager
-    def _damage(self) -> Iterator[None]:
-        """StoreError is an answer while a file is damaged, and at no other time."""
-        try:
-            yield
-        except StoreError as error:
-            assert "\n" not in str(error)
-            if not self.flips:
-                raise
-            COUNTS["reads refused, damage"] += 1
-
     # -- reading ---------------------------------------------------------------------------------------------------
 
     @rule(fresh=st.booleans())
     def read_all(self, fresh: bool) -> None:
         if store := self._fresh() if fresh else self.store:
-            self._check_all(store)
+            self.check_all(store)
 
     @precondition(lambda self: self.model.views and self.model.keys)
     @rule(data=st.data())
@@ -333,99 +311,21 @@ class Machine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.model.views)))
         rows = np.array(data.draw(st.lists(st.integers(0, len(self.model.keys) - 1), min_size=1, max_size=6)))
         keys, model = [self.model.keys[row] for row in rows], self.model.views[name]
-        with self._damage():
+        with self.damage():
             view = self.store.view("clips", name)
             if all(key in model.ok for key in keys):
-                self._check_rows(view, model, rows)
+                self.check_rows(view, model, rows)
             else:
                 with pytest.raises(StoreError, match=r" is (absent|failed) in view |damaged|not as it was|cannot be"):
                     view.read(MAIN, rows)
                 COUNTS["reads of rows that are not there"] += 1
-
-    def _check_all(self, store: Store) -> None:
-        """Everything that can be asked is as the model has it."""
-        COUNTS["full checks"] += 1
-        keys, catalog = self.model.keys, store.catalog("clips")
-        for ask, answer in (
-            (lambda: catalog.frame(["key"])["key"].to_list() if keys else [], keys),
-            (lambda: catalog.keys(np.arange(len(keys))), keys),
-            (lambda: catalog.rows([*keys, "no such clip"]).tolist(), [*range(len(keys)), -1]),
-            (lambda: len(catalog), len(keys)),
-        ):
-            with self._damage():
-                assert ask() == answer
-        with self._damage():
-            assert store.views("clips") == sorted(self.model.views)
-        if not self.flips:
-            assert verify(store) == []
-        for name, model in self.model.views.items():
-            with self._damage():
-                view = store.view("clips", name)
-                assert view.rows_per_shard == (model.rows_per_shard or view.rows_per_shard)
-                assert {n: f.dtype for n, f in view.features.items()} == model.dtypes
-                assert {n: f.shape for n, f in view.features.items()} == SHAPES
-                with self._damage():
-                    assert view.status().tolist() == model.status(keys)
-                with self._damage():
-                    assert view.failures().rows() == [(key, model.failed[key]) for key in keys if key in model.failed]
-                ok = np.array([row for row, key in enumerate(keys) if key in model.ok], np.int64)
-                self._check_rows(view, model, ok)
-                for row in ok.tolist() if self.flips else ():
-                    self._check_rows(view, model, np.array([row]))
-                with self._damage():
-                    self._check_batches(view, model)
-                if not self.flips:
-                    self._check_with_zarr(view, model, ok)
-
-    def _check_rows(self, view: Any, model: ModelView, rows: np.ndarray) -> None:
-        expected = [model.ok[self.model.keys[row]] for row in rows.tolist()]
-        for name, shape in SHAPES.items():
-            with self._damage():
-                found = view.read(name, rows)
-                self._equal(found, [row.stored[name] for row in expected], shape, f"{name} of {view.name}")
-            with self._damage():
-                floats = view.read_float(name, rows)
-                self._equal(floats, [row.floats(name) for row in expected], shape, f"{name} of {view.name}, as floats")
-            with self._damage():
-                if len(rows) and (lying := view.in_place(name, rows)) is not None:
-                    self._equal(lying, [row.stored[name] for row in expected], shape, f"{name} in place")
-        if model.chain[-1] == "int8":
-            with self._damage():
-                levels, scale = view.read_quantised(MAIN, rows)
-                self._equal(levels, [row.stored[MAIN] for row in expected], SHAPES[MAIN], "levels")
-                self._equal(scale, [row.scale[MAIN] for row in expected], scale.shape[1:], "scales")
-
-    def _equal(self, found: np.ndarray, expected: list[np.ndarray], shape: tuple[int, ...], what: str) -> None:
-        COUNTS["arrays compared"] += 1
-        assert found.shape == (len(expected), *shape), what
-        if expected:
-            wanted = np.stack(expected)
-            assert found.dtype == wanted.dtype, what
-            assert found.tobytes() == wanted.tobytes(), f"{what} is silently wrong, flips {self.flips}"
-
-    def _check_batches(self, view: Any, model: ModelView) -> None:
-        seen = []
-        for batch in Batches(view, list(SHAPES), batch_size=3, seed=1):
-            expected = [model.ok[self.model.keys[row]] for row in batch.rows.tolist()]
-            seen += batch.rows.tolist()
-            for name, shape in SHAPES.items():
-                self._equal(batch.arrays[name], [row.stored[name] for row in expected], shape, f"batches of {name}")
-        assert sorted(seen) == [row for row, key in enumerate(self.model.keys) if key in model.ok]
-
-    def _check_with_zarr(self, view: Any, model: ModelView, ok: np.ndarray) -> None:
-        group = zarr.open_group(view.paths.group, mode="r")
-        status = group["status"][:].tolist()
-        assert status == model.status(self.model.keys)[: len(status)]
-        for name in SHAPES:
-            whole = np.asarray(group[name][:])
-            assert whole[ok].tobytes() == view.read(name, ok).tobytes(), f"zarr reads another {name}"
 
     def teardown(self) -> None:
         if not hasattr(self, "root"):
             return
         try:
             self._undo()
-            self._check_all(Store.open(self.path))
+            self.check_all(Store.open(self.path))
         finally:
             shutil.rmtree(self.root)
 
