@@ -1,4 +1,4 @@
-"""The test sets that a command holds out, from its options `--hold-out`, `--hold-out-by` and, formerly, `--test-sets`."""
+"""The test sets that a command holds out: options `--hold-out`, `--hold-out-by` and, formerly, `--test-sets`."""
 
 from collections.abc import Sequence
 

@@ -112,7 +112,7 @@ def find(source: Source, rows: Sequence[Any], store: Store) -> Seen:
     named = pl.any_horizontal("uid in names", "stem in names")
     nameless = pl.any_horizontal("uid in videos", "stem in videos")  # the clip that trained was known by its name only
     of_video = pl.col("file in videos") | nameless | (pl.col("file").is_null() & named)
-    trained = tests.filter(of_video).select("key", pl.coalesce("file", "uid", "stem"))
+    trained = tests.filter(of_video).select("key", pl.coalesce("file", "stem", "uid"))
     return Seen(
         source.name,
         frozenset(tests.filter("key in clips")["key"]),

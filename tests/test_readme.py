@@ -52,7 +52,7 @@ def small(command: str, folder: Path, lm: str) -> str:
     command = re.sub(r"(?<![\w/])(data|runs)/", lambda m: f"{folder}/{m[1]}/", command)
     if command.startswith("python -m heads.train"):
         world = f"{folder}/data/kitchen"
-        extra.append("--hold-out " + " ".join(f"{world}/{task}_test.jsonl" for task in ("diffcap", "diffmcq", "diffrank")))
+        extra.append("--hold-out " + " ".join(f"{world}/{t}_test.jsonl" for t in ("diffcap", "diffmcq", "diffrank")))
         paired = f"--video-lm.pairqa {world}/pairqa_train.jsonl --video-lm.language-model {lm}"
         extra += [paired] if "stepdiff.yaml" in command else []
         for task in ("diffmcq", "diffrank") if "stepdiff.yaml" in command else ():

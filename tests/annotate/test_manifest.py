@@ -9,6 +9,7 @@ import pytest
 
 from annotate import manifest
 from featurize.manifest import read_manifest
+from heads.hold_out import BY_ID
 from kitchen.files import write_files
 from kitchen.world import make_world
 
@@ -78,6 +79,36 @@ def test_what_cannot_be_used_is_counted_by_its_reason(
     assert set(heard["video"]) == {f"{second}.webm"} and set(heard["narration"]) == {"hello"}
 
 
+def test_a_clip_that_is_held_out_has_the_split_test_whatever_htstep_says_of_its_video(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert manifest.main(options(world, tmp_path / "m.csv")) == 0
+    before = pl.read_csv(tmp_path / "m.csv")
+    train = before.filter(split="train")
+    first, other = train["video"].unique(maintain_order=True)[:2]
+    clip = train.filter(video=first)["clip"][1]
+    val = before.filter(split="val")["clip"][0] if "val" in before["split"] else train.filter(video=other)["clip"][0]
+    row = {"reference": clip, "targets": [val, "elsewhere_0_1"], "category": "Visuals", "scores": [1, 2]}
+    (tmp_path / "diffrank.jsonl").write_text(json.dumps(row))
+    videos = before.filter(pl.col("clip").is_in([clip, val]))["video"]
+    for by, held in (
+        ("video", before.filter(pl.col("video").is_in(videos.implode()))),
+        ("clip", before.filter(pl.col("clip").is_in([clip, val]))),
+    ):
+        more = {"hold-out": str(tmp_path / "diffrank.jsonl"), "hold-out-by": by}
+        capsys.readouterr()
+        assert manifest.main([*options(world, tmp_path / "held.csv", **more), "--json"]) == 0
+        record = json.loads(capsys.readouterr().out)
+        found = pl.read_csv(tmp_path / "held.csv")
+        assert found.drop("split").equals(before.drop("split"))
+        is_held = pl.col("clip").is_in(held["clip"].implode())
+        expected = before.with_columns(split=pl.when(is_held).then(pl.lit("test")).otherwise("split"))
+        assert found.equals(expected) and record["held_out"][BY_ID] == 2
+        assert sum(record["held_out"].values()) == held.height == sum(record["held_out_of"].values())
+        assert record["held_out_of"] == dict(held["split"].value_counts().iter_rows())
+        assert record["splits"] == dict(expected["split"].value_counts().iter_rows())
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
@@ -85,6 +116,7 @@ def test_what_cannot_be_used_is_counted_by_its_reason(
         ({"videos": "videos/all.mp4"}, "write {video} where"),
         ({"taxonomy": "missing.csv"}, "missing.csv: no taxonomy"),
         ({"narration": "missing.json"}, "missing.json: cannot be read"),
+        ({"hold-out": "missing.jsonl"}, "missing.jsonl: no such file"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(

@@ -116,3 +116,20 @@ def test_a_mistake_is_told_in_one_line(
     assert pairqa.main([*given, more]) == 1
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
+
+
+def test_no_pair_with_a_clip_that_is_held_out_is_asked_about_or_written(
+    given: list[str], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], without_ray: None
+) -> None:
+    row = {"reference": CLIPS[0], "candidate": "other_0_1", "category": "Visuals", "text": ["x"]}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row))
+    server.answer = writes
+    asked = [*given, f"--endpoint={server.url}", "--retries=0", "--json", "--hold-out", str(tmp_path / "test.jsonl")]
+    assert pairqa.main(asked) == 0
+    said = capsys.readouterr()
+    record = json.loads(said.out)
+    assert "hold-out, pairs: 2 of 5 dropped (2 clip of a test set)" in said.err
+    assert record["pairs"] == 3 and record["hold_out"]["sources"]["pairs"]["clip of a test set"] == 2
+    rows = [json.loads(line) for line in (tmp_path / "pairqa.jsonl").read_text().splitlines()]
+    assert rows and CLIPS[0] not in {clip for row in rows for clip in (row["reference"], row["candidate"])}
+    assert not any("tool 0" in message["content"] for body in server.requests for message in body["messages"])

@@ -10,6 +10,7 @@ import pytest
 from annotate import pairs
 from annotate.pairs import SCHEMA, PairsOptions, run
 from annotate.stream import stream_parquet
+from heads.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO
 from store import Store, table
 
 
@@ -91,16 +92,44 @@ def test_no_clip_of_another_split_of_a_test_set_or_that_overlaps_one_is_in_a_pai
     (folder / "diffcap.jsonl").write_text(json.dumps(row))
     rank = {"reference": "v4_4.99_50", "targets": ["v5_5_9"], "category": "Visuals", "scores": [3]}
     (folder / "diffrank.jsonl").write_text(json.dumps(rank))
-    frame, record = chosen(folder, other=0.5, test_sets=f"{folder}/diffcap.jsonl,{folder}/diffrank.jsonl")
+    files = (f"{folder}/diffcap.jsonl", f"{folder}/diffrank.jsonl")
+    frame, record = chosen(folder, other=0.5, hold_out=files, hold_out_by="clip")
     assert clips_of(frame) & {"v0_0_5", "v3_0_5", "v4_0_5", "w0_0_5", "w1_0_5", "w2_0_5"} == set()
     assert "v5_0_5" in clips_of(frame)  # it only touches one
     assert record["left_out"] == {
         "no step": 1,
         "not of the train split": 2,
-        "clip of a test set": 1,
-        "overlaps a clip of a test set": 2,
+        BY_ID: 1,
+        BY_OVERLAP: 2,
+        BY_VIDEO: 0,
     }
     assert record["pairs"] == 5 * 4 // 2 + 4 * 3 // 2
+    frame, record = chosen(folder, other=0.5, hold_out=files)
+    assert not {clip.rsplit("_", 2)[0] for clip in clips_of(frame)} & {"v0", "v3", "v4", "v5"}
+    # v5_0_5, v0_10_15, v3_10_15, v0_20_25
+    assert (record["left_out"][BY_ID], record["left_out"][BY_OVERLAP], record["left_out"][BY_VIDEO]) == (1, 2, 4)
+    # A test clip that this catalog files under another split still holds its video out.
+    rank = {"reference": "w0_0_5", "targets": ["v1_0_5"], "category": "Visuals", "scores": [3]}
+    (folder / "diffrank.jsonl").write_text(json.dumps(rank))
+    assert chosen(folder, hold_out=files[1:])[1]["left_out"][BY_VIDEO] == 3
+
+
+def test_the_old_name_of_the_option_works_with_a_notice_and_the_new_one_takes_several_files(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, clip in (("a", "v0_0_5"), ("b", "v1_0_5")):
+        row = {"reference": clip, "candidate": "w2_0_5", "category": "Visuals", "text": ["x"]}
+        (folder / f"{name}.jsonl").write_text(json.dumps(row))
+    given = ["--store", str(folder / "features"), "--out", str(folder / "p.parquet"), "--json"]
+    a, b = (str(folder / f"{name}.jsonl") for name in "ab")
+    records = []
+    for more in (["--hold-out", a, b], ["--hold-out", a, f"--hold-out={b}"], ["--test-sets", f"{a},{b}"]):
+        assert pairs.main([*more, *given]) == 0
+        said = capsys.readouterr()
+        records.append(json.loads(said.out))
+        assert said.err.count("--test-sets is now --hold-out FILE [FILE ...]") == int(more[0] == "--test-sets")
+        assert said.err.count("\n") <= 1
+    assert records[0] == records[1] == records[2] and records[0]["left_out"][BY_ID] == 2
 
 
 def test_only_described_clips_make_pairs_where_texts_are_given(folder: Path) -> None:
@@ -144,7 +173,7 @@ def test_the_file_says_what_made_it(folder: Path) -> None:
         (["--cap", "0"], "at least 1"),
         (["--other", "1"], "a part from 0 up to 1"),
         (["--step", "verb"], "no clip has a verb"),
-        (["--test-sets", "none.jsonl"], "none.jsonl: no such file"),
+        (["--hold-out", "none.jsonl"], "none.jsonl: no such file"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(

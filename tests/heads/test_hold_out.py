@@ -28,6 +28,7 @@ MCQ = {
     "answer": ["a_0_1", "b_0_1"],
 }
 RANK = {"reference": "r_0_1", "targets": ["s_0_1", "t_0_1"], "category": "Visuals", "scores": [5, 1]}
+SHARED = Path(__file__).parents[3] / "shared/data"
 SCHEMA = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
 
 
@@ -175,3 +176,35 @@ def test_without_test_sets_nothing_is_held_out() -> None:
     held.look_up(catalog)
     assert held.keep(catalog, "clips") is catalog and held.keep_pairs([("a", "b")], "pairs") == [True]
     assert held.record() is None and held.lines() == []
+
+
+def test_of_the_published_diffrank_clips_most_are_of_train_videos_and_none_of_them_trains() -> None:
+    """A catalog of HT-Step's train videos: the published clips of each, one that overlaps each, and one after each."""
+    file, splits = SHARED / "stepdiff/diffrank_dataset.jsonl", SHARED / "htstep/video_splits.json"
+    if not (file.is_file() and splits.is_file()):
+        pytest.skip("the published files are not here")
+    test = read_test_clips([file])
+    train = pl.DataFrame({"video": json.loads(splits.read_text())["train"]})
+    uid = pl.col("key").str.extract(r"^(.+)_[0-9.]+_[0-9.]+$")
+    own = test.with_columns(video=uid).join(train, on="video", how="semi")
+    assert (test.height, own.height, own["video"].n_unique()) == (5946, 5046, 4073)
+    moved = [
+        own.with_columns(key=pl.format("{}_{}_{}", "video", shift, pl.int_range(pl.len())), start=start, end=start + 1)
+        for shift, start in ((0, pl.col("end") - 0.25), (1, pl.lit(1e5)))
+    ]
+    others = train.join(own, on="video", how="anti").select(
+        key=pl.col("video") + pl.lit("_0_9"), start=pl.lit(0.0), end=pl.lit(9.0), video="video"
+    )
+    clips = pl.concat([frame.select("key", "start", "end", "video") for frame in (own, *moved, others)])
+    catalog = clips.with_columns(video="videos/" + pl.col("video") + ".mp4")
+    for by, of_video in (("video", 5046), ("clip", 0)):
+        hold_out = HoldOut([str(file)], by)  # type: ignore[arg-type]
+        hold_out.look_up(catalog)
+        kept = hold_out.keep(catalog, "clips")
+        assert hold_out.sources["clips"] == {
+            "of": 3 * 5046 + others.height,
+            BY_ID: 5046,
+            BY_OVERLAP: 5046,
+            BY_VIDEO: of_video,
+        }
+        assert kept.height == others.height + (0 if of_video else 5046)

@@ -114,7 +114,7 @@ def test_test_sets_of_other_videos_change_no_weight_and_what_is_dropped_is_print
 @pytest.mark.parametrize(
     ("clips", "message"),
     [
-        ([CLIPS[0], CLIPS[4], CLIPS[8]], "hold_out leaves nothing of pairs to train on: 132 of 132 dropped (60 clip of"),
+        ([CLIPS[0], CLIPS[4], CLIPS[8]], "leaves nothing of pairs to train on: 132 of 132 dropped (60 clip of"),
         (None, "nowhere.jsonl: no such file"),
         ([], "test.jsonl: not a test set, its rows have none of options, targets, candidate"),
     ],

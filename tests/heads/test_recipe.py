@@ -36,6 +36,19 @@ def test_the_recipes_have_the_published_figures(name: str, system: str, batch: i
     assert recipe.init == ("runs/interleaved" if system == "StepDiff" else None)
 
 
+def test_every_recipe_holds_out_the_three_test_sets_next_to_what_it_trains_on() -> None:
+    paths = [path for path in RECIPES.rglob("*.yaml") if path.name != "report.yaml"]
+    assert len(paths) == 10
+    for path in paths:
+        made, folder = read_recipe(path), "data/kitchen" if path.parent.name == "kitchen" else "data"
+        files = tuple(f"{folder}/{task}_test.jsonl" for task in ("diffcap", "diffmcq", "diffrank"))
+        assert made.hold_out == files, path
+        assert made.hold_out_by == "video"
+        recipe = made.video_lm or (made.contrastive and made.contrastive.pairs)
+        if recipe and recipe.pairqa:
+            assert Path(recipe.pairqa).parent == Path(folder)
+
+
 def test_in_the_kitchen_all_of_ours_are_given_alike() -> None:
     """A recipe that reads single clips has none to compare; else each has what the demo's StepDiff has, which validates
     on more rows. All trainings of `make reproduce` are chosen on as many; the contrastive head's stronger form on more.
