@@ -130,8 +130,8 @@ def identity(options: EvaluateOptions, rows: Sequence[Any]) -> dict[str, Any]:
     from store import Store
     from weights import fingerprint, resolve
 
-    free = ("bootstrap", "similarity", "store", "test_set", "out", "rows", "subset", "no_difference", "skip_missing")
-    free = (*free, "allow_seen")
+    of_rows = ("test_set", "rows", "subset", "no_difference", "skip_missing", "allow_seen")
+    free = ("bootstrap", "similarity", "store", "out", *of_rows)
     asked_of = {name: value for name, value in asdict(options).items() if name not in free}
     head = None if options.head is None else fingerprint(Run(Path(options.head)).best() / "head.safetensors")
     read = [None if options.weights is None else resolve(options.weights), options.texts]
@@ -253,8 +253,8 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
         if isinstance(method, StepDiff):
             computed = precision if precision == "bfloat16" else method.model.lm.precision
             told |= {"protocol": protocol(options.task, options.seeded, options.decline_at) | {"precision": computed}}
-        record = {"options": asdict(options), "disclosed": told, "skipped": skipped, "scores": scores}
-        record["seen"] = None if seen is None else seen.counts(there)
+        met = None if seen is None else seen.counts(there)
+        record = {"options": asdict(options), "disclosed": told, "skipped": skipped, "seen": met, "scores": scores}
         write_text(out.with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
         partial.forget()
     return record

@@ -74,8 +74,9 @@ def of_view(store: Store, view: str) -> Source | None:
 def _blocks(folder: Place, kind: str, count: int) -> Iterator[Hashes]:
     """Yield the hashes of a kind in blocks. HeadsError: there are not `count` of them."""
     found = 0
-    for path in sorted(folder.glob(f"{kind}-*.parquet")):
-        block = table.read(path)["hash"].to_numpy()
+    files: list[Place] = sorted(folder.glob(f"{kind}-*.parquet"))
+    for file in files:
+        block = table.read(file)["hash"].to_numpy()
         found += len(block)
         yield block
     if found != count:

@@ -178,8 +178,8 @@ def over_seeds(measured: Measured) -> Measured:
         none = max(score.undecided_rows for score, _ in group)
         within = interval(resampled, first.videos)
         most = max((score for score, _ in group), key=lambda score: score.seen_clips)
-        seen = {"seen_clips": most.seen_clips, "test_clips": most.test_clips}
-        joint = replace(first, value=mean, interval=within, undecided_rows=none, seeds=tuple(known), **seen)
+        joint = replace(first, value=mean, interval=within, undecided_rows=none, seeds=tuple(known))
+        joint = replace(joint, seen_clips=most.seen_clips, test_clips=most.test_clips)
         found.append((joint, resampled))
     return found
 

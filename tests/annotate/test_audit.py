@@ -11,7 +11,6 @@ import av
 import numpy as np
 import polars as pl
 import pytest
-from annotate.held_out import read_held_out
 from PIL import Image
 
 from annotate import AnnotateError, audit
