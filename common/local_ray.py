@@ -91,7 +91,7 @@ def joined_ray(address: str, **options: Any) -> Iterator[None]:
 
 
 def _check_answers(address: str) -> None:
-    """Raise RayStartError where nothing listens at `host:port`, for which Ray itself waits minutes."""
+    """Raise RayStartError where nothing that speaks gRPC listens at `host:port`: Ray itself waits minutes for it."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdecimal():  # `auto`, or a name that Ray knows
         return
@@ -99,6 +99,15 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWER).close()
     except (OSError, OverflowError, UnicodeError) as error:
         raise RayStartError(str(getattr(error, "strerror", None) or error)) from None
+    if os.environ.get("RAY_USE_TLS", "0") != "0":  # a handshake without the certificates would fail
+        return
+    import grpc
+
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
+        try:
+            grpc.channel_ready_future(channel).result(_ANSWER)
+        except grpc.FutureTimeoutError:
+            raise RayStartError(f"something listens there, but did not answer as Ray in {_ANSWER:g} s") from None
 
 
 def _init(**options: Any) -> None:

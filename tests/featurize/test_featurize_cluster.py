@@ -19,6 +19,7 @@ import psutil
 import pytest
 import yaml
 
+from common.local_ray import RayStartError, joined_ray
 from featurize.cluster import inside_job
 from featurize.crew import ATTEMPTS, crew_size
 from featurize.job import requested
@@ -157,6 +158,17 @@ def test_no_cluster_where_it_is_said_to_be(tmp_path: Path, tiny_clip: Path) -> N
     (tmp_path / "t.csv").write_text("text\nwhisk\n")
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 1 and f"error: no Ray cluster at 127.0.0.1:{port}" in run.stderr.splitlines()[-1]
+
+
+def test_an_address_where_something_else_listens_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(RayStartError) as error:
+        with joined_ray(f"127.0.0.1:{silent.getsockname()[1]}"):
+            pass
+    assert "something listens there, but did not answer as Ray in 10 s" in str(error.value)
+    for address in ("nonsense", "127.0.0.1:99999999", "[::1"):
+        with pytest.raises(RayStartError, match="no Ray cluster at") as error, joined_ray(address):
+            pass
+        assert "\n" not in str(error.value)
 
 
 DYING = """
