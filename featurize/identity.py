@@ -24,7 +24,7 @@ BYTES, DIGEST = "video_bytes", "video_digest"
 """the catalog's columns of a clip's identity"""
 END_BYTES = 2**20
 """bytes at each end of a file that its digest covers"""
-_DIGEST_BYTES = 8
+_DIGITS = 16  # of the sha256
 _THREADS = 16  # files that are read at once: most wait for a disk or a file server
 _TOGETHER = 1024  # files between two looks at the progress
 
@@ -35,7 +35,7 @@ class Identity(NamedTuple):
     nbytes: int
     """bytes of the file"""
     digest: str
-    """blake2b of its first and last MiB, 16 hex digits"""
+    """sha256 of its first and last MiB, the first 16 hex digits"""
 
     def __str__(self) -> str:
         """In words, for a message."""
@@ -49,12 +49,12 @@ def identity(path: Path) -> Identity | None:
             return None
         with open(path, "rb", buffering=0) as file:
             nbytes = os.fstat(file.fileno()).st_size
-            state = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+            state = hashlib.sha256()
             for offset in (0, max(nbytes - END_BYTES, END_BYTES)):
                 _take(state, file.fileno(), offset)
     except (OSError, ValueError):  # ValueError: a path with NUL
         return None
-    return Identity(nbytes, state.hexdigest())
+    return Identity(nbytes, state.hexdigest()[:_DIGITS])
 
 
 def identities(paths: Mapping[str, Path]) -> dict[str, Identity | None]:
@@ -71,7 +71,7 @@ def identities(paths: Mapping[str, Path]) -> dict[str, Identity | None]:
     return {name: found[path] for name, path in paths.items()}
 
 
-def _take(state: "hashlib.blake2b", fd: int, offset: int) -> None:
+def _take(state: "hashlib._Hash", fd: int, offset: int) -> None:
     """Add up to END_BYTES bytes from `offset` to the digest, fewer only at the end of the file."""
     end = offset + END_BYTES
     while offset < end and (part := os.pread(fd, end - offset, offset)):

@@ -42,7 +42,7 @@ class HardNegatives:
         rows = catalog.filter((pl.col("split") == "train") & pl.col("step").is_not_null())
         rows = rows.filter(pl.Series(features.has(rows["key"].to_list()), dtype=pl.Boolean))
         if hold_out is not None:
-            rows = hold_out.keep(rows, "hard negatives")
+            rows = hold_out.keep(rows, "hard-negative mining")
         self.clips: list[str] = rows["key"].to_list()
         steps = rows.with_row_index("place").group_by("step", maintain_order=True).agg("place")
         self.groups = [places.to_numpy() for places in steps["place"]]

@@ -33,4 +33,4 @@ def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame
     rows = pl.int_range(first, first + frame.height, dtype=pl.Int64, eager=True)
     if not frame["row"].eq_missing(rows).all() or merged not in (0, frame.height):
         raise StoreError(f"{refuse} (its rows are not {first} and following, as its name says): restore the file")
-    return frame if columns is None else frame.select(name for name in columns if name in frame.columns)
+    return frame if columns is None else frame.select([n for n in dict.fromkeys(columns) if n in frame.columns])

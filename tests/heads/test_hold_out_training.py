@@ -54,7 +54,7 @@ def test_no_source_draws_a_clip_of_a_test_set_or_of_its_video(world: Path, tiny_
     counts = {source: counts["of"] for source, counts in hold_out.sources.items()}
     # six captions of the twelve training clips
     assert counts == {
-        "pairs": 132, "hard negatives": 12, "warm start": 18, "sequences": 12, "images": 6, "clips": 12
+        "pairs": 132, "hard-negative mining": 12, "warm start": 18, "sequences": 12, "images": 6, "clips": 12
     }  # fmt: skip
     assert hold_out.sources["clips"] == {"of": 12, BY_ID: 1, BY_OVERLAP: 3, BY_VIDEO: 0}  # the catalog has no starts
     assert sum(hold_out.sources["pairs"][reason] for reason in (BY_ID, BY_OVERLAP)) == 132 - 8 * 7
