@@ -32,7 +32,7 @@ _MEASURED = """
 import json, resource, sys, time
 from annotate.pairs import PairsOptions, run
 begin = time.monotonic()
-record = run(PairsOptions(*sys.argv[1:3], hold_out=(sys.argv[3],), cap=int(sys.argv[4])))
+record = run(PairsOptions(*sys.argv[1:3], hold_out=(sys.argv[3],), hold_out_by="clip", cap=int(sys.argv[4])))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 print(json.dumps({"seconds": time.monotonic() - begin, "gib": peak, "record": record}))
 """
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         make_catalog(Store.open(store, create=True), options)
         make_test_set(test_set, options.clips // OF_VIDEO)
         arguments = [str(store), f"{folder}/pairs.parquet", str(test_set), str(options.cap)]
-        done = subprocess.run([sys.executable, "-c", _MEASURED, *arguments], check=True, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", _MEASURED, *arguments], check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout)
     row = {
         "clips": options.clips,

@@ -33,9 +33,9 @@ def test_a_row_is_given_out_once_and_never_moves(catalog: Catalog) -> None:
     assert [part.name for part in catalog.parts()] == ["000000000000.parquet", "000000000002.parquet"]
 
 
-def test_a_column_that_is_named_twice_is_read_once(catalog: Catalog) -> None:
+def test_the_row_number_is_a_column_like_others(catalog: Catalog) -> None:
     catalog.append(frame("b", "a", start=[1.5, 2.5]))
-    assert catalog.frame(["key", "row", "key", "row"]).rows() == [("b", 0), ("a", 1)]
+    assert catalog.frame(["start", "row"]).rows() == [(1.5, 0), (2.5, 1)]
 
 
 def test_what_is_known_of_a_row_may_be_told_anew(tmp_path: Path, catalog: Catalog) -> None:
