@@ -202,13 +202,12 @@ class View:
             return dequantise(*self.read_quantised(feature, rows, direct=direct, check=check))
         return self.read(feature, rows, direct=direct, check=check).astype(np.float32, copy=False)
 
-    def checksums(self, rows: Int[np.ndarray, " R"], fresh: bool = False) -> UInt32[np.ndarray, "R arrays"]:
-        """The stored crc32c of finished rows, one for each array of `checksummed`.
+    def checksums(self, rows: Int[np.ndarray, " R"]) -> UInt32[np.ndarray, "R arrays"]:
+        """The stored crc32c of finished rows as they are now, one for each array of `checksummed`.
 
-        With `fresh` nothing that was loaded before is used. Raises DamageError where they are damaged or missing.
+        Raises DamageError where they are damaged or missing.
         """
-        if fresh:
-            self._checksums.forget(np.unique(rows // self.rows_per_shard).tolist())
+        self._checksums.forget(np.unique(rows // self.rows_per_shard).tolist())
         return self._checksums.of_rows(rows)
 
     def arrays_of(self, features: Sequence[str]) -> dict[str, Feature]:

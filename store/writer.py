@@ -138,7 +138,7 @@ class ShardWriter:
         names = sorted(view.checksummed, key=lambda name: -view.stored[name].row_bytes)
         sums = np.zeros((view.rows_per_shard, len(names)), "<u4")
         if keep.any():
-            sums[keep] = view.checksums(self.first + np.flatnonzero(keep), fresh=True)
+            sums[keep] = view.checksums(self.first + np.flatnonzero(keep))
         rows, *parts = tee(stored_rows(slots, features, view.features), 1 + len(names))
         for name, of_name in zip(names, parts, strict=True):  # while the largest is written all are made ready
             kept = sums[:, view.checksummed.index(name)]

@@ -14,6 +14,9 @@ from retrieval.errors import RetrievalError
 from retrieval.index import open_index
 from retrieval.vectors import filled_rows, normalised
 from store import Store, StoreError, View
+from store.errors import DamageError
+from store.seal import crc32c
+from store.shard import encode_chunk, read_chunk
 
 Fill = Callable[..., View]
 
@@ -200,13 +203,19 @@ def test_every_vector_has_length_1(store: Store, clips: View) -> None:
 
 
 def test_nan_is_refused_by_its_key(store: Store, clips: View) -> None:
-    """The store writes no NaN: only damage brings one, here a shard file changed by hand."""
+    """The store writes no NaN: only damage brings one, here a shard file and its checksum changed by hand."""
     (shard,) = (store.path / "arrays.zarr/clips/tiny/embedding/c").glob("1/0")
     content = bytearray(shard.read_bytes())
     stored = clips.read_float("embedding", np.array([10]))[0]
     at = content.find(stored.tobytes())
     content[at : at + 4] = np.float32("nan").tobytes()
     shard.write_bytes(content)
+    with pytest.raises(DamageError, match="video_10_0_11: stored embedding of view tiny .* is not as it was written"):
+        build_index(store, store.view("clips", "tiny"))
+    path = clips.paths.checksum(1)
+    sums = read_chunk(path, (clips.rows_per_shard, 1), "uint32").copy()
+    sums[10 % clips.rows_per_shard] = crc32c(content[at : at + stored.nbytes])
+    path.write_bytes(encode_chunk(sums))
     with pytest.raises(RetrievalError, match="embedding of video_10_0_11 .* holds NaN or infinity"):
         build_index(store, store.view("clips", "tiny"))
 
