@@ -23,6 +23,7 @@ from heads.video_task import VideoTask
 from store import Store
 
 from .conftest import SYSTEMS, recipe
+from .small_task import unsealed
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
 HELD = CLIPS[:4]  # the first is a test clip, the others are of its video
@@ -156,7 +157,7 @@ def test_a_run_that_would_draw_clips_that_its_beginning_did_not_know_is_not_resu
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    shutil.copytree(trained, run)
+    unsealed(shutil.copytree(trained, run))
     made = yaml.safe_load((run / "recipe.yaml").read_text()) | {"out": str(run)}
     (run / "recipe.yaml").write_text(yaml.safe_dump(made))
     arrays = load_file(run / "trained_on.safetensors")
@@ -178,7 +179,7 @@ def test_a_run_that_starts_from_another_has_its_clips_too_and_names_one_that_rec
     schedule = {"steps": 1, "validate_every": 1}
     for name, start in (("next", trained), ("after", tmp_path / "old")):
         if start != trained:  # as an earlier version left it
-            shutil.copytree(trained, start)
+            unsealed(shutil.copytree(trained, start))
             lineage = json.loads((start / "lineage.json").read_text())
             del lineage["trained_on"], lineage["hold_out"]
             (start / "lineage.json").write_text(json.dumps(lineage))
