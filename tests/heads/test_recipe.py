@@ -94,7 +94,9 @@ def test_the_kitchens_stepdiff_learns_with_the_language_model_that_is_fetched(wo
         warm_start=WarmStart(steps=2, clips=4),
         validation=Validation(str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl"), 2),
     )
-    train.run(dataclasses.replace(made, store=str(world / "features"), out=str(tmp_path / "run"), video_lm=recipe))
+    files = tuple(str(world / f"{task}_test.jsonl") for task in ("diffcap", "diffmcq", "diffrank"))
+    out = {"store": str(world / "features"), "out": str(tmp_path / "run"), "hold_out": files}
+    train.run(dataclasses.replace(made, video_lm=recipe, **out))  # type: ignore[arg-type]
     losses = [r["loss"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in r]
     assert np.mean(losses[-2:]) < 0.7 * np.mean(losses[:2])
     model, features, _ = load_video_lm(tmp_path / "run", Store.open(world / "features"), "cpu")

@@ -15,6 +15,7 @@ from heads.testsets import DiffRank, write_test_set
 from heads.trained_on import TrainedOn
 from store import Store
 
+from .small_task import unsealed
 from .test_contrastive import recipe as contrastive
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
@@ -117,7 +118,7 @@ def test_a_head_whose_training_clips_are_not_recorded_is_named_and_evaluated(
     (run / "trained_on.safetensors").unlink()
     assert evaluate.main(given) == 1
     assert "trained_on.safetensors: missing or damaged" in capsys.readouterr().err
-    lineage = json.loads((run / "lineage.json").read_text())
+    lineage = json.loads((unsealed(run) / "lineage.json").read_text())
     del lineage["trained_on"], lineage["hold_out"]  # as an earlier version left it
     (run / "lineage.json").write_text(json.dumps(lineage))
     assert evaluate.main(given) == 0
