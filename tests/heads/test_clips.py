@@ -1,6 +1,7 @@
 """Cached features by clip id, from a store that memory could not hold."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,9 +25,9 @@ def test_a_view_that_fills_memory_is_read_past_the_page_cache(
     asked: list[bool] = []
     read = View._read
 
-    def watched(self: View, rows: np.ndarray, wanted: dict, direct: bool = False) -> list[np.ndarray]:
+    def watched(self: View, rows: np.ndarray, wanted: dict, direct: bool = False, *check: Any) -> list[np.ndarray]:
         asked.append(direct)
-        return read(self, rows, wanted, direct)
+        return read(self, rows, wanted, direct, *check)
 
     monkeypatch.setattr(View, "_read", watched)
     found = []
