@@ -16,6 +16,7 @@ from heads.trained import load_video_lm
 from store import Store
 
 from .conftest import recipe
+from .small_task import unsealed
 
 
 def test_a_training_that_has_not_come_to_its_end_is_told_of_and_starts_no_other(
@@ -24,6 +25,9 @@ def test_a_training_that_has_not_come_to_its_end_is_told_of_and_starts_no_other(
     half = tmp_path / "half"
     shutil.copytree(trained, half, ignore=shutil.ignore_patterns("checkpoint-*"))
     shutil.copytree(trained / "checkpoint-000006", half / "checkpoint-000002")
+    state = half / "checkpoint-000002/state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"step": 2, "best_step": 2, "best_score": 0.5}))
+    unsealed(half)
     Run(half).name_best(half / "checkpoint-000002", 2, 0.5)
     out = tmp_path / "p.jsonl"
     command = ["--task", "diffrank", "--method", "video-lm", "--head", str(half), "--store", str(world / "features")]
