@@ -125,8 +125,8 @@ def test_memory_of_a_few_blocks(resident: bool, store: Store, fill: Fill, monkey
     monkeypatch.setattr(View, "read", counted)
     in_place = View.in_place
 
-    def seen(view: View, feature: str, rows: np.ndarray) -> np.ndarray | None:
-        lying = in_place(view, feature, rows) if resident else None
+    def seen(view: View, feature: str, rows: np.ndarray, *check: Any) -> np.ndarray | None:
+        lying = in_place(view, feature, rows, *check) if resident else None
         reads.append(0 if lying is None else len(lying))
         return lying
 
