@@ -99,7 +99,8 @@ def main(argv: list[str] | None = None) -> int:
         make_catalog(Store.open(store, create=True), options)
         make_test_set(test_set, options.clips // OF_VIDEO)
         arguments = [str(store), f"{folder}/pairs.parquet", str(test_set), str(options.cap)]
-        done = subprocess.run([sys.executable, "-c", _MEASURED, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-c", _MEASURED, *arguments]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout)
     row = {
         "clips": options.clips,
