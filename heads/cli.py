@@ -100,7 +100,7 @@ def gathered(arguments: Sequence[str], lists: Collection[str]) -> list[str]:
                 own.append(rest.pop(0))
             if len(own) == 1 and own[0].startswith("["):
                 argument = f"{flag}={own[0]}"
-            else:
+            elif own:  # a flag without a value stays one, which is refused
                 argument = f"{flag}={json.dumps(values.setdefault(name, []) + own)}"
                 values[name] += own
         found.append(argument)

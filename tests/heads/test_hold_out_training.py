@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from heads import train, trained_on
 from heads.checkpoint import Run
+from heads.cli import gathered
 from heads.errors import HeadsError
 from heads.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
 from heads.paired_contrast import contrast_pairs
@@ -218,3 +219,16 @@ def test_a_file_is_read_in_blocks_and_one_that_is_not_what_the_lineage_names_is_
     (tmp_path / "trained_on.safetensors").unlink()
     with pytest.raises(HeadsError, match=r"trained_on.safetensors: missing or damaged \(No such file"):
         trained_on.read(tmp_path, lineage)
+
+
+def test_a_flag_of_several_files_takes_them_all_and_one_without_a_file_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--hold-out", "a", "b", "--seed", "1", "--hold-out=c", "--out", "x"]
+    assert gathered(given, {"hold_out"}) == [
+        '--hold-out=["a", "b"]', "--seed", "1", '--hold-out=["a", "b", "c"]', "--out", "x"
+    ]  # fmt: skip
+    assert gathered(["--hold-out", "[d, e]"], {"hold_out"}) == ["--hold-out=[d, e]"]
+    with pytest.raises(SystemExit):
+        train.main(["--out", str(tmp_path / "run"), "--store", str(tmp_path), "--hold-out"])
+    assert "hold_out" in capsys.readouterr().err
