@@ -81,6 +81,7 @@ def test_in_the_kitchen_all_of_ours_are_given_alike() -> None:
     assert len(files) == 1 and rows <= pairs.pairs.validation.rows and rows <= ours.validation.rows
 
 
+@pytest.mark.timeout(900)  # it trains the real language model, minutes on cores that are shared
 def test_the_kitchens_stepdiff_learns_with_the_language_model_that_is_fetched(world: Path, tmp_path: Path) -> None:
     made = read_recipe(RECIPES / "kitchen" / "stepdiff.yaml")
     assert made.video_lm is not None and made.video_lm.language_model == "smollm2-135m-instruct"
