@@ -23,9 +23,9 @@ import torch
 
 from annotate.alignment import given
 from annotate.cli import parse
-from annotate.errors import AnnotateError
 from annotate.narration import Piece, read_narration
 from common import command
+from common.errors import StepDiffError
 from heads.checkpoint import Run
 from heads.clip_texts import COLUMNS
 from heads.clips import Features
@@ -63,7 +63,7 @@ class AlignOptions:
 
 def run(options: AlignOptions) -> dict[str, Any]:
     if options.window < 0:
-        raise AnnotateError(f"--window {options.window}: give seconds, 0 or more")
+        raise StepDiffError(f"--window {options.window}: give seconds, 0 or more")
     store, device = Store.open(options.store), pick_device(options.device)
     head, recipe = load_contrastive(Path(options.head), store, device)
     features = Features(store, recipe.view, "tokens")
@@ -80,7 +80,7 @@ def run(options: AlignOptions) -> dict[str, Any]:
             texts |= _aligned(some, by_video, head, features, Sentences(store, device), options)
             advance(len(some))
     if not texts:
-        raise AnnotateError(
+        raise StepDiffError(
             f"{options.narration}: speaks of no clip of {options.store}; correct --narration or --window"
         )
     made = {

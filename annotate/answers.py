@@ -33,7 +33,7 @@ class Annotator(Protocol):
         """Seconds that its model has worked so far."""
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
-        """Key and answer of every item, as they come. AnnotateError: none of those left can be answered."""
+        """Key and answer of every item, as they come. StepDiffError: none of those left can be answered."""
 
 
 @runtime_checkable

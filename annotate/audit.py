@@ -21,10 +21,10 @@ from annotate.audit_figures import figures, leaks
 from annotate.audit_page import Sample, page
 from annotate.cli import parse
 from annotate.contact_sheets import contact_sheets
-from annotate.errors import AnnotateError
 from annotate.hold_out import given
 from annotate.qa_file import Question, read_questions
 from common import command
+from common.errors import StepDiffError
 from common.streams import generator
 from heads.clip_texts import ClipTexts
 from heads.files import write_text
@@ -63,7 +63,7 @@ def run(options: AuditOptions) -> dict[str, Any]:
     rows = read_questions(options.file)
     clips = None if options.store is None else known_clips(Store.open(options.store))
     if clips is None and (hold_out.files or options.videos):
-        raise AnnotateError("--hold-out and --videos need --store, which knows when each clip begins and ends")
+        raise StepDiffError("--hold-out and --videos need --store, which knows when each clip begins and ends")
     record: dict[str, Any] = {
         "file": options.file,
         "figures": figures(rows),
@@ -89,7 +89,7 @@ def _made(path: Path) -> dict[str, Any] | None:
         _check_made(found)
         return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise AnnotateError(
+        raise StepDiffError(
             f"{record}: not a record of annotate.pairqa ({error}); run that again, or remove it"
         ) from error
 

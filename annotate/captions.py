@@ -19,12 +19,12 @@ from annotate.answers import Job
 from annotate.captioning import QUESTIONS, Kind
 from annotate.cli import parse
 from annotate.clips import clip_items
-from annotate.errors import AnnotateError
 from annotate.pictures import with_videos
 from annotate.stage import StageOptions, absolute, run_stage, show
 from annotate.token_captioner import TokenJob
 from annotate.video_captioner import VideoJob
 from common import command
+from common.errors import StepDiffError
 from featurize.cluster import refuse_relative
 from store import Store
 
@@ -53,7 +53,7 @@ class CaptionOptions(StageOptions):
 
 def run(options: CaptionOptions) -> dict[str, Any]:
     if options.batch < 1 or options.max_tokens < 1:
-        raise AnnotateError(f"--batch {options.batch}, --max-tokens {options.max_tokens}: neither may be below 1")
+        raise StepDiffError(f"--batch {options.batch}, --max-tokens {options.max_tokens}: neither may be below 1")
     job, columns = make_job(options), ["video", "start", "end"] if options.videos else []
     items = clip_items(Store.open(options.store), options.split, columns)
     if options.videos is not None:
@@ -62,20 +62,20 @@ def run(options: CaptionOptions) -> dict[str, Any]:
 
 
 def make_job(options: CaptionOptions) -> Job:
-    """Who captions. AnnotateError: nobody, or more than one."""
+    """Who captions. StepDiffError: nobody, or more than one."""
     question = options.question or QUESTIONS[options.kind]
     if (options.head is None) == (options.model is None):
-        raise AnnotateError("give --head, a trained head, or --model, a public model")
+        raise StepDiffError("give --head, a trained head, or --model, a public model")
     if options.model is not None and (options.view is None) == (options.videos is None):
-        raise AnnotateError("--model needs --view, cached tokens of its image tower, or --videos, a folder")
+        raise StepDiffError("--model needs --view, cached tokens of its image tower, or --videos, a folder")
     if options.head is not None and options.videos is not None:
-        raise AnnotateError("--head reads cached tokens, never --videos: leave it out")
+        raise StepDiffError("--head reads cached tokens, never --videos: leave it out")
     given = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
     refuse_relative([(name, path) for name, path in given if path is not None])
     if options.model is not None and options.videos is not None:
         return VideoJob(options.kind, options.model, question, options.max_tokens, options.batch)
     if options.head is not None and options.kind == "objects" and options.view is None:
-        raise AnnotateError("objects are seen in centre frames: give --view, made by featurize --sampling centre")
+        raise StepDiffError("objects are seen in centre frames: give --view, made by featurize --sampling centre")
     head = None if options.head is None else str(Path(options.head).expanduser().absolute())
     asked = (question, options.max_tokens, options.batch)
     return TokenJob(absolute(options.store), options.kind, head, options.model, options.view, *asked)

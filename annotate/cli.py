@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from annotate.errors import AnnotateError
-from featurize import FeaturizeError
 from heads import cli
 
 
@@ -19,7 +17,7 @@ def parse(
 ) -> int:
     """As heads.cli.parse. The exit status is 1 too where a stage's record tells of items that are absent, or of some
     that failed, unless those are allowed."""
-    errors: tuple[type[Exception], ...] = (AnnotateError, FeaturizeError, *cli.ERRORS)
+    errors: tuple[type[Exception], ...] = cli.ERRORS
     return cli.parse(options, argv, program, description, run, show, positional, errors, _status)
 
 

@@ -18,13 +18,13 @@ import polars as pl
 from annotate.cli import parse
 from annotate.clips import clip_items
 from annotate.describer import DescribeJob
-from annotate.errors import AnnotateError
 from annotate.grounding import GROUNDED
 from annotate.llm import LLMOptions, Sampling
 from annotate.prompts import DESCRIBE, read_prompt
 from annotate.stage import StageOptions, run_stage, show
 from annotate.versions import chosen
 from common import command
+from common.errors import StepDiffError
 from heads.clip_texts import ClipTexts
 from store import Store
 
@@ -53,7 +53,7 @@ class DescribeOptions(LLMOptions, StageOptions):
 
 def run(options: DescribeOptions) -> dict[str, Any]:
     if options.words < 1:
-        raise AnnotateError(f"--words {options.words} is too few: give 1 or more")
+        raise StepDiffError(f"--words {options.words} is too few: give 1 or more")
     store = Store.open(options.store)
     actions = chosen(store, "captions-action", options.actions)
     objects = None if options.objects == _NONE else chosen(store, "ground", options.objects)
@@ -71,7 +71,7 @@ def run(options: DescribeOptions) -> dict[str, Any]:
     columns = [] if aligned or options.narration == _NONE else [options.narration]
     items = clip_items(store, options.split, columns)
     if columns and items[options.narration].dtype != pl.String:
-        raise AnnotateError(f"--narration {options.narration}: a column of {items[options.narration].dtype}, not text")
+        raise StepDiffError(f"--narration {options.narration}: a column of {items[options.narration].dtype}, not text")
     spoken = items.select("key", *columns).iter_rows() if columns else ()
     said = {
         "narration": dict(aligned.items() if aligned else spoken),

@@ -51,7 +51,7 @@ class DetectorJob:
 
 
 class Detector:
-    """AnnotateError: no such model."""
+    """StepDiffError: no such model."""
 
     def __init__(self, job: DetectorJob, device: str, threads: int) -> None:
         self.job, self.threads = job, threads

@@ -21,12 +21,12 @@ from annotate.answers import Job
 from annotate.cli import parse
 from annotate.clips import clip_items
 from annotate.detector import DetectorJob
-from annotate.errors import AnnotateError
 from annotate.pictures import with_videos
 from annotate.space import SpaceJob
 from annotate.stage import StageOptions, absolute, run_stage, show
 from annotate.versions import chosen
 from common import command
+from common.errors import StepDiffError
 from featurize.cluster import refuse_relative
 from heads.clips import Features
 from store import Store
@@ -57,11 +57,11 @@ class GroundOptions(StageOptions):
 
 def run(options: GroundOptions) -> dict[str, Any]:
     if (options.view is None) == (options.model is None):
-        raise AnnotateError("give --view, a space of clips and texts, or --model, a detector")
+        raise StepDiffError("give --view, a space of clips and texts, or --model, a detector")
     if (options.model is None) != (options.videos is None):
-        raise AnnotateError("a detector needs both --model and --videos, the folder of the videos")
+        raise StepDiffError("a detector needs both --model and --videos, the folder of the videos")
     if not 0 <= options.threshold <= 1:
-        raise AnnotateError(f"--threshold {options.threshold}: a score lies between 0 and 1")
+        raise StepDiffError(f"--threshold {options.threshold}: a score lies between 0 and 1")
     given = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
     refuse_relative([(name, path) for name, path in given if path is not None])
     store = Store.open(options.store)

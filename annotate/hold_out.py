@@ -15,7 +15,7 @@ def given(hold_out: Sequence[str], by: By, test_sets: Sequence[str] = ()) -> Hol
         test_sets: values of the option's old name, several files with commas between them.
 
     Raises:
-        HeadsError: a file does not exist or is no test set.
+        StepDiffError: a file does not exist or is no test set.
     """
     files = list(hold_out)
     if test_sets:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from annotate.errors import AnnotateError
+from common.errors import StepDiffError
 
 SPLITS = ("train", "val", "test")
 
@@ -46,38 +46,38 @@ class Segment:
 
 
 def read_taxonomy(path: str | Path) -> dict[int, Step]:
-    """Step by global_step_index. AnnotateError: not such a file, or an index twice."""
+    """Step by global_step_index. StepDiffError: not such a file, or an index twice."""
     steps: dict[int, Step] = {}
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
                 index = int(row["global_step_index"])
                 if index in steps:
-                    raise AnnotateError(f"{path}: step {index} stands twice; keep one")
+                    raise StepDiffError(f"{path}: step {index} stands twice; keep one")
                 steps[index] = Step(row["activity"].strip(), row["headline"].strip())
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, AttributeError) as error:
-        raise AnnotateError(f"{path}: no taxonomy of HT-Step ({_why(error)}); give its taxonomy.csv") from error
+        raise StepDiffError(f"{path}: no taxonomy of HT-Step ({_why(error)}); give its taxonomy.csv") from error
     return steps
 
 
 def read_splits(path: str | Path) -> dict[str, str]:
-    """Split (train, val, test) by video. AnnotateError: another subset, or a video in two splits."""
+    """Split (train, val, test) by video. StepDiffError: another subset, or a video in two splits."""
     splits: dict[str, str] = {}
     for subset, videos in _object(path).items():
         split = split_of(subset, path)
         if not (isinstance(videos, list) and all(isinstance(video, str) for video in videos)):
-            raise AnnotateError(f"{path}: subset {subset!r} is no list of videos; give HT-Step's video_splits.json")
+            raise StepDiffError(f"{path}: subset {subset!r} is no list of videos; give HT-Step's video_splits.json")
         for video in videos:
             if splits.setdefault(video, split) != split:
-                raise AnnotateError(f"{path}: video {video} is of {splits[video]} and of {split}; keep one")
+                raise StepDiffError(f"{path}: video {video} is of {splits[video]} and of {split}; keep one")
     return splits
 
 
 def split_of(subset: Any, path: str | Path) -> str:
-    """train, val or test: `val_seen` is of val. AnnotateError where it is none of them."""
+    """train, val or test: `val_seen` is of val. StepDiffError where it is none of them."""
     split = str(subset).partition("_")[0]
     if split not in SPLITS:
-        raise AnnotateError(f"{path}: subset {subset!r} is of none of {', '.join(SPLITS)}; correct it")
+        raise StepDiffError(f"{path}: subset {subset!r} is of none of {', '.join(SPLITS)}; correct it")
     return split
 
 
@@ -86,7 +86,7 @@ def read_annotations(
 ) -> tuple[list[Segment], Counter[str]]:
     """All segments that can be used, and how many cannot, by reason.
 
-    splits: read_splits'; without it the file's own subsets count. AnnotateError: not such a file, or a video whose
+    splits: read_splits'; without it the file's own subsets count. StepDiffError: not such a file, or a video whose
     split it says otherwise or not at all.
     """
     segments: dict[str, Segment] = {}
@@ -96,7 +96,7 @@ def read_annotations(
             split = _split(video, about["subset"], splits, path)
             found = [(int(row["id"]), row["segment"]) for row in about["annotations"]]
         except (KeyError, TypeError, ValueError) as error:
-            raise AnnotateError(f"{path}: video {video} is not annotated as HT-Step's are ({_why(error)})") from error
+            raise StepDiffError(f"{path}: video {video} is not annotated as HT-Step's are ({_why(error)})") from error
         for step_id, written in found:
             segment = _segment(video, written, step_id, taxonomy, split)
             if isinstance(segment, str):
@@ -111,7 +111,7 @@ def read_annotations(
 def _split(video: str, subset: Any, splits: dict[str, str] | None, path: str | Path) -> str:
     own = split_of(subset, path)
     if splits is not None and splits.get(video) != own:
-        raise AnnotateError(
+        raise StepDiffError(
             f"{path}: video {video} is of {own} here and of {splits.get(video, 'none')} in the splits; correct one"
         )
     return own
@@ -136,9 +136,9 @@ def _object(path: str | Path) -> dict[str, Any]:
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"), parse_float=str)
     except (OSError, ValueError, RecursionError) as error:
-        raise AnnotateError(f"{path}: no JSON that can be read ({_why(error)}); copy it again") from error
+        raise StepDiffError(f"{path}: no JSON that can be read ({_why(error)}); copy it again") from error
     if not isinstance(found, dict):
-        raise AnnotateError(f"{path}: holds {type(found).__name__}, not an object; give HT-Step's file")
+        raise StepDiffError(f"{path}: holds {type(found).__name__}, not an object; give HT-Step's file")
     return found
 
 

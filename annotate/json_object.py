@@ -14,7 +14,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import Any, TextIO
 
-from annotate.errors import AnnotateError
+from common.errors import StepDiffError
 
 PIECE = 2**22
 """characters read at once"""
@@ -26,18 +26,18 @@ _SPACES = re.compile(r"[ \t\r\n]*")
 
 
 def entries(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """Name and value of each entry. AnnotateError: no such file, or one that is not a JSON object."""
+    """Name and value of each entry. StepDiffError: no such file, or one that is not a JSON object."""
     try:
         with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
             yield from _entries(file, path)
     except OSError as error:
-        raise AnnotateError(f"{path}: cannot be read ({error.strerror}); correct its path") from error
+        raise StepDiffError(f"{path}: cannot be read ({error.strerror}); correct its path") from error
 
 
 def _entries(file: TextIO, path: str | Path) -> Iterator[tuple[str, Any]]:
     text, at = _next("", 0, file)
     if text[at : at + 1] != "{":
-        raise AnnotateError(f"{path}: not a JSON object; give a file that begins with {{")
+        raise StepDiffError(f"{path}: not a JSON object; give a file that begins with {{")
     text, at = _next(text, at + 1, file)
     count = 0
     while count or text[at : at + 1] != "}":
@@ -46,7 +46,7 @@ def _entries(file: TextIO, path: str | Path) -> Iterator[tuple[str, Any]]:
             text, at = text[at:], 0
             more = file.read(max(PIECE, len(text)))
             if not more or len(text) > LONGEST:
-                raise AnnotateError(f"{path}: damaged behind entry {count}: {text[:40]!r}; copy it again")
+                raise StepDiffError(f"{path}: damaged behind entry {count}: {text[:40]!r}; copy it again")
             text += more
             found = _entry(text, 0)
         name, value, at = found
@@ -57,7 +57,7 @@ def _entries(file: TextIO, path: str | Path) -> Iterator[tuple[str, Any]]:
         text, at = _next(text, at + 1, file)
     text, at = _next(text, at + 1, file)
     if text:
-        raise AnnotateError(f"{path}: damaged behind entry {count}: {text[at : at + 40]!r}; copy it again")
+        raise StepDiffError(f"{path}: damaged behind entry {count}: {text[at : at + 40]!r}; copy it again")
 
 
 def _next(text: str, at: int, file: TextIO) -> tuple[str, int]:

@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from annotate.answers import Failure
 from annotate.endpoint import shown
-from annotate.errors import AnnotateError
 from annotate.prompts import Message
+from common.errors import StepDiffError
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,20 @@ class LLMOptions:
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.sampling.max_tokens < 1:
-            raise AnnotateError(f"batch {self.batch}, max_tokens {self.sampling.max_tokens}: neither may be below 1")
+            raise StepDiffError(f"batch {self.batch}, max_tokens {self.sampling.max_tokens}: neither may be below 1")
         if self.sampling.temperature < 0 or not 0 < self.sampling.top_p <= 1:
-            raise AnnotateError(
+            raise StepDiffError(
                 f"temperature {self.sampling.temperature}, top_p {self.sampling.top_p}: the first is 0 or more, the "
                 "second above 0 and at most 1"
             )
         rate = self.requests_per_second
         if self.timeout <= 0 or self.retries < 0 or (rate is not None and rate <= 0):
-            raise AnnotateError(
+            raise StepDiffError(
                 f"timeout {self.timeout}, retries {self.retries}, requests_per_second {rate}: the second is 0 or more, "
                 "the others above 0"
             )
         if self.endpoint is not None and self.precision is not None:
-            raise AnnotateError(
+            raise StepDiffError(
                 f"precision {self.precision}: {shown(self.endpoint)} chooses its own; leave out --precision or "
                 "--endpoint"
             )
@@ -105,13 +105,11 @@ class LLMOptions:
         return told if self.precision is None else told | {"precision": self.precision}
 
     def load(self, device: str) -> LLM:
-        """AnnotateError, WeightsError: no such model, or not one that answers messages."""
+        """StepDiffError: no such model, or not one that answers messages."""
         if self.endpoint is not None:
             from annotate.llm_server import ServedLLM
 
-            return ServedLLM(
-                self.endpoint, self.llm, self.batch, self.timeout, self.retries, self.requests_per_second
-            )
+            return ServedLLM(self.endpoint, self.llm, self.batch, self.timeout, self.retries, self.requests_per_second)
         from annotate.llm_local import LocalLLM
 
         return LocalLLM(self.llm, device, self.batch, self.precision)

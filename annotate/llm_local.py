@@ -15,15 +15,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from annotate.answers import Failure
-from annotate.errors import AnnotateError
 from annotate.llm import CutOff, Sampling
 from annotate.prompts import Message
+from common.errors import StepDiffError
 from common.streams import torch_seed
 from weights import resolve
 
 
 class LocalLLM:
-    """AnnotateError: no causal language model of safetensors there, or none with a chat template."""
+    """StepDiffError: no causal language model of safetensors there, or none with a chat template."""
 
     def __init__(self, name: str, device: str, batch: int, precision: str | None = None) -> None:
         """name: one of `python -m weights list`, a folder or a hub id; batch: conversations at once; precision:
@@ -45,9 +45,9 @@ class LocalLLM:
             ).eval()
         except (OSError, ValueError, SafetensorError) as error:
             why = str(error).strip().splitlines()[0]
-            raise AnnotateError(f"{name}: no causal language model that can be loaded ({why}); give another") from error
+            raise StepDiffError(f"{name}: no causal language model that can be loaded ({why}); give another") from error
         if self.tokenizer.chat_template is None:
-            raise AnnotateError(f"{name}: no chat template in its tokenizer files; use an instruct or chat model")
+            raise StepDiffError(f"{name}: no chat template in its tokenizer files; use an instruct or chat model")
         self.model.to(device)
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:

@@ -27,9 +27,9 @@ import httpx2
 
 from annotate.answers import Failure
 from annotate.endpoint import is_url, shown
-from annotate.errors import AnnotateError
 from annotate.llm import CutOff, Sampling
 from annotate.prompts import Message
+from common.errors import StepDiffError
 
 KEY = "OPENAI_API_KEY"
 _AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses that may pass
@@ -55,7 +55,7 @@ class _Down(Exception):
 
 
 class ServedLLM:
-    """AnnotateError: an endpoint that is no URL."""
+    """StepDiffError: an endpoint that is no URL."""
 
     def __init__(
         self,
@@ -69,16 +69,16 @@ class ServedLLM:
     ) -> None:
         """at_once: requests on their way; timeout: seconds of a whole answer; first_pause: seconds."""
         if not is_url(endpoint):
-            raise AnnotateError("--endpoint is no URL; give one as http://127.0.0.1:8000/v1")
+            raise StepDiffError("--endpoint is no URL; give one as http://127.0.0.1:8000/v1")
         self._certificates = httpx2.create_ssl_context()  # takes 0.1 s, and serves every request
         try:
             url = httpx2.URL(endpoint)
             self._url = url.copy_with(path=url.path.rstrip("/") + "/chat/completions", fragment=None)
             self._client()
         except httpx2.InvalidURL as error:
-            raise AnnotateError(f"--endpoint {shown(endpoint)} is no URL ({error})") from error
+            raise StepDiffError(f"--endpoint {shown(endpoint)} is no URL ({error})") from error
         except (ImportError, ValueError) as error:  # a proxy in the environment that httpx2 cannot use
-            raise AnnotateError(f"--endpoint {shown(endpoint)} cannot be reached as HTTP_PROXY and such say") from error
+            raise StepDiffError(f"--endpoint {shown(endpoint)} cannot be reached as HTTP_PROXY and such say") from error
         self.url = shown(str(self._url))
         self.model, self.at_once, self.timeout, self.retries = model, at_once, timeout, retries
         self.first_pause = first_pause

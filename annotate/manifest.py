@@ -26,11 +26,11 @@ from typing import Any, Literal
 import polars as pl
 
 from annotate.cli import parse
-from annotate.errors import AnnotateError
 from annotate.hold_out import given
 from annotate.htstep import Segment, read_annotations, read_splits, read_taxonomy
 from annotate.narration import heard, read_narration
 from common import command
+from common.errors import StepDiffError
 from heads.hold_out import HoldOut
 from store.commit import replace_file
 
@@ -58,14 +58,14 @@ class ManifestOptions:
 def run(options: ManifestOptions) -> dict[str, Any]:
     out = Path(options.out)
     if out.suffix not in (".csv", ".parquet", ".jsonl"):
-        raise AnnotateError(f"{out}: a manifest is .csv, .parquet or .jsonl; name the file so")
+        raise StepDiffError(f"{out}: a manifest is .csv, .parquet or .jsonl; name the file so")
     if "{video}" not in options.videos:
-        raise AnnotateError(f"--videos {options.videos}: write {{video}} where a video's id stands in the names")
+        raise StepDiffError(f"--videos {options.videos}: write {{video}} where a video's id stands in the names")
     hold_out = given(options.hold_out, options.hold_out_by)
     splits = None if options.splits is None else read_splits(options.splits)
     segments, unusable = read_annotations(options.annotations, read_taxonomy(options.taxonomy), splits)
     if not segments:
-        raise AnnotateError(f"{options.annotations}: no segment in it can be used ({dict(unusable) or 'it has none'})")
+        raise StepDiffError(f"{options.annotations}: no segment in it can be used ({dict(unusable) or 'it has none'})")
     faults = Counter[str]()
     speech = {} if options.narration is None else _narration(options.narration, segments, faults)
     frame = pl.DataFrame([_row(segment, speech.get(segment.clip), options.videos) for segment in segments])

@@ -20,8 +20,8 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from annotate.errors import AnnotateError
 from annotate.json_object import entries
+from common.errors import StepDiffError
 
 UNUSABLE, UNDECODED = "pieces without text or time", "pieces with bytes that are not UTF-8"
 csv.field_size_limit(2**27)  # hours of text may stand in one field
@@ -41,7 +41,7 @@ def read_narration(
 ) -> Iterator[tuple[str, list[Piece]]]:
     """The speech of those of `videos` that have any, by time; `faults` counts what was left out.
 
-    AnnotateError: no such file, or none of the known forms.
+    StepDiffError: no such file, or none of the known forms.
     """
     path = Path(path)
     if path.is_dir():
@@ -74,7 +74,7 @@ def _listed(value: Any, place: str) -> Iterable[tuple[Any, Any, Any]]:
             return [(start, end, text) for alignable, start, end, text in value if alignable]
         return list(zip(value["start"], value["end"], value["text"], strict=True))
     except (KeyError, TypeError, ValueError) as error:
-        raise AnnotateError(
+        raise StepDiffError(
             f"{place} has no lists start, end and text of one length ({error}); copy it again"
         ) from error
 
@@ -85,10 +85,10 @@ def _rows(path: Path, *columns: str) -> Iterator[dict[str, str]]:
             reader = csv.DictReader(line.replace("\0", "") for line in file)
             missing = {*columns, "text"}.difference(reader.fieldnames or ())
             if missing:
-                raise AnnotateError(f"{path}: no column {min(missing)}; it needs {', '.join((*columns, 'text'))}")
+                raise StepDiffError(f"{path}: no column {min(missing)}; it needs {', '.join((*columns, 'text'))}")
             yield from reader
     except (OSError, csv.Error) as error:
-        raise AnnotateError(f"{path}: cannot be read ({error}); copy it again") from error
+        raise StepDiffError(f"{path}: cannot be read ({error}); copy it again") from error
 
 
 def _pieces(rows: Iterable[tuple[Any, Any, Any]], faults: Counter[str]) -> list[Piece]:

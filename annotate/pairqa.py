@@ -22,7 +22,6 @@ import polars as pl
 from annotate.cli import parse
 from annotate.composing import Ledger, compose, kept_words
 from annotate.endpoint import shown
-from annotate.errors import AnnotateError
 from annotate.hold_out import given
 from annotate.llm import LLMOptions, Sampling
 from annotate.pairs import SCHEMA
@@ -32,6 +31,7 @@ from annotate.stage import StageOptions, run_stage
 from annotate.stage import show as show_stage
 from annotate.versions import Version, chosen
 from common import command
+from common.errors import StepDiffError
 from featurize.progress import say
 from heads.clip_texts import ClipTexts
 from heads.device import pick_device
@@ -66,9 +66,9 @@ class PairQAOptions(LLMOptions, StageOptions):
 
 def run(options: PairQAOptions) -> dict[str, Any]:
     if Path(options.out).suffix != ".jsonl":
-        raise AnnotateError(f"{options.out}: questions are JSON lines; name the file *.jsonl")
+        raise StepDiffError(f"{options.out}: questions are JSON lines; name the file *.jsonl")
     if not 0 < options.alike <= 1.01:
-        raise AnnotateError(f"--alike {options.alike}: a cosine above 0; over 1 nothing is alike")
+        raise StepDiffError(f"--alike {options.alike}: a cosine above 0; over 1 nothing is alike")
     hold_out = given(options.hold_out, options.hold_out_by)
     store, pairs = Store.open(options.store), read_pairs(options.pairs)
     if hold_out.files:
@@ -107,14 +107,14 @@ def run(options: PairQAOptions) -> dict[str, Any]:
 
 
 def read_pairs(path: str) -> pl.DataFrame:
-    """The rows of a file of annotate.pairs. AnnotateError: not such a file."""
+    """The rows of a file of annotate.pairs. StepDiffError: not such a file."""
     try:
         frame = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         why = str(error).strip().splitlines()[0]
-        raise AnnotateError(f"{path}: no pairs can be read ({why}); run python -m annotate.pairs") from None
+        raise StepDiffError(f"{path}: no pairs can be read ({why}); run python -m annotate.pairs") from None
     if dict(frame.schema) != SCHEMA:
-        raise AnnotateError(
+        raise StepDiffError(
             f"{path}: not a file of python -m annotate.pairs; its columns are {', '.join(frame.columns)}"
         )
     return frame

@@ -24,11 +24,11 @@ import polars as pl
 from jaxtyping import Int64, Integer
 
 from annotate.cli import parse
-from annotate.errors import AnnotateError
 from annotate.hold_out import given
 from annotate.pair_choice import other_step, same_step
 from annotate.stream import stream_parquet
 from common import command
+from common.errors import StepDiffError
 from common.streams import generator
 from heads.clip_texts import ClipTexts
 from heads.hold_out import NAMESAKE, REASONS, VIDEO, HoldOut, known_clips
@@ -75,7 +75,7 @@ class PairsOptions:
 
 def run(options: PairsOptions) -> dict[str, Any]:
     if options.cap < 1 or not 0 <= options.other < 1:
-        raise AnnotateError(f"--cap {options.cap} --other {options.other}: at least 1, and a part from 0 up to 1")
+        raise StepDiffError(f"--cap {options.cap} --other {options.other}: at least 1, and a part from 0 up to 1")
     hold_out = given(options.hold_out, options.hold_out_by, options.test_sets)
     clips, left_out = candidates(options, hold_out)
     label, labels = _coded(clips["label"])
@@ -84,7 +84,7 @@ def run(options: PairsOptions) -> dict[str, Any]:
     same = same_step(label, video, labels, options.cap, options.seed)
     other = other_step(step, video, round(len(same) * options.other / (1 - options.other)), options.seed)
     if not len(same):
-        raise AnnotateError(f"{options.store}: no step has training clips of two videos; left out were {left_out}")
+        raise StepDiffError(f"{options.store}: no step has training clips of two videos; left out were {left_out}")
     pairs = np.concatenate([same, other])
     order = generator(options.seed, "order of chosen pairs").permutation(len(pairs))
     of_label = (
@@ -113,7 +113,7 @@ def candidates(options: PairsOptions, hold_out: HoldOut) -> tuple[pl.DataFrame, 
     """
     frame = known_clips(Store.open(options.store), "step", options.step)
     if options.step not in frame.columns:
-        raise AnnotateError(f"{options.store}: no clip has a {options.step}; featurize a manifest with that column")
+        raise StepDiffError(f"{options.store}: no clip has a {options.step}; featurize a manifest with that column")
     hold_out.look_up(frame)
     left_out = {}
 

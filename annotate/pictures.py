@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from annotate.answers import Failure, Item
-from annotate.errors import AnnotateError
+from common.errors import StepDiffError
 from featurize.decode import Clip
 from featurize.decoders import decoded_clips
 from featurize.frames import Sampling
@@ -28,14 +28,14 @@ SHORT_SIDE = 480
 
 
 def with_videos(items: pl.DataFrame, folder: str) -> pl.DataFrame:
-    """Absolute paths in the column `video`. AnnotateError where the first is not there."""
+    """Absolute paths in the column `video`. StepDiffError where the first is not there."""
     root = Path(folder).expanduser().absolute()
     paths = [None if video is None else str(root / video) for video in items["video"]]
     found = items.with_columns(video=pl.Series(paths, dtype=pl.String))
     first = next(filter(None, paths), None)
     if first is None or not os.path.exists(first):
         missing = "the video of every clip" if first is None else shown(Path(first))
-        raise AnnotateError(f"{missing} does not exist: give --videos, the folder that the manifest's paths begin in")
+        raise StepDiffError(f"{missing} does not exist: give --videos, the folder that the manifest's paths begin in")
     return found
 
 

@@ -13,8 +13,8 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from annotate.errors import AnnotateError
 from common import yaml_file
+from common.errors import StepDiffError
 from heads.prompts import SYSTEM as CAPTION_SYSTEM
 
 Message = dict[str, str]
@@ -32,7 +32,7 @@ NOTHING = "none"
 
 @dataclass(frozen=True)
 class Prompt:
-    """A system prompt and a user's turn with {fields}. AnnotateError where they do not hold exactly `fields`."""
+    """A system prompt and a user's turn with {fields}. StepDiffError where they do not hold exactly `fields`."""
 
     name: str
     system: str
@@ -43,15 +43,15 @@ class Prompt:
         try:
             parsed = [part for text in (self.system, self.user) for part in string.Formatter().parse(text)]
         except ValueError as error:
-            raise AnnotateError(f"prompt {self.name}: {error}; write a brace that is no field twice") from None
+            raise StepDiffError(f"prompt {self.name}: {error}; write a brace that is no field twice") from None
         found = {name for _, name, _, _ in parsed if name is not None}
         for name in self.fields:
             if name not in found:
-                raise AnnotateError(f"prompt {self.name}: its template lacks {{{name}}}; put it where that is to stand")
+                raise StepDiffError(f"prompt {self.name}: its template lacks {{{name}}}; put it where that is to stand")
         for name in sorted(found - set(self.fields)):
-            raise AnnotateError(f"prompt {self.name}: nobody fills {{{name}}}; use {', '.join(self.fields)}")
+            raise StepDiffError(f"prompt {self.name}: nobody fills {{{name}}}; use {', '.join(self.fields)}")
         if any(form or conversion for _, name, form, conversion in parsed if name is not None):
-            raise AnnotateError(f"prompt {self.name}: a field is its name in braces alone, without : or !")
+            raise StepDiffError(f"prompt {self.name}: a field is its name in braces alone, without : or !")
 
     @property
     def sha256(self) -> str:
@@ -59,10 +59,10 @@ class Prompt:
         return hashlib.sha256(json.dumps([self.system, self.user]).encode()).hexdigest()
 
     def messages(self, **values: str) -> list[Message]:
-        """What a language model is sent. AnnotateError where a field has no value."""
+        """What a language model is sent. StepDiffError where a field has no value."""
         for name in self.fields:
             if name not in values:
-                raise AnnotateError(f"prompt {self.name}: no value for {{{name}}}; fill {', '.join(self.fields)}")
+                raise StepDiffError(f"prompt {self.name}: no value for {{{name}}}; fill {', '.join(self.fields)}")
         return [
             {"role": "system", "content": self.system.format(**values)},
             {"role": "user", "content": self.user.format(**values)},
@@ -115,10 +115,10 @@ def read_prompt(path: str | None, published: Prompt) -> Prompt:
             raise TypeError("one of them is no text")
         return Prompt(f"{published.name} of {path}", system, user, published.fields)
     except yaml_file.YamlError as error:
-        raise AnnotateError(f"{error}; no prompt of `system` and `user` was read") from None
+        raise StepDiffError(f"{error}; no prompt of `system` and `user` was read") from None
     except (KeyError, TypeError) as error:
         why = str(error).strip().splitlines()[0]
-        raise AnnotateError(f"{path}: no prompt of `system` and `user` ({why}); write both as YAML") from None
+        raise StepDiffError(f"{path}: no prompt of `system` and `user` ({why}); write both as YAML") from None
 
 
 __all__ = [

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from annotate.errors import AnnotateError
+from common.errors import StepDiffError
 from heads.jsonl import read_objects
 
 
@@ -19,10 +19,10 @@ class Question(NamedTuple):
 
 
 def read_questions(path: str | Path) -> list[Question]:
-    """All lines. AnnotateError, HeadsError: a fault in the file, named by line, or nothing in it."""
+    """All lines. StepDiffError: a fault in the file, named by line, or nothing in it."""
     found = [_question(row, place) for place, row in read_objects(path)]
     if not found:
-        raise AnnotateError(f"{path}: no questions in it; run python -m annotate.pairqa")
+        raise StepDiffError(f"{path}: no questions in it; run python -m annotate.pairqa")
     return found
 
 
@@ -30,8 +30,8 @@ def _question(row: dict[str, Any], place: str) -> Question:
     try:
         found = Question(row["reference"], row["candidate"], row["question"], row["answer"], row.get("type"))
     except KeyError as error:
-        raise AnnotateError(f"{place}: not a PairQA row, it has no {error.args[0]}") from error
+        raise StepDiffError(f"{place}: not a PairQA row, it has no {error.args[0]}") from error
     texts = (found.reference, found.candidate, found.question, found.answer)
     if not all(isinstance(text, str) for text in texts) or not (found.type is None or isinstance(found.type, int)):
-        raise AnnotateError(f"{place}: not a PairQA row; its clips, question and answer are texts, its type a number")
+        raise StepDiffError(f"{place}: not a PairQA row; its clips, question and answer are texts, its type a number")
     return found

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from annotate.answers import Answer, Failure, Item
-from annotate.errors import AnnotateError
 from annotate.grounding import kept, objects
+from common.errors import StepDiffError
 from featurize.encoders import load as load_encoder
 from heads.checkpoint import Run
 from heads.clips import Features
@@ -61,7 +61,7 @@ class SpaceJob:
         return Space(features, self._texts(store, features, device), self.others)
 
     def _texts(self, store: Store, features: Features, device: str) -> Embed:
-        """How a text comes into the view's space. AnnotateError: by another model than made the view."""
+        """How a text comes into the view's space. StepDiffError: by another model than made the view."""
         made = features.view.provenance
         if self.head is not None:
             head, recipe = load_contrastive(Path(self.head), store, device)
@@ -78,7 +78,7 @@ class Space:
         """embed: texts -> embeddings; others: clips over which an object's mean is taken."""
         self.features, self.embed = features, embed
         if len(others) < 2:
-            raise AnnotateError(f"view {features.view.name} has {len(others)} of the clips; a mean needs 2 or more")
+            raise StepDiffError(f"view {features.view.name} has {len(others)} of the clips; a mean needs 2 or more")
         blocks = (self._clips(others[start : start + _BLOCK]) for start in range(0, len(others), _BLOCK))
         self._sum = torch.stack([block.double().sum(0) for block in blocks]).sum(0)
         self._count = len(others)
@@ -114,7 +114,7 @@ class Space:
 
 def _check(made: str, given: str, view: str, flag: str) -> None:
     if made != given:
-        raise AnnotateError(
+        raise StepDiffError(
             f"view {view} was made with other weights (sha256 {made[:12]}) than those of {flag} ({given[:12]}); name "
             "those that made it"
         )

@@ -58,7 +58,7 @@ def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame) -
     """Answer what is missing of `items`; returns what became of them.
 
     items: `key`, `row` (its place for good, which decides its shard) and the fields that the job's work reads.
-    Raises AnnotateError, FeaturizeError, StoreError: the version is being written by another run, or no cluster.
+    Raises StepDiffError: the version is being written by another run, or no cluster.
     """
     if not isinstance(Store.open(options.store).path, RemotePath):
         refuse_relative([("--store", options.store)])

@@ -14,7 +14,7 @@ from store.commit import make_folder, named_errors, sync_folder, temporary
 def stream_parquet(
     path: Path, schema: Mapping[str, Any], pieces: Iterator[pl.DataFrame], metadata: Mapping[str, str]
 ) -> None:
-    """Write `pieces` as they come, in their order. StoreError where the disk is full or refuses."""
+    """Write `pieces` as they come, in their order. StepDiffError where the disk is full or refuses."""
     make_folder(path.parent)
     temp = temporary(path.parent)
     try:

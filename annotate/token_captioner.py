@@ -20,7 +20,7 @@ from torch import Tensor
 from annotate.ahead import ahead
 from annotate.answers import Answer, Failure, Item
 from annotate.captioning import Kind, batches, caption
-from annotate.errors import AnnotateError
+from common.errors import StepDiffError
 from featurize.frames import WORDS
 from heads import lineage
 from heads.checkpoint import Run
@@ -115,28 +115,28 @@ class TokenCaptioner:
 def _trained_view(folder: Path) -> str:
     recipe = read_recipe(folder / "recipe.yaml").video_lm
     if recipe is None:
-        raise AnnotateError(f"{folder}: holds a contrastive head, which writes no captions; name another run")
+        raise StepDiffError(f"{folder}: holds a contrastive head, which writes no captions; name another run")
     return recipe.view
 
 
 def check_centre(view: str, made: Provenance) -> None:
-    """AnnotateError: a view of several frames of a clip. One that featurize did not make may say what it likes."""
+    """StepDiffError: a view of several frames of a clip. One that featurize did not make may say what it likes."""
     spread = [words for sampling, words in WORDS.items() if sampling != "centre"]
     if not made.frames.startswith("1 ") and any(words in made.frames for words in spread):
-        raise AnnotateError(
+        raise StepDiffError(
             f"view {view} shows {made.frames}: objects are seen in the centre frame alone; give a view made by "
             "featurize --sampling centre"
         )
 
 
 def _other_frames(trained: Features, given: Features) -> Features:
-    """The given features. AnnotateError where more than the frames of a clip tells them from those trained on."""
+    """The given features. StepDiffError where more than the frames of a clip tells them from those trained on."""
     made, other = trained.view.provenance, given.view.provenance
     differs = made.difference(replace(other, frames=made.frames, dtypes=made.dtypes))
     if trained.shape != given.shape:
         differs = differs or f"tokens {list(trained.shape)} against {list(given.shape)}"
     if differs:
-        raise AnnotateError(
+        raise StepDiffError(
             f"view {given.view.name} is not one that the head can read ({differs}): featurize with the same encoder, "
             "only with other --sampling"
         )

@@ -19,7 +19,7 @@ from typing import Any
 
 import polars as pl
 
-from annotate.errors import AnnotateError
+from common.errors import StepDiffError
 from store import Store, failures, table
 from store.commit import replace_file
 from store.layout import read_json, write_json
@@ -56,7 +56,7 @@ class Version:
         return failed.join(self.shard(number), on="key", how="anti")
 
     def write(self, number: int, rows: pl.DataFrame, failed: pl.DataFrame) -> None:
-        """A shard's rows and failures, in place of those that stand. StoreError where the disk refuses."""
+        """A shard's rows and failures, in place of those that stand. StepDiffError where the disk refuses."""
         for path, frame in (
             (self.folder / _name(number), rows),
             (self.folder / "failures" / _name(number), failed),
@@ -86,21 +86,21 @@ class Version:
 
 
 def versions(store: Store, stage: str) -> list[Version]:
-    """The versions of a stage that stand. StoreError: a damaged one."""
+    """The versions of a stage that stand. StepDiffError: a damaged one."""
     folder = store.path / "annotations" / stage
     found: list[Place] = sorted(folder.glob("*/provenance.json"))
     return [Version(store, stage, read_json(path)["provenance"]) for path in found]
 
 
 def chosen(store: Store, stage: str, name: str | None) -> Version:
-    """The version of that name (its first letters do), or the only one. AnnotateError: none, or which one?"""
+    """The version of that name (its first letters do), or the only one. StepDiffError: none, or which one?"""
     there = versions(store, stage)
     found = [version for version in there if version.name.startswith(name or "")]
     if len(found) == 1:
         return found[0]
     if not there:
-        raise AnnotateError(f"{store.path}: no {stage} in it yet; run python -m annotate.{stage.partition('-')[0]}")
-    raise AnnotateError(
+        raise StepDiffError(f"{store.path}: no {stage} in it yet; run python -m annotate.{stage.partition('-')[0]}")
+    raise StepDiffError(
         f"{store.path}: {len(found)} versions of {stage}{f' begin with {name!r}' if name else ''}; name one of "
         f"{', '.join(version.name for version in there)} (their provenance.json says what made them)"
     )

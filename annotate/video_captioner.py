@@ -58,7 +58,7 @@ def shown_frames(kind: Kind, processor: Any) -> int:
 
 
 class VideoCaptioner:
-    """AnnotateError: no such model."""
+    """StepDiffError: no such model."""
 
     def __init__(self, job: VideoJob, device: str, threads: int) -> None:
         self.job, self.threads = job, threads

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from annotate.errors import AnnotateError
+from common.errors import StepDiffError
 from weights import resolve
 
 
 def load_processor(name: str) -> Any:
-    """The processor of a model, named as load_vision_model takes it. AnnotateError, WeightsError: there is none."""
+    """The processor of a model, named as load_vision_model takes it. StepDiffError: there is none."""
     import transformers
 
     with _told(f"{name}: no processor that transformers can load"):
@@ -25,7 +25,7 @@ def load_processor(name: str) -> Any:
 def load_vision_model(kind: str, name: str, device: str) -> tuple[Any, Any]:
     """Model and processor. kind: the class of transformers that picks the model; name: folder or hub id.
 
-    Raises AnnotateError, WeightsError: no such model of that kind, or not a whole one.
+    Raises StepDiffError: no such model of that kind, or not a whole one.
     """
     import transformers
 
@@ -41,7 +41,7 @@ def load_vision_model(kind: str, name: str, device: str) -> tuple[Any, Any]:
         )
     if report["missing_keys"]:  # transformers would go on with random numbers in their place
         missing = sorted(report["missing_keys"])
-        raise AnnotateError(f"{name}: lacks {len(missing)} tensors, first {missing[0]}; give a whole checkpoint")
+        raise StepDiffError(f"{name}: lacks {len(missing)} tensors, first {missing[0]}; give a whole checkpoint")
     return model.eval().requires_grad_(False).to(torch.device(device)), processor
 
 
@@ -54,4 +54,4 @@ def _told(what: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         why = str(error).strip().splitlines()[0]
-        raise AnnotateError(f"{what} ({why}); give another") from error
+        raise StepDiffError(f"{what} ({why}); give another") from error

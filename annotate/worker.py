@@ -17,15 +17,12 @@ from functools import cached_property
 import polars as pl
 
 from annotate.answers import Annotator, Answer, Failure, Item, Job, plain
-from annotate.errors import AnnotateError
 from annotate.versions import SCHEMA, Version
-from featurize import FeaturizeError
+from common.errors import StepDiffError
 from featurize.task import Outcome
-from heads.errors import HeadsError
-from store import Store, StoreError, failures
-from weights import WeightsError
+from store import Store, failures
 
-ERRORS = (AnnotateError, FeaturizeError, HeadsError, StoreError, WeightsError)
+ERRORS = (StepDiffError,)
 _COMMIT_EVERY = 10.0  # seconds
 
 
@@ -119,7 +116,7 @@ class Worker:
         given = self._equipment
         version = Version(Store.open(given.store), given.stage, given.job.provenance())
         if version.name != given.version:
-            raise AnnotateError(
+            raise StepDiffError(
                 f"{given.stage}: the model's files on host {socket.gethostname()} are not those that the run began "
                 "with; make them the same"
             )
@@ -184,7 +181,7 @@ class _Shard:
 
         def save() -> None:
             while not stop.wait(_COMMIT_EVERY):
-                with suppress(StoreError):  # the commit at the end meets it again, and tells
+                with suppress(StepDiffError):  # the commit at the end meets it again, and tells
                     self.commit()
 
         thread = threading.Thread(target=save, name="save", daemon=True)

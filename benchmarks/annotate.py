@@ -21,7 +21,6 @@ from annotate.captioning import QUESTIONS, Kind
 from annotate.cli import parse
 from annotate.clips import clip_items
 from annotate.describer import KIND, DescribeJob
-from annotate.errors import AnnotateError
 from annotate.grounding import GROUNDED
 from annotate.llm import LLMOptions
 from annotate.prompts import DESCRIBE
@@ -34,6 +33,7 @@ from annotate.versions import Version
 from annotate.worker import Equipment, Worker
 from benchmarks.report import Row, line, report
 from common import command
+from common.errors import StepDiffError
 from heads.device import pick_device
 from store import Store
 
@@ -80,7 +80,7 @@ class Bench:
         worker = Worker(Equipment(str(self.store.path), name, version.name, job, self.device, threads))
         told = [worker.run(task) for task in pending(version, items, False)]
         if errors := [one.error for one in told if one.error]:
-            raise AnnotateError(errors[0])
+            raise StepDiffError(errors[0])
         seconds, busy = sum(one.seconds for one in told), sum(one.busy for one in told)
         failed = items.height - sum(one.done for one in told)
         self.rows.append(

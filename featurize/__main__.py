@@ -16,7 +16,7 @@ import jsonargparse
 
 from common import command
 from common.config_option import add_config
-from featurize.errors import FeaturizeError
+from common.errors import StepDiffError
 from featurize.options import Options
 
 INTERRUPTED = "what is finished stays, run the same command for the rest"
@@ -52,17 +52,15 @@ def main(argv: list[str] | None = None) -> int:
     options = Options(**{**values, "videos": tuple(values["videos"])})
 
     from featurize.job import requested, run
-    from store import StoreError
-    from weights import WeightsError
 
     try:
         asked = requested(options)
-    except (FeaturizeError, StoreError) as error:
+    except StepDiffError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
         summary = run(options, asked)
-    except (FeaturizeError, StoreError, WeightsError) as error:
+    except StepDiffError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print("\n".join(summary.lines()), file=sys.stderr if options.json else sys.stdout)

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64
 
-from featurize.errors import FeaturizeError
+from common.errors import StepDiffError
 from featurize.identity import BYTES, DIGEST, Identity, identities
 from featurize.manifest import Manifest
 from featurize.outdated import outdated
@@ -55,13 +55,13 @@ class Changes:
     """clips with features whose file is missing at the manifest's new path: the catalog keeps the old path"""
 
     def refuse(self, replace: bool) -> None:
-        """Raise FeaturizeError if a clip that has features changed, or with `replace`, if it could not be computed."""
+        """Raise StepDiffError if a clip that has features changed, or with `replace`, if it could not be computed."""
         for clip in self.changed.filter("ok").iter_rows(named=True):
             if not replace:
-                raise FeaturizeError(self._difference(clip))
+                raise StepDiffError(self._difference(clip))
             reason = self.asked.failures.get(clip["key"]) or unreadable(self.asked.paths[clip["video"]])
             if reason:
-                raise FeaturizeError(f"clip {clip['key']!r} cannot be replaced, its features are kept: {reason}")
+                raise StepDiffError(f"clip {clip['key']!r} cannot be replaced, its features are kept: {reason}")
 
     def _difference(self, clip: Mapping[str, Any]) -> str:
         """How a clip differs, and what to do."""

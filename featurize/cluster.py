@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 
+from common.errors import StepDiffError
 from common.local_ray import RayStartError, joined_ray, local_ray
-from featurize.errors import FeaturizeError
 
 _ROOT = Path(__file__).resolve().parent.parent  # where the rooms are imported from
 _ROOMS = ("common", "featurize", "store", "weights")
@@ -28,10 +28,10 @@ def inside_job() -> bool:
 
 
 def refuse_relative(paths: Iterable[tuple[str, str]]) -> None:
-    """FeaturizeError where, inside a Ray job, one of the paths (what it is, path) is relative."""
+    """StepDiffError where, inside a Ray job, one of the paths (what it is, path) is relative."""
     for name, path in paths if inside_job() else ():
         if not Path(path).expanduser().is_absolute():
-            raise FeaturizeError(
+            raise StepDiffError(
                 f"{name} {path!r} is relative: inside a Ray job it would point into Ray's throw-away "
                 "copy of the working folder; give an absolute path"
             )
@@ -45,7 +45,7 @@ def connected(address: str | None, rooms: Sequence[str] = _ROOMS) -> Iterator[bo
     Gives whether a cluster was joined. rooms: what its workers import; where Ray is in use already, they find them
     as that program's other workers do.
 
-    Raises FeaturizeError where no cluster answers, or Ray does not start here.
+    Raises StepDiffError where no cluster answers, or Ray does not start here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -71,5 +71,5 @@ def connected(address: str | None, rooms: Sequence[str] = _ROOMS) -> Iterator[bo
         try:
             block.enter_context(ray_of_ours)
         except RayStartError as error:
-            raise FeaturizeError(str(error)) from None
+            raise StepDiffError(str(error)) from None
         yield joined

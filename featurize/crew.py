@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
-from featurize.errors import FeaturizeError
+from common.errors import StepDiffError
 from featurize.member import Member
 from featurize.progress import Show, say
 from featurize.task import Outcome, ShardTask
@@ -48,7 +48,7 @@ class Equipped(Protocol):
 def has_gpu(device: str | None, joined: bool) -> bool:
     """Whether workers take a GPU each: they are told to, or the cluster has some.
 
-    Raises FeaturizeError where they are told to and never will: a Ray of our own (not `joined`)
+    Raises StepDiffError where they are told to and never will: a Ray of our own (not `joined`)
     starts no more nodes.
     """
     import ray
@@ -57,7 +57,7 @@ def has_gpu(device: str | None, joined: bool) -> bool:
     if device is None or not device.startswith("cuda"):
         return device is None and there
     if not there and not joined:
-        raise FeaturizeError(f"--device {device}, but this machine has no GPU: give cpu")
+        raise StepDiffError(f"--device {device}, but this machine has no GPU: give cpu")
     return True
 
 
@@ -98,7 +98,7 @@ class Crew:
         self._members = [Member(self._hire)]
 
     def describe(self, entity: str, dtype: str) -> tuple[Provenance, dict[str, Feature]]:
-        """What makes a view of the encoder. FeaturizeError where a worker cannot load it."""
+        """What makes a view of the encoder. StepDiffError where a worker cannot load it."""
         import ray
         from ray.exceptions import RayActorError
 
@@ -109,16 +109,16 @@ class Crew:
             answer = ray.get(call)
         except RayActorError as error:
             why = str(error).strip().splitlines()[0]
-            raise FeaturizeError(f"a worker died while it loaded the encoder ({why}): run it again") from None
+            raise StepDiffError(f"a worker died while it loaded the encoder ({why}): run it again") from None
         if isinstance(answer, str):
-            raise FeaturizeError(answer)
+            raise StepDiffError(answer)
         return answer
 
     def do(self, tasks: Iterable[ShardTask], count: int, show: Show) -> Iterator[Outcome]:
         """The outcome of every task, as they end, done by `count` workers, or as many as there is room for.
 
         `show` is told how many rows are finished. Tasks behind _SAME_ERRORS errors in a row have
-        no outcome. Raises FeaturizeError where workers die before they begin.
+        no outcome. Raises StepDiffError where workers die before they begin.
         """
         import ray
 
@@ -130,7 +130,7 @@ class Crew:
         while True:
             stillborn += sum(not member.look() for member in members)
             if stillborn > ATTEMPTS * count:
-                raise FeaturizeError(f"{stillborn} workers died before they began: see the logs of Ray's nodes")
+                raise StepDiffError(f"{stillborn} workers died before they began: see the logs of Ray's nodes")
             for member in members:
                 if member.there and member.task is None and (task := again.popleft() if again else next(new, None)):
                     member.give(task)

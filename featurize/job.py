@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from common.errors import StepDiffError
 from featurize.changes import Changes, compare
 from featurize.cluster import connected, refuse_relative
 from featurize.crew import Crew, crew_size, has_gpu
 from featurize.encoders import NAMES as ENCODERS
 from featurize.encoders import deciding
-from featurize.errors import FeaturizeError
 from featurize.manifest import Manifest, read_manifest
 from featurize.options import Options
 from featurize.plan import plan
@@ -41,13 +41,13 @@ BATCH = {"clips": 4, "texts": 128}
 
 
 def requested(options: Options) -> Manifest:
-    """What the options ask for. FeaturizeError where they or the manifest are unusable."""
+    """What the options ask for. StepDiffError where they or the manifest are unusable."""
     if (options.manifest is None) == (not options.videos):
-        raise FeaturizeError("give either --manifest FILE or video files")
+        raise StepDiffError("give either --manifest FILE or video files")
     numbers = (options.workers, options.batch_size, options.frames)
     for name, number in zip(("--workers", "--batch-size", "--frames"), numbers, strict=True):
         if number is not None and number < 1:
-            raise FeaturizeError(f"{name} {number} is too few: give 1 or more")
+            raise StepDiffError(f"{name} {number} is too few: give 1 or more")
     named = [("video", video) for video in options.videos]
     if not isinstance(place(options.store), RemotePath):
         named.append(("--store", options.store))
@@ -57,17 +57,17 @@ def requested(options: Options) -> Manifest:
     if options.manifest is None:
         return as_manifest([Path(video).expanduser() for video in options.videos], options.id_from)
     if options.id_from != "stem":
-        raise FeaturizeError("--id-from is for video files: the clips of a manifest have their own ids")
+        raise StepDiffError("--id-from is for video files: the clips of a manifest have their own ids")
     asked = read_manifest(Path(options.manifest).expanduser(), options.column)
     if options.replace and asked.entity != "clips":
-        raise FeaturizeError(f"--replace is for clips: {options.manifest} is one of texts, which never change")
+        raise StepDiffError(f"--replace is for clips: {options.manifest} is one of texts, which never change")
     return asked
 
 
 def run(options: Options, asked: Manifest) -> Summary:
     """Featurize what is missing of `asked`.
 
-    Raises FeaturizeError, StoreError, WeightsError: the encoder, the store, the cluster or the weights
+    Raises StepDiffError: the encoder, the store, the cluster or the weights
     cannot be used.
     """
     weights = _weights(options)
@@ -127,9 +127,9 @@ def _run(store: Store, options: Options, changes: Changes, joined: bool) -> Summ
 def _weights(options: Options) -> Path:
     """The encoder's weights on this machine."""
     if options.encoder not in ENCODERS:
-        raise FeaturizeError(f"no encoder named {options.encoder!r}: the encoders are {', '.join(ENCODERS)}")
+        raise StepDiffError(f"no encoder named {options.encoder!r}: the encoders are {', '.join(ENCODERS)}")
     if options.weights is None and options.encoder not in WEIGHTS:
-        raise FeaturizeError(f"encoder {options.encoder} has no weights of its own: give --weights, a folder or hub id")
+        raise StepDiffError(f"encoder {options.encoder} has no weights of its own: give --weights, a folder or hub id")
     return resolve(options.weights or options.encoder)
 
 
@@ -152,7 +152,7 @@ def _finished_view(store: Store, options: Options, asked: Manifest, weights: Pat
 
 
 def _refuse_hopeless(store: Store, options: Options, changes: Changes) -> None:
-    """FeaturizeError if no clip that is to do can be computed and the view has none of the clips asked for."""
+    """StepDiffError if no clip that is to do can be computed and the view has none of the clips asked for."""
     keys, name = changes.asked.rows["key"], options.view or options.encoder
     if name in store.views("clips"):
         rows = store.catalog("clips").rows(keys)

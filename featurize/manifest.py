@@ -19,7 +19,7 @@ from pathlib import Path
 
 import polars as pl
 
-from featurize.errors import FeaturizeError
+from common.errors import StepDiffError
 from featurize.identity import BYTES, DIGEST
 from featurize.manifest_file import folded, nearest, read_file, refuse_twins, renamed
 from store import text_key
@@ -49,11 +49,11 @@ class Manifest:
 def read_manifest(path: Path, column: str | None = None) -> Manifest:
     """Read a manifest; of one of clips too, `column` asks for the texts in it.
 
-    Raises FeaturizeError where it is refused whole.
+    Raises StepDiffError where it is refused whole.
     """
     frame = read_file(path, (*_CLIP_COLUMNS, _TEXT) if column is None else (column,))
     if not frame.height:
-        raise FeaturizeError(f"{path} has no row: write one for each clip or text")
+        raise StepDiffError(f"{path} has no row: write one for each clip or text")
     if column is None and _is_of_clips(frame.columns):
         return _clips(frame, path)
     return _texts(frame, path, column or _TEXT)
@@ -90,23 +90,23 @@ def _clips(frame: pl.DataFrame, path: Path) -> Manifest:
 
 
 def _check_names(frame: pl.DataFrame, path: Path) -> None:
-    """FeaturizeError on a column that is there twice or the store's own, a row without a name, a clip twice."""
+    """StepDiffError on a column that is there twice or the store's own, a row without a name, a clip twice."""
     refuse_twins(frame.columns, path)
     for name in frame.columns:
         if folded(name) in _OWN:
-            raise FeaturizeError(f"column {name!r} of {path} is the store's own: rename it")
+            raise StepDiffError(f"column {name!r} of {path} is the store's own: rename it")
     for name in ("clip", "video"):
         if frame[name].dtype != pl.String:
-            raise FeaturizeError(f"column {name!r} of {path} holds {frame[name].dtype}: write text")
+            raise StepDiffError(f"column {name!r} of {path} holds {frame[name].dtype}: write text")
         empty = frame[name].fill_null("").str.strip_chars() == ""
         if empty.any():
-            raise FeaturizeError(f"row {empty.arg_true()[0] + 1} of {path} has no {name}: give it one")
+            raise StepDiffError(f"row {empty.arg_true()[0] + 1} of {path} has no {name}: give it one")
     for name in ("start", "end"):
         if frame[name].dtype.is_nested() or frame[name].dtype in (pl.Binary, pl.Time, pl.Datetime, pl.Date):
-            raise FeaturizeError(f"column {name!r} of {path} holds {frame[name].dtype}: write seconds")
+            raise StepDiffError(f"column {name!r} of {path} holds {frame[name].dtype}: write seconds")
     twice = frame.filter(pl.col("clip").is_duplicated())["clip"]
     if len(twice):
-        raise FeaturizeError(f"clip {twice[0]!r} is in {path} twice: clip ids are unique")
+        raise StepDiffError(f"clip {twice[0]!r} is in {path} twice: clip ids are unique")
 
 
 def _in_seconds(times: pl.Series) -> pl.Series:
@@ -132,7 +132,7 @@ def _texts(frame: pl.DataFrame, path: Path, column: str) -> Manifest:
     while isinstance(texts["text"].dtype, pl.List | pl.Array):
         texts = texts.filter(pl.col("text").list.len() > 0).explode("text")
     if texts["text"].dtype not in (pl.String, pl.Null):
-        raise FeaturizeError(
+        raise StepDiffError(
             f"column {column!r} of {path} holds {texts['text'].dtype}: give a column of texts with --column"
         )
     texts = texts.select(pl.col("text").cast(pl.String).fill_null("")).unique(maintain_order=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
-from featurize.errors import FeaturizeError
+from common.errors import StepDiffError
 
 _SEPARATORS = ",;\t"
 _HEADER_BYTES = 2**20
@@ -31,7 +31,7 @@ def read_file(path: Path, wanted: Sequence[str]) -> pl.DataFrame:
     Values of `wanted` columns of a .csv stay text: what looks like a number in a name is kept as it is written.
 
     Raises:
-        FeaturizeError: the file is missing, damaged, of another format or encoding.
+        StepDiffError: the file is missing, damaged, of another format or encoding.
     """
     try:
         if path.suffix == ".csv":
@@ -42,16 +42,16 @@ def read_file(path: Path, wanted: Sequence[str]) -> pl.DataFrame:
             text = _decoded(path)
             return pl.read_ndjson(path if text is None else text.encode(), infer_schema_length=None)
     except FileNotFoundError:
-        raise FeaturizeError(f"no manifest {path}: correct its path") from None
+        raise StepDiffError(f"no manifest {path}: correct its path") from None
     except UnicodeDecodeError as error:
-        raise FeaturizeError(f"manifest {path} is not {error.encoding}: save it as UTF-8") from None
+        raise StepDiffError(f"manifest {path} is not {error.encoding}: save it as UTF-8") from None
     except (OSError, csv.Error, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         # PanicException: polars panics on some damaged Parquet files
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "utf-8" in why.lower():
-            raise FeaturizeError(f"manifest {path} is not utf-8: save it as UTF-8") from None
-        raise FeaturizeError(f"manifest {path} cannot be read ({why}): correct it") from None
-    raise FeaturizeError(f"manifest {path} is none of .csv, .parquet, .jsonl: convert it")
+            raise StepDiffError(f"manifest {path} is not utf-8: save it as UTF-8") from None
+        raise StepDiffError(f"manifest {path} cannot be read ({why}): correct it") from None
+    raise StepDiffError(f"manifest {path} is none of .csv, .parquet, .jsonl: convert it")
 
 
 def folded(name: str) -> str:
@@ -63,26 +63,26 @@ def renamed(frame: pl.DataFrame, columns: Sequence[str], path: Path) -> pl.DataF
     """Return the frame with exactly the names `columns` for the columns that have them in another case or with spaces.
 
     Raises:
-        FeaturizeError: one of the columns is missing, or there twice.
+        StepDiffError: one of the columns is missing, or there twice.
     """
     there: dict[str, str] = {}
     for name in frame.columns:
         if folded(name) in there:
             if folded(name) in map(folded, columns):
-                raise FeaturizeError(_twins(there[folded(name)], name, path))
+                raise StepDiffError(_twins(there[folded(name)], name, path))
         else:
             there[folded(name)] = name
     if missing := [name for name in columns if folded(name) not in there]:
-        raise FeaturizeError(_missing(missing, frame.columns, path))
+        raise StepDiffError(_missing(missing, frame.columns, path))
     return frame.rename({there[folded(name)]: name for name in columns})
 
 
 def refuse_twins(names: Iterable[str], path: Path) -> None:
-    """Raise FeaturizeError if two names differ only by case or spaces, or not at all."""
+    """Raise StepDiffError if two names differ only by case or spaces, or not at all."""
     there: dict[str, str] = {}
     for name in names:
         if folded(name) and there.setdefault(folded(name), name) is not name:
-            raise FeaturizeError(_twins(there[folded(name)], name, path))
+            raise StepDiffError(_twins(there[folded(name)], name, path))
 
 
 def nearest(name: str, there: Iterable[str]) -> str | None:
@@ -111,7 +111,7 @@ def _read_csv(path: Path, wanted: Sequence[str]) -> pl.DataFrame:
     text = _decoded(path)
     header = _header(path) if text is None else text.lstrip("\r\n")[:_HEADER_BYTES].split("\n", 1)[0].rstrip("\r")
     if "\0" in header:
-        raise FeaturizeError(f"manifest {path} holds NUL characters: save it as UTF-8")
+        raise StepDiffError(f"manifest {path} holds NUL characters: save it as UTF-8")
     separator = _separator(header, wanted, path)
     names = _fields(header, separator)
     refuse_twins([name for name in names if folded(name) in map(folded, wanted)], path)
@@ -148,7 +148,7 @@ def _separator(header: str, wanted: Sequence[str], path: Path) -> str:
     splitting = [separator for separator in _SEPARATORS if fits[separator] == best and len(names[separator]) > 1]
     if best and len(splitting) > 1:
         first, second = (repr(separator) for separator in splitting[:2])
-        raise FeaturizeError(f"the columns of {path} could be separated by {first} or {second}: quote their names")
+        raise StepDiffError(f"the columns of {path} could be separated by {first} or {second}: quote their names")
     return max(splitting, key=lambda separator: len(names[separator]), default=",")
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import av
 import av.container
 
-from featurize.errors import FeaturizeError
+from common.errors import StepDiffError
 from featurize.png_texts import unpacked_size
 
 MAX_PIXELS = 1 << 27
@@ -55,13 +55,13 @@ def opened_alone(path: Path) -> Iterator[av.container.InputContainer]:
     """Open a media file with FFmpeg, its decoders limited.
 
     Raises:
-        FeaturizeError: the path names no regular file, or one without content.
+        StepDiffError: the path names no regular file, or one without content.
         OSError: the file does not exist or cannot be read.
         av.error.FFmpegError: FFmpeg finds none of the formats in it.
     """
     with _regular(path) as file:
         if unpacked_size(file, MAX_TEXT) > MAX_TEXT:
-            raise FeaturizeError(f"{shown(path)} has texts of more than {MAX_TEXT:,} bytes: save it without them")
+            raise StepDiffError(f"{shown(path)} has texts of more than {MAX_TEXT:,} bytes: save it without them")
         file.seek(0)
         with av.open(file, "r", options=_DEMUXER | _DECODER, metadata_errors="replace") as container:
             for stream in container.streams.video:
@@ -78,7 +78,7 @@ def shown(path: Path) -> str:
 
 def why(path: Path, error: Exception) -> str:
     """Return why a file fails, in one line that names it, whatever FFmpeg, PyAV or Pillow raised."""
-    if isinstance(error, FeaturizeError):
+    if isinstance(error, StepDiffError):
         return str(error)
     said = " ".join(f"{type(error).__name__}: {error}".split()).encode("utf-8", "backslashreplace").decode()
     return f"{shown(path)} cannot be decoded ({said}): convert it"
@@ -89,11 +89,11 @@ def _regular(path: Path) -> io.FileIO:
     try:
         found = os.stat(path)
     except ValueError as error:
-        raise FeaturizeError(f"{shown(path)} cannot name a file ({error}): correct the path") from None
+        raise StepDiffError(f"{shown(path)} cannot name a file ({error}): correct the path") from None
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
-        raise FeaturizeError(f"{shown(path)} is a pipe or a device: give a regular file")
+        raise StepDiffError(f"{shown(path)} is a pipe or a device: give a regular file")
     if not found.st_size and not stat.S_ISDIR(found.st_mode):
-        raise FeaturizeError(f"{shown(path)} is empty (0 bytes): copy it again")
+        raise StepDiffError(f"{shown(path)} is empty (0 bytes): copy it again")
     # O_NONBLOCK: a pipe that has replaced the file since must not block
     file = io.FileIO(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     extension = re.search(r"\.[A-Za-z0-9]+\Z", path.name)

@@ -34,7 +34,7 @@ Batch = tuple[tuple[int, ...], dict[str, np.ndarray]]
 
 
 def featurize_shard(task: Task, encoder: Encoder, device: str, tell: Tell) -> Outcome:
-    """Compute and commit the rows of a task. StoreError where they cannot be written."""
+    """Compute and commit the rows of a task. StepDiffError where they cannot be written."""
     view = Store.open(task.store).view(task.entity, task.view)
     begin = time.monotonic()
     work = _Work(task, encoder, task.shard * view.rows_per_shard, tell)

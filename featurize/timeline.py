@@ -17,7 +17,7 @@ import av.error
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from featurize.errors import FeaturizeError
+from common.errors import StepDiffError
 from featurize.media_file import MAX_PIXELS, shown
 from featurize.video import Video, opened
 
@@ -47,7 +47,7 @@ class Timeline:
 
 
 def from_packets(path: Path) -> Timeline:
-    """The timeline by the file's packets. FeaturizeError where there are none."""
+    """The timeline by the file's packets. StepDiffError where there are none."""
     with opened(path) as video:
         packets = [
             (packet.pts, packet.dts, packet.duration, packet.is_keyframe)
@@ -55,7 +55,7 @@ def from_packets(path: Path) -> Timeline:
             if packet.size and not packet.is_discard
         ]
         if not packets:
-            raise FeaturizeError(f"{shown(path)} is cut short, no frame is left: copy it again")
+            raise StepDiffError(f"{shown(path)} is cut short, no frame is left: copy it again")
         known = [pts for pts, *_ in packets if pts is not None]
         pts = np.array(known if len(known) == len(packets) else range(len(packets)), np.int64)
         order = np.argsort(pts, kind="stable")
@@ -74,7 +74,7 @@ def from_packets(path: Path) -> Timeline:
 
 
 def by_decoding(path: Path, threads: int = 1) -> Timeline:
-    """The timeline by decoding every frame. FeaturizeError where none can be decoded."""
+    """The timeline by decoding every frame. StepDiffError where none can be decoded."""
     pts: list[int | None] = []
     damaged: list[int] = []
     with opened(path, threads) as video:
@@ -85,7 +85,7 @@ def by_decoding(path: Path, threads: int = 1) -> Timeline:
                 pts.append(frame.pts)
         if not pts:
             limit = f"{MAX_PIXELS:,} pixels"
-            raise FeaturizeError(
+            raise StepDiffError(
                 f"{shown(path)} has no frame that can be decoded (damaged, or of more than {limit}): convert it"
             )
         order = np.arange(len(pts))

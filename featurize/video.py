@@ -4,7 +4,7 @@ Seconds are those of the file's own clock. Only a broadcast format (MPEG-TS, MPE
 clock starts anywhere, counts from where it starts.
 
 Guarantees
-- a file that cannot be read as a video raises FeaturizeError with one reason
+- a file that cannot be read as a video raises StepDiffError with one reason
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from featurize.errors import FeaturizeError
+from common.errors import StepDiffError
 from featurize.media_file import opened_alone, shown
 
 _CUT_SHORT = "is cut short: copy it again"
@@ -100,15 +100,15 @@ class Video:
 def opened(path: Path, threads: int = 1) -> Iterator[Video]:
     """Open a video file to be decoded by `threads` threads.
 
-    Raises FeaturizeError where it is missing, empty, cut short, no video, or audio alone.
+    Raises StepDiffError where it is missing, empty, cut short, no video, or audio alone.
     """
     with ExitStack() as stack:
         try:
             container = stack.enter_context(opened_alone(path))
         except OSError as error:
-            raise FeaturizeError(_unreadable(path, error)) from None
+            raise StepDiffError(_unreadable(path, error)) from None
         except av.error.FFmpegError:
-            raise FeaturizeError(f"{shown(path)} {_CUT_SHORT if _begins_well(path) else _NO_VIDEO}") from None
+            raise StepDiffError(f"{shown(path)} {_CUT_SHORT if _begins_well(path) else _NO_VIDEO}") from None
         stream = _pictures(container, path)
         stream.codec_context.thread_count = threads
         stream.thread_type = "AUTO"
@@ -120,10 +120,10 @@ def _pictures(container: av.container.InputContainer, path: Path) -> VideoStream
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
-                raise FeaturizeError(f"{shown(path)} has a codec that FFmpeg cannot decode: convert it")
+                raise StepDiffError(f"{shown(path)} has a codec that FFmpeg cannot decode: convert it")
             return stream
     what = "audio but no pictures" if container.streams.audio else "no pictures"
-    raise FeaturizeError(f"{shown(path)} holds {what}: give a file with a video stream")
+    raise StepDiffError(f"{shown(path)} holds {what}: give a file with a video stream")
 
 
 def _unreadable(path: Path, error: OSError) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from featurize.errors import FeaturizeError
+from common.errors import StepDiffError
 from featurize.manifest import Manifest
 from featurize.media_file import why
 from featurize.options import IdFrom
@@ -27,20 +27,20 @@ def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
         id_from: `stem` is the file's name without its suffix, `path` the absolute path with it.
 
     Raises:
-        FeaturizeError: a path where no file is, or two files of one id.
+        StepDiffError: a path where no file is, or two files of one id.
     """
     seen: dict[str, Path] = {}
     rows: list[tuple[str, str, float | None, float | None]] = []
     failures: dict[str, str] = {}
     for file in files:
         if not file.exists():
-            raise FeaturizeError(f"no video {file}: correct its path")
+            raise StepDiffError(f"no video {file}: correct its path")
         if not file.is_file():
             what = "folder: give the video files in it" if file.is_dir() else "device or pipe: give a video file"
-            raise FeaturizeError(f"{file} is a {what}")
+            raise StepDiffError(f"{file} is a {what}")
         name = file.stem if id_from == "stem" else str(file.absolute())
         if name in seen:
-            raise FeaturizeError(_twice(seen[name], file))
+            raise StepDiffError(_twice(seen[name], file))
         seen[name] = file
         try:
             end = _length(file)
@@ -63,7 +63,7 @@ def unreadable(path: Path) -> str | None:
 
 
 def refuse_all_unreadable(asked: Manifest, keys: Sequence[str]) -> None:
-    """Raise FeaturizeError if none of the clips `keys` can be computed: bad intervals, or files that do not open.
+    """Raise StepDiffError if none of the clips `keys` can be computed: bad intervals, or files that do not open.
 
     The files are opened in turn until one is a video.
     """
@@ -82,7 +82,7 @@ def refuse_all_unreadable(asked: Manifest, keys: Sequence[str]) -> None:
     if keys:
         first = next(iter(reasons.values()))
         many = f"none of {len(keys)} clips can be computed; the first: " if len(keys) > 1 else ""
-        raise FeaturizeError(many + first)
+        raise StepDiffError(many + first)
 
 
 def _twice(first: Path, second: Path) -> str:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from featurize.errors import FeaturizeError
+from common.errors import StepDiffError
 from featurize.frames import Sampling
 from featurize.shard import featurize_shard
 from featurize.task import Outcome, Task
-from store import Feature, Provenance, StoreError
+from store import Feature, Provenance
 
 if TYPE_CHECKING:
     from featurize.encoders import Encoder
@@ -49,14 +49,14 @@ class Worker:
         """What makes a view of the encoder, or why there can be none."""
         try:
             return self._encoder.provenance(entity, dtype), self._encoder.features(entity, dtype)
-        except FeaturizeError as error:
+        except StepDiffError as error:
             return str(error)
 
     def run(self, task: Task) -> Outcome:
         """Featurize and commit a shard."""
         try:
             return featurize_shard(task, self._encoder, self._device, self._tell)
-        except (FeaturizeError, StoreError) as error:
+        except StepDiffError as error:
             return Outcome(task.shard, error=str(error))
         finally:
             with self._lock:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from common import command
+from common.errors import StepDiffError
 from heads.cli import parse
-from heads.errors import HeadsError
 from heads.prompts import PRESETS
 
 
@@ -35,9 +35,9 @@ class AskOptions:
 
 def run(options: AskOptions) -> dict[str, Any]:
     if (options.preset is None) == (not options.question):
-        raise HeadsError(f"ask one question, or name one preset: {', '.join(PRESETS)}")
+        raise StepDiffError(f"ask one question, or name one preset: {', '.join(PRESETS)}")
     if options.preset is not None and options.preset not in PRESETS:
-        raise HeadsError(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
+        raise StepDiffError(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
     from heads.device import autocast, pick_device
     from heads.methods.stepdiff import StepDiff
     from heads.trained import load_video_lm
@@ -48,9 +48,7 @@ def run(options: AskOptions) -> dict[str, Any]:
     model, features, made = load_video_lm(Path(options.head), store, device)
     assert made.video_lm is not None
     with autocast(device, made.video_lm.precision):
-        answer = StepDiff(model, features).ask(
-            options.reference, options.candidate, question, options.max_tokens
-        )
+        answer = StepDiff(model, features).ask(options.reference, options.candidate, question, options.max_tokens)
     return {
         "reference": options.reference,
         "candidate": options.candidate,

@@ -8,7 +8,7 @@ Guarantees
 from dataclasses import dataclass
 from typing import Any
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 
 _VIDEO, _QUESTION = "@@video@@", "@@question@@"
 _BEFORE = ("\n", "x")  # a piece is cut behind the first of them that the tokenizer does not join to it
@@ -32,7 +32,7 @@ class Chat:
 
     def __init__(self, tokenizer: Any) -> None:
         if tokenizer.chat_template is None:
-            raise HeadsError(
+            raise StepDiffError(
                 f"{tokenizer.name_or_path}: no chat template in its tokenizer files; use an instruct/chat model"
             )
         self.tokenizer = tokenizer
@@ -46,10 +46,10 @@ class Chat:
         return self._cut(text, split_special_tokens=False)
 
     def text_ids(self, text: str) -> tuple[int, ...]:
-        """Plain text: what looks like a control token stays text. HeadsError where the tokenizer cannot have it so."""
+        """Encode plain text; control tokens in it stay text. StepDiffError where the tokenizer cannot do that."""
         ids = self._cut(text, split_special_tokens=True)
         if set(ids) & set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}:
-            raise HeadsError(f"{text!r}: the tokenizer reads a control token in it; leave that out")
+            raise StepDiffError(f"{text!r}: the tokenizer reads a control token in it; leave that out")
         return ids
 
     def _cut(self, text: str, split_special_tokens: bool) -> tuple[int, ...]:
@@ -58,20 +58,20 @@ class Chat:
             whole = self._ids(before + text, split_special_tokens)
             if whole[: len(first)] == first:
                 return tuple(whole[len(first) :])
-        raise HeadsError(f"{self.tokenizer.name_or_path}: its tokens cannot be cut before {text!r}; use another model")
+        raise StepDiffError(
+            f"{self.tokenizer.name_or_path}: its tokens cannot be cut before {text!r}; use another model"
+        )
 
     def pieces(self, system: str) -> ChatPieces:
         messages = [
             {"role": "system", "content": system.replace("{video}", _VIDEO)},
             {"role": "user", "content": _QUESTION},
         ]
-        written = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
+        written = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         before, found, to_answer = written.partition(_QUESTION)
         around = before.split(_VIDEO)
         if not found or len(around) != system.count("{video}") + 1:
-            raise HeadsError(
+            raise StepDiffError(
                 f"{self.tokenizer.name_or_path}: its chat template drops the system prompt; use another model"
             )
         end = self.tokenizer.eos_token_id

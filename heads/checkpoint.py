@@ -30,8 +30,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from common.errors import StepDiffError
 from heads.checksums import SUMS, check_sums, write_sums
-from heads.errors import HeadsError
 from heads.files import write_text
 from store.commit import sync_folder
 
@@ -62,7 +62,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     """Give AdamW the state that the file `path` holds under names `<number of the weight>.<name of the state>`.
 
     Raises:
-        HeadsError: a tensor that AdamW does not have, or of another shape, or one of a weight's tensors is missing.
+        StepDiffError: a tensor that AdamW does not have, or of another shape, or one of a weight's tensors is missing.
     """
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
@@ -102,7 +102,7 @@ class Run:
         return 0 if latest is None else step_of(latest)
 
     def check_made_by(self) -> None:
-        """Compare recipe.yaml and lineage.json with SHA256SUMS. HeadsError: one of them was changed."""
+        """Compare recipe.yaml and lineage.json with SHA256SUMS. StepDiffError: one of them was changed."""
         advice = "the weights were made by what it was: restore it from a copy, or train into a new folder"
         if self.folder.is_dir() and not check_sums(self.folder, advice, MADE_BY) and self.latest() is not None:
             _notice(self.folder)
@@ -126,13 +126,13 @@ class Run:
         """The checkpoint that validation chose.
 
         Raises:
-            HeadsError: no finished training, or best.json contradicts what the checkpoint says of itself.
+            StepDiffError: no finished training, or best.json contradicts what the checkpoint says of itself.
         """
         checkpoint, record = self._named_best()
         state = _read_state(checkpoint)
         if (record["step"], record["score"]) != (state["best_step"], state["best_score"]):
             _check(checkpoint)  # of the two files it names the one whose bytes changed, where digests can tell
-            raise HeadsError(
+            raise StepDiffError(
                 f"{self.folder / 'best.json'}: step {record['step']} and score {record['score']}, but "
                 f"{checkpoint.name}/state.json has step {state['best_step']} and score {state['best_score']}; restore "
                 "it from a copy, or train into a new folder"
@@ -143,25 +143,25 @@ class Run:
         """The checkpoint that best.json names, and the record in it."""
         path = self.folder / "best.json"
         if not path.exists():
-            raise HeadsError(
+            raise StepDiffError(
                 f"{self.folder}: no finished training here; run python -m heads.train --config RECIPE.yaml"
             )
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise HeadsError(f"{path}: damaged ({error}); train into a new folder") from error
+            raise StepDiffError(f"{path}: damaged ({error}); train into a new folder") from error
         name = record.get("checkpoint") if isinstance(record, dict) else None
         if not _NAME.fullmatch(str(name)):
-            raise HeadsError(f"{path}: names no checkpoint of this folder, but {name!r}; train into a new folder")
+            raise StepDiffError(f"{path}: names no checkpoint of this folder, but {name!r}; train into a new folder")
         checkpoint = self.folder / str(name)
         if record.get("step") != step_of(checkpoint) or "score" not in record:
-            raise HeadsError(f"{path}: damaged, it names {name} for step {record.get('step')}; train into a new folder")
+            raise StepDiffError(
+                f"{path}: damaged, it names {name} for step {record.get('step')}; train into a new folder"
+            )
         return checkpoint, record
 
-    def save(
-        self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
-    ) -> Path:
-        """HeadsError: it cannot be written."""
+    def save(self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
+        """StepDiffError: it cannot be written."""
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / f"checkpoint-{step:06d}"
         temporary = self.folder / f".checkpoint.{uuid.uuid4().hex}"
@@ -179,9 +179,9 @@ class Run:
                 shutil.rmtree(target)
             os.replace(temporary, target)
             sync_folder(self.folder)
-        except (OSError, SafetensorError, HeadsError) as error:
+        except (OSError, SafetensorError, StepDiffError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise HeadsError(
+            raise StepDiffError(
                 f"{target}: cannot be written ({error}); make room, and run again: it goes on from the last checkpoint"
             ) from error
         return target
@@ -192,14 +192,14 @@ class Run:
         """Read a checkpoint into the module and the optimiser; returns its state.
 
         Raises:
-            HeadsError: a damaged file, or the weights of another recipe.
+            StepDiffError: a damaged file, or the weights of another recipe.
         """
         _check(checkpoint)
         wanted = trainable(module)
         found = _read_tensors(checkpoint / "head.safetensors")
         if wanted.keys() != found.keys():
             odd = sorted(wanted.keys() ^ found.keys())
-            raise HeadsError(
+            raise StepDiffError(
                 f"{checkpoint}: made by another recipe ({len(odd)} weights differ, e.g. {odd[0]}); "
                 "train into a new folder"
             )
@@ -213,7 +213,7 @@ class Run:
     def check_start(self, module: nn.Module) -> Path:
         """The best checkpoint, whose weights the module can start from; no weights are copied.
 
-        HeadsError where a file is damaged, or holds weights that the module does not train, or of another shape.
+        StepDiffError where a file is damaged, or holds weights that the module does not train, or of another shape.
         """
         self.check_made_by()
         checkpoint, wanted = self.best(), trainable(module)
@@ -221,7 +221,7 @@ class Run:
         found = _read_shapes(checkpoint / "head.safetensors")
         odd = sorted(found.keys() - wanted.keys())
         if odd:
-            raise HeadsError(
+            raise StepDiffError(
                 f"{checkpoint}: holds {len(odd)} weights that this recipe does not train, e.g. {odd[0]}; give it the "
                 "lora, full and projector of that run"
             )
@@ -231,7 +231,7 @@ class Run:
     def start(self, module: nn.Module) -> Path:
         """Give the module the weights of the best checkpoint; those that it has beyond them stay as they are.
 
-        Returns the checkpoint. HeadsError as check_start has it.
+        Returns the checkpoint. StepDiffError as check_start has it.
         """
         checkpoint = self.check_start(module)
         _copy(_read_tensors(checkpoint / "head.safetensors"), trainable(module))
@@ -257,14 +257,12 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in tensors.items()}
 
 
-def _check_shapes(
-    found: dict[str, tuple[int, ...]], wanted: dict[str, Tensor], checkpoint: Path, advice: str
-) -> None:
-    """HeadsError: what was found has not the shape of what is wanted under its name."""
+def _check_shapes(found: dict[str, tuple[int, ...]], wanted: dict[str, Tensor], checkpoint: Path, advice: str) -> None:
+    """StepDiffError: what was found has not the shape of what is wanted under its name."""
     needed = _shapes(wanted)
     for name, shape in found.items():
         if needed[name] != shape:
-            raise HeadsError(f"{checkpoint}: {name} is {shape}, the recipe's is {needed[name]}; {advice}")
+            raise StepDiffError(f"{checkpoint}: {name} is {shape}, the recipe's is {needed[name]}; {advice}")
 
 
 def _copy(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
@@ -306,7 +304,7 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def _check(checkpoint: Path) -> None:
-    """Compare the files of a checkpoint with its SHA256SUMS: the one way to what is read of it. HeadsError: damage."""
+    """Compare the files of a checkpoint with its SHA256SUMS before any is read. StepDiffError: damage."""
     if not checkpoint.is_dir():
         raise _damaged(checkpoint, "no such folder")
     if not check_sums(checkpoint, _advice(checkpoint)):
@@ -324,8 +322,8 @@ def _notice(run: Path) -> None:
     )
 
 
-def _damaged(path: Path, why: Exception | str) -> HeadsError:
-    return HeadsError(f"{path}: missing or damaged ({why}); {_advice(path)}")
+def _damaged(path: Path, why: Exception | str) -> StepDiffError:
+    return StepDiffError(f"{path}: missing or damaged ({why}); {_advice(path)}")
 
 
 def _advice(path: Path) -> str:

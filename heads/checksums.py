@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.files import write_text
 
 SUMS = "SHA256SUMS"
@@ -30,7 +30,7 @@ def write_sums(folder: Path, names: Collection[str]) -> None:
 
     Raises:
         OSError: one of the files cannot be read.
-        HeadsError: SHA256SUMS cannot be written.
+        StepDiffError: SHA256SUMS cannot be written.
     """
     text = "".join(f"{digest(folder / name)}  {name}\n" for name in sorted(names))
     write_text(folder / SUMS, text)
@@ -45,7 +45,7 @@ def check_sums(folder: Path, advice: str, names: Collection[str] | None = None) 
         names: the files that must be listed; None for all that are in the folder.
 
     Raises:
-        HeadsError: a file is damaged, missing, or not listed; the line names it.
+        StepDiffError: a file is damaged, missing, or not listed; the line names it.
     """
     path = folder / SUMS
     try:
@@ -53,24 +53,24 @@ def check_sums(folder: Path, advice: str, names: Collection[str] | None = None) 
     except FileNotFoundError:
         return False
     except (OSError, ValueError) as error:
-        raise HeadsError(f"{path}: damaged ({error}); {advice}") from error
+        raise StepDiffError(f"{path}: damaged ({error}); {advice}") from error
     if not text.endswith("\n"):
-        raise HeadsError(f"{path}: damaged, it was cut short; {advice}")
+        raise StepDiffError(f"{path}: damaged, it was cut short; {advice}")
     listed: dict[str, str] = {}
     for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
         found = _LINE.fullmatch(line)
         if found is None:
-            raise HeadsError(f"{path}:{number}: damaged, not a sha256 and a file name; {advice}")
+            raise StepDiffError(f"{path}:{number}: damaged, not a sha256 and a file name; {advice}")
         listed[found[2]] = found[1]
     present = {entry.name for entry in folder.iterdir()} - {SUMS} if names is None else set(names)
     if odd := sorted(present - listed.keys()):
-        raise HeadsError(f"{folder / odd[0]}: not listed in {SUMS}, so it is not part of what was saved; {advice}")
+        raise StepDiffError(f"{folder / odd[0]}: not listed in {SUMS}, so it is not part of what was saved; {advice}")
     for name, expected in listed.items():
         file = folder / name
         try:
             found_digest = digest(file)
         except OSError as error:
-            raise HeadsError(f"{file}: listed in {SUMS}, but cannot be read ({error.strerror}); {advice}") from error
+            raise StepDiffError(f"{file}: listed in {SUMS}, but cannot be read ({error.strerror}); {advice}") from error
         if found_digest != expected:
-            raise HeadsError(f"{file}: damaged, its sha256 is not the one in {SUMS}; {advice}")
+            raise StepDiffError(f"{file}: damaged, its sha256 is not the one in {SUMS}; {advice}")
     return True

@@ -11,12 +11,9 @@ from typing import Any
 from jsonargparse import DefaultHelpFormatter
 
 from common.config_option import add_config
-from heads.errors import HeadsError
-from retrieval import RetrievalError
-from store import StoreError
-from weights import WeightsError
+from common.errors import StepDiffError
 
-ERRORS: tuple[type[Exception], ...] = (HeadsError, RetrievalError, StoreError, WeightsError)
+ERRORS: tuple[type[Exception], ...] = (StepDiffError,)
 
 
 class Help(DefaultHelpFormatter):

@@ -19,31 +19,31 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from store import table
 
 COLUMNS = ("key", "kind", "text", "provenance")
 
 
 class ClipTexts:
-    """The texts of one kind. HeadsError, StoreError: no such file or kind, or a file that is not as it should be."""
+    """The texts of one kind. StepDiffError: no such file or kind, or a file that is not as it should be."""
 
     def __init__(self, path: str | Path, kind: str | None = None) -> None:
         """path: a file, or a folder of them, as a stage of annotate leaves it; kind: None takes the only one."""
         files = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]
         if not files:
-            raise HeadsError(f"{path}: holds no Parquet file of texts; name a version's folder in STORE/annotations")
+            raise StepDiffError(f"{path}: holds no Parquet file of texts; name a version's folder in STORE/annotations")
         frame = pl.concat(map(_read, files))
         kinds = sorted(frame["kind"].unique())
         if kind is None and len(kinds) == 1:
             kind = kinds[0]
         if kind not in kinds:
             asked = "several kinds of text" if kind is None else f"no texts of kind {kind!r}"
-            raise HeadsError(f"{path}: holds {asked}; give --kind, one of {', '.join(map(repr, kinds)) or 'none'}")
+            raise StepDiffError(f"{path}: holds {asked}; give --kind, one of {', '.join(map(repr, kinds)) or 'none'}")
         rows = frame.filter(pl.col("kind") == kind)
         twice = rows["key"].filter(rows["key"].is_duplicated())
         if len(twice):
-            raise HeadsError(f"{path}: two texts of kind {kind!r} for {twice[0]}; keep one")
+            raise StepDiffError(f"{path}: two texts of kind {kind!r} for {twice[0]}; keep one")
         self.path, self.kind = path, kind
         self.provenance = sorted(rows["provenance"].unique())
         """every way in which one of the texts came about"""
@@ -54,10 +54,10 @@ class ClipTexts:
         return np.array([key in self._texts for key in keys], bool)
 
     def check(self, keys: Sequence[str]) -> None:
-        """HeadsError names the first clip that has no text."""
+        """StepDiffError names the first clip that has no text."""
         for key in keys:
             if key not in self._texts:
-                raise HeadsError(
+                raise StepDiffError(
                     f"{key}: no text of kind {self.kind!r} in {self.path}; describe it, or pass --skip-missing"
                 )
 
@@ -67,9 +67,9 @@ class ClipTexts:
 
 
 def _read(path: Path) -> pl.DataFrame:
-    """The four columns of a file. HeadsError, StoreError: it is not as it should be."""
+    """The four columns of a file. StepDiffError: it is not as it should be."""
     frame = table.read(path)
     odd = [name for name in COLUMNS if frame.schema.get(name) != pl.String]
     if odd:
-        raise HeadsError(f"{path}: its column {odd[0]} is missing or not of strings; it needs {', '.join(COLUMNS)}")
+        raise StepDiffError(f"{path}: its column {odd[0]} is missing or not of strings; it needs {', '.join(COLUMNS)}")
     return frame.select(COLUMNS)

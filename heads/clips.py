@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from common.errors import StepDiffError
 from heads.dequantise import dequantise
-from heads.errors import HeadsError
 from store import Store
 from store.view import OK
 
@@ -24,7 +24,7 @@ class Reads(Protocol):
     """What gives N tokens of D channels for every clip: cached features, or token ids of texts."""
 
     def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K N D"]:
-        """On `device`; HeadsError names the first clip that has none."""
+        """On `device`; StepDiffError names the first clip that has none."""
 
 
 class Features:
@@ -34,7 +34,7 @@ class Features:
         self.catalog = store.catalog(entity)
         self.view = store.view(entity, view)
         if feature not in self.view.features:
-            raise HeadsError(
+            raise StepDiffError(
                 f"{store.path}: view {view} of {entity} has no feature {feature!r}, only "
                 f"{', '.join(sorted(self.view.features))}"
             )
@@ -44,13 +44,13 @@ class Features:
         self._direct = self.view.fill_memory([feature], int(np.count_nonzero(self._status == OK)))
 
     def rows(self, keys: Sequence[str]) -> np.ndarray:
-        """Rows [K] of the keys; HeadsError names the first that has no features."""
+        """Rows [K] of the keys; StepDiffError names the first that has no features."""
         rows = self.catalog.rows(keys)
         there = self._there(rows)
         if not there.all():
             first = int(np.flatnonzero(~there)[0])
             state = "unknown" if rows[first] < 0 else ("absent", "ok", "failed")[self._status[rows[first]]]
-            raise HeadsError(
+            raise StepDiffError(
                 f"{keys[first]}: no {self.view.name} features in the store ({state}); run python -m featurize with "
                 f"--encoder {self.view.provenance.encoder} and a manifest that holds it"
             )

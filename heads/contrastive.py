@@ -19,9 +19,9 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.errors import StepDiffError
 from common.streams import torch_seed
 from heads.clips import Features
-from heads.errors import HeadsError
 from heads.hold_out import HoldOut
 from heads.methods.vlemb import VLEmb
 from heads.paired_contrast import PairBatch, PairContrast
@@ -41,9 +41,7 @@ VALIDATED = 2048  # most clips of val that stand against each other in the loss
 class ContrastiveHead(nn.Module):
     """Perceiver over a clip's tokens, linear map of a text's embedding, and a temperature."""
 
-    def __init__(
-        self, recipe: ContrastiveRecipe, tokens: int, channels: int, text_dim: int
-    ) -> None:
+    def __init__(self, recipe: ContrastiveRecipe, tokens: int, channels: int, text_dim: int) -> None:
         super().__init__()
         self.clip = Projector(recipe.projector, tokens, channels, recipe.width, 1.0)
         self.text = nn.Sequential(nn.LayerNorm(text_dim), nn.Linear(text_dim, recipe.width))
@@ -99,7 +97,7 @@ class ContrastiveTask:
         self.train = hold_out.keep(split_texts(catalog, recipe.text, self.clips, "train"), "clips")
         self.val = split_texts(catalog, recipe.text, self.clips, "val")
         if self.train.is_empty() or self.val.is_empty():
-            raise HeadsError(
+            raise StepDiffError(
                 f"{store.path}: the contrastive head needs clips with features and a {recipe.text} in the "
                 "train and val splits"
             )
@@ -169,9 +167,7 @@ class ContrastiveTask:
 class Embedded:
     """Embeddings of some keys, computed once."""
 
-    def __init__(
-        self, keys: Sequence[str], features: Features, embed: Callable[[Tensor], Tensor], device: str
-    ) -> None:
+    def __init__(self, keys: Sequence[str], features: Features, embed: Callable[[Tensor], Tensor], device: str) -> None:
         self.places = {key: place for place, key in enumerate(keys)}
         parts = [keys[start : start + BLOCK] for start in range(0, len(keys), BLOCK)]
         self.vectors = torch.cat([embed(features.read(part, device)).cpu() for part in parts])

@@ -10,7 +10,7 @@ from heads.files import write_bytes
 
 
 def draw_curve(records: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Loss a step with its running mean, and the validation figures below it, as one PNG. HeadsError: no space."""
+    """Loss a step with its running mean, and the validation figures below it, as one PNG. StepDiffError: no space."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -18,9 +18,7 @@ def draw_curve(records: list[dict[str, Any]], path: Path, title: str) -> None:
 
     losses = [(r["step"], r["loss"]) for r in records if "loss" in r]
     figures = sorted({key for r in records for key in r if key.startswith("val_")})
-    figure, axes = pyplot.subplots(
-        2, 1, figsize=(7, 6), sharex=True, height_ratios=(3, 2), layout="constrained"
-    )
+    figure, axes = pyplot.subplots(2, 1, figsize=(7, 6), sharex=True, height_ratios=(3, 2), layout="constrained")
     if losses:
         steps, values = np.array(losses).T
         window = max(1, len(values) // 20)

@@ -5,19 +5,19 @@ from typing import Any
 
 import torch
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 
 
 def pick_device(device: str) -> str:
-    """`auto` is CUDA where there is some. HeadsError: no such device."""
+    """`auto` is CUDA where there is some. StepDiffError: no such device."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         kind = torch.device(device).type
     except RuntimeError:
-        raise HeadsError(f"--device {device}: no such device; give auto, cpu or cuda") from None
+        raise StepDiffError(f"--device {device}: no such device; give auto, cpu or cuda") from None
     if kind == "cuda" and not torch.cuda.is_available():
-        raise HeadsError(f"--device {device}: PyTorch finds no CUDA device here; give auto or cpu")
+        raise StepDiffError(f"--device {device}: PyTorch finds no CUDA device here; give auto or cpu")
     return device
 
 

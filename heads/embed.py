@@ -35,9 +35,7 @@ class EmbedOptions:
     """wait while another run writes into the store, instead of giving up"""
 
 
-def write_view(
-    features: Features, view: Any, embed: Callable[[Tensor], Tensor], device: str
-) -> int:
+def write_view(features: Features, view: Any, embed: Callable[[Tensor], Tensor], device: str) -> int:
     """Embed every row that the source view has and `view` lacks, shard by shard; returns how many."""
     missing = np.flatnonzero((features.view.status() == 1) & (view.status() != 1))
     for shard in np.unique(missing // view.rows_per_shard):

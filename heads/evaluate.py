@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import command
+from common.errors import StepDiffError
 from heads.cli import parse
-from heads.errors import HeadsError
 from heads.evaluate_options import PUBLIC, EvaluateOptions, check, check_files
 from heads.files import write_text
 from heads.partial import Partial
@@ -51,24 +51,26 @@ def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
         return StepOracle(store), "float32", {}
     if options.method == "vlemb":
         if options.view is None:
-            raise HeadsError("vlemb needs --view, a view of the store with embeddings")
+            raise StepDiffError("vlemb needs --view, a view of the store with embeddings")
         vlemb = VLEmb.of_view(store, options.view, options.pair_embedding)
         encoder = store.view("clips", options.view).provenance.encoder
         return vlemb, "float32", {"view": options.view, "encoder": encoder, "pair_embedding": options.pair_embedding}
     if options.method in PUBLIC:
         if options.weights is None or options.view is None:
-            raise HeadsError(f"{options.method} needs --weights, its checkpoint, and --view, its image tower's tokens")
+            raise StepDiffError(
+                f"{options.method} needs --weights, its checkpoint, and --view, its image tower's tokens"
+            )
         public, tokens, told = load_public(options.weights, store, options.view, device, families(options.method))
         return StepDiff(public, tokens, **how), "float32", told
     if options.method == "socratic":
         if options.texts is None:
-            raise HeadsError("socratic needs --texts, a Parquet file of texts about clips")
+            raise StepDiffError("socratic needs --texts, a Parquet file of texts about clips")
         reader, ids, told = load_socratic(
             options.texts, options.kind, options.language_model, device, options.precision
         )
         return StepDiff(reader, ids, **how), options.precision, told
     if options.head is None:
-        raise HeadsError(f"{options.method} needs --head, a run folder of python -m heads.train")
+        raise StepDiffError(f"{options.method} needs --head, a run folder of python -m heads.train")
     model, features, made = load_video_lm(Path(options.head), store, device)
     assert made.video_lm is not None
     method = StepDiff(model, features, **how)
@@ -98,7 +100,7 @@ def seen_by_head(options: EvaluateOptions, rows: Sequence[Any]) -> "Seen | None"
     """Return which clips of the rows trained the head; None for a method without one.
 
     Raises:
-        HeadsError: it has seen some, and `allow_seen` is not set.
+        StepDiffError: it has seen some, and `allow_seen` is not set.
     """
     from heads import seen
     from heads.recipe import read_recipe
@@ -209,7 +211,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
 
     out = Path(options.out)
     if out.suffix != ".jsonl":
-        raise HeadsError(f"{out}: predictions are JSON lines; name the file *.jsonl")
+        raise StepDiffError(f"{out}: predictions are JSON lines; name the file *.jsonl")
     check(options)
     check_files(options)
     rows = asked(options)
@@ -222,23 +224,23 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
         if texts is not None:
             texts.check(absent)
         wanted = f"{told['view']} features" if "view" in told else "such clip"
-        raise HeadsError(
+        raise StepDiffError(
             f"{absent[0]}: no {wanted} in {options.store} (absent: {len(absent)} clips of the rows asked); run "
             "python -m featurize with a manifest that holds them, or pass --skip-missing"
         )
     there = [row for row in rows if not set(absent).intersection(clips_of(row))]
     if not there:
-        raise HeadsError(f"{options.test_set}: every row has a clip that {options.store} lacks, e.g. {absent[0]}")
+        raise StepDiffError(f"{options.test_set}: every row has a clip that {options.store} lacks, e.g. {absent[0]}")
     if isinstance(method, VLEmb) and options.task == "diffmcq":
         untold = dict.fromkeys(method.missing_texts(there))
         if untold and not options.skip_missing:
-            raise HeadsError(
+            raise StepDiffError(
                 f"{next(iter(untold))!r}: no embedding of this text in view {options.view} of {options.store} (absent: "
                 f"{len(untold)} texts of the rows asked); featurize the test set's texts, or pass --skip-missing"
             )
         there = [row for row in there if row.difference not in untold]
         if not there:
-            raise HeadsError(f"{options.test_set}: view {options.view} has no embedding of any row's text")
+            raise StepDiffError(f"{options.test_set}: view {options.view} has no embedding of any row's text")
     skipped = {"clips": len(absent), "rows": len(rows) - len(there)}
     with Partial(options.task, out, identity(options, there)) as partial:
         with torch.inference_mode(), autocast(pick_device(options.device), precision):

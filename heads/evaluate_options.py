@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 
 VIDEO_LM = ("video-lm", "stepdiff")
 PUBLIC = ("llava", "idefics")
@@ -103,27 +103,27 @@ class EvaluateOptions:
 
 
 def check(options: EvaluateOptions) -> None:
-    """HeadsError: an option for another method or task, or a number that is too small."""
+    """StepDiffError: an option for another method or task, or a number that is too small."""
     defaults = {field.name: field.default for field in fields(EvaluateOptions)}
     for asked, readers in ((options.method, METHODS), (options.task, TASKS)):
         for name, known in readers.items():
             if asked not in known and getattr(options, name) != defaults[name]:
                 flag = name.replace("_", "-")
-                raise HeadsError(f"--{flag} is for {', '.join(known)}, and {asked} does not read it; leave it out")
+                raise StepDiffError(f"--{flag} is for {', '.join(known)}, and {asked} does not read it; leave it out")
     if options.rows_at_once < 1 or (options.rows is not None and options.rows < 1):
-        raise HeadsError(f"--rows {options.rows}, --rows-at-once {options.rows_at_once}: neither may be below 1")
+        raise StepDiffError(f"--rows {options.rows}, --rows-at-once {options.rows_at_once}: neither may be below 1")
     if options.decline_at is not None and not math.isfinite(options.decline_at):
-        raise HeadsError(f"--decline-at {options.decline_at} is no number; 0 declines where YES is likelier than NO")
+        raise StepDiffError(f"--decline-at {options.decline_at} is no number; 0 declines where YES is likelier than NO")
     if options.seed < 0 or options.bootstrap < 0:
-        raise HeadsError(f"--seed {options.seed}, --bootstrap {options.bootstrap}: neither may be below 0")
+        raise StepDiffError(f"--seed {options.seed}, --bootstrap {options.bootstrap}: neither may be below 0")
 
 
 def check_files(options: EvaluateOptions) -> None:
-    """HeadsError: what is to be written is one of the files that are read."""
+    """StepDiffError: what is to be written is one of the files that are read."""
     out = Path(options.out)
     taken = {path.resolve() for path in (out, *(out.with_suffix(f".{name}") for name in WRITTEN))}
     for name in ("test_set", "no_difference", "subset", "texts"):
         value = getattr(options, name)
         if value is not None and Path(value).resolve() in taken:
             flag = name.replace("_", "-")
-            raise HeadsError(f"--{flag} {value}: --out {options.out} would write over it; name another --out")
+            raise StepDiffError(f"--{flag} {value}: --out {options.out} would write over it; name another --out")

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from heads.errors import HeadsError
-from store import StoreError
+from common.errors import StepDiffError
 from store.commit import replace_file
 
 
 def write_text(path: Path, text: str) -> None:
-    """The file appears whole, durable, or not at all. HeadsError where the disk is full or refuses."""
+    """The file appears whole, durable, or not at all. StepDiffError where the disk is full or refuses."""
     write_bytes(path, text.encode())
 
 
@@ -16,5 +15,5 @@ def write_bytes(path: Path, data: bytes) -> None:
     """The same, of any bytes."""
     try:
         replace_file(path, [data], len(data))
-    except StoreError as error:
-        raise HeadsError(str(error)) from error
+    except StepDiffError as error:
+        raise StepDiffError(str(error)) from error

@@ -1,4 +1,4 @@
-""""Which video ...?" asked of a clip and one that looks much like it: hard negatives for training.
+""" "Which video ...?" asked of a clip and one that looks much like it: hard negatives for training.
 
 The clip that answers the question keeps its place in the pair. The other one gives way to a clip drawn from the nearest
 neighbours of the first among the train split's clips of the same step. A neighbour may show what is asked for too: no
@@ -16,8 +16,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from common.errors import StepDiffError
 from heads.clips import Features
-from heads.errors import HeadsError
 from heads.hold_out import HoldOut
 from heads.packing import Turn
 from heads.prompts import VIDEOS
@@ -35,7 +35,7 @@ class HardNegatives:
         """catalog: key, split, step; hold_out: has looked it up. `mine` comes before the first question."""
         missing = {"split", "step"} - set(catalog.columns)
         if missing:
-            raise HeadsError(
+            raise StepDiffError(
                 f"hard negatives: the store's catalog has no column {', '.join(sorted(missing))}; featurize with a "
                 "manifest that has it, or drop video_lm.hard_negatives"
             )

@@ -30,7 +30,7 @@ from typing import Literal
 
 import polars as pl
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.jsonl import read_objects
 from heads.testsets import Task, clips_of, read_test_set, split_clip
 from store import Store
@@ -56,14 +56,16 @@ def task_of(path: str | Path) -> Task:
     """Return which of the three test sets a file is, by the fields of its first line.
 
     Raises:
-        HeadsError: the file does not exist or is no test set.
+        StepDiffError: the file does not exist or is no test set.
     """
     for _, row in read_objects(path):
         for field, task in _FIELDS.items():
             if field in row:
                 return task
         break
-    raise HeadsError(f"{path}: not a test set, its rows have none of {', '.join(_FIELDS)}; name a published test set")
+    raise StepDiffError(
+        f"{path}: not a test set, its rows have none of {', '.join(_FIELDS)}; name a published test set"
+    )
 
 
 def read_test_clips(paths: Sequence[str | Path]) -> pl.DataFrame:
@@ -73,7 +75,7 @@ def read_test_clips(paths: Sequence[str | Path]) -> pl.DataFrame:
         key, and start and end in seconds as the id states them; each clip once, sorted.
 
     Raises:
-        HeadsError: a file does not exist or is no test set.
+        StepDiffError: a file does not exist or is no test set.
     """
     return clip_times(clip for path in paths for row in read_test_set(task_of(path), path) for clip in clips_of(row))
 
@@ -203,7 +205,7 @@ class HoldOut:
     """The test sets that a training holds out, and how many clips each of its sources dropped for them."""
 
     def __init__(self, files: Sequence[str] = (), by: By = "video") -> None:
-        """Read the test sets. HeadsError: one of them does not exist or is no test set."""
+        """Read the test sets. StepDiffError: one of them does not exist or is no test set."""
         self.files, self.by, self.test = tuple(files), by, read_test_clips(files)
         self.sources: dict[str, dict[str, int]] = {}
         """of each source: how many clips or pairs it has (`of`), and how many were dropped, by reason"""
@@ -224,7 +226,7 @@ class HoldOut:
         """Return the rows of `clips` (key, ...) that may train, in order, and count the others.
 
         Raises:
-            HeadsError: none may.
+            StepDiffError: none may.
         """
         if not self.files:
             return clips
@@ -237,7 +239,7 @@ class HoldOut:
         """Return of each pair of clips whether both may train, and count the others by the first reason of either.
 
         Raises:
-            HeadsError: none may.
+            StepDiffError: none may.
         """
         if not self.files:
             return [True] * len(pairs)
@@ -255,7 +257,7 @@ class HoldOut:
         found = dict(reasons.value_counts(name="count").iter_rows())
         self.sources[source] = {"of": all_of} | {reason: found.get(reason, 0) for reason in REASONS}
         if all_of and len(reasons) == all_of:
-            raise HeadsError(
+            raise StepDiffError(
                 f"hold_out leaves nothing of {source} to train on: {self._summary(source)}; train on other clips, or "
                 "set hold_out_by: clip where other clips of a test video may train"
             )

@@ -10,47 +10,47 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.files import write_text
 
 
 def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(`path:line`, object) for each line. Lines end at \\n alone: a text may hold any other separator.
 
-    HeadsError: no such file, a line that is empty, not UTF-8, not JSON or not an object.
+    StepDiffError: no such file, a line that is empty, not UTF-8, not JSON or not an object.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except FileNotFoundError as error:
-        raise HeadsError(f"{path}: no such file") from error
+        raise StepDiffError(f"{path}: no such file") from error
     except OSError as error:
-        raise HeadsError(f"{path}: cannot be read ({error.strerror})") from error
+        raise StepDiffError(f"{path}: cannot be read ({error.strerror})") from error
     if not lines[-1]:  # what stands behind the last line's end
         lines.pop()
     for number, line in enumerate(lines, 1):
         place = f"{path}:{number}"
         try:
             found = parse_object(line)
-        except HeadsError as error:
-            raise HeadsError(f"{place}: {error}") from error
+        except StepDiffError as error:
+            raise StepDiffError(f"{place}: {error}") from error
         yield place, found
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
-    """The object of one line. HeadsError: empty, not UTF-8, not JSON or not an object."""
+    """The object of one line. StepDiffError: empty, not UTF-8, not JSON or not an object."""
     if not line.strip():
-        raise HeadsError("an empty line; remove it")
+        raise StepDiffError("an empty line; remove it")
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise HeadsError(f"not a JSON object ({error})") from error
+        raise StepDiffError(f"not a JSON object ({error})") from error
     if not isinstance(found, dict):
-        raise HeadsError(f"not a JSON object but {type(found).__name__}")
+        raise StepDiffError(f"not a JSON object but {type(found).__name__}")
     return found
 
 
 def write_objects(path: str | Path, objects: Iterable[dict[str, Any]]) -> None:
-    """One line an object, in ASCII, NaN refused by ValueError. HeadsError where the file cannot be written."""
+    """One line an object, in ASCII, NaN refused by ValueError. StepDiffError where the file cannot be written."""
     write_text(Path(path), "".join(map(object_line, objects)))
 
 

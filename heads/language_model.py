@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
+from common.errors import StepDiffError
 from common.streams import torch_seed
 from heads.chat import Chat
-from heads.errors import HeadsError
 from heads.packed_attention import NAME, Layout, may_see
 from weights import resolve
 
@@ -81,7 +81,7 @@ class LanguageModel(nn.Module):
             own = self.model(input_ids=ids).logits
             apart = self.logits(self.model.base_model(input_ids=ids).last_hidden_state)
         if not torch.allclose(own, apart, atol=1e-4 * float(own.abs().max())):
-            raise HeadsError(
+            raise StepDiffError(
                 f"{name}: its logits are more than a linear map of its last hidden state, which heads rely on; use "
                 "another language model"
             )
@@ -162,18 +162,16 @@ class LanguageModel(nn.Module):
         return str(self.model.dtype).removeprefix("torch.")
 
     def add_lora(self, lora: Lora, seed: int) -> None:
-        """HeadsError: the model has no layer of a name among the targets."""
+        """StepDiffError: the model has no layer of a name among the targets."""
         from peft import LoraConfig, inject_adapter_in_model
 
         torch.manual_seed(torch_seed(seed, "LoRA weights"))
-        config = LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), lora_dropout=0.0
-        )
+        config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), lora_dropout=0.0)
         linear = [name for name, layer in self.model.named_modules() if isinstance(layer, (nn.Linear, Conv1D))]
         for target in lora.targets:
             if not any(f".{name}".endswith(f".{target}") for name in linear):
                 named = ", ".join(sorted({name.split(".")[-1] for name in linear}))
-                raise HeadsError(
+                raise StepDiffError(
                     f"{type(self.model).__name__} has no linear layer {target} that LoRA could update; set "
                     f"video_lm.lora.targets to some of {named}"
                 )
@@ -191,7 +189,7 @@ class LanguageModel(nn.Module):
         """Gradient checkpointing: keep a layer's input, and compute the layer again where gradients need it."""
         self.recomputed = [layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer)]
         if not self.recomputed:
-            raise HeadsError(
+            raise StepDiffError(
                 f"{type(self.model).__name__} cannot compute its layers again; set video_lm.gradient_checkpointing to "
                 "false"
             )
@@ -211,5 +209,3 @@ class LanguageModel(nn.Module):
 
     def lora_state(self) -> dict[str, Tensor]:
         return {name: p for name, p in self.model.named_parameters() if "lora_" in name}
-
-

@@ -19,9 +19,9 @@ from typing import Any
 
 from torch import nn
 
+from common.errors import StepDiffError
 from heads import trained_on
 from heads.checkpoint import Run
-from heads.errors import HeadsError
 from heads.files import write_text
 from heads.recipe import TrainOptions, VideoLMRecipe, WarmStart, read_recipe
 from heads.trained_on import TrainedOn
@@ -48,40 +48,40 @@ def views(options: TrainOptions) -> dict[str, str]:
 
 
 def check(folder: Path, options: TrainOptions, store: Store) -> None:
-    """HeadsError in one line where the run in `folder` was trained on something else than `options` would read."""
+    """StepDiffError in one line where the run in `folder` was trained on something else than `options` would read."""
     trained, now = read(folder)["reads"], reads(options, store)
     for entity in ("clips", "texts"):
         if entity in trained and entity in now:
             differs = Provenance.from_dict(trained[entity]).difference(Provenance.from_dict(now[entity]))
             if differs:
                 view = views(options)[entity]
-                raise HeadsError(
+                raise StepDiffError(
                     f"{folder}: trained on other features of {entity} than view {view} of {store.path} has "
                     f"({differs}); name the store it was trained on, or train anew"
                 )
     if trained.keys() != now.keys():
-        raise HeadsError(f"{folder}: holds a head of another kind ({', '.join(trained)} against {', '.join(now)})")
+        raise StepDiffError(f"{folder}: holds a head of another kind ({', '.join(trained)} against {', '.join(now)})")
     if trained.get("language_model") != now.get("language_model"):
         assert options.video_lm is not None
-        raise HeadsError(
+        raise StepDiffError(
             f"{folder}: trained with another language model than {options.video_lm.language_model} now is (sha256 "
             f"{trained['language_model'][:12]} against {now['language_model'][:12]}); name the same one, or train anew"
         )
 
 
 def origin(options: TrainOptions, store: Store, module: nn.Module) -> dict[str, Any]:
-    """What RUN/lineage.json is to hold. HeadsError: `module` cannot start from the run that it is to start from, or
+    """What RUN/lineage.json is to hold. StepDiffError: `module` cannot start from the run that it is to start from, or
     that one was trained on something else."""
     start = None
     if options.video_lm is not None and options.video_lm.init is not None:
         folder = Path(options.video_lm.init)
         made = read_recipe(folder / "recipe.yaml").video_lm
         if made is None:
-            raise HeadsError(f"{folder}: holds a contrastive head, from which no language model can start")
+            raise StepDiffError(f"{folder}: holds a contrastive head, from which no language model can start")
         check(folder, options, store)
         reached = Run(folder).reached()
         if reached < made.schedule.steps:
-            raise HeadsError(
+            raise StepDiffError(
                 f"{folder}: trained {reached} of its {made.schedule.steps} steps, and nothing starts from half a "
                 f"training; finish it: python -m heads.train --config RECIPE.yaml --out {folder}"
             )
@@ -92,13 +92,13 @@ def origin(options: TrainOptions, store: Store, module: nn.Module) -> dict[str, 
 
 
 def _check_unseen(folder: Path, recipe: VideoLMRecipe, made: VideoLMRecipe) -> None:
-    """HeadsError where the recipe would read the weights that it starts from otherwise, though their shapes fit."""
+    """StepDiffError where the recipe would read the weights that it starts from otherwise, though their shapes fit."""
     asked = [("projector.heads", recipe.projector.heads, made.projector.heads)]
     if recipe.lora is not None and made.lora is not None:
         asked.append(("lora.alpha", recipe.lora.alpha, made.lora.alpha))
     for name, own, theirs in asked:
         if own != theirs:
-            raise HeadsError(
+            raise StepDiffError(
                 f"{folder}: made with {name} {theirs}, the recipe's {own}, under which the same weights say "
                 f"something else; set video_lm.{name} to {theirs}"
             )
@@ -140,18 +140,18 @@ def data(options: TrainOptions) -> dict[str, str]:
 
 
 def _check_data(folder: Path, options: TrainOptions) -> None:
-    """HeadsError where a file that the run in `folder` trained on is another now."""
+    """StepDiffError where a file that the run in `folder` trained on is another now."""
     began = read(folder).get("data", {})
     for file, sha256 in data(options).items():
         if began.get(file, sha256) != sha256:
-            raise HeadsError(
+            raise StepDiffError(
                 f"{folder}: its training began with another {file}, so it cannot go on as it would have; bring that "
                 "file back, or train into a new folder"
             )
 
 
 def _check_trained(folder: Path, options: TrainOptions, trained: TrainedOn) -> None:
-    """HeadsError where the unfinished run in `folder` would now draw clips that it did not know as it began."""
+    """StepDiffError where the unfinished run in `folder` would now draw clips that it did not know as it began."""
     recipe = options.video_lm or options.contrastive
     record = read(folder).get("trained_on")
     if record is None or recipe is None or Run(folder).reached() >= recipe.schedule.steps:
@@ -159,7 +159,7 @@ def _check_trained(folder: Path, options: TrainOptions, trained: TrainedOn) -> N
     trained_on.check(folder, record)
     new = int((~trained_on.contained(trained.arrays["clips"], trained_on.blocks(folder, "clips"))).sum())
     if new:
-        raise HeadsError(
+        raise StepDiffError(
             f"{folder}: the store has {new} more clips that would train than when its training began, so it cannot go "
             "on as it would have; train into a new folder, or into this one from the store as it was"
         )
@@ -171,7 +171,7 @@ def read(folder: Path) -> dict[str, Any]:
         lineage = json.loads(path.read_text(encoding="utf-8"))
         lineage["reads"], lineage["init"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise HeadsError(
+        raise StepDiffError(
             f"{path}: missing or damaged ({error}), so nobody can tell what the head was trained on; train anew"
         ) from error
     return lineage

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from common.errors import StepDiffError
 from common.streams import generator
 from heads.clips import Features
 from heads.declining import declines
-from heads.errors import HeadsError
 from heads.hold_out import HoldOut
 from heads.paired_qa import draw, kind, read_paired_qa
 from heads.prompts import NO, YES
@@ -55,7 +55,7 @@ def contrast_pairs(
         if yes:
             decided.append(Decided(pair, sum(yes) / len(yes)))
     if not told or not decided:
-        raise HeadsError(f"{path}: no answer says what differs, or none is YES or NO; drop contrastive.pairs")
+        raise StepDiffError(f"{path}: no answer says what differs, or none is YES or NO; drop contrastive.pairs")
     return told, decided
 
 
@@ -81,13 +81,13 @@ class PairContrast:
         seed: int,
         hold_out: HoldOut | None = None,
     ) -> None:
-        """HeadsError: texts without features, clips of another split, or a file that says nothing of the kind."""
+        """StepDiffError: texts without features, clips of another split, or a file that says nothing of the kind."""
         self.options, self.clips, self.texts, self.seed = options, clips, texts, seed
         self.told, self.decided = contrast_pairs(options.pairqa, catalog, hold_out)
         keys = list(dict.fromkeys(text_key(text) for told in self.told for text in told.texts))
         lacking = int((~texts.has(keys)).sum())
         if lacking:
-            raise HeadsError(
+            raise StepDiffError(
                 f"{options.pairqa}: {lacking} of {len(keys)} texts that say what differs have no {texts.view.name} "
                 f"features; run python -m featurize --manifest {options.pairqa} --column answer --encoder "
                 f"{texts.view.provenance.encoder} on the store"

@@ -16,8 +16,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
+from common.errors import StepDiffError
 from common.streams import generator
-from heads.errors import HeadsError
 from heads.hold_out import HoldOut
 from heads.jsonl import read_objects
 from heads.packing import Turn
@@ -35,19 +35,21 @@ class PairQuestions:
 def read_paired_qa(path: str, catalog: pl.DataFrame, hold_out: HoldOut | None = None) -> list[PairQuestions]:
     """Rows `{"reference", "candidate", "question", "answer", ...}`, grouped by pair in order of appearance.
 
-    hold_out: drops pairs; it has looked up the catalog. HeadsError: a fault in the file, or no pair that may train.
+    hold_out: drops pairs; it has looked up the catalog. StepDiffError: a fault in the file, or no pair that may train.
     """
     pairs: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for place, row in read_objects(path):
         try:
             pair, qa = (row["reference"], row["candidate"]), (row["question"], row["answer"])
         except KeyError as error:
-            raise HeadsError(f"{place}: not a PairQA row, it has no {error.args[0]}") from error
+            raise StepDiffError(f"{place}: not a PairQA row, it has no {error.args[0]}") from error
         if not all(isinstance(value, str) and value.strip() for value in (*pair, *qa)):
-            raise HeadsError(f"{place}: not a PairQA row: its clips, question and answer are texts, none of them empty")
+            raise StepDiffError(
+                f"{place}: not a PairQA row: its clips, question and answer are texts, none of them empty"
+            )
         pairs.setdefault(pair, []).append(qa)
     if not pairs:
-        raise HeadsError(f"{path}: no questions in it")
+        raise StepDiffError(f"{path}: no questions in it")
     if hold_out is not None:
         kept = hold_out.keep_pairs(list(pairs), "pairs")
         pairs = {pair: questions for (pair, questions), keep in zip(pairs.items(), kept, strict=True) if keep}
@@ -56,13 +58,13 @@ def read_paired_qa(path: str, catalog: pl.DataFrame, hold_out: HoldOut | None = 
 
 
 def refuse_held_out(clips: Iterable[str], catalog: pl.DataFrame, path: str) -> None:
-    """HeadsError when a clip that trains is of another split than train, or of none in a catalog that knows splits."""
+    """Raise StepDiffError where a training clip is not of split train in a catalog that has splits."""
     if not knows_splits(catalog):
         return
     held_out = set(catalog.filter(pl.col("split").ne_missing("train"))["key"])
     leaked = sorted(held_out & set(clips))
     if leaked:
-        raise HeadsError(
+        raise StepDiffError(
             f"{path}: {len(leaked)} clips of another split than train, or of none, would train, e.g. {leaked[0]}; "
             "remove their rows"
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.files import write_text
 from heads.jsonl import parse_object
 from heads.testsets import DiffCap, Prediction, Scored, Task, prediction_line, prediction_of
@@ -42,7 +42,7 @@ class Partial:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         if not self._lock():
             os.close(self._file)
-            raise HeadsError(f"{self.path}: another evaluation writes it now; wait for it, or name another --out")
+            raise StepDiffError(f"{self.path}: another evaluation writes it now; wait for it, or name another --out")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -65,7 +65,7 @@ class Partial:
         for row, line in zip(rows, lines, strict=False):
             try:
                 found.append(prediction_of(self.task, row, parse_object(line)))
-            except HeadsError:  # torn: this batch and what follows is answered again
+            except StepDiffError:  # torn: this batch and what follows is answered again
                 break
         whole = max(place for place in (*starts, len(rows)) if place <= len(found))
         os.ftruncate(self._file, sum(len(line) + 1 for line in lines[:whole]))

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heads.errors import HeadsError, at_least
+from common.errors import StepDiffError, at_least
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class ProjectorOptions:
     """tokens that a clip becomes"""
 
     def check(self, where: str) -> None:
-        """HeadsError: no Perceiver has such numbers."""
+        """StepDiffError: no Perceiver has such numbers."""
         at_least(1, where, self, *vars(self))
         if self.width % self.heads:
-            raise HeadsError(f"{where}.heads {self.heads} does not divide {where}.width {self.width}")
+            raise StepDiffError(f"{where}.heads {self.heads} does not divide {where}.width {self.width}")
 
 
 class PerceiverLayer(nn.Module):
@@ -50,15 +50,11 @@ class PerceiverLayer(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(
-        self, latents: Float[Tensor, "C L W"], tokens: Float[Tensor, "C N W"]
-    ) -> Float[Tensor, "C L W"]:
+    def forward(self, latents: Float[Tensor, "C L W"], tokens: Float[Tensor, "C N W"]) -> Float[Tensor, "C L W"]:
         normed = self.latent_norm(latents)
         query = self.query(normed)
         key, value = self.key_value(torch.cat([tokens, normed], dim=1)).chunk(2, dim=-1)
-        query, key, value = (
-            x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value)
-        )
+        query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
         attended = functional.scaled_dot_product_attention(query, key, value)
         latents = latents + self.out(attended.transpose(1, 2).flatten(2))
         return latents + self.feed_forward(latents)
@@ -71,13 +67,11 @@ class Projector(nn.Module):
     since a Perceiver alone sees a set.
     """
 
-    def __init__(
-        self, options: ProjectorOptions, tokens: int, channels: int, out_dim: int, out_std: float
-    ) -> None:
+    def __init__(self, options: ProjectorOptions, tokens: int, channels: int, out_dim: int, out_std: float) -> None:
         super().__init__()
         frames = options.frames
         if tokens % frames:
-            raise HeadsError(f"{tokens} tokens a clip do not divide into {frames} frames: set projector.frames")
+            raise StepDiffError(f"{tokens} tokens a clip do not divide into {frames} frames: set projector.frames")
         width = options.width
         self.input = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width))
         self.frame_time = nn.Parameter(0.02 * torch.randn(frames, 1, width))

@@ -24,9 +24,7 @@ NEXT_VIDEO = ". Here is Video {number}: "
 # (Fig. S7) asked for DiffCap and, with each candidate text as the answer, for DiffMCQ.
 DIFFERENCE_QUESTION = 'What is the main difference in "{category}" between these videos?'
 # Ours, after (S1) prompt type 3, with the category in the place of the main action.
-SIMILAR_QUESTION = (
-    "Do the two videos share a similar {category}? Answer with a single word: YES or NO."
-)
+SIMILAR_QUESTION = "Do the two videos share a similar {category}? Answer with a single word: YES or NO."
 YES, NO = "YES", "NO"
 # (S1) prompt type 2 is answered by one of them.
 VIDEOS = ("Video 1", "Video 2")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from common import yaml_file
-from heads.errors import HeadsError, at_least
+from common.errors import StepDiffError, at_least
 from heads.language_model import Lora
 from heads.projector import ProjectorOptions
 
@@ -71,7 +71,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class HardNegativeOptions:
-    """"Which video ...?" is asked of the clip that answers it and one of its nearest neighbours of the same step."""
+    """ "Which video ...?" is asked of the clip that answers it and one of its nearest neighbours of the same step."""
 
     neighbours: int = 8
     """so many nearest clips of the train split, of which one is drawn"""
@@ -144,7 +144,7 @@ class VideoLMRecipe:
         return "Interleaved" if "sequences" in self.sources else "VCLM"
 
     def check(self) -> None:
-        """HeadsError: options that contradict each other, or a number that is too small."""
+        """StepDiffError: options that contradict each other, or a number that is too small."""
         self.schedule.check("video_lm.schedule")
         self.validation.check("video_lm.validation")
         self.projector.check("video_lm.projector")
@@ -152,19 +152,19 @@ class VideoLMRecipe:
         if self.warm_start is not None:
             at_least(1, "video_lm.warm_start", self.warm_start, "steps", "clips")
         if not self.sources:
-            raise HeadsError("video_lm.sources is empty; name clips, sequences, images or pairs")
+            raise StepDiffError("video_lm.sources is empty; name clips, sequences, images or pairs")
         if self.full and self.lora is not None:
-            raise HeadsError("video_lm.full trains what video_lm.lora would leave frozen; choose one")
+            raise StepDiffError("video_lm.full trains what video_lm.lora would leave frozen; choose one")
         if "pairs" in self.sources and self.pairqa is None:
-            raise HeadsError("the source `pairs` needs video_lm.pairqa, a file of paired QA")
+            raise StepDiffError("the source `pairs` needs video_lm.pairqa, a file of paired QA")
         if self.warm_start is not None and self.pairqa is None:
-            raise HeadsError("video_lm.warm_start needs video_lm.pairqa, which tells it content words")
+            raise StepDiffError("video_lm.warm_start needs video_lm.pairqa, which tells it content words")
         if self.hard_negatives is not None and "pairs" not in self.sources:
-            raise HeadsError("video_lm.hard_negatives are for the source `pairs`; add it or drop them")
+            raise StepDiffError("video_lm.hard_negatives are for the source `pairs`; add it or drop them")
         every = 0 if self.hard_negatives is None else self.hard_negatives.mine_every
         for name in ("validate_every", "save_every"):
             if every and getattr(self.schedule, name) % every:
-                raise HeadsError(
+                raise StepDiffError(
                     f"hard_negatives.mine_every {every} does not divide schedule.{name} "
                     f"{getattr(self.schedule, name)}: a run resumes only where it mines anew"
                 )
@@ -209,7 +209,7 @@ class ContrastiveRecipe:
     """null: clips and their texts alone"""
 
     def check(self) -> None:
-        """HeadsError: a number that is too small."""
+        """StepDiffError: a number that is too small."""
         self.schedule.check("contrastive.schedule")
         self.projector.check("contrastive.projector")
         at_least(1, "contrastive", self, "width", "clips")
@@ -243,7 +243,7 @@ def read_recipe(path: Path) -> TrainOptions:
     import jsonargparse
 
     if not path.is_file():
-        raise HeadsError(
+        raise StepDiffError(
             f"{path.parent}: no trained head here; run python -m heads.train --config RECIPE.yaml --out {path.parent}"
         )
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
@@ -251,8 +251,8 @@ def read_recipe(path: Path) -> TrainOptions:
     try:
         parsed = parser.instantiate(parser.parse_object(yaml_file.read(path)))
     except yaml_file.YamlError as error:
-        raise HeadsError(f"{error}; or train into a new folder") from None
+        raise StepDiffError(f"{error}; or train into a new folder") from None
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         why = str(error).strip().splitlines()[0]
-        raise HeadsError(f"{path}: damaged, or of another version ({why}); train into a new folder") from error
+        raise StepDiffError(f"{path}: damaged, or of another version ({why}); train into a new folder") from error
     return TrainOptions(**{name: getattr(parsed, name) for name in TrainOptions.__dataclass_fields__})

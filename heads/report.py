@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from common import command
+from common.errors import StepDiffError
 from heads.cli import parse
-from heads.errors import HeadsError
 from heads.files import write_bytes, write_text
 from heads.reporting.entries import Entry, Setting, check_entries
 
@@ -53,7 +53,7 @@ def run(options: ReportOptions) -> dict[str, Any]:
     from heads.reporting.tables import Report, grids
 
     if options.bootstrap < 0 or options.seed < 0 or options.seeds < 1:
-        raise HeadsError(
+        raise StepDiffError(
             f"bootstrap {options.bootstrap}, seed {options.seed}, seeds {options.seeds}: none may be below 0, 0 and 1"
         )
     entries = [training for entry in options.predictions for training in entry.trainings(options.seeds)]
@@ -72,7 +72,7 @@ def run(options: ReportOptions) -> dict[str, Any]:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise HeadsError(f"{out}: cannot be made ({error.strerror})") from error
+            raise StepDiffError(f"{out}: cannot be made ({error.strerror})") from error
         drawn, points = grids(report), picture.draw(report)
         write_text(out / "report.md", "".join(map(markdown.write, drawn)))
         write_text(out / "report.tex", latex.write(drawn))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from common import command
+from common.errors import StepDiffError
 from heads.cli import parse
-from heads.errors import HeadsError
 from heads.testsets import Task, read_predictions, read_test_set
 
 COUNTS = ("rows", "videos", "ties", "nan_rows", "within_step_rows", "no_difference_rows")
@@ -45,9 +45,9 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     from heads.seen_marks import beside
 
     if options.task != "diffcap" and (options.parse or options.similarity):
-        raise HeadsError(f"--parse and --similarity are said of captions; {options.task} has scores: leave them out")
+        raise StepDiffError(f"--parse and --similarity are said of captions; {options.task} has scores: leave them out")
     if options.store is not None and not options.similarity:
-        raise HeadsError("--store is read for --similarity alone: give both, or neither")
+        raise StepDiffError("--store is read for --similarity alone: give both, or neither")
     rows = read_test_set(options.task, options.test_set)
     predictions = read_predictions(options.task, options.predictions, rows)
     if options.task == "diffcap" and options.parse:

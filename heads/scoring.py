@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from common.errors import StepDiffError
 from heads.declining import declines
-from heads.errors import HeadsError
 from heads.metrics.bleu import bleu, bleu_parts
 from heads.metrics.bootstrap import Figure, intervals, mean_figure
 from heads.metrics.cider import cider_rows
@@ -62,27 +62,27 @@ def score(
     seed: int = 0,
     embed: Embed | None = None,
 ) -> dict[str, Any]:
-    """Figures as a dict that json.dumps takes. HeadsError: no rows, or a prediction that does not fit its row.
+    """Figures as a dict that json.dumps takes. StepDiffError: no rows, or a prediction that does not fit its row.
 
     bootstrap: resamples of the reference videos behind each 95 % interval; 0 leaves the intervals out.
     embed: sentence embeddings (heads.similarity.Sentences), for diffcap's figure MPNet.
     """
     if not rows or len(rows) != len(predictions):
-        raise HeadsError(f"{len(predictions)} predictions for {len(rows)} rows: nothing to score")
+        raise StepDiffError(f"{len(predictions)} predictions for {len(rows)} rows: nothing to score")
     if bootstrap < 0 or seed < 0:
-        raise HeadsError(f"bootstrap {bootstrap}, seed {seed}: neither may be below 0")
+        raise StepDiffError(f"bootstrap {bootstrap}, seed {seed}: neither may be below 0")
     if not all(isinstance(row, ROWS[task]) for row in rows):
-        raise HeadsError(f"not every row is one of {task}")
+        raise StepDiffError(f"not every row is one of {task}")
     checked: list[Any] = []
     for number, (row, prediction) in enumerate(zip(rows, predictions, strict=True), 1):
         try:
             checked.append(check_prediction(task, row, prediction))
-        except HeadsError as error:
-            raise HeadsError(f"prediction {number}: {error}") from error
+        except StepDiffError as error:
+            raise StepDiffError(f"prediction {number}: {error}") from error
     figures, marks = task_figures(task, rows, checked)
     if embed is not None:
         if task != "diffcap":
-            raise HeadsError(f"{task} has no captions whose similarity to a text could be told")
+            raise StepDiffError(f"{task} has no captions whose similarity to a text could be told")
         figures["MPNet"] = _similarity(rows, checked, embed)
     videos = [reference_video(row) for row in rows]
     categories = np.array([row.category for row in rows], object)
@@ -96,9 +96,7 @@ def score(
     }
 
 
-def task_figures(
-    task: Task, rows: Sequence[Any], predictions: Sequence[Any]
-) -> tuple[dict[str, Figure], Marks]:
+def task_figures(task: Task, rows: Sequence[Any], predictions: Sequence[Any]) -> tuple[dict[str, Figure], Marks]:
     """The task's figures by name, and the rows it counts, from predictions that fit their rows."""
     return _TASKS[task](rows, predictions)
 

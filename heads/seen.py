@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from common.errors import StepDiffError
 from heads import lineage, trained_on
-from heads.errors import HeadsError
 from heads.hold_out import clip_times, known_clips, locate
 from heads.testsets import clips_of
 from heads.trained_on import Hashes, contained, hashes
@@ -48,7 +48,7 @@ class Source:
 
 
 def of_run(folder: Path) -> Source:
-    """Return what trained the head of a run. HeadsError: its record is missing or damaged."""
+    """Return what trained the head of a run. StepDiffError: its record is missing or damaged."""
     record = lineage.read(folder).get("trained_on")
     if record is None:
         return Source(str(folder), None, (str(folder),))
@@ -123,9 +123,9 @@ def find(source: Source, rows: Sequence[Any], store: Store) -> Seen:
 
 
 def refuse(counts: dict[str, Any], test_set: str) -> None:
-    """Raise HeadsError where the counts of a test set say that the head has seen any of its clips or videos."""
+    """Raise StepDiffError where the counts of a test set say that the head has seen any of its clips or videos."""
     if counts["clips_of_videos"]:
-        raise HeadsError(
+        raise StepDiffError(
             f"{test_set}: {counts['source']} was trained on {counts['clips']} of its {counts['of_clips']} clips, and "
             f"{counts['clips_of_videos']} of them are from {counts['videos']} videos that trained it "
             f"({counts['rows']} of {counts['of_rows']} rows); train with --hold-out {test_set}, or pass --allow-seen, "

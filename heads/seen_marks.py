@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 
 MARK = "‡"
 """follows the name of such a method"""
@@ -26,7 +26,7 @@ def beside(predictions: str) -> dict[str, Any] | None:
     """Return the counts that heads.evaluate left next to a file of predictions, where the head has seen any clip.
 
     Raises:
-        HeadsError: the file next to it is no score record.
+        StepDiffError: the file next to it is no score record.
     """
     path = Path(predictions).with_suffix(".scores.json")
     try:
@@ -34,7 +34,7 @@ def beside(predictions: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise HeadsError(f"{path}: not a score record of heads.evaluate ({error}); evaluate again") from error
+        raise StepDiffError(f"{path}: not a score record of heads.evaluate ({error}); evaluate again") from error
     return marked(record)
 
 

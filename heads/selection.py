@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from common.errors import StepDiffError
 from heads.clip_texts import ClipTexts
-from heads.errors import HeadsError
 from heads.testsets import DiffMCQ, Row, clips_of, reference_video
 from store import Store
 
@@ -23,7 +23,7 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 def named(rows: Sequence[Row], subset: str) -> list[str]:
     """The names of a subset: what commas part, or the lines of a file where those are not all names of the rows.
 
-    HeadsError: no names, or one that selects none of the rows.
+    StepDiffError: no names, or one that selects none of the rows.
     """
     known = set().union(*map(_names, rows))
     names = _stripped(subset.split(","))
@@ -32,14 +32,14 @@ def named(rows: Sequence[Row], subset: str) -> list[str]:
     try:
         names = _stripped(Path(subset).read_text(encoding="utf-8-sig").split("\n"))
     except UnicodeDecodeError as error:
-        raise HeadsError(f"{subset}: not UTF-8 ({error.reason}); give a file of names, one a line") from error
+        raise StepDiffError(f"{subset}: not UTF-8 ({error.reason}); give a file of names, one a line") from error
     except OSError:  # no file, or longer than the name of one
         pass
     if not names:
-        raise HeadsError(f"{subset or 'subset'}: no names in it; give categories, videos or reference clips")
+        raise StepDiffError(f"{subset or 'subset'}: no names in it; give categories, videos or reference clips")
     unknown = sorted(set(names) - known)
     if unknown:
-        raise HeadsError(
+        raise StepDiffError(
             f"subset: {unknown[0]!r} is no category, reference video or reference clip of the test set"
             + (f" ({len(unknown)} such names)" if len(unknown) > 1 else "")
         )

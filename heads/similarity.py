@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from store import Store, text_key
 from weights import fingerprint, resolve
 
@@ -50,7 +50,7 @@ class Sentences:
         self.store, self.device, self.model = store, device, model
 
     def __call__(self, texts: Sequence[str]) -> Float32[np.ndarray, "T E"]:
-        """[T, E] of norm 1, rows in the order of the texts. HeadsError: the store's are of other weights."""
+        """[T, E] of norm 1, rows in the order of the texts. StepDiffError: the store's are of other weights."""
         texts = [text.encode("utf-8", "replace").decode() for text in texts]  # no half of a surrogate pair
         if self.store is None or MODEL not in self.store.views("texts"):
             return self._encode(texts)
@@ -67,7 +67,7 @@ class Sentences:
         if missing:
             folder = resolve(self.model)
             if view.provenance.weights != fingerprint(folder):
-                raise HeadsError(
+                raise StepDiffError(
                     f"{self.store.path}: {MODEL} of texts was made with other weights than {folder}: their embeddings "
                     "do not compare; leave the store out, or fetch the weights that made it"
                 )

@@ -13,9 +13,9 @@ from typing import Protocol, runtime_checkable
 
 import polars as pl
 
+from common.errors import StepDiffError
 from heads.chat import Chat
 from heads.clips import Features
-from heads.errors import HeadsError
 from heads.packing import Packed, Packer, Row, Turn, collate
 from heads.paired_qa import draw
 from heads.prompts import NEXT_VIDEO, PAIR_SYSTEM, SYSTEM
@@ -51,7 +51,7 @@ class TextedClips:
     ) -> None:
         """texts: key, text of clips that have features; size: clips a batch; order: its purpose in common.streams."""
         if texts.is_empty():
-            raise HeadsError("no clip of the train split has features and a text to train on; featurize some")
+            raise StepDiffError("no clip of the train split has features and a text to train on; featurize some")
         self.texts = texts.select("key", "text").rows()
         self.question, self.size, self.seed, self.order = question, size, seed, order
         self.packer = Packer(chat, outputs, SYSTEM)
@@ -68,7 +68,7 @@ def sequences(texts: pl.DataFrame, catalog: pl.DataFrame) -> list[list[tuple[str
     """
     missing = {"video", "end"} - set(catalog.columns)
     if missing:
-        raise HeadsError(
+        raise StepDiffError(
             f"the store's catalog has no column {', '.join(sorted(missing))}; featurize with a manifest that has it"
         )
     timed = texts.join(catalog.select("key", "video", "end"), on="key", maintain_order="left")
@@ -82,12 +82,10 @@ def sequences(texts: pl.DataFrame, catalog: pl.DataFrame) -> list[list[tuple[str
 class Sequences:
     """Clip 1, its text, clip 2, its text, clip 3, its text (S3): clips of one video, sorted by end time."""
 
-    def __init__(
-        self, runs: list[list[tuple[str, str]]], chat: Chat, outputs: int, size: int, seed: int
-    ) -> None:
+    def __init__(self, runs: list[list[tuple[str, str]]], chat: Chat, outputs: int, size: int, seed: int) -> None:
         """runs: as `sequences` gives them; size: of them a batch."""
         if not runs:
-            raise HeadsError(
+            raise StepDiffError(
                 f"no video of the train split has {SEQUENCE} clips with features and narration; drop `sequences`"
             )
         self.runs, self.size, self.seed = runs, size, seed

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from common import command
+from common.errors import StepDiffError
 from heads.cli import parse
-from heads.errors import HeadsError
 from heads.files import write_text
 from heads.seen_marks import MARK, footnote, marked
 
@@ -60,10 +60,10 @@ def run(options: TableOptions) -> dict[str, Any]:
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
             told = f"{path}: not a score record of this version of heads.evaluate ({error}); evaluate again"
-            raise HeadsError(told) from error
+            raise StepDiffError(told) from error
         row = table.setdefault(name, {})
         if asked["task"] in row.get("rows", {}):
-            raise HeadsError(f"{path}: a second {asked['task']} of {name}; give one test set a task to each table")
+            raise StepDiffError(f"{path}: a second {asked['task']} of {name}; give one test set a task to each table")
         row.update(figures)
         row.setdefault("rows", {})[asked["task"]] = scores["rows"]
         if seen := marked(record):
@@ -82,9 +82,7 @@ def cell(row: dict[str, Any], metric: str) -> str:
     if figure["value"] is None:
         return "undefined"
     interval = figure.get("interval")
-    return f"{figure['value']:.3f}" + (
-        f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
-    )
+    return f"{figure['value']:.3f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
 
 
 def plain(value: Any) -> str:

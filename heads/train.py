@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from common import command
+from common.errors import StepDiffError
 from heads.cli import parse
-from heads.errors import HeadsError
 from heads.recipe import TrainOptions, read_recipe
 
 RECIPE = "recipe.yaml"
@@ -35,21 +35,21 @@ def _makes_weights(options: TrainOptions) -> dict[str, Any]:
 
 
 def refuse_other(options: TrainOptions, folder: Path) -> None:
-    """HeadsError: a run made by another recipe stands in the folder."""
+    """StepDiffError: a run made by another recipe stands in the folder."""
     path = folder / RECIPE
     if not path.exists():
         return
     now, stood = _makes_weights(options), _makes_weights(read_recipe(path))
     differ = sorted(k for k in now.keys() | stood.keys() if now.get(k) != stood.get(k))
     if differ:
-        raise HeadsError(
+        raise StepDiffError(
             f"{folder}: holds a run of another recipe ({', '.join(differ)} differ); give another --out or remove it"
         )
 
 
 def run(options: TrainOptions) -> dict[str, Any]:
     if (options.video_lm is None) == (options.contrastive is None):
-        raise HeadsError("a recipe holds one of video_lm and contrastive; see heads/recipes/kitchen")
+        raise StepDiffError("a recipe holds one of video_lm and contrastive; see heads/recipes/kitchen")
     from heads import lineage
     from heads.checkpoint import Run
     from heads.contrastive import ContrastiveTask

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from torch import nn
 
+from common.errors import StepDiffError
 from heads import contrastive, lineage, video_task
 from heads.checkpoint import Run
 from heads.clips import Features
 from heads.contrastive import ContrastiveHead
-from heads.errors import HeadsError
 from heads.recipe import ContrastiveRecipe, Schedule, TrainOptions, read_recipe
 from heads.training import Progress
 from heads.video_lm import VideoLM
@@ -26,7 +26,7 @@ def load_video_lm(folder: Path, store: Store, device: str) -> tuple[VideoLM, Fea
     Run(folder).check_made_by()
     options = read_recipe(folder / "recipe.yaml")
     if options.video_lm is None:
-        raise HeadsError(f"{folder}: holds a contrastive head, which answers no questions; name another run")
+        raise StepDiffError(f"{folder}: holds a contrastive head, which answers no questions; name another run")
     features = Features(store, options.video_lm.view, "tokens")
     lineage.check(folder, options, store)
     model = video_task.build(options.video_lm, features, options.seed, device)
@@ -34,13 +34,11 @@ def load_video_lm(folder: Path, store: Store, device: str) -> tuple[VideoLM, Fea
     return model.eval(), features, options
 
 
-def load_contrastive(
-    folder: Path, store: Store, device: str
-) -> tuple[ContrastiveHead, ContrastiveRecipe]:
+def load_contrastive(folder: Path, store: Store, device: str) -> tuple[ContrastiveHead, ContrastiveRecipe]:
     Run(folder).check_made_by()
     options = read_recipe(folder / "recipe.yaml")
     if options.contrastive is None:
-        raise HeadsError(f"{folder}: holds no contrastive head; train heads/recipes/kitchen/align.yaml")
+        raise StepDiffError(f"{folder}: holds no contrastive head; train heads/recipes/kitchen/align.yaml")
     lineage.check(folder, options, store)
     head = contrastive.build(options.contrastive, store, options.seed).to(device)
     _load(Run(folder), head, options.contrastive.schedule)

@@ -26,7 +26,7 @@ from jaxtyping import Bool, UInt64
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.files import write_bytes
 from heads.hold_out import identified
 
@@ -82,7 +82,7 @@ def blocks(folder: Path, kind: str) -> Iterator[Hashes]:
     """Yield the hashes of one kind that a run recorded, in sorted blocks.
 
     Raises:
-        HeadsError: the file is missing or damaged.
+        StepDiffError: the file is missing or damaged.
     """
     path = folder / FILE
     try:
@@ -96,7 +96,7 @@ def blocks(folder: Path, kind: str) -> Iterator[Hashes]:
 
 
 def check(folder: Path, record: Mapping[str, Any]) -> None:
-    """Raise HeadsError where the run's file is not the one that its lineage names; record: the lineage's."""
+    """Raise StepDiffError where the run's file is not the one that its lineage names; record: the lineage's."""
     path = folder / FILE
     try:
         with path.open("rb") as file:
@@ -126,8 +126,8 @@ def contained(wanted: Hashes, found: Iterable[Hashes]) -> Bool[np.ndarray, " H"]
     return there
 
 
-def _damaged(path: Path, why: str) -> HeadsError:
-    return HeadsError(
+def _damaged(path: Path, why: str) -> StepDiffError:
+    return StepDiffError(
         f"{path}: missing or damaged ({why}), so nobody can tell which clips trained the head; restore it, or train "
         "into a new folder"
     )

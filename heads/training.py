@@ -19,10 +19,10 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from common.errors import StepDiffError
 from common.streams import torch_seed
 from heads.checkpoint import Run
 from heads.curve import draw_curve
-from heads.errors import HeadsError
 from heads.recipe import Schedule
 from heads.training_log import TrainingLog, read_metrics
 from store.commit import make_folder
@@ -90,8 +90,8 @@ def train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) ->
 
     seed: of the random draws inside `task.loss`, which has a stream of its own for each batch.
 
-    StoreError: another process trains there, or the log cannot be written. HeadsError: the loss is no number, or a
-    checkpoint is damaged or cannot be written.
+    StepDiffError: another process trains there, the log or a checkpoint cannot be written, a checkpoint is damaged, or
+    the loss is not finite.
     """
     make_folder(folder)
     with locked(folder / "lock.json", wait=False):
@@ -135,11 +135,9 @@ def _train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) -
             loss = task.loss(batch) / schedule.accumulate
             loss.backward()
             total += loss.item()
-        norm = nn.utils.clip_grad_norm_(
-            [p for g in optimizer.param_groups for p in g["params"]], schedule.clip_norm
-        )
+        norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], schedule.clip_norm)
         if not math.isfinite(total + float(norm)):
-            raise HeadsError(
+            raise StepDiffError(
                 f"{folder}: step {step + 1} has loss {total} and gradient norm {float(norm)}; train into a new folder "
                 "with smaller learning rates (schedule's, lora's), or a language model in float32"
             )

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.files import write_text
 from heads.jsonl import parse_object
 from store.commit import make_folder, named_errors
@@ -29,11 +29,11 @@ from store.commit import make_folder, named_errors
 class TrainingLog:
     """metrics.jsonl and TensorBoard events, cut back to the step that a run resumes from.
 
-    Every method raises StoreError, in one line that names the file, where the disk is full.
+    Every method raises StepDiffError, in one line that names the file, where the disk is full.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Keep the records up to `step`. HeadsError: a damaged line, or metrics.jsonl cannot be written."""
+        """Keep the records up to `step`. StepDiffError: a damaged line, or metrics.jsonl cannot be written."""
         make_folder(folder)
         self.path = folder / "metrics.jsonl"
         kept = [record for record in read_metrics(self.path) if record["step"] <= step]
@@ -101,19 +101,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     A last line without an end, as a kill leaves it, is dropped, which stderr reports.
 
     Raises:
-        HeadsError: another line is damaged; the message names file and line number.
+        StepDiffError: another line is damaged; the message names file and line number.
     """
     if not path.exists():
         return []
     try:
         *lines, rest = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise HeadsError(f"{path}: cannot be read ({error.strerror})") from error
+        raise StepDiffError(f"{path}: cannot be read ({error.strerror})") from error
     records = [_record(path, number, line) for number, line in enumerate(lines, 1)]
     if rest:
         try:
             records.append(_record(path, len(lines) + 1, rest))
-        except HeadsError:
+        except StepDiffError:
             print(f"{path}: the last line was cut short by a kill; it is dropped", file=sys.stderr, flush=True)
     return records
 
@@ -122,9 +122,9 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         found = parse_object(line)
         if type(found.get("step")) is not int:
-            raise HeadsError("no whole number under 'step'")
-    except HeadsError as error:
-        raise HeadsError(
+            raise StepDiffError("no whole number under 'step'")
+    except StepDiffError as error:
+        raise StepDiffError(
             f"{path}:{number}: damaged ({error}); remove that line and run the same command again: weights and "
             "checkpoints do not depend on it"
         ) from error

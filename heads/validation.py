@@ -8,8 +8,8 @@ Guarantees
 from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
+from common.errors import StepDiffError
 from common.streams import generator
-from heads.errors import HeadsError
 from heads.recipe import Validation
 from heads.scoring import score
 from heads.testsets import DiffMCQ, DiffRank, clips_of, drawn, read_test_set
@@ -26,7 +26,7 @@ class Compares(Protocol):
 
 class Validator:
     def __init__(self, options: Validation, seed: int) -> None:
-        """HeadsError: a fault in a test set."""
+        """StepDiffError: a fault in a test set."""
         choices, ranks = generator(seed, "validation DiffMCQ rows"), generator(seed, "validation DiffRank rows")
         self.choices: list[DiffMCQ] = drawn(read_test_set("diffmcq", options.diffmcq), options.rows, choices)
         self.ranks: list[DiffRank] = drawn(read_test_set("diffrank", options.diffrank), options.rows, ranks)
@@ -37,15 +37,15 @@ class Validator:
         return list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
 
     def refuse(self, clips: Iterable[str], path: str) -> None:
-        """HeadsError: one of the clips that train, which `path` names, is among those that choose the checkpoint."""
+        """StepDiffError: one of the clips that train, which `path` names, is among those that choose the checkpoint."""
         if shared := sorted(set(clips).intersection(self.clips())):
-            raise HeadsError(
+            raise StepDiffError(
                 f"{path}: {len(shared)} clips that would train stand in the val test sets, e.g. {shared[0]}; remove "
                 "their rows from either"
             )
 
     def figures(self, method: Compares) -> dict[str, float | None]:
-        """"score", the mean of accuracy and tau, and what it is made of; None where a figure is undefined."""
+        """ "score", the mean of accuracy and tau, and what it is made of; None where a figure is undefined."""
         choices = score("diffmcq", self.choices, method.score_options(self.choices), 0)
         ranks = score("diffrank", self.ranks, method.rank(self.ranks), 0)
         accuracy, tau = choices["accuracy"], ranks["ktau_all_rows"]

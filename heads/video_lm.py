@@ -60,9 +60,7 @@ class VideoLM(nn.Module):
         if clips is None:
             return embeddings
         slots = batch.video != TEXT
-        return embeddings.masked_scatter(
-            slots[..., None], clips.flatten(0, 1)[batch.video[slots]].to(embeddings.dtype)
-        )
+        return embeddings.masked_scatter(slots[..., None], clips.flatten(0, 1)[batch.video[slots]].to(embeddings.dtype))
 
     def project(self, tokens: Float[Tensor, "C N D"], leave_out: float = 0.0) -> Float[Tensor, "C L E"]:
         return self.projector(tokens.to(self.lm.device), leave_out)
@@ -82,9 +80,7 @@ class VideoLM(nn.Module):
         return [[next(values) for _ in turns] for turns in pairs]
 
     @torch.inference_mode()
-    def generate(
-        self, turns: Sequence[Turn], clips: Float[Tensor, "C L E"] | None, max_tokens: int
-    ) -> list[str]:
+    def generate(self, turns: Sequence[Turn], clips: Float[Tensor, "C L E"] | None, max_tokens: int) -> list[str]:
         """What is said, greedily, to one question on each pair, behind the words it is given (Turn.given)."""
         return self.go_on(*self.pack([[turn] for turn in turns], clips, packed=True), max_tokens)
 

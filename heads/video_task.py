@@ -19,12 +19,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from common.errors import StepDiffError
 from common.streams import torch_seed
 from heads.checkpoint import Run
 from heads.clips import Features
 from heads.comparing import Comparing
 from heads.device import autocast
-from heads.errors import HeadsError
 from heads.hard_negatives import HardNegatives
 from heads.hold_out import HoldOut
 from heads.language_model import LanguageModel
@@ -132,10 +132,10 @@ class VideoTask:
         return TextedClips(texts, question, chat, outputs, recipe.batch, self.seed, order)
 
     def _warm_texts(self, options: WarmStart) -> pl.DataFrame:
-        """Return key and text of what the warm start reads. HeadsError: nothing."""
+        """Return key and text of what the warm start reads. StepDiffError: nothing."""
         texts = pl.concat([split_texts(self.catalog, name, self.features, "train") for name in options.texts])
         if texts.is_empty():
-            raise HeadsError(
+            raise StepDiffError(
                 f"warm start: no clip of the train split has features and a {' or '.join(options.texts)}; "
                 "featurize some"
             )

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import polars as pl
 
+from common.errors import StepDiffError
 from heads import lineage, trained_on
-from heads.errors import HeadsError
 from heads.seen import Source
 from heads.trained_on import KINDS, Hashes
 from store import Store, table
@@ -55,7 +55,7 @@ def of_view(store: Store, view: str) -> Source | None:
     """Return what trained the head that made a view; None for a view of a frozen encoder.
 
     Raises:
-        StoreError: the record is damaged.
+        StepDiffError: the record is damaged.
     """
     provenance = store.view("clips", view).provenance
     if not provenance.encoder.startswith(ENCODER):
@@ -66,13 +66,15 @@ def of_view(store: Store, view: str) -> Source | None:
     except (FileNotFoundError, NotADirectoryError):
         return Source(name, None, (f"{name} of {store.path}",))
     if made["weights"] != provenance.weights:
-        raise HeadsError(f"{folder}: the record of another head than view {view} has; run python -m heads.embed again")
+        raise StepDiffError(
+            f"{folder}: the record of another head than view {view} has; run python -m heads.embed again"
+        )
     name = f"{name} (head {made['head']})"
     return Source(name, lambda kind: _blocks(folder, kind, made[kind]), tuple(made["unrecorded"]))
 
 
 def _blocks(folder: Place, kind: str, count: int) -> Iterator[Hashes]:
-    """Yield the hashes of a kind in blocks. HeadsError: there are not `count` of them."""
+    """Yield the hashes of a kind in blocks. StepDiffError: there are not `count` of them."""
     found = 0
     files: list[Place] = sorted(folder.glob(f"{kind}-*.parquet"))
     for file in files:
@@ -80,4 +82,6 @@ def _blocks(folder: Place, kind: str, count: int) -> Iterator[Hashes]:
         found += len(block)
         yield block
     if found != count:
-        raise HeadsError(f"{folder}: holds {found} hashes of {kind} where {count} were written; embed the view again")
+        raise StepDiffError(
+            f"{folder}: holds {found} hashes of {kind} where {count} were written; embed the view again"
+        )

@@ -19,12 +19,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from common.errors import StepDiffError
 from common.streams import torch_seed
 from heads.chat import Chat
 from heads.clips import Features
 from heads.content_words import content_words, words
 from heads.device import autocast
-from heads.errors import HeadsError
 from heads.paired_qa import PairQuestions, draw
 from heads.recipe import Schedule, WarmStart
 from heads.training import rate_factor
@@ -44,13 +44,11 @@ def first_token(chat: Chat, word: str) -> int:
     return next((token for token in ids if chat.tokenizer.decode([token]).strip()), ids[0])
 
 
-def split_texts(
-    catalog: pl.DataFrame, column: str, features: Features, split: str
-) -> pl.DataFrame:
+def split_texts(catalog: pl.DataFrame, column: str, features: Features, split: str) -> pl.DataFrame:
     """key, text of one split's clips that have features and a text in `column` of the catalog."""
     missing = {"split", column} - set(catalog.columns)
     if missing:
-        raise HeadsError(
+        raise StepDiffError(
             f"the store's catalog has no column {', '.join(sorted(missing))}; featurize with a manifest that has it"
         )
     rows = catalog.filter((pl.col("split") == split) & (pl.col(column).str.len_chars() > 0))
@@ -75,7 +73,7 @@ def warm_start(
     chat, device = model.lm.chat, model.lm.device
     first = {word: first_token(chat, word) for word in content_words(texts, pairs)}
     if not first:
-        raise HeadsError("warm start: the texts share no content words with the paired QA; drop warm_start")
+        raise StepDiffError("warm start: the texts share no content words with the paired QA; drop warm_start")
     content = sorted(set(first.values()))
     place = {token: i for i, token in enumerate(content)}
     column = {word: place[token] for word, token in first.items()}
@@ -95,16 +93,14 @@ def warm_start(
         loss = word_loss(outputs, table, targets[chosen])
         value = loss.item()
         if not math.isfinite(value):
-            raise HeadsError(f"warm start: step {step + 1} has loss {value}; lower warm_start.learning_rate")
+            raise StepDiffError(f"warm start: step {step + 1} has loss {value}; lower warm_start.learning_rate")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         told(step + 1, value)
 
 
-def word_targets(
-    texts: Sequence[Sequence[str]], column: Mapping[str, int], outputs: int
-) -> Int[np.ndarray, "T L"]:
+def word_targets(texts: Sequence[Sequence[str]], column: Mapping[str, int], outputs: int) -> Int[np.ndarray, "T L"]:
     """For each text and output token the word it is to say, the rarest of its own that are said; V where it is free.
 
     texts: their words in order; column: which of V content words a word is, for those that are.

@@ -1,8 +1,8 @@
 """A small rendered how-to world with exact ground truth: the embedded sample data set."""
 
 import common.startup  # noqa: F401  # before the slow imports: an interrupt is one line
+from common.errors import StepDiffError
 from kitchen.attributes import Attributes, Difference, differences
-from kitchen.errors import KitchenError
 from kitchen.scoring import score
 from kitchen.world import Clip, Video, make_world
 
@@ -10,7 +10,7 @@ __all__ = [
     "Attributes",
     "Clip",
     "Difference",
-    "KitchenError",
+    "StepDiffError",
     "Video",
     "differences",
     "make_world",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import command
-from kitchen.errors import KitchenError
+from common.errors import StepDiffError
 
 if TYPE_CHECKING:
     from kitchen.world import Video
@@ -43,7 +43,7 @@ class Options:
 
 
 def run(options: Options) -> dict[str, object]:
-    """Render what is missing and write all files; raises KitchenError."""
+    """Render what is missing and write all files; raises StepDiffError."""
     from kitchen.files import write_files
     from kitchen.progress import Progress
     from kitchen.video import render
@@ -115,25 +115,25 @@ def _claim(options: Options) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         if not stamp.exists():
             if any(path.is_file() for path in out.rglob("*") if not path.name.startswith(".")):
-                raise KitchenError(f"{out}: holds files but no world.json; choose another --out")
+                raise StepDiffError(f"{out}: holds files but no world.json; choose another --out")
             write_whole(stamp, json.dumps(made) + "\n")
             return
         found = json.loads(stamp.read_text(encoding="utf-8"))
     except OSError as error:
-        raise KitchenError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+        raise StepDiffError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     except ValueError as error:
-        raise KitchenError(f"{stamp}: not readable as JSON; remove the folder and run again") from error
+        raise StepDiffError(f"{stamp}: not readable as JSON; remove the folder and run again") from error
     if found != made:
         held = found if isinstance(found, dict) else {}
         words = [f"{k} {held.get(k)} not {v}" for k, v in made.items() if held.get(k) != v]
-        raise KitchenError(
+        raise StepDiffError(
             f"{out}: holds a world made with other options ({', '.join(words)}); "
             "choose another --out or remove that folder"
         )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 done, 1 a KitchenError, 2 unusable arguments."""
+    """Exit status: 0 done, 1 a StepDiffError, 2 unusable arguments."""
     import jsonargparse
 
     from common.config_option import add_config
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     options = Options(given.out, given.videos, given.seed, given.seconds, given.processes)
     try:
         summary = run(options)
-    except KitchenError as error:
+    except StepDiffError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except ValueError as error:

@@ -20,9 +20,8 @@ from jsonargparse import ArgumentParser
 
 from common import command
 from common.config_option import add_config
+from common.errors import StepDiffError
 from retrieval import build, copies, plan, query, questions, self_join
-from retrieval.errors import RetrievalError
-from store import StoreError
 
 VERBS: dict[str, Any] = {
     "build": build,
@@ -65,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     names = [field.name for field in dataclasses.fields(module.Options)]
     try:
         return int(module.run(module.Options(**{name: given[name] for name in names})))
-    except (RetrievalError, StoreError) as error:
+    except StepDiffError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int64
 
+from common.errors import StepDiffError
 from retrieval.advice import command
 from retrieval.card import (
     INDEX,
@@ -34,7 +35,6 @@ from retrieval.card import (
     write_card,
 )
 from retrieval.cluster import fill_all
-from retrieval.errors import RetrievalError
 from retrieval.exact import squares
 from retrieval.factory import FLAT, Budgets, Choice, choose
 from retrieval.files import local, remove_below, whole
@@ -72,13 +72,13 @@ def build_index(
 
     An index that stands is given the rows that came since, unless `rebuild`. Several parts are filled by Ray (a local
     one, or the cluster at `address`) with `workers` processes, or here where that is 1.
-    RetrievalError: no such embedding, no rows, a row without a direction, an unusable factory, no index within the
+    StepDiffError: no such embedding, no rows, a row without a direction, an unusable factory, no index within the
     memory given.
     """
     start = time.monotonic()
     dim, rows = width(view, feature), filled_rows(view)
     if not len(rows):
-        raise RetrievalError(
+        raise StepDiffError(
             f"view {view.entity}/{view.name} of {store.path} has no features yet: fill it first "
             f"with {command('python', '-m', 'featurize', '--help')}"
         )

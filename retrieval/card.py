@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from common.errors import StepDiffError
 from retrieval.advice import command
 from retrieval.files import whole
-from store import Store, StoreError, View
+from store import Store, View
 from store.remote import Place
 
 VERSION = 2
@@ -126,7 +127,7 @@ def stale(store: Store, view: View, card: Card) -> str | None:
     """Why the index of the card may not be searched, or None where the store is as it was."""
     try:
         provenance = type(view.provenance).from_dict(card["provenance"])
-    except (StoreError, TypeError, ValueError):
+    except (StepDiffError, TypeError, ValueError):
         return "its card has no usable 'provenance'"
     if provenance != view.provenance:
         return f"its view was made anew ({provenance.difference(view.provenance)})"

@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from common.errors import StepDiffError
 from common.local_ray import RayStartError, joined_ray, local_ray
-from retrieval.errors import RetrievalError
 from retrieval.parts import Filled, Part, fill, fill_or_say
 
 _ROOT = Path(__file__).resolve().parent.parent  # where the rooms are imported from
@@ -20,7 +20,7 @@ _ROOMS = ("common", "retrieval", "store")
 def fill_all(
     parts: Sequence[Part], workers: int | None, address: str | None, advance: Callable[[int], None]
 ) -> Iterator[Filled]:
-    """Fill every part, as they end. One part, or `workers` of 1, needs no Ray. RetrievalError as `fill` raises it."""
+    """Fill every part, as they end. One part, or `workers` of 1, needs no Ray. StepDiffError as `fill` raises it."""
     if workers == 1 or (len(parts) < 2 and address is None):
         for part in parts:
             yield fill(part)
@@ -43,11 +43,11 @@ def fill_all(
                 outcome = ray.get(ended)
             except ray.exceptions.RayError as error:
                 why = str(error).strip().splitlines()[0]
-                raise RetrievalError(
+                raise StepDiffError(
                     f"the workers of rows {part.name} died ({why}): run it again with fewer --workers"
                 ) from None
             if isinstance(outcome, str):
-                raise RetrievalError(outcome)
+                raise StepDiffError(outcome)
             yield outcome
             advance(len(part.rows))
 
@@ -79,5 +79,5 @@ def _connected(address: str | None) -> Iterator[None]:
         try:
             block.enter_context(ray_of_ours)
         except RayStartError as error:
-            raise RetrievalError(str(error)) from None
+            raise StepDiffError(str(error)) from None
         yield

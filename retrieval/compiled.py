@@ -35,9 +35,7 @@ def distance(a: Float64[np.ndarray, " dim"], b: Float64[np.ndarray, " dim"]) -> 
 
 
 @compiled
-def insert(
-    score: float, row: int, falling: Float32[np.ndarray, " kept"], rows: Int64[np.ndarray, " kept"]
-) -> None:
+def insert(score: float, row: int, falling: Float32[np.ndarray, " kept"], rows: Int64[np.ndarray, " kept"]) -> None:
     """Put a score that is better than the last of a falling list, and its row, into their places; of equals the first
     stays first, and the last one drops out."""
     at = len(falling) - 1

@@ -22,7 +22,7 @@ from sqlglot import tokenize
 from sqlglot.errors import TokenError
 from sqlglot.tokens import Token, TokenType
 
-from retrieval.errors import RetrievalError
+from common.errors import StepDiffError
 
 LONGEST = 10_000  # characters of a condition
 LONGEST_PATTERN = 500  # characters after LIKE
@@ -60,10 +60,10 @@ def read_condition(text: str, option: str = "--where") -> Condition:
         option: what the text was given as; error messages begin with it.
 
     Raises:
-        RetrievalError: the text is no condition, exceeds a limit, or uses something that is not allowed.
+        StepDiffError: the text is no condition, exceeds a limit, or uses something that is not allowed.
     """
     if len(text) > LONGEST:
-        raise RetrievalError(f"{option} has {len(text):,} characters: write one of at most {LONGEST:,}")
+        raise StepDiffError(f"{option} has {len(text):,} characters: write one of at most {LONGEST:,}")
     try:
         tokens = tokenize(text)
     except TokenError:
@@ -75,10 +75,10 @@ def read_condition(text: str, option: str = "--where") -> Condition:
         raise not_a_condition(option, text, error) from None
 
 
-def not_a_condition(option: str, text: str, why: str | Exception) -> RetrievalError:
+def not_a_condition(option: str, text: str, why: str | Exception) -> StepDiffError:
     """Return the error for a text that cannot be read as a condition on these columns."""
     reason = str(why).strip().splitlines()[0]
-    return RetrievalError(
+    return StepDiffError(
         f"{option} {text!r} is no condition ({reason}): write one as after SQL's WHERE, "
         "for example \"step = 'whisk' AND duration > 4\""
     )
@@ -142,9 +142,9 @@ class _Reading:
         self._prefixes = self._prefixes + 1 if word in ("NOT", "-", "+") else 0
         self._operators += word not in ("(", ")", ",")
         if len(self._compared) - 1 + self._prefixes > DEEPEST:
-            raise RetrievalError(f"{self._option} nests more than {DEEPEST} deep: write it with fewer parentheses")
+            raise StepDiffError(f"{self._option} nests more than {DEEPEST} deep: write it with fewer parentheses")
         if self._operators > MOST_OPERATORS:
-            raise RetrievalError(
+            raise StepDiffError(
                 f"{self._option} has more than {MOST_OPERATORS} operators: use IN (...) for a list of values"
             )
         self.words.append(word)
@@ -158,7 +158,7 @@ class _Reading:
     def _string(self, text: str) -> None:
         before = self.words[-1] if self.words else ""
         if before in ("LIKE", "ILIKE") and len(text) > LONGEST_PATTERN:
-            raise RetrievalError(
+            raise StepDiffError(
                 f"{self._option} has a {before} pattern of {len(text):,} characters: write one of at most "
                 f"{LONGEST_PATTERN}"
             )
@@ -187,4 +187,4 @@ class _Reading:
 
     def _refuse(self, what: str) -> NoReturn:
         what = what if what.isprintable() else repr(what)
-        raise RetrievalError(f"{self._option} uses {what}, which is not allowed: use {ALLOWED}")
+        raise StepDiffError(f"{self._option} uses {what}, which is not allowed: use {ALLOWED}")

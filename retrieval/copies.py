@@ -101,7 +101,7 @@ class Copies:
 def duplicates(store: Store, options: Options) -> pl.DataFrame:
     """Clips that have copies: group, clip, similarity, copy, video, and the column of `against`.
 
-    Groups are numbered from 1 in the order of their first clips. RetrievalError: a column that the catalog lacks, a row
+    Groups are numbered from 1 in the order of their first clips. StepDiffError: a column that the catalog lacks, a row
     without a direction, too little memory, or no index.
     """
     view = store.view("clips", options.view)

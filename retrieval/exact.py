@@ -56,7 +56,7 @@ def search_exactly(
     """The k of `rows` (rising, all filled) nearest to each normalised query, and their cosines, best first.
 
     Where there are fewer than k, the row is -1 and the cosine -inf.
-    RetrievalError: no such embedding, or a row without a direction, by its key.
+    StepDiffError: no such embedding, or a row without a direction, by its key.
     """
     found_rows = np.full((len(queries), k), -1, np.int64)
     found = np.full((len(queries), k), -np.inf, np.float32)

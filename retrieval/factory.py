@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from retrieval.errors import RetrievalError
+from common.errors import StepDiffError
 from retrieval.memory import bytes_of
 
 FLAT = "Flat"  # no FAISS index: the store itself is searched
@@ -46,22 +46,22 @@ class Choice:
 
 
 def budgets(memory: str | None, latency: str | None, recall: float) -> Budgets:
-    """Budgets as they are written: `20GB`, `10ms`. RetrievalError on what is no amount."""
+    """Budgets as they are written: `20GB`, `10ms`. StepDiffError on what is no amount."""
     return Budgets(
         None if memory is None else bytes_of(memory), None if latency is None else seconds_of(latency), recall
     )
 
 
 def seconds_of(time: str) -> float:
-    """The seconds of e.g. `10ms`. RetrievalError where it is no time."""
+    """The seconds of e.g. `10ms`. StepDiffError where it is no time."""
     found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*(us|ms|s)", time.strip())
     if found is None:
-        raise RetrievalError(f"{time!r} is no time: write for example 10ms or 0.5s")
+        raise StepDiffError(f"{time!r} is no time: write for example 10ms or 0.5s")
     return float(found[1]) * _TIMES[found[2]]
 
 
 def choose(rows: int, dim: int, given: Budgets) -> Choice:
-    """The factory string for so many rows. RetrievalError where none fits the memory."""
+    """The factory string for so many rows. StepDiffError where none fits the memory."""
     if given.recall == 1:
         return Choice(FLAT, "nothing but an exact search has a recall of 1")
     seconds = rows * dim * 4 / FLAT_RATE
@@ -81,7 +81,7 @@ def choose(rows: int, dim: int, given: Budgets) -> Choice:
                 factory, why if code == wished else f"{why}, and IVF{lists},{wished} would break --max-memory"
             )
     least = memory_bytes(f"IVF{lists},{codes[-1]}", rows, dim)
-    raise RetrievalError(
+    raise StepDiffError(
         f"no index of {rows:,} rows fits --max-memory: the smallest takes {least / 1e9:,.2f} GB, so give that or more, "
         f"or --factory {FLAT}, which searches the store"
     )

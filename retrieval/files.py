@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from retrieval.errors import RetrievalError
+from common.errors import StepDiffError
 from store.remote import Place, RemotePath
 
 
@@ -15,7 +15,7 @@ from store.remote import Place, RemotePath
 def whole(path: Place) -> Iterator[Path]:
     """Yields a name of this attempt alone; what is written there stands at `path` in the end.
 
-    Where the block raises, `path` keeps what it had. RetrievalError where the disk refuses.
+    Where the block raises, `path` keeps what it had. StepDiffError where the disk refuses.
     """
     if isinstance(path, RemotePath):
         with tempfile.TemporaryDirectory() as folder:
@@ -29,7 +29,7 @@ def whole(path: Place) -> Iterator[Path]:
         os.replace(temporary, path)
         _sync(path.parent)
     except OSError as error:
-        raise RetrievalError(f"cannot write {path}: {error.strerror or error}") from error
+        raise StepDiffError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

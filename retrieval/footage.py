@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from common.errors import StepDiffError
 from retrieval.advice import command
-from retrieval.errors import RetrievalError
 from store import Store, View
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ def embed_file(
 ) -> Float32[np.ndarray, " dim"]:
     """The normalised embedding of a picture, or of a video from `span[0]` to `span[1]` seconds (None: its ends).
 
-    RetrievalError: an unreadable file, a view that no encoder of featurize made, or weights other than the view's.
+    StepDiffError: an unreadable file, a view that no encoder of featurize made, or weights other than the view's.
     """
-    from featurize import FeaturizeError
+    from common.errors import StepDiffError
     from featurize.decode import Failure, read_clips
 
     try:
@@ -40,13 +40,13 @@ def embed_file(
         encoder = _encoder(store, view, weights)
         (clip,) = read_clips(file, [(start, end)], encoder.frames, encoder.picture, sampling=encoder.sampling)
         if isinstance(clip, Failure):
-            raise RetrievalError(clip.reason)
+            raise StepDiffError(clip.reason)
         vector = encoder.encode_clips(clip.frames[None])[feature][0].astype(np.float64)
-    except FeaturizeError as error:
-        raise RetrievalError(str(error)) from None
+    except StepDiffError as error:
+        raise StepDiffError(str(error)) from None
     length = np.sqrt(np.sum(vector * vector))
     if not np.isfinite(length) or length == 0:
-        raise RetrievalError(f"the {feature} of {file} holds NaN, infinity or only zeros: query with another file")
+        raise StepDiffError(f"the {feature} of {file} holds NaN, infinity or only zeros: query with another file")
     return (vector / length).astype(np.float32)
 
 
@@ -60,13 +60,13 @@ def frames(file: Path, span: tuple[float, float], count: int, side: int) -> Pict
 
 
 def span_of(file: Path, span: tuple[float | None, float | None]) -> tuple[float, float]:
-    """The seconds asked for, by default all of the file. FeaturizeError where it cannot be read."""
-    from featurize import FeaturizeError
+    """The seconds asked for, by default all of the file. StepDiffError where it cannot be read."""
+    from common.errors import StepDiffError
     from featurize.videofiles import as_manifest
 
     asked = as_manifest([file])
     if asked.failures:
-        raise FeaturizeError(next(iter(asked.failures.values())))
+        raise StepDiffError(next(iter(asked.failures.values())))
     start, end = asked.rows.select("start", "end").row(0)
     return (start if span[0] is None else span[0], end if span[1] is None else span[1])
 
@@ -80,7 +80,7 @@ def _encoder(store: Store, view: View, weights: str | None) -> Encoder:
     if made.encoder not in NAMES:
         featurize = command("python", "-m", "featurize", "FILE", "--store", store.path, "--encoder", "ENCODER")
         embed = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path, "--view", view.name)
-        raise RetrievalError(
+        raise StepDiffError(
             f"view clips/{view.name} was made by a {made.encoder}, not by an encoder of files: run {featurize}, then "
             f"{embed}, and query with --clip"
         )
@@ -91,7 +91,7 @@ def _encoder(store: Store, view: View, weights: str | None) -> Encoder:
         encoder = load(made.encoder, weights, frames=int(count), sampling=sampling)
     differs = made.difference(encoder.provenance("clips", made.dtypes.get("tokens", "float16")))
     if differs:
-        raise RetrievalError(
+        raise StepDiffError(
             f"view clips/{view.name} was made otherwise than {made.encoder} encodes a file now ({differs}): "
             "name the view's own weights with --weights, or query with --clip"
         )

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from common.errors import StepDiffError
 from retrieval.card import INDEX, Card, build_command, card_path, damaged, file_of, read_card, stale
-from retrieval.errors import RetrievalError
 from retrieval.exact import SPARE, compared, search_exactly
 from retrieval.files import local_together
 from retrieval.index_files import DamagedIndex, check_ids, read_faiss
@@ -53,7 +53,7 @@ class Index:
     ) -> tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
         """The k nearest rows of each normalised query and their cosines, best first; with `among`, of those rows.
 
-        Where there are fewer, or an approximate index finds fewer, the row is -1 and the cosine -inf. RetrievalError:
+        Where there are fewer, or an approximate index finds fewer, the row is -1 and the cosine -inf. StepDiffError:
         an index of a kind that cannot leave rows out.
         """
         feature = self.card["feature"]
@@ -65,7 +65,7 @@ class Index:
         try:
             _, rows = self.faiss.search(queries, more, params=only)
         except RuntimeError as error:
-            raise RetrievalError(
+            raise StepDiffError(
                 f"FAISS cannot search some rows alone in an index {self.card['factory']!r}: "
                 "build one with --factory auto"
             ) from error
@@ -91,15 +91,15 @@ def selecting(index: Any, rows: Int64[np.ndarray, " rows"]) -> Any:
 
 
 def open_index(store: Store, view: View) -> Index:
-    """The index of `view`. RetrievalError where there is none, or where it is stale."""
+    """The index of `view`. StepDiffError where there is none, or where it is stale."""
     path = card_path(store, view.entity, view.name)
     if not path.exists():
-        raise RetrievalError(
+        raise StepDiffError(
             f"view {view.entity}/{view.name} of {store.path} has no index: run {build_command(store, view, None)}"
         )
     card = read_card(path)
     if isinstance(card, str):
-        raise RetrievalError(f"the index of {path} is stale, {card}: run {build_command(store, view, None)}")
+        raise StepDiffError(f"the index of {path} is stale, {card}: run {build_command(store, view, None)}")
     reason = stale(store, view, card)
     if reason is None:
         try:
@@ -109,7 +109,7 @@ def open_index(store: Store, view: View) -> Index:
             return Index(store, view, card, index)
         except DamagedIndex as error:
             reason = str(error)
-    raise RetrievalError(f"the index of {path} is stale, {reason}: run {build_command(store, view, card)}")
+    raise StepDiffError(f"the index of {path} is stale, {reason}: run {build_command(store, view, card)}")
 
 
 def read_files(store: Store, view: View, card: Card) -> faiss.Index | None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from retrieval.errors import RetrievalError
+from common.errors import StepDiffError
 
 if TYPE_CHECKING:
     import faiss
@@ -31,7 +31,7 @@ _DERIVED = 64 * 2**20  # bytes of tables that FAISS computes from small codebook
 _limits = threading.Lock()  # FAISS's limits apply to the whole process
 
 
-class DamagedIndex(RetrievalError):
+class DamagedIndex(StepDiffError):
     """A file of an index that is not as it was written; the message begins with what is wrong."""
 
 

@@ -6,17 +6,17 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from retrieval.errors import RetrievalError
+from common.errors import StepDiffError
 from store import Store
 
 
 def known(store: Store, entity: str, columns: Sequence[str]) -> pl.DataFrame:
-    """Columns of the catalog, a row each in the order of the rows. RetrievalError lists those there are."""
+    """Columns of the catalog, a row each in the order of the rows. StepDiffError lists those there are."""
     frame = store.catalog(entity).frame(columns)
     for column in columns:
         if column not in frame.columns:
             there = ", ".join(store.catalog(entity).frame().columns)
-            raise RetrievalError(f"{entity} have no column {column!r}: the catalog has {there}")
+            raise StepDiffError(f"{entity} have no column {column!r}: the catalog has {there}")
     return frame
 
 

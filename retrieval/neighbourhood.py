@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from common.errors import StepDiffError
 from retrieval.best import Best
-from retrieval.errors import RetrievalError
 from retrieval.index import open_index
 from retrieval.known import known
 from retrieval.vectors import filled_rows, normalised
@@ -36,12 +36,12 @@ def neighbours(
     `same` names a catalog column, e.g. `step`: only rows with an equal value in it are neighbours
     then, found exactly, and a row whose value is null has none. Without it the view's index
     answers. Where there are fewer than k, the row is -1 and the cosine -inf.
-    RetrievalError: a row without features, an unknown column, an index absent or stale.
+    StepDiffError: a row without features, an unknown column, an index absent or stale.
     """
     empty = np.flatnonzero(~np.isin(rows, filled_rows(view)))
     if len(empty):
         keys = store.catalog(view.entity).keys(rows[empty[:1]])
-        raise RetrievalError(
+        raise StepDiffError(
             f"{keys[0]} and {len(empty) - 1} more rows have no features in "
             f"{view.entity}/{view.name}: leave them out, or run `python -m featurize` for them"
         )

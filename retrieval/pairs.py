@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from retrieval.errors import RetrievalError
+from common.errors import StepDiffError
 from retrieval.files import whole
 
 Pair = tuple[str, str]  # reference, candidate
@@ -63,17 +63,17 @@ class TestSet:
 
 
 def read_test_set(path: Path) -> TestSet:
-    """Reads a DiffCap file. RetrievalError names the line that is not a DiffCap row."""
+    """Reads a DiffCap file. StepDiffError names the line that is not a DiffCap row."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise RetrievalError(f"cannot read the test set {path}: {error}") from error
+        raise StepDiffError(f"cannot read the test set {path}: {error}") from error
     differences: list[Difference] = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
             differences.extend(_differences(line, f"{path} line {number}"))
     if not differences:
-        raise RetrievalError(f"the test set {path} holds no difference text: name a DiffCap file")
+        raise StepDiffError(f"the test set {path} holds no difference text: name a DiffCap file")
     return TestSet.of(differences)
 
 
@@ -81,16 +81,16 @@ def _differences(line: str, where: str) -> list[Difference]:
     try:
         row: Any = json.loads(line)
     except json.JSONDecodeError as error:
-        raise RetrievalError(f"{where} is not JSON: {error}") from error
+        raise StepDiffError(f"{where} is not JSON: {error}") from error
     names = ("reference", "candidate", "category")
     if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in names):
-        raise RetrievalError(f"{where} is no DiffCap row: it needs the texts {', '.join(names)}")
+        raise StepDiffError(f"{where} is no DiffCap row: it needs the texts {', '.join(names)}")
     texts = row.get("text")
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise RetrievalError(f"{where} is no DiffCap row: `text` has to be a list of texts")
+        raise StepDiffError(f"{where} is no DiffCap row: `text` has to be a list of texts")
     reference, candidate, category = (row[name] for name in names)
     if reference == candidate:
-        raise RetrievalError(f"{where} pairs {reference} with itself: take the row out")
+        raise StepDiffError(f"{where} pairs {reference} with itself: take the row out")
     return [Difference((reference, candidate), category, text) for text in texts]
 
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from common.errors import StepDiffError
 from common.streams import generator
-from retrieval.errors import RetrievalError
 from retrieval.exact import squares
 from retrieval.factory import TRAINING_ROWS_A_LIST
 from retrieval.files import local, whole
@@ -30,7 +30,7 @@ from retrieval.gpu import cluster_on_gpu
 from retrieval.index_files import DamagedIndex, ids, read_faiss
 from retrieval.sample import Sample
 from retrieval.vectors import checked_norms, compact, filled_rows, raw_blocks, width
-from store import Store, StoreError, View
+from store import Store, View
 from store.remote import Place
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Job:
         try:
             yield
         except DamagedIndex as error:
-            raise RetrievalError(f"{error}; delete {self.folder} and run the same command again") from error
+            raise StepDiffError(f"{error}; delete {self.folder} and run the same command again") from error
 
 
 class Part(NamedTuple):
@@ -119,7 +119,7 @@ def parts_of(job: Job, rows: Int64[np.ndarray, " rows"], rows_per_shard: int, si
 def train(job: Job, factory: str, rows: Int64[np.ndarray, " rows"]) -> None:
     """Train an empty index on a seeded sample of `rows`, and draw the sample queries.
 
-    RetrievalError where FAISS cannot make such an index of these rows.
+    StepDiffError where FAISS cannot make such an index of these rows.
     """
     import faiss
 
@@ -138,7 +138,7 @@ def train(job: Job, factory: str, rows: Int64[np.ndarray, " rows"]) -> None:
                 index.train(vectors)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise RetrievalError(
+        raise StepDiffError(
             f"FAISS cannot build {factory!r} over {len(rows)} rows of {dim} channels ({reason}): "
             f"choose another --factory, or auto"
         ) from error
@@ -175,7 +175,7 @@ def fill_or_say(part: Part) -> Filled | str:
     """`fill`, or the one line that says why not: for a worker whose exceptions do not travel."""
     try:
         return fill(part)
-    except (RetrievalError, StoreError) as error:
+    except StepDiffError as error:
         return str(error)
 
 
@@ -183,7 +183,7 @@ def merge(trained: Path, lists: Mapping[Path, int], dim: int, out: Path) -> int:
     """Write the index `trained` with all rows of the index files `lists` as the file `out`; returns their number.
 
     It is written list by list as FAISS itself writes an index, whose inverted lists stand at its end; so no more than
-    a list is in memory. RetrievalError where this FAISS writes them another way, or a file is damaged.
+    a list is in memory. StepDiffError where this FAISS writes them another way, or a file is damaged.
 
     Args:
         trained: an index of `dim` channels without rows.
@@ -208,7 +208,7 @@ def merge(trained: Path, lists: Mapping[Path, int], dim: int, out: Path) -> int:
     what = b"ilar" + np.array([ivf.nlist, ivf.code_size], "<u8").tobytes()
     no_lists = what + b"sprs" + bytes(8)
     if not header.endswith(no_lists):
-        raise RetrievalError(f"FAISS {faiss.__version__} keeps such an index in another way: use --factory auto")
+        raise StepDiffError(f"FAISS {faiss.__version__} keeps such an index in another way: use --factory auto")
     with open(out, "wb") as file:
         file.write(header.removesuffix(no_lists))
         file.write(what + b"full" + np.array([ivf.nlist], "<u8").tobytes() + sizes.sum(axis=1, dtype="<u8").tobytes())
@@ -241,11 +241,11 @@ def rows_in(index: faiss.Index) -> Int64[np.ndarray, " rows"]:
 
 
 def write_index(index: faiss.Index, path: Place) -> None:
-    """Write an index file, whole. RetrievalError where the disk refuses."""
+    """Write an index file, whole. StepDiffError where the disk refuses."""
     import faiss
 
     with whole(path) as temporary:
         try:
             faiss.write_index(index, str(temporary))
         except RuntimeError as error:
-            raise RetrievalError(f"cannot write {path}: make room on its disk, and run it again") from error
+            raise StepDiffError(f"cannot write {path}: make room on its disk, and run it again") from error

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
+from common.errors import StepDiffError
 from retrieval.builder import PART_ROWS
-from retrieval.errors import RetrievalError
 from retrieval.factory import (
     FLAT,
     TRAINING_ROWS_A_LIST,
@@ -103,7 +103,7 @@ def run(options: Options) -> int:
     """The verb `plan`; returns the exit status."""
     rows = round(options.clips)
     if rows < 1:
-        raise RetrievalError(f"--clips {options.clips:g} is no number of rows: give 1 or more, e.g. 136e6")
+        raise StepDiffError(f"--clips {options.clips:g} is no number of rows: give 1 or more, e.g. 136e6")
     given = budgets(options.max_memory, options.max_latency, options.min_recall)
     choice = choose(rows, options.dim, given)
     codes = list(dict.fromkeys(["SQfp16", "SQ8", f"PQ{pieces(options.dim)}", choice.factory.rpartition(",")[2]]))

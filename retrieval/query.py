@@ -23,9 +23,9 @@ import polars as pl
 from jaxtyping import Float32, Int64
 from jsonargparse.typing import PositiveInt
 
+from common.errors import StepDiffError
 from retrieval.asking import Asking, of_clips, of_text
 from retrieval.card import card_path
-from retrieval.errors import RetrievalError
 from retrieval.exact import search_exactly
 from retrieval.factory import FLAT_BELOW
 from retrieval.index import Index, open_index
@@ -85,7 +85,7 @@ class Options:
 def query(store: Store, options: Options) -> tuple[Asking, pl.DataFrame]:
     """What asks, and the k nearest clips, best first: rank, similarity, clip and what the catalog knows of it.
 
-    RetrievalError says why there are none.
+    StepDiffError says why there are none.
     """
     view = store.view("clips", options.view)
     rows = filled_rows(view)
@@ -96,7 +96,7 @@ def query(store: Store, options: Options) -> tuple[Asking, pl.DataFrame]:
     index = None if exact else open_index(store, view)
     feature = options.feature or ("embedding" if index is None else index.card["feature"])
     if index is not None and feature != index.card["feature"]:
-        raise RetrievalError(
+        raise StepDiffError(
             f"the index of clips/{view.name} compares {index.card['feature']}, not {feature}: leave --feature out, or "
             f"build one with --feature {feature}"
         )
@@ -104,7 +104,7 @@ def query(store: Store, options: Options) -> tuple[Asking, pl.DataFrame]:
     rows = np.setdiff1d(rows, asking.rows)
     if options.k > len(rows):
         let_through = "" if options.where is None else f" with {options.where}"
-        raise RetrievalError(
+        raise StepDiffError(
             f"clips/{view.name} holds {len(rows)} clips to choose from{let_through}, not {options.k}: "
             f"ask for -k {len(rows)} or fewer"
         )
@@ -119,11 +119,11 @@ def query(store: Store, options: Options) -> tuple[Asking, pl.DataFrame]:
 
 
 def ask(store: Store, view: View, feature: str, options: Options) -> Asking:
-    """What the options ask with. RetrievalError where they name no one thing, or it has no vector."""
+    """What the options ask with. StepDiffError where they name no one thing, or it has no vector."""
     pair = [options.reference, options.candidate]
     given = [options.clip, options.text, options.file, next((clip for clip in pair if clip is not None), None)]
     if sum(one is not None for one in given) != 1 or (given[3] is not None and None in pair):
-        raise RetrievalError(
+        raise StepDiffError(
             "a query is one of a clip, a pair, a text or a file: give --clip ID, --reference ID and --candidate ID, "
             "--text WORDS or --file VIDEO"
         )

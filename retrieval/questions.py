@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from jsonargparse.typing import ClosedUnitInterval
 
+from common.errors import StepDiffError
 from retrieval.advice import fill
-from retrieval.errors import RetrievalError
 from retrieval.negatives import Drawn, Variant, hard_negatives, random_negatives
 from retrieval.pairs import TestSet, read_test_set, write_questions
 from retrieval.table import short
@@ -53,7 +53,7 @@ class Options:
 
 
 def draw(store: Store, options: Options) -> Drawn:
-    """The questions of `options`. RetrievalError names what the store lacks."""
+    """The questions of `options`. StepDiffError names what the store lacks."""
     test_set = read_test_set(options.test_set)
     view = store.view("clips", options.view)
     rows = _rows_of_clips(store, view, test_set.clips)
@@ -68,7 +68,7 @@ def _rows_of_clips(store: Store, view: View, clips: Sequence[str]) -> Int64[np.n
     rows = store.catalog("clips").rows(clips)
     missing = np.flatnonzero(~_filled(view, rows))
     if len(missing):
-        raise RetrievalError(
+        raise StepDiffError(
             f"{_and_more(clips[missing[0]], len(missing))} of the test set have no features in "
             f"clips/{view.name} of {store.path}: run "
             f"{fill(store, view.name, view.provenance.encoder, 'CLIPS.csv')}, or leave the "
@@ -86,7 +86,7 @@ def _texts(store: Store, options: Options, test_set: TestSet) -> Float64[np.ndar
     if view is None or len(missing):
         encoder = view.provenance.encoder if view is not None else name
         first = repr(short(test_set.texts[missing[0]]))
-        raise RetrievalError(
+        raise StepDiffError(
             f"{_and_more(first, len(missing))} of the difference texts are not in texts/{name} of "
             f"{store.path}: run {fill(store, name, encoder, options.test_set)}"
         )
@@ -110,7 +110,7 @@ def run(options: Options) -> int:
     drawn = draw(store, options)
     total = len(drawn.questions) + drawn.dropped
     if not drawn.questions:
-        raise RetrievalError(
+        raise StepDiffError(
             f"none of the {total} differences of {options.test_set} has three negatives: the test set needs more pairs"
         )
     write_questions(options.out, drawn.questions)

@@ -29,9 +29,9 @@ import polars as pl
 from jaxtyping import Float32, Int64
 from jsonargparse.typing import PositiveInt
 
+from common.errors import StepDiffError
 from retrieval.best import Best
 from retrieval.card import digest
-from retrieval.errors import RetrievalError
 from retrieval.files import whole
 from retrieval.known import known, video_numbers
 from retrieval.memory import rows_that_fit
@@ -79,7 +79,7 @@ class Sorted:
 
 
 def join(store: Store, options: Options) -> int:
-    """Writes the neighbours of every clip; returns how many clips. RetrievalError says what is missing."""
+    """Writes the neighbours of every clip; returns how many clips. StepDiffError says what is missing."""
     view = store.view("clips", options.view)
     given = _sort(store, view, options)
     fit = rows_that_fit(options.max_memory, len(given.rows), width(view, options.feature), more=60 * options.k)
@@ -109,7 +109,7 @@ def join(store: Store, options: Options) -> int:
             written.sink_parquet(temporary)
         except pl.exceptions.PolarsError as error:
             reason = str(error).strip().splitlines()[0]
-            raise RetrievalError(f"a piece in {parts} is damaged ({reason}): delete that folder and repeat") from error
+            raise StepDiffError(f"a piece in {parts} is damaged ({reason}): delete that folder and repeat") from error
     shutil.rmtree(parts)
     return len(given.rows)
 
@@ -134,7 +134,7 @@ def _sort(store: Store, view: View, options: Options) -> Sorted:
     frame = frame[filled].with_columns(row=pl.Series(filled))
     frame = frame.filter(pl.col(options.within).is_not_null()).sort(options.within, "row")
     if not frame.height:
-        raise RetrievalError(
+        raise StepDiffError(
             f"no clip with features in clips/{view.name} has a value in column {options.within!r}: name another column"
         )
     rows = frame["row"].to_numpy()
@@ -144,7 +144,7 @@ def _sort(store: Store, view: View, options: Options) -> Sorted:
 
 
 def _parts_folder(out: Path, asked: dict[str, Any]) -> Path:
-    """The folder of the pieces, made where there is none. RetrievalError where it holds those of another join."""
+    """The folder of the pieces, made where there is none. StepDiffError where it holds those of another join."""
     folder = out.with_name(out.name + ".parts")
     card = folder / "join.json"
     try:
@@ -154,14 +154,14 @@ def _parts_folder(out: Path, asked: dict[str, Any]) -> Path:
                 temporary.write_text(json.dumps(asked), encoding="utf-8")
         known = json.loads(card.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RetrievalError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise StepDiffError(f"cannot write {folder}: {error.strerror or error}") from error
     except (ValueError, RecursionError):
         known = None
     different = list(asked)
     if isinstance(known, dict):
         different = [name for name, value in asked.items() if known.get(name) != value]
     if different:
-        raise RetrievalError(
+        raise StepDiffError(
             f"{folder} holds pieces of another join ({', '.join(different)} differ): delete it, or name another --out"
         )
     return folder

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from retrieval.errors import RetrievalError
+from common.errors import StepDiffError
 from retrieval.files import whole
 
 PIPED_WIDTH = 200  # characters of the table where no terminal says how many fit
@@ -56,9 +56,9 @@ def short(value: object, widest: int = WIDEST) -> str:
 
 
 def check_format(path: Path) -> None:
-    """RetrievalError where the name is of no format that `write_table` writes."""
+    """StepDiffError where the name is of no format that `write_table` writes."""
     if path.suffix not in FORMATS:
-        raise RetrievalError(f"{path} is none of {', '.join(FORMATS)}: name the output so")
+        raise StepDiffError(f"{path} is none of {', '.join(FORMATS)}: name the output so")
 
 
 def write_table(path: Path, frame: pl.DataFrame) -> None:

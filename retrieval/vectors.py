@@ -13,8 +13,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
+from common.errors import StepDiffError
 from retrieval.advice import command
-from retrieval.errors import RetrievalError
 from store import Store, View
 from store.batches import Batches
 from store.quantise import dequantise
@@ -27,10 +27,10 @@ BLOCK_ROWS = 2**15  # at most: 1,024 queries have scores of 128 MiB with them
 
 
 def width(view: View, feature: str) -> int:
-    """Channels D of an embedding; RetrievalError where `feature` is absent or no single vector."""
+    """Channels D of an embedding; StepDiffError where `feature` is absent or no single vector."""
     flat = sorted(name for name, form in view.features.items() if len(form.shape) == 1)
     if feature not in flat:
-        raise RetrievalError(
+        raise StepDiffError(
             f"view {view.entity}/{view.name} has no embedding called {feature}: "
             f"it has {', '.join(flat) or 'none'} (name one with --feature)"
         )
@@ -45,7 +45,7 @@ def filled_rows(view: View) -> Int64[np.ndarray, " filled"]:
 def normalised(
     store: Store, view: View, feature: str, rows: Int64[np.ndarray, " rows"]
 ) -> Float64[np.ndarray, "rows dim"]:
-    """Embeddings of `rows`, each divided by its L2 norm. RetrievalError names a row that has none."""
+    """Embeddings of `rows`, each divided by its L2 norm. StepDiffError names a row that has none."""
     dim = width(view, feature)
     vectors = np.empty((len(rows), dim), np.float64)
     for start in range(0, len(rows), BLOCK):
@@ -62,12 +62,12 @@ def checked_norms(
     rows: Int64[np.ndarray, " rows"],
     squares: Float64[np.ndarray, " rows"],
 ) -> Float64[np.ndarray, " rows"]:
-    """L2 norms from the sums of squares of embeddings. RetrievalError names a row that has no direction."""
+    """L2 norms from the sums of squares of embeddings. StepDiffError names a row that has no direction."""
     norms = np.sqrt(squares)
     for bad in np.flatnonzero(~np.isfinite(norms) | (norms == 0)):
         key = store.catalog(view.entity).keys(rows[bad : bad + 1])[0]
         what = "is all zeros" if norms[bad] == 0 else "holds NaN or infinity"
-        raise RetrievalError(
+        raise StepDiffError(
             f"the {feature} of {key} in {view.entity}/{view.name} {what}: "
             f"run {command('python', '-m', 'store', 'verify', store.path)}"
         )

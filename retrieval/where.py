@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from retrieval.errors import RetrievalError
+from common.errors import StepDiffError
 from store import Store
 
 DURATION = "duration"
@@ -21,7 +21,7 @@ def rows_where(store: Store, entity: str, where: str) -> Int64[np.ndarray, " row
     """Return the rows of the catalog for which `where` is true, in rising order.
 
     Raises:
-        RetrievalError: `where` is no condition, uses something that is not allowed, names an unknown column, or
+        StepDiffError: `where` is no condition, uses something that is not allowed, names an unknown column, or
             selects nothing.
     """
     from retrieval.condition import not_a_condition, read_condition  # loads sqlglot, 0.3 s that other queries save
@@ -34,7 +34,7 @@ def rows_where(store: Store, entity: str, where: str) -> Int64[np.ndarray, " row
         named.remove(DURATION)
     if unknown := ", ".join(sorted(named - set(frame.columns))):
         there = ", ".join([*catalog.frame().drop("row").columns, DURATION])
-        raise RetrievalError(f"--where names no column of the {entity}: {unknown}; the catalog has {there}")
+        raise StepDiffError(f"--where names no column of the {entity}: {unknown}; the catalog has {there}")
     try:
         if made:
             frame = frame.with_columns((pl.col("end") - pl.col("start")).alias(DURATION))
@@ -42,5 +42,5 @@ def rows_where(store: Store, entity: str, where: str) -> Int64[np.ndarray, " row
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # the latter: arithmetic out of range
         raise not_a_condition("--where", where, error) from None
     if not len(rows):
-        raise RetrievalError(f"no {entity[:-1]} of {store.path} has {where}: widen --where")
+        raise StepDiffError(f"no {entity[:-1]} of {store.path} has {where}: widen --where")
     return rows

@@ -1,11 +1,11 @@
 """The feature store: Zarr v3 arrays of cached features, and the catalog of their rows."""
 
 import common.startup  # noqa: F401  # before the slow imports: an interrupt is one line
+from common.errors import StepDiffError
 from store.catalog import Catalog
-from store.errors import StoreError
 from store.feature_store import Store
 from store.names import text_key
 from store.provenance import Feature, Provenance
 from store.view import View
 
-__all__ = ["Catalog", "Feature", "Provenance", "Store", "StoreError", "View", "text_key"]
+__all__ = ["Catalog", "Feature", "Provenance", "Store", "StepDiffError", "View", "text_key"]

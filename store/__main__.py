@@ -21,8 +21,8 @@ import jsonargparse
 
 from common import command
 from common.config_option import add_config
+from common.errors import StepDiffError
 from store import commands, options
-from store.errors import StoreError
 
 _VERBS: dict[str, tuple[type, Callable[..., int]]] = {
     "info": (options.InfoOptions, commands.info),
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
         return run(kind(**values), given.json)
-    except StoreError as error:
+    except StepDiffError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -30,8 +30,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from common.errors import StepDiffError
 from store.direct_io import aligned_empty
-from store.errors import StoreError
 from store.quantise import Quantised
 from store.row_checks import Check, known_check
 from store.seal import crc32c
@@ -88,7 +88,7 @@ class Batches:
         - in_place: arrays may be read-only parts of the store's files (`View.in_place`): for rows in order
         - check: when rows are compared with their stored checksums (`View.read`); by default as the view says
 
-        Raises StoreError where the rows cannot be shared out so, or a feature is not there.
+        Raises StepDiffError where the rows cannot be shared out so, or a feature is not there.
         """
         self.view = view
         self.features = [features] if isinstance(features, str) else list(features)
@@ -101,10 +101,10 @@ class Batches:
         self.position = 0
         self._first = 0  # of the next iteration
         if min(batch_size, ahead) < 1 or seed < 0 or not 0 <= rank < world or not (keep is None or keep >= 1):
-            raise StoreError("batches need batch_size, ahead, keep >= 1, seed >= 0 and 0 <= rank < world")
+            raise StepDiffError("batches need batch_size, ahead, keep >= 1, seed >= 0 and 0 <= rank < world")
         for feature in self.features:
             if feature not in view.features:
-                raise StoreError(f"no feature {feature!r} in view {view.name}: it has {', '.join(view.features)}")
+                raise StepDiffError(f"no feature {feature!r} in view {view.name}: it has {', '.join(view.features)}")
         self.direct = view.fill_memory(self.features, len(self.rows)) if direct is None else direct
         self._bounds = _steps(len(self.rows), world, batch_size, drop_last)
         self._order_of = {
@@ -130,10 +130,10 @@ class Batches:
         return {"epoch": self.epoch, "position": self.position, "order": self._order_of}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration go on behind `state`; StoreError where it is of another order."""
+        """Let the next iteration go on behind `state`; StepDiffError where it is of another order."""
         differs = [name for name, value in self._order_of.items() if state["order"].get(name) != value]
         if differs:
-            raise StoreError(f"the state is of other batches, which differ in {', '.join(differs)}: start anew")
+            raise StepDiffError(f"the state is of other batches, which differ in {', '.join(differs)}: start anew")
         self.epoch, self.position = state["epoch"], state["position"]
         self._first = self.position
 
@@ -168,7 +168,7 @@ class Batches:
                 ask()
                 yield batch
                 if os.getpid() != pid:
-                    raise StoreError("a forked process cannot go on with its parent's iteration: iterate anew in it")
+                    raise StepDiffError("a forked process cannot go on with its parent's iteration: iterate anew in it")
             self.epoch, self.position = self.epoch + 1, 0
         finally:
             reader.shutdown(wait=True, cancel_futures=True)
@@ -228,5 +228,5 @@ def _steps(rows: int, world: int, batch_size: int, drop_last: bool) -> Int[np.nd
     if len(bounds) > 2:
         bounds[-2] = min(bounds[-2], rows - world)
     if rows and np.diff(bounds).min() < world:
-        raise StoreError(f"{rows} rows cannot be shared out among {world} workers, none empty: use drop_last")
+        raise StepDiffError(f"{rows} rows cannot be shared out among {world} workers, none empty: use drop_last")
     return bounds

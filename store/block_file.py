@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from common.errors import DamageError
 from store.commit import Buffer
-from store.errors import DamageError
 from store.remote import Place
 from store.seal import BLANK, crc32c, is_sealed, seal
 

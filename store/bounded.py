@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 
-from store.errors import DamageError
+from common.errors import DamageError
 from store.remote import Place, RemotePath
 
 

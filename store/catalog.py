@@ -16,10 +16,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int, Int64
 
+from common.errors import StepDiffError
 from store import table
 from store.catalog_part import read_part
 from store.commit import create_file, replace_file
-from store.errors import StoreError
 from store.key_indexes import KeyIndexes
 from store.parts import Parts, first_row, is_part, part_name, standing
 from store.remote import Place
@@ -53,7 +53,7 @@ class Catalog:
     def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """All rows in order: key, row, and every column that any part has (null elsewhere).
 
-        With `columns`, of these those that any part has. Raises StoreError where a part is damaged or missing.
+        With `columns`, of these those that any part has. Raises StepDiffError where a part is damaged or missing.
         """
         return self._settled(lambda parts: self._frame(parts, columns))
 
@@ -62,7 +62,7 @@ class Catalog:
         row = 0
         for part in parts:
             if first_row(part) != row:
-                raise StoreError(
+                raise StepDiffError(
                     f"catalog of {self.entity} has no part for rows {row} to {first_row(part) - 1}"
                     f" in {self.folder}: restore the missing file"
                 )
@@ -99,7 +99,7 @@ class Catalog:
         """Give rows to the keys of `frame` that have none, in its order; returns how many.
 
         Parameters: a frame with column `key` (text, unique) and any others but `row`.
-        Raises StoreError on keys that are missing, empty or given twice.
+        Raises StepDiffError on keys that are missing, empty or given twice.
         """
         table.check_threads("append to a catalog")
         frame = self._checked(frame)
@@ -126,7 +126,7 @@ class Catalog:
         """Tell anew what is known of keys that have rows; returns of how many that changed anything.
 
         A null tells nothing, and a column that `frame` lacks stays. Whoever calls holds the store's lock.
-        Raises StoreError on keys as `append` does, and on a column whose values are of a kind that does not fit.
+        Raises StepDiffError on keys as `append` does, and on a column whose values are of a kind that does not fit.
         """
         table.check_threads("update a catalog")
         frame = self._checked(frame)
@@ -152,7 +152,7 @@ class Catalog:
             beside = pl.concat([new.clear().select("row", *told), known.select("row", *told)], how="vertical_relaxed")
             new = new.update(beside, on="row", how="left")
         except pl.exceptions.PolarsError as error:
-            raise StoreError(f"{part} cannot take what is told anew ({error}): give values of its kind") from error
+            raise StepDiffError(f"{part} cannot take what is told anew ({error}): give values of its kind") from error
         before = old.with_columns(pl.lit(None).alias(name) for name in told if name not in old.columns)
         same = pl.all_horizontal(pl.Series(new[name].eq_missing(before[name].cast(new[name].dtype))) for name in told)
         changed = new.height - int(new.select(same)[:, 0].sum())
@@ -164,19 +164,19 @@ class Catalog:
     def rows(self, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
         """The row of each key, -1 where there is none.
 
-        Raises StoreError where a part is damaged or missing that no index covers.
+        Raises StepDiffError where a part is damaged or missing that no index covers.
         """
         return self._settled(lambda parts: self._indexes.find(parts, keys))
 
     def keys(self, rows: Int[np.ndarray, " K"]) -> list[str]:
-        """The key of each row; StoreError where the catalog has no such row, and as `rows`."""
+        """The key of each row; StepDiffError where the catalog has no such row, and as `rows`."""
         return self._settled(lambda parts: self._indexes.keys(parts, rows.astype(np.int64, copy=False)))
 
     def name(self, row: int) -> str:
         """The key of a row, for a message: `row N` where it cannot be told."""
         try:
             return self.keys(np.array([row]))[0]
-        except StoreError:
+        except StepDiffError:
             return f"row {row}"
 
     def index(self) -> None:
@@ -193,18 +193,18 @@ class Catalog:
             parts = self.parts()
             try:
                 return read(parts)
-            except StoreError:
+            except StepDiffError:
                 if self.parts() == parts:
                     raise
 
     def _checked(self, frame: pl.DataFrame) -> pl.DataFrame:
         if frame.schema.get("key") != pl.String:
-            raise StoreError(f"{self.entity} need a text column `key`, got {list(frame.columns)}")
+            raise StepDiffError(f"{self.entity} need a text column `key`, got {list(frame.columns)}")
         if "row" in frame.columns:
-            raise StoreError(f"column `row` of {self.entity} is the store's own: rename it")
+            raise StepDiffError(f"column `row` of {self.entity} is the store's own: rename it")
         if frame["key"].null_count() or (frame["key"] == "").any():
-            raise StoreError(f"a key of the {frame.height} {self.entity} to append is missing")
+            raise StepDiffError(f"a key of the {frame.height} {self.entity} to append is missing")
         if not frame["key"].is_unique().all():
             twice = frame.filter(pl.col("key").is_duplicated())["key"][0]
-            raise StoreError(f"{self.entity} to append hold {twice!r} twice: keys are unique")
+            raise StepDiffError(f"{self.entity} to append hold {twice!r} twice: keys are unique")
         return frame

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from common.errors import StepDiffError
 from store import table
-from store.errors import StoreError
 from store.parts import first_row, rows_of_merged
 from store.remote import Place
 
@@ -18,19 +18,21 @@ def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame
     """Return the part's rows: `key`, `row` and the other columns; of `columns`, if given, those that it has.
 
     Raises:
-        StoreError: the file is damaged, or no part of a catalog with that name.
+        StepDiffError: the file is damaged, or no part of a catalog with that name.
     """
     wanted = None if columns is None else ["row", *(name for name in columns if name != "row")]
     frame = table.read(part, wanted, strict=False)
     refuse = f"{part} is no part of a catalog"
     if frame.schema.get("row") != pl.Int64 or not frame.height:
-        raise StoreError(f"{refuse} (column `row` is {frame.schema.get('row')}, {frame.height} rows): restore the file")
+        raise StepDiffError(
+            f"{refuse} (column `row` is {frame.schema.get('row')}, {frame.height} rows): restore the file"
+        )
     if "key" in frame.columns and (frame.schema["key"] != pl.String or frame["key"].null_count()):
-        raise StoreError(f"column `key` of {part} is not all text: restore the file")
+        raise StepDiffError(f"column `key` of {part} is not all text: restore the file")
     if (columns is None or "key" in columns) and "key" not in frame.columns:
-        raise StoreError(f"{refuse} (it has no column `key`): restore the file")
+        raise StepDiffError(f"{refuse} (it has no column `key`): restore the file")
     first, merged = first_row(part), rows_of_merged(part)
     rows = pl.int_range(first, first + frame.height, dtype=pl.Int64, eager=True)
     if not frame["row"].eq_missing(rows).all() or merged not in (0, frame.height):
-        raise StoreError(f"{refuse} (its rows are not {first} and following, as its name says): restore the file")
+        raise StepDiffError(f"{refuse} (its rows are not {first} and following, as its name says): restore the file")
     return frame if columns is None else frame.select([n for n in dict.fromkeys(columns) if n in frame.columns])

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from store.errors import StoreError
+from common.errors import StepDiffError
 from store.remote import Buffer, Place, RemotePath
 
 TEMPORARY = ".tmp."
@@ -67,7 +67,7 @@ def make_names(folder: Path) -> list[Path]:
 def replace_file(path: Place, pieces: Iterable[Buffer], nbytes: int) -> None:
     """Write `pieces` (about `nbytes` bytes in all) as the file `path`, in place of any old one.
 
-    Raises StoreError where the disk is full or refuses; the old file then still stands.
+    Raises StepDiffError where the disk is full or refuses; the old file then still stands.
     """
     if isinstance(path, RemotePath):
         return path.put(pieces)
@@ -122,17 +122,17 @@ def write_all(fd: int, piece: Buffer, offset: int) -> int:
 
 @contextmanager
 def named_errors(path: Path, nbytes: int) -> Iterator[None]:
-    """OSError as one line of StoreError that names the file."""
+    """OSError as one line of StepDiffError that names the file."""
     try:
         yield
     except OSError as error:
         if error.errno not in _FULL:
-            raise StoreError(f"cannot write {path}: {error.strerror}") from error
+            raise StepDiffError(f"cannot write {path}: {error.strerror}") from error
         try:
             free = f"{shutil.disk_usage(path.parent).free / 2**20:.1f} MiB free"
         except OSError:
             free = "free space unknown"
-        raise StoreError(
+        raise StepDiffError(
             f"no space to write {path}: it needs {nbytes / 2**20:.1f} MiB ({free}, "
             f"{error.strerror}); nothing committed is lost: make room and run the command again"
         ) from error

@@ -14,11 +14,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from common.errors import HeldError
 from store import failures, table
 from store.catalog import Catalog
 from store.catalog_part import read_part
 from store.commit import TEMPORARY, create_file, remove_folder, replace_file
-from store.errors import HeldError
 from store.feature_store import Store
 from store.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, identity, shard_number
 from store.lock import check_held, locked
@@ -57,7 +57,7 @@ class Compacted:
 
 
 def compact(options: CompactOptions) -> Compacted:
-    """Compact a store. StoreError where it is damaged, or another run writes."""
+    """Compact a store. StepDiffError where it is damaged, or another run writes."""
     store = Store.open(options.path)
     done = Compacted(str(store.path))
     temporary = [] if isinstance(store.path, RemotePath) else store.path.rglob(f"{TEMPORARY}*")

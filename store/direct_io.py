@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from store.errors import StoreError
+from common.errors import StepDiffError
 
 PAGE = 4096
 """bytes: addresses, lengths and places in a file are to be multiples of it"""
@@ -33,7 +33,9 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype | str | type) -> Shape
     try:
         memory = np.empty(nbytes + PAGE, np.uint8)
     except (MemoryError, ValueError, OverflowError):
-        raise StoreError(f"no memory for {nbytes:,} bytes, shape {shape} in {dtype}: read fewer rows at once") from None
+        raise StepDiffError(
+            f"no memory for {nbytes:,} bytes, shape {shape} in {dtype}: read fewer rows at once"
+        ) from None
     start = -memory.ctypes.data % PAGE
     return memory[start : start + nbytes].view(dtype).reshape(shape)
 

@@ -10,8 +10,8 @@ Guarantees
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from common.errors import StepDiffError
 from store.commit import remove_folder
-from store.errors import StoreError
 from store.feature_store import Store
 from store.layout import ViewPaths
 from store.names import check_entity, check_name
@@ -39,14 +39,14 @@ class Dropped:
 
 
 def drop(options: DropOptions) -> Dropped:
-    """Remove a view, where told `yes`. StoreError where there is none, or another run writes."""
+    """Remove a view, where told `yes`. StepDiffError where there is none, or another run writes."""
     store = Store.open(options.path)
     paths = ViewPaths(store.path, check_entity(options.entity), check_name("view", options.view))
     with store.lock(options.wait):
         folders = [folder for folder in (paths.group, *paths.beside) if folder.is_dir()]
         if not folders:
             there = ", ".join(store.views(options.entity)) or "none"
-            raise StoreError(f"no view {options.view!r} of {options.entity} in {store.path}: there is {there}")
+            raise StepDiffError(f"no view {options.view!r} of {options.entity} in {store.path}: there is {there}")
         sizes = [size for folder in folders for size in file_sizes(folder)]
         found = Dropped(
             store=str(store.path),

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import polars as pl
 
+from common.errors import StepDiffError
 from store import table
-from store.errors import StoreError
 from store.layout import MERGED_SHARDS, ViewPaths
 from store.remote import Place, listed
 
@@ -19,7 +19,7 @@ SCHEMA = {"key": pl.String, "reason": pl.String}
 
 
 def of_shard(paths: ViewPaths, shard: int) -> pl.DataFrame:
-    """Key and reason of rows that failed in a shard, maybe of others too; StoreError where damaged."""
+    """Key and reason of rows that failed in a shard, maybe of others too; StepDiffError where damaged."""
     return own if (own := _read(paths.failures(shard))) is not None else _merged(paths, shard)
 
 
@@ -41,13 +41,15 @@ def _merged(paths: ViewPaths, shard: int) -> pl.DataFrame:
 
 
 def _read(path: Place) -> pl.DataFrame | None:
-    """The frame in `path`, None where there is none. StoreError where it is damaged, or holds no failures."""
+    """The frame in `path`, None where there is none. StepDiffError where it is damaged, or holds no failures."""
     try:
         frame = table.read(path)
-    except StoreError:
+    except StepDiffError:
         if path.exists():
             raise
         return None
     if dict(frame.schema) != SCHEMA:
-        raise StoreError(f"{path} has columns {', '.join(frame.columns)[:100]}, not key and reason: restore the file")
+        raise StepDiffError(
+            f"{path} has columns {', '.join(frame.columns)[:100]}, not key and reason: restore the file"
+        )
     return frame

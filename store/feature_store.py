@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from common.errors import StepDiffError
 from store.catalog import Catalog
 from store.commit import make_folder, named_errors, remove_dead, remove_folder, sync_folder, temporary
-from store.errors import StoreError
 from store.layout import (
     ARRAYS,
     FORMAT,
@@ -53,7 +53,7 @@ class Store:
     def open(cls, path: str | os.PathLike[str] | RemotePath, create: bool = False) -> "Store":
         """The store in `path`, a folder or a URL as of `s3://`; with `create`, made where there is none.
 
-        Raises StoreError where there is none, where `path` holds something else, or where a newer
+        Raises StepDiffError where there is none, where `path` holds something else, or where a newer
         version wrote it.
         """
         path = place(path)
@@ -61,18 +61,18 @@ class Store:
             about = read_json(path / "store.json", sealed=False)
         except FileNotFoundError:
             if not create:
-                raise StoreError(f"no feature store in {path}: create one with featurize") from None
+                raise StepDiffError(f"no feature store in {path}: create one with featurize") from None
             _create(path)
             return cls(path)
         except NotADirectoryError:
-            raise StoreError(f"{path} is a file: a feature store is a folder") from None
+            raise StepDiffError(f"{path} is a file: a feature store is a folder") from None
         if about.get("format") != FORMAT:
-            raise StoreError(f"{path} is no feature store: its store.json says {str(about)[:200]}")
+            raise StepDiffError(f"{path} is no feature store: its store.json says {str(about)[:200]}")
         version = about.get("version")
         if type(version) is not int or version < 1:
-            raise StoreError(f"{path} has no format version: its store.json says {str(about)[:200]}")
+            raise StepDiffError(f"{path} has no format version: its store.json says {str(about)[:200]}")
         if version > VERSION:
-            raise StoreError(f"{path} has format version {version}, this program reads up to {VERSION}: upgrade it")
+            raise StepDiffError(f"{path} has format version {version}, this program reads up to {VERSION}: upgrade it")
         return cls(path)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -96,14 +96,14 @@ class Store:
         return self._catalogs[entity]
 
     def view(self, entity: str, name: str, check: Check = "first") -> View:
-        """A view; StoreError, listing those there are, where there is none.
+        """A view; StepDiffError, listing those there are, where there is none.
 
         `check` says when its reads compare rows with their stored checksums: "always", at their "first" read through
         the returned object, or "never".
         """
         if name not in self.views(entity):
             there = ", ".join(self.views(entity)) or "none yet"
-            raise StoreError(f"no view {name!r} of {entity} in {self.path}: there is {there}")
+            raise StepDiffError(f"no view {name!r} of {entity} in {self.path}: there is {there}")
         check_name("view", name)
         return View(self.path, self.catalog(entity), entity, name, check)
 
@@ -118,31 +118,33 @@ class Store:
         """The view with that provenance and those features, made where there is none.
 
         `rows_per_shard`, a power of two, counts only for a new view; by default a shard of the
-        largest array is about 256 MiB. Raises StoreError where the view stands with another
+        largest array is about 256 MiB. Raises StepDiffError where the view stands with another
         provenance or other features, on unusable names, and without the store's lock.
         """
         check_entity(entity)
         check_name("view", name)
         try:
             check_features(features)
-        except StoreError as error:
-            raise StoreError(f"view {name}: {error}") from None
+        except StepDiffError as error:
+            raise StepDiffError(f"view {name}: {error}") from None
         if not holds(self.path / LOCK):
-            raise StoreError(f"view {name} is made under the store's lock only: create it inside `with store.lock()`")
+            raise StepDiffError(
+                f"view {name} is made under the store's lock only: create it inside `with store.lock()`"
+            )
         if name in self.views(entity):
             view = self.view(entity, name)
             differs = view.provenance.difference(provenance)
             if view.features != dict(features):
                 differs = differs or f"features {view.features} against {dict(features)}"
             if differs:
-                raise StoreError(
+                raise StepDiffError(
                     f"view {name} of {entity} in {self.path} was made otherwise: {differs}; "
                     "give the new view another name"
                 )
             return view
         rows = shard_rows(features) if rows_per_shard is None else rows_per_shard
         if not is_shard_rows(rows):
-            raise StoreError(f"rows_per_shard {rows} is refused: give a power of two up to {MOST_SHARD_ROWS}")
+            raise StepDiffError(f"rows_per_shard {rows} is refused: give a power of two up to {MOST_SHARD_ROWS}")
         self._make_view(ViewPaths(self.path, entity, name), provenance, dict(features), rows)
         return self.view(entity, name)
 
@@ -150,7 +152,7 @@ class Store:
     def lock(self, wait: bool = False) -> Iterator[None]:
         """Hold the planner's lock; what dead attempts left behind is removed.
 
-        Raises StoreError, naming host and pid, where another process holds it; waits with `wait`.
+        Raises StepDiffError, naming host and pid, where another process holds it; waits with `wait`.
         """
         with locked(self.path / LOCK, wait):
             remove_dead(self.path)
@@ -202,7 +204,7 @@ def _write_view(group: Place, length: int, stored: Mapping[str, Feature], attrib
 
 def _create(path: Place) -> None:
     if path.is_dir() and any(path.iterdir()) and not (path / ARRAYS).is_dir():
-        raise StoreError(f"{path} holds other files: give an empty or new folder for the store")
+        raise StepDiffError(f"{path} holds other files: give an empty or new folder for the store")
     make_folder(path)
     write_json(path / ARRAYS / "zarr.json", group_metadata())
     write_json(path / "store.json", {"format": FORMAT, "version": VERSION, "seal": BLANK})

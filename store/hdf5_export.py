@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 from jaxtyping import Int64
 
+from common.errors import StepDiffError
 from store.commit import make_folder, named_errors, remove_dead, sync_folder, temporary
-from store.errors import StoreError
 from store.feature_store import Store
 from store.options import ExportOptions
 from store.progress import progress
@@ -57,10 +57,10 @@ class Exported:
 
 
 def export_hdf5(options: ExportOptions) -> Exported:
-    """Write the file. StoreError where the view has not what is asked for, or the file cannot be written."""
+    """Write the file. StepDiffError where the view has not what is asked for, or the file cannot be written."""
     path = Path(options.path)
     if path.exists():
-        raise StoreError(f"{path} is there already: remove it, or give another name")
+        raise StepDiffError(f"{path} is there already: remove it, or give another name")
     view = Store.open(options.store).view(options.entity, options.view, check="always")
     arrays = _arrays(view, options)
     status = view.status()
@@ -96,11 +96,11 @@ Block = tuple[list[str], dict[str, np.ndarray]]
 def _arrays(view: View, options: ExportOptions) -> dict[str, tuple[tuple[int, ...], str]]:
     """The arrays to export."""
     if options.raw and options.dtype:
-        raise StoreError("--raw writes what is stored: leave --dtype out")
+        raise StepDiffError("--raw writes what is stored: leave --dtype out")
     arrays = {}
     for name in options.features or tuple(view.features):
         if name not in view.features:
-            raise StoreError(
+            raise StepDiffError(
                 f"no feature {name!r} in view {view.name} of {view.entity}: it has {', '.join(view.features)}"
             )
         feature = view.features[name]
@@ -110,7 +110,7 @@ def _arrays(view: View, options: ExportOptions) -> dict[str, tuple[tuple[int, ..
         else:
             arrays[name] = (feature.shape, options.dtype or ("float32" if feature.dtype == "int8" else feature.dtype))
     if options.raw and SCALE not in arrays:
-        raise StoreError(f"--raw is for int8, and no feature to export of view {view.name} is: leave it out")
+        raise StepDiffError(f"--raw is for int8, and no feature to export of view {view.name} is: leave it out")
     return arrays
 
 
@@ -150,7 +150,7 @@ def _values(view: View, name: str, dtype: str, rows: Int64[np.ndarray, " K"], ke
         past = np.abs(values).reshape(len(rows), -1).max(axis=1) > _FLOAT16_MOST
         if past.any():
             key = keys[int(np.flatnonzero(past)[0])]
-            raise StoreError(f"{name} of {key} holds a magnitude past float16: export float32")
+            raise StepDiffError(f"{name} of {key} holds a magnitude past float16: export float32")
     return values.astype(dtype, copy=False)
 
 
@@ -170,12 +170,12 @@ def _write_clips(file: h5py.File, arrays: Arrays, count: int, blocks: Iterator[B
     for keys, values in blocks:
         for at, key in enumerate(keys):
             if "\0" in key or any(part in ("", ".") for part in key.split("/")):
-                raise StoreError(f"key {key!r} cannot be the name of an HDF5 dataset: give --layout rows")
+                raise StepDiffError(f"key {key!r} cannot be the name of an HDF5 dataset: give --layout rows")
             for name, array in values.items():
                 try:
                     file.create_dataset(f"{key}/{name}" if len(arrays) > 1 else key, data=array[at])
                 except (ValueError, TypeError, KeyError) as error:  # `a` is a clip, and so is `a/b`
-                    raise StoreError(f"key {key!r} is a group of other clips in HDF5: give --layout rows") from error
+                    raise StepDiffError(f"key {key!r} is a group of other clips in HDF5: give --layout rows") from error
 
 
 @contextmanager
@@ -197,7 +197,7 @@ def _whole(path: Path, nbytes: int) -> Iterator[h5py.File]:
             try:
                 os.link(temp, path)
             except FileExistsError:
-                raise StoreError(f"{path} was made meanwhile: remove it, or give another name") from None
+                raise StepDiffError(f"{path} was made meanwhile: remove it, or give another name") from None
             temp.unlink()
             sync_folder(path.parent)
     except BaseException:

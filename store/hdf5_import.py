@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from store.errors import StoreError
+from common.errors import StepDiffError
 from store.feature_store import Store
 from store.hdf5_layout import opened
 from store.hdf5_source import Source
@@ -57,9 +57,11 @@ class Imported:
 
 
 def import_hdf5(options: ImportOptions) -> Imported:
-    """Import what is missing of a file. StoreError where the file, the store or the view cannot be used."""
+    """Import what is missing of a file. StepDiffError where the file, the store or the view cannot be used."""
     if not _SHA256.fullmatch(options.weights_sha256):
-        raise StoreError(f"--weights-sha256 {options.weights_sha256!r} is refused: give the 64 hex digits of a sha256")
+        raise StepDiffError(
+            f"--weights-sha256 {options.weights_sha256!r} is refused: give the 64 hex digits of a sha256"
+        )
     begin = time.monotonic()
     path = Path(options.path)
     with opened(path, options.group, options.layout, options.keys, options.features) as source:
@@ -133,10 +135,10 @@ def _provenance(options: ImportOptions, features: dict[str, Feature]) -> Provena
 
 
 def _check_keys(path: Path, keys: list[str]) -> None:
-    """StoreError where a key is empty, or there twice."""
+    """StepDiffError where a key is empty, or there twice."""
     places: dict[str, int] = {}
     for place, key in enumerate(keys):
         if not key:
-            raise StoreError(f"{path} has no key for row {place}: give every row one")
+            raise StepDiffError(f"{path} has no key for row {place}: give every row one")
         if places.setdefault(key, place) != place:
-            raise StoreError(f"{path} has key {key!r} in rows {places[key]} and {place}: keys are unique")
+            raise StepDiffError(f"{path} has key {key!r} in rows {places[key]} and {place}: keys are unique")

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from store.errors import StoreError
+from common.errors import StepDiffError
 from store.hdf5_refusals import named_group, refuse_dataset, refuse_link
 from store.hdf5_source import DAMAGE, ClipDatasets, Kind, RowDatasets, Source, one_line
 from store.names import check_name
@@ -32,23 +32,23 @@ def opened(
     - keys: the dataset of the keys; None is the only one of texts
     - features: `NAME` or `NAME=DATASET`; without any, what the file has
 
-    Raises StoreError where there is no such file, it is no HDF5 file, or it has not what is asked for.
+    Raises StepDiffError where there is no such file, it is no HDF5 file, or it has not what is asked for.
     """
     try:
         file = h5py.File(path, "r")
     except DAMAGE as error:
         why = "there is no such file" if not path.exists() else f"it is no HDF5 file, or damaged: {one_line(error)}"
-        raise StoreError(f"cannot open {path}: {why}") from error
+        raise StepDiffError(f"cannot open {path}: {why}") from error
     with file:
         try:
             root = named_group(file, group)
             found = dict(_datasets(root))
             if not found:
-                raise StoreError(f"group {group} of {path} holds no datasets")
+                raise StepDiffError(f"group {group} of {path} holds no datasets")
             wanted = list(features) or _exported(root, len(found))
             source = _source(path, root, found, layout, keys, wanted)
         except DAMAGE as error:
-            raise StoreError(f"cannot read group {group} of {path}: {one_line(error)}") from error
+            raise StepDiffError(f"cannot read group {group} of {path}: {one_line(error)}") from error
         yield source
 
 
@@ -58,7 +58,7 @@ def _exported(root: h5py.Group, datasets: int) -> list[str]:
         return []
     noted = root.attrs.get_id("features")
     if len(noted.shape) != 1 or noted.shape[0] > datasets or h5py.check_string_dtype(noted.dtype) is None:
-        raise StoreError(f"attribute features of {root.file.filename} is no list of its datasets: give --features")
+        raise StepDiffError(f"attribute features of {root.file.filename} is no list of its datasets: give --features")
     return [str(name) for name in root.attrs["features"]]
 
 
@@ -73,32 +73,34 @@ def _source(
     texts = [name for name, kind in found.items() if kind.is_text]
     if layout == "rows" or keys or (layout is None and texts):
         if keys is None and len(texts) != 1:
-            raise StoreError(f"{path} has datasets of texts {texts}: name that of the keys with --keys")
+            raise StepDiffError(f"{path} has datasets of texts {texts}: name that of the keys with --keys")
         return _rows(path, root, found, keys or texts[0], features)
     return _clips(path, root, found, features)
 
 
 def _rows(path: Path, root: h5py.Group, found: Mapping[str, Kind], keys: str, features: list[str]) -> RowDatasets:
     if keys not in found or not found[keys].is_text:
-        raise StoreError(f"{path} has no dataset {keys!r} of one text a row: it has {_some(found)}")
+        raise StepDiffError(f"{path} has no dataset {keys!r} of one text a row: it has {_some(found)}")
     (count,) = found[keys].shape
     paths = _named(features)
     if not paths:
         fitting = [name for name, kind in found.items() if kind.is_float and kind.shape[:1] == (count,)]
         paths = {check_name("feature", name): name for name in fitting}
     if not paths:
-        raise StoreError(f"{path} has no dataset of floats with {count} rows, as {keys!r} has: it has {_some(found)}")
+        raise StepDiffError(
+            f"{path} has no dataset of floats with {count} rows, as {keys!r} has: it has {_some(found)}"
+        )
     kinds = {}
     for name, dataset in paths.items():
         kind = found.get(dataset)
         if kind is None or not kind.is_float or kind.shape[:1] != (count,) or len(kind.shape) < 2:
             is_there = f"is {kind.dtype} {list(kind.shape)}" if kind else f"is not there: it has {_some(found)}"
-            raise StoreError(f"dataset {dataset!r} of {path} {is_there}: give floats [{count}, ...], a row a key")
+            raise StepDiffError(f"dataset {dataset!r} of {path} {is_there}: give floats [{count}, ...], a row a key")
         kinds[name] = Kind(kind.shape[1:], kind.dtype)
     try:
         texts = root[keys].asstr("utf-8")[()].tolist()
     except UnicodeDecodeError as error:
-        raise StoreError(f"keys {keys!r} of {path} are no UTF-8: {error}") from error
+        raise StepDiffError(f"keys {keys!r} of {path} are no UTF-8: {error}") from error
     return RowDatasets(root, texts, paths, kinds)
 
 
@@ -115,17 +117,17 @@ def _clips(path: Path, root: h5py.Group, found: Mapping[str, Kind], features: li
         name = features[0] if features else "embedding" if axes[1] > len(found) / 2 else "tokens"
         paths = {name: ""}
     if not keys:
-        raise StoreError(f"{path} has no clips with datasets {', '.join(paths)}: it has {_some(found)}")
+        raise StepDiffError(f"{path} has no clips with datasets {', '.join(paths)}: it has {_some(found)}")
     return ClipDatasets(
         root, keys, paths, {name: _commonest(path, name, keys, end, found) for name, end in paths.items()}
     )
 
 
 def _refuse_groups(path: Path, found: Mapping[str, Kind]) -> None:
-    """StoreError where datasets of groups have the same name: clips may be groups, and keys are for good."""
+    """StepDiffError where datasets of groups have the same name: clips may be groups, and keys are for good."""
     for name, count in Counter(dataset.rpartition("/")[2] for dataset in found).items():
         if count > 1:
-            raise StoreError(
+            raise StepDiffError(
                 f"{path} has a dataset {name!r} in {count} groups: say --features NAME={name} where a group is a "
                 "clip, or --features NAME where each dataset is one"
             )
@@ -138,12 +140,12 @@ def _commonest(path: Path, name: str, keys: list[str], end: str, found: Mapping[
     if not floats:
         dtype = str(kinds[0].dtype) if kinds else "not there"
         advice = "; export-hdf5 writes them without --raw" if dtype == "int8" else ""
-        raise StoreError(f"{name} of {path} is {dtype}: features are floats{advice}")
+        raise StepDiffError(f"{name} of {path} is {dtype}: features are floats{advice}")
     (shape, count), *others = Counter(kind.shape for kind in floats).most_common()
     if not shape or min(shape) < 1:
-        raise StoreError(f"{name} of {path} is {list(shape)}: features have one axis or more, none 0")
+        raise StepDiffError(f"{name} of {path} is {list(shape)}: features have one axis or more, none 0")
     if count < len(keys) / 2:
-        raise StoreError(
+        raise StepDiffError(
             f"{name} of {path} has {1 + len(others)} shapes, the commonest, {list(shape)}, in {count} of {len(keys)} "
             "clips: rows of a view have one shape, so pool or pad them first"
         )

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 
 import h5py
 
-from store.errors import StoreError
+from common.errors import StepDiffError
 
 _BUILT_IN = {
     h5py.h5z.FILTER_DEFLATE,
@@ -35,7 +35,7 @@ def named_group(file: h5py.File, group: str) -> h5py.Group:
     """Return the group `group` of a file.
 
     Raises:
-        StoreError: it does not exist, is a dataset, or a link on the way leads to another file or place.
+        StepDiffError: it does not exist, is a dataset, or a link on the way leads to another file or place.
     """
     at: h5py.Group = file
     for name in PurePosixPath(group).parts:
@@ -43,54 +43,56 @@ def named_group(file: h5py.File, group: str) -> h5py.Group:
             continue
         link = at.get(name, getlink=True)
         if link is None:
-            raise StoreError(f"cannot read group {group} of {file.filename}: {name!r} does not exist in {at.name}")
+            raise StepDiffError(f"cannot read group {group} of {file.filename}: {name!r} does not exist in {at.name}")
         if not isinstance(link, h5py.HardLink):
             target = f"{link.filename}:{link.path}" if isinstance(link, h5py.ExternalLink) else link.path
-            raise StoreError(
+            raise StepDiffError(
                 f"group {group} of {file.filename} leads through a link {name!r} to {target}: name the group itself"
             )
         at = at[name]
         if not isinstance(at, h5py.Group):
-            raise StoreError(f"{group} of {file.filename} is no group: {at.name} is a dataset")
+            raise StepDiffError(f"{group} of {file.filename} is no group: {at.name} is a dataset")
     return at
 
 
 def refuse_link(root: h5py.Group, name: str, link: object) -> None:
-    """Raise StoreError where the link `name`, a path from `root`, leads out of `root`."""
+    """Raise StepDiffError where the link `name`, a path from `root`, leads out of `root`."""
     where = f"{root.file.filename} links {name}"
     if isinstance(link, h5py.ExternalLink):
-        raise StoreError(f"{where} to {link.filename}: copy it into one file first")
+        raise StepDiffError(f"{where} to {link.filename}: copy it into one file first")
     if isinstance(link, h5py.SoftLink):
         inside = PurePosixPath(root.name)
         target = inside / PurePosixPath(name).parent / link.path  # an absolute path replaces what is before it
         if not target.is_relative_to(inside):
-            raise StoreError(f"{where} to {link.path}, outside group {root.name}: name a group that holds both")
+            raise StepDiffError(f"{where} to {link.path}, outside group {root.name}: name a group that holds both")
     elif not isinstance(link, h5py.HardLink):
-        raise StoreError(f"{where} by a link of an unknown kind: copy it into one file first")
+        raise StepDiffError(f"{where} by a link of an unknown kind: copy it into one file first")
 
 
 def refuse_dataset(name: str, dataset: h5py.Dataset) -> None:
-    """Raise StoreError where reading `dataset` would open another file, load code, or take memory out of proportion."""
+    """Raise StepDiffError where reading `dataset` would open another file, load code, or allocate too much."""
     where = f"dataset {name} of {dataset.file.filename}"
     if dataset.is_virtual:
-        raise StoreError(f"{where} is virtual, which reads other datasets: copy the values into the file first")
+        raise StepDiffError(f"{where} is virtual, which reads other datasets: copy the values into the file first")
     if dataset.external:
-        raise StoreError(f"{where} reads the file {dataset.external[0][0]}: copy the values into the HDF5 file first")
+        raise StepDiffError(
+            f"{where} reads the file {dataset.external[0][0]}: copy the values into the HDF5 file first"
+        )
     pipeline = dataset.id.get_create_plist()
     filters = [pipeline.get_filter(number)[0] for number in range(pipeline.get_nfilters())]
     for code in filters:
         if code not in _BUILT_IN:
-            raise StoreError(
+            raise StepDiffError(
                 f"{where} needs filter plugin {code}, and none is loaded: rewrite it with h5repack -f GZIP=4"
             )
     if len(set(filters)) < len(filters) or len(_COMPRESSORS & set(filters)) > 1:
-        raise StoreError(f"{where} is compressed more than once: rewrite it with h5repack -f GZIP=4")
+        raise StepDiffError(f"{where} is compressed more than once: rewrite it with h5repack -f GZIP=4")
     size = dataset.file.id.get_filesize()
     held = min(dataset.id.get_storage_size(), size)
     most = max(_FREE_BYTES, size, held * (_RATIO if filters else 1))
     for what, shape in (("values", dataset.shape or ()), ("a chunk", dataset.chunks or ())):
         declared = math.prod(shape) * dataset.dtype.itemsize
         if declared > most:
-            raise StoreError(
+            raise StepDiffError(
                 f"{where} declares {declared:,} bytes for {what}, and the file holds {held:,} of it: damaged?"
             )

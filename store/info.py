@@ -34,7 +34,7 @@ class ViewInfo:
 
 
 def view_info(view: View) -> ViewInfo:
-    """The figures of `view`; StoreError where it is damaged."""
+    """The figures of `view`; StepDiffError where it is damaged."""
     status = view.status()
     count = np.bincount(status, minlength=3)
     return ViewInfo(

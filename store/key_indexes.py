@@ -19,11 +19,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from common.errors import StepDiffError
 from store import table
 from store.block_file import DamagedFile
 from store.catalog_part import read_part
 from store.commit import Buffer, replace_file
-from store.errors import StoreError
 from store.key_index import KeyIndex, built, in_memory, merged, open_index
 from store.layout import Identity, identities, identity
 from store.object_stores import pool
@@ -55,19 +55,19 @@ class KeyIndexes:
         self._chain: list[KeyIndex] = []  # and the indexes of its rows, one after another
 
     def find(self, parts: Parts, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
-        """The row of each key, -1 where `parts` have none. StoreError where parts to index are damaged or lost."""
+        """The row of each key, -1 where `parts` have none. StepDiffError where parts to index are damaged or lost."""
         threads = 1 if isinstance(self.folder, RemotePath) else cores()  # more would ask for the same blocks there
         asked = [keys[first:end] for first, end in shares(len(keys), min(threads, ceil(len(keys) / _RUN)))]
         found = self._answered(parts, lambda chain: each(partial(_find, chain), asked))
         return np.concatenate([np.empty(0, np.int64), *found])
 
     def keys(self, parts: Parts, rows: Int64[np.ndarray, " K"]) -> list[str]:
-        """The key of each row. StoreError where there is no such row, or parts to index are damaged or lost."""
+        """The key of each row. StepDiffError where there is no such row, or parts to index are damaged or lost."""
 
         def look(chain: list[KeyIndex]) -> list[str]:
             beyond = (rows < 0) | (rows >= _end(chain))
             if beyond.any():
-                raise StoreError(f"no row {rows[beyond][0]} in the catalog of {self.folder.name} in {self.folder}")
+                raise StepDiffError(f"no row {rows[beyond][0]} in the catalog of {self.folder.name} in {self.folder}")
             which = np.searchsorted([index.end for index in chain], rows, side="right")
             keys = np.empty(len(rows), object)
             for number in np.unique(which).tolist():
@@ -85,7 +85,7 @@ class KeyIndexes:
         if end > FREE_ROWS and not isinstance(self.folder, RemotePath):
             nbytes = sum(sum(file_sizes(part)) for part in parts)
             if end > ROWS_PER_BYTE * nbytes:
-                raise StoreError(f"{self.folder} has {end:,} rows by the names of its parts, in {nbytes:,} bytes")
+                raise StepDiffError(f"{self.folder} has {end:,} rows by the names of its parts, in {nbytes:,} bytes")
         return end
 
     def make(self, parts: Parts) -> None:
@@ -173,7 +173,7 @@ class KeyIndexes:
             replace_file(path, pieces(), 0)
         except (DamagedFile, ReplacedError):
             raise
-        except StoreError:  # a folder that is only read, or a full disk
+        except StepDiffError:  # a folder that is only read, or a full disk
             self._kept = [kept for kept in self._kept if kept.first < first] + [in_memory(path, pieces())]
             return self._kept[-1]
         try:
@@ -226,7 +226,7 @@ def _read(parts: Parts, end: int) -> Iterator[tuple[pl.Series, int, list[Place]]
         if first_row(part) < end:
             continue
         if first_row(part) > end:
-            raise StoreError(
+            raise StepDiffError(
                 f"catalog of {part.parent.name} has no part for rows {end} to {first_row(part) - 1}"
                 f" in {part.parent}: restore the missing file"
             )

@@ -21,9 +21,9 @@ import zarr
 from zarr.codecs import Crc32cCodec
 from zarr.storage import MemoryStore
 
+from common.errors import StepDiffError
 from store.bounded import read_whole
 from store.commit import replace_file
-from store.errors import StoreError
 from store.remote import Place, RemotePath, objects_below
 from store.seal import BLANK, is_sealed, seal
 
@@ -51,7 +51,7 @@ def encode_json(value: dict[str, Any]) -> bytes:
 
 
 def read_json(path: Place, sealed: bool = True) -> dict[str, Any]:
-    """The object in `path`; StoreError where it is damaged, FileNotFoundError where absent.
+    """The object in `path`; StepDiffError where it is damaged, FileNotFoundError where absent.
 
     Without `sealed` a file is read that another version may have written, with no seal.
     """
@@ -61,13 +61,13 @@ def read_json(path: Place, sealed: bool = True) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+        raise StepDiffError(f"cannot read {path}: {error.strerror}") from error
     except RecursionError:
-        raise StoreError(f"{path} is damaged (nested too deeply): run python -m store verify") from None
+        raise StepDiffError(f"{path} is damaged (nested too deeply): run python -m store verify") from None
     except (ValueError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} is damaged ({error}): run python -m store verify") from error
+        raise StepDiffError(f"{path} is damaged ({error}): run python -m store verify") from error
     if not isinstance(value, dict) or (sealed and not is_sealed(data)):
-        raise StoreError(f"{path} is not as it was written: run python -m store verify")
+        raise StepDiffError(f"{path} is not as it was written: run python -m store verify")
     return value
 
 

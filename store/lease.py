@@ -21,7 +21,7 @@ import uuid
 from contextlib import suppress
 from typing import Any
 
-from store.errors import HeldError, StoreError
+from common.errors import HeldError, StepDiffError
 from store.remote import RemotePath
 
 LEASE = 360.0
@@ -49,7 +49,7 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="store-lease", daemon=True)
 
     def take(self, wait: bool) -> None:
-        """Take it, or raise StoreError naming the host and pid of the holder; waits with `wait`."""
+        """Take it, or raise StepDiffError naming the host and pid of the holder; waits with `wait`."""
         holder, etag = self._look()
         first, seen, since, told = etag, etag, time.monotonic(), False
         while True:
@@ -77,7 +77,7 @@ class Lease:
     def release(self) -> None:
         """Let others take it; where the object store is out of reach, it runs out by itself."""
         self._end.set()
-        with self._guard, suppress(StoreError):
+        with self._guard, suppress(StepDiffError):
             if self.held():
                 self._put(self._etag, free=True)
         self._until = 0.0
@@ -85,7 +85,7 @@ class Lease:
     def _keep(self) -> None:
         """Renew the lease until its end. Another who took it has seen it run out, and so have we."""
         while not self._end.wait(LEASE / 24):
-            with self._guard, suppress(StoreError):  # out of reach: tried again, as long as nobody takes it
+            with self._guard, suppress(StepDiffError):  # out of reach: tried again, as long as nobody takes it
                 if not self._end.is_set():
                     self._put(self._etag)
 
@@ -103,7 +103,7 @@ class Lease:
             return {}, None
         except (ValueError, RecursionError) as error:
             why = "delete it once no run writes into the store"
-            raise StoreError(f"{self.path} is damaged ({error}): {why}") from error
+            raise StepDiffError(f"{self.path} is damaged ({error}): {why}") from error
 
     def _put(self, etag: str | None, free: bool = False) -> bool:
         """Write the object in place of the one of that ETag; False where another was faster."""

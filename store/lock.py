@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from store.errors import HeldError, StoreError
+from common.errors import HeldError, StepDiffError
 from store.lease import Lease
 from store.remote import Place, RemotePath
 
@@ -36,8 +36,8 @@ os.register_at_fork(after_in_child=_after_fork)
 
 @contextmanager
 def locked(path: Place, wait: bool) -> Iterator[None]:
-    """Hold the lock file `path`, or raise StoreError naming the host and pid of the holder; with `wait` that is told on
-    stderr, and the holder waited for."""
+    """Hold the lock file `path`, or raise StepDiffError naming the host and pid of the holder; with `wait`, print that
+    to stderr and wait for it."""
     if isinstance(path, RemotePath):
         lease = Lease(path)
         lease.take(wait)
@@ -51,7 +51,7 @@ def locked(path: Place, wait: bool) -> Iterator[None]:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)  # what a link leads to would be truncated
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        raise StepDiffError(f"cannot write {path}: {error.strerror}") from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,9 +85,9 @@ def holds(path: Place) -> bool:
 
 
 def check_held(path: Place) -> None:
-    """StoreError where the lease of `path`, which this process took, has run out."""
+    """StepDiffError where the lease of `path`, which this process took, has run out."""
     if isinstance(path, RemotePath) and not holds(path):
-        raise StoreError(
+        raise StepDiffError(
             f"the lease of {path} ran out before it could be renewed: what is committed stands, run the command again"
         )
 

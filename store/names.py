@@ -3,7 +3,7 @@
 import hashlib
 import re
 
-from store.errors import StoreError
+from common.errors import StepDiffError
 
 ENTITIES = ("clips", "texts")
 INTERNAL = ("scale", "checksum", "status")
@@ -16,16 +16,16 @@ def text_key(text: str) -> str:
 
 
 def check_entity(entity: str) -> str:
-    """`entity` itself; StoreError where it is not one of ENTITIES."""
+    """`entity` itself; StepDiffError where it is not one of ENTITIES."""
     if entity not in ENTITIES:
-        raise StoreError(f"no entity {entity!r}: a store has rows for {' and '.join(ENTITIES)}")
+        raise StepDiffError(f"no entity {entity!r}: a store has rows for {' and '.join(ENTITIES)}")
     return entity
 
 
 def check_name(what: str, name: str) -> str:
-    """`name` itself; StoreError where it could not be a folder on every file system."""
+    """`name` itself; StepDiffError where it could not be a folder on every file system."""
     if not _SAFE.fullmatch(name):
-        raise StoreError(
+        raise StepDiffError(
             f"{what} name {name!r} is refused: use up to 100 letters, digits, '-' and '_', a letter or digit first"
         )
     return name

@@ -1,7 +1,7 @@
 """The object stores that places lie in, as the environment says they are reached, and what goes wrong with them.
 
 Guarantees
-- whatever goes wrong with an object store is one line of StoreError
+- whatever goes wrong with an object store is one line of StepDiffError
 - a forked process is told so, where obstore would wait for threads that the fork left behind
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import from_url
 
-from store.errors import StoreError
+from common.errors import StepDiffError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -62,10 +62,10 @@ def objects(base: str) -> "ObjectStore":
 
 
 def check_threads() -> None:
-    """StoreError in a process that was forked from one that uses obstore."""
+    """StepDiffError in a process that was forked from one that uses obstore."""
     global _used
     if _lost:
-        raise StoreError(
+        raise StepDiffError(
             "cannot use an object store in a forked process: use it after the fork alone, or start workers with spawn"
         )
     _used = True
@@ -73,7 +73,7 @@ def check_threads() -> None:
 
 @contextmanager
 def told(verb: str, url: str) -> Iterator[None]:
-    """Errors of obstore as one line of StoreError; FileNotFoundError where there is no such object."""
+    """Errors of obstore as one line of StepDiffError; FileNotFoundError where there is no such object."""
     check_threads()
     try:
         yield
@@ -85,7 +85,7 @@ def told(verb: str, url: str) -> Iterator[None]:
         raise _failed(verb, url, error) from error
 
 
-def _failed(verb: str, url: str, error: Exception) -> StoreError:
+def _failed(verb: str, url: str, error: Exception) -> StepDiffError:
     said = str(error)
     if "169.254.169.254" in said:  # obstore asked the machine for credentials, for want of others
         why, what = "no credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -95,7 +95,7 @@ def _failed(verb: str, url: str, error: Exception) -> StoreError:
         why, what = _reason(said), "check the credentials in the environment and what they may do"
     else:
         why, what = _reason(said), "what is committed stands; check network and endpoint and run the command again"
-    return StoreError(f"cannot {verb} {url} ({why}): {what}")
+    return StepDiffError(f"cannot {verb} {url} ({why}): {what}")
 
 
 def _reason(said: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from store.errors import StoreError
+from common.errors import StepDiffError
 from store.feature_store import Store, shard_rows
 from store.known import ENCODERS, TOKENS
 from store.layout import shard_number
@@ -78,14 +78,14 @@ class Plan:
 
 
 def plan(options: PlanOptions) -> Plan:
-    """The plan. StoreError where options do not fit, or an encoder, view or rate is not there."""
+    """The plan. StepDiffError where options do not fit, or an encoder, view or rate is not there."""
     if not options.clips >= 1 or options.clips % 1:
-        raise StoreError(f"--clips {options.clips} is refused: give a whole number, 1 or more")
+        raise StepDiffError(f"--clips {options.clips} is refused: give a whole number, 1 or more")
     rows = int(options.clips)
     if options.workers < 1:
-        raise StoreError(f"--workers {options.workers} is refused: give 1 or more")
+        raise StepDiffError(f"--workers {options.workers} is refused: give 1 or more")
     if (options.encoder is None) == (options.like is None):
-        raise StoreError(f"give either --encoder ({', '.join(ENCODERS)}) or --like STORE/VIEW")
+        raise StepDiffError(f"give either --encoder ({', '.join(ENCODERS)}) or --like STORE/VIEW")
     if options.like:
         view = _view(options.like, options.entity)
         entity, encoder, features = view.entity, view.provenance.encoder, dict(view.features)
@@ -154,14 +154,14 @@ def _is_count(value: Any) -> bool:
 def _hours(options: PlanOptions, rows: int, entity: str, encoder: str) -> list[Hours]:
     if options.clips_per_second is not None:
         if not 0 < options.clips_per_second < math.inf:
-            raise StoreError(f"--clips-per-second {options.clips_per_second} is refused: give a rate above 0")
+            raise StepDiffError(f"--clips-per-second {options.clips_per_second} is refused: give a rate above 0")
         return [_hour(rows, options.clips_per_second, "worker", "as given", options.workers)]
     place = options.measured_in or (str(Path(options.like).parent) if options.like else None)
     if place is None:
         return []
     rates = measured_rates(Store.open(place), entity, encoder)
     if options.measured_in and not rates:
-        raise StoreError(f"{place} tells no time of {encoder} on {entity}: run python -m featurize into it first")
+        raise StepDiffError(f"{place} tells no time of {encoder} on {entity}: run python -m featurize into it first")
     return [
         _hour(rows, count / seconds, device, f"{count:,} {entity} in {seconds:,.1f} s in {place}", options.workers)
         for device, (count, seconds) in sorted(rates.items())
@@ -176,7 +176,9 @@ def _hour(rows: int, rate: float, device: str, measured: str, workers: int) -> H
 def _known(encoder: str) -> tuple[str, str, dict[str, Feature]]:
     """Entity, encoder and features of a known encoder."""
     if encoder not in ENCODERS:
-        raise StoreError(f"no features are known of encoder {encoder!r}: give one of {', '.join(ENCODERS)}, or --like")
+        raise StepDiffError(
+            f"no features are known of encoder {encoder!r}: give one of {', '.join(ENCODERS)}, or --like"
+        )
     known = ENCODERS[encoder]
     features = {name: Feature(shape, "float32") for name, shape in known.features.items()}
     return known.entity, known.name, features

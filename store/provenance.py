@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from store.errors import StoreError
+from common.errors import StepDiffError
 
 DTYPES = ("float16", "float32", "int8")
 MOST_ROW_BYTES = 2**28
@@ -29,13 +29,13 @@ class Feature:
     """float16, float32, or int8 (quantised, with a float16 scale for every 64 channels)"""
 
     def __post_init__(self) -> None:
-        """StoreError where no row of that shape and dtype can be stored."""
+        """StepDiffError where no row of that shape and dtype can be stored."""
         if self.dtype not in DTYPES:
-            raise StoreError(f"dtype {_short(self.dtype)} is refused: features are {', '.join(DTYPES)}")
+            raise StepDiffError(f"dtype {_short(self.dtype)} is refused: features are {', '.join(DTYPES)}")
         if not self.shape or min(self.shape) < 1:
-            raise StoreError(f"feature shape {_short(self.shape)} is refused: give one axis or more, none 0")
+            raise StepDiffError(f"feature shape {_short(self.shape)} is refused: give one axis or more, none 0")
         if len(self.shape) > _MOST_AXES or self.row_bytes > MOST_ROW_BYTES:
-            raise StoreError(
+            raise StepDiffError(
                 f"feature shape {_short(self.shape)} in {self.dtype} is refused: a row has up to {_MOST_AXES} axes and "
                 f"{MOST_ROW_BYTES:,} bytes"
             )
@@ -86,16 +86,16 @@ class Provenance:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Provenance":
-        """The inverse of `as_dict`; StoreError where fields are missing or unknown."""
+        """The inverse of `as_dict`; StepDiffError where fields are missing or unknown."""
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             odd = sorted(names ^ set(values))
-            raise StoreError(f"provenance with missing or unknown fields: {_short(odd)[1:-1]}")
+            raise StepDiffError(f"provenance with missing or unknown fields: {_short(odd)[1:-1]}")
         dtypes = values["dtypes"]
         if not isinstance(dtypes, dict) or not all(
             isinstance(text, str) for text in (*(values[name] for name in names - {"dtypes"}), *dtypes.values())
         ):
-            raise StoreError("provenance with fields that are not text")
+            raise StepDiffError("provenance with fields that are not text")
         return cls(**{**values, "dtypes": dict(dtypes)})
 
     def difference(self, other: "Provenance") -> str:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float16, Int8
 
+from common.errors import StepDiffError
 from store.direct_io import aligned_empty
-from store.errors import StoreError
 from store.threads import cores, each, shares
 
 BLOCK = 64
@@ -60,14 +60,14 @@ def dequantise(
     """The values that `quantise` was given, within its error: float32, or as `out` is.
 
     `out` is C-contiguous float32 or float16; a float16 stops at 65504, where levels * scale may be
-    a little past it. StoreError on another `out`.
+    a little past it. StepDiffError on another `out`.
     """
     from store import kernels
 
     if out is None:
         out = np.empty(levels.shape, np.float32)
     if out.shape != levels.shape or out.dtype not in (np.float32, np.float16) or not out.flags.c_contiguous:
-        raise StoreError(
+        raise StepDiffError(
             f"out is {out.dtype} {out.shape}: dequantise needs C-contiguous float32 or float16 {levels.shape}"
         )
     bits = np.ascontiguousarray(scale).view(np.uint16)

@@ -24,8 +24,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 
+from common.errors import StepDiffError
 from store.direct_io import LEAST, read_direct
-from store.errors import StoreError
 from store.layout import Identity, identity
 from store.row_checks import Check, RowChecks, Versions, wrong_rows
 from store.seal import crc32c
@@ -117,7 +117,7 @@ class RowReader:
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 raise
-            raise StoreError(f"cannot open {path} ({error.strerror}): raise ulimit -n, files open at once") from None
+            raise StepDiffError(f"cannot open {path} ({error.strerror}): raise ulimit -n, files open at once") from None
 
     def _wanted(
         self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."], check: Check
@@ -143,7 +143,7 @@ class RowReader:
             missing[here] = ~file.present[slots[here]]
             there = here & ~missing
             if (file.lengths[slots[there]] != self._row_bytes).any():
-                raise StoreError(f"the index of {file.path} does not fit: run python -m store verify")
+                raise StepDiffError(f"the index of {file.path} does not fit: run python -m store verify")
         out[missing] = 0
         now, sums = self.checks.to_check(rows, versions, check)
         target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
@@ -355,8 +355,8 @@ def _take_direct(runs: list[_Run]) -> None:
     _take(left)
 
 
-def _failed(file: ShardFile, reason: str | None) -> StoreError:
-    return StoreError(f"cannot read {file.path} ({reason}): run python -m store verify")
+def _failed(file: ShardFile, reason: str | None) -> StepDiffError:
+    return StepDiffError(f"cannot read {file.path} ({reason}): run python -m store verify")
 
 
 def _after_fork() -> None:

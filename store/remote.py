@@ -26,7 +26,7 @@ from obstore.exceptions import (
     PreconditionError,
 )
 
-from store.errors import StoreError
+from common.errors import StepDiffError
 from store.object_stores import check_threads, objects, told
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _URL = re.compile(r"([a-z][a-z0-9]+):/+(.*)", re.DOTALL)  # one slash is what pa
 _NO_RANGE = re.compile("InvalidRange|non-partial response")
 
 
-class ReplacedError(StoreError):
+class ReplacedError(StepDiffError):
     """An object that was replaced since its index was read."""
 
 
@@ -242,7 +242,7 @@ Place = Path | RemotePath
 def place(path: str | os.PathLike[str] | RemotePath) -> Place:
     """Where a store lies: a folder (also as file://), or a place in an object store.
 
-    Raises StoreError on a URL that no object store here has.
+    Raises StepDiffError on a URL that no object store here has.
     """
     if isinstance(path, RemotePath):
         return path
@@ -254,7 +254,7 @@ def place(path: str | os.PathLike[str] | RemotePath) -> Place:
     if scheme == "file":
         return Path(f"/{rest}")
     if scheme not in _SCHEMES:
-        raise StoreError(f"{text} is no place for a store: give a folder, or a URL of {', '.join(_SCHEMES)}")
+        raise StepDiffError(f"{text} is no place for a store: give a folder, or a URL of {', '.join(_SCHEMES)}")
     return RemotePath(f"{scheme}://{rest.rstrip('/')}")
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
 
-from store.errors import DamageError
+from common.errors import DamageError
 from store.object_stores import pool
 from store.remote import Place, RemotePath, ReplacedError
 from store.row_checks import Check, RowChecks, wrong_rows

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from store.errors import StoreError
+from common.errors import StepDiffError
 from store.feature_store import Store
 from store.options import RequantiseOptions
 from store.progress import progress
@@ -50,13 +50,13 @@ class Requantised:
 
 
 def requantise(options: RequantiseOptions) -> Requantised:
-    """Make what is missing of the new view. StoreError where there is no old one, or the new one is another."""
+    """Make what is missing of the new view. StepDiffError where there is no old one, or the new one is another."""
     begin = time.monotonic()
     store = Store.open(options.path)
     old = store.view(options.entity, options.view, check="always")
     main = main_feature(old.features)
     if old.features[main].dtype == options.dtype:
-        raise StoreError(f"{main} of view {old.name} is {options.dtype} already: give another --dtype")
+        raise StepDiffError(f"{main} of view {old.name} is {options.dtype} already: give another --dtype")
     with store.lock(options.wait):
         features = with_dtype(old.features, options.dtype)
         new = store.create_view(options.entity, options.to, made_from(old, main, options.dtype), features)

@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt32
 
-from store.errors import DamageError, StoreError
+from common.errors import DamageError, StepDiffError
 from store.layout import Identity, ViewPaths
 from store.object_stores import pool
 from store.remote import RemotePath
@@ -38,11 +38,11 @@ _guard = threading.Lock()  # of every view's bits and chunks
 
 
 def known_check(check: str) -> Check:
-    """`check`, or StoreError where it is not a `Check`."""
+    """`check`, or StepDiffError where it is not a `Check`."""
     for known in get_args(Check):
         if check == known:
             return known
-    raise StoreError(f"check={check!r} is not known: give one of {', '.join(get_args(Check))}")
+    raise StepDiffError(f"check={check!r} is not known: give one of {', '.join(get_args(Check))}")
 
 
 class Checksums:

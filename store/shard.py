@@ -22,9 +22,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt64
 
+from common.errors import DamageError
 from store.bounded import read_whole
 from store.direct_io import reopened
-from store.errors import DamageError
 from store.remote import Place
 from store.seal import crc32c
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from store.errors import StoreError
+from common.errors import StepDiffError
 from store.layout import encode_json, read_json
 from store.remote import Place
 from store.seal import BLANK
@@ -27,12 +27,12 @@ def read_writes(path: Place, first: int, count: int) -> list[Write]:
     """Return what wrote the rows of a shard, which are `count` from `first` on.
 
     Raises:
-        StoreError: the file is damaged, or speaks of other rows.
+        StepDiffError: the file is damaged, or speaks of other rows.
         FileNotFoundError: it does not exist.
     """
     writes = read_json(path).get("writes")
     if not isinstance(writes, list):
-        raise StoreError(f"{path} does not say what wrote the shard: delete it, and run the command again")
+        raise StepDiffError(f"{path} does not say what wrote the shard: delete it, and run the command again")
     return [_parsed(path, write, first, first + count) for write in writes]
 
 
@@ -56,7 +56,9 @@ def _parsed(path: Place, write: object, first: int, end: int) -> Write:
             break
         rows |= set(range(span[0], span[1] + 1))
     if not fits or not isinstance(write, dict):
-        raise StoreError(f"{path} speaks of rows other than {first} to {end - 1}: delete it, and run the command again")
+        raise StepDiffError(
+            f"{path} speaks of rows other than {first} to {end - 1}: delete it, and run the command again"
+        )
     return Write(frozenset(rows), write["info"])
 
 

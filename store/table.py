@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 import polars as pl
 
+from common.errors import StepDiffError
 from store.bounded import read_whole
-from store.errors import StoreError
 from store.parquet_sizes import BYTES_PER_BYTE, ImplausibleSizes, check_sizes
 from store.remote import Place, RemotePath
 from store.seal import BLANK, digits, is_sealed, seal
@@ -38,7 +38,7 @@ os.register_at_fork(after_in_child=_after_fork)
 def check_threads(what: str) -> None:
     global _used
     if _lost:
-        raise StoreError(f"cannot {what} in a forked process: do it before the fork, or start workers with spawn")
+        raise StepDiffError(f"cannot {what} in a forked process: do it before the fork, or start workers with spawn")
     _used = True
 
 
@@ -51,7 +51,7 @@ def encode(frame: pl.DataFrame) -> bytes:
 
 
 def read(path: Place, columns: Sequence[str] | None = None, strict: bool = True) -> pl.DataFrame:
-    """The frame in `path`, or some columns of it; StoreError where it is damaged.
+    """The frame in `path`, or some columns of it; StepDiffError where it is damaged.
 
     Without `strict` those of the columns that it has.
     """
@@ -66,11 +66,11 @@ def read(path: Place, columns: Sequence[str] | None = None, strict: bool = True)
 
 
 def _check_text(path: Place, frame: pl.DataFrame, nbytes: int) -> None:
-    """StoreError where text that a dictionary repeats is out of proportion to a file of `nbytes` bytes."""
+    """StepDiffError where text that a dictionary repeats is out of proportion to a file of `nbytes` bytes."""
     most = max(_FREE_TEXT, BYTES_PER_BYTE * nbytes)
     texts = [series for series in frame if series.dtype == pl.String]
     if sum(series.str.len_bytes().cast(pl.UInt64).sum() for series in texts) > most:
-        raise StoreError(f"{path} repeats text beyond {most:,} bytes: restore the file")
+        raise StepDiffError(f"{path} repeats text beyond {most:,} bytes: restore the file")
 
 
 def written_seal(path: Place) -> str:
@@ -80,7 +80,7 @@ def written_seal(path: Place) -> str:
         footer = int.from_bytes(tail[-_END:][:4], "little") + _END
         return digits((tail if footer <= len(tail) else _tail(path, footer))[-footer:])
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+        raise StepDiffError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _tail(path: Place, nbytes: int) -> bytes:
@@ -97,21 +97,21 @@ def _checked(path: Place) -> bytes:
     try:
         data = read_whole(path, _MOST_BYTES)
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+        raise StepDiffError(f"cannot read {path}: {error.strerror}") from error
     if not is_sealed(data):
-        raise StoreError(f"{path} is not as it was written: run python -m store verify")
+        raise StepDiffError(f"{path} is not as it was written: run python -m store verify")
     try:
         check_sizes(data)
     except ImplausibleSizes as error:
-        raise StoreError(f"{path} is not a table of this store ({error}): restore the file") from None
+        raise StepDiffError(f"{path} is not a table of this store ({error}): restore the file") from None
     return data
 
 
 @contextmanager
 def _own_errors(path: Place) -> Iterator[None]:
-    """A file that is whole, but no table of ours, as one line of StoreError."""
+    """A file that is whole, but no table of ours, as one line of StepDiffError."""
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         why = str(error).strip().splitlines()[0]
-        raise StoreError(f"{path} is not a table of this store ({why}): restore the file") from None
+        raise StepDiffError(f"{path} is not a table of this store ({why}): restore the file") from None

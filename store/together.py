@@ -54,7 +54,7 @@ class Together:
     def replace(self, path: Place, pieces: Iterable[Buffer], nbytes: int) -> None:
         """Write `pieces` (about `nbytes` bytes in all) as the file `path`, in place of any old one, when all are there.
 
-        Raises StoreError where the disk is full or refuses. An object is put at once: nothing of it can be seen before.
+        Raises StepDiffError where the disk is full or refuses. An object is put at once and is not visible before.
         """
         if isinstance(path, RemotePath):
             return path.put(pieces, self._check)

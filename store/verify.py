@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt32
 
+from common.errors import DamageError, StepDiffError
 from store import verify_beside
 from store.catalog import Catalog
 from store.catalog_part import read_part
-from store.errors import DamageError, StoreError
 from store.feature_store import Store
 from store.key_index import open_index
 from store.layout import (
@@ -102,7 +102,7 @@ def _all(store: Store) -> Iterator[_Found]:
             if not broken:
                 try:
                     view = store.view(entity, folder.name)
-                except StoreError as error:
+                except StepDiffError as error:
                     yield group, f"is refused ({error})", keys.all()
                     continue
                 try:
@@ -126,7 +126,7 @@ class _Keys:
             try:
                 keys = read_part(part, ["key"])["key"]
                 self.known |= enumerate(keys.to_list(), first_row(part))
-            except StoreError:
+            except StepDiffError:
                 continue  # `_catalog` reports the part
 
     def all(self) -> list[str]:
@@ -158,7 +158,7 @@ def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
         why = None
         try:
             height = read_part(part, ["key"]).height
-        except StoreError as error:
+        except StepDiffError as error:
             height, why = max(end - start, 1), str(error)
         clips = keys(np.arange(start, start + min(height, _MOST_NAMED)))
         broken = list(_unsealed([part], clips))
@@ -187,7 +187,7 @@ def _longest(store: Store, entity: str) -> int:
         try:
             path = store.view(entity, name).paths.metadata("status")
             lengths.append(array_shape(path, read_json(path))[0])
-        except (StoreError, FileNotFoundError):
+        except (StepDiffError, FileNotFoundError):
             continue  # reported with the view
     return max(lengths)
 
@@ -203,7 +203,7 @@ def _view(view: View, keys: _Keys) -> Iterator[_Found]:
             yield path, why, keys.all()
     try:
         length = len(view)
-    except StoreError as error:
+    except StepDiffError as error:
         yield arrays[-1], f"is refused ({error})", keys.all()
         length = max(keys.known, default=-1) + 1
     for shard in _shards(view, length):
@@ -226,7 +226,7 @@ def _misfit(view: View, array: str, path: Place) -> str | None:
     try:
         metadata = read_json(path)
         array_shape(path, metadata)
-    except StoreError as error:
+    except StepDiffError as error:
         return f"is refused ({error})"
     expected = _expected(kind, shape, dtype, view.rows_per_shard)
     found = {**metadata, "shape": [0, *metadata["shape"][1:]]}

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from common.errors import StepDiffError
 from store.bounded import read_whole
-from store.errors import StoreError
 from store.layout import LOCK
 from store.remote import Place, RemotePath
 from store.seal import is_sealed
@@ -87,7 +87,7 @@ def sealed(path: Place) -> Iterator[Found]:
         return  # replaced since it was listed
     except OSError as error:
         yield path, f"cannot be read ({error.strerror})"
-    except StoreError as error:
+    except StepDiffError as error:
         yield path, f"cannot be read ({error})"
     else:
         if not is_sealed(data):
@@ -102,7 +102,7 @@ def _card(path: Place) -> dict[str, Any] | None:
             return None
         seal = card.pop("seal", None)
         return card if seal == hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest() else None
-    except (OSError, StoreError, ValueError, RecursionError):
+    except (OSError, StepDiffError, ValueError, RecursionError):
         return None
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Float32, Int, Shaped, UInt8, UInt32
 
+from common.errors import DamageError, StepDiffError
 from store import failures, table
 from store.catalog import Catalog
 from store.direct_io import aligned_empty, fill_memory
-from store.errors import DamageError, StoreError
 from store.layout import LOCK, Identity, ViewPaths, identity, read_json, shard_number, write_json
 from store.lock import holds
 from store.object_stores import pool
@@ -45,7 +45,7 @@ class View:
     time that a row is read through this object, and again when its shard file was replaced), "always" or "never" """
 
     def __init__(self, store: Place, catalog: Catalog, entity: str, name: str, check: Check = "first") -> None:
-        """The view `name` of `entity`, whose group exists; StoreError where it is damaged."""
+        """The view `name` of `entity`, whose group exists; StepDiffError where it is damaged."""
         self.entity = entity
         self.name = name
         self.check = known_check(check)
@@ -68,13 +68,13 @@ class View:
         return View, (self.paths.store, Catalog(self.catalog.folder), self.entity, self.name, self.check)
 
     def __len__(self) -> int:
-        """Rows that the arrays have room for, now; StoreError where the catalog has not as many."""
+        """Rows that the arrays have room for, now; StepDiffError where the catalog has not as many."""
         path = self.paths.metadata("status")
         now = identity(path)
         if self._length[0] != now:
             rows, known = array_shape(path, read_json(path))[0], len(self.catalog)
             if rows > known:
-                raise StoreError(
+                raise StepDiffError(
                     f"{path} tells of {rows} rows and the catalog of {self.entity} has {known}: "
                     "a part of the catalog is lost, or the file is not this store's; restore it"
                 )
@@ -82,9 +82,9 @@ class View:
         return self._length[1]
 
     def resize(self) -> None:
-        """Grow the arrays to the catalog's length. StoreError without the store's lock."""
+        """Grow the arrays to the catalog's length. StepDiffError without the store's lock."""
         if not holds(self.paths.store / LOCK):
-            raise StoreError(
+            raise StepDiffError(
                 f"view {self.name} of {self.entity} grows under the store's lock only: "
                 "resize it inside `with store.lock()`"
             )
@@ -149,7 +149,7 @@ class View:
         `check` takes the place of the view's own: whether rows are compared with their stored checksums "always", at
         their "first" read, or "never".
 
-        Raises StoreError on a feature there is not, an `out` that does not fit, or a row that is
+        Raises StepDiffError on a feature there is not, an `out` that does not fit, or a row that is
         absent or failed, naming its key; DamageError on a row that differs from its checksum, naming its key.
         """
         self._known(feature)
@@ -182,12 +182,12 @@ class View:
     ) -> Quantised:
         """Rows of an int8 feature as they are stored, int8 with float16 scales, into `out` if given.
 
-        For whoever dequantises where the values are used. Raises as `read` does, and StoreError
+        For whoever dequantises where the values are used. Raises as `read` does, and StepDiffError
         on a feature that is not int8.
         """
         self._known(feature)
         if self.features[feature].dtype != "int8":
-            raise StoreError(f"{feature} of view {self.name} is {self.features[feature].dtype}, not int8: use read")
+            raise StepDiffError(f"{feature} of view {self.name} is {self.features[feature].dtype}, not int8: use read")
         self._check_ok(rows)
         levels, scale = out or (None, None)
         scale, levels = self._read(rows, {"scale": scale, feature: levels}, direct, check)  # what is small first
@@ -236,7 +236,7 @@ class View:
         - failures: row number -> why the row could not be computed
         - info: what computed them (library versions, device), recorded beside the shard
 
-        A row that is ok already keeps its bytes. Raises StoreError where rows or shapes do not
+        A row that is ok already keeps its bytes. Raises StepDiffError where rows or shapes do not
         fit, or the disk is full; what was committed then still stands.
         """
         ShardWriter(self, shard).write(rows, features, failures, info)
@@ -250,10 +250,10 @@ class View:
             How many of the rows were ok.
 
         Raises:
-            StoreError: the caller does not hold the store's lock, or the disk is full.
+            StepDiffError: the caller does not hold the store's lock, or the disk is full.
         """
         if not holds(self.paths.store / LOCK):
-            raise StoreError(
+            raise StepDiffError(
                 f"rows of view {self.name} of {self.entity} are withdrawn under the store's lock only: "
                 "do it inside `with store.lock()`"
             )
@@ -275,7 +275,7 @@ class View:
 
     def _known(self, feature: str) -> None:
         if feature not in self.features:
-            raise StoreError(
+            raise StepDiffError(
                 f"no feature {feature!r} in view {self.name} of {self.entity}: it has {', '.join(self.features)}"
             )
 
@@ -293,7 +293,7 @@ class View:
             if (status != OK).any():
                 row = int(here[status != OK][0])
                 state = "failed" if status[status != OK][0] == FAILED else "absent"
-                raise StoreError(
+                raise StepDiffError(
                     f"{self.catalog.name(row)} is {state} in view {self.name} of "
                     f"{self.entity} (shard {shard}): leave it out, or run featurize for it"
                 )
@@ -358,7 +358,7 @@ class View:
         if out is None:
             return aligned_empty(shape, dtype)
         if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
-            raise StoreError(f"out is {out.dtype} {out.shape}: {name} needs C-contiguous {dtype} {shape}")
+            raise StepDiffError(f"out is {out.dtype} {out.shape}: {name} needs C-contiguous {dtype} {shape}")
         return out
 
     def _check_not_dropped(self) -> None:
@@ -367,9 +367,9 @@ class View:
             self.check_stands()
 
     def check_stands(self) -> None:
-        """StoreError where the view was dropped since it was opened, or another has its name now."""
+        """StepDiffError where the view was dropped since it was opened, or another has its name now."""
         if identity(self.paths.group / "zarr.json") != self._made:
-            raise StoreError(f"view {self.name} of {self.entity} in {self.paths.store} was dropped: open it again")
+            raise StepDiffError(f"view {self.name} of {self.entity} in {self.paths.store} was dropped: open it again")
 
     def _reader(self, name: str) -> RowReader | RemoteReader:
         feature = self.stored[name]

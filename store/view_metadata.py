@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from store.errors import StoreError
+from common.errors import StepDiffError
 from store.layout import read_json
 from store.names import INTERNAL, check_name
 from store.provenance import Feature, Provenance
@@ -43,37 +43,37 @@ def read_view(path: Place) -> ViewMetadata:
     """Return what the zarr.json of a view's group says.
 
     Raises:
-        StoreError: the file is damaged, or says what no view can be.
+        StepDiffError: the file is damaged, or says what no view can be.
         FileNotFoundError: it does not exist.
     """
     try:
         return _parsed(_mapping(read_json(path).get("attributes"), "attributes"))
     except _Refused as error:
-        raise StoreError(f"{path} is no metadata of a view ({error}): restore the file, or drop the view") from None
+        raise StepDiffError(f"{path} is no metadata of a view ({error}): restore the file, or drop the view") from None
 
 
 def array_shape(path: Place, metadata: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the shape in the metadata of an array, read from `path`; StoreError where it is none."""
+    """Return the shape in the metadata of an array, read from `path`; StepDiffError where it is none."""
     shape = metadata.get("shape")
     if (
         not isinstance(shape, list)
         or not 1 <= len(shape) <= 32
         or not all(type(length) is int and 0 <= length <= _MOST_ROWS for length in shape)
     ):
-        raise StoreError(f"{path} is no metadata of an array (shape {str(shape)[:100]}): restore the file")
+        raise StepDiffError(f"{path} is no metadata of an array (shape {str(shape)[:100]}): restore the file")
     return tuple(shape)
 
 
 def check_features(features: Mapping[str, Feature]) -> None:
-    """StoreError where no view can have these features."""
+    """StepDiffError where no view can have these features."""
     if not features:
-        raise StoreError("it has no features: give one or more")
+        raise StepDiffError("it has no features: give one or more")
     for name in features:
         check_name("feature", name)
         if name in INTERNAL:
-            raise StoreError(f"feature name {name!r} is the store's own: use another")
+            raise StepDiffError(f"feature name {name!r} is the store's own: use another")
     if sum(feature.dtype == "int8" for feature in features.values()) > 1:
-        raise StoreError("it has two int8 features: a view holds one, with its scale")
+        raise StepDiffError("it has two int8 features: a view holds one, with its scale")
 
 
 def is_shard_rows(rows: object) -> bool:
@@ -105,7 +105,7 @@ def _parsed(attributes: Mapping[str, Any]) -> ViewMetadata:
             name: _feature(feature) for name, feature in _mapping(attributes.get("features"), "features").items()
         }
         check_features(features)
-    except StoreError as error:
+    except StepDiffError as error:
         raise _Refused(str(error)) from None
     stored = stored_features(features)
     checksummed = attributes.get("checksummed")

@@ -20,10 +20,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int, UInt8, UInt32
 
+from common.errors import StepDiffError
 from store import failures as failure_files
 from store import table
 from store.commit import make_folder
-from store.errors import StoreError
 from store.lock import check_held, locked
 from store.remote import Place
 from store.remote_shard import open_shard
@@ -114,17 +114,19 @@ class ShardWriter:
         every = np.concatenate([rows, np.array(list(failures), np.int64)]).astype(np.int64)
         last = min(self.first + view.rows_per_shard, len(view))
         if len(np.unique(every)) != len(every):
-            raise StoreError(f"{where}: a row is given twice, or both with features and as failed")
+            raise StepDiffError(f"{where}: a row is given twice, or both with features and as failed")
         if len(every) and (every.min() < self.first or every.max() >= last):
-            raise StoreError(
+            raise StepDiffError(
                 f"{where} takes rows {self.first} to {last - 1}, got {every.min()} to "
                 f"{every.max()}: call resize() after the catalog grew"
             )
         if len(rows) and set(features) != set(view.features):
-            raise StoreError(f"{where} takes {sorted(view.features)}, got {sorted(features)}")
+            raise StepDiffError(f"{where} takes {sorted(view.features)}, got {sorted(features)}")
         for name, values in features.items():
             if values.shape != (len(rows), *view.features[name].shape):
-                raise StoreError(f"{where}: {name} is {values.shape}, needs {(len(rows), *view.features[name].shape)}")
+                raise StepDiffError(
+                    f"{where}: {name} is {values.shape}, needs {(len(rows), *view.features[name].shape)}"
+                )
 
     def _write_rows(
         self,

@@ -158,7 +158,10 @@ def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, 
     assert "VLEmb (aligned head, pairs)" in methods and "StepDiff, generated QA" not in methods
     assert {score["setting"]["pair"] for score in told["scores"]} == {"average", "reference", "candidate"}
     assert {score["method"] for score in told["scores"] if score["metric"] == "invented"} == {
-        "StepDiff", "Interleaved", "VCLM", "Socratic (step desc.)"
+        "StepDiff",
+        "Interleaved",
+        "VCLM",
+        "Socratic (step desc.)",
     }
 
 

@@ -1,10 +1,10 @@
 """A model's name -> a local folder and its fingerprint."""
 
 import common.startup  # noqa: F401  # before the slow imports: an interrupt is one line
-from weights.errors import WeightsError
+from common.errors import StepDiffError
 from weights.fetching import fetch
 from weights.fingerprints import fingerprint
 from weights.registry import NAMES
 from weights.resolving import resolve
 
-__all__ = ["NAMES", "WeightsError", "fetch", "fingerprint", "resolve"]
+__all__ = ["NAMES", "StepDiffError", "fetch", "fingerprint", "resolve"]

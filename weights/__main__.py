@@ -11,8 +11,8 @@ import sys
 import jsonargparse
 
 from common import command
+from common.errors import StepDiffError
 from weights.cache import cache_folder, is_complete
-from weights.errors import WeightsError
 from weights.fetching import fetch
 from weights.registry import NAMES, SOURCES
 
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
             _json()
         else:
             _table()
-    except WeightsError as problem:
+    except StepDiffError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     return 0

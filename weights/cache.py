@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from weights.errors import WeightsError
+from common.errors import StepDiffError
 from weights.registry import Source
 
 
@@ -38,7 +38,7 @@ def staging(source: Source) -> Iterator[Path]:
     behind is cleared here, which the lock makes safe.
 
     Raises:
-        WeightsError: the cache folder cannot be written.
+        StepDiffError: the cache folder cannot be written.
     """
     cache = cache_folder()
     folder = cache / f".partial-{source.name}"
@@ -46,7 +46,7 @@ def staging(source: Source) -> Iterator[Path]:
         cache.mkdir(parents=True, exist_ok=True)
         lock = (cache / f".lock-{source.name}").open("w")
     except OSError as problem:
-        raise WeightsError(
+        raise StepDiffError(
             f"the cache folder {cache} cannot be written ({problem.strerror}): set STEPDIFF_CACHE to a folder that can"
         ) from None
     with lock:

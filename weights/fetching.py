@@ -22,7 +22,7 @@ def fetch(name: str) -> Path:
     Says on standard error what it does.
 
     Raises:
-        WeightsError: the name is not registered, or the download failed or was not the pinned one.
+        StepDiffError: the name is not registered, or the download failed or was not the pinned one.
     """
     return fetch_source(registry.source(name))
 

@@ -17,8 +17,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from common.errors import StepDiffError
 from weights.cache import cache_folder
-from weights.errors import WeightsError
 
 _MEMORY = ".digests.2"  # numbered by what an entry holds: other versions of this file share the cache
 
@@ -27,7 +27,7 @@ def fingerprint(path: Path | str) -> str:
     """Sha256 hex over the sorted (relative name, sha256) of a folder's files, or of one file.
 
     Raises:
-        WeightsError: nothing is there, or the folder holds no file.
+        StepDiffError: nothing is there, or the folder holds no file.
     """
     path = Path(path).absolute()
     files = _files(path)
@@ -60,7 +60,7 @@ def _files(path: Path) -> list[tuple[str, Path]]:
                 file = Path(parent, name)
                 found.append((file.relative_to(path).as_posix(), file))
     if not found:
-        raise WeightsError(f"no weights at {path}: there is no such file, or no file in the folder")
+        raise StepDiffError(f"no weights at {path}: there is no such file, or no file in the folder")
     return found
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.errors import StepDiffError
 from weights import conversions
-from weights.errors import WeightsError
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,9 @@ def source(name: str) -> Source:
     """The registered model of that name.
 
     Raises:
-        WeightsError: no model of that name is registered; says which are.
+        StepDiffError: no model of that name is registered; says which are.
     """
     for candidate in SOURCES:
         if candidate.name == name:
             return candidate
-    raise WeightsError(f"no weights named {name!r}: the names are {', '.join(NAMES)}")
+    raise StepDiffError(f"no weights named {name!r}: the names are {', '.join(NAMES)}")

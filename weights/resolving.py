@@ -15,9 +15,9 @@ import json
 import re
 from pathlib import Path
 
+from common.errors import StepDiffError
 from weights import registry
 from weights.cache import cache_folder, is_complete
-from weights.errors import WeightsError
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
@@ -30,19 +30,19 @@ def resolve(name: str) -> Path:
         name: a registered name, a path, or a hub id.
 
     Raises:
-        WeightsError: a registered name that was not fetched, a hub model out of reach, or
+        StepDiffError: a registered name that was not fetched, a hub model out of reach, or
             nothing of that kind.
     """
     if name in registry.NAMES:
         if not is_complete(registry.source(name)):
-            raise WeightsError(f"{name} is not fetched yet: run python -m weights fetch {name}")
+            raise StepDiffError(f"{name} is not fetched yet: run python -m weights fetch {name}")
         return cache_folder() / name
     path = Path(name).expanduser()
     if path.exists():
         return path.absolute()
     match = _HUB_ID.fullmatch(name)
     if match is None:
-        raise WeightsError(
+        raise StepDiffError(
             f"no weights at {name!r}: give a folder, a hub id (org/name), or one of {', '.join(registry.NAMES)}"
         )
     return _from_hub(match["repo"], match["revision"])
@@ -70,18 +70,18 @@ def _from_hub(repo: str, revision: str | None) -> Path:
         if _is_whole(cached):
             return cached
     except HFValidationError as problem:
-        raise WeightsError(f"{repo!r} is no hub id and no path ({problem})") from None
+        raise StepDiffError(f"{repo!r} is no hub id and no path ({problem})") from None
     except LocalEntryNotFoundError:
         pass
     try:
         found = Path(snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
         reason = str(problem).strip().splitlines()[0].rstrip(".") if str(problem) else "no answer"
-        raise WeightsError(
+        raise StepDiffError(
             f"{repo} is neither a path nor in the hub's cache, and the hub did not give it "
             f"({reason}): check the name and the connection, or give a local folder"
         ) from None
     # Where the hub is out of reach, what is cached comes, whole or not.
     if any(found.glob("*.safetensors.index.json")) and not _is_whole(found):
-        raise WeightsError(f"{repo}: its download broke off ({found}): run again where the hub is in reach")
+        raise StepDiffError(f"{repo}: its download broke off ({found}): run again where the hub is in reach")
     return found

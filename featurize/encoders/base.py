@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from common.errors import StepDiffError
 from featurize.encoders.folder import load_tokenizer
-from featurize.errors import FeaturizeError
 from featurize.frames import WORDS, Sampling
 from featurize.picture import Crop, Resample
 from store import Feature, Provenance
@@ -76,7 +76,7 @@ class Encoder(ABC):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """What cuts texts into tokens, where texts are encoded. FeaturizeError where the weights have none."""
+        """What cuts texts into tokens, where texts are encoded. StepDiffError where the weights have none."""
         return load_tokenizer(self.weights, self.wanted)
 
     @cached_property
@@ -93,7 +93,7 @@ class Encoder(ABC):
             dtype: how tokens are stored: float16, float32 or int8. Embeddings are float32.
 
         Raises:
-            FeaturizeError: the entity is not one that this encoder encodes.
+            StepDiffError: the entity is not one that this encoder encodes.
         """
 
     def provenance(self, entity: str, dtype: str = "float16") -> Provenance:
@@ -109,7 +109,7 @@ class Encoder(ABC):
         """Features of clips from RGB frames, resized and cropped as `crop` says.
 
         Raises:
-            FeaturizeError: this encoder encodes no clips.
+            StepDiffError: this encoder encodes no clips.
         """
         raise self._refusal("clips")
 
@@ -117,24 +117,24 @@ class Encoder(ABC):
         """Features of texts; what is behind the first `max_tokens` tokens is not seen.
 
         Raises:
-            FeaturizeError: this encoder encodes no texts, or a text is `unusable`.
+            StepDiffError: this encoder encodes no texts, or a text is `unusable`.
         """
         raise self._refusal("texts")
 
     def check_entity(self, entity: str) -> None:
-        """Raise FeaturizeError where the entity is not one of `entities`."""
+        """Raise StepDiffError where the entity is not one of `entities`."""
         if entity not in self.entities:
             raise self._refusal(entity)
 
-    def _refusal(self, entity: str) -> FeaturizeError:
+    def _refusal(self, entity: str) -> StepDiffError:
         able = " and ".join(self.entities)
-        return FeaturizeError(f"encoder {self.name} encodes {able}, not {entity}: choose another")
+        return StepDiffError(f"encoder {self.name} encodes {able}, not {entity}: choose another")
 
     def check_frames(self, frames: UInt8[np.ndarray, "..."]) -> None:
-        """Raise FeaturizeError where frames have not the shape [B, T, size, size, 3]."""
+        """Raise StepDiffError where frames have not the shape [B, T, size, size, 3]."""
         expected = (self.frames, self.size, self.size, 3)
         if frames.ndim != 5 or frames.shape[1:] != expected:
-            raise FeaturizeError(
+            raise StepDiffError(
                 f"encoder {self.name} takes frames [B, {', '.join(map(str, expected))}], not {list(frames.shape)}"
             )
 
@@ -145,7 +145,7 @@ def unusable(text: str) -> str | None:
 
 
 def check_texts(texts: list[str]) -> None:
-    """Raise FeaturizeError naming the first text that is `unusable`."""
+    """Raise StepDiffError naming the first text that is `unusable`."""
     for place, text in enumerate(texts):
         if reason := unusable(text):
-            raise FeaturizeError(f"text {place} of the batch: {reason}")
+            raise StepDiffError(f"text {place} of the batch: {reason}")

@@ -37,7 +37,7 @@ class Clip(ImageText):
             frames: T of a clip.
 
         Raises:
-            FeaturizeError: the folder does not hold a CLIP, there is no such layer, or the
+            StepDiffError: the folder does not hold a CLIP, there is no such layer, or the
                 preprocessing is not one that the decoder can do.
         """
         from transformers import CLIPModel

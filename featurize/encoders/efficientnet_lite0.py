@@ -36,7 +36,7 @@ class EfficientNetLite0(Encoder):
     layer = "last feature map, behind ReLU6"
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        """FeaturizeError where the folder does not hold this model."""
+        """StepDiffError where the folder does not hold this model."""
         super().__init__(weights)
         config = read_config(weights, self.wanted, "architecture", self.name)
         self.size = self.short_side = int(config["image_size"])

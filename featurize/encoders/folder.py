@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurize.errors import FeaturizeError
+from common.errors import StepDiffError
 
 if TYPE_CHECKING:
     import torch
@@ -20,18 +20,18 @@ def read_config(folder: Path, wanted: str, key: str, value: str) -> dict[str, An
         wanted: what the folder should hold, in words.
 
     Raises:
-        FeaturizeError: no such file, no JSON, or it is another model's.
+        StepDiffError: no such file, no JSON, or it is another model's.
     """
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise FeaturizeError(f"{folder} holds no config.json: give {wanted}") from None
+        raise StepDiffError(f"{folder} holds no config.json: give {wanted}") from None
     except ValueError as problem:
-        raise FeaturizeError(f"{path} is no JSON ({problem}): give {wanted}") from None
+        raise StepDiffError(f"{path} is no JSON ({problem}): give {wanted}") from None
     found = config.get(key) if isinstance(config, dict) else None
     if found != value:
-        raise FeaturizeError(f"{path} has {key} {found!r}, not {value!r}: give {wanted}")
+        raise StepDiffError(f"{path} has {key} {found!r}, not {value!r}: give {wanted}")
     return config
 
 
@@ -45,7 +45,7 @@ def load_model(kind: Any, folder: Path, device: "torch.device", wanted: str, att
         attention: how transformers shall compute it.
 
     Raises:
-        FeaturizeError: the files are absent, damaged, another model's, or not safetensors.
+        StepDiffError: the files are absent, damaged, another model's, or not safetensors.
     """
     import torch
     from safetensors import SafetensorError
@@ -62,33 +62,33 @@ def load_model(kind: Any, folder: Path, device: "torch.device", wanted: str, att
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
         reason = str(problem).strip().splitlines()[0]
-        raise FeaturizeError(f"{folder} cannot be loaded ({reason}): give {wanted}") from None
+        raise StepDiffError(f"{folder} cannot be loaded ({reason}): give {wanted}") from None
     if report["missing_keys"]:  # transformers would go on with random numbers in their place
         missing = sorted(report["missing_keys"])
         what = kind.__name__.removesuffix("Model")
-        raise FeaturizeError(f"{folder} lacks {len(missing)} tensors of a {what}, first {missing[0]}: give {wanted}")
+        raise StepDiffError(f"{folder} lacks {len(missing)} tensors of a {what}, first {missing[0]}: give {wanted}")
     return model.eval().requires_grad_(False).to(device)
 
 
 def load_tokenizer(folder: Path, wanted: str) -> Any:
-    """The folder's tokenizer. FeaturizeError where it has none that can be loaded here."""
+    """The folder's tokenizer. StepDiffError where it has none that can be loaded here."""
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, ImportError, TypeError) as problem:  # TypeError: files are absent
         reason = str(problem).strip().splitlines()[0]
-        raise FeaturizeError(f"{folder} has no tokenizer that can be loaded ({reason}): give {wanted}") from None
+        raise StepDiffError(f"{folder} has no tokenizer that can be loaded ({reason}): give {wanted}") from None
 
 
 def hidden_state(layer: int, blocks: int, what: str) -> int:
     """The index from the front, 0 to `blocks`, of a hidden state that may be counted from the end.
 
     Raises:
-        FeaturizeError: there is none of that number.
+        StepDiffError: there is none of that number.
     """
     if not -blocks - 1 <= layer <= blocks:
-        raise FeaturizeError(
+        raise StepDiffError(
             f"there is no layer {layer}: this {what} has hidden states 0 to {blocks} (or -{blocks + 1} to -1)"
         )
     return layer % (blocks + 1)
@@ -98,7 +98,7 @@ def load_state(model: "torch.nn.Module", path: Path, wanted: str) -> None:
     """Fill a module from a safetensors file that holds exactly its tensors.
 
     Raises:
-        FeaturizeError: the file is absent or damaged, or its tensors are not the module's.
+        StepDiffError: the file is absent or damaged, or its tensors are not the module's.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -106,12 +106,12 @@ def load_state(model: "torch.nn.Module", path: Path, wanted: str) -> None:
     try:
         state = load_file(path)
     except (FileNotFoundError, SafetensorError) as problem:
-        raise FeaturizeError(f"{path} cannot be read ({problem}): give {wanted}") from None
+        raise StepDiffError(f"{path} cannot be read ({problem}): give {wanted}") from None
     expected = model.state_dict()
     odd = set(state) ^ set(expected)
     odd |= {name for name in set(state) - odd if state[name].shape != expected[name].shape}
     if odd:
-        raise FeaturizeError(
+        raise StepDiffError(
             f"{path}: {len(odd)} tensors are missing, unknown or of another shape, first {min(odd)}: give {wanted}"
         )
     model.load_state_dict(state)

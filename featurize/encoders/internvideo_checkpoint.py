@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
+from common.errors import StepDiffError
 from featurize.encoders.internvideo_model import SIZES, InternVideoMM, Size
-from featurize.errors import FeaturizeError
 
 _PREFIX = "clip."
 _WANTED = "a published InternVideo-MM checkpoint (.ckpt), or its tensors as .safetensors"
@@ -25,7 +25,7 @@ def load_model(path: Path, name: str, size: Size, device: torch.device) -> Inter
     """The model `name` of `size` in float32, ready to run.
 
     Raises:
-        FeaturizeError: the file cannot be read or runs code, or its tensors are not those of the model.
+        StepDiffError: the file cannot be read or runs code, or its tensors are not those of the model.
     """
     state = _tensors(path)
     expected = _shapes(size)
@@ -51,7 +51,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as problem:
-        raise FeaturizeError(f"{path} cannot be read ({_first_line(problem)}): give {_WANTED}") from None
+        raise StepDiffError(f"{path} cannot be read ({_first_line(problem)}): give {_WANTED}") from None
     if any(name.startswith(_PREFIX) for name in state):
         return state
     return {_PREFIX + name: values for name, values in state.items()}
@@ -62,12 +62,12 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
         # what an older PyTorch wrote is no zip file, and cannot be mapped
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as problem:
-        raise FeaturizeError(f"{path} is refused, {_pickle_reason(problem)}: give {_WANTED}") from None
+        raise StepDiffError(f"{path} is refused, {_pickle_reason(problem)}: give {_WANTED}") from None
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as problem:
-        raise FeaturizeError(f"{path} is cut short or no checkpoint ({_first_line(problem)}): copy it again") from None
+        raise StepDiffError(f"{path} is cut short or no checkpoint ({_first_line(problem)}): copy it again") from None
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
-        raise FeaturizeError(f"{path} has no state_dict: give {_WANTED}")
+        raise StepDiffError(f"{path} has no state_dict: give {_WANTED}")
     return {str(name): values for name, values in state.items() if isinstance(values, torch.Tensor)}
 
 
@@ -88,16 +88,16 @@ def _shapes(size: Size) -> dict[str, tuple[int, ...]]:
 
 
 def _check(path: Path, name: str, found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
-    """FeaturizeError, in one line, where the tensors found are not those expected."""
+    """StepDiffError, in one line, where the tensors found are not those expected."""
     if found == expected:
         return
     for other, size in SIZES.items():
         if found == _shapes(size):
-            raise FeaturizeError(f"{path} holds {other}, not {name}: give --encoder {other}, or the other checkpoint")
+            raise StepDiffError(f"{path} holds {other}, not {name}: give --encoder {other}, or the other checkpoint")
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     shaped = sorted(tensor for tensor in found.keys() & expected.keys() if found[tensor] != expected[tensor])
     if len(missing) == len(expected):
-        raise FeaturizeError(f"{path} is another model's, without a tensor of {name}: give {_WANTED}")
+        raise StepDiffError(f"{path} is another model's, without a tensor of {name}: give {_WANTED}")
     faults = [f"lacks {len(missing)} tensors, first {missing[0]}"] if missing else []
     if extra:
         faults.append(f"has {len(extra)} that {name} has not, first {extra[0]}")
@@ -106,4 +106,4 @@ def _check(path: Path, name: str, found: dict[str, tuple[int, ...]], expected: d
         faults.append(
             f"has {len(shaped)} of another shape, first {first} {list(found[first])} for {list(expected[first])}"
         )
-    raise FeaturizeError(f"{path} is no {name}: it {'; it '.join(faults)}: give {_WANTED}")
+    raise StepDiffError(f"{path} is no {name}: it {'; it '.join(faults)}: give {_WANTED}")

@@ -56,7 +56,7 @@ class InternVideo(Encoder):
             size: of a model that was never published; None is that of its name.
 
         Raises:
-            FeaturizeError: there is no checkpoint, or it is not that model's.
+            StepDiffError: there is no checkpoint, or it is not that model's.
         """
         super().__init__(weights)
         self._size = size or SIZES[self.name]
@@ -78,7 +78,7 @@ class InternVideo(Encoder):
         return fingerprint(self._checkpoint)
 
     def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
-        """See `Encoder.features`. FeaturizeError too where texts are asked and the tokenizer's files are missing."""
+        """See `Encoder.features`. StepDiffError too where texts are asked and the tokenizer's files are missing."""
         self.check_entity(entity)
         embedding = Feature((self._size.embedding,), "float32")
         if entity == "clips":
@@ -136,7 +136,7 @@ class InternVideo(Encoder):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """See `Encoder.tokenizer`. FeaturizeError too where its files are damaged, or another model's."""
+        """See `Encoder.tokenizer`. StepDiffError too where its files are damaged, or another model's."""
         return self._vocabulary.encode
 
     @cached_property

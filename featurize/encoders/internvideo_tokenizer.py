@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featurize.errors import FeaturizeError
+from common.errors import StepDiffError
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _WANTED = "CLIP's tokenizer.json, or its vocab.json and merges.txt"
@@ -31,22 +31,22 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
     """The tokenizer of a folder, of `vocabulary` ids, whose last two start and end a text.
 
     Raises:
-        FeaturizeError: its files are missing, damaged, or another model's.
+        StepDiffError: its files are missing, damaged, or another model's.
     """
     from transformers import CLIPTokenizer
 
     try:
         ids, merges = _read(folder)
     except (ValueError, KeyError, TypeError) as problem:
-        raise FeaturizeError(f"the tokenizer files in {folder} are damaged ({problem!r}): give {_WANTED}") from None
+        raise StepDiffError(f"the tokenizer files in {folder} are damaged ({problem!r}): give {_WANTED}") from None
     if len(ids) != vocabulary or (ids.get(_START), ids.get(_END)) != (vocabulary - 2, vocabulary - 1):
-        raise FeaturizeError(
+        raise StepDiffError(
             f"the tokenizer in {folder} is not CLIP's: it has {len(ids)} ids with {_END} at {ids.get(_END)}, "
             f"where {vocabulary} with {_END} last are needed: give {_WANTED}"
         )
     unknown = [pair for pair in merges if not {*pair, "".join(pair)} <= ids.keys()]
     if unknown:
-        raise FeaturizeError(f"the tokenizer in {folder} merges {unknown[0]}, not in its vocabulary: give {_WANTED}")
+        raise StepDiffError(f"the tokenizer in {folder} merges {unknown[0]}, not in its vocabulary: give {_WANTED}")
     digest = hashlib.sha256(json.dumps([ids, merges], sort_keys=True).encode()).hexdigest()[:16]
     # the annotation of `merges` leaves out the pairs that it takes
     return Tokenizer(digest, CLIPTokenizer(vocab=ids, merges=merges))  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
         ids = json.loads(table.read_text("utf-8"))
         pairs = [line for line in list_.read_text("utf-8").split("\n") if line and not line.startswith("#version")]
     else:
-        raise FeaturizeError(f"texts need a tokenizer, and {folder} has none: put {_WANTED} there")
+        raise StepDiffError(f"texts need a tokenizer, and {folder} has none: put {_WANTED} there")
     merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in pairs]
     if not all(len(pair) == 2 for pair in merges):
         raise ValueError("a merge of other than two tokens")

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from jaxtyping import Float32
 
+from common.errors import StepDiffError
 from featurize.encoders.folder import hidden_state
 from featurize.encoders.tower import Tower
-from featurize.errors import FeaturizeError
 
 _TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}  # class tokens of a frame
 
@@ -24,7 +24,7 @@ class Llava(Tower):
 
         vision = config.vision_config
         if vision.model_type not in _TOWERS:
-            raise FeaturizeError(
+            raise StepDiffError(
                 f"the image tower of {self.weights} is {vision.model_type}, not {' or '.join(_TOWERS)}: "
                 f"give {self.wanted}"
             )

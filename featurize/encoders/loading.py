@@ -6,12 +6,12 @@ A new encoder is one file and one line of `_ENCODERS`.
 from importlib import import_module
 from pathlib import Path
 
+from common.errors import StepDiffError
 from featurize.encoders.base import Encoder
 from featurize.encoders.checkpoints import checkpoint_file
-from featurize.errors import FeaturizeError
 from featurize.frames import Sampling
 from weights import NAMES as FETCHED
-from weights import WeightsError, resolve
+from weights import resolve
 
 _ENCODERS = {  # name -> file of this folder and class, imported when it is asked for
     "efficientnet-lite0": ("efficientnet_lite0", "EfficientNetLite0"),
@@ -36,7 +36,7 @@ def deciding(name: str, weights: Path) -> Path:
     """Which of an encoder's weights decide the features of clips: they are what its provenance knows.
 
     Raises:
-        FeaturizeError: there are none among them.
+        StepDiffError: there are none among them.
     """
     return checkpoint_file(weights) if name.startswith("internvideo-mm") else weights
 
@@ -62,11 +62,11 @@ def load(
         sampling: the rule that picks them; None is the encoder's own.
 
     Raises:
-        FeaturizeError: no such encoder or device, no weights, weights of another model, or a
+        StepDiffError: no such encoder or device, no weights, weights of another model, or a
             choice that the encoder does not give.
     """
     if name not in _ENCODERS:
-        raise FeaturizeError(f"no encoder named {name!r}: the encoders are {', '.join(NAMES)}")
+        raise StepDiffError(f"no encoder named {name!r}: the encoders are {', '.join(NAMES)}")
     file, kind_name = _ENCODERS[name]
     kind: type[Encoder] = getattr(import_module(f"featurize.encoders.{file}"), kind_name)
     chosen = {key: value for key, value in (("layer", layer), ("frames", frames)) if value is not None}
@@ -74,24 +74,24 @@ def load(
     if sampling is not None and "clips" not in kind.entities:
         refused.append("sampling")
     if refused:
-        raise FeaturizeError(f"encoder {name} has no choice of {' or '.join(refused)}: leave it out")
+        raise StepDiffError(f"encoder {name} has no choice of {' or '.join(refused)}: leave it out")
     if frames is not None and frames < 1:
-        raise FeaturizeError(f"{frames} frames of a clip are too few: give 1 or more")
+        raise StepDiffError(f"{frames} frames of a clip are too few: give 1 or more")
     if weights is None and name not in FETCHED:
-        raise FeaturizeError(f"encoder {name} needs weights: {kind.wanted}")
+        raise StepDiffError(f"encoder {name} needs weights: {kind.wanted}")
     try:
         folder = resolve(weights or name)
-    except WeightsError as problem:
-        raise FeaturizeError(str(problem)) from None
+    except StepDiffError as problem:
+        raise StepDiffError(str(problem)) from None
 
     import torch
 
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
-        raise FeaturizeError(f"no device {device!r}: give cpu, cuda or cuda:<number>") from None
+        raise StepDiffError(f"no device {device!r}: give cpu, cuda or cuda:<number>") from None
     if place.type == "cuda" and not torch.cuda.is_available():
-        raise FeaturizeError("no CUDA device here: give cpu")
+        raise StepDiffError("no CUDA device here: give cpu")
     encoder = kind(folder, place, **chosen)  # type: ignore[call-arg]
     if sampling is not None:
         encoder.sampling = sampling

@@ -15,7 +15,7 @@ class MpnetBase(Sentence):
     wanted = "what python -m weights fetch mpnet-base makes"
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        """FeaturizeError where the folder does not hold this model."""
+        """StepDiffError where the folder does not hold this model."""
         read_config(weights, self.wanted, "model_type", "mpnet")
         super().__init__(weights, device)
 

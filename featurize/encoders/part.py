@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from featurize.errors import FeaturizeError
+from common.errors import StepDiffError
 
 _BUFFERS = ("position_ids",)  # that old checkpoints hold and that are computed
 
@@ -27,7 +27,7 @@ def load_part(module: torch.nn.Module, folder: Path, prefix: str, wanted: str) -
         wanted: what the folder should hold, in words.
 
     Raises:
-        FeaturizeError: files are absent or damaged, or the tensors are not the module's.
+        StepDiffError: files are absent or damaged, or the tensors are not the module's.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -42,13 +42,13 @@ def load_part(module: torch.nn.Module, folder: Path, prefix: str, wanted: str) -
                     if not place or name.endswith(_BUFFERS):
                         continue
                     if name not in left or tuple(tensors.get_slice(key).get_shape()) != expected[name].shape:
-                        raise FeaturizeError(f"{file}: {key} is unknown or of another shape: give {wanted}")
+                        raise StepDiffError(f"{file}: {key} is unknown or of another shape: give {wanted}")
                     expected[name].copy_(tensors.get_tensor(key))
                     left.remove(name)
     except (OSError, SafetensorError, ValueError, KeyError) as problem:
-        raise FeaturizeError(f"the weights in {folder} cannot be read ({problem}): give {wanted}") from None
+        raise StepDiffError(f"the weights in {folder} cannot be read ({problem}): give {wanted}") from None
     if left:
-        raise FeaturizeError(f"{folder} lacks {len(left)} tensors of the image tower, first {min(left)}: give {wanted}")
+        raise StepDiffError(f"{folder} lacks {len(left)} tensors of the image tower, first {min(left)}: give {wanted}")
 
 
 def _files(folder: Path, begin: re.Pattern[str]) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float32, UInt8
 
-from featurize.errors import FeaturizeError
+from common.errors import StepDiffError
 from featurize.picture import Crop, Resample
 
 _FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
@@ -37,21 +37,21 @@ class Preprocessing:
 
 
 def read_processor(folder: Path, wanted: str) -> Any:
-    """The image processor that the folder describes, in Pillow's way. FeaturizeError where there is none."""
+    """The image processor that the folder describes, in Pillow's way. StepDiffError where there is none."""
     from transformers import AutoImageProcessor
 
     try:
         return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
     except (OSError, ValueError, ImportError) as problem:
         reason = str(problem).strip().splitlines()[0]
-        raise FeaturizeError(f"{folder} has no image processor ({reason}): give {wanted}") from None
+        raise StepDiffError(f"{folder} has no image processor ({reason}): give {wanted}") from None
 
 
 def preprocessing(processor: Any, folder: Path, size: int, device: torch.device) -> Preprocessing:
     """What the processor does to feed a model of `size` x `size` pixels.
 
     Raises:
-        FeaturizeError: it is not a resize, of the short side with a centre crop or to a square,
+        StepDiffError: it is not a resize, of the short side with a centre crop or to a square,
             followed by a normalisation.
     """
     short_side, crop = processor.size.get("shortest_edge"), processor.crop_size
@@ -71,19 +71,19 @@ def preprocessing(processor: Any, folder: Path, size: int, device: torch.device)
         reason = f"its short side {short_side} is less than its crop {size}"
     else:
         return _fed(processor, Crop(short_side, size, _FILTERS[processor.resample]), device)
-    raise FeaturizeError(f"the preprocessing of {folder} is not supported: {reason}")
+    raise StepDiffError(f"the preprocessing of {folder} is not supported: {reason}")
 
 
 def squared(processor: Any, folder: Path, size: int, device: torch.device) -> Preprocessing:
     """The processor's filter and normalisation, behind a resize to a square whatever else it does.
 
     Raises:
-        FeaturizeError: it has another filter, or does not normalise.
+        StepDiffError: it has another filter, or does not normalise.
     """
     off = [step for step in ("do_rescale", "do_normalize") if not getattr(processor, step)]
     if off or processor.resample not in _FILTERS:
         reason = f"it sets {', '.join(off)} to false" if off else f"it resizes with filter {processor.resample}"
-        raise FeaturizeError(f"the preprocessing of {folder} is not supported: {reason}")
+        raise StepDiffError(f"the preprocessing of {folder} is not supported: {reason}")
     return _fed(processor, Crop(None, size, _FILTERS[processor.resample]), device)
 
 

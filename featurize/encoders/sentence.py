@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
+from common.errors import StepDiffError
 from featurize.encoders.base import Encoder, check_texts
 from featurize.encoders.folder import quiet_loading
-from featurize.errors import FeaturizeError
 from store import Feature
 
 _CHUNK = 16  # texts at once: those of like length, so that little is padding
@@ -35,13 +35,13 @@ class Sentence(Encoder):
     entities = ("texts",)
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        """FeaturizeError where the folder does not hold a sentence encoder."""
+        """StepDiffError where the folder does not hold a sentence encoder."""
         from safetensors import SafetensorError
         from sentence_transformers import SentenceTransformer
 
         super().__init__(weights)
         if not (weights / "modules.json").is_file():
-            raise FeaturizeError(f"{weights} is no sentence-transformers folder: give {self.wanted}")
+            raise StepDiffError(f"{weights} is no sentence-transformers folder: give {self.wanted}")
         try:
             with quiet_loading():
                 self._model = SentenceTransformer(
@@ -52,7 +52,7 @@ class Sentence(Encoder):
                 )
         except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as problem:
             reason = (str(problem).strip() or repr(problem)).splitlines()[0]
-            raise FeaturizeError(f"{weights} cannot be loaded ({reason}): give {self.wanted}") from None
+            raise StepDiffError(f"{weights} cannot be loaded ({reason}): give {self.wanted}") from None
         self._model.eval()
         limit = self._model.max_seq_length
         self.max_tokens = None if limit is None or math.isinf(limit) else int(limit)

@@ -40,7 +40,7 @@ class Siglip(ImageText):
             frames: T of a clip.
 
         Raises:
-            FeaturizeError: the folder does not hold a SigLIP, there is no such layer, or the
+            StepDiffError: the folder does not hold a SigLIP, there is no such layer, or the
                 preprocessing is not one that the decoder can do.
         """
         from transformers import SiglipModel

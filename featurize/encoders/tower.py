@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
+from common.errors import StepDiffError
 from featurize.encoders.base import Encoder
 from featurize.encoders.folder import read_config
 from featurize.encoders.part import load_part
 from featurize.encoders.preprocessing import read_processor, squared
 from featurize.encoders.repeats import encode_distinct
-from featurize.errors import FeaturizeError
 from store import Feature
 
 _CHUNK = 4  # frames at once: a batch of clips by default; towers have up to 5,000 tokens a frame
@@ -54,7 +54,7 @@ class Tower(Encoder):
             frames: T of a clip.
 
         Raises:
-            FeaturizeError: the folder does not hold such a model.
+            StepDiffError: the folder does not hold such a model.
         """
         from transformers import AutoConfig
         from transformers.initialization import no_init_weights
@@ -65,7 +65,7 @@ class Tower(Encoder):
             config = AutoConfig.from_pretrained(weights, local_files_only=True)
         except (OSError, ValueError, TypeError) as problem:
             reason = str(problem).strip().splitlines()[0]
-            raise FeaturizeError(f"{weights} cannot be loaded ({reason}): give {self.wanted}") from None
+            raise StepDiffError(f"{weights} cannot be loaded ({reason}): give {self.wanted}") from None
         self.short_side, self.size, self.frames = None, config.vision_config.image_size, frames
         self._preprocessing = squared(read_processor(weights, self.wanted), weights, self.size, device)
         self.resample = self._preprocessing.crop.resample

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
+from common.errors import StepDiffError
 from featurize.encoders.base import Encoder
 from featurize.encoders.preprocessing import Preprocessing
-from featurize.errors import FeaturizeError
 from store import Feature
 
 
@@ -26,9 +26,9 @@ class VideoTransformer(Encoder):
     _preprocessing: Preprocessing
 
     def _prepare(self, preprocessing: Preprocessing, config: Any, device: torch.device) -> None:
-        """Shapes and preprocessing. FeaturizeError where `frames` are no whole steps of time."""
+        """Shapes and preprocessing. StepDiffError where `frames` are no whole steps of time."""
         if self.frames < 1 or self.frames % config.tubelet_size:
-            raise FeaturizeError(
+            raise StepDiffError(
                 f"encoder {self.name} sees {config.tubelet_size} frames at once: give --frames a multiple of it"
             )
         self._device, self._preprocessing = device, preprocessing

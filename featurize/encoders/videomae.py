@@ -22,7 +22,7 @@ class VideoMae(VideoTransformer):
     layer = "last hidden state, space-time tokens"
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        """FeaturizeError where the folder does not hold a VideoMAE, or its preprocessing cannot be done."""
+        """StepDiffError where the folder does not hold a VideoMAE, or its preprocessing cannot be done."""
         from transformers import VideoMAEModel
 
         super().__init__(weights)

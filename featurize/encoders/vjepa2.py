@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
+from common.errors import StepDiffError
 from featurize.encoders.folder import load_model, read_config
 from featurize.encoders.preprocessing import preprocessing
 from featurize.encoders.video_transformer import VideoTransformer
-from featurize.errors import FeaturizeError
 
 _SETTINGS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "rescale_factor", "resample")
 
@@ -39,7 +39,7 @@ class VJepa2(VideoTransformer):
             frames: T of a clip; None is what the model was trained on.
 
         Raises:
-            FeaturizeError: the folder does not hold a V-JEPA 2, its preprocessing cannot be done,
+            StepDiffError: the folder does not hold a V-JEPA 2, its preprocessing cannot be done,
                 or the frames are no whole steps of time.
         """
         from transformers import VJEPA2Model
@@ -64,7 +64,7 @@ def _processor(folder: Path, wanted: str) -> Any:
         crop = said.get("crop_size", 256)
         crop = crop if isinstance(crop, int) else crop["height"]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as problem:
-        raise FeaturizeError(f"{path} cannot be read ({problem!r}): give {wanted}") from None
+        raise StepDiffError(f"{path} cannot be read ({problem!r}): give {wanted}") from None
     return VideoMAEImageProcessorPil(
         size={"shortest_edge": int(crop * 256 / 224)},
         crop_size={"height": crop, "width": crop},

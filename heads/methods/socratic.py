@@ -37,7 +37,7 @@ class TokenIds:
         self.longest = max(map(len, self._ids.values()))
 
     def read(self, keys: Sequence[str], device: torch.device | str = "cpu") -> Float32[Tensor, "K N 1"]:
-        """Token ids of each clip's text, -1 behind them. HeadsError names a clip without a text."""
+        """Token ids of each clip's text, -1 behind them. StepDiffError names a clip without a text."""
         self.texts.check(keys)
         found = torch.full((len(keys), self.longest, 1), _NONE, dtype=torch.float32)  # exact below 2**24
         for row, key in zip(found, keys, strict=True):

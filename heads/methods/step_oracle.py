@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.testsets import DiffCap, DiffMCQ, DiffRank
 from store import Store
 
@@ -11,17 +11,15 @@ class StepOracle:
     def __init__(self, store: Store) -> None:
         frame = store.catalog("clips").frame()
         if "step" not in frame.columns:
-            raise HeadsError(f"{store.path}: its catalog has no column step, which this control reads")
+            raise StepDiffError(f"{store.path}: its catalog has no column step, which this control reads")
         self.steps = dict(zip(frame["key"], frame["step"], strict=True))
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
         """1 for a target of the reference's step, else 0: clips of which no step is known share none."""
-        return [
-            [float(self.steps[t] == self.steps[row.reference] is not None) for t in row.targets] for row in rows
-        ]
+        return [[float(self.steps[t] == self.steps[row.reference] is not None) for t in row.targets] for row in rows]
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
-        raise HeadsError("step-oracle ranks targets by their step and says nothing about options")
+        raise StepDiffError("step-oracle ranks targets by their step and says nothing about options")
 
     def caption(self, rows: Sequence[DiffCap]) -> list[str]:
-        raise HeadsError("step-oracle ranks targets by their step and writes no text")
+        raise StepDiffError("step-oracle ranks targets by their step and writes no text")

@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from common.errors import StepDiffError
 from common.streams import generator
 from heads.clips import Reads
-from heads.errors import HeadsError
 from heads.packing import Turn
 from heads.pair_texts import PairTexts, option_scores, pair_texts
 from heads.prompts import (
@@ -114,7 +114,7 @@ class StepDiff:
         """
         wanted = list(dict.fromkeys(clips))
         if self.control == "shuffled" and len(wanted) < 3:
-            raise HeadsError(
+            raise StepDiffError(
                 f"a shuffled control of {len(wanted)} clips gives each the other's video, not another's; evaluate more "
                 "rows, or more at once (--rows-at-once)"
             )

@@ -15,8 +15,8 @@ from jaxtyping import Float32
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from common.errors import StepDiffError
 from heads.clips import Features
-from heads.errors import HeadsError
 from heads.testsets import DiffCap, DiffMCQ, DiffRank
 from store import Store, text_key
 
@@ -28,13 +28,11 @@ class Embeddings(Protocol):
     """What gives an embedding for every key: a view of a store, or a head in training."""
 
     def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K E"]:
-        """HeadsError names the first key that has none."""
+        """StepDiffError names the first key that has none."""
 
 
 class VLEmb:
-    def __init__(
-        self, clips: Embeddings, texts: Embeddings | None, pair_embedding: PairEmbedding = "average"
-    ) -> None:
+    def __init__(self, clips: Embeddings, texts: Embeddings | None, pair_embedding: PairEmbedding = "average") -> None:
         """texts: None where the clips' space has no text side."""
         self.clips, self.texts, self.pair_embedding = clips, texts, pair_embedding
 
@@ -64,7 +62,7 @@ class VLEmb:
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
         """Cosine of each question's text with the embedding of each option's pair."""
         if self.texts is None:
-            raise HeadsError(
+            raise StepDiffError(
                 "the view has no text side, so it cannot match a text; use a view that has one (clip, or a contrastive "
                 "head's)"
             )
@@ -77,7 +75,7 @@ class VLEmb:
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
         if self.pair_embedding != "average":
-            raise HeadsError(
+            raise StepDiffError(
                 f"--pair-embedding {self.pair_embedding} is a variant of DiffMCQ: DiffRank matches a clip to a clip"
             )
         scores = []
@@ -87,4 +85,4 @@ class VLEmb:
         return scores
 
     def caption(self, rows: Sequence[DiffCap]) -> list[str]:
-        raise HeadsError("vlemb compares embeddings and writes no text: DiffCap is not for it")
+        raise StepDiffError("vlemb compares embeddings and writes no text: DiffCap is not for it")

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.public.chat import IMAGE
 from heads.public.model import PublicLM, patches
 
@@ -47,7 +47,7 @@ class Blip2(PublicLM):
     def language_model(whole: Any) -> Any:
         """See PublicLM."""
         if not whole.config.use_decoder_only_language_model:
-            raise HeadsError(
+            raise StepDiffError(
                 f"{whole.name_or_path}: its language model has an encoder of its own; use a BLIP-2 with OPT, such as "
                 "Salesforce/blip2-opt-2.7b"
             )

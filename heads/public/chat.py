@@ -8,8 +8,8 @@ Guarantees
 from collections.abc import Callable
 from typing import Any
 
+from common.errors import StepDiffError
 from heads.chat import Chat, ChatPieces, space_behind
-from heads.errors import HeadsError
 
 IMAGE = "@@image@@"  # a token of the tokenizer here alone: what stands around it is cut as around the model's own
 _QUESTION = "@@question@@"
@@ -31,7 +31,7 @@ class ImageChat(Chat):
         )
         self.before, found, self.after = written.partition(_QUESTION)
         if not found or str(turn) in written:
-            raise HeadsError(
+            raise StepDiffError(
                 f"{tokenizer.name_or_path}: its chat template drops a text, or takes no images; use another checkpoint"
             )
         written_out = tokenizer.bos_token is not None and self.before.startswith(tokenizer.bos_token)

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from common.errors import StepDiffError
 from heads.clips import Features
-from heads.errors import HeadsError
 from heads.public.blip2 import Blip2
 from heads.public.chat import TURN_ENDS
 from heads.public.idefics import Idefics
@@ -43,7 +43,7 @@ def load_public(
     """The model without its tower, the tokens it reads, and what is to be disclosed beside its scores.
 
     weights: a folder or a hub id; view: what featurize made of the same checkpoint; clips: 2 to compare a pair, 1 to
-    describe a clip. HeadsError: not such a checkpoint, or the view is of another.
+    describe a clip. StepDiffError: not such a checkpoint, or the view is of another.
     """
     folder = resolve(weights)
     family = FAMILIES[_model_type(folder, allowed)]
@@ -64,9 +64,11 @@ def _model_type(folder: Path, allowed: tuple[str, ...]) -> str:
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
-        raise HeadsError(f"{folder}: no config.json of a model in it ({error}); give a folder or a hub id") from error
+        raise StepDiffError(
+            f"{folder}: no config.json of a model in it ({error}); give a folder or a hub id"
+        ) from error
     if found not in allowed:
-        raise HeadsError(f"{folder}: its config.json says model_type {found!r}; give one of {' or '.join(allowed)}")
+        raise StepDiffError(f"{folder}: its config.json says model_type {found!r}; give one of {' or '.join(allowed)}")
     return found
 
 
@@ -74,10 +76,10 @@ def _check_provenance(features: Features, family: type[PublicLM], folder: Path, 
     made, name = features.view.provenance, features.view.name
     again = f"python -m featurize --encoder {family.encoder} --weights {weights}"
     if made.encoder != family.encoder:
-        raise HeadsError(f"view {name} holds tokens of {made.encoder}, not of the tower of {weights}: run {again}")
+        raise StepDiffError(f"view {name} holds tokens of {made.encoder}, not of the tower of {weights}: run {again}")
     own = fingerprint(folder)
     if made.weights != own:
-        raise HeadsError(
+        raise StepDiffError(
             f"view {name} holds tokens of another checkpoint (sha256 {made.weights[:12]}, {weights} has {own[:12]}): "
             f"run {again} --view ANOTHER_NAME"
         )
@@ -92,7 +94,7 @@ def _tokenizer(folder: Path, family: type[PublicLM]) -> Any:
         if tokenizer.chat_template is None and older.exists():
             tokenizer.chat_template = json.loads(older.read_text(encoding="utf-8"))["chat_template"]
     except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
-        raise HeadsError(f"{folder}: no usable tokenizer ({_line(error)}); give a whole checkpoint") from error
+        raise StepDiffError(f"{folder}: no usable tokenizer ({_line(error)}); give a whole checkpoint") from error
     if tokenizer.chat_template is None and family.template is not None:
         end = TURN_ENDS if TURN_ENDS in tokenizer.get_vocab() else ""
         tokenizer.chat_template = family.template.replace("[begin]", tokenizer.bos_token).replace("[end]", end)
@@ -117,11 +119,11 @@ def _whole(folder: Path, device: str) -> Any:
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise HeadsError(f"{folder}: cannot be loaded ({_line(error)}); give a whole checkpoint") from error
+        raise StepDiffError(f"{folder}: cannot be loaded ({_line(error)}); give a whole checkpoint") from error
     model, report = loaded
     if report["missing_keys"]:  # transformers would go on with random numbers in their place
         missing = sorted(report["missing_keys"])
-        raise HeadsError(f"{folder}: lacks {len(missing)} tensors, first {missing[0]}; give a whole checkpoint")
+        raise StepDiffError(f"{folder}: lacks {len(missing)} tensors, first {missing[0]}; give a whole checkpoint")
     return model.eval().requires_grad_(False).to(torch.device(device))
 
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.language_model import LanguageModel
 from heads.packing import Packer, Turn
 from heads.prompts import SYSTEM
@@ -41,12 +41,12 @@ class PublicLM(VideoLM, ABC):
     def __init__(self, whole: Any, tokenizer: Any, shape: tuple[int, ...], clips: int = 2) -> None:
         """whole: the model of transformers, whose tower is taken out; shape: of a clip's cached tokens, [T*N, D].
 
-        clips: 2, a pair to compare; 1, a clip to describe. HeadsError where the tokens are not those of such a tower.
+        clips: 2, a pair to compare; 1, a clip to describe. StepDiffError where the tokens are of another tower.
         """
         frame = self.frame_shape(whole.config)
         frames, rest = divmod(shape[0], frame[0])
         if rest or shape[1] != frame[1]:
-            raise HeadsError(
+            raise StepDiffError(
                 f"{list(shape)} cached tokens of a clip are no whole frames of {list(frame)}: featurize with "
                 f"--encoder {self.encoder}"
             )
@@ -96,7 +96,7 @@ class PublicLM(VideoLM, ABC):
         prefix = len(self.packer.prefix(0).ids)
         room = getattr(self.whole.config.get_text_config(), "max_position_embeddings", None)
         if room is not None and prefix >= room:
-            raise HeadsError(
+            raise StepDiffError(
                 f"{self.packer.clips} frames of clips are {prefix} tokens, and the language model has {room} places: "
                 "featurize with fewer --frames"
             )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.testsets import Task
 
 Variant = Literal["V1", "V2", "V3"]
@@ -60,22 +60,22 @@ class Entry:
 
 
 def check_entries(entries: Sequence[Entry], ours: Sequence[str], controls: Sequence[str]) -> None:
-    """HeadsError names the entry that cannot stand, or the method that no entry brings."""
+    """StepDiffError names the entry that cannot stand, or the method that no entry brings."""
     if not entries:
-        raise HeadsError("no predictions to report on; list them in the file that --config names")
+        raise StepDiffError("no predictions to report on; list them in the file that --config names")
     places: dict[tuple[str, Setting, int | None], int] = {}
     for number, entry in enumerate(entries, 1):
         where = f"entry {number} ({entry.method}, {entry.predictions})"
         if entry.task != "diffmcq" and (entry.variant, entry.pair) != ("V1", "average"):
-            raise HeadsError(f"{where}: variant and pair are said of diffmcq, not of {entry.task}")
+            raise StepDiffError(f"{where}: variant and pair are said of diffmcq, not of {entry.task}")
         if entry.task != "diffcap" and not entry.parsed:
-            raise HeadsError(f"{where}: only captions of diffcap are raw or parsed, {entry.task} has scores")
+            raise StepDiffError(f"{where}: only captions of diffcap are raw or parsed, {entry.task} has scores")
         first = places.setdefault((entry.method, entry.setting, entry.seed), number)
         if first != number:
-            raise HeadsError(f"{where}: entry {first} stands in the same place of the tables; remove one of them")
+            raise StepDiffError(f"{where}: entry {first} stands in the same place of the tables; remove one of them")
     methods = {entry.method for entry in entries}
     for name in [*ours, *controls]:
         if name not in methods:
-            raise HeadsError(f"{name!r} is none of the methods: {', '.join(sorted(methods))}")
+            raise StepDiffError(f"{name!r} is none of the methods: {', '.join(sorted(methods))}")
     for name in set(ours) & set(controls):
-        raise HeadsError(f"{name!r} is named as ours and as a control; it can be one of them")
+        raise StepDiffError(f"{name!r} is named as ours and as a control; it can be one of them")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.metrics.bootstrap import Resamples, interval
 from heads.metrics.significance import holm, paired_p
 from heads.postprocess import parse
@@ -90,12 +90,12 @@ Measured = list[tuple[Score, Float64[np.ndarray, " resamples"]]]
 def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
     """Scores in the order of the entries, each with its values on the resamples.
 
-    HeadsError: a file that is not there or damaged, or a prediction that does not fit its row (file and line).
+    StepDiffError: a file that is not there or damaged, or a prediction that does not fit its row (file and line).
     """
     brought = {(entry.method, entry.setting, entry.seed) for entry in entries}
     for method, setting, own_seed in brought:
         if own_seed is None and any((method, setting) == other[:2] and other[2] is not None for other in brought):
-            raise HeadsError(f"{method}, {setting.task}: an entry without a seed beside some with; give each a seed")
+            raise StepDiffError(f"{method}, {setting.task}: an entry without a seed beside some with; give each a seed")
     sets = {(entry.task, entry.test_set) for entry in entries}
     rows_of = {(task, path): read_test_set(task, path) for task, path in sorted(sets)}
     together: dict[tuple[Task, str], list[int]] = {}
@@ -159,7 +159,7 @@ def _undecided(metric: str, marks: Marks, counted: Bool[np.ndarray, " rows"]) ->
 def over_seeds(measured: Measured) -> Measured:
     """One figure for the trainings of a method that differ by seed alone; undefined where one of them is.
 
-    HeadsError: they answer different rows.
+    StepDiffError: they answer different rows.
     """
     places: dict[tuple[str, Setting, str], Measured] = {}
     for score, values in measured:
@@ -171,7 +171,7 @@ def over_seeds(measured: Measured) -> Measured:
             found += group
             continue
         if odd := [score.test_set for score, _ in group if score.test_set != first.test_set]:
-            raise HeadsError(f"{method}, {setting.task}: seeds on different rows ({first.test_set}, {odd[0]})")
+            raise StepDiffError(f"{method}, {setting.task}: seeds on different rows ({first.test_set}, {odd[0]})")
         resampled = np.mean([values for _, values in group], axis=0)
         known = [score.value for score, _ in group if score.value is not None]
         mean = sum(known) / len(known) if len(known) == len(group) else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from annotate.answers import Answer, Failure, Item
-from annotate.errors import AnnotateError
+from common.errors import StepDiffError
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Shouter:
         for item in items:
             words = item["narration"]
             if words == "down" and not self.log.with_suffix(".up").exists():
-                raise AnnotateError("the model went away")
+                raise StepDiffError("the model went away")
             if words == "unforeseen":
                 raise MemoryError
             if words == "die" and not self.log.with_suffix(".died").exists():

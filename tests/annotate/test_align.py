@@ -10,12 +10,13 @@ import pytest
 
 from annotate import align
 from annotate.narration import Piece, heard
+from common.errors import StepDiffError
 from heads import train
 from heads.checkpoint import Run
 from heads.clip_texts import ClipTexts
 from heads.similarity import MODEL, Sentences
 from store import Feature, Provenance, Store, text_key
-from weights import WeightsError, fingerprint, resolve
+from weights import fingerprint, resolve
 
 SAID = ("we whisk the eggs now", "chop these onions finely", "pour oil into the pan")
 TOKENS, CHANNELS, VIDEOS = 8, 16, 16
@@ -64,7 +65,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A folder with a store, a head trained on it and speech that comes early; its clips; the speech by video."""
     try:
         resolve(MODEL)
-    except WeightsError as error:
+    except StepDiffError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("align")
     store, rows = made(folder)

@@ -13,10 +13,11 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from annotate import AnnotateError, audit
+from annotate import audit
 from annotate.audit_figures import figures, leaks
 from annotate.contact_sheets import FRAMES, SIDE, contact_sheets
 from annotate.qa_file import Question, read_questions
+from common.errors import StepDiffError
 from heads.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
 from store import Store
 
@@ -210,7 +211,7 @@ def test_what_was_dropped_is_shown_where_a_record_stands_beside_the_file(
     assert audit.main([str(tmp_path / "pairqa.jsonl")]) == 0
     assert "6 dropped: refusal" in capsys.readouterr().out
     (tmp_path / "pairqa.record.json").write_text("{}")
-    with pytest.raises(AnnotateError, match="not a record of annotate.pairqa"):
+    with pytest.raises(StepDiffError, match="not a record of annotate.pairqa"):
         audit.run(audit.AuditOptions(str(tmp_path / "pairqa.jsonl")))
 
 
@@ -233,5 +234,5 @@ def test_a_file_that_is_no_pairqa_is_refused_in_one_line(
 
 
 def test_pictures_and_test_sets_need_a_store(folder: Path) -> None:
-    with pytest.raises(AnnotateError, match="need --store"):
+    with pytest.raises(StepDiffError, match="need --store"):
         audit.run(audit.AuditOptions(str(folder / "pairqa.jsonl"), videos=str(folder)))

@@ -18,7 +18,7 @@ from .test_audit import BLUE, RED, write_video
 
 # What an attacker writes into every text that reaches the page.
 EVIL = [
-    '<script>alert(1)</script>',
+    "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
     "'><svg/onload=alert(1)>",
     'data:x" onerror="alert(1)',

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from annotate import AnnotateError, describe
+from annotate import describe
 from annotate.answers import Failure
 from annotate.clips import clip_items
 from annotate.describer import DescribeJob, Describer, one_line
@@ -16,6 +16,7 @@ from annotate.grounding import GROUNDED, SCORES
 from annotate.llm import CutOff, LLMOptions, Sampling
 from annotate.prompts import DESCRIBE, Message
 from annotate.versions import SCHEMA, Version, chosen
+from common.errors import StepDiffError
 from heads.clip_texts import ClipTexts
 from store import Store, failures, table
 
@@ -156,7 +157,7 @@ def test_what_is_read_is_part_of_the_provenance(
     again = provenance(batch=3, timeout=9.0, split="test")
     assert first == again  # none of these changes an answer
     action = caption(captioned, "captions-action", {}, "another head")
-    with pytest.raises(AnnotateError, match="2 versions of captions-action"):
+    with pytest.raises(StepDiffError, match="2 versions of captions-action"):
         provenance()
     old = first["reads"]["captions-action"]
     changes: list[dict[str, Any]] = [
@@ -169,7 +170,7 @@ def test_what_is_read_is_part_of_the_provenance(
     ]
     made = [first, *(provenance(**change) for change in changes)]
     assert len({json.dumps(each, sort_keys=True) for each in made}) == 7
-    with pytest.raises(AnnotateError, match="no column 'speech'"):
+    with pytest.raises(StepDiffError, match="no column 'speech'"):
         provenance(actions=old, narration="speech")
 
 
@@ -212,7 +213,7 @@ def test_a_clip_is_one_that_shows_a_step(store: Store) -> None:
         store.catalog("clips").append(pl.DataFrame({"key": ["still_0_1"], "split": ["train"]}))
     assert clip_items(store, None)["key"].to_list() == CLIPS
     assert clip_items(store, "test", ["step"]).to_dicts()[0] == {"key": CLIPS[4], "row": 4, "step": "whisk"}
-    with pytest.raises(AnnotateError, match="no clips of split 'val'"):
+    with pytest.raises(StepDiffError, match="no clips of split 'val'"):
         clip_items(store, "val")
 
 

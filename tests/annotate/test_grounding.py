@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 import torch
 
-from annotate import AnnotateError
 from annotate.answers import Answer, Failure, Item
 from annotate.detector import Detector, DetectorJob
 from annotate.grounding import GROUNDED, MOST, SCORES, kept, objects
 from annotate.pictures import pictures
 from annotate.space import Space, SpaceJob
+from common.errors import StepDiffError
 from heads.clips import Features
 from store import Feature, Provenance, Store
 
@@ -173,7 +173,7 @@ def test_a_clip_without_embedding_or_caption_fails_alone(space_store: Store) -> 
     for key, told in ((CLIPS[1], "no object caption"), (CLIPS[5], "no embedding in view clip")):
         failed = found[key]
         assert isinstance(failed, Failure) and told in failed.reason
-    with pytest.raises(AnnotateError, match="view clip has 1 of the clips; a mean needs 2 or more"):
+    with pytest.raises(StepDiffError, match="view clip has 1 of the clips; a mean needs 2 or more"):
         Space(Features(space_store, "clip", "embedding"), embed, CLIPS[:1])
 
 
@@ -195,7 +195,7 @@ def test_embeddings_of_another_model_than_the_views_are_refused(space_store: Sto
     folder = saved(tmp_path / "clip", CLIPModel(config), tokenizer)
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     job = SpaceJob(str(space_store.path), "clip", None, str(folder), tuple(CLIPS[:5]), {})
-    with pytest.raises(AnnotateError, match="view clip was made with other weights .* than those of --weights"):
+    with pytest.raises(StepDiffError, match="view clip was made with other weights .* than those of --weights"):
         job.load("cpu", 1)
 
     from featurize.encoders import load
@@ -218,9 +218,7 @@ def test_embeddings_of_another_model_than_the_views_are_refused(space_store: Sto
     assert job.provenance() != other.provenance()  # a mean over other clips gives other scores
 
 
-def test_the_verb_says_what_is_missing(
-    space_store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_the_verb_says_what_is_missing(space_store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from annotate import ground
 
     store = ["--store", str(space_store.path)]

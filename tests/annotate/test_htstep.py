@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from annotate.errors import AnnotateError
 from annotate.htstep import Step, read_annotations, read_splits, read_taxonomy
+from common.errors import StepDiffError
 
 PUBLISHED = Path(__file__).parents[3] / "shared/data/htstep"
 TAXONOMY = {3: Step("Make Tea", "Boil the water."), 4: Step("Make Tea", "Serve.")}
@@ -40,15 +40,15 @@ def test_a_segments_seconds_stand_in_its_clip_id_as_the_file_writes_them(tmp_pat
 def test_a_video_is_of_one_split_two_that_disagree_are_refused(tmp_path: Path) -> None:
     splits = read_splits(write(tmp_path / "s.json", {"train": ["a"], "val_seen": ["b"], "test_unseen": ["c"]}))
     assert splits == {"a": "train", "b": "val", "c": "test"}
-    with pytest.raises(AnnotateError, match="video a is of train and of test"):
+    with pytest.raises(StepDiffError, match="video a is of train and of test"):
         read_splits(write(tmp_path / "t.json", {"train": ["a"], "test_seen": ["a"]}))
-    with pytest.raises(AnnotateError, match="subset 'dev' is of none"):
+    with pytest.raises(StepDiffError, match="subset 'dev' is of none"):
         read_splits(write(tmp_path / "u.json", {"dev": ["a"]}))
     path = write(tmp_path / "a.json", annotated('{"id": 3, "segment": [1, 2]}', video="c"))
-    with pytest.raises(AnnotateError, match="video c is of train here and of test in the splits"):
+    with pytest.raises(StepDiffError, match="video c is of train here and of test in the splits"):
         read_annotations(path, TAXONOMY, splits)
     path = write(tmp_path / "d.json", annotated('{"id": 3, "segment": [1, 2]}', video="d"))
-    with pytest.raises(AnnotateError, match="video d is of train here and of none in the splits"):
+    with pytest.raises(StepDiffError, match="video d is of train here and of none in the splits"):
         read_annotations(path, TAXONOMY, splits)
 
 
@@ -79,7 +79,7 @@ def test_a_segment_that_cannot_be_used_is_counted_by_its_reason_and_the_others_s
     ],
 )
 def test_a_file_that_is_no_annotations_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
-    with pytest.raises(AnnotateError, match=r"a\.json: [^\n]+$"):
+    with pytest.raises(StepDiffError, match=r"a\.json: [^\n]+$"):
         read_annotations(write(tmp_path / "a.json", text), TAXONOMY)
 
 
@@ -88,7 +88,7 @@ def test_a_file_that_is_no_taxonomy_is_refused_in_one_line(tmp_path: Path) -> No
     for text in ("", "a,b\n1,2\n", header + "x,a,b\n", header + "1,a\n", header + "1,a,b\n1,a,c\n"):
         path = write(tmp_path / "t.csv", text)
         if text:
-            with pytest.raises(AnnotateError, match=r"t\.csv: [^\n]+$"):
+            with pytest.raises(StepDiffError, match=r"t\.csv: [^\n]+$"):
                 read_taxonomy(path)
         else:
             assert read_taxonomy(path) == {}
@@ -96,7 +96,7 @@ def test_a_file_that_is_no_taxonomy_is_refused_in_one_line(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("text", ['{"train": null}', '{"train": [{}]}', '{"night": []}'])
 def test_a_file_that_is_no_splits_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
-    with pytest.raises(AnnotateError, match=r"s\.json: [^\n]+$"):
+    with pytest.raises(StepDiffError, match=r"s\.json: [^\n]+$"):
         read_splits(write(tmp_path / "s.json", text))
 
 

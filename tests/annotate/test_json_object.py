@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotate import json_object
-from annotate.errors import AnnotateError
 from annotate.json_object import entries
+from common.errors import StepDiffError
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -69,10 +69,10 @@ def test_a_byte_that_is_not_utf_8_becomes_u_fffd_and_loses_nothing_else(tmp_path
 def test_a_file_that_is_damaged_is_refused_where_it_is_damaged(tmp_path: Path, text: str) -> None:
     path = tmp_path / "damaged.json"
     path.write_text(text)
-    with pytest.raises(AnnotateError, match="damaged.json: (damaged behind entry|not a JSON object)"):
+    with pytest.raises(StepDiffError, match="damaged.json: (damaged behind entry|not a JSON object)"):
         list(entries(path))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(AnnotateError, match="none.json: cannot be read"):
+    with pytest.raises(StepDiffError, match="none.json: cannot be read"):
         list(entries(tmp_path / "none.json"))

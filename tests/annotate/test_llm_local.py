@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from annotate import AnnotateError
 from annotate.answers import Failure
 from annotate.llm import LLM, CutOff, LLMOptions, Sampling
 from annotate.llm_local import Draws, LocalLLM
 from annotate.prompts import Message
+from common.errors import StepDiffError
 
 
 def asked(*contents: str) -> list[list[Message]]:
@@ -112,10 +112,10 @@ def test_what_is_no_chat_model_is_refused_in_one_line(tiny_lm: str, tmp_path: Pa
     folder = tmp_path / "bare"
     shutil.copytree(tiny_lm, folder)
     (folder / "chat_template.jinja").unlink()
-    with pytest.raises(AnnotateError, match="no chat template in its tokenizer files"):
+    with pytest.raises(StepDiffError, match="no chat template in its tokenizer files"):
         LocalLLM(str(folder), "cpu", 1)
     (folder / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    with pytest.raises(AnnotateError, match="no causal language model that can be loaded") as caught:
+    with pytest.raises(StepDiffError, match="no causal language model that can be loaded") as caught:
         LocalLLM(str(folder), "cpu", 1)
     assert "\n" not in str(caught.value)
 
@@ -132,5 +132,5 @@ def test_provenance_tells_weights_and_sampling_and_where_they_are_served(tiny_lm
     assert served["weights"] == "as served"
     served_so = {"endpoint": "http://127.0.0.1:1/v1", "precision": "bfloat16"}
     for wrong in ({"batch": 0}, {"sampling": Sampling(0)}, {"sampling": Sampling(8, -1.0)}, served_so):
-        with pytest.raises(AnnotateError):
+        with pytest.raises(StepDiffError):
             LLMOptions(llm=tiny_lm, **wrong)  # type: ignore[arg-type]

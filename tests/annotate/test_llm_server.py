@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from annotate import AnnotateError
 from annotate.answers import Failure
 from annotate.llm import CutOff, Sampling
 from annotate.llm_server import ServedLLM
 from annotate.prompts import Message
+from common.errors import StepDiffError
 
 from .conftest import Reply, Server, said
 
@@ -77,8 +77,9 @@ def test_pauses_grow_and_the_servers_own_wish_counts(server: Server) -> None:
     gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
     assert all(gap >= least for gap, least in zip(gaps, (0.08, 0.16, 0.32), strict=True))
     times.clear()
-    server.answer = lambda body: times.append(time.monotonic()) or (
-        said("ok") if len(times) > 1 else Reply(b"", 429, headers={"Retry-After": "1"})
+    server.answer = lambda body: (
+        times.append(time.monotonic())
+        or (said("ok") if len(times) > 1 else Reply(b"", 429, headers={"Retry-After": "1"}))
     )
     assert ask(server.url, 1) == ["ok"] and times[1] - times[0] >= 1
 
@@ -123,7 +124,7 @@ def test_nobody_at_the_port_gives_one_line() -> None:
     reasons = {answer.reason for answer in found if isinstance(answer, Failure)}
     assert any("does not answer" in reason and "Connection refused" in reason for reason in reasons)
     for wrong in ("localhost:8000", "http://[::1/v1", "http://localhost:port/v1", "http:///v1", "http://h/v\u00e9"):
-        with pytest.raises(AnnotateError, match="no URL; give one as http://"):
+        with pytest.raises(StepDiffError, match="no URL; give one as http://"):
             ServedLLM(wrong, "llama")
 
 
@@ -171,9 +172,7 @@ def test_the_key_is_told_to_nobody_but_the_server(server: Server, monkeypatch: p
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_the_key_goes_to_no_other_server(
-    server: Server, status: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_key_goes_to_no_other_server(server: Server, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A redirect is not followed, not even to the same server."""
     monkeypatch.setenv("OPENAI_API_KEY", " secret\r\n")  # as files of variables have it
     elsewhere = server.url.replace("127.0.0.1", "localhost") + "/elsewhere"

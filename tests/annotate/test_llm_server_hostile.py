@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from annotate import AnnotateError, llm_server
+from annotate import llm_server
 from annotate.answers import Failure
 from annotate.endpoint import is_url, shown
 from annotate.llm import LLMOptions, Sampling
 from annotate.llm_server import ServedLLM
+from common.errors import StepDiffError
 
 from .conftest import Reply, Server, said
 
@@ -208,7 +209,9 @@ def echoing(body: dict[str, Any]) -> Reply:
         lambda body: Reply(b"{"),
         lambda body: time.sleep(1),
         echoing,
-        lambda body: Reply(b"", 302, headers={"Location": "http://alice:hunter2@other.example/v1?api_key=sk-query-secret"}),
+        lambda body: Reply(
+            b"", 302, headers={"Location": "http://alice:hunter2@other.example/v1?api_key=sk-query-secret"}
+        ),
         lambda body: Reply(b"", 302, headers={"Location": "//alice:hunter2@[::1"}),
         lambda body: Reply(b"", 307, headers={"Location": "/elsewhere?api_key=sk-query-secret"}),
     ],
@@ -234,7 +237,7 @@ def test_a_server_that_is_gone_shows_nothing_secret() -> None:
 
 @pytest.mark.parametrize("url", ["alice:hunter2@host/v1", "http://alice:hunter2@[::1/v1?api_key=sk-query-secret"])
 def test_a_wrong_url_is_not_quoted(url: str) -> None:
-    with pytest.raises(AnnotateError, match="no URL; give one as http://") as refused:
+    with pytest.raises(StepDiffError, match="no URL; give one as http://") as refused:
         ServedLLM(url, "llama")
     assert not any(secret in str(refused.value) for secret in SECRETS)
     assert shown(url) == "what is no URL" and not is_url(url)
@@ -242,7 +245,7 @@ def test_a_wrong_url_is_not_quoted(url: str) -> None:
 
 def test_options_and_provenance_hold_no_secret(with_secrets: str) -> None:
     assert not any(secret in json.dumps(LLMOptions(endpoint=with_secrets).provenance()) for secret in SECRETS)
-    with pytest.raises(AnnotateError) as refused:
+    with pytest.raises(StepDiffError) as refused:
         LLMOptions(endpoint=with_secrets, precision="float32")
     assert not any(secret in str(refused.value) for secret in SECRETS)
     assert shown("https://u:p@[::1]:8000/v1?k=x#f") == "https://[::1]:8000/v1"
@@ -259,7 +262,7 @@ def test_a_redirect_takes_the_prompt_to_no_other_host(server: Server, monkeypatc
 
 def test_a_proxy_that_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "nonsense://alice:hunter2@host")
-    with pytest.raises(AnnotateError, match="cannot be reached as HTTP_PROXY") as refused:
+    with pytest.raises(StepDiffError, match="cannot be reached as HTTP_PROXY") as refused:
         ServedLLM("http://127.0.0.1:1/v1", "llama")
     assert "hunter2" not in str(refused.value)
 

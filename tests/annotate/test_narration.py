@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotate.errors import AnnotateError
 from annotate.narration import UNDECODED, UNUSABLE, Piece, heard, read_narration
+from common.errors import StepDiffError
 
 SAID = {
     "a": [Piece(0.5, 2.0, "take, the eggs"), Piece(2.0, 4.25, 'say "whisk"')],
@@ -107,11 +107,11 @@ def test_hours_of_text_are_read(tmp_path: Path) -> None:
 def test_a_video_without_lists_of_one_length_is_named(tmp_path: Path, value: object) -> None:
     path = tmp_path / "caption.json"
     path.write_text(json.dumps({"a": value}))
-    with pytest.raises(AnnotateError, match="caption.json: video a has no lists"):
+    with pytest.raises(StepDiffError, match="caption.json: video a has no lists"):
         list(read_narration(path, ["a"], Counter()))
 
 
 def test_a_csv_without_its_columns_is_named(tmp_path: Path) -> None:
     (tmp_path / "n.csv").write_text("start,end,text\n1,2,a\n")
-    with pytest.raises(AnnotateError, match="n.csv: no column timestamp"):
+    with pytest.raises(StepDiffError, match="n.csv: no column timestamp"):
         list(read_narration(tmp_path / "n.csv", ["a"], Counter()))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from annotate.near_duplicates import first_of_alike
+from common.errors import StepDiffError
 from heads.similarity import MODEL, Sentences
-from weights import WeightsError, resolve
+from weights import resolve
 
 
 def angles(texts: Sequence[str]) -> np.ndarray:
@@ -31,7 +32,7 @@ def test_only_questions_of_one_pair_are_compared() -> None:
 def test_the_real_mpnet_tells_a_paraphrase_from_another_question() -> None:
     try:
         resolve(MODEL)
-    except WeightsError as error:
+    except StepDiffError as error:
         pytest.skip(str(error))
     asked = [
         "What is the main difference between the two videos?",

@@ -10,10 +10,11 @@ import pytest
 
 from annotate import pairqa
 from annotate.pairs import SCHEMA
+from common.errors import StepDiffError
 from heads.paired_qa import read_paired_qa
 from heads.similarity import MODEL
 from store import Store, table
-from weights import WeightsError, resolve
+from weights import resolve
 
 from .conftest import CLIPS, Reply, Server, said
 
@@ -25,7 +26,7 @@ def given(store: Store, tmp_path: Path) -> list[str]:
     """Options: five pairs, one of which lacks a description."""
     try:
         resolve(MODEL)
-    except WeightsError as error:
+    except StepDiffError as error:
         pytest.skip(str(error))
     rows = [(n, CLIPS[a], CLIPS[b], "whisk", "whisk" if same else "pour", same) for n, a, b, same in PAIRS]
     pl.DataFrame(rows, schema=SCHEMA, orient="row").write_parquet(tmp_path / "pairs.parquet")

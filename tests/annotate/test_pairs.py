@@ -188,7 +188,7 @@ def test_a_store_of_one_video_has_no_pair(tmp_path: Path) -> None:
     Store.open(tmp_path / "features", create=True).catalog("clips").append(
         pl.DataFrame([clip("v", 0, "a"), clip("v", 9, "a")])
     )
-    with pytest.raises(pairs.AnnotateError, match="no step has training clips of two videos"):
+    with pytest.raises(pairs.StepDiffError, match="no step has training clips of two videos"):
         chosen(tmp_path)
 
 

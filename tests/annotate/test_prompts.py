@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotate import AnnotateError, prompts
+from annotate import prompts
 from annotate.prompts import DESCRIBE, PAIRQA, Prompt, read_prompt
+from common.errors import StepDiffError
 
 SUPPLEMENT = Path(__file__).parents[3] / "shared/seeds"
 FIELDS = {"narration": "we whisk", "action_caption": "a hand whisks", "object_caption": "eggs"}
@@ -37,27 +38,27 @@ def test_the_published_prompts_are_those_of_the_supplement() -> None:
 
 
 def test_a_template_with_a_missing_or_unknown_field_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AnnotateError, match="prompt mine: its template lacks {step}; put it where"):
+    with pytest.raises(StepDiffError, match="prompt mine: its template lacks {step}; put it where"):
         Prompt("mine", "You see.", "Describe it.", ("step",))
-    with pytest.raises(AnnotateError, match="prompt mine: nobody fills {other}; use step"):
+    with pytest.raises(StepDiffError, match="prompt mine: nobody fills {other}; use step"):
         Prompt("mine", "You see {other}.", "Describe {step}.", ("step",))
-    with pytest.raises(AnnotateError, match="prompt mine: .*write a brace that is no field twice"):
+    with pytest.raises(StepDiffError, match="prompt mine: .*write a brace that is no field twice"):
         Prompt("mine", "You see }.", "Describe {step}.", ("step",))
     for form in ("{step:{width}}", "{step:d}", "{step!r}"):
-        with pytest.raises(AnnotateError, match="prompt mine: a field is its name in braces alone"):
+        with pytest.raises(StepDiffError, match="prompt mine: a field is its name in braces alone"):
             Prompt("mine", "You see.", f"Describe {form}.", ("step",))
     path = tmp_path / "mine.yaml"
     path.write_text("system: Be short.\nuser: '{narration} {action_caption}'\n")
-    with pytest.raises(AnnotateError, match=r"describe of .*mine.yaml: its template lacks {object_caption}"):
+    with pytest.raises(StepDiffError, match=r"describe of .*mine.yaml: its template lacks {object_caption}"):
         read_prompt(str(path), DESCRIBE)
     for broken in ("user: '{narration}'", "- a list", "a: [", "just words", "system:\nuser: '{narration}'"):
         path.write_text(broken)
-        with pytest.raises(AnnotateError, match="no prompt of `system` and `user`") as caught:
+        with pytest.raises(StepDiffError, match="no prompt of `system` and `user`") as caught:
             read_prompt(str(path), DESCRIBE)
         assert "\n" not in str(caught.value)
-    with pytest.raises(AnnotateError, match="no prompt of"):
+    with pytest.raises(StepDiffError, match="no prompt of"):
         read_prompt(str(tmp_path / "absent.yaml"), DESCRIBE)
-    with pytest.raises(AnnotateError, match="prompt describe: no value for {object_caption}"):
+    with pytest.raises(StepDiffError, match="prompt describe: no value for {object_caption}"):
         DESCRIBE.messages(narration="we whisk", action_caption="a hand whisks")
 
 

@@ -10,14 +10,15 @@ from typing import Any
 import polars as pl
 import pytest
 
-from annotate import AnnotateError, stage, worker
+from annotate import stage, worker
 from annotate.answers import plain
 from annotate.describe import DescribeOptions
 from annotate.stage import StageOptions, pending, run_stage
 from annotate.versions import Version, chosen, versions
 from annotate.worker import Answered, Equipment, Worker
+from common.errors import StepDiffError
 from heads.clip_texts import ClipTexts
-from store import Store, StoreError
+from store import Store
 from store.lock import locked
 
 sys.path.insert(0, str(Path(__file__).parent))  # a worker process imports them from here
@@ -104,13 +105,13 @@ def test_another_provenance_is_another_folder(store: Store, job: Shout) -> None:
     assert len({version.name for version in both}) == 2
     for version in both:
         assert set(ClipTexts(str(version.folder), "shout").provenance) == {version.line}
-    with pytest.raises(AnnotateError, match="2 versions of shout; name one of"):
+    with pytest.raises(StepDiffError, match="2 versions of shout; name one of"):
         chosen(store, "shout", None)
     name = both[1].name
     assert chosen(store, "shout", name[:8]).name == name
-    with pytest.raises(AnnotateError, match="0 versions of shout begin with 'xyz'"):
+    with pytest.raises(StepDiffError, match="0 versions of shout begin with 'xyz'"):
         chosen(store, "shout", "xyz")
-    with pytest.raises(AnnotateError, match="no describe in it yet; run python -m annotate.describe"):
+    with pytest.raises(StepDiffError, match="no describe in it yet; run python -m annotate.describe"):
         chosen(store, "describe", None)
 
 
@@ -128,7 +129,7 @@ def test_a_damaged_shard_is_refused(store: Store, job: Shout) -> None:
     path = version.folder / "000000.parquet"
     assert isinstance(path, Path)
     path.write_bytes(path.read_bytes().replace(b"shout", b"snout"))
-    with pytest.raises(StoreError, match="is not as it was written"):
+    with pytest.raises(StepDiffError, match="is not as it was written"):
         work(store, job, items(["a", "b"]))
 
 
@@ -194,7 +195,7 @@ def test_two_runs_do_not_write_one_version_at_once(store: Store, job: Shout) -> 
     assert isinstance(version.folder, Path)
     version.folder.mkdir(parents=True)
     with locked(version.folder / "lock.json", wait=False):
-        with pytest.raises(StoreError, match="is being written by process"):
+        with pytest.raises(StepDiffError, match="is being written by process"):
             run_stage(options(store), "shout", job, items(["a"]))
 
 
@@ -207,12 +208,12 @@ def test_a_stage_whose_model_is_served_takes_no_gpu(
 
     def crew(equipment: Equipment, gpu: bool, worker: type) -> None:
         taken.append(gpu)
-        raise AnnotateError("enough")
+        raise StepDiffError("enough")
 
     monkeypatch.setattr(stage, "connected", lambda *_: nullcontext(True))
     monkeypatch.setattr(stage, "has_gpu", lambda *_: True)
     monkeypatch.setattr(stage, "crew_size", lambda *_: (1, 1))
     monkeypatch.setattr(stage, "Crew", crew)
-    with pytest.raises(AnnotateError, match="enough"):
+    with pytest.raises(StepDiffError, match="enough"):
         run_stage(DescribeOptions(store=str(store.path), endpoint=endpoint), "shout", job, items(["a"]))
     assert taken == [endpoint is None]

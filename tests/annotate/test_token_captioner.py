@@ -10,11 +10,12 @@ import polars as pl
 import pytest
 import torch
 
-from annotate import AnnotateError, captions
+from annotate import captions
 from annotate.answers import Failure, Item
 from annotate.captioning import caption
 from annotate.token_captioner import TokenCaptioner, TokenJob, check_centre
 from annotate.versions import chosen
+from common.errors import StepDiffError
 from featurize.frames import WORDS
 from heads import train
 from heads.clip_texts import ClipTexts
@@ -116,7 +117,7 @@ def test_a_clip_without_tokens_fails_alone(world: Path) -> None:
 
 
 def test_a_view_of_another_encoder_is_refused(world: Path) -> None:
-    with pytest.raises(AnnotateError, match="view other is not one .*layer 'last' against 'first'"):
+    with pytest.raises(StepDiffError, match="view other is not one .*layer 'last' against 'first'"):
         captioner(world, "other")
 
 
@@ -139,7 +140,7 @@ def test_objects_are_asked_of_centre_frames_alone(world: Path) -> None:
             check_centre("view", dataclasses.replace(MADE, frames=words))
             continue
         check_centre("view", dataclasses.replace(MADE, frames=words.replace("8 at", "1 at")))
-        with pytest.raises(AnnotateError, match=f"view view shows 8 at {re.escape(WORDS[sampling])}"):
+        with pytest.raises(StepDiffError, match=f"view view shows 8 at {re.escape(WORDS[sampling])}"):
             check_centre("view", dataclasses.replace(MADE, frames=words))
 
 

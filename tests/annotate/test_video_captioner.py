@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from annotate import AnnotateError
 from annotate.answers import Failure, Item
 from annotate.captioning import Kind, caption
 from annotate.pictures import pictures, with_videos
 from annotate.video_captioner import VideoCaptioner, VideoJob
+from common.errors import StepDiffError
 from featurize.decode import Clip, read_clips
 from featurize.picture import Whole
 
@@ -160,10 +160,10 @@ def test_what_is_no_such_model_is_refused_in_one_line(models: dict[str, Path], t
     tensors = load_file(lacking / "model.safetensors")
     del tensors["vision_model.post_layernorm.weight"]
     save_file(tensors, lacking / "model.safetensors", {"format": "pt"})
-    with pytest.raises(AnnotateError, match="lacks 1 tensors, first vision_model.post_layernorm.weight"):
+    with pytest.raises(StepDiffError, match="lacks 1 tensors, first vision_model.post_layernorm.weight"):
         captioner(lacking)
     (lacking / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(AnnotateError, match="no model that AutoModelForImageTextToText can load") as caught:
+    with pytest.raises(StepDiffError, match="no model that AutoModelForImageTextToText can load") as caught:
         captioner(lacking)
     assert "\n" not in str(caught.value)
 
@@ -178,8 +178,8 @@ def test_captions_are_one_line_and_objects_one_a_line() -> None:
 def test_videos_are_looked_for_where_the_user_says(video: Path, tmp_path: Path) -> None:
     items = pl.DataFrame({"key": ["a"], "video": [video.name]})
     assert with_videos(items, str(video.parent))["video"].to_list() == [str(video)]
-    with pytest.raises(AnnotateError, match="video.mp4 does not exist: give --videos"):
+    with pytest.raises(StepDiffError, match="video.mp4 does not exist: give --videos"):
         with_videos(items, str(tmp_path))
     for name, named in (("n" * 300 + ".mp4", "n.mp4 does not exist"), ("nul\0.mp4", "nul\\x00.mp4' does not exist")):
-        with pytest.raises(AnnotateError, match=re.escape(named)):
+        with pytest.raises(StepDiffError, match=re.escape(named)):
             with_videos(pl.DataFrame({"key": ["a"], "video": [name]}), str(video.parent))

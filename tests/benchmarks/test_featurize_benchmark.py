@@ -8,8 +8,9 @@ import pytest
 
 from benchmarks.featurize import main
 from benchmarks.footage import kitchen, long_video
+from common.errors import StepDiffError
 from featurize.timeline import from_packets
-from weights import WeightsError, resolve
+from weights import resolve
 
 
 def test_the_long_video_has_its_keyframes_where_it_says(tmp_path: Path) -> None:
@@ -23,7 +24,7 @@ def test_the_long_video_has_its_keyframes_where_it_says(tmp_path: Path) -> None:
 def test_it_ends_in_one_json_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         resolve("efficientnet-lite0")
-    except WeightsError as problem:
+    except StepDiffError as problem:
         pytest.skip(str(problem))
     cores = os.sched_getaffinity(0)
     try:

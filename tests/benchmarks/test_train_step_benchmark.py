@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from benchmarks.train_step import World, main
+from common.errors import StepDiffError
 from heads.clips import Features
-from weights import WeightsError, resolve
+from weights import resolve
 
 
 @pytest.fixture(autouse=True)
 def weights() -> None:
     try:
         resolve("efficientnet-lite0")
-    except WeightsError as problem:
+    except StepDiffError as problem:
         pytest.skip(str(problem))
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from featurize import FeaturizeError
+from common.errors import StepDiffError
 from featurize.encoders import Encoder, load
 from featurize.encoders.clip import Clip
 from featurize.picture import Crop, square
@@ -172,7 +172,7 @@ def test_provenance_tells_what_was_chosen(checkpoint: Path, encoder: Encoder) ->
 
 
 def refusal(folder: Path, layer: int | None = None) -> str:
-    with pytest.raises(FeaturizeError) as caught:
+    with pytest.raises(StepDiffError) as caught:
         load("clip", str(folder), "cpu", layer)
     line = str(caught.value)
     assert "\n" not in line
@@ -224,7 +224,7 @@ def test_missing_tensors_are_refused_not_made_up(checkpoint: Path, tmp_path: Pat
 
 
 def test_unusable_input_is_refused(encoder: Encoder) -> None:
-    with pytest.raises(FeaturizeError, match="text 1 of the batch: the text is empty"):
+    with pytest.raises(StepDiffError, match="text 1 of the batch: the text is empty"):
         encoder.encode_texts(["ok", "  "])
-    with pytest.raises(FeaturizeError, match="takes frames"):
+    with pytest.raises(StepDiffError, match="takes frames"):
         encoder.encode_clips(np.zeros((1, 4, SIZE, SIZE, 3), np.uint8))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from featurize import FeaturizeError
+from common.errors import StepDiffError
 from featurize.encoders import Encoder, load
 from featurize.frames import chosen
 from featurize.picture import Crop, square
-from weights import WeightsError, resolve
+from weights import resolve
 
 VIDEOS = Path(__file__).parents[2].parent / "shared" / "videos"
 # of ImageNet: sharks, rays, sea snake, snorkel, scuba diver
@@ -21,7 +21,7 @@ AQUATIC = [2, 3, 4, 5, 6, 65, 801, 983]
 def fetched(name: str) -> Path:
     try:
         return resolve(name)
-    except WeightsError as problem:
+    except StepDiffError as problem:
         pytest.skip(str(problem))
 
 
@@ -103,9 +103,9 @@ def test_efficientnet_returns_what_it_declares(efficientnet: Encoder) -> None:
     assert declared["tokens"].dtype == "float16"
     assert {k: v.shape[1:] for k, v in got.items()} == {k: f.shape for k, f in declared.items()}
     assert efficientnet.provenance("clips").crop == "short side 224, centre crop 224"
-    with pytest.raises(FeaturizeError, match="encodes clips, not texts"):
+    with pytest.raises(StepDiffError, match="encodes clips, not texts"):
         efficientnet.features("texts")
-    with pytest.raises(FeaturizeError, match="encodes clips, not texts"):
+    with pytest.raises(StepDiffError, match="encodes clips, not texts"):
         efficientnet.encode_texts(["a"])
 
 
@@ -130,5 +130,5 @@ def test_a_long_text_is_truncated_and_an_empty_one_refused(mpnet: Encoder) -> No
     both = mpnet.encode_texts([long, long + "then drive the car home"])["embedding"]
     np.testing.assert_array_equal(both[0], both[1])
     assert mpnet.provenance("texts").crop == "first 384 tokens"
-    with pytest.raises(FeaturizeError, match="the text is empty"):
+    with pytest.raises(StepDiffError, match="the text is empty"):
         mpnet.encode_texts(["fine", ""])

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from featurize import FeaturizeError
+from common.errors import StepDiffError
 from featurize.encoders import Encoder, deciding, load
 from featurize.encoders.internvideo_mm import InternVideo, InternVideoB16
 from featurize.encoders.internvideo_model import InternVideoMM, Size
@@ -110,9 +110,9 @@ def test_the_same_batch_gives_the_same_bits(encoder: Encoder, frames: np.ndarray
 
 
 def test_unusable_input_is_refused(encoder: Encoder) -> None:
-    with pytest.raises(FeaturizeError, match="text 1 of the batch: the text is empty"):
+    with pytest.raises(StepDiffError, match="text 1 of the batch: the text is empty"):
         encoder.encode_texts(["ok", "  "])
-    with pytest.raises(FeaturizeError, match="takes frames"):
+    with pytest.raises(StepDiffError, match="takes frames"):
         encoder.encode_clips(np.zeros((1, 8, 224, 224, 3), np.uint8))
 
 
@@ -124,7 +124,7 @@ def test_tokenizer_files_change_no_provenance_of_clips(encoder: InternVideo, wei
     assert expected == bare.provenance("clips") == file.provenance("clips")
     for place in (weights, tmp_path, tmp_path / "model.ckpt"):  # what a finished run compares
         assert fingerprint(deciding(NAME, place)) == expected.weights
-    with pytest.raises(FeaturizeError, match=r"texts need a tokenizer, and .* has none: put CLIP's tokenizer.json"):
+    with pytest.raises(StepDiffError, match=r"texts need a tokenizer, and .* has none: put CLIP's tokenizer.json"):
         bare.features("texts")
     assert opened(weights / "model.ckpt").provenance("texts") == encoder.provenance("texts")
 
@@ -177,19 +177,19 @@ def test_a_wrong_tokenizer_is_refused(weights: Path, tmp_path: Path, files: dict
     shutil.copy(weights / "model.ckpt", tmp_path)
     for name, content in files.items():
         (tmp_path / name).write_text(content)
-    with pytest.raises(FeaturizeError) as caught:
+    with pytest.raises(StepDiffError) as caught:
         opened(tmp_path).features("texts")
     assert reason in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_weights_must_be_named(tmp_path: Path) -> None:
-    with pytest.raises(FeaturizeError, match="needs weights: the published .ckpt"):
+    with pytest.raises(StepDiffError, match="needs weights: the published .ckpt"):
         load(NAME, device="cpu")
-    with pytest.raises(FeaturizeError, match=r"holds no .ckpt and no .safetensors"):
+    with pytest.raises(StepDiffError, match=r"holds no .ckpt and no .safetensors"):
         load(NAME, str(tmp_path), "cpu")
     for ending in ("ckpt", "safetensors"):
         (tmp_path / f"model.{ending}").touch()
-    with pytest.raises(FeaturizeError, match=r"holds 2 checkpoints \(model.ckpt, model.safetensors\)"):
+    with pytest.raises(StepDiffError, match=r"holds 2 checkpoints \(model.ckpt, model.safetensors\)"):
         load(NAME, str(tmp_path), "cpu")
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from featurize import FeaturizeError
+from common.errors import StepDiffError
 from featurize.encoders import NAMES, load
 
 
 def refusal(name: str, weights: str | None = None, device: str | None = "cpu", layer: int | None = None) -> str:
-    with pytest.raises(FeaturizeError) as caught:
+    with pytest.raises(StepDiffError) as caught:
         load(name, weights, device, layer)
     line = str(caught.value)
     assert "\n" not in line
@@ -67,7 +67,7 @@ def test_every_encoder_says_what_it_is_and_what_it_wants(name: str, tmp_path: Pa
 def test_choices_that_an_encoder_does_not_give_are_refused(tmp_path: Path) -> None:
     given = {"frames": 4, "sampling": "segment-centres"}
     for name, words in (("efficientnet-lite0", "frames"), ("mpnet-base", "frames or sampling")):
-        with pytest.raises(FeaturizeError, match=f"encoder {name} has no choice of {words}: leave it out"):
+        with pytest.raises(StepDiffError, match=f"encoder {name} has no choice of {words}: leave it out"):
             load(name, str(tmp_path), "cpu", **given)
-    with pytest.raises(FeaturizeError, match="0 frames of a clip are too few"):
+    with pytest.raises(StepDiffError, match="0 frames of a clip are too few"):
         load("clip", str(tmp_path), "cpu", frames=0)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import StepDiffError
 from featurize.encoders import load
 from featurize.encoders.repeats import encode_distinct
-from weights import WeightsError, resolve
+from weights import resolve
 
 
 def clips() -> np.ndarray:
@@ -47,7 +48,7 @@ def test_the_last_chunk_is_filled_up() -> None:
 def test_a_frame_has_the_same_bits_beside_other_frames() -> None:
     try:
         resolve("efficientnet-lite0")
-    except WeightsError as problem:
+    except StepDiffError as problem:
         pytest.skip(str(problem))
     encoder = load("efficientnet-lite0", device="cpu")
     frames = np.random.default_rng(1).integers(0, 256, (4, 8, 224, 224, 3), dtype=np.uint8)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from featurize import FeaturizeError
+from common.errors import StepDiffError
 from featurize.encoders import Encoder, load
 
 TEXTS = ["flip the pancake", "a", "clean the pool " * 20, "pour the batter slowly"]
@@ -92,7 +92,7 @@ def test_words_without_attention_have_no_limit(tmp_path: Path) -> None:
 
 
 def refusal(folder: Path, **choices: object) -> str:
-    with pytest.raises(FeaturizeError) as caught:
+    with pytest.raises(StepDiffError) as caught:
         load("sentence", str(folder), "cpu", **choices)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from featurize import FeaturizeError
+from common.errors import StepDiffError
 from featurize.encoders import Encoder, load
 from featurize.picture import square
 
@@ -127,7 +127,7 @@ def test_provenance_tells_what_was_chosen(checkpoint: Path, encoder: Encoder) ->
 
 
 def refusal(folder: Path, layer: int | None = None) -> str:
-    with pytest.raises(FeaturizeError) as caught:
+    with pytest.raises(StepDiffError) as caught:
         load("siglip", str(folder), "cpu", layer)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -152,5 +152,5 @@ def test_without_a_tokenizer_clips_are_encoded_and_texts_refused(checkpoint: Pat
     shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("tokenizer*"))
     encoder = load("siglip", str(tmp_path), "cpu")
     assert set(encoder.features("clips")) == {"tokens", "frame_embedding", "embedding"}
-    with pytest.raises(FeaturizeError, match="has no tokenizer that can be loaded"):
+    with pytest.raises(StepDiffError, match="has no tokenizer that can be loaded"):
         encoder.features("texts")

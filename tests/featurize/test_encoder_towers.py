@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from featurize import FeaturizeError
+from common.errors import StepDiffError
 from featurize.encoders import Encoder, load
 from featurize.picture import square
 
@@ -248,7 +248,7 @@ def test_the_language_model_is_not_read(
 
 
 def refusal(name: str, folder: Path) -> str:
-    with pytest.raises(FeaturizeError) as caught:
+    with pytest.raises(StepDiffError) as caught:
         load(name, str(folder), "cpu")
     assert "\n" not in str(caught.value)
     return str(caught.value)

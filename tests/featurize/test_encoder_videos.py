@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from featurize import FeaturizeError
+from common.errors import StepDiffError
 from featurize.encoders import Encoder, load
 from featurize.picture import square
 
@@ -140,7 +140,7 @@ def test_more_frames_of_vjepa2(folders: dict[str, Path]) -> None:
 
 
 def refusal(name: str, folder: Path, **choices: int) -> str:
-    with pytest.raises(FeaturizeError) as caught:
+    with pytest.raises(StepDiffError) as caught:
         load(name, str(folder), "cpu", **choices)
     assert "\n" not in str(caught.value)
     return str(caught.value)

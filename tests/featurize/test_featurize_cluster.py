@@ -211,7 +211,7 @@ def test_a_shard_whose_workers_die_is_given_up_and_the_others_go_on(tmp_path: Pa
 
 
 def test_a_relative_path_is_refused_inside_a_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from featurize import FeaturizeError
+    from common.errors import StepDiffError
 
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert inside_job()
@@ -221,7 +221,7 @@ def test_a_relative_path_is_refused_inside_a_job(monkeypatch: pytest.MonkeyPatch
         Options(store, "clip", manifest="clips.csv"),
         Options(store, "clip", videos=("/a.mp4", "b.mp4")),
     ):
-        with pytest.raises(FeaturizeError, match="is relative: inside a Ray job"):
+        with pytest.raises(StepDiffError, match="is relative: inside a Ray job"):
             requested(options)
 
 

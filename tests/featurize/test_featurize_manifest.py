@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from featurize import FeaturizeError
+from common.errors import StepDiffError
 from featurize.manifest import read_manifest
 from featurize.videofiles import as_manifest
 from store import text_key
@@ -35,7 +35,7 @@ def written(frame: pl.DataFrame, path: Path) -> Path:
 
 
 def refusal(path: Path, column: str | None = None) -> str:
-    with pytest.raises(FeaturizeError) as error:
+    with pytest.raises(StepDiffError) as error:
         read_manifest(path, column)
     assert "\n" not in str(error.value) and str(path) in str(error.value)
     return str(error.value)
@@ -124,9 +124,9 @@ def test_a_video_file_is_one_clip(tmp_path: Path, video: Writer) -> None:
 def test_files_of_one_stem_are_refused(tmp_path: Path, video: Writer) -> None:
     twin = tmp_path / "uneven-length.mp4"
     twin.write_bytes(video("uneven-length.mkv", frames=37, rate=30).read_bytes())
-    with pytest.raises(FeaturizeError, match="same stem"):
+    with pytest.raises(StepDiffError, match="same stem"):
         as_manifest([video("uneven-length.mkv"), twin])
-    with pytest.raises(FeaturizeError, match="no video"):
+    with pytest.raises(StepDiffError, match="no video"):
         as_manifest([tmp_path / "absent.mp4"])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from featurize import FeaturizeError
+from common.errors import StepDiffError
 from featurize.manifest import read_manifest
 
 ROWS = [("007", "a.mp4", 0.0, 1.0, "stir; mix"), ("b_1_2", "a b.mp4", 1.0, 2.5, "chop, fry")]
@@ -23,7 +23,7 @@ TABLES = {
 
 
 def refusal(path: Path, column: str | None = None) -> str:
-    with pytest.raises(FeaturizeError) as error:
+    with pytest.raises(StepDiffError) as error:
         read_manifest(path, column)
     assert "\n" not in str(error.value) and str(path) in str(error.value)
     return str(error.value)

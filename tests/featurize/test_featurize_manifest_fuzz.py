@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from featurize import FeaturizeError
+from common.errors import StepDiffError
 from featurize.manifest import Manifest, read_manifest
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
@@ -55,7 +55,7 @@ def read(folder: Path, suffix: str, data: bytes) -> Manifest | None:
     path.write_bytes(data)
     try:
         manifest = read_manifest(path)
-    except FeaturizeError as error:
+    except StepDiffError as error:
         assert "\n" not in str(error) and str(path) in str(error)
         return None
     keys = manifest.rows["key"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurize import FeaturizeError
+from common.errors import StepDiffError
 from featurize.decode import Clip, Failure, read_clips
 from featurize.picture import Crop, Resample, Whole, square
 from featurize.timeline import from_packets
@@ -21,7 +21,7 @@ Writer = Callable[..., Path]
 
 
 def reason(path: Path) -> str:
-    with pytest.raises(FeaturizeError) as error:
+    with pytest.raises(StepDiffError) as error:
         from_packets(path)
     assert "\n" not in str(error.value) and str(path) in str(error.value)
     return str(error.value)

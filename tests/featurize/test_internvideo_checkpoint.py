@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from featurize import FeaturizeError
+from common.errors import StepDiffError
 from featurize.encoders.internvideo_checkpoint import load_model
 from featurize.encoders.internvideo_model import SIZES, InternVideoMM, Size
 
@@ -32,7 +32,7 @@ def opened(path: Path, size: Size = TINY) -> InternVideoMM:
 
 
 def refusal(path: Path, size: Size = TINY) -> str:
-    with pytest.raises(FeaturizeError) as caught:
+    with pytest.raises(StepDiffError) as caught:
         opened(path, size)
     line = str(caught.value)
     assert "\n" not in line and str(path) in line
@@ -121,7 +121,7 @@ def test_the_other_size_is_named(tmp_path: Path, given: str, asked: str) -> None
         shapes = InternVideoMM(SIZES[given]).state_dict()
     one = torch.zeros(())  # one number that every tensor repeats: the file stays small
     torch.save({"state_dict": {f"clip.{name}": one.expand(values.shape) for name, values in shapes.items()}}, path)
-    with pytest.raises(FeaturizeError, match=f"holds {given}, not {asked}: give --encoder {given}"):
+    with pytest.raises(StepDiffError, match=f"holds {given}, not {asked}: give --encoder {given}"):
         load_model(path, asked, SIZES[asked], torch.device("cpu"))
 
 

@@ -6,17 +6,18 @@ import numpy as np
 import polars as pl
 import pytest
 
+from common.errors import StepDiffError
 from featurize.encoders import Encoder, load
 from store import Store
 from store.quantise import BLOCK
-from weights import WeightsError, resolve
+from weights import resolve
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     try:
         resolve("efficientnet-lite0")
-    except WeightsError as problem:
+    except StepDiffError as problem:
         pytest.skip(str(problem))
     return load("efficientnet-lite0", device="cpu")
 

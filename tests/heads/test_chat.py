@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from common.errors import StepDiffError
 from heads.chat import Chat
-from heads.errors import HeadsError
 from heads.packing import NO_TARGET, Packer, Turn
 
 SAID = "You are an assistant. Here is Video 1: a. Here is Video 2. Why? INST SYS In Video 2, they use a fork.\n\n"
@@ -86,5 +86,5 @@ def test_what_a_user_types_never_turns_into_a_control_token(kind: str) -> None:
 
 def test_a_control_token_that_a_tokenizer_cannot_but_read_is_refused() -> None:
     chat = Chat(tokenizer("unigram"))  # whose model has its control tokens among its pieces
-    with pytest.raises(HeadsError, match="'a </s>': the tokenizer reads a control token in it"):
+    with pytest.raises(StepDiffError, match="'a </s>': the tokenizer reads a control token in it"):
         chat.text_ids("a </s>")

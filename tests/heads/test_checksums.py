@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from common.errors import StepDiffError
 from heads import ask, checkpoint, embed, evaluate, train
 from heads.checkpoint import Run, restore_optimizer
-from heads.errors import HeadsError
 
 from .conftest import recipe
 from .small_task import SmallTask, last_weights, unsealed
@@ -57,7 +57,7 @@ def flip(path: Path, place: int, bit: int = 0) -> None:
 
 def refused(act: Callable[[], Any], path: Path, *words: str) -> None:
     """It raises one line that names the file."""
-    with pytest.raises(HeadsError) as refusal:
+    with pytest.raises(StepDiffError) as refusal:
         act()
     told = str(refusal.value)
     assert str(path) in told and "\n" not in told and all(word in told for word in words), told
@@ -140,10 +140,10 @@ def test_a_checkpoint_without_sha256sums_loads_with_one_notice(run: Path, capsys
 
 def test_sums_are_there_before_the_checkpoint_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(folder: Path, names: list[str]) -> None:
-        raise HeadsError(f"no space to write {folder}")
+        raise StepDiffError(f"no space to write {folder}")
 
     monkeypatch.setattr(checkpoint, "write_sums", refuses)
-    with pytest.raises(HeadsError, match="checkpoint-000000: cannot be written"):
+    with pytest.raises(StepDiffError, match="checkpoint-000000: cannot be written"):
         train_small(tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"lock.json", "metrics.jsonl", "tensorboard"}
 
@@ -158,7 +158,7 @@ def test_best_json_that_contradicts_its_checkpoint_is_refused(tmp_path: Path) ->
         best.write_text(right.replace(one, other))
         refused(Run(run).best, best)
     best.write_text(right.replace("-000002", "-000006"))
-    with pytest.raises(HeadsError):
+    with pytest.raises(StepDiffError):
         Run(run).prune()
     assert (run / "checkpoint-000002").is_dir(), "a wrong name never lets the best checkpoint be pruned"
     best.write_text(right.replace("-000002", "-000006").replace('"step": 2', '"step": 6'))
@@ -202,9 +202,7 @@ def test_every_reader_of_a_trained_head_refuses_a_changed_byte(
     assert not (tmp_path / "started").exists() and not (tmp_path / "p.jsonl").exists()
 
 
-def test_a_damaged_contrastive_head_embeds_nothing(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_damaged_contrastive_head_embeds_nothing(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = tmp_path / "align"
     options = {
         "store": str(world / "features"),

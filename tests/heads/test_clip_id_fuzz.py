@@ -5,7 +5,7 @@ import math
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.testsets import split_clip
 
 NEARLY = st.lists(
@@ -21,7 +21,7 @@ NEARLY = st.lists(
 def test_any_text_is_a_clip_id_or_one_line_of_error(text: str) -> None:
     try:
         video, start, end = split_clip(text)
-    except HeadsError as error:
+    except StepDiffError as error:
         assert "\n" not in str(error) and "is not a clip id" in str(error)
         return
     assert f"{video}_{start}_{end}" == text and [video, start, end] == text.rsplit("_", 2)

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.errors import StepDiffError
 from heads import evaluate, score
 from heads.cli import underscored
 from heads.clips import Features
 from heads.declining import declines
-from heads.errors import HeadsError
 from heads.evaluate import batch_starts
 from heads.evaluate_options import EvaluateOptions, check
 from heads.language_model import LanguageModel
@@ -244,7 +244,7 @@ def test_another_language_model_of_the_same_name_is_asked_anew(world: Path, tiny
 
 def test_the_embedding_of_a_pair_is_not_asked_of_a_model_that_has_none() -> None:
     asked = EvaluateOptions("diffmcq", "video-lm", "features", "set", "p.jsonl", pair_embedding="candidate")
-    with pytest.raises(HeadsError, match="--pair-embedding is for vlemb, and video-lm does not read it"):
+    with pytest.raises(StepDiffError, match="--pair-embedding is for vlemb, and video-lm does not read it"):
         check(asked)
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from common.errors import StepDiffError
 from heads.clips import Features
-from heads.errors import HeadsError
 from store import Feature, Provenance, Store
 
 
@@ -20,5 +20,5 @@ def test_features_of_a_store_in_an_object_store_are_read_by_key(bucket: str) -> 
     cached = Features(Store.open(f"{bucket}/features"), "net", "tokens")
     assert np.array_equal(cached.read(["c", "a", "c"]).numpy(), tokens[[1, 0, 1]])
     assert cached.has(["a", "b", "nobody"]).tolist() == [True, False, False]
-    with pytest.raises(HeadsError, match="b: no net features"):
+    with pytest.raises(StepDiffError, match="b: no net features"):
         cached.read(["b"])

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.hold_out import (
     BY_ID,
     BY_OVERLAP,
@@ -49,9 +49,9 @@ def test_every_clip_of_the_three_test_sets_is_read(tmp_path: Path) -> None:
 
 def test_a_file_that_does_not_exist_or_is_no_test_set_is_refused(tmp_path: Path) -> None:
     for rows in ([{"question": "?"}], []):
-        with pytest.raises(HeadsError, match="x.jsonl: not a test set"):
+        with pytest.raises(StepDiffError, match="x.jsonl: not a test set"):
             read_test_clips([write(tmp_path / "x.jsonl", *rows)])
-    with pytest.raises(HeadsError, match="y.jsonl: no such file"):
+    with pytest.raises(StepDiffError, match="y.jsonl: no such file"):
         read_test_clips([tmp_path / "y.jsonl"])
 
 
@@ -164,9 +164,9 @@ def test_what_is_dropped_is_counted_by_source_and_a_source_that_keeps_nothing_is
         "test clip)",
     ]
     assert held.record() == {"by": "video", "files": [path], "test_clips": 2, "sources": held.sources}
-    with pytest.raises(HeadsError, match="hold_out leaves nothing of clips to train on: 2 of 2 dropped"):
+    with pytest.raises(StepDiffError, match="hold_out leaves nothing of clips to train on: 2 of 2 dropped"):
         held.keep(catalog.filter(pl.col("key").is_in(["v_-1_12_13", "w_5.0_7.50"])), "clips")
-    with pytest.raises(HeadsError, match="hold_out leaves nothing of pairs"):
+    with pytest.raises(StepDiffError, match="hold_out leaves nothing of pairs"):
         held.keep_pairs(pairs[1:], "pairs")
 
 

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
+from common.errors import StepDiffError
 from heads import train, trained_on
 from heads.checkpoint import Run
 from heads.cli import gathered
-from heads.errors import HeadsError
 from heads.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
 from heads.paired_contrast import contrast_pairs
 from heads.recipe import HardNegativeOptions, WarmStart, read_recipe
@@ -214,10 +214,12 @@ def test_a_file_is_read_in_blocks_and_one_that_is_not_what_the_lineage_names_is_
     data = bytearray((tmp_path / "trained_on.safetensors").read_bytes())
     data[-1] ^= 1
     (tmp_path / "trained_on.safetensors").write_bytes(data)
-    with pytest.raises(HeadsError, match=r"trained_on.safetensors: missing or damaged \(sha256 .*, lineage.json names"):
+    with pytest.raises(
+        StepDiffError, match=r"trained_on.safetensors: missing or damaged \(sha256 .*, lineage.json names"
+    ):
         trained_on.read(tmp_path, lineage)
     (tmp_path / "trained_on.safetensors").unlink()
-    with pytest.raises(HeadsError, match=r"trained_on.safetensors: missing or damaged \(No such file"):
+    with pytest.raises(StepDiffError, match=r"trained_on.safetensors: missing or damaged \(No such file"):
         trained_on.read(tmp_path, lineage)
 
 

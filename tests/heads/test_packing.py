@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from common.errors import StepDiffError
 from heads.chat import Chat
-from heads.errors import HeadsError
 from heads.language_model import LanguageModel, Lora
 from heads.packing import NO_TARGET, TEXT, Packer, Turn
 from heads.projector import Projector, ProjectorOptions
@@ -161,7 +161,9 @@ def test_without_lora_no_parameter_of_the_model_trains(tiny_lm: str) -> None:
 
 def test_lora_for_a_layer_that_the_model_lacks_names_those_it_has(tiny_lm: str) -> None:
     lm = LanguageModel.load(tiny_lm)
-    with pytest.raises(HeadsError, match="no linear layer query_key_value .* set video_lm.lora.targets to .* q_proj, "):
+    with pytest.raises(
+        StepDiffError, match="no linear layer query_key_value .* set video_lm.lora.targets to .* q_proj, "
+    ):
         lm.add_lora(Lora(targets=("q_proj", "query_key_value")), seed=0)
     assert lm.lora_state() == {}
     lm.add_lora(Lora(targets=("self_attn.q_proj",)), seed=0)

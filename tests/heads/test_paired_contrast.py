@@ -6,8 +6,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from common.errors import StepDiffError
 from heads.clips import Features
-from heads.errors import HeadsError
 from heads.paired_contrast import Decided, PairContrast, Told, contrast_pairs
 from heads.recipe import PairsContrast, Validation
 from store import Store
@@ -38,19 +38,17 @@ def test_an_answer_that_nothing_differs_is_matched_to_no_pair(catalog: pl.DataFr
     told, decided = contrast_pairs(path, catalog)
     assert told == [Told((A, B), ("In Video 2, a fork.",))]
     assert decided == [Decided((A, B), 1 / 3), Decided((B, C), 1.0)]
-    with pytest.raises(HeadsError, match="drop contrastive.pairs"):
+    with pytest.raises(StepDiffError, match="drop contrastive.pairs"):
         contrast_pairs(write(tmp_path / "qa.jsonl", (A, B, "YES")), catalog)
 
 
 def test_no_clip_of_the_val_or_test_split_trains(catalog: pl.DataFrame, tmp_path: Path) -> None:
     refused = f"1 clips of another split than train, or of none, would train, e.g. {HELD_OUT}"
-    with pytest.raises(HeadsError, match=refused):
+    with pytest.raises(StepDiffError, match=refused):
         contrast_pairs(write(tmp_path / "qa.jsonl", (A, B, "YES"), (A, HELD_OUT, "a fork")), catalog)
 
 
-def test_a_batch_is_a_pure_function_of_seed_and_number(
-    world: Path, catalog: pl.DataFrame, tmp_path: Path
-) -> None:
+def test_a_batch_is_a_pure_function_of_seed_and_number(world: Path, catalog: pl.DataFrame, tmp_path: Path) -> None:
     store = Store.open(world / "features")
     said = [(a, b, answer) for a, b in ((A, B), (B, C), (C, A)) for answer in (SAID, "YES", "NO")]
     path = write(tmp_path / "qa.jsonl", *said, (A, C, "YES"))

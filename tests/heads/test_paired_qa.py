@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.paired_qa import PairQuestions, draw, kind, read_paired_qa, turns
 from store import Store
 
@@ -17,7 +17,7 @@ def test_a_row_of_paired_qa_without_words_is_named(world: Path, tmp_path: Path) 
     row = json.loads((world / "pairqa.jsonl").read_text().splitlines()[0])
     for name, value in (("answer", ""), ("question", None), ("reference", ["a"])):
         (tmp_path / "qa.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {name: value}) + "\n")
-        with pytest.raises(HeadsError, match=r"qa\.jsonl:2: not a PairQA row"):
+        with pytest.raises(StepDiffError, match=r"qa\.jsonl:2: not a PairQA row"):
             read_paired_qa(str(tmp_path / "qa.jsonl"), catalog)
 
 
@@ -33,7 +33,8 @@ def test_every_kind_of_answer_has_its_turn() -> None:
         drawn = turns(asked, 6, np.random.default_rng(seed))
         assert len(set(drawn)) == 6
         assert Counter(kind(turn.answer) for turn in drawn) in (
-            Counter(decision=3, video=1, text=2), Counter(decision=2, video=1, text=3)
+            Counter(decision=3, video=1, text=2),
+            Counter(decision=2, video=1, text=3),
         )
     assert len(turns(asked, 20, np.random.default_rng(0))) == 11
     firsts = {turns(asked, 6, np.random.default_rng(seed))[0] for seed in range(20)}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.partial import Partial
 from heads.testsets import DiffRank, read_predictions, write_predictions
 
@@ -100,8 +100,9 @@ def test_two_evaluations_do_not_write_one_file_at_once(tmp_path: Path) -> None:
     out = tmp_path / "p.jsonl"
     with Partial("diffrank", out, WHO) as partial:
         partial.resume(ROWS, STARTS)
-        with pytest.raises(HeadsError, match="p.partial.jsonl: another evaluation writes it now"), Partial(
-            "diffrank", out, WHO
+        with (
+            pytest.raises(StepDiffError, match="p.partial.jsonl: another evaluation writes it now"),
+            Partial("diffrank", out, WHO),
         ):
             pass
         partial.add(SCORES[:4])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.methods.step_oracle import StepOracle
 from heads.methods.vlemb import VLEmb
 from heads.projector import Projector, ProjectorOptions
@@ -23,7 +23,7 @@ def projector(tokens: int = 16) -> Projector:
 def test_outputs_do_not_depend_on_the_number_of_input_tokens() -> None:
     for tokens in (8, 16, 392):
         assert projector(tokens)(torch.randn(3, tokens, 12)).shape == (3, 5, 32)
-    with pytest.raises(HeadsError, match="15 tokens a clip do not divide into 8 frames"):
+    with pytest.raises(StepDiffError, match="15 tokens a clip do not divide into 8 frames"):
         projector(15)
 
 
@@ -77,9 +77,9 @@ def test_vlemb_is_the_cosine_of_normalised_averages(world: Path) -> None:
 
 def test_vlemb_needs_a_text_side_and_writes_no_text(world: Path) -> None:
     store = Store.open(world / "features")
-    with pytest.raises(HeadsError, match="the view has no text side"):
+    with pytest.raises(StepDiffError, match="the view has no text side"):
         VLEmb.of_view(store, "visual").score_options(read_test_set("diffmcq", world / "diffmcq_test.jsonl"))
-    with pytest.raises(HeadsError, match="DiffCap is not for it"):
+    with pytest.raises(StepDiffError, match="DiffCap is not for it"):
         VLEmb.of_view(store, "visual").caption([])
 
 

@@ -59,9 +59,7 @@ def test_in_the_kitchen_all_of_ours_are_given_alike() -> None:
     for name, recipe in found.items():
         assert recipe is not None
         recipe.check()
-        given[name] = (
-            recipe.language_model, recipe.view, recipe.projector, recipe.lora, recipe.precision
-        )
+        given[name] = (recipe.language_model, recipe.view, recipe.projector, recipe.lora, recipe.precision)
         if name != "warm":
             rates = recipe.schedule
             given[name] += (rates.learning_rate, rates.beta2, rates.decay)

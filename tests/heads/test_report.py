@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.errors import StepDiffError
 from heads import report
-from heads.errors import HeadsError
 from heads.metrics.bootstrap import interval
 from heads.postprocess import parse
 from heads.reporting import figures
@@ -139,9 +139,9 @@ def test_a_method_of_several_seeds_has_the_mean_of_its_figures(made: list[Entry]
     write_test_set("diffmcq", tmp_path / "fewer.jsonl", rows[:50])
     write_predictions("diffmcq", tmp_path / "said.jsonl", said[:50])
     other = Entry("StepDiff", "diffmcq", str(tmp_path / "fewer.jsonl"), str(tmp_path / "said.jsonl"), seed=1)
-    with pytest.raises(HeadsError, match="seeds on different rows"):
+    with pytest.raises(StepDiffError, match="seeds on different rows"):
         measure([trainings[0], other], 20, 0)
-    with pytest.raises(HeadsError, match="an entry without a seed beside some with"):
+    with pytest.raises(StepDiffError, match="an entry without a seed beside some with"):
         measure([own, trainings[0]], 20, 0)
 
 
@@ -190,7 +190,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("entries", "message"), REFUSED)
 def test_an_entry_that_cannot_stand_is_refused(entries: list[Entry], message: str) -> None:
-    with pytest.raises(HeadsError, match=f"^{re.escape(message)}"):
+    with pytest.raises(StepDiffError, match=f"^{re.escape(message)}"):
         check_entries(entries, ["a"], [])
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from common.errors import StepDiffError
 from heads import report
-from heads.errors import HeadsError
 from heads.reporting import latex, markdown, picture, published, tables
 from heads.reporting.entries import Entry, Setting
 from heads.reporting.figures import measure
@@ -26,13 +26,22 @@ SUPPLEMENT = Path(__file__).parents[3] / "shared/seeds"
 @pytest.mark.skipif(not SUPPLEMENT.exists(), reason="the paper's supplement is not here")
 def test_every_published_number_is_the_supplements_own() -> None:
     text = "".join(path.read_text() for path in SUPPLEMENT.glob("*.txt")).replace("VLEmbd", "VLEmb")
-    blocks = {name: text.split(f"\n{before}\n", 1)[1].split("\nTable " + name, 1)[0] for name, before in {
-        "S1": "\tBLEU\tCIDER\tROGUE-L", "S2": "\tCLIP [40]\tInternVideo [55]",
-        "S3": "\tBLEU\tCIDER\tROGUE-L\tAcc %\t$\\tau$", "S4": "\tV1\tV2\tV3",
-    }.items()}
+    blocks = {
+        name: text.split(f"\n{before}\n", 1)[1].split("\nTable " + name, 1)[0]
+        for name, before in {
+            "S1": "\tBLEU\tCIDER\tROGUE-L",
+            "S2": "\tCLIP [40]\tInternVideo [55]",
+            "S3": "\tBLEU\tCIDER\tROGUE-L\tAcc %\t$\\tau$",
+            "S4": "\tV1\tV2\tV3",
+        }.items()
+    }
     names = {"$V_r$ only": "reference", "$V_c$ only": "candidate", "$avg(V_r, V_c)$": "average"}
-    for name, ours in (("S1", published.RAW), ("S3", published.SMALLER), ("S4", published.VARIANTS),
-                       ("S2", published.PAIRS)):
+    for name, ours in (
+        ("S1", published.RAW),
+        ("S3", published.SMALLER),
+        ("S4", published.VARIANTS),
+        ("S2", published.PAIRS),
+    ):
         found = {}
         for line in blocks[name].strip().splitlines():
             method, *values = re.sub(r"</?b>|<b>", "", line).split("\t")
@@ -84,8 +93,10 @@ def test_markdown_a_reader_sees_the_name_and_nothing_else(name: str) -> None:
     from markdown_it import MarkdownIt
 
     cells = [Cell(name), Cell(name), None]
-    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(
-        markdown.write(Grid(name, name, [("", name)] * 3, [Block(name, [(name, cells)])], [name]))
+    tokens = (
+        MarkdownIt("commonmark")
+        .enable(["table", "strikethrough"])
+        .parse(markdown.write(Grid(name, name, [("", name)] * 3, [Block(name, [(name, cells)])], [name])))
     )
     kinds = {child.type for token in tokens for child in token.children or []}
     assert kinds <= {"text", "text_special", "em_open", "em_close"} and not any("html" in t.type for t in tokens)
@@ -162,7 +173,7 @@ def test_a_prediction_file_that_does_not_fit_is_one_line_that_says_which_line(
         assert report.main(arguments) == 1
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1 and error.strip().endswith(message)
-    with pytest.raises(HeadsError, match="nowhere: no such file"):
+    with pytest.raises(StepDiffError, match="nowhere: no such file"):
         measure([Entry("a", "diffmcq", str(tmp_path / "nowhere"), str(path))], 0, 0)
 
 

@@ -13,7 +13,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from scipy.stats import kendalltau
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.metrics.cider import cider_rows
 from heads.metrics.corpus import count_corpus
 from heads.score import main
@@ -173,15 +173,15 @@ def test_the_same_seed_gives_the_same_result() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     rows, predictions = world("diffmcq", 3)
-    with pytest.raises(HeadsError, match="prediction 3: 3 scores for a row that needs 4"):
+    with pytest.raises(StepDiffError, match="prediction 3: 3 scores for a row that needs 4"):
         score("diffmcq", rows, [*predictions[:2], [1.0, 2.0, 3.0]])
-    with pytest.raises(HeadsError, match="2 predictions for 3 rows"):
+    with pytest.raises(StepDiffError, match="2 predictions for 3 rows"):
         score("diffmcq", rows, predictions[:2])
-    with pytest.raises(HeadsError, match="0 predictions for 0 rows"):
+    with pytest.raises(StepDiffError, match="0 predictions for 0 rows"):
         score("diffmcq", [], [])
-    with pytest.raises(HeadsError, match="not every row is one of diffrank"):
+    with pytest.raises(StepDiffError, match="not every row is one of diffrank"):
         score("diffrank", rows, predictions)
-    with pytest.raises(HeadsError, match="neither may be below 0"):
+    with pytest.raises(StepDiffError, match="neither may be below 0"):
         score("diffmcq", rows, predictions, bootstrap=-1)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from common.errors import StepDiffError
 from heads import embed, evaluate, report, score, table, train
-from heads.errors import HeadsError
 from heads.seen import Source, find, refuse
 from heads.testsets import DiffRank, write_test_set
 from heads.trained_on import TrainedOn
@@ -189,7 +189,9 @@ def test_two_clips_are_of_one_video_by_the_rule_of_the_hold_out(
     assert (counts["clips"], counts["clips_of_videos"], counts["videos"]) == (0, of_video, of_video)
     assert found.namesakes == namesakes and bool(found.notices("t.jsonl")) == bool(namesakes)
     if of_video:
-        with pytest.raises(HeadsError, match="t.jsonl: run was trained on 0 of its 1 clips, and 1 of them are from 1"):
+        with pytest.raises(
+            StepDiffError, match="t.jsonl: run was trained on 0 of its 1 clips, and 1 of them are from 1"
+        ):
             refuse(counts, "t.jsonl")
     else:
         refuse(counts, "t.jsonl")
@@ -209,5 +211,5 @@ def test_a_file_next_to_predictions_that_is_no_score_record_is_named(tmp_path: P
     (tmp_path / "p.scores.json").write_text('{"scores": {}}')  # of an earlier version
     assert beside(str(tmp_path / "p.jsonl")) is None
     (tmp_path / "p.scores.json").write_text('{"scores"')
-    with pytest.raises(HeadsError, match="p.scores.json: not a score record"):
+    with pytest.raises(StepDiffError, match="p.scores.json: not a score record"):
         beside(str(tmp_path / "p.jsonl"))

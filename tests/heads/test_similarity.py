@@ -7,12 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.scoring import score
 from heads.similarity import MODEL, Sentences, similarity_rows
 from heads.testsets import DiffCap, DiffRank
 from store import Feature, Provenance, Store, text_key
-from weights import WeightsError, fingerprint, resolve
+from weights import fingerprint, resolve
 
 TEXTS = ["the cook stirs slowly", "the cook whisks", "a red bowl", "so much more salt goes into the pan"]
 
@@ -91,7 +91,9 @@ def test_embeddings_that_the_store_holds_are_read_and_others_are_computed(tiny_m
 
 def test_embeddings_of_other_weights_are_refused(tiny_mpnet: str, tmp_path: Path) -> None:
     store = filled(tmp_path / "features", TEXTS[:1], np.eye(16, dtype=np.float32)[:1], "0" * 64)
-    with pytest.raises(HeadsError, match="features: mpnet-base of texts was made with other weights than .*tiny_mpnet"):
+    with pytest.raises(
+        StepDiffError, match="features: mpnet-base of texts was made with other weights than .*tiny_mpnet"
+    ):
         Sentences(store, model=tiny_mpnet)(TEXTS)
     assert len(Sentences(store, model=tiny_mpnet)(TEXTS[1:])) == 3
 
@@ -105,14 +107,14 @@ def test_mpnet_stands_among_the_figures_of_diffcap_alone() -> None:
     found = score("diffcap", rows, ["a", "d"], bootstrap=0, embed=as_words)
     assert found["MPNet"] == pytest.approx(1 / np.sqrt(2))
     assert "MPNet" not in score("diffcap", rows, ["a", "d"], bootstrap=0)
-    with pytest.raises(HeadsError, match="diffrank has no captions"):
+    with pytest.raises(StepDiffError, match="diffrank has no captions"):
         score("diffrank", [DiffRank("a_0_1", ("b_0_1",), "Visuals", (5,))], [[1.0]], embed=as_words)
 
 
 def test_sentences_of_like_meaning_score_higher() -> None:
     try:
         resolve(MODEL)
-    except WeightsError as problem:
+    except StepDiffError as problem:
         pytest.skip(str(problem))
     references = [["the person whisks the eggs slowly instead of quickly"]] * 3
     captions = ["they beat the eggs at a slower pace", "the onions are red", "a car is parked outside"]

@@ -9,14 +9,14 @@ import polars as pl
 import pytest
 import torch
 
+from common.errors import StepDiffError
 from heads import evaluate
 from heads.clip_texts import ClipTexts
-from heads.errors import HeadsError
 from heads.methods.socratic import SocraticLM, load_socratic
 from heads.methods.stepdiff import StepDiff
 from heads.packing import Turn
 from heads.testsets import DiffMCQ
-from store import StoreError, table
+from store import table
 
 SAID = {"a_0_1": "A hand whisks eggs with a fork.", "b_0_1": "Eggs.", "c_0_1": "Someone beats cream in a glass bowl."}
 TURNS = [Turn("What differs?", "a fork", "In Video 2,", ends=False), Turn("The same?", "NO")]
@@ -96,25 +96,25 @@ def test_what_is_said_of_a_clip_depends_on_its_text_alone(texts: Path, tiny_lm: 
 
 
 def test_a_clip_without_a_text_is_named(texts: Path) -> None:
-    with pytest.raises(HeadsError, match="d_0_1: no text of kind 'step description' in .*texts.parquet"):
+    with pytest.raises(StepDiffError, match="d_0_1: no text of kind 'step description' in .*texts.parquet"):
         ClipTexts(texts).check(["a_0_1", "d_0_1"])
 
 
 def test_a_file_that_is_not_as_it_should_be_is_refused(texts: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "more.parquet", SAID, ("a_0_1", "llava", "A fork.", "{}"))
     assert list(ClipTexts(path, "llava").items()) == [("a_0_1", "A fork.")]
-    with pytest.raises(HeadsError, match="several kinds of text; give --kind, one of 'llava', 'step description'"):
+    with pytest.raises(StepDiffError, match="several kinds of text; give --kind, one of 'llava', 'step description'"):
         ClipTexts(path)
-    with pytest.raises(HeadsError, match="holds no texts of kind 'blip2'; give --kind"):
+    with pytest.raises(StepDiffError, match="holds no texts of kind 'blip2'; give --kind"):
         ClipTexts(path, "blip2")
     write(path, SAID, ("a_0_1", "step description", "A fork.", "{}"))
-    with pytest.raises(HeadsError, match="two texts of kind 'step description' for a_0_1; keep one"):
+    with pytest.raises(StepDiffError, match="two texts of kind 'step description' for a_0_1; keep one"):
         ClipTexts(path)
     path.write_bytes(table.encode(pl.DataFrame({"key": ["a"], "kind": ["b"], "text": ["c"]})))
-    with pytest.raises(HeadsError, match="its column provenance is missing or not of strings"):
+    with pytest.raises(StepDiffError, match="its column provenance is missing or not of strings"):
         ClipTexts(path)
     path.write_bytes(texts.read_bytes()[:-9] + b"123456789")
-    with pytest.raises(StoreError, match="is not as it was written"):
+    with pytest.raises(StepDiffError, match="is not as it was written"):
         ClipTexts(path)
 
 

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 import torch
 
+from common.errors import StepDiffError
 from heads.clips import Features
-from heads.errors import HeadsError
 from heads.hard_negatives import HardNegatives
 from heads.language_model import LanguageModel
 from heads.packing import NO_TARGET, TEXT, Turn, collate
@@ -141,13 +141,13 @@ def test_words_are_cut_and_texts_absent_refused(store: Store, model: VideoLM) ->
     catalog, features = store.catalog("clips").frame(), Features(store, "visual", "tokens")
     texts = narrated(catalog, "narration", features, 2)
     assert set(texts["text"]) == {"now the"} and len(texts) == 12
-    with pytest.raises(HeadsError, match="no column nothing"):
+    with pytest.raises(StepDiffError, match="no column nothing"):
         narrated(catalog, "nothing", features, 2)
-    with pytest.raises(HeadsError, match="no clip of the train split has features and a text"):
+    with pytest.raises(StepDiffError, match="no clip of the train split has features and a text"):
         TextedClips(texts.clear(), NARRATION_QUESTION, model.lm.chat, OUTPUTS, 3, 0, "order of clips")
-    with pytest.raises(HeadsError, match="no column end"):
+    with pytest.raises(StepDiffError, match="no column end"):
         sequences(texts, catalog.drop("end"))
-    with pytest.raises(HeadsError, match="no video of the train split has 3 clips"):
+    with pytest.raises(StepDiffError, match="no video of the train split has 3 clips"):
         Sequences([], model.lm.chat, OUTPUTS, 2, 0)
 
 

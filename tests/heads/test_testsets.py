@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heads.errors import HeadsError
+from common.errors import StepDiffError
 from heads.testsets import (
     DiffCap,
     DiffMCQ,
@@ -100,11 +100,11 @@ def test_every_row_that_is_read_can_be_scored(task: Task, change: dict[str, Any]
     write_test_set(task, path, [ROWS[task]])
     row = json.loads(path.read_text())
     path.write_text(json.dumps(row) + "\n" + json.dumps(row | change) + "\n")
-    with pytest.raises(HeadsError, match=f"^{re.escape(str(path))}:2: {message}.*$"):
+    with pytest.raises(StepDiffError, match=f"^{re.escape(str(path))}:2: {message}.*$"):
         read_test_set(task, path)
     del row[next(iter(change))]
     path.write_text(json.dumps(row))
-    with pytest.raises(HeadsError, match=f":1: the row has no '{next(iter(change))}', only '"):
+    with pytest.raises(StepDiffError, match=f":1: the row has no '{next(iter(change))}', only '"):
         read_test_set(task, path)
 
 
@@ -130,44 +130,44 @@ def test_an_error_names_the_file_and_the_line(task: Task, line: str, message: st
     path = tmp_path / "predictions.jsonl"
     write_predictions(task, path, [PREDICTIONS[task]])
     path.write_text(path.read_text() + line + "\n" + path.read_text())
-    with pytest.raises(HeadsError, match=f"^{re.escape(str(path))}:2: {message}.*$"):
+    with pytest.raises(StepDiffError, match=f"^{re.escape(str(path))}:2: {message}.*$"):
         read_predictions(task, path, [ROWS[task]] * 3)
 
 
 def test_predictions_and_rows_are_as_many(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
     write_predictions("diffrank", path, [PREDICTIONS["diffrank"]] * 2)
-    with pytest.raises(HeadsError, match="jsonl:3: no such line: 2 predictions for 3 rows of the test set"):
+    with pytest.raises(StepDiffError, match="jsonl:3: no such line: 2 predictions for 3 rows of the test set"):
         read_predictions("diffrank", path, [RANK] * 3)
-    with pytest.raises(HeadsError, match="jsonl:2: the test set ends before this line, after 1"):
+    with pytest.raises(StepDiffError, match="jsonl:2: the test set ends before this line, after 1"):
         read_predictions("diffrank", path, [RANK])
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(HeadsError, match="nowhere: no such file"):
+    with pytest.raises(StepDiffError, match="nowhere: no such file"):
         read_test_set("diffcap", tmp_path / "nowhere")
-    with pytest.raises(HeadsError, match="cannot be read"):
+    with pytest.raises(StepDiffError, match="cannot be read"):
         read_test_set("diffcap", tmp_path)
     (tmp_path / "empty").write_bytes(b"")
-    with pytest.raises(HeadsError, match="empty: no rows in it"):
+    with pytest.raises(StepDiffError, match="empty: no rows in it"):
         read_test_set("diffcap", tmp_path / "empty")
     (tmp_path / "latin").write_bytes(b'{"reference": "\xe9"}\n')
-    with pytest.raises(HeadsError, match="latin:1: not a JSON object"):
+    with pytest.raises(StepDiffError, match="latin:1: not a JSON object"):
         read_test_set("diffcap", tmp_path / "latin")
 
 
 def test_nothing_stands_where_writing_failed(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
     write_predictions("diffrank", path, [[1.0]])
-    with pytest.raises(HeadsError, match="jsonl:2: scores holds nan"):
+    with pytest.raises(StepDiffError, match="jsonl:2: scores holds nan"):
         write_predictions("diffrank", path, [[1.0], [float("nan")]])
-    with pytest.raises(HeadsError, match="jsonl:1: scores is str"):
+    with pytest.raises(StepDiffError, match="jsonl:1: scores is str"):
         write_predictions("diffrank", path, ["text"])
-    with pytest.raises(HeadsError, match="jsonl:1: a DiffRank is no row of diffmcq"):
+    with pytest.raises(StepDiffError, match="jsonl:1: a DiffRank is no row of diffmcq"):
         write_test_set("diffmcq", path, [RANK])
     assert path.read_text() == '{"scores": [1.0]}\n'
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(HeadsError, match="cannot write .*predictions.jsonl"):
+    with pytest.raises(StepDiffError, match="cannot write .*predictions.jsonl"):
         write_predictions("diffrank", path / "a folder", [[1.0]])
 
 
@@ -181,7 +181,7 @@ def test_a_clip_splits_from_the_right(video: str, start: str, end: str) -> None:
 
 @pytest.mark.parametrize("clip", ["", "a", "a_1", "_1_2", "a_1_x", "a_1_", "a_1_-2", "a_1_2 "])
 def test_what_is_no_clip_is_refused(clip: str) -> None:
-    with pytest.raises(HeadsError, match="is not a clip id"):
+    with pytest.raises(StepDiffError, match="is not a clip id"):
         split_clip(clip)
 
 

@@ -18,9 +18,9 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from common.errors import StepDiffError
 from heads import ask, checkpoint, train
 from heads.checkpoint import Run
-from heads.errors import HeadsError
 from heads.methods.stepdiff import StepDiff
 from heads.paired_qa import read_paired_qa
 from heads.recipe import Schedule
@@ -346,13 +346,13 @@ def test_no_clip_of_the_val_or_test_split_trains(world: Path) -> None:
     row = json.loads(first) | {"candidate": leaked}
     path.write_text(first + "\n" + json.dumps(row) + "\n")
     refused = f"1 clips of another split than train, or of none, would train, e.g. {leaked}"
-    with pytest.raises(HeadsError, match=refused):
+    with pytest.raises(StepDiffError, match=refused):
         read_paired_qa(str(path), catalog)
     unsplit = catalog.with_columns(split=pl.when(pl.col("key") != leaked).then("split"))
-    with pytest.raises(HeadsError, match=refused):
+    with pytest.raises(StepDiffError, match=refused):
         read_paired_qa(str(path), unsplit)
     for unknown in (catalog.drop("split"), catalog.with_columns(split=pl.lit(None, pl.String))):
         assert len(read_paired_qa(str(path), unknown)) == 2, "annotate.pairs makes pairs of such catalogs too"
     path.write_text(first + "\n{}\n")
-    with pytest.raises(HeadsError, match=":2: not a PairQA row"):
+    with pytest.raises(StepDiffError, match=":2: not a PairQA row"):
         read_paired_qa(str(path), catalog)

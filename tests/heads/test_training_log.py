@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import StepDiffError
 from heads import training
 from heads.checkpoint import Run
-from heads.errors import HeadsError
 from heads.recipe import Schedule
 from heads.training_log import Events, TrainingLog, read_metrics
-from store import StoreError
 
 from .small_task import SmallTask, last_weights, trained
 
@@ -76,7 +75,7 @@ def test_a_disk_that_fills_up_during_the_log_ends_in_one_line_and_the_run_resume
             patched.setattr(training, "make_folder", made)
         else:
             patched.setattr(training, "draw_curve", draws)
-        with pytest.raises((StoreError, HeadsError)) as refusal:
+        with pytest.raises(StepDiffError) as refusal:
             trained(run, task=task)
     limit(unlimited)
     told = str(refusal.value)
@@ -119,7 +118,7 @@ def test_a_full_file_system_during_the_log_ends_in_one_line_and_the_run_resumes_
 
     with monkeypatch.context() as patched:
         patched.setattr(task, "loss", fills_up)
-        with pytest.raises(StoreError) as refusal:
+        with pytest.raises(StepDiffError) as refusal:
             trained(run, schedule=schedule, task=task)
     assert str(refusal.value).startswith(f"no space to write {run}") and FULL in str(refusal.value)
     assert 12 < len(task.masks) < 100, "the log filled the last page, long before the next checkpoint"
@@ -146,7 +145,7 @@ def test_a_last_line_that_a_kill_cut_is_dropped_and_a_damaged_line_elsewhere_is_
     wrong = ((2, '{"step": 1, "lo'), (1, "\x00" * 20), (3, '{"stap": 2}'), (2, ""), (3, '{"step": "2"}'))
     for number, damaged in wrong:
         path.write_text("".join(f"{damaged if place == number else line}\n" for place, line in enumerate(lines, 1)))
-        with pytest.raises(HeadsError) as refusal:
+        with pytest.raises(StepDiffError) as refusal:
             read_metrics(path)
         told = str(refusal.value)
         assert told.startswith(f"{path}:{number}: damaged (") and "\n" not in told
@@ -160,7 +159,7 @@ def test_a_run_with_a_damaged_line_is_not_resumed_until_the_line_is_removed(tmp_
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([lines[0], lines[1][:9] + b"\xff" + lines[1][10:], *lines[2:]]))
     before = path.read_bytes()
-    with pytest.raises(HeadsError, match=r"metrics\.jsonl:2: damaged"):
+    with pytest.raises(StepDiffError, match=r"metrics\.jsonl:2: damaged"):
         trained(run, schedule=Schedule(6, validate_every=2))
     assert path.read_bytes() == before, "nothing of it is lost"
     path.write_bytes(b"".join([lines[0], *lines[2:]]))

@@ -11,9 +11,9 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 
+from common.errors import StepDiffError
 from heads import ask, evaluate, train
 from heads.checkpoint import Run
-from heads.errors import HeadsError
 from heads.language_model import LanguageModel, Lora
 from heads.lineage import disclosure
 from heads.packing import Turn
@@ -164,16 +164,18 @@ def test_a_run_starts_from_the_best_checkpoint_of_another(
 def test_a_start_from_a_run_of_other_weights_is_refused(
     interleaved: Path, world: Path, tiny_lm: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(HeadsError, match="weights that this recipe does not train, e.g. lm.model.*lora_A"):
+    with pytest.raises(StepDiffError, match="weights that this recipe does not train, e.g. lm.model.*lora_A"):
         train.run(options(world, tiny_lm, tmp_path / "a", init=str(interleaved)))
-    with pytest.raises(HeadsError, match=r"is \(2, 32\), the recipe's is \(4, 32\)"):
+    with pytest.raises(StepDiffError, match=r"is \(2, 32\), the recipe's is \(4, 32\)"):
         train.run(options(world, tiny_lm, tmp_path / "b", init=str(interleaved), lora=Lora(rank=4)))
-    with pytest.raises(HeadsError, match="alpha 16, the recipe's 32, under which the same weights say something else"):
+    with pytest.raises(
+        StepDiffError, match="alpha 16, the recipe's 32, under which the same weights say something else"
+    ):
         train.run(options(world, tiny_lm, tmp_path / "c", init=str(interleaved), lora=Lora(rank=2, alpha=32)))
     other = ProjectorOptions(width=16, heads=4, outputs=4)
-    with pytest.raises(HeadsError, match="projector.heads 2, the recipe's 4, .*set video_lm.projector.heads to 2"):
+    with pytest.raises(StepDiffError, match="projector.heads 2, the recipe's 4, .*set video_lm.projector.heads to 2"):
         train.run(options(world, tiny_lm, tmp_path / "d", init=str(interleaved), lora=Lora(rank=2), projector=other))
-    with pytest.raises(HeadsError, match="nowhere: no trained head here"):
+    with pytest.raises(StepDiffError, match="nowhere: no trained head here"):
         train.run(options(world, tiny_lm, tmp_path / "e", init=str(tmp_path / "nowhere")))
     assert not list(tmp_path.iterdir()), "what is refused leaves nothing behind"
 
@@ -184,7 +186,7 @@ def test_another_language_model_is_refused_in_one_line(
     other = tmp_path / "other_lm"
     shutil.copytree(tiny_lm, other)
     (other / "added.json").write_text("{}")
-    with pytest.raises(HeadsError, match="another language model than .*other_lm now is"):
+    with pytest.raises(StepDiffError, match="another language model than .*other_lm now is"):
         train.run(options(world, str(other), tmp_path / "run", init=str(interleaved), lora=Lora(rank=2)))
     assert not (tmp_path / "run").exists(), "what is refused leaves nothing behind"
     run = tmp_path / "copied"
@@ -215,7 +217,7 @@ def test_another_view_is_refused_in_one_line(
     recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(made)))))
     assert train.main(["--config", str(recipe), "--store", str(store.path)]) == 1
     assert "view clips/visual has no embedding called embedding" in capsys.readouterr().err
-    with pytest.raises(HeadsError, match="other features of clips than .* has .weights '0+' against '1+'") as error:
+    with pytest.raises(StepDiffError, match="other features of clips than .* has .weights '0+' against '1+'") as error:
         load_video_lm(interleaved, store, "cpu")
     assert "\n" not in str(error.value)
     asked = ["--task", "diffmcq", "--method", "video-lm", "--head", str(interleaved), "--store", str(store.path)]
@@ -251,7 +253,7 @@ def test_another_view_is_refused_in_one_line(
 def test_options_that_contradict_each_other_are_refused(
     world: Path, tiny_lm: str, tmp_path: Path, more: dict, message: str
 ) -> None:
-    with pytest.raises(HeadsError, match=message):
+    with pytest.raises(StepDiffError, match=message):
         train.run(options(world, tiny_lm, tmp_path / "run", **more))
     assert not (tmp_path / "run").exists()
 

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from common.errors import StepDiffError
 from heads import evaluate
-from heads.errors import HeadsError
 from heads.methods.vlemb import PairEmbedding, VLEmb
 from heads.testsets import DiffMCQ, write_test_set
 from store import Feature, Provenance, Store, text_key
@@ -73,7 +73,7 @@ def test_a_text_that_the_view_lacks_is_named_or_counted_before_anything_is_predi
 
 
 def test_a_variant_ranks_nothing(store: Store) -> None:
-    with pytest.raises(HeadsError, match="--pair-embedding reference is a variant of DiffMCQ"):
+    with pytest.raises(StepDiffError, match="--pair-embedding reference is a variant of DiffMCQ"):
         VLEmb.of_view(store, "both", "reference").rank([])
 
 

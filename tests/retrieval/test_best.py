@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import StepDiffError
 from retrieval import best
 from retrieval.best import Best
-from retrieval.errors import RetrievalError
 from retrieval.memory import bytes_of, rows_that_fit
 
 
@@ -55,12 +55,12 @@ def test_sizes_as_people_write_them(size: str, expected: int) -> None:
 
 @pytest.mark.parametrize("size", ["", "GB", "ten GB", "-1GB", "1XB", "nan", "1.2.3GB"])
 def test_what_is_no_size_is_refused(size: str) -> None:
-    with pytest.raises(RetrievalError, match="is no size: write for example 20GB or 512MiB"):
+    with pytest.raises(StepDiffError, match="is no size: write for example 20GB or 512MiB"):
         bytes_of(size)
 
 
 def test_the_least_memory_that_is_named_is_enough() -> None:
-    with pytest.raises(RetrievalError, match="give --max-memory") as caught:
+    with pytest.raises(StepDiffError, match="give --max-memory") as caught:
         rows_that_fit("10MB", 1_000_000, 768)
     least = str(caught.value).split("--max-memory ")[1].split()[0]
     assert rows_that_fit(least, 1_000_000, 768) >= 1024

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.errors import StepDiffError
 from retrieval import builder, parts
 from retrieval.__main__ import main
 from retrieval.builder import build_index
 from retrieval.card import card_path
-from retrieval.errors import RetrievalError
 from retrieval.factory import Budgets
 from retrieval.index import open_index
 from retrieval.sample import Sample
 from retrieval.vectors import filled_rows, normalised
-from store import Store, StoreError, View
+from store import Store, View
 from store.lock import locked
 
 Fill = Callable[..., View]
@@ -190,7 +190,7 @@ def test_rows_written_anew_are_not_taken_over(store: Store, clustered: View, fil
     folder.mkdir(parents=True)
     for path in (*files(store), card_path(store, "clips", "tiny")):
         (folder / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(RetrievalError, match="is stale, "):
+    with pytest.raises(StepDiffError, match="is stale, "):
         open_index(other, view)
     assert built(other, view)["trained_rows"] == 1500
     assert true_recall(other, view) > 0.9
@@ -199,7 +199,7 @@ def test_rows_written_anew_are_not_taken_over(store: Store, clustered: View, fil
 def test_a_second_builder_is_refused(store: Store, clustered: View) -> None:
     folder = store.path / "indexes/clips"
     folder.mkdir(parents=True)
-    with locked(folder / ".tiny.lock", wait=False), pytest.raises(StoreError, match="is being written by process"):
+    with locked(folder / ".tiny.lock", wait=False), pytest.raises(StepDiffError, match="is being written by process"):
         built(store, clustered)
 
 

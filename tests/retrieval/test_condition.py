@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from common.errors import StepDiffError
 from retrieval.condition import DEEPEST, LONGEST, LONGEST_PATTERN, MOST_OPERATORS, read_condition
-from retrieval.errors import RetrievalError
 
 FRAME = pl.DataFrame(
     {
@@ -101,7 +101,7 @@ def test_same_as_polars_or_refused(text: str) -> None:
     """Any sequence of the words: what is accepted means what Polars reads, whatever binds closer."""
     try:
         condition = read_condition(text)
-    except RetrievalError as refused:
+    except StepDiffError as refused:
         assert "\n" not in str(refused)
         return
     expected = rows(pl.sql_expr, text)
@@ -117,7 +117,7 @@ def test_same_as_polars_or_refused(text: str) -> None:
 def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
     try:
         read_condition(text)
-    except RetrievalError as refused:
+    except StepDiffError as refused:
         assert "\n" not in str(refused) and str(refused).startswith("--where ")
 
 
@@ -138,7 +138,7 @@ def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
         ("step ~ '(a+)+$'", "~"),
         ("N'step' = step", "N'step'"),
         ("step = 1; drop table x", ";"),
-        ("step = 'a' escape", '"escape" after \'a\''),
+        ("step = 'a' escape", "\"escape\" after 'a'"),
         ("step is true", "IS TRUE"),
         ("step is not distinct from 'a'", 'IS "distinct"'),
         ("1 < row < 3", "a second < in one comparison (join two comparisons with AND)"),
@@ -152,7 +152,7 @@ def test_nothing_is_opened(tmp_path: Path, text: str, named: str) -> None:
     """What is not allowed is refused by name, and no line of a file is printed."""
     path = tmp_path / "secret.csv"
     path.write_text("a\nhidden words\n")
-    with pytest.raises(RetrievalError) as refused:
+    with pytest.raises(StepDiffError) as refused:
         read_condition(text.format(path=path))
     line = str(refused.value)
     assert line.startswith(f"--where uses {named}") and ", which is not allowed: use comparisons, AND" in line
@@ -181,7 +181,7 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     ],
 )
 def test_work_is_bounded(text: str, why: str) -> None:
-    with pytest.raises(RetrievalError, match=why):
+    with pytest.raises(StepDiffError, match=why):
         read_condition(text)
 
 
@@ -196,6 +196,6 @@ def test_the_limits_themselves_are_accepted() -> None:
 
 
 def test_a_page_may_name_its_own_field() -> None:
-    with pytest.raises(RetrievalError, match="^the filter uses the function now, which is not allowed"):
+    with pytest.raises(StepDiffError, match="^the filter uses the function now, which is not allowed"):
         read_condition("now() > 1", "the filter")
-    assert read_condition("End > 1 AND \"end\" < lower(s)").columns == {"End", "end", "s"}
+    assert read_condition('End > 1 AND "end" < lower(s)').columns == {"End", "end", "s"}

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.errors import DamageError
 from retrieval.__main__ import main
 from retrieval.builder import build_index
 from store import Store, View
-from store.errors import DamageError
 
 Fill = Callable[..., View]
 COUNT = 12

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import StepDiffError
 from retrieval import exact, vectors
-from retrieval.errors import RetrievalError
 from retrieval.exact import search_exactly
 from retrieval.vectors import filled_rows, normalised
 from store import Store, View
@@ -139,7 +139,7 @@ def test_a_row_without_a_direction_is_refused_by_its_key(store: Store, fill: Fil
     values = np.ones((20, 4), np.float32)
     values[13] = 0
     view = fill(store, values, [f"c{at}" for at in range(20)])
-    with pytest.raises(RetrievalError, match="the embedding of c13 in clips/tiny is all zeros") as caught:
+    with pytest.raises(StepDiffError, match="the embedding of c13 in clips/tiny is all zeros") as caught:
         search_exactly(store, view, "embedding", filled_rows(view), unit(np.ones((1, 4))), 3)
     assert "\n" not in str(caught.value)
 

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from common.errors import StepDiffError
 from featurize.encoders import load
 from featurize.shard import featurize_shard
 from featurize.task import Source, Task
@@ -20,7 +21,7 @@ from retrieval.__main__ import main
 from retrieval.query import Options, query
 from retrieval.sheet import tile
 from store import Store, View
-from weights import WeightsError, resolve
+from weights import resolve
 
 Fill = Callable[..., View]
 ENCODER = "efficientnet-lite0"
@@ -48,7 +49,7 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
     """A store of four clips of two videos, as featurize fills it, and the folder of the videos."""
     try:
         resolve(ENCODER)
-    except WeightsError as problem:
+    except StepDiffError as problem:
         pytest.skip(str(problem))
     folder = tmp_path_factory.mktemp("filmed")
     store, encoder = Store.open(folder / "features", create=True), load(ENCODER, device="cpu")

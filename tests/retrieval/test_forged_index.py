@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.errors import StepDiffError
 from retrieval.builder import build_index
 from retrieval.card import INDEX, SAMPLE, Card, card_path, described, file_of, read_card, write_card
-from retrieval.errors import RetrievalError
 from retrieval.index import open_index
 from retrieval.index_files import DamagedIndex, read_faiss
 from retrieval.parts import Job
@@ -29,7 +29,7 @@ D, VECTORS, LISTS = 4, 8, 37  # bytes at which a FAISS file declares dimension, 
 def refused(store: Store, view: View) -> str:
     """The line that says why the index is not searched. Nothing as large as a forged number is allocated meanwhile."""
     tracemalloc.start()
-    with pytest.raises(RetrievalError) as caught:
+    with pytest.raises(StepDiffError) as caught:
         open_index(store, view)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -207,9 +207,7 @@ def test_a_forged_sample_is_refused(store: Store, clips: View, tmp_path: Path) -
         Sample.read(path, rows)
 
 
-def test_damaged_parts_of_a_build_name_their_folder(
-    store: Store, clips: View, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_parts_of_a_build_name_their_folder(store: Store, clips: View, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a killed build left is no less suspect than an index."""
     monkeypatch.setattr("retrieval.builder._Build._merge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -225,7 +223,7 @@ def test_damaged_parts_of_a_build_name_their_folder(
         whole[:row] + struct.pack("<q", 99) + whole[row + 8 :],
     ):
         part.write_bytes(content)
-        with pytest.raises(RetrievalError, match=f"is damaged: .*; delete {folder} and run the same command again"):
+        with pytest.raises(StepDiffError, match=f"is damaged: .*; delete {folder} and run the same command again"):
             build_index(store, clips, factory=FACTORY)
     part.write_bytes(whole)
     assert Job(store.path, "clips", "tiny", "embedding", folder).mergeable()

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.errors import DamageError, StepDiffError
 from retrieval.builder import build_index
 from retrieval.card import INDEX, SAMPLE, card_path, file_of
-from retrieval.errors import RetrievalError
 from retrieval.index import open_index
 from retrieval.vectors import filled_rows, normalised
-from store import Store, StoreError, View
-from store.errors import DamageError
+from store import Store, View
 from store.seal import crc32c
 from store.shard import encode_chunk, read_chunk
 
@@ -90,7 +89,7 @@ def test_card_says_what_was_indexed(store: Store, clips: View) -> None:
 
 
 def refused(store: Store, view: View, why: str, command: str = "--view tiny") -> None:
-    with pytest.raises(RetrievalError, match=why) as caught:
+    with pytest.raises(StepDiffError, match=why) as caught:
         open_index(store, view)
     line = str(caught.value)
     assert "\n" not in line
@@ -191,7 +190,7 @@ def test_whole_or_not_at_all(store: Store, clips: View, fill: Fill) -> None:
     assert len(before) == 3
     fill(store, np.zeros((1, 16), np.float32), ["zeros_0_1"])
     for factory in ("IVF2,SQfp16", "auto"):
-        with pytest.raises(RetrievalError, match="the embedding of zeros_0_1 in clips/tiny is all zer"):
+        with pytest.raises(StepDiffError, match="the embedding of zeros_0_1 in clips/tiny is all zer"):
             build_index(store, clips, factory=factory)
         assert {path: path.read_bytes() for path in before} == before
 
@@ -216,29 +215,29 @@ def test_nan_is_refused_by_its_key(store: Store, clips: View) -> None:
     sums = read_chunk(path, (clips.rows_per_shard, 1), "uint32").copy()
     sums[10 % clips.rows_per_shard] = crc32c(content[at : at + stored.nbytes])
     path.write_bytes(encode_chunk(sums))
-    with pytest.raises(RetrievalError, match="embedding of video_10_0_11 .* holds NaN or infinity"):
+    with pytest.raises(StepDiffError, match="embedding of video_10_0_11 .* holds NaN or infinity"):
         build_index(store, store.view("clips", "tiny"))
 
 
 def test_unusable_factories_are_refused(store: Store, clips: View) -> None:
     for factory in ("Nonsense", "IVF4096,Flat", "IVF4,PQ5", ""):
-        with pytest.raises(RetrievalError, match=f"FAISS cannot build '{factory}'") as caught:
+        with pytest.raises(StepDiffError, match=f"FAISS cannot build '{factory}'") as caught:
             build_index(store, clips, factory=factory)
         assert "\n" not in str(caught.value)
     assert not list(card_path(store, "clips", "tiny").parent.glob("tiny.*.*"))
 
 
 def test_unusable_features_are_refused(store: Store, clips: View) -> None:
-    with pytest.raises(RetrievalError, match="no embedding called tokens: it has embedding"):
+    with pytest.raises(StepDiffError, match="no embedding called tokens: it has embedding"):
         build_index(store, clips, "tokens")
 
 
 def test_an_empty_view_is_refused(store: Store, fill: Fill) -> None:
     view = fill(store, np.ones((1, 4), np.float32), ["a_0_1"], failed=[0])
-    with pytest.raises(RetrievalError, match="view clips/tiny of .* has no features yet"):
+    with pytest.raises(StepDiffError, match="view clips/tiny of .* has no features yet"):
         build_index(store, view)
 
 
 def test_an_unknown_view_is_refused_by_the_store(store: Store, clips: View) -> None:
-    with pytest.raises(StoreError, match="tiny"):
+    with pytest.raises(StepDiffError, match="tiny"):
         store.view("clips", "huge")

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import StepDiffError
 from retrieval import walk
-from retrieval.errors import RetrievalError
 from retrieval.negatives import Drawn, hard_negatives, random_negatives
 from retrieval.pairs import Difference, TestSet, read_test_set
 from retrieval.questions import Options, draw
@@ -316,7 +316,7 @@ def test_unusable_rows_are_refused_by_line(tmp_path: Path, line: str, why: str) 
     good = '{"reference": "a", "candidate": "b", "category": "c", "text": ["t\u2028u"]}\n'
     path = tmp_path / "diffcap.jsonl"
     path.write_text(good + line + "\n")
-    with pytest.raises(RetrievalError, match=why):
+    with pytest.raises(StepDiffError, match=why):
         read_test_set(path)
 
 
@@ -335,8 +335,8 @@ def test_order_of_first_appearance(tmp_path: Path) -> None:
 
 
 def test_an_unusable_test_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RetrievalError, match="cannot read the test set .*absent.jsonl"):
+    with pytest.raises(StepDiffError, match="cannot read the test set .*absent.jsonl"):
         read_test_set(tmp_path / "absent.jsonl")
     (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(RetrievalError, match="holds no difference text"):
+    with pytest.raises(StepDiffError, match="holds no difference text"):
         read_test_set(tmp_path / "empty.jsonl")

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from common.errors import StepDiffError
 from retrieval import build_index, nearest, neighbours
-from retrieval.errors import RetrievalError
 from store import Store, View
 
 Fill = Callable[..., View]
@@ -57,11 +57,11 @@ def test_nearest_stand_by_falling_cosine_and_are_never_the_vector_itself() -> No
 
 
 def test_neighbours_refuse_what_is_not_there(store: Store, clips: View) -> None:
-    with pytest.raises(RetrievalError, match="video_8_0_9 and 1 more rows have no features"):
+    with pytest.raises(StepDiffError, match="video_8_0_9 and 1 more rows have no features"):
         neighbours(store, clips, np.array([1, 8, 3]), 2, same="step")
-    with pytest.raises(RetrievalError, match="clips have no column 'stop': the catalog has key"):
+    with pytest.raises(StepDiffError, match="clips have no column 'stop': the catalog has key"):
         neighbours(store, clips, np.array([1]), 2, same="stop")
-    with pytest.raises(RetrievalError, match="has no index"):
+    with pytest.raises(StepDiffError, match="has no index"):
         neighbours(store, clips, np.array([1]), 2)
 
 

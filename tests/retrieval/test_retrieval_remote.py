@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from common.errors import StepDiffError
 from retrieval.__main__ import main
 from retrieval.builder import build_index
 from retrieval.card import INDEX, card_path, file_of
-from retrieval.errors import RetrievalError
 from retrieval.index import open_index
 from store import Store, View
 
@@ -46,16 +46,16 @@ def test_a_stale_or_damaged_index_is_refused(bucket: str, fill: Fill) -> None:
     store = Store.open(f"{bucket}/features", create=True)
     vectors = np.random.default_rng(0).normal(size=(20, 16)).astype(np.float32)
     view = fill(store, vectors, [f"c{n}" for n in range(20)])
-    with pytest.raises(RetrievalError, match=f"has no index: run .*--store {bucket}/features"):
+    with pytest.raises(StepDiffError, match=f"has no index: run .*--store {bucket}/features"):
         open_index(store, view)
     card = build_index(store, view, factory="IVF2,SQfp16")
     path = card_path(store, "clips", "tiny").parent / file_of(card, INDEX)
     whole = path.read_bytes()
     path.put([whole[:-1]])
-    with pytest.raises(RetrievalError, match="damaged or of another build"):
+    with pytest.raises(StepDiffError, match="damaged or of another build"):
         open_index(store, view)
     path.put([whole])
     assert len(open_index(store, view)) == 20
     fill(store, vectors[:1] + 1, ["new"])
-    with pytest.raises(RetrievalError, match="holds 20 rows and the view now has 21"):
+    with pytest.raises(StepDiffError, match="holds 20 rows and the view now has 21"):
         open_index(store, view)

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.errors import StepDiffError
 from retrieval import self_join
 from retrieval.__main__ import main
-from retrieval.errors import RetrievalError
 from retrieval.self_join import Options, join, pieces
 from store import Store, View
 
@@ -118,7 +118,7 @@ def test_resumed_after_a_kill(monkeypatch: pytest.MonkeyPatch, store: Store, ste
     computed = []
     made = self_join._join_piece
     monkeypatch.setattr(self_join, "_join_piece", lambda *given: computed.append(given[-1]) or made(*given))
-    with pytest.raises(RetrievalError, match=r"killed.parquet.parts holds pieces of another join \(k differ\): delete"):
+    with pytest.raises(StepDiffError, match=r"killed.parquet.parts holds pieces of another join \(k differ\): delete"):
         join(store, Options(store.path, "tiny", tmp_path / "killed.parquet", k=5))
     join(store, Options(store.path, "tiny", tmp_path / "killed.parquet"))
     resumed = len(computed)
@@ -181,11 +181,11 @@ def test_a_damaged_piece_of_a_killed_run_is_one_line(
     pl.read_parquet(piece)[:-1].write_parquet(tmp_path / "shorter.parquet")
     for content in (b"", whole[:-9], b"PAR1" * 9, (tmp_path / "shorter.parquet").read_bytes()):
         piece.write_bytes(content)
-        with pytest.raises(RetrievalError, match=f"a piece in {folder} is damaged .*: delete that folder") as refused:
+        with pytest.raises(StepDiffError, match=f"a piece in {folder} is damaged .*: delete that folder") as refused:
             join(store, options)
         assert "\n" not in str(refused.value) and not options.out.exists()
     piece.write_bytes(whole)
     for content in ("[]", "7", "[" * 100_000, "{"):
         (folder / "join.json").write_text(content)
-        with pytest.raises(RetrievalError, match="holds pieces of another join"):
+        with pytest.raises(StepDiffError, match="holds pieces of another join"):
             join(store, options)

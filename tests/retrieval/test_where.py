@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.errors import StepDiffError
 from retrieval import build_index, query
 from retrieval.__main__ import main
-from retrieval.errors import RetrievalError
 from retrieval.index import open_index
 from retrieval.where import rows_where
 from store import Store, View
@@ -79,7 +79,7 @@ def test_a_selection_hides_every_other_row_of_an_index(store: Store, cut: View) 
         if factory != "HNSW8":  # a graph is left before it has seen every row
             assert all(set(found) == {0, 7, 19, 41} for found in rows.tolist()), factory
     build_index(store, cut, factory="PQ4x2")
-    with pytest.raises(RetrievalError, match="cannot search some rows alone in an index 'PQ4x2': build one"):
+    with pytest.raises(StepDiffError, match="cannot search some rows alone in an index 'PQ4x2': build one"):
         open_index(store, cut).search(cut.read_float("embedding", np.array([3])), 4, among)
 
 
@@ -106,7 +106,7 @@ def test_a_bad_filter_is_refused_in_one_line(
 
 def test_more_than_are_let_through_is_refused(store: Store, cut: View) -> None:
     options = query.Options(store.path, "tiny", clip="clip_4", where="key IN ('clip_3', 'clip_4', 'clip_6')", k=2)
-    with pytest.raises(RetrievalError, match="holds 1 clips to choose from with key IN .*, not 2: ask for -k 1"):
+    with pytest.raises(StepDiffError, match="holds 1 clips to choose from with key IN .*, not 2: ask for -k 1"):
         query.query(store, options)
 
 
@@ -116,7 +116,7 @@ def test_without_an_index_a_small_view_is_searched_exactly(
     options = query.Options(store.path, "tiny", clip="clip_4", k=58)
     _, exact = query.query(store, options)
     monkeypatch.setattr("retrieval.query.FLAT_BELOW", 10)
-    with pytest.raises(RetrievalError, match="has no index: run `python -m retrieval build"):
+    with pytest.raises(StepDiffError, match="has no index: run `python -m retrieval build"):
         query.query(store, options)
     build_index(store, cut)
     _, by_index = query.query(store, options)

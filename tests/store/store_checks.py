@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from store import Store, StoreError, View
+from common.errors import StepDiffError
+from store import Store, View
 from store.batches import Batches
 from store.verify import verify
 
@@ -27,10 +28,10 @@ class Checks:
 
     @contextmanager
     def damage(self) -> Iterator[None]:
-        """StoreError is an answer while a file is damaged, and at no other time."""
+        """StepDiffError is an answer while a file is damaged, and at no other time."""
         try:
             yield
-        except StoreError as error:
+        except StepDiffError as error:
             assert "\n" not in str(error)
             if not self.flips:
                 raise

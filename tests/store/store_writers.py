@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from store import Feature, Provenance, Store, StoreError
+from common.errors import StepDiffError
+from store import Feature, Provenance, Store
 from store.compact import compact
 from store.drop import drop
 from store.options import CompactOptions, DropOptions, RequantiseOptions
@@ -157,7 +158,7 @@ def _main() -> None:
                 _crash_at(command["crash_at"])
             try:
                 perform(Store.open(command["path"], create=True), command)
-            except StoreError as error:
+            except StepDiffError as error:
                 print(error, file=sys.stderr)
                 os._exit(REFUSED)
             os._exit(0)

@@ -10,7 +10,8 @@ import pytest
 import tensorstore
 import zarr
 
-from store import Feature, StoreError, View
+from common.errors import StepDiffError
+from store import Feature, View
 
 Make = Callable[..., Any]
 
@@ -84,7 +85,7 @@ def test_a_missing_index_entry_is_the_fill_value_where_status_is_1(make_view: Ma
     assert (view.read("tokens", np.arange(11)) == tokens).all()
     assert not view.paths.shard("tokens", 1, 3).exists(), "zarr-python left out the shard of zeros"
     view.paths.shard("tokens", 2, 3).unlink()
-    with pytest.raises(StoreError, match="^c8 and 2 more: stored tokens of view net"):
+    with pytest.raises(StepDiffError, match="^c8 and 2 more: stored tokens of view net"):
         view.read("tokens", np.arange(8, 11))
 
 
@@ -94,7 +95,7 @@ def test_a_missing_index_entry_raises_where_status_is_0_or_2(make_view: Make, fi
     view.write_shard(1, rows, values(view, rows), {5: "no video"})
     rewrite(view, "tokens", with_zarr(view, "tokens"))
     for row, state in ((5, "failed"), (7, "absent")):
-        with pytest.raises(StoreError, match=rf"^c{row} is {state} in view net of clips \(shard 1\)"):
+        with pytest.raises(StepDiffError, match=rf"^c{row} is {state} in view net of clips \(shard 1\)"):
             view.read("tokens", np.array([4, row]))
 
 
@@ -102,12 +103,12 @@ def test_a_missing_index_entry_raises_where_status_is_0_or_2(make_view: Make, fi
 def test_a_row_that_the_catalog_does_not_have_raises(make_view: Make, fill: Make, row: int) -> None:
     view = make_view()
     fill(view)
-    with pytest.raises(StoreError, match=f"row {row} is absent"):
+    with pytest.raises(StepDiffError, match=f"row {row} is absent"):
         view.read("tokens", np.array([0, row]))
 
 
 def test_an_unknown_feature_is_refused_with_those_there_are(make_view: Make) -> None:
-    with pytest.raises(StoreError, match="no feature 'scale' in view net of clips: it has tokens, embedding"):
+    with pytest.raises(StepDiffError, match="no feature 'scale' in view net of clips: it has tokens, embedding"):
         make_view().read("scale", np.array([0]))
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from store import Feature, StoreError, View
+from common.errors import StepDiffError
+from store import Feature, View
 from store.batches import Batch, Batches, _steps
 
 Make = Callable[..., Any]
@@ -106,9 +107,9 @@ def test_a_resumed_iteration_gives_what_the_unbroken_one_would_have(view: View, 
 
 def test_a_state_of_other_batches_is_refused(view: View) -> None:
     state = Batches(view, "tokens", batch_size=5, seed=3).state_dict()
-    with pytest.raises(StoreError, match="differ in seed"):
+    with pytest.raises(StepDiffError, match="differ in seed"):
         Batches(view, "tokens", batch_size=5, seed=4).load_state_dict(state)
-    with pytest.raises(StoreError, match="differ in crc32c"):
+    with pytest.raises(StepDiffError, match="differ in crc32c"):
         Batches(view, "tokens", np.arange(37)[::-1], batch_size=5, seed=3).load_state_dict(state)
 
 
@@ -121,7 +122,7 @@ def test_workers_share_no_row_and_lose_none(count: int, world: int, size: int, d
 
     try:
         bounds = _steps(count, world, size, drop_last)
-    except StoreError:
+    except StepDiffError:
         assert not drop_last and (count < world or size == 1)
         return
     dealt = [parts(rank) for rank in range(world)]
@@ -136,7 +137,7 @@ def test_workers_read_their_own_rows(view: View) -> None:
     dealt = [rows(Batches(view, "tokens", batch_size=4, rank=rank, world=3)) for rank in range(3)]
     assert [[len(part) for part in worker] for worker in dealt] == [[4, 4, 3, 1], [4, 4, 3, 1], [4, 4, 4, 1]]
     assert sorted(flat([flat(worker) for worker in dealt])) == list(range(37))
-    with pytest.raises(StoreError, match="cannot be shared out among 40 workers"):
+    with pytest.raises(StepDiffError, match="cannot be shared out among 40 workers"):
         Batches(view, "tokens", batch_size=4, world=40)
 
 
@@ -166,7 +167,7 @@ def test_the_next_batches_are_read_while_one_is_used(view: View) -> None:
 def test_an_error_of_a_read_reaches_the_consumer(view: View) -> None:
     running = iter(Batches(view, "tokens", np.array([0, 1, 2, 40, 3, 4]), batch_size=2, shuffle=False))
     assert next(running).rows.tolist() == [0, 1]
-    with pytest.raises(StoreError, match="row 40 is absent"):
+    with pytest.raises(StepDiffError, match="row 40 is absent"):
         next(running)
     assert threads() == 0
 
@@ -209,7 +210,7 @@ def test_safe_in_a_worker_of_torchs_dataloader(view: View, start: str) -> None:
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"rank": 2, "world": 2}, {"ahead": 0}, {"keep": 0}, {"seed": -1}])
 def test_senseless_options_are_refused(view: View, wrong: dict[str, int]) -> None:
-    with pytest.raises(StoreError, match="batches need"):
+    with pytest.raises(StepDiffError, match="batches need"):
         Batches(view, "tokens", **{"batch_size": 2, **wrong})
-    with pytest.raises(StoreError, match="no feature 'pixels'"):
+    with pytest.raises(StepDiffError, match="no feature 'pixels'"):
         Batches(view, "pixels", batch_size=2)

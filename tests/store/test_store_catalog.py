@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import Catalog, Store, StoreError, text_key
+from common.errors import StepDiffError
+from store import Catalog, Store, text_key
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,7 +54,7 @@ def test_what_is_known_of_a_row_may_be_told_anew(tmp_path: Path, catalog: Catalo
     ]
     assert other.frame().equals(catalog.frame()) and other.rows(["a", "c", "nobody"]).tolist() == [1, 2, -1]
     assert catalog.update(frame("a")) == catalog.update(frame()) == 0
-    with pytest.raises(StoreError, match="give values of its kind"):
+    with pytest.raises(StepDiffError, match="give values of its kind"):
         catalog.update(frame("a", start=[["no", "number"]]))
 
 
@@ -95,7 +96,7 @@ def test_a_catalog_notices_what_others_append(tmp_path: Path, catalog: Catalog) 
     ],
 )
 def test_a_frame_without_proper_keys_is_refused(catalog: Catalog, bad: pl.DataFrame, said: str) -> None:
-    with pytest.raises(StoreError, match=said):
+    with pytest.raises(StepDiffError, match=said):
         catalog.append(bad)
     assert len(catalog) == 0 and not catalog.parts()
 
@@ -104,7 +105,7 @@ def test_a_lost_part_is_named(catalog: Catalog) -> None:
     for key in "abc":
         catalog.append(frame(key))
     catalog.parts()[1].unlink()
-    with pytest.raises(StoreError, match="no part for rows 1 to 1"):
+    with pytest.raises(StepDiffError, match="no part for rows 1 to 1"):
         catalog.frame()
 
 
@@ -113,7 +114,7 @@ def test_opening_reads_no_part(tmp_path: Path, catalog: Catalog) -> None:
     catalog.parts()[0].write_bytes(b"damaged")
     store = Store.open(tmp_path / "store")
     assert store.entities() == ["clips"] and store.views("clips") == []
-    with pytest.raises(StoreError, match="000000000000.parquet is not as it was written"):
+    with pytest.raises(StepDiffError, match="000000000000.parquet is not as it was written"):
         store.catalog("clips").frame()
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.errors import StepDiffError
 from store import Store
 from store.commit import remove_dead, replace_file, temporary
-from store.errors import StoreError
 
 Make = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -22,14 +22,14 @@ ROOT = Path(__file__).parents[2]
 LIMITED = """
 import resource, signal, sys
 import numpy as np
-from store import Store, StoreError
+from store import Store, StepDiffError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 view = Store.open(sys.argv[1]).view("clips", "net")
 rows = np.array([5, 6])
 try:
     view.write_shard(1, rows, {n: np.ones((2, *f.shape), np.float32) for n, f in view.features.items()}, {})
-except StoreError as error:
+except StepDiffError as error:
     print(error)
     sys.exit(7)
 """
@@ -76,7 +76,7 @@ def test_a_full_file_system_leaves_no_temporary_file(small_disk: Path) -> None:
     target = small_disk / "file"
     replace_file(target, [b"committed"], 9)
     piece = np.zeros(2**18, np.uint8)
-    with pytest.raises(StoreError) as refusal:
+    with pytest.raises(StepDiffError) as refusal:
         replace_file(target, [piece] * 8, 2**21)
     unwritable(str(refusal.value), target)
     assert "it needs 2.0 MiB" in str(refusal.value)
@@ -87,7 +87,7 @@ def test_a_full_file_system_leaves_no_temporary_file(small_disk: Path) -> None:
 
 def test_a_refused_write_says_why(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StoreError, match="cannot write .*file: File exists"):
+    with pytest.raises(StepDiffError, match="cannot write .*file: File exists"):
         replace_file(tmp_path / "file" / "below", [b"x"], 1)
 
 

@@ -17,7 +17,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from store import Store, StoreError, View
+from common.errors import StepDiffError
+from store import Store, View
 from store import catalog as catalogs
 from store import compact as compacting
 from store.__main__ import main
@@ -277,7 +278,7 @@ def test_damage_stops_it_before_anything_is_deleted(view: View, capsys: pytest.C
     merged = view.catalog.parts()[0]
     (merged.parent / part.name).write_bytes(good)  # as after a kill
     merged.write_bytes(merged.read_bytes()[:-9])
-    with pytest.raises(StoreError, match="is not as it was written"):
+    with pytest.raises(StepDiffError, match="is not as it was written"):
         run(view)
     assert (merged.parent / part.name).exists(), "what it hides may be all there is left"
 

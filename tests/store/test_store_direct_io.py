@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import zarr
 
-from store import Feature, StoreError, direct_io
+from common.errors import StepDiffError
+from store import Feature, direct_io
 from store.batches import Batches
 from store.direct_io import LEAST, PAGE, aligned_empty
 from store.together import Together
@@ -104,7 +105,7 @@ def test_a_file_that_ends_too_early_is_named(make_view: Make, fill: Make, left: 
     found = path.stat()
     os.truncate(path, 4 * LEAST + left)
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
-    with pytest.raises(StoreError, match="it ends too early|index of .* run python -m store verify"):
+    with pytest.raises(StepDiffError, match="it ends too early|index of .* run python -m store verify"):
         view.read("tokens", np.array([0, 1]), direct=True)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from store import Provenance, Store, StoreError, View
+from common.errors import StepDiffError
+from store import Provenance, Store, View
 from store import commit as commit_files
 from store.__main__ import main
 from store.compact import compact
@@ -100,12 +101,12 @@ def test_a_reader_that_is_open_is_told(view: View, provenance: Provenance, fill:
     reader = Store.open(view.paths.store).view("clips", "net")
     reader.read("tokens", rows)
     assert drop(view, "--yes") == 0
-    with pytest.raises(StoreError, match="view net of clips in .* was dropped: open it again"):
+    with pytest.raises(StepDiffError, match="view net of clips in .* was dropped: open it again"):
         reader.read("tokens", rows)
     store = Store.open(view.paths.store)
     with store.lock():
         fill(store.create_view("clips", "net", provenance, view.features, 4), np.array([4]))
-    with pytest.raises(StoreError, match="was dropped: open it again"):
+    with pytest.raises(StepDiffError, match="was dropped: open it again"):
         reader.read("tokens", rows)
 
 
@@ -117,7 +118,7 @@ def test_a_writer_left_over_writes_into_no_view_that_others_made(
     store = Store.open(view.paths.store)
     with store.lock():
         made = store.create_view("clips", "net", replace(provenance, weights="f" * 64), view.features, 4)
-    with pytest.raises(StoreError, match="was dropped: open it again"):
+    with pytest.raises(StepDiffError, match="was dropped: open it again"):
         fill(leftover)
     assert not made.status().any()
 

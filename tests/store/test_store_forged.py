@@ -1,4 +1,4 @@
-"""Metadata that a stranger sealed: a forged number or name is one line of StoreError, before anything is allocated."""
+"""Metadata sealed by a stranger: a forged number or name is one line of StepDiffError, before any allocation."""
 
 import io
 import json
@@ -14,7 +14,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from store import Catalog, Store, StoreError, View, table
+from common.errors import StepDiffError
+from store import Catalog, Store, View, table
 from store.__main__ import main
 from store.bounded import read_whole
 from store.compact import compact
@@ -59,7 +60,7 @@ def forge(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def one_line(ask: Callable[[], Any], *words: str) -> None:
-    with pytest.raises(StoreError) as caught:
+    with pytest.raises(StepDiffError) as caught:
         ask()
     line = str(caught.value)
     assert "\n" not in line and len(line) < 1000 and all(word in line for word in words), line
@@ -275,7 +276,7 @@ def test_a_lock_names_its_holder_or_another_process(tmp_path: Path, text: str) -
 def test_a_lock_that_is_a_link_truncates_nothing(tmp_path: Path) -> None:
     (precious := tmp_path / "precious").write_text("all of it")
     (tmp_path / "lock.json").symlink_to(precious)
-    with pytest.raises(StoreError, match=r"cannot write .*lock.json"), locked(tmp_path / "lock.json", wait=False):
+    with pytest.raises(StepDiffError, match=r"cannot write .*lock.json"), locked(tmp_path / "lock.json", wait=False):
         pass
     assert precious.read_text() == "all of it"
 

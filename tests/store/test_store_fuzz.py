@@ -1,4 +1,4 @@
-"""Any bytes in a store's files give the right answer or one line of StoreError."""
+"""Any bytes in a store's files give the right answer or one line of StepDiffError."""
 
 import contextlib
 import json
@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from store import Catalog, Store, StoreError, table
+from common.errors import StepDiffError
+from store import Catalog, Store, table
 from store.layout import FORMAT, ViewPaths
 from store.reader import RowReader, read_together
 from store.row_checks import Checksums, RowChecks
@@ -23,7 +24,7 @@ SLOTS, ROW = 4, 6
 SIZES = st.sampled_from([0, 1, 6, 12, 24, 70, 2**31, 2**62, 2**63, 2**64 - 6, 2**64 - 1]) | st.integers(0, 2**64 - 1)
 
 
-def refused(error: StoreError, path: Path) -> None:
+def refused(error: StepDiffError, path: Path) -> None:
     assert "\n" not in str(error) and str(path) in str(error)
 
 
@@ -33,7 +34,7 @@ def read_row(path: Path, slot: int) -> bytes | None:
     try:
         checks = RowChecks(Checksums(ViewPaths(path.parent, "clips", "net"), SLOTS, 1), 0, SLOTS, ROW)
         read_together(np.array([slot]), [(RowReader(lambda shard: path, SLOTS, ROW, checks), out)], check="never")
-    except StoreError as error:
+    except StepDiffError as error:
         return refused(error, path)
     return out.tobytes()
 
@@ -68,7 +69,7 @@ def test_any_index_gives_its_rows_or_one_line_of_error(
         new = b"".join(bytes(piece) for piece in every)
         kept = [rows[offset : offset + ROW] if offset != 2**64 - 1 else bytes(ROW) for offset, _ in index]
         assert new == b"".join(kept) + index_bytes(np.ones(SLOTS, bool), ROW)
-    except StoreError as error:
+    except StepDiffError as error:
         refused(error, path)
 
 
@@ -77,7 +78,7 @@ def test_any_index_gives_its_rows_or_one_line_of_error(
 def test_any_bytes_are_a_chunk_or_one_line_of_error(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "chunk"
     path.write_bytes(data)
-    with pytest.raises(StoreError, match="is damaged") as told:
+    with pytest.raises(StepDiffError, match="is damaged") as told:
         read_chunk(path, (SLOTS,), "uint8")
     refused(told.value, path)
     path.write_bytes(data[:SLOTS].ljust(SLOTS, b"x") + crc32c(data[:SLOTS].ljust(SLOTS, b"x")).to_bytes(4, "little"))
@@ -104,7 +105,7 @@ def asks(catalog: Catalog) -> None:
     ):
         try:
             assert ask(Catalog(catalog.folder)) == answer
-        except StoreError as error:
+        except StepDiffError as error:
             refused(error, catalog.folder)
 
 
@@ -141,11 +142,11 @@ def test_a_sealed_file_that_is_no_part_is_one_line(catalog: Catalog, data: bytes
     part.write_bytes(data)
     frame = pl.DataFrame({"key": ["new"]})
     for ask in (lambda c: c.rows(["c1"]), lambda c: c.keys(np.array([0])), lambda c: c.append(frame)):
-        with pytest.raises(StoreError) as told:
+        with pytest.raises(StepDiffError) as told:
             ask(Catalog(catalog.folder))
         refused(told.value, part)
     for ask in (len, Catalog.frame):  # which may have no need of what is wrong
-        with contextlib.suppress(StoreError):
+        with contextlib.suppress(StepDiffError):
             ask(Catalog(catalog.folder))
 
 
@@ -161,7 +162,7 @@ def test_any_store_json_is_this_format_or_one_line_of_error(tmp_path: Path, abou
     (tmp_path / "store.json").write_text(json.dumps(about))
     try:
         Store.open(tmp_path)
-    except StoreError as error:
+    except StepDiffError as error:
         return refused(error, tmp_path)
     assert isinstance(about, dict) and about["format"] == FORMAT and about["version"] == 1
 
@@ -170,6 +171,6 @@ def test_any_store_json_is_this_format_or_one_line_of_error(tmp_path: Path, abou
 @given(st.binary(max_size=40))
 def test_any_bytes_in_store_json_are_one_line_of_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "store.json").write_bytes(data)
-    with pytest.raises(StoreError) as told:
+    with pytest.raises(StepDiffError) as told:
         Store.open(tmp_path)
     refused(told.value, tmp_path)

@@ -9,7 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from store import Feature, Store, StoreError, View
+from common.errors import StepDiffError
+from store import Feature, Store, View
 from store.__main__ import main
 from store.hdf5_export import export_hdf5
 from store.hdf5_import import import_hdf5
@@ -84,7 +85,7 @@ def test_a_group_a_clip_with_a_dataset_a_feature(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "f.h5", "w") as file:
         for n in range(4):
             file[f"data/c{n}/feats"], file[f"data/c{n}/mean"] = tokens[n], vectors[n]
-    with pytest.raises(StoreError, match="has a dataset 'feats' in 4 groups: say --features NAME=feats"):
+    with pytest.raises(StepDiffError, match="has a dataset 'feats' in 4 groups: say --features NAME=feats"):
         import_hdf5(asked(tmp_path / "f.h5"))
     assert not (tmp_path / "store").exists(), "keys are for good: nothing was guessed"
     view = imported(tmp_path / "f.h5", group="data", features=("tokens=feats", "embedding=mean"))
@@ -220,7 +221,7 @@ def test_a_file_that_is_unusable_is_one_line(tmp_path: Path, make: Callable[...,
     with h5py.File(path, "w") as file:
         file.update = lambda given=None, **more: [file.__setitem__(k, v) for k, v in {**(given or {}), **more}.items()]
         make(file)
-    with pytest.raises(StoreError, match=said) as caught:
+    with pytest.raises(StepDiffError, match=said) as caught:
         import_hdf5(asked(path))
     assert "\n" not in str(caught.value) and not (tmp_path / "store").exists()
 
@@ -251,7 +252,7 @@ def test_damage_anywhere_is_a_failure_or_one_line(tmp_path: Path) -> None:
                 features, reasons = source.read(np.arange(len(source.keys)))
             assert features["tokens"].dtype in (np.float16, np.float32)
             said.add("failed" if reasons else "whole")
-        except StoreError as error:
+        except StepDiffError as error:
             said.add("refused")
             assert "\n" not in str(error)
     assert said == {"whole", "failed", "refused"}
@@ -259,10 +260,10 @@ def test_damage_anywhere_is_a_failure_or_one_line(tmp_path: Path) -> None:
 
 def test_provenance_is_checked(tmp_path: Path) -> None:
     clips_file(tmp_path / "f.h5", values(4, 3))
-    with pytest.raises(StoreError, match="give the 64 hex digits"):
+    with pytest.raises(StepDiffError, match="give the 64 hex digits"):
         import_hdf5(asked(tmp_path / "f.h5", weights_sha256="abc"))
     imported(tmp_path / "f.h5")
-    with pytest.raises(StoreError, match="was made otherwise: layer 'last' against 'first'"):
+    with pytest.raises(StepDiffError, match="was made otherwise: layer 'last' against 'first'"):
         import_hdf5(asked(tmp_path / "f.h5", layer="first"))
 
 
@@ -309,7 +310,7 @@ def test_keys_that_hdf5_cannot_name_are_refused(tmp_path: Path) -> None:
         with h5py.File(path, "w") as file:
             file["key"], file["tokens"] = keys, values(2, 3)
         view = imported(path, store=str(tmp_path / f"s{len(keys[0])}"))
-        with pytest.raises(StoreError, match=f"{said}.*give --layout rows"):
+        with pytest.raises(StepDiffError, match=f"{said}.*give --layout rows"):
             exported(view, tmp_path / "out.h5")
         with h5py.File(exported(view, tmp_path / f"rows{len(keys[0])}.h5", layout="rows")) as file:
             assert [key.decode() for key in file["key"][()]] == keys

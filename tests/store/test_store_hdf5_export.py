@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 import pytest
 
-from store import Feature, StoreError, View
+from common.errors import StepDiffError
+from store import Feature, View
 from store.hdf5_export import export_hdf5
 from store.options import ExportOptions
 
@@ -45,17 +46,17 @@ def test_an_export_appears_whole_or_not_at_all(filled: View, tmp_path: Path, mon
     def fails_later(view: View, *args: Any) -> np.ndarray:
         reads.append(args)
         if len(reads) == 7:
-            raise StoreError("damage")
+            raise StepDiffError("damage")
         return read(view, *args)
 
     monkeypatch.setattr("store.hdf5_export._BLOCK_BYTES", 1)
     monkeypatch.setattr(View, "read", fails_later)
-    with pytest.raises(StoreError, match="damage"):
+    with pytest.raises(StepDiffError, match="damage"):
         exported(filled, tmp_path / "out" / "a.h5")
     assert len(reads) == 7 and not list((tmp_path / "out").iterdir())
     exported(filled, tmp_path / "out" / "a.h5")
     before = (tmp_path / "out" / "a.h5").read_bytes()
-    with pytest.raises(StoreError, match="is there already"):
+    with pytest.raises(StepDiffError, match="is there already"):
         exported(filled, tmp_path / "out" / "a.h5")
     assert (tmp_path / "out" / "a.h5").read_bytes() == before
 
@@ -89,7 +90,7 @@ def test_an_export_of_what_is_not_there_is_one_line(filled: View, tmp_path: Path
         ({"raw": True}, "--raw is for int8"),
         ({"raw": True, "dtype": "float16"}, "leave --dtype out"),
     ):
-        with pytest.raises(StoreError, match=said):
+        with pytest.raises(StepDiffError, match=said):
             exported(filled, tmp_path / "a.h5", **options)
     assert not (tmp_path / "a.h5").exists()
 
@@ -99,7 +100,7 @@ def test_float16_is_refused_where_a_value_does_not_fit(make_view: Make, values: 
     given = values(view, np.array([0, 1]))
     given["tokens"][1, 0, 0] = 7e4
     view.write_shard(0, np.array([0, 1]), given, {})
-    with pytest.raises(StoreError, match="tokens of c1 holds a magnitude past float16"):
+    with pytest.raises(StepDiffError, match="tokens of c1 holds a magnitude past float16"):
         exported(view, tmp_path / "a.h5", dtype="float16")
 
 
@@ -113,6 +114,6 @@ def test_a_file_that_was_made_meanwhile_is_replaced_by_none(
         return read(view, *args)
 
     monkeypatch.setattr(View, "read", another_is_faster)
-    with pytest.raises(StoreError, match="was made meanwhile"):
+    with pytest.raises(StepDiffError, match="was made meanwhile"):
         exported(filled, path)
     assert path.read_bytes() == b"mine" and [p.name for p in tmp_path.glob("*.h5")] == ["a.h5"]

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from store import StoreError
+from common.errors import StepDiffError
 from store.hdf5_import import import_hdf5
 from store.options import ImportOptions
 
@@ -22,7 +22,7 @@ def refused(path: Path, **options: Any) -> str:
     """The one line that an import of `path` is refused with; no store is made."""
     made_by = {"encoder": "net", "weights_sha256": "ab" * 32, "layer": "l", "frames": "f", "crop": "c"}
     given = {"path": str(path), "store": str(path.parent / "store"), "view": "v", **made_by, **options}
-    with pytest.raises(StoreError) as caught:
+    with pytest.raises(StepDiffError) as caught:
         import_hdf5(ImportOptions(**given))
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
     assert not (path.parent / "store").exists()

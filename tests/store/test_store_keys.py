@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store import Catalog, Store, StoreError
+from common.errors import StepDiffError
+from store import Catalog, Store
 from store.block_file import BLOCK, BlockFile, DamagedFile, encode
 from store.key_index import KeyIndex, built, in_memory, merged, open_index
 from store.key_kernels import lower_bounds
@@ -216,7 +217,7 @@ def test_an_index_of_another_hash_is_made_again(catalog: Catalog, monkeypatch: p
 
 def test_a_lost_part_is_told_though_an_index_has_its_rows(catalog: Catalog) -> None:
     catalog.parts()[1].unlink()
-    with pytest.raises(StoreError, match="no part for rows 10 to 18"):
+    with pytest.raises(StepDiffError, match="no part for rows 10 to 18"):
         Catalog(catalog.folder).rows(["c1"])
 
 
@@ -227,7 +228,7 @@ def test_where_the_folder_cannot_be_written_indexes_are_kept_in_memory(
         index.unlink()
 
     def refuse(path: Path, pieces: object, nbytes: int) -> None:  # root may write anywhere, so a mode would not do
-        raise StoreError(f"cannot write {path}: Read-only file system")
+        raise StepDiffError(f"cannot write {path}: Read-only file system")
 
     monkeypatch.setattr("store.key_indexes.replace_file", refuse)
     works(catalog)

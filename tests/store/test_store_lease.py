@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from store import Store, StoreError, lease, object_stores
+from common.errors import StepDiffError
+from store import Store, lease, object_stores
 from store.lease import LEASE, Lease
 from store.lock import check_held, holds, locked
 from store.remote import RemotePath
@@ -62,7 +63,7 @@ def of_another_host(path: RemotePath, puts: int = 1) -> None:
 def test_a_second_writer_is_refused_with_host_and_pid(store: Store) -> None:
     with process(store) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        with pytest.raises(StoreError) as refusal, store.lock():
+        with pytest.raises(StepDiffError) as refusal, store.lock():
             pass
         message = str(refusal.value)
         assert f"process {holder.pid} on host {socket.gethostname()}" in message
@@ -90,7 +91,7 @@ def test_a_waiting_writer_takes_its_turn(store: Store) -> None:
 
 def test_the_lock_is_refused_to_its_own_process_too(store: Store) -> None:
     with store.lock():
-        with pytest.raises(StoreError, match=f"process {os.getpid()} "), Store.open(store.path).lock():
+        with pytest.raises(StepDiffError, match=f"process {os.getpid()} "), Store.open(store.path).lock():
             pass
     with store.lock():
         pass
@@ -119,7 +120,7 @@ def test_a_live_holder_elsewhere_is_seen_by_its_renewal(path: RemotePath) -> Non
     others = Lease(path)
     others._me["host"] = "elsewhere"
     others.take(wait=False)
-    with pytest.raises(StoreError, match=f"process {os.getpid()} on host elsewhere"), locked(path, wait=False):
+    with pytest.raises(StepDiffError, match=f"process {os.getpid()} on host elsewhere"), locked(path, wait=False):
         pass
     others.release()
     with locked(path, wait=False):
@@ -139,7 +140,7 @@ def test_a_holder_that_could_not_renew_its_lease_writes_no_more(path: RemotePath
         of_another_host(path)  # who saw it run out, say while this machine slept
         time.sleep(SHORT / 2)
         assert not holds(path)
-        with pytest.raises(StoreError, match="ran out before it could be renewed"):
+        with pytest.raises(StepDiffError, match="ran out before it could be renewed"):
             check_held(path)
     assert json.loads(path.read_bytes())["host"] == "elsewhere", "what others hold is not released"
 
@@ -165,7 +166,7 @@ def test_an_object_whose_writer_loses_its_lease_between_two_parts_stays_as_it_wa
             time.sleep(SHORT / 2)
         check_held(path)
 
-    with locked(path, wait=False), pytest.raises(StoreError, match="ran out before it could be renewed"):
+    with locked(path, wait=False), pytest.raises(StepDiffError, match="ran out before it could be renewed"):
         big.put([bytes(16 * 2**20)] * 3, check)
     assert asked == [True, True]
     assert big.read_bytes() == b"old"
@@ -190,7 +191,7 @@ def test_a_renewal_that_arrived_and_whose_answer_was_lost_is_no_end(
         answer = exchange(place, data, etag)
         if place == path and not lost:
             lost.append(answer)
-            raise StoreError("timed out")
+            raise StepDiffError("timed out")
         return answer
 
     mine = Lease(path)
@@ -198,7 +199,7 @@ def test_a_renewal_that_arrived_and_whose_answer_was_lost_is_no_end(
     mine._end.set()  # renewed by hand
     mine._thread.join()
     monkeypatch.setattr(RemotePath, "exchange", answer_lost)
-    with pytest.raises(StoreError, match="timed out"):
+    with pytest.raises(StepDiffError, match="timed out"):
         mine._put(mine._etag)
     mine._until = 0.0
     assert mine._put(mine._etag) and mine.held() and len(lost) == 1
@@ -218,5 +219,5 @@ def test_only_one_of_many_takes_a_lock_that_is_free(store: Store) -> None:
 
 def test_a_damaged_lock_is_one_line(path: RemotePath) -> None:
     path.put([b"{"])
-    with pytest.raises(StoreError, match="lock.json is damaged"), locked(path, wait=False):
+    with pytest.raises(StepDiffError, match="lock.json is damaged"), locked(path, wait=False):
         pass

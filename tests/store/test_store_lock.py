@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from store import Store, StoreError
+from common.errors import StepDiffError
+from store import Store
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -43,7 +44,7 @@ def store(tmp_path: Path) -> Store:
 def test_a_second_writer_is_refused_with_host_and_pid(store: Store) -> None:
     with process(store) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        with pytest.raises(StoreError) as refusal, store.lock():
+        with pytest.raises(StepDiffError) as refusal, store.lock():
             pass
         message = str(refusal.value)
         assert f"process {holder.pid} on host {socket.gethostname()}" in message
@@ -78,7 +79,7 @@ def test_a_lock_dies_with_its_process_though_a_child_of_it_lives(store: Store) -
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as holder:
         assert holder.stdout is not None
         child = int(holder.stdout.readline())
-        with pytest.raises(StoreError, match=f"process {holder.pid} "), store.lock():
+        with pytest.raises(StepDiffError, match=f"process {holder.pid} "), store.lock():
             pass
         holder.kill()
         holder.wait()
@@ -92,7 +93,7 @@ def test_a_lock_needs_no_room_on_the_disk(store: Store, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "pwrite", full)
     with store.lock():
-        with pytest.raises(StoreError, match="is being written by"), Store.open(store.path).lock():
+        with pytest.raises(StepDiffError, match="is being written by"), Store.open(store.path).lock():
             pass
 
 
@@ -111,7 +112,7 @@ def test_a_waiting_writer_takes_its_turn_and_says_whose_end_it_waits_for(store: 
 
 def test_the_lock_is_refused_to_its_own_process_too(store: Store) -> None:
     with store.lock():
-        with pytest.raises(StoreError, match=f"process {os.getpid()} "), Store.open(store.path).lock():
+        with pytest.raises(StepDiffError, match=f"process {os.getpid()} "), Store.open(store.path).lock():
             pass
     with store.lock():
         pass

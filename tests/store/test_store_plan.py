@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featurize import FeaturizeError
+from common.errors import StepDiffError
 from featurize.encoders import load
-from store import Feature, StoreError, View
+from store import Feature, View
 from store.__main__ import main
 from store.known import ENCODERS
 from store.options import PlanOptions
@@ -97,7 +97,7 @@ def test_what_cannot_be_planned_is_one_line(make_view: Make, fill: Make, capsys:
         ({"clips": 5.0, "like": net, "workers": 0}, "give 1 or more"),
         ({"clips": 5.0, "like": net, "measured_in": store}, "tells no time of net on clips"),
     ):
-        with pytest.raises(StoreError, match=said) as caught:
+        with pytest.raises(StepDiffError, match=said) as caught:
             plan(PlanOptions(**options))
         assert "\n" not in str(caught.value)
     assert main(["plan", "--clips", "5"]) == 1
@@ -121,7 +121,7 @@ def declared(name: str, folder: Path) -> dict[str, Feature] | None:
         return object.__new__(EfficientNetLite0).features("clips")
     try:
         return load(name, None, "cpu").features("texts")
-    except FeaturizeError:
+    except StepDiffError:
         return None
 
 

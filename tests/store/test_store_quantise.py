@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from store import StoreError
+from common.errors import StepDiffError
 from store import quantise as quantising
 from store.quantise import BLOCK, dequantise, quantise, scale_shape
 
@@ -113,5 +113,5 @@ def test_nothing_in_nothing_out() -> None:
     "out", [np.empty((2, 64)), np.empty((3, 64), np.float32), np.empty((2, 128), np.float32)[:, ::2]]
 )
 def test_an_out_that_does_not_fit_is_refused(out: np.ndarray) -> None:
-    with pytest.raises(StoreError, match="needs C-contiguous float32 or float16"):
+    with pytest.raises(StepDiffError, match="needs C-contiguous float32 or float16"):
         dequantise(np.zeros((2, 64), np.int8), np.ones((2, 1), np.float16), out)

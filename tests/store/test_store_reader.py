@@ -15,7 +15,8 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from store import Feature, Store, StoreError
+from common.errors import StepDiffError
+from store import Feature, Store
 from store import reader as reading
 from store.batches import Batches
 from store.quantise import Quantised, dequantise
@@ -87,7 +88,7 @@ def test_rows_lie_in_place_beside_one_that_failed_and_while_the_shard_is_replace
     assert np.array_equal(lying, values)
     assert view.in_place("embedding", rows) is None  # another row lies between them now
     assert np.array_equal(view.in_place("embedding", np.array([2, 3])), values[[1, 0]])
-    with pytest.raises(StoreError, match="absent"):
+    with pytest.raises(StepDiffError, match="absent"):
         view.in_place("embedding", np.array([0, 5]))
 
 
@@ -109,7 +110,7 @@ def test_an_out_that_does_not_fit_is_refused(make_view: Make, fill: Make, wrong:
         "dtype": np.empty((2, 3, 5), np.float32),
         "stride": np.empty((4, 3, 5), np.float16)[::2],
     }[wrong]
-    with pytest.raises(StoreError, match="tokens needs C-contiguous float16"):
+    with pytest.raises(StepDiffError, match="tokens needs C-contiguous float16"):
         view.read("tokens", np.array([0, 1]), out)
 
 
@@ -126,7 +127,7 @@ def test_int8_is_read_as_it_is_stored(make_view: Make, fill: Make) -> None:
     again = view.read_quantised("tokens", rows, out)
     assert again.levels is out.levels and again.scale is out.scale
     assert (out.levels == levels).all() and (out.scale == scale).all()
-    with pytest.raises(StoreError, match="embedding of view net is float32, not int8"):
+    with pytest.raises(StepDiffError, match="embedding of view net is float32, not int8"):
         view.read_quantised("embedding", rows)
 
 
@@ -178,9 +179,7 @@ def test_more_shards_than_open_files_can_be_read(
     assert len(os.listdir("/proc/self/fd")) <= before + 2, "files that left the cache are closed"
 
 
-def test_a_process_that_may_open_no_more_files_lets_others_go(
-    make_view: Make, fill: Make, values: Make
-) -> None:
+def test_a_process_that_may_open_no_more_files_lets_others_go(make_view: Make, fill: Make, values: Make) -> None:
     view = make_view(rows=400, shard=4)
     fill(view)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -190,7 +189,7 @@ def test_a_process_that_may_open_no_more_files_lets_others_go(
     try:
         for some in np.split(rows, 20):
             assert (view.read("embedding", some) == values(view, some)["embedding"]).all()
-        with pytest.raises(StoreError, match="raise ulimit -n"):
+        with pytest.raises(StepDiffError, match="raise ulimit -n"):
             view.read("embedding", rows)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -214,7 +213,7 @@ def test_a_forked_reader_never_hangs(make_view: Make, fill: Make) -> None:
     view.catalog.frame().sort("key")  # polars has its threads now, and a fork leaves them behind
 
     def says(part: str, ask: Callable[[], object]) -> bool:
-        with pytest.raises(StoreError, match=part):
+        with pytest.raises(StepDiffError, match=part):
             ask()
         return True
 

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import Store, StoreError, object_stores
+from common.errors import StepDiffError
+from store import Store, object_stores
 from store.__main__ import main
 from store.remote import RemotePath, ReplacedError, place
 
@@ -72,7 +73,7 @@ def test_a_url_is_a_place_and_all_else_a_folder(given: str | Path, found: Path |
 
 
 def test_a_url_of_no_object_store_is_refused() -> None:
-    with pytest.raises(StoreError, match="https://host/a is no place for a store"):
+    with pytest.raises(StepDiffError, match="https://host/a is no place for a store"):
         place("https://host/a")
 
 
@@ -122,10 +123,10 @@ def test_an_object_is_there_whole(root: RemotePath, size: int) -> None:
 def test_a_put_that_breaks_off_leaves_the_old_object(root: RemotePath) -> None:
     def broken() -> Iterator[np.ndarray]:
         yield np.zeros(2 * PART, np.uint8)
-        raise StoreError("no more rows")
+        raise StepDiffError("no more rows")
 
     (root / "a").put([b"old"])
-    with pytest.raises(StoreError, match="no more rows"):
+    with pytest.raises(StepDiffError, match="no more rows"):
         (root / "a").put(broken())
     assert (root / "a").read_bytes() == b"old"
 
@@ -174,7 +175,7 @@ def one_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_a_missing_bucket_is_one_line(s3_server: str, impatient: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such bucket" in one_line(capsys, "s3://no-bucket-here/features")
-    with pytest.raises(StoreError, match="s3://no-bucket-here/features.*no such bucket"):
+    with pytest.raises(StepDiffError, match="s3://no-bucket-here/features.*no such bucket"):
         Store.open("s3://no-bucket-here/features", create=True)
 
 
@@ -197,12 +198,12 @@ def test_refused_credentials_are_one_line(
 
 FORK = """
 import os, sys
-from store import Store, StoreError
+from store import Store, StepDiffError
 store = Store.open(sys.argv[1], create=True)
 if not os.fork():
     try:
         Store.open(sys.argv[1])
-    except StoreError as error:
+    except StepDiffError as error:
         print(error)
     os._exit(0)
 os.wait()

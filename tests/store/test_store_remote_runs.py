@@ -17,7 +17,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from store import Feature, Provenance, Store, StoreError, object_stores
+from common.errors import StepDiffError
+from store import Feature, Provenance, Store, object_stores
 from store.__main__ import main
 from store.compact import compact
 from store.options import CompactOptions
@@ -133,7 +134,7 @@ def test_cut_off_after_any_request_then_resumed_gives_the_same_objects(s3_bucket
     for cut in random.sample(anywhere, min(CUTS, len(anywhere))):
         url = f"{s3_bucket}/cut{cut}"
         gate.left = cut
-        with pytest.raises(StoreError) as said:
+        with pytest.raises(StepDiffError) as said:
             run(url)
         assert "\n" not in str(said.value)
         gate.left = before
@@ -204,7 +205,7 @@ def test_compacted_it_holds_what_a_folder_does_after_a_cut_too(s3_bucket: str, g
         url = f"{s3_bucket}/cut{cut}"
         used(url)
         gate.left = cut
-        with pytest.raises(StoreError):
+        with pytest.raises(StepDiffError):
             compact(CompactOptions(url))
         gate.left = before
         root = place(url)
@@ -357,7 +358,7 @@ def test_a_flipped_byte_in_any_object_is_found() -> None:
         path.put([data[:at], bytes([data[at] ^ 1 << dice.randrange(8)]), data[at + 1 :]])
         try:
             assert name in [damage.path for damage in verify(Store.open(url))]
-        except StoreError:
+        except StepDiffError:
             assert name == "store.json"
         path.put([data])
     assert verify(Store.open(url)) == []

@@ -10,7 +10,8 @@ import pytest
 import tensorstore
 import zarr
 
-from store import Feature, Provenance, Store, StoreError, View
+from common.errors import StepDiffError
+from store import Feature, Provenance, Store, View
 from store.layout import zarr_store
 from store.remote import RemotePath
 from store.remote_shard import RemoteReader
@@ -95,9 +96,9 @@ def test_a_shard_that_is_gone_is_the_fill_value_or_an_error(view: View, fill: Ca
     path.put([row, index_bytes(present, 30)])
     found = view.read("tokens", np.array([2, 3]), check="never")
     assert not found[0].any() and np.array_equal(found[1].ravel(), row)
-    with pytest.raises(StoreError, match="^c2 and 1 more: stored tokens"):
+    with pytest.raises(StepDiffError, match="^c2 and 1 more: stored tokens"):
         view.read("tokens", np.array([2, 3]))
-    with pytest.raises(StoreError, match="c9 is absent"):
+    with pytest.raises(StepDiffError, match="c9 is absent"):
         view.read("tokens", np.array([9]))
 
 
@@ -111,7 +112,7 @@ def test_a_damaged_index_is_one_line(view: View, fill: Callable[..., None], dama
     elif damage == "flipped":
         data[-20] ^= 1
     path.put([bytes(data[: {"empty": 0, "cut": 100}.get(damage, len(data))])])
-    with pytest.raises(StoreError, match="run python -m store verify"):
+    with pytest.raises(StepDiffError, match="run python -m store verify"):
         view.read("tokens", np.array([15]))
 
 

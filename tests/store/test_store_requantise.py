@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from store import Feature, Provenance, Store, StoreError, View
+from common.errors import StepDiffError
+from store import Feature, Provenance, Store, View
 from store.__main__ import main
 from store.options import RequantiseOptions
 from store.quantise import dequantise, quantise
@@ -57,7 +58,7 @@ def test_provenance_says_what_it_was_made_from(old: View, provenance: Provenance
     assert again.provenance.dtypes["tokens"] == "float16 from int8 from float16"
     direct = Provenance(**{**provenance.as_dict(), "dtypes": {"tokens": "int8", "embedding": "float32"}})
     store = Store.open(old.paths.store)
-    with store.lock(), pytest.raises(StoreError, match="was made otherwise: dtypes"):
+    with store.lock(), pytest.raises(StepDiffError, match="was made otherwise: dtypes"):
         store.create_view("clips", "small", direct, new.features)
 
 

@@ -15,11 +15,11 @@ import polars as pl
 import pytest
 import torch
 
-from store import Feature, Provenance, Store, StoreError, View, row_checks
+from common.errors import DamageError, StepDiffError
+from store import Feature, Provenance, Store, View, row_checks
 from store import reader as reading
 from store.__main__ import main
 from store.batches import Batches
-from store.errors import DamageError
 from store.layout import ViewPaths
 from store.quantise import dequantise
 from store.remote import RemotePath
@@ -200,7 +200,7 @@ def test_always_finds_what_is_damaged_after_the_first_read_and_never_does_not_lo
     for some in (again, Store.open(place).view("clips", "net", check="never")):
         got = some.read("tokens", np.arange(ROWS), check="never")
         assert (got != before).any(axis=(1, 2)).nonzero()[0].tolist() == [6]
-    with pytest.raises(StoreError, match="check='sometimes' is not known"):
+    with pytest.raises(StepDiffError, match="check='sometimes' is not known"):
         row_checks.known_check("sometimes")
 
 
@@ -234,7 +234,7 @@ def test_following_the_message_recovers(whole: Make, fill: Make, tmp_path: Path,
     assert found and "\n" not in str(raised.value)
     assert main(["verify", found[1]]) == 1
     Path(found[2]).unlink()
-    with pytest.raises(StoreError, match="^c4 is absent"):
+    with pytest.raises(StepDiffError, match="^c4 is absent"):
         Store.open(found[1]).view("clips", "net").read_float("tokens", np.arange(ROWS))
     fill(Store.open(found[1]).view("clips", "net"), np.arange(4, 8))
     assert main(["verify", found[1]]) == 0

@@ -6,7 +6,7 @@
 
 Guarantees
 - whatever was written, killed, compacted, requantised or dropped, reads are those of the model
-- after a bit flip anywhere every read gives the model's values or raises StoreError, and verify finds it
+- after a bit flip anywhere every read gives the model's values or raises StepDiffError, and verify finds it
 - once the flip is undone, or the rows are computed again, every read gives the model's values
 """
 
@@ -26,7 +26,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from store import Store, StoreError
+from common.errors import StepDiffError
+from store import Store
 from store.verify import verify
 
 from .store_checks import COUNTS, Checks
@@ -102,7 +103,7 @@ class Machine(RuleBasedStateMachine, Checks):
             return
         command = {"op": "requantise", "view": name, "to": to, "dtype": dtype}
         if dtype == source.chain[-1] or (there and (there.chain, there.seed) != (chain, source.seed)):
-            with pytest.raises(StoreError):
+            with pytest.raises(StepDiffError):
                 perform(self.store, command)
             return
 
@@ -129,7 +130,7 @@ class Machine(RuleBasedStateMachine, Checks):
     def _fresh(self) -> Store | None:
         try:
             return Store.open(self.path)
-        except StoreError:
+        except StepDiffError:
             assert self.flips, "a whole store does not open"
             return None
 
@@ -141,7 +142,7 @@ class Machine(RuleBasedStateMachine, Checks):
         if way == "here" or self.flips:
             try:
                 perform(self.store, command)
-            except StoreError as error:
+            except StepDiffError as error:
                 assert self.flips, f"{command} in a whole store: {error}"
                 COUNTS["writes refused, damage"] += 1
                 self._undo()
@@ -316,7 +317,9 @@ class Machine(RuleBasedStateMachine, Checks):
             if all(key in model.ok for key in keys):
                 self.check_rows(view, model, rows)
             else:
-                with pytest.raises(StoreError, match=r" is (absent|failed) in view |damaged|not as it was|cannot be"):
+                with pytest.raises(
+                    StepDiffError, match=r" is (absent|failed) in view |damaged|not as it was|cannot be"
+                ):
                     view.read(MAIN, rows)
                 COUNTS["reads of rows that are not there"] += 1
 

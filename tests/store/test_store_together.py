@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.errors import StepDiffError
 from store import together
 from store.direct_io import LEAST, aligned_empty
-from store.errors import StoreError
 from store.together import Together
 
 
@@ -40,7 +40,7 @@ def test_none_is_named_before_all_are_whole_and_durable(tmp_path: Path, monkeypa
 def test_where_one_cannot_be_written_none_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(b"old")
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StoreError, match="cannot write"), Together() as files:
+    with pytest.raises(StepDiffError, match="cannot write"), Together() as files:
         files.replace(tmp_path / "one", [b"new"], 3)
         files.replace(tmp_path / "file" / "below", [b"new"], 3)
     assert (tmp_path / "one").read_bytes() == b"old"
@@ -52,7 +52,7 @@ def test_a_disk_that_fails_late_names_none(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(together.os, "fsync", full)
-    with pytest.raises(StoreError, match="no space to write .*one.*nothing committed is lost"), Together() as files:
+    with pytest.raises(StepDiffError, match="no space to write .*one.*nothing committed is lost"), Together() as files:
         files.replace(tmp_path / "one", [b"new"], 3)
     assert not list(tmp_path.iterdir())
 
@@ -69,7 +69,7 @@ def test_a_disk_that_is_full_at_a_large_piece_leaves_nothing(tmp_path: Path, mon
 
     monkeypatch.setattr(os, "pwrite", filling)
     (tmp_path / "one").write_bytes(b"old")
-    with pytest.raises(StoreError, match="no space to write .*one.* 4.0 MiB"), Together() as files:
+    with pytest.raises(StepDiffError, match="no space to write .*one.* 4.0 MiB"), Together() as files:
         files.replace(tmp_path / "one", pieces, 4 * LEAST)
     assert [path.name for path in tmp_path.iterdir()] == ["one"] and (tmp_path / "one").read_bytes() == b"old"
     with Together() as files:

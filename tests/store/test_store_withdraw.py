@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from store import Feature, Provenance, Store, StoreError, View
+from common.errors import StepDiffError
+from store import Feature, Provenance, Store, View
 from store.verify import verify
 
 Make = Callable[..., Any]
@@ -25,7 +26,7 @@ def test_rows_that_are_withdrawn_are_absent_and_no_other_row_changes(tmp_path: P
     assert filled.status().tolist() == [1, 1, 0, 1, 0, 1, 0, 1, 1, 0, 1]
     assert not filled.failures().height and verify(store) == []
     np.testing.assert_array_equal(filled.read("tokens", kept), before)
-    with pytest.raises(StoreError, match="c4 is absent"):
+    with pytest.raises(StepDiffError, match="c4 is absent"):
         view.read("tokens", np.array([4]))
     fill(filled, np.array([2, 4, 6, 9]), seed=1)
     assert (filled.status() == 1).all() and verify(store) == []
@@ -33,7 +34,7 @@ def test_rows_that_are_withdrawn_are_absent_and_no_other_row_changes(tmp_path: P
 
 
 def test_rows_are_withdrawn_under_the_stores_lock_only(filled: View) -> None:
-    with pytest.raises(StoreError, match="under the store's lock only"):
+    with pytest.raises(StepDiffError, match="under the store's lock only"):
         filled.withdraw(np.array([0]))
     assert filled.status()[0] == 1
 
@@ -55,7 +56,7 @@ def test_a_view_that_is_open_gives_no_zeros_for_a_row_that_was_withdrawn(
         view.withdraw(np.array([1]))
     fill(view, np.array([3]))  # the shard is written anew, without row 1
     np.testing.assert_array_equal(reader.read("tokens", np.array([2, 0])), first[[2, 0]])
-    with pytest.raises(StoreError, match="c1 is absent"):
+    with pytest.raises(StepDiffError, match="c1 is absent"):
         reader.read("tokens", np.arange(3))
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from store import Feature, Provenance, Store, StoreError, View
+from common.errors import StepDiffError
+from store import Feature, Provenance, Store, View
 from store import commit as commit_files
 
 Make = Callable[..., Any]
@@ -72,9 +73,9 @@ def test_rows_added_to_the_catalog_fill_the_last_shard(make_view: Make, fill: Ma
     store = Store.open(view.paths.store)
     store.catalog("clips").append(pl.DataFrame({"key": [f"d{i}" for i in range(4)]}))
     assert reader.status().tolist() == [1] * 11 + [0] * 4, "an array shorter than the catalog reads as absent"
-    with pytest.raises(StoreError, match="d0 is absent"):
+    with pytest.raises(StepDiffError, match="d0 is absent"):
         reader.read("tokens", np.array([11]))
-    with pytest.raises(StoreError, match=r"takes rows 8 to 10, got 11 to 11: call resize\(\)"):
+    with pytest.raises(StepDiffError, match=r"takes rows 8 to 10, got 11 to 11: call resize\(\)"):
         fill(view, np.array([11]))
     with store.lock():
         view.resize()
@@ -86,9 +87,9 @@ def test_rows_added_to_the_catalog_fill_the_last_shard(make_view: Make, fill: Ma
 
 def test_arrays_grow_under_the_planners_lock_only(make_view: Make, provenance: Provenance) -> None:
     view = make_view()
-    with pytest.raises(StoreError, match="under the store's lock only"):
+    with pytest.raises(StepDiffError, match="under the store's lock only"):
         view.resize()
-    with pytest.raises(StoreError, match="under the store's lock only"):
+    with pytest.raises(StepDiffError, match="under the store's lock only"):
         Store.open(view.paths.store).create_view("clips", "other", provenance, view.features)
 
 
@@ -161,16 +162,16 @@ def test_rows_that_do_not_fit_a_shard_are_refused(
     make_view: Make, values: Make, rows: list[int], failures: dict[int, str], said: str
 ) -> None:
     view = make_view()
-    with pytest.raises(StoreError, match=said):
+    with pytest.raises(StepDiffError, match=said):
         view.write_shard(1, np.array(rows), values(view, np.array(rows)), failures)
 
 
 def test_features_that_do_not_fit_the_view_are_refused(make_view: Make, values: Make) -> None:
     view = make_view()
     given = values(view, np.array([4]))
-    with pytest.raises(StoreError, match=r"takes \['embedding', 'tokens'\], got \['tokens'\]"):
+    with pytest.raises(StepDiffError, match=r"takes \['embedding', 'tokens'\], got \['tokens'\]"):
         view.write_shard(1, np.array([4]), {"tokens": given["tokens"]}, {})
-    with pytest.raises(StoreError, match=r"tokens is \(1, 3, 4\), needs \(1, 3, 5\)"):
+    with pytest.raises(StepDiffError, match=r"tokens is \(1, 3, 4\), needs \(1, 3, 5\)"):
         view.write_shard(1, np.array([4]), {**given, "tokens": given["tokens"][..., :4]}, {})
 
 
@@ -183,10 +184,10 @@ def test_a_view_refuses_another_provenance_and_says_what_differs(
     with store.lock():
         assert store.create_view("clips", "net", provenance, features).rows_per_shard == 4
         with pytest.raises(
-            StoreError, match=f"weights '{'0' * 64}' against '{'1' * 64}', layer 'last' against 'first'"
+            StepDiffError, match=f"weights '{'0' * 64}' against '{'1' * 64}', layer 'last' against 'first'"
         ):
             store.create_view("clips", "net", other, features)
-        with pytest.raises(StoreError, match="was made otherwise: features"):
+        with pytest.raises(StepDiffError, match="was made otherwise: features"):
             store.create_view("clips", "net", provenance, {"tokens": Feature((3, 6), "float16")})
         assert store.create_view("clips", "net2", other, features).provenance == other
 
@@ -196,12 +197,12 @@ def test_an_unusable_name_is_refused(make_view: Make, provenance: Provenance, na
     view = make_view()
     store = Store.open(view.paths.store)
     with store.lock():
-        with pytest.raises(StoreError, match="is refused"):
+        with pytest.raises(StepDiffError, match="is refused"):
             store.create_view("clips", name, provenance, view.features)
-        with pytest.raises(StoreError, match="is refused"):
+        with pytest.raises(StepDiffError, match="is refused"):
             store.create_view("clips", "fine", provenance, {name: Feature((3,), "float16")})
     for ask in (store.catalog, store.views):
-        with pytest.raises(StoreError, match="no entity"):
+        with pytest.raises(StepDiffError, match="no entity"):
             ask(name)
 
 
@@ -209,30 +210,30 @@ def test_names_and_sizes_of_the_stores_own_are_refused(make_view: Make, provenan
     store = Store.open(make_view().paths.store)
     with store.lock():
         for features in ({}, {"scale": Feature((3,), "float16")}, dict.fromkeys("ab", Feature((3,), "int8"))):
-            with pytest.raises(StoreError):
+            with pytest.raises(StepDiffError):
                 store.create_view("clips", "fine", provenance, features)
-        with pytest.raises(StoreError, match="power of two"):
+        with pytest.raises(StepDiffError, match="power of two"):
             store.create_view("clips", "fine", provenance, {"a": Feature((3,), "int8")}, rows_per_shard=3)
     for shape, dtype in (((), "float16"), ((0, 3), "float16"), ((3,), "float64")):
-        with pytest.raises(StoreError):
+        with pytest.raises(StepDiffError):
             Feature(shape, dtype)
     assert store.views("clips") == ["net"]
 
 
 def test_a_missing_view_is_refused_with_those_there_are(make_view: Make) -> None:
-    with pytest.raises(StoreError, match="no view 'clip' of clips in .*: there is net"):
+    with pytest.raises(StepDiffError, match="no view 'clip' of clips in .*: there is net"):
         Store.open(make_view().paths.store).view("clips", "clip")
 
 
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no feature store in"):
+    with pytest.raises(StepDiffError, match="no feature store in"):
         Store.open(tmp_path / "absent")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
-    with pytest.raises(StoreError, match="holds other files"):
+    with pytest.raises(StepDiffError, match="holds other files"):
         Store.open(tmp_path / "photos", create=True)
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(StoreError, match="is a file"):
+    with pytest.raises(StepDiffError, match="is a file"):
         Store.open(tmp_path / "file", create=True)
     store = Store.open(tmp_path / "store", create=True)
     for text, said in (
@@ -242,5 +243,5 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
         ("[]", "is not as it was written"),
     ):
         (store.path / "store.json").write_text(text)
-        with pytest.raises(StoreError, match=said):
+        with pytest.raises(StepDiffError, match=said):
             Store.open(store.path)

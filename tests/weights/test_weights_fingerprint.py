@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from weights import WeightsError, fingerprint
+from common.errors import StepDiffError
+from weights import fingerprint
 
 
 @pytest.fixture(autouse=True)
@@ -106,5 +107,5 @@ def test_one_file_has_a_fingerprint(folder: Path, tmp_path: Path) -> None:
 def test_nothing_there_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "absent"):
-        with pytest.raises(WeightsError, match=f"no weights at {path}"):
+        with pytest.raises(StepDiffError, match=f"no weights at {path}"):
             fingerprint(path)

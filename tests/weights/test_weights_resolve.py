@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from weights import NAMES, WeightsError, resolve
+from common.errors import StepDiffError
+from weights import NAMES, resolve
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refusal(name: str) -> str:
-    with pytest.raises(WeightsError) as caught:
+    with pytest.raises(StepDiffError) as caught:
         resolve(name)
     assert "\n" not in str(caught.value)
     return str(caught.value)

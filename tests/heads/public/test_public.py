@@ -12,9 +12,9 @@ import torch
 from annotate import captions, stage
 from annotate.captioning import QUESTIONS, caption
 from annotate.worker import Equipment, Worker
+from common.errors import StepDiffError
 from heads import evaluate
 from heads.clip_texts import ClipTexts
-from heads.errors import HeadsError
 from heads.packing import TEXT, Turn
 from heads.public import load_public
 from store import Store
@@ -132,7 +132,7 @@ def test_there_is_no_image_tower_in_it(checkpoint: Get) -> None:
 
 
 def refusal(weights: Path, store: Store, view: str, *allowed: str) -> str:
-    with pytest.raises(HeadsError) as caught:
+    with pytest.raises(StepDiffError) as caught:
         load_public(str(weights), store, view, "cpu", *([allowed] if allowed else []))
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -165,7 +165,7 @@ def test_a_blip2_that_also_encodes_text_is_refused(checkpoint: Get) -> None:
     whole.config.use_decoder_only_language_model = False
     words = AutoTokenizer.from_pretrained(own.folder)
     words.chat_template = Blip2.template
-    with pytest.raises(HeadsError, match="use a BLIP-2 with OPT"):
+    with pytest.raises(StepDiffError, match="use a BLIP-2 with OPT"):
         Blip2(whole, words, (17, 24), 1)
 
 
@@ -177,7 +177,7 @@ def test_a_chat_template_that_takes_no_images_is_refused(checkpoint: Get, tmp_pa
     own = checkpoint("llava")
     words = AutoTokenizer.from_pretrained(own.folder)
     words.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    with pytest.raises(HeadsError, match="takes no images; use another checkpoint"):
+    with pytest.raises(StepDiffError, match="takes no images; use another checkpoint"):
         Llava(own.whole(), words, (16, 24))
 
 
@@ -188,9 +188,9 @@ def test_more_frames_than_the_model_has_room_for_are_refused(checkpoint: Get) ->
 
     own = checkpoint("llava")
     words = AutoTokenizer.from_pretrained(own.folder)
-    with pytest.raises(HeadsError, match="128 frames of clips are .* featurize with fewer --frames"):
+    with pytest.raises(StepDiffError, match="128 frames of clips are .* featurize with fewer --frames"):
         Llava(own.whole(), words, (64 * 16, 24))
-    with pytest.raises(HeadsError, match=r"\[17, 24\] cached tokens of a clip are no whole frames of \[16, 24\]"):
+    with pytest.raises(StepDiffError, match=r"\[17, 24\] cached tokens of a clip are no whole frames of \[16, 24\]"):
         Llava(own.whole(), words, (17, 24))
 
 

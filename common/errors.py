@@ -1,0 +1,23 @@
+"""The exception that every room raises for what a user can fix.
+
+`common.command.run` and the command lines print its message as one line; anything else is a defect, with a traceback.
+"""
+
+
+class StepDiffError(Exception):
+    """Unusable input, or a file or service that fails: one line that says what, where and what to do next."""
+
+
+class DamageError(StepDiffError):
+    """Stored bytes that differ from what was written."""
+
+
+class HeldError(StepDiffError):
+    """A lock that another process holds."""
+
+
+def at_least(least: int, where: str, options: object, *names: str) -> None:
+    """Raise StepDiffError where one of the options' numbers is smaller than `least`."""
+    for name in names:
+        if (value := getattr(options, name)) < least:
+            raise StepDiffError(f"{where}.{name} is {value}; it must be {least} or more")
