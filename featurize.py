@@ -1,7 +1,7 @@
 """Entry of `ray job submit --working-dir . -- python featurize.py ...`: it calls the package."""
 
 if __name__ == "__main__":
-    from common import command, startup
+    from common.cli import command, startup
 
     startup.install()  # before the slow imports
     from featurize.__main__ import INTERRUPTED, main

@@ -1,6 +1,6 @@
 """Words about clips: captions, grounded objects, step descriptions, paired questions."""
 
-import common.startup  # noqa: F401  # before the slow imports: an interrupt is one line
+import common.cli.startup  # noqa: F401  # before the slow imports: an interrupt is one line
 from common.errors import StepDiffError
 
 __all__ = ["StepDiffError"]

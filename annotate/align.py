@@ -23,19 +23,20 @@ import torch
 
 from annotate.alignment import given
 from annotate.cli import parse
-from annotate.narration import Piece, read_narration
-from common import command
+from annotate.sources.narration import Piece, read_narration
+from common.cli import command
 from common.errors import StepDiffError
-from heads.checkpoint import Run
-from heads.clip_texts import COLUMNS
-from heads.clips import Features
-from heads.contrastive import ContrastiveHead
+from common.io import sealed as table
+from common.io.files import replace_file
+from heads.data.clip_texts import COLUMNS
+from heads.data.clips import Features
+from heads.data.hold_out import VIDEO, known_clips
 from heads.device import pick_device
-from heads.hold_out import VIDEO, known_clips
-from heads.similarity import Sentences
+from heads.methods.similarity import Sentences
 from heads.trained import load_contrastive
-from store import Store, table
-from store.commit import replace_file
+from heads.training.checkpoint import Run
+from heads.training.contrastive_task import ContrastiveHead
+from store import Store
 from store.progress import progress
 from weights import fingerprint
 

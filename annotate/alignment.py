@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from annotate.narration import Piece
+from annotate.sources.narration import Piece
 
 
 def given(

@@ -17,18 +17,18 @@ from typing import Any, Literal
 
 import polars as pl
 
-from annotate.audit_figures import figures, leaks
-from annotate.audit_page import Sample, page
 from annotate.cli import parse
-from annotate.contact_sheets import contact_sheets
 from annotate.hold_out import given
+from annotate.page.contact_sheets import contact_sheets
+from annotate.page.figures import figures, leaks
+from annotate.page.page import Sample, page
 from annotate.qa_file import Question, read_questions
-from common import command
+from common.cli import command
 from common.errors import StepDiffError
 from common.streams import generator
-from heads.clip_texts import ClipTexts
+from heads.data.clip_texts import ClipTexts
+from heads.data.hold_out import known_clips
 from heads.files import write_text
-from heads.hold_out import known_clips
 from store import Store
 
 
@@ -142,7 +142,7 @@ def show(record: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from annotate.composing import kept_words
+    from annotate.qa.composing import kept_words
 
     found = record["figures"]
     print("{file}: ".format(**record), end="")

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Literal, TypeVar
 
-from annotate.answers import Answer, plain
-from annotate.prompts import ACTION_QUESTION, OBJECT_QUESTION
+from annotate.qa.prompts import ACTION_QUESTION, OBJECT_QUESTION
+from annotate.stages.job import Answer, plain
 
 Kind = Literal["action", "objects"]
 QUESTIONS: dict[Kind, str] = {"action": ACTION_QUESTION, "objects": OBJECT_QUESTION}

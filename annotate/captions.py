@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from annotate.answers import Job
+from annotate.captioners.tokens import TokenJob
+from annotate.captioners.video import VideoJob
 from annotate.captioning import QUESTIONS, Kind
 from annotate.cli import parse
 from annotate.clips import clip_items
 from annotate.pictures import with_videos
-from annotate.stage import StageOptions, absolute, run_stage, show
-from annotate.token_captioner import TokenJob
-from annotate.video_captioner import VideoJob
-from common import command
+from annotate.stages.job import Job
+from annotate.stages.stage import StageOptions, absolute, run_stage, show
+from common.cli import command
 from common.errors import StepDiffError
-from featurize.cluster import refuse_relative
+from common.workers.cluster import refuse_relative
 from store import Store
 
 

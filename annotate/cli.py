@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from heads import cli
+from common.cli import options as cli
 
 
 def parse(
@@ -15,8 +15,8 @@ def parse(
     show: str | Callable[[dict[str, Any]], None],
     positional: tuple[str, ...] = (),
 ) -> int:
-    """As heads.cli.parse. The exit status is 1 too where a stage's record tells of items that are absent, or of some
-    that failed, unless those are allowed."""
+    """Call common.cli.options.parse; the exit status is also 1 where items of a stage are absent, or failed and
+    that is not allowed."""
     errors: tuple[type[Exception], ...] = cli.ERRORS
     return cli.parse(options, argv, program, description, run, show, positional, errors, _status)
 

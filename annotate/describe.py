@@ -18,14 +18,14 @@ import polars as pl
 from annotate.cli import parse
 from annotate.clips import clip_items
 from annotate.describer import DescribeJob
-from annotate.grounding import GROUNDED
-from annotate.llm import LLMOptions, Sampling
-from annotate.prompts import DESCRIBE, read_prompt
-from annotate.stage import StageOptions, run_stage, show
-from annotate.versions import chosen
-from common import command
+from annotate.grounding.objects import GROUNDED
+from annotate.llm.options import LLMOptions, Sampling
+from annotate.qa.prompts import DESCRIBE, read_prompt
+from annotate.stages.stage import StageOptions, run_stage, show
+from annotate.stages.versions import chosen
+from common.cli import command
 from common.errors import StepDiffError
-from heads.clip_texts import ClipTexts
+from heads.data.clip_texts import ClipTexts
 from store import Store
 
 STAGE = "describe"

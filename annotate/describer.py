@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from annotate.answers import Answer, Failure, Item, plain
-from annotate.llm import LLM, CutOff, LLMOptions, Sampling
-from annotate.prompts import NOTHING, Message, Prompt
+from annotate.llm.options import LLM, CutOff, LLMOptions, Sampling
+from annotate.qa.prompts import NOTHING, Message, Prompt
+from annotate.stages.job import Answer, Failure, Item, plain
 
 KIND = "step description"
 _SENTENCES = re.compile(r".*[.!?](?=\s)", re.DOTALL)  # up to where the last begins

@@ -17,18 +17,18 @@ from typing import Any
 
 import polars as pl
 
-from annotate.answers import Job
 from annotate.cli import parse
 from annotate.clips import clip_items
-from annotate.detector import DetectorJob
+from annotate.grounding.detector import DetectorJob
+from annotate.grounding.space import SpaceJob
 from annotate.pictures import with_videos
-from annotate.space import SpaceJob
-from annotate.stage import StageOptions, absolute, run_stage, show
-from annotate.versions import chosen
-from common import command
+from annotate.stages.job import Job
+from annotate.stages.stage import StageOptions, absolute, run_stage, show
+from annotate.stages.versions import chosen
+from common.cli import command
 from common.errors import StepDiffError
-from featurize.cluster import refuse_relative
-from heads.clips import Features
+from common.workers.cluster import refuse_relative
+from heads.data.clips import Features
 from store import Store
 
 STAGE = "ground"

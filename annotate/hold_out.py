@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from featurize.progress import say
-from heads.hold_out import By, HoldOut
+from common.progress import say
+from heads.data.hold_out import By, HoldOut
 
 
 def given(hold_out: Sequence[str], by: By, test_sets: Sequence[str] = ()) -> HoldOut:

@@ -13,7 +13,7 @@ htm_aa_v1.csv, or a folder of VIDEO.csv.
 Guarantees
 - the sample world's own files give the clips that it says it has
 - what cannot be used is counted by its reason
-- a clip that is held out (heads.hold_out) has the split test, whatever HT-Step says of its video
+- a clip that is held out (heads.data.hold_out) has the split test, whatever HT-Step says of its video
 """
 
 import io
@@ -27,12 +27,12 @@ import polars as pl
 
 from annotate.cli import parse
 from annotate.hold_out import given
-from annotate.htstep import Segment, read_annotations, read_splits, read_taxonomy
-from annotate.narration import heard, read_narration
-from common import command
+from annotate.sources.htstep import Segment, read_annotations, read_splits, read_taxonomy
+from annotate.sources.narration import heard, read_narration
+from common.cli import command
 from common.errors import StepDiffError
-from heads.hold_out import HoldOut
-from store.commit import replace_file
+from common.io.files import replace_file
+from heads.data.hold_out import HoldOut
 
 
 @dataclass(frozen=True)

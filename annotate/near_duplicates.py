@@ -7,13 +7,13 @@ Guarantees
 
 from collections.abc import Sequence
 
-from heads.similarity import Embed
+from heads.methods.similarity import Embed
 
 
 def first_of_alike(asked: Sequence[Sequence[str]], embed: Embed, threshold: float) -> list[list[bool]]:
     """Whether each question of each pair stays: it does where its cosine to those that stay is below `threshold`.
 
-    embed: L2-normalised embeddings of texts, as heads.similarity has them.
+    embed: L2-normalised embeddings of texts, as heads.methods.similarity has them.
     """
     places = {text: place for place, text in enumerate(dict.fromkeys(text for pair in asked for text in pair))}
     if not places:

@@ -20,27 +20,27 @@ from typing import Any, Literal
 import polars as pl
 
 from annotate.cli import parse
-from annotate.composing import Ledger, compose, kept_words
-from annotate.endpoint import shown
 from annotate.hold_out import given
-from annotate.llm import LLMOptions, Sampling
+from annotate.llm.endpoint import shown
+from annotate.llm.options import LLMOptions, Sampling
 from annotate.pairs import SCHEMA
-from annotate.prompts import PAIRQA
-from annotate.qa_job import CUT, KINDS, STAGE, PairQAJob, items
-from annotate.stage import StageOptions, run_stage
-from annotate.stage import show as show_stage
-from annotate.versions import Version, chosen
-from common import command
+from annotate.qa.composing import Ledger, compose, kept_words
+from annotate.qa.job import CUT, KINDS, STAGE, PairQAJob, items
+from annotate.qa.prompts import PAIRQA
+from annotate.stages.stage import StageOptions, run_stage
+from annotate.stages.stage import show as show_stage
+from annotate.stages.versions import Version, chosen
+from common.cli import command
 from common.errors import StepDiffError
-from featurize.progress import say
-from heads.clip_texts import ClipTexts
+from common.io.files import replace_file
+from common.io.jsonl import object_line
+from common.progress import say
+from heads.data.clip_texts import ClipTexts
+from heads.data.hold_out import known_clips
 from heads.device import pick_device
 from heads.files import write_text
-from heads.hold_out import known_clips
-from heads.jsonl import object_line
-from heads.similarity import Sentences
+from heads.methods.similarity import Sentences
 from store import Store
-from store.commit import replace_file
 from weights import fingerprint
 
 

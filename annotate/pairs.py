@@ -6,7 +6,7 @@ Parquet file of pair, reference, candidate, reference_step, candidate_step, same
 its pair.
 
 Guarantees
-- no clip of another split than train is in a pair, and none that is held out (heads.hold_out)
+- no clip of another split than train is in a pair, and none that is held out (heads.data.hold_out)
 - the same seed and clips give the same file
 - steps that have no pair are counted: of one clip, or of one video
 - pairs of different steps are of steps with different names
@@ -27,11 +27,11 @@ from annotate.cli import parse
 from annotate.hold_out import given
 from annotate.pair_choice import other_step, same_step
 from annotate.stream import stream_parquet
-from common import command
+from common.cli import command
 from common.errors import StepDiffError
 from common.streams import generator
-from heads.clip_texts import ClipTexts
-from heads.hold_out import NAMESAKE, REASONS, VIDEO, HoldOut, known_clips
+from heads.data.clip_texts import ClipTexts
+from heads.data.hold_out import NAMESAKE, REASONS, VIDEO, HoldOut, known_clips
 from heads.splits import knows_splits
 from store import Store
 

@@ -14,14 +14,14 @@ import polars as pl
 from jaxtyping import UInt8
 from PIL import Image
 
-from annotate.answers import Failure, Item
+from annotate.stages.job import Failure, Item
 from common.errors import StepDiffError
-from featurize.decode import Clip
-from featurize.decoders import decoded_clips
-from featurize.frames import Sampling
-from featurize.media_file import shown
-from featurize.picture import Whole
 from featurize.task import Source
+from featurize.video.decode import Clip
+from featurize.video.frames import Sampling
+from featurize.video.media_file import shown
+from featurize.video.picture import Whole
+from featurize.video.threads import decoded_clips
 
 SHORT_SIDE = 480
 """pixels of a picture's short side at most: what models see is smaller"""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.errors import StepDiffError
-from heads.jsonl import read_objects
+from common.io.jsonl import read_objects
 
 
 class Question(NamedTuple):

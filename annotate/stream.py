@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from store.commit import make_folder, named_errors, sync_folder, temporary
+from common.io.files import make_folder, named_errors, sync_folder, temporary
 
 
 def stream_parquet(

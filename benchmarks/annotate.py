@@ -16,23 +16,23 @@ from typing import Any
 import polars as pl
 import torch
 
-from annotate.answers import Job
+from annotate.captioners.tokens import TokenJob
 from annotate.captioning import QUESTIONS, Kind
 from annotate.cli import parse
 from annotate.clips import clip_items
 from annotate.describer import KIND, DescribeJob
-from annotate.grounding import GROUNDED
-from annotate.llm import LLMOptions
-from annotate.prompts import DESCRIBE
-from annotate.qa_job import PairQAJob
-from annotate.qa_job import items as pair_items
-from annotate.space import SpaceJob
-from annotate.stage import pending
-from annotate.token_captioner import TokenJob
-from annotate.versions import Version
-from annotate.worker import Equipment, Worker
+from annotate.grounding.objects import GROUNDED
+from annotate.grounding.space import SpaceJob
+from annotate.llm.options import LLMOptions
+from annotate.qa.job import PairQAJob
+from annotate.qa.job import items as pair_items
+from annotate.qa.prompts import DESCRIBE
+from annotate.stages.job import Job
+from annotate.stages.stage import pending
+from annotate.stages.versions import Version
+from annotate.stages.worker import Equipment, Worker
 from benchmarks.report import Row, line, report
-from common import command
+from common.cli import command
 from common.errors import StepDiffError
 from heads.device import pick_device
 from store import Store

@@ -27,11 +27,11 @@ import numpy as np
 import polars as pl
 
 from benchmarks.report import line, report
-from common import command
-from common.config_option import options_of
+from common.cli import command
+from common.cli.config_file import options_of
 from featurize.plan import plan
 from store import Feature, Provenance, Store, View
-from store.shard import encode_chunk
+from store.format.shard import encode_chunk
 
 ASKED = 100_000
 """keys looked up, and keys appended"""

@@ -13,8 +13,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from featurize.encoders import Encoder
-from featurize.frames import chosen
 from featurize.task import Source
+from featurize.video.frames import chosen
 
 Frames = UInt8[np.ndarray, "T size size 3"]
 Read = Callable[[Source, Encoder], Frames]

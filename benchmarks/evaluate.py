@@ -20,14 +20,14 @@ from torch import Tensor
 
 from benchmarks.report import Row, line, report
 from benchmarks.stopwatch import measured
-from common import command
-from common.config_option import options_of
-from heads.language_model import LanguageModel
+from common.cli import command
+from common.cli.config_file import options_of
+from heads.data.packing import NO_TARGET
 from heads.methods.stepdiff import ROWS_A_BATCH, StepDiff, difference_turn
-from heads.packing import NO_TARGET
+from heads.models.language_model import LanguageModel
+from heads.models.projector import Projector, ProjectorOptions
+from heads.models.video_lm import VideoLM
 from heads.pair_texts import PairTexts
-from heads.projector import Projector, ProjectorOptions
-from heads.video_lm import VideoLM
 
 CLOSE = 1e-4  # nats a token
 MANY = 8  # texts a pair from which on packing must pay

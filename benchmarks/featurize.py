@@ -31,14 +31,14 @@ import torch
 from benchmarks.common_loops import loop, with_decord, with_pyav
 from benchmarks.footage import Footage, kitchen, long_video
 from benchmarks.report import Row, line, report
-from common import command
-from common.config_option import options_of
-from featurize.decode import Clip
-from featurize.decoders import decoded_clips
+from common.cli import command
+from common.cli.config_file import options_of
 from featurize.encoders import Encoder, load
-from featurize.encoders.internvideo_model import SIZES, InternVideoMM
+from featurize.encoders.internvideo.model import SIZES, InternVideoMM
 from featurize.shard import featurize_shard
 from featurize.task import Task
+from featurize.video.decode import Clip
+from featurize.video.threads import decoded_clips
 from store import Store
 
 BATCH = 4

@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.layouts import Arrays, make_view, read_view, write_view
 from benchmarks.report import Row
+from common.io.direct_io import aligned_empty
 from store import Store, View
-from store.direct_io import aligned_empty
-from store.row_checks import Check
+from store.io.row_checks import Check
 
 # name: shape of a row, dtype, rows of a batch
 CASES: dict[str, tuple[tuple[int, int], str, int]] = {

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from store import Feature, Provenance, Store, View
-from store.quantise import Quantised
+from store.format.quantise import Quantised
 
 Arrays = dict[str, np.ndarray]
 Read = Callable[[np.ndarray, Arrays], Arrays]

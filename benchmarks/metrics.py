@@ -20,13 +20,13 @@ from pycocoevalcap.rouge.rouge import Rouge
 from scipy.stats import kendalltau
 
 from benchmarks.report import Row, line, report
-from common import command
-from common.config_option import options_of
+from common.cli import command
+from common.cli.config_file import options_of
 from heads.metrics.bleu import bleu, bleu_parts
 from heads.metrics.cider import cider_rows
 from heads.metrics.corpus import count_corpus
 from heads.metrics.rouge import rouge_rows
-from heads.metrics.tau import kendall_tau
+from tasks.metrics.tau import kendall_tau
 
 LINE = 0.5  # seconds for all figures, of the published sizes
 VOCABULARY = 4000
@@ -58,7 +58,7 @@ def sentences(count: int, random: np.random.Generator) -> list[str]:
 
 
 def ours(references: list[list[str]], captions: list[str], said: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """The four figures of heads.scoring."""
+    """The four figures of tasks.scoring."""
     corpus = count_corpus(references, captions)
     return {
         "BLEU": float(bleu(bleu_parts(corpus).sum(axis=0))),

@@ -20,9 +20,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from benchmarks.report import Row, line, report
-from common import command
-from common.config_option import options_of
-from retrieval.negatives import Drawn, Variant, hard_negatives, random_negatives
+from common.cli import command
+from common.cli.config_file import options_of
+from retrieval.mining.variants import Drawn, Variant, hard_negatives, random_negatives
 from retrieval.pairs import Difference, Pair, TestSet
 
 SECONDS = 5.0  # for V1, V2 and V3 of the published size

@@ -18,10 +18,11 @@ import numpy as np
 import polars as pl
 
 from benchmarks.report import line, report
-from common import command
-from common.config_option import options_of
-from store import Store, table
-from store.parts import part_name
+from common.cli import command
+from common.cli.config_file import options_of
+from common.io import sealed as table
+from store import Store
+from store.catalog.parts import part_name
 
 SECONDS, GIB = 60.0, 4.0
 PART = 1_000_000

@@ -30,12 +30,12 @@ import torch  # noqa: F401  see above
 from benchmarks.report import Row, line, report
 from benchmarks.searchers import APPROXIMATE, EXACT, Searcher
 from benchmarks.stopwatch import measured
-from common import command
-from common.config_option import options_of
-from retrieval.builder import build_index
-from retrieval.exact import search_exactly
-from retrieval.factory import Budgets
-from retrieval.index import open_index
+from common.cli import command
+from common.cli.config_file import options_of
+from retrieval.exact.search import search_exactly
+from retrieval.index.builder import build_index
+from retrieval.index.factory import Budgets
+from retrieval.index.index import open_index
 from retrieval.vectors import compact, filled_rows, width
 from store import Feature, Provenance, Store, View
 

@@ -41,11 +41,11 @@ from benchmarks.layouts import (
     write_view,
 )
 from benchmarks.report import Row, line, report
-from common import command
-from common.config_option import options_of
+from common.cli import command
+from common.cli.config_file import options_of
+from common.io.direct_io import aligned_empty
 from store import Store
 from store.batches import Batches
-from store.direct_io import aligned_empty
 
 # name: shape of a row, dtype, rows of a batch
 CASES: dict[str, tuple[tuple[int, int], str, int]] = {

@@ -23,8 +23,8 @@ import numpy as np
 import polars as pl
 
 from benchmarks.report import line, report
-from common import command
-from common.config_option import options_of
+from common.cli import command
+from common.cli.config_file import options_of
 from store import Feature, Provenance, Store, View
 
 CASES = {"96 KiB": (48, 1024), "4 MiB": (2048, 1024)}
@@ -74,7 +74,7 @@ def _server(delay: float) -> Iterator[str]:
     os.environ.update(AWS_ENDPOINT_URL=endpoint, AWS_REGION="us-east-1")
     os.environ.update(AWS_ACCESS_KEY_ID="key", AWS_SECRET_ACCESS_KEY="secret")
     os.environ.update(AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull)  # tensorstore looks for them
-    from store.object_stores import objects
+    from common.io.object_stores import objects
 
     objects.cache_clear()
     try:
@@ -152,8 +152,8 @@ def _rates(view: View, endpoint: str, options: Options) -> dict[str, float]:
 def _loop(view: View) -> Read:
     import obstore
 
-    from store.remote import RemotePath, objects_below
-    from store.remote_shard import RemoteShard
+    from common.io.remote import RemotePath, objects_below
+    from store.io.remote import RemoteShard
 
     group = view.paths.group
     assert isinstance(group, RemotePath)

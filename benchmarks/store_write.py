@@ -34,9 +34,9 @@ from benchmarks.layouts import (
     random_features,
 )
 from benchmarks.report import Row, line, report
-from common import command
-from common.config_option import options_of
-from store.quantise import quantise
+from common.cli import command
+from common.cli.config_file import options_of
+from store.format.quantise import quantise
 
 # name: shape of a row, dtype
 CASES: dict[str, tuple[tuple[int, int], str]] = {

@@ -22,19 +22,19 @@ from torch import Tensor
 
 from benchmarks.report import Row, line, report
 from benchmarks.stopwatch import measured
-from common import command
-from common.config_option import options_of
-from featurize.decode import Clip
-from featurize.decoders import decoded_clips
+from common.cli import command
+from common.cli.config_file import options_of
 from featurize.encoders import Encoder, load
 from featurize.task import Source
-from heads.clips import Features, Reads
+from featurize.video.decode import Clip
+from featurize.video.threads import decoded_clips
+from heads.data.clips import Features, Reads
+from heads.data.paired_qa import read_paired_qa
 from heads.device import autocast
-from heads.paired_qa import read_paired_qa
 from heads.paired_source import PairedSource
-from heads.recipe import VideoLMRecipe, read_recipe
-from heads.sources import Batch
-from heads.video_task import answer_loss, build, comparing
+from heads.training.recipe import VideoLMRecipe, read_recipe
+from heads.training.sources import Batch
+from heads.training.video_task import answer_loss, build, comparing
 from kitchen.__main__ import Options as KitchenOptions
 from kitchen.__main__ import run as render
 from store import Store

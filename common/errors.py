@@ -1,6 +1,6 @@
 """The exception that every room raises for what a user can fix.
 
-`common.command.run` and the command lines print its message as one line; anything else is a defect, with a traceback.
+The command lines print its message as one line; anything else is a defect, with a traceback.
 """
 
 

@@ -14,8 +14,8 @@ from typing import Any, get_type_hints
 import docstring_parser
 import jsonargparse
 
-from common import command
-from common.config_option import add_config
+from common.cli import command
+from common.cli.config_file import add_config
 from common.errors import StepDiffError
 from featurize.options import Options
 

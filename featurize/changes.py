@@ -21,10 +21,10 @@ import polars as pl
 from jaxtyping import Bool, Int64
 
 from common.errors import StepDiffError
-from featurize.identity import BYTES, DIGEST, Identity, identities
+from common.progress import say
 from featurize.manifest import Manifest
 from featurize.outdated import outdated
-from featurize.progress import say
+from featurize.video.identity import BYTES, DIGEST, Identity, identities
 from featurize.videofiles import unreadable
 from store import Store
 from store.view import OK

@@ -17,21 +17,21 @@ import numpy as np
 import polars as pl
 
 from common.errors import StepDiffError
+from common.io.remote import Place, RemotePath, place
+from common.progress import progress, say
+from common.workers.cluster import connected, refuse_relative
+from common.workers.pool import Crew, crew_size, has_gpu
 from featurize.changes import Changes, compare
-from featurize.cluster import connected, refuse_relative
-from featurize.crew import Crew, crew_size, has_gpu
 from featurize.encoders import NAMES as ENCODERS
 from featurize.encoders import deciding
 from featurize.manifest import Manifest, read_manifest
 from featurize.options import Options
 from featurize.plan import plan
-from featurize.progress import progress, say
 from featurize.summary import Summary, summarise
 from featurize.task import Outcome, tasks
 from featurize.videofiles import as_manifest, refuse_all_unreadable
 from featurize.worker import Equipment
 from store import Store, View
-from store.remote import Place, RemotePath, place
 from store.view import ABSENT, OK
 from weights import NAMES as WEIGHTS
 from weights import fingerprint, resolve

@@ -20,8 +20,8 @@ from pathlib import Path
 import polars as pl
 
 from common.errors import StepDiffError
-from featurize.identity import BYTES, DIGEST
 from featurize.manifest_file import folded, nearest, read_file, refuse_twins, renamed
+from featurize.video.identity import BYTES, DIGEST
 from store import text_key
 
 _CLIP_COLUMNS = ("clip", "video", "start", "end")

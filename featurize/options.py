@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from featurize.frames import Sampling
+from featurize.video.frames import Sampling
 
 IdFrom = Literal["stem", "path"]
 """what the id of a video file's clip is made from"""

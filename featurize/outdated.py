@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from featurize.identity import BYTES, DIGEST
-from store import Store, table
-from store.remote import listed
+from common.io import sealed as table
+from common.io.remote import listed
+from featurize.video.identity import BYTES, DIGEST
+from store import Store
 
 
 def outdated(store: Store, replaced: pl.DataFrame, views: Sequence[str]) -> list[str]:

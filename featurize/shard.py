@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
-from featurize.decode import Clip
-from featurize.decoders import decoded_clips
 from featurize.encoders import Encoder
 from featurize.plan import blocks
 from featurize.task import Outcome, Task
+from featurize.video.decode import Clip
+from featurize.video.threads import decoded_clips
 from store import Feature, Store
 
 _ENDS = 2

@@ -13,10 +13,10 @@ import polars as pl
 
 from common.errors import StepDiffError
 from featurize.manifest import Manifest
-from featurize.media_file import why
 from featurize.options import IdFrom
-from featurize.timeline import from_packets
-from featurize.video import opened
+from featurize.video.media_file import why
+from featurize.video.stream import opened
+from featurize.video.timeline import from_packets
 
 
 def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:

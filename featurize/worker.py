@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from common.errors import StepDiffError
-from featurize.frames import Sampling
 from featurize.shard import featurize_shard
 from featurize.task import Outcome, Task
+from featurize.video.frames import Sampling
 from store import Feature, Provenance
 
 if TYPE_CHECKING:

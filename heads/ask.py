@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import command
+from common.cli import command
+from common.cli.options import parse
 from common.errors import StepDiffError
-from heads.cli import parse
-from heads.prompts import PRESETS
+from tasks.prompts import PRESETS
 
 
 @dataclass(frozen=True)

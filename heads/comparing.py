@@ -18,10 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from heads.chat import Chat
-from heads.language_model import LanguageModel
-from heads.packing import NO_TARGET, TEXT, Packed
-from heads.prompts import NO, YES
+from heads.data.chat import Chat
+from heads.data.packing import NO_TARGET, TEXT, Packed
+from heads.models.language_model import LanguageModel
+from tasks.prompts import NO, YES
 
 
 class Comparing:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float16, Int8
 from torch import Tensor
 from torch.nn.functional import pad
 
-from store.quantise import BLOCK
+from store.format.quantise import BLOCK
 
 
 def dequantise(

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import command
-from heads.cli import parse
-from heads.clips import Features
+from common.cli import command
+from common.cli.options import parse
+from heads.data.clips import Features
 from heads.device import pick_device
 
 BLOCK = 256
@@ -50,9 +50,9 @@ def write_view(features: Features, view: Any, embed: Callable[[Tensor], Tensor],
 
 
 def run(options: EmbedOptions) -> dict[str, Any]:
-    from heads import view_origin
-    from heads.checkpoint import Run
     from heads.trained import load_contrastive
+    from heads.training import view_origin
+    from heads.training.checkpoint import Run
     from store import Feature, Provenance, Store
     from weights import fingerprint
 

@@ -12,7 +12,7 @@ name with .rows before its suffix), and the scores with what they were computed 
 Guarantees
 - killed at any moment and run again, it goes on behind the last whole batch and ends in the same bits
 - a clip or text that the store lacks is named before anything is predicted
-- a test set whose clips or videos trained the head is refused before the head is loaded (heads.seen)
+- a test set whose clips or videos trained the head is refused before the head is loaded (heads.evaluation.seen)
 - a model that sees reads each pair of a DiffMCQ set once for all that is asked of it, in however many questions
 """
 
@@ -22,27 +22,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import command
+from common.cli import command
+from common.cli.options import parse
 from common.errors import StepDiffError
-from heads.cli import parse
-from heads.evaluate_options import PUBLIC, EvaluateOptions, check, check_files
+from heads.evaluation.options import PUBLIC, EvaluateOptions, check, check_files
+from heads.evaluation.partial import Partial
 from heads.files import write_text
-from heads.partial import Partial
 
 if TYPE_CHECKING:
-    from heads.seen import Seen
+    from heads.evaluation.seen import Seen
 
 
 def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
     """The method, the precision it computes in, and what is to be disclosed beside its scores."""
     from heads.device import pick_device
-    from heads.lineage import disclosure
     from heads.methods.socratic import load_socratic
     from heads.methods.step_oracle import StepOracle
     from heads.methods.stepdiff import StepDiff
     from heads.methods.vlemb import VLEmb
-    from heads.public import families, load_public
+    from heads.models.public import families, load_public
     from heads.trained import load_video_lm
+    from heads.training.lineage import disclosure
     from store import Store
 
     store, device = Store.open(options.store), pick_device(options.device)
@@ -81,9 +81,9 @@ def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
 def asked(options: EvaluateOptions) -> list[Any]:
     """The rows to answer."""
     from common.streams import published
-    from heads.declining import agreeing
-    from heads.selection import named, select
-    from heads.testsets import drawn, read_test_set
+    from heads.evaluation.selection import named, select
+    from tasks.declining import agreeing
+    from tasks.testsets import drawn, read_test_set
 
     groups = [read_test_set(options.task, options.test_set)]
     if options.no_difference is not None:
@@ -102,10 +102,10 @@ def seen_by_head(options: EvaluateOptions, rows: Sequence[Any]) -> "Seen | None"
     Raises:
         StepDiffError: it has seen some, and `allow_seen` is not set.
     """
-    from heads import seen
-    from heads.recipe import read_recipe
-    from heads.training import Progress
-    from heads.view_origin import of_view
+    from heads.evaluation import seen
+    from heads.training.loop import Progress
+    from heads.training.recipe import read_recipe
+    from heads.training.view_origin import of_view
     from store import Store
 
     store = Store.open(options.store)
@@ -127,9 +127,9 @@ def seen_by_head(options: EvaluateOptions, rows: Sequence[Any]) -> "Seen | None"
 
 def identity(options: EvaluateOptions, rows: Sequence[Any]) -> dict[str, Any]:
     """What predictions depend on: partial ones of another identity are not gone on with."""
-    from heads.checkpoint import Run
-    from heads.testsets import digest
+    from heads.training.checkpoint import Run
     from store import Store
+    from tasks.testsets import digest
     from weights import fingerprint, resolve
 
     of_rows = ("test_set", "rows", "subset", "no_difference", "skip_missing", "allow_seen")
@@ -162,7 +162,7 @@ def predict(options: EvaluateOptions, method: Any, rows: Sequence[Any], partial:
     """
     from heads.methods.stepdiff import StepDiff
     from heads.pair_texts import option_scores, pair_texts
-    from heads.postprocess import parse as parse_caption
+    from tasks.postprocess import parse as parse_caption
 
     def captions(some: Sequence[Any]) -> list[str]:
         said = method.caption(some)
@@ -180,7 +180,7 @@ def answer_all(
     options: EvaluateOptions, answer: Callable[[Sequence[Any]], list[Any]], asked: Sequence[Any], partial: Partial
 ) -> list[Any]:
     """All answers, batch by batch; those that stand in the partial file are not computed again."""
-    from heads.training import Progress
+    from heads.training.loop import Progress
 
     starts = batch_starts(len(asked), options.rows_at_once)
     answers = partial.resume(asked, starts)
@@ -201,13 +201,13 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     import torch
 
     from heads.device import autocast, pick_device
+    from heads.evaluation.selection import absent_clips
     from heads.methods.stepdiff import StepDiff, protocol
     from heads.methods.vlemb import VLEmb
     from heads.score import sentences
-    from heads.scoring import score
-    from heads.selection import absent_clips
-    from heads.testsets import clips_of, write_predictions, write_test_set
     from store import Store
+    from tasks.scoring import score
+    from tasks.testsets import clips_of, write_predictions, write_test_set
 
     out = Path(options.out)
     if out.suffix != ".jsonl":
@@ -263,8 +263,8 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
 
 
 def show(record: dict[str, Any]) -> None:
+    from heads.reporting.seen_marks import marked
     from heads.score import show_scores
-    from heads.seen_marks import marked
 
     options = record["options"]
     show_scores(options["task"], record["scores"], marked(record))

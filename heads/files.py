@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.errors import StepDiffError
-from store.commit import replace_file
+from common.io.files import replace_file
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ Guarantees
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from heads.testsets import DiffMCQ, Pair
+from tasks.testsets import DiffMCQ, Pair
 
 
 @dataclass(frozen=True)

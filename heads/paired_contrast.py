@@ -16,13 +16,13 @@ from torch import Tensor
 
 from common.errors import StepDiffError
 from common.streams import generator
-from heads.clips import Features
-from heads.declining import declines
-from heads.hold_out import HoldOut
-from heads.paired_qa import draw, kind, read_paired_qa
-from heads.prompts import NO, YES
-from heads.recipe import PairsContrast
+from heads.data.clips import Features
+from heads.data.hold_out import HoldOut
+from heads.data.paired_qa import draw, kind, read_paired_qa
+from heads.training.recipe import PairsContrast
 from store import text_key
+from tasks.declining import declines
+from tasks.prompts import NO, YES
 
 
 @dataclass(frozen=True)

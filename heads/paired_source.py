@@ -5,12 +5,12 @@ Guarantees
 """
 
 from common.streams import generator
-from heads.chat import Chat
-from heads.hard_negatives import HardNegatives
-from heads.packing import Packer, Turn
-from heads.paired_qa import PairQuestions, balanced, draw, turns
-from heads.recipe import VideoLMRecipe
-from heads.sources import Batch
+from heads.data.chat import Chat
+from heads.data.hard_negatives import HardNegatives
+from heads.data.packing import Packer, Turn
+from heads.data.paired_qa import PairQuestions, balanced, draw, turns
+from heads.training.recipe import VideoLMRecipe
+from heads.training.sources import Batch
 
 
 class PairedSource:

@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import command
+from common.cli import command
+from common.cli.options import parse
 from common.errors import StepDiffError
-from heads.cli import parse
 from heads.files import write_bytes, write_text
 from heads.reporting.entries import Entry, Setting, check_entries
 

@@ -9,10 +9,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from common import command
+from common.cli import command
+from common.cli.options import parse
 from common.errors import StepDiffError
-from heads.cli import parse
-from heads.testsets import Task, read_predictions, read_test_set
+from tasks.testsets import Task, read_predictions, read_test_set
 
 COUNTS = ("rows", "videos", "ties", "nan_rows", "within_step_rows", "no_difference_rows")
 
@@ -40,9 +40,9 @@ class ScoreOptions:
 
 
 def run(options: ScoreOptions) -> dict[str, Any]:
-    from heads.postprocess import parse as parse_caption
-    from heads.scoring import score
-    from heads.seen_marks import beside
+    from heads.reporting.seen_marks import beside
+    from tasks.postprocess import parse as parse_caption
+    from tasks.scoring import score
 
     if options.task != "diffcap" and (options.parse or options.similarity):
         raise StepDiffError(f"--parse and --similarity are said of captions; {options.task} has scores: leave them out")
@@ -61,7 +61,7 @@ def run(options: ScoreOptions) -> dict[str, Any]:
 def sentences(store: str | None, device: str) -> Any:
     """What embeds texts for the figure MPNet."""
     from heads.device import pick_device
-    from heads.similarity import Sentences
+    from heads.methods.similarity import Sentences
     from store import Store
 
     return Sentences(Store.open(store) if store is not None else None, pick_device(device))
@@ -70,12 +70,12 @@ def sentences(store: str | None, device: str) -> Any:
 def show_scores(task: Task, scores: dict[str, Any], seen: dict[str, Any] | None = None) -> None:
     """What score() found, as tables: all rows with intervals, then one line a category.
 
-    seen: counts of heads.seen, where the head was trained on clips or videos of the test set.
+    seen: counts of heads.evaluation.seen, where the head was trained on clips or videos of the test set.
     """
     from rich.console import Console
     from rich.table import Column, Table
 
-    from heads.seen_marks import MARK, footnote
+    from heads.reporting.seen_marks import MARK, footnote
 
     categories: dict[str, dict[str, Any]] = scores["per_category"]
     counts = [name for name in COUNTS if name in scores]

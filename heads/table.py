@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import command
+from common.cli import command
+from common.cli.options import parse
 from common.errors import StepDiffError
-from heads.cli import parse
 from heads.files import write_text
-from heads.seen_marks import MARK, footnote, marked
+from heads.reporting.seen_marks import MARK, footnote, marked
 
 COLUMNS = {
     "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),

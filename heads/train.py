@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from common import command
+from common.cli import command
+from common.cli.options import parse
 from common.errors import StepDiffError
-from heads.cli import parse
-from heads.recipe import TrainOptions, read_recipe
+from heads.training.recipe import TrainOptions, read_recipe
 
 RECIPE = "recipe.yaml"
 
@@ -50,13 +50,13 @@ def refuse_other(options: TrainOptions, folder: Path) -> None:
 def run(options: TrainOptions) -> dict[str, Any]:
     if (options.video_lm is None) == (options.contrastive is None):
         raise StepDiffError("a recipe holds one of video_lm and contrastive; see heads/recipes/kitchen")
-    from heads import lineage
-    from heads.checkpoint import Run
-    from heads.contrastive import ContrastiveTask
+    from heads.data.hold_out import HoldOut
     from heads.device import pick_device
-    from heads.hold_out import HoldOut
-    from heads.training import Progress, train
-    from heads.video_task import VideoTask
+    from heads.training import lineage
+    from heads.training.checkpoint import Run
+    from heads.training.contrastive_task import ContrastiveTask
+    from heads.training.loop import Progress, train
+    from heads.training.video_task import VideoTask
     from store import Store
 
     hold_out = HoldOut(options.hold_out, options.hold_out_by)  # a fault in a test set ends the run first

@@ -1,9 +1,9 @@
 """A trained head, read back from its run's folder: the checkpoint that validation chose.
 
 Guarantees
-- a head for another view or another language model is refused in one line (heads.lineage)
+- a head for another view or another language model is refused in one line (heads.training.lineage)
 - a training that has not come to its end is told of
-- a changed recipe.yaml, lineage.json or checkpoint is refused in one line (heads.checkpoint)
+- a changed recipe.yaml, lineage.json or checkpoint is refused in one line (heads.training.checkpoint)
 """
 
 from pathlib import Path
@@ -11,13 +11,14 @@ from pathlib import Path
 from torch import nn
 
 from common.errors import StepDiffError
-from heads import contrastive, lineage, video_task
-from heads.checkpoint import Run
-from heads.clips import Features
-from heads.contrastive import ContrastiveHead
-from heads.recipe import ContrastiveRecipe, Schedule, TrainOptions, read_recipe
-from heads.training import Progress
-from heads.video_lm import VideoLM
+from heads.data.clips import Features
+from heads.models.video_lm import VideoLM
+from heads.training import contrastive_task as contrastive
+from heads.training import lineage, video_task
+from heads.training.checkpoint import Run
+from heads.training.contrastive_task import ContrastiveHead
+from heads.training.loop import Progress
+from heads.training.recipe import ContrastiveRecipe, Schedule, TrainOptions, read_recipe
 from store import Store
 
 

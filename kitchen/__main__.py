@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import command
+from common.cli import command
 from common.errors import StepDiffError
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ class Options:
 
 def run(options: Options) -> dict[str, object]:
     """Render what is missing and write all files; raises StepDiffError."""
-    from kitchen.files import write_files
+    from kitchen.drawing.video import render
+    from kitchen.files.write import write_files
     from kitchen.progress import Progress
-    from kitchen.video import render
     from kitchen.world import make_world
 
     if options.videos < 1 or options.seconds < 2 or options.processes < 0:
@@ -77,7 +77,7 @@ def run(options: Options) -> dict[str, object]:
 
 def _render_all(videos: list["Video"], out: Path, workers: int, advance: Callable[[], None]) -> None:
     """Render in processes, which an interrupt of the terminal passes by: this process ends them."""
-    from kitchen.video import render
+    from kitchen.drawing.video import render
 
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context)
@@ -100,7 +100,7 @@ def _render_all(videos: list["Video"], out: Path, workers: int, advance: Callabl
 
 def _claim(options: Options) -> None:
     """Make the folder this world's own, or refuse one that holds another."""
-    from kitchen.files import write_whole
+    from kitchen.files.write import write_whole
 
     out = options.out
     made = {
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 a StepDiffError, 2 unusable arguments."""
     import jsonargparse
 
-    from common.config_option import add_config
+    from common.cli.config_file import add_config
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(prog="python -m kitchen", description=Options.__doc__)

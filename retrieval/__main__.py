@@ -18,10 +18,13 @@ from typing import Any, get_type_hints
 import docstring_parser
 from jsonargparse import ArgumentParser
 
-from common import command
-from common.config_option import add_config
+from common.cli import command
+from common.cli.config_file import add_config
 from common.errors import StepDiffError
-from retrieval import build, copies, plan, query, questions, self_join
+from retrieval import build, plan, query
+from retrieval import duplicates as copies
+from retrieval import negatives as questions
+from retrieval import neighbours as self_join
 
 VERBS: dict[str, Any] = {
     "build": build,

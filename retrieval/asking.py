@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from common.errors import StepDiffError
-from retrieval.advice import command, fill
-from retrieval.table import short
+from common.io.tables import short
+from retrieval.queries.advice import command, fill
 from retrieval.vectors import normalised, width
 from store import Store, View, text_key
 

@@ -12,9 +12,9 @@ from typing import Literal
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
-from retrieval.builder import broken, build_index
-from retrieval.card import Card, build_command, card_path
-from retrieval.factory import budgets
+from retrieval.index.builder import broken, build_index
+from retrieval.index.factory import budgets
+from retrieval.index.index_card import Card, build_command, card_path
 from store import Store, View
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import StepDiffError
-from common.local_ray import RayStartError, joined_ray, local_ray
-from retrieval.parts import Filled, Part, fill, fill_or_say
+from common.workers.local_ray import RayStartError, joined_ray, local_ray
+from retrieval.index.parts import Filled, Part, fill, fill_or_say
 
 _ROOT = Path(__file__).resolve().parent.parent  # where the rooms are imported from
 _ROOMS = ("common", "retrieval", "store")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from store import compiled as store_compiled
+from common import compiled as store_compiled
 
 REORDER = ("reassoc", "nsz")  # lets a sum run in several lanes at once; each value is still a float64
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import StepDiffError
-from store.remote import Place, RemotePath
+from common.io.remote import Place, RemotePath
 
 
 @contextmanager

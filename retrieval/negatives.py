@@ -1,115 +1,125 @@
-"""DiffMCQ questions out of a DiffCap test set: hard negatives for every difference text.
-
-    python -m retrieval negatives --store data/features --view efficientnet-lite0 \\
-        --test-set data/kitchen/diffcap_test.jsonl --variant V1 --out data/diffmcq_v1.jsonl
-
-The computation, in float64 throughout. A pair's embedding is (r + c) / 2 of its clips' embeddings,
-each divided by its L2 norm. For a question, the test set's other distinct pairs (reference and
-candidate in order) are walked by the L2 distance of their embeddings to the true pair's, equal
-distances in the order in which the test set names the pairs first. A walked pair is dropped
-
-- in V1 where it shares a clip with the true pair,
-- in V2 where it is the true pair, or the true pair reversed,
-- in both where one of its difference texts of the question's category has a cosine above the
-  threshold to the question's text,
-
-and the walk stops at three. V3 keeps the reference or the candidate and draws three other clips of
-the test set in the other place, with no regard to distance or text, never the true pair reversed.
+"""DiffMCQ questions from the command line: the store's embeddings in, a questions file out.
 
 Guarantees:
-- one_question_a_text: each text of each row is one question, in the file's order; a question with
-  fewer than three negatives is dropped and counted.
-- equal_to_the_naive_walk: the walk is compiled and looks at few pairs, but finds what walking them all would.
-- seed_and_content_decide: what is drawn depends on the seed and the question's own words, not on
-  its place in the file.
+- every_option_has_features: a clip without features is refused, so any question can be answered.
 """
 
 from __future__ import annotations
 
 import json
-import random
-from dataclasses import dataclass
-from typing import Literal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from jsonargparse.typing import ClosedUnitInterval
 
-from retrieval.pairs import Difference, Pair, Question, TestSet
-from retrieval.walk import NEGATIVES, Asked, walk
-
-Variant = Literal["V1", "V2", "V3"]
-MOST_SHARED = {"V1": 0, "V2": 1}  # clips that a negative may have in common with the true pair
+from common.errors import StepDiffError
+from common.io.tables import short
+from retrieval.mining.variants import Drawn, Variant, hard_negatives, random_negatives
+from retrieval.pairs import TestSet, read_test_set, write_questions
+from retrieval.queries.advice import fill
+from retrieval.vectors import normalised
+from store import Store, View, text_key
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The questions, and how many were dropped for want of negatives."""
+class Options:
+    """Make DiffMCQ questions out of a DiffCap test set: three negatives for each difference."""
 
-    questions: list[Question]
-    dropped: int
-
-
-def hard_negatives(
-    test_set: TestSet,
-    clips: Float64[np.ndarray, "clips dim"],
-    texts: Float64[np.ndarray, "texts text_dim"],
-    variant: Literal["V1", "V2"],
-    threshold: float,
-    seed: int,
-) -> Drawn:
-    """V1 and V2. `clips` and `texts` are normalised and beside `test_set.clips` and `.texts`."""
-    place = {clip: at for at, clip in enumerate(test_set.clips)}
-    pairs = np.array([[place[clip] for clip in pair] for pair in test_set.pairs])
-    averages = (clips[pairs[:, 0]] + clips[pairs[:, 1]]) / 2
-    asked, order = _asked(test_set, pairs, texts)
-    found = np.empty((len(order), NEGATIVES), np.int64)
-    found[order] = walk(asked, averages, MOST_SHARED[variant], threshold)
-    source = random.Random()
-    questions = []
-    for one, negatives in zip(test_set.differences, found.tolist(), strict=True):
-        if negatives[-1] >= 0:
-            reseed(source, seed, one)
-            questions.append(_question(one, [test_set.pairs[at] for at in negatives], source))
-    return Drawn(questions, len(test_set.differences) - len(questions))
+    store: Path
+    """folder of the feature store"""
+    view: str
+    """feature view of the clips, by which pairs look alike"""
+    test_set: Path
+    """DiffCap file (JSON lines with reference, candidate, category, text)"""
+    out: Path
+    """DiffMCQ file to write"""
+    variant: Variant = "V1"
+    """V1: no clip shared with the true pair; V2: clips may be shared, the pair may not;
+    V3: one clip is kept, the other drawn at random"""
+    text_view: str = "mpnet-base"
+    """feature view of the texts, by which differences say the same (V1 and V2)"""
+    threshold: float = field(default=0.8, metadata={"type": ClosedUnitInterval})
+    """cosine of two difference texts above which they say the same (V1 and V2)"""
+    feature: str = "embedding"
+    """the array of the clips' view that is compared"""
+    seed: int = 0
+    """decides the order of the options, and what V3 draws"""
+    json: bool = False
+    """print the counts as one JSON object"""
 
 
-def _asked(
-    test_set: TestSet, pairs: Int64[np.ndarray, "pairs 2"], texts: Float64[np.ndarray, "texts text_dim"]
-) -> tuple[Asked, Int64[np.ndarray, " questions"]]:
-    """The test set as arrays, and which difference each of their questions is."""
-    pair = {name: at for at, name in enumerate(test_set.pairs)}
-    text = {words: at for at, words in enumerate(test_set.texts)}
-    category = {name: at for at, name in enumerate(dict.fromkeys(one.category for one in test_set.differences))}
-    groups = np.array([pair[one.pair] * len(category) + category[one.category] for one in test_set.differences])
-    order = np.argsort(groups, kind="stable")
-    bounds = np.searchsorted(groups[order], np.arange(len(pair) * len(category) + 1))
-    said = np.array([text[one.text] for one in test_set.differences])
-    return Asked(pairs, bounds, said[order], texts), order
+def draw(store: Store, options: Options) -> Drawn:
+    """The questions of `options`. StepDiffError names what the store lacks."""
+    test_set = read_test_set(options.test_set)
+    view = store.view("clips", options.view)
+    rows = _rows_of_clips(store, view, test_set.clips)
+    if options.variant == "V3":
+        return random_negatives(test_set, options.seed)
+    clips = normalised(store, view, options.feature, rows)
+    texts = _texts(store, options, test_set)
+    return hard_negatives(test_set, clips, texts, options.variant, options.threshold, options.seed)
 
 
-def random_negatives(test_set: TestSet, seed: int) -> Drawn:
-    """V3: one clip of the true pair stays, the other place is drawn from the test set's clips."""
-    draw = random.Random()
-    questions = []
-    for one in test_set.differences:
-        reseed(draw, seed, one)
-        keep_reference = draw.random() < 0.5
-        spare = NEGATIVES + len(one.pair)  # the pair's own clips may be among those drawn
-        drawn = draw.sample(test_set.clips, min(spare, len(test_set.clips)))
-        others = [clip for clip in drawn if clip not in one.pair][:NEGATIVES]
-        if len(others) == NEGATIVES:
-            reference, candidate = one.pair
-            negatives = [(reference, x) if keep_reference else (x, candidate) for x in others]
-            questions.append(_question(one, negatives, draw))
-    return Drawn(questions, len(test_set.differences) - len(questions))
+def _rows_of_clips(store: Store, view: View, clips: Sequence[str]) -> Int64[np.ndarray, " clips"]:
+    rows = store.catalog("clips").rows(clips)
+    missing = np.flatnonzero(~_filled(view, rows))
+    if len(missing):
+        raise StepDiffError(
+            f"{_and_more(clips[missing[0]], len(missing))} of the test set have no features in "
+            f"clips/{view.name} of {store.path}: run "
+            f"{fill(store, view.name, view.provenance.encoder, 'CLIPS.csv')}, or leave the "
+            f"rows of clips that failed out of the test set"
+        )
+    return rows
 
 
-def reseed(source: random.Random, seed: int, one: Difference) -> None:
-    """Make `source` that of all that is drawn for one question; a new one each time would take twice as long."""
-    source.seed(json.dumps([seed, *one.pair, one.category, one.text]))
+def _texts(store: Store, options: Options, test_set: TestSet) -> Float64[np.ndarray, "texts text_dim"]:
+    name = options.text_view
+    view = store.view("texts", name) if name in store.views("texts") else None
+    rows = store.catalog("texts").rows([text_key(text) for text in test_set.texts])
+    there = _filled(view, rows) if view is not None else np.zeros(len(rows), bool)
+    missing = np.flatnonzero(~there)
+    if view is None or len(missing):
+        encoder = view.provenance.encoder if view is not None else name
+        first = repr(short(test_set.texts[missing[0]]))
+        raise StepDiffError(
+            f"{_and_more(first, len(missing))} of the difference texts are not in texts/{name} of "
+            f"{store.path}: run {fill(store, name, encoder, options.test_set)}"
+        )
+    return normalised(store, view, "embedding", rows)
 
 
-def _question(one: Difference, negatives: list[Pair], draw: random.Random) -> Question:
-    options = [one.pair, *negatives]
-    draw.shuffle(options)
-    return Question(one.text, one.category, tuple(options), one.pair)
+def _filled(view: View, rows: Int64[np.ndarray, " rows"]) -> np.ndarray:
+    status = view.status()
+    known = rows >= 0
+    known[known] = status[rows[known]] == 1
+    return known
+
+
+def _and_more(first: str, count: int) -> str:
+    return first if count == 1 else f"{first} and {count - 1} more"
+
+
+def run(options: Options) -> int:
+    """The verb `negatives`; returns the exit status."""
+    store = Store.open(options.store)
+    drawn = draw(store, options)
+    total = len(drawn.questions) + drawn.dropped
+    if not drawn.questions:
+        raise StepDiffError(
+            f"none of the {total} differences of {options.test_set} has three negatives: the test set needs more pairs"
+        )
+    write_questions(options.out, drawn.questions)
+    if options.json:
+        counts = {"questions": len(drawn.questions), "dropped": drawn.dropped}
+        asked = {"variant": options.variant, "seed": options.seed, "threshold": options.threshold}
+        print(json.dumps({**counts, **asked, "out": str(options.out)}))
+    else:
+        print(f"{options.out}: {len(drawn.questions)} {options.variant} questions")
+        if drawn.dropped:
+            print(f"{drawn.dropped} of {total} had fewer than three negatives", file=sys.stderr)
+    return 0

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from common.errors import StepDiffError
-from retrieval.builder import PART_ROWS
-from retrieval.factory import (
+from retrieval.index.builder import PART_ROWS
+from retrieval.index.factory import (
     FLAT,
     TRAINING_ROWS_A_LIST,
     Choice,

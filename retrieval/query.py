@@ -24,14 +24,14 @@ from jaxtyping import Float32, Int64
 from jsonargparse.typing import PositiveInt
 
 from common.errors import StepDiffError
+from common.io.tables import as_json, check_format, print_table, write_table
 from retrieval.asking import Asking, of_clips, of_text
-from retrieval.card import card_path
-from retrieval.exact import search_exactly
-from retrieval.factory import FLAT_BELOW
-from retrieval.index import Index, open_index
-from retrieval.table import as_json, check_format, print_table, write_table
+from retrieval.exact.search import search_exactly
+from retrieval.index.factory import FLAT_BELOW
+from retrieval.index.index import Index, open_index
+from retrieval.index.index_card import card_path
+from retrieval.queries.where import rows_where
 from retrieval.vectors import filled_rows
-from retrieval.where import rows_where
 from store import Store, View
 
 SHOWN = ("step", "narration", "caption", "activity", "split")  # columns first in the table
@@ -132,7 +132,7 @@ def ask(store: Store, view: View, feature: str, options: Options) -> Asking:
     if options.text is not None:
         return of_text(store, view, feature, options.text)
     if options.file is not None:
-        from retrieval.footage import embed_file
+        from retrieval.queries.footage import embed_file
 
         span = options.start, options.end
         vector = embed_file(store, view, feature, options.file, span, options.weights)
@@ -174,8 +174,8 @@ def run(options: Options) -> int:
 
 
 def _write_sheet(path: Path, store: Store, asking: Asking, hits: pl.DataFrame, options: Options) -> None:
-    from retrieval.footage import frames, span_of
-    from retrieval.sheet import SIDE, STRIP, Tile, tile, write_sheet
+    from retrieval.queries.footage import frames, span_of
+    from retrieval.queries.sheet import SIDE, STRIP, Tile, tile, write_sheet
 
     known = store.catalog("clips").frame()[asking.rows].to_dicts()
     asked = [tile(one["key"], one, options.videos) for one in known]

@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
 from common.errors import StepDiffError
-from retrieval.advice import command
+from retrieval.queries.advice import command
 from store import Store, View
 from store.batches import Batches
-from store.quantise import dequantise
+from store.format.quantise import dequantise
 from store.view import OK
 
 BLOCK = 4096  # rows read at a time: 42 MB of float64 at 1,280 channels

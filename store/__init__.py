@@ -1,8 +1,9 @@
 """The feature store: Zarr v3 arrays of cached features, and the catalog of their rows."""
 
-import common.startup  # noqa: F401  # before the slow imports: an interrupt is one line
+import common.cli.startup  # noqa: F401  # before the slow imports: an interrupt is one line
+
 from common.errors import StepDiffError
-from store.catalog import Catalog
+from store.catalog.catalog import Catalog
 from store.feature_store import Store
 from store.names import text_key
 from store.provenance import Feature, Provenance

@@ -19,10 +19,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 import docstring_parser
 import jsonargparse
 
-from common import command
-from common.config_option import add_config
+from common.cli import command
+from common.cli.config_file import add_config
 from common.errors import StepDiffError
-from store import commands, options
+from store import commands
+from store.verbs import options
 
 _VERBS: dict[str, tuple[type, Callable[..., int]]] = {
     "info": (options.InfoOptions, commands.info),

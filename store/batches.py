@@ -31,10 +31,10 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from common.errors import StepDiffError
-from store.direct_io import aligned_empty
-from store.quantise import Quantised
-from store.row_checks import Check, known_check
-from store.seal import crc32c
+from common.io.direct_io import aligned_empty
+from common.io.seal import crc32c
+from store.format.quantise import Quantised
+from store.io.row_checks import Check, known_check
 from store.view import OK, View
 
 _READERS = 2  # batches that are read at once: a disk waits for no batch's end

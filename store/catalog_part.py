@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import polars as pl
 
 from common.errors import StepDiffError
-from store import table
-from store.parts import first_row, rows_of_merged
-from store.remote import Place
+from common.io import sealed as table
+from common.io.remote import Place
+from store.catalog.parts import first_row, rows_of_merged
 
 
 def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame:

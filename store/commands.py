@@ -9,13 +9,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from store.compact import compact
-from store.drop import drop
 from store.feature_store import Store
-from store.hdf5_export import export_hdf5
-from store.hdf5_import import import_hdf5
-from store.info import heading, info_table, readable_bytes, store_info
-from store.options import (
+from store.verbs.compact import compact
+from store.verbs.drop import drop
+from store.verbs.hdf5_export import export_hdf5
+from store.verbs.hdf5_import import import_hdf5
+from store.verbs.info import heading, info_table, readable_bytes, store_info
+from store.verbs.options import (
     CompactOptions,
     DropOptions,
     ExportOptions,
@@ -25,9 +25,9 @@ from store.options import (
     RequantiseOptions,
     VerifyOptions,
 )
-from store.plan import Hours, Plan, plan
-from store.requantise import requantise
-from store.verify import NOT_COVERED, names, uncovered, verify
+from store.verbs.plan import Hours, Plan, plan
+from store.verbs.requantise import requantise
+from store.verbs.verify import NOT_COVERED, names, uncovered, verify
 
 _SHOWN = 10
 _LEFT_SHOWN = 3

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 import polars as pl
 
 from common.errors import StepDiffError
-from store import table
-from store.layout import MERGED_SHARDS, ViewPaths
-from store.remote import Place, listed
+from common.io import sealed as table
+from common.io.remote import Place, listed
+from store.format.layout import MERGED_SHARDS, ViewPaths
 
 SCHEMA = {"key": pl.String, "reason": pl.String}
 

@@ -14,9 +14,12 @@ from dataclasses import asdict
 from typing import Any
 
 from common.errors import StepDiffError
-from store.catalog import Catalog
-from store.commit import make_folder, named_errors, remove_dead, remove_folder, sync_folder, temporary
-from store.layout import (
+from common.io.files import make_folder, named_errors, remove_dead, remove_folder, sync_folder, temporary
+from common.io.locks import holds, locked
+from common.io.remote import Place, RemotePath, place
+from common.io.seal import BLANK
+from store.catalog.catalog import Catalog
+from store.format.layout import (
     ARRAYS,
     FORMAT,
     LOCK,
@@ -28,14 +31,11 @@ from store.layout import (
     sharded_metadata,
     write_json,
 )
-from store.lock import holds, locked
+from store.format.view_metadata import MOST_SHARD_ROWS, check_features, is_shard_rows, stored_features
+from store.io.row_checks import Check
 from store.names import ENTITIES, check_entity, check_name
 from store.provenance import Feature, Provenance
-from store.remote import Place, RemotePath, place
-from store.row_checks import Check
-from store.seal import BLANK
 from store.view import View
-from store.view_metadata import MOST_SHARD_ROWS, check_features, is_shard_rows, stored_features
 
 _SHARD_BYTES = 256 * 2**20
 _MOST_ROWS = 2**16

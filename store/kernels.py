@@ -1,4 +1,4 @@
-"""The loops of `store.quantise`, compiled: rows [R, D] in blocks of 64 channels, one pass over memory.
+"""The loops of `store.format.quantise`, compiled: rows [R, D] in blocks of 64 channels, one pass over memory.
 
 numba knows no float16 on a CPU, so a float16 is its 16 bits here, and every bit is as numpy would
 round it. The kernels hold no lock: threads share the rows out, and not numba's own threads, which
@@ -10,7 +10,7 @@ import math
 import numpy as np
 from jaxtyping import Float32, Int8, UInt16
 
-from store.compiled import compiled
+from common.compiled import compiled
 
 BLOCK = 64
 _BIAS = np.int32(112 << 23)  # between the exponents of float16 and float32

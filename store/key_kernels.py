@@ -1,9 +1,9 @@
-"""The loops of `store.packed_keys`, compiled: a key is read by words of eight bytes, wherever it begins."""
+"""The loops of `store.catalog.keys`, compiled: a key is read by words of eight bytes, wherever it begins."""
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt64
 
-from store.compiled import compiled
+from common.compiled import compiled
 
 _WORD = 8  # bytes
 _MENDED = 2  # times that a guess is

@@ -22,12 +22,12 @@ from contextlib import suppress
 from typing import Any
 
 from common.errors import HeldError, StepDiffError
-from store.remote import RemotePath
+from common.io.remote import RemotePath
 
 LEASE = 360.0
 """seconds; a lease is renewed 24 times as often"""
 # Of a lease, from when it was renewed: in the rest an object's last part waits for one before it, arrives or is given
-# up, and so does the request that puts the parts together: each within 90 seconds, see store.object_stores.
+# up, and so does the request that puts the parts together: each within 90 seconds, see common.io.object_stores.
 _SAFE = 1 / 6
 _HOLDER = {"host": str, "pid": int, "pids": str, "free": bool}  # what the object says at least
 _LOOK = 0.5  # seconds between two looks at a lock that another holds

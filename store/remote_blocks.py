@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from store.block_file import BlockFile, Spans, end_bytes
-from store.object_stores import pool
-from store.remote import RemotePath
+from common.io.object_stores import pool
+from common.io.remote import RemotePath
+from store.catalog.block_file import BlockFile, Spans, end_bytes
 
 _END_BYTES = 2**20  # asked for at first: all of a small file, and the end of a large one
 _REQUEST_BYTES = 8 * 2**20  # longer spans are several requests

@@ -17,22 +17,23 @@ import polars as pl
 from jaxtyping import Float, Float32, Int, Shaped, UInt8, UInt32
 
 from common.errors import DamageError, StepDiffError
-from store import failures, table
-from store.catalog import Catalog
-from store.direct_io import aligned_empty, fill_memory
-from store.layout import LOCK, Identity, ViewPaths, identity, read_json, shard_number, write_json
-from store.lock import holds
-from store.object_stores import pool
+from common.io import sealed as table
+from common.io.direct_io import aligned_empty, fill_memory
+from common.io.locks import holds
+from common.io.object_stores import pool
+from common.io.remote import Place, RemotePath
+from common.io.seal import BLANK
+from store import failures
+from store.catalog.catalog import Catalog
+from store.format.layout import LOCK, Identity, ViewPaths, identity, read_json, shard_number, write_json
+from store.format.quantise import Quantised, dequantise
+from store.format.shard import read_chunk
+from store.format.view_metadata import array_shape, read_view
+from store.io.reader import RowReader, read_together
+from store.io.remote import RemoteReader
+from store.io.row_checks import Check, Checksums, RowChecks, known_check, remedy
+from store.io.writer import ShardWriter
 from store.provenance import Feature
-from store.quantise import Quantised, dequantise
-from store.reader import RowReader, read_together
-from store.remote import Place, RemotePath
-from store.remote_shard import RemoteReader
-from store.row_checks import Check, Checksums, RowChecks, known_check, remedy
-from store.seal import BLANK
-from store.shard import read_chunk
-from store.view_metadata import array_shape, read_view
-from store.writer import ShardWriter
 
 ABSENT, OK, FAILED = 0, 1, 2
 

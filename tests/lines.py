@@ -7,7 +7,7 @@ import runpy
 import shlex
 import sys
 
-from featurize.cluster import connected
+from common.workers.cluster import connected
 
 
 def run(line: str) -> None:

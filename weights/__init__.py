@@ -1,6 +1,6 @@
 """A model's name -> a local folder and its fingerprint."""
 
-import common.startup  # noqa: F401  # before the slow imports: an interrupt is one line
+import common.cli.startup  # noqa: F401  # before the slow imports: an interrupt is one line
 from common.errors import StepDiffError
 from weights.fetching import fetch
 from weights.fingerprints import fingerprint

@@ -10,7 +10,7 @@ import sys
 
 import jsonargparse
 
-from common import command
+from common.cli import command
 from common.errors import StepDiffError
 from weights.cache import cache_folder, is_complete
 from weights.fetching import fetch

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from heads.postprocess import parse
-from heads.scoring import score
-from heads.testsets import DiffCap, DiffMCQ, read_test_set
-from kitchen import testsets
 from kitchen.attributes import differences
-from kitchen.pairqa import paired_questions
+from kitchen.files import testsets
+from kitchen.files.pairqa import paired_questions
 from kitchen.world import make_world
+from tasks.postprocess import parse
+from tasks.scoring import score
+from tasks.testsets import DiffCap, DiffMCQ, read_test_set
 
 WORLD_SEED, VIDEOS = 2034, 264
 HERE = Path(__file__).parent

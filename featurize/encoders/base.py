@@ -20,8 +20,8 @@ from jaxtyping import Float32, UInt8
 
 from common.errors import StepDiffError
 from featurize.encoders.folder import load_tokenizer
-from featurize.frames import WORDS, Sampling
-from featurize.picture import Crop, Resample
+from featurize.video.frames import WORDS, Sampling
+from featurize.video.picture import Crop, Resample
 from store import Feature, Provenance
 from weights import fingerprint
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from common.errors import StepDiffError
-from featurize.picture import Crop, Resample
+from featurize.video.picture import Crop, Resample
 
 _FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from heads.chat import Chat
-from heads.clip_texts import ClipTexts
-from heads.language_model import LanguageModel
-from heads.packing import PADDING, TEXT, Packed, Turn
-from heads.video_lm import VideoLM
+from heads.data.chat import Chat
+from heads.data.clip_texts import ClipTexts
+from heads.data.packing import PADDING, TEXT, Packed, Turn
+from heads.models.language_model import LanguageModel
+from heads.models.video_lm import VideoLM
 
 _NONE = -1  # behind the last token of a shorter text
 
@@ -50,7 +50,7 @@ class SocraticLM(VideoLM):
 
     def __init__(self, lm: LanguageModel, longest: int) -> None:
         super().__init__(lm, nn.Identity(), longest)
-        lm.model.set_attn_implementation("sdpa")  # heads.packed_attention knows no prefixes of several lengths
+        lm.model.set_attn_implementation("sdpa")  # heads.models.packed_attention knows no prefixes of several lengths
 
     def project(self, tokens: Float[Tensor, "C N 1"], leave_out: float = 0.0) -> Float[Tensor, "C N 1"]:
         """A text stands for itself."""

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from common.errors import StepDiffError
-from heads.testsets import DiffCap, DiffMCQ, DiffRank
 from store import Store
+from tasks.testsets import DiffCap, DiffMCQ, DiffRank
 
 
 class StepOracle:

@@ -20,21 +20,13 @@ from torch import Tensor
 
 from common.errors import StepDiffError
 from common.streams import generator
-from heads.clips import Reads
-from heads.packing import Turn
+from common.threads import shares
+from heads.data.clips import Reads
+from heads.data.packing import Turn
+from heads.models.video_lm import VideoLM
 from heads.pair_texts import PairTexts, option_scores, pair_texts
-from heads.prompts import (
-    DIFFCAP_SEED,
-    DIFFERENCE_QUESTION,
-    DIFFMCQ_SEED,
-    NO,
-    NO_DIFFERENCE,
-    SIMILAR_QUESTION,
-    YES,
-)
-from heads.testsets import DiffCap, DiffMCQ, DiffRank, Task
-from heads.video_lm import VideoLM
-from store.threads import shares
+from tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION, DIFFMCQ_SEED, NO, NO_DIFFERENCE, SIMILAR_QUESTION, YES
+from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Task
 
 Pair = tuple[str, str]
 Control = Literal["none", "blind", "shuffled"]

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from common.errors import StepDiffError
-from heads.clips import Features
-from heads.testsets import DiffCap, DiffMCQ, DiffRank
+from heads.data.clips import Features
 from store import Store, text_key
+from tasks.testsets import DiffCap, DiffMCQ, DiffRank
 
 PairEmbedding = Literal["average", "reference", "candidate"]
 

@@ -21,7 +21,7 @@ def paired_p(differences: Float64[np.ndarray, " resamples"], groups: int) -> flo
 
     The smaller of the shares at or below and at or above zero, one resample added to each count for the test set
     itself, as a normal variable's distance from zero; then twice Student's share beyond it, as
-    heads.metrics.bootstrap.tail_share has it. Resamples where a figure is undefined (NaN) are left out; None where none
+    tasks.metrics.bootstrap.tail_share has it. Resamples where a figure is undefined (NaN) are left out; None where none
     is left.
     """
     known = differences[np.isfinite(differences)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.errors import StepDiffError
-from heads.testsets import Task
+from tasks.testsets import Task
 
 Variant = Literal["V1", "V2", "V3"]
 PairEmbedding = Literal["average", "reference", "candidate"]

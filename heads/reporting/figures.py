@@ -20,13 +20,13 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from common.errors import StepDiffError
-from heads.metrics.bootstrap import Resamples, interval
 from heads.metrics.significance import holm, paired_p
-from heads.postprocess import parse
 from heads.reporting.entries import Entry, Setting
-from heads.scoring import Marks, ordered, task_figures
-from heads.seen_marks import beside
-from heads.testsets import Task, digest, read_predictions, read_test_set, reference_video
+from heads.reporting.seen_marks import beside
+from tasks.metrics.bootstrap import Resamples, interval
+from tasks.postprocess import parse
+from tasks.scoring import Marks, ordered, task_figures
+from tasks.testsets import Task, digest, read_predictions, read_test_set, reference_video
 
 METRICS: dict[Task, tuple[str, ...]] = {
     "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),

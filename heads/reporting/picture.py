@@ -6,8 +6,8 @@ from typing import Any
 from heads.reporting import published
 from heads.reporting.figures import Score
 from heads.reporting.places import CAPTIONS, CHOICES, RANK, TASKS, Place, heading
+from heads.reporting.seen_marks import MARK
 from heads.reporting.tables import Report, marked
-from heads.seen_marks import MARK
 from heads.table import CHANCE
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # told apart by most eyes (Okabe and Ito)

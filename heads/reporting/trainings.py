@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from heads.reporting.figures import Score
 from heads.reporting.grid import Block, Cell, Grid, Row, number
 from heads.reporting.places import PAIRS, Place, heading
-from heads.seen_marks import MARK
+from heads.reporting.seen_marks import MARK
 
 NOTE = (
     "Mean and standard deviation (of n - 1) over the trainings of a method, which differ by seed alone. Brackets and p "

@@ -11,11 +11,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from annotate import stage
-from annotate.answers import Job
-from annotate.stage import StageOptions
-from annotate.versions import Version
-from annotate.worker import Answered, Equipment, Task, Worker
+from annotate.stages import stage
+from annotate.stages.job import Job
+from annotate.stages.stage import StageOptions
+from annotate.stages.versions import Version
+from annotate.stages.worker import Answered, Equipment, Task, Worker
 from store import Store
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(6)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from annotate.answers import Answer, Failure, Item
+from annotate.stages.job import Answer, Failure, Item
 from common.errors import StepDiffError
 
 

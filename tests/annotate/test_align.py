@@ -9,12 +9,12 @@ import polars as pl
 import pytest
 
 from annotate import align
-from annotate.narration import Piece, heard
+from annotate.sources.narration import Piece, heard
 from common.errors import StepDiffError
 from heads import train
-from heads.checkpoint import Run
-from heads.clip_texts import ClipTexts
-from heads.similarity import MODEL, Sentences
+from heads.data.clip_texts import ClipTexts
+from heads.methods.similarity import MODEL, Sentences
+from heads.training.checkpoint import Run
 from store import Feature, Provenance, Store, text_key
 from weights import fingerprint, resolve
 

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from annotate.alignment import given
-from annotate.narration import Piece
+from annotate.sources.narration import Piece
 
 TIMES = st.tuples(st.integers(0, 60), st.integers(1, 10)).map(lambda pair: (float(pair[0]), float(sum(pair))))
 COSINES = st.integers(-100, 100).map(lambda hundredth: hundredth / 100)

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from annotate import audit
-from annotate.audit_figures import figures, leaks
-from annotate.contact_sheets import FRAMES, SIDE, contact_sheets
+from annotate.page.contact_sheets import FRAMES, SIDE, contact_sheets
+from annotate.page.figures import figures, leaks
 from annotate.qa_file import Question, read_questions
 from common.errors import StepDiffError
-from heads.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
+from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
 from store import Store
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)

@@ -1,4 +1,4 @@
-"""Guarantees of annotate/composing.py, on written texts."""
+"""Guarantees of annotate/qa/composing.py, on written texts."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotate import composing
-from annotate.composing import ALIKE, UNANSWERED, Ledger, compose
-from annotate.mentions import names_one
-from annotate.parsing import read_pairs
-from annotate.qa_job import item_key
-from annotate.qa_rules import SIMILAR
+from annotate.qa import composing
+from annotate.qa.composing import ALIKE, UNANSWERED, Ledger, compose
+from annotate.qa.job import item_key
+from annotate.qa.mentions import names_one
+from annotate.qa.parsing import read_pairs
+from annotate.qa.rules import SIMILAR
 
 
 def by_last_letter(texts: Sequence[str]) -> np.ndarray:

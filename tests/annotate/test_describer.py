@@ -9,16 +9,17 @@ import polars as pl
 import pytest
 
 from annotate import describe
-from annotate.answers import Failure
 from annotate.clips import clip_items
 from annotate.describer import DescribeJob, Describer, one_line
-from annotate.grounding import GROUNDED, SCORES
-from annotate.llm import CutOff, LLMOptions, Sampling
-from annotate.prompts import DESCRIBE, Message
-from annotate.versions import SCHEMA, Version, chosen
+from annotate.grounding.objects import GROUNDED, SCORES
+from annotate.llm.options import CutOff, LLMOptions, Sampling
+from annotate.qa.prompts import DESCRIBE, Message
+from annotate.stages.job import Failure
+from annotate.stages.versions import SCHEMA, Version, chosen
 from common.errors import StepDiffError
-from heads.clip_texts import ClipTexts
-from store import Store, failures, table
+from common.io import sealed as table
+from heads.data.clip_texts import ClipTexts
+from store import Store, failures
 
 from .conftest import CLIPS, Server, said
 

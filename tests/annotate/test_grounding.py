@@ -1,4 +1,4 @@
-"""Guarantees of annotate.grounding, annotate.detector and annotate.space."""
+"""Guarantees of annotate.grounding.objects, annotate.grounding.detector and annotate.grounding.space."""
 
 import json
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ import polars as pl
 import pytest
 import torch
 
-from annotate.answers import Answer, Failure, Item
-from annotate.detector import Detector, DetectorJob
-from annotate.grounding import GROUNDED, MOST, SCORES, kept, objects
+from annotate.grounding.detector import Detector, DetectorJob
+from annotate.grounding.objects import GROUNDED, MOST, SCORES, kept, objects
+from annotate.grounding.space import Space, SpaceJob
 from annotate.pictures import pictures
-from annotate.space import Space, SpaceJob
+from annotate.stages.job import Answer, Failure, Item
 from common.errors import StepDiffError
-from heads.clips import Features
+from heads.data.clips import Features
 from store import Feature, Provenance, Store
 
 from .conftest import CLIPS

@@ -1,4 +1,4 @@
-"""Guarantees of annotate/htstep.py, on small files and on the published ones where they are."""
+"""Guarantees of annotate/sources/htstep.py, on small files and on the published ones where they are."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from annotate.htstep import Step, read_annotations, read_splits, read_taxonomy
+from annotate.sources.htstep import Step, read_annotations, read_splits, read_taxonomy
 from common.errors import StepDiffError
 
 PUBLISHED = Path(__file__).parents[3] / "shared/data/htstep"

@@ -1,4 +1,4 @@
-"""Guarantees of annotate/json_object.py; json.load is the oracle."""
+"""Guarantees of annotate/sources/json_object.py; json.load is the oracle."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotate import json_object
-from annotate.json_object import entries
+from annotate.sources import json_object
+from annotate.sources.json_object import entries
 from common.errors import StepDiffError
 
 VALUES = st.recursive(

@@ -1,4 +1,4 @@
-"""Guarantees of annotate.llm_local."""
+"""Guarantees of annotate.llm.local."""
 
 import json
 import shutil
@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from annotate.answers import Failure
-from annotate.llm import LLM, CutOff, LLMOptions, Sampling
-from annotate.llm_local import Draws, LocalLLM
-from annotate.prompts import Message
+from annotate.llm.local import Draws, LocalLLM
+from annotate.llm.options import LLM, CutOff, LLMOptions, Sampling
+from annotate.qa.prompts import Message
+from annotate.stages.job import Failure
 from common.errors import StepDiffError
 
 

@@ -1,4 +1,4 @@
-"""Guarantees of annotate.llm_server, against a real server on this machine that misbehaves."""
+"""Guarantees of annotate.llm.server, against a real server on this machine that misbehaves."""
 
 import json
 import re
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from annotate.answers import Failure
-from annotate.llm import CutOff, Sampling
-from annotate.llm_server import ServedLLM
-from annotate.prompts import Message
+from annotate.llm.options import CutOff, Sampling
+from annotate.llm.server import ServedLLM
+from annotate.qa.prompts import Message
+from annotate.stages.job import Failure
 from common.errors import StepDiffError
 
 from .conftest import Reply, Server, said

@@ -1,4 +1,4 @@
-"""annotate.llm_server against servers that never end, lie, or are told secrets in their URL."""
+"""annotate.llm.server against servers that never end, lie, or are told secrets in their URL."""
 
 import gzip
 import json
@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from annotate import llm_server
-from annotate.answers import Failure
-from annotate.endpoint import is_url, shown
-from annotate.llm import LLMOptions, Sampling
-from annotate.llm_server import ServedLLM
+from annotate.llm import server as llm_server
+from annotate.llm.endpoint import is_url, shown
+from annotate.llm.options import LLMOptions, Sampling
+from annotate.llm.server import ServedLLM
+from annotate.stages.job import Failure
 from common.errors import StepDiffError
 
 from .conftest import Reply, Server, said

@@ -9,8 +9,8 @@ import pytest
 
 from annotate import manifest
 from featurize.manifest import read_manifest
-from heads.hold_out import BY_ID
-from kitchen.files import write_files
+from heads.data.hold_out import BY_ID
+from kitchen.files.write import write_files
 from kitchen.world import make_world
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotate.mentions import named, names_one, turned, unsure
+from annotate.qa.mentions import named, names_one, turned, unsure
 
 ONE = {
     "Video 1": 1,

@@ -1,4 +1,4 @@
-"""Guarantees of annotate/narration.py."""
+"""Guarantees of annotate/sources/narration.py."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotate.narration import UNDECODED, UNUSABLE, Piece, heard, read_narration
+from annotate.sources.narration import UNDECODED, UNUSABLE, Piece, heard, read_narration
 from common.errors import StepDiffError
 
 SAID = {

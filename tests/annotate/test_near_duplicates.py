@@ -7,7 +7,7 @@ import pytest
 
 from annotate.near_duplicates import first_of_alike
 from common.errors import StepDiffError
-from heads.similarity import MODEL, Sentences
+from heads.methods.similarity import MODEL, Sentences
 from weights import resolve
 
 

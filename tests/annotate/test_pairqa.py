@@ -11,9 +11,10 @@ import pytest
 from annotate import pairqa
 from annotate.pairs import SCHEMA
 from common.errors import StepDiffError
-from heads.paired_qa import read_paired_qa
-from heads.similarity import MODEL
-from store import Store, table
+from common.io import sealed as table
+from heads.data.paired_qa import read_paired_qa
+from heads.methods.similarity import MODEL
+from store import Store
 from weights import resolve
 
 from .conftest import CLIPS, Reply, Server, said

@@ -10,8 +10,9 @@ import pytest
 from annotate import pairs
 from annotate.pairs import SCHEMA, PairsOptions, run
 from annotate.stream import stream_parquet
-from heads.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO
-from store import Store, table
+from common.io import sealed as table
+from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO
+from store import Store
 
 
 def clip(video: str, start: int, step: str | None, split: str = "train", step_id: int = 0) -> dict[str, Any]:

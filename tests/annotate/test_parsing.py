@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from annotate import parsing
-from annotate.parsing import QA, Dropped, Reading, read_pairs, read_yes_no
+from annotate.qa import parsing
+from annotate.qa.parsing import QA, Dropped, Reading, read_pairs, read_yes_no
 
 WHISK = QA("Which video uses a whisk?", "Video 1")
 WRITTEN = Path(__file__).with_name("written.txt").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Guarantees of annotate.prompts."""
+"""Guarantees of annotate.qa.prompts."""
 
 import re
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotate import prompts
-from annotate.prompts import DESCRIBE, PAIRQA, Prompt, read_prompt
+from annotate.qa import prompts
+from annotate.qa.prompts import DESCRIBE, PAIRQA, Prompt, read_prompt
 from common.errors import StepDiffError
 
 SUPPLEMENT = Path(__file__).parents[3] / "shared/seeds"

@@ -1,4 +1,4 @@
-"""Guarantees of annotate/qa_job.py, against a server."""
+"""Guarantees of annotate/qa/job.py, against a server."""
 
 import json
 from dataclasses import replace
@@ -6,9 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from annotate.llm import LLMOptions, Sampling
-from annotate.prompts import PAIRQA
-from annotate.qa_job import PairQAJob, item_key, items
+from annotate.llm.options import LLMOptions, Sampling
+from annotate.qa.job import PairQAJob, item_key, items
+from annotate.qa.prompts import PAIRQA
 
 from .conftest import Reply, Server, said
 

@@ -1,10 +1,10 @@
-"""Guarantees of annotate/qa_rules.py."""
+"""Guarantees of annotate/qa/rules.py."""
 
 import pytest
 
-from annotate import qa_rules
-from annotate.parsing import QA, Dropped
-from annotate.qa_rules import checked, turned_pair
+from annotate.qa import rules as qa_rules
+from annotate.qa.parsing import QA, Dropped
+from annotate.qa.rules import checked, turned_pair
 
 WHICH = "Which video uses a whisk?"
 KEPT = {

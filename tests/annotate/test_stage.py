@@ -1,4 +1,4 @@
-"""Guarantees of annotate.stage, annotate.worker and annotate.versions."""
+"""Guarantees of annotate.stages.stage, annotate.stages.worker and annotate.stages.versions."""
 
 import json
 import multiprocessing
@@ -10,16 +10,16 @@ from typing import Any
 import polars as pl
 import pytest
 
-from annotate import stage, worker
-from annotate.answers import plain
 from annotate.describe import DescribeOptions
-from annotate.stage import StageOptions, pending, run_stage
-from annotate.versions import Version, chosen, versions
-from annotate.worker import Answered, Equipment, Worker
+from annotate.stages import stage, worker
+from annotate.stages.job import plain
+from annotate.stages.stage import StageOptions, pending, run_stage
+from annotate.stages.versions import Version, chosen, versions
+from annotate.stages.worker import Answered, Equipment, Worker
 from common.errors import StepDiffError
-from heads.clip_texts import ClipTexts
+from common.io.locks import locked
+from heads.data.clip_texts import ClipTexts
 from store import Store
-from store.lock import locked
 
 sys.path.insert(0, str(Path(__file__).parent))  # a worker process imports them from here
 from stage_jobs import Shout  # noqa: E402

@@ -1,4 +1,4 @@
-"""Guarantees of annotate.token_captioner, and the verb of captions."""
+"""Guarantees of annotate.captioners.tokens, and the verb of captions."""
 
 import dataclasses
 import json
@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from annotate import captions
-from annotate.answers import Failure, Item
+from annotate.captioners.tokens import TokenCaptioner, TokenJob, check_centre
 from annotate.captioning import caption
-from annotate.token_captioner import TokenCaptioner, TokenJob, check_centre
-from annotate.versions import chosen
+from annotate.stages.job import Failure, Item
+from annotate.stages.versions import chosen
 from common.errors import StepDiffError
-from featurize.frames import WORDS
+from featurize.video.frames import WORDS
 from heads import train
-from heads.clip_texts import ClipTexts
-from heads.recipe import ProjectorOptions, Schedule, TrainOptions, Validation, VideoLMRecipe
+from heads.data.clip_texts import ClipTexts
+from heads.training.recipe import ProjectorOptions, Schedule, TrainOptions, Validation, VideoLMRecipe
 from store import Feature, Provenance, Store
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(7)]

@@ -1,4 +1,4 @@
-"""Guarantees of annotate.video_captioner, annotate.pictures and annotate.captioning."""
+"""Guarantees of annotate.captioners.video, annotate.pictures and annotate.captioning."""
 
 import json
 import re
@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from annotate.answers import Failure, Item
+from annotate.captioners.video import VideoCaptioner, VideoJob
 from annotate.captioning import Kind, caption
 from annotate.pictures import pictures, with_videos
-from annotate.video_captioner import VideoCaptioner, VideoJob
+from annotate.stages.job import Failure, Item
 from common.errors import StepDiffError
-from featurize.decode import Clip, read_clips
-from featurize.picture import Whole
+from featurize.video.decode import Clip, read_clips
+from featurize.video.picture import Whole
 
 from .vision_models import blip, blip2, llava
 

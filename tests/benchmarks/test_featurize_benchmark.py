@@ -9,7 +9,7 @@ import pytest
 from benchmarks.featurize import main
 from benchmarks.footage import kitchen, long_video
 from common.errors import StepDiffError
-from featurize.timeline import from_packets
+from featurize.video.timeline import from_packets
 from weights import resolve
 
 

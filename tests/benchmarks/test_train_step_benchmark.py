@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.train_step import World, main
 from common.errors import StepDiffError
-from heads.clips import Features
+from heads.data.clips import Features
 from weights import resolve
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common.startup import ROOMS, module_of
+from common.cli.startup import ROOMS, module_of
 
 ROOT = Path(__file__).parents[2]
 RUNNABLES = sorted(
@@ -58,7 +58,7 @@ def test_every_runnable_ends_in_the_wrapper(file: Path) -> None:
             for node in ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8")).body
             if isinstance(node, ast.Import | ast.ImportFrom)
         )
-        assert ast.unparse(first) == "import common.startup"
+        assert ast.unparse(first) == "import common.cli.startup"
 
 
 def test_no_runnable_is_forgotten() -> None:
@@ -198,7 +198,7 @@ def test_how_python_was_started_is_read_from_its_command_line(line: str, found: 
 
 def test_the_wrapper_imports_nothing_heavy() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import sys, common.command, common.startup; print(*sys.modules)"],
+        [sys.executable, "-c", "import sys, common.cli.command, common.cli.startup; print(*sys.modules)"],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common import yaml_file
-from common.config_option import add_config
-from common.yaml_file import YamlError
+from common.cli.config_file import add_config
+from common.io import yaml_file
+from common.io.yaml_file import YamlError
 
 ROOT = Path(__file__).parents[2]
 BOMB = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 10)}]\n" for n in range(10))

@@ -14,7 +14,7 @@ from PIL import Image
 from common.errors import StepDiffError
 from featurize.encoders import Encoder, load
 from featurize.encoders.clip import Clip
-from featurize.picture import Crop, square
+from featurize.video.picture import Crop, square
 
 SIZE, SHORT_SIDE, PATCH, WIDTH, BLOCKS, PROJECTION = 32, 40, 8, 24, 3, 12
 PATCHES = (SIZE // PATCH) ** 2

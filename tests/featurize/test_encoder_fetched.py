@@ -9,8 +9,8 @@ import torch
 
 from common.errors import StepDiffError
 from featurize.encoders import Encoder, load
-from featurize.frames import chosen
-from featurize.picture import Crop, square
+from featurize.video.frames import chosen
+from featurize.video.picture import Crop, square
 from weights import resolve
 
 VIDEOS = Path(__file__).parents[2].parent / "shared" / "videos"

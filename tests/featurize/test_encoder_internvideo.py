@@ -12,8 +12,8 @@ import torch
 
 from common.errors import StepDiffError
 from featurize.encoders import Encoder, deciding, load
-from featurize.encoders.internvideo_mm import InternVideo, InternVideoB16
-from featurize.encoders.internvideo_model import InternVideoMM, Size
+from featurize.encoders.internvideo.mm import InternVideo, InternVideoB16
+from featurize.encoders.internvideo.model import InternVideoMM, Size
 from featurize.manifest import Manifest
 from featurize.plan import Shard
 from featurize.shard import featurize_shard
@@ -198,8 +198,8 @@ def test_a_store_holds_what_the_module_computes(
     encoder: InternVideo, video: Writer, tmp_path: Path, dtype: str
 ) -> None:
     """Videos in, a view out; its tokens are those of the frames of the clip, frame after frame."""
-    from featurize.decode import Clip, read_clips
-    from featurize.picture import Crop
+    from featurize.video.decode import Clip, read_clips
+    from featurize.video.picture import Crop
 
     path = video("cooking.mp4", frames=60, g=10)
     intervals = [(0.0, 1.0), (0.5, 2.0), (1.0, 3.0)]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from common.errors import StepDiffError
 from featurize.encoders import Encoder, load
-from featurize.picture import square
+from featurize.video.picture import square
 
 SIZE, PATCHES, WIDTH, BLOCKS, LENGTH = 32, 16, 24, 3, 16
 TEXTS = ["flip the pancake", "a", "clean the pool with a long brush, then rinse it twice " * 3]

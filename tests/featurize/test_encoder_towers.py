@@ -15,7 +15,7 @@ from PIL import Image
 
 from common.errors import StepDiffError
 from featurize.encoders import Encoder, load
-from featurize.picture import square
+from featurize.video.picture import square
 
 SIZE, PATCH, WIDTH = 32, 8, 24
 PATCHES = (SIZE // PATCH) ** 2

@@ -12,7 +12,7 @@ from PIL import Image
 
 from common.errors import StepDiffError
 from featurize.encoders import Encoder, load
-from featurize.picture import square
+from featurize.video.picture import square
 
 SIZE, WIDTH, FRAMES = 32, 24, 4
 TOKENS = FRAMES // 2 * (SIZE // 8) ** 2

@@ -19,9 +19,9 @@ import psutil
 import pytest
 import yaml
 
-from common.local_ray import RayStartError, joined_ray
-from featurize.cluster import inside_job
-from featurize.crew import ATTEMPTS, crew_size
+from common.workers.cluster import inside_job
+from common.workers.local_ray import RayStartError, joined_ray
+from common.workers.pool import ATTEMPTS, crew_size
 from featurize.job import requested
 from featurize.options import Options
 from store import Store
@@ -174,8 +174,8 @@ def test_an_address_where_something_else_listens_is_one_line() -> None:
 DYING = """
 import os
 
-from featurize.cluster import connected
-from featurize.crew import Crew
+from common.workers.cluster import connected
+from common.workers.pool import Crew
 from featurize.task import Outcome, Task
 from featurize.worker import Equipment, Worker
 

@@ -9,10 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from featurize.decode import Clip, Failure, _Decoder, read_clips
-from featurize.picture import Crop, square
-from featurize.timeline import by_decoding, from_packets
-from featurize.video import opened
+from featurize.video.decode import Clip, Failure, _Decoder, read_clips
+from featurize.video.picture import Crop, square
+from featurize.video.stream import opened
+from featurize.video.timeline import by_decoding, from_packets
 
 Writer = Callable[..., Path]
 CROP = Crop(36, 32)

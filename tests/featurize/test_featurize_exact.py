@@ -10,10 +10,10 @@ import av
 import numpy as np
 import pytest
 
-from featurize.decode import Clip, Failure, read_clips
-from featurize.frames import Sampling
-from featurize.picture import Crop, square
-from featurize.timeline import by_decoding, from_packets
+from featurize.video.decode import Clip, Failure, read_clips
+from featurize.video.frames import Sampling
+from featurize.video.picture import Crop, square
+from featurize.video.timeline import by_decoding, from_packets
 
 Writer = Callable[..., Path]
 CROP = Crop(None, 32, "bilinear")

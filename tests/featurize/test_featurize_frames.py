@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurize.frames import Sampling, between, chosen
 from featurize.plan import Shard, blocks, plan
+from featurize.video.frames import Sampling, between, chosen
 from store.view import ABSENT, FAILED, OK
 
 STATUS = st.lists(st.sampled_from([ABSENT, OK, FAILED]), min_size=1, max_size=60)

@@ -10,10 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from featurize.identity import END_BYTES, identities, identity
-from store import Store, View, table
-from store.commit import replace_file
-from store.verify import verify
+from common.io import sealed as table
+from common.io.files import replace_file
+from featurize.video.identity import END_BYTES, identities, identity
+from store import Store, View
+from store.verbs.verify import verify
 
 Writer = Callable[..., Path]
 Run = Callable[..., tuple[int, dict[str, object], str]]

@@ -1,8 +1,8 @@
-"""featurize.progress: the plain lines of a run whose standard error is no terminal."""
+"""common.progress: the plain lines of a run whose standard error is no terminal."""
 
 import pytest
 
-from featurize import progress
+from common import progress
 
 
 def test_a_run_without_a_terminal_says_how_far_it_is(

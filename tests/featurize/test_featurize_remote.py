@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from store import Store
-from store.verify import verify
+from store.verbs.verify import verify
 
 Run = Callable[..., tuple[int, dict[str, object], str]]
 

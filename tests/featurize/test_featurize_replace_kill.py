@@ -13,10 +13,10 @@ import polars as pl
 import pytest
 
 from featurize.changes import compare
-from featurize.identity import identity
 from featurize.manifest import read_manifest
+from featurize.video.identity import identity
 from store import Feature, Provenance, Store
-from store.verify import verify
+from store.verbs.verify import verify
 
 ROOT = Path(__file__).parents[2]
 VIEWS = ("clip", "second")

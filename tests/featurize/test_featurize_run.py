@@ -13,8 +13,8 @@ import polars as pl
 import psutil
 import pytest
 
+from common.workers.cluster import connected
 from featurize.__main__ import main
-from featurize.cluster import connected
 from featurize.encoders import load
 from store import Store, View
 

@@ -11,15 +11,15 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from featurize.decoders import decoded_clips
 from featurize.encoders import Encoder, load
 from featurize.manifest import Manifest
-from featurize.picture import Crop
 from featurize.plan import Shard
 from featurize.shard import featurize_shard
 from featurize.task import Outcome, Source, tasks
+from featurize.video.picture import Crop
+from featurize.video.threads import decoded_clips
 from store import Store, View, text_key
-from store.plan import measured_rates
+from store.verbs.plan import measured_rates
 
 Writer = Callable[..., Path]
 ROWS = 16

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from common.errors import StepDiffError
-from featurize.decode import Clip, Failure, read_clips
-from featurize.picture import Crop, Resample, Whole, square
-from featurize.timeline import from_packets
-from featurize.video import opened
+from featurize.video.decode import Clip, Failure, read_clips
+from featurize.video.picture import Crop, Resample, Whole, square
+from featurize.video.stream import opened
+from featurize.video.timeline import from_packets
 
 Writer = Callable[..., Path]
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from common.errors import StepDiffError
-from featurize.encoders.internvideo_checkpoint import load_model
-from featurize.encoders.internvideo_model import SIZES, InternVideoMM, Size
+from featurize.encoders.internvideo.checkpoint import load_model
+from featurize.encoders.internvideo.model import SIZES, InternVideoMM, Size
 
 TINY = Size(patch=16, width=64, layers=4, embedding=24, text_width=64, text_layers=1, image=32, vocabulary=20)
 NAME = "internvideo-mm-b16"

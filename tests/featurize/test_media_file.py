@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurize.decode import Clip, Failure, read_clips
-from featurize.picture import Crop, Whole, square
+from featurize.video.decode import Clip, Failure, read_clips
+from featurize.video.picture import Crop, Whole, square
 from featurize.videofiles import as_manifest
 
 Writer = Callable[..., Path]

@@ -9,7 +9,7 @@ import pytest
 from common.errors import StepDiffError
 from featurize.encoders import Encoder, load
 from store import Store
-from store.quantise import BLOCK
+from store.format.quantise import BLOCK
 from weights import resolve
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common import reaper
+from common.workers import reaper
 
 ROOT = Path(__file__).parents[2]
 AT_ONCE = 5.0  # seconds; the promise is 15, and without a reaper agents lived 16 and workers 34 on two busy cores
@@ -21,7 +21,7 @@ UP = """
 import time
 
 from common import command
-from common.local_ray import local_ray
+from common.workers.local_ray import local_ray
 
 
 def main():

@@ -14,8 +14,8 @@ from heads import train
 from heads.reporting.entries import Entry
 from heads.reporting.figures import compare, measure
 from heads.reporting.tables import Report
-from heads.testsets import ROWS, write_predictions, write_test_set
 from store import Feature, Provenance, Store, text_key
+from tasks.testsets import ROWS, write_predictions, write_test_set
 
 TOKENS, CHANNELS = 16, 24
 TOOLS = ("whisk", "spoon", "fork")

@@ -9,8 +9,8 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heads.recipe import Schedule
-from heads.training import Progress, train
+from heads.training.loop import Progress, train
+from heads.training.recipe import Schedule
 
 SCHEDULE = Schedule(6, accumulate=2, warmup=2, validate_every=2)
 

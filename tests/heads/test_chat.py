@@ -1,12 +1,12 @@
-"""Guarantees of heads.chat with tokenizers of every kind: sentence pieces, as Llama-2 has them, and bytes."""
+"""Guarantees of heads.data.chat with tokenizers of every kind: sentence pieces, as Llama-2 has them, and bytes."""
 
 from typing import Any
 
 import pytest
 
 from common.errors import StepDiffError
-from heads.chat import Chat
-from heads.packing import NO_TARGET, Packer, Turn
+from heads.data.chat import Chat
+from heads.data.packing import NO_TARGET, Packer, Turn
 
 SAID = "You are an assistant. Here is Video 1: a. Here is Video 2. Why? INST SYS In Video 2, they use a fork.\n\n"
 LLAMA = (

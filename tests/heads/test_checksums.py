@@ -1,4 +1,4 @@
-"""Guarantees of heads/checksums.py and heads/checkpoint.py: nothing damaged is read of a run's folder."""
+"""Guarantees of heads/training/{checksums,checkpoint}.py: a run's damaged files are not read."""
 
 import json
 import shutil
@@ -14,8 +14,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from common.errors import StepDiffError
-from heads import ask, checkpoint, embed, evaluate, train
-from heads.checkpoint import Run, restore_optimizer
+from heads import ask, embed, evaluate, train
+from heads.training import checkpoint
+from heads.training.checkpoint import Run, restore_optimizer
 
 from .conftest import recipe
 from .small_task import SmallTask, last_weights, unsealed

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
-from heads.testsets import split_clip
+from tasks.testsets import split_clip
 
 NEARLY = st.lists(
     st.sampled_from(["_", ".", "-", "0", "12", "3.5", "1e5", "+1", "\u0663", "v", "\n", " ", "nan", "inf", "\ud800"])

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from heads.clips import Features
+from heads.data.clips import Features
 from store import Feature, Provenance, Store, View
 
 

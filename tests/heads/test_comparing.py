@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from heads.chat import Chat
 from heads.comparing import Comparing, answer_ids, with_comparisons
-from heads.language_model import LanguageModel
-from heads.packing import NO_TARGET, TEXT, Packer, Turn
-from heads.sources import SEQUENCE, Sequences
+from heads.data.chat import Chat
+from heads.data.packing import NO_TARGET, TEXT, Packer, Turn
+from heads.models.language_model import LanguageModel
+from heads.training.sources import SEQUENCE, Sequences
 
 OUTPUTS = 4
 ANSWERS = (7, 9)

@@ -1,4 +1,4 @@
-"""Guarantees of heads.contrastive, and of the view that heads.embed makes of such a head."""
+"""Guarantees of heads.training.contrastive_task, and of the view that heads.embed makes of such a head."""
 
 import json
 import shutil
@@ -13,9 +13,9 @@ import torch
 import yaml
 
 from heads import embed, evaluate, table, train
-from heads.contrastive import ContrastiveTask
-from heads.recipe import read_recipe
-from heads.training_log import read_metrics
+from heads.training.contrastive_task import ContrastiveTask
+from heads.training.log import read_metrics
+from heads.training.recipe import read_recipe
 from store import Store, text_key
 
 from .small_task import unsealed
@@ -94,10 +94,10 @@ def test_validation_holds_a_block_of_clips_at_a_time(
     sizes: list[int] = []
     embed_clips = task.module.embed_clips
     monkeypatch.setattr(task.module, "embed_clips", lambda tokens: sizes.append(len(tokens)) or embed_clips(tokens))
-    monkeypatch.setattr("heads.contrastive.BLOCK", 2)
+    monkeypatch.setattr("heads.training.contrastive_task.BLOCK", 2)
     assert task.validate()["loss"] == pytest.approx(whole, rel=1e-5)
     assert max(sizes) == 2 and sum(sizes) == len(task.val)
-    monkeypatch.setattr("heads.contrastive.VALIDATED", 3)
+    monkeypatch.setattr("heads.training.contrastive_task.VALIDATED", 3)
     some = ContrastiveTask(options.contrastive, Store.open(world / "features"), 0, "cpu").val
     assert len(some) == 3 and len(some.join(task.val, on=task.val.columns, how="semi")) == 3
 
@@ -164,7 +164,7 @@ def test_trained_on_pairs_it_is_judged_as_vlemb_judges_the_view_that_it_writes(
         (tmp_path / "qa.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (*qa, qa[0] | {"candidate": clip})))
         other = recipe(features, tmp_path / "other", pairs=pairs | {"pairqa": str(tmp_path / "qa.jsonl")})
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("heads.paired_qa.refuse_held_out", lambda *arguments: None)  # a catalog without splits
+            patched.setattr("heads.data.paired_qa.refuse_held_out", lambda *arguments: None)  # a catalog without splits
             assert train.main(["--config", str(other)]) == 1
         assert message in capsys.readouterr().err and not (tmp_path / "other").exists()
     assert train.main(["--config", str(path)]) == 0

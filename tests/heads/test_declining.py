@@ -1,14 +1,14 @@
-"""Guarantees of heads/declining.py, and the two figures that stand on it."""
+"""Guarantees of tasks/declining.py, and the two figures that stand on it."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heads.declining import agreeing, declines
-from heads.postprocess import parse
-from heads.scoring import score
-from heads.testsets import DiffCap, DiffRank
+from tasks.declining import agreeing, declines
+from tasks.postprocess import parse
+from tasks.scoring import score
+from tasks.testsets import DiffCap, DiffRank
 
 DECLINING = [
     "There is no difference in Technique.",

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from heads.dequantise import dequantise
-from store.quantise import dequantise as on_cpu
-from store.quantise import quantise
+from store.format.quantise import dequantise as on_cpu
+from store.format.quantise import quantise
 
 
 @pytest.mark.parametrize("channels", [1, 64, 100, 1280])

@@ -1,4 +1,4 @@
-"""Guarantees of heads/evaluate.py, heads/evaluate_options.py and the flags of heads/cli.py, on the small world."""
+"""Guarantees of heads/evaluate.py and heads/evaluation/options.py, and flags, on the small world."""
 
 import json
 import re
@@ -12,25 +12,25 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.cli.options import underscored
 from common.errors import StepDiffError
 from heads import evaluate, score
-from heads.cli import underscored
-from heads.clips import Features
-from heads.declining import declines
+from heads.data.clips import Features
+from heads.data.packing import Turn
 from heads.evaluate import batch_starts
-from heads.evaluate_options import EvaluateOptions, check
-from heads.language_model import LanguageModel
+from heads.evaluation.options import EvaluateOptions, check
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import VLEmb
-from heads.packing import Turn
+from heads.models.language_model import LanguageModel
+from heads.models.projector import Projector
+from heads.models.video_lm import VideoLM
 from heads.pair_texts import PairTexts
-from heads.postprocess import parse
-from heads.projector import Projector
-from heads.prompts import DIFFERENCE_QUESTION, DIFFMCQ_SEED
-from heads.recipe import ProjectorOptions
-from heads.testsets import DiffMCQ, DiffRank, Row, read_predictions, read_test_set, write_test_set
-from heads.video_lm import VideoLM
+from heads.training.recipe import ProjectorOptions
 from store import Provenance, Store
+from tasks.declining import declines
+from tasks.postprocess import parse
+from tasks.prompts import DIFFERENCE_QUESTION, DIFFMCQ_SEED
+from tasks.testsets import DiffMCQ, DiffRank, Row, read_predictions, read_test_set, write_test_set
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
 RAW = "The main difference in Visuals is that in Video 2, the person uses a fork, while in Video 1, they use a whisk."

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from common.errors import StepDiffError
-from heads.clips import Features
+from heads.data.clips import Features
 from store import Feature, Provenance, Store
 
 

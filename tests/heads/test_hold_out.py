@@ -1,4 +1,4 @@
-"""Guarantees of heads/hold_out.py."""
+"""Guarantees of heads/data/hold_out.py."""
 
 import json
 from pathlib import Path
@@ -8,17 +8,7 @@ import polars as pl
 import pytest
 
 from common.errors import StepDiffError
-from heads.hold_out import (
-    BY_ID,
-    BY_OVERLAP,
-    BY_VIDEO,
-    NAMESAKE,
-    By,
-    HoldOut,
-    held_out,
-    read_test_clips,
-    task_of,
-)
+from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, NAMESAKE, By, HoldOut, held_out, read_test_clips, task_of
 
 CAP = {"reference": "v_-1_10_20", "candidate": "w_5.0_7.50", "category": "Visuals", "text": ["redder"]}
 MCQ = {

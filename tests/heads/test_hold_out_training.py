@@ -1,4 +1,4 @@
-"""Test clips never train: the hold-out in heads.train, and heads.trained_on."""
+"""Test clips never train: the hold-out in heads.train, and heads.training.trained_on."""
 
 import dataclasses
 import hashlib
@@ -12,15 +12,16 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
+from common.cli.options import gathered
 from common.errors import StepDiffError
-from heads import train, trained_on
-from heads.checkpoint import Run
-from heads.cli import gathered
-from heads.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
+from heads import train
+from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
 from heads.paired_contrast import contrast_pairs
-from heads.recipe import HardNegativeOptions, WarmStart, read_recipe
-from heads.trained_on import KINDS, TrainedOn, hashes
-from heads.video_task import VideoTask
+from heads.training import trained_on
+from heads.training.checkpoint import Run
+from heads.training.recipe import HardNegativeOptions, WarmStart, read_recipe
+from heads.training.trained_on import KINDS, TrainedOn, hashes
+from heads.training.video_task import VideoTask
 from store import Store
 
 from .conftest import SYSTEMS, recipe
@@ -64,7 +65,7 @@ def test_no_source_draws_a_clip_of_a_test_set_or_of_its_video(world: Path, tiny_
 
 
 def test_the_contrastive_head_drops_them_from_its_clips_and_pairs(world: Path, tmp_path: Path) -> None:
-    from heads.contrastive import ContrastiveTask
+    from heads.training.contrastive_task import ContrastiveTask
 
     from .test_contrastive import recipe as contrastive
 

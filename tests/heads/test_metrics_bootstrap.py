@@ -1,11 +1,11 @@
-"""Guarantees of heads/metrics/bootstrap.py."""
+"""Guarantees of tasks/metrics/bootstrap.py."""
 
 import numpy as np
 import pytest
 
 from heads.metrics.bleu import bleu, bleu_parts
-from heads.metrics.bootstrap import Figure, Resamples, draw_counts, interval, intervals, mean_figure, tail_share
 from heads.metrics.corpus import count_corpus
+from tasks.metrics.bootstrap import Figure, Resamples, draw_counts, interval, intervals, mean_figure, tail_share
 
 
 def normal(rows: int, seed: int = 0) -> np.ndarray:

@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 from heads.metrics.bleu import bleu, bleu_parts
-from heads.metrics.bootstrap import Figure, Resamples, interval, mean_figure
 from heads.metrics.corpus import count_corpus
 from heads.metrics.significance import holm, paired_p
+from tasks.metrics.bootstrap import Figure, Resamples, interval, mean_figure
 
 
 def test_p_is_that_of_counting_resample_by_resample() -> None:

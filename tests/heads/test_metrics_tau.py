@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import kendalltau
 
-from heads.metrics import tau as tau_module
-from heads.metrics.tau import kendall_tau
+from tasks.metrics import tau as tau_module
+from tasks.metrics.tau import kendall_tau
 
 few_values = st.sampled_from([0.0, -0.0, 1.0, 2.0, 2.5])
 any_values = st.floats(allow_nan=False, allow_infinity=False)

@@ -1,4 +1,4 @@
-"""Guarantees of heads.packed_attention."""
+"""Guarantees of heads.models.packed_attention."""
 
 from types import SimpleNamespace
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from heads.language_model import LanguageModel
-from heads.packed_attention import Layout, may_see, packed_attention
+from heads.models.language_model import LanguageModel
+from heads.models.packed_attention import Layout, may_see, packed_attention
 
 SEGMENT = torch.tensor(
     [
@@ -56,6 +56,6 @@ def _lengths(layout: Layout) -> list[tuple[int, int]]:
 def test_a_model_that_says_other_things_apart_keeps_the_mask(tiny_lm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert LanguageModel.load(tiny_lm).reads_layout
     wrong = SimpleNamespace(of=lambda segment: Layout.of(segment.clamp(max=1)))  # questions see each other
-    monkeypatch.setattr("heads.language_model.Layout", wrong)
+    monkeypatch.setattr("heads.models.language_model.Layout", wrong)
     kept = LanguageModel.load(tiny_lm)
     assert not kept.reads_layout and kept.model.config._attn_implementation == "sdpa"

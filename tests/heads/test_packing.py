@@ -1,4 +1,4 @@
-"""Guarantees of heads.packing, heads.chat and heads.video_lm."""
+"""Guarantees of heads.data.packing, heads.data.chat and heads.models.video_lm."""
 
 import copy
 from typing import Any
@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from common.errors import StepDiffError
-from heads.chat import Chat
-from heads.language_model import LanguageModel, Lora
-from heads.packing import NO_TARGET, TEXT, Packer, Turn
-from heads.projector import Projector, ProjectorOptions
-from heads.prompts import PAIR_SYSTEM
-from heads.video_lm import VideoLM
+from heads.data.chat import Chat
+from heads.data.packing import NO_TARGET, TEXT, Packer, Turn
+from heads.models.language_model import LanguageModel, Lora
+from heads.models.projector import Projector, ProjectorOptions
+from heads.models.video_lm import VideoLM
+from tasks.prompts import PAIR_SYSTEM
 
 OUTPUTS = 4
 TURNS = [

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from heads.methods.stepdiff import ROWS_A_BATCH, TURNS_A_BATCH, batches, difference_turn, evenly
 from heads.pair_texts import option_scores, pair_texts
-from heads.testsets import DiffMCQ
+from tasks.testsets import DiffMCQ
 
 CLIPS = st.sampled_from(["a_0_1", "b_0_1", "c_0_1", "d_0_1"])
 OPTIONS = st.lists(st.tuples(CLIPS, CLIPS), min_size=4, max_size=4)

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 
 from common.errors import StepDiffError
-from heads.clips import Features
+from heads.data.clips import Features
 from heads.paired_contrast import Decided, PairContrast, Told, contrast_pairs
-from heads.recipe import PairsContrast, Validation
+from heads.training.recipe import PairsContrast, Validation
 from store import Store
 
 A, B, C = (f"video-_{i}_0.0_{i + 1}.5" for i in range(3))  # of the train split

@@ -1,4 +1,4 @@
-"""Guarantees of heads.paired_qa about rows, their order, and which questions of a pair are asked."""
+"""Guarantees of heads.data.paired_qa about rows, their order, and which questions of a pair are asked."""
 
 import json
 from collections import Counter
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from heads.paired_qa import PairQuestions, draw, kind, read_paired_qa, turns
+from heads.data.paired_qa import PairQuestions, draw, kind, read_paired_qa, turns
 from store import Store
 
 

@@ -1,4 +1,4 @@
-"""Guarantees of heads/partial.py."""
+"""Guarantees of heads/evaluation/partial.py."""
 
 import json
 import signal
@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
-from heads.partial import Partial
-from heads.testsets import DiffRank, read_predictions, write_predictions
+from heads.evaluation.partial import Partial
+from tasks.testsets import DiffRank, read_predictions, write_predictions
 
 ROWS = [DiffRank("a_0_1", ("b_0_1", "c_0_1"), "Visuals", (5, number % 5)) for number in range(10)]
 SCORES = [[number / 7, -number / 3] for number in range(10)]
@@ -115,7 +115,7 @@ def test_kill_9_in_the_middle_of_a_write_loses_no_whole_batch(tmp_path: Path) ->
 import os, signal
 from pathlib import Path
 from heads import partial
-from heads.testsets import DiffRank
+from tasks.testsets import DiffRank
 
 write, count = os.write, [0]
 

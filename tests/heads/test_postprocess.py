@@ -1,10 +1,10 @@
-"""Guarantees of heads/postprocess.py."""
+"""Guarantees of tasks/postprocess.py."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heads.postprocess import parse
+from tasks.postprocess import parse
 
 REWRITTEN = {
     # the reference first

@@ -1,4 +1,4 @@
-"""Guarantees of heads.projector and heads.methods.vlemb."""
+"""Guarantees of heads.models.projector and heads.methods.vlemb."""
 
 import json
 from pathlib import Path
@@ -10,9 +10,9 @@ import torch
 from common.errors import StepDiffError
 from heads.methods.step_oracle import StepOracle
 from heads.methods.vlemb import VLEmb
-from heads.projector import Projector, ProjectorOptions
-from heads.testsets import DiffRank, read_test_set
+from heads.models.projector import Projector, ProjectorOptions
 from store import Store, text_key
+from tasks.testsets import DiffRank, read_test_set
 
 
 def projector(tokens: int = 16) -> Projector:

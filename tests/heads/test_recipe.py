@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from heads import train
-from heads.packing import Turn
-from heads.recipe import Validation, WarmStart, read_recipe
+from heads.data.packing import Turn
 from heads.trained import load_video_lm
-from heads.training_log import read_metrics
+from heads.training.log import read_metrics
+from heads.training.recipe import Validation, WarmStart, read_recipe
 from store import Store
 
 from .conftest import SYSTEMS

@@ -12,15 +12,15 @@ import pytest
 
 from common.errors import StepDiffError
 from heads import report
-from heads.metrics.bootstrap import interval
-from heads.postprocess import parse
 from heads.reporting import figures
 from heads.reporting.entries import Entry, Setting, check_entries
 from heads.reporting.figures import Score, compare, measure
 from heads.reporting.grid import Cell
 from heads.reporting.tables import Report, grids
-from heads.scoring import score
-from heads.testsets import read_predictions, read_test_set, write_predictions, write_test_set
+from tasks.metrics.bootstrap import interval
+from tasks.postprocess import parse
+from tasks.scoring import score
+from tasks.testsets import read_predictions, read_test_set, write_predictions, write_test_set
 
 from .conftest import SKILL, config, reported
 

@@ -1,4 +1,4 @@
-"""Guarantees of heads/scoring.py, and the command line of heads/score.py."""
+"""Guarantees of tasks/scoring.py, and the command line of heads/score.py."""
 
 import json
 import time
@@ -17,17 +17,8 @@ from common.errors import StepDiffError
 from heads.metrics.cider import cider_rows
 from heads.metrics.corpus import count_corpus
 from heads.score import main
-from heads.scoring import score
-from heads.testsets import (
-    DiffCap,
-    DiffMCQ,
-    DiffRank,
-    Row,
-    Task,
-    read_test_set,
-    write_predictions,
-    write_test_set,
-)
+from tasks.scoring import score
+from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Row, Task, read_test_set, write_predictions, write_test_set
 
 REAL = Path(__file__).parents[3] / "shared/data/stepdiff/diffrank_dataset.jsonl"
 CATEGORIES = ("Actions", "Visuals", "[/odd]")

@@ -1,4 +1,4 @@
-"""Guarantees of heads.seen, heads.seen_marks and heads.view_origin: a head is not evaluated on what trained it."""
+"""Guarantees of heads.evaluation.seen and its marks in tables: a head is not evaluated on clips that trained it."""
 
 import json
 import shutil
@@ -10,10 +10,10 @@ import pytest
 
 from common.errors import StepDiffError
 from heads import embed, evaluate, report, score, table, train
-from heads.seen import Source, find, refuse
-from heads.testsets import DiffRank, write_test_set
-from heads.trained_on import TrainedOn
+from heads.evaluation.seen import Source, find, refuse
+from heads.training.trained_on import TrainedOn
 from store import Store
+from tasks.testsets import DiffRank, write_test_set
 
 from .small_task import unsealed
 from .test_contrastive import recipe as contrastive
@@ -205,7 +205,7 @@ def test_a_clip_that_trained_is_found_by_its_id_though_its_file_has_another_name
 
 
 def test_a_file_next_to_predictions_that_is_no_score_record_is_named(tmp_path: Path) -> None:
-    from heads.seen_marks import beside
+    from heads.reporting.seen_marks import beside
 
     assert beside(str(tmp_path / "p.jsonl")) is None
     (tmp_path / "p.scores.json").write_text('{"scores": {}}')  # of an earlier version

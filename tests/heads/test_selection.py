@@ -1,13 +1,13 @@
-"""Guarantees of heads/selection.py."""
+"""Guarantees of heads/evaluation/selection.py."""
 
 from pathlib import Path
 
 import pytest
 
 from common.errors import StepDiffError
-from heads.selection import absent_clips, named, select
-from heads.testsets import DiffCap, DiffMCQ, DiffRank
+from heads.evaluation.selection import absent_clips, named, select
 from store import Store
+from tasks.testsets import DiffCap, DiffMCQ, DiffRank
 
 OPTIONS = (("a_0_1", "b_0_1"), ("v-_x_0_1", "d_0_1"), ("e_0_1", "f_0_1"), ("g_0_1", "h_0_1"))
 ROWS = [

@@ -1,4 +1,4 @@
-"""Guarantees of heads/similarity.py, on a small random model and, where it is fetched, on the real one."""
+"""Guarantees of heads/methods/similarity.py, on a small random model and, where it is fetched, on the real one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 
 from common.errors import StepDiffError
-from heads.scoring import score
-from heads.similarity import MODEL, Sentences, similarity_rows
-from heads.testsets import DiffCap, DiffRank
+from heads.methods.similarity import MODEL, Sentences, similarity_rows
 from store import Feature, Provenance, Store, text_key
+from tasks.scoring import score
+from tasks.testsets import DiffCap, DiffRank
 from weights import fingerprint, resolve
 
 TEXTS = ["the cook stirs slowly", "the cook whisks", "a red bowl", "so much more salt goes into the pan"]

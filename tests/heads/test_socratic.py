@@ -1,4 +1,4 @@
-"""Guarantees of heads.methods.socratic and heads.clip_texts."""
+"""Guarantees of heads.methods.socratic and heads.data.clip_texts."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from common.errors import StepDiffError
+from common.io import sealed as table
 from heads import evaluate
-from heads.clip_texts import ClipTexts
+from heads.data.clip_texts import ClipTexts
+from heads.data.packing import Turn
 from heads.methods.socratic import SocraticLM, load_socratic
 from heads.methods.stepdiff import StepDiff
-from heads.packing import Turn
-from heads.testsets import DiffMCQ
-from store import table
+from tasks.testsets import DiffMCQ
 
 SAID = {"a_0_1": "A hand whisks eggs with a fork.", "b_0_1": "Eggs.", "c_0_1": "Someone beats cream in a glass bowl."}
 TURNS = [Turn("What differs?", "a fork", "In Video 2,", ends=False), Turn("The same?", "NO")]
@@ -72,7 +72,7 @@ def test_scores_are_those_of_the_plain_text(texts: Path, tiny_lm: str) -> None:
 
 
 def test_unpacked_equals_packed(texts: Path, tiny_lm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from heads.language_model import LanguageModel
+    from heads.models.language_model import LanguageModel
 
     model, ids, _ = load_socratic(str(texts), None, tiny_lm)
     both = clips(model, ids, "a_0_1", "b_0_1", "c_0_1", "a_0_1")

@@ -1,4 +1,4 @@
-"""Guarantees of heads.sources and heads.hard_negatives."""
+"""Guarantees of heads.training.sources and heads.data.hard_negatives."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from common.errors import StepDiffError
-from heads.clips import Features
-from heads.hard_negatives import HardNegatives
-from heads.language_model import LanguageModel
-from heads.packing import NO_TARGET, TEXT, Turn, collate
-from heads.projector import Projector, ProjectorOptions
-from heads.prompts import NARRATION_QUESTION
-from heads.sources import SEQUENCE, Sequences, TextedClips, narrated, sequences
-from heads.video_lm import VideoLM
+from heads.data.clips import Features
+from heads.data.hard_negatives import HardNegatives
+from heads.data.packing import NO_TARGET, TEXT, Turn, collate
+from heads.models.language_model import LanguageModel
+from heads.models.projector import Projector, ProjectorOptions
+from heads.models.video_lm import VideoLM
+from heads.training.sources import SEQUENCE, Sequences, TextedClips, narrated, sequences
 from store import Store
+from tasks.prompts import NARRATION_QUESTION
 
 OUTPUTS = 4
 RUNS = [

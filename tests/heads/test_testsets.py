@@ -1,4 +1,4 @@
-"""Guarantees of heads/testsets.py and heads/jsonl.py."""
+"""Guarantees of tasks/testsets.py and common/io/jsonl.py."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
-from heads.testsets import (
+from tasks.testsets import (
     DiffCap,
     DiffMCQ,
     DiffRank,

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from heads import ask, evaluate, train
-from heads.checkpoint import Run
 from heads.device import autocast
 from heads.methods.stepdiff import StepDiff
-from heads.testsets import read_test_set
 from heads.trained import load_video_lm
+from heads.training.checkpoint import Run
 from store import Store
+from tasks.testsets import read_test_set
 
 from .conftest import recipe
 from .small_task import unsealed

@@ -1,4 +1,4 @@
-"""Guarantees of heads.training, heads.checkpoint, heads.paired_qa, heads.warm_start."""
+"""Guarantees of heads.training.loop, heads.training.checkpoint, heads.data.paired_qa, heads.training.warm_start."""
 
 import itertools
 import json
@@ -19,16 +19,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from common.errors import StepDiffError
-from heads import ask, checkpoint, train
-from heads.checkpoint import Run
+from common.io.locks import locked
+from heads import ask, train
+from heads.data.paired_qa import read_paired_qa
 from heads.methods.stepdiff import StepDiff
-from heads.paired_qa import read_paired_qa
-from heads.recipe import Schedule
-from heads.training import rate_factor
-from heads.training_log import read_metrics
-from heads.video_task import VideoTask
+from heads.training import checkpoint
+from heads.training.checkpoint import Run
+from heads.training.log import read_metrics
+from heads.training.loop import rate_factor
+from heads.training.recipe import Schedule
+from heads.training.video_task import VideoTask
 from store import Store
-from store.lock import locked
 
 from .conftest import recipe
 from .small_task import unsealed
@@ -110,7 +111,9 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_reaches_any_weight(
 def test_a_warm_start_whose_loss_is_no_number_ends_at_once(
     world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("heads.warm_start.word_loss", lambda *arguments: torch.tensor(math.nan, requires_grad=True))
+    monkeypatch.setattr(
+        "heads.training.warm_start.word_loss", lambda *arguments: torch.tensor(math.nan, requires_grad=True)
+    )
     assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "run"))]) == 1
     assert "warm start: step 1 has loss nan; lower warm_start.learning_rate" in capsys.readouterr().err
 

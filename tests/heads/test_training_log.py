@@ -1,4 +1,4 @@
-"""Guarantees of heads/training_log.py."""
+"""Guarantees of heads/training/log.py."""
 
 import json
 import resource
@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from common.errors import StepDiffError
-from heads import training
-from heads.checkpoint import Run
-from heads.recipe import Schedule
-from heads.training_log import Events, TrainingLog, read_metrics
+from heads.training import loop as training
+from heads.training.checkpoint import Run
+from heads.training.log import Events, TrainingLog, read_metrics
+from heads.training.recipe import Schedule
 
 from .small_task import SmallTask, last_weights, trained
 

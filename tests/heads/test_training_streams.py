@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from heads import train
-from heads.recipe import Schedule
-from heads.validation import Validator
-from heads.video_lm import VideoLM
+from heads.models.video_lm import VideoLM
+from heads.training.recipe import Schedule
+from heads.training.validation import Validator
 
 from .conftest import recipe
 from .small_task import SmallTask, last_weights, trained
@@ -68,7 +68,7 @@ def test_streams_of_a_warm_start_are_not_those_of_the_next_seed_a_step_later(
 
 
 def test_validation_draws_the_rows_of_its_two_tasks_apart(world: Path) -> None:
-    from heads.recipe import Validation
+    from heads.training.recipe import Validation
 
     rows = Validation(str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl"), rows=1)
     places = [

@@ -1,12 +1,12 @@
-"""Guarantees of heads.validation."""
+"""Guarantees of heads.training.validation."""
 
 from pathlib import Path
 
 import pytest
 
 from common.errors import StepDiffError
-from heads.recipe import Validation
-from heads.validation import Validator
+from heads.training.recipe import Validation
+from heads.training.validation import Validator
 
 
 def test_a_row_all_of_whose_targets_a_method_says_the_same_of_counts_0(world: Path) -> None:

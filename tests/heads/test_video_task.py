@@ -1,4 +1,4 @@
-"""Guarantees of heads.video_task and heads.lineage."""
+"""Guarantees of heads.training.video_task and heads.training.lineage."""
 
 import dataclasses
 import json
@@ -13,18 +13,18 @@ from safetensors.numpy import load_file
 
 from common.errors import StepDiffError
 from heads import ask, evaluate, train
-from heads.checkpoint import Run
-from heads.language_model import LanguageModel, Lora
-from heads.lineage import disclosure
-from heads.packing import Turn
-from heads.projector import Projector, ProjectorOptions
-from heads.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION
-from heads.recipe import HardNegativeOptions, Schedule, TrainOptions, Validation, VideoLMRecipe, WarmStart
+from heads.data.packing import Turn
+from heads.models.language_model import LanguageModel, Lora
+from heads.models.projector import Projector, ProjectorOptions
+from heads.models.video_lm import VideoLM
 from heads.trained import load_video_lm
-from heads.training_log import read_metrics
-from heads.video_lm import VideoLM
-from heads.video_task import VideoTask
+from heads.training.checkpoint import Run
+from heads.training.lineage import disclosure
+from heads.training.log import read_metrics
+from heads.training.recipe import HardNegativeOptions, Schedule, TrainOptions, Validation, VideoLMRecipe, WarmStart
+from heads.training.video_task import VideoTask
 from store import Feature, Provenance, Store
+from tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION
 
 from .conftest import SYSTEMS
 from .small_task import unsealed

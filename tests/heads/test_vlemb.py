@@ -11,8 +11,8 @@ import pytest
 from common.errors import StepDiffError
 from heads import evaluate
 from heads.methods.vlemb import PairEmbedding, VLEmb
-from heads.testsets import DiffMCQ, write_test_set
 from store import Feature, Provenance, Store, text_key
+from tasks.testsets import DiffMCQ, write_test_set
 
 CLIPS = [f"video_{i}_0.0_1.0" for i in range(8)]
 TEXT = "with a whisk"

@@ -8,14 +8,14 @@ from functools import cache
 
 import pytest
 
-from kitchen import testsets
 from kitchen.attributes import differences
-from kitchen.narration import heard, narrate
-from kitchen.pairqa import MAIN_ACTION, paired_questions
+from kitchen.files import testsets
+from kitchen.files.narration import heard, narrate
+from kitchen.files.pairqa import MAIN_ACTION, paired_questions
+from kitchen.files.texts import caption, facts, mentioned, state_for_pairqa
 from kitchen.phrases import narration, pairqa, tests
 from kitchen.scoring import score
 from kitchen.steps import CATEGORIES, STEPS
-from kitchen.texts import caption, facts, mentioned, state_for_pairqa
 from kitchen.world import Clip, make_world
 
 WORLD = make_world(132, 0)

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from retrieval import builder, parts
+from common.io.locks import locked
 from retrieval.__main__ import main
-from retrieval.builder import build_index
-from retrieval.card import card_path
-from retrieval.factory import Budgets
-from retrieval.index import open_index
-from retrieval.sample import Sample
+from retrieval.index import builder, parts
+from retrieval.index.builder import build_index
+from retrieval.index.factory import Budgets
+from retrieval.index.index import open_index
+from retrieval.index.index_card import card_path
+from retrieval.index.sample import Sample
 from retrieval.vectors import filled_rows, normalised
 from store import Store, View
-from store.lock import locked
 
 Fill = Callable[..., View]
 FACTORY = "IVF16,SQfp16"

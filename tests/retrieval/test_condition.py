@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
-from retrieval.condition import DEEPEST, LONGEST, LONGEST_PATTERN, MOST_OPERATORS, read_condition
+from retrieval.queries.condition import DEEPEST, LONGEST, LONGEST_PATTERN, MOST_OPERATORS, read_condition
 
 FRAME = pl.DataFrame(
     {
@@ -163,7 +163,7 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     """A process that opened it would wait for ever."""
     os.mkfifo(tmp_path / "pipe")
     where = f"s in (select a from read_csv('{tmp_path}/pipe'))"
-    code = f"from retrieval.condition import read_condition; read_condition({where!r})"
+    code = f"from retrieval.queries.condition import read_condition; read_condition({where!r})"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert "--where uses a subquery (SELECT)" in ended.stderr.splitlines()[-1]
 

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import DamageError
 from retrieval.__main__ import main
-from retrieval.builder import build_index
+from retrieval.index.builder import build_index
 from store import Store, View
 
 Fill = Callable[..., View]

@@ -3,7 +3,7 @@
 import pytest
 
 from common.errors import StepDiffError
-from retrieval.factory import FLAT, Budgets, budgets, choose, memory_bytes
+from retrieval.index.factory import FLAT, Budgets, budgets, choose, memory_bytes
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from featurize.encoders import load
 from featurize.shard import featurize_shard
 from featurize.task import Source, Task
 from retrieval.__main__ import main
+from retrieval.queries.sheet import tile
 from retrieval.query import Options, query
-from retrieval.sheet import tile
 from store import Store, View
 from weights import resolve
 

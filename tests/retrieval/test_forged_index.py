@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from retrieval.builder import build_index
-from retrieval.card import INDEX, SAMPLE, Card, card_path, described, file_of, read_card, write_card
-from retrieval.index import open_index
-from retrieval.index_files import DamagedIndex, read_faiss
-from retrieval.parts import Job
-from retrieval.sample import Sample
+from retrieval.index.builder import build_index
+from retrieval.index.files import DamagedIndex, read_faiss
+from retrieval.index.index import open_index
+from retrieval.index.index_card import INDEX, SAMPLE, Card, card_path, described, file_of, read_card, write_card
+from retrieval.index.parts import Job
+from retrieval.index.sample import Sample
 from retrieval.vectors import filled_rows
 from store import Store, View
 
@@ -209,7 +209,7 @@ def test_a_forged_sample_is_refused(store: Store, clips: View, tmp_path: Path) -
 
 def test_damaged_parts_of_a_build_name_their_folder(store: Store, clips: View, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a killed build left is no less suspect than an index."""
-    monkeypatch.setattr("retrieval.builder._Build._merge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("retrieval.index.builder._Build._merge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         build_index(store, clips, factory=FACTORY)
     monkeypatch.undo()

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from common.errors import DamageError, StepDiffError
-from retrieval.builder import build_index
-from retrieval.card import INDEX, SAMPLE, card_path, file_of
-from retrieval.index import open_index
+from common.io.seal import crc32c
+from retrieval.index.builder import build_index
+from retrieval.index.index import open_index
+from retrieval.index.index_card import INDEX, SAMPLE, card_path, file_of
 from retrieval.vectors import filled_rows, normalised
 from store import Store, View
-from store.seal import crc32c
-from store.shard import encode_chunk, read_chunk
+from store.format.shard import encode_chunk, read_chunk
 
 Fill = Callable[..., View]
 

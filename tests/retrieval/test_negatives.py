@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
-from retrieval import walk
-from retrieval.negatives import Drawn, hard_negatives, random_negatives
+from retrieval.mining import walk
+from retrieval.mining.variants import Drawn, hard_negatives, random_negatives
+from retrieval.negatives import Options, draw
 from retrieval.pairs import Difference, TestSet, read_test_set
-from retrieval.questions import Options, draw
 from store import Store, View
 
 Fill = Callable[..., View]

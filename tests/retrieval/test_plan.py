@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from retrieval.__main__ import main
-from retrieval.builder import build_index
-from retrieval.card import INDEX, file_of
-from retrieval.factory import memory_bytes
+from retrieval.index.builder import build_index
+from retrieval.index.factory import memory_bytes
+from retrieval.index.index_card import INDEX, file_of
 from retrieval.plan import costs
 from retrieval.rates import Rates
 from store import Store, View

@@ -12,7 +12,7 @@ import pytest
 
 from retrieval import build_index
 from retrieval.__main__ import main
-from retrieval.card import card_path
+from retrieval.index.index_card import card_path
 from store import Store, View
 
 Fill = Callable[..., View]

@@ -8,9 +8,9 @@ import pytest
 
 from common.errors import StepDiffError
 from retrieval.__main__ import main
-from retrieval.builder import build_index
-from retrieval.card import INDEX, card_path, file_of
-from retrieval.index import open_index
+from retrieval.index.builder import build_index
+from retrieval.index.index import open_index
+from retrieval.index.index_card import INDEX, card_path, file_of
 from store import Store, View
 
 Fill = Callable[..., View]

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval import exact, rough
-from retrieval.exact import search_exactly
-from retrieval.kernels import keep_best, keep_best_rough
-from retrieval.rough import Rough, worth_it
+from retrieval.exact import bfloat16 as rough
+from retrieval.exact import search as exact
+from retrieval.exact.bfloat16 import Rough, worth_it
+from retrieval.exact.kernels import keep_best, keep_best_rough
+from retrieval.exact.search import search_exactly
 from retrieval.vectors import filled_rows
 from store import Store, View
 

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
-from retrieval import self_join
+from retrieval import neighbours as self_join
 from retrieval.__main__ import main
-from retrieval.self_join import Options, join, pieces
+from retrieval.neighbours import Options, join, pieces
 from store import Store, View
 
 Fill = Callable[..., View]
@@ -153,7 +153,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, store: Store, fill: 
     monkeypatch.setattr(self_join, "PIECE", 1024)
     monkeypatch.setattr(self_join, "BLOCK", 256)
     monkeypatch.setattr("retrieval.vectors.BLOCK", 256)
-    monkeypatch.setattr("retrieval.best.ASKING", 256)
+    monkeypatch.setattr("retrieval.exact.best.ASKING", 256)
     vectors = np.random.default_rng(0).normal(size=(12_000, 256)).astype(np.float32)
     fill(store, vectors, [f"c{at}" for at in range(12_000)], columns={"step": ["chop"] * 12_000}, shard=4096)
     options = Options(store.path, "tiny", tmp_path / "n.parquet", k=2)

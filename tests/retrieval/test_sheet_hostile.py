@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.sheet import Tile, tile, write_sheet
+from retrieval.queries.sheet import Tile, tile, write_sheet
 
 PICTURE = np.full((1, 192, 192, 3), 90, np.uint8)
 EVIL = [

@@ -10,8 +10,8 @@ import pytest
 from common.errors import StepDiffError
 from retrieval import build_index, query
 from retrieval.__main__ import main
-from retrieval.index import open_index
-from retrieval.where import rows_where
+from retrieval.index.index import open_index
+from retrieval.queries.where import rows_where
 from store import Store, View
 
 Fill = Callable[..., View]

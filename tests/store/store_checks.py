@@ -11,7 +11,7 @@ import zarr
 from common.errors import StepDiffError
 from store import Store, View
 from store.batches import Batches
-from store.verify import verify
+from store.verbs.verify import verify
 
 from .store_model import MAIN, ModelStore, ModelView
 from .store_writers import SHAPES

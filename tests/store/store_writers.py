@@ -21,10 +21,10 @@ import polars as pl
 
 from common.errors import StepDiffError
 from store import Feature, Provenance, Store
-from store.compact import compact
-from store.drop import drop
-from store.options import CompactOptions, DropOptions, RequantiseOptions
-from store.requantise import requantise
+from store.verbs.compact import compact
+from store.verbs.drop import drop
+from store.verbs.options import CompactOptions, DropOptions, RequantiseOptions
+from store.verbs.requantise import requantise
 
 if __name__ == "__main__":
     from store_model import MAIN, values_of

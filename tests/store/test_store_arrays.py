@@ -116,7 +116,7 @@ def test_info_of_what_wrote_a_shard_stands_beside_it(make_view: Make, values: Ma
     view = make_view()
     for row, version in ((4, "1"), (6, "2"), (5, "1")):
         view.write_shard(1, np.array([row]), values(view, np.array([row])), {}, {"torch": version})
-    from store.layout import read_json
+    from store.format.layout import read_json
 
     writes = read_json(view.paths.info(1))["writes"]
     assert writes == [

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
+from common.io.files import remove_dead, replace_file, temporary
 from store import Store
-from store.commit import remove_dead, replace_file, temporary
 
 Make = Callable[..., Any]
 ROOT = Path(__file__).parents[2]

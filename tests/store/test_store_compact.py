@@ -18,14 +18,14 @@ import polars as pl
 import pytest
 
 from common.errors import StepDiffError
+from common.io.locks import locked
 from store import Store, View
-from store import catalog as catalogs
-from store import compact as compacting
 from store.__main__ import main
-from store.compact import compact
-from store.lock import locked
-from store.options import CompactOptions
-from store.verify import verify
+from store.catalog import catalog as catalogs
+from store.verbs import compact as compacting
+from store.verbs.compact import compact
+from store.verbs.options import CompactOptions
+from store.verbs.verify import verify
 
 Make = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -147,8 +147,8 @@ def test_every_row_is_readable_once_at_every_moment(view: View, fill: Make) -> N
 # file the run kills itself. Tells how it ended.
 KILLED = """
 import os, signal, sys
-from store.compact import compact
-from store.options import CompactOptions
+from store.verbs.compact import compact
+from store.verbs.options import CompactOptions
 
 def count_down(name, left):
     change = getattr(os, name)

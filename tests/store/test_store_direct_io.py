@@ -12,10 +12,11 @@ import pytest
 import zarr
 
 from common.errors import StepDiffError
-from store import Feature, direct_io
+from common.io import direct_io
+from common.io.direct_io import LEAST, PAGE, aligned_empty
+from store import Feature
 from store.batches import Batches
-from store.direct_io import LEAST, PAGE, aligned_empty
-from store.together import Together
+from store.io.commit_group import Together
 
 Make = Callable[..., Any]
 SHAPES = {"whole pages": (2, LEAST), "between pages": (3, 433_000), "small": (3, 50)}  # float16: 4, 2.5 MiB, 300 bytes
@@ -80,7 +81,7 @@ def test_a_row_is_read_at_once_and_without_a_copy_where_it_can_be(
     fill(view)
     if view._readers["tokens"].shard(0).direct_fd is None:
         pytest.skip("this file system reads through the page cache alone")
-    monkeypatch.setattr("store.reader._NOWAIT", 0)  # as if nothing were in memory
+    monkeypatch.setattr("store.io.reader._NOWAIT", 0)  # as if nothing were in memory
     taken = []
 
     def watched(fd: int, target: np.ndarray, offset: int) -> int:
@@ -88,7 +89,7 @@ def test_a_row_is_read_at_once_and_without_a_copy_where_it_can_be(
         taken.append((target.ctypes.data % PAGE, count))
         return count
 
-    monkeypatch.setattr("store.reader.read_direct", watched)
+    monkeypatch.setattr("store.io.reader.read_direct", watched)
     view.read("tokens", np.array([3, 1, 8]), direct=True)
     assert taken == [(0, 4 * LEAST)] * 3
     view.read("tokens", np.array([3, 1, 8]))

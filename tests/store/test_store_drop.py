@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
+from common.io import files as commit_files
 from store import Provenance, Store, View
-from store import commit as commit_files
 from store.__main__ import main
-from store.compact import compact
-from store.options import CompactOptions
-from store.verify import verify
+from store.verbs.compact import compact
+from store.verbs.options import CompactOptions
+from store.verbs.verify import verify
 
 Make = Callable[..., Any]
 
@@ -75,7 +75,7 @@ def test_a_kill_at_any_step_leaves_a_view_or_none(
             rename(source, target)
 
         monkeypatch.setattr(commit_files.os, "rename", dies)
-        with pytest.raises(KeyboardInterrupt):  # which `common.command` answers
+        with pytest.raises(KeyboardInterrupt):  # which `common.cli.command` answers
             drop(view, "--yes")
         monkeypatch.setattr(commit_files.os, "rename", rename)
         again = Store.open(store)

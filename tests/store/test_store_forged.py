@@ -15,19 +15,20 @@ import polars as pl
 import pytest
 
 from common.errors import StepDiffError
-from store import Catalog, Store, View, table
+from common.io import sealed as table
+from common.io.bounded import read_whole
+from common.io.locks import locked
+from common.io.parquet_sizes import check_sizes
+from common.io.seal import BLANK, crc32c, seal
+from store import Catalog, Store, View
 from store.__main__ import main
-from store.bounded import read_whole
-from store.compact import compact
-from store.key_index import built
-from store.layout import ViewPaths, read_json, write_json
-from store.lock import locked
-from store.options import CompactOptions
-from store.packed_keys import pack
-from store.parquet_sizes import check_sizes
-from store.seal import BLANK, crc32c, seal
-from store.shard import ShardFile
-from store.verify import verify
+from store.catalog.key_index import built
+from store.catalog.keys import pack
+from store.format.layout import ViewPaths, read_json, write_json
+from store.format.shard import ShardFile
+from store.verbs.compact import compact
+from store.verbs.options import CompactOptions
+from store.verbs.verify import verify
 
 Make = Callable[..., Any]
 HUGE = [2**40, 2**50, 2**60, 2**63, 2**200]

@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
-from store import Catalog, Store, table
-from store.layout import FORMAT, ViewPaths
-from store.reader import RowReader, read_together
-from store.row_checks import Checksums, RowChecks
-from store.seal import BLANK, crc32c, seal
-from store.shard import ShardFile, index_bytes, pieces, read_chunk
+from common.io import sealed as table
+from common.io.seal import BLANK, crc32c, seal
+from store import Catalog, Store
+from store.format.layout import FORMAT, ViewPaths
+from store.format.shard import ShardFile, index_bytes, pieces, read_chunk
+from store.io.reader import RowReader, read_together
+from store.io.row_checks import Checksums, RowChecks
 
 FUZZED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 SLOTS, ROW = 4, 6

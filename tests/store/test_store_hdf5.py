@@ -12,12 +12,12 @@ import pytest
 from common.errors import StepDiffError
 from store import Feature, Store, View
 from store.__main__ import main
-from store.hdf5_export import export_hdf5
-from store.hdf5_import import import_hdf5
-from store.hdf5_layout import opened
-from store.options import ExportOptions, ImportOptions
-from store.quantise import dequantise, quantise
-from store.verify import verify
+from store.format.quantise import dequantise, quantise
+from store.verbs.hdf5_export import export_hdf5
+from store.verbs.hdf5_import import import_hdf5
+from store.verbs.hdf5_layout import opened
+from store.verbs.options import ExportOptions, ImportOptions
+from store.verbs.verify import verify
 
 ROOT = Path(__file__).parents[2]
 Make = Callable[..., Any]

@@ -14,8 +14,8 @@ import pytest
 
 from common.errors import StepDiffError
 from store import Feature, View
-from store.hdf5_export import export_hdf5
-from store.options import ExportOptions
+from store.verbs.hdf5_export import export_hdf5
+from store.verbs.options import ExportOptions
 
 ROOT = Path(__file__).parents[2]
 Make = Callable[..., Any]
@@ -49,7 +49,7 @@ def test_an_export_appears_whole_or_not_at_all(filled: View, tmp_path: Path, mon
             raise StepDiffError("damage")
         return read(view, *args)
 
-    monkeypatch.setattr("store.hdf5_export._BLOCK_BYTES", 1)
+    monkeypatch.setattr("store.verbs.hdf5_export._BLOCK_BYTES", 1)
     monkeypatch.setattr(View, "read", fails_later)
     with pytest.raises(StepDiffError, match="damage"):
         exported(filled, tmp_path / "out" / "a.h5")

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from common.errors import StepDiffError
 from store import Catalog, Store
-from store.block_file import BLOCK, BlockFile, DamagedFile, encode
-from store.key_index import KeyIndex, built, in_memory, merged, open_index
+from store.catalog.block_file import BLOCK, BlockFile, DamagedFile, encode
+from store.catalog.key_index import KeyIndex, built, in_memory, merged, open_index
+from store.catalog.keys import pack, pack_to_ask
 from store.key_kernels import lower_bounds
-from store.packed_keys import pack, pack_to_ask
 
 ROOT = Path(__file__).parents[2]
 HERE = Path("here.keys")
@@ -104,7 +104,7 @@ def test_a_hash_is_looked_for_where_it_stands_however_uneven_they_are(held: list
 
 def test_equal_hashes_are_told_apart_by_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = lambda self: (self.offsets[1:] - self.gap - self.offsets[:-1]).astype(np.uint64) // 2  # noqa: E731
-    monkeypatch.setattr("store.packed_keys.PackedKeys.hashes", hashes)
+    monkeypatch.setattr("store.catalog.keys.PackedKeys.hashes", hashes)
     keys = [f"{n}" for n in range(300)]
     index = in_memory(HERE, merged([index_of(keys[:200]), index_of(keys[200:], 200)]))
     assert find(index, [*keys, "x", "xxx", "xxxxxx"]) == [*range(300), -1, -1, -1]
@@ -208,8 +208,8 @@ def test_an_index_of_other_parts_is_made_again(catalog: Catalog, tmp_path: Path)
 def test_an_index_of_another_hash_is_made_again(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     (index,) = indexes(catalog)
     with monkeypatch.context() as patch:
-        patch.setattr("store.key_index.HASH", "another")
-        patch.setattr("store.packed_keys.PackedKeys.hashes", lambda self: np.arange(len(self), dtype=np.uint64))
+        patch.setattr("store.catalog.key_index.HASH", "another")
+        patch.setattr("store.catalog.keys.PackedKeys.hashes", lambda self: np.arange(len(self), dtype=np.uint64))
         index.unlink()
         Catalog(catalog.folder).rows(["c1"])
     works(catalog)
@@ -230,7 +230,7 @@ def test_where_the_folder_cannot_be_written_indexes_are_kept_in_memory(
     def refuse(path: Path, pieces: object, nbytes: int) -> None:  # root may write anywhere, so a mode would not do
         raise StepDiffError(f"cannot write {path}: Read-only file system")
 
-    monkeypatch.setattr("store.key_indexes.replace_file", refuse)
+    monkeypatch.setattr("store.catalog.key_indexes.replace_file", refuse)
     works(catalog)
     assert not indexes(catalog)
 
@@ -269,7 +269,7 @@ def test_an_index_that_another_process_merges_at_once_is_no_loss(
             path.unlink()
         return open_index(path)
 
-    monkeypatch.setattr("store.key_indexes.open_index", gone_at_first)
+    monkeypatch.setattr("store.catalog.key_indexes.open_index", gone_at_first)
     assert Catalog(catalog.folder).rows([f"c{n}" for n in range(30)]).tolist() == list(range(30))
     assert len(opened) > 1
 

@@ -18,7 +18,7 @@ import pytest
 import zarr
 
 from store import Store
-from store.verify import verify
+from store.verbs.verify import verify
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("STORE_KILLS", "20"))  # STORE_KILLS=500 is the long form, STORE_SEED repeats one

@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from common.errors import StepDiffError
-from store import Store, lease, object_stores
+from common.io import object_stores
+from common.io.locks import check_held, holds, locked
+from common.io.remote import RemotePath
+from store import Store, lease
 from store.lease import LEASE, Lease
-from store.lock import check_held, holds, locked
-from store.remote import RemotePath
 
 ROOT = Path(__file__).parents[2]
 SHORT = 6.0  # of which a holder is safe for one second: a busy machine may be late with a renewal

@@ -13,9 +13,9 @@ from featurize.encoders import load
 from store import Feature, View
 from store.__main__ import main
 from store.known import ENCODERS
-from store.options import PlanOptions
-from store.plan import plan, sizes
 from store.provenance import with_dtype
+from store.verbs.options import PlanOptions
+from store.verbs.plan import plan, sizes
 
 Make = Callable[..., Any]
 TOKENS = {"tokens": Feature((3, 130), "float16"), "embedding": Feature((7,), "float32")}
@@ -107,8 +107,8 @@ def test_what_cannot_be_planned_is_one_line(make_view: Make, fill: Make, capsys:
 def declared(name: str, folder: Path) -> dict[str, Feature] | None:
     """What the encoder of that name declares; None where its weights are not at hand."""
     if name.startswith("internvideo"):
-        from featurize.encoders.internvideo_mm import InternVideo
-        from featurize.encoders.internvideo_model import SIZES
+        from featurize.encoders.internvideo.mm import InternVideo
+        from featurize.encoders.internvideo.model import SIZES
 
         encoder = object.__new__(InternVideo)  # its features are those of its size, without 2 GB of weights
         encoder._size = SIZES[name]

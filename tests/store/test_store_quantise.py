@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from common.errors import StepDiffError
-from store import quantise as quantising
-from store.quantise import BLOCK, dequantise, quantise, scale_shape
+from store.format import quantise as quantising
+from store.format.quantise import BLOCK, dequantise, quantise, scale_shape
 
 
 def plain_quantise(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

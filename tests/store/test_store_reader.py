@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from common.errors import StepDiffError
 from store import Feature, Store
-from store import reader as reading
 from store.batches import Batches
-from store.quantise import Quantised, dequantise
+from store.format.quantise import Quantised, dequantise
+from store.io import reader as reading
 
 Make = Callable[..., Any]
 BIG = {"tokens": Feature((9, 4096), "float16"), "embedding": Feature((7,), "float32")}  # 72 KiB rows are mapped

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
-from store import Store, object_stores
+from common.io import object_stores
+from common.io.remote import RemotePath, ReplacedError, place
+from store import Store
 from store.__main__ import main
-from store.remote import RemotePath, ReplacedError, place
 
 ROOT = Path(__file__).parents[2]
 PART = 16 * 2**20

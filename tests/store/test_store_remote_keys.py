@@ -4,10 +4,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from common.io.remote import RemotePath
 from store import Catalog, Store, remote_blocks
-from store.block_file import BLOCK
-from store.remote import RemotePath
-from store.verify import verify
+from store.catalog.block_file import BLOCK
+from store.verbs.verify import verify
 
 ROWS = 30_000
 KEYS = pl.Series([f"video_{row % 97}_{row}.000_{row + 4}.000" for row in range(ROWS)])

@@ -18,12 +18,13 @@ import polars as pl
 import pytest
 
 from common.errors import StepDiffError
-from store import Feature, Provenance, Store, object_stores
+from common.io import object_stores
+from common.io.remote import RemotePath, place
+from store import Feature, Provenance, Store
 from store.__main__ import main
-from store.compact import compact
-from store.options import CompactOptions
-from store.remote import RemotePath, place
-from store.verify import verify
+from store.verbs.compact import compact
+from store.verbs.options import CompactOptions
+from store.verbs.verify import verify
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("STORE_REMOTE_KILLS", "3"))

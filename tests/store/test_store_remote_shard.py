@@ -11,11 +11,11 @@ import tensorstore
 import zarr
 
 from common.errors import StepDiffError
+from common.io.remote import RemotePath
 from store import Feature, Provenance, Store, View
-from store.layout import zarr_store
-from store.remote import RemotePath
-from store.remote_shard import RemoteReader
-from store.shard import index_bytes
+from store.format.layout import zarr_store
+from store.format.shard import index_bytes
+from store.io.remote import RemoteReader
 
 ROWS, SHARD = 50, 16
 

@@ -11,10 +11,10 @@ import pytest
 from common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
-from store.options import RequantiseOptions
-from store.quantise import dequantise, quantise
-from store.requantise import Requantised, requantise
-from store.verify import verify
+from store.format.quantise import dequantise, quantise
+from store.verbs.options import RequantiseOptions
+from store.verbs.requantise import Requantised, requantise
+from store.verbs.verify import verify
 
 Make = Callable[..., Any]
 

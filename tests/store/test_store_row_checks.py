@@ -16,16 +16,17 @@ import pytest
 import torch
 
 from common.errors import DamageError, StepDiffError
-from store import Feature, Provenance, Store, View, row_checks
-from store import reader as reading
+from common.io.remote import RemotePath
+from common.io.seal import crc32c
+from store import Feature, Provenance, Store, View
 from store.__main__ import main
 from store.batches import Batches
-from store.layout import ViewPaths
-from store.quantise import dequantise
-from store.remote import RemotePath
-from store.seal import crc32c
-from store.shard import index_size
-from store.verify import verify
+from store.format.layout import ViewPaths
+from store.format.quantise import dequantise
+from store.format.shard import index_size
+from store.io import reader as reading
+from store.io import row_checks
+from store.verbs.verify import verify
 
 Make = Callable[..., Any]
 ROWS, SHARD = 11, 4

@@ -28,7 +28,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from common.errors import StepDiffError
 from store import Store
-from store.verify import verify
+from store.verbs.verify import verify
 
 from .store_checks import COUNTS, Checks
 from .store_model import MAIN, OK, ModelStore, ModelView

@@ -9,11 +9,11 @@ import google_crc32c
 import numpy as np
 import pytest
 
+from common.threads import AHEAD, ahead, cores
 from store import Feature, Store
-from store.quantise import quantise
-from store.stored_rows import StoredRows, stored_rows
-from store.threads import AHEAD, ahead, cores
-from store.verify import verify
+from store.format.quantise import quantise
+from store.format.rows import StoredRows, stored_rows
+from store.verbs.verify import verify
 
 Make = Callable[..., Any]
 FEATURES = {"a": Feature((4, 70), "int8"), "b": Feature((3,), "float32"), "c": Feature((2, 5), "float16")}
@@ -29,7 +29,7 @@ def given() -> dict[str, np.ndarray]:
 def test_every_good_row_comes_once_as_it_is_stored(
     given: dict[str, np.ndarray], part_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.stored_rows._PART_BYTES", part_bytes)
+    monkeypatch.setattr("store.format.rows._PART_BYTES", part_bytes)
     given["a"][3, 2, 69], given["c"][3, 0, 0], given["c"][8, 1, 1] = np.nan, np.inf, -np.inf
     slots = np.array([0, 1, 2, 5, 6, 7, 8, 12, 40])
     parts = list(stored_rows(slots, given, FEATURES))
@@ -51,14 +51,14 @@ def test_every_good_row_comes_once_as_it_is_stored(
 def test_rows_are_made_ready_by_threads_while_those_before_are_written(
     given: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.stored_rows._PART_BYTES", 1)
+    monkeypatch.setattr("store.format.rows._PART_BYTES", 1)
     makers = []
 
     def watched(values: np.ndarray, threads: int) -> Any:
         makers.append(threading.current_thread())
         return quantise(values, threads)
 
-    monkeypatch.setattr("store.stored_rows.quantise", watched)
+    monkeypatch.setattr("store.format.rows.quantise", watched)
     rows = stored_rows(np.arange(9), given, FEATURES)
     first: StoredRows = next(rows)
     assert first.slots.tolist() == [0]
@@ -96,7 +96,7 @@ def test_an_error_ahead_reaches_whoever_asks_for_what_failed() -> None:
 def test_kept_rows_and_new_ones_lie_in_the_file_by_slot(
     make_view: Make, fill: Make, values: Make, early: list[int], part_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.stored_rows._PART_BYTES", part_bytes)
+    monkeypatch.setattr("store.format.rows._PART_BYTES", part_bytes)
     view = make_view()
     fill(view, np.array(early))
     every = np.array([7, 4, 6, 5])

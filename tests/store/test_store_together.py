@@ -1,4 +1,4 @@
-"""Guarantees of store.together."""
+"""Guarantees of store.io.commit_group."""
 
 import os
 from collections.abc import Callable
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from store import together
-from store.direct_io import LEAST, aligned_empty
-from store.together import Together
+from common.io.direct_io import LEAST, aligned_empty
+from store.io import commit_group as together
+from store.io.commit_group import Together
 
 
 def test_none_is_named_before_all_are_whole_and_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from store import Feature, Store, View, table
+from common.io import sealed as table
+from common.io.seal import BLANK
+from store import Feature, Store, View
 from store.__main__ import main
-from store.layout import group_metadata, write_json
-from store.seal import BLANK
-from store.verify import NOT_COVERED, verify
+from store.format.layout import group_metadata, write_json
+from store.verbs.verify import NOT_COVERED, verify
 
 Make = Callable[..., Any]
 SHARD1, ALL = {"c4", "c5", "c6", "c7"}, {f"c{n}" for n in range(11)}

@@ -10,11 +10,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from store import Store, View, table
+from common.io import sealed as table
+from common.io.seal import BLANK
+from store import Store, View
 from store.__main__ import main
-from store.layout import write_json
-from store.seal import BLANK
-from store.verify import NOT_COVERED, verify
+from store.format.layout import write_json
+from store.verbs.verify import NOT_COVERED, verify
 
 Make = Callable[..., Any]
 

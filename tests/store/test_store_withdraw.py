@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
-from store.verify import verify
+from store.verbs.verify import verify
 
 Make = Callable[..., Any]
 

@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from common.errors import StepDiffError
+from common.io import files as commit_files
 from store import Feature, Provenance, Store, View
-from store import commit as commit_files
 
 Make = Callable[..., Any]
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from featurize.encoders import load
-from heads.clips import Features
-from heads.public import PublicLM, load_public
+from heads.data.clips import Features
+from heads.models.public import PublicLM, load_public
 from store import Store
 
 SIZE, PATCH, WIDTH = 32, 8, 24

@@ -1,4 +1,4 @@
-"""Guarantees of heads.public, against whole models that are given pixels by their own processors."""
+"""Guarantees of heads.models.public, against whole models that are given pixels by their own processors."""
 
 import json
 import shutil
@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from annotate import captions, stage
+from annotate import captions
 from annotate.captioning import QUESTIONS, caption
-from annotate.worker import Equipment, Worker
+from annotate.stages import stage
+from annotate.stages.worker import Equipment, Worker
 from common.errors import StepDiffError
 from heads import evaluate
-from heads.clip_texts import ClipTexts
-from heads.packing import TEXT, Turn
-from heads.public import load_public
+from heads.data.clip_texts import ClipTexts
+from heads.data.packing import TEXT, Turn
+from heads.models.public import load_public
 from store import Store
 
 PAIR = (
@@ -158,7 +159,7 @@ def test_what_is_no_such_checkpoint_is_refused(checkpoint: Get, tmp_path: Path) 
 def test_a_blip2_that_also_encodes_text_is_refused(checkpoint: Get) -> None:
     from transformers import AutoTokenizer
 
-    from heads.public.blip2 import Blip2
+    from heads.models.public.blip2 import Blip2
 
     own = checkpoint("blip2")
     whole = own.whole()
@@ -172,7 +173,7 @@ def test_a_blip2_that_also_encodes_text_is_refused(checkpoint: Get) -> None:
 def test_a_chat_template_that_takes_no_images_is_refused(checkpoint: Get, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from heads.public.llava import Llava
+    from heads.models.public.llava import Llava
 
     own = checkpoint("llava")
     words = AutoTokenizer.from_pretrained(own.folder)
@@ -184,7 +185,7 @@ def test_a_chat_template_that_takes_no_images_is_refused(checkpoint: Get, tmp_pa
 def test_more_frames_than_the_model_has_room_for_are_refused(checkpoint: Get) -> None:
     from transformers import AutoTokenizer
 
-    from heads.public.llava import Llava
+    from heads.models.public.llava import Llava
 
     own = checkpoint("llava")
     words = AutoTokenizer.from_pretrained(own.folder)

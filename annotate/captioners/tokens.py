@@ -1,0 +1,143 @@
+"""Captions from cached tokens: by a trained head, or by a public model whose image tower's tokens are in the store.
+
+Guarantees
+- a caption written in a batch is the one written alone, in float32
+- a view of another encoder than the head was trained on is refused; another choice of frames is none
+- objects are asked of centre frames alone
+- a clip without tokens fails alone, and says what to run
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from annotate.ahead import ahead
+from annotate.captioning import Kind, batches, caption
+from annotate.stages.job import Answer, Failure, Item
+from common.errors import StepDiffError
+from featurize.video.frames import WORDS
+from heads.data.clips import Features
+from heads.data.packing import Packer, Turn
+from heads.device import autocast
+from heads.models.public import load_public
+from heads.models.video_lm import VideoLM
+from heads.trained import load_video_lm
+from heads.training import lineage
+from heads.training.checkpoint import Run
+from heads.training.recipe import read_recipe
+from store import Provenance, Store
+from tasks.prompts import SYSTEM
+from weights import fingerprint, resolve
+
+
+@dataclass(frozen=True)
+class TokenJob:
+    store: str
+    kind: Kind
+    head: str | None
+    """run folder of a trained head, or None"""
+    model: str | None
+    """public model in its place: folder or hub id"""
+    view: str | None
+    """None: the view that the head was trained on"""
+    question: str
+    max_tokens: int
+    batch: int
+    """clips at once"""
+
+    def provenance(self) -> dict[str, Any]:
+        """Model, its weights, what it is asked, and the view that it reads."""
+        if self.head is not None:
+            folder = Path(self.head)
+            view, weights = self.view or _trained_view(folder), fingerprint(Run(folder).best() / "head.safetensors")
+            model = {"model": "head", "language_model": lineage.read(folder)["reads"].get("language_model")}
+        else:
+            assert self.model is not None and self.view is not None
+            view, weights, model = self.view, fingerprint(resolve(self.model)), {"model": self.model}
+        made = Store.open(self.store).view("clips", view).provenance
+        if self.kind == "objects":
+            check_centre(view, made)
+        asked = {"system": SYSTEM, "question": self.question, "max_tokens": self.max_tokens}
+        return {**model, "weights": weights, "view": made.as_dict(), "asked": asked}
+
+    def load(self, device: str, threads: int) -> "TokenCaptioner":
+        store = Store.open(self.store)
+        precision = "float32"
+        if self.head is not None:
+            model, features, made = load_video_lm(Path(self.head), store, device)
+            assert made.video_lm is not None
+            precision = made.video_lm.precision
+            if self.view is not None:
+                features = _other_frames(features, Features(store, self.view, "tokens"))
+            model.packer = Packer(model.lm.chat, model.outputs, SYSTEM)
+        else:
+            assert self.model is not None and self.view is not None
+            model, features, _ = load_public(self.model, store, self.view, device, clips=1)
+        return TokenCaptioner(model, features, self, device, precision)
+
+
+class TokenCaptioner:
+    def __init__(self, model: VideoLM, features: Features, job: TokenJob, device: str, precision: str) -> None:
+        """model: asked about one clip at a time."""
+        self.model, self.features, self.job = model.eval(), features, job
+        self.device, self.precision = device, precision
+        self.busy = 0.0
+
+    def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
+        """items: key."""
+        keys = [item["key"] for item in items]
+        able = [key for key, has in zip(keys, self.features.has(keys), strict=True) if has]
+        view = self.features.view
+        for key in sorted(set(keys).difference(able)):
+            again = f"python -m featurize --encoder {view.provenance.encoder} --view {view.name}"
+            yield key, Failure(f"no features of view {view.name}: run {again}, then this with --retry-failed")
+        read = ((some, self.features.read(some)) for some in batches(able, self.job.batch))
+        for some, tokens in ahead(read):
+            for key, text in zip(some, self.write(tokens), strict=True):
+                yield key, caption(self.job.kind, text)
+
+    def write(self, tokens: Float32[Tensor, "C N D"]) -> list[str]:
+        """What is said of each clip."""
+        begin = time.monotonic()
+        turns = [Turn(self.job.question, "", ends=False)] * len(tokens)
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            texts = self.model.generate(turns, self.model.project(tokens), self.job.max_tokens)
+        self.busy += time.monotonic() - begin
+        return texts
+
+
+def _trained_view(folder: Path) -> str:
+    recipe = read_recipe(folder / "recipe.yaml").video_lm
+    if recipe is None:
+        raise StepDiffError(f"{folder}: holds a contrastive head, which writes no captions; name another run")
+    return recipe.view
+
+
+def check_centre(view: str, made: Provenance) -> None:
+    """StepDiffError: a view of several frames of a clip. One that featurize did not make may say what it likes."""
+    spread = [words for sampling, words in WORDS.items() if sampling != "centre"]
+    if not made.frames.startswith("1 ") and any(words in made.frames for words in spread):
+        raise StepDiffError(
+            f"view {view} shows {made.frames}: objects are seen in the centre frame alone; give a view made by "
+            "featurize --sampling centre"
+        )
+
+
+def _other_frames(trained: Features, given: Features) -> Features:
+    """The given features. StepDiffError where more than the frames of a clip tells them from those trained on."""
+    made, other = trained.view.provenance, given.view.provenance
+    differs = made.difference(replace(other, frames=made.frames, dtypes=made.dtypes))
+    if trained.shape != given.shape:
+        differs = differs or f"tokens {list(trained.shape)} against {list(given.shape)}"
+    if differs:
+        raise StepDiffError(
+            f"view {given.view.name} is not one that the head can read ({differs}): featurize with the same encoder, "
+            "only with other --sampling"
+        )
+    return given

@@ -1,0 +1,103 @@
+"""Grounding by a zero-shot object detector of transformers (OWL-ViT, OWLv2, Grounding DINO) in a clip's centre frame.
+
+Guarantees
+- an object's score is that of its best box, and 0 below the threshold that the provenance records
+- other objects of the same clip change no score
+- a clip that cannot be decoded fails alone
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from annotate.ahead import ahead
+from annotate.grounding.objects import kept, objects
+from annotate.pictures import SHORT_SIDE, pictures
+from annotate.stages.job import Answer, Failure, Item
+from annotate.vision_model import load_vision_model
+from weights import fingerprint, resolve
+
+_MANY_QUERIES = ("owlvit", "owlv2")
+"""model types that score every text by itself; the others read one sentence, and are given one object at a time"""
+_Looked = tuple[str, list[str], Any]
+"""key, objects, and what the model is given"""
+
+
+@dataclass(frozen=True)
+class DetectorJob:
+    model: str
+    """folder or hub id"""
+    threshold: float
+    """of a box's score"""
+    reads: dict[str, str]
+    """stage -> version of the object captions"""
+
+    def provenance(self) -> dict[str, Any]:
+        """Model, its weights, what it is shown, the threshold, and which captions are grounded."""
+        return {
+            "model": self.model,
+            "weights": fingerprint(resolve(self.model)),
+            "threshold": self.threshold,
+            "short_side": SHORT_SIDE,
+            "reads": self.reads,
+        }
+
+    def load(self, device: str, threads: int) -> "Detector":
+        return Detector(self, device, threads)
+
+
+class Detector:
+    """StepDiffError: no such model."""
+
+    def __init__(self, job: DetectorJob, device: str, threads: int) -> None:
+        self.job, self.threads = job, threads
+        self.model, self.processor = load_vision_model("AutoModelForZeroShotObjectDetection", job.model, device)
+        self.many = self.model.config.model_type in _MANY_QUERIES
+        self.busy = 0.0
+
+    def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
+        """items: key, objects (a caption, or None), video (path), start, end (seconds)."""
+        names: dict[str, list[str]] = {}
+        for item in items:
+            if item["objects"] is None:
+                yield item["key"], Failure("no object caption: run python -m annotate.captions, then --retry-failed")
+            elif found := objects(item["objects"]):
+                names[item["key"]] = found
+            else:
+                yield item["key"], kept([], [])
+        failed: list[tuple[str, Failure]] = []
+        looked = self._looked([item for item in items if item["key"] in names], names, failed)
+        for key, found, inputs in ahead(looked):
+            yield key, kept(found, self.scores(inputs))
+        yield from failed
+
+    def _looked(
+        self, items: Sequence[Item], names: dict[str, list[str]], failed: list[tuple[str, Failure]]
+    ) -> Iterator[_Looked]:
+        for key, shown in pictures(items, 1, self.threads):
+            if isinstance(shown, Failure):
+                failed.append((key, shown))
+            else:
+                yield key, names[key], self.inputs(shown[0], names[key])
+
+    def inputs(self, picture: Image.Image, names: Sequence[str]) -> Any:
+        """What the model's own processor makes of a picture and its objects."""
+        how: dict[str, Any] = {"truncation": True, "return_tensors": "pt"}
+        if self.many:
+            return self.processor(text=[[*names]], images=[picture], **how)
+        texts = [name.lower() + "." for name in names]
+        return self.processor(text=texts, images=[picture] * len(texts), padding=True, **how)
+
+    def scores(self, inputs: Any) -> list[float]:
+        """The best box's score of every object, 0 below the threshold."""
+        begin = time.monotonic()
+        with torch.inference_mode():
+            logits = self.model(**inputs.to(self.model.device, self.model.dtype)).logits.float()
+        # [1, boxes, objects], or [objects, boxes, tokens]
+        best = (logits[0].amax(0) if self.many else logits.amax((1, 2))).sigmoid().tolist()
+        self.busy += time.monotonic() - begin
+        return [score if score >= self.job.threshold else 0.0 for score in best]

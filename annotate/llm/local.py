@@ -1,0 +1,146 @@
+"""Any causal language model of transformers, in this process.
+
+Guarantees
+- in float32 an answer written in a batch is the one written alone, sampled ones too
+- what stands in a message never becomes a control token of the model
+- a conversation longer than the model reads is a Failure that says so
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from annotate.llm.options import CutOff, Sampling
+from annotate.qa.prompts import Message
+from annotate.stages.job import Failure
+from common.errors import StepDiffError
+from common.streams import torch_seed
+from weights import resolve
+
+
+class LocalLLM:
+    """StepDiffError: no causal language model of safetensors there, or none with a chat template."""
+
+    def __init__(self, name: str, device: str, batch: int, precision: str | None = None) -> None:
+        """name: one of `python -m weights list`, a folder or a hub id; batch: conversations at once; precision:
+        float32, bfloat16, or None for bfloat16 on a GPU and float32 elsewhere."""
+        import transformers
+        from safetensors import SafetensorError
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        transformers.utils.logging.disable_progress_bar()
+        folder, self.name, self.batch = resolve(name), name, batch
+        precision = precision or ("bfloat16" if device.startswith("cuda") else "float32")
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            self.model: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, precision),
+                use_safetensors=True,
+                trust_remote_code=False,
+            ).eval()
+        except (OSError, ValueError, SafetensorError) as error:
+            why = str(error).strip().splitlines()[0]
+            raise StepDiffError(f"{name}: no causal language model that can be loaded ({why}); give another") from error
+        if self.tokenizer.chat_template is None:
+            raise StepDiffError(f"{name}: no chat template in its tokenizer files; use an instruct or chat model")
+        self.model.to(device)
+        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        ends = self.model.generation_config.eos_token_id
+        self.stops = {self.tokenizer.pad_token_id, *(ends if isinstance(ends, list) else [ends])}
+        """tokens that a finished answer ends with"""
+        self.room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        self.busy = 0.0
+
+    def chat(
+        self, conversations: Sequence[Sequence[Message]], sampling: Sampling
+    ) -> Iterator[tuple[int, str | Failure]]:
+        """Place and answer of every conversation, those of like length together."""
+        prompts = [self.prompt(messages) for messages in conversations]
+        fitting = []
+        for place, ids in enumerate(prompts):
+            if self.room is not None and len(ids) + sampling.max_tokens > self.room:
+                told = f"prompt of {len(ids)} tokens and answer of {sampling.max_tokens}: {self.name} reads {self.room}"
+                yield place, Failure(f"{told}; shorten what goes into it")
+            else:
+                fitting.append(place)
+        fitting.sort(key=lambda place: -len(prompts[place]))
+        for start in range(0, len(fitting), self.batch):
+            places = fitting[start : start + self.batch]
+            yield from zip(places, self.write([prompts[place] for place in places], sampling), strict=True)
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, up to where the answer begins."""
+        from jinja2 import TemplateError
+
+        safe = [{**message, "content": self._without_control(message["content"])} for message in messages]
+        try:
+            written = self._written(safe)
+        except TemplateError:  # a model without a system role
+            written = ""
+        if safe[0]["content"].strip() not in written:
+            whole = "\n".join(message["content"] for message in safe)
+            written = self._written([{"role": "user", "content": whole}])
+        return list(self.tokenizer(written, add_special_tokens=False)["input_ids"])
+
+    def _written(self, messages: Sequence[Message]) -> str:
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def _without_control(self, text: str) -> str:
+        for token in self.tokenizer.get_added_vocab():
+            text = text.replace(token, " ")
+        return text
+
+    def write(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[str]:
+        """What is said behind each prompt of token ids."""
+        from transformers import LogitsProcessorList
+
+        begin = time.monotonic()
+        batch = self.tokenizer.pad({"input_ids": [list(ids) for ids in prompts]}, return_tensors="pt")
+        draws = [Draws(prompts, sampling)] if sampling.temperature else []
+        with torch.inference_mode():
+            written = self.model.generate(
+                **batch.to(self.model.device),
+                max_new_tokens=sampling.max_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                logits_processor=LogitsProcessorList(draws),
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        new = written[:, batch["input_ids"].shape[1] :]
+        answers = [answer.strip() for answer in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        full = new.shape[1] == sampling.max_tokens
+        cut = [full and last not in self.stops for last in new[:, -1].tolist()]
+        self.busy += time.monotonic() - begin
+        return [CutOff(answer) if is_cut else answer for answer, is_cut in zip(answers, cut, strict=True)]
+
+
+class Draws:
+    """Makes the likeliest token a drawn one, by Gumbel noise on the logits: each prompt has a generator of its own."""
+
+    def __init__(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+        self.sampling = sampling
+        self.generators = [_generator(ids, sampling.seed) for ids in prompts]
+
+    def __call__(self, ids: Int[Tensor, "B L"], logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        scaled = (logits.float() / self.sampling.temperature).log_softmax(-1)
+        if self.sampling.top_p < 1:
+            ordered, order = scaled.sort(descending=True)
+            before = ordered.exp().cumsum(-1) - ordered.exp()
+            cut = (before >= self.sampling.top_p).scatter(1, order, before >= self.sampling.top_p)
+            scaled = scaled.masked_fill(cut, -torch.inf)
+        uniform = torch.stack([torch.rand(logits.shape[1], generator=generator) for generator in self.generators])
+        return scaled - (-uniform.clamp(min=1e-20).log()).log().to(logits.device)
+
+
+def _generator(ids: Sequence[int], seed: int) -> torch.Generator:
+    """Return the stream of one prompt, the same whatever shares its batch."""
+    return torch.Generator().manual_seed(torch_seed(seed, "answers of a language model", repr(list(ids))))

@@ -1,0 +1,143 @@
+"""From what a language model wrote to the questions that train, and what became of the rest.
+
+Guarantees
+- everything that was written is kept, or dropped with a reason that is counted
+- a pair of different steps gets type 3 alone, answered NO
+- every question stands in both orders of its pair, so that Video 1 is right half of the time
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from annotate.near_duplicates import first_of_alike
+from annotate.qa.job import KINDS, item_key
+from annotate.qa.parsing import QA, Dropped, read_pairs, read_yes_no
+from annotate.qa.rules import SIMILAR, checked, turned_pair
+from heads.methods.similarity import Embed
+from tasks.prompts import NO
+
+ALIKE = "asks what another question of the pair asks"
+UNANSWERED = "the language model gave no answer"
+PAIRS_AT_ONCE = 8192  # MPNet is loaded so often
+EXAMPLES = 5
+"""pieces of text that are shown for each reason"""
+
+
+@dataclass
+class Ledger:
+    """What became of what was written, by type."""
+
+    written: Counter[int] = field(default_factory=Counter)
+    """texts of the language model"""
+    kept: Counter[int] = field(default_factory=Counter)
+    """questions, in one order of their pair"""
+    dropped: dict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def drop(self, kind: int, dropped: Dropped) -> None:
+        self.dropped[kind][dropped.reason] += 1
+        if len(self.examples[dropped.reason]) < EXAMPLES and dropped.text:
+            self.examples[dropped.reason].append(dropped.text[:300])
+
+    @property
+    def rows(self) -> int:
+        """of the training file"""
+        return 2 * self.kept.total()
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        by_type = {
+            str(kind): {
+                "written": self.written[kind],
+                "kept": self.kept[kind],
+                "dropped": dict(self.dropped[kind].most_common()),
+            }
+            for kind in KINDS
+        }
+        return {"types": by_type, "examples": dict(self.examples)}
+
+
+def kept_words(kind: str, told: Mapping[str, Any]) -> str:
+    """What a record says of a type, for people."""
+    words = f"{told['kept']:,} questions kept, {told['written']:,} texts written"
+    return f"{words} (of pairs of different steps none: their answer is NO)" if kind == "3" else words
+
+
+Asked = list[tuple[int, QA]]
+"""type, question and answer"""
+
+
+def compose(
+    pairs: Iterable[Mapping[str, Any]],
+    written: Mapping[str, str],
+    cut: Collection[str],
+    embed: Embed,
+    threshold: float,
+    ledger: Ledger,
+) -> Iterator[dict[str, Any]]:
+    """Rows of the training file, pair by pair in both orders; `ledger` counts.
+
+    pairs: rows of annotate.pairs; written: text by item_key; cut: keys of those that a limit ended.
+    """
+    rest = iter(pairs)
+    while some := list(islice(rest, PAIRS_AT_ONCE)):
+        found = [_asked(pair, written, cut, ledger) for pair in some]
+        stays = first_of_alike([[qa.question for kind, qa in asked if kind != 3] for asked in found], embed, threshold)
+        for pair, asked, flags in zip(some, found, stays, strict=True):
+            kept: Asked = []
+            compared = iter(flags)
+            for kind, qa in asked:
+                if kind == 3 or next(compared):
+                    kept.append((kind, qa))
+                else:
+                    ledger.drop(kind, Dropped(ALIKE, qa.question))
+            ledger.kept.update(kind for kind, _ in kept)
+            yield from _both_orders(pair, kept)
+
+
+def _both_orders(pair: Mapping[str, Any], kept: Asked) -> Iterator[dict[str, Any]]:
+    one, two = pair["reference"], pair["candidate"]
+    for reference, candidate, turn in ((one, two, False), (two, one, True)):
+        for kind, qa in kept:
+            told = turned_pair(qa) if turn else qa
+            yield {
+                "reference": reference,
+                "candidate": candidate,
+                "type": kind,
+                "question": told.question,
+                "answer": told.answer,
+                "pair": pair["pair"],
+                "same_step": pair["same_step"],
+                "turned": turn,
+            }
+
+
+def _asked(pair: Mapping[str, Any], written: Mapping[str, str], cut: Collection[str], ledger: Ledger) -> Asked:
+    """The questions of a pair that its texts hold and the rules let pass."""
+    if not pair["same_step"]:
+        return [(3, QA(SIMILAR, NO))]
+    asked: Asked = []
+    for kind in KINDS:
+        key = item_key(kind, pair["reference"], pair["candidate"])
+        text = written.get(key)
+        if text is None:
+            ledger.drop(kind, Dropped(UNANSWERED, ""))
+            continue
+        ledger.written[kind] += 1
+        for found in _found(kind, text, key in cut):
+            if isinstance(found, Dropped):
+                ledger.drop(kind, found)
+            else:
+                asked.append((kind, found))
+    return asked
+
+
+def _found(kind: int, text: str, cut: bool) -> list[QA | Dropped]:
+    if kind == 3:
+        answer = read_yes_no(text)
+        return [answer if isinstance(answer, Dropped) else QA(SIMILAR, answer)]
+    reading = read_pairs(text, cut)
+    return [*(checked(kind, pair) for pair in reading.pairs), *reading.dropped]

@@ -1,0 +1,75 @@
+"""What a question and its answer must be like: the rules of each type, and their reasons.
+
+    type 1   any question that compares the two videos
+    type 2   "Which video ... ?", answered by one of the two
+    type 3   YES or NO
+
+Guarantees
+- an answer of type 2 names exactly one of the two videos
+- a question of type 2 does not name one of them alone
+- what speaks of descriptions, or of a third video, is dropped: who is asked sees two videos
+- what names a first and a second that may be videos or something in them is dropped: it cannot be turned
+- the same questions of the turned pair have the opposite answers: Video 1 is right half of the time
+"""
+
+import re
+
+from annotate.qa.mentions import named, names_one, turned, unsure
+from annotate.qa.parsing import QA, Dropped
+from tasks.prompts import SIMILAR_QUESTION, VIDEOS
+
+SIMILAR = SIMILAR_QUESTION.format(category="main action")
+"""the question of type 3: (S1)'s third prompt"""
+NOT_ONE = "answer does not name exactly one video"
+NOT_WHICH = "not a question of which video"
+GIVEN_AWAY = "question names the video"
+DESCRIPTIONS = "speaks of descriptions"
+THIRD = "speaks of a third video"
+REPEATS = "answer repeats the question"
+UNSURE = "names a first and a second, not said of what"
+
+_DESCRIPTIONS = re.compile(r"\b(?:descriptions?|captions?|narrations?|narrators?|transcripts?)\b", re.IGNORECASE)
+_THIRD = re.compile(r"\b(?:video|clip)\s*#?(?:[03-9]|[1-9]\d+|three|four)\b|\bthird (?:video|clip)\b", re.IGNORECASE)
+_JUST_NAMED = re.compile(
+    r"\W*(?:(?:answer|it is|is|in|the)\W+)*(?:(?:video|clip)\W*(?:1|2|one|two)|(?:first|second) (?:video|clip|one))\W*",
+    re.IGNORECASE,
+)
+
+
+def checked(kind: int, pair: QA) -> QA | Dropped:
+    """The pair as it trains, or why it does not. kind: 1 or 2."""
+    reason = _fault(kind, pair)
+    if reason is not None:
+        return Dropped(reason, f"{pair.question} | {pair.answer}")
+    one = names_one(pair.answer)
+    if one is not None and _JUST_NAMED.fullmatch(pair.answer):
+        return QA(pair.question, VIDEOS[one - 1])
+    return pair
+
+
+def _fault(kind: int, pair: QA) -> str | None:
+    if any(_DESCRIPTIONS.search(part) for part in pair):
+        return DESCRIPTIONS
+    if any(_THIRD.search(part) for part in pair):
+        return THIRD
+    if _words(pair.question) == _words(pair.answer):
+        return REPEATS
+    if any(unsure(part) for part in pair):
+        return UNSURE
+    if kind == 2:
+        if not re.search(r"\bwhich\b", pair.question, re.IGNORECASE):
+            return NOT_WHICH
+        if names_one(pair.answer) is None:
+            return NOT_ONE
+        if len(named(pair.question)) == 1:
+            return GIVEN_AWAY
+    return None
+
+
+def turned_pair(pair: QA) -> QA:
+    """What is asked and answered of the same two clips in the other order."""
+    return QA(turned(pair.question), turned(pair.answer))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())

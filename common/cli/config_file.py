@@ -1,0 +1,51 @@
+"""`--config FILE` of every command line, and the rule by which jsonargparse reads YAML.
+
+Guarantees
+- an unusable config file is one line that names the file: exit status 2
+- every value that jsonargparse reads as YAML is checked by `common.io.yaml_file.check`
+"""
+
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from common.io import yaml_file
+
+_load = jsonargparse.get_loader("yaml")
+
+
+def _checked(text: str) -> Any:
+    """As jsonargparse reads YAML, where `check` accepts it."""
+    yaml_file.check(text)
+    return _load(text)
+
+
+jsonargparse.set_loader("yaml", _checked, exceptions=(yaml.YAMLError,))
+
+
+class ConfigOption(jsonargparse.ActionConfigFile):
+    """The action of `--config`: a regular YAML file of options."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        try:
+            text = yaml_file.read_text(values)
+        except yaml_file.YamlError as error:
+            parser.exit(2, f"error: {error}\n")
+        # The first line keeps the text from being the name of another file, which jsonargparse would read.
+        super().__call__(parser, cfg, f"# options\n{text}", option_string)
+
+
+def add_config(parser: jsonargparse.ArgumentParser, about: str = "YAML file with any of the options") -> None:
+    """Give the parser the option `--config`."""
+    parser.add_argument("--config", action=ConfigOption, help=about)
+
+
+def options_of(kind: type, argv: list[str] | None) -> Any:
+    """The fields of a dataclass as flags, with their docstrings as help; returns an instance of it."""
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(description=kind.__doc__)
+    add_config(parser)
+    parser.add_class_arguments(kind, as_group=False)
+    given = parser.instantiate(parser.parse_args(argv))
+    return kind(**{name: getattr(given, name) for name in kind.__dataclass_fields__})  # type: ignore[attr-defined]

@@ -1,0 +1,117 @@
+"""Sealed Parquet files: what the catalog and the failures are written in.
+
+Guarantees
+- a damaged file is refused, not read
+- a Parquet file decodes in proportion to its size, see `common.io.parquet_sizes`
+- a forked process is told so, where polars would wait for threads that the fork left behind
+"""
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import polars as pl
+
+from common.errors import StepDiffError
+from common.io.bounded import read_whole
+from common.io.parquet_sizes import BYTES_PER_BYTE, ImplausibleSizes, check_sizes
+from common.io.remote import Place, RemotePath
+from common.io.seal import BLANK, digits, is_sealed, seal
+
+_END = 8  # bytes at the end of a Parquet file: the length of its footer, and a mark
+_TAIL = 2**16  # bytes in which most footers are
+_MOST_BYTES = 2**40  # of a file: what is no regular file is refused
+_FREE_TEXT = 2**30  # bytes of text that a file of any size may hold
+_used = False  # polars has started its threads
+_lost = False  # ... and this process was forked off without them
+
+
+def _after_fork() -> None:
+    global _lost
+    _lost = _used
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def check_threads(what: str) -> None:
+    global _used
+    if _lost:
+        raise StepDiffError(f"cannot {what} in a forked process: do it before the fork, or start workers with spawn")
+    _used = True
+
+
+def encode(frame: pl.DataFrame) -> bytes:
+    """`frame` as the bytes of a sealed Parquet file."""
+    check_threads("write a table")
+    file = io.BytesIO()
+    frame.write_parquet(file, metadata={"seal": BLANK})
+    return seal(file.getvalue())
+
+
+def read(path: Place, columns: Sequence[str] | None = None, strict: bool = True) -> pl.DataFrame:
+    """The frame in `path`, or some columns of it; StepDiffError where it is damaged.
+
+    Without `strict` those of the columns that it has.
+    """
+    check_threads(f"read {path}")
+    data = io.BytesIO(_checked(path))
+    with _own_errors(path):
+        if columns is not None and not strict:
+            columns = [name for name in pl.read_parquet_schema(data) if name in columns]
+        frame = pl.read_parquet(data, columns=None if columns is None else list(columns))
+        _check_text(path, frame, data.getbuffer().nbytes)
+        return frame
+
+
+def _check_text(path: Place, frame: pl.DataFrame, nbytes: int) -> None:
+    """StepDiffError where text that a dictionary repeats is out of proportion to a file of `nbytes` bytes."""
+    most = max(_FREE_TEXT, BYTES_PER_BYTE * nbytes)
+    texts = [series for series in frame if series.dtype == pl.String]
+    if sum(series.str.len_bytes().cast(pl.UInt64).sum() for series in texts) > most:
+        raise StepDiffError(f"{path} repeats text beyond {most:,} bytes: restore the file")
+
+
+def written_seal(path: Place) -> str:
+    """The seal that stands in the file, not checked against its bytes; empty where there is none."""
+    try:
+        tail = _tail(path, _TAIL)
+        footer = int.from_bytes(tail[-_END:][:4], "little") + _END
+        return digits((tail if footer <= len(tail) else _tail(path, footer))[-footer:])
+    except OSError as error:
+        raise StepDiffError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _tail(path: Place, nbytes: int) -> bytes:
+    """The last bytes, fewer where there are no more."""
+    if isinstance(path, RemotePath):
+        return bytes(path.read_tail(nbytes)[0])
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a FIFO cannot be sought
+        file.seek(max(file.seek(0, os.SEEK_END) - nbytes, 0))
+        return file.read()
+
+
+def _checked(path: Place) -> bytes:
+    """The bytes of a file that is as it was written: polars panics on some damage."""
+    try:
+        data = read_whole(path, _MOST_BYTES)
+    except OSError as error:
+        raise StepDiffError(f"cannot read {path}: {error.strerror}") from error
+    if not is_sealed(data):
+        raise StepDiffError(f"{path} is not as it was written: run python -m store verify")
+    try:
+        check_sizes(data)
+    except ImplausibleSizes as error:
+        raise StepDiffError(f"{path} is not a table of this store ({error}): restore the file") from None
+    return data
+
+
+@contextmanager
+def _own_errors(path: Place) -> Iterator[None]:
+    """A file that is whole, but no table of ours, as one line of StepDiffError."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        why = str(error).strip().splitlines()[0]
+        raise StepDiffError(f"{path} is not a table of this store ({why}): restore the file") from None

@@ -1,0 +1,75 @@
+"""Ray: started here, joined, or around us when we run as one of its jobs.
+
+Guarantees
+- a local Ray listens on this machine alone, opens no dashboard and sends no usage report
+- nothing of Ray reaches standard output
+- a program that is connected to Ray already keeps its connection
+- inside a Ray job a relative path, which would point into Ray's throw-away copy of the working
+  folder, is refused
+"""
+
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from pathlib import Path
+
+from common.errors import StepDiffError
+from common.workers.local_ray import RayStartError, joined_ray, local_ray
+
+_ROOT = Path(__file__).resolve().parent.parent  # where the rooms are imported from
+_ROOMS = ("common", "featurize", "store", "weights")
+
+
+def inside_job() -> bool:
+    """Whether this process is the entry of a `ray job submit`."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def refuse_relative(paths: Iterable[tuple[str, str]]) -> None:
+    """StepDiffError where, inside a Ray job, one of the paths (what it is, path) is relative."""
+    for name, path in paths if inside_job() else ():
+        if not Path(path).expanduser().is_absolute():
+            raise StepDiffError(
+                f"{name} {path!r} is relative: inside a Ray job it would point into Ray's throw-away "
+                "copy of the working folder; give an absolute path"
+            )
+
+
+@contextmanager
+def connected(address: str | None, rooms: Sequence[str] = _ROOMS) -> Iterator[bool]:
+    """Ray within this block: the one that this process uses already, the cluster at `address` or RAY_ADDRESS, or
+    else one started here.
+
+    Gives whether a cluster was joined. rooms: what its workers import; where Ray is in use already, they find them
+    as that program's other workers do.
+
+    Raises StepDiffError where no cluster answers, or Ray does not start here.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if address is None and ray.is_initialized():
+        with redirect_stdout(sys.stderr):
+            yield True
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    joined = address != "local"
+    if joined:
+        # a job's working folder is on every node already; elsewhere the rooms travel with us
+        travelling = {} if inside_job() else {"runtime_env": {"py_modules": [str(_ROOT / room) for room in rooms]}}
+        ray_of_ours = joined_ray(address, **travelling)
+    else:
+        paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if str(_ROOT) not in [*paths, sysconfig.get_path("purelib")]:  # Ray's processes inherit it
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), *paths]))
+        ray_of_ours = local_ray()
+    with ExitStack() as block:
+        block.enter_context(redirect_stdout(sys.stderr))  # Ray prints its own errors there: standard output is ours
+        try:
+            block.enter_context(ray_of_ours)
+        except RayStartError as error:
+            raise StepDiffError(str(error)) from None
+        yield joined

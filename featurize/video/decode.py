@@ -1,0 +1,246 @@
+"""The chosen frames of the clips of a video, decoded in one pass.
+
+Guarantees
+- the frames are those that decoding the whole video and choosing among all frames would give:
+  B-frames, variable frame rates, edit lists and missing timestamps included
+- no frame is decoded twice, and none of a keyframe's group that holds no chosen frame; only a file
+  whose packets do not tell its frames is decoded twice from end to end
+- only chosen frames are converted, each once; of H.264, those are not even decoded that are neither chosen nor leaned
+  on, and damage to them goes unseen
+- every clip comes back once, as its frames or as the reason why there are none
+- any_exception_fails_its_file_alone: whatever is raised while a file is opened or decoded is its clips' reason
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import av.error
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from featurize.video.frames import Sampling, between, chosen
+from featurize.video.media_file import shown, why
+from featurize.video.picture import Picture, pixels_of
+from featurize.video.stream import Video, opened
+from featurize.video.timeline import Timeline, by_decoding, decoded, from_packets
+
+PAST_END = 1.0
+"""seconds by which a clip may end past its video: annotations are often in whole seconds"""
+CUT_SHORT = 0.5
+"""seconds by which a video may end before what its header promises; no clip may end past it then"""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip that was decoded."""
+
+    index: int
+    """its place among the intervals asked for"""
+    frames: UInt8[np.ndarray, "frames height width 3"]
+    """RGB"""
+    repeats: bool
+    """whether it shows fewer frames than asked for; a still image is no such case"""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A clip that was not decoded."""
+
+    index: int
+    """its place among the intervals asked for"""
+    reason: str
+    """one line: what, where, what to do"""
+
+
+def read_clips(
+    path: Path,
+    intervals: Sequence[tuple[float, float]],
+    count: int,
+    crop: Picture,
+    threads: int = 1,
+    sampling: Sampling = "linspace",
+) -> Iterator[Clip | Failure]:
+    """`count` frames of each interval (start, end in seconds), as each becomes complete."""
+    left = set(range(len(intervals)))
+    try:
+        for done in _passes(path, intervals, left, count, crop, threads, sampling):
+            left.discard(done.index)
+            yield done
+        reason = f"{shown(path)} shows other frames when it is read again: convert it"
+    except Exception as error:  # FFmpeg, PyAV and Pillow raise anything on odd files, which must not fail their shard
+        reason = why(path, error)
+    yield from (Failure(index, reason) for index in sorted(left))
+
+
+def _passes(
+    path: Path,
+    intervals: Sequence[tuple[float, float]],
+    left: set[int],
+    count: int,
+    crop: Picture,
+    threads: int,
+    sampling: Sampling,
+) -> Iterator[Clip | Failure]:
+    """Read the clips of `left` by the timeline of the packets, and what is left where that is wrong by decoding all."""
+    line = from_packets(path)
+    if line.exact:
+        try:
+            yield from _read(path, line, intervals, left, count, crop, threads, sampling)
+            return
+        except _PacketsDisagree:
+            pass
+    line = by_decoding(path, threads)
+    yield from _read(path, line, intervals, left, count, crop, threads, sampling)
+
+
+class _PacketsDisagree(Exception):
+    """Decoding gave other frames than the packets announced."""
+
+
+def _read(
+    path: Path,
+    line: Timeline,
+    intervals: Sequence[tuple[float, float]],
+    left: set[int],
+    count: int,
+    crop: Picture,
+    threads: int,
+    sampling: Sampling,
+) -> Iterator[Clip | Failure]:
+    wanted: dict[int, list[tuple[int, int]]] = defaultdict(list)  # frame -> (clip, place in it)
+    missing: dict[int, int] = {}  # clip -> places still to fill
+    repeats: dict[int, bool] = {}
+    for clip in sorted(left):
+        frames = _frames_of(path, line, *intervals[clip], count, sampling)
+        if isinstance(frames, str):
+            yield Failure(clip, frames)
+            continue
+        missing[clip] = count
+        repeats[clip] = not line.still and sampling != "centre" and len(np.unique(frames)) < count
+        for place, frame in enumerate(frames.tolist()):
+            wanted[frame].append((clip, place))
+    pictures: dict[int, UInt8[np.ndarray, "frames height width 3"]] = {}
+    for index, frame in _pick(path, line, sorted(wanted), threads):
+        pixels = pixels_of(frame, crop)
+        for clip, place in wanted[index]:
+            if clip not in pictures:
+                pictures[clip] = np.empty((count, *pixels.shape), np.uint8)
+            pictures[clip][place] = pixels
+            missing[clip] -= 1
+            if not missing[clip]:
+                yield Clip(clip, pictures.pop(clip), repeats[clip])
+
+
+def _frames_of(
+    path: Path, line: Timeline, start: float, end: float, count: int, sampling: Sampling
+) -> Int64[np.ndarray, " count"] | str:
+    """The numbers of a clip's frames, or the reason why it has none."""
+    slack, mend = PAST_END, "correct the clip's times"
+    if line.promised > line.end + CUT_SHORT:
+        slack, mend = 0.0, f"its header promises {line.promised:.2f} s, so it is cut short; copy it again"
+    if not line.still and start > line.times[-1]:
+        return f"the clip begins at {start:g} s but {shown(path)} ends at {line.end:.2f} s: {mend}"
+    if not line.still and end > line.end + slack:
+        return f"the clip ends at {end:g} s but {shown(path)} ends at {line.end:.2f} s: {mend}"
+    first, behind = between(line.times, start, end)
+    if first == behind:
+        return f"{shown(path)} shows no frame from {start:g} to {end:g} s: lengthen the clip"
+    if any(first <= frame <= behind - 1 for frame in line.damaged):
+        return f"{shown(path)} is damaged between {start:g} and {end:g} s: copy or convert it again"
+    return first + chosen(behind - first, count, sampling)
+
+
+def _pick(path: Path, line: Timeline, wanted: list[int], threads: int) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The wanted frames (ascending numbers), in the order in which they are decoded."""
+    if not wanted:
+        return
+    with opened(path, threads) as video:
+        if line.exact:
+            decoder = _Decoder(video, line, wanted)
+            for index in wanted:
+                yield index, decoder.frame(index)
+            return
+        ask = {int(line.pts[index]): index for index in wanted}
+        last = max(ask)
+        frames = (frame for frame in decoded(video) if frame is not None)
+        for number, frame in enumerate(frames):
+            if number in ask:
+                yield ask[number], frame
+            if number == last:
+                return
+
+
+class _Decoder:
+    """Goes forward through a video, entering it at keyframes."""
+
+    def __init__(self, video: Video, line: Timeline, wanted: list[int]) -> None:
+        self._video = video
+        self._line = line
+        self._wanted = set(line.pts[wanted].tolist())
+        self._skips = video.stream.codec_context.name == "h264"
+        self._keys = np.flatnonzero(line.keyframes)
+        self._fed = -1  # the latest keyframe given to the decoder
+        self._entry = 0  # where decoding last began
+        self._next = 0  # the frame that comes next
+        self._frames: Iterator[av.VideoFrame] = iter(())
+        self.given = 0
+        """packets given to the decoder so far"""
+
+    def frame(self, index: int) -> av.VideoFrame:
+        """The frame of that number, which is past every one asked for before."""
+        at = int(np.searchsorted(self._keys, index, side="right")) - 1
+        if at < 0:  # no keyframe comes before it
+            raise _PacketsDisagree
+        if self._keys[at] > self._fed:
+            self._enter(int(self._keys[at]))
+        try:
+            for frame in self._frames:
+                number = self._number(frame)
+                if number < self._entry == self._next:
+                    continue  # shown before the keyframe, but leaning on what came before it
+                expected = self._next <= number <= index if self._skips else number == self._next
+                if not expected or frame.is_corrupt:
+                    raise _PacketsDisagree
+                self._next = number + 1
+                if number == index:
+                    return frame
+        except av.error.FFmpegError:
+            pass
+        raise _PacketsDisagree
+
+    def _enter(self, key: int) -> None:
+        if key != self._keys[0]:
+            try:
+                self._video.container.seek(int(self._line.dts[key]), stream=self._video.stream)
+            except av.error.FFmpegError:
+                raise _PacketsDisagree from None
+        self._entry = self._next = key
+        self._frames = self._decode(key)
+
+    def _decode(self, key: int) -> Iterator[av.VideoFrame]:
+        """Decode from a keyframe on; packets in front of it are passed over."""
+        pts, entered = self._line.pts, False
+        for packet in self._video.packets():
+            if packet.is_keyframe and packet.pts is not None:
+                if not entered and packet.pts > pts[key]:
+                    raise _PacketsDisagree
+                entered = entered or packet.pts == pts[key]
+                self._fed = max(self._fed, int(np.searchsorted(pts, packet.pts)))
+            if entered:
+                self.given += packet.size > 0
+                if self._skips:
+                    unwanted = packet.size > 0 and packet.pts not in self._wanted
+                    self._video.stream.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
+                yield from packet.decode()  # type: ignore[misc]
+
+    def _number(self, frame: av.VideoFrame) -> int:
+        """The frame's place in the timeline."""
+        if frame.pts is None:
+            raise _PacketsDisagree
+        at = int(np.searchsorted(self._line.pts, frame.pts))
+        if at == len(self._line.pts) or self._line.pts[at] != frame.pts:
+            raise _PacketsDisagree
+        return at

@@ -1,0 +1,99 @@
+"""A decoded frame becomes the square that an encoder is fed, or the whole picture for a model that crops by itself.
+
+The recipe, the same on every machine: to RGB at full size (swscale), turned upright by the file's
+rotation, resized by one of Pillow's antialiased filters, either the short side with a centre crop
+or both sides whatever the aspect, or, of the whole, the short side alone. Stored pixels count as square.
+
+Guarantees
+- a frame that is stored turned is seen upright, and one that a video's matrix mirrors is unmirrored
+- a picture smaller than the crop is enlarged, never padded
+- narrow_pictures_are_bounded: a picture that the resize would make larger than MAX_PIXELS is a ValueError
+- two crops that make other pixels are told in other words (`test_other_crops_have_other_words`)
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import av
+import numpy as np
+from av.sidedata.sidedata import SideData
+from jaxtyping import UInt8
+from PIL import Image
+
+from featurize.video.media_file import MAX_PIXELS
+
+Resample = Literal["bicubic", "bilinear", "lanczos"]
+"""Pillow's filters, by name"""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The square fed to an encoder."""
+
+    short_side: int | None
+    """pixels of the short side after the resize; None where both sides are resized to `size`"""
+    size: int
+    """pixels of the square's sides, short_side at most"""
+    resample: Resample = "bicubic"
+    """filter of the resize"""
+
+    def __str__(self) -> str:
+        """In words, as the provenance of a view has it."""
+        if self.short_side is None:
+            return f"square resize to {self.size}, {self.resample}"
+        words = f"short side {self.short_side}, centre crop {self.size}"
+        return words if self.resample == "bicubic" else f"{words}, {self.resample}"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The whole picture, for models that resize and crop by themselves."""
+
+    short_side: int
+    """pixels of the short side, where it is longer"""
+
+
+Picture = Crop | Whole
+"""what becomes of a frame"""
+
+
+def pixels_of(frame: av.VideoFrame, picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
+    """RGB pixels of the frame, upright: the square, or the whole made smaller where it is larger than asked."""
+    if isinstance(picture, Crop):
+        return square(frame, picture)
+    whole = Image.fromarray(np.ascontiguousarray(_upright(frame.to_ndarray(format="rgb24"), frame)))
+    factor = min(picture.short_side / min(whole.size), 1)
+    size = (round(whole.width * factor), round(whole.height * factor))
+    return np.asarray(whole.resize(size, Image.Resampling.BICUBIC))
+
+
+def square(frame: av.VideoFrame, crop: Crop) -> UInt8[np.ndarray, "size size 3"]:
+    """RGB pixels of the frame: upright, resized, and where the crop says so centre cropped."""
+    picture = np.ascontiguousarray(_upright(frame.to_ndarray(format="rgb24"), frame))
+    height, width = picture.shape[:2]
+    resample = Image.Resampling[crop.resample.upper()]
+    if crop.short_side is None:
+        return np.asarray(Image.fromarray(picture).resize((crop.size, crop.size), resample))
+    short = min(height, width)
+    size = (width * crop.short_side // short, height * crop.short_side // short)
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"a picture of {width} x {height} is too narrow to resize its short side to {crop.short_side}")
+    resized = Image.fromarray(picture).resize(size, resample)
+    left = (resized.width - crop.size) // 2
+    top = (resized.height - crop.size) // 2
+    return np.asarray(resized.crop((left, top, left + crop.size, top + crop.size)))
+
+
+def _upright(picture: UInt8[np.ndarray, "height width 3"], frame: av.VideoFrame) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Apply the quarter turn and mirroring of the frame's display matrix, where it has one."""
+    try:
+        side_data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV has no name for the EXIF block of a photograph; it still knows turns
+        return np.rot90(picture, frame.rotation // 90)
+    if not isinstance(side_data, SideData):
+        return picture
+    # 3x3, fixed point: a point (x, y) of the stored picture is shown at (ax + cy, bx + dy)
+    a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].astype(float)
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        picture, a, d = picture.swapaxes(0, 1), c, b
+    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

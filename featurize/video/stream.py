@@ -1,0 +1,141 @@
+"""A video file, opened: its pictures' stream, its packets, its clock, and why it cannot be read.
+
+Seconds are those of the file's own clock. Only a broadcast format (MPEG-TS, MPEG-PS, ...), whose
+clock starts anywhere, counts from where it starts.
+
+Guarantees
+- a file that cannot be read as a video raises StepDiffError with one reason
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.container
+import av.error
+from av.format import Flags
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from common.errors import StepDiffError
+from featurize.video.media_file import opened_alone, shown
+
+_CUT_SHORT = "is cut short: copy it again"
+_NO_VIDEO = "is not a video in a known format (playlists and other lists of files are refused): give a video file"
+
+
+@dataclass(frozen=True)
+class Video:
+    """An open video file."""
+
+    path: Path
+    container: av.container.InputContainer
+    stream: VideoStream
+
+    @property
+    def is_still(self) -> bool:
+        """Whether the file is an image, whose one frame lasts for ever."""
+        name = self.container.format.name
+        return name == "image2" or name.endswith("_pipe")
+
+    @property
+    def is_broadcast(self) -> bool:
+        """Whether the format's clock starts anywhere, and may start again."""
+        return bool(Flags(self.container.format.flags) & Flags.ts_discont)
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second by the header, 25 where it says nothing."""
+        return self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
+
+    @property
+    def tick(self) -> Fraction:
+        """Seconds of one unit of a timestamp."""
+        if self.stream.time_base is None:
+            return 1 / self.rate
+        return self.stream.time_base
+
+    @property
+    def zero(self) -> int:
+        """The timestamp of second 0."""
+        if not self.is_broadcast:
+            return 0
+        return round(Fraction(self.container.start_time or 0, av.time_base) / self.tick)
+
+    @property
+    def tells_order(self) -> bool:
+        """Whether timestamps say when a frame is shown: AVI's say when it is decoded."""
+        return self.container.format.name != "avi" or not self.stream.codec_context.has_b_frames
+
+    @property
+    def promised(self) -> float:
+        """Seconds at which the header says that the video ends; 0 where it says nothing."""
+        if self.is_still:
+            return 0.0
+        if self.stream.duration:
+            ticks = (self.stream.start_time or 0) - self.zero + self.stream.duration
+            return float(ticks * self.tick)
+        if tag := self.stream.metadata.get("DURATION"):  # Matroska's, HH:MM:SS.fraction
+            with suppress(ValueError):  # anybody may write anything there
+                hours, minutes, seconds = tag.split(":")
+                return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        alone = len(self.container.streams) == 1  # sound may last longer
+        return (self.container.duration or 0) / av.time_base if alone else 0.0
+
+    def packets(self) -> Iterator[Packet]:
+        """The packets that hold frames, to where the file breaks off, and the one that flushes."""
+        try:
+            for packet in self.container.demux(self.stream):
+                if not packet.is_corrupt:
+                    yield packet
+        except av.error.FFmpegError:  # the timeline then ends before what the header promises
+            return
+
+
+@contextmanager
+def opened(path: Path, threads: int = 1) -> Iterator[Video]:
+    """Open a video file to be decoded by `threads` threads.
+
+    Raises StepDiffError where it is missing, empty, cut short, no video, or audio alone.
+    """
+    with ExitStack() as stack:
+        try:
+            container = stack.enter_context(opened_alone(path))
+        except OSError as error:
+            raise StepDiffError(_unreadable(path, error)) from None
+        except av.error.FFmpegError:
+            raise StepDiffError(f"{shown(path)} {_CUT_SHORT if _begins_well(path) else _NO_VIDEO}") from None
+        stream = _pictures(container, path)
+        stream.codec_context.thread_count = threads
+        stream.thread_type = "AUTO"
+        yield Video(path, container, stream)
+
+
+def _pictures(container: av.container.InputContainer, path: Path) -> VideoStream:
+    """The video stream; the cover picture of a song is none."""
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            if stream.codec_context is None:
+                raise StepDiffError(f"{shown(path)} has a codec that FFmpeg cannot decode: convert it")
+            return stream
+    what = "audio but no pictures" if container.streams.audio else "no pictures"
+    raise StepDiffError(f"{shown(path)} holds {what}: give a file with a video stream")
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{shown(path)} does not exist: put it there or correct its path"
+    if isinstance(error, IsADirectoryError):
+        return f"{shown(path)} is a folder: give a video file"
+    return f"{shown(path)} cannot be read ({error.strerror}): make it readable"
+
+
+def _begins_well(path: Path) -> bool:
+    """Whether the first bytes are those of a common video format."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    return head[4:8] in (b"ftyp", b"moov", b"mdat") or head[:4] in (b"\x1aE\xdf\xa3", b"RIFF")

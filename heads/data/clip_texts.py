@@ -1,0 +1,75 @@
+"""What was said of each clip: texts beside the store, in one sealed Parquet file or a folder of them.
+
+    key          clip id
+    kind         which sort of text it is: "action", "objects", "step description" of annotate, or a captioner's name
+    text         what it said
+    provenance   how it came about, one line of JSON: model, sha256 of its weights, view, prompt
+
+All columns are strings; a clip has at most one text of a kind.
+
+Guarantees
+- a clip without a text is named
+- a file that is damaged, lacks a column or says two things of one clip is refused
+- a folder of files reads as one file that holds all their rows
+"""
+
+from collections.abc import ItemsView, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from common.errors import StepDiffError
+from common.io import sealed as table
+
+COLUMNS = ("key", "kind", "text", "provenance")
+
+
+class ClipTexts:
+    """The texts of one kind. StepDiffError: no such file or kind, or a file that is not as it should be."""
+
+    def __init__(self, path: str | Path, kind: str | None = None) -> None:
+        """path: a file, or a folder of them, as a stage of annotate leaves it; kind: None takes the only one."""
+        files = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]
+        if not files:
+            raise StepDiffError(f"{path}: holds no Parquet file of texts; name a version's folder in STORE/annotations")
+        frame = pl.concat(map(_read, files))
+        kinds = sorted(frame["kind"].unique())
+        if kind is None and len(kinds) == 1:
+            kind = kinds[0]
+        if kind not in kinds:
+            asked = "several kinds of text" if kind is None else f"no texts of kind {kind!r}"
+            raise StepDiffError(f"{path}: holds {asked}; give --kind, one of {', '.join(map(repr, kinds)) or 'none'}")
+        rows = frame.filter(pl.col("kind") == kind)
+        twice = rows["key"].filter(rows["key"].is_duplicated())
+        if len(twice):
+            raise StepDiffError(f"{path}: two texts of kind {kind!r} for {twice[0]}; keep one")
+        self.path, self.kind = path, kind
+        self.provenance = sorted(rows["provenance"].unique())
+        """every way in which one of the texts came about"""
+        self._texts = dict(zip(rows["key"], rows["text"], strict=True))
+
+    def has(self, keys: Sequence[str]) -> np.ndarray:
+        """bool [K]: whether the clip has a text."""
+        return np.array([key in self._texts for key in keys], bool)
+
+    def check(self, keys: Sequence[str]) -> None:
+        """StepDiffError names the first clip that has no text."""
+        for key in keys:
+            if key not in self._texts:
+                raise StepDiffError(
+                    f"{key}: no text of kind {self.kind!r} in {self.path}; describe it, or pass --skip-missing"
+                )
+
+    def items(self) -> ItemsView[str, str]:
+        """Clip id and text of every clip that has one."""
+        return self._texts.items()
+
+
+def _read(path: Path) -> pl.DataFrame:
+    """The four columns of a file. StepDiffError: it is not as it should be."""
+    frame = table.read(path)
+    odd = [name for name in COLUMNS if frame.schema.get(name) != pl.String]
+    if odd:
+        raise StepDiffError(f"{path}: its column {odd[0]} is missing or not of strings; it needs {', '.join(COLUMNS)}")
+    return frame.select(COLUMNS)

@@ -1,0 +1,79 @@
+""" "Which video ...?" asked of a clip and one that looks much like it: hard negatives for training.
+
+The clip that answers the question keeps its place in the pair. The other one gives way to a clip drawn from the nearest
+neighbours of the first among the train split's clips of the same step. A neighbour may show what is asked for too: no
+words about it are looked at.
+
+Guarantees
+- a neighbour is a clip of the train split, of the same step, and never the clip itself
+- no clip that is held out is a neighbour
+- questions of other kinds keep their pair, and so do those about a clip without neighbours
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from common.errors import StepDiffError
+from heads.data.clips import Features
+from heads.data.hold_out import HoldOut
+from heads.data.packing import Turn
+from tasks.prompts import VIDEOS
+from retrieval import nearest
+from retrieval.vectors import normalised
+from store import Store
+
+Asked = tuple[tuple[str, str], list[Turn]]
+
+
+class HardNegatives:
+    def __init__(
+        self, catalog: pl.DataFrame, features: Features, neighbours: int, hold_out: HoldOut | None = None
+    ) -> None:
+        """catalog: key, split, step; hold_out: has looked it up. `mine` comes before the first question."""
+        missing = {"split", "step"} - set(catalog.columns)
+        if missing:
+            raise StepDiffError(
+                f"hard negatives: the store's catalog has no column {', '.join(sorted(missing))}; featurize with a "
+                "manifest that has it, or drop video_lm.hard_negatives"
+            )
+        rows = catalog.filter((pl.col("split") == "train") & pl.col("step").is_not_null())
+        rows = rows.filter(pl.Series(features.has(rows["key"].to_list()), dtype=pl.Boolean))
+        if hold_out is not None:
+            rows = hold_out.keep(rows, "hard-negative mining")
+        self.clips: list[str] = rows["key"].to_list()
+        steps = rows.with_row_index("place").group_by("step", maintain_order=True).agg("place")
+        self.groups = [places.to_numpy() for places in steps["place"]]
+        self.neighbours = neighbours
+        self.near: dict[str, list[str]] = {}
+
+    def embeddings(self, store: Store, view: str) -> Float[np.ndarray, "C D"]:
+        """The view's embedding of every clip, in the order of `clips`."""
+        return normalised(store, store.view("clips", view), "embedding", store.catalog("clips").rows(self.clips))
+
+    def mine(self, vectors: Float[np.ndarray, "C D"]) -> None:
+        """Find the neighbours of every clip by the cosine of `vectors`, in the order of `clips`."""
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        self.near = {}
+        for group in self.groups:
+            places, _ = nearest(unit[group].astype(np.float32), np.arange(len(group)), self.neighbours)
+            for place, own in zip(group, places, strict=True):
+                self.near[self.clips[place]] = [self.clips[group[other]] for other in own if other >= 0]
+
+    def asked_of_neighbours(self, asked: Sequence[Asked], rng: np.random.Generator) -> list[Asked]:
+        """The same questions, those that one video answers behind a pair of that video and a neighbour of it."""
+        found: list[Asked] = []
+        for pair, turns in asked:
+            kept = list(turns)
+            pairs: list[Asked] = []
+            for clip, answer in zip(pair, VIDEOS, strict=True):
+                near = self.near.get(clip, [])
+                moved = [turn for turn in turns if turn.answer == answer]
+                if near and moved:
+                    other = near[rng.integers(len(near))]
+                    pairs.append(((clip, other) if answer == VIDEOS[0] else (other, clip), moved))
+                    kept = [turn for turn in kept if turn.answer != answer]
+            found += [(pair, kept), *pairs] if kept else pairs
+        return found

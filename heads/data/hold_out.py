@@ -1,0 +1,294 @@
+"""Clips that never train: those of published test sets, clips that overlap them in time, and clips of their videos.
+
+A test set names its clips by published ids, `<uid>_<start>_<end>`, split from the right. A clip of the catalog is held
+out for the first of these reasons that applies (`REASONS`): its id is in a test set; it shares a moment with a test
+clip of the same video; it comes from the video of a test clip. With `hold_out_by: clip` the last one does not count.
+
+When a clip comes from the same video as a test clip:
+
+- Both have a file, that is, the catalog's `video` has a folder or an extension: the values are equal. `a/video.mp4` and
+  `b/video.mp4` are two videos, and the names of files and ids decide nothing.
+- At least one is known by name only, because the catalog does not hold the clip, has no `video` for it, or has a
+  `video` without folder and extension: they have a name in common. The names of a test clip are the uid of its id and
+  such a `video`; the names of another clip are the uid of its id, if that has the published form, and the stem of its
+  `video`.
+
+A clip of another file that has a name of a test clip is kept and counted as a namesake, so that a video stored under
+two paths does not pass unseen. A clip without times overlaps every test clip of its video.
+
+Guarantees
+- a clip of a test set is held out by its id
+- a clip that shares a moment with a test clip of the same video is held out, whatever its id is
+- by video, every other clip of a test clip's video is held out; by clip, none is
+- a test clip whose file the catalog knows matches by that file, and namesakes are kept and counted
+- a file that does not exist or is no test set is refused before anything is computed
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from common.errors import StepDiffError
+from common.io.jsonl import read_objects
+from tasks.testsets import Task, clips_of, read_test_set, split_clip
+from store import Store
+
+By = Literal["video", "clip"]
+BY_ID, BY_OVERLAP, BY_VIDEO = REASONS = (
+    "clip of a test set",
+    "overlaps a clip of a test set",
+    "of the video of a test clip",
+)
+NAMESAKE = "another file with the name of a test video"
+"""not a reason to hold a clip out"""
+_FIELDS: dict[str, Task] = {"options": "diffmcq", "targets": "diffrank", "candidate": "diffcap"}
+_COLUMNS = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
+_TIMES = ("start", "end")
+_UID = pl.col("key").str.extract(r"^(.+)_[0-9][0-9.eE+-]*_[0-9][0-9.eE+-]*$")
+_STEM = pl.col("video").str.extract(r"([^/]+?)(?:\.[^./]*)?$")
+VIDEO = pl.coalesce(_UID, pl.col("video"))
+"""the video of a clip (key, video): the uid of its id, else what the catalog says"""
+
+
+def task_of(path: str | Path) -> Task:
+    """Return which of the three test sets a file is, by the fields of its first line.
+
+    Raises:
+        StepDiffError: the file does not exist or is no test set.
+    """
+    for _, row in read_objects(path):
+        for field, task in _FIELDS.items():
+            if field in row:
+                return task
+        break
+    raise StepDiffError(
+        f"{path}: not a test set, its rows have none of {', '.join(_FIELDS)}; name a published test set"
+    )
+
+
+def read_test_clips(paths: Sequence[str | Path]) -> pl.DataFrame:
+    """Read the clips of test sets.
+
+    Returns:
+        key, and start and end in seconds as the id states them; each clip once, sorted.
+
+    Raises:
+        StepDiffError: a file does not exist or is no test set.
+    """
+    return clip_times(clip for path in paths for row in read_test_set(task_of(path), path) for clip in clips_of(row))
+
+
+def clip_times(clips: Iterable[str]) -> pl.DataFrame:
+    """Return key, start and end in seconds as published ids state them; each clip once, sorted."""
+    keys = sorted(set(clips))
+    times = [split_clip(clip)[1:] for clip in keys]
+    columns = {"key": keys, "start": [float(start) for start, _ in times], "end": [float(end) for _, end in times]}
+    return pl.DataFrame(columns, schema={"key": pl.String, "start": pl.Float64, "end": pl.Float64})
+
+
+def known_clips(store: Store, *more: str) -> pl.DataFrame:
+    """Read key, video, start, end, split and the columns `more` of every clip of a store's catalog.
+
+    The first five are null where the catalog has no value; of `more`, columns that the catalog lacks are left out.
+    """
+    kinds = _COLUMNS | {"split": pl.String}
+    frame = store.catalog("clips").frame(list(dict.fromkeys([*kinds, *more])))
+    return frame.with_columns(
+        pl.lit(None, kind).alias(name) for name, kind in kinds.items() if name not in frame.columns
+    )
+
+
+def identified(catalog: pl.DataFrame) -> pl.LazyFrame:
+    """Return key, start, end (seconds), file, uid and stem of every clip; null where unknown.
+
+    file: the catalog's `video` if it has a folder or an extension; stem: its name without them.
+    """
+    columns = [
+        pl.col(name).cast(kind, strict=False) if name in catalog.columns else pl.lit(None, kind).alias(name)
+        for name, kind in _COLUMNS.items()
+    ]
+    clips = catalog.lazy().select(columns).with_columns(pl.col(_TIMES).fill_nan(None), uid=_UID, stem=_STEM)
+    return clips.with_columns(file=pl.when(pl.col("video") != pl.col("stem")).then("video")).drop("video")
+
+
+def locate(catalog: pl.DataFrame, test: pl.DataFrame) -> pl.DataFrame:
+    """Return the clips of test sets as `identified` has them, with what the catalog knows of those that it holds.
+
+    A test clip with a file has no stem: its id names its video, and `<uid>/video.mp4` would name all videos alike.
+
+    test: as `read_test_clips` returns it; where the catalog has no times, those of the id count.
+    """
+    known = identified(catalog).join(test.lazy().select("key"), on="key", how="semi").collect(engine="streaming")
+    found = test.rename({name: f"{name}_of_id" for name in _TIMES}).join(known, on="key", how="left")
+    times = [pl.coalesce(name, f"{name}_of_id").alias(name) for name in _TIMES]
+    found = found.with_columns(*times, uid=_UID, stem=pl.when(pl.col("file").is_null()).then("stem"))
+    return found.select("key", *_TIMES, "file", "uid", "stem")
+
+
+def held_out(catalog: pl.DataFrame, test: pl.DataFrame, by: By = "video") -> pl.DataFrame:
+    """Find the clips that must not train.
+
+    Args:
+        catalog: key and, where known, video, start and end in seconds.
+        test: the clips of the test sets, as `read_test_clips` returns them.
+        by: whether every clip of a test clip's video is held out, or only test clips and clips that overlap them.
+
+    Returns:
+        key and reason of every clip to hold out, the test clips that the catalog lacks included, and of namesakes.
+    """
+    tests = locate(catalog, test)
+    suspects = _suspects(identified(catalog), tests)
+    met = _met(_meeting_points(suspects, test=False), _meeting_points(tests, test=True))
+    reasons = [
+        tests.select("key", reason=pl.lit(BY_ID)),
+        met.filter("overlaps").select("key", reason=pl.lit(BY_OVERLAP)),
+        met.filter(pl.col("where") != "namesake").select("key", reason=pl.lit(BY_VIDEO)),
+        met.filter(pl.col("where") == "namesake").select("key", reason=pl.lit(NAMESAKE)),
+    ]
+    first = pl.concat(reasons).unique("key", keep="first", maintain_order=True)
+    return first if by == "video" else first.filter(pl.col("reason") != BY_VIDEO)
+
+
+def _suspects(clips: pl.LazyFrame, tests: pl.DataFrame) -> pl.DataFrame:
+    """Those of the clips that have a file or a name of a test clip: few, so that all that follows is small."""
+    files, names = tests["file"].drop_nulls(), pl.concat([tests["uid"], tests["stem"]]).drop_nulls()
+    shared = pl.col("file").is_in(files.implode()) | pl.any_horizontal(pl.col("uid", "stem").is_in(names.implode()))
+    return clips.filter(shared).collect(engine="streaming")
+
+
+def _meeting_points(clips: pl.DataFrame, test: bool) -> pl.DataFrame:
+    """Each clip under every (where, what) at which it meets clips of the same video, or namesakes.
+
+    A pair of clips, one of a test set, shares a `where` other than "namesake" exactly if the rule of this module says
+    that it is compared so: by file, or by name where the test clip, or the other clip, has a name only.
+    """
+    named = pl.concat([clips.with_columns(what=pl.col(name)) for name in ("uid", "stem")]).unique(["key", "what"])
+    has_file = pl.col("file").is_not_null()
+    at_names_of_tests = named.filter(~has_file) if test else named
+    at_names_of_others = named.filter(has_file == test)
+    points = {
+        "file": clips.with_columns(what=pl.col("file")),
+        "name of a test clip": at_names_of_tests,
+        "name of another clip": at_names_of_others,
+        "namesake": named.filter(has_file),
+    }
+    found = pl.concat([frame.with_columns(where=pl.lit(where)) for where, frame in points.items()])
+    return found.filter(pl.col("what").is_not_null()).select("key", *_TIMES, "where", "what")
+
+
+def _met(clips: pl.DataFrame, tests: pl.DataFrame) -> pl.DataFrame:
+    """key, where and overlaps of each clip at every point at which it meets a test clip.
+
+    Of the test clips that begin before a clip ends, the one that ends last decides whether any of them overlaps it.
+    """
+    point = ["where", "what"]
+    latest = tests.sort("start").with_columns(latest=pl.col("end").cum_max().over(point)).drop("key", "end")
+    clips = clips.join(tests.select(point).unique(), on=point, how="semi").with_columns(
+        pl.col("start").fill_null(float("-inf")), pl.col("end").fill_null(float("inf"))
+    )
+    met = clips.sort("end").join_asof(
+        latest.rename({"start": "begins"}),
+        left_on="end",
+        right_on="begins",
+        by=point,
+        strategy="backward",
+        allow_exact_matches=False,
+        check_sortedness=False,  # both sides are sorted; polars cannot check that within groups
+    )
+    overlaps = (pl.col("latest") > pl.col("start")).fill_null(False) & (pl.col("where") != "namesake")
+    return met.with_columns(overlaps=overlaps).select("key", "where", "overlaps")
+
+
+class HoldOut:
+    """The test sets that a training holds out, and how many clips each of its sources dropped for them."""
+
+    def __init__(self, files: Sequence[str] = (), by: By = "video") -> None:
+        """Read the test sets. StepDiffError: one of them does not exist or is no test set."""
+        self.files, self.by, self.test = tuple(files), by, read_test_clips(files)
+        self.sources: dict[str, dict[str, int]] = {}
+        """of each source: how many clips or pairs it has (`of`), and how many were dropped, by reason"""
+        self._example = ""  # a namesake
+        self._set(pl.DataFrame(schema={"key": pl.String, "reason": pl.String}))
+
+    def look_up(self, catalog: pl.DataFrame) -> None:
+        """Find the clips to drop; catalog: key and, where known, video, start and end in seconds."""
+        if self.files:
+            self._set(held_out(catalog, self.test, self.by))
+
+    def _set(self, found: pl.DataFrame) -> None:
+        self.clips = found.filter(pl.col("reason") != NAMESAKE)
+        """key, reason"""
+        self.namesakes = found.filter(pl.col("reason") == NAMESAKE)
+
+    def keep(self, clips: pl.DataFrame, source: str) -> pl.DataFrame:
+        """Return the rows of `clips` (key, ...) that may train, in order, and count the others.
+
+        Raises:
+            StepDiffError: none may.
+        """
+        if not self.files:
+            return clips
+        dropped = clips.select("key").join(self.clips, on="key")
+        self._count(source, clips.height, dropped["reason"])
+        self._count_namesakes(source, clips)
+        return clips.join(self.clips, on="key", how="anti", maintain_order="left")
+
+    def keep_pairs(self, pairs: Sequence[tuple[str, str]], source: str) -> list[bool]:
+        """Return of each pair of clips whether both may train, and count the others by the first reason of either.
+
+        Raises:
+            StepDiffError: none may.
+        """
+        if not self.files:
+            return [True] * len(pairs)
+        frame = pl.DataFrame(pairs, schema={"a": pl.String, "b": pl.String}, orient="row")
+        rank = self.clips.select("key", rank=pl.col("reason").replace_strict(REASONS, range(3), return_dtype=pl.Int8))
+        for side in ("a", "b"):
+            own = rank.rename({"rank": f"rank_{side}", "key": side})
+            frame = frame.join(own, on=side, how="left", maintain_order="left")
+        first = frame.select(rank=pl.min_horizontal("rank_a", "rank_b"))["rank"]
+        self._count(source, len(pairs), first.drop_nulls().replace_strict(range(3), REASONS, return_dtype=pl.String))
+        self._count_namesakes(source, pl.concat([frame["a"], frame["b"]]).unique().alias("key").to_frame())
+        return first.is_null().to_list()
+
+    def _count(self, source: str, all_of: int, reasons: pl.Series) -> None:
+        found = dict(reasons.value_counts(name="count").iter_rows())
+        self.sources[source] = {"of": all_of} | {reason: found.get(reason, 0) for reason in REASONS}
+        if all_of and len(reasons) == all_of:
+            raise StepDiffError(
+                f"hold_out leaves nothing of {source} to train on: {self._summary(source)}; train on other clips, or "
+                "set hold_out_by: clip where other clips of a test video may train"
+            )
+
+    def _count_namesakes(self, source: str, clips: pl.DataFrame) -> None:
+        kept = clips.join(self.namesakes, on="key", how="semi")
+        if kept.height:
+            self.sources[source][NAMESAKE] = kept.height
+            self._example = kept["key"][0]
+
+    def _summary(self, source: str) -> str:
+        counts = self.sources[source]
+        dropped = [f"{counts[reason]:,} {reason}" for reason in REASONS if counts[reason]]
+        total = sum(counts[reason] for reason in REASONS)
+        return f"{total:,} of {counts['of']:,} dropped" + (f" ({', '.join(dropped)})" if dropped else "")
+
+    def lines(self) -> list[str]:
+        """Return what was dropped, for people: one line, one a source, and one of namesakes if there are any."""
+        if not self.files:
+            return []
+        found = [f"hold-out by {self.by}: {self.test.height:,} clips of {len(self.files)} test sets"]
+        found += [f"hold-out, {source}: {self._summary(source)}" for source in self.sources]
+        if kept := max((counts.get(NAMESAKE, 0) for counts in self.sources.values()), default=0):
+            found.append(
+                f"hold-out: {kept:,} clips are kept whose id or file has the name of a test video, but which are of "
+                f"another file, e.g. {self._example}; if it is the same video, give it one name in `video`"
+            )
+        return found
+
+    def record(self) -> dict[str, object] | None:
+        """Return what lineage.json remembers; None where no test set is held out."""
+        if not self.files:
+            return None
+        return {"by": self.by, "files": list(self.files), "test_clips": self.test.height, "sources": self.sources}

@@ -1,0 +1,156 @@
+"""All questions of a pair behind one copy of its video tokens.
+
+    prefix: system prompt, video 1, video 2 | question, answer | question, answer | ...
+
+Guarantees
+- every question sees the prefix and itself, and no other question: packed logits equal separate ones
+- positions restart behind the prefix in every question
+- a target stands at the position that predicts it, and only answers have targets
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from heads.data.chat import Chat, ChatPieces
+from tasks.prompts import PAIR_SYSTEM
+
+TEXT, NO_TARGET, PADDING = -1, -100, -1
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and what is said in answer: `given` is a seed that is not scored, `answer` is scored or learned."""
+
+    question: str
+    answer: str
+    given: str = ""
+    weight: float = 1.0
+    ends: bool = True
+
+
+@dataclass
+class Row:
+    """One row, put together from left to right: ids [L], video slot [L] (TEXT, or clip * outputs + token),
+    segment [L], positions [L], targets [L], weights [L], turn [L]."""
+
+    ids: list[int] = field(default_factory=list)
+    video: list[int] = field(default_factory=list)
+    segment: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    turn: list[int] = field(default_factory=list)
+
+    def read(self, ids: Sequence[int], segment: int = 0) -> None:
+        """Text that is only read."""
+        self._add(ids, [TEXT] * len(ids), segment, len(self.ids))
+
+    def show(self, clip: int, outputs: int, segment: int = 0) -> None:
+        """The tokens of a clip of the batch."""
+        self._add([0] * outputs, range(clip * outputs, (clip + 1) * outputs), segment, len(self.ids))
+
+    def say(
+        self, given: Sequence[int], answer: Sequence[int], segment: int, start: int, turn: int, weight: float = 1.0
+    ) -> None:
+        """Text that is read from position `start` on, and behind it an answer that is scored or learned."""
+        ids = [*given, *answer]
+        first = len(self.ids) + len(given) - 1
+        self._add(ids, [TEXT] * len(ids), segment, start)
+        self.targets[first : first + len(answer)] = answer
+        self.weights[-len(ids) :] = [weight] * len(ids)
+        self.turn[-len(ids) :] = [turn] * len(ids)
+
+    def _add(self, ids: Sequence[int], video: Sequence[int], segment: int, start: int) -> None:
+        self.ids += ids
+        self.video += video
+        self.segment += [segment] * len(ids)
+        self.positions += range(start, start + len(ids))
+        self.targets += [NO_TARGET] * len(ids)
+        self.weights += [0.0] * len(ids)
+        self.turn += [-1] * len(ids)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of rows, padded to the longest. Clips are numbered prompt by prompt, in the order of their places."""
+
+    ids: Int[Tensor, "B L"]
+    video: Int[Tensor, "B L"]
+    segment: Int[Tensor, "B L"]
+    positions: Int[Tensor, "B L"]
+    targets: Int[Tensor, "B L"]
+    weights: Float[Tensor, "B L"]
+    turn: Int[Tensor, "B L"]
+
+    def to(self, device: torch.device) -> "Packed":
+        return Packed(*(x.to(device) for x in vars(self).values()))
+
+
+class Packer:
+    """Puts prompts together for one chat template and a number of tokens a clip (0: the blind control, no video)."""
+
+    def __init__(self, chat: Chat, outputs: int, system: str = PAIR_SYSTEM) -> None:
+        self.chat = chat
+        self.outputs = outputs
+        self.pieces: ChatPieces = chat.pieces(system)
+
+    @property
+    def clips(self) -> int:
+        return len(self.pieces.around_videos) - 1
+
+    def prefix(self, number: int) -> Row:
+        """A row up to its question; its clips are those of the prompt of that number."""
+        row = Row()
+        for place, part in enumerate(self.pieces.around_videos):
+            if place:
+                row.show(number * self.clips + place - 1, self.outputs)
+            row.read(part)
+        return row
+
+    def _add(self, into: Row, turn: Turn, number: int, segment: int, start: int) -> None:
+        pieces, chat = self.pieces, self.chat
+        given = pieces.before_answer + turn.given if turn.given else ""
+        asked = chat.text_ids(pieces.before_question + turn.question) + pieces.to_answer + chat.text_ids(given)
+        # The space that parts seed and answer belongs to the answer: tokenizers glue it to the next word.
+        # Where nothing is answered yet there is no such space: a model goes on from one otherwise than from a word.
+        space = " " if turn.given else pieces.before_answer
+        answer = chat.text_ids(space + turn.answer if turn.answer else "")
+        answer += pieces.end if turn.ends else ()
+        into.say(asked, answer, segment, start, number, turn.weight)
+
+    def pack(self, prompts: Sequence[Sequence[Turn]], packed: bool = True) -> Packed:
+        """One row a prompt (the clips of a pair, or one clip), or with packed=False one row a turn, all of whose rows
+        show the same clips. Turns are numbered on."""
+        rows: list[Row] = []
+        turn_number = 0
+        for number, turns in enumerate(prompts):
+            for place, turn in enumerate(turns):
+                if place == 0 or not packed:
+                    row = self.prefix(number)
+                    start = len(row.ids)
+                    rows.append(row)
+                self._add(row, turn, turn_number, place + 1 if packed else 1, start)
+                turn_number += 1
+        return collate(rows)
+
+
+def collate(rows: list[Row]) -> Packed:
+    length = max(len(row.ids) for row in rows)
+
+    def stack(name: str, fill: int | float, dtype: torch.dtype = torch.long) -> Tensor:
+        values = [list(getattr(row, name)) for row in rows]
+        return torch.tensor([v + [fill] * (length - len(v)) for v in values], dtype=dtype)
+
+    return Packed(
+        stack("ids", 0),
+        stack("video", TEXT),
+        stack("segment", PADDING),
+        stack("positions", 0),
+        stack("targets", NO_TARGET),
+        stack("weights", 0.0, torch.float32),
+        stack("turn", -1),
+    )

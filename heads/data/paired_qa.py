@@ -1,0 +1,113 @@
+"""Paired QA as training reads it: all questions of a pair together.
+
+Guarantees
+- no clip of another split than train trains: val, test, val_seen ..., or none, where the catalog knows splits at all
+- a pair with a clip that is held out is dropped
+- YES and NO weigh the same in every pair that has both, where they are weighed at all
+- the order of pairs is a pure function of seed and step, so a resumed run sees what an unbroken one sees
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int
+
+from common.errors import StepDiffError
+from common.streams import generator
+from heads.data.hold_out import HoldOut
+from common.io.jsonl import read_objects
+from heads.data.packing import Turn
+from tasks.prompts import NO, VIDEOS, YES
+from heads.splits import knows_splits
+
+
+@dataclass(frozen=True)
+class PairQuestions:
+    reference: str
+    candidate: str
+    questions: tuple[tuple[str, str], ...]
+
+
+def read_paired_qa(path: str, catalog: pl.DataFrame, hold_out: HoldOut | None = None) -> list[PairQuestions]:
+    """Rows `{"reference", "candidate", "question", "answer", ...}`, grouped by pair in order of appearance.
+
+    hold_out: drops pairs; it has looked up the catalog. StepDiffError: a fault in the file, or no pair that may train.
+    """
+    pairs: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for place, row in read_objects(path):
+        try:
+            pair, qa = (row["reference"], row["candidate"]), (row["question"], row["answer"])
+        except KeyError as error:
+            raise StepDiffError(f"{place}: not a PairQA row, it has no {error.args[0]}") from error
+        if not all(isinstance(value, str) and value.strip() for value in (*pair, *qa)):
+            raise StepDiffError(
+                f"{place}: not a PairQA row: its clips, question and answer are texts, none of them empty"
+            )
+        pairs.setdefault(pair, []).append(qa)
+    if not pairs:
+        raise StepDiffError(f"{path}: no questions in it")
+    if hold_out is not None:
+        kept = hold_out.keep_pairs(list(pairs), "pairs")
+        pairs = {pair: questions for (pair, questions), keep in zip(pairs.items(), kept, strict=True) if keep}
+    refuse_held_out((clip for pair in pairs for clip in pair), catalog, path)
+    return [PairQuestions(*pair, tuple(questions)) for pair, questions in pairs.items()]
+
+
+def refuse_held_out(clips: Iterable[str], catalog: pl.DataFrame, path: str) -> None:
+    """Raise StepDiffError where a training clip is not of split train in a catalog that has splits."""
+    if not knows_splits(catalog):
+        return
+    held_out = set(catalog.filter(pl.col("split").ne_missing("train"))["key"])
+    leaked = sorted(held_out & set(clips))
+    if leaked:
+        raise StepDiffError(
+            f"{path}: {len(leaked)} clips of another split than train, or of none, would train, e.g. {leaked[0]}; "
+            "remove their rows"
+        )
+
+
+def draw(items: int, count: int, step: int, seed: int, purpose: str) -> list[int]:
+    """Places of the `count` items of one step: every item once an epoch, each epoch in an order of its own.
+
+    purpose: as in `common.streams`.
+    """
+    places = range(step * count, (step + 1) * count)
+    return [int(_order(items, place // items, seed, purpose)[place % items]) for place in places]
+
+
+@lru_cache(maxsize=4)  # of a hundred million clips an order takes seconds; at most four kinds of items take turns
+def _order(items: int, epoch: int, seed: int, purpose: str) -> Int[np.ndarray, " items"]:
+    return generator(seed, purpose, epoch).permutation(items)
+
+
+def kind(answer: str) -> str:
+    """The kind of an answer, as the supplement's three prompt types ask for it."""
+    return "decision" if answer in (YES, NO) else "video" if answer in VIDEOS else "text"
+
+
+def turns(pair: PairQuestions, limit: int, rng: np.random.Generator) -> list[Turn]:
+    """At most `limit` questions of a pair, without repeats, of every kind of answer in turn while there are some."""
+    asked = pair.questions
+    order = rng.permutation(len(asked)).tolist()
+    met = Counter[str]()
+    rounds: dict[int, int] = {}
+    for place in order:
+        rounds[place] = met[kind(asked[place][1])]
+        met[kind(asked[place][1])] += 1
+    return [Turn(*asked[place]) for place in sorted(order, key=rounds.__getitem__)[:limit]]
+
+
+def balanced(asked: Sequence[Turn], yes_no_weight: float) -> list[Turn]:
+    """The turns of one pair, its YES and its NO together weighing the same, `yes_no_weight` an answer on average.
+
+    Else how alike the two clips are in all would answer most questions, whatever they ask about. Where all answers are
+    the same they weigh half: there that is no fault.
+    """
+    counts = Counter(turn.answer for turn in asked)
+    total = counts[YES] + counts[NO]
+    weights = {answer: yes_no_weight * total / (2 * max(counts[answer], 1)) for answer in (YES, NO)}
+    return [replace(turn, weight=weights.get(turn.answer, 1.0)) for turn in asked]

@@ -1,0 +1,133 @@
+"""Which clips and videos of a test set trained the head that is evaluated on it.
+
+The head is that of `--head`, or the contrastive head that made a view (heads.training.view_origin). The rule of
+heads.data.hold_out decides whether two clips are of one video.
+
+Guarantees
+- a test set that shares a clip or a video with what trained the head is refused, unless that is allowed
+- what is allowed is counted in the score record
+- a head whose training clips are not recorded is named, and evaluated
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from common.errors import StepDiffError
+from heads.data.hold_out import clip_times, known_clips, locate
+from heads.training import lineage, trained_on
+from heads.training.trained_on import Hashes, contained, hashes
+from store import Store
+from tasks.testsets import clips_of
+
+_LOOKED_UP = (
+    ("clips", "key"),
+    ("videos", "file"),
+    ("videos", "uid"),
+    ("videos", "stem"),
+    ("names", "uid"),
+    ("names", "stem"),
+)
+"""kind of hash, and the column whose hashes are looked up among them"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What trained a head."""
+
+    name: str
+    """its run, or the view that it made"""
+    blocks: Callable[[str], Iterator[Hashes]] | None
+    """from a kind of trained_on.KINDS to its hashes in sorted blocks; None: nothing is recorded"""
+    unrecorded: tuple[str, ...]
+    """runs among those that trained it whose clips are not recorded"""
+
+
+def of_run(folder: Path) -> Source:
+    """Return what trained the head of a run. StepDiffError: its record is missing or damaged."""
+    record = lineage.read(folder).get("trained_on")
+    if record is None:
+        return Source(str(folder), None, (str(folder),))
+    trained_on.check(folder, record)
+    return Source(str(folder), lambda kind: trained_on.blocks(folder, kind), tuple(record["unrecorded"]))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The clips of a test set that trained a head, or whose videos did."""
+
+    source: str
+    clips: frozenset[str] = frozenset()
+    of_videos: dict[str, str] | None = None
+    """clips of videos that trained it, with their video"""
+    namesakes: int = 0
+    """clips of another file with the name of a video that trained it"""
+    unrecorded: tuple[str, ...] = ()
+
+    def counts(self, rows: Sequence[Any]) -> dict[str, Any]:
+        """Return what a score record holds: how many clips, videos and rows of these rows the head has seen."""
+        clips = {clip for row in rows for clip in clips_of(row)}
+        of_videos = self.of_videos or {}
+        seen = self.clips | of_videos.keys()
+        return {
+            "source": self.source,
+            "clips": len(clips & self.clips),
+            "clips_of_videos": len(clips & seen),
+            "of_clips": len(clips),
+            "videos": len({of_videos[clip] for clip in clips & of_videos.keys()}),
+            "rows": sum(not seen.isdisjoint(clips_of(row)) for row in rows),
+            "of_rows": len(rows),
+            "namesakes": self.namesakes,
+            "unrecorded": list(self.unrecorded),
+        }
+
+    def notices(self, test_set: str) -> list[str]:
+        """Return what is not certain, one line each."""
+        found = [
+            f"{run}: its training clips are not recorded, so nobody can tell whether it has seen clips of {test_set}"
+            for run in self.unrecorded
+        ]
+        if self.namesakes:
+            found.append(
+                f"{self.source}: {self.namesakes} clips of {test_set} have the name of a video that trained it, in "
+                "another file; they count as unseen"
+            )
+        return found
+
+
+def find(source: Source, rows: Sequence[Any], store: Store) -> Seen:
+    """Find the clips of the rows that trained a head; the store's catalog knows their videos."""
+    if source.blocks is None:
+        return Seen(source.name, unrecorded=source.unrecorded)
+    tests = locate(known_clips(store), clip_times(clip for row in rows for clip in clips_of(row)))
+    for kind, column in _LOOKED_UP:
+        there = np.zeros(tests.height, bool)
+        known = tests[column].is_not_null().to_numpy()
+        there[known] = contained(hashes(tests[column].drop_nulls()), source.blocks(kind))
+        tests = tests.with_columns(pl.Series(f"{column} in {kind}", there))
+    named = pl.any_horizontal("uid in names", "stem in names")
+    nameless = pl.any_horizontal("uid in videos", "stem in videos")  # the clip that trained was known by its name only
+    of_video = pl.col("file in videos") | nameless | (pl.col("file").is_null() & named)
+    trained = tests.filter(of_video).select("key", pl.coalesce("file", "stem", "uid"))
+    return Seen(
+        source.name,
+        frozenset(tests.filter("key in clips")["key"]),
+        dict(trained.iter_rows()),
+        tests.filter(named & ~of_video & ~pl.col("key in clips")).height,
+        source.unrecorded,
+    )
+
+
+def refuse(counts: dict[str, Any], test_set: str) -> None:
+    """Raise StepDiffError where the counts of a test set say that the head has seen any of its clips or videos."""
+    if counts["clips_of_videos"]:
+        raise StepDiffError(
+            f"{test_set}: {counts['source']} was trained on {counts['clips']} of its {counts['of_clips']} clips, and "
+            f"{counts['clips_of_videos']} of them are from {counts['videos']} videos that trained it "
+            f"({counts['rows']} of {counts['of_rows']} rows); train with --hold-out {test_set}, or pass --allow-seen, "
+            "which marks the scores"
+        )

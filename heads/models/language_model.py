@@ -1,0 +1,211 @@
+"""A transformers causal language model: frozen, with LoRA, or trained in full, as a recipe asks.
+
+Guarantees
+- logits computed from the hidden states equal the model's own (checked when a model is loaded)
+- without LoRA or full training no parameter of the model trains, and no graph is kept for one
+- it never drops out
+- what trains is held in float32, whatever holds the rest: small steps vanish in bfloat16
+- recomputed layers have the same gradients
+- held in the precision of its products, the model says the same, bit by bit
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.pytorch_utils import Conv1D
+
+from common.errors import StepDiffError
+from common.streams import torch_seed
+from heads.data.chat import Chat
+from heads.models.packed_attention import NAME, Layout, may_see
+from weights import resolve
+
+
+@dataclass(frozen=True)
+class Lora:
+    rank: int = 8
+    """rank of the update"""
+    alpha: int = 16
+    """its scale is alpha / rank"""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """names of the linear layers that get one"""
+    learning_rate: float = 2e-3
+    """learning rate of these weights"""
+
+
+class LanguageModel(nn.Module):
+    """The model's body and its output layer, called apart so that logits are made where an answer stands only."""
+
+    def __init__(self, model: Any, chat: Chat) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.chat = chat
+        self.recomputed: list[GradientCheckpointingLayer] = []
+
+    def train(self, mode: bool = True) -> "LanguageModel":
+        """It stays as it was trained, without dropout; only layers to be recomputed are told that they train."""
+        super().train(False)
+        for layer in self.recomputed:
+            layer.training = mode  # the layer's own flag, which its attention and feed-forward block do not read
+        return self
+
+    @classmethod
+    def load(cls, name: str, device: str = "cpu", exact: bool = False) -> "LanguageModel":
+        """`name`: a name of `python -m weights list`, a folder or a hub id. exact: in float32 on a GPU too, as weights
+        that train are and what computes in float32 needs."""
+        import transformers
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder = str(resolve(name))
+        transformers.utils.logging.disable_progress_bar()
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.bfloat16 if device.startswith("cuda") and not exact else torch.float32,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        loaded = cls(model.to(torch.device(device)), Chat(tokenizer))
+        loaded.check_logits(name)
+        loaded.attend_apart()
+        return loaded
+
+    def check_logits(self, name: str) -> None:
+        ids = torch.tensor([self.chat.text_ids("one two three")], device=self.device)
+        with torch.inference_mode():
+            own = self.model(input_ids=ids).logits
+            apart = self.logits(self.model.base_model(input_ids=ids).last_hidden_state)
+        if not torch.allclose(own, apart, atol=1e-4 * float(own.abs().max())):
+            raise StepDiffError(
+                f"{name}: its logits are more than a linear map of its last hidden state, which heads rely on; use "
+                "another language model"
+            )
+
+    def attend_apart(self) -> None:
+        """Use packed attention (heads.models.packed_attention) where the model gives the same outputs with a mask."""
+        if not (self.packs and self.model._supports_attention_backend):
+            return
+        segment = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2], [0, 0, 0, 1, 1, 1, 1, -1]], device=self.device)
+        positions = torch.tensor([[0, 1, 2, 3, 4, 3, 4, 5], [0, 1, 2, 3, 4, 5, 6, 0]], device=self.device)
+        ids = torch.arange(16, device=self.device).view(2, 8)
+        with torch.inference_mode():
+            masked = self.hidden(self.embed(ids), segment, positions)
+            self.model.set_attn_implementation(NAME)
+            apart = self.hidden(self.embed(ids), segment, positions)
+        told = segment >= 0
+        near = (1e-4 if apart.dtype == torch.float32 else 3e-2) * float(masked[told].abs().max())
+        if not torch.allclose(apart[told], masked[told], rtol=0, atol=near):
+            self.model.set_attn_implementation("sdpa")
+
+    @property
+    def reads_layout(self) -> bool:
+        return self.model.config._attn_implementation == NAME
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def width(self) -> int:
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def embedding_std(self) -> float:
+        return float(self.model.get_input_embeddings().weight.detach().std())
+
+    @property
+    def packs(self) -> bool:
+        """Whether a 4-D mask reaches every layer: sliding-window and linear attention replace it by their own."""
+        config = self.model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        return kinds == {"full_attention"}
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.model.get_input_embeddings()(ids)
+
+    def hidden(
+        self, embeddings: Float[Tensor, "B L E"], segment: Int[Tensor, "B L"], positions: Int[Tensor, "B L"]
+    ) -> Float[Tensor, "B L E"]:
+        """Last hidden states of packed rows (heads.data.packing); those of padding mean nothing."""
+        if not self.reads_layout:
+            return self._body(embeddings, positions, attention_mask=may_see(segment)[:, None])
+        layout = Layout.of(segment)
+        told, places = (x.flatten(0, 1).index_select(0, layout.tokens)[None] for x in (embeddings, positions))
+        # A mask of four axes is passed on as it is: this one only keeps transformers from making one.
+        mask = segment.new_ones(1, 1, 1, 1, dtype=torch.bool)
+        seen = self._body(told, places, attention_mask=mask, layout=layout)[0]
+        return seen.new_zeros(segment.numel(), seen.shape[1]).index_copy(0, layout.tokens, seen).view_as(embeddings)
+
+    def _body(self, embeddings: Tensor, positions: Tensor, **seen: Any) -> Tensor:
+        return self.model.base_model(
+            inputs_embeds=embeddings, position_ids=positions, use_cache=False, **seen
+        ).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.model.get_output_embeddings()(hidden)
+
+    def exact_logits(self, hidden: Float[Tensor, "K E"]) -> Float[Tensor, "K V"]:
+        """Logits in float32, under autocast too."""
+        output = self.model.get_output_embeddings()
+        weights = {name: weight.float() for name, weight in output.named_parameters()}
+        with torch.autocast(hidden.device.type, enabled=False):
+            return torch.func.functional_call(output, weights, hidden.float())
+
+    @property
+    def precision(self) -> str:
+        """Of the weights as they are held: float32, bfloat16."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    def add_lora(self, lora: Lora, seed: int) -> None:
+        """StepDiffError: the model has no layer of a name among the targets."""
+        from peft import LoraConfig, inject_adapter_in_model
+
+        torch.manual_seed(torch_seed(seed, "LoRA weights"))
+        config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), lora_dropout=0.0)
+        linear = [name for name, layer in self.model.named_modules() if isinstance(layer, (nn.Linear, Conv1D))]
+        for target in lora.targets:
+            if not any(f".{name}".endswith(f".{target}") for name in linear):
+                named = ", ".join(sorted({name.split(".")[-1] for name in linear}))
+                raise StepDiffError(
+                    f"{type(self.model).__name__} has no linear layer {target} that LoRA could update; set "
+                    f"video_lm.lora.targets to some of {named}"
+                )
+        inject_adapter_in_model(config, self.model)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+            if "lora_" in name:
+                parameter.data = parameter.data.float()
+
+    def train_all(self) -> None:
+        """Full fine-tuning: every weight trains."""
+        self.model.requires_grad_(True)
+
+    def recompute_layers(self) -> None:
+        """Gradient checkpointing: keep a layer's input, and compute the layer again where gradients need it."""
+        self.recomputed = [layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+        if not self.recomputed:
+            raise StepDiffError(
+                f"{type(self.model).__name__} cannot compute its layers again; set video_lm.gradient_checkpointing to "
+                "false"
+            )
+        self.model.activation_checkpointing_enable({"use_reentrant": False})
+
+    def trained(self) -> list[nn.Parameter]:
+        """The weights that train: none, LoRA's or all."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def hold_frozen(self, dtype: torch.dtype) -> None:
+        """Hold the frozen linear layers as `dtype`, in which autocast multiplies them: it then casts none of them again
+        and again. The output layer, which often is the table of input embeddings too, stays as it is."""
+        output = self.model.get_output_embeddings()
+        for layer in self.model.modules():
+            if isinstance(layer, nn.Linear) and layer.weight is not output.weight and not layer.weight.requires_grad:
+                layer.to(dtype)
+
+    def lora_state(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self.model.named_parameters() if "lora_" in name}

@@ -1,6 +1,0 @@
-"""Public models that see, split at their image tower: its tokens come from the store, the rest runs here."""
-
-from heads.public.loading import families, load_public
-from heads.public.model import PublicLM
-
-__all__ = ["PublicLM", "families", "load_public"]

@@ -1,0 +1,334 @@
+"""A training run's folder: checkpoints that appear whole, the best one named, and what exact resume needs.
+
+    RUN/recipe.yaml                 what was asked
+    RUN/lineage.json                what it was trained on (heads.training.lineage)
+    RUN/SHA256SUMS                  digests of these two
+    RUN/checkpoint-000100/          head.safetensors, optimizer.safetensors, state.json, and their SHA256SUMS
+    RUN/best.json                   the checkpoint with the best validation score
+
+Guarantees
+- a checkpoint is there whole or not at all
+- weights and optimiser come back bit for bit, without pickle
+- no_weight_is_read_from_a_checkpoint_whose_files_differ_from_its_sha256sums
+- a_checkpoint_without_sha256sums_loads_with_one_notice
+- a damaged file is named in one line; best.json names a checkpoint of its own folder or is refused
+- best_json_that_contradicts_its_checkpoint_is_refused
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+import uuid
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from common.errors import StepDiffError
+from common.io.files import sync_folder
+from heads.files import write_text
+from heads.training.checksums import SUMS, check_sums, write_sums
+
+_NAME = re.compile(r"checkpoint-\d+")
+_STATE_TENSORS = frozenset({"step", "exp_avg", "exp_avg_sq"})
+"""what AdamW remembers of a weight"""
+MADE_BY = ("recipe.yaml", "lineage.json")
+"""the files of a run's folder that SHA256SUMS lists"""
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.partition("-")[2])
+
+
+def trainable(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{index}.{name}": value.contiguous()
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
+    """Give AdamW the state that the file `path` holds under names `<number of the weight>.<name of the state>`.
+
+    Raises:
+        StepDiffError: a tensor that AdamW does not have, or of another shape, or one of a weight's tensors is missing.
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        known = re.fullmatch(r"0|[1-9]\d{0,8}", index) and int(index) < len(weights) and name in _STATE_TENSORS
+        if not known:
+            raise _damaged(path, f"AdamW has no {key!r} of its {len(weights)} weights")
+        shape = () if name == "step" else tuple(weights[int(index)].shape)
+        if tuple(value.shape) != shape:
+            raise _damaged(path, f"{key} is {tuple(value.shape)} where {shape} belongs")
+        state.setdefault(int(index), {})[name] = value
+    for number, found in state.items():
+        if lacking := sorted(_STATE_TENSORS - found.keys()):
+            raise _damaged(path, f"no {number}.{lacking[0]}")
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class Run:
+    """One folder, one training run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def checkpoints(self) -> list[Path]:
+        """The run's own, by step; what others keep beside them (checkpoint-000100-mine) is none."""
+        found = [path for path in self.folder.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+        return sorted(found, key=step_of)
+
+    def latest(self) -> Path | None:
+        return next(reversed(self.checkpoints()), None)
+
+    def reached(self) -> int:
+        """The step of the latest checkpoint, 0 where there is none."""
+        latest = self.latest()
+        return 0 if latest is None else step_of(latest)
+
+    def check_made_by(self) -> None:
+        """Compare recipe.yaml and lineage.json with SHA256SUMS. StepDiffError: one of them was changed."""
+        advice = "the weights were made by what it was: restore it from a copy, or train into a new folder"
+        if self.folder.is_dir() and not check_sums(self.folder, advice, MADE_BY) and self.latest() is not None:
+            _notice(self.folder)
+
+    def write_made_by(self, recipe: str) -> None:
+        """Write recipe.yaml, and the digests of it and of lineage.json.
+
+        A kill in between leaves no SHA256SUMS, never a wrong one.
+        """
+        path = self.folder / MADE_BY[0]
+        if not path.exists() or path.read_text(encoding="utf-8") != recipe:
+            self.forget_made_by()
+            write_text(path, recipe)
+        write_sums(self.folder, MADE_BY)
+
+    def forget_made_by(self) -> None:
+        """Remove the digests, before what they are of is written again."""
+        (self.folder / SUMS).unlink(missing_ok=True)
+
+    def best(self) -> Path:
+        """The checkpoint that validation chose.
+
+        Raises:
+            StepDiffError: no finished training, or best.json contradicts what the checkpoint says of itself.
+        """
+        checkpoint, record = self._named_best()
+        state = _read_state(checkpoint)
+        if (record["step"], record["score"]) != (state["best_step"], state["best_score"]):
+            _check(checkpoint)  # of the two files it names the one whose bytes changed, where digests can tell
+            raise StepDiffError(
+                f"{self.folder / 'best.json'}: step {record['step']} and score {record['score']}, but "
+                f"{checkpoint.name}/state.json has step {state['best_step']} and score {state['best_score']}; restore "
+                "it from a copy, or train into a new folder"
+            )
+        return checkpoint
+
+    def _named_best(self) -> tuple[Path, dict[str, Any]]:
+        """The checkpoint that best.json names, and the record in it."""
+        path = self.folder / "best.json"
+        if not path.exists():
+            raise StepDiffError(
+                f"{self.folder}: no finished training here; run python -m heads.train --config RECIPE.yaml"
+            )
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StepDiffError(f"{path}: damaged ({error}); train into a new folder") from error
+        name = record.get("checkpoint") if isinstance(record, dict) else None
+        if not _NAME.fullmatch(str(name)):
+            raise StepDiffError(f"{path}: names no checkpoint of this folder, but {name!r}; train into a new folder")
+        checkpoint = self.folder / str(name)
+        if record.get("step") != step_of(checkpoint) or "score" not in record:
+            raise StepDiffError(
+                f"{path}: damaged, it names {name} for step {record.get('step')}; train into a new folder"
+            )
+        return checkpoint, record
+
+    def save(self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
+        """StepDiffError: it cannot be written."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        target = self.folder / f"checkpoint-{step:06d}"
+        temporary = self.folder / f".checkpoint.{uuid.uuid4().hex}"
+        try:
+            temporary.mkdir()
+            save_file({k: v.contiguous() for k, v in trainable(module).items()}, temporary / "head.safetensors")
+            save_file(optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
+            write_text(temporary / "state.json", json.dumps({"step": step} | state, indent=1))
+            names = os.listdir(temporary)
+            for name in names:
+                with open(temporary / name, "rb") as handle:
+                    os.fsync(handle.fileno())
+            write_sums(temporary, names)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(temporary, target)
+            sync_folder(self.folder)
+        except (OSError, SafetensorError, StepDiffError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise StepDiffError(
+                f"{target}: cannot be written ({error}); make room, and run again: it goes on from the last checkpoint"
+            ) from error
+        return target
+
+    def load(
+        self, checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint into the module and the optimiser; returns its state.
+
+        Raises:
+            StepDiffError: a damaged file, or the weights of another recipe.
+        """
+        _check(checkpoint)
+        wanted = trainable(module)
+        found = _read_tensors(checkpoint / "head.safetensors")
+        if wanted.keys() != found.keys():
+            odd = sorted(wanted.keys() ^ found.keys())
+            raise StepDiffError(
+                f"{checkpoint}: made by another recipe ({len(odd)} weights differ, e.g. {odd[0]}); "
+                "train into a new folder"
+            )
+        _check_shapes(_shapes(found), wanted, checkpoint, "train into a new folder")
+        _copy(found, wanted)
+        if optimizer is not None:
+            path = checkpoint / "optimizer.safetensors"
+            restore_optimizer(optimizer, _read_tensors(path), path)
+        return _read_state(checkpoint)
+
+    def check_start(self, module: nn.Module) -> Path:
+        """The best checkpoint, whose weights the module can start from; no weights are copied.
+
+        StepDiffError where a file is damaged, or holds weights that the module does not train, or of another shape.
+        """
+        self.check_made_by()
+        checkpoint, wanted = self.best(), trainable(module)
+        _check(checkpoint)
+        found = _read_shapes(checkpoint / "head.safetensors")
+        odd = sorted(found.keys() - wanted.keys())
+        if odd:
+            raise StepDiffError(
+                f"{checkpoint}: holds {len(odd)} weights that this recipe does not train, e.g. {odd[0]}; give it the "
+                "lora, full and projector of that run"
+            )
+        _check_shapes(found, wanted, checkpoint, "give the recipe the projector and lora of that run")
+        return checkpoint
+
+    def start(self, module: nn.Module) -> Path:
+        """Give the module the weights of the best checkpoint; those that it has beyond them stay as they are.
+
+        Returns the checkpoint. StepDiffError as check_start has it.
+        """
+        checkpoint = self.check_start(module)
+        _copy(_read_tensors(checkpoint / "head.safetensors"), trainable(module))
+        return checkpoint
+
+    def name_best(self, checkpoint: Path, step: int, score: float) -> None:
+        record = {"checkpoint": checkpoint.name, "step": step, "score": score}
+        write_text(self.folder / "best.json", json.dumps(record, indent=1))
+
+    def prune(self) -> None:
+        """Keep the best and the latest checkpoint, and no half of one that a killed run left."""
+        keep = {self.latest()}
+        if (self.folder / "best.json").exists():
+            keep.add(self._named_best()[0])
+        for checkpoint in self.checkpoints():
+            if checkpoint not in keep:
+                shutil.rmtree(checkpoint)
+        for rest in self.folder.glob(".checkpoint.*"):
+            shutil.rmtree(rest)
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}
+
+
+def _check_shapes(found: dict[str, tuple[int, ...]], wanted: dict[str, Tensor], checkpoint: Path, advice: str) -> None:
+    """StepDiffError: what was found has not the shape of what is wanted under its name."""
+    needed = _shapes(wanted)
+    for name, shape in found.items():
+        if needed[name] != shape:
+            raise StepDiffError(f"{checkpoint}: {name} is {shape}, the recipe's is {needed[name]}; {advice}")
+
+
+def _copy(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Copy every tensor that was found into the one that is wanted under its name."""
+    with torch.no_grad():
+        for name, value in found.items():
+            wanted[name].copy_(value)
+
+
+def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    """state.json: the step, and the step and score of the best checkpoint so far."""
+    path = checkpoint / "state.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    step = state.get("step") if isinstance(state, dict) else None
+    if type(step) is not int or step != step_of(checkpoint):
+        raise _damaged(path, f"it is of step {step}")
+    best, score = state.get("best_step"), state.get("best_score")
+    if type(best) is not int or not 0 <= best <= step or type(score) not in (int, float):
+        raise _damaged(path, f"step {best} with score {score!r} cannot be the best so far")
+    return dict(state)
+
+
+def _check(checkpoint: Path) -> None:
+    """Compare the files of a checkpoint with its SHA256SUMS before any is read. StepDiffError: damage."""
+    if not checkpoint.is_dir():
+        raise _damaged(checkpoint, "no such folder")
+    if not check_sums(checkpoint, _advice(checkpoint)):
+        _notice(checkpoint.parent)
+
+
+@cache
+def _notice(run: Path) -> None:
+    """Say on stderr, once, that nothing tells whether the files of a run are damaged."""
+    print(
+        f"{run}: no SHA256SUMS, as in runs of older versions: damaged files go unnoticed, and training that goes on "
+        "draws from other random streams than it began with",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _damaged(path: Path, why: Exception | str) -> StepDiffError:
+    return StepDiffError(f"{path}: missing or damaged ({why}); {_advice(path)}")
+
+
+def _advice(path: Path) -> str:
+    checkpoint = path if _NAME.fullmatch(path.name) else path.parent
+    return (
+        "no other checkpoint is taken in its place: restore the file from a copy, or remove the folder "
+        f"{checkpoint.name} to resume from the checkpoint before it, or train into a new folder"
+    )

@@ -1,0 +1,177 @@
+"""A contrastive head: a frozen visual view and a frozen text view in one space, so that text can query clips.
+
+It trains on clips and their texts; in its stronger form on pairs too, as VLEmb compares them: a text that says what
+differs against the average of the pair's embeddings, and the two embeddings against each other.
+
+Guarantees
+- only texts and pairs of the train split train it, and none that is held out; its checkpoint is chosen on the val split
+- both sides come out L2-normalised
+- validation holds a block of clips at a time, however many there are
+- trained on pairs, it is judged as heads.methods.vlemb judges the view that it writes
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import polars as pl
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.errors import StepDiffError
+from common.streams import torch_seed
+from heads.data.clips import Features
+from heads.data.hold_out import HoldOut
+from heads.data.paired_qa import draw
+from heads.methods.vlemb import VLEmb
+from heads.models.projector import Projector
+from heads.paired_contrast import PairBatch, PairContrast
+from heads.training.loop import Progress
+from heads.training.recipe import ContrastiveRecipe
+from heads.training.trained_on import TrainedOn
+from heads.training.validation import Validator
+from heads.training.warm_start import split_texts
+from store import Store, text_key
+
+BLOCK = 64  # clips or texts embedded at a time
+VALIDATED = 2048  # most clips of val that stand against each other in the loss
+
+
+class ContrastiveHead(nn.Module):
+    """Perceiver over a clip's tokens, linear map of a text's embedding, and a temperature."""
+
+    def __init__(self, recipe: ContrastiveRecipe, tokens: int, channels: int, text_dim: int) -> None:
+        super().__init__()
+        self.clip = Projector(recipe.projector, tokens, channels, recipe.width, 1.0)
+        self.text = nn.Sequential(nn.LayerNorm(text_dim), nn.Linear(text_dim, recipe.width))
+        self.log_scale = nn.Parameter(torch.tensor(20.0).log())
+
+    def embed_clips(self, tokens: Float[Tensor, "C N D"], leave_out: float = 0.0) -> Float[Tensor, "C W"]:
+        return functional.normalize(self.clip(tokens, leave_out).mean(dim=1), dim=-1)
+
+    def embed_texts(self, texts: Float[Tensor, "C E"]) -> Float[Tensor, "C W"]:
+        return functional.normalize(self.text(texts), dim=-1)
+
+    def loss(self, tokens: Float[Tensor, "C N D"], texts: Float[Tensor, "C E"], leave_out: float = 0.0) -> Tensor:
+        """Clips against their own texts."""
+        return self.match(self.embed_clips(tokens, leave_out), self.embed_texts(texts))
+
+    def pair_loss(self, batch: PairBatch, alike_weight: float, leave_out: float = 0.0) -> Tensor:
+        """Averages of pairs against the texts that say what differs, and the cosine of each pair against the share of
+        what its clips share."""
+        told, decided = (
+            self.embed_clips(ends.flatten(0, 1), leave_out).unflatten(0, (-1, 2))
+            for ends in (batch.told, batch.decided)
+        )
+        average = functional.normalize(told.mean(dim=1), dim=-1)
+        error = (decided[:, 0] * decided[:, 1]).sum(dim=-1) - batch.alike
+        return self.match(average, self.embed_texts(batch.texts)) + alike_weight * error.square().mean()
+
+    def match(self, seen: Float[Tensor, "C W"], told: Float[Tensor, "C W"]) -> Tensor:
+        """Symmetric cross-entropy over the batch (InfoNCE)."""
+        logits = self.log_scale.clamp(max=4.6).exp() * seen @ told.T
+        own = torch.arange(len(logits), device=logits.device)
+        return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+
+
+def build(recipe: ContrastiveRecipe, store: Store, seed: int) -> ContrastiveHead:
+    torch.manual_seed(torch_seed(seed, "contrastive weights"))
+    tokens, channels = store.view("clips", recipe.view).features["tokens"].shape
+    (text_dim,) = store.view("texts", recipe.text_view).features["embedding"].shape
+    return ContrastiveHead(recipe, tokens, channels, text_dim)
+
+
+class ContrastiveTask:
+    def __init__(
+        self, recipe: ContrastiveRecipe, store: Store, seed: int, device: str, hold_out: HoldOut | None = None
+    ) -> None:
+        """hold_out: the test sets whose clips never train; None: none."""
+        recipe.check()
+        hold_out = hold_out or HoldOut()
+        self.recipe, self.seed, self.device = recipe, seed, device
+        self.clips = Features(store, recipe.view, "tokens")
+        self.texts = Features(store, recipe.text_view, "embedding", "texts")
+        catalog = store.catalog("clips").frame()
+        hold_out.look_up(catalog)
+        self.train = hold_out.keep(split_texts(catalog, recipe.text, self.clips, "train"), "clips")
+        self.val = split_texts(catalog, recipe.text, self.clips, "val")
+        if self.train.is_empty() or self.val.is_empty():
+            raise StepDiffError(
+                f"{store.path}: the contrastive head needs clips with features and a {recipe.text} in the "
+                "train and val splits"
+            )
+        if len(self.val) > VALIDATED:
+            self.val = self.val[draw(len(self.val), VALIDATED, 0, seed, "validation clips")]
+        self.pairs: PairContrast | None = None
+        self.validator: Validator | None = None
+        if recipe.pairs is not None:
+            self.pairs = PairContrast(recipe.pairs, catalog, self.clips, self.texts, seed, hold_out)
+            self.validator = Validator(recipe.pairs.validation, seed)
+            trained = self.pairs.trained()
+            self.validator.refuse(trained, recipe.pairs.pairqa)
+            self.clips.rows([*trained, *self.validator.clips()])  # whoever has none is named before anything trains
+        self.catalog = catalog.select(name for name in ("key", "video") if name in catalog.columns)
+        self.module = build(recipe, store, seed).to(device)
+
+    def trained_on(self) -> TrainedOn:
+        """Return the clips that batches may hold."""
+        pairs = [] if self.pairs is None else self.pairs.trained()
+        return TrainedOn.of(self.catalog, pl.concat([self.train["key"], pl.Series(pairs, dtype=pl.String)]))
+
+    def groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.module.parameters())}]
+
+    def prepare(self, told: Progress) -> None:
+        told.say(f"{len(self.train)} (clip, text) pairs of the train split, {len(self.val)} of val")
+        if self.pairs is not None:
+            told.say(f"{len(self.pairs.told)} pairs with a difference and {len(self.pairs.decided)} with YES or NO")
+
+    def _batch(self, rows: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
+        clips = self.clips.read([key for key, _ in rows], self.device)
+        texts = self.texts.read([text_key(text) for _, text in rows], self.device)
+        return clips, texts
+
+    def loss(self, batch: int) -> Tensor:
+        count = min(self.recipe.clips, len(self.train))
+        places = draw(len(self.train), count, batch, self.seed, "contrastive order")
+        loss = self.module.loss(*self._batch(self.train[places].rows()), self.recipe.leave_out)
+        if self.pairs is not None:
+            weight = self.pairs.options.alike_weight
+            loss = loss + self.module.pair_loss(self.pairs.batch(batch, self.device), weight, self.recipe.leave_out)
+        return loss
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float | None]:
+        keys, texts = zip(*self.val.rows(), strict=True)
+        seen = self._embedded_clips(keys).vectors
+        told = self._embedded_texts([text_key(text) for text in texts]).vectors
+        loss = float(self.module.match(seen.to(self.device), told.to(self.device)))
+        if self.validator is None:
+            return {"score": -loss, "loss": loss}
+        return {**self.validator.figures(self._vlemb()), "loss": loss}
+
+    def _vlemb(self) -> VLEmb:
+        """VLEmb over what the head now makes of the clips and texts of the validation."""
+        assert self.validator is not None
+        texts = dict.fromkeys(text_key(row.difference) for row in self.validator.choices)
+        return VLEmb(self._embedded_clips(self.validator.clips()), self._embedded_texts(list(texts)))
+
+    def _embedded_clips(self, keys: Sequence[str]) -> "Embedded":
+        return Embedded(keys, self.clips, self.module.embed_clips, self.device)
+
+    def _embedded_texts(self, keys: Sequence[str]) -> "Embedded":
+        return Embedded(keys, self.texts, self.module.embed_texts, self.device)
+
+
+class Embedded:
+    """Embeddings of some keys, computed once."""
+
+    def __init__(self, keys: Sequence[str], features: Features, embed: Callable[[Tensor], Tensor], device: str) -> None:
+        self.places = {key: place for place, key in enumerate(keys)}
+        parts = [keys[start : start + BLOCK] for start in range(0, len(keys), BLOCK)]
+        self.vectors = torch.cat([embed(features.read(part, device)).cpu() for part in parts])
+
+    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K E"]:
+        """The embeddings of keys among them."""
+        return self.vectors[[self.places[key] for key in keys]].to(device)

@@ -1,0 +1,131 @@
+"""The log of a training run: one JSON object a record, and the same figures as TensorBoard events.
+
+    RUN/metrics.jsonl               {"step": 12, "loss": 1.5, "gradient_norm": 0.7}
+    RUN/tensorboard/                events, one file for each start of the run
+
+Events are written in the caller's thread: the writer of torch.utils.tensorboard has a thread of its own, in which a
+full disk ends as a traceback that nobody can catch.
+
+Guarantees
+- what_was_logged_after_the_checkpoint_that_a_run_resumes_from_is_logged_once
+- a_last_line_that_a_kill_cut_is_dropped_and_a_damaged_line_elsewhere_is_refused_by_number
+- a_disk_that_fills_up_during_the_log_ends_in_one_line_and_the_run_resumes_exactly
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from common.errors import StepDiffError
+from common.io.files import make_folder, named_errors
+from common.io.jsonl import parse_object
+from heads.files import write_text
+
+
+class TrainingLog:
+    """metrics.jsonl and TensorBoard events, cut back to the step that a run resumes from.
+
+    Every method raises StepDiffError, in one line that names the file, where the disk is full.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Keep the records up to `step`. StepDiffError: a damaged line, or metrics.jsonl cannot be written."""
+        make_folder(folder)
+        self.path = folder / "metrics.jsonl"
+        kept = [record for record in read_metrics(self.path) if record["step"] <= step]
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+        self.events = Events(folder / "tensorboard", purge_step=step + 1)
+
+    def add(self, step: int, **values: float | None) -> None:
+        """Append one record; None is a figure that is undefined, which TensorBoard does not show."""
+        line = (json.dumps({"step": step} | values) + "\n").encode()
+        with named_errors(self.path, len(line)), Appended(self.path) as file:
+            file.write(line)
+        self.events.add(step, {name: value for name, value in values.items() if value is not None})
+
+
+class Events:
+    """One TensorBoard events file. A record is in the file when the call returns."""
+
+    def __init__(self, folder: Path, purge_step: int) -> None:
+        """purge_step: TensorBoard hides what earlier files hold of this step and later ones."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        make_folder(folder)
+        now = time.time_ns()
+        self.path = folder / f"events.out.tfevents.{now // 10**9:010d}.{socket.gethostname()}.{os.getpid()}.{now}"
+        self._write(Event(file_version="brain.Event:2"))
+        self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Append one event with all values."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        shown = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._write(Event(step=step, summary=Summary(value=shown)))
+
+    def _write(self, event: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        event.wall_time = time.time()
+        data = event.SerializeToString()
+        with named_errors(self.path, len(data)), Appended(self.path) as file:
+            RecordWriter(file).write(data)
+
+
+class Appended:
+    """The end of a file, without a buffer: what a full disk refused is not tried again when the file is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (__exit__ closes it)
+
+    def write(self, data: bytes) -> None:
+        while data:
+            data = data[self._file.write(data) :]
+
+    def __enter__(self) -> "Appended":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the records of metrics.jsonl, none where the file does not exist.
+
+    A last line without an end, as a kill leaves it, is dropped, which stderr reports.
+
+    Raises:
+        StepDiffError: another line is damaged; the message names file and line number.
+    """
+    if not path.exists():
+        return []
+    try:
+        *lines, rest = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise StepDiffError(f"{path}: cannot be read ({error.strerror})") from error
+    records = [_record(path, number, line) for number, line in enumerate(lines, 1)]
+    if rest:
+        try:
+            records.append(_record(path, len(lines) + 1, rest))
+        except StepDiffError:
+            print(f"{path}: the last line was cut short by a kill; it is dropped", file=sys.stderr, flush=True)
+    return records
+
+
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        found = parse_object(line)
+        if type(found.get("step")) is not int:
+            raise StepDiffError("no whole number under 'step'")
+    except StepDiffError as error:
+        raise StepDiffError(
+            f"{path}:{number}: damaged ({error}); remove that line and run the same command again: weights and "
+            "checkpoints do not depend on it"
+        ) from error
+    return found

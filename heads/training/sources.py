@@ -1,0 +1,116 @@
+"""What trains a video language model besides pairs: clips with a text, and clips of one video in a row.
+
+A source gives batches by number; a batch names its clips and holds the rows that show them.
+
+Guarantees
+- a batch is a pure function of seed and number
+- only clips of the train split train
+- in a sequence a text is told from its own clip and what stands before it, never from what follows
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import polars as pl
+
+from common.errors import StepDiffError
+from heads.data.chat import Chat
+from heads.data.clips import Features
+from heads.data.packing import Packed, Packer, Row, Turn, collate
+from heads.data.paired_qa import draw
+from heads.training.warm_start import split_texts
+from tasks.prompts import NEXT_VIDEO, PAIR_SYSTEM, SYSTEM
+
+SEQUENCE = 3  # clips of a video in a row (S3)
+
+
+@dataclass(frozen=True)
+class Batch:
+    clips: list[str]
+    """ids, as the rows number them"""
+    rows: Packed
+
+
+@runtime_checkable
+class Source(Protocol):
+    def batch(self, number: int, step: int) -> Batch:
+        """The source's batch of that number (from 0), for optimiser step `step`."""
+        ...
+
+
+def cut(text: str, words: int) -> str:
+    """At most so many words of a text."""
+    return " ".join(text.split()[:words])
+
+
+class TextedClips:
+    """Single clips, each asked one question that its text answers: narration, or the caption of an image."""
+
+    def __init__(
+        self, texts: pl.DataFrame, question: str, chat: Chat, outputs: int, size: int, seed: int, order: str
+    ) -> None:
+        """texts: key, text of clips that have features; size: clips a batch; order: its purpose in common.streams."""
+        if texts.is_empty():
+            raise StepDiffError("no clip of the train split has features and a text to train on; featurize some")
+        self.texts = texts.select("key", "text").rows()
+        self.question, self.size, self.seed, self.order = question, size, seed, order
+        self.packer = Packer(chat, outputs, SYSTEM)
+
+    def batch(self, number: int, step: int) -> Batch:
+        chosen = [self.texts[i] for i in draw(len(self.texts), self.size, number, self.seed, self.order)]
+        return Batch([key for key, _ in chosen], self.packer.pack([[Turn(self.question, text)] for _, text in chosen]))
+
+
+def sequences(texts: pl.DataFrame, catalog: pl.DataFrame) -> list[list[tuple[str, str]]]:
+    """All runs of SEQUENCE neighbouring (clip, text) of one video, by the time at which they end.
+
+    texts: key, text; catalog: key, video, end.
+    """
+    missing = {"video", "end"} - set(catalog.columns)
+    if missing:
+        raise StepDiffError(
+            f"the store's catalog has no column {', '.join(sorted(missing))}; featurize with a manifest that has it"
+        )
+    timed = texts.join(catalog.select("key", "video", "end"), on="key", maintain_order="left")
+    found = []
+    for video in timed.sort("end", "key").partition_by("video", maintain_order=True):
+        clips = video.select("key", "text").rows()
+        found += [clips[i : i + SEQUENCE] for i in range(len(clips) - SEQUENCE + 1)]
+    return found
+
+
+class Sequences:
+    """Clip 1, its text, clip 2, its text, clip 3, its text (S3): clips of one video, sorted by end time."""
+
+    def __init__(self, runs: list[list[tuple[str, str]]], chat: Chat, outputs: int, size: int, seed: int) -> None:
+        """runs: as `sequences` gives them; size: of them a batch."""
+        if not runs:
+            raise StepDiffError(
+                f"no video of the train split has {SEQUENCE} clips with features and narration; drop `sequences`"
+            )
+        self.runs, self.size, self.seed = runs, size, seed
+        self.chat, self.outputs = chat, outputs
+        self.opening = chat.pieces(PAIR_SYSTEM).around_videos[0]
+
+    def row(self, number: int, run: list[tuple[str, str]]) -> Row:
+        """One run as a row; number: its place in the batch. The first clip is the prefix of packed attention."""
+        row = Row()
+        row.read(self.opening)
+        for place, (_, text) in enumerate(run):
+            segment = 1 if place else 0
+            if place:
+                row.read(self.chat.text_ids(NEXT_VIDEO.format(number=place + 1)), segment)
+            row.show(number * SEQUENCE + place, self.outputs, segment)
+            row.say(self.chat.text_ids("."), self.chat.text_ids(f" {text}"), 1, len(row.ids), number)
+        return row
+
+    def batch(self, number: int, step: int) -> Batch:
+        chosen = [self.runs[i] for i in draw(len(self.runs), self.size, number, self.seed, "order of sequences")]
+        rows = [self.row(place, run) for place, run in enumerate(chosen)]
+        return Batch([key for run in chosen for key, _ in run], collate(rows))
+
+
+def narrated(catalog: pl.DataFrame, column: str, features: Features, words: int) -> pl.DataFrame:
+    """key, text (at most so many words) of the train split's clips that have features and a text in `column`."""
+    texts = split_texts(catalog, column, features, "train")
+    return texts.with_columns(text=pl.Series([cut(text, words) for text in texts["text"]], dtype=pl.String))

@@ -1,0 +1,133 @@
+"""Which clips and videos trained a head, as hashes: enough to find a test clip among them, whatever its number.
+
+    RUN/trained_on.safetensors    clips, videos, names: uint64, sorted, each value once
+    RUN/lineage.json              its sha256 and counts, under `trained_on`
+
+A hash is the first 8 bytes, little-endian, of the blake2b of a UTF-8 text. `clips` holds the ids of all clips that the
+sources of a training may draw; `videos` the files of their videos, or, of a clip without a file, its names;
+`names` the uids and stems of clips that have a file. All of them include what the run at `init` was trained on.
+
+Guarantees
+- a run that starts from another has its clips and videos too
+- a file that is not the one that the lineage names is refused
+- a file is read in blocks, however large it is
+- a run without the file loads, and is named where its clips matter
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, UInt64
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from common.errors import StepDiffError
+from heads.data.hold_out import identified
+from heads.files import write_bytes
+
+FILE = "trained_on.safetensors"
+KINDS = ("clips", "videos", "names")
+BLOCK = 2**20
+"""hashes read at a time"""
+Hashes = UInt64[np.ndarray, " H"]
+
+
+def hashes(texts: Iterable[str]) -> Hashes:
+    """Return the hash of each text, in order."""
+    data = b"".join(hashlib.blake2b(text.encode()).digest()[:8] for text in texts)
+    return np.frombuffer(data, "<u8").astype(np.uint64, copy=False)
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The clips and videos of one training."""
+
+    arrays: Mapping[str, Hashes]
+    """of each of KINDS: sorted, each value once"""
+    unrecorded: tuple[str, ...] = ()
+    """runs that it started from, directly or not, whose clips nobody recorded"""
+
+    @classmethod
+    def of(cls, catalog: pl.DataFrame, keys: pl.Series) -> "TrainedOn":
+        """Return those of the clips `keys`; catalog: key and, where known, video."""
+        clips = pl.DataFrame({"key": keys.unique()})
+        known = identified(catalog).join(clips.lazy(), on="key", how="semi").collect(engine="streaming")
+        filed, unfiled = known.filter(pl.col("file").is_not_null()), known.filter(pl.col("file").is_null())
+        texts = {
+            "clips": clips["key"],
+            "videos": pl.concat([filed["file"], unfiled["uid"], unfiled["stem"]]),
+            "names": pl.concat([filed["uid"], filed["stem"]]),
+        }
+        return cls({kind: np.unique(hashes(found.drop_nulls().unique())) for kind, found in texts.items()})
+
+    def union(self, other: "TrainedOn") -> "TrainedOn":
+        """Return the clips and videos of both."""
+        arrays = {kind: np.union1d(self.arrays[kind], other.arrays[kind]) for kind in KINDS}
+        return TrainedOn(arrays, tuple(dict.fromkeys([*self.unrecorded, *other.unrecorded])))
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write the file of the run in `folder`; returns what lineage.json is to remember of it."""
+        data = save({kind: np.ascontiguousarray(array) for kind, array in self.arrays.items()})
+        write_bytes(folder / FILE, data)
+        counts = {kind: len(array) for kind, array in self.arrays.items()}
+        return {"sha256": hashlib.sha256(data).hexdigest(), **counts, "unrecorded": list(self.unrecorded)}
+
+
+def blocks(folder: Path, kind: str) -> Iterator[Hashes]:
+    """Yield the hashes of one kind that a run recorded, in sorted blocks.
+
+    Raises:
+        StepDiffError: the file is missing or damaged.
+    """
+    path = folder / FILE
+    try:
+        with safe_open(path, "np") as file:
+            values = file.get_slice(kind)
+            (count,) = values.get_shape()
+            for start in range(0, count, BLOCK):
+                yield values[start : min(start + BLOCK, count)]
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def check(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raise StepDiffError where the run's file is not the one that its lineage names; record: the lineage's."""
+    path = folder / FILE
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _damaged(path, error.strerror or "unreadable") from error
+    if sha256 != record["sha256"]:
+        raise _damaged(path, f"sha256 {sha256[:12]}, lineage.json names {str(record['sha256'])[:12]}")
+
+
+def read(folder: Path, lineage: Mapping[str, Any]) -> TrainedOn:
+    """Read what a run was trained on, to inherit it; without a record, the run is named as unrecorded."""
+    record = lineage.get("trained_on")
+    if record is None:
+        return TrainedOn({kind: np.empty(0, np.uint64) for kind in KINDS}, (str(folder),))
+    check(folder, record)
+    arrays = {kind: np.concatenate([np.empty(0, np.uint64), *blocks(folder, kind)]) for kind in KINDS}
+    return TrainedOn(arrays, tuple(record["unrecorded"]))
+
+
+def contained(wanted: Hashes, found: Iterable[Hashes]) -> Bool[np.ndarray, " H"]:
+    """Return of each wanted hash whether it is in one of the sorted blocks."""
+    there = np.zeros(len(wanted), bool)
+    for block in found:
+        if len(block):
+            there |= block[np.searchsorted(block, wanted).clip(max=len(block) - 1)] == wanted
+    return there
+
+
+def _damaged(path: Path, why: str) -> StepDiffError:
+    return StepDiffError(
+        f"{path}: missing or damaged ({why}), so nobody can tell which clips trained the head; restore it, or train "
+        "into a new folder"
+    )

@@ -1,0 +1,199 @@
+"""Training a video-conditioned language model from cached tokens: VCLM, Interleaved and StepDiff by one trainer.
+
+Batch b is of source b modulo the number of sources, as the supplement's S3 samples its data sets.
+
+Guarantees
+- only the projector changes, and of the language model what the recipe trains: nothing, LoRA, or all
+- which source gives which batch is a pure function of the batch's number
+- validation reads the val test sets it is given, on rows drawn by seed
+- a clip without features is named before anything trains
+- no source draws a clip that is held out: clips, sequences, images, pairs, the warm start, hard negatives
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from common.errors import StepDiffError
+from common.streams import torch_seed
+from heads.comparing import Comparing
+from heads.data.clips import Features
+from heads.data.hard_negatives import HardNegatives
+from heads.data.hold_out import HoldOut
+from heads.data.packing import Packed
+from heads.data.paired_qa import PairQuestions, read_paired_qa
+from heads.device import autocast
+from heads.methods.stepdiff import StepDiff
+from heads.models.language_model import LanguageModel
+from heads.models.projector import Projector
+from heads.models.video_lm import VideoLM
+from heads.paired_source import PairedSource
+from heads.training.checkpoint import Run
+from heads.training.loop import Progress
+from heads.training.recipe import VideoLMRecipe, WarmStart
+from heads.training.sources import Batch, Sequences, Source, TextedClips, narrated, sequences
+from heads.training.trained_on import TrainedOn
+from heads.training.validation import Validator
+from heads.training.warm_start import split_texts, warm_start
+from store import Store
+from tasks.prompts import CAPTION_QUESTION, NARRATION_QUESTION
+
+CLIPS_MINED = 32  # projected at a time
+
+
+def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> VideoLM:
+    """The untrained model of a recipe; the same seed gives the same weights."""
+    lm = LanguageModel.load(recipe.language_model, device, exact=recipe.full or recipe.precision == "float32")
+    if recipe.lora is not None:
+        lm.add_lora(recipe.lora, seed)
+    if recipe.full:
+        lm.train_all()
+    if recipe.precision == "bfloat16":
+        lm.hold_frozen(torch.bfloat16)
+    if recipe.gradient_checkpointing:
+        lm.recompute_layers()
+    torch.manual_seed(torch_seed(seed, "projector weights"))
+    tokens, channels = features.shape
+    projector = Projector(recipe.projector, tokens, channels, lm.width, lm.embedding_std).to(device)
+    return VideoLM(lm, projector, recipe.projector.outputs)
+
+
+def comparing(recipe: VideoLMRecipe, model: VideoLM) -> Comparing | None:
+    """What asks the clips of a row as well, where the recipe has it so."""
+    return Comparing(model.lm, recipe.compare_weight) if recipe.compare_weight else None
+
+
+def answer_loss(
+    model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"], comparing: Comparing | None = None
+) -> Float[Tensor, ""]:
+    """Mean loss over the answer tokens of a batch, each token by its turn's weight; tokens: of the rows' clips.
+
+    comparing: asks the clips of a row as well.
+    """
+    rows, clips = rows.to(model.lm.device), model.project(tokens)
+    if comparing is not None:
+        rows = comparing.ask(rows, clips)
+    losses, weights, _ = model.token_losses(rows, clips)
+    return (losses * weights).sum() / weights.sum()
+
+
+class VideoTask:
+    def __init__(
+        self, recipe: VideoLMRecipe, store: Store, seed: int, device: str, hold_out: HoldOut | None = None
+    ) -> None:
+        """hold_out: the test sets whose clips never train; None: none."""
+        recipe.check()
+        self.hold_out = hold_out or HoldOut()
+        self.recipe, self.store, self.seed, self.device = recipe, store, seed, device
+        self.catalog = store.catalog("clips").frame()
+        self.hold_out.look_up(self.catalog)
+        self.features = Features(store, recipe.view, "tokens")
+        self.pairs: list[PairQuestions] = []
+        if recipe.pairqa is not None:
+            self.pairs = read_paired_qa(recipe.pairqa, self.catalog, self.hold_out)
+        self.validator = Validator(recipe.validation, seed)
+        self.negatives: HardNegatives | None = None
+        if recipe.hard_negatives is not None:
+            neighbours = recipe.hard_negatives.neighbours
+            self.negatives = HardNegatives(self.catalog, self.features, neighbours, self.hold_out)
+            if not recipe.hard_negatives.mine_every:
+                self.negatives.mine(self.negatives.embeddings(store, recipe.view))
+        asked = dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate))
+        self.validator.refuse(asked, str(recipe.pairqa))
+        self.features.rows([*asked, *self.validator.clips()])  # whoever has none is named before anything trains
+        self.trained = [pl.Series(list(asked), dtype=pl.String)]
+        """keys of the clips that may train, source by source"""
+        if self.negatives is not None:
+            self.trained.append(pl.Series(self.negatives.clips, dtype=pl.String))
+        self.warm_texts = None if recipe.warm_start is None else self._warm_texts(recipe.warm_start)
+        self.module = build(recipe, self.features, seed, device)
+        self.comparing = comparing(recipe, self.module)
+        self.sources = {name: self._source(name) for name in dict.fromkeys(recipe.sources)}
+
+    def _source(self, name: str) -> Source:
+        recipe, chat, outputs = self.recipe, self.module.lm.chat, self.recipe.projector.outputs
+        if name == "pairs":
+            return PairedSource(recipe, self.pairs, chat, self.module.lm.packs, self.seed, self.negatives)
+        column = recipe.caption if name == "images" else recipe.narration
+        texts = self.hold_out.keep(narrated(self.catalog, column, self.features, recipe.words), name)
+        if name == "sequences":
+            runs = sequences(texts, self.catalog)
+            self.trained.append(pl.Series([key for run in runs for key, _ in run], dtype=pl.String))
+            return Sequences(runs, chat, outputs, recipe.batch, self.seed)
+        self.trained.append(texts["key"])
+        question, order = NARRATION_QUESTION, "order of clips"
+        if name == "images":
+            question, order = CAPTION_QUESTION, "order of images"
+        return TextedClips(texts, question, chat, outputs, recipe.batch, self.seed, order)
+
+    def _warm_texts(self, options: WarmStart) -> pl.DataFrame:
+        """Return key and text of what the warm start reads. StepDiffError: nothing."""
+        texts = pl.concat([split_texts(self.catalog, name, self.features, "train") for name in options.texts])
+        if texts.is_empty():
+            raise StepDiffError(
+                f"warm start: no clip of the train split has features and a {' or '.join(options.texts)}; "
+                "featurize some"
+            )
+        texts = self.hold_out.keep(texts, "warm start")
+        self.trained.append(texts["key"])
+        return texts
+
+    def trained_on(self) -> TrainedOn:
+        """Return the clips that the sources and the warm start may draw."""
+        return TrainedOn.of(self.catalog, pl.concat(self.trained))
+
+    def groups(self) -> list[dict[str, Any]]:
+        rate, lora = self.recipe.schedule.learning_rate, self.recipe.lora
+        groups: list[dict[str, Any]] = [{"params": list(self.module.projector.parameters()), "lr": rate}]
+        if trained := self.module.lm.trained():
+            groups.append({"params": trained, "lr": rate if lora is None else lora.learning_rate})
+        return groups
+
+    def prepare(self, told: Progress) -> None:
+        if self.recipe.init is not None:
+            checkpoint = Run(Path(self.recipe.init)).start(self.module)
+            told.say(f"starts from {checkpoint}")
+        options, texts = self.recipe.warm_start, self.warm_texts
+        if options is None or texts is None:
+            return
+        told.say(f"warm start on {len(texts)} texts of the train split ({', '.join(options.texts)})")
+        steps = Progress("warm start", options.steps)
+        precision = self.recipe.precision
+        warm_start(self.module, self.features, texts, self.pairs, options, precision, self.seed, steps.told)
+
+    def batch(self, number: int) -> Batch:
+        """The training batch of that number."""
+        names = self.recipe.sources
+        turn, place = divmod(number, len(names))
+        own = turn * names.count(names[place]) + names[:place].count(names[place])  # a source may have several places
+        return self.sources[names[place]].batch(own, number // self.recipe.schedule.accumulate)
+
+    def loss(self, batch: int) -> Tensor:
+        """The loss of one training batch."""
+        hard, (step, within) = self.recipe.hard_negatives, divmod(batch, self.recipe.schedule.accumulate)
+        if hard is not None and hard.mine_every and within == 0 and step % hard.mine_every == 0:
+            self.mine()
+        drawn_batch = self.batch(batch)
+        tokens = self.features.read(drawn_batch.clips, self.device)
+        with autocast(self.device, self.recipe.precision):
+            return answer_loss(self.module, drawn_batch.rows, tokens, self.comparing)
+
+    @torch.no_grad()
+    def mine(self) -> None:
+        """Hard negatives by what the projector now makes of the clips: the mean of a clip's tokens."""
+        assert self.negatives is not None
+        vectors = []
+        for start in range(0, len(self.negatives.clips), CLIPS_MINED):
+            tokens = self.features.read(self.negatives.clips[start : start + CLIPS_MINED])
+            with autocast(self.device, self.recipe.precision):
+                vectors.append(self.module.project(tokens).float().mean(dim=1).cpu().numpy())
+        self.negatives.mine(np.concatenate(vectors))
+
+    def validate(self) -> dict[str, float | None]:
+        with autocast(self.device, self.recipe.precision):
+            return self.validator.figures(StepDiff(self.module, self.features))

@@ -1,0 +1,251 @@
+"""an index in parts: trained once, filled by runs of rows side by side, merged on disk
+
+In a folder of their own, each file whole or absent: trained.faiss (no rows), sample.npz (see sample.py), and for every
+part its inverted lists and, written last, what passed the sample.
+
+Guarantees
+- a_killed_build_resumes: parts that are there are not computed again, and the index is that of an unbroken build
+- memory_of_one_part: rows of one part and no more are in a worker's memory; the merge maps files
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from common.errors import StepDiffError
+from common.io.remote import Place
+from common.streams import generator
+from retrieval.exact.search import squares
+from retrieval.files import local, whole
+from retrieval.gpu import cluster_on_gpu
+from retrieval.index.factory import TRAINING_ROWS_A_LIST
+from retrieval.index.files import DamagedIndex, ids, read_faiss
+from retrieval.index.sample import Sample
+from retrieval.vectors import checked_norms, compact, filled_rows, raw_blocks, width
+from store import Store, View
+
+if TYPE_CHECKING:
+    import faiss
+
+
+@dataclass(frozen=True)
+class Job:
+    """An index to be built. Picklable."""
+
+    store: Place
+    entity: str
+    view: str
+    feature: str
+    folder: Place
+    """of the parts"""
+
+    def opened(self) -> tuple[Store, View]:
+        store = Store.open(self.store)
+        return store, store.view(self.entity, self.view, check="always")
+
+    @property
+    def trained(self) -> Place:
+        return self.folder / "trained.faiss"
+
+    @property
+    def sample(self) -> Place:
+        return self.folder / "sample.npz"
+
+    def mergeable(self) -> bool:
+        """Whether parts of the trained index can be put together: it has inverted lists."""
+        import faiss
+
+        with self.naming_folder(), local(self.trained) as file:
+            return faiss.try_extract_index_ivf(read_faiss(file, self.dim(), 0)) is not None
+
+    def dim(self) -> int:
+        """Channels of a vector."""
+        return width(self.opened()[1], self.feature)
+
+    @contextmanager
+    def naming_folder(self) -> Iterator[None]:
+        """Turn a DamagedIndex raised within the block into an error that says what to delete."""
+        try:
+            yield
+        except DamagedIndex as error:
+            raise StepDiffError(f"{error}; delete {self.folder} and run the same command again") from error
+
+
+class Part(NamedTuple):
+    """A run of rows of a job."""
+
+    job: Job
+    rows: Int64[np.ndarray, " rows"]
+
+    @property
+    def name(self) -> str:
+        return f"{self.rows[0]}-{self.rows[-1] + 1}"
+
+    @property
+    def lists(self) -> Place:
+        return self.job.folder / f"{self.name}.faiss"
+
+    @property
+    def passed(self) -> Place:
+        """Written last: the part is done."""
+        return self.job.folder / f"{self.name}.npz"
+
+
+class Filled(NamedTuple):
+    """What it took to fill a part."""
+
+    seconds: float
+    recall_seconds: float
+    """of them, for the sample's truth"""
+    memory: int
+    """bytes that the process had at its peak"""
+
+
+def parts_of(job: Job, rows: Int64[np.ndarray, " rows"], rows_per_shard: int, size: int) -> list[Part]:
+    """`rows` in parts of whole shards, of about `size` rows."""
+    runs = rows // (rows_per_shard * max(size // rows_per_shard, 1))
+    return [Part(job, part) for part in np.split(rows, np.flatnonzero(np.diff(runs)) + 1)]
+
+
+def train(job: Job, factory: str, rows: Int64[np.ndarray, " rows"]) -> None:
+    """Train an empty index on a seeded sample of `rows`, and draw the sample queries.
+
+    StepDiffError where FAISS cannot make such an index of these rows.
+    """
+    import faiss
+
+    store, view = job.opened()
+    dim = view.features[job.feature].shape[0]
+    try:
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        ivf = faiss.try_extract_index_ivf(index)
+        if ivf is None:  # it takes no row numbers by itself
+            index = faiss.IndexIDMap(index)
+        lists = ivf.nlist if ivf is not None else 1024
+        if not index.is_trained:
+            chosen = generator(0, "index training rows").permutation(len(rows))[: TRAINING_ROWS_A_LIST * lists]
+            vectors = compact(store, view, job.feature, rows[np.sort(chosen)])
+            with cluster_on_gpu(ivf):
+                index.train(vectors)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise StepDiffError(
+            f"FAISS cannot build {factory!r} over {len(rows)} rows of {dim} channels ({reason}): "
+            f"choose another --factory, or auto"
+        ) from error
+    sample = Sample.drawn(store, view, job.feature, rows, lists)
+    with whole(job.sample) as temporary:
+        sample.write(temporary)
+    write_index(index, job.trained)
+
+
+def fill(part: Part) -> Filled:
+    """Add the rows of a part to its own lists, and let them pass the sample."""
+    start, aside = time.perf_counter(), 0.0
+    job = part.job
+    store, view = job.opened()
+    with job.naming_folder(), local(job.trained) as file, local(job.sample) as drawn:
+        index = read_faiss(file, width(view, job.feature), 0)
+        sample = Sample.read(drawn, filled_rows(view))
+    passing = sample.anew()
+    for rows, vectors in raw_blocks(view, job.feature, part.rows):
+        sums = squares(vectors)
+        norms = checked_norms(store, view, job.feature, rows, sums)
+        before = time.perf_counter()
+        passing.see(rows, vectors, sums)
+        aside += time.perf_counter() - before
+        index.add_with_ids((vectors / norms[:, None]).astype(np.float32), rows)
+    write_index(index, part.lists)
+    with whole(part.passed) as temporary:
+        Sample.passed(sample.rows, passing).write(temporary)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Filled(time.perf_counter() - start, aside, memory)
+
+
+def fill_or_say(part: Part) -> Filled | str:
+    """`fill`, or the one line that says why not: for a worker whose exceptions do not travel."""
+    try:
+        return fill(part)
+    except StepDiffError as error:
+        return str(error)
+
+
+def merge(trained: Path, lists: Mapping[Path, int], dim: int, out: Path) -> int:
+    """Write the index `trained` with all rows of the index files `lists` as the file `out`; returns their number.
+
+    It is written list by list as FAISS itself writes an index, whose inverted lists stand at its end; so no more than
+    a list is in memory. StepDiffError where this FAISS writes them another way, or a file is damaged.
+
+    Args:
+        trained: an index of `dim` channels without rows.
+        lists: index files, and how many rows each holds.
+        dim: channels.
+        out: file to write.
+    """
+    import faiss
+
+    empty = read_faiss(trained, dim, 0)
+    ivf = faiss.extract_index_ivf(empty)
+    opened = [read_faiss(path, dim, count, mapped=True) for path, count in lists.items()]
+    parts = []
+    for path, one in zip(lists, opened, strict=True):
+        inner = faiss.try_extract_index_ivf(one)
+        if inner is None or (inner.nlist, inner.code_size) != (ivf.nlist, ivf.code_size):
+            raise DamagedIndex(f"{path.name} is damaged: it is no part of this index")
+        parts.append(inner.invlists)
+    sizes = np.array([[part.list_size(n) for part in parts] for n in range(ivf.nlist)], "<u8")
+    empty.ntotal = ivf.ntotal = int(sizes.sum())
+    header = faiss.serialize_index(empty).tobytes()
+    what = b"ilar" + np.array([ivf.nlist, ivf.code_size], "<u8").tobytes()
+    no_lists = what + b"sprs" + bytes(8)
+    if not header.endswith(no_lists):
+        raise StepDiffError(f"FAISS {faiss.__version__} keeps such an index in another way: use --factory auto")
+    with open(out, "wb") as file:
+        file.write(header.removesuffix(no_lists))
+        file.write(what + b"full" + np.array([ivf.nlist], "<u8").tobytes() + sizes.sum(axis=1, dtype="<u8").tobytes())
+        for number, counts in enumerate(sizes.astype(int).tolist()):
+            there = [(part, count) for part, count in zip(parts, counts, strict=True) if count]
+            for part, count in there:
+                file.write(faiss.rev_swig_ptr(part.get_codes(number), count * ivf.code_size).data)
+            for part, count in there:
+                file.write(faiss.rev_swig_ptr(part.get_ids(number), count).data)
+    return int(empty.ntotal)
+
+
+def emptied(index: faiss.Index) -> faiss.Index:
+    """A trained IVF index without its rows."""
+    import faiss
+
+    ivf = faiss.extract_index_ivf(index)
+    lists = faiss.ArrayInvertedLists(ivf.nlist, ivf.code_size)
+    ivf.replace_invlists(lists, True)
+    lists.this.disown()
+    index.ntotal = ivf.ntotal = 0
+    ivf.nprobe = 1
+    return index
+
+
+def rows_in(index: faiss.Index) -> Int64[np.ndarray, " rows"]:
+    """The row numbers that an IVF index holds, rising."""
+    held = list(ids(index))
+    return np.sort(np.concatenate(held)) if held else np.empty(0, np.int64)
+
+
+def write_index(index: faiss.Index, path: Place) -> None:
+    """Write an index file, whole. StepDiffError where the disk refuses."""
+    import faiss
+
+    with whole(path) as temporary:
+        try:
+            faiss.write_index(index, str(temporary))
+        except RuntimeError as error:
+            raise StepDiffError(f"cannot write {path}: make room on its disk, and run it again") from error

@@ -1,0 +1,134 @@
+"""A contact sheet: what was asked and its neighbours as strips of frames, in one HTML file that needs no other.
+
+Guarantees:
+- self_contained: the page names no other file and no address; pictures are inside it.
+- a_missing_video_is_told: a clip whose frames cannot be read has a grey tile that says why.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from retrieval.files import whole
+from retrieval.queries.footage import Pictures, frames
+
+STRIP = 3  # frames of a clip
+SIDE = 192  # pixels of a frame's side
+QUALITY = 82  # of a JPEG
+BESIDE = ("step", "activity", "split")  # columns shown as labels
+
+STYLE = """
+:root { color-scheme: light dark; --paper: #f6f4ef; --ink: #24211c; --soft: #7b7468; --card: #ffffff; --line: #e4dfd4;
+  --accent: #c4552d; --blank: #d9d6cf; }
+@media (prefers-color-scheme: dark) { :root { --paper: #191816; --ink: #ece8df; --soft: #9b9488; --card: #232120;
+  --line: #35322e; --accent: #ee8358; --blank: #3a3835; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1320px; padding: 40px 28px 64px; background: var(--paper); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
+header { margin-bottom: 28px; }
+h1 { margin: 0 0 4px; font-size: 25px; font-weight: 650; letter-spacing: -0.01em; overflow-wrap: anywhere; }
+header p { margin: 0; color: var(--soft); }
+.asked, .found { display: grid; gap: 20px; grid-template-columns: repeat(auto-fill, minmax(min(390px, 100%), 1fr)); }
+.asked { margin-bottom: 32px; padding-bottom: 32px; border-bottom: 1px solid var(--line); }
+figure { margin: 0; overflow: hidden; border: 1px solid var(--line); border-radius: 12px; background: var(--card); }
+.asked figure { border: 2px solid var(--accent); }
+.strip { display: grid; grid-template-columns: repeat(3, 1fr); gap: 2px; aspect-ratio: 3 / 1; background: var(--line); }
+.strip img { display: block; width: 100%; height: 100%; object-fit: cover; }
+.blank { display: flex; align-items: center; justify-content: center; aspect-ratio: 3 / 1; padding: 16px 24px;
+  background: var(--blank); color: var(--soft); font-size: 13px; text-align: center; overflow-wrap: anywhere; }
+figcaption { padding: 12px 16px 14px; }
+.top { display: flex; align-items: baseline; gap: 10px; }
+.rank { color: var(--soft); font-variant-numeric: tabular-nums; }
+.clip { flex: 1; font-weight: 600; overflow-wrap: anywhere; }
+.cosine { color: var(--accent); font-weight: 650; font-variant-numeric: tabular-nums; }
+.bar { height: 3px; margin: 8px 0 10px; border-radius: 2px; background: var(--line); }
+.bar span { display: block; height: 100%; border-radius: 2px; background: var(--accent); }
+.labels span { display: inline-block; margin: 0 6px 4px 0; padding: 1px 9px; border-radius: 999px;
+  background: var(--paper); color: var(--soft); font-size: 12.5px; }
+.said { margin: 6px 0 0; color: var(--soft); font-size: 13px; display: -webkit-box; -webkit-box-orient: vertical;
+  -webkit-line-clamp: 3; overflow: hidden; }
+"""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One clip of the sheet."""
+
+    clip: str
+    pictures: Pictures
+    """its frames, or why there are none"""
+    labels: Sequence[str] = ()
+    said: str | None = None
+    """its narration or caption"""
+    rank: int | None = None
+    """None for a clip that asks"""
+    similarity: float | None = None
+
+
+def write_sheet(path: Path, title: str, below: str, asked: Sequence[Tile], found: Sequence[Tile]) -> None:
+    """Writes the page: a title, a line below it, the clips that ask, and their neighbours, best first."""
+    page = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
+        f"<header><h1>{escape(title)}</h1><p>{escape(below)}</p></header>",
+        *(["<section class='asked'>", *map(_figure, asked), "</section>"] if asked else []),
+        "<section class='found'>",
+        *map(_figure, found),
+        "</section></body></html>",
+    ]
+    with whole(path) as temporary:
+        temporary.write_text("\n".join(page) + "\n", encoding="utf-8")
+
+
+def tile(
+    clip: str, known: dict[str, Any], videos: Path, rank: int | None = None, similarity: float | None = None
+) -> Tile:
+    """The tile of a clip of which the catalog knows `known`; relative paths of videos lie in the folder `videos`."""
+    labels = [str(known[name]) for name in BESIDE if known.get(name) is not None]
+    if known.get("start") is not None and known.get("end") is not None:
+        labels.append(f"{known['start']:.2f} to {known['end']:.2f} s")
+    said = known.get("narration") or known.get("caption")
+    return Tile(clip, _pictures(known, videos), labels, None if said is None else str(said), rank, similarity)
+
+
+def _pictures(known: dict[str, Any], videos: Path) -> Pictures:
+    if any(known.get(name) is None for name in ("video", "start", "end")):
+        return "the catalog does not say in which video it lies, and when"
+    return frames(videos / known["video"], (known["start"], known["end"]), STRIP, SIDE)
+
+
+def _figure(one: Tile) -> str:
+    if isinstance(one.pictures, str):
+        seen = f"<div class='blank'>{escape(one.pictures)}</div>"
+    else:
+        seen = f"<div class='strip'>{''.join(map(_image, one.pictures))}</div>"
+    rank = "" if one.rank is None else f"<span class='rank'>{one.rank}</span>"
+    top = f"{rank}<span class='clip'>{escape(one.clip)}</span>"
+    bar = ""
+    if one.similarity is not None:
+        top += f"<span class='cosine'>{one.similarity:.3f}</span>"
+        bar = f"<div class='bar'><span style='width:{100 * min(max(one.similarity, 0.0), 1.0):.1f}%'></span></div>"
+    labels = "".join(f"<span>{escape(label)}</span>" for label in one.labels)
+    said = "" if one.said is None else f"<p class='said'>{escape(one.said)}</p>"
+    return (
+        f"<figure>{seen}<figcaption><div class='top'>{top}</div>{bar}"
+        f"<div class='labels'>{labels}</div>{said}</figcaption></figure>"
+    )
+
+
+def _image(picture: UInt8[np.ndarray, "side side 3"]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=QUALITY, optimize=True)
+    return f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}'>"

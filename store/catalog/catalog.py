@@ -1,0 +1,210 @@
+"""The catalog of an entity: key -> row, and what is known of it.
+
+Guarantees
+- a row is given out once and never moves; what is known of it may be told anew
+- two appends at once never give a row twice
+- opening a catalog reads no part until a row or a key is asked for
+- what is asked about keys and rows reads indexes, not parts, so that it costs what is asked
+- what was asked before a fork can be asked after it
+- while parts are merged, every row is read once
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int, Int64
+
+from common.errors import StepDiffError
+from common.io import sealed as table
+from common.io.files import create_file, replace_file
+from common.io.remote import Place
+from store.catalog.key_indexes import KeyIndexes
+from store.catalog.parts import Parts, first_row, is_part, part_name, standing
+from store.catalog_part import read_part
+
+Answer = TypeVar("Answer")
+
+
+class Catalog:
+    """The rows of one entity, as Parquet parts named by their first row."""
+
+    def __init__(self, folder: Place) -> None:
+        """The catalog whose parts lie in `folder`, which need not exist yet."""
+        self.folder = folder
+        self.entity = folder.name
+        self._indexes = KeyIndexes(folder)
+        self._counted: tuple[Parts, int] = ((), 0)  # the parts there were, and their rows
+
+    def parts(self) -> Parts:
+        """The part files that together hold every row once, by first row."""
+        return standing(part for part in self.folder.glob("*.parquet") if is_part(part))
+
+    def __len__(self) -> int:
+        """Rows given out so far, by whichever process."""
+        return self._settled(self._count)
+
+    def _count(self, parts: Parts) -> int:
+        if parts != self._counted[0]:
+            self._counted = parts, self._indexes.end(parts)
+        return self._counted[1]
+
+    def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """All rows in order: key, row, and every column that any part has (null elsewhere).
+
+        With `columns`, of these those that any part has. Raises StepDiffError where a part is damaged or missing.
+        """
+        return self._settled(lambda parts: self._frame(parts, columns))
+
+    def _frame(self, parts: Parts, columns: Sequence[str] | None) -> pl.DataFrame:
+        frames = [pl.DataFrame(schema={"key": pl.String, "row": pl.Int64})]
+        row = 0
+        for part in parts:
+            if first_row(part) != row:
+                raise StepDiffError(
+                    f"catalog of {self.entity} has no part for rows {row} to {first_row(part) - 1}"
+                    f" in {self.folder}: restore the missing file"
+                )
+            frames.append(read_part(part, None if columns is None else ["row", *columns]))
+            row += len(frames[-1])
+        frame = pl.concat(frames, how="diagonal_relaxed")
+        return frame if columns is None else frame.select(name for name in columns if name in frame.columns)
+
+    def select(self, rows: Int[np.ndarray, " K"], like: pl.DataFrame) -> pl.DataFrame:
+        """Return `row` and other columns of K rows in the order of the catalog, reading only the parts that hold them.
+
+        Args:
+            rows: row numbers, in any order; -1 and unknown rows are left out.
+            like: an empty frame with the wanted columns. A column that no part has is null; a value of another dtype
+                is cast, and is null where that is not possible.
+        """
+        return self._settled(lambda parts: self._select(parts, rows, like))
+
+    def _select(self, parts: Parts, rows: Int[np.ndarray, " K"], like: pl.DataFrame) -> pl.DataFrame:
+        schema = {"row": pl.Int64(), **like.schema}
+        frames = [pl.DataFrame(schema=schema)]
+        wanted = pl.Series(np.unique(rows[rows >= 0]))
+        ends = [*(first_row(part) for part in parts[1:]), 2**63 - 1]
+        for part, end in zip(parts, ends, strict=bool(parts)):
+            here = wanted.filter((wanted >= first_row(part)) & (wanted < end))
+            if not len(here):
+                continue
+            found = table.read(part, list(schema), strict=False).filter(pl.col("row").is_in(here.implode()))
+            found = found.with_columns(pl.lit(None).alias(name) for name in schema if name not in found.columns)
+            frames.append(found.select(pl.col(name).cast(dtype, strict=False) for name, dtype in schema.items()))
+        return pl.concat(frames)
+
+    def append(self, frame: pl.DataFrame) -> int:
+        """Give rows to the keys of `frame` that have none, in its order; returns how many.
+
+        Parameters: a frame with column `key` (text, unique) and any others but `row`.
+        Raises StepDiffError on keys that are missing, empty or given twice.
+        """
+        table.check_threads("append to a catalog")
+        frame = self._checked(frame)
+        while True:
+            # one look at the parts: what is known, and where it ends
+            known, row = self._settled(lambda parts: (self._indexes.find(parts, frame["key"]) >= 0, self._count(parts)))
+            new = frame.filter(pl.Series(~known, dtype=pl.Boolean))
+            if not new.height:
+                return 0
+            data = table.encode(
+                new.select(
+                    "key",
+                    pl.int_range(row, row + new.height, dtype=pl.Int64).alias("row"),
+                    pl.exclude("key"),
+                )
+            )
+            part = self.folder / part_name(row)
+            # a part that has the rows of another's, merged already, hides the new one: it counts for nothing
+            if create_file(part, [data], len(data)) and part in self.parts():
+                self.index()
+                return new.height
+
+    def update(self, frame: pl.DataFrame) -> int:
+        """Tell anew what is known of keys that have rows; returns of how many that changed anything.
+
+        A null tells nothing, and a column that `frame` lacks stays. Whoever calls holds the store's lock.
+        Raises StepDiffError on keys as `append` does, and on a column whose values are of a kind that does not fit.
+        """
+        table.check_threads("update a catalog")
+        frame = self._checked(frame)
+        told = [name for name in frame.columns if name != "key"]
+        rows = self.rows(frame["key"])
+        known = frame.with_columns(row=pl.Series(rows)).filter(pl.col("row") >= 0)
+        changed = 0
+        parts = self.parts()
+        ends = [*(first_row(part) for part in parts[1:]), 2**63 - 1]
+        for part, end in zip(parts, ends, strict=True):
+            here = known.filter(pl.col("row").is_between(first_row(part), end, closed="left"))
+            if here.height and told:
+                changed += self._rewrite(part, here, told)
+        if changed:
+            self.index()
+        return changed
+
+    def _rewrite(self, part: Place, known: pl.DataFrame, told: Sequence[str]) -> int:
+        """One part, with what `known` tells; left alone where that is nothing new."""
+        old = read_part(part)
+        try:
+            new = pl.concat([old, known.select("row", *told).clear()], how="diagonal_relaxed")
+            beside = pl.concat([new.clear().select("row", *told), known.select("row", *told)], how="vertical_relaxed")
+            new = new.update(beside, on="row", how="left")
+        except pl.exceptions.PolarsError as error:
+            raise StepDiffError(f"{part} cannot take what is told anew ({error}): give values of its kind") from error
+        before = old.with_columns(pl.lit(None).alias(name) for name in told if name not in old.columns)
+        same = pl.all_horizontal(pl.Series(new[name].eq_missing(before[name].cast(new[name].dtype))) for name in told)
+        changed = new.height - int(new.select(same)[:, 0].sum())
+        if changed:
+            data = table.encode(new)
+            replace_file(part, [data], len(data))
+        return changed
+
+    def rows(self, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
+        """The row of each key, -1 where there is none.
+
+        Raises StepDiffError where a part is damaged or missing that no index covers.
+        """
+        return self._settled(lambda parts: self._indexes.find(parts, keys))
+
+    def keys(self, rows: Int[np.ndarray, " K"]) -> list[str]:
+        """The key of each row; StepDiffError where the catalog has no such row, and as `rows`."""
+        return self._settled(lambda parts: self._indexes.keys(parts, rows.astype(np.int64, copy=False)))
+
+    def name(self, row: int) -> str:
+        """The key of a row, for a message: `row N` where it cannot be told."""
+        try:
+            return self.keys(np.array([row]))[0]
+        except StepDiffError:
+            return f"row {row}"
+
+    def index(self) -> None:
+        """Index the rows that no index has yet."""
+        self._settled(self._indexes.make)
+
+    def sweep(self) -> None:
+        """As `index`, and delete the indexes of parts that do not stand."""
+        self._settled(self._indexes.sweep)
+
+    def _settled(self, read: Callable[[Parts], Answer]) -> Answer:
+        """What `read` makes of the parts; again, where one was merged into another meanwhile."""
+        while True:
+            parts = self.parts()
+            try:
+                return read(parts)
+            except StepDiffError:
+                if self.parts() == parts:
+                    raise
+
+    def _checked(self, frame: pl.DataFrame) -> pl.DataFrame:
+        if frame.schema.get("key") != pl.String:
+            raise StepDiffError(f"{self.entity} need a text column `key`, got {list(frame.columns)}")
+        if "row" in frame.columns:
+            raise StepDiffError(f"column `row` of {self.entity} is the store's own: rename it")
+        if frame["key"].null_count() or (frame["key"] == "").any():
+            raise StepDiffError(f"a key of the {frame.height} {self.entity} to append is missing")
+        if not frame["key"].is_unique().all():
+            twice = frame.filter(pl.col("key").is_duplicated())["key"][0]
+            raise StepDiffError(f"{self.entity} to append hold {twice!r} twice: keys are unique")
+        return frame

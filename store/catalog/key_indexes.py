@@ -1,0 +1,240 @@
+"""The key indexes beside a catalog's parts: those there are, and those that are missing.
+
+Indexes are merged as a log is: each has at least RATIO times the rows of the next, so there are
+few of them, and a small append rewrites little. All of them can be made again from the parts: one
+that is lost, damaged or made from other parts counts as missing.
+
+Guarantees
+- an index that is lost, damaged or stale is made again, and never gives a wrong row
+- two processes that make indexes at once lose nothing
+- where the folder cannot be written, indexes are kept in memory
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from math import ceil
+from typing import TypeVar
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int64
+
+from common.errors import StepDiffError
+from common.io import sealed as table
+from common.io.files import Buffer, replace_file
+from common.io.object_stores import pool
+from common.io.parquet_sizes import FREE_ROWS, ROWS_PER_BYTE
+from common.io.remote import Place, RemotePath, ReplacedError, file_sizes
+from common.threads import cores, each, shares
+from store.catalog.block_file import DamagedFile
+from store.catalog.key_index import KeyIndex, built, in_memory, merged, open_index
+from store.catalog.keys import pack, pack_to_ask
+from store.catalog.parts import Parts, first_row
+from store.catalog_part import read_part
+from store.format.layout import Identity, identities, identity
+
+RATIO = 2  # of 200 appends of 10,000 keys 3 files are left, and 100,000 keys take 44 ms: unmerged 200, and 468 ms
+_GROUP = 2**22  # rows of small parts that are indexed together
+_RUN = 2**14  # keys looked up at a time: what is made of them stays near the core
+_DIGITS = 12
+
+Answer = TypeVar("Answer")
+_Version = tuple[Place, Identity | None]
+
+
+class KeyIndexes:
+    """The indexes in the folder of a catalog. What was asked before a fork can be asked after it."""
+
+    def __init__(self, folder: Place) -> None:
+        """Those in `folder`, which need not exist yet."""
+        self.folder = folder
+        self._opened: dict[_Version, KeyIndex | None] = {}  # None: it is of no use
+        self._kept: list[KeyIndex] = []  # in memory
+        self._seals: dict[_Version, str] = {}
+        self._parts: Parts = ()  # what was asked for last
+        self._chain: list[KeyIndex] = []  # and the indexes of its rows, one after another
+
+    def find(self, parts: Parts, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
+        """The row of each key, -1 where `parts` have none. StepDiffError where parts to index are damaged or lost."""
+        threads = 1 if isinstance(self.folder, RemotePath) else cores()  # more would ask for the same blocks there
+        asked = [keys[first:end] for first, end in shares(len(keys), min(threads, ceil(len(keys) / _RUN)))]
+        found = self._answered(parts, lambda chain: each(partial(_find, chain), asked))
+        return np.concatenate([np.empty(0, np.int64), *found])
+
+    def keys(self, parts: Parts, rows: Int64[np.ndarray, " K"]) -> list[str]:
+        """The key of each row. StepDiffError where there is no such row, or parts to index are damaged or lost."""
+
+        def look(chain: list[KeyIndex]) -> list[str]:
+            beyond = (rows < 0) | (rows >= _end(chain))
+            if beyond.any():
+                raise StepDiffError(f"no row {rows[beyond][0]} in the catalog of {self.folder.name} in {self.folder}")
+            which = np.searchsorted([index.end for index in chain], rows, side="right")
+            keys = np.empty(len(rows), object)
+            for number in np.unique(which).tolist():
+                here = which == number
+                keys[here] = chain[number].keys(rows[here])
+            return keys.tolist()
+
+        return self._answered(parts, look)
+
+    def end(self, parts: Parts) -> int:
+        """How many rows `parts` have. No index is made for that: the last part tells, where none does."""
+        end = _end(self._standing(self._seals_of(parts)))
+        if parts and first_row(parts[-1]) >= end:
+            end = first_row(parts[-1]) + read_part(parts[-1], ["row"]).height
+        if end > FREE_ROWS and not isinstance(self.folder, RemotePath):
+            nbytes = sum(sum(file_sizes(part)) for part in parts)
+            if end > ROWS_PER_BYTE * nbytes:
+                raise StepDiffError(f"{self.folder} has {end:,} rows by the names of its parts, in {nbytes:,} bytes")
+        return end
+
+    def make(self, parts: Parts) -> None:
+        """Make what is missing for the rows of `parts`."""
+        self._answered(parts, lambda chain: None)
+
+    def sweep(self, parts: Parts) -> None:
+        """Make what is missing for the rows of `parts`, and delete every other index."""
+        self.make(parts)
+        used = {index.path for index in self._chain}
+        for path, _, _ in self._named():
+            if path not in used:
+                path.unlink(missing_ok=True)
+
+    def _answered(self, parts: Parts, ask: Callable[[list[KeyIndex]], Answer]) -> Answer:
+        while True:  # ends: a file is refused once, and what is made in its place is another
+            try:
+                if parts != self._parts:
+                    self._chain, self._parts = self._covering(parts), parts
+                return ask(self._chain)
+            except DamagedFile as error:
+                self._opened[error.path, identity(error.path)] = None
+                self._parts = ()
+            except ReplacedError:  # merged away by another process since it was opened, before all of it was read
+                self._parts = ()
+
+    def _covering(self, parts: Parts) -> list[KeyIndex]:
+        """The indexes of all rows of `parts`, one after another; what is missing is made."""
+        seals = self._seals_of(parts)
+        chain = self._standing(seals)
+        for keys, first, names in _read(parts, _end(chain)):
+            self._add(chain, keys, first, {part.name: seals[part.name] for part in names})
+        return chain
+
+    def _add(self, chain: list[KeyIndex], keys: pl.Series, first: int, seals: dict[str, str]) -> None:
+        """Put the index of `keys`, whose rows begin at `first`, behind `chain`; small ones at its end are merged in."""
+        end, rows = first + len(keys), len(keys)
+        small: list[KeyIndex] = []
+        while chain and len(chain[-1]) < RATIO * rows:
+            small.insert(0, chain.pop())
+            rows += len(small[0])
+        pieces = partial(built, first, pack(keys), seals)
+        if small:
+            small.append(in_memory(self._path(first, end), pieces()))
+            first, pieces = small[0].first, partial(merged, small)
+        chain.append(self._written(first, end, pieces))
+
+    def _standing(self, seals: dict[str, str]) -> list[KeyIndex]:
+        """The indexes there are of the rows of the parts of those seals, from the first row on."""
+        there = [index for index in (*self._files(), *self._kept) if index.parts.items() <= seals.items()]
+        chain: list[KeyIndex] = []
+        while following := [index for index in there if index.first == _end(chain)]:
+            chain.append(max(following, key=len))
+        return chain
+
+    def _files(self) -> list[KeyIndex]:
+        """The indexes in the folder."""
+        opened: dict[_Version, KeyIndex | None] = {}
+        for name, now in sorted(identities(self.folder).items()):
+            if not name.endswith(".keys"):
+                continue
+            version = self.folder / name, now
+            try:
+                opened[version] = self._opened[version] if version in self._opened else open_index(version[0])
+            except DamagedFile:
+                opened[version] = None
+            except FileNotFoundError:  # merged away by another process since it was listed
+                return self._files()
+        self._opened = opened
+        return [index for index in opened.values() if index]
+
+    def _seals_of(self, parts: Parts) -> dict[str, str]:
+        """The seals of parts, by name; an object store is asked for all that are new at once."""
+        there = identities(self.folder)
+        versions = [(part, there.get(part.name)) for part in parts]
+        new = [version for version in versions if version not in self._seals]
+        ask = pool().map if isinstance(self.folder, RemotePath) else map
+        self._seals |= zip(new, ask(table.written_seal, [part for part, _ in new]), strict=True)
+        return {version[0].name: self._seals[version] for version in versions}
+
+    def _written(self, first: int, end: int, pieces: Callable[[], Iterator[Buffer]]) -> KeyIndex:
+        """The index of rows `first` to `end` - 1, as a file where that can be."""
+        path = self._path(first, end)
+        try:
+            replace_file(path, pieces(), 0)
+        except (DamagedFile, ReplacedError):
+            raise
+        except StepDiffError:  # a folder that is only read, or a full disk
+            self._kept = [kept for kept in self._kept if kept.first < first] + [in_memory(path, pieces())]
+            return self._kept[-1]
+        try:
+            index = open_index(path)
+        except FileNotFoundError:
+            raise ReplacedError(f"{path} was merged into another at once") from None
+        assert index is not None
+        for other, low, high in self._named():
+            if first <= low and high <= end and other != path:
+                other.unlink(missing_ok=True)  # its rows are in this one
+        return index
+
+    def _named(self) -> Iterator[tuple[Place, int, int]]:
+        """The files with the name of an index: path, first row, end."""
+        for path in self.folder.glob("*.keys"):
+            first, _, end = path.stem.partition("-")
+            if first.isdecimal() and end.isdecimal():
+                yield path, int(first), int(end)
+
+    def _path(self, first: int, end: int) -> Place:
+        return self.folder / f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.keys"
+
+
+def _find(chain: Sequence[KeyIndex], keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
+    """The row of each key, -1 where the indexes have none; run by run."""
+    return np.concatenate([_find_run(chain, keys[at : at + _RUN]) for at in range(0, len(keys), _RUN)])
+
+
+def _find_run(chain: Sequence[KeyIndex], keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
+    """The row of each key of a run, -1 where the indexes have none."""
+    wanted = pack_to_ask(keys)
+    hashes = wanted.hashes()
+    found = np.full(len(wanted), -1, np.int64)
+    for index in chain:
+        left = np.flatnonzero(found < 0)
+        found[left] = index.find(wanted, hashes, left)
+    return found
+
+
+def _end(chain: Sequence[KeyIndex]) -> int:
+    return chain[-1].end if chain else 0
+
+
+def _read(parts: Parts, end: int) -> Iterator[tuple[pl.Series, int, list[Place]]]:
+    """The keys of rows `end` on, many small parts at a time: keys, their first row, the parts."""
+    held: list[pl.Series] = []
+    names: list[Place] = []
+    first = end
+    for part in parts:
+        if first_row(part) < end:
+            continue
+        if first_row(part) > end:
+            raise StepDiffError(
+                f"catalog of {part.parent.name} has no part for rows {end} to {first_row(part) - 1}"
+                f" in {part.parent}: restore the missing file"
+            )
+        held.append(read_part(part, ["key"])["key"])
+        names.append(part)
+        end += len(held[-1])
+        if end - first >= _GROUP:
+            yield pl.concat(held), first, names
+            held, names, first = [], [], end
+    if end > first:
+        yield pl.concat(held), first, names

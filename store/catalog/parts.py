@@ -1,0 +1,53 @@
+"""The part files of a catalog, by their names: `FIRST.parquet` as appended, `FIRST-END.parquet` as merged.
+
+A merged part has the rows FIRST to END - 1 of the parts it was made of. It hides them from the moment it has
+its name, so that while they are deleted, and after a kill, every row is in one part that stands.
+
+Guarantees
+- of the parts that stand each row is in one, whichever files of a merge are there yet, or still
+"""
+
+import re
+from collections.abc import Iterable
+
+from common.io.remote import Place
+
+_DIGITS = 12
+_NAME = re.compile(rf"[0-9]{{{_DIGITS}}}(-[0-9]{{{_DIGITS}}})?\.parquet")
+Parts = tuple[Place, ...]
+
+
+def part_name(first: int, end: int | None = None) -> str:
+    """The name of a part whose first row is `first`; with `end`, of one merged from rows `first` to `end` - 1."""
+    return f"{first:0{_DIGITS}d}.parquet" if end is None else f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.parquet"
+
+
+def is_part(path: Place) -> bool:
+    """Whether a file has the name of a part."""
+    return _NAME.fullmatch(path.name) is not None
+
+
+def first_row(part: Place) -> int:
+    """The first row of a part, from its name."""
+    return int(part.stem.split("-")[0])
+
+
+def rows_of_merged(part: Place) -> int:
+    """How many rows a merged part has, from its name; 0 of another."""
+    return _end(part) - first_row(part)
+
+
+def standing(parts: Iterable[Place]) -> Parts:
+    """Those parts that were not merged into another, by first row."""
+    found: list[Place] = []
+    end = 0  # of the rows that merged parts hold so far
+    for part in sorted(parts, key=lambda part: (first_row(part), -_end(part))):
+        if first_row(part) >= end:
+            found.append(part)
+            end = max(end, _end(part))
+    return tuple(found)
+
+
+def _end(part: Place) -> int:
+    """The row after the last of a merged part; of another, which tells only its first, that."""
+    return int(part.stem.split("-")[-1])

@@ -1,0 +1,200 @@
+"""Where everything lies, and the metadata that any Zarr v3 reader needs.
+
+A store is a folder:
+
+    store.json                            format name and version
+    arrays.zarr/ENTITY/VIEW/ARRAY/        a plain Zarr v3 hierarchy
+    catalog/ENTITY/FIRST_ROW.parquet      key -> row; FIRST_ROW-END.parquet holds what many such parts held
+    catalog/ENTITY/FIRST_ROW-END.keys     hash of a key -> row, made from the parts and made again where lost
+    failures/ENTITY/VIEW/SHARD.parquet    key, reason; merged-GROUP.parquet holds those of many shards
+    shards/ENTITY/VIEW/SHARD.json         what wrote the shard: library versions, device
+"""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import zarr
+from zarr.codecs import Crc32cCodec
+from zarr.storage import MemoryStore
+
+from common.errors import StepDiffError
+from common.io.bounded import read_whole
+from common.io.files import replace_file
+from common.io.remote import Place, RemotePath, objects_below
+from common.io.seal import BLANK, is_sealed, seal
+
+FORMAT = "stepdiff-store"
+VERSION = 1
+ARRAYS = "arrays.zarr"
+LOCK = "lock.json"
+MERGED_SHARDS = 1024
+"""shards whose failures are merged into one file"""
+Identity = tuple[int, int, int] | str
+_MOST_JSON = 64 * 2**20
+"""bytes of a JSON file: what wrote a shard takes most, 60 for every run of rows"""
+_SHARD = re.compile("0|[1-9][0-9]{0,11}")  # rows have at most 12 digits, see store.catalog.parts
+
+
+def write_json(path: Place, value: dict[str, Any]) -> None:
+    """Write `value`, in which `BLANK` stands somewhere, as a sealed JSON file."""
+    data = encode_json(value)
+    replace_file(path, [data], len(data))
+
+
+def encode_json(value: dict[str, Any]) -> bytes:
+    """`value`, in which `BLANK` stands somewhere, as the bytes of a sealed JSON file."""
+    return seal(json.dumps(value, indent=2).encode())
+
+
+def read_json(path: Place, sealed: bool = True) -> dict[str, Any]:
+    """The object in `path`; StepDiffError where it is damaged, FileNotFoundError where absent.
+
+    Without `sealed` a file is read that another version may have written, with no seal.
+    """
+    try:
+        data = read_whole(path, _MOST_JSON)
+        value = json.loads(data)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise StepDiffError(f"cannot read {path}: {error.strerror}") from error
+    except RecursionError:
+        raise StepDiffError(f"{path} is damaged (nested too deeply): run python -m store verify") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise StepDiffError(f"{path} is damaged ({error}): run python -m store verify") from error
+    if not isinstance(value, dict) or (sealed and not is_sealed(data)):
+        raise StepDiffError(f"{path} is not as it was written: run python -m store verify")
+    return value
+
+
+def shard_number(name: str) -> int | None:
+    """Return the shard whose files are called `name`, None where no shard is."""
+    return int(name) if _SHARD.fullmatch(name) else None
+
+
+def identity(path: Place) -> Identity | None:
+    """What tells one version of a file from the next: inode, mtime, size, or the ETag; None where absent."""
+    if isinstance(path, RemotePath):
+        return path.identity()
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def identities(folder: Place) -> dict[str, Identity]:
+    """The identity of every file in `folder`, by name; of an object store, by one request."""
+    if isinstance(folder, RemotePath):
+        return dict(folder.identities())
+    if not folder.is_dir():
+        return {}
+    return {name: found for name in os.listdir(folder) if (found := identity(folder / name)) is not None}
+
+
+def half_made(group: Place) -> bool:
+    """Whether it is what is left in an object store of a view whose making, or removal, was broken off: no view, and
+    no damage."""
+    return (
+        isinstance(group, RemotePath) and not (group / "zarr.json").exists() and not (group / "status" / "c").is_dir()
+    )
+
+
+def zarr_store(path: Place) -> Any:
+    """What zarr-python opens the array or group at `path` from, to read."""
+    return zarr.storage.ObjectStore(objects_below(path), read_only=True) if isinstance(path, RemotePath) else path
+
+
+def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The zarr.json of a group."""
+    return {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {**(attributes or {}), "seal": BLANK},
+    }
+
+
+def sharded_metadata(shape: tuple[int, ...], dtype: str, shard_rows: int) -> dict[str, Any]:
+    """The zarr.json of an array of rows: one inner chunk a row, `shard_rows` rows a shard."""
+    return _array_metadata(
+        shape=shape,
+        dtype=dtype,
+        chunks=(1, *shape[1:]),
+        shards=(shard_rows, *shape[1:]),
+        compressors=None,
+    )
+
+
+def chunked_metadata(shape: tuple[int, ...], dtype: str, shard_rows: int) -> dict[str, Any]:
+    """The zarr.json of an unsharded array, one crc32c'd chunk for the rows of a shard."""
+    return _array_metadata(shape=shape, dtype=dtype, chunks=(shard_rows, *shape[1:]), compressors=[Crc32cCodec()])
+
+
+def _array_metadata(**options: Any) -> dict[str, Any]:
+    files: dict[str, Any] = {}
+    memory = MemoryStore(store_dict=files)
+    zarr.create_array(memory, filters=None, fill_value=0, attributes={"seal": BLANK}, **options)
+    return json.loads(files["zarr.json"].to_bytes())
+
+
+@dataclass(frozen=True)
+class ViewPaths:
+    """Where the files of one view lie."""
+
+    store: Place
+    entity: str
+    view: str
+
+    @cached_property
+    def group(self) -> Place:
+        """The view's Zarr group."""
+        return self.store / ARRAYS / self.entity / self.view
+
+    def metadata(self, array: str) -> Place:
+        """The zarr.json of one of the view's arrays."""
+        return self.group / array / "zarr.json"
+
+    def shard(self, feature: str, shard: int, axes: int) -> Place:
+        """The shard file of a feature whose array has `axes` axes."""
+        return type(self.group)(f"{self.group}/{feature}/c/{shard}{'/0' * (axes - 1)}")
+
+    def checksum(self, shard: int) -> Place:
+        """The checksum chunk of a shard."""
+        return self.group / "checksum" / "c" / str(shard) / "0"
+
+    def status(self, shard: int) -> Place:
+        """The status chunk of a shard: written last."""
+        return type(self.group)(f"{self.group}/status/c/{shard}")
+
+    def failures(self, shard: int) -> Place:
+        """Why rows of a shard failed."""
+        return self._failures / f"{shard}.parquet"
+
+    def merged_failures(self, shard: int) -> Place:
+        """Why rows of a shard failed that has no such file of its own, beside those of its neighbours."""
+        return self._failures / f"merged-{shard // MERGED_SHARDS}.parquet"
+
+    def info(self, shard: int) -> Place:
+        """What wrote a shard."""
+        return self._info / f"{shard}.json"
+
+    def lock(self, shard: int) -> Place:
+        """The lock of a shard's one writer."""
+        return self.info(shard).with_suffix(".lock")
+
+    @property
+    def beside(self) -> tuple[Place, Place]:
+        """The folders of the view outside its Zarr group: failures, and what wrote its shards."""
+        return self._failures, self._info
+
+    @cached_property
+    def _failures(self) -> Place:
+        return self.store / "failures" / self.entity / self.view
+
+    @cached_property
+    def _info(self) -> Place:
+        return self.store / "shards" / self.entity / self.view

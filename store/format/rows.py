@@ -1,0 +1,101 @@
+"""Rows on their way into a shard: checked, in the dtype they are stored in, with their checksums.
+
+Guarantees
+- a row that is not finite, or does not fit, fails alone
+- rows are made ready by threads while those before are written
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from math import gcd
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped, UInt32
+
+from common.io.direct_io import PAGE, aligned_empty
+from common.io.seal import crc32c
+from common.threads import ahead
+from store.format.quantise import quantise
+from store.provenance import Feature
+
+_PART_BYTES = 8 * 2**20  # of features that are made ready at a time
+
+
+class StoredRows(NamedTuple):
+    """Rows of one shard, G of them good."""
+
+    slots: Int[np.ndarray, " G"]
+    arrays: dict[str, Shaped[np.ndarray, "G ..."]]
+    """by the name of the stored array, each contiguous and little-endian"""
+    sums: dict[str, UInt32[np.ndarray, " G"]]
+    """crc32c of each row, likewise"""
+    reasons: dict[int, str]
+    """why a row cannot be stored, by its slot"""
+
+
+def stored_rows(
+    slots: Int[np.ndarray, " K"], given: Mapping[str, Float[np.ndarray, "K ..."]], features: Mapping[str, Feature]
+) -> Iterator[StoredRows]:
+    """The rows of `slots` as `features` are stored, in parts, in order."""
+    row_bytes = sum(values[:1].nbytes for values in given.values())
+    size = max(_PART_BYTES // max(row_bytes, 1), 1)
+    fill = max(PAGE // gcd(features[name].row_bytes, PAGE) for name in given)  # rows that end where a page does
+    size -= size % fill if size > fill else 0
+    parts = [slice(at, at + size) for at in range(0, len(slots), size)]
+    return ahead(partial(_part, slots, given, features), parts)
+
+
+def _part(
+    slots: Int[np.ndarray, " K"],
+    given: Mapping[str, Float[np.ndarray, "K ..."]],
+    features: Mapping[str, Feature],
+    part: slice,
+) -> StoredRows:
+    slots = slots[part]
+    given = {name: values[part] for name, values in sorted(given.items())}
+    arrays: dict[str, np.ndarray] = {}
+    reasons: dict[int, str] = {}
+    for name, values in given.items():
+        dtype = features[name].dtype
+        suspects, looked_at = np.arange(len(slots)), values
+        if dtype == "int8":
+            arrays[name], scale = quantise(values, threads=1)  # other parts are made meanwhile
+            arrays["scale"] = np.ascontiguousarray(scale, "<f2")
+            if values.dtype == np.float16:  # the scales tell, and are few
+                suspects = np.flatnonzero(np.isnan(scale).reshape(len(slots), -1).any(axis=1))
+                looked_at = values[suspects]
+        else:
+            arrays[name] = aligned_empty(values.shape, np.dtype(dtype).newbyteorder("<"))
+            with np.errstate(over="ignore"):
+                arrays[name][...] = values
+        for place, reason in _unfit(looked_at, dtype != "float32"):
+            reasons.setdefault(int(slots[suspects[place]]), f"{name} holds {reason}")
+    if reasons:
+        good = ~np.isin(slots, list(reasons))
+        slots, arrays = slots[good], {name: rows[good] for name, rows in arrays.items()}
+    sums = {name: np.array([crc32c(row) for row in rows], np.uint32) for name, rows in arrays.items()}
+    return StoredRows(slots, arrays, sums, reasons)
+
+
+def _unfit(values: Float[np.ndarray, "S ..."], narrow: bool) -> Iterator[tuple[int, str]]:
+    """Rows that cannot be stored, as float16 or int8 where `narrow`, and what hinders each."""
+    if not values.size:
+        return
+    peaks = _peaks(values.reshape(len(values), -1))
+    with np.errstate(over="ignore"):
+        fits = np.isfinite(peaks.astype(np.float16) if narrow else peaks)
+    for row in np.flatnonzero(~fits).tolist():
+        peak = peaks[row]
+        if np.isfinite(peak):
+            yield row, f"{peak:.4g}, a magnitude past float16"
+        else:
+            yield row, "NaN" if np.isnan(peak) else "infinity"
+
+
+def _peaks(values: Float[np.ndarray, "S D"]) -> Float[np.ndarray, " S"]:
+    """The greatest magnitude of each row; NaN and infinity come through."""
+    if values.dtype == np.float16:  # as integers they compare alike, many times as fast
+        below_zero = (values.view(np.uint16).max(1) & 0x7FFF).astype(np.int16)
+        return np.maximum(values.view(np.int16).max(1), below_zero).view(np.float16)
+    return np.maximum(values.max(1), -values.min(1))

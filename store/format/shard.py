@@ -1,0 +1,184 @@
+"""One shard file of the Zarr v3 sharding codec, and one chunk that ends in its crc32c.
+
+A shard file is the present rows, one inner chunk each, then the index: uint64 offset and length
+for every row slot (2**64 - 1 twice where the row is missing), then the index's crc32c.
+
+Guarantees
+- any Zarr v3 reader can read it
+- a row copied into a new file keeps its bytes
+- rows of a shard do not overlap
+"""
+
+import math
+import mmap
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped, UInt8, UInt64
+
+from common.errors import DamageError
+from common.io.bounded import read_whole
+from common.io.direct_io import reopened
+from common.io.remote import Place
+from common.io.seal import crc32c
+
+MISSING = np.uint64(2**64 - 1)
+
+
+class ShardFile:
+    """An open shard file: the index and the rows come through one descriptor.
+
+    A file that is replaced stays readable here, as it was, until this object is dropped.
+    """
+
+    def __init__(self, path: Path, slots: int) -> None:
+        """Open `path`, a shard of `slots` rows.
+
+        Raises FileNotFoundError where there is none, DamageError where its index is damaged.
+        """
+        self.path = path
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # which a FIFO would wait for
+        found = os.fstat(self.fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise DamageError(f"{path} is no regular file: run python -m store verify")
+        self.identity = found.st_ino, found.st_mtime_ns, found.st_size
+        size = min(index_size(slots), found.st_size)
+        tail = os.pread(self.fd, size, max(found.st_size - size, 0))
+        self.offsets, self.lengths, self.present = parse_index(tail, slots, found.st_size, path)
+
+    def __del__(self) -> None:
+        """Close the descriptors, once no reader is left that uses them."""
+        for name in ("fd", "direct_fd"):
+            if self.__dict__.get(name) is not None:
+                os.close(self.__dict__[name])
+
+    @cached_property
+    def mapped(self) -> UInt8[np.ndarray, " bytes"]:
+        """The file, mapped: for rows that are in memory anyway."""
+        return np.frombuffer(mmap.mmap(self.fd, self.identity[2], prot=mmap.PROT_READ), np.uint8)
+
+    @cached_property
+    def direct_fd(self) -> int | None:
+        """A descriptor of the same file that reads past the page cache; None where the system has none."""
+        return reopened(self.fd)
+
+    def row(self, slot: int) -> bytes | None:
+        """The bytes of a row, None where it is missing."""
+        if not self.present[slot]:
+            return None
+        return os.pread(self.fd, int(self.lengths[slot]), int(self.offsets[slot]))
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Whatever gives the rows of a shard by slot."""
+
+    path: Any
+    """where they lie"""
+
+    def row(self, slot: int) -> bytes | memoryview | None:
+        """The bytes of a row, None where it is missing."""
+
+
+def pieces(
+    old: Rows | None,
+    keep: Bool[np.ndarray, " slots"],
+    new: Iterable[tuple[Int[np.ndarray, " G"], Shaped[np.ndarray, "G ..."]]],
+    row_bytes: int,
+    check: Callable[[int, bytes | memoryview], None],
+) -> Iterator[bytes | memoryview | np.ndarray]:
+    """A new shard file, piece by piece, by slot: rows of `old` that are kept, and new ones, which come by slot too.
+
+    A kept row that `old` leaves out is the fill value, and written as such. `check` is called with the slot and the
+    bytes of every kept row before it is written, and raises where they are not as they were written.
+    """
+    present = keep.copy()
+    kept = deque(np.flatnonzero(keep).tolist())
+    for slots, rows in new:
+        present[slots] = True
+        start = 0
+        while kept and len(slots) and kept[0] < slots[-1]:
+            end = int(np.searchsorted(slots, kept[0]))
+            yield rows[start:end]
+            yield _kept(old, kept.popleft(), row_bytes, check)
+            start = end
+        yield rows[start:]
+    for slot in kept:
+        yield _kept(old, slot, row_bytes, check)
+    yield index_bytes(present, row_bytes)
+
+
+def _kept(
+    old: Rows | None, slot: int, row_bytes: int, check: Callable[[int, bytes | memoryview], None]
+) -> bytes | memoryview:
+    row = old.row(slot) if old else None
+    if old and row is not None and len(row) != row_bytes:
+        raise DamageError(f"a row of {old.path} has {len(row)} bytes, not {row_bytes}: run python -m store verify")
+    row = row or bytes(row_bytes)
+    check(slot, row)
+    return row
+
+
+def index_size(slots: int) -> int:
+    """Bytes of the index of a shard file."""
+    return slots * 16 + 4
+
+
+def parse_index(
+    tail: bytes | memoryview, slots: int, nbytes: int, path: Place
+) -> tuple[UInt64[np.ndarray, " slots"], UInt64[np.ndarray, " slots"], Bool[np.ndarray, " slots"]]:
+    """Offsets and lengths of the rows, and which are there, from the end of a file of `nbytes` bytes.
+
+    DamageError where `tail` is no index, or tells of rows that are not in the file or overlap.
+    """
+    if len(tail) != index_size(slots) or crc32c(tail[:-4]).to_bytes(4, "little") != tail[-4:]:
+        raise DamageError(f"index of {path} is damaged: run python -m store verify")
+    index = np.frombuffer(tail, "<u8", slots * 2).reshape(slots, 2)
+    present = index[:, 0] != MISSING
+    offsets, lengths = index[present, 0], index[present, 1]
+    room = np.uint64(nbytes - index_size(slots))  # what lies before the index
+    if (lengths > room).any() or (offsets > room - lengths).any():
+        raise DamageError(f"index of {path} tells of rows that are not in it: run python -m store verify")
+    ends = offsets + lengths
+    if (offsets[1:] < ends[:-1]).any():  # not in the order of the slots, or overlapping
+        order = np.argsort(offsets, kind="stable")
+        if (offsets[order][1:] < ends[order][:-1]).any():
+            raise DamageError(f"index of {path} has rows that overlap: run python -m store verify")
+    return index[:, 0], index[:, 1], present
+
+
+def index_bytes(present: Bool[np.ndarray, " slots"], row_bytes: int) -> bytes:
+    """The index of a shard file whose present rows lie one after another."""
+    index = np.full((len(present), 2), MISSING, "<u8")
+    index[present, 0] = np.arange(np.count_nonzero(present)) * row_bytes
+    index[present, 1] = row_bytes
+    data = index.tobytes()
+    return data + crc32c(data).to_bytes(4, "little")
+
+
+def encode_chunk(values: Shaped[np.ndarray, "..."]) -> bytes:
+    """A chunk of an unsharded array: little-endian bytes, then their crc32c."""
+    data = values.tobytes()
+    return data + crc32c(data).to_bytes(4, "little")
+
+
+def read_chunk(path: Place, shape: tuple[int, ...], dtype: str) -> np.ndarray | None:
+    """The chunk in `path`, None where there is none; DamageError where it is damaged."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    try:
+        data = read_whole(path, size + 4)
+    except FileNotFoundError:
+        return None
+    except DamageError:  # of another size: the same as any other damage
+        raise DamageError(f"{path} is damaged: run python -m store verify") from None
+    except OSError as error:
+        raise DamageError(f"{path} cannot be read ({error.strerror}): run python -m store verify") from error
+    if len(data) != size + 4 or crc32c(data[:-4]).to_bytes(4, "little") != data[-4:]:
+        raise DamageError(f"{path} is damaged: run python -m store verify")
+    return np.frombuffer(data[:-4], np.dtype(dtype).newbyteorder("<")).reshape(shape)

@@ -1,0 +1,130 @@
+"""The metadata of a view, parsed and checked in one place.
+
+A store may come from somebody else: whatever its JSON files say is checked here, before anything is allocated by it.
+
+Guarantees
+- rows_per_shard is a small power of two
+- features are those that a view can have
+- checksummed names the arrays
+- a provenance is whole
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from common.errors import StepDiffError
+from common.io.remote import Place
+from store.format.layout import read_json
+from store.format.quantise import scale_shape
+from store.names import INTERNAL, check_name
+from store.provenance import Feature, Provenance
+
+MOST_SHARD_ROWS = 2**24
+"""rows of a shard: its index, 16 bytes a row, is read whole"""
+_MOST_ROWS = 10**12
+"""rows of a catalog, whose parts are named by rows of 12 digits"""
+
+
+@dataclass(frozen=True)
+class ViewMetadata:
+    """The attributes of a view's Zarr group."""
+
+    provenance: Provenance
+    rows_per_shard: int
+    features: dict[str, Feature]
+    stored: dict[str, Feature]
+    """the arrays that hold the features"""
+    checksummed: list[str]
+    """the arrays in the order of the columns of `checksum`"""
+
+
+def read_view(path: Place) -> ViewMetadata:
+    """Return what the zarr.json of a view's group says.
+
+    Raises:
+        StepDiffError: the file is damaged, or says what no view can be.
+        FileNotFoundError: it does not exist.
+    """
+    try:
+        return _parsed(_mapping(read_json(path).get("attributes"), "attributes"))
+    except _Refused as error:
+        raise StepDiffError(f"{path} is no metadata of a view ({error}): restore the file, or drop the view") from None
+
+
+def array_shape(path: Place, metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape in the metadata of an array, read from `path`; StepDiffError where it is none."""
+    shape = metadata.get("shape")
+    if (
+        not isinstance(shape, list)
+        or not 1 <= len(shape) <= 32
+        or not all(type(length) is int and 0 <= length <= _MOST_ROWS for length in shape)
+    ):
+        raise StepDiffError(f"{path} is no metadata of an array (shape {str(shape)[:100]}): restore the file")
+    return tuple(shape)
+
+
+def check_features(features: Mapping[str, Feature]) -> None:
+    """StepDiffError where no view can have these features."""
+    if not features:
+        raise StepDiffError("it has no features: give one or more")
+    for name in features:
+        check_name("feature", name)
+        if name in INTERNAL:
+            raise StepDiffError(f"feature name {name!r} is the store's own: use another")
+    if sum(feature.dtype == "int8" for feature in features.values()) > 1:
+        raise StepDiffError("it has two int8 features: a view holds one, with its scale")
+
+
+def is_shard_rows(rows: object) -> bool:
+    """Return whether a view can have shards of so many rows: a power of two."""
+    return type(rows) is int and 1 <= rows <= MOST_SHARD_ROWS and not rows & (rows - 1)
+
+
+def stored_features(features: Mapping[str, Feature]) -> dict[str, Feature]:
+    """The arrays that hold `features`, by name: int8 brings the hidden array `scale`."""
+    stored = dict(features)
+    for feature in features.values():
+        if feature.dtype == "int8":
+            stored["scale"] = Feature(scale_shape(feature.shape), "float16")
+    return dict(sorted(stored.items()))
+
+
+class _Refused(Exception):
+    """Why metadata is refused."""
+
+
+def _parsed(attributes: Mapping[str, Any]) -> ViewMetadata:
+    rows = attributes.get("rows_per_shard")
+    if not is_shard_rows(rows):
+        raise _Refused(f"rows_per_shard {str(rows)[:100]} is no power of two up to {MOST_SHARD_ROWS:,}")
+    assert isinstance(rows, int)
+    try:
+        provenance = Provenance.from_dict(_mapping(attributes.get("provenance"), "provenance"))
+        features = {
+            name: _feature(feature) for name, feature in _mapping(attributes.get("features"), "features").items()
+        }
+        check_features(features)
+    except StepDiffError as error:
+        raise _Refused(str(error)) from None
+    stored = stored_features(features)
+    checksummed = attributes.get("checksummed")
+    if not isinstance(checksummed, list) or sorted(map(str, checksummed)) != sorted(stored):
+        raise _Refused(f"checksummed {str(checksummed)[:100]} are not its arrays {', '.join(stored)}")
+    return ViewMetadata(provenance, rows, features, stored, checksummed)
+
+
+def _feature(about: object) -> Feature:
+    about = _mapping(about, "a feature")
+    shape, dtype = about.get("shape"), about.get("dtype")
+    if not isinstance(shape, list) or not isinstance(dtype, str):
+        raise _Refused("a feature has no shape and dtype")
+    if not all(type(length) is int for length in shape):
+        raise _Refused(f"feature shape {str(shape)[:100]} is not of whole numbers")
+    return Feature(tuple(shape), dtype)
+
+
+def _mapping(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _Refused(f"{what} is no object")
+    return value

@@ -1,0 +1,368 @@
+"""Random rows of one feature, straight into the batch.
+
+Rows whose pages are in memory are copied at once, shared out among the cores: large ones from a mapping,
+which saves the kernel's own slower copy. From the first row on that is not in memory, more threads take
+the rest: each tells the kernel of its next rows at once, so that a cold disk has a long queue, and
+copies them as they arrive. Rows of a view that memory cannot hold anyway may come past the page cache.
+The thread that copied a row compares it with its checksum while it is still in the processor's cache.
+
+Guarantees
+- results come in the caller's order, whatever the order on disk, duplicates included
+- a read is right while a writer replaces the shard
+- a missing index entry is the fill value where status is 1, and an error elsewhere
+- a row that differs from its checksum is reported when it is checked, a missing one too
+"""
+
+import errno
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Shaped, UInt8
+
+from common.errors import StepDiffError
+from common.io.direct_io import LEAST, read_direct
+from common.io.seal import crc32c
+from common.threads import cores, each, shares
+from store.format.layout import Identity, identity
+from store.format.shard import ShardFile
+from store.io.row_checks import Check, RowChecks, Versions, wrong_rows
+
+OPEN_FILES = 128
+_RUN_BYTES = 4 * 2**20  # neighbours are read together up to this size
+_MAPPED_BYTES = 128 * 2**10  # smaller reads cost less as one call
+_PROBE_BYTES = 2 * 2**20  # residency is asked for once every so many bytes
+_TASK_BYTES = 2 * 2**20  # what a thread that waits is given at once, about
+_PIECE_BYTES = 512 * 2**10  # checked, then copied while they are in the cache
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+_BYTE = memoryview(bytearray(1))  # whatever a probe reads
+_guard = threading.Lock()  # of every reader's open files
+
+
+class _Checked(NamedTuple):
+    """The rows of a batch that are checked, of one array."""
+
+    now: np.ndarray  # bool [B]
+    versions: Versions
+    data: np.ndarray  # uint8 [B, row bytes], where rows are copied to
+    sums: list[int]  # [B]
+    wrong: list[int]  # places of rows that differ
+
+
+class _Run(NamedTuple):
+    file: ShardFile
+    offset: int
+    target: np.ndarray  # uint8
+    place: int  # in the batch, of the first row
+    rows: int
+    checked: _Checked | None  # None where these rows are not checked
+
+    def after(self, count: int) -> "_Run":
+        """What is left to read when `count` bytes were read; its rows are the same."""
+        return self._replace(offset=self.offset + count, target=self.target[count:])
+
+    def compare(self) -> None:
+        """Compare the rows, which are all in the batch now, with their checksums."""
+        if self.checked:
+            _, _, data, sums, wrong = self.checked
+            for place in range(self.place, self.place + self.rows):
+                if crc32c(data[place]) != sums[place]:
+                    wrong.append(place)
+
+
+class RowReader:
+    """Reads rows of one feature. Safe to share between threads, and across a fork."""
+
+    def __init__(self, path: Callable[[int], Path], shard_rows: int, row_bytes: int, checks: RowChecks) -> None:
+        """`path` gives the shard file of a shard of `shard_rows` rows, `row_bytes` bytes each. `checks`: theirs."""
+        self._path = path
+        self.checks = checks
+        self._shard_rows = shard_rows
+        self._row_bytes = row_bytes
+        self._open: OrderedDict[int, ShardFile] = OrderedDict()
+
+    def shard(self, shard: int) -> ShardFile | None:
+        """The shard's file as it is now, None where there is none."""
+        path = self._path(shard)
+        now = identity(path)
+        with _guard:
+            file = self._open.get(shard)
+            if file is None or file.identity != now:
+                self._open.pop(shard, None)
+                try:
+                    file = self._opened(path)
+                except FileNotFoundError:
+                    return None
+                self._open[shard] = file
+                if len(self._open) > OPEN_FILES:
+                    self._open.popitem(last=False)
+            else:
+                self._open.move_to_end(shard)
+            return file
+
+    def _opened(self, path: Path) -> ShardFile:
+        """The shard file; those open so far are let go where the process may open no more."""
+        try:
+            return ShardFile(path, self._shard_rows)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        self._open.clear()
+        try:
+            return ShardFile(path, self._shard_rows)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise StepDiffError(f"cannot open {path} ({error.strerror}): raise ulimit -n, files open at once") from None
+
+    def _wanted(
+        self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."], check: Check
+    ) -> tuple[list[_Run], _Checked]:
+        """What is to be read for the rows, and which of them are checked.
+
+        A row that its shard leaves out is filled in `out`, and checked, at once.
+        """
+        shards, slots = np.divmod(rows, self._shard_rows)
+        offsets = np.empty(len(rows), np.uint64)
+        missing = np.zeros(len(rows), bool)
+        files: dict[int, ShardFile] = {}
+        versions: dict[int, Identity | None] = {}
+        for shard in np.unique(shards).tolist():
+            here = shards == shard
+            file = self.shard(shard)
+            versions[shard] = file.identity if file else None
+            if file is None:
+                missing |= here
+                continue
+            files[shard] = file
+            offsets[here] = file.offsets[slots[here]]
+            missing[here] = ~file.present[slots[here]]
+            there = here & ~missing
+            if (file.lengths[slots[there]] != self._row_bytes).any():
+                raise StepDiffError(f"the index of {file.path} does not fit: run python -m store verify")
+        out[missing] = 0
+        now, sums = self.checks.to_check(rows, versions, check)
+        target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
+        checked = _Checked(now, versions, target, sums.tolist(), self.checks.wrong_zeros(missing & now, sums))
+        wanted = np.flatnonzero(~missing)
+        order = wanted[np.lexsort((offsets[wanted], shards[wanted]))]
+        return self._runs(order, shards, offsets, files, checked), checked
+
+    def in_place(self, rows: Int[np.ndarray, " B"], check: Check) -> UInt8[np.ndarray, " bytes"] | None:
+        """The rows as they lie in their file, read only: those of one shard, one behind another, that are in memory.
+
+        None where they are not, or where one differs from its checksum.
+        """
+        shards, slots = np.divmod(rows, self._shard_rows)
+        if not len(rows) or not _NOWAIT or (shards != shards[0]).any():
+            return None
+        file = self.shard(int(shards[0]))
+        if file is None or not file.present[slots].all():
+            return None
+        offsets = file.offsets[slots].astype(np.int64)
+        if (np.diff(offsets) != self._row_bytes).any() or (file.lengths[slots] != self._row_bytes).any():
+            return None
+        first = int(offsets[0])
+        lying = file.mapped[first : first + len(rows) * self._row_bytes]
+        if not _is_resident(_Run(file, first, lying, 0, 0, None)):
+            return None
+        versions = {int(shards[0]): file.identity}
+        now, sums = self.checks.to_check(rows, versions, check)
+        places, some = np.flatnonzero(now), lying.reshape(len(rows), self._row_bytes)
+        parts = shares(len(places), max(min(cores(), len(lying) // _TASK_BYTES), 1))
+        if any(each(lambda part: wrong_rows(some, sums, places[slice(*part)]), parts)):
+            return None
+        self.checks.passed(rows[places], versions)
+        return lying
+
+    def _runs(
+        self,
+        order: Int[np.ndarray, " W"],
+        shards: Int[np.ndarray, " B"],
+        offsets: Shaped[np.ndarray, " B"],
+        files: dict[int, ShardFile],
+        checked: _Checked,
+    ) -> list[_Run]:
+        """Reads of rows that are neighbours both in the file and in `out`, and all checked or none."""
+        if not len(order):
+            return []
+        target = checked.data.reshape(-1)
+        now = checked.now
+        size = self._row_bytes
+        joined = (
+            (np.diff(order) == 1)
+            & (np.diff(shards[order]) == 0)
+            & (np.diff(offsets[order].astype(np.int64)) == size)
+            & (np.diff(now[order]) == 0)
+        )
+        runs, start = [], 0
+        longest = max(_RUN_BYTES // size, 1)
+        ends = [*(np.flatnonzero(~joined) + 1).tolist(), len(order)]
+        for end in ends:
+            for first in range(start, end, longest):
+                at = int(order[first])
+                count = min(longest, end - first)
+                runs.append(
+                    _Run(
+                        files[int(shards[at])],
+                        int(offsets[at]),
+                        target[at * size : (at + count) * size],
+                        at,
+                        count,
+                        checked if now[at] else None,
+                    )
+                )
+            start = end
+        return runs
+
+
+def read_together(
+    rows: Int[np.ndarray, " B"],
+    wanted: Sequence[tuple[RowReader, Shaped[np.ndarray, "B ..."]]],
+    direct: bool = False,
+    check: Check = "first",
+) -> list[list[int]]:
+    """Fill the array next to each reader, C-contiguous, with its rows, all of status 1: no file waits for another.
+
+    With `direct` large runs that are not in memory come past the page cache. Returns for each array the places of
+    rows that were checked and differ from their checksums.
+    """
+    runs: list[_Run] = []
+    checked: list[_Checked] = []
+    for reader, out in wanted:
+        some, of_reader = reader._wanted(rows, out, check)
+        runs += some
+        checked.append(of_reader)
+    a_core = max(sum(len(run.target) for run in runs) // cores(), _TASK_BYTES)
+    left = [run for rest in each(_take_resident, _shares(runs, a_core)) for run in rest]
+    each(_take_direct if direct else _take, _shares(left, _TASK_BYTES))
+    for (reader, _), (now, versions, _, _, wrong) in zip(wanted, checked, strict=True):
+        now[wrong] = False
+        reader.checks.passed(rows[now], versions)
+    return [of_reader.wrong for of_reader in checked]
+
+
+def _take_resident(runs: list[_Run]) -> list[_Run]:
+    """Copy runs up to the first that is not in memory; returns what is left to read."""
+    if not _NOWAIT:
+        return runs
+    for number, run in enumerate(runs):
+        if len(run.target) >= _MAPPED_BYTES:
+            if not _is_resident(run):
+                return runs[number:]
+            _copy(run)
+        else:
+            count = _read_now(run.file, run.target.data, run.offset)
+            if count < len(run.target):
+                return [run.after(count), *runs[number + 1 :]]
+            run.compare()
+    return []
+
+
+def _copy(run: _Run) -> None:
+    """Copy a run that is in memory. A row that is checked is compared where it lies, which brings it into the cache."""
+    source, target = run.file.mapped[run.offset : run.offset + len(run.target)], run.target
+    if run.checked is None:
+        np.copyto(target, source)
+        return
+    size = len(target) // run.rows
+    several = max(_PIECE_BYTES // size, 1)
+    for first in range(0, run.rows, several):
+        for row in range(first, min(first + several, run.rows)):
+            total, end = 0, (row + 1) * size
+            for start in range(row * size, end, _PIECE_BYTES):
+                piece = slice(start, min(start + _PIECE_BYTES, end))
+                total = crc32c(source[piece], total)
+                if several == 1:
+                    np.copyto(target[piece], source[piece])
+            if total != run.checked.sums[run.place + row]:
+                run.checked.wrong.append(run.place + row)
+        if several > 1:
+            piece = slice(first * size, (first + several) * size)
+            np.copyto(target[piece], source[piece])
+
+
+def _is_resident(run: _Run) -> bool:
+    """Whether the run's pages are in memory, by the look of samples."""
+    places = range(run.offset, run.offset + len(run.target), _PROBE_BYTES)
+    return all(_read_now(run.file, _BYTE, at) for at in places)
+
+
+def _read_now(file: ShardFile, target: memoryview, offset: int) -> int:
+    """Bytes that could be read without waiting for the disk."""
+    try:
+        return os.preadv(file.fd, [target], offset, _NOWAIT)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
+            return 0
+        raise _failed(file, error.strerror) from error
+
+
+def _announce(runs: list[_Run]) -> None:
+    """Let the kernel begin to read them."""
+    if hasattr(os, "posix_fadvise"):
+        for run in runs:
+            os.posix_fadvise(run.file.fd, run.offset, len(run.target), os.POSIX_FADV_WILLNEED)
+
+
+def _shares(runs: list[_Run], size: int) -> list[list[_Run]]:
+    """The runs in order, a new list begun as soon as one holds `size` bytes."""
+    shares: list[list[_Run]] = []
+    filled = size
+    for run in runs:
+        if filled >= size:
+            shares.append([])
+            filled = 0
+        shares[-1].append(run)
+        filled += len(run.target)
+    return shares
+
+
+def _take(runs: list[_Run]) -> None:
+    """Read the runs whole, one after the other."""
+    _announce(runs)
+    for run in runs:
+        target, offset = run.target.data, run.offset
+        while len(target):
+            try:
+                count = os.preadv(run.file.fd, [target], offset)
+            except OSError as error:
+                raise _failed(run.file, error.strerror) from error
+            if not count:
+                raise _failed(run.file, "it ends too early")
+            target, offset = target[count:], offset + count
+        run.compare()
+
+
+def _take_direct(runs: list[_Run]) -> None:
+    """Read large runs past the page cache, and through it what is small or could not be read so."""
+    left = []
+    for run in runs:
+        count, fd = 0, run.file.direct_fd if len(run.target) >= LEAST else None
+        if fd is not None:
+            try:
+                count = read_direct(fd, run.target, run.offset)
+            except OSError as error:
+                raise _failed(run.file, error.strerror) from error
+        if count < len(run.target):
+            left.append(run.after(count))
+        else:
+            run.compare()
+    _take(left)
+
+
+def _failed(file: ShardFile, reason: str | None) -> StepDiffError:
+    return StepDiffError(f"cannot read {file.path} ({reason}): run python -m store verify")
+
+
+def _after_fork() -> None:
+    """A thread that a fork left behind may have held the lock."""
+    global _guard
+    _guard = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

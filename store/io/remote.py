@@ -1,0 +1,184 @@
+"""Shard files in an object store: the index by one request for its tail, rows by requests for ranges.
+
+Guarantees
+- results come in the caller's order, whatever the order in the object, duplicates included
+- a read is right while a writer replaces the shard: index and rows are of one ETag, or read again
+- a missing index entry is the fill value where status is 1, and an error elsewhere
+- a row that differs from its checksum is reported when it is checked, a missing one too
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
+
+from common.errors import DamageError
+from common.io.object_stores import pool
+from common.io.remote import Place, RemotePath, ReplacedError
+from store.format.shard import ShardFile, index_size, parse_index
+from store.io.row_checks import Check, RowChecks, wrong_rows
+
+_INDEXES = 1024  # kept of a feature
+_GAP_BYTES = 512 * 2**10  # nearer neighbours are read with what lies between: a request costs as much
+_REQUEST_BYTES = 8 * 2**20  # longer runs are several requests
+_TRIES = 10
+
+
+class RemoteShard:
+    """The index of a shard object as it was when it was opened."""
+
+    def __init__(self, path: RemotePath, slots: int) -> None:
+        """Open `path`, a shard of `slots` rows.
+
+        Raises FileNotFoundError where there is none, DamageError where its index is damaged.
+        """
+        self.path = path
+        tail, self.identity, self.nbytes = path.read_tail(index_size(slots))
+        self.offsets, self.lengths, self.present = parse_index(bytes(tail), slots, self.nbytes, path)
+
+    @cached_property
+    def _data(self) -> memoryview:
+        return self.path.read_range(0, self.nbytes, self.identity)
+
+    def row(self, slot: int) -> memoryview | None:
+        """The bytes of a row, None where it is missing. The whole object is read once: for those who want most rows."""
+        if not self.present[slot]:
+            return None
+        return self._data[int(self.offsets[slot]) :][: int(self.lengths[slot])]
+
+
+def open_shard(path: Place, slots: int) -> ShardFile | RemoteShard:
+    """The shard of `slots` rows at `path`.
+
+    Raises FileNotFoundError where there is none, DamageError where its index is damaged.
+    """
+    return RemoteShard(path, slots) if isinstance(path, RemotePath) else ShardFile(path, slots)
+
+
+class _Request(NamedTuple):
+    shard: RemoteShard
+    start: int
+    end: int
+    offsets: np.ndarray
+    """where the rows begin, from `start`"""
+    places: np.ndarray
+    """their places in the batch"""
+
+
+class RemoteReader:
+    """Reads rows of one feature. Safe to share between threads."""
+
+    def __init__(self, path: Callable[[int], Place], shard_rows: int, row_bytes: int, checks: RowChecks) -> None:
+        """`path` gives the shard object of a shard of `shard_rows` rows, `row_bytes` bytes each. `checks`: theirs."""
+        self._path = path
+        self.checks = checks
+        self._shard_rows = shard_rows
+        self._row_bytes = row_bytes
+        self._open: OrderedDict[int, RemoteShard] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def read(self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."], check: Check = "first") -> list[int]:
+        """Fill `out`, C-contiguous, with the rows, all of status 1.
+
+        Returns the places of rows that were checked and differ from their checksums.
+        """
+        if not len(rows):
+            return []
+        shards, slots = np.divmod(rows, self._shard_rows)
+        wanted = np.unique(shards).tolist()
+        target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
+        tries = 0
+        while True:
+            try:
+                found = list(pool().map(self._shard, wanted))
+                versions = {n: shard.identity if shard else None for n, shard in zip(wanted, found, strict=True)}
+                now, sums = self.checks.to_check(rows, versions, check)
+                parts = [(shard, np.flatnonzero(shards == n)) for n, shard in zip(wanted, found, strict=True)]
+                requests = [r for shard, places in parts for r in self._requests(shard, places, slots, target)]
+                wrong = list(pool().map(partial(self._fetch, target=target, now=now, sums=sums), requests))
+                asked = np.concatenate([np.empty(0, np.int64), *(request.places for request in requests)])
+                missing = now.copy()
+                missing[asked] = False
+                wrong.append(self.checks.wrong_zeros(missing, sums))
+                places = sorted(place for some in wrong for place in some)
+                now[places] = False
+                self.checks.passed(rows[now], versions)
+                return places
+            except ReplacedError:  # a row that was ok is in the new object too
+                tries += 1
+                if tries == _TRIES:
+                    raise
+                self._forget(wanted)
+
+    def _shard(self, shard: int) -> RemoteShard | None:
+        """The shard's index, as far as is known; None where there is none."""
+        with self._guard:
+            if shard in self._open:
+                self._open.move_to_end(shard)
+                return self._open[shard]
+        path = self._path(shard)
+        assert isinstance(path, RemotePath)
+        try:
+            opened = RemoteShard(path, self._shard_rows)
+        except FileNotFoundError:
+            return None
+        with self._guard:
+            self._open[shard] = opened
+            if len(self._open) > _INDEXES:
+                self._open.popitem(last=False)
+        return opened
+
+    def _forget(self, shards: list[int]) -> None:
+        with self._guard:
+            for shard in shards:
+                self._open.pop(shard, None)
+
+    def _requests(
+        self,
+        shard: RemoteShard | None,
+        places: Int[np.ndarray, " rows"],
+        slots: Int[np.ndarray, " B"],
+        target: UInt8[np.ndarray, "B bytes"],
+    ) -> Iterator[_Request]:
+        """The requests for the rows of one shard; rows that are missing are filled at once."""
+        there = np.zeros(len(places), bool) if shard is None else shard.present[slots[places]]
+        target[places[~there]] = 0
+        places = places[there]
+        if shard is None or not len(places):
+            return
+        size = self._row_bytes
+        if (shard.lengths[slots[places]] != size).any():
+            raise DamageError(f"the index of {shard.path} does not fit: run python -m store verify")
+        offsets = shard.offsets[slots[places]].astype(np.int64)
+        order = np.argsort(offsets, kind="stable")
+        offsets, places = offsets[order], places[order]
+        first = 0
+        for end in range(1, len(offsets) + 1):
+            if (
+                end == len(offsets)
+                or offsets[end] - offsets[end - 1] - size > _GAP_BYTES
+                or offsets[end] + size - offsets[first] > _REQUEST_BYTES
+            ):
+                start = int(offsets[first])
+                yield _Request(
+                    shard, start, int(offsets[end - 1]) + size, offsets[first:end] - start, places[first:end]
+                )
+                first = end
+
+    def _fetch(
+        self,
+        request: _Request,
+        target: UInt8[np.ndarray, "B bytes"],
+        now: Bool[np.ndarray, " B"],
+        sums: UInt32[np.ndarray, " B"],
+    ) -> list[int]:
+        """Make a request and copy its rows; the places of rows that are checked and wrong."""
+        data = request.shard.path.read_range(request.start, request.end, request.shard.identity)
+        values = np.frombuffer(data, np.uint8)
+        for offset, place in zip(request.offsets.tolist(), request.places.tolist(), strict=True):
+            target[place] = values[offset : offset + self._row_bytes]
+        return wrong_rows(target, sums, request.places[now[request.places]])

@@ -1,0 +1,218 @@
+"""The stored checksums of a view's rows, and which rows this process has compared with them.
+
+Every row of every array has a crc32c in the view's array `checksum`. `RowChecks` remembers, one bit a row, which
+rows of one array were right; the bits of a shard are cleared when its file is replaced. A million rows take 125 kB
+per array, and a shard 8 bytes more. Chunks of checksums are loaded when a row of their shard is checked for the
+first time, and at most `MOST_BYTES` of them are kept.
+
+Guarantees
+- a row is checked once, and again when its shard file is replaced
+- checksum chunks in memory are bounded
+"""
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8, UInt32
+
+from common.errors import DamageError, StepDiffError
+from common.io.object_stores import pool
+from common.io.remote import RemotePath
+from common.io.seal import crc32c
+from store.format.layout import Identity, ViewPaths
+from store.format.shard import read_chunk
+
+Check = Literal["always", "first", "never"]
+"""when a row is compared with its checksum: at every read, at the first one through an open view, or never"""
+Versions = Mapping[int, Identity | None]
+"""shard -> the identity of the shard file that was opened, None where it does not exist"""
+MOST_BYTES = 64 * 2**20
+_CHUNK_BYTES = 200  # of a chunk in memory besides its values, about
+_UNSEEN = 0
+_guard = threading.Lock()  # of every view's bits and chunks
+
+
+def known_check(check: str) -> Check:
+    """`check`, or StepDiffError where it is not a `Check`."""
+    for known in get_args(Check):
+        if check == known:
+            return known
+    raise StepDiffError(f"check={check!r} is not known: give one of {', '.join(get_args(Check))}")
+
+
+class Checksums:
+    """The array `checksum` of a view, one chunk per shard. Safe to share between threads, and across a fork."""
+
+    def __init__(self, paths: ViewPaths, rows_per_shard: int, arrays: int) -> None:
+        """The checksums of a view of `arrays` arrays."""
+        self._paths = paths
+        self._shape = (rows_per_shard, arrays)
+        self._chunks: OrderedDict[int, UInt32[np.ndarray, "slots arrays"]] = OrderedDict()
+
+    def of_rows(self, rows: Int[np.ndarray, " R"]) -> UInt32[np.ndarray, "R arrays"]:
+        """The checksums of rows of status 1. DamageError where a chunk is damaged or missing."""
+        shards, slots = np.divmod(rows, self._shape[0])
+        order = np.argsort(shards, kind="stable")
+        wanted, starts = np.unique(shards[order], return_index=True)
+        sums = np.empty((len(rows), self._shape[1]), np.uint32)
+        remote = isinstance(self._paths.store, RemotePath) and len(wanted) > 1
+        chunks = (pool().map if remote else map)(self._chunk, wanted.tolist())
+        for here, chunk in zip(np.split(order, starts[1:]), chunks, strict=False):  # of no rows, split gives one part
+            sums[here] = chunk[slots[here]]
+        return sums
+
+    def forget(self, shards: Sequence[int]) -> None:
+        """Load the chunks of these shards again when they are next needed."""
+        with _guard:
+            for shard in shards:
+                self._chunks.pop(shard, None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the chunks in memory."""
+        return len(self._chunks) * (self._shape[0] * self._shape[1] * 4 + _CHUNK_BYTES)
+
+    def _chunk(self, shard: int) -> UInt32[np.ndarray, "slots arrays"]:
+        with _guard:
+            if shard in self._chunks:
+                self._chunks.move_to_end(shard)
+                return self._chunks[shard]
+        try:
+            chunk = read_chunk(self._paths.checksum(shard), self._shape, "uint32")
+        except DamageError:
+            raise DamageError(
+                f"the checksums of shard {shard} of view {self._paths.view} ({self._paths.entity}) are damaged: "
+                f"{remedy(self._paths, shard)}"
+            ) from None
+        if chunk is None:
+            raise DamageError(
+                f"the checksums of shard {shard} of view {self._paths.view} ({self._paths.entity}) are missing: "
+                f"{remedy(self._paths, shard)}"
+            )
+        with _guard:
+            self._chunks[shard] = chunk
+            while self.nbytes > MOST_BYTES and len(self._chunks) > 1:
+                self._chunks.popitem(last=False)
+        return chunk
+
+
+class RowChecks:
+    """Which rows of one array were compared with their checksums. Safe to share between threads, and across a fork."""
+
+    def __init__(self, checksums: Checksums, column: int, rows_per_shard: int, row_bytes: int) -> None:
+        """The rows of the array whose checksums are column `column` of `checksums`."""
+        self._checksums = checksums
+        self._column = column
+        self._shard_rows = rows_per_shard
+        self._row_bytes = row_bytes
+        self._bits: UInt8[np.ndarray, " bytes"] = np.zeros(0, np.uint8)
+        self._versions: Int[np.ndarray, " shards"] = np.zeros(0, np.int64)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return self._bits.nbytes + self._versions.nbytes
+
+    def wrong_zeros(self, missing: Bool[np.ndarray, " B"], sums: UInt32[np.ndarray, " B"]) -> list[int]:
+        """The places of rows that the shard file leaves out, although their checksums are not those of zeros."""
+        if not missing.any():
+            return []
+        return np.flatnonzero(missing & (sums != self._sum_of_zeros)).tolist()
+
+    @cached_property
+    def _sum_of_zeros(self) -> int:
+        return crc32c(bytes(self._row_bytes))
+
+    def to_check(
+        self, rows: Int[np.ndarray, " B"], versions: Versions, check: Check
+    ) -> tuple[Bool[np.ndarray, " B"], UInt32[np.ndarray, " B"]]:
+        """Which rows to check now, out of rows that are about to be read from shard files of these versions.
+
+        With the checksums of those, 0 elsewhere. DamageError where these cannot be read.
+        """
+        now, sums = self._unchecked(rows, versions, check), np.zeros(len(rows), np.uint32)
+        if now.any():
+            sums[now] = self._checksums.of_rows(rows[now])[:, self._column]
+        return now, sums
+
+    def _unchecked(self, rows: Int[np.ndarray, " B"], versions: Versions, check: Check) -> Bool[np.ndarray, " B"]:
+        if check == "never":
+            return np.zeros(len(rows), bool)
+        replaced = []
+        with _guard:
+            self._grow(versions)
+            for shard, version in versions.items():
+                seen, now = int(self._versions[shard]), _number(version)
+                if seen not in (_UNSEEN, now):
+                    every = np.arange(shard * self._shard_rows, (shard + 1) * self._shard_rows)
+                    np.bitwise_and.at(self._bits, every >> 3, ~_mask(every))
+                    replaced.append(shard)
+                self._versions[shard] = now
+            unchecked = (self._bits[rows >> 3] & _mask(rows)) == 0
+        self._checksums.forget(replaced)
+        return unchecked if check == "first" else np.ones(len(rows), bool)
+
+    def passed(self, rows: Int[np.ndarray, " R"], versions: Versions) -> None:
+        """Remember that rows of shard files of these versions were right."""
+        if not len(rows):
+            return
+        with _guard:
+            self._grow(versions)
+            same = [shard for shard, version in versions.items() if self._versions[shard] == _number(version)]
+            if len(same) < len(versions):  # another version was opened since: its rows are not known
+                rows = rows[np.isin(rows // self._shard_rows, same)]
+            np.bitwise_or.at(self._bits, rows >> 3, _mask(rows))
+
+    def _grow(self, versions: Versions) -> None:
+        shards = max(versions, default=-1) + 1
+        if shards <= len(self._versions):
+            return
+        shards = max(shards, len(self._versions) * 5 // 4)
+        self._versions = _grown(self._versions, shards)
+        self._bits = _grown(self._bits, -(-shards * self._shard_rows // 8))
+
+
+def wrong_rows(
+    data: UInt8[np.ndarray, "B bytes"], sums: UInt32[np.ndarray, " B"], places: Int[np.ndarray, " R"]
+) -> list[int]:
+    """Those of `places` where a row of `data` differs from its checksum."""
+    known = zip(places.tolist(), sums[places].tolist(), strict=True)
+    return [place for place, total in known if crc32c(data[place]) != total]
+
+
+def remedy(paths: ViewPaths, shard: int) -> str:
+    """What to do about a damaged row, for the end of a message."""
+    return (
+        f"run python -m store verify {paths.store} to list all damage; to compute the shard again, delete "
+        f"{paths.status(shard)} and repeat the command that filled the view"
+    )
+
+
+def _number(version: Identity | None) -> int:
+    """A version in 64 bits, never `_UNSEEN`."""
+    return hash(version) or 1
+
+
+def _mask(rows: Int[np.ndarray, " R"]) -> UInt8[np.ndarray, " R"]:
+    """The bit of each row in its byte."""
+    return np.left_shift(1, rows & 7).astype(np.uint8)
+
+
+def _grown(array: np.ndarray, length: int) -> np.ndarray:
+    grown = np.zeros(length, array.dtype)
+    grown[: len(array)] = array
+    return grown
+
+
+def _after_fork() -> None:
+    """Another thread may have held the lock at the fork."""
+    global _guard
+    _guard = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,204 @@
+"""Small files of a store are merged, and those that nothing refers to are deleted. No row moves.
+
+Guarantees
+- at every moment, after a kill too, each row and each reason can be read once, by readers that are open as well
+- what was committed stays, to the byte
+- the store's lock is held; a shard whose writer outlived its run is left alone
+"""
+
+import shutil
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int64
+
+from common.errors import HeldError
+from common.io import sealed as table
+from common.io.files import TEMPORARY, create_file, remove_folder, replace_file
+from common.io.locks import check_held, locked
+from common.io.remote import Place, RemotePath, file_sizes, listed
+from store import failures
+from store.catalog.catalog import Catalog
+from store.catalog.parts import is_part, part_name, rows_of_merged
+from store.catalog_part import read_part
+from store.feature_store import Store
+from store.format.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, identity, shard_number
+from store.names import ENTITIES
+from store.progress import progress
+from store.verbs.options import CompactOptions
+from store.view import ABSENT, OK, View
+
+MOST_ROWS = 2**20
+"""rows of a merged part: it is written, and read, in one piece"""
+
+
+@dataclass
+class Compacted:
+    """What was done. Sizes in bytes."""
+
+    store: str
+    catalog_parts: int = 0
+    """parts merged into others"""
+    failure_files: int = 0
+    """files of failures merged into others"""
+    orphans: int = 0
+    """files deleted that nothing referred to"""
+    orphan_bytes: int = 0
+
+    def count_orphans(self, sizes: list[int]) -> None:
+        """Count deleted files."""
+        self.orphans += len(sizes)
+        self.orphan_bytes += sum(sizes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def compact(options: CompactOptions) -> Compacted:
+    """Compact a store. StepDiffError where it is damaged, or another run writes."""
+    store = Store.open(options.path)
+    done = Compacted(str(store.path))
+    temporary = [] if isinstance(store.path, RemotePath) else store.path.rglob(f"{TEMPORARY}*")
+    left = [(path, file_sizes(path)) for path in temporary]
+    with store.lock(options.wait):  # which removes what dead runs left
+        for path, sizes in left:
+            if not path.exists():
+                done.count_orphans(sizes)
+        _remove_dropped(store, done)
+        views = [store.view(entity, name) for entity in store.entities() for name in store.views(entity)]
+        for entity in store.entities():
+            _merge_parts(store.catalog(entity), done)
+        with progress("views compacted", len(views)) as advance:
+            for view in views:
+                _remove_uncommitted(view, done)
+                _merge_failures(view, done)
+                advance(1)
+    return done
+
+
+def _merge_parts(catalog: Catalog, done: Compacted) -> None:
+    """Merge neighbours of up to MOST_ROWS rows; then delete what a merged part hides."""
+    run: list[pl.DataFrame] = []
+    for part in catalog.parts():
+        if rows_of_merged(part) > MOST_ROWS / 2:
+            _merge(catalog, run)
+            run = []
+            continue
+        frame = read_part(part)
+        if run and (sum(map(len, run)) + len(frame) > MOST_ROWS or not _follows(run, frame)):
+            _merge(catalog, run)
+            run = []
+        run.append(frame)
+    _merge(catalog, run)
+    stand = catalog.parts()
+    hidden = {path for path in catalog.folder.glob("*.parquet") if is_part(path)} - set(stand)
+    for part in stand if hidden else ():
+        if rows_of_merged(part):
+            read_part(part)  # what hides the others is sound, or they stay
+    for part in hidden:
+        part.unlink()
+    catalog.sweep()  # what was made from the merged ones is stale
+    done.catalog_parts += len(hidden)
+
+
+def _follows(run: list[pl.DataFrame], frame: pl.DataFrame) -> bool:
+    """Whether `frame` begins where `run` ends, and its columns have the dtypes that they have there."""
+    dtypes = {name: dtype for known in run for name, dtype in known.schema.items()}
+    same = all(dtypes.get(name, dtype) == dtype for name, dtype in frame.schema.items())
+    return same and frame["row"][0] == run[-1]["row"][-1] + 1
+
+
+def _merge(catalog: Catalog, run: list[pl.DataFrame]) -> None:
+    if len(run) < 2:
+        return
+    data = table.encode(pl.concat(run, how="diagonal"))
+    name = part_name(int(run[0]["row"][0]), int(run[-1]["row"][-1]) + 1)
+    create_file(catalog.folder / name, [data], len(data))
+
+
+def _merge_failures(view: View, done: Compacted) -> None:
+    """Merge the failures of shards, group by group."""
+    folder = view.paths.beside[0]
+    there = [shard_number(path.stem) for path in folder.glob("*.parquet")]
+    shards = np.array(sorted(shard for shard in there if shard is not None), np.int64)
+    for group in np.unique(shards // MERGED_SHARDS).tolist():
+        here = shards[shards // MERGED_SHARDS == group].tolist()
+        merged = view.paths.merged_failures(here[0])
+        if len(here) < 2 and not merged.exists():
+            continue
+        own = {shard: identity(view.paths.failures(shard)) for shard in here}
+        first = group * MERGED_SHARDS
+        frame = failures.of_shards(view.paths, range(first, first + MERGED_SHARDS))
+        data = table.encode(frame[_may_fail(view, frame["key"])])
+        replace_file(merged, [data], len(data))
+        for shard, seen in own.items():
+            try:
+                with locked(view.paths.lock(shard), wait=False):
+                    if identity(view.paths.failures(shard)) == seen:
+                        view.paths.failures(shard).unlink()
+                        done.failure_files += 1
+            except HeldError:  # its writer outlived its run, and may have more to tell
+                continue
+
+
+def _may_fail(view: View, keys: pl.Series) -> Int64[np.ndarray, " some"]:
+    """Places of the keys whose rows are not ok, in the rows' order. One whose status is still to be written must not
+    be left out."""
+    rows = view.catalog.rows(keys.to_list())
+    order = np.argsort(rows, kind="stable")
+    return order[view.status()[rows[order]] != OK]
+
+
+def _remove_uncommitted(view: View, done: Compacted) -> None:
+    """Delete the files of shards that a killed run has written and not committed."""
+    arrays = [view.paths.group / array / "c" for array in (*view.stored, "checksum")]
+    shards = {shard_number(path.name) for folder in arrays for path in folder.glob("*")}
+    for shard in sorted(shard for shard in shards if shard is not None):
+        if _is_committed(view, shard):
+            continue
+        lock = view.paths.lock(shard)
+        try:
+            with locked(lock, wait=False):
+                if _is_committed(view, shard):
+                    continue
+                for path in (  # the arrays, by which a run that was cut short is found, last
+                    view.paths.failures(shard),
+                    view.paths.info(shard),
+                    *(folder / str(shard) for folder in arrays),
+                ):
+                    done.count_orphans(file_sizes(path))
+                    check_held(lock)  # or another may have written it anew meanwhile
+                    _remove(path)
+        except HeldError:  # its writer outlived its run, and is about to commit it
+            continue
+
+
+def _is_committed(view: View, shard: int) -> bool:
+    return bool((view.shard_status(shard) != ABSENT).any())
+
+
+def _remove_dropped(store: Store, done: Compacted) -> None:
+    """Delete what a killed `drop` left of a view whose group is gone."""
+    for entity in ENTITIES:
+        for group in filter(half_made, listed(store.path / ARRAYS / entity, "*")):
+            if group.is_dir():
+                done.count_orphans(file_sizes(group))
+                remove_folder(group, store.path)
+        for parent in {folder.parent for folder in ViewPaths(store.path, entity, "any").beside}:
+            for folder in parent.glob("*"):
+                if folder.is_dir() and not (store.path / ARRAYS / entity / folder.name).is_dir():
+                    done.count_orphans(file_sizes(folder))
+                    remove_folder(folder, store.path)
+
+
+def _remove(path: Place) -> None:
+    """Delete a file or a folder, where there is one."""
+    if isinstance(path, RemotePath):
+        path.remove()
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

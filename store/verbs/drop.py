@@ -1,0 +1,68 @@
+"""A view is removed.
+
+Guarantees
+- a view is gone at once or not at all: its group is renamed away before a byte is deleted, or in an object store its
+  zarr.json is deleted before the rest
+- what a kill leaves of it stands in nobody's way, and is removed by the next run or by compact; in an object store by
+  the same command or by whoever makes a view of that name, and until then verify may miss its zarr.json
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from common.errors import StepDiffError
+from common.io.files import remove_folder
+from common.io.remote import Place, file_sizes, listed
+from store.feature_store import Store
+from store.format.layout import ViewPaths
+from store.names import check_entity, check_name
+from store.verbs.options import DropOptions
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What is removed, or would be."""
+
+    store: str
+    entity: str
+    view: str
+    bytes: int
+    files: int
+    stale: list[str]
+    """files that were built from the view, which stay: indexes and their cards"""
+    dropped: bool
+    """whether it was done"""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def drop(options: DropOptions) -> Dropped:
+    """Remove a view, where told `yes`. StepDiffError where there is none, or another run writes."""
+    store = Store.open(options.path)
+    paths = ViewPaths(store.path, check_entity(options.entity), check_name("view", options.view))
+    with store.lock(options.wait):
+        folders = [folder for folder in (paths.group, *paths.beside) if folder.is_dir()]
+        if not folders:
+            there = ", ".join(store.views(options.entity)) or "none"
+            raise StepDiffError(f"no view {options.view!r} of {options.entity} in {store.path}: there is {there}")
+        sizes = [size for folder in folders for size in file_sizes(folder)]
+        found = Dropped(
+            store=str(store.path),
+            entity=options.entity,
+            view=options.view,
+            bytes=sum(sizes),
+            files=len(sizes),
+            stale=[str(path) for path in _built_from(store.path, options)],
+            dropped=options.yes,
+        )
+        if options.yes:
+            for folder in folders:  # the group first: without it there is no view
+                remove_folder(folder, store.path)
+    return found
+
+
+def _built_from(store: Place, options: DropOptions) -> list[Place]:
+    """Indexes of the view."""
+    return listed(store / "indexes" / options.entity, f"{options.view}.*")

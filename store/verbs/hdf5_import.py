@@ -1,0 +1,144 @@
+"""Features of an HDF5 file become a view of the store.
+
+Guarantees
+- a run that is killed resumes, and ends in the same arrays as one that was not
+- float16 and float32 keep every bit
+- a clip that cannot be read or does not fit is recorded as failed, and changes no other
+- in memory are the keys, and the features of one shard
+"""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import polars as pl
+from jaxtyping import Int64
+
+from common.errors import StepDiffError
+from store.feature_store import Store
+from store.hdf5_source import Source
+from store.progress import progress
+from store.provenance import Feature, Provenance, with_dtype
+from store.verbs.hdf5_layout import opened
+from store.verbs.options import ImportOptions
+from store.view import ABSENT, FAILED, OK, View
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of the clips of a file."""
+
+    path: str
+    store: str
+    entity: str
+    view: str
+    asked: int
+    """clips of the file"""
+    done: int
+    """imported by this run"""
+    already: int
+    """there already"""
+    failed: int
+    """failed, by this run or an earlier one"""
+    seconds: float
+    failures: list[dict[str, str]] = field(default_factory=list)
+    """key and reason of what failed"""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def import_hdf5(options: ImportOptions) -> Imported:
+    """Import what is missing of a file. StepDiffError where the file, the store or the view cannot be used."""
+    if not _SHA256.fullmatch(options.weights_sha256):
+        raise StepDiffError(
+            f"--weights-sha256 {options.weights_sha256!r} is refused: give the 64 hex digits of a sha256"
+        )
+    begin = time.monotonic()
+    path = Path(options.path)
+    with opened(path, options.group, options.layout, options.keys, options.features) as source:
+        _check_keys(path, source.keys)
+        features = {name: Feature(kind.shape, kind.stored) for name, kind in source.kinds.items()}
+        if options.dtype:
+            features = with_dtype(features, options.dtype)
+        store = Store.open(options.store, create=True)
+        with store.lock(options.wait):
+            view = store.create_view(options.entity, options.view, _provenance(options, features), features)
+            view.catalog.append(pl.DataFrame({"key": source.keys}))
+            view.resize()
+            rows = view.catalog.rows(source.keys)
+            before = view.status()[rows]
+            todo = before == ABSENT
+            if options.retry_failed:
+                todo |= before == FAILED
+            places = np.flatnonzero(todo)
+            with progress(f"import into {options.view}", len(places)) as advance:
+                _import(source, view, rows, places, path, advance)
+    after = view.status()[rows]
+    failed = {source.keys[place] for place in np.flatnonzero(after == FAILED).tolist()}
+    failures = view.failures() if failed else pl.DataFrame(schema={"key": pl.String, "reason": pl.String})
+    return Imported(
+        path=str(path),
+        store=str(store.path),
+        entity=options.entity,
+        view=options.view,
+        asked=len(rows),
+        done=int(((after == OK) & todo).sum()),
+        already=int((before == OK).sum()),
+        failed=len(failed),
+        seconds=round(time.monotonic() - begin, 3),
+        failures=failures.filter(pl.col("key").is_in(failed)).to_dicts(),
+    )
+
+
+def _import(
+    source: Source,
+    view: View,
+    rows: Int64[np.ndarray, " keys"],
+    places: Int64[np.ndarray, " todo"],
+    path: Path,
+    advance: Callable[[int], None],
+) -> None:
+    """Write the clips at `places` of the source, shard by shard; `rows` are those of all its clips."""
+    info = {"imported_from": path.name, "h5py": h5py.version.version, "hdf5": h5py.version.hdf5_version}
+    places = places[np.argsort(rows[places])]
+    shards = rows[places] // view.rows_per_shard
+    for shard in np.unique(shards).tolist():
+        here = places[shards == shard]
+        with np.errstate(over="ignore"):  # of float64: the clip then fails, for infinity
+            features, reasons = source.read(here)
+        good = np.setdiff1d(np.arange(len(here)), np.array(list(reasons), np.int64))
+        if reasons:
+            features = {name: values[good] for name, values in features.items()}
+        failures = {int(rows[here[at]]): reason for at, reason in reasons.items()}
+        view.write_shard(shard, rows[here[good]], features, failures, info)
+        advance(len(here))
+
+
+def _provenance(options: ImportOptions, features: dict[str, Feature]) -> Provenance:
+    return Provenance(
+        encoder=options.encoder,
+        weights=options.weights_sha256,
+        layer=options.layer,
+        frames=options.frames,
+        crop=options.crop,
+        dtypes={name: feature.dtype for name, feature in features.items()},
+    )
+
+
+def _check_keys(path: Path, keys: list[str]) -> None:
+    """StepDiffError where a key is empty, or there twice."""
+    places: dict[str, int] = {}
+    for place, key in enumerate(keys):
+        if not key:
+            raise StepDiffError(f"{path} has no key for row {place}: give every row one")
+        if places.setdefault(key, place) != place:
+            raise StepDiffError(f"{path} has key {key!r} in rows {places[key]} and {place}: keys are unique")

@@ -1,0 +1,183 @@
+"""Which of the two layouts an HDF5 file of features has, and what clips it holds.
+
+Guarantees
+- what is no HDF5 file, is damaged in its structure, or leaves a choice of keys, is refused in one line
+- links and datasets are checked by `store.verbs.hdf5_refusals` before any value is read
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from common.errors import StepDiffError
+from store.hdf5_source import DAMAGE, ClipDatasets, Kind, RowDatasets, Source, one_line
+from store.names import check_name
+from store.verbs.hdf5_refusals import named_group, refuse_dataset, refuse_link
+from store.verbs.options import Layout
+
+
+@contextmanager
+def opened(
+    path: Path, group: str, layout: Layout | None, keys: str | None, features: Sequence[str]
+) -> Iterator[Source]:
+    """The clips of a file.
+
+    Parameters
+    - group: where to look, `/` for the whole file
+    - layout: None finds out, by whether there is a dataset of texts
+    - keys: the dataset of the keys; None is the only one of texts
+    - features: `NAME` or `NAME=DATASET`; without any, what the file has
+
+    Raises StepDiffError where there is no such file, it is no HDF5 file, or it has not what is asked for.
+    """
+    try:
+        file = h5py.File(path, "r")
+    except DAMAGE as error:
+        why = "there is no such file" if not path.exists() else f"it is no HDF5 file, or damaged: {one_line(error)}"
+        raise StepDiffError(f"cannot open {path}: {why}") from error
+    with file:
+        try:
+            root = named_group(file, group)
+            found = dict(_datasets(root))
+            if not found:
+                raise StepDiffError(f"group {group} of {path} holds no datasets")
+            wanted = list(features) or _exported(root, len(found))
+            source = _source(path, root, found, layout, keys, wanted)
+        except DAMAGE as error:
+            raise StepDiffError(f"cannot read group {group} of {path}: {one_line(error)}") from error
+        yield source
+
+
+def _exported(root: h5py.Group, datasets: int) -> list[str]:
+    """Return the features that export-hdf5 noted about its own file, at most one a dataset; empty of other files."""
+    if "features" not in root.attrs:
+        return []
+    noted = root.attrs.get_id("features")
+    if len(noted.shape) != 1 or noted.shape[0] > datasets or h5py.check_string_dtype(noted.dtype) is None:
+        raise StepDiffError(f"attribute features of {root.file.filename} is no list of its datasets: give --features")
+    return [str(name) for name in root.attrs["features"]]
+
+
+def _source(
+    path: Path,
+    root: h5py.Group,
+    found: Mapping[str, Kind],
+    layout: Layout | None,
+    keys: str | None,
+    features: list[str],
+) -> Source:
+    texts = [name for name, kind in found.items() if kind.is_text]
+    if layout == "rows" or keys or (layout is None and texts):
+        if keys is None and len(texts) != 1:
+            raise StepDiffError(f"{path} has datasets of texts {texts}: name that of the keys with --keys")
+        return _rows(path, root, found, keys or texts[0], features)
+    return _clips(path, root, found, features)
+
+
+def _rows(path: Path, root: h5py.Group, found: Mapping[str, Kind], keys: str, features: list[str]) -> RowDatasets:
+    if keys not in found or not found[keys].is_text:
+        raise StepDiffError(f"{path} has no dataset {keys!r} of one text a row: it has {_some(found)}")
+    (count,) = found[keys].shape
+    paths = _named(features)
+    if not paths:
+        fitting = [name for name, kind in found.items() if kind.is_float and kind.shape[:1] == (count,)]
+        paths = {check_name("feature", name): name for name in fitting}
+    if not paths:
+        raise StepDiffError(
+            f"{path} has no dataset of floats with {count} rows, as {keys!r} has: it has {_some(found)}"
+        )
+    kinds = {}
+    for name, dataset in paths.items():
+        kind = found.get(dataset)
+        if kind is None or not kind.is_float or kind.shape[:1] != (count,) or len(kind.shape) < 2:
+            is_there = f"is {kind.dtype} {list(kind.shape)}" if kind else f"is not there: it has {_some(found)}"
+            raise StepDiffError(f"dataset {dataset!r} of {path} {is_there}: give floats [{count}, ...], a row a key")
+        kinds[name] = Kind(kind.shape[1:], kind.dtype)
+    try:
+        texts = root[keys].asstr("utf-8")[()].tolist()
+    except UnicodeDecodeError as error:
+        raise StepDiffError(f"keys {keys!r} of {path} are no UTF-8: {error}") from error
+    return RowDatasets(root, texts, paths, kinds)
+
+
+def _clips(path: Path, root: h5py.Group, found: Mapping[str, Kind], features: list[str]) -> ClipDatasets:
+    if len(features) > 1 or any("=" in feature for feature in features):
+        paths = {name: f"/{dataset}" for name, dataset in _named(features).items()}
+        ends = tuple(paths.values())
+        keys = list(dict.fromkeys(d.removesuffix(end) for d in found for end in ends if d.endswith(end)))
+    else:
+        if not features:
+            _refuse_groups(path, found)
+        keys = list(found)
+        axes = Counter(len(kind.shape) for kind in found.values())
+        name = features[0] if features else "embedding" if axes[1] > len(found) / 2 else "tokens"
+        paths = {name: ""}
+    if not keys:
+        raise StepDiffError(f"{path} has no clips with datasets {', '.join(paths)}: it has {_some(found)}")
+    return ClipDatasets(
+        root, keys, paths, {name: _commonest(path, name, keys, end, found) for name, end in paths.items()}
+    )
+
+
+def _refuse_groups(path: Path, found: Mapping[str, Kind]) -> None:
+    """StepDiffError where datasets of groups have the same name: clips may be groups, and keys are for good."""
+    for name, count in Counter(dataset.rpartition("/")[2] for dataset in found).items():
+        if count > 1:
+            raise StepDiffError(
+                f"{path} has a dataset {name!r} in {count} groups: say --features NAME={name} where a group is a "
+                "clip, or --features NAME where each dataset is one"
+            )
+
+
+def _commonest(path: Path, name: str, keys: list[str], end: str, found: Mapping[str, Kind]) -> Kind:
+    """What most clips have of a feature: the store's rows are all of one shape."""
+    kinds = [found[key + end] for key in keys if key + end in found]
+    floats = [kind for kind in kinds if kind.is_float]
+    if not floats:
+        dtype = str(kinds[0].dtype) if kinds else "not there"
+        advice = "; export-hdf5 writes them without --raw" if dtype == "int8" else ""
+        raise StepDiffError(f"{name} of {path} is {dtype}: features are floats{advice}")
+    (shape, count), *others = Counter(kind.shape for kind in floats).most_common()
+    if not shape or min(shape) < 1:
+        raise StepDiffError(f"{name} of {path} is {list(shape)}: features have one axis or more, none 0")
+    if count < len(keys) / 2:
+        raise StepDiffError(
+            f"{name} of {path} has {1 + len(others)} shapes, the commonest, {list(shape)}, in {count} of {len(keys)} "
+            "clips: rows of a view have one shape, so pool or pad them first"
+        )
+    return next(kind for kind in floats if kind.shape == shape)
+
+
+def _datasets(root: h5py.Group) -> Iterator[tuple[str, Kind]]:
+    """Every dataset below `root`, by its path from there."""
+    links: dict[str, object] = {}
+    root.visititems_links(links.__setitem__)  # visititems would leave out the second name of a dataset
+    for name, link in links.items():
+        refuse_link(root, name, link)
+    for name in links:
+        try:
+            item = root.get(name)
+            if isinstance(item, h5py.Dataset):
+                refuse_dataset(name, item)
+        except DAMAGE:
+            item = None
+        if item is None:  # it leads nowhere, or is damaged: as a clip, it fails
+            yield name, Kind((), np.dtype(object))
+        elif isinstance(item, h5py.Dataset):
+            yield name, Kind(item.shape or (), item.dtype)
+
+
+def _named(features: list[str]) -> dict[str, str]:
+    """Feature -> dataset, from `NAME` or `NAME=DATASET`."""
+    pairs = [feature.partition("=") for feature in features]
+    return {name: dataset or name for name, _, dataset in pairs}
+
+
+def _some(found: Mapping[str, Kind]) -> str:
+    """Names for a message."""
+    shown = ", ".join(list(found)[:8]) or "none"
+    return f"{shown} and {len(found) - 8} more" if len(found) > 8 else shown

@@ -1,0 +1,93 @@
+"""What a store holds, as figures and as a table for people."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from common.io.remote import file_sizes
+from store.feature_store import Store
+from store.view import ABSENT, FAILED, OK, View
+
+
+@dataclass(frozen=True)
+class ViewInfo:
+    """Figures of one view."""
+
+    entity: str
+    view: str
+    provenance: dict[str, Any]
+    features: dict[str, dict[str, Any]]
+    """feature -> shape of a row, dtype"""
+    rows_per_shard: int
+    rows: int
+    """rows of the catalog: ok + failed + absent"""
+    ok: int
+    failed: int
+    absent: int
+    shards: int
+    """shards committed so far"""
+    bytes: int
+    """bytes of the view's files"""
+
+
+def view_info(view: View) -> ViewInfo:
+    """The figures of `view`; StepDiffError where it is damaged."""
+    status = view.status()
+    count = np.bincount(status, minlength=3)
+    return ViewInfo(
+        entity=view.entity,
+        view=view.name,
+        provenance=view.provenance.as_dict(),
+        features={name: {"shape": list(f.shape), "dtype": f.dtype} for name, f in view.features.items()},
+        rows_per_shard=view.rows_per_shard,
+        rows=len(status),
+        ok=int(count[OK]),
+        failed=int(count[FAILED]),
+        absent=int(count[ABSENT]),
+        shards=len(np.unique(np.flatnonzero(status) // view.rows_per_shard)),
+        bytes=sum(file_sizes(view.paths.group)),
+    )
+
+
+def store_info(store: Store) -> list[ViewInfo]:
+    """The figures of every view of `store`."""
+    return [view_info(store.view(e, name)) for e in store.entities() for name in store.views(e)]
+
+
+def heading(store: Store) -> str:
+    """Where the store is and how many rows it has, in a line."""
+    rows = ", ".join(f"{len(store.catalog(entity)):,} {entity}" for entity in store.entities())
+    return f"{store.path}: {rows or 'empty'}"
+
+
+def info_table(views: list[ViewInfo]) -> Table:
+    """The figures as a table, one view a row."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("view", overflow="fold", min_width=9)
+    table.add_column("encoder", overflow="fold", min_width=7)
+    table.add_column("features", no_wrap=True)
+    for heading in ("ok", "failed", "absent", "shards", "size"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for view in views:
+        features = "\n".join(
+            f"{name} {'x'.join(map(str, f['shape']))} {f['dtype']}" for name, f in view.features.items()
+        )
+        table.add_row(
+            f"{view.entity}/{view.view}",
+            view.provenance["encoder"],
+            features,
+            *(f"{n:,}" for n in (view.ok, view.failed, view.absent, view.shards)),
+            readable_bytes(view.bytes),
+        )
+    return table
+
+
+def readable_bytes(count: int) -> str:
+    """`count` bytes with a binary unit."""
+    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"

@@ -1,0 +1,189 @@
+"""What a view of so many rows takes, before anyone computes it.
+
+Guarantees
+- sizes are, to the byte, those of a store that was written
+- a rate is one that was measured, or none
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import StepDiffError
+from common.io.remote import listed
+from store.feature_store import Store, shard_rows
+from store.format.layout import shard_number
+from store.format.shard_info import read_writes
+from store.format.view_metadata import stored_features
+from store.known import ENCODERS, TOKENS
+from store.provenance import Feature, with_dtype
+from store.verbs.options import PlanOptions
+from store.view import View
+
+_MOST_COUNTED = 1e12  # rows of a shard, seconds for them
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a view takes on disk, all rows finished."""
+
+    dtype: str
+    """of its largest feature"""
+    bytes_per_row: float
+    bytes: int
+    """of shard files, checksums and status"""
+    rows_per_shard: int
+    shards: int
+    files: int
+    """of arrays and shards, metadata, and what tells of each shard's making"""
+
+
+@dataclass(frozen=True)
+class Hours:
+    """How long it takes at one measured rate."""
+
+    clips_per_second: float
+    """rows a second of one worker"""
+    device: str
+    """of the workers: cpu, cuda, or `worker` where the rate was given"""
+    measured: str
+    """where the rate is from"""
+    worker_hours: float
+    hours: float
+    """with all workers at once"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of a job."""
+
+    rows: int
+    entity: str
+    encoder: str
+    features: dict[str, list[int]]
+    """feature -> shape of a row"""
+    dtype: str
+    workers: int
+    sizes: list[Sizes]
+    """by dtype, the asked one too"""
+    hours: list[Hours]
+    """by device; empty where no rate was measured"""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def plan(options: PlanOptions) -> Plan:
+    """The plan. StepDiffError where options do not fit, or an encoder, view or rate is not there."""
+    if not options.clips >= 1 or options.clips % 1:
+        raise StepDiffError(f"--clips {options.clips} is refused: give a whole number, 1 or more")
+    rows = int(options.clips)
+    if options.workers < 1:
+        raise StepDiffError(f"--workers {options.workers} is refused: give 1 or more")
+    if (options.encoder is None) == (options.like is None):
+        raise StepDiffError(f"give either --encoder ({', '.join(ENCODERS)}) or --like STORE/VIEW")
+    if options.like:
+        view = _view(options.like, options.entity)
+        entity, encoder, features = view.entity, view.provenance.encoder, dict(view.features)
+    else:
+        entity, encoder, features = _known(str(options.encoder))
+    dtypes: tuple[str, ...] = ("float32", "float16", "int8")
+    if options.encoder and TOKENS not in features:
+        dtypes = ("float32",)  # featurize keeps embeddings so, whatever is asked
+    return Plan(
+        rows=rows,
+        entity=entity,
+        encoder=encoder,
+        features={name: list(feature.shape) for name, feature in features.items()},
+        dtype=options.dtype if options.dtype in dtypes else dtypes[0],
+        workers=options.workers,
+        sizes=[sizes(rows, with_dtype(features, dtype), dtype) for dtype in dtypes],
+        hours=_hours(options, rows, entity, encoder),
+    )
+
+
+def sizes(rows: int, features: Mapping[str, Feature], dtype: str, rows_per_shard: int | None = None) -> Sizes:
+    """What a view of `rows` rows of `features` takes."""
+    a_shard = rows_per_shard or shard_rows(features)
+    shards = math.ceil(rows / a_shard)
+    stored = stored_features(features)
+    index = a_shard * 16 + 4  # of each shard file: offset and length of every row, and their crc32c
+    sums, status = a_shard * len(stored) * 4 + 4, a_shard + 4
+    total = rows * sum(feature.row_bytes for feature in stored.values())
+    total += shards * (len(stored) * index + sums + status)
+    return Sizes(
+        dtype=dtype,
+        bytes_per_row=total / rows,
+        bytes=total,
+        rows_per_shard=a_shard,
+        shards=shards,
+        # a shard: its arrays, checksum, status, what wrote it, its lock; a zarr.json for each array and the group
+        files=shards * (len(stored) + 4) + len(stored) + 3,
+    )
+
+
+def measured_rates(store: Store, entity: str, encoder: str) -> dict[str, tuple[int, float]]:
+    """Device -> rows, and the seconds that one worker took for them, of all views of an encoder."""
+    found: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    for name in store.views(entity):
+        view = store.view(entity, name)
+        if view.provenance.encoder != encoder:
+            continue
+        for path in listed(view.paths.beside[1], "*.json"):
+            shard = shard_number(path.stem)
+            if shard is None:
+                continue
+            for write in read_writes(path, shard * view.rows_per_shard, view.rows_per_shard):
+                device: Any = write.info.get("device")
+                rows: Any = write.info.get("rows")
+                seconds: Any = write.info.get("seconds")
+                if isinstance(device, str) and _is_count(rows) and _is_count(seconds):
+                    before = found[device]
+                    found[device] = before[0] + rows, before[1] + seconds
+    return dict(found)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < _MOST_COUNTED
+
+
+def _hours(options: PlanOptions, rows: int, entity: str, encoder: str) -> list[Hours]:
+    if options.clips_per_second is not None:
+        if not 0 < options.clips_per_second < math.inf:
+            raise StepDiffError(f"--clips-per-second {options.clips_per_second} is refused: give a rate above 0")
+        return [_hour(rows, options.clips_per_second, "worker", "as given", options.workers)]
+    place = options.measured_in or (str(Path(options.like).parent) if options.like else None)
+    if place is None:
+        return []
+    rates = measured_rates(Store.open(place), entity, encoder)
+    if options.measured_in and not rates:
+        raise StepDiffError(f"{place} tells no time of {encoder} on {entity}: run python -m featurize into it first")
+    return [
+        _hour(rows, count / seconds, device, f"{count:,} {entity} in {seconds:,.1f} s in {place}", options.workers)
+        for device, (count, seconds) in sorted(rates.items())
+    ]
+
+
+def _hour(rows: int, rate: float, device: str, measured: str, workers: int) -> Hours:
+    hours = rows / rate / 3600
+    return Hours(rate, device, measured, hours, hours / workers)
+
+
+def _known(encoder: str) -> tuple[str, str, dict[str, Feature]]:
+    """Entity, encoder and features of a known encoder."""
+    if encoder not in ENCODERS:
+        raise StepDiffError(
+            f"no features are known of encoder {encoder!r}: give one of {', '.join(ENCODERS)}, or --like"
+        )
+    known = ENCODERS[encoder]
+    features = {name: Feature(shape, "float32") for name, shape in known.features.items()}
+    return known.entity, known.name, features
+
+
+def _view(like: str, entity: str) -> View:
+    path = Path(like)
+    return Store.open(path.parent).view(entity, path.name)

@@ -1,0 +1,329 @@
+"""Read every byte of a store and say what is damaged, and which clips that touches.
+
+Guarantees
+- a flipped byte in any file of catalog, views, annotations and indexes is found, and the clips that it touches are
+  named
+- a store that is being written verifies clean
+- an array that differs from the view is found
+- what is not covered is said: `NOT_COVERED`, and the files that `uncovered` returns
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt32
+
+from common.errors import DamageError, StepDiffError
+from common.io.remote import Place, listed
+from common.io.seal import crc32c
+from store.catalog.catalog import Catalog
+from store.catalog.key_index import open_index
+from store.catalog.parts import first_row
+from store.catalog_part import read_part
+from store.feature_store import Store
+from store.format.layout import (
+    ARRAYS,
+    MERGED_SHARDS,
+    chunked_metadata,
+    half_made,
+    read_json,
+    shard_number,
+    sharded_metadata,
+)
+from store.format.shard import read_chunk
+from store.format.view_metadata import array_shape
+from store.io.remote import open_shard
+from store.verbs import verify_derived as verify_beside
+from store.view import FAILED, OK, View
+
+NOT_COVERED = (
+    "videos, manifests and runs outside the store",
+    "whether features are what the encoder computes",
+    "lock files",
+    "files lost together with all that refers to them, such as the last part of a catalog that no view has rows of",
+)
+"""what verify cannot tell of any store"""
+_MOST_NAMED = 100_000  # lost rows named one by one
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One damaged file."""
+
+    path: str
+    """the file, relative to the store"""
+    what: str
+    """what is wrong with it"""
+    clips: tuple[str, ...]
+    """keys of the rows that it touches, `row N` where the catalog cannot tell the key"""
+
+
+def verify(store: Store) -> list[Damage]:
+    """All damage there is in `store`; raises nothing on account of damage."""
+    found = []
+    for path, what, clips in _all(store):
+        below: PurePath = path.relative_to(store.path)  # type: ignore[arg-type]  # both local, or both remote
+        found.append(Damage(str(below), what, tuple(clips)))
+    return found
+
+
+def uncovered(store: Store) -> list[str]:
+    """Files below annotations/ and indexes/ that carry no checksum, relative to the store: verify cannot check them."""
+    return [str(path.relative_to(store.path)) for path in verify_beside.uncovered(store.path)]  # type: ignore[arg-type]
+
+
+_Found = tuple[Place, str, Iterable[str]]
+
+
+def _all(store: Store) -> Iterator[_Found]:
+    yield from _unsealed([store.path / "store.json", store.path / ARRAYS / "zarr.json"], ())
+    for entity in store.entities():
+        while True:
+            parts = store.catalog(entity).parts()
+            keys = _Keys(store.catalog(entity))
+            found = list(_catalog(store, entity, keys))
+            if store.catalog(entity).parts() == parts:  # else some were merged meanwhile
+                break
+        yield from found
+        yield from _indexes(store.catalog(entity))
+        root = store.path / ARRAYS / entity
+        folders = [folder for folder in listed(root, "*") if folder.is_dir() and not half_made(folder)]
+        if folders or (root / "zarr.json").exists():
+            yield from _unsealed([root / "zarr.json"], ())
+        for folder in folders:
+            group = folder / "zarr.json"
+            broken = list(_unsealed([group], keys.all()))
+            yield from broken
+            if not broken:
+                try:
+                    view = store.view(entity, folder.name)
+                except StepDiffError as error:
+                    yield group, f"is refused ({error})", keys.all()
+                    continue
+                try:
+                    yield from _view(view, keys)
+                except FileNotFoundError:
+                    if group.exists():
+                        raise
+    for path, what in (
+        *verify_beside.annotations(store.path / "annotations"),
+        *verify_beside.indexes(store.path / "indexes"),
+    ):
+        yield path, what, ()
+
+
+class _Keys:
+    """Row -> key, from those parts of a catalog that can be read."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.known: dict[int, str] = {}
+        for part in catalog.parts():
+            try:
+                keys = read_part(part, ["key"])["key"]
+                self.known |= enumerate(keys.to_list(), first_row(part))
+            except StepDiffError:
+                continue  # `_catalog` reports the part
+
+    def all(self) -> list[str]:
+        return list(self.known.values())
+
+    def __call__(self, rows: Int[np.ndarray, " rows"]) -> list[str]:
+        return [self.known.get(row, f"row {row}") for row in rows.tolist()]
+
+
+def _unsealed(paths: Iterable[Place], clips: Iterable[str]) -> Iterator[_Found]:
+    """Those of the sealed files `paths` that are missing or not as they were written."""
+    for path in paths:
+        if not path.exists():
+            yield path, "is missing", clips
+            continue
+        for _, what in verify_beside.sealed(path):
+            yield path, what, clips
+
+
+def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
+    catalog = store.catalog(entity)
+    parts = catalog.parts()
+    starts = [first_row(part) for part in parts]
+    row = 0
+    for part, start, end in zip(parts, starts, [*starts[1:], _longest(store, entity)], strict=False):
+        if start != row:
+            lost = np.arange(row, min(start, row + _MOST_NAMED))
+            yield part.parent, f"has no part for rows {row} to {start - 1}", keys(lost)
+        why = None
+        try:
+            height = read_part(part, ["key"]).height
+        except StepDiffError as error:
+            height, why = max(end - start, 1), str(error)
+        clips = keys(np.arange(start, start + min(height, _MOST_NAMED)))
+        broken = list(_unsealed([part], clips))
+        if why and not broken:
+            broken = [(part, f"is refused ({why})", clips)]
+        yield from broken
+        row = start + height
+
+
+def _indexes(catalog: Catalog) -> Iterator[_Found]:
+    """The damaged key indexes. They touch no clip: they are made again from the parts."""
+    for path in listed(catalog.folder, "*.keys"):
+        try:
+            if index := open_index(path):
+                index.check_all()
+        except DamageError:
+            yield path, "is not as it was written (it is made again where it is needed)", ()
+        except FileNotFoundError:
+            continue  # merged into another since it was listed
+
+
+def _longest(store: Store, entity: str) -> int:
+    """Rows of the longest view: what is left to tell of a catalog whose last part is damaged."""
+    lengths = [0]
+    for name in store.views(entity):
+        try:
+            path = store.view(entity, name).paths.metadata("status")
+            lengths.append(array_shape(path, read_json(path))[0])
+        except (StepDiffError, FileNotFoundError):
+            continue  # reported with the view
+    return max(lengths)
+
+
+def _view(view: View, keys: _Keys) -> Iterator[_Found]:
+    arrays = [view.paths.metadata(array) for array in (*view.stored, "checksum", "status")]
+    broken = list(_unsealed(arrays, keys.all()))
+    yield from broken
+    if any(path == arrays[-1] for path, _, _ in broken):
+        return  # without the metadata of `status` nobody knows how many rows there are
+    for array, path in zip((*view.stored, "checksum", "status"), arrays, strict=True):
+        if all(path != other for other, _, _ in broken) and (why := _misfit(view, array, path)):
+            yield path, why, keys.all()
+    try:
+        length = len(view)
+    except StepDiffError as error:
+        yield arrays[-1], f"is refused ({error})", keys.all()
+        length = max(keys.known, default=-1) + 1
+    for shard in _shards(view, length):
+        yield from _shard(view, shard, keys, length)
+    for path in listed(view.paths.beside[0], "merged-*.parquet"):
+        for _, what, _ in _unsealed([path], ()):
+            group = shard_number(path.stem.removeprefix("merged-"))
+            yield path, what, keys(_failed_in(view, group, length)) if group is not None else ()
+
+
+def _misfit(view: View, array: str, path: Place) -> str | None:
+    """What the metadata of an array says otherwise than the view's, None where it is the same: other readers use it."""
+    shape: tuple[int, ...]
+    if array in view.stored:
+        feature = view.stored[array]
+        shape, dtype, kind = feature.shape, feature.dtype, sharded_metadata
+    else:
+        shape, dtype = ((len(view.checksummed),), "uint32") if array == "checksum" else ((), "uint8")
+        kind = chunked_metadata
+    try:
+        metadata = read_json(path)
+        array_shape(path, metadata)
+    except StepDiffError as error:
+        return f"is refused ({error})"
+    expected = _expected(kind, shape, dtype, view.rows_per_shard)
+    found = {**metadata, "shape": [0, *metadata["shape"][1:]]}
+    differs = [name for name in ("shape", "data_type", "chunk_grid") if found.get(name) != expected[name]]
+    return f"differs from the view in {', '.join(differs)}" if differs else None
+
+
+@lru_cache(64)
+def _expected(
+    kind: Callable[[tuple[int, ...], str, int], dict[str, Any]], shape: tuple[int, ...], dtype: str, shard_rows: int
+) -> dict[str, Any]:
+    """The metadata of an array without rows: zarr takes milliseconds to make it."""
+    return kind((0, *shape), dtype, shard_rows)
+
+
+def _shards(view: View, length: int) -> list[int]:
+    """The shards of the first `length` rows of which there are files that say so."""
+    names = [path.name for path in listed(view.paths.status(0).parent, "*")]
+    names += [path.stem for folder in view.paths.beside for path in listed(folder, "*")]
+    shards = {shard for name in names if (shard := shard_number(name)) is not None}
+    return sorted(shard for shard in shards if shard * view.rows_per_shard < length)
+
+
+def _failed_in(view: View, group: int, length: int) -> Int[np.ndarray, " rows"]:
+    """The rows whose failures the merged file of a group of shards would tell."""
+    rows = [np.empty(0, np.int64)]
+    for shard in (shard for shard in _shards(view, length) if shard // MERGED_SHARDS == group):
+        with suppress(DamageError):  # told with the shard
+            if not view.paths.failures(shard).exists():
+                rows.append(shard * view.rows_per_shard + np.flatnonzero(view.shard_status(shard) == FAILED))
+    return np.concatenate(rows)
+
+
+def _shard(view: View, shard: int, keys: _Keys, length: int) -> Iterator[_Found]:
+    first = shard * view.rows_per_shard
+    every = np.arange(first, min(first + view.rows_per_shard, length))
+    try:
+        status = view.shard_status(shard)
+    except DamageError:
+        yield view.paths.status(shard), "has a wrong checksum", keys(every)
+        return
+    ok, failed = first + np.flatnonzero(status == OK), first + np.flatnonzero(status == FAILED)
+    if (status > FAILED).any():
+        yield view.paths.status(shard), "holds values other than 0, 1, 2", keys(every)
+    path, merged = view.paths.failures(shard), view.paths.merged_failures(shard)
+    if path.exists() or (len(failed) and not merged.exists()):
+        found = list(_unsealed([path], keys(failed)))
+        if path.exists() or not merged.exists():  # else it has been merged meanwhile
+            yield from found
+    if (path := view.paths.info(shard)).exists() or len(ok) or len(failed):
+        yield from _unsealed([path], keys(every))
+    if not len(ok):
+        return
+    path = view.paths.checksum(shard)
+    try:
+        sums = read_chunk(path, (view.rows_per_shard, len(view.checksummed)), "uint32")
+    except DamageError:
+        yield path, "has a wrong checksum", keys(ok)
+        return
+    if sums is None:
+        yield path, "is missing", keys(ok)
+        return
+    for column, name in enumerate(view.checksummed):
+        yield from _rows(view, name, shard, sums[:, column], ok, keys)
+
+
+def _rows(
+    view: View,
+    name: str,
+    shard: int,
+    sums: UInt32[np.ndarray, " slots"],
+    ok: Int[np.ndarray, " rows"],
+    keys: _Keys,
+) -> Iterator[_Found]:
+    """The rows of one shard file against their checksums."""
+    feature = view.stored[name]
+    path = view.paths.shard(name, shard, 1 + len(feature.shape))
+    try:
+        file = open_shard(path, view.rows_per_shard)
+    except FileNotFoundError:
+        file = None  # every row is the fill value, says Zarr: the checksums tell
+    except DamageError:
+        yield path, "has a damaged index", keys(ok)
+        return
+    fill = bytes(feature.row_bytes)
+    slots = ok % view.rows_per_shard
+    data = ((file.row(slot) if file else None) or fill for slot in slots.tolist())
+    wrong = [
+        len(row) != feature.row_bytes or crc32c(row) != total
+        for row, total in zip(data, sums[slots].tolist(), strict=True)
+    ]
+    if any(wrong):
+        what = f"has {sum(wrong)} rows that are not as they were written"
+        yield path, what if file else "is missing", keys(ok[np.array(wrong)])
+
+
+def names(clips: tuple[str, ...], most: int) -> str:
+    """`a, b and 3 more`: at most `most` keys by name."""
+    shown = ", ".join(clips[:most])
+    return shown if len(clips) <= most else f"{shown} and {len(clips) - most} more"

@@ -1,0 +1,70 @@
+"""Captions that say nothing differs, and questions to which that is the right answer.
+
+A model that cannot say "no difference" makes one up where it is asked about a category in which two clips agree. Pairs
+that agree stand in every DiffRank test set: a target of score 5. A DiffCap row whose `text` is empty is such a pair.
+
+Guarantees
+- a caption declines as post-processed where it declines as written
+- a caption of which a sentence does not decline does not decline, nor one that goes on with a contrast
+- pairs that agree are asked about once a category, and not in Tools/Equipment, whose 5 allows another colour
+"""
+
+import re
+from collections.abc import Sequence
+
+from tasks.postprocess import parse
+from tasks.testsets import HIGHEST_SCORE, DiffCap, DiffRank
+
+ALLOWS_DIFFERENCES = ("Tools/Equipment",)  # at the highest score, by the supplement's scoring matrix (S3)
+
+_MANY = r"(?:(?!(?:longer|more|less)\b)[a-z-]+ ){0,3}"  # "no difference", "no visible or key difference"
+_BOTH = r"(?:both(?: of (?:them|the videos))?|(?:both |the |these |the two )?(?:videos|clips)|they)"
+_IS = r"(?:is|are|was|were|look|looks|seem|seems|appear|appears|remain|remains)"
+_SAME = r"(?:the (?:very )?same|identical|alike|(?:quite |very |nearly )?similar|unchanged|equal)"
+_MANNER = r"(?:(?:also|clearly|simply|still|just|again) )?"
+_ONE = r"(?:video 1|the first video|the other video|the reference)"
+
+# A caption declines if in each of its sentences one of these is found, whatever its case ...
+FORMS = [
+    rf"\bno {_MANY}(?:differences?|change)\b",
+    rf"(?:\bnot|\bcannot|\bnever|n['’]t) (?:(?:appear|seem) to )?(?:be |have |see |find |show |notice |any |a ){{0,3}}"
+    rf"{_MANY}differ(?:ences?|ent)?\b",
+    r"\bnothing (?:is |was |has )?(?:differs?|differ(?:ent|ed)|changed|changes)\b",
+    r"^\W*(?:none|nothing)\b\W*(?:$|they\b|both\b|the videos\b)",
+    rf"\b{_BOTH} {_IS} (?:\w+ )?{_SAME}\b",
+    rf"\b{_BOTH} (?:agree|match|(?:\w+ )?share)s?\b",
+    rf"\bboth(?: of (?:them|the videos)| (?:the |these )?(?:videos|clips))? {_MANNER}(?:show|feature|use|have)s?\b",
+    rf"\b{_BOTH} (?:\w+ )?(?:show|feature|use|have)s? the (?:exact |very )?same\b",
+    rf"\b{_IS} (?:exactly |also )?(?!equal){_SAME}\b(?! in (?!both|either|the two|these|videos?\b))",
+    r"\bthe (?:exact |very )?same\b[^.]{0,80}\b(?:in|by) both(?: (?:the )?(?:videos|clips))?\b",
+    rf"\bthe (?:exact |very )?same\b[^.]{{0,80}} as in {_ONE}\b",
+]
+# ... and none of these: what goes on with a difference names one.
+CONTRASTS = [
+    r"\b(?:but|except|however|although|though|while|whereas|instead|rather|unlike|compared|only|apart from)\b",
+    r"\b(?:more|less|\w+er) than\b",
+    r"\bone\b[^.]{0,80}\bthe other\b",
+]
+# "no differences in Video 2 compared to Video 1" contrasts nothing: it says between which videos
+_AGAINST = re.compile(r"(differences?(?: in [\w/ ]{1,40}?)?) compared (?:to|with) (?:video 1|the first video)", re.I)
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_FORMS, _CONTRASTS = (re.compile("|".join(patterns), re.I | re.S) for patterns in (FORMS, CONTRASTS))
+
+
+def declines(caption: str) -> bool:
+    """Whether the caption says that nothing differs; an empty one says nothing, and declines nothing."""
+    said = _AGAINST.sub(r"\1", parse(caption))
+    sentences = [sentence for sentence in _SENTENCE.split(said) if re.search(r"\w", sentence)]
+    return bool(sentences) and all(_FORMS.search(s) and not _CONTRASTS.search(s) for s in sentences)
+
+
+def agreeing(rows: Sequence[DiffRank]) -> list[DiffCap]:
+    """DiffCap rows, without a text, for all (reference, target, category) of the highest score."""
+    pairs = {
+        (row.reference, target, row.category): None
+        for row in rows
+        if row.category not in ALLOWS_DIFFERENCES
+        for target, score in zip(row.targets, row.scores, strict=True)
+        if score == HIGHEST_SCORE
+    }
+    return [DiffCap(reference, target, category, ()) for reference, target, category in pairs]

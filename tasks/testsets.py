@@ -1,0 +1,295 @@
+"""The three published tasks: rows of a test set, and the predictions that stand beside them line by line.
+
+    diffcap    {"reference": clip, "candidate": clip, "category": str, "text": [str, ...]}
+    diffmcq    {"difference": str, "category": str, "options": [[clip, clip], ...4], "answer": [clip, clip]}
+    diffrank   {"reference": clip, "targets": [clip, ...], "category": str, "scores": [int, ...]}
+    A diffcap row without a text, `"text": []`, is a pair that does not differ in its category.
+    predictions: {"generated_text": str} for diffcap, {"scores": [float, ...]} for the others
+
+Guarantees
+- what is written reads back equal
+- every row that is read can be scored
+- an error names the file and the line
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from common.errors import StepDiffError
+from common.io.jsonl import object_line, read_objects, write_objects
+from heads.files import write_text
+
+Task = Literal["diffcap", "diffmcq", "diffrank"]
+Pair = tuple[str, str]
+Prediction = str | Sequence[float | int]
+OPTIONS = 4
+HIGHEST_SCORE = 5
+
+_SECONDS = r"[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?"
+_CLIP = re.compile(rf"(.+)_({_SECONDS})_({_SECONDS})")
+
+
+@dataclass(frozen=True)
+class DiffCap:
+    """Say how the candidate differs from the reference in one category; `text`: what people said, empty: not at all."""
+
+    reference: str
+    candidate: str
+    category: str
+    text: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DiffMCQ:
+    """Which of four (reference, candidate) pairs shows the difference?"""
+
+    difference: str
+    category: str
+    options: tuple[Pair, ...]
+    answer: Pair
+
+    @property
+    def answers(self) -> int:
+        """How many scores it is given."""
+        return len(self.options)
+
+
+@dataclass(frozen=True)
+class DiffRank:
+    """Rank the targets by likeness to the reference: 5 = most similar, 0 = a clip of another step."""
+
+    reference: str
+    targets: tuple[str, ...]
+    category: str
+    scores: tuple[int, ...]
+
+    @property
+    def answers(self) -> int:
+        """How many scores it is given."""
+        return len(self.targets)
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """What is answered by scores."""
+
+    @property
+    def answers(self) -> int: ...
+
+
+Row = DiffCap | DiffMCQ | DiffRank
+ROWS: dict[Task, type[Row]] = {"diffcap": DiffCap, "diffmcq": DiffMCQ, "diffrank": DiffRank}
+_KEYS: dict[Task, str] = {"diffcap": "generated_text", "diffmcq": "scores", "diffrank": "scores"}
+
+
+def split_clip(clip: str) -> tuple[str, str, str]:
+    """(video_uid, start, end) with the seconds as written; split from the right, since uids hold `_` and `-`."""
+    found = _CLIP.fullmatch(clip)
+    if found is None:
+        raise StepDiffError(f"{clip!r} is not a clip id <video_uid>_<start>_<end>")
+    return found[1], found[2], found[3]
+
+
+def reference_video(row: Row) -> str:
+    """The video that a row's reference clip is cut from; a DiffMCQ row's reference is its answer's."""
+    return split_clip(row.answer[0] if isinstance(row, DiffMCQ) else row.reference)[0]
+
+
+def clips_of(row: Row) -> list[str]:
+    """Every clip of a row, in its order; a clip may come again."""
+    if isinstance(row, DiffMCQ):
+        return [clip for pair in row.options for clip in pair]
+    return [row.reference, *(row.targets if isinstance(row, DiffRank) else [row.candidate])]
+
+
+def read_test_set(task: Task, path: str | Path) -> list[Any]:
+    """Rows of the task's class, in the file's order. StepDiffError: a fault in the file, or no rows."""
+    rows = []
+    for place, found in read_objects(path):
+        try:
+            rows.append(_READERS[task](found))
+        except StepDiffError as error:
+            raise StepDiffError(f"{place}: {error}") from error
+    if not rows:
+        raise StepDiffError(f"{path}: no rows in it")
+    return rows
+
+
+def drawn(rows: Sequence[Any], count: int, rng: np.random.Generator) -> list[Any]:
+    """`count` rows, in file order."""
+    places = rng.permutation(len(rows))[:count]
+    return [rows[i] for i in sorted(places)]
+
+
+def digest(rows: Sequence[Any]) -> str:
+    """Sha256 of what the rows say, however their file writes it."""
+    return hashlib.sha256(json.dumps([asdict(row) for row in rows]).encode()).hexdigest()
+
+
+def write_test_set(task: Task, path: str | Path, rows: Sequence[Row]) -> None:
+    """One line a row. StepDiffError where one is a row of another task."""
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, ROWS[task]):
+            raise StepDiffError(f"{path}:{number}: a {type(row).__name__} is no row of {task}")
+    write_objects(path, (asdict(row) for row in rows))
+
+
+def read_predictions(task: Task, path: str | Path, rows: Sequence[Row]) -> list[Any]:
+    """One prediction a row: str for diffcap, a list of finite floats for the others.
+
+    StepDiffError: a fault in the file, or a count that differs from the rows' or from a row's options or targets.
+    """
+    predictions: list[Prediction] = []
+    for place, found in read_objects(path):
+        if len(predictions) == len(rows):
+            raise StepDiffError(f"{place}: the test set ends before this line, after {len(rows)} rows")
+        try:
+            predictions.append(prediction_of(task, rows[len(predictions)], found))
+        except StepDiffError as error:
+            raise StepDiffError(f"{place}: {error}") from error
+    if len(predictions) < len(rows):
+        raise StepDiffError(
+            f"{path}:{len(predictions) + 1}: no such line: {len(predictions)} predictions for {len(rows)} rows of the "
+            "test set"
+        )
+    return predictions
+
+
+def prediction_of(task: Task, row: DiffCap | Scored, found: dict[str, Any]) -> Prediction:
+    """What a line of a predictions file says of its row; StepDiffError where it is not for such a row."""
+    return check_prediction(task, row, _field(found, _KEYS[task]))
+
+
+def write_predictions(task: Task, path: str | Path, predictions: Sequence[Prediction]) -> None:
+    """One line a prediction. StepDiffError where one is of another task, or holds NaN or infinity."""
+    lines = []
+    for number, prediction in enumerate(predictions, 1):
+        try:
+            lines.append(prediction_line(task, prediction))
+        except StepDiffError as error:
+            raise StepDiffError(f"{path}:{number}: {error}") from error
+    write_text(Path(path), "".join(lines))
+
+
+def prediction_line(task: Task, prediction: Prediction) -> str:
+    """A line of a predictions file, with its end. StepDiffError: a prediction of another task, NaN or infinity."""
+    return object_line({_KEYS[task]: _text_or_scores(task, prediction)})
+
+
+def check_prediction(task: Task, row: DiffCap | Scored, prediction: Any) -> Prediction:
+    """The prediction as a text or a list of floats; StepDiffError where it does not fit the row."""
+    found = _text_or_scores(task, prediction)
+    if not isinstance(row, DiffCap) and len(found) != row.answers:
+        raise StepDiffError(f"{len(found)} scores for a row that needs {row.answers}")
+    return found
+
+
+def _text_or_scores(task: Task, prediction: Any) -> Prediction:
+    if task == "diffcap":
+        if not isinstance(prediction, str):
+            raise StepDiffError(f"generated_text is {type(prediction).__name__}, not a text")
+        return prediction
+    if not isinstance(prediction, list | tuple):
+        raise StepDiffError(f"scores is {type(prediction).__name__}, not a list of numbers")
+    return [_finite(score) for score in prediction]
+
+
+def _finite(score: Any) -> float:
+    if isinstance(score, bool) or not isinstance(score, int | float):
+        raise StepDiffError(f"scores holds {score!r}, which is no number")
+    try:
+        value = float(score)
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise StepDiffError(f"scores holds {value}; a score is a finite number")
+    return value
+
+
+def _field(found: dict[str, Any], name: str) -> Any:
+    if name not in found:
+        raise StepDiffError(f"the row has no {name!r}, only {', '.join(map(repr, found)) or 'nothing'}")
+    return found[name]
+
+
+def _text(found: dict[str, Any], name: str) -> str:
+    value = _field(found, name)
+    if not isinstance(value, str):
+        raise StepDiffError(f"{name!r} is {type(value).__name__}, not a text")
+    return value
+
+
+def _list(found: dict[str, Any], name: str) -> list[Any]:
+    value = _field(found, name)
+    if not isinstance(value, list) or not value:
+        raise StepDiffError(f"{name!r} is not a list with something in it")
+    return value
+
+
+def _clip(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise StepDiffError(f"{name!r} holds {type(value).__name__} where a clip id should be")
+    split_clip(value)
+    return value
+
+
+def _pair(value: Any, name: str) -> Pair:
+    if not isinstance(value, list) or len(value) != 2:
+        raise StepDiffError(f"{name!r} holds {value!r} where a pair of clip ids should be")
+    return _clip(value[0], name), _clip(value[1], name)
+
+
+def _diffcap(found: dict[str, Any]) -> DiffCap:
+    texts = _field(found, "text")
+    if not isinstance(texts, list):
+        raise StepDiffError(f"'text' is {type(texts).__name__}, not a list of texts")
+    if not all(isinstance(text, str) for text in texts):
+        raise StepDiffError("'text' holds something that is not a text")
+    return DiffCap(
+        _clip(_field(found, "reference"), "reference"),
+        _clip(_field(found, "candidate"), "candidate"),
+        _text(found, "category"),
+        tuple(texts),
+    )
+
+
+def _diffmcq(found: dict[str, Any]) -> DiffMCQ:
+    options = tuple(_pair(option, "options") for option in _list(found, "options"))
+    answer = _pair(_field(found, "answer"), "answer")
+    if len(options) != OPTIONS:
+        raise StepDiffError(f"{len(options)} options where {OPTIONS} should be")
+    if answer not in options:
+        raise StepDiffError("'answer' is none of the options")
+    if len(set(options)) == 1:
+        raise StepDiffError("all options are the same pair: nothing to choose from")
+    difference = _text(found, "difference")
+    if not difference.strip():
+        raise StepDiffError("difference is empty: nothing tells the options apart")
+    return DiffMCQ(difference, _text(found, "category"), options, answer)
+
+
+def _diffrank(found: dict[str, Any]) -> DiffRank:
+    targets = tuple(_clip(target, "targets") for target in _list(found, "targets"))
+    scores = _list(found, "scores")
+    if len(scores) != len(targets):
+        raise StepDiffError(f"{len(scores)} scores for {len(targets)} targets")
+    for score in scores:
+        if type(score) is not int or not 0 <= score <= HIGHEST_SCORE:
+            raise StepDiffError(f"'scores' holds {score!r}; they are whole numbers from 0 to {HIGHEST_SCORE}")
+    reference = _clip(_field(found, "reference"), "reference")
+    return DiffRank(reference, targets, _text(found, "category"), tuple(scores))
+
+
+_READERS: dict[Task, Callable[[dict[str, Any]], Row]] = {
+    "diffcap": _diffcap,
+    "diffmcq": _diffmcq,
+    "diffrank": _diffrank,
+}
