@@ -1,13 +1,19 @@
-"""python -m annotate.align --store data/features --head runs/align --narration data/kitchen/narration.json \\
+"""python -m annotate.align --store data/features --head runs/align --narration data/kitchen/narration.json \
     --out data/aligned.parquet
 
 Gives raw speech to the clips that it is about, by a contrastive head (heads/recipes/kitchen/align.yaml): each piece to
 the likest clip of its video within WINDOW seconds. Writes texts about clips, of the kind `narration`, which
 python -m annotate.describe takes in place of the catalog's (--narration data/aligned.parquet).
 
+Raw speech given to the clips that it is about.
+
+People speak of what they do before and after they do it. So each piece of speech goes to the clip that it is most like,
+among the clips of its video that lie near it in time.
+
 Guarantees
 - clips without tokens are given nothing
 - the texts say which head, narration, window and least cosine made them
+- a piece goes to the likest clip near it, or to none, in order of time
 """
 
 import json
@@ -18,27 +24,54 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float
 
-from annotate.alignment import given
 from annotate.cli import parse
 from annotate.sources.narration import Piece, read_narration
 from common.cli import command
 from common.errors import StepDiffError
 from common.io import sealed as table
 from common.io.files import replace_file
+from common.progress import progress
 from heads.data.clip_texts import COLUMNS
 from heads.data.clips import Features
 from heads.data.hold_out import VIDEO, known_clips
-from heads.device import pick_device
 from heads.methods.similarity import Sentences
+from heads.models.language_model import pick_device
 from heads.trained import load_contrastive
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveHead
 from store import Store
-from store.progress import progress
 from weights import fingerprint
+
+
+def given(
+    pieces: Sequence[Piece],
+    clips: Sequence[tuple[float, float]],
+    cosine: Float[np.ndarray, "P C"],
+    window: float,
+    least: float,
+) -> list[str]:
+    """The speech of each clip of one video.
+
+    pieces: by time; clips: start and end in seconds; window: seconds between a piece and a clip, at most; least: a
+    piece goes to no clip below this cosine.
+    """
+    said: list[list[str]] = [[] for _ in clips]
+    if not clips:
+        return []
+    start, end = np.array(clips).T
+    for piece, row in zip(pieces, cosine, strict=True):
+        near = (piece.start < end + window) & (piece.end > start - window)
+        likeness = np.where(near & (row >= least), row, -np.inf)
+        best = int(likeness.argmax())
+        if np.isfinite(likeness[best]):
+            said[best].append(piece.text)
+    return [" ".join(texts) for texts in said]
+
 
 KIND = "narration"
 _VIDEOS_AT_ONCE = 256

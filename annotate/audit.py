@@ -18,17 +18,17 @@ from typing import Any, Literal
 import polars as pl
 
 from annotate.cli import parse
-from annotate.hold_out import given
 from annotate.page.contact_sheets import contact_sheets
 from annotate.page.figures import figures, leaks
 from annotate.page.page import Sample, page
-from annotate.qa_file import Question, read_questions
+from annotate.qa.job import Question, read_questions
+from annotate.sources.held_out import given
 from common.cli import command
 from common.errors import StepDiffError
+from common.io.files import write_text
 from common.streams import generator
 from heads.data.clip_texts import ClipTexts
 from heads.data.hold_out import known_clips
-from heads.files import write_text
 from store import Store
 
 

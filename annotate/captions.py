@@ -17,11 +17,9 @@ from typing import Any
 
 from annotate.captioners.tokens import TokenJob
 from annotate.captioners.video import VideoJob
-from annotate.captioning import QUESTIONS, Kind
+from annotate.captioners.vision import QUESTIONS, Kind, with_videos
 from annotate.cli import parse
-from annotate.clips import clip_items
-from annotate.pictures import with_videos
-from annotate.stages.job import Job
+from annotate.stages.job import Job, clip_items
 from annotate.stages.stage import StageOptions, absolute, run_stage, show
 from common.cli import command
 from common.errors import StepDiffError

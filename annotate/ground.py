@@ -17,12 +17,11 @@ from typing import Any
 
 import polars as pl
 
+from annotate.captioners.vision import with_videos
 from annotate.cli import parse
-from annotate.clips import clip_items
 from annotate.grounding.detector import DetectorJob
 from annotate.grounding.space import SpaceJob
-from annotate.pictures import with_videos
-from annotate.stages.job import Job
+from annotate.stages.job import Job, clip_items
 from annotate.stages.stage import StageOptions, absolute, run_stage, show
 from annotate.stages.versions import chosen
 from common.cli import command

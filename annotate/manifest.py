@@ -26,7 +26,7 @@ from typing import Any, Literal
 import polars as pl
 
 from annotate.cli import parse
-from annotate.hold_out import given
+from annotate.sources.held_out import given
 from annotate.sources.htstep import Segment, read_annotations, read_splits, read_taxonomy
 from annotate.sources.narration import heard, read_narration
 from common.cli import command

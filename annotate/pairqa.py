@@ -20,26 +20,25 @@ from typing import Any, Literal
 import polars as pl
 
 from annotate.cli import parse
-from annotate.hold_out import given
 from annotate.llm.endpoint import shown
 from annotate.llm.options import LLMOptions, Sampling
 from annotate.pairs import SCHEMA
 from annotate.qa.composing import Ledger, compose, kept_words
 from annotate.qa.job import CUT, KINDS, STAGE, PairQAJob, items
 from annotate.qa.prompts import PAIRQA
+from annotate.sources.held_out import given
 from annotate.stages.stage import StageOptions, run_stage
 from annotate.stages.stage import show as show_stage
 from annotate.stages.versions import Version, chosen
 from common.cli import command
 from common.errors import StepDiffError
-from common.io.files import replace_file
+from common.io.files import replace_file, write_text
 from common.io.jsonl import object_line
 from common.progress import say
 from heads.data.clip_texts import ClipTexts
 from heads.data.hold_out import known_clips
-from heads.device import pick_device
-from heads.files import write_text
 from heads.methods.similarity import Sentences
+from heads.models.language_model import pick_device
 from store import Store
 from weights import fingerprint
 

@@ -17,24 +17,23 @@ import polars as pl
 import torch
 
 from annotate.captioners.tokens import TokenJob
-from annotate.captioning import QUESTIONS, Kind
+from annotate.captioners.vision import QUESTIONS, Kind
 from annotate.cli import parse
-from annotate.clips import clip_items
-from annotate.describer import KIND, DescribeJob
+from annotate.describe import KIND, DescribeJob
 from annotate.grounding.objects import GROUNDED
 from annotate.grounding.space import SpaceJob
 from annotate.llm.options import LLMOptions
 from annotate.qa.job import PairQAJob
 from annotate.qa.job import items as pair_items
 from annotate.qa.prompts import DESCRIBE
-from annotate.stages.job import Job
+from annotate.stages.job import Job, clip_items
 from annotate.stages.stage import pending
 from annotate.stages.versions import Version
 from annotate.stages.worker import Equipment, Worker
 from benchmarks.report import Row, line, report
 from common.cli import command
 from common.errors import StepDiffError
-from heads.device import pick_device
+from heads.models.language_model import pick_device
 from store import Store
 
 BUSY = 0.95

@@ -23,11 +23,10 @@ from benchmarks.stopwatch import measured
 from common.cli import command
 from common.cli.config_file import options_of
 from heads.data.packing import NO_TARGET
-from heads.methods.stepdiff import ROWS_A_BATCH, StepDiff, difference_turn
+from heads.methods.stepdiff import ROWS_A_BATCH, PairTexts, StepDiff, difference_turn
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector, ProjectorOptions
 from heads.models.video_lm import VideoLM
-from heads.pair_texts import PairTexts
 
 CLOSE = 1e-4  # nats a token
 MANY = 8  # texts a pair from which on packing must pay

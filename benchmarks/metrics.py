@@ -22,10 +22,7 @@ from scipy.stats import kendalltau
 from benchmarks.report import Row, line, report
 from common.cli import command
 from common.cli.config_file import options_of
-from heads.metrics.bleu import bleu, bleu_parts
-from heads.metrics.cider import cider_rows
-from heads.metrics.corpus import count_corpus
-from heads.metrics.rouge import rouge_rows
+from tasks.metrics.captions import bleu, bleu_parts, cider_rows, count_corpus, rouge_rows
 from tasks.metrics.tau import kendall_tau
 
 LINE = 0.5  # seconds for all figures, of the published sizes

@@ -22,8 +22,9 @@ from jaxtyping import Float64
 from benchmarks.report import Row, line, report
 from common.cli import command
 from common.cli.config_file import options_of
+from retrieval.mining.differences import Difference, TestSet
 from retrieval.mining.variants import Drawn, Variant, hard_negatives, random_negatives
-from retrieval.pairs import Difference, Pair, TestSet
+from tasks.testsets import Pair
 
 SECONDS = 5.0  # for V1, V2 and V3 of the published size
 CATEGORIES = ("Visuals", "Ingredients", "Actions", "Technique", "Tools/Equipment", "Serving / Presentation")

@@ -30,10 +30,9 @@ from featurize.video.decode import Clip
 from featurize.video.threads import decoded_clips
 from heads.data.clips import Features, Reads
 from heads.data.paired_qa import read_paired_qa
-from heads.device import autocast
-from heads.paired_source import PairedSource
+from heads.models.language_model import autocast
 from heads.training.recipe import VideoLMRecipe, read_recipe
-from heads.training.sources import Batch
+from heads.training.sources import Batch, PairedSource
 from heads.training.video_task import answer_loss, build, comparing
 from kitchen.__main__ import Options as KitchenOptions
 from kitchen.__main__ import run as render

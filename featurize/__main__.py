@@ -17,7 +17,7 @@ import jsonargparse
 from common.cli import command
 from common.cli.config_file import add_config
 from common.errors import StepDiffError
-from featurize.options import Options
+from featurize.job import Options
 
 INTERRUPTED = "what is finished stays, run the same command for the rest"
 """what an interrupted run leaves and how to go on"""

@@ -5,23 +5,32 @@ A manifest (csv, parquet, jsonl) that has a column `video` is one of clips, with
 others, which the catalog keeps. Any other, or one whose column of texts is named, is one of texts: a
 text or a list of texts a row. How the file is written is read from it (see manifest_file.py).
 
+Video files without a manifest: each is one clip, `<stem>_0_<duration>`, or `<path>_0_<duration>`.
+
 Guarantees
 - a manifest that cannot be trusted (unreadable, a column missing, a clip twice) is refused whole,
   in one line, before anything is written
 - one bad row (no text, an interval that is none) fails alone, with its reason
 - clips are in video order: videos as they first appear, their clips by start; texts by length, so
   that a batch holds few tokens that only fill it
+- two files of the same stem are refused, unless ids are made from paths
+- a folder, and a path where nothing is, are refused
+- a file that cannot be opened still is a clip, so that its failure is recorded
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
 from common.errors import StepDiffError
 from featurize.manifest_file import folded, nearest, read_file, refuse_twins, renamed
 from featurize.video.identity import BYTES, DIGEST
+from featurize.video.media_file import why
+from featurize.video.stream import opened
+from featurize.video.timeline import from_packets
 from store import text_key
 
 _CLIP_COLUMNS = ("clip", "video", "start", "end")
@@ -29,6 +38,9 @@ _OWN = ("key", "row", BYTES, DIGEST)  # the catalog's own columns
 _TEXT = "text"  # the column of texts by default
 _MEANT = 3  # so many of the four columns, or alike, make a manifest one of clips
 _UNITS = {"ns": 1e9, "us": 1e6, "ms": 1e3}  # of a duration, in a second
+
+IdFrom = Literal["stem", "path"]
+"""what the id of a video file's clip is made from"""
 
 
 @dataclass(frozen=True)
@@ -140,3 +152,89 @@ def _texts(frame: pl.DataFrame, path: Path, column: str) -> Manifest:
     rows = texts.with_columns(keys).select("key", "text").sort(pl.col("text").str.len_chars(), maintain_order=True)
     blank = rows.filter(pl.col("text").str.strip_chars() == "")["key"]
     return Manifest("texts", rows, {}, {key: f"a text of {path} is empty: write one" for key in blank})
+
+
+def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
+    """Return one clip a file, over its whole length.
+
+    Args:
+        files: the video files.
+        id_from: `stem` is the file's name without its suffix, `path` the absolute path with it.
+
+    Raises:
+        StepDiffError: a path where no file is, or two files of one id.
+    """
+    seen: dict[str, Path] = {}
+    rows: list[tuple[str, str, float | None, float | None]] = []
+    failures: dict[str, str] = {}
+    for file in files:
+        if not file.exists():
+            raise StepDiffError(f"no video {file}: correct its path")
+        if not file.is_file():
+            what = "folder: give the video files in it" if file.is_dir() else "device or pipe: give a video file"
+            raise StepDiffError(f"{file} is a {what}")
+        name = file.stem if id_from == "stem" else str(file.absolute())
+        if name in seen:
+            raise StepDiffError(_twice(seen[name], file))
+        seen[name] = file
+        try:
+            end = _length(file)
+            rows.append((f"{name}_0_{end:.3f}", str(file.absolute()), 0.0, end))
+        except Exception as error:  # whatever FFmpeg or PyAV raises, the file fails alone
+            rows.append((f"{name}_0_{0:.3f}", str(file.absolute()), None, None))
+            failures[rows[-1][0]] = why(file, error)
+    schema = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
+    frame = pl.DataFrame(rows, schema, orient="row")
+    return Manifest("clips", frame, {video: Path(video) for video in frame["video"]}, failures)
+
+
+def unreadable(path: Path) -> str | None:
+    """Return why a file does not open as a video, None if it does."""
+    try:
+        with opened(path):
+            return None
+    except Exception as error:  # whatever FFmpeg or PyAV raises, the file is no video
+        return why(path, error)
+
+
+def refuse_all_unreadable(asked: Manifest, keys: Sequence[str]) -> None:
+    """Raise StepDiffError if none of the clips `keys` can be computed: bad intervals, or files that do not open.
+
+    The files are opened in turn until one is a video.
+    """
+    reasons: dict[str, str] = {}
+    tried: set[str] = set()
+    videos = dict(asked.rows.select("key", "video").iter_rows())
+    for key in keys:
+        if reason := asked.failures.get(key):
+            reasons[key] = reason
+        elif videos[key] not in tried:
+            tried.add(videos[key])
+            found = unreadable(asked.paths[videos[key]])
+            if found is None:
+                return
+            reasons[key] = found
+    if keys:
+        first = next(iter(reasons.values()))
+        many = f"none of {len(keys)} clips can be computed; the first: " if len(keys) > 1 else ""
+        raise StepDiffError(many + first)
+
+
+def _twice(first: Path, second: Path) -> str:
+    """Why two files cannot both be clips."""
+    if first.absolute() == second.absolute():
+        return f"{second} is given twice: give it once"
+    return (
+        f"{first} and {second} have the same stem, so their clips the same id: make ids from paths with "
+        "--id-from path, or write a manifest"
+    )
+
+
+def _length(file: Path) -> float:
+    """Seconds by the header, else by the frames; 1 for a still image."""
+    with opened(file) as video:
+        if video.is_still:
+            return 1.0
+        if video.promised > 0:
+            return video.promised
+    return from_packets(file).end

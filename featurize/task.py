@@ -4,9 +4,8 @@ Guarantees
 - a task holds its own rows alone, so a manifest of any size travels shard by shard
 """
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import polars as pl
 
@@ -17,22 +16,6 @@ from store import Store, View
 
 FILLER = "."
 """stands in a batch for a text that cannot be encoded"""
-
-
-@runtime_checkable
-class ShardTask(Protocol):
-    """What a crew must know of a task, whichever room's workers do it."""
-
-    @property
-    def shard(self) -> int: ...
-
-    @property
-    def rows(self) -> Sized:
-        """to do"""
-
-    @property
-    def failures(self) -> Sized:
-        """known to be unusable"""
 
 
 @dataclass(frozen=True)

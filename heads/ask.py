@@ -38,8 +38,8 @@ def run(options: AskOptions) -> dict[str, Any]:
         raise StepDiffError(f"ask one question, or name one preset: {', '.join(PRESETS)}")
     if options.preset is not None and options.preset not in PRESETS:
         raise StepDiffError(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
-    from heads.device import autocast, pick_device
     from heads.methods.stepdiff import StepDiff
+    from heads.models.language_model import autocast, pick_device
     from heads.trained import load_video_lm
     from store import Store
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from common.cli import command
 from common.cli.options import parse
 from heads.data.clips import Features
-from heads.device import pick_device
+from heads.models.language_model import pick_device
 
 BLOCK = 256
 

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
+from common.io.files import write_text
 from heads.evaluation.options import PUBLIC, EvaluateOptions, check, check_files
 from heads.evaluation.partial import Partial
-from heads.files import write_text
 
 if TYPE_CHECKING:
     from heads.evaluation.seen import Seen
@@ -35,11 +35,10 @@ if TYPE_CHECKING:
 
 def make_method(options: EvaluateOptions) -> tuple[Any, str, dict[str, Any]]:
     """The method, the precision it computes in, and what is to be disclosed beside its scores."""
-    from heads.device import pick_device
     from heads.methods.socratic import load_socratic
-    from heads.methods.step_oracle import StepOracle
     from heads.methods.stepdiff import StepDiff
-    from heads.methods.vlemb import VLEmb
+    from heads.methods.vlemb import StepOracle, VLEmb
+    from heads.models.language_model import pick_device
     from heads.models.public import families, load_public
     from heads.trained import load_video_lm
     from heads.training.lineage import disclosure
@@ -160,8 +159,7 @@ def predict(options: EvaluateOptions, method: Any, rows: Sequence[Any], partial:
 
     Without video all pairs are one, so that is asked row by row.
     """
-    from heads.methods.stepdiff import StepDiff
-    from heads.pair_texts import option_scores, pair_texts
+    from heads.methods.stepdiff import StepDiff, option_scores, pair_texts
     from tasks.postprocess import parse as parse_caption
 
     def captions(some: Sequence[Any]) -> list[str]:
@@ -200,10 +198,10 @@ def answer_all(
 def run(options: EvaluateOptions) -> dict[str, Any]:
     import torch
 
-    from heads.device import autocast, pick_device
     from heads.evaluation.selection import absent_clips
     from heads.methods.stepdiff import StepDiff, protocol
     from heads.methods.vlemb import VLEmb
+    from heads.models.language_model import autocast, pick_device
     from heads.score import sentences
     from store import Store
     from tasks.scoring import score

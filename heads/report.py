@@ -23,7 +23,7 @@ from typing import Any
 from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
-from heads.files import write_bytes, write_text
+from common.io.files import write_bytes, write_text
 from heads.reporting.entries import Entry, Setting, check_entries
 
 
@@ -86,7 +86,7 @@ def run(options: ReportOptions) -> dict[str, Any]:
 def show(record: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from heads.reporting import text
+    from heads.reporting import grid as text
     from heads.reporting.figures import Comparison, Score
     from heads.reporting.tables import Report, grids
 

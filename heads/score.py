@@ -60,8 +60,8 @@ def run(options: ScoreOptions) -> dict[str, Any]:
 
 def sentences(store: str | None, device: str) -> Any:
     """What embeds texts for the figure MPNet."""
-    from heads.device import pick_device
     from heads.methods.similarity import Sentences
+    from heads.models.language_model import pick_device
     from store import Store
 
     return Sentences(Store.open(store) if store is not None else None, pick_device(device))

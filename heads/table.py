@@ -13,7 +13,7 @@ from typing import Any
 from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
-from heads.files import write_text
+from common.io.files import write_text
 from heads.reporting.seen_marks import MARK, footnote, marked
 
 COLUMNS = {

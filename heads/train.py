@@ -51,7 +51,7 @@ def run(options: TrainOptions) -> dict[str, Any]:
     if (options.video_lm is None) == (options.contrastive is None):
         raise StepDiffError("a recipe holds one of video_lm and contrastive; see heads/recipes/kitchen")
     from heads.data.hold_out import HoldOut
-    from heads.device import pick_device
+    from heads.models.language_model import pick_device
     from heads.training import lineage
     from heads.training.checkpoint import Run
     from heads.training.contrastive_task import ContrastiveTask

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from common.cli import command
 from common.errors import StepDiffError
+from common.progress import Advance, progress
 
 if TYPE_CHECKING:
     from kitchen.world import Video
@@ -46,7 +46,6 @@ def run(options: Options) -> dict[str, object]:
     """Render what is missing and write all files; raises StepDiffError."""
     from kitchen.drawing.video import render
     from kitchen.files.write import write_files
-    from kitchen.progress import Progress
     from kitchen.world import make_world
 
     if options.videos < 1 or options.seconds < 2 or options.processes < 0:
@@ -57,13 +56,13 @@ def run(options: Options) -> dict[str, object]:
     world = make_world(options.videos, options.seed, options.seconds)
     missing = [v for v in world if not (out / "videos" / f"{v.uid}.mp4").is_file()]
     workers = options.processes or min(8, os.cpu_count() or 1)
-    with Progress("videos", len(missing)) as progress:
+    with progress("videos rendered", len(missing)) as advance:
         if missing and (workers == 1 or len(missing) == 1):
             for video in missing:
                 render(video, out)
-                progress.advance()
+                advance(1)
         elif missing:
-            _render_all(missing, out, min(workers, len(missing)), progress.advance)
+            _render_all(missing, out, min(workers, len(missing)), advance)
     rows = write_files(world, options.seed, out)
     return {
         "out": str(out),
@@ -75,7 +74,7 @@ def run(options: Options) -> dict[str, object]:
     }
 
 
-def _render_all(videos: list["Video"], out: Path, workers: int, advance: Callable[[], None]) -> None:
+def _render_all(videos: list["Video"], out: Path, workers: int, advance: Advance) -> None:
     """Render in processes, which an interrupt of the terminal passes by: this process ends them."""
     from kitchen.drawing.video import render
 
@@ -89,7 +88,7 @@ def _render_all(videos: list["Video"], out: Path, workers: int, advance: Callabl
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         for done in as_completed(rendering):
             done.result()
-            advance()
+            advance(1)
     except BaseException:  # also an interrupt: nobody waits for what is being drawn
         for process in multiprocessing.active_children():
             process.terminate()

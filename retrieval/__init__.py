@@ -1,7 +1,6 @@
 """Nearest neighbours and DiffMCQ hard negatives over a feature store."""
 
 import common.cli.startup  # noqa: F401  # before the slow imports: an interrupt is one line
-
 from common.errors import StepDiffError
 from retrieval.duplicates import duplicates
 from retrieval.exact.search import search_exactly

@@ -32,12 +32,11 @@ from jaxtyping import Float32, Int64
 from jsonargparse.typing import ClosedUnitInterval
 
 from common.io.tables import as_json, check_format, print_table, write_table
-from retrieval.compiled import compiled
+from common.progress import progress
+from retrieval.exact.kernels import compiled
 from retrieval.index.index import open_index
 from retrieval.known import known, video_numbers
-from retrieval.memory import rows_that_fit
-from retrieval.progress import progress
-from retrieval.vectors import BLOCK, blocks, compact, filled_rows, width
+from retrieval.vectors import BLOCK, blocks, compact, filled_rows, rows_that_fit, width
 from store import Store, View
 
 TILE = 1024  # rows compared with a block at a time

@@ -18,11 +18,12 @@ from jsonargparse.typing import ClosedUnitInterval
 
 from common.errors import StepDiffError
 from common.io.tables import short
+from retrieval.mining.differences import TestSet
 from retrieval.mining.variants import Drawn, Variant, hard_negatives, random_negatives
-from retrieval.pairs import TestSet, read_test_set, write_questions
 from retrieval.queries.advice import fill
 from retrieval.vectors import normalised
 from store import Store, View, text_key
+from tasks.testsets import read_test_set, write_test_set
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class Options:
 
 def draw(store: Store, options: Options) -> Drawn:
     """The questions of `options`. StepDiffError names what the store lacks."""
-    test_set = read_test_set(options.test_set)
+    test_set = TestSet.of_rows(read_test_set("diffcap", options.test_set, published_ids=False))
+    if not test_set.differences:
+        raise StepDiffError(f"the test set {options.test_set} holds no difference text: name a DiffCap file")
     view = store.view("clips", options.view)
     rows = _rows_of_clips(store, view, test_set.clips)
     if options.variant == "V3":
@@ -113,7 +116,7 @@ def run(options: Options) -> int:
         raise StepDiffError(
             f"none of the {total} differences of {options.test_set} has three negatives: the test set needs more pairs"
         )
-    write_questions(options.out, drawn.questions)
+    write_test_set("diffmcq", options.out, drawn.questions)
     if options.json:
         counts = {"questions": len(drawn.questions), "dropped": drawn.dropped}
         asked = {"variant": options.variant, "seed": options.seed, "threshold": options.threshold}

@@ -30,13 +30,12 @@ from jaxtyping import Float32, Int64
 from jsonargparse.typing import PositiveInt
 
 from common.errors import StepDiffError
+from common.io.files import whole
+from common.progress import progress
 from retrieval.exact.best import Best
-from retrieval.files import whole
 from retrieval.index.index_card import digest
 from retrieval.known import known, video_numbers
-from retrieval.memory import rows_that_fit
-from retrieval.progress import progress
-from retrieval.vectors import BLOCK, blocks, compact, filled_rows, width
+from retrieval.vectors import BLOCK, blocks, compact, filled_rows, rows_that_fit, width
 from store import Store, View
 
 PIECE = 65_536  # rows of a piece at most: what a kill may cost

@@ -1,12 +1,10 @@
 """The feature store: Zarr v3 arrays of cached features, and the catalog of their rows."""
 
 import common.cli.startup  # noqa: F401  # before the slow imports: an interrupt is one line
-
 from common.errors import StepDiffError
 from store.catalog.catalog import Catalog
 from store.feature_store import Store
-from store.names import text_key
-from store.provenance import Feature, Provenance
+from store.provenance import Feature, Provenance, text_key
 from store.view import View
 
 __all__ = ["Catalog", "Feature", "Provenance", "Store", "StepDiffError", "View", "text_key"]

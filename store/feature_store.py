@@ -33,8 +33,7 @@ from store.format.layout import (
 )
 from store.format.view_metadata import MOST_SHARD_ROWS, check_features, is_shard_rows, stored_features
 from store.io.row_checks import Check
-from store.names import ENTITIES, check_entity, check_name
-from store.provenance import Feature, Provenance
+from store.provenance import ENTITIES, Feature, Provenance, check_entity, check_name
 from store.view import View
 
 _SHARD_BYTES = 256 * 2**20

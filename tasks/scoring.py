@@ -31,13 +31,9 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from common.errors import StepDiffError
-from heads.methods.similarity import Embed, similarity_rows
-from heads.metrics.bleu import bleu, bleu_parts
-from heads.metrics.cider import cider_rows
-from heads.metrics.corpus import count_corpus
-from heads.metrics.rouge import rouge_rows
 from tasks.declining import declines
 from tasks.metrics.bootstrap import Figure, intervals, mean_figure
+from tasks.metrics.captions import Embed, bleu, bleu_parts, cider_rows, count_corpus, rouge_rows, similarity_rows
 from tasks.metrics.tau import kendall_tau
 from tasks.testsets import ROWS, DiffCap, DiffMCQ, DiffRank, Prediction, Row, Task, check_prediction, reference_video
 

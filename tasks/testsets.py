@@ -24,8 +24,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from common.errors import StepDiffError
+from common.io.files import write_text
 from common.io.jsonl import object_line, read_objects, write_objects
-from heads.files import write_text
 
 Task = Literal["diffcap", "diffmcq", "diffrank"]
 Pair = tuple[str, str]
@@ -110,12 +110,17 @@ def clips_of(row: Row) -> list[str]:
     return [row.reference, *(row.targets if isinstance(row, DiffRank) else [row.candidate])]
 
 
-def read_test_set(task: Task, path: str | Path) -> list[Any]:
-    """Rows of the task's class, in the file's order. StepDiffError: a fault in the file, or no rows."""
+def read_test_set(task: Task, path: str | Path, published_ids: bool = True) -> list[Any]:
+    """Return rows of the task's class, in the file's order. StepDiffError: a fault in the file, or no rows.
+
+    published_ids: require clip ids `<video_uid>_<start>_<end>`, from which the videos of the clips are read.
+    """
     rows = []
     for place, found in read_objects(path):
         try:
-            rows.append(_READERS[task](found))
+            rows.append(row := _READERS[task](found))
+            for clip in clips_of(row) if published_ids else ():
+                split_clip(clip)
         except StepDiffError as error:
             raise StepDiffError(f"{place}: {error}") from error
     if not rows:
@@ -237,7 +242,8 @@ def _list(found: dict[str, Any], name: str) -> list[Any]:
 def _clip(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise StepDiffError(f"{name!r} holds {type(value).__name__} where a clip id should be")
-    split_clip(value)
+    if not value:
+        raise StepDiffError(f"{name!r} holds an empty text where a clip id should be")
     return value
 
 
@@ -253,12 +259,11 @@ def _diffcap(found: dict[str, Any]) -> DiffCap:
         raise StepDiffError(f"'text' is {type(texts).__name__}, not a list of texts")
     if not all(isinstance(text, str) for text in texts):
         raise StepDiffError("'text' holds something that is not a text")
-    return DiffCap(
-        _clip(_field(found, "reference"), "reference"),
-        _clip(_field(found, "candidate"), "candidate"),
-        _text(found, "category"),
-        tuple(texts),
-    )
+    reference = _clip(_field(found, "reference"), "reference")
+    candidate = _clip(_field(found, "candidate"), "candidate")
+    if reference == candidate:
+        raise StepDiffError(f"the row pairs {reference} with itself; remove it")
+    return DiffCap(reference, candidate, _text(found, "category"), tuple(texts))
 
 
 def _diffmcq(found: dict[str, Any]) -> DiffMCQ:

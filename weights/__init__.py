@@ -2,7 +2,7 @@
 
 import common.cli.startup  # noqa: F401  # before the slow imports: an interrupt is one line
 from common.errors import StepDiffError
-from weights.fetching import fetch
+from weights.download import fetch
 from weights.fingerprints import fingerprint
 from weights.registry import NAMES
 from weights.resolving import resolve

@@ -13,7 +13,7 @@ import jsonargparse
 from common.cli import command
 from common.errors import StepDiffError
 from weights.cache import cache_folder, is_complete
-from weights.fetching import fetch
+from weights.download import fetch
 from weights.registry import NAMES, SOURCES
 
 

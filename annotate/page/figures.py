@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from annotate.qa.job import Question
 from annotate.qa.mentions import names_one
-from annotate.qa_file import Question
+from heads.data.clips import knows_splits
 from heads.data.hold_out import REASONS, HoldOut
-from heads.splits import knows_splits
 from tasks.prompts import NO, VIDEOS, YES
 
 N_GRAMS = (2, 3, 4)

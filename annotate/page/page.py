@@ -14,7 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from annotate.qa_file import Question
+from annotate.qa.job import Question
 
 _STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 

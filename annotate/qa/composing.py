@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from annotate.near_duplicates import first_of_alike
 from annotate.qa.job import KINDS, item_key
 from annotate.qa.parsing import QA, Dropped, read_pairs, read_yes_no
-from annotate.qa.rules import SIMILAR, checked, turned_pair
-from heads.methods.similarity import Embed
+from annotate.qa.rules import SIMILAR, checked, first_of_alike, turned_pair
+from tasks.metrics.captions import Embed
 from tasks.prompts import NO
 
 ALIKE = "asks what another question of the pair asks"

@@ -1,5 +1,7 @@
 """The stage that asks a language model about pairs: three prompts for each pair of one step.
 
+Rows of a PairQA file, as annotate.pairqa writes them and as the sample world has them.
+
 Guarantees
 - a pair of one step is asked with each of the supplement's three prompts, and one of two steps not at all
 """
@@ -7,13 +9,16 @@ Guarantees
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from annotate.llm.options import LLM, CutOff, LLMOptions
 from annotate.qa.prompts import PAIRQA
 from annotate.stages.job import Annotator, Answer, Failure, Item
+from common.errors import StepDiffError
+from common.io.jsonl import read_objects
 
 STAGE = "pairqa"
 KINDS = tuple(PAIRQA)
@@ -91,3 +96,33 @@ def items(pairs: pl.DataFrame, texts: Mapping[str, str]) -> pl.DataFrame:
     ]
     schema = {"key": pl.String, "row": pl.Int64, "type": pl.Int64} | dict.fromkeys(PAIRQA[1].fields, pl.String)
     return pl.DataFrame(rows, schema=schema)
+
+
+class Question(NamedTuple):
+    """One line: a pair of clips, what is asked of it, and the answer."""
+
+    reference: str
+    candidate: str
+    question: str
+    answer: str
+    type: int | None
+    """of the supplement's prompts; None where the file does not say"""
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """All lines. StepDiffError: a fault in the file, named by line, or nothing in it."""
+    found = [_question(row, place) for place, row in read_objects(path)]
+    if not found:
+        raise StepDiffError(f"{path}: no questions in it; run python -m annotate.pairqa")
+    return found
+
+
+def _question(row: dict[str, Any], place: str) -> Question:
+    try:
+        found = Question(row["reference"], row["candidate"], row["question"], row["answer"], row.get("type"))
+    except KeyError as error:
+        raise StepDiffError(f"{place}: not a PairQA row, it has no {error.args[0]}") from error
+    texts = (found.reference, found.candidate, found.question, found.answer)
+    if not all(isinstance(text, str) for text in texts) or not (found.type is None or isinstance(found.type, int)):
+        raise StepDiffError(f"{place}: not a PairQA row; its clips, question and answer are texts, its type a number")
+    return found

@@ -4,18 +4,24 @@
     type 2   "Which video ... ?", answered by one of the two
     type 3   YES or NO
 
+Questions that ask what another question of the same pair asks already, told by sentence embeddings.
+
 Guarantees
 - an answer of type 2 names exactly one of the two videos
 - a question of type 2 does not name one of them alone
 - what speaks of descriptions, or of a third video, is dropped: who is asked sees two videos
 - what names a first and a second that may be videos or something in them is dropped: it cannot be turned
 - the same questions of the turned pair have the opposite answers: Video 1 is right half of the time
+- of questions that are alike the first stays
+- only questions of one pair are compared: another pair may be asked the same
 """
 
 import re
+from collections.abc import Sequence
 
 from annotate.qa.mentions import named, names_one, turned, unsure
 from annotate.qa.parsing import QA, Dropped
+from tasks.metrics.captions import Embed
 from tasks.prompts import SIMILAR_QUESTION, VIDEOS
 
 SIMILAR = SIMILAR_QUESTION.format(category="main action")
@@ -73,3 +79,24 @@ def turned_pair(pair: QA) -> QA:
 
 def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
+
+
+def first_of_alike(asked: Sequence[Sequence[str]], embed: Embed, threshold: float) -> list[list[bool]]:
+    """Whether each question of each pair stays: it does where its cosine to those that stay is below `threshold`.
+
+    embed: L2-normalised embeddings of texts, as heads.methods.similarity has them.
+    """
+    places = {text: place for place, text in enumerate(dict.fromkeys(text for pair in asked for text in pair))}
+    if not places:
+        return [[] for _ in asked]
+    vectors = embed(list(places))
+    stays = []
+    for pair in asked:
+        own = vectors[[places[text] for text in pair]]
+        alike = own @ own.T >= threshold
+        kept: list[int] = []
+        for number in range(len(pair)):
+            if not alike[number, kept].any():
+                kept.append(number)
+        stays.append([number in kept for number in range(len(pair))])
+    return stays

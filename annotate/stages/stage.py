@@ -22,12 +22,13 @@ from common.io.locks import locked
 from common.io.remote import RemotePath
 from common.progress import progress, say
 from common.workers.cluster import connected, refuse_relative
-from common.workers.pool import Crew, crew_size, has_gpu
+from common.workers.pool import WorkerPool, has_gpu, pool_size
 from store import Store
 
 SHARD = 256
 """rows of a shard"""
-_ROOMS = ("annotate", "common", "featurize", "heads", "retrieval", "store", "weights")
+CPUS = 8
+"""of a worker without a GPU, at most"""
 _SHOWN = 5  # reasons that a record gives
 
 
@@ -94,15 +95,14 @@ def _work(options: StageOptions, version: Version, job: Job, tasks: Sequence[Tas
     total = sum(len(task.rows) for task in tasks)
     device = None if options.device == "auto" else options.device
     outcomes = []
-    with connected(options.address, _ROOMS) as joined:
+    with connected(options.address) as joined:
         gpu = not options.served and has_gpu(device, joined)
-        count, cpus = crew_size(options.workers, "texts", gpu, joined)
+        count, cpus = pool_size(options.workers, CPUS, gpu, joined)
         equipment = Equipment(absolute(options.store), version.stage, version.name, job, device, cpus)
-        crew = Crew(equipment, gpu, Worker)
-        with progress(version.stage, "items", total) as show:
-            for outcome in crew.do(tasks, min(count, len(tasks)), show):
-                told = outcome if isinstance(outcome, Answered) else Answered(outcome.shard, error=outcome.error)
-                outcomes.append(told)
+        pool = WorkerPool(Worker, equipment, gpu, lambda shard, why: Answered(shard, error=why))
+        with progress(version.stage, total, "items") as advance:
+            for outcome in pool.run(tasks, min(count, len(tasks)), advance):
+                outcomes.append(outcome)
                 if outcome.error:
                     say(f"error: {outcome.error}")
     return outcomes

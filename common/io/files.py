@@ -1,5 +1,11 @@
 """Files that appear whole or not at all.
 
+Files that appear whole or not at all, in a folder or in an object store.
+
+Files of this room appear whole or not at all, by the store's own way of writing.
+
+A Parquet file written piece by piece, there whole or not at all.
+
 Guarantees
 - a file is complete under its name, or not there under it
 - a full disk loses nothing that was committed, and leaves no temporary file
@@ -13,13 +19,17 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
+from polars.io.plugins import register_io_source
 
 from common.errors import StepDiffError
 from common.io.remote import Buffer, Place, RemotePath
@@ -198,3 +208,100 @@ def _is_dead(path: Path) -> bool:
     except PermissionError:
         return False
     return False
+
+
+@contextmanager
+def whole(path: Place) -> Iterator[Path]:
+    """Yields a name of this attempt alone; what is written there stands at `path` in the end.
+
+    Where the block raises, `path` keeps what it had. StepDiffError where the disk refuses.
+    """
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder, path.name)
+            path.put([Path(folder, path.name).read_bytes()])
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise StepDiffError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def local(path: Place) -> Iterator[Path]:
+    """Yields a file that holds what `path` does: `path` itself, or a copy for as long as the block lasts."""
+    if not isinstance(path, RemotePath):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, path.name)
+        copy.write_bytes(path.read_bytes())
+        yield copy
+
+
+@contextmanager
+def local_together(places: Sequence[Place]) -> Iterator[Path]:
+    """Yields a folder that holds what lies at `places`, all of one folder; what is missing there is missing here."""
+    if not isinstance(places[0], RemotePath):
+        yield places[0].parent
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for one in places:
+            if one.exists():
+                Path(folder, one.name).write_bytes(one.read_bytes())
+        yield Path(folder)
+
+
+def remove_below(folder: Place) -> None:
+    """Remove a folder and the files in it and in its folders, where there is one."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for below in folder.iterdir():
+        remove_below(below)
+        below.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file appears whole, durable, or not at all. StepDiffError where the disk is full or refuses."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The same, of any bytes."""
+    try:
+        replace_file(path, [data], len(data))
+    except StepDiffError as error:
+        raise StepDiffError(str(error)) from error
+
+
+def stream_parquet(
+    path: Path, schema: Mapping[str, Any], pieces: Iterator[pl.DataFrame], metadata: Mapping[str, str]
+) -> None:
+    """Write `pieces` as they come, in their order. StepDiffError where the disk is full or refuses."""
+    make_folder(path.parent)
+    temp = temporary(path.parent)
+    try:
+        with named_errors(path, 0):
+            source = register_io_source(lambda *_: pieces, schema=dict(schema))
+            source.sink_parquet(temp, metadata=dict(metadata), engine="streaming")
+            with temp.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temp, path)
+            sync_folder(path.parent)
+    finally:
+        temp.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import StepDiffError
-from heads.files import write_text
+from common.io.files import write_text
 
 
 def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:

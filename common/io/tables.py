@@ -15,7 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from common.errors import StepDiffError
-from retrieval.files import whole
+from common.io.files import whole
 
 PIPED_WIDTH = 200  # characters of the table where no terminal says how many fit
 NARROWEST = 18  # characters of a column; columns that would get fewer are left out

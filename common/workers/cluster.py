@@ -11,15 +11,15 @@ Guarantees
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 
 from common.errors import StepDiffError
 from common.workers.local_ray import RayStartError, joined_ray, local_ray
 
-_ROOT = Path(__file__).resolve().parent.parent  # where the rooms are imported from
-_ROOMS = ("common", "featurize", "store", "weights")
+_ROOT = Path(__file__).resolve().parents[2]  # where the rooms are imported from
+_ROOMS = ("common", "store", "weights", "tasks", "featurize", "retrieval", "heads", "annotate")
 
 
 def inside_job() -> bool:
@@ -38,12 +38,9 @@ def refuse_relative(paths: Iterable[tuple[str, str]]) -> None:
 
 
 @contextmanager
-def connected(address: str | None, rooms: Sequence[str] = _ROOMS) -> Iterator[bool]:
-    """Ray within this block: the one that this process uses already, the cluster at `address` or RAY_ADDRESS, or
-    else one started here.
-
-    Gives whether a cluster was joined. rooms: what its workers import; where Ray is in use already, they find them
-    as that program's other workers do.
+def connected(address: str | None) -> Iterator[bool]:
+    """Connect to Ray within this block: to the one that this process uses already, to the cluster at `address` or
+    RAY_ADDRESS, or else to one started here. Yields whether a cluster was joined, which then receives our packages.
 
     Raises StepDiffError where no cluster answers, or Ray does not start here.
     """
@@ -59,7 +56,7 @@ def connected(address: str | None, rooms: Sequence[str] = _ROOMS) -> Iterator[bo
     joined = address != "local"
     if joined:
         # a job's working folder is on every node already; elsewhere the rooms travel with us
-        travelling = {} if inside_job() else {"runtime_env": {"py_modules": [str(_ROOT / room) for room in rooms]}}
+        travelling = {} if inside_job() else {"runtime_env": {"py_modules": [str(_ROOT / room) for room in _ROOMS]}}
         ray_of_ours = joined_ray(address, **travelling)
     else:
         paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)

@@ -1,44 +1,59 @@
-"""The workers of a run on Ray, and what happens when one dies.
+"""A pool of workers on Ray, and what happens when one dies.
 
 Guarantees
 - a worker that is killed is replaced, and its shard is done again
 - a shard whose workers die ATTEMPTS times is given up, and the others go on
-- a shard is given to a worker that is there, so workers that find no room hold up nothing
+- a shard is given to a worker that has started, so workers that find no room delay nothing
 """
 
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, Protocol
 
 from common.errors import StepDiffError
-from common.progress import Show, say
-from featurize.member import Member
-from featurize.task import Outcome, ShardTask
-from featurize.worker import Worker
-from store import Feature, Provenance
+from common.progress import Advance, say
 
 ATTEMPTS = 3
-_CPUS = {"clips": 1, "texts": 8}
-"""of a worker without a GPU, at most. Clips fill many shards, and one thread an encoder beats threads
-that wait for each other (2 cores shared with others: 30 s against 78 s); texts fill one shard"""
 _CPUS_BESIDE_GPU = 8
 """of a worker with a GPU, at most: all but one decode"""
 _CPUS_UNSEEN = 4
 """of a worker with a GPU that the cluster has still to start"""
 _LOOK = 0.5
-"""seconds between two looks at how far the workers are"""
+"""seconds between two looks at the workers' progress"""
 _PATIENCE = 60.0
-"""seconds after which it is said that the cluster has given no worker yet"""
+"""seconds after which a line says that the cluster has started no worker yet"""
 _NO_WORKER = "no worker has answered yet: waiting for free CPUs or GPUs of the cluster"
 _SAME_ERRORS = 3
 """shards in a row that could not be written, after which the run ends: a full disk stays full"""
 
 
-@runtime_checkable
-class Equipped(Protocol):
-    """What the workers of a crew are given."""
+class Task(Protocol):
+    """The work of one shard."""
+
+    @property
+    def shard(self) -> int: ...
+
+    @property
+    def rows(self) -> Sized:
+        """to do"""
+
+    @property
+    def failures(self) -> Sized:
+        """known to be unusable"""
+
+
+class Outcome(Protocol):
+    """The result of one shard."""
+
+    @property
+    def error(self) -> str | None:
+        """why nothing of it was written"""
+
+
+class WorkerOptions(Protocol):
+    """The options of the workers of a pool."""
 
     @property
     def cpus(self) -> int:
@@ -46,10 +61,10 @@ class Equipped(Protocol):
 
 
 def has_gpu(device: str | None, joined: bool) -> bool:
-    """Whether workers take a GPU each: they are told to, or the cluster has some.
+    """Return whether each worker takes a GPU: `device` asks for it, or the cluster has some.
 
-    Raises StepDiffError where they are told to and never will: a Ray of our own (not `joined`)
-    starts no more nodes.
+    Raises StepDiffError where `device` asks for one that cannot come: a Ray of our own (not `joined`) starts no more
+    nodes.
     """
     import ray
 
@@ -61,10 +76,10 @@ def has_gpu(device: str | None, joined: bool) -> bool:
     return True
 
 
-def crew_size(workers: int | None, entity: str, gpu: bool, joined: bool) -> tuple[int, int]:
-    """How many workers the cluster has room for (or was told to have), and CPUs for each.
+def pool_size(workers: int | None, most_cpus: int, gpu: bool, joined: bool) -> tuple[int, int]:
+    """Return how many workers to start (`workers`, else as many as have room), and the CPUs of each.
 
-    On this machine alone (not `joined`) no more than OMP_NUM_THREADS: whoever sets it has given the others away, and
+    most_cpus: of a worker without a GPU. On this machine alone (not `joined`) a worker has at most OMP_NUM_THREADS:
     threads that wait for each other wait ten times as long where another process has one of their cores.
     """
     import ray
@@ -73,93 +88,161 @@ def crew_size(workers: int | None, entity: str, gpu: bool, joined: bool) -> tupl
     cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
     if gpu:
         return workers or gpus or 1, min(max(cpus // gpus, 1), _CPUS_BESIDE_GPU) if gpus else _CPUS_UNSEEN
-    count, most = workers or max(cpus // _CPUS[entity], 1), _CPUS[entity]
+    count = workers or max(cpus // most_cpus, 1)
     allowed = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if not joined and allowed.isdecimal():
-        most = min(most, max(int(allowed), 1))
-    return count, min(max(cpus // count, 1), most)
+        most_cpus = min(most_cpus, max(int(allowed), 1))
+    return count, min(max(cpus // count, 1), most_cpus)
 
 
-class Crew:
-    """Workers that do shards."""
+class _Slot:
+    """One worker of a pool, replaced where it dies."""
 
-    def __init__(self, equipment: Equipped, gpu: bool, worker: type = Worker) -> None:
-        """A crew of one, so far; each of its workers has a GPU of its own where `gpu`.
+    def __init__(self, start: Callable[[], Any]) -> None:
+        """`start` starts a worker, for which the cluster may have no room yet."""
+        self._new = start
+        self._start()
 
-        worker: the class that is given the equipment; it has `run` and `finished`, as featurize's own.
-        """
-        import ray
+    def _start(self) -> None:
+        self.worker = self._new()
+        self.started = False
+        self.task: Any = None
+        self.call: Any = None
+        """the call of its task"""
+        self.finished = 0
+        """rows of its task that are finished"""
+        self.question: Any = self.worker.finished.remote()
 
-        # the second thread tells how far the first is; a death is ours to handle
-        actor: Any = ray.remote(worker).options(  # type: ignore[attr-defined]
-            num_cpus=equipment.cpus, num_gpus=int(gpu), max_concurrency=2, max_restarts=0
-        )
-        self._hire = lambda: actor.remote(equipment)
-        self._members = [Member(self._hire)]
+    def give(self, task: Task) -> None:
+        """Start a task."""
+        self.task, self.finished = task, 0
+        self.call = self.worker.run.remote(task)
 
-    def describe(self, entity: str, dtype: str) -> tuple[Provenance, dict[str, Feature]]:
-        """What makes a view of the encoder. StepDiffError where a worker cannot load it."""
+    def look(self) -> bool:
+        """Update `finished` if the answer has come. False: the worker died while it had no task."""
         import ray
         from ray.exceptions import RayActorError
 
-        call = self._members[0].worker.describe.remote(entity, dtype)
+        if self.question is None:
+            self.question = self.worker.finished.remote() if self.task else None
+        elif ray.wait([self.question], timeout=0)[0]:
+            question, self.question = self.question, None
+            try:
+                self.finished = ray.get(question)
+                self.started = True
+            except RayActorError:
+                if self.task is None:  # else its task ends the same way
+                    self._start()
+                    return False
+        return True
+
+    def outcome(self) -> Any | str | None:
+        """Return the outcome of the task that has ended, an error as text, or None where the worker died."""
+        import ray
+        from ray.exceptions import RayActorError, RayTaskError
+
+        task, self.task, self.finished = self.task, None, 0
+        self.question = None  # an answer still to come is about a task that is over
+        try:
+            return ray.get(self.call)
+        except RayActorError:
+            ray.kill(self.worker)  # it may only be out of reach
+            self._start()
+            return None
+        except RayTaskError as error:
+            lines = str(error.cause).strip().splitlines() or [""]
+            return f"shard {task.shard}: {type(error.cause).__name__}: {lines[0]}"
+
+
+class WorkerPool:
+    """Workers that each do one shard at a time."""
+
+    def __init__(self, worker: type, options: WorkerOptions, gpu: bool, failed: Callable[[int, str], Any]) -> None:
+        """Start the first worker, with a GPU of its own where `gpu`.
+
+        Args:
+            worker: Class with `run(task) -> Outcome` and `finished() -> int` (rows of the current task).
+            options: The argument of each worker.
+            failed: Makes the outcome of a shard that was given up, from its number and the reason.
+        """
+        import ray
+
+        # the second thread answers how far the first is; a death is ours to handle
+        actor: Any = ray.remote(worker).options(  # type: ignore[attr-defined]
+            num_cpus=options.cpus, num_gpus=int(gpu), max_concurrency=2, max_restarts=0
+        )
+        self._start = lambda: actor.remote(options)
+        self._slots = [_Slot(self._start)]
+        self._failed = failed
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """Call a method of the first worker. StepDiffError where the worker dies or answers a text, its error."""
+        import ray
+        from ray.exceptions import RayActorError
+
+        call = getattr(self._slots[0].worker, method).remote(*arguments)
         while not ray.wait([call], timeout=_PATIENCE)[0]:
             say(_NO_WORKER)
         try:
             answer = ray.get(call)
         except RayActorError as error:
             why = str(error).strip().splitlines()[0]
-            raise StepDiffError(f"a worker died while it loaded the encoder ({why}): run it again") from None
+            raise StepDiffError(f"a worker died in {method} ({why}): run it again") from None
         if isinstance(answer, str):
             raise StepDiffError(answer)
         return answer
 
-    def do(self, tasks: Iterable[ShardTask], count: int, show: Show) -> Iterator[Outcome]:
-        """The outcome of every task, as they end, done by `count` workers, or as many as there is room for.
+    def run(self, tasks: Iterable[Task], count: int, advance: Advance) -> Iterator[Any]:
+        """Yield the outcome of every task as it ends, done by `count` workers, or as many as have room.
 
-        `show` is told how many rows are finished. Tasks behind _SAME_ERRORS errors in a row have
-        no outcome. Raises StepDiffError where workers die before they begin.
+        `advance` receives the number of newly finished rows. Tasks after _SAME_ERRORS errors in a row have no outcome.
+        Raises StepDiffError where workers die before they start.
         """
         import ray
 
-        members = self._members
-        members += [Member(self._hire) for _ in range(count - len(members))]
-        new, again, deaths = iter(tasks), deque[ShardTask](), Counter[int]()
-        finished = errors = stillborn = 0
+        slots = self._slots
+        slots += [_Slot(self._start) for _ in range(count - len(slots))]
+        new, again, deaths = iter(tasks), deque[Any](), Counter[int]()
+        finished = shown = errors = stillborn = 0
         waiting = time.monotonic()
         while True:
-            stillborn += sum(not member.look() for member in members)
+            stillborn += sum(not slot.look() for slot in slots)
             if stillborn > ATTEMPTS * count:
                 raise StepDiffError(f"{stillborn} workers died before they began: see the logs of Ray's nodes")
-            for member in members:
-                if member.there and member.task is None and (task := again.popleft() if again else next(new, None)):
-                    member.give(task)
-            busy = [member for member in members if member.task]
-            if not busy and any(member.there for member in members):
+            for slot in slots:
+                if slot.started and slot.task is None and (task := again.popleft() if again else next(new, None)):
+                    slot.give(task)
+            busy = [slot for slot in slots if slot.task]
+            if not busy and any(slot.started for slot in slots):
                 return
             if busy:
                 waiting = time.monotonic()
             elif time.monotonic() - waiting > _PATIENCE:
                 waiting = time.monotonic()
                 say(_NO_WORKER)
-            calls = [member.call for member in busy] or [member.question for member in members]
+            calls = [slot.call for slot in busy] or [slot.question for slot in slots]
             ended, _ = ray.wait(calls, num_returns=len(calls), timeout=_LOOK)
-            for member in busy:
-                task = member.task
-                if task is None or member.call not in ended:
+            for slot in busy:
+                task = slot.task
+                if task is None or slot.call not in ended:
                     continue
-                outcome = member.outcome()
+                outcome = slot.outcome()
                 if outcome is None:
                     deaths[task.shard] += 1
                     if deaths[task.shard] < ATTEMPTS:
                         say(f"a worker died at shard {task.shard}: another does it again")
                         again.append(task)
                         continue
-                    why = f"shard {task.shard}: {ATTEMPTS} workers died at it: try fewer --workers if memory is short"
-                    outcome = Outcome(task.shard, error=why)
+                    outcome = (
+                        f"shard {task.shard}: {ATTEMPTS} workers died at it: try fewer --workers if memory is short"
+                    )
+                if isinstance(outcome, str):
+                    outcome = self._failed(task.shard, outcome)
                 finished += len(task.rows) + len(task.failures)
                 errors = errors + 1 if outcome.error else 0
                 yield outcome
                 if errors == _SAME_ERRORS:
                     return
-            show(finished + sum(member.finished for member in members))
+            done = finished + sum(slot.finished for slot in slots)
+            advance(max(done - shown, 0))
+            shown = max(done, shown)

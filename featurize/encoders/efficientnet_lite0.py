@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from featurize.encoders.base import FRAMES, Encoder
 from featurize.encoders.folder import load_state, read_config
-from featurize.encoders.repeats import encode_distinct
+from featurize.encoders.preprocessing import encode_distinct
 from store import Feature
 
 _MAP = 7  # sides of the last feature map

@@ -14,8 +14,7 @@ from jaxtyping import Float32, UInt8
 from torch.nn.functional import normalize
 
 from featurize.encoders.base import Encoder, check_texts
-from featurize.encoders.preprocessing import Preprocessing
-from featurize.encoders.repeats import encode_distinct
+from featurize.encoders.preprocessing import Preprocessing, encode_distinct
 from store import Feature
 
 _CHUNK = 32  # frames at once, a bound on memory

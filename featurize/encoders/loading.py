@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.errors import StepDiffError
 from featurize.encoders.base import Encoder
-from featurize.encoders.checkpoints import checkpoint_file
+from featurize.encoders.folder import checkpoint_file
 from featurize.video.frames import Sampling
 from weights import NAMES as FETCHED
 from weights import resolve

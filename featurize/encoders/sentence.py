@@ -2,6 +2,8 @@
 
 Texts of a batch are encoded sorted by length, a few at once: the last bits of an embedding depend on its batch.
 
+all-mpnet-base-v2: one L2-normalised embedding of 768 numbers for a text.
+
 Guarantees
 ----------
 - Embeddings are what sentence-transformers computes (`test_embeddings_equal_sentence_transformers`).
@@ -18,7 +20,7 @@ from jaxtyping import Float32
 
 from common.errors import StepDiffError
 from featurize.encoders.base import Encoder, check_texts
-from featurize.encoders.folder import quiet_loading
+from featurize.encoders.folder import quiet_loading, read_config
 from store import Feature
 
 _CHUNK = 16  # texts at once: those of like length, so that little is padding
@@ -85,3 +87,18 @@ class Sentence(Encoder):
             show_progress_bar=False,
         )
         return {"embedding": np.asarray(embedding, np.float32)}
+
+
+class MpnetBase(Sentence):
+    """The sentence encoder that this project fetches."""
+
+    name = "mpnet-base"
+    wanted = "what python -m weights fetch mpnet-base makes"
+
+    def __init__(self, weights: Path, device: torch.device) -> None:
+        """StepDiffError where the folder does not hold this model."""
+        read_config(weights, self.wanted, "model_type", "mpnet")
+        super().__init__(weights, device)
+
+    def _words(self) -> str:
+        return "mean of the last layer's tokens, L2-normalised"

@@ -7,6 +7,12 @@ A language head then reads the store, and runs the projector (Q-Former, resample
 The whole picture is resized to the one square that the tower was built for, whatever the model's
 own processor does: no tiling, no padding. By default a clip is its centre frame.
 
+The image tower of LLaVA (1 and 1.5): the tokens of the layer that its config names, as its projector takes them.
+
+The image tower of BLIP-2: all tokens of the last hidden state behind its final norm, as its Q-Former takes them.
+
+The image towers of IDEFICS 1, 2 and 3: all tokens, as its resampler or its connector takes them.
+
 Guarantees
 ----------
 - Tokens are what the whole model's projector is given for the same pixels
@@ -24,10 +30,8 @@ from jaxtyping import Float32, UInt8
 
 from common.errors import StepDiffError
 from featurize.encoders.base import Encoder
-from featurize.encoders.folder import read_config
-from featurize.encoders.part import load_part
-from featurize.encoders.preprocessing import read_processor, squared
-from featurize.encoders.repeats import encode_distinct
+from featurize.encoders.folder import hidden_state, load_part, read_config
+from featurize.encoders.preprocessing import encode_distinct, read_processor, squared
 from store import Feature
 
 _CHUNK = 4  # frames at once: a batch of clips by default; towers have up to 5,000 tokens a frame
@@ -104,3 +108,107 @@ class Tower(Encoder):
         with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
             tokens = self._tokens(self._preprocessing.normalised(frames))
         return (tokens.float().cpu(),)
+
+
+_TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}  # class tokens of a frame
+
+
+class Llava(Tower):
+    """With a CLIP or a SigLIP as its tower."""
+
+    name = "llava"
+    model_type = "llava"
+    wanted = "a transformers LLaVA folder with safetensors weights, or a hub id such as llava-hf/llava-1.5-7b-hf"
+
+    def _build(self, config: Any) -> torch.nn.Module:
+        from transformers import AutoModel
+
+        vision = config.vision_config
+        if vision.model_type not in _TOWERS:
+            raise StepDiffError(
+                f"the image tower of {self.weights} is {vision.model_type}, not {' or '.join(_TOWERS)}: "
+                f"give {self.wanted}"
+            )
+        named = config.vision_feature_layer
+        layers = [named] if isinstance(named, int) else list(named)
+        self._layers = [hidden_state(layer, vision.num_hidden_layers, "LLaVA's tower") for layer in layers]
+        self._first = 1 if config.vision_feature_select_strategy == "default" else 0
+        self.layer = (
+            f"hidden state {', '.join(map(str, self._layers))} of {vision.num_hidden_layers}, "
+            f"{'the first token left out' if self._first else 'all tokens'}"
+        )
+        tokens = (vision.image_size // vision.patch_size) ** 2 + _TOWERS[vision.model_type] - self._first
+        self._tokens_shape = (tokens, vision.hidden_size * len(self._layers))
+        return AutoModel.from_config(vision, dtype=torch.float32, attn_implementation="sdpa")
+
+    def _tokens(self, pixels: Float32[torch.Tensor, "F 3 H W"]) -> torch.Tensor:
+        """See `Tower._tokens`; of several layers, side by side."""
+        states = self._module(pixel_values=pixels, output_hidden_states=True).hidden_states
+        return torch.cat([states[layer][:, self._first :] for layer in self._layers], dim=-1)
+
+
+class Blip2(Tower):
+    """Of BLIP-2 with any language model."""
+
+    name = "blip2"
+    model_type = "blip-2"
+    wanted = "a transformers BLIP-2 folder with safetensors weights, or a hub id such as Salesforce/blip2-opt-2.7b"
+    layer = "last hidden state, final norm, class token first"
+
+    def _build(self, config: Any) -> torch.nn.Module:
+        from transformers import Blip2VisionModel
+
+        vision = config.vision_config
+        self._tokens_shape = ((vision.image_size // vision.patch_size) ** 2 + 1, vision.hidden_size)
+        return Blip2VisionModel._from_config(vision, dtype=torch.float32, attn_implementation="sdpa")
+
+
+class Idefics(Tower):
+    """Of the first IDEFICS, whose language model takes them as `image_encoder_embeddings`."""
+
+    name = "idefics"
+    model_type = "idefics"
+    wanted = "a transformers IDEFICS folder with safetensors weights, or a hub id such as HuggingFaceM4/idefics-9b"
+    layer = "last hidden state, class token first"
+
+    def _build(self, config: Any) -> torch.nn.Module:
+        from transformers.models.idefics.vision import IdeficsVisionTransformer
+
+        vision = config.vision_config
+        vision._attn_implementation = "sdpa"  # no model of transformers by itself, so nothing else sets it
+        self._tokens_shape = ((vision.image_size // vision.patch_size) ** 2 + 1, vision.embed_dim)
+        return IdeficsVisionTransformer(vision)
+
+
+class Idefics2(Tower):
+    """Of IDEFICS 2."""
+
+    name = "idefics2"
+    model_type = "idefics2"
+    wanted = "a transformers IDEFICS 2 folder with safetensors weights, or a hub id such as HuggingFaceM4/idefics2-8b"
+    layer = "last hidden state, final norm"
+
+    def _build(self, config: Any) -> torch.nn.Module:
+        from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
+
+        vision = config.vision_config
+        self._tokens_shape = ((vision.image_size // vision.patch_size) ** 2, vision.hidden_size)
+        return Idefics2VisionTransformer._from_config(vision, dtype=torch.float32, attn_implementation="sdpa")
+
+
+class Idefics3(Tower):
+    """Of IDEFICS 3; its connector shuffles pixels itself."""
+
+    name = "idefics3"
+    model_type = "idefics3"
+    wanted = (
+        "a transformers IDEFICS 3 folder with safetensors weights, or a hub id such as HuggingFaceM4/Idefics3-8B-Llama3"
+    )
+    layer = "last hidden state, final norm"
+
+    def _build(self, config: Any) -> torch.nn.Module:
+        from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
+
+        vision = config.vision_config
+        self._tokens_shape = ((vision.image_size // vision.patch_size) ** 2, vision.hidden_size)
+        return Idefics3VisionTransformer._from_config(vision, dtype=torch.float32, attn_implementation="sdpa")

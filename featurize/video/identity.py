@@ -62,12 +62,12 @@ def identities(paths: Mapping[str, Path]) -> dict[str, Identity | None]:
     files = list(dict.fromkeys(paths.values()))
     found: dict[Path, Identity | None] = {}
     many = len(files) > _TOGETHER
-    shown = progress("video files compared", "files", len(files)) if many else nullcontext(lambda done: None)
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="identity") as pool, shown as show:
+    shown = progress("video files compared", len(files), "files") if many else nullcontext(lambda count: None)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="identity") as pool, shown as advance:
         for first in range(0, len(files), _TOGETHER):
             some = files[first : first + _TOGETHER]
             found |= zip(some, pool.map(identity, some), strict=True)
-            show(len(found))
+            advance(len(some))
     return {name: found[path] for name, path in paths.items()}
 
 

@@ -1,22 +1,40 @@
 """Cached features by clip id: all that a head ever knows of a video.
 
+int8 features of the store become numbers on the device that uses them: a quarter of the bytes travel.
+
+Whether a catalog says which clips may train.
+
 Guarantees
 - a clip without features is named, with what to run
 - rows come back in the order of the ids
+- the values are those of the store's own kernel, to the bit
 """
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
-
 import numpy as np
 import torch
 from jaxtyping import Float32
 from torch import Tensor
-
 from common.errors import StepDiffError
-from heads.dequantise import dequantise
 from store import Store
 from store.view import OK
+from jaxtyping import Float, Float16, Int8
+from torch.nn.functional import pad
+from store.format.quantise import BLOCK
+import polars as pl
+
+
+def dequantise(
+    levels: Int8[Tensor, "*axes D"], scale: Float16[Tensor, "*axes blocks"], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*axes D"]:
+    """levels * scale of its block of 64 channels, in `dtype`; a float16 stops at 65504."""
+    channels = levels.shape[-1]
+    blocks = pad(levels, (0, -channels % BLOCK)).unflatten(-1, (-1, BLOCK)).float()
+    values = (blocks * scale.float().unsqueeze(-1)).flatten(-2)[..., :channels]
+    if dtype == torch.float16:
+        values = values.clamp(-65504, 65504)
+    return values.to(dtype)
 
 
 @runtime_checkable
@@ -76,3 +94,8 @@ class Features:
         there = rows >= 0
         there[there] = self._status[rows[there]] == OK
         return there
+
+
+def knows_splits(catalog: pl.DataFrame) -> bool:
+    """Whether it says of any clip which split that is of; where it does not, every clip may train."""
+    return "split" in catalog.columns and catalog["split"].null_count() < catalog.height

@@ -22,7 +22,7 @@ from heads.data.hold_out import HoldOut
 from common.io.jsonl import read_objects
 from heads.data.packing import Turn
 from tasks.prompts import NO, VIDEOS, YES
-from heads.splits import knows_splits
+from heads.data.clips import knows_splits
 
 
 @dataclass(frozen=True)

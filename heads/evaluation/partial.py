@@ -1,6 +1,6 @@
 """Answers of an evaluation that may be killed at any moment, written batch by batch.
 
-    OUT.partial.jsonl   the answers so far, a line a row (or a pair of clips, heads.pair_texts) in the published format
+    OUT.partial.jsonl   the answers so far, a line a row (or a pair of clips) in the published format
     OUT.partial.json    what makes them: options, rows, weights
 
 Guarantees
@@ -19,9 +19,8 @@ from types import TracebackType
 from typing import Any
 
 from common.errors import StepDiffError
-from common.io.files import make_folder, named_errors
+from common.io.files import make_folder, named_errors, write_text
 from common.io.jsonl import parse_object
-from heads.files import write_text
 from tasks.testsets import DiffCap, Prediction, Scored, Task, prediction_line, prediction_of
 
 

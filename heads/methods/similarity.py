@@ -8,10 +8,10 @@ Guarantees
 - embeddings that the store holds are read; others are computed with the same weights, or refused
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32
 
 from common.errors import StepDiffError
 from store import Store, text_key
@@ -20,27 +20,6 @@ from weights import fingerprint, resolve
 MODEL = "mpnet-base"
 BATCH = 64
 TEXTS_AT_ONCE = 1024  # between two lines of progress
-
-Embed = Callable[[Sequence[str]], Float32[np.ndarray, "T E"]]
-
-
-def similarity_rows(
-    references: Sequence[Sequence[str]], captions: Sequence[str], embed: Embed
-) -> Float64[np.ndarray, " rows"]:
-    """The score of each row. embed: L2-normalised embeddings of texts that have a word, one or more."""
-    places: dict[str, int] = {}
-    for text in (*captions, *(text for row in references for text in row)):
-        if text.split():
-            places.setdefault(text, len(places))
-    if not places:
-        return np.zeros(len(captions))
-    vectors = embed(list(places)).astype(float)
-    vectors = np.concatenate([vectors, np.zeros((1, vectors.shape[1]))])  # the last one: of a text without a word
-    scores = np.zeros(len(captions))
-    for number, (caption, texts) in enumerate(zip(captions, references, strict=True)):
-        own = vectors[[places.get(text, -1) for text in texts]]
-        scores[number] = (own @ vectors[places.get(caption, -1)]).max()
-    return scores
 
 
 class Sentences:

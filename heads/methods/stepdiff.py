@@ -2,13 +2,20 @@
 
 VCLM, Interleaved and StepDiff are asked alike; they differ in what trained them.
 
+DiffMCQ pair by pair: each distinct pair of a test set once, with every text that any question asks of it.
+
+The published set asks about 23 texts of a pair, in questions that lie far apart.
+
 Guarantees
 - a pair's prefix is computed once for all that is asked of it, up to 128 texts, with the scores of asking one by one
 - controls change what the model sees of the videos and nothing else
 - told to decline, it says that nothing differs of the pairs that it finds alike, and of the others what it says anyhow
+- every pair is asked every text of its questions, and each once
+- scores come back to the options that they are of
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from math import ceil
 from typing import Any, Literal
@@ -24,11 +31,46 @@ from common.threads import shares
 from heads.data.clips import Reads
 from heads.data.packing import Turn
 from heads.models.video_lm import VideoLM
-from heads.pair_texts import PairTexts, option_scores, pair_texts
 from tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION, DIFFMCQ_SEED, NO, NO_DIFFERENCE, SIMILAR_QUESTION, YES
-from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Task
+from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, Task
 
-Pair = tuple[str, str]
+
+@dataclass(frozen=True)
+class PairTexts:
+    """What is asked of one pair of clips."""
+
+    pair: Pair
+    """(reference, candidate)"""
+    texts: tuple[tuple[str, str], ...]
+    """(category, difference)"""
+
+    @property
+    def answers(self) -> int:
+        """How many scores it is given."""
+        return len(self.texts)
+
+
+def pair_texts(rows: Sequence[DiffMCQ]) -> list[PairTexts]:
+    """The pairs of all options with what is asked of them, both in the order in which the rows first name them."""
+    asked: dict[Pair, dict[tuple[str, str], None]] = {}
+    for row in rows:
+        for pair in row.options:
+            asked.setdefault(pair, {})[row.category, row.difference] = None
+    return [PairTexts(pair, tuple(texts)) for pair, texts in asked.items()]
+
+
+def option_scores(
+    rows: Sequence[DiffMCQ], pairs: Sequence[PairTexts], scores: Sequence[Sequence[float]]
+) -> list[list[float]]:
+    """The scores of each row's options, from those of each pair's texts."""
+    found = {
+        (asked.pair, text): score
+        for asked, own in zip(pairs, scores, strict=True)
+        for text, score in zip(asked.texts, own, strict=True)
+    }
+    return [[found[pair, (row.category, row.difference)] for pair in row.options] for row in rows]
+
+
 Control = Literal["none", "blind", "shuffled"]
 ROWS_A_BATCH = 8
 ROWS_WRITTEN = 25  # a step of writing costs little more for many rows than for one

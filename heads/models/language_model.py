@@ -1,5 +1,7 @@
 """A transformers causal language model: frozen, with LoRA, or trained in full, as a recipe asks.
 
+Where a head computes, and in which precision.
+
 Guarantees
 - logits computed from the hidden states equal the model's own (checked when a model is loaded)
 - without LoRA or full training no parameter of the model trains, and no graph is kept for one
@@ -9,6 +11,7 @@ Guarantees
 - held in the precision of its products, the model says the same, bit by bit
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,3 +212,21 @@ class LanguageModel(nn.Module):
 
     def lora_state(self) -> dict[str, Tensor]:
         return {name: p for name, p in self.model.named_parameters() if "lora_" in name}
+
+
+def pick_device(device: str) -> str:
+    """`auto` is CUDA where there is some. StepDiffError: no such device."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise StepDiffError(f"--device {device}: no such device; give auto, cpu or cuda") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise StepDiffError(f"--device {device}: PyTorch finds no CUDA device here; give auto or cpu")
+    return device
+
+
+def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
+    """Matrix products in bfloat16 where a recipe says so."""
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")

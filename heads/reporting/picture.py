@@ -4,8 +4,8 @@ import io
 from typing import Any
 
 from heads.reporting import published
+from heads.reporting.entries import CAPTIONS, CHOICES, RANK, TASKS, Place, heading
 from heads.reporting.figures import Score
-from heads.reporting.places import CAPTIONS, CHOICES, RANK, TASKS, Place, heading
 from heads.reporting.seen_marks import MARK
 from heads.reporting.tables import Report, marked
 from heads.table import CHANCE

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heads.metrics.significance import paired_p
 from heads.reporting import published
+from heads.reporting.entries import CAPTIONS, CHOICES, DECLINING, PAIRS, RANK, RAW, TASKS, WITHIN, Place, heading
 from heads.reporting.figures import Comparison, Score
 from heads.reporting.grid import Block, Cell, Grid, Row, number
-from heads.reporting.places import CAPTIONS, CHOICES, DECLINING, PAIRS, RANK, RAW, TASKS, WITHIN, Place, heading
 from heads.reporting.seen_marks import MARK
 from heads.reporting.trainings import trainings
-from tasks.metrics.bootstrap import CONFIDENCE
+from tasks.metrics.bootstrap import CONFIDENCE, paired_p
 
 ABOVE, BELOW = "*", "†"
 _UNDECIDED = {

@@ -6,9 +6,9 @@ Guarantees
 
 from statistics import fmean, stdev
 
+from heads.reporting.entries import PAIRS, Place, heading
 from heads.reporting.figures import Score
 from heads.reporting.grid import Block, Cell, Grid, Row, number
-from heads.reporting.places import PAIRS, Place, heading
 from heads.reporting.seen_marks import MARK
 
 NOTE = (

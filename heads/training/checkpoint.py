@@ -6,6 +6,8 @@
     RUN/checkpoint-000100/          head.safetensors, optimizer.safetensors, state.json, and their SHA256SUMS
     RUN/best.json                   the checkpoint with the best validation score
 
+The loss curve of a run as a picture.
+
 Guarantees
 - a checkpoint is there whole or not at all
 - weights and optimiser come back bit for bit, without pickle
@@ -15,6 +17,7 @@ Guarantees
 - best_json_that_contradicts_its_checkpoint_is_refused
 """
 
+import io
 import json
 import os
 import re
@@ -25,14 +28,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from common.errors import StepDiffError
-from common.io.files import sync_folder
-from heads.files import write_text
+from common.io.files import sync_folder, write_bytes, write_text
 from heads.training.checksums import SUMS, check_sums, write_sums
 
 _NAME = re.compile(r"checkpoint-\d+")
@@ -332,3 +335,35 @@ def _advice(path: Path) -> str:
         "no other checkpoint is taken in its place: restore the file from a copy, or remove the folder "
         f"{checkpoint.name} to resume from the checkpoint before it, or train into a new folder"
     )
+
+
+def draw_curve(records: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Loss a step with its running mean, and the validation figures below it, as one PNG. StepDiffError: no space."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    losses = [(r["step"], r["loss"]) for r in records if "loss" in r]
+    figures = sorted({key for r in records for key in r if key.startswith("val_")})
+    figure, axes = pyplot.subplots(2, 1, figsize=(7, 6), sharex=True, height_ratios=(3, 2), layout="constrained")
+    if losses:
+        steps, values = np.array(losses).T
+        window = max(1, len(values) // 20)
+        smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+        axes[0].plot(steps, values, color="#b8c4d6", linewidth=0.8, label="loss of a step")
+        axes[0].plot(steps[window - 1 :], smooth, color="#1f4e9c", label=f"mean of {window}")
+        axes[0].legend(frameon=False)
+    axes[0].set(ylabel="training loss", title=title)
+    for name in figures:
+        points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+        axes[1].plot(*np.array(points).T, marker="o", markersize=3, label=name.removeprefix("val_"))
+    axes[1].set(xlabel="step", ylabel="validation")
+    axes[1].legend(frameon=False)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    pyplot.close(figure)
+    write_bytes(path, picture.getvalue())

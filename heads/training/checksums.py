@@ -13,7 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from common.errors import StepDiffError
-from heads.files import write_text
+from common.io.files import write_text
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\n]+)")

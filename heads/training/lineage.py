@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from common.errors import StepDiffError
-from heads.files import write_text
+from common.io.files import write_text
 from heads.training import trained_on
 from heads.training.checkpoint import Run
 from heads.training.recipe import TrainOptions, VideoLMRecipe, WarmStart, read_recipe

@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import StepDiffError
-from common.io.files import make_folder, named_errors
+from common.io.files import make_folder, named_errors, write_text
 from common.io.jsonl import parse_object
-from heads.files import write_text
 
 
 class TrainingLog:

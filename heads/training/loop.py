@@ -23,8 +23,7 @@ from common.errors import StepDiffError
 from common.io.files import make_folder
 from common.io.locks import locked
 from common.streams import torch_seed
-from heads.curve import draw_curve
-from heads.training.checkpoint import Run
+from heads.training.checkpoint import Run, draw_curve
 from heads.training.log import TrainingLog, read_metrics
 from heads.training.recipe import Schedule
 

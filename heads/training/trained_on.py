@@ -27,8 +27,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from common.errors import StepDiffError
+from common.io.files import write_bytes
 from heads.data.hold_out import identified
-from heads.files import write_bytes
 
 FILE = "trained_on.safetensors"
 KINDS = ("clips", "videos", "names")

@@ -1,6 +1,6 @@
 """Warm start of the projector: no language model in the graph, so it is cheap.
 
-Each output token has its own content words (heads.word_places) and is pulled to the language model's input embedding of
+Each output token has its own content words and is pulled to the language model's input embedding of
 the one that the clip's text says; tokens are free where it says none. Loss: cross-entropy over all content words by
 distance, plus the squared error, without which a token need only lean towards its word, and the language model cannot
 read it.
@@ -23,13 +23,12 @@ from common.errors import StepDiffError
 from common.streams import torch_seed
 from heads.data.chat import Chat
 from heads.data.clips import Features
-from heads.data.content_words import content_words, words
+from heads.data.content_words import content_words, word_places, words
 from heads.data.paired_qa import PairQuestions, draw
-from heads.device import autocast
+from heads.models.language_model import autocast
 from heads.models.video_lm import VideoLM
 from heads.training.loop import rate_factor
 from heads.training.recipe import Schedule, WarmStart
-from heads.word_places import word_places
 
 SHARPNESS = 4.0  # of the softmax over distances, which are in units of the words' variance
 FREE_WEIGHT = 0.1  # of an output token none of whose words the text says

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from common.threads import cores, each
-from retrieval.compiled import compiled, insert
+from retrieval.exact.kernels import compiled, insert
 
 ASKING, CANDIDATES = 1024, 4096  # cosines computed at a time: 17 MB
 

@@ -20,7 +20,7 @@ from threadpoolctl import ThreadpoolController
 
 from common.threads import each, shares
 from retrieval.exact.kernels import round_rows
-from retrieval.memory import reused
+from retrieval.vectors import reused
 
 ROUNDED = 2.0**-8  # of a number, by which its bfloat16 differs at most
 LOADING = 1e12  # multiplications and additions that take longer than PyTorch takes to load, twice over

@@ -22,8 +22,7 @@ from threadpoolctl import ThreadpoolController
 from common.threads import each, shares
 from retrieval.exact.bfloat16 import Rough, worth_it
 from retrieval.exact.kernels import LONGEST, SHORTEST, cosines_of, keep_best, keep_best_rough, multiply_few, squares_of
-from retrieval.memory import reused
-from retrieval.vectors import checked_norms, chosen, raw_blocks, width
+from retrieval.vectors import checked_norms, chosen, raw_blocks, reused, width
 from store import Store, View
 
 QUERIES = 1024  # multiplied at a time: scores of a block take 32 MiB at 768 channels

@@ -19,11 +19,10 @@ import numpy as np
 from jaxtyping import Int64
 
 from common.errors import StepDiffError
-from common.io.files import make_folder
+from common.io.files import local, make_folder, remove_below, whole
 from common.io.locks import locked
-from retrieval.cluster import fill_all
+from common.progress import progress
 from retrieval.exact.search import squares
-from retrieval.files import local, remove_below, whole
 from retrieval.index.factory import FLAT, Budgets, Choice, choose
 from retrieval.index.files import DamagedIndex, check_ids
 from retrieval.index.index import Index, ivf_of, probe, read_files
@@ -43,7 +42,7 @@ from retrieval.index.index_card import (
 )
 from retrieval.index.parts import Filled, Job, Part, emptied, merge, parts_of, rows_in, train, write_index
 from retrieval.index.sample import K, Sample, recall, without_itself
-from retrieval.progress import progress
+from retrieval.index.workers import fill_all
 from retrieval.queries.advice import command
 from retrieval.vectors import checked_norms, filled_rows, raw_blocks, width
 from store import Store, View

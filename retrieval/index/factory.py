@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from common.errors import StepDiffError
-from retrieval.memory import bytes_of
+from retrieval.vectors import bytes_of
 
 FLAT = "Flat"  # no FAISS index: the store itself is searched
 FLAT_BELOW = 100_000  # rows; measured: exact search is fast enough, and needs no training

@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from common.errors import StepDiffError
+from common.io.files import whole
 from common.io.remote import Place
-from retrieval.files import whole
 from retrieval.queries.advice import command
 from store import Store, View
 

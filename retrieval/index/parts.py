@@ -22,13 +22,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from common.errors import StepDiffError
+from common.io.files import local, whole
 from common.io.remote import Place
 from common.streams import generator
 from retrieval.exact.search import squares
-from retrieval.files import local, whole
-from retrieval.gpu import cluster_on_gpu
 from retrieval.index.factory import TRAINING_ROWS_A_LIST
 from retrieval.index.files import DamagedIndex, ids, read_faiss
+from retrieval.index.index import cluster_on_gpu
 from retrieval.index.sample import Sample
 from retrieval.vectors import checked_norms, compact, filled_rows, raw_blocks, width
 from store import Store, View
@@ -87,6 +87,15 @@ class Part(NamedTuple):
     rows: Int64[np.ndarray, " rows"]
 
     @property
+    def shard(self) -> int:
+        """Its first row, for the worker pool."""
+        return int(self.rows[0])
+
+    @property
+    def failures(self) -> tuple[()]:
+        return ()
+
+    @property
     def name(self) -> str:
         return f"{self.rows[0]}-{self.rows[-1] + 1}"
 
@@ -108,6 +117,8 @@ class Filled(NamedTuple):
     """of them, for the sample's truth"""
     memory: int
     """bytes that the process had at its peak"""
+    error: str | None = None
+    """why it was not filled"""
 
 
 def parts_of(job: Job, rows: Int64[np.ndarray, " rows"], rows_per_shard: int, size: int) -> list[Part]:
@@ -169,14 +180,6 @@ def fill(part: Part) -> Filled:
         Sample.passed(sample.rows, passing).write(temporary)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Filled(time.perf_counter() - start, aside, memory)
-
-
-def fill_or_say(part: Part) -> Filled | str:
-    """`fill`, or the one line that says why not: for a worker whose exceptions do not travel."""
-    try:
-        return fill(part)
-    except StepDiffError as error:
-        return str(error)
 
 
 def merge(trained: Path, lists: Mapping[Path, int], dim: int, out: Path) -> int:

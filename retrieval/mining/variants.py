@@ -34,8 +34,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from retrieval.mining.differences import Difference, TestSet
 from retrieval.mining.walk import NEGATIVES, Asked, walk
-from retrieval.pairs import Difference, Pair, Question, TestSet
+from tasks.testsets import DiffMCQ, Pair
 
 Variant = Literal["V1", "V2", "V3"]
 MOST_SHARED = {"V1": 0, "V2": 1}  # clips that a negative may have in common with the true pair
@@ -45,7 +46,7 @@ MOST_SHARED = {"V1": 0, "V2": 1}  # clips that a negative may have in common wit
 class Drawn:
     """The questions, and how many were dropped for want of negatives."""
 
-    questions: list[Question]
+    questions: list[DiffMCQ]
     dropped: int
 
 
@@ -109,7 +110,7 @@ def reseed(source: random.Random, seed: int, one: Difference) -> None:
     source.seed(json.dumps([seed, *one.pair, one.category, one.text]))
 
 
-def _question(one: Difference, negatives: list[Pair], draw: random.Random) -> Question:
+def _question(one: Difference, negatives: list[Pair], draw: random.Random) -> DiffMCQ:
     options = [one.pair, *negatives]
     draw.shuffle(options)
-    return Question(one.text, one.category, tuple(options), one.pair)
+    return DiffMCQ(one.text, one.category, tuple(options), one.pair)

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
+from common.progress import progress
 from common.threads import cores, each
-from retrieval.compiled import compiled, distance, dot
-from retrieval.progress import progress
+from retrieval.exact.kernels import compiled, distance, dot
 
 NEGATIVES = 3
 BLOCK = 512  # true pairs whose distances are estimated at a time

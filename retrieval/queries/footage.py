@@ -62,7 +62,7 @@ def frames(file: Path, span: tuple[float, float], count: int, side: int) -> Pict
 def span_of(file: Path, span: tuple[float | None, float | None]) -> tuple[float, float]:
     """The seconds asked for, by default all of the file. StepDiffError where it cannot be read."""
     from common.errors import StepDiffError
-    from featurize.videofiles import as_manifest
+    from featurize.manifest import as_manifest
 
     asked = as_manifest([file])
     if asked.failures:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from retrieval.files import whole
+from common.io.files import whole
 from retrieval.queries.footage import Pictures, frames
 
 STRIP = 3  # frames of a clip

@@ -21,8 +21,7 @@ from common.io import sealed as table
 from common.io.files import create_file, replace_file
 from common.io.remote import Place
 from store.catalog.key_indexes import KeyIndexes
-from store.catalog.parts import Parts, first_row, is_part, part_name, standing
-from store.catalog_part import read_part
+from store.catalog.parts import Parts, first_row, is_part, part_name, read_part, standing
 
 Answer = TypeVar("Answer")
 

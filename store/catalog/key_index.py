@@ -17,9 +17,8 @@ from jaxtyping import Int64, UInt64
 
 from common.io.files import Buffer
 from common.io.remote import Place, RemotePath
-from store.catalog.block_file import BlockFile, DamagedFile, Pieces, encode, open_file
+from store.catalog.block_file import BlockFile, DamagedFile, Pieces, encode, open_file, open_remote
 from store.catalog.keys import HASH, SPARE, PackedKeys
-from store.remote_blocks import open_remote
 
 _HASHES, _ROWS, _OFFSETS, _KEYS = "hashes", "rows", "offsets", "keys"
 

@@ -29,8 +29,7 @@ from common.threads import cores, each, shares
 from store.catalog.block_file import DamagedFile
 from store.catalog.key_index import KeyIndex, built, in_memory, merged, open_index
 from store.catalog.keys import pack, pack_to_ask
-from store.catalog.parts import Parts, first_row
-from store.catalog_part import read_part
+from store.catalog.parts import Parts, first_row, read_part
 from store.format.layout import Identity, identities, identity
 
 RATIO = 2  # of 200 appends of 10,000 keys 3 files are left, and 100,000 keys take 44 ms: unmerged 200, and 468 ms

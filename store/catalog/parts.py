@@ -3,13 +3,20 @@
 A merged part has the rows FIRST to END - 1 of the parts it was made of. It hides them from the moment it has
 its name, so that while they are deleted, and after a kill, every row is in one part that stands.
 
+One part of a catalog: a Parquet file whose columns `key` and `row` are checked whenever they are read.
+
 Guarantees
 - of the parts that stand each row is in one, whichever files of a merge are there yet, or still
+- a part of the catalog has the rows of its name, and keys that are all text, or is refused
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import polars as pl
+
+from common.errors import StepDiffError
+from common.io import sealed as table
 from common.io.remote import Place
 
 _DIGITS = 12
@@ -51,3 +58,27 @@ def standing(parts: Iterable[Place]) -> Parts:
 def _end(part: Place) -> int:
     """The row after the last of a merged part; of another, which tells only its first, that."""
     return int(part.stem.split("-")[-1])
+
+
+def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Return the part's rows: `key`, `row` and the other columns; of `columns`, if given, those that it has.
+
+    Raises:
+        StepDiffError: the file is damaged, or no part of a catalog with that name.
+    """
+    wanted = None if columns is None else ["row", *(name for name in columns if name != "row")]
+    frame = table.read(part, wanted, strict=False)
+    refuse = f"{part} is no part of a catalog"
+    if frame.schema.get("row") != pl.Int64 or not frame.height:
+        raise StepDiffError(
+            f"{refuse} (column `row` is {frame.schema.get('row')}, {frame.height} rows): restore the file"
+        )
+    if "key" in frame.columns and (frame.schema["key"] != pl.String or frame["key"].null_count()):
+        raise StepDiffError(f"column `key` of {part} is not all text: restore the file")
+    if (columns is None or "key" in columns) and "key" not in frame.columns:
+        raise StepDiffError(f"{refuse} (it has no column `key`): restore the file")
+    first, merged = first_row(part), rows_of_merged(part)
+    rows = pl.int_range(first, first + frame.height, dtype=pl.Int64, eager=True)
+    if not frame["row"].eq_missing(rows).all() or merged not in (0, frame.height):
+        raise StepDiffError(f"{refuse} (its rows are not {first} and following, as its name says): restore the file")
+    return frame if columns is None else frame.select([n for n in dict.fromkeys(columns) if n in frame.columns])

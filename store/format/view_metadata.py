@@ -17,8 +17,7 @@ from common.errors import StepDiffError
 from common.io.remote import Place
 from store.format.layout import read_json
 from store.format.quantise import scale_shape
-from store.names import INTERNAL, check_name
-from store.provenance import Feature, Provenance
+from store.provenance import INTERNAL, Feature, Provenance, check_name
 
 MOST_SHARD_ROWS = 2**24
 """rows of a shard: its index, 16 bytes a row, is read whole"""

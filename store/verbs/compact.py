@@ -19,14 +19,13 @@ from common.io import sealed as table
 from common.io.files import TEMPORARY, create_file, remove_folder, replace_file
 from common.io.locks import check_held, locked
 from common.io.remote import Place, RemotePath, file_sizes, listed
+from common.progress import progress
 from store import failures
 from store.catalog.catalog import Catalog
-from store.catalog.parts import is_part, part_name, rows_of_merged
-from store.catalog_part import read_part
+from store.catalog.parts import is_part, part_name, read_part, rows_of_merged
 from store.feature_store import Store
 from store.format.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, identity, shard_number
-from store.names import ENTITIES
-from store.progress import progress
+from store.provenance import ENTITIES
 from store.verbs.options import CompactOptions
 from store.view import ABSENT, OK, View
 

@@ -15,7 +15,7 @@ from common.io.files import remove_folder
 from common.io.remote import Place, file_sizes, listed
 from store.feature_store import Store
 from store.format.layout import ViewPaths
-from store.names import check_entity, check_name
+from store.provenance import check_entity, check_name
 from store.verbs.options import DropOptions
 
 

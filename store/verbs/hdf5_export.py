@@ -21,9 +21,9 @@ from jaxtyping import Int64
 
 from common.errors import StepDiffError
 from common.io.files import make_folder, named_errors, remove_dead, sync_folder, temporary
+from common.progress import progress
 from store.feature_store import Store
 from store.format.quantise import BLOCK
-from store.progress import progress
 from store.verbs.options import ExportOptions
 from store.view import FAILED, OK, View
 

@@ -20,11 +20,10 @@ import polars as pl
 from jaxtyping import Int64
 
 from common.errors import StepDiffError
+from common.progress import progress
 from store.feature_store import Store
-from store.hdf5_source import Source
-from store.progress import progress
 from store.provenance import Feature, Provenance, with_dtype
-from store.verbs.hdf5_layout import opened
+from store.verbs.hdf5_layout import Source, opened
 from store.verbs.options import ImportOptions
 from store.view import ABSENT, FAILED, OK, View
 

@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from common.errors import StepDiffError
+from common.progress import progress
 from store.feature_store import Store
-from store.progress import progress
 from store.provenance import Provenance, main_feature, with_dtype
 from store.verbs.options import RequantiseOptions
 from store.view import ABSENT, FAILED, OK, View

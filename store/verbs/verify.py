@@ -23,8 +23,7 @@ from common.io.remote import Place, listed
 from common.io.seal import crc32c
 from store.catalog.catalog import Catalog
 from store.catalog.key_index import open_index
-from store.catalog.parts import first_row
-from store.catalog_part import read_part
+from store.catalog.parts import first_row, read_part
 from store.feature_store import Store
 from store.format.layout import (
     ARRAYS,

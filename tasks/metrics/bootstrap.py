@@ -2,12 +2,19 @@
 
 Rows that share a reference video are no independent draws, so whole videos are drawn, with replacement.
 
+Is one method's figure above another's? Both figures are taken from the same resamples, so that what makes a draw of
+videos easy or hard for both cancels.
+
 Guarantees
 - the same seed gives the same interval
 - an interval is that of recomputing the figure on each resample (CIDEr's document frequencies stay the test set's)
 - an interval of few groups, eight or more, is as wide as Student's: it holds the true mean of normal draws 95 times in
   100. That of fewer cannot reach beyond their own figures, and holds it less often
 - no interval where there is nothing to resample: fewer than two groups, or a figure that is undefined
+- p is that of counting, resample by resample, on which side of zero the difference falls, widened for few groups
+- no difference is rejected as often as the level says, of few groups as well
+- p is never 0: no number of resamples shows more than that
+- corrected values are Holm's: the smallest level at which his procedure rejects
 """
 
 import math
@@ -102,3 +109,28 @@ def intervals(
     """(low, high) of each figure; groups [rows] names the group of each row. One draw serves all figures."""
     draws = Resamples(groups, resamples, seed)
     return {name: interval(draws.values(figure), draws.groups) for name, figure in figures.items()}
+
+
+def paired_p(differences: Float64[np.ndarray, " resamples"], groups: int) -> float | None:
+    """Two-sided p of "there is no difference", from differences of two figures on the same resamples of `groups`.
+
+    The smaller of the shares at or below and at or above zero, one resample added to each count for the test set
+    itself, as a normal variable's distance from zero; then twice Student's share beyond it, as
+    tasks.metrics.bootstrap.tail_share has it. Resamples where a figure is undefined (NaN) are left out; None where none
+    is left.
+    """
+    known = differences[np.isfinite(differences)]
+    if len(known) == 0:
+        return None
+    fewer = min(np.sum(known <= 0), np.sum(known >= 0))
+    distance = stats.norm.ppf(min(0.5, (1 + fewer) / (1 + len(known))))
+    return float(2 * stats.t.cdf(distance * math.sqrt((groups - 1) / groups), groups - 1))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values corrected for their number, in the order given (Holm 1979: the family's error stays below the level)."""
+    order = np.argsort(values, kind="stable")
+    steps = np.array(values, float)[order] * np.arange(len(values), 0, -1)
+    corrected = np.empty(len(values))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected.tolist()

@@ -1,11 +1,11 @@
-"""Guarantees of annotate/alignment.py, beside a plain search over all clips."""
+"""Guarantees of annotate/align.py, beside a plain search over all clips."""
 
 import numpy as np
 from hypothesis import given as examples
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from annotate.alignment import given
+from annotate.align import given
 from annotate.sources.narration import Piece
 
 TIMES = st.tuples(st.integers(0, 60), st.integers(1, 10)).map(lambda pair: (float(pair[0]), float(sum(pair))))

@@ -16,7 +16,7 @@ from PIL import Image
 from annotate import audit
 from annotate.page.contact_sheets import FRAMES, SIDE, contact_sheets
 from annotate.page.figures import figures, leaks
-from annotate.qa_file import Question, read_questions
+from annotate.qa.job import Question, read_questions
 from common.errors import StepDiffError
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
 from store import Store

@@ -1,4 +1,4 @@
-"""Guarantees of annotate.describer and annotate.describe, and of the clips that stages speak of."""
+"""Guarantees of annotate.describe and annotate.describe, and of the clips that stages speak of."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,12 +9,11 @@ import polars as pl
 import pytest
 
 from annotate import describe
-from annotate.clips import clip_items
-from annotate.describer import DescribeJob, Describer, one_line
+from annotate.describe import DescribeJob, Describer, one_line
 from annotate.grounding.objects import GROUNDED, SCORES
 from annotate.llm.options import CutOff, LLMOptions, Sampling
 from annotate.qa.prompts import DESCRIBE, Message
-from annotate.stages.job import Failure
+from annotate.stages.job import Failure, clip_items
 from annotate.stages.versions import SCHEMA, Version, chosen
 from common.errors import StepDiffError
 from common.io import sealed as table

@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 import torch
 
+from annotate.captioners.vision import pictures
 from annotate.grounding.detector import Detector, DetectorJob
 from annotate.grounding.objects import GROUNDED, MOST, SCORES, kept, objects
 from annotate.grounding.space import Space, SpaceJob
-from annotate.pictures import pictures
 from annotate.stages.job import Answer, Failure, Item
 from common.errors import StepDiffError
 from heads.data.clips import Features

@@ -1,11 +1,11 @@
-"""Guarantees of annotate/near_duplicates.py, on given vectors and, where it is fetched, on the real MPNet."""
+"""Guarantees of annotate/qa/rules.py, on given vectors and, where it is fetched, on the real MPNet."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from annotate.near_duplicates import first_of_alike
+from annotate.qa.rules import first_of_alike
 from common.errors import StepDiffError
 from heads.methods.similarity import MODEL, Sentences
 from weights import resolve

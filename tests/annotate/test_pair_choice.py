@@ -1,4 +1,4 @@
-"""Guarantees of annotate/pair_choice.py; itertools lists all pairs of a small world."""
+"""Guarantees of annotate/pairs.py; itertools lists all pairs of a small world."""
 
 from collections import Counter
 from itertools import combinations
@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotate.pair_choice import other_step, same_step
+from annotate.pairs import other_step, same_step
 
 CLIPS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=24)
 NAMES = ["whisk", "pour", "chop", "bake"]

@@ -9,8 +9,8 @@ import pytest
 
 from annotate import pairs
 from annotate.pairs import SCHEMA, PairsOptions, run
-from annotate.stream import stream_parquet
 from common.io import sealed as table
+from common.io.files import stream_parquet
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO
 from store import Store
 

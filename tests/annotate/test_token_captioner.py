@@ -12,7 +12,7 @@ import torch
 
 from annotate import captions
 from annotate.captioners.tokens import TokenCaptioner, TokenJob, check_centre
-from annotate.captioning import caption
+from annotate.captioners.vision import caption
 from annotate.stages.job import Failure, Item
 from annotate.stages.versions import chosen
 from common.errors import StepDiffError

@@ -1,4 +1,4 @@
-"""Guarantees of annotate.captioners.video, annotate.pictures and annotate.captioning."""
+"""Guarantees of annotate.captioners.video, annotate.captioners.vision and annotate.captioners.vision."""
 
 import json
 import re
@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from annotate.captioners.video import VideoCaptioner, VideoJob
-from annotate.captioning import Kind, caption
-from annotate.pictures import pictures, with_videos
+from annotate.captioners.vision import Kind, caption, pictures, with_videos
 from annotate.stages.job import Failure, Item
 from common.errors import StepDiffError
 from featurize.video.decode import Clip, read_clips

@@ -1,4 +1,4 @@
-"""Guarantees of featurize.encoders.repeats, and that the encoders keep them."""
+"""Guarantees of featurize.encoders.preprocessing, and that the encoders keep them."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from common.errors import StepDiffError
 from featurize.encoders import load
-from featurize.encoders.repeats import encode_distinct
+from featurize.encoders.preprocessing import encode_distinct
 from weights import resolve
 
 

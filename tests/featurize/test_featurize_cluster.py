@@ -22,8 +22,7 @@ import yaml
 from common.workers.cluster import inside_job
 from common.workers.local_ray import RayStartError, joined_ray
 from common.workers.pool import ATTEMPTS, crew_size
-from featurize.job import requested
-from featurize.options import Options
+from featurize.job import Options, requested
 from store import Store
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,7 @@ import polars as pl
 import pytest
 
 from common.errors import StepDiffError
-from featurize.manifest import read_manifest
-from featurize.videofiles import as_manifest
+from featurize.manifest import as_manifest, read_manifest
 from store import text_key
 
 Writer = Callable[..., Path]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featurize.manifest import as_manifest
 from featurize.video.decode import Clip, Failure, read_clips
 from featurize.video.picture import Crop, Whole, square
-from featurize.videofiles import as_manifest
 
 Writer = Callable[..., Path]
 CROP = Crop(36, 32)

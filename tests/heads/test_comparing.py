@@ -1,13 +1,13 @@
-"""Guarantees of heads.comparing."""
+"""Guarantees of heads.training.video_task."""
 
 import pytest
 import torch
 
-from heads.comparing import Comparing, answer_ids, with_comparisons
 from heads.data.chat import Chat
 from heads.data.packing import NO_TARGET, TEXT, Packer, Turn
 from heads.models.language_model import LanguageModel
 from heads.training.sources import SEQUENCE, Sequences
+from heads.training.video_task import Comparing, answer_ids, with_comparisons
 
 OUTPUTS = 4
 ANSWERS = (7, 9)

@@ -1,4 +1,4 @@
-"""Guarantees of heads.data.content_words and heads.word_places, and of the weights of a batch's answers."""
+"""Guarantees of heads.data.content_words and heads.data.content_words, and of the weights of a batch's answers."""
 
 import numpy as np
 import polars as pl
@@ -7,14 +7,13 @@ import torch
 from scipy.stats import pearsonr
 
 from heads.data.chat import Chat
-from heads.data.content_words import agreement, content_words
+from heads.data.content_words import agreement, content_words, likeness, surroundings, word_places
 from heads.data.packing import NO_TARGET, Turn
 from heads.data.paired_qa import PairQuestions, balanced
 from heads.models.language_model import LanguageModel
-from heads.paired_source import PairedSource
 from heads.training.recipe import Schedule, Validation, VideoLMRecipe
+from heads.training.sources import PairedSource
 from heads.training.warm_start import first_token, word_loss, word_targets
-from heads.word_places import likeness, surroundings, word_places
 
 TOOLS, SHADES = ("whisk", "spoon", "fork"), ("light", "dark")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from heads.dequantise import dequantise
+from heads.data.clips import dequantise
 from store.format.quantise import dequantise as on_cpu
 from store.format.quantise import quantise
 

@@ -19,12 +19,11 @@ from heads.data.clips import Features
 from heads.data.packing import Turn
 from heads.evaluate import batch_starts
 from heads.evaluation.options import EvaluateOptions, check
-from heads.methods.stepdiff import StepDiff
+from heads.methods.stepdiff import PairTexts, StepDiff
 from heads.methods.vlemb import VLEmb
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector
 from heads.models.video_lm import VideoLM
-from heads.pair_texts import PairTexts
 from heads.training.recipe import ProjectorOptions
 from store import Provenance, Store
 from tasks.declining import declines

@@ -16,9 +16,9 @@ from common.cli.options import gathered
 from common.errors import StepDiffError
 from heads import train
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
-from heads.paired_contrast import contrast_pairs
 from heads.training import trained_on
 from heads.training.checkpoint import Run
+from heads.training.contrastive_task import contrast_pairs
 from heads.training.recipe import HardNegativeOptions, WarmStart, read_recipe
 from heads.training.trained_on import KINDS, TrainedOn, hashes
 from heads.training.video_task import VideoTask

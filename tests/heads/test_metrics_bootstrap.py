@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from heads.metrics.bleu import bleu, bleu_parts
-from heads.metrics.corpus import count_corpus
 from tasks.metrics.bootstrap import Figure, Resamples, draw_counts, interval, intervals, mean_figure, tail_share
+from tasks.metrics.captions import bleu, bleu_parts, count_corpus
 
 
 def normal(rows: int, seed: int = 0) -> np.ndarray:

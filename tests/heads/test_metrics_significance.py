@@ -1,4 +1,4 @@
-"""Guarantees of heads/metrics/significance.py."""
+"""Guarantees of tasks/metrics/bootstrap.py."""
 
 from itertools import chain, combinations
 
@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from heads.metrics.bleu import bleu, bleu_parts
-from heads.metrics.corpus import count_corpus
-from heads.metrics.significance import holm, paired_p
-from tasks.metrics.bootstrap import Figure, Resamples, interval, mean_figure
+from tasks.metrics.bootstrap import Figure, Resamples, holm, interval, mean_figure, paired_p
+from tasks.metrics.captions import bleu, bleu_parts, count_corpus
 
 
 def test_p_is_that_of_counting_resample_by_resample() -> None:

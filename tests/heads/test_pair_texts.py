@@ -1,10 +1,17 @@
-"""Guarantees of heads.pair_texts."""
+"""Guarantees of heads.methods.stepdiff."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heads.methods.stepdiff import ROWS_A_BATCH, TURNS_A_BATCH, batches, difference_turn, evenly
-from heads.pair_texts import option_scores, pair_texts
+from heads.methods.stepdiff import (
+    ROWS_A_BATCH,
+    TURNS_A_BATCH,
+    batches,
+    difference_turn,
+    evenly,
+    option_scores,
+    pair_texts,
+)
 from tasks.testsets import DiffMCQ
 
 CLIPS = st.sampled_from(["a_0_1", "b_0_1", "c_0_1", "d_0_1"])

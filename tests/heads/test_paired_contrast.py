@@ -1,4 +1,4 @@
-"""Guarantees of heads.paired_contrast."""
+"""Guarantees of heads.training.contrastive_task."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import StepDiffError
 from heads.data.clips import Features
-from heads.paired_contrast import Decided, PairContrast, Told, contrast_pairs
+from heads.training.contrastive_task import Decided, PairContrast, Told, contrast_pairs
 from heads.training.recipe import PairsContrast, Validation
 from store import Store
 

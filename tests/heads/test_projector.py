@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from common.errors import StepDiffError
-from heads.methods.step_oracle import StepOracle
-from heads.methods.vlemb import VLEmb
+from heads.methods.vlemb import StepOracle, VLEmb
 from heads.models.projector import Projector, ProjectorOptions
 from store import Store, text_key
 from tasks.testsets import DiffRank, read_test_set

@@ -14,9 +14,8 @@ from pycocoevalcap.rouge.rouge import Rouge
 from scipy.stats import kendalltau
 
 from common.errors import StepDiffError
-from heads.metrics.cider import cider_rows
-from heads.metrics.corpus import count_corpus
 from heads.score import main
+from tasks.metrics.captions import cider_rows, count_corpus
 from tasks.scoring import score
 from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Row, Task, read_test_set, write_predictions, write_test_set
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from heads import ask, evaluate, train
-from heads.device import autocast
 from heads.methods.stepdiff import StepDiff
+from heads.models.language_model import autocast
 from heads.trained import load_video_lm
 from heads.training.checkpoint import Run
 from store import Store

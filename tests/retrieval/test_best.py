@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from common.errors import StepDiffError
 from retrieval.exact import best
 from retrieval.exact.best import Best
-from retrieval.memory import bytes_of, rows_that_fit
+from retrieval.vectors import bytes_of, rows_that_fit
 
 
 @given(

@@ -20,6 +20,7 @@ from retrieval.index.factory import Budgets
 from retrieval.index.index import open_index
 from retrieval.index.index_card import card_path
 from retrieval.index.sample import Sample
+from retrieval.index.workers import FillOptions, FillWorker
 from retrieval.vectors import filled_rows, normalised
 from store import Store, View
 
@@ -130,7 +131,7 @@ def test_a_killed_build_resumes(store: Store, clustered: View, monkeypatch: pyte
     assert not files(store)
     filled: list[str] = []
     fill = parts.fill
-    monkeypatch.setattr("retrieval.cluster.fill", lambda part: filled.append(f"{part.name}.npz") or fill(part))
+    monkeypatch.setattr("retrieval.index.workers.fill", lambda part: filled.append(f"{part.name}.npz") or fill(part))
     card = built(store, clustered)
     assert filled and not set(filled) & set(there) and len(filled) + len(there) == 6
     assert content(store) == unbroken and card["rows"] == 1333
@@ -158,7 +159,7 @@ def test_new_rows_are_added(store: Store, clustered: View, fill: Fill, monkeypat
     added: list[int] = []
     monkeypatch.setattr(builder, "train", lambda *_: pytest.fail("trained anew"))
     add = parts.fill
-    monkeypatch.setattr("retrieval.cluster.fill", lambda part: added.extend(part.rows) or add(part))
+    monkeypatch.setattr("retrieval.index.workers.fill", lambda part: added.extend(part.rows) or add(part))
     with store.lock():  # a failed row that is mended stands in the middle
         clustered.write_shard(0, np.array([9]), {"embedding": clusters(1, 5)}, {})
     view = fill(store, clusters(300, 3), [f"new{at}" for at in range(300)], shard=128)
@@ -176,7 +177,7 @@ def test_new_rows_are_added(store: Store, clustered: View, fill: Fill, monkeypat
 def test_a_second_build_adds_nothing(store: Store, clustered: View, monkeypatch: pytest.MonkeyPatch) -> None:
     built(store, clustered)
     before = content(store)
-    monkeypatch.setattr("retrieval.cluster.fill", lambda part: pytest.fail("read anew"))
+    monkeypatch.setattr("retrieval.index.workers.fill", lambda part: pytest.fail("read anew"))
     built(store, clustered)
     assert content(store) == before
 
@@ -230,4 +231,6 @@ def test_a_fault_in_a_worker_is_one_line(store: Store, fill: Fill) -> None:
     fill(store, np.zeros((1, 16), np.float32), ["zeros"], shard=64)
     job = parts.Job(store.path, "clips", "tiny", "embedding", store.path)
     parts.train(job, "IVF2,SQ8", np.arange(60))
-    assert "the embedding of zeros in clips/tiny is all zeros" in str(parts.fill_or_say(parts.Part(job, np.arange(61))))
+    assert "the embedding of zeros in clips/tiny is all zeros" in str(
+        FillWorker(FillOptions()).run(parts.Part(job, np.arange(61))).error
+    )

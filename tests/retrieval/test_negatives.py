@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from common.errors import StepDiffError
 from retrieval.mining import walk
+from retrieval.mining.differences import Difference, TestSet
 from retrieval.mining.variants import Drawn, hard_negatives, random_negatives
 from retrieval.negatives import Options, draw
-from retrieval.pairs import Difference, TestSet, read_test_set
 from store import Store, View
+from tasks.testsets import read_test_set
 
 Fill = Callable[..., View]
 CATEGORIES = ["Actions", "Visuals", "Tools/Equipment"]
@@ -304,12 +305,13 @@ def test_equal_to_the_naive_walk_out_of_a_store(
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("{", "line 2 is not JSON"),
-        ("[1]", "line 2 is no DiffCap row: it needs the texts reference, candidate, category"),
-        ('{"reference": "a", "candidate": 3, "category": "c", "text": []}', "line 2 is no DiffCap"),
-        ('{"reference": "a", "candidate": "b", "category": "c"}', "`text` has to be a list"),
-        ('{"reference": "a", "candidate": "b", "category": "c", "text": "t"}', "`text` has to be"),
-        ('{"reference": "a", "candidate": "a", "category": "c", "text": []}', "pairs a with its"),
+        ("{", ":2: not a JSON object"),
+        ("", ":2: an empty line; remove it"),
+        ("[1]", ":2: not a JSON object but list"),
+        ('{"reference": "a", "candidate": 3, "category": "c", "text": []}', ":2: 'candidate' holds int"),
+        ('{"reference": "a", "candidate": "b", "category": "c"}', ":2: the row has no 'text'"),
+        ('{"reference": "a", "candidate": "b", "category": "c", "text": "t"}', ":2: 'text' is str, not a list"),
+        ('{"reference": "a", "candidate": "a", "category": "c", "text": []}', ":2: the row pairs a with itself"),
     ],
 )
 def test_unusable_rows_are_refused_by_line(tmp_path: Path, line: str, why: str) -> None:
@@ -317,7 +319,7 @@ def test_unusable_rows_are_refused_by_line(tmp_path: Path, line: str, why: str) 
     path = tmp_path / "diffcap.jsonl"
     path.write_text(good + line + "\n")
     with pytest.raises(StepDiffError, match=why):
-        read_test_set(path)
+        read_test_set("diffcap", path, published_ids=False)
 
 
 def test_order_of_first_appearance(tmp_path: Path) -> None:
@@ -327,7 +329,8 @@ def test_order_of_first_appearance(tmp_path: Path) -> None:
         Difference(("c", "d"), "Visuals", "x"),
         Difference(("a", "b"), "Actions", "x\u2028z"),
     ]
-    test_set = read_test_set(write_diffcap(tmp_path / "d.jsonl", rows))
+    path = write_diffcap(tmp_path / "d.jsonl", rows)
+    test_set = TestSet.of_rows(read_test_set("diffcap", path, published_ids=False))
     assert test_set.differences == rows
     assert test_set.pairs == [("c", "d"), ("b", "a"), ("a", "b")]
     assert test_set.clips == ["c", "d", "b", "a"]
@@ -335,8 +338,8 @@ def test_order_of_first_appearance(tmp_path: Path) -> None:
 
 
 def test_an_unusable_test_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StepDiffError, match="cannot read the test set .*absent.jsonl"):
-        read_test_set(tmp_path / "absent.jsonl")
+    with pytest.raises(StepDiffError, match="absent.jsonl: no such file"):
+        read_test_set("diffcap", tmp_path / "absent.jsonl")
     (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(StepDiffError, match="holds no difference text"):
-        read_test_set(tmp_path / "empty.jsonl")
+    with pytest.raises(StepDiffError, match="empty.jsonl: no rows in it"):
+        read_test_set("diffcap", tmp_path / "empty.jsonl")

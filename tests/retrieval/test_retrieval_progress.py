@@ -2,8 +2,8 @@
 
 import pytest
 
+from common.progress import progress
 from retrieval import progress as progress_module
-from retrieval.progress import progress
 
 
 def test_a_plain_line_tells_count_rate_and_time_left(

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from common.errors import StepDiffError
+from common.io import locks as lease
 from common.io import object_stores
-from common.io.locks import check_held, holds, locked
+from common.io.locks import LEASE, Lease, check_held, holds, locked
 from common.io.remote import RemotePath
-from store import Store, lease
-from store.lease import LEASE, Lease
+from store import Store
 
 ROOT = Path(__file__).parents[2]
 SHORT = 6.0  # of which a holder is safe for one second: a busy machine may be late with a renewal

@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 
 from common.io.remote import RemotePath
-from store import Catalog, Store, remote_blocks
+from store import Catalog, Store
+from store.catalog import block_file as remote_blocks
 from store.catalog.block_file import BLOCK
 from store.verbs.verify import verify
 

@@ -18,7 +18,7 @@ from common.errors import StepDiffError
 from weights import fetch
 from weights.cache import cache_folder
 from weights.conversions import copy_member
-from weights.fetching import fetch_source
+from weights.download import fetch_source
 from weights.registry import SOURCES, Archive, Source
 
 PAYLOAD = bytes(range(256)) * 400

@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import nn
 
-from featurize.encoders.internvideo.vision import VideoTower
-from featurize.encoders.internvideo_layers import Block
+from featurize.encoders.internvideo.vision import Block, VideoTower
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
-from heads.models.public.chat import IMAGE
 from jaxtyping import Float
 from torch import Tensor
 
+from heads.models.public.chat import IMAGE
 from heads.models.public.model import PublicLM, patches
 
 _AROUND = "<fake_token_around_image>"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from annotate import captions
-from annotate.captioning import QUESTIONS, caption
+from annotate.captioners.vision import QUESTIONS, caption
 from annotate.stages import stage
 from annotate.stages.worker import Equipment, Worker
 from common.errors import StepDiffError
