@@ -10,7 +10,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from common.errors import StepDiffError
 from common.progress import Advance, say
@@ -29,6 +29,7 @@ _SAME_ERRORS = 3
 """shards in a row that could not be written, after which the run ends: a full disk stays full"""
 
 
+@runtime_checkable
 class Task(Protocol):
     """The work of one shard."""
 
@@ -44,6 +45,7 @@ class Task(Protocol):
         """known to be unusable"""
 
 
+@runtime_checkable
 class Outcome(Protocol):
     """The result of one shard."""
 
@@ -52,6 +54,7 @@ class Outcome(Protocol):
         """why nothing of it was written"""
 
 
+@runtime_checkable
 class WorkerOptions(Protocol):
     """The options of the workers of a pool."""
 

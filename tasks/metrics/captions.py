@@ -23,12 +23,12 @@ Guarantees
 - captions stand before references in every table, both in the order of the rows
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-from jaxtyping import Float64, Int64, Shaped
+from jaxtyping import Float32, Float64, Int64, Shaped
 
 Embed = Callable[[Sequence[str]], Float32[np.ndarray, "T E"]]
 """texts -> L2-normalised sentence embeddings"""

@@ -1,0 +1,34 @@
+"""common.progress where standard error is no terminal: plain lines there, nothing on standard output."""
+
+import pytest
+
+from common import progress
+
+
+def test_a_plain_line_shows_count_rate_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter((0.0, 9.0, 12.0, 20.0, 23.0))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.progress("clip on clips", 40, "clips") as advance:
+        for count in (0, 0, 10, 1):
+            advance(count)
+    out, err = capsys.readouterr()
+    assert out == "" and err.splitlines() == [
+        "clip on clips: 0 of 40 clips, 0.0/s, time left unknown",
+        "clip on clips: 11 of 40 clips, 0.5/s, 61 s left",
+    ]
+
+
+def test_bytes_are_shown_in_megabytes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter((0.0, 10.0))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.progress("downloading", 40_000_000, "bytes") as advance:
+        advance(20_000_000)
+    assert capsys.readouterr().err == "downloading: 20 of 40 MB, 2.0 MB/s, 10 s left\n"
+
+
+def test_short_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.progress("indexed rows", 8) as advance:
+        advance(8)
+    assert capsys.readouterr() == ("", "")
