@@ -21,18 +21,15 @@ from jsonargparse import ArgumentParser
 from common.cli import command
 from common.cli.config_file import add_config
 from common.errors import StepDiffError
-from retrieval import build, plan, query
-from retrieval import duplicates as copies
-from retrieval import negatives as questions
-from retrieval import neighbours as self_join
+from retrieval.verbs import build, duplicates, negatives, neighbours, plan, query
 
 VERBS: dict[str, Any] = {
     "build": build,
     "plan": plan,
     "query": query,
-    "negatives": questions,
-    "neighbours": self_join,
-    "duplicates": copies,
+    "negatives": negatives,
+    "neighbours": neighbours,
+    "duplicates": duplicates,
 }
 SHORT = {"k": ["-k"]}  # fields that have a short flag too
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retrieval import build_index, duplicates
+from retrieval import build_index
 from retrieval.__main__ import main
-from retrieval.duplicates import Copies, Options, _join
+from retrieval.verbs import duplicates
+from retrieval.verbs.duplicates import Copies, Options, _join
 from store import Store, View
 
 Fill = Callable[..., View]
@@ -67,10 +68,10 @@ def test_equal_to_all_pairs(
 ) -> None:
     """In one block, and in pieces, blocks and tiles of a few rows, which the diagonal crosses."""
     if tile < 1024:
-        monkeypatch.setattr("retrieval.duplicates.TILE", tile)
-        monkeypatch.setattr("retrieval.duplicates.BLOCK", 7)
+        monkeypatch.setattr("retrieval.verbs.duplicates.TILE", tile)
+        monkeypatch.setattr("retrieval.verbs.duplicates.BLOCK", 7)
         monkeypatch.setattr("retrieval.vectors.BLOCK", 7)
-        monkeypatch.setattr("retrieval.duplicates.rows_that_fit", lambda *_: 16)
+        monkeypatch.setattr("retrieval.verbs.duplicates.rows_that_fit", lambda *_: 16)
     found = duplicates(store, Options(store.path, "tiny", threshold))
     groups, nearest = naive(store, copied, threshold)
     assert len(groups) > 0 and grouped(found) == groups

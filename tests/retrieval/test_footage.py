@@ -19,7 +19,7 @@ from featurize.shard import featurize_shard
 from featurize.task import Source, Task
 from retrieval.__main__ import main
 from retrieval.queries.sheet import tile
-from retrieval.query import Options, query
+from retrieval.verbs.query import Options, query
 from store import Store, View
 from weights import resolve
 

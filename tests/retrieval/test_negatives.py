@@ -16,7 +16,7 @@ from common.errors import StepDiffError
 from retrieval.mining import walk
 from retrieval.mining.differences import Difference, TestSet
 from retrieval.mining.variants import Drawn, hard_negatives, random_negatives
-from retrieval.negatives import Options, draw
+from retrieval.verbs.negatives import Options, draw
 from store import Store, View
 from tasks.testsets import read_test_set
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from retrieval import build_index, nearest, neighbours
+from retrieval import build_index, nearest
+from retrieval.verbs import neighbours
 from store import Store, View
 
 Fill = Callable[..., View]

@@ -10,7 +10,7 @@ from retrieval.__main__ import main
 from retrieval.index.builder import build_index
 from retrieval.index.factory import memory_bytes
 from retrieval.index.index_card import INDEX, file_of
-from retrieval.plan import Rates, costs
+from retrieval.verbs.plan import Rates, costs
 from store import Store, View
 
 Fill = Callable[..., View]

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
-from retrieval import neighbours as self_join
 from retrieval.__main__ import main
-from retrieval.neighbours import Options, join, pieces
+from retrieval.verbs import neighbours as self_join
+from retrieval.verbs.neighbours import Options, join, pieces
 from store import Store, View
 
 Fill = Callable[..., View]

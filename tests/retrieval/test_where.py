@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from retrieval import build_index, query
+from retrieval import build_index
 from retrieval.__main__ import main
 from retrieval.index.index import open_index
 from retrieval.queries.where import rows_where
+from retrieval.verbs import query
 from store import Store, View
 
 Fill = Callable[..., View]
@@ -54,7 +55,7 @@ def test_where_before_nearest(
     """The nearest among the clips let through, exactly and by the index, in a comparison of each with the query."""
     if factory is not None:
         build_index(store, cut, factory=factory)
-        monkeypatch.setattr("retrieval.query.FLAT_BELOW", 0)
+        monkeypatch.setattr("retrieval.verbs.query.FLAT_BELOW", 0)
     vectors = np.random.default_rng(2).normal(size=(60, 16)).astype(np.float32).astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     through = {"step = 'whisk'": CONDITIONS["step = 'whisk'"]}.get(
@@ -115,7 +116,7 @@ def test_without_an_index_a_small_view_is_searched_exactly(
 ) -> None:
     options = query.Options(store.path, "tiny", clip="clip_4", k=58)
     _, exact = query.query(store, options)
-    monkeypatch.setattr("retrieval.query.FLAT_BELOW", 10)
+    monkeypatch.setattr("retrieval.verbs.query.FLAT_BELOW", 10)
     with pytest.raises(StepDiffError, match="has no index: run `python -m retrieval build"):
         query.query(store, options)
     build_index(store, cut)
