@@ -15,19 +15,19 @@ from weights import resolve
 
 _ENCODERS = {  # name -> file of this folder and class, imported when it is asked for
     "efficientnet-lite0": ("efficientnet_lite0", "EfficientNetLite0"),
-    "mpnet-base": ("mpnet_base", "MpnetBase"),
+    "mpnet-base": ("sentence", "MpnetBase"),
     "clip": ("clip", "Clip"),
-    "internvideo-mm-b16": ("internvideo_mm", "InternVideoB16"),
-    "internvideo-mm-l14": ("internvideo_mm", "InternVideoL14"),
+    "internvideo-mm-b16": ("internvideo.mm", "InternVideoB16"),
+    "internvideo-mm-l14": ("internvideo.mm", "InternVideoL14"),
     "siglip": ("siglip", "Siglip"),
-    "videomae": ("videomae", "VideoMae"),
-    "vjepa2": ("vjepa2", "VJepa2"),
+    "videomae": ("video_transformer", "VideoMae"),
+    "vjepa2": ("video_transformer", "VJepa2"),
     "sentence": ("sentence", "Sentence"),
-    "llava": ("llava", "Llava"),
-    "blip2": ("blip2", "Blip2"),
-    "idefics": ("idefics", "Idefics"),
-    "idefics2": ("idefics", "Idefics2"),
-    "idefics3": ("idefics", "Idefics3"),
+    "llava": ("tower", "Llava"),
+    "blip2": ("tower", "Blip2"),
+    "idefics": ("tower", "Idefics"),
+    "idefics2": ("tower", "Idefics2"),
+    "idefics3": ("tower", "Idefics3"),
 }
 NAMES: tuple[str, ...] = tuple(_ENCODERS)
 

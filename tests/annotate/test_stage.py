@@ -206,14 +206,14 @@ def test_a_stage_whose_model_is_served_takes_no_gpu(
     """On a cluster whose GPUs the server holds, a worker that wants one would never begin."""
     taken: list[bool] = []
 
-    def crew(equipment: Equipment, gpu: bool, worker: type) -> None:
+    def pool(worker: type, options: Equipment, gpu: bool, failed: object) -> None:
         taken.append(gpu)
         raise StepDiffError("enough")
 
     monkeypatch.setattr(stage, "connected", lambda *_: nullcontext(True))
     monkeypatch.setattr(stage, "has_gpu", lambda *_: True)
-    monkeypatch.setattr(stage, "crew_size", lambda *_: (1, 1))
-    monkeypatch.setattr(stage, "Crew", crew)
+    monkeypatch.setattr(stage, "pool_size", lambda *_: (1, 1))
+    monkeypatch.setattr(stage, "WorkerPool", pool)
     with pytest.raises(StepDiffError, match="enough"):
         run_stage(DescribeOptions(store=str(store.path), endpoint=endpoint), "shout", job, items(["a"]))
     assert taken == [endpoint is None]

@@ -21,8 +21,8 @@ import yaml
 
 from common.workers.cluster import inside_job
 from common.workers.local_ray import RayStartError, joined_ray
-from common.workers.pool import ATTEMPTS, crew_size
-from featurize.job import Options, requested
+from common.workers.pool import ATTEMPTS, pool_size
+from featurize.job import CPUS, Options, requested
 from store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -174,7 +174,7 @@ DYING = """
 import os
 
 from common.workers.cluster import connected
-from common.workers.pool import Crew
+from common.workers.pool import WorkerPool
 from featurize.task import Outcome, Task
 from featurize.worker import Equipment, Worker
 
@@ -189,8 +189,9 @@ class Dying(Worker):
 if __name__ == "__main__":
     tasks = [Task("", "clips", "", shard, (shard,), {}, 1) for shard in range(4)]
     with connected("local"):
-        members = Crew(Equipment("", None, None, "cpu", 1), False, Dying)
-        outcomes = list(members.do(tasks, 2 + os.cpu_count(), lambda done: None))  # more than there is room for
+        options = Equipment("", None, None, "cpu", 1)
+        pool = WorkerPool(Dying, options, False, lambda shard, why: Outcome(shard, error=why))
+        outcomes = list(pool.run(tasks, 2 + os.cpu_count(), lambda count: None))  # more than there is room for
     for outcome in sorted(outcomes, key=lambda outcome: outcome.shard):
         print(outcome.shard, outcome.error)
 """
@@ -240,5 +241,5 @@ def test_on_this_machine_no_worker_has_more_threads_than_omp_allows(
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0})
     monkeypatch.setenv("OMP_NUM_THREADS", allowed)
-    assert crew_size(None, "texts", False, joined) == texts
-    assert crew_size(None, "clips", False, joined) == clips
+    assert pool_size(None, CPUS["texts"], False, joined) == texts
+    assert pool_size(None, CPUS["clips"], False, joined) == clips

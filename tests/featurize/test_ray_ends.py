@@ -20,7 +20,7 @@ BOUND = 60.0  # seconds that a failed start may take; Ray itself gives up after 
 UP = """
 import time
 
-from common import command
+from common.cli import command
 from common.workers.local_ray import local_ray
 
 
@@ -149,7 +149,7 @@ def test_the_reaper_ends_marked_processes_and_no_others() -> None:
 def test_a_driver_that_ends_while_ray_starts_is_one_line() -> None:
     """As Ray's C++ code ends it: without Python's help."""
     body = (
-        "import os\nfrom common import local_ray\n"
+        "import os\nfrom common.workers import local_ray\n"
         "with local_ray._reaped(), local_ray._quiet():\n  os.write(2, b'a log'); os._exit(1)"
     )
     done = subprocess.run([sys.executable, "-c", body], cwd=ROOT, capture_output=True, text=True, timeout=60)

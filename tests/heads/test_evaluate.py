@@ -53,7 +53,8 @@ def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_bits(world: Path
     given = command(world, ranking(world, tmp_path / "set.jsonl"), tmp_path / "killed.jsonl", "--rows-at-once", "3")
     program = f"""
 import os, signal, sys
-from heads import evaluate, partial
+from heads import evaluate
+from heads.evaluation import partial
 
 add, count = partial.Partial.add, [0]
 

@@ -114,7 +114,7 @@ def test_kill_9_in_the_middle_of_a_write_loses_no_whole_batch(tmp_path: Path) ->
     program = f"""
 import os, signal
 from pathlib import Path
-from heads import partial
+from heads.evaluation import partial
 from tasks.testsets import DiffRank
 
 write, count = os.write, [0]
