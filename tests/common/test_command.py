@@ -34,7 +34,8 @@ def start(*arguments: str, **more: object) -> subprocess.Popen[str]:
 
 def script(body: str, **more: object) -> subprocess.Popen[str]:
     """A process whose command is `main`, which `body` defines."""
-    return start("-c", f"import os, signal, sys, time\nfrom common.cli import command\n{body}\ncommand.run(main)", **more)
+    head = "import os, signal, sys, time\nfrom common.cli import command\n"
+    return start("-c", f"{head}{body}\ncommand.run(main)", **more)
 
 
 def wait_for_handlers(process: subprocess.Popen[str]) -> None:

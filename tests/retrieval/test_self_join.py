@@ -100,7 +100,9 @@ def test_resumed_after_a_kill(monkeypatch: pytest.MonkeyPatch, store: Store, ste
     """Killed between two pieces: the next run computes only what is missing, and the file is the same."""
     words = ["neighbours", "--store", str(store.path), "--view", "tiny", "--out", str(tmp_path / "killed.parquet")]
     code = (
-        "import os, signal, sys; from retrieval.verbs import neighbours as self_join; from retrieval.__main__ import main\n"
+        "import os, signal, sys\n"
+        "from retrieval.verbs import neighbours as self_join\n"
+        "from retrieval.__main__ import main\n"
         "self_join.PIECE, made, count = 6, self_join._join_piece, []\n"
         "def piece(*given):\n"
         "    count.append(1)\n"
