@@ -21,8 +21,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-FORMATS = ("polars", "h5py", "numpy", "torch", "transformers", "safetensors")
-PROVENANCE = ["--encoder", "golden", "--weights-sha256", "0" * 64, "--layer", "last", "--frames", "4", "--crop", "none"]
+PACKAGES = ("polars", "h5py", "numpy", "torch", "transformers", "safetensors")
+PROVENANCE = f"--encoder golden --weights-sha256 {'0' * 64} --layer last --frames 4 --crop none"
 COMMANDS = {
     "kitchen": ["kitchen --out world --videos 24 --seed 27 --seconds 2"],
     "clips": [
@@ -42,10 +42,10 @@ COMMANDS = {
     "import": [
         "store export-hdf5 clips.h5 --store features --view clip",
         "store export-hdf5 texts.h5 --store features --view clip --entity texts --layout rows",
-        f"store import-hdf5 clips.h5 --store {{store}} --view net --dtype int8 {' '.join(PROVENANCE)}",
-        f"store import-hdf5 clips.h5 --store {{store}} --view half --features embedding=embedding {' '.join(PROVENANCE)}",
-        f"store import-hdf5 texts.h5 --store {{store}} --view net --entity texts {' '.join(PROVENANCE)}",
-        f"store import-hdf5 texts.h5 --store {{store}} --view net2 --entity clips {' '.join(PROVENANCE)}",
+        f"store import-hdf5 clips.h5 --store {{store}} --view net --dtype int8 {PROVENANCE}",
+        f"store import-hdf5 clips.h5 --store {{store}} --view half --features embedding=embedding {PROVENANCE}",
+        f"store import-hdf5 texts.h5 --store {{store}} --view net --entity texts {PROVENANCE}",
+        f"store import-hdf5 texts.h5 --store {{store}} --view net2 --entity clips {PROVENANCE}",
         "store compact {store}",
     ],
     "train": [f"heads.train --config {head}.yaml --out {{runs}}/{head}" for head in ("align", "stepdiff")],
@@ -61,16 +61,16 @@ COMMANDS = {
         "retrieval neighbours --store features --view clip -k 4 --out {out}/neighbours.parquet",
     ],
     "evaluate": [
-        f"heads.evaluate --store features --task {task} --test-set {test_set} --rows {rows} "
+        f"heads.evaluate --store features --task {task} --test-set {test_set}.jsonl --rows {rows} "
         f"--bootstrap 50 --out {{out}}/{task}_{name}.jsonl --method {method}"
         for task, test_set, rows, name, method in (
-            ("diffcap", "world/diffcap_test.jsonl", 3, "stepdiff", "stepdiff --head runs/stepdiff"),
-            ("diffmcq", "out/negatives_V2.jsonl", 8, "stepdiff", "stepdiff --head runs/stepdiff"),
-            ("diffrank", "world/diffrank_test.jsonl", 8, "stepdiff", "stepdiff --head runs/stepdiff"),
-            ("diffrank", "world/diffrank_test.jsonl", 8, "shuffled", "stepdiff --head runs/stepdiff --control shuffled"),
-            ("diffmcq", "out/negatives_V1.jsonl", 20, "aligned", "vlemb --view aligned"),
-            ("diffrank", "world/diffrank_test.jsonl", 20, "clip", "vlemb --view clip"),
-            ("diffrank", "world/diffrank_test.jsonl", 20, "step", "step-oracle"),
+            ("diffcap", "world/diffcap_test", 3, "stepdiff", "stepdiff --head runs/stepdiff"),
+            ("diffmcq", "out/negatives_V2", 8, "stepdiff", "stepdiff --head runs/stepdiff"),
+            ("diffrank", "world/diffrank_test", 8, "stepdiff", "stepdiff --head runs/stepdiff"),
+            ("diffrank", "world/diffrank_test", 8, "shuffled", "stepdiff --head runs/stepdiff --control shuffled"),
+            ("diffmcq", "out/negatives_V1", 20, "aligned", "vlemb --view aligned"),
+            ("diffrank", "world/diffrank_test", 20, "clip", "vlemb --view clip"),
+            ("diffrank", "world/diffrank_test", 20, "step", "step-oracle"),
         )
     ],
 }
@@ -114,9 +114,9 @@ for line in json.loads(sys.argv[1]):
 """
 
 
-def run(kind: str, folder: Path, **places: str) -> str:
-    """Run the commands of a kind in one process with one thread; return what they printed."""
-    lines = [line.format(**places) for line in COMMANDS[kind]]
+def run(kinds: str, folder: Path, **places: str) -> str:
+    """Run the commands of these kinds (names with spaces between) in one process with one thread; return its output."""
+    lines = [line.format(**places) for kind in kinds.split() for line in COMMANDS[kind]]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     command = [sys.executable, "-c", _RUN, json.dumps(lines)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -126,14 +126,16 @@ def run(kind: str, folder: Path, **places: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Return what decides the last bits of a float: the processor's instructions and the libraries."""
-    flags = ""
+    """Return what decides the last bits of a float: a digest of the processor's kind, and the libraries."""
+    kind = [platform.machine()]
     if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    kinds = sorted(flag for flag in flags.split() if flag.startswith(("avx", "amx", "fma", "sse", "asimd", "sve")))
-    packages = {name: version(name) for name in FORMATS}
-    return {"processor": platform.machine(), "instructions": kinds, "packages": packages}
+        fields = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+        found = {name.strip(): value for name, _, value in reversed(fields)}
+        kind += [found.get(name, "") for name in ("vendor_id", "cpu family", "model")]
+        vector = ("avx", "amx", "fma", "sse", "asimd", "sve")
+        flags = f"{found.get('flags', '')} {found.get('Features', '')}".split()
+        kind += sorted(flag for flag in flags if flag.startswith(vector))
+    return {"processor": sha(" ".join(kind).encode()), "packages": {name: version(name) for name in PACKAGES}}
 
 
 def sha(data: bytes) -> str:
@@ -302,8 +304,8 @@ def main(folder: Path) -> None:
     for name in ("runs", "out"):
         (folder / name).mkdir()
     places = {"store": "features", "runs": "runs", "out": "out", "small": "small", "aligned": "aligned"}
-    for kind in ("clips", "order", "requantise", "retrieval", "train", "embed", "evaluate"):
-        print(kind, run(kind, folder, **places))
+    print(run("clips order", folder, **places))
+    print(run("requantise retrieval train embed evaluate", folder, **places))
     print(run("import", folder, store="imported"))
     golden = {
         "machine": machine(),
