@@ -1,0 +1,161 @@
+"""What an earlier version wrote is read, and written again, to the byte (tests/golden/make.py made the files).
+
+Equal on every machine: every row of the golden store, also as zarr-python reads it; the files of a view that is
+requantised and of a store that is imported from HDF5 and compacted (arrays, metadata, failures, lock-free shard
+records without times; the catalog's Parquet where Polars is of the recorded version); negatives, the order of
+neighbours, the text of predictions, all text files of the kitchen.
+
+Equal in every bit only where `machine` is the recorded one, because matrix products differ between processors and
+versions of torch: features of pictures, of a video and of texts, embeddings and weights of heads, predictions, scores.
+Elsewhere they are compared to a tolerance, and trained weights not at all. Everything runs with one thread.
+"""
+
+import importlib.util
+import json
+import re
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import zarr
+
+from store import Store
+
+HERE = Path(__file__).parent / "golden"
+_SPEC = importlib.util.spec_from_file_location("golden_make", HERE / "make.py")
+assert _SPEC is not None and _SPEC.loader is not None
+make = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(make)
+
+GOLDEN: dict[str, Any] = json.loads((HERE / "golden.json").read_text(encoding="utf-8"))
+SAME = make.machine() == GOLDEN["machine"]
+SAME_PARQUET = make.machine()["packages"]["polars"] == GOLDEN["machine"]["packages"]["polars"]
+PLACES = {"runs": "trained", "out": "out", "small": "small-again", "aligned": "aligned-again"}
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden files, which no test changes."""
+    folder = tmp_path_factory.mktemp("golden")
+    with tarfile.open(HERE / "golden.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def again(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy in which the commands run."""
+    return Path(shutil.copytree(golden, tmp_path_factory.mktemp("again") / "golden"))
+
+
+def rows(folder: Path, entity: str, view: str, feature: str, keys: list[str]) -> np.ndarray:
+    store = Store.open(folder)
+    return np.asarray(store.view(entity, view).read(feature, store.catalog(entity).rows(keys)))
+
+
+def same_values(values: np.ndarray, expected: np.ndarray) -> None:
+    """Equal in every bit on the recorded machine, close on others."""
+    if SAME:
+        assert values.tobytes() == expected.tobytes()
+    else:
+        np.testing.assert_allclose(values, expected, rtol=0.01, atol=0.01)
+
+
+def same_text(text: str, expected: str) -> None:
+    """Equal to the byte on the recorded machine; on others, numbers with a fraction may differ a little."""
+    if SAME:
+        assert text == expected
+    number = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?")
+    assert number.sub("#", text) == number.sub("#", expected)
+    found, there = ([float(one) for one in number.findall(each)] for each in (text, expected))
+    np.testing.assert_allclose(found, there, rtol=1e-3, atol=1e-3)
+
+
+def same_files(found: dict[str, str], expected: dict[str, str]) -> None:
+    """The same names and bytes; of Parquet the bytes where the same Polars wrote it."""
+    assert list(found) == list(expected)
+    different = {name for name in found if found[name] != expected[name]}
+    assert {name for name in different if SAME_PARQUET or not name.endswith(".parquet")} == set()
+
+
+def test_the_golden_store_is_whole_and_every_row_reads_as_it_was_written(golden: Path, again: Path) -> None:
+    make.run("verify", again)
+    assert make.rows_of(golden / "features") == GOLDEN["rows"]
+    assert make.files_of(golden / "features") == GOLDEN["files"]
+
+
+def test_zarr_python_reads_the_same_rows(golden: Path) -> None:
+    store, arrays = Store.open(golden / "features"), zarr.open_group(golden / "features/arrays.zarr", mode="r")
+    for name, digests in GOLDEN["rows"].items():
+        if name.endswith(" failed"):
+            continue
+        here = store.catalog(name.partition("/")[0]).rows(list(digests))
+        values = np.asarray(arrays[name].oindex[here])  # type: ignore[union-attr]
+        assert [make.sha(value.tobytes()) for value in values] == list(digests.values()), name
+
+
+def test_a_requantised_view_has_the_same_files(golden: Path, again: Path) -> None:
+    make.run("requantise", again, **PLACES)
+    for folder in ("arrays.zarr/clips", "failures/clips"):
+        found = make.files_of(again / "features" / folder / "small-again")
+        same_files(found, make.files_of(golden / "features" / folder / "small"))
+
+
+def test_an_imported_and_compacted_store_has_the_same_files(again: Path) -> None:
+    make.run("import", again, store="imported")
+    same_files(make.files_of(again / "imported"), GOLDEN["import"])
+
+
+def test_features_of_pictures_a_video_and_texts_are_the_same(golden: Path, again: Path) -> None:
+    make.run("featurize", again, store="featurized")
+    found = make.rows_of(again / "featurized")
+    assert found["clips/clip failed"].items() <= GOLDEN["rows"]["clips/clip failed"].items()
+    compared = [name for name in found if not name.endswith(" failed")]
+    assert len(compared) == 4
+    for name in compared:
+        place = (*name.split("/"), list(found[name]))
+        same_values(rows(again / "featurized", *place), rows(golden / "features", *place))
+
+
+def test_negatives_and_neighbours_are_the_same(golden: Path, again: Path) -> None:
+    make.run("retrieval", again, **PLACES)
+    for written in (golden / "out").glob("negatives_*.jsonl"):
+        assert (again / "out" / written.name).read_bytes() == written.read_bytes(), written.name
+    found, expected = (pl.read_parquet(folder / "out/neighbours.parquet") for folder in (again, golden))
+    assert found.drop("similarities").equals(expected.drop("similarities"))
+    columns = (frame["similarities"].explode().to_numpy() for frame in (found, expected))
+    same_values(*columns)
+
+
+def test_predictions_and_scores_of_the_golden_heads_are_the_same(golden: Path, again: Path) -> None:
+    answered = [path.name for path in (golden / "out").iterdir() if path.name.startswith("diff")]
+    make.run("evaluate", again, **PLACES)
+    assert len(answered) > 20
+    for name in answered:
+        same_text((again / "out" / name).read_text(), (golden / "out" / name).read_text())
+
+
+def test_heads_embed_and_train_the_same(golden: Path, again: Path) -> None:
+    make.run("embed train" if SAME else "embed", again, **PLACES)
+    for entity in ("clips", "texts"):
+        keys = list(GOLDEN["rows"][f"{entity}/aligned/embedding"])
+        places = [(golden / "features", entity, "aligned"), (again / "features", entity, "aligned-again")]
+        same_values(*(rows(*place, "embedding", keys) for place in reversed(places)))
+    if SAME:
+        written = sorted((golden / "runs").rglob("head.safetensors"))
+        assert len(written) == 3
+        for path in written:
+            assert (again / "trained" / path.relative_to(golden / "runs")).read_bytes() == path.read_bytes(), path
+
+
+def test_the_kitchen_has_the_same_texts(again: Path) -> None:
+    for number in range(24):  # videos that are there are kept
+        (again / "world/videos").mkdir(exist_ok=True)
+        (again / f"world/videos/kitchen_{number:04d}.mp4").touch()
+    make.run("kitchen", again)
+    for name, digest in GOLDEN["world"].items():
+        assert make.sha((again / "world" / name).read_bytes()) == digest, name
