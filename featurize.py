@@ -1,9 +1,10 @@
 """Entry of `ray job submit --working-dir . -- python featurize.py ...`: it calls the package."""
 
 if __name__ == "__main__":
-    from common.cli import command, startup
+    import _stepdiff
 
-    startup.install()  # before the slow imports
+    _stepdiff.install()  # before the slow imports
+    from common.cli import command
     from featurize.__main__ import INTERRUPTED, main
 
     command.run(main, INTERRUPTED)

@@ -1,6 +1,9 @@
 """Words about clips: captions, grounded objects, step descriptions, paired questions."""
 
-import common.cli.startup  # noqa: F401  # before the slow imports: an interrupt is one line
+import _stepdiff
+
+_stepdiff.enter("annotate")
+
 from common.errors import StepDiffError
 
 __all__ = ["StepDiffError"]

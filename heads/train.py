@@ -1,6 +1,7 @@
 """python -m heads.train --config heads/recipes/kitchen/stepdiff.yaml
 python -m heads.train --config heads/recipes/kitchen/interleaved.yaml
 python -m heads.train --config heads/recipes/kitchen/align.yaml
+python -m heads.train --config kitchen/align    # the packaged recipe of that name, from any folder
 
 Trains a head on cached features: never a raw video. A run found in the folder `out` is resumed.
 """
@@ -49,7 +50,7 @@ def refuse_other(options: TrainOptions, folder: Path) -> None:
 
 def run(options: TrainOptions) -> dict[str, Any]:
     if (options.video_lm is None) == (options.contrastive is None):
-        raise StepDiffError("a recipe holds one of video_lm and contrastive; see heads/recipes/kitchen")
+        raise StepDiffError("a recipe holds one of video_lm and contrastive, as kitchen/stepdiff and kitchen/align do")
     from heads.data.hold_out import HoldOut
     from heads.models.language_model import pick_device
     from heads.training import lineage
@@ -81,7 +82,8 @@ def run(options: TrainOptions) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(TrainOptions, argv, "heads.train", __doc__, run, "best checkpoint: step {step}, val score {score:.3f}")
+    best = "best checkpoint: step {step}, val score {score:.3f}"
+    return parse(TrainOptions, argv, "heads.train", __doc__, run, best, recipes=Path(__file__).parent / "recipes")
 
 
 if __name__ == "__main__":

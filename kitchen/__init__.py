@@ -1,6 +1,9 @@
 """A small rendered how-to world with exact ground truth: the embedded sample data set."""
 
-import common.cli.startup  # noqa: F401  # before the slow imports: an interrupt is one line
+import _stepdiff
+
+_stepdiff.enter("kitchen")
+
 from common.errors import StepDiffError
 from kitchen.attributes import Attributes, Difference, differences
 from kitchen.scoring import score

@@ -1,6 +1,9 @@
 """Nearest neighbours and DiffMCQ hard negatives over a feature store."""
 
-import common.cli.startup  # noqa: F401  # before the slow imports: an interrupt is one line
+import _stepdiff
+
+_stepdiff.enter("retrieval")
+
 from common.errors import StepDiffError
 from retrieval.exact.search import search_exactly
 from retrieval.index.builder import build_index

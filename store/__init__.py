@@ -1,6 +1,9 @@
 """The feature store: Zarr v3 arrays of cached features, and the catalog of their rows."""
 
-import common.cli.startup  # noqa: F401  # before the slow imports: an interrupt is one line
+import _stepdiff
+
+_stepdiff.enter("store")
+
 from common.errors import StepDiffError
 from store.catalog.catalog import Catalog
 from store.feature_store import Store

@@ -1,1 +1,5 @@
 """tasks."""
+
+import _stepdiff
+
+_stepdiff.enter("tasks")

@@ -6,18 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from _stepdiff import BELOW
+
 ROOT = Path(__file__).parents[1]
-STANDS_ON = {
-    "common": set(),
-    "store": {"common"},
-    "weights": {"common"},
-    "tasks": {"common"},
-    "kitchen": {"common", "tasks"},
-    "featurize": {"common", "store", "weights"},
-    "retrieval": {"common", "store", "tasks", "weights"},
-    "heads": {"common", "store", "tasks", "retrieval", "weights"},
-    "annotate": {"common", "store", "tasks", "weights", "featurize", "retrieval", "heads"},
-}
 EXCEPT = {
     ("retrieval/queries/footage.py", "featurize")
 }  # a query may be a file; imported once it is asked, and by no one else
@@ -34,18 +25,18 @@ def imports(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
-@pytest.mark.parametrize("room", STANDS_ON)
+@pytest.mark.parametrize("room", BELOW)
 def test_no_import_runs_upward(room: str) -> None:
     for file in (ROOT / room).rglob("*.py"):
         name = file.relative_to(ROOT).as_posix()
         for module in imports(file):
             other = module.split(".")[0]
-            allowed = {room, *STANDS_ON[room]} | {to for at, to in EXCEPT if at == name}
-            assert other not in STANDS_ON or other in allowed, f"{name} imports {module}"
+            allowed = {room, *BELOW[room]} | {to for at, to in EXCEPT if at == name}
+            assert other not in BELOW or other in allowed, f"{name} imports {module}"
 
 
 def test_only_the_query_verb_reaches_footage() -> None:
-    files = [file for room in STANDS_ON for file in (ROOT / room).rglob("*.py")]
+    files = [file for room in BELOW for file in (ROOT / room).rglob("*.py")]
     reaching = {file.relative_to(ROOT).as_posix() for file in files if "retrieval.queries.footage" in imports(file)}
     assert reaching == {"retrieval/verbs/query.py", "retrieval/queries/sheet.py"}
     assert {file.relative_to(ROOT).as_posix() for file in files if "retrieval.queries.sheet" in imports(file)} == {

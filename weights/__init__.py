@@ -1,6 +1,9 @@
 """A model's name -> a local folder and its fingerprint."""
 
-import common.cli.startup  # noqa: F401  # before the slow imports: an interrupt is one line
+import _stepdiff
+
+_stepdiff.enter("weights")
+
 from common.errors import StepDiffError
 from weights.download import fetch
 from weights.fingerprints import fingerprint

@@ -17,7 +17,7 @@ Exit statuses that are decided here:
   lines that no machine could run
 - 1: an unexpected exception, with its traceback, because it is a bug
 
-`common.cli.startup` answers an interrupt that arrives earlier, while the command is imported. Two moments are left to
+`_stepdiff` answers an interrupt that arrives earlier, while the command is imported. Two moments are left to
 Python: its own start (about 30 ms), and its own end, where Ctrl-C ends the process without a line.
 """
 

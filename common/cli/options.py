@@ -6,6 +6,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter
@@ -36,17 +37,19 @@ def parse(
     positional: tuple[str, ...] = (),
     errors: tuple[type[Exception], ...] = ERRORS,
     status: Callable[[dict[str, Any]], int] = lambda record: 0,
+    recipes: Path | None = None,
 ) -> int:
     """Run `run(options)` and show its record; returns the exit status: 1 for an error the user can mend.
 
     positional: names of options that stand without a flag; a list takes all that stand there.
     errors: what the user can mend; status: of a record, 0 where all went well.
+    recipes: folder whose YAML files `--config` also takes by name.
     """
     import jsonargparse
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(prog=f"python -m {program}", description=description, formatter_class=Help)
-    add_config(parser)
+    add_config(parser, recipes=recipes)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     fields = {field.name: field for field in dataclasses.fields(options)}
     for name in positional:

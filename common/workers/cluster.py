@@ -19,7 +19,7 @@ from common.errors import StepDiffError
 from common.workers.local_ray import RayStartError, joined_ray, local_ray
 
 _ROOT = Path(__file__).resolve().parents[2]  # where the rooms are imported from
-_ROOMS = ("common", "store", "weights", "tasks", "featurize", "retrieval", "heads", "annotate")
+_ROOMS = ("_stepdiff", "common", "store", "weights", "tasks", "featurize", "retrieval", "heads", "annotate")
 
 
 def inside_job() -> bool:

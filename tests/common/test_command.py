@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from common.cli.startup import ROOMS, module_of
+from _stepdiff import RUNNABLE as ROOMS
+from _stepdiff import module_of
 
 ROOT = Path(__file__).parents[2]
 RUNNABLES = sorted(
@@ -59,7 +60,7 @@ def test_every_runnable_ends_in_the_wrapper(file: Path) -> None:
             for node in ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8")).body
             if isinstance(node, ast.Import | ast.ImportFrom)
         )
-        assert ast.unparse(first) == "import common.cli.startup"
+        assert ast.unparse(first) == "import _stepdiff"
 
 
 def test_no_runnable_is_forgotten() -> None:
@@ -199,7 +200,7 @@ def test_how_python_was_started_is_read_from_its_command_line(line: str, found: 
 
 def test_the_wrapper_imports_nothing_heavy() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import sys, common.cli.command, common.cli.startup; print(*sys.modules)"],
+        [sys.executable, "-c", "import sys, common.cli.command, _stepdiff; print(*sys.modules)"],
         capture_output=True,
         text=True,
         cwd=ROOT,
