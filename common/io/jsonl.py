@@ -3,10 +3,14 @@
 Guarantees
 - a written file appears whole or not at all
 - an error names the file and the line
+- ARCHIVE.tar.xz/NAME is read as the file NAME of the archive
 """
 
 import json
+import lzma
+import tarfile
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     StepDiffError: no such file, a line that is empty, not UTF-8, not JSON or not an object.
     """
     try:
-        lines = Path(path).read_bytes().split(b"\n")
+        lines = _content(Path(path)).split(b"\n")
     except FileNotFoundError as error:
         raise StepDiffError(f"{path}: no such file") from error
     except OSError as error:
@@ -34,6 +38,24 @@ def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except StepDiffError as error:
             raise StepDiffError(f"{place}: {error}") from error
         yield place, found
+
+
+def _content(path: Path) -> bytes:
+    archive = next((parent for parent in path.parents if parent.suffixes[-2:] == [".tar", ".xz"]), None)
+    if archive is None:
+        return path.read_bytes()
+    try:
+        return _members(archive)[path.relative_to(archive).as_posix()]
+    except KeyError:
+        raise StepDiffError(f"{path}: no such file in the archive") from None
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        raise StepDiffError(f"{archive}: not a whole .tar.xz archive ({error})") from error
+
+
+@lru_cache(maxsize=1)  # a report reads a hundred small files of one archive
+def _members(archive: Path) -> dict[str, bytes]:
+    with tarfile.open(archive, "r:xz") as files:
+        return {member.name: files.extractfile(member).read() for member in files if member.isfile()}  # type: ignore[union-attr]
 
 
 def parse_object(line: bytes) -> dict[str, Any]:

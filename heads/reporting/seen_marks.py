@@ -31,7 +31,7 @@ def beside(predictions: str) -> dict[str, Any] | None:
     path = Path(predictions).with_suffix(".scores.json")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the second: predictions in an archive
         return None
     except (OSError, ValueError) as error:
         raise StepDiffError(f"{path}: not a score record of heads.evaluate ({error}); evaluate again") from error
