@@ -101,7 +101,8 @@ def show(record: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(ReportOptions, argv, "heads.report", __doc__, run, show)
+    recipes = Path(__file__).parent / "recipes"
+    return parse(ReportOptions, argv, "heads.report", __doc__, run, show, recipes=recipes)
 
 
 if __name__ == "__main__":

