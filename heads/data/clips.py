@@ -12,17 +12,18 @@ Guarantees
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
+
 import numpy as np
+import polars as pl
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float16, Float32, Int8
 from torch import Tensor
+from torch.nn.functional import pad
+
 from common.errors import StepDiffError
 from store import Store
-from store.view import OK
-from jaxtyping import Float, Float16, Int8
-from torch.nn.functional import pad
 from store.format.quantise import BLOCK
-import polars as pl
+from store.view import OK
 
 
 def dequantise(

@@ -15,18 +15,18 @@ Guarantees
 - where there is a place for every word, each has its own
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
 import numpy as np
 import polars as pl
-from heads.data.paired_qa import PairQuestions
-from tasks.prompts import VIDEOS
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
 from jaxtyping import Bool, Float, Int
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import coo_array
 from scipy.spatial.distance import squareform
 
+from heads.data.paired_qa import PairQuestions
+from tasks.prompts import VIDEOS
 
 AGREED = 1.8  # standard errors between a word's agreement and that of chance
 

@@ -20,10 +20,10 @@ from common.errors import StepDiffError
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Turn
-from tasks.prompts import VIDEOS
 from retrieval import nearest
 from retrieval.vectors import normalised
 from store import Store
+from tasks.prompts import VIDEOS
 
 Asked = tuple[tuple[str, str], list[Turn]]
 

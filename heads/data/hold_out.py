@@ -32,8 +32,8 @@ import polars as pl
 
 from common.errors import StepDiffError
 from common.io.jsonl import read_objects
-from tasks.testsets import Task, clips_of, read_test_set, split_clip
 from store import Store
+from tasks.testsets import Task, clips_of, read_test_set, split_clip
 
 By = Literal["video", "clip"]
 BY_ID, BY_OVERLAP, BY_VIDEO = REASONS = (
