@@ -66,7 +66,8 @@ def require(what: str, extra: str, modules: tuple[str, ...]) -> None:
     """Check that `modules`, which `what` needs and `extra` installs, can be imported. Raises as `enter` does."""
     missing = [name for name in dict.fromkeys(modules) if _find(name) is None]
     if missing:
-        _refuse(f"{what} needs packages that are not installed ({', '.join(missing)}): pip install 'stepdiff[{extra}]'")
+        names = ", ".join(missing if len(missing) < 5 else [*missing[:4], "..."])
+        _refuse(f"{what} needs packages that are not installed ({names}): pip install 'stepdiff[{extra}]'")
 
 
 def _find(name: str) -> "ModuleSpec | None":

@@ -119,7 +119,7 @@ def test_a_job_is_submitted_to_a_head_node_and_a_run_joins_it(
     head: Head, tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]
 ) -> None:
     working = tmp_path / "working"  # what a checkout would hold, without its environment
-    for room in ("common", "featurize", "store", "weights"):
+    for room in ("_stepdiff", "common", "featurize", "store", "weights"):
         shutil.copytree(ROOT / room, working / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "featurize.py", working)
     clip = str(video("job.mp4", g=10))
