@@ -15,6 +15,8 @@ from shutil import copyfile, copytree, ignore_patterns
 import pytest
 
 import _stepdiff
+from common.cli.config_file import find_recipe
+from common.io.yaml_file import YamlError
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -68,15 +70,18 @@ def test_the_installed_package_runs_from_any_folder(installed: Path, tmp_path: P
     assert recipe.returncode == 0 and "contrastive:" in recipe.stdout
 
 
-def test_a_recipe_is_found_by_name_and_a_file_of_that_path_wins(installed: Path, tmp_path: Path) -> None:
-    train = ("-m", "heads.train", "--print-config", "--config")
-    unknown = python(*train, "kitchen/none", path=installed, cwd=tmp_path)
-    assert unknown.returncode == 2
-    assert re.fullmatch(r"error: kitchen/none: no such file or recipe; .*, kitchen/stepdiff, .*\n", unknown.stderr)
+def test_a_recipe_is_found_by_name_and_a_file_of_that_path_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = ROOT / "heads/recipes"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(YamlError, match=r"^kitchen/none: no such file or recipe; .*, kitchen/stepdiff, [^\n]*$"):
+        find_recipe("kitchen/none", recipes)
+    assert find_recipe("kitchen/stepdiff", recipes) == recipes / "kitchen/stepdiff.yaml"
     (tmp_path / "kitchen").mkdir()
     (tmp_path / "kitchen/stepdiff").write_text("seed: 77\n")
-    assert "seed: 77" in python(*train, "kitchen/stepdiff", path=installed, cwd=tmp_path).stdout
-    assert "seed: 77" not in python(*train, "kitchen/stepdiff.yaml", path=installed, cwd=tmp_path).stdout
+    assert find_recipe("kitchen/stepdiff", recipes) == Path("kitchen/stepdiff")
+    assert find_recipe("kitchen/stepdiff.yaml", recipes) == recipes / "kitchen/stepdiff.yaml"
 
 
 @pytest.mark.parametrize("name", ["store/__init__.py", "common/__init__.py", "tasks.py"])
