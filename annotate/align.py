@@ -34,7 +34,7 @@ from annotate.sources.narration import Piece, read_narration
 from common.cli import command
 from common.errors import StepDiffError
 from common.io import sealed as table
-from common.io.files import replace_file
+from common.io.files import write_bytes
 from common.progress import progress
 from heads.data.clip_texts import COLUMNS
 from heads.data.clips import Features
@@ -126,7 +126,7 @@ def run(options: AlignOptions) -> dict[str, Any]:
     line = json.dumps(made, sort_keys=True)
     frame = pl.DataFrame([(key, KIND, text, line) for key, text in texts.items()], schema=COLUMNS, orient="row")
     data = table.encode(frame)
-    replace_file(Path(options.out), [data], len(data))
+    write_bytes(Path(options.out), data)
     words = {"clips": clips.height, "narrated": len(texts), "videos": len(by_video), "pieces": pieces}
     return {"out": options.out, **words, "narration_faults": dict(+faults)}
 

@@ -31,7 +31,7 @@ from annotate.sources.htstep import Segment, read_annotations, read_splits, read
 from annotate.sources.narration import heard, read_narration
 from common.cli import command
 from common.errors import StepDiffError
-from common.io.files import replace_file
+from common.io.files import write_bytes
 from heads.data.hold_out import HoldOut
 
 
@@ -73,7 +73,7 @@ def run(options: ManifestOptions) -> dict[str, Any]:
     is_held = pl.col("clip").is_in(held["clip"].implode())
     frame = frame.with_columns(split=pl.when(is_held).then(pl.lit("test")).otherwise("split"))
     data = _encoded(frame, out.suffix)
-    replace_file(out, [data], len(data))
+    write_bytes(out, data)
     return {
         "manifest": str(out),
         "clips": frame.height,

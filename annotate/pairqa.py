@@ -32,7 +32,7 @@ from annotate.stages.stage import show as show_stage
 from annotate.stages.versions import Version, chosen
 from common.cli import command
 from common.errors import StepDiffError
-from common.io.files import replace_file, write_text
+from common.io.files import write_pieces, write_text
 from common.io.jsonl import object_line
 from common.progress import say
 from heads.data.clip_texts import ClipTexts
@@ -97,7 +97,7 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     cut = {key for kind in KINDS for key in version.texts(f"type {kind}{CUT}")}
     rows = compose(described.iter_rows(named=True), written, cut, embed, options.alike, ledger)
     out = Path(options.out)
-    replace_file(out, (object_line({**row, "provenance": version.name}).encode() for row in rows), 0)
+    write_pieces(out, (object_line({**row, "provenance": version.name}).encode() for row in rows))
     record |= {"rows": ledger.rows, **ledger.record()}
     endpoint = None if options.endpoint is None else shown(options.endpoint)
     about = {"options": asdict(options) | {"endpoint": endpoint}, "provenance": job.provenance(), **record}

@@ -152,12 +152,13 @@ def _rates(view: View, endpoint: str, options: Options) -> dict[str, float]:
 def _loop(view: View) -> Read:
     import obstore
 
-    from common.io.remote import RemotePath, objects_below
+    from common.io.object_stores import objects as objects_at
+    from common.io.remote import RemotePath
     from store.io.remote import RemoteShard
 
     group = view.paths.group
     assert isinstance(group, RemotePath)
-    objects, shards, size = objects_below(group), {}, view.features["tokens"].row_bytes
+    objects, shards, size = objects_at(group.url), {}, view.features["tokens"].row_bytes
 
     def read(rows: np.ndarray, out: np.ndarray) -> None:
         for place, row in enumerate(rows.tolist()):

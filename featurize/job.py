@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from common.errors import StepDiffError
-from common.io.remote import Place, RemotePath, place
+from common.io.places import Place, place
 from common.progress import progress, say
 from common.workers.cluster import connected, refuse_relative
 from common.workers.pool import WorkerPool, has_gpu, pool_size
@@ -115,7 +115,7 @@ def requested(options: Options) -> Manifest:
         if number is not None and number < 1:
             raise StepDiffError(f"{name} {number} is too few: give 1 or more")
     named = [("video", video) for video in options.videos]
-    if not isinstance(place(options.store), RemotePath):
+    if not place(options.store).remote:
         named.append(("--store", options.store))
     if options.manifest is not None:
         named.append(("--manifest", options.manifest))
@@ -156,8 +156,7 @@ def run(options: Options, asked: Manifest) -> Summary:
 
 def _where(path: str) -> Place:
     """Where the store lies; workers, which start elsewhere, find it by this path too."""
-    where = place(path)
-    return where if isinstance(where, RemotePath) else where.expanduser().absolute()
+    return place(path).expanduser().absolute()
 
 
 def _run(store: Store, options: Options, changes: Changes, joined: bool) -> Summary:

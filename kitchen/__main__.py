@@ -99,7 +99,7 @@ def _render_all(videos: list["Video"], out: Path, workers: int, advance: Advance
 
 def _claim(options: Options) -> None:
     """Make the folder this world's own, or refuse one that holds another."""
-    from kitchen.files.write import write_whole
+    from common.io.files import write_text
 
     out = options.out
     made = {
@@ -115,7 +115,7 @@ def _claim(options: Options) -> None:
         if not stamp.exists():
             if any(path.is_file() for path in out.rglob("*") if not path.name.startswith(".")):
                 raise StepDiffError(f"{out}: holds files but no world.json; choose another --out")
-            write_whole(stamp, json.dumps(made) + "\n")
+            write_text(stamp, json.dumps(made) + "\n")
             return
         found = json.loads(stamp.read_text(encoding="utf-8"))
     except OSError as error:

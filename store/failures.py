@@ -12,7 +12,7 @@ import polars as pl
 
 from common.errors import StepDiffError
 from common.io import sealed as table
-from common.io.remote import Place, listed
+from common.io.places import Place, listed
 from store.format.layout import MERGED_SHARDS, ViewPaths
 
 SCHEMA = {"key": pl.String, "reason": pl.String}

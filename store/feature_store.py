@@ -7,16 +7,16 @@ Guarantees
 
 import math
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from common.errors import StepDiffError
-from common.io.files import make_folder, named_errors, remove_dead, remove_folder, sync_folder, temporary
 from common.io.locks import holds, locked
-from common.io.remote import Place, RemotePath, place
+from common.io.places import Place, place
+from common.io.remote import RemotePath
 from common.io.seal import BLANK
 from store.catalog.catalog import Catalog
 from store.format.layout import (
@@ -43,9 +43,9 @@ _MOST_ROWS = 2**16
 class Store:
     """One feature store. `Store.open` makes it."""
 
-    def __init__(self, path: Place) -> None:
+    def __init__(self, path: Path | Place) -> None:
         """The store in `path`, which exists."""
-        self.path = path
+        self.path = place(path)
         self._catalogs: dict[str, Catalog] = {}
 
     @classmethod
@@ -154,7 +154,7 @@ class Store:
         Raises StepDiffError, naming host and pid, where another process holds it; waits with `wait`.
         """
         with locked(self.path / LOCK, wait):
-            remove_dead(self.path)
+            self.path.remove_dead()
             yield
 
     def _make_view(self, paths: ViewPaths, provenance: Provenance, features: dict[str, Feature], rows: int) -> None:
@@ -174,19 +174,9 @@ class Store:
         if not (entity / "zarr.json").exists():
             write_json(entity / "zarr.json", group_metadata())
         for folder in (paths.group, *paths.beside):  # of a dropped view of that name, whose removal was cut short
-            remove_folder(folder, self.path)
-        group = paths.group
-        if isinstance(group, RemotePath):
-            return _write_view(group, length, stored, attributes)
-        temp = temporary(group.parents[2])
-        try:
-            _write_view(temp, length, stored, attributes)
-            with named_errors(group, 0):
-                os.rename(temp, group)
-        except BaseException:
-            shutil.rmtree(temp, ignore_errors=True)
-            raise
-        sync_folder(group.parent)
+            folder.remove_folder(self.path)
+        with paths.group.whole_folder(self.path) as group:
+            _write_view(group, length, stored, attributes)
 
 
 def _write_view(group: Place, length: int, stored: Mapping[str, Feature], attributes: dict[str, Any]) -> None:
@@ -204,7 +194,7 @@ def _write_view(group: Place, length: int, stored: Mapping[str, Feature], attrib
 def _create(path: Place) -> None:
     if path.is_dir() and any(path.iterdir()) and not (path / ARRAYS).is_dir():
         raise StepDiffError(f"{path} holds other files: give an empty or new folder for the store")
-    make_folder(path)
+    path.make_folder()
     write_json(path / ARRAYS / "zarr.json", group_metadata())
     write_json(path / "store.json", {"format": FORMAT, "version": VERSION, "seal": BLANK})
 

@@ -20,12 +20,11 @@ from common.errors import DamageError, StepDiffError
 from common.io import sealed as table
 from common.io.direct_io import aligned_empty, fill_memory
 from common.io.locks import holds
-from common.io.object_stores import pool
-from common.io.remote import Place, RemotePath
+from common.io.places import Identity, Place
 from common.io.seal import BLANK
 from store import failures
 from store.catalog.catalog import Catalog
-from store.format.layout import LOCK, Identity, ViewPaths, identity, read_json, shard_number, write_json
+from store.format.layout import LOCK, ViewPaths, read_json, shard_number, write_json
 from store.format.quantise import Quantised, dequantise
 from store.format.shard import read_chunk
 from store.format.view_metadata import array_shape, read_view
@@ -52,7 +51,7 @@ class View:
         self.check = known_check(check)
         self.paths = ViewPaths(store, entity, name)
         self.catalog = catalog
-        self._made = identity(self.paths.group / "zarr.json")
+        self._made = (self.paths.group / "zarr.json").identity()
         metadata = read_view(self.paths.group / "zarr.json")
         self.provenance = metadata.provenance
         self.rows_per_shard = metadata.rows_per_shard
@@ -71,7 +70,7 @@ class View:
     def __len__(self) -> int:
         """Rows that the arrays have room for, now; StepDiffError where the catalog has not as many."""
         path = self.paths.metadata("status")
-        now = identity(path)
+        now = path.identity()
         if self._length[0] != now:
             rows, known = array_shape(path, read_json(path))[0], len(self.catalog)
             if rows > known:
@@ -109,15 +108,15 @@ class View:
 
     def shard_status(self, shard: int) -> UInt8[np.ndarray, " slots"]:
         """The status of every slot of a shard, as it is now."""
-        return self._chunk(shard, identity(self.paths.status(shard)))
+        return self._chunk(shard, self.paths.status(shard).identity())
 
     def _statuses(self) -> Iterator[tuple[int, UInt8[np.ndarray, " slots"]]]:
         """Shards that have a status, and it. An object store is asked for all that are new to us at once."""
         folder = self.paths.status(0).parent
-        if isinstance(folder, RemotePath):
+        if folder.remote:
             now = folder.identities()
             shards = [shard for name in now if (shard := shard_number(name)) is not None]
-            yield from zip(shards, pool().map(lambda n: self._chunk(n, now[str(n)]), shards), strict=True)
+            yield from zip(shards, folder.map(lambda n: self._chunk(n, now[str(n)]), shards), strict=True)
             return
         for name in os.listdir(folder) if folder.is_dir() else ():  # one look, however many: of millions none is kept
             if (shard := shard_number(name)) is not None and (chunk := self._read_chunk(shard)) is not None:
@@ -283,8 +282,8 @@ class View:
     def _check_ok(self, rows: Int[np.ndarray, " B"]) -> None:
         shards = rows // self.rows_per_shard
         wanted = np.unique(shards).tolist()
-        if isinstance(self.paths.store, RemotePath):  # those never seen are asked for all at once
-            list(pool().map(self.shard_status, [n for n in wanted if n >= 0 and n not in self._chunks]))
+        new = [shard for shard in wanted if shard >= 0 and shard not in self._chunks]
+        list(self.paths.store.map(self.shard_status, new))  # of an object store: all at the same time
         for shard in wanted:
             here = rows[shards == shard]
             slots = here % self.rows_per_shard
@@ -364,19 +363,19 @@ class View:
 
     def _check_not_dropped(self) -> None:
         """Files that are gone read as the fill value: that must not stand for a view that was dropped."""
-        if not isinstance(self.paths.group, RemotePath):  # an object that is gone raises there
+        if not self.paths.group.remote:  # an object that is gone raises there
             self.check_stands()
 
     def check_stands(self) -> None:
         """StepDiffError where the view was dropped since it was opened, or another has its name now."""
-        if identity(self.paths.group / "zarr.json") != self._made:
+        if (self.paths.group / "zarr.json").identity() != self._made:
             raise StepDiffError(f"view {self.name} of {self.entity} in {self.paths.store} was dropped: open it again")
 
     def _reader(self, name: str) -> RowReader | RemoteReader:
         feature = self.stored[name]
         paths, axes = self.paths, 1 + len(feature.shape)
         path: Callable[[int], Any] = lambda shard: paths.shard(name, shard, axes)  # noqa: E731
-        reader = RemoteReader if isinstance(paths.store, RemotePath) else RowReader
+        reader = RemoteReader if paths.store.remote else RowReader
         column = self.checksummed.index(name)
         checks = RowChecks(self._checksums, column, self.rows_per_shard, feature.row_bytes)
         return reader(path, self.rows_per_shard, feature.row_bytes, checks)

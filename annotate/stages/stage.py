@@ -19,7 +19,6 @@ from annotate.stages.versions import Version
 from annotate.stages.worker import Answered, Equipment, Task, Worker
 from common.io.files import make_folder
 from common.io.locks import locked
-from common.io.remote import RemotePath
 from common.progress import progress, say
 from common.workers.cluster import connected, refuse_relative
 from common.workers.pool import WorkerPool, has_gpu, pool_size
@@ -61,7 +60,7 @@ def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame) -
     items: `key`, `row` (its place for good, which decides its shard) and the fields that the job's work reads.
     Raises StepDiffError: the version is being written by another run, or no cluster.
     """
-    if not isinstance(Store.open(options.store).path, RemotePath):
+    if not Store.open(options.store).path.remote:
         refuse_relative([("--store", options.store)])
     store = Store.open(absolute(options.store))
     version = Version(store, name, job.provenance())
@@ -152,5 +151,4 @@ def show(record: dict[str, Any]) -> None:
 
 def absolute(store: str) -> str:
     """Where the store lies, for workers that start elsewhere."""
-    path = Store.open(store).path
-    return str(path if isinstance(path, RemotePath) else path.expanduser().absolute())
+    return str(Store.open(store).path.expanduser().absolute())

@@ -21,8 +21,8 @@ import polars as pl
 
 from common.errors import StepDiffError
 from common.io import sealed as table
-from common.io.files import replace_file
-from common.io.remote import Place
+from common.io.files import write_bytes
+from common.io.places import Place
 from common.io.seal import BLANK
 from store import Store, failures
 from store.format.layout import read_json, write_json
@@ -64,7 +64,7 @@ class Version:
         ):
             if frame.height or path.exists():
                 data = table.encode(frame)
-                replace_file(path, [data], len(data))
+                write_bytes(path, data)
 
     def texts(self, kind: str) -> dict[str, str]:
         """Key and text of everything said of one kind."""

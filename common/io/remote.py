@@ -1,21 +1,22 @@
-"""A place in an object store, used as a `pathlib.Path` is: s3://, gs://, az:// and memory:// (this process alone).
+"""A place in an object store, used like a `pathlib.Path`: s3://, gs://, az:// and memory:// (in this process only).
 
 Credentials and endpoints come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
-AWS_ENDPOINT_URL...) whenever a process first needs them; a place is its URL and nothing more.
+AWS_ENDPOINT_URL...) when a process first needs them; a place is its URL and nothing more.
 
 Guarantees
 - an object is there whole, or as it was
 - an object is created, or exchanged for a known one, by one writer alone
 """
 
-import os
+import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import obstore
@@ -27,16 +28,16 @@ from obstore.exceptions import (
 )
 
 from common.errors import StepDiffError
-from common.io.object_stores import check_threads, objects, told
+from common.io.lease import Lease
+from common.io.local import Buffer, Given, Made, check_size
+from common.io.object_stores import check_threads, objects, pool, told
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-Buffer = bytes | memoryview | np.ndarray
-
 _PART_BYTES = 16 * 2**20  # larger objects go in parts of this size; S3 takes up to 10,000
-_SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "memory")
-_URL = re.compile(r"([a-z][a-z0-9]+):/+(.*)", re.DOTALL)  # one slash is what pathlib leaves of two
+_END_BYTES = 2**20  # of a paged file, requested at first: all of a small file
+_REQUEST_BYTES = 8 * 2**20  # longer spans take several requests
 _NO_RANGE = re.compile("InvalidRange|non-partial response")
 
 
@@ -49,6 +50,7 @@ class RemotePath:
     """The object or prefix at a URL, which has no slash at its end. Picklable; `place` makes it."""
 
     url: str
+    remote: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return self.url
@@ -58,7 +60,7 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """What stands behind the last slash."""
+        """The part after the last slash."""
         return self.url.rpartition("/")[2]
 
     @property
@@ -68,15 +70,15 @@ class RemotePath:
 
     @property
     def parent(self) -> "RemotePath":
-        """What stands before the last slash."""
+        """The part before the last slash."""
         return RemotePath(self.url.rpartition("/")[0])
 
     def with_suffix(self, suffix: str) -> "RemotePath":
-        """The same with another suffix."""
+        """Return the same with another suffix."""
         return self.parent / f"{self.stem}{suffix}"
 
     def relative_to(self, above: "RemotePath") -> PurePosixPath:
-        """What stands behind `above`."""
+        """Return the part after `above`."""
         return PurePosixPath(self.url).relative_to(PurePosixPath(above.url))
 
     @property
@@ -88,25 +90,31 @@ class RemotePath:
         return objects(_split(self.url)[0])
 
     def exists(self) -> bool:
-        """Whether there is an object of that name."""
+        """Return whether there is an object of that name."""
         return self.identity() is not None
 
     is_file = exists
 
+    def expanduser(self) -> "RemotePath":
+        """Return the same: a URL is absolute."""
+        return self
+
+    absolute = resolve = expanduser
+
     def is_dir(self) -> bool:
-        """Whether there are objects below."""
+        """Return whether there are objects below."""
         with told("list", self.url):
             return any(obstore.list(self._objects, self._key, chunk_size=1))
 
     def iterdir(self) -> Iterator["RemotePath"]:
-        """Objects and prefixes one level below, by name."""
+        """Yield objects and prefixes one level below, by name."""
         with told("list", self.url):
             found = obstore.list_with_delimiter(self._objects, self._key or None)
         keys = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         return iter([self / key.rpartition("/")[2] for key in sorted(keys)])
 
     def glob(self, pattern: str) -> Iterator["RemotePath"]:
-        """Objects and prefixes below that match: `*.parquet`, `*/zarr.json`."""
+        """Yield objects and prefixes below that match: `*.parquet`, `*/zarr.json`."""
         part, _, rest = pattern.partition("/")
         if part == "*" or any(sign in part for sign in "*?["):
             for found in self.iterdir():
@@ -117,8 +125,8 @@ class RemotePath:
         elif (self / part).exists():
             yield self / part
 
-    def sizes(self) -> dict[str, int]:
-        """Bytes of every object below, or of the one at this very URL, by its key."""
+    def files(self) -> dict["RemotePath", int]:
+        """Return every object at or below this URL and its size in bytes, by name."""
         with told("list", self.url):
             found = [entry for entries in obstore.list(self._objects, self._key) for entry in entries]
         try:
@@ -126,16 +134,17 @@ class RemotePath:
                 found = found or [obstore.head(self._objects, self._key)]
         except FileNotFoundError:
             return {}
-        return {entry["path"]: entry["size"] for entry in found}
+        base = self.url.removesuffix(self._key) if self._key else f"{self.url}/"
+        return {RemotePath(base + entry["path"]): entry["size"] for entry in sorted(found, key=lambda e: e["path"])}
 
     def identities(self) -> dict[str, str]:
-        """What `identity` says of the objects one level below, by name."""
+        """Return the `identity` of the objects one level below, by name, with one request."""
         with told("list", self.url):
             found = obstore.list_with_delimiter(self._objects, self._key)
         return {entry["path"].rpartition("/")[2]: _quoted(str(entry["e_tag"])) for entry in found["objects"]}
 
     def identity(self) -> str | None:
-        """The ETag, which tells one version from the next; None where there is no object."""
+        """Return the ETag, which distinguishes versions; None where the object does not exist."""
         try:
             with told("read", self.url):
                 return str(obstore.head(self._objects, self._key)["e_tag"])
@@ -143,24 +152,70 @@ class RemotePath:
             return None
 
     def read_bytes(self) -> bytes:
-        """The whole object; FileNotFoundError where there is none."""
+        """Return the whole object; FileNotFoundError where it does not exist."""
         return bytes(self.read_versioned()[0])
 
-    def read_up_to(self, most: int) -> tuple[bytes, int]:
-        """The whole object and its size in bytes; no bytes where it has more than `most`."""
+    def read_whole(self, most: int) -> bytes:
+        """Return all bytes; DamageError where they are more than `most`."""
         with told("read", self.url):
             found = obstore.get(self._objects, self._key)
-            size = found.meta["size"]
-            return (bytes(found.bytes()) if size <= most else b""), size
+            check_size(self, found.meta["size"], most)
+            return bytes(found.bytes())
+
+    def tail(self, nbytes: int) -> bytes:
+        """Return the last bytes, fewer where the object is shorter."""
+        return bytes(self.read_tail(nbytes)[0])
+
+    def sha256(self) -> str:
+        """Return the sha256 of the object, in hex."""
+        return hashlib.sha256(self.read_versioned()[0]).hexdigest()
+
+    def pages(
+        self, end_bytes: Callable[[bytes, int], int]
+    ) -> tuple[memoryview, Callable[[Sequence[tuple[int, int]]], None]]:
+        """Return memory for the object, of which only the end is filled, and what fetches spans of bytes into it.
+
+        `end_bytes` returns how many bytes to read at the end, given the last ones and the size. Fetching raises
+        ReplacedError where the object was replaced.
+        """
+        end, etag, size = self.read_tail(_END_BYTES)
+        if end_bytes(bytes(end), size) > len(end):
+            end, etag, size = self.read_tail(end_bytes(bytes(end), size))
+        data = np.zeros(size, np.uint8)  # no memory until it is touched
+        known = size - len(end)
+        data[known:] = end
+
+        def read(span: tuple[int, int]) -> None:
+            data[slice(*span)] = np.frombuffer(self.read_range(*span, etag), np.uint8)
+
+        def fetch(spans: Sequence[tuple[int, int]]) -> None:
+            parts = [
+                (at, min(at + _REQUEST_BYTES, last, known))
+                for first, last in spans
+                for at in range(first, min(last, known), _REQUEST_BYTES)
+            ]
+            for _ in pool().map(read, parts):
+                pass
+
+        return data.data, fetch
+
+    @contextmanager
+    def fetched(self, names: Sequence[str]) -> Iterator[Path]:
+        """Yield a temporary local folder with copies of those objects below that exist."""
+        with tempfile.TemporaryDirectory() as folder:
+            for path in (self / name for name in names):
+                if path.exists():
+                    Path(folder, path.name).write_bytes(path.read_bytes())
+            yield Path(folder)
 
     def read_versioned(self) -> tuple[memoryview, str]:
-        """The whole object and its ETag; FileNotFoundError where there is none."""
+        """Return the whole object and its ETag; FileNotFoundError where it does not exist."""
         with told("read", self.url):
             found = obstore.get(self._objects, self._key)
             return memoryview(found.bytes()), str(found.meta["e_tag"])
 
     def read_tail(self, nbytes: int) -> tuple[memoryview, str, int]:
-        """The last bytes (fewer where there are no more), the ETag and the size of the object."""
+        """Return the last bytes (fewer where it is shorter), the ETag and the size of the object."""
         with told("read", self.url):
             try:
                 found = obstore.get(self._objects, self._key, options={"range": {"suffix": nbytes}})
@@ -175,9 +230,9 @@ class RemotePath:
             return memoryview(found.bytes()), str(found.meta["e_tag"]), found.meta["size"]
 
     def read_range(self, start: int, end: int, etag: str) -> memoryview:
-        """Bytes `start` to `end` (exclusive) of the object of that ETag.
+        """Return bytes `start` to `end` (exclusive) of the object of that ETag.
 
-        Raises ReplacedError where another stands there now, or none.
+        Raises ReplacedError where it was replaced or deleted.
         """
         with told("read", self.url):
             try:
@@ -186,8 +241,8 @@ class RemotePath:
             except (PreconditionError, FileNotFoundError):
                 raise ReplacedError(f"{self} was replaced again and again while it was read: read it again") from None
 
-    def put(self, pieces: Iterable[Buffer], check: Callable[[], None] = lambda: None) -> None:
-        """Put `pieces` as the object, in place of any old one.
+    def put(self, pieces: Iterable[Buffer], nbytes: int = 0, check: Callable[[], None] = lambda: None) -> None:
+        """Put `pieces` as the object, replacing any old one.
 
         `check` is called before any part is sent, by a thread that cannot use an object store; what it raises ends it.
         """
@@ -199,12 +254,39 @@ class RemotePath:
             else:
                 obstore.put(self._objects, self._key, _checked(parts, check), chunk_size=_PART_BYTES)
 
-    def create(self, pieces: Iterable[Buffer]) -> str | None:
-        """Put `pieces` as the object if there is none; its ETag, None where another was first."""
-        return self._put_if("create", b"".join(_flat(pieces)))
+    def create(self, pieces: Iterable[Buffer], nbytes: int = 0) -> bool:
+        """Put `pieces` as the object if it does not exist; False where another process was first."""
+        return self.exchange(b"".join(_flat(pieces)), None) is not None
+
+    def exchange(self, data: bytes, etag: str | None) -> str | None:
+        """Put `data` in place of the object of that ETag, or of none.
+
+        Returns the new ETag; None where another object is there.
+        """
+        mode: Any = "create" if etag is None else {"e_tag": etag}
+        with told("write", self.url):
+            try:
+                return str(obstore.put(self._objects, self._key, data, mode=mode)["e_tag"])
+            except (AlreadyExistsError, PreconditionError):
+                return None
+
+    @contextmanager
+    def whole(self) -> Iterator[Path]:
+        """Yield a local temporary path; what is written there is put as the object at the end."""
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder, self.name)
+            self.put([Path(folder, self.name).read_bytes()])
+
+    def make_folder(self) -> None:
+        """Do nothing: an object store has no folders."""
+
+    @contextmanager
+    def whole_folder(self, root: object) -> Iterator["RemotePath"]:
+        """Yield this place: objects cannot be renamed together."""
+        yield self
 
     def unlink(self, missing_ok: bool = False) -> None:
-        """Delete the object. FileNotFoundError where there is none, and the object store says so."""
+        """Delete the object. FileNotFoundError where it does not exist, and the object store says so."""
         with told("delete", self.url):
             try:
                 obstore.delete(self._objects, self._key)
@@ -213,8 +295,8 @@ class RemotePath:
                     raise
 
     def remove(self) -> bool:
-        """Delete all objects that `sizes` knows, those first that make a view of the rest; whether there were any."""
-        left = list(self.sizes())
+        """Delete all objects at or below, first those that make a view of the rest; return whether there were any."""
+        left = [path._key for path in self.files()]
         found = bool(left)
         with told("delete", self.url):
             for first in (f"{self._key}/zarr.json", f"{self._key}/status/", ""):
@@ -224,60 +306,35 @@ class RemotePath:
                 left = [key for key in left if not key.startswith(first)]
         return found
 
-    def exchange(self, data: bytes, etag: str) -> str | None:
-        """Put `data` in place of the object of that ETag; the new one, None where that is no longer there."""
-        return self._put_if({"e_tag": etag}, data)
+    def remove_folder(self, root: object) -> bool:
+        """Delete all objects below; False where there are none. Only the zarr.json is gone at once."""
+        return self.remove()
 
-    def _put_if(self, mode: Any, data: bytes) -> str | None:
-        with told("write", self.url):
-            try:
-                return str(obstore.put(self._objects, self._key, data, mode=mode)["e_tag"])
-            except (AlreadyExistsError, PreconditionError):
-                return None
+    def temporaries(self) -> Iterator["RemotePath"]:
+        """Yield nothing: a put leaves no temporary objects."""
+        return iter(())
 
+    def remove_dead(self) -> None:
+        """Do nothing: a put leaves no temporary objects."""
 
-Place = Path | RemotePath
+    def lock(self) -> Lease:
+        """Return a lock at this place, not held yet."""
+        return Lease(self)
 
+    def zarr(self) -> Any:
+        """Return what zarr-python opens to read the array or group at this place."""
+        from zarr.storage import ObjectStore
 
-def place(path: str | os.PathLike[str] | RemotePath) -> Place:
-    """Where a store lies: a folder (also as file://), or a place in an object store.
+        check_threads()
+        return ObjectStore(objects(self.url), read_only=True)
 
-    Raises StepDiffError on a URL that no object store here has.
-    """
-    if isinstance(path, RemotePath):
-        return path
-    text = os.fspath(path)
-    url = _URL.fullmatch(text)
-    if url is None:
-        return Path(text)
-    scheme, rest = url.groups()
-    if scheme == "file":
-        return Path(f"/{rest}")
-    if scheme not in _SCHEMES:
-        raise StepDiffError(f"{text} is no place for a store: give a folder, or a URL of {', '.join(_SCHEMES)}")
-    return RemotePath(f"{scheme}://{rest.rstrip('/')}")
-
-
-def listed(folder: Place, pattern: str) -> list[Place]:
-    """What `folder.glob` finds, by name."""
-    found: Iterator[Place] = folder.glob(pattern)
-    return sorted(found, key=str)
-
-
-def file_sizes(path: Place) -> list[int]:
-    """Bytes of each file at or below `path`."""
-    if isinstance(path, RemotePath):
-        return list(path.sizes().values())
-    sizes = []
-    for file in path.rglob("*") if path.is_dir() else (path,):
-        with suppress(FileNotFoundError):  # renamed since it was listed
-            if file.is_file():
-                sizes.append(file.stat().st_size)
-    return sizes
+    def map(self, do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]:
+        """Yield `do` of each in order; many requests run at the same time."""
+        return pool().map(do, given) if len(given) > 1 else map(do, given)
 
 
 def _split(url: str) -> tuple[str, str]:
-    """The object store of a URL, and the key in it."""
+    """Return the object store of a URL, and the key in it."""
     scheme, _, rest = url.partition("://")
     if scheme == "memory":
         return "memory:///", rest
@@ -286,7 +343,7 @@ def _split(url: str) -> tuple[str, str]:
 
 
 def _quoted(etag: str) -> str:
-    """An ETag as all requests tell it: Azure's listing leaves out the quotes that its other answers have."""
+    """Return an ETag with quotes: Azure's listing leaves them out, its other answers have them."""
     return etag if etag.endswith('"') else f'"{etag}"'
 
 
@@ -298,9 +355,3 @@ def _checked(parts: list[memoryview], check: Callable[[], None]) -> Iterator[mem
     for part in parts:
         check()
         yield part
-
-
-def objects_below(path: RemotePath) -> "ObjectStore":
-    """An object store of the objects below `path` alone, for other libraries."""
-    check_threads()
-    return objects(path.url)

@@ -10,13 +10,13 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import polars as pl
 
 from common.errors import StepDiffError
-from common.io.bounded import read_whole
 from common.io.parquet_sizes import BYTES_PER_BYTE, ImplausibleSizes, check_sizes
-from common.io.remote import Place, RemotePath
+from common.io.places import Place, place
 from common.io.seal import BLANK, digits, is_sealed, seal
 
 _END = 8  # bytes at the end of a Parquet file: the length of its footer, and a mark
@@ -50,12 +50,13 @@ def encode(frame: pl.DataFrame) -> bytes:
     return seal(file.getvalue())
 
 
-def read(path: Place, columns: Sequence[str] | None = None, strict: bool = True) -> pl.DataFrame:
+def read(path: Path | Place, columns: Sequence[str] | None = None, strict: bool = True) -> pl.DataFrame:
     """The frame in `path`, or some columns of it; StepDiffError where it is damaged.
 
     Without `strict` those of the columns that it has.
     """
     check_threads(f"read {path}")
+    path = place(path)
     data = io.BytesIO(_checked(path))
     with _own_errors(path):
         if columns is not None and not strict:
@@ -76,26 +77,17 @@ def _check_text(path: Place, frame: pl.DataFrame, nbytes: int) -> None:
 def written_seal(path: Place) -> str:
     """The seal that stands in the file, not checked against its bytes; empty where there is none."""
     try:
-        tail = _tail(path, _TAIL)
+        tail = path.tail(_TAIL)
         footer = int.from_bytes(tail[-_END:][:4], "little") + _END
-        return digits((tail if footer <= len(tail) else _tail(path, footer))[-footer:])
+        return digits((tail if footer <= len(tail) else path.tail(footer))[-footer:])
     except OSError as error:
         raise StepDiffError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _tail(path: Place, nbytes: int) -> bytes:
-    """The last bytes, fewer where there are no more."""
-    if isinstance(path, RemotePath):
-        return bytes(path.read_tail(nbytes)[0])
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a FIFO cannot be sought
-        file.seek(max(file.seek(0, os.SEEK_END) - nbytes, 0))
-        return file.read()
 
 
 def _checked(path: Place) -> bytes:
     """The bytes of a file that is as it was written: polars panics on some damage."""
     try:
-        data = read_whole(path, _MOST_BYTES)
+        data = path.read_whole(_MOST_BYTES)
     except OSError as error:
         raise StepDiffError(f"cannot read {path}: {error.strerror}") from error
     if not is_sealed(data):

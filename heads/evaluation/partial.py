@@ -19,8 +19,9 @@ from types import TracebackType
 from typing import Any
 
 from common.errors import StepDiffError
-from common.io.files import make_folder, named_errors, write_text
+from common.io.files import make_folder, write_text
 from common.io.jsonl import parse_object
+from common.io.local import named_errors
 from tasks.testsets import DiffCap, Prediction, Scored, Task, prediction_line, prediction_of
 
 

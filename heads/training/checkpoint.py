@@ -35,7 +35,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from common.errors import StepDiffError
-from common.io.files import sync_folder, write_bytes, write_text
+from common.io.files import write_bytes, write_text
+from common.io.local import sync_folder
 from heads.training.checksums import SUMS, check_sums, write_sums
 
 _NAME = re.compile(r"checkpoint-\d+")

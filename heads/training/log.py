@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import StepDiffError
-from common.io.files import make_folder, named_errors, write_text
+from common.io.files import make_folder, write_text
 from common.io.jsonl import parse_object
+from common.io.local import named_errors
 
 
 class TrainingLog:

@@ -16,8 +16,8 @@ import polars as pl
 
 from common.errors import StepDiffError
 from common.io import sealed as table
-from common.io.files import make_folder, replace_file
-from common.io.remote import Place
+from common.io.files import make_folder, write_bytes
+from common.io.places import Place
 from common.io.seal import BLANK
 from heads.evaluation.seen import Source
 from heads.training import lineage, trained_on
@@ -47,7 +47,7 @@ def keep(store: Store, weights: str, run: Path) -> None:
     for kind in KINDS:
         for number, block in enumerate(trained_on.blocks(run, kind)):
             data = table.encode(pl.DataFrame({"hash": block}))
-            replace_file(folder / f"{kind}-{number:06d}.parquet", [data], len(data))
+            write_bytes(folder / f"{kind}-{number:06d}.parquet", data)
     made = {"head": str(run), "weights": weights, **record}
     write_json(folder / "provenance.json", {"provenance": made, "seal": BLANK})  # last: the hashes are complete
 

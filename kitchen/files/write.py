@@ -3,28 +3,17 @@
 import csv
 import io
 import json
-import os
 import random
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
+from common.io.files import write_text
 from kitchen.drawing.video import stills
 from kitchen.files import htstep, testsets
 from kitchen.files.narration import heard, narrate
 from kitchen.files.pairqa import paired_questions
 from kitchen.files.texts import caption
 from kitchen.world import Video
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write UTF-8 text under a temporary name, flush it to disk, then give it its name."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _csv(rows: list[dict[str, object]], columns: tuple[str, ...]) -> str:
@@ -122,5 +111,5 @@ def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
     ):
         texts[name], rows[name] = json.dumps(content, indent=1) + "\n", len(content)
     for name, text in texts.items():
-        write_whole(out / name, text)
+        write_text(out / name, text)
     return rows

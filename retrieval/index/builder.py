@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from common.errors import StepDiffError
-from common.io.files import local, make_folder, remove_below, whole
+from common.io.files import local, make_folder, whole
 from common.io.locks import locked
 from common.progress import progress
 from retrieval.exact.search import squares
@@ -91,7 +91,7 @@ def build_index(
         card["seconds"] = round(time.monotonic() - start, 3)
         write_card(path, card)
         remove_others(path, card)
-    remove_below(built.work)
+    built.work.remove()
     return card
 
 
@@ -189,7 +189,7 @@ class _Build:
         same = f"{VERSION} {faiss_version()} {factory} {self.feature} {self.digest} {len(held)} {self.part_rows}"
         folder = self.work / hashlib.sha256(same.encode()).hexdigest()[:16]
         if not folder.is_dir():
-            remove_below(self.work)
+            self.work.remove()
             make_folder(folder)
         return Job(self.store.path, self.view.entity, self.view.name, self.feature, folder)
 

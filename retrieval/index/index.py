@@ -26,7 +26,6 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from common.errors import StepDiffError
-from common.io.files import local_together
 from retrieval.exact.search import SPARE, compared, search_exactly
 from retrieval.index.files import DamagedIndex, check_ids, read_faiss
 from retrieval.index.index_card import INDEX, Card, build_command, card_path, damaged, file_of, read_card, stale
@@ -121,7 +120,7 @@ def read_files(store: Store, view: View, card: Card) -> faiss.Index | None:
     beside = card_path(store, view.entity, view.name).parent
     if not card["files"]:
         return None
-    with local_together([beside / name for name in card["files"]]) as folder:
+    with beside.fetched(list(card["files"])) as folder:
         if damaged(card, folder):
             raise DamagedIndex("its file is damaged or of another build")
         index = read_faiss(folder / file_of(card, INDEX), card["dim"], card["rows"], mapped=folder == beside)

@@ -19,7 +19,7 @@ from jaxtyping import Int64
 
 from common.errors import StepDiffError
 from common.io.files import whole
-from common.io.remote import Place
+from common.io.places import Place
 from retrieval.queries.advice import command
 from store import Store, View
 

@@ -23,7 +23,7 @@ from jaxtyping import Int64
 
 from common.errors import StepDiffError
 from common.io.files import local, whole
-from common.io.remote import Place
+from common.io.places import Place
 from common.streams import generator
 from retrieval.exact.search import squares
 from retrieval.index.factory import TRAINING_ROWS_A_LIST

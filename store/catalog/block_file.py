@@ -13,18 +13,15 @@ Guarantees
 
 import json
 import mmap
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
 from common.errors import DamageError
-from common.io.files import Buffer
-from common.io.object_stores import pool
-from common.io.remote import Place, RemotePath
+from common.io.local import Buffer
+from common.io.places import Place
 from common.io.seal import BLANK, crc32c, is_sealed, seal
 
 BLOCK = 2**16
@@ -133,18 +130,16 @@ class BlockFile:
         self._checked[blocks] = True
 
 
-def open_file(path: Path) -> BlockFile:
-    """The file `path`, mapped. FileNotFoundError where there is none; DamagedFile where its head is none."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # which a FIFO would wait for
-    try:
-        if not os.fstat(fd).st_size:
-            raise DamagedFile(path)
-        return BlockFile(path, mmap.mmap(fd, 0, prot=mmap.PROT_READ))
-    finally:
-        os.close(fd)
+def open_file(path: Place) -> BlockFile:
+    """Open the file `path`: mapped, or in an object store its end read, and blocks fetched when touched.
+
+    FileNotFoundError where it does not exist; DamagedFile where its head is damaged. Later ReplacedError where the
+    object was replaced.
+    """
+    return BlockFile(path, *path.pages(_end_bytes))
 
 
-def end_bytes(end: bytes | memoryview, size: int) -> int:
+def _end_bytes(end: bytes, size: int) -> int:
     """Bytes behind the blocks of a file of `size` bytes, of which `end` are the last."""
     head = int.from_bytes(end[-_LENGTH:], "little") + _LENGTH
     return min(size - (size - head) // (BLOCK + 4) * BLOCK, size) if head <= size else len(end)
@@ -212,37 +207,3 @@ def _in_blocks(pieces: Pieces) -> Iterator[Buffer]:
 
 def _blocks(nbytes: int) -> int:
     return -(-nbytes // BLOCK)
-
-
-_END_BYTES = 2**20  # asked for at first: all of a small file, and the end of a large one
-_REQUEST_BYTES = 8 * 2**20  # longer spans are several requests
-
-
-def open_remote(path: RemotePath) -> BlockFile:
-    """The file `path`. FileNotFoundError where there is none; DamagedFile where its head is none.
-
-    Later ReplacedError where another stands there meanwhile, or none.
-    """
-    end, etag, size = path.read_tail(_END_BYTES)
-    if end_bytes(end, size) > len(end):
-        end, etag, size = path.read_tail(end_bytes(end, size))
-    data = np.zeros(size, np.uint8)  # no memory until it is touched
-    there = size - len(end)
-    data[there:] = end
-
-    def read(request: tuple[int, int]) -> None:
-        first, last = request
-        data[first:last] = np.frombuffer(path.read_range(first, last, etag), np.uint8)
-
-    def fetch(spans: Spans) -> None:
-        for _ in pool().map(read, _requests(spans, there)):
-            pass
-
-    return BlockFile(path, data.data, fetch)
-
-
-def _requests(spans: Spans, there: int) -> Iterator[tuple[int, int]]:
-    """The spans in pieces, as far as byte `there`, from which on all is there."""
-    for first, last in spans:
-        for at in range(first, min(last, there), _REQUEST_BYTES):
-            yield at, min(at + _REQUEST_BYTES, last, there)

@@ -10,6 +10,7 @@ Guarantees
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -18,8 +19,7 @@ from jaxtyping import Int, Int64
 
 from common.errors import StepDiffError
 from common.io import sealed as table
-from common.io.files import create_file, replace_file
-from common.io.remote import Place
+from common.io.places import Place, place
 from store.catalog.key_indexes import KeyIndexes
 from store.catalog.parts import Parts, first_row, is_part, part_name, read_part, standing
 
@@ -29,11 +29,11 @@ Answer = TypeVar("Answer")
 class Catalog:
     """The rows of one entity, as Parquet parts named by their first row."""
 
-    def __init__(self, folder: Place) -> None:
+    def __init__(self, folder: Path | Place) -> None:
         """The catalog whose parts lie in `folder`, which need not exist yet."""
-        self.folder = folder
-        self.entity = folder.name
-        self._indexes = KeyIndexes(folder)
+        self.folder = place(folder)
+        self.entity = self.folder.name
+        self._indexes = KeyIndexes(self.folder)
         self._counted: tuple[Parts, int] = ((), 0)  # the parts there were, and their rows
 
     def parts(self) -> Parts:
@@ -117,7 +117,7 @@ class Catalog:
             )
             part = self.folder / part_name(row)
             # a part that has the rows of another's, merged already, hides the new one: it counts for nothing
-            if create_file(part, [data], len(data)) and part in self.parts():
+            if part.create([data], len(data)) and part in self.parts():
                 self.index()
                 return new.height
 
@@ -157,7 +157,7 @@ class Catalog:
         changed = new.height - int(new.select(same)[:, 0].sum())
         if changed:
             data = table.encode(new)
-            replace_file(part, [data], len(data))
+            part.put([data], len(data))
         return changed
 
     def rows(self, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-from common.io.files import Buffer
-from common.io.remote import Place, RemotePath
-from store.catalog.block_file import BlockFile, DamagedFile, Pieces, encode, open_file, open_remote
+from common.io.local import Buffer
+from common.io.places import Place
+from store.catalog.block_file import BlockFile, DamagedFile, Pieces, encode, open_file
 from store.catalog.keys import HASH, SPARE, PackedKeys
 
 _HASHES, _ROWS, _OFFSETS, _KEYS = "hashes", "rows", "offsets", "keys"
@@ -137,7 +137,7 @@ def open_index(path: Place) -> KeyIndex | None:
 
     FileNotFoundError where there is none; DamagedFile where it cannot be one.
     """
-    file = open_remote(path) if isinstance(path, RemotePath) else open_file(path)
+    file = open_file(path)
     return KeyIndex(file) if file.about.get("hash") == HASH else None
 
 

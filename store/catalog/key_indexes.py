@@ -21,16 +21,15 @@ from jaxtyping import Int64
 
 from common.errors import StepDiffError
 from common.io import sealed as table
-from common.io.files import Buffer, replace_file
-from common.io.object_stores import pool
+from common.io.local import Buffer
 from common.io.parquet_sizes import FREE_ROWS, ROWS_PER_BYTE
-from common.io.remote import Place, RemotePath, ReplacedError, file_sizes
+from common.io.places import Identity, Place
+from common.io.remote import ReplacedError
 from common.threads import cores, each, shares
 from store.catalog.block_file import DamagedFile
 from store.catalog.key_index import KeyIndex, built, in_memory, merged, open_index
 from store.catalog.keys import pack, pack_to_ask
 from store.catalog.parts import Parts, first_row, read_part
-from store.format.layout import Identity, identities, identity
 
 RATIO = 2  # of 200 appends of 10,000 keys 3 files are left, and 100,000 keys take 44 ms: unmerged 200, and 468 ms
 _GROUP = 2**22  # rows of small parts that are indexed together
@@ -55,7 +54,7 @@ class KeyIndexes:
 
     def find(self, parts: Parts, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
         """The row of each key, -1 where `parts` have none. StepDiffError where parts to index are damaged or lost."""
-        threads = 1 if isinstance(self.folder, RemotePath) else cores()  # more would ask for the same blocks there
+        threads = 1 if self.folder.remote else cores()  # more would ask for the same blocks there
         asked = [keys[first:end] for first, end in shares(len(keys), min(threads, ceil(len(keys) / _RUN)))]
         found = self._answered(parts, lambda chain: each(partial(_find, chain), asked))
         return np.concatenate([np.empty(0, np.int64), *found])
@@ -81,8 +80,9 @@ class KeyIndexes:
         end = _end(self._standing(self._seals_of(parts)))
         if parts and first_row(parts[-1]) >= end:
             end = first_row(parts[-1]) + read_part(parts[-1], ["row"]).height
-        if end > FREE_ROWS and not isinstance(self.folder, RemotePath):
-            nbytes = sum(sum(file_sizes(part)) for part in parts)
+        if end > FREE_ROWS:
+            sizes = self.folder.files()
+            nbytes = sum(sizes.get(part, 0) for part in parts)
             if end > ROWS_PER_BYTE * nbytes:
                 raise StepDiffError(f"{self.folder} has {end:,} rows by the names of its parts, in {nbytes:,} bytes")
         return end
@@ -106,7 +106,7 @@ class KeyIndexes:
                     self._chain, self._parts = self._covering(parts), parts
                 return ask(self._chain)
             except DamagedFile as error:
-                self._opened[error.path, identity(error.path)] = None
+                self._opened[error.path, error.path.identity()] = None
                 self._parts = ()
             except ReplacedError:  # merged away by another process since it was opened, before all of it was read
                 self._parts = ()
@@ -143,7 +143,7 @@ class KeyIndexes:
     def _files(self) -> list[KeyIndex]:
         """The indexes in the folder."""
         opened: dict[_Version, KeyIndex | None] = {}
-        for name, now in sorted(identities(self.folder).items()):
+        for name, now in sorted(self.folder.identities().items()):
             if not name.endswith(".keys"):
                 continue
             version = self.folder / name, now
@@ -158,18 +158,17 @@ class KeyIndexes:
 
     def _seals_of(self, parts: Parts) -> dict[str, str]:
         """The seals of parts, by name; an object store is asked for all that are new at once."""
-        there = identities(self.folder)
+        there = self.folder.identities()
         versions = [(part, there.get(part.name)) for part in parts]
         new = [version for version in versions if version not in self._seals]
-        ask = pool().map if isinstance(self.folder, RemotePath) else map
-        self._seals |= zip(new, ask(table.written_seal, [part for part, _ in new]), strict=True)
+        self._seals |= zip(new, self.folder.map(table.written_seal, [part for part, _ in new]), strict=True)
         return {version[0].name: self._seals[version] for version in versions}
 
     def _written(self, first: int, end: int, pieces: Callable[[], Iterator[Buffer]]) -> KeyIndex:
         """The index of rows `first` to `end` - 1, as a file where that can be."""
         path = self._path(first, end)
         try:
-            replace_file(path, pieces(), 0)
+            path.put(pieces())
         except (DamagedFile, ReplacedError):
             raise
         except StepDiffError:  # a folder that is only read, or a full disk

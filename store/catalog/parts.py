@@ -17,7 +17,7 @@ import polars as pl
 
 from common.errors import StepDiffError
 from common.io import sealed as table
-from common.io.remote import Place
+from common.io.places import Place
 
 _DIGITS = 12
 _NAME = re.compile(rf"[0-9]{{{_DIGITS}}}(-[0-9]{{{_DIGITS}}})?\.parquet")

@@ -11,10 +11,10 @@ A store is a folder:
 """
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import zarr
@@ -22,9 +22,7 @@ from zarr.codecs import Crc32cCodec
 from zarr.storage import MemoryStore
 
 from common.errors import StepDiffError
-from common.io.bounded import read_whole
-from common.io.files import replace_file
-from common.io.remote import Place, RemotePath, objects_below
+from common.io.places import Place, place
 from common.io.seal import BLANK, is_sealed, seal
 
 FORMAT = "stepdiff-store"
@@ -33,16 +31,15 @@ ARRAYS = "arrays.zarr"
 LOCK = "lock.json"
 MERGED_SHARDS = 1024
 """shards whose failures are merged into one file"""
-Identity = tuple[int, int, int] | str
 _MOST_JSON = 64 * 2**20
 """bytes of a JSON file: what wrote a shard takes most, 60 for every run of rows"""
 _SHARD = re.compile("0|[1-9][0-9]{0,11}")  # rows have at most 12 digits, see store.catalog.parts
 
 
-def write_json(path: Place, value: dict[str, Any]) -> None:
+def write_json(path: Path | Place, value: dict[str, Any]) -> None:
     """Write `value`, in which `BLANK` stands somewhere, as a sealed JSON file."""
     data = encode_json(value)
-    replace_file(path, [data], len(data))
+    place(path).put([data], len(data))
 
 
 def encode_json(value: dict[str, Any]) -> bytes:
@@ -50,13 +47,13 @@ def encode_json(value: dict[str, Any]) -> bytes:
     return seal(json.dumps(value, indent=2).encode())
 
 
-def read_json(path: Place, sealed: bool = True) -> dict[str, Any]:
+def read_json(path: Path | Place, sealed: bool = True) -> dict[str, Any]:
     """The object in `path`; StepDiffError where it is damaged, FileNotFoundError where absent.
 
     Without `sealed` a file is read that another version may have written, with no seal.
     """
     try:
-        data = read_whole(path, _MOST_JSON)
+        data = place(path).read_whole(_MOST_JSON)
         value = json.loads(data)
     except (FileNotFoundError, NotADirectoryError):
         raise
@@ -76,37 +73,9 @@ def shard_number(name: str) -> int | None:
     return int(name) if _SHARD.fullmatch(name) else None
 
 
-def identity(path: Place) -> Identity | None:
-    """What tells one version of a file from the next: inode, mtime, size, or the ETag; None where absent."""
-    if isinstance(path, RemotePath):
-        return path.identity()
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def identities(folder: Place) -> dict[str, Identity]:
-    """The identity of every file in `folder`, by name; of an object store, by one request."""
-    if isinstance(folder, RemotePath):
-        return dict(folder.identities())
-    if not folder.is_dir():
-        return {}
-    return {name: found for name in os.listdir(folder) if (found := identity(folder / name)) is not None}
-
-
 def half_made(group: Place) -> bool:
-    """Whether it is what is left in an object store of a view whose making, or removal, was broken off: no view, and
-    no damage."""
-    return (
-        isinstance(group, RemotePath) and not (group / "zarr.json").exists() and not (group / "status" / "c").is_dir()
-    )
-
-
-def zarr_store(path: Place) -> Any:
-    """What zarr-python opens the array or group at `path` from, to read."""
-    return zarr.storage.ObjectStore(objects_below(path), read_only=True) if isinstance(path, RemotePath) else path
+    """Return whether a view's creation or removal in an object store was cut short: neither a view nor damage."""
+    return group.remote and not (group / "zarr.json").exists() and not (group / "status" / "c").is_dir()
 
 
 def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -23,9 +23,8 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt64
 
 from common.errors import DamageError
-from common.io.bounded import read_whole
 from common.io.direct_io import reopened
-from common.io.remote import Place
+from common.io.places import Place
 from common.io.seal import crc32c
 
 MISSING = np.uint64(2**64 - 1)
@@ -172,7 +171,7 @@ def read_chunk(path: Place, shape: tuple[int, ...], dtype: str) -> np.ndarray | 
     """The chunk in `path`, None where there is none; DamageError where it is damaged."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     try:
-        data = read_whole(path, size + 4)
+        data = path.read_whole(size + 4)
     except FileNotFoundError:
         return None
     except DamageError:  # of another size: the same as any other damage

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import StepDiffError
-from common.io.remote import Place
+from common.io.places import Place
 from common.io.seal import BLANK
 from store.format.layout import encode_json, read_json
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import StepDiffError
-from common.io.remote import Place
+from common.io.places import Place
 from store.format.layout import read_json
 from store.format.quantise import scale_shape
 from store.provenance import INTERNAL, Feature, Provenance, check_name

@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from common.io.direct_io import LEAST, goes_direct, reopened, write_direct
-from common.io.files import make_names, named_errors, sync_folder, temporary, write_all
-from common.io.remote import Buffer, Place, RemotePath
+from common.io.local import Buffer, make_names, named_errors, sync_folder, temporary, write_all
+from common.io.places import Place, place
 
 _THREADS = 8
 _SEND_BYTES = 16 * 2**20
@@ -51,13 +51,14 @@ class Together:
     def __enter__(self) -> "Together":
         return self
 
-    def replace(self, path: Place, pieces: Iterable[Buffer], nbytes: int) -> None:
+    def replace(self, path: Path | Place, pieces: Iterable[Buffer], nbytes: int) -> None:
         """Write `pieces` (about `nbytes` bytes in all) as the file `path`, in place of any old one, when all are there.
 
         Raises StepDiffError where the disk is full or refuses. An object is put at once and is not visible before.
         """
-        if isinstance(path, RemotePath):
-            return path.put(pieces, self._check)
+        path = place(path)
+        if path.remote:
+            return path.put(pieces, nbytes, self._check)
         self._folders |= {*make_names(path.parent), path.parent}
         temp = temporary(path.parent)
         with named_errors(path, nbytes):

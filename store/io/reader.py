@@ -26,9 +26,9 @@ from jaxtyping import Int, Shaped, UInt8
 
 from common.errors import StepDiffError
 from common.io.direct_io import LEAST, read_direct
+from common.io.places import Identity
 from common.io.seal import crc32c
 from common.threads import cores, each, shares
-from store.format.layout import Identity, identity
 from store.format.shard import ShardFile
 from store.io.row_checks import Check, RowChecks, Versions, wrong_rows
 
@@ -88,7 +88,7 @@ class RowReader:
     def shard(self, shard: int) -> ShardFile | None:
         """The shard's file as it is now, None where there is none."""
         path = self._path(shard)
-        now = identity(path)
+        now = path.identity()
         with _guard:
             file = self._open.get(shard)
             if file is None or file.identity != now:

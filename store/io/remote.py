@@ -18,7 +18,8 @@ from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
 
 from common.errors import DamageError
 from common.io.object_stores import pool
-from common.io.remote import Place, RemotePath, ReplacedError
+from common.io.places import Place
+from common.io.remote import RemotePath, ReplacedError
 from store.format.shard import ShardFile, index_size, parse_index
 from store.io.row_checks import Check, RowChecks, wrong_rows
 
@@ -56,7 +57,7 @@ def open_shard(path: Place, slots: int) -> ShardFile | RemoteShard:
 
     Raises FileNotFoundError where there is none, DamageError where its index is damaged.
     """
-    return RemoteShard(path, slots) if isinstance(path, RemotePath) else ShardFile(path, slots)
+    return (RemoteShard if path.remote else ShardFile)(path, slots)
 
 
 class _Request(NamedTuple):

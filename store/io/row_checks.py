@@ -21,10 +21,9 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt32
 
 from common.errors import DamageError, StepDiffError
-from common.io.object_stores import pool
-from common.io.remote import RemotePath
+from common.io.places import Identity
 from common.io.seal import crc32c
-from store.format.layout import Identity, ViewPaths
+from store.format.layout import ViewPaths
 from store.format.shard import read_chunk
 
 Check = Literal["always", "first", "never"]
@@ -60,8 +59,7 @@ class Checksums:
         order = np.argsort(shards, kind="stable")
         wanted, starts = np.unique(shards[order], return_index=True)
         sums = np.empty((len(rows), self._shape[1]), np.uint32)
-        remote = isinstance(self._paths.store, RemotePath) and len(wanted) > 1
-        chunks = (pool().map if remote else map)(self._chunk, wanted.tolist())
+        chunks = self._paths.store.map(self._chunk, wanted.tolist())
         for here, chunk in zip(np.split(order, starts[1:]), chunks, strict=False):  # of no rows, split gives one part
             sums[here] = chunk[slots[here]]
         return sums

@@ -22,9 +22,8 @@ from jaxtyping import Bool, Float, Int, UInt8, UInt32
 
 from common.errors import StepDiffError
 from common.io import sealed as table
-from common.io.files import make_folder
 from common.io.locks import check_held, locked
-from common.io.remote import Place
+from common.io.places import Place
 from common.io.seal import crc32c
 from store import failures as failure_files
 from store.format.rows import StoredRows, stored_rows
@@ -58,7 +57,7 @@ class ShardWriter:
         """See `View.write_shard`."""
         self._check(rows, features, failures)
         lock = self.view.paths.lock(self.shard)
-        make_folder(lock.parent)
+        lock.parent.make_folder()
         held = partial(check_held, lock)
         with locked(lock, wait=True):  # a writer left over from a dead run may still be at it
             self.view.check_stands()
@@ -92,7 +91,7 @@ class ShardWriter:
     def withdraw(self, rows: Int[np.ndarray, " K"]) -> int:
         """See `View.withdraw`; `rows` are of this shard."""
         lock = self.view.paths.lock(self.shard)
-        make_folder(lock.parent)
+        lock.parent.make_folder()
         with locked(lock, wait=True):  # a worker of an earlier run may still be writing the shard
             self.view.check_stands()
             status = self.view.shard_status(self.shard).copy()

@@ -6,7 +6,7 @@ Guarantees
 - the store's lock is held; a shard whose writer outlived its run is left alone
 """
 
-import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,15 +16,14 @@ from jaxtyping import Int64
 
 from common.errors import HeldError
 from common.io import sealed as table
-from common.io.files import TEMPORARY, create_file, remove_folder, replace_file
 from common.io.locks import check_held, locked
-from common.io.remote import Place, RemotePath, file_sizes, listed
+from common.io.places import listed
 from common.progress import progress
 from store import failures
 from store.catalog.catalog import Catalog
 from store.catalog.parts import is_part, part_name, read_part, rows_of_merged
 from store.feature_store import Store
-from store.format.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, identity, shard_number
+from store.format.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, shard_number
 from store.provenance import ENTITIES
 from store.verbs.options import CompactOptions
 from store.view import ABSENT, OK, View
@@ -46,10 +45,10 @@ class Compacted:
     """files deleted that nothing referred to"""
     orphan_bytes: int = 0
 
-    def count_orphans(self, sizes: list[int]) -> None:
-        """Count deleted files."""
-        self.orphans += len(sizes)
-        self.orphan_bytes += sum(sizes)
+    def count_orphans(self, files: Mapping[Any, int]) -> None:
+        """Count deleted files, given with their sizes."""
+        self.orphans += len(files)
+        self.orphan_bytes += sum(files.values())
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -60,12 +59,11 @@ def compact(options: CompactOptions) -> Compacted:
     """Compact a store. StepDiffError where it is damaged, or another run writes."""
     store = Store.open(options.path)
     done = Compacted(str(store.path))
-    temporary = [] if isinstance(store.path, RemotePath) else store.path.rglob(f"{TEMPORARY}*")
-    left = [(path, file_sizes(path)) for path in temporary]
+    left = [(path, path.files()) for path in store.path.temporaries()]
     with store.lock(options.wait):  # which removes what dead runs left
-        for path, sizes in left:
+        for path, files in left:
             if not path.exists():
-                done.count_orphans(sizes)
+                done.count_orphans(files)
         _remove_dropped(store, done)
         views = [store.view(entity, name) for entity in store.entities() for name in store.views(entity)]
         for entity in store.entities():
@@ -115,7 +113,7 @@ def _merge(catalog: Catalog, run: list[pl.DataFrame]) -> None:
         return
     data = table.encode(pl.concat(run, how="diagonal"))
     name = part_name(int(run[0]["row"][0]), int(run[-1]["row"][-1]) + 1)
-    create_file(catalog.folder / name, [data], len(data))
+    (catalog.folder / name).create([data], len(data))
 
 
 def _merge_failures(view: View, done: Compacted) -> None:
@@ -128,15 +126,15 @@ def _merge_failures(view: View, done: Compacted) -> None:
         merged = view.paths.merged_failures(here[0])
         if len(here) < 2 and not merged.exists():
             continue
-        own = {shard: identity(view.paths.failures(shard)) for shard in here}
+        own = {shard: view.paths.failures(shard).identity() for shard in here}
         first = group * MERGED_SHARDS
         frame = failures.of_shards(view.paths, range(first, first + MERGED_SHARDS))
         data = table.encode(frame[_may_fail(view, frame["key"])])
-        replace_file(merged, [data], len(data))
+        merged.put([data], len(data))
         for shard, seen in own.items():
             try:
                 with locked(view.paths.lock(shard), wait=False):
-                    if identity(view.paths.failures(shard)) == seen:
+                    if view.paths.failures(shard).identity() == seen:
                         view.paths.failures(shard).unlink()
                         done.failure_files += 1
             except HeldError:  # its writer outlived its run, and may have more to tell
@@ -168,9 +166,9 @@ def _remove_uncommitted(view: View, done: Compacted) -> None:
                     view.paths.info(shard),
                     *(folder / str(shard) for folder in arrays),
                 ):
-                    done.count_orphans(file_sizes(path))
+                    done.count_orphans(path.files())
                     check_held(lock)  # or another may have written it anew meanwhile
-                    _remove(path)
+                    path.remove()
         except HeldError:  # its writer outlived its run, and is about to commit it
             continue
 
@@ -184,20 +182,10 @@ def _remove_dropped(store: Store, done: Compacted) -> None:
     for entity in ENTITIES:
         for group in filter(half_made, listed(store.path / ARRAYS / entity, "*")):
             if group.is_dir():
-                done.count_orphans(file_sizes(group))
-                remove_folder(group, store.path)
+                done.count_orphans(group.files())
+                group.remove_folder(store.path)
         for parent in {folder.parent for folder in ViewPaths(store.path, entity, "any").beside}:
             for folder in parent.glob("*"):
                 if folder.is_dir() and not (store.path / ARRAYS / entity / folder.name).is_dir():
-                    done.count_orphans(file_sizes(folder))
-                    remove_folder(folder, store.path)
-
-
-def _remove(path: Place) -> None:
-    """Delete a file or a folder, where there is one."""
-    if isinstance(path, RemotePath):
-        path.remove()
-    elif path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+                    done.count_orphans(folder.files())
+                    folder.remove_folder(store.path)

@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from common.errors import StepDiffError
-from common.io.files import remove_folder
-from common.io.remote import Place, file_sizes, listed
+from common.io.places import Place, listed
 from store.feature_store import Store
 from store.format.layout import ViewPaths
 from store.provenance import check_entity, check_name
@@ -47,7 +46,7 @@ def drop(options: DropOptions) -> Dropped:
         if not folders:
             there = ", ".join(store.views(options.entity)) or "none"
             raise StepDiffError(f"no view {options.view!r} of {options.entity} in {store.path}: there is {there}")
-        sizes = [size for folder in folders for size in file_sizes(folder)]
+        sizes = [size for folder in folders for size in folder.files().values()]
         found = Dropped(
             store=str(store.path),
             entity=options.entity,
@@ -59,7 +58,7 @@ def drop(options: DropOptions) -> Dropped:
         )
         if options.yes:
             for folder in folders:  # the group first: without it there is no view
-                remove_folder(folder, store.path)
+                folder.remove_folder(store.path)
     return found
 
 

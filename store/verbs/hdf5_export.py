@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from common.errors import StepDiffError
-from common.io.files import make_folder, named_errors, remove_dead, sync_folder, temporary
+from common.io.local import LocalPath
 from common.progress import progress
 from store.feature_store import Store
 from store.format.quantise import BLOCK
@@ -181,28 +181,13 @@ def _write_clips(file: h5py.File, arrays: Arrays, count: int, blocks: Iterator[B
 @contextmanager
 def _whole(path: Path, nbytes: int) -> Iterator[h5py.File]:
     """A new HDF5 file that takes its name at the end."""
-    make_folder(path.parent)
-    remove_dead(path.parent, deep=False)  # of an export that was killed
-    temp = temporary(path.parent)
-    try:
-        with named_errors(path, nbytes):
-            _find_room(temp, nbytes)
-            with h5py.File(temp, "w-") as file:
-                yield file
-            fd = os.open(temp, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            try:
-                os.link(temp, path)
-            except FileExistsError:
-                raise StepDiffError(f"{path} was made meanwhile: remove it, or give another name") from None
-            temp.unlink()
-            sync_folder(path.parent)
-    except BaseException:
-        temp.unlink(missing_ok=True)
-        raise
+    target = LocalPath(path)
+    target.parent.make_folder()
+    target.parent.remove_dead(deep=False)  # of an export that was killed
+    with target.whole(nbytes, new=True) as temp:
+        _find_room(temp, nbytes)
+        with h5py.File(temp, "w-") as file:
+            yield file
 
 
 def _find_room(temp: Path, nbytes: int) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from common.io.remote import file_sizes
 from store.feature_store import Store
 from store.view import ABSENT, FAILED, OK, View
 
@@ -48,7 +47,7 @@ def view_info(view: View) -> ViewInfo:
         failed=int(count[FAILED]),
         absent=int(count[ABSENT]),
         shards=len(np.unique(np.flatnonzero(status) // view.rows_per_shard)),
-        bytes=sum(file_sizes(view.paths.group)),
+        bytes=sum(view.paths.group.files().values()),
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import StepDiffError
-from common.io.remote import listed
+from common.io.places import listed
 from store.feature_store import Store, shard_rows
 from store.format.layout import shard_number
 from store.format.shard_info import read_writes

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int, UInt32
 
 from common.errors import DamageError, StepDiffError
-from common.io.remote import Place, listed
+from common.io.places import Place, listed
 from common.io.seal import crc32c
 from store.catalog.catalog import Catalog
 from store.catalog.key_index import open_index

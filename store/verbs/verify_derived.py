@@ -13,12 +13,11 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from common.errors import StepDiffError
-from common.io.bounded import read_whole
-from common.io.remote import Place, RemotePath
+from common.io.local import TEMPORARY
+from common.io.places import Place
 from common.io.seal import is_sealed
 from store.format.layout import LOCK
 
@@ -82,7 +81,7 @@ def uncovered(store: Place) -> list[Place]:
 def sealed(path: Place) -> Iterator[Found]:
     """Yield `path` where it cannot be read, or is not as it was written."""
     try:
-        data = read_whole(path, _MOST_SEALED)
+        data = path.read_whole(_MOST_SEALED)
     except FileNotFoundError:
         return  # replaced since it was listed
     except OSError as error:
@@ -97,7 +96,7 @@ def sealed(path: Place) -> Iterator[Found]:
 def _card(path: Place) -> dict[str, Any] | None:
     """The content of a card, None where it is not as it was written: its seal is the sha256 of the rest."""
     try:
-        card = json.loads(read_whole(path, _MOST_CARD))
+        card = json.loads(path.read_whole(_MOST_CARD))
         if not isinstance(card, dict):
             return None
         seal = card.pop("seal", None)
@@ -111,22 +110,12 @@ def _differs(path: Place, known: object) -> str | None:
     if not isinstance(known, Mapping) or not isinstance(known.get("sha256"), str):
         return "has no sha256 in its card"
     try:
-        if isinstance(path, RemotePath):
-            total = hashlib.sha256(path.read_bytes()).hexdigest()
-        else:
-            total = _sha256(path)
+        total = path.sha256()
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     return None if total == known["sha256"] else "is not as it was written"
-
-
-def _sha256(path: Path) -> str:
-    if not path.is_file():  # a FIFO would block
-        raise FileNotFoundError(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _folders(root: Place) -> list[Place]:
@@ -137,7 +126,4 @@ def _folders(root: Place) -> list[Place]:
 
 def _files(root: Place) -> list[Place]:
     """All files below `root`, but temporary ones."""
-    if isinstance(root, RemotePath):
-        bucket = root.url[: len(root.url) - len(root._key)]
-        return [RemotePath(f"{bucket}{key}") for key in sorted(root.sizes())]
-    return sorted(path for path in root.rglob("*") if not path.is_dir() and not path.name.startswith(".tmp."))
+    return [path for path in root.files() if not path.name.startswith(TEMPORARY)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from common.io.files import remove_dead, replace_file, temporary
+from common.io.local import LocalPath, temporary
 from store import Store
 
 Make = Callable[..., Any]
@@ -88,7 +88,7 @@ def test_a_full_file_system_leaves_no_temporary_file(small_disk: Path) -> None:
 def test_a_refused_write_says_why(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StepDiffError, match="cannot write .*file: File exists"):
-        replace_file(tmp_path / "file" / "below", [b"x"], 1)
+        LocalPath(tmp_path / "file" / "below").put([b"x"], 1)
 
 
 def test_temporary_files_of_dead_attempts_are_removed(make_view: Make, fill: Make) -> None:
@@ -110,4 +110,3 @@ def test_temporary_files_of_dead_attempts_are_removed(make_view: Make, fill: Mak
     with Store.open(view.paths.store).lock():
         assert not left.exists() and not old.exists() and not view_left.exists()
         assert mine.exists() and other_host.exists() and odd.exists(), "those of live attempts are kept"
-    assert remove_dead(view.paths.store) == []

@@ -18,10 +18,10 @@ import polars as pl
 import pytest
 
 from common.errors import StepDiffError
+from common.io.local import LocalPath
 from common.io.locks import locked
 from store import Store, View
 from store.__main__ import main
-from store.catalog import catalog as catalogs
 from store.verbs import compact as compacting
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions
@@ -100,16 +100,16 @@ def test_readers_that_are_open_see_every_row_once(view: View) -> None:
 
 
 def test_an_append_that_a_merge_overtakes_is_done_again(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    late, create = Store.open(view.paths.store).catalog("clips"), catalogs.create_file
+    late, create = Store.open(view.paths.store).catalog("clips"), LocalPath.create
 
     def overtaken(*given: Any) -> bool:
         """Before its part is there another has taken its row, and was merged."""
-        monkeypatch.setattr(catalogs, "create_file", create)
+        monkeypatch.setattr(LocalPath, "create", create)
         view.catalog.append(pl.DataFrame({"key": ["first"]}))
         run(view)
         return create(*given)
 
-    monkeypatch.setattr(catalogs, "create_file", overtaken)
+    monkeypatch.setattr(LocalPath, "create", overtaken)
     assert late.append(pl.DataFrame({"key": ["late"]})) == 1
     assert late.rows(["first", "late"]).tolist() == [ROWS, ROWS + 1]
     assert late.frame()["row"].to_list() == list(range(ROWS + 2))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from common.io import files as commit_files
+from common.io import local as commit_files
 from store import Provenance, Store, View
 from store.__main__ import main
 from store.verbs.compact import compact

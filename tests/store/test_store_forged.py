@@ -16,7 +16,7 @@ import pytest
 
 from common.errors import StepDiffError
 from common.io import sealed as table
-from common.io.bounded import read_whole
+from common.io.local import LocalPath
 from common.io.locks import locked
 from common.io.parquet_sizes import check_sizes
 from common.io.seal import BLANK, crc32c, seal
@@ -256,7 +256,7 @@ def test_a_fifo_or_a_vast_file_is_not_waited_for(view: View, tmp_path: Path) -> 
         path.write_bytes(good)
     (vast := tmp_path / "vast").touch()
     os.truncate(vast, 2**40)
-    one_line(lambda: read_whole(vast, 100), "1,099,511,627,776 bytes")
+    one_line(lambda: LocalPath(vast).read_whole(100), "1,099,511,627,776 bytes")
     one_line(lambda: read_json(vast), str(vast))
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import StepDiffError
-from common.io import locks as lease
-from common.io import object_stores
-from common.io.locks import LEASE, Lease, check_held, holds, locked
+from common.io import lease, object_stores
+from common.io.lease import LEASE, Lease
+from common.io.locks import check_held, holds, locked
 from common.io.remote import RemotePath
 from store import Store
 
@@ -168,7 +168,7 @@ def test_an_object_whose_writer_loses_its_lease_between_two_parts_stays_as_it_wa
         check_held(path)
 
     with locked(path, wait=False), pytest.raises(StepDiffError, match="ran out before it could be renewed"):
-        big.put([bytes(16 * 2**20)] * 3, check)
+        big.put([bytes(16 * 2**20)] * 3, check=check)
     assert asked == [True, True]
     assert big.read_bytes() == b"old"
 
@@ -188,7 +188,7 @@ def test_a_renewal_that_arrived_and_whose_answer_was_lost_is_no_end(
 ) -> None:
     exchange, lost = RemotePath.exchange, []
 
-    def answer_lost(place: RemotePath, data: bytes, etag: str) -> str | None:
+    def answer_lost(place: RemotePath, data: bytes, etag: str | None) -> str | None:
         answer = exchange(place, data, etag)
         if place == path and not lost:
             lost.append(answer)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from common.errors import StepDiffError
 from common.io import object_stores
-from common.io.remote import RemotePath, ReplacedError, place
+from common.io.places import place
+from common.io.remote import RemotePath, ReplacedError
 from store import Store
 from store.__main__ import main
 
@@ -104,7 +105,7 @@ def test_what_is_there_is_seen_as_pathlib_sees_it(root: RemotePath, tmp_path: Pa
     for name in ("a", "b2", "a/c/0", "none", "x.parquet", "b2/zar"):
         assert (root / name).is_dir() == (tmp_path / name).is_dir(), name
         assert (root / name).is_file() == (tmp_path / name).is_file(), name
-    assert sum(root.sizes().values()) == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert sum(root.files().values()) == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     assert (root / "a/c/0").read_bytes() == b"a/c/0"
     with pytest.raises(FileNotFoundError):
         (root / "none").read_bytes()
@@ -134,13 +135,14 @@ def test_a_put_that_breaks_off_leaves_the_old_object(root: RemotePath) -> None:
 
 def test_an_object_is_created_or_exchanged_by_one_writer_alone(root: RemotePath) -> None:
     with ThreadPoolExecutor(8) as threads:
-        etags = list(threads.map(lambda n: (root / "a").create([b"%d" % n]), range(8)))
+        etags = list(threads.map(lambda n: (root / "a").exchange(b"%d" % n, None), range(8)))
         (winner,) = [n for n, etag in enumerate(etags) if etag]
         assert (root / "a").read_bytes() == b"%d" % winner and (root / "a").identity() == etags[winner]
         old = str(etags[winner])
         etags = list(threads.map(lambda n: (root / "a").exchange(b"new%d" % n, old), range(8)))
     (winner,) = [n for n, etag in enumerate(etags) if etag]
     assert (root / "a").read_bytes() == b"new%d" % winner
+    assert (root / "b").create([b"x"]) and not (root / "b").create([b"y"])
 
 
 def test_a_listing_tells_versions_as_single_looks_do(root: RemotePath) -> None:

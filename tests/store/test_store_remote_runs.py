@@ -19,7 +19,8 @@ import pytest
 
 from common.errors import StepDiffError
 from common.io import object_stores
-from common.io.remote import RemotePath, place
+from common.io.places import place
+from common.io.remote import RemotePath
 from store import Feature, Provenance, Store
 from store.__main__ import main
 from store.verbs.compact import compact

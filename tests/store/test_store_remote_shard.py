@@ -13,7 +13,6 @@ import zarr
 from common.errors import StepDiffError
 from common.io.remote import RemotePath
 from store import Feature, Provenance, Store, View
-from store.format.layout import zarr_store
 from store.format.shard import index_bytes
 from store.io.remote import RemoteReader
 
@@ -126,7 +125,7 @@ def test_any_zarr_reader_can_read_it(s3_bucket: str, s3_server: str, values: Cal
         rows = np.arange(shard * 4, min(shard * 4 + 4, 11))
         view.write_shard(shard, rows, values(view, rows), {})
     ours = dict(zip(view.stored, view._read(np.arange(11), dict.fromkeys(view.stored)), strict=True))
-    group = zarr.open_group(zarr_store(view.paths.group), mode="r")
+    group = zarr.open_group(view.paths.group.zarr(), mode="r")
     assert sorted(group.array_keys()) == ["checksum", "embedding", "scale", "status", "tokens"]
     for name, expected in ours.items():
         assert np.array_equal(group[name][:], expected)

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from common.errors import StepDiffError
-from common.io import files as commit_files
+from common.io import local as commit_files
 from store import Feature, Provenance, Store, View
 
 Make = Callable[..., Any]

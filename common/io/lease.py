@@ -1,0 +1,163 @@
+"""A lock in an object store: an object that names its holder, renewed for as long as it is held.
+
+No machine's clock is compared with another's. A lease has run out once its object was unchanged for LEASE seconds
+as seen by the process that waits; its holder has stopped writing before that: the writer of a shard sends
+nothing once a sixth of them is over, and what it sent by then has arrived or was given up when the rest is over.
+
+Guarantees
+- a second writer is refused, with the host and the process id of the first
+- a lock dies with its process: at once for others on its host, elsewhere when its lease runs out
+- a shard's writer that could not renew its lease writes no more, and what it sent and was still trying to send does
+  not arrive after another's writes; a request that it gave up, and that the object store still handles, may
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from common.errors import HeldError, StepDiffError
+
+if TYPE_CHECKING:
+    from common.io.remote import RemotePath
+
+LEASE = 360.0
+"""seconds; a lease is renewed 24 times as often"""
+# Of a lease, from when it was renewed: in the rest an object's last part waits for one before it, arrives or is given
+# up, and so does the request that puts the parts together: each within 90 seconds, see common.io.object_stores.
+_SAFE = 1 / 6
+_HOLDER = {"host": str, "pid": int, "pids": str, "free": bool}  # what the object says at least
+_LOOK = 0.5  # seconds between two looks at a lock that another holds
+
+
+class Lease:
+    """The lock object at `path`, held by this process from `take` to `release`."""
+
+    def __init__(self, path: "RemotePath") -> None:
+        """A lease that is not held yet."""
+        self.path = path
+        me = {"host": socket.gethostname(), "pid": os.getpid(), "pids": _pids(), "began": _began(os.getpid())}
+        self._me = {**me, "token": uuid.uuid4().hex}
+        self._puts = 0
+        self._etag: str | None = None
+        self._until = 0.0
+        self._guard = threading.Lock()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="store-lease", daemon=True)
+
+    def take(self, wait: bool) -> None:
+        """Take it, or raise StepDiffError naming the host and pid of the holder; waits with `wait`."""
+        holder, etag = self._look()
+        first, seen, since, told = etag, etag, time.monotonic(), False
+        while True:
+            alive = _is_alive(holder)
+            ran_out = time.monotonic() - since > LEASE
+            if (not holder or holder["free"] or alive is False or ran_out) and self._put(etag):
+                break
+            who = f"process {holder['pid']} on host {holder['host']}" if holder else "nobody"
+            if not wait and (alive or etag != first):  # the lease of another host: watched until it is renewed once
+                raise HeldError(f"{self.path.parent} is being written by {who}: wait until it ends")
+            if holder and alive is None and not told:
+                seconds = f"{LEASE:.0f} seconds, which is when its lease runs out if it is dead"
+                print(f"{self.path.parent} is held by {who}: waiting up to {seconds}", file=sys.stderr, flush=True)
+                told = True
+            time.sleep(min(_LOOK, LEASE / 10))
+            holder, etag = self._look()
+            if etag != seen:
+                seen, since = etag, time.monotonic()
+        self._thread.start()
+
+    def held(self) -> bool:
+        """Whether what is sent now has arrived, or is given up, before anybody else can take it."""
+        return _seconds() < self._until
+
+    def release(self) -> None:
+        """Let others take it; where the object store is out of reach, it runs out by itself."""
+        self._end.set()
+        with self._guard, suppress(StepDiffError):
+            if self.held():
+                self._put(self._etag, free=True)
+        self._until = 0.0
+
+    def _keep(self) -> None:
+        """Renew the lease until its end. Another who took it has seen it run out, and so have we."""
+        while not self._end.wait(LEASE / 24):
+            with self._guard, suppress(StepDiffError):  # out of reach: tried again, as long as nobody takes it
+                if not self._end.is_set():
+                    self._put(self._etag)
+
+    def _look(self) -> tuple[dict[str, Any], str | None]:
+        """What the object says, {} where there is none, and its ETag."""
+        try:
+            data, etag = self.path.read_versioned()
+            holder = json.loads(bytes(data))
+            if not isinstance(holder, dict) or [type(holder.get(name)) for name in _HOLDER] != [*_HOLDER.values()]:
+                raise ValueError("it names no holder")
+            if not 0 < holder["pid"] < 2**31:
+                raise ValueError("it names no process")
+            return holder, etag
+        except FileNotFoundError:
+            return {}, None
+        except (ValueError, RecursionError) as error:
+            why = "delete it once no run writes into the store"
+            raise StepDiffError(f"{self.path} is damaged ({error}): {why}") from error
+
+    def _put(self, etag: str | None, free: bool = False) -> bool:
+        """Write the object in place of the one of that ETag; False where another was faster."""
+        begin = _seconds()
+        self._puts += 1
+        mine = {**self._me, "puts": self._puts, "free": free}
+        data = json.dumps(mine).encode()
+        now = self.path.exchange(data, etag)
+        if now is None:  # also where this one arrived, or one before it, and its answer was lost
+            found, there = self._look()
+            if found.get("token") != self._me["token"]:
+                self._until = 0.0
+            elif found == mine:
+                now = there
+            elif there is not None:
+                now = self.path.exchange(data, there)
+        if now is not None:
+            self._etag, self._until = now, begin + LEASE * _SAFE
+        return now is not None
+
+
+def _seconds() -> float:
+    """A clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _is_alive(holder: dict[str, Any]) -> bool | None:
+    """Whether the holder's process runs; None where that cannot be seen from here."""
+    if not holder or (holder["host"], holder["pids"]) != (socket.gethostname(), _pids()):
+        return None
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    began = _began(holder["pid"])  # of another process than the holder, where its id was given out again
+    return None in (began, holder.get("began")) or began == holder["began"]
+
+
+def _began(pid: int) -> int | None:
+    """When a process began, in ticks since the machine did; None where that cannot be seen."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):  # no Linux
+        return None
+
+
+def _pids() -> str:
+    """What tells containers apart that share a host's name: their own numbering of processes."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:  # no Linux
+        return ""
