@@ -1,27 +1,31 @@
-"""Threads that the room shares: reads that wait for a disk, and kernels that hold no lock.
+"""Threads that rooms share: reads that wait for a disk, kernels that release the GIL, and prefetching.
 
 Guarantees
 - a forked process starts threads of its own
-- what is made ahead comes in order and is little
+- prefetched items are few, and an error of one reaches the caller who asks for it
+- a caller who stops early stops the threads
 """
 
 import os
+import queue
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 READERS = 8
-"""threads: so many reads are on their way to a disk at once"""
+"""threads that read from a disk at once"""
 AHEAD = 2
-"""for each core, what is made and waits to be used"""
+"""results per core that wait to be used"""
+_POLL = 0.1  # seconds
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 _pool: list[ThreadPoolExecutor] = []
 
 
 def each(do: Callable[[Given], Made], given: Sequence[Given]) -> list[Made]:
-    """What `do` makes of each, done at the same time; the caller's thread takes the first.
+    """Return `do` of each, computed at the same time; the caller's thread takes the first.
 
     `do` must not call this itself: threads that wait for one another may be all there are.
     """
@@ -37,7 +41,7 @@ def each(do: Callable[[Given], Made], given: Sequence[Given]) -> list[Made]:
 
 
 def ahead(do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]:
-    """What `do` makes of each, in order; threads make the next ones while one is used."""
+    """Yield `do` of each, in order; threads compute the next ones while one is used."""
     if len(given) == 1:
         yield do(given[0])
         return
@@ -51,15 +55,61 @@ def ahead(do: Callable[[Given], Made], given: Sequence[Given]) -> Iterator[Made]
             yield made.popleft().result()
 
 
+def prefetched(sources: Iterable[Iterable[Made]], threads: int = 1, waiting: int = 2) -> Iterator[Made]:
+    """Yield the items of `sources`, each of which one thread iterates ahead of the caller.
+
+    Of one source they come in its order, of several as they are made; at most `waiting` wait to be used.
+    """
+    left: queue.SimpleQueue[Iterable[Made]] = queue.SimpleQueue()
+    for source in sources:
+        left.put(source)
+    made: queue.Queue[tuple[Made, ...] | BaseException] = queue.Queue(waiting)  # (): a thread has ended
+    stop = threading.Event()
+
+    def give(item: tuple[Made, ...] | BaseException) -> None:
+        while not stop.is_set():
+            try:
+                return made.put(item, timeout=_POLL)
+            except queue.Full:
+                continue
+
+    def make() -> None:
+        try:
+            while not stop.is_set():
+                for item in left.get_nowait():
+                    give((item,))
+                    if stop.is_set():
+                        return
+        except queue.Empty:
+            give(())
+        except BaseException as error:  # raised again in the caller
+            give(error)
+
+    workers = [threading.Thread(target=make, name=f"prefetch-{n}", daemon=True) for n in range(threads)]
+    for worker in workers:
+        worker.start()
+    try:
+        running = len(workers)
+        while running:
+            item = made.get()
+            if isinstance(item, BaseException):
+                raise item
+            running -= not item
+            yield from item
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+
+
 def shares(count: int, parts: int | None = None) -> list[tuple[int, int]]:
-    """0 to `count` in at most `parts` pieces (by default one a core), as long as one another, none empty: first and
-    end (exclusive) of each."""
+    """Split 0 to `count` into at most `parts` (by default one per core) even, non-empty pieces: their first and end."""
     parts = min(cores() if parts is None else parts, count)
     return [(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

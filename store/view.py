@@ -22,12 +22,12 @@ from common.io.direct_io import aligned_empty, fill_memory
 from common.io.locks import holds
 from common.io.places import Identity, Place
 from common.io.seal import BLANK
-from store import failures
 from store.catalog.catalog import Catalog
 from store.format.layout import LOCK, ViewPaths, read_json, shard_number, write_json
 from store.format.quantise import Quantised, dequantise
 from store.format.shard import read_chunk
 from store.format.view_metadata import array_shape, read_view
+from store.io import failures
 from store.io.reader import RowReader, read_together
 from store.io.remote import RemoteReader
 from store.io.row_checks import Check, Checksums, RowChecks, known_check, remedy

@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from annotate.ahead import ahead
 from annotate.captioners.vision import Kind, batches, caption
 from annotate.stages.job import Answer, Failure, Item
 from common.errors import StepDiffError
+from common.threads import prefetched
 from featurize.video.frames import WORDS
 from heads.data.clips import Features
 from heads.data.packing import Packer, Turn
@@ -98,7 +98,7 @@ class TokenCaptioner:
             again = f"python -m featurize --encoder {view.provenance.encoder} --view {view.name}"
             yield key, Failure(f"no features of view {view.name}: run {again}, then this with --retry-failed")
         read = ((some, self.features.read(some)) for some in batches(able, self.job.batch))
-        for some, tokens in ahead(read):
+        for some, tokens in prefetched([read]):
             for key, text in zip(some, self.write(tokens), strict=True):
                 yield key, caption(self.job.kind, text)
 

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from annotate.ahead import ahead
 from annotate.captioners.vision import FRAMES, SHORT_SIDE, Kind, caption, load_processor, load_vision_model, pictures
 from annotate.qa.prompts import CAPTION_SYSTEM
 from annotate.stages.job import Answer, Failure, Item
+from common.threads import prefetched
 from weights import fingerprint, resolve
 
 _WORDLESS = ("blip", "git")
@@ -73,7 +73,7 @@ class VideoCaptioner:
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
         """items: key, video (path), start, end (seconds)."""
         failed: list[tuple[str, Failure]] = []
-        for keys, inputs in ahead(self._batches(items, failed)):
+        for keys, inputs in prefetched([self._batches(items, failed)]):
             for key, text in zip(keys, self.write(inputs), strict=True):
                 yield key, caption(self.job.kind, text)
         yield from failed

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from annotate.ahead import ahead
 from annotate.captioners.vision import SHORT_SIDE, load_vision_model, pictures
 from annotate.grounding.objects import kept, objects
 from annotate.stages.job import Answer, Failure, Item
+from common.threads import prefetched
 from weights import fingerprint, resolve
 
 _MANY_QUERIES = ("owlvit", "owlv2")
@@ -70,7 +70,7 @@ class Detector:
                 yield item["key"], kept([], [])
         failed: list[tuple[str, Failure]] = []
         looked = self._looked([item for item in items if item["key"] in names], names, failed)
-        for key, found, inputs in ahead(looked):
+        for key, found, inputs in prefetched([looked]):
             yield key, kept(found, self.scores(inputs))
         yield from failed
 

@@ -46,7 +46,7 @@ class KeyIndex:
         self, wanted: PackedKeys, hashes: UInt64[np.ndarray, " all"], places: Int64[np.ndarray, " K"]
     ) -> Int64[np.ndarray, " K"]:
         """The row of the key at each of `places` of `wanted`, whose hashes are `hashes`; -1 where there is none."""
-        from store import key_kernels  # numba takes as long to import as all the rest
+        from store.catalog import key_kernels  # numba takes as long to import as all the rest
 
         sought = hashes[places]
         self._file.load(_HASHES)

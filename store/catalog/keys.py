@@ -43,7 +43,7 @@ class PackedKeys:
 
     def hashes(self) -> UInt64[np.ndarray, " K"]:
         """The hash of every key."""
-        from store import key_kernels  # numba takes as long to import as all the rest
+        from store.catalog import key_kernels  # numba takes as long to import as all the rest
 
         hashes = np.empty(len(self), np.uint64)
         key_kernels.hash_keys(self._words, self.offsets, self.gap, hashes)
@@ -53,7 +53,7 @@ class PackedKeys:
         self, places: Int64[np.ndarray, " P"], others: "PackedKeys", theirs: Int64[np.ndarray, " P"]
     ) -> Bool[np.ndarray, " P"]:
         """Whether the key at each of `places` is the one of `others` at `theirs`."""
-        from store import key_kernels
+        from store.catalog import key_kernels
 
         same = np.empty(len(places), bool)
         mine, other = ((keys._words, keys.offsets, keys.gap) for keys in (self, others))

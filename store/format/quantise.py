@@ -41,7 +41,7 @@ def quantise(values: Float[np.ndarray, "*axes D"], threads: int | None = None) -
     not be finite: the scale of a block with one that is not is NaN, and the block is to be refused. `threads` are by
     default as many as there are cores.
     """
-    from store import kernels  # numba takes as long to import as all the rest
+    from store.format import kernels  # numba takes as long to import as all the rest
 
     made = Quantised(aligned_empty(values.shape, np.int8), np.empty(scale_shape(values.shape), np.float16))
     scale = made.scale.view(np.uint16)
@@ -62,7 +62,7 @@ def dequantise(
     `out` is C-contiguous float32 or float16; a float16 stops at 65504, where levels * scale may be
     a little past it. StepDiffError on another `out`.
     """
-    from store import kernels
+    from store.format import kernels
 
     if out is None:
         out = np.empty(levels.shape, np.float32)

@@ -25,10 +25,10 @@ from common.io import sealed as table
 from common.io.locks import check_held, locked
 from common.io.places import Place
 from common.io.seal import crc32c
-from store import failures as failure_files
 from store.format.rows import StoredRows, stored_rows
 from store.format.shard import encode_chunk, pieces
 from store.format.shard_info import Write, encode_writes, read_writes
+from store.io import failures as failure_files
 from store.io.commit_group import Together
 from store.io.remote import open_shard
 

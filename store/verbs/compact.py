@@ -19,11 +19,11 @@ from common.io import sealed as table
 from common.io.locks import check_held, locked
 from common.io.places import listed
 from common.progress import progress
-from store import failures
 from store.catalog.catalog import Catalog
 from store.catalog.parts import is_part, part_name, read_part, rows_of_merged
 from store.feature_store import Store
 from store.format.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, shard_number
+from store.io import failures
 from store.provenance import ENTITIES
 from store.verbs.options import CompactOptions
 from store.view import ABSENT, OK, View

@@ -1,8 +1,8 @@
-"""What a view of so many rows takes, before anyone computes it.
+"""The disk space and hours that a view of n rows takes, before it is computed.
 
 Guarantees
 - sizes are, to the byte, those of a store that was written
-- a rate is one that was measured, or none
+- a rate was measured, or is absent
 """
 
 import math
@@ -18,12 +18,34 @@ from store.feature_store import Store, shard_rows
 from store.format.layout import shard_number
 from store.format.shard_info import read_writes
 from store.format.view_metadata import stored_features
-from store.known import ENCODERS, TOKENS
 from store.provenance import Feature, with_dtype
 from store.verbs.options import PlanOptions
 from store.view import View
 
 _MOST_COUNTED = 1e12  # rows of a shard, seconds for them
+TOKENS = "tokens"
+
+
+@dataclass(frozen=True)
+class Known:
+    """The features of an encoder of `featurize`. Tokens are stored in the dtype of the user's choice, others as float32."""
+
+    name: str
+    """as in the provenance"""
+    entity: str
+    features: dict[str, tuple[int, ...]]
+    """feature -> shape of a row"""
+
+
+ENCODERS = {
+    "efficientnet-lite0": Known("efficientnet-lite0", "clips", {"tokens": (392, 1280), "embedding": (1280,)}),
+    "mpnet-base": Known("mpnet-base", "texts", {"embedding": (768,)}),
+    "clip-vit-large-patch14": Known(
+        "clip", "clips", {"tokens": (2048, 1024), "frame_embedding": (8, 768), "embedding": (768,)}
+    ),
+    "internvideo-mm-b16": Known("internvideo-mm-b16", "clips", {"tokens": (1568, 768), "embedding": (512,)}),
+    "internvideo-mm-l14": Known("internvideo-mm-l14", "clips", {"tokens": (2048, 1024), "embedding": (768,)}),
+}
 
 
 @dataclass(frozen=True)

@@ -73,15 +73,15 @@ def small_disk(tmp_path: Path) -> Any:
 
 
 def test_a_full_file_system_leaves_no_temporary_file(small_disk: Path) -> None:
-    target = small_disk / "file"
-    replace_file(target, [b"committed"], 9)
+    target = LocalPath(small_disk / "file")
+    target.put([b"committed"], 9)
     piece = np.zeros(2**18, np.uint8)
     with pytest.raises(StepDiffError) as refusal:
-        replace_file(target, [piece] * 8, 2**21)
+        target.put([piece] * 8, 2**21)
     unwritable(str(refusal.value), target)
     assert "it needs 2.0 MiB" in str(refusal.value)
     assert target.read_bytes() == b"committed" and os.listdir(small_disk) == ["file"]
-    replace_file(target, [piece], 2**18)
+    target.put([piece], 2**18)
     assert target.stat().st_size == 2**18
 
 

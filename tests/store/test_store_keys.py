@@ -15,8 +15,8 @@ from common.errors import StepDiffError
 from store import Catalog, Store
 from store.catalog.block_file import BLOCK, BlockFile, DamagedFile, encode
 from store.catalog.key_index import KeyIndex, built, in_memory, merged, open_index
+from store.catalog.key_kernels import lower_bounds
 from store.catalog.keys import pack, pack_to_ask
-from store.key_kernels import lower_bounds
 
 ROOT = Path(__file__).parents[2]
 HERE = Path("here.keys")

@@ -12,10 +12,9 @@ from common.errors import StepDiffError
 from featurize.encoders import load
 from store import Feature, View
 from store.__main__ import main
-from store.known import ENCODERS
 from store.provenance import with_dtype
 from store.verbs.options import PlanOptions
-from store.verbs.plan import plan, sizes
+from store.verbs.plan import ENCODERS, plan, sizes
 
 Make = Callable[..., Any]
 TOKENS = {"tokens": Feature((3, 130), "float16"), "embedding": Feature((7,), "float32")}

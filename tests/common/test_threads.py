@@ -1,4 +1,4 @@
-"""Guarantees of annotate.ahead."""
+"""Guarantees of common.threads."""
 
 import threading
 import time
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from annotate.ahead import ahead
+from common.threads import prefetched
 
 
-def test_they_come_in_order_and_at_most_so_many_wait() -> None:
+def test_prefetched_items_come_in_order_and_are_few() -> None:
     made: list[int] = []
 
     def things() -> Iterator[int]:
@@ -18,10 +18,10 @@ def test_they_come_in_order_and_at_most_so_many_wait() -> None:
             yield number
 
     taken = []
-    for number in ahead(things(), waiting=2):
+    for number in prefetched([things()], waiting=2):
         time.sleep(0.005)
         taken.append(number)
-        assert len(made) <= len(taken) + 3  # two wait, one is in the maker's hand
+        assert len(made) <= len(taken) + 3  # two wait, one is being made
     assert taken == list(range(20))
 
 
@@ -34,25 +34,30 @@ def test_making_goes_on_while_one_is_used() -> None:
             yield number
 
     begin = time.monotonic()
-    for _ in ahead(things()):
+    for _ in prefetched([things()]):
         time.sleep(0.02)
     assert time.monotonic() - begin < 0.36
 
 
-def test_an_error_reaches_whoever_asks_for_the_next_one() -> None:
+def test_an_error_reaches_the_caller() -> None:
     def things() -> Iterator[int]:
         yield 1
         raise KeyError("two")
 
-    left = ahead(things())
+    left = prefetched([things()])
     assert next(left) == 1
     with pytest.raises(KeyError, match="two"):
         next(left)
 
 
-def test_whoever_stops_taking_them_stops_the_thread() -> None:
+def test_a_caller_who_stops_early_stops_the_threads() -> None:
     before = threading.active_count()
-    left = ahead(iter(range(1000)))
+    left = prefetched([iter(range(1000))])
     assert next(left) == 0
     left.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
+
+
+def test_items_of_many_sources_come_once() -> None:
+    sources = [range(10 * n, 10 * n + 10) for n in range(7)]
+    assert sorted(prefetched(sources, threads=3)) == list(range(70))
