@@ -42,3 +42,33 @@ def test_only_the_query_verb_reaches_footage() -> None:
     assert {file.relative_to(ROOT).as_posix() for file in files if "retrieval.queries.sheet" in imports(file)} == {
         "retrieval/verbs/query.py"
     }
+
+
+CIRCLES: set[tuple[str, ...]] = {("store.io.writer", "store.view")}
+"""groups of files that import one another; to be emptied"""
+
+
+def test_no_circle_between_files() -> None:
+    """Module-level imports of all rooms, those for type checkers included, have no circle."""
+    files = {module_name(file): file for room in STANDS_ON for file in (ROOT / room).rglob("*.py")}
+    uses = {name: {other for other in top_level_imports(file) if other in files} for name, file in files.items()}
+    while free := {name for name in uses if not uses[name] & uses.keys() or not any(name in u for u in uses.values())}:
+        uses = {name: others for name, others in uses.items() if name not in free}
+    allowed = {name for circle in CIRCLES for name in circle}
+    assert uses.keys() <= allowed, f"circles among {sorted(uses.keys() - allowed)}"
+
+
+def module_name(file: Path) -> str:
+    """Return the name that a file is imported by."""
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def top_level_imports(file: Path) -> Iterator[str]:
+    """Yield the modules that a file imports outside functions, and the names that it takes from them."""
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    for node in [inner for outer in body for inner in (outer.body if isinstance(outer, ast.If) else [outer])]:
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+            yield node.module or ""

@@ -19,12 +19,9 @@ import threading
 import time
 import uuid
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from common.errors import HeldError, StepDiffError
-
-if TYPE_CHECKING:
-    from common.io.remote import RemotePath
 
 LEASE = 360.0
 """seconds; a lease is renewed 24 times as often"""
@@ -35,10 +32,19 @@ _HOLDER = {"host": str, "pid": int, "pids": str, "free": bool}  # what the objec
 _LOOK = 0.5  # seconds between two looks at a lock that another holds
 
 
+class Versioned(Protocol):
+    """The operations of `common.io.remote.RemotePath` that a lease needs."""
+
+    @property
+    def parent(self) -> "Versioned": ...
+    def read_versioned(self) -> tuple[memoryview, str]: ...
+    def exchange(self, data: bytes, etag: str | None) -> str | None: ...
+
+
 class Lease:
     """The lock object at `path`, held by this process from `take` to `release`."""
 
-    def __init__(self, path: "RemotePath") -> None:
+    def __init__(self, path: Versioned) -> None:
         """A lease that is not held yet."""
         self.path = path
         me = {"host": socket.gethostname(), "pid": os.getpid(), "pids": _pids(), "began": _began(os.getpid())}

@@ -28,7 +28,7 @@ TOKENS = "tokens"
 
 @dataclass(frozen=True)
 class Known:
-    """The features of an encoder of `featurize`. Tokens are stored in the dtype of the user's choice, others as float32."""
+    """Features of an encoder of `featurize`: tokens in the dtype of the user's choice, others in float32."""
 
     name: str
     """as in the provenance"""
