@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from common.errors import HeldError, StepDiffError
 
@@ -32,6 +32,7 @@ _HOLDER = {"host": str, "pid": int, "pids": str, "free": bool}  # what the objec
 _LOOK = 0.5  # seconds between two looks at a lock that another holds
 
 
+@runtime_checkable
 class Versioned(Protocol):
     """The operations of `common.io.remote.RemotePath` that a lease needs."""
 
