@@ -1,4 +1,4 @@
-"""How loops become machine code."""
+"""Loops compiled to machine code by numba."""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -8,13 +8,13 @@ from numba import njit
 
 
 def compiled(loop: Callable[..., Any], liberties: Collection[str] = ()) -> Callable[..., Any]:
-    """The loop as machine code that holds no lock and divides as numpy does, many numbers at once.
+    """Compile a loop so that it releases the GIL and divides as numpy does.
 
-    liberties: LLVM's names of those that it may take with floating point. What checks shapes in tests is left out:
-    numba cannot compile that.
+    liberties: LLVM's names of the fast-math flags to set. The shape checks of tests are removed: numba cannot compile
+    them.
     """
     bare, fast = inspect.unwrap(loop), set(liberties)
     try:
         return njit(cache=True, nogil=True, error_model="numpy", fastmath=fast)(bare)
-    except RuntimeError:  # neither the code's folder nor a home to keep it in: compiled anew in each process
+    except RuntimeError:  # no folder to cache it in: compiled in each process
         return njit(nogil=True, error_model="numpy", fastmath=fast)(bare)

@@ -1,10 +1,10 @@
-"""Large reads and writes past the page cache (O_DIRECT): the disk's own speed, and no copy by the kernel.
+"""Large reads and writes that bypass the page cache (O_DIRECT): the disk's own speed, and no copy by the kernel.
 
-For bytes that memory could not keep until they are wanted again. A file system that has no such
-thing does nothing here, and whoever asked goes through the page cache.
+For bytes that memory could not keep until they are needed again. Where the file system has no O_DIRECT, the functions
+do nothing, and the caller uses the page cache.
 
 Guarantees
-- what is read or written is the same bytes, whatever the system can do
+- the bytes read or written are the same, with and without O_DIRECT
 """
 
 import errno
@@ -19,15 +19,15 @@ from jaxtyping import Shaped, UInt8
 from common.errors import StepDiffError
 
 PAGE = 4096
-"""bytes: addresses, lengths and places in a file are to be multiples of it"""
+"""bytes: addresses, lengths and offsets must be multiples of it"""
 LEAST = 2**20
-"""bytes from which it is worth it: of smaller ones many must be on their way at once, which the page cache does"""
+"""bytes from which it is faster: smaller reads need many in flight, which the page cache does"""
 _FLAG = getattr(os, "O_DIRECT", 0)
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype | str | type) -> Shaped[np.ndarray, "..."]:
-    """As np.empty, but it begins where a page does: a disk fills it, and takes from it, without a copy."""
+    """Return `np.empty` aligned to a page, so that a disk reads and writes it without a copy."""
     dtype = np.dtype(dtype)
     nbytes = math.prod(shape) * dtype.itemsize
     try:
@@ -41,12 +41,12 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype | str | type) -> Shape
 
 
 def fill_memory(nbytes: int) -> bool:
-    """Whether so many bytes are more than half of the memory there is, so that the page cache cannot keep them."""
+    """Return whether `nbytes` are more than half of the memory, so that the page cache cannot keep them."""
     return nbytes > _memory() // 2
 
 
 def _memory() -> int:
-    """Bytes of this machine, or what a container is allowed of them: its page cache counts too."""
+    """Return the bytes of this machine, or of its container: the page cache counts towards that limit."""
     bytes_there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for limit in _LIMITS:
         with suppress(OSError, ValueError):  # no such limit, or "max"
@@ -55,7 +55,7 @@ def _memory() -> int:
 
 
 def reopened(fd: int, mode: int = os.O_RDONLY) -> int | None:
-    """Another descriptor of an open file, past the page cache; None where the system has none."""
+    """Return another descriptor of an open file that bypasses the page cache; None where the system has none."""
     try:
         return os.open(f"/proc/self/fd/{fd}", mode | os.O_CLOEXEC | _FLAG) if _FLAG else None
     except OSError:
@@ -63,7 +63,7 @@ def reopened(fd: int, mode: int = os.O_RDONLY) -> int | None:
 
 
 def read_direct(fd: int, target: UInt8[np.ndarray, " bytes"], offset: int) -> int:
-    """Bytes that one read through `fd`, of `reopened`, has put into `target`: too few, or none, where it cannot."""
+    """Read into `target` through `fd`, of `reopened`; return the bytes read, fewer or none where it cannot."""
     start = offset // PAGE * PAGE
     size = -(-(offset + len(target)) // PAGE) * PAGE - start
     fits = size == len(target) and _is_aligned(target.ctypes.data)
@@ -81,12 +81,12 @@ def read_direct(fd: int, target: UInt8[np.ndarray, " bytes"], offset: int) -> in
 
 
 def goes_direct(data: UInt8[np.ndarray, " bytes"], offset: int) -> bool:
-    """Whether `write_direct` is worth a try."""
+    """Return whether `write_direct` may work."""
     return len(data) >= LEAST and _is_aligned(offset, len(data), data.ctypes.data)
 
 
 def write_direct(fd: int, data: UInt8[np.ndarray, " bytes"], offset: int) -> int:
-    """Bytes of `data` that one write through `fd`, of `reopened`, has put at `offset`: too few where it cannot."""
+    """Write `data` at `offset` through `fd`, of `reopened`; return the bytes written, fewer where it cannot."""
     try:
         return os.pwrite(fd, data.data, offset)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""JSON-lines files: one object a line, every fault named by file and line.
+"""JSON-lines files: one object per line.
 
 Guarantees
 - a written file appears whole or not at all
@@ -19,9 +19,9 @@ from common.io.files import write_text
 
 
 def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(`path:line`, object) for each line. Lines end at \\n alone: a text may hold any other separator.
+    """Yield (`path:line`, object) for each line. Lines end at \\n alone: a text may hold any other separator.
 
-    StepDiffError: no such file, a line that is empty, not UTF-8, not JSON or not an object.
+    StepDiffError: no such file, or a line that is empty, not UTF-8, not JSON or not an object.
     """
     try:
         lines = _content(Path(path)).split(b"\n")
@@ -29,7 +29,7 @@ def read_objects(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise StepDiffError(f"{path}: no such file") from error
     except OSError as error:
         raise StepDiffError(f"{path}: cannot be read ({error.strerror})") from error
-    if not lines[-1]:  # what stands behind the last line's end
+    if not lines[-1]:  # after the last line's end
         lines.pop()
     for number, line in enumerate(lines, 1):
         place = f"{path}:{number}"
@@ -59,7 +59,7 @@ def _members(archive: Path) -> dict[str, bytes]:
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
-    """The object of one line. StepDiffError: empty, not UTF-8, not JSON or not an object."""
+    """Return the object of one line. StepDiffError: empty, not UTF-8, not JSON or not an object."""
     if not line.strip():
         raise StepDiffError("an empty line; remove it")
     try:
@@ -72,10 +72,10 @@ def parse_object(line: bytes) -> dict[str, Any]:
 
 
 def write_objects(path: str | Path, objects: Iterable[dict[str, Any]]) -> None:
-    """One line an object, in ASCII, NaN refused by ValueError. StepDiffError where the file cannot be written."""
+    """Write one line per object. StepDiffError where the file cannot be written."""
     write_text(Path(path), "".join(map(object_line, objects)))
 
 
 def object_line(item: dict[str, Any]) -> str:
-    """One line with its end, in ASCII, NaN refused by ValueError."""
+    """Return one line with its end, in ASCII; ValueError on NaN."""
     return json.dumps(item, allow_nan=False) + "\n"

@@ -46,7 +46,6 @@ class Lease:
     """The lock object at `path`, held by this process from `take` to `release`."""
 
     def __init__(self, path: Versioned) -> None:
-        """A lease that is not held yet."""
         self.path = path
         me = {"host": socket.gethostname(), "pid": os.getpid(), "pids": _pids(), "began": _began(os.getpid())}
         self._me = {**me, "token": uuid.uuid4().hex}
@@ -58,9 +57,9 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="store-lease", daemon=True)
 
     def take(self, wait: bool) -> None:
-        """Take it, or raise StepDiffError naming the host and pid of the holder; waits with `wait`."""
+        """Take it, or raise HeldError with the host and pid of the holder; with `wait`, wait for it."""
         holder, etag = self._look()
-        first, seen, since, told = etag, etag, time.monotonic(), False
+        first, seen, since, said = etag, etag, time.monotonic(), False
         while True:
             alive = _is_alive(holder)
             ran_out = time.monotonic() - since > LEASE
@@ -69,10 +68,10 @@ class Lease:
             who = f"process {holder['pid']} on host {holder['host']}" if holder else "nobody"
             if not wait and (alive or etag != first):  # the lease of another host: watched until it is renewed once
                 raise HeldError(f"{self.path.parent} is being written by {who}: wait until it ends")
-            if holder and alive is None and not told:
+            if holder and alive is None and not said:
                 seconds = f"{LEASE:.0f} seconds, which is when its lease runs out if it is dead"
                 print(f"{self.path.parent} is held by {who}: waiting up to {seconds}", file=sys.stderr, flush=True)
-                told = True
+                said = True
             time.sleep(min(_LOOK, LEASE / 10))
             holder, etag = self._look()
             if etag != seen:
@@ -80,11 +79,11 @@ class Lease:
         self._thread.start()
 
     def held(self) -> bool:
-        """Whether what is sent now has arrived, or is given up, before anybody else can take it."""
+        """Return whether a request sent now ends before another process can take the lease."""
         return _seconds() < self._until
 
     def release(self) -> None:
-        """Let others take it; where the object store is out of reach, it runs out by itself."""
+        """Let others take it; if the object store cannot be reached, it runs out by itself."""
         self._end.set()
         with self._guard, suppress(StepDiffError):
             if self.held():
@@ -92,14 +91,14 @@ class Lease:
         self._until = 0.0
 
     def _keep(self) -> None:
-        """Renew the lease until its end. Another who took it has seen it run out, and so have we."""
+        """Renew the lease until `release`. A process that took it has seen it run out, and so has this one."""
         while not self._end.wait(LEASE / 24):
-            with self._guard, suppress(StepDiffError):  # out of reach: tried again, as long as nobody takes it
+            with self._guard, suppress(StepDiffError):  # not reachable: retried as long as no one takes it
                 if not self._end.is_set():
                     self._put(self._etag)
 
     def _look(self) -> tuple[dict[str, Any], str | None]:
-        """What the object says, {} where there is none, and its ETag."""
+        """Return the content of the object, {} where it does not exist, and its ETag."""
         try:
             data, etag = self.path.read_versioned()
             holder = json.loads(bytes(data))
@@ -115,7 +114,7 @@ class Lease:
             raise StepDiffError(f"{self.path} is damaged ({error}): {why}") from error
 
     def _put(self, etag: str | None, free: bool = False) -> bool:
-        """Write the object in place of the one of that ETag; False where another was faster."""
+        """Write the object in place of the one of that ETag; False where another process was faster."""
         begin = _seconds()
         self._puts += 1
         mine = {**self._me, "puts": self._puts, "free": free}
@@ -135,12 +134,12 @@ class Lease:
 
 
 def _seconds() -> float:
-    """A clock that goes on while the machine sleeps, where there is one."""
+    """Return a clock that runs while the machine sleeps, where the system has one."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _is_alive(holder: dict[str, Any]) -> bool | None:
-    """Whether the holder's process runs; None where that cannot be seen from here."""
+    """Return whether the holder's process runs; None where that cannot be known here."""
     if not holder or (holder["host"], holder["pids"]) != (socket.gethostname(), _pids()):
         return None
     try:
@@ -154,7 +153,7 @@ def _is_alive(holder: dict[str, Any]) -> bool | None:
 
 
 def _began(pid: int) -> int | None:
-    """When a process began, in ticks since the machine did; None where that cannot be seen."""
+    """Return when a process started, in ticks since boot; None where that cannot be known."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             return int(file.read().rpartition(")")[2].split()[19])
@@ -163,7 +162,7 @@ def _began(pid: int) -> int | None:
 
 
 def _pids() -> str:
-    """What tells containers apart that share a host's name: their own numbering of processes."""
+    """Return what distinguishes containers that share a host name: their process namespace."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:  # no Linux

@@ -28,6 +28,8 @@ from common.errors import DamageError, StepDiffError
 from common.io.flock import FileLock
 
 Buffer = bytes | memoryview | np.ndarray
+Identity = tuple[int, int, int] | str
+"""what distinguishes versions of a file: inode, mtime and size, or the ETag"""
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 TEMPORARY = ".tmp."
@@ -101,7 +103,7 @@ class LocalPath(PosixPath):
             sync_folder(changed)
 
     @contextmanager
-    def whole_folder(self, root: Path) -> Iterator["LocalPath"]:
+    def whole_folder(self, root: Any) -> Iterator["LocalPath"]:
         """Yield a temporary folder in `root` that becomes this one at the end, or is removed where the block raises."""
         temp = LocalPath(temporary(root))
         try:
@@ -120,8 +122,8 @@ class LocalPath(PosixPath):
         else:
             self.unlink(missing_ok=True)
 
-    def remove_folder(self, root: Path) -> bool:
-        """Remove this folder below `root`: first its name, then its bytes. False where it does not exist.
+    def remove_folder(self, root: Any) -> bool:
+        """Remove this folder below the folder `root`: first its name, then its bytes. False where it does not exist.
 
         A killed process leaves a temporary folder in `root`, which `remove_dead` removes.
         """
@@ -161,7 +163,7 @@ class LocalPath(PosixPath):
                     found[path] = about.st_size
         return found
 
-    def identity(self) -> tuple[int, int, int] | None:
+    def identity(self) -> Identity | None:
         """Return what distinguishes versions of this file (inode, mtime, size); None where it does not exist."""
         try:
             found = os.stat(self)
@@ -169,7 +171,7 @@ class LocalPath(PosixPath):
             return None
         return found.st_ino, found.st_mtime_ns, found.st_size
 
-    def identities(self) -> dict[str, tuple[int, int, int]]:
+    def identities(self) -> dict[str, Identity]:
         """Return the identity of every file one level below, by name."""
         names = os.listdir(self) if self.is_dir() else ()
         return {name: found for name in names if (found := (self / name).identity()) is not None}

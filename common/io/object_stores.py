@@ -1,8 +1,8 @@
-"""The object stores that places lie in, as the environment says they are reached, and what goes wrong with them.
+"""Connections to object stores, configured by the environment, and their errors.
 
 Guarantees
-- whatever goes wrong with an object store is one line of StepDiffError
-- a forked process is told so, where obstore would wait for threads that the fork left behind
+- every error of an object store is one line of StepDiffError
+- use in a forked process is refused: obstore would wait for threads that the child does not have
 """
 
 import errno
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 REQUEST = timedelta(seconds=30)
-"""after which a request without an answer has failed"""
+"""time after which an unanswered request has failed"""
 RETRY: Any = {"max_retries": 1000, "retry_timeout": timedelta(seconds=45)}
-"""obstore's `retry_config`: what failed is sent again, 15 seconds later at most, until so long after the first time"""
+"""obstore's `retry_config`: failed requests are repeated at most 15 seconds later, until 45 seconds after the first"""
 _REQUESTS = 32  # at once: a connection to S3 carries some 90 MB/s, a process wants more
 
 _used = False  # obstore has started its threads
@@ -42,7 +42,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def pool() -> ThreadPoolExecutor:
-    """Threads for many requests at once."""
+    """Return threads for many requests at once."""
     check_threads()
     return _threads()
 
@@ -54,15 +54,15 @@ def _threads() -> ThreadPoolExecutor:
 
 @cache
 def objects(base: str) -> "ObjectStore":
-    """The object store at `base`, as the environment says it is reached."""
+    """Return the object store at `base`."""
     if base.startswith("memory:"):
         return from_url(base)
-    # an endpoint of one's own may be http://; without one it is https:// whatever this allows
+    # AWS_ENDPOINT_URL may be http://; without it https:// is used
     return from_url(base, client_options={"allow_http": True, "timeout": REQUEST}, retry_config=RETRY)
 
 
 def check_threads() -> None:
-    """StepDiffError in a process that was forked from one that uses obstore."""
+    """Raise StepDiffError in a process that was forked from one that uses obstore."""
     global _used
     if _lost:
         raise StepDiffError(
@@ -72,8 +72,8 @@ def check_threads() -> None:
 
 
 @contextmanager
-def told(verb: str, url: str) -> Iterator[None]:
-    """Errors of obstore as one line of StepDiffError; FileNotFoundError where there is no such object."""
+def clear_errors(verb: str, url: str) -> Iterator[None]:
+    """Turn errors of obstore into one line of StepDiffError; FileNotFoundError where the object does not exist."""
     check_threads()
     try:
         yield
@@ -87,19 +87,19 @@ def told(verb: str, url: str) -> Iterator[None]:
 
 def _failed(verb: str, url: str, error: Exception) -> StepDiffError:
     said = str(error)
-    if "169.254.169.254" in said:  # obstore asked the machine for credentials, for want of others
+    if "169.254.169.254" in said:  # obstore tried the metadata service of the machine
         why, what = "no credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     elif "NoSuchBucket" in said or isinstance(error, FileNotFoundError):
-        why, what = "no such bucket", "make it, or mend the URL"
+        why, what = "no such bucket", "create it, or correct the URL"
     elif isinstance(error, PermissionDeniedError | UnauthenticatedError):
         why, what = _reason(said), "check the credentials in the environment and what they may do"
     else:
-        why, what = _reason(said), "what is committed stands; check network and endpoint and run the command again"
+        why, what = _reason(said), "what is committed is safe; check network and endpoint and run the command again"
     return StepDiffError(f"cannot {verb} {url} ({why}): {what}")
 
 
 def _reason(said: str) -> str:
-    """The heart of what obstore said, on one line."""
+    """Return the reason in an error of obstore, on one line."""
     code = re.search(r"<Code>(.*?)</Code>", said)
     message = re.search(r"<Message>(.*?)</Message>", said, re.DOTALL)
     if code and message:

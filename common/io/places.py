@@ -5,12 +5,11 @@ import re
 from pathlib import Path
 
 from common.errors import StepDiffError
-from common.io.local import LocalPath
+from common.io.local import Identity, LocalPath
 from common.io.remote import RemotePath
 
 Place = LocalPath | RemotePath
-Identity = tuple[int, int, int] | str
-"""what distinguishes versions of a file: inode, mtime and size, or the ETag"""
+__all__ = ["Identity", "LocalPath", "Place", "RemotePath", "listed", "place"]
 _SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "memory")
 _URL = re.compile(r"([a-z][a-z0-9]+):/+(.*)", re.DOTALL)  # one slash is what pathlib leaves of two
 

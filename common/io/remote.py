@@ -29,8 +29,8 @@ from obstore.exceptions import (
 
 from common.errors import StepDiffError
 from common.io.lease import Lease
-from common.io.local import Buffer, Given, Made, check_size
-from common.io.object_stores import check_threads, objects, pool, told
+from common.io.local import Buffer, Given, Identity, Made, check_size
+from common.io.object_stores import check_threads, clear_errors, objects, pool
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -103,12 +103,12 @@ class RemotePath:
 
     def is_dir(self) -> bool:
         """Return whether there are objects below."""
-        with told("list", self.url):
+        with clear_errors("list", self.url):
             return any(obstore.list(self._objects, self._key, chunk_size=1))
 
     def iterdir(self) -> Iterator["RemotePath"]:
         """Yield objects and prefixes one level below, by name."""
-        with told("list", self.url):
+        with clear_errors("list", self.url):
             found = obstore.list_with_delimiter(self._objects, self._key or None)
         keys = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         return iter([self / key.rpartition("/")[2] for key in sorted(keys)])
@@ -127,26 +127,26 @@ class RemotePath:
 
     def files(self) -> dict["RemotePath", int]:
         """Return every object at or below this URL and its size in bytes, by name."""
-        with told("list", self.url):
+        with clear_errors("list", self.url):
             found = [entry for entries in obstore.list(self._objects, self._key) for entry in entries]
         try:
-            with told("read", self.url):
+            with clear_errors("read", self.url):
                 found = found or [obstore.head(self._objects, self._key)]
         except FileNotFoundError:
             return {}
         base = self.url.removesuffix(self._key) if self._key else f"{self.url}/"
         return {RemotePath(base + entry["path"]): entry["size"] for entry in sorted(found, key=lambda e: e["path"])}
 
-    def identities(self) -> dict[str, str]:
+    def identities(self) -> dict[str, Identity]:
         """Return the `identity` of the objects one level below, by name, with one request."""
-        with told("list", self.url):
+        with clear_errors("list", self.url):
             found = obstore.list_with_delimiter(self._objects, self._key)
         return {entry["path"].rpartition("/")[2]: _quoted(str(entry["e_tag"])) for entry in found["objects"]}
 
     def identity(self) -> str | None:
         """Return the ETag, which distinguishes versions; None where the object does not exist."""
         try:
-            with told("read", self.url):
+            with clear_errors("read", self.url):
                 return str(obstore.head(self._objects, self._key)["e_tag"])
         except FileNotFoundError:
             return None
@@ -157,7 +157,7 @@ class RemotePath:
 
     def read_whole(self, most: int) -> bytes:
         """Return all bytes; DamageError where they are more than `most`."""
-        with told("read", self.url):
+        with clear_errors("read", self.url):
             found = obstore.get(self._objects, self._key)
             check_size(self, found.meta["size"], most)
             return bytes(found.bytes())
@@ -210,13 +210,13 @@ class RemotePath:
 
     def read_versioned(self) -> tuple[memoryview, str]:
         """Return the whole object and its ETag; FileNotFoundError where it does not exist."""
-        with told("read", self.url):
+        with clear_errors("read", self.url):
             found = obstore.get(self._objects, self._key)
             return memoryview(found.bytes()), str(found.meta["e_tag"])
 
     def read_tail(self, nbytes: int) -> tuple[memoryview, str, int]:
         """Return the last bytes (fewer where it is shorter), the ETag and the size of the object."""
-        with told("read", self.url):
+        with clear_errors("read", self.url):
             try:
                 found = obstore.get(self._objects, self._key, options={"range": {"suffix": nbytes}})
             except (NotSupportedError, GenericError) as error:
@@ -225,8 +225,8 @@ class RemotePath:
                 meta = obstore.head(self._objects, self._key)
                 if not meta["size"]:  # there is no range of nothing
                     return memoryview(b""), str(meta["e_tag"]), 0
-                asked = (max(meta["size"] - nbytes, 0), meta["size"])  # Azure counts from the front alone
-                found = obstore.get(self._objects, self._key, options={"range": asked, "if_match": meta["e_tag"]})
+                span = (max(meta["size"] - nbytes, 0), meta["size"])  # Azure takes no suffix
+                found = obstore.get(self._objects, self._key, options={"range": span, "if_match": meta["e_tag"]})
             return memoryview(found.bytes()), str(found.meta["e_tag"]), found.meta["size"]
 
     def read_range(self, start: int, end: int, etag: str) -> memoryview:
@@ -234,7 +234,7 @@ class RemotePath:
 
         Raises ReplacedError where it was replaced or deleted.
         """
-        with told("read", self.url):
+        with clear_errors("read", self.url):
             try:
                 found = obstore.get(self._objects, self._key, options={"range": (start, end), "if_match": etag})
                 return memoryview(found.bytes())
@@ -247,7 +247,7 @@ class RemotePath:
         `check` is called before any part is sent, by a thread that cannot use an object store; what it raises ends it.
         """
         parts: Any = _flat(pieces)  # all there before obstore begins: a piece may need obstore too
-        with told("write", self.url):
+        with clear_errors("write", self.url):
             if sum(map(len, parts)) <= _PART_BYTES:
                 check()
                 obstore.put(self._objects, self._key, b"".join(parts), use_multipart=False)
@@ -264,7 +264,7 @@ class RemotePath:
         Returns the new ETag; None where another object is there.
         """
         mode: Any = "create" if etag is None else {"e_tag": etag}
-        with told("write", self.url):
+        with clear_errors("write", self.url):
             try:
                 return str(obstore.put(self._objects, self._key, data, mode=mode)["e_tag"])
             except (AlreadyExistsError, PreconditionError):
@@ -281,13 +281,13 @@ class RemotePath:
         """Do nothing: an object store has no folders."""
 
     @contextmanager
-    def whole_folder(self, root: object) -> Iterator["RemotePath"]:
+    def whole_folder(self, root: Any) -> Iterator["RemotePath"]:
         """Yield this place: objects cannot be renamed together."""
         yield self
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Delete the object. FileNotFoundError where it does not exist, and the object store says so."""
-        with told("delete", self.url):
+        with clear_errors("delete", self.url):
             try:
                 obstore.delete(self._objects, self._key)
             except FileNotFoundError:
@@ -298,7 +298,7 @@ class RemotePath:
         """Delete all objects at or below, first those that make a view of the rest; return whether there were any."""
         left = [path._key for path in self.files()]
         found = bool(left)
-        with told("delete", self.url):
+        with clear_errors("delete", self.url):
             for first in (f"{self._key}/zarr.json", f"{self._key}/status/", ""):
                 now = [key for key in left if key.startswith(first)]
                 if now:
@@ -306,7 +306,7 @@ class RemotePath:
                 left = [key for key in left if not key.startswith(first)]
         return found
 
-    def remove_folder(self, root: object) -> bool:
+    def remove_folder(self, root: Any) -> bool:
         """Delete all objects below; False where there are none. Only the zarr.json is gone at once."""
         return self.remove()
 

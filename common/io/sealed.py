@@ -1,9 +1,9 @@
-"""Sealed Parquet files: what the catalog and the failures are written in.
+"""Sealed Parquet files: the format of the catalog and of failures.
 
 Guarantees
 - a damaged file is refused, not read
 - a Parquet file decodes in proportion to its size, see `common.io.parquet_sizes`
-- a forked process is told so, where polars would wait for threads that the fork left behind
+- use in a forked process is refused: polars would wait for threads that the child does not have
 """
 
 import io
@@ -36,6 +36,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def check_threads(what: str) -> None:
+    """Raise StepDiffError in a process that was forked from one that uses polars."""
     global _used
     if _lost:
         raise StepDiffError(f"cannot {what} in a forked process: do it before the fork, or start workers with spawn")
@@ -43,7 +44,7 @@ def check_threads(what: str) -> None:
 
 
 def encode(frame: pl.DataFrame) -> bytes:
-    """`frame` as the bytes of a sealed Parquet file."""
+    """Return `frame` as the bytes of a sealed Parquet file."""
     check_threads("write a table")
     file = io.BytesIO()
     frame.write_parquet(file, metadata={"seal": BLANK})
@@ -51,9 +52,9 @@ def encode(frame: pl.DataFrame) -> bytes:
 
 
 def read(path: Path | Place, columns: Sequence[str] | None = None, strict: bool = True) -> pl.DataFrame:
-    """The frame in `path`, or some columns of it; StepDiffError where it is damaged.
+    """Return the frame in `path`, or some columns of it (without `strict` those that exist).
 
-    Without `strict` those of the columns that it has.
+    Raises StepDiffError where the file is damaged.
     """
     check_threads(f"read {path}")
     path = place(path)
@@ -67,7 +68,7 @@ def read(path: Path | Place, columns: Sequence[str] | None = None, strict: bool 
 
 
 def _check_text(path: Place, frame: pl.DataFrame, nbytes: int) -> None:
-    """StepDiffError where text that a dictionary repeats is out of proportion to a file of `nbytes` bytes."""
+    """Raise StepDiffError where dictionary-encoded text is out of proportion to a file of `nbytes` bytes."""
     most = max(_FREE_TEXT, BYTES_PER_BYTE * nbytes)
     texts = [series for series in frame if series.dtype == pl.String]
     if sum(series.str.len_bytes().cast(pl.UInt64).sum() for series in texts) > most:
@@ -75,7 +76,7 @@ def _check_text(path: Place, frame: pl.DataFrame, nbytes: int) -> None:
 
 
 def written_seal(path: Place) -> str:
-    """The seal that stands in the file, not checked against its bytes; empty where there is none."""
+    """Return the seal in the file, not checked against its bytes; empty where it has none."""
     try:
         tail = path.tail(_TAIL)
         footer = int.from_bytes(tail[-_END:][:4], "little") + _END
@@ -85,7 +86,7 @@ def written_seal(path: Place) -> str:
 
 
 def _checked(path: Place) -> bytes:
-    """The bytes of a file that is as it was written: polars panics on some damage."""
+    """Return the bytes of an undamaged file: polars panics on some damage."""
     try:
         data = path.read_whole(_MOST_BYTES)
     except OSError as error:
@@ -95,15 +96,15 @@ def _checked(path: Place) -> bytes:
     try:
         check_sizes(data)
     except ImplausibleSizes as error:
-        raise StepDiffError(f"{path} is not a table of this store ({error}): restore the file") from None
+        raise StepDiffError(f"{path} is not a table of a store ({error}): restore the file") from None
     return data
 
 
 @contextmanager
 def _own_errors(path: Place) -> Iterator[None]:
-    """A file that is whole, but no table of ours, as one line of StepDiffError."""
+    """Turn polars errors about an undamaged file into one line of StepDiffError."""
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         why = str(error).strip().splitlines()[0]
-        raise StepDiffError(f"{path} is not a table of this store ({why}): restore the file") from None
+        raise StepDiffError(f"{path} is not a table of a store ({why}): restore the file") from None

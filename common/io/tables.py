@@ -1,7 +1,7 @@
 """A frame as a table on a terminal, or as a file.
 
 Guarantees:
-- ids_are_never_cut: columns named as fixed stand whole, the others get what room is left, or are left out.
+- ids_are_never_cut: fixed columns are shown whole; the others share the rest, or are left out.
 - whole_or_not_at_all: a file appears complete, under its name, or not.
 """
 
@@ -25,7 +25,7 @@ FORMATS = (".parquet", ".csv", ".jsonl")
 
 
 def print_table(frame: pl.DataFrame, fixed: Sequence[str], title: str) -> None:
-    """Prints the columns `fixed`, whole, then as many of the others as fit, in their order."""
+    """Print the columns `fixed`, whole, then as many of the others as fit, in their order."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -50,19 +50,19 @@ def _shown(value: object) -> str:
 
 
 def short(value: object, widest: int = WIDEST) -> str:
-    """A value on one line of at most `widest` characters."""
+    """Return a value on one line of at most `widest` characters."""
     words = "" if value is None else " ".join(str(value).split())
     return words if len(words) <= widest else words[: widest - 1] + "…"
 
 
 def check_format(path: Path) -> None:
-    """StepDiffError where the name is of no format that `write_table` writes."""
+    """Raise StepDiffError where `write_table` has no format for the suffix."""
     if path.suffix not in FORMATS:
-        raise StepDiffError(f"{path} is none of {', '.join(FORMATS)}: name the output so")
+        raise StepDiffError(f"{path} has an unknown suffix: use one of {', '.join(FORMATS)}")
 
 
 def write_table(path: Path, frame: pl.DataFrame) -> None:
-    """Writes the frame as Parquet, CSV or JSON lines, as the name says."""
+    """Write the frame as Parquet, CSV or JSON lines, by the suffix."""
     check_format(path)
     with whole(path) as temporary:
         if path.suffix == ".parquet":
@@ -74,5 +74,5 @@ def write_table(path: Path, frame: pl.DataFrame) -> None:
 
 
 def as_json(frame: pl.DataFrame) -> list[dict[str, object]]:
-    """The rows as JSON has them."""
+    """Return the rows as JSON objects."""
     return json.loads(json.dumps(frame.to_dicts(), default=str))

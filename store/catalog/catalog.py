@@ -1,11 +1,11 @@
-"""The catalog of an entity: key -> row, and what is known of it.
+"""The catalog of an entity: key -> row, and metadata of each row.
 
 Guarantees
-- a row is given out once and never moves; what is known of it may be told anew
-- two appends at once never give a row twice
-- opening a catalog reads no part until a row or a key is asked for
-- what is asked about keys and rows reads indexes, not parts, so that it costs what is asked
-- what was asked before a fork can be asked after it
+- a row is assigned once and never moves; its metadata may be updated
+- two concurrent appends never assign the same row
+- opening a catalog reads no part until a row or a key is needed
+- look-ups of keys and rows read indexes, not parts, so that their cost depends on the number of keys
+- look-ups work in a forked process
 - while parts are merged, every row is read once
 """
 
@@ -21,27 +21,27 @@ from common.errors import StepDiffError
 from common.io import sealed as table
 from common.io.places import Place, place
 from store.catalog.key_indexes import KeyIndexes
-from store.catalog.parts import Parts, first_row, is_part, part_name, read_part, standing
+from store.catalog.parts import Parts, current_parts, first_row, is_part, part_name, read_part
 
 Answer = TypeVar("Answer")
 
 
 class Catalog:
-    """The rows of one entity, as Parquet parts named by their first row."""
+    """The rows of one entity, in Parquet parts named by their first row."""
 
     def __init__(self, folder: Path | Place) -> None:
-        """The catalog whose parts lie in `folder`, which need not exist yet."""
+        """Open the catalog in `folder`, which need not exist yet."""
         self.folder = place(folder)
         self.entity = self.folder.name
         self._indexes = KeyIndexes(self.folder)
-        self._counted: tuple[Parts, int] = ((), 0)  # the parts there were, and their rows
+        self._counted: tuple[Parts, int] = ((), 0)  # the parts, and their rows
 
     def parts(self) -> Parts:
-        """The part files that together hold every row once, by first row."""
-        return standing(part for part in self.folder.glob("*.parquet") if is_part(part))
+        """Return the part files that together contain every row once, by first row."""
+        return current_parts(part for part in self.folder.glob("*.parquet") if is_part(part))
 
     def __len__(self) -> int:
-        """Rows given out so far, by whichever process."""
+        """Return the number of rows, including those that other processes have appended."""
         return self._settled(self._count)
 
     def _count(self, parts: Parts) -> int:
@@ -50,9 +50,9 @@ class Catalog:
         return self._counted[1]
 
     def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """All rows in order: key, row, and every column that any part has (null elsewhere).
+        """Return all rows in order: key, row, and every column that any part has (null elsewhere).
 
-        With `columns`, of these those that any part has. Raises StepDiffError where a part is damaged or missing.
+        With `columns`, only those. Raises StepDiffError where a part is damaged or missing.
         """
         return self._settled(lambda parts: self._frame(parts, columns))
 
@@ -95,10 +95,10 @@ class Catalog:
         return pl.concat(frames)
 
     def append(self, frame: pl.DataFrame) -> int:
-        """Give rows to the keys of `frame` that have none, in its order; returns how many.
+        """Assign rows to the new keys of `frame`, in its order; return how many.
 
-        Parameters: a frame with column `key` (text, unique) and any others but `row`.
-        Raises StepDiffError on keys that are missing, empty or given twice.
+        `frame` has a column `key` (text, unique) and any others except `row`.
+        Raises StepDiffError on keys that are missing, empty or duplicated.
         """
         table.check_threads("append to a catalog")
         frame = self._checked(frame)
@@ -116,20 +116,20 @@ class Catalog:
                 )
             )
             part = self.folder / part_name(row)
-            # a part that has the rows of another's, merged already, hides the new one: it counts for nothing
+            # a merged part with the same rows hides the new one: then try again
             if part.create([data], len(data)) and part in self.parts():
                 self.index()
                 return new.height
 
     def update(self, frame: pl.DataFrame) -> int:
-        """Tell anew what is known of keys that have rows; returns of how many that changed anything.
+        """Update the metadata of existing keys; return the number of rows that changed.
 
-        A null tells nothing, and a column that `frame` lacks stays. Whoever calls holds the store's lock.
-        Raises StepDiffError on keys as `append` does, and on a column whose values are of a kind that does not fit.
+        Nulls and missing columns change nothing. The caller holds the store's lock.
+        Raises StepDiffError on keys as `append` does, and on values whose type does not fit the column.
         """
         table.check_threads("update a catalog")
         frame = self._checked(frame)
-        told = [name for name in frame.columns if name != "key"]
+        names = [name for name in frame.columns if name != "key"]
         rows = self.rows(frame["key"])
         known = frame.with_columns(row=pl.Series(rows)).filter(pl.col("row") >= 0)
         changed = 0
@@ -137,23 +137,25 @@ class Catalog:
         ends = [*(first_row(part) for part in parts[1:]), 2**63 - 1]
         for part, end in zip(parts, ends, strict=True):
             here = known.filter(pl.col("row").is_between(first_row(part), end, closed="left"))
-            if here.height and told:
-                changed += self._rewrite(part, here, told)
+            if here.height and names:
+                changed += self._rewrite(part, here, names)
         if changed:
             self.index()
         return changed
 
-    def _rewrite(self, part: Place, known: pl.DataFrame, told: Sequence[str]) -> int:
-        """One part, with what `known` tells; left alone where that is nothing new."""
+    def _rewrite(self, part: Place, known: pl.DataFrame, names: Sequence[str]) -> int:
+        """Update one part; leave it alone where nothing changes."""
         old = read_part(part)
         try:
-            new = pl.concat([old, known.select("row", *told).clear()], how="diagonal_relaxed")
-            beside = pl.concat([new.clear().select("row", *told), known.select("row", *told)], how="vertical_relaxed")
-            new = new.update(beside, on="row", how="left")
+            new = pl.concat([old, known.select("row", *names).clear()], how="diagonal_relaxed")
+            update = pl.concat([new.clear().select("row", *names), known.select("row", *names)], how="vertical_relaxed")
+            new = new.update(update, on="row", how="left")
         except pl.exceptions.PolarsError as error:
-            raise StepDiffError(f"{part} cannot take what is told anew ({error}): give values of its kind") from error
-        before = old.with_columns(pl.lit(None).alias(name) for name in told if name not in old.columns)
-        same = pl.all_horizontal(pl.Series(new[name].eq_missing(before[name].cast(new[name].dtype))) for name in told)
+            raise StepDiffError(
+                f"{part} cannot take the new metadata ({error}): give values of its type"
+            ) from error
+        before = old.with_columns(pl.lit(None).alias(name) for name in names if name not in old.columns)
+        same = pl.all_horizontal(pl.Series(new[name].eq_missing(before[name].cast(new[name].dtype))) for name in names)
         changed = new.height - int(new.select(same)[:, 0].sum())
         if changed:
             data = table.encode(new)
@@ -161,18 +163,18 @@ class Catalog:
         return changed
 
     def rows(self, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
-        """The row of each key, -1 where there is none.
+        """Return the row of each key, -1 where it has none.
 
-        Raises StepDiffError where a part is damaged or missing that no index covers.
+        Raises StepDiffError where a part that no index covers is damaged or missing.
         """
         return self._settled(lambda parts: self._indexes.find(parts, keys))
 
     def keys(self, rows: Int[np.ndarray, " K"]) -> list[str]:
-        """The key of each row; StepDiffError where the catalog has no such row, and as `rows`."""
+        """Return the key of each row; StepDiffError where the catalog has no such row, and as `rows`."""
         return self._settled(lambda parts: self._indexes.keys(parts, rows.astype(np.int64, copy=False)))
 
     def name(self, row: int) -> str:
-        """The key of a row, for a message: `row N` where it cannot be told."""
+        """Return the key of a row for a message, `row N` where it is not known."""
         try:
             return self.keys(np.array([row]))[0]
         except StepDiffError:
@@ -183,11 +185,11 @@ class Catalog:
         self._settled(self._indexes.make)
 
     def sweep(self) -> None:
-        """As `index`, and delete the indexes of parts that do not stand."""
+        """Index as `index` does, and delete the indexes of merged parts."""
         self._settled(self._indexes.sweep)
 
     def _settled(self, read: Callable[[Parts], Answer]) -> Answer:
-        """What `read` makes of the parts; again, where one was merged into another meanwhile."""
+        """Return `read(parts)`; repeat it where a part was merged into another meanwhile."""
         while True:
             parts = self.parts()
             try:
@@ -198,12 +200,12 @@ class Catalog:
 
     def _checked(self, frame: pl.DataFrame) -> pl.DataFrame:
         if frame.schema.get("key") != pl.String:
-            raise StepDiffError(f"{self.entity} need a text column `key`, got {list(frame.columns)}")
+            raise StepDiffError(f"{self.entity} need a text column `key`; they have {list(frame.columns)}")
         if "row" in frame.columns:
-            raise StepDiffError(f"column `row` of {self.entity} is the store's own: rename it")
+            raise StepDiffError(f"column `row` of {self.entity} is reserved by the store: rename it")
         if frame["key"].null_count() or (frame["key"] == "").any():
             raise StepDiffError(f"a key of the {frame.height} {self.entity} to append is missing")
         if not frame["key"].is_unique().all():
             twice = frame.filter(pl.col("key").is_duplicated())["key"][0]
-            raise StepDiffError(f"{self.entity} to append hold {twice!r} twice: keys are unique")
+            raise StepDiffError(f"{self.entity} to append contain {twice!r} twice: keys are unique")
         return frame

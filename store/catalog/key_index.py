@@ -1,13 +1,12 @@
-"""Key -> row for a run of rows of a catalog, in one mapped file.
+"""Key -> row for consecutive rows of a catalog, in one mapped file.
 
-The file holds the hash of every key, ascending; the row of each of those; and the keys themselves by
-row, so that a hit is compared with the key and a row is turned into its key. It says which parts of
-the catalog it was made from, and their seals.
+The file contains the hash of every key, ascending; the row of each hash; and the keys by row, so that a hit is compared
+with its key and a row gives its key. It names the parts of the catalog that it was built from, with their seals.
 
 Guarantees
-- a row is given for its own key only: equal hashes, damage and a foreign index never give another
-- a key is not missed either: what tells where it would stand is checked
-- a forged index of keys is made again: no offset in it makes a compiled loop read elsewhere
+- a row is returned for its own key only: equal hashes, damage and a foreign index never return another
+- no key is missed: the hashes around its place are checked
+- a forged index is rebuilt: none of its offsets makes a compiled loop read outside the file
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,13 +26,13 @@ class KeyIndex:
     """The index of rows `first` to `end` - 1."""
 
     def __init__(self, file: BlockFile) -> None:
-        """The index in `file`; DamagedFile where its arrays do not fit together."""
+        """Open the index in `file`; DamagedFile where its arrays do not fit together."""
         _check_about(file)
         self.path = file.path
         self.first: int = file.about["first"]
         self.end: int = file.about["end"]
         self.parts: dict[str, str] = file.about["parts"]
-        """part of the catalog -> the seal of what was read of it"""
+        """part of the catalog -> its seal when it was read"""
         self._file = file
         self._hashes, self._rows = file.array(_HASHES), file.array(_ROWS)
         self._keys = PackedKeys(file.array(_KEYS), file.array(_OFFSETS))
@@ -45,7 +44,7 @@ class KeyIndex:
     def find(
         self, wanted: PackedKeys, hashes: UInt64[np.ndarray, " all"], places: Int64[np.ndarray, " K"]
     ) -> Int64[np.ndarray, " K"]:
-        """The row of the key at each of `places` of `wanted`, whose hashes are `hashes`; -1 where there is none."""
+        """Return the row of the key at each of `places` of `wanted` (hashes: `hashes`), -1 where it has none."""
         from store.catalog import key_kernels  # numba takes as long to import as all the rest
 
         sought = hashes[places]
@@ -67,7 +66,7 @@ class KeyIndex:
         return found
 
     def keys(self, rows: Int64[np.ndarray, " K"]) -> list[str]:
-        """The key of each of `rows`, all of this index."""
+        """Return the key of each of `rows`, all of this index."""
         places = rows - self.first
         self._check_keys(places)
         try:
@@ -82,13 +81,13 @@ class KeyIndex:
         self._check_offsets(self._keys.offsets[:-1], self._keys.offsets[1:])
 
     def _hash(self, at: Int64[np.ndarray, " P"]) -> UInt64[np.ndarray, " P"]:
-        """The hashes at `at`, checked; of a place past an end, that of the end."""
+        """Return the checked hashes at `at`, clipped to the array."""
         at = np.clip(at, 0, len(self) - 1)
         self._file.check(_HASHES, at, at)
         return self._hashes[at]
 
     def _row(self, at: Int64[np.ndarray, " P"]) -> Int64[np.ndarray, " P"]:
-        """The rows, counted from the first, of the hashes at `at`; these and their keys are checked."""
+        """Return the rows, relative to the first, of the hashes at `at`; these and their keys are checked."""
         self._file.check(_ROWS, at, at)
         rows = self._rows[at]
         self._check_rows(rows)
@@ -96,7 +95,7 @@ class KeyIndex:
         return rows
 
     def _check_keys(self, places: Int64[np.ndarray, " P"]) -> None:
-        if not self._file.checked:  # else it would only say so, slowly
+        if not self._file.checked:  # faster than checking again
             self._file.check(_OFFSETS, places, places + 1)
         offsets = self._keys.offsets
         starts, ends = offsets[places], offsets[places + 1]
@@ -105,18 +104,18 @@ class KeyIndex:
             self._file.check(_KEYS, starts, np.maximum(ends - 1, starts))
 
     def _check_rows(self, rows: Int64[np.ndarray, " P"]) -> None:
-        """DamagedFile where a row, counted from the first, is not of this index: a compiled loop would read there."""
+        """Raise DamagedFile where a relative row is not of this index: a compiled loop would read there."""
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise DamagedFile(self.path)
 
     def _check_offsets(self, starts: Int64[np.ndarray, " P"], ends: Int64[np.ndarray, " P"]) -> None:
-        """DamagedFile where a key does not lie in the file."""
+        """Raise DamagedFile where a key is not inside the file."""
         if (starts < 0).any() or (ends < starts).any() or (ends > len(self._keys.data) - SPARE).any():
             raise DamagedFile(self.path)
 
 
 def _check_about(file: BlockFile) -> None:
-    """DamagedFile where `file` is sound and no index of keys, or its arrays have other lengths than it says."""
+    """Raise DamagedFile where `file` is not an index of keys, or its arrays have other lengths than it states."""
     first, end, parts = (file.about.get(name) for name in ("first", "end", "parts"))
     arrays = [file.arrays.get(name) for name in (_HASHES, _ROWS, _OFFSETS, _KEYS)]
     if (
@@ -133,21 +132,18 @@ def _check_about(file: BlockFile) -> None:
 
 
 def open_index(path: Place) -> KeyIndex | None:
-    """The index in `path`; None where it has another hash.
-
-    FileNotFoundError where there is none; DamagedFile where it cannot be one.
-    """
+    """Open the index in `path`; None where it uses another hash. FileNotFoundError; DamagedFile."""
     file = open_file(path)
     return KeyIndex(file) if file.about.get("hash") == HASH else None
 
 
 def in_memory(path: Place, pieces: Iterator[Buffer]) -> KeyIndex:
-    """The index that would be written to `path`, where it cannot be."""
+    """Return the index that would be written to `path`, where that is not possible."""
     return KeyIndex(BlockFile(path, b"".join(bytes(piece) for piece in pieces)))
 
 
 def built(first: int, keys: PackedKeys, parts: Mapping[str, str]) -> Iterator[Buffer]:
-    """The file of an index of `keys`, whose rows begin at `first`, read from `parts` (name -> seal)."""
+    """Yield the file of an index of `keys`, whose rows begin at `first`, read from `parts` (name -> seal)."""
     hashes = keys.hashes()
     rows = np.argsort(hashes, kind="stable")  # of equal hashes the first row comes first
     arrays = {_HASHES: [hashes[rows]], _ROWS: [rows], _OFFSETS: [keys.offsets], _KEYS: [keys.data]}
@@ -155,10 +151,7 @@ def built(first: int, keys: PackedKeys, parts: Mapping[str, str]) -> Iterator[Bu
 
 
 def merged(indexes: Sequence[KeyIndex]) -> Iterator[Buffer]:
-    """The file of one index of the rows of `indexes`, which come one after another.
-
-    DamagedFile where one of them is not as it was written.
-    """
+    """Yield the file of one index of the rows of `indexes`, which are consecutive; DamagedFile where one is damaged."""
     for index in indexes:
         index.check_all()
     first = indexes[0].first

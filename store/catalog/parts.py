@@ -1,13 +1,11 @@
-"""The part files of a catalog, by their names: `FIRST.parquet` as appended, `FIRST-END.parquet` as merged.
+"""The part files of a catalog: `FIRST.parquet` when appended, `FIRST-END.parquet` when merged.
 
-A merged part has the rows FIRST to END - 1 of the parts it was made of. It hides them from the moment it has
-its name, so that while they are deleted, and after a kill, every row is in one part that stands.
-
-One part of a catalog: a Parquet file whose columns `key` and `row` are checked whenever they are read.
+A merged part has the rows FIRST to END - 1 of its sources and hides them from the moment it has its name, so that
+while they are deleted, and after a kill, every row is in one current part.
 
 Guarantees
-- of the parts that stand each row is in one, whichever files of a merge are there yet, or still
-- a part of the catalog has the rows of its name, and keys that are all text, or is refused
+- each row is in exactly one current part, whichever files of a merge exist
+- a part has the rows of its name, and keys that are all text, or is refused
 """
 
 import re
@@ -25,29 +23,29 @@ Parts = tuple[Place, ...]
 
 
 def part_name(first: int, end: int | None = None) -> str:
-    """The name of a part whose first row is `first`; with `end`, of one merged from rows `first` to `end` - 1."""
+    """Return the name of a part that begins with row `first`; with `end`, of a merged one that ends before it."""
     return f"{first:0{_DIGITS}d}.parquet" if end is None else f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.parquet"
 
 
 def is_part(path: Place) -> bool:
-    """Whether a file has the name of a part."""
+    """Return whether a file has the name of a part."""
     return _NAME.fullmatch(path.name) is not None
 
 
 def first_row(part: Place) -> int:
-    """The first row of a part, from its name."""
+    """Return the first row of a part, from its name."""
     return int(part.stem.split("-")[0])
 
 
 def rows_of_merged(part: Place) -> int:
-    """How many rows a merged part has, from its name; 0 of another."""
+    """Return the number of rows of a merged part, from its name; 0 for another part."""
     return _end(part) - first_row(part)
 
 
-def standing(parts: Iterable[Place]) -> Parts:
-    """Those parts that were not merged into another, by first row."""
+def current_parts(parts: Iterable[Place]) -> Parts:
+    """Return the parts that were not merged into another, by first row."""
     found: list[Place] = []
-    end = 0  # of the rows that merged parts hold so far
+    end = 0  # of the rows in merged parts so far
     for part in sorted(parts, key=lambda part: (first_row(part), -_end(part))):
         if first_row(part) >= end:
             found.append(part)
@@ -56,7 +54,7 @@ def standing(parts: Iterable[Place]) -> Parts:
 
 
 def _end(part: Place) -> int:
-    """The row after the last of a merged part; of another, which tells only its first, that."""
+    """Return the row after the last of a merged part; the first row of another part."""
     return int(part.stem.split("-")[-1])
 
 
@@ -68,7 +66,7 @@ def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame
     """
     wanted = None if columns is None else ["row", *(name for name in columns if name != "row")]
     frame = table.read(part, wanted, strict=False)
-    refuse = f"{part} is no part of a catalog"
+    refuse = f"{part} is not a part of a catalog"
     if frame.schema.get("row") != pl.Int64 or not frame.height:
         raise StepDiffError(
             f"{refuse} (column `row` is {frame.schema.get('row')}, {frame.height} rows): restore the file"
@@ -80,5 +78,5 @@ def read_part(part: Place, columns: Sequence[str] | None = None) -> pl.DataFrame
     first, merged = first_row(part), rows_of_merged(part)
     rows = pl.int_range(first, first + frame.height, dtype=pl.Int64, eager=True)
     if not frame["row"].eq_missing(rows).all() or merged not in (0, frame.height):
-        raise StepDiffError(f"{refuse} (its rows are not {first} and following, as its name says): restore the file")
+        raise StepDiffError(f"{refuse} (its rows do not begin at {first} and follow one another): restore the file")
     return frame if columns is None else frame.select([n for n in dict.fromkeys(columns) if n in frame.columns])

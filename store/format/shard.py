@@ -130,7 +130,7 @@ def index_size(slots: int) -> int:
 
 
 def parse_index(
-    tail: bytes | memoryview, slots: int, nbytes: int, path: Place
+    tail: bytes | memoryview, slots: int, nbytes: int, path: Path | Place
 ) -> tuple[UInt64[np.ndarray, " slots"], UInt64[np.ndarray, " slots"], Bool[np.ndarray, " slots"]]:
     """Offsets and lengths of the rows, and which are there, from the end of a file of `nbytes` bytes.
 

@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 
 from common.io.direct_io import LEAST, goes_direct, reopened, write_direct
 from common.io.local import Buffer, make_names, named_errors, sync_folder, temporary, write_all
-from common.io.places import Place, place
+from common.io.places import Place, RemotePath, place
 
 _THREADS = 8
 _SEND_BYTES = 16 * 2**20
@@ -57,7 +57,7 @@ class Together:
         Raises StepDiffError where the disk is full or refuses. An object is put at once and is not visible before.
         """
         path = place(path)
-        if path.remote:
+        if isinstance(path, RemotePath):
             return path.put(pieces, nbytes, self._check)
         self._folders |= {*make_names(path.parent), path.parent}
         temp = temporary(path.parent)

@@ -18,7 +18,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ from jaxtyping import Int, Shaped, UInt8
 
 from common.errors import StepDiffError
 from common.io.direct_io import LEAST, read_direct
-from common.io.places import Identity
+from common.io.places import Identity, LocalPath
 from common.io.seal import crc32c
 from common.threads import cores, each, shares
 from store.format.shard import ShardFile
@@ -77,7 +76,7 @@ class _Run(NamedTuple):
 class RowReader:
     """Reads rows of one feature. Safe to share between threads, and across a fork."""
 
-    def __init__(self, path: Callable[[int], Path], shard_rows: int, row_bytes: int, checks: RowChecks) -> None:
+    def __init__(self, path: Callable[[int], LocalPath], shard_rows: int, row_bytes: int, checks: RowChecks) -> None:
         """`path` gives the shard file of a shard of `shard_rows` rows, `row_bytes` bytes each. `checks`: theirs."""
         self._path = path
         self.checks = checks
@@ -104,7 +103,7 @@ class RowReader:
                 self._open.move_to_end(shard)
             return file
 
-    def _opened(self, path: Path) -> ShardFile:
+    def _opened(self, path: LocalPath) -> ShardFile:
         """The shard file; those open so far are let go where the process may open no more."""
         try:
             return ShardFile(path, self._shard_rows)

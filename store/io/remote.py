@@ -57,7 +57,7 @@ def open_shard(path: Place, slots: int) -> ShardFile | RemoteShard:
 
     Raises FileNotFoundError where there is none, DamageError where its index is damaged.
     """
-    return (RemoteShard if path.remote else ShardFile)(path, slots)
+    return RemoteShard(path, slots) if isinstance(path, RemotePath) else ShardFile(path, slots)
 
 
 class _Request(NamedTuple):

@@ -50,7 +50,7 @@ ENCODERS = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a view takes on disk, all rows finished."""
+    """Disk space of a view with all rows finished."""
 
     dtype: str
     """of its largest feature"""
@@ -60,19 +60,19 @@ class Sizes:
     rows_per_shard: int
     shards: int
     files: int
-    """of arrays and shards, metadata, and what tells of each shard's making"""
+    """arrays and shards, metadata, and the record of each shard's writer"""
 
 
 @dataclass(frozen=True)
 class Hours:
-    """How long it takes at one measured rate."""
+    """Duration at one measured rate."""
 
     clips_per_second: float
-    """rows a second of one worker"""
+    """rows per second of one worker"""
     device: str
-    """of the workers: cpu, cuda, or `worker` where the rate was given"""
+    """cpu, cuda, or `worker` where the rate was given"""
     measured: str
-    """where the rate is from"""
+    """source of the rate"""
     worker_hours: float
     hours: float
     """with all workers at once"""
@@ -90,9 +90,9 @@ class Plan:
     dtype: str
     workers: int
     sizes: list[Sizes]
-    """by dtype, the asked one too"""
+    """one per dtype, the chosen one included"""
     hours: list[Hours]
-    """by device; empty where no rate was measured"""
+    """one per device; empty where no rate was measured"""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -100,12 +100,12 @@ class Plan:
 
 
 def plan(options: PlanOptions) -> Plan:
-    """The plan. StepDiffError where options do not fit, or an encoder, view or rate is not there."""
+    """Return the plan. StepDiffError where options do not fit, or an encoder, view or rate is missing."""
     if not options.clips >= 1 or options.clips % 1:
-        raise StepDiffError(f"--clips {options.clips} is refused: give a whole number, 1 or more")
+        raise StepDiffError(f"--clips {options.clips} is not a whole number of at least 1")
     rows = int(options.clips)
     if options.workers < 1:
-        raise StepDiffError(f"--workers {options.workers} is refused: give 1 or more")
+        raise StepDiffError(f"--workers {options.workers} is not 1 or more")
     if (options.encoder is None) == (options.like is None):
         raise StepDiffError(f"give either --encoder ({', '.join(ENCODERS)}) or --like STORE/VIEW")
     if options.like:
@@ -115,7 +115,7 @@ def plan(options: PlanOptions) -> Plan:
         entity, encoder, features = _known(str(options.encoder))
     dtypes: tuple[str, ...] = ("float32", "float16", "int8")
     if options.encoder and TOKENS not in features:
-        dtypes = ("float32",)  # featurize keeps embeddings so, whatever is asked
+        dtypes = ("float32",)  # featurize always stores embeddings so
     return Plan(
         rows=rows,
         entity=entity,
@@ -129,7 +129,7 @@ def plan(options: PlanOptions) -> Plan:
 
 
 def sizes(rows: int, features: Mapping[str, Feature], dtype: str, rows_per_shard: int | None = None) -> Sizes:
-    """What a view of `rows` rows of `features` takes."""
+    """Return the disk space of `rows` rows of `features`."""
     a_shard = rows_per_shard or shard_rows(features)
     shards = math.ceil(rows / a_shard)
     stored = stored_features(features)
@@ -149,7 +149,7 @@ def sizes(rows: int, features: Mapping[str, Feature], dtype: str, rows_per_shard
 
 
 def measured_rates(store: Store, entity: str, encoder: str) -> dict[str, tuple[int, float]]:
-    """Device -> rows, and the seconds that one worker took for them, of all views of an encoder."""
+    """Return, by device, the rows of all views of an encoder and the seconds that one worker took for them."""
     found: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for name in store.views(entity):
         view = store.view(entity, name)
@@ -176,16 +176,16 @@ def _is_count(value: Any) -> bool:
 def _hours(options: PlanOptions, rows: int, entity: str, encoder: str) -> list[Hours]:
     if options.clips_per_second is not None:
         if not 0 < options.clips_per_second < math.inf:
-            raise StepDiffError(f"--clips-per-second {options.clips_per_second} is refused: give a rate above 0")
+            raise StepDiffError(f"--clips-per-second {options.clips_per_second} is not above 0")
         return [_hour(rows, options.clips_per_second, "worker", "as given", options.workers)]
-    place = options.measured_in or (str(Path(options.like).parent) if options.like else None)
-    if place is None:
+    where = options.measured_in or (str(Path(options.like).parent) if options.like else None)
+    if where is None:
         return []
-    rates = measured_rates(Store.open(place), entity, encoder)
+    rates = measured_rates(Store.open(where), entity, encoder)
     if options.measured_in and not rates:
-        raise StepDiffError(f"{place} tells no time of {encoder} on {entity}: run python -m featurize into it first")
+        raise StepDiffError(f"{where} has no measured rate of {encoder} on {entity}: run python -m featurize first")
     return [
-        _hour(rows, count / seconds, device, f"{count:,} {entity} in {seconds:,.1f} s in {place}", options.workers)
+        _hour(rows, count / seconds, device, f"{count:,} {entity} in {seconds:,.1f} s in {where}", options.workers)
         for device, (count, seconds) in sorted(rates.items())
     ]
 
@@ -196,11 +196,9 @@ def _hour(rows: int, rate: float, device: str, measured: str, workers: int) -> H
 
 
 def _known(encoder: str) -> tuple[str, str, dict[str, Feature]]:
-    """Entity, encoder and features of a known encoder."""
+    """Return entity, encoder and features of a known encoder."""
     if encoder not in ENCODERS:
-        raise StepDiffError(
-            f"no features are known of encoder {encoder!r}: give one of {', '.join(ENCODERS)}, or --like"
-        )
+        raise StepDiffError(f"encoder {encoder!r} is not known: give one of {', '.join(ENCODERS)}, or --like")
     known = ENCODERS[encoder]
     features = {name: Feature(shape, "float32") for name, shape in known.features.items()}
     return known.entity, known.name, features

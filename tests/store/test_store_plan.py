@@ -85,16 +85,16 @@ def test_what_cannot_be_planned_is_one_line(make_view: Make, fill: Make, capsys:
     fill(view)
     net, store = f"{view.paths.store}/net", str(view.paths.store)
     for options, said in (
-        ({"clips": 1.5, "like": net}, "give a whole number"),
-        ({"clips": 0.0, "like": net}, "give a whole number"),
-        ({"clips": float("inf"), "like": net}, "give a whole number"),
+        ({"clips": 1.5, "like": net}, "is not a whole number"),
+        ({"clips": 0.0, "like": net}, "is not a whole number"),
+        ({"clips": float("inf"), "like": net}, "is not a whole number"),
         ({"clips": 5.0}, "give either --encoder .*internvideo-mm-l14"),
         ({"clips": 5.0, "like": net, "encoder": "mpnet-base"}, "give either"),
-        ({"clips": 5.0, "encoder": "resnet"}, "no features are known of encoder 'resnet'"),
+        ({"clips": 5.0, "encoder": "resnet"}, "encoder 'resnet' is not known"),
         ({"clips": 5.0, "like": f"{store}/gone"}, "no view 'gone'"),
-        ({"clips": 5.0, "like": net, "clips_per_second": 0.0}, "give a rate above 0"),
-        ({"clips": 5.0, "like": net, "workers": 0}, "give 1 or more"),
-        ({"clips": 5.0, "like": net, "measured_in": store}, "tells no time of net on clips"),
+        ({"clips": 5.0, "like": net, "clips_per_second": 0.0}, "is not above 0"),
+        ({"clips": 5.0, "like": net, "workers": 0}, "is not 1 or more"),
+        ({"clips": 5.0, "like": net, "measured_in": store}, "has no measured rate of net on clips"),
     ):
         with pytest.raises(StepDiffError, match=said) as caught:
             plan(PlanOptions(**options))
