@@ -42,7 +42,7 @@ def progress(what: str, total: int, unit: str = "") -> Iterator[Advance]:
 
 
 def _count(done: int, total: int, rate: float, unit: str) -> str:
-    """The count, the total and the rate, in words."""
+    """Return the count, the total and the rate, in words."""
     if unit == "bytes":
         return f"{done / _MB:,.0f} of {total / _MB:,.0f} MB, {rate / _MB:,.1f} MB/s"
     return f"{done:,} of {total:,}{unit and ' '}{unit}, {rate:,.1f}/s"

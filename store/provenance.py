@@ -1,6 +1,4 @@
-"""What makes a view the same view, and the arrays that it holds.
-
-Names that are safe as folders, and the key of a text.
+"""The identity of a view: its provenance, its arrays, its name; and the key of a text.
 
 Guarantees
 - a difference names every field that differs, with both values
@@ -19,7 +17,7 @@ from common.errors import StepDiffError
 
 DTYPES = ("float16", "float32", "int8")
 MOST_ROW_BYTES = 2**28
-"""bytes of one row of one feature; a shard aims at as much for all its rows"""
+"""bytes of one row of one feature, and about the size of a shard"""
 _MOST_AXES = 16
 
 
@@ -33,7 +31,7 @@ class Feature:
     """float16, float32, or int8 (quantised, with a float16 scale for every 64 channels)"""
 
     def __post_init__(self) -> None:
-        """StepDiffError where no row of that shape and dtype can be stored."""
+        """Raise Raise StepDiffError where rows of that shape and dtype cannot be stored."""
         if self.dtype not in DTYPES:
             raise StepDiffError(f"dtype {_short(self.dtype)} is refused: features are {', '.join(DTYPES)}")
         if not self.shape or min(self.shape) < 1:
@@ -57,19 +55,19 @@ def _short(value: object) -> str:
 
 
 def main_feature(features: Mapping[str, Feature]) -> str:
-    """The feature whose dtype users choose: the one in int8, else the largest. The others stay floats."""
+    """Return the feature whose dtype users choose: the one in int8, else the largest. The others stay floats."""
     return max(features, key=lambda name: (features[name].dtype == "int8", math.prod(features[name].shape)))
 
 
 def with_dtype(features: Mapping[str, Feature], dtype: str) -> dict[str, Feature]:
-    """`features`, the main one stored in `dtype`."""
+    """Return `features`, the main one stored in `dtype`."""
     main = main_feature(features)
     return {**features, main: replace(features[main], dtype=dtype)}
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What makes a view the same view. Two provenances never share a view."""
+    """How the features of a view were computed. Two provenances never share a view."""
 
     encoder: str
     """name of the encoder"""
@@ -85,12 +83,12 @@ class Provenance:
     """feature -> stored dtype"""
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON would hold them."""
+        """Return the fields for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Provenance":
-        """The inverse of `as_dict`; StepDiffError where fields are missing or unknown."""
+        """Return the inverse of `as_dict`; StepDiffError where fields are missing or unknown."""
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             odd = sorted(names ^ set(values))
@@ -103,7 +101,7 @@ class Provenance:
         return cls(**{**values, "dtypes": dict(dtypes)})
 
     def difference(self, other: "Provenance") -> str:
-        """The fields that differ, with both values: `layer 'a' against 'b'`; empty where none do."""
+        """Return the fields that differ, with both values: `layer 'a' against 'b'`; empty where none do."""
         pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return ", ".join(f"{name} {a!r} against {b!r}" for name, a, b in pairs if a != b)
 
@@ -114,19 +112,19 @@ _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 def text_key(text: str) -> str:
-    """The key of a text: the sha256, in hex, of its exact UTF-8."""
+    """Return the key of a text: the sha256, in hex, of its exact UTF-8."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def check_entity(entity: str) -> str:
-    """`entity` itself; StepDiffError where it is not one of ENTITIES."""
+    """Return `entity` itself; StepDiffError where it is not one of ENTITIES."""
     if entity not in ENTITIES:
         raise StepDiffError(f"no entity {entity!r}: a store has rows for {' and '.join(ENTITIES)}")
     return entity
 
 
 def check_name(what: str, name: str) -> str:
-    """`name` itself; StepDiffError where it could not be a folder on every file system."""
+    """Return `name` itself; StepDiffError where it could not be a folder on every file system."""
     if not _SAFE.fullmatch(name):
         raise StepDiffError(
             f"{what} name {name!r} is refused: use up to 100 letters, digits, '-' and '_', a letter or digit first"

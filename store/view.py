@@ -118,9 +118,7 @@ class View:
             shards = [shard for name in now if (shard := shard_number(name)) is not None]
             yield from zip(shards, folder.map(lambda n: self._chunk(n, now[str(n)]), shards), strict=True)
             return
-        for name in (
-            os.listdir(str(folder)) if folder.is_dir() else ()
-        ):  # none of millions is kept
+        for name in os.listdir(str(folder)) if folder.is_dir() else ():  # none of millions is kept
             if (shard := shard_number(name)) is not None and (chunk := self._read_chunk(shard)) is not None:
                 yield shard, chunk
 

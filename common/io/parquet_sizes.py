@@ -56,7 +56,7 @@ def check_sizes(data: bytes) -> None:
 
 
 def _pages(data: bytes, chunk: object) -> Iterator[Struct]:
-    """The page headers of a column chunk."""
+    """Yield the page headers of a column chunk."""
     if not isinstance(chunk, dict):
         raise ImplausibleSizes("a column has no metadata")
     starts = [_number(chunk, field) for field in (9, 11) if field in chunk]
@@ -94,7 +94,7 @@ class _Reader:
         self._data, self.at, self._end = data, at, end
 
     def struct(self, depth: int = 0) -> Struct:
-        """The struct that begins here."""
+        """Return the struct that begins here."""
         found: Struct = {}
         field = 0
         while kind := self._byte():

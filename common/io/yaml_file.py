@@ -1,4 +1,4 @@
-"""YAML that people write: one strict reader for the whole project.
+"""YAML files written by users: one strict reader for the whole project.
 
 Guarantees
 - an unusable file is one line that names the file
@@ -114,7 +114,7 @@ class _Level:
 
 
 def in_one_line(error: yaml.YAMLError) -> str:
-    """What PyYAML says on several lines."""
+    """Return the message of PyYAML on one line."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if mark is None or not problem:
         return " ".join(str(error).split())
@@ -133,6 +133,6 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def _shown(path: str | os.PathLike[str]) -> str:
-    """A file name in one line."""
+    """Return a file name in one line."""
     name = os.fspath(path)
     return str(Path(name)) if name.isprintable() and name else repr(name)

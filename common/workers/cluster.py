@@ -1,11 +1,10 @@
-"""Ray: started here, joined, or around us when we run as one of its jobs.
+"""The connection to Ray: a local one that is started, a cluster that is joined, or the cluster of the current job.
 
 Guarantees
-- a local Ray listens on this machine alone, opens no dashboard and sends no usage report
-- nothing of Ray reaches standard output
+- a local Ray listens on this machine only, opens no dashboard and sends no usage report
+- Ray prints nothing to standard output
 - a program that is connected to Ray already keeps its connection
-- inside a Ray job a relative path, which would point into Ray's throw-away copy of the working
-  folder, is refused
+- inside a Ray job relative paths are refused: they would point into a temporary copy of the working folder
 """
 
 import os
@@ -23,24 +22,24 @@ _ROOMS = ("_stepdiff", "common", "store", "weights", "tasks", "featurize", "retr
 
 
 def inside_job() -> bool:
-    """Whether this process is the entry of a `ray job submit`."""
+    """Return whether this process is the entry point of a `ray job submit`."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def refuse_relative(paths: Iterable[tuple[str, str]]) -> None:
-    """StepDiffError where, inside a Ray job, one of the paths (what it is, path) is relative."""
+    """Raise StepDiffError where, inside a Ray job, one of the paths (name, path) is relative."""
     for name, path in paths if inside_job() else ():
         if not Path(path).expanduser().is_absolute():
             raise StepDiffError(
-                f"{name} {path!r} is relative: inside a Ray job it would point into Ray's throw-away "
+                f"{name} {path!r} is relative: inside a Ray job it would point into a temporary "
                 "copy of the working folder; give an absolute path"
             )
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[bool]:
-    """Connect to Ray within this block: to the one that this process uses already, to the cluster at `address` or
-    RAY_ADDRESS, or else to one started here. Yields whether a cluster was joined, which then receives our packages.
+    """Connect to Ray within this block: to the current connection, to the cluster at `address` or RAY_ADDRESS, or else
+    to a local one that is started. Yields whether a cluster was joined, which then receives our packages.
 
     Raises StepDiffError where no cluster answers, or Ray does not start here.
     """
@@ -55,18 +54,18 @@ def connected(address: str | None) -> Iterator[bool]:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     joined = address != "local"
     if joined:
-        # a job's working folder is on every node already; elsewhere the rooms travel with us
+        # a job's working folder is on every node already; otherwise the rooms are sent
         travelling = {} if inside_job() else {"runtime_env": {"py_modules": [str(_ROOT / room) for room in _ROOMS]}}
-        ray_of_ours = joined_ray(address, **travelling)
+        connection = joined_ray(address, **travelling)
     else:
         paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if str(_ROOT) not in [*paths, sysconfig.get_path("purelib")]:  # Ray's processes inherit it
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), *paths]))
-        ray_of_ours = local_ray()
+        connection = local_ray()
     with ExitStack() as block:
-        block.enter_context(redirect_stdout(sys.stderr))  # Ray prints its own errors there: standard output is ours
+        block.enter_context(redirect_stdout(sys.stderr))  # Ray would print errors to standard output
         try:
-            block.enter_context(ray_of_ours)
+            block.enter_context(connection)
         except RayStartError as error:
             raise StepDiffError(str(error)) from None
         yield joined

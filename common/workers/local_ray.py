@@ -1,14 +1,12 @@
-"""A Ray of our own on this machine: started within a bound, and ended with the process that started it.
+"""A local Ray: its start has a time limit, and it ends with the process that started it.
 
 Guarantees
-- a start that fails is one line, and comes within a bound
-- no process of it is alive 15 seconds after the driver's end, also when SIGKILL ended the driver
-- the processes of a cluster that was there already are left alone
+- a failed start is reported in one line, within a time limit
+- no process of it is alive 15 seconds after the driver's end, also after SIGKILL
+- the processes of an existing cluster are left alone
 
-Measured without the second guarantee (Ray 2.60, two busy cores, driver killed with SIGKILL): Ray's own mechanism, a
-death signal from the kernel, ends what the driver started itself (GCS, raylet, monitors). What the raylet started
-notices the raylet's end by asking: agents lived 16 s, workers 34 s, because neither asks before its imports are done.
-The second guarantee needs `/proc`: on other systems Ray's own mechanism is all there is.
+Without the second guarantee (Ray 2.60, two busy cores, driver killed with SIGKILL), agents lived 16 s longer and
+workers 34 s. It needs `/proc`; other systems have Ray's own mechanism only.
 """
 
 import logging
@@ -28,10 +26,9 @@ from typing import Any
 from common.workers import reaper
 
 _OBJECT_STORE = 100 * 2**20
-"""bytes; only plans travel through Ray"""
+"""bytes; only tasks and outcomes pass through Ray"""
 _RECONNECT = "25"
-"""seconds that the raylet waits for a GCS that has gone, after which both end. Ray's 60 are for a GCS that is started
-again; ours is not. A raylet that has gone is noticed by Ray itself, at once or after 30 seconds"""
+"""seconds that the raylet waits for a GCS that has ended; Ray's 60 are for a GCS that is restarted"""
 _LAST = 12
 """seconds that the reaper may take, at most"""
 _ANSWER = 10.0
@@ -45,7 +42,7 @@ class RayStartError(Exception):
 
 @contextmanager
 def local_ray() -> Iterator[None]:
-    """Ray on this machine within this block. It listens on this machine alone and opens no dashboard.
+    """Run Ray on this machine within this block. It listens on this machine only and opens no dashboard.
 
     Raises:
         RayStartError: It did not start.
@@ -72,7 +69,7 @@ def local_ray() -> Iterator[None]:
 
 @contextmanager
 def joined_ray(address: str, **options: Any) -> Iterator[None]:
-    """Connection to the cluster at `address` within this block.
+    """Connect to the cluster at `address` within this block.
 
     Raises:
         RayStartError: No cluster answers there, or it is of another version.
@@ -91,7 +88,7 @@ def joined_ray(address: str, **options: Any) -> Iterator[None]:
 
 
 def _check_answers(address: str) -> None:
-    """Raise RayStartError where nothing that speaks gRPC listens at `host:port`: Ray itself waits minutes for it."""
+    """Raise RayStartError where no gRPC server listens at `host:port`: Ray itself waits minutes for it."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdecimal():  # `auto`, or a name that Ray knows
         return
@@ -127,9 +124,9 @@ def _init(**options: Any) -> None:
         with _quiet():
             ray.shutdown()
         raise RayStartError(_in_one_line(error)) from error
-    except SystemExit:  # of Ray's own handler of SIGTERM, which `ray.init` installs: the caller's has the last word
+    except SystemExit:  # of the handler of SIGTERM that `ray.init` installs: the caller's handler decides
         if handler is not None:
-            signal.alarm(0)  # with which Ray's C++ handler would abort this process three seconds later
+            signal.alarm(0)  # Ray's C++ handler would abort this process three seconds later
             signal.signal(signal.SIGTERM, handler)
             signal.raise_signal(signal.SIGTERM)
         raise
@@ -140,7 +137,7 @@ def _init(**options: Any) -> None:
 
 @contextmanager
 def _reaped() -> Iterator[Callable[[], None]]:
-    """Ray's processes that are started within this block end with it; gives what is to be called after the start."""
+    """End the Ray processes that start within this block with it; yield a function to call after the start."""
     if not Path("/proc/self/environ").exists():
         yield lambda: None
         return
@@ -149,13 +146,13 @@ def _reaped() -> Iterator[Callable[[], None]]:
         [sys.executable, "-I", "-S", reaper.__file__, mark],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        start_new_session=True,  # the terminal's Ctrl-C is not for it
+        start_new_session=True,  # Ctrl-C of the terminal does not reach it
     )
     assert process.stdin is not None
     pipe = process.stdin.fileno()
 
     def started() -> None:
-        os.environ.pop(reaper.VARIABLE, None)  # what the caller starts from now on is not Ray's
+        os.environ.pop(reaper.VARIABLE, None)  # processes that the caller starts from now on are not Ray's
         with suppress(BrokenPipeError):
             os.write(pipe, reaper.STARTED)
 
@@ -171,7 +168,7 @@ def _reaped() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray's C++ code writes its log to descriptor 2: keep it back, and print it only if the block succeeds."""
+    """Hold back what Ray's C++ code writes to descriptor 2, and print it only if the block succeeds."""
     if sys.stderr is None:  # descriptor 2 is closed
         yield
         return
@@ -190,6 +187,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _in_one_line(error: Exception) -> str:
-    """The first line of what Ray says, without the advice for its own developers."""
+    """Return the first line of an error of Ray."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].strip()

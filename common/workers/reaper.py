@@ -1,14 +1,11 @@
-"""Ends the processes of a local Ray once the process that started it has gone, however it went.
+"""Ends the processes of a local Ray once the process that started it has ended, in whatever way.
 
     python common/workers/reaper.py MARK < PIPE
 
-It runs as a process of its own, in a session of its own, because a driver that SIGKILL ends cannot clean up. The driver
-holds the other end of PIPE: the end of that file means that the driver has ended, or that it has shut Ray down. A
-process belongs to the local Ray if its environment holds the line `COMMON_RAY_MARK=MARK`; no other process is touched,
-so a cluster that was there already stays.
-
-While the pipe has said nothing, Ray is starting. Ray's C++ code may end the driver in that time without Python's help,
-so the line that says so comes from here.
+It is a separate process in its own session, because a driver killed by SIGKILL cannot clean up. The driver holds the
+other end of PIPE, which closes when the driver ends or shuts Ray down. A process belongs to the local Ray if its
+environment contains `COMMON_RAY_MARK=MARK`; no other process is touched. Until STARTED arrives, Ray is starting, and
+its C++ code may end the driver without a Python exception: then this process prints the error.
 """
 
 import os
@@ -19,7 +16,7 @@ from pathlib import Path
 
 VARIABLE = "COMMON_RAY_MARK"
 STARTED = b"s"
-"""written to the pipe once Ray answers, or once the driver reports a failed start itself"""
+"""sent once Ray answers, or the driver reports a failed start itself"""
 _LINE = b"error: ended while Ray was starting (logs: /tmp/ray/session_latest/logs); run the same command again\n"
 _PATIENCE = 10.0  # seconds
 _PAUSE = 0.05  # seconds
@@ -40,7 +37,7 @@ def marked(mark: str) -> list[int]:
 
 
 def end(mark: str) -> None:
-    """Kill every marked process, and those that they start meanwhile."""
+    """Kill every marked process, and those that they start in the meantime."""
     last = time.monotonic() + _PATIENCE
     while (found := marked(mark)) and time.monotonic() < last:
         for process in found:
@@ -56,7 +53,7 @@ def main(mark: str) -> None:
     started = False
     while said := os.read(0, 1):
         started = started or said == STARTED
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # whoever reads the driver's standard error need not wait for us
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # readers of the driver's stderr need not wait
     if not started:
         os.write(2, _LINE)
     end(mark)

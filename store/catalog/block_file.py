@@ -1,14 +1,12 @@
-"""Arrays in one mapped file, each block of which is checked when it is first touched.
+"""Arrays in one file, mapped or in an object store, of which each block is checked when it is first used.
 
-A file is its arrays, each padded to whole blocks; then the crc32c of every block; then one sealed
-JSON object that says where they lie; then that object's length. So a file of any size opens at
-once, and what is read from it is as it was written.
-
-A file of checked blocks in an object store: one request for its end opens it, blocks are fetched when touched.
+A file is its arrays, each padded to whole blocks; then the crc32c of every block; then one sealed JSON object that
+describes them; then that object's length. In an object store one request for its end opens it, and blocks are fetched
+when used.
 
 Guarantees
-- what `check` let pass is, to the byte, what was written
-- a file opens in a time that its arrays do not lengthen
+- what `check` accepted is, to the byte, what was written
+- the time to open a file does not depend on the size of its arrays
 """
 
 import json
@@ -38,7 +36,7 @@ Spans = Sequence[tuple[int, int]]
 
 
 class DamagedFile(DamageError):
-    """A file of which some byte is not as it was written."""
+    """A file of which some byte differs from what was written."""
 
     def __init__(self, path: Place) -> None:
         super().__init__(f"{path} is not as it was written: run python -m store verify")
@@ -46,14 +44,14 @@ class DamagedFile(DamageError):
 
 
 class BlockFile:
-    """A file that is open: mapped, its bytes in memory, or on their way there."""
+    """An open file."""
 
     def __init__(
         self, path: Place, data: bytes | memoryview | mmap.mmap, fetch: Callable[[Spans], None] | None = None
     ) -> None:
-        """The file whose bytes are `data`; DamagedFile where its head is none. Use `open_file`.
+        """Open the file whose bytes are `data`; DamagedFile where its head is damaged. Use `open_file`.
 
-        With `fetch` blocks that were not checked yet may be lacking in `data`: it brings them there.
+        `fetch` fills blocks of `data` that were not checked yet.
         """
         self.path = path
         self._fetch = fetch
@@ -83,7 +81,7 @@ class BlockFile:
         self._checked = np.zeros(blocks, bool)
 
     def array(self, name: str) -> Shaped[np.ndarray, " n"]:
-        """An array of the file. Its elements are to be trusted once `check` has passed them."""
+        """Return an array of the file. Its elements are valid once `check` has accepted them."""
         return self._arrays[name]
 
     @property
@@ -92,13 +90,13 @@ class BlockFile:
         return self._arrays
 
     def load(self, name: str) -> None:
-        """Have the whole of an array there, for whoever looks everywhere in it; DamagedFile."""
+        """Fetch a whole array for a search; DamagedFile."""
         if self._fetch:
             first = self._starts[name]
             self._check_blocks(np.arange(first, first + _blocks(self._arrays[name].nbytes)))
 
     def check(self, name: str, first: Int[np.ndarray, " P"], last: Int[np.ndarray, " P"]) -> None:
-        """Check the elements from each `first` to its `last` of an array; DamagedFile where one is not as written."""
+        """Check the elements from each `first` to its `last` of an array; DamagedFile where one differs."""
         if self.checked:
             return
         size = self._arrays[name].itemsize
@@ -140,13 +138,13 @@ def open_file(path: Place) -> BlockFile:
 
 
 def _end_bytes(end: bytes, size: int) -> int:
-    """Bytes behind the blocks of a file of `size` bytes, of which `end` are the last."""
+    """Return bytes after the blocks of a file of `size` bytes, of which `end` are the last."""
     head = int.from_bytes(end[-_LENGTH:], "little") + _LENGTH
     return min(size - (size - head) // (BLOCK + 4) * BLOCK, size) if head <= size else len(end)
 
 
 def encode(arrays: Mapping[str, Pieces], about: dict[str, Any]) -> Iterator[Buffer]:
-    """A file of `arrays`, of which `about` is what the reader is told, block by block."""
+    """Yield a file of `arrays`, with the metadata `about`, block by block."""
     sums = []
     for pieces in arrays.values():
         for block in _in_blocks(pieces):
@@ -163,7 +161,7 @@ def encode(arrays: Mapping[str, Pieces], about: dict[str, Any]) -> Iterator[Buff
 
 
 def _described(path: Place, head: bytes) -> dict[str, Any]:
-    """The JSON object at the end of a file; DamagedFile where `encode` cannot have written it."""
+    """Return the JSON object at the end of a file; DamagedFile where `encode` cannot have written it."""
     try:
         described = json.loads(head)
     except (ValueError, RecursionError):
@@ -187,7 +185,7 @@ def _described(path: Place, head: bytes) -> dict[str, Any]:
 
 
 def _in_blocks(pieces: Pieces) -> Iterator[Buffer]:
-    """The bytes of `pieces` in whole blocks, zeros after the last."""
+    """Yield the bytes of `pieces` in whole blocks, zeros after the last."""
     held = b""
     for piece in pieces:
         data = np.ascontiguousarray(piece, piece.dtype.newbyteorder("<")).view(np.uint8).data

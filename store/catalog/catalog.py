@@ -151,9 +151,7 @@ class Catalog:
             update = pl.concat([new.clear().select("row", *names), known.select("row", *names)], how="vertical_relaxed")
             new = new.update(update, on="row", how="left")
         except pl.exceptions.PolarsError as error:
-            raise StepDiffError(
-                f"{part} cannot take the new metadata ({error}): give values of its type"
-            ) from error
+            raise StepDiffError(f"{part} cannot take the new metadata ({error}): give values of its type") from error
         before = old.with_columns(pl.lit(None).alias(name) for name in names if name not in old.columns)
         same = pl.all_horizontal(pl.Series(new[name].eq_missing(before[name].cast(new[name].dtype))) for name in names)
         changed = new.height - int(new.select(same)[:, 0].sum())

@@ -38,14 +38,14 @@ class KeyIndex:
         self._keys = PackedKeys(file.array(_KEYS), file.array(_OFFSETS))
 
     def __len__(self) -> int:
-        """Rows of the index."""
+        """Return rows of the index."""
         return self.end - self.first
 
     def find(
         self, wanted: PackedKeys, hashes: UInt64[np.ndarray, " all"], places: Int64[np.ndarray, " K"]
     ) -> Int64[np.ndarray, " K"]:
         """Return the row of the key at each of `places` of `wanted` (hashes: `hashes`), -1 where it has none."""
-        from store.catalog import key_kernels  # numba takes as long to import as all the rest
+        from store.catalog import key_kernels  # imports numba: as slow as all other imports
 
         sought = hashes[places]
         self._file.load(_HASHES)

@@ -1,4 +1,4 @@
-"""The loops of `store.catalog.keys`, compiled: a key is read by words of eight bytes, wherever it begins."""
+"""The compiled loops of `store.catalog.keys`: keys are read by words of eight bytes at any offset."""
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt64
@@ -6,14 +6,14 @@ from jaxtyping import Bool, Int64, UInt64
 from common.compiled import compiled
 
 _WORD = 8  # bytes
-_MENDED = 2  # times that a guess is
+_REFINED = 2  # times that a guess is refined
 _NEAR = 2  # places of the first step
 _TOGETHER = 1024  # keys compared step by step together: what is noted of them stays in the nearest cache
 
 
 @compiled
 def _mixed(state: np.uint64) -> np.uint64:
-    """splitmix64: its constant step, then its finaliser."""
+    """Return the next splitmix64 state: its constant step, then its finaliser."""
     state = state + np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -22,7 +22,7 @@ def _mixed(state: np.uint64) -> np.uint64:
 
 @compiled
 def _ended(word: np.uint64, rest: int) -> np.uint64:
-    """`word`, zeros past the `rest` bytes that belong to the key."""
+    """Return `word`, zeros past the `rest` bytes that belong to the key."""
     if rest <= 0:
         return np.uint64(0)
     return word & (~np.uint64(0) >> np.uint64(8 * max(_WORD - rest, 0)))
@@ -54,14 +54,14 @@ def lower_bounds(
 ) -> bool:
     """Fill `places` with the first place in `hashes` not below each of `sought`, `hits` with whether that is it.
 
-    Hashes are spread evenly, so that a hash tells nearly where it stands, and the one found there tells it to a few
-    places: from there the search doubles its step, then halves it. False where `hashes` do not ascend around a place.
+    Hashes are uniform, so a hash predicts its place; a search from there doubles its step, then halves it. Returns
+    False where `hashes` do not ascend around a place.
     """
     count, density, ascending = len(hashes), len(hashes) / 2.0**64, True
     for key in range(len(sought)):  # a loop without a branch waits for many places of memory at once
         wanted = sought[key]
         guess = int(wanted * density)
-        for _ in range(_MENDED):
+        for _ in range(_REFINED):
             guess = min(max(guess, 0), count - 1)
             guess += int((np.float64(wanted) - np.float64(hashes[guess])) * density)
         places[key] = min(max(guess, 0), count - 1)

@@ -1,4 +1,4 @@
-"""Keys, one after another in one buffer, and their 64-bit hashes.
+"""Keys, packed into one buffer, and their 64-bit hashes.
 
 Guarantees
 - a key has the same hash on every machine and in every version: a file of hashes names HASH
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int64, UInt8, UInt64
 HASH = "splitmix64 of length, then of state xor each little-endian word"
 """the hash function, as files name it"""
 SPARE = 8
-"""bytes after the last key, so that every key may be read by words"""
+"""zero bytes after the last key, so that every key can be read by words"""
 _WORD = 8  # bytes
 _RUN = 2**20  # keys joined at a time
 
@@ -27,23 +27,23 @@ class PackedKeys:
     data: UInt8[np.ndarray, " bytes"]
     """the keys, one after another, and SPARE bytes"""
     offsets: Int64[np.ndarray, " ends"]
-    """where in `data` each key begins, and where one behind the last would: K + 1 places"""
+    """offset in `data` of each key, and of the end: K + 1 values"""
     gap: int = 0
     """bytes between a key's end and the next one's beginning"""
 
     def __len__(self) -> int:
-        """K."""
+        """Return K."""
         return len(self.offsets) - 1
 
     def take(self, places: Int64[np.ndarray, " P"]) -> list[str]:
-        """The keys at `places`."""
+        """Return the keys at `places`."""
         data = self.data.data
         spans = zip(self.offsets[places].tolist(), (self.offsets[places + 1] - self.gap).tolist(), strict=True)
         return [str(data[start:end], "utf-8") for start, end in spans]
 
     def hashes(self) -> UInt64[np.ndarray, " K"]:
-        """The hash of every key."""
-        from store.catalog import key_kernels  # numba takes as long to import as all the rest
+        """Return the hash of every key."""
+        from store.catalog import key_kernels  # imports numba: as slow as all other imports
 
         hashes = np.empty(len(self), np.uint64)
         key_kernels.hash_keys(self._words, self.offsets, self.gap, hashes)
@@ -52,7 +52,7 @@ class PackedKeys:
     def equal(
         self, places: Int64[np.ndarray, " P"], others: "PackedKeys", theirs: Int64[np.ndarray, " P"]
     ) -> Bool[np.ndarray, " P"]:
-        """Whether the key at each of `places` is the one of `others` at `theirs`."""
+        """Return whether the key at each of `places` is the one of `others` at `theirs`."""
         from store.catalog import key_kernels
 
         same = np.empty(len(places), bool)
@@ -67,7 +67,7 @@ class PackedKeys:
 
 
 def pack_to_ask(keys: Sequence[str] | pl.Series) -> PackedKeys:
-    """`keys`, packed for a look-up, in half the time of `pack` where they come as text: they may have gaps."""
+    """Return `keys`, packed for a look-up, with gaps where that takes half the time of `pack`."""
     if not isinstance(keys, pl.Series) and (text := "\0".join(keys)).isascii():
         data = np.frombuffer((text + "\0" * (1 + SPARE)).encode(), np.uint8)
         ends = np.flatnonzero(data[:-SPARE] == 0)  # of the keys, unless one holds such a byte itself
@@ -77,7 +77,7 @@ def pack_to_ask(keys: Sequence[str] | pl.Series) -> PackedKeys:
 
 
 def pack(keys: Sequence[str] | pl.Series) -> PackedKeys:
-    """`keys`, packed without gaps. A lone surrogate, which no key in a catalog has, equals nothing there."""
+    """Return `keys`, packed without gaps. A lone surrogate, which no key of a catalog has, equals none."""
     if isinstance(keys, pl.Series):
         runs = (keys.slice(at, _RUN).str.join("").item() for at in range(0, len(keys), _RUN))
         pieces = [run.encode() for run in runs]

@@ -25,7 +25,7 @@ _HALF, _HALF_BITS = np.float32(0.5), np.int32(0x3F000000)  # float32 numbers at 
 
 @compiled
 def _from_float16(bits: int) -> np.float32:
-    """The float32 of a float16 that is neither negative nor past its range."""
+    """Return the float32 of a float16 that is neither negative nor past its range."""
     if bits < 0x400:
         return np.float32(bits) * _STEP
     return np.int32((bits << 13) + _BIAS).view(np.float32)
@@ -33,7 +33,7 @@ def _from_float16(bits: int) -> np.float32:
 
 @compiled
 def _scale_bits(exact: np.float32) -> np.uint16:
-    """A positive float32 rounded up to float16; 1 for zero."""
+    """Return a positive float32 rounded up to float16; 1 for zero."""
     bits = np.float32(exact).view(np.int32)
     if bits == 0:
         return np.uint16(0x3C00)

@@ -1,13 +1,12 @@
-"""Where everything lies, and the metadata that any Zarr v3 reader needs.
+"""The folder layout of a store, and the metadata that any Zarr v3 reader needs.
 
-A store is a folder:
 
-    store.json                            format name and version
-    arrays.zarr/ENTITY/VIEW/ARRAY/        a plain Zarr v3 hierarchy
-    catalog/ENTITY/FIRST_ROW.parquet      key -> row; FIRST_ROW-END.parquet holds what many such parts held
-    catalog/ENTITY/FIRST_ROW-END.keys     hash of a key -> row, made from the parts and made again where lost
-    failures/ENTITY/VIEW/SHARD.parquet    key, reason; merged-GROUP.parquet holds those of many shards
-    shards/ENTITY/VIEW/SHARD.json         what wrote the shard: library versions, device
+store.json                            format name and version
+arrays.zarr/ENTITY/VIEW/ARRAY/        a plain Zarr v3 hierarchy
+catalog/ENTITY/FIRST_ROW.parquet      key -> row; FIRST_ROW-END.parquet replaces several such parts
+catalog/ENTITY/FIRST_ROW-END.keys     hash of a key -> row, built from the parts and rebuilt where lost
+failures/ENTITY/VIEW/SHARD.parquet    key, reason; merged-GROUP.parquet has those of many shards
+shards/ENTITY/VIEW/SHARD.json         the record of the shard's writer: library versions, device
 """
 
 import json
@@ -32,25 +31,25 @@ LOCK = "lock.json"
 MERGED_SHARDS = 1024
 """shards whose failures are merged into one file"""
 _MOST_JSON = 64 * 2**20
-"""bytes of a JSON file: what wrote a shard takes most, 60 for every run of rows"""
+"""bytes of a JSON file: the record of a shard's writer is the largest, 60 bytes per range of rows"""
 _SHARD = re.compile("0|[1-9][0-9]{0,11}")  # rows have at most 12 digits, see store.catalog.parts
 
 
 def write_json(path: Path | Place, value: dict[str, Any]) -> None:
-    """Write `value`, in which `BLANK` stands somewhere, as a sealed JSON file."""
+    """Write `value`, which contains `BLANK`, as a sealed JSON file."""
     data = encode_json(value)
     place(path).put([data], len(data))
 
 
 def encode_json(value: dict[str, Any]) -> bytes:
-    """`value`, in which `BLANK` stands somewhere, as the bytes of a sealed JSON file."""
+    """Return `value`, which contains `BLANK`, as the bytes of a sealed JSON file."""
     return seal(json.dumps(value, indent=2).encode())
 
 
 def read_json(path: Path | Place, sealed: bool = True) -> dict[str, Any]:
-    """The object in `path`; StepDiffError where it is damaged, FileNotFoundError where absent.
+    """Return the object in `path`; StepDiffError where it is damaged, FileNotFoundError where absent.
 
-    Without `sealed` a file is read that another version may have written, with no seal.
+    Without `sealed` the file may have no seal: another version may have written it.
     """
     try:
         data = place(path).read_whole(_MOST_JSON)
@@ -79,7 +78,7 @@ def half_made(group: Place) -> bool:
 
 
 def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The zarr.json of a group."""
+    """Return the zarr.json of a group."""
     return {
         "zarr_format": 3,
         "node_type": "group",
@@ -88,7 +87,7 @@ def group_metadata(attributes: dict[str, Any] | None = None) -> dict[str, Any]:
 
 
 def sharded_metadata(shape: tuple[int, ...], dtype: str, shard_rows: int) -> dict[str, Any]:
-    """The zarr.json of an array of rows: one inner chunk a row, `shard_rows` rows a shard."""
+    """Return the zarr.json of an array of rows: one inner chunk a row, `shard_rows` rows a shard."""
     return _array_metadata(
         shape=shape,
         dtype=dtype,
@@ -99,7 +98,7 @@ def sharded_metadata(shape: tuple[int, ...], dtype: str, shard_rows: int) -> dic
 
 
 def chunked_metadata(shape: tuple[int, ...], dtype: str, shard_rows: int) -> dict[str, Any]:
-    """The zarr.json of an unsharded array, one crc32c'd chunk for the rows of a shard."""
+    """Return the zarr.json of an unsharded array, one crc32c'd chunk for the rows of a shard."""
     return _array_metadata(shape=shape, dtype=dtype, chunks=(shard_rows, *shape[1:]), compressors=[Crc32cCodec()])
 
 
@@ -112,7 +111,7 @@ def _array_metadata(**options: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ViewPaths:
-    """Where the files of one view lie."""
+    """The paths of the files of one view."""
 
     store: Place
     entity: str
@@ -124,40 +123,40 @@ class ViewPaths:
         return self.store / ARRAYS / self.entity / self.view
 
     def metadata(self, array: str) -> Place:
-        """The zarr.json of one of the view's arrays."""
+        """Return the zarr.json of one of the view's arrays."""
         return self.group / array / "zarr.json"
 
     def shard(self, feature: str, shard: int, axes: int) -> Place:
-        """The shard file of a feature whose array has `axes` axes."""
+        """Return the shard file of a feature whose array has `axes` axes."""
         return type(self.group)(f"{self.group}/{feature}/c/{shard}{'/0' * (axes - 1)}")
 
     def checksum(self, shard: int) -> Place:
-        """The checksum chunk of a shard."""
+        """Return the checksum chunk of a shard."""
         return self.group / "checksum" / "c" / str(shard) / "0"
 
     def status(self, shard: int) -> Place:
-        """The status chunk of a shard: written last."""
+        """Return the status chunk of a shard: written last."""
         return type(self.group)(f"{self.group}/status/c/{shard}")
 
     def failures(self, shard: int) -> Place:
-        """Why rows of a shard failed."""
+        """Return the path of the reasons why rows of a shard failed."""
         return self._failures / f"{shard}.parquet"
 
     def merged_failures(self, shard: int) -> Place:
-        """Why rows of a shard failed that has no such file of its own, beside those of its neighbours."""
+        """Return the path of the merged reasons of a group of shards."""
         return self._failures / f"merged-{shard // MERGED_SHARDS}.parquet"
 
     def info(self, shard: int) -> Place:
-        """What wrote a shard."""
+        """Return the path of the record of a shard's writer."""
         return self._info / f"{shard}.json"
 
     def lock(self, shard: int) -> Place:
-        """The lock of a shard's one writer."""
+        """Return the lock of a shard's one writer."""
         return self.info(shard).with_suffix(".lock")
 
     @property
     def beside(self) -> tuple[Place, Place]:
-        """The folders of the view outside its Zarr group: failures, and what wrote its shards."""
+        """The folders of the view outside its Zarr group: failures, and records of its shards' writers."""
         return self._failures, self._info
 
     @cached_property

@@ -1,10 +1,10 @@
-"""int8 values with a float16 scale for every 64 channels, so that an outlier drowns no others.
+"""int8 values with a float16 scale per 64 channels, so that an outlier affects only its block.
 
 Guarantees
 - the relative error (RMS) of a block is below 3.2 %, that of all blocks below 1.9 %; in a block whose largest value is
   below 2^-17, where scales are as coarse as float16 is there, a value is off by 2^-25 at most or that much
 - no scale is zero, and no value passes 127
-- every bit is as plain numpy computes it, whatever the number of threads
+- every bit equals that of plain numpy, for any number of threads
 """
 
 import math
@@ -23,25 +23,25 @@ _LEAST = 2**17  # channels worth a thread
 
 
 class Quantised(NamedTuple):
-    """Values as they are stored: value = levels * scale of its block of 64 channels."""
+    """Stored values: value = levels * scale of the block of 64 channels."""
 
     levels: Int8[np.ndarray, "*axes D"]
     scale: Float16[np.ndarray, "*axes blocks"]
 
 
 def scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of the scales of rows of `shape`: the last axis in blocks of 64, rounded up."""
+    """Return the shape of the scales of rows of `shape`: the last axis in blocks of 64, rounded up."""
     return (*shape[:-1], math.ceil(shape[-1] / BLOCK))
 
 
 def quantise(values: Float[np.ndarray, "*axes D"], threads: int | None = None) -> Quantised:
-    """Finite values, float32 or float16, as int8 and scales.
+    """Quantise finite values, float32 or float16, to int8 and scales.
 
     A scale is max|value| / 127 of its block rounded up to float16; a block of zeros has scale 1. Float16 values need
     not be finite: the scale of a block with one that is not is NaN, and the block is to be refused. `threads` are by
     default as many as there are cores.
     """
-    from store.format import kernels  # numba takes as long to import as all the rest
+    from store.format import kernels  # imports numba: as slow as all other imports
 
     made = Quantised(aligned_empty(values.shape, np.int8), np.empty(scale_shape(values.shape), np.float16))
     scale = made.scale.view(np.uint16)
@@ -57,7 +57,7 @@ def dequantise(
     scale: Float16[np.ndarray, "*axes blocks"],
     out: Float[np.ndarray, "..."] | None = None,
 ) -> Float[np.ndarray, "*axes D"]:
-    """The values that `quantise` was given, within its error: float32, or as `out` is.
+    """Return the values that `quantise` was given, within its error: float32, or as `out` is.
 
     `out` is C-contiguous float32 or float16; a float16 stops at 65504, where levels * scale may be
     a little past it. StepDiffError on another `out`.

@@ -1,8 +1,8 @@
-"""Rows on their way into a shard: checked, in the dtype they are stored in, with their checksums.
+"""Rows prepared for a shard: checked, in their stored dtype, with their checksums.
 
 Guarantees
 - a row that is not finite, or does not fit, fails alone
-- rows are made ready by threads while those before are written
+- rows are prepared by threads while earlier ones are written
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from common.threads import ahead
 from store.format.quantise import quantise
 from store.provenance import Feature
 
-_PART_BYTES = 8 * 2**20  # of features that are made ready at a time
+_PART_BYTES = 8 * 2**20  # of features prepared at a time
 
 
 class StoredRows(NamedTuple):
@@ -37,10 +37,10 @@ class StoredRows(NamedTuple):
 def stored_rows(
     slots: Int[np.ndarray, " K"], given: Mapping[str, Float[np.ndarray, "K ..."]], features: Mapping[str, Feature]
 ) -> Iterator[StoredRows]:
-    """The rows of `slots` as `features` are stored, in parts, in order."""
+    """Yield the rows of `slots` as `features` are stored, in parts, in order."""
     row_bytes = sum(values[:1].nbytes for values in given.values())
     size = max(_PART_BYTES // max(row_bytes, 1), 1)
-    fill = max(PAGE // gcd(features[name].row_bytes, PAGE) for name in given)  # rows that end where a page does
+    fill = max(PAGE // gcd(features[name].row_bytes, PAGE) for name in given)  # rows that end at a page boundary
     size -= size % fill if size > fill else 0
     parts = [slice(at, at + size) for at in range(0, len(slots), size)]
     return ahead(partial(_part, slots, given, features), parts)
@@ -60,9 +60,9 @@ def _part(
         dtype = features[name].dtype
         suspects, looked_at = np.arange(len(slots)), values
         if dtype == "int8":
-            arrays[name], scale = quantise(values, threads=1)  # other parts are made meanwhile
+            arrays[name], scale = quantise(values, threads=1)  # other parts are prepared at the same time
             arrays["scale"] = np.ascontiguousarray(scale, "<f2")
-            if values.dtype == np.float16:  # the scales tell, and are few
+            if values.dtype == np.float16:  # the scales show it, and are few
                 suspects = np.flatnonzero(np.isnan(scale).reshape(len(slots), -1).any(axis=1))
                 looked_at = values[suspects]
         else:
@@ -79,7 +79,7 @@ def _part(
 
 
 def _unfit(values: Float[np.ndarray, "S ..."], narrow: bool) -> Iterator[tuple[int, str]]:
-    """Rows that cannot be stored, as float16 or int8 where `narrow`, and what hinders each."""
+    """Yield rows that cannot be stored, as float16 or int8 where `narrow`, and what hinders each."""
     if not values.size:
         return
     peaks = _peaks(values.reshape(len(values), -1))
@@ -94,7 +94,7 @@ def _unfit(values: Float[np.ndarray, "S ..."], narrow: bool) -> Iterator[tuple[i
 
 
 def _peaks(values: Float[np.ndarray, "S D"]) -> Float[np.ndarray, " S"]:
-    """The greatest magnitude of each row; NaN and infinity come through."""
+    """Return the greatest magnitude of each row; NaN and infinity come through."""
     if values.dtype == np.float16:  # as integers they compare alike, many times as fast
         below_zero = (values.view(np.uint16).max(1) & 0x7FFF).astype(np.int16)
         return np.maximum(values.view(np.int16).max(1), below_zero).view(np.float16)

@@ -68,7 +68,7 @@ class ShardFile:
         return reopened(self.fd)
 
     def row(self, slot: int) -> bytes | None:
-        """The bytes of a row, None where it is missing."""
+        """Return the bytes of a row, None where it is missing."""
         if not self.present[slot]:
             return None
         return os.pread(self.fd, int(self.lengths[slot]), int(self.offsets[slot]))
@@ -82,7 +82,7 @@ class Rows(Protocol):
     """where they lie"""
 
     def row(self, slot: int) -> bytes | memoryview | None:
-        """The bytes of a row, None where it is missing."""
+        """Return the bytes of a row, None where it is missing."""
 
 
 def pieces(
@@ -92,7 +92,7 @@ def pieces(
     row_bytes: int,
     check: Callable[[int, bytes | memoryview], None],
 ) -> Iterator[bytes | memoryview | np.ndarray]:
-    """A new shard file, piece by piece, by slot: rows of `old` that are kept, and new ones, which come by slot too.
+    """Yield a new shard file in pieces, ordered by slot: kept rows of `old`, and new rows, given in that order.
 
     A kept row that `old` leaves out is the fill value, and written as such. `check` is called with the slot and the
     bytes of every kept row before it is written, and raises where they are not as they were written.
@@ -125,16 +125,16 @@ def _kept(
 
 
 def index_size(slots: int) -> int:
-    """Bytes of the index of a shard file."""
+    """Return bytes of the index of a shard file."""
     return slots * 16 + 4
 
 
 def parse_index(
     tail: bytes | memoryview, slots: int, nbytes: int, path: Path | Place
 ) -> tuple[UInt64[np.ndarray, " slots"], UInt64[np.ndarray, " slots"], Bool[np.ndarray, " slots"]]:
-    """Offsets and lengths of the rows, and which are there, from the end of a file of `nbytes` bytes.
+    """Return offsets and lengths of the rows, and which are there, from the end of a file of `nbytes` bytes.
 
-    DamageError where `tail` is no index, or tells of rows that are not in the file or overlap.
+    DamageError where `tail` is not an index, or has rows that are not in the file or overlap.
     """
     if len(tail) != index_size(slots) or crc32c(tail[:-4]).to_bytes(4, "little") != tail[-4:]:
         raise DamageError(f"index of {path} is damaged: run python -m store verify")
@@ -143,7 +143,7 @@ def parse_index(
     offsets, lengths = index[present, 0], index[present, 1]
     room = np.uint64(nbytes - index_size(slots))  # what lies before the index
     if (lengths > room).any() or (offsets > room - lengths).any():
-        raise DamageError(f"index of {path} tells of rows that are not in it: run python -m store verify")
+        raise DamageError(f"index of {path} has rows that are not in it: run python -m store verify")
     ends = offsets + lengths
     if (offsets[1:] < ends[:-1]).any():  # not in the order of the slots, or overlapping
         order = np.argsort(offsets, kind="stable")
@@ -153,7 +153,7 @@ def parse_index(
 
 
 def index_bytes(present: Bool[np.ndarray, " slots"], row_bytes: int) -> bytes:
-    """The index of a shard file whose present rows lie one after another."""
+    """Return the index of a shard file whose present rows lie one after another."""
     index = np.full((len(present), 2), MISSING, "<u8")
     index[present, 0] = np.arange(np.count_nonzero(present)) * row_bytes
     index[present, 1] = row_bytes
@@ -162,13 +162,13 @@ def index_bytes(present: Bool[np.ndarray, " slots"], row_bytes: int) -> bytes:
 
 
 def encode_chunk(values: Shaped[np.ndarray, "..."]) -> bytes:
-    """A chunk of an unsharded array: little-endian bytes, then their crc32c."""
+    """Return a chunk of an unsharded array: little-endian bytes, then their crc32c."""
     data = values.tobytes()
     return data + crc32c(data).to_bytes(4, "little")
 
 
 def read_chunk(path: Place, shape: tuple[int, ...], dtype: str) -> np.ndarray | None:
-    """The chunk in `path`, None where there is none; DamageError where it is damaged."""
+    """Return the chunk in `path`, None where there is none; DamageError where it is damaged."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     try:
         data = path.read_whole(size + 4)

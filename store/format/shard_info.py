@@ -1,7 +1,7 @@
-"""What wrote the rows of a shard: `shards/ENTITY/VIEW/SHARD.json`, parsed and checked in one place.
+"""The record of a shard's writers: `shards/ENTITY/VIEW/SHARD.json`, parsed and checked in one place.
 
 Guarantees
-- what wrote a shard speaks of its own rows: a range of others is refused, however long
+- a record is of the shard's own rows: a range of others is refused, however long
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from store.format.layout import encode_json, read_json
 
 @dataclass(frozen=True)
 class Write:
-    """Rows that were written alike."""
+    """Rows written by the same program and device."""
 
     rows: frozenset[int]
     info: dict[str, Any]
@@ -24,10 +24,10 @@ class Write:
 
 
 def read_writes(path: Place, first: int, count: int) -> list[Write]:
-    """Return what wrote the rows of a shard, which are `count` from `first` on.
+    """Return the record of a shard of rows `first` to `first + count` - 1.
 
     Raises:
-        StepDiffError: the file is damaged, or speaks of other rows.
+        StepDiffError: the file is damaged, or names other rows.
         FileNotFoundError: it does not exist.
     """
     writes = read_json(path).get("writes")
@@ -38,8 +38,8 @@ def read_writes(path: Place, first: int, count: int) -> list[Write]:
 
 def encode_writes(shard: int, writes: Iterable[Write]) -> bytes:
     """Return the file of a shard, sealed."""
-    told = [{"rows": _to_ranges(write.rows), "info": write.info} for write in writes if write.rows]
-    return encode_json({"shard": shard, "writes": told, "seal": BLANK})
+    spans = [{"rows": _to_ranges(write.rows), "info": write.info} for write in writes if write.rows]
+    return encode_json({"shard": shard, "writes": spans, "seal": BLANK})
 
 
 def _parsed(path: Place, write: object, first: int, end: int) -> Write:
@@ -56,14 +56,12 @@ def _parsed(path: Place, write: object, first: int, end: int) -> Write:
             break
         rows |= set(range(span[0], span[1] + 1))
     if not fits or not isinstance(write, dict):
-        raise StepDiffError(
-            f"{path} speaks of rows other than {first} to {end - 1}: delete it, and run the command again"
-        )
+        raise StepDiffError(f"{path} names rows other than {first} to {end - 1}: delete it, and run the command again")
     return Write(frozenset(rows), write["info"])
 
 
 def _to_ranges(rows: Iterable[int]) -> list[list[int]]:
-    """Rows as [first, last] of every unbroken run."""
+    """Return rows as [first, last] of every unbroken run."""
     ranges: list[list[int]] = []
     for row in sorted(rows):
         if ranges and row == ranges[-1][1] + 1:

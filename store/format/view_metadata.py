@@ -1,12 +1,12 @@
 """The metadata of a view, parsed and checked in one place.
 
-A store may come from somebody else: whatever its JSON files say is checked here, before anything is allocated by it.
+A store may come from a stranger: the content of its JSON files is checked here, before it sizes an allocation.
 
 Guarantees
 - rows_per_shard is a small power of two
 - features are those that a view can have
 - checksummed names the arrays
-- a provenance is whole
+- a provenance is complete
 """
 
 from collections.abc import Mapping
@@ -39,49 +39,49 @@ class ViewMetadata:
 
 
 def read_view(path: Place) -> ViewMetadata:
-    """Return what the zarr.json of a view's group says.
+    """Return the metadata in the zarr.json of a view's group.
 
     Raises:
-        StepDiffError: the file is damaged, or says what no view can be.
+        StepDiffError: the file is damaged, or is not the metadata of a possible view.
         FileNotFoundError: it does not exist.
     """
     try:
         return _parsed(_mapping(read_json(path).get("attributes"), "attributes"))
     except _Refused as error:
-        raise StepDiffError(f"{path} is no metadata of a view ({error}): restore the file, or drop the view") from None
+        raise StepDiffError(f"{path} is not the metadata of a view ({error}): restore it, or drop the view") from None
 
 
 def array_shape(path: Place, metadata: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the shape in the metadata of an array, read from `path`; StepDiffError where it is none."""
+    """Return the shape in the metadata of an array, read from `path`; StepDiffError where it is not one."""
     shape = metadata.get("shape")
     if (
         not isinstance(shape, list)
         or not 1 <= len(shape) <= 32
         or not all(type(length) is int and 0 <= length <= _MOST_ROWS for length in shape)
     ):
-        raise StepDiffError(f"{path} is no metadata of an array (shape {str(shape)[:100]}): restore the file")
+        raise StepDiffError(f"{path} is not the metadata of an array (shape {str(shape)[:100]}): restore the file")
     return tuple(shape)
 
 
 def check_features(features: Mapping[str, Feature]) -> None:
-    """StepDiffError where no view can have these features."""
+    """Raise StepDiffError where no view can have these features."""
     if not features:
         raise StepDiffError("it has no features: give one or more")
     for name in features:
         check_name("feature", name)
         if name in INTERNAL:
-            raise StepDiffError(f"feature name {name!r} is the store's own: use another")
+            raise StepDiffError(f"feature name {name!r} is reserved by the store: use another")
     if sum(feature.dtype == "int8" for feature in features.values()) > 1:
         raise StepDiffError("it has two int8 features: a view holds one, with its scale")
 
 
 def is_shard_rows(rows: object) -> bool:
-    """Return whether a view can have shards of so many rows: a power of two."""
+    """Return whether a view can have shards of `rows` rows: a power of two."""
     return type(rows) is int and 1 <= rows <= MOST_SHARD_ROWS and not rows & (rows - 1)
 
 
 def stored_features(features: Mapping[str, Feature]) -> dict[str, Feature]:
-    """The arrays that hold `features`, by name: int8 brings the hidden array `scale`."""
+    """Return the arrays that hold `features`, by name: int8 brings the hidden array `scale`."""
     stored = dict(features)
     for feature in features.values():
         if feature.dtype == "int8":

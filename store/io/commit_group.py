@@ -1,11 +1,9 @@
-"""Files that are made durable together: one wait for the disk where each alone would wait twice.
+"""Files that are made durable together, with one wait for the disk. Large pieces bypass the page cache.
 
 Guarantees
-- none of them is named before all of them are whole and durable
-- where one cannot be written, none is named, and no temporary file is left
-- a file is on its way to the disk while the next one is made
-
-What a shard holds is wanted again in another order and much later: the page cache need not keep it.
+- none of them has its name before all of them are whole and durable
+- where one cannot be written, none gets its name, and no temporary file is left
+- a file is being written while the next one is computed
 """
 
 import ctypes
@@ -39,10 +37,10 @@ class _Written:
 
 
 class Together:
-    """`with Together() as files: files.replace(...)`: they stand when the block has ended."""
+    """Use as `with Together() as files: files.replace(...)`: the files get their names at the end of the block."""
 
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
-        """What `check` raises stops what is about to be sent to an object store."""
+        """`check` is called before each request to an object store; an exception of it stops the write."""
         self._check = check
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store-commit")
         self._files: list[_Written] = []
@@ -52,7 +50,7 @@ class Together:
         return self
 
     def replace(self, path: Path | Place, pieces: Iterable[Buffer], nbytes: int) -> None:
-        """Write `pieces` (about `nbytes` bytes in all) as the file `path`, in place of any old one, when all are there.
+        """Write `pieces` (about `nbytes` bytes) as the file `path`, which replaces any old one at the end of the block.
 
         Raises StepDiffError where the disk is full or refuses. An object is put at once and is not visible before.
         """
@@ -72,7 +70,7 @@ class Together:
         self._files.append(_Written(temp, path, nbytes, self._threads.submit(_sync, fd)))
 
     def _write(self, fd: int, pieces: Iterable[Buffer], nbytes: int) -> None:
-        """Write the pieces one behind another: large ones past the page cache, two of them under way at once."""
+        """Write the pieces one after another: large ones past the page cache, two of them at the same time."""
         end = unsent = 0
         direct = reopened(fd, os.O_WRONLY) if nbytes >= LEAST else None
         under_way: deque[Future[None]] = deque()
@@ -115,13 +113,13 @@ class Together:
 
 
 def _write_at(fd: int, direct: int, data: UInt8[np.ndarray, " bytes"], offset: int) -> None:
-    """Write all of `data`: past the page cache through `direct`, and what could not go there through `fd`."""
+    """Write all of `data`: past the page cache through `direct`, the rest through `fd`."""
     count = write_direct(direct, data, offset)
     write_all(fd, data[count:], offset + count)
 
 
 def _send(fd: int) -> None:
-    """Let the disk begin with what is written so far: a system that cannot be told waits for fsync."""
+    """Let the disk begin with what is written so far, where the system supports that."""
     if hasattr(_libc, "sync_file_range"):
         _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
 

@@ -1,9 +1,9 @@
-"""Why rows of a view failed: a file a shard, or one file for many shards once they are merged.
+"""Why rows of a view failed: one file per shard, or one for many shards once they are merged.
 
-A shard's own file holds all its reasons; a merged file speaks for those shards that have none.
+A shard's own file has all its reasons; a merged file is for shards that have none.
 
 Guarantees
-- a reason can be read at every moment, while files are merged too
+- a reason can be read at every moment, also while files are merged
 """
 
 from collections.abc import Iterable
@@ -19,17 +19,17 @@ SCHEMA = {"key": pl.String, "reason": pl.String}
 
 
 def of_shard(paths: ViewPaths, shard: int) -> pl.DataFrame:
-    """Key and reason of rows that failed in a shard, maybe of others too; StepDiffError where damaged."""
+    """Return key and reason of rows that failed in a shard, maybe of others too; StepDiffError where damaged."""
     return own if (own := _read(paths.failures(shard))) is not None else _merged(paths, shard)
 
 
 def of_shards(paths: ViewPaths, shards: Iterable[int]) -> pl.DataFrame:
-    """Key and reason of the rows that failed in some shards, maybe of others too; a key comes once."""
+    """Return key and reason of the rows that failed in some shards, maybe of others too; a key comes once."""
     shards = list(shards)
     there = {path.name for path in listed(paths.failures(0).parent, "*.parquet")}  # one request, not one a shard
     named = [shard for shard in shards if paths.failures(shard).name in there]
     own = {shard: frame for shard in named if (frame := _read(paths.failures(shard))) is not None}
-    # merged files only now: a file that was merged away meanwhile is in them
+    # merged files last: a file that was merged in the meantime is in them
     groups = {shard // MERGED_SHARDS: shard for shard in shards if shard not in own}
     frames = [*own.values(), *(_merged(paths, shard) for shard in groups.values())]
     return pl.concat([pl.DataFrame(schema=SCHEMA), *frames]).unique("key", keep="first", maintain_order=True)
@@ -41,7 +41,7 @@ def _merged(paths: ViewPaths, shard: int) -> pl.DataFrame:
 
 
 def _read(path: Place) -> pl.DataFrame | None:
-    """The frame in `path`, None where there is none. StepDiffError where it is damaged, or holds no failures."""
+    """Return the frame in `path`, None where it does not exist. StepDiffError where it is damaged."""
     try:
         frame = table.read(path)
     except StepDiffError:

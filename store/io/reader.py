@@ -1,10 +1,9 @@
 """Random rows of one feature, straight into the batch.
 
-Rows whose pages are in memory are copied at once, shared out among the cores: large ones from a mapping,
-which saves the kernel's own slower copy. From the first row on that is not in memory, more threads take
-the rest: each tells the kernel of its next rows at once, so that a cold disk has a long queue, and
-copies them as they arrive. Rows of a view that memory cannot hold anyway may come past the page cache.
-The thread that copied a row compares it with its checksum while it is still in the processor's cache.
+Rows whose pages are in memory are copied by all cores: large ones from a mapping, which is faster than the kernel's
+copy. From the first row on that is not in memory, more threads take the rest: each announces its next rows to the
+kernel, so that a cold disk has a long queue, and copies them as they arrive. Rows of a view that memory cannot hold may
+bypass the page cache. The thread that copied a row compares it with its checksum while it is in the processor's cache.
 
 Guarantees
 - results come in the caller's order, whatever the order on disk, duplicates included
@@ -34,8 +33,8 @@ from store.io.row_checks import Check, RowChecks, Versions, wrong_rows
 OPEN_FILES = 128
 _RUN_BYTES = 4 * 2**20  # neighbours are read together up to this size
 _MAPPED_BYTES = 128 * 2**10  # smaller reads cost less as one call
-_PROBE_BYTES = 2 * 2**20  # residency is asked for once every so many bytes
-_TASK_BYTES = 2 * 2**20  # what a thread that waits is given at once, about
+_PROBE_BYTES = 2 * 2**20  # residency is probed once per this many bytes
+_TASK_BYTES = 2 * 2**20  # given to a waiting thread at a time, about
 _PIECE_BYTES = 512 * 2**10  # checked, then copied while they are in the cache
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _BYTE = memoryview(bytearray(1))  # whatever a probe reads
@@ -61,7 +60,7 @@ class _Run(NamedTuple):
     checked: _Checked | None  # None where these rows are not checked
 
     def after(self, count: int) -> "_Run":
-        """What is left to read when `count` bytes were read; its rows are the same."""
+        """Return the rest of the run after `count` bytes; its rows are the same."""
         return self._replace(offset=self.offset + count, target=self.target[count:])
 
     def compare(self) -> None:
@@ -77,7 +76,7 @@ class RowReader:
     """Reads rows of one feature. Safe to share between threads, and across a fork."""
 
     def __init__(self, path: Callable[[int], LocalPath], shard_rows: int, row_bytes: int, checks: RowChecks) -> None:
-        """`path` gives the shard file of a shard of `shard_rows` rows, `row_bytes` bytes each. `checks`: theirs."""
+        """`path` returns the file of a shard of `shard_rows` rows, each of `row_bytes` bytes with `checks`."""
         self._path = path
         self.checks = checks
         self._shard_rows = shard_rows
@@ -85,7 +84,7 @@ class RowReader:
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
 
     def shard(self, shard: int) -> ShardFile | None:
-        """The shard's file as it is now, None where there is none."""
+        """Return the shard's file as it is now, None where it does not exist."""
         path = self._path(shard)
         now = path.identity()
         with _guard:
@@ -104,7 +103,7 @@ class RowReader:
             return file
 
     def _opened(self, path: LocalPath) -> ShardFile:
-        """The shard file; those open so far are let go where the process may open no more."""
+        """Return the shard file; close the others where the process may open no more."""
         try:
             return ShardFile(path, self._shard_rows)
         except OSError as error:
@@ -116,14 +115,16 @@ class RowReader:
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 raise
-            raise StepDiffError(f"cannot open {path} ({error.strerror}): raise ulimit -n, files open at once") from None
+            raise StepDiffError(
+                f"cannot open {path} ({error.strerror}): raise ulimit -n, the limit of open files"
+            ) from None
 
     def _wanted(
         self, rows: Int[np.ndarray, " B"], out: Shaped[np.ndarray, "B ..."], check: Check
     ) -> tuple[list[_Run], _Checked]:
-        """What is to be read for the rows, and which of them are checked.
+        """Return the reads of the rows, and which rows are checked.
 
-        A row that its shard leaves out is filled in `out`, and checked, at once.
+        A row that its shard omits is filled in `out`, and checked, at once.
         """
         shards, slots = np.divmod(rows, self._shard_rows)
         offsets = np.empty(len(rows), np.uint64)
@@ -152,9 +153,9 @@ class RowReader:
         return self._runs(order, shards, offsets, files, checked), checked
 
     def in_place(self, rows: Int[np.ndarray, " B"], check: Check) -> UInt8[np.ndarray, " bytes"] | None:
-        """The rows as they lie in their file, read only: those of one shard, one behind another, that are in memory.
+        """Return a read-only part of the mapped file, if the rows are neighbours in one shard and in memory.
 
-        None where they are not, or where one differs from its checksum.
+        None otherwise, or where one differs from its checksum.
         """
         shards, slots = np.divmod(rows, self._shard_rows)
         if not len(rows) or not _NOWAIT or (shards != shards[0]).any():
@@ -186,7 +187,7 @@ class RowReader:
         files: dict[int, ShardFile],
         checked: _Checked,
     ) -> list[_Run]:
-        """Reads of rows that are neighbours both in the file and in `out`, and all checked or none."""
+        """Return reads of rows that are neighbours in the file and in `out`, and all checked or none."""
         if not len(order):
             return []
         target = checked.data.reshape(-1)
@@ -286,13 +287,13 @@ def _copy(run: _Run) -> None:
 
 
 def _is_resident(run: _Run) -> bool:
-    """Whether the run's pages are in memory, by the look of samples."""
+    """Return whether the run's pages are in memory, by the look of samples."""
     places = range(run.offset, run.offset + len(run.target), _PROBE_BYTES)
     return all(_read_now(run.file, _BYTE, at) for at in places)
 
 
 def _read_now(file: ShardFile, target: memoryview, offset: int) -> int:
-    """Bytes that could be read without waiting for the disk."""
+    """Return bytes that could be read without waiting for the disk."""
     try:
         return os.preadv(file.fd, [target], offset, _NOWAIT)
     except OSError as error:
@@ -309,7 +310,7 @@ def _announce(runs: list[_Run]) -> None:
 
 
 def _shares(runs: list[_Run], size: int) -> list[list[_Run]]:
-    """The runs in order, a new list begun as soon as one holds `size` bytes."""
+    """Return the runs in order, a new list begun as soon as one holds `size` bytes."""
     shares: list[list[_Run]] = []
     filled = size
     for run in runs:
@@ -359,7 +360,7 @@ def _failed(file: ShardFile, reason: str | None) -> StepDiffError:
 
 
 def _after_fork() -> None:
-    """A thread that a fork left behind may have held the lock."""
+    """Return a thread that a fork left behind may have held the lock."""
     global _guard
     _guard = threading.Lock()
 

@@ -23,8 +23,8 @@ from common.io.remote import RemotePath, ReplacedError
 from store.format.shard import ShardFile, index_size, parse_index
 from store.io.row_checks import Check, RowChecks, wrong_rows
 
-_INDEXES = 1024  # kept of a feature
-_GAP_BYTES = 512 * 2**10  # nearer neighbours are read with what lies between: a request costs as much
+_INDEXES = 1024  # cached per feature
+_GAP_BYTES = 512 * 2**10  # rows nearer than this are read with one request
 _REQUEST_BYTES = 8 * 2**20  # longer runs are several requests
 _TRIES = 10
 
@@ -35,7 +35,7 @@ class RemoteShard:
     def __init__(self, path: RemotePath, slots: int) -> None:
         """Open `path`, a shard of `slots` rows.
 
-        Raises FileNotFoundError where there is none, DamageError where its index is damaged.
+        Raises FileNotFoundError where it does not exist, DamageError where its index is damaged.
         """
         self.path = path
         tail, self.identity, self.nbytes = path.read_tail(index_size(slots))
@@ -46,16 +46,16 @@ class RemoteShard:
         return self.path.read_range(0, self.nbytes, self.identity)
 
     def row(self, slot: int) -> memoryview | None:
-        """The bytes of a row, None where it is missing. The whole object is read once: for those who want most rows."""
+        """Return the bytes of a row, None where it is missing. Reads the whole object once."""
         if not self.present[slot]:
             return None
         return self._data[int(self.offsets[slot]) :][: int(self.lengths[slot])]
 
 
 def open_shard(path: Place, slots: int) -> ShardFile | RemoteShard:
-    """The shard of `slots` rows at `path`.
+    """Return the shard of `slots` rows at `path`.
 
-    Raises FileNotFoundError where there is none, DamageError where its index is damaged.
+    Raises FileNotFoundError where it does not exist, DamageError where its index is damaged.
     """
     return RemoteShard(path, slots) if isinstance(path, RemotePath) else ShardFile(path, slots)
 
@@ -74,7 +74,7 @@ class RemoteReader:
     """Reads rows of one feature. Safe to share between threads."""
 
     def __init__(self, path: Callable[[int], Place], shard_rows: int, row_bytes: int, checks: RowChecks) -> None:
-        """`path` gives the shard object of a shard of `shard_rows` rows, `row_bytes` bytes each. `checks`: theirs."""
+        """`path` returns the object of a shard of `shard_rows` rows, each of `row_bytes` bytes with `checks`."""
         self._path = path
         self.checks = checks
         self._shard_rows = shard_rows
@@ -101,9 +101,9 @@ class RemoteReader:
                 parts = [(shard, np.flatnonzero(shards == n)) for n, shard in zip(wanted, found, strict=True)]
                 requests = [r for shard, places in parts for r in self._requests(shard, places, slots, target)]
                 wrong = list(pool().map(partial(self._fetch, target=target, now=now, sums=sums), requests))
-                asked = np.concatenate([np.empty(0, np.int64), *(request.places for request in requests)])
+                requested = np.concatenate([np.empty(0, np.int64), *(request.places for request in requests)])
                 missing = now.copy()
-                missing[asked] = False
+                missing[requested] = False
                 wrong.append(self.checks.wrong_zeros(missing, sums))
                 places = sorted(place for some in wrong for place in some)
                 now[places] = False
@@ -116,7 +116,7 @@ class RemoteReader:
                 self._forget(wanted)
 
     def _shard(self, shard: int) -> RemoteShard | None:
-        """The shard's index, as far as is known; None where there is none."""
+        """Return the shard's index, as far as is known; None where it does not exist."""
         with self._guard:
             if shard in self._open:
                 self._open.move_to_end(shard)
@@ -145,7 +145,7 @@ class RemoteReader:
         slots: Int[np.ndarray, " B"],
         target: UInt8[np.ndarray, "B bytes"],
     ) -> Iterator[_Request]:
-        """The requests for the rows of one shard; rows that are missing are filled at once."""
+        """Yield the requests for the rows of one shard; rows that are missing are filled at once."""
         there = np.zeros(len(places), bool) if shard is None else shard.present[slots[places]]
         target[places[~there]] = 0
         places = places[there]

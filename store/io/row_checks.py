@@ -37,7 +37,7 @@ _guard = threading.Lock()  # of every view's bits and chunks
 
 
 def known_check(check: str) -> Check:
-    """`check`, or StepDiffError where it is not a `Check`."""
+    """Return `check`, or StepDiffError where it is not a `Check`."""
     for known in get_args(Check):
         if check == known:
             return known
@@ -48,13 +48,13 @@ class Checksums:
     """The array `checksum` of a view, one chunk per shard. Safe to share between threads, and across a fork."""
 
     def __init__(self, paths: ViewPaths, rows_per_shard: int, arrays: int) -> None:
-        """The checksums of a view of `arrays` arrays."""
+        """Return the checksums of a view of `arrays` arrays."""
         self._paths = paths
         self._shape = (rows_per_shard, arrays)
         self._chunks: OrderedDict[int, UInt32[np.ndarray, "slots arrays"]] = OrderedDict()
 
     def of_rows(self, rows: Int[np.ndarray, " R"]) -> UInt32[np.ndarray, "R arrays"]:
-        """The checksums of rows of status 1. DamageError where a chunk is damaged or missing."""
+        """Return the checksums of rows of status 1. DamageError where a chunk is damaged or missing."""
         shards, slots = np.divmod(rows, self._shape[0])
         order = np.argsort(shards, kind="stable")
         wanted, starts = np.unique(shards[order], return_index=True)
@@ -103,7 +103,7 @@ class RowChecks:
     """Which rows of one array were compared with their checksums. Safe to share between threads, and across a fork."""
 
     def __init__(self, checksums: Checksums, column: int, rows_per_shard: int, row_bytes: int) -> None:
-        """The rows of the array whose checksums are column `column` of `checksums`."""
+        """Return the rows of the array whose checksums are column `column` of `checksums`."""
         self._checksums = checksums
         self._column = column
         self._shard_rows = rows_per_shard
@@ -117,7 +117,7 @@ class RowChecks:
         return self._bits.nbytes + self._versions.nbytes
 
     def wrong_zeros(self, missing: Bool[np.ndarray, " B"], sums: UInt32[np.ndarray, " B"]) -> list[int]:
-        """The places of rows that the shard file leaves out, although their checksums are not those of zeros."""
+        """Return the places of rows that the shard file leaves out, although their checksums are not those of zeros."""
         if not missing.any():
             return []
         return np.flatnonzero(missing & (sums != self._sum_of_zeros)).tolist()
@@ -129,9 +129,9 @@ class RowChecks:
     def to_check(
         self, rows: Int[np.ndarray, " B"], versions: Versions, check: Check
     ) -> tuple[Bool[np.ndarray, " B"], UInt32[np.ndarray, " B"]]:
-        """Which rows to check now, out of rows that are about to be read from shard files of these versions.
+        """Return which rows, about to be read from shard files of these versions, to check now, and their checksums.
 
-        With the checksums of those, 0 elsewhere. DamageError where these cannot be read.
+        Checksums of other rows are 0. DamageError where they cannot be read.
         """
         now, sums = self._unchecked(rows, versions, check), np.zeros(len(rows), np.uint32)
         if now.any():
@@ -178,13 +178,13 @@ class RowChecks:
 def wrong_rows(
     data: UInt8[np.ndarray, "B bytes"], sums: UInt32[np.ndarray, " B"], places: Int[np.ndarray, " R"]
 ) -> list[int]:
-    """Those of `places` where a row of `data` differs from its checksum."""
+    """Return those of `places` where a row of `data` differs from its checksum."""
     known = zip(places.tolist(), sums[places].tolist(), strict=True)
     return [place for place, total in known if crc32c(data[place]) != total]
 
 
 def remedy(paths: ViewPaths, shard: int) -> str:
-    """What to do about a damaged row, for the end of a message."""
+    """Return the end of a message: what to do about a damaged row."""
     return (
         f"run python -m store verify {paths.store} to list all damage; to compute the shard again, delete "
         f"{paths.status(shard)} and repeat the command that filled the view"
@@ -192,12 +192,12 @@ def remedy(paths: ViewPaths, shard: int) -> str:
 
 
 def _number(version: Identity | None) -> int:
-    """A version in 64 bits, never `_UNSEEN`."""
+    """Return a version in 64 bits, never `_UNSEEN`."""
     return hash(version) or 1
 
 
 def _mask(rows: Int[np.ndarray, " R"]) -> UInt8[np.ndarray, " R"]:
-    """The bit of each row in its byte."""
+    """Return the bit of each row in its byte."""
     return np.left_shift(1, rows & 7).astype(np.uint8)
 
 
@@ -208,7 +208,7 @@ def _grown(array: np.ndarray, length: int) -> np.ndarray:
 
 
 def _after_fork() -> None:
-    """Another thread may have held the lock at the fork."""
+    """Replace the lock: another thread may have held it at the fork."""
     global _guard
     _guard = threading.Lock()
 

@@ -1,9 +1,9 @@
-"""Small files of a store are merged, and those that nothing refers to are deleted. No row moves.
+"""Compaction: small files of a store are merged, and those that nothing refers to are deleted. No row moves.
 
 Guarantees
-- at every moment, after a kill too, each row and each reason can be read once, by readers that are open as well
-- what was committed stays, to the byte
-- the store's lock is held; a shard whose writer outlived its run is left alone
+- at every moment, also after a kill, each row and each reason can be read once, also by open readers
+- committed data stays, to the byte
+- the store's lock is held; a shard that is still being written is left alone
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ from store.verbs.options import CompactOptions
 from store.view import ABSENT, OK, View
 
 MOST_ROWS = 2**20
-"""rows of a merged part: it is written, and read, in one piece"""
+"""rows of a merged part, which is written and read in one piece"""
 
 
 @dataclass
@@ -56,11 +56,11 @@ class Compacted:
 
 
 def compact(options: CompactOptions) -> Compacted:
-    """Compact a store. StepDiffError where it is damaged, or another run writes."""
+    """Compact a store. StepDiffError where it is damaged, or another run is writing."""
     store = Store.open(options.path)
     done = Compacted(str(store.path))
     left = [(path, path.files()) for path in store.path.temporaries()]
-    with store.lock(options.wait):  # which removes what dead runs left
+    with store.lock(options.wait):  # removes temporary files of dead runs
         for path, files in left:
             if not path.exists():
                 done.count_orphans(files)
@@ -90,19 +90,19 @@ def _merge_parts(catalog: Catalog, done: Compacted) -> None:
             run = []
         run.append(frame)
     _merge(catalog, run)
-    stand = catalog.parts()
-    hidden = {path for path in catalog.folder.glob("*.parquet") if is_part(path)} - set(stand)
-    for part in stand if hidden else ():
+    current = catalog.parts()
+    hidden = {path for path in catalog.folder.glob("*.parquet") if is_part(path)} - set(current)
+    for part in current if hidden else ():
         if rows_of_merged(part):
-            read_part(part)  # what hides the others is sound, or they stay
+            read_part(part)  # delete others only if the merged part is sound
     for part in hidden:
         part.unlink()
-    catalog.sweep()  # what was made from the merged ones is stale
+    catalog.sweep()  # their indexes are stale
     done.catalog_parts += len(hidden)
 
 
 def _follows(run: list[pl.DataFrame], frame: pl.DataFrame) -> bool:
-    """Whether `frame` begins where `run` ends, and its columns have the dtypes that they have there."""
+    """Return whether `frame` begins where `run` ends, with the same dtypes."""
     dtypes = {name: dtype for known in run for name, dtype in known.schema.items()}
     same = all(dtypes.get(name, dtype) == dtype for name, dtype in frame.schema.items())
     return same and frame["row"][0] == run[-1]["row"][-1] + 1
@@ -137,20 +137,19 @@ def _merge_failures(view: View, done: Compacted) -> None:
                     if view.paths.failures(shard).identity() == seen:
                         view.paths.failures(shard).unlink()
                         done.failure_files += 1
-            except HeldError:  # its writer outlived its run, and may have more to tell
+            except HeldError:  # it is still being written
                 continue
 
 
 def _may_fail(view: View, keys: pl.Series) -> Int64[np.ndarray, " some"]:
-    """Places of the keys whose rows are not ok, in the rows' order. One whose status is still to be written must not
-    be left out."""
+    """Return the places of the keys whose rows are not ok, in the order of the rows."""
     rows = view.catalog.rows(keys.to_list())
     order = np.argsort(rows, kind="stable")
     return order[view.status()[rows[order]] != OK]
 
 
 def _remove_uncommitted(view: View, done: Compacted) -> None:
-    """Delete the files of shards that a killed run has written and not committed."""
+    """Delete the files of shards that a killed run wrote and did not commit."""
     arrays = [view.paths.group / array / "c" for array in (*view.stored, "checksum")]
     shards = {shard_number(path.name) for folder in arrays for path in folder.glob("*")}
     for shard in sorted(shard for shard in shards if shard is not None):
@@ -161,15 +160,15 @@ def _remove_uncommitted(view: View, done: Compacted) -> None:
             with locked(lock, wait=False):
                 if _is_committed(view, shard):
                     continue
-                for path in (  # the arrays, by which a run that was cut short is found, last
+                for path in (  # the arrays last: by them an interrupted run is found
                     view.paths.failures(shard),
                     view.paths.info(shard),
                     *(folder / str(shard) for folder in arrays),
                 ):
                     done.count_orphans(path.files())
-                    check_held(lock)  # or another may have written it anew meanwhile
+                    check_held(lock)  # or another run may have written it
                     path.remove()
-        except HeldError:  # its writer outlived its run, and is about to commit it
+        except HeldError:  # it is still being written
             continue
 
 
@@ -178,7 +177,7 @@ def _is_committed(view: View, shard: int) -> bool:
 
 
 def _remove_dropped(store: Store, done: Compacted) -> None:
-    """Delete what a killed `drop` left of a view whose group is gone."""
+    """Delete what a killed `drop` left of a view."""
     for entity in ENTITIES:
         for group in filter(half_made, listed(store.path / ARRAYS / entity, "*")):
             if group.is_dir():

@@ -3,8 +3,8 @@
 Guarantees
 - a view is gone at once or not at all: its group is renamed away before a byte is deleted, or in an object store its
   zarr.json is deleted before the rest
-- what a kill leaves of it stands in nobody's way, and is removed by the next run or by compact; in an object store by
-  the same command or by whoever makes a view of that name, and until then verify may miss its zarr.json
+- what a killed run leaves is ignored, and removed by the next run or by compact; in an object store by the same
+  command or by the next view of that name, and until then verify may miss its zarr.json
 """
 
 from dataclasses import asdict, dataclass
@@ -28,9 +28,9 @@ class Dropped:
     bytes: int
     files: int
     stale: list[str]
-    """files that were built from the view, which stay: indexes and their cards"""
+    """files that were built from the view and stay: indexes and their cards"""
     dropped: bool
-    """whether it was done"""
+    """whether it was removed"""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -38,14 +38,14 @@ class Dropped:
 
 
 def drop(options: DropOptions) -> Dropped:
-    """Remove a view, where told `yes`. StepDiffError where there is none, or another run writes."""
+    """Remove a view if `yes`. StepDiffError where it does not exist, or another run is writing."""
     store = Store.open(options.path)
     paths = ViewPaths(store.path, check_entity(options.entity), check_name("view", options.view))
     with store.lock(options.wait):
         folders = [folder for folder in (paths.group, *paths.beside) if folder.is_dir()]
         if not folders:
             there = ", ".join(store.views(options.entity)) or "none"
-            raise StepDiffError(f"no view {options.view!r} of {options.entity} in {store.path}: there is {there}")
+            raise StepDiffError(f"no view {options.view!r} of {options.entity} in {store.path}: it has {there}")
         sizes = [size for folder in folders for size in folder.files().values()]
         found = Dropped(
             store=str(store.path),
@@ -63,5 +63,5 @@ def drop(options: DropOptions) -> Dropped:
 
 
 def _built_from(store: Place, options: DropOptions) -> list[Place]:
-    """Indexes of the view."""
+    """Return indexes of the view."""
     return listed(store / "indexes" / options.entity, f"{options.view}.*")

@@ -1,9 +1,9 @@
-"""The finished rows of a view become an HDF5 file.
+"""Export of the finished rows of a view to an HDF5 file.
 
 Guarantees
-- the file appears whole or not at all, and replaces none
+- the file appears whole or not at all, and replaces no other
 - float16 and float32 keep every bit; int8 is dequantised, or written as stored with its scale
-- in memory are the rows of one block
+- memory holds the rows of one block
 - no damaged row is copied
 """
 
@@ -30,24 +30,23 @@ from store.view import FAILED, OK, View
 KEYS, SCALE = "key", "scale"
 _BLOCK_BYTES = 64 * 2**20
 _HEADER_BYTES = 1024
-"""what a small dataset takes beside its values, and a key, at most"""
+"""of a small dataset besides its values, and of a key, at most"""
 _FLOAT16_MOST = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What is in the file."""
+    """The content of the file."""
 
     path: str
     store: str
     entity: str
     view: str
     rows: int
-    """rows of the file"""
     failed: int
-    """rows left out, because they failed"""
+    """rows left out"""
     absent: int
-    """rows left out, because they are not there yet"""
+    """rows left out"""
     bytes: int
     """of the file"""
 
@@ -57,10 +56,10 @@ class Exported:
 
 
 def export_hdf5(options: ExportOptions) -> Exported:
-    """Write the file. StepDiffError where the view has not what is asked for, or the file cannot be written."""
+    """Write the file. StepDiffError where the view lacks a feature, or the file cannot be written."""
     path = Path(options.path)
     if path.exists():
-        raise StepDiffError(f"{path} is there already: remove it, or give another name")
+        raise StepDiffError(f"{path} exists already: remove it, or give another name")
     view = Store.open(options.store).view(options.entity, options.view, check="always")
     arrays = _arrays(view, options)
     status = view.status()
@@ -94,7 +93,7 @@ Block = tuple[list[str], dict[str, np.ndarray]]
 
 
 def _arrays(view: View, options: ExportOptions) -> dict[str, tuple[tuple[int, ...], str]]:
-    """The arrays to export."""
+    """Return the arrays to export."""
     if options.raw and options.dtype:
         raise StepDiffError("--raw writes what is stored: leave --dtype out")
     arrays = {}
@@ -115,7 +114,7 @@ def _arrays(view: View, options: ExportOptions) -> dict[str, tuple[tuple[int, ..
 
 
 def _described(arrays: Arrays, options: ExportOptions) -> list[str]:
-    """What to tell import-hdf5 of the features, so that it finds them again."""
+    """Return the description of the features for import-hdf5."""
     grouped = options.layout == "clips" and len(arrays) > 1
     return [f"{name}={name}" if grouped else name for name in arrays]
 
@@ -139,13 +138,13 @@ def _blocks(
 
 
 def _values(view: View, name: str, dtype: str, rows: Int64[np.ndarray, " K"], keys: list[str]) -> np.ndarray:
-    """Rows of a feature in `dtype`."""
+    """Return rows of a feature in `dtype`."""
     stored = view.features[name].dtype
     if stored == dtype:
         return view.read(name, rows)
     values = view.read_float(name, rows)
     if dtype == "float16" and stored == "int8":
-        values = values.clip(-_FLOAT16_MOST, _FLOAT16_MOST)  # int8 * scale may be a little past what was quantised
+        values = values.clip(-_FLOAT16_MOST, _FLOAT16_MOST)  # int8 * scale may be slightly larger than the original
     elif dtype == "float16":
         past = np.abs(values).reshape(len(rows), -1).max(axis=1) > _FLOAT16_MOST
         if past.any():
@@ -180,7 +179,7 @@ def _write_clips(file: h5py.File, arrays: Arrays, count: int, blocks: Iterator[B
 
 @contextmanager
 def _whole(path: Path, nbytes: int) -> Iterator[h5py.File]:
-    """A new HDF5 file that takes its name at the end."""
+    """Yield a new HDF5 file that takes its name at the end."""
     target = LocalPath(path)
     target.parent.make_folder()
     target.parent.remove_dead(deep=False)  # of an export that was killed
@@ -191,7 +190,7 @@ def _whole(path: Path, nbytes: int) -> Iterator[h5py.File]:
 
 
 def _find_room(temp: Path, nbytes: int) -> None:
-    """OSError where the disk has no room for so many bytes: the HDF5 library may crash on a disk that fills up."""
+    """Raise OSError where the disk has less room than `nbytes`: the HDF5 library may crash on a full disk."""
     fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         os.posix_fallocate(fd, 0, max(nbytes, 1))

@@ -1,10 +1,10 @@
-"""Features of an HDF5 file become a view of the store.
+"""Import of features from an HDF5 file into a view of a store.
 
 Guarantees
-- a run that is killed resumes, and ends in the same arrays as one that was not
+- a killed run resumes, and ends with the same arrays as an uninterrupted one
 - float16 and float32 keep every bit
 - a clip that cannot be read or does not fit is recorded as failed, and changes no other
-- in memory are the keys, and the features of one shard
+- memory holds the keys, and the features of one shard
 """
 
 import re
@@ -32,7 +32,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of the clips of a file."""
+    """The outcome of an import."""
 
     path: str
     store: str
@@ -43,12 +43,12 @@ class Imported:
     done: int
     """imported by this run"""
     already: int
-    """there already"""
+    """imported before"""
     failed: int
-    """failed, by this run or an earlier one"""
+    """failed in this run or an earlier one"""
     seconds: float
     failures: list[dict[str, str]] = field(default_factory=list)
-    """key and reason of what failed"""
+    """key and reason of the failed clips"""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -58,9 +58,7 @@ class Imported:
 def import_hdf5(options: ImportOptions) -> Imported:
     """Import what is missing of a file. StepDiffError where the file, the store or the view cannot be used."""
     if not _SHA256.fullmatch(options.weights_sha256):
-        raise StepDiffError(
-            f"--weights-sha256 {options.weights_sha256!r} is refused: give the 64 hex digits of a sha256"
-        )
+        raise StepDiffError(f"--weights-sha256 {options.weights_sha256!r} is not a sha256: give 64 hex digits")
     begin = time.monotonic()
     path = Path(options.path)
     with opened(path, options.group, options.layout, options.keys, options.features) as source:
@@ -112,7 +110,7 @@ def _import(
     shards = rows[places] // view.rows_per_shard
     for shard in np.unique(shards).tolist():
         here = places[shards == shard]
-        with np.errstate(over="ignore"):  # of float64: the clip then fails, for infinity
+        with np.errstate(over="ignore"):  # of float64: the clip then fails with infinity
             features, reasons = source.read(here)
         good = np.setdiff1d(np.arange(len(here)), np.array(list(reasons), np.int64))
         if reasons:
@@ -134,7 +132,7 @@ def _provenance(options: ImportOptions, features: dict[str, Feature]) -> Provena
 
 
 def _check_keys(path: Path, keys: list[str]) -> None:
-    """StepDiffError where a key is empty, or there twice."""
+    """Raise StepDiffError where a key is empty or duplicated."""
     places: dict[str, int] = {}
     for place, key in enumerate(keys):
         if not key:

@@ -1,12 +1,10 @@
-"""Which of the two layouts an HDF5 file of features has, and what clips it holds.
+"""The two layouts of features in HDF5 files, and how their clips are read.
 
-Clips in an HDF5 file, read in either of the two layouts that feature releases use.
-
-- clips: a dataset a clip, whose key is the dataset's path; or a group a clip, with a dataset a feature
-- rows: a dataset a feature, a row a clip, and a dataset of keys
+- clips: one dataset per clip, named by its key; or one group per clip, with one dataset per feature
+- rows: one dataset per feature with one row per clip, and a dataset of keys
 
 Guarantees
-- what is no HDF5 file, is damaged in its structure, or leaves a choice of keys, is refused in one line
+- a file that is not HDF5, has a damaged structure, or ambiguous keys is refused in one line
 - links and datasets are checked by `store.verbs.hdf5_refusals` before any value is read
 - a clip that cannot be read, or has another shape than it should, fails alone
 """
@@ -27,8 +25,7 @@ from store.verbs.hdf5_refusals import named_group, refuse_dataset, refuse_link
 from store.verbs.options import Layout
 
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, SystemError)
-"""what h5py raises on a damaged file: its exceptions follow the place in the HDF5 library, and a visit of links that
-ends early is a SystemError"""
+"""what h5py raises on a damaged file; SystemError where a visit of links ends early"""
 
 Read = tuple[dict[str, np.ndarray], dict[int, str]]
 """features of P places of a file [P, ...], and why some of the P could not be read"""
@@ -36,19 +33,19 @@ Read = tuple[dict[str, np.ndarray], dict[int, str]]
 
 @dataclass(frozen=True)
 class Kind:
-    """What a dataset holds."""
+    """Shape and dtype of a dataset."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
     @property
     def is_text(self) -> bool:
-        """Whether it is one text a row."""
+        """Whether each row is one text."""
         return len(self.shape) == 1 and h5py.check_string_dtype(self.dtype) is not None
 
     @property
     def is_float(self) -> bool:
-        """Whether it is of floats."""
+        """Whether values are floats."""
         return self.dtype.kind == "f"
 
     @property
@@ -64,12 +61,12 @@ class ClipDatasets:
     file: h5py.Group
     keys: list[str]
     paths: dict[str, str]
-    """feature -> what follows the key in the path of its dataset"""
+    """feature -> the path of its dataset after the key"""
     kinds: dict[str, Kind]
-    """feature -> what a clip has of it"""
+    """feature -> the dataset of one clip"""
 
     def read(self, places: Int[np.ndarray, " P"]) -> Read:
-        """The features of the clips at `places`."""
+        """Return the features of the clips at `places`."""
         features = _empty(self.kinds, len(places))
         reasons: dict[int, str] = {}
         for at, place in enumerate(places.tolist()):
@@ -102,10 +99,10 @@ class RowDatasets:
     paths: dict[str, str]
     """feature -> its dataset"""
     kinds: dict[str, Kind]
-    """feature -> what a row of it is"""
+    """feature -> one row"""
 
     def read(self, places: Int[np.ndarray, " P"]) -> Read:
-        """The features of the rows at `places`."""
+        """Return the features of the rows at `places`."""
         features = _empty(self.kinds, len(places))
         reasons: dict[int, str] = {}
         ends = [*(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
@@ -132,7 +129,7 @@ def _empty(kinds: Mapping[str, Kind], count: int) -> dict[str, np.ndarray]:
 
 
 def one_line(error: BaseException) -> str:
-    """What h5py says, in one line."""
+    """Return the message of h5py on one line."""
     return " ".join(str(error).split())[:200]
 
 
@@ -140,20 +137,14 @@ def one_line(error: BaseException) -> str:
 def opened(
     path: Path, group: str, layout: Layout | None, keys: str | None, features: Sequence[str]
 ) -> Iterator[Source]:
-    """The clips of a file.
+    """Yield the clips of a file.
 
-    Parameters
-    - group: where to look, `/` for the whole file
-    - layout: None finds out, by whether there is a dataset of texts
-    - keys: the dataset of the keys; None is the only one of texts
-    - features: `NAME` or `NAME=DATASET`; without any, what the file has
-
-    Raises StepDiffError where there is no such file, it is no HDF5 file, or it has not what is asked for.
+    Arguments are as in `ImportOptions`. Raises StepDiffError where the file cannot be used.
     """
     try:
         file = h5py.File(path, "r")
     except DAMAGE as error:
-        why = "there is no such file" if not path.exists() else f"it is no HDF5 file, or damaged: {one_line(error)}"
+        why = "it does not exist" if not path.exists() else f"it is not an HDF5 file, or damaged: {one_line(error)}"
         raise StepDiffError(f"cannot open {path}: {why}") from error
     with file:
         try:
@@ -174,7 +165,9 @@ def _exported(root: h5py.Group, datasets: int) -> list[str]:
         return []
     noted = root.attrs.get_id("features")
     if len(noted.shape) != 1 or noted.shape[0] > datasets or h5py.check_string_dtype(noted.dtype) is None:
-        raise StepDiffError(f"attribute features of {root.file.filename} is no list of its datasets: give --features")
+        raise StepDiffError(
+            f"attribute features of {root.file.filename} is not a list of its datasets: give --features"
+        )
     return [str(name) for name in root.attrs["features"]]
 
 
@@ -216,7 +209,7 @@ def _rows(path: Path, root: h5py.Group, found: Mapping[str, Kind], keys: str, fe
     try:
         texts = root[keys].asstr("utf-8")[()].tolist()
     except UnicodeDecodeError as error:
-        raise StepDiffError(f"keys {keys!r} of {path} are no UTF-8: {error}") from error
+        raise StepDiffError(f"keys {keys!r} of {path} are not UTF-8: {error}") from error
     return RowDatasets(root, texts, paths, kinds)
 
 
@@ -240,17 +233,17 @@ def _clips(path: Path, root: h5py.Group, found: Mapping[str, Kind], features: li
 
 
 def _refuse_groups(path: Path, found: Mapping[str, Kind]) -> None:
-    """StepDiffError where datasets of groups have the same name: clips may be groups, and keys are for good."""
+    """Raise StepDiffError where datasets of groups have the same name: clips may be groups."""
     for name, count in Counter(dataset.rpartition("/")[2] for dataset in found).items():
         if count > 1:
             raise StepDiffError(
-                f"{path} has a dataset {name!r} in {count} groups: say --features NAME={name} where a group is a "
-                "clip, or --features NAME where each dataset is one"
+                f"{path} has a dataset {name!r} in {count} groups: give --features NAME={name} if a group is a "
+                "clip, or --features NAME if each dataset is one"
             )
 
 
 def _commonest(path: Path, name: str, keys: list[str], end: str, found: Mapping[str, Kind]) -> Kind:
-    """What most clips have of a feature: the store's rows are all of one shape."""
+    """Return the shape that most clips have of a feature: rows of a store all have one shape."""
     kinds = [found[key + end] for key in keys if key + end in found]
     floats = [kind for kind in kinds if kind.is_float]
     if not floats:
@@ -269,7 +262,7 @@ def _commonest(path: Path, name: str, keys: list[str], end: str, found: Mapping[
 
 
 def _datasets(root: h5py.Group) -> Iterator[tuple[str, Kind]]:
-    """Every dataset below `root`, by its path from there."""
+    """Yield every dataset below `root`, by its path from there."""
     links: dict[str, object] = {}
     root.visititems_links(links.__setitem__)  # visititems would leave out the second name of a dataset
     for name, link in links.items():
@@ -281,19 +274,19 @@ def _datasets(root: h5py.Group) -> Iterator[tuple[str, Kind]]:
                 refuse_dataset(name, item)
         except DAMAGE:
             item = None
-        if item is None:  # it leads nowhere, or is damaged: as a clip, it fails
+        if item is None:  # a dangling link, or damaged: the clip fails
             yield name, Kind((), np.dtype(object))
         elif isinstance(item, h5py.Dataset):
             yield name, Kind(item.shape or (), item.dtype)
 
 
 def _named(features: list[str]) -> dict[str, str]:
-    """Feature -> dataset, from `NAME` or `NAME=DATASET`."""
+    """Return feature -> dataset, from `NAME` or `NAME=DATASET`."""
     pairs = [feature.partition("=") for feature in features]
     return {name: dataset or name for name, _, dataset in pairs}
 
 
 def _some(found: Mapping[str, Kind]) -> str:
-    """Names for a message."""
+    """Return names for a message."""
     shown = ", ".join(list(found)[:8]) or "none"
     return f"{shown} and {len(found) - 8} more" if len(found) > 8 else shown

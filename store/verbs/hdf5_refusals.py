@@ -4,7 +4,7 @@ An HDF5 file can make its reader open other files (external raw storage, virtual
 (filter plugins) and allocate any amount of memory (declared shapes, chunk sizes, chained compression).
 
 Guarantees
-- an import reads bytes of the named file alone
+- an import reads bytes of the named file only
 - a soft link that leads out of the named group is refused
 - filters that HDF5 would load as plugins are refused
 - what a file declares is compared with its size before memory is allocated
@@ -28,7 +28,7 @@ _BUILT_IN = {
 }
 _COMPRESSORS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SZIP, h5py.h5z.FILTER_LZF}
 _RATIO = 1100  # bytes out of one byte: DEFLATE reaches 1,032, the others less
-_FREE_BYTES = 64 * 2**20  # allocated without a question: sparse and constant datasets of that size are common
+_FREE_BYTES = 64 * 2**20  # always allowed: sparse and constant datasets of that size are common
 
 
 def named_group(file: h5py.File, group: str) -> h5py.Group:
@@ -51,7 +51,7 @@ def named_group(file: h5py.File, group: str) -> h5py.Group:
             )
         at = at[name]
         if not isinstance(at, h5py.Group):
-            raise StepDiffError(f"{group} of {file.filename} is no group: {at.name} is a dataset")
+            raise StepDiffError(f"{group} of {file.filename} is not a group: {at.name} is a dataset")
     return at
 
 

@@ -1,4 +1,4 @@
-"""What a store holds, as figures and as a table for people."""
+"""The content of a store, as figures and as a table."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,7 @@ class ViewInfo:
 
 
 def view_info(view: View) -> ViewInfo:
-    """The figures of `view`; StepDiffError where it is damaged."""
+    """Return the figures of `view`; StepDiffError where it is damaged."""
     status = view.status()
     count = np.bincount(status, minlength=3)
     return ViewInfo(
@@ -52,18 +52,18 @@ def view_info(view: View) -> ViewInfo:
 
 
 def store_info(store: Store) -> list[ViewInfo]:
-    """The figures of every view of `store`."""
+    """Return the figures of every view of `store`."""
     return [view_info(store.view(e, name)) for e in store.entities() for name in store.views(e)]
 
 
 def heading(store: Store) -> str:
-    """Where the store is and how many rows it has, in a line."""
+    """Return the path and the number of rows of a store, in one line."""
     rows = ", ".join(f"{len(store.catalog(entity)):,} {entity}" for entity in store.entities())
     return f"{store.path}: {rows or 'empty'}"
 
 
 def info_table(views: list[ViewInfo]) -> Table:
-    """The figures as a table, one view a row."""
+    """Return the figures as a table, one view a row."""
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("view", overflow="fold", min_width=9)
     table.add_column("encoder", overflow="fold", min_width=7)
@@ -85,7 +85,7 @@ def info_table(views: list[ViewInfo]) -> Table:
 
 
 def readable_bytes(count: int) -> str:
-    """`count` bytes with a binary unit."""
+    """Return `count` bytes with a binary unit."""
     size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
     while size >= 1024 and len(units) > 1:
         size, units = size / 1024, units[1:]

@@ -1,10 +1,10 @@
-"""A new view out of one that stands: the same rows, the main feature in another dtype.
+"""A new view made from an existing one: the same rows, the main feature in another dtype.
 
 Guarantees
-- the provenance says what the view was made from: int8 made from float16 is not int8 made from float32
-- the other features keep every bit; what failed has failed in the new view too, for the same reason
-- a run that is killed resumes, and a later run adds what the old view has got since
-- in memory are the features of one shard
+- the provenance records the source: int8 made from float16 is not int8 made from float32
+- the other features keep every bit; failed rows are failed in the new view too, for the same reason
+- a killed run resumes, and a later run adds what is new in the old view
+- memory holds the features of one shard
 - no damaged row is copied
 """
 
@@ -27,21 +27,21 @@ from store.view import ABSENT, FAILED, OK, View
 
 @dataclass(frozen=True)
 class Requantised:
-    """What is in the new view. Counts are of the rows that the old view has, finished or failed."""
+    """The new view. Counts are of rows that are finished or failed in the old view."""
 
     store: str
     entity: str
     view: str
     made_from: str
     feature: str
-    """the feature whose dtype is another"""
+    """the feature whose dtype changes"""
     dtype: str
     done: int
-    """made by this run"""
+    """converted by this run"""
     already: int
-    """there already"""
+    """converted before"""
     failed: int
-    """failed in the old view, or now because they do not fit the dtype"""
+    """failed in the old view, or because they do not fit the dtype"""
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class Requantised:
 
 
 def requantise(options: RequantiseOptions) -> Requantised:
-    """Make what is missing of the new view. StepDiffError where there is no old one, or the new one is another."""
+    """Convert the missing rows. StepDiffError where the old view does not exist, or the new one has another source."""
     begin = time.monotonic()
     store = Store.open(options.path)
     old = store.view(options.entity, options.view, check="always")
@@ -81,7 +81,7 @@ def requantise(options: RequantiseOptions) -> Requantised:
 
 
 def made_from(old: View, feature: str, dtype: str) -> Provenance:
-    """The provenance of `old`, its `feature` in `dtype`: `int8 from float16`."""
+    """Return the provenance of `old`, its `feature` in `dtype`: `int8 from float16`."""
     before = old.provenance.dtypes.get(feature, old.features[feature].dtype)
     return replace(old.provenance, dtypes={**old.provenance.dtypes, feature: f"{dtype} from {before}"})
 
@@ -102,12 +102,12 @@ def _copy(
 
 
 def _values(view: View, name: str, rows: Int64[np.ndarray, " K"]) -> np.ndarray:
-    """Rows of a feature as floats that hold what is stored."""
+    """Return rows of a feature as floats that hold what is stored."""
     return view.read_float(name, rows) if view.features[name].dtype == "int8" else view.read(name, rows)
 
 
 def _reasons(view: View) -> Mapping[int, str]:
-    """Row -> why it failed."""
+    """Return row -> why it failed."""
     frame = view.failures()
     rows = view.catalog.rows(frame["key"].to_list()).tolist()
     return dict(zip(rows, frame["reason"], strict=True))

@@ -1,11 +1,11 @@
-"""Read every byte of a store and say what is damaged, and which clips that touches.
+"""Verification: read every byte of a store, and report what is damaged and which clips that affects.
 
 Guarantees
-- a flipped byte in any file of catalog, views, annotations and indexes is found, and the clips that it touches are
+- a flipped byte in any file of catalog, views, annotations and indexes is found, and the clips that it affects are
   named
 - a store that is being written verifies clean
 - an array that differs from the view is found
-- what is not covered is said: `NOT_COVERED`, and the files that `uncovered` returns
+- what is not covered is reported: `NOT_COVERED`, and the files that `uncovered` returns
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +37,7 @@ from store.format.layout import (
 from store.format.shard import read_chunk
 from store.format.view_metadata import array_shape
 from store.io.remote import open_shard
-from store.verbs import verify_derived as verify_beside
+from store.verbs import verify_derived
 from store.view import FAILED, OK, View
 
 NOT_COVERED = (
@@ -46,7 +46,7 @@ NOT_COVERED = (
     "lock files",
     "files lost together with all that refers to them, such as the last part of a catalog that no view has rows of",
 )
-"""what verify cannot tell of any store"""
+"""what verify cannot know about any store"""
 _MOST_NAMED = 100_000  # lost rows named one by one
 
 
@@ -59,11 +59,11 @@ class Damage:
     what: str
     """what is wrong with it"""
     clips: tuple[str, ...]
-    """keys of the rows that it touches, `row N` where the catalog cannot tell the key"""
+    """keys of the rows that it affects, `row N` where the key is not known"""
 
 
 def verify(store: Store) -> list[Damage]:
-    """All damage there is in `store`; raises nothing on account of damage."""
+    """Return all damage there is in `store`; damage raises nothing."""
     found = []
     for path, what, clips in _all(store):
         below: PurePath = path.relative_to(store.path)  # type: ignore[arg-type]  # both local, or both remote
@@ -72,8 +72,8 @@ def verify(store: Store) -> list[Damage]:
 
 
 def uncovered(store: Store) -> list[str]:
-    """Files below annotations/ and indexes/ that carry no checksum, relative to the store: verify cannot check them."""
-    return [str(path.relative_to(store.path)) for path in verify_beside.uncovered(store.path)]  # type: ignore[arg-type]
+    """Return the files below annotations/ and indexes/ that carry no checksum, relative to the store."""
+    return [str(path.relative_to(store.path)) for path in verify_derived.uncovered(store.path)]  # type: ignore[arg-type]
 
 
 _Found = tuple[Place, str, Iterable[str]]
@@ -86,7 +86,7 @@ def _all(store: Store) -> Iterator[_Found]:
             parts = store.catalog(entity).parts()
             keys = _Keys(store.catalog(entity))
             found = list(_catalog(store, entity, keys))
-            if store.catalog(entity).parts() == parts:  # else some were merged meanwhile
+            if store.catalog(entity).parts() == parts:  # else some were merged in the meantime
                 break
         yield from found
         yield from _indexes(store.catalog(entity))
@@ -110,8 +110,8 @@ def _all(store: Store) -> Iterator[_Found]:
                     if group.exists():
                         raise
     for path, what in (
-        *verify_beside.annotations(store.path / "annotations"),
-        *verify_beside.indexes(store.path / "indexes"),
+        *verify_derived.annotations(store.path / "annotations"),
+        *verify_derived.indexes(store.path / "indexes"),
     ):
         yield path, what, ()
 
@@ -136,12 +136,12 @@ class _Keys:
 
 
 def _unsealed(paths: Iterable[Place], clips: Iterable[str]) -> Iterator[_Found]:
-    """Those of the sealed files `paths` that are missing or not as they were written."""
+    """Yield those of the sealed files `paths` that are missing or damaged."""
     for path in paths:
         if not path.exists():
             yield path, "is missing", clips
             continue
-        for _, what in verify_beside.sealed(path):
+        for _, what in verify_derived.sealed(path):
             yield path, what, clips
 
 
@@ -168,19 +168,19 @@ def _catalog(store: Store, entity: str, keys: _Keys) -> Iterator[_Found]:
 
 
 def _indexes(catalog: Catalog) -> Iterator[_Found]:
-    """The damaged key indexes. They touch no clip: they are made again from the parts."""
+    """Yield the damaged key indexes. They affect no clip: they are rebuilt from the parts."""
     for path in listed(catalog.folder, "*.keys"):
         try:
             if index := open_index(path):
                 index.check_all()
         except DamageError:
-            yield path, "is not as it was written (it is made again where it is needed)", ()
+            yield path, "is not as it was written (it is rebuilt when it is needed)", ()
         except FileNotFoundError:
             continue  # merged into another since it was listed
 
 
 def _longest(store: Store, entity: str) -> int:
-    """Rows of the longest view: what is left to tell of a catalog whose last part is damaged."""
+    """Return the number of rows of the longest view, for a catalog whose last part is damaged."""
     lengths = [0]
     for name in store.views(entity):
         try:
@@ -196,7 +196,7 @@ def _view(view: View, keys: _Keys) -> Iterator[_Found]:
     broken = list(_unsealed(arrays, keys.all()))
     yield from broken
     if any(path == arrays[-1] for path, _, _ in broken):
-        return  # without the metadata of `status` nobody knows how many rows there are
+        return  # without the metadata of `status` the number of rows is not known
     for array, path in zip((*view.stored, "checksum", "status"), arrays, strict=True):
         if all(path != other for other, _, _ in broken) and (why := _misfit(view, array, path)):
             yield path, why, keys.all()
@@ -214,7 +214,7 @@ def _view(view: View, keys: _Keys) -> Iterator[_Found]:
 
 
 def _misfit(view: View, array: str, path: Place) -> str | None:
-    """What the metadata of an array says otherwise than the view's, None where it is the same: other readers use it."""
+    """Return how the metadata of an array, which other readers use, differs from the view's; None where it does not."""
     shape: tuple[int, ...]
     if array in view.stored:
         feature = view.stored[array]
@@ -237,12 +237,12 @@ def _misfit(view: View, array: str, path: Place) -> str | None:
 def _expected(
     kind: Callable[[tuple[int, ...], str, int], dict[str, Any]], shape: tuple[int, ...], dtype: str, shard_rows: int
 ) -> dict[str, Any]:
-    """The metadata of an array without rows: zarr takes milliseconds to make it."""
+    """Return the metadata of an array without rows: zarr takes milliseconds to create it."""
     return kind((0, *shape), dtype, shard_rows)
 
 
 def _shards(view: View, length: int) -> list[int]:
-    """The shards of the first `length` rows of which there are files that say so."""
+    """Return the shards of the first `length` rows that have files."""
     names = [path.name for path in listed(view.paths.status(0).parent, "*")]
     names += [path.stem for folder in view.paths.beside for path in listed(folder, "*")]
     shards = {shard for name in names if (shard := shard_number(name)) is not None}
@@ -250,10 +250,10 @@ def _shards(view: View, length: int) -> list[int]:
 
 
 def _failed_in(view: View, group: int, length: int) -> Int[np.ndarray, " rows"]:
-    """The rows whose failures the merged file of a group of shards would tell."""
+    """Return the rows whose failures are in the merged file of a group of shards."""
     rows = [np.empty(0, np.int64)]
     for shard in (shard for shard in _shards(view, length) if shard // MERGED_SHARDS == group):
-        with suppress(DamageError):  # told with the shard
+        with suppress(DamageError):  # reported with the shard
             if not view.paths.failures(shard).exists():
                 rows.append(shard * view.rows_per_shard + np.flatnonzero(view.shard_status(shard) == FAILED))
     return np.concatenate(rows)
@@ -273,7 +273,7 @@ def _shard(view: View, shard: int, keys: _Keys, length: int) -> Iterator[_Found]
     path, merged = view.paths.failures(shard), view.paths.merged_failures(shard)
     if path.exists() or (len(failed) and not merged.exists()):
         found = list(_unsealed([path], keys(failed)))
-        if path.exists() or not merged.exists():  # else it has been merged meanwhile
+        if path.exists() or not merged.exists():  # else it was merged in the meantime
             yield from found
     if (path := view.paths.info(shard)).exists() or len(ok) or len(failed):
         yield from _unsealed([path], keys(every))
@@ -300,13 +300,13 @@ def _rows(
     ok: Int[np.ndarray, " rows"],
     keys: _Keys,
 ) -> Iterator[_Found]:
-    """The rows of one shard file against their checksums."""
+    """Yield the rows of one shard file against their checksums."""
     feature = view.stored[name]
     path = view.paths.shard(name, shard, 1 + len(feature.shape))
     try:
         file = open_shard(path, view.rows_per_shard)
     except FileNotFoundError:
-        file = None  # every row is the fill value, says Zarr: the checksums tell
+        file = None  # every row is the fill value: the checksums decide
     except DamageError:
         yield path, "has a damaged index", keys(ok)
         return
@@ -323,6 +323,6 @@ def _rows(
 
 
 def names(clips: tuple[str, ...], most: int) -> str:
-    """`a, b and 3 more`: at most `most` keys by name."""
+    """Return `a, b and 3 more`: at most `most` keys by name."""
     shown = ", ".join(clips[:most])
     return shown if len(clips) <= most else f"{shown} and {len(clips) - most} more"

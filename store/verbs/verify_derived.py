@@ -1,12 +1,12 @@
-"""Damage next to the arrays: stages of annotations, and indexes with their cards.
+"""Verification of annotations, and of indexes with their cards.
 
-A version of a stage holds sealed JSON and Parquet files. The card of an index carries a sha256 of its own content, and
-names the files of the index with their sizes and sha256.
+A version of a stage contains sealed JSON and Parquet files. The card of an index carries a sha256 of its own content,
+and names the files of the index with their sizes and sha256.
 
 Guarantees
 - a flipped byte below annotations or indexes is found, in every file that is sealed or named in a card
-- a card reaches no file elsewhere
-- what is not covered is said: files that carry no checksum
+- a card refers to no file in another folder
+- files that carry no checksum are reported
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from store.format.layout import LOCK
 Found = tuple[Place, str]
 _MOST_CARD = 64 * 2**20  # bytes
 _MOST_SEALED = 2**40
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # beside its card: no separators
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # in the folder of its card: no separators
 _SEALED = (".json", ".parquet")
 
 
@@ -47,17 +47,17 @@ def indexes(root: Place) -> Iterator[Found]:
         while path.name.endswith(".json"):
             card = _card(path)
             found = [(path, "is not as it was written")] if card is None else list(_index(path, card))
-            if not found or _card(path) == card:  # else it was built again meanwhile
+            if not found or _card(path) == card:  # else it was rebuilt in the meantime
                 yield from found
                 break
 
 
 def _index(path: Place, card: dict[str, Any]) -> Iterator[Found]:
-    """The files that a card names, where they differ from what it says."""
+    """Yield the files that a card names, where they differ from it."""
     files = card.get("files")
     for name, known in files.items() if isinstance(files, dict) else ():
         if not _FILE.fullmatch(name):
-            yield path, f"names a file {name[:100]!r} that is not beside it"
+            yield path, f"names a file {name[:100]!r} that is not in its folder"
         elif (why := _differs(path.parent / name, known)) is not None:
             yield path.parent / name, why
 
@@ -94,7 +94,7 @@ def sealed(path: Place) -> Iterator[Found]:
 
 
 def _card(path: Place) -> dict[str, Any] | None:
-    """The content of a card, None where it is not as it was written: its seal is the sha256 of the rest."""
+    """Return the content of a card, None where it is not as it was written: its seal is the sha256 of the rest."""
     try:
         card = json.loads(path.read_whole(_MOST_CARD))
         if not isinstance(card, dict):
@@ -106,7 +106,7 @@ def _card(path: Place) -> dict[str, Any] | None:
 
 
 def _differs(path: Place, known: object) -> str | None:
-    """What is wrong with a file of an index, None where it is as its card says."""
+    """Return what is wrong with a file of an index, None where it matches its card."""
     if not isinstance(known, Mapping) or not isinstance(known.get("sha256"), str):
         return "has no sha256 in its card"
     try:
@@ -125,5 +125,5 @@ def _folders(root: Place) -> list[Place]:
 
 
 def _files(root: Place) -> list[Place]:
-    """All files below `root`, but temporary ones."""
+    """Return all files below `root`, but temporary ones."""
     return [path for path in root.files() if not path.name.startswith(TEMPORARY)]

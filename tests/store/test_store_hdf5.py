@@ -205,7 +205,7 @@ def test_rows_of_a_store_that_stands_are_found_by_key(tmp_path: Path) -> None:
         (lambda file: file.update(key=["a", "b", "a"], x=np.zeros((3, 2))), "has key 'a' in rows 0 and 2"),
         (lambda file: file.update(key=["a", "", "c"], x=np.zeros((3, 2))), "has no key for row 1"),
         (lambda file: file.update(key=["a", "b"], x=np.zeros((3, 2))), "no dataset of floats with 2 rows"),
-        (lambda file: file.update(key=np.array([b"\xff"]), x=np.zeros((1, 2))), "are no UTF-8"),
+        (lambda file: file.update(key=np.array([b"\xff"]), x=np.zeros((1, 2))), "are not UTF-8"),
         (lambda file: file.update(k=["a"], l=["b"], x=np.zeros((1, 2))), "name that of the keys with --keys"),
         (lambda file: file.update(a=np.zeros(3, np.int64)), "is int64: features are floats$"),
         (lambda file: file.update(a=np.zeros(3, np.int8)), "int8: features are floats; export-hdf5 .* without --raw$"),
@@ -232,7 +232,7 @@ def test_what_is_no_hdf5_file_is_one_line(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "text.h5").write_text("no HDF5")
     (tmp_path / "half.h5").write_bytes(whole[: len(whole) // 2])
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in MADE_BY.items()]
-    for name, said in (("text.h5", "no HDF5 file"), ("half.h5", "truncated"), ("gone.h5", "no such file")):
+    for name, said in (("text.h5", "not an HDF5 file"), ("half.h5", "truncated"), ("gone.h5", "it does not exist")):
         path = str(tmp_path / name)
         assert main(["import-hdf5", path, "--store", str(tmp_path / "s"), "--view", "v", *flags]) == 1
         error = capsys.readouterr().err

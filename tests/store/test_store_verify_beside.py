@@ -84,7 +84,7 @@ def test_a_card_reaches_no_file_elsewhere(view: View) -> None:
     (view.paths.store.parent / "x.faiss").write_bytes(b"secret")
     for name in ("../../../x.faiss", "/etc/hostname", "a/b.faiss", "..", "a\nb"):
         write_card(card, {name: {"bytes": 6, "sha256": sha256(b"secret")}})
-        assert damaged(view)["indexes/clips/net.json"] == f"names a file {name!r} that is not beside it"
+        assert damaged(view)["indexes/clips/net.json"] == f"names a file {name!r} that is not in its folder"
     write_card(card, {"net.0123abcd.faiss": 3})
     assert "sha256" in damaged(view)["indexes/clips/net.0123abcd.faiss"]
     os.mkfifo(card.parent / "fifo.faiss")  # which nobody writes into
