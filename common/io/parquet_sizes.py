@@ -1,7 +1,7 @@
-"""What a Parquet file says of its own sizes, read from footer and page headers without decoding any column.
+"""The sizes that a Parquet file declares in its footer and page headers, read without decoding any column.
 
-A few hundred bytes of Parquet can stand for billions of rows or gigabytes of text. The declared sizes are compared
-with the size of the file before a decoder sees it.
+A few hundred bytes of Parquet can encode billions of rows or gigabytes of text. The declared sizes are compared with
+the size of the file before it is decoded.
 
 Guarantees
 - a Parquet file decodes in proportion to its size, or is refused before it is decoded
@@ -18,7 +18,6 @@ ROWS_PER_BYTE = 8
 """of larger files: keys differ from row to row, and take a bit at least"""
 BYTES_PER_BYTE = 1000
 _MOST_DEPTH = 16
-_STRUCT = 12
 
 Struct = dict[int, Any]
 
@@ -88,7 +87,7 @@ def _structs(struct: Struct, field: int) -> list[Struct]:
 
 
 class _Reader:
-    """Thrift's compact protocol: a struct as field number -> value, binary values left out."""
+    """Thrift's compact protocol: a struct as field number -> value, without binary values. Parquet uses no maps."""
 
     def __init__(self, data: bytes, at: int, end: int) -> None:
         self._data, self.at, self._end = data, at, end
@@ -99,51 +98,36 @@ class _Reader:
         field = 0
         while kind := self._byte():
             field = field + (kind >> 4) if kind >> 4 else self._zigzag()
-            found[field] = self._value(kind & 15, depth + 1, in_list=False)
+            found[field] = kind & 15 == 1 if kind & 15 in (1, 2) else self._value(kind & 15, depth + 1)
         return found
 
-    def _value(self, kind: int, depth: int, in_list: bool) -> Any:
+    def _value(self, kind: int, depth: int) -> Any:
         if depth > _MOST_DEPTH:
             raise ImplausibleSizes("its metadata is nested too deeply")
-        if kind in (1, 2):  # a boolean is its type, but in a list
-            return self._byte() == 1 if in_list else kind == 1
-        if kind == 3:
+        if kind in (1, 2, 3):
             return self._byte()
         if kind in (4, 5, 6):
             return self._zigzag()
-        if kind == 7:
-            return self._skip(8)
-        if kind == 8:
-            return self._skip(self._varint())
+        if kind in (7, 8):
+            return self._skip(8 if kind == 7 else self._varint())
         if kind in (9, 10):
             head = self._byte()
             count = head >> 4 if head >> 4 < 15 else self._varint()
-            self._room(count)
-            return [self._value(head & 15, depth + 1, in_list=True) for _ in range(count)]
-        if kind == 11:
-            count = self._varint()
-            self._room(2 * count)
-            kinds = self._byte() if count else 0
-            for _ in range(count):
-                self._value(kinds >> 4, depth + 1, in_list=True)
-                self._value(kinds & 15, depth + 1, in_list=True)
-            return None
-        if kind == _STRUCT:
+            if count > self._end - self.at:
+                raise ImplausibleSizes("its metadata is damaged")
+            return [self._value(head & 15, depth + 1) for _ in range(count)]
+        if kind == 12:
             return self.struct(depth)
         raise ImplausibleSizes("its metadata is damaged")
 
     def _byte(self) -> int:
-        self._room(1)
-        self.at += 1
+        self._skip(1)
         return self._data[self.at - 1]
 
     def _skip(self, count: int) -> None:
-        self._room(count)
-        self.at += count
-
-    def _room(self, count: int) -> None:
         if not 0 <= count <= self._end - self.at:
             raise ImplausibleSizes("its metadata is damaged")
+        self.at += count
 
     def _varint(self) -> int:
         value = 0

@@ -102,7 +102,7 @@ class _Slot:
     """One worker of a pool, replaced where it dies."""
 
     def __init__(self, start: Callable[[], Any]) -> None:
-        """Return `start` starts a worker, for which the cluster may have no room yet."""
+        """Start a worker with `start`; the cluster may have no room for it yet."""
         self._new = start
         self._start()
 

@@ -360,7 +360,7 @@ def _failed(file: ShardFile, reason: str | None) -> StepDiffError:
 
 
 def _after_fork() -> None:
-    """Return a thread that a fork left behind may have held the lock."""
+    """Replace the lock: another thread may have held it at the fork."""
     global _guard
     _guard = threading.Lock()
 

@@ -48,7 +48,7 @@ class Checksums:
     """The array `checksum` of a view, one chunk per shard. Safe to share between threads, and across a fork."""
 
     def __init__(self, paths: ViewPaths, rows_per_shard: int, arrays: int) -> None:
-        """Return the checksums of a view of `arrays` arrays."""
+        """Open the checksums of a view of `arrays` arrays."""
         self._paths = paths
         self._shape = (rows_per_shard, arrays)
         self._chunks: OrderedDict[int, UInt32[np.ndarray, "slots arrays"]] = OrderedDict()
@@ -103,7 +103,7 @@ class RowChecks:
     """Which rows of one array were compared with their checksums. Safe to share between threads, and across a fork."""
 
     def __init__(self, checksums: Checksums, column: int, rows_per_shard: int, row_bytes: int) -> None:
-        """Return the rows of the array whose checksums are column `column` of `checksums`."""
+        """Remember rows of the array whose checksums are column `column` of `checksums`."""
         self._checksums = checksums
         self._column = column
         self._shard_rows = rows_per_shard
