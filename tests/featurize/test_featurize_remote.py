@@ -56,4 +56,4 @@ def test_a_url_of_no_object_store_is_refused(
     manifest = tmp_path / "clips.csv"
     manifest.write_text(f"clip,video,start,end\na_0_1,{video('good.mp4', g=10)},0,1\n")
     status, _, said = featurize(*options(manifest, "https://host/features", tiny_clip))
-    assert status == 2 and said.startswith("error: https://host/features is no place for a store")
+    assert status == 2 and said.startswith("error: https://host/features is not a place for a store")

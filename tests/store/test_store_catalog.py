@@ -54,7 +54,7 @@ def test_what_is_known_of_a_row_may_be_told_anew(tmp_path: Path, catalog: Catalo
     ]
     assert other.frame().equals(catalog.frame()) and other.rows(["a", "c", "nobody"]).tolist() == [1, 2, -1]
     assert catalog.update(frame("a")) == catalog.update(frame()) == 0
-    with pytest.raises(StepDiffError, match="give values of its kind"):
+    with pytest.raises(StepDiffError, match="give values of its type"):
         catalog.update(frame("a", start=[["no", "number"]]))
 
 

@@ -85,7 +85,7 @@ def test_a_group_a_clip_with_a_dataset_a_feature(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "f.h5", "w") as file:
         for n in range(4):
             file[f"data/c{n}/feats"], file[f"data/c{n}/mean"] = tokens[n], vectors[n]
-    with pytest.raises(StepDiffError, match="has a dataset 'feats' in 4 groups: say --features NAME=feats"):
+    with pytest.raises(StepDiffError, match="has a dataset 'feats' in 4 groups: give --features NAME=feats"):
         import_hdf5(asked(tmp_path / "f.h5"))
     assert not (tmp_path / "store").exists(), "keys are for good: nothing was guessed"
     view = imported(tmp_path / "f.h5", group="data", features=("tokens=feats", "embedding=mean"))
@@ -260,7 +260,7 @@ def test_damage_anywhere_is_a_failure_or_one_line(tmp_path: Path) -> None:
 
 def test_provenance_is_checked(tmp_path: Path) -> None:
     clips_file(tmp_path / "f.h5", values(4, 3))
-    with pytest.raises(StepDiffError, match="give the 64 hex digits"):
+    with pytest.raises(StepDiffError, match="give 64 hex digits"):
         import_hdf5(asked(tmp_path / "f.h5", weights_sha256="abc"))
     imported(tmp_path / "f.h5")
     with pytest.raises(StepDiffError, match="was made otherwise: layer 'last' against 'first'"):

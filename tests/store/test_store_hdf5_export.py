@@ -56,7 +56,7 @@ def test_an_export_appears_whole_or_not_at_all(filled: View, tmp_path: Path, mon
     assert len(reads) == 7 and not list((tmp_path / "out").iterdir())
     exported(filled, tmp_path / "out" / "a.h5")
     before = (tmp_path / "out" / "a.h5").read_bytes()
-    with pytest.raises(StepDiffError, match="is there already"):
+    with pytest.raises(StepDiffError, match="exists already"):
         exported(filled, tmp_path / "out" / "a.h5")
     assert (tmp_path / "out" / "a.h5").read_bytes() == before
 

@@ -75,7 +75,7 @@ def test_a_url_is_a_place_and_all_else_a_folder(given: str | Path, found: Path |
 
 
 def test_a_url_of_no_object_store_is_refused() -> None:
-    with pytest.raises(StepDiffError, match="https://host/a is no place for a store"):
+    with pytest.raises(StepDiffError, match="https://host/a is not a place for a store"):
         place("https://host/a")
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from common.io import remote
 from common.io.remote import RemotePath
 from store import Catalog, Store
-from store.catalog import block_file as remote_blocks
 from store.catalog.block_file import BLOCK
 from store.verbs.verify import verify
 
@@ -17,7 +17,7 @@ KEYS = pl.Series([f"video_{row % 97}_{row}.000_{row + 4}.000" for row in range(R
 @pytest.fixture
 def place(bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A store of 30,000 rows, whose index is opened by its last 64 KiB."""
-    monkeypatch.setattr(remote_blocks, "_END_BYTES", BLOCK)
+    monkeypatch.setattr(remote, "_END_BYTES", BLOCK)
     Store.open(f"{bucket}/features", create=True).catalog("clips").append(pl.DataFrame({"key": KEYS}))
     return f"{bucket}/features"
 

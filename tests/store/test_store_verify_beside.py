@@ -107,4 +107,4 @@ def test_what_is_not_covered_is_said(view: View, capsys: pytest.CaptureFixture[s
     assert set(said["files"]) == left and said["never"] == list(NOT_COVERED)
     with pytest.raises(SystemExit):
         main(["verify", "--help"])
-    assert "Not covered are lock files" in " ".join(capsys.readouterr().out.split())
+    assert "Does not cover lock files" in " ".join(capsys.readouterr().out.split())
