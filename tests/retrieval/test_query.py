@@ -330,7 +330,7 @@ def test_query_into_a_file(query: tuple, tmp_path: Path, capsys: pytest.CaptureF
     read = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}[Path(name).suffix]
     assert read(tmp_path / name).to_dicts() == json.loads(shown)["hits"]
     line = error(capsys, *ask, "--out", tmp_path / "hits.txt")
-    assert "hits.txt has an unknown suffix: use one of .parquet, .csv, .jsonl" in line
+    assert "hits.txt is none of .parquet, .csv, .jsonl" in line
     assert "cannot write" in error(capsys, *ask, "--out", tmp_path / "absent" / name)
 
 
