@@ -24,7 +24,8 @@ from common.io import sealed as table
 from common.io.files import write_bytes
 from common.io.places import Place
 from common.io.seal import BLANK
-from store import Store, failures
+from store import Store
+from store.io import failures
 from store.format.layout import read_json, write_json
 
 COLUMNS = ("key", "kind", "text", "provenance")

@@ -41,6 +41,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class LocalPath(PosixPath):
     """A file or folder on disk. `common.io.places.place` makes it."""
 
+    __slots__ = ()
     remote: ClassVar[bool] = False
 
     def put(self, pieces: Iterable[Buffer], nbytes: int = 0, check: Callable[[], None] = lambda: None) -> None:
