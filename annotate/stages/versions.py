@@ -25,8 +25,8 @@ from common.io.files import write_bytes
 from common.io.places import Place
 from common.io.seal import BLANK
 from store import Store
-from store.io import failures
 from store.format.layout import read_json, write_json
+from store.io import failures
 
 COLUMNS = ("key", "kind", "text", "provenance")
 SCHEMA = dict.fromkeys(COLUMNS, pl.String)

@@ -20,7 +20,8 @@ from annotate.stages.job import Annotator, Answer, Failure, Item, Job, plain
 from annotate.stages.versions import SCHEMA, Version
 from common.errors import StepDiffError
 from featurize.task import Outcome
-from store import Store, failures
+from store import Store
+from store.io import failures
 
 ERRORS = (StepDiffError,)
 _COMMIT_EVERY = 10.0  # seconds

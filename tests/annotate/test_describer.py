@@ -18,7 +18,8 @@ from annotate.stages.versions import SCHEMA, Version, chosen
 from common.errors import StepDiffError
 from common.io import sealed as table
 from heads.data.clip_texts import ClipTexts
-from store import Store, failures
+from store import Store
+from store.io import failures
 
 from .conftest import CLIPS, Server, said
 
