@@ -202,10 +202,10 @@ def test_every_option_and_module_that_the_pages_name_exists() -> None:
     named = [command.replace("python featurize.py", "python -m featurize") for command in named]
     used: dict[str, set[str]] = {}
     for command in named:
-        if found := re.search(r"python -m (\S+)(?: (\S+))?(.*)", command):
-            name, verb, _ = found.groups()
+        if found := re.search(r"python -m (\S+)(?: (\S+))?", command):
+            name, verb = found.groups()
             key = f"{name} {verb}" if name in ROOMS_OF_VERBS else name
-            used.setdefault(key, set()).update(re.findall(OPTION, command))
+            used.setdefault(key, set()).update(re.findall(OPTION, command[found.start() :]))
     prose = "\n".join(re.sub(r"^( *)```.*?^\1```", "", (ROOT / page).read_text(), flags=re.S | re.M) for page in PAGES)
     quoted = " ".join(re.findall(r"`[^`\n]+`", prose))
     modules = {key.split()[0] for key in used} | set(re.findall(r"python -m ([\w.]+)[ `]", quoted))
