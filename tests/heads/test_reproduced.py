@@ -53,7 +53,7 @@ def test_the_readme_has_them_in_short(reported: Path) -> None:
         for score in json.loads((reported / "report.json").read_text())["scores"]
         if score["setting"]["parsed"] and score["setting"]["pair"] == "average"
     }
-    section = (ROOT / "README.md").read_text().split("## Results")[1].split("\n## ")[0].replace("*", "").replace("_", "")
+    section = re.sub("[*_]", "", (ROOT / "README.md").read_text().split("## Results")[1].split("\n## ")[0])
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")]
     rows = [row for row in rows[2:] if row[0] != "chance" and "text" not in row[0] and "caption" not in row[0]]
     assert {row[0] for row in rows} == {method for method, *_ in scores}
