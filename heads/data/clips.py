@@ -85,7 +85,7 @@ class Features:
         if self.view.features[self.feature].dtype != "int8":
             return torch.from_numpy(self.view.read(self.feature, rows, direct=self._direct)).to(device).float()
         if torch.device(device).type == "cpu":
-            return torch.from_numpy(self.view.read_float(self.feature, rows, self._direct))
+            return torch.from_numpy(self.view.read(self.feature, rows, direct=self._direct, dtype="float32"))
         stored = self.view.read_quantised(self.feature, rows, direct=self._direct)
         levels, scale = (torch.from_numpy(part).to(device) for part in stored)
         return dequantise(levels, scale)
