@@ -137,7 +137,10 @@ class View:
         rows = self.catalog.rows(keys)
         if (rows < 0).any():
             unknown = keys[int(np.argmax(rows < 0))]
-            raise StepDiffError(f"no key {unknown!r} among the {len(self.catalog)} {self.entity} of {self.paths.store}")
+            raise StepDiffError(
+                f"no key {unknown!r} among the {len(self.catalog)} {self.entity} of {self.paths.store}: check how it is "
+                "written, or run featurize for it"
+            )
         return rows
 
     def read(
