@@ -15,6 +15,7 @@ Guarantees
 import math
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -54,6 +55,7 @@ class Store:
     def __init__(self, path: Place) -> None:
         self.path = path
         self._catalogs: dict[str, Catalog] = {}
+        self._locked_by: int | None = None  # the thread in `lock`
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | RemotePath, create: bool = False) -> "Store":
@@ -184,10 +186,10 @@ class Store:
             features: the arrays of the view.
             info: what computes the features (library versions, device), recorded with every shard.
             rows_per_shard: see `create_view`.
-            wait: wait while another process holds the lock, instead of raising HeldError. A lock that this process
-                holds already is used.
+            wait: wait while another process holds the lock, instead of raising HeldError. Inside `with store.lock()`
+                that lock is used.
         """
-        with nullcontext() if holds(self.path / LOCK) else self.lock(wait):
+        with nullcontext() if self._locked_by == threading.get_ident() else self.lock(wait):
             writer = ViewWriter(self.create_view(entity, view, provenance, features, rows_per_shard), info)
             yield writer
             writer.flush()
@@ -200,7 +202,11 @@ class Store:
         """
         with locked(self.path / LOCK, wait):
             remove_dead(self.path)
-            yield
+            self._locked_by = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._locked_by = None
 
     def _make_view(self, paths: ViewPaths, provenance: Provenance, features: dict[str, Feature], rows: int) -> None:
         """Make the view's group in a temporary folder, then rename it.

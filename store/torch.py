@@ -335,9 +335,7 @@ class FeatureStream(IterableDataset):
         self._state = state
         return self._iterate(iter(self._batches), state, self._batches.shuffle and (unset or repeated))
 
-    def _iterate(
-        self, batches: Iterator[Batch], state: dict[str, Any], uncounted: bool
-    ) -> Iterator[dict[str, Any]]:
+    def _iterate(self, batches: Iterator[Batch], state: dict[str, Any], uncounted: bool) -> Iterator[dict[str, Any]]:
         if uncounted:  # raised at the first batch: a DataLoader passes on no error of iter()
             raise StepDiffError("call set_epoch(epoch) before each epoch: worker processes cannot count epochs")
         for batch in batches:

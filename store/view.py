@@ -138,8 +138,8 @@ class View:
         if (rows < 0).any():
             unknown = keys[int(np.argmax(rows < 0))]
             raise StepDiffError(
-                f"no key {unknown!r} among the {len(self.catalog)} {self.entity} of {self.paths.store}: check how it is "
-                "written, or run featurize for it"
+                f"no key {unknown!r} among the {len(self.catalog)} {self.entity} of {self.paths.store}: check its "
+                "spelling, or run featurize for it"
             )
         return rows
 
