@@ -85,35 +85,27 @@ def to_device(
 def prefetch(
     batches: Iterable[Mapping[str, Any]], device: str | torch.device, dtype: torch.dtype = torch.float32
 ) -> Iterator[dict[str, Any]]:
-    """Move batches to `device`, the next one while the caller uses one; see `to_device`.
+    """Move batches to `device` while it works on the one before; see `to_device`.
 
-    On CUDA the copies run on a stream of their own, from pinned memory.
+    On CUDA a stream of its own copies from pinned memory, next to the work that the caller queued for the last batch.
+    No batch is taken ahead: the state of the stream or loader is exact after every batch.
     """
     device = torch.device(device)
     if device.type != "cuda":
         yield from (to_device(batch, device, dtype) for batch in batches)
         return
     copies = torch.cuda.Stream(device)
-    remaining = iter(batches)
-
-    def started() -> tuple[dict[str, Any], dict[str, Any], torch.cuda.Event] | None:
-        if (batch := next(remaining, None)) is None:
-            return None
+    for batch in batches:
+        copies.synchronize()  # the last copy began a batch ago: its pinned memory may be reused
         pinned = _pinned(batch)
         with torch.cuda.stream(copies):
-            return pinned, to_device(pinned, device, dtype), copies.record_event()
-
-    waiting = started()
-    while waiting:
-        pinned, batch, copied = waiting
-        copied.synchronize()  # begun before the last batch was used: from now on its pinned memory may be reused
-        del pinned, waiting
+            moved = to_device(pinned, device, dtype)
         current = torch.cuda.current_stream(device)
-        for value in batch.values():
+        current.wait_stream(copies)
+        for value in moved.values():
             if isinstance(value, Tensor):
                 value.record_stream(current)  # its memory is not reused before the caller's work is done
-        waiting = started()
-        yield batch
+        yield moved
 
 
 class _Selection:
@@ -319,11 +311,11 @@ class FeatureStream(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Iterate over the rest of the epoch."""
         info, state = get_worker_info(), self._state
+        epoch, begun = self._shared.tolist()
         if not self._resumes:
-            epoch = max(int(self._shared[0]), 0) if info else state["epoch"]
-            state = {**self._batches.state_dict(), "epoch": epoch, "position": 0}
-        unset = info is not None and self._shared[0] < 0 and not self._resumes
-        repeated = info is not None and info.id == 0 and self._shared[1] > 0
+            state = {**self._batches.state_dict(), "epoch": max(epoch, 0) if info else state["epoch"], "position": 0}
+        unset = info is not None and epoch < 0 and not self._resumes
+        repeated = info is not None and info.id == 0 and begun > 0
         self._resumes = False
         if info:
             if info.id == 0:

@@ -25,7 +25,7 @@ KEYS = [f"c{row}" for row in range(37)]
 STEPS, NAMES = [row % 5 for row in range(37)], [f"n{row % 3}" for row in range(37)]
 FRAME = pl.DataFrame({"key": KEYS, "step": STEPS, "name": NAMES})
 LABELS = dict(zip(KEYS, FRAME.select("step", "name").rows(), strict=True))
-pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning", "ignore:'set_vital':UserWarning")
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +242,7 @@ if __name__ == "__main__":
 def test_an_iteration_that_fails_or_is_interrupted_leaves_no_process(view: View, how: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "script.py"), str(view.paths.store), how]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stdout.readline() == "batch\n"
         children = psutil.Process(process.pid).children(recursive=True) if how == "interrupt" else []
         if how == "interrupt":
