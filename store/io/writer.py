@@ -86,7 +86,7 @@ class ViewWriter:
         """
         if not isinstance(keys, pl.DataFrame):
             keys = pl.DataFrame({"key": [keys] if isinstance(keys, str) else list(keys)}, schema={"key": pl.String})
-        copies = {name: np.array(values) for name, values in features.items()}
+        copies = {name: np.array(np.asarray(values)) for name, values in features.items()}
         shapes = {name: (keys.height, *feature.shape) for name, feature in self.view.features.items()}
         given = {name: values.shape for name, values in copies.items()}
         if keys.height and given != shapes:
@@ -104,20 +104,21 @@ class ViewWriter:
         reasons = {key: reason for _, _, failures in waiting for key, reason in failures.items()}
         failed = pl.DataFrame({"key": list(reasons)}, schema={"key": pl.String})
         frame = pl.concat([*(keys for keys, _, _ in waiting), failed], how="diagonal_relaxed")
-        rows = self.add(frame)
+        self.add(frame.unique("key", keep="first", maintain_order=True))
+        rows, first = np.unique(self.view.catalog.rows(frame["key"]), return_index=True)
+        count, why = frame.height - failed.height, list(reasons.values())
         arrays = {
             name: np.concatenate([features[name] for keys, features, _ in waiting if keys.height])
             for name in self.view.features
-            if frame.height > failed.height
+            if count
         }
-        places = {row: place for place, row in enumerate(rows.tolist())}
-        because = dict(zip(rows[len(rows) - len(reasons) :].tolist(), reasons.values(), strict=True))
 
-        def made(here: Int64[np.ndarray, " R"]) -> tuple[Values, Mapping[int, str]]:
-            good = [places[row] for row in here.tolist() if row not in because]
+        def made(here: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
+            places = first[np.searchsorted(rows, here)]  # of a key that was given twice the first, and rather ok
+            good, bad = places < count, places >= count
             return (
-                {name: values[good] for name, values in arrays.items()},
-                {row: because[row] for row in here.tolist() if row in because},
+                {name: values[places[good]] for name, values in arrays.items()},
+                {row: why[place - count] for row, place in zip(here[bad].tolist(), places[bad].tolist(), strict=True)},
             )
 
         self.fill(rows, made)
