@@ -25,10 +25,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import _stepdiff
+
+_stepdiff.require("store.torch", "train", ("torch",))
+
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Float16, Int, Int8
+from jaxtyping import Float, Float16, Int8
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
@@ -36,6 +40,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from common.errors import StepDiffError
 from common.io.direct_io import aligned_empty
 from store.batches import Batch, Batches
+from store.catalog.keys import pack
 from store.format.quantise import BLOCK
 from store.io.row_checks import Check
 from store.io.status import OK
@@ -109,7 +114,7 @@ def prefetch(
 
 
 class _Selection:
-    """Rows of a view, and their labels."""
+    """Rows of a view, with their keys and labels."""
 
     def __init__(
         self, view: View, features: str | Sequence[str], keys: Keys | None, where: pl.Expr | None, labels: Labels
@@ -120,22 +125,10 @@ class _Selection:
         self.rows = np.flatnonzero(status == OK) if keys is None else view.rows(keys)
         if keys is not None:
             view.check_ok(self.rows)
-        self.labels: dict[str, np.ndarray] = {}
-        if where is not None or labels:
-            self._read_catalog(view, where, [pl.col(label) if isinstance(label, str) else label for label in labels])
-        if not len(self.rows):
-            raise StepDiffError(f"no row to read: view {view.name} of {view.entity} has no features of such rows")
-        if clash := {KEY, *([features] if isinstance(features, str) else features)} & set(self.labels):
-            raise StepDiffError(f"label {min(clash)!r} has the name of another part of a batch: use alias()")
-        order = np.argsort(self.rows, kind="stable")
-        self._sorted = self.rows[order]
-        self.labels = {name: values[order] for name, values in self.labels.items()}
-
-    def _read_catalog(self, view: View, where: pl.Expr | None, labels: list[pl.Expr]) -> None:
-        """Keep the rows that `where` selects, and evaluate the labels on them."""
+        labels = [pl.col(label) if isinstance(label, str) else label for label in labels]
         expressions = labels if where is None else [where, *labels]
-        named = {name for expression in expressions for name in expression.meta.root_names()}
-        frame = view.catalog.frame(["row", *sorted(named - {"row"})])
+        named = {KEY, "row"}.union(*(expression.meta.root_names() for expression in expressions))
+        frame = view.catalog.frame(sorted(named))
         if missing := named - set(frame.columns):
             raise StepDiffError(
                 f"no column {min(missing)!r} in the catalog of {view.entity}: see "
@@ -143,37 +136,41 @@ class _Selection:
             )
         try:
             chosen = frame[self.rows] if where is None else frame[self.rows].filter(where)
-            table = chosen.select(labels)
+            table = chosen.select(labels) if labels else pl.DataFrame()
         except pl.exceptions.PolarsError as error:
             raise StepDiffError(f"where clause or labels do not fit the catalog of {view.entity}: {error}") from error
         self.rows = chosen["row"].to_numpy().astype(np.int64)
+        if not len(self.rows):
+            raise StepDiffError(f"no row to read: view {view.name} of {view.entity} has no features of such rows")
+        if clash := {KEY, *([features] if isinstance(features, str) else features)} & set(table.columns):
+            raise StepDiffError(f"label {min(clash)!r} has the name of another part of a batch: use alias()")
+        order = np.argsort(self.rows, kind="stable")
+        self._sorted = self.rows[order]
+        self._keys = pack(chosen[KEY][order])  # compact, and needs no catalog in a worker process
+        self._labels: dict[str, np.ndarray] = {}
         for values in table:
             if values.null_count():
-                key = view.catalog.name(int(self.rows[values.is_null().arg_max() or 0]))
+                key = chosen.filter(values.is_null())[KEY][0]
                 raise StepDiffError(
                     f"{values.null_count()} rows have no label {values.name!r}, the first is {key}: leave them out "
                     f"by a where clause, pl.col({values.name!r}).is_not_null()"
                 )
             number = values.dtype.is_numeric() or values.dtype == pl.Boolean
-            texts = np.fromiter(() if number else values.to_list(), object)
-            self.labels[values.name] = values.to_numpy() if number else texts
+            array = values.to_numpy() if number else np.fromiter(values.to_list(), object)
+            self._labels[values.name] = array[order]
 
-    def of(self, rows: Int[np.ndarray, " B"]) -> dict[str, Any]:
-        """Return the labels of rows: a tensor [B], or a list of texts."""
-        at = np.searchsorted(self._sorted, rows)
-        taken = {name: values[at] for name, values in self.labels.items()}
-        return {name: part.tolist() if part.dtype == object else torch.from_numpy(part) for name, part in taken.items()}
-
-
-def _sample(batches: Batches, selection: _Selection, batch: Batch) -> dict[str, Any]:
-    """Return keys, features and labels of a batch."""
-    arrays = {name: torch.from_numpy(array) for name, array in batch.arrays.items()}
-    scale = arrays.pop("scale", None)
-    features = {
-        name: Quantised(values, scale) if scale is not None and values.dtype == torch.int8 else values
-        for name, values in arrays.items()
-    }
-    return {KEY: batches.view.catalog.keys(batch.rows), **features, **selection.of(batch.rows)}
+    def of(self, batch: Batch) -> dict[str, Any]:
+        """Return keys, features and labels of a batch."""
+        arrays = {name: torch.from_numpy(array) for name, array in batch.arrays.items()}
+        scale = arrays.pop("scale", None)
+        features = {
+            name: Quantised(values, scale) if scale is not None and values.dtype == torch.int8 else values
+            for name, values in arrays.items()
+        }
+        at = np.searchsorted(self._sorted, batch.rows)
+        parts = {name: values[at] for name, values in self._labels.items()}
+        labels = {name: x.tolist() if x.dtype == object else torch.from_numpy(x) for name, x in parts.items()}
+        return {KEY: self._keys.take(at), **features, **labels}
 
 
 class FeatureDataset(Dataset):
@@ -207,7 +204,7 @@ class FeatureDataset(Dataset):
     def __getitems__(self, items: Sequence[int]) -> list[dict[str, Any]]:
         """Return several rows, read together."""
         batch = self._batches.read(self._selection.rows[np.asarray(items, np.int64)])
-        whole = _sample(self._batches, self._selection, batch)
+        whole = self._selection.of(batch)
         return [{name: _one(values, at) for name, values in whole.items()} for at in range(len(batch.rows))]
 
 
@@ -332,7 +329,7 @@ class FeatureStream(IterableDataset):
             raise StepDiffError("call set_epoch(epoch) before each epoch: worker processes cannot count epochs")
         for batch in batches:
             self._state = {**state, "position": self._batches.position}
-            yield _sample(self._batches, self._selection, batch)
+            yield self._selection.of(batch)
         if "workers" not in state:
             self.set_epoch(state["epoch"] + 1)
 
