@@ -173,10 +173,10 @@ def _run(store: Store, options: Options, changes: Changes, joined: bool) -> Summ
     )
     pool = WorkerPool(Worker, equipment, gpu, lambda shard, why: Outcome(shard, error=why))
     provenance, features = pool.call("describe", asked.entity, options.dtype)
-    view = store.create_view(asked.entity, options.view or options.encoder, provenance, features)
-    changes.write(store)
-    view.resize()
-    rows, status = store.catalog(asked.entity).rows(asked.rows["key"]), view.status()
+    with store.writer(asked.entity, options.view or options.encoder, provenance, features) as writer:
+        view = writer.view
+        changes.write(store)
+        rows, status = writer.add(asked.rows.select("key")), view.status()
     shards = plan(rows, status, view.rows_per_shard, options.retry_failed)
     batch = options.batch_size or BATCH[asked.entity]
     jobs = tasks(store, view, asked, shards, batch, threads=max(cpus - 1, 1))

@@ -23,6 +23,7 @@ from retrieval.mining.variants import Drawn, Variant, hard_negatives, random_neg
 from retrieval.queries.advice import fill
 from retrieval.vectors import normalised
 from store import Store, View, text_key
+from store.view import OK
 from tasks.testsets import read_test_set, write_test_set
 
 
@@ -99,7 +100,7 @@ def _texts(store: Store, options: Options, test_set: TestSet) -> Float64[np.ndar
 def _filled(view: View, rows: Int64[np.ndarray, " rows"]) -> np.ndarray:
     status = view.status()
     known = rows >= 0
-    known[known] = status[rows[known]] == 1
+    known[known] = status[rows[known]] == OK
     return known
 
 

@@ -146,7 +146,7 @@ def test_a_writer_is_refused_while_another_runs(store: Path, kitchen: Path, tiny
 
 def test_another_provenance_is_refused(store: Path, kitchen: Path, tiny_clip: Path, featurize: Run) -> None:
     status, _, said = featurize(*options(kitchen, store, tiny_clip), "--dtype", "int8", "--retry-failed")
-    assert status == 1 and "was made otherwise" in said and "'int8'" in said
+    assert status == 1 and "was made differently" in said and "'int8'" in said
 
 
 def test_what_is_refused_is_refused_before_anything_is_written(

@@ -55,7 +55,7 @@ def test_a_contrastive_head_becomes_a_view_that_vlemb_reads(aligned: Path, world
         "texts": 0,
     }
     store = Store.open(world / "features")
-    embeddings = store.view("clips", "aligned").read_float("embedding", np.arange(24))
+    embeddings = store.view("clips", "aligned").read("embedding", np.arange(24), dtype="float32")
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
     scores = []
     for task in ("diffmcq", "diffrank"):
@@ -185,6 +185,7 @@ def test_trained_on_pairs_it_is_judged_as_vlemb_judges_the_view_that_it_writes(
     assert record["val_ktau"] == pytest.approx(judged["ktau_all_rows"])
     view = store.view("clips", "paired")
     asked = [(row["reference"], row["candidate"], row["answer"]) for row in qa if row["type"] == 3]
-    unit = dict(zip(store.catalog("clips").frame()["key"], view.read_float("embedding", np.arange(24)), strict=True))
+    vectors = view.read("embedding", np.arange(24), dtype="float32")
+    unit = dict(zip(store.catalog("clips").frame()["key"], vectors, strict=True))
     yes, no = (np.mean([unit[a] @ unit[b] for a, b, said in asked if said == answer]) for answer in ("YES", "NO"))
     assert yes > no + 0.5

@@ -41,7 +41,7 @@ QUESTION = DiffMCQ(TEXT, "Tools/Equipment", tuple(zip(CLIPS[::2], CLIPS[1::2], s
 @pytest.mark.parametrize("pair", ["average", "reference", "candidate"])
 def test_what_stands_for_a_pair_is_the_average_or_one_of_its_clips(store: Store, pair: PairEmbedding) -> None:
     def unit(entity: str, key: str) -> np.ndarray:
-        vector = store.view(entity, "both").read_float("embedding", store.catalog(entity).rows([key]))[0]
+        vector = store.view(entity, "both").read("embedding", store.catalog(entity).rows([key]), dtype="float32")[0]
         return vector / np.linalg.norm(vector)
 
     text = unit("texts", text_key(TEXT))

@@ -38,7 +38,7 @@ def naive(store: Store, view: View, threshold: float) -> tuple[set[frozenset[str
     """The groups, and the cosine of each clip to its nearest copy."""
     frame = store.catalog("clips").frame()
     rows = np.flatnonzero(view.status() == 1)
-    vectors = view.read_float("embedding", rows).astype(np.float64)
+    vectors = view.read("embedding", rows, dtype="float32").astype(np.float64)
     vectors /= np.sqrt(np.sum(vectors**2, axis=1, keepdims=True))
     groups = {frame["key"][int(row)]: {frame["key"][int(row)]} for row in rows}
     nearest: dict[str, float] = {}

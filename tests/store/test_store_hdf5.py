@@ -263,7 +263,7 @@ def test_provenance_is_checked(tmp_path: Path) -> None:
     with pytest.raises(StepDiffError, match="give the 64 hex digits"):
         import_hdf5(asked(tmp_path / "f.h5", weights_sha256="abc"))
     imported(tmp_path / "f.h5")
-    with pytest.raises(StepDiffError, match="was made otherwise: layer 'last' against 'first'"):
+    with pytest.raises(StepDiffError, match="was made differently: layer 'last' against 'first'"):
         import_hdf5(asked(tmp_path / "f.h5", layer="first"))
 
 
