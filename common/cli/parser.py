@@ -32,7 +32,8 @@ class Help(jsonargparse.DefaultHelpFormatter):
         return super()._format_action_invocation(action)
 
     def format_help(self) -> str:
-        return _FLAG.sub(lambda flag: flag[0].replace("_", "-"), super().format_help())
+        text = re.sub(r"<class\s+'(\w+)'>", r"\1", super().format_help())
+        return _FLAG.sub(lambda flag: flag[0].replace("_", "-"), text)
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -72,12 +73,12 @@ class Parser(jsonargparse.ArgumentParser):
         arguments = gathered(argv, {name for name, kind in kinds.items() if _holds_texts(kind)})
         given = self.instantiate(self.parse_args(underscored(arguments, switches)))
         fields = dataclasses.fields(self.options)
-        values = {field.name: getattr(given, field.name, field.default) for field in fields}
+        values = {field.name: given[field.name] if field.name in given else field.default for field in fields}
         needed = [f.name for f in fields if f.name in self.positional and f.default is dataclasses.MISSING]
         if absent := [name for name in needed if values[name] in (dataclasses.MISSING, [])]:
             self.error(f"{' and '.join(absent).upper()} must be given")
         values.update({name: tuple(value) for name, value in values.items() if type(value) is list})
-        return self.options(**values), bool(getattr(given, "json", False))
+        return self.options(**values), bool("json" in given and given["json"])
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End with exit status 2 and one line that names the option and what it expects."""
