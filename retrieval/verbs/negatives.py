@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from jsonargparse.typing import ClosedUnitInterval
 
+from common.cli.options import parse
 from common.errors import StepDiffError
 from common.io.tables import short
 from retrieval.mining.differences import TestSet
@@ -127,3 +128,7 @@ def run(options: Options) -> int:
         if drawn.dropped:
             print(f"{drawn.dropped} of {total} had fewer than three negatives", file=sys.stderr)
     return 0
+
+
+def main(argv: list[str]) -> int:
+    return parse(Options, argv, "retrieval negatives", Options.__doc__, run)

@@ -30,6 +30,7 @@ import polars as pl
 from jaxtyping import Float32, Int64
 from jsonargparse.typing import PositiveInt
 
+from common.cli.options import parse
 from common.errors import StepDiffError
 from common.io.tables import as_json, check_format, print_table, short, write_table
 from retrieval.exact.search import search_exactly
@@ -270,3 +271,7 @@ def _write_sheet(path: Path, store: Store, asking: Asking, hits: pl.DataFrame, o
     found = [tile(hit["clip"], hit, options.videos, hit["rank"], hit["similarity"]) for hit in hits.to_dicts()]
     below = f"view {options.view} of {store.path}" + (f", only {options.where}" if options.where else "")
     write_sheet(path, f"Nearest to {asking.words}", below, asked, found)
+
+
+def main(argv: list[str]) -> int:
+    return parse(Options, argv, "retrieval query", Options.__doc__, run)

@@ -171,6 +171,6 @@ def test_the_verb_says_what_is_missing(world: Path, capsys: pytest.CaptureFixtur
         (["--head", str(world / "none"), "--view", "centre"], "no finished training here"),
         (["--head", str(world / "run"), "--view", "centre", "--batch", "0"], "neither may be below 1"),
     ):
-        assert captions.main([*store, *more]) == 1
+        assert captions.main([*store, *more]) == 2
         error = capsys.readouterr().err
         assert told in error and error.count("\n") == 1

@@ -61,14 +61,14 @@ def test_a_text_that_the_view_lacks_is_named_or_counted_before_anything_is_predi
     write_test_set("diffmcq", test_set, rows)
     command = ["--task", "diffmcq", "--method", "vlemb", "--view", "both", "--store", str(store.path), "--json"]
     command += ["--test-set", str(test_set), "--out", str(out), "--bootstrap", "5"]
-    assert evaluate.main(command) == 1
+    assert evaluate.main(command) == 2
     assert "error: 'with a fork': no embedding of this text in view both" in capsys.readouterr().err
     assert not out.exists()
     assert evaluate.main([*command, "--skip-missing"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["skipped"] == {"clips": 0, "rows": 1} and record["scores"]["rows"] == 1
     write_test_set("diffmcq", test_set, rows[1:])
-    assert evaluate.main([*command, "--skip-missing"]) == 1
+    assert evaluate.main([*command, "--skip-missing"]) == 2
     assert "has no embedding of any row's text" in capsys.readouterr().err
 
 

@@ -145,7 +145,7 @@ def test_neighbours_from_the_command_line(
         ("--feature", "tokens"): "has no embedding called tokens",
     }
     for words, why in refused.items():
-        assert main([*start, *words]) == 1
+        assert main([*start, *words]) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and why in err
 

@@ -100,7 +100,7 @@ def test_a_bad_filter_is_refused_in_one_line(
     store: Store, cut: View, capsys: pytest.CaptureFixture[str], where: str, why: str
 ) -> None:
     words = ["query", "--store", str(store.path), "--view", "tiny", "--clip", "clip_4", "--where", where]
-    assert main(words) == 1
+    assert main(words) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and why in err
 

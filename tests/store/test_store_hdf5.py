@@ -234,7 +234,7 @@ def test_what_is_no_hdf5_file_is_one_line(tmp_path: Path, capsys: pytest.Capture
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in MADE_BY.items()]
     for name, said in (("text.h5", "no HDF5 file"), ("half.h5", "truncated"), ("gone.h5", "no such file")):
         path = str(tmp_path / name)
-        assert main(["import-hdf5", path, "--store", str(tmp_path / "s"), "--view", "v", *flags]) == 1
+        assert main(["import-hdf5", path, "--store", str(tmp_path / "s"), "--view", "v", *flags]) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: cannot open {path}: ") and said in error and error.count("\n") == 1
 

@@ -125,9 +125,9 @@ def test_the_command_line(old: View, capsys: pytest.CaptureFixture[str]) -> None
         ("gone", "net2", "int8", "no view 'gone'"),
         ("net", "small", "float32", "was made differently"),
     ):
-        assert main(["requantise", path, "--view", view, "--to", to, "--dtype", dtype]) == 1
+        assert main(["requantise", path, "--view", view, "--to", to, "--dtype", dtype]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and said in error and error.count("\n") == 1
     with Store.open(path).lock():
-        assert main(["requantise", path, "--view", "net", "--to", "b", "--dtype", "int8"]) == 1
+        assert main(["requantise", path, "--view", "net", "--to", "b", "--dtype", "int8"]) == 2
     assert "is being written by process" in capsys.readouterr().err

@@ -280,7 +280,7 @@ def _fails(command: list[str], named: str) -> bool:
     with contextlib.redirect_stderr(io.StringIO()) as errors:
         code = main(command)
     lines = [line for line in errors.getvalue().splitlines() if line.startswith("error: ")]
-    return code == 1 and len(lines) == 1 and named in lines[0]
+    return code == 2 and len(lines) == 1 and named in lines[0]
 
 
 def test_threads_check_together(whole: Make, tmp_path: Path) -> None:
