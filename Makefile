@@ -1,7 +1,8 @@
 # make demo   environment, weights, sample world, features, heads, and a table of scores
 # make test   environment and all tests
 # make lint   ruff and mypy
-# Each line that `make demo` runs is a public command; README.md explains them.
+# make docs   the documentation as a site, in site/; a broken link fails
+# Each line that `make demo` runs is a public command; docs/quickstart.md explains them.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,7 +19,7 @@ WEIGHTS := smollm2-135m-instruct mpnet-base efficientnet-lite0
 STEPDIFF := $(RUNS)/stepdiff/best.json
 ALIGN := $(RUNS)/align/best.json
 
-.PHONY: demo env weights world features neighbours heads scores test lint
+.PHONY: demo env weights world features neighbours heads scores test lint docs
 .DELETE_ON_ERROR:
 
 demo: scores
@@ -110,4 +111,8 @@ test: weights
 lint: env
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+docs: env
+	$(VENV)/bin/zensical build --clean --strict
+
 include reproduce.mk

@@ -29,9 +29,9 @@ import polars as pl
 import torch
 from jaxtyping import Float
 
-from annotate.cli import parse
 from annotate.sources.narration import Piece, read_narration
 from common.cli import command
+from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
 from common.io import sealed as table
 from common.io.files import write_bytes
@@ -164,7 +164,7 @@ def show(record: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(AlignOptions, argv, "annotate.align", __doc__, run, show)
+    return parse(AlignOptions, argv, "annotate.align", __doc__, run, show, status=incomplete)
 
 
 if __name__ == "__main__":

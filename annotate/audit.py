@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 import polars as pl
 
-from annotate.cli import parse
 from annotate.page.contact_sheets import contact_sheets
 from annotate.page.figures import figures, leaks
 from annotate.page.page import Sample, page
 from annotate.qa.job import Question, read_questions
 from annotate.sources.held_out import given
 from common.cli import command
+from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
 from common.io.files import write_text
 from common.streams import generator
@@ -170,7 +170,7 @@ def show(record: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(AuditOptions, argv, "annotate.audit", __doc__, run, show, ("file",))
+    return parse(AuditOptions, argv, "annotate.audit", __doc__, run, show, ("file",), incomplete)
 
 
 if __name__ == "__main__":

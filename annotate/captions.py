@@ -18,10 +18,10 @@ from typing import Any
 from annotate.captioners.tokens import TokenJob
 from annotate.captioners.video import VideoJob
 from annotate.captioners.vision import QUESTIONS, Kind, with_videos
-from annotate.cli import parse
 from annotate.stages.job import Job, clip_items
 from annotate.stages.stage import StageOptions, absolute, run_stage, show
 from common.cli import command
+from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
 from common.workers.cluster import refuse_relative
 from store import Store
@@ -80,7 +80,7 @@ def make_job(options: CaptionOptions) -> Job:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(CaptionOptions, argv, "annotate.captions", __doc__, run, show)
+    return parse(CaptionOptions, argv, "annotate.captions", __doc__, run, show, status=incomplete)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from typing import Any
 
 import polars as pl
 
-from annotate.cli import parse
 from annotate.grounding.objects import GROUNDED
 from annotate.llm.options import LLM, CutOff, LLMOptions, Sampling
 from annotate.qa.prompts import DESCRIBE, NOTHING, Message, Prompt, read_prompt
@@ -33,6 +32,7 @@ from annotate.stages.job import Answer, Failure, Item, clip_items, plain
 from annotate.stages.stage import StageOptions, run_stage, show
 from annotate.stages.versions import chosen
 from common.cli import command
+from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
 from heads.data.clip_texts import ClipTexts
 from store import Store
@@ -169,7 +169,7 @@ def run(options: DescribeOptions) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(DescribeOptions, argv, "annotate.describe", __doc__, run, show)
+    return parse(DescribeOptions, argv, "annotate.describe", __doc__, run, show, status=incomplete)
 
 
 if __name__ == "__main__":

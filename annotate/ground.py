@@ -18,13 +18,13 @@ from typing import Any
 import polars as pl
 
 from annotate.captioners.vision import with_videos
-from annotate.cli import parse
 from annotate.grounding.detector import DetectorJob
 from annotate.grounding.space import SpaceJob
 from annotate.stages.job import Job, clip_items
 from annotate.stages.stage import StageOptions, absolute, run_stage, show
 from annotate.stages.versions import chosen
 from common.cli import command
+from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
 from common.workers.cluster import refuse_relative
 from heads.data.clips import Features
@@ -87,7 +87,7 @@ def make_job(options: GroundOptions, reads: dict[str, str]) -> Job:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(GroundOptions, argv, "annotate.ground", __doc__, run, show)
+    return parse(GroundOptions, argv, "annotate.ground", __doc__, run, show, status=incomplete)
 
 
 if __name__ == "__main__":

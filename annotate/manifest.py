@@ -25,11 +25,11 @@ from typing import Any, Literal
 
 import polars as pl
 
-from annotate.cli import parse
 from annotate.sources.held_out import given
 from annotate.sources.htstep import Segment, read_annotations, read_splits, read_taxonomy
 from annotate.sources.narration import heard, read_narration
 from common.cli import command
+from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
 from common.io.files import write_bytes
 from heads.data.hold_out import HoldOut
@@ -144,7 +144,7 @@ def show(record: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(ManifestOptions, argv, "annotate.manifest", __doc__, run, show)
+    return parse(ManifestOptions, argv, "annotate.manifest", __doc__, run, show, status=incomplete)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import polars as pl
 
-from annotate.cli import parse
 from annotate.llm.endpoint import shown
 from annotate.llm.options import LLMOptions, Sampling
 from annotate.pairs import SCHEMA
@@ -31,6 +30,7 @@ from annotate.stages.stage import StageOptions, run_stage
 from annotate.stages.stage import show as show_stage
 from annotate.stages.versions import Version, chosen
 from common.cli import command
+from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
 from common.io.files import write_pieces, write_text
 from common.io.jsonl import object_line
@@ -143,7 +143,7 @@ def show(record: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(PairQAOptions, argv, "annotate.pairqa", __doc__, run, show)
+    return parse(PairQAOptions, argv, "annotate.pairqa", __doc__, run, show, status=incomplete)
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64, Integer
 
-from annotate.cli import parse
 from annotate.sources.held_out import given
 from common.cli import command
+from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
 from common.io.files import stream_parquet
 from common.streams import generator
@@ -242,7 +242,7 @@ def show(record: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(PairsOptions, argv, "annotate.pairs", __doc__, run, show)
+    return parse(PairsOptions, argv, "annotate.pairs", __doc__, run, show, status=incomplete)
 
 
 if __name__ == "__main__":

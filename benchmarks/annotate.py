@@ -18,7 +18,6 @@ import torch
 
 from annotate.captioners.tokens import TokenJob
 from annotate.captioners.vision import QUESTIONS, Kind
-from annotate.cli import parse
 from annotate.describe import KIND, DescribeJob
 from annotate.grounding.objects import GROUNDED
 from annotate.grounding.space import SpaceJob
@@ -32,6 +31,7 @@ from annotate.stages.versions import Version
 from annotate.stages.worker import Equipment, Worker
 from benchmarks.report import Row, line, report
 from common.cli import command
+from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
 from heads.models.language_model import pick_device
 from store import Store
@@ -114,7 +114,7 @@ def show(record: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    return parse(Options, argv, "benchmarks.annotate", __doc__, run, show)
+    return parse(Options, argv, "benchmarks.annotate", __doc__, run, show, status=incomplete)
 
 
 def describe(bench: Bench, options: Options, clips: pl.DataFrame) -> dict[str, str]:

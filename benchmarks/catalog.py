@@ -28,7 +28,7 @@ import polars as pl
 
 from benchmarks.report import line, report
 from common.cli import command
-from common.cli.config_file import options_of
+from common.cli.options import options_of
 from featurize.plan import plan
 from store import Feature, Provenance, Store, View
 from store.format.shard import encode_chunk
@@ -227,7 +227,7 @@ def _private_mib() -> float:
 
 def main() -> None:
     """The command line."""
-    measure(options_of(Options, None))
+    measure(options_of(Options, None, "benchmarks.catalog"))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.report import Row, line, report
 from benchmarks.stopwatch import measured
 from common.cli import command
-from common.cli.config_file import options_of
+from common.cli.options import options_of
 from heads.data.packing import NO_TARGET
 from heads.methods.stepdiff import ROWS_A_BATCH, PairTexts, StepDiff, difference_turn
 from heads.models.language_model import LanguageModel
@@ -157,7 +157,7 @@ def figures(options: Options) -> tuple[list[Row], list[Row], float]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    options = options_of(Options, argv)
+    options = options_of(Options, argv, "benchmarks.evaluate")
     rows, lines, apart = figures(options)
     report(
         "evaluate", rows, lines, language_model=options.language_model, device=options.device, pairs=options.pairs,

@@ -32,7 +32,7 @@ from benchmarks.common_loops import loop, with_decord, with_pyav
 from benchmarks.footage import Footage, kitchen, long_video
 from benchmarks.report import Row, line, report
 from common.cli import command
-from common.cli.config_file import options_of
+from common.cli.options import options_of
 from featurize.encoders import Encoder, load
 from featurize.encoders.internvideo.model import SIZES, InternVideoMM
 from featurize.shard import featurize_shard
@@ -210,7 +210,7 @@ def _median(times: list[Seconds]) -> Seconds:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    options = options_of(Options, argv)
+    options = options_of(Options, argv, "benchmarks.featurize")
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     weights = options.weights

@@ -21,7 +21,7 @@ from scipy.stats import kendalltau
 
 from benchmarks.report import Row, line, report
 from common.cli import command
-from common.cli.config_file import options_of
+from common.cli.options import options_of
 from tasks.metrics.captions import bleu, bleu_parts, cider_rows, count_corpus, rouge_rows
 from tasks.metrics.tau import kendall_tau
 
@@ -122,7 +122,7 @@ def figures(options: Options) -> tuple[list[Row], list[Row], dict[str, float]]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    options = options_of(Options, argv)
+    options = options_of(Options, argv, "benchmarks.metrics")
     table, lines, apart = figures(options)
     report(
         "metrics", table, lines, captions=options.rows, references=options.references, rankings=options.rankings,

@@ -21,7 +21,7 @@ from jaxtyping import Float64
 
 from benchmarks.report import Row, line, report
 from common.cli import command
-from common.cli.config_file import options_of
+from common.cli.options import options_of
 from retrieval.mining.differences import Difference, TestSet
 from retrieval.mining.variants import Drawn, Variant, hard_negatives, random_negatives
 from tasks.testsets import Pair
@@ -198,7 +198,7 @@ def figures(options: Options) -> tuple[list[Row], list[Row], int]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    options = options_of(Options, argv)
+    options = options_of(Options, argv, "benchmarks.negatives")
     table, lines, compared = figures(options)
     report(
         "negatives", table, lines, pairs=options.pairs, clips=options.clips, differences=options.differences,

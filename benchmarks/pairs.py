@@ -19,7 +19,7 @@ import polars as pl
 
 from benchmarks.report import line, report
 from common.cli import command
-from common.cli.config_file import options_of
+from common.cli.options import options_of
 from common.io import sealed as table
 from store import Store
 from store.catalog.parts import part_name
@@ -94,7 +94,7 @@ def make_test_set(path: Path, videos: int) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    options = options_of(Options, argv)
+    options = options_of(Options, argv, "benchmarks.pairs")
     with tempfile.TemporaryDirectory() as folder:
         store, test_set = Path(folder) / "features", Path(folder) / "test.jsonl"
         make_catalog(Store.open(store, create=True), options)

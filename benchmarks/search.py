@@ -31,7 +31,7 @@ from benchmarks.report import Row, line, report
 from benchmarks.searchers import APPROXIMATE, EXACT, Searcher
 from benchmarks.stopwatch import measured
 from common.cli import command
-from common.cli.config_file import options_of
+from common.cli.options import options_of
 from retrieval.exact.search import search_exactly
 from retrieval.index.builder import build_index
 from retrieval.index.factory import Budgets
@@ -250,7 +250,7 @@ def approximate(name: str, store: Store, view: View, queries: np.ndarray, rounds
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    options = options_of(Options, argv)
+    options = options_of(Options, argv, "benchmarks.search")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         store, view = clustered(Path(folder, "exact"), options.rows, options.dim)
         table, lines = exact(

@@ -42,7 +42,7 @@ from benchmarks.layouts import (
 )
 from benchmarks.report import Row, line, report
 from common.cli import command
-from common.cli.config_file import options_of
+from common.cli.options import options_of
 from common.io.direct_io import aligned_empty
 from store import Store
 from store.batches import Batches
@@ -211,7 +211,7 @@ def figures(case: Case) -> tuple[list[Row], list[Row]]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    options = options_of(Options, argv)
+    options = options_of(Options, argv, "benchmarks.store_read")
     rows: list[Row] = []
     lines: list[Row] = []
     ahead: list[Row] = []

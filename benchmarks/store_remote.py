@@ -24,7 +24,7 @@ import polars as pl
 
 from benchmarks.report import line, report
 from common.cli import command
-from common.cli.config_file import options_of
+from common.cli.options import options_of
 from store import Feature, Provenance, Store, View
 
 CASES = {"96 KiB": (48, 1024), "4 MiB": (2048, 1024)}
@@ -48,7 +48,7 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and print; returns the exit status."""
-    options: Options = options_of(Options, argv)
+    options: Options = options_of(Options, argv, "benchmarks.store_remote")
     rows, lines = [], []
     for delay in options.delays:
         with _server(delay / 1000) as endpoint:

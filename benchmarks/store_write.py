@@ -35,7 +35,7 @@ from benchmarks.layouts import (
 )
 from benchmarks.report import Row, line, report
 from common.cli import command
-from common.cli.config_file import options_of
+from common.cli.options import options_of
 from store.format.quantise import quantise
 
 # name: shape of a row, dtype
@@ -115,7 +115,7 @@ def measure(name: str, options: Options) -> tuple[list[Row], list[Row]]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    options = options_of(Options, argv)
+    options = options_of(Options, argv, "benchmarks.store_write")
     rows: list[Row] = []
     lines: list[Row] = []
     for name in CASES:

@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.report import Row, line, report
 from benchmarks.stopwatch import measured
 from common.cli import command
-from common.cli.config_file import options_of
+from common.cli.options import options_of
 from featurize.encoders import Encoder, load
 from featurize.task import Source
 from featurize.video.decode import Clip
@@ -184,7 +184,7 @@ def figures(options: Options) -> tuple[list[Row], list[Row]]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    options = options_of(Options, argv)
+    options = options_of(Options, argv, "benchmarks.train_step")
     rows, lines = figures(options)
     report("train_step", rows, lines, device=options.device, steps=options.steps, rounds=options.rounds)
     return 0

@@ -1,7 +1,5 @@
 """A run: what is asked for, what is missing, and the workers that do it.
 
-What `python -m featurize` is told.
-
 Guarantees
 - what is refused is refused before anything is written
 - the store's lock is held for the whole run
@@ -13,9 +11,7 @@ Guarantees
 """
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -28,76 +24,16 @@ from common.workers.pool import WorkerPool, has_gpu, pool_size
 from featurize.changes import Changes, compare
 from featurize.encoders import NAMES as ENCODERS
 from featurize.encoders import deciding
-from featurize.manifest import IdFrom, Manifest, as_manifest, read_manifest, refuse_all_unreadable
+from featurize.manifest import Manifest, as_manifest, read_manifest, refuse_all_unreadable
+from featurize.options import Options
 from featurize.plan import plan
 from featurize.summary import Summary, summarise
 from featurize.task import Outcome, tasks
-from featurize.video.frames import Sampling
 from featurize.worker import Equipment, Worker
 from store import Store, View
 from store.view import ABSENT, OK
 from weights import NAMES as WEIGHTS
 from weights import fingerprint, resolve
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of a featurize run."""
-
-    store: str
-    """Folder of the feature store, or a URL as of s3://bucket/features; made where there is none."""
-    encoder: str
-    """Frozen encoder. Clips: efficientnet-lite0, videomae, vjepa2, and the image towers of llava, blip2, idefics,
-    idefics2 and idefics3. Texts: mpnet-base, sentence. Both: clip, siglip, internvideo-mm-b16 and
-    internvideo-mm-l14."""
-    manifest: str | None = None
-    """File of clips (columns clip, video, start, end) or of texts: .csv, .parquet or .jsonl.
-    Without one, give video files: each is one clip."""
-    videos: tuple[str, ...] = ()
-    """Video files, each one clip from beginning to end."""
-    id_from: IdFrom = "stem"
-    """What the ids of video files' clips are made from: the file's stem, as in clip_0_12.500, or its absolute path,
-    which also tells files of one stem apart."""
-    column: str | None = None
-    """Column of the manifest whose texts are wanted: a text, or a list of texts, a row. Default:
-    text, where the manifest is not one of clips."""
-    weights: str | None = None
-    """Weights of the encoder: a folder or file, a hub id, or a name that `python -m weights list` shows.
-    Default: those of the encoder's name."""
-    layer: int | None = None
-    """Hidden state of clip or siglip whose tokens are stored. Default: the encoder's own choice."""
-    frames: int | None = None
-    """Frames of a clip, for clip, siglip, vjepa2 and the image towers. Default: 8; of vjepa2 as many as it was
-    trained on, of an image tower one, the centre frame."""
-    sampling: Sampling | None = None
-    """Which frames: linspace (from a clip's first to its last), segment-centres (the middles of equal
-    segments) or centre (the middle one, repeated). Default: linspace; of an image tower segment-centres."""
-    view: str | None = None
-    """Name of the view in the store. Default: the encoder's name."""
-    dtype: Literal["float16", "int8", "float32"] = "float16"
-    """How tokens are stored; int8 halves float16."""
-    retry_failed: bool = False
-    """Try those again that failed in an earlier run. Clips whose file or interval has changed since are tried again
-    without it."""
-    replace: bool = False
-    """Replace the features of clips whose video file or interval is another one than that they were computed from.
-    Their rows become absent in every view, then this run computes them for its own view. Without it such a clip is
-    refused."""
-    wait: bool = False
-    """Wait while another run writes into the store, instead of giving up."""
-    address: str | None = None
-    """Ray cluster to join, `auto` or HOST:6379. Default: RAY_ADDRESS, else Ray is started
-    here."""
-    workers: int | None = None
-    """Worker processes, each with the encoder. Default: one a GPU, else one a CPU (for
-    texts one for eight CPUs)."""
-    device: str | None = None
-    """Device of the encoder: cpu, or cuda for one GPU a worker. Default: a GPU where there is one."""
-    batch_size: int | None = None
-    """Clips (default 4) or texts (default 128) of one batch; part of what decides a feature's last bits."""
-    json: bool = False
-    """Print the summary as one JSON object on standard output."""
-
 
 CPUS = {"clips": 1, "texts": 8}
 """of a worker without a GPU, at most. Clips fill many shards, and one thread an encoder beats threads that wait for
@@ -172,10 +108,10 @@ def _run(store: Store, options: Options, changes: Changes, joined: bool) -> Summ
     )
     pool = WorkerPool(Worker, equipment, gpu, lambda shard, why: Outcome(shard, error=why))
     provenance, features = pool.call("describe", asked.entity, options.dtype)
-    view = store.create_view(asked.entity, options.view or options.encoder, provenance, features)
-    changes.write(store)
-    view.resize()
-    rows, status = store.catalog(asked.entity).rows(asked.rows["key"]), view.status()
+    with store.writer(asked.entity, options.view or options.encoder, provenance, features) as writer:
+        view = writer.view
+        changes.write(store)
+        rows, status = writer.add(asked.rows.select("key")), view.status()
     shards = plan(rows, status, view.rows_per_shard, options.retry_failed)
     batch = options.batch_size or BATCH[asked.entity]
     jobs = tasks(store, view, asked, shards, batch, threads=max(cpus - 1, 1))

@@ -21,12 +21,12 @@ Guarantees
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
 from common.errors import StepDiffError
 from featurize.manifest_file import folded, nearest, read_file, refuse_twins, renamed
+from featurize.options import IdFrom
 from featurize.video.identity import BYTES, DIGEST
 from featurize.video.media_file import why
 from featurize.video.stream import opened
@@ -39,7 +39,6 @@ _TEXT = "text"  # the column of texts by default
 _MEANT = 3  # so many of the four columns, or alike, make a manifest one of clips
 _UNITS = {"ns": 1e9, "us": 1e6, "ms": 1e3}  # of a duration, in a second
 
-IdFrom = Literal["stem", "path"]
 """what the id of a video file's clip is made from"""
 
 

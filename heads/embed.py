@@ -4,19 +4,22 @@ Writes a contrastive head's embeddings of all clips and texts as one view of the
 read them like any frozen encoder's. Run again, it adds what is missing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from common.cli import command
 from common.cli.options import parse
 from heads.data.clips import Features
 from heads.models.language_model import pick_device
+from store.io.writer import Values, ViewWriter
+from store.view import OK
 
 BLOCK = 256
 
@@ -35,17 +38,19 @@ class EmbedOptions:
     """wait while another run writes into the store, instead of giving up"""
 
 
-def write_view(features: Features, view: Any, embed: Callable[[Tensor], Tensor], device: str) -> int:
-    """Embed every row that the source view has and `view` lacks, shard by shard; returns how many."""
-    missing = np.flatnonzero((features.view.status() == 1) & (view.status() != 1))
-    for shard in np.unique(missing // view.rows_per_shard):
-        rows = missing[missing // view.rows_per_shard == shard]
+def write_view(features: Features, writer: ViewWriter, embed: Callable[[Tensor], Tensor], device: str) -> int:
+    """Embed every row that the source view has and the written view lacks; return how many."""
+
+    def embedded(rows: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
         blocks = []
         for start in range(0, len(rows), BLOCK):
-            some = features.view.read_float(features.feature, rows[start : start + BLOCK])
+            some = features.view.read(features.feature, rows[start : start + BLOCK], dtype="float32")
             with torch.inference_mode():
                 blocks.append(embed(torch.from_numpy(some).to(device)).cpu().numpy())
-        view.write_shard(int(shard), rows, {"embedding": np.concatenate(blocks)}, {})
+        return {"embedding": np.concatenate(blocks)}, {}
+
+    missing = np.flatnonzero((features.view.status() == OK) & (writer.view.status() != OK))
+    writer.fill(missing, embedded)
     return len(missing)
 
 
@@ -77,9 +82,8 @@ def run(options: EmbedOptions) -> dict[str, Any]:
                 dtypes={"embedding": "float32"},
             )
             shape = {"embedding": Feature((recipe.width,), "float32")}
-            view = store.create_view(entity, options.view, provenance, shape)
-            view.resize()
-            written[entity] = write_view(features, view, embed, device)
+            with store.writer(entity, options.view, provenance, shape) as writer:
+                written[entity] = write_view(features, writer, embed, device)
     return written
 
 

@@ -8,14 +8,14 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.cli import command
+from common.cli.options import parse
 from common.errors import StepDiffError
 from common.progress import Advance, progress
 
@@ -42,14 +42,14 @@ class Options:
     """Processes that draw at the same time; 0 takes one a core, at most 8."""
 
 
-def run(options: Options) -> dict[str, object]:
+def run(options: Options) -> dict[str, Any]:
     """Render what is missing and write all files; raises StepDiffError."""
     from kitchen.drawing.video import render
     from kitchen.files.write import write_files
     from kitchen.world import make_world
 
     if options.videos < 1 or options.seconds < 2 or options.processes < 0:
-        raise ValueError("--videos must be 1 or more, --seconds 2 or more, --processes 0 or more")
+        raise StepDiffError("--videos must be 1 or more, --seconds 2 or more, --processes 0 or more")
     started = time.monotonic()
     out = options.out
     _claim(options)
@@ -131,37 +131,18 @@ def _claim(options: Options) -> None:
         )
 
 
+def show(summary: dict[str, Any]) -> None:
+    """Print what was rendered and the rows of each file."""
+    print(
+        f"{summary['out']}: {summary['videos']} videos, {summary['clips']} clips, "
+        f"{summary['rendered']} rendered now, {summary['seconds']} s"
+    )
+    for name, count in sorted(summary["rows"].items()):
+        print(f"  {name:<22} {count:>6}")
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 done, 1 a StepDiffError, 2 unusable arguments."""
-    import jsonargparse
-
-    from common.cli.config_file import add_config
-
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(prog="python -m kitchen", description=Options.__doc__)
-    add_config(parser, "YAML file with options")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
-    parser.add_class_arguments(Options, as_group=False)
-    given = parser.instantiate(parser.parse_args(argv))
-    options = Options(given.out, given.videos, given.seed, given.seconds, given.processes)
-    try:
-        summary = run(options)
-    except StepDiffError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if given.json:
-        print(json.dumps(summary))
-    else:
-        print(
-            f"{summary['out']}: {summary['videos']} videos, {summary['clips']} clips, "
-            f"{summary['rendered']} rendered now, {summary['seconds']} s"
-        )
-        for name, count in sorted(summary["rows"].items()):  # type: ignore[attr-defined]
-            print(f"  {name:<22} {count:>6}")
-    return 0
+    return parse(Options, argv, "kitchen", __doc__, run, show)
 
 
 if __name__ == "__main__":

@@ -9,65 +9,22 @@
     python -m retrieval duplicates --store data/features --view efficientnet-lite0 --against split
 """
 
-from __future__ import annotations
-
-import dataclasses
-import sys
-from typing import Any, get_type_hints
-
-import docstring_parser
-from jsonargparse import ArgumentParser
-
 from common.cli import command
-from common.cli.config_file import add_config
-from common.errors import StepDiffError
-from retrieval.verbs import build, duplicates, negatives, neighbours, plan, query
+from common.cli.verbs import choose
 
-VERBS: dict[str, Any] = {
-    "build": build,
-    "plan": plan,
-    "query": query,
-    "negatives": negatives,
-    "neighbours": neighbours,
-    "duplicates": duplicates,
+VERBS = {
+    "build": ("retrieval.verbs.build", "build the index of a view, or add new rows to it"),
+    "plan": ("retrieval.verbs.plan", "estimate the bytes, memory and hours of an index"),
+    "query": ("retrieval.verbs.query", "find the clips nearest to a clip, pair, text or file"),
+    "negatives": ("retrieval.verbs.negatives", "make DiffMCQ questions from a DiffCap test set"),
+    "neighbours": ("retrieval.verbs.neighbours", "find the nearest clips of the same step, for every clip"),
+    "duplicates": ("retrieval.verbs.duplicates", "find clips that show the same footage in different videos"),
 }
-SHORT = {"k": ["-k"]}  # fields that have a short flag too
-
-
-def parser() -> ArgumentParser:
-    """The command line: a sub-command a verb, a flag a field of the verb's options."""
-    top = ArgumentParser(prog="python -m retrieval", description=(__doc__ or "").splitlines()[0])
-    verbs = top.add_subcommands(dest="verb", required=True)
-    for verb, module in VERBS.items():
-        words = docstring_parser.parse_from_object(module.Options)
-        help_of = {field.arg_name: field.description for field in words.params}
-        types = get_type_hints(module.Options)
-        one = ArgumentParser(description=words.short_description)
-        add_config(one, "YAML file with these options")
-        for field in dataclasses.fields(module.Options):
-            how: dict[str, Any] = {"action": "store_true"}
-            if types[field.name] is not bool:
-                needed = field.default is dataclasses.MISSING
-                how = {"required": True} if needed else {"default": field.default}
-                how["type"] = field.metadata.get("type", types[field.name])
-            flags = [*SHORT.get(field.name, []), "--" + field.name.replace("_", "-")]
-            one.add_argument(*flags, help=help_of[field.name], **how)
-        verbs.add_subcommand(verb, one, help=words.short_description)
-    return top
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb; returns 0, or 1 after one line on stderr that says what to do."""
-    arguments = parser().parse_args(argv)
-    module = VERBS[arguments.verb]
-    given = arguments[arguments.verb]
-    names = [field.name for field in dataclasses.fields(module.Options)]
-    try:
-        return int(module.run(module.Options(**{name: given[name] for name in names})))
-    except StepDiffError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return choose("retrieval", __doc__ or "", VERBS, argv)
 
 
 if __name__ == "__main__":
-    command.run(main, "what is finished stays, run the same command for the rest")
+    command.run(main, "finished work is kept; run the same command for the rest")

@@ -54,7 +54,7 @@ def normalised(
     vectors = np.empty((len(rows), dim), np.float64)
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
-        vectors[start : start + BLOCK] = view.read_float(feature, part)
+        vectors[start : start + BLOCK] = view.read(feature, part, dtype="float32")
     vectors /= checked_norms(store, view, feature, rows, np.sum(vectors * vectors, axis=-1))[:, None]
     return vectors
 
@@ -112,7 +112,7 @@ def chosen(view: View, feature: str, rows: Int64[np.ndarray, " rows"]) -> Float3
                 vectors[start:end] = lying[places]
             read[start:end] = False
     if read.any():
-        vectors[read] = view.read_float(feature, rows[read])
+        vectors[read] = view.read(feature, rows[read], dtype="float32")
     return vectors
 
 

@@ -1,4 +1,4 @@
-"""Rows of a view in batches, read ahead while the batch before is used.
+"""Rows of a view in batches, prefetched by threads.
 
     batches = Batches(view, "tokens", batch_size=32)
     for epoch in range(batches.epoch, 10):
@@ -6,17 +6,15 @@
             train(batch.rows, batch.arrays["tokens"])  # [B], [B, N, D]; int8 brings "scale" [B, N, blocks]
             save(batches.state_dict())
 
-The arrays of a batch are filled again after `keep` more batches were asked for: copy what must
-stay, or say `keep=None`. A torch tensor shares them by `torch.from_numpy`; what a GPU still copies
-(`non_blocking`) must have arrived before they are filled again. Inside a worker of torch's
-DataLoader say `keep=None`, with the worker's number as `rank` and their number as `world`.
+The arrays of a batch are filled again once `keep` more batches were asked for: copy what must stay, or pass
+`keep=None`. `store.torch` makes torch tensors of them, for training loops and DataLoaders.
 
 Guarantees
 - every row once an epoch; a seed and an epoch give one order, on every machine
 - a resumed iteration gives exactly what the unbroken one would have given
-- workers share no row and lose none, and all have the same number of batches, none empty
+- each row is read by exactly one worker, and all workers have the same number of batches, none empty
 - the next batches are read while one is used
-- an error of a read reaches whoever asks for its batch
+- an error of a read reaches the consumer of its batch
 - an iteration that is left early leaves no thread
 - safe in a worker of torch's DataLoader, forked or spawned
 """
@@ -37,7 +35,7 @@ from store.format.quantise import Quantised
 from store.io.row_checks import Check, known_check
 from store.view import OK, View
 
-_READERS = 2  # batches that are read at once: a disk waits for no batch's end
+_READERS = 2  # batches that are read at once, so that the disk is never idle
 Allocate = Callable[[tuple[int, ...], np.dtype], np.ndarray]
 
 
@@ -46,11 +44,11 @@ class Batch(NamedTuple):
 
     rows: Int[np.ndarray, " B"]
     arrays: dict[str, Shaped[np.ndarray, "B ..."]]
-    """by name, in the stored dtype; beside an int8 feature its float16 "scale" """
+    """by name, in the stored dtype; for an int8 feature also its float16 "scale" """
 
 
 class Batches:
-    """Batches of one epoch after the other: every iteration is an epoch."""
+    """Batches of rows: every iteration is an epoch."""
 
     def __init__(
         self,
@@ -64,6 +62,7 @@ class Batches:
         drop_last: bool = False,
         rank: int = 0,
         world: int = 1,
+        stride: int = 1,
         ahead: int = 3,
         keep: int | None = 1,
         allocate: Allocate = aligned_empty,
@@ -71,37 +70,43 @@ class Batches:
         direct: bool | None = None,
         check: Check | None = None,
     ) -> None:
-        """Batches of `rows` (by default all that are ok now), for worker `rank` of `world`.
+        """Plan the batches of `rows` (by default all that are ok now) for worker `rank` of `world`.
 
-        Parameters
-        - batch_size: rows of a batch of one worker; together they take `world * batch_size` a step
-        - shuffle, seed: another order every epoch; without, the order of `rows`
-        - drop_last: leave out the remainder of an epoch that fills no whole step. Without, the
-          last step shares it out evenly: its batches are smaller, and differ by one row at most;
-          where it is less than a row a worker, the step before hands some of its rows on.
-        - ahead: batches that are read or being read while one is used
-        - keep: batches that stay as they are when the next is asked for; None: all, each in new memory
-        - allocate: makes the reused buffers from shape and dtype, e.g. pinned ones:
-          `lambda shape, dtype: torch.empty(shape, dtype=..., pin_memory=True).numpy()`
-        - direct: large rows come past the page cache (`View.read`); by default where they are more than half of the
-          machine's memory, which could not keep them until the next epoch
-        - in_place: arrays may be read-only parts of the store's files (`View.in_place`): for rows in order
-        - check: when rows are compared with their stored checksums (`View.read`); by default as the view says
+        Args:
+            view: the view to read.
+            features: one or more of its features.
+            rows: row numbers.
+            batch_size: rows of a batch of one worker; together the workers take `world * batch_size` rows a step.
+            shuffle: another order every epoch; without, the order of `rows`.
+            seed: decides the order, with the epoch.
+            drop_last: leave out the rows that fill no whole step. Without, the last step is shared evenly: its batches
+                differ by one row at most; if it has fewer rows than workers, the step before gives it some.
+            rank: this worker's number.
+            world: the number of workers.
+            stride: give only every n-th batch, from the loaded position on: n processes of one rank take turns.
+            ahead: batches that are read or being read while one is used.
+            keep: batches that stay valid when the next one is asked for; None: all, each in new memory.
+            allocate: makes the memory of batches from shape and dtype, e.g. pinned memory.
+            in_place: arrays may be read-only parts of the store's files (`View.in_place`): for rows in order.
+            direct: read large rows past the page cache (`View.read`); by default if they take more than half of the
+                machine's memory, which could not keep them until the next epoch.
+            check: when to compare rows with their stored checksums (`View.read`); by default as the view says.
 
-        Raises StepDiffError where the rows cannot be shared out so, or a feature is not there.
+        Raises:
+            StepDiffError: an unsuitable option, an unknown feature, or too few rows for the workers.
         """
         self.view = view
         self.features = [features] if isinstance(features, str) else list(features)
         self.rows = np.flatnonzero(view.status() == OK) if rows is None else np.asarray(rows, np.int64)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.stride = rank, world, stride
         self.ahead, self.keep, self.allocate, self.in_place = ahead, keep, allocate, in_place
         self.check = view.check if check is None else known_check(check)
         self.epoch = 0
         self.position = 0
         self._first = 0  # of the next iteration
-        if min(batch_size, ahead) < 1 or seed < 0 or not 0 <= rank < world or not (keep is None or keep >= 1):
-            raise StepDiffError("batches need batch_size, ahead, keep >= 1, seed >= 0 and 0 <= rank < world")
+        if min(batch_size, ahead, stride, keep or 1) < 1 or keep == 0 or seed < 0 or not 0 <= rank < world:
+            raise StepDiffError("batches need batch_size, ahead, stride, keep >= 1, seed >= 0 and 0 <= rank < world")
         for feature in self.features:
             if feature not in view.features:
                 raise StepDiffError(f"no feature {feature!r} in view {view.name}: it has {', '.join(view.features)}")
@@ -118,29 +123,32 @@ class Batches:
         }
 
     def __len__(self) -> int:
-        """Batches of an epoch, the same for every worker."""
+        """Return the batches of an epoch, the same for every worker, whatever the stride."""
         return len(self._bounds) - 1
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration is this epoch, from its start."""
+        """Let the next iteration give this epoch, from its start."""
         self.epoch, self.position, self._first = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the iteration is: after the batch given last. Plain JSON, the same for all workers."""
+        """Return the position after the last given batch. Plain JSON, the same for all workers."""
         return {"epoch": self.epoch, "position": self.position, "order": self._order_of}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration go on behind `state`; StepDiffError where it is of another order."""
+        """Let the next iteration continue after `state`; StepDiffError if it is of another order."""
         differs = [name for name, value in self._order_of.items() if state["order"].get(name) != value]
         if differs:
-            raise StepDiffError(f"the state is of other batches, which differ in {', '.join(differs)}: start anew")
+            raise StepDiffError(
+                f"the state is of other batches, which differ in {', '.join(differs)}: pass the same options, "
+                "or do not load it"
+            )
         self.epoch, self.position = state["epoch"], state["position"]
         self._first = self.position
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches of the epoch, from its start or from where a loaded state says.
+        """Iterate over the epoch from its start, or from a loaded state.
 
-        The epoch counts on when the last one was given; an iteration left early starts it over.
+        The next epoch begins after the last batch; an iteration left early starts its epoch over.
         """
         first, self._first = self._first, 0
         self.position = first
@@ -148,15 +156,17 @@ class Batches:
 
     def _iterate(self, first: int) -> Iterator[Batch]:
         order, pid = self._order(), os.getpid()
-        buffers = self._buffers()
-        todo = iter(range(first, len(self)))
+        size, keep = min(self.batch_size, len(self.rows)), self.keep
+        buffers = [] if keep is None else [self._buffer(size) for _ in range(self.ahead + keep)]
+        todo = iter(range(first, len(self), self.stride))
         pending: deque[Future[Batch]] = deque()
         reader = ThreadPoolExecutor(min(self.ahead, _READERS), thread_name_prefix="store-batches")
 
         def ask() -> None:
             for step in todo:
                 rows = order[self._mine(step)]
-                pending.append(reader.submit(self._read, rows, buffers[step % len(buffers)] if buffers else None))
+                buffer = buffers[step // self.stride % len(buffers)] if buffers else None
+                pending.append(reader.submit(self.read, rows, buffer))
                 return
 
         try:
@@ -164,42 +174,38 @@ class Batches:
                 ask()
             while pending:
                 batch = pending.popleft().result()
-                self.position += 1
+                self.position += self.stride
                 ask()
                 yield batch
                 if os.getpid() != pid:
-                    raise StepDiffError("a forked process cannot go on with its parent's iteration: iterate anew in it")
+                    raise StepDiffError("a forked process cannot continue its parent's iteration: start one in it")
             self.epoch, self.position = self.epoch + 1, 0
         finally:
             reader.shutdown(wait=True, cancel_futures=True)
 
     def _order(self) -> Int[np.ndarray, " R"]:
-        """The rows in this epoch's order. Raw bits: what numpy draws from them may change, they do not."""
+        """Return the rows in this epoch's order, from raw bits: they are the same in every version of numpy."""
         if not self.shuffle:
             return self.rows
         bits = np.random.Philox(key=np.array([self.seed, self.epoch], np.uint64)).random_raw(len(self.rows))
         return self.rows[np.argsort(bits, kind="stable")]
 
     def _mine(self, step: int) -> slice:
-        """This worker's part of a step."""
+        """Return this worker's part of a step."""
         start, stop = self._bounds[step], self._bounds[step + 1]
         return slice(*(int(start + (stop - start) * part // self.world) for part in (self.rank, self.rank + 1)))
 
-    def _buffers(self) -> list[dict[str, np.ndarray]]:
-        """Memory for the batches that are read ahead and those that must stay."""
-        if self.keep is None:
-            return []
-        forms = self.view.arrays_of(self.features)
-        rows = min(self.batch_size, len(self.rows))
-        return [
-            {
-                name: self.allocate((rows, *form.shape), np.dtype(form.dtype).newbyteorder("<"))
-                for name, form in forms.items()
-            }
-            for _ in range(self.ahead + self.keep)
-        ]
+    def _buffer(self, rows: int) -> dict[str, np.ndarray]:
+        """Allocate memory for a batch."""
+        return {
+            name: self.allocate((rows, *form.shape), np.dtype(form.dtype).newbyteorder("<"))
+            for name, form in self.view.arrays_of(self.features).items()
+        }
 
-    def _read(self, rows: Int[np.ndarray, " B"], buffer: dict[str, np.ndarray] | None) -> Batch:
+    def read(self, rows: Int[np.ndarray, " B"], buffer: Mapping[str, np.ndarray] | None = None) -> Batch:
+        """Read a batch of any rows, into `buffer` or into new memory."""
+        if buffer is None and not self.in_place:
+            buffer = self._buffer(len(rows))
         out = {name: array[: len(rows)] for name, array in (buffer or {}).items()}
         arrays: dict[str, np.ndarray] = {}
         for feature in self.features:
@@ -220,7 +226,7 @@ class Batches:
 
 
 def _steps(rows: int, world: int, batch_size: int, drop_last: bool) -> Int[np.ndarray, " starts"]:
-    """Where each step starts in the order, and the end."""
+    """Return where each step starts in the order, and the end."""
     size = world * batch_size
     if drop_last:
         return np.arange(rows // size + 1) * size
@@ -228,5 +234,5 @@ def _steps(rows: int, world: int, batch_size: int, drop_last: bool) -> Int[np.nd
     if len(bounds) > 2:
         bounds[-2] = min(bounds[-2], rows - world)
     if rows and np.diff(bounds).min() < world:
-        raise StepDiffError(f"{rows} rows cannot be shared out among {world} workers, none empty: use drop_last")
+        raise StepDiffError(f"{rows} rows are too few for {world} workers without empty batches: use drop_last")
     return bounds

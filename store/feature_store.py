@@ -1,5 +1,12 @@
 """A feature store: one folder with the catalog and the views of clips and texts.
 
+    store = Store.open("data/features")
+    store.catalog("clips").frame()  # Polars: key, row, metadata
+    store.view("clips", "clip").read("embedding", keys=["clip_0", "clip_7"])
+    with store.writer("clips", "mine", provenance, {"embedding": Feature((512,), "float16")}) as writer:
+        for keys, frames in batches:
+            writer.write(keys, {"embedding": encoder(frames)})
+
 Guarantees
 - a view refuses another provenance, and says what differs
 - a store of a newer format is refused, and nothing that is not a store is written into
@@ -7,16 +14,16 @@ Guarantees
 
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from common.errors import StepDiffError
 from common.io.locks import holds, locked
-from common.io.places import Place, place
-from common.io.remote import RemotePath
+from common.io.places import Place, RemotePath, place
 from common.io.seal import BLANK
 from store.catalog.catalog import Catalog
 from store.format.layout import (
@@ -33,6 +40,7 @@ from store.format.layout import (
 )
 from store.format.view_metadata import MOST_SHARD_ROWS, check_features, is_shard_rows, stored_features
 from store.io.row_checks import Check
+from store.io.writer import ViewWriter
 from store.provenance import ENTITIES, Feature, Provenance, check_entity, check_name
 from store.view import View
 
@@ -41,19 +49,18 @@ _MOST_ROWS = 2**16
 
 
 class Store:
-    """One feature store. `Store.open` makes it."""
+    """One feature store, from `Store.open`. Picklable."""
 
     def __init__(self, path: Path | Place) -> None:
-        """The store in `path`, which exists."""
         self.path = place(path)
         self._catalogs: dict[str, Catalog] = {}
+        self._locked_by: int | None = None  # the thread in `lock`
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | RemotePath, create: bool = False) -> "Store":
-        """The store in `path`, a folder or a URL as of `s3://`; with `create`, made where there is none.
+        """Open the store in `path`, a folder or a URL as of `s3://`; with `create`, make it if it does not exist.
 
-        Raises StepDiffError where there is none, where `path` holds something else, or where a newer
-        version wrote it.
+        Raises StepDiffError if it does not exist, if `path` holds something else, or if a newer version wrote it.
         """
         path = place(path)
         try:
@@ -75,30 +82,38 @@ class Store:
         return cls(path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as where it lies."""
+        """Pickle the store's location only."""
         return Store, (self.path,)
 
+    def __repr__(self) -> str:
+        """Return location, rows and views, a line for each entity."""
+        lines = [
+            f"  {entity}: {len(self.catalog(entity)):,} rows; views: {', '.join(self.views(entity)) or 'none'}"
+            for entity in self.entities()
+        ]
+        return "\n".join([f"Store({self.path})", *lines])
+
     def entities(self) -> list[str]:
-        """The entities that have rows or views."""
+        """Return the entities that have rows or views."""
         return [entity for entity in ENTITIES if self.catalog(entity).parts() or (self.path / ARRAYS / entity).is_dir()]
 
     def views(self, entity: str) -> list[str]:
-        """The names of the views of an entity."""
+        """Return the names of the views of an entity."""
         folder = self.path / ARRAYS / check_entity(entity)
         return sorted(found.parent.name for found in folder.glob("*/zarr.json"))
 
     def catalog(self, entity: str) -> Catalog:
-        """The catalog of an entity, empty where it has no rows yet."""
+        """Return the catalog of an entity, "clips" or "texts"; it is empty if it has no rows yet."""
         check_entity(entity)
         if entity not in self._catalogs:
             self._catalogs[entity] = Catalog(self.path / "catalog" / entity)
         return self._catalogs[entity]
 
     def view(self, entity: str, name: str, check: Check = "first") -> View:
-        """A view; StepDiffError, listing those there are, where there is none.
+        """Return a view; StepDiffError lists the existing ones if it does not exist.
 
-        `check` says when its reads compare rows with their stored checksums: "always", at their "first" read through
-        the returned object, or "never".
+        `check` says when reads compare rows with their stored checksums: "always", at their "first" read through the
+        returned object, or "never".
         """
         if name not in self.views(entity):
             there = ", ".join(self.views(entity)) or "none yet"
@@ -114,11 +129,11 @@ class Store:
         features: Mapping[str, Feature],
         rows_per_shard: int | None = None,
     ) -> View:
-        """The view with that provenance and those features, made where there is none.
+        """Return the view with that provenance and those features; make it if it does not exist.
 
-        `rows_per_shard`, a power of two, counts only for a new view; by default a shard of the
-        largest array is about 256 MiB. Raises StepDiffError where the view stands with another
-        provenance or other features, on unusable names, and without the store's lock.
+        `rows_per_shard`, a power of two, is for a new view; by default a shard of the largest array is about 256 MiB.
+        Raises StepDiffError if the view has another provenance or other features, on unusable names, and without the
+        store's lock.
         """
         check_entity(entity)
         check_name("view", name)
@@ -128,7 +143,7 @@ class Store:
             raise StepDiffError(f"view {name}: {error}") from None
         if not holds(self.path / LOCK):
             raise StepDiffError(
-                f"view {name} is made under the store's lock only: create it inside `with store.lock()`"
+                f"view {name} is made only under the store's lock: use `store.writer`, or `with store.lock()`"
             )
         if name in self.views(entity):
             view = self.view(entity, name)
@@ -137,7 +152,7 @@ class Store:
                 differs = differs or f"features {view.features} against {dict(features)}"
             if differs:
                 raise StepDiffError(
-                    f"view {name} of {entity} in {self.path} was made otherwise: {differs}; "
+                    f"view {name} of {entity} in {self.path} was made differently: {differs}; "
                     "give the new view another name"
                 )
             return view
@@ -148,19 +163,54 @@ class Store:
         return self.view(entity, name)
 
     @contextmanager
-    def lock(self, wait: bool = False) -> Iterator[None]:
-        """Hold the planner's lock; what dead attempts left behind is removed.
+    def writer(
+        self,
+        entity: str,
+        view: str,
+        provenance: Provenance,
+        features: Mapping[str, Feature],
+        *,
+        info: dict[str, Any] | None = None,
+        rows_per_shard: int | None = None,
+        wait: bool = False,
+    ) -> Iterator[ViewWriter]:
+        """Hold the store's lock and write a view, which is made if it does not exist.
 
-        Raises StepDiffError, naming host and pid, where another process holds it; waits with `wait`.
+        Rows that were given before an exception and are not yet committed are lost.
+
+        Args:
+            entity: "clips" or "texts".
+            view: the view's name.
+            provenance: what the features are made from. An existing view with another one is refused.
+            features: the arrays of the view.
+            info: what computes the features (library versions, device), recorded with every shard.
+            rows_per_shard: see `create_view`.
+            wait: wait while another process holds the lock, instead of raising HeldError. Inside `with store.lock()`
+                that lock is used.
+        """
+        with nullcontext() if self._locked_by == threading.get_ident() else self.lock(wait):
+            writer = ViewWriter(self.create_view(entity, view, provenance, features, rows_per_shard), info)
+            yield writer
+            writer.flush()
+
+    @contextmanager
+    def lock(self, wait: bool = False) -> Iterator[None]:
+        """Hold the store's lock, and remove what dead runs left.
+
+        Raises HeldError, naming host and pid, if another process holds it; with `wait`, waits for it.
         """
         with locked(self.path / LOCK, wait):
             self.path.remove_dead()
-            yield
+            self._locked_by = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._locked_by = None
 
     def _make_view(self, paths: ViewPaths, provenance: Provenance, features: dict[str, Feature], rows: int) -> None:
-        """Make the view's group beside the arrays, then move it there whole.
+        """Make the view's group in a temporary folder, then rename it.
 
-        In an object store nothing moves: the group's own zarr.json, without which there is no view, comes last.
+        An object store has no rename: the group's own zarr.json, without which there is no view, is written last.
         """
         length = len(self.catalog(paths.entity))
         stored = stored_features(features)
@@ -173,14 +223,14 @@ class Store:
         entity = paths.group.parent
         if not (entity / "zarr.json").exists():
             write_json(entity / "zarr.json", group_metadata())
-        for folder in (paths.group, *paths.beside):  # of a dropped view of that name, whose removal was cut short
+        for folder in (paths.group, *paths.beside):  # remains of a dropped view of that name
             folder.remove_folder(self.path)
         with paths.group.whole_folder(self.path) as group:
             _write_view(group, length, stored, attributes)
 
 
 def _write_view(group: Place, length: int, stored: Mapping[str, Feature], attributes: dict[str, Any]) -> None:
-    """The metadata of a view of `length` rows, that of its group last."""
+    """Write the metadata of a view of `length` rows, that of its group last."""
     rows = attributes["rows_per_shard"]
     for name, feature in stored.items():
         metadata = sharded_metadata((length, *feature.shape), feature.dtype, rows)
@@ -200,6 +250,6 @@ def _create(path: Place) -> None:
 
 
 def shard_rows(features: Mapping[str, Feature]) -> int:
-    """Rows a shard of a view with such features: a power of two, about 256 MiB of its largest array."""
+    """Return the rows of a shard by default: a power of two, about 256 MiB of the largest array."""
     largest = max(feature.row_bytes for feature in features.values())
     return min(2 ** max(int(math.log2(_SHARD_BYTES / largest)), 0), _MOST_ROWS)

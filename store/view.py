@@ -1,20 +1,23 @@
-"""A feature view: all that one frozen encoder computed for an entity.
+"""A feature view: everything that one frozen encoder computed for an entity.
+
+    view = Store.open("data/features").view("clips", "clip")
+    view.read("embedding", keys=["clip_0", "clip_7"])  # [2, 768]
+    view.read("tokens", keys="clip_0", dtype="float32")  # int8 is dequantised
 
 Guarantees
-- what status says is true at every moment
+- the status of a row is true at every moment
 - an array shorter than the catalog reads as absent; the length of a view is bounded by the catalog
-- a view that is open notices rows that others add
-- arrays grow under the planner's lock only, and never shrink
+- an open view notices rows that others add
+- arrays grow only under the store's lock, and never shrink
 - a damaged row is refused, by its key, at its first read
 """
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Float32, Int, Shaped, UInt8, UInt32
+from jaxtyping import Float, Int, Int64, Shaped, UInt8, UInt32
 
 from common.errors import DamageError, StepDiffError
 from common.io import sealed as table
@@ -23,29 +26,29 @@ from common.io.locks import holds
 from common.io.places import Identity, Place
 from common.io.seal import BLANK
 from store.catalog.catalog import Catalog
-from store.format.layout import LOCK, ViewPaths, read_json, shard_number, write_json
+from store.format.layout import LOCK, ViewPaths, read_json, write_json
 from store.format.quantise import Quantised, dequantise
-from store.format.shard import read_chunk
 from store.format.view_metadata import array_shape, read_view
 from store.io import failures
 from store.io.reader import RowReader, read_together
 from store.io.remote import RemoteReader
 from store.io.row_checks import Check, Checksums, RowChecks, known_check, remedy
-from store.io.writer import ShardWriter
+from store.io.status import ABSENT, FAILED, OK, Statuses
 from store.provenance import Feature
 
-ABSENT, OK, FAILED = 0, 1, 2
+Keys = str | Sequence[str] | Shaped[np.ndarray, " B"] | pl.Series
+Rows = Sequence[int] | Int[np.ndarray, " B"] | pl.Series
 
 
 class View:
-    """One view of a store. Picklable; `Store.view` and `Store.create_view` make it."""
+    """One view of a store, from `Store.view` or `Store.writer`. Picklable."""
 
     check: Check
-    """when reads compare rows with their stored checksums, where a read does not say otherwise: "first" (the first
-    time that a row is read through this object, and again when its shard file was replaced), "always" or "never" """
+    """when reads compare rows with their stored checksums by default: "first" (the first time that a row is read
+    through this object, and again once its shard file was replaced), "always" or "never" """
 
     def __init__(self, store: Place, catalog: Catalog, entity: str, name: str, check: Check = "first") -> None:
-        """The view `name` of `entity`, whose group exists; StepDiffError where it is damaged."""
+        """Open the view `name` of `entity`, whose group exists; StepDiffError if it is damaged."""
         self.entity = entity
         self.name = name
         self.check = known_check(check)
@@ -59,37 +62,54 @@ class View:
         self.stored = metadata.stored
         self.checksummed = metadata.checksummed
         self._length: tuple[Identity | None, int] = (None, 0)
-        self._chunks: dict[int, tuple[Identity | None, np.ndarray]] = {}
+        self._statuses = Statuses(self.paths, self.rows_per_shard)
         self._checksums = Checksums(self.paths, self.rows_per_shard, len(self.checksummed))
         self._readers = {name: self._reader(name) for name in self.stored}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as where it lies."""
+        """Pickle the view's location only."""
         return View, (self.paths.store, Catalog(self.catalog.folder), self.entity, self.name, self.check)
 
+    def __repr__(self) -> str:
+        """Return location, encoder, features and counts, on several lines."""
+        made = self.provenance
+        try:
+            counts = np.bincount(self.status(), minlength=3).tolist()
+            rows = f"{counts[OK]:,} ok, {counts[FAILED]:,} failed, {counts[ABSENT]:,} absent"
+        except (StepDiffError, OSError) as error:  # a view must be printable whatever became of its files
+            rows = f"unknown ({error})"
+        about = {
+            "encoder": f"{made.encoder}, layer {made.layer}, weights {made.weights[:12]}",
+            **{name: f"{form.dtype} {list(form.shape)}" for name, form in self.features.items()},
+            "rows": rows,
+        }
+        width = max(map(len, about))
+        lines = [f"  {name:{width}}  {text}" for name, text in about.items()]
+        return "\n".join([f"View({self.entity}/{self.name} in {self.paths.store})", *lines])
+
     def __len__(self) -> int:
-        """Rows that the arrays have room for, now; StepDiffError where the catalog has not as many."""
+        """Return the rows that the arrays have room for now; StepDiffError if the catalog has fewer."""
         path = self.paths.metadata("status")
         now = path.identity()
         if self._length[0] != now:
             rows, known = array_shape(path, read_json(path))[0], len(self.catalog)
             if rows > known:
                 raise StepDiffError(
-                    f"{path} tells of {rows} rows and the catalog of {self.entity} has {known}: "
-                    "a part of the catalog is lost, or the file is not this store's; restore it"
+                    f"{path} has {rows} rows and the catalog of {self.entity} has {known}: "
+                    "a part of the catalog is lost, or the file is from another store; restore it"
                 )
             self._length = (now, rows)
         return self._length[1]
 
     def resize(self) -> None:
-        """Grow the arrays to the catalog's length. StepDiffError without the store's lock."""
+        """Grow the arrays to the catalog's length. The caller holds the store's lock."""
         if not holds(self.paths.store / LOCK):
             raise StepDiffError(
-                f"view {self.name} of {self.entity} grows under the store's lock only: "
+                f"view {self.name} of {self.entity} grows only under the store's lock: "
                 "resize it inside `with store.lock()`"
             )
         length = len(self.catalog)
-        for array in (*self.stored, "checksum", "status"):  # status last: it tells the length
+        for array in (*self.stored, "checksum", "status"):  # status last: the view's length is its length
             path = self.paths.metadata(array)
             metadata = read_json(path)
             if array_shape(path, metadata)[0] < length:
@@ -98,77 +118,90 @@ class View:
                 write_json(path, metadata)
 
     def status(self) -> UInt8[np.ndarray, " rows"]:
-        """The status of every row of the catalog: 0 absent, 1 ok, 2 failed."""
+        """Return the status of every row of the catalog: ABSENT, OK or FAILED."""
         status = np.zeros(len(self.catalog), np.uint8)
         room = min(len(self), len(status))
-        for shard, known in self._statuses():
+        for shard, known in self._statuses.existing():
             part = status[shard * self.rows_per_shard : room][: self.rows_per_shard]
             part[:] = known[: len(part)]
         return status
 
     def shard_status(self, shard: int) -> UInt8[np.ndarray, " slots"]:
-        """The status of every slot of a shard, as it is now."""
-        return self._chunk(shard, self.paths.status(shard).identity())
+        """Return the current status of every slot of a shard."""
+        return self._statuses.of_shard(shard)
 
-    def _statuses(self) -> Iterator[tuple[int, UInt8[np.ndarray, " slots"]]]:
-        """Shards that have a status, and it. An object store is asked for all that are new to us at once."""
-        folder = self.paths.status(0).parent
-        if folder.remote:
-            now = folder.identities()
-            shards = [shard for name in now if (shard := shard_number(name)) is not None]
-            yield from zip(shards, folder.map(lambda n: self._chunk(n, now[str(n)]), shards), strict=True)
-            return
-        for name in os.listdir(str(folder)) if folder.is_dir() else ():  # none of millions is kept
-            if (shard := shard_number(name)) is not None and (chunk := self._read_chunk(shard)) is not None:
-                yield shard, chunk
-
-    def _chunk(self, shard: int, now: Identity | None) -> UInt8[np.ndarray, " slots"]:
-        """The status chunk of a shard, known to be `now`."""
-        known = self._chunks.get(shard)
-        if known is None or known[0] != now:
-            chunk = None if now is None else self._read_chunk(shard)
-            if chunk is None:
-                chunk = np.zeros(self.rows_per_shard, np.uint8)
-            self._chunks[shard] = known = (now, chunk)
-        return known[1]
-
-    def _read_chunk(self, shard: int) -> UInt8[np.ndarray, " slots"] | None:
-        return read_chunk(self.paths.status(shard), (self.rows_per_shard,), "uint8")
+    def rows(self, keys: Keys) -> Int64[np.ndarray, " K"]:
+        """Return the row of each key; StepDiffError names the first key that the catalog does not have."""
+        keys = [keys] if isinstance(keys, str) else keys.tolist() if isinstance(keys, np.ndarray) else keys
+        rows = self.catalog.rows(keys)
+        if (rows < 0).any():
+            unknown = keys[int(np.argmax(rows < 0))]
+            raise StepDiffError(
+                f"no key {unknown!r} among the {len(self.catalog)} {self.entity} of {self.paths.store}: check its "
+                "spelling, or run featurize for it"
+            )
+        return rows
 
     def read(
         self,
         feature: str,
-        rows: Int[np.ndarray, " B"],
+        rows: Rows | None = None,
         out: Shaped[np.ndarray, "B ..."] | None = None,
         direct: bool = False,
         check: Check | None = None,
+        *,
+        keys: Keys | None = None,
+        dtype: str | None = None,
     ) -> Shaped[np.ndarray, "B ..."]:
-        """Rows of a feature in its stored dtype, in the order of `rows`, into `out` if given.
+        """Read rows of a feature, in the order of `rows` or `keys`.
 
-        With `direct` large rows that are not in memory come past the page cache: faster, and no faster the next time.
-        `check` takes the place of the view's own: whether rows are compared with their stored checksums "always", at
-        their "first" read, or "never".
+        Args:
+            feature: a name in `features`.
+            rows: row numbers of the catalog. Give these or `keys`.
+            out: C-contiguous memory [B, ...] in the stored dtype, filled and returned.
+            direct: read large rows that are not in memory past the page cache: faster, unless they are read again soon.
+            check: when to compare rows with their stored checksums: "always", at their "first" read, or "never". By
+                default as the view says.
+            keys: a key, or B keys as a list, an array or a Polars series.
+            dtype: "float16" or "float32"; int8 is dequantised. By default the stored dtype (int8: without its scales,
+                which `read_quantised` also returns).
 
-        Raises StepDiffError on a feature there is not, an `out` that does not fit, or a row that is
-        absent or failed, naming its key; DamageError on a row that differs from its checksum, naming its key.
+        Returns:
+            [B, *shape of a row].
+
+        Raises:
+            StepDiffError: unknown feature or key, unsuitable `out` or `dtype`, or a row that is absent or failed.
+            DamageError: a row that differs from its checksum.
         """
-        self._known(feature)
-        self._check_ok(rows)
-        return self._read(rows, {feature: out}, direct, check)[0]
+        self._check_feature(feature)
+        if (rows is None) == (keys is None):
+            raise StepDiffError(f"read {feature} of view {self.name} by rows or by keys: give one of them")
+        rows = self.rows(keys) if keys is not None else np.asarray(rows, np.int64)
+        stored = self.features[feature].dtype
+        if dtype is None or dtype == stored:
+            self.check_ok(rows)
+            return self._read(rows, {feature: out}, direct, check)[0]
+        if dtype not in ("float16", "float32") or not np.can_cast(stored, dtype) or out is not None:
+            into = "" if out is None else " into `out`"
+            raise StepDiffError(f"{feature} of view {self.name} is {stored}: it cannot be read as {dtype}{into}")
+        if stored != "int8":
+            return self.read(feature, rows, None, direct, check).astype(dtype)
+        values = np.empty((len(rows), *self.features[feature].shape), dtype)
+        return dequantise(*self.read_quantised(feature, rows, None, direct, check), values)
 
     def in_place(
         self, feature: str, rows: Int[np.ndarray, " B"], check: Check | None = None
     ) -> Shaped[np.ndarray, "B ..."] | None:
-        """What `read` would give, where it lies: a part of a mapped file, read only, that costs no copy.
+        """Return what `read` returns as a read-only part of a mapped file, without a copy. Raises as `read` does.
 
-        None where rows do not follow one another in one shard, are not in memory, lie in an object store, or one of
-        them differs from its checksum (`read` then says which). Raises as `read` does.
+        None if the rows are not consecutive rows of one shard, are not in memory or are in an object store, or if one
+        differs from its checksum (`read` then names it).
         """
-        self._known(feature)
-        self._check_ok(rows)
+        self._check_feature(feature)
+        self.check_ok(rows)
         reader, stored = self._readers[feature], self.stored[feature]
         lying = reader.in_place(rows, self._check(check)) if isinstance(reader, RowReader) else None
-        self._check_not_dropped()
+        self._check_files_exist()
         dtype = np.dtype(stored.dtype).newbyteorder("<")
         return None if lying is None else lying.view(dtype).reshape(len(rows), *stored.shape)
 
@@ -180,43 +213,33 @@ class View:
         direct: bool = False,
         check: Check | None = None,
     ) -> Quantised:
-        """Rows of an int8 feature as they are stored, int8 with float16 scales, into `out` if given.
+        """Read rows of an int8 feature as stored, int8 with float16 scales, into `out` if given; raises as `read` does.
 
-        For whoever dequantises where the values are used. Raises as `read` does, and StepDiffError
-        on a feature that is not int8.
+        For callers that dequantise on another device.
         """
-        self._known(feature)
+        self._check_feature(feature)
         if self.features[feature].dtype != "int8":
             raise StepDiffError(f"{feature} of view {self.name} is {self.features[feature].dtype}, not int8: use read")
-        self._check_ok(rows)
+        self.check_ok(rows)
         levels, scale = out or (None, None)
         scale, levels = self._read(rows, {"scale": scale, feature: levels}, direct, check)  # what is small first
         return Quantised(levels, scale)
 
-    def read_float(
-        self, feature: str, rows: Int[np.ndarray, " B"], direct: bool = False, check: Check | None = None
-    ) -> Float32[np.ndarray, "B ..."]:
-        """Rows of a feature as float32, int8 dequantised; raises as `read` does."""
-        self._known(feature)
-        if self.features[feature].dtype == "int8":
-            return dequantise(*self.read_quantised(feature, rows, direct=direct, check=check))
-        return self.read(feature, rows, direct=direct, check=check).astype(np.float32, copy=False)
-
     def checksums(self, rows: Int[np.ndarray, " R"]) -> UInt32[np.ndarray, "R arrays"]:
-        """The stored crc32c of finished rows as they are now, one for each array of `checksummed`.
+        """Return the current stored crc32c of finished rows, a column for each array of `checksummed`.
 
-        Raises DamageError where they are damaged or missing.
+        Raises DamageError if they are damaged or missing.
         """
         self._checksums.forget(np.unique(rows // self.rows_per_shard).tolist())
         return self._checksums.of_rows(rows)
 
     def arrays_of(self, features: Sequence[str]) -> dict[str, Feature]:
-        """The stored arrays that hold these features, by name: beside an int8 feature its scales."""
+        """Return the stored arrays of these features, by name: for an int8 feature also its scales."""
         scaled = any(self.features[feature].dtype == "int8" for feature in features)
         return {name: self.stored[name] for name in (*features, *(["scale"] if scaled else []))}
 
     def fill_memory(self, features: Sequence[str], count: int) -> bool:
-        """Whether so many rows are more than the page cache can keep until they are read again: read them `direct`."""
+        """Return whether `count` rows are more than the page cache keeps until they are read again: read `direct`."""
         return fill_memory(count * sum(array.row_bytes for array in self.arrays_of(features).values()))
 
     def write_shard(
@@ -227,24 +250,29 @@ class View:
         failures: Mapping[int, str],
         info: dict[str, Any] | None = None,
     ) -> None:
-        """Write rows of one shard and commit it. One writer a shard.
+        """Write rows of one shard and commit it. `Store.writer` calls it; worker processes of its owner may too.
 
-        Parameters
-        - rows, features: row numbers, and for every feature their values, float32 or float16; the
-          view casts or quantises them. A row with NaN, infinity or (stored as float16 or int8) a
-          magnitude past float16 becomes failed, with that reason.
-        - failures: row number -> why the row could not be computed
-        - info: what computed them (library versions, device), recorded beside the shard
+        A row that is ok already keeps its bytes.
 
-        A row that is ok already keeps its bytes. Raises StepDiffError where rows or shapes do not
-        fit, or the disk is full; what was committed then still stands.
+        Args:
+            shard: the shard's number. Every shard has one writer at a time.
+            rows: K row numbers of the shard.
+            features: float32 or float16 values of every feature, which the view casts or quantises. A row with NaN,
+                infinity or (stored as float16 or int8) a magnitude past float16 becomes failed, with that reason.
+            failures: row number -> why the row could not be computed.
+            info: what computed them (library versions, device), recorded with the shard.
+
+        Raises:
+            StepDiffError: rows or shapes do not fit, or the disk is full. Earlier commits are kept.
         """
+        from store.io.writer import ShardWriter  # which imports this module
+
         ShardWriter(self, shard).write(rows, features, failures, info)
 
     def withdraw(self, rows: Int[np.ndarray, " K"]) -> int:
         """Make K rows absent, because the catalog is about to name another video or interval for them.
 
-        Their features and the reasons of failed rows can no longer be read. The next run computes the rows again.
+        The next run computes them again.
 
         Returns:
             How many of the rows were ok.
@@ -254,18 +282,20 @@ class View:
         """
         if not holds(self.paths.store / LOCK):
             raise StepDiffError(
-                f"rows of view {self.name} of {self.entity} are withdrawn under the store's lock only: "
+                f"rows of view {self.name} of {self.entity} are withdrawn only under the store's lock: "
                 "do it inside `with store.lock()`"
             )
         rows = np.unique(rows[(rows >= 0) & (rows < len(self))])
         shards = rows // self.rows_per_shard
         parts = np.split(rows, np.flatnonzero(np.diff(shards)) + 1) if len(rows) else []
+        from store.io.writer import ShardWriter  # which imports this module
+
         count = sum(ShardWriter(self, int(part[0]) // self.rows_per_shard).withdraw(part) for part in parts)
-        self._chunks.clear()
+        self._statuses.forget()
         return count
 
     def failures(self) -> pl.DataFrame:
-        """The rows that failed: key, reason, in the order of the catalog."""
+        """Return key and reason of the rows that failed, in the order of the catalog."""
         table.check_threads("read failures")
         rows = np.flatnonzero(self.status() == FAILED)
         frame = pl.DataFrame({"key": self.catalog.keys(rows)}, schema={"key": pl.String})
@@ -273,30 +303,20 @@ class View:
         lost = pl.col("reason").fill_null("the reason is lost: its file is missing")
         return frame.join(reasons, on="key", how="left", maintain_order="left").with_columns(lost)
 
-    def _known(self, feature: str) -> None:
+    def _check_feature(self, feature: str) -> None:
         if feature not in self.features:
             raise StepDiffError(
                 f"no feature {feature!r} in view {self.name} of {self.entity}: it has {', '.join(self.features)}"
             )
 
-    def _check_ok(self, rows: Int[np.ndarray, " B"]) -> None:
-        shards = rows // self.rows_per_shard
-        wanted = np.unique(shards).tolist()
-        new = [shard for shard in wanted if shard >= 0 and shard not in self._chunks]
-        list(self.paths.store.map(self.shard_status, new))  # of an object store: all at the same time
-        for shard in wanted:
-            here = rows[shards == shard]
-            slots = here % self.rows_per_shard
-            if shard in self._chunks and (self._chunks[shard][1][slots] == OK).all():
-                continue  # ok once is ok for good, but for rows that are withdrawn: their checksums then tell
-            status = self.shard_status(shard)[slots] if shard >= 0 else np.zeros(len(here), np.uint8)
-            if (status != OK).any():
-                row = int(here[status != OK][0])
-                state = "failed" if status[status != OK][0] == FAILED else "absent"
-                raise StepDiffError(
-                    f"{self.catalog.name(row)} is {state} in view {self.name} of "
-                    f"{self.entity} (shard {shard}): leave it out, or run featurize for it"
-                )
+    def check_ok(self, rows: Int[np.ndarray, " B"]) -> None:
+        """Raise StepDiffError, naming the key, if a row is absent or failed."""
+        if found := self._statuses.first_not_ok(rows):
+            row, status = found
+            raise StepDiffError(
+                f"{self.catalog.name(row)} is {'failed' if status == FAILED else 'absent'} in view {self.name} of "
+                f"{self.entity} (shard {row // self.rows_per_shard}): leave it out, or run featurize for it"
+            )
 
     def _read(
         self,
@@ -305,16 +325,15 @@ class View:
         direct: bool = False,
         check: Check | None = None,
     ) -> list[Shaped[np.ndarray, "B ..."]]:
-        """Rows of stored arrays, into those that are given."""
+        """Read rows of stored arrays, into the memory that is given."""
         check = self._check(check)
         filled = {name: self._room(name, len(rows), out) for name, out in wanted.items()}
         wrong = self._fill(rows, filled, direct, check)
         if wrong:  # the shard may have been computed again since its status was read: its checksums differ then
             shards = np.unique(rows[wrong[1]] // self.rows_per_shard).tolist()
-            for shard in shards:
-                self._chunks.pop(shard, None)
+            self._statuses.forget(shards)
             self._checksums.forget(shards)
-            self._check_ok(rows)
+            self.check_ok(rows)
             wrong = self._fill(rows, filled, direct, check)
             if wrong:
                 raise self.damage(wrong[0], rows[wrong[1]])
@@ -323,7 +342,7 @@ class View:
     def _fill(
         self, rows: Int[np.ndarray, " B"], filled: Mapping[str, Shaped[np.ndarray, "B ..."]], direct: bool, check: Check
     ) -> tuple[list[str], list[int]] | None:
-        """Fill arrays with rows; the names of the arrays and the places of rows that differ from their checksums."""
+        """Fill arrays with rows; return the arrays and the places of rows that differ from their checksums."""
         found: dict[str, list[int]] = {}
         given = {name: self._readers[name] for name in filled}
         local = {name: reader for name, reader in given.items() if isinstance(reader, RowReader)}
@@ -334,12 +353,12 @@ class View:
                 if isinstance(reader, RemoteReader):
                     found[name] = reader.read(rows, filled[name], check)
         finally:
-            self._check_not_dropped()  # files that are gone are no damage then
+            self._check_files_exist()  # then missing files are not damage
         names = [name for name, places in found.items() if places]
         return (names, sorted({place for name in names for place in found[name]})) if names else None
 
     def damage(self, arrays: Sequence[str], rows: Int[np.ndarray, " R"]) -> DamageError:
-        """The error for rows that differ from their checksums in these arrays."""
+        """Return the error for rows that differ from their checksums in these arrays."""
         rows = np.unique(rows)
         shard = int(rows[0]) // self.rows_per_shard
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
@@ -352,7 +371,7 @@ class View:
         return self.check if check is None else known_check(check)
 
     def _room(self, name: str, count: int, out: Shaped[np.ndarray, "B ..."] | None) -> Shaped[np.ndarray, "B ..."]:
-        """`out`, or new memory, for so many rows of a stored array."""
+        """Return `out`, or new memory, for `count` rows of a stored array."""
         stored = self.stored[name]
         shape, dtype = (count, *stored.shape), np.dtype(stored.dtype).newbyteorder("<")
         if out is None:
@@ -361,13 +380,13 @@ class View:
             raise StepDiffError(f"out is {out.dtype} {out.shape}: {name} needs C-contiguous {dtype} {shape}")
         return out
 
-    def _check_not_dropped(self) -> None:
-        """Files that are gone read as the fill value: that must not stand for a view that was dropped."""
+    def _check_files_exist(self) -> None:
+        """Raise StepDiffError if the view was dropped: missing files would otherwise read as the fill value."""
         if not self.paths.group.remote:  # an object that is gone raises there
-            self.check_stands()
+            self.check_not_dropped()
 
-    def check_stands(self) -> None:
-        """StepDiffError where the view was dropped since it was opened, or another has its name now."""
+    def check_not_dropped(self) -> None:
+        """Raise StepDiffError if the view was dropped since it was opened, or another has its name now."""
         if (self.paths.group / "zarr.json").identity() != self._made:
             raise StepDiffError(f"view {self.name} of {self.entity} in {self.paths.store} was dropped: open it again")
 

@@ -1,5 +1,5 @@
-"""Runs lines of `python -m MODULE ...` from standard input one after the other in one process, so that what they
-import is imported once and Ray is started once; ends with the first that fails, and its exit status.
+"""Runs lines of `python -m MODULE ...` or `python SCRIPT` from standard input in order in one process, so that what
+they import is imported once and Ray is started once; ends with the first that fails, and its exit status.
 """
 
 import glob
@@ -11,6 +11,9 @@ from common.workers.cluster import connected
 
 
 def run(line: str) -> None:
+    if not line.startswith("python -m "):
+        runpy.run_path(line.removeprefix("python "), run_name="__main__")
+        return
     module, *given = shlex.split(line)[2:]
     arguments = [name for part in given for name in (sorted(glob.glob(part)) if "*" in part else [part])]
     sys.argv = [module, *arguments]

@@ -1,5 +1,5 @@
-"""Every command of the README runs, on a tiny world; `make demo` runs nothing that the README does not show, and
-`make reproduce` runs on that world too.
+"""Every `sh` and `python` block of README.md and docs/ runs, page after page, on one tiny world; what cannot run here
+is checked for names that exist. `make demo` runs nothing that the pages do not show, and `make reproduce` runs too.
 """
 
 import json
@@ -9,14 +9,24 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+FIRST = ("README.md", "docs/quickstart.md", "docs/guides/features.md", "docs/guides/training.md")
+PAGES = list(dict.fromkeys([*FIRST, *sorted(page.relative_to(ROOT).as_posix() for page in ROOT.glob("docs/**/*.md"))]))
+# Blocks with one of these show what the library is about to offer; they are parsed, and run once the line is removed.
+WAITING = (
+    "from store import Batches",
+    "keys=keys",
+    "from store.torch import",
+    "--encoder dinov3:DinoV3",
+)
 THREAD = "--workers 2"  # on two cores each has one, and the other tests the other
 # What makes each command small. Nothing else of a command is changed but the folders it works in.
 SMALLER = {
@@ -26,6 +36,7 @@ SMALLER = {
     "heads.train --config heads/recipes/kitchen/align.yaml": "--contrastive.schedule.steps 4",
     "heads.evaluate": "--rows 3 --bootstrap 50",
     "heads.ask": "--max-tokens 4",
+    "heads.report": "--bootstrap 50",
     "featurize --manifest data/kitchen/texts.csv": THREAD,
     "annotate.captions": f"--max-tokens 4 {THREAD}",
     "annotate.ground": THREAD,
@@ -35,11 +46,53 @@ SMALLER = {
 }
 
 
+def blocks(page: str, *languages: str) -> list[str]:
+    """Return the fenced blocks of a page in these languages, in order, without their indentation."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.findall(r"^( *)```(\w*)\n(.*?)^\1```", text, flags=re.DOTALL | re.MULTILINE)
+    return [re.sub(f"^{indent}", "", body, flags=re.MULTILINE) for indent, kind, body in found if kind in languages]
+
+
+def split_commands(block: str) -> list[str]:
+    """Return the commands of a `sh` or `console` block, continued lines joined; what a console prints is left out."""
+    prompted = "$ " in block
+    lines = block.replace("\\\n", " ").splitlines()
+    lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ") or not prompted]
+    lines = [" ".join(re.sub(r"(^|\s)# .*", "", line).split()) for line in lines]
+    return [line for line in lines if line]
+
+
+def is_waiting(block: str) -> bool:
+    return any(name in block for name in WAITING)
+
+
 def commands() -> list[str]:
-    """Lines of the README's `sh` blocks, continued lines joined."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")]
+    """Return each command of all pages once, in order."""
+    shown = [block for page in PAGES for block in blocks(page, "sh") if not is_waiting(block)]
+    return list(dict.fromkeys(line for block in shown for line in split_commands(block)))
+
+
+def steps(folder: Path, lm: str) -> list[str]:
+    """Return what runs in a folder: each command once, made small, and each python block as a script of its own."""
+    lines: dict[str, None] = {}
+    for page in PAGES:
+        for number, block in enumerate(blocks(page, "sh", "python")):
+            if is_waiting(block):
+                continue
+            if block in blocks(page, "sh"):
+                lines |= dict.fromkeys(small(line, folder, lm) for line in split_commands(block))
+                continue
+            named = re.match(r"# file: (\S+)\n", block)
+            script = folder / (named[1] if named else f"blocks/{page.replace('/', '_')}_{number}.py")
+            script.parent.mkdir(parents=True, exist_ok=True)
+            script.write_text(in_folder(block, folder))
+            lines |= {} if named else {f"python {script}": None}
+    return list(lines)
+
+
+def in_folder(text: str, folder: Path) -> str:
+    """Return the text with data/ and runs/ in a folder."""
+    return re.sub(r"(?<![\w/])(data|runs)/", lambda m: f"{folder}/{m[1]}/", text)
 
 
 def module(command: str) -> str:
@@ -49,7 +102,7 @@ def module(command: str) -> str:
 def small(command: str, folder: Path, lm: str) -> str:
     """The command in a folder, made small, with a small language model."""
     extra = [more for start, more in SMALLER.items() if module(command).startswith(start)]
-    command = re.sub(r"(?<![\w/])(data|runs)/", lambda m: f"{folder}/{m[1]}/", command)
+    command = in_folder(command, folder)
     if command.startswith("python -m heads.train"):
         world = f"{folder}/data/kitchen"
         extra.append("--hold-out " + " ".join(f"{world}/{t}_test.jsonl" for t in ("diffcap", "diffmcq", "diffrank")))
@@ -77,8 +130,8 @@ def made_by(*arguments: str) -> list[str]:
 
 def run_lines(lines: Sequence[str]) -> None:
     """Runs the lines in order; neighbours that start no processes but Ray's share one, and what it imports."""
-    alone = ("kitchen", "weights")
-    for apart, group in groupby(lines, lambda line: module(line).split()[0].split(".")[0] in alone):
+    alone = ("kitchen", "weights fetch")
+    for apart, group in groupby(lines, lambda line: module(line).startswith(alone)):
         if apart:
             for line in group:
                 run_python(shlex.split(line)[1:])
@@ -98,7 +151,7 @@ def run_python(arguments: Sequence[str], given: str = "") -> None:
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
-def test_the_demo_runs_what_the_readme_shows() -> None:
+def test_the_demo_runs_what_the_pages_show() -> None:
     ran, shown = [" ".join(shlex.split(line)) for line in made_by("scores")], commands()
     assert len(ran) > 15
     assert [line for line in ran if line not in shown] == []
@@ -106,17 +159,90 @@ def test_the_demo_runs_what_the_readme_shows() -> None:
 
 @pytest.fixture(scope="module")
 def readme_folder(tmp_path_factory: pytest.TempPathFactory, tiny_lm: str) -> Path:
-    """What the README's commands leave."""
+    """What the blocks of all pages leave."""
     folder = tmp_path_factory.mktemp("readme")
-    lines = [line for line in commands() if line.startswith("python -m")]
-    assert len(lines) > 15
-    run_lines([small(line, folder, tiny_lm) for line in lines])
+    lines = steps(folder, tiny_lm)
+    assert len(lines) > 50 and all(line.startswith("python ") for line in lines)
+    run_lines(lines)
     return folder
 
 
 @pytest.mark.timeout(900)
-def test_every_readme_command_runs_on_a_tiny_world(readme_folder: Path) -> None:
+def test_every_block_runs_on_a_tiny_world(readme_folder: Path) -> None:
     assert (readme_folder / "data/demo/scores.json").is_file()
+
+
+def test_blocks_that_wait_are_sound() -> None:
+    waiting = [block for page in PAGES for block in blocks(page, "python", "sh") if is_waiting(block)]
+    assert [name for name in WAITING if not any(name in block for block in waiting)] == []
+    for page in PAGES:
+        for block in blocks(page, "python"):
+            compile(block, page, "exec")
+
+
+HELP = """
+import contextlib, io, json, runpy, sys
+flags = {}
+for name, *rest in json.load(sys.stdin):
+    sys.argv = [name, *rest]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    flags[" ".join([name, *rest[:-1]])] = flags.get(" ".join([name, *rest[:-1]]), "") + printed.getvalue()
+json.dump(flags, sys.stdout)
+"""
+ROOMS_OF_VERBS = ("store", "retrieval", "weights")
+NESTED = (("heads.train", "video-lm"), ("heads.train", "contrastive"))
+OPTION = r"(?<![\w-])--[a-z][\w.-]*"
+
+
+def test_every_option_and_module_that_the_pages_name_exists() -> None:
+    """In `console` blocks each option belongs to its command; in prose to any command."""
+    named = [command for page in PAGES for block in blocks(page, "console", "sh") for command in split_commands(block)]
+    named = [command.replace("python featurize.py", "python -m featurize") for command in named]
+    used: dict[str, set[str]] = {}
+    for command in named:
+        if found := re.search(r"python -m (\S+)(?: (\S+))?", command):
+            name, verb = found.groups()
+            key = f"{name} {verb}" if name in ROOMS_OF_VERBS else name
+            used.setdefault(key, set()).update(re.findall(OPTION, command[found.start() :]))
+    prose = "\n".join(re.sub(r"^( *)```.*?^\1```", "", (ROOT / page).read_text(), flags=re.S | re.M) for page in PAGES)
+    quoted = " ".join(re.findall(r"`[^`\n]+`", prose))
+    modules = {key.split()[0] for key in used} | set(re.findall(r"python -m ([\w.]+)[ `]", quoted))
+    assert [name for name in modules - {"benchmarks."} if find_spec(name) is None] == []
+
+    used = {key: flags for key, flags in used.items() if not key.startswith(("pip", "benchmarks"))}
+    asked = [[*key.split(), "--help"] for key in used]
+    done = subprocess.run(
+        [sys.executable, "-c", HELP],
+        input=json.dumps([*asked, *([name, f"--{kind}.help"] for name, kind in NESTED)]),
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    known = {key: options(text) | {"--config"} for key, text in json.loads(done.stdout).items()}
+    assert {key: unknown(flags, known[key]) for key, flags in used.items()} == {key: [] for key in used}
+    assert unknown(set(re.findall(OPTION, quoted)), set().union(*known.values(), {"--check"})) == []  # of sha256sum
+
+
+def options(text: str) -> set[str]:
+    return {flag.replace("_", "-") for flag in re.findall(OPTION, text)}
+
+
+def unknown(flags: set[str], known: set[str]) -> list[str]:
+    return sorted(flag for flag in flags if flag not in known and flag.replace("--no-", "--") not in known)
+
+
+def test_make_targets_and_extras_that_the_pages_name_exist() -> None:
+    text = "\n".join((ROOT / page).read_text() for page in PAGES)
+    makefile = (ROOT / "Makefile").read_text() + (ROOT / "reproduce.mk").read_text()
+    for target in set(re.findall(r"(?:`|\$ |-j2 )make (?:-j2 )?([a-z]+)", text)):
+        assert re.search(f"^{target}:", makefile, re.M), target
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {name for group in re.findall(r"'\.\[([\w,]+)\]'", text) for name in group.split(",")}
+    assert sorted(named - set(extras)) == []
 
 
 @pytest.mark.timeout(900)

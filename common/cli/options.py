@@ -1,30 +1,27 @@
-"""What the command lines of this room share: options from a dataclass, errors as one line, `--json`."""
+"""Commands from dataclasses: each field is a flag, `--config FILE` and `--json` are always there.
+
+Guarantees
+- unusable options are one line that names the option and what it expects: exit status 2
+- a StepDiffError is one line: exit status 2
+- a renamed flag works, with a notice in one line
+"""
 
 import dataclasses
 import json
-import re
 import sys
-import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from jsonargparse import DefaultHelpFormatter
-
-from common.cli.config_file import add_config
 from common.errors import StepDiffError
 
-ERRORS: tuple[type[Exception], ...] = (StepDiffError,)
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
-class Help(DefaultHelpFormatter):
-    """Keeps the lines of a description, which hold commands to copy, and writes flags with hyphens."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text.strip()
-
-    def format_help(self) -> str:
-        return re.sub(r"--[a-z_.]+", lambda flag: flag[0].replace("_", "-"), super().format_help())
+def incomplete(record: dict[str, Any]) -> int:
+    """Return the exit status of a stage: 1 where items are absent, or failed and that is not allowed."""
+    return int(bool(record.get("absent") or (record.get("failed") and not record.get("allowed"))))
 
 
 def parse(
@@ -32,95 +29,70 @@ def parse(
     argv: list[str] | None,
     program: str,
     description: str | None,
-    run: Callable[[Any], dict[str, Any]],
-    show: str | Callable[[dict[str, Any]], None],
-    positional: tuple[str, ...] = (),
-    errors: tuple[type[Exception], ...] = ERRORS,
-    status: Callable[[dict[str, Any]], int] = lambda record: 0,
+    run: Callable[[Any], Any],
+    show: str | Callable[[Any], None] | None = None,
+    positional: Collection[str] = (),
+    status: Callable[[Any], int] = lambda record: 0,
+    renamed: Mapping[str, str] = _NONE,
     recipes: Path | None = None,
 ) -> int:
-    """Run `run(options)` and show its record; returns the exit status: 1 for an error the user can mend.
+    """Run a command and show its record; returns the exit status: 0 done, 1 some items failed, 2 unusable input.
 
-    positional: names of options that stand without a flag; a list takes all that stand there.
-    errors: what the user can mend; status: of a record, 0 where all went well.
-    recipes: folder whose YAML files `--config` also takes by name.
+    Args:
+        options: Dataclass of the options.
+        argv: Arguments, by default those of the process.
+        program: What follows `python -m `.
+        description: Printed by `--help`; None: the docstring of `options`.
+        run: Takes the options and returns the record: a dictionary, or an object with `as_dict()`.
+        show: Prints the record, or is its format string. None: `run` prints by itself and returns the exit status.
+        positional: Options without a flag; a list takes all values that follow.
+        status: The exit status of a record.
+        renamed: Old flag -> new flag, both with dashes.
+        recipes: Folder whose YAML files `--config` also takes by name.
     """
-    import jsonargparse
-
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(prog=f"python -m {program}", description=description, formatter_class=Help)
-    add_config(parser, recipes=recipes)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    fields = {field.name: field for field in dataclasses.fields(options)}
-    for name in positional:
-        many = fields[name].type not in (str, "str")
-        parser.add_argument(name, nargs="*" if many else "?", type=str, default=[] if many else "")
-    parser.add_class_arguments(options, as_group=False, skip=set(positional))
-    switches = {name for name, field in fields.items() if field.type in (bool, "bool")}
-    lists = {name for name, field in fields.items() if holds_texts(field.type)} - set(positional)
-    arguments = gathered(sys.argv[1:] if argv is None else argv, lists)
-    given = parser.instantiate(parser.parse_args(underscored(arguments, switches)))
-    required = [name for name in positional if fields[name].default is dataclasses.MISSING]
-    if absent := [name for name in required if not getattr(given, name)]:
-        parser.error(f"the following arguments are required: {', '.join(absent)}")
-    values = {name: getattr(given, name) for name in fields}
+    given, as_json = _read(options, argv, program, description, positional, renamed, recipes)
     try:
-        record = run(options(**values))
-    except errors as error:
+        record = run(given)
+    except StepDiffError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    if given.json:
-        print(json.dumps(record, allow_nan=False))
-    elif callable(show):
-        show(record)
-    else:
+        return 2
+    if show is None:
+        return int(record)
+    if as_json:
+        print(json.dumps(record.as_dict() if hasattr(record, "as_dict") else record, allow_nan=False))
+    elif isinstance(show, str):
         print(show.format(**record))
+    else:
+        show(record)
     return status(record)
 
 
-def holds_texts(kind: object) -> bool:
-    """Return whether a field of this type holds several texts."""
-    return typing.get_origin(kind) in (list, tuple) and typing.get_args(kind)[0] is str
+def options_of(kind: type, argv: list[str] | None, program: str) -> Any:
+    """Return the instance of the dataclass that the command line describes; for commands that print by themselves."""
+    return _read(kind, argv, program, None, add_json=False)[0]
 
 
-def gathered(arguments: Sequence[str], lists: Collection[str]) -> list[str]:
-    """Return the arguments with each `--flag a b` whose field is in `lists` as one argument, a JSON list.
+def _read(
+    options: type,
+    argv: list[str] | None,
+    program: str,
+    description: str | None,
+    positional: Collection[str] = (),
+    renamed: Mapping[str, str] = _NONE,
+    recipes: Path | None = None,
+    add_json: bool = True,
+) -> tuple[Any, bool]:
+    """The options, and whether `--json` was given."""
+    from common.cli.parser import Help, Parser, current
 
-    The values of a flag that is given again are added to its earlier ones. A single value that begins with [ is a list.
-    """
-    found, values = [], dict[str, list[str]]()
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        flag, equals, value = argument.partition("=")
-        name = flag[2:].replace("-", "_")
-        if flag.startswith("--") and name in lists:
-            own = [value] if equals else []
-            while not equals and rest and not rest[0].startswith("-"):
-                own.append(rest.pop(0))
-            if len(own) == 1 and own[0].startswith("["):
-                argument = f"{flag}={own[0]}"
-            elif own:  # a flag without a value stays one, which is refused
-                argument = f"{flag}={json.dumps(values.setdefault(name, []) + own)}"
-                values[name] += own
-        found.append(argument)
-    return found
-
-
-def underscored(arguments: Sequence[str], switches: Collection[str] = ()) -> list[str]:
-    """Flags as people write them: `--test-set` means the field `test_set`; values stay as they are.
-
-    switches: fields of type bool: `--parse` alone means true, `--no-parse` false.
-    """
-    found = []
-    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
-        if argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
-            name = name.replace("-", "_")
-            if name in switches and not equals and following not in ("true", "false"):
-                equals, value = "=", "true"
-            elif name.startswith("no_") and name[3:] in switches:
-                name, equals, value = name[3:], "=", "false"
-            argument = "--" + name + equals + value
-        found.append(argument)
-    return found
+    names = {field.name for field in dataclasses.fields(options)}
+    prog = f"python -m {program}"
+    usage = " ".join([prog, *(name.upper() for name in positional), "[OPTIONS]"])
+    parser = Parser(prog=prog, usage=usage, description=description or options.__doc__, formatter_class=Help)
+    parser.add(options, positional, recipes)
+    if add_json and "json" not in names:
+        parser.add_argument("--json", type=bool, default=False, help="print one JSON object and nothing else")
+    arguments, notices = current(sys.argv[1:] if argv is None else argv, renamed)
+    for notice in notices:
+        print(f"notice: {notice}", file=sys.stderr)
+    return parser.values(arguments)

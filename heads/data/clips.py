@@ -16,26 +16,13 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Float16, Float32, Int8
+from jaxtyping import Float32
 from torch import Tensor
-from torch.nn.functional import pad
 
 from common.errors import StepDiffError
 from store import Store
-from store.format.quantise import BLOCK
+from store.torch import dequantise
 from store.view import OK
-
-
-def dequantise(
-    levels: Int8[Tensor, "*axes D"], scale: Float16[Tensor, "*axes blocks"], dtype: torch.dtype = torch.float32
-) -> Float[Tensor, "*axes D"]:
-    """levels * scale of its block of 64 channels, in `dtype`; a float16 stops at 65504."""
-    channels = levels.shape[-1]
-    blocks = pad(levels, (0, -channels % BLOCK)).unflatten(-1, (-1, BLOCK)).float()
-    values = (blocks * scale.float().unsqueeze(-1)).flatten(-2)[..., :channels]
-    if dtype == torch.float16:
-        values = values.clamp(-65504, 65504)
-    return values.to(dtype)
 
 
 @runtime_checkable
@@ -85,7 +72,7 @@ class Features:
         if self.view.features[self.feature].dtype != "int8":
             return torch.from_numpy(self.view.read(self.feature, rows, direct=self._direct)).to(device).float()
         if torch.device(device).type == "cpu":
-            return torch.from_numpy(self.view.read_float(self.feature, rows, self._direct))
+            return torch.from_numpy(self.view.read(self.feature, rows, direct=self._direct, dtype="float32"))
         stored = self.view.read_quantised(self.feature, rows, direct=self._direct)
         levels, scale = (torch.from_numpy(part).to(device) for part in stored)
         return dequantise(levels, scale)

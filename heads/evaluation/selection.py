@@ -15,6 +15,7 @@ import numpy as np
 from common.errors import StepDiffError
 from heads.data.clip_texts import ClipTexts
 from store import Store
+from store.view import OK
 from tasks.testsets import DiffMCQ, Row, clips_of, reference_video
 
 AnyRow = TypeVar("AnyRow", bound=Row)
@@ -68,7 +69,7 @@ def absent_clips(rows: Sequence[Row], store: Store, view: str | None, texts: Cli
     places = np.asarray(store.catalog("clips").rows(clips))
     there = places >= 0
     if view is not None:
-        there[there] = store.view("clips", view).status()[places[there]] == 1
+        there[there] = store.view("clips", view).status()[places[there]] == OK
     if texts is not None:
         there &= texts.has(clips)
     return [clip for clip, is_there in zip(clips, there, strict=True) if not is_there]

@@ -15,6 +15,7 @@ from jaxtyping import Float32
 
 from common.errors import StepDiffError
 from store import Store, text_key
+from store.view import OK
 from weights import fingerprint, resolve
 
 MODEL = "mpnet-base"
@@ -36,10 +37,10 @@ class Sentences:
         view = self.store.view("texts", MODEL)
         rows = np.asarray(self.store.catalog("texts").rows([text_key(text) for text in texts]))
         there = rows >= 0
-        there[there] = view.status()[rows[there]] == 1
+        there[there] = view.status()[rows[there]] == OK
         if not there.any():
             return self._encode(texts)
-        cached = np.asarray(view.read_float("embedding", rows[there]))
+        cached = np.asarray(view.read("embedding", rows[there], dtype="float32"))
         vectors = np.empty((len(texts), cached.shape[1]), np.float32)
         vectors[there] = cached
         missing = [text for text, is_there in zip(texts, there, strict=True) if not is_there]

@@ -22,6 +22,7 @@ from common.io.files import whole
 from common.io.places import Place
 from retrieval.queries.advice import command
 from store import Store, View
+from store.view import OK
 
 VERSION = 2
 KEYS = 1_000_000  # whose digest is taken at a time
@@ -136,7 +137,7 @@ def stale(store: Store, view: View, card: Card) -> str | None:
         return f"it compares {card['dim']} channels of {card['feature']!r}, which the view does not have"
     if card["probes"] < 1:
         return f"its card says {card['probes']} lists a query"
-    rows = np.flatnonzero(view.status() == 1)
+    rows = np.flatnonzero(view.status() == OK)
     if len(rows) != card["rows"]:
         return f"it holds {card['rows']} rows and the view now has {len(rows)}"
     if digest(store, view, rows) != card["digest"]:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
+from common.cli.options import parse
 from retrieval.index.builder import broken, build_index
 from retrieval.index.factory import budgets
 from retrieval.index.index_card import Card, build_command, card_path
@@ -78,3 +79,7 @@ def _print(store: Store, view: View, card: Card) -> None:
             f"recall@{card['recall_k']} {card['recall']:.3f} over {card['recall_queries']} rows, "
             f"{card['probes']} lists a query, {card['latency'] * 1e3:.1f} ms a query, {card['bytes'] / 1e6:,.1f} MB"
         )
+
+
+def main(argv: list[str]) -> int:
+    return parse(Options, argv, "retrieval build", Options.__doc__, run)

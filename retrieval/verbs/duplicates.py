@@ -31,6 +31,7 @@ import polars as pl
 from jaxtyping import Float32, Int64
 from jsonargparse.typing import ClosedUnitInterval
 
+from common.cli.options import parse
 from common.io.tables import as_json, check_format, print_table, write_table
 from common.progress import progress
 from retrieval.exact.kernels import compiled
@@ -212,3 +213,7 @@ def run(options: Options) -> int:
         if found.height > SHOWN:
             print(f"the first {SHOWN} of {found.height} clips: give --out FILE for all of them", file=sys.stderr)
     return 0
+
+
+def main(argv: list[str]) -> int:
+    return parse(Options, argv, "retrieval duplicates", Options.__doc__, run)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from jsonargparse.typing import ClosedUnitInterval
 
+from common.cli.options import parse
 from common.errors import StepDiffError
 from common.io.tables import short
 from retrieval.mining.differences import TestSet
@@ -23,6 +24,7 @@ from retrieval.mining.variants import Drawn, Variant, hard_negatives, random_neg
 from retrieval.queries.advice import fill
 from retrieval.vectors import normalised
 from store import Store, View, text_key
+from store.view import OK
 from tasks.testsets import read_test_set, write_test_set
 
 
@@ -99,7 +101,7 @@ def _texts(store: Store, options: Options, test_set: TestSet) -> Float64[np.ndar
 def _filled(view: View, rows: Int64[np.ndarray, " rows"]) -> np.ndarray:
     status = view.status()
     known = rows >= 0
-    known[known] = status[rows[known]] == 1
+    known[known] = status[rows[known]] == OK
     return known
 
 
@@ -126,3 +128,7 @@ def run(options: Options) -> int:
         if drawn.dropped:
             print(f"{drawn.dropped} of {total} had fewer than three negatives", file=sys.stderr)
     return 0
+
+
+def main(argv: list[str]) -> int:
+    return parse(Options, argv, "retrieval negatives", Options.__doc__, run)

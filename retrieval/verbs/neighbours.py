@@ -29,6 +29,7 @@ import polars as pl
 from jaxtyping import Float32, Int64
 from jsonargparse.typing import PositiveInt
 
+from common.cli.options import parse
 from common.errors import StepDiffError
 from common.io.files import whole
 from common.progress import progress
@@ -221,3 +222,7 @@ def run(options: Options) -> int:
     else:
         print(f"{options.out}: {options.k} neighbours or fewer of {clips} clips, each of the same {options.within}")
     return 0
+
+
+def main(argv: list[str]) -> int:
+    return parse(Options, argv, "retrieval neighbours", Options.__doc__, run)

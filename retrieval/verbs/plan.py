@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
+from common.cli.options import parse
 from common.errors import StepDiffError
 from common.streams import generator
 from retrieval.index.builder import PART_ROWS
@@ -216,3 +217,7 @@ def _print(rows: int, options: Options, choice: Choice, planned: list[Cost], rat
         f"measured on {rates.cores} cores: {rates.products / 1e9:,.0f} GFLOP/s of products, {encoded}, "
         f"{rates.passed / 1e9:,.1f} GB/s passed by a query, {rates.written / 1e6:,.0f} MB/s written"
     )
+
+
+def main(argv: list[str]) -> int:
+    return parse(Options, argv, "retrieval plan", Options.__doc__, run)

@@ -30,6 +30,7 @@ import polars as pl
 from jaxtyping import Float32, Int64
 from jsonargparse.typing import PositiveInt
 
+from common.cli.options import parse
 from common.errors import StepDiffError
 from common.io.tables import as_json, check_format, print_table, short, write_table
 from retrieval.exact.search import search_exactly
@@ -40,6 +41,7 @@ from retrieval.queries.advice import command, fill
 from retrieval.queries.where import rows_where
 from retrieval.vectors import filled_rows, normalised, width
 from store import Store, View, text_key
+from store.view import FAILED, OK
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,14 @@ def row_of_clip(store: Store, view: View, clip: str) -> int:
         near = difflib.get_close_matches(clip, keys, n=3, cutoff=0.0)
         raise StepDiffError(f"no clip {clip!r} in {store.path}: the nearest ids are {', '.join(near)}")
     status = view.status()[row]
-    if status == 2:
+    if status == FAILED:
         reasons = view.failures()
         reason = " ".join(reasons.filter(reasons["key"] == clip)["reason"].to_list())
         raise StepDiffError(
             f"clip {clip} failed in view clips/{view.name} ({reason}): mend it and run "
             "`python -m featurize` with --retry-failed"
         )
-    if status != 1:
+    if status != OK:
         raise StepDiffError(
             f"clip {clip} has no features in view clips/{view.name}: run "
             f"{fill(store, view.name, view.provenance.encoder, 'CLIPS.csv')}"
@@ -106,7 +108,7 @@ def _text_vector(store: Store, view: View, feature: str, text: str) -> Float32[n
             f"file TEXTS.jsonl and run {add}; else query a view that a head trained on texts wrote ({aligned})"
         )
     row = store.catalog("texts").rows([text_key(text)])
-    if row[0] < 0 or there.status()[row[0]] != 1:
+    if row[0] < 0 or there.status()[row[0]] != OK:
         raise missing
     ours, theirs = view.provenance.weights, there.provenance.weights
     channels, others = width(view, feature), width(there, feature)
@@ -269,3 +271,7 @@ def _write_sheet(path: Path, store: Store, asking: Asking, hits: pl.DataFrame, o
     found = [tile(hit["clip"], hit, options.videos, hit["rank"], hit["similarity"]) for hit in hits.to_dicts()]
     below = f"view {options.view} of {store.path}" + (f", only {options.where}" if options.where else "")
     write_sheet(path, f"Nearest to {asking.words}", below, asked, found)
+
+
+def main(argv: list[str]) -> int:
+    return parse(Options, argv, "retrieval query", Options.__doc__, run)

@@ -1,24 +1,24 @@
-"""The one writer of a shard.
+"""The writers of a view and of one of its shards.
 
-The order of a commit: every array's shard file, checksum, failures and what wrote it, all of them
-durable together, and status last. Before status is written the old status still tells the truth,
-because the rows that it calls ok were copied byte for byte.
+A commit writes every array's shard file, checksum, failures and the record of what wrote them, makes them durable
+together, and writes status last. Until then the old status is true, because rows that are ok were copied byte for byte.
 
 Guarantees
 - one commit a shard: status is written last
 - a shard filled later keeps the bytes of the rows that were ok
-- rows that are withdrawn are absent from one moment to the next, and no other row changes
+- rows that are withdrawn become absent at one moment, and no other row changes
 - no damaged row is copied
+- a view writer holds the rows of about one shard in memory
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import tee
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int, UInt8, UInt32
+from jaxtyping import Bool, Float, Int, Int64, UInt8, UInt32
 
 from common.errors import StepDiffError
 from common.io import sealed as table
@@ -31,18 +31,124 @@ from store.format.shard_info import Write, encode_writes, read_writes
 from store.io import failures as failure_files
 from store.io.commit_group import Together
 from store.io.remote import open_shard
+from store.io.status import ABSENT, FAILED, OK
+from store.view import View
 
-if TYPE_CHECKING:
-    from store.view import View
+Values = Mapping[str, Float[np.ndarray, "K ..."]]
+"""for every feature of a view, the values of K rows"""
 
-_ABSENT, _OK, _FAILED = 0, 1, 2
+
+class ViewWriter:
+    """Writes a view of a store whose lock is held. `Store.writer` makes it.
+
+    Rows are committed a shard at a time, when enough of them were given and when the writer is closed. A row that is
+    ok already keeps its bytes, so that a script that was interrupted can run again; `missing` saves the work.
+    """
+
+    def __init__(self, view: View, info: dict[str, Any] | None) -> None:
+        """Grow the view to its catalog. `info` says what computes the features, and is recorded with every shard."""
+        self.view = view
+        self.info = info
+        self._waiting: list[tuple[pl.DataFrame, dict[str, np.ndarray], dict[str, str]]] = []
+        self._count = 0
+        view.resize()
+
+    def missing(self, keys: Sequence[str] | pl.Series) -> list[str]:
+        """Return those of `keys` that are neither ok nor failed, in their order."""
+        rows, status = self.view.catalog.rows(keys), self.view.status()
+        return [key for key, row in zip(keys, rows.tolist(), strict=True) if row < 0 or status[row] == ABSENT]
+
+    def add(self, frame: pl.DataFrame) -> Int64[np.ndarray, " K"]:
+        """Give rows to new keys, with their metadata, and return the row of every key of `frame`.
+
+        Args:
+            frame: a text column `key` and any others. The metadata of keys that have rows does not change.
+        """
+        self.view.catalog.append(frame)
+        self.view.resize()
+        return self.view.catalog.rows(frame["key"])
+
+    def write(
+        self,
+        keys: str | Sequence[str] | pl.DataFrame,
+        features: Mapping[str, Any],
+        failures: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write K rows, soon or when the writer is closed.
+
+        Args:
+            keys: K keys, or a frame with a text column `key` and metadata for the catalog.
+            features: arrays or CPU tensors [K, *shape of a row] of every feature of the view. They are copied.
+            failures: other keys -> why their features could not be computed.
+        """
+        if not isinstance(keys, pl.DataFrame):
+            keys = pl.DataFrame({"key": [keys] if isinstance(keys, str) else list(keys)}, schema={"key": pl.String})
+        copies = {name: np.array(np.asarray(values)) for name, values in features.items()}
+        shapes = {name: (keys.height, *feature.shape) for name, feature in self.view.features.items()}
+        given = {name: values.shape for name, values in copies.items()}
+        if keys.height and given != shapes:
+            raise StepDiffError(f"view {self.view.name} of {self.view.entity} takes {shapes}, got {given}")
+        self._waiting.append((keys, copies, dict(failures or {})))
+        self._count += keys.height
+        if self._count >= self.view.rows_per_shard - len(self.view.catalog) % self.view.rows_per_shard:
+            self.flush()
+
+    def flush(self) -> None:
+        """Commit the rows that were given so far."""
+        waiting, self._waiting, self._count = self._waiting, [], 0
+        if not waiting:
+            return
+        reasons = {key: reason for _, _, failures in waiting for key, reason in failures.items()}
+        failed = pl.DataFrame({"key": list(reasons)}, schema={"key": pl.String})
+        frame = pl.concat([*(keys for keys, _, _ in waiting), failed], how="diagonal_relaxed")
+        self.add(frame.unique("key", keep="first", maintain_order=True))
+        rows, first = np.unique(self.view.catalog.rows(frame["key"]), return_index=True)
+        count, why = frame.height - failed.height, list(reasons.values())
+        arrays = {
+            name: np.concatenate([features[name] for keys, features, _ in waiting if keys.height])
+            for name in self.view.features
+            if count
+        }
+
+        def made(here: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
+            places = first[np.searchsorted(rows, here)]  # of a key that was given twice the first, and rather ok
+            good, bad = places < count, places >= count
+            return (
+                {name: values[places[good]] for name, values in arrays.items()},
+                {row: why[place - count] for row, place in zip(here[bad].tolist(), places[bad].tolist(), strict=True)},
+            )
+
+        self.fill(rows, made)
+
+    def fill(
+        self,
+        rows: Int[np.ndarray, " R"],
+        make: Callable[[Int64[np.ndarray, " S"]], tuple[Values, Mapping[int, str]]],
+        advance: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """Make and commit `rows`, shard by shard.
+
+        Args:
+            rows: row numbers.
+            make: takes rows of one shard, ascending; returns the features of those that could be computed, in their
+                order, and for the others row -> reason.
+            advance: called with the number of rows of every shard that is committed.
+        """
+        rows = np.sort(rows)
+        shards = rows // self.view.rows_per_shard
+        for shard in np.unique(shards).tolist():
+            here = rows[shards == shard]
+            features, failures = make(here)
+            good = here[~np.isin(here, list(failures))] if failures else here
+            self.view.write_shard(shard, good, features, failures, self.info)
+            advance(len(here))
 
 
 class ShardWriter:
     """Writes rows of one shard of a view."""
 
-    def __init__(self, view: "View", shard: int) -> None:
-        """A writer of shard number `shard`."""
+    def __init__(self, view: View, shard: int) -> None:
+        """Make a writer of shard number `shard`."""
         self.view = view
         self.shard = shard
         self.first = shard * view.rows_per_shard
@@ -50,7 +156,7 @@ class ShardWriter:
     def write(
         self,
         rows: Int[np.ndarray, " K"],
-        features: Mapping[str, Float[np.ndarray, "K ..."]],
+        features: Values,
         failures: Mapping[int, str],
         info: dict[str, Any] | None,
     ) -> None:
@@ -59,31 +165,31 @@ class ShardWriter:
         lock = self.view.paths.lock(self.shard)
         lock.parent.make_folder()
         held = partial(check_held, lock)
-        with locked(lock, wait=True):  # a writer left over from a dead run may still be at it
-            self.view.check_stands()
+        with locked(lock, wait=True):  # a writer left over from a dead run may still be writing
+            self.view.check_not_dropped()
             status = self.view.shard_status(self.shard).copy()
-            fresh = np.flatnonzero(status[rows - self.first] != _OK)
+            fresh = np.flatnonzero(status[rows - self.first] != OK)
             fresh = fresh[np.argsort(rows[fresh])]
             slots = rows[fresh] - self.first
             features = {name: _taken(values, fresh) for name, values in features.items()}
-            reasons = {row: why for row, why in failures.items() if status[row - self.first] != _OK}
+            reasons = {row: why for row, why in failures.items() if status[row - self.first] != OK}
             if not len(slots) and not reasons:
                 return
             earlier = self._earlier_reasons(status)
             with Together(held) as files:
                 if len(slots):
-                    slots, unfit = self._write_rows(files, status == _OK, slots, features)
+                    slots, unfit = self._write_rows(files, status == OK, slots, features)
                     reasons |= {slot + self.first: why for slot, why in unfit.items()}
                 failed = np.array(sorted(reasons), np.int64)
                 # Until status is replaced the earlier failures still count: both lists at first.
                 self._write_failures(files, earlier | reasons)
                 self._write_info(files, np.concatenate([slots + self.first, failed]), info or {})
-            self.view.check_stands()  # or rows would be ok in a view that others made meanwhile
-            status[slots] = _OK
-            status[failed - self.first] = _FAILED
+            self.view.check_not_dropped()  # or rows would be ok in another view of that name
+            status[slots] = OK
+            status[failed - self.first] = FAILED
             with Together(held) as files:
                 _put(files, self.view.paths.status(self.shard), encode_chunk(status))
-            still = {r: w for r, w in earlier.items() if status[r - self.first] == _FAILED}
+            still = {r: w for r, w in earlier.items() if status[r - self.first] == FAILED}
             if len(still) < len(earlier):
                 with Together(held) as files:
                     self._write_failures(files, still | reasons)
@@ -93,12 +199,12 @@ class ShardWriter:
         lock = self.view.paths.lock(self.shard)
         lock.parent.make_folder()
         with locked(lock, wait=True):  # a worker of an earlier run may still be writing the shard
-            self.view.check_stands()
+            self.view.check_not_dropped()
             status = self.view.shard_status(self.shard).copy()
             slots = rows - self.first
-            count = int((status[slots] == _OK).sum())
+            count = int((status[slots] == OK).sum())
             if status[slots].any():
-                status[slots] = _ABSENT
+                status[slots] = ABSENT
                 with Together(partial(check_held, lock)) as files:
                     _put(files, self.view.paths.status(self.shard), encode_chunk(status))
         return count
@@ -106,7 +212,7 @@ class ShardWriter:
     def _check(
         self,
         rows: Int[np.ndarray, " K"],
-        features: Mapping[str, Float[np.ndarray, "K ..."]],
+        features: Values,
         failures: Mapping[int, str],
     ) -> None:
         view, where = self.view, f"shard {self.shard} of view {self.view.name} ({self.view.entity})"
@@ -132,16 +238,16 @@ class ShardWriter:
         files: Together,
         keep: Bool[np.ndarray, " slots"],
         slots: Int[np.ndarray, " K"],
-        features: Mapping[str, Float[np.ndarray, "K ..."]],
+        features: Values,
     ) -> tuple[Int[np.ndarray, " G"], dict[int, str]]:
-        """Write the rows of `slots`, ascending; returns the slots of good ones, and by slot why others are not."""
+        """Write the rows of `slots`, ascending; return the slots of good ones, and slot -> reason of the others."""
         view = self.view
         names = sorted(view.checksummed, key=lambda name: -view.stored[name].row_bytes)
         sums = np.zeros((view.rows_per_shard, len(names)), "<u4")
         if keep.any():
             sums[keep] = view.checksums(self.first + np.flatnonzero(keep))
         rows, *parts = tee(stored_rows(slots, features, view.features), 1 + len(names))
-        for name, of_name in zip(names, parts, strict=True):  # while the largest is written all are made ready
+        for name, of_name in zip(names, parts, strict=True):  # the largest first
             kept = sums[:, view.checksummed.index(name)]
             self._write_shard_file(files, name, keep, kept, len(slots), of_name)
         good: list[Int[np.ndarray, " some"]] = []
@@ -170,7 +276,7 @@ class ShardWriter:
         except FileNotFoundError:  # every kept row is the fill value
             old = None
         size = (int(keep.sum()) + count) * feature.row_bytes + slots * 16 + 4
-        new = ((part.slots, part.arrays.pop(name)) for part in parts)  # written, its memory is free for the next
+        new = ((part.slots, part.arrays.pop(name)) for part in parts)  # frees its memory once written
 
         def check(slot: int, row: bytes | memoryview) -> None:
             if crc32c(row) != sums[slot]:
@@ -179,13 +285,13 @@ class ShardWriter:
         files.replace(path, pieces(old, keep, new, feature.row_bytes, check), size)
 
     def _earlier_reasons(self, status: UInt8[np.ndarray, " slots"]) -> dict[int, str]:
-        """The reasons on file of rows that have failed so far."""
-        if not (status == _FAILED).any():
+        """Return the recorded reasons of rows that have failed so far."""
+        if not (status == FAILED).any():
             return {}
         frame = failure_files.of_shard(self.view.paths, self.shard)
         rows = self.view.catalog.rows(frame["key"].to_list()).tolist()
         reasons = dict(zip(rows, frame["reason"], strict=True))
-        failed = (np.flatnonzero(status == _FAILED) + self.first).tolist()
+        failed = (np.flatnonzero(status == FAILED) + self.first).tolist()
         return {row: reasons[row] for row in failed if row in reasons}
 
     def _write_failures(self, files: Together, reasons: Mapping[int, str]) -> None:
@@ -200,7 +306,7 @@ class ShardWriter:
         _put(files, path, table.encode(frame))
 
     def _write_info(self, files: Together, rows: Int[np.ndarray, " W"], info: dict[str, Any]) -> None:
-        """Record what wrote `rows`, beside what wrote the others."""
+        """Record what wrote `rows`, next to what wrote the others."""
         path = self.view.paths.info(self.shard)
         try:
             writes = read_writes(path, self.first, self.view.rows_per_shard)
@@ -219,5 +325,5 @@ def _put(files: Together, path: Place, data: bytes) -> None:
 
 
 def _taken(values: Float[np.ndarray, "K ..."], places: Int[np.ndarray, " F"]) -> Float[np.ndarray, "F ..."]:
-    """The rows at `places`; no copy where those are all, in order."""
+    """Return the rows at `places`; without a copy if those are all, in order."""
     return values if np.array_equal(places, np.arange(len(values))) else values[places]

@@ -142,7 +142,7 @@ def _values(view: View, name: str, dtype: str, rows: Int64[np.ndarray, " K"], ke
     stored = view.features[name].dtype
     if stored == dtype:
         return view.read(name, rows)
-    values = view.read_float(name, rows)
+    values = view.read(name, rows, dtype="float32")
     if dtype == "float16" and stored == "int8":
         values = values.clip(-_FLOAT16_MOST, _FLOAT16_MOST)  # int8 * scale may be slightly larger than the original
     elif dtype == "float16":

@@ -9,7 +9,7 @@ Guarantees
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from jaxtyping import Int64
 from common.errors import StepDiffError
 from common.progress import progress
 from store.feature_store import Store
+from store.io.writer import Values, ViewWriter
 from store.provenance import Feature, Provenance, with_dtype
 from store.verbs.hdf5_layout import Source, opened
 from store.verbs.options import ImportOptions
-from store.view import ABSENT, FAILED, OK, View
+from store.view import ABSENT, FAILED, OK
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -67,18 +68,18 @@ def import_hdf5(options: ImportOptions) -> Imported:
         if options.dtype:
             features = with_dtype(features, options.dtype)
         store = Store.open(options.store, create=True)
-        with store.lock(options.wait):
-            view = store.create_view(options.entity, options.view, _provenance(options, features), features)
-            view.catalog.append(pl.DataFrame({"key": source.keys}))
-            view.resize()
-            rows = view.catalog.rows(source.keys)
+        info = {"imported_from": path.name, "h5py": h5py.version.version, "hdf5": h5py.version.hdf5_version}
+        provenance = _provenance(options, features)
+        with store.writer(options.entity, options.view, provenance, features, info=info, wait=options.wait) as writer:
+            view = writer.view
+            rows = writer.add(pl.DataFrame({"key": source.keys}))
             before = view.status()[rows]
             todo = before == ABSENT
             if options.retry_failed:
                 todo |= before == FAILED
             places = np.flatnonzero(todo)
             with progress(f"import into {options.view}", len(places)) as advance:
-                _import(source, view, rows, places, path, advance)
+                _import(source, writer, rows, places, advance)
     after = view.status()[rows]
     failed = {source.keys[place] for place in np.flatnonzero(after == FAILED).tolist()}
     failures = view.failures() if failed else pl.DataFrame(schema={"key": pl.String, "reason": pl.String})
@@ -98,26 +99,24 @@ def import_hdf5(options: ImportOptions) -> Imported:
 
 def _import(
     source: Source,
-    view: View,
+    writer: ViewWriter,
     rows: Int64[np.ndarray, " keys"],
     places: Int64[np.ndarray, " todo"],
-    path: Path,
     advance: Callable[[int], None],
 ) -> None:
-    """Write the clips at `places` of the source, shard by shard; `rows` are those of all its clips."""
-    info = {"imported_from": path.name, "h5py": h5py.version.version, "hdf5": h5py.version.hdf5_version}
+    """Write the clips at `places` of the source; `rows` are the rows of all its clips."""
     places = places[np.argsort(rows[places])]
-    shards = rows[places] // view.rows_per_shard
-    for shard in np.unique(shards).tolist():
-        here = places[shards == shard]
-        with np.errstate(over="ignore"):  # of float64: the clip then fails with infinity
+
+    def imported(some: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
+        here = places[np.searchsorted(rows[places], some)]
+        with np.errstate(over="ignore"):  # a float64 that overflows becomes infinity, and its clip fails
             features, reasons = source.read(here)
-        good = np.setdiff1d(np.arange(len(here)), np.array(list(reasons), np.int64))
         if reasons:
+            good = np.setdiff1d(np.arange(len(here)), list(reasons))
             features = {name: values[good] for name, values in features.items()}
-        failures = {int(rows[here[at]]): reason for at, reason in reasons.items()}
-        view.write_shard(shard, rows[here[good]], features, failures, info)
-        advance(len(here))
+        return features, {int(some[at]): reason for at, reason in reasons.items()}
+
+    writer.fill(rows[places], imported, advance)
 
 
 def _provenance(options: ImportOptions, features: dict[str, Feature]) -> Provenance:

@@ -9,7 +9,7 @@ Guarantees
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -20,6 +20,7 @@ from jaxtyping import Int64
 from common.errors import StepDiffError
 from common.progress import progress
 from store.feature_store import Store
+from store.io.writer import Values
 from store.provenance import Provenance, main_feature, with_dtype
 from store.verbs.options import RequantiseOptions
 from store.view import ABSENT, FAILED, OK, View
@@ -57,14 +58,21 @@ def requantise(options: RequantiseOptions) -> Requantised:
     main = main_feature(old.features)
     if old.features[main].dtype == options.dtype:
         raise StepDiffError(f"{main} of view {old.name} is {options.dtype} already: give another --dtype")
-    with store.lock(options.wait):
-        features = with_dtype(old.features, options.dtype)
-        new = store.create_view(options.entity, options.to, made_from(old, main, options.dtype), features)
-        new.resize()
+    features, provenance = with_dtype(old.features, options.dtype), made_from(old, main, options.dtype)
+    info = {"requantised_from": old.name, "numpy": version("numpy"), "store": old.provenance.dtypes}
+    with store.writer(options.entity, options.to, provenance, features, info=info, wait=options.wait) as writer:
+        new = writer.view
         source, before = old.status(), new.status()
         todo = np.flatnonzero(((source == OK) & (before != OK)) | ((source == FAILED) & (before == ABSENT)))
+        reasons = _reasons(old)
+
+        def copied(rows: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
+            good, failed = rows[source[rows] == OK], rows[source[rows] == FAILED]
+            values = {name: _values(old, name, good) for name in old.features}
+            return values, {row: reasons[row] for row in failed.tolist()}
+
         with progress(f"{old.name} to {new.name}", len(todo)) as advance:
-            _copy(old, new, todo, source, advance)
+            writer.fill(todo, copied, advance)
     after = new.status()
     return Requantised(
         store=str(store.path),
@@ -86,24 +94,9 @@ def made_from(old: View, feature: str, dtype: str) -> Provenance:
     return replace(old.provenance, dtypes={**old.provenance.dtypes, feature: f"{dtype} from {before}"})
 
 
-def _copy(
-    old: View, new: View, rows: Int64[np.ndarray, " todo"], status: np.ndarray, advance: Callable[[int], None]
-) -> None:
-    """Write `rows` of the new view, shard by shard; `status` is that of every row of the old one."""
-    reasons = _reasons(old)
-    info = {"requantised_from": old.name, "numpy": version("numpy"), "store": old.provenance.dtypes}
-    shards = rows // new.rows_per_shard
-    for shard in np.unique(shards).tolist():
-        here = rows[shards == shard]
-        good, failed = here[status[here] == OK], here[status[here] == FAILED]
-        features = {name: _values(old, name, good) for name in old.features}
-        new.write_shard(shard, good, features, {row: reasons[row] for row in failed.tolist()}, info)
-        advance(len(here))
-
-
 def _values(view: View, name: str, rows: Int64[np.ndarray, " K"]) -> np.ndarray:
-    """Return rows of a feature as floats that hold what is stored."""
-    return view.read_float(name, rows) if view.features[name].dtype == "int8" else view.read(name, rows)
+    """Return rows of a feature as floats that keep every stored bit."""
+    return view.read(name, rows, dtype="float32" if view.features[name].dtype == "int8" else None)
 
 
 def _reasons(view: View) -> Mapping[int, str]:

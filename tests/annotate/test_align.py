@@ -131,6 +131,6 @@ def test_a_mistake_is_told_in_one_line(world: World, capsys: pytest.CaptureFixtu
         ("--window=-1", "give seconds, 0 or more"),
         (f"--narration={folder}/none.json", "speaks of no clip"),
     ):
-        assert align.main(aligned(folder, more)) == 1
+        assert align.main(aligned(folder, more)) == 2
         error = capsys.readouterr().err
         assert told in error.splitlines()[-1]

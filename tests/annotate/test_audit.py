@@ -228,7 +228,7 @@ def test_a_file_that_is_no_pairqa_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: str
 ) -> None:
     (tmp_path / "pairqa.jsonl").write_text(text)
-    assert audit.main([str(tmp_path / "pairqa.jsonl")]) == 1
+    assert audit.main([str(tmp_path / "pairqa.jsonl")]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
 

@@ -131,6 +131,6 @@ def test_a_record_of_another_form_is_refused_in_one_line(
     (tmp_path / "qa.jsonl").write_text(json.dumps(row) + "\n")
     made: dict[str, Any] = {"pairs": 1, "undescribed": 0, "types": {}, "examples": {}, "provenance": {}}
     (tmp_path / "qa.record.json").write_text(json.dumps(made | change))
-    assert audit.main([str(tmp_path / "qa.jsonl"), "--out", str(tmp_path / "p.html")]) == 1
+    assert audit.main([str(tmp_path / "qa.jsonl"), "--out", str(tmp_path / "p.html")]) == 2
     error = capsys.readouterr().err
     assert "not a record of annotate.pairqa" in error and error.count("\n") == 1

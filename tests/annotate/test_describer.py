@@ -195,7 +195,7 @@ def test_a_server_that_dies_loses_nothing(
     server.answer = lambda body: said("A hand whisks.") if len(server.requests) <= 3 else None
     command = ["--store", str(captioned.path), "--endpoint", server.url, "--llm", "llama", "--split", "train"]
     command += ["--batch", "1", "--retries", "0", "--json"]
-    assert describe.main(command) == 1
+    assert describe.main(command) == 2
     record = json.loads(capsys.readouterr().out)
     assert (record["done"], record["failed"], record["absent"]) == (3, 0, 1)
     assert len(record["errors"]) == 1 and "broke off" in record["errors"][0]

@@ -228,6 +228,6 @@ def test_the_verb_says_what_is_missing(space_store: Store, capsys: pytest.Captur
         (["--view", "clip", "--threshold", "2"], "a score lies between 0 and 1"),
         (["--view", "clip"], "no captions-objects in it yet; run python -m annotate.captions"),
     ):
-        assert ground.main([*store, *more]) == 1
+        assert ground.main([*store, *more]) == 2
         assert told in capsys.readouterr().err
     assert pl.DataFrame(space_store.catalog("clips").frame()).height == 6

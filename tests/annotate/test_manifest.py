@@ -123,7 +123,7 @@ def test_a_mistake_is_told_in_one_line(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: dict[str, str], told: str
 ) -> None:
     out = tmp_path / more.get("out", "m.csv")
-    assert manifest.main(options(world, out, **{name: more[name] for name in more if name != "out"})) == 1
+    assert manifest.main(options(world, out, **{name: more[name] for name in more if name != "out"})) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
     assert not out.exists()

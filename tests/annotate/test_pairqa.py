@@ -59,7 +59,7 @@ def test_the_file_is_written_once_every_pair_has_been_asked_and_what_was_written
     out = tmp_path / "pairqa.jsonl"
     asked = [*given, f"--endpoint={server.url}?api_key=sk-query-secret", "--retries=0", "--json"]
     server.answer = lambda body: writes(body) if len(server.requests) < 6 else Reply(b"<html>", 502, "text/html")
-    assert pairqa.main(asked) == 1
+    assert pairqa.main(asked) == 2
     assert not out.exists() and json.loads(capsys.readouterr().out)["absent"] > 0
 
     server.answer = writes
@@ -115,7 +115,7 @@ def test_a_mistake_is_told_in_one_line(
     told: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert pairqa.main([*given, more]) == 1
+    assert pairqa.main([*given, more]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
 

@@ -180,7 +180,7 @@ def test_the_file_says_what_made_it(folder: Path) -> None:
 def test_a_mistake_is_told_in_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str], more: list[str], told: str
 ) -> None:
-    assert pairs.main(["--store", str(folder / "features"), "--out", str(folder / "p.parquet"), *more]) == 1
+    assert pairs.main(["--store", str(folder / "features"), "--out", str(folder / "p.parquet"), *more]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1 and not (folder / "p.parquet").exists()
 

@@ -217,7 +217,7 @@ def test_a_store_holds_what_the_module_computes(
     (task,) = tasks(store, view, asked, [Shard(0, (0, 1, 2))], 2, 1)
     featurize_shard(task, encoder, "cpu", lambda rows: None)
     rows = np.arange(3)
-    stored = view.read_float("tokens", rows)
+    stored = view.read("tokens", rows, dtype="float32")
     clips = [c for c in read_clips(path, intervals, 8, Crop(encoder.short_side, encoder.size)) if isinstance(c, Clip)]
     pixels = np.stack([clip.frames for clip in sorted(clips, key=lambda clip: clip.index)])
     embedding, tokens = encoder.module.encode_video(normalised(pixels))

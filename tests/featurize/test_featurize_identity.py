@@ -65,7 +65,7 @@ def test_another_file_with_the_stem_and_length_of_a_stored_clip_is_refused_namin
     before = tokens(videos, "clip_0_2.000")
     for view in ("clip", "again"):  # finished, and not yet there
         status, _, said = run(second, "--view", view)
-        assert status == 1 and said.count("\n") == 1, said
+        assert status == 2 and said.count("\n") == 1, said
         assert f"'clip_0_2.000' was made from another file: {first}" in said and f"{second} (" in said
         assert "--id-from path" in said and "--replace" in said
     assert Store.open(videos / "features").views("clips") == ["clip"]
@@ -85,11 +85,11 @@ def test_a_manifest_whose_video_now_leads_to_another_file_is_refused(videos: Pat
     before = tokens(videos, "one", "two")
     manifest(path, ("one", "a/clip.mp4", 0, 1), ("two", "b/clip.mp4", 1, 2))
     status, _, said = run("--manifest", path)
-    assert status == 1 and "clip 'two' was made from another file: a/clip.mp4" in said and "b/clip.mp4 (" in said
+    assert status == 2 and "clip 'two' was made from another file: a/clip.mp4" in said and "b/clip.mp4 (" in said
     manifest(path, ("one", "a/clip.mp4", 0, 1), ("two", "a/clip.mp4", 1, 2))
     (videos / "a" / "clip.mp4").write_bytes((videos / "b" / "clip.mp4").read_bytes())
     status, _, said = run("--manifest", path)
-    assert status == 1 and "clip 'one' was made from another file" in said and "(and 1 more clips differ)" in said
+    assert status == 2 and "clip 'one' was made from another file" in said and "(and 1 more clips differ)" in said
     np.testing.assert_array_equal(tokens(videos, "one", "two"), before)
 
 
@@ -110,7 +110,7 @@ def test_a_missing_file_whose_rows_are_done_is_no_error_and_not_taken_as_compare
     assert known(videos, "one")["video"] == "a/clip.mp4"
     (videos / "b").rename(videos / "c")
     status, _, said = run("--manifest", path)
-    assert status == 1 and "was made from another file" in said
+    assert status == 2 and "was made from another file" in said
 
 
 def test_clips_of_an_older_store_are_recorded_without_being_compared(videos: Path, run: Run) -> None:
@@ -125,7 +125,7 @@ def test_clips_of_an_older_store_are_recorded_without_being_compared(videos: Pat
     assert known(videos, "one")["video_bytes"] == (videos / "a" / "clip.mp4").stat().st_size
     assert "had no record" not in run("--manifest", path)[2]
     (videos / "a" / "clip.mp4").write_bytes((videos / "b" / "clip.mp4").read_bytes())
-    assert run("--manifest", path)[0] == 1
+    assert run("--manifest", path)[0] == 2
 
 
 def test_replace_makes_rows_absent_in_every_view_then_computes_them_anew(videos: Path, run: Run) -> None:
@@ -169,7 +169,7 @@ def test_a_changed_interval_is_refused_and_can_be_replaced(videos: Path, run: Ru
     assert run("--manifest", path)[0] == 0
     manifest(path, ("one", "a/clip.mp4", 1, 2))
     status, _, said = run("--manifest", path)
-    assert status == 1 and "is 0 to 1 s in the store and 1 to 2 s now" in said and "--replace" in said
+    assert status == 2 and "is 0 to 1 s in the store and 1 to 2 s now" in said and "--replace" in said
     status, _, said = run("--manifest", path, "--replace")
     assert status == 0, said
     np.testing.assert_array_equal(*np.split(tokens(videos, "one", "two"), 2))
@@ -182,7 +182,7 @@ def test_what_cannot_be_computed_is_not_replaced(videos: Path, run: Run) -> None
     before = tokens(videos, "one", "two")
     (videos / "a" / "clip.mp4").write_text("no video")
     status, _, said = run("--manifest", path, "--replace")
-    assert status == 1 and "clip 'one' cannot be replaced, its features are kept" in said
+    assert status == 2 and "clip 'one' cannot be replaced, its features are kept" in said
     np.testing.assert_array_equal(tokens(videos, "one", "two"), before)
 
 

@@ -34,7 +34,7 @@ def test_a_run_into_an_object_store_writes_what_one_into_a_folder_does(
     summaries = []
     for store in (url, tmp_path / "features"):
         status, summary, said = featurize(*options(manifest, store, tiny_clip))
-        assert status == 1, said
+        assert status == 2, said
         assert (summary["done"], summary["failed"], summary["absent"], summary["store"]) == (2, 1, 0, str(store))
         summaries.append(summary)
     assert summaries[0]["failures"] == summaries[1]["failures"]
@@ -47,7 +47,7 @@ def test_a_run_into_an_object_store_writes_what_one_into_a_folder_does(
     assert (status, summary["done"], summary["already"]) == (1, 0, 2)
     with Store.open(url).lock():
         status, _, said = featurize(*options(manifest, url, tiny_clip))
-    assert status == 1 and f"is being written by process {os.getpid()} on host" in said and said.count("\n") == 1
+    assert status == 2 and f"is being written by process {os.getpid()} on host" in said and said.count("\n") == 1
 
 
 def test_a_url_of_no_object_store_is_refused(

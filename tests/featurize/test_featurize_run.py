@@ -136,7 +136,7 @@ def test_a_run_repeated_starts_neither_ray_nor_encoder(
 def test_a_writer_is_refused_while_another_runs(store: Path, kitchen: Path, tiny_clip: Path) -> None:
     with Store.open(store).lock():
         status, _, said = apart(*options(kitchen, store, tiny_clip))
-        assert status == 1 and f"process {os.getpid()} on host" in said
+        assert status == 2 and f"process {os.getpid()} on host" in said
         waiting = started(*options(kitchen, store, tiny_clip), "--wait")
         assert waiting.stderr is not None
         assert f"process {os.getpid()} on host" in waiting.stderr.readline()
@@ -146,7 +146,7 @@ def test_a_writer_is_refused_while_another_runs(store: Path, kitchen: Path, tiny
 
 def test_another_provenance_is_refused(store: Path, kitchen: Path, tiny_clip: Path, featurize: Run) -> None:
     status, _, said = featurize(*options(kitchen, store, tiny_clip), "--dtype", "int8", "--retry-failed")
-    assert status == 1 and "was made otherwise" in said and "'int8'" in said
+    assert status == 2 and "was made differently" in said and "'int8'" in said
 
 
 def test_what_is_refused_is_refused_before_anything_is_written(
@@ -165,10 +165,10 @@ def test_what_is_refused_is_refused_before_anything_is_written(
     assert main(["--store", str(new), *encoder]) == 2
     assert main(["--store", str(new), "--manifest", "a.csv", *encoder, "b.mp4"]) == 2
     unfetched = ["--encoder", "clip", "--weights", str(tmp_path / "no-weights")]
-    assert main(["--manifest", str(kitchen / "clips.csv"), "--store", str(new), *unfetched]) == 1
+    assert main(["--manifest", str(kitchen / "clips.csv"), "--store", str(new), *unfetched]) == 2
     assert not new.exists()
     rows = len(Store.open(store).catalog("clips"))
-    assert main(["--manifest", str(tmp_path / "moved.csv"), "--store", str(store), *encoder]) == 1
+    assert main(["--manifest", str(tmp_path / "moved.csv"), "--store", str(store), *encoder]) == 2
     assert "is 0 to 1 s in the store and 0 to 1.5 s now" in capsys.readouterr().err
     assert len(Store.open(store).catalog("clips")) == rows
 

@@ -87,7 +87,7 @@ def test_features_are_those_of_the_clip_alone(tmp_path: Path, encoder: Encoder, 
         ((_, done),) = decoded_clips({row: source}, 8, Crop(encoder.short_side, encoder.size))
         alone = encoder.encode_clips(done.frames[None])
         np.testing.assert_allclose(view.read("embedding", np.array([row])), alone["embedding"], atol=1e-5)
-        np.testing.assert_allclose(view.read_float("tokens", np.array([row])), alone["tokens"], atol=2e-3)
+        np.testing.assert_allclose(view.read("tokens", np.array([row]), dtype="float32"), alone["tokens"], atol=2e-3)
 
 
 def test_frames_and_sampling_reach_the_decoder(tmp_path: Path, tiny_clip: Path, clips: Manifest) -> None:

@@ -35,7 +35,7 @@ def stored(folder: Path, encoder: Encoder, frames: np.ndarray, dtype: str) -> di
     with store.lock():
         view = store.create_view("clips", "net", encoder.provenance("clips", dtype), encoder.features("clips", dtype))
     view.write_shard(0, rows, encoder.encode_clips(frames), {})
-    return {name: view.read_float(name, rows) for name in view.features}
+    return {name: view.read(name, rows, dtype="float32") for name in view.features}
 
 
 def test_float32_equals_the_pixels_features(tmp_path: Path, encoder: Encoder, frames: np.ndarray) -> None:

@@ -217,7 +217,7 @@ def test_a_damaged_contrastive_head_embeds_nothing(world: Path, tmp_path: Path, 
     assert train.main(["--config", str(tmp_path / "align.yaml")]) == 0
     flip(Run(run).best() / "head.safetensors", -2)
     capsys.readouterr()
-    assert embed.main(["--head", str(run), "--store", str(world / "features"), "--view", "damaged"]) == 1
+    assert embed.main(["--head", str(run), "--store", str(world / "features"), "--view", "damaged"]) == 2
     assert f"{Run(run).best() / 'head.safetensors'}: damaged" in capsys.readouterr().err
 
 

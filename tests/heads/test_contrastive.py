@@ -55,7 +55,7 @@ def test_a_contrastive_head_becomes_a_view_that_vlemb_reads(aligned: Path, world
         "texts": 0,
     }
     store = Store.open(world / "features")
-    embeddings = store.view("clips", "aligned").read_float("embedding", np.arange(24))
+    embeddings = store.view("clips", "aligned").read("embedding", np.arange(24), dtype="float32")
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
     scores = []
     for task in ("diffmcq", "diffrank"):
@@ -79,7 +79,7 @@ def test_a_contrastive_head_becomes_a_view_that_vlemb_reads(aligned: Path, world
 def test_numbers_that_are_too_small_are_refused(
     world: Path, tmp_path: Path, more: dict, message: str, capsys: pytest.CaptureFixture
 ) -> None:
-    assert train.main(["--config", str(recipe(str(world / "features"), tmp_path / "run", **more))]) == 1
+    assert train.main(["--config", str(recipe(str(world / "features"), tmp_path / "run", **more))]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
@@ -109,7 +109,7 @@ def test_while_another_writes_it_is_refused_or_waits_if_asked(
     shutil.copytree(world / "features", features)
     command = ["--head", str(aligned), "--store", features, "--view", "awaited"]
     with ThreadPoolExecutor(1) as pool, Store.open(features).lock():
-        assert embed.main(command) == 1
+        assert embed.main(command) == 2
         assert "is being written by process" in capsys.readouterr().err
         waiting = pool.submit(embed.main, [*command, "--wait", "true"])
         told, end = "", time.monotonic() + 60
@@ -130,7 +130,7 @@ def test_a_head_for_another_view_is_refused_in_one_line(
     lineage = json.loads((run / "lineage.json").read_text())
     lineage["reads"][entity]["weights"] = "1" * 64
     (unsealed(run) / "lineage.json").write_text(json.dumps(lineage))
-    assert embed.main(["--head", str(run), "--store", str(world / "features"), "--view", "other"]) == 1
+    assert embed.main(["--head", str(run), "--store", str(world / "features"), "--view", "other"]) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"trained on other features of {entity} than view " in told
     assert "other" not in Store.open(world / "features").views("clips")
@@ -147,7 +147,7 @@ def test_trained_on_pairs_it_is_judged_as_vlemb_judges_the_view_that_it_writes(
     sets = {task: str(world / f"{task}_val.jsonl") for task in ("diffmcq", "diffrank")}
     pairs = {"pairqa": str(world / "pairqa.jsonl"), "pairs": 16, "validation": sets}
     path = recipe(features, tmp_path / "run", pairs=pairs)
-    assert train.main(["--config", str(path)]) == 1
+    assert train.main(["--config", str(path)]) == 2
     refused = capsys.readouterr().err
     assert f"{len(told)} of {len(told)} texts that say what differs have no words features" in refused
     assert not (tmp_path / "run").exists()
@@ -165,7 +165,7 @@ def test_trained_on_pairs_it_is_judged_as_vlemb_judges_the_view_that_it_writes(
         other = recipe(features, tmp_path / "other", pairs=pairs | {"pairqa": str(tmp_path / "qa.jsonl")})
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr("heads.data.paired_qa.refuse_held_out", lambda *arguments: None)  # a catalog without splits
-            assert train.main(["--config", str(other)]) == 1
+            assert train.main(["--config", str(other)]) == 2
         assert message in capsys.readouterr().err and not (tmp_path / "other").exists()
     assert train.main(["--config", str(path)]) == 0
     assert embed.main(["--head", str(tmp_path / "run"), "--store", features, "--view", "paired"]) == 0
@@ -185,6 +185,7 @@ def test_trained_on_pairs_it_is_judged_as_vlemb_judges_the_view_that_it_writes(
     assert record["val_ktau"] == pytest.approx(judged["ktau_all_rows"])
     view = store.view("clips", "paired")
     asked = [(row["reference"], row["candidate"], row["answer"]) for row in qa if row["type"] == 3]
-    unit = dict(zip(store.catalog("clips").frame()["key"], view.read_float("embedding", np.arange(24)), strict=True))
+    vectors = view.read("embedding", np.arange(24), dtype="float32")
+    unit = dict(zip(store.catalog("clips").frame()["key"], vectors, strict=True))
     yes, no = (np.mean([unit[a] @ unit[b] for a, b, said in asked if said == answer]) for answer in ("YES", "NO"))
     assert yes > no + 0.5

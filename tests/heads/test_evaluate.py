@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.cli.options import underscored
+from common.cli.parser import underscored
 from common.errors import StepDiffError
 from heads import evaluate, score
 from heads.data.clips import Features
@@ -202,7 +202,7 @@ def test_without_video_all_options_of_a_question_score_the_same_bits(
 def test_an_option_that_nothing_reads_is_refused(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
-    assert evaluate.main([*command(world, ranking(world, tmp_path / "set.jsonl"), tmp_path / "p.jsonl"), *more]) == 1
+    assert evaluate.main([*command(world, ranking(world, tmp_path / "set.jsonl"), tmp_path / "p.jsonl"), *more]) == 2
     told = capsys.readouterr().err.strip()
     assert re.search(message, told) and "\n" not in told
     assert [path.name for path in tmp_path.iterdir()] == ["set.jsonl"]
@@ -214,7 +214,7 @@ def test_no_file_that_is_read_is_written(
 ) -> None:
     test_set = ranking(world, tmp_path / name)
     before = test_set.read_bytes()
-    assert evaluate.main(command(world, test_set, tmp_path / "p.jsonl")) == 1
+    assert evaluate.main(command(world, test_set, tmp_path / "p.jsonl")) == 2
     assert "would write over it; name another --out" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [name] and test_set.read_bytes() == before
 
@@ -265,7 +265,7 @@ def test_a_clip_that_the_store_lacks_is_named_before_anything_is_predicted(
     lacking = DiffRank(CLIPS[0], (CLIPS[1], "no_0_1", "never_0_1", CLIPS[2]), "Visuals", (1, 2, 3, 4))
     test_set = ranking(world, tmp_path / "set.jsonl", [lacking, lacking])
     given = command(world, test_set, tmp_path / "p.jsonl")
-    assert evaluate.main(given) == 1
+    assert evaluate.main(given) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: no_0_1: no visual features in ") and "(absent: 2 clips" in error
     assert not (tmp_path / "p.jsonl").exists() and not list(tmp_path.glob("*.partial*"))
@@ -275,13 +275,13 @@ def test_a_clip_that_the_store_lacks_is_named_before_anything_is_predicted(
     rows = read_test_set("diffrank", tmp_path / "p.rows.jsonl")
     assert len(rows) == len(read_predictions("diffrank", tmp_path / "p.jsonl", rows)) == 12
     write_test_set("diffrank", test_set, [lacking])
-    assert evaluate.main([*given, "--skip-missing"]) == 1
+    assert evaluate.main([*given, "--skip-missing"]) == 2
     assert "every row has a clip that" in capsys.readouterr().err
 
 
 def test_a_task_that_is_refused_leaves_nothing(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = command(world, world / "diffcap_test.jsonl", tmp_path / "p.jsonl")
-    assert evaluate.main([*given, "--task", "diffcap"]) == 1
+    assert evaluate.main([*given, "--task", "diffcap"]) == 2
     assert "DiffCap is not for it" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -302,7 +302,7 @@ def test_a_named_subset_is_what_is_answered(world: Path, tmp_path: Path, capsys:
     assert evaluate.main(command(world, test_set, out)) == 0
     assert not out.with_suffix(".rows.jsonl").exists(), "the rows are the test set's again"
     capsys.readouterr()
-    assert evaluate.main(command(world, test_set, out, "--subset", "Tools")) == 1
+    assert evaluate.main(command(world, test_set, out, "--subset", "Tools")) == 2
     assert "subset: 'Tools' is no category" in capsys.readouterr().err
 
 
@@ -355,7 +355,7 @@ def test_pairs_that_agree_are_asked_about_when_told_to(
     rows = read_test_set("diffcap", tmp_path / "p.rows.jsonl")
     assert [bool(row.text) for row in rows] == [True] + [False] * 5
     given = command(world, tmp_path / "rank.jsonl", tmp_path / "q.jsonl", *more)
-    assert evaluate.main(given) == 1
+    assert evaluate.main(given) == 2
     assert "--no-difference is for diffcap, and diffrank does not read it" in capsys.readouterr().err
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from common.cli.options import gathered
+from common.cli.parser import gathered
 from common.errors import StepDiffError
 from heads import train
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
@@ -134,7 +134,7 @@ def test_a_hold_out_that_leaves_nothing_or_is_no_test_set_is_told_in_one_line(
     command = ["--config", str(recipe(world, tiny_lm, tmp_path / "run")), "--hold-out", file]
     if not clips:
         command += ["--store", str(tmp_path / "no store")]  # the fault is found before a store is opened
-    assert train.main(command) == 1
+    assert train.main(command) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
 
@@ -149,9 +149,9 @@ def test_a_run_whose_hold_out_has_changed_is_not_resumed(
     assert train.main(command) == 0 and train.main(command) == 0
     write_test_set(tmp_path / "test.jsonl", CLIPS[0], CLIPS[4])
     capsys.readouterr()
-    assert train.main(command) == 1
+    assert train.main(command) == 2
     assert f"its training began with another {file}, so it cannot go on" in capsys.readouterr().err
-    assert train.main([*command, "--hold-out-by", "clip"]) == 1
+    assert train.main([*command, "--hold-out-by", "clip"]) == 2
     assert "holds a run of another recipe (hold_out_by differ)" in capsys.readouterr().err
 
 
@@ -170,7 +170,7 @@ def test_a_run_that_would_draw_clips_that_its_beginning_did_not_know_is_not_resu
     command = ["--config", str(recipe(world, tiny_lm, run))]
     assert train.main(command) == 0, "a finished run draws nothing more"
     (run / "checkpoint-000006").rename(run / "checkpoint-000004")
-    assert train.main(command) == 1
+    assert train.main(command) == 2
     assert "the store has 2 more clips that would train than when its training began" in capsys.readouterr().err
 
 

@@ -66,7 +66,7 @@ def test_vlemb_is_the_cosine_of_normalised_averages(world: Path) -> None:
     catalog = store.catalog("clips")
 
     def unit(clip: str) -> np.ndarray:
-        vector = store.view("clips", "visual").read_float("embedding", catalog.rows([clip]))[0]
+        vector = store.view("clips", "visual").read("embedding", catalog.rows([clip]), dtype="float32")[0]
         return vector / np.linalg.norm(vector)
 
     for row, found in zip(rows, scores, strict=True):

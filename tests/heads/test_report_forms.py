@@ -170,7 +170,7 @@ def test_a_prediction_file_that_does_not_fit_is_one_line_that_says_which_line(
         ([*lines, lines[0]], "said.jsonl:81: the test set ends before this line, after 80 rows"),
     ):
         path.write_text("\n".join(content) + "\n")
-        assert report.main(arguments) == 1
+        assert report.main(arguments) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1 and error.strip().endswith(message)
     with pytest.raises(StepDiffError, match="nowhere: no such file"):

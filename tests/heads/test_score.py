@@ -44,7 +44,7 @@ def test_a_fault_in_predictions_is_told_in_one_line_with_its_place(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], said: list[str], message: str
 ) -> None:
     (tmp_path / "said.jsonl").write_text("".join(line + "\n" for line in said))
-    assert score.main(command) == 1
+    assert score.main(command) == 2
     shown = capsys.readouterr()
     assert shown.err == f"error: {tmp_path / 'said.jsonl'}{message}\n" and not shown.out
 
@@ -61,5 +61,5 @@ def test_an_option_that_nothing_would_read_is_refused(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
     (tmp_path / "said.jsonl").write_text('{"scores": [1, 0]}\n' * 3)
-    assert score.main([*command, *more]) == 1
+    assert score.main([*command, *more]) == 2
     assert message in capsys.readouterr().err

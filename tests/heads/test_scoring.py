@@ -218,7 +218,7 @@ def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
     given = files("diffmcq", tmp_path)
     with open(tmp_path / "predictions.jsonl", "a") as file:
         file.write('{"scores": [0, 0, 0, 0]}\n')
-    assert main(given) == 1
+    assert main(given) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("error: ") and "predictions.jsonl:61:" in printed.err

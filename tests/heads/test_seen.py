@@ -44,7 +44,7 @@ def test_a_test_set_that_shares_clips_or_videos_with_what_trained_the_head_is_re
     out, head = tmp_path / "p.jsonl", ["--method", "video-lm", "--head", str(trained)]
     for control in ("none", "blind"):
         capsys.readouterr()
-        assert evaluate.main(command(world, partly_seen, out, *head, "--control", control)) == 1
+        assert evaluate.main(command(world, partly_seen, out, *head, "--control", control)) == 2
         error = capsys.readouterr().err
         assert (
             f"{partly_seen}: {trained} was trained on 2 of its 7 clips, and 2 of them are from 2 videos that trained "
@@ -105,7 +105,7 @@ def test_a_test_set_of_other_videos_is_evaluated_and_has_no_mark(
     assert "‡" not in capsys.readouterr().out
     assert evaluate.main(command(world, test_set, out, "--method", "step-oracle")) == 0
     assert json.loads(capsys.readouterr().out)["seen"] is None, "a method without a head has seen nothing"
-    assert evaluate.main(command(world, test_set, out, "--method", "step-oracle", "--allow-seen")) == 1
+    assert evaluate.main(command(world, test_set, out, "--method", "step-oracle", "--allow-seen")) == 2
     assert "--allow-seen is for video-lm, stepdiff, vlemb, and step-oracle" in capsys.readouterr().err
 
 
@@ -116,7 +116,7 @@ def test_a_head_whose_training_clips_are_not_recorded_is_named_and_evaluated(
     shutil.copytree(trained, run)
     given = command(world, partly_seen, out, "--method", "video-lm", "--head", str(run))
     (run / "trained_on.safetensors").unlink()
-    assert evaluate.main(given) == 1
+    assert evaluate.main(given) == 2
     assert "trained_on.safetensors: missing or damaged" in capsys.readouterr().err
     lineage = json.loads((unsealed(run) / "lineage.json").read_text())
     del lineage["trained_on"], lineage["hold_out"]  # as an earlier version left it
@@ -138,7 +138,7 @@ def test_a_view_that_a_head_made_is_checked_by_what_that_head_was_trained_on(
     given = command(tmp_path, partly_seen, out, "--method", "vlemb", "--view")
     shutil.rmtree(run)  # the store has its own record
     capsys.readouterr()
-    assert evaluate.main([*given, "own"]) == 1
+    assert evaluate.main([*given, "own"]) == 2
     error = capsys.readouterr().err
     assert f"view own (head {run}) was trained on 2 of its 7 clips" in error and error.count("\n") == 1
     assert evaluate.main([*given, "own", "--allow-seen"]) == 0
@@ -147,7 +147,7 @@ def test_a_view_that_a_head_made_is_checked_by_what_that_head_was_trained_on(
     assert json.loads(capsys.readouterr().out)["seen"] is None
     (record,) = (features / "annotations" / "trained_on").iterdir()
     (record / "clips-000000.parquet").unlink()
-    assert evaluate.main([*given, "own"]) == 1
+    assert evaluate.main([*given, "own"]) == 2
     assert "holds 0 hashes of clips where 12 were written; embed the view again" in capsys.readouterr().err
     shutil.rmtree(record)
     assert evaluate.main([*given, "own"]) == 0

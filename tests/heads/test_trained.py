@@ -38,7 +38,7 @@ def test_a_training_that_has_not_come_to_its_end_is_told_of_and_starts_no_other(
     assert f"{half}: trained 2 of 6 steps so far; checkpoint-000002 is the best of them" in printed.err
     told = json.loads(printed.out)["disclosed"]["recipe"]
     assert (told["steps"], told["trained"], told["checkpoint"]) == (6, 2, "checkpoint-000002")
-    assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "next", init=str(half)))]) == 1
+    assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "next", init=str(half)))]) == 2
     assert f"{half}: trained 2 of its 6 steps, and nothing starts from half a training" in capsys.readouterr().err
     assert not (tmp_path / "next").exists()
 
@@ -70,7 +70,7 @@ def test_a_clip_that_the_store_lacks_is_named_or_counted(
     command = ["--task", "diffmcq", "--method", "video-lm", "--head", str(trained), "--store", str(world / "features")]
     command += ["--test-set", str(tmp_path / "set.jsonl"), "--out", str(tmp_path / "p.jsonl"), "--json"]
     capsys.readouterr()
-    assert evaluate.main(command) == 1
+    assert evaluate.main(command) == 2
     assert capsys.readouterr().err.startswith("error: no_0_1: no visual features in ")
     assert not (tmp_path / "p.jsonl").exists()
     assert evaluate.main([*command, "--skip-missing"]) == 0
@@ -123,9 +123,9 @@ def test_told_to_decline_it_says_so_of_the_pairs_that_it_finds_alike_and_of_the_
     assert f"> {between:g}: Do the two videos share" in told["disclosed"]["protocol"]["declines"]
     assert said("--decline-at", "1000") == captions
     ranked = ["--task", "diffrank", *command[2:8], "--test-set", str(world / "diffrank_test.jsonl"), "--out", str(out)]
-    assert evaluate.main([*ranked, "--decline-at", "0"]) == 1
+    assert evaluate.main([*ranked, "--decline-at", "0"]) == 2
     assert "--decline-at is for diffcap, and diffrank does not read it" in capsys.readouterr().err
-    assert evaluate.main([*command, "--decline-at", ".inf"]) == 1
+    assert evaluate.main([*command, "--decline-at", ".inf"]) == 2
     assert "--decline-at inf is no number" in capsys.readouterr().err
 
 
@@ -136,7 +136,7 @@ def test_ask_answers_and_refuses_in_one_line(trained: Path, world: Path, capsys:
     assert json.loads(capsys.readouterr().out)["question"] == "What differs?"
     assert ask.main([*both, *where, "--preset", "mistake", "--json"]) == 0
     assert "what mistake did I make" in json.loads(capsys.readouterr().out)["question"]
-    assert ask.main([*both, *where, "--preset", "nothing"]) == 1
+    assert ask.main([*both, *where, "--preset", "nothing"]) == 2
     assert "no preset 'nothing'; there are tools" in capsys.readouterr().err
-    assert ask.main(["--reference", "no_0_1", *both[2:], *where, "Why?"]) == 1
+    assert ask.main(["--reference", "no_0_1", *both[2:], *where, "Why?"]) == 2
     assert "no_0_1: no visual features in the store (unknown)" in capsys.readouterr().err

@@ -102,7 +102,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_reaches_any_weight(
 ) -> None:
     loss, out = VideoTask.loss, tmp_path / "run"
     monkeypatch.setattr(VideoTask, "loss", lambda task, batch: loss(task, batch) * (math.nan if batch > 7 else 1))
-    assert train.main(["--config", str(recipe(world, tiny_lm, out))]) == 1
+    assert train.main(["--config", str(recipe(world, tiny_lm, out))]) == 2
     assert "step 5 has loss nan" in capsys.readouterr().err.splitlines()[-1]
     assert max(r["step"] for r in read_metrics(out / "metrics.jsonl")) == 4
     assert all(np.isfinite(value).all() for value in weights(out, 4).values())
@@ -114,7 +114,7 @@ def test_a_warm_start_whose_loss_is_no_number_ends_at_once(
     monkeypatch.setattr(
         "heads.training.warm_start.word_loss", lambda *arguments: torch.tensor(math.nan, requires_grad=True)
     )
-    assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "run"))]) == 1
+    assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "run"))]) == 2
     assert "warm start: step 1 has loss nan; lower warm_start.learning_rate" in capsys.readouterr().err
 
 
@@ -132,7 +132,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_of_and_leaves_no_half(
     command = ["--config", str(recipe(world, tiny_lm, out))]
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save_file", full)
-        assert train.main(command) == 1
+        assert train.main(command) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert "checkpoint-000004: cannot be written (No space left" in told
     assert not list(out.glob(".checkpoint*")) and not (out / "checkpoint-000004").exists()
@@ -147,7 +147,7 @@ def test_a_clip_without_features_is_named_before_anything_trains(
     rows[1]["targets"][2] = "no_0_1"
     (tmp_path / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     validation = {"diffmcq": str(world / "diffmcq_val.jsonl"), "diffrank": str(tmp_path / "val.jsonl"), "rows": 2}
-    assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "run", validation=validation))]) == 1
+    assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "run", validation=validation))]) == 2
     told = capsys.readouterr().err
     assert "no_0_1: no visual features in the store (unknown)" in told and "warm start" not in told
     assert not (tmp_path / "run").exists()
@@ -191,7 +191,7 @@ def test_two_trainings_do_not_write_one_folder_at_once(
     trained: Path, world: Path, tiny_lm: str, capsys: pytest.CaptureFixture
 ) -> None:
     with locked(trained / "lock.json", wait=False):
-        assert train.main(["--config", str(recipe(world, tiny_lm, trained))]) == 1
+        assert train.main(["--config", str(recipe(world, tiny_lm, trained))]) == 2
     assert "is being written by process" in capsys.readouterr().err
 
 
@@ -205,7 +205,7 @@ def test_a_run_whose_paired_qa_has_changed_is_not_resumed(
     lineage["data"][pairqa] = "1" * 64
     (unsealed(run) / "lineage.json").write_text(json.dumps(lineage))
     (run / "recipe.yaml").unlink()
-    assert train.main(["--config", str(recipe(world, tiny_lm, run))]) == 1
+    assert train.main(["--config", str(recipe(world, tiny_lm, run))]) == 2
     assert f"its training began with another {pairqa}" in capsys.readouterr().err
 
 
@@ -273,7 +273,7 @@ def test_a_damaged_file_is_named_in_one_line(
     unsealed(shutil.copytree(trained, run))
     (run / name.format(best=Run(run).best().name)).write_text(content)
     asked = ["--store", str(world / "features"), "--head", str(run), "--reference", "a", "--candidate", "b", "Why?"]
-    assert ask.main(asked) == 1
+    assert ask.main(asked) == 2
     told = capsys.readouterr().err.strip().splitlines()
     assert "no SHA256SUMS" in told[0] and len(told) == 2 and message in told[1] and str(run) in told[1]
 
@@ -299,7 +299,7 @@ def test_another_recipe_in_the_same_folder_is_refused(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     other = recipe(world, tiny_lm, tmp_path / "other", batch=2)
-    assert train.main(["--config", str(other), "--out", str(trained)]) == 1
+    assert train.main(["--config", str(other), "--out", str(trained)]) == 2
     assert "another recipe (video_lm" in capsys.readouterr().err
 
 

@@ -195,10 +195,10 @@ def test_another_language_model_is_refused_in_one_line(
     lineage["reads"]["language_model"] = "0" * 64
     (unsealed(run) / "lineage.json").write_text(json.dumps(lineage))
     asked = ["--store", str(world / "features"), "--head", str(run), "--reference", "a", "--candidate", "b", "Why?"]
-    assert ask.main(asked) == 1
+    assert ask.main(asked) == 2
     assert "(sha256 000000000000 against" in capsys.readouterr().err.strip().splitlines()[-1]
     (run / "lineage.json").unlink()
-    assert ask.main(asked) == 1
+    assert ask.main(asked) == 2
     assert "lineage.json: missing or damaged" in capsys.readouterr().err
 
 
@@ -215,14 +215,14 @@ def test_another_view_is_refused_in_one_line(
     made = options(world, tiny_lm, tmp_path / "run", hard_negatives=HardNegativeOptions())
     recipe = tmp_path / "run.yaml"
     recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(made)))))
-    assert train.main(["--config", str(recipe), "--store", str(store.path)]) == 1
+    assert train.main(["--config", str(recipe), "--store", str(store.path)]) == 2
     assert "view clips/visual has no embedding called embedding" in capsys.readouterr().err
     with pytest.raises(StepDiffError, match="other features of clips than .* has .weights '0+' against '1+'") as error:
         load_video_lm(interleaved, store, "cpu")
     assert "\n" not in str(error.value)
     asked = ["--task", "diffmcq", "--method", "video-lm", "--head", str(interleaved), "--store", str(store.path)]
     asked += ["--test-set", str(world / "diffmcq_test.jsonl"), "--out", str(tmp_path / "p.jsonl")]
-    assert evaluate.main(asked) == 1
+    assert evaluate.main(asked) == 2
     assert f"error: {error.value}" == capsys.readouterr().err.strip()
     assert not (tmp_path / "p.jsonl").exists()
 
@@ -320,7 +320,7 @@ def test_without_the_seed_a_model_that_was_taught_no_difference_declines(
         assert told["disclosed"]["protocol"]["seed"] == (None if more else DIFFCAP_SEED)
     written = [json.loads(line)["generated_text"] for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert len(written) > 1 and set(written) == {"No difference."}
-    assert evaluate.main([*command[2:], "--task", "diffrank", "--no-seeded"]) == 1
+    assert evaluate.main([*command[2:], "--task", "diffrank", "--no-seeded"]) == 2
     assert "--seeded is for diffcap, and diffrank does not read it" in capsys.readouterr().err
 
 

@@ -41,7 +41,7 @@ QUESTION = DiffMCQ(TEXT, "Tools/Equipment", tuple(zip(CLIPS[::2], CLIPS[1::2], s
 @pytest.mark.parametrize("pair", ["average", "reference", "candidate"])
 def test_what_stands_for_a_pair_is_the_average_or_one_of_its_clips(store: Store, pair: PairEmbedding) -> None:
     def unit(entity: str, key: str) -> np.ndarray:
-        vector = store.view(entity, "both").read_float("embedding", store.catalog(entity).rows([key]))[0]
+        vector = store.view(entity, "both").read("embedding", store.catalog(entity).rows([key]), dtype="float32")[0]
         return vector / np.linalg.norm(vector)
 
     text = unit("texts", text_key(TEXT))
@@ -61,14 +61,14 @@ def test_a_text_that_the_view_lacks_is_named_or_counted_before_anything_is_predi
     write_test_set("diffmcq", test_set, rows)
     command = ["--task", "diffmcq", "--method", "vlemb", "--view", "both", "--store", str(store.path), "--json"]
     command += ["--test-set", str(test_set), "--out", str(out), "--bootstrap", "5"]
-    assert evaluate.main(command) == 1
+    assert evaluate.main(command) == 2
     assert "error: 'with a fork': no embedding of this text in view both" in capsys.readouterr().err
     assert not out.exists()
     assert evaluate.main([*command, "--skip-missing"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["skipped"] == {"clips": 0, "rows": 1} and record["scores"]["rows"] == 1
     write_test_set("diffmcq", test_set, rows[1:])
-    assert evaluate.main([*command, "--skip-missing"]) == 1
+    assert evaluate.main([*command, "--skip-missing"]) == 2
     assert "has no embedding of any row's text" in capsys.readouterr().err
 
 

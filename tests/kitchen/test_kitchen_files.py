@@ -154,7 +154,7 @@ def test_whole_videos_are_kept(made: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_other_options_are_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = digests(made)
-    assert main(["--out", str(made), "--videos", str(VIDEOS), "--seed", "7", "--seconds", "2"]) == 1
+    assert main(["--out", str(made), "--videos", str(VIDEOS), "--seed", "7", "--seconds", "2"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1
     assert "seed 0 not 7" in said and str(made) in said
@@ -164,13 +164,13 @@ def test_other_options_are_refused(made: Path, capsys: pytest.CaptureFixture[str
 def test_foreign_videos_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "mine.mp4").write_bytes(b"mine")
-    assert main(["--out", str(tmp_path), "--videos", "1"]) == 1
+    assert main(["--out", str(tmp_path), "--videos", "1"]) == 2
     assert "no world.json" in capsys.readouterr().err
     (tmp_path / "videos" / "mine.mp4").rename(tmp_path / "clips.csv")  # a manifest of videos elsewhere
-    assert main(["--out", str(tmp_path), "--videos", "1"]) == 1
+    assert main(["--out", str(tmp_path), "--videos", "1"]) == 2
     assert (tmp_path / "clips.csv").read_bytes() == b"mine" and "no world.json" in capsys.readouterr().err
     (tmp_path / "world.json").write_text("{")
-    assert main(["--out", str(tmp_path), "--videos", "1"]) == 1
+    assert main(["--out", str(tmp_path), "--videos", "1"]) == 2
     assert "not readable as JSON" in capsys.readouterr().err
 
 

@@ -22,7 +22,7 @@ Fill = Callable[..., View]
 
 def naive(store: Store, view: View, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """All cosines in float64, sorted, of equal ones the lower row first; -1 and -inf behind the last."""
-    unit = view.read_float("embedding", rows).astype(np.float64)
+    unit = view.read("embedding", rows, dtype="float32").astype(np.float64)
     unit /= np.sqrt(np.sum(unit * unit, axis=1))[:, None]
     found, cosines = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf)
     for at, query in enumerate(queries.astype(np.float64)):
@@ -167,7 +167,8 @@ def test_chosen_rows_are_those_that_reading_gives(
     for share in (0.02, 0.3, 1.0):
         rows = filled_rows(view)
         rows = rows[rng.random(len(rows)) <= share]
-        np.testing.assert_array_equal(vectors.chosen(view, "embedding", rows), view.read_float("embedding", rows))
+        floats = view.read("embedding", rows, dtype="float32")
+        np.testing.assert_array_equal(vectors.chosen(view, "embedding", rows), floats)
     # Of all rows: every block but that of the failed one, where the store keeps what it is given.
     assert taken[-7:] == ([] if dtype == "int8" else [64] * 6 + [500 % 64])
     assert vectors.chosen(view, "embedding", np.empty(0, np.int64)).shape == (0, 64)

@@ -110,10 +110,10 @@ def test_a_file_that_cannot_be_encoded_as_the_view_is_refused(
         "(weights '0000",
     }
     for (path, view, file), why in refused.items():
-        assert main(["query", "--store", str(path), "--view", view, "--file", str(file), "-k", "1"]) == 1
+        assert main(["query", "--store", str(path), "--view", view, "--file", str(file), "-k", "1"]) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and why in err
-    assert main(["query", "--store", str(store.path), "--view", ENCODER, "--file", str(video), "--start", "7"]) == 1
+    assert main(["query", "--store", str(store.path), "--view", ENCODER, "--file", str(video), "--start", "7"]) == 2
     assert "the clip begins at 7 s" in capsys.readouterr().err
 
 

@@ -23,7 +23,7 @@ Fill = Callable[..., View]
 def brute(store: Store, view: View) -> tuple[np.ndarray, np.ndarray]:
     """Filled rows and the cosines between all of them."""
     rows = filled_rows(view)
-    vectors = view.read_float("embedding", rows).astype(np.float64)
+    vectors = view.read("embedding", rows, dtype="float32").astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return rows, vectors @ vectors.T
 
@@ -205,7 +205,7 @@ def test_nan_is_refused_by_its_key(store: Store, clips: View) -> None:
     """The store writes no NaN: only damage brings one, here a shard file and its checksum changed by hand."""
     (shard,) = (store.path / "arrays.zarr/clips/tiny/embedding/c").glob("1/0")
     content = bytearray(shard.read_bytes())
-    stored = clips.read_float("embedding", np.array([10]))[0]
+    stored = clips.read("embedding", np.array([10]), dtype="float32")[0]
     at = content.find(stored.tobytes())
     content[at : at + 4] = np.float32("nan").tobytes()
     shard.write_bytes(content)

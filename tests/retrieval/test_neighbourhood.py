@@ -30,7 +30,7 @@ def test_neighbours_within_a_step(store: Store, clips: View) -> None:
     rows = np.array([5, 0, 28, 6, 0])
     found, cosines = neighbours(store, clips, rows, 9, same="step")  # needs no index
     filled = np.flatnonzero(clips.status() == 1)
-    vectors = clips.read_float("embedding", np.arange(30)[filled])
+    vectors = clips.read("embedding", np.arange(30)[filled], dtype="float32")
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     for row, own, near in zip(rows, found, cosines, strict=True):
         alike = [other for other in filled if other % 3 == row % 3 and other != row]

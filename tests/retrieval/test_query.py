@@ -54,7 +54,7 @@ def test_build_prints_what_it_built(store: Store, clips: View, capsys: pytest.Ca
 
 def test_query_by_clip(query: tuple, clips: View, capsys: pytest.CaptureFixture[str]) -> None:
     rows = np.flatnonzero(clips.status() == 1)
-    vectors = clips.read_float("embedding", rows)
+    vectors = clips.read("embedding", rows, dtype="float32")
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = vectors @ vectors[rows == 10][0]
     cosines[rows == 10] = -1
@@ -149,7 +149,7 @@ def test_text_from_the_store(
         f"where tiny encodes texts too, put it into the column `text` of a file TEXTS.jsonl and run {command}; " in line
     )
     assert line.endswith(f"(`python -m heads.embed --head RUN --store {store.path}`)\n")
-    vectors = clips.read_float("embedding", np.array([12, 20])) * 3
+    vectors = clips.read("embedding", np.array([12, 20]), dtype="float32") * 3
     fill_texts(store, vectors, ["whisk the eggs", "chop"], "tiny")
     _, out, _ = run(capsys, *query, "--text", "whisk the eggs", "-k", 27, "--json")
     answer = json.loads(out)
@@ -304,7 +304,7 @@ def test_it_runs_as_a_module(query: tuple) -> None:
 def test_query_by_pair(query: tuple, clips: View, capsys: pytest.CaptureFixture[str]) -> None:
     """The nearest to the average of both normalised embeddings; neither of the two is an answer."""
     rows = np.flatnonzero(clips.status() == 1)
-    vectors = clips.read_float("embedding", rows).astype(np.float64)
+    vectors = clips.read("embedding", rows, dtype="float32").astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     average = (vectors[rows == 10][0] + vectors[rows == 12][0]) / 2
     cosines = vectors @ average / np.linalg.norm(average)

@@ -42,7 +42,7 @@ def naive(store: Store, view: View, k: int, other_videos: bool = False) -> dict[
     unit = {}
     for key, row in zip(frame["key"], frame["row"], strict=True):
         if status[row] == 1:
-            vector = view.read_float("embedding", np.array([row]))[0].astype(np.float64)
+            vector = view.read("embedding", np.array([row]), dtype="float32")[0].astype(np.float64)
             unit[key] = vector / np.sqrt(np.sum(vector * vector))
     known = {row["key"]: row for row in frame.iter_rows(named=True) if row["key"] in unit and row["step"]}
     found = {}
@@ -145,7 +145,7 @@ def test_neighbours_from_the_command_line(
         ("--feature", "tokens"): "has no embedding called tokens",
     }
     for words, why in refused.items():
-        assert main([*start, *words]) == 1
+        assert main([*start, *words]) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and why in err
 

@@ -79,7 +79,7 @@ class Checks:
                 found = view.read(name, rows)
                 self._equal(found, [row.stored[name] for row in expected], shape, f"{name} of {view.name}")
             with self.damage():
-                floats = view.read_float(name, rows)
+                floats = view.read(name, rows, dtype="float32")
                 self._equal(floats, [row.floats(name) for row in expected], shape, f"{name} of {view.name}, as floats")
             with self.damage():
                 if len(rows) and (lying := view.in_place(name, rows)) is not None:

@@ -1,4 +1,4 @@
-"""Batches: order, resuming, workers, read-ahead, and what becomes of threads and errors."""
+"""Batches: order, resuming, workers, prefetching, threads and errors."""
 
 import json
 import threading
@@ -114,7 +114,7 @@ def test_a_state_of_other_batches_is_refused(view: View) -> None:
 
 
 @given(st.integers(0, 300), st.integers(1, 9), st.integers(1, 20), st.booleans())
-def test_workers_share_no_row_and_lose_none(count: int, world: int, size: int, drop_last: bool) -> None:
+def test_each_row_is_read_by_exactly_one_worker(count: int, world: int, size: int, drop_last: bool) -> None:
     def parts(rank: int) -> list[range]:
         batches = Batches.__new__(Batches)
         batches._bounds, batches.rank, batches.world = bounds, rank, world
@@ -137,7 +137,7 @@ def test_workers_read_their_own_rows(view: View) -> None:
     dealt = [rows(Batches(view, "tokens", batch_size=4, rank=rank, world=3)) for rank in range(3)]
     assert [[len(part) for part in worker] for worker in dealt] == [[4, 4, 3, 1], [4, 4, 3, 1], [4, 4, 4, 1]]
     assert sorted(flat([flat(worker) for worker in dealt])) == list(range(37))
-    with pytest.raises(StepDiffError, match="cannot be shared out among 40 workers"):
+    with pytest.raises(StepDiffError, match="too few for 40 workers"):
         Batches(view, "tokens", batch_size=4, world=40)
 
 

@@ -234,7 +234,7 @@ def test_what_is_no_hdf5_file_is_one_line(tmp_path: Path, capsys: pytest.Capture
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in MADE_BY.items()]
     for name, said in (("text.h5", "not an HDF5 file"), ("half.h5", "truncated"), ("gone.h5", "it does not exist")):
         path = str(tmp_path / name)
-        assert main(["import-hdf5", path, "--store", str(tmp_path / "s"), "--view", "v", *flags]) == 1
+        assert main(["import-hdf5", path, "--store", str(tmp_path / "s"), "--view", "v", *flags]) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: cannot open {path}: ") and said in error and error.count("\n") == 1
 
@@ -263,7 +263,7 @@ def test_provenance_is_checked(tmp_path: Path) -> None:
     with pytest.raises(StepDiffError, match="give 64 hex digits"):
         import_hdf5(asked(tmp_path / "f.h5", weights_sha256="abc"))
     imported(tmp_path / "f.h5")
-    with pytest.raises(StepDiffError, match="was made otherwise: layer 'last' against 'first'"):
+    with pytest.raises(StepDiffError, match="was made differently: layer 'last' against 'first'"):
         import_hdf5(asked(tmp_path / "f.h5", layer="first"))
 
 

@@ -79,7 +79,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(filled: View, tmp_path: Path
     )
     command = ["export-hdf5", str(tmp_path / "out" / "a.h5"), "--store", str(filled.paths.store), "--view", "net"]
     done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"error: no space to write {tmp_path / 'out' / 'a.h5'}")
     assert not list((tmp_path / "out").iterdir())
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
+from common.io.local import LocalPath
 from store import Catalog, Store
 from store.catalog.block_file import BLOCK, BlockFile, DamagedFile, encode
 from store.catalog.key_index import KeyIndex, built, in_memory, merged, open_index
@@ -19,7 +20,7 @@ from store.catalog.key_kernels import lower_bounds
 from store.catalog.keys import pack, pack_to_ask
 
 ROOT = Path(__file__).parents[2]
-HERE = Path("here.keys")
+HERE = LocalPath("here.keys")
 MASK = 2**64 - 1
 UNHURRIED = settings(deadline=None)  # the first call compiles
 PARTS = ((0, 10), (10, 19), (19, 30))  # each merges the index of those before
@@ -227,10 +228,10 @@ def test_where_the_folder_cannot_be_written_indexes_are_kept_in_memory(
     for index in indexes(catalog):
         index.unlink()
 
-    def refuse(path: Path, pieces: object, nbytes: int) -> None:  # root may write anywhere, so a mode would not do
+    def refuse(path: LocalPath, pieces: object) -> None:  # root may write anywhere, so a mode would not do
         raise StepDiffError(f"cannot write {path}: Read-only file system")
 
-    monkeypatch.setattr("store.catalog.key_indexes.replace_file", refuse)
+    monkeypatch.setattr(LocalPath, "put", refuse)
     works(catalog)
     assert not indexes(catalog)
 

@@ -55,7 +55,7 @@ def test_a_month_long_job_is_planned(capsys: pytest.CaptureFixture[str]) -> None
     assert main(command) == 0
     table = capsys.readouterr().out
     assert "136,000,000 clips of internvideo-mm-l14: tokens 2048x1024, embedding 768" in table
-    assert "int8 (asked for)" in table and "hours: unknown" in table and "--measured-in" in table
+    assert "int8 (chosen)" in table and "hours: unknown" in table and "--measured-in" in table
 
 
 def test_a_view_that_stands_is_a_pattern(make_view: Make, fill: Make) -> None:
@@ -99,7 +99,7 @@ def test_what_cannot_be_planned_is_one_line(make_view: Make, fill: Make, capsys:
         with pytest.raises(StepDiffError, match=said) as caught:
             plan(PlanOptions(**options))
         assert "\n" not in str(caught.value)
-    assert main(["plan", "--clips", "5"]) == 1
+    assert main(["plan", "--clips", "5"]) == 2
     assert capsys.readouterr().err.startswith("error: give either --encoder")
 
 

@@ -43,7 +43,7 @@ def test_results_come_in_the_callers_order(
     got = view.read(name, wanted, out)
     assert got.dtype == whole.dtype and (got == whole[wanted]).all()
     assert out is None or got is out
-    assert (view.read_float(name, wanted) == whole[wanted].astype(np.float32)).all()
+    assert (view.read(name, wanted, dtype="float32") == whole[wanted].astype(np.float32)).all()
 
 
 @pytest.mark.parametrize("nowait", [reading._NOWAIT, 0])
@@ -122,7 +122,7 @@ def test_int8_is_read_as_it_is_stored(make_view: Make, fill: Make) -> None:
     for got, name in ((levels, "tokens"), (scale, "scale")):
         whole = zarr.open_array(view.paths.group / name, mode="r")[:]
         assert got.dtype == whole.dtype and (got == whole[rows]).all()
-    assert (view.read_float("tokens", rows) == dequantise(levels, scale)).all()
+    assert (view.read("tokens", rows, dtype="float32") == dequantise(levels, scale)).all()
     out = Quantised(np.empty_like(levels), np.empty_like(scale))
     again = view.read_quantised("tokens", rows, out)
     assert again.levels is out.levels and again.scale is out.scale

@@ -170,7 +170,7 @@ def test_credentials_are_never_stored(bucket: str) -> None:
 
 
 def one_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(["info", *arguments]) == 1
+    assert main(["info", *arguments]) == 2
     out, said = capsys.readouterr()
     assert not out and said.startswith("error: ") and said.count("\n") == 1 and len(said) < 320, said
     return said

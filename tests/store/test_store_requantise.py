@@ -58,7 +58,7 @@ def test_provenance_says_what_it_was_made_from(old: View, provenance: Provenance
     assert again.provenance.dtypes["tokens"] == "float16 from int8 from float16"
     direct = Provenance(**{**provenance.as_dict(), "dtypes": {"tokens": "int8", "embedding": "float32"}})
     store = Store.open(old.paths.store)
-    with store.lock(), pytest.raises(StepDiffError, match="was made otherwise: dtypes"):
+    with store.lock(), pytest.raises(StepDiffError, match="was made differently: dtypes"):
         store.create_view("clips", "small", direct, new.features)
 
 
@@ -123,11 +123,11 @@ def test_the_command_line(old: View, capsys: pytest.CaptureFixture[str]) -> None
     for view, to, dtype, said in (
         ("small", "net2", "int8", "tokens of view small is int8 already"),
         ("gone", "net2", "int8", "no view 'gone'"),
-        ("net", "small", "float32", "was made otherwise"),
+        ("net", "small", "float32", "was made differently"),
     ):
-        assert main(["requantise", path, "--view", view, "--to", to, "--dtype", dtype]) == 1
+        assert main(["requantise", path, "--view", view, "--to", to, "--dtype", dtype]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and said in error and error.count("\n") == 1
     with Store.open(path).lock():
-        assert main(["requantise", path, "--view", "net", "--to", "b", "--dtype", "int8"]) == 1
+        assert main(["requantise", path, "--view", "net", "--to", "b", "--dtype", "int8"]) == 2
     assert "is being written by process" in capsys.readouterr().err

@@ -104,7 +104,7 @@ def reads(view: View, rows: np.ndarray) -> Iterator[tuple[str, Callable[[], Any]
         yield "read", lambda: view.read(name, rows)
         yield "direct", lambda: view.read(name, rows, direct=True)
         yield "in_place", lambda: view.in_place(name, rows[rows // SHARD == rows[0] // SHARD])
-    yield "read_float", lambda: view.read_float(name, rows)
+    yield "read as float32", lambda: view.read(name, rows, dtype="float32")
     for in_place in (False, True):
         batches = Batches(view, name, rows, batch_size=SHARD, shuffle=False, in_place=in_place)
         yield f"Batches in_place={in_place}", lambda batches=batches: [list(b.arrays.values()) for b in batches]
@@ -226,20 +226,20 @@ def test_a_replaced_shard_is_checked_again(whole: Make, place: str) -> None:
 def test_following_the_message_recovers(whole: Make, fill: Make, tmp_path: Path, what: str) -> None:
     """verify lists the damage; without the status chunk that the message names, the shard is computed again."""
     view = whole(str(tmp_path / "store"), KINDS["int8"])
-    expected = view.read_float("tokens", np.arange(ROWS))
+    expected = view.read("tokens", np.arange(ROWS), dtype="float32")
     damage(view, "tokens", 6) if what == "row" else flip(view.paths.checksum(1), 17)
     view = Store.open(view.paths.store).view("clips", "net")
     with pytest.raises(DamageError) as raised:
-        view.read_float("tokens", np.arange(ROWS))
+        view.read("tokens", np.arange(ROWS), dtype="float32")
     found = re.search(r"run python -m store verify (\S+) to .* delete (\S+) and repeat", str(raised.value))
     assert found and "\n" not in str(raised.value)
     assert main(["verify", found[1]]) == 1
     Path(found[2]).unlink()
     with pytest.raises(StepDiffError, match="^c4 is absent"):
-        Store.open(found[1]).view("clips", "net").read_float("tokens", np.arange(ROWS))
+        Store.open(found[1]).view("clips", "net").read("tokens", np.arange(ROWS), dtype="float32")
     fill(Store.open(found[1]).view("clips", "net"), np.arange(4, 8))
     assert main(["verify", found[1]]) == 0
-    assert (view.read_float("tokens", np.arange(ROWS)) == expected).all(), "by the view that was open, too"
+    assert (view.read("tokens", np.arange(ROWS), dtype="float32") == expected).all(), "by the view that was open, too"
 
 
 def test_an_open_reader_follows_a_shard_that_is_computed_again(whole: Make, place: str, values: Make) -> None:
@@ -280,7 +280,7 @@ def _fails(command: list[str], named: str) -> bool:
     with contextlib.redirect_stderr(io.StringIO()) as errors:
         code = main(command)
     lines = [line for line in errors.getvalue().splitlines() if line.startswith("error: ")]
-    return code == 1 and len(lines) == 1 and named in lines[0]
+    return code == 2 and len(lines) == 1 and named in lines[0]
 
 
 def test_threads_check_together(whole: Make, tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_a_users_mistake_is_one_line(tmp_path: Path) -> None:
     run = subprocess.run(
         [*command, str(tmp_path / "no")], capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )
-    assert run.returncode == 1 and run.stdout == ""
+    assert run.returncode == 2 and run.stdout == ""
     assert run.stderr == f"error: no feature store in {tmp_path / 'no'}: create one with featurize\n"
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert run.returncode == 2 and "Traceback" not in run.stderr

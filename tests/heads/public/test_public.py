@@ -227,7 +227,7 @@ def test_evaluate_scores_as_the_whole_model_does(checkpoint: Get, tmp_path: Path
         command[1], command[11] = task, str(tmp_path / f"{file}.jsonl")
         assert evaluate.main([*command, "--out", str(tmp_path / f"{file}_out.jsonl")]) == 0
     assert len(set(json.loads((tmp_path / "rank_out.jsonl").read_text())["scores"])) == 4
-    assert evaluate.main([*command[:4], *command[8:], "--out", str(tmp_path / "none.jsonl")]) == 1
+    assert evaluate.main([*command[:4], *command[8:], "--out", str(tmp_path / "none.jsonl")]) == 2
 
 
 @pytest.mark.parametrize("case", ["llava", "blip2"])

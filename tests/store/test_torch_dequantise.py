@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from heads.data.clips import dequantise
 from store.format.quantise import dequantise as on_cpu
 from store.format.quantise import quantise
+from store.torch import dequantise
 
 
 @pytest.mark.parametrize("channels", [1, 64, 100, 1280])

@@ -1,0 +1,67 @@
+"""Options of `python -m featurize`; importing them imports no encoder, so that `--help` is fast."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from featurize.video.frames import Sampling
+
+IdFrom = Literal["stem", "path"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a featurize run."""
+
+    store: str
+    """Folder of the feature store, or a URL as of s3://bucket/features; made where there is none."""
+    encoder: str
+    """Frozen encoder. Clips: efficientnet-lite0, videomae, vjepa2, and the image towers of llava, blip2, idefics,
+    idefics2 and idefics3. Texts: mpnet-base, sentence. Both: clip, siglip, internvideo-mm-b16 and
+    internvideo-mm-l14."""
+    manifest: str | None = None
+    """File of clips (columns clip, video, start, end) or of texts: .csv, .parquet or .jsonl.
+    Without one, give video files: each is one clip."""
+    videos: tuple[str, ...] = ()
+    """Video files, each one clip from beginning to end."""
+    id_from: IdFrom = "stem"
+    """What the ids of video files' clips are made from: the file's stem, as in clip_0_12.500, or its absolute path,
+    which also tells files of one stem apart."""
+    column: str | None = None
+    """Column of the manifest whose texts are wanted: a text, or a list of texts, a row. Default:
+    text, where the manifest is not one of clips."""
+    weights: str | None = None
+    """Weights of the encoder: a folder or file, a hub id, or a name that `python -m weights list` shows.
+    Default: those of the encoder's name."""
+    layer: int | None = None
+    """Hidden state of clip or siglip whose tokens are stored. Default: the encoder's own choice."""
+    frames: int | None = None
+    """Frames of a clip, for clip, siglip, vjepa2 and the image towers. Default: 8; of vjepa2 as many as it was
+    trained on, of an image tower one, the centre frame."""
+    sampling: Sampling | None = None
+    """Which frames: linspace (from a clip's first to its last), segment-centres (the middles of equal
+    segments) or centre (the middle one, repeated). Default: linspace; of an image tower segment-centres."""
+    view: str | None = None
+    """Name of the view in the store. Default: the encoder's name."""
+    dtype: Literal["float16", "int8", "float32"] = "float16"
+    """How tokens are stored; int8 halves float16."""
+    retry_failed: bool = False
+    """Try those again that failed in an earlier run. Clips whose file or interval has changed since are tried again
+    without it."""
+    replace: bool = False
+    """Replace the features of clips whose video file or interval is another one than that they were computed from.
+    Their rows become absent in every view, then this run computes them for its own view. Without it such a clip is
+    refused."""
+    wait: bool = False
+    """Wait while another run writes into the store, instead of giving up."""
+    address: str | None = None
+    """Ray cluster to join, `auto` or HOST:6379. Default: RAY_ADDRESS, else Ray is started
+    here."""
+    workers: int | None = None
+    """Worker processes, each with the encoder. Default: one a GPU, else one a CPU (for
+    texts one for eight CPUs)."""
+    device: str | None = None
+    """Device of the encoder: cpu, or cuda for one GPU a worker. Default: a GPU where there is one."""
+    batch_size: int | None = None
+    """Clips (default 4) or texts (default 128) of one batch; part of what decides a feature's last bits."""
+    json: bool = False
+    """Print the summary as one JSON object on standard output."""

@@ -1,0 +1,34 @@
+"""The guide's training script: it learns, saves and resumes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from store import Feature, Provenance, Store
+
+SCRIPT = Path(__file__).parent / "library_script.py"
+
+
+def test_the_training_script_learns_and_resumes(tmp_path: Path) -> None:
+    keys, steps = [f"c{row}" for row in range(96)], [f"step {row % 3}" for row in range(96)]
+    frame = pl.DataFrame({"key": keys, "step": steps, "split": ["train"] * 90 + ["test"] * 6})
+    made = Provenance("net", "0" * 64, "last", "8 evenly", "centre 224", {"embedding": "float16"})
+    vectors = np.eye(3, 16, dtype=np.float32)[np.arange(96) % 3] + np.random.default_rng(0).normal(0, 0.1, (96, 16))
+    with Store.open(tmp_path / "store", create=True).writer(
+        "clips", "net", made, {"embedding": Feature((16,), "float16")}
+    ) as writer:
+        writer.write(frame, {"embedding": vectors.astype(np.float32)})
+
+    def lines(checkpoint: str, epochs: int) -> list[str]:
+        command = [sys.executable, SCRIPT, tmp_path / "store", "net", tmp_path / checkpoint, str(epochs)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    whole = lines("whole.pt", 6)
+    assert [line.partition(":")[0] for line in whole] == [f"epoch {epoch}" for epoch in range(6)]
+    first, last = (float(re.findall(r"loss (\S+)", line)[0]) for line in (whole[0], whole[-1]))
+    assert last < first
+    assert lines("parts.pt", 2) + lines("parts.pt", 6) == whole
