@@ -280,6 +280,8 @@ class View:
         Raises:
             StepDiffError: the caller does not hold the store's lock, or the disk is full.
         """
+        from store.io.writer import ShardWriter  # which imports this module
+
         if not holds(self.paths.store / LOCK):
             raise StepDiffError(
                 f"rows of view {self.name} of {self.entity} are withdrawn only under the store's lock: "
@@ -288,8 +290,6 @@ class View:
         rows = np.unique(rows[(rows >= 0) & (rows < len(self))])
         shards = rows // self.rows_per_shard
         parts = np.split(rows, np.flatnonzero(np.diff(shards)) + 1) if len(rows) else []
-        from store.io.writer import ShardWriter  # which imports this module
-
         count = sum(ShardWriter(self, int(part[0]) // self.rows_per_shard).withdraw(part) for part in parts)
         self._statuses.forget()
         return count
