@@ -1,1 +1,1 @@
-"""cli."""
+"""Command lines: options, recipes, exit codes."""

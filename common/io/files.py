@@ -1,9 +1,4 @@
-"""Files that appear whole or not at all, on disk or in an object store.
-
-Guarantees
-- a file is complete under its name, or does not exist under it
-- a full disk loses nothing that was committed, and leaves no temporary file
-"""
+"""Files that appear whole or not at all, on disk or in an object store, with the guarantees of `common.io.local`."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager

@@ -1,1 +1,1 @@
-"""workers."""
+"""Ray: the connection, and the worker pool."""

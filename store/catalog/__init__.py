@@ -1,1 +1,1 @@
-"""catalog."""
+"""The catalog: keys, rows and their metadata."""

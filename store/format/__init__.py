@@ -1,1 +1,1 @@
-"""format."""
+"""The format on disk: layout, shards, quantised values, metadata."""

@@ -1,1 +1,1 @@
-"""verbs."""
+"""What `python -m store` does."""
