@@ -29,7 +29,7 @@ class FetchOptions:
     """Download, check, unpack and convert models, each once."""
 
     names: tuple[str, ...]
-    """models to fetch; `python -m weights list` lists them"""
+    """models to fetch"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def fetch(argv: list[str]) -> int:
             fetch(name)
         return 0
 
-    return parse(FetchOptions, argv, "weights fetch", None, run, positional=("names",))
+    about = f"Download, check, unpack and convert models, each once: {', '.join(NAMES)}."
+    return parse(FetchOptions, argv, "weights fetch", about, run, positional=("names",))
 
 
 def listing(argv: list[str]) -> int:

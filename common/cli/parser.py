@@ -187,7 +187,7 @@ def underscored(arguments: Sequence[str], switches: Collection[str] = ()) -> lis
         arguments: The command line.
         switches: Fields of type bool: `--parse` alone means true, `--no-parse` false.
     """
-    found = []
+    found: list[str] = []
     for place, (argument, following) in enumerate(zip(arguments, [*arguments, ""][1:], strict=True)):
         if argument == "--":
             return [*found, *arguments[place:]]

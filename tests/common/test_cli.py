@@ -15,14 +15,14 @@ ROOMS = ("store", "weights", "kitchen", "featurize", "retrieval", "heads", "anno
 HEAVY = ("torch", "ray", "faiss", "transformers", "polars")
 STILL_HEAVY = ("store", "retrieval", "heads", "annotate", "benchmarks")
 """rooms whose `__init__` or runnables still import HEAVY for `--help`"""
-SCRIPT = """
+SCRIPT = f"""
 import json, runpy, sys
 name, *sys.argv[1:] = sys.argv[1:]
 try:
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 except SystemExit as end:
-    print(json.dumps([end.code, [name for name in %r if name in sys.modules]]), file=sys.stderr)
-""" % (HEAVY,)
+    print(json.dumps([end.code, [name for name in {HEAVY} if name in sys.modules]]), file=sys.stderr)
+"""
 
 
 def runnables() -> list[tuple[str, ...]]:
