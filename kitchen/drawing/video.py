@@ -5,8 +5,6 @@ Guarantees
 - a video file appears whole or not at all, and only after its stills.
 """
 
-import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from common.io.files import whole
 from kitchen.drawing.motion import moment
 from kitchen.drawing.pen import HEIGHT, SCALE, WIDTH
 from kitchen.drawing.scenes import backdrop, frame
@@ -75,17 +74,13 @@ def pictures(video: Video) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
 def render(video: Video, out: Path) -> int:
     """Write stills and the video below `out`; returns the number of frames."""
     for name, clip, now in stills(video):
-        target = out / "images" / f"{name}.jpg"
-        temporary = _temporary(target)
-        with temporary.open("wb") as file:
+        with whole(out / "images" / f"{name}.jpg") as temporary, temporary.open("wb") as file:
             draw(clip, video, now).save(file, "JPEG", quality=90)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    target = out / "videos" / f"{video.uid}.mp4"
-    temporary = _temporary(target)
     count = 0
-    with av.open(str(temporary), "w", format="mp4") as container:
+    with (
+        whole(out / "videos" / f"{video.uid}.mp4") as temporary,
+        av.open(str(temporary), "w", format="mp4") as container,
+    ):
         stream = container.add_stream("libx264", rate=FPS, options=_X264)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.codec_context.thread_count = 1
@@ -93,11 +88,4 @@ def render(video: Video, out: Path) -> int:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             count += 1
         container.mux(stream.encode(None))
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, target)
     return count
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex}")
