@@ -45,12 +45,8 @@ def search_exactly(
     Where fewer rows exist, the row is -1 and the cosine -inf.
 
     Args:
-        store: Store of the view.
-        view: View that is searched.
-        feature: Its embedding.
         rows: Rows to choose from, rising, all filled.
         queries: Normalised vectors.
-        k: Neighbours of each query.
 
     Raises:
         StepDiffError: No such embedding, or a row without a direction, named by its key.
@@ -106,8 +102,9 @@ class Passing:
             kept = self.rows[start : start + QUERIES], self.estimates[start : start + QUERIES]
             if not few:
                 scores = self._memory(len(rows), len(part))
+                spans = [slice(*share) for share in shares(len(rows))]
                 with blas().limit(limits=1):
-                    each(lambda share: multiply(vectors, part, share, scores), shares(len(rows)))  # noqa: B023
+                    each(lambda span: np.matmul(vectors[span], part.T, out=scores[span]), spans)  # noqa: B023
             each(lambda share: keep_best(scores, factors, rows, *share, *kept), shares(len(part)))  # noqa: B023
         return sums
 
@@ -158,16 +155,6 @@ def compared(
 def blas() -> ThreadpoolController:
     """Return the controller of BLAS, whose own threads spin while they wait and occupy a core afterwards."""
     return ThreadpoolController().select(user_api="blas")
-
-
-def multiply(
-    vectors: Float32[np.ndarray, "rows dim"],
-    queries: Float32[np.ndarray, "queries dim"],
-    share: tuple[int, int],
-    scores: Float32[np.ndarray, "rows queries"],
-) -> None:
-    """Fill a share of the rows of `scores` with inner products."""
-    np.matmul(vectors[slice(*share)], queries.T, out=scores[slice(*share)])
 
 
 def squares(vectors: Float32[np.ndarray, "rows dim"]) -> Float64[np.ndarray, " rows"]:

@@ -69,15 +69,11 @@ def build_index(
     """Index the filled rows of a view and return the card.
 
     Args:
-        store: Store of the view.
-        view: View to index.
-        feature: Its embedding.
         factory: FAISS factory string, or "auto".
         given: Budgets of memory, time and recall.
         rebuild: Train again; otherwise newer rows are added to an existing index.
         workers: Processes that fill parts on Ray (default: one per CPU); 1 fills them here.
         address: Ray cluster; by default a local one is started for several parts.
-        part_rows: Rows of a part, about.
 
     Raises:
         StepDiffError: No such embedding, no rows, a row without a direction, an unusable factory, or no index that

@@ -57,13 +57,7 @@ class Index:
 
         Where the index finds fewer, the row is -1 and the cosine -inf.
 
-        Args:
-            queries: Normalised vectors.
-            k: Neighbours of each query.
-            among: Rows to choose from; by default all.
-
-        Raises:
-            StepDiffError: An index of a kind that cannot exclude rows.
+        `queries` are normalised; `among` limits the rows. Raises StepDiffError if this kind of index cannot do that.
         """
         feature = self.card["feature"]
         if self.faiss is None:

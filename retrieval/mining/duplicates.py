@@ -73,8 +73,6 @@ def duplicates(
     Groups are numbered from 1 in the order of their first clips.
 
     Args:
-        store: Feature store.
-        view: View of the clips.
         threshold: Least cosine of duplicates.
         against: Catalog column, e.g. split: keep only groups with more than one value in it.
         by: "exact" compares all pairs, in n * n * D / 2 multiplications; "index" compares each clip with the nearest

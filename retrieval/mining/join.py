@@ -63,20 +63,9 @@ def join(
     max_memory: str = "4GB",
     feature: str = "embedding",
 ) -> int:
-    """Write the neighbours of every clip as Parquet, and return the number of clips.
+    """Write clip, `within`, neighbours and similarities of every clip as Parquet; returns the number of clips.
 
-    Args:
-        store: Feature store.
-        view: View of the clips.
-        out: File with columns clip, `within`, neighbours and similarities (best first).
-        within: Catalog column in which neighbours have equal values; clips without a value are left out.
-        k: Neighbours of each clip, or fewer if its group has fewer.
-        other_videos: Exclude neighbours from the clip's own video.
-        max_memory: Memory that may be used, e.g. 4GB.
-        feature: Embedding to compare.
-
-    Raises:
-        StepDiffError: An unknown column, no clips, too little memory, or pieces of another join in OUT.parts.
+    Raises StepDiffError for an unknown column, no clips, too little memory, or pieces of another join in OUT.parts.
     """
     given = _sort(store, view, feature, within, other_videos)
     most = min(rows_that_fit(max_memory, len(given.rows), width(view, feature), more=60 * k), PIECE)

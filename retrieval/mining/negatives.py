@@ -31,21 +31,7 @@ def draw(
     feature: str = "embedding",
     seed: int = 0,
 ) -> Drawn:
-    """Return the questions of a DiffCap file.
-
-    Args:
-        store: Feature store.
-        view: View of the clips.
-        file: DiffCap file.
-        variant: See variants.py.
-        text_view: View of the difference texts (V1 and V2).
-        threshold: Cosine of two texts above which they say the same (V1 and V2).
-        feature: Embedding of the clips' view.
-        seed: Decides the order of the options, and the draws of V3.
-
-    Raises:
-        StepDiffError: Clips or texts without features, with the command that adds them.
-    """
+    """Return the questions of a DiffCap file. Raises StepDiffError that names the command to add missing features."""
     test_set = TestSet.of_rows(read_test_set("diffcap", file, published_ids=False))
     if not test_set.differences:
         raise StepDiffError(f"the test set {file} contains no difference text: name a DiffCap file")

@@ -36,13 +36,9 @@ def neighbours(
     Where fewer rows exist, the row is -1 and the cosine -inf.
 
     Args:
-        store: Store of the view.
-        view: View that is searched.
-        rows: Rows whose neighbours are wanted.
-        k: Neighbours of each.
         same: Catalog column, e.g. `step`: only rows with an equal value are neighbours, found exactly; a row without a
             value has none. By default the view's index is searched.
-        feature: Embedding to compare; an index has its own.
+        feature: Embedding to compare with `same`; an index has its own.
 
     Raises:
         StepDiffError: A row without features, an unknown column, or a missing or stale index.

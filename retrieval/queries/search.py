@@ -50,17 +50,10 @@ def resolve(
 ) -> Search:
     """Choose the index, the embedding and the eligible rows of a search.
 
-    The index is used if there is one and no condition, or if more than FLAT_BELOW rows are eligible.
+    The index is used if there is one and no condition, or if more than FLAT_BELOW rows are eligible. `query_of` makes
+    the query from the store, the view and the name of the embedding: `feature`, or that of the index, or "embedding".
 
-    Args:
-        store: Feature store.
-        view: View of the clips.
-        query_of: Makes the query from the store, the view and the name of the embedding.
-        where: Condition on the catalog.
-        feature: Embedding to compare; by default that of the index, or "embedding".
-
-    Raises:
-        StepDiffError: A missing or stale index, or one of another embedding; an invalid condition.
+    Raises StepDiffError for a missing or stale index, or one of another embedding, and for an invalid condition.
     """
     rows = filled_rows(view)
     if where is not None:

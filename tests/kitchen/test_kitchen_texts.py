@@ -113,7 +113,7 @@ def test_pairqa_uses_training_clips_only() -> None:
 
 
 def test_pairqa_size_and_runs() -> None:
-    runs = [key for key, _ in itertools.groupby(RECORDS, lambda r: (r.reference, r.candidate))]
+    runs = [key for key, _ in itertools.groupby(RECORDS, lambda r: (r["reference"], r["candidate"]))]
     pairs = set(runs)
     assert 1300 <= len(pairs) <= 1700
     assert len(runs) <= len(pairs) * 1.03  # a clip with itself and a pair of different steps may be drawn twice
@@ -147,16 +147,16 @@ def test_similar_is_answered_by_the_score_and_balanced() -> None:
 
 
 def test_a_pair_of_a_clip_with_itself_differs_in_nothing_and_is_said_to() -> None:
-    own = [r for r in RECORDS if r.reference == r.candidate]
-    assert 0.05 < len({r.reference for r in own}) / 1500 < 0.12
-    assert {r.answer for r in own if r["type"] == 3} == {"YES"}
+    own = [r for r in RECORDS if r["reference"] == r["candidate"]]
+    assert 0.05 < len({r["reference"] for r in own}) / 1500 < 0.12
+    assert {r["answer"] for r in own if r["type"] == 3} == {"YES"}
     assert not any(r["type"] == 2 for r in own)
     kinds = Counter(r["type"] for r in own)
     assert kinds[3] > 500 and kinds[1] > 30
 
 
 def test_which_video_is_balanced() -> None:
-    counts = Counter(r.answer for r in RECORDS if r["type"] == 2)
+    counts = Counter(r["answer"] for r in RECORDS if r["type"] == 2)
     assert set(counts) == {"Video 1", "Video 2"}
     assert 0.46 < counts["Video 1"] / counts.total() < 0.54
 

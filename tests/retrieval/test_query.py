@@ -337,3 +337,14 @@ def test_a_feature_that_the_index_does_not_compare_is_refused(query: tuple, caps
     assert run(capsys, *ask, "--feature", "embedding")[0] == 0
     line = error(capsys, *ask, "--feature", "tokens")
     assert "the index of clips/tiny compares embedding, not tokens: leave --feature out, or build one with" in line
+
+
+@pytest.mark.parametrize("words", [["--help"], ["query", "--help"], ["build", "--help"]])
+def test_help_loads_no_heavy_library(words: list[str]) -> None:
+    code = (
+        "import sys; from retrieval.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "assert not {'faiss', 'numba', 'polars', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, *words], check=True, cwd=Path(__file__).parents[2])
