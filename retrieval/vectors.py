@@ -2,7 +2,6 @@
 
 Guarantees
 - every_vector_has_length_1: a row that holds NaN, infinity or only zeros is refused by its key
-- only_one_definition: the index, the queries and the negatives all normalise here, in float64
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ sample's neighbours among its rows, which are written last. Each file appears co
 
 Guarantees
 - a_killed_build_resumes: existing parts are not computed again, and the index equals that of an uninterrupted build
-- memory_of_one_part: a worker holds the rows of one part in memory; the merge maps files
+- a worker holds the rows of one part in memory; the merge maps files
 """
 
 from __future__ import annotations

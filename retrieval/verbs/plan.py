@@ -15,8 +15,8 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from common.cli.options import parse
 from common.errors import StepDiffError
 
-if TYPE_CHECKING:
-    from retrieval.index.costs import Cost, Rates
+if TYPE_CHECKING:  # `run` imports what it needs: --help stays fast
+    import retrieval.index.costs
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ def run(options: Options) -> int:
     return 0
 
 
-def _print(title: str, chosen: str, planned: list[Cost], rates: Rates) -> None:
+def _print(
+    title: str, chosen: str, planned: list[retrieval.index.costs.Cost], rates: retrieval.index.costs.Rates
+) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

@@ -21,12 +21,12 @@ from jsonargparse.typing import PositiveInt
 from common.cli.options import parse
 from common.errors import StepDiffError
 
-if TYPE_CHECKING:
-    import polars as pl
+if TYPE_CHECKING:  # `run` imports what it needs: --help stays fast
+    import polars
 
-    from retrieval.queries.search import Search
-    from retrieval.queries.sources import Query
-    from store import Store, View
+    import retrieval.queries.search
+    import retrieval.queries.sources
+    import store
 
 FIRST = ("step", "narration", "caption", "activity", "split")  # first columns of the table
 HIDDEN = ("video", "start", "end", "video_bytes", "video_digest")  # columns that the table omits: the id implies them
@@ -89,7 +89,7 @@ def run(options: Options) -> int:
     return 0
 
 
-def query_of(options: Options, store: Store, view: View, feature: str) -> Query:
+def query_of(options: Options, store: store.Store, view: store.View, feature: str) -> retrieval.queries.sources.Query:
     """Return the query of the options. Raises StepDiffError unless they name exactly one source with a vector."""
     from retrieval.queries.sources import of_clips, of_file, of_text
 
@@ -107,7 +107,7 @@ def query_of(options: Options, store: Store, view: View, feature: str) -> Query:
     return of_clips(store, view, feature, pair or [str(options.clip)])
 
 
-def write(search: Search, hits: pl.DataFrame, options: Options) -> None:
+def write(search: retrieval.queries.search.Search, hits: polars.DataFrame, options: Options) -> None:
     """Write the files of the options, and print the neighbours and how many were missing."""
     from common.io.tables import as_json, print_table, write_table
 
@@ -135,7 +135,7 @@ def write(search: Search, hits: pl.DataFrame, options: Options) -> None:
             print(f"{file}: {hits.height} clips {title}")
 
 
-def _write_sheet(path: Path, search: Search, hits: pl.DataFrame, options: Options) -> None:
+def _write_sheet(path: Path, search: retrieval.queries.search.Search, hits: polars.DataFrame, options: Options) -> None:
     from retrieval.queries.footage import frames, span_of
     from retrieval.queries.sheet import SIDE, STRIP, Tile, tile, write_sheet
 

@@ -118,7 +118,7 @@ def test_stale_is_refused_after_rows_were_filled(store: Store, clips: View) -> N
 
 
 @pytest.mark.parametrize("change", ["values", "keys", "rows"])
-def test_stale_is_refused_after_the_store_changed(tmp_path: Path, fill: Fill, change: str) -> None:
+def test_stale_is_refused(tmp_path: Path, fill: Fill, change: str) -> None:
     path = tmp_path / "features"
     vectors = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     keys = [f"c_{at}_1" for at in range(9)]

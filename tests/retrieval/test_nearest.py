@@ -12,7 +12,7 @@ from store import Store, View
 Fill = Callable[..., View]
 
 
-def test_neighbours_are_the_nearest(store: Store, clips: View) -> None:
+def test_nearest_first(store: Store, clips: View) -> None:
     build_index(store, clips)
     rows = np.array([5, 0, 28, 6])
     found, cosines = neighbours(store, clips, rows, 30)
@@ -25,7 +25,7 @@ def test_neighbours_are_the_nearest(store: Store, clips: View) -> None:
     assert (np.diff(cosines[:, :26]) <= 0).all()
 
 
-def test_neighbours_within_a_step(store: Store, clips: View) -> None:
+def test_within_a_step(store: Store, clips: View) -> None:
     rows = np.array([5, 0, 28, 6, 0])
     found, cosines = neighbours(store, clips, rows, 9, same="step")  # needs no index
     filled = np.flatnonzero(clips.status() == 1)

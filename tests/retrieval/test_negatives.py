@@ -154,7 +154,7 @@ def test_equal_to_the_naive_walk(monkeypatch: pytest.MonkeyPatch, variant: str, 
 
 
 @pytest.mark.parametrize("size", [4, 16, 64])
-def test_exact_distances_alone_order_the_walk(size: int) -> None:
+def test_only_exact_distances_order_the_walk(size: int) -> None:
     """Distances closer to one another than the estimates are wrong: those may not decide."""
     rng = np.random.default_rng(size)
     clips = np.arange(602).reshape(301, 2)
