@@ -14,8 +14,19 @@ if TYPE_CHECKING:
     from tasks.declining import agreeing, declines
     from tasks.postprocess import parse
     from tasks.scoring import score
-    from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Prediction, Row, Task
-    from tasks.testsets import read_predictions, read_test_set, split_clip, write_predictions, write_test_set
+    from tasks.testsets import (
+        DiffCap,
+        DiffMCQ,
+        DiffRank,
+        Prediction,
+        Row,
+        Task,
+        read_predictions,
+        read_test_set,
+        split_clip,
+        write_predictions,
+        write_test_set,
+    )
 
 __all__ = [
     "DiffCap",
