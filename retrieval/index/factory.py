@@ -46,7 +46,9 @@ class Choice:
 
 def budgets(memory: str | None, latency: str | None, recall: float) -> Budgets:
     """Return budgets from texts such as `20GB` and `10ms`. Raises StepDiffError for other texts."""
-    return Budgets(memory and bytes_of(memory), latency and _seconds_of(latency), recall)
+    return Budgets(
+        None if memory is None else bytes_of(memory), None if latency is None else _seconds_of(latency), recall
+    )
 
 
 def _seconds_of(time: str) -> float:

@@ -270,7 +270,7 @@ def test_every_option_has_features(
     assert "none of the 1 differences of" in error(capsys, *start)
     row["text"] = []
     test_set.write_text(json.dumps(row))
-    assert "holds no difference text" in error(capsys, *start)
+    assert "contains no difference text" in error(capsys, *start)
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -282,9 +282,6 @@ def test_questions_are_written_whole_or_not_at_all(
     rows = [{"reference": ids[a], "candidate": ids[a + 1], "category": "Visuals", "text": ["t"]} for a in (10, 12, 14)]
     test_set.write_text("".join(json.dumps(row) + "\n" for row in rows))
     start = ["negatives", "--store", store.path, "--view", "tiny", "--test-set", test_set]
-    absent = tmp_path / "absent" / "out.jsonl"
-    line = error(capsys, *start, "--variant", "V3", "--out", absent)
-    assert f"cannot write {absent}: No such file or directory" in line
     (tmp_path / "folder").mkdir()
     line = error(capsys, *start, "--variant", "V3", "--out", tmp_path / "folder")
     assert "cannot write" in line
