@@ -21,7 +21,7 @@ from jaxtyping import Float64
 
 from benchmarks.report import Row, line, report
 from common.cli import command
-from common.cli.config_file import options_of
+from common.cli.options import options_of
 from retrieval.mining.variants import Difference, Drawn, TestSet, Variant, hard_negatives, random_negatives
 from tasks.testsets import Pair
 

@@ -53,7 +53,7 @@ def normalised(
     """Return the embeddings of `rows`, each divided by its L2 norm. Raises StepDiffError as `checked_norms`."""
     vectors = np.empty((len(rows), width(view, feature)), np.float64)
     for start in range(0, len(rows), BLOCK):
-        vectors[start : start + BLOCK] = view.read_float(feature, rows[start : start + BLOCK])
+        vectors[start : start + BLOCK] = view.read(feature, rows[start : start + BLOCK], dtype="float32")
     vectors /= checked_norms(store, view, feature, rows, np.sum(vectors * vectors, axis=-1))[:, None]
     return vectors
 

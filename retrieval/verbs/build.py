@@ -12,6 +12,8 @@ from typing import Literal
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
+from common.cli.options import parse
+
 
 @dataclass(frozen=True)
 class Options:
@@ -74,3 +76,7 @@ def run(options: Options) -> int:
     for line in lines:
         print(f"error: {line}", file=sys.stderr)
     return int(bool(lines))
+
+
+def main(argv: list[str]) -> int:
+    return parse(Options, argv, "retrieval build", __doc__, run)

@@ -15,6 +15,8 @@ from typing import Literal
 
 from jsonargparse.typing import ClosedUnitInterval
 
+from common.cli.options import parse
+
 SHOWN = 50  # rows of the printed table
 
 
@@ -73,4 +75,4 @@ def run(options: Options) -> int:
 
 
 def main(argv: list[str]) -> int:
-    return parse(Options, argv, "retrieval duplicates", Options.__doc__, run)
+    return parse(Options, argv, "retrieval duplicates", __doc__, run)

@@ -78,4 +78,4 @@ def run(options: Options) -> int:
 
 
 def main(argv: list[str]) -> int:
-    return parse(Options, argv, "retrieval negatives", Options.__doc__, run)
+    return parse(Options, argv, "retrieval negatives", __doc__, run)

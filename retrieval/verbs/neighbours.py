@@ -9,6 +9,8 @@ from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
 
+from common.cli.options import parse
+
 
 @dataclass(frozen=True)
 class Options:
@@ -58,4 +60,4 @@ def run(options: Options) -> int:
 
 
 def main(argv: list[str]) -> int:
-    return parse(Options, argv, "retrieval neighbours", Options.__doc__, run)
+    return parse(Options, argv, "retrieval neighbours", __doc__, run)

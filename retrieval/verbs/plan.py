@@ -91,4 +91,4 @@ def _print(
 
 
 def main(argv: list[str]) -> int:
-    return parse(Options, argv, "retrieval plan", Options.__doc__, run)
+    return parse(Options, argv, "retrieval plan", __doc__, run)

@@ -147,3 +147,7 @@ def _write_sheet(path: Path, search: retrieval.queries.search.Search, hits: pola
     found = [tile(hit["clip"], hit, options.videos, hit["rank"], hit["similarity"]) for hit in hits.to_dicts()]
     below = f"view {options.view} of {search.store.path}" + (f", only {options.where}" if options.where else "")
     write_sheet(path, f"Nearest to {search.query.title}", below, asked, found)
+
+
+def main(argv: list[str]) -> int:
+    return parse(Options, argv, "retrieval query", __doc__, run)

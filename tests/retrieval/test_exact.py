@@ -22,7 +22,7 @@ Fill = Callable[..., View]
 
 def naive(store: Store, view: View, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """All cosines in float64, sorted, of equal ones the lower row first; -1 and -inf after the last."""
-    unit = view.read_float("embedding", rows).astype(np.float64)
+    unit = view.read("embedding", rows, dtype="float32").astype(np.float64)
     unit /= np.sqrt(np.sum(unit * unit, axis=1))[:, None]
     found, cosines = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf)
     for at, query in enumerate(queries.astype(np.float64)):

@@ -55,5 +55,5 @@ def test_the_command_prints_a_table_and_json(capsys: pytest.CaptureFixture[str])
 
 
 def test_no_clips_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "--clips", "0"]) == 1
+    assert main(["plan", "--clips", "0"]) == 2
     assert capsys.readouterr().err == "error: --clips 0 is not a number of rows: give 1 or more, e.g. 136e6\n"

@@ -84,7 +84,7 @@ def test_a_selection_hides_every_other_row_of_an_index(store: Store, cut: View) 
             assert all(set(found) == {0, 7, 19, 41} for found in rows.tolist()), factory
     build_index(store, cut, factory="PQ4x2")
     with pytest.raises(StepDiffError, match="cannot search only some rows of an index 'PQ4x2': build one"):
-        open_index(store, cut).search(cut.read_float("embedding", np.array([3])), 4, among)
+        open_index(store, cut).search(cut.read("embedding", np.array([3]), dtype="float32"), 4, among)
 
 
 @pytest.mark.parametrize(
