@@ -10,6 +10,7 @@ Guarantees
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 import timeit
@@ -127,3 +128,30 @@ def costs(rows: int, dim: int, rates: Rates, machines: int) -> list[Cost]:
         hours = training + adding + merging
         found.append(Cost(factory, size, size, memory, training, adding, merging, hours, None))
     return found
+
+
+def show(title: str, chosen: str, planned: list[Cost], rates: Rates) -> None:
+    """Print a table of costs, the chosen factory in bold, and the rates."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=0)
+    heads = ("disk GB", "search GB", "build GB", "train h", "add h", "merge h", "hours", "exact query")
+    table.add_column("factory", no_wrap=True)
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for cost in planned:
+        sizes = (cost.bytes, cost.search_memory, cost.build_memory)
+        hours = (cost.training_hours, cost.adding_hours, cost.merging_hours, cost.hours)
+        query = "" if cost.exact_query_seconds is None else f"{cost.exact_query_seconds:,.2f} s"
+        figures = [*(f"{size / 1e9:,.1f}" for size in sizes), *(f"{hour:,.2f}" for hour in hours), query]
+        table.add_row(cost.factory, *figures, style="bold" if cost.factory == chosen else None)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+    console.print(title, highlight=False)
+    console.print(table)
+    encoded = ", ".join(f"{rate:,.0f} rows/s to {code}" for code, rate in rates.encoded.items())
+    print(
+        f"measured on {rates.cores} cores: {rates.products / 1e9:,.0f} GFLOP/s of products, {encoded}, "
+        f"{rates.passed / 1e9:,.1f} GB/s read by a query, {rates.written / 1e6:,.0f} MB/s written"
+    )

@@ -3,20 +3,13 @@
 python -m retrieval plan --clips 136e6 --dim 768
 """
 
-from __future__ import annotations
-
 import json
-import sys
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from common.cli.options import parse
 from common.errors import StepDiffError
-
-if TYPE_CHECKING:  # `run` imports what it needs: --help stays fast
-    import retrieval.index.costs
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Run the verb; returns the exit status."""
-    from retrieval.index.costs import costs, measure
+    from retrieval.index.costs import costs, measure, show
     from retrieval.index.factory import FLAT, budgets, choose, pieces
 
     rows = round(options.clips)
@@ -58,36 +51,8 @@ def run(options: Options) -> int:
         print(json.dumps({**given_options, **made, "rates": asdict(rates)}))
     else:
         title = f"{rows:,} rows of {options.dim} channels: {choice.factory} ({choice.why})"
-        _print(title, choice.factory, planned, rates)
+        show(title, choice.factory, planned, rates)
     return 0
-
-
-def _print(
-    title: str, chosen: str, planned: list[retrieval.index.costs.Cost], rates: retrieval.index.costs.Rates
-) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, padding=0)
-    heads = ("disk GB", "search GB", "build GB", "train h", "add h", "merge h", "hours", "exact query")
-    table.add_column("factory", no_wrap=True)
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    for cost in planned:
-        sizes = (cost.bytes, cost.search_memory, cost.build_memory)
-        hours = (cost.training_hours, cost.adding_hours, cost.merging_hours, cost.hours)
-        query = "" if cost.exact_query_seconds is None else f"{cost.exact_query_seconds:,.2f} s"
-        figures = [*(f"{size / 1e9:,.1f}" for size in sizes), *(f"{hour:,.2f}" for hour in hours), query]
-        table.add_row(cost.factory, *figures, style="bold" if cost.factory == chosen else None)
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
-    console.print(title, highlight=False)
-    console.print(table)
-    encoded = ", ".join(f"{rate:,.0f} rows/s to {code}" for code, rate in rates.encoded.items())
-    print(
-        f"measured on {rates.cores} cores: {rates.products / 1e9:,.0f} GFLOP/s of products, {encoded}, "
-        f"{rates.passed / 1e9:,.1f} GB/s read by a query, {rates.written / 1e6:,.0f} MB/s written"
-    )
 
 
 def main(argv: list[str]) -> int:

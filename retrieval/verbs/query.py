@@ -7,26 +7,18 @@ python -m retrieval query --store data/features --view efficientnet-lite0 --file
     --where "split = 'train' AND duration > 3" --html sheet.html
 """
 
-from __future__ import annotations
-
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from jsonargparse.typing import PositiveInt
 
 from common.cli.options import parse
 from common.errors import StepDiffError
-
-if TYPE_CHECKING:  # `run` imports what it needs: --help stays fast
-    import polars
-
-    import retrieval.queries.search
-    import retrieval.queries.sources
-    import store
 
 FIRST = ("step", "narration", "caption", "activity", "split")  # first columns of the table
 HIDDEN = ("video", "start", "end", "video_bytes", "video_digest")  # columns that the table omits: the id implies them
@@ -83,14 +75,14 @@ def run(options: Options) -> int:
         check_format(options.out)
     store = Store.open(options.store)
     view = store.view("clips", options.view)
-    search = resolve(store, view, partial(query_of, options), options.where, options.feature)
+    search = resolve(store, view, source_of(options), options.where, options.feature)
     hits = compute(search, options.k)
     write(search, hits, options)
     return 0
 
 
-def query_of(options: Options, store: store.Store, view: store.View, feature: str) -> retrieval.queries.sources.Query:
-    """Return the query of the options. Raises StepDiffError unless they name exactly one source with a vector."""
+def source_of(options: Options) -> Callable[..., Any]:
+    """Return the function that makes the query. Raises StepDiffError unless the options name exactly one source."""
     from retrieval.queries.sources import of_clips, of_file, of_text
 
     pair = [clip for clip in (options.reference, options.candidate) if clip is not None]
@@ -101,14 +93,17 @@ def query_of(options: Options, store: store.Store, view: store.View, feature: st
             "--text WORDS or --file VIDEO"
         )
     if options.text is not None:
-        return of_text(store, view, feature, options.text)
+        return partial(of_text, text=options.text)
     if options.file is not None:
-        return of_file(store, view, feature, options.file, (options.start, options.end), options.weights)
-    return of_clips(store, view, feature, pair or [str(options.clip)])
+        return partial(of_file, file=options.file, span=(options.start, options.end), weights=options.weights)
+    return partial(of_clips, clips=pair or [str(options.clip)])
 
 
-def write(search: retrieval.queries.search.Search, hits: polars.DataFrame, options: Options) -> None:
-    """Write the files of the options, and print the neighbours and how many were missing."""
+def write(search: Any, hits: Any, options: Options) -> None:
+    """Write the files of the options, and print the neighbours and how many were missing.
+
+    `search` is a Search and `hits` a data frame: the parser would import their types for --help.
+    """
     from common.io.tables import as_json, print_table, write_table
 
     title = f"nearest to {search.query.title} in {options.view}"
@@ -135,7 +130,7 @@ def write(search: retrieval.queries.search.Search, hits: polars.DataFrame, optio
             print(f"{file}: {hits.height} clips {title}")
 
 
-def _write_sheet(path: Path, search: retrieval.queries.search.Search, hits: polars.DataFrame, options: Options) -> None:
+def _write_sheet(path: Path, search: Any, hits: Any, options: Options) -> None:
     from retrieval.queries.footage import frames, span_of
     from retrieval.queries.sheet import SIDE, STRIP, Tile, tile, write_sheet
 
