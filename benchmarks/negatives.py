@@ -22,8 +22,7 @@ from jaxtyping import Float64
 from benchmarks.report import Row, line, report
 from common.cli import command
 from common.cli.options import options_of
-from retrieval.mining.differences import Difference, TestSet
-from retrieval.mining.variants import Drawn, Variant, hard_negatives, random_negatives
+from retrieval.mining.variants import Difference, Drawn, TestSet, Variant, hard_negatives, random_negatives
 from tasks.testsets import Pair
 
 SECONDS = 5.0  # for V1, V2 and V3 of the published size
@@ -83,7 +82,7 @@ def world(options: Options) -> World:
         Difference(names[pair], CATEGORIES[int(meaning[at]) % len(CATEGORIES)], f"text {at}")
         for at, pair in enumerate(pair_of.tolist())
     ]
-    test_set = TestSet.of(differences)
+    test_set = TestSet(differences)
     place = [int(clip.split("_")[1]) for clip in test_set.clips]
     return World(test_set, clips[place], texts)
 

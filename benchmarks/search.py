@@ -6,10 +6,9 @@ python -m benchmarks.search --store data/features                            # t
 
 Ours reads the store, whose pages are in memory after the first round; the peers hold normalised vectors, which are made
 before the clock starts. They take turns in another order every round, and the median counts. Exact answers are
-compared row by row: where two differ, their cosines must be one number to float32. The product alone, of which nothing
-is kept, tells how fast a search in float32 can be here. Ours multiplies in bfloat16 where the processor can and PyTorch
-is loaded, as it is where a head mines its negatives; so it is loaded here. Approximate answers are told as recall of
-the 10 nearest beside the rate, at several efforts; ours has the effort that its build chose for a recall of 0.95.
+compared row by row: where two differ, their cosines must be one number to float32. The time of the product
+alone is the limit of any float32 search here. Approximate answers are reported as recall of the 10 nearest and rate,
+at several efforts; ours has the effort that its build chose for a recall of 0.95.
 
 Clustered features are normal around a centre for every 50 rows, as clips of one step are; queries are other rows of the
 same clusters. Features of a store are asked with some of their own rows.
@@ -25,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch  # noqa: F401  see above
 
 from benchmarks.report import Row, line, report
 from benchmarks.searchers import APPROXIMATE, EXACT, Searcher

@@ -1,37 +1,38 @@
-"""Normalised embeddings, read from the store.
+"""Embeddings of a view: read, checked and normalised; the memory that they take; commands that add missing ones.
 
-Guarantees:
-- every vector has length 1: a row that holds NaN, infinity or only zeros is refused, by its key.
-- only_one_definition: the index, the queries and the negatives all normalise here, in float64.
-
-How much memory a command may use, as people write it, how many rows fit it, and memory that is used again.
+Guarantees
+- every_vector_has_length_1: a row that holds NaN, infinity or only zeros is refused by its key
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from itertools import pairwise
-from math import prod
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
 from common.errors import StepDiffError
-from retrieval.queries.advice import command
 from store import Store, View
 from store.batches import Batches
 from store.format.quantise import dequantise
 from store.view import OK
 
 BLOCK = 4096  # rows read at a time: 42 MB of float64 at 1,280 channels
-MANY = 32  # rows of a block: to read each takes as long as to find out whether the block is in memory
-BLOCK_BYTES = 32 * 2**20  # of float32, read ahead while a block like it is used; smaller ones cost more calls
-BLOCK_ROWS = 2**15  # at most: 1,024 queries have scores of 128 MiB with them
+MANY = 32  # rows of a block from which a copy from mapped memory is faster than single reads
+BLOCK_BYTES = 32 * 2**20  # of float32, prefetched while the previous block is used
+BLOCK_ROWS = 2**15  # of a block, at most: scores of 1,024 queries take 128 MiB
+FIXED = 300_000_000  # bytes: Python, the libraries and a product of two blocks
+ROW = 200  # bytes of a row in the catalog: its key and a column or two
+FEWEST = 1024  # rows: with fewer at a time the store would be read too often
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_ENCODER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # names that featurize accepts; the encoder of a head's view is not
 
 
 def width(view: View, feature: str) -> int:
-    """Channels D of an embedding; StepDiffError where `feature` is absent or no single vector."""
+    """Return the number of channels D. Raises StepDiffError unless `feature` is one vector per row."""
     flat = sorted(name for name, form in view.features.items() if len(form.shape) == 1)
     if feature not in flat:
         raise StepDiffError(
@@ -42,19 +43,17 @@ def width(view: View, feature: str) -> int:
 
 
 def filled_rows(view: View) -> Int64[np.ndarray, " filled"]:
-    """The rows whose features are there (status 1), rising."""
+    """Return the rows with features (status 1), rising."""
     return np.flatnonzero(view.status() == OK).astype(np.int64)
 
 
 def normalised(
     store: Store, view: View, feature: str, rows: Int64[np.ndarray, " rows"]
 ) -> Float64[np.ndarray, "rows dim"]:
-    """Embeddings of `rows`, each divided by its L2 norm. StepDiffError names a row that has none."""
-    dim = width(view, feature)
-    vectors = np.empty((len(rows), dim), np.float64)
+    """Return the embeddings of `rows`, each divided by its L2 norm. Raises StepDiffError as `checked_norms`."""
+    vectors = np.empty((len(rows), width(view, feature)), np.float64)
     for start in range(0, len(rows), BLOCK):
-        part = rows[start : start + BLOCK]
-        vectors[start : start + BLOCK] = view.read(feature, part, dtype="float32")
+        vectors[start : start + BLOCK] = view.read(feature, rows[start : start + BLOCK], dtype="float32")
     vectors /= checked_norms(store, view, feature, rows, np.sum(vectors * vectors, axis=-1))[:, None]
     return vectors
 
@@ -66,7 +65,7 @@ def checked_norms(
     rows: Int64[np.ndarray, " rows"],
     squares: Float64[np.ndarray, " rows"],
 ) -> Float64[np.ndarray, " rows"]:
-    """L2 norms from the sums of squares of embeddings. StepDiffError names a row that has no direction."""
+    """Return L2 norms from sums of squares. Raises StepDiffError that names a row without a direction."""
     norms = np.sqrt(squares)
     for bad in np.flatnonzero(~np.isfinite(norms) | (norms == 0)):
         key = store.catalog(view.entity).keys(rows[bad : bad + 1])[0]
@@ -81,13 +80,13 @@ def checked_norms(
 def raw_blocks(
     view: View, feature: str, rows: Int64[np.ndarray, " rows"]
 ) -> Iterator[tuple[Int64[np.ndarray, " block"], Float32[np.ndarray, "block dim"]]]:
-    """Embeddings of `rows` as they are stored, in float32, the next block read while one is used.
+    """Yield embeddings of `rows` as stored, in float32, block by block; the next block is prefetched.
 
-    What is float32 and in memory comes as it lies there. A block's memory is filled again with the one after the next.
+    Mapped float32 rows are not copied. The memory of a block is reused for the block after the next.
     """
     most = min(max(BLOCK_BYTES // (4 * width(view, feature)), 1), BLOCK_ROWS)
-    rows_a_block = 1 << (most.bit_length() - 1)  # a power of two, as shards are: few blocks lie in two of these
-    for batch in Batches(view, feature, rows, batch_size=rows_a_block, shuffle=False, ahead=1, keep=1, in_place=True):
+    size = 1 << (most.bit_length() - 1)  # a power of two as shards are, so few blocks cross a shard
+    for batch in Batches(view, feature, rows, batch_size=size, shuffle=False, ahead=1, keep=1, in_place=True):
         vectors = batch.arrays[feature]
         if vectors.dtype == np.int8:
             yield batch.rows, dequantise(vectors, batch.arrays["scale"])
@@ -96,28 +95,30 @@ def raw_blocks(
 
 
 def chosen(view: View, feature: str, rows: Int64[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows dim"]:
-    """Embeddings of `rows`, rising, as they are stored, in float32. Where many of a stretch are wanted that is in
-    memory they are copied from where they lie: to read each takes three times as long."""
+    """Return embeddings of `rows` (rising) as stored, in float32.
+
+    Where many rows of a mapped stretch are wanted, they are copied from the map: single reads take three times as long.
+    """
     vectors = np.empty((len(rows), width(view, feature)), np.float32)
     read = np.ones(len(rows), bool)
-    size = min(BLOCK, view.rows_per_shard)  # powers of two: a stretch lies in one shard
+    size = min(BLOCK, view.rows_per_shard)  # powers of two: a stretch belongs to one shard
     starts = np.flatnonzero(np.diff(rows // size, prepend=-1))
     for start, end in pairwise([*starts.tolist(), len(rows)]):
-        lying = _lying(view, feature, int(rows[start]), int(rows[end - 1])) if end - start >= MANY else None
-        if lying is not None:
+        mapped = _mapped(view, feature, int(rows[start]), int(rows[end - 1])) if end - start >= MANY else None
+        if mapped is not None:
             places = rows[start:end] - rows[start]
-            if lying.dtype == vectors.dtype:
-                np.take(lying, places, axis=0, out=vectors[start:end], mode="clip")  # straight there: all are inside
+            if mapped.dtype == vectors.dtype:
+                np.take(mapped, places, axis=0, out=vectors[start:end], mode="clip")  # "clip" avoids a buffer
             else:
-                vectors[start:end] = lying[places]
+                vectors[start:end] = mapped[places]
             read[start:end] = False
     if read.any():
         vectors[read] = view.read(feature, rows[read], dtype="float32")
     return vectors
 
 
-def _lying(view: View, feature: str, first: int, last: int) -> Float[np.ndarray, "stretch dim"] | None:
-    """Rows `first` to `last` of one shard where they lie in memory, if they do and are all there."""
+def _mapped(view: View, feature: str, first: int, last: int) -> Float[np.ndarray, "stretch dim"] | None:
+    """Rows `first` to `last` of one shard from mapped memory; None unless all are filled and mapped."""
     shard, slot = divmod(first, view.rows_per_shard)
     if view.features[feature].dtype == "int8" or (view.shard_status(shard)[slot : slot + last - first + 1] != OK).any():
         return None
@@ -127,7 +128,7 @@ def _lying(view: View, feature: str, first: int, last: int) -> Float[np.ndarray,
 def blocks(
     store: Store, view: View, feature: str, rows: Int64[np.ndarray, " rows"]
 ) -> Iterator[tuple[Int64[np.ndarray, " block"], Float64[np.ndarray, "block dim"]]]:
-    """`normalised`, a block of rows at a time: memory does not grow with the view."""
+    """Yield rows and `normalised` embeddings block by block: memory does not grow with the view."""
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
         yield part, normalised(store, view, feature, part)
@@ -136,7 +137,7 @@ def blocks(
 def compact(
     store: Store, view: View, feature: str, rows: Int64[np.ndarray, " rows"]
 ) -> Float32[np.ndarray, "rows dim"]:
-    """`normalised`, then rounded to float32; never all of it in float64."""
+    """Return `normalised` embeddings rounded to float32, without holding all of them in float64."""
     vectors = np.empty((len(rows), width(view, feature)), np.float32)
     at = 0
     for part, block in blocks(store, view, feature, rows):
@@ -145,38 +146,40 @@ def compact(
     return vectors
 
 
-FIXED = 300_000_000  # bytes: Python, the libraries and a product of two blocks
-ROW = 200  # bytes of what the catalog says of a row: its key, a column or two
-FEWEST = 1024  # rows: with fewer at a time the store would be read too often
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-
-
 def bytes_of(size: str) -> int:
-    """The bytes of e.g. `20GB`, `512MiB` or `1e9`. StepDiffError where it is no size."""
+    """Return the bytes of e.g. `20GB`, `512MiB` or `1e9`. Raises StepDiffError for any other text."""
     found = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*([KMGT]I?|)B?", size.strip(), re.IGNORECASE)
     if found is None:
-        raise StepDiffError(f"{size!r} is no size: write for example 20GB or 512MiB")
+        raise StepDiffError(f"{size!r} is not a size: write for example 20GB or 512MiB")
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 def rows_that_fit(size: str, rows: int, dim: int, more: int = 0) -> int:
-    """How many of `rows` vectors of `dim` float32 channels, and `more` bytes each, may be held at once.
+    """Return how many of `rows` vectors of `dim` float32 channels and `more` bytes each fit into memory of `size`.
 
-    StepDiffError where `size` is too little to work with, and says how much is not.
+    Raises StepDiffError that names the least usable size.
     """
-    fixed = FIXED + rows * ROW + 3 * BLOCK * dim * 8  # a block is read as float64, and copied
+    fixed = FIXED + rows * ROW + 3 * BLOCK * dim * 8  # a block is read as float64 and copied
     one = dim * 4 + more
     fit = (bytes_of(size) - fixed) // one
     if fit < FEWEST:
         least = -(-(fixed + FEWEST * one) // 10**6)
         raise StepDiffError(
-            f"{size} are too little for {rows} rows of {dim} channels: give --max-memory {least}MB or more"
+            f"{size} is too little memory for {rows} rows of {dim} channels: give --max-memory {least}MB or more"
         )
     return fit
 
 
-def reused(memory: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """`memory` (flat), or new memory of its kind where it is too small, and the first of it in that shape."""
-    count = prod(shape)
-    memory = memory if len(memory) >= count else np.empty(count, memory.dtype)
-    return memory, memory[:count].reshape(shape)
+def command(*words: object) -> str:
+    """Return a command in backquotes for an error message, its words quoted for the shell."""
+    return f"`{shlex.join(str(word) for word in words)}`"
+
+
+def fill_command(store: Store, view: str, encoder: str, manifest: object) -> str:
+    """Return the commands that add a manifest's clips or texts to `view`, which `encoder` made."""
+    featurize = ["python", "-m", "featurize", "--manifest", manifest, "--store", store.path]
+    if _ENCODER.fullmatch(encoder):
+        named = [] if encoder == view else ["--view", view]
+        return command(*featurize, "--encoder", encoder, *named)
+    embed = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path, "--view", view)
+    return f"{command(*featurize, '--encoder', 'ENCODER')}, then {embed} (the view is a {encoder})"

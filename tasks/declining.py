@@ -1,12 +1,12 @@
-"""Captions that say nothing differs, and questions to which that is the right answer.
+"""Captions that state that nothing differs, and the questions for which this is the right answer.
 
-A model that cannot say "no difference" makes one up where it is asked about a category in which two clips agree. Pairs
-that agree stand in every DiffRank test set: a target of score 5. A DiffCap row whose `text` is empty is such a pair.
+A model that cannot say "no difference" invents one for two clips that agree in a category. Every DiffRank test set
+contains such pairs: targets with score 5. A DiffCap row with an empty `text` is such a pair.
 
 Guarantees
-- a caption declines as post-processed where it declines as written
-- a caption of which a sentence does not decline does not decline, nor one that goes on with a contrast
-- pairs that agree are asked about once a category, and not in Tools/Equipment, whose 5 allows another colour
+- a caption that declines still declines after post-processing
+- a caption with a sentence that does not decline, or with a contrast, does not decline
+- each pair that agrees is one question per category, except in Tools/Equipment, where score 5 allows another colour
 """
 
 import re
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from tasks.postprocess import parse
 from tasks.testsets import HIGHEST_SCORE, DiffCap, DiffRank
 
-ALLOWS_DIFFERENCES = ("Tools/Equipment",)  # at the highest score, by the supplement's scoring matrix (S3)
+ALLOWS_DIFFERENCES = ("Tools/Equipment",)  # score 5 allows some, see the supplement's scoring matrix (S3)
 
 _MANY = r"(?:(?!(?:longer|more|less)\b)[a-z-]+ ){0,3}"  # "no difference", "no visible or key difference"
 _BOTH = r"(?:both(?: of (?:them|the videos))?|(?:both |the |these |the two )?(?:videos|clips)|they)"
@@ -24,7 +24,7 @@ _SAME = r"(?:the (?:very )?same|identical|alike|(?:quite |very |nearly )?similar
 _MANNER = r"(?:(?:also|clearly|simply|still|just|again) )?"
 _ONE = r"(?:video 1|the first video|the other video|the reference)"
 
-# A caption declines if in each of its sentences one of these is found, whatever its case ...
+# A caption declines if each of its sentences matches one of these (case is ignored) ...
 FORMS = [
     rf"\bno {_MANY}(?:differences?|change)\b",
     rf"(?:\bnot|\bcannot|\bnever|n['’]t) (?:(?:appear|seem) to )?(?:be |have |see |find |show |notice |any |a ){{0,3}}"
@@ -39,27 +39,27 @@ FORMS = [
     r"\bthe (?:exact |very )?same\b[^.]{0,80}\b(?:in|by) both(?: (?:the )?(?:videos|clips))?\b",
     rf"\bthe (?:exact |very )?same\b[^.]{{0,80}} as in {_ONE}\b",
 ]
-# ... and none of these: what goes on with a difference names one.
+# ... and none of these, which introduce a difference.
 CONTRASTS = [
     r"\b(?:but|except|however|although|though|while|whereas|instead|rather|unlike|compared|only|apart from)\b",
     r"\b(?:more|less|\w+er) than\b",
     r"\bone\b[^.]{0,80}\bthe other\b",
 ]
-# "no differences in Video 2 compared to Video 1" contrasts nothing: it says between which videos
+# "no differences in Video 2 compared to Video 1" is no contrast: it names the videos
 _AGAINST = re.compile(r"(differences?(?: in [\w/ ]{1,40}?)?) compared (?:to|with) (?:video 1|the first video)", re.I)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _FORMS, _CONTRASTS = (re.compile("|".join(patterns), re.I | re.S) for patterns in (FORMS, CONTRASTS))
 
 
 def declines(caption: str) -> bool:
-    """Whether the caption says that nothing differs; an empty one says nothing, and declines nothing."""
+    """Return whether the caption states that nothing differs; an empty caption does not."""
     said = _AGAINST.sub(r"\1", parse(caption))
     sentences = [sentence for sentence in _SENTENCE.split(said) if re.search(r"\w", sentence)]
     return bool(sentences) and all(_FORMS.search(s) and not _CONTRASTS.search(s) for s in sentences)
 
 
 def agreeing(rows: Sequence[DiffRank]) -> list[DiffCap]:
-    """DiffCap rows, without a text, for all (reference, target, category) of the highest score."""
+    """Return a DiffCap row without text for each (reference, target, category) with the highest score."""
     pairs = {
         (row.reference, target, row.category): None
         for row in rows

@@ -1,12 +1,11 @@
-"""Captions in the form that people's difference texts have: "<candidate action> instead of <reference action>".
+"""Post-processing of captions into the form of human difference texts: "<candidate> instead of <reference>".
 
-Models that are asked to compare two videos say "In Video 1, the person ..., while in Video 2, the person ...", and
-n-gram figures punish that form whatever it says (supplement, S4). The rules are patterns and replacements, the same for
-every method.
+Models answer "In Video 1, the person ..., while in Video 2, the person ...", a form that n-gram metrics penalise
+whatever the content (supplement, S4). The rules are patterns and replacements, the same for every method.
 
 Guarantees
-- a caption that has the form already stays as it is
-- parsing twice is parsing once
+- a caption in that form already is unchanged
+- parsing twice equals parsing once
 """
 
 import re
@@ -22,13 +21,13 @@ _WHILE = r"(?:\s?\.{3})?[,;.]?\s{1,2}(?:while|whereas|but|and)\s{1,2}"
 _NEXT = rf"(?:{_WHILE}|[.;]\s{{1,2}})"
 _END = r"\s?(\.*)\s?$"
 
-# Pattern -> replacement, in this order, wherever the pattern is found and whatever its case.
+# Pattern -> replacement, applied in this order; case is ignored.
 RULES = [
-    # the seed that the answer was made to start with
+    # the seed with which the answer was generated
     (r"^\s*the main differences?\b[^.]{0,80}? (?:is|are) that,? +", r""),
-    # cut off before it says anything of the reference
+    # cut off before it describes the reference
     (rf"{_NEXT}{_REFERENCE}(?: {_PERSON})?(?: {_BE})?[\s,.]*$", r"."),
-    # the reference first: turn the two around; "it is" and "they are" stand for what the first one named
+    # the reference first: swap the two; "it is" and "they are" refer to the subject of the first clause
     (
         rf"^{_REFERENCE} ({_THING}) (.+?){_NEXT}{_CANDIDATE} (?:it|they) {_BE} (.+?){_END}",
         r"\1 \3 instead of \2\4",
@@ -54,7 +53,7 @@ _COMPILED = [(re.compile(pattern, re.I | re.S), to) for pattern, to in RULES]
 
 
 def parse(caption: str) -> str:
-    """The caption after all rules, until none of them finds anything; each one shortens it, so that comes."""
+    """Return the caption after the rules, applied until none matches; each shortens it, so this ends."""
     while True:
         found = caption
         for pattern, to in _COMPILED:

@@ -1,10 +1,10 @@
-"""The words that every method is given: the protocol of the paper's supplement, and ours where it is silent.
+"""Prompts of every method: the protocol of the paper's supplement, and ours where the supplement has none.
 
-Prompts are protocol: the strings marked (S1), (S4) and (Fig. S7) stand as they were published. What the supplement
-leaves open is fixed here once and disclosed beside every score.
+Strings marked (S1), (S4) and (Fig. S7) are exactly as published. Strings marked "Ours" fill what the supplement leaves
+open; the documentation names them next to every score.
 """
 
-# (S1) system prompt of the captioners; {video} is where a clip's tokens stand.
+# (S1) system prompt of the captioners; {video} is replaced by a clip's tokens.
 SYSTEM = (
     "You are a multimodal assistant. Designed to provide direct answers to users' video related questions. "
     "Here is the video: {video}."
@@ -15,29 +15,29 @@ PAIR_SYSTEM = (
     "Here is Video 1: {video}. Here is Video 2: {video}."
 )
 
-# Ours: what narration and captions answer when they train. Of a sequence of clips the words are told right behind each
-# clip, where PAIR_SYSTEM goes on; a third and further clip is announced as the second is.
+# Ours: the questions that narration and captions answer in training. In a sequence of clips, the words follow each clip
+# at the place where PAIR_SYSTEM continues; third and further clips are announced as the second is.
 NARRATION_QUESTION = "What does the person in the video say?"
 CAPTION_QUESTION = "What does the picture show?"
 NEXT_VIDEO = ". Here is Video {number}: "
 
 # (Fig. S7) asked for DiffCap and, with each candidate text as the answer, for DiffMCQ.
 DIFFERENCE_QUESTION = 'What is the main difference in "{category}" between these videos?'
-# Ours, after (S1) prompt type 3, with the category in the place of the main action.
+# Ours, after (S1) prompt type 3, with the category instead of the main action.
 SIMILAR_QUESTION = "Do the two videos share a similar {category}? Answer with a single word: YES or NO."
 YES, NO = "YES", "NO"
-# (S1) prompt type 2 is answered by one of them.
+# (S1) answers to prompt type 2.
 VIDEOS = ("Video 1", "Video 2")
 
-# (S4) prints a semicolon behind "Video 2": it marks the place where the text goes on. A comma continues the sentence
-# as the supplement's own example answers do (Fig. S1, Fig. S7).
+# (S4) prints a semicolon after "Video 2", which marks where the text continues. A comma continues the sentence, as in
+# the supplement's own example answers (Fig. S1, Fig. S7).
 GOES_ON = ","
 DIFFCAP_SEED = "The main difference in {category} is that in Video 2" + GOES_ON
 DIFFMCQ_SEED = "In Video 2" + GOES_ON
-# Ours: said where a method is told to decline, and finds two clips alike in a category (heads.evaluate --decline-at).
+# Ours: the answer of a method that may decline (heads.evaluate --decline-at) for two clips that agree in a category.
 NO_DIFFERENCE = "There is no difference in {category}."
 
-# (Fig. S7) the questions people ask, by a short name.
+# (Fig. S7) questions of people, by a short name.
 PRESETS = {
     "tools": 'What is the main difference in "Tools" between these videos?',
     "technique": 'What is the main difference in "Technique" between these videos?',

@@ -1,26 +1,26 @@
-"""The figures of a task from its test set and the predictions: the published ones, and what we add.
+"""Scores of a task from its test set and predictions: the published figures and additional ones.
 
-    diffcap    BLEU (BLEU-1 of the corpus), CIDEr (CIDEr-D, 0 to 10), ROUGE-L, over the rows that hold a text
-               MPNet, where it is asked for: highest cosine of sentence embeddings to one of the texts
-               declined: of the rows with a text, the part whose caption says that nothing differs
-               invented: of the rows without one, the part whose caption does not say so; stands where there are such
-               rows, with no_difference_rows: how many
-    diffmcq    accuracy (the first of the highest scores is the choice); ties: rows whose highest score is shared
-    diffrank   ktau: mean over rows of tau-b, null where any row has none, as one constant row has
-               ktau_defined: mean over the rows that have one; nan_rows: how many have none
-               ktau_all_rows: mean over the rows whose truth has an order; one that was given none counts 0
+    diffcap    BLEU (BLEU-1 of the corpus), CIDEr (CIDEr-D, 0 to 10), ROUGE-L, over the rows with a text
+               MPNet (optional): highest cosine of sentence embeddings to one of the texts
+               declined: share of the rows with a text whose caption states that nothing differs
+               invented: share of the rows without a text whose caption does not state it; only if such rows exist,
+               with no_difference_rows, their number
+    diffmcq    accuracy (the choice is the first of the highest scores); ties: rows with several highest scores
+    diffrank   ktau: mean tau-b over rows, null if any row has no tau, as a constant row has none
+               ktau_defined: mean over the rows that have a tau; nan_rows: number of rows without one
+               ktau_all_rows: mean over the rows with an order in the truth; a constant prediction counts 0
                ktau_within_step, ktau_within_step_all_rows: ktau_defined and ktau_all_rows over targets of the
-               reference's own step (score above 0); within_step_rows: how many rows have such a tau
+               reference's own step (score above 0); within_step_rows: number of rows with such a tau
 
-Beside them task, rows, videos (of the reference clips), intervals {figure: [low, high]} and per_category
+The result also holds task, rows, videos (of the reference clips), intervals {figure: [low, high]} and per_category
 {category: the same figures and counts}.
 
 Guarantees
 - equal to the published evaluation, whose rows all have a text
-- rows without a text move no other figure than `invented`
+- rows without a text affect only `invented`
 - a category's CIDEr keeps the document frequencies of the whole test set
-- a method that ties wherever it is unsure gains nothing by it in ktau_all_rows; one that orders no row at all has none
-- NaN is never in the result: null stands for it
+- ties gain a method nothing in ktau_all_rows; a method that orders no row has no ktau_all_rows
+- the result contains null instead of NaN
 """
 
 import math
@@ -37,7 +37,8 @@ from tasks.metrics.captions import Embed, bleu, bleu_parts, cider_rows, count_co
 from tasks.metrics.tau import kendall_tau
 from tasks.testsets import ROWS, DiffCap, DiffMCQ, DiffRank, Prediction, Row, Task, check_prediction, reference_video
 
-Marks = dict[str, np.ndarray]  # rows that are counted: {name: bool [rows]}
+Marks = dict[str, np.ndarray]
+"""masks whose true entries are counted: {name: bool [rows]}"""
 
 
 def score(
@@ -48,15 +49,23 @@ def score(
     seed: int = 0,
     embed: Embed | None = None,
 ) -> dict[str, Any]:
-    """Figures as a dict that json.dumps takes. StepDiffError: no rows, or a prediction that does not fit its row.
+    """Return the scores as a dict for JSON.
 
-    bootstrap: resamples of the reference videos behind each 95 % interval; 0 leaves the intervals out.
-    embed: sentence embeddings (heads.methods.similarity.Sentences), for diffcap's figure MPNet.
+    Args:
+        task: Name of the task.
+        rows: Rows of its test set.
+        predictions: One prediction per row.
+        bootstrap: Resamples of the reference videos for each 95 % interval; 0 omits the intervals.
+        seed: Seed of the resamples.
+        embed: Sentence embeddings for MPNet, a figure of diffcap.
+
+    Raises:
+        StepDiffError: No rows, or a prediction that does not fit its row.
     """
     if not rows or len(rows) != len(predictions):
         raise StepDiffError(f"{len(predictions)} predictions for {len(rows)} rows: nothing to score")
     if bootstrap < 0 or seed < 0:
-        raise StepDiffError(f"bootstrap {bootstrap}, seed {seed}: neither may be below 0")
+        raise StepDiffError(f"bootstrap {bootstrap}, seed {seed}: neither may be negative")
     if not all(isinstance(row, ROWS[task]) for row in rows):
         raise StepDiffError(f"not every row is one of {task}")
     checked: list[Any] = []
@@ -68,7 +77,7 @@ def score(
     figures, marks = task_figures(task, rows, checked)
     if embed is not None:
         if task != "diffcap":
-            raise StepDiffError(f"{task} has no captions whose similarity to a text could be told")
+            raise StepDiffError(f"{task} has no captions, so no similarity to a text")
         figures["MPNet"] = _similarity(rows, checked, embed)
     videos = [reference_video(row) for row in rows]
     categories = np.array([row.category for row in rows], object)
@@ -83,7 +92,7 @@ def score(
 
 
 def task_figures(task: Task, rows: Sequence[Any], predictions: Sequence[Any]) -> tuple[dict[str, Figure], Marks]:
-    """The task's figures by name, and the rows it counts, from predictions that fit their rows."""
+    """Return the task's figures and marks by name, from predictions that fit their rows."""
     return _TASKS[task](rows, predictions)
 
 
@@ -117,20 +126,20 @@ def _similarity(rows: Sequence[Any], predictions: Sequence[str], embed: Embed) -
 
 
 def _with_text(rows: Sequence[DiffCap], predictions: Sequence[str]) -> tuple[list[tuple[str, ...]], list[str]]:
-    """References and captions of the rows that have a reference."""
+    """References and captions of the rows with a text."""
     both = [(row.text, caption) for row, caption in zip(rows, predictions, strict=True) if row.text]
     return [texts for texts, _ in both], [caption for _, caption in both]
 
 
 def _spread(values: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Values of the marked rows [marked] as values of all rows [rows], 0 elsewhere."""
+    """Values of the marked rows as values of all rows, 0 elsewhere."""
     spread = np.zeros(len(there))
     spread[there] = values
     return spread
 
 
 def _bleu_of_some(sums: np.ndarray) -> np.ndarray:
-    """BLEU of sums whose last column counts the rows; undefined for none."""
+    """BLEU from sums whose last column is the number of rows; NaN for no rows."""
     return np.where(sums[..., -1] > 0, bleu(sums[..., :-1]), np.nan)
 
 
@@ -163,12 +172,12 @@ def _diffrank(rows: Sequence[DiffRank], predictions: Sequence[list[float]]) -> t
 
 
 def ordered(rows: Sequence[DiffRank], least: int) -> Bool[np.ndarray, " rows"]:
-    """Whether the truth orders the row's targets of that score and more."""
+    """Return for each row whether the truth orders its targets with a score of at least `least`."""
     return np.array([len({score for score in row.scores if score >= least}) > 1 for row in rows])
 
 
 def _on_all_rows(tau: Float64[np.ndarray, " rows"], counted: Bool[np.ndarray, " rows"]) -> Figure:
-    """The mean tau where a row that has an order and was given none counts 0, as chance does."""
+    """The mean tau of the counted rows; a row without a tau counts 0, as by chance."""
     given = ~np.isnan(tau)
     return mean_figure(np.where(given, tau, 0.0), counted & given.any())
 

@@ -1,13 +1,13 @@
-"""The three published tasks: rows of a test set, and the predictions that stand beside them line by line.
+"""Test sets of the three published tasks, and files of predictions with one line per row.
 
     diffcap    {"reference": clip, "candidate": clip, "category": str, "text": [str, ...]}
     diffmcq    {"difference": str, "category": str, "options": [[clip, clip], ...4], "answer": [clip, clip]}
     diffrank   {"reference": clip, "targets": [clip, ...], "category": str, "scores": [int, ...]}
-    A diffcap row without a text, `"text": []`, is a pair that does not differ in its category.
+    A diffcap row with `"text": []` is a pair that does not differ in its category.
     predictions: {"generated_text": str} for diffcap, {"scores": [float, ...]} for the others
 
 Guarantees
-- what is written reads back equal
+- written files read back equal
 - every row that is read can be scored
 - an error names the file and the line
 """
@@ -39,7 +39,7 @@ _CLIP = re.compile(rf"(.+)_({_SECONDS})_({_SECONDS})")
 
 @dataclass(frozen=True)
 class DiffCap:
-    """Say how the candidate differs from the reference in one category; `text`: what people said, empty: not at all."""
+    """Describe how the candidate differs from the reference in a category; `text` holds the human answers."""
 
     reference: str
     candidate: str
@@ -49,7 +49,7 @@ class DiffCap:
 
 @dataclass(frozen=True)
 class DiffMCQ:
-    """Which of four (reference, candidate) pairs shows the difference?"""
+    """Choose which of four (reference, candidate) pairs shows the difference."""
 
     difference: str
     category: str
@@ -64,7 +64,7 @@ class DiffMCQ:
 
 @dataclass(frozen=True)
 class DiffRank:
-    """Rank the targets by likeness to the reference: 5 = most similar, 0 = a clip of another step."""
+    """Rank the targets by similarity to the reference: 5 = most similar, 0 = a clip of another step."""
 
     reference: str
     targets: tuple[str, ...]
@@ -79,7 +79,7 @@ class DiffRank:
 
 @runtime_checkable
 class Scored(Protocol):
-    """What is answered by scores."""
+    """A row that is answered by scores."""
 
     @property
     def answers(self) -> int: ...
@@ -91,7 +91,7 @@ _KEYS: dict[Task, str] = {"diffcap": "generated_text", "diffmcq": "scores", "dif
 
 
 def split_clip(clip: str) -> tuple[str, str, str]:
-    """(video_uid, start, end) with the seconds as written; split from the right, since uids hold `_` and `-`."""
+    """Split a clip id into (video_uid, start, end), the seconds as text. Video uids may contain `_` and `-`."""
     found = _CLIP.fullmatch(clip)
     if found is None:
         raise StepDiffError(f"{clip!r} is not a clip id <video_uid>_<start>_<end>")
@@ -99,21 +99,27 @@ def split_clip(clip: str) -> tuple[str, str, str]:
 
 
 def reference_video(row: Row) -> str:
-    """The video that a row's reference clip is cut from; a DiffMCQ row's reference is its answer's."""
+    """Return the video of a row's reference clip; in DiffMCQ, the reference of the answer."""
     return split_clip(row.answer[0] if isinstance(row, DiffMCQ) else row.reference)[0]
 
 
 def clips_of(row: Row) -> list[str]:
-    """Every clip of a row, in its order; a clip may come again."""
+    """Return the clips of a row in its order, with repetitions."""
     if isinstance(row, DiffMCQ):
         return [clip for pair in row.options for clip in pair]
     return [row.reference, *(row.targets if isinstance(row, DiffRank) else [row.candidate])]
 
 
 def read_test_set(task: Task, path: str | Path, published_ids: bool = True) -> list[Any]:
-    """Return rows of the task's class, in the file's order. StepDiffError: a fault in the file, or no rows.
+    """Return rows of the task's class in the order of the file.
 
-    published_ids: require clip ids `<video_uid>_<start>_<end>`, from which the videos of the clips are read.
+    Args:
+        task: Name of the task.
+        path: JSON-lines file.
+        published_ids: Require clip ids `<video_uid>_<start>_<end>`, which name the clips' videos.
+
+    Raises:
+        StepDiffError: A fault in the file, or no rows.
     """
     rows = []
     for place, found in read_objects(path):
@@ -124,33 +130,34 @@ def read_test_set(task: Task, path: str | Path, published_ids: bool = True) -> l
         except StepDiffError as error:
             raise StepDiffError(f"{place}: {error}") from error
     if not rows:
-        raise StepDiffError(f"{path}: no rows in it")
+        raise StepDiffError(f"{path}: has no rows")
     return rows
 
 
 def drawn(rows: Sequence[Any], count: int, rng: np.random.Generator) -> list[Any]:
-    """`count` rows, in file order."""
+    """Draw `count` rows and return them in file order."""
     places = rng.permutation(len(rows))[:count]
     return [rows[i] for i in sorted(places)]
 
 
 def digest(rows: Sequence[Any]) -> str:
-    """Sha256 of what the rows say, however their file writes it."""
+    """Return a sha256 of the rows' content, independent of the formatting of their file."""
     return hashlib.sha256(json.dumps([asdict(row) for row in rows]).encode()).hexdigest()
 
 
 def write_test_set(task: Task, path: str | Path, rows: Sequence[Row]) -> None:
-    """One line a row. StepDiffError where one is a row of another task."""
+    """Write one line per row. Raises StepDiffError for a row of another task."""
     for number, row in enumerate(rows, 1):
         if not isinstance(row, ROWS[task]):
-            raise StepDiffError(f"{path}:{number}: a {type(row).__name__} is no row of {task}")
+            raise StepDiffError(f"{path}:{number}: a {type(row).__name__} is not a row of {task}")
     write_objects(path, (asdict(row) for row in rows))
 
 
 def read_predictions(task: Task, path: str | Path, rows: Sequence[Row]) -> list[Any]:
-    """One prediction a row: str for diffcap, a list of finite floats for the others.
+    """Return one prediction per row: str for diffcap, a list of finite floats for the others.
 
-    StepDiffError: a fault in the file, or a count that differs from the rows' or from a row's options or targets.
+    Raises:
+        StepDiffError: A fault in the file, another number of lines than rows, or of scores than a row needs.
     """
     predictions: list[Prediction] = []
     for place, found in read_objects(path):
@@ -169,12 +176,12 @@ def read_predictions(task: Task, path: str | Path, rows: Sequence[Row]) -> list[
 
 
 def prediction_of(task: Task, row: DiffCap | Scored, found: dict[str, Any]) -> Prediction:
-    """What a line of a predictions file says of its row; StepDiffError where it is not for such a row."""
+    """Return the prediction in a line of a predictions file. Raises StepDiffError if it does not fit its row."""
     return check_prediction(task, row, _field(found, _KEYS[task]))
 
 
 def write_predictions(task: Task, path: str | Path, predictions: Sequence[Prediction]) -> None:
-    """One line a prediction. StepDiffError where one is of another task, or holds NaN or infinity."""
+    """Write one line per prediction. Raises StepDiffError as `prediction_line` does."""
     lines = []
     for number, prediction in enumerate(predictions, 1):
         try:
@@ -185,12 +192,12 @@ def write_predictions(task: Task, path: str | Path, predictions: Sequence[Predic
 
 
 def prediction_line(task: Task, prediction: Prediction) -> str:
-    """A line of a predictions file, with its end. StepDiffError: a prediction of another task, NaN or infinity."""
+    """Return a line of a predictions file with its end. Raises StepDiffError for another task, NaN or infinity."""
     return object_line({_KEYS[task]: _text_or_scores(task, prediction)})
 
 
 def check_prediction(task: Task, row: DiffCap | Scored, prediction: Any) -> Prediction:
-    """The prediction as a text or a list of floats; StepDiffError where it does not fit the row."""
+    """Return the prediction as a text or a list of floats. Raises StepDiffError if it does not fit the row."""
     found = _text_or_scores(task, prediction)
     if not isinstance(row, DiffCap) and len(found) != row.answers:
         raise StepDiffError(f"{len(found)} scores for a row that needs {row.answers}")
@@ -209,7 +216,7 @@ def _text_or_scores(task: Task, prediction: Any) -> Prediction:
 
 def _finite(score: Any) -> float:
     if isinstance(score, bool) or not isinstance(score, int | float):
-        raise StepDiffError(f"scores holds {score!r}, which is no number")
+        raise StepDiffError(f"scores holds {score!r}, which is not a number")
     try:
         value = float(score)
     except OverflowError:
@@ -235,21 +242,21 @@ def _text(found: dict[str, Any], name: str) -> str:
 def _list(found: dict[str, Any], name: str) -> list[Any]:
     value = _field(found, name)
     if not isinstance(value, list) or not value:
-        raise StepDiffError(f"{name!r} is not a list with something in it")
+        raise StepDiffError(f"{name!r} is not a list with at least one entry")
     return value
 
 
 def _clip(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise StepDiffError(f"{name!r} holds {type(value).__name__} where a clip id should be")
+        raise StepDiffError(f"{name!r} holds {type(value).__name__} instead of a clip id")
     if not value:
-        raise StepDiffError(f"{name!r} holds an empty text where a clip id should be")
+        raise StepDiffError(f"{name!r} holds an empty text instead of a clip id")
     return value
 
 
 def _pair(value: Any, name: str) -> Pair:
     if not isinstance(value, list) or len(value) != 2:
-        raise StepDiffError(f"{name!r} holds {value!r} where a pair of clip ids should be")
+        raise StepDiffError(f"{name!r} holds {value!r} instead of a pair of clip ids")
     return _clip(value[0], name), _clip(value[1], name)
 
 
@@ -258,7 +265,7 @@ def _diffcap(found: dict[str, Any]) -> DiffCap:
     if not isinstance(texts, list):
         raise StepDiffError(f"'text' is {type(texts).__name__}, not a list of texts")
     if not all(isinstance(text, str) for text in texts):
-        raise StepDiffError("'text' holds something that is not a text")
+        raise StepDiffError("'text' holds an entry that is not a text")
     reference = _clip(_field(found, "reference"), "reference")
     candidate = _clip(_field(found, "candidate"), "candidate")
     if reference == candidate:
@@ -270,9 +277,9 @@ def _diffmcq(found: dict[str, Any]) -> DiffMCQ:
     options = tuple(_pair(option, "options") for option in _list(found, "options"))
     answer = _pair(_field(found, "answer"), "answer")
     if len(options) != OPTIONS:
-        raise StepDiffError(f"{len(options)} options where {OPTIONS} should be")
+        raise StepDiffError(f"{len(options)} options instead of {OPTIONS}")
     if answer not in options:
-        raise StepDiffError("'answer' is none of the options")
+        raise StepDiffError("'answer' is not one of the options")
     if len(set(options)) == 1:
         raise StepDiffError("all options are the same pair: nothing to choose from")
     difference = _text(found, "difference")

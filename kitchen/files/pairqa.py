@@ -21,6 +21,7 @@ from kitchen.phrases.words import phrase
 from kitchen.scoring import score
 from kitchen.steps import CATEGORIES
 from kitchen.world import Clip
+from tasks.prompts import SIMILAR_QUESTION
 
 PAIRS = 1500
 OTHER_STEP = 0.12
@@ -116,7 +117,7 @@ def _record(one: Clip, two: Clip, kind: int, category: str, question: str, answe
 
 
 def _asked_similar(one: Clip, two: Clip, topics: list[str], answers: dict[str, str]) -> list[Record]:
-    return [_record(one, two, 3, topic, pool.SIMILAR.format(category=topic), answers[topic]) for topic in topics]
+    return [_record(one, two, 3, topic, SIMILAR_QUESTION.format(category=topic), answers[topic]) for topic in topics]
 
 
 def _question(category: str, rng: random.Random) -> tuple[str, str]:

@@ -20,9 +20,9 @@ from kitchen.phrases.tests import TONES
 from kitchen.scoring import score
 from kitchen.steps import CATEGORIES
 from kitchen.world import Clip
+from tasks.testsets import DiffCap, DiffMCQ, DiffRank
 
 Pair = tuple[Clip, Clip]
-Row = dict[str, object]
 
 SIZES = {"test": (150, 260, 540), "val": (75, 130, 180)}
 """At most so many DiffCap, DiffMCQ and DiffRank rows a split."""
@@ -58,13 +58,13 @@ def _differing(clips: list[Clip], rng: random.Random) -> list[tuple[Clip, Clip, 
     return chosen
 
 
-def diffcap(clips: list[Clip], limit: int, seed: int) -> list[Row]:
-    """Rows `reference, candidate, category, text`; text holds one phrasing of each tone."""
+def diffcap(clips: list[Clip], limit: int, seed: int) -> list[DiffCap]:
+    """Return rows whose text holds one phrasing of each tone."""
     rng = random.Random(f"diffcap {seed}")
-    rows: list[Row] = []
+    rows = []
     for one, two, category in _differing(clips, rng)[:limit]:
-        texts = [change_for_test(category, one.truth, two.truth, t, rng) for t in range(TONES)]
-        rows.append({"reference": one.id, "candidate": two.id, "category": category, "text": texts})
+        texts = tuple(change_for_test(category, one.truth, two.truth, t, rng) for t in range(TONES))
+        rows.append(DiffCap(one.id, two.id, category, texts))
     return rows
 
 
@@ -120,8 +120,8 @@ def _negatives(answer: Pair, category: str, others: list[tuple[Pair, tuple[Diffe
     return chosen
 
 
-def diffmcq(clips: list[Clip], limit: int, seed: int) -> list[Row]:
-    """Rows `difference, category, options, answer`; pairs without three negatives are left out."""
+def diffmcq(clips: list[Clip], limit: int, seed: int) -> list[DiffMCQ]:
+    """Return rows with three negatives each; pairs with fewer are left out."""
     rng = random.Random(f"diffmcq {seed}")
     others = {
         (step, category): [
@@ -130,33 +130,26 @@ def diffmcq(clips: list[Clip], limit: int, seed: int) -> list[Row]:
         for step, group in _by_step(clips).items()
         for category in CATEGORIES
     }
-    rows: list[Row] = []
+    rows: list[DiffMCQ] = []
     for one, two, category in _differing(clips, rng):
         if len(rows) == limit:
             break
         negatives = _negatives((one, two), category, others[one.truth.step, category])
         if len(negatives) < 3:
             continue
-        options = [[a.id, b.id] for a, b in ((one, two), *negatives)]
+        options = [(a.id, b.id) for a, b in ((one, two), *negatives)]
         rng.shuffle(options)
         text = change_for_test(category, one.truth, two.truth, rng.randrange(TONES), rng)
-        rows.append(
-            {
-                "difference": text,
-                "category": category,
-                "options": options,
-                "answer": [one.id, two.id],
-            }
-        )
+        rows.append(DiffMCQ(text, category, tuple(options), (one.id, two.id)))
     return rows
 
 
-def diffrank(clips: list[Clip], limit: int, seed: int) -> list[Row]:
-    """Rows `reference, targets, category, scores`: as in the published set a reference has the same targets in every
-    category, those in which all would score alike left out."""
+def diffrank(clips: list[Clip], limit: int, seed: int) -> list[DiffRank]:
+    """Return rows in which, as in the published set, a reference has the same targets in every category; categories
+    with equal scores for all targets are left out."""
     rng = random.Random(f"diffrank {seed}")
     groups = _by_step(clips)
-    rows: list[Row] = []
+    rows: list[DiffRank] = []
     for reference in rng.sample(clips, len(clips)):
         if len(rows) >= limit:
             break
@@ -170,10 +163,9 @@ def diffrank(clips: list[Clip], limit: int, seed: int) -> list[Row]:
         targets = max(drawn, key=lambda targets: _levels(reference, targets))
         rng.shuffle(targets)
         for category in CATEGORIES:
-            scores = [score(category, reference.truth, target.truth) for target in targets]
+            scores = tuple(score(category, reference.truth, target.truth) for target in targets)
             if len(set(scores)) > 1:
-                ids = [target.id for target in targets]
-                rows.append({"reference": reference.id, "targets": ids, "category": category, "scores": scores})
+                rows.append(DiffRank(reference.id, tuple(target.id for target in targets), category, scores))
     return rows[:limit]
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import random
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 from common.io.files import write_text
@@ -24,19 +25,6 @@ def _csv(rows: list[dict[str, object]], columns: tuple[str, ...]) -> str:
     return buffer.getvalue()
 
 
-def _lines(rows: Iterable[object]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def _difference_texts(test_set: str) -> Iterable[str]:
-    """The difference texts of a DiffCap or DiffMCQ test set; DiffRank has none."""
-    for line in test_set.splitlines():
-        row = json.loads(line)
-        yield from row.get("text", ())
-        if "difference" in row:
-            yield row["difference"]
-
-
 def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
     """Write every text file of the world; returns the number of rows of each."""
     clips = [clip for video in world for clip in video.clips]
@@ -47,8 +35,9 @@ def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
     def table(name: str, records: list[dict[str, object]], columns: tuple[str, ...]) -> None:
         texts[name], rows[name] = _csv(records, columns), len(records)
 
-    def lines(name: str, records: list) -> None:
-        texts[name], rows[name] = _lines(records), len(records)
+    def lines(name: str, records: Iterable[object]) -> None:
+        found = [json.dumps(record) + "\n" for record in records]
+        texts[name], rows[name] = "".join(found), len(found)
 
     table(
         "clips.csv",
@@ -86,13 +75,14 @@ def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
     table("taxonomy.csv", htstep.taxonomy(), htstep.COLUMNS)
     lines("attributes.jsonl", [{"clip": c.id, **c.truth.as_dict()} for c in clips])
     lines("pairqa_train.jsonl", paired_questions([c for c in clips if c.split == "train"], seed))
+    said = [heard(pieces[clip.video], clip) for clip in clips]
     for split, (captions, choices, ranks) in testsets.SIZES.items():
         own = [clip for clip in clips if clip.split == split]
-        lines(f"diffcap_{split}.jsonl", testsets.diffcap(own, captions, seed))
-        lines(f"diffmcq_{split}.jsonl", testsets.diffmcq(own, choices, seed))
-        lines(f"diffrank_{split}.jsonl", testsets.diffrank(own, ranks, seed))
-    said = [heard(pieces[clip.video], clip) for clip in clips]
-    said += [text for name in texts if name.startswith("diff") for text in _difference_texts(texts[name])]
+        caps, choices_made = testsets.diffcap(own, captions, seed), testsets.diffmcq(own, choices, seed)
+        lines(f"diffcap_{split}.jsonl", map(asdict, caps))
+        lines(f"diffmcq_{split}.jsonl", map(asdict, choices_made))
+        lines(f"diffrank_{split}.jsonl", map(asdict, testsets.diffrank(own, ranks, seed)))
+        said += [text for row in caps for text in row.text] + [row.difference for row in choices_made]
     table("texts.csv", [{"text": text} for text in dict.fromkeys(said) if text], ("text",))
     for name, content in (
         ("annotations.json", htstep.annotations(world)),

@@ -119,9 +119,6 @@ WHICH: dict[str, tuple[str, ...]] = {
     "step": ("Which video shows someone {v}?",),
 }
 
-SIMILAR = "Do the two videos share a similar {category}? Answer with a single word: YES or NO."
-"""The protocol's own question; no pool may vary it."""
-
 CAPTIONS = (
     "A drawing of someone {step}: {facts}.",
     "This still shows {step}, with {facts}.",

@@ -1,1 +1,1 @@
-"""exact."""
+"""Exact search: float32 products decided in float64."""

@@ -1,8 +1,8 @@
-"""The best of many cosines, kept while blocks of them go by.
+"""The k best rows of many queries, updated block by block.
 
-Guarantees:
-- best_first: rows stand by falling cosine, those of equal cosine in the order in which they came.
-- never_itself: a candidate with the same `apart` as the one that asks is passed over.
+Guarantees
+- best_first: rows are sorted by falling cosine; rows with equal cosines keep the order in which they arrived
+- never_itself: a candidate whose `apart` equals that of the query is skipped
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from jaxtyping import Float32, Int64
 from common.threads import cores, each
 from retrieval.exact.kernels import compiled, insert
 
-ASKING, CANDIDATES = 1024, 4096  # cosines computed at a time: 17 MB
+ASKING, CANDIDATES = 1024, 4096  # queries and candidates multiplied at a time: 17 MB of cosines
 
 
 @dataclass(frozen=True)
 class Best:
-    """The k best rows of each that asks, so far: -1, and the cosine -inf, where there are fewer."""
+    """The k best rows of each query so far; missing ones have row -1 and cosine -inf."""
 
     rows: Int64[np.ndarray, "asking k"]
     cosines: Float32[np.ndarray, "asking k"]
 
     @classmethod
     def none(cls, asking: int, k: int) -> Best:
-        """Nothing seen yet."""
+        """Return the state before any candidate."""
         return cls(np.full((asking, k), -1, np.int64), np.full((asking, k), -np.inf, np.float32))
 
     def of(self, some: slice) -> Best:
-        """The best of some of those that ask, kept in the same place."""
+        """Return a view of some of the queries."""
         return Best(self.rows[some], self.cosines[some])
 
     def see(
@@ -42,7 +42,7 @@ class Best:
         rows: Int64[np.ndarray, " candidates"],
         apart: Int64[np.ndarray, " candidates"],
     ) -> None:
-        """Candidates go by: normalised vectors, and the rows that they are."""
+        """Update with candidates: their normalised vectors and their rows."""
         for start in range(0, len(asking), ASKING):
             tile = slice(start, start + ASKING)
             mine, best_rows, best = asking_apart[tile], self.rows[tile], self.cosines[tile]
@@ -59,7 +59,7 @@ def _keep_all(
     best_rows: Int64[np.ndarray, "asking k"],
     best: Float32[np.ndarray, "asking k"],
 ) -> None:
-    """`_keep`, those that ask shared out among the cores."""
+    """`_keep` with the queries divided among the cores."""
     size = -(-len(cosines) // cores())
 
     def keep(first: int) -> None:
@@ -78,7 +78,7 @@ def _keep(
     best_rows: Int64[np.ndarray, "some k"],
     best: Float32[np.ndarray, "some k"],
 ) -> None:
-    """Puts each cosine that is better than the last one kept into its place."""
+    """Insert each cosine that is better than the last one kept."""
     last = best.shape[1] - 1
     for one in range(cosines.shape[0]):
         for other in range(cosines.shape[1]):

@@ -1,30 +1,29 @@
-"""the loops of exact.py, compiled: norms of rows, the best of many scores, and cosines of chosen rows
+"""Compiled loops of exact search: norms of rows, the best of many scores, cosines of chosen rows.
 
-They hold no lock, so that threads share the work out; numba's own threads would end a process that
-uses them after a fork.
-
-Loops of this room as machine code.
+They release Python's lock, so threads share the work; numba's own threads would abort a process after a fork.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int16, Int64, UInt16
+from jaxtyping import Float32, Float64, Int64
 
-from common import compiled as store_compiled
+from common import compiled as common_compiled
 
-REORDER = ("reassoc", "nsz")  # lets a sum run in several lanes at once; each value is still a float64
+REORDER = ("reassoc", "nsz")  # a sum may use several lanes at once; each value is still a float64
+LANES = 128  # scores compared at once before any single one is read
+SHORTEST, LONGEST = 1e-30, 1e30  # lengths of rows that float32 can scale and multiply
 
 
 def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-    """The loop as machine code, its sums in any order."""
-    return store_compiled.compiled(loop, REORDER)
+    """Compile a loop; its sums may run in any order."""
+    return common_compiled.compiled(loop, REORDER)
 
 
 @compiled
 def dot(a: Float64[np.ndarray, " dim"], b: Float64[np.ndarray, " dim"]) -> float:
-    """The inner product."""
+    """Return the inner product."""
     total = 0.0
     for d in range(len(a)):
         total += a[d] * b[d]
@@ -33,7 +32,7 @@ def dot(a: Float64[np.ndarray, " dim"], b: Float64[np.ndarray, " dim"]) -> float
 
 @compiled
 def distance(a: Float64[np.ndarray, " dim"], b: Float64[np.ndarray, " dim"]) -> float:
-    """The L2 distance."""
+    """Return the L2 distance."""
     total = 0.0
     for d in range(len(a)):
         total += (a[d] - b[d]) * (a[d] - b[d])
@@ -42,8 +41,10 @@ def distance(a: Float64[np.ndarray, " dim"], b: Float64[np.ndarray, " dim"]) -> 
 
 @compiled
 def insert(score: float, row: int, falling: Float32[np.ndarray, " kept"], rows: Int64[np.ndarray, " kept"]) -> None:
-    """Put a score that is better than the last of a falling list, and its row, into their places; of equals the first
-    stays first, and the last one drops out."""
+    """Insert a score and its row into a falling list and drop the last; among equal scores, the first stays first.
+
+    The score is higher than the last entry.
+    """
     at = len(falling) - 1
     while at > 0 and falling[at - 1] < score:
         falling[at], rows[at] = falling[at - 1], rows[at - 1]
@@ -51,14 +52,9 @@ def insert(score: float, row: int, falling: Float32[np.ndarray, " kept"], rows: 
     falling[at], rows[at] = score, row
 
 
-LANES = 128  # scores that are compared before any is looked at
-LOWEST = np.int16(-(2**15))
-SHORTEST, LONGEST = 1e-30, 1e30  # rows that float32 can scale and multiply
-
-
 @compiled
 def squares_of(vectors: Float32[np.ndarray, "rows dim"], out: Float64[np.ndarray, " rows"]) -> None:
-    """Fill `out` with the sums of squares."""
+    """Fill `out` with the sum of squares of each row."""
     for row in range(vectors.shape[0]):
         total = 0.0
         for d in range(vectors.shape[1]):
@@ -76,8 +72,10 @@ def multiply_few(
     scores: Float32[np.ndarray, "rows queries"],
     sums: Float64[np.ndarray, " rows"],
 ) -> None:
-    """Fill rows `first` to `last` (exclusive) of `scores` with the products of those vectors and all queries, and of
-    `sums` with their sums of squares. Four queries at a time share what is loaded of a row."""
+    """Fill rows `first` to `last` (exclusive) of `scores` with inner products and of `sums` with sums of squares.
+
+    Four queries at a time share each loaded value of a row.
+    """
     fours = queries.shape[0] // 4 * 4
     for row in range(first, last):
         squares_of(vectors[row : row + 1], sums[row : row + 1])
@@ -107,10 +105,10 @@ def keep_best(
     best_rows: Int64[np.ndarray, "queries kept"],
     best: Float32[np.ndarray, "queries kept"],
 ) -> None:
-    """Put scores * factors that are better than the last of `best`, a falling list, into their places there.
+    """Insert scores * factors that are better than the last of `best` into that falling list, with their rows.
 
-    Only queries `first` to `last` (exclusive) are looked at. Hardly any score is better, so those of a row are
-    compared many at a time. Of equals the first stays first.
+    Only queries `first` to `last` (exclusive) are updated. Few scores are better, so LANES of them are compared at
+    once. Among equal scores, the first stays first.
     """
     kept = best.shape[1]
     worst = best[:, kept - 1].copy()
@@ -118,7 +116,7 @@ def keep_best(
         factor = factors[row]
         for start in range(first, last, LANES):
             end = min(start + LANES, last)
-            some, theirs = scores[row, start:end], worst[start:end]  # from 0 on: only so many are compared at a time
+            some, theirs = scores[row, start:end], worst[start:end]  # numba vectorises loops that start at 0
             better = np.int32(0)
             for at in range(len(some)):
                 better |= np.int32(some[at] * factor > theirs[at])
@@ -132,77 +130,6 @@ def keep_best(
 
 
 @compiled
-def round_rows(
-    vectors: Float32[np.ndarray, "rows dim"],
-    first: int,
-    last: int,
-    out: UInt16[np.ndarray, "rows dim"],
-    sums: Float64[np.ndarray, " rows"],
-    off: Float32[np.ndarray, " rows"],
-) -> None:
-    """Fill rows `first` to `last` (exclusive) of `out` with those vectors, divided by their length, as the bits of the
-    nearest bfloat16; of `sums` with their sums of squares, and of `off` with how far the rounding moved each."""
-    dim = vectors.shape[1]
-    unit, back = np.empty(dim, np.float32), np.empty(dim, np.uint32)
-    bits, rounded = unit.view(np.uint32), back.view(np.float32)
-    squares_of(vectors[first:last], sums[first:last])
-    for row in range(first, last):
-        vector, line, length = vectors[row], out[row], np.sqrt(sums[row])
-        factor = 1 / length
-        if SHORTEST <= length <= LONGEST:
-            for d in range(dim):
-                unit[d] = vector[d] * np.float32(factor)
-        else:
-            for d in range(dim):
-                unit[d] = np.float64(vector[d]) * factor
-        for d in range(dim):  # half of the last bit that stays, less where that bit is 0: to the nearest, ties to even
-            more = np.uint32(0x7FFF) + ((bits[d] >> np.uint32(16)) & np.uint32(1))
-            back[d] = np.uint32(bits[d] + more) & np.uint32(0xFFFF0000)
-            line[d] = np.uint16(back[d] >> np.uint32(16))
-        total = np.float32(0)
-        for d in range(dim):
-            total += (unit[d] - rounded[d]) * (unit[d] - rounded[d])
-        off[row] = np.sqrt(total)
-
-
-@compiled
-def keep_best_rough(
-    scores: Int16[np.ndarray, "rows queries"],
-    rows: Int64[np.ndarray, " rows"],
-    first: int,
-    last: int,
-    best_rows: Int64[np.ndarray, "queries kept"],
-    best: Float32[np.ndarray, "queries kept"],
-) -> None:
-    """As `keep_best`, of scores that are the bits of bfloat16: read as integers, those from 0 on rise as they do, and
-    all below 0 lie before them."""
-    kept = best.shape[1]
-    score, place = np.empty(1, np.float32), np.empty(last - first, np.int16)
-    bits = score.view(np.uint32)
-    for query in range(first, last):
-        score[0] = best[query, kept - 1]
-        place[query - first] = np.int16(bits[0] >> np.uint32(16)) + 1 if score[0] >= 0 else LOWEST
-    for row in range(scores.shape[0]):
-        for start in range(first, last, LANES):
-            end = min(start + LANES, last)
-            some, least = scores[row, start:end], place[start - first : end - first]
-            better = np.int16(0)
-            for at in range(len(some)):
-                better |= np.int16(some[at] >= least[at])
-            if not better:
-                continue
-            for query in range(start, end):
-                if scores[row, query] < place[query - first]:
-                    continue
-                bits[0] = np.uint32(np.uint16(scores[row, query])) << np.uint32(16)
-                if score[0] > best[query, kept - 1]:
-                    insert(score[0], rows[row], best[query], best_rows[query])
-                    score[0] = best[query, kept - 1]
-                    if score[0] >= 0:
-                        place[query - first] = np.int16(bits[0] >> np.uint32(16)) + 1
-
-
-@compiled
 def cosines_of(
     vectors: Float32[np.ndarray, "rows dim"],
     norms: Float64[np.ndarray, " rows"],
@@ -213,8 +140,7 @@ def cosines_of(
     last: int,
     out: Float64[np.ndarray, " pairs"],
 ) -> None:
-    """Fill `out` from `first` to `last` (exclusive) with the cosine of the vector at each of `places` and the
-    normalised query at the same of `asking`, in float64."""
+    """Fill `out` from `first` to `last` (exclusive) with float64 cosines of vectors[places] and queries[asking]."""
     for pair in range(first, last):
         vector, query = vectors[places[pair]], queries[asking[pair]]
         total = 0.0

@@ -1,1 +1,1 @@
-"""index."""
+"""Indexes: built in parts, checked when opened."""

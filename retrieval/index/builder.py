@@ -1,10 +1,9 @@
-"""building the index of a view: chosen, trained, filled part by part, merged, measured, committed
+"""Build of a view's index: choose, train, fill part by part, merge, measure, commit.
 
 Guarantees
-- whole_or_not_at_all: the index under a name of its own, then its card; a build that dies at any moment leaves the old
-  index standing
-- new_rows_are_added: rows that came since are added to an index that stands, which is neither trained nor read anew
-- recall_is_measured: the card says what share of the true neighbours of sample queries the index finds
+- whole_or_not_at_all: the index is written under its own name, then its card; an interrupted build keeps the old index
+- new_rows_are_added: newer rows are added to the existing index, which is neither trained nor read again
+- recall_is_measured: the card holds the share of the true neighbours of sample queries that the index finds
 - no_damaged_row: every row is compared with its stored checksum when it is read into an index
 """
 
@@ -43,8 +42,7 @@ from retrieval.index.index_card import (
 from retrieval.index.parts import Filled, Job, Part, emptied, merge, parts_of, rows_in, train, write_index
 from retrieval.index.sample import K, Sample, recall, without_itself
 from retrieval.index.workers import fill_all
-from retrieval.queries.advice import command
-from retrieval.vectors import checked_norms, filled_rows, raw_blocks, width
+from retrieval.vectors import checked_norms, command, filled_rows, raw_blocks, width
 from store import Store, View
 
 if TYPE_CHECKING:
@@ -52,7 +50,8 @@ if TYPE_CHECKING:
 
 METRIC = "inner product of L2-normalised rows"
 PART_ROWS = 2**18  # of a part, about
-REBUILD_FROM = 0.3  # share of rows that the centroids have never seen, from which a rebuild is asked for
+GIVEN = "it was given"  # why of a factory that the user named
+REBUILD_FROM = 0.3  # share of rows added after training from which a rebuild is recommended
 TIMED = 32  # single queries whose median time is the latency
 
 
@@ -67,12 +66,18 @@ def build_index(
     address: str | None = None,
     part_rows: int = PART_ROWS,
 ) -> Card:
-    """Indexes the filled rows of `view` and returns the card.
+    """Index the filled rows of a view and return the card.
 
-    An index that stands is given the rows that came since, unless `rebuild`. Several parts are filled by Ray (a local
-    one, or the cluster at `address`) with `workers` processes, or here where that is 1.
-    StepDiffError: no such embedding, no rows, a row without a direction, an unusable factory, no index within the
-    memory given.
+    Args:
+        factory: FAISS factory string, or "auto".
+        given: Budgets of memory, time and recall.
+        rebuild: Train again; otherwise newer rows are added to an existing index.
+        workers: Processes that fill parts on Ray (default: one per CPU); 1 fills them here.
+        address: Ray cluster; by default a local one is started for several parts.
+
+    Raises:
+        StepDiffError: No such embedding, no rows, a row without a direction, an unusable factory, or no index that
+            fits the memory.
     """
     start = time.monotonic()
     dim, rows = width(view, feature), filled_rows(view)
@@ -82,7 +87,7 @@ def build_index(
             f"with {command('python', '-m', 'featurize', '--help')}"
         )
     given = given or Budgets()
-    choice = choose(len(rows), dim, given) if factory == "auto" else Choice(factory, "it was asked for")
+    choice = choose(len(rows), dim, given) if factory == "auto" else Choice(factory, GIVEN)
     path = card_path(store, view.entity, view.name)
     make_folder(path.parent)
     with locked(path.parent / f".{view.name}.lock", wait=False):
@@ -111,7 +116,7 @@ class _Build:
     ) -> None:
         self.store, self.view, self.feature, self.rows, self.given = store, view, feature, rows, given
         self.choice, self.part_rows = choice, part_rows
-        self.copied = store.view(view.entity, view.name, check="always")  # no damaged row comes into an index
+        self.copied = store.view(view.entity, view.name, check="always")
         path = card_path(store, view.entity, view.name)
         self.folder, self.work = path.parent, path.parent / f"{view.name}.building"
         self.index, self.drawn = new_files(path)
@@ -119,8 +124,8 @@ class _Build:
         self.old = None if rebuild else self._extendable(read_card(path))
 
     def exact(self) -> Card:
-        """All rows are looked at once: each has a direction."""
-        with progress("looked at rows", len(self.rows)) as advance:
+        """Check that every row has a direction; an exact index has no files."""
+        with progress("checked rows", len(self.rows)) as advance:
             for rows, vectors in raw_blocks(self.copied, self.feature, self.rows):
                 checked_norms(self.store, self.view, self.feature, rows, squares(vectors))
                 advance(len(rows))
@@ -130,7 +135,7 @@ class _Build:
         return card | {"recall": 1.0, "latency": _latency(index, queries), "memory": 0, "bytes": 0}
 
     def approximate(self, workers: int | None, address: str | None) -> Card:
-        """Trained or taken from the index that stands, filled, merged, measured."""
+        """Train or take the existing index, then fill, merge and measure."""
         held = rows_in(self.old[1]) if self.old else np.empty(0, np.int64)
         new = np.setdiff1d(self.rows, held, assume_unique=True)
         factory = self.old[0]["factory"] if self.old else self.choice.factory
@@ -140,7 +145,7 @@ class _Build:
             self._train(job, factory)
         trained = time.monotonic()
         parts = parts_of(job, new, self.view.rows_per_shard, self.part_rows) if len(new) else []
-        if not job.mergeable():  # its rows are added in one go
+        if not job.mergeable():  # all rows form one part
             parts = parts_of(job, new, 1, 2**62)
         missing = [part for part in parts if not part.passed.exists()]
         with progress("indexed rows", len(new)) as advance:
@@ -166,13 +171,13 @@ class _Build:
         }
 
     def _extendable(self, card: Card | str) -> tuple[Card, faiss.Index] | None:
-        """The existing card and index if only newer rows are missing from them."""
+        """The existing card and index if they lack only newer rows."""
         if isinstance(card, str) or not card["files"] or card["feature"] != self.feature:
             return None
         same = card["factory"] == self.choice.factory
         codes = card["factory"].rpartition(",")[2] == self.choice.factory.rpartition(",")[2]
-        asked = same or (codes and self.choice.why != "it was asked for")
-        if not asked or card["provenance"] != self.view.provenance.as_dict():
+        wanted = same or (codes and self.choice.why != GIVEN)
+        if not wanted or card["provenance"] != self.view.provenance.as_dict():
             return None
         try:
             index = read_files(self.store, self.view, card)
@@ -185,7 +190,7 @@ class _Build:
         return None if lost or digest(self.store, self.view, held) != card["digest"] else (card, index)
 
     def _job(self, factory: str, held: Int64[np.ndarray, " held"]) -> Job:
-        """Parts of the same rows and factory lie in the same folder; those of any other build are removed."""
+        """The job, whose folder depends on rows and factory; folders of other builds are removed."""
         same = f"{VERSION} {faiss_version()} {factory} {self.feature} {self.digest} {len(held)} {self.part_rows}"
         folder = self.work / hashlib.sha256(same.encode()).hexdigest()[:16]
         if not folder.is_dir():
@@ -202,7 +207,7 @@ class _Build:
         write_index(emptied(self.old[1]), job.trained)
 
     def _merge(self, job: Job, parts: list[Part]) -> tuple[dict[str, Any], Sample]:
-        """The index and the sample under the names of this build, as the card names them."""
+        """Write index and sample under the names of this build; returns the card's entries and the sample."""
         with ExitStack() as stack:
             here = {}
             if self.old:
@@ -223,7 +228,7 @@ class _Build:
         return dict(zip(names, files.values(), strict=True)), sample
 
     def _measured(self, card: Card, sample: Sample) -> Card:
-        """As many lists looked at as the recall asked for takes, and what comes of it."""
+        """Raise the number of probed lists until the recall is reached; returns the measurements."""
         index = read_files(self.store, self.view, card)
         assert index is not None
         check_ids(index, file_of(card, INDEX), self.rows)
@@ -263,7 +268,7 @@ class _Build:
 
 
 def broken(card: Card, given: Budgets, rebuild: str) -> list[str]:
-    """The budgets that an index breaks, a line each, with what to do. `rebuild` is the command that builds it anew."""
+    """Return a line for each budget that an index exceeds, with advice. `rebuild` is the command that rebuilds it."""
     lines = []
     if card["recall"] < given.recall:
         lines.append(
@@ -284,14 +289,14 @@ def broken(card: Card, given: Budgets, rebuild: str) -> list[str]:
 
 
 def faiss_version() -> str:
-    """Of the FAISS that is installed."""
+    """Return the version of the installed FAISS."""
     import faiss
 
     return str(faiss.__version__)
 
 
 def _latency(index: Index, sample: Sample) -> float:
-    """Median seconds of a single query."""
+    """Median seconds of one query."""
     seconds = []
     for query in sample.queries[:TIMED]:
         start = time.perf_counter()
@@ -301,7 +306,7 @@ def _latency(index: Index, sample: Sample) -> float:
 
 
 def _recall_share(filled: list[Filled]) -> float | None:
-    """Seconds of the sample's truth for each second of adding; None where all parts were there."""
+    """Seconds spent on the sample's true neighbours per second of adding; None if no part was filled."""
     aside = sum(one.recall_seconds for one in filled)
     rest = sum(one.seconds for one in filled) - aside
     return round(aside / rest, 4) if filled else None

@@ -1,8 +1,8 @@
-"""Files of an index, checked before anything is allocated for them: FAISS indexes and the arrays of a sample.
+"""Files of an index, checked before memory is allocated for them: FAISS indexes and the arrays of a sample.
 
 Guarantees
-- forged_sizes_allocate_nothing: a file that declares more than it holds is refused before memory is taken for that
-- ids_are_filled_rows: an index whose numbers are not the rows of its view is refused
+- forged_sizes_allocate_nothing: a file that declares more than it holds is refused before memory is allocated
+- ids_are_filled_rows: an index whose numbers are not the filled rows of its view is refused
 """
 
 from __future__ import annotations
@@ -26,26 +26,22 @@ if TYPE_CHECKING:
     import faiss
 
 _HEADER = struct.Struct("<4siqqq?i")  # kind, dimension, vectors, two unused numbers, is trained, metric
-_LEAST_BYTES = 9  # of a vector in a file: a code of one byte and its row number
+_LEAST_BYTES = 9  # of a vector in a file: one byte of code and its row number
 _DERIVED = 64 * 2**20  # bytes of tables that FAISS computes from small codebooks while it reads
 _limits = threading.Lock()  # FAISS's limits apply to the whole process
 
 
 class DamagedIndex(StepDiffError):
-    """A file of an index that is not as it was written; the message begins with what is wrong."""
+    """A file of an index that differs from what was written; the message begins with the fault."""
 
 
 def read_faiss(path: Path, dim: int, count: int, mapped: bool = False) -> faiss.Index:
-    """Return the FAISS index in a file.
+    """Return the FAISS index in a file of `count` vectors of `dim` channels.
 
-    Args:
-        path: the file.
-        dim: channels that its vectors must have.
-        count: vectors that it must hold.
-        mapped: leave inverted lists in the file, and map it.
+    `mapped` leaves the inverted lists in the mapped file.
 
     Raises:
-        DamagedIndex: the header declares anything else, or more than the file holds, or FAISS cannot read it.
+        DamagedIndex: The header declares other numbers, or more than the file holds, or FAISS cannot read it.
     """
     import faiss
 
@@ -58,25 +54,25 @@ def read_faiss(path: Path, dim: int, count: int, mapped: bool = False) -> faiss.
     if (d, vectors, metric) != (dim, count, faiss.METRIC_INNER_PRODUCT) or vectors * _LEAST_BYTES > size:
         raise DamagedIndex(
             f"{path.name} is damaged: {size:,} bytes that declare {vectors:,} vectors of {d:,} channels, "
-            f"where the index has {count:,} of {dim:,}"
+            f"but the index has {count:,} of {dim:,}"
         )
-    flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE  # distances of L2 alone need that table
+    flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE  # only L2 distances need that table
     try:
         with _limited(size):
             index = faiss.read_index(str(path), flags | (faiss.IO_FLAG_MMAP if mapped else 0))
     except (RuntimeError, MemoryError) as error:
         reason = (str(error).strip().splitlines() or ["out of memory"])[-1]
         raise DamagedIndex(f"{path.name} is damaged: FAISS cannot read it ({reason})") from error
-    if (index.d, index.ntotal) != (dim, count):  # a wrapper that declares one thing and holds another
+    if (index.d, index.ntotal) != (dim, count):  # a wrapper may declare other numbers than it holds
         raise DamagedIndex(f"{path.name} is damaged: it holds {index.ntotal:,} vectors of {index.d:,} channels")
     return index
 
 
 @contextmanager
 def _limited(size: int) -> Iterator[None]:
-    """Let FAISS take no more memory for one array than a file of `size` bytes can fill.
+    """Limit the memory of each array that FAISS reads to what a file of `size` bytes can fill.
 
-    FAISS has such limits since 1.14.2. The newest faiss-gpu-cu12 is older: with it only the header is checked.
+    FAISS has these limits since 1.14.2. faiss-gpu-cu12 is older: there only the header is checked.
     """
     import faiss
 
@@ -95,7 +91,7 @@ def _limited(size: int) -> Iterator[None]:
 
 
 def check_ids(index: faiss.Index, name: str, filled: Int64[np.ndarray, " rows"]) -> None:
-    """Raise DamagedIndex unless the numbers in an index are the filled rows of its view, each once."""
+    """Raise DamagedIndex unless the numbers in an index are the filled rows of its view, each exactly once."""
     found: Bool[np.ndarray, " up_to_last"] = np.zeros(int(filled.max(initial=-1)) + 1, bool)
     total = 0
     for part in ids(index):
@@ -108,7 +104,7 @@ def check_ids(index: faiss.Index, name: str, filled: Int64[np.ndarray, " rows"])
 
 
 def ids(index: faiss.Index) -> Iterator[Int64[np.ndarray, " list"]]:
-    """Yield the row numbers in an index: those of each inverted list that is not empty, or all at once."""
+    """Yield the row numbers of each inverted list that is not empty, or all at once if the index has no lists."""
     import faiss
 
     ivf = faiss.try_extract_index_ivf(index)
@@ -123,14 +119,10 @@ def ids(index: faiss.Index) -> Iterator[Int64[np.ndarray, " list"]]:
 
 
 def read_arrays(path: Path, forms: Mapping[str, tuple[str, int]]) -> dict[str, np.ndarray]:
-    """Return the arrays of an uncompressed .npz file.
-
-    Args:
-        path: the file.
-        forms: type and number of axes that each array must have, by name.
+    """Return the arrays of an uncompressed .npz file; `forms` gives the type and number of axes of each.
 
     Raises:
-        DamagedIndex: it is no such file, or an array declares another form or size than it has.
+        DamagedIndex: Not such a file, or an array that declares another form or size than it has.
     """
     size = path.stat().st_size
     try:
@@ -139,14 +131,14 @@ def read_arrays(path: Path, forms: Mapping[str, tuple[str, int]]) -> dict[str, n
             if sorted(members) != sorted(f"{name}.npy" for name in forms) or any(
                 info.compress_type != zipfile.ZIP_STORED or info.file_size > size for info in members.values()
             ):
-                raise ValueError("it holds other arrays, or compressed ones")
+                raise ValueError("it contains other arrays, or compressed ones")
             return {name: _array(file.read(f"{name}.npy"), *form) for name, form in forms.items()}
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError, NotImplementedError, struct.error) as error:
         raise DamagedIndex(f"{path.name} is damaged: it cannot be read ({error})") from error
 
 
 def _array(data: bytes, kind: str, axes: int) -> np.ndarray:
-    """An array from the bytes of a .npy file. ValueError where header and bytes do not agree."""
+    """An array from the bytes of a .npy file. Raises ValueError where header and bytes disagree."""
     file = BytesIO(data)
     version = np.lib.format.read_magic(file)
     if version != (1, 0):

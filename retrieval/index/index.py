@@ -1,16 +1,14 @@
-"""A FAISS index over one view of a store, and the card that says what it was built from.
+"""A FAISS index over one view of a store, opened and searched.
 
-On disk, in the store: indexes/ENTITY/VIEW.json (the card) and the files it names (see card.py, sample.py). An exact
-index is its card alone: it searches the store itself.
+On disk, in the store: indexes/ENTITY/VIEW.json (the card) and the files that it names (see index_card.py, sample.py).
+An exact index has only a card: the store itself is searched.
 
-Guarantees:
-- ids_are_store_rows: a hit is a row of the store, whatever rows failed or are not there yet.
-- stale_is_refused: an index of rows that have changed since, of another provenance, without its
-  card, or damaged in any byte is not searched; the error says why and how to build it anew.
-- similarities_are_exact: hits of an index that approximates are compared again by the store's own
-  vectors, so a similarity is always the cosine.
-
-GPUs, where FAISS has any (`pip install -e '.[gpu]'`): training there takes minutes where it takes hours
+Guarantees
+- ids_are_store_rows: a hit is a row of the store, also where other rows failed or are missing
+- stale_is_refused: an index of changed rows, of another provenance, without its card or with a damaged byte is refused;
+  the error gives the reason and the command that rebuilds it
+- similarities_are_exact: hits of an approximate index are compared again by the store's own vectors, so a similarity is
+  always the cosine
 """
 
 from __future__ import annotations
@@ -35,18 +33,18 @@ from store import Store, View
 if TYPE_CHECKING:
     import faiss
 
-AGAIN = 10  # hits of product-quantised codes compared exactly, for each one asked for
+AGAIN = 10  # hits of product-quantised codes compared exactly per requested hit
 
 
 @dataclass(frozen=True)
 class Index:
-    """An index that was found true to its store."""
+    """An index that matches its store."""
 
     store: Store
     view: View
     card: Card
     faiss: faiss.Index | None
-    """None is exact: the store itself is searched"""
+    """None for an exact index: the store itself is searched"""
 
     def __len__(self) -> int:
         return int(self.card["rows"])
@@ -54,10 +52,11 @@ class Index:
     def search(
         self, queries: Float32[np.ndarray, "queries dim"], k: int, among: Int64[np.ndarray, " rows"] | None = None
     ) -> tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]:
-        """The k nearest rows of each normalised query and their cosines, best first; with `among`, of those rows.
+        """Return the k nearest rows of each query and their cosines, best first.
 
-        Where there are fewer, or an approximate index finds fewer, the row is -1 and the cosine -inf. StepDiffError:
-        an index of a kind that cannot leave rows out.
+        Where the index finds fewer, the row is -1 and the cosine -inf.
+
+        `queries` are normalised; `among` limits the rows. Raises StepDiffError if this kind of index cannot do that.
         """
         feature = self.card["feature"]
         if self.faiss is None:
@@ -69,7 +68,7 @@ class Index:
             _, rows = self.faiss.search(queries, more, params=only)
         except RuntimeError as error:
             raise StepDiffError(
-                f"FAISS cannot search some rows alone in an index {self.card['factory']!r}: "
+                f"FAISS cannot search only some rows of an index {self.card['factory']!r}: "
                 "build one with --factory auto"
             ) from error
         cosines = compared(self.store, self.view, feature, queries, rows)
@@ -79,8 +78,8 @@ class Index:
 
 
 def selecting(index: Any, rows: Int64[np.ndarray, " rows"]) -> Any:
-    """What makes a search of `index` look at `rows` alone: the fewer they are, the more lists of an IVF index."""
-    faiss: Any = import_module("faiss")  # whose stubs know no selection
+    """Return search parameters that select `rows`; fewer rows mean more probed lists of an IVF index."""
+    faiss: Any = import_module("faiss")  # its stubs lack the selectors
     chosen = np.zeros(int(rows.max(initial=0)) + 1, bool)
     chosen[rows] = True
     only = faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little"))
@@ -94,7 +93,7 @@ def selecting(index: Any, rows: Int64[np.ndarray, " rows"]) -> Any:
 
 
 def open_index(store: Store, view: View) -> Index:
-    """The index of `view`. StepDiffError where there is none, or where it is stale."""
+    """Return the index of `view`. Raises StepDiffError if it does not exist or is stale."""
     path = card_path(store, view.entity, view.name)
     if not path.exists():
         raise StepDiffError(
@@ -116,38 +115,34 @@ def open_index(store: Store, view: View) -> Index:
 
 
 def read_files(store: Store, view: View, card: Card) -> faiss.Index | None:
-    """The FAISS index of a card, None of an exact one. DamagedIndex where a file is not as it was written."""
-    beside = card_path(store, view.entity, view.name).parent
+    """Return the FAISS index of a card, None for an exact one. Raises DamagedIndex if a file has changed."""
+    home = card_path(store, view.entity, view.name).parent
     if not card["files"]:
         return None
-    with beside.fetched(list(card["files"])) as folder:
+    with home.fetched(list(card["files"])) as folder:
         if damaged(card, folder):
             raise DamagedIndex("its file is damaged or of another build")
-        index = read_faiss(folder / file_of(card, INDEX), card["dim"], card["rows"], mapped=folder == beside)
+        index = read_faiss(folder / file_of(card, INDEX), card["dim"], card["rows"], mapped=folder == home)
     probe(index, card["probes"])
     return index
 
 
 def probe(index: faiss.Index, lists: int) -> None:
-    """Let an IVF index look at so many lists for a query; another index has none."""
+    """Set the number of lists that an IVF index probes; other indexes have none."""
     if (ivf := ivf_of(index)) is not None:
         ivf.nprobe = lists
 
 
 def ivf_of(index: faiss.Index) -> faiss.IndexIVF | None:
-    """The inverted lists that an index is or wraps, None where it has none."""
+    """Return the IVF index that an index is or wraps, or None."""
     import faiss
 
     return faiss.try_extract_index_ivf(index)
 
 
-if TYPE_CHECKING:
-    import faiss
-
-
 @contextmanager
 def cluster_on_gpu(ivf: faiss.IndexIVF | None) -> Iterator[None]:
-    """Let the centroids of an IVF index be trained on all GPUs within this block; without GPUs nothing changes."""
+    """Train the centroids of an IVF index on all GPUs within this block, if FAISS has GPUs (`pip install '.[gpu]'`)."""
     import faiss
 
     if ivf is None or not faiss.get_num_gpus():

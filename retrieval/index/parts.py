@@ -1,11 +1,11 @@
-"""an index in parts: trained once, filled by runs of rows side by side, merged on disk
+"""An index in parts: trained once, filled in parallel from runs of rows, merged on disk.
 
-In a folder of their own, each file whole or absent: trained.faiss (no rows), sample.npz (see sample.py), and for every
-part its inverted lists and, written last, what passed the sample.
+A folder holds trained.faiss (without rows), sample.npz (see sample.py) and, for each part, its inverted lists and the
+sample's neighbours among its rows, which are written last. Each file appears complete or not at all.
 
 Guarantees
-- a_killed_build_resumes: parts that are there are not computed again, and the index is that of an unbroken build
-- memory_of_one_part: rows of one part and no more are in a worker's memory; the merge maps files
+- a_killed_build_resumes: existing parts are not computed again, and the index equals that of an uninterrupted build
+- a worker holds the rows of one part in memory; the merge maps files
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """An index to be built. Picklable."""
+    """An index to build. Picklable."""
 
     store: Place
     entity: str
@@ -49,6 +49,7 @@ class Job:
     """of the parts"""
 
     def opened(self) -> tuple[Store, View]:
+        """Open the store and the view; each row read is compared with its checksum."""
         store = Store.open(self.store)
         return store, store.view(self.entity, self.view, check="always")
 
@@ -61,19 +62,16 @@ class Job:
         return self.folder / "sample.npz"
 
     def mergeable(self) -> bool:
-        """Whether parts of the trained index can be put together: it has inverted lists."""
+        """Return whether parts can be merged: the trained index has inverted lists."""
         import faiss
 
         with self.naming_folder(), local(self.trained) as file:
-            return faiss.try_extract_index_ivf(read_faiss(file, self.dim(), 0)) is not None
-
-    def dim(self) -> int:
-        """Channels of a vector."""
-        return width(self.opened()[1], self.feature)
+            dim = width(self.opened()[1], self.feature)
+            return faiss.try_extract_index_ivf(read_faiss(file, dim, 0)) is not None
 
     @contextmanager
     def naming_folder(self) -> Iterator[None]:
-        """Turn a DamagedIndex raised within the block into an error that says what to delete."""
+        """Convert a DamagedIndex raised within the block into an error that names the folder to delete."""
         try:
             yield
         except DamagedIndex as error:
@@ -88,7 +86,7 @@ class Part(NamedTuple):
 
     @property
     def shard(self) -> int:
-        """Its first row, for the worker pool."""
+        """Its first row, which identifies it in the worker pool."""
         return int(self.rows[0])
 
     @property
@@ -105,24 +103,24 @@ class Part(NamedTuple):
 
     @property
     def passed(self) -> Place:
-        """Written last: the part is done."""
+        """The file that is written last: the part is complete."""
         return self.job.folder / f"{self.name}.npz"
 
 
 class Filled(NamedTuple):
-    """What it took to fill a part."""
+    """Measurements of filling a part."""
 
     seconds: float
     recall_seconds: float
-    """of them, for the sample's truth"""
+    """part of them that the sample's true neighbours took"""
     memory: int
-    """bytes that the process had at its peak"""
+    """peak bytes of the process"""
     error: str | None = None
-    """why it was not filled"""
+    """the reason if it was not filled"""
 
 
 def parts_of(job: Job, rows: Int64[np.ndarray, " rows"], rows_per_shard: int, size: int) -> list[Part]:
-    """`rows` in parts of whole shards, of about `size` rows."""
+    """Split `rows` into parts of whole shards, about `size` rows each."""
     runs = rows // (rows_per_shard * max(size // rows_per_shard, 1))
     return [Part(job, part) for part in np.split(rows, np.flatnonzero(np.diff(runs)) + 1)]
 
@@ -130,7 +128,7 @@ def parts_of(job: Job, rows: Int64[np.ndarray, " rows"], rows_per_shard: int, si
 def train(job: Job, factory: str, rows: Int64[np.ndarray, " rows"]) -> None:
     """Train an empty index on a seeded sample of `rows`, and draw the sample queries.
 
-    StepDiffError where FAISS cannot make such an index of these rows.
+    Raises StepDiffError if FAISS cannot build such an index from these rows.
     """
     import faiss
 
@@ -139,7 +137,7 @@ def train(job: Job, factory: str, rows: Int64[np.ndarray, " rows"]) -> None:
     try:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
         ivf = faiss.try_extract_index_ivf(index)
-        if ivf is None:  # it takes no row numbers by itself
+        if ivf is None:  # the index stores no row numbers by itself
             index = faiss.IndexIDMap(index)
         lists = ivf.nlist if ivf is not None else 1024
         if not index.is_trained:
@@ -160,39 +158,42 @@ def train(job: Job, factory: str, rows: Int64[np.ndarray, " rows"]) -> None:
 
 
 def fill(part: Part) -> Filled:
-    """Add the rows of a part to its own lists, and let them pass the sample."""
-    start, aside = time.perf_counter(), 0.0
+    """Add the rows of a part to its own lists, and compare them with the sample queries."""
+    start, compared = time.perf_counter(), 0.0
     job = part.job
     store, view = job.opened()
     with job.naming_folder(), local(job.trained) as file, local(job.sample) as drawn:
         index = read_faiss(file, width(view, job.feature), 0)
         sample = Sample.read(drawn, filled_rows(view))
-    passing = sample.anew()
+    passing = sample.empty()
     for rows, vectors in raw_blocks(view, job.feature, part.rows):
         sums = squares(vectors)
         norms = checked_norms(store, view, job.feature, rows, sums)
         before = time.perf_counter()
         passing.see(rows, vectors, sums)
-        aside += time.perf_counter() - before
+        compared += time.perf_counter() - before
         index.add_with_ids((vectors / norms[:, None]).astype(np.float32), rows)
     write_index(index, part.lists)
     with whole(part.passed) as temporary:
         Sample.passed(sample.rows, passing).write(temporary)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Filled(time.perf_counter() - start, aside, memory)
+    return Filled(time.perf_counter() - start, compared, memory)
 
 
 def merge(trained: Path, lists: Mapping[Path, int], dim: int, out: Path) -> int:
     """Write the index `trained` with all rows of the index files `lists` as the file `out`; returns their number.
 
-    It is written list by list as FAISS itself writes an index, whose inverted lists stand at its end; so no more than
-    a list is in memory. StepDiffError where this FAISS writes them another way, or a file is damaged.
+    The output has FAISS's own format, in which the inverted lists come last. It is written list by list, so at most one
+    list is in memory.
 
     Args:
-        trained: an index of `dim` channels without rows.
-        lists: index files, and how many rows each holds.
-        dim: channels.
-        out: file to write.
+        trained: An index of `dim` channels without rows.
+        lists: Index files, and the number of rows of each.
+        dim: Channels.
+        out: File to write.
+
+    Raises:
+        StepDiffError: A damaged file, or a FAISS version with another format.
     """
     import faiss
 
@@ -203,7 +204,7 @@ def merge(trained: Path, lists: Mapping[Path, int], dim: int, out: Path) -> int:
     for path, one in zip(lists, opened, strict=True):
         inner = faiss.try_extract_index_ivf(one)
         if inner is None or (inner.nlist, inner.code_size) != (ivf.nlist, ivf.code_size):
-            raise DamagedIndex(f"{path.name} is damaged: it is no part of this index")
+            raise DamagedIndex(f"{path.name} is damaged: it is not a part of this index")
         parts.append(inner.invlists)
     sizes = np.array([[part.list_size(n) for part in parts] for n in range(ivf.nlist)], "<u8")
     empty.ntotal = ivf.ntotal = int(sizes.sum())
@@ -211,21 +212,21 @@ def merge(trained: Path, lists: Mapping[Path, int], dim: int, out: Path) -> int:
     what = b"ilar" + np.array([ivf.nlist, ivf.code_size], "<u8").tobytes()
     no_lists = what + b"sprs" + bytes(8)
     if not header.endswith(no_lists):
-        raise StepDiffError(f"FAISS {faiss.__version__} keeps such an index in another way: use --factory auto")
+        raise StepDiffError(f"FAISS {faiss.__version__} stores such an index in another format: use --factory auto")
     with open(out, "wb") as file:
         file.write(header.removesuffix(no_lists))
         file.write(what + b"full" + np.array([ivf.nlist], "<u8").tobytes() + sizes.sum(axis=1, dtype="<u8").tobytes())
         for number, counts in enumerate(sizes.astype(int).tolist()):
-            there = [(part, count) for part, count in zip(parts, counts, strict=True) if count]
-            for part, count in there:
+            present = [(part, count) for part, count in zip(parts, counts, strict=True) if count]
+            for part, count in present:
                 file.write(faiss.rev_swig_ptr(part.get_codes(number), count * ivf.code_size).data)
-            for part, count in there:
+            for part, count in present:
                 file.write(faiss.rev_swig_ptr(part.get_ids(number), count).data)
     return int(empty.ntotal)
 
 
 def emptied(index: faiss.Index) -> faiss.Index:
-    """A trained IVF index without its rows."""
+    """Remove the rows of a trained IVF index and return it."""
     import faiss
 
     ivf = faiss.extract_index_ivf(index)
@@ -238,13 +239,13 @@ def emptied(index: faiss.Index) -> faiss.Index:
 
 
 def rows_in(index: faiss.Index) -> Int64[np.ndarray, " rows"]:
-    """The row numbers that an IVF index holds, rising."""
+    """Return the row numbers in an IVF index, rising."""
     held = list(ids(index))
     return np.sort(np.concatenate(held)) if held else np.empty(0, np.int64)
 
 
 def write_index(index: faiss.Index, path: Place) -> None:
-    """Write an index file, whole. StepDiffError where the disk refuses."""
+    """Write an index file completely or not at all. Raises StepDiffError if the disk is full."""
     import faiss
 
     with whole(path) as temporary:

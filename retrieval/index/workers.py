@@ -1,4 +1,4 @@
-"""Parts of an index, filled in this process or by a pool of workers on Ray."""
+"""Filling of an index's parts, in this process or by a pool of workers on Ray."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FillOptions:
 
 
 class FillWorker:
-    """Fills parts; only figures travel through Ray, never embeddings."""
+    """A worker that fills parts; only measurements travel through Ray, never embeddings."""
 
     def __init__(self, options: FillOptions) -> None:
         pass
@@ -43,9 +43,9 @@ def failed(shard: int, why: str) -> Filled:
 
 
 def fill_all(parts: Sequence[Part], workers: int | None, address: str | None, advance: Advance) -> Iterator[Filled]:
-    """Fill every part and yield its figures as it ends. One part, or `workers` of 1, needs no Ray.
+    """Fill every part and yield its measurements as it ends. One part, or `workers` of 1, needs no Ray.
 
-    Raises StepDiffError as `fill` does, and where workers die.
+    Raises StepDiffError for the first part that fails, or whose workers die repeatedly.
     """
     if workers == 1 or (len(parts) < 2 and address is None):
         for part in parts:

@@ -1,1 +1,1 @@
-"""mining."""
+"""Mining of training and test data: neighbours, duplicates and hard negatives."""

@@ -1,1 +1,1 @@
-"""queries."""
+"""Queries: what is searched for, which clips are eligible, and pages of results."""

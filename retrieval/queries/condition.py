@@ -1,12 +1,12 @@
-"""A condition on columns, read from text that a user typed: a small, safe part of what SQL allows after WHERE.
+"""A condition on catalog columns, parsed from a user's text: a small, safe subset of SQL's WHERE.
 
 Allowed are comparisons, AND, OR, NOT, IN with a list, LIKE, ILIKE, BETWEEN, IS NULL, + - * / %, parentheses, strings,
-numbers, TRUE, FALSE, NULL, column names (in double quotes where SQL would read them as a word of its own) and the
-functions lower, upper and length. sqlglot splits the text into tokens. Each token must be on this list, and is written
-again in one fixed form, every name in quotes, so that what Polars' own SQL then parses cannot hold anything else.
+numbers, TRUE, FALSE, NULL, column names (in double quotes if they are SQL keywords) and the functions lower, upper and
+length. sqlglot splits the text into tokens. Each token must be on this list and is written again in one fixed form,
+with every name in quotes, so the text that Polars parses cannot contain anything else.
 
 Guarantees
-- nothing_is_opened: a text that Polars would open a file or an address for, or call a function for, is refused by name
+- nothing_is_opened: a text for which Polars would open a file or an address, or call a function, is refused by name
 - same_as_polars: an accepted condition selects the rows that Polars' own SQL selects for the same text
 - work_is_bounded: length, nesting, number of operators and length of a LIKE pattern have limits, checked before parsing
 """
@@ -26,8 +26,8 @@ from common.errors import StepDiffError
 
 LONGEST = 10_000  # characters of a condition
 LONGEST_PATTERN = 500  # characters after LIKE
-DEEPEST = 20  # parentheses, NOT and minus signs inside one another; Polars' parser stops at about 50
-MOST_OPERATORS = 256  # Polars needs 0.3 s for so many in one chain, and minutes for 3,000
+DEEPEST = 20  # nested parentheses, NOT and minus signs; Polars' parser stops at about 50
+MOST_OPERATORS = 256  # Polars takes 0.3 s for a chain of this length, and minutes for 3,000
 
 FUNCTIONS = ("lower", "upper", "length")
 ALLOWED = (
@@ -46,21 +46,21 @@ _PATTERN_NAME = re.compile(r"\*|\^.*\$", re.DOTALL)  # Polars expands such a nam
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition, and the columns that it reads."""
+    """A condition and the columns that it reads."""
 
     expr: pl.Expr
     columns: frozenset[str]
 
 
 def read_condition(text: str, option: str = "--where") -> Condition:
-    """Return the condition that `text` states.
+    """Parse a condition such as `step = 'whisk' AND duration > 4`.
 
     Args:
-        text: what SQL allows after WHERE, for example `step = 'whisk' AND duration > 4`.
-        option: what the text was given as; error messages begin with it.
+        text: The condition.
+        option: Name of the option, with which error messages begin.
 
     Raises:
-        StepDiffError: the text is no condition, exceeds a limit, or uses something that is not allowed.
+        StepDiffError: The text is not a condition, exceeds a limit, or uses something that is not allowed.
     """
     if len(text) > LONGEST:
         raise StepDiffError(f"{option} has {len(text):,} characters: write one of at most {LONGEST:,}")
@@ -76,22 +76,22 @@ def read_condition(text: str, option: str = "--where") -> Condition:
 
 
 def not_a_condition(option: str, text: str, why: str | Exception) -> StepDiffError:
-    """Return the error for a text that cannot be read as a condition on these columns."""
+    """Return the error for a text that is not a condition on these columns."""
     reason = str(why).strip().splitlines()[0]
     return StepDiffError(
-        f"{option} {text!r} is no condition ({reason}): write one as after SQL's WHERE, "
+        f"{option} {text!r} is not a condition ({reason}): write one as after SQL's WHERE, "
         "for example \"step = 'whisk' AND duration > 4\""
     )
 
 
 class _Reading:
-    """Tokens checked one after another and written again."""
+    """Tokens, checked and written again one by one."""
 
     def __init__(self, text: str, tokens: list[Token], option: str) -> None:
         self.words: list[str] = []
         self.columns: set[str] = set()
         self._text, self._option = text, option
-        self._compared = [False]  # whether a comparison came already, for each parenthesis that is open
+        self._compared = [False]  # whether there was a comparison, for each open parenthesis
         self._prefixes, self._operators = 0, 0
         for place, token in enumerate(tokens):
             following = tokens[place + 1].text if place + 1 < len(tokens) else ""
@@ -100,7 +100,7 @@ class _Reading:
             self._misplaced("it ends too early" if tokens else "it is empty")
 
     def _take(self, token: Token, written: str, following: str) -> None:
-        """One token. written: its characters in the text; following: the token after it."""
+        """Check one token, whose characters are `written`; `following` is the next token."""
         word = written.upper() if written.isascii() else written
         if token.token_type == TokenType.STRING:
             self._string(token.text)

@@ -1,9 +1,9 @@
-"""Videos and pictures, for queries alone: a file becomes a vector of a view, a clip a few frames to look at.
+"""Videos and pictures for queries: the vector of a file, and frames of a clip.
 
-It is the one place of this room that reaches for featurize, and only once it is asked: nothing else here reads a video.
+Only this module of the room imports featurize, when a function is called: nothing else here reads a video.
 
-Guarantees:
-- same_as_in_the_store: a file is encoded as the view's provenance says, or refused with what differs.
+Guarantees
+- same_as_in_the_store: a file is encoded as the view's provenance says, or refused with the difference
 """
 
 from __future__ import annotations
@@ -15,35 +15,32 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from common.errors import StepDiffError
-from retrieval.queries.advice import command
+from retrieval.vectors import command
 from store import Store, View
 
 if TYPE_CHECKING:
     from featurize.encoders import Encoder
 
 Pictures = UInt8[np.ndarray, "count side side 3"] | str
-"""RGB frames of a clip, or one line that says why there are none"""
+"""RGB frames of a clip, or the reason in one line if there are none"""
 
 
 def embed_file(
     store: Store, view: View, feature: str, file: Path, span: tuple[float | None, float | None], weights: str | None
 ) -> Float32[np.ndarray, " dim"]:
-    """The normalised embedding of a picture, or of a video from `span[0]` to `span[1]` seconds (None: its ends).
+    """Return the normalised embedding of a picture, or of a video from `span[0]` to `span[1]` seconds (None: its ends).
 
-    StepDiffError: an unreadable file, a view that no encoder of featurize made, or weights other than the view's.
+    Raises:
+        StepDiffError: An unreadable file, a view that no encoder of featurize made, or weights other than the view's.
     """
-    from common.errors import StepDiffError
     from featurize.video.decode import Failure, read_clips
 
-    try:
-        start, end = span_of(file, span)
-        encoder = _encoder(store, view, weights)
-        (clip,) = read_clips(file, [(start, end)], encoder.frames, encoder.picture, sampling=encoder.sampling)
-        if isinstance(clip, Failure):
-            raise StepDiffError(clip.reason)
-        vector = encoder.encode_clips(clip.frames[None])[feature][0].astype(np.float64)
-    except StepDiffError as error:
-        raise StepDiffError(str(error)) from None
+    start, end = span_of(file, span)
+    encoder = _encoder(store, view, weights)
+    (clip,) = read_clips(file, [(start, end)], encoder.frames, encoder.picture, sampling=encoder.sampling)
+    if isinstance(clip, Failure):
+        raise StepDiffError(clip.reason)
+    vector = encoder.encode_clips(clip.frames[None])[feature][0].astype(np.float64)
     length = np.sqrt(np.sum(vector * vector))
     if not np.isfinite(length) or length == 0:
         raise StepDiffError(f"the {feature} of {file} holds NaN, infinity or only zeros: query with another file")
@@ -51,7 +48,7 @@ def embed_file(
 
 
 def frames(file: Path, span: tuple[float, float], count: int, side: int) -> Pictures:
-    """Frames spread over a clip, each cut to a square."""
+    """Return `count` frames spread over a clip, each cropped to a square."""
     from featurize.video.decode import Failure, read_clips
     from featurize.video.picture import Crop
 
@@ -60,19 +57,18 @@ def frames(file: Path, span: tuple[float, float], count: int, side: int) -> Pict
 
 
 def span_of(file: Path, span: tuple[float | None, float | None]) -> tuple[float, float]:
-    """The seconds asked for, by default all of the file. StepDiffError where it cannot be read."""
-    from common.errors import StepDiffError
+    """Return the given seconds, by default those of the whole file. Raises StepDiffError if it cannot be read."""
     from featurize.manifest import as_manifest
 
-    asked = as_manifest([file])
-    if asked.failures:
-        raise StepDiffError(next(iter(asked.failures.values())))
-    start, end = asked.rows.select("start", "end").row(0)
+    manifest = as_manifest([file])
+    if manifest.failures:
+        raise StepDiffError(next(iter(manifest.failures.values())))
+    start, end = manifest.rows.select("start", "end").row(0)
     return (start if span[0] is None else span[0], end if span[1] is None else span[1])
 
 
 def _encoder(store: Store, view: View, weights: str | None) -> Encoder:
-    """The encoder that made the view, chosen again from what its provenance says."""
+    """The encoder that made the view, loaded as its provenance says."""
     from featurize.encoders import NAMES, load
     from featurize.video.frames import WORDS
 
@@ -92,7 +88,7 @@ def _encoder(store: Store, view: View, weights: str | None) -> Encoder:
     differs = made.difference(encoder.provenance("clips", made.dtypes.get("tokens", "float16")))
     if differs:
         raise StepDiffError(
-            f"view clips/{view.name} was made otherwise than {made.encoder} encodes a file now ({differs}): "
+            f"view clips/{view.name} differs from what {made.encoder} makes of a file now ({differs}): "
             "name the view's own weights with --weights, or query with --clip"
         )
     return encoder

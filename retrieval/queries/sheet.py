@@ -1,8 +1,8 @@
-"""A contact sheet: what was asked and its neighbours as strips of frames, in one HTML file that needs no other.
+"""A contact sheet: the query and its neighbours as strips of frames, in one self-contained HTML file.
 
-Guarantees:
-- self_contained: the page names no other file and no address; pictures are inside it.
-- a_missing_video_is_told: a clip whose frames cannot be read has a grey tile that says why.
+Guarantees
+- self_contained: the page refers to no other file or address; pictures are embedded
+- a_missing_video_has_a_grey_tile: it gives the reason why a clip's frames cannot be read
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from retrieval.queries.footage import Pictures, frames
 STRIP = 3  # frames of a clip
 SIDE = 192  # pixels of a frame's side
 QUALITY = 82  # of a JPEG
-BESIDE = ("step", "activity", "split")  # columns shown as labels
+LABELS = ("step", "activity", "split")  # columns shown as labels
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #f6f4ef; --ink: #24211c; --soft: #7b7468; --card: #ffffff; --line: #e4dfd4;
@@ -66,17 +66,17 @@ class Tile:
 
     clip: str
     pictures: Pictures
-    """its frames, or why there are none"""
+    """its frames, or the reason why there are none"""
     labels: Sequence[str] = ()
     said: str | None = None
     """its narration or caption"""
     rank: int | None = None
-    """None for a clip that asks"""
+    """None for a clip of the query"""
     similarity: float | None = None
 
 
 def write_sheet(path: Path, title: str, below: str, asked: Sequence[Tile], found: Sequence[Tile]) -> None:
-    """Writes the page: a title, a line below it, the clips that ask, and their neighbours, best first."""
+    """Write the page: a title, a line below it, the clips of the query, and their neighbours, best first."""
     page = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -95,8 +95,8 @@ def write_sheet(path: Path, title: str, below: str, asked: Sequence[Tile], found
 def tile(
     clip: str, known: dict[str, Any], videos: Path, rank: int | None = None, similarity: float | None = None
 ) -> Tile:
-    """The tile of a clip of which the catalog knows `known`; relative paths of videos lie in the folder `videos`."""
-    labels = [str(known[name]) for name in BESIDE if known.get(name) is not None]
+    """Return the tile of a clip from its catalog row; relative paths of videos are in the folder `videos`."""
+    labels = [str(known[name]) for name in LABELS if known.get(name) is not None]
     if known.get("start") is not None and known.get("end") is not None:
         labels.append(f"{known['start']:.2f} to {known['end']:.2f} s")
     said = known.get("narration") or known.get("caption")
@@ -105,7 +105,7 @@ def tile(
 
 def _pictures(known: dict[str, Any], videos: Path) -> Pictures:
     if any(known.get(name) is None for name in ("video", "start", "end")):
-        return "the catalog does not say in which video it lies, and when"
+        return "the catalog does not name its video, start and end"
     return frames(videos / known["video"], (known["start"], known["end"]), STRIP, SIDE)
 
 

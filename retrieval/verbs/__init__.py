@@ -1,1 +1,1 @@
-"""verbs."""
+"""Commands: the options of each verb, and what it prints."""

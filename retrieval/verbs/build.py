@@ -1,4 +1,4 @@
-"""Building an index from the command line.
+"""Build the index of a view, or add new rows to it.
 
 python -m retrieval build --store data/features --view efficientnet-lite0
 python -m retrieval build --store data/features --view clip --max-memory 20GB --max-latency 10ms --min-recall 0.95
@@ -13,45 +13,46 @@ from typing import Literal
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from common.cli.options import parse
-from retrieval.index.builder import broken, build_index
-from retrieval.index.factory import budgets
-from retrieval.index.index_card import Card, build_command, card_path
-from store import Store, View
 
 
 @dataclass(frozen=True)
 class Options:
-    """Build the index of a view, or add what came since; beside it a card says what it holds and how well it finds."""
+    """Build the index of a view, or add new rows to it; its card records its contents and its measured recall."""
 
     store: Path
     """folder of the feature store"""
     view: str
     """feature view to index"""
     entity: Literal["clips", "texts"] = "clips"
-    """whose view: clips or texts"""
+    """entity of the view: clips or texts"""
     feature: str = "embedding"
-    """the array of the view that is indexed: one vector a row"""
+    """array of the view to index: one vector a row"""
     factory: str = "auto"
-    """FAISS factory string; auto is exact below 100,000 rows, IVF with half floats to 10 million,
-    IVF with product quantisation beyond, or smaller where a budget asks for it"""
+    """FAISS factory string; auto is exact below 100,000 rows, IVF with half floats up to 10 million,
+    IVF with product quantisation beyond, or smaller where a budget requires it"""
     max_memory: str | None = None
-    """what the index may take while it is searched, e.g. 20GB"""
+    """limit of the index's memory during a search, e.g. 20GB"""
     max_latency: str | None = None
-    """what one query may take, e.g. 10ms; the median is measured"""
+    """limit of the median time of one query, e.g. 10ms"""
     min_recall: float = field(default=0.95, metadata={"type": ClosedUnitInterval})
-    """share of the 10 nearest clips to be found; decides how many lists a query looks at"""
+    """share of the 10 nearest clips to be found; decides how many lists a query probes"""
     rebuild: bool = False
-    """train anew, even where new rows could be added to the index that stands"""
+    """train again, even if new rows could be added to the existing index"""
     workers: int | None = field(default=None, metadata={"type": PositiveInt | None})
-    """processes that fill parts, by default one a CPU; 1 works without Ray"""
+    """processes that fill parts, by default one per CPU; 1 works without Ray"""
     address: str | None = None
-    """Ray cluster to work on; by default one is started here where there is more than one part"""
+    """Ray cluster; by default a local one is started if there is more than one part"""
     json: bool = False
     """print the card as one JSON object"""
 
 
 def run(options: Options) -> int:
-    """The verb `build`; returns the exit status: 1 where the index breaks a budget."""
+    """Run the verb; returns the exit status: 1 if the index exceeds a budget."""
+    from retrieval.index.builder import broken, build_index
+    from retrieval.index.factory import budgets
+    from retrieval.index.index_card import build_command, card_path
+    from store import Store
+
     given = budgets(options.max_memory, options.max_latency, options.min_recall)
     store = Store.open(options.store)
     view = store.view(options.entity, options.view)
@@ -61,25 +62,21 @@ def run(options: Options) -> int:
     if options.json:
         print(json.dumps(card))
     else:
-        _print(store, view, card)
+        path = card_path(store, view.entity, view.name)
+        print(f"{path}: {card['factory']} over {card['rows']} rows in {card['seconds']:.1f} s ({card['why']})")
+        if not card["exact"]:
+            print(
+                f"recall@{card['recall_k']} {card['recall']:.3f} over {card['recall_queries']} rows, "
+                f"{card['probes']} lists a query, {card['latency'] * 1e3:.1f} ms a query, {card['bytes'] / 1e6:,.1f} MB"
+            )
     rebuild = build_command(store, view, card, "--rebuild")
     if card.get("rebuild"):
-        print(f"{card['new_share']:.0%} of the rows came after training: run {rebuild}", file=sys.stderr)
+        print(f"{card['new_share']:.0%} of the rows were added after training: run {rebuild}", file=sys.stderr)
     lines = broken(card, given, rebuild)
     for line in lines:
         print(f"error: {line}", file=sys.stderr)
     return int(bool(lines))
 
 
-def _print(store: Store, view: View, card: Card) -> None:
-    where = card_path(store, view.entity, view.name)
-    print(f"{where}: {card['factory']} over {card['rows']} rows in {card['seconds']:.1f} s ({card['why']})")
-    if not card["exact"]:
-        print(
-            f"recall@{card['recall_k']} {card['recall']:.3f} over {card['recall_queries']} rows, "
-            f"{card['probes']} lists a query, {card['latency'] * 1e3:.1f} ms a query, {card['bytes'] / 1e6:,.1f} MB"
-        )
-
-
 def main(argv: list[str]) -> int:
-    return parse(Options, argv, "retrieval build", Options.__doc__, run)
+    return parse(Options, argv, "retrieval build", __doc__, run)

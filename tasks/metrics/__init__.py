@@ -1,1 +1,1 @@
-"""metrics."""
+"""Metrics of the published tasks: captions, rankings, and intervals by resampling."""

@@ -1,7 +1,7 @@
 """Kendall's tau-b of many short rankings at once.
 
 Guarantees
-- equal to scipy.stats.kendalltau row by row, NaN where all of one side ties
+- equal_to_scipy_row_by_row: NaN where all values of one side tie
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ def kendall_tau(
     second: Float64[np.ndarray, "rows targets"],
     counted: Bool[np.ndarray, "rows targets"] | None = None,
 ) -> Float64[np.ndarray, " rows"]:
-    """tau-b of each row, over the targets that `counted` marks (all of them without it). Values are finite."""
+    """Return tau-b of each row over the targets that `counted` marks (default: all). Values are finite."""
     rows, targets = first.shape
     if counted is None:
         counted = np.ones(first.shape, bool)

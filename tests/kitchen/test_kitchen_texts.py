@@ -17,6 +17,7 @@ from kitchen.phrases import narration, pairqa, tests
 from kitchen.scoring import score
 from kitchen.steps import CATEGORIES, STEPS
 from kitchen.world import Clip, make_world
+from tasks.testsets import DiffMCQ
 
 WORLD = make_world(132, 0)
 CLIPS = {clip.id: clip for video in WORLD for clip in video.clips}
@@ -26,7 +27,7 @@ POOLS = {"narration": narration.TEMPLATES, "pairqa": pairqa.TEMPLATES, "test": t
 
 
 @cache
-def mcq(split: str) -> list[testsets.Row]:
+def mcq(split: str) -> list[DiffMCQ]:
     return testsets.diffmcq(of_split(split), testsets.SIZES[split][1], 0)
 
 
@@ -217,18 +218,18 @@ def test_diffcap_texts_name_true_differences(split: str) -> None:
     rows = testsets.diffcap(of_split(split), 150, 0)
     pairs = set()
     for row in rows:
-        a, b = CLIPS[str(row["reference"])], CLIPS[str(row["candidate"])]
+        a, b = CLIPS[row.reference], CLIPS[row.candidate]
         assert (a.split, b.split) == (split, split)
-        found = differences(str(row["category"]), a.truth, b.truth)
+        found = differences(row.category, a.truth, b.truth)
         assert found
-        texts = row["text"]
-        assert isinstance(texts, list) and len(set(texts)) == tests.TONES
-        for d in mentioned(str(row["category"]), a.truth, b.truth):
+        texts = row.text
+        assert len(set(texts)) == tests.TONES
+        for d in mentioned(row.category, a.truth, b.truth):
             if d.attribute in ("gloves", "main", "colour"):
                 assert all(d.new.split()[-1] in t and d.old.split()[-1] in t for t in texts)
         pairs.add(frozenset((a.id, b.id)))
     assert len(pairs) == len(rows)
-    assert set(Counter(r["category"] for r in rows)) == set(CATEGORIES)
+    assert set(Counter(r.category for r in rows)) == set(CATEGORIES)
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
@@ -237,14 +238,14 @@ def test_diffmcq_negatives_do_not_exhibit_the_difference(split: str) -> None:
     places: Counter[int] = Counter()
     answers = set()
     for row in rows:
-        options, answer, category = row["options"], row["answer"], str(row["category"])
-        assert isinstance(options, list) and isinstance(answer, list) and len(options) == 4
+        options, answer, category = row.options, row.answer, row.category
+        assert len(options) == 4
         assert len({frozenset(option) for option in options}) == 4
         places[options.index(answer)] += 1
         answers.add(frozenset(answer))
         a, b = (CLIPS[c].truth for c in answer)
         named = mentioned(category, a, b)
-        text = str(row["difference"])
+        text = row.difference
         for d in named:
             if d.attribute in ("main", "gloves", "colour", "shade", "size"):
                 assert d.new.split()[-1] in text and d.old.split()[-1] in text
@@ -270,11 +271,10 @@ def test_diffmcq_answers_do_not_stand_apart() -> None:
     """Guessing the pair that shares the fewest clips with the other options is near chance."""
     right = 0.0
     for row in mcq("test"):
-        options = row["options"]
-        assert isinstance(options, list)
+        options = row.options
         shared = [sum(len(set(a) & set(b)) for b in options if b is not a) for a in options]
         guesses = [o for o, n in zip(options, shared, strict=True) if n == min(shared)]
-        right += (row["answer"] in guesses) / len(guesses)
+        right += (row.answer in guesses) / len(guesses)
     assert right / len(mcq("test")) < 0.35
 
 
@@ -283,27 +283,26 @@ def test_diffrank_scores_are_the_scores(split: str) -> None:
     rows = testsets.diffrank(of_split(split), testsets.SIZES[split][2], 0)
     foreign = 0
     for row in rows:
-        targets, scores = row["targets"], row["scores"]
-        assert isinstance(targets, list) and isinstance(scores, list)
-        reference, category = CLIPS[str(row["reference"])], str(row["category"])
+        targets, scores = row.targets, row.scores
+        reference, category = CLIPS[row.reference], row.category
         assert len(set(targets) | {reference.id}) == 5
-        assert scores == [score(category, reference.truth, CLIPS[t].truth) for t in targets]
+        assert list(scores) == [score(category, reference.truth, CLIPS[t].truth) for t in targets]
         assert len(set(scores)) > 1
         assert scores.count(0) <= 2
         foreign += 0 in scores
     assert 0.12 < foreign / len(rows) < 0.38
-    assert set(Counter(r["category"] for r in rows)) == set(CATEGORIES)
+    assert set(Counter(r.category for r in rows)) == set(CATEGORIES)
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
 def test_the_rows_of_a_diffrank_reference_stand_together_and_have_the_same_targets(split: str) -> None:
     rows = testsets.diffrank(of_split(split), testsets.SIZES[split][2], 0)
-    runs = [list(run) for _, run in itertools.groupby(rows, key=lambda row: row["reference"])]
-    assert len(runs) == len({str(row["reference"]) for row in rows}) and len(rows) / len(runs) > 4
+    runs = [list(run) for _, run in itertools.groupby(rows, key=lambda row: row.reference)]
+    assert len(runs) == len({row.reference for row in rows}) and len(rows) / len(runs) > 4
     for run in runs:
-        assert all(row["targets"] == run[0]["targets"] for row in run)
-        assert len({str(row["category"]) for row in run}) == len(run)
-    levels = Counter(len(set(row["scores"])) for row in rows)  # type: ignore[arg-type]
+        assert all(row.targets == run[0].targets for row in run)
+        assert len({row.category for row in run}) == len(run)
+    levels = Counter(len(set(row.scores)) for row in rows)
     assert levels[2] < len(rows) / 2, "scores differ as far as some draws allow"
 
 

@@ -55,7 +55,7 @@ def test_sizes_as_people_write_them(size: str, expected: int) -> None:
 
 @pytest.mark.parametrize("size", ["", "GB", "ten GB", "-1GB", "1XB", "nan", "1.2.3GB"])
 def test_what_is_no_size_is_refused(size: str) -> None:
-    with pytest.raises(StepDiffError, match="is no size: write for example 20GB or 512MiB"):
+    with pytest.raises(StepDiffError, match="is not a size: write for example 20GB or 512MiB"):
         bytes_of(size)
 
 

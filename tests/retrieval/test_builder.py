@@ -149,7 +149,7 @@ def test_a_build_that_dies_while_it_measures_leaves_the_old_index(
             built(store, clustered, rebuild=True)
     assert len(open_index(store, clustered)) == 1333 and len(files(store)) == 4
     view = fill(store, clusters(300, 3), [f"new{at}" for at in range(300)], shard=128)
-    monkeypatch.setattr(builder, "train", lambda *_: pytest.fail("trained anew"))
+    monkeypatch.setattr(builder, "train", lambda *_: pytest.fail("trained again"))
     assert built(store, view)["trained_rows"] == 1333
     assert content(store) != before and len(files(store)) == 2  # what never came to a card is gone
 
@@ -157,10 +157,10 @@ def test_a_build_that_dies_while_it_measures_leaves_the_old_index(
 def test_new_rows_are_added(store: Store, clustered: View, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
     built(store, clustered)
     added: list[int] = []
-    monkeypatch.setattr(builder, "train", lambda *_: pytest.fail("trained anew"))
+    monkeypatch.setattr(builder, "train", lambda *_: pytest.fail("trained again"))
     add = parts.fill
     monkeypatch.setattr("retrieval.index.workers.fill", lambda part: added.extend(part.rows) or add(part))
-    with store.lock():  # a failed row that is mended stands in the middle
+    with store.lock():  # a failed row in the middle is fixed
         clustered.write_shard(0, np.array([9]), {"embedding": clusters(1, 5)}, {})
     view = fill(store, clusters(300, 3), [f"new{at}" for at in range(300)], shard=128)
     card = built(store, view)
@@ -177,13 +177,13 @@ def test_new_rows_are_added(store: Store, clustered: View, fill: Fill, monkeypat
 def test_a_second_build_adds_nothing(store: Store, clustered: View, monkeypatch: pytest.MonkeyPatch) -> None:
     built(store, clustered)
     before = content(store)
-    monkeypatch.setattr("retrieval.index.workers.fill", lambda part: pytest.fail("read anew"))
+    monkeypatch.setattr("retrieval.index.workers.fill", lambda part: pytest.fail("read again"))
     built(store, clustered)
     assert content(store) == before
 
 
-def test_rows_written_anew_are_not_taken_over(store: Store, clustered: View, fill: Fill, tmp_path: Path) -> None:
-    """The old index is of another store: all is built anew."""
+def test_an_index_of_rewritten_rows_is_not_extended(store: Store, clustered: View, fill: Fill, tmp_path: Path) -> None:
+    """The old index belongs to another store: all is built again."""
     built(store, clustered)
     other = Store.open(tmp_path / "other", create=True)
     view = fill(other, clusters(1500, 8), [f"c{at}" for at in range(1500)], shard=128)
@@ -204,7 +204,7 @@ def test_a_second_builder_is_refused(store: Store, clustered: View) -> None:
         built(store, clustered)
 
 
-def test_a_broken_budget_is_told(store: Store, clustered: View, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exceeded_budget_is_reported(store: Store, clustered: View, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["build", "--store", str(store.path), "--view", "tiny", "--factory", "IVF4,PQ1x2", "--workers", "1"]
     assert main([*common, "--max-latency", "1us", "--max-memory", "1KB", "--min-recall", "0.999", "--json"]) == 1
     printed = capsys.readouterr()

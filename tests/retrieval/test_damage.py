@@ -65,7 +65,7 @@ def test_a_flip_in_any_file_of_a_view_is_one_line(
 
 
 @pytest.mark.parametrize("array", ["embedding", "checksum"])
-def test_no_damaged_row_comes_into_an_index(view: View, monkeypatch: pytest.MonkeyPatch, array: str) -> None:
+def test_no_damaged_row(view: View, monkeypatch: pytest.MonkeyPatch, array: str) -> None:
     """Not in one piece and not in parts; the rows were right when they were read before."""
     view.read("embedding", np.arange(COUNT))
     path: Any = view.paths.checksum(1) if array == "checksum" else view.paths.shard("embedding", 1, 2)

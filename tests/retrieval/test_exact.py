@@ -21,7 +21,7 @@ Fill = Callable[..., View]
 
 
 def naive(store: Store, view: View, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """All cosines in float64, sorted, of equal ones the lower row first; -1 and -inf behind the last."""
+    """All cosines in float64, sorted, of equal ones the lower row first; -1 and -inf after the last."""
     unit = view.read("embedding", rows, dtype="float32").astype(np.float64)
     unit /= np.sqrt(np.sum(unit * unit, axis=1))[:, None]
     found, cosines = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf)
@@ -38,9 +38,8 @@ def unit(values: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), queries=st.integers(1, 70), k=st.integers(1, 45), distinct=st.integers(1, 40))
-@pytest.mark.parametrize("rough", [False, True])
 def test_equal_to_float64(
-    tmp_path_factory: pytest.TempPathFactory, fill: Fill, rough: bool, seed: int, queries: int, k: int, distinct: int
+    tmp_path_factory: pytest.TempPathFactory, fill: Fill, seed: int, queries: int, k: int, distinct: int
 ) -> None:
     """Few distinct vectors tie by the dozen; blocks of 7 rows and 32 queries cut everywhere."""
     rng = np.random.default_rng(seed)
@@ -55,9 +54,6 @@ def test_equal_to_float64(
         patch.setattr(vectors, "BLOCK_BYTES", 7 * 4 * 12)
         patch.setattr(exact, "QUERIES", 32)
         patch.setattr(exact, "SPARE", 1)
-        patch.setattr(exact, "ROUGH_SPARE", 5)
-        patch.setattr(exact, "MANY", 1)
-        patch.setattr(exact, "worth_it", lambda *work: rough)
         patch.setattr(exact, "MORE", 2)
         found, cosines = search_exactly(store, view, "embedding", rows, asked, k)
     expected, figures = naive(store, view, rows, asked, k)
@@ -65,18 +61,14 @@ def test_equal_to_float64(
     np.testing.assert_array_equal(cosines, figures.astype(np.float32))
 
 
-@pytest.mark.parametrize("rough", [False, True])
 @pytest.mark.parametrize("queries", [3, 60])
-def test_rows_of_any_length_are_compared(
-    store: Store, fill: Fill, monkeypatch: pytest.MonkeyPatch, queries: int, rough: bool
-) -> None:
+def test_rows_of_any_length_are_compared(store: Store, fill: Fill, queries: int) -> None:
     """So short, or so long, that float32 holds neither their squares nor their products."""
     rng = np.random.default_rng(3)
     values = rng.normal(size=(900, 48))
     values[:40] *= 1e-41
     values[40:80] = 3.3e38 * np.sign(values[40:80])
     view = fill(store, values.astype(np.float32), [f"c{at}" for at in range(900)], shard=512)
-    monkeypatch.setattr(exact, "worth_it", lambda *work: rough)
     asked = unit(rng.normal(size=(queries, 48)))
     found, cosines = search_exactly(store, view, "embedding", filled_rows(view), asked, 3)
     expected, figures = naive(store, view, filled_rows(view), asked, 3)

@@ -27,7 +27,7 @@ def test_a_memory_budget_asks_for_smaller_codes() -> None:
         "IVF4000,SQfp16", "IVF4000,SQ8", "IVF4000,PQ64", "IVF4000,PQ24",
     ]  # fmt: skip
     assert all(memory_bytes(one.factory, 10**6, 768) <= memory * 1e6 for memory, one in asked.items())
-    assert "SQfp16 would break --max-memory" in asked[700].why
+    assert "SQfp16 would exceed --max-memory" in asked[700].why
     with pytest.raises(StepDiffError, match="the smallest takes 0.02 GB") as caught:
         choose(10**6, 768, Budgets(memory=10**6))
     assert "\n" not in str(caught.value)
@@ -45,8 +45,8 @@ def test_a_recall_of_1_is_exact() -> None:
 def test_amounts_are_read_as_people_write_them() -> None:
     assert budgets("20GB", "10ms", 0.9) == Budgets(20 * 10**9, 0.01, 0.9)
     assert budgets("1.5 GiB", "2s", 0.9) == Budgets(3 * 2**29, 2.0, 0.9)
-    with pytest.raises(StepDiffError, match="'20 apples' is no size"):
+    with pytest.raises(StepDiffError, match="'20 apples' is not a size"):
         budgets("20 apples", None, 0.9)
     for time in ("10", "fast", "-1ms", ""):
-        with pytest.raises(StepDiffError, match="is no time: write for example 10ms"):
+        with pytest.raises(StepDiffError, match="is not a time: write for example 10ms"):
             budgets(None, time, 0.9)

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from featurize.encoders import load
 from featurize.shard import featurize_shard
 from featurize.task import Source, Task
 from retrieval.__main__ import main
+from retrieval.queries import search
 from retrieval.queries.sheet import tile
-from retrieval.verbs.query import Options, query
+from retrieval.queries.sources import of_file
 from store import Store, View
 from weights import resolve
 
@@ -68,21 +70,26 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
     return store, folder
 
 
+def nearest(store: Store, file: Path, k: int, start: float | None = None, end: float | None = None) -> pl.DataFrame:
+    """The clips nearest to a file."""
+    source = partial(of_file, file=file, span=(start, end), weights=None)
+    return search.compute(search.resolve(store, store.view("clips", ENCODER), source), k)
+
+
 def test_same_as_in_the_store(filmed: tuple[Store, Path], tmp_path: Path) -> None:
     """A file's span is nearest to its own clip, at cosine 1; a worse copy of the video still is, and a picture too."""
     store, folder = filmed
     for name, start, end in CLIPS[1:3]:
-        options = Options(store.path, ENCODER, file=folder / f"{name}.mp4", start=start, end=end, k=4)
-        _, hits = query(store, options)
+        hits = nearest(store, folder / f"{name}.mp4", 4, start, end)
         assert hits["clip"][0] == f"{name}_{start:g}_{end:g}"
         assert hits["similarity"][0] == pytest.approx(1, abs=1e-5) and hits["similarity"][1] < 0.99
     copy = write_video(tmp_path / "copy.mp4", "blobs", crf=28, size=(96, 72))
-    _, hits = query(store, Options(store.path, ENCODER, file=copy, end=1.0, k=1))
+    hits = nearest(store, copy, 1, end=1.0)
     assert hits["clip"][0] == "blobs_0_1" and 0.9 < hits["similarity"][0] < 0.9999
     with av.open(str(folder / "stripes.mp4")) as video:
         frame = list(video.decode(video=0))[15]
     frame.to_image().save(tmp_path / "still.png")
-    _, hits = query(store, Options(store.path, ENCODER, file=tmp_path / "still.png", k=1))
+    hits = nearest(store, tmp_path / "still.png", 1)
     assert hits["clip"][0] == "stripes_1_2"
 
 
@@ -106,7 +113,7 @@ def test_a_file_that_cannot_be_encoded_as_the_view_is_refused(
         (store.path, ENCODER, tmp_path / "words.txt"): "is not a video in a known format",
         (store.path, ENCODER, tmp_path / "cut.mp4"): "cut.mp4",
         (other.path, "aligned", video): "view clips/aligned was made by a head over tiny, not by an encoder of files",
-        (other.path, "old", video): "view clips/old was made otherwise than efficientnet-lite0 encodes a file now "
+        (other.path, "old", video): "view clips/old differs from what efficientnet-lite0 makes of a file now "
         "(weights '0000",
     }
     for (path, view, file), why in refused.items():
@@ -156,7 +163,7 @@ def test_self_contained(filmed: tuple[Store, Path], tmp_path: Path, capsys: pyte
     assert len(Page((tmp_path / "sheet.html").read_text()).pictures) == 9
 
 
-def test_a_missing_video_is_told(filmed: tuple[Store, Path], tmp_path: Path) -> None:
+def test_a_missing_video_has_a_grey_tile(filmed: tuple[Store, Path], tmp_path: Path) -> None:
     store, folder = filmed
     words = ["query", "--store", str(store.path), "--view", ENCODER, "-k", "3", "--html", str(tmp_path / "sheet.html")]
     (tmp_path / "stripes.mp4").write_bytes((folder / "stripes.mp4").read_bytes())

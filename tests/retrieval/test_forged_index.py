@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -67,7 +68,7 @@ def test_a_card_names_only_files_of_its_own(store: Store, clips: View, tmp_path:
         card["files"][name] = card["files"].pop(own)
 
     forge(store, elsewhere)
-    assert f"its card names {name!r}, which is no file of this index" in refused(store, clips)
+    assert f"its card names {name!r}, which is not a file of this index" in refused(store, clips)
     assert build_index(store, clips, factory=FACTORY)["rows"] == 27 and outside.exists()
 
 
@@ -79,13 +80,13 @@ def test_a_card_names_only_files_of_its_own(store: Store, clips: View, tmp_path:
         ({"rows": True}, "its card has no usable 'rows'"),
         ({"dim": 2**40}, f"it compares {2**40} channels of 'embedding', which the view does not have"),
         ({"feature": "tokens"}, "it compares 16 channels of 'tokens', which the view does not have"),
-        ({"probes": -1}, "its card says -1 lists a query"),
+        ({"probes": -1}, "its card has -1 lists a query"),
         ({"provenance": {"encoder": 1}}, "its card has no usable 'provenance'"),
         ({"provenance": []}, "its card has no usable 'provenance'"),
-        ({"view": "huge"}, "its card is that of clips/huge"),
-        ({"entity": "texts"}, "its card is that of texts/tiny"),
-        ({"files": {}}, "its card names 0 files, where an index has 2"),
-        ({"exact": True}, "its card names 2 files, where an index has 0"),
+        ({"view": "huge"}, "its card belongs to clips/huge"),
+        ({"entity": "texts"}, "its card belongs to texts/tiny"),
+        ({"files": {}}, "its card names 0 files instead of 2"),
+        ({"exact": True}, "its card names 2 files instead of 0"),
         ({"version": None}, "is missing or was changed"),
     ],
 )
@@ -103,6 +104,15 @@ def test_a_card_of_any_other_content_is_refused(store: Store, clips: View) -> No
     for content in (b"[" * 100_000, b'{"a": ' * 50_000, b"7", b"\xff\xfe", b'{"seal": 1}', b" " * 2**21 + b"{}"):
         path.write_bytes(content)
         assert "is missing or was changed" in refused(store, clips)
+
+
+def test_a_card_of_any_depth_is_read_or_refused(tmp_path: Path) -> None:
+    """Some depths can be parsed but not written again, which the seal needs."""
+    path = tmp_path / "clips" / "tiny.json"
+    path.parent.mkdir()
+    for depth in range(1, sys.getrecursionlimit() + 2):
+        path.write_text('{"seal": "", "a": ' + "[" * depth + "]" * depth + "}")
+        assert "is missing or was changed" in str(read_card(path))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +218,7 @@ def test_a_forged_sample_is_refused(store: Store, clips: View, tmp_path: Path) -
 
 
 def test_damaged_parts_of_a_build_name_their_folder(store: Store, clips: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a killed build left is no less suspect than an index."""
+    """The files of an interrupted build are checked like an index."""
     monkeypatch.setattr("retrieval.index.builder._Build._merge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         build_index(store, clips, factory=FACTORY)

@@ -118,7 +118,7 @@ def test_stale_is_refused_after_rows_were_filled(store: Store, clips: View) -> N
 
 
 @pytest.mark.parametrize("change", ["values", "keys", "rows"])
-def test_stale_is_refused_over_a_store_made_anew(tmp_path: Path, fill: Fill, change: str) -> None:
+def test_stale_is_refused(tmp_path: Path, fill: Fill, change: str) -> None:
     path = tmp_path / "features"
     vectors = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     keys = [f"c_{at}_1" for at in range(9)]
@@ -139,7 +139,7 @@ def test_stale_is_refused_over_a_store_made_anew(tmp_path: Path, fill: Fill, cha
     view = fill(store, vectors, keys, failed=failed)
     card.parent.mkdir(parents=True)
     card.write_bytes(kept)
-    refused(store, view, "the rows of its view were written anew")
+    refused(store, view, "rows of its view were rewritten")
 
 
 def test_stale_is_refused_for_another_provenance(store: Store, clips: View, fill: Fill) -> None:
@@ -148,7 +148,7 @@ def test_stale_is_refused_for_another_provenance(store: Store, clips: View, fill
     vectors = np.ones((30, 16), np.float32)
     keys = store.catalog("clips").frame()["key"].to_list()
     view = fill(store, vectors, keys, failed=(3, 8, 29), layer="first")
-    refused(store, view, "its view was made anew .*layer 'last' against 'first'")
+    refused(store, view, "its view was replaced .*layer 'last' against 'first'")
 
 
 @pytest.mark.parametrize("end", [INDEX, SAMPLE])
@@ -175,7 +175,7 @@ def test_stale_is_refused_for_its_card(store: Store, clips: View, change: str) -
         card.write_text(card.read_text().replace('"IVF2,SQfp16"', '"HNSW32"'))
     else:
         card.write_text("" if change == "empty" else "[]")
-    refused(store, clips, r"its card \(the .json beside it\) is missing or was changed")
+    refused(store, clips, r"its card \(the .json file next to it\) is missing or was changed")
 
 
 def test_no_index_names_the_command(store: Store, clips: View, fill: Fill) -> None:

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from common.errors import StepDiffError
 from retrieval.mining import walk
-from retrieval.mining.differences import Difference, TestSet
-from retrieval.mining.variants import Drawn, hard_negatives, random_negatives
-from retrieval.verbs.negatives import Options, draw
+from retrieval.mining.negatives import draw
+from retrieval.mining.variants import Difference, Drawn, TestSet, hard_negatives, random_negatives
 from store import Store, View
 from tasks.testsets import read_test_set
 
@@ -78,7 +77,7 @@ def check(
     variant: str,
 ) -> Drawn:
     """The room's questions are the naive ones, options as a set, in order; dropped are counted."""
-    test_set = TestSet.of(rows)
+    test_set = TestSet(rows)
     drawn = hard_negatives(
         test_set,
         stacked(test_set.clips, clip),
@@ -155,7 +154,7 @@ def test_equal_to_the_naive_walk(monkeypatch: pytest.MonkeyPatch, variant: str, 
 
 
 @pytest.mark.parametrize("size", [4, 16, 64])
-def test_exact_distances_alone_order_the_walk(size: int) -> None:
+def test_only_exact_distances_order_the_walk(size: int) -> None:
     """Distances closer to one another than the estimates are wrong: those may not decide."""
     rng = np.random.default_rng(size)
     clips = np.arange(602).reshape(301, 2)
@@ -163,7 +162,7 @@ def test_exact_distances_alone_order_the_walk(size: int) -> None:
         averages = np.concatenate([[0.0], 0.5 + gap * rng.integers(300, size=300)])[:, None]
         wrong = averages[:, 0] ** 2 + rng.uniform(-0.5, 0.5, size=301) * walk.error_of(1)
         texts = np.eye(301)
-        asked = walk.Asked(clips, np.arange(302), np.arange(301), texts)
+        asked = walk.Questions(clips, np.arange(302), np.arange(301), texts)
         found = np.full((301, 3), -1)
         walk._walk_block(np.array([0]), wrong[None].astype(np.float32), size, averages, asked, 0, 0.8, found)
         assert found[0].tolist() == np.argsort(averages[:, 0], kind="stable")[1:4].tolist()
@@ -193,13 +192,13 @@ def test_the_threshold_is_strict() -> None:
     rng = np.random.default_rng(0)
     clip = {f"c{at}": rng.normal(size=8).astype(np.float32) for at in range(8)}
     rows = [Difference((f"c{2 * at}", f"c{2 * at + 1}"), "Actions", "same") for at in range(4)]
-    test_set, vectors = TestSet.of(rows), np.array([[1.0, 0.0]])
+    test_set, vectors = TestSet(rows), np.array([[1.0, 0.0]])
     clips = stacked(test_set.clips, clip)
     assert hard_negatives(test_set, clips, vectors, "V1", 1.0, 0).dropped == 0
     assert hard_negatives(test_set, clips, vectors, "V1", 0.999, 0).dropped == 4
 
 
-def test_one_question_a_text() -> None:
+def test_one_question_per_text() -> None:
     rows, clip, text = big_world(9, 60)
     rows += rows[:5]  # the same words twice are two questions
     for variant in ("V1", "V2"):
@@ -226,7 +225,7 @@ def naive_random(rows: list[Difference], seed: int) -> list[list[tuple[str, str]
 
 def test_v3_is_equal_to_the_naive_draw() -> None:
     rows, _, _ = big_world(4, 80)
-    drawn = random_negatives(TestSet.of(rows), seed=7)
+    drawn = random_negatives(TestSet(rows), seed=7)
     assert drawn.dropped == 0
     kept = Counter()
     expected = naive_random(rows, 7)
@@ -246,24 +245,24 @@ def test_v3_draws_every_other_clip_as_often() -> None:
     clips = [f"c{at}" for at in range(10)]
     rows = [Difference((clips[0], clips[1]), "Actions", f"text {at}") for at in range(3000)]
     rows += [Difference((one, clips[0]), "Actions", "more") for one in clips[2:]]
-    drawn = random_negatives(TestSet.of(rows), seed=0).questions[:3000]
+    drawn = random_negatives(TestSet(rows), seed=0).questions[:3000]
     seen = Counter(c for q in drawn for pair in q.options for c in pair if c not in clips[:2])
     assert set(seen) == set(clips[2:])
     assert max(seen.values()) < 1.12 * min(seen.values())
 
 
-def test_v3_drops_where_clips_are_few() -> None:
+def test_v3_drops_questions_with_too_few_clips() -> None:
     rows = [Difference(("a", "b"), "Actions", "x"), Difference(("c", "d"), "Actions", "x")]
-    assert random_negatives(TestSet.of(rows), 0).dropped == 2
+    assert random_negatives(TestSet(rows), 0).dropped == 2
     rows.append(Difference(("e", "a"), "Actions", "x"))
-    assert random_negatives(TestSet.of(rows), 0).dropped == 0
+    assert random_negatives(TestSet(rows), 0).dropped == 0
 
 
 def test_seed_and_content_decide() -> None:
     rows, clip, text = big_world(5, 60)
 
     def options(rows: list[Difference], seed: int) -> dict:
-        test_set = TestSet.of(rows)
+        test_set = TestSet(rows)
         vectors = stacked(test_set.clips, clip), stacked(test_set.texts, text)
         drawn = hard_negatives(test_set, *vectors, "V1", 0.8, seed).questions
         return {(q.answer, q.category, q.difference): q.options for q in drawn}
@@ -294,8 +293,7 @@ def test_equal_to_the_naive_walk_out_of_a_store(
     fill(store, np.stack([*clip.values()])[::-1], [*clip][::-1])
     fill_texts(store, np.stack([*text.values()]), [*text], "mpnet-base")
     path = write_diffcap(tmp_path / "diffcap.jsonl", rows)
-    options = Options(store.path, "tiny", path, tmp_path / "out.jsonl", variant, seed=3)  # type: ignore[arg-type]
-    drawn = draw(store, options)
+    drawn = draw(store, store.view("clips", "tiny"), path, variant, seed=3)  # type: ignore[arg-type]
     naive = naive_random(rows, 3) if variant == "V3" else naive_negatives(rows, clip, text, variant)
     whole = [sorted([row.pair, *n]) for row, n in zip(rows, naive, strict=True) if len(n) == 3]
     assert [sorted(question.options) for question in drawn.questions] == whole
@@ -341,5 +339,5 @@ def test_an_unusable_test_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StepDiffError, match="absent.jsonl: no such file"):
         read_test_set("diffcap", tmp_path / "absent.jsonl")
     (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(StepDiffError, match="empty.jsonl: no rows in it"):
+    with pytest.raises(StepDiffError, match="empty.jsonl: has no rows"):
         read_test_set("diffcap", tmp_path / "empty.jsonl")

@@ -8,9 +8,9 @@ import pytest
 
 from retrieval.__main__ import main
 from retrieval.index.builder import build_index
+from retrieval.index.costs import Rates, costs
 from retrieval.index.factory import memory_bytes
 from retrieval.index.index_card import INDEX, file_of
-from retrieval.verbs.plan import Rates, costs
 from store import Store, View
 
 Fill = Callable[..., View]
@@ -56,4 +56,4 @@ def test_the_command_prints_a_table_and_json(capsys: pytest.CaptureFixture[str])
 
 def test_no_clips_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--clips", "0"]) == 2
-    assert capsys.readouterr().err == "error: --clips 0 is no number of rows: give 1 or more, e.g. 136e6\n"
+    assert capsys.readouterr().err == "error: --clips 0 is not a number of rows: give 1 or more, e.g. 136e6\n"

@@ -1,4 +1,4 @@
-"""An index over a store on an S3 server: it lies in the store, whoever built it."""
+"""An index of a store on an S3 server, which also holds the index."""
 
 import json
 from collections.abc import Callable

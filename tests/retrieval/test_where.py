@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from common.errors import StepDiffError
 from retrieval import build_index
 from retrieval.__main__ import main
 from retrieval.index.index import open_index
-from retrieval.queries.where import rows_where
-from retrieval.verbs import query
+from retrieval.queries.catalog import rows_where
+from retrieval.queries.search import compute, resolve
+from retrieval.queries.sources import of_clips
 from store import Store, View
 
 Fill = Callable[..., View]
@@ -55,7 +58,7 @@ def test_where_before_nearest(
     """The nearest among the clips let through, exactly and by the index, in a comparison of each with the query."""
     if factory is not None:
         build_index(store, cut, factory=factory)
-        monkeypatch.setattr("retrieval.verbs.query.FLAT_BELOW", 0)
+        monkeypatch.setattr("retrieval.queries.search.FLAT_BELOW", 0)
     vectors = np.random.default_rng(2).normal(size=(60, 16)).astype(np.float32).astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     through = {"step = 'whisk'": CONDITIONS["step = 'whisk'"]}.get(
@@ -80,7 +83,7 @@ def test_a_selection_hides_every_other_row_of_an_index(store: Store, cut: View) 
         if factory != "HNSW8":  # a graph is left before it has seen every row
             assert all(set(found) == {0, 7, 19, 41} for found in rows.tolist()), factory
     build_index(store, cut, factory="PQ4x2")
-    with pytest.raises(StepDiffError, match="cannot search some rows alone in an index 'PQ4x2': build one"):
+    with pytest.raises(StepDiffError, match="cannot search only some rows of an index 'PQ4x2': build one"):
         open_index(store, cut).search(cut.read("embedding", np.array([3]), dtype="float32"), 4, among)
 
 
@@ -88,10 +91,10 @@ def test_a_selection_hides_every_other_row_of_an_index(store: Store, cut: View) 
     ("where", "why"),
     [
         ("colour = 'red'", "names no column of the clips: colour; the catalog has key, step, split, start, end, dur"),
-        ("step = ", "is no condition ("),
-        ("start + 1", "is no condition ("),
-        ("start > 'late'", "is no condition ("),
-        ("", "is no condition ("),
+        ("step = ", "is not a condition ("),
+        ("start + 1", "is not a condition ("),
+        ("start > 'late'", "is not a condition ("),
+        ("", "is not a condition ("),
         ("step = 'whisk' AND", "write one as after SQL's WHERE"),
         ("step = 'bake'", "no clip of "),
     ],
@@ -105,21 +108,32 @@ def test_a_bad_filter_is_refused_in_one_line(
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and why in err
 
 
-def test_more_than_are_let_through_is_refused(store: Store, cut: View) -> None:
-    options = query.Options(store.path, "tiny", clip="clip_4", where="key IN ('clip_3', 'clip_4', 'clip_6')", k=2)
-    with pytest.raises(StepDiffError, match="holds 1 clips to choose from with key IN .*, not 2: ask for -k 1"):
-        query.query(store, options)
+def nearest(store: Store, view: View, k: int, where: str | None = None) -> pl.DataFrame:
+    """The clips nearest to clip_4."""
+    return compute(resolve(store, view, partial(of_clips, clips=["clip_4"]), where), k)
+
+
+def test_fewer_selected_clips_than_k_are_all_returned(
+    store: Store, cut: View, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = "key IN ('clip_3', 'clip_4', 'clip_6')"
+    assert nearest(store, cut, 2, where)["clip"].to_list() == ["clip_3"]
+    assert nearest(store, cut, 2, "key = 'clip_4'").height == 0
+    words = ["query", "--store", str(store.path), "--view", "tiny", "--clip", "clip_4", "-k", "2", "--json"]
+    assert main([*words, "--where", where]) == 0
+    printed = capsys.readouterr()
+    assert [hit["clip"] for hit in json.loads(printed.out)["hits"]] == ["clip_3"]
+    assert printed.err == f"-k 2: there are only 1 clips to choose from with {where}\n"
 
 
 def test_without_an_index_a_small_view_is_searched_exactly(
     store: Store, cut: View, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    options = query.Options(store.path, "tiny", clip="clip_4", k=58)
-    _, exact = query.query(store, options)
-    monkeypatch.setattr("retrieval.verbs.query.FLAT_BELOW", 10)
+    exact = nearest(store, cut, 58)
+    monkeypatch.setattr("retrieval.queries.search.FLAT_BELOW", 10)
     with pytest.raises(StepDiffError, match="has no index: run `python -m retrieval build"):
-        query.query(store, options)
+        nearest(store, cut, 58)
     build_index(store, cut)
-    _, by_index = query.query(store, options)
+    by_index = nearest(store, cut, 58)
     assert exact["clip"].to_list() == by_index["clip"].to_list()
     assert exact["similarity"].to_list() == pytest.approx(by_index["similarity"].to_list(), abs=1e-6)

@@ -76,7 +76,7 @@ PIECES = [
 
 
 @pytest.mark.parametrize("caption", DECLINING)
-def test_a_caption_that_says_nothing_differs_declines(caption: str) -> None:
+def test_a_caption_that_states_that_nothing_differs_declines(caption: str) -> None:
     assert declines(caption)
 
 
@@ -86,15 +86,15 @@ def test_a_caption_that_names_a_difference_does_not_decline(caption: str) -> Non
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map(" ".join))
-def test_a_caption_declines_as_post_processed_where_it_declines_as_written(caption: str) -> None:
+def test_a_caption_that_declines_still_declines_after_post_processing(caption: str) -> None:
     assert declines(caption) == declines(parse(caption))
 
 
-def test_a_long_caption_takes_no_long_time() -> None:
+def test_a_long_caption_is_fast() -> None:
     assert not declines("the same " * 20_000)
 
 
-def test_pairs_that_agree_are_asked_about_once_a_category_and_not_in_tools() -> None:
+def test_pairs_that_agree_are_one_question_per_category_except_in_tools() -> None:
     a, b, c = "a_0_1", "b_0_1", "c_0_1"
     rows = [
         DiffRank(a, (b, c), "Visuals", (5, 4)),
@@ -130,7 +130,7 @@ def test_declined_and_invented_are_parts_of_the_rows_with_and_without_a_differen
     assert 0 <= low < high <= 1
 
 
-def test_rows_without_a_text_move_no_other_figure() -> None:
+def test_rows_without_a_text_affect_only_invented() -> None:
     random = np.random.default_rng(0)
     rows, captions = [], []
     for number in range(30):

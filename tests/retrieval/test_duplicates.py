@@ -10,10 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retrieval import build_index
+from retrieval import build_index, duplicates
 from retrieval.__main__ import main
-from retrieval.verbs import duplicates
-from retrieval.verbs.duplicates import Copies, Options, _join
+from retrieval.mining.duplicates import Groups, join
 from store import Store, View
 
 Fill = Callable[..., View]
@@ -68,11 +67,11 @@ def test_equal_to_all_pairs(
 ) -> None:
     """In one block, and in pieces, blocks and tiles of a few rows, which the diagonal crosses."""
     if tile < 1024:
-        monkeypatch.setattr("retrieval.verbs.duplicates.TILE", tile)
-        monkeypatch.setattr("retrieval.verbs.duplicates.BLOCK", 7)
+        monkeypatch.setattr("retrieval.mining.duplicates.TILE", tile)
+        monkeypatch.setattr("retrieval.mining.duplicates.BLOCK", 7)
         monkeypatch.setattr("retrieval.vectors.BLOCK", 7)
-        monkeypatch.setattr("retrieval.verbs.duplicates.rows_that_fit", lambda *_: 16)
-    found = duplicates(store, Options(store.path, "tiny", threshold))
+        monkeypatch.setattr("retrieval.mining.duplicates.rows_that_fit", lambda *_: 16)
+    found = duplicates(store, store.view("clips", "tiny"), threshold)
     groups, nearest = naive(store, copied, threshold)
     assert len(groups) > 0 and grouped(found) == groups
     assert found["group"].unique().to_list() == list(range(1, len(groups) + 1))
@@ -82,8 +81,8 @@ def test_equal_to_all_pairs(
 
 def test_by_index_finds_the_same_where_the_index_is_exact(store: Store, copied: View) -> None:
     build_index(store, copied)
-    by_index = duplicates(store, Options(store.path, "tiny", 0.9, by="index"))
-    exact = duplicates(store, Options(store.path, "tiny", 0.9))
+    by_index = duplicates(store, store.view("clips", "tiny"), 0.9, by="index")
+    exact = duplicates(store, store.view("clips", "tiny"), 0.9)
     assert grouped(by_index) == grouped(exact)
     assert by_index["similarity"].to_list() == pytest.approx(exact["similarity"].to_list(), abs=1e-6)
 
@@ -91,11 +90,11 @@ def test_by_index_finds_the_same_where_the_index_is_exact(store: Store, copied: 
 def test_never_the_same_video(store: Store, fill: Fill) -> None:
     vectors = np.ones((5, 4), np.float32)
     fill(store, vectors, list("abcde"), columns={"video": ["one", "one", None, None, "one"]})
-    found = duplicates(store, Options(store.path, "tiny"))
+    found = duplicates(store, store.view("clips", "tiny"))
     assert sorted(found["clip"]) == list("abcde")  # through the clips whose video nobody knows
     store_of_one = Store.open(store.path.with_name("other"), create=True)
     fill(store_of_one, vectors, list("abcde"), columns={"video": ["one"] * 5})
-    assert duplicates(store_of_one, Options(store_of_one.path, "tiny")).height == 0
+    assert duplicates(store_of_one, store_of_one.view("clips", "tiny")).height == 0
 
 
 def test_against_split_keeps_the_groups_that_leak(store: Store, copied: View) -> None:
@@ -103,7 +102,7 @@ def test_against_split_keeps_the_groups_that_leak(store: Store, copied: View) ->
     groups, _ = naive(store, copied, 0.9)
     leaking = {group for group in groups if len({split[clip] for clip in group} - {None}) > 1}
     assert 0 < len(leaking) < len(groups)
-    found = duplicates(store, Options(store.path, "tiny", 0.9, against="split"))
+    found = duplicates(store, store.view("clips", "tiny"), 0.9, against="split")
     assert grouped(found) == leaking
     assert dict(found.select("clip", "split").iter_rows()) == {c: split[c] for group in leaking for c in group}
 
@@ -112,16 +111,16 @@ def test_against_split_keeps_the_groups_that_leak(store: Store, copied: View) ->
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_connected(edges: list[tuple[int, int]]) -> None:
     """Two clips share a root exactly where a walk over the edges leads from one to the other."""
-    copies = Copies.none(np.arange(20))
+    groups = Groups.none(np.arange(20))
     first, second = np.array(edges, np.int64).reshape(-1, 2).T
     cosines = np.ones(len(edges), np.float32)
-    _join(first, second, cosines, copies.video, copies.parent, copies.nearest, copies.cosine)
+    join(first, second, cosines, groups.video, groups.parent, groups.nearest, groups.cosine)
     reach = np.eye(20, dtype=bool)
     for a, b in edges:
         reach[a, b] = reach[b, a] = True
     for _ in range(20):
         reach |= reach @ reach
-    roots = copies.roots()
+    roots = groups.roots()
     assert ((roots[:, None] == roots) == reach).all()
 
 
@@ -133,18 +132,18 @@ def test_duplicates_from_the_command_line(
     assert main([*start, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["groups"] == len(groups) and {one["clip"] for one in answer["clips"]} == set(nearest)
-    assert main([*start, "--out", str(tmp_path / "copies.parquet")]) == 0
-    told = f"{len(groups)} groups, {len(nearest)} clips with a copy at 0.9 or above in tiny"
-    assert capsys.readouterr().out == f"{tmp_path / 'copies.parquet'}: {told}\n"
-    assert set(pl.read_parquet(tmp_path / "copies.parquet")["clip"]) == set(nearest)
+    assert main([*start, "--out", str(tmp_path / "duplicates.parquet")]) == 0
+    title = f"{len(groups)} groups, {len(nearest)} clips with a copy at 0.9 or above in tiny"
+    assert capsys.readouterr().out == f"{tmp_path / 'duplicates.parquet'}: {title}\n"
+    assert set(pl.read_parquet(tmp_path / "duplicates.parquet")["clip"]) == set(nearest)
     assert main(start) == 0
     printed = capsys.readouterr().out
-    assert told in printed and "clip_50_0_1" in printed
+    assert title in printed and "clip_50_0_1" in printed
     refused = {
         ("--against", "fold"): "clips have no column 'fold': the catalog has key, row, video, split",
-        ("--max-memory", "1MB"): "1MB are too little for 89 rows of 8 channels: give --max-memory 30",
+        ("--max-memory", "1MB"): "1MB is too little memory for 89 rows of 8 channels: give --max-memory 30",
         ("--by", "index"): "has no index: run `python -m retrieval build",
-        ("--out", "copies.txt"): "copies.txt is none of .parquet, .csv, .jsonl",
+        ("--out", "duplicates.txt"): "duplicates.txt is none of .parquet, .csv, .jsonl",
     }
     for words, why in refused.items():
         assert main([*start, *words]) == 2

@@ -93,15 +93,15 @@ def test_two_videos_become_one_action_instead_of_the_other(caption: str) -> None
 
 
 @pytest.mark.parametrize("caption", UNTOUCHED)
-def test_a_caption_that_has_the_form_already_stays_as_it_is(caption: str) -> None:
+def test_a_caption_in_that_form_already_is_unchanged(caption: str) -> None:
     assert parse(caption) == caption
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map(" ".join))
-def test_parsing_twice_is_parsing_once(caption: str) -> None:
+def test_parsing_twice_equals_parsing_once(caption: str) -> None:
     once = parse(caption)
     assert parse(once) == once
 
 
-def test_a_long_caption_takes_no_long_time() -> None:
+def test_a_long_caption_is_fast() -> None:
     assert len(parse("In Video 1, " + " " * 10_000 + "x, while in Video 2, y")) > 10_000

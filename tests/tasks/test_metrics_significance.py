@@ -87,7 +87,7 @@ def test_p_is_never_0_and_none_where_nothing_is_defined() -> None:
 
 
 def test_corrected_values_are_those_of_closed_testing_with_bonferroni() -> None:
-    """Holm's procedure is closed testing: a hypothesis falls when every set it stands in does."""
+    """Holm's procedure is closed testing: a hypothesis is rejected when every set that contains it is."""
     random = np.random.default_rng(0)
     for size in (1, 2, 5, 6):
         values = np.round(random.uniform(0, 0.3, size), 2).tolist()  # rounded: some tie

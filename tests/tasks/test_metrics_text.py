@@ -87,7 +87,7 @@ def test_all_three_equal_pycocoevalcap_on_a_larger_set() -> None:
     assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_an_ngram_has_one_id_wherever_it_stands() -> None:
+def test_equal_ids_mean_equal_ngrams_in_all_texts() -> None:
     one, two, three = ngram_counts(["a b a b", "", "b a b", "c"], 3)
     assert one.text.tolist() == [0, 0, 2, 2, 3] and one.count.tolist() == [2, 2, 1, 2, 1]
     # "a b" twice and "b a" once in the first text, once each in the third, and none across texts
@@ -97,7 +97,7 @@ def test_an_ngram_has_one_id_wherever_it_stands() -> None:
     assert three.text.tolist() == [0, 0, 2] and three.distinct == 2
 
 
-def test_the_nearest_reference_length_counts_and_of_two_as_near_the_shorter() -> None:
+def test_the_nearest_reference_length_counts_and_of_two_equally_near_the_shorter() -> None:
     parts = bleu_parts(count_corpus([["a b c d", "a b"], ["a", "a b c d e f"]], ["a b c", "a b c d e"]))
     np.testing.assert_array_equal(parts, [[3, 3, 2], [5, 5, 6]])
 
@@ -109,7 +109,7 @@ def test_document_frequencies_are_those_of_the_references_given() -> None:
     assert part[0] != pytest.approx(whole[0])
 
 
-def test_captions_stand_before_references_in_every_table() -> None:
+def test_captions_precede_references_in_every_table() -> None:
     corpus = count_corpus([["a a", "b"], ["a b"]], ["b", "a"])
     assert corpus.rows == 2 and corpus.owner.tolist() == [0, 0, 1]
     assert corpus.tables[0].text.tolist() == [0, 1, 2, 3, 4, 4]

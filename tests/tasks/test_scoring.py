@@ -109,7 +109,7 @@ def test_a_categorys_cider_keeps_the_document_frequencies_of_the_whole_test_set(
     assert found != pytest.approx(cider_rows(count_corpus(references[::3], predictions[::3])).mean(), rel=1e-3)
 
 
-def test_nan_is_never_in_the_result() -> None:
+def test_the_result_contains_null_instead_of_nan() -> None:
     rows, predictions = world("diffrank")
     whole = score("diffrank", rows, predictions, bootstrap=50)
     predictions[0] = [1.0] * len(predictions[0])
@@ -135,7 +135,7 @@ def test_within_the_step_only_targets_above_zero_count() -> None:
     assert found["ktau_defined"] > 0
 
 
-def test_a_method_that_ties_wherever_it_is_unsure_gains_nothing_by_it() -> None:
+def test_ties_gain_a_method_nothing() -> None:
     rows = [DiffRank("a_0_1", ("b_0_1", "c_0_1", "d_0_1"), name, (0, 3, 5)) for name in ("Visuals", "Actions")]
     found = score("diffrank", rows, [[1.0, 2.0, 3.0], [1.0, 2.0, 2.0]])
     assert (found["ktau_within_step"], found["ktau_within_step_all_rows"]) == (1, 0.5)
@@ -161,7 +161,7 @@ def test_the_same_seed_gives_the_same_result() -> None:
     assert other != score("diffcap", rows, predictions, 50, 1)["intervals"]
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_predictions_that_do_not_fit_are_refused() -> None:
     rows, predictions = world("diffmcq", 3)
     with pytest.raises(StepDiffError, match="prediction 3: 3 scores for a row that needs 4"):
         score("diffmcq", rows, [*predictions[:2], [1.0, 2.0, 3.0]])
@@ -171,7 +171,7 @@ def test_what_does_not_fit_is_refused() -> None:
         score("diffmcq", [], [])
     with pytest.raises(StepDiffError, match="not every row is one of diffrank"):
         score("diffrank", rows, predictions)
-    with pytest.raises(StepDiffError, match="neither may be below 0"):
+    with pytest.raises(StepDiffError, match="neither may be negative"):
         score("diffmcq", rows, predictions, bootstrap=-1)
 
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from common.errors import StepDiffError
 from retrieval.__main__ import main
-from retrieval.verbs import neighbours as self_join
-from retrieval.verbs.neighbours import Options, join, pieces
+from retrieval.mining import join as join_module
+from retrieval.mining.join import join, pieces
 from store import Store, View
 
 Fill = Callable[..., View]
@@ -73,11 +73,11 @@ def test_equal_to_the_naive_join(
     monkeypatch: pytest.MonkeyPatch, store: Store, steps: View, tmp_path: Path, piece: int, other_videos: bool
 ) -> None:
     """Pieces of a few rows, of a whole step and of all steps; blocks of a few rows."""
-    monkeypatch.setattr(self_join, "PIECE", piece)
-    monkeypatch.setattr(self_join, "BLOCK", 4)
+    monkeypatch.setattr(join_module, "PIECE", piece)
+    monkeypatch.setattr(join_module, "BLOCK", 4)
     monkeypatch.setattr("retrieval.vectors.BLOCK", 4)
     out = tmp_path / "neighbours.parquet"
-    assert join(store, Options(store.path, "tiny", out, k=9, other_videos=other_videos)) == 67
+    assert join(store, store.view("clips", "tiny"), out, k=9, other_videos=other_videos) == 67
     check(out, naive(store, steps, 9, other_videos))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["features", "neighbours.parquet"]
 
@@ -100,15 +100,13 @@ def test_resumed_after_a_kill(monkeypatch: pytest.MonkeyPatch, store: Store, ste
     """Killed between two pieces: the next run computes only what is missing, and the file is the same."""
     words = ["neighbours", "--store", str(store.path), "--view", "tiny", "--out", str(tmp_path / "killed.parquet")]
     code = (
-        "import os, signal, sys\n"
-        "from retrieval.verbs import neighbours as self_join\n"
-        "from retrieval.__main__ import main\n"
-        "self_join.PIECE, made, count = 6, self_join._join_piece, []\n"
+        "import os, signal, sys; from retrieval.mining import join; from retrieval.__main__ import main\n"
+        "join.PIECE, made, count = 6, join._join_piece, []\n"
         "def piece(*given):\n"
         "    count.append(1)\n"
         "    if len(count) == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return made(*given)\n"
-        "self_join._join_piece = piece\n"
+        "join._join_piece = piece\n"
         "main(sys.argv[1:])"
     )
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=Path(__file__).parents[2])
@@ -116,15 +114,15 @@ def test_resumed_after_a_kill(monkeypatch: pytest.MonkeyPatch, store: Store, ste
     parts = tmp_path / "killed.parquet.parts"
     assert not (tmp_path / "killed.parquet").exists() and len(list(parts.glob("0*.parquet"))) == 3
 
-    monkeypatch.setattr(self_join, "PIECE", 6)
+    monkeypatch.setattr(join_module, "PIECE", 6)
     computed = []
-    made = self_join._join_piece
-    monkeypatch.setattr(self_join, "_join_piece", lambda *given: computed.append(given[-1]) or made(*given))
+    made = join_module._join_piece
+    monkeypatch.setattr(join_module, "_join_piece", lambda *given: computed.append(given[-1]) or made(*given))
     with pytest.raises(StepDiffError, match=r"killed.parquet.parts holds pieces of another join \(k differ\): delete"):
-        join(store, Options(store.path, "tiny", tmp_path / "killed.parquet", k=5))
-    join(store, Options(store.path, "tiny", tmp_path / "killed.parquet"))
+        join(store, store.view("clips", "tiny"), tmp_path / "killed.parquet", k=5)
+    join(store, store.view("clips", "tiny"), tmp_path / "killed.parquet")
     resumed = len(computed)
-    join(store, Options(store.path, "tiny", tmp_path / "whole.parquet"))
+    join(store, store.view("clips", "tiny"), tmp_path / "whole.parquet")
     assert resumed == len(computed) - resumed - 3
     assert (tmp_path / "killed.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert not parts.exists()
@@ -139,8 +137,8 @@ def test_neighbours_from_the_command_line(
     check(tmp_path / "n.parquet", naive(store, steps, 3))
     refused = {
         ("--within", "stop"): "clips have no column 'stop': the catalog has key, row, step, video",
-        ("--max-memory", "300MB"): "300MB are too little for 67 rows of 12 channels: give --max-memory 30",
-        ("--max-memory", "a lot"): "'a lot' is no size: write for example 20GB or 512MiB",
+        ("--max-memory", "300MB"): "300MB is too little memory for 67 rows of 12 channels: give --max-memory 30",
+        ("--max-memory", "a lot"): "'a lot' is not a size: write for example 20GB or 512MiB",
         ("--out", str(tmp_path / "no" / "n.parquet")): "cannot write",
         ("--feature", "tokens"): "has no embedding called tokens",
     }
@@ -152,17 +150,17 @@ def test_neighbours_from_the_command_line(
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, store: Store, fill: Fill, tmp_path: Path) -> None:
     """One step whose vectors are four times what may be held: memory is that of a piece and a block."""
-    monkeypatch.setattr(self_join, "PIECE", 1024)
-    monkeypatch.setattr(self_join, "BLOCK", 256)
+    monkeypatch.setattr(join_module, "PIECE", 1024)
+    monkeypatch.setattr(join_module, "BLOCK", 256)
     monkeypatch.setattr("retrieval.vectors.BLOCK", 256)
     monkeypatch.setattr("retrieval.exact.best.ASKING", 256)
     vectors = np.random.default_rng(0).normal(size=(12_000, 256)).astype(np.float32)
     fill(store, vectors, [f"c{at}" for at in range(12_000)], columns={"step": ["chop"] * 12_000}, shard=4096)
-    options = Options(store.path, "tiny", tmp_path / "n.parquet", k=2)
-    monkeypatch.setattr(self_join, "pieces", lambda *_: [slice(0, 1024)])
-    join(store, options)  # what is loaded once is loaded
+    options = store.view("clips", "tiny"), tmp_path / "n.parquet", "step", 2
+    monkeypatch.setattr(join_module, "pieces", lambda *_: [slice(0, 1024)])
+    join(store, *options)  # what is loaded once is loaded
     tracemalloc.start()
-    join(store, options)
+    join(store, *options)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < vectors.nbytes / 2
@@ -171,12 +169,12 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, store: Store, fill: 
 def test_a_damaged_piece_of_a_killed_run_is_one_line(
     store: Store, steps: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = Options(store.path, "tiny", k=3, within="step", out=tmp_path / "n.parquet")
-    monkeypatch.setattr(self_join, "PIECE", 16)
+    options = store.view("clips", "tiny"), tmp_path / "n.parquet", "step", 3
+    monkeypatch.setattr(join_module, "PIECE", 16)
     with monkeypatch.context() as patched:
         patched.setattr(pl, "scan_parquet", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            join(store, options)
+            join(store, *options)
     folder = tmp_path / "n.parquet.parts"
     piece = sorted(folder.glob("*.parquet"))[0]
     whole = piece.read_bytes()
@@ -184,10 +182,10 @@ def test_a_damaged_piece_of_a_killed_run_is_one_line(
     for content in (b"", whole[:-9], b"PAR1" * 9, (tmp_path / "shorter.parquet").read_bytes()):
         piece.write_bytes(content)
         with pytest.raises(StepDiffError, match=f"a piece in {folder} is damaged .*: delete that folder") as refused:
-            join(store, options)
-        assert "\n" not in str(refused.value) and not options.out.exists()
+            join(store, *options)
+        assert "\n" not in str(refused.value) and not options[1].exists()
     piece.write_bytes(whole)
     for content in ("[]", "7", "[" * 100_000, "{"):
         (folder / "join.json").write_text(content)
         with pytest.raises(StepDiffError, match="holds pieces of another join"):
-            join(store, options)
+            join(store, *options)

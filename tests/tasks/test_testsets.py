@@ -42,7 +42,7 @@ TASKS: list[Task] = ["diffcap", "diffmcq", "diffrank"]
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_what_is_written_reads_back_equal(task: Task, tmp_path: Path) -> None:
+def test_written_files_read_back_equal(task: Task, tmp_path: Path) -> None:
     rows = [ROWS[task]] * 3
     write_test_set(task, tmp_path / "set.jsonl", rows)
     assert read_test_set(task, tmp_path / "set.jsonl") == rows
@@ -78,15 +78,15 @@ def test_files_are_in_the_published_format(tmp_path: Path) -> None:
 
 
 FAULTS: list[tuple[Task, dict[str, Any], str]] = [
-    ("diffcap", {"reference": None}, "'reference' holds NoneType where a clip id should be"),
+    ("diffcap", {"reference": None}, "'reference' holds NoneType instead of a clip id"),
     ("diffcap", {"candidate": "a_0"}, "'a_0' is not a clip id <video_uid>_<start>_<end>"),
     ("diffcap", {"text": "words"}, "'text' is str, not a list of texts"),
-    ("diffcap", {"text": ["a", 1]}, "'text' holds something that is not a text"),
+    ("diffcap", {"text": ["a", 1]}, "'text' holds an entry that is not a text"),
     ("diffcap", {"category": 3}, "'category' is int, not a text"),
-    ("diffmcq", {"options": [[A, B]] * 3}, "3 options where 4 should be"),
-    ("diffmcq", {"options": [[A, B, C]] * 4}, "'options' holds .* where a pair of clip ids"),
+    ("diffmcq", {"options": [[A, B]] * 3}, "3 options instead of 4"),
+    ("diffmcq", {"options": [[A, B, C]] * 4}, "'options' holds .* instead of a pair of clip ids"),
     ("diffmcq", {"options": [[A, B]] * 4, "answer": [A, B]}, "all options are the same pair"),
-    ("diffmcq", {"answer": [A, D]}, "'answer' is none of the options"),
+    ("diffmcq", {"answer": [A, D]}, "'answer' is not one of the options"),
     ("diffrank", {"scores": [5, 0]}, "2 scores for 3 targets"),
     ("diffrank", {"scores": [5, 0, 6]}, "'scores' holds 6; they are whole numbers from 0 to 5"),
     ("diffrank", {"scores": [5, 0, 2.0]}, "'scores' holds 2.0; they are whole numbers"),
@@ -115,8 +115,8 @@ BAD_PREDICTIONS: list[tuple[Task, str, str]] = [
     ("diffrank", '{"scores": [1, 2, NaN]}', "scores holds nan; a score is a finite number"),
     ("diffrank", '{"scores": [1, 2, -Infinity]}', "scores holds -inf; a score is a finite number"),
     ("diffrank", f'{{"scores": [1, 2, 1{"0" * 400}]}}', "scores holds inf; a score is a finite"),
-    ("diffrank", '{"scores": [1, 2, "3"]}', "scores holds '3', which is no number"),
-    ("diffrank", '{"scores": [1, 2, true]}', "scores holds True, which is no number"),
+    ("diffrank", '{"scores": [1, 2, "3"]}', "scores holds '3', which is not a number"),
+    ("diffrank", '{"scores": [1, 2, true]}', "scores holds True, which is not a number"),
     ("diffmcq", '{"scores": 1}', "scores is int, not a list of numbers"),
     ("diffmcq", "[1, 2]", "not a JSON object but list"),
     ("diffmcq", '{"scores": [1, 2', "not a JSON object \\("),
@@ -143,27 +143,27 @@ def test_predictions_and_rows_are_as_many(tmp_path: Path) -> None:
         read_predictions("diffrank", path, [RANK])
 
 
-def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StepDiffError, match="nowhere: no such file"):
         read_test_set("diffcap", tmp_path / "nowhere")
     with pytest.raises(StepDiffError, match="cannot be read"):
         read_test_set("diffcap", tmp_path)
     (tmp_path / "empty").write_bytes(b"")
-    with pytest.raises(StepDiffError, match="empty: no rows in it"):
+    with pytest.raises(StepDiffError, match="empty: has no rows"):
         read_test_set("diffcap", tmp_path / "empty")
     (tmp_path / "latin").write_bytes(b'{"reference": "\xe9"}\n')
     with pytest.raises(StepDiffError, match="latin:1: not a JSON object"):
         read_test_set("diffcap", tmp_path / "latin")
 
 
-def test_nothing_stands_where_writing_failed(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
     write_predictions("diffrank", path, [[1.0]])
     with pytest.raises(StepDiffError, match="jsonl:2: scores holds nan"):
         write_predictions("diffrank", path, [[1.0], [float("nan")]])
     with pytest.raises(StepDiffError, match="jsonl:1: scores is str"):
         write_predictions("diffrank", path, ["text"])
-    with pytest.raises(StepDiffError, match="jsonl:1: a DiffRank is no row of diffmcq"):
+    with pytest.raises(StepDiffError, match="jsonl:1: a DiffRank is not a row of diffmcq"):
         write_test_set("diffmcq", path, [RANK])
     assert path.read_text() == '{"scores": [1.0]}\n'
     assert list(tmp_path.iterdir()) == [path]
@@ -180,7 +180,7 @@ def test_a_clip_splits_from_the_right(video: str, start: str, end: str) -> None:
 
 
 @pytest.mark.parametrize("clip", ["", "a", "a_1", "_1_2", "a_1_x", "a_1_", "a_1_-2", "a_1_2 "])
-def test_what_is_no_clip_is_refused(clip: str) -> None:
+def test_a_text_that_is_not_a_clip_id_is_refused(clip: str) -> None:
     with pytest.raises(StepDiffError, match="is not a clip id"):
         split_clip(clip)
 

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from retrieval import build_index, nearest
-from retrieval.verbs import neighbours
+from retrieval import build_index, nearest, neighbours
 from store import Store, View
 
 Fill = Callable[..., View]
 
 
-def test_neighbours_are_the_nearest(store: Store, clips: View) -> None:
+def test_nearest_first(store: Store, clips: View) -> None:
     build_index(store, clips)
     rows = np.array([5, 0, 28, 6])
     found, cosines = neighbours(store, clips, rows, 30)
@@ -26,7 +25,7 @@ def test_neighbours_are_the_nearest(store: Store, clips: View) -> None:
     assert (np.diff(cosines[:, :26]) <= 0).all()
 
 
-def test_neighbours_within_a_step(store: Store, clips: View) -> None:
+def test_within_a_step(store: Store, clips: View) -> None:
     rows = np.array([5, 0, 28, 6, 0])
     found, cosines = neighbours(store, clips, rows, 9, same="step")  # needs no index
     filled = np.flatnonzero(clips.status() == 1)
@@ -42,7 +41,7 @@ def test_neighbours_within_a_step(store: Store, clips: View) -> None:
         np.testing.assert_allclose(near[: len(alike)], expected, atol=1e-6)
 
 
-def test_nearest_stand_by_falling_cosine_and_are_never_the_vector_itself() -> None:
+def test_nearest_are_sorted_by_falling_cosine_and_never_the_vector_itself() -> None:
     vectors = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
     vectors[7] = vectors[3]
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -57,7 +56,7 @@ def test_nearest_stand_by_falling_cosine_and_are_never_the_vector_itself() -> No
     assert few.tolist() == [[0, -1, -1]] and np.isneginf(none[0, 1:]).all()
 
 
-def test_neighbours_refuse_what_is_not_there(store: Store, clips: View) -> None:
+def test_unusable_neighbours_requests_are_refused(store: Store, clips: View) -> None:
     with pytest.raises(StepDiffError, match="video_8_0_9 and 1 more rows have no features"):
         neighbours(store, clips, np.array([1, 8, 3]), 2, same="step")
     with pytest.raises(StepDiffError, match="clips have no column 'stop': the catalog has key"):
@@ -66,7 +65,7 @@ def test_neighbours_refuse_what_is_not_there(store: Store, clips: View) -> None:
         neighbours(store, clips, np.array([1]), 2)
 
 
-def test_a_row_of_no_step_has_no_neighbours(store: Store, fill: Fill) -> None:
+def test_a_row_without_a_step_has_no_neighbours(store: Store, fill: Fill) -> None:
     vectors = np.eye(4, dtype=np.float32) + 1
     view = fill(store, vectors, list("abcd"), columns={"step": ["x", None, "x", None]})
     found, _ = neighbours(store, view, np.arange(4), 1, same="step")

@@ -1,0 +1,171 @@
+"""Near-duplicate clips: the same footage in two videos, for example after a re-upload.
+
+Two clips of different videos whose cosine reaches the threshold are duplicates; chains of duplicates form a group.
+
+Guarantees
+- equal_to_all_pairs: `exact` misses no pair at or above the threshold and counts none below it, up to the rounding of
+  float32 (1e-6)
+- connected: two clips share a group if a chain of duplicates connects them
+- never_the_same_video: clips of one video are not duplicates of each other
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32, Int64
+
+from common.progress import progress
+from retrieval.exact.kernels import compiled
+from retrieval.index.index import open_index
+from retrieval.queries.catalog import columns, video_numbers
+from retrieval.vectors import BLOCK, blocks, compact, filled_rows, rows_that_fit, width
+from store import Store, View
+
+TILE = 1024  # rows compared with a block at a time
+CANDIDATES = 16  # nearest rows of each row that are requested from an index
+ROUNDING = 1e-6  # of a float32 cosine
+
+Pairs = tuple[Int64[np.ndarray, " pairs"], Int64[np.ndarray, " pairs"], Float32[np.ndarray, " pairs"]]
+"""positions of two clips, the lower first, and their cosine"""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of n clips found so far, and the nearest duplicate of each clip."""
+
+    video: Int64[np.ndarray, " n"]
+    parent: Int64[np.ndarray, " n"]
+    """a forest: clips with the same root are one group"""
+    nearest: Int64[np.ndarray, " n"]
+    """position of the most similar clip of another video, -1 if none reaches the threshold"""
+    cosine: Float32[np.ndarray, " n"]
+
+    @classmethod
+    def none(cls, video: Int64[np.ndarray, " n"]) -> Groups:
+        """Return the state without duplicates."""
+        count = len(video)
+        return cls(video, np.arange(count), np.full(count, -1), np.full(count, -np.inf, np.float32))
+
+    def roots(self) -> Int64[np.ndarray, " n"]:
+        """Return the root of each clip's tree, which identifies its group."""
+        roots = self.parent
+        while (roots != roots[roots]).any():
+            roots = roots[roots]
+        return roots
+
+
+def duplicates(
+    store: Store,
+    view: View,
+    threshold: float = 0.98,
+    against: str | None = None,
+    by: Literal["exact", "index"] = "exact",
+    max_memory: str = "4GB",
+    feature: str = "embedding",
+) -> pl.DataFrame:
+    """Return clips that have duplicates: group, clip, similarity, copy, video, and the column of `against`.
+
+    Groups are numbered from 1 in the order of their first clips.
+
+    Args:
+        threshold: Least cosine of duplicates.
+        against: Catalog column, e.g. split: keep only groups with more than one value in it.
+        by: "exact" compares all pairs, in n * n * D / 2 multiplications; "index" compares each clip with the nearest
+            ones that the view's index finds.
+        max_memory: Memory that may be used, e.g. 4GB.
+        feature: Embedding to compare.
+
+    Raises:
+        StepDiffError: A column that the catalog lacks, a row without a direction, too little memory, or no index.
+    """
+    rows = filled_rows(view)
+    frame = columns(store, "clips", ["key", "video", *([] if against in (None, "video") else [against])])[rows]
+    groups = Groups.none(video_numbers(frame["video"]))
+    bar = np.float32(threshold - ROUNDING)
+    if by == "index":
+        pairs = _pairs_of_index(store, view, rows, bar)
+    else:
+        pairs = _all_pairs(store, view, feature, rows, rows_that_fit(max_memory, len(rows), width(view, feature)), bar)
+    for first, second, cosines in pairs:
+        join(first, second, cosines, groups.video, groups.parent, groups.nearest, groups.cosine)
+    return _frame(frame, groups, against)
+
+
+def _all_pairs(
+    store: Store, view: View, feature: str, rows: Int64[np.ndarray, " n"], most: int, bar: np.float32
+) -> Iterator[Pairs]:
+    """All pairs that reach the bar: `most` rows at a time are held in memory, and compared with all rows from there."""
+    starts = range(0, len(rows), most)
+    with progress("compared blocks", sum(-(-(len(rows) - start) // BLOCK) for start in starts)) as advance:
+        for start in starts:
+            held = compact(store, view, feature, rows[start : start + most])
+            following = range(start, len(rows), BLOCK)
+            for other, (_, vectors) in zip(following, blocks(store, view, feature, rows[start:]), strict=True):
+                block = vectors.astype(np.float32)
+                for tile in range(0, min(len(held), other + len(block) - start), TILE):
+                    cosines = held[tile : tile + TILE] @ block.T
+                    first, second = np.nonzero(cosines >= bar)
+                    yield start + tile + first, other + second, cosines[first, second]
+                advance(1)
+
+
+def _pairs_of_index(store: Store, view: View, rows: Int64[np.ndarray, " n"], bar: np.float32) -> Iterator[Pairs]:
+    """The pairs that reach the bar among each row and the nearest rows that the index finds."""
+    index = open_index(store, view)
+    k = min(CANDIDATES, len(rows))
+    with progress("searched clips", len(rows)) as advance:
+        for part, vectors in blocks(store, view, index.card["feature"], rows):
+            hits, cosines = index.search(vectors.astype(np.float32), k)
+            one, rank = np.nonzero(cosines >= bar)
+            first, second = np.searchsorted(rows, part[one]), np.searchsorted(rows, hits[one, rank])
+            yield np.minimum(first, second), np.maximum(first, second), cosines[one, rank]
+            advance(len(part))
+
+
+@compiled
+def join(
+    first: Int64[np.ndarray, " pairs"],
+    second: Int64[np.ndarray, " pairs"],
+    cosines: Float32[np.ndarray, " pairs"],
+    video: Int64[np.ndarray, " n"],
+    parent: Int64[np.ndarray, " n"],
+    nearest: Int64[np.ndarray, " n"],
+    cosine: Float32[np.ndarray, " n"],
+) -> None:
+    """Join the groups of each pair of different videos, and update the nearest duplicate of both clips."""
+    for at in range(len(first)):
+        a, b = first[at], second[at]
+        if a >= b or video[a] == video[b]:
+            continue
+        for one, other in ((a, b), (b, a)):
+            if cosines[at] > cosine[one]:
+                cosine[one], nearest[one] = cosines[at], other
+        while parent[a] != a:
+            parent[a] = parent[parent[a]]
+            a = parent[a]
+        while parent[b] != b:
+            parent[b] = parent[parent[b]]
+            b = parent[b]
+        parent[max(a, b)] = min(a, b)
+
+
+def _frame(frame: pl.DataFrame, groups: Groups, against: str | None) -> pl.DataFrame:
+    """The clips that have a duplicate, group by group, most similar first."""
+    found = np.flatnonzero(groups.nearest >= 0)
+    clips = frame[found].select(
+        pl.Series("group", groups.roots()[found]),
+        pl.col("key").alias("clip"),
+        pl.Series("similarity", groups.cosine[found].astype(float)),
+        frame["key"].gather(groups.nearest[found]).alias("copy"),
+        pl.exclude("key"),
+    )
+    if against is not None:
+        clips = clips.filter(pl.col(against).drop_nulls().n_unique().over("group") > 1)
+    return clips.with_columns(pl.col("group").rank("dense").cast(pl.Int64)).sort(
+        "group", "similarity", descending=[False, True], maintain_order=True
+    )
