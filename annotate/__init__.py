@@ -1,4 +1,4 @@
-"""Words about clips: captions, grounded objects, step descriptions, paired questions."""
+"""Texts about clips: captions, grounded objects, step descriptions, paired questions."""
 
 import _stepdiff
 

@@ -1,12 +1,12 @@
 """python -m annotate.ground --store data/features --view aligned --head runs/align
 
-Keeps the objects of every object caption whose grounding score is above zero (S1): captioners list what is not there.
-In a space of clips and texts the score is the cosine minus that object's mean over the other clips: a contrastive
-head's (above), or CLIP's:
+Keeps the objects of every object caption whose grounding score is above zero (S1), because captioners list objects that
+are not there. In a space of clips and texts the score is the object's cosine minus its mean over the other clips. The
+space is that of a contrastive head (above), or CLIP's:
 
     python -m annotate.ground --store data/features --view clip --weights openai/clip-vit-large-patch14
 
-By a zero-shot detector it is the best box's in the clip's centre frame, 0 below the threshold:
+With a zero-shot detector the score is that of the best box in the clip's centre frame, 0 below the threshold:
 
     python -m annotate.ground --store data/features --model google/owlv2-base-patch16-ensemble --videos data/kitchen
 """
@@ -15,20 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from annotate.captioners.vision import with_videos
-from annotate.grounding.detector import DetectorJob
-from annotate.grounding.space import SpaceJob
-from annotate.stages.job import Job, clip_items
-from annotate.stages.stage import StageOptions, absolute, run_stage, show
-from annotate.stages.versions import chosen
+from annotate.stages.job import HINT, Job, StageOptions, show
 from common.cli import command
 from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
-from common.workers.cluster import refuse_relative
-from heads.data.clips import Features
-from store import Store
 
 STAGE = "ground"
 CAPTIONS = "captions-objects"
@@ -37,19 +27,19 @@ CAPTIONS = "captions-objects"
 @dataclass(frozen=True, kw_only=True)
 class GroundOptions(StageOptions):
     view: str | None = None
-    """view with embeddings of clips, in whose space texts lie too"""
+    """view with embeddings of clips, in a space that texts share"""
     head: str | None = None
     """run folder of the contrastive head that made the view"""
     weights: str | None = None
-    """weights of the encoder that made the view, where they are not those of its name"""
+    """weights of the encoder that made the view, if they are not those of its name"""
     model: str | None = None
-    """zero-shot object detector in place of a view: a folder or hub id"""
+    """zero-shot object detector instead of a view: a folder or hub id"""
     videos: str | None = None
     """folder that the manifest's video paths begin in, for a detector"""
     threshold: float = 0.1
     """score below which a detector's box counts as 0"""
     captions: str | None = None
-    """version of the object captions, by its first letters; null where there is one"""
+    """version of the object captions, by its first letters; null: the only one"""
     split: str | None = None
     """only clips of this split; null: all"""
 
@@ -61,6 +51,14 @@ def run(options: GroundOptions) -> dict[str, Any]:
         raise StepDiffError("a detector needs both --model and --videos, the folder of the videos")
     if not 0 <= options.threshold <= 1:
         raise StepDiffError(f"--threshold {options.threshold}: a score lies between 0 and 1")
+    import polars as pl
+
+    from annotate.captioners.vision import with_videos
+    from annotate.stages.stage import clip_items, run_stage
+    from annotate.stages.versions import chosen
+    from common.workers.cluster import refuse_relative
+    from store import Store
+
     given = [(f"--{name}", getattr(options, name)) for name in ("head", "videos")]
     refuse_relative([(name, path) for name, path in given if path is not None])
     store = Store.open(options.store)
@@ -74,15 +72,21 @@ def run(options: GroundOptions) -> dict[str, Any]:
 
 
 def make_job(options: GroundOptions, reads: dict[str, str]) -> Job:
-    """Who grounds. A space takes its mean over all clips that it has, so that every split is grounded alike."""
+    """Return the job of the chosen scorer. A mean covers all clips of the view: all splits are scored alike."""
+    from annotate.grounding.detector import DetectorJob
+    from annotate.grounding.space import SpaceJob
+    from annotate.stages.stage import absolute, clip_items
+    from heads.data.clips import Features
+    from store import Store
+
     if options.model is not None:
         return DetectorJob(options.model, options.threshold, reads)
     assert options.view is not None
     head = None if options.head is None else str(Path(options.head).expanduser().absolute())
     store = Store.open(options.store)
     clips = clip_items(store, None, [])["key"].to_list()
-    there = Features(store, options.view, "embedding").has(clips)
-    others = tuple(clip for clip, has in zip(clips, there, strict=True) if has)
+    embedded = Features(store, options.view, "embedding").has(clips)
+    others = tuple(clip for clip, has in zip(clips, embedded, strict=True) if has)
     return SpaceJob(absolute(options.store), options.view, head, options.weights, others, reads)
 
 
@@ -91,4 +95,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main, "what is answered stays, run the same command for the rest")
+    command.run(main, HINT)

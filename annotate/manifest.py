@@ -1,8 +1,8 @@
 """python -m annotate.manifest --annotations annotations.json --taxonomy taxonomy.csv --splits video_splits.json \\
     --narration raw_caption.json --out clips.parquet
 
-Makes the manifest that python -m featurize reads out of what HT-Step and HowTo100M publish: one row a segment, with
-clip, video, start, end, step, step_id, activity, split and the narration heard in it.
+Makes the manifest that python -m featurize reads from the files of HT-Step and HowTo100M: one row a segment, with clip,
+video, start, end, step, step_id, activity, split and the narration in it.
 
 Narration is any of HowTo100M's forms: caption.json, raw_caption.json, sentencified_htm_*.json, htm_align.json,
 htm_aa_v1.csv, or a folder of VIDEO.csv.
@@ -11,9 +11,9 @@ htm_aa_v1.csv, or a folder of VIDEO.csv.
                                          DiffRank clips are of HT-Step's train videos
 
 Guarantees
-- the sample world's own files give the clips that it says it has
+- the sample world's own files give exactly its clips
 - what cannot be used is counted by its reason
-- a clip that is held out (heads.data.hold_out) has the split test, whatever HT-Step says of its video
+- a clip that is held out (heads.data.hold_out) has the split test, whatever HT-Step's split of its video is
 """
 
 import io
@@ -23,16 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import polars as pl
-
-from annotate.sources.held_out import given
 from annotate.sources.htstep import Segment, read_annotations, read_splits, read_taxonomy
 from annotate.sources.narration import heard, read_narration
 from common.cli import command
 from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
-from common.io.files import write_bytes
-from heads.data.hold_out import HoldOut
 
 
 @dataclass(frozen=True)
@@ -44,11 +39,11 @@ class ManifestOptions:
     out: str
     """manifest to write: .csv, .parquet or .jsonl"""
     splits: str | None = None
-    """HT-Step's video_splits.json, which the annotations must agree with; null: their own subsets count"""
+    """HT-Step's video_splits.json, which must agree with the annotations; null: their own subsets count"""
     narration: str | None = None
-    """what is said: a .json or .csv file of many videos, or a folder of VIDEO.csv; null: no narration"""
+    """speech: a .json or .csv file of many videos, or a folder of VIDEO.csv; null: no narration"""
     videos: str = "videos/{video}.mp4"
-    """where the file of a video lies, from the manifest's folder"""
+    """path of a video's file, from the manifest's folder"""
     hold_out: tuple[str, ...] = ()
     """published test sets whose clips get the split test"""
     hold_out_by: Literal["video", "clip"] = "video"
@@ -58,10 +53,15 @@ class ManifestOptions:
 def run(options: ManifestOptions) -> dict[str, Any]:
     out = Path(options.out)
     if out.suffix not in (".csv", ".parquet", ".jsonl"):
-        raise StepDiffError(f"{out}: a manifest is .csv, .parquet or .jsonl; name the file so")
+        raise StepDiffError(f"{out}: a manifest is .csv, .parquet or .jsonl; give such a name")
     if "{video}" not in options.videos:
-        raise StepDiffError(f"--videos {options.videos}: write {{video}} where a video's id stands in the names")
-    hold_out = given(options.hold_out, options.hold_out_by)
+        raise StepDiffError(f"--videos {options.videos}: write {{video}} in the place of a video's id")
+    import polars as pl
+
+    from common.io.files import write_bytes
+    from heads.data.hold_out import HoldOut
+
+    hold_out = HoldOut(options.hold_out, options.hold_out_by)
     splits = None if options.splits is None else read_splits(options.splits)
     segments, unusable = read_annotations(options.annotations, read_taxonomy(options.taxonomy), splits)
     if not segments:
@@ -69,11 +69,14 @@ def run(options: ManifestOptions) -> dict[str, Any]:
     faults = Counter[str]()
     speech = {} if options.narration is None else _narration(options.narration, segments, faults)
     frame = pl.DataFrame([_row(segment, speech.get(segment.clip), options.videos) for segment in segments])
-    held = frame.select("clip", "split").join(_held_out(frame, hold_out), on="clip")
+    hold_out.look_up(frame.rename({"clip": "key"}))
+    held = frame.select("clip", "split").join(hold_out.clips.rename({"key": "clip"}), on="clip")
     is_held = pl.col("clip").is_in(held["clip"].implode())
     frame = frame.with_columns(split=pl.when(is_held).then(pl.lit("test")).otherwise("split"))
-    data = _encoded(frame, out.suffix)
-    write_bytes(out, data)
+    write: Any = {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".jsonl": frame.write_ndjson}[out.suffix]
+    file = io.BytesIO()
+    write(file)
+    write_bytes(out, file.getvalue())
     return {
         "manifest": str(out),
         "clips": frame.height,
@@ -88,14 +91,7 @@ def run(options: ManifestOptions) -> dict[str, Any]:
     }
 
 
-def _held_out(frame: pl.DataFrame, hold_out: HoldOut) -> pl.DataFrame:
-    """clip and reason of the manifest's clips that are held out."""
-    hold_out.look_up(frame.rename({"clip": "key"}))
-    return hold_out.clips.rename({"key": "clip"})
-
-
 def _narration(path: str, segments: Sequence[Segment], faults: Counter[str]) -> dict[str, str]:
-    """What is heard in each clip, by its id."""
     by_video: dict[str, list[Segment]] = {}
     for segment in segments:
         by_video.setdefault(segment.video, []).append(segment)
@@ -120,17 +116,6 @@ def _row(segment: Segment, said: str | None, videos: str) -> dict[str, Any]:
     }
 
 
-def _encoded(frame: pl.DataFrame, suffix: str) -> bytes:
-    file = io.BytesIO()
-    if suffix == ".parquet":
-        frame.write_parquet(file)
-    elif suffix == ".csv":
-        frame.write_csv(file)
-    else:
-        frame.write_ndjson(file)
-    return file.getvalue()
-
-
 def show(record: dict[str, Any]) -> None:
     print("{manifest}: {clips} clips of {videos} videos and {steps} steps, {narrated} with narration".format(**record))
     print("splits: " + ", ".join(f"{split} {count}" for split, count in record["splits"].items()))
@@ -148,4 +133,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main, "what is answered stays, run the same command for the rest")
+    command.run(main)

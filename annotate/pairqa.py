@@ -1,14 +1,14 @@
 """python -m annotate.pairqa --store data/features --pairs data/pairs.parquet --out data/pairqa.jsonl
 
-Asks a language model about pairs of clips by their step descriptions, with the supplement's three prompts (S1), and
-writes the questions and answers that a video language model trains on (--video-lm.pairqa of python -m heads.train):
-one JSON object a line, both orders of every pair. Beside it, OUT.record.json says what was dropped and why.
+Writes questions and answers about pairs of clips: a language model reads their step descriptions with the supplement's
+three prompts (S1). A video language model trains on the file (--video-lm.pairqa of python -m heads.train): one JSON
+object a line, both orders of every pair. OUT.record.json, next to it, says what was dropped and why.
 
-    --llm meta-llama/Llama-2-70b-chat-hf --endpoint http://127.0.0.1:8000/v1    asks a server
+    --llm meta-llama/Llama-2-70b-chat-hf --endpoint http://127.0.0.1:8000/v1    a model at a server
 
 Guarantees
-- the file is written once every pair has been asked, and what was written is not asked again
-- no pair with a clip that is held out is asked about or written
+- the file is written once the language model has answered for every pair, and no answer is computed twice
+- no pair with a clip that is held out gets a question
 """
 
 import hashlib
@@ -17,30 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import polars as pl
-
-from annotate.llm.endpoint import shown
-from annotate.llm.options import LLMOptions, Sampling
-from annotate.pairs import SCHEMA
-from annotate.qa.composing import Ledger, compose, kept_words
-from annotate.qa.job import CUT, KINDS, STAGE, PairQAJob, items
-from annotate.qa.prompts import PAIRQA
-from annotate.sources.held_out import given
-from annotate.stages.stage import StageOptions, run_stage
-from annotate.stages.stage import show as show_stage
-from annotate.stages.versions import Version, chosen
+from annotate.llm.model import Sampling, shown
+from annotate.llm.options import LLMOptions
+from annotate.stages.job import HINT, StageOptions
+from annotate.stages.job import show as show_stage
 from common.cli import command
 from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
-from common.io.files import write_pieces, write_text
-from common.io.jsonl import object_line
-from common.progress import say
-from heads.data.clip_texts import ClipTexts
-from heads.data.hold_out import known_clips
-from heads.methods.similarity import Sentences
-from heads.models.language_model import pick_device
-from store import Store
-from weights import fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +33,13 @@ class PairQAOptions(LLMOptions, StageOptions):
     out: str
     """JSON lines to write"""
     texts: str | None = None
-    """Parquet file or folder of step descriptions; null: what python -m annotate.describe left in the store"""
+    """Parquet file or folder of step descriptions; null: those of python -m annotate.describe in the store"""
     kind: str | None = None
-    """which of its texts, by their column kind; null where all are of one kind"""
+    """which of its texts, by their column kind; null if all are of one kind"""
     alike: float = 0.9
     """cosine of MPNet embeddings from which on two questions of a pair count as one"""
     sampling: Sampling = Sampling(max_tokens=256)
-    """how answers are drawn"""
+    """how answers are sampled"""
     hold_out: tuple[str, ...] = ()
     """published test sets: pairs with one of their clips are left out"""
     hold_out_by: Literal["video", "clip"] = "video"
@@ -67,26 +50,44 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     if Path(options.out).suffix != ".jsonl":
         raise StepDiffError(f"{options.out}: questions are JSON lines; name the file *.jsonl")
     if not 0 < options.alike <= 1.01:
-        raise StepDiffError(f"--alike {options.alike}: a cosine above 0; over 1 nothing is alike")
-    hold_out = given(options.hold_out, options.hold_out_by)
-    store, pairs = Store.open(options.store), read_pairs(options.pairs)
+        raise StepDiffError(f"--alike {options.alike}: a cosine above 0; above 1 nothing counts as similar")
+    import polars as pl
+
+    from annotate.qa.composing import Ledger, compose
+    from annotate.qa.job import CUT, KINDS, STAGE, PairQAJob, described_pairs, items, read_pairs_file
+    from annotate.qa.prompts import PAIRQA
+    from annotate.stages.stage import run_stage
+    from annotate.stages.versions import Version, chosen
+    from common.io.files import write_pieces, write_text
+    from common.io.jsonl import object_line
+    from common.progress import say
+    from heads.data.clip_texts import ClipTexts
+    from heads.data.hold_out import HoldOut, known_clips
+    from heads.methods.similarity import Sentences
+    from heads.models.language_model import pick_device
+    from store import Store
+    from weights import fingerprint
+
+    hold_out = HoldOut(options.hold_out, options.hold_out_by)
+    store, pairs = Store.open(options.store), read_pairs_file(options.pairs)
     if hold_out.files:
         hold_out.look_up(known_clips(store))
         pairs = pairs.filter(pl.Series(hold_out.keep_pairs(pairs.select("reference", "candidate").rows(), "pairs")))
         for line in hold_out.lines():
             say(line)
     texts = ClipTexts(options.texts or str(chosen(store, "describe", None).folder), options.kind)
-    described, undescribed = with_texts(pairs, texts)
-    asked = items(described, dict(texts.items()))
-    read = asked.select(PAIRQA[1].fields).write_ndjson().encode()
+    described = described_pairs(pairs, texts)
+    to_answer = items(described, dict(texts.items()))
+    read = to_answer.select(PAIRQA[1].fields).write_ndjson().encode()
     job = PairQAJob(
         LLMOptions.of(options),
         fingerprint(Path(options.pairs)),
         tuple(texts.provenance),
         hashlib.sha256(read).hexdigest(),
     )
-    stage = run_stage(options, STAGE, job, asked)
-    record = {**stage, "out": options.out, "pairs": pairs.height, "undescribed": undescribed}
+    stage = run_stage(options, STAGE, job, to_answer)
+    record = {**stage, "out": options.out, "pairs": pairs.height}
+    record["undescribed"] = pairs.height - described.height
     record["hold_out"] = hold_out.record()
     if stage["absent"]:
         return record
@@ -105,40 +106,17 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     return record
 
 
-def read_pairs(path: str) -> pl.DataFrame:
-    """The rows of a file of annotate.pairs. StepDiffError: not such a file."""
-    try:
-        frame = pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        why = str(error).strip().splitlines()[0]
-        raise StepDiffError(f"{path}: no pairs can be read ({why}); run python -m annotate.pairs") from None
-    if dict(frame.schema) != SCHEMA:
-        raise StepDiffError(
-            f"{path}: not a file of python -m annotate.pairs; its columns are {', '.join(frame.columns)}"
-        )
-    return frame
-
-
-def with_texts(pairs: pl.DataFrame, texts: ClipTexts) -> tuple[pl.DataFrame, int]:
-    """The pairs of different steps, and those of one step whose clips are both described; how many are not."""
-    keys = pl.Series([key for key, _ in texts.items()], dtype=pl.String).implode()
-    described = pl.col("reference").is_in(keys) & pl.col("candidate").is_in(keys)
-    found = pairs.filter(described | ~pl.col("same_step"))
-    return found, pairs.height - found.height
-
-
 def show(record: dict[str, Any]) -> None:
     show_stage(record)
     if "rows" not in record:
         return
-    print(
-        "{out}: {rows:,} questions of {pairs:,} pairs, both orders; {undescribed:,} pairs lack a description".format(
-            **record
-        )
-    )
-    for kind, told in record["types"].items():
-        print(f"type {kind}: {kept_words(kind, told)}")
-        for reason, count in told["dropped"].items():
+    from annotate.qa.composing import kept_words
+
+    summary = "{out}: {rows:,} questions of {pairs:,} pairs, both orders; {undescribed:,} pairs lack a description"
+    print(summary.format(**record))
+    for kind, counts in record["types"].items():
+        print(f"type {kind}: {kept_words(kind, counts)}")
+        for reason, count in counts["dropped"].items():
             print(f"  dropped {count:,} x {reason}")
 
 
@@ -147,4 +125,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main, "what is answered stays, run the same command for the rest")
+    command.run(main, HINT)

@@ -17,18 +17,17 @@ import polars as pl
 import torch
 
 from annotate.captioners.tokens import TokenJob
-from annotate.captioners.vision import QUESTIONS, Kind
 from annotate.describe import KIND, DescribeJob
 from annotate.grounding.objects import GROUNDED
 from annotate.grounding.space import SpaceJob
 from annotate.llm.options import LLMOptions
 from annotate.qa.job import PairQAJob
 from annotate.qa.job import items as pair_items
-from annotate.qa.prompts import DESCRIBE
-from annotate.stages.job import Job, clip_items
-from annotate.stages.stage import pending
+from annotate.qa.prompts import DESCRIBE, QUESTIONS, CaptionKind
+from annotate.stages.job import Job
+from annotate.stages.stage import clip_items, pending
 from annotate.stages.versions import Version
-from annotate.stages.worker import Equipment, Worker
+from annotate.stages.worker import StageWorkerOptions, Worker
 from benchmarks.report import Row, line, report
 from common.cli import command
 from common.cli.options import incomplete, parse
@@ -76,7 +75,7 @@ class Bench:
         version = Version(self.store, name, job.provenance())
         version.create()
         threads = torch.get_num_threads()
-        worker = Worker(Equipment(str(self.store.path), name, version.name, job, self.device, threads))
+        worker = Worker(StageWorkerOptions(str(self.store.path), name, version.name, job, self.device, threads))
         told = [worker.run(task) for task in pending(version, items, False)]
         if errors := [one.error for one in told if one.error]:
             raise StepDiffError(errors[0])
@@ -134,7 +133,7 @@ def describe(bench: Bench, options: Options, clips: pl.DataFrame) -> dict[str, s
     return bench.stage("describe", job, items, "clips", items.height).texts(KIND)
 
 
-def caption(bench: Bench, options: Options, kind: Kind, view: str | None, items: pl.DataFrame) -> dict[str, str]:
+def caption(bench: Bench, options: Options, kind: CaptionKind, view: str | None, items: pl.DataFrame) -> dict[str, str]:
     """Captions of one kind by the head."""
     job = TokenJob(options.store, kind, options.head, None, view, QUESTIONS[kind], 48, 16)
     return bench.stage(f"captions-{kind}", job, items, "clips", items.height).texts(kind)

@@ -1,1 +1,1 @@
-"""captioners."""
+"""Captions of clips."""

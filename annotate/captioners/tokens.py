@@ -1,10 +1,10 @@
-"""Captions from cached tokens: by a trained head, or by a public model whose image tower's tokens are in the store.
+"""Captions from cached tokens: by a trained head, or by a public model whose image tower filled the view.
 
 Guarantees
 - a caption written in a batch is the one written alone, in float32
-- a view of another encoder than the head was trained on is refused; another choice of frames is none
-- objects are asked of centre frames alone
-- a clip without tokens fails alone, and says what to run
+- a view of another encoder than the head was trained on is refused; one of other frames is accepted
+- object captions read centre frames alone
+- a clip without tokens fails alone, and its reason says what to run
 """
 
 import time
@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from annotate.captioners.vision import Kind, batches, caption
+from annotate.captioners.vision import batches, caption
+from annotate.qa.prompts import CaptionKind
 from annotate.stages.job import Answer, Failure, Item
 from common.errors import StepDiffError
 from common.threads import prefetched
@@ -39,23 +40,22 @@ from weights import fingerprint, resolve
 @dataclass(frozen=True)
 class TokenJob:
     store: str
-    kind: Kind
-    head: str | None
-    """run folder of a trained head, or None"""
-    model: str | None
-    """public model in its place: folder or hub id"""
-    view: str | None
-    """None: the view that the head was trained on"""
+    kind: CaptionKind
+    head: str | None  # run folder of a trained head
+    model: str | None  # public model instead: folder or hub id
+    view: str | None  # None: the view that the head was trained on
     question: str
     max_tokens: int
-    batch: int
-    """clips at once"""
+    batch: int  # clips at once
 
     def provenance(self) -> dict[str, Any]:
-        """Model, its weights, what it is asked, and the view that it reads."""
+        """Return model, weights, prompt and view."""
         if self.head is not None:
             folder = Path(self.head)
-            view, weights = self.view or _trained_view(folder), fingerprint(Run(folder).best() / "head.safetensors")
+            recipe = read_recipe(folder / "recipe.yaml").video_lm
+            if recipe is None:
+                raise StepDiffError(f"{folder}: a contrastive head writes no captions; name another run")
+            view, weights = self.view or recipe.view, fingerprint(Run(folder).best() / "head.safetensors")
             model = {"model": "head", "language_model": lineage.read(folder)["reads"].get("language_model")}
         else:
             assert self.model is not None and self.view is not None
@@ -84,13 +84,12 @@ class TokenJob:
 
 class TokenCaptioner:
     def __init__(self, model: VideoLM, features: Features, job: TokenJob, device: str, precision: str) -> None:
-        """model: asked about one clip at a time."""
         self.model, self.features, self.job = model.eval(), features, job
         self.device, self.precision = device, precision
         self.busy = 0.0
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
-        """items: key."""
+        """Yield the caption of every item (key)."""
         keys = [item["key"] for item in items]
         able = [key for key, has in zip(keys, self.features.has(keys), strict=True) if has]
         view = self.features.view
@@ -103,7 +102,7 @@ class TokenCaptioner:
                 yield key, caption(self.job.kind, text)
 
     def write(self, tokens: Float32[Tensor, "C N D"]) -> list[str]:
-        """What is said of each clip."""
+        """Return the text of each clip."""
         begin = time.monotonic()
         turns = [Turn(self.job.question, "", ends=False)] * len(tokens)
         with torch.inference_mode(), autocast(self.device, self.precision):
@@ -112,32 +111,25 @@ class TokenCaptioner:
         return texts
 
 
-def _trained_view(folder: Path) -> str:
-    recipe = read_recipe(folder / "recipe.yaml").video_lm
-    if recipe is None:
-        raise StepDiffError(f"{folder}: holds a contrastive head, which writes no captions; name another run")
-    return recipe.view
-
-
 def check_centre(view: str, made: Provenance) -> None:
-    """StepDiffError: a view of several frames of a clip. One that featurize did not make may say what it likes."""
+    """Refuse a view of several frames of a clip. One that featurize did not make may describe its frames freely."""
     spread = [words for sampling, words in WORDS.items() if sampling != "centre"]
     if not made.frames.startswith("1 ") and any(words in made.frames for words in spread):
         raise StepDiffError(
-            f"view {view} shows {made.frames}: objects are seen in the centre frame alone; give a view made by "
+            f"view {view} shows {made.frames}: object captions read the centre frame alone; give a view made by "
             "featurize --sampling centre"
         )
 
 
 def _other_frames(trained: Features, given: Features) -> Features:
-    """The given features. StepDiffError where more than the frames of a clip tells them from those trained on."""
+    """Return `given`. StepDiffError if it differs from `trained` in more than the frames of a clip."""
     made, other = trained.view.provenance, given.view.provenance
     differs = made.difference(replace(other, frames=made.frames, dtypes=made.dtypes))
     if trained.shape != given.shape:
         differs = differs or f"tokens {list(trained.shape)} against {list(given.shape)}"
     if differs:
         raise StepDiffError(
-            f"view {given.view.name} is not one that the head can read ({differs}): featurize with the same encoder, "
-            "only with other --sampling"
+            f"view {given.view.name} is not one that the head can read ({differs}): featurize with the same encoder "
+            "and another --sampling"
         )
     return given

@@ -1,1 +1,1 @@
-"""grounding."""
+"""Objects that a clip really shows."""

@@ -1,7 +1,7 @@
 """Grounding by a zero-shot object detector of transformers (OWL-ViT, OWLv2, Grounding DINO) in a clip's centre frame.
 
 Guarantees
-- an object's score is that of its best box, and 0 below the threshold that the provenance records
+- the score of an object is that of its best box, and 0 below the threshold in the provenance
 - other objects of the same clip change no score
 - a clip that cannot be decoded fails alone
 """
@@ -14,52 +14,42 @@ from typing import Any
 import torch
 from PIL import Image
 
-from annotate.captioners.vision import SHORT_SIDE, load_vision_model, pictures
+from annotate.captioners.vision import SHORT_SIDE, pictures
 from annotate.grounding.objects import kept, objects
+from annotate.pretrained import load_model, load_processor
 from annotate.stages.job import Answer, Failure, Item
 from common.threads import prefetched
 from weights import fingerprint, resolve
 
 _MANY_QUERIES = ("owlvit", "owlv2")
-"""model types that score every text by itself; the others read one sentence, and are given one object at a time"""
-_Looked = tuple[str, list[str], Any]
-"""key, objects, and what the model is given"""
+"""model types that score every text alone; the others read one sentence, so they receive one object at a time"""
 
 
 @dataclass(frozen=True)
 class DetectorJob:
-    model: str
-    """folder or hub id"""
-    threshold: float
-    """of a box's score"""
-    reads: dict[str, str]
-    """stage -> version of the object captions"""
+    model: str  # folder or hub id
+    threshold: float  # of a box's score
+    reads: dict[str, str]  # stage -> version of the object captions
 
     def provenance(self) -> dict[str, Any]:
-        """Model, its weights, what it is shown, the threshold, and which captions are grounded."""
-        return {
-            "model": self.model,
-            "weights": fingerprint(resolve(self.model)),
-            "threshold": self.threshold,
-            "short_side": SHORT_SIDE,
-            "reads": self.reads,
-        }
+        """Return model, weights, picture size, threshold and captions."""
+        made = {"model": self.model, "weights": fingerprint(resolve(self.model)), "threshold": self.threshold}
+        return {**made, "short_side": SHORT_SIDE, "reads": self.reads}
 
     def load(self, device: str, threads: int) -> "Detector":
         return Detector(self, device, threads)
 
 
 class Detector:
-    """StepDiffError: no such model."""
-
     def __init__(self, job: DetectorJob, device: str, threads: int) -> None:
         self.job, self.threads = job, threads
-        self.model, self.processor = load_vision_model("AutoModelForZeroShotObjectDetection", job.model, device)
+        self.processor = load_processor(job.model)
+        self.model = load_model("AutoModelForZeroShotObjectDetection", job.model, device)
         self.many = self.model.config.model_type in _MANY_QUERIES
         self.busy = 0.0
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
-        """items: key, objects (a caption, or None), video (path), start, end (seconds)."""
+        """Yield the objects of every item: key, objects (a caption, or None), video (path), start, end (seconds)."""
         names: dict[str, list[str]] = {}
         for item in items:
             if item["objects"] is None:
@@ -68,23 +58,15 @@ class Detector:
                 names[item["key"]] = found
             else:
                 yield item["key"], kept([], [])
-        failed: list[tuple[str, Failure]] = []
-        looked = self._looked([item for item in items if item["key"] in names], names, failed)
-        for key, found, inputs in prefetched([looked]):
-            yield key, kept(found, self.scores(inputs))
-        yield from failed
-
-    def _looked(
-        self, items: Sequence[Item], names: dict[str, list[str]], failed: list[tuple[str, Failure]]
-    ) -> Iterator[_Looked]:
-        for key, shown in pictures(items, 1, self.threads):
-            if isinstance(shown, Failure):
-                failed.append((key, shown))
-            else:
-                yield key, names[key], self.inputs(shown[0], names[key])
+        failed: dict[str, Failure] = {}
+        shown = pictures([item for item in items if item["key"] in names], 1, self.threads, failed)
+        read = ((key, self.inputs(picture, names[key])) for key, (picture,) in shown)
+        for key, inputs in prefetched([read]):
+            yield key, kept(names[key], self.scores(inputs))
+        yield from failed.items()
 
     def inputs(self, picture: Image.Image, names: Sequence[str]) -> Any:
-        """What the model's own processor makes of a picture and its objects."""
+        """Return what the model's own processor makes of a picture and its objects."""
         how: dict[str, Any] = {"truncation": True, "return_tensors": "pt"}
         if self.many:
             return self.processor(text=[[*names]], images=[picture], **how)
@@ -92,7 +74,7 @@ class Detector:
         return self.processor(text=texts, images=[picture] * len(texts), padding=True, **how)
 
     def scores(self, inputs: Any) -> list[float]:
-        """The best box's score of every object, 0 below the threshold."""
+        """Return the best box's score of every object, 0 below the threshold."""
         begin = time.monotonic()
         with torch.inference_mode():
             logits = self.model(**inputs.to(self.model.device, self.model.dtype)).logits.float()

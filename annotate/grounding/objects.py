@@ -1,8 +1,8 @@
-"""Which objects of a caption are kept: those whose grounding score is above zero (S1).
+"""The objects of a caption, and the rule that keeps those whose grounding score is above zero (S1).
 
 Guarantees
-- an object is kept where its score is above zero, in the caption's order, and nothing else is
-- every score stands beside what was kept
+- exactly the objects with a score above zero are kept, in the caption's order
+- every score is recorded next to the kept objects
 """
 
 import json
@@ -13,14 +13,12 @@ from annotate.stages.job import Answer
 
 GROUNDED, SCORES = "grounded objects", "grounding scores"
 _BULLET = re.compile(r"^\s*(?:[-*•]+|\(?\d+[.):](?!\d))\s*")
-MOST = 32
-"""objects of a clip that are looked for: a captioner that repeats itself lists no end of them"""
-WORDS = 16
-"""of an object that are read, well below what text towers read"""
+MOST = 32  # objects of a clip that are read: a captioner that repeats itself never ends its list
+WORDS = 16  # words of an object that are read, well below the limits of text towers
 
 
 def objects(text: str) -> list[str]:
-    """The objects of a caption, one a line, each once and without its bullet; of a single line, between its commas."""
+    """Return the objects of a caption: its lines without bullets, or the items of a single line, each once."""
     written = text.strip().splitlines()
     if len(written) == 1:
         written = re.split(r"[,;]\s+(?:and\s+)?", written[0])
@@ -30,7 +28,7 @@ def objects(text: str) -> list[str]:
 
 
 def kept(names: Sequence[str], scores: Sequence[float]) -> Answer:
-    """What is said of a clip with these objects and scores."""
-    told = [{"object": name, "score": round(score, 6)} for name, score in zip(names, scores, strict=True)]
+    """Return the answer of a clip with these objects and scores."""
+    scored = [{"object": name, "score": round(score, 6)} for name, score in zip(names, scores, strict=True)]
     grounded = [name for name, score in zip(names, scores, strict=True) if score > 0]
-    return {GROUNDED: "\n".join(grounded), SCORES: json.dumps(told, ensure_ascii=False)}
+    return {GROUNDED: "\n".join(grounded), SCORES: json.dumps(scored, ensure_ascii=False)}

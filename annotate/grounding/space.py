@@ -1,7 +1,7 @@
 """Grounding in a space of clips and texts: CLIP's, or that of a contrastive head, from cached embeddings.
 
-An object's score in a clip is its cosine there minus its mean cosine over the other clips of the view: what every
-kitchen shows lies near zero, and what this clip shows above it.
+An object's score in a clip is its cosine there minus its mean cosine over the other clips of the view: an object that
+every kitchen shows scores near zero.
 
 Guarantees
 - the score is that difference of cosines
@@ -38,19 +38,14 @@ Embed = Callable[[Sequence[str]], Float32[Tensor, "T E"]]
 @dataclass(frozen=True)
 class SpaceJob:
     store: str
-    view: str
-    """of clips, with embeddings"""
-    head: str | None
-    """run folder of the contrastive head that made the view; None: its encoder reads texts too"""
-    weights: str | None
-    """of that encoder: a folder, a hub id; None: those of its name"""
-    others: tuple[str, ...] = field(repr=False)
-    """the clips over which an object's mean is taken, all with embeddings"""
-    reads: dict[str, str]
-    """stage -> version of the object captions"""
+    view: str  # of clips, with embeddings
+    head: str | None  # run folder of the contrastive head that made the view; None: its encoder embeds texts too
+    weights: str | None  # of that encoder: a folder or hub id; None: those of its name
+    others: tuple[str, ...] = field(repr=False)  # clips with embeddings, over which an object's mean is computed
+    reads: dict[str, str]  # stage -> version of the object captions
 
     def provenance(self) -> dict[str, Any]:
-        """The view, the clips over which means are taken, and which captions are grounded."""
+        """Return the view, a digest of the clips of the mean, and the captions."""
         made = Store.open(self.store).view("clips", self.view).provenance
         others = hashlib.sha256("\n".join(sorted(self.others)).encode()).hexdigest()
         return {"view": made.as_dict(), "mean_over": others, "reads": self.reads}
@@ -61,21 +56,26 @@ class SpaceJob:
         return Space(features, self._texts(store, features, device), self.others)
 
     def _texts(self, store: Store, features: Features, device: str) -> Embed:
-        """How a text comes into the view's space. StepDiffError: by another model than made the view."""
+        """Return the embedding of texts in the view's space. StepDiffError if another model made the view."""
         made = features.view.provenance
         if self.head is not None:
             head, recipe = load_contrastive(Path(self.head), store, device)
-            _check(made.weights, fingerprint(Run(Path(self.head)).best() / "head.safetensors"), self.view, "--head")
+            self._check(made.weights, fingerprint(Run(Path(self.head)).best() / "head.safetensors"), "--head")
             sentences = Sentences(store, device)
             return lambda texts: head.embed_texts(torch.from_numpy(sentences(texts)).to(device)).cpu()
         encoder = load_encoder(made.encoder, self.weights, device)
-        _check(made.weights, encoder.fingerprint, self.view, "--weights")
+        self._check(made.weights, encoder.fingerprint, "--weights")
         return lambda texts: torch.from_numpy(encoder.encode_texts(list(texts))["embedding"])
+
+    def _check(self, made: str, given: str, flag: str) -> None:
+        if made != given:
+            why = f"other weights (sha256 {made[:12]}) than those of {flag} ({given[:12]})"
+            raise StepDiffError(f"view {self.view} was made with {why}; name those that made it")
 
 
 class Space:
     def __init__(self, features: Features, embed: Embed, others: Sequence[str]) -> None:
-        """embed: texts -> embeddings; others: clips over which an object's mean is taken."""
+        """Sum the embeddings of `others`, over which an object's mean is computed; embed: texts -> embeddings."""
         self.features, self.embed = features, embed
         if len(others) < 2:
             raise StepDiffError(f"view {features.view.name} has {len(others)} of the clips; a mean needs 2 or more")
@@ -88,7 +88,7 @@ class Space:
         return normalize(self.features.read(keys), dim=-1)
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
-        """items: key, objects (a caption, or None)."""
+        """Yield the objects of every item: key, objects (a caption, or None)."""
         has = dict(zip([i["key"] for i in items], self.features.has([i["key"] for i in items]), strict=True))
         for item in items:
             key = item["key"]
@@ -101,7 +101,7 @@ class Space:
                 yield key, kept(names, self.scores(key, names) if names else [])
 
     def scores(self, key: str, names: Sequence[str]) -> list[float]:
-        """Each object's cosine in the clip minus its mean cosine over the other clips."""
+        """Return each object's cosine in the clip minus its mean cosine over the other clips."""
         begin = time.monotonic()
         with torch.inference_mode():
             texts = normalize(self.embed(names), dim=-1).double()
@@ -110,11 +110,3 @@ class Space:
             found = (texts @ (clip - others)).tolist()
         self.busy += time.monotonic() - begin
         return found
-
-
-def _check(made: str, given: str, view: str, flag: str) -> None:
-    if made != given:
-        raise StepDiffError(
-            f"view {view} was made with other weights (sha256 {made[:12]}) than those of {flag} ({given[:12]}); name "
-            "those that made it"
-        )

@@ -1,54 +1,36 @@
-"""Any causal language model of transformers, in this process.
+"""A causal language model of transformers, in this process.
 
 Guarantees
 - in float32 an answer written in a batch is the one written alone, sampled ones too
-- what stands in a message never becomes a control token of the model
+- the text of a message never becomes a control token of the model
 - a conversation longer than the model reads is a Failure that says so
 """
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from annotate.llm.options import CutOff, Sampling
+from annotate.llm.model import CutOff, Sampling
+from annotate.pretrained import load_model, load_processor
 from annotate.qa.prompts import Message
 from annotate.stages.job import Failure
 from common.errors import StepDiffError
 from common.streams import torch_seed
-from weights import resolve
 
 
 class LocalLLM:
-    """StepDiffError: no causal language model of safetensors there, or none with a chat template."""
+    """A model of transformers with a chat template, on one device."""
 
     def __init__(self, name: str, device: str, batch: int, precision: str | None = None) -> None:
-        """name: one of `python -m weights list`, a folder or a hub id; batch: conversations at once; precision:
-        float32, bfloat16, or None for bfloat16 on a GPU and float32 elsewhere."""
-        import transformers
-        from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        transformers.utils.logging.disable_progress_bar()
-        folder, self.name, self.batch = resolve(name), name, batch
-        precision = precision or ("bfloat16" if device.startswith("cuda") else "float32")
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            self.model: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=getattr(torch, precision),
-                use_safetensors=True,
-                trust_remote_code=False,
-            ).eval()
-        except (OSError, ValueError, SafetensorError) as error:
-            why = str(error).strip().splitlines()[0]
-            raise StepDiffError(f"{name}: no causal language model that can be loaded ({why}); give another") from error
+        """Load the model as `annotate.pretrained.load_model` does; batch: conversations answered at once."""
+        self.name, self.batch = name, batch
+        self.tokenizer = load_processor(name, "AutoTokenizer")
+        self.model = load_model("AutoModelForCausalLM", name, device, precision)
         if self.tokenizer.chat_template is None:
             raise StepDiffError(f"{name}: no chat template in its tokenizer files; use an instruct or chat model")
-        self.model.to(device)
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -61,13 +43,13 @@ class LocalLLM:
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, str | Failure]]:
-        """Place and answer of every conversation, those of like length together."""
+        """Yield place and answer of every conversation; those of similar length share a batch."""
         prompts = [self.prompt(messages) for messages in conversations]
         fitting = []
         for place, ids in enumerate(prompts):
             if self.room is not None and len(ids) + sampling.max_tokens > self.room:
-                told = f"prompt of {len(ids)} tokens and answer of {sampling.max_tokens}: {self.name} reads {self.room}"
-                yield place, Failure(f"{told}; shorten what goes into it")
+                too_long = f"prompt of {len(ids)} tokens and answer of {sampling.max_tokens}"
+                yield place, Failure(f"{too_long}: {self.name} reads {self.room}; shorten the prompt")
             else:
                 fitting.append(place)
         fitting.sort(key=lambda place: -len(prompts[place]))
@@ -76,7 +58,7 @@ class LocalLLM:
             yield from zip(places, self.write([prompts[place] for place in places], sampling), strict=True)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, up to where the answer begins."""
+        """Return the token ids of a conversation, up to the beginning of the answer."""
         from jinja2 import TemplateError
 
         safe = [{**message, "content": self._without_control(message["content"])} for message in messages]
@@ -98,7 +80,7 @@ class LocalLLM:
         return text
 
     def write(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[str]:
-        """What is said behind each prompt of token ids."""
+        """Return the answer to each prompt of token ids."""
         from transformers import LogitsProcessorList
 
         begin = time.monotonic()
@@ -124,7 +106,7 @@ class LocalLLM:
 
 
 class Draws:
-    """Makes the likeliest token a drawn one, by Gumbel noise on the logits: each prompt has a generator of its own."""
+    """Adds Gumbel noise to the logits, so that the most likely token is a sample; each prompt has its own generator."""
 
     def __init__(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
         self.sampling = sampling
@@ -142,5 +124,5 @@ class Draws:
 
 
 def _generator(ids: Sequence[int], seed: int) -> torch.Generator:
-    """Return the stream of one prompt, the same whatever shares its batch."""
+    """Return the random stream of one prompt, which does not depend on its batch."""
     return torch.Generator().manual_seed(torch_seed(seed, "answers of a language model", repr(list(ids))))

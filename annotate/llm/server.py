@@ -1,12 +1,12 @@
 """A language model at an OpenAI-compatible server (vLLM, llama.cpp, OpenAI, ...).
 
 Guarantees
-- a server that is busy, slow or restarting is asked again, after longer and longer pauses
-- one that dies, times out, refuses the key or answers something else gives one line, and every answer that came before
-  it is kept
+- a request to a server that is busy, slow or restarting is sent again, after longer and longer pauses
+- a server that dies, times out, refuses the key or answers something else gives one line, and every answer that came
+  before is kept
 - an answer has a deadline as a whole, from connecting to the last byte, and a limit of size
-- a prompt that gets no answer where a short one gets its own fails alone
-- no more requests than allowed are on their way at once, or begin within a second
+- a prompt that gets no answer fails alone if the server answers a short one
+- no more requests than allowed are open at once, or begin within a second
 - the key comes from OPENAI_API_KEY, and only the server receives it: no redirect is followed
 - no message contains the key, or user, password or query string of the URL
 """
@@ -19,43 +19,41 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from http.client import responses
 from typing import Any
 from urllib.parse import parse_qsl
 
 import httpx2
 
-from annotate.llm.endpoint import is_url, shown
-from annotate.llm.options import CutOff, Sampling
+from annotate.llm.model import CutOff, Sampling, is_url, shown
 from annotate.qa.prompts import Message
 from annotate.stages.job import Failure
 from common.errors import StepDiffError
 
 KEY = "OPENAI_API_KEY"
-_AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses that may pass
-_REFUSED = (401, 403, 404, 405)  # statuses that every request would get
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds
-_LARGEST = 8 * 2**20  # bytes of an answer; the longest answers have some 100 kB
+_RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses that may pass
+_LONGEST_PAUSE = 60.0  # seconds
+_LARGEST = 8 * 2**20  # bytes of an answer; the longest have some 100 kB
 _QUOTED = 400  # bytes of an error that are quoted
 _EXPLANATION = 5.0  # seconds that an error's body may take
-_HIDDEN_FROM = 6  # characters; a value of the query string as long as that may be a key
+_HIDDEN_FROM = 6  # characters; a value of the query string that is as long may be a key
 
 
 class _Passing(Exception):
-    """A request that may succeed later."""
+    """A failure of a request that may succeed later."""
 
     def __init__(self, why: str, pause: float | None = None) -> None:
-        """pause: seconds that the server asks to wait."""
         super().__init__(why)
-        self.pause = pause
+        self.pause = pause  # seconds that the server wants the client to wait
 
 
 class _Down(Exception):
-    """What every other request would meet too."""
+    """A failure that every other request would meet too."""
 
 
 class ServedLLM:
-    """StepDiffError: an endpoint that is no URL."""
+    """A model at a server, one HTTP request per conversation."""
 
     def __init__(
         self,
@@ -65,47 +63,50 @@ class ServedLLM:
         timeout: float = 120.0,
         retries: int = 4,
         requests_per_second: float | None = None,
-        first_pause: float = _FIRST_PAUSE,
+        first_pause: float = 1.0,
     ) -> None:
-        """at_once: requests on their way; timeout: seconds of a whole answer; first_pause: seconds."""
+        """Prepare requests; at_once: requests that are open at once; timeout, first_pause: seconds."""
         if not is_url(endpoint):
-            raise StepDiffError("--endpoint is no URL; give one as http://127.0.0.1:8000/v1")
-        self._certificates = httpx2.create_ssl_context()  # takes 0.1 s, and serves every request
+            raise StepDiffError("--endpoint is not a URL; give one such as http://127.0.0.1:8000/v1")
+        self._certificates = httpx2.create_ssl_context()  # once, because it takes 0.1 s
         try:
             url = httpx2.URL(endpoint)
             self._url = url.copy_with(path=url.path.rstrip("/") + "/chat/completions", fragment=None)
             self._client()
         except httpx2.InvalidURL as error:
-            raise StepDiffError(f"--endpoint {shown(endpoint)} is no URL ({error})") from error
+            raise StepDiffError(f"--endpoint {shown(endpoint)} is not a URL ({error})") from error
         except (ImportError, ValueError) as error:  # a proxy in the environment that httpx2 cannot use
-            raise StepDiffError(f"--endpoint {shown(endpoint)} cannot be reached as HTTP_PROXY and such say") from error
+            raise StepDiffError(
+                f"--endpoint {shown(endpoint)}: the proxy of HTTP_PROXY and such is unusable"
+            ) from error
         self.url = shown(str(self._url))
         self.model, self.at_once, self.timeout, self.retries = model, at_once, timeout, retries
         self.first_pause = first_pause
-        self._pace = _Pace(requests_per_second)
+        self._gap = 1 / requests_per_second if requests_per_second else 0.0  # seconds between two requests
+        self._next, self._lock = 0.0, threading.Lock()
         self.busy = 0.0
 
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, str | Failure]]:
-        """Place and answer of every conversation, as they come; behind a server that is down, Failures that pass."""
+        """Yield place and answer of every conversation; once the server is down, Failures that the next run retries."""
         begin = time.monotonic()
         down = threading.Event()
         with ThreadPoolExecutor(self.at_once) as threads:
-            asked = {
+            places = {
                 threads.submit(self._answer, messages, sampling, down): place
                 for place, messages in enumerate(conversations)
             }
             try:
-                for done in as_completed(asked):
+                for done in as_completed(places):
                     self.busy, begin = self.busy + time.monotonic() - begin, time.monotonic()
-                    yield asked[done], done.result()
+                    yield places[done], done.result()
                     begin = time.monotonic()
-            finally:  # whoever stops taking answers stops the requests
+            finally:  # a caller who takes no more answers stops the requests
                 down.set()
 
     def _answer(self, messages: Sequence[Message], sampling: Sampling, down: threading.Event) -> str | Failure:
-        """One answer, after as many tries as it takes."""
+        """Return one answer, after as many tries as it takes."""
         body = {
             "model": self.model,
             "messages": list(messages),
@@ -117,8 +118,12 @@ class ServedLLM:
         why = "the server is down"
         for attempt in range(self.retries + 1):
             if down.is_set():
-                return Failure(f"{self.url} was given up; run the same command again once it answers", passing=True)
-            self._pace.wait()
+                return Failure(f"{self.url} is down; run the same command again once it answers", passing=True)
+            with self._lock:
+                now = time.monotonic()
+                begin = max(now, self._next)
+                self._next = begin + self._gap
+            time.sleep(begin - now)
             try:
                 return self._ask(body)
             except _Passing as problem:
@@ -131,25 +136,23 @@ class ServedLLM:
                 break
         else:
             if self._is_up():
-                return Failure(f"{self.url} {why}, though it answers a short prompt: mend this one or --timeout")
+                return Failure(f"{self.url} {why}, but answers a short prompt: shorten this one or raise --timeout")
         down.set()
         return Failure(f"{self.url} {why}; run the same command again once it answers", passing=True)
 
     def _is_up(self) -> bool:
-        """Whether the server answers a prompt that any server can."""
-        try:
+        with suppress(_Passing, _Down):
             self._ask({"model": self.model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1})
-        except (_Passing, _Down):
-            return False
-        return True
+            return True
+        return False
 
     def _ask(self, body: dict[str, Any]) -> str | Failure:
-        """One request, in an event loop of its own: its deadline cancels whatever step the request is at."""
-        headers = {"Content-Type": "application/json"}
-        headers["Accept-Encoding"] = "identity"  # a compressed answer could grow beyond its limit
+        """Send one request, in an event loop of its own: its deadline cancels any step of the request."""
+        # a compressed answer could grow beyond its limit
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if key := _key():
             if not (key.isascii() and key.isprintable()):  # an error of the client would quote it
-                raise _Down(f"cannot be told the key: {KEY} holds a character that no key has")
+                raise _Down(f"cannot receive the key: {KEY} holds a character that no key has")
             headers["Authorization"] = f"Bearer {key}"
         try:
             return asyncio.run(self._exchange(body, headers))
@@ -168,43 +171,39 @@ class ServedLLM:
                     return await self._refusal(answer)
                 data = await _read(answer, _LARGEST)
         if len(data) > _LARGEST:
-            raise _Down(f"answers more than {_LARGEST // 2**20} MB, no chat completion: correct --endpoint")
+            raise _Down(f"answers more than {_LARGEST // 2**20} MB, not a chat completion: correct --endpoint")
         return _content(data, answer.headers.get("Content-Type", "nothing"))
 
     def _client(self) -> httpx2.AsyncClient:
-        """A client for one request; the deadline covers all that its own timeouts would."""
+        """Return a client for one request; the deadline replaces its own timeouts."""
         return httpx2.AsyncClient(verify=self._certificates, timeout=None, follow_redirects=False)
 
     async def _refusal(self, answer: httpx2.Response) -> Failure:
-        """What an error status means."""
+        """Raise, or return, what an error status means."""
         code = answer.status_code
         status = f"{code} {responses.get(code, '')}".strip()
-        if code in _AGAIN:
+        if code in _RETRIED:
             pause = answer.headers.get("Retry-After", "")
             raise _Passing(f"answers {status}", float(pause) if pause.isdecimal() else None)
         if code in (401, 403):
             raise _Down(f"refuses the key ({code}): set {KEY} in the environment")
         if 300 <= code < 400:
-            raise _Down(f"is moved to {self._moved(answer)} ({code}): correct --endpoint")
-        if code in _REFUSED:
+            place = ""
+            with suppress(httpx2.InvalidURL):
+                place = str(self._url.join(answer.headers.get("Location", "")))
+            raise _Down(f"has moved to {shown(place)} ({code}): correct --endpoint")
+        if code in (404, 405):
             raise _Down(f"answers {status}: correct --endpoint or the model's name {self.model!r}")
         try:
             async with asyncio.timeout(_EXPLANATION):
                 data = await _read(answer, _QUOTED)
-        except (TimeoutError, httpx2.TransportError):  # it stalls or breaks off within its own explanation
+        except (TimeoutError, httpx2.TransportError):  # it stalls or breaks off in its own explanation
             data = b""
-        told = self._hidden(data[:_QUOTED].decode(errors="replace").partition("\n")[0]) or status
-        return Failure(f"the server refuses this prompt ({code}: {told})")
-
-    def _moved(self, answer: httpx2.Response) -> str:
-        """Where a redirect leads."""
-        try:
-            return shown(str(self._url.join(answer.headers.get("Location", ""))))
-        except httpx2.InvalidURL:
-            return "what is no URL"
+        why = self._hidden(data[:_QUOTED].decode(errors="replace").partition("\n")[0]) or status
+        return Failure(f"the server refuses this prompt ({code}: {why})")
 
     def _hidden(self, text: str) -> str:
-        """What a server says, without what it must not repeat, and without what a terminal would obey."""
+        """Return a server's text without secrets and without control characters."""
         values = [value for _, value in parse_qsl(self._url.query.decode()) if len(value) >= _HIDDEN_FROM]
         for secret in (_key(), self._url.userinfo.decode(), self._url.password, self._url.query.decode(), *values):
             text = text.replace(secret, "***") if secret else text
@@ -216,7 +215,7 @@ def _key() -> str:
 
 
 async def _read(answer: httpx2.Response, most: int) -> bytes:
-    """The body, or a little more than `most` bytes of it where it is longer."""
+    """Return the body, or a little more than `most` bytes of a longer one."""
     data = bytearray()
     async for piece in answer.aiter_raw():
         data += piece
@@ -226,7 +225,7 @@ async def _read(answer: httpx2.Response, most: int) -> bytes:
 
 
 def _reason(error: BaseException) -> str:
-    """Why the system could not connect, out of the error that began it."""
+    """Return why the system could not connect, from the first error of the chain."""
     while (before := error.__cause__ or error.__context__) is not None:
         error = before
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
@@ -234,33 +233,17 @@ def _reason(error: BaseException) -> str:
     return str(error)
 
 
-class _Pace:
-    """Lets so many requests a second begin."""
-
-    def __init__(self, per_second: float | None) -> None:
-        self._gap = 1 / per_second if per_second else 0.0
-        self._next = 0.0
-        self._lock = threading.Lock()
-
-    def wait(self) -> None:
-        with self._lock:
-            now = time.monotonic()
-            begin = max(now, self._next)
-            self._next = begin + self._gap
-        time.sleep(begin - now)
-
-
 def _content(data: bytes, kind: str) -> str | Failure:
-    """What an answer says."""
+    """Return the text of a chat completion."""
     try:
         choice = json.loads(data)["choices"][0]
-        said, cut = choice["message"]["content"], choice.get("finish_reason") == "length"
+        text, cut = choice["message"]["content"], choice.get("finish_reason") == "length"
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         if "json" in kind:
-            raise _Passing("answers JSON that is no chat completion") from None
-        raise _Down(f"answers {kind.partition(';')[0][:40]}, no chat completion: correct --endpoint") from None
-    if not isinstance(said, str):
-        return Failure("the model said nothing")
-    if not said.isascii() and any("\ud800" <= letter <= "\udfff" for letter in said):
-        return Failure("the model said half of a surrogate pair, which is no text")
-    return CutOff(said.strip()) if cut else said.strip()
+            raise _Passing("answers JSON that is not a chat completion") from None
+        raise _Down(f"answers {kind.partition(';')[0][:40]}, not a chat completion: correct --endpoint") from None
+    if not isinstance(text, str):
+        return Failure("the model answered nothing")
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        return Failure("the model's answer holds half of a surrogate pair, which is not text")
+    return CutOff(text.strip()) if cut else text.strip()

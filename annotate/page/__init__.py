@@ -1,1 +1,1 @@
-"""page."""
+"""The page of an audit."""

@@ -1,9 +1,9 @@
-"""What a PairQA file holds, in figures.
+"""Figures of a PairQA file, and its clips that should not train.
 
 Guarantees
 - every question and every pair is counted, each unordered pair once
-- the answers are counted by the video that they name, and as YES and NO
-- lengths and words are those of types 1 and 2: type 3 always asks the same
+- answers are counted by the video that they name, and as YES and NO
+- lengths and words are those of types 1 and 2: type 3 always has the same question
 - a clip that should not train is found: by split, by id and by overlap in time
 """
 
@@ -22,13 +22,12 @@ from heads.data.hold_out import REASONS, HoldOut
 from tasks.prompts import NO, VIDEOS, YES
 
 N_GRAMS = (2, 3, 4)
-MOST = 12
-"""n-grams that are shown of each length"""
+MOST = 12  # n-grams that are shown for each length
 _QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
 
 
 def figures(rows: Sequence[Question]) -> dict[str, Any]:
-    """Counts, balance of answers, lengths in words, and the most frequent n-grams."""
+    """Return counts, balance of answers, lengths in words, and the most frequent n-grams."""
     pairs = Counter((row.reference, row.candidate) for row in rows)
     return {
         "questions": len(rows),
@@ -37,20 +36,20 @@ def figures(rows: Sequence[Question]) -> dict[str, Any]:
         "clips": len({clip for pair in pairs for clip in pair}),
         "types": dict(sorted(Counter(str(row.type) for row in rows).items())),
         "answers": _answers(rows),
-        "words": {name: _lengths(_words(texts)) for name, texts in _texts(rows)},
+        "words": {name: _lengths([len(text.split()) for text in texts]) for name, texts in _texts(rows)},
         "different": {name: len(set(texts)) for name, texts in _texts(rows)},
         "n_grams": {name: {str(n): _n_grams(texts, n) for n in N_GRAMS} for name, texts in _texts(rows)},
     }
 
 
 def _texts(rows: Sequence[Question]) -> Iterable[tuple[str, list[str]]]:
-    """What a language model worded: type 3's question and answers are given."""
+    """Return the language model's own questions and answers: those of type 3 are fixed."""
     worded = [row for row in rows if row.type != 3]
     return ("questions", [row.question for row in worded]), ("answers", [row.answer for row in worded])
 
 
 def _answers(rows: Sequence[Question]) -> dict[str, int]:
-    """How many answers name one video, say YES or NO, or say something else, as those of type 1 are to do."""
+    """Count the answers that name one video, are YES or NO, or neither, as those of type 1."""
     counts = Counter(dict.fromkeys((*VIDEOS, YES, NO, "other"), 0))
     for row in rows:
         one = None if row.type == 1 else names_one(row.answer)
@@ -58,22 +57,18 @@ def _answers(rows: Sequence[Question]) -> dict[str, int]:
     return dict(counts)
 
 
-def _words(texts: Sequence[str]) -> list[int]:
-    return [len(text.split()) for text in texts]
-
-
 def _lengths(words: Sequence[int]) -> dict[str, Any]:
-    """Quantiles, and how many texts have each number of words; all 0 where there are no texts."""
+    """Return quantiles, and the number of texts of each length; all are 0 without texts."""
     words = words or [0]
-    told: dict[str, Any] = {name: int(np.quantile(words, q)) for name, q in _QUANTILES.items()}
-    return told | {
+    quantiles: dict[str, Any] = {name: int(np.quantile(words, q)) for name, q in _QUANTILES.items()}
+    return quantiles | {
         "mean": round(float(np.mean(words)), 2),
         "counts": {str(n): c for n, c in sorted(Counter(words).items())},
     }
 
 
 def _n_grams(texts: Sequence[str], n: int) -> list[tuple[str, int]]:
-    """The most frequent runs of n words, each counted once a text."""
+    """Return the most frequent runs of n words, each counted once a text."""
     counts = Counter[str]()
     for text, times in Counter(texts).items():
         words = re.findall(r"[\w/'-]+", text.lower())
@@ -83,9 +78,9 @@ def _n_grams(texts: Sequence[str], n: int) -> list[tuple[str, int]]:
 
 
 def leaks(rows: Sequence[Question], catalog: pl.DataFrame, hold_out: HoldOut) -> dict[str, list[str]]:
-    """Clips that should not train, by reason.
+    """Return the clips that should not train, by reason.
 
-    catalog: key, video, start, end and split, where it knows them.
+    catalog: key, and where known video, start, end and split.
     """
     clips = pl.DataFrame({"key": sorted({clip for row in rows for clip in (row.reference, row.candidate)})})
     unknown = clips.join(catalog, on="key", how="anti", maintain_order="left")

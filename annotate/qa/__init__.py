@@ -1,1 +1,1 @@
-"""qa."""
+"""Questions and answers about pairs of clips."""

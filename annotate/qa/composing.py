@@ -1,9 +1,9 @@
-"""From what a language model wrote to the questions that train, and what became of the rest.
+"""The training rows made from a language model's texts, and the count of what was dropped.
 
 Guarantees
-- everything that was written is kept, or dropped with a reason that is counted
+- every text is kept, or dropped with a reason that is counted
 - a pair of different steps gets type 3 alone, answered NO
-- every question stands in both orders of its pair, so that Video 1 is right half of the time
+- every question is written in both orders of its pair, so that Video 1 is right half of the time
 """
 
 from collections import Counter, defaultdict
@@ -20,19 +20,16 @@ from tasks.prompts import NO
 
 ALIKE = "asks what another question of the pair asks"
 UNANSWERED = "the language model gave no answer"
-PAIRS_AT_ONCE = 8192  # MPNet is loaded so often
-EXAMPLES = 5
-"""pieces of text that are shown for each reason"""
+PAIRS_AT_ONCE = 8192  # whose questions are embedded in one call
+EXAMPLES = 5  # texts that are kept for each reason
 
 
 @dataclass
 class Ledger:
-    """What became of what was written, by type."""
+    """The counts of written, kept and dropped texts, by type."""
 
-    written: Counter[int] = field(default_factory=Counter)
-    """texts of the language model"""
-    kept: Counter[int] = field(default_factory=Counter)
-    """questions, in one order of their pair"""
+    written: Counter[int] = field(default_factory=Counter)  # texts of the language model
+    kept: Counter[int] = field(default_factory=Counter)  # questions, in one order of their pair
     dropped: dict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
@@ -43,30 +40,25 @@ class Ledger:
 
     @property
     def rows(self) -> int:
-        """of the training file"""
+        """Rows of the training file."""
         return 2 * self.kept.total()
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        by_type = {
-            str(kind): {
-                "written": self.written[kind],
-                "kept": self.kept[kind],
-                "dropped": dict(self.dropped[kind].most_common()),
-            }
-            for kind in KINDS
-        }
+        """Return the counts as JSON objects."""
+        by_type = {}
+        for kind in KINDS:
+            dropped = dict(self.dropped[kind].most_common())
+            by_type[str(kind)] = {"written": self.written[kind], "kept": self.kept[kind], "dropped": dropped}
         return {"types": by_type, "examples": dict(self.examples)}
 
 
-def kept_words(kind: str, told: Mapping[str, Any]) -> str:
-    """What a record says of a type, for people."""
-    words = f"{told['kept']:,} questions kept, {told['written']:,} texts written"
+def kept_words(kind: str, counts: Mapping[str, Any]) -> str:
+    """Return the counts of a type for people."""
+    words = f"{counts['kept']:,} questions kept, {counts['written']:,} texts written"
     return f"{words} (of pairs of different steps none: their answer is NO)" if kind == "3" else words
 
 
-Asked = list[tuple[int, QA]]
-"""type, question and answer"""
+_Questions = list[tuple[int, QA]]  # type, question and answer
 
 
 def compose(
@@ -77,18 +69,19 @@ def compose(
     threshold: float,
     ledger: Ledger,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of the training file, pair by pair in both orders; `ledger` counts.
+    """Yield the rows of the training file, pair by pair in both orders; `ledger` counts what is kept and dropped.
 
-    pairs: rows of annotate.pairs; written: text by item_key; cut: keys of those that a limit ended.
+    pairs: rows of annotate.pairs; written: item_key -> text; cut: keys of the texts that the limit of tokens ended;
+    threshold: cosine from which on two questions of a pair count as one.
     """
     rest = iter(pairs)
     while some := list(islice(rest, PAIRS_AT_ONCE)):
-        found = [_asked(pair, written, cut, ledger) for pair in some]
-        stays = first_of_alike([[qa.question for kind, qa in asked if kind != 3] for asked in found], embed, threshold)
-        for pair, asked, flags in zip(some, found, stays, strict=True):
-            kept: Asked = []
+        found = [_questions(pair, written, cut, ledger) for pair in some]
+        stays = first_of_alike([[qa.question for kind, qa in own if kind != 3] for own in found], embed, threshold)
+        for pair, own, flags in zip(some, found, stays, strict=True):
+            kept: _Questions = []
             compared = iter(flags)
-            for kind, qa in asked:
+            for kind, qa in own:
                 if kind == 3 or next(compared):
                     kept.append((kind, qa))
                 else:
@@ -97,28 +90,28 @@ def compose(
             yield from _both_orders(pair, kept)
 
 
-def _both_orders(pair: Mapping[str, Any], kept: Asked) -> Iterator[dict[str, Any]]:
+def _both_orders(pair: Mapping[str, Any], kept: _Questions) -> Iterator[dict[str, Any]]:
     one, two = pair["reference"], pair["candidate"]
     for reference, candidate, turn in ((one, two, False), (two, one, True)):
         for kind, qa in kept:
-            told = turned_pair(qa) if turn else qa
+            shown = turned_pair(qa) if turn else qa
             yield {
                 "reference": reference,
                 "candidate": candidate,
                 "type": kind,
-                "question": told.question,
-                "answer": told.answer,
+                "question": shown.question,
+                "answer": shown.answer,
                 "pair": pair["pair"],
                 "same_step": pair["same_step"],
                 "turned": turn,
             }
 
 
-def _asked(pair: Mapping[str, Any], written: Mapping[str, str], cut: Collection[str], ledger: Ledger) -> Asked:
-    """The questions of a pair that its texts hold and the rules let pass."""
+def _questions(pair: Mapping[str, Any], written: Mapping[str, str], cut: Collection[str], ledger: Ledger) -> _Questions:
+    """Return the questions in the texts of a pair that pass the rules."""
     if not pair["same_step"]:
         return [(3, QA(SIMILAR, NO))]
-    asked: Asked = []
+    questions: _Questions = []
     for kind in KINDS:
         key = item_key(kind, pair["reference"], pair["candidate"])
         text = written.get(key)
@@ -130,8 +123,8 @@ def _asked(pair: Mapping[str, Any], written: Mapping[str, str], cut: Collection[
             if isinstance(found, Dropped):
                 ledger.drop(kind, found)
             else:
-                asked.append((kind, found))
-    return asked
+                questions.append((kind, found))
+    return questions
 
 
 def _found(kind: int, text: str, cut: bool) -> list[QA | Dropped]:

@@ -1,9 +1,7 @@
-"""The stage that asks a language model about pairs: three prompts for each pair of one step.
-
-Rows of a PairQA file, as annotate.pairqa writes them and as the sample world has them.
+"""The stage that calls a language model with each prompt for each pair of clips, and the rows of a PairQA file.
 
 Guarantees
-- a pair of one step is asked with each of the supplement's three prompts, and one of two steps not at all
+- a pair of one step gets each of the supplement's three prompts, and a pair of different steps none
 """
 
 from collections import defaultdict
@@ -14,40 +12,38 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from annotate.llm.options import LLM, CutOff, LLMOptions
+from annotate.llm.model import LLM, CutOff
+from annotate.llm.options import LLMOptions
+from annotate.qa.pair_choice import SCHEMA
 from annotate.qa.prompts import PAIRQA
 from annotate.stages.job import Annotator, Answer, Failure, Item
 from common.errors import StepDiffError
 from common.io.jsonl import read_objects
+from heads.data.clip_texts import ClipTexts
 
 STAGE = "pairqa"
 KINDS = tuple(PAIRQA)
-CUT = ", ended by"
-"""behind the kind of an answer: the kind that tells of the limit that ended it, where one did"""
-_ONE_WORD = 8
-"""tokens that type 3's single word may take"""
+CUT = ", ended by"  # suffix of an answer's kind: the kind that records the limit that ended the answer
+_ONE_WORD = 8  # tokens that type 3's single word may take
 
 
 @dataclass(frozen=True)
 class PairQAJob:
     llm: LLMOptions
-    pairs: str
-    """sha256 of the pairs' file"""
-    descriptions: tuple[str, ...]
-    """how the descriptions came about"""
-    texts: str
-    """sha256 of those that are read"""
+    pairs: str  # sha256 of the pairs' file
+    descriptions: tuple[str, ...]  # provenance of the descriptions
+    texts: str  # sha256 of the descriptions in the prompts
 
     def provenance(self) -> dict[str, Any]:
         prompts = {f"type {kind}": prompt.sha256 for kind, prompt in PAIRQA.items()}
-        read = {"pairs": self.pairs, "descriptions": list(self.descriptions), "texts": self.texts}
-        return {**self.llm.provenance(), "prompts": prompts, **read}
+        inputs = {"pairs": self.pairs, "descriptions": list(self.descriptions), "texts": self.texts}
+        return {**self.llm.provenance(), "prompts": prompts, **inputs}
 
     def load(self, device: str, threads: int) -> Annotator:
-        return _Asker(self.llm.load(device), self.llm)
+        return _Writer(self.llm.load(device), self.llm)
 
 
-class _Asker:
+class _Writer:
     def __init__(self, llm: LLM, options: LLMOptions) -> None:
         self._llm, self._sampling = llm, options.sampling
 
@@ -59,30 +55,46 @@ class _Asker:
         by_kind = defaultdict(list)
         for item in items:
             by_kind[item["type"]].append(item)
-        for kind, asked in by_kind.items():
-            sampling = self._sampling
+        for kind, own in by_kind.items():
+            sampling, prompt = self._sampling, PAIRQA[kind]
             if kind == 3:
                 sampling = replace(sampling, max_tokens=min(sampling.max_tokens, _ONE_WORD))
-            conversations = [
-                PAIRQA[kind].messages(**{name: item[name] for name in PAIRQA[kind].fields}) for item in asked
-            ]
-            for place, answer in self._llm.chat(conversations, sampling):
-                told: Answer = answer if isinstance(answer, Failure) else {f"type {kind}": answer}
-                if isinstance(answer, CutOff) and not isinstance(told, Failure):
-                    told = {**told, f"type {kind}{CUT}": "max_tokens"}
-                yield asked[place]["key"], told
+            conversations = [prompt.messages(**{name: item[name] for name in prompt.fields}) for item in own]
+            for place, text in self._llm.chat(conversations, sampling):
+                answer: Answer = text if isinstance(text, Failure) else {f"type {kind}": text}
+                if isinstance(text, CutOff):
+                    answer = {f"type {kind}": text, f"type {kind}{CUT}": "max_tokens"}
+                yield own[place]["key"], answer
 
 
 def item_key(kind: int, reference: str, candidate: str) -> str:
-    """What an item is called: no two items of a pairs' file have one name."""
+    """Return the unique name of an item."""
     return f"{kind} {reference} {candidate}"
 
 
-def items(pairs: pl.DataFrame, texts: Mapping[str, str]) -> pl.DataFrame:
-    """What is to be asked: of each pair of one step, each type.
+def read_pairs_file(path: str) -> pl.DataFrame:
+    """Read a file of annotate.pairs. StepDiffError: not such a file."""
+    try:
+        frame = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        why = str(error).strip().splitlines()[0]
+        raise StepDiffError(f"{path}: no pairs can be read ({why}); run python -m annotate.pairs") from None
+    if dict(frame.schema) != SCHEMA:
+        raise StepDiffError(
+            f"{path}: not a file of python -m annotate.pairs; its columns are {', '.join(frame.columns)}"
+        )
+    return frame
 
-    pairs: as annotate.pairs writes them; texts: step description by clip, of every clip of theirs.
-    """
+
+def described_pairs(pairs: pl.DataFrame, texts: ClipTexts) -> pl.DataFrame:
+    """Return the pairs of different steps, and those of one step whose clips both have a description."""
+    keys = pl.Series([key for key, _ in texts.items()], dtype=pl.String).implode()
+    described = pl.col("reference").is_in(keys) & pl.col("candidate").is_in(keys)
+    return pairs.filter(described | ~pl.col("same_step"))
+
+
+def items(pairs: pl.DataFrame, texts: Mapping[str, str]) -> pl.DataFrame:
+    """Return one item for each type of each pair of one step; texts: clip -> its step description."""
     rows = [
         {
             "key": item_key(kind, pair["reference"], pair["candidate"]),
@@ -99,18 +111,17 @@ def items(pairs: pl.DataFrame, texts: Mapping[str, str]) -> pl.DataFrame:
 
 
 class Question(NamedTuple):
-    """One line: a pair of clips, what is asked of it, and the answer."""
+    """One line of a PairQA file."""
 
     reference: str
     candidate: str
     question: str
     answer: str
-    type: int | None
-    """of the supplement's prompts; None where the file does not say"""
+    type: int | None  # of the supplement's prompts; None if the file does not say
 
 
 def read_questions(path: str | Path) -> list[Question]:
-    """All lines. StepDiffError: a fault in the file, named by line, or nothing in it."""
+    """Read all lines of a PairQA file. StepDiffError: a line has another form, or the file is empty."""
     found = [_question(row, place) for place, row in read_objects(path)]
     if not found:
         raise StepDiffError(f"{path}: no questions in it; run python -m annotate.pairqa")
@@ -124,5 +135,5 @@ def _question(row: dict[str, Any], place: str) -> Question:
         raise StepDiffError(f"{place}: not a PairQA row, it has no {error.args[0]}") from error
     texts = (found.reference, found.candidate, found.question, found.answer)
     if not all(isinstance(text, str) for text in texts) or not (found.type is None or isinstance(found.type, int)):
-        raise StepDiffError(f"{place}: not a PairQA row; its clips, question and answer are texts, its type a number")
+        raise StepDiffError(f"{place}: not a PairQA row; clips, question and answer must be texts, its type a number")
     return found

@@ -1,25 +1,17 @@
-"""Which of two videos a sentence speaks of, and the same sentence where the two have changed places.
+"""The mentions of Video 1 and Video 2 in a sentence, and the sentence with the two exchanged.
 
 Guarantees
 - a sentence turned twice is the sentence
 - a turned sentence names the other videos
-- every way to name a video is turned: by number, letter or order, as the former or the latter; "the second" alone where
+- every way to name a video is turned: by number, letter or order, as the former or the latter; "the second" alone if
   the text contrasts it with the first or with a video
-- an ordinal that may mean a video or something in it is told (`unsure`), for such a sentence cannot be turned
+- an ordinal that may mean a video or something in it is reported (`unsure`), because such a sentence cannot be turned
 """
 
 import re
 from typing import NamedTuple
 
-_OTHER = {
-    "1": "2",
-    "one": "two",
-    "i": "ii",
-    "a": "b",
-    "first": "second",
-    "1st": "2nd",
-    "former": "latter",
-}
+_OTHER = {"1": "2", "one": "two", "i": "ii", "a": "b", "first": "second", "1st": "2nd", "former": "latter"}
 _SECOND = frozenset(_OTHER.values())
 _OTHER |= {other: name for name, other in _OTHER.items()}
 _SHOWN = r"(?:videos?|clips?)"
@@ -59,7 +51,7 @@ _BOTH = re.compile(
 
 
 class Mention(NamedTuple):
-    """The word that tells which video is meant, and where it stands."""
+    """The word that names a video, and its place in the text."""
 
     start: int
     end: int
@@ -71,7 +63,7 @@ class Mention(NamedTuple):
 
 
 def mentions(text: str) -> list[Mention]:
-    """The words that name a video, in their order."""
+    """Return the words that name a video, in order."""
     found = [*_numbered(text), *_words(_SHORT, text, "after"), *_words(_ORDERED, text, "order", "named")]
     alone = _words(_ALONE, text, "order")
     if found or {mention.video for mention in alone} == {1, 2}:
@@ -80,25 +72,25 @@ def mentions(text: str) -> list[Mention]:
 
 
 def named(text: str) -> set[int]:
-    """Of the videos 1 and 2 those that the text names."""
+    """Return which of the videos 1 and 2 the text names."""
     return {mention.video for mention in mentions(text)}
 
 
 def names_one(text: str) -> int | None:
-    """The one video that an answer refers to; None where it names both, neither, or speaks of both in other words."""
+    """Return the one video that an answer refers to; None if it names both or neither, or means both."""
     found = named(text)
     return found.pop() if len(found) == 1 and not _BOTH.search(text) else None
 
 
 def unsure(text: str) -> bool:
-    """Whether the text contrasts a first and a second something, not said to be videos: "the first person"."""
+    """Return whether the text contrasts a first and a second thing that may not be videos: "the first person"."""
     sure = {mention.start for mention in mentions(text)}
     rest = [mention for mention in _words(_ORDINAL, text, "order") if mention.start not in sure]
     return {mention.video for mention in rest} == {1, 2}
 
 
 def turned(text: str) -> str:
-    """The text with 1 and 2, first and second, former and latter in each other's places wherever they name a video."""
+    """Return the text with 1 and 2, first and second, former and latter exchanged wherever they name a video."""
     pieces, end = [], 0
     for mention in mentions(text):
         pieces += [text[end : mention.start], _like(mention.word, _OTHER[mention.word.lower()])]
@@ -130,7 +122,7 @@ def _numbered(text: str) -> list[Mention]:
 
 
 def _like(written: str, word: str) -> str:
-    """The word in the case of what was written."""
+    """Return `word` in the case of `written`."""
     if written.isupper() and not written.isdigit():
         return word.upper()
     return word.capitalize() if written[0].isupper() else word

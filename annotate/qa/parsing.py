@@ -1,14 +1,12 @@
-"""Questions and answers out of what a language model wrote.
+"""Questions and answers in a language model's text.
 
-A model is asked for lines that begin with "Q:" and "A:". It writes them numbered, bold, in lists, on one line, over
-several lines, with greetings before and chat behind, without an answer, or not at all. What can be read is; the rest
-is dropped, each piece with its reason.
+The prompt wants lines that begin with "Q:" and "A:". Models write them numbered, bold, in lists, on one line, over
+several lines, with greetings before and chat after, without an answer, or not at all.
 
 Guarantees
-- any text is read without an error, and nothing of it is lost unsaid: it is in a pair, or dropped with a reason, or
-  chat around them
+- any text is read without an error, and every piece of it is in a pair, dropped with a reason, or chat around them
 - a question or answer is one line without markers, marks of style or control tokens
-- what is written back as "Q:" and "A:" lines reads the same
+- pairs that are written back as "Q:" and "A:" lines read the same
 """
 
 import re
@@ -27,8 +25,7 @@ RUNAWAY = "too long"
 CUT_OFF = "cut off"
 ANNOUNCED = "answer that announces more"
 NOT_YES_NO = "neither YES nor NO"
-LONGEST = {"question": 50, "answer": 100}
-"""words"""
+LONGEST = {"question": 50, "answer": 100}  # words
 
 
 class QA(NamedTuple):
@@ -37,7 +34,7 @@ class QA(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """What was not kept, and why."""
+    """A text that was not kept, and why."""
 
     reason: str
     text: str
@@ -45,13 +42,13 @@ class Dropped(NamedTuple):
 
 @dataclass
 class Reading:
-    """What a text held."""
+    """The content of a text."""
 
     pairs: list[QA] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
 
 
-# tokens of chat templates, and what stands behind them: a model that did not stop
+# tokens of chat templates: text after them comes from a model that did not stop
 _CONTROL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:bos|eos|pad|start_of_turn|end_of_turn)>")
 _LEAD = r"[ \t>#*_\-•–\"'`(\[]*"  # quotes, lists, headings, bold
 _NUMBER = r"(?:\(?\d{1,2}[.):][ \t]*)?"
@@ -79,7 +76,7 @@ _REFUSAL = re.compile(
     r"not (?:enough|sufficient) information|unable to (?:view|see|watch|determine|access))",
     re.IGNORECASE,
 )
-# at the beginning, and by itself: "No idea" says neither
+# at the beginning, and alone: "No idea" is neither
 _YES_OR_NO = re.compile(
     r"\W*(yes|no)\b(?=[\W_]*$|[*\"')\]]*[.,;:!\u2013\u2014-]|\s+(?:they|the|it|these|this|both|videos?|because|since|as)\b)",
     re.IGNORECASE,
@@ -92,9 +89,9 @@ _HOLLOW = re.compile(r"[\[<{(][^\]>})]*[\]>})]")
 
 
 def read_pairs(text: str, cut: bool = False) -> Reading:
-    """The pairs of question and answer in the text, in its order, and what of it was dropped.
+    """Return the pairs of question and answer in the text, in order, and what was dropped.
 
-    cut: whether a limit of tokens ended the text: what stands last is then no whole answer.
+    cut: whether the limit of tokens ended the text, so that its last answer is not whole.
     """
     reading = Reading()
     cleaned = _cleaned(text)
@@ -125,12 +122,12 @@ def read_pairs(text: str, cut: bool = False) -> Reading:
 
 
 def read_yes_no(text: str) -> str | Dropped:
-    """YES or NO, where the text says one of them."""
+    """Return YES or NO, if the text says one of them."""
     text = _cleaned(text)
     markers = list(_MARKER.finditer(text))
     ends = [marker.start() for marker in markers[1:]] + [len(text)]
     for marker, end in zip(markers, ends, strict=False):
-        if marker["a"] or marker["a_within"]:  # the first answer is that to our question
+        if marker["a"] or marker["a_within"]:  # the first answer is the one to our question
             text = text[marker.end() : end]
             break
     line = _MARKER.sub("", _one_line(text), count=1)
@@ -146,7 +143,7 @@ def read_yes_no(text: str) -> str | Dropped:
 
 
 def _add(reading: Reading, pair: QA) -> None:
-    """Keep the pair, or say why not."""
+    """Keep the pair, or drop it with a reason."""
     question, answer = pair
     whole = f"{question} | {answer}"
     if not question or not answer:
@@ -164,7 +161,7 @@ def _add(reading: Reading, pair: QA) -> None:
 
 
 def _is_cut_off(text: str, pairs: list[QA]) -> bool:
-    """Whether the text ends with an answer that stops within a sentence, where those before it end theirs."""
+    """Return whether the last answer stops within a sentence, although those before end theirs."""
     *before, last = [pair.answer for pair in pairs] or [""]
     if not before or len(last.split()) <= 3 or not text.endswith(last.split()[-1]):
         return False
@@ -172,7 +169,7 @@ def _is_cut_off(text: str, pairs: list[QA]) -> bool:
 
 
 def _cleaned(text: str) -> str:
-    """The text up to where the model should have stopped, its lines ended by \\n."""
+    """Return the text up to where the model should have stopped, with Unix line ends."""
     text = "\n".join(text.replace("\u2028", "\n").splitlines()).strip()
     while (found := _CONTROL.match(text)) is not None:  # before it begins
         text = text[found.end() :].strip()
@@ -180,7 +177,7 @@ def _cleaned(text: str) -> str:
 
 
 def _body(text: str) -> str:
-    """What stands behind a marker, without the chat that follows, as one line."""
+    """Return the text after a marker, without the chat that follows, as one line."""
     kept: list[str] = []
     gap = False
     for line in text.split("\n"):
@@ -198,14 +195,14 @@ def _body(text: str) -> str:
 
 
 def _goes_on(before: str, line: str) -> bool:
-    """Whether the line goes on with an answer, though an empty one stands between."""
+    """Return whether the line continues an answer after an empty line."""
     if line.rstrip().endswith("?"):
         return False
     return before.rstrip(" *_").endswith(":") or bool(_GOES_ON.match(line)) or bool(named(line))
 
 
 def _one_line(text: str) -> str:
-    """Without marks of style, list marks, or quotes around it."""
+    """Return the text as one line without marks of style, list marks, or quotes around it."""
     lines = [re.sub(r"^\s*(?:[-*•]|#+)\s+", "", line) for line in text.split("\n")]
     line = _STYLE.sub("", " ".join(" ".join(lines).split()))
     line = re.sub(r"\s*[-#>]+$", "", line).strip(" \t*_")

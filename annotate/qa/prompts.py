@@ -1,10 +1,10 @@
-"""The prompts of the supplement's S1, to the letter, and how their fields are filled in.
+"""The prompts of the supplement's S1, to the letter, and the templates that fill their fields.
 
 Guarantees
 - the published prompts are those of the supplement
 - a template with a missing or unknown field is refused
-- what stands in a field is never read as a template
-- another letter, another sha256
+- the text of a field is never read as a template
+- a changed letter changes the sha256
 """
 
 import hashlib
@@ -12,27 +12,28 @@ import json
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from common.errors import StepDiffError
 from common.io import yaml_file
-from tasks.prompts import SYSTEM as CAPTION_SYSTEM
 
-Message = dict[str, str]
-"""role (system or user) and content"""
+Message = dict[str, str]  # role (system or user) and content
 
-# (S1) asked of a captioning model, behind CAPTION_SYSTEM, whose {video} is where it sees the clip.
+# (S1) for a captioning model, after the system prompt (tasks.prompts.SYSTEM).
 ACTION_QUESTION = "In one short sentence, describe what the person is doing?"
 OBJECT_QUESTION = (
     "Give a very short list of all objects that are visible and their attributes, one per line. Only list objects "
     "being used, NOT in the background."
 )
-# Ours: what stands in the field of a clip about which nothing was said, or in which no object was found.
+CaptionKind = Literal["action", "objects"]
+QUESTIONS: dict[CaptionKind, str] = {"action": ACTION_QUESTION, "objects": OBJECT_QUESTION}
+# Ours: the value of a field if a clip has no narration, or no object was found.
 NOTHING = "none"
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A system prompt and a user's turn with {fields}. StepDiffError where they do not hold exactly `fields`."""
+    """A system prompt and a user message with {fields}. StepDiffError unless they contain exactly `fields`."""
 
     name: str
     system: str
@@ -43,23 +44,23 @@ class Prompt:
         try:
             parsed = [part for text in (self.system, self.user) for part in string.Formatter().parse(text)]
         except ValueError as error:
-            raise StepDiffError(f"prompt {self.name}: {error}; write a brace that is no field twice") from None
+            raise StepDiffError(f"prompt {self.name}: {error}; write a brace that begins no field twice") from None
         found = {name for _, name, _, _ in parsed if name is not None}
         for name in self.fields:
             if name not in found:
-                raise StepDiffError(f"prompt {self.name}: its template lacks {{{name}}}; put it where that is to stand")
+                raise StepDiffError(f"prompt {self.name}: its template lacks {{{name}}}; add it")
         for name in sorted(found - set(self.fields)):
-            raise StepDiffError(f"prompt {self.name}: nobody fills {{{name}}}; use {', '.join(self.fields)}")
+            raise StepDiffError(f"prompt {self.name}: unknown field {{{name}}}; use {', '.join(self.fields)}")
         if any(form or conversion for _, name, form, conversion in parsed if name is not None):
             raise StepDiffError(f"prompt {self.name}: a field is its name in braces alone, without : or !")
 
     @property
     def sha256(self) -> str:
-        """In hex, over both templates."""
+        """Hex digest of both templates."""
         return hashlib.sha256(json.dumps([self.system, self.user]).encode()).hexdigest()
 
     def messages(self, **values: str) -> list[Message]:
-        """What a language model is sent. StepDiffError where a field has no value."""
+        """Return the messages to a language model. StepDiffError if a field has no value."""
         for name in self.fields:
             if name not in values:
                 raise StepDiffError(f"prompt {self.name}: no value for {{{name}}}; fill {', '.join(self.fields)}")
@@ -69,7 +70,7 @@ class Prompt:
         ]
 
 
-# (S1) one step description out of all that was said of a clip.
+# (S1) one step description from all texts about a clip.
 DESCRIBE = Prompt(
     "describe",
     "You are an AI assistant that synthesizes the output of narration, action and object captioning models into a "
@@ -105,30 +106,17 @@ PAIRQA: dict[int, Prompt] = {
 
 
 def read_prompt(path: str | None, published: Prompt) -> Prompt:
-    """The published prompt, or in its place the one of a YAML file: `system` and `user`, with the same fields."""
+    """Return the published prompt, or the one of a YAML file: `system` and `user`, with the same fields."""
     if path is None:
         return published
     try:
         given = yaml_file.read(path)
         system, user = given["system"], given["user"]
         if not (isinstance(system, str) and isinstance(user, str)):
-            raise TypeError("one of them is no text")
+            raise TypeError("one of them is not text")
         return Prompt(f"{published.name} of {path}", system, user, published.fields)
     except yaml_file.YamlError as error:
         raise StepDiffError(f"{error}; no prompt of `system` and `user` was read") from None
     except (KeyError, TypeError) as error:
         why = str(error).strip().splitlines()[0]
         raise StepDiffError(f"{path}: no prompt of `system` and `user` ({why}); write both as YAML") from None
-
-
-__all__ = [
-    "ACTION_QUESTION",
-    "CAPTION_SYSTEM",
-    "DESCRIBE",
-    "NOTHING",
-    "OBJECT_QUESTION",
-    "PAIRQA",
-    "Message",
-    "Prompt",
-    "read_prompt",
-]

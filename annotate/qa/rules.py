@@ -1,19 +1,19 @@
-"""What a question and its answer must be like: the rules of each type, and their reasons.
+"""The rules for questions and answers, and the reasons for which they drop one.
 
     type 1   any question that compares the two videos
     type 2   "Which video ... ?", answered by one of the two
     type 3   YES or NO
 
-Questions that ask what another question of the same pair asks already, told by sentence embeddings.
+Near duplicates of a pair's questions are found by sentence embeddings.
 
 Guarantees
 - an answer of type 2 names exactly one of the two videos
 - a question of type 2 does not name one of them alone
-- what speaks of descriptions, or of a third video, is dropped: who is asked sees two videos
-- what names a first and a second that may be videos or something in them is dropped: it cannot be turned
-- the same questions of the turned pair have the opposite answers: Video 1 is right half of the time
-- of questions that are alike the first stays
-- only questions of one pair are compared: another pair may be asked the same
+- texts about descriptions, or about a third video, are dropped: a video language model sees two videos
+- texts about a first and a second that may be videos or something in them are dropped: they cannot be turned
+- the questions of the turned pair have the opposite answers: Video 1 is right half of the time
+- of similar questions the first stays
+- only questions of one pair are compared: other pairs may have the same question
 """
 
 import re
@@ -24,8 +24,7 @@ from annotate.qa.parsing import QA, Dropped
 from tasks.metrics.captions import Embed
 from tasks.prompts import SIMILAR_QUESTION, VIDEOS
 
-SIMILAR = SIMILAR_QUESTION.format(category="main action")
-"""the question of type 3: (S1)'s third prompt"""
+SIMILAR = SIMILAR_QUESTION.format(category="main action")  # the question of type 3: (S1)'s third prompt
 NOT_ONE = "answer does not name exactly one video"
 NOT_WHICH = "not a question of which video"
 GIVEN_AWAY = "question names the video"
@@ -43,7 +42,7 @@ _JUST_NAMED = re.compile(
 
 
 def checked(kind: int, pair: QA) -> QA | Dropped:
-    """The pair as it trains, or why it does not. kind: 1 or 2."""
+    """Return the pair as it trains, or why it is dropped. kind: 1 or 2."""
     reason = _fault(kind, pair)
     if reason is not None:
         return Dropped(reason, f"{pair.question} | {pair.answer}")
@@ -73,7 +72,7 @@ def _fault(kind: int, pair: QA) -> str | None:
 
 
 def turned_pair(pair: QA) -> QA:
-    """What is asked and answered of the same two clips in the other order."""
+    """Return question and answer for the same two clips in the other order."""
     return QA(turned(pair.question), turned(pair.answer))
 
 
@@ -81,17 +80,17 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def first_of_alike(asked: Sequence[Sequence[str]], embed: Embed, threshold: float) -> list[list[bool]]:
-    """Whether each question of each pair stays: it does where its cosine to those that stay is below `threshold`.
+def first_of_alike(questions: Sequence[Sequence[str]], embed: Embed, threshold: float) -> list[list[bool]]:
+    """Return which questions of each pair stay: those whose cosine to earlier ones that stay is below `threshold`.
 
-    embed: L2-normalised embeddings of texts, as heads.methods.similarity has them.
+    embed: texts -> L2-normalised embeddings.
     """
-    places = {text: place for place, text in enumerate(dict.fromkeys(text for pair in asked for text in pair))}
+    places = {text: place for place, text in enumerate(dict.fromkeys(text for pair in questions for text in pair))}
     if not places:
-        return [[] for _ in asked]
+        return [[] for _ in questions]
     vectors = embed(list(places))
     stays = []
-    for pair in asked:
+    for pair in questions:
         own = vectors[[places[text] for text in pair]]
         alike = own @ own.T >= threshold
         kept: list[int] = []

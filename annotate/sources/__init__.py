@@ -1,1 +1,1 @@
-"""sources."""
+"""Published data sets."""

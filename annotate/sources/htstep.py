@@ -1,13 +1,13 @@
-"""HT-Step as it is published: which step of which recipe each segment of a video shows.
+"""HT-Step in its published form: the step of a recipe that each segment of a video shows.
 
     annotations.json    {video: {"subset", "activity", "annotations": [{"id": step, "segment": [start, end]}, ...]}}
     taxonomy.csv        global_step_index, activity, headline, and more
     video_splits.json   {subset: [video, ...]}; subsets: train, val_seen, val_unseen, test_seen, test_unseen
 
 Guarantees
-- a segment's seconds stand in its clip id as the file writes them
+- a segment's clip id contains its seconds as the file writes them
 - a video is of one split: two that disagree are refused
-- a segment that cannot be used is counted by its reason, and the others stand
+- a segment that cannot be used is counted by its reason, and the others are kept
 """
 
 import csv
@@ -36,24 +36,22 @@ class Segment:
 
     clip: str
     video: str
-    start: float
-    """seconds"""
+    start: float  # seconds
     end: float
-    step_id: int
-    """global_step_index"""
+    step_id: int  # global_step_index
     step: Step
     split: str
 
 
 def read_taxonomy(path: str | Path) -> dict[int, Step]:
-    """Step by global_step_index. StepDiffError: not such a file, or an index twice."""
+    """Read the steps by global_step_index. StepDiffError: not such a file, or an index twice."""
     steps: dict[int, Step] = {}
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
                 index = int(row["global_step_index"])
                 if index in steps:
-                    raise StepDiffError(f"{path}: step {index} stands twice; keep one")
+                    raise StepDiffError(f"{path}: step {index} occurs twice; keep one")
                 steps[index] = Step(row["activity"].strip(), row["headline"].strip())
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, AttributeError) as error:
         raise StepDiffError(f"{path}: no taxonomy of HT-Step ({_why(error)}); give its taxonomy.csv") from error
@@ -61,12 +59,12 @@ def read_taxonomy(path: str | Path) -> dict[int, Step]:
 
 
 def read_splits(path: str | Path) -> dict[str, str]:
-    """Split (train, val, test) by video. StepDiffError: another subset, or a video in two splits."""
+    """Read the split (train, val, test) of each video. StepDiffError: another subset, or a video in two splits."""
     splits: dict[str, str] = {}
     for subset, videos in _object(path).items():
         split = split_of(subset, path)
         if not (isinstance(videos, list) and all(isinstance(video, str) for video in videos)):
-            raise StepDiffError(f"{path}: subset {subset!r} is no list of videos; give HT-Step's video_splits.json")
+            raise StepDiffError(f"{path}: subset {subset!r} is not a list of videos; give HT-Step's video_splits.json")
         for video in videos:
             if splits.setdefault(video, split) != split:
                 raise StepDiffError(f"{path}: video {video} is of {splits[video]} and of {split}; keep one")
@@ -74,7 +72,7 @@ def read_splits(path: str | Path) -> dict[str, str]:
 
 
 def split_of(subset: Any, path: str | Path) -> str:
-    """train, val or test: `val_seen` is of val. StepDiffError where it is none of them."""
+    """Return train, val or test: `val_seen` is of val. StepDiffError: another subset."""
     split = str(subset).partition("_")[0]
     if split not in SPLITS:
         raise StepDiffError(f"{path}: subset {subset!r} is of none of {', '.join(SPLITS)}; correct it")
@@ -84,19 +82,21 @@ def split_of(subset: Any, path: str | Path) -> str:
 def read_annotations(
     path: str | Path, taxonomy: dict[int, Step], splits: dict[str, str] | None = None
 ) -> tuple[list[Segment], Counter[str]]:
-    """All segments that can be used, and how many cannot, by reason.
+    """Read the usable segments of annotations.json, and the number of others by reason.
 
-    splits: read_splits'; without it the file's own subsets count. StepDiffError: not such a file, or a video whose
-    split it says otherwise or not at all.
+    splits: as `read_splits` returns them, which must agree with the file's; None: the file's own subsets count.
     """
     segments: dict[str, Segment] = {}
     unusable = Counter[str]()
     for video, about in _object(path).items():
         try:
-            split = _split(video, about["subset"], splits, path)
+            split = split_of(about["subset"], path)
             found = [(int(row["id"]), row["segment"]) for row in about["annotations"]]
         except (KeyError, TypeError, ValueError) as error:
             raise StepDiffError(f"{path}: video {video} is not annotated as HT-Step's are ({_why(error)})") from error
+        if splits is not None and splits.get(video) != split:
+            other = splits.get(video, "none")
+            raise StepDiffError(f"{path}: video {video} is of {split} here and of {other} in the splits; correct one")
         for step_id, written in found:
             segment = _segment(video, written, step_id, taxonomy, split)
             if isinstance(segment, str):
@@ -108,23 +108,14 @@ def read_annotations(
     return list(segments.values()), unusable
 
 
-def _split(video: str, subset: Any, splits: dict[str, str] | None, path: str | Path) -> str:
-    own = split_of(subset, path)
-    if splits is not None and splits.get(video) != own:
-        raise StepDiffError(
-            f"{path}: video {video} is of {own} here and of {splits.get(video, 'none')} in the splits; correct one"
-        )
-    return own
-
-
 def _segment(video: str, written: Any, step_id: int, taxonomy: dict[int, Step], split: str) -> Segment | str:
-    """The segment, or why it cannot be used."""
+    """Return the segment, or why it cannot be used."""
     try:
         start, end = map(float, written)
     except (TypeError, ValueError):
         return "its segment is not two numbers"
     if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
-        return "its segment does not end behind its start"
+        return "its segment does not end after its start"
     if step_id not in taxonomy:
         return "its step is not in the taxonomy"
     clip = "_".join((video, *map(str, written)))
@@ -132,7 +123,7 @@ def _segment(video: str, written: Any, step_id: int, taxonomy: dict[int, Step], 
 
 
 def _object(path: str | Path) -> dict[str, Any]:
-    """The object of a JSON file, numbers with a point as they are written."""
+    """Read the object in a JSON file; numbers with a point stay as they are written."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"), parse_float=str)
     except (OSError, ValueError, RecursionError) as error:

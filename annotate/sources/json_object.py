@@ -1,10 +1,13 @@
-"""The entries of one JSON object, one after another: a file of any size, never whole in memory.
+"""The entries of one JSON object in a file of any size, which is never whole in memory.
+
+Not ijson: HowTo100M's files contain NaN for missing texts, control characters and bytes that are not UTF-8, which it
+refuses.
 
 Guarantees
-- the entries are those that json.load would give, in the order of the file
-- no more of the file is held than its longest entry and one piece
+- the entries are those of json.load, in the order of the file
+- no more of the file is in memory than its longest entry and one piece
 - a byte that is not UTF-8 becomes U+FFFD and loses nothing else
-- a file that is damaged is refused where it is damaged
+- a damaged file is refused at the damage
 """
 
 import json
@@ -16,17 +19,15 @@ from typing import Any, TextIO
 
 from common.errors import StepDiffError
 
-PIECE = 2**22
-"""characters read at once"""
-LONGEST = 2**28
-"""characters of an entry, at most: beyond them the file is taken for damaged"""
+PIECE = 2**22  # characters read at once
+LONGEST = 2**28  # characters of an entry, at most: beyond them the file counts as damaged
 
-_DECODER = json.JSONDecoder(strict=False)  # control characters stand in real captions
+_DECODER = json.JSONDecoder(strict=False)  # real captions contain control characters
 _SPACES = re.compile(r"[ \t\r\n]*")
 
 
 def entries(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """Name and value of each entry. StepDiffError: no such file, or one that is not a JSON object."""
+    """Yield name and value of each entry. StepDiffError: no such file, or not a JSON object."""
     try:
         with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
             yield from _entries(file, path)
@@ -46,7 +47,7 @@ def _entries(file: TextIO, path: str | Path) -> Iterator[tuple[str, Any]]:
             text, at = text[at:], 0
             more = file.read(max(PIECE, len(text)))
             if not more or len(text) > LONGEST:
-                raise StepDiffError(f"{path}: damaged behind entry {count}: {text[:40]!r}; copy it again")
+                raise StepDiffError(f"{path}: damaged after entry {count}: {text[:40]!r}; copy it again")
             text += more
             found = _entry(text, 0)
         name, value, at = found
@@ -57,13 +58,13 @@ def _entries(file: TextIO, path: str | Path) -> Iterator[tuple[str, Any]]:
         text, at = _next(text, at + 1, file)
     text, at = _next(text, at + 1, file)
     if text:
-        raise StepDiffError(f"{path}: damaged behind entry {count}: {text[at : at + 40]!r}; copy it again")
+        raise StepDiffError(f"{path}: damaged after entry {count}: {text[at : at + 40]!r}; copy it again")
 
 
 def _next(text: str, at: int, file: TextIO) -> tuple[str, int]:
-    """What is held and the place in it of the next character that is no space; more is read where nothing is left."""
+    """Return the buffer and the place of its next character that is not a space, after reading more if needed."""
     while True:
-        at = _behind_space(text, at)
+        at = _after_space(text, at)
         if at < len(text):
             return text, at
         text, at = file.read(PIECE), 0
@@ -72,20 +73,20 @@ def _next(text: str, at: int, file: TextIO) -> tuple[str, int]:
 
 
 def _entry(text: str, at: int) -> tuple[str, Any, int] | None:
-    """The entry that begins at a place, and the place of the comma or brace behind it; None where it is cut off."""
+    """Return the entry at a place, and the place of the comma or brace after it; None if it is incomplete."""
     try:
         if text[at] != '"':
             return None
         name, at = scanstring(text, at + 1, False)
-        at = _behind_space(text, at)
+        at = _after_space(text, at)
         if text[at] != ":":
             return None
-        value, at = _DECODER.raw_decode(text, _behind_space(text, at + 1))
-        at = _behind_space(text, at)
+        value, at = _DECODER.raw_decode(text, _after_space(text, at + 1))
+        at = _after_space(text, at)
         return (name, value, at) if text[at] in ",}" else None
     except (ValueError, IndexError, RecursionError):
         return None
 
 
-def _behind_space(text: str, at: int) -> int:
+def _after_space(text: str, at: int) -> int:
     return _SPACES.match(text, at).end()  # type: ignore[union-attr]

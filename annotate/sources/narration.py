@@ -1,4 +1,4 @@
-"""What is said over videos: speech of HowTo100M in each form that it is published in.
+"""The speech of videos, in each form in which HowTo100M publishes it.
 
     a .json object by video   {"start": [s, ...], "end": [s, ...], "text": [str, ...]}: caption.json, raw_caption.json,
                               sentencified_htm_*.json
@@ -8,8 +8,8 @@
 
 Guarantees
 - speech of a clip is what overlaps it in time, in order of time
-- all forms of one narration read alike
-- what is no speech (no text, no time) is left out and counted
+- all forms of one narration give the same speech
+- pieces without text or time are left out and counted
 - a byte that is not UTF-8 becomes U+FFFD and is counted; a video without speech is no error
 """
 
@@ -24,14 +24,13 @@ from annotate.sources.json_object import entries
 from common.errors import StepDiffError
 
 UNUSABLE, UNDECODED = "pieces without text or time", "pieces with bytes that are not UTF-8"
-csv.field_size_limit(2**27)  # hours of text may stand in one field
+csv.field_size_limit(2**27)  # a field may hold hours of text
 
 
 class Piece(NamedTuple):
     """One piece of speech; a piece of one moment has start = end."""
 
-    start: float
-    """seconds"""
+    start: float  # seconds
     end: float
     text: str
 
@@ -39,10 +38,7 @@ class Piece(NamedTuple):
 def read_narration(
     path: str | Path, videos: Collection[str], faults: Counter[str]
 ) -> Iterator[tuple[str, list[Piece]]]:
-    """The speech of those of `videos` that have any, by time; `faults` counts what was left out.
-
-    StepDiffError: no such file, or none of the known forms.
-    """
+    """Yield video and speech, sorted by time, of those of `videos` that have any; `faults` counts what was left out."""
     path = Path(path)
     if path.is_dir():
         for video in videos:
@@ -51,7 +47,7 @@ def read_narration(
                 yield video, _pieces(rows, faults)
     elif path.suffix == ".csv":
         said: dict[str, list[tuple[str, str, str]]] = {}
-        for row in _rows(path, "vid", "timestamp"):  # those of a video need not stand together
+        for row in _rows(path, "vid", "timestamp"):  # those of a video need not be consecutive
             if row["vid"] in videos:
                 said.setdefault(row["vid"], []).append((row["timestamp"], row["timestamp"], row["text"]))
         for video, spoken in said.items():
@@ -63,20 +59,19 @@ def read_narration(
 
 
 def heard(pieces: Iterable[Piece], start: float, end: float) -> str:
-    """The speech that overlaps a clip of these seconds."""
+    """Return the speech that overlaps a clip from `start` to `end` seconds."""
     return " ".join(p.text for p in pieces if p.start < end and (p.end > start or p.start == p.end == start))
 
 
 def _listed(value: Any, place: str) -> Iterable[tuple[Any, Any, Any]]:
-    """Start, end and text of each piece of a JSON entry."""
+    """Return start, end and text of each piece of a JSON entry."""
     try:
         if isinstance(value, list):
             return [(start, end, text) for alignable, start, end, text in value if alignable]
         return list(zip(value["start"], value["end"], value["text"], strict=True))
     except (KeyError, TypeError, ValueError) as error:
-        raise StepDiffError(
-            f"{place} has no lists start, end and text of one length ({error}); copy it again"
-        ) from error
+        why = f"no lists start, end and text of one length ({error})"
+        raise StepDiffError(f"{place} has {why}; copy it again") from error
 
 
 def _rows(path: Path, *columns: str) -> Iterator[dict[str, str]]:
@@ -106,6 +101,6 @@ def _pieces(rows: Iterable[tuple[Any, Any, Any]], faults: Counter[str]) -> list[
 def _piece(start: Any, end: Any, text: Any) -> Piece | None:
     try:
         piece = Piece(float(start), float(end), " ".join(text.split()))
-    except (TypeError, ValueError, AttributeError):  # of NaN as a text, of a time that is none
+    except (TypeError, ValueError, AttributeError):  # a text that is NaN, a time that is not a number
         return None
     return piece if piece.text and 0 <= piece.start <= piece.end < math.inf else None

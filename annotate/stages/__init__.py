@@ -1,1 +1,1 @@
-"""stages."""
+"""Stages: resumable work over many items."""

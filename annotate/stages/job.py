@@ -1,77 +1,94 @@
-"""What a stage asks of whoever does its work, and what it is told.
+"""The contract between a stage and the model that does its work, and the options of every stage.
 
-The clips of a store that a stage speaks of.
+It imports nothing heavy, so that the command lines of stages start fast.
 
 Guarantees
 - what is kept is text that any file can hold
-- a clip is one that shows a step, where the catalog knows steps: stills of captioned images are none
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import polars as pl
-
-from common.errors import StepDiffError
-from store import Store
+SHOWN = 5  # failures in a record
+HINT = "answers so far are kept; run the same command for the rest"  # how to go on after an interrupt
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why nothing is said of an item: one line."""
+    """The reason why an item has no answer, in one line."""
 
     reason: str
     passing: bool = False
-    """whether the next run tries again by itself: the fault is not the item's, as where a server is down"""
+    """whether the next run tries again without --retry-failed, because the item is not to blame: a server is down"""
 
 
-Item = Mapping[str, Any]
-"""`key`, and the fields that the work reads"""
-Answer = Mapping[str, str] | Failure
-"""kind -> text, or why there is none"""
+Item = Mapping[str, Any]  # `key`, and the fields that the model reads
+Answer = Mapping[str, str] | Failure  # kind -> text, or why there is none
 
 
 @runtime_checkable
 class Annotator(Protocol):
-    """Does the work of a stage; loaded once a worker."""
+    """A loaded model that answers the items of a stage."""
 
     @property
     def busy(self) -> float:
         """Seconds that its model has worked so far."""
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
-        """Key and answer of every item, as they come. StepDiffError: none of those left can be answered."""
+        """Yield key and answer of every item, in any order. StepDiffError: the remaining items cannot be answered."""
 
 
 @runtime_checkable
 class Job(Protocol):
-    """What a worker is sent: all that it takes to load an Annotator, in a few bytes."""
+    """What a worker receives: all that it needs to load an Annotator, in a few bytes."""
 
     def provenance(self) -> dict[str, Any]:
-        """What makes its answers: model, sha256 of its weights, prompt's sha256, sampling, what it reads."""
+        """Return what determines the answers: model, sha256 of weights and prompt, sampling, inputs."""
 
     def load(self, device: str, threads: int) -> Annotator:
-        """device: cpu or cuda; threads: processors that it may use."""
+        """Load the model on `device` (cpu or cuda), with at most `threads` CPU threads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOptions:
+    """The options of every stage."""
+
+    store: str
+    """feature store; answers are written into its folder"""
+    retry_failed: bool = False
+    """try items again that failed in an earlier run"""
+    allow_failed: bool = False
+    """exit with status 0 even if items failed for good, for scripts that go on with the others"""
+    workers: int | None = None
+    """processes that each load the model; null: one a GPU, else one for up to eight CPUs"""
+    device: str = "auto"
+    """where the model computes: auto, cpu, cuda"""
+    address: str | None = None
+    """Ray cluster to join, auto or HOST:6379; null: RAY_ADDRESS, else Ray is started on this machine"""
+
+    @property
+    def served(self) -> bool:
+        """Whether the model computes at a server, so that no worker needs a GPU."""
+        return False
 
 
 def plain(text: str) -> str:
-    """The text without what UTF-8 or a reader of files refuses: halves of surrogate pairs, NUL."""
+    """Return the text without halves of surrogate pairs and NUL, which UTF-8 or readers of files refuse."""
     return text.encode("utf-8", "replace").decode().replace("\0", "").strip()
 
 
-def clip_items(store: Store, split: str | None, columns: Sequence[str] = ()) -> pl.DataFrame:
-    """`key`, `row` and `columns` of a split's clips, in the store's order. StepDiffError: none, or no such column."""
-    rows = store.catalog("clips").frame()
-    wanted = [*columns, *(["split"] if split is not None else [])]
-    if missing := [name for name in wanted if name not in rows.columns]:
-        raise StepDiffError(
-            f"{store.path}: its catalog has no column {missing[0]!r}; featurize with a manifest that has it"
-        )
-    if "step" in rows.columns:
-        rows = rows.filter(pl.col("step").is_not_null())
-    if split is not None:
-        rows = rows.filter(pl.col("split") == split)
-    if rows.is_empty():
-        raise StepDiffError(f"{store.path}: no clips{f' of split {split!r}' if split else ''}; featurize some")
-    return rows.select("key", "row", *columns)
+def show(record: dict[str, Any]) -> None:
+    """Print the record of a stage for people."""
+    print("{stage} {version}: {done} of {asked} done in {seconds:.0f} s, {already} there already".format(**record))
+    if record["busy"] is not None:
+        print(f"the model was busy {record['busy']:.1%} of the workers' {record['working']:.0f} s")
+    for failure in record["failures"]:
+        print("  failed: {key}: {reason}".format(**failure))
+    if record["failed"] > SHOWN:
+        print(f"  ... and {record['failed'] - SHOWN} more, in {record['folder']}/failures")
+    if record["failed"]:
+        print(f"{record['failed']} failed; fix the cause and run it again with --retry-failed")
+    if record["absent"]:
+        print(f"{record['absent']} are not done: run the same command again")
+    print(f"texts: {record['folder']}")

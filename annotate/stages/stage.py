@@ -1,22 +1,23 @@
-"""A stage over many items: in shards, on Ray, each answered once.
+"""A stage over many items: in shards, on Ray, each item answered once.
 
 Guarantees
-- an item that stands answered is never answered again, a failed one only with `--retry-failed`
-- killed and run again, it goes on where it stood, and ends with the same answers
+- an answered item is never answered again, a failed one only with `--retry-failed`
+- killed and run again, it continues where it stopped, and ends with the same answers
 - another model, prompt, sampling or input is another version, and no folder mixes two
-- what fails is recorded with its reason; where the fault is not the item's, the next run tries again
+- what fails is recorded with its reason; where the item is not to blame, the next run tries again
+- a clip is one that shows a step, if the catalog has steps: stills of captioned images are left out
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from annotate.stages.job import Job
+from annotate.stages.job import SHOWN, Job, StageOptions
 from annotate.stages.versions import Version
-from annotate.stages.worker import Answered, Equipment, Task, Worker
+from annotate.stages.worker import Answered, StageWorkerOptions, Task, Worker
+from common.errors import StepDiffError
 from common.io.files import make_folder
 from common.io.locks import locked
 from common.progress import progress, say
@@ -24,60 +25,30 @@ from common.workers.cluster import connected, refuse_relative
 from common.workers.pool import WorkerPool, has_gpu, pool_size
 from store import Store
 
-SHARD = 256
-"""rows of a shard"""
-CPUS = 8
-"""of a worker without a GPU, at most"""
-_SHOWN = 5  # reasons that a record gives
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageOptions:
-    """What every stage is told."""
-
-    store: str
-    """feature store; answers are written beside its features"""
-    retry_failed: bool = False
-    """try those again that failed in an earlier run"""
-    allow_failed: bool = False
-    """end with status 0 though items failed for good, as scripts want that go on with the others"""
-    workers: int | None = None
-    """processes that each load the model; null: one a GPU, else one for up to eight CPUs"""
-    device: str = "auto"
-    """where the model computes: auto, cpu, cuda"""
-    address: str | None = None
-    """Ray cluster to join, auto or HOST:6379; null: RAY_ADDRESS, else Ray is started here"""
-
-    @property
-    def served(self) -> bool:
-        """Whether the model computes at a server, so that no worker needs a GPU."""
-        return False
+SHARD = 256  # rows of a shard
+CPUS = 8  # of a worker without a GPU, at most
 
 
 def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame) -> dict[str, Any]:
-    """Answer what is missing of `items`; returns what became of them.
+    """Answer the items of stage `name` that have no answer yet; returns what `annotate.stages.job.show` prints.
 
-    items: `key`, `row` (its place for good, which decides its shard) and the fields that the job's work reads.
-    Raises StepDiffError: the version is being written by another run, or no cluster.
+    items: `key`, `row` (its permanent place, which decides its shard) and the fields that the job's model reads.
+    StepDiffError: another run writes the version, or no cluster answers.
     """
     if not Store.open(options.store).path.remote:
         refuse_relative([("--store", options.store)])
-    store = Store.open(absolute(options.store))
-    version = Version(store, name, job.provenance())
+    version = Version(Store.open(absolute(options.store)), name, job.provenance())
     make_folder(version.folder)
     begin = time.monotonic()
-    outcomes: list[Answered] = []
     with locked(version.folder / "lock.json", wait=False):
         version.create()
         tasks = pending(version, items, options.retry_failed)
-        if tasks:
-            outcomes = _work(options, version, job, tasks)
-        seconds = time.monotonic() - begin
-        return _record(options, version, items, outcomes, seconds)
+        outcomes = _work(options, version, job, tasks) if tasks else []
+        return _record(options, version, items, outcomes, time.monotonic() - begin)
 
 
 def pending(version: Version, items: pl.DataFrame, retry_failed: bool) -> list[Task]:
-    """The shards in which items are to do, in order."""
+    """Return the tasks of the shards with unanswered items, in order."""
     tasks = []
     for (shard,), rows in items.sort("row").group_by(pl.col("row") // SHARD, maintain_order=True):
         number = int(shard)  # type: ignore[call-overload]
@@ -90,15 +61,15 @@ def pending(version: Version, items: pl.DataFrame, retry_failed: bool) -> list[T
 
 
 def _work(options: StageOptions, version: Version, job: Job, tasks: Sequence[Task]) -> list[Answered]:
-    """All tasks, by workers on Ray."""
+    """Run all tasks on Ray."""
     total = sum(len(task.rows) for task in tasks)
     device = None if options.device == "auto" else options.device
     outcomes = []
     with connected(options.address) as joined:
         gpu = not options.served and has_gpu(device, joined)
         count, cpus = pool_size(options.workers, CPUS, gpu, joined)
-        equipment = Equipment(absolute(options.store), version.stage, version.name, job, device, cpus)
-        pool = WorkerPool(Worker, equipment, gpu, lambda shard, why: Answered(shard, error=why))
+        of_workers = StageWorkerOptions(absolute(options.store), version.stage, version.name, job, device, cpus)
+        pool = WorkerPool(Worker, of_workers, gpu, lambda shard, why: Answered(shard, error=why))
         with progress(version.stage, total, "items") as advance:
             for outcome in pool.run(tasks, min(count, len(tasks)), advance):
                 outcomes.append(outcome)
@@ -110,7 +81,6 @@ def _work(options: StageOptions, version: Version, job: Job, tasks: Sequence[Tas
 def _record(
     options: StageOptions, version: Version, items: pl.DataFrame, outcomes: Sequence[Answered], seconds: float
 ) -> dict[str, Any]:
-    """What became of the items, as JSON would hold it."""
     failed = items.select("key").join(version.failures(), on="key")
     answered = items.select("key").join(version.keys(), on="key", how="semi").height
     done = sum(outcome.done for outcome in outcomes)
@@ -129,26 +99,25 @@ def _record(
         "working": round(working, 3),
         "busy": round(sum(outcome.busy for outcome in outcomes) / working, 4) if working else None,
         "errors": list(dict.fromkeys(outcome.error for outcome in outcomes if outcome.error)),
-        "failures": failed.head(_SHOWN).to_dicts(),
+        "failures": failed.head(SHOWN).to_dicts(),
     }
 
 
-def show(record: dict[str, Any]) -> None:
-    """A stage's record for people."""
-    print("{stage} {version}: {done} of {asked} done in {seconds:.0f} s, {already} there already".format(**record))
-    if record["busy"] is not None:
-        print(f"the model was busy {record['busy']:.1%} of the workers' {record['working']:.0f} s")
-    for failure in record["failures"]:
-        print("  failed: {key}: {reason}".format(**failure))
-    if record["failed"] > _SHOWN:
-        print(f"  ... and {record['failed'] - _SHOWN} more, in {record['folder']}/failures")
-    if record["failed"]:
-        print(f"{record['failed']} failed; once mended, run it again with --retry-failed")
-    if record["absent"]:
-        print(f"{record['absent']} are not done: run the same command again")
-    print(f"texts: {record['folder']}")
-
-
 def absolute(store: str) -> str:
-    """Where the store lies, for workers that start elsewhere."""
+    """Return the absolute path or URL of a store, for workers in another working folder."""
     return str(Store.open(store).path.expanduser().absolute())
+
+
+def clip_items(store: Store, split: str | None, columns: Sequence[str] = ()) -> pl.DataFrame:
+    """Return `key`, `row` and `columns` of the clips of a split (None: all), in the store's order."""
+    rows = store.catalog("clips").frame()
+    wanted = [*columns, *(["split"] if split is not None else [])]
+    if missing := [name for name in wanted if name not in rows.columns]:
+        raise StepDiffError(f"{store.path}: no column {missing[0]!r} in its catalog; featurize a manifest that has it")
+    if "step" in rows.columns:
+        rows = rows.filter(pl.col("step").is_not_null())
+    if split is not None:
+        rows = rows.filter(pl.col("split") == split)
+    if rows.is_empty():
+        raise StepDiffError(f"{store.path}: no clips{f' of split {split!r}' if split else ''}; featurize some")
+    return rows.select("key", "row", *columns)

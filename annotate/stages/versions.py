@@ -1,4 +1,4 @@
-"""Versions of a stage's output: one folder for all that was made alike.
+"""Versions of a stage's output: one folder for all answers that were made the same way.
 
     STORE/annotations/STAGE/VERSION/
         provenance.json            what made it; VERSION is the beginning of its sha256
@@ -8,8 +8,9 @@
 
 Guarantees
 - another provenance is another folder
-- of several versions none is taken unless it is named
-- a failure that was answered since counts no more
+- one of several versions is only used if it is named
+- a failure no longer counts once its item is answered
+- a provenance.json of another form, or in another folder than its own, is refused in one line
 """
 
 import hashlib
@@ -34,7 +35,7 @@ _DIGITS = 16
 
 
 class Version:
-    """One version of a stage, which may not be there yet."""
+    """One version of a stage, which may not exist yet."""
 
     def __init__(self, store: Store, stage: str, provenance: Mapping[str, Any]) -> None:
         self.stage, self.provenance = stage, dict(provenance)
@@ -44,40 +45,38 @@ class Version:
         self.folder: Place = store.path / "annotations" / stage / self.name
 
     def create(self) -> None:
-        """Write what made it, where it is not there."""
+        """Write provenance.json, if it does not exist."""
         if not (self.folder / "provenance.json").exists():
             write_json(self.folder / "provenance.json", {"provenance": self.provenance, "seal": BLANK})
 
     def shard(self, number: int) -> pl.DataFrame:
-        """The rows of a shard: key, kind, text, provenance."""
+        """Return the rows of a shard: key, kind, text, provenance."""
         return _read(self.folder / _name(number), SCHEMA)
 
     def shard_failures(self, number: int) -> pl.DataFrame:
-        """Key and reason of what failed in a shard and was not answered since."""
+        """Return key and reason of the failures in a shard that were not answered later."""
         failed = _read(self.folder / "failures" / _name(number), failures.SCHEMA)
         return failed.join(self.shard(number), on="key", how="anti")
 
     def write(self, number: int, rows: pl.DataFrame, failed: pl.DataFrame) -> None:
-        """A shard's rows and failures, in place of those that stand. StepDiffError where the disk refuses."""
-        for path, frame in (
-            (self.folder / _name(number), rows),
-            (self.folder / "failures" / _name(number), failed),
-        ):
+        """Replace a shard's rows and failures."""
+        for folder, frame in ((self.folder, rows), (self.folder / "failures", failed)):
+            path = folder / _name(number)
             if frame.height or path.exists():
                 data = table.encode(frame)
                 write_bytes(path, data)
 
     def texts(self, kind: str) -> dict[str, str]:
-        """Key and text of everything said of one kind."""
+        """Return key and text of all answers of one kind."""
         rows = self._all(self.folder, SCHEMA).filter(pl.col("kind") == kind)
         return dict(zip(rows["key"], rows["text"], strict=True))
 
     def keys(self) -> pl.DataFrame:
-        """The keys of everything that was answered, each once."""
+        """Return the keys of all answered items, each once."""
         return self._all(self.folder, SCHEMA).select("key").unique(maintain_order=True)
 
     def failures(self) -> pl.DataFrame:
-        """Key and reason of everything that failed and was not answered since."""
+        """Return key and reason of all failures that were not answered later."""
         failed = self._all(self.folder / "failures", failures.SCHEMA)
         return failed.join(self._all(self.folder, SCHEMA), on="key", how="anti")
 
@@ -88,23 +87,33 @@ class Version:
 
 
 def versions(store: Store, stage: str) -> list[Version]:
-    """The versions of a stage that stand. StepDiffError: a damaged one."""
+    """Return the existing versions of a stage. StepDiffError: one is damaged."""
     folder = store.path / "annotations" / stage
     found: list[Place] = sorted(folder.glob("*/provenance.json"))
-    return [Version(store, stage, read_json(path)["provenance"]) for path in found]
+    return [_version(store, stage, path) for path in found]
+
+
+def _version(store: Store, stage: str, path: Place) -> Version:
+    try:
+        version = Version(store, stage, read_json(path)["provenance"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise StepDiffError(f"{path}: holds no provenance ({error!r}); restore it, or remove its folder") from None
+    if path.parent.name != version.name:
+        raise StepDiffError(f"{path}: is that of version {version.name}; restore it, or remove its folder")
+    return version
 
 
 def chosen(store: Store, stage: str, name: str | None) -> Version:
-    """The version of that name (its first letters do), or the only one. StepDiffError: none, or which one?"""
-    there = versions(store, stage)
-    found = [version for version in there if version.name.startswith(name or "")]
+    """Return the version whose name begins with `name`, or the only one. StepDiffError: none or several match."""
+    existing = versions(store, stage)
+    found = [version for version in existing if version.name.startswith(name or "")]
     if len(found) == 1:
         return found[0]
-    if not there:
+    if not existing:
         raise StepDiffError(f"{store.path}: no {stage} in it yet; run python -m annotate.{stage.partition('-')[0]}")
     raise StepDiffError(
         f"{store.path}: {len(found)} versions of {stage}{f' begin with {name!r}' if name else ''}; name one of "
-        f"{', '.join(version.name for version in there)} (their provenance.json says what made them)"
+        f"{', '.join(version.name for version in existing)} (their provenance.json says what made them)"
     )
 
 

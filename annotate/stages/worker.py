@@ -1,15 +1,16 @@
-"""A worker process of a stage: one model, one shard after another. It is an actor of Ray.
+"""A worker process of a stage, a Ray actor: one model, one shard after another.
 
 Guarantees
-- the model is loaded once a worker
-- a worker that dies loses the answers of the last ten seconds, and no others; whoever takes its shard answers the rest
-- answers that came before the model went away are kept
+- the model is loaded once per worker
+- a worker that dies loses the answers of the last ten seconds, and no others; the worker that takes over its shard
+  answers the rest
+- answers that came before the model failed are kept
 """
 
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,118 +24,98 @@ from featurize.task import Outcome
 from store import Store
 from store.io import failures
 
-ERRORS = (StepDiffError,)
 _COMMIT_EVERY = 10.0  # seconds
 
 
 @dataclass(frozen=True)
-class Equipment:
-    """What every worker of a stage has."""
+class StageWorkerOptions:
+    """The options of the workers of a stage."""
 
-    store: str
-    """folder or URL"""
+    store: str  # folder or URL
     stage: str
-    version: str
-    """name of the version that is written"""
+    version: str  # name of the version that is written
     job: Job
-    device: str | None
-    """None is a GPU where the worker was given one"""
-    cpus: int
-    """threads of the model"""
+    device: str | None  # None is a GPU if the worker has one
+    cpus: int  # threads of the model
 
 
 @dataclass(frozen=True)
 class Task:
-    """The items to do in a shard."""
+    """The items to answer in a shard."""
 
     shard: int
     rows: tuple[Item, ...]
-    failures: tuple[str, ...] = field(default=(), init=False)
-    """none are known before"""
+    failures: tuple[str, ...] = field(default=(), init=False)  # unknown before the work
 
 
 @dataclass(frozen=True)
 class Answered(Outcome):
-    """What became of a shard."""
+    """The outcome of a shard."""
 
-    done: int = 0
-    """items answered"""
-    busy: float = 0.0
-    """seconds that the model worked"""
-    seconds: float = 0.0
-    """that the shard took"""
+    done: int = 0  # items answered
+    busy: float = 0.0  # seconds that the model worked
+    seconds: float = 0.0  # seconds that the shard took
 
 
 class Worker:
-    """Answers shards; a second thread may ask how far it is."""
+    """Answers shards; a second thread may call `finished`."""
 
-    def __init__(self, equipment: Equipment) -> None:
-        """A worker that has loaded nothing yet."""
-        self._equipment = equipment
-        self._lock = threading.Lock()
-        self._finished = 0
+    def __init__(self, options: StageWorkerOptions) -> None:
+        """Load nothing yet."""
+        self._options, self._finished = options, 0
 
     def run(self, task: Task) -> Answered:
         """Answer and commit a shard."""
         try:
-            annotator = self._annotator
-            return self._answer(task, annotator)
-        except ERRORS as error:
+            return self._answer(task, self._annotator)
+        except StepDiffError as error:
             return Answered(task.shard, error=str(error))
         finally:
-            with self._lock:
-                self._finished = 0
+            self._finished = 0
 
     def finished(self) -> int:
-        """Items of the shard at work that are finished."""
-        with self._lock:
-            return self._finished
+        """Return how many items of the current shard are finished."""
+        return self._finished
 
     def _answer(self, task: Task, annotator: Annotator) -> Answered:
         begin, busy = time.monotonic(), annotator.busy
         shard = _Shard(self._version, task.shard)
         rows = [row for row in task.rows if row["key"] not in shard.answered]  # by a worker that died
-        with self._lock:
-            self._finished = len(task.rows) - len(rows)
+        self._finished = len(task.rows) - len(rows)
         error = None
         try:
-            with shard.saved_now_and_then():
+            with shard.saved_regularly():
                 for key, answer in annotator.annotate(rows):
                     shard.add(key, answer)
-                    with self._lock:
-                        self._finished += 1
-        except ERRORS as problem:
+                    self._finished += 1
+        except StepDiffError as problem:
             error = str(problem)
-        finally:  # whatever else ends it, as a GPU without memory
+        finally:  # after any other error too, such as a GPU without memory
             shard.commit()
-        seconds = time.monotonic() - begin
-        return Answered(
-            task.shard, error=error or shard.passing, done=shard.done, busy=annotator.busy - busy, seconds=seconds
-        )
+        worked, seconds = annotator.busy - busy, time.monotonic() - begin
+        return Answered(task.shard, error=error or shard.passing, done=shard.done, busy=worked, seconds=seconds)
 
     @cached_property
     def _version(self) -> Version:
-        given = self._equipment
-        version = Version(Store.open(given.store), given.stage, given.job.provenance())
-        if version.name != given.version:
-            raise StepDiffError(
-                f"{given.stage}: the model's files on host {socket.gethostname()} are not those that the run began "
-                "with; make them the same"
-            )
+        options = self._options
+        version = Version(Store.open(options.store), options.stage, options.job.provenance())
+        if version.name != options.version:
+            why = f"the model's files on host {socket.gethostname()} are not those that the run began with"
+            raise StepDiffError(f"{options.stage}: {why}; make them the same")
         return version
 
     @cached_property
     def _annotator(self) -> Annotator:
         import torch
 
-        given = self._equipment
-        torch.set_num_threads(given.cpus)
-        device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return given.job.load(device, given.cpus)
+        options = self._options
+        torch.set_num_threads(options.cpus)
+        device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return options.job.load(device, options.cpus)
 
 
 class _Shard:
-    """What stands of a shard, and what comes to it."""
+    """The rows of a shard, existing and new."""
 
     def __init__(self, version: Version, number: int) -> None:
         self._version, self._number = version, number
@@ -142,47 +123,42 @@ class _Shard:
         self.answered = set(self._rows[0]["key"])
         self._failed = {row["key"]: row["reason"] for row in version.shard_failures(number).iter_rows(named=True)}
         self.done = 0
-        self.passing: str | None = None
-        """why items were not answered, where the next run tries again"""
+        self.passing: str | None = None  # why items were not answered that the next run tries again
         self._lock = threading.Lock()
-        self._new = False  # something came since the last commit
+        self._changed = False  # since the last commit
 
     def add(self, key: str, answer: Answer) -> None:
-        """An item's answer."""
         if isinstance(answer, Failure) and answer.passing:
             self.passing = self.passing or plain(answer.reason)
             return
         with self._lock:
-            self._new = True
+            self._changed = True
             if isinstance(answer, Failure):
                 self._failed[key] = plain(answer.reason)
                 return
             self.done += 1
             self._failed.pop(key, None)
-            self._rows.append(pl.DataFrame(list(self._told(key, answer)), schema=SCHEMA, orient="row"))
-
-    def _told(self, key: str, answer: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
-        for kind, text in answer.items():
-            yield key, kind, plain(text), self._version.line
+            rows = [(key, kind, plain(text), self._version.line) for kind, text in answer.items()]
+            self._rows.append(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
 
     def commit(self) -> None:
-        """Write all that stands, where something came."""
+        """Write all rows, if any are new."""
         with self._lock:
-            if not self._new:
+            if not self._changed:
                 return
             self._rows = [pl.concat(self._rows)]
             failed = pl.DataFrame(list(self._failed.items()), schema=failures.SCHEMA, orient="row")
             self._version.write(self._number, self._rows[0], failed)
-            self._new = False
+            self._changed = False
 
     @contextmanager
-    def saved_now_and_then(self) -> Iterator[None]:
-        """While a model works, however long its turns are, what it has said is written every _COMMIT_EVERY."""
+    def saved_regularly(self) -> Iterator[None]:
+        """Commit every _COMMIT_EVERY seconds within this block, however long one call of the model takes."""
         stop = threading.Event()
 
         def save() -> None:
             while not stop.wait(_COMMIT_EVERY):
-                with suppress(StepDiffError):  # the commit at the end meets it again, and tells
+                with suppress(StepDiffError):  # the commit at the end meets the error again, and raises it
                     self.commit()
 
         thread = threading.Thread(target=save, name="save", daemon=True)

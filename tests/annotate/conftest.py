@@ -12,10 +12,9 @@ import polars as pl
 import pytest
 
 from annotate.stages import stage
-from annotate.stages.job import Job
-from annotate.stages.stage import StageOptions
+from annotate.stages.job import Job, StageOptions
 from annotate.stages.versions import Version
-from annotate.stages.worker import Answered, Equipment, Task, Worker
+from annotate.stages.worker import Answered, StageWorkerOptions, Task, Worker
 from store import Store
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(6)]
@@ -37,7 +36,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages work in this process. That they do the same on Ray is shown in test_stage."""
 
     def work(options: StageOptions, version: Version, job: Job, tasks: Sequence[Task]) -> list[Answered]:
-        worker = Worker(Equipment(options.store, version.stage, version.name, job, "cpu", 1))
+        worker = Worker(StageWorkerOptions(options.store, version.stage, version.name, job, "cpu", 1))
         return [worker.run(task) for task in tasks]
 
     monkeypatch.setattr(stage, "_work", work)
@@ -59,7 +58,7 @@ def said(text: str) -> Reply:
 
 @dataclass
 class Server:
-    """A real one, on this machine alone. `answer` is asked for every request's reply; None breaks the connection."""
+    """A real one, on this machine alone. `answer` returns the reply to a request; None breaks the connection."""
 
     url: str
     answer: Callable[[dict[str, Any]], Reply | None]
@@ -85,7 +84,7 @@ def server() -> Iterator[Server]:
             try:
                 reply = told.answer(body)
             finally:
-                with lock:  # before it is told: whoever asked may ask again at once
+                with lock:  # before the reply: the client may send the next request at once
                     told.at_once -= 1
             try:
                 if reply is None:
@@ -97,7 +96,7 @@ def server() -> Iterator[Server]:
                 self.send_header("Content-Length", str(len(reply.body)))
                 self.end_headers()
                 self.wfile.write(reply.body)
-            except BrokenPipeError:  # whoever asked has gone
+            except BrokenPipeError:  # the client has gone
                 pass
 
         def log_message(self, *_: Any) -> None:

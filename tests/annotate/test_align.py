@@ -90,7 +90,7 @@ def aligned(folder: Path, *more: str) -> list[str]:
     return [*(f"--{name}={folder / path}" for name, path in paths.items()), *more]
 
 
-def test_speech_that_comes_early_goes_to_the_clips_that_it_is_about_where_time_alone_gives_it_to_others(
+def test_early_speech_goes_to_the_clips_that_it_is_about_although_time_alone_gives_it_to_others(
     world: World,
 ) -> None:
     folder, rows, speech = world
@@ -104,7 +104,7 @@ def test_speech_that_comes_early_goes_to_the_clips_that_it_is_about_where_time_a
     assert all(near.get(row["key"]) != row["narration"] for row in rows)
 
 
-def test_clips_without_tokens_are_given_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clips_without_tokens_receive_no_speech(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     folder, rows, _ = world
     assert align.main(aligned(folder, "--json")) == 0
     record = json.loads(capsys.readouterr().out)
@@ -113,7 +113,7 @@ def test_clips_without_tokens_are_given_nothing(world: World, capsys: pytest.Cap
     assert record["narrated"] == len(given) and "without_tokens_0_1" not in given
 
 
-def test_the_texts_say_which_head_narration_window_and_least_cosine_made_them(
+def test_the_texts_record_the_head_narration_window_and_least_cosine_that_made_them(
     world: World,
 ) -> None:
     folder, _, _ = world
@@ -124,12 +124,12 @@ def test_the_texts_say_which_head_narration_window_and_least_cosine_made_them(
     assert json.loads(line) == {"head": weights, "narration": said, "window": 5.0, "least": -1.0}
 
 
-def test_a_mistake_is_told_in_one_line(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_input_is_one_line(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _, _ = world
     (folder / "none.json").write_text('{"another video": {"start": [], "end": [], "text": []}}')
     for more, told in (
         ("--window=-1", "give seconds, 0 or more"),
-        (f"--narration={folder}/none.json", "speaks of no clip"),
+        (f"--narration={folder}/none.json", "no speech near a clip"),
     ):
         assert align.main(aligned(folder, more)) == 2
         error = capsys.readouterr().err

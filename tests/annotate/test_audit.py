@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from annotate import audit
-from annotate.page.contact_sheets import FRAMES, SIDE, contact_sheets
 from annotate.page.figures import figures, leaks
+from annotate.page.page import FRAMES, SIDE, contact_sheets
 from annotate.qa.job import Question, read_questions
 from common.errors import StepDiffError
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
@@ -79,12 +79,12 @@ def test_every_question_and_every_pair_is_counted_each_unordered_pair_once(folde
     assert counts == [7, 2, 1, 4] and found["types"] == {"1": 2, "2": 3, "3": 2}
 
 
-def test_the_answers_are_counted_by_the_video_that_they_name_and_as_yes_and_no(folder: Path) -> None:
+def test_answers_are_counted_by_the_video_that_they_name_and_as_yes_and_no(folder: Path) -> None:
     found = figures(read_questions(folder / "pairqa.jsonl"))["answers"]
     assert found == {"Video 1": 2, "Video 2": 1, "YES": 1, "NO": 1, "other": 2}
 
 
-def test_lengths_and_words_are_those_of_types_1_and_2_type_3_always_asks_the_same(folder: Path) -> None:
+def test_lengths_and_words_are_those_of_types_1_and_2_type_3_always_has_the_same_question(folder: Path) -> None:
     found = figures(read_questions(folder / "pairqa.jsonl"))
     assert found["words"]["questions"]["counts"] == {"2": 1, "4": 2, "6": 2}
     assert found["words"]["answers"]["median"] == 3 and found["words"]["answers"]["most"] == 12
@@ -197,7 +197,7 @@ def test_the_same_seed_shows_the_same_pairs(folder: Path, tmp_path: Path, capsys
     assert len(shown[0]) == 5 and shown[0] == shown[1] != shown[2]
 
 
-def test_what_was_dropped_is_shown_where_a_record_stands_beside_the_file(
+def test_what_was_dropped_is_shown_if_the_file_has_a_record(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_rows(tmp_path / "pairqa.jsonl", ROWS)
@@ -207,7 +207,7 @@ def test_what_was_dropped_is_shown_where_a_record_stands_beside_the_file(
     (tmp_path / "pairqa.record.json").write_text(json.dumps(made))
     assert audited(tmp_path, capsys, "--out", str(tmp_path / "p.html"))["made"] == made
     words = _Page((tmp_path / "p.html").read_text()).words
-    assert "4 left out for want of a description" in words and "I <i>cannot</i>" in words
+    assert "4 left out because they lack a description" in words and "I <i>cannot</i>" in words
     assert audit.main([str(tmp_path / "pairqa.jsonl")]) == 0
     assert "6 dropped: refusal" in capsys.readouterr().out
     (tmp_path / "pairqa.record.json").write_text("{}")
@@ -220,7 +220,7 @@ def test_what_was_dropped_is_shown_where_a_record_stands_beside_the_file(
     [
         ("", "no questions in it"),
         ('{"reference": "a"}\n', ":1: not a PairQA row, it has no candidate"),
-        ('{"reference": "a", "candidate": "b", "question": 1, "answer": "c"}\n', ":1: not a PairQA row; its clips"),
+        ('{"reference": "a", "candidate": "b", "question": 1, "answer": "c"}\n', ":1: not a PairQA row; clips"),
         ("[]\n", ":1: not a JSON object"),
     ],
 )

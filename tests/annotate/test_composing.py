@@ -43,7 +43,7 @@ TEXTS = {
 }
 
 
-def test_every_question_stands_in_both_orders_of_its_pair_so_that_video_1_is_right_half_of_the_time() -> None:
+def test_every_question_is_written_in_both_orders_of_its_pair_so_that_video_1_is_right_half_of_the_time() -> None:
     rows, ledger = composed([pair(0)], {(0, kind): text for kind, text in TEXTS.items()})
     assert [(r["reference"], r["type"], r["question"], r["answer"]) for r in rows] == [
         ("a_0_1", 1, "How do the bowls differ?", "In Video 1 it is glass, while in Video 2 it is steel."),
@@ -102,7 +102,7 @@ WRITTEN = st.lists(LINES, max_size=8).map("\n".join)
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(WRITTEN, WRITTEN, WRITTEN), max_size=4), st.integers(1, 3))
-def test_everything_that_was_written_is_kept_or_dropped_with_a_reason_that_is_counted(
+def test_every_text_is_kept_or_dropped_with_a_reason_that_is_counted(
     texts: list[tuple[str, str, str]], at_once: int
 ) -> None:
     told = {(number, kind): text for number, of_pair in enumerate(texts) for kind, text in enumerate(of_pair, 1)}

@@ -11,9 +11,11 @@ import pytest
 from annotate import describe
 from annotate.describe import DescribeJob, Describer, one_line
 from annotate.grounding.objects import GROUNDED, SCORES
-from annotate.llm.options import CutOff, LLMOptions, Sampling
+from annotate.llm.model import CutOff, Sampling
+from annotate.llm.options import LLMOptions
 from annotate.qa.prompts import DESCRIBE, Message
-from annotate.stages.job import Failure, clip_items
+from annotate.stages.job import Failure
+from annotate.stages.stage import clip_items
 from annotate.stages.versions import SCHEMA, Version, chosen
 from common.errors import StepDiffError
 from common.io import sealed as table
@@ -37,7 +39,7 @@ def item(key: str, narration: str | None, action: str | None, objects: str | Non
 
 
 class Recorder:
-    """Stands where the language model does, and says what it was asked."""
+    """A language model that repeats its prompt."""
 
     busy = 0.0
 
@@ -53,7 +55,7 @@ def test_captions_that_are_still_to_come_are_waited_for() -> None:
     assert "run python -m annotate.captions" in reasons["a"] and "run python -m annotate.ground" in reasons["b"]
 
 
-def test_the_language_model_reads_the_supplements_prompt_with_what_was_said_of_this_clip() -> None:
+def test_the_language_model_reads_the_supplements_prompt_with_the_texts_of_this_clip() -> None:
     asked = [
         item("a", "okay so\nnow we whisk.", "A hand whisks eggs.", "- white eggs\n- a metal whisk"),
         item("b", None, "Q: what?\nA: a pan", ""),
@@ -90,7 +92,7 @@ class Stopped:
     ("written", "kept"),
     [("A hand whisks 1.5 cups. It uses a", "A hand whisks 1.5 cups."), ("A hand whisks in a", "A hand whisks in a")],
 )
-def test_a_sentence_that_the_limit_of_tokens_ended_is_left_out_where_a_whole_one_stands_before_it(
+def test_a_sentence_that_the_limit_of_tokens_ended_is_left_out_if_a_whole_one_comes_before_it(
     written: str, kept: str
 ) -> None:
     describer = Describer(Stopped(written), Sampling(), DESCRIBE, words=200)
@@ -105,7 +107,7 @@ def test_hours_of_narration_or_none_fit_the_prompt() -> None:
         assert one_line(nothing, " ", 6) == "none"
 
 
-def test_a_clip_without_an_action_caption_fails_and_says_what_to_run() -> None:
+def test_a_clip_without_an_action_caption_fails_and_its_reason_says_what_to_run() -> None:
     found = dict(Describer(Recorder(), Sampling(), DESCRIBE, 9).annotate([item("a", "x", None, "y")]))
     assert isinstance(found["a"], Failure) and "run python -m annotate.captions" in found["a"].reason
 

@@ -31,7 +31,7 @@ def scores(answer: Answer) -> dict[str, float]:
     return {told["object"]: told["score"] for told in json.loads(answer[SCORES])}
 
 
-def test_an_object_is_kept_where_its_score_is_above_zero() -> None:
+def test_exactly_the_objects_with_a_score_above_zero_are_kept() -> None:
     answer = kept(["eggs", "pan", "whisk", "Crème"], [0.3, 0.0, -0.1, 1e-9])
     assert isinstance(answer, dict) and answer[GROUNDED] == "eggs\nCrème"
     assert list(scores(answer)) == ["eggs", "pan", "whisk", "Crème"]
@@ -81,7 +81,7 @@ def best_box(case: str, folder: Path, item: Item, name: str) -> float:
     transformers.utils.logging.disable_progress_bar()
     process = transformers.AutoProcessor.from_pretrained(folder)
     model = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(folder).eval()
-    shown = dict(pictures([item], 1, 1))[item["key"]]
+    shown = dict(pictures([item], 1, 1, {}))[item["key"]]
     assert isinstance(shown, list)
     text: Any = [[name]] if case == "owlv2" else [f"{name}."]
     inputs = process(text=text, images=shown, truncation=True, return_tensors="pt")
@@ -93,7 +93,9 @@ def best_box(case: str, folder: Path, item: Item, name: str) -> float:
 
 
 @pytest.mark.parametrize("case", ["owlv2", "grounding_dino"])
-def test_an_objects_score_is_that_of_its_best_box(detectors: dict[str, Path], clips: list[Item], case: str) -> None:
+def test_the_score_of_an_object_is_that_of_its_best_box(
+    detectors: dict[str, Path], clips: list[Item], case: str
+) -> None:
     made = detector(detectors[case])
     found = dict(made.annotate(clips))
     for item in clips[:2]:

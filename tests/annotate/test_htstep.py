@@ -24,7 +24,7 @@ def annotated(segments: str, subset: str = "train", video: str = "a_b-C") -> str
     return f'{{"{video}": {{"subset": "{subset}", "activity": "Make Tea", "annotations": [{segments}]}}}}'
 
 
-def test_a_segments_seconds_stand_in_its_clip_id_as_the_file_writes_them(tmp_path: Path) -> None:
+def test_a_segments_clip_id_contains_its_seconds_as_the_file_writes_them(tmp_path: Path) -> None:
     path = write(
         tmp_path / "a.json", annotated('{"id": 3, "segment": [75.29841, 114.30]}, {"id": 4, "segment": [102, 111]}')
     )
@@ -59,7 +59,7 @@ def test_a_segment_that_cannot_be_used_is_counted_by_its_reason_and_the_others_s
     segments, unusable = read_annotations(write(tmp_path / "a.json", annotated(", ".join(rows))), TAXONOMY)
     assert [s.clip for s in segments] == ["a_b-C_1_2"]
     assert unusable == {
-        "its segment does not end behind its start": 4,
+        "its segment does not end after its start": 4,
         "its segment is not two numbers": 3,
         "its clip has a step already": 1,
         "its step is not in the taxonomy": 1,

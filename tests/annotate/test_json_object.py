@@ -25,7 +25,7 @@ VALUES = st.recursive(
     st.sampled_from([None, 1]),
     st.booleans(),
 )
-def test_the_entries_are_those_that_json_load_would_give_in_the_order_of_the_file(
+def test_the_entries_are_those_of_json_load_in_the_order_of_the_file(
     tmp_path_factory: pytest.TempPathFactory, value: dict, piece: int, indent: int | None, ascii_only: bool
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any.json"
@@ -37,7 +37,7 @@ def test_the_entries_are_those_that_json_load_would_give_in_the_order_of_the_fil
     assert found == list(json.loads(path.read_text(encoding="utf-8")).items())
 
 
-def test_no_more_of_the_file_is_held_than_its_longest_entry_and_one_piece(
+def test_no_more_of_the_file_is_in_memory_than_its_longest_entry_and_one_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "large.json"
@@ -66,10 +66,10 @@ def test_a_byte_that_is_not_utf_8_becomes_u_fffd_and_loses_nothing_else(tmp_path
     "text",
     ["", "[1]", '{"a": 1', '{"a" 1}', '{"a": 1 "b": 2}', '{"a": tru', "{a: 1}", '{"a": 1,', '{"a": 1} x', "{} {}"],
 )
-def test_a_file_that_is_damaged_is_refused_where_it_is_damaged(tmp_path: Path, text: str) -> None:
+def test_a_damaged_file_is_refused_at_the_damage(tmp_path: Path, text: str) -> None:
     path = tmp_path / "damaged.json"
     path.write_text(text)
-    with pytest.raises(StepDiffError, match="damaged.json: (damaged behind entry|not a JSON object)"):
+    with pytest.raises(StepDiffError, match="damaged.json: (damaged after entry|not a JSON object)"):
         list(entries(path))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from annotate.llm.options import CutOff, Sampling
+from annotate.llm.model import CutOff, Sampling
 from annotate.llm.server import ServedLLM
 from annotate.qa.prompts import Message
 from annotate.stages.job import Failure
@@ -34,7 +34,7 @@ def number(body: dict[str, Any]) -> int:
     return int(body["messages"][-1]["content"].split()[-1])
 
 
-def test_a_server_is_asked_as_openais_is(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_have_the_form_of_openai(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     assert ask(server.url + "/", 5) == [f"echo: question {i}" for i in range(5)]
     request = next(body for body in server.requests if number(body) == 3)
@@ -53,7 +53,7 @@ def test_a_server_is_asked_as_openais_is(server: Server, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     "trouble", [Reply(b"<html>busy</html>", 503, "text/html"), Reply(b"{}", 429), Reply(b"{", 200), None]
 )
-def test_a_server_that_is_busy_is_asked_again(server: Server, trouble: Reply | None) -> None:
+def test_a_request_to_a_busy_server_is_sent_again(server: Server, trouble: Reply | None) -> None:
     left = {i: 2 for i in range(4)}
 
     def answer(body: dict[str, Any]) -> Reply | None:
@@ -93,7 +93,7 @@ def slow(body: dict[str, Any]) -> None:
     [
         (lambda body: None, r"broke off \(RemoteProtocolError\) \(3 tries\)"),
         (slow, r"did not answer within 0.2 s \(3 tries\)"),
-        (lambda body: HTML, "answers text/html, no chat completion: correct --endpoint"),
+        (lambda body: HTML, "answers text/html, not a chat completion: correct --endpoint"),
         (lambda body: Reply(b"{}", 401), r"refuses the key \(401\): set OPENAI_API_KEY"),
         (
             lambda body: Reply(b"not here", 404, "text/plain"),
@@ -101,7 +101,7 @@ def slow(body: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_a_server_that_goes_away_gives_one_line_and_what_came_before_is_kept(
+def test_a_server_that_dies_gives_one_line_and_earlier_answers_are_kept(
     server: Server, behaviour: Any, told: str
 ) -> None:
     server.answer = lambda body: said("well") if len(server.requests) <= 3 else behaviour(body)
@@ -115,7 +115,7 @@ def test_a_server_that_goes_away_gives_one_line_and_what_came_before_is_kept(
     assert len(server.requests) <= 3 + 3 + 1 and time.monotonic() - begin < 5  # the other 36 were not tried
 
 
-def test_nobody_at_the_port_gives_one_line() -> None:
+def test_a_closed_port_gives_one_line() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
@@ -124,15 +124,15 @@ def test_nobody_at_the_port_gives_one_line() -> None:
     reasons = {answer.reason for answer in found if isinstance(answer, Failure)}
     assert any("does not answer" in reason and "Connection refused" in reason for reason in reasons)
     for wrong in ("localhost:8000", "http://[::1/v1", "http://localhost:port/v1", "http:///v1", "http://h/v\u00e9"):
-        with pytest.raises(StepDiffError, match="no URL; give one as http://"):
+        with pytest.raises(StepDiffError, match="not a URL; give one such as http://"):
             ServedLLM(wrong, "llama")
 
 
-def test_a_prompt_that_gets_no_answer_where_a_short_one_gets_its_own_fails_alone(server: Server) -> None:
+def test_a_prompt_that_gets_no_answer_fails_alone_if_the_server_answers_a_short_one(server: Server) -> None:
     server.answer = lambda body: Reply(b"", 500) if "question 1" in body["messages"][-1]["content"] else said("well")
     first, poison, *others = ask(server.url, 9, retries=1)
     assert isinstance(poison, Failure) and not poison.passing and "500" in poison.reason
-    assert "though it answers a short prompt" in poison.reason and [first, *others] == ["well"] * 8
+    assert "but answers a short prompt" in poison.reason and [first, *others] == ["well"] * 8
 
 
 def test_a_prompt_that_the_server_refuses_fails_alone(server: Server) -> None:
@@ -142,16 +142,16 @@ def test_a_prompt_that_the_server_refuses_fails_alone(server: Server) -> None:
     first, refused, silent, last = ask(server.url, 4)
     assert first == last == "well"
     assert isinstance(refused, Failure) and not refused.passing and "maximum context length is 4096" in refused.reason
-    assert isinstance(silent, Failure) and not silent.passing and "said nothing" in silent.reason
+    assert isinstance(silent, Failure) and not silent.passing and "answered nothing" in silent.reason
 
 
-def test_an_answer_that_the_limit_of_tokens_ended_is_told_from_a_whole_one(server: Server) -> None:
+def test_an_answer_that_the_limit_of_tokens_ended_is_distinguished_from_a_whole_one(server: Server) -> None:
     choice = {"message": {"content": "In Video 1, the"}, "finish_reason": "length"}
     server.answer = lambda body: Reply(json.dumps({"choices": [choice]}).encode()) if number(body) else said("whole")
     assert [type(answer) for answer in ask(server.url, 2)] == [str, CutOff]
 
 
-def test_no_more_requests_than_allowed_are_on_their_way(server: Server) -> None:
+def test_no_more_requests_than_allowed_are_open_at_once(server: Server) -> None:
     def answer(body: dict[str, Any]) -> Reply:
         time.sleep(0.05)
         return said("ok")
@@ -164,7 +164,7 @@ def test_no_more_requests_than_allowed_are_on_their_way(server: Server) -> None:
     assert 8 / 20 <= time.monotonic() - begin < 2
 
 
-def test_the_key_is_told_to_nobody_but_the_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_server_receives_the_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     for reply in (Reply(b"", 401), HTML, Reply(b"no", 400)):
         server.answer = lambda body, reply=reply: reply
@@ -178,7 +178,7 @@ def test_the_key_goes_to_no_other_server(server: Server, status: int, monkeypatc
     elsewhere = server.url.replace("127.0.0.1", "localhost") + "/elsewhere"
     server.answer = lambda body: Reply(b"", status, headers={"Location": elsewhere})
     (answer,) = ask(server.url, 1)
-    assert isinstance(answer, Failure) and f"is moved to {elsewhere} ({status}): correct --endpoint" in answer.reason
+    assert isinstance(answer, Failure) and f"has moved to {elsewhere} ({status}): correct --endpoint" in answer.reason
     assert server.keys == ["Bearer secret"]
 
 

@@ -1,4 +1,4 @@
-"""annotate.llm.server against servers that never end, lie, or are told secrets in their URL."""
+"""annotate.llm.server against servers that never end or lie, and with secrets in the URL."""
 
 import gzip
 import json
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from annotate.llm import server as llm_server
-from annotate.llm.endpoint import is_url, shown
-from annotate.llm.options import LLMOptions, Sampling
+from annotate.llm.model import Sampling, is_url, shown
+from annotate.llm.options import LLMOptions
 from annotate.llm.server import ServedLLM
 from annotate.stages.job import Failure
 from common.errors import StepDiffError
@@ -113,7 +113,7 @@ def test_an_answer_has_a_deadline_as_a_whole(speak: Speak) -> None:
 @pytest.mark.parametrize(
     ("speak", "why"),
     [
-        (pouring(HEAD + b"\r\n", b" " * 65536), "answers more than 8 MB, no chat completion"),
+        (pouring(HEAD + b"\r\n", b" " * 65536), "answers more than 8 MB, not a chat completion"),
         (pouring(HEAD + b"Content-Length: 99999999999999\r\n\r\n", b" " * 65536), "answers more than 8 MB"),
         (pouring(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n%b\r\n" % (b"x" * 65536)), "more than 8 MB"),
         (pouring(HEAD + b"X: ", b"x" * 65536), "broke off (RemoteProtocolError)"),
@@ -133,7 +133,7 @@ def test_a_compressed_answer_does_not_grow(server: Server) -> None:
     bomb = gzip.compress(bytes(10 * 2**20))
     server.answer = lambda body: Reply(bomb, headers={"Content-Encoding": "gzip"})
     answer = ask(server.url)
-    assert isinstance(answer, Failure) and "answers JSON that is no chat completion" in answer.reason
+    assert isinstance(answer, Failure) and "answers JSON that is not a chat completion" in answer.reason
 
 
 @pytest.mark.parametrize(
@@ -151,11 +151,11 @@ def test_a_compressed_answer_does_not_grow(server: Server) -> None:
         b"",
     ],
 )
-def test_what_is_no_chat_completion_is_one_line(server: Server, body: bytes) -> None:
+def test_json_that_is_not_a_chat_completion_is_one_line(server: Server, body: bytes) -> None:
     server.answer = lambda _: Reply(body)
     answer = ask(server.url, timeout=20.0)
     assert isinstance(answer, Failure) and "\n" not in answer.reason
-    assert "answers JSON that is no chat completion" in answer.reason
+    assert "answers JSON that is not a chat completion" in answer.reason
 
 
 def test_half_of_a_surrogate_pair_is_no_text(server: Server) -> None:
@@ -188,7 +188,7 @@ def with_secrets(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
     return server.url.replace("http://", "http://alice:hunter2@") + "?api_key=sk-query-secret"
 
 
-def test_a_url_with_user_and_query_is_asked_as_it_is(server: Server, with_secrets: str) -> None:
+def test_a_url_with_user_and_query_is_used_as_it_is(server: Server, with_secrets: str) -> None:
     assert ask(with_secrets) == "echo: question 0"
     assert server.requests[0]["path"] == "/v1/chat/completions?api_key=sk-query-secret"
     assert server.keys == ["Basic YWxpY2U6aHVudGVyMg=="]
@@ -237,10 +237,10 @@ def test_a_server_that_is_gone_shows_nothing_secret() -> None:
 
 @pytest.mark.parametrize("url", ["alice:hunter2@host/v1", "http://alice:hunter2@[::1/v1?api_key=sk-query-secret"])
 def test_a_wrong_url_is_not_quoted(url: str) -> None:
-    with pytest.raises(StepDiffError, match="no URL; give one as http://") as refused:
+    with pytest.raises(StepDiffError, match="not a URL; give one such as http://") as refused:
         ServedLLM(url, "llama")
     assert not any(secret in str(refused.value) for secret in SECRETS)
-    assert shown(url) == "what is no URL" and not is_url(url)
+    assert shown(url) == "an invalid URL" and not is_url(url)
 
 
 def test_options_and_provenance_hold_no_secret(with_secrets: str) -> None:
@@ -257,12 +257,12 @@ def test_a_redirect_takes_the_prompt_to_no_other_host(server: Server, monkeypatc
     with serving(lambda connection: heard.append(b"")) as other:
         server.answer = lambda _: Reply(b"", 307, headers={"Location": other})
         answer = ask(server.url)
-    assert isinstance(answer, Failure) and f"is moved to {other} (307)" in answer.reason and not heard
+    assert isinstance(answer, Failure) and f"has moved to {other} (307)" in answer.reason and not heard
 
 
 def test_a_proxy_that_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "nonsense://alice:hunter2@host")
-    with pytest.raises(StepDiffError, match="cannot be reached as HTTP_PROXY") as refused:
+    with pytest.raises(StepDiffError, match="the proxy of HTTP_PROXY") as refused:
         ServedLLM("http://127.0.0.1:1/v1", "llama")
     assert "hunter2" not in str(refused.value)
 

@@ -29,7 +29,7 @@ def options(world: Path, out: Path, **more: str) -> list[str]:
     return [f"--{name}={value}" for name, value in {**paths, "out": str(out), **more}.items()]
 
 
-def test_the_sample_worlds_own_files_give_the_clips_that_it_says_it_has(
+def test_the_sample_worlds_own_files_give_exactly_its_clips(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("clips.csv", "clips.parquet", "clips.jsonl"):
@@ -71,7 +71,7 @@ def test_what_cannot_be_used_is_counted_by_its_reason(
     more = {"annotations": str(tmp_path / "a.json"), "narration": str(tmp_path / "n.json"), "videos": "{video}.webm"}
     assert manifest.main(options(world, tmp_path / "m.parquet", **more)) == 0
     told = capsys.readouterr().out
-    assert "left out: 1 x its segment does not end behind its start" in told
+    assert "left out: 1 x its segment does not end after its start" in told
     assert "left out: 1 x its step is not in the taxonomy" in told
     assert "left out: 1 x pieces without text or time" in told
     found = pl.read_parquet(tmp_path / "m.parquet")
@@ -79,7 +79,7 @@ def test_what_cannot_be_used_is_counted_by_its_reason(
     assert set(heard["video"]) == {f"{second}.webm"} and set(heard["narration"]) == {"hello"}
 
 
-def test_a_clip_that_is_held_out_has_the_split_test_whatever_htstep_says_of_its_video(
+def test_a_clip_that_is_held_out_has_the_split_test_whatever_htsteps_split_of_its_video_is(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert manifest.main(options(world, tmp_path / "m.csv")) == 0
@@ -113,13 +113,13 @@ def test_a_clip_that_is_held_out_has_the_split_test_whatever_htstep_says_of_its_
     ("more", "told"),
     [
         ({"out": "m.txt"}, "m.txt: a manifest is"),
-        ({"videos": "videos/all.mp4"}, "write {video} where"),
+        ({"videos": "videos/all.mp4"}, "write {video} in the place"),
         ({"taxonomy": "missing.csv"}, "missing.csv: no taxonomy"),
         ({"narration": "missing.json"}, "missing.json: cannot be read"),
         ({"hold-out": "missing.jsonl"}, "missing.jsonl: no such file"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(
+def test_unusable_input_is_one_line(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: dict[str, str], told: str
 ) -> None:
     out = tmp_path / more.get("out", "m.csv")

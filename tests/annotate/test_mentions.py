@@ -110,5 +110,5 @@ UNSURE = {
 
 
 @pytest.mark.parametrize("text", UNSURE)
-def test_an_ordinal_that_may_mean_a_video_or_something_in_it_is_told(text: str) -> None:
+def test_an_ordinal_that_may_mean_a_video_or_something_in_it_is_reported(text: str) -> None:
     assert unsure(text) == UNSURE[text]

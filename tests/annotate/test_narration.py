@@ -19,7 +19,7 @@ SAID = {
 
 
 def forms(folder: Path) -> list[Path]:
-    """One narration in every form that tells start and end."""
+    """One narration in every form that has start and end."""
     columns = {
         v: {"start": [p.start for p in s], "end": [p.end for p in s], "text": [p.text for p in s]}
         for v, s in SAID.items()
@@ -34,7 +34,7 @@ def forms(folder: Path) -> list[Path]:
     return [folder / "caption.json", folder / "htm_align.json", folder / "csv"]
 
 
-def test_all_forms_of_one_narration_read_alike(tmp_path: Path) -> None:
+def test_all_forms_of_one_narration_give_the_same_speech(tmp_path: Path) -> None:
     for path in forms(tmp_path):
         faults = Counter[str]()
         assert dict(read_narration(path, ["a", "b_-1", "not there"], faults)) == SAID, path
@@ -74,7 +74,7 @@ def test_speech_of_a_clip_is_what_overlaps_it_in_time_in_order_of_time(
     assert heard(pieces, start, end).split() == expected
 
 
-def test_what_is_no_speech_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_pieces_without_text_or_time_are_left_out_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "raw_caption.json"
     texts = ["one", float("nan"), " ", None, 5, "two", "three", "four"]
     times = [1.0, 2.0, 3.0, 4.0, 5.0, None, float("nan"), 0.5]

@@ -17,7 +17,7 @@ def angles(texts: Sequence[str]) -> np.ndarray:
     return np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
 
 
-def test_of_questions_that_are_alike_the_first_stays() -> None:
+def test_of_similar_questions_the_first_stays() -> None:
     asked = [["0", "5", "20", "0"], [], ["7"]]
     assert first_of_alike(asked, angles, np.cos(np.radians(10))) == [[True, False, True, False], [], [True]]
     # 9 is like 0, which stays; 18 is like 9, which does not
@@ -29,7 +29,7 @@ def test_only_questions_of_one_pair_are_compared() -> None:
     assert first_of_alike([[], []], angles, 0.5) == [[], []]
 
 
-def test_the_real_mpnet_tells_a_paraphrase_from_another_question() -> None:
+def test_the_real_mpnet_distinguishes_a_paraphrase_from_another_question() -> None:
     try:
         resolve(MODEL)
     except StepDiffError as error:

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotate.pairs import other_step, same_step
+from annotate.qa.pair_choice import other_step, same_step
 
 CLIPS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=24)
 NAMES = ["whisk", "pour", "chop", "bake"]
@@ -40,7 +40,7 @@ def test_a_step_gives_all_the_pairs_that_it_has_or_as_many_as_the_cap_and_no_pai
     assert of_step == {step: min(cap, count) for step, count in Counter(clips[min(pair)][0] for pair in there).items()}
 
 
-def test_every_pair_of_clips_of_one_step_and_of_two_videos_is_as_likely_as_any_other() -> None:
+def test_every_pair_of_clips_of_one_step_and_of_two_videos_is_equally_likely() -> None:
     clips = [(0, 0), (0, 0), (0, 0), (0, 1), (0, 1), (0, 2), (1, 0), (1, 2)]
     draws = 3000
     found = Counter[tuple[int, int]]()
@@ -69,7 +69,7 @@ def test_the_pairs_of_a_step_depend_on_the_seed_its_name_and_its_clips_on_no_oth
 
 @settings(deadline=None)
 @given(CLIPS, st.integers(0, 10), st.integers(0, 3))
-def test_pairs_of_different_steps_are_of_different_videos_too_and_none_comes_twice(
+def test_pairs_of_different_steps_are_of_different_videos_too_and_no_pair_comes_twice(
     clips: list[tuple[int, int]], count: int, seed: int
 ) -> None:
     pairs = [frozenset(pair) for pair in other_step(*columns(clips), count, seed).tolist()]

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from annotate import pairqa
-from annotate.pairs import SCHEMA
+from annotate.qa.pair_choice import SCHEMA
 from common.errors import StepDiffError
 from common.io import sealed as table
 from heads.data.paired_qa import read_paired_qa
@@ -53,7 +53,7 @@ def writes(body: dict[str, Any]) -> Reply:
     )
 
 
-def test_the_file_is_written_once_every_pair_has_been_asked_and_what_was_written_is_not_asked_again(
+def test_the_file_is_written_once_the_language_model_has_answered_for_every_pair_and_no_answer_is_computed_twice(
     given: list[str], server: Server, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "pairqa.jsonl"
@@ -106,7 +106,7 @@ def test_the_file_is_written_once_every_pair_has_been_asked_and_what_was_written
         ("--texts=none.parquet", "none.parquet"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(
+def test_unusable_input_is_one_line(
     given: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -120,7 +120,7 @@ def test_a_mistake_is_told_in_one_line(
     assert told in error and error.count("\n") == 1
 
 
-def test_no_pair_with_a_clip_that_is_held_out_is_asked_about_or_written(
+def test_no_pair_with_a_clip_that_is_held_out_gets_a_question(
     given: list[str], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], without_ray: None
 ) -> None:
     row = {"reference": CLIPS[0], "candidate": "other_0_1", "category": "Visuals", "text": ["x"]}

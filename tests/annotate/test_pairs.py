@@ -8,7 +8,11 @@ import polars as pl
 import pytest
 
 from annotate import pairs
-from annotate.pairs import SCHEMA, PairsOptions, run
+from annotate.pairs import PairsOptions, run
+from annotate.qa import pair_choice
+from annotate.qa.pair_choice import SCHEMA
+from common.errors import StepDiffError
+from common.io import files
 from common.io import sealed as table
 from common.io.files import stream_parquet
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO
@@ -78,7 +82,7 @@ def test_steps_that_have_no_pair_are_counted_of_one_clip_or_of_one_video(folder:
     assert (record["steps"], record["steps_of_one_clip"], record["steps_of_one_video"]) == (5, 2, 1)
 
 
-def test_a_step_is_what_the_column_says(folder: Path) -> None:
+def test_a_step_is_a_value_of_the_column(folder: Path) -> None:
     frame, record = chosen(folder, step="step_id", other=0.5)
     assert record["pairs"] == 2 * (4 * 3 // 2) + 4 * 3 // 2
     others = frame.filter(~pl.col("same_step"))
@@ -133,7 +137,7 @@ def test_the_old_name_of_the_option_works_with_a_notice_and_the_new_one_takes_se
     assert records[0] == records[1] == records[2] and records[0]["left_out"][BY_ID] == 2
 
 
-def test_only_described_clips_make_pairs_where_texts_are_given(folder: Path) -> None:
+def test_only_described_clips_make_pairs_if_texts_are_given(folder: Path) -> None:
     keys = ["v0_0_5", "v1_0_5", "v2_0_5"]
     texts = pl.DataFrame({"key": keys, "kind": ["d"] * 3, "text": ["t"] * 3, "provenance": ["{}"] * 3})
     (folder / "texts.parquet").write_bytes(table.encode(texts))
@@ -156,13 +160,13 @@ def test_the_chosen_pairs_are_written_some_at_a_time(folder: Path, monkeypatch: 
     def watched(path: Path, schema: Any, pieces: Any, metadata: Any) -> None:
         stream_parquet(path, schema, (piece for piece in pieces if not written.append(piece.height)), metadata)
 
-    monkeypatch.setattr(pairs, "_ROWS", 10)
-    monkeypatch.setattr(pairs, "stream_parquet", watched)
+    monkeypatch.setattr(pair_choice, "ROWS", 10)
+    monkeypatch.setattr(files, "stream_parquet", watched)
     again, _ = chosen(folder, other=0.3)
     assert written == [10, 10, 10, 10, 9] and again.equals(whole)
 
 
-def test_the_file_says_what_made_it(folder: Path) -> None:
+def test_the_file_records_what_made_it(folder: Path) -> None:
     chosen(folder, cap=5)
     made = json.loads(pl.read_parquet_metadata(folder / "pairs.parquet")["provenance"])
     assert made["options"]["cap"] == 5 and made["pairs"] == 10
@@ -172,12 +176,12 @@ def test_the_file_says_what_made_it(folder: Path) -> None:
     ("more", "told"),
     [
         (["--cap", "0"], "at least 1"),
-        (["--other", "1"], "a part from 0 up to 1"),
+        (["--other", "1"], "a fraction from 0 up to 1"),
         (["--step", "verb"], "no clip has a verb"),
         (["--hold-out", "none.jsonl"], "none.jsonl: no such file"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(
+def test_unusable_input_is_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str], more: list[str], told: str
 ) -> None:
     assert pairs.main(["--store", str(folder / "features"), "--out", str(folder / "p.parquet"), *more]) == 2
@@ -189,7 +193,7 @@ def test_a_store_of_one_video_has_no_pair(tmp_path: Path) -> None:
     Store.open(tmp_path / "features", create=True).catalog("clips").append(
         pl.DataFrame([clip("v", 0, "a"), clip("v", 9, "a")])
     )
-    with pytest.raises(pairs.StepDiffError, match="no step has training clips of two videos"):
+    with pytest.raises(StepDiffError, match="no step has training clips of two videos"):
         chosen(tmp_path)
 
 

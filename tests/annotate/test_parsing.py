@@ -29,7 +29,7 @@ def test_lines_may_end_as_windows_ends_them_and_nothing_is_nothing() -> None:
     assert read_pairs(" \n ") == Reading([], [Dropped(parsing.EMPTY, "")])
 
 
-def test_what_runs_on_is_dropped() -> None:
+def test_an_endless_answer_is_dropped() -> None:
     (dropped,) = read_pairs("Q: Which video uses a whisk?\nA: " + "Video 1 and then " * 60).dropped
     assert dropped.reason == parsing.RUNAWAY
 
@@ -84,7 +84,7 @@ ANY = st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=8)), max_
 
 @settings(deadline=None)
 @given(ANY)
-def test_any_text_is_read_without_an_error_and_nothing_of_it_is_lost_unsaid(text: str) -> None:
+def test_any_text_is_read_without_an_error_and_every_piece_of_it_is_in_a_pair_dropped_or_chat(text: str) -> None:
     reading = read_pairs(text)
     assert isinstance(reading, Reading)
     assert reading.pairs or reading.dropped
@@ -109,7 +109,7 @@ WORDS = st.lists(st.sampled_from(TEXT.split()), min_size=1)
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4))
-def test_what_is_written_back_as_q_and_a_lines_reads_the_same(words: list[tuple[list[str], list[str]]]) -> None:
+def test_pairs_that_are_written_back_as_q_and_a_lines_read_the_same(words: list[tuple[list[str], list[str]]]) -> None:
     pairs = [QA(" ".join(question[:20]) + "?", " ".join(answer[:20]) + ".") for question, answer in words]
     reading = read_pairs("\n".join(f"Q: {pair.question}\nA: {pair.answer}" for pair in pairs))
     assert reading == Reading(pairs, [])

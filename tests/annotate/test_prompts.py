@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from annotate.qa import prompts
 from annotate.qa.prompts import DESCRIBE, PAIRQA, Prompt, read_prompt
 from common.errors import StepDiffError
+from tasks.prompts import SYSTEM
 
 SUPPLEMENT = Path(__file__).parents[3] / "shared/seeds"
 FIELDS = {"narration": "we whisk", "action_caption": "a hand whisks", "object_caption": "eggs"}
@@ -25,7 +26,7 @@ def published() -> list[str]:
 @pytest.mark.skipif(not SUPPLEMENT.is_dir(), reason=f"the supplement is not in {SUPPLEMENT}")
 def test_the_published_prompts_are_those_of_the_supplement() -> None:
     ours = [
-        prompts.CAPTION_SYSTEM,
+        SYSTEM,
         prompts.ACTION_QUESTION,
         prompts.OBJECT_QUESTION,
         DESCRIBE.system,
@@ -38,11 +39,11 @@ def test_the_published_prompts_are_those_of_the_supplement() -> None:
 
 
 def test_a_template_with_a_missing_or_unknown_field_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StepDiffError, match="prompt mine: its template lacks {step}; put it where"):
+    with pytest.raises(StepDiffError, match="prompt mine: its template lacks {step}; add it"):
         Prompt("mine", "You see.", "Describe it.", ("step",))
-    with pytest.raises(StepDiffError, match="prompt mine: nobody fills {other}; use step"):
+    with pytest.raises(StepDiffError, match="prompt mine: unknown field {other}; use step"):
         Prompt("mine", "You see {other}.", "Describe {step}.", ("step",))
-    with pytest.raises(StepDiffError, match="prompt mine: .*write a brace that is no field twice"):
+    with pytest.raises(StepDiffError, match="prompt mine: .*write a brace that begins no field twice"):
         Prompt("mine", "You see }.", "Describe {step}.", ("step",))
     for form in ("{step:{width}}", "{step:d}", "{step!r}"):
         with pytest.raises(StepDiffError, match="prompt mine: a field is its name in braces alone"):
@@ -63,7 +64,7 @@ def test_a_template_with_a_missing_or_unknown_field_is_refused(tmp_path: Path) -
 
 
 @given(st.text(), st.text(), st.text())
-def test_what_stands_in_a_field_is_never_read_as_a_template(narration: str, action: str, objects: str) -> None:
+def test_the_text_of_a_field_is_never_read_as_a_template(narration: str, action: str, objects: str) -> None:
     system, user = DESCRIBE.messages(narration=narration, action_caption=action, object_caption=objects)
     before, _, rest = DESCRIBE.user.partition("{narration}")
     between, _, rest = rest.partition("{action_caption}")
@@ -72,7 +73,7 @@ def test_what_stands_in_a_field_is_never_read_as_a_template(narration: str, acti
     assert system == {"role": "system", "content": DESCRIBE.system}
 
 
-def test_another_letter_another_sha256(tmp_path: Path) -> None:
+def test_a_changed_letter_changes_the_sha256(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("system: |-\n  " + DESCRIBE.system + "\nuser: |-\n  " + DESCRIBE.user.replace("\n", "\n  ") + "\n")
     same = read_prompt(str(path), DESCRIBE)

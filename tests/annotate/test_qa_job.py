@@ -6,7 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from annotate.llm.options import LLMOptions, Sampling
+from annotate.llm.model import Sampling
+from annotate.llm.options import LLMOptions
 from annotate.qa.job import PairQAJob, item_key, items
 from annotate.qa.prompts import PAIRQA
 
@@ -28,7 +29,7 @@ def job(server: Server) -> PairQAJob:
     return PairQAJob(llm, "sha", ('{"by": "hand"}',), "of texts")
 
 
-def test_a_pair_of_one_step_is_asked_with_each_of_the_prompts_and_one_of_two_steps_not_at_all() -> None:
+def test_a_pair_of_one_step_gets_each_of_the_three_prompts_and_a_pair_of_different_steps_none() -> None:
     asked = items(PAIRS, TEXTS)
     assert asked["key"].to_list() == [
         item_key(kind, *clips) for clips in (("a", "b"), ("c", "a")) for kind in (1, 2, 3)
@@ -36,7 +37,7 @@ def test_a_pair_of_one_step_is_asked_with_each_of_the_prompts_and_one_of_two_ste
     assert asked["row"].to_list() == [0, 1, 2, 6, 7, 8]
 
 
-def test_each_type_is_asked_in_the_supplements_words_type_3_for_one_word(server: Server) -> None:
+def test_each_type_has_the_supplements_prompt_type_3_a_limit_of_one_word(server: Server) -> None:
     def answer(body: dict[str, Any]) -> Reply:
         return said(f"{body['max_tokens']} {json.dumps(body['messages'])}")
 

@@ -36,13 +36,13 @@ DROPPED = {
 
 
 @pytest.mark.parametrize("case", KEPT)
-def test_what_trains_is_kept_and_a_bare_name_is_written_one_way(case: tuple[int, str, str]) -> None:
+def test_usable_pairs_are_kept_and_a_bare_name_has_one_form(case: tuple[int, str, str]) -> None:
     kind, question, answer = case
     assert checked(kind, QA(question, answer)) == QA(question, KEPT[case] or answer)
 
 
 @pytest.mark.parametrize("case", DROPPED)
-def test_what_breaks_a_rule_is_dropped_with_its_reason(case: tuple[int, str, str]) -> None:
+def test_a_pair_that_breaks_a_rule_is_dropped_with_its_reason(case: tuple[int, str, str]) -> None:
     kind, question, answer = case
     found = checked(kind, QA(question, answer))
     assert isinstance(found, Dropped) and found.reason == DROPPED[case]

@@ -12,14 +12,16 @@ import pytest
 
 from annotate.describe import DescribeOptions
 from annotate.stages import stage, worker
-from annotate.stages.job import plain
-from annotate.stages.stage import StageOptions, pending, run_stage
+from annotate.stages.job import StageOptions, plain
+from annotate.stages.stage import pending, run_stage
 from annotate.stages.versions import Version, chosen, versions
-from annotate.stages.worker import Answered, Equipment, Worker
+from annotate.stages.worker import Answered, StageWorkerOptions, Worker
 from common.errors import StepDiffError
 from common.io.locks import locked
+from common.io.seal import BLANK
 from heads.data.clip_texts import ClipTexts
 from store import Store
+from store.format.layout import write_json
 
 sys.path.insert(0, str(Path(__file__).parent))  # a worker process imports them from here
 from stage_jobs import Shout  # noqa: E402
@@ -43,7 +45,7 @@ def work(store: Store, job: Shout, asked: pl.DataFrame, retry_failed: bool = Fal
     """What a run does, without Ray: one worker, in this process."""
     version = Version(store, "shout", job.provenance())
     version.create()
-    shouting = Worker(Equipment(str(store.path), "shout", version.name, job, "cpu", 1))
+    shouting = Worker(StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1))
     return [shouting.run(task) for task in pending(version, asked, retry_failed)]
 
 
@@ -63,7 +65,7 @@ def test_answers_are_the_texts_that_heads_read(store: Store, job: Shout, small_s
     assert len(list(version.folder.glob("*.parquet"))) == 3
 
 
-def test_an_item_that_stands_answered_is_never_answered_again(store: Store, job: Shout, small_shards: None) -> None:
+def test_an_answered_item_is_never_answered_again(store: Store, job: Shout, small_shards: None) -> None:
     work(store, job, items(["a", "b", "c"]))
     assert work(store, job, items(["a", "b", "c"])) == []
     before = lines(job)
@@ -88,7 +90,7 @@ def test_what_fails_is_recorded_with_its_reason(store: Store, job: Shout) -> Non
     assert lines(job)[4:] == ["v_2_1"] and told.error is None
 
 
-def test_answers_that_came_before_the_model_went_away_are_kept(store: Store, job: Shout, small_shards: None) -> None:
+def test_answers_that_came_before_the_model_failed_are_kept(store: Store, job: Shout, small_shards: None) -> None:
     asked = items(["a", "b", "down", "c", "d"])
     assert [o.error for o in work(store, job, asked)] == ["the model went away", None]
     assert set(chosen(store, "shout", None).texts("shout")) == {"v_0_1", "v_1_1", "v_4_1"}
@@ -115,9 +117,30 @@ def test_another_provenance_is_another_folder(store: Store, job: Shout) -> None:
         chosen(store, "describe", None)
 
 
+@pytest.mark.parametrize(
+    ("provenance", "told"),
+    [
+        (None, "holds no provenance (KeyError"),
+        ([["model", 1, 2]], "holds no provenance (ValueError"),
+        ({"model": "\ud800"}, "holds no provenance (UnicodeEncodeError"),
+        ({"model": "another"}, "is that of version"),
+    ],
+)
+def test_a_provenance_json_of_another_form_or_in_another_folder_than_its_own_is_refused_in_one_line(
+    store: Store, job: Shout, provenance: Any, told: str
+) -> None:
+    work(store, job, items(["a"]))
+    path = chosen(store, "shout", None).folder / "provenance.json"
+    write_json(path, {"seal": BLANK} | ({} if provenance is None else {"provenance": provenance}))
+    with pytest.raises(StepDiffError) as refused:
+        chosen(store, "shout", None)
+    assert str(refused.value).startswith(f"{path}: ") and told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 def test_weights_that_changed_since_the_run_began_are_refused(store: Store, job: Shout) -> None:
     version = Version(store, "shout", {"model": "another"})
-    shouting = Worker(Equipment(str(store.path), "shout", version.name, job, "cpu", 1))
+    shouting = Worker(StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1))
     told = shouting.run(pending(version, items(["a"]), False)[0])
     assert told.error is not None and "not those that the run began with" in told.error
     assert not list(version.folder.glob("*.parquet"))
@@ -143,7 +166,7 @@ def _write(folder: str, log: str) -> None:
     work(Store.open(folder), Shout(log), items(["a", "b", "die", "c"]))
 
 
-def test_killed_and_run_again_it_goes_on_where_it_stood(store: Store, job: Shout) -> None:
+def test_killed_and_run_again_it_continues_where_it_stopped(store: Store, job: Shout) -> None:
     killed = multiprocessing.get_context("spawn").Process(target=_write, args=(str(store.path), job.log))
     killed.start()
     killed.join()
@@ -153,18 +176,18 @@ def test_killed_and_run_again_it_goes_on_where_it_stood(store: Store, job: Shout
     assert lines(job) == ["v_0_1", "v_1_1", "v_2_1", "v_3_1"]
 
 
-def test_whoever_takes_the_shard_of_a_worker_that_died_answers_the_rest(store: Store, job: Shout) -> None:
+def test_the_worker_that_takes_over_the_shard_of_a_dead_one_answers_the_rest(store: Store, job: Shout) -> None:
     version = Version(store, "shout", job.provenance())
     version.create()
     (task,) = pending(version, items(["a", "b", "c"]), False)
     work(store, job, items(["a", "b"]))  # what the dead worker had saved, of the same task
-    told = Worker(Equipment(str(store.path), "shout", version.name, job, "cpu", 1)).run(task)
+    told = Worker(StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1)).run(task)
     assert told.done == 1 and lines(job) == ["v_0_1", "v_1_1", "v_2_1"]
     keys = version.shard(0).filter(kind="shout")["key"].to_list()
     assert keys == ["v_0_1", "v_1_1", "v_2_1"]
 
 
-def test_an_error_that_nobody_foresaw_loses_no_answer(store: Store, job: Shout) -> None:
+def test_an_unexpected_error_loses_no_answer(store: Store, job: Shout) -> None:
     with pytest.raises(MemoryError):
         work(store, job, items(["a", "b", "unforeseen", "c"]))
     assert set(chosen(store, "shout", None).texts("shout")) == {"v_0_1", "v_1_1"}
@@ -206,7 +229,7 @@ def test_a_stage_whose_model_is_served_takes_no_gpu(
     """On a cluster whose GPUs the server holds, a worker that wants one would never begin."""
     taken: list[bool] = []
 
-    def pool(worker: type, options: Equipment, gpu: bool, failed: object) -> None:
+    def pool(worker: type, options: StageWorkerOptions, gpu: bool, failed: object) -> None:
         taken.append(gpu)
         raise StepDiffError("enough")
 

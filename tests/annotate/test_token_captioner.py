@@ -78,7 +78,7 @@ ITEMS: list[Item] = [{"key": key} for key in CLIPS]
 
 
 @pytest.mark.parametrize("view", [None, "centre"])
-def test_a_caption_is_what_the_model_says_to_the_supplements_prompt(world: Path, view: str | None) -> None:
+def test_a_caption_is_the_models_answer_to_the_supplements_prompt(world: Path, view: str | None) -> None:
     """Against a plain loop over the language model's logits, a clip at a time, with no cache."""
     made = captioner(world, view)
     found = dict(made.annotate(ITEMS))
@@ -122,7 +122,7 @@ def test_a_view_of_another_encoder_is_refused(world: Path) -> None:
         captioner(world, "other")
 
 
-def test_provenance_tells_head_view_and_question(world: Path) -> None:
+def test_provenance_contains_head_view_and_question(world: Path) -> None:
     job = TokenJob(str(world / "features"), "action", str(world / "run"), None, None, ASKED, 8, 4)
     same = dataclasses.replace(job, batch=9)
     changes = ({"view": "centre"}, {"question": "What?"}, {"max_tokens": 9})
@@ -132,7 +132,7 @@ def test_provenance_tells_head_view_and_question(world: Path) -> None:
     assert len(job.provenance()["weights"]) == 64
 
 
-def test_objects_are_asked_of_centre_frames_alone(world: Path) -> None:
+def test_object_captions_read_centre_frames_alone(world: Path) -> None:
     job = TokenJob(str(world / "features"), "objects", str(world / "run"), None, "centre", ASKED, 8, 4)
     assert job.provenance()["view"]["frames"] == "centre"
     for sampling in WORDS:
@@ -166,10 +166,10 @@ def test_the_verb_says_what_is_missing(world: Path, capsys: pytest.CaptureFixtur
         ([], "give --head, a trained head, or --model"),
         (["--head", "x", "--model", "y"], "give --head, a trained head, or --model"),
         (["--model", "y"], "--model needs --view, cached tokens of its image tower, or --videos"),
-        (["--head", "x", "--videos", "y"], "--head reads cached tokens, never --videos"),
-        (["--head", "x"], "objects are seen in centre frames: give --view"),
+        (["--head", "x", "--videos", "y"], "--head reads cached tokens, not videos"),
+        (["--head", "x"], "object captions read centre frames: give --view"),
         (["--head", str(world / "none"), "--view", "centre"], "no finished training here"),
-        (["--head", str(world / "run"), "--view", "centre", "--batch", "0"], "neither may be below 1"),
+        (["--head", str(world / "run"), "--view", "centre", "--batch", "0"], "both must be at least 1"),
     ):
         assert captions.main([*store, *more]) == 2
         error = capsys.readouterr().err

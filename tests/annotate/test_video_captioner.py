@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from annotate.captioners.video import VideoCaptioner, VideoJob
-from annotate.captioners.vision import Kind, caption, pictures, with_videos
+from annotate.captioners.vision import caption, pictures, with_videos
+from annotate.qa.prompts import CaptionKind
 from annotate.stages.job import Failure, Item
 from common.errors import StepDiffError
 from featurize.video.decode import Clip, read_clips
@@ -52,20 +53,20 @@ def clips(video: Path) -> list[Item]:
     return [{"key": f"v_{i}", "video": str(video), "start": a, "end": b} for i, (a, b) in enumerate(times)]
 
 
-def captioner(model: Path, kind: Kind = "action", batch: int = 2) -> VideoCaptioner:
+def captioner(model: Path, kind: CaptionKind = "action", batch: int = 2) -> VideoCaptioner:
     return VideoJob(kind, str(model), ASKED, 8, batch).load("cpu", 1)
 
 
 def test_a_clip_without_times_fails_alone(video: Path) -> None:
     good, *_ = clips(video)
-    found = dict(pictures([good | {"key": "bad", "start": None, "end": None}, good], 1, threads=1))
-    assert isinstance(found["bad"], Failure) and "correct it in the manifest" in found["bad"].reason
-    assert not isinstance(found[good["key"]], Failure)
+    failed: dict[str, Failure] = {}
+    found = dict(pictures([good | {"key": "bad", "start": None, "end": None}, good], 1, 1, failed))
+    assert "correct the manifest" in failed["bad"].reason and list(failed) == ["bad"] and list(found) == [good["key"]]
 
 
 def test_pictures_are_whole_and_upright(video: Path) -> None:
     for count, sampling in ((8, "linspace"), (1, "centre")):
-        found = dict(pictures(clips(video), count, threads=2))
+        found = dict(pictures(clips(video), count, 2, {}))
         assert list(found) and set(found) == {f"v_{i}" for i in range(5)}
         for item in clips(video):
             (done,) = read_clips(video, [(item["start"], item["end"])], count, Whole(480), sampling=sampling)
@@ -80,12 +81,12 @@ def test_pictures_are_whole_and_upright(video: Path) -> None:
 def test_one_picture_is_the_clips_centre(video: Path) -> None:
     with av.open(str(video)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    (one,) = (dict(pictures([item], 1, 1))[item["key"]] for item in clips(video)[:1])
+    (one,) = (dict(pictures([item], 1, 1, {}))[item["key"]] for item in clips(video)[:1])
     assert isinstance(one, list)
     np.testing.assert_array_equal(np.asarray(one[0]), frames[10])  # of the frames 0 to 19
 
 
-def by_hand(case: str, folder: Path, shown: list[Image.Image], kind: Kind) -> str:
+def by_hand(case: str, folder: Path, shown: list[Image.Image], kind: CaptionKind) -> str:
     """What a user of transformers would write for one clip."""
     import transformers
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -112,11 +113,11 @@ def by_hand(case: str, folder: Path, shown: list[Image.Image], kind: Kind) -> st
 @pytest.mark.parametrize(
     ("case", "kind"), [("llava", "action"), ("llava", "objects"), ("blip2", "action"), ("blip", "objects")]
 )
-def test_a_model_is_shown_what_its_own_processor_makes(
-    models: dict[str, Path], video: Path, case: str, kind: Kind
+def test_a_model_reads_what_its_own_processor_makes(
+    models: dict[str, Path], video: Path, case: str, kind: CaptionKind
 ) -> None:
     made = captioner(models[case], kind)
-    shown = dict(pictures(clips(video), 8 if (case, kind) == ("llava", "action") else 1, 1))
+    shown = dict(pictures(clips(video), 8 if (case, kind) == ("llava", "action") else 1, 1, {}))
     for key, answer in made.annotate(clips(video)):
         images = shown[key]
         assert isinstance(images, list)
@@ -124,8 +125,8 @@ def test_a_model_is_shown_what_its_own_processor_makes(
     assert made.busy > 0
 
 
-def test_provenance_tells_what_a_model_is_shown(models: dict[str, Path]) -> None:
-    asked: list[tuple[str, Kind, int]] = [("llava", "action", 8), ("llava", "objects", 1), ("blip", "action", 1)]
+def test_provenance_contains_the_number_of_frames(models: dict[str, Path]) -> None:
+    asked: list[tuple[str, CaptionKind, int]] = [("llava", "action", 8), ("llava", "objects", 1), ("blip", "action", 1)]
     for case, kind, frames in asked:
         assert VideoJob(kind, str(models[case]), ASKED, 8, 2).provenance()["shown"]["frames"] == frames
 
@@ -151,7 +152,7 @@ def test_a_clip_that_cannot_be_decoded_fails_alone(models: dict[str, Path], vide
     )
 
 
-def test_what_is_no_such_model_is_refused_in_one_line(models: dict[str, Path], tmp_path: Path) -> None:
+def test_another_kind_of_model_is_refused_in_one_line(models: dict[str, Path], tmp_path: Path) -> None:
     lacking = tmp_path / "lacking"
     shutil.copytree(models["blip"], lacking)
     from safetensors.torch import load_file, save_file
@@ -174,7 +175,7 @@ def test_captions_are_one_line_and_objects_one_a_line() -> None:
     assert caption("objects", " \n") == {"objects": ""}
 
 
-def test_videos_are_looked_for_where_the_user_says(video: Path, tmp_path: Path) -> None:
+def test_videos_are_found_in_the_given_folder(video: Path, tmp_path: Path) -> None:
     items = pl.DataFrame({"key": ["a"], "video": [video.name]})
     assert with_videos(items, str(video.parent))["video"].to_list() == [str(video)]
     with pytest.raises(StepDiffError, match="video.mp4 does not exist: give --videos"):

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from annotate import captions
-from annotate.captioners.vision import QUESTIONS, caption
+from annotate.captioners.vision import caption
+from annotate.qa.prompts import QUESTIONS
 from annotate.stages import stage
-from annotate.stages.worker import Equipment, Worker
+from annotate.stages.worker import StageWorkerOptions, Worker
 from common.errors import StepDiffError
 from heads import evaluate
 from heads.data.clip_texts import ClipTexts
@@ -236,7 +237,7 @@ def test_socratic_reads_what_the_whole_model_says_of_each_clip(
 ) -> None:
     def work(options: Any, version: Any, job: Any, tasks: Any) -> list[Any]:
         """In this process; that stages do the same on Ray is shown in test_stage."""
-        worker = Worker(Equipment(options.store, version.stage, version.name, job, "cpu", 1))
+        worker = Worker(StageWorkerOptions(options.store, version.stage, version.name, job, "cpu", 1))
         return [worker.run(task) for task in tasks]
 
     monkeypatch.setattr(stage, "_work", work)

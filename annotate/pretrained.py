@@ -1,0 +1,57 @@
+"""Models of transformers, loaded from a folder or the hub.
+
+Guarantees
+- weights are safetensors and whole, and no code of the checkpoint runs
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from common.errors import StepDiffError
+from weights import resolve
+
+
+def load_processor(name: str, kind: str = "AutoProcessor") -> Any:
+    """Load what a class of transformers finds in the folder of a model: its processor, or its tokenizer."""
+    import transformers
+
+    with _one_line(f"{name}: no processor that {kind} can load"):
+        return getattr(transformers, kind).from_pretrained(resolve(name), trust_remote_code=False)
+
+
+def load_model(kind: str, name: str, device: str, precision: str | None = None) -> Any:
+    """Load a model for inference by a class of transformers (`kind`).
+
+    precision: float32, bfloat16, or None for bfloat16 on a GPU and float32 elsewhere.
+    """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    precision = precision or ("bfloat16" if device.startswith("cuda") else "float32")
+    with _one_line(f"{name}: no model that {kind} can load"):
+        model, report = getattr(transformers, kind).from_pretrained(
+            resolve(name),
+            dtype=getattr(torch, precision),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    if report["missing_keys"]:  # transformers would fill them with random numbers
+        missing = sorted(report["missing_keys"])
+        raise StepDiffError(f"{name}: lacks {len(missing)} tensors, first {missing[0]}; give a whole checkpoint")
+    return model.eval().requires_grad_(False).to(torch.device(device))
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """Turn the errors of transformers about a folder into one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise StepDiffError(f"{what} ({why}); give another") from error

@@ -1,0 +1,20 @@
+"""`python -m annotate`: every command of the room is listed, and nothing else is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import annotate
+from annotate.__main__ import VERBS, main
+
+
+def test_every_command_is_listed_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    files = Path(annotate.__file__).parent.glob("*.py")
+    runnable = {
+        file.stem for file in files if re.search("^if __name__", file.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert runnable - {"__main__"} == set(VERBS)
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(sum(line.startswith(f"  {verb} ") for line in lines) == 1 for verb in VERBS)
