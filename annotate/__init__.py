@@ -1,9 +1,49 @@
-"""Texts about clips: captions, grounded objects, step descriptions, paired questions."""
+"""Texts about clips: captions, grounded objects, step descriptions, paired questions.
+
+Names are imported when they are first used.
+"""
 
 import _stepdiff
 
 _stepdiff.enter("annotate")
 
-from common.errors import StepDiffError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["StepDiffError"]
+if TYPE_CHECKING:
+    from annotate.llm.model import Sampling
+    from annotate.llm.options import LLMOptions
+    from annotate.page.figures import figures
+    from annotate.qa.job import Question, read_questions
+    from annotate.qa.prompts import DESCRIBE, PAIRQA
+    from annotate.stages.versions import Version, versions
+    from common.errors import StepDiffError
+
+__all__ = [
+    "DESCRIBE",
+    "LLMOptions",
+    "PAIRQA",
+    "Question",
+    "Sampling",
+    "StepDiffError",
+    "Version",
+    "figures",
+    "read_questions",
+    "versions",
+]
+_MODULES = {
+    "annotate.llm.model": ("Sampling",),
+    "annotate.llm.options": ("LLMOptions",),
+    "annotate.page.figures": ("figures",),
+    "annotate.qa.job": ("Question", "read_questions"),
+    "annotate.qa.prompts": ("DESCRIBE", "PAIRQA"),
+    "annotate.stages.versions": ("Version", "versions"),
+    "common.errors": ("StepDiffError",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'annotate' has no attribute {name!r}")

@@ -18,3 +18,9 @@ def test_every_command_is_listed_with_one_line(capsys: pytest.CaptureFixture[str
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(sum(line.startswith(f"  {verb} ") for line in lines) == 1 for verb in VERBS)
+
+
+def test_every_public_name_is_imported_when_it_is_used() -> None:
+    assert all(getattr(annotate, name) is not None for name in annotate.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        annotate.nothing  # noqa: B018
