@@ -42,7 +42,6 @@ class DescribeJob:
     reads: dict[str, Any]  # stage -> version of the texts that are combined
 
     def provenance(self) -> dict[str, Any]:
-        """Return model, weights, sampling, prompt and inputs."""
         own = {"prompt": self.prompt.sha256, "narration_words": self.words, "reads": self.reads}
         return {**self.llm.provenance(), **own}
 
@@ -56,7 +55,6 @@ class Describer:
 
     @property
     def busy(self) -> float:
-        """Seconds that the language model has worked."""
         return self.llm.busy
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
@@ -77,7 +75,6 @@ class Describer:
             yield able[place]["key"], text if isinstance(text, Failure) else {KIND: text}
 
     def messages(self, item: Item) -> list[Message]:
-        """Return the messages about a clip."""
         return self.prompt.messages(
             narration=one_line(item["narration"], " ", self.words),
             action_caption=one_line(item["action_caption"], " "),

@@ -49,7 +49,6 @@ class TokenJob:
     batch: int  # clips at once
 
     def provenance(self) -> dict[str, Any]:
-        """Return model, weights, prompt and view."""
         if self.head is not None:
             folder = Path(self.head)
             recipe = read_recipe(folder / "recipe.yaml").video_lm
@@ -63,8 +62,8 @@ class TokenJob:
         made = Store.open(self.store).view("clips", view).provenance
         if self.kind == "objects":
             check_centre(view, made)
-        asked = {"system": SYSTEM, "question": self.question, "max_tokens": self.max_tokens}
-        return {**model, "weights": weights, "view": made.as_dict(), "asked": asked}
+        prompt = {"system": SYSTEM, "question": self.question, "max_tokens": self.max_tokens}
+        return {**model, "weights": weights, "view": made.as_dict(), "asked": prompt}
 
     def load(self, device: str, threads: int) -> "TokenCaptioner":
         store = Store.open(self.store)
@@ -89,7 +88,6 @@ class TokenCaptioner:
         self.busy = 0.0
 
     def annotate(self, items: Sequence[Item]) -> Iterator[tuple[str, Answer]]:
-        """Yield the caption of every item (key)."""
         keys = [item["key"] for item in items]
         able = [key for key, has in zip(keys, self.features.has(keys), strict=True) if has]
         view = self.features.view
@@ -102,7 +100,6 @@ class TokenCaptioner:
                 yield key, caption(self.job.kind, text)
 
     def write(self, tokens: Float32[Tensor, "C N D"]) -> list[str]:
-        """Return the text of each clip."""
         begin = time.monotonic()
         turns = [Turn(self.job.question, "", ends=False)] * len(tokens)
         with torch.inference_mode(), autocast(self.device, self.precision):

@@ -38,10 +38,9 @@ class VideoJob:
     batch: int  # clips at once
 
     def provenance(self) -> dict[str, Any]:
-        """Return model, weights, frames and prompt."""
         shown = {"frames": shown_frames(self.kind, load_processor(self.model)), "short_side": SHORT_SIDE}
-        asked = {"system": SYSTEM, "question": self.question, "max_tokens": self.max_tokens}
-        return {"model": self.model, "weights": fingerprint(resolve(self.model)), "shown": shown, "asked": asked}
+        prompt = {"system": SYSTEM, "question": self.question, "max_tokens": self.max_tokens}
+        return {"model": self.model, "weights": fingerprint(resolve(self.model)), "shown": shown, "asked": prompt}
 
     def load(self, device: str, threads: int) -> "VideoCaptioner":
         return VideoCaptioner(self, device, threads)
@@ -91,7 +90,6 @@ class VideoCaptioner:
         return self.processor(images=single, text=[text] * len(clips), padding=True, return_tensors="pt")
 
     def write(self, inputs: Any) -> list[str]:
-        """Return the text of each clip."""
         begin = time.monotonic()
         inputs = inputs.to(self.model.device, self.model.dtype)
         with torch.inference_mode():

@@ -32,7 +32,6 @@ class DetectorJob:
     reads: dict[str, str]  # stage -> version of the object captions
 
     def provenance(self) -> dict[str, Any]:
-        """Return model, weights, picture size, threshold and captions."""
         made = {"model": self.model, "weights": fingerprint(resolve(self.model)), "threshold": self.threshold}
         return {**made, "short_side": SHORT_SIDE, "reads": self.reads}
 

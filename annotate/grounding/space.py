@@ -45,7 +45,6 @@ class SpaceJob:
     reads: dict[str, str]  # stage -> version of the object captions
 
     def provenance(self) -> dict[str, Any]:
-        """Return the view, a digest of the clips of the mean, and the captions."""
         made = Store.open(self.store).view("clips", self.view).provenance
         others = hashlib.sha256("\n".join(sorted(self.others)).encode()).hexdigest()
         return {"view": made.as_dict(), "mean_over": others, "reads": self.reads}

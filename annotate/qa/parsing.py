@@ -101,21 +101,21 @@ def read_pairs(text: str, cut: bool = False) -> Reading:
         reason = EMPTY if not text else REFUSAL if _REFUSAL.search(text) else NO_MARKERS
         reading.dropped.append(Dropped(reason, _one_line(text)))
         return reading
-    asked: str | None = None
+    question: str | None = None
     ends = [marker.start() for marker in markers[1:]] + [len(text)]
     for marker, end in zip(markers, ends, strict=True):
         body = _body(text[marker.end() : end])
         if marker["q"] or marker["q_within"]:
-            if asked is not None:
-                reading.dropped.append(Dropped(NO_ANSWER, asked))
-            asked = body
-        elif asked is None:
+            if question is not None:
+                reading.dropped.append(Dropped(NO_ANSWER, question))
+            question = body
+        elif question is None:
             reading.dropped.append(Dropped(NO_QUESTION, body))
         else:
-            _add(reading, QA(asked, body))
-            asked = None
-    if asked is not None:
-        reading.dropped.append(Dropped(NO_ANSWER, asked))
+            _add(reading, QA(question, body))
+            question = None
+    if question is not None:
+        reading.dropped.append(Dropped(NO_ANSWER, question))
     elif reading.pairs and (_is_cut_off(text, reading.pairs) or (cut and not _ENDED.search(text))):
         reading.dropped.append(Dropped(CUT_OFF, " | ".join(reading.pairs.pop())))
     return reading
@@ -195,7 +195,6 @@ def _body(text: str) -> str:
 
 
 def _goes_on(before: str, line: str) -> bool:
-    """Return whether the line continues an answer after an empty line."""
     if line.rstrip().endswith("?"):
         return False
     return before.rstrip(" *_").endswith(":") or bool(_GOES_ON.match(line)) or bool(named(line))
