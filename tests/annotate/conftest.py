@@ -71,21 +71,21 @@ class Server:
 @pytest.fixture
 def server() -> Iterator[Server]:
     lock = threading.Lock()
-    told = Server("", lambda body: said("echo: " + body["messages"][-1]["content"]))
+    reported = Server("", lambda body: said("echo: " + body["messages"][-1]["content"]))
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
-                told.requests.append(body | {"path": self.path})
-                told.keys.append(self.headers.get("Authorization"))
-                told.at_once += 1
-                told.most_at_once = max(told.most_at_once, told.at_once)
+                reported.requests.append(body | {"path": self.path})
+                reported.keys.append(self.headers.get("Authorization"))
+                reported.at_once += 1
+                reported.most_at_once = max(reported.most_at_once, reported.at_once)
             try:
-                reply = told.answer(body)
+                reply = reported.answer(body)
             finally:
                 with lock:  # before the reply: the client may send the next request at once
-                    told.at_once -= 1
+                    reported.at_once -= 1
             try:
                 if reply is None:
                     self.close_connection = True
@@ -106,8 +106,8 @@ def server() -> Iterator[Server]:
     http.daemon_threads = True
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
-    told.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
-    yield told
+    reported.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
+    yield reported
     http.shutdown()
     thread.join()
     http.server_close()

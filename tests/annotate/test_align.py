@@ -80,8 +80,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         begin = row["start"] - EARLY
         speech.setdefault(row["video"][:-4], []).append(Piece(begin + 0.1, begin + 3.9, row["narration"]))
     names = ("start", "end", "text")
-    told = {video: dict(zip(names, zip(*pieces, strict=True), strict=True)) for video, pieces in speech.items()}
-    (folder / "narration.json").write_text(json.dumps(told))
+    message = {video: dict(zip(names, zip(*pieces, strict=True), strict=True)) for video, pieces in speech.items()}
+    (folder / "narration.json").write_text(json.dumps(message))
     return folder, rows, speech
 
 
@@ -127,10 +127,10 @@ def test_the_texts_record_the_head_narration_window_and_least_cosine_that_made_t
 def test_unusable_input_is_one_line(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _, _ = world
     (folder / "none.json").write_text('{"another video": {"start": [], "end": [], "text": []}}')
-    for more, told in (
+    for more, message in (
         ("--window=-1", "give seconds, 0 or more"),
         (f"--narration={folder}/none.json", "no speech near a clip"),
     ):
         assert align.main(aligned(folder, more)) == 2
         error = capsys.readouterr().err
-        assert told in error.splitlines()[-1]
+        assert message in error.splitlines()[-1]

@@ -216,7 +216,7 @@ def test_what_was_dropped_is_shown_if_the_file_has_a_record(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "no questions in it"),
         ('{"reference": "a"}\n', ":1: not a PairQA row, it has no candidate"),
@@ -225,12 +225,12 @@ def test_what_was_dropped_is_shown_if_the_file_has_a_record(
     ],
 )
 def test_a_file_that_is_no_pairqa_is_refused_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     (tmp_path / "pairqa.jsonl").write_text(text)
     assert audit.main([str(tmp_path / "pairqa.jsonl")]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
 
 
 def test_pictures_and_test_sets_need_a_store(folder: Path) -> None:

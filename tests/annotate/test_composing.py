@@ -105,10 +105,10 @@ WRITTEN = st.lists(LINES, max_size=8).map("\n".join)
 def test_every_text_is_kept_or_dropped_with_a_reason_that_is_counted(
     texts: list[tuple[str, str, str]], at_once: int
 ) -> None:
-    told = {(number, kind): text for number, of_pair in enumerate(texts) for kind, text in enumerate(of_pair, 1)}
+    message = {(number, kind): text for number, of_pair in enumerate(texts) for kind, text in enumerate(of_pair, 1)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(composing, "PAIRS_AT_ONCE", at_once)
-        rows, ledger = composed([pair(number) for number in range(len(texts))], told)
+        rows, ledger = composed([pair(number) for number in range(len(texts))], message)
     for kind in (1, 2):
         pieces = sum(len(found.pairs) + len(found.dropped) for found in (read_pairs(of[kind - 1]) for of in texts))
         assert ledger.kept[kind] + ledger.dropped[kind].total() == pieces

@@ -116,7 +116,7 @@ def caption(store: Store, stage: str, texts: dict[str, dict[str, str]], made: st
     """A version of a stage as an earlier run left it."""
     version = Version(store, stage, {"model": made})
     version.create()
-    rows = [(key, kind, text, version.line) for key, told in texts.items() for kind, text in told.items()]
+    rows = [(key, kind, text, version.line) for key, message in texts.items() for kind, text in message.items()]
     version.write(0, pl.DataFrame(rows, schema=SCHEMA, orient="row"), pl.DataFrame(schema=failures.SCHEMA))
     return version
 

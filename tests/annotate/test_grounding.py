@@ -28,7 +28,7 @@ NAMES = ["a red egg", "whisk", "bowl of a very long name that no text tower read
 
 def scores(answer: Answer) -> dict[str, float]:
     assert not isinstance(answer, Failure)
-    return {told["object"]: told["score"] for told in json.loads(answer[SCORES])}
+    return {message["object"]: message["score"] for message in json.loads(answer[SCORES])}
 
 
 def test_exactly_the_objects_with_a_score_above_zero_are_kept() -> None:
@@ -99,9 +99,9 @@ def test_the_score_of_an_object_is_that_of_its_best_box(
     made = detector(detectors[case])
     found = dict(made.annotate(clips))
     for item in clips[:2]:
-        told = scores(found[item["key"]])
-        assert list(told) == item["objects"].split("\n")
-        for name, score in told.items():
+        message = scores(found[item["key"]])
+        assert list(message) == item["objects"].split("\n")
+        for name, score in message.items():
             assert score == pytest.approx(best_box(case, detectors[case], item, name), abs=1e-5)
     assert len(set(scores(found[CLIPS[0]]).values())) == 3 and made.busy > 0
     assert found[CLIPS[2]] == {GROUNDED: "", SCORES: "[]"}
@@ -111,11 +111,11 @@ def test_the_score_of_an_object_is_that_of_its_best_box(
 
 @pytest.mark.parametrize("case", ["owlv2", "grounding_dino"])
 def test_a_score_is_0_below_the_threshold(detectors: dict[str, Path], clips: list[Item], case: str) -> None:
-    told = scores(dict(detector(detectors[case]).annotate(clips[:1]))[CLIPS[0]])
-    middle = sorted(told.values())[1]
+    message = scores(dict(detector(detectors[case]).annotate(clips[:1]))[CLIPS[0]])
+    middle = sorted(message.values())[1]
     answer = dict(detector(detectors[case], middle - 1e-6).annotate(clips[:1]))[CLIPS[0]]
-    assert scores(answer) == {name: score if score >= middle else 0.0 for name, score in told.items()}
-    assert isinstance(answer, dict) and answer[GROUNDED].split("\n") == [n for n in NAMES if told[n] >= middle]
+    assert scores(answer) == {name: score if score >= middle else 0.0 for name, score in message.items()}
+    assert isinstance(answer, dict) and answer[GROUNDED].split("\n") == [n for n in NAMES if message[n] >= middle]
     made = DetectorJob(str(detectors[case]), 0.25, {"captions-objects": "abc"}).provenance()
     assert made["threshold"] == 0.25 and made["reads"] == {"captions-objects": "abc"}
 
@@ -172,9 +172,9 @@ def test_a_clip_without_embedding_or_caption_fails_alone(space_store: Store) -> 
     items = [{"key": key, "objects": text} for key, text in zip([*CLIPS[:3], CLIPS[5]], said, strict=True)]
     found = dict(space.annotate(items))
     assert list(scores(found[CLIPS[0]])) == ["thing 0"] and found[CLIPS[2]] == {GROUNDED: "", SCORES: "[]"}
-    for key, told in ((CLIPS[1], "no object caption"), (CLIPS[5], "no embedding in view clip")):
+    for key, message in ((CLIPS[1], "no object caption"), (CLIPS[5], "no embedding in view clip")):
         failed = found[key]
-        assert isinstance(failed, Failure) and told in failed.reason
+        assert isinstance(failed, Failure) and message in failed.reason
     with pytest.raises(StepDiffError, match="view clip has 1 of the clips; a mean needs 2 or more"):
         Space(Features(space_store, "clip", "embedding"), embed, CLIPS[:1])
 
@@ -224,12 +224,12 @@ def test_the_verb_says_what_is_missing(space_store: Store, capsys: pytest.Captur
     from annotate import ground
 
     store = ["--store", str(space_store.path)]
-    for more, told in (
+    for more, message in (
         ([], "give --view, a space of clips and texts, or --model, a detector"),
         (["--model", "x"], "a detector needs both --model and --videos"),
         (["--view", "clip", "--threshold", "2"], "a score lies between 0 and 1"),
         (["--view", "clip"], "no captions-objects in it yet; run python -m annotate.captions"),
     ):
         assert ground.main([*store, *more]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert pl.DataFrame(space_store.catalog("clips").frame()).height == 6

@@ -56,8 +56,8 @@ def test_an_answer_written_in_a_batch_is_the_one_written_alone(llm: LocalLLM, sa
 
 
 def test_it_computes_in_the_given_precision(tiny_lm: str) -> None:
-    for told, dtype in ((None, torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        llm = LocalLLM(tiny_lm, "cpu", 3, told)
+    for message, dtype in ((None, torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        llm = LocalLLM(tiny_lm, "cpu", 3, message)
         assert {parameter.dtype for parameter in llm.model.parameters()} == {dtype}
         assert all(isinstance(answer, str) for answer in answers(llm, MANY, Sampling(3)))
 

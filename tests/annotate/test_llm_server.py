@@ -89,7 +89,7 @@ def slow(body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "told"),
+    ("behaviour", "reported"),
     [
         (lambda body: None, r"broke off \(RemoteProtocolError\) \(3 tries\)"),
         (slow, r"did not answer within 0.2 s \(3 tries\)"),
@@ -102,7 +102,7 @@ def slow(body: dict[str, Any]) -> None:
     ],
 )
 def test_a_server_that_dies_gives_one_line_and_earlier_answers_are_kept(
-    server: Server, behaviour: Any, told: str
+    server: Server, behaviour: Any, reported: str
 ) -> None:
     server.answer = lambda body: said("well") if len(server.requests) <= 3 else behaviour(body)
     begin = time.monotonic()
@@ -110,7 +110,7 @@ def test_a_server_that_dies_gives_one_line_and_earlier_answers_are_kept(
     assert found[:3] == ["well"] * 3
     failures = [answer for answer in found[3:] if isinstance(answer, Failure)]
     assert len(failures) == 37 and all(failure.passing for failure in failures)
-    assert re.search(told, failures[0].reason), failures[0].reason
+    assert re.search(reported, failures[0].reason), failures[0].reason
     assert all("\n" not in failure.reason and "run the same command again" in failure.reason for failure in failures)
     assert len(server.requests) <= 3 + 3 + 1 and time.monotonic() - begin < 5  # the other 36 were not tried
 

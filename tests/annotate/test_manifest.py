@@ -70,10 +70,10 @@ def test_what_cannot_be_used_is_counted_by_its_reason(
     (tmp_path / "n.json").write_text(json.dumps(said))
     more = {"annotations": str(tmp_path / "a.json"), "narration": str(tmp_path / "n.json"), "videos": "{video}.webm"}
     assert manifest.main(options(world, tmp_path / "m.parquet", **more)) == 0
-    told = capsys.readouterr().out
-    assert "left out: 1 x its segment does not end after its start" in told
-    assert "left out: 1 x its step is not in the taxonomy" in told
-    assert "left out: 1 x pieces without text or time" in told
+    message = capsys.readouterr().out
+    assert "left out: 1 x its segment does not end after its start" in message
+    assert "left out: 1 x its step is not in the taxonomy" in message
+    assert "left out: 1 x pieces without text or time" in message
     found = pl.read_parquet(tmp_path / "m.parquet")
     heard = found.filter(pl.col("narration") != "")
     assert set(heard["video"]) == {f"{second}.webm"} and set(heard["narration"]) == {"hello"}
@@ -110,7 +110,7 @@ def test_a_clip_that_is_held_out_has_the_split_test_whatever_htsteps_split_of_it
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ({"out": "m.txt"}, "m.txt: a manifest is"),
         ({"videos": "videos/all.mp4"}, "write {video} in the place"),
@@ -120,10 +120,10 @@ def test_a_clip_that_is_held_out_has_the_split_test_whatever_htsteps_split_of_it
     ],
 )
 def test_unusable_input_is_one_line(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: dict[str, str], told: str
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: dict[str, str], message: str
 ) -> None:
     out = tmp_path / more.get("out", "m.csv")
     assert manifest.main(options(world, out, **{name: more[name] for name in more if name != "out"})) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
     assert not out.exists()

@@ -83,9 +83,9 @@ def test_the_file_is_written_once_the_language_model_has_answered_for_every_pair
     rows = [json.loads(line) for line in first.splitlines()]
     assert record["rows"] == len(rows) == 2 * (3 * 3 + 1)
     assert {row["provenance"] for row in rows} == {record["version"]}
-    told = json.loads((tmp_path / "pairqa.record.json").read_text())
-    assert told["options"]["endpoint"] == server.url and "sk-query-secret" not in json.dumps(told)
-    assert told["provenance"]["model"] == "llama" and told["types"] == record["types"]
+    reported = json.loads((tmp_path / "pairqa.record.json").read_text())
+    assert reported["options"]["endpoint"] == server.url and "sk-query-secret" not in json.dumps(reported)
+    assert reported["provenance"]["model"] == "llama" and reported["types"] == record["types"]
     assert record["types"]["2"]["dropped"] == {
         "question without an answer": 3,
         "asks what another question of the pair asks": 3,
@@ -97,7 +97,7 @@ def test_the_file_is_written_once_the_language_model_has_answered_for_every_pair
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "reported"),
     [
         ("--out=questions.json", "name the file *.jsonl"),
         ("--alike=0", "a cosine above 0"),
@@ -112,12 +112,12 @@ def test_unusable_input_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     more: str,
-    told: str,
+    reported: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert pairqa.main([*given, more]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert reported in error and error.count("\n") == 1
 
 
 def test_no_pair_with_a_clip_that_is_held_out_gets_a_question(

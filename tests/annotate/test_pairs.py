@@ -173,7 +173,7 @@ def test_the_file_records_what_made_it(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (["--cap", "0"], "at least 1"),
         (["--other", "1"], "a fraction from 0 up to 1"),
@@ -182,11 +182,11 @@ def test_the_file_records_what_made_it(folder: Path) -> None:
     ],
 )
 def test_unusable_input_is_one_line(
-    folder: Path, capsys: pytest.CaptureFixture[str], more: list[str], told: str
+    folder: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
     assert pairs.main(["--store", str(folder / "features"), "--out", str(folder / "p.parquet"), *more]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1 and not (folder / "p.parquet").exists()
+    assert message in error and error.count("\n") == 1 and not (folder / "p.parquet").exists()
 
 
 def test_a_store_of_one_video_has_no_pair(tmp_path: Path) -> None:

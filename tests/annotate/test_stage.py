@@ -56,8 +56,8 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_answers_are_the_texts_that_heads_read(store: Store, job: Shout, small_shards: None) -> None:
     asked = items([f"word {i}" for i in range(10)])
-    told = work(store, job, asked)
-    assert [outcome.done for outcome in told] == [4, 4, 2] and all(0 < o.busy <= o.seconds for o in told)
+    outcomes = work(store, job, asked)
+    assert [o.done for o in outcomes] == [4, 4, 2] and all(0 < o.busy <= o.seconds for o in outcomes)
     version = chosen(store, "shout", None)
     texts = ClipTexts(str(version.folder), "shout")
     assert dict(texts.items()) == {f"v_{i}_1": f"WORD {i}" for i in range(10)} == version.texts("shout")
@@ -81,13 +81,13 @@ def test_an_answered_item_is_never_answered_again(store: Store, job: Shout, smal
 
 
 def test_what_fails_is_recorded_with_its_reason(store: Store, job: Shout) -> None:
-    (told,) = work(store, job, items(["a", None, "busy", "b"]))
+    (outcome,) = work(store, job, items(["a", None, "busy", "b"]))
     version = chosen(store, "shout", None)
     assert version.failures().to_dicts() == [{"key": "v_1_1", "reason": "no narration: say something"}]
-    assert told.done == 2 and told.error == "the server is busy"  # nothing is recorded of it
+    assert outcome.done == 2 and outcome.error == "the server is busy"  # nothing is recorded of it
     Path(job.log).with_suffix(".mended").touch()
-    (told,) = work(store, job, items(["a", None, "busy", "b"]))  # tried again without --retry-failed
-    assert lines(job)[4:] == ["v_2_1"] and told.error is None
+    (outcome,) = work(store, job, items(["a", None, "busy", "b"]))  # tried again without --retry-failed
+    assert lines(job)[4:] == ["v_2_1"] and outcome.error is None
 
 
 def test_answers_that_came_before_the_model_failed_are_kept(store: Store, job: Shout, small_shards: None) -> None:
@@ -118,7 +118,7 @@ def test_another_provenance_is_another_folder(store: Store, job: Shout) -> None:
 
 
 @pytest.mark.parametrize(
-    ("provenance", "told"),
+    ("provenance", "message"),
     [
         (None, "holds no provenance (KeyError"),
         ([["model", 1, 2]], "holds no provenance (ValueError"),
@@ -127,22 +127,22 @@ def test_another_provenance_is_another_folder(store: Store, job: Shout) -> None:
     ],
 )
 def test_a_provenance_json_of_another_form_or_in_another_folder_than_its_own_is_refused_in_one_line(
-    store: Store, job: Shout, provenance: Any, told: str
+    store: Store, job: Shout, provenance: Any, message: str
 ) -> None:
     work(store, job, items(["a"]))
     path = chosen(store, "shout", None).folder / "provenance.json"
     write_json(path, {"seal": BLANK} | ({} if provenance is None else {"provenance": provenance}))
     with pytest.raises(StepDiffError) as refused:
         chosen(store, "shout", None)
-    assert str(refused.value).startswith(f"{path}: ") and told in str(refused.value)
+    assert str(refused.value).startswith(f"{path}: ") and message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_weights_that_changed_since_the_run_began_are_refused(store: Store, job: Shout) -> None:
     version = Version(store, "shout", {"model": "another"})
     shouting = Worker(StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1))
-    told = shouting.run(pending(version, items(["a"]), False)[0])
-    assert told.error is not None and "not those that the run began with" in told.error
+    outcome = shouting.run(pending(version, items(["a"]), False)[0])
+    assert outcome.error is not None and "not those that the run began with" in outcome.error
     assert not list(version.folder.glob("*.parquet"))
 
 
@@ -181,8 +181,8 @@ def test_the_worker_that_takes_over_the_shard_of_a_dead_one_answers_the_rest(sto
     version.create()
     (task,) = pending(version, items(["a", "b", "c"]), False)
     work(store, job, items(["a", "b"]))  # what the dead worker had saved, of the same task
-    told = Worker(StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1)).run(task)
-    assert told.done == 1 and lines(job) == ["v_0_1", "v_1_1", "v_2_1"]
+    outcome = Worker(StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1)).run(task)
+    assert outcome.done == 1 and lines(job) == ["v_0_1", "v_1_1", "v_2_1"]
     keys = version.shard(0).filter(kind="shout")["key"].to_list()
     assert keys == ["v_0_1", "v_1_1", "v_2_1"]
 

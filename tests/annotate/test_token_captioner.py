@@ -155,14 +155,14 @@ def test_the_verb_captions_and_heads_read_it(
     expected = {key: answer["action"] for key, answer in captioner(world).annotate(ITEMS[:3])}  # type: ignore[index]
     assert dict(ClipTexts(record["folder"]).items()) == expected
     assert captions.main([*command, "--max-tokens", "8"]) == 1  # the last clip has no tokens
-    told = capsys.readouterr().out
-    assert "3 of 7 done" in told and "3 there already" in told and f"failed: {WITHOUT}: no features" in told
+    message = capsys.readouterr().out
+    assert "3 of 7 done" in message and "3 there already" in message and f"failed: {WITHOUT}: no features" in message
     assert len(chosen(Store.open(world / "features"), "captions-action", None).texts("action")) == 6
 
 
 def test_the_verb_says_what_is_missing(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = ["--store", str(world / "features"), "--kind", "objects"]
-    for more, told in (
+    for more, message in (
         ([], "give --head, a trained head, or --model"),
         (["--head", "x", "--model", "y"], "give --head, a trained head, or --model"),
         (["--model", "y"], "--model needs --view, cached tokens of its image tower, or --videos"),
@@ -173,4 +173,4 @@ def test_the_verb_says_what_is_missing(world: Path, capsys: pytest.CaptureFixtur
     ):
         assert captions.main([*store, *more]) == 2
         error = capsys.readouterr().err
-        assert told in error and error.count("\n") == 1
+        assert message in error and error.count("\n") == 1

@@ -104,10 +104,10 @@ def by_hand(case: str, folder: Path, shown: list[Image.Image], kind: CaptionKind
     with torch.inference_mode():
         ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)
     start = inputs["input_ids"].shape[1] if case == "llava" else 0
-    told = process.batch_decode(ids[:, start:], skip_special_tokens=True)[0]
+    message = process.batch_decode(ids[:, start:], skip_special_tokens=True)[0]
     if case == "blip2":
-        told = told.removeprefix(f"Question: {ASKED} Answer:")
-    return told
+        message = message.removeprefix(f"Question: {ASKED} Answer:")
+    return message
 
 
 @pytest.mark.parametrize(
