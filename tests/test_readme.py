@@ -21,12 +21,7 @@ ROOT = Path(__file__).parents[1]
 FIRST = ("README.md", "docs/quickstart.md", "docs/guides/features.md", "docs/guides/training.md")
 PAGES = list(dict.fromkeys([*FIRST, *sorted(page.relative_to(ROOT).as_posix() for page in ROOT.glob("docs/**/*.md"))]))
 # Blocks with one of these show what the library is about to offer; they are parsed, and run once the line is removed.
-WAITING = (
-    "from store import Batches",
-    "keys=keys",
-    "from store.torch import",
-    "--encoder dinov3:DinoV3",
-)
+WAITING = ("--encoder dinov3:DinoV3",)
 THREAD = "--workers 2"  # on two cores each has one, and the other tests the other
 # What makes each command small. Nothing else of a command is changed but the folders it works in.
 SMALLER = {
