@@ -22,14 +22,13 @@ from common.progress import progress, say
 from common.workers.cluster import connected, refuse_relative
 from common.workers.pool import WorkerPool, has_gpu, pool_size
 from featurize.changes import Changes, compare
-from featurize.encoders import NAMES as ENCODERS
-from featurize.encoders import deciding
+from featurize.encoders import deciding, proper_name
 from featurize.manifest import Manifest, as_manifest, read_manifest, refuse_all_unreadable
 from featurize.options import Options
 from featurize.plan import plan
 from featurize.summary import Summary, summarise
 from featurize.task import Outcome, tasks
-from featurize.worker import Equipment, Worker
+from featurize.worker import Worker, WorkerOptions
 from store import Store, View
 from store.view import ABSENT, OK
 from weights import NAMES as WEIGHTS
@@ -90,6 +89,10 @@ def run(options: Options, asked: Manifest) -> Summary:
             return _run(store, options, changes, joined)
 
 
+def _view_name(options: Options) -> str:
+    return options.view or proper_name(options.encoder)
+
+
 def _where(path: str) -> Place:
     """Where the store lies; workers, which start elsewhere, find it by this path too."""
     return place(path).expanduser().absolute()
@@ -103,12 +106,12 @@ def _run(store: Store, options: Options, changes: Changes, joined: bool) -> Summ
     weights = options.weights
     if weights is not None and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())  # workers start elsewhere
-    equipment = Equipment(
+    worker_options = WorkerOptions(
         options.encoder, weights, options.layer, options.device, cpus, options.frames, options.sampling
     )
-    pool = WorkerPool(Worker, equipment, gpu, lambda shard, why: Outcome(shard, error=why))
+    pool = WorkerPool(Worker, worker_options, gpu, lambda shard, why: Outcome(shard, error=why))
     provenance, features = pool.call("describe", asked.entity, options.dtype)
-    with store.writer(asked.entity, options.view or options.encoder, provenance, features) as writer:
+    with store.writer(asked.entity, _view_name(options), provenance, features) as writer:
         view = writer.view
         changes.write(store)
         rows, status = writer.add(asked.rows.select("key")), view.status()
@@ -117,7 +120,7 @@ def _run(store: Store, options: Options, changes: Changes, joined: bool) -> Summ
     jobs = tasks(store, view, asked, shards, batch, threads=max(cpus - 1, 1))
     begin = time.monotonic()
     outcomes: list[Outcome] = []
-    with progress(f"{options.encoder} on {asked.entity}", len(shards.rows), asked.entity) as advance:
+    with progress(f"{proper_name(options.encoder)} on {asked.entity}", len(shards.rows), asked.entity) as advance:
         for outcome in pool.run(jobs, min(count, len(shards)), advance):
             outcomes.append(outcome)
             if outcome.error:
@@ -127,22 +130,21 @@ def _run(store: Store, options: Options, changes: Changes, joined: bool) -> Summ
 
 def _weights(options: Options) -> Path:
     """The encoder's weights on this machine."""
-    if options.encoder not in ENCODERS:
-        raise StepDiffError(f"no encoder named {options.encoder!r}: the encoders are {', '.join(ENCODERS)}")
+    name = proper_name(options.encoder)
     if options.weights is None and options.encoder not in WEIGHTS:
-        raise StepDiffError(f"encoder {options.encoder} has no weights of its own: give --weights, a folder or hub id")
+        raise StepDiffError(f"encoder {name} has no weights of its own: give --weights, a folder or hub id")
     return resolve(options.weights or options.encoder)
 
 
 def _finished_view(store: Store, options: Options, asked: Manifest, weights: Path) -> View | None:
     """The view, where it stands as the options want it and nothing is to do."""
-    name = options.view or options.encoder
+    name = _view_name(options)
     chosen = (options.layer, options.frames, options.sampling)
     if chosen != (None,) * 3 or name not in store.views(asked.entity):
         return None
     view = store.view(asked.entity, name)
     made = view.provenance
-    if (made.encoder, made.weights) != (options.encoder, fingerprint(deciding(options.encoder, weights))):
+    if (made.encoder, made.weights) != (proper_name(options.encoder), fingerprint(deciding(options.encoder, weights))):
         return None
     if made.dtypes.get("tokens", options.dtype) != options.dtype:
         return None
@@ -154,7 +156,7 @@ def _finished_view(store: Store, options: Options, asked: Manifest, weights: Pat
 
 def _refuse_hopeless(store: Store, options: Options, changes: Changes) -> None:
     """StepDiffError if no clip that is to do can be computed and the view has none of the clips asked for."""
-    keys, name = changes.asked.rows["key"], options.view or options.encoder
+    keys, name = changes.asked.rows["key"], _view_name(options)
     if name in store.views("clips"):
         rows = store.catalog("clips").rows(keys)
         status = np.zeros(len(rows), np.uint8)

@@ -17,7 +17,7 @@ class Options:
     encoder: str
     """Frozen encoder. Clips: efficientnet-lite0, videomae, vjepa2, and the image towers of llava, blip2, idefics,
     idefics2 and idefics3. Texts: mpnet-base, sentence. Both: clip, siglip, internvideo-mm-b16 and
-    internvideo-mm-l14."""
+    internvideo-mm-l14. Your own: package.module:Class, or an entry point of the group stepdiff.encoders."""
     manifest: str | None = None
     """File of clips (columns clip, video, start, end) or of texts: .csv, .parquet or .jsonl.
     Without one, give video files: each is one clip."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Equipment:
-    """What every worker of a run has."""
+class WorkerOptions:
+    """Options of every worker of a run."""
 
     encoder: str
     weights: str | None
@@ -39,9 +39,9 @@ class Equipment:
 class Worker:
     """Featurizes shards; a second thread may ask how far it is."""
 
-    def __init__(self, equipment: Equipment) -> None:
+    def __init__(self, options: WorkerOptions) -> None:
         """A worker that has loaded nothing yet."""
-        self._equipment = equipment
+        self._options = options
         self._lock = threading.Lock()
         self._finished = 0
 
@@ -75,7 +75,7 @@ class Worker:
     def _device(self) -> str:
         import torch
 
-        return self._equipment.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return self._options.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property
     def _encoder(self) -> "Encoder":
@@ -83,6 +83,6 @@ class Worker:
 
         from featurize.encoders import load
 
-        given = self._equipment
+        given = self._options
         torch.set_num_threads(given.cpus)
         return load(given.encoder, given.weights, self._device, given.layer, given.frames, given.sampling)

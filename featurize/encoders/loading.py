@@ -1,9 +1,11 @@
-"""A name that a user says -> an encoder that is ready to run.
+"""The encoders by name, and those of other packages.
 
-A new encoder is one file and one line of `_ENCODERS`.
+A name is one of `NAMES`, `package.module:Class`, or an entry point of the group `stepdiff.encoders`. A new encoder of
+this package is one file and one line of `_ENCODERS`.
 """
 
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from common.errors import StepDiffError
@@ -13,7 +15,9 @@ from featurize.video.frames import Sampling
 from weights import NAMES as FETCHED
 from weights import resolve
 
-_ENCODERS = {  # name -> file of this folder and class, imported when it is asked for
+GROUP = "stepdiff.encoders"
+"""entry-point group of other packages' encoders"""
+_ENCODERS = {  # name -> file of this folder and class, imported on first use
     "efficientnet-lite0": ("efficientnet_lite0", "EfficientNetLite0"),
     "mpnet-base": ("sentence", "MpnetBase"),
     "clip": ("clip", "Clip"),
@@ -30,6 +34,40 @@ _ENCODERS = {  # name -> file of this folder and class, imported when it is aske
     "idefics3": ("tower", "Idefics3"),
 }
 NAMES: tuple[str, ...] = tuple(_ENCODERS)
+
+
+def encoder_class(name: str) -> type[Encoder]:
+    """Return the class of an encoder.
+
+    Raises:
+        StepDiffError: No encoder has that name, its module cannot be imported here, or it is not an `Encoder`.
+    """
+    if name in _ENCODERS:
+        file, kind = _ENCODERS[name]
+        return getattr(import_module(f"featurize.encoders.{file}"), kind)
+    found = next(iter(entry_points(group=GROUP, name=name)), None)
+    place = found.value if found is not None else name
+    module, colon, attribute = place.partition(":")
+    if not colon:
+        known = ", ".join([*NAMES, *sorted(entry_points(group=GROUP).names)])
+        raise StepDiffError(
+            f"no encoder named {name!r}: the encoders are {known}; give your own as package.module:Class"
+        )
+    try:
+        loaded = getattr(import_module(module), attribute, None)
+    except ImportError as problem:
+        raise StepDiffError(
+            f"encoder {place} cannot be imported ({problem}): put its folder on PYTHONPATH; on a cluster that was "
+            "joined, install it on every node or submit it with --working-dir"
+        ) from None
+    if not (isinstance(loaded, type) and issubclass(loaded, Encoder)):
+        raise StepDiffError(f"{place} is not a subclass of featurize.encoders.Encoder: give package.module:Class")
+    return loaded
+
+
+def proper_name(name: str) -> str:
+    """Return the name that provenance records: of an encoder of another package, the class's `name`."""
+    return name if name in _ENCODERS else encoder_class(name).name
 
 
 def deciding(name: str, weights: Path) -> Path:
@@ -52,7 +90,7 @@ def load(
     """Load an encoder and its weights.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `NAMES`, `package.module:Class`, or an entry point of `stepdiff.encoders`.
         weights: a folder, a name that `python -m weights list` shows, or a hub id; None is the
             encoder's own name, where weights of that name can be fetched.
         device: as PyTorch names it, "cpu" or "cuda:0"; None is a GPU where there is one.
@@ -65,10 +103,7 @@ def load(
         StepDiffError: no such encoder or device, no weights, weights of another model, or a
             choice that the encoder does not give.
     """
-    if name not in _ENCODERS:
-        raise StepDiffError(f"no encoder named {name!r}: the encoders are {', '.join(NAMES)}")
-    file, kind_name = _ENCODERS[name]
-    kind: type[Encoder] = getattr(import_module(f"featurize.encoders.{file}"), kind_name)
+    kind = encoder_class(name)
     chosen = {key: value for key, value in (("layer", layer), ("frames", frames)) if value is not None}
     refused = [choice for choice in chosen if choice not in kind.choices]
     if sampling is not None and "clips" not in kind.entities:
@@ -79,10 +114,7 @@ def load(
         raise StepDiffError(f"{frames} frames of a clip are too few: give 1 or more")
     if weights is None and name not in FETCHED:
         raise StepDiffError(f"encoder {name} needs weights: {kind.wanted}")
-    try:
-        folder = resolve(weights or name)
-    except StepDiffError as problem:
-        raise StepDiffError(str(problem)) from None
+    folder = resolve(weights or name)
 
     import torch
 

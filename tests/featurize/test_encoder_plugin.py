@@ -1,0 +1,106 @@
+"""An encoder of another package: named on the command line, used inside Ray's workers."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.errors import StepDiffError
+from featurize.encoders import encoder_class, load, proper_name
+from store import Store
+from weights import fingerprint
+
+Writer = Callable[..., Path]
+ROOT = Path(__file__).parents[2]
+MODULE = '''
+import numpy as np
+import torch
+from transformers import DINOv3ViTModel
+
+from featurize.encoders import Encoder, load_model
+from store import Feature
+
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # of a pixel in [0, 1]
+
+
+class DINOv3(Encoder):
+    """Patch tokens of every frame, and the mean of the frames' class tokens."""
+
+    name, entities, choices = "dinov3", ("clips",), ("frames",)
+    layer = "last hidden state, final norm, patch tokens"
+
+    def __init__(self, weights, device, frames=8):
+        super().__init__(weights)
+        self.model = load_model(DINOv3ViTModel, weights, device, "a DINOv3 folder, or a hub id")
+        self.frames, self.short_side, self.size = frames, self.model.config.image_size, self.model.config.image_size
+
+    def features(self, entity, dtype="float16"):
+        self.check_entity(entity)
+        width, patches = self.model.config.hidden_size, (self.size // self.model.config.patch_size) ** 2
+        return {"tokens": Feature((self.frames * patches, width), dtype), "embedding": Feature((width,), "float32")}
+
+    @torch.inference_mode()
+    def encode_clips(self, frames):  # uint8 [B, T, size, size, 3]
+        self.check_frames(frames)
+        pixels = ((torch.from_numpy(frames) / 255 - MEAN) / STD).flatten(0, 1).movedim(-1, 1)  # [B*T, 3, size, size]
+        states = self.model(pixels.to(self.model.device)).last_hidden_state.unflatten(0, frames.shape[:2])
+        tokens = states[:, :, 1 + self.model.config.num_register_tokens :].flatten(1, 2)
+        return {"tokens": tokens.cpu().numpy(), "embedding": states[:, :, 0].mean(1).cpu().numpy()}
+'''
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the module, and a small DINOv3 of random weights in `weights`."""
+    import torch
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    folder = tmp_path_factory.mktemp("plugin")
+    (folder / "mymodule.py").write_text(MODULE)
+    small = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    DINOv3ViTModel(DINOv3ViTConfig(image_size=32, patch_size=8, **small)).save_pretrained(folder / "weights")
+    return folder
+
+
+def test_an_encoder_of_another_package_featurizes(plugin: Path, video: Writer, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "featurize", str(video("plugin.mp4")), "--store", str(tmp_path / "store")]
+    command += ["--encoder", "mymodule:DINOv3", "--weights", str(plugin / "weights"), "--frames", "2", "--workers", "1"]
+    paths = os.pathsep.join([str(plugin), os.environ.get("PYTHONPATH", "")])
+    given = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": paths}, "capture_output": True, "text": True}
+    done = subprocess.run(command, **given)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stderr
+    view = Store.open(tmp_path / "store").view("clips", "dinov3")
+    assert (view.provenance.encoder, view.provenance.weights) == ("dinov3", fingerprint(plugin / "weights"))
+    assert {name: feature.shape for name, feature in view.features.items()} == {"tokens": (32, 24), "embedding": (24,)}
+    assert np.isfinite(view.read("tokens", np.array([0]))).all()
+    again = subprocess.run(command, **given)  # type: ignore[call-overload]
+    assert again.returncode == 0 and "1 clips are there already" in again.stdout, again.stdout
+
+
+def test_an_encoder_that_cannot_be_used_is_one_line(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StepDiffError, match=r"no_such_module:A cannot be imported .*PYTHONPATH.*--working-dir"):
+        encoder_class("no_such_module:A")
+    with pytest.raises(StepDiffError, match=r"no encoder named 'dino': .*package\.module:Class"):
+        load("dino")
+    monkeypatch.syspath_prepend(plugin)
+    for name in ("mymodule:np", "mymodule:Nothing", "mymodule:MEAN"):
+        with pytest.raises(StepDiffError, match=f"{name} is not a subclass of featurize.encoders.Encoder"):
+            encoder_class(name)
+
+
+def test_an_entry_point_names_an_encoder(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "mine-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[stepdiff.encoders]\ndino-small = mymodule:DINOv3\n")
+    monkeypatch.syspath_prepend(plugin)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert proper_name("dino-small") == "dinov3"
+    assert load("dino-small", str(plugin / "weights"), "cpu").features("clips")["tokens"].shape == (128, 24)
+    with pytest.raises(StepDiffError, match="dino-small; give your own"):
+        encoder_class("dino-large")
