@@ -1,13 +1,8 @@
-"""Weights of an encoder out of a local folder, checked before anything is computed with them.
-
-The one checkpoint of a folder of weights, in which other files (a tokenizer's) may lie too.
-
-One module of a whole model's checkpoint: its tensors are read, those of the rest are not.
+"""Weights from a local folder: configuration, model, tokenizer, one checkpoint file, or one module of a whole model.
 
 Guarantees
-----------
-- Files that hold nothing of the module are not opened (`test_the_language_model_is_not_read`).
-- Every tensor of the module is found, in its shape, or the folder is refused (`test_a_tower_is_whole_or_refused`).
+- files that contain no tensor of the module are not opened (`test_the_language_model_is_not_read`)
+- every tensor of the module is found, in its shape, or the folder is refused (`test_a_tower_is_whole_or_refused`)
 """
 
 import json
@@ -15,14 +10,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from common.errors import StepDiffError
-
-if TYPE_CHECKING:
-    import torch
 
 
 def read_config(folder: Path, wanted: str, key: str, value: str) -> dict[str, Any]:
@@ -48,7 +40,7 @@ def read_config(folder: Path, wanted: str, key: str, value: str) -> dict[str, An
     return config
 
 
-def load_model(kind: Any, folder: Path, device: "torch.device", wanted: str, attention: str = "sdpa") -> Any:
+def load_model(kind: Any, folder: Path, device: torch.device, wanted: str, attention: str = "sdpa") -> Any:
     """A model of transformers in float32, frozen.
 
     Args:
@@ -60,7 +52,6 @@ def load_model(kind: Any, folder: Path, device: "torch.device", wanted: str, att
     Raises:
         StepDiffError: the files are absent, damaged, another model's, or not safetensors.
     """
-    import torch
     from safetensors import SafetensorError
 
     try:
@@ -107,7 +98,7 @@ def hidden_state(layer: int, blocks: int, what: str) -> int:
     return layer % (blocks + 1)
 
 
-def load_state(model: "torch.nn.Module", path: Path, wanted: str) -> None:
+def load_state(model: torch.nn.Module, path: Path, wanted: str) -> None:
     """Fill a module from a safetensors file that holds exactly its tensors.
 
     Raises:

@@ -1,16 +1,14 @@
-"""What a checkpoint's own image processor does to a picture, where the decoder can do the same.
+"""A checkpoint's own image preprocessing, split between the decoder (resize, crop) and the encoder (normalise).
 
-Frames that repeat the one before them are encoded once: a still image is one frame, eight times.
-
-What it saves depends on the batch, for chunks are filled up: four stills take one chunk of 16 instead of two.
+A frame that repeats the previous one is encoded once: a still image is one frame, eight times. The saving depends on
+the batch, because chunks are filled up: four stills take one chunk of 16 instead of two.
 
 Guarantees
-----------
-- Pixels equal what the processor makes of the same picture (`test_pixels_equal_the_image_processor`).
-- A preprocessing that the decoder cannot do is refused, naming the step
-  (`test_preprocessing_that_the_decoder_cannot_do_is_refused`).
+- pixels equal what the processor makes of the same picture (`test_pixels_equal_the_image_processor`)
+- a preprocessing that the decoder cannot do is refused, naming the step
+  (`test_preprocessing_that_the_decoder_cannot_do_is_refused`)
 - a frame's features are those of encoding every frame (`test_repeated_frames_are_encoded_once`)
-- on the CPU a frame's bits do not depend on which frames are encoded beside it, nor on how many
+- on the CPU a frame's bits do not depend on the other frames of its batch, nor on their number
   (`test_a_frame_has_the_same_bits_beside_other_frames`)
 """
 

@@ -1,26 +1,19 @@
-"""The image tower of a language model that sees: the tokens that the whole model hands to its projector.
+"""The image tower of a vision-language model: the tokens that the whole model gives to its projector.
 
-A language head then reads the store, and runs the projector (Q-Former, resampler, connector) on it.
+A language head reads them from the store and runs the projector (Q-Former, resampler, connector) on them.
 
 - `tokens` [T*N, D]: N tokens of each of T frames, frame-major.
 
-The whole picture is resized to the one square that the tower was built for, whatever the model's
-own processor does: no tiling, no padding. By default a clip is its centre frame.
-
-The image tower of LLaVA (1 and 1.5): the tokens of the layer that its config names, as its projector takes them.
-
-The image tower of BLIP-2: all tokens of the last hidden state behind its final norm, as its Q-Former takes them.
-
-The image towers of IDEFICS 1, 2 and 3: all tokens, as its resampler or its connector takes them.
+The whole picture is resized to the square that the tower was built for, whatever the model's own processor does: no
+tiling, no padding. By default a clip is its centre frame.
 
 Guarantees
-----------
-- Tokens are what the whole model's projector is given for the same pixels
-  (`test_tokens_are_what_the_projector_is_given`).
-- Nothing of the language model is read (`test_the_language_model_is_not_read`).
+- tokens are what the whole model's projector receives for the same pixels
+  (`test_tokens_are_what_the_projector_is_given`)
+- no tensor of the language model is read (`test_the_language_model_is_not_read`)
 """
 
-from abc import abstractmethod
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,7 +38,12 @@ class Tower(Encoder):
     choices = ("frames",)
     sampling = "segment-centres"
     model_type: ClassVar[str]
-    """what config.json says"""
+    """in config.json"""
+    module: ClassVar[str]
+    """of transformers, with the class `tower`"""
+    tower: ClassVar[str]
+    class_tokens: ClassVar[int] = 0
+    """tokens of a frame that are not of its patches"""
     _tokens_shape: tuple[int, int]
     """N tokens, D channels of a frame"""
 
@@ -78,9 +76,12 @@ class Tower(Encoder):
         load_part(module, weights, _PLACE, self.wanted)
         self._module, self._device = module.eval().requires_grad_(False).to(device), device
 
-    @abstractmethod
     def _build(self, config: Any) -> torch.nn.Module:
-        """The tower without its weights; sets `layer` and `_tokens_shape`."""
+        """Return the tower without its weights; sets `_tokens_shape`."""
+        vision = config.vision_config
+        self._tokens_shape = ((vision.image_size // vision.patch_size) ** 2 + self.class_tokens, vision.hidden_size)
+        kind = getattr(import_module(f"transformers.models.{self.module}"), self.tower)
+        return kind._from_config(vision, dtype=torch.float32, attn_implementation="sdpa")
 
     def _tokens(self, pixels: Float32[torch.Tensor, "F 3 H W"]) -> torch.Tensor:
         """Tokens [F, N, D] of normalised frames."""
@@ -142,25 +143,18 @@ class Llava(Tower):
         return AutoModel.from_config(vision, dtype=torch.float32, attn_implementation="sdpa")
 
     def _tokens(self, pixels: Float32[torch.Tensor, "F 3 H W"]) -> torch.Tensor:
-        """See `Tower._tokens`; of several layers, side by side."""
+        """See `Tower._tokens`; several layers are concatenated by channel."""
         states = self._module(pixel_values=pixels, output_hidden_states=True).hidden_states
         return torch.cat([states[layer][:, self._first :] for layer in self._layers], dim=-1)
 
 
 class Blip2(Tower):
-    """Of BLIP-2 with any language model."""
+    """Of BLIP-2 with any language model; all tokens, as its Q-Former takes them."""
 
-    name = "blip2"
-    model_type = "blip-2"
+    name, model_type, module, tower = "blip2", "blip-2", "blip_2.modeling_blip_2", "Blip2VisionModel"
+    class_tokens = 1
     wanted = "a transformers BLIP-2 folder with safetensors weights, or a hub id such as Salesforce/blip2-opt-2.7b"
     layer = "last hidden state, final norm, class token first"
-
-    def _build(self, config: Any) -> torch.nn.Module:
-        from transformers import Blip2VisionModel
-
-        vision = config.vision_config
-        self._tokens_shape = ((vision.image_size // vision.patch_size) ** 2 + 1, vision.hidden_size)
-        return Blip2VisionModel._from_config(vision, dtype=torch.float32, attn_implementation="sdpa")
 
 
 class Idefics(Tower):
@@ -172,43 +166,30 @@ class Idefics(Tower):
     layer = "last hidden state, class token first"
 
     def _build(self, config: Any) -> torch.nn.Module:
+        """See `Tower._build`."""
         from transformers.models.idefics.vision import IdeficsVisionTransformer
 
         vision = config.vision_config
-        vision._attn_implementation = "sdpa"  # no model of transformers by itself, so nothing else sets it
+        vision._attn_implementation = "sdpa"  # not a model of its own in transformers, so nothing else sets it
         self._tokens_shape = ((vision.image_size // vision.patch_size) ** 2 + 1, vision.embed_dim)
         return IdeficsVisionTransformer(vision)
 
 
 class Idefics2(Tower):
-    """Of IDEFICS 2."""
+    """Of IDEFICS 2; all tokens, as its connector takes them."""
 
-    name = "idefics2"
-    model_type = "idefics2"
+    name = model_type = "idefics2"
+    module, tower = "idefics2.modeling_idefics2", "Idefics2VisionTransformer"
     wanted = "a transformers IDEFICS 2 folder with safetensors weights, or a hub id such as HuggingFaceM4/idefics2-8b"
     layer = "last hidden state, final norm"
-
-    def _build(self, config: Any) -> torch.nn.Module:
-        from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
-
-        vision = config.vision_config
-        self._tokens_shape = ((vision.image_size // vision.patch_size) ** 2, vision.hidden_size)
-        return Idefics2VisionTransformer._from_config(vision, dtype=torch.float32, attn_implementation="sdpa")
 
 
 class Idefics3(Tower):
     """Of IDEFICS 3; its connector shuffles pixels itself."""
 
-    name = "idefics3"
-    model_type = "idefics3"
+    name = model_type = "idefics3"
+    module, tower = "idefics3.modeling_idefics3", "Idefics3VisionTransformer"
     wanted = (
         "a transformers IDEFICS 3 folder with safetensors weights, or a hub id such as HuggingFaceM4/Idefics3-8B-Llama3"
     )
     layer = "last hidden state, final norm"
-
-    def _build(self, config: Any) -> torch.nn.Module:
-        from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
-
-        vision = config.vision_config
-        self._tokens_shape = ((vision.image_size // vision.patch_size) ** 2, vision.hidden_size)
-        return Idefics3VisionTransformer._from_config(vision, dtype=torch.float32, attn_implementation="sdpa")

@@ -1,20 +1,13 @@
-"""What VideoMAE and V-JEPA 2 share: space-time tokens of a whole clip.
+"""VideoMAE and V-JEPA 2 of transformers: space-time tokens of a whole clip.
 
-- `tokens` [T/tubelet * P, D]: the last hidden state, step of time by step of time, row by row.
+- `tokens` [T/tubelet * P, D]: the last hidden state, time step by time step, row by row.
 - `embedding` [D]: their mean.
 
-Any VideoMAE of transformers: space-time tokens of the last hidden state, and their mean.
-
-Any V-JEPA 2 of transformers: space-time tokens of the encoder's last hidden state, and their mean.
-
-The short side is resized to 256/224 of the crop, as the model's own processor does; the filter is
-Pillow's, a level of 255 from torchvision's here and there.
+V-JEPA 2 resizes the short side to 256/224 of the crop, as the model's own processor does. The filter is Pillow's, which
+differs from torchvision's by a level of 255 in a few pixels.
 
 Guarantees
-----------
-- Features equal what transformers computes (`test_features_equal_transformers`).
-----------
-- Features equal what transformers computes (`test_features_equal_transformers`).
+- features equal what transformers computes (`test_features_equal_transformers`)
 """
 
 import json
