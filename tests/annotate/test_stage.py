@@ -121,7 +121,7 @@ def test_another_provenance_is_another_folder(store: Store, job: Shout) -> None:
     ("provenance", "message"),
     [
         (None, "holds no provenance (KeyError"),
-        ([["model", 1, 2]], "holds no provenance (ValueError"),
+        ([["model", 1, 2]], "holds no provenance (TypeError"),
         ({"model": "\ud800"}, "holds no provenance (UnicodeEncodeError"),
         ({"model": "another"}, "is that of version"),
     ],
