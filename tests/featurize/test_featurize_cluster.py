@@ -156,7 +156,7 @@ def test_no_cluster_where_it_is_said_to_be(tmp_path: Path, tiny_clip: Path) -> N
     command += ["--weights", str(tiny_clip), "--address", f"127.0.0.1:{port}", "--manifest", str(tmp_path / "t.csv")]
     (tmp_path / "t.csv").write_text("text\nwhisk\n")
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 1 and f"error: no Ray cluster at 127.0.0.1:{port}" in run.stderr.splitlines()[-1]
+    assert run.returncode == 2 and f"error: no Ray cluster at 127.0.0.1:{port}" in run.stderr.splitlines()[-1]
 
 
 def test_an_address_where_something_else_listens_is_one_line() -> None:

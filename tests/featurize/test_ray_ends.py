@@ -115,7 +115,7 @@ def test_a_start_that_fails_is_one_line_and_comes_within_a_bound(
     run = driver("-m", "featurize", str(video("raylet.mp4", g=10)), *command)
     os.kill(run.wait_for("raylet/raylet"), signal.SIGKILL)
     _, said = run.process.communicate(timeout=BOUND)
-    assert run.process.returncode == 1
+    assert run.process.returncode == 2
     assert said.startswith("error: Ray did not start on this machine (") and said.count("\n") == 1
     run.assert_nothing_is_left()
 
