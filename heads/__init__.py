@@ -1,11 +1,17 @@
-"""Heads trained on cached features, methods that compare two clips, and their evaluation."""
+"""Heads trained on cached features, methods that compare two clips, and their evaluation.
 
-import importlib
+Names are imported when they are first used, because most of them import torch.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import common.cli.startup  # noqa: F401  # before the slow imports: an interrupt is one line
+import _stepdiff
+
+_stepdiff.enter("heads")
 
 if TYPE_CHECKING:
+    from common.errors import StepDiffError
     from heads.data.clips import Features
     from heads.data.hold_out import HoldOut
     from heads.methods import Method
@@ -15,32 +21,34 @@ if TYPE_CHECKING:
     from heads.training.recipe import TrainOptions
     from heads.training.recipe_file import read_recipe
 
+_MODULES = {
+    "Features": "heads.data.clips",
+    "HoldOut": "heads.data.hold_out",
+    "Method": "heads.methods",
+    "StepDiff": "heads.methods.stepdiff",
+    "StepDiffError": "common.errors",
+    "TrainOptions": "heads.training.recipe",
+    "VLEmb": "heads.methods.vlemb",
+    "load_contrastive": "heads.training.lineage",
+    "load_video_lm": "heads.training.lineage",
+    "read_recipe": "heads.training.recipe_file",
+}
+
 __all__ = [
     "Features",
     "HoldOut",
     "Method",
     "StepDiff",
+    "StepDiffError",
     "TrainOptions",
     "VLEmb",
     "load_contrastive",
     "load_video_lm",
     "read_recipe",
 ]
-_MODULES = {
-    "Features": "data.clips",
-    "HoldOut": "data.hold_out",
-    "Method": "methods",
-    "StepDiff": "methods.stepdiff",
-    "TrainOptions": "training.recipe",
-    "VLEmb": "methods.vlemb",
-    "load_contrastive": "training.lineage",
-    "load_video_lm": "training.lineage",
-    "read_recipe": "training.recipe_file",
-}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: most of them import torch."""
     if name not in _MODULES:
         raise AttributeError(f"module 'heads' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"heads.{_MODULES[name]}"), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,17 +1,21 @@
-"""python -m heads: the commands of this room, one line each."""
-
-import ast
-from pathlib import Path
+"""The commands of this room: python -m heads."""
 
 from common.cli import command
+from common.cli.verbs import choose
+
+VERBS = {
+    "train": ("heads.train", "train a head on cached features"),
+    "embed": ("heads.embed", "write a contrastive head's embeddings as a view of the store"),
+    "ask": ("heads.ask", "ask a trained head a question about two clips"),
+    "evaluate": ("heads.evaluate", "answer a test set with a method, and score the answers"),
+    "score": ("heads.score", "score a file of predictions"),
+    "table": ("heads.table", "print one table of many evaluations"),
+    "report": ("heads.report", "print the paper's tables from predictions"),
+}
 
 
-def main() -> int:
-    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-        summary = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
-        print(f"python -m heads.{path.stem:<10}{summary}")
-    print("Each takes --help.")
-    return 0
+def main(argv: list[str] | None = None) -> int:
+    return choose("heads", "Train heads on cached features, and evaluate methods that compare clips.", VERBS, argv)
 
 
 if __name__ == "__main__":

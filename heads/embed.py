@@ -5,7 +5,7 @@ python -m heads.embed --head runs/align --store data/features --view aligned
 Retrieval and vlemb read that view as they read a frozen encoder's. A second run adds only what is missing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,20 +31,23 @@ class EmbedOptions:
     """wait while another run writes into the store, instead of giving up"""
 
 
-def write_view(features: Any, view: Any, embed: Callable[[Any], Any], device: str) -> int:
-    """Embed every row that the source view has and `view` lacks, shard by shard; return their number."""
+def write_view(features: Any, writer: Any, embed: Callable[[Any], Any], device: str) -> int:
+    """Embed every row that the source view has and the written view lacks; return their number."""
     import numpy as np
     import torch
 
-    missing = np.flatnonzero((features.view.status() == 1) & (view.status() != 1))
-    for shard in np.unique(missing // view.rows_per_shard):
-        rows = missing[missing // view.rows_per_shard == shard]
+    from store.view import OK
+
+    def embedded(rows: Any) -> Any:
         blocks = []
         for start in range(0, len(rows), BLOCK):
-            block = features.view.read_float(features.feature, rows[start : start + BLOCK])
+            block = features.view.read(features.feature, rows[start : start + BLOCK], dtype="float32")
             with torch.inference_mode():
                 blocks.append(embed(torch.from_numpy(block).to(device)).cpu().numpy())
-        view.write_shard(int(shard), rows, {"embedding": np.concatenate(blocks)}, {})
+        return {"embedding": np.concatenate(blocks)}, {}
+
+    missing = np.flatnonzero((features.view.status() == OK) & (writer.view.status() != OK))
+    writer.fill(missing, embedded)
     return len(missing)
 
 

@@ -8,7 +8,6 @@ python -m heads.train --config kitchen/align    # the packaged recipe of that na
 A run that exists in the folder `out` is resumed.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
 from heads.training.recipe import TrainOptions
-from heads.training.recipe_file import as_yaml, check_arguments, differences, read_recipe
+from heads.training.recipe_file import as_yaml, differences, read_recipe
 
 RECIPE = "recipe.yaml"
 
@@ -32,7 +31,7 @@ def refuse_other(options: TrainOptions, folder: Path) -> None:
 
 def run(options: TrainOptions) -> dict[str, Any]:
     if (options.video_lm is None) == (options.contrastive is None):
-        raise StepDiffError("a recipe has one of video_lm and contrastive; see heads/recipes/kitchen")
+        raise StepDiffError("a recipe has one of video_lm and contrastive, as kitchen/stepdiff and kitchen/align do")
     import yaml
 
     from common.progress import say
@@ -67,12 +66,8 @@ def run(options: TrainOptions) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        check_arguments(sys.argv[1:] if argv is None else argv)
-    except StepDiffError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return parse(TrainOptions, argv, "heads.train", __doc__, run, "best checkpoint: step {step}, val score {score:.3f}")
+    best = "best checkpoint: step {step}, val score {score:.3f}"
+    return parse(TrainOptions, argv, "heads.train", __doc__, run, best, recipes=Path(__file__).parent / "recipes")
 
 
 if __name__ == "__main__":

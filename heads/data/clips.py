@@ -5,7 +5,6 @@ int8 features are dequantised on the device that uses them, so that a quarter of
 Guarantees
 - a clip without features is named, with the command to run
 - rows are returned in the order of the ids
-- dequantised values are those of the store's own kernel, bit for bit
 """
 
 from collections.abc import Sequence
@@ -14,26 +13,13 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Float16, Float32, Int8
+from jaxtyping import Float32
 from torch import Tensor
-from torch.nn.functional import pad
 
 from common.errors import StepDiffError
 from store import Store
-from store.format.quantise import BLOCK
+from store.torch import dequantise
 from store.view import OK
-
-
-def dequantise(
-    levels: Int8[Tensor, "*axes D"], scale: Float16[Tensor, "*axes blocks"], dtype: torch.dtype = torch.float32
-) -> Float[Tensor, "*axes D"]:
-    """Return levels times the scale of their block of 64 channels, in `dtype`; float16 is clipped at 65504."""
-    channels = levels.shape[-1]
-    blocks = pad(levels, (0, -channels % BLOCK)).unflatten(-1, (-1, BLOCK)).float()
-    values = (blocks * scale.float().unsqueeze(-1)).flatten(-2)[..., :channels]
-    if dtype == torch.float16:
-        values = values.clamp(-65504, 65504)
-    return values.to(dtype)
 
 
 @runtime_checkable

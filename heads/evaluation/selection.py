@@ -69,7 +69,7 @@ def absent_clips(rows: Sequence[Row], store: Store, view: str | None, texts: Cli
     places = np.asarray(store.catalog("clips").rows(clips))
     present = places >= 0
     if view is not None:
-        present[present] = store.view("clips", view).status()[places[present]] == 1
+        present[present] = store.view("clips", view).status()[places[present]] == OK
     if texts is not None:
         present &= texts.has(clips)
     return [clip for clip, is_present in zip(clips, present, strict=True) if not is_present]

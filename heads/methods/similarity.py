@@ -38,10 +38,10 @@ class Sentences:
         view = self.store.view("texts", MODEL)
         rows = np.asarray(self.store.catalog("texts").rows([text_key(text) for text in texts]))
         present = rows >= 0
-        present[present] = view.status()[rows[present]] == 1
+        present[present] = view.status()[rows[present]] == OK
         if not present.any():
             return self._encode(texts)
-        cached = np.asarray(view.read_float("embedding", rows[present]))
+        cached = np.asarray(view.read("embedding", rows[present], dtype="float32"))
         vectors = np.empty((len(texts), cached.shape[1]), np.float32)
         vectors[present] = cached
         missing = [text for text, is_present in zip(texts, present, strict=True) if not is_present]

@@ -63,7 +63,7 @@ LAYOUTS = [
     ),
     Layout("Table S4: DiffMCQ by choice of wrong options", CHOICES, published.VARIANTS, "supplement, S4"),
     Layout("DiffRank: all targets, and those of the reference's own step", [RANK, WITHIN], {}),
-    Layout("DiffCap: invented differences, and declined pairs that differ", DECLINING, {}, ranked=False),
+    Layout("DiffCap: differences invented where clips agree, declined where they differ", DECLINING, {}, ranked=False),
 ]
 
 
@@ -132,7 +132,7 @@ def _pairs(report: Report) -> Grid:
         for (name, cells), values in zip(rows, (published.PAIRS[pair] for pair in PAIRS), strict=True):
             cells += [Cell(f"{value:.3f}", bold=name == PAIRS["average"]) for value in values]
     blocks, notes = [Block("", rows)] if methods else [], [*_sizes(found), *seen_notes(found), _legend(report)]
-    return Grid("Table S2: VLEmb by the embedding of a pair", "pair", columns, blocks, notes)
+    return Grid("Table S2: VLEmb by the embedding that represents a pair", "pair", columns, blocks, notes)
 
 
 def _comparisons(report: Report) -> Grid:

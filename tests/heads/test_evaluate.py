@@ -217,7 +217,7 @@ def test_no_file_that_is_read_is_written(
 ) -> None:
     test_set = ranking(world, tmp_path / name)
     before = test_set.read_bytes()
-    assert evaluate.main(command(world, test_set, tmp_path / "p.jsonl")) == 1
+    assert evaluate.main(command(world, test_set, tmp_path / "p.jsonl")) == 2
     assert "would overwrite it; name another --out" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [name] and test_set.read_bytes() == before
 
@@ -288,7 +288,7 @@ def test_a_clip_that_the_store_lacks_is_named_before_anything_is_predicted(
 
 def test_a_task_that_is_refused_leaves_nothing(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = command(world, world / "diffcap_test.jsonl", tmp_path / "p.jsonl")
-    assert evaluate.main([*given, "--task", "diffcap"]) == 1
+    assert evaluate.main([*given, "--task", "diffcap"]) == 2
     assert "--method vlemb does not answer diffcap: its class has no function caption" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -309,7 +309,7 @@ def test_a_named_subset_is_what_is_answered(world: Path, tmp_path: Path, capsys:
     assert evaluate.main(command(world, test_set, out)) == 0
     assert not out.with_suffix(".rows.jsonl").exists(), "the rows are the test set's again"
     capsys.readouterr()
-    assert evaluate.main(command(world, test_set, out, "--subset", "Tools")) == 1
+    assert evaluate.main(command(world, test_set, out, "--subset", "Tools")) == 2
     assert "subset: 'Tools' is not a category" in capsys.readouterr().err
 
 

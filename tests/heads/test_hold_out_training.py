@@ -150,9 +150,9 @@ def test_a_run_whose_hold_out_has_changed_is_not_resumed(
     assert train.main(command) == 0 and train.main(command) == 0
     write_test_set(tmp_path / "test.jsonl", CLIPS[0], CLIPS[4])
     capsys.readouterr()
-    assert train.main(command) == 1
+    assert train.main(command) == 2
     assert f"its training began with another {file}, so it cannot be resumed" in capsys.readouterr().err
-    assert train.main([*command, "--hold-out-by", "clip"]) == 1
+    assert train.main([*command, "--hold-out-by", "clip"]) == 2
     assert "holds a run of another recipe (hold_out_by is video there and clip here)" in capsys.readouterr().err
 
 
@@ -171,7 +171,7 @@ def test_a_run_that_would_draw_clips_that_its_beginning_did_not_know_is_not_resu
     command = ["--config", str(recipe(world, tiny_lm, run))]
     assert train.main(command) == 0, "a finished run draws nothing more"
     (run / "checkpoint-000006").rename(run / "checkpoint-000004")
-    assert train.main(command) == 1
+    assert train.main(command) == 2
     assert "the store has 2 more training clips than when its training began" in capsys.readouterr().err
 
 

@@ -29,7 +29,7 @@ def test_each_cell_has_one_figure(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_a_record_of_another_version_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert table.main([record(tmp_path / "r.scores.json", "diffrank", ktau_defined=0.25)]) == 1
+    assert table.main([record(tmp_path / "r.scores.json", "diffrank", ktau_defined=0.25)]) == 2
     said = capsys.readouterr().err
     assert "r.scores.json: not a score record of this version of heads.evaluate ('ktau_all_rows')" in said
     assert "evaluate again" in said and said.count("\n") == 1

@@ -38,7 +38,7 @@ def test_an_unfinished_training_prints_a_notice_and_starts_no_other(
     assert f"{half}: trained 2 of 6 steps so far; checkpoint-000002 is the best of them" in printed.err
     told = json.loads(printed.out)["disclosed"]["recipe"]
     assert (told["steps"], told["trained"], told["checkpoint"]) == (6, 2, "checkpoint-000002")
-    assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "next", init=str(half)))]) == 1
+    assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "next", init=str(half)))]) == 2
     assert f"{half}: trained only 2 of its 6 steps; finish it first" in capsys.readouterr().err
     assert not (tmp_path / "next").exists()
 
@@ -125,7 +125,7 @@ def test_decline_at_answers_no_difference_for_similar_pairs_and_changes_no_other
     ranked = ["--task", "diffrank", *command[2:8], "--test-set", str(world / "diffrank_test.jsonl"), "--out", str(out)]
     assert evaluate.main([*ranked, "--decline-at", "0"]) == 2
     assert "--decline-at is for diffcap, and diffrank does not read it" in capsys.readouterr().err
-    assert evaluate.main([*command, "--decline-at", ".inf"]) == 1
+    assert evaluate.main([*command, "--decline-at", ".inf"]) == 2
     assert "--decline-at inf is not finite" in capsys.readouterr().err
 
 

@@ -299,7 +299,7 @@ def test_another_recipe_in_the_same_folder_is_refused(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     other = recipe(world, tiny_lm, tmp_path / "other", batch=2)
-    assert train.main(["--config", str(other), "--out", str(trained)]) == 1
+    assert train.main(["--config", str(other), "--out", str(trained)]) == 2
     assert "another recipe (video_lm.batch is 3 there and 2 here" in capsys.readouterr().err
 
 

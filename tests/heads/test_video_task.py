@@ -192,7 +192,7 @@ def test_another_language_model_is_refused_in_one_line(
     lineage["reads"]["language_model"] = "0" * 64
     (unsealed(run) / "lineage.json").write_text(json.dumps(lineage))
     asked = ["--store", str(world / "features"), "--head", str(run), "--reference", "a", "--candidate", "b", "Why?"]
-    assert ask.main(asked) == 1
+    assert ask.main(asked) == 2
     assert "(sha256 000000000000, not" in capsys.readouterr().err.strip().splitlines()[-1]
     (run / "lineage.json").unlink()
     assert ask.main(asked) == 2
