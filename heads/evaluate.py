@@ -12,11 +12,7 @@ Writes the predictions in the published format (OUT), the scores with all that t
     --allow-seen                         evaluate on clips or videos that trained the head, and mark the scores
     --decline-at 0                       diffcap answers "no difference" where the method finds two clips similar
 
-Guarantees
-- an evaluation that was killed resumes after its last complete batch, and its predictions are the same, bit for bit
-- a clip or text that the store lacks is reported before anything is predicted
-- a test set whose clips or videos trained the head is refused before the head is loaded (heads.evaluation.seen)
-- a video language model reads each pair of a DiffMCQ set once, for all questions that ask about it
+An evaluation that was killed resumes after its last complete batch, and its predictions are the same, bit for bit.
 """
 
 from pathlib import Path

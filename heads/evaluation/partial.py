@@ -4,7 +4,7 @@
     OUT.partial.json    what they depend on: options, rows, weights
 
 Guarantees
-- a killed evaluation resumes after its last complete batch
+- a killed evaluation resumes after its last complete batch, and its predictions are the same, bit for bit
 - answers that depend on anything else are never used
 - both files exist until the scores are written, and are then removed
 - two evaluations cannot write one file at the same time

@@ -72,7 +72,7 @@ def test_a_class_of_your_own_is_evaluated(package: Path, world: Path) -> None:
     assert found[0] == found[1] and all(-1 <= score <= 1.001 for row in found[0] for score in row)
     assert found[0][0][1] < found[0][0][2], "the third target has the reference's tool"
     done = evaluate(package, world, "mean-tokens", "diffcap", package / "q.jsonl")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "--method mean-tokens does not answer diffcap: its class has no function caption" in done.stderr
 
 

@@ -40,7 +40,7 @@ def test_a_recipe_error_names_the_option_and_what_it_expects(
         train.main(["--config", str(path)])
     shown = capsys.readouterr()
     assert ended.value.code == 2 and message in shown.err
-    assert "\n" not in str(error.value) and shown.err.count("\n") == 2 and not shown.out
+    assert "\n" not in str(error.value) and shown.err.count("\n") == 1 and not shown.out
 
 
 def test_a_differing_recipe_names_each_option_with_both_values() -> None:

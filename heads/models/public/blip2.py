@@ -19,7 +19,6 @@ class Blip2(PublicLM):
 
     @staticmethod
     def frame_shape(config: Any) -> tuple[int, int]:
-        """See PublicLM."""
         return patches(config.vision_config) + 1, config.vision_config.hidden_size
 
     @staticmethod
@@ -29,7 +28,6 @@ class Blip2(PublicLM):
 
     @staticmethod
     def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
-        """See PublicLM."""
         queries = whole.query_tokens.expand(len(frames), -1, -1)
         seen = torch.ones(frames.shape[:2], dtype=torch.long, device=frames.device)
         found = whole.qformer(
@@ -39,12 +37,10 @@ class Blip2(PublicLM):
 
     @staticmethod
     def body(whole: Any) -> Any:
-        """See PublicLM."""
         return whole
 
     @staticmethod
     def language_model(whole: Any) -> Any:
-        """See PublicLM."""
         if not whole.config.use_decoder_only_language_model:
             raise StepDiffError(
                 f"{whole.name_or_path}: its language model is an encoder-decoder; use a BLIP-2 with OPT, such as "

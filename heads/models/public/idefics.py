@@ -29,7 +29,6 @@ class Idefics(PublicLM):
 
     @staticmethod
     def frame_shape(config: Any) -> tuple[int, int]:
-        """See PublicLM."""
         return patches(config.vision_config) + 1, config.vision_config.embed_dim
 
     @staticmethod
@@ -44,7 +43,6 @@ class Idefics(PublicLM):
 
     @classmethod
     def outputs_of_frame(cls, whole: Any, shape: tuple[int, int]) -> int:
-        """See PublicLM."""
         return 1
 
     def hidden(self, batch: Packed, clips: Float[Tensor, "C T_N D"] | None) -> Float[Tensor, "B S E"]:
@@ -97,7 +95,6 @@ class Idefics2(PublicLM):
 
     @staticmethod
     def frame_shape(config: Any) -> tuple[int, int]:
-        """See PublicLM."""
         return patches(config.vision_config), config.vision_config.hidden_size
 
     @staticmethod
@@ -107,7 +104,6 @@ class Idefics2(PublicLM):
 
     @staticmethod
     def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
-        """See PublicLM."""
         seen = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
         return whole.model.connector(frames, attention_mask=seen)
 
@@ -119,7 +115,6 @@ class Idefics3(PublicLM):
 
     @staticmethod
     def frame_shape(config: Any) -> tuple[int, int]:
-        """See PublicLM."""
         return patches(config.vision_config), config.vision_config.hidden_size
 
     @staticmethod
@@ -129,5 +124,4 @@ class Idefics3(PublicLM):
 
     @staticmethod
     def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
-        """See PublicLM."""
         return whole.model.connector(frames)

@@ -26,10 +26,8 @@ class Llava(PublicLM):
 
     @staticmethod
     def show(tokenizer: Any, frames: int, system: str) -> str:
-        """See PublicLM."""
         return system.replace("{video}", IMAGE * frames)
 
     @staticmethod
     def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
-        """See PublicLM."""
         return whole.model.multi_modal_projector(frames)
