@@ -16,7 +16,7 @@ report.yaml lists the predictions, one line each; what it leaves out is a dash i
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ from heads.reporting.entries import Entry, Setting, check_entries
 
 @dataclass(frozen=True)
 class ReportOptions:
-    predictions: list[Entry]
+    predictions: tuple[Entry, ...]
     """method, task, test_set, predictions; variant and pair (diffmcq) and parsed (diffcap) if not the defaults"""
-    ours: list[str] = field(default_factory=list)
+    ours: tuple[str, ...] = ()
     """methods to compare with the best baseline"""
-    controls: list[str] = field(default_factory=list)
+    controls: tuple[str, ...] = ()
     """methods that are neither ours nor a baseline: no video, another video, knowing the step"""
     seeds: int = 1
     """number of trainings, from 0, that {seed} in the name of predictions is replaced by; the tables show their mean"""

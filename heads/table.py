@@ -27,7 +27,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class TableOptions:
-    scores: list[str]
+    scores: tuple[str, ...]
     """score records of heads.evaluate (*.scores.json)"""
     out: str | None = None
     """JSON file to write the table to"""
