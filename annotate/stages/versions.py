@@ -95,7 +95,10 @@ def versions(store: Store, stage: str) -> list[Version]:
 
 def _version(store: Store, stage: str, path: Place) -> Version:
     try:
-        version = Version(store, stage, read_json(path)["provenance"])
+        made = read_json(path)["provenance"]
+        if not isinstance(made, dict):
+            raise TypeError(f"{type(made).__name__}, not an object")
+        version = Version(store, stage, made)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise StepDiffError(f"{path}: holds no provenance ({error!r}); restore it, or remove its folder") from None
     if path.parent.name != version.name:
