@@ -58,8 +58,8 @@ def run(options: AlignOptions) -> dict[str, Any]:
     from heads.data.hold_out import VIDEO, known_clips
     from heads.methods.similarity import Sentences
     from heads.models.language_model import pick_device
-    from heads.trained import load_contrastive
     from heads.training.checkpoint import Run
+    from heads.training.lineage import load_contrastive
     from store import Store
     from weights import fingerprint
 

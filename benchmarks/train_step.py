@@ -31,7 +31,8 @@ from featurize.video.threads import decoded_clips
 from heads.data.clips import Features, Reads
 from heads.data.paired_qa import read_paired_qa
 from heads.models.language_model import autocast
-from heads.training.recipe import VideoLMRecipe, read_recipe
+from heads.training.recipe import VideoLMRecipe
+from heads.training.recipe_file import read_recipe
 from heads.training.sources import Batch, PairedSource
 from heads.training.video_task import answer_loss, build, comparing
 from kitchen.__main__ import Options as KitchenOptions

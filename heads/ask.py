@@ -1,6 +1,7 @@
-"""python -m heads.ask --reference CLIP --candidate CLIP "What did I do differently in video 2?"
+"""Ask a trained StepDiff head a question about two clips of a store.
 
-Asks a trained StepDiff head about two clips of a store. `--preset mistake` asks a question of the paper's figures.
+python -m heads.ask --reference CLIP --candidate CLIP "What did I do differently in video 2?"
+python -m heads.ask --reference CLIP --candidate CLIP --preset mistake    a question of the paper's figures
 """
 
 from dataclasses import dataclass
@@ -20,41 +21,36 @@ class AskOptions:
     candidate: str
     """clip id of Video 2"""
     question: str = ""
-    """what to ask"""
+    """the question"""
     preset: str | None = None
-    """tools, technique, sanitary, larger, messy, mistake, oil, healthier: a question by name"""
+    """tools, technique, sanitary, larger, messy, mistake, oil, healthier: a predefined question"""
     head: str = "runs/stepdiff"
     """run folder of python -m heads.train"""
     store: str = "data/features"
     """feature store"""
     max_tokens: int = 64
-    """longest answer, tokens"""
+    """longest answer, in tokens"""
     device: str = "auto"
     """auto, cpu, cuda"""
 
 
 def run(options: AskOptions) -> dict[str, Any]:
     if (options.preset is None) == (not options.question):
-        raise StepDiffError(f"ask one question, or name one preset: {', '.join(PRESETS)}")
+        raise StepDiffError(f"give one question, or one --preset: {', '.join(PRESETS)}")
     if options.preset is not None and options.preset not in PRESETS:
         raise StepDiffError(f"no preset {options.preset!r}; there are {', '.join(PRESETS)}")
     from heads.methods.stepdiff import StepDiff
     from heads.models.language_model import autocast, pick_device
-    from heads.trained import load_video_lm
+    from heads.training.lineage import load_video_lm
     from store import Store
 
     question = options.question or PRESETS[str(options.preset)]
     store, device = Store.open(options.store), pick_device(options.device)
-    model, features, made = load_video_lm(Path(options.head), store, device)
-    assert made.video_lm is not None
-    with autocast(device, made.video_lm.precision):
+    model, features, recipe = load_video_lm(Path(options.head), store, device)
+    with autocast(device, recipe.precision):
         answer = StepDiff(model, features).ask(options.reference, options.candidate, question, options.max_tokens)
-    return {
-        "reference": options.reference,
-        "candidate": options.candidate,
-        "question": question,
-        "answer": answer,
-    }
+    clips = {"reference": options.reference, "candidate": options.candidate}
+    return {**clips, "question": question, "answer": answer}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,27 +1,20 @@
-"""python -m heads.embed --head runs/align --store data/features --view aligned
+"""Write a contrastive head's embeddings of all clips and texts as a view of the store.
 
-Writes a contrastive head's embeddings of all clips and texts as one view of the store, so that retrieval and vlemb
-read them like any frozen encoder's. Run again, it adds what is missing.
+python -m heads.embed --head runs/align --store data/features --view aligned
+
+Retrieval and vlemb read that view as they read a frozen encoder's. A second run adds only what is missing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from jaxtyping import Int64
-from torch import Tensor
-
 from common.cli import command
 from common.cli.options import parse
-from heads.data.clips import Features
-from heads.models.language_model import pick_device
-from store.io.writer import Values, ViewWriter
-from store.view import OK
 
 BLOCK = 256
+"""rows embedded at a time"""
 
 
 @dataclass(frozen=True)
@@ -31,22 +24,26 @@ class EmbedOptions:
     store: str
     """feature store"""
     view: str = "aligned"
-    """name of the view to write, on clips and on texts"""
+    """name of the view to write, for clips and for texts"""
     device: str = "auto"
     """auto, cpu, cuda"""
     wait: bool = False
     """wait while another run writes into the store, instead of giving up"""
 
 
-def write_view(features: Features, writer: ViewWriter, embed: Callable[[Tensor], Tensor], device: str) -> int:
-    """Embed every row that the source view has and the written view lacks; return how many."""
+def write_view(features: Any, writer: Any, embed: Callable[[Any], Any], device: str) -> int:
+    """Embed every row that the source view has and the written view lacks; return their number."""
+    import numpy as np
+    import torch
 
-    def embedded(rows: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
+    from store.view import OK
+
+    def embedded(rows: Any) -> Any:
         blocks = []
         for start in range(0, len(rows), BLOCK):
-            some = features.view.read(features.feature, rows[start : start + BLOCK], dtype="float32")
+            block = features.view.read(features.feature, rows[start : start + BLOCK], dtype="float32")
             with torch.inference_mode():
-                blocks.append(embed(torch.from_numpy(some).to(device)).cpu().numpy())
+                blocks.append(embed(torch.from_numpy(block).to(device)).cpu().numpy())
         return {"embedding": np.concatenate(blocks)}, {}
 
     missing = np.flatnonzero((features.view.status() == OK) & (writer.view.status() != OK))
@@ -55,16 +52,18 @@ def write_view(features: Features, writer: ViewWriter, embed: Callable[[Tensor],
 
 
 def run(options: EmbedOptions) -> dict[str, Any]:
-    from heads.trained import load_contrastive
-    from heads.training import view_origin
+    from heads.data.clips import Features
+    from heads.evaluation import view_origin
+    from heads.models.language_model import pick_device
     from heads.training.checkpoint import Run
+    from heads.training.lineage import load_contrastive
     from store import Feature, Provenance, Store
     from weights import fingerprint
 
     store, device = Store.open(options.store), pick_device(options.device)
     head, recipe = load_contrastive(Path(options.head), store, device)
     weights = fingerprint(Run(Path(options.head)).best() / "head.safetensors")
-    sides: dict[str, tuple[Features, Callable[[Tensor], Tensor]]] = {
+    sides: dict[str, tuple[Features, Callable[[Any], Any]]] = {
         "clips": (Features(store, recipe.view, "tokens"), head.embed_clips),
         "texts": (Features(store, recipe.text_view, "embedding", "texts"), head.embed_texts),
     }
@@ -88,9 +87,9 @@ def run(options: EmbedOptions) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    told = "view {view}: {clips} clips and {texts} texts embedded"
-    return parse(EmbedOptions, argv, "heads.embed", __doc__, run, told)
+    line = "view {view}: {clips} clips and {texts} texts embedded"
+    return parse(EmbedOptions, argv, "heads.embed", __doc__, run, line)
 
 
 if __name__ == "__main__":
-    command.run(main, "what is finished stays, run the same command for the rest")
+    command.run(main, "finished shards are kept; run the same command for the rest")

@@ -1,9 +1,9 @@
-"""The paper's tables from predictions, with intervals and what ours gain over the best baseline.
+"""Print the paper's tables from predictions, with intervals and comparisons with the best baseline.
 
 python -m heads.report --config report.yaml
-python -m heads.report --config report.yaml --paper true --out data/report
+python -m heads.report --config report.yaml --paper --out data/report
 
-report.yaml names the predictions, one line each; what it leaves out is a dash in the tables:
+report.yaml lists the predictions, one line each; what it leaves out is a dash in the tables:
 
     ours: [StepDiff]
     controls: [no video]
@@ -16,78 +16,80 @@ report.yaml names the predictions, one line each; what it leaves out is a dash i
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
-from common.io.files import write_bytes, write_text
 from heads.reporting.entries import Entry, Setting, check_entries
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    predictions: list[Entry]
-    """method, task, test_set, predictions; variant and pair (diffmcq), parsed (diffcap) where they differ"""
-    ours: list[str] = field(default_factory=list)
+    predictions: tuple[Entry, ...]
+    """method, task, test_set, predictions; variant and pair (diffmcq) and parsed (diffcap) if not the defaults"""
+    ours: tuple[str, ...] = ()
     """methods to compare with the best baseline"""
-    controls: list[str] = field(default_factory=list)
+    controls: tuple[str, ...] = ()
     """methods that are neither ours nor a baseline: no video, another video, knowing the step"""
     seeds: int = 1
-    """trainings, numbered from 0, that {seed} in the name of predictions stands for; the tables hold their means"""
+    """number of trainings, from 0, that {seed} in the name of predictions is replaced by; the tables show their mean"""
     paper: bool = False
-    """let the figures of the paper's supplement stand beside these"""
+    """show the figures of the paper's supplement next to these"""
     out: str | None = None
     """folder to write report.md, report.tex, report.png and report.json into"""
     bootstrap: int = 2000
-    """resamples of the reference videos behind intervals and p; 0: neither"""
+    """resamples of the reference videos for intervals and p values; 0: neither"""
     seed: int = 0
     """seed of the resamples"""
 
 
 def run(options: ReportOptions) -> dict[str, Any]:
-    from heads.reporting import latex, markdown, picture
     from heads.reporting.figures import compare, measure
-    from heads.reporting.tables import Report, grids
+    from heads.reporting.tables import Report
 
     if options.bootstrap < 0 or options.seed < 0 or options.seeds < 1:
         raise StepDiffError(
-            f"bootstrap {options.bootstrap}, seed {options.seed}, seeds {options.seeds}: none may be below 0, 0 and 1"
+            f"--bootstrap {options.bootstrap}, --seed {options.seed}, --seeds {options.seeds}: they must be at least "
+            "0, 0 and 1"
         )
     entries = [training for entry in options.predictions for training in entry.trainings(options.seeds)]
     check_entries(entries, options.ours, options.controls)
     measured = measure(entries, options.bootstrap, options.seed)
-    report = Report(
-        [score for score, _ in measured],
-        compare(measured, options.ours, options.controls),
-        options.controls,
-        options.bootstrap,
-        options.paper,
-    )
-    record = asdict(report)
+    scores = [score for score, _ in measured]
+    comparisons = compare(measured, options.ours, options.controls)
+    report = Report(scores, comparisons, options.controls, options.bootstrap, options.paper)
     if options.out is not None:
-        out = Path(options.out)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StepDiffError(f"{out}: cannot be made ({error.strerror})") from error
-        drawn, points = grids(report), picture.draw(report)
-        write_text(out / "report.md", "".join(map(markdown.write, drawn)))
-        write_text(out / "report.tex", latex.write(drawn))
-        if points is not None:
-            write_bytes(out / "report.png", points)
-        write_text(out / "report.json", json.dumps(record, indent=1, allow_nan=False))
-        print(f"{out}: report.md, report.tex, report.json{', report.png' if points else ''}", file=sys.stderr)
-    return record
+        write(report, Path(options.out))
+    return asdict(report)
+
+
+def write(report: Any, out: Path) -> None:
+    """Write the report in every form into the folder `out`."""
+    from common.io.files import write_bytes, write_text
+    from heads.reporting import grid, picture
+    from heads.reporting.tables import grids
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StepDiffError(f"{out}: cannot be created ({error.strerror})") from error
+    found, points = grids(report), picture.draw(report)
+    write_text(out / "report.md", "".join(map(grid.to_markdown, found)))
+    write_text(out / "report.tex", grid.to_latex(found))
+    if points is not None:
+        write_bytes(out / "report.png", points)
+    write_text(out / "report.json", json.dumps(asdict(report), indent=1, allow_nan=False))
+    print(f"{out}: report.md, report.tex, report.json{', report.png' if points else ''}", file=sys.stderr)
 
 
 def show(record: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from heads.reporting import grid as text
     from heads.reporting.figures import Comparison, Score
+    from heads.reporting.grid import to_text
     from heads.reporting.tables import Report, grids
 
     def read(kind: type, found: dict[str, Any]) -> Any:
@@ -97,7 +99,7 @@ def show(record: dict[str, Any]) -> None:
     comparisons = [read(Comparison, found) for found in record["comparisons"]]
     console = Console(width=None if sys.stdout.isatty() else 160)
     for grid in grids(Report(**(record | {"scores": scores, "comparisons": comparisons}))):
-        console.print(text.draw(grid))
+        console.print(to_text(grid))
 
 
 def main(argv: list[str] | None = None) -> int:

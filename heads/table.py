@@ -1,7 +1,8 @@
-"""python -m heads.table data/demo/*.scores.json --out data/demo/scores.json
+"""Print one table of many evaluations, with chance and controls.
 
-One table of many evaluations: chance and controls stand beside each score. A row with ‡ is of a head that was trained
-on clips or videos of its test set (heads.evaluate --allow-seen).
+python -m heads.table data/demo/*.scores.json --out data/demo/scores.json
+
+A row marked ‡ is of a head that was trained on clips or videos of its test set (heads.evaluate --allow-seen).
 """
 
 import json
@@ -13,7 +14,8 @@ from typing import Any
 from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
-from common.io.files import write_text
+from heads.evaluation.options import BUILT_IN
+from heads.reporting.entries import CHANCE
 from heads.reporting.seen_marks import MARK, footnote, marked
 
 COLUMNS = {
@@ -21,19 +23,20 @@ COLUMNS = {
     "diffmcq": ("accuracy",),
     "diffrank": ("ktau_all_rows", "ktau_within_step_all_rows"),
 }
-CHANCE = {"accuracy": 0.25, "ktau_all_rows": 0.0, "ktau_within_step_all_rows": 0.0}
 
 
 @dataclass(frozen=True)
 class TableOptions:
-    scores: list[str]
-    """records that heads.evaluate wrote (*.scores.json)"""
+    scores: tuple[str, ...]
+    """score records of heads.evaluate (*.scores.json)"""
     out: str | None = None
-    """write the table as JSON here"""
+    """JSON file to write the table to"""
 
 
 def system(options: dict[str, Any], disclosed: dict[str, Any]) -> str:
-    """A name for a row of the table."""
+    """Return the name of a row of the table."""
+    if options["method"] not in BUILT_IN:
+        return options["method"] + (f" ({options['view']})" if options["view"] else "")
     if options["method"] == "vlemb":
         pair = options.get("pair_embedding", "average")
         return f"VLEmb ({options['view']}" + (")" if pair == "average" else f", {pair} only)")
@@ -41,9 +44,9 @@ def system(options: dict[str, Any], disclosed: dict[str, Any]) -> str:
         return "control: knows the step only"
     control = {"none": "", "blind": ", control: no video", "shuffled": ", control: another video"}
     public = {"llava": "VCLM", "idefics": "Interleaved", "socratic": "Socratic"}
-    named = public.get(options["method"]) or disclosed["recipe"]["system"]
-    what = options["head"] or options.get("weights") or options.get("kind") or options.get("texts")
-    return f"{named} ({what}){control[options['control']]}"
+    name = public.get(options["method"]) or disclosed["recipe"]["system"]
+    source = options["head"] or options.get("weights") or options.get("kind") or options.get("texts")
+    return f"{name} ({source}){control[options['control']]}"
 
 
 def run(options: TableOptions) -> dict[str, Any]:
@@ -52,25 +55,28 @@ def run(options: TableOptions) -> dict[str, Any]:
     for path in options.scores:
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
-            asked, scores = record["options"], record["scores"]
-            name = system(asked, record["disclosed"])
+            task, scores = record["options"]["task"], record["scores"]
+            name = system(record["options"], record["disclosed"])
             figures = {
                 metric: {"value": scores[metric], "interval": (scores["intervals"] or {}).get(metric)}
-                for metric in COLUMNS[asked["task"]]
+                for metric in COLUMNS[task]
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
-            told = f"{path}: not a score record of this version of heads.evaluate ({error}); evaluate again"
-            raise StepDiffError(told) from error
+            raise StepDiffError(
+                f"{path}: not a score record of this version of heads.evaluate ({error}); evaluate again"
+            ) from error
         row = table.setdefault(name, {})
-        if asked["task"] in row.get("rows", {}):
-            raise StepDiffError(f"{path}: a second {asked['task']} of {name}; give one test set a task to each table")
+        if task in row.get("rows", {}):
+            raise StepDiffError(f"{path}: a second {task} of {name}; give one test set per task")
         row.update(figures)
-        row.setdefault("rows", {})[asked["task"]] = scores["rows"]
+        row.setdefault("rows", {})[task] = scores["rows"]
         if seen := marked(record):
-            row.setdefault("seen", {})[asked["task"]] = seen
+            row.setdefault("seen", {})[task] = seen
         disclosed[name] = record["disclosed"]
     record = {"systems": table, "disclosed": disclosed}
     if options.out is not None:
+        from common.io.files import write_text
+
         write_text(Path(options.out), json.dumps(record, indent=1, allow_nan=False))
     return record
 
@@ -86,7 +92,7 @@ def cell(row: dict[str, Any], metric: str) -> str:
 
 
 def plain(value: Any) -> str:
-    """A recipe's value as people write it."""
+    """Return a recipe's value in words."""
     if isinstance(value, list):
         return " and ".join(map(plain, value))
     if isinstance(value, bool):
@@ -110,14 +116,14 @@ def show(record: dict[str, Any]) -> None:
     for name, row in record["systems"].items():
         mark = f" {MARK}" if "seen" in row else ""
         table.add_row(name + mark, *(cell(row, metric) for metric in names))
-    Console(width=None if sys.stdout.isatty() else 180, markup=False).print(table)  # a folder's name is no markup
+    Console(width=None if sys.stdout.isatty() else 180, markup=False).print(table)  # a folder's name is not markup
     for name, row in record["systems"].items():
         for task, seen in row.get("seen", {}).items():
             print(f"{MARK} {name}, {task}: {footnote(seen)}")
-    trained: dict[str, str] = {}  # what was trained, and the first row that shows it: its controls show the same
-    for name, told in record["disclosed"].items():
-        if told.get("recipe"):
-            trained.setdefault(", ".join(f"{key} {plain(value)}" for key, value in told["recipe"].items()), name)
+    trained: dict[str, str] = {}  # recipe in words -> the first row with it; its controls have the same
+    for name, disclosed in record["disclosed"].items():
+        if recipe := disclosed.get("recipe"):
+            trained.setdefault(", ".join(f"{key} {plain(value)}" for key, value in recipe.items()), name)
     for facts, name in trained.items():
         print(f"{name}: {facts}")
 

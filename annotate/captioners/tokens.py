@@ -26,12 +26,12 @@ from featurize.video.frames import WORDS
 from heads.data.clips import Features
 from heads.data.packing import Packer, Turn
 from heads.models.language_model import autocast
-from heads.models.public import load_public
+from heads.models.public.loading import load_public
 from heads.models.video_lm import VideoLM
-from heads.trained import load_video_lm
 from heads.training import lineage
 from heads.training.checkpoint import Run
-from heads.training.recipe import read_recipe
+from heads.training.lineage import load_video_lm
+from heads.training.recipe_file import read_recipe
 from store import Provenance, Store
 from tasks.prompts import SYSTEM
 from weights import fingerprint, resolve
@@ -69,9 +69,8 @@ class TokenJob:
         store = Store.open(self.store)
         precision = "float32"
         if self.head is not None:
-            model, features, made = load_video_lm(Path(self.head), store, device)
-            assert made.video_lm is not None
-            precision = made.video_lm.precision
+            model, features, recipe = load_video_lm(Path(self.head), store, device)
+            precision = recipe.precision
             if self.view is not None:
                 features = _other_frames(features, Features(store, self.view, "tokens"))
             model.packer = Packer(model.lm.chat, model.outputs, SYSTEM)

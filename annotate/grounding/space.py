@@ -26,8 +26,8 @@ from common.errors import StepDiffError
 from featurize.encoders import load as load_encoder
 from heads.data.clips import Features
 from heads.methods.similarity import Sentences
-from heads.trained import load_contrastive
 from heads.training.checkpoint import Run
+from heads.training.lineage import load_contrastive
 from store import Store
 from weights import fingerprint
 

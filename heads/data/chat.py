@@ -1,8 +1,8 @@
-"""A language model's chat template, taken apart into the pieces that a packed prompt is put together from.
+"""A language model's chat template, cut into the pieces of which packed prompts are built.
 
 Guarantees
-- the pieces, joined, are the tokens of what the model's own chat template writes, up to the answer's end
-- what a user types never turns into a control token of the model
+- the joined pieces are the tokens of what the model's own chat template writes, up to the end of the answer
+- a user's text never becomes a control token of the model
 """
 
 from dataclasses import dataclass
@@ -11,24 +11,24 @@ from typing import Any
 from common.errors import StepDiffError
 
 _VIDEO, _QUESTION = "@@video@@", "@@question@@"
-_BEFORE = ("\n", "x")  # a piece is cut behind the first of them that the tokenizer does not join to it
+_BEFORE = ("\n", "x")  # a piece is cut after the first of them that the tokenizer does not join to it
 
 
 @dataclass(frozen=True)
 class ChatPieces:
-    """Token ids: before, between and behind the videos, up to the question; from there to the answer; its end."""
+    """Token ids before, between and after the videos, up to the question; from there to the answer; its end."""
 
     around_videos: tuple[tuple[int, ...], ...]
     to_answer: tuple[int, ...]
     end: tuple[int, ...]
     before_question: str = ""
-    """space that parts the question from what stands before it"""
+    """space between the question and the text before it"""
     before_answer: str = ""
-    """space that parts the answer from what stands before it"""
+    """space between the answer and the text before it"""
 
 
 class Chat:
-    """Tokenizer and template of one model; `pieces(system)` splits a system prompt that holds {video} marks."""
+    """Tokenizer and template of a model; `pieces(system)` splits a system prompt at its {video} marks."""
 
     def __init__(self, tokenizer: Any) -> None:
         if tokenizer.chat_template is None:
@@ -42,18 +42,18 @@ class Chat:
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"]
 
     def control_ids(self, text: str) -> tuple[int, ...]:
-        """Template text: its control tokens are read as such."""
+        """Encode template text with its control tokens."""
         return self._cut(text, split_special_tokens=False)
 
     def text_ids(self, text: str) -> tuple[int, ...]:
-        """Encode plain text; control tokens in it stay text. StepDiffError where the tokenizer cannot do that."""
+        """Encode plain text; control tokens in it stay text. StepDiffError: the tokenizer cannot do that."""
         ids = self._cut(text, split_special_tokens=True)
         if set(ids) & set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}:
-            raise StepDiffError(f"{text!r}: the tokenizer reads a control token in it; leave that out")
+            raise StepDiffError(f"{text!r}: the tokenizer reads a control token in it; remove that")
         return ids
 
     def _cut(self, text: str, split_special_tokens: bool) -> tuple[int, ...]:
-        """The ids that a piece has within a prompt: at the beginning of a text, sentence pieces set a space before."""
+        """Return the ids of a piece within a prompt: at the start of a text, SentencePiece would add a space."""
         for before, first in zip(_BEFORE, self._before[split_special_tokens], strict=True):
             whole = self._ids(before + text, split_special_tokens)
             if whole[: len(first)] == first:
@@ -79,10 +79,10 @@ class Chat:
             tuple(self.control_ids(part) for part in around),
             self.control_ids(to_answer),
             (end,),
-            before_answer=space_behind(to_answer),
+            before_answer=space_after(to_answer),
         )
 
 
-def space_behind(text: str) -> str:
-    """What parts an answer from the text before it."""
+def space_after(text: str) -> str:
+    """Return the space between a text and the answer after it."""
     return "" if not text or text[-1].isspace() else " "

@@ -1,16 +1,16 @@
-"""What was said of each clip: texts beside the store, in one sealed Parquet file or a folder of them.
+"""Texts about clips in one sealed Parquet file, or in a folder of them.
 
     key          clip id
-    kind         which sort of text it is: "action", "objects", "step description" of annotate, or a captioner's name
-    text         what it said
-    provenance   how it came about, one line of JSON: model, sha256 of its weights, view, prompt
+    kind         sort of text: "action", "objects", "step description" of annotate, or a captioner's name
+    text         the text
+    provenance   one line of JSON: model, sha256 of its weights, view, prompt
 
 All columns are strings; a clip has at most one text of a kind.
 
 Guarantees
 - a clip without a text is named
-- a file that is damaged, lacks a column or says two things of one clip is refused
-- a folder of files reads as one file that holds all their rows
+- a file that is damaged, lacks a column or has two texts of a kind for a clip is refused
+- a folder of files reads as one file with all their rows
 """
 
 from collections.abc import ItemsView, Sequence
@@ -26,10 +26,10 @@ COLUMNS = ("key", "kind", "text", "provenance")
 
 
 class ClipTexts:
-    """The texts of one kind. StepDiffError: no such file or kind, or a file that is not as it should be."""
+    """The texts of one kind. StepDiffError: no such file or kind, or an invalid file."""
 
     def __init__(self, path: str | Path, kind: str | None = None) -> None:
-        """path: a file, or a folder of them, as a stage of annotate leaves it; kind: None takes the only one."""
+        """path: a file, or a folder of them as a stage of annotate writes it; kind: None for the only one."""
         files = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]
         if not files:
             raise StepDiffError(f"{path}: holds no Parquet file of texts; name a version's folder in STORE/annotations")
@@ -38,23 +38,23 @@ class ClipTexts:
         if kind is None and len(kinds) == 1:
             kind = kinds[0]
         if kind not in kinds:
-            asked = "several kinds of text" if kind is None else f"no texts of kind {kind!r}"
-            raise StepDiffError(f"{path}: holds {asked}; give --kind, one of {', '.join(map(repr, kinds)) or 'none'}")
+            problem = "several kinds of text" if kind is None else f"no texts of kind {kind!r}"
+            raise StepDiffError(f"{path}: holds {problem}; give --kind, one of {', '.join(map(repr, kinds)) or 'none'}")
         rows = frame.filter(pl.col("kind") == kind)
         twice = rows["key"].filter(rows["key"].is_duplicated())
         if len(twice):
             raise StepDiffError(f"{path}: two texts of kind {kind!r} for {twice[0]}; keep one")
         self.path, self.kind = path, kind
         self.provenance = sorted(rows["provenance"].unique())
-        """every way in which one of the texts came about"""
+        """the distinct provenances of the texts"""
         self._texts = dict(zip(rows["key"], rows["text"], strict=True))
 
     def has(self, keys: Sequence[str]) -> np.ndarray:
-        """bool [K]: whether the clip has a text."""
+        """Return bool [K]: whether each clip has a text."""
         return np.array([key in self._texts for key in keys], bool)
 
     def check(self, keys: Sequence[str]) -> None:
-        """StepDiffError names the first clip that has no text."""
+        """Raise StepDiffError for the first clip without a text."""
         for key in keys:
             if key not in self._texts:
                 raise StepDiffError(
@@ -62,12 +62,12 @@ class ClipTexts:
                 )
 
     def items(self) -> ItemsView[str, str]:
-        """Clip id and text of every clip that has one."""
+        """Return clip id and text of every clip that has one."""
         return self._texts.items()
 
 
 def _read(path: Path) -> pl.DataFrame:
-    """The four columns of a file. StepDiffError: it is not as it should be."""
+    """Read the four columns of a file. StepDiffError: it is invalid."""
     frame = table.read(path)
     odd = [name for name in COLUMNS if frame.schema.get(name) != pl.String]
     if odd:

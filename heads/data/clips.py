@@ -1,13 +1,10 @@
-"""Cached features by clip id: all that a head ever knows of a video.
+"""Cached features by clip id, all that a head knows of a video.
 
-int8 features of the store become numbers on the device that uses them: a quarter of the bytes travel.
-
-Whether a catalog says which clips may train.
+int8 features are dequantised on the device that uses them, so that a quarter of the bytes is transferred.
 
 Guarantees
-- a clip without features is named, with what to run
-- rows come back in the order of the ids
-- the values are those of the store's own kernel, to the bit
+- a clip without features is named, with the command to run
+- rows are returned in the order of the ids
 """
 
 from collections.abc import Sequence
@@ -27,10 +24,10 @@ from store.view import OK
 
 @runtime_checkable
 class Reads(Protocol):
-    """What gives N tokens of D channels for every clip: cached features, or token ids of texts."""
+    """N tokens of D channels for every clip: cached features, or token ids of texts."""
 
     def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K N D"]:
-        """On `device`; StepDiffError names the first clip that has none."""
+        """Return the tokens on `device`. StepDiffError names the first clip without any."""
 
 
 class Features:
@@ -50,24 +47,24 @@ class Features:
         self._direct = self.view.fill_memory([feature], int(np.count_nonzero(self._status == OK)))
 
     def rows(self, keys: Sequence[str]) -> np.ndarray:
-        """Rows [K] of the keys; StepDiffError names the first that has no features."""
+        """Return rows [K] of the keys. StepDiffError names the first without features."""
         rows = self.catalog.rows(keys)
-        there = self._there(rows)
-        if not there.all():
-            first = int(np.flatnonzero(~there)[0])
+        present = self._present(rows)
+        if not present.all():
+            first = int(np.flatnonzero(~present)[0])
             state = "unknown" if rows[first] < 0 else ("absent", "ok", "failed")[self._status[rows[first]]]
             raise StepDiffError(
                 f"{keys[first]}: no {self.view.name} features in the store ({state}); run python -m featurize with "
-                f"--encoder {self.view.provenance.encoder} and a manifest that holds it"
+                f"--encoder {self.view.provenance.encoder} and a manifest that contains it"
             )
         return rows
 
     def has(self, keys: Sequence[str]) -> np.ndarray:
-        """bool [K]: whether features stand for the key."""
-        return self._there(self.catalog.rows(keys))
+        """Return bool [K]: whether each key has features."""
+        return self._present(self.catalog.rows(keys))
 
     def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K ..."]:
-        """The features on `device`: they travel as they are stored, and become float32 there."""
+        """Return the features as float32 on `device`; they are transferred as stored and converted there."""
         rows = self.rows(keys)
         if self.view.features[self.feature].dtype != "int8":
             return torch.from_numpy(self.view.read(self.feature, rows, direct=self._direct)).to(device).float()
@@ -77,13 +74,13 @@ class Features:
         levels, scale = (torch.from_numpy(part).to(device) for part in stored)
         return dequantise(levels, scale)
 
-    def _there(self, rows: np.ndarray) -> np.ndarray:
-        """bool [K]: whether features stand for the row, -1 for none."""
-        there = rows >= 0
-        there[there] = self._status[rows[there]] == OK
-        return there
+    def _present(self, rows: np.ndarray) -> np.ndarray:
+        """Return bool [K]: whether each row has features; row -1 has none."""
+        present = rows >= 0
+        present[present] = self._status[rows[present]] == OK
+        return present
 
 
 def knows_splits(catalog: pl.DataFrame) -> bool:
-    """Whether it says of any clip which split that is of; where it does not, every clip may train."""
+    """Return whether the catalog has the split of any clip; without splits every clip may train."""
     return "split" in catalog.columns and catalog["split"].null_count() < catalog.height

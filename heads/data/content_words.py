@@ -1,18 +1,17 @@
-"""Which words of a narration say what its clip shows, told from manner of speaking without any list of words.
+"""Content words of narrations, the words that say what a clip shows, found without a list of words.
 
-A word counts where two styles agree on it clip by clip: it is narrated over the clips of which the paired QA says it
-too, and less over others. "Whisk" is such a word; a narrator's "okay so" is not, nor is what fills every question.
+A word counts if two styles agree on it clip by clip: it is narrated over the clips about which the paired QA says it,
+and less over others. "Whisk" is such a word; a narrator's "okay so" is not, nor is a word that fills every question.
 
-A place among a projector's outputs for every content word: words that exclude each other share one.
-
-"Whisk" and "fork" are hardly ever said of the same clip, and are said in the same surroundings ("a ... in use"), so
-one output can say which of them it is; "bowl" is said of both and stands elsewhere. With places fixed, what two clips
-have in common stands at the same place of both, and a model compares them place by place.
+`word_places` assigns each content word to one output of a projector; words that exclude each other share one. "Whisk"
+and "fork" are rarely said of the same clip, and are said in the same contexts ("a ... in use"), so one output can say
+which of them it is; "bowl" is said with both and has another place. With fixed places, a model can compare two clips
+place by place.
 
 Guarantees
-- only the texts and the questions that it is given decide
-- words that are said in like surroundings, and hardly ever together, share a place before others do
-- where there is a place for every word, each has its own
+- only the given texts and questions decide
+- words in similar contexts that are rarely said together share a place before others do
+- with enough places, each word has its own
 """
 
 from collections import Counter
@@ -28,16 +27,16 @@ from scipy.spatial.distance import squareform
 from heads.data.paired_qa import PairQuestions
 from tasks.prompts import VIDEOS
 
-AGREED = 1.8  # standard errors between a word's agreement and that of chance
+AGREED = 1.8  # least agreement of a content word, in standard errors of chance
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, in order, without its case and punctuation."""
+    """Return the lower-case words of a text, in order, without punctuation."""
     return "".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split()
 
 
 def content_words(texts: pl.DataFrame, pairs: Sequence[PairQuestions]) -> list[str]:
-    """Words, sorted, on which the texts (key, text) and the paired QA about the same clips agree."""
+    """Return the words, sorted, on which the texts (key, text) and the paired QA about the same clips agree."""
     said = [(key, frozenset(words(text))) for key, text in texts.select("key", "text").iter_rows()]
     best: dict[str, float] = {}
     for others in _words_about_clips(pairs):
@@ -47,26 +46,26 @@ def content_words(texts: pl.DataFrame, pairs: Sequence[PairQuestions]) -> list[s
 
 
 def _words_about_clips(pairs: Iterable[PairQuestions]) -> tuple[Mapping[str, set[str]], Mapping[str, set[str]]]:
-    """Words said of each clip in two ways: of the one video that answers "Which video ...?", and of either of a pair.
+    """Return the words about each clip, by questions "Which video ...?" that it answers, and by all of its pairs.
 
-    The first alone tells which of two clips is the dark one; the second covers far more words.
+    Only the first says which of two clips is meant; the second covers far more words.
     """
     of_one: dict[str, set[str]] = {}
     of_either: dict[str, set[str]] = {}
     for pair in pairs:
         clips = (pair.reference, pair.candidate)
         for question, answer in pair.questions:
-            asked, answered = words(question), words(answer)
+            own, answered = words(question), words(answer)
             if answer in VIDEOS:
-                of_one.setdefault(clips[VIDEOS.index(answer)], set()).update(asked)
+                of_one.setdefault(clips[VIDEOS.index(answer)], set()).update(own)
             for clip in clips:
-                of_either.setdefault(clip, set()).update(asked, answered)
+                of_either.setdefault(clip, set()).update(own, answered)
     return of_one, of_either
 
 
 def agreement(rows: Sequence[tuple[Iterable[str], Iterable[str]]]) -> dict[str, float]:
-    """For words that occur on both sides: the phi coefficient of "is on one side" and "is on the other", in standard
-    errors of the chance that the sides have nothing to do with each other (sqrt(n) phi)."""
+    """Return, for words on both sides, the phi coefficient of occurring on one and on the other, in standard errors of
+    independent sides (sqrt(n) phi)."""
     both = sorted({w for own, _ in rows for w in own} & {w for _, other in rows for w in other})
     if not both:
         return {}
@@ -81,15 +80,15 @@ def agreement(rows: Sequence[tuple[Iterable[str], Iterable[str]]]) -> dict[str, 
     return dict(zip(both, (phi * len(rows) ** 0.5).tolist(), strict=True))
 
 
-EDGE = ""  # stands before and behind a text
+EDGE = ""  # before and after a text
 
 
 def word_places(
     texts: Sequence[Sequence[str]], column: Mapping[str, int], said: Bool[np.ndarray, "T V"], places: int
 ) -> Int[np.ndarray, " V"]:
-    """The place of each of V words.
+    """Return the place of each of V words.
 
-    texts: their words in order; column: which of the V a word is, for those that are; said: whether a text says one.
+    texts: their words in order; column: word -> its number below V; said: whether each text says each word.
     """
     number = said.shape[1]
     if number <= places:
@@ -100,14 +99,13 @@ def word_places(
 
 
 def together(said: Bool[np.ndarray, "T V"]) -> Float[np.ndarray, "V V"]:
-    """Of two words' texts, the share of the rarer's that say both."""
+    """Return the share of the rarer word's texts that say both words."""
     count = said.sum(axis=0)
     return (said.T.astype(float) @ said) / np.maximum(np.minimum.outer(count, count), 1)
 
 
 def likeness(texts: Sequence[Sequence[str]], column: Mapping[str, int]) -> Float[np.ndarray, "V V"]:
-    """Cosine of two words' surroundings, each weighted by how much oftener than by chance a word has it (positive
-    pointwise mutual information)."""
+    """Return the cosine of two words' contexts, weighted by positive pointwise mutual information."""
     counts = Counter((column[word], around) for text in texts for word, around in surroundings(text) if word in column)
     contexts = {around: i for i, around in enumerate(dict.fromkeys(around for _, around in counts))}
     rows = np.array([word for word, _ in counts])
@@ -122,10 +120,10 @@ def likeness(texts: Sequence[Sequence[str]], column: Mapping[str, int]) -> Float
 
 
 def surroundings(text: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each word of a text with what stands left and right of it: one word, two, and one on either side."""
+    """Yield each word of a text with its contexts: one and two words on each side, and one on both sides."""
     padded = [EDGE, EDGE, *text, EDGE, EDGE]
     for i in range(2, len(padded) - 2):
-        before, behind = padded[i - 2 : i], padded[i + 1 : i + 3]
-        left, right = before[1], behind[0]
-        for around in (("<", left), (">", right), ("<", *before), (">", *behind), ("<>", left, right)):
+        before, after = padded[i - 2 : i], padded[i + 1 : i + 3]
+        left, right = before[1], after[0]
+        for around in (("<", left), (">", right), ("<", *before), (">", *after), ("<>", left, right)):
             yield padded[i], around

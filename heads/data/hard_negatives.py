@@ -1,8 +1,8 @@
-""" "Which video ...?" asked of a clip and one that looks much like it: hard negatives for training.
+"""Hard negatives for training: "Which video ...?" about a clip and one that looks similar.
 
-The clip that answers the question keeps its place in the pair. The other one gives way to a clip drawn from the nearest
-neighbours of the first among the train split's clips of the same step. A neighbour may show what is asked for too: no
-words about it are looked at.
+The clip that answers the question keeps its place in the pair. The other one is replaced by a clip drawn from the
+nearest neighbours of the first among the train split's clips of the same step. A neighbour may show what the question
+is about too: no text about it is checked.
 
 Guarantees
 - a neighbour is a clip of the train split, of the same step, and never the clip itself
@@ -25,14 +25,14 @@ from retrieval.vectors import normalised
 from store import Store
 from tasks.prompts import VIDEOS
 
-Asked = tuple[tuple[str, str], list[Turn]]
+Questions = tuple[tuple[str, str], list[Turn]]
 
 
 class HardNegatives:
     def __init__(
         self, catalog: pl.DataFrame, features: Features, neighbours: int, hold_out: HoldOut | None = None
     ) -> None:
-        """catalog: key, split, step; hold_out: has looked it up. `mine` comes before the first question."""
+        """Select the clips; call `mine` before `with_neighbours`. catalog: key, split, step, known to `hold_out`."""
         missing = {"split", "step"} - set(catalog.columns)
         if missing:
             raise StepDiffError(
@@ -50,7 +50,7 @@ class HardNegatives:
         self.near: dict[str, list[str]] = {}
 
     def embeddings(self, store: Store, view: str) -> Float[np.ndarray, "C D"]:
-        """The view's embedding of every clip, in the order of `clips`."""
+        """Return the view's embedding of every clip, in the order of `clips`."""
         return normalised(store, store.view("clips", view), "embedding", store.catalog("clips").rows(self.clips))
 
     def mine(self, vectors: Float[np.ndarray, "C D"]) -> None:
@@ -62,12 +62,12 @@ class HardNegatives:
             for place, own in zip(group, places, strict=True):
                 self.near[self.clips[place]] = [self.clips[group[other]] for other in own if other >= 0]
 
-    def asked_of_neighbours(self, asked: Sequence[Asked], rng: np.random.Generator) -> list[Asked]:
-        """The same questions, those that one video answers behind a pair of that video and a neighbour of it."""
-        found: list[Asked] = []
-        for pair, turns in asked:
+    def with_neighbours(self, questions: Sequence[Questions], rng: np.random.Generator) -> list[Questions]:
+        """Move the questions that one video answers to a pair of that video and one of its neighbours."""
+        found: list[Questions] = []
+        for pair, turns in questions:
             kept = list(turns)
-            pairs: list[Asked] = []
+            pairs: list[Questions] = []
             for clip, answer in zip(pair, VIDEOS, strict=True):
                 near = self.near.get(clip, [])
                 moved = [turn for turn in turns if turn.answer == answer]

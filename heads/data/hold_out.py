@@ -1,27 +1,26 @@
-"""Clips that never train: those of published test sets, clips that overlap them in time, and clips of their videos.
+"""Clips that never train: clips of published test sets, clips that overlap them in time, and clips of their videos.
 
 A test set names its clips by published ids, `<uid>_<start>_<end>`, split from the right. A clip of the catalog is held
-out for the first of these reasons that applies (`REASONS`): its id is in a test set; it shares a moment with a test
-clip of the same video; it comes from the video of a test clip. With `hold_out_by: clip` the last one does not count.
+out for the first of these reasons that applies (`REASONS`): its id is in a test set; it overlaps a test clip of the
+same video; it is of the video of a test clip. With `hold_out_by: clip` the last reason is not used.
 
-When a clip comes from the same video as a test clip:
+Two clips, one of them a test clip, are of the same video as follows:
 
 - Both have a file, that is, the catalog's `video` has a folder or an extension: the values are equal. `a/video.mp4` and
-  `b/video.mp4` are two videos, and the names of files and ids decide nothing.
-- At least one is known by name only, because the catalog does not hold the clip, has no `video` for it, or has a
-  `video` without folder and extension: they have a name in common. The names of a test clip are the uid of its id and
-  such a `video`; the names of another clip are the uid of its id, if that has the published form, and the stem of its
-  `video`.
+  `b/video.mp4` are two videos, and the names of files and ids do not matter.
+- At least one has only names, because the catalog lacks the clip, has no `video` for it, or has a `video` without
+  folder and extension: they have a name in common. The names of a test clip are the uid of its id and such a `video`;
+  the names of another clip are the uid of its id, if that has the published form, and the stem of its `video`.
 
 A clip of another file that has a name of a test clip is kept and counted as a namesake, so that a video stored under
-two paths does not pass unseen. A clip without times overlaps every test clip of its video.
+two paths does not go unnoticed. A clip without times overlaps every test clip of its video.
 
 Guarantees
 - a clip of a test set is held out by its id
-- a clip that shares a moment with a test clip of the same video is held out, whatever its id is
+- a clip that overlaps a test clip of the same video is held out, whatever its id is
 - by video, every other clip of a test clip's video is held out; by clip, none is
 - a test clip whose file the catalog knows matches by that file, and namesakes are kept and counted
-- a file that does not exist or is no test set is refused before anything is computed
+- a file that does not exist or is not a test set is refused before anything is computed
 """
 
 from collections.abc import Iterable, Sequence
@@ -49,14 +48,14 @@ _TIMES = ("start", "end")
 _UID = pl.col("key").str.extract(r"^(.+)_[0-9][0-9.eE+-]*_[0-9][0-9.eE+-]*$")
 _STEM = pl.col("video").str.extract(r"([^/]+?)(?:\.[^./]*)?$")
 VIDEO = pl.coalesce(_UID, pl.col("video"))
-"""the video of a clip (key, video): the uid of its id, else what the catalog says"""
+"""the video of a clip (key, video): the uid of its id, else the catalog's"""
 
 
 def task_of(path: str | Path) -> Task:
-    """Return which of the three test sets a file is, by the fields of its first line.
+    """Return the task of a test set, by the fields of its first line.
 
     Raises:
-        StepDiffError: the file does not exist or is no test set.
+        StepDiffError: the file does not exist or is not a test set.
     """
     for _, row in read_objects(path):
         for field, task in _FIELDS.items():
@@ -72,16 +71,16 @@ def read_test_clips(paths: Sequence[str | Path]) -> pl.DataFrame:
     """Read the clips of test sets.
 
     Returns:
-        key, and start and end in seconds as the id states them; each clip once, sorted.
+        As `clip_times`.
 
     Raises:
-        StepDiffError: a file does not exist or is no test set.
+        StepDiffError: a file does not exist or is not a test set.
     """
     return clip_times(clip for path in paths for row in read_test_set(task_of(path), path) for clip in clips_of(row))
 
 
 def clip_times(clips: Iterable[str]) -> pl.DataFrame:
-    """Return key, start and end in seconds as published ids state them; each clip once, sorted."""
+    """Return key, start and end (seconds) by published ids; each clip once, sorted."""
     keys = sorted(set(clips))
     times = [split_clip(clip)[1:] for clip in keys]
     columns = {"key": keys, "start": [float(start) for start, _ in times], "end": [float(end) for _, end in times]}
@@ -91,7 +90,7 @@ def clip_times(clips: Iterable[str]) -> pl.DataFrame:
 def known_clips(store: Store, *more: str) -> pl.DataFrame:
     """Read key, video, start, end, split and the columns `more` of every clip of a store's catalog.
 
-    The first five are null where the catalog has no value; of `more`, columns that the catalog lacks are left out.
+    The first five are null where the catalog has no value; columns of `more` that it lacks are left out.
     """
     kinds = _COLUMNS | {"split": pl.String}
     frame = store.catalog("clips").frame(list(dict.fromkeys([*kinds, *more])))
@@ -114,11 +113,9 @@ def identified(catalog: pl.DataFrame) -> pl.LazyFrame:
 
 
 def locate(catalog: pl.DataFrame, test: pl.DataFrame) -> pl.DataFrame:
-    """Return the clips of test sets as `identified` has them, with what the catalog knows of those that it holds.
+    """Return the clips of test sets with the columns of `identified`, from the catalog or else from their ids.
 
-    A test clip with a file has no stem: its id names its video, and `<uid>/video.mp4` would name all videos alike.
-
-    test: as `read_test_clips` returns it; where the catalog has no times, those of the id count.
+    A test clip with a file has no stem: its id names its video, and `<uid>/video.mp4` would give all videos one name.
     """
     known = identified(catalog).join(test.lazy().select("key"), on="key", how="semi").collect(engine="streaming")
     found = test.rename({name: f"{name}_of_id" for name in _TIMES}).join(known, on="key", how="left")
@@ -131,12 +128,12 @@ def held_out(catalog: pl.DataFrame, test: pl.DataFrame, by: By = "video") -> pl.
     """Find the clips that must not train.
 
     Args:
-        catalog: key and, where known, video, start and end in seconds.
+        catalog: key and, if known, video, start and end in seconds.
         test: the clips of the test sets, as `read_test_clips` returns them.
         by: whether every clip of a test clip's video is held out, or only test clips and clips that overlap them.
 
     Returns:
-        key and reason of every clip to hold out, the test clips that the catalog lacks included, and of namesakes.
+        key and reason of every clip to hold out, including test clips that the catalog lacks, and of namesakes.
     """
     tests = locate(catalog, test)
     suspects = _suspects(identified(catalog), tests)
@@ -152,17 +149,17 @@ def held_out(catalog: pl.DataFrame, test: pl.DataFrame, by: By = "video") -> pl.
 
 
 def _suspects(clips: pl.LazyFrame, tests: pl.DataFrame) -> pl.DataFrame:
-    """Those of the clips that have a file or a name of a test clip: few, so that all that follows is small."""
+    """Return the clips with a file or a name of a test clip, so that the rest works on few."""
     files, names = tests["file"].drop_nulls(), pl.concat([tests["uid"], tests["stem"]]).drop_nulls()
     shared = pl.col("file").is_in(files.implode()) | pl.any_horizontal(pl.col("uid", "stem").is_in(names.implode()))
     return clips.filter(shared).collect(engine="streaming")
 
 
 def _meeting_points(clips: pl.DataFrame, test: bool) -> pl.DataFrame:
-    """Each clip under every (where, what) at which it meets clips of the same video, or namesakes.
+    """Return each clip under every (where, what) at which it meets clips of the same video, or namesakes.
 
-    A pair of clips, one of a test set, shares a `where` other than "namesake" exactly if the rule of this module says
-    that it is compared so: by file, or by name where the test clip, or the other clip, has a name only.
+    A test clip and another clip share a `where` other than "namesake" exactly if the module's rule compares them so: by
+    file, or by name if one of them has only names.
     """
     named = pl.concat([clips.with_columns(what=pl.col(name)) for name in ("uid", "stem")]).unique(["key", "what"])
     has_file = pl.col("file").is_not_null()
@@ -179,9 +176,9 @@ def _meeting_points(clips: pl.DataFrame, test: bool) -> pl.DataFrame:
 
 
 def _met(clips: pl.DataFrame, tests: pl.DataFrame) -> pl.DataFrame:
-    """key, where and overlaps of each clip at every point at which it meets a test clip.
+    """Return key, where and overlaps of each clip at every point at which it meets a test clip.
 
-    Of the test clips that begin before a clip ends, the one that ends last decides whether any of them overlaps it.
+    Of the test clips that begin before a clip ends, the one that ends last decides whether any overlaps it.
     """
     point = ["where", "what"]
     latest = tests.sort("start").with_columns(latest=pl.col("end").cum_max().over(point)).drop("key", "end")
@@ -202,18 +199,18 @@ def _met(clips: pl.DataFrame, tests: pl.DataFrame) -> pl.DataFrame:
 
 
 class HoldOut:
-    """The test sets that a training holds out, and how many clips each of its sources dropped for them."""
+    """The test sets that a training holds out, and the number of clips that each of its sources dropped."""
 
     def __init__(self, files: Sequence[str] = (), by: By = "video") -> None:
-        """Read the test sets. StepDiffError: one of them does not exist or is no test set."""
+        """Read the test sets. StepDiffError: one of them does not exist or is not a test set."""
         self.files, self.by, self.test = tuple(files), by, read_test_clips(files)
         self.sources: dict[str, dict[str, int]] = {}
-        """of each source: how many clips or pairs it has (`of`), and how many were dropped, by reason"""
+        """source -> its number of clips or pairs (`of`), and the dropped ones by reason"""
         self._example = ""  # a namesake
         self._set(pl.DataFrame(schema={"key": pl.String, "reason": pl.String}))
 
     def look_up(self, catalog: pl.DataFrame) -> None:
-        """Find the clips to drop; catalog: key and, where known, video, start and end in seconds."""
+        """Find the clips to drop; catalog: key and, if known, video, start and end in seconds."""
         if self.files:
             self._set(held_out(catalog, self.test, self.by))
 
@@ -226,7 +223,7 @@ class HoldOut:
         """Return the rows of `clips` (key, ...) that may train, in order, and count the others.
 
         Raises:
-            StepDiffError: none may.
+            StepDiffError: none is left.
         """
         if not self.files:
             return clips
@@ -236,10 +233,10 @@ class HoldOut:
         return clips.join(self.clips, on="key", how="anti", maintain_order="left")
 
     def keep_pairs(self, pairs: Sequence[tuple[str, str]], source: str) -> list[bool]:
-        """Return of each pair of clips whether both may train, and count the others by the first reason of either.
+        """Return whether both clips of each pair may train, and count the other pairs by the first reason of either.
 
         Raises:
-            StepDiffError: none may.
+            StepDiffError: none is left.
         """
         if not self.files:
             return [True] * len(pairs)
@@ -259,7 +256,7 @@ class HoldOut:
         if all_of and len(reasons) == all_of:
             raise StepDiffError(
                 f"hold_out leaves nothing of {source} to train on: {self._summary(source)}; train on other clips, or "
-                "set hold_out_by: clip where other clips of a test video may train"
+                "set hold_out_by: clip if other clips of a test video may train"
             )
 
     def _count_namesakes(self, source: str, clips: pl.DataFrame) -> None:
@@ -275,20 +272,20 @@ class HoldOut:
         return f"{total:,} of {counts['of']:,} dropped" + (f" ({', '.join(dropped)})" if dropped else "")
 
     def lines(self) -> list[str]:
-        """Return what was dropped, for people: one line, one a source, and one of namesakes if there are any."""
+        """Return lines about what was dropped: a summary, one per source, and one about namesakes if there are any."""
         if not self.files:
             return []
         found = [f"hold-out by {self.by}: {self.test.height:,} clips of {len(self.files)} test sets"]
         found += [f"hold-out, {source}: {self._summary(source)}" for source in self.sources]
         if kept := max((counts.get(NAMESAKE, 0) for counts in self.sources.values()), default=0):
             found.append(
-                f"hold-out: {kept:,} clips are kept whose id or file has the name of a test video, but which are of "
-                f"another file, e.g. {self._example}; if it is the same video, give it one name in `video`"
+                f"hold-out: {kept:,} clips with the name of a test video, but another file, are kept, e.g. "
+                f"{self._example}; if it is the same video, give it one name in `video`"
             )
         return found
 
     def record(self) -> dict[str, object] | None:
-        """Return what lineage.json remembers; None where no test set is held out."""
+        """Return the record in lineage.json; None if no test set is held out."""
         if not self.files:
             return None
         return {"by": self.by, "files": list(self.files), "test_clips": self.test.height, "sources": self.sources}

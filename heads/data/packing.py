@@ -1,11 +1,11 @@
-"""All questions of a pair behind one copy of its video tokens.
+"""Packed prompts: all questions about a pair after one copy of its video tokens.
 
     prefix: system prompt, video 1, video 2 | question, answer | question, answer | ...
 
 Guarantees
 - every question sees the prefix and itself, and no other question: packed logits equal separate ones
-- positions restart behind the prefix in every question
-- a target stands at the position that predicts it, and only answers have targets
+- positions restart after the prefix in every question
+- a target is at the position that predicts it, and only answers have targets
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ TEXT, NO_TARGET, PADDING = -1, -100, -1
 
 @dataclass(frozen=True)
 class Turn:
-    """A question and what is said in answer: `given` is a seed that is not scored, `answer` is scored or learned."""
+    """A question and its answer: `given` is a seed that is not scored, `answer` is scored or learned."""
 
     question: str
     answer: str
@@ -34,8 +34,8 @@ class Turn:
 
 @dataclass
 class Row:
-    """One row, put together from left to right: ids [L], video slot [L] (TEXT, or clip * outputs + token),
-    segment [L], positions [L], targets [L], weights [L], turn [L]."""
+    """One row, built from left to right: ids [L], video slot [L] (TEXT, or clip * outputs + token), segment [L],
+    positions [L], targets [L], weights [L], turn [L]."""
 
     ids: list[int] = field(default_factory=list)
     video: list[int] = field(default_factory=list)
@@ -46,17 +46,17 @@ class Row:
     turn: list[int] = field(default_factory=list)
 
     def read(self, ids: Sequence[int], segment: int = 0) -> None:
-        """Text that is only read."""
+        """Append text without targets."""
         self._add(ids, [TEXT] * len(ids), segment, len(self.ids))
 
     def show(self, clip: int, outputs: int, segment: int = 0) -> None:
-        """The tokens of a clip of the batch."""
+        """Append the tokens of a clip of the batch."""
         self._add([0] * outputs, range(clip * outputs, (clip + 1) * outputs), segment, len(self.ids))
 
     def say(
         self, given: Sequence[int], answer: Sequence[int], segment: int, start: int, turn: int, weight: float = 1.0
     ) -> None:
-        """Text that is read from position `start` on, and behind it an answer that is scored or learned."""
+        """Append text from position `start` on, and an answer that is scored or learned."""
         ids = [*given, *answer]
         first = len(self.ids) + len(given) - 1
         self._add(ids, [TEXT] * len(ids), segment, start)
@@ -76,7 +76,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch of rows, padded to the longest. Clips are numbered prompt by prompt, in the order of their places."""
+    """A batch of rows, padded to the longest. Clips are numbered prompt by prompt, in their order in the prompt."""
 
     ids: Int[Tensor, "B L"]
     video: Int[Tensor, "B L"]
@@ -91,7 +91,7 @@ class Packed:
 
 
 class Packer:
-    """Puts prompts together for one chat template and a number of tokens a clip (0: the blind control, no video)."""
+    """Builder of prompts for a chat template and a number of tokens per clip (0: the blind control, no video)."""
 
     def __init__(self, chat: Chat, outputs: int, system: str = PAIR_SYSTEM) -> None:
         self.chat = chat
@@ -103,7 +103,7 @@ class Packer:
         return len(self.pieces.around_videos) - 1
 
     def prefix(self, number: int) -> Row:
-        """A row up to its question; its clips are those of the prompt of that number."""
+        """Return a row up to its question, with the clips of the prompt of that number."""
         row = Row()
         for place, part in enumerate(self.pieces.around_videos):
             if place:
@@ -114,17 +114,17 @@ class Packer:
     def _add(self, into: Row, turn: Turn, number: int, segment: int, start: int) -> None:
         pieces, chat = self.pieces, self.chat
         given = pieces.before_answer + turn.given if turn.given else ""
-        asked = chat.text_ids(pieces.before_question + turn.question) + pieces.to_answer + chat.text_ids(given)
-        # The space that parts seed and answer belongs to the answer: tokenizers glue it to the next word.
-        # Where nothing is answered yet there is no such space: a model goes on from one otherwise than from a word.
+        question = chat.text_ids(pieces.before_question + turn.question) + pieces.to_answer + chat.text_ids(given)
+        # The space between seed and answer belongs to the answer: tokenizers join it to the next word.
+        # Without an answer there is no such space: a model continues differently after a space than after a word.
         space = " " if turn.given else pieces.before_answer
         answer = chat.text_ids(space + turn.answer if turn.answer else "")
         answer += pieces.end if turn.ends else ()
-        into.say(asked, answer, segment, start, number, turn.weight)
+        into.say(question, answer, segment, start, number, turn.weight)
 
     def pack(self, prompts: Sequence[Sequence[Turn]], packed: bool = True) -> Packed:
-        """One row a prompt (the clips of a pair, or one clip), or with packed=False one row a turn, all of whose rows
-        show the same clips. Turns are numbered on."""
+        """Return one row per prompt (a pair, or one clip), or with packed=False one row per turn, all with the same
+        clips. Turns are numbered consecutively."""
         rows: list[Row] = []
         turn_number = 0
         for number, turns in enumerate(prompts):

@@ -1,10 +1,10 @@
-"""Paired QA as training reads it: all questions of a pair together.
+"""Paired QA for training: all questions about a pair together.
 
 Guarantees
-- no clip of another split than train trains: val, test, val_seen ..., or none, where the catalog knows splits at all
+- only clips of split train are used, if the catalog has splits: not val, test, val_seen ..., nor a clip without a split
 - a pair with a clip that is held out is dropped
-- YES and NO weigh the same in every pair that has both, where they are weighed at all
-- the order of pairs is a pure function of seed and step, so a resumed run sees what an unbroken one sees
+- with weights, YES and NO have the same total weight in every pair that has both
+- the order of pairs depends only on seed and step, so a resumed run sees what an uninterrupted one sees
 """
 
 from collections import Counter
@@ -33,9 +33,9 @@ class PairQuestions:
 
 
 def read_paired_qa(path: str, catalog: pl.DataFrame, hold_out: HoldOut | None = None) -> list[PairQuestions]:
-    """Rows `{"reference", "candidate", "question", "answer", ...}`, grouped by pair in order of appearance.
+    """Read rows `{"reference", "candidate", "question", "answer", ...}`, grouped by pair in order of appearance.
 
-    hold_out: drops pairs; it has looked up the catalog. StepDiffError: a fault in the file, or no pair that may train.
+    hold_out: drops pairs; it has looked up the catalog. StepDiffError: an invalid row, or no pair that may train.
     """
     pairs: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for place, row in read_objects(path):
@@ -45,7 +45,7 @@ def read_paired_qa(path: str, catalog: pl.DataFrame, hold_out: HoldOut | None = 
             raise StepDiffError(f"{place}: not a PairQA row, it has no {error.args[0]}") from error
         if not all(isinstance(value, str) and value.strip() for value in (*pair, *qa)):
             raise StepDiffError(
-                f"{place}: not a PairQA row: its clips, question and answer are texts, none of them empty"
+                f"{place}: not a PairQA row; its clips, question and answer must be texts that are not empty"
             )
         pairs.setdefault(pair, []).append(qa)
     if not pairs:
@@ -58,20 +58,19 @@ def read_paired_qa(path: str, catalog: pl.DataFrame, hold_out: HoldOut | None = 
 
 
 def refuse_held_out(clips: Iterable[str], catalog: pl.DataFrame, path: str) -> None:
-    """Raise StepDiffError where a training clip is not of split train in a catalog that has splits."""
+    """Raise StepDiffError if a training clip is not of split train in a catalog with splits."""
     if not knows_splits(catalog):
         return
     held_out = set(catalog.filter(pl.col("split").ne_missing("train"))["key"])
     leaked = sorted(held_out & set(clips))
     if leaked:
         raise StepDiffError(
-            f"{path}: {len(leaked)} clips of another split than train, or of none, would train, e.g. {leaked[0]}; "
-            "remove their rows"
+            f"{path}: {len(leaked)} clips are not of split train and would train, e.g. {leaked[0]}; remove their rows"
         )
 
 
 def draw(items: int, count: int, step: int, seed: int, purpose: str) -> list[int]:
-    """Places of the `count` items of one step: every item once an epoch, each epoch in an order of its own.
+    """Return the places of the `count` items of a step: every item once per epoch, in a new order each epoch.
 
     purpose: as in `common.streams`.
     """
@@ -79,35 +78,35 @@ def draw(items: int, count: int, step: int, seed: int, purpose: str) -> list[int
     return [int(_order(items, place // items, seed, purpose)[place % items]) for place in places]
 
 
-@lru_cache(maxsize=4)  # of a hundred million clips an order takes seconds; at most four kinds of items take turns
+@lru_cache(maxsize=4)  # an order of 100 million clips takes seconds; at most four kinds alternate
 def _order(items: int, epoch: int, seed: int, purpose: str) -> Int[np.ndarray, " items"]:
     return generator(seed, purpose, epoch).permutation(items)
 
 
 def kind(answer: str) -> str:
-    """The kind of an answer, as the supplement's three prompt types ask for it."""
+    """Return the kind of an answer, one of the supplement's three prompt types."""
     return "decision" if answer in (YES, NO) else "video" if answer in VIDEOS else "text"
 
 
 def turns(pair: PairQuestions, limit: int, rng: np.random.Generator) -> list[Turn]:
-    """At most `limit` questions of a pair, without repeats, of every kind of answer in turn while there are some."""
-    asked = pair.questions
-    order = rng.permutation(len(asked)).tolist()
+    """Draw at most `limit` questions of a pair without repeats, alternating between kinds of answers."""
+    questions = pair.questions
+    order = rng.permutation(len(questions)).tolist()
     met = Counter[str]()
     rounds: dict[int, int] = {}
     for place in order:
-        rounds[place] = met[kind(asked[place][1])]
-        met[kind(asked[place][1])] += 1
-    return [Turn(*asked[place]) for place in sorted(order, key=rounds.__getitem__)[:limit]]
+        rounds[place] = met[kind(questions[place][1])]
+        met[kind(questions[place][1])] += 1
+    return [Turn(*questions[place]) for place in sorted(order, key=rounds.__getitem__)[:limit]]
 
 
-def balanced(asked: Sequence[Turn], yes_no_weight: float) -> list[Turn]:
-    """The turns of one pair, its YES and its NO together weighing the same, `yes_no_weight` an answer on average.
+def balanced(turns: Sequence[Turn], yes_no_weight: float) -> list[Turn]:
+    """Weight the turns of a pair so that YES and NO have the same total, `yes_no_weight` per answer on average.
 
-    Else how alike the two clips are in all would answer most questions, whatever they ask about. Where all answers are
-    the same they weigh half: there that is no fault.
+    Otherwise the overall similarity of the clips would answer most questions, whatever they are about. If all answers
+    are the same they get half the weight.
     """
-    counts = Counter(turn.answer for turn in asked)
+    counts = Counter(turn.answer for turn in turns)
     total = counts[YES] + counts[NO]
     weights = {answer: yes_no_weight * total / (2 * max(counts[answer], 1)) for answer in (YES, NO)}
-    return [replace(turn, weight=weights.get(turn.answer, 1.0)) for turn in asked]
+    return [replace(turn, weight=weights.get(turn.answer, 1.0)) for turn in turns]

@@ -1,13 +1,13 @@
-"""Answers of an evaluation that may be killed at any moment, written batch by batch.
+"""The partial file of an evaluation: answers written batch by batch, so that a killed evaluation can resume.
 
-    OUT.partial.jsonl   the answers so far, a line a row (or a pair of clips) in the published format
-    OUT.partial.json    what makes them: options, rows, weights
+    OUT.partial.jsonl   the answers so far, one line per row (or pair of clips) in the published format
+    OUT.partial.json    what they depend on: options, rows, weights
 
 Guarantees
-- a killed evaluation resumes behind its last whole batch
-- answers that something else made are never taken
-- both files stand until the scores are written, then neither does
-- two evaluations do not write one file at once
+- a killed evaluation resumes after its last complete batch, and its predictions are the same, bit for bit
+- answers that depend on anything else are never used
+- both files exist until the scores are written, and are then removed
+- two evaluations cannot write one file at the same time
 """
 
 import fcntl
@@ -26,9 +26,9 @@ from tasks.testsets import DiffCap, Prediction, Scored, Task, prediction_line, p
 
 
 class Partial:
-    """The partial file of `out`, locked as long as the `with` block lasts.
+    """The partial file of `out`, locked during the `with` block.
 
-    identity: what the answers depend on, as JSON would hold it; those of another identity are thrown away.
+    identity: what the answers depend on, as JSON; answers of another identity are dropped.
     """
 
     def __init__(self, task: Task, out: Path, identity: dict[str, Any]) -> None:
@@ -42,37 +42,37 @@ class Partial:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         if not self._lock():
             os.close(self._file)
-            raise StepDiffError(f"{self.path}: another evaluation writes it now; wait for it, or name another --out")
+            raise StepDiffError(f"{self.path}: another evaluation is writing it; wait for it, or name another --out")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self.path.exists() and os.fstat(self._file).st_size == 0:  # nothing to go on with
+        if self.path.exists() and os.fstat(self._file).st_size == 0:  # nothing to resume from
             self.made_of.unlink(missing_ok=True)
             self.path.unlink()
         os.close(self._file)
 
     def resume(self, rows: Sequence[DiffCap | Scored], starts: Sequence[int]) -> list[Prediction]:
-        """The answers that stand already, of whole batches; starts: the first row of every batch."""
+        """Return the existing answers of complete batches; starts: the first row of every batch."""
         if self._made_of() != self.identity:
-            # In this order: where the identity stands, the answers beside it are its own.
+            # In this order, so that an existing identity always belongs to the answers.
             self.made_of.unlink(missing_ok=True)
             os.ftruncate(self._file, 0)
             os.fsync(self._file)
             write_text(self.made_of, json.dumps(self.identity))
             return []
-        lines = self.path.read_bytes().split(b"\n")[:-1]  # what stands behind the last line's end was cut off
+        lines = self.path.read_bytes().split(b"\n")[:-1]  # drops an incomplete last line
         found: list[Prediction] = []
         for row, line in zip(rows, lines, strict=False):
             try:
                 found.append(prediction_of(self.task, row, parse_object(line)))
-            except StepDiffError:  # torn: this batch and what follows is answered again
+            except StepDiffError:  # damaged: this batch and the next ones are answered again
                 break
         whole = max(place for place in (*starts, len(rows)) if place <= len(found))
         os.ftruncate(self._file, sum(len(line) + 1 for line in lines[:whole]))
         return found[:whole]
 
     def add(self, answers: Sequence[Prediction]) -> None:
-        """The next batch, durable when this returns."""
+        """Append the next batch; it is durable when this returns."""
         data = "".join(prediction_line(self.task, answer) for answer in answers).encode()
         with named_errors(self.path, len(data)):
             while data:
@@ -80,12 +80,12 @@ class Partial:
             os.fsync(self._file)
 
     def forget(self) -> None:
-        """The predictions and their scores stand: the next run begins anew."""
+        """Remove both files, after the predictions and scores are written."""
         self.made_of.unlink()
         self.path.unlink()
 
     def _lock(self) -> bool:
-        """Whether the open file is ours alone, and was not removed by the one before us."""
+        """Lock the open file; return False if another process has it, or removed it."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -93,7 +93,7 @@ class Partial:
         return self.path.exists() and os.path.samestat(os.fstat(self._file), self.path.stat())
 
     def _made_of(self) -> Any:
-        """What made the answers that stand, None where that is not told."""
+        """Return the identity of the existing answers, None if it is unknown."""
         try:
             return json.loads(self.made_of.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):

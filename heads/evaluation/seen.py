@@ -1,15 +1,15 @@
 """Which clips and videos of a test set trained the head that is evaluated on it.
 
-The head is that of `--head`, or the contrastive head that made a view (heads.training.view_origin). The rule of
+The head is that of `--head`, or the contrastive head that wrote a view (heads.evaluation.view_origin). The rule of
 heads.data.hold_out decides whether two clips are of one video.
 
 Guarantees
 - a test set that shares a clip or a video with what trained the head is refused, unless that is allowed
 - what is allowed is counted in the score record
-- a head whose training clips are not recorded is named, and evaluated
+- a head whose training clips are not recorded is reported, and evaluated
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ import numpy as np
 import polars as pl
 
 from common.errors import StepDiffError
+from heads.data import trained_on
 from heads.data.hold_out import clip_times, known_clips, locate
-from heads.training import lineage, trained_on
-from heads.training.trained_on import Hashes, contained, hashes
+from heads.data.trained_on import Source, contained, hashes
+from heads.training import lineage
 from store import Store
 from tasks.testsets import clips_of
 
@@ -32,19 +33,7 @@ _LOOKED_UP = (
     ("names", "uid"),
     ("names", "stem"),
 )
-"""kind of hash, and the column whose hashes are looked up among them"""
-
-
-@dataclass(frozen=True)
-class Source:
-    """What trained a head."""
-
-    name: str
-    """its run, or the view that it made"""
-    blocks: Callable[[str], Iterator[Hashes]] | None
-    """from a kind of trained_on.KINDS to its hashes in sorted blocks; None: nothing is recorded"""
-    unrecorded: tuple[str, ...]
-    """runs among those that trained it whose clips are not recorded"""
+"""kind of hash, and the column to look up among them"""
 
 
 def of_run(folder: Path) -> Source:
@@ -63,13 +52,13 @@ class Seen:
     source: str
     clips: frozenset[str] = frozenset()
     of_videos: dict[str, str] | None = None
-    """clips of videos that trained it, with their video"""
+    """clip -> its video, for clips of videos that trained it"""
     namesakes: int = 0
-    """clips of another file with the name of a video that trained it"""
+    """number of clips of another file with the name of a video that trained it"""
     unrecorded: tuple[str, ...] = ()
 
     def counts(self, rows: Sequence[Any]) -> dict[str, Any]:
-        """Return what a score record holds: how many clips, videos and rows of these rows the head has seen."""
+        """Return how many clips, videos and rows of these rows the head has seen, for the score record."""
         clips = {clip for row in rows for clip in clips_of(row)}
         of_videos = self.of_videos or {}
         seen = self.clips | of_videos.keys()
@@ -86,14 +75,14 @@ class Seen:
         }
 
     def notices(self, test_set: str) -> list[str]:
-        """Return what is not certain, one line each."""
+        """Return what is uncertain, one line each."""
         found = [
-            f"{run}: its training clips are not recorded, so nobody can tell whether it has seen clips of {test_set}"
+            f"{run}: its training clips are not recorded, so it is unknown whether it has seen clips of {test_set}"
             for run in self.unrecorded
         ]
         if self.namesakes:
             found.append(
-                f"{self.source}: {self.namesakes} clips of {test_set} have the name of a video that trained it, in "
+                f"{self.source}: {self.namesakes} clips of {test_set} have the name of a video that trained it, but "
                 "another file; they count as unseen"
             )
         return found
@@ -110,7 +99,7 @@ def find(source: Source, rows: Sequence[Any], store: Store) -> Seen:
         there[known] = contained(hashes(tests[column].drop_nulls()), source.blocks(kind))
         tests = tests.with_columns(pl.Series(f"{column} in {kind}", there))
     named = pl.any_horizontal("uid in names", "stem in names")
-    nameless = pl.any_horizontal("uid in videos", "stem in videos")  # the clip that trained was known by its name only
+    nameless = pl.any_horizontal("uid in videos", "stem in videos")  # the training clip had only a name
     of_video = pl.col("file in videos") | nameless | (pl.col("file").is_null() & named)
     trained = tests.filter(of_video).select("key", pl.coalesce("file", "stem", "uid"))
     return Seen(
@@ -123,7 +112,7 @@ def find(source: Source, rows: Sequence[Any], store: Store) -> Seen:
 
 
 def refuse(counts: dict[str, Any], test_set: str) -> None:
-    """Raise StepDiffError where the counts of a test set say that the head has seen any of its clips or videos."""
+    """Raise StepDiffError if the head has seen any clip or video of a test set, by its counts."""
     if counts["clips_of_videos"]:
         raise StepDiffError(
             f"{test_set}: {counts['source']} was trained on {counts['clips']} of its {counts['of_clips']} clips, and "

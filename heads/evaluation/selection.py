@@ -1,9 +1,9 @@
-"""Which rows of a test set are evaluated: those of a named subset, and those whose clips are there.
+"""Selection of test-set rows: a named subset, and the rows whose clips are present.
 
 Guarantees
 - rows keep the order of the test set
 - every name selects a row, or is refused
-- what names rows is no file's name, though there be such a file
+- names of rows are not read as a file's name, even if such a file exists
 """
 
 from collections.abc import Collection, Sequence
@@ -22,9 +22,10 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 def named(rows: Sequence[Row], subset: str) -> list[str]:
-    """The names of a subset: what commas part, or the lines of a file where those are not all names of the rows.
+    """Return the names of a subset, separated by commas, or else the lines of a file.
 
-    StepDiffError: no names, or one that selects none of the rows.
+    Raises:
+        StepDiffError: no names, or one that selects none of the rows.
     """
     known = set().union(*map(_names, rows))
     names = _stripped(subset.split(","))
@@ -34,14 +35,14 @@ def named(rows: Sequence[Row], subset: str) -> list[str]:
         names = _stripped(Path(subset).read_text(encoding="utf-8-sig").split("\n"))
     except UnicodeDecodeError as error:
         raise StepDiffError(f"{subset}: not UTF-8 ({error.reason}); give a file of names, one a line") from error
-    except OSError:  # no file, or longer than the name of one
+    except OSError:  # no file, or too long for a file's name
         pass
     if not names:
-        raise StepDiffError(f"{subset or 'subset'}: no names in it; give categories, videos or reference clips")
+        raise StepDiffError(f"{subset or 'subset'}: no names; give categories, videos or reference clips")
     unknown = sorted(set(names) - known)
     if unknown:
         raise StepDiffError(
-            f"subset: {unknown[0]!r} is no category, reference video or reference clip of the test set"
+            f"subset: {unknown[0]!r} is not a category, reference video or reference clip of the test set"
             + (f" ({len(unknown)} such names)" if len(unknown) > 1 else "")
         )
     return names
@@ -52,24 +53,23 @@ def _stripped(names: Sequence[str]) -> list[str]:
 
 
 def select(rows: Sequence[AnyRow], names: Collection[str]) -> list[AnyRow]:
-    """The rows whose category, reference video or reference clip is named."""
+    """Return the rows whose category, reference video or reference clip is among the names."""
     return [row for row in rows if _names(row).intersection(names)]
 
 
 def _names(row: Row) -> set[str]:
-    """What a row goes by. A DiffMCQ row's reference is its answer's."""
+    """Return the names that select a row. A DiffMCQ row's reference is its answer's."""
     clip = row.answer[0] if isinstance(row, DiffMCQ) else row.reference
     return {row.category, reference_video(row), clip}
 
 
 def absent_clips(rows: Sequence[Row], store: Store, view: str | None, texts: ClipTexts | None = None) -> list[str]:
-    """Clips of the rows that the catalog does not know or, given a view, that have no features in it or, given texts,
-    of which there is none; each once."""
+    """Return clips of the rows, each once, that are not in the catalog, or lack features in `view`, or lack a text."""
     clips = list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
     places = np.asarray(store.catalog("clips").rows(clips))
-    there = places >= 0
+    present = places >= 0
     if view is not None:
-        there[there] = store.view("clips", view).status()[places[there]] == OK
+        present[present] = store.view("clips", view).status()[places[present]] == OK
     if texts is not None:
-        there &= texts.has(clips)
-    return [clip for clip, is_there in zip(clips, there, strict=True) if not is_there]
+        present &= texts.has(clips)
+    return [clip for clip, is_present in zip(clips, present, strict=True) if not is_present]

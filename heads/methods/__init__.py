@@ -1,1 +1,37 @@
-"""What compares two clips: every method scores options, ranks targets, writes captions, or refuses a task."""
+"""Methods that compare clips: video language models, embeddings in one space, texts, controls, and plug-ins.
+
+`python -m heads.evaluate --method package.module:Class` evaluates a class of your own that follows `Method`. A package
+can give it a short name in its pyproject.toml:
+
+    [project.entry-points."stepdiff.methods"]
+    mean-tokens = "package.module:MeanTokens"
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from store import Store
+from tasks.testsets import DiffCap, DiffMCQ, DiffRank
+
+
+class Method(Protocol):
+    """A method that answers the rows of test sets from cached features (heads.data.clips.Features).
+
+    Define only the functions of the tasks that your method answers: heads.evaluate refuses the others in one line.
+    Rows come in batches of `--rows-at-once`; return one answer for each row, in order.
+    """
+
+    def __init__(self, store: Store, view: str | None, device: str) -> None:
+        """Prepare the method. view: the value of --view; device: cpu or cuda."""
+
+    def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
+        """Return a score for each (reference, candidate) pair of `row.options`; the highest is the choice."""
+        ...
+
+    def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
+        """Return how similar each clip of `row.targets` is to `row.reference` in `row.category`."""
+        ...
+
+    def caption(self, rows: Sequence[DiffCap]) -> list[str]:
+        """Return a sentence that says how `row.candidate` differs from `row.reference` in `row.category`."""
+        ...

@@ -1,17 +1,14 @@
-"""A video-conditioned language model that is given both clips of a pair (paper, Sec. 3).
+"""Video language models that read both clips of a pair (paper, Sec. 3). VCLM, Interleaved and StepDiff are evaluated
+alike; they differ in their training data.
 
-VCLM, Interleaved and StepDiff are asked alike; they differ in what trained them.
-
-DiffMCQ pair by pair: each distinct pair of a test set once, with every text that any question asks of it.
-
-The published set asks about 23 texts of a pair, in questions that lie far apart.
+The published DiffMCQ set asks about 23 texts of each pair, in questions far apart: each distinct pair is read once.
 
 Guarantees
-- a pair's prefix is computed once for all that is asked of it, up to 128 texts, with the scores of asking one by one
+- a pair's prefix is computed once for up to 128 texts, with the same scores as texts scored one by one
 - controls change what the model sees of the videos and nothing else
-- told to decline, it says that nothing differs of the pairs that it finds alike, and of the others what it says anyhow
-- every pair is asked every text of its questions, and each once
-- scores come back to the options that they are of
+- with decline_at, pairs found similar get "no difference", and all others the same caption as without it
+- every pair is scored with every text of its questions, once
+- scores return to the options that they belong to
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -37,7 +34,7 @@ from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, Task
 
 @dataclass(frozen=True)
 class PairTexts:
-    """What is asked of one pair of clips."""
+    """A pair of clips, and all texts to score for it."""
 
     pair: Pair
     """(reference, candidate)"""
@@ -46,47 +43,47 @@ class PairTexts:
 
     @property
     def answers(self) -> int:
-        """How many scores it is given."""
+        """Number of scores."""
         return len(self.texts)
 
 
 def pair_texts(rows: Sequence[DiffMCQ]) -> list[PairTexts]:
-    """The pairs of all options with what is asked of them, both in the order in which the rows first name them."""
-    asked: dict[Pair, dict[tuple[str, str], None]] = {}
+    """Return the pairs of all options with their texts, both in the order of first appearance."""
+    found: dict[Pair, dict[tuple[str, str], None]] = {}
     for row in rows:
         for pair in row.options:
-            asked.setdefault(pair, {})[row.category, row.difference] = None
-    return [PairTexts(pair, tuple(texts)) for pair, texts in asked.items()]
+            found.setdefault(pair, {})[row.category, row.difference] = None
+    return [PairTexts(pair, tuple(texts)) for pair, texts in found.items()]
 
 
 def option_scores(
     rows: Sequence[DiffMCQ], pairs: Sequence[PairTexts], scores: Sequence[Sequence[float]]
 ) -> list[list[float]]:
-    """The scores of each row's options, from those of each pair's texts."""
+    """Return the scores of each row's options, from those of each pair's texts."""
     found = {
-        (asked.pair, text): score
-        for asked, own in zip(pairs, scores, strict=True)
-        for text, score in zip(asked.texts, own, strict=True)
+        (pair.pair, text): score
+        for pair, own in zip(pairs, scores, strict=True)
+        for text, score in zip(pair.texts, own, strict=True)
     }
     return [[found[pair, (row.category, row.difference)] for pair in row.options] for row in rows]
 
 
 Control = Literal["none", "blind", "shuffled"]
 ROWS_A_BATCH = 8
-ROWS_WRITTEN = 25  # a step of writing costs little more for many rows than for one
+ROWS_WRITTEN = 25  # captions generated at a time: a step costs little more for many rows than for one
 MOST_TOKENS = 48  # of a caption
-TURNS_A_BATCH = 128  # whose logits are held at once
+TURNS_A_BATCH = 128  # whose logits are in memory at once
 
 
 def evenly(turns: Collection[Turn], most: int) -> list[list[Turn]]:
-    """As few lists as hold at most `most` each, as long as one another: rows of a batch are padded to the longest."""
-    left = list(turns)
-    return [left[first:end] for first, end in shares(len(left), ceil(len(left) / most))]
+    """Split turns into the fewest lists of at most `most`, of similar length: rows are padded to the longest."""
+    ordered = list(turns)
+    return [ordered[first:end] for first, end in shares(len(ordered), ceil(len(ordered) / most))]
 
 
-def batches(asked: dict[Pair, dict[Turn, None]]) -> Iterator[list[tuple[Pair, list[Turn]]]]:
-    """The pairs, those of like many turns together, each with its turns; so many that a batch holds them."""
-    rows = [(pair, some) for pair, turns in asked.items() for some in evenly(turns, TURNS_A_BATCH)]
+def batches(queries: dict[Pair, dict[Turn, None]]) -> Iterator[list[tuple[Pair, list[Turn]]]]:
+    """Yield batches of pairs with their turns, pairs with similarly many turns together."""
+    rows = [(pair, some) for pair, turns in queries.items() for some in evenly(turns, TURNS_A_BATCH)]
     batch: list[tuple[Pair, list[Turn]]] = []
     for row in sorted(rows, key=lambda row: len(row[1])):
         if len(batch) == ROWS_A_BATCH or sum(len(turns) for _, turns in [*batch, row]) > TURNS_A_BATCH:
@@ -98,30 +95,32 @@ def batches(asked: dict[Pair, dict[Turn, None]]) -> Iterator[list[tuple[Pair, li
 
 
 def difference_turn(category: str, difference: str) -> Turn:
-    """A difference text as the answer, behind its seed, to the question for one (S4)."""
+    """Return the question for a difference, with the text as its answer after the seed (S4)."""
     return Turn(DIFFERENCE_QUESTION.format(category=category), difference, DIFFMCQ_SEED, ends=False)
 
 
 def protocol(task: Task, seeded: bool = True, decline_at: float | None = None) -> dict[str, Any]:
-    """What is asked, and how the answer is scored: the supplement's, and what stands where it is silent.
+    """Return the question and the scoring rule: the supplement's, and ours where it leaves them open.
 
-    seeded, decline_at: of captions, as StepDiff has them.
+    seeded, decline_at: as in StepDiff.
     """
     if task == "diffrank":
         return {"question": SIMILAR_QUESTION, "score": f"log p({YES}) - log p({NO})"}
     if task == "diffmcq":
         score = "mean log-likelihood of the tokens of the difference text"
         return {"question": DIFFERENCE_QUESTION, "seed": DIFFMCQ_SEED, "score": score}
-    told = {"question": DIFFERENCE_QUESTION, "seed": DIFFCAP_SEED if seeded else None, "written": "greedily"}
+    found = {"question": DIFFERENCE_QUESTION, "seed": DIFFCAP_SEED if seeded else None, "written": "greedily"}
     declines = None if decline_at is None else f"{protocol('diffrank')['score']} > {decline_at:g}: {SIMILAR_QUESTION}"
-    return told | {"most_tokens": MOST_TOKENS, "declines": declines}
+    return found | {"most_tokens": MOST_TOKENS, "declines": declines}
 
 
 class StepDiff:
-    """control: "blind" gives the model no video tokens, "shuffled" those of another clip drawn by seed.
+    """A video language model as a method.
 
-    seeded: captions go on from their seed, which is part of them. decline_at: where a pair is alike by more than this,
-    a caption says that nothing differs; None: nowhere.
+    Args:
+        control: "blind" gives the model no video tokens, "shuffled" those of another clip drawn by seed.
+        seeded: captions continue from their seed, which is part of them.
+        decline_at: answer "no difference" where a pair is similar by more than this; None: never.
     """
 
     def __init__(
@@ -142,18 +141,19 @@ class StepDiff:
         self.stand_in: dict[str, str] = {}
 
     def _prepare(self, clips: Iterable[str]) -> None:
-        """Project every clip once. Shuffled: each clip gets the tokens of the next one in a random circle.
+        """Project every clip once. Shuffled: each clip gets the tokens of the next one in a random cycle.
 
-        What was projected before is forgotten: the last bits depend on the batch, and answers on their rows alone.
+        Earlier projections are dropped: their last bits depend on their batch, and answers must depend only on their
+        rows.
         """
         wanted = list(dict.fromkeys(clips))
         if self.control == "shuffled" and len(wanted) < 3:
             raise StepDiffError(
-                f"a shuffled control of {len(wanted)} clips gives each the other's video, not another's; evaluate more "
-                "rows, or more at once (--rows-at-once)"
+                f"a shuffled control of {len(wanted)} clips only swaps them; evaluate more rows, or more at once "
+                "(--rows-at-once)"
             )
-        circle = list(generator(self.seed, "shuffled control").permutation(wanted))
-        self.stand_in = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+        cycle = list(generator(self.seed, "shuffled control").permutation(wanted))
+        self.stand_in = dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
         self.projected = {}
         for start in range(0, len(wanted), 32):
             some = wanted[start : start + 32]
@@ -169,18 +169,18 @@ class StepDiff:
             ids = [self.stand_in[clip] for clip in ids]
         return torch.stack([self.projected[clip] for clip in ids])
 
-    def _ask(self, asked: dict[Pair, dict[Turn, None]], mean: bool) -> dict[tuple[Pair, Turn], float]:
-        """Log-likelihood of every turn of every pair, pairs of like length together."""
-        if self.control == "blind":  # without video all pairs are one prompt: asked once, said of all
-            first = next(iter(asked))
-            once = self._score({first: dict.fromkeys(turn for turns in asked.values() for turn in turns)}, mean)
-            return {(pair, turn): once[first, turn] for pair, turns in asked.items() for turn in turns}
-        self._prepare(clip for pair in asked for clip in pair)
-        return self._score(asked, mean)
+    def _ask(self, queries: dict[Pair, dict[Turn, None]], mean: bool) -> dict[tuple[Pair, Turn], float]:
+        """Return the log-likelihood of every turn of every pair."""
+        if self.control == "blind":  # without video all pairs are the same prompt
+            first = next(iter(queries))
+            once = self._score({first: dict.fromkeys(turn for turns in queries.values() for turn in turns)}, mean)
+            return {(pair, turn): once[first, turn] for pair, turns in queries.items() for turn in turns}
+        self._prepare(clip for pair in queries for clip in pair)
+        return self._score(queries, mean)
 
-    def _score(self, asked: dict[Pair, dict[Turn, None]], mean: bool) -> dict[tuple[Pair, Turn], float]:
+    def _score(self, queries: dict[Pair, dict[Turn, None]], mean: bool) -> dict[tuple[Pair, Turn], float]:
         found: dict[tuple[Pair, Turn], float] = {}
-        for batch in batches(asked):
+        for batch in batches(queries):
             clips = self._clips([pair for pair, _ in batch])
             scores = self.model.log_likelihoods([turns for _, turns in batch], clips, mean)
             for (pair, turns), values in zip(batch, scores, strict=True):
@@ -188,36 +188,36 @@ class StepDiff:
         return found
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
-        """The score of the difference text for each option's pair."""
+        """Return the score of the difference text for each option's pair."""
         pairs = pair_texts(rows)
         return option_scores(rows, pairs, self.score_texts(pairs))
 
     def score_texts(self, pairs: Sequence[PairTexts]) -> list[list[float]]:
-        """Mean log-likelihood of the tokens of each difference text behind its seed, for each of distinct pairs."""
-        asked = {own.pair: [difference_turn(*text) for text in own.texts] for own in pairs}
-        found = self._ask({pair: dict.fromkeys(turns) for pair, turns in asked.items()}, mean=True)
-        return [[found[pair, turn] for turn in turns] for pair, turns in asked.items()]
+        """Return the mean log-likelihood of each difference text's tokens after its seed, for each distinct pair."""
+        queries = {own.pair: [difference_turn(*text) for text in own.texts] for own in pairs}
+        found = self._ask({pair: dict.fromkeys(turns) for pair, turns in queries.items()}, mean=True)
+        return [[found[pair, turn] for turn in turns] for pair, turns in queries.items()]
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
-        """How alike each target is to its reference in the row's category."""
+        """Return how similar each target is to its reference in the row's category."""
         alike = iter(self.alike([((row.reference, target), row.category) for row in rows for target in row.targets]))
         return [list(islice(alike, len(row.targets))) for row in rows]
 
-    def alike(self, asked: Sequence[tuple[Pair, str]]) -> list[float]:
-        """log p(YES and its end) - log p(NO and its end), in float32, for each pair and category."""
+    def alike(self, queries: Sequence[tuple[Pair, str]]) -> list[float]:
+        """Return log p(YES and its end) - log p(NO and its end), in float32, for each pair and category."""
         turns = {
             category: [Turn(SIMILAR_QUESTION.format(category=category), word) for word in (YES, NO)]
-            for _, category in asked
+            for _, category in queries
         }
         of_pair: dict[Pair, dict[Turn, None]] = {}
-        for pair, category in asked:
+        for pair, category in queries:
             of_pair.setdefault(pair, {}).update(dict.fromkeys(turns[category]))
         found = self._ask(of_pair, mean=False)
-        both = [[found[pair, turn] for turn in turns[category]] for pair, category in asked]
+        both = [[found[pair, turn] for turn in turns[category]] for pair, category in queries]
         return [float(np.float32(yes - no)) for yes, no in both]
 
     def caption(self, rows: Sequence[DiffCap]) -> list[str]:
-        """What differs, written greedily, or that nothing does."""
+        """Return greedily generated captions, or "no difference" where decline_at says so."""
         captions = self._written(rows)
         if self.decline_at is None:
             return captions

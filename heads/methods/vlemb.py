@@ -1,12 +1,11 @@
-"""VLEmb: a difference text against the average of a pair's embeddings, in one space (paper, Sec. 4; supplement S5).
+"""VLEmb: cosine of a text and a pair's average embedding in one space (paper, Sec. 4; supplement S5); and StepOracle,
+a control that knows only the step of each clip.
 
-Two variants put the embedding of one clip in the place of the average: the reference's or the candidate's (Table S2).
-
-A control: knows which step each clip shows and nothing else.
+Two variants of VLEmb use the reference's or the candidate's embedding instead of the average (Table S2).
 
 Guarantees
 - every embedding is L2-normalised before the average and before the cosine
-- DiffRank is the cosine of the two clips, and the variants refuse it; DiffCap is refused by all
+- DiffRank is the cosine of the two clips, and the variants refuse it
 """
 
 from collections.abc import Sequence
@@ -20,33 +19,33 @@ from torch.nn.functional import normalize
 from common.errors import StepDiffError
 from heads.data.clips import Features
 from store import Store, text_key
-from tasks.testsets import DiffCap, DiffMCQ, DiffRank
+from tasks.testsets import DiffMCQ, DiffRank
 
 PairEmbedding = Literal["average", "reference", "candidate"]
 
 
 @runtime_checkable
 class Embeddings(Protocol):
-    """What gives an embedding for every key: a view of a store, or a head in training."""
+    """Embeddings by key: a view of a store, or a head in training."""
 
     def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K E"]:
-        """StepDiffError names the first key that has none."""
+        """Return embeddings. StepDiffError names the first key without one."""
 
 
 class VLEmb:
     def __init__(self, clips: Embeddings, texts: Embeddings | None, pair_embedding: PairEmbedding = "average") -> None:
-        """texts: None where the clips' space has no text side."""
+        """texts: None if the clips' space has no text side."""
         self.clips, self.texts, self.pair_embedding = clips, texts, pair_embedding
 
     @classmethod
     def of_view(cls, store: Store, view: str, pair_embedding: PairEmbedding = "average") -> "VLEmb":
-        """Over the embeddings of one view, on clips and, where it has that side, on texts."""
+        """Return VLEmb over the embeddings of one view of clips and, if it has that side, of texts."""
         has_texts = view in store.views("texts")
         texts = Features(store, view, "embedding", "texts") if has_texts else None
         return cls(Features(store, view, "embedding"), texts, pair_embedding)
 
     def missing_texts(self, rows: Sequence[DiffMCQ]) -> list[str]:
-        """Difference texts without an embedding, each once; none where the view has no text side at all."""
+        """Return difference texts without an embedding, each once; none if the view has no text side at all."""
         texts = list(dict.fromkeys(row.difference for row in rows))
         if not isinstance(self.texts, Features):
             return []
@@ -57,16 +56,15 @@ class VLEmb:
         return normalize(self.clips.read(ids), dim=-1)
 
     def _pairs(self, ends: Float32[Tensor, "O 2 E"]) -> Float32[Tensor, "O E"]:
-        """One embedding a pair from those of (reference, candidate)."""
+        """Return one embedding per pair from those of (reference, candidate)."""
         chosen = {"average": slice(None), "reference": slice(0, 1), "candidate": slice(1, 2)}[self.pair_embedding]
         return normalize(ends[:, chosen].mean(dim=1), dim=-1)
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
-        """Cosine of each question's text with the embedding of each option's pair."""
+        """Return the cosine of each question's text and the embedding of each option's pair."""
         if self.texts is None:
             raise StepDiffError(
-                "the view has no text side, so it cannot match a text; use a view that has one (clip, or a contrastive "
-                "head's)"
+                "the view has no embeddings of texts; use one that does (of clip, or of a contrastive head)"
             )
         scores = []
         for row in rows:
@@ -86,11 +84,10 @@ class VLEmb:
             scores.append((clips[1:] @ clips[0]).tolist())
         return scores
 
-    def caption(self, rows: Sequence[DiffCap]) -> list[str]:
-        raise StepDiffError("vlemb compares embeddings and writes no text: DiffCap is not for it")
-
 
 class StepOracle:
+    """A control for DiffRank."""
+
     def __init__(self, store: Store) -> None:
         frame = store.catalog("clips").frame()
         if "step" not in frame.columns:
@@ -98,11 +95,5 @@ class StepOracle:
         self.steps = dict(zip(frame["key"], frame["step"], strict=True))
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
-        """1 for a target of the reference's step, else 0: clips of which no step is known share none."""
+        """Return 1 for a target of the reference's step, else 0; a clip without a step matches none."""
         return [[float(self.steps[t] == self.steps[row.reference] is not None) for t in row.targets] for row in rows]
-
-    def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
-        raise StepDiffError("step-oracle ranks targets by their step and says nothing about options")
-
-    def caption(self, rows: Sequence[DiffCap]) -> list[str]:
-        raise StepDiffError("step-oracle ranks targets by their step and writes no text")

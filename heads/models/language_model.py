@@ -1,18 +1,15 @@
-"""A transformers causal language model: frozen, with LoRA, or trained in full, as a recipe asks.
-
-Where a head computes, and in which precision.
+"""A transformers causal language model: frozen, with LoRA, or trained in full; and the device and precision of a head.
 
 Guarantees
 - logits computed from the hidden states equal the model's own (checked when a model is loaded)
 - without LoRA or full training no parameter of the model trains, and no graph is kept for one
-- it never drops out
-- what trains is held in float32, whatever holds the rest: small steps vanish in bfloat16
+- dropout is never active
+- weights that train are float32, whatever the others are: small steps vanish in bfloat16
 - recomputed layers have the same gradients
-- held in the precision of its products, the model says the same, bit by bit
+- with frozen layers in the precision of their products, the outputs are the same, bit for bit
 """
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,24 +21,13 @@ from transformers.pytorch_utils import Conv1D
 from common.errors import StepDiffError
 from common.streams import torch_seed
 from heads.data.chat import Chat
+from heads.models.options import Lora
 from heads.models.packed_attention import NAME, Layout, may_see
 from weights import resolve
 
 
-@dataclass(frozen=True)
-class Lora:
-    rank: int = 8
-    """rank of the update"""
-    alpha: int = 16
-    """its scale is alpha / rank"""
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    """names of the linear layers that get one"""
-    learning_rate: float = 2e-3
-    """learning rate of these weights"""
-
-
 class LanguageModel(nn.Module):
-    """The model's body and its output layer, called apart so that logits are made where an answer stands only."""
+    """The model's body and its output layer, called separately so that logits are computed only at answers."""
 
     def __init__(self, model: Any, chat: Chat) -> None:
         super().__init__()
@@ -50,7 +36,7 @@ class LanguageModel(nn.Module):
         self.recomputed: list[GradientCheckpointingLayer] = []
 
     def train(self, mode: bool = True) -> "LanguageModel":
-        """It stays as it was trained, without dropout; only layers to be recomputed are told that they train."""
+        """Keep evaluation mode, so that dropout is off; only recomputed layers get `mode`."""
         super().train(False)
         for layer in self.recomputed:
             layer.training = mode  # the layer's own flag, which its attention and feed-forward block do not read
@@ -58,8 +44,7 @@ class LanguageModel(nn.Module):
 
     @classmethod
     def load(cls, name: str, device: str = "cpu", exact: bool = False) -> "LanguageModel":
-        """`name`: a name of `python -m weights list`, a folder or a hub id. exact: in float32 on a GPU too, as weights
-        that train are and what computes in float32 needs."""
+        """Load a model. name: of `python -m weights list`, a folder or a hub id; exact: float32 on a GPU too."""
         import transformers
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -79,18 +64,19 @@ class LanguageModel(nn.Module):
         return loaded
 
     def check_logits(self, name: str) -> None:
+        """Raise StepDiffError if the logits are not a linear map of the last hidden state."""
         ids = torch.tensor([self.chat.text_ids("one two three")], device=self.device)
         with torch.inference_mode():
             own = self.model(input_ids=ids).logits
-            apart = self.logits(self.model.base_model(input_ids=ids).last_hidden_state)
-        if not torch.allclose(own, apart, atol=1e-4 * float(own.abs().max())):
+            separate = self.logits(self.model.base_model(input_ids=ids).last_hidden_state)
+        if not torch.allclose(own, separate, atol=1e-4 * float(own.abs().max())):
             raise StepDiffError(
-                f"{name}: its logits are more than a linear map of its last hidden state, which heads rely on; use "
-                "another language model"
+                f"{name}: its logits are not a linear map of its last hidden state, as heads require; use another "
+                "language model"
             )
 
     def attend_apart(self) -> None:
-        """Use packed attention (heads.models.packed_attention) where the model gives the same outputs with a mask."""
+        """Use packed attention (heads.models.packed_attention) if the outputs are the same as with a mask."""
         if not (self.packs and self.model._supports_attention_backend):
             return
         segment = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2], [0, 0, 0, 1, 1, 1, 1, -1]], device=self.device)
@@ -99,10 +85,10 @@ class LanguageModel(nn.Module):
         with torch.inference_mode():
             masked = self.hidden(self.embed(ids), segment, positions)
             self.model.set_attn_implementation(NAME)
-            apart = self.hidden(self.embed(ids), segment, positions)
-        told = segment >= 0
-        near = (1e-4 if apart.dtype == torch.float32 else 3e-2) * float(masked[told].abs().max())
-        if not torch.allclose(apart[told], masked[told], rtol=0, atol=near):
+            packed = self.hidden(self.embed(ids), segment, positions)
+        used = segment >= 0
+        near = (1e-4 if packed.dtype == torch.float32 else 3e-2) * float(masked[used].abs().max())
+        if not torch.allclose(packed[used], masked[used], rtol=0, atol=near):
             self.model.set_attn_implementation("sdpa")
 
     @property
@@ -123,7 +109,7 @@ class LanguageModel(nn.Module):
 
     @property
     def packs(self) -> bool:
-        """Whether a 4-D mask reaches every layer: sliding-window and linear attention replace it by their own."""
+        """Whether a 4-D mask reaches every layer: sliding-window and linear attention use their own."""
         config = self.model.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         return kinds == {"full_attention"}
@@ -134,14 +120,14 @@ class LanguageModel(nn.Module):
     def hidden(
         self, embeddings: Float[Tensor, "B L E"], segment: Int[Tensor, "B L"], positions: Int[Tensor, "B L"]
     ) -> Float[Tensor, "B L E"]:
-        """Last hidden states of packed rows (heads.data.packing); those of padding mean nothing."""
+        """Return the last hidden states of packed rows (heads.data.packing); those of padding are meaningless."""
         if not self.reads_layout:
             return self._body(embeddings, positions, attention_mask=may_see(segment)[:, None])
         layout = Layout.of(segment)
-        told, places = (x.flatten(0, 1).index_select(0, layout.tokens)[None] for x in (embeddings, positions))
-        # A mask of four axes is passed on as it is: this one only keeps transformers from making one.
+        used, places = (x.flatten(0, 1).index_select(0, layout.tokens)[None] for x in (embeddings, positions))
+        # transformers passes a mask of four axes on as it is; without one it would make its own.
         mask = segment.new_ones(1, 1, 1, 1, dtype=torch.bool)
-        seen = self._body(told, places, attention_mask=mask, layout=layout)[0]
+        seen = self._body(used, places, attention_mask=mask, layout=layout)[0]
         return seen.new_zeros(segment.numel(), seen.shape[1]).index_copy(0, layout.tokens, seen).view_as(embeddings)
 
     def _body(self, embeddings: Tensor, positions: Tensor, **seen: Any) -> Tensor:
@@ -153,7 +139,7 @@ class LanguageModel(nn.Module):
         return self.model.get_output_embeddings()(hidden)
 
     def exact_logits(self, hidden: Float[Tensor, "K E"]) -> Float[Tensor, "K V"]:
-        """Logits in float32, under autocast too."""
+        """Return logits in float32, under autocast too."""
         output = self.model.get_output_embeddings()
         weights = {name: weight.float() for name, weight in output.named_parameters()}
         with torch.autocast(hidden.device.type, enabled=False):
@@ -161,11 +147,11 @@ class LanguageModel(nn.Module):
 
     @property
     def precision(self) -> str:
-        """Of the weights as they are held: float32, bfloat16."""
+        """Precision of the weights: float32, bfloat16."""
         return str(self.model.dtype).removeprefix("torch.")
 
     def add_lora(self, lora: Lora, seed: int) -> None:
-        """StepDiffError: the model has no layer of a name among the targets."""
+        """Add LoRA to the target layers and train only it. StepDiffError: the model has no layer of such a name."""
         from peft import LoraConfig, inject_adapter_in_model
 
         torch.manual_seed(torch_seed(seed, "LoRA weights"))
@@ -175,7 +161,7 @@ class LanguageModel(nn.Module):
             if not any(f".{name}".endswith(f".{target}") for name in linear):
                 named = ", ".join(sorted({name.split(".")[-1] for name in linear}))
                 raise StepDiffError(
-                    f"{type(self.model).__name__} has no linear layer {target} that LoRA could update; set "
+                    f"{type(self.model).__name__} has no linear layer {target} for LoRA; set "
                     f"video_lm.lora.targets to some of {named}"
                 )
         inject_adapter_in_model(config, self.model)
@@ -185,37 +171,36 @@ class LanguageModel(nn.Module):
                 parameter.data = parameter.data.float()
 
     def train_all(self) -> None:
-        """Full fine-tuning: every weight trains."""
+        """Train every weight."""
         self.model.requires_grad_(True)
 
     def recompute_layers(self) -> None:
-        """Gradient checkpointing: keep a layer's input, and compute the layer again where gradients need it."""
+        """Use gradient checkpointing: keep each layer's input, and recompute the layer in the backward pass."""
         self.recomputed = [layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer)]
         if not self.recomputed:
             raise StepDiffError(
-                f"{type(self.model).__name__} cannot compute its layers again; set video_lm.gradient_checkpointing to "
-                "false"
+                f"{type(self.model).__name__} does not support gradient checkpointing; set "
+                "video_lm.gradient_checkpointing to false"
             )
         self.model.activation_checkpointing_enable({"use_reentrant": False})
 
     def trained(self) -> list[nn.Parameter]:
-        """The weights that train: none, LoRA's or all."""
+        """Return the weights that train: none, LoRA's or all."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def hold_frozen(self, dtype: torch.dtype) -> None:
-        """Hold the frozen linear layers as `dtype`, in which autocast multiplies them: it then casts none of them again
-        and again. The output layer, which often is the table of input embeddings too, stays as it is."""
+        """Convert the frozen linear layers to `dtype`, so that autocast need not cast them at each use.
+
+        The output layer is left, because it often is the table of input embeddings too.
+        """
         output = self.model.get_output_embeddings()
         for layer in self.model.modules():
             if isinstance(layer, nn.Linear) and layer.weight is not output.weight and not layer.weight.requires_grad:
                 layer.to(dtype)
 
-    def lora_state(self) -> dict[str, Tensor]:
-        return {name: p for name, p in self.model.named_parameters() if "lora_" in name}
-
 
 def pick_device(device: str) -> str:
-    """`auto` is CUDA where there is some. StepDiffError: no such device."""
+    """Return the device; `auto` is CUDA if available. StepDiffError: no such device."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -228,5 +213,5 @@ def pick_device(device: str) -> str:
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
-    """Matrix products in bfloat16 where a recipe says so."""
+    """Return the autocast of a recipe's precision."""
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")

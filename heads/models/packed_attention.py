@@ -1,11 +1,11 @@
-"""Attention over packed rows that computes nothing a mask would throw away.
+"""Attention over packed rows that skips what a mask would discard.
 
-Under one dense mask the cost of a row grows with the square of its length, though a question sees only the prefix and
-itself. Here the prefix attends to itself, and questions of like length attend together to their prefix and themselves.
-The rows come as one, their tokens one behind another without padding, so that no layer computes any.
+Under a dense mask the cost of a row grows with the square of its length, although a question sees only the prefix and
+itself. Here the prefix attends to itself, and questions of similar length attend together to their prefix and
+themselves. The tokens of all rows are one sequence without padding, so that no layer computes any.
 
 Guarantees
-- equal to attention under the dense mask `may_see`, gradients as well
+- equal to attention under the dense mask `may_see`, including gradients
 """
 
 from dataclasses import dataclass
@@ -20,48 +20,48 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "packed_questions"
-STRETCH = 1.3  # questions up to so much longer than the shortest are padded to attend together
+STRETCH = 1.3  # questions up to this much longer than the shortest are padded to attend together
 
 
 def may_see(segment: Int[Tensor, "B L"]) -> Bool[Tensor, "B L L"]:
-    """Whether query i sees key j: j is not later, and in the prefix or in i's own question (segments as in Layout)."""
+    """Return whether query i sees key j: j is not later, and in the prefix or in i's question (segments: Layout.of)."""
     query, key = segment[:, :, None], segment[:, None, :]
     length = segment.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
     own = (key == query) | (key == 0)
-    # Padding sees itself alone: a row of the mask without any key would make NaN.
+    # Padding sees only itself: a row of the mask without any key would give NaN.
     return causal & own & (key >= 0) | torch.eye(length, dtype=torch.bool, device=segment.device)
 
 
 @dataclass(frozen=True)
 class Block:
-    """Q questions of like length S, each behind a prefix of P tokens."""
+    """Q questions of similar length S, each after a prefix of P tokens."""
 
     rows: Int[Tensor, " Q"]
     places: Int[Tensor, "Q S"]
-    """of its tokens among all; padding repeats a question's last"""
+    """places of their tokens among all; padding repeats a question's last"""
     may_see: Bool[Tensor, "S P_S"]
-    """a question's token sees the prefix and what stands before it in its own question"""
+    """a question's token sees the prefix and the earlier tokens of its own question"""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the prefixes and the questions of a batch of packed rows stand among its tokens."""
+    """Places of the prefixes and questions of a batch of packed rows among its tokens."""
 
     tokens: Int[Tensor, " N"]
-    """where in the flattened batch its tokens stand: all but padding"""
+    """places of the tokens without padding in the flattened batch"""
     prefixes: Int[Tensor, "B P"]
     """places of the rows' prefixes among the tokens"""
     blocks: tuple[Block, ...]
     order: Int[Tensor, " N"]
-    """for each token its place in what prefixes and blocks bring forth, one behind another"""
+    """place of each token in the concatenated outputs of prefixes and blocks"""
 
     @classmethod
     def of(cls, segment: Int[Tensor, "B L"]) -> "Layout":
-        """segment: 0 in a row's prefix, 1, 2, ... in its questions, -1 in its padding (Packed.segment)."""
+        """Return the layout. segment: 0 in a row's prefix, 1, 2, ... in its questions, -1 in padding."""
         device, table = segment.device, segment.cpu()
-        told = table >= 0
-        place = (told.flatten().cumsum(0) - 1).view(table.shape)
+        used = table >= 0
+        place = (used.flatten().cumsum(0) - 1).view(table.shape)
         prefixes = torch.stack([place[row][table[row] == 0] for row in range(len(table))])
         found = []  # (row, places) of every question
         for row in range(len(table)):
@@ -74,7 +74,7 @@ class Layout:
                 groups.append([])
             groups[-1].append(question)
         blocks = tuple(_block(group, prefixes.shape[1]) for group in groups)
-        order = torch.empty(int(told.sum()), dtype=torch.long)
+        order = torch.empty(int(used.sum()), dtype=torch.long)
         order[prefixes.flatten()] = torch.arange(prefixes.numel())
         first = prefixes.numel()
         for group, block in zip(groups, blocks, strict=True):
@@ -82,14 +82,14 @@ class Layout:
                 order[places] = first + torch.arange(len(places))
                 first += block.places.shape[1]
         moved = tuple(Block(b.rows.to(device), b.places.to(device), b.may_see.to(device)) for b in blocks)
-        return cls(told.flatten().nonzero()[:, 0].to(device), prefixes.to(device), moved, order.to(device))
+        return cls(used.flatten().nonzero()[:, 0].to(device), prefixes.to(device), moved, order.to(device))
 
 
 def _block(group: list[tuple[int, Tensor]], prefix: int) -> Block:
     rows = torch.tensor([row for row, _ in group])
     size = max(len(places) for _, places in group)
     places = torch.stack([torch.cat([p, p[-1:].expand(size - len(p))]) for _, p in group])
-    # Padding sees its own copy of the last token and whatever stands before: nobody reads what it brings forth.
+    # Padding sees its own copy of the last token and what precedes it; its output is not read.
     own = torch.ones(size, size, dtype=torch.bool).tril()
     may_see = torch.cat([torch.ones(size, prefix, dtype=torch.bool), own], dim=1)
     return Block(rows, places, may_see)
@@ -105,11 +105,10 @@ def packed_attention(
     layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """An attention of transformers. With a layout B is 1, and L are its tokens; without one it is plain scaled
-    dot-product attention."""
+    """Compute attention for transformers. With a layout, B is 1 and L are its tokens; without one, this is SDPA."""
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings leave autocast's precision
+    query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings are not in autocast's precision
     group = query.shape[1] // key.shape[1]
     first, first_key, first_value = (
         x[0].index_select(1, layout.prefixes.flatten()).unflatten(1, layout.prefixes.shape).transpose(0, 1)
@@ -119,7 +118,7 @@ def packed_attention(
     causal = torch.ones([layout.prefixes.shape[1]] * 2, dtype=torch.bool, device=query.device).tril()
     seen = attend(first, wide_key, wide_value, causal, scaling)
     parts = [seen.transpose(1, 2).flatten(0, 1)]
-    # Query heads that share a key head stand one behind another: keys need no copies, and products are larger.
+    # Query heads that share a key head are stacked: keys need no copies, and products are larger.
     grouped = query.unflatten(1, (-1, group)), key[:, :, None], value[:, :, None]
     flat = [x[0].permute(2, 1, 0, 3) for x in grouped]
     for block in layout.blocks:
@@ -143,9 +142,9 @@ def attend(
     may_see: Bool[Tensor, "S T"],
     scaling: float | None,
 ) -> Float[Tensor, "Q H S D"]:
-    """Attention of many short sequences under one mask.
+    """Compute attention of many short sequences under one mask.
 
-    On a CPU plain products take less than half the time of the fused kernel, whose blocks are made for long sequences.
+    On a CPU plain products take less than half the time of the fused kernel, which is made for long sequences.
     """
     if query.device.type != "cpu":
         return scaled_dot_product_attention(query, key, value, attn_mask=may_see, scale=scaling)

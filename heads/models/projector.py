@@ -1,39 +1,18 @@
-"""M_Proj: a Perceiver that turns a clip's frozen tokens into a few tokens of the language model's input space.
+"""M_Proj: a Perceiver that maps a clip's frozen tokens to a few tokens in the language model's input space.
 
 Guarantees
 - the number of output tokens does not depend on the number of input tokens
 - the output starts at the scale of the language model's own input embeddings
-- clips of a batch never see one another
+- clips of a batch do not see each other
 """
-
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.errors import StepDiffError, at_least
-
-
-@dataclass(frozen=True)
-class ProjectorOptions:
-    width: int = 384
-    """channels inside the Perceiver"""
-    layers: int = 2
-    """Perceiver layers: cross-attention, then a feed-forward block"""
-    heads: int = 8
-    """attention heads; they divide the width"""
-    frames: int = 8
-    """frames of a clip, whose tokens stand frame by frame; 1 where tokens belong to no frame"""
-    outputs: int = 32
-    """tokens that a clip becomes"""
-
-    def check(self, where: str) -> None:
-        """StepDiffError: no Perceiver has such numbers."""
-        at_least(1, where, self, *vars(self))
-        if self.width % self.heads:
-            raise StepDiffError(f"{where}.heads {self.heads} does not divide {where}.width {self.width}")
+from common.errors import StepDiffError
+from heads.models.options import ProjectorOptions
 
 
 class PerceiverLayer(nn.Module):
@@ -63,15 +42,15 @@ class PerceiverLayer(nn.Module):
 class Projector(nn.Module):
     """Perceiver and linear layer: tokens [C clips, N tokens, D channels] -> [C, outputs, out_dim] (supplement, S3).
 
-    Tokens are frame-major; a learned embedding of the frame's time and one of the place within the frame are added,
-    since a Perceiver alone sees a set.
+    Tokens are frame-major; learned embeddings of the frame and of the place within the frame are added, because a
+    Perceiver alone sees a set.
     """
 
     def __init__(self, options: ProjectorOptions, tokens: int, channels: int, out_dim: int, out_std: float) -> None:
         super().__init__()
         frames = options.frames
         if tokens % frames:
-            raise StepDiffError(f"{tokens} tokens a clip do not divide into {frames} frames: set projector.frames")
+            raise StepDiffError(f"{tokens} tokens per clip do not divide into {frames} frames: set projector.frames")
         width = options.width
         self.input = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width))
         self.frame_time = nn.Parameter(0.02 * torch.randn(frames, 1, width))
@@ -85,7 +64,7 @@ class Projector(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, tokens: Float[Tensor, "C N D"], leave_out: float = 0.0) -> Float[Tensor, "C L E"]:
-        """leave_out: share of the tokens that is not looked at, the same of all clips, drawn by torch's seed."""
+        """Project. leave_out: share of the tokens to drop, the same of all clips, drawn by torch's seed."""
         place = (self.frame_time + self.position).flatten(0, 1)
         if leave_out:
             count = tokens.shape[1]

@@ -1,1 +1,1 @@
-"""The paper's tables from predictions: what is in a report, and the forms it is written in."""
+"""Reports: the paper's tables from predictions, as text, Markdown, LaTeX and one picture."""

@@ -1,10 +1,8 @@
-"""What a report is made from: predictions of methods on test sets, each named by one entry.
-
-Which figures the tables tell, and what people call them.
+"""The entries of a report: predictions of a method on a test set; and the figures of its tables, with their names.
 
 Guarantees
-- {seed} in the name of predictions stands for each training in turn
-- an entry that says what its task has no use for is refused, and so are two entries for one place in the tables
+- {seed} in the name of predictions is replaced by the number of each training
+- an entry with a field that its task does not use is refused, and so are two entries for one cell of the tables
 """
 
 from collections.abc import Sequence
@@ -12,15 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.errors import StepDiffError
-from tasks.testsets import Task
 
+Task = Literal["diffcap", "diffmcq", "diffrank"]  # tasks.testsets.Task, without its imports
 Variant = Literal["V1", "V2", "V3"]
 PairEmbedding = Literal["average", "reference", "candidate"]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A task in one of its forms: figures of one setting on the same rows can be compared."""
+    """A task in one of its forms; figures of one setting on the same rows can be compared."""
 
     task: Task
     variant: Variant = "V1"
@@ -37,19 +35,19 @@ class Entry:
     test_set: str
     """test set in the published format"""
     predictions: str
-    """predictions in the published format, line by line beside the test set"""
+    """predictions in the published format, one line for each row of the test set"""
     variant: Variant = "V1"
     """diffmcq: how the wrong options were chosen"""
     parsed: bool = True
-    """diffcap: false where the captions are raw (heads.evaluate --no-parse); they are then parsed here as well, for
-    the tables that want it, unless another entry brings the method's parsed captions"""
+    """diffcap: false for raw captions (heads.evaluate --no-parse); they are then also parsed here for the tables of
+    parsed captions, unless another entry has them"""
     pair: PairEmbedding = "average"
-    """diffmcq: which clips' embeddings stand for a pair; the other two are VLEmb's variants (Table S2)"""
+    """diffmcq: the clips whose embeddings represent a pair; the other two are VLEmb's variants (Table S2)"""
     seed: int | None = None
-    """of several trainings of a method, which: the tables hold the mean of entries that differ by seed alone"""
+    """number of the training; the tables show the mean of entries that differ only in it"""
 
     def trainings(self, count: int) -> "list[Entry]":
-        """The entry, or one for each training 0, 1, ... where its predictions are named with {seed}."""
+        """Return the entry, or one for each training 0, 1, ... if {seed} is in the name of its predictions."""
         if "{seed}" not in self.predictions:
             return [self]
         return [
@@ -62,25 +60,25 @@ class Entry:
 
 
 def check_entries(entries: Sequence[Entry], ours: Sequence[str], controls: Sequence[str]) -> None:
-    """StepDiffError names the entry that cannot stand, or the method that no entry brings."""
+    """Raise StepDiffError for an invalid entry, or a method without one."""
     if not entries:
         raise StepDiffError("no predictions to report on; list them in the file that --config names")
     places: dict[tuple[str, Setting, int | None], int] = {}
     for number, entry in enumerate(entries, 1):
         where = f"entry {number} ({entry.method}, {entry.predictions})"
         if entry.task != "diffmcq" and (entry.variant, entry.pair) != ("V1", "average"):
-            raise StepDiffError(f"{where}: variant and pair are said of diffmcq, not of {entry.task}")
+            raise StepDiffError(f"{where}: variant and pair are for diffmcq, not for {entry.task}")
         if entry.task != "diffcap" and not entry.parsed:
-            raise StepDiffError(f"{where}: only captions of diffcap are raw or parsed, {entry.task} has scores")
+            raise StepDiffError(f"{where}: only captions of diffcap can be raw or parsed; {entry.task} has scores")
         first = places.setdefault((entry.method, entry.setting, entry.seed), number)
         if first != number:
-            raise StepDiffError(f"{where}: entry {first} stands in the same place of the tables; remove one of them")
+            raise StepDiffError(f"{where}: entry {first} has the same place in the tables; remove one of them")
     methods = {entry.method for entry in entries}
     for name in [*ours, *controls]:
         if name not in methods:
-            raise StepDiffError(f"{name!r} is none of the methods: {', '.join(sorted(methods))}")
+            raise StepDiffError(f"{name!r} is not among the methods: {', '.join(sorted(methods))}")
     for name in set(ours) & set(controls):
-        raise StepDiffError(f"{name!r} is named as ours and as a control; it can be one of them")
+        raise StepDiffError(f"{name!r} is listed as ours and as a control; choose one")
 
 
 TASKS = {"diffcap": "DiffCap", "diffmcq": "DiffMCQ", "diffrank": "DiffRank"}
@@ -99,14 +97,15 @@ AMONG = {
     "declined": ", pairs that differ",
     "invented": ", pairs that agree",
 }
-"""which part of a test set's rows or targets a figure speaks of"""
+"""figure -> the part of a test set's rows or targets that it is about"""
+CHANCE = {"accuracy": 0.25, "ktau_all_rows": 0.0, "ktau_within_step_all_rows": 0.0}
 VARIANTS: tuple[Variant, ...] = ("V1", "V2", "V3")
 PAIRS: dict[PairEmbedding, str] = {"reference": "V_r only", "candidate": "V_c only", "average": "avg(V_r, V_c)"}
 Place = tuple[Setting, str]  # a setting and a metric: a column
 
 
 def heading(place: Place) -> tuple[str, str]:
-    """(task in its form, metric), as people read them."""
+    """Return the names of a task in its form and of a metric."""
     setting, metric = place
     if metric in AMONG:
         return TASKS[setting.task] + AMONG[metric], METRICS[metric]

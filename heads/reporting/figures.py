@@ -1,13 +1,13 @@
-"""Figures of every entry with their intervals, and what the methods of ours gain over the best baseline.
+"""Figures of every entry with their intervals, and comparisons of our methods with the best baseline.
 
 Guarantees
-- each file is read once, and each test set's videos are drawn once for all methods
+- each file is read once, and each test set's videos are resampled once for all methods
 - only figures on the same rows are compared, and on the same resamples
 - the best baseline is the highest figure among methods that are neither ours nor controls
-- all methods' tau is the mean over the same rows: one that a method gives no order counts 0, as chance does
-- what a figure says nothing of is not among its rows: captions of pairs that agree have no BLEU
+- tau is the mean over the same rows for all methods: a row to which a method gives no order counts 0, as chance does
+- rows that a figure is not defined on are left out: captions of pairs that agree have no BLEU
 - predictions whose score record says that the head has seen clips or videos of the test set keep those counts
-- a method trained with several seeds has one figure, their mean, whose interval is that of the mean
+- a method trained with several seeds has one figure, their mean, with the interval of the mean
 """
 
 import math
@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float64
 
 from common.errors import StepDiffError
 from heads.reporting.entries import Entry, Setting
-from heads.reporting.seen_marks import beside
+from heads.reporting.seen_marks import seen_counts
 from tasks.metrics.bootstrap import Resamples, holm, interval, paired_p
 from tasks.postprocess import parse
 from tasks.scoring import Marks, ordered, task_figures
@@ -32,14 +32,14 @@ METRICS: dict[Task, tuple[str, ...]] = {
     "diffmcq": ("accuracy",),
     "diffrank": ("ktau_all_rows",),
 }
-"""figures that ours are compared in"""
-BESIDE: dict[Task, tuple[str, ...]] = {
+"""figures that are compared"""
+ADDITIONAL: dict[Task, tuple[str, ...]] = {
     "diffcap": ("declined", "invented"),
     "diffmcq": (),
     "diffrank": ("ktau_within_step_all_rows",),
 }
-"""figures that stand beside them: how captions decline, where a test set asks of pairs that agree; and tau of what
-knowing the step alone cannot tell"""
+"""figures that are shown but not compared: how captions decline, if a test set has pairs that agree; and tau within
+the step, which knowing only the step cannot give"""
 
 
 @dataclass(frozen=True)
@@ -50,26 +50,26 @@ class Score:
     setting: Setting
     metric: str
     value: float | None
-    """None where it is undefined"""
+    """None if undefined"""
     interval: tuple[float, float] | None
     """95 %, by resampling the reference videos"""
     rows: int
     videos: int
     undecided_rows: int
-    """rows of diffrank that the method gives no order; of diffmcq, whose highest score several options share"""
+    """rows of diffrank to which the method gives no order; of diffmcq, whose highest score several options share"""
     test_set: str
-    """the first file that held these rows: equal names mean equal rows"""
+    """the first file with these rows: equal names mean equal rows"""
     seen_clips: int = 0
-    """clips of the test set that are from videos that trained the method's head (of several, the most)"""
+    """clips of the test set from videos that trained the method's head (with several heads, the most)"""
     test_clips: int = 0
-    """of so many; 0 where seen_clips is 0"""
+    """clips of the test set; 0 if seen_clips is 0"""
     seeds: tuple[float, ...] = ()
-    """the figure of each training, where the method was trained with several seeds"""
+    """the figure of each training, if the method was trained with several seeds"""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method of ours against the best baseline on the same rows."""
+    """One of our methods and the best baseline on the same rows."""
 
     method: str
     baseline: str
@@ -78,31 +78,34 @@ class Comparison:
     difference: float
     interval: tuple[float, float] | None
     p: float
-    """two-sided, of no difference"""
+    """two-sided, under no difference"""
     corrected_p: float
-    """after Holm over all comparisons of the report"""
+    """corrected (Holm) for all comparisons of the report"""
 
 
 Measured = list[tuple[Score, Float64[np.ndarray, " resamples"]]]
 
 
 def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
-    """Scores in the order of the entries, each with its values on the resamples.
+    """Return scores in the order of the entries, each with its values on the resamples.
 
-    StepDiffError: a file that is not there or damaged, or a prediction that does not fit its row (file and line).
+    Raises:
+        StepDiffError: a missing or damaged file, or a prediction that does not fit its row (file and line).
     """
     brought = {(entry.method, entry.setting, entry.seed) for entry in entries}
     for method, setting, own_seed in brought:
         if own_seed is None and any((method, setting) == other[:2] and other[2] is not None for other in brought):
-            raise StepDiffError(f"{method}, {setting.task}: an entry without a seed beside some with; give each a seed")
+            raise StepDiffError(
+                f"{method}, {setting.task}: some entries have a seed and one has none; give each a seed"
+            )
     sets = {(entry.task, entry.test_set) for entry in entries}
     rows_of = {(task, path): read_test_set(task, path) for task, path in sorted(sets)}
-    together: dict[tuple[Task, str], list[int]] = {}
+    same_rows: dict[tuple[Task, str], list[int]] = {}
     for number, entry in enumerate(entries):
-        held = digest(rows_of[entry.task, entry.test_set])
-        together.setdefault((entry.task, held), []).append(number)
+        content = digest(rows_of[entry.task, entry.test_set])
+        same_rows.setdefault((entry.task, content), []).append(number)
     found: dict[int, Measured] = {}
-    for (task, _), numbers in together.items():
+    for (task, _), numbers in same_rows.items():
         name = entries[numbers[0]].test_set
         rows = rows_of[task, name]
         videos = [reference_video(row) for row in rows]
@@ -110,12 +113,12 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
         for number in numbers:
             entry, found[number] = entries[number], []
             predictions = read_predictions(task, entry.predictions, rows)
-            seen = beside(entry.predictions) or {}
+            seen = seen_counts(entry.predictions) or {}
             seen_of = seen.get("clips_of_videos", 0), seen.get("of_clips", 0)
-            for setting, said in _readings(entry, predictions, brought):
-                figures, marks = task_figures(task, rows, said)
-                for metric in _told(setting, rows):
-                    figure, counted = figures[metric], told_rows(metric, rows)
+            for setting, answers in _readings(entry, predictions, brought):
+                figures, marks = task_figures(task, rows, answers)
+                for metric in _metrics(setting, rows):
+                    figure, counted = figures[metric], defined_rows(metric, rows)
                     none = _undecided(metric, marks, counted)
                     value, values = figure.of(), draws.values(figure)
                     known = value if math.isfinite(value) else None
@@ -127,17 +130,17 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
     return over_seeds([pair for number in range(len(entries)) for pair in found[number]])
 
 
-def _told(setting: Setting, rows: Sequence[Any]) -> list[str]:
-    """The figures that are told: whether captions decline is asked of them as parsed, where some pairs agree."""
-    beside = [metric for metric in BESIDE[setting.task] if told_rows(metric, rows).any()]
-    if setting.task == "diffcap" and not (setting.parsed and "invented" in beside):
-        beside = []
-    return [*METRICS[setting.task], *beside]
+def _metrics(setting: Setting, rows: Sequence[Any]) -> list[str]:
+    """Return the figures to show: declining is measured on parsed captions, if some pairs agree."""
+    more = [metric for metric in ADDITIONAL[setting.task] if defined_rows(metric, rows).any()]
+    if setting.task == "diffcap" and not (setting.parsed and "invented" in more):
+        more = []
+    return [*METRICS[setting.task], *more]
 
 
-def told_rows(metric: str, rows: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
-    """The rows that the figure says something of: for tau those that have an order, among targets of the reference's
-    own step (score above 0) where it is that within the step; captions where pairs differ, or agree."""
+def defined_rows(metric: str, rows: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
+    """Return the rows that a figure is defined on: for tau those with an order (within the step, among targets of score
+    above 0); for captions those whose pairs differ, or agree."""
     least = {"ktau_all_rows": 0, "ktau_within_step_all_rows": 1}.get(metric)
     if least is not None:
         return ordered(rows, least)
@@ -147,7 +150,7 @@ def told_rows(metric: str, rows: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
 
 
 def _undecided(metric: str, marks: Marks, counted: Bool[np.ndarray, " rows"]) -> int:
-    """How many of the rows were given the same score for all targets, or the highest for several options."""
+    """Return the number of rows with one score for all targets, or with the highest score for several options."""
     if metric == "accuracy":
         return int((marks["ties"] & counted).sum())
     if metric == "ktau_all_rows":
@@ -156,9 +159,10 @@ def _undecided(metric: str, marks: Marks, counted: Bool[np.ndarray, " rows"]) ->
 
 
 def over_seeds(measured: Measured) -> Measured:
-    """One figure for the trainings of a method that differ by seed alone; undefined where one of them is.
+    """Average the trainings of a method that differ only in their seed; undefined if one of them is.
 
-    StepDiffError: they answer different rows.
+    Raises:
+        StepDiffError: they answer different rows.
     """
     places: dict[tuple[str, Setting, str], Measured] = {}
     for score, values in measured:
@@ -186,7 +190,7 @@ def over_seeds(measured: Measured) -> Measured:
 def _readings(
     entry: Entry, predictions: list[Any], brought: set[tuple[str, Setting, int | None]]
 ) -> Iterator[tuple[Setting, list[Any]]]:
-    """The predictions as they are, and raw captions parsed as well where no entry brings them so."""
+    """Yield the predictions, and raw captions also parsed if no entry has them parsed."""
     yield entry.setting, predictions
     parsed = Setting(entry.task)
     if not entry.parsed and (entry.method, parsed, entry.seed) not in brought:
@@ -194,9 +198,9 @@ def _readings(
 
 
 def compare(measured: Measured, ours: Sequence[str], controls: Sequence[str]) -> list[Comparison]:
-    """Each figure of METRICS of ours against the best baseline's, corrected for how many comparisons there are.
+    """Compare each figure of METRICS of ours with the best baseline's, corrected for the number of comparisons.
 
-    VLEmb's variants in what stands for a pair are no baselines of their own: only the average is.
+    Of VLEmb's pair embeddings only the average is a baseline.
     """
     known = [(score, values) for score, values in measured if score.value is not None]
     found: list[Comparison] = []

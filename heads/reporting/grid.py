@@ -1,8 +1,12 @@
-"""A table before it has a form: what stands in which cell, for the writers of text, Markdown and LaTeX.
+"""Tables as grids of cells, written as text, Markdown and LaTeX.
 
-A grid on a terminal.
+Guarantees
+- in Markdown a name stays as it is: nothing in it becomes a column, a row, an emphasis, an entity, a formula or a tag
+- in LaTeX a name stays as it is: nothing in it becomes a command, a ligature or a paragraph
 """
 
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Group
@@ -11,9 +15,9 @@ from rich.text import Text
 
 
 def number(value: float, form: str) -> str:
-    """A figure as a cell writes it, in a form of `format`."""
+    """Return a figure as a cell shows it, with a minus sign."""
     written = format(value, form)
-    return format(0.0, form) if float(written) == 0 else written.replace("-", "−")  # -0.0002 is no less than 0
+    return format(0.0, form) if float(written) == 0 else written.replace("-", "−")  # -0.0002 is shown as 0
 
 
 @dataclass(frozen=True)
@@ -22,15 +26,15 @@ class Cell:
     interval: str = ""
     bold: bool = False
     mark: str = ""
-    """behind the figure: above or below the best baseline"""
+    """after the figure: above or below the best baseline"""
 
 
-Row = tuple[str, list[Cell | None]]  # a name and its cells; None: nothing was measured
+Row = tuple[str, list[Cell | None]]  # a name and its cells; None: not measured
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows between two lines; without a title where they need no word."""
+    """Rows between two lines, with or without a title."""
 
     title: str
     rows: list[Row]
@@ -42,12 +46,12 @@ class Grid:
     first: str
     """heading of the rows' names"""
     columns: list[tuple[str, str]]
-    """(group, heading); neighbours of one group share it"""
+    """(group, heading); neighbouring columns of one group share its heading"""
     blocks: list[Block]
     notes: list[str]
 
     def groups(self) -> list[tuple[str, int]]:
-        """Neighbouring columns of one group: (group, how many)."""
+        """Return (group, number of columns) of neighbouring columns."""
         found: list[tuple[str, int]] = []
         for group, _ in self.columns:
             if found and found[-1][0] == group:
@@ -57,8 +61,8 @@ class Grid:
         return found
 
 
-def draw(grid: Grid) -> Group:
-    """What rich prints: the table and its notes. Names are no markup."""
+def to_text(grid: Grid) -> Group:
+    """Return the table and its notes for rich. Names are not markup."""
     table = Table(title=Text(grid.title, style="bold"), title_justify="left")
     table.add_column(grid.first, overflow="fold")
     for group, name in grid.columns:
@@ -69,12 +73,126 @@ def draw(grid: Grid) -> Group:
         if block.title:
             table.add_row(Text(f"{block.title}:", style="italic"))
         for name, cells in block.rows:
-            table.add_row(Text(name), *map(_cell, cells))
+            table.add_row(Text(name), *map(_text_cell, cells))
     return Group(table, *map(Text, grid.notes), "")
 
 
-def _cell(cell: Cell | None) -> Text:
+def _text_cell(cell: Cell | None) -> Text:
     if cell is None:
         return Text("–")
     text = Text(cell.main, style="bold" if cell.bold else "")
     return text.append(cell.mark, style="not bold").append(f" {cell.interval}" if cell.interval else "", "not bold")
+
+
+def to_markdown(grid: Grid) -> str:
+    """Return heading, table and notes in GitHub's Markdown; every line ends with a newline."""
+    lines = [f"## {escape_markdown(grid.title)}", ""]
+    lines.append(_markdown_row([grid.first, *(f"{group} {name}".strip() for group, name in grid.columns)]))
+    lines.append("| --- |" + " --- |" * len(grid.columns))
+    for block in grid.blocks:
+        if block.title:
+            lines.append(_markdown_row([f"_{escape_markdown(block.title)}_", *[""] * len(grid.columns)], escaped=True))
+        for name, cells in block.rows:
+            lines.append(_markdown_row([escape_markdown(name), *map(_markdown_cell, cells)], escaped=True))
+    for note in grid.notes:
+        lines += ["", escape_markdown(note)]
+    return "\n".join([*lines, "", ""])
+
+
+def escape_markdown(text: str) -> str:
+    return re.sub(r"([\\`*_<>|\[\]~&$#])", r"\\\1", " ".join(text.splitlines()))
+
+
+def _markdown_row(cells: list[str], escaped: bool = False) -> str:
+    return "| " + " | ".join(cells if escaped else map(escape_markdown, cells)) + " |"
+
+
+def _markdown_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    main = escape_markdown(cell.main)
+    return " ".join(
+        filter(
+            None, [(f"**{main}**" if cell.bold else main) + escape_markdown(cell.mark), escape_markdown(cell.interval)]
+        )
+    )
+
+
+HEAD = r"""% pdflatex; lualatex or xelatex if names have non-Latin letters
+\documentclass{article}
+\usepackage[landscape,margin=15mm]{geometry}
+\usepackage[T1]{fontenc}
+\usepackage{lmodern,textcomp}
+\usepackage{booktabs}
+\setlength{\parindent}{0pt}
+\begin{document}
+"""
+END = "\\end{document}\n"
+ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "τ": r"$\tau$",
+        "†": r"\textdagger{}",
+        "‡": r"\textdaggerdbl{}",
+        "–": "--",
+        "−": "$-$",
+        "[": "{[}",  # after \\ a bracket would be an argument
+        "]": "{]}",
+        "*": "{*}",
+        '"': r"\textquotedbl{}",
+        "-": "{-}",  # so that two are not a dash
+        "\0": "{}",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+    }
+)
+
+
+def to_latex(grids: Sequence[Grid]) -> str:
+    """Return grids as one LaTeX document of booktabs tables."""
+    return HEAD + "\n".join(map(_latex_table, grids)) + END
+
+
+def escape_latex(text: str) -> str:
+    separated = re.sub(r"(?<=['`?!,])(?=['`])", "\0", " ".join(text.splitlines()))  # two quotes would become one
+    return separated.translate(ESCAPES)
+
+
+def _latex_table(grid: Grid) -> str:
+    width = len(grid.columns) + 1
+    lines = [r"\begin{center}\small", rf"\textbf{{{escape_latex(grid.title)}}}\par\nopagebreak\smallskip"]
+    lines += [rf"\begin{{tabular}}{{{'l' * width}}}", r"\toprule"]
+    if any(group for group, _ in grid.columns):
+        over, rules, first = [""], [], 2
+        for group, columns in grid.groups():
+            over.append(rf"\multicolumn{{{columns}}}{{l}}{{{escape_latex(group)}}}")
+            rules.append(rf"\cmidrule(lr){{{first}-{first + columns - 1}}}")
+            first += columns
+        lines += [_latex_row(over), "".join(rules)]
+    lines.append(_latex_row(map(escape_latex, [grid.first, *(name for _, name in grid.columns)])))
+    for block in grid.blocks:
+        lines.append(r"\midrule")
+        if block.title:
+            lines.append(_latex_row([rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape_latex(block.title)}}}}}"]))
+        for name, cells in block.rows:
+            lines.append(_latex_row([escape_latex(name), *map(_latex_cell, cells)]))
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [rf"\par\smallskip{{\footnotesize {escape_latex(note)}\par}}" for note in grid.notes]
+    return "\n".join([*lines, r"\end{center}", ""])
+
+
+def _latex_row(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _latex_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "--"
+    main = rf"\textbf{{{escape_latex(cell.main)}}}" if cell.bold else escape_latex(cell.main)
+    mark = rf"\textsuperscript{{{escape_latex(cell.mark)}}}" if cell.mark else ""
+    between = rf" {{\scriptsize {escape_latex(cell.interval)}}}" if cell.interval else ""
+    return main + mark + between

@@ -1,23 +1,22 @@
-"""The report as one picture: a panel a task, a row a method, points with their 95 % intervals."""
+"""A report as one picture: a panel per task, a row per method, points with their 95 % intervals."""
 
 import io
 from typing import Any
 
 from heads.reporting import published
-from heads.reporting.entries import CAPTIONS, CHOICES, RANK, TASKS, Place, heading
+from heads.reporting.entries import CAPTIONS, CHANCE, CHOICES, RANK, TASKS, Place, heading
 from heads.reporting.figures import Score
 from heads.reporting.seen_marks import MARK
 from heads.reporting.tables import Report, marked
-from heads.table import CHANCE
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73")  # told apart by most eyes (Okabe and Ito)
+COLOURS = ("#0072b2", "#d55e00", "#009e73")  # safe for colour-blind readers (Okabe and Ito)
 MARKERS = ("o", "s", "D")
 PANELS: list[list[Place]] = [CAPTIONS, CHOICES, [RANK]]
-ROW, STEP = 0.42, 0.24  # inches a method; rows between the figures of one method
+ROW, STEP = 0.42, 0.24  # inches per method; rows between the figures of one method
 
 
 def draw(report: Report) -> bytes | None:
-    """The picture as PNG; None where no figure has a point. Hollow points are the supplement's."""
+    """Return the picture as PNG, None if no figure has a point. Hollow points are the supplement's."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -43,12 +42,12 @@ def draw(report: Report) -> bytes | None:
     labels = [marked(name, report.scores) for name in methods]
     axes[0][0].set_yticks(range(len(methods)), [label.replace("$", r"\$") for label in labels])
     axes[0][0].set_ylim(len(methods) - 0.5, -0.5)
-    told = "Bars: 95 % intervals, resampled by reference video. Dotted: chance."
+    note = "Bars: 95 % intervals, resampled by reference video. Dotted: chance."
     if report.paper:
-        told += " Hollow: the paper's supplement (Tables S3 and S4)."
+        note += " Hollow: the paper's supplement (Tables S3 and S4)."
     if any(score.seen_clips for score in report.scores):
-        told += f" {MARK} trained on videos of its test clips."
-    figure.supxlabel(told, fontsize=8, color="#555555")
+        note += f" {MARK} trained on videos of its test clips."
+    figure.supxlabel(note, fontsize=8, color="#555555")
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=150)
     pyplot.close(figure)
@@ -56,7 +55,7 @@ def draw(report: Report) -> bytes | None:
 
 
 def _methods(report: Report, places: set[Place]) -> list[str]:
-    """Rows from top to bottom: ours and baselines, then controls, then who is in the supplement alone."""
+    """Return the rows from top to bottom: ours and baselines, controls, methods only in the supplement."""
     found = [s.method for s in report.scores if (s.setting, s.metric) in places]
     rows = [name for name in found if name not in report.controls]
     rows += [name for name in found if name in report.controls]

@@ -1,4 +1,4 @@
-"""The figures that the paper's supplement prints, so that they can stand beside ours.
+"""The figures that the paper's supplement prints, to be shown next to ours.
 
 Guarantees
 - every number is the supplement's own, to its last digit
@@ -18,7 +18,7 @@ RAW: Rows = {
     "StepDiff": (0.193, 0.061, 0.191),
 }
 
-# Table S2, DiffMCQ of VLEmb by what stands for a pair: with CLIP, with InternVideo
+# Table S2, DiffMCQ of VLEmb by the embedding of a pair: with CLIP, with InternVideo
 PAIRS: Rows = {
     "reference": (0.359, 0.424),
     "candidate": (0.353, 0.413),

@@ -1,7 +1,7 @@
 """The mark in tables of a row whose head was trained on clips or videos of its test set, and its footnote.
 
 Guarantees
-- scores and tables made from predictions find the counts of the score record next to them
+- scores and tables made from predictions find the counts in the score record next to them
 """
 
 import json
@@ -22,11 +22,11 @@ def footnote(counts: dict[str, Any]) -> str:
     )
 
 
-def beside(predictions: str) -> dict[str, Any] | None:
-    """Return the counts that heads.evaluate left next to a file of predictions, where the head has seen any clip.
+def seen_counts(predictions: str) -> dict[str, Any] | None:
+    """Return the counts in the score record next to a file of predictions; None if the head has seen no clip.
 
     Raises:
-        StepDiffError: the file next to it is no score record.
+        StepDiffError: the file next to it is not a score record.
     """
     path = Path(predictions).with_suffix(".scores.json")
     try:
@@ -39,6 +39,6 @@ def beside(predictions: str) -> dict[str, Any] | None:
 
 
 def marked(record: Any) -> dict[str, Any] | None:
-    """Return the counts of a score record whose row has the MARK; None where it has none."""
+    """Return the counts of a score record whose row has the MARK, else None."""
     counts = record.get("seen") if isinstance(record, dict) else None
     return counts if isinstance(counts, dict) and counts.get("clips_of_videos") else None

@@ -1,15 +1,17 @@
-"""The paper's tables as grids: which figures stand in which column, which rows, what is said below.
+"""The paper's tables as grids: columns, rows and footnotes.
 
 Guarantees
-- a figure that was not measured is a dash, and one that is undefined says so
-- the best of a column is bold, controls left aside; what is equal to the last digit shown is equally bold
-- every table tells how many rows and videos stand behind its figures, and whose differ
-- a method whose head was trained on clips or videos of its test set has a mark, and a note says how many
-- where resamples are too few to show anything after correction, the table says so
+- a figure that was not measured is a dash, and an undefined one says so
+- the best of a column is bold, controls excluded; figures equal to the last digit shown are equally bold
+- every table states the rows and videos of its figures, and which methods differ in them
+- a method whose head was trained on clips or videos of its test set has a mark, and a note with the counts
+- if the resamples are too few to show anything after correction, the table says so
+- a method with several trainings has a table of every figure that each of them has
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 import numpy as np
 
@@ -18,27 +20,26 @@ from heads.reporting.entries import CAPTIONS, CHOICES, DECLINING, PAIRS, RANK, R
 from heads.reporting.figures import Comparison, Score
 from heads.reporting.grid import Block, Cell, Grid, Row, number
 from heads.reporting.seen_marks import MARK
-from heads.reporting.trainings import trainings
 from tasks.metrics.bootstrap import CONFIDENCE, paired_p
 
 ABOVE, BELOW = "*", "†"
 _UNDECIDED = {
-    "diffrank": "τ counts 0 in a row that a method gives no order",
-    "diffmcq": "the first option counts as chosen where several share the highest score",
+    "diffrank": "τ counts as 0 in rows to which a method gives no order",
+    "diffmcq": "the first option counts as chosen if several share the highest score",
 }
 LEVEL = 1 - CONFIDENCE
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that the tables are made from."""
+    """All contents of the tables."""
 
     scores: list[Score]
     comparisons: list[Comparison]
     controls: Sequence[str]
     resamples: int
     paper: bool
-    """let the supplement's figures stand beside ours"""
+    """show the supplement's figures next to ours"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Layout:
     published: published.Rows
     source: str = ""
     ranked: bool = True
-    """whether a column has a best: who always declines invents nothing, and is no better for it"""
+    """whether a column has a best: a method that always declines invents nothing, and is no better for it"""
 
 
 LAYOUTS = [
@@ -67,14 +68,14 @@ LAYOUTS = [
 
 
 def grids(report: Report) -> list[Grid]:
-    """The tables that hold anything, in the paper's order, then how trainings differ, then the comparisons."""
+    """Return the tables that have figures, in the paper's order, then the trainings, then the comparisons."""
     raw, parsed, *others = (_methods(report, layout) for layout in LAYOUTS)
-    behind = trainings(report.scores), _comparisons(report)
-    return [grid for grid in (raw, parsed, _pairs(report), *others, *behind) if grid.blocks]
+    last = _trainings(report.scores), _comparisons(report)
+    return [grid for grid in (raw, parsed, _pairs(report), *others, *last) if grid.blocks]
 
 
 def _methods(report: Report, layout: Layout) -> Grid:
-    """A row a method."""
+    """Return a layout's table, one row per method."""
     marks = {(c.method, (c.setting, c.metric)): _mark(c) for c in report.comparisons}
     found = [score for score in report.scores if (score.setting, score.metric) in layout.columns]
     scores = {(score.method, (score.setting, score.metric)): score for score in found}
@@ -99,7 +100,7 @@ def _methods(report: Report, layout: Layout) -> Grid:
     if report.paper and methods:
         blocks.append(_published(layout))
     blocks = [block for block in blocks if block.rows]
-    notes = [*_behind(found), *seen_notes(found), _legend(report, layout.ranked)]
+    notes = [*_sizes(found), *seen_notes(found), _legend(report, layout.ranked)]
     return Grid(layout.title, "method", [heading(place) for place in layout.columns], blocks, notes)
 
 
@@ -112,7 +113,7 @@ def _published(layout: Layout) -> Block:
 
 
 def _pairs(report: Report) -> Grid:
-    """Table S2: a row for each thing that may stand for a pair, a column for each method that comes so."""
+    """Return Table S2: a row per embedding of a pair, a column per method that has several."""
     first = [s for s in report.scores if (s.setting.task, s.setting.variant) == ("diffmcq", "V1")]
     varied = {score.method for score in first if score.setting.pair != "average"}
     found = [score for score in first if score.method in varied]
@@ -130,12 +131,12 @@ def _pairs(report: Report) -> Grid:
         columns += [("supplement, S2", name) for name in ("CLIP", "InternVideo")]
         for (name, cells), values in zip(rows, (published.PAIRS[pair] for pair in PAIRS), strict=True):
             cells += [Cell(f"{value:.3f}", bold=name == PAIRS["average"]) for value in values]
-    blocks, notes = [Block("", rows)] if methods else [], [*_behind(found), *seen_notes(found), _legend(report)]
+    blocks, notes = [Block("", rows)] if methods else [], [*_sizes(found), *seen_notes(found), _legend(report)]
     return Grid("Table S2: VLEmb by the embedding that represents a pair", "pair", columns, blocks, notes)
 
 
 def _comparisons(report: Report) -> Grid:
-    """What ours gain over the best baseline of each column."""
+    """Return the table of our gains over the best baseline of each column."""
     rows: list[Row] = []
     for c in report.comparisons:
         gain = Cell(number(c.difference, "+.3f"), _between(c.interval), mark=_mark(c))
@@ -146,25 +147,25 @@ def _comparisons(report: Report) -> Grid:
     columns = [("", name) for name in ("method", "best baseline", "difference", "p", "corrected p")]
     notes = [
         f"p: two-sided, paired, from {report.resamples} resamples of the reference videos that both methods share, "
-        f"allowing for how few they are; corrected for {len(rows)} comparisons (Holm). {ABOVE} above, {BELOW} below "
+        f"widened for their small number; corrected for {len(rows)} comparisons (Holm). {ABOVE} above, {BELOW} below "
         f"the best baseline, corrected p under {LEVEL:.2f}. The best baseline is the highest figure on the same rows "
         "among methods that are neither ours nor controls.",
     ]
     videos = max((score.videos for score in report.scores), default=0)
     least = paired_p(np.ones(report.resamples), videos) if videos > 1 else None
     if least is not None and rows and least * len(rows) >= LEVEL:
-        told = f"{report.resamples} resamples of {videos} videos are too few for a mark among {len(rows)}"
-        notes.append(f"{told}: raise --bootstrap, or compare fewer figures.")
+        few = f"{report.resamples} resamples of {videos} videos are too few for a mark among {len(rows)}"
+        notes.append(f"{few}: raise --bootstrap, or compare fewer figures.")
     return Grid("Against the best baseline", "figure", columns, [Block("", rows)] if rows else [], notes)
 
 
 def marked(method: str, scores: Iterable[Score]) -> str:
-    """Return the name of a method, with the MARK where its head was trained on videos of one of these test sets."""
+    """Return the name of a method, with the MARK if its head was trained on videos of one of these test sets."""
     return f"{method} {MARK}" if any(s.seen_clips for s in scores if s.method == method) else method
 
 
 def seen_notes(scores: Iterable[Score]) -> list[str]:
-    """Return a note of each test set of a method that its head has seen in part."""
+    """Return a note for each test set of a method that its head has partly seen."""
     found: dict[str, None] = {}
     for s in scores:
         if s.seen_clips:
@@ -198,19 +199,19 @@ def _mark(comparison: Comparison) -> str:
 
 
 def _legend(report: Report, ranked: bool = True) -> str:
-    told = ["Bold: the best of a column."] if ranked else []
+    notes = ["Bold: the best of a column."] if ranked else []
     if report.resamples:
-        told.append(
-            f"Brackets: 95 % intervals from {report.resamples} resamples of the reference videos, allowing for how few "
-            "they are."
+        notes.append(
+            f"Brackets: 95 % intervals from {report.resamples} resamples of the reference videos, widened for their "
+            "small number."
         )
     if report.comparisons and ranked:
-        told.append(f"{ABOVE} above, {BELOW} below the best baseline: see the table of comparisons.")
-    return " ".join(told)
+        notes.append(f"{ABOVE} above, {BELOW} below the best baseline: see the table of comparisons.")
+    return " ".join(notes)
 
 
-def _behind(scores: Sequence[Score]) -> list[str]:
-    """How many rows and videos stand behind each task's figures, and which methods have others."""
+def _sizes(scores: Sequence[Score]) -> list[str]:
+    """Return notes on the rows and videos of each task's figures, undecided rows, and methods with several seeds."""
     order = list(TASKS)
     scores = sorted(scores, key=lambda score: (order.index(score.setting.task), score.setting.variant))
     notes = []
@@ -221,10 +222,10 @@ def _behind(scores: Sequence[Score]) -> list[str]:
             names = sizes.setdefault((score.test_set, score.rows, score.videos), [])
             if score.method not in names:
                 names.append(score.method)
-        told = [f"{rows} rows of {videos} videos" for _, rows, videos in sizes]
-        if len(told) > 1:
-            told = [f"{size} for {', '.join(names)}" for size, names in zip(told, sizes.values(), strict=True)]
-        notes.append(f"{task}: {'; '.join(told)}.")
+        counts = [f"{rows} rows of {videos} videos" for _, rows, videos in sizes]
+        if len(counts) > 1:
+            counts = [f"{count} for {', '.join(names)}" for count, names in zip(counts, sizes.values(), strict=True)]
+        notes.append(f"{task}: {'; '.join(counts)}.")
         most: dict[str, int] = {}
         for score in own:
             most[score.method] = max(most.get(score.method, 0), score.undecided_rows)
@@ -233,5 +234,34 @@ def _behind(scores: Sequence[Score]) -> list[str]:
     trained = {score.method: len(score.seeds) for score in scores if score.seeds}
     if trained:
         several = ", ".join(f"{name} {count}" for name, count in trained.items())
-        notes.append(f"Mean over trainings that differ by seed alone: {several} (table of trainings).")
+        notes.append(f"Mean over trainings that differ only in their seed: {several} (table of trainings).")
     return notes
+
+
+_SEEDS = (
+    "Mean and standard deviation (n - 1) over the trainings of a method, which differ only in their seed. Brackets and "
+    "p of the other tables reflect differences between videos, not between trainings."
+)
+
+
+def _trainings(scores: list[Score]) -> Grid:
+    """Return the table of trainings: a row per figure, a column per method."""
+    found = {(s.method, (s.setting, s.metric)): s.seeds for s in scores if len(s.seeds) > 1}
+    methods = list(dict.fromkeys(method for method, _ in found))
+    seen = {score.method for score in scores if score.seen_clips}
+    rows: list[Row] = []
+    for place in dict.fromkeys(place for _, place in found):
+        rows.append((_figure_name(place), [_seeds_cell(found.get((method, place))) for method in methods]))
+    columns = [("", f"{method} {MARK}" if method in seen else method) for method in methods]
+    return Grid("Trainings: how much seeds differ", "figure", columns, [Block("", rows)] if rows else [], [_SEEDS])
+
+
+def _figure_name(place: Place) -> str:
+    pair = place[0].pair
+    return " ".join(heading(place)) + ("" if pair == "average" else f", {PAIRS[pair]}")
+
+
+def _seeds_cell(seeds: tuple[float, ...] | None) -> Cell | None:
+    if seeds is None:
+        return None
+    return Cell(f"{number(fmean(seeds), '.3f')} ± {number(stdev(seeds), '.3f')}")

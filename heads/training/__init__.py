@@ -1,1 +1,1 @@
-"""training."""
+"""Training: recipes, tasks, the loop, checkpoints, and the lineage of a trained head."""

@@ -1,49 +1,45 @@
-"""A training run's folder: checkpoints that appear whole, the best one named, and what exact resume needs.
+"""A training run's folder: checkpoints that appear whole, the best one named, and the state for exact resume.
 
-    RUN/recipe.yaml                 what was asked
+    RUN/recipe.yaml                 the options of the training
     RUN/lineage.json                what it was trained on (heads.training.lineage)
     RUN/SHA256SUMS                  digests of these two
     RUN/checkpoint-000100/          head.safetensors, optimizer.safetensors, state.json, and their SHA256SUMS
     RUN/best.json                   the checkpoint with the best validation score
 
-The loss curve of a run as a picture.
-
 Guarantees
-- a checkpoint is there whole or not at all
-- weights and optimiser come back bit for bit, without pickle
+- a checkpoint exists completely or not at all
+- weights and optimiser are restored bit for bit, without pickle
 - no_weight_is_read_from_a_checkpoint_whose_files_differ_from_its_sha256sums
 - a_checkpoint_without_sha256sums_loads_with_one_notice
 - a damaged file is named in one line; best.json names a checkpoint of its own folder or is refused
 - best_json_that_contradicts_its_checkpoint_is_refused
 """
 
-import io
 import json
 import os
 import re
 import shutil
-import sys
 import uuid
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from common.errors import StepDiffError
-from common.io.files import write_bytes, write_text
+from common.io.files import write_text
 from common.io.local import sync_folder
+from common.progress import say
 from heads.training.checksums import SUMS, check_sums, write_sums
 
 _NAME = re.compile(r"checkpoint-\d+")
 _STATE_TENSORS = frozenset({"step", "exp_avg", "exp_avg_sq"})
-"""what AdamW remembers of a weight"""
+"""AdamW's state of a weight"""
 MADE_BY = ("recipe.yaml", "lineage.json")
-"""the files of a run's folder that SHA256SUMS lists"""
+"""the files in the SHA256SUMS of a run's folder"""
 
 
 def step_of(checkpoint: Path) -> int:
@@ -63,10 +59,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
-    """Give AdamW the state that the file `path` holds under names `<number of the weight>.<name of the state>`.
+    """Restore AdamW from tensors of the file `path`, named `<number of the weight>.<name of the state>`.
 
     Raises:
-        StepDiffError: a tensor that AdamW does not have, or of another shape, or one of a weight's tensors is missing.
+        StepDiffError: an unknown tensor, one of another shape, or a missing one.
     """
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
@@ -77,7 +73,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
             raise _damaged(path, f"AdamW has no {key!r} of its {len(weights)} weights")
         shape = () if name == "step" else tuple(weights[int(index)].shape)
         if tuple(value.shape) != shape:
-            raise _damaged(path, f"{key} is {tuple(value.shape)} where {shape} belongs")
+            raise _damaged(path, f"{key} is {tuple(value.shape)} and not {shape}")
         state.setdefault(int(index), {})[name] = value
     for number, found in state.items():
         if lacking := sorted(_STATE_TENSORS - found.keys()):
@@ -93,7 +89,7 @@ class Run:
         self.folder = folder
 
     def checkpoints(self) -> list[Path]:
-        """The run's own, by step; what others keep beside them (checkpoint-000100-mine) is none."""
+        """Return the run's checkpoints by step; other folders (checkpoint-000100-mine) are ignored."""
         found = [path for path in self.folder.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
         return sorted(found, key=step_of)
 
@@ -101,21 +97,18 @@ class Run:
         return next(reversed(self.checkpoints()), None)
 
     def reached(self) -> int:
-        """The step of the latest checkpoint, 0 where there is none."""
+        """Return the step of the latest checkpoint, 0 without one."""
         latest = self.latest()
         return 0 if latest is None else step_of(latest)
 
     def check_made_by(self) -> None:
         """Compare recipe.yaml and lineage.json with SHA256SUMS. StepDiffError: one of them was changed."""
-        advice = "the weights were made by what it was: restore it from a copy, or train into a new folder"
+        advice = "the weights were made with its earlier content: restore it from a copy, or train into a new folder"
         if self.folder.is_dir() and not check_sums(self.folder, advice, MADE_BY) and self.latest() is not None:
             _notice(self.folder)
 
     def write_made_by(self, recipe: str) -> None:
-        """Write recipe.yaml, and the digests of it and of lineage.json.
-
-        A kill in between leaves no SHA256SUMS, never a wrong one.
-        """
+        """Write recipe.yaml, its digest and lineage.json's. A kill leaves no SHA256SUMS, never a wrong one."""
         path = self.folder / MADE_BY[0]
         if not path.exists() or path.read_text(encoding="utf-8") != recipe:
             self.forget_made_by()
@@ -123,19 +116,19 @@ class Run:
         write_sums(self.folder, MADE_BY)
 
     def forget_made_by(self) -> None:
-        """Remove the digests, before what they are of is written again."""
+        """Remove the digests, before their files are written again."""
         (self.folder / SUMS).unlink(missing_ok=True)
 
     def best(self) -> Path:
-        """The checkpoint that validation chose.
+        """Return the checkpoint that validation chose.
 
         Raises:
-            StepDiffError: no finished training, or best.json contradicts what the checkpoint says of itself.
+            StepDiffError: no finished training, or best.json contradicts the checkpoint.
         """
         checkpoint, record = self._named_best()
         state = _read_state(checkpoint)
         if (record["step"], record["score"]) != (state["best_step"], state["best_score"]):
-            _check(checkpoint)  # of the two files it names the one whose bytes changed, where digests can tell
+            _check(checkpoint)  # names the checkpoint's file if that is the one that changed
             raise StepDiffError(
                 f"{self.folder / 'best.json'}: step {record['step']} and score {record['score']}, but "
                 f"{checkpoint.name}/state.json has step {state['best_step']} and score {state['best_score']}; restore "
@@ -144,7 +137,7 @@ class Run:
         return checkpoint
 
     def _named_best(self) -> tuple[Path, dict[str, Any]]:
-        """The checkpoint that best.json names, and the record in it."""
+        """Return the checkpoint that best.json names, and its record."""
         path = self.folder / "best.json"
         if not path.exists():
             raise StepDiffError(
@@ -156,7 +149,7 @@ class Run:
             raise StepDiffError(f"{path}: damaged ({error}); train into a new folder") from error
         name = record.get("checkpoint") if isinstance(record, dict) else None
         if not _NAME.fullmatch(str(name)):
-            raise StepDiffError(f"{path}: names no checkpoint of this folder, but {name!r}; train into a new folder")
+            raise StepDiffError(f"{path}: names no checkpoint of this folder ({name!r}); train into a new folder")
         checkpoint = self.folder / str(name)
         if record.get("step") != step_of(checkpoint) or "score" not in record:
             raise StepDiffError(
@@ -165,7 +158,7 @@ class Run:
         return checkpoint, record
 
     def save(self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
-        """StepDiffError: it cannot be written."""
+        """Write a checkpoint. StepDiffError: it cannot be written."""
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / f"checkpoint-{step:06d}"
         temporary = self.folder / f".checkpoint.{uuid.uuid4().hex}"
@@ -186,14 +179,14 @@ class Run:
         except (OSError, SafetensorError, StepDiffError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise StepDiffError(
-                f"{target}: cannot be written ({error}); make room, and run again: it goes on from the last checkpoint"
+                f"{target}: cannot be written ({error}); make room and run again: it resumes from the last checkpoint"
             ) from error
         return target
 
     def load(
         self, checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint into the module and the optimiser; returns its state.
+        """Read a checkpoint into the module and the optimiser; return its state.
 
         Raises:
             StepDiffError: a damaged file, or the weights of another recipe.
@@ -215,9 +208,10 @@ class Run:
         return _read_state(checkpoint)
 
     def check_start(self, module: nn.Module) -> Path:
-        """The best checkpoint, whose weights the module can start from; no weights are copied.
+        """Return the best checkpoint if the module can start from its weights; copy none.
 
-        StepDiffError where a file is damaged, or holds weights that the module does not train, or of another shape.
+        Raises:
+            StepDiffError: a damaged file, weights that the module does not train, or weights of another shape.
         """
         self.check_made_by()
         checkpoint, wanted = self.best(), trainable(module)
@@ -233,10 +227,7 @@ class Run:
         return checkpoint
 
     def start(self, module: nn.Module) -> Path:
-        """Give the module the weights of the best checkpoint; those that it has beyond them stay as they are.
-
-        Returns the checkpoint. StepDiffError as check_start has it.
-        """
+        """Copy the weights of the best checkpoint into the module and return it; raises as `check_start`."""
         checkpoint = self.check_start(module)
         _copy(_read_tensors(checkpoint / "head.safetensors"), trainable(module))
         return checkpoint
@@ -246,7 +237,7 @@ class Run:
         write_text(self.folder / "best.json", json.dumps(record, indent=1))
 
     def prune(self) -> None:
-        """Keep the best and the latest checkpoint, and no half of one that a killed run left."""
+        """Keep only the best and the latest checkpoint, and no temporary folder of a killed run."""
         keep = {self.latest()}
         if (self.folder / "best.json").exists():
             keep.add(self._named_best()[0])
@@ -262,7 +253,7 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _check_shapes(found: dict[str, tuple[int, ...]], wanted: dict[str, Tensor], checkpoint: Path, advice: str) -> None:
-    """StepDiffError: what was found has not the shape of what is wanted under its name."""
+    """Raise StepDiffError if a tensor does not have the shape of the wanted tensor of its name."""
     needed = _shapes(wanted)
     for name, shape in found.items():
         if needed[name] != shape:
@@ -270,7 +261,7 @@ def _check_shapes(found: dict[str, tuple[int, ...]], wanted: dict[str, Tensor], 
 
 
 def _copy(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    """Copy every tensor that was found into the one that is wanted under its name."""
+    """Copy every tensor into the wanted tensor of its name."""
     with torch.no_grad():
         for name, value in found.items():
             wanted[name].copy_(value)
@@ -292,7 +283,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_state(checkpoint: Path) -> dict[str, Any]:
-    """state.json: the step, and the step and score of the best checkpoint so far."""
+    """Read state.json: the step, and the step and score of the best checkpoint so far."""
     path = checkpoint / "state.json"
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
@@ -308,7 +299,7 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def _check(checkpoint: Path) -> None:
-    """Compare the files of a checkpoint with its SHA256SUMS before any is read. StepDiffError: damage."""
+    """Compare the files of a checkpoint with its SHA256SUMS. StepDiffError: damage."""
     if not checkpoint.is_dir():
         raise _damaged(checkpoint, "no such folder")
     if not check_sums(checkpoint, _advice(checkpoint)):
@@ -317,12 +308,10 @@ def _check(checkpoint: Path) -> None:
 
 @cache
 def _notice(run: Path) -> None:
-    """Say on stderr, once, that nothing tells whether the files of a run are damaged."""
-    print(
-        f"{run}: no SHA256SUMS, as in runs of older versions: damaged files go unnoticed, and training that goes on "
-        "draws from other random streams than it began with",
-        file=sys.stderr,
-        flush=True,
+    """Report once that damage of a run's files cannot be detected."""
+    say(
+        f"{run}: no SHA256SUMS, as in runs of older versions: damaged files go unnoticed, and a resumed training draws "
+        "from other random streams than it began with"
     )
 
 
@@ -333,38 +322,6 @@ def _damaged(path: Path, why: Exception | str) -> StepDiffError:
 def _advice(path: Path) -> str:
     checkpoint = path if _NAME.fullmatch(path.name) else path.parent
     return (
-        "no other checkpoint is taken in its place: restore the file from a copy, or remove the folder "
+        "no other checkpoint is used instead: restore the file from a copy, or remove the folder "
         f"{checkpoint.name} to resume from the checkpoint before it, or train into a new folder"
     )
-
-
-def draw_curve(records: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Loss a step with its running mean, and the validation figures below it, as one PNG. StepDiffError: no space."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    losses = [(r["step"], r["loss"]) for r in records if "loss" in r]
-    figures = sorted({key for r in records for key in r if key.startswith("val_")})
-    figure, axes = pyplot.subplots(2, 1, figsize=(7, 6), sharex=True, height_ratios=(3, 2), layout="constrained")
-    if losses:
-        steps, values = np.array(losses).T
-        window = max(1, len(values) // 20)
-        smooth = np.convolve(values, np.ones(window) / window, mode="valid")
-        axes[0].plot(steps, values, color="#b8c4d6", linewidth=0.8, label="loss of a step")
-        axes[0].plot(steps[window - 1 :], smooth, color="#1f4e9c", label=f"mean of {window}")
-        axes[0].legend(frameon=False)
-    axes[0].set(ylabel="training loss", title=title)
-    for name in figures:
-        points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
-        axes[1].plot(*np.array(points).T, marker="o", markersize=3, label=name.removeprefix("val_"))
-    axes[1].set(xlabel="step", ylabel="validation")
-    axes[1].legend(frameon=False)
-    for axis in axes:
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    pyplot.close(figure)
-    write_bytes(path, picture.getvalue())

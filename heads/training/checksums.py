@@ -1,4 +1,4 @@
-"""SHA256SUMS: the digests of a folder's files, in the format of coreutils.
+"""SHA256SUMS: digests of a folder's files, in the format of coreutils.
 
     cd RUN/checkpoint-000100 && sha256sum --check SHA256SUMS
 
@@ -20,7 +20,7 @@ _LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\n]+)")
 
 
 def digest(path: Path) -> str:
-    """Return the sha256 of a file in hexadecimal; the file is read in pieces of 256 KiB."""
+    """Return the sha256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -37,12 +37,11 @@ def write_sums(folder: Path, names: Collection[str]) -> None:
 
 
 def check_sums(folder: Path, advice: str, names: Collection[str] | None = None) -> bool:
-    """Compare every listed file with its digest; return False where the folder has no SHA256SUMS.
+    """Compare every listed file with its digest; return False if the folder has no SHA256SUMS.
 
     Args:
-        folder: the folder that holds SHA256SUMS.
         advice: what to do about a damaged file, the end of the error's line.
-        names: the files that must be listed; None for all that are in the folder.
+        names: the files that must be listed; None for all files in the folder.
 
     Raises:
         StepDiffError: a file is damaged, missing, or not listed; the line names it.

@@ -1,19 +1,16 @@
-"""A contrastive head: a frozen visual view and a frozen text view in one space, so that text can query clips.
+"""Training of a contrastive head: a frozen visual view and a frozen text view in one space, so that texts find clips.
 
-It trains on clips and their texts; in its stronger form on pairs too, as VLEmb compares them: a text that says what
-differs against the average of the pair's embeddings, and the two embeddings against each other.
-
-Pairs of clips for the contrastive head: what differs in a pair, and how alike its clips are said to be.
+It trains on clips and their texts; with `contrastive.pairs` also on pairs, as VLEmb compares them: the text of a
+difference against the average of the pair's embeddings, and the two embeddings against each other.
 
 Guarantees
-- only texts and pairs of the train split train it, and none that is held out; its checkpoint is chosen on the val split
-- both sides come out L2-normalised
-- validation holds a block of clips at a time, however many there are
-- trained on pairs, it is judged as heads.methods.vlemb judges the view that it writes
-- no clip of another split than train trains, where the catalog knows splits at all
+- only texts and pairs of the train split train it, and none that is held out; the val split chooses its checkpoint
 - a pair with a clip that is held out is dropped
-- a batch is a pure function of seed and number
-- an answer that nothing differs is matched to no pair
+- a batch depends only on seed and number
+- an answer that nothing differs is not matched to a pair
+- both sides are L2-normalised
+- validation embeds a block of clips at a time, so that its memory does not grow with them
+- trained on pairs, it is validated as heads.methods.vlemb evaluates the view that it writes
 """
 
 from collections.abc import Callable, Sequence
@@ -31,11 +28,10 @@ from common.streams import generator, torch_seed
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.paired_qa import draw, kind, read_paired_qa
+from heads.data.trained_on import TrainedOn
 from heads.methods.vlemb import VLEmb
 from heads.models.projector import Projector
-from heads.training.loop import Progress
 from heads.training.recipe import ContrastiveRecipe, PairsContrast
-from heads.training.trained_on import TrainedOn
 from heads.training.validation import Validator
 from heads.training.warm_start import split_texts
 from store import Store, text_key
@@ -44,7 +40,7 @@ from tasks.prompts import NO, YES
 
 
 @dataclass(frozen=True)
-class Told:
+class Differing:
     """A pair with answers that say what differs."""
 
     pair: tuple[str, str]
@@ -52,7 +48,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Decided:
+class Judged:
     """A pair with the share of YES among its YES / NO answers."""
 
     pair: tuple[str, str]
@@ -61,29 +57,29 @@ class Decided:
 
 def contrast_pairs(
     path: str, catalog: pl.DataFrame, hold_out: HoldOut | None = None
-) -> tuple[list[Told], list[Decided]]:
-    """The pairs of a file of paired QA of which either is said; many stand in both lists."""
-    told, decided = [], []
+) -> tuple[list[Differing], list[Judged]]:
+    """Return the pairs of a file of paired QA with answers of either kind; many are in both lists."""
+    differing, judged = [], []
     for own in read_paired_qa(path, catalog, hold_out):
         pair, answers = (own.reference, own.candidate), [answer for _, answer in own.questions]
         texts = tuple(answer for answer in answers if kind(answer) == "text" and not declines(answer))
         yes = [answer == YES for answer in answers if answer in (YES, NO)]
         if texts:
-            told.append(Told(pair, texts))
+            differing.append(Differing(pair, texts))
         if yes:
-            decided.append(Decided(pair, sum(yes) / len(yes)))
-    if not told or not decided:
+            judged.append(Judged(pair, sum(yes) / len(yes)))
+    if not differing or not judged:
         raise StepDiffError(f"{path}: no answer says what differs, or none is YES or NO; drop contrastive.pairs")
-    return told, decided
+    return differing, judged
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """P pairs with a text that says what differs, and P with the share of what their clips share."""
+    """P pairs with the text of a difference, and P with their share of YES."""
 
-    told: Float32[Tensor, "P 2 N D"]
+    differing: Float32[Tensor, "P 2 N D"]
     texts: Float32[Tensor, "P E"]
-    decided: Float32[Tensor, "P 2 N D"]
+    judged: Float32[Tensor, "P 2 N D"]
     alike: Float32[Tensor, " P"]
 
 
@@ -99,36 +95,36 @@ class PairContrast:
         seed: int,
         hold_out: HoldOut | None = None,
     ) -> None:
-        """StepDiffError: texts without features, clips of another split, or a file that says nothing of the kind."""
+        """Read the pairs. StepDiffError: texts without features, clips of another split, or no pair of either kind."""
         self.options, self.clips, self.texts, self.seed = options, clips, texts, seed
-        self.told, self.decided = contrast_pairs(options.pairqa, catalog, hold_out)
-        keys = list(dict.fromkeys(text_key(text) for told in self.told for text in told.texts))
+        self.differing, self.judged = contrast_pairs(options.pairqa, catalog, hold_out)
+        keys = list(dict.fromkeys(text_key(text) for pair in self.differing for text in pair.texts))
         lacking = int((~texts.has(keys)).sum())
         if lacking:
             raise StepDiffError(
-                f"{options.pairqa}: {lacking} of {len(keys)} texts that say what differs have no {texts.view.name} "
+                f"{options.pairqa}: {lacking} of {len(keys)} texts of differences have no {texts.view.name} "
                 f"features; run python -m featurize --manifest {options.pairqa} --column answer --encoder "
                 f"{texts.view.provenance.encoder} on the store"
             )
 
     def trained(self) -> list[str]:
-        """The clips of all its pairs, each once."""
-        pairs = [*(own.pair for own in self.told), *(own.pair for own in self.decided)]
+        """Return the clips of all its pairs, each once."""
+        pairs = [*(own.pair for own in self.differing), *(own.pair for own in self.judged)]
         return list(dict.fromkeys(clip for pair in pairs for clip in pair))
 
     def batch(self, number: int, device: str) -> PairBatch:
-        """The batch of that number; of a pair with several texts one is drawn."""
+        """Return the batch of that number; one text is drawn for a pair with several."""
         rng = generator(self.seed, "contrastive texts", number)
-        size = min(self.options.pairs, len(self.told), len(self.decided))
+        size = min(self.options.pairs, len(self.differing), len(self.judged))
         order, kinds = "contrastive order of differences", "contrastive order of decisions"
-        told = [self.told[place] for place in draw(len(self.told), size, number, self.seed, order)]
-        decided = [self.decided[place] for place in draw(len(self.decided), size, number, self.seed, kinds)]
-        texts = [own.texts[rng.integers(len(own.texts))] for own in told]
+        differing = [self.differing[place] for place in draw(len(self.differing), size, number, self.seed, order)]
+        judged = [self.judged[place] for place in draw(len(self.judged), size, number, self.seed, kinds)]
+        texts = [own.texts[rng.integers(len(own.texts))] for own in differing]
         return PairBatch(
-            self._read([own.pair for own in told], device),
+            self._read([own.pair for own in differing], device),
             self.texts.read([text_key(text) for text in texts], device),
-            self._read([own.pair for own in decided], device),
-            torch.tensor([own.alike for own in decided], device=device),
+            self._read([own.pair for own in judged], device),
+            torch.tensor([own.alike for own in judged], device=device),
         )
 
     def _read(self, pairs: list[tuple[str, str]], device: str) -> Float32[Tensor, "P 2 N D"]:
@@ -136,7 +132,7 @@ class PairContrast:
 
 
 BLOCK = 64  # clips or texts embedded at a time
-VALIDATED = 2048  # most clips of val that stand against each other in the loss
+VALIDATED = 2048  # most clips of the val split in the loss
 
 
 class ContrastiveHead(nn.Module):
@@ -155,23 +151,23 @@ class ContrastiveHead(nn.Module):
         return functional.normalize(self.text(texts), dim=-1)
 
     def loss(self, tokens: Float[Tensor, "C N D"], texts: Float[Tensor, "C E"], leave_out: float = 0.0) -> Tensor:
-        """Clips against their own texts."""
+        """Return the loss of clips against their own texts."""
         return self.match(self.embed_clips(tokens, leave_out), self.embed_texts(texts))
 
     def pair_loss(self, batch: PairBatch, alike_weight: float, leave_out: float = 0.0) -> Tensor:
-        """Averages of pairs against the texts that say what differs, and the cosine of each pair against the share of
-        what its clips share."""
-        told, decided = (
+        """Return the loss of pairs' averages against the texts of their differences, and of each pair's cosine against
+        its share of YES."""
+        differing, judged = (
             self.embed_clips(ends.flatten(0, 1), leave_out).unflatten(0, (-1, 2))
-            for ends in (batch.told, batch.decided)
+            for ends in (batch.differing, batch.judged)
         )
-        average = functional.normalize(told.mean(dim=1), dim=-1)
-        error = (decided[:, 0] * decided[:, 1]).sum(dim=-1) - batch.alike
+        average = functional.normalize(differing.mean(dim=1), dim=-1)
+        error = (judged[:, 0] * judged[:, 1]).sum(dim=-1) - batch.alike
         return self.match(average, self.embed_texts(batch.texts)) + alike_weight * error.square().mean()
 
-    def match(self, seen: Float[Tensor, "C W"], told: Float[Tensor, "C W"]) -> Tensor:
-        """Symmetric cross-entropy over the batch (InfoNCE)."""
-        logits = self.log_scale.clamp(max=4.6).exp() * seen @ told.T
+    def match(self, clips: Float[Tensor, "C W"], texts: Float[Tensor, "C W"]) -> Tensor:
+        """Return the symmetric cross-entropy over the batch (InfoNCE)."""
+        logits = self.log_scale.clamp(max=4.6).exp() * clips @ texts.T
         own = torch.arange(len(logits), device=logits.device)
         return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
 
@@ -187,7 +183,7 @@ class ContrastiveTask:
     def __init__(
         self, recipe: ContrastiveRecipe, store: Store, seed: int, device: str, hold_out: HoldOut | None = None
     ) -> None:
-        """hold_out: the test sets whose clips never train; None: none."""
+        """hold_out: the test sets whose clips never train."""
         recipe.check()
         hold_out = hold_out or HoldOut()
         self.recipe, self.seed, self.device = recipe, seed, device
@@ -211,7 +207,7 @@ class ContrastiveTask:
             self.validator = Validator(recipe.pairs.validation, seed)
             trained = self.pairs.trained()
             self.validator.refuse(trained, recipe.pairs.pairqa)
-            self.clips.rows([*trained, *self.validator.clips()])  # whoever has none is named before anything trains
+            self.clips.rows([*trained, *self.validator.clips()])  # one without features is reported
         self.catalog = catalog.select(name for name in ("key", "video") if name in catalog.columns)
         self.module = build(recipe, store, seed).to(device)
 
@@ -223,10 +219,10 @@ class ContrastiveTask:
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.module.parameters())}]
 
-    def prepare(self, told: Progress) -> None:
-        told.say(f"{len(self.train)} (clip, text) pairs of the train split, {len(self.val)} of val")
+    def prepare(self, say: Callable[[str], None]) -> None:
+        say(f"{len(self.train)} (clip, text) pairs of the train split, {len(self.val)} of val")
         if self.pairs is not None:
-            told.say(f"{len(self.pairs.told)} pairs with a difference and {len(self.pairs.decided)} with YES or NO")
+            say(f"{len(self.pairs.differing)} pairs with a difference and {len(self.pairs.judged)} with YES or NO")
 
     def _batch(self, rows: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
         clips = self.clips.read([key for key, _ in rows], self.device)
@@ -246,14 +242,14 @@ class ContrastiveTask:
     def validate(self) -> dict[str, float | None]:
         keys, texts = zip(*self.val.rows(), strict=True)
         seen = self._embedded_clips(keys).vectors
-        told = self._embedded_texts([text_key(text) for text in texts]).vectors
-        loss = float(self.module.match(seen.to(self.device), told.to(self.device)))
+        read = self._embedded_texts([text_key(text) for text in texts]).vectors
+        loss = float(self.module.match(seen.to(self.device), read.to(self.device)))
         if self.validator is None:
             return {"score": -loss, "loss": loss}
         return {**self.validator.figures(self._vlemb()), "loss": loss}
 
     def _vlemb(self) -> VLEmb:
-        """VLEmb over what the head now makes of the clips and texts of the validation."""
+        """Return VLEmb over the head's current embeddings of the validation's clips and texts."""
         assert self.validator is not None
         texts = dict.fromkeys(text_key(row.difference) for row in self.validator.choices)
         return VLEmb(self._embedded_clips(self.validator.clips()), self._embedded_texts(list(texts)))
@@ -274,5 +270,5 @@ class Embedded:
         self.vectors = torch.cat([embed(features.read(part, device)).cpu() for part in parts])
 
     def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K E"]:
-        """The embeddings of keys among them."""
+        """Return the embeddings of keys among them."""
         return self.vectors[[self.places[key] for key in keys]].to(device)

@@ -1,16 +1,16 @@
-"""What a head was trained on, remembered in its run's folder: views' provenance, the language model's weights, the run
-that it started from.
+"""What a head was trained on, recorded in its run's folder, and the head loaded again for the same features.
 
-    RUN/lineage.json
+    RUN/lineage.json    the views' provenance, the language model's weights, the run that it started from, what trained
 
 Guarantees
-- a head is given no features of another provenance, and no other language model, than it was trained on
+- a head reads only features of the provenance, and the language model, that it was trained on
 - a run that starts from another reads its weights as that one did: the same LoRA alpha and attention heads
-- a run starts from no training that has not come to its end
-- what an earlier run was given is told with what this one was
-- a run whose paired QA, val test sets or held-out test sets have changed since is not resumed
+- a run does not start from an unfinished training
+- the disclosure of an earlier run is part of the disclosure of those that start from it
+- a run whose paired QA, val test sets or held-out test sets have changed is not resumed
 - a run records which clips and videos may train it, including those of the run that it starts from
-- a run that would draw clips that its beginning did not know is not resumed
+- a run that would draw clips that it did not know at its start is not resumed
+- loading an unfinished training prints a notice
 """
 
 import json
@@ -21,18 +21,65 @@ from torch import nn
 
 from common.errors import StepDiffError
 from common.io.files import write_text
-from heads.training import trained_on
+from common.progress import say
+from heads.data import trained_on
+from heads.data.clips import Features
+from heads.data.trained_on import TrainedOn
+from heads.models.video_lm import VideoLM
+from heads.training import contrastive_task, video_task
 from heads.training.checkpoint import Run
-from heads.training.recipe import TrainOptions, VideoLMRecipe, WarmStart, read_recipe
-from heads.training.trained_on import TrainedOn
+from heads.training.contrastive_task import ContrastiveHead
+from heads.training.recipe import ContrastiveRecipe, Schedule, TrainOptions, VideoLMRecipe, WarmStart
+from heads.training.recipe_file import read_recipe
 from store import Provenance, Store
 from weights import fingerprint, resolve
 
 FILE = "lineage.json"
 
 
+def load_video_lm(folder: Path, store: Store, device: str = "cpu") -> tuple[VideoLM, Features, VideoLMRecipe]:
+    """Load the best checkpoint of a run: the model, the features that it reads, and its recipe.
+
+    Raises:
+        StepDiffError: no such head, damage, or a store with features of another provenance.
+    """
+    options = _recipe(folder)
+    recipe = options.video_lm
+    if recipe is None:
+        raise StepDiffError(f"{folder}: holds a contrastive head, which answers no questions; name another run")
+    features = Features(store, recipe.view, "tokens")
+    check(folder, options, store)
+    model = video_task.build(recipe, features, options.seed, device)
+    _load(Run(folder), model, recipe.schedule)
+    return model.eval(), features, recipe
+
+
+def load_contrastive(folder: Path, store: Store, device: str = "cpu") -> tuple[ContrastiveHead, ContrastiveRecipe]:
+    """Load the best checkpoint of a contrastive head, and its recipe; raises as `load_video_lm`."""
+    options = _recipe(folder)
+    recipe = options.contrastive
+    if recipe is None:
+        raise StepDiffError(f"{folder}: holds no contrastive head; train heads/recipes/kitchen/align.yaml")
+    check(folder, options, store)
+    head = contrastive_task.build(recipe, store, options.seed).to(device)
+    _load(Run(folder), head, recipe.schedule)
+    return head.eval(), recipe
+
+
+def _recipe(folder: Path) -> TrainOptions:
+    Run(folder).check_made_by()
+    return read_recipe(folder / "recipe.yaml")
+
+
+def _load(run: Run, module: nn.Module, schedule: Schedule) -> None:
+    best, reached = run.best(), run.reached()
+    if reached < schedule.steps:
+        say(f"{run.folder}: trained {reached} of {schedule.steps} steps so far; {best.name} is the best of them")
+    run.load(best, module)
+
+
 def reads(options: TrainOptions, store: Store) -> dict[str, Any]:
-    """What the head of a recipe reads: each view's provenance, and the fingerprint of the language model's files."""
+    """Return what the head of a recipe reads: each view's provenance, and the language model's fingerprint."""
     found: dict[str, Any] = {e: store.view(e, name).provenance.as_dict() for e, name in views(options).items()}
     if options.video_lm is not None:
         found["language_model"] = fingerprint(resolve(options.video_lm.language_model))
@@ -40,7 +87,7 @@ def reads(options: TrainOptions, store: Store) -> dict[str, Any]:
 
 
 def views(options: TrainOptions) -> dict[str, str]:
-    """The view that the head of a recipe reads of each entity."""
+    """Return the view that the head of a recipe reads of each entity."""
     if options.video_lm is not None:
         return {"clips": options.video_lm.view}
     assert options.contrastive is not None
@@ -48,7 +95,7 @@ def views(options: TrainOptions) -> dict[str, str]:
 
 
 def check(folder: Path, options: TrainOptions, store: Store) -> None:
-    """StepDiffError in one line where the run in `folder` was trained on something else than `options` would read."""
+    """Raise StepDiffError if the run was trained on other features or models than `options` would read."""
     trained, now = read(folder)["reads"], reads(options, store)
     for entity in ("clips", "texts"):
         if entity in trained and entity in now:
@@ -57,21 +104,20 @@ def check(folder: Path, options: TrainOptions, store: Store) -> None:
                 view = views(options)[entity]
                 raise StepDiffError(
                     f"{folder}: trained on other features of {entity} than view {view} of {store.path} has "
-                    f"({differs}); name the store it was trained on, or train anew"
+                    f"({differs}); name the store it was trained on, or train again"
                 )
     if trained.keys() != now.keys():
-        raise StepDiffError(f"{folder}: holds a head of another kind ({', '.join(trained)} against {', '.join(now)})")
+        raise StepDiffError(f"{folder}: holds another kind of head ({', '.join(trained)}, not {', '.join(now)})")
     if trained.get("language_model") != now.get("language_model"):
         assert options.video_lm is not None
         raise StepDiffError(
             f"{folder}: trained with another language model than {options.video_lm.language_model} now is (sha256 "
-            f"{trained['language_model'][:12]} against {now['language_model'][:12]}); name the same one, or train anew"
+            f"{trained['language_model'][:12]}, not {now['language_model'][:12]}); name the same one, or train again"
         )
 
 
 def origin(options: TrainOptions, store: Store, module: nn.Module) -> dict[str, Any]:
-    """What RUN/lineage.json is to hold. StepDiffError: `module` cannot start from the run that it is to start from, or
-    that one was trained on something else."""
+    """Return what a new run reads, and the run that `module` starts from. StepDiffError: it cannot start from that."""
     start = None
     if options.video_lm is not None and options.video_lm.init is not None:
         folder = Path(options.video_lm.init)
@@ -82,24 +128,24 @@ def origin(options: TrainOptions, store: Store, module: nn.Module) -> dict[str, 
         reached = Run(folder).reached()
         if reached < made.schedule.steps:
             raise StepDiffError(
-                f"{folder}: trained {reached} of its {made.schedule.steps} steps, and nothing starts from half a "
-                f"training; finish it: python -m heads.train --config RECIPE.yaml --out {folder}"
+                f"{folder}: trained only {reached} of its {made.schedule.steps} steps; finish it first: "
+                f"python -m heads.train --config RECIPE.yaml --out {folder}"
             )
         Run(folder).check_start(module)
-        _check_unseen(folder, options.video_lm, made)
+        _check_scales(folder, options.video_lm, made)
         start = {"run": str(folder)} | disclosure(made, folder)
     return {"reads": reads(options, store), "init": start}
 
 
-def _check_unseen(folder: Path, recipe: VideoLMRecipe, made: VideoLMRecipe) -> None:
-    """StepDiffError where the recipe would read the weights that it starts from otherwise, though their shapes fit."""
-    asked = [("projector.heads", recipe.projector.heads, made.projector.heads)]
+def _check_scales(folder: Path, recipe: VideoLMRecipe, made: VideoLMRecipe) -> None:
+    """Raise StepDiffError if the recipe would use weights of the same shapes in another way."""
+    compared = [("projector.heads", recipe.projector.heads, made.projector.heads)]
     if recipe.lora is not None and made.lora is not None:
-        asked.append(("lora.alpha", recipe.lora.alpha, made.lora.alpha))
-    for name, own, theirs in asked:
+        compared.append(("lora.alpha", recipe.lora.alpha, made.lora.alpha))
+    for name, own, theirs in compared:
         if own != theirs:
             raise StepDiffError(
-                f"{folder}: made with {name} {theirs}, the recipe's {own}, under which the same weights say "
+                f"{folder}: trained with {name} {theirs}, the recipe's {own}, with which the same weights mean "
                 f"something else; set video_lm.{name} to {theirs}"
             )
 
@@ -112,7 +158,7 @@ def keep(
     trained: TrainedOn,
     hold_out: dict[str, Any] | None,
 ) -> None:
-    """Write the lineage of a new run that trains `module`; that of a run to be resumed is checked instead.
+    """Write the lineage of a new run that trains `module`, or check that of a run to be resumed.
 
     trained: the clips that may train it, without those of the run that it starts from; hold_out: what was held out.
     """
@@ -131,27 +177,27 @@ def keep(
 
 
 def data(options: TrainOptions) -> dict[str, str]:
-    """Sha256 of each file that training reads beside the store."""
-    asked = options.contrastive.pairs if options.contrastive is not None else options.video_lm
+    """Return the sha256 of each file that training reads in addition to the store."""
+    recipe = options.contrastive.pairs if options.contrastive is not None else options.video_lm
     files: list[str | None] = [*options.hold_out]
-    if asked is not None:
-        files += [asked.pairqa, asked.validation.diffmcq, asked.validation.diffrank]
+    if recipe is not None:
+        files += [recipe.pairqa, recipe.validation.diffmcq, recipe.validation.diffrank]
     return {file: fingerprint(file) for file in files if file is not None}
 
 
 def _check_data(folder: Path, options: TrainOptions) -> None:
-    """StepDiffError where a file that the run in `folder` trained on is another now."""
+    """Raise StepDiffError if a file that the run trains on has changed."""
     began = read(folder).get("data", {})
     for file, sha256 in data(options).items():
         if began.get(file, sha256) != sha256:
             raise StepDiffError(
-                f"{folder}: its training began with another {file}, so it cannot go on as it would have; bring that "
-                "file back, or train into a new folder"
+                f"{folder}: its training began with another {file}, so it cannot be resumed; restore that file, or "
+                "train into a new folder"
             )
 
 
 def _check_trained(folder: Path, options: TrainOptions, trained: TrainedOn) -> None:
-    """StepDiffError where the unfinished run in `folder` would now draw clips that it did not know as it began."""
+    """Raise StepDiffError if an unfinished run would now draw clips that it did not know at its start."""
     recipe = options.video_lm or options.contrastive
     record = read(folder).get("trained_on")
     if record is None or recipe is None or Run(folder).reached() >= recipe.schedule.steps:
@@ -160,38 +206,39 @@ def _check_trained(folder: Path, options: TrainOptions, trained: TrainedOn) -> N
     new = int((~trained_on.contained(trained.arrays["clips"], trained_on.blocks(folder, "clips"))).sum())
     if new:
         raise StepDiffError(
-            f"{folder}: the store has {new} more clips that would train than when its training began, so it cannot go "
-            "on as it would have; train into a new folder, or into this one from the store as it was"
+            f"{folder}: the store has {new} more training clips than when its training began, so it cannot be resumed; "
+            "train into a new folder, or restore the store"
         )
 
 
 def read(folder: Path) -> dict[str, Any]:
+    """Read the lineage of a run. StepDiffError: it is missing or damaged."""
     path = folder / FILE
     try:
         lineage = json.loads(path.read_text(encoding="utf-8"))
         lineage["reads"], lineage["init"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StepDiffError(
-            f"{path}: missing or damaged ({error}), so nobody can tell what the head was trained on; train anew"
+            f"{path}: missing or damaged ({error}), so it is unknown what the head was trained on; train again"
         ) from error
     return lineage
 
 
-def told_warm_start(options: WarmStart) -> str:
-    """What the projector had learned before training began."""
+def warm_start_line(options: WarmStart) -> str:
+    """Return what the projector learned before training began."""
     return f"{options.steps} steps on {' and '.join(options.texts)}, on those of their words that paired QA has too"
 
 
 def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
-    """What training was given beyond the published recipe, and before it: stands beside every score it led to.
+    """Return how the training differs from the published recipe, to be shown next to every score.
 
-    trained: the steps it came to so far; checkpoint: the one of them that validation chose.
+    trained: the steps so far; checkpoint: the one of them that validation chose.
     """
     run = Run(folder)
     return {
         "system": recipe.system,
         "sources": list(recipe.sources),
-        "warm_start": None if recipe.warm_start is None else told_warm_start(recipe.warm_start),
+        "warm_start": None if recipe.warm_start is None else warm_start_line(recipe.warm_start),
         "lora": recipe.lora is not None,
         "full": recipe.full,
         "packed": recipe.packed,

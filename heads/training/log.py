@@ -1,10 +1,11 @@
-"""The log of a training run: one JSON object a record, and the same figures as TensorBoard events.
+"""The log of a training run: one JSON object per record, the same figures as TensorBoard events, and the loss curve.
 
     RUN/metrics.jsonl               {"step": 12, "loss": 1.5, "gradient_norm": 0.7}
-    RUN/tensorboard/                events, one file for each start of the run
+    RUN/tensorboard/                events, one file for each start of the run; also learning rates, steps/s, GPU memory
+    RUN/loss.png                    the loss curve
 
-Events are written in the caller's thread: the writer of torch.utils.tensorboard has a thread of its own, in which a
-full disk ends as a traceback that nobody can catch.
+Events are written in the caller's thread: torch.utils.tensorboard writes in a thread of its own, in which a full disk
+ends as a traceback that nobody can catch.
 
 Guarantees
 - what_was_logged_after_the_checkpoint_that_a_run_resumes_from_is_logged_once
@@ -12,6 +13,7 @@ Guarantees
 - a_disk_that_fills_up_during_the_log_ends_in_one_line_and_the_run_resumes_exactly
 """
 
+import io
 import json
 import os
 import socket
@@ -20,8 +22,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.errors import StepDiffError
-from common.io.files import make_folder, write_text
+from common.io.files import make_folder, write_bytes, write_text
 from common.io.jsonl import parse_object
 from common.io.local import named_errors
 
@@ -29,7 +33,7 @@ from common.io.local import named_errors
 class TrainingLog:
     """metrics.jsonl and TensorBoard events, cut back to the step that a run resumes from.
 
-    Every method raises StepDiffError, in one line that names the file, where the disk is full.
+    Every method raises StepDiffError, in one line that names the file, if the disk is full.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -41,7 +45,7 @@ class TrainingLog:
         self.events = Events(folder / "tensorboard", purge_step=step + 1)
 
     def add(self, step: int, **values: float | None) -> None:
-        """Append one record; None is a figure that is undefined, which TensorBoard does not show."""
+        """Append one record; None is an undefined figure, which TensorBoard does not show."""
         line = (json.dumps({"step": step} | values) + "\n").encode()
         with named_errors(self.path, len(line)), Appended(self.path) as file:
             file.write(line)
@@ -52,7 +56,7 @@ class Events:
     """One TensorBoard events file. A record is in the file when the call returns."""
 
     def __init__(self, folder: Path, purge_step: int) -> None:
-        """purge_step: TensorBoard hides what earlier files hold of this step and later ones."""
+        """purge_step: TensorBoard hides the events of this step and later ones in earlier files."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
         make_folder(folder)
@@ -79,7 +83,7 @@ class Events:
 
 
 class Appended:
-    """The end of a file, without a buffer: what a full disk refused is not tried again when the file is closed."""
+    """A file opened for appending without a buffer: closing it does not retry what a full disk refused."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (__exit__ closes it)
@@ -96,9 +100,9 @@ class Appended:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the records of metrics.jsonl, none where the file does not exist.
+    """Return the records of metrics.jsonl, none if the file does not exist.
 
-    A last line without an end, as a kill leaves it, is dropped, which stderr reports.
+    An incomplete last line, as a kill leaves it, is dropped with a notice on stderr.
 
     Raises:
         StepDiffError: another line is damaged; the message names file and line number.
@@ -129,3 +133,35 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
             "checkpoints do not depend on it"
         ) from error
     return found
+
+
+def draw_curve(records: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Draw the loss of each step with its running mean, and the validation figures, as one PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    losses = [(r["step"], r["loss"]) for r in records if "loss" in r]
+    figures = sorted({key for r in records for key in r if key.startswith("val_")})
+    figure, axes = pyplot.subplots(2, 1, figsize=(7, 6), sharex=True, height_ratios=(3, 2), layout="constrained")
+    if losses:
+        steps, values = np.array(losses).T
+        window = max(1, len(values) // 20)
+        smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+        axes[0].plot(steps, values, color="#b8c4d6", linewidth=0.8, label="loss per step")
+        axes[0].plot(steps[window - 1 :], smooth, color="#1f4e9c", label=f"mean of {window}")
+        axes[0].legend(frameon=False)
+    axes[0].set(ylabel="training loss", title=title)
+    for name in figures:
+        points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+        axes[1].plot(*np.array(points).T, marker="o", markersize=3, label=name.removeprefix("val_"))
+    axes[1].set(xlabel="step", ylabel="validation")
+    axes[1].legend(frameon=False)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    pyplot.close(figure)
+    write_bytes(path, picture.getvalue())

@@ -1,83 +1,69 @@
-"""The loop that trains any head: AdamW, accumulation, atomic checkpoints, the best one named, exact resume.
+"""The training loop of every head: AdamW, gradient accumulation, atomic checkpoints, choice of the best, exact resume.
 
 Guarantees
-- a run killed at any moment and resumed ends with the weights of one that was not
-- a loss that is no number ends the run before it reaches any weight
-- the checkpoint with the best validation score is named, the earliest of equals; what stands before the first step is
-  named only as long as nothing behind it was validated
-- every record of metrics.jsonl stands there once
-- two trainings do not write one folder at once
+- a run killed at any moment and resumed ends with the same weights as one that was not killed
+- a non-finite loss ends the run before it reaches any weight
+- the checkpoint with the best validation score is named, the earliest among equals; the one before the first step is
+  named only until a later one is validated
+- metrics.jsonl has every record once
+- two trainings cannot write one folder at the same time
 """
 
 import math
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from common.errors import StepDiffError
 from common.io.files import make_folder
 from common.io.locks import locked
+from common.progress import say
 from common.streams import torch_seed
-from heads.training.checkpoint import Run, draw_curve
-from heads.training.log import TrainingLog, read_metrics
+from heads.training.checkpoint import Run
+from heads.training.log import TrainingLog, draw_curve, read_metrics
 from heads.training.recipe import Schedule
 
 
 @runtime_checkable
 class Task(Protocol):
-    """What is trained. `validate` returns figures, None where one is undefined; "score" is to be largest."""
+    """A training task. `loss` depends only on the weights and the batch's number; `validate` returns figures (None: not
+    defined), of which the largest "score" chooses the checkpoint."""
 
     @property
     def module(self) -> nn.Module: ...
 
     def groups(self) -> list[dict[str, Any]]: ...
 
-    def prepare(self, told: "Progress") -> None: ...
+    def prepare(self, say: Callable[[str], None]) -> None: ...
 
     def loss(self, batch: int) -> Tensor: ...
 
     def validate(self) -> dict[str, float | None]: ...
 
 
-class Progress:
-    """Lines on stderr at most every `seconds`: step, loss, rate, time left."""
+def step_lines(name: str, total: int, done: int = 0, seconds: float = 10.0) -> Callable[[int, float], None]:
+    """Return a function that receives (step, loss) and prints a line with rate and time left every few seconds."""
+    started, last = time.monotonic(), 0.0
 
-    def __init__(self, what: str, total: int, done: int = 0, seconds: float = 10.0) -> None:
-        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-        self.what, self.total, self.seconds = what, total, seconds
-        self.first, self.started, self.last = done, time.monotonic(), 0.0
-
-    def told(self, step: int, loss: float) -> None:
+    def report(step: int, loss: float) -> None:
+        nonlocal last
         now = time.monotonic()
-        if now - self.last < self.seconds and step < self.total:
+        if now - last < seconds and step < total:
             return
-        self.last = now
-        rate = (step - self.first) / max(now - self.started, 1e-9)
-        left = (self.total - step) / max(rate, 1e-9)
-        self.console.print(
-            f"{self.what}: step {step}/{self.total}, loss {loss:.3f}, {rate:.2f} steps/s, {left:.0f} s left"
-        )
+        last = now
+        rate = (step - done) / max(now - started, 1e-9)
+        left = (total - step) / max(rate, 1e-9)
+        say(f"{name}: step {step}/{total}, loss {loss:.3f}, {rate:.2f} steps/s, {left:.0f} s left")
 
-    def count(self, done: int, total: int) -> None:
-        """Work without a loss."""
-        now = time.monotonic()
-        if now - self.last >= self.seconds or done == total:
-            self.last = now
-            rate = done / max(now - self.started, 1e-9)
-            left = (total - done) / rate
-            self.console.print(f"{self.what}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left")
-
-    def say(self, text: str) -> None:
-        self.console.print(f"{self.what}: {text}")
+    return report
 
 
 def rate_factor(schedule: Schedule, step: int) -> float:
-    """What the learning rates are multiplied by in step `step` (from 0)."""
+    """Return the factor of the learning rates in step `step` (from 0): linear warm-up, cosine decay."""
     rising = min(1.0, (step + 1) / max(schedule.warmup, 1))
     left = (schedule.steps - step) / max(schedule.decay * schedule.steps, 1e-9)
     falling = 0.5 * (1 - math.cos(math.pi * min(1.0, left)))
@@ -85,12 +71,14 @@ def rate_factor(schedule: Schedule, step: int) -> float:
 
 
 def train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) -> dict[str, Any]:
-    """Train to schedule.steps, resuming what stands in the folder; returns the record of best.json.
+    """Train to schedule.steps, resuming the run in the folder; return the record of best.json.
 
-    seed: of the random draws inside `task.loss`, which has a stream of its own for each batch.
+    Args:
+        seed: of the random draws inside `task.loss`; each batch has its own stream.
 
-    StepDiffError: another process trains there, the log or a checkpoint cannot be written, a checkpoint is damaged, or
-    the loss is not finite.
+    Raises:
+        StepDiffError: another process trains there, the log or a checkpoint cannot be written, a checkpoint is damaged,
+            or the loss is not finite.
     """
     make_folder(folder)
     with locked(folder / "lock.json", wait=False):
@@ -110,26 +98,25 @@ def _train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) -
     latest = run.latest()
     if latest is not None:
         state = run.load(latest, task.module, optimizer)
-        if state["best_step"] == state["step"]:  # the run may have died before it could name it
+        if state["best_step"] == state["step"]:  # the run may have died before it named this checkpoint
             run.name_best(latest, state["step"], state["best_score"])
         run.prune()
-    progress = Progress(name, schedule.steps, state["step"])
     log = TrainingLog(folder, state["step"] if latest is not None else -1)
     if latest is None:
-        task.prepare(progress)
-        state = _validate(task, run, optimizer, log, progress, state)
-        progress = Progress(name, schedule.steps)  # its clock starts behind what prepares
+        task.prepare(lambda line: say(f"{name}: {line}"))
+        state = _validate(task, run, optimizer, log, name, state)
     elif state["step"] < schedule.steps:
-        progress.say(f"resumes from {latest.name}")
+        say(f"{name}: resumes from {latest.name}")
+    report = step_lines(name, schedule.steps, state["step"])
     while state["step"] < schedule.steps:
-        step = state["step"]
+        step, started = state["step"], time.monotonic()
         task.module.train()
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * rate_factor(schedule, step)
         optimizer.zero_grad()
         total = 0.0
         for batch in range(step * schedule.accumulate, (step + 1) * schedule.accumulate):
-            # Each batch has a stream of its own: a resumed run draws the same, in whatever process.
+            # Each batch has its own stream, so that a resumed run draws the same, in any process.
             torch.manual_seed(torch_seed(seed, "dropout", batch))
             loss = task.loss(batch) / schedule.accumulate
             loss.backward()
@@ -143,9 +130,10 @@ def _train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) -
         optimizer.step()
         state["step"] = step + 1
         log.add(step + 1, loss=total, gradient_norm=float(norm))
-        progress.told(step + 1, total)
+        log.events.add(step + 1, _figures(optimizer, time.monotonic() - started))
+        report(step + 1, total)
         if (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps:
-            state = _validate(task, run, optimizer, log, progress, state)
+            state = _validate(task, run, optimizer, log, name, state)
         elif schedule.save_every and (step + 1) % schedule.save_every == 0:
             run.save(step + 1, task.module, optimizer, state)
             run.prune()
@@ -153,19 +141,25 @@ def _train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) -
     return {"step": state["best_step"], "score": state["best_score"]}
 
 
+def _figures(optimizer: torch.optim.Optimizer, seconds: float) -> dict[str, float]:
+    """Return what only TensorBoard shows of a step: learning rates, steps/s, and the GPU's peak memory in GB."""
+    found = {f"learning_rate/{place}": group["lr"] for place, group in enumerate(optimizer.param_groups)}
+    found["steps_per_second"] = 1 / max(seconds, 1e-9)
+    if torch.cuda.is_available():
+        found["peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return found
+
+
 def _validate(
-    task: Task,
-    run: Run,
-    optimizer: torch.optim.Optimizer,
-    log: TrainingLog,
-    progress: Progress,
-    state: dict[str, Any],
+    task: Task, run: Run, optimizer: torch.optim.Optimizer, log: TrainingLog, name: str, state: dict[str, Any]
 ) -> dict[str, Any]:
+    """Validate, write a checkpoint and name it if it is the best so far; return the new state."""
     figures = task.validate()
     step, score = state["step"], figures["score"]
     assert score is not None
     log.add(step, **{f"val_{key}": value for key, value in figures.items()})
-    progress.say(f"step {step} val " + ", ".join(f"{k} {'-' if v is None else f'{v:.3f}'}" for k, v in figures.items()))
+    shown = ", ".join(f"{k} {'-' if v is None else f'{v:.3f}'}" for k, v in figures.items())
+    say(f"{name}: step {step} val {shown}")
     better = state["best_step"] in (None, 0) or score > state["best_score"]
     if better:
         state = state | {"best_score": score, "best_step": step}

@@ -1,14 +1,11 @@
-"""What trains a video language model besides pairs: clips with a text, and clips of one video in a row.
+"""Sources of training batches: pairs with their questions, clips with a text, and sequences of clips of one video.
 
-A source gives batches by number; a batch names its clips and holds the rows that show them.
-
-Pairs of clips with all that is asked of them, batch by batch.
+A source returns batches by number; a batch names its clips and has the rows that show them.
 
 Guarantees
-- a batch is a pure function of seed and number
+- a batch depends only on seed and number and, with hard negatives, on the last search for neighbours
 - only clips of the train split train
-- in a sequence a text is told from its own clip and what stands before it, never from what follows
-- a batch is a pure function of seed and number, and of what was mined last
+- in a sequence, a text is predicted from its own clip and what precedes it, never from what follows
 """
 
 from dataclasses import dataclass
@@ -33,29 +30,29 @@ SEQUENCE = 3  # clips of a video in a row (S3)
 @dataclass(frozen=True)
 class Batch:
     clips: list[str]
-    """ids, as the rows number them"""
+    """clip ids, in the order in which the rows number them"""
     rows: Packed
 
 
 @runtime_checkable
 class Source(Protocol):
     def batch(self, number: int, step: int) -> Batch:
-        """The source's batch of that number (from 0), for optimiser step `step`."""
+        """Return the source's batch of that number (from 0), for optimiser step `step`."""
         ...
 
 
 def cut(text: str, words: int) -> str:
-    """At most so many words of a text."""
+    """Return at most `words` words of a text."""
     return " ".join(text.split()[:words])
 
 
 class TextedClips:
-    """Single clips, each asked one question that its text answers: narration, or the caption of an image."""
+    """Single clips with a question that their text answers: the narration, or the caption of an image."""
 
     def __init__(
         self, texts: pl.DataFrame, question: str, chat: Chat, outputs: int, size: int, seed: int, order: str
     ) -> None:
-        """texts: key, text of clips that have features; size: clips a batch; order: its purpose in common.streams."""
+        """texts: key, text of clips with features; size: clips per batch; order: purpose of its random stream."""
         if texts.is_empty():
             raise StepDiffError("no clip of the train split has features and a text to train on; featurize some")
         self.texts = texts.select("key", "text").rows()
@@ -68,7 +65,7 @@ class TextedClips:
 
 
 def sequences(texts: pl.DataFrame, catalog: pl.DataFrame) -> list[list[tuple[str, str]]]:
-    """All runs of SEQUENCE neighbouring (clip, text) of one video, by the time at which they end.
+    """Return all runs of SEQUENCE consecutive (clip, text) of one video, ordered by end time.
 
     texts: key, text; catalog: key, video, end.
     """
@@ -89,7 +86,7 @@ class Sequences:
     """Clip 1, its text, clip 2, its text, clip 3, its text (S3): clips of one video, sorted by end time."""
 
     def __init__(self, runs: list[list[tuple[str, str]]], chat: Chat, outputs: int, size: int, seed: int) -> None:
-        """runs: as `sequences` gives them; size: of them a batch."""
+        """runs: as `sequences` returns them; size: runs per batch."""
         if not runs:
             raise StepDiffError(
                 f"no video of the train split has {SEQUENCE} clips with features and narration; drop `sequences`"
@@ -99,7 +96,7 @@ class Sequences:
         self.opening = chat.pieces(PAIR_SYSTEM).around_videos[0]
 
     def row(self, number: int, run: list[tuple[str, str]]) -> Row:
-        """One run as a row; number: its place in the batch. The first clip is the prefix of packed attention."""
+        """Return a run as a row; number: its place in the batch. The first clip is the prefix of packed attention."""
         row = Row()
         row.read(self.opening)
         for place, (_, text) in enumerate(run):
@@ -117,7 +114,7 @@ class Sequences:
 
 
 def narrated(catalog: pl.DataFrame, column: str, features: Features, words: int) -> pl.DataFrame:
-    """key, text (at most so many words) of the train split's clips that have features and a text in `column`."""
+    """Return key and text (cut to `words`) of the train split's clips with features and a text in `column`."""
     texts = split_texts(catalog, column, features, "train")
     return texts.with_columns(text=pl.Series([cut(text, words) for text in texts["text"]], dtype=pl.String))
 
@@ -132,7 +129,7 @@ class PairedSource:
         seed: int,
         negatives: HardNegatives | None,
     ) -> None:
-        """packs: whether the language model reads packed questions."""
+        """packs: whether the language model can read packed questions."""
         self.recipe, self.pairs, self.seed, self.negatives = recipe, pairs, seed, negatives
         self.packed = recipe.packed and packs
         self.packer = Packer(chat, recipe.projector.outputs)
@@ -141,12 +138,12 @@ class PairedSource:
         recipe = self.recipe
         rng = generator(self.seed, "questions of a pair", number)
         pairs = [self.pairs[i] for i in draw(len(self.pairs), recipe.batch, number, self.seed, "order of pairs")]
-        asked: list[tuple[tuple[str, str], list[Turn]]] = [
+        questions: list[tuple[tuple[str, str], list[Turn]]] = [
             ((pair.reference, pair.candidate), turns(pair, recipe.questions, rng)) for pair in pairs
         ]
         if recipe.yes_no_weight is not None:
-            asked = [(pair, balanced(own, recipe.yes_no_weight)) for pair, own in asked]
+            questions = [(pair, balanced(own, recipe.yes_no_weight)) for pair, own in questions]
         if self.negatives is not None:
-            asked = self.negatives.asked_of_neighbours(asked, generator(self.seed, "hard negatives", number))
-        clips = [clip for pair, _ in asked for clip in pair]
-        return Batch(clips, self.packer.pack([own for _, own in asked], self.packed))
+            questions = self.negatives.with_neighbours(questions, generator(self.seed, "hard negatives", number))
+        clips = [clip for pair, _ in questions for clip in pair]
+        return Batch(clips, self.packer.pack([own for _, own in questions], self.packed))

@@ -1,8 +1,8 @@
-"""What chooses a checkpoint: DiffMCQ and DiffRank on rows of the val split, drawn by seed.
+"""Validation during training: DiffMCQ and DiffRank on rows of the val split, drawn by seed, choose the checkpoint.
 
 Guarantees
-- no clip that trains chooses the checkpoint, whatever the catalog knows of splits
-- a row all of whose targets a method says the same of counts 0; one that ranks no row has no tau, and no credit
+- no clip that trains chooses the checkpoint, whether or not the catalog has splits
+- a row whose targets all get the same score counts 0; a method that orders no row has no tau and no credit for it
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,26 +26,26 @@ class Compares(Protocol):
 
 class Validator:
     def __init__(self, options: Validation, seed: int) -> None:
-        """StepDiffError: a fault in a test set."""
+        """Draw the rows. StepDiffError: an invalid test set."""
         choices, ranks = generator(seed, "validation DiffMCQ rows"), generator(seed, "validation DiffRank rows")
         self.choices: list[DiffMCQ] = drawn(read_test_set("diffmcq", options.diffmcq), options.rows, choices)
         self.ranks: list[DiffRank] = drawn(read_test_set("diffrank", options.diffrank), options.rows, ranks)
 
     def clips(self) -> list[str]:
-        """The clips of its rows, each once."""
+        """Return the clips of its rows, each once."""
         rows: list[DiffMCQ | DiffRank] = [*self.choices, *self.ranks]
         return list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
 
     def refuse(self, clips: Iterable[str], path: str) -> None:
-        """StepDiffError: one of the clips that train, which `path` names, is among those that choose the checkpoint."""
+        """Raise StepDiffError if one of the training clips, named in `path`, is also a validation clip."""
         if shared := sorted(set(clips).intersection(self.clips())):
             raise StepDiffError(
-                f"{path}: {len(shared)} clips that would train stand in the val test sets, e.g. {shared[0]}; remove "
-                "their rows from either"
+                f"{path}: {len(shared)} training clips are in the val test sets, e.g. {shared[0]}; remove their rows "
+                "from either"
             )
 
     def figures(self, method: Compares) -> dict[str, float | None]:
-        """ "score", the mean of accuracy and tau, and what it is made of; None where a figure is undefined."""
+        """Return "score", the mean of accuracy and tau, and its parts; None for an undefined figure."""
         choices = score("diffmcq", self.choices, method.score_options(self.choices), 0)
         ranks = score("diffrank", self.ranks, method.rank(self.ranks), 0)
         accuracy, tau = choices["accuracy"], ranks["ktau_all_rows"]

@@ -1,25 +1,23 @@
-"""Training a video-conditioned language model from cached tokens: VCLM, Interleaved and StepDiff by one trainer.
+"""Training of video language models from cached tokens: one task for VCLM, Interleaved and StepDiff.
 
 Batch b is of source b modulo the number of sources, as the supplement's S3 samples its data sets.
 
-Which places of two clips say the same, asked of a language model at every one of them while it trains.
-
-The tokens of two clips follow one another, token j of both for the same words. A model that answers
-"Do the two videos share a similar ...?" has to see first where they agree, and learns that late from one answer a
-question. So each token of a clip that stands behind another clip is asked as well: YES where it says the same word
-as that clip's token at its place, else NO. What a token says is the word of the language model's own vocabulary that
-it is nearest to: no data says it, and no token is added to the row.
+`Comparing` adds a question at every token of a clip that follows another clip: does it say the same word as that
+clip's token at the same place? To answer "Do the two videos share a similar ...?" a model has to find where the clips
+agree, and one answer per question teaches that late. A token says the word of the language model's vocabulary whose
+embedding is nearest; no label is needed, and no token is added to the row.
 
 Guarantees
 - only the projector changes, and of the language model what the recipe trains: nothing, LoRA, or all
-- which source gives which batch is a pure function of the batch's number
-- validation reads the val test sets it is given, on rows drawn by seed
-- a clip without features is named before anything trains
+- the source of a batch depends only on the batch's number
+- validation reads the val test sets of the recipe, on rows drawn by seed
+- a clip without features is reported before anything trains
 - no source draws a clip that is held out: clips, sequences, images, pairs, the warm start, hard negatives
-- only tokens of clips behind another clip of their row are asked; what the row asked before stays as it was
-- YES and NO weigh the same in every batch
+- only tokens of clips after another clip of their row get the question; the row's other targets do not change
+- YES and NO have the same total weight in every batch
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,15 +37,15 @@ from heads.data.hard_negatives import HardNegatives
 from heads.data.hold_out import HoldOut
 from heads.data.packing import NO_TARGET, TEXT, Packed
 from heads.data.paired_qa import PairQuestions, read_paired_qa
+from heads.data.trained_on import TrainedOn
 from heads.methods.stepdiff import StepDiff
 from heads.models.language_model import LanguageModel, autocast
 from heads.models.projector import Projector
 from heads.models.video_lm import VideoLM
 from heads.training.checkpoint import Run
-from heads.training.loop import Progress
+from heads.training.loop import step_lines
 from heads.training.recipe import VideoLMRecipe, WarmStart
 from heads.training.sources import Batch, PairedSource, Sequences, Source, TextedClips, narrated, sequences
-from heads.training.trained_on import TrainedOn
 from heads.training.validation import Validator
 from heads.training.warm_start import split_texts, warm_start
 from store import Store
@@ -55,7 +53,7 @@ from tasks.prompts import CAPTION_QUESTION, NARRATION_QUESTION, NO, YES
 
 
 class Comparing:
-    """Asks the clips of a batch. weight: of a token that is asked, on average; an answer's token has 1."""
+    """Adds the questions to the clips of a batch. weight: average weight of such a token; an answer's token has 1."""
 
     def __init__(self, lm: LanguageModel, weight: float) -> None:
         self.weight, self.answers = weight, answer_ids(lm.chat)
@@ -67,36 +65,36 @@ class Comparing:
 
     @torch.no_grad()
     def nearest_words(self, tokens: Float[Tensor, "C L E"]) -> Int[Tensor, "C L"]:
-        """For each token of clips its nearest of the vocabulary's embeddings."""
+        """Return the nearest word of the vocabulary for each token of clips."""
         table, device = self.embeddings, self.embeddings.device.type
-        if self.held is None or table.requires_grad:  # embeddings that stay are cast once
+        if self.held is None or table.requires_grad:  # frozen embeddings are cast once
             product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else table.dtype
             self.held = table.to(product), (table.float().square().sum(dim=1) / -2).to(product)
         return functional.linear(tokens, *self.held).argmax(dim=-1)
 
 
 def answer_ids(chat: Chat) -> tuple[int, int]:
-    """The tokens that tell YES from NO: their first ones, behind a space where a tokenizer sets one before both."""
+    """Return the first tokens in which YES and NO differ."""
     both = zip(chat.text_ids(YES), chat.text_ids(NO), strict=False)
     return next((yes, no) for yes, no in both if yes != no)
 
 
 def with_comparisons(rows: Packed, words: Int[Tensor, "C L"], answers: tuple[int, int], weight: float) -> Packed:
-    """The rows, their clips' tokens asked too.
+    """Return the rows with the questions at their clips' tokens.
 
-    words: of each clip, as the rows number them; answers: the ids of YES and NO; weight: of such a token, on average.
+    words: of each clip, as the rows number them; answers: ids of YES and NO; weight: average weight of such a token.
     """
     shown = rows.video != TEXT
     clip, place = rows.video // words.shape[1], rows.video % words.shape[1]
     first = clip.masked_fill(~shown, len(words)).amin(dim=1, keepdim=True)
-    asked = shown & (clip > first) & (rows.targets == NO_TARGET)
-    clip, place = clip[asked], place[asked]
+    compared = shown & (clip > first) & (rows.targets == NO_TARGET)
+    clip, place = clip[compared], place[compared]
     same = words[clip, place] == words[clip - 1, place]
     yes, no = answers
     share = torch.where(same, same.float().mean(), (~same).float().mean())
     targets, weights = rows.targets.clone(), rows.weights.clone()
-    targets[asked] = torch.where(same, yes, no)
-    weights[asked] = weight / (2 * share)
+    targets[compared] = torch.where(same, yes, no)
+    weights[compared] = weight / (2 * share)
     return replace(rows, targets=targets, weights=weights)
 
 
@@ -104,7 +102,7 @@ CLIPS_MINED = 32  # projected at a time
 
 
 def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> VideoLM:
-    """The untrained model of a recipe; the same seed gives the same weights."""
+    """Return the untrained model of a recipe; the same seed gives the same weights."""
     lm = LanguageModel.load(recipe.language_model, device, exact=recipe.full or recipe.precision == "float32")
     if recipe.lora is not None:
         lm.add_lora(recipe.lora, seed)
@@ -121,17 +119,14 @@ def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> 
 
 
 def comparing(recipe: VideoLMRecipe, model: VideoLM) -> Comparing | None:
-    """What asks the clips of a row as well, where the recipe has it so."""
+    """Return the additional questions of a recipe; None if it has none."""
     return Comparing(model.lm, recipe.compare_weight) if recipe.compare_weight else None
 
 
 def answer_loss(
     model: VideoLM, rows: Packed, tokens: Float[Tensor, "C N D"], comparing: Comparing | None = None
 ) -> Float[Tensor, ""]:
-    """Mean loss over the answer tokens of a batch, each token by its turn's weight; tokens: of the rows' clips.
-
-    comparing: asks the clips of a row as well.
-    """
+    """Return the mean loss over the answer tokens of a batch, weighted by turn; tokens: of the rows' clips."""
     rows, clips = rows.to(model.lm.device), model.project(tokens)
     if comparing is not None:
         rows = comparing.ask(rows, clips)
@@ -143,7 +138,7 @@ class VideoTask:
     def __init__(
         self, recipe: VideoLMRecipe, store: Store, seed: int, device: str, hold_out: HoldOut | None = None
     ) -> None:
-        """hold_out: the test sets whose clips never train; None: none."""
+        """hold_out: the test sets whose clips never train."""
         recipe.check()
         self.hold_out = hold_out or HoldOut()
         self.recipe, self.store, self.seed, self.device = recipe, store, seed, device
@@ -160,11 +155,11 @@ class VideoTask:
             self.negatives = HardNegatives(self.catalog, self.features, neighbours, self.hold_out)
             if not recipe.hard_negatives.mine_every:
                 self.negatives.mine(self.negatives.embeddings(store, recipe.view))
-        asked = dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate))
-        self.validator.refuse(asked, str(recipe.pairqa))
-        self.features.rows([*asked, *self.validator.clips()])  # whoever has none is named before anything trains
-        self.trained = [pl.Series(list(asked), dtype=pl.String)]
-        """keys of the clips that may train, source by source"""
+        paired = dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate))
+        self.validator.refuse(paired, str(recipe.pairqa))
+        self.features.rows([*paired, *self.validator.clips()])  # a clip without features is reported here
+        self.trained = [pl.Series(list(paired), dtype=pl.String)]
+        """keys of the clips that may train, by source"""
         if self.negatives is not None:
             self.trained.append(pl.Series(self.negatives.clips, dtype=pl.String))
         self.warm_texts = None if recipe.warm_start is None else self._warm_texts(recipe.warm_start)
@@ -189,7 +184,7 @@ class VideoTask:
         return TextedClips(texts, question, chat, outputs, recipe.batch, self.seed, order)
 
     def _warm_texts(self, options: WarmStart) -> pl.DataFrame:
-        """Return key and text of what the warm start reads. StepDiffError: nothing."""
+        """Return key and text of what the warm start reads. StepDiffError: there is nothing."""
         texts = pl.concat([split_texts(self.catalog, name, self.features, "train") for name in options.texts])
         if texts.is_empty():
             raise StepDiffError(
@@ -211,27 +206,26 @@ class VideoTask:
             groups.append({"params": trained, "lr": rate if lora is None else lora.learning_rate})
         return groups
 
-    def prepare(self, told: Progress) -> None:
+    def prepare(self, say: Callable[[str], None]) -> None:
         if self.recipe.init is not None:
             checkpoint = Run(Path(self.recipe.init)).start(self.module)
-            told.say(f"starts from {checkpoint}")
+            say(f"starts from {checkpoint}")
         options, texts = self.recipe.warm_start, self.warm_texts
         if options is None or texts is None:
             return
-        told.say(f"warm start on {len(texts)} texts of the train split ({', '.join(options.texts)})")
-        steps = Progress("warm start", options.steps)
-        precision = self.recipe.precision
-        warm_start(self.module, self.features, texts, self.pairs, options, precision, self.seed, steps.told)
+        say(f"warm start on {len(texts)} texts of the train split ({', '.join(options.texts)})")
+        report, precision = step_lines("warm start", options.steps), self.recipe.precision
+        warm_start(self.module, self.features, texts, self.pairs, options, precision, self.seed, report)
 
     def batch(self, number: int) -> Batch:
-        """The training batch of that number."""
+        """Return the training batch of that number."""
         names = self.recipe.sources
         turn, place = divmod(number, len(names))
         own = turn * names.count(names[place]) + names[:place].count(names[place])  # a source may have several places
         return self.sources[names[place]].batch(own, number // self.recipe.schedule.accumulate)
 
     def loss(self, batch: int) -> Tensor:
-        """The loss of one training batch."""
+        """Return the loss of the training batch of that number."""
         hard, (step, within) = self.recipe.hard_negatives, divmod(batch, self.recipe.schedule.accumulate)
         if hard is not None and hard.mine_every and within == 0 and step % hard.mine_every == 0:
             self.mine()
@@ -242,7 +236,7 @@ class VideoTask:
 
     @torch.no_grad()
     def mine(self) -> None:
-        """Hard negatives by what the projector now makes of the clips: the mean of a clip's tokens."""
+        """Search hard negatives by the mean of each clip's projected tokens, as the projector now is."""
         assert self.negatives is not None
         vectors = []
         for start in range(0, len(self.negatives.clips), CLIPS_MINED):

@@ -1,12 +1,11 @@
-"""Warm start of the projector: no language model in the graph, so it is cheap.
+"""Warm start of the projector, cheap because no language model is in the graph.
 
-Each output token has its own content words and is pulled to the language model's input embedding of
-the one that the clip's text says; tokens are free where it says none. Loss: cross-entropy over all content words by
-distance, plus the squared error, without which a token need only lean towards its word, and the language model cannot
-read it.
+Each output token has its own content words, and is trained towards the language model's input embedding of the one
+that the clip's text says; it is free if the text says none. Loss: cross-entropy over all content words by distance,
+plus the squared error, without which a token need only lean towards its word, and the language model cannot read it.
 
 Guarantees
-- the texts it is given are the only ones it reads
+- it reads only the texts that it is given
 - the same seed gives the same weights
 """
 
@@ -31,20 +30,17 @@ from heads.training.loop import rate_factor
 from heads.training.recipe import Schedule, WarmStart
 
 SHARPNESS = 4.0  # of the softmax over distances, which are in units of the words' variance
-FREE_WEIGHT = 0.1  # of an output token none of whose words the text says
+FREE_WEIGHT = 0.1  # of a free output token
 
 
 def first_token(chat: Chat, word: str) -> int:
-    """The first token of a word within a text: the others would take places and say nothing more.
-
-    Some tokenizers have a token of its own for the space before it, which says nothing.
-    """
+    """Return the first token of a word within a text, skipping a token that is only the space before it."""
     ids = chat.text_ids(f" {word}")
     return next((token for token in ids if chat.tokenizer.decode([token]).strip()), ids[0])
 
 
 def split_texts(catalog: pl.DataFrame, column: str, features: Features, split: str) -> pl.DataFrame:
-    """key, text of one split's clips that have features and a text in `column` of the catalog."""
+    """Return key and text of a split's clips with features and a text in `column` of the catalog."""
     missing = {"split", column} - set(catalog.columns)
     if missing:
         raise StepDiffError(
@@ -63,11 +59,11 @@ def warm_start(
     options: WarmStart,
     precision: str,
     seed: int,
-    told: Callable[[int, float], None],
+    report: Callable[[int, float], None],
 ) -> None:
-    """Train the model's projector in place on texts (key, text); told(step, loss) after each step.
+    """Train the model's projector in place on texts (key, text); report(step, loss) is called after each step.
 
-    pairs: paired QA about the same clips, which tells content words from manner of speaking.
+    pairs: paired QA about the same clips, which separates content words from manner of speaking.
     """
     chat, device = model.lm.chat, model.lm.device
     first = {word: first_token(chat, word) for word in content_words(texts, pairs)}
@@ -96,13 +92,13 @@ def warm_start(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        told(step + 1, value)
+        report(step + 1, value)
 
 
 def word_targets(texts: Sequence[Sequence[str]], column: Mapping[str, int], outputs: int) -> Int[np.ndarray, "T L"]:
-    """For each text and output token the word it is to say, the rarest of its own that are said; V where it is free.
+    """Return each output token's target for each text: the rarest of its words in the text, or V if it is free.
 
-    texts: their words in order; column: which of V content words a word is, for those that are.
+    texts: their words in order; column: content word -> its number below V.
     """
     said = np.zeros((len(texts), max(column.values()) + 1), bool)
     for number, text in enumerate(texts):
@@ -117,7 +113,7 @@ def word_targets(texts: Sequence[Sequence[str]], column: Mapping[str, int], outp
 def word_loss(
     outputs: Float[Tensor, "C L E"], table: Float[Tensor, "V E"], targets: Int[Tensor, "C L"]
 ) -> Float[Tensor, ""]:
-    """Mean loss of output tokens against their words' embeddings; the table's last word means "free"."""
+    """Return the mean loss of output tokens against their words' embeddings; the table's last word means "free"."""
     distances = torch.cdist(outputs, table) ** 2 / table.var(dim=0).sum()
     costs = distances - (-SHARPNESS * distances).log_softmax(-1)
     losses = costs.gather(2, targets[..., None])[..., 0]

@@ -1,4 +1,4 @@
-"""A small store with planted differences: what every test of heads stands on."""
+"""A small store with planted differences: shared by the tests of heads."""
 
 import json
 from dataclasses import asdict

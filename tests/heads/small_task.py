@@ -1,5 +1,6 @@
 """A head of a few weights with dropout, which trains in a moment: for tests of the loop and of its folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heads.training.loop import Progress, train
+from heads.training.loop import train
 from heads.training.recipe import Schedule
 
 SCHEDULE = Schedule(6, accumulate=2, warmup=2, validate_every=2)
@@ -28,8 +29,8 @@ class SmallTask:
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.module.parameters())}]
 
-    def prepare(self, told: Progress) -> None:
-        told.say("nothing to prepare")
+    def prepare(self, say: Callable[[str], None]) -> None:
+        say("nothing to prepare")
 
     def loss(self, batch: int) -> Tensor:
         kept = functional.dropout(torch.ones(32), 0.5)

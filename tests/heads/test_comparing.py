@@ -31,7 +31,7 @@ def test_a_token_says_the_nearest_word_of_the_vocabulary(tiny_lm: str, full: boo
         assert not found.requires_grad
 
 
-def test_in_bfloat16_it_says_the_word_that_it_stands_at(tiny_lm: str) -> None:
+def test_in_bfloat16_a_token_is_nearest_to_its_own_word(tiny_lm: str) -> None:
     lm = LanguageModel.load(tiny_lm)
     table = lm.model.get_input_embeddings().weight.detach()
     ids = torch.arange(3 * OUTPUTS).view(3, OUTPUTS) * 7
@@ -41,7 +41,7 @@ def test_in_bfloat16_it_says_the_word_that_it_stands_at(tiny_lm: str) -> None:
         assert torch.equal(Comparing(lm, 1.0).nearest_words(near), ids)
 
 
-def test_the_second_clip_of_a_pair_is_asked_and_nothing_else_changes(tiny_lm: str) -> None:
+def test_only_the_second_clip_of_a_pair_gets_the_question(tiny_lm: str) -> None:
     turns = [Turn("What differs?", "a fork"), Turn("Is it alike?", "YES", weight=3.0)]
     before = Packer(LanguageModel.load(tiny_lm).chat, OUTPUTS).pack([turns, turns[:1]])
     rows = with_comparisons(before, WORDS, ANSWERS, weight=0.5)
@@ -61,7 +61,7 @@ def test_yes_and_no_weigh_the_same_in_every_batch(tiny_lm: str) -> None:
     assert torch.isfinite(alike.weights).all() and (alike.targets != ANSWERS[1]).all()
 
 
-def test_every_clip_of_a_sequence_but_the_first_is_asked(tiny_lm: str) -> None:
+def test_every_clip_of_a_sequence_but_the_first_gets_the_question(tiny_lm: str) -> None:
     runs = [[("a", "a whisk goes"), ("b", "then a fork"), ("c", "ends")]]
     before = Sequences(runs, LanguageModel.load(tiny_lm).chat, OUTPUTS, 1, 0).batch(0, 0).rows
     rows = with_comparisons(before, WORDS[:SEQUENCE], ANSWERS, weight=1.0)
@@ -71,7 +71,7 @@ def test_every_clip_of_a_sequence_but_the_first_is_asked(tiny_lm: str) -> None:
     assert asked.tolist() == [7, 7, 9, 7, 9, 9, 9, 9]
 
 
-def test_a_single_clip_is_not_asked(tiny_lm: str) -> None:
+def test_a_single_clip_gets_no_question(tiny_lm: str) -> None:
     before = Packer(LanguageModel.load(tiny_lm).chat, OUTPUTS, "Here: {video}.").pack([[Turn("?", "a fork")]] * 2)
     rows = with_comparisons(before, WORDS[:2], ANSWERS, weight=1.0)
     assert torch.equal(rows.targets, before.targets) and torch.equal(rows.weights, before.weights)
@@ -88,5 +88,5 @@ class Spaced:
         return {"input_ids": [ord(letter) for letter in text]}
 
 
-def test_yes_and_no_are_told_apart_by_their_first_tokens_that_differ() -> None:
+def test_yes_and_no_are_distinguished_by_their_first_tokens_that_differ() -> None:
     assert answer_ids(Chat(Spaced())) == (ord("Y"), ord("N"))

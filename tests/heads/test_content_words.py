@@ -102,7 +102,7 @@ def test_words_in_like_surroundings_and_hardly_ever_together_share_a_place() -> 
         assert sorted(targets[text][targets[text] < 12]) == np.flatnonzero(row).tolist()
 
 
-def test_words_of_one_phrase_that_are_said_together_do_not_share_a_place() -> None:
+def test_words_of_one_phrase_do_not_share_a_place() -> None:
     texts = [["add", a, "then", "add", b] for a, b in (("nuts", "herbs"), ("herbs", "nuts"))] * 9
     texts += [["so", "a", value, "one"] for value in ("red", "blue", "green")] * 3
     column = {word: i for i, word in enumerate(("nuts", "herbs", "red", "blue", "green"))}
@@ -146,7 +146,7 @@ def test_the_loss_is_least_where_outputs_are_their_words() -> None:
 
 
 class Tokenizer:
-    """Letters are tokens; `space` says whether a space is one of its own or belongs to the letter behind it."""
+    """Letters are tokens; `space` whether a space is a token of its own or belongs to the next letter."""
 
     chat_template = "there is one"
     all_special_ids: list[int] = []

@@ -15,7 +15,7 @@ import yaml
 from heads import embed, evaluate, table, train
 from heads.training.contrastive_task import ContrastiveTask
 from heads.training.log import read_metrics
-from heads.training.recipe import read_recipe
+from heads.training.recipe_file import read_recipe
 from store import Store, text_key
 
 from .small_task import unsealed
@@ -102,7 +102,7 @@ def test_validation_holds_a_block_of_clips_at_a_time(
     assert len(some) == 3 and len(some.join(task.val, on=task.val.columns, how="semi")) == 3
 
 
-def test_while_another_writes_it_is_refused_or_waits_if_asked(
+def test_while_another_writes_it_is_refused_or_waits_if_allowed(
     aligned: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     features = str(tmp_path / "features")

@@ -17,7 +17,10 @@ from common.errors import StepDiffError
 from heads import evaluate, score
 from heads.data.clips import Features
 from heads.data.packing import Turn
-from heads.evaluate import batch_starts
+from heads.evaluation import load_method
+from heads.evaluation.answers import batch_starts
+from heads.evaluation.inputs import identity
+from heads.evaluation.load_method import Loaded
 from heads.evaluation.options import EvaluateOptions, check
 from heads.methods.stepdiff import PairTexts, StepDiff
 from heads.methods.vlemb import VLEmb
@@ -49,7 +52,7 @@ def command(world: Path, test_set: Path, out: Path, *more: str) -> list[str]:
     return [*given, "--test-set", str(test_set), "--out", str(out), "--bootstrap", "20", *more]
 
 
-def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_bits(world: Path, tmp_path: Path) -> None:
+def test_a_killed_evaluation_ends_with_the_same_predictions(world: Path, tmp_path: Path) -> None:
     given = command(world, ranking(world, tmp_path / "set.jsonl"), tmp_path / "killed.jsonl", "--rows-at-once", "3")
     program = f"""
 import os, signal, sys
@@ -108,7 +111,7 @@ def seeing(world: Path, tiny_lm: str, monkeypatch: pytest.MonkeyPatch) -> VideoL
     projector = Projector(ProjectorOptions(16, 2, outputs=4), *features.shape, lm.width, 1.0)
     model = VideoLM(lm, projector, 4)
     monkeypatch.setattr(
-        evaluate, "make_method", lambda options: (StepDiff(model, features, options.control), "float32", {})
+        load_method, "_load", lambda options, store, device: Loaded(StepDiff(model, features, options.control))
     )
     return model
 
@@ -127,7 +130,7 @@ def choices(world: Path, path: Path) -> list[str]:
     return [*given, "--test-set", str(path), "--rows-at-once", "3"]
 
 
-def test_a_model_that_sees_reads_each_pair_once_for_all_that_is_asked_of_it(
+def test_a_video_language_model_reads_each_pair_once_for_all_questions_about_it(
     seeing: VideoLM, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = [*choices(world, tmp_path / "mcq.jsonl"), "--out", str(tmp_path / "p.jsonl")]
@@ -154,7 +157,7 @@ def test_a_model_that_sees_reads_each_pair_once_for_all_that_is_asked_of_it(
     assert len({value for scores in found for value in scores}) == 8 * 23, "eight pairs, 23 texts each"
 
 
-def test_stopped_between_pairs_it_goes_on_and_ends_in_the_same_bits(
+def test_an_evaluation_stopped_between_pairs_ends_with_the_same_predictions(
     seeing: VideoLM, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = choices(world, tmp_path / "mcq.jsonl")
@@ -189,7 +192,7 @@ def test_without_video_all_options_of_a_question_score_the_same_bits(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--method", "video-lm"], "--view is for vlemb, llava, idefics, and video-lm does not read it"),
+        (["--method", "video-lm"], "--view is for vlemb, llava, idefics, a plug-in, and video-lm does not read it"),
         (["--pair-embedding", "candidate"], "--pair-embedding is for diffmcq, and diffrank does not read it"),
         (["--head", "runs/x"], "--head is for video-lm, stepdiff, and vlemb does not read it"),
         (["--control", "blind"], "--control is for video-lm, .* and vlemb does not read it"),
@@ -215,40 +218,44 @@ def test_no_file_that_is_read_is_written(
     test_set = ranking(world, tmp_path / name)
     before = test_set.read_bytes()
     assert evaluate.main(command(world, test_set, tmp_path / "p.jsonl")) == 2
-    assert "would write over it; name another --out" in capsys.readouterr().err
+    assert "would overwrite it; name another --out" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [name] and test_set.read_bytes() == before
 
 
-def test_a_view_made_anew_is_asked_anew(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_from_another_version_of_a_view_are_not_used(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Answers of a stopped evaluation are gone on with where the same view gives them, by its provenance."""
     asked = EvaluateOptions("diffrank", "vlemb", str(world / "features"), "set", "p.jsonl", view="visual")
     rows = read_test_set("diffrank", ranking(world, tmp_path / "set.jsonl"))
-    first = evaluate.identity(asked, rows)
-    assert first == evaluate.identity(asked, rows)
+    first = identity(asked, rows, Store.open(asked.store))
+    assert first == identity(asked, rows, Store.open(asked.store))
     told = Provenance.as_dict
     monkeypatch.setattr(Provenance, "as_dict", lambda made: told(made) | {"weights": "1" * 64})
-    assert evaluate.identity(asked, rows) != first
+    assert identity(asked, rows, Store.open(asked.store)) != first
 
 
-def test_another_language_model_of_the_same_name_is_asked_anew(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_answers_of_another_language_model_of_the_same_name_are_not_used(
+    world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
     shutil.copytree(tiny_lm, tmp_path / "lm")
     (tmp_path / "texts.parquet").write_bytes(b"texts")
     paths = {"texts": str(tmp_path / "texts.parquet"), "language_model": str(tmp_path / "lm")}
     asked = EvaluateOptions("diffrank", "socratic", str(world / "features"), "set", "p.jsonl", **paths)
-    first = evaluate.identity(asked, [])
-    assert first == evaluate.identity(asked, [])
+    first = identity(asked, [], Store.open(asked.store))
+    assert first == identity(asked, [], Store.open(asked.store))
     config = tmp_path / "lm/config.json"
     config.write_text(config.read_text() + " ")
-    assert evaluate.identity(asked, []) != first
+    assert identity(asked, [], Store.open(asked.store)) != first
 
 
-def test_the_embedding_of_a_pair_is_not_asked_of_a_model_that_has_none() -> None:
+def test_pair_embedding_is_refused_for_a_method_that_does_not_read_it() -> None:
     asked = EvaluateOptions("diffmcq", "video-lm", "features", "set", "p.jsonl", pair_embedding="candidate")
     with pytest.raises(StepDiffError, match="--pair-embedding is for vlemb, and video-lm does not read it"):
         check(asked)
 
 
-def test_batches_are_of_like_size() -> None:
+def test_batches_have_similar_sizes() -> None:
     assert batch_starts(150, 50) == [0, 50, 100]
     assert batch_starts(75, 50) == [0, 37]
     assert batch_starts(1, 50) == [0]
@@ -282,7 +289,7 @@ def test_a_clip_that_the_store_lacks_is_named_before_anything_is_predicted(
 def test_a_task_that_is_refused_leaves_nothing(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = command(world, world / "diffcap_test.jsonl", tmp_path / "p.jsonl")
     assert evaluate.main([*given, "--task", "diffcap"]) == 2
-    assert "DiffCap is not for it" in capsys.readouterr().err
+    assert "--method vlemb does not answer diffcap: its class has no function caption" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -303,11 +310,11 @@ def test_a_named_subset_is_what_is_answered(world: Path, tmp_path: Path, capsys:
     assert not out.with_suffix(".rows.jsonl").exists(), "the rows are the test set's again"
     capsys.readouterr()
     assert evaluate.main(command(world, test_set, out, "--subset", "Tools")) == 2
-    assert "subset: 'Tools' is no category" in capsys.readouterr().err
+    assert "subset: 'Tools' is not a category" in capsys.readouterr().err
 
 
 class Writer:
-    """Says of two clips what it is told."""
+    """A method that writes one caption for every pair."""
 
     def __init__(self, said: str) -> None:
         self.said = said
@@ -319,7 +326,7 @@ class Writer:
 @pytest.fixture
 def captions(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command that evaluates a method whose every caption is RAW."""
-    monkeypatch.setattr(evaluate, "make_method", lambda options: (Writer(RAW), "float32", {}))
+    monkeypatch.setattr(load_method, "_load", lambda options, store, device: Loaded(Writer(RAW)))
     given = ["--task", "diffcap", "--method", "vlemb", "--store", str(world / "features"), "--bootstrap", "20"]
     return [*given, "--test-set", str(world / "diffcap_test.jsonl"), "--out", str(tmp_path / "p.jsonl")]
 
@@ -342,7 +349,7 @@ def test_captions_are_post_processed_by_evaluate_or_by_score(
     assert json.loads(capsys.readouterr().out) == parsed
 
 
-def test_pairs_that_agree_are_asked_about_when_told_to(
+def test_pairs_that_agree_are_evaluated_with_no_difference(
     captions: list[str], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert not declines(RAW)

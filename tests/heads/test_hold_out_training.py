@@ -1,4 +1,4 @@
-"""Test clips never train: the hold-out in heads.train, and heads.training.trained_on."""
+"""Test clips never train: the hold-out in heads.train, and heads.data.trained_on."""
 
 import dataclasses
 import hashlib
@@ -15,12 +15,13 @@ from safetensors.numpy import load_file, save_file
 from common.cli.parser import gathered
 from common.errors import StepDiffError
 from heads import train
+from heads.data import trained_on
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
-from heads.training import trained_on
+from heads.data.trained_on import KINDS, TrainedOn, hashes
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import contrast_pairs
-from heads.training.recipe import HardNegativeOptions, WarmStart, read_recipe
-from heads.training.trained_on import KINDS, TrainedOn, hashes
+from heads.training.recipe import HardNegativeOptions, WarmStart
+from heads.training.recipe_file import read_recipe
 from heads.training.video_task import VideoTask
 from store import Store
 
@@ -75,8 +76,8 @@ def test_the_contrastive_head_drops_them_from_its_clips_and_pairs(world: Path, t
     task = ContrastiveTask(made, store, 0, "cpu", hold_out)
     assert task.train["key"].to_list() == CLIPS[4:12] and set(task.val["key"]) == set(CLIPS[12:18])
     assert set(task.trained_on().arrays["clips"]) == set(hashes(CLIPS[4:12]))
-    told, decided = contrast_pairs(str(world / "pairqa.jsonl"), store.catalog("clips").frame(), hold_out)
-    assert {clip for own in (*told, *decided) for clip in own.pair} == set(CLIPS[4:12])
+    differing, judged = contrast_pairs(str(world / "pairqa.jsonl"), store.catalog("clips").frame(), hold_out)
+    assert {clip for own in (*differing, *judged) for clip in own.pair} == set(CLIPS[4:12])
 
 
 def test_test_sets_of_other_videos_change_no_weight_and_what_is_dropped_is_printed_and_recorded(
@@ -122,7 +123,7 @@ def test_test_sets_of_other_videos_change_no_weight_and_what_is_dropped_is_print
         ([], "test.jsonl: not a test set, its rows have none of options, targets, candidate"),
     ],
 )
-def test_a_hold_out_that_leaves_nothing_or_is_no_test_set_is_told_in_one_line(
+def test_a_hold_out_that_leaves_nothing_or_is_not_a_test_set_is_refused_in_one_line(
     world: Path,
     tiny_lm: str,
     tmp_path: Path,
@@ -150,9 +151,9 @@ def test_a_run_whose_hold_out_has_changed_is_not_resumed(
     write_test_set(tmp_path / "test.jsonl", CLIPS[0], CLIPS[4])
     capsys.readouterr()
     assert train.main(command) == 2
-    assert f"its training began with another {file}, so it cannot go on" in capsys.readouterr().err
+    assert f"its training began with another {file}, so it cannot be resumed" in capsys.readouterr().err
     assert train.main([*command, "--hold-out-by", "clip"]) == 2
-    assert "holds a run of another recipe (hold_out_by differ)" in capsys.readouterr().err
+    assert "holds a run of another recipe (hold_out_by is video there and clip here)" in capsys.readouterr().err
 
 
 def test_a_run_that_would_draw_clips_that_its_beginning_did_not_know_is_not_resumed(
@@ -171,7 +172,7 @@ def test_a_run_that_would_draw_clips_that_its_beginning_did_not_know_is_not_resu
     assert train.main(command) == 0, "a finished run draws nothing more"
     (run / "checkpoint-000006").rename(run / "checkpoint-000004")
     assert train.main(command) == 2
-    assert "the store has 2 more clips that would train than when its training began" in capsys.readouterr().err
+    assert "the store has 2 more training clips than when its training began" in capsys.readouterr().err
 
 
 def test_a_run_that_starts_from_another_has_its_clips_too_and_names_one_that_recorded_none(

@@ -40,7 +40,7 @@ def test_equal_to_attention_under_the_dense_mask_gradients_as_well(heads: int) -
         torch.testing.assert_close(ours, theirs)
 
 
-def test_questions_of_like_length_attend_together() -> None:
+def test_questions_of_similar_length_attend_together() -> None:
     layout = Layout.of(SEGMENT)
     sizes = [block.places.shape for block in layout.blocks]
     assert sum(questions for questions, _ in sizes) == 7

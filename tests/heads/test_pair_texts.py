@@ -29,7 +29,7 @@ def questions(asked: Asked) -> list[DiffMCQ]:
 
 
 @given(ASKED)
-def test_every_pair_is_asked_every_text_of_its_questions_once(asked: Asked) -> None:
+def test_every_pair_is_scored_with_every_text_of_its_questions_once(asked: Asked) -> None:
     rows = questions(asked)
     pairs = pair_texts(rows)
     found = [(own.pair, text) for own in pairs for text in own.texts]

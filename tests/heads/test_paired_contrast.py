@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import StepDiffError
 from heads.data.clips import Features
-from heads.training.contrastive_task import Decided, PairContrast, Told, contrast_pairs
+from heads.training.contrastive_task import Differing, Judged, PairContrast, contrast_pairs
 from heads.training.recipe import PairsContrast, Validation
 from store import Store
 
@@ -35,15 +35,15 @@ def test_an_answer_that_nothing_differs_is_matched_to_no_pair(catalog: pl.DataFr
         (A, C, "There is no difference in the tools."),
         (B, C, "YES"),
     )
-    told, decided = contrast_pairs(path, catalog)
-    assert told == [Told((A, B), ("In Video 2, a fork.",))]
-    assert decided == [Decided((A, B), 1 / 3), Decided((B, C), 1.0)]
+    differing, judged = contrast_pairs(path, catalog)
+    assert differing == [Differing((A, B), ("In Video 2, a fork.",))]
+    assert judged == [Judged((A, B), 1 / 3), Judged((B, C), 1.0)]
     with pytest.raises(StepDiffError, match="drop contrastive.pairs"):
         contrast_pairs(write(tmp_path / "qa.jsonl", (A, B, "YES")), catalog)
 
 
 def test_no_clip_of_the_val_or_test_split_trains(catalog: pl.DataFrame, tmp_path: Path) -> None:
-    refused = f"1 clips of another split than train, or of none, would train, e.g. {HELD_OUT}"
+    refused = f"1 clips are not of split train and would train, e.g. {HELD_OUT}"
     with pytest.raises(StepDiffError, match=refused):
         contrast_pairs(write(tmp_path / "qa.jsonl", (A, B, "YES"), (A, HELD_OUT, "a fork")), catalog)
 
@@ -59,7 +59,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_number(world: Path, catalog: pl.
     again = [made[1].batch(number, "cpu") for number in (1, 0)][::-1]
     for batch, repeated in zip((first, second), again, strict=True):
         assert all(a.equal(b) for a, b in zip(vars(batch).values(), vars(repeated).values(), strict=True))
-    assert not first.decided.equal(second.decided)
-    assert first.told.shape == (3, 2, 16, 24) and first.alike.shape == (3,)
-    others = [made[2].batch(number, "cpu").decided for number in range(4)]
-    assert not all(other.equal(first.decided) for other in others)
+    assert not first.judged.equal(second.judged)
+    assert first.differing.shape == (3, 2, 16, 24) and first.alike.shape == (3,)
+    others = [made[2].batch(number, "cpu").judged for number in range(4)]
+    assert not all(other.equal(first.judged) for other in others)

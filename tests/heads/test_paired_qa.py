@@ -1,4 +1,4 @@
-"""Guarantees of heads.data.paired_qa about rows, their order, and which questions of a pair are asked."""
+"""Guarantees of heads.data.paired_qa about rows, their order, and the choice of questions."""
 
 import json
 from collections import Counter

@@ -49,7 +49,7 @@ def test_a_finished_evaluation_leaves_its_predictions_and_nothing_else(tmp_path:
 
 
 @pytest.mark.parametrize("done", [0, 1, 2])
-def test_a_killed_evaluation_resumes_behind_its_last_whole_batch(done: int, tmp_path: Path) -> None:
+def test_a_killed_evaluation_resumes_after_its_last_complete_batch(done: int, tmp_path: Path) -> None:
     out = tmp_path / "p.jsonl"
     evaluate(out, done)
     assert len(list(tmp_path.iterdir())) == (2 if done else 0)
@@ -101,7 +101,7 @@ def test_two_evaluations_do_not_write_one_file_at_once(tmp_path: Path) -> None:
     with Partial("diffrank", out, WHO) as partial:
         partial.resume(ROWS, STARTS)
         with (
-            pytest.raises(StepDiffError, match="p.partial.jsonl: another evaluation writes it now"),
+            pytest.raises(StepDiffError, match="p.partial.jsonl: another evaluation is writing it"),
             Partial("diffrank", out, WHO),
         ):
             pass

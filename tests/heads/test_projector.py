@@ -74,12 +74,10 @@ def test_vlemb_is_the_cosine_of_normalised_averages(world: Path) -> None:
         np.testing.assert_allclose(found, naive, rtol=1e-5)
 
 
-def test_vlemb_needs_a_text_side_and_writes_no_text(world: Path) -> None:
+def test_vlemb_needs_embeddings_of_texts(world: Path) -> None:
     store = Store.open(world / "features")
-    with pytest.raises(StepDiffError, match="the view has no text side"):
+    with pytest.raises(StepDiffError, match="the view has no embeddings of texts"):
         VLEmb.of_view(store, "visual").score_options(read_test_set("diffmcq", world / "diffmcq_test.jsonl"))
-    with pytest.raises(StepDiffError, match="DiffCap is not for it"):
-        VLEmb.of_view(store, "visual").caption([])
 
 
 def test_the_step_oracle_knows_the_step_and_nothing_else(world: Path) -> None:
@@ -91,7 +89,7 @@ def test_the_step_oracle_knows_the_step_and_nothing_else(world: Path) -> None:
     assert {0.0, 1.0} == {score for row in found for score in row}
 
 
-def test_to_the_step_oracle_clips_of_which_no_step_is_known_share_none(world: Path) -> None:
+def test_to_the_step_oracle_clips_without_a_step_share_none(world: Path) -> None:
     oracle = StepOracle(Store.open(world / "features"))
     oracle.steps = {"a_0_1": None, "b_0_1": None, "c_0_1": "whisk", "d_0_1": "whisk"}
     row = DiffRank("a_0_1", ("b_0_1", "c_0_1"), "Visuals", (5, 0))

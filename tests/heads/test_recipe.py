@@ -9,9 +9,10 @@ import torch
 
 from heads import train
 from heads.data.packing import Turn
-from heads.trained import load_video_lm
+from heads.training.lineage import load_video_lm
 from heads.training.log import read_metrics
-from heads.training.recipe import Validation, WarmStart, read_recipe
+from heads.training.recipe import Validation, WarmStart
+from heads.training.recipe_file import read_recipe
 from store import Store
 
 from .conftest import SYSTEMS
@@ -49,7 +50,7 @@ def test_every_recipe_holds_out_the_three_test_sets_next_to_what_it_trains_on() 
             assert Path(recipe.pairqa).parent == Path(folder)
 
 
-def test_in_the_kitchen_all_of_ours_are_given_alike() -> None:
+def test_all_kitchen_recipes_share_their_options() -> None:
     """A recipe that reads single clips has none to compare; else each has what the demo's StepDiff has, which validates
     on more rows. All trainings of `make reproduce` are chosen on as many; the contrastive head's stronger form on more.
     """

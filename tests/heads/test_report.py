@@ -35,7 +35,7 @@ def test_figures_and_intervals_are_those_of_heads_score(made: list[Entry]) -> No
             *([] if entry.parsed else [(Setting("diffcap"), [parse(caption) for caption in said])]),
         ):
             expected = score(entry.task, rows, predictions, 200, 0)
-            for metric in figures.METRICS[entry.task] + figures.BESIDE[entry.task]:
+            for metric in figures.METRICS[entry.task] + figures.ADDITIONAL[entry.task]:
                 if metric in ("declined", "invented"):
                     continue  # every pair of these rows differs
                 own = found.pop((entry.method, setting, metric))
@@ -103,9 +103,7 @@ def test_only_figures_on_the_same_rows_are_compared(made: list[Entry], tmp_path:
     assert any(re.search(r"DiffMCQ V1: .*80 rows of 12 videos for StepDiff.*; 50 rows .* for VLEmb", n) for n in notes)
 
 
-def test_parsed_captions_that_are_brought_stand_in_the_place_of_those_parsed_here(
-    made: list[Entry], tmp_path: Path
-) -> None:
+def test_given_parsed_captions_replace_those_parsed_here(made: list[Entry], tmp_path: Path) -> None:
     raw = next(entry for entry in made if entry.task == "diffcap")
     write_predictions("diffcap", tmp_path / "other.jsonl", ["something else"] * 80)
     brought = Entry(raw.method, "diffcap", raw.test_set, str(tmp_path / "other.jsonl"))
@@ -126,7 +124,7 @@ def test_a_method_of_several_seeds_has_the_mean_of_its_figures(made: list[Entry]
     mean = (apart[0][1] + apart[1][1]) / 2
     assert np.allclose(values, mean, rtol=0, atol=1e-15) and score.interval == interval(values, score.videos)
     grid, differing = grids(Report([score], [], [], 200, False))[-2:]
-    assert "Mean over trainings that differ by seed alone: StepDiff 2 (table of trainings)." in grid.notes
+    assert "Mean over trainings that differ only in their seed: StepDiff 2 (table of trainings)." in grid.notes
     ((name, (cell,)),) = differing.blocks[0].rows
     assert (differing.columns, name) == ([("", "StepDiff")], "DiffMCQ V1 accuracy") and cell is not None
     alone = replace(score, setting=replace(score.setting, pair="reference"))
@@ -141,7 +139,7 @@ def test_a_method_of_several_seeds_has_the_mean_of_its_figures(made: list[Entry]
     other = Entry("StepDiff", "diffmcq", str(tmp_path / "fewer.jsonl"), str(tmp_path / "said.jsonl"), seed=1)
     with pytest.raises(StepDiffError, match="seeds on different rows"):
         measure([trainings[0], other], 20, 0)
-    with pytest.raises(StepDiffError, match="an entry without a seed beside some with"):
+    with pytest.raises(StepDiffError, match="some entries have a seed and one has none"):
         measure([own, trainings[0]], 20, 0)
 
 
@@ -166,7 +164,7 @@ def test_what_rounds_to_zero_has_no_sign_and_is_equally_bold() -> None:
     assert [(cell.main, cell.bold) for cell in cells] == [("0.000", True)] * 2
 
 
-def test_seed_in_the_name_of_predictions_stands_for_each_training(made: list[Entry], tmp_path: Path) -> None:
+def test_seed_in_the_name_of_predictions_is_replaced_by_each_training(made: list[Entry], tmp_path: Path) -> None:
     entry = next(e for e in made if (e.task, e.method, e.variant) == ("diffmcq", "StepDiff", "V1"))
     for seed in range(2):
         shutil.copy(entry.predictions, tmp_path / f"said_{seed}.jsonl")
@@ -180,16 +178,16 @@ def test_seed_in_the_name_of_predictions_stands_for_each_training(made: list[Ent
 
 
 REFUSED = [
-    ([Entry("a", "diffrank", "t", "p", variant="V2")], "entry 1 (a, p): variant and pair are said of diffmcq"),
-    ([Entry("a", "diffmcq", "t", "p", parsed=False)], "entry 1 (a, p): only captions of diffcap are raw or parsed"),
-    ([Entry("a", "diffmcq", "t", "p"), Entry("a", "diffmcq", "t", "q")], "entry 2 (a, q): entry 1 stands in the same"),
+    ([Entry("a", "diffrank", "t", "p", variant="V2")], "entry 1 (a, p): variant and pair are for diffmcq"),
+    ([Entry("a", "diffmcq", "t", "p", parsed=False)], "entry 1 (a, p): only captions of diffcap can be raw or parsed"),
+    ([Entry("a", "diffmcq", "t", "p"), Entry("a", "diffmcq", "t", "q")], "entry 2 (a, q): entry 1 has the same place"),
     ([], "no predictions to report on"),
-    ([Entry("b", "diffmcq", "t", "p")], "'a' is none of the methods: b"),
+    ([Entry("b", "diffmcq", "t", "p")], "'a' is not among the methods: b"),
 ]
 
 
 @pytest.mark.parametrize(("entries", "message"), REFUSED)
-def test_an_entry_that_cannot_stand_is_refused(entries: list[Entry], message: str) -> None:
+def test_an_invalid_entry_is_refused(entries: list[Entry], message: str) -> None:
     with pytest.raises(StepDiffError, match=f"^{re.escape(message)}"):
         check_entries(entries, ["a"], [])
 
@@ -247,10 +245,10 @@ def test_a_figure_that_is_undefined_says_so(made: list[Entry], tmp_path: Path) -
     rows = dict(grid.blocks[0].rows)
     assert rows["all"][-1] == Cell("undefined")
     assert rows["one"][-1].main == "−0.988"  # -1 in 79 rows of 80, and 0 in the one it gives no order
-    assert "DiffRank: τ counts 0 in a row that a method gives no order: all 80, one 1." in grid.notes
+    assert "DiffRank: τ counts as 0 in rows to which a method gives no order: all 80, one 1." in grid.notes
 
 
-def test_tau_within_the_step_stands_beside_tau_and_is_no_claim(made: list[Entry], tmp_path: Path) -> None:
+def test_tau_within_the_step_is_shown_and_not_compared(made: list[Entry], tmp_path: Path) -> None:
     """Who knows the step alone has no tau within it."""
     entry = next(e for e in made if (e.task, e.method) == ("diffrank", "StepDiff"))
     ranks = read_test_set("diffrank", entry.test_set)
@@ -292,13 +290,13 @@ def test_captions_of_pairs_that_agree_have_no_bleu(made: list[Entry], tmp_path: 
     assert "Bold" not in told.notes[-1] and any("pairs that agree: 20 rows of" in note for note in told.notes)
 
 
-def test_rows_of_diffmcq_whose_highest_score_is_shared_are_told_of(made: list[Entry], tmp_path: Path) -> None:
+def test_rows_of_diffmcq_with_a_shared_highest_score_are_counted(made: list[Entry], tmp_path: Path) -> None:
     entry = next(e for e in made if e.task == "diffmcq")
     scores = [[1.0, 1.0, 0.0, 0.0] if n < 3 else [1.0, 0.5, 0.0, 0.0] for n in range(80)]
     write_predictions("diffmcq", tmp_path / "ties.jsonl", scores)
     ties = Entry("ties", "diffmcq", entry.test_set, str(tmp_path / "ties.jsonl"))
     notes = [note for grid in grids(reported([entry, ties])) for note in grid.notes]
-    assert "DiffMCQ V1: the first option counts as chosen where several share the highest score: ties 3." in notes
+    assert "DiffMCQ V1: the first option counts as chosen if several share the highest score: ties 3." in notes
 
 
 def test_a_method_that_ties_where_it_is_unsure_is_no_better_for_it(made: list[Entry], tmp_path: Path) -> None:

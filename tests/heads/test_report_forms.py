@@ -12,10 +12,10 @@ from PIL import Image
 
 from common.errors import StepDiffError
 from heads import report
-from heads.reporting import latex, markdown, picture, published, tables
+from heads.reporting import picture, published, tables
 from heads.reporting.entries import Entry, Setting
 from heads.reporting.figures import measure
-from heads.reporting.grid import Block, Cell, Grid
+from heads.reporting.grid import Block, Cell, Grid, escape_latex, escape_markdown, to_latex, to_markdown
 from heads.reporting.tables import Report, grids
 
 from .conftest import config, reported
@@ -51,7 +51,7 @@ def test_every_published_number_is_the_supplements_own() -> None:
         assert found == ours and list(found) == list(ours)
 
 
-def test_the_supplements_figures_stand_beside_ours_as_an_option(made: list[Entry]) -> None:
+def test_the_supplements_figures_are_shown_next_to_ours_as_an_option(made: list[Entry]) -> None:
     told = {grid.title.split(":")[0]: grid for grid in grids(reported(made, paper=True))}
     *_, block = told["Table S1"].blocks
     assert block.title == "supplement, S1"
@@ -74,15 +74,15 @@ GRID = Grid(
 )
 
 
-def test_markdown_a_name_stands_as_it_is() -> None:
-    lines = [line for line in markdown.write(GRID).splitlines() if line.startswith("|")]
+def test_in_markdown_a_name_stays_as_it_is() -> None:
+    lines = [line for line in to_markdown(GRID).splitlines() if line.startswith("|")]
     assert len(lines) == 6
     for line in lines:
         assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 5, line
     assert "| **0.1**\\* \\[−0.2, 0.3\\] | – | † |" in lines[2]
-    assert re.sub(r"\\(.)", r"\1", markdown.escape(ODD)) == ODD
-    assert not re.search(r"(?<!\\)(?:\\\\)*[~&$#]", markdown.escape(ODD))
-    assert markdown.escape("a\nb") == "a b"
+    assert re.sub(r"\\(.)", r"\1", escape_markdown(ODD)) == ODD
+    assert not re.search(r"(?<!\\)(?:\\\\)*[~&$#]", escape_markdown(ODD))
+    assert escape_markdown("a\nb") == "a b"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_markdown_a_reader_sees_the_name_and_nothing_else(name: str) -> None:
     tokens = (
         MarkdownIt("commonmark")
         .enable(["table", "strikethrough"])
-        .parse(markdown.write(Grid(name, name, [("", name)] * 3, [Block(name, [(name, cells)])], [name])))
+        .parse(to_markdown(Grid(name, name, [("", name)] * 3, [Block(name, [(name, cells)])], [name])))
     )
     kinds = {child.type for token in tokens for child in token.children or []}
     assert kinds <= {"text", "text_special", "em_open", "em_close"} and not any("html" in t.type for t in tokens)
@@ -106,9 +106,9 @@ def test_markdown_a_reader_sees_the_name_and_nothing_else(name: str) -> None:
     assert sum(token.type == "tr_open" for token in tokens) == 3
 
 
-def test_latex_a_name_stands_as_it_is(made: list[Entry], tmp_path: Path) -> None:
-    assert latex.escape("a\n\nb") == "a  b" and latex.escape("``y'' ?`") == "`{}`y'{}' ?{}`"
-    document = latex.write([GRID, *grids(reported(made, paper=True))])
+def test_in_latex_a_name_stays_as_it_is(made: list[Entry], tmp_path: Path) -> None:
+    assert escape_latex("a\n\nb") == "a  b" and escape_latex("``y'' ?`") == "`{}`y'{}' ?{}`"
+    document = to_latex([GRID, *grids(reported(made, paper=True))])
     for line in document.splitlines():
         if line.endswith(r" \\") and "multicolumn" not in line:
             plain = re.sub(r"\\[&%$#_{}]", "", line)

@@ -33,7 +33,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_tables_are_those_of_the_predictions(reported: Path) -> None:
+def test_the_tables_in_the_docs_are_those_of_the_predictions(reported: Path) -> None:
     tables = (reported / "report.md").read_text().strip()
     assert tables.count("## ") == 9 and tables in (ROOT / "docs/reproduce.md").read_text()
 
@@ -47,7 +47,7 @@ def shown(score: dict[str, Any] | None, with_interval: bool) -> str:
     return (number(score["value"], ".3f") + between).replace("−", "-")
 
 
-def test_the_readme_has_them_in_short(reported: Path) -> None:
+def test_the_readme_has_their_short_form(reported: Path) -> None:
     scores = {
         (score["method"], score["setting"]["variant"], score["metric"]): score
         for score in json.loads((reported / "report.json").read_text())["scores"]

@@ -40,7 +40,7 @@ def test_a_category_never_seen_before_is_scored_as_any_other(
         (['{"scores": [1, 0]}', '{"scores": [1]}'], ":2: 1 scores for a row that needs 2"),
     ],
 )
-def test_a_fault_in_predictions_is_told_in_one_line_with_its_place(
+def test_an_error_in_predictions_is_one_line_with_its_place(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], said: list[str], message: str
 ) -> None:
     (tmp_path / "said.jsonl").write_text("".join(line + "\n" for line in said))
@@ -52,9 +52,9 @@ def test_a_fault_in_predictions_is_told_in_one_line_with_its_place(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--parse", "true"], "--parse and --similarity are said of captions; diffrank has scores: leave them out"),
-        (["--similarity", "true"], "--parse and --similarity are said of captions"),
-        (["--store", "features"], "--store is read for --similarity alone"),
+        (["--parse", "true"], "--parse and --similarity are for captions, and diffrank has scores; leave them out"),
+        (["--similarity", "true"], "--parse and --similarity are for captions"),
+        (["--store", "features"], "--store is read only with --similarity"),
     ],
 )
 def test_an_option_that_nothing_would_read_is_refused(

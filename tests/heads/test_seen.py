@@ -10,8 +10,8 @@ import pytest
 
 from common.errors import StepDiffError
 from heads import embed, evaluate, report, score, table, train
+from heads.data.trained_on import TrainedOn
 from heads.evaluation.seen import Source, find, refuse
-from heads.training.trained_on import TrainedOn
 from store import Store
 from tasks.testsets import DiffRank, write_test_set
 
@@ -205,11 +205,11 @@ def test_a_clip_that_trained_is_found_by_its_id_though_its_file_has_another_name
 
 
 def test_a_file_next_to_predictions_that_is_no_score_record_is_named(tmp_path: Path) -> None:
-    from heads.reporting.seen_marks import beside
+    from heads.reporting.seen_marks import seen_counts
 
-    assert beside(str(tmp_path / "p.jsonl")) is None
+    assert seen_counts(str(tmp_path / "p.jsonl")) is None
     (tmp_path / "p.scores.json").write_text('{"scores": {}}')  # of an earlier version
-    assert beside(str(tmp_path / "p.jsonl")) is None
+    assert seen_counts(str(tmp_path / "p.jsonl")) is None
     (tmp_path / "p.scores.json").write_text('{"scores"')
     with pytest.raises(StepDiffError, match="p.scores.json: not a score record"):
-        beside(str(tmp_path / "p.jsonl"))
+        seen_counts(str(tmp_path / "p.jsonl"))

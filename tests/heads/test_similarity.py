@@ -103,7 +103,7 @@ def test_half_of_a_surrogate_pair_is_a_text(tiny_mpnet: str) -> None:
     assert np.isfinite(Sentences(model=tiny_mpnet)(["\ud800 whisks"])).all()
 
 
-def test_mpnet_stands_among_the_figures_of_diffcap_alone() -> None:
+def test_only_diffcap_has_the_figure_mpnet() -> None:
     rows = [DiffCap("a_0_1", "b_0_1", "Visuals", ("a b", "c")), DiffCap("c_0_1", "b_0_1", "Visuals", ())]
     found = score("diffcap", rows, ["a", "d"], bootstrap=0, embed=as_words)
     assert found["MPNet"] == pytest.approx(1 / np.sqrt(2))
@@ -112,7 +112,7 @@ def test_mpnet_stands_among_the_figures_of_diffcap_alone() -> None:
         score("diffrank", [DiffRank("a_0_1", ("b_0_1",), "Visuals", (5,))], [[1.0]], embed=as_words)
 
 
-def test_sentences_of_like_meaning_score_higher() -> None:
+def test_sentences_of_similar_meaning_score_higher() -> None:
     try:
         resolve(MODEL)
     except StepDiffError as problem:

@@ -81,7 +81,7 @@ def test_unpacked_equals_packed(texts: Path, tiny_lm: str, monkeypatch: pytest.M
     assert sum(model.log_likelihoods([TURNS, TURNS], both, mean=True), []) == pytest.approx(sum(packed, []), abs=1e-4)
 
 
-def test_what_is_said_of_a_clip_depends_on_its_text_alone(texts: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_what_the_model_reads_of_a_clip_depends_only_on_its_text(texts: Path, tiny_lm: str, tmp_path: Path) -> None:
     same = write(tmp_path / "same.parquet", SAID | {"b_0_1": SAID["a_0_1"]})
     model, ids, _ = load_socratic(str(same), None, tiny_lm)
     pairs = (("a_0_1", "c_0_1"), ("b_0_1", "c_0_1"), ("c_0_1", "a_0_1"), ("c_0_1", "b_0_1"))
@@ -153,7 +153,7 @@ def test_a_precision_moves_scores_a_little_and_is_disclosed(world: Path, tiny_lm
     assert 0 < abs(scores["bfloat16"] - scores["float32"]).max() < 0.05
 
 
-def test_rows_of_clips_without_a_text_are_skipped_where_that_is_asked(
+def test_rows_of_clips_without_a_text_are_skipped_if_allowed(
     world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     test_set = world / "diffcap_test.jsonl"

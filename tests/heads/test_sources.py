@@ -84,7 +84,7 @@ def test_rows_together_say_what_each_says_alone_under_the_models_own_forward(
         assert both[number] == pytest.approx(naive, abs=1e-4)
 
 
-def test_a_text_is_told_from_its_own_clip_and_what_stands_before_it(model: VideoLM, clips: torch.Tensor) -> None:
+def test_a_text_is_predicted_from_its_own_clip_and_what_precedes_it(model: VideoLM, clips: torch.Tensor) -> None:
     run = RUNS[0]
     first, second = (len(model.lm.chat.text_ids(f" {text}")) for _, text in run[:2])
     own = losses(model, [run], clips[:3])[0]
@@ -174,7 +174,7 @@ def test_a_neighbour_is_of_the_same_step_and_the_train_split_and_the_nearest(
 def test_only_which_video_leaves_its_pair_and_its_answer_stays_true(negatives: HardNegatives) -> None:
     a, b = negatives.clips[0], negatives.clips[7]
     alike, first, second = Turn("Alike?", "NO"), Turn("Which video has x?", "Video 1"), Turn("Which one?", "Video 2")
-    asked = negatives.asked_of_neighbours([((a, b), [second, alike, first])], np.random.default_rng(0))
+    asked = negatives.with_neighbours([((a, b), [second, alike, first])], np.random.default_rng(0))
     assert asked[0] == ((a, b), [alike])
     assert dict((turns[0], pair[0]) for pair, turns in asked[1:])[first] == a
     assert dict((turns[0], pair[1]) for pair, turns in asked[1:])[second] == b
@@ -182,6 +182,6 @@ def test_only_which_video_leaves_its_pair_and_its_answer_stays_true(negatives: H
         kept, other = pair if turn is first else pair[::-1]
         assert other in negatives.near[kept]
     unknown = [(("x", "y"), [first])]
-    assert negatives.asked_of_neighbours(unknown, np.random.default_rng(0)) == unknown
-    others = [negatives.asked_of_neighbours([((a, b), [first])], np.random.default_rng(i))[0][0][1] for i in range(20)]
+    assert negatives.with_neighbours(unknown, np.random.default_rng(0)) == unknown
+    others = [negatives.with_neighbours([((a, b), [first])], np.random.default_rng(i))[0][0][1] for i in range(20)]
     assert set(others) == set(negatives.near[a]), "all neighbours have their turn"

@@ -15,7 +15,7 @@ def record(path: Path, task: str, **scores: float) -> str:
     return str(path)
 
 
-def test_one_figure_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_cell_has_one_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Tasks of one method share a row; a second test set of a task does not silently take the first one's place."""
     rank = record(tmp_path / "r.scores.json", "diffrank", ktau_all_rows=0.25, ktau_within_step_all_rows=0.125)
     first = record(tmp_path / "v1.scores.json", "diffmcq", accuracy=0.4)
@@ -28,22 +28,22 @@ def test_one_figure_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "v2.scores.json: a second diffmcq of VLEmb (aligned)" in said and said.count("\n") == 1
 
 
-def test_a_record_of_another_version_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_of_another_version_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert table.main([record(tmp_path / "r.scores.json", "diffrank", ktau_defined=0.25)]) == 2
     said = capsys.readouterr().err
     assert "r.scores.json: not a score record of this version of heads.evaluate ('ktau_all_rows')" in said
     assert "evaluate again" in said and said.count("\n") == 1
 
 
-def test_a_name_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_is_not_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = record(tmp_path / "r.scores.json", "diffrank", ktau_all_rows=0.25, ktau_within_step_all_rows=0.125)
     Path(path).write_text(Path(path).read_text().replace("aligned", "a[v2][/b]"))
     assert table.main([path]) == 0
     assert "VLEmb (a[v2][/b])" in capsys.readouterr().out
 
 
-def test_what_was_trained_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A head and its controls were trained alike: the facts stand below the table once, in words."""
+def test_the_training_is_described_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A head and its controls have one training, described below the table once."""
     recipe = {"system": "StepDiff", "sources": ["sequences", "pairs"], "lora": True, "full": False, "init": None}
     paths = []
     for control in ("none", "blind", "shuffled"):

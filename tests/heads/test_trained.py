@@ -1,4 +1,4 @@
-"""Guarantees of heads.trained, and what is asked of a trained head: heads.evaluate, heads.ask."""
+"""Loading and use of a trained head: heads.training.lineage, heads.evaluate, heads.ask."""
 
 import json
 import shutil
@@ -10,8 +10,8 @@ import pytest
 from heads import ask, evaluate, train
 from heads.methods.stepdiff import StepDiff
 from heads.models.language_model import autocast
-from heads.trained import load_video_lm
 from heads.training.checkpoint import Run
+from heads.training.lineage import load_video_lm
 from store import Store
 from tasks.testsets import read_test_set
 
@@ -19,7 +19,7 @@ from .conftest import recipe
 from .small_task import unsealed
 
 
-def test_a_training_that_has_not_come_to_its_end_is_told_of_and_starts_no_other(
+def test_an_unfinished_training_prints_a_notice_and_starts_no_other(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     half = tmp_path / "half"
@@ -39,7 +39,7 @@ def test_a_training_that_has_not_come_to_its_end_is_told_of_and_starts_no_other(
     told = json.loads(printed.out)["disclosed"]["recipe"]
     assert (told["steps"], told["trained"], told["checkpoint"]) == (6, 2, "checkpoint-000002")
     assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "next", init=str(half)))]) == 2
-    assert f"{half}: trained 2 of its 6 steps, and nothing starts from half a training" in capsys.readouterr().err
+    assert f"{half}: trained only 2 of its 6 steps; finish it first" in capsys.readouterr().err
     assert not (tmp_path / "next").exists()
 
 
@@ -92,7 +92,7 @@ def test_controls_change_what_is_seen(trained: Path, world: Path, tmp_path: Path
     assert written["none"] != written["shuffled"] and len(set(written["none"])) > 1
 
 
-def test_told_to_decline_it_says_so_of_the_pairs_that_it_finds_alike_and_of_the_others_what_it_says_anyhow(
+def test_decline_at_answers_no_difference_for_similar_pairs_and_changes_no_other_caption(
     trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out, store = tmp_path / "p.jsonl", str(world / "features")
@@ -126,7 +126,7 @@ def test_told_to_decline_it_says_so_of_the_pairs_that_it_finds_alike_and_of_the_
     assert evaluate.main([*ranked, "--decline-at", "0"]) == 2
     assert "--decline-at is for diffcap, and diffrank does not read it" in capsys.readouterr().err
     assert evaluate.main([*command, "--decline-at", ".inf"]) == 2
-    assert "--decline-at inf is no number" in capsys.readouterr().err
+    assert "--decline-at inf is not finite" in capsys.readouterr().err
 
 
 def test_ask_answers_and_refuses_in_one_line(trained: Path, world: Path, capsys: pytest.CaptureFixture) -> None:

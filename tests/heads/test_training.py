@@ -97,7 +97,7 @@ def test_a_killed_run_goes_on_from_a_checkpoint_that_was_not_validated(
     assert [r["step"] for r in read_metrics(out / "metrics.jsonl") if "val_score" in r] == [0, 6]
 
 
-def test_a_loss_that_is_no_number_ends_the_run_before_it_reaches_any_weight(
+def test_a_non_finite_loss_ends_the_run_before_it_reaches_any_weight(
     world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     loss, out = VideoTask.loss, tmp_path / "run"
@@ -108,7 +108,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_reaches_any_weight(
     assert all(np.isfinite(value).all() for value in weights(out, 4).values())
 
 
-def test_a_warm_start_whose_loss_is_no_number_ends_at_once(
+def test_a_warm_start_with_a_non_finite_loss_ends_at_once(
     world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(
@@ -118,7 +118,7 @@ def test_a_warm_start_whose_loss_is_no_number_ends_at_once(
     assert "warm start: step 1 has loss nan; lower warm_start.learning_rate" in capsys.readouterr().err
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told_of_and_leaves_no_half(
+def test_a_checkpoint_that_cannot_be_written_is_reported_and_leaves_nothing(
     world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     save, out = checkpoint.save_file, tmp_path / "run"
@@ -209,7 +209,7 @@ def test_a_run_whose_paired_qa_has_changed_is_not_resumed(
     assert f"its training began with another {pairqa}" in capsys.readouterr().err
 
 
-def test_what_stands_before_the_first_step_is_named_only_as_long_as_nothing_behind_it_was_validated(
+def test_the_checkpoint_before_the_first_step_is_named_only_until_a_later_one_is_validated(
     world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = iter([0.9, 0.5, 0.7, 0.7])
@@ -300,7 +300,7 @@ def test_another_recipe_in_the_same_folder_is_refused(
 ) -> None:
     other = recipe(world, tiny_lm, tmp_path / "other", batch=2)
     assert train.main(["--config", str(other), "--out", str(trained)]) == 2
-    assert "another recipe (video_lm" in capsys.readouterr().err
+    assert "another recipe (video_lm.batch is 3 there and 2 here" in capsys.readouterr().err
 
 
 def test_a_run_of_a_version_without_an_option_goes_on_and_may_save_more_often(
@@ -348,7 +348,7 @@ def test_no_clip_of_the_val_or_test_split_trains(world: Path) -> None:
     first = (world / "pairqa.jsonl").read_text().split("\n")[0]
     row = json.loads(first) | {"candidate": leaked}
     path.write_text(first + "\n" + json.dumps(row) + "\n")
-    refused = f"1 clips of another split than train, or of none, would train, e.g. {leaked}"
+    refused = f"1 clips are not of split train and would train, e.g. {leaked}"
     with pytest.raises(StepDiffError, match=refused):
         read_paired_qa(str(path), catalog)
     unsplit = catalog.with_columns(split=pl.when(pl.col("key") != leaked).then("split"))

@@ -17,9 +17,8 @@ from heads.data.packing import Turn
 from heads.models.language_model import LanguageModel, Lora
 from heads.models.projector import Projector, ProjectorOptions
 from heads.models.video_lm import VideoLM
-from heads.trained import load_video_lm
 from heads.training.checkpoint import Run
-from heads.training.lineage import disclosure
+from heads.training.lineage import disclosure, load_video_lm
 from heads.training.log import read_metrics
 from heads.training.recipe import HardNegativeOptions, Schedule, TrainOptions, Validation, VideoLMRecipe, WarmStart
 from heads.training.video_task import VideoTask
@@ -121,9 +120,7 @@ def test_a_stopped_run_resumed_ends_with_the_same_weights(
     assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_mined_anew_the_neighbours_are_those_of_the_projector_as_it_is(
-    world: Path, tiny_lm: str, tmp_path: Path
-) -> None:
+def test_a_new_search_finds_the_neighbours_of_the_current_projector(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     made = options(world, tiny_lm, tmp_path, sources=("pairs",), hard_negatives=HardNegativeOptions(2, 1)).video_lm
     assert made is not None
     task = VideoTask(made, Store.open(world / "features"), 0, "cpu")
@@ -169,7 +166,7 @@ def test_a_start_from_a_run_of_other_weights_is_refused(
     with pytest.raises(StepDiffError, match=r"is \(2, 32\), the recipe's is \(4, 32\)"):
         train.run(options(world, tiny_lm, tmp_path / "b", init=str(interleaved), lora=Lora(rank=4)))
     with pytest.raises(
-        StepDiffError, match="alpha 16, the recipe's 32, under which the same weights say something else"
+        StepDiffError, match="alpha 16, the recipe's 32, with which the same weights mean something else"
     ):
         train.run(options(world, tiny_lm, tmp_path / "c", init=str(interleaved), lora=Lora(rank=2, alpha=32)))
     other = ProjectorOptions(width=16, heads=4, outputs=4)
@@ -196,7 +193,7 @@ def test_another_language_model_is_refused_in_one_line(
     (unsealed(run) / "lineage.json").write_text(json.dumps(lineage))
     asked = ["--store", str(world / "features"), "--head", str(run), "--reference", "a", "--candidate", "b", "Why?"]
     assert ask.main(asked) == 2
-    assert "(sha256 000000000000 against" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert "(sha256 000000000000, not" in capsys.readouterr().err.strip().splitlines()[-1]
     (run / "lineage.json").unlink()
     assert ask.main(asked) == 2
     assert "lineage.json: missing or damaged" in capsys.readouterr().err
@@ -233,7 +230,7 @@ def test_another_view_is_refused_in_one_line(
         ({"sources": ()}, "sources is empty"),
         ({"full": True, "lora": Lora()}, "choose one"),
         ({"pairqa": None}, "needs video_lm.pairqa"),
-        ({"pairqa": None, "sources": ("clips",), "warm_start": WarmStart()}, "which tells it content words"),
+        ({"pairqa": None, "sources": ("clips",), "warm_start": WarmStart()}, "in which it finds content words"),
         ({"sources": ("clips",), "hard_negatives": HardNegativeOptions()}, "are for the source `pairs`"),
         ({"hard_negatives": HardNegativeOptions(2, 4)}, "mine_every 4 does not divide schedule.validate_every 2"),
         (

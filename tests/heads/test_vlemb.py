@@ -1,4 +1,4 @@
-"""Guarantees of heads.methods.vlemb about what stands for a pair (supplement, Table S2)."""
+"""Guarantees of heads.methods.vlemb about the embedding of a pair (supplement, Table S2)."""
 
 import json
 from dataclasses import replace
@@ -39,7 +39,7 @@ QUESTION = DiffMCQ(TEXT, "Tools/Equipment", tuple(zip(CLIPS[::2], CLIPS[1::2], s
 
 
 @pytest.mark.parametrize("pair", ["average", "reference", "candidate"])
-def test_what_stands_for_a_pair_is_the_average_or_one_of_its_clips(store: Store, pair: PairEmbedding) -> None:
+def test_the_embedding_of_a_pair_is_the_average_or_that_of_one_clip(store: Store, pair: PairEmbedding) -> None:
     def unit(entity: str, key: str) -> np.ndarray:
         vector = store.view(entity, "both").read("embedding", store.catalog(entity).rows([key]), dtype="float32")[0]
         return vector / np.linalg.norm(vector)
@@ -72,12 +72,12 @@ def test_a_text_that_the_view_lacks_is_named_or_counted_before_anything_is_predi
     assert "has no embedding of any row's text" in capsys.readouterr().err
 
 
-def test_a_variant_ranks_nothing(store: Store) -> None:
+def test_a_variant_refuses_to_rank(store: Store) -> None:
     with pytest.raises(StepDiffError, match="--pair-embedding reference is a variant of DiffMCQ"):
         VLEmb.of_view(store, "both", "reference").rank([])
 
 
-def test_evaluate_takes_the_variant_and_tells_of_it(store: Store, tmp_path: Path) -> None:
+def test_evaluate_discloses_the_variant(store: Store, tmp_path: Path) -> None:
     test_set, out = tmp_path / "mcq.jsonl", tmp_path / "out.jsonl"
     question = {"difference": TEXT, "category": "Visuals", "options": QUESTION.options, "answer": QUESTION.answer}
     test_set.write_text(json.dumps(question) + "\n")

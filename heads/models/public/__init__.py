@@ -1,4 +1,4 @@
-"""Public models that see, split at their image tower: its tokens come from the store, the rest runs here."""
+"""Public vision-language models without their image tower: the store has its tokens, and the rest runs here."""
 
 from heads.models.public.loading import families, load_public
 from heads.models.public.model import PublicLM

@@ -1,4 +1,4 @@
-"""BLIP-2: a Q-Former asks a frame's tokens a few questions, whose answers stand before the prompt."""
+"""BLIP-2: a Q-Former turns a frame's tokens into a few tokens before the prompt."""
 
 from typing import Any
 
@@ -7,12 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from common.errors import StepDiffError
-from heads.models.public.chat import IMAGE
-from heads.models.public.model import PublicLM, patches
+from heads.models.public.model import IMAGE, PublicLM, patches
 
 
 class Blip2(PublicLM):
-    """With a language model that only decodes (OPT). It was trained on single pictures: a captioner here."""
+    """BLIP-2 with a decoder-only language model (OPT). It was trained on single pictures, so it is a captioner here."""
 
     encoder = "blip2"
     template = "{{ messages[0]['content'][0]['text'] }} Answer:"
@@ -20,35 +19,31 @@ class Blip2(PublicLM):
 
     @staticmethod
     def frame_shape(config: Any) -> tuple[int, int]:
-        """See PublicLM."""
         return patches(config.vision_config) + 1, config.vision_config.hidden_size
 
     @staticmethod
     def show(tokenizer: Any, frames: int, system: str) -> str:
-        """See PublicLM: the pictures, what begins a text, and the form of a question that the model was tried with."""
+        """See PublicLM: the pictures, the begin-of-text token, and the question format of the model's authors."""
         return IMAGE * frames * system.count("{video}") + tokenizer.bos_token + "Question:"
 
     @staticmethod
     def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
-        """See PublicLM."""
         queries = whole.query_tokens.expand(len(frames), -1, -1)
         seen = torch.ones(frames.shape[:2], dtype=torch.long, device=frames.device)
-        asked = whole.qformer(
+        found = whole.qformer(
             query_embeds=queries, encoder_hidden_states=frames.to(queries.dtype), encoder_attention_mask=seen
         )
-        return whole.language_projection(asked.last_hidden_state.to(whole.language_projection.weight.dtype))
+        return whole.language_projection(found.last_hidden_state.to(whole.language_projection.weight.dtype))
 
     @staticmethod
     def body(whole: Any) -> Any:
-        """See PublicLM."""
         return whole
 
     @staticmethod
     def language_model(whole: Any) -> Any:
-        """See PublicLM."""
         if not whole.config.use_decoder_only_language_model:
             raise StepDiffError(
-                f"{whole.name_or_path}: its language model has an encoder of its own; use a BLIP-2 with OPT, such as "
+                f"{whole.name_or_path}: its language model is an encoder-decoder; use a BLIP-2 with OPT, such as "
                 "Salesforce/blip2-opt-2.7b"
             )
         return whole.language_model

@@ -1,7 +1,8 @@
-"""The first IDEFICS: words look at frames by gated cross-attention, each at the last frame that stands before it.
+"""IDEFICS 1: words see frames by gated cross-attention, each the last frame before it. IDEFICS 2 and 3: frames are
+tokens between the words.
 
 Guarantees
-- a word sees the frame that the model's own processor lets it see, and none before the first
+- a word of IDEFICS 1 sees the frame that the model's own processor lets it see, and none before the first
 """
 
 from typing import Any
@@ -13,15 +14,14 @@ from torch.nn.functional import one_hot
 
 from heads.data.packing import PADDING, TEXT, Packed
 from heads.models.packed_attention import may_see
-from heads.models.public.chat import IMAGE
-from heads.models.public.model import PublicLM, patches
+from heads.models.public.model import IMAGE, PublicLM, patches
 from heads.models.video_lm import columns_to_front
 
 _AROUND = "<fake_token_around_image>"
 
 
 class Idefics(PublicLM):
-    """Of 9 or 80 billion parameters, instructed or not. A frame takes one place of the prompt."""
+    """IDEFICS 1 with 9 or 80 billion parameters, instructed or not. A frame has one place in the prompt."""
 
     encoder = "idefics"
     template = "[begin]User: {{ messages[0]['content'][0]['text'] }}[end]\nAssistant:"
@@ -29,26 +29,24 @@ class Idefics(PublicLM):
 
     @staticmethod
     def frame_shape(config: Any) -> tuple[int, int]:
-        """See PublicLM."""
         return patches(config.vision_config) + 1, config.vision_config.embed_dim
 
     @staticmethod
     def show(tokenizer: Any, frames: int, system: str) -> str:
-        """See PublicLM: no space before a frame, and neighbours share the token between them."""
+        """See PublicLM: no space before a frame, and neighbouring frames share the token between them."""
         return system.replace(" {video}", _AROUND + (IMAGE + _AROUND) * frames)
 
     @staticmethod
     def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F N D"]:
-        """See PublicLM: the model takes the frames' tokens as they are, and runs its resampler on them."""
+        """See PublicLM: the model runs its own resampler on the frames' tokens."""
         return frames
 
     @classmethod
     def outputs_of_frame(cls, whole: Any, shape: tuple[int, int]) -> int:
-        """See PublicLM."""
         return 1
 
     def hidden(self, batch: Packed, clips: Float[Tensor, "C T_N D"] | None) -> Float[Tensor, "B S E"]:
-        """Last hidden states of packed rows."""
+        """Return the last hidden states of packed rows."""
         images, seen = self._images(batch, clips)
         return self.lm.model.base_model(
             input_ids=self._ids(batch),
@@ -60,7 +58,7 @@ class Idefics(PublicLM):
         ).last_hidden_state
 
     def go_on(self, batch: Packed, clips: Float[Tensor, "C T_N D"] | None, max_tokens: int) -> list[str]:
-        """What is said, greedily, behind the last token of every row."""
+        """Return the greedy continuation of every row."""
         columns = columns_to_front(batch.segment)
         images, seen = self._images(batch, clips)
         return self.write(
@@ -78,7 +76,7 @@ class Idefics(PublicLM):
     def _images(
         self, batch: Packed, clips: Float[Tensor, "C T_N D"] | None
     ) -> tuple[Float[Tensor, "B I N D"], Int[Tensor, "B S I"]]:
-        """Tokens of the I frames of each row, and which of them each token sees; the blind control sees none."""
+        """Return the tokens of each row's I frames, and which of them each token sees; the blind control sees none."""
         slots = batch.video != TEXT
         if clips is None:
             shape = (len(batch.ids), 1, *self.frame_shape(self.whole.config))
@@ -88,3 +86,42 @@ class Idefics(PublicLM):
             images = frames[batch.video[slots]].unflatten(0, (len(slots), -1))
         last = slots.cumsum(1)  # 0: no frame yet
         return images, one_hot(last, images.shape[1] + 1)[..., 1:]
+
+
+class Idefics2(PublicLM):
+    """IDEFICS 2: a Perceiver makes 64 tokens of a frame."""
+
+    encoder = "idefics2"
+
+    @staticmethod
+    def frame_shape(config: Any) -> tuple[int, int]:
+        return patches(config.vision_config), config.vision_config.hidden_size
+
+    @staticmethod
+    def show(tokenizer: Any, frames: int, system: str) -> str:
+        """See PublicLM: neighbouring frames share the token between them, and a space follows them."""
+        return system.replace("{video}", _AROUND + (IMAGE + _AROUND) * frames + " ")
+
+    @staticmethod
+    def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
+        seen = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+        return whole.model.connector(frames, attention_mask=seen)
+
+
+class Idefics3(PublicLM):
+    """IDEFICS 3: a pixel shuffle makes one token of several neighbouring ones."""
+
+    encoder = "idefics3"
+
+    @staticmethod
+    def frame_shape(config: Any) -> tuple[int, int]:
+        return patches(config.vision_config), config.vision_config.hidden_size
+
+    @staticmethod
+    def show(tokenizer: Any, frames: int, system: str) -> str:
+        """See PublicLM: every frame is a picture that was not tiled."""
+        return system.replace("{video}", (_AROUND + "<global-img>" + IMAGE + _AROUND) * frames)
+
+    @staticmethod
+    def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
+        return whole.model.connector(frames)

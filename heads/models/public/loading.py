@@ -1,8 +1,8 @@
-"""A public checkpoint and a view of its image tower's tokens -> a model that answers.
+"""Loading of a public checkpoint for a view with its image tower's tokens.
 
 Guarantees
 - a view of another encoder, or of another checkpoint's tower, is refused
-- weights are safetensors, whole, and of a model of a known family
+- weights are safetensors, complete, and of a model of a known family
 """
 
 import json
@@ -14,11 +14,9 @@ import torch
 from common.errors import StepDiffError
 from heads.data.clips import Features
 from heads.models.public.blip2 import Blip2
-from heads.models.public.chat import TURN_ENDS
-from heads.models.public.idefics import Idefics
-from heads.models.public.idefics_later import Idefics2, Idefics3
+from heads.models.public.idefics import Idefics, Idefics2, Idefics3
 from heads.models.public.llava import Llava
-from heads.models.public.model import PublicLM
+from heads.models.public.model import TURN_ENDS, PublicLM
 from store import Store
 from weights import fingerprint, resolve
 
@@ -40,10 +38,15 @@ def load_public(
     allowed: tuple[str, ...] = tuple(FAMILIES),
     clips: int = 2,
 ) -> tuple[PublicLM, Features, dict[str, Any]]:
-    """The model without its tower, the tokens it reads, and what is to be disclosed beside its scores.
+    """Return the model without its tower, the tokens that it reads, and what to disclose next to its scores.
 
-    weights: a folder or a hub id; view: what featurize made of the same checkpoint; clips: 2 to compare a pair, 1 to
-    describe a clip. StepDiffError: not such a checkpoint, or the view is of another.
+    Args:
+        weights: a folder or a hub id.
+        view: the view that featurize wrote with the same checkpoint.
+        clips: 2 to compare a pair, 1 to describe a clip.
+
+    Raises:
+        StepDiffError: not such a checkpoint, or the view is of another.
     """
     folder = resolve(weights)
     family = FAMILIES[_model_type(folder, allowed)]
@@ -51,12 +54,12 @@ def load_public(
     _check_provenance(features, family, folder, weights)
     tokenizer = _tokenizer(folder, family)
     model = family(_whole(folder, device), tokenizer, features.shape, clips)
-    told = {"weights": weights, "view": view, "provenance": features.view.provenance.as_dict()}
-    return model.eval(), features, told
+    disclosed = {"weights": weights, "view": view, "provenance": features.view.provenance.as_dict()}
+    return model.eval(), features, disclosed
 
 
 def families(method: str) -> tuple[str, ...]:
-    """The families that go by a method's name: "idefics" is three of them."""
+    """Return the families of a method's name: "idefics" has three."""
     return tuple(name for name in FAMILIES if name.startswith(method))
 
 
@@ -64,11 +67,9 @@ def _model_type(folder: Path, allowed: tuple[str, ...]) -> str:
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
-        raise StepDiffError(
-            f"{folder}: no config.json of a model in it ({error}); give a folder or a hub id"
-        ) from error
+        raise StepDiffError(f"{folder}: no config.json of a model ({error}); give a folder or a hub id") from error
     if found not in allowed:
-        raise StepDiffError(f"{folder}: its config.json says model_type {found!r}; give one of {' or '.join(allowed)}")
+        raise StepDiffError(f"{folder}: its config.json has model_type {found!r}; give one of {' or '.join(allowed)}")
     return found
 
 
@@ -121,7 +122,7 @@ def _whole(folder: Path, device: str) -> Any:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise StepDiffError(f"{folder}: cannot be loaded ({_line(error)}); give a whole checkpoint") from error
     model, report = loaded
-    if report["missing_keys"]:  # transformers would go on with random numbers in their place
+    if report["missing_keys"]:  # transformers would use random numbers for them
         missing = sorted(report["missing_keys"])
         raise StepDiffError(f"{folder}: lacks {len(missing)} tensors, first {missing[0]}; give a whole checkpoint")
     return model.eval().requires_grad_(False).to(torch.device(device))

@@ -1,13 +1,16 @@
-"""A public model that sees, without its image tower: cached tokens -> its own projector -> its own language model.
+"""A public vision-language model without its image tower: cached tokens -> its own projector -> its own language model.
 
-Notation: C clips, T frames of a clip, F = C * T frames, N tokens of a frame, D channels, L what a frame becomes.
+Notation: C clips, T frames of a clip, F = C * T frames, N tokens of a frame, D channels, L outputs of a frame.
 
 Guarantees
 - logits from cached tokens are the whole model's logits from pixels
-- there is no image tower in it: it cannot see a pixel
+- it has no image tower, so it cannot see a pixel
+- token ids are those of the whole prompt cut in pieces: words do not change where pieces meet
+- a user's text never becomes a control token of the model
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,38 +19,78 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.errors import StepDiffError
+from heads.data.chat import Chat, ChatPieces, space_after
 from heads.data.packing import Packer, Turn
 from heads.models.language_model import LanguageModel
-from heads.models.public.chat import ImageChat
 from heads.models.video_lm import VideoLM
 from tasks.prompts import SYSTEM
 
+IMAGE = "@@image@@"  # added to the tokenizer here, so that text around it is cut as around the model's own
+_QUESTION = "@@question@@"
+TURN_ENDS = "<end_of_utterance>"  # of the IDEFICS models; others end with the end-of-text token
+
+
+class ImageChat(Chat):
+    """Prompts of a public model: clips and question in one user turn, as the model's own processor writes them.
+
+    show: system prompt with {video} marks -> the same with IMAGE for every frame and the tokens around it.
+    """
+
+    def __init__(self, tokenizer: Any, show: Callable[[str], str], begins: bool) -> None:
+        """begins: whether the prompt begins with what the tokenizer adds before every text."""
+        super().__init__(tokenizer)
+        self.show = show
+        tokenizer.add_tokens([IMAGE], special_tokens=True)
+        self.image = tokenizer.convert_tokens_to_ids(IMAGE)
+        turn = [{"type": "text", "text": _QUESTION}]
+        written = tokenizer.apply_chat_template(
+            [{"role": "user", "content": turn}], tokenize=False, add_generation_prompt=True
+        )
+        self.before, found, self.after = written.partition(_QUESTION)
+        if not found or str(turn) in written:
+            raise StepDiffError(
+                f"{tokenizer.name_or_path}: its chat template drops a text, or takes no images; use another checkpoint"
+            )
+        has_begin = tokenizer.bos_token is not None and self.before.startswith(tokenizer.bos_token)
+        self.begins = begins and not has_begin
+
+    def pieces(self, system: str) -> ChatPieces:
+        shown = self.tokenizer(self.before + self.show(system), add_special_tokens=self.begins)["input_ids"]
+        around: list[list[int]] = [[]]
+        for token in shown:
+            if token == self.image:
+                around.append([])
+            else:
+                around[-1].append(token)
+        end = self.tokenizer.get_vocab().get(TURN_ENDS, self.tokenizer.eos_token_id)
+        to_answer = self.control_ids(self.after)
+        return ChatPieces(tuple(map(tuple, around)), to_answer, (end,), " ", space_after(self.after))
+
 
 class PublicLM(VideoLM, ABC):
-    """One family of models a subclass. Everything that VideoLM does, it does; nothing of it trains."""
+    """Base of one subclass per model family. It does all that VideoLM does; nothing of it trains."""
 
     encoder: ClassVar[str]
-    """what python -m featurize calls the image tower"""
+    """name of the image tower in python -m featurize"""
     tower: ClassVar[str] = "vision_model"
-    """where the image tower hangs in the model's body"""
+    """attribute of the image tower in the model's body"""
     template: ClassVar[str | None] = None
-    """a chat template for checkpoints that bring none; [begin] is what begins a text, and [end] what ends a turn where
-    the tokenizer knows it"""
+    """chat template for checkpoints without one; [begin] begins a text, [end] ends a turn if the tokenizer has it"""
     begins: ClassVar[bool] = True
-    """whether a prompt begins with what the tokenizer sets before every text"""
+    """whether a prompt begins with what the tokenizer adds before every text"""
     attends_apart: ClassVar[bool] = True
-    """whether questions may attend as heads.models.packed_attention lets them"""
+    """whether heads.models.packed_attention may be used"""
 
     def __init__(self, whole: Any, tokenizer: Any, shape: tuple[int, ...], clips: int = 2) -> None:
-        """whole: the model of transformers, whose tower is taken out; shape: of a clip's cached tokens, [T*N, D].
+        """Remove the tower of `whole`, a transformers model; shape: of a clip's cached tokens, [T*N, D].
 
-        clips: 2, a pair to compare; 1, a clip to describe. StepDiffError where the tokens are of another tower.
+        clips: 2 to compare a pair, 1 to describe a clip. StepDiffError: the tokens are of another tower.
         """
         frame = self.frame_shape(whole.config)
         frames, rest = divmod(shape[0], frame[0])
         if rest or shape[1] != frame[1]:
             raise StepDiffError(
-                f"{list(shape)} cached tokens of a clip are no whole frames of {list(frame)}: featurize with "
+                f"{list(shape)} cached tokens of a clip are not whole frames of {list(frame)}: featurize with "
                 f"--encoder {self.encoder}"
             )
         chat = ImageChat(tokenizer, partial(self.show, tokenizer, frames), self.begins)
@@ -64,32 +107,32 @@ class PublicLM(VideoLM, ABC):
     @staticmethod
     @abstractmethod
     def frame_shape(config: Any) -> tuple[int, int]:
-        """N tokens, D channels of a frame."""
+        """Return N tokens, D channels of a frame."""
 
     @staticmethod
     @abstractmethod
     def show(tokenizer: Any, frames: int, system: str) -> str:
-        """The system prompt with IMAGE for every frame in the place of {video}, as the model's processor writes it."""
+        """Return the system prompt with IMAGE for every frame of {video}, as the model's processor writes it."""
 
     @staticmethod
     @abstractmethod
     def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
-        """What stands before the language model in the place of the frames."""
+        """Return the language model's inputs for the frames."""
 
     @classmethod
     def outputs_of_frame(cls, whole: Any, shape: tuple[int, int]) -> int:
-        """Places of a prompt that a frame takes."""
+        """Return the number of places of a frame in a prompt."""
         with torch.inference_mode():
             return cls.connect(whole, torch.zeros(1, *shape, device=whole.device, dtype=whole.dtype)).shape[1]
 
     @staticmethod
     def body(whole: Any) -> Any:
-        """What the image tower hangs in."""
+        """Return the module that has the image tower."""
         return whole.model
 
     @staticmethod
     def language_model(whole: Any) -> Any:
-        """What takes input embeddings and gives logits."""
+        """Return the module that maps input embeddings to logits."""
         return whole
 
     def _check_room(self) -> None:
@@ -102,17 +145,17 @@ class PublicLM(VideoLM, ABC):
             )
 
     def project(self, tokens: Float[Tensor, "C T_N D"], leave_out: float = 0.0) -> Float[Tensor, "C T_L E"]:
-        """What stands for each clip; nothing is left out here."""
+        """Return the language model's inputs for each clip; leave_out is not used."""
         frames = tokens.unflatten(1, (self.frames, -1)).flatten(0, 1).to(self.whole.device, self.whole.dtype)
         return self.connect(self.whole, frames).unflatten(0, (-1, self.frames)).flatten(1, 2)
 
     def describe(self, tokens: Float[Tensor, "C T_N D"], question: str, max_tokens: int) -> list[str]:
-        """What is said, greedily, to one question on each clip (of a model made for clips=1)."""
+        """Return greedy answers to one question about each clip (of a model made with clips=1)."""
         turns = [Turn(question, "", ends=False)] * len(tokens)
         with torch.inference_mode():
             return self.generate(turns, self.project(tokens), max_tokens)
 
 
 def patches(vision: Any) -> int:
-    """Tokens of a picture without a class token."""
+    """Return the tokens of a picture without a class token."""
     return (vision.image_size // vision.patch_size) ** 2

@@ -18,7 +18,7 @@ from common.errors import StepDiffError
 from heads import evaluate
 from heads.data.clip_texts import ClipTexts
 from heads.data.packing import TEXT, Turn
-from heads.models.public import load_public
+from heads.models.public.loading import load_public
 from store import Store
 
 PAIR = (
@@ -94,7 +94,7 @@ def test_what_is_written_is_what_the_whole_model_writes(checkpoint: Get, case: s
 
 
 @pytest.mark.parametrize("case", ["llava", "idefics", "idefics2", "idefics3"])
-def test_packed_questions_are_those_asked_one_by_one(checkpoint: Get, case: str) -> None:
+def test_packed_questions_equal_separate_ones(checkpoint: Get, case: str) -> None:
     made = checkpoint(case)
     model, features = made.load()
     turns = [TURN, Turn("The same?", "YES"), Turn("What differs in the tools?", "a bowl")]
@@ -192,7 +192,7 @@ def test_more_frames_than_the_model_has_room_for_are_refused(checkpoint: Get) ->
     words = AutoTokenizer.from_pretrained(own.folder)
     with pytest.raises(StepDiffError, match="128 frames of clips are .* featurize with fewer --frames"):
         Llava(own.whole(), words, (64 * 16, 24))
-    with pytest.raises(StepDiffError, match=r"\[17, 24\] cached tokens of a clip are no whole frames of \[16, 24\]"):
+    with pytest.raises(StepDiffError, match=r"\[17, 24\] cached tokens of a clip are not whole frames of \[16, 24\]"):
         Llava(own.whole(), words, (17, 24))
 
 

@@ -1,12 +1,12 @@
-"""Which clips trained the contrastive head that made a view: kept with the store, as the head's run may be elsewhere.
+"""Which clips trained the contrastive head that wrote a view: recorded in the store, because the run may be elsewhere.
 
     STORE/annotations/trained_on/<first digits of the sha256 of the head's weights>/
-        provenance.json           the run, its weights, and how many hashes there are of each kind
-        <kind>-<part>.parquet     hash (heads.training.trained_on)
+        provenance.json           the run, its weights, and the number of hashes of each kind
+        <kind>-<part>.parquet     hash (heads.data.trained_on)
 
 Guarantees
 - a view of a frozen encoder has nothing to check
-- a view whose head left no record, or whose record is damaged, is named
+- a view whose head left no record, or whose record is damaged, is reported
 """
 
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ from common.io import sealed as table
 from common.io.files import make_folder, write_bytes
 from common.io.places import Place
 from common.io.seal import BLANK
-from heads.evaluation.seen import Source
-from heads.training import lineage, trained_on
-from heads.training.trained_on import KINDS, Hashes
+from heads.data import trained_on
+from heads.data.trained_on import KINDS, Hashes, Source
+from heads.training import lineage
 from store import Store
 from store.format.layout import read_json, write_json
 
 ENCODER = "contrastive head"
-"""how the encoder of such a view's provenance begins"""
+"""prefix of the encoder in such a view's provenance"""
 _DIGITS = 16
 
 
@@ -35,9 +35,9 @@ def _folder(store: Store, weights: str) -> Place:
 
 
 def keep(store: Store, weights: str, run: Path) -> None:
-    """Record with the store what trained the head of a run; weights: their sha256. The caller holds the store's lock.
+    """Record in the store what trained the head of a run, if the run has a record; weights: their sha256.
 
-    A run without a record leaves none.
+    The caller holds the store's lock.
     """
     record, folder = lineage.read(run).get("trained_on"), _folder(store, weights)
     if record is None or (folder / "provenance.json").exists():
@@ -53,7 +53,7 @@ def keep(store: Store, weights: str, run: Path) -> None:
 
 
 def of_view(store: Store, view: str) -> Source | None:
-    """Return what trained the head that made a view; None for a view of a frozen encoder.
+    """Return what trained the head that wrote a view; None for a view of a frozen encoder.
 
     Raises:
         StepDiffError: the record is damaged.
@@ -68,14 +68,14 @@ def of_view(store: Store, view: str) -> Source | None:
         return Source(name, None, (f"{name} of {store.path}",))
     if made["weights"] != provenance.weights:
         raise StepDiffError(
-            f"{folder}: the record of another head than view {view} has; run python -m heads.embed again"
+            f"{folder}: the record is of another head than view {view}; run python -m heads.embed again"
         )
     name = f"{name} (head {made['head']})"
     return Source(name, lambda kind: _blocks(folder, kind, made[kind]), tuple(made["unrecorded"]))
 
 
 def _blocks(folder: Place, kind: str, count: int) -> Iterator[Hashes]:
-    """Yield the hashes of a kind in blocks. StepDiffError: there are not `count` of them."""
+    """Yield the hashes of a kind in blocks. StepDiffError: not `count` of them."""
     found = 0
     files: list[Place] = sorted(folder.glob(f"{kind}-*.parquet"))
     for file in files:

@@ -1,21 +1,21 @@
-"""Which clips and videos trained a head, as hashes: enough to find a test clip among them, whatever its number.
+"""Which clips and videos trained a head, as hashes: enough to find test clips among them.
 
     RUN/trained_on.safetensors    clips, videos, names: uint64, sorted, each value once
     RUN/lineage.json              its sha256 and counts, under `trained_on`
 
-A hash is the first 8 bytes, little-endian, of the blake2b of a UTF-8 text. `clips` holds the ids of all clips that the
-sources of a training may draw; `videos` the files of their videos, or, of a clip without a file, its names;
-`names` the uids and stems of clips that have a file. All of them include what the run at `init` was trained on.
+A hash is the first 8 bytes, little-endian, of the blake2b of a UTF-8 text. `clips` has the ids of all clips that the
+sources of a training may draw; `videos` the files of their videos or, for a clip without a file, its names; `names` the
+uids and stems of clips with a file. All of them include what the run at `init` was trained on.
 
 Guarantees
-- a run that starts from another has its clips and videos too
-- a file that is not the one that the lineage names is refused
-- a file is read in blocks, however large it is
-- a run without the file loads, and is named where its clips matter
+- a run that starts from another includes its clips and videos
+- a file that differs from the lineage's sha256 is refused
+- a file is read in blocks, whatever its size
+- a run without the file loads, and is reported where its clips matter
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,17 +44,29 @@ def hashes(texts: Iterable[str]) -> Hashes:
 
 
 @dataclass(frozen=True)
+class Source:
+    """What trained a head, as far as it is recorded."""
+
+    name: str
+    """its run, or the view that it wrote"""
+    blocks: Callable[[str], Iterator[Hashes]] | None
+    """kind (KINDS) -> its hashes in sorted blocks; None: nothing is recorded"""
+    unrecorded: tuple[str, ...]
+    """runs among those that trained it whose clips are not recorded"""
+
+
+@dataclass(frozen=True)
 class TrainedOn:
     """The clips and videos of one training."""
 
     arrays: Mapping[str, Hashes]
-    """of each of KINDS: sorted, each value once"""
+    """kind (KINDS) -> hashes, sorted, each once"""
     unrecorded: tuple[str, ...] = ()
-    """runs that it started from, directly or not, whose clips nobody recorded"""
+    """runs that it started from, directly or not, whose clips are not recorded"""
 
     @classmethod
     def of(cls, catalog: pl.DataFrame, keys: pl.Series) -> "TrainedOn":
-        """Return those of the clips `keys`; catalog: key and, where known, video."""
+        """Return the hashes of clips `keys`; catalog: key and, if known, video."""
         clips = pl.DataFrame({"key": keys.unique()})
         known = identified(catalog).join(clips.lazy(), on="key", how="semi").collect(engine="streaming")
         filed, unfiled = known.filter(pl.col("file").is_not_null()), known.filter(pl.col("file").is_null())
@@ -71,7 +83,7 @@ class TrainedOn:
         return TrainedOn(arrays, tuple(dict.fromkeys([*self.unrecorded, *other.unrecorded])))
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Write the file of the run in `folder`; returns what lineage.json is to remember of it."""
+        """Write the file of the run in `folder`; return its record in lineage.json."""
         data = save({kind: np.ascontiguousarray(array) for kind, array in self.arrays.items()})
         write_bytes(folder / FILE, data)
         counts = {kind: len(array) for kind, array in self.arrays.items()}
@@ -96,7 +108,7 @@ def blocks(folder: Path, kind: str) -> Iterator[Hashes]:
 
 
 def check(folder: Path, record: Mapping[str, Any]) -> None:
-    """Raise StepDiffError where the run's file is not the one that its lineage names; record: the lineage's."""
+    """Raise StepDiffError if the run's file differs from its lineage's record."""
     path = folder / FILE
     try:
         with path.open("rb") as file:
@@ -108,7 +120,7 @@ def check(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path, lineage: Mapping[str, Any]) -> TrainedOn:
-    """Read what a run was trained on, to inherit it; without a record, the run is named as unrecorded."""
+    """Read what a run was trained on; without a record, the run is listed as unrecorded."""
     record = lineage.get("trained_on")
     if record is None:
         return TrainedOn({kind: np.empty(0, np.uint64) for kind in KINDS}, (str(folder),))
@@ -118,16 +130,16 @@ def read(folder: Path, lineage: Mapping[str, Any]) -> TrainedOn:
 
 
 def contained(wanted: Hashes, found: Iterable[Hashes]) -> Bool[np.ndarray, " H"]:
-    """Return of each wanted hash whether it is in one of the sorted blocks."""
-    there = np.zeros(len(wanted), bool)
+    """Return whether each wanted hash is in one of the sorted blocks."""
+    present = np.zeros(len(wanted), bool)
     for block in found:
         if len(block):
-            there |= block[np.searchsorted(block, wanted).clip(max=len(block) - 1)] == wanted
-    return there
+            present |= block[np.searchsorted(block, wanted).clip(max=len(block) - 1)] == wanted
+    return present
 
 
 def _damaged(path: Path, why: str) -> StepDiffError:
     return StepDiffError(
-        f"{path}: missing or damaged ({why}), so nobody can tell which clips trained the head; restore it, or train "
-        "into a new folder"
+        f"{path}: missing or damaged ({why}), so it is unknown which clips trained the head; restore it, or train into "
+        "a new folder"
     )
