@@ -3,12 +3,12 @@
 Names are imported when they are first used. `store.torch` has datasets of torch; no other module imports torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 import _stepdiff
 
 _stepdiff.enter("store")
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from common.errors import StepDiffError

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
+from common.io.places import place
 from retrieval.index.builder import build_index
 from retrieval.index.files import DamagedIndex, read_faiss
 from retrieval.index.index import open_index
@@ -108,7 +109,7 @@ def test_a_card_of_any_other_content_is_refused(store: Store, clips: View) -> No
 
 def test_a_card_of_any_depth_is_read_or_refused(tmp_path: Path) -> None:
     """Some depths can be parsed but not written again, which the seal needs."""
-    path = tmp_path / "clips" / "tiny.json"
+    path = place(tmp_path) / "clips" / "tiny.json"
     path.parent.mkdir()
     for depth in range(1, sys.getrecursionlimit() + 2):
         path.write_text('{"seal": "", "a": ' + "[" * depth + "]" * depth + "}")
@@ -118,11 +119,11 @@ def test_a_card_of_any_depth_is_read_or_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("at", "value", "why"),
     [
-        (D, struct.pack("<i", 2**30), "declare 27 vectors of 1,073,741,824 channels, where the index has 27 of 16"),
+        (D, struct.pack("<i", 2**30), "declare 27 vectors of 1,073,741,824 channels, but the index has 27 of 16"),
         (D, struct.pack("<i", -1), "that declare 27 vectors of -1 channels"),
         (VECTORS, struct.pack("<q", 2**60), "that declare 1,152,921,504,606,846,976 vectors"),
         (VECTORS, struct.pack("<q", -5), "that declare -5 vectors"),
-        (VECTORS, struct.pack("<q", 26), "that declare 26 vectors of 16 channels, where the index has 27"),
+        (VECTORS, struct.pack("<q", 26), "that declare 26 vectors of 16 channels, but the index has 27"),
         (LISTS, struct.pack("<Q", 2**40), "FAISS cannot read it ("),
         (LISTS, struct.pack("<Q", 2**63), "FAISS cannot read it ("),
         (0, b"XXXX", "FAISS cannot read it ("),
