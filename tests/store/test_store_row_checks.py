@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from common.errors import DamageError, StepDiffError
-from common.io.places import place
+from common.io.local import LocalPath
 from common.io.remote import RemotePath
 from common.io.seal import crc32c
 from store import Feature, Provenance, Store, View
@@ -359,7 +359,7 @@ def test_checksum_chunks_in_memory_are_bounded(whole: Make, tmp_path: Path, monk
 
 
 def test_a_million_rows_take_125_kb_and_8_bytes_a_shard() -> None:
-    checksums = row_checks.Checksums(ViewPaths(place("store"), "clips", "net"), 2**11, 1)
+    checksums = row_checks.Checksums(ViewPaths(LocalPath("store"), "clips", "net"), 2**11, 1)
     checks = row_checks.RowChecks(checksums, 0, 2**11, 96 * 2**10)
     checks._grow({2**20 // 2**11 - 1: None})
     assert checks.nbytes == 2**20 // 8 + 2**20 // 2**11 * 8
