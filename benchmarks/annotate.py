@@ -46,7 +46,7 @@ class Options(LLMOptions):
     store: str = "data/features"
     """feature store"""
     head: str | None = None
-    """run folder of a video language model that captions; without one, the narration stands for captions"""
+    """run folder of a video language model that captions; without one, the narration is used as captions"""
     centre: str | None = None
     """view of centre frames, for its object captions; null: the head's own view"""
     space: str = "aligned"

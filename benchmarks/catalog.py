@@ -52,7 +52,7 @@ class Options:
     sizes: tuple[float, ...] = (1e6, 1e7)
     """rows"""
     rounds: int = 5
-    """look-ups of which the median is told"""
+    """look-ups of which the median is printed"""
     join: bool = True
     """beside a polars join, which holds all keys in memory"""
     folder: str | None = None

@@ -3,7 +3,7 @@
 python -m benchmarks.evaluate                                  # SmolLM2-135M, about five minutes
 python -m benchmarks.evaluate --pairs 1 --texts [8] --rounds 1 # a first look
 
-A pair's prefix is 32 tokens a clip and the words around them; behind it stands every text that is asked of the pair,
+A pair's prefix is 32 tokens a clip and the words around them; after it comes every text that is asked about the pair,
 as in the published set, which asks about 23 of each. The projected tokens are random: they cost what real ones cost.
 The naive loop is what is usually written: one whole prompt at a time through the whole model. Another one asks the
 prompts in batches, with logits where an answer stands only. All are in float32; scores are compared before times. On a

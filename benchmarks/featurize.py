@@ -51,7 +51,7 @@ class Seconds:
     clock: float
     cpu: float
     decoding: float | None
-    """of the clock's, where it can be told"""
+    """of the clock's, if known"""
 
 
 @dataclass(frozen=True)

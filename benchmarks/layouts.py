@@ -65,7 +65,7 @@ class Layout:
 
 
 class Ours(Layout):
-    """This project's store and reader, which goes past the page cache where it is told to."""
+    """This project's store and reader, which goes past the page cache if asked to."""
 
     def __init__(self, direct: bool = False) -> None:
         self.direct = direct

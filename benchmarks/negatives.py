@@ -6,7 +6,7 @@ python -m benchmarks.negatives --pairs 500 --clips 700 --differences 3000 --naiv
 Clips lie in clusters, one a step, some of them copies of others; texts lie in clusters of much the same meaning, so
 that both filters have work. The naive walk is the protocol as one reads it: for a true pair the distances to all pairs,
 sorted, then for every question each pair in turn, until three are kept. It walks a sample of the true pairs, and its
-seconds are told for all of them. Every question of those pairs is compared: V1 and V2 with the walk, V3 with a draw
+seconds are given for all of them. Every question of those pairs is compared: V1 and V2 with the walk, V3 with a draw
 from the same source.
 """
 

@@ -137,7 +137,7 @@ def _weights(options: Options) -> Path:
 
 
 def _finished_view(store: Store, options: Options, asked: Manifest, weights: Path) -> View | None:
-    """The view, where it stands as the options want it and nothing is to do."""
+    """Return the view if it exists as the options want it and nothing is missing."""
     name = _view_name(options)
     chosen = (options.layer, options.frames, options.sampling)
     if chosen != (None,) * 3 or name not in store.views(asked.entity):

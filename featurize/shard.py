@@ -27,7 +27,7 @@ _ENDS = 2
 """tokens that a tokenizer sets around a text"""
 
 Tell = Callable[[int], None]
-"""is told how many more rows are finished"""
+"""receives how many more rows are finished"""
 
 Batch = tuple[tuple[int, ...], dict[str, np.ndarray]]
 """B rows and their features [B, ...]"""

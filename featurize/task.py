@@ -15,7 +15,7 @@ from featurize.plan import Shard, blocks
 from store import Store, View
 
 FILLER = "."
-"""stands in a batch for a text that cannot be encoded"""
+"""takes the place of a text that cannot be encoded in a batch"""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class Difference:
 
     Plain attributes: old and new value. Something added: old is "". Something skipped: new is "".
     Another order of the same sub-actions: attribute `order`, old and new are what comes first of
-    the two that changed places, told by the first place where the sequences differ.
+    the two that changed places, found at the first place where the sequences differ.
     """
 
     attribute: str

@@ -2,7 +2,7 @@
 
 Within a step each category has a ladder of prototypes: one, another that differs a little, another
 that differs somewhat, and the opposite. A clip takes, category by category and independently, a
-prototype, a prototype with one attribute drawn anew, or a wholly free draw; so that pairs of clips
+prototype, a prototype with one attribute drawn again, or a wholly free draw; so that pairs of clips
 spread over all scores.
 
 Held out: for every step the combinations `HELD_OUT_PAIRS` (second tool with second vessel; second
@@ -34,7 +34,7 @@ _SPLIT_CYCLE = (
 """65 % train, 10 % val, 25 % test, spread evenly so that small worlds have all three."""
 
 _COPY, _RENEW = 0.9, 0.2
-"""Chance to start from a prototype, and then to draw one of its attributes anew."""
+"""Chance to start from a prototype, and then to draw one of its attributes again."""
 
 _WEIGHTS = {"Actions": (0.33, 0.33, 0.12, 0.1, 0.12)}
 _WEIGHTS_ELSE = (0.36, 0.28, 0.19, 0.17)

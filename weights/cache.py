@@ -25,7 +25,7 @@ def cache_folder() -> Path:
 
 
 def is_complete(source: Source) -> bool:
-    """Whether the model's folder stands in the cache with every file it needs."""
+    """Return whether the model's folder is in the cache with every file it needs."""
     folder = cache_folder() / source.name
     return all((folder / name).is_file() for name in source.files)
 

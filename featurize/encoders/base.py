@@ -36,7 +36,7 @@ class Encoder(ABC):
     entities: tuple[str, ...]
     """What it encodes: "clips", "texts" or both."""
     wanted: ClassVar[str] = "weights of that encoder"
-    """What its weights are, in words, for whoever gave none or others."""
+    """A description of its weights, for messages about missing or wrong ones."""
     choices: ClassVar[tuple[str, ...]] = ()
     """Which of "layer" and "frames" its constructor lets a user choose."""
     layer: str

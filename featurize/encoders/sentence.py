@@ -27,7 +27,7 @@ _CHUNK = 16  # texts at once: those of like length, so that little is padding
 
 
 class Sentence(Encoder):
-    """Sentence embeddings: texts of like meaning lie close by cosine."""
+    """Sentence embeddings: texts of similar meaning have a high cosine."""
 
     name = "sentence"
     wanted = (

@@ -1,4 +1,4 @@
-"""Ingredients: what stands beside the work (source), what lies in it (piece), minor additions."""
+"""Ingredients: next to the work (source), in it (piece), and minor additions."""
 
 import math
 import random

@@ -85,7 +85,7 @@ def decor(pen: Pen, kind: int) -> None:
 
 
 def burner(pen: Pen, stove: str, level: str) -> None:
-    """What glows or stands below a vessel whose middle is the origin."""
+    """Draw what glows or lies below a vessel whose middle is the origin."""
     if stove == "gas stove":
         pen.oval(0, 44, 112, 46, (30, 30, 36))
         pen.oval(0, 44, 84, 34, (52, 52, 60))

@@ -24,7 +24,7 @@ SOURCE, DISHES = (72.0, 64.0), ((152.0, 40.0), (201.0, 40.0), (250.0, 40.0))
 
 
 def backdrop(truth: Attributes, look: Look, seed: str) -> Image.Image:
-    """All that stands still during a clip, at drawing size."""
+    """Everything that does not move during a clip, at drawing size."""
     image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE))
     pen = Pen.on(image)
     kitchenware.surface(pen, truth.surface, seed)

@@ -1,7 +1,6 @@
 """Tools, each drawn with its working end at the origin and its handle upwards.
 
-`grip` says how far up the handle the hand sits. Shapes are larger than life: a tool must be told
-from the others on a 7x7 grid.
+`grip` says how far up the handle the hand sits. Shapes are larger than life: a tool must differ from the others on a 7x7 grid.
 """
 
 from collections.abc import Callable
@@ -170,7 +169,7 @@ def glass_bottle(pen: Pen) -> None:
 
 
 def box_grater(pen: Pen) -> None:
-    """Stands upright, its foot at the origin."""
+    """Draw it upright, its foot at the origin."""
     pen.poly([(-34, 0), (34, 0), (24, -84), (-24, -84)], STEEL)
     for row in range(5):
         for column in range(-2, 3):

@@ -76,7 +76,7 @@ def paired_questions(clips: list[Clip], seed: int) -> list[Record]:
 
 
 def _pairs(clips: list[Clip], balance: Balance, rng: random.Random) -> Iterator[tuple[Clip, Clip]]:
-    """Pairs, each chosen when what was asked of those before it stands in `balance`; those of one step are distinct."""
+    """Yield pairs, each after the questions of the earlier ones are in `balance`; those of one step are distinct."""
     by_step: dict[str, list[Clip]] = {}
     for clip in clips:
         by_step.setdefault(clip.truth.step, []).append(clip)

@@ -95,7 +95,7 @@ def _negatives(answer: Pair, category: str, others: list[tuple[Pair, tuple[Diffe
     """Three pairs without the difference, alike to the answer and sharing few clips.
 
     Pairs that share no clip with the answer come first. Clips repeated among the negatives cost
-    likeness, or else the answer would be the pair that stands apart.
+    likeness, or else the answer would be the only one of its kind.
     """
     one, two = answer
     named = mentioned(category, one.truth, two.truth)
