@@ -1,6 +1,7 @@
 """Tools, each drawn with its working end at the origin and its handle upwards.
 
-`grip` says how far up the handle the hand sits. Shapes are larger than life: a tool must differ from the others on a 7x7 grid.
+`grip` says how far up the handle the hand sits. Shapes are larger than life: a tool must differ from the
+others on a 7x7 grid.
 """
 
 from collections.abc import Callable
