@@ -1,16 +1,24 @@
 """Runs lines of `python -m MODULE ...` or `python SCRIPT` from standard input in order in one process, so that what
 they import is imported once and Ray is started once; ends with the first that fails, and its exit status.
+
+A line that sets PYTHONPATH runs in a process and a Ray of its own.
 """
 
 import glob
+import os
 import runpy
 import shlex
+import subprocess
 import sys
 
 from common.workers.cluster import connected
 
 
 def run(line: str) -> None:
+    if line.startswith("PYTHONPATH="):
+        path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+        subprocess.run(["sh", "-c", line], check=True, env={**os.environ, "PATH": path})
+        return
     if not line.startswith("python -m "):
         runpy.run_path(line.removeprefix("python "), run_name="__main__")
         return

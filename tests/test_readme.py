@@ -20,8 +20,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FIRST = ("README.md", "docs/quickstart.md", "docs/guides/features.md", "docs/guides/training.md")
 PAGES = list(dict.fromkeys([*FIRST, *sorted(page.relative_to(ROOT).as_posix() for page in ROOT.glob("docs/**/*.md"))]))
-# Blocks with one of these show what the library is about to offer; they are parsed, and run once the line is removed.
-WAITING = ("--encoder dinov3:DinoV3",)
 THREAD = "--workers 2"  # on two cores each has one, and the other tests the other
 # What makes each command small. Nothing else of a command is changed but the folders it works in.
 SMALLER = {
@@ -57,13 +55,9 @@ def split_commands(block: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def is_waiting(block: str) -> bool:
-    return any(name in block for name in WAITING)
-
-
 def commands() -> list[str]:
     """Return each command of all pages once, in order."""
-    shown = [block for page in PAGES for block in blocks(page, "sh") if not is_waiting(block)]
+    shown = [block for page in PAGES for block in blocks(page, "sh")]
     return list(dict.fromkeys(line for block in shown for line in split_commands(block)))
 
 
@@ -72,8 +66,6 @@ def steps(folder: Path, lm: str) -> list[str]:
     lines: dict[str, None] = {}
     for page in PAGES:
         for number, block in enumerate(blocks(page, "sh", "python")):
-            if is_waiting(block):
-                continue
             if block in blocks(page, "sh"):
                 lines |= dict.fromkeys(small(line, folder, lm) for line in split_commands(block))
                 continue
@@ -157,7 +149,7 @@ def readme_folder(tmp_path_factory: pytest.TempPathFactory, tiny_lm: str) -> Pat
     """What the blocks of all pages leave."""
     folder = tmp_path_factory.mktemp("readme")
     lines = steps(folder, tiny_lm)
-    assert len(lines) > 50 and all(line.startswith("python ") for line in lines)
+    assert len(lines) > 50 and all(line.startswith(("python ", "PYTHONPATH=")) for line in lines)
     run_lines(lines)
     return folder
 
@@ -165,14 +157,6 @@ def readme_folder(tmp_path_factory: pytest.TempPathFactory, tiny_lm: str) -> Pat
 @pytest.mark.timeout(900)
 def test_every_block_runs_on_a_tiny_world(readme_folder: Path) -> None:
     assert (readme_folder / "data/demo/scores.json").is_file()
-
-
-def test_blocks_that_wait_are_sound() -> None:
-    waiting = [block for page in PAGES for block in blocks(page, "python", "sh") if is_waiting(block)]
-    assert [name for name in WAITING if not any(name in block for block in waiting)] == []
-    for page in PAGES:
-        for block in blocks(page, "python"):
-            compile(block, page, "exec")
 
 
 HELP = """
