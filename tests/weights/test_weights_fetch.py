@@ -183,7 +183,7 @@ def test_a_signal_ends_a_download_cleanly(index: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "error: interrupted; nothing half-made was kept"
+    assert said.splitlines()[-1] == "error: interrupted; no partial file is kept"
     assert left_in_cache() == []
     with pytest.raises(ProcessLookupError):  # its process group has no member any more
         os.killpg(process.pid, 0)
