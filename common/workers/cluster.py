@@ -55,7 +55,8 @@ def connected(address: str | None) -> Iterator[bool]:
     joined = address != "local"
     if joined:
         # a job's working folder is on every node already; otherwise the rooms are sent
-        travelling = {} if inside_job() else {"runtime_env": {"py_modules": [str(_ROOT / room) for room in _ROOMS]}}
+        folders = [str(_ROOT / room) for room in _ROOMS if (_ROOT / room).is_dir()]
+        travelling = {} if inside_job() else {"runtime_env": {"py_modules": folders}}
         connection = joined_ray(address, **travelling)
     else:
         paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)

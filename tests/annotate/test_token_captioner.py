@@ -168,7 +168,7 @@ def test_the_verb_says_what_is_missing(world: Path, capsys: pytest.CaptureFixtur
         (["--model", "y"], "--model needs --view, cached tokens of its image tower, or --videos"),
         (["--head", "x", "--videos", "y"], "--head reads cached tokens, not videos"),
         (["--head", "x"], "object captions read centre frames: give --view"),
-        (["--head", str(world / "none"), "--view", "centre"], "no finished training here"),
+        (["--head", str(world / "none"), "--view", "centre"], "no trained head here"),
         (["--head", str(world / "run"), "--view", "centre", "--batch", "0"], "both must be at least 1"),
     ):
         assert captions.main([*store, *more]) == 2

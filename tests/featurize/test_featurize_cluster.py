@@ -176,7 +176,7 @@ import os
 from common.workers.cluster import connected
 from common.workers.pool import WorkerPool
 from featurize.task import Outcome, Task
-from featurize.worker import Equipment, Worker
+from featurize.worker import Worker, WorkerOptions
 
 
 class Dying(Worker):
@@ -189,7 +189,7 @@ class Dying(Worker):
 if __name__ == "__main__":
     tasks = [Task("", "clips", "", shard, (shard,), {}, 1) for shard in range(4)]
     with connected("local"):
-        options = Equipment("", None, None, "cpu", 1)
+        options = WorkerOptions("", None, None, "cpu", 1)
         pool = WorkerPool(Dying, options, False, lambda shard, why: Outcome(shard, error=why))
         outcomes = list(pool.run(tasks, 2 + os.cpu_count(), lambda count: None))  # more than there is room for
     for outcome in sorted(outcomes, key=lambda outcome: outcome.shard):

@@ -234,7 +234,7 @@ def test_a_forged_shape_or_a_missing_part_of_the_optimiser_is_one_line(run: Path
     path = latest(unsealed(run)) / "optimizer.safetensors"
     right = load_file(path)
     save_file({**right, "2.exp_avg": np.zeros((3, 3), np.float32)}, path)
-    refused(lambda: load(run), path, "2.exp_avg is (3, 3) where (1, 32) belongs")
+    refused(lambda: load(run), path, "2.exp_avg is (3, 3) and not (1, 32)")
     save_file({name: value for name, value in right.items() if name != "1.exp_avg_sq"}, path)
     refused(lambda: load(run), path, "no 1.exp_avg_sq")
     save_file(right, path)

@@ -149,7 +149,7 @@ def test_trained_on_pairs_it_is_judged_as_vlemb_judges_the_view_that_it_writes(
     path = recipe(features, tmp_path / "run", pairs=pairs)
     assert train.main(["--config", str(path)]) == 2
     refused = capsys.readouterr().err
-    assert f"{len(told)} of {len(told)} texts that say what differs have no words features" in refused
+    assert f"{len(told)} of {len(told)} texts of differences have no words features" in refused
     assert not (tmp_path / "run").exists()
     with store.lock():
         first = len(store.catalog("texts"))

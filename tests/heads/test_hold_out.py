@@ -110,7 +110,7 @@ def test_a_test_clip_whose_file_the_catalog_knows_matches_by_that_file_and_names
     held.look_up(catalog)
     assert held.keep(catalog, "clips")["key"].to_list() == ["video_0_7.000", "y"]
     assert held.sources == {"clips": {"of": 5, BY_ID: 1, BY_OVERLAP: 1, BY_VIDEO: 1, NAMESAKE: 2}}
-    assert "2 clips are kept whose id or file has the name of a test video" in held.lines()[-1]
+    assert "2 clips with the name of a test video, but another file, are kept" in held.lines()[-1]
 
 
 def test_the_catalogs_times_count_where_it_has_them_and_the_ids_where_not(tmp_path: Path) -> None:

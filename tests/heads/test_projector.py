@@ -22,7 +22,7 @@ def projector(tokens: int = 16) -> Projector:
 def test_outputs_do_not_depend_on_the_number_of_input_tokens() -> None:
     for tokens in (8, 16, 392):
         assert projector(tokens)(torch.randn(3, tokens, 12)).shape == (3, 5, 32)
-    with pytest.raises(StepDiffError, match="15 tokens a clip do not divide into 8 frames"):
+    with pytest.raises(StepDiffError, match="15 tokens per clip do not divide into 8 frames"):
         projector(15)
 
 

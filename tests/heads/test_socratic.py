@@ -166,6 +166,6 @@ def test_rows_of_clips_without_a_text_are_skipped_if_allowed(
     command += ["--store", str(world / "features"), "--test_set", str(test_set), "--out", str(tmp_path / "p.jsonl")]
     assert evaluate.main(command) == 2
     assert f"{lost}: no text of kind 'step description' in {path}" in capsys.readouterr().err
-    assert evaluate.main([*command, "--skip-missing", "--json"]) == (0 if kept else 1)
+    assert evaluate.main([*command, "--skip-missing", "--json"]) == (0 if kept else 2)
     if kept:
         assert json.loads(capsys.readouterr().out)["scores"]["rows"] == len(kept)

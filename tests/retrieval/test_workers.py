@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
+from common.io.local import LocalPath
 from common.workers.cluster import connected
 from retrieval.index import parts, workers
 from retrieval.index.parts import Filled, Part
@@ -30,7 +31,7 @@ def jobs(store: Store, fill: Fill, tmp_path: Path) -> list[Part]:
     values = np.random.default_rng(0).normal(size=(192, 8)).astype(np.float32)
     view = fill(store, values, [f"c{at}" for at in range(192)], shard=64)
     (tmp_path / "job").mkdir()
-    job = parts.Job(store.path, "clips", view.name, "embedding", tmp_path / "job")
+    job = parts.Job(store.path, "clips", view.name, "embedding", LocalPath(tmp_path) / "job")
     parts.train(job, "IVF2,SQ8", np.arange(192))
     return parts.parts_of(job, np.arange(192), 64, 64)
 
