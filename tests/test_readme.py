@@ -65,7 +65,10 @@ def steps(folder: Path, lm: str) -> list[str]:
     """Return what runs in a folder: each command once, made small, and each python block as a script of its own."""
     lines: dict[str, None] = {}
     for page in PAGES:
-        for number, block in enumerate(blocks(page, "sh", "python")):
+        shown = blocks(page, "sh", "python")
+        if page == "README.md":  # its example of the library comes before the commands that make the store
+            shown = blocks(page, "sh") + blocks(page, "python")
+        for number, block in enumerate(shown):
             if block in blocks(page, "sh"):
                 lines |= dict.fromkeys(small(line, folder, lm) for line in split_commands(block))
                 continue

@@ -79,7 +79,7 @@ def main() -> None:
     train, held = ([clip for clip in clips.values() if clip.split == name] for name in ("train", "val"))
     answers = [(q["category"], q["answer"]) for q in paired_questions(train, WORLD_SEED) if q["type"] == 1]
     val = testsets.diffcap(held, testsets.SIZES["val"][0], WORLD_SEED)
-    annotated = [(row["category"], text) for row in val for text in row["text"]]  # type: ignore[attr-defined]
+    annotated = [(row.category, text) for row in val for text in row.text]
     for name, pairs in (("answers of the train split", answers), ("annotations of the val split", annotated)):
         found = captions(cap, by_category(pairs))  # type: ignore[arg-type]
         print(f"DiffCap, one caption a category, from {name}: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
