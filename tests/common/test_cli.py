@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ROOMS = ("store", "weights", "kitchen", "featurize", "retrieval", "heads", "annotate", "benchmarks")
 HEAVY = ("torch", "ray", "faiss", "transformers", "polars")
-STILL_HEAVY = ("store", "retrieval", "heads", "benchmarks")
+STILL_HEAVY = ("benchmarks",)
 """rooms whose `__init__` or runnables still import HEAVY for `--help`"""
 SCRIPT = f"""
 import json, runpy, sys
