@@ -160,7 +160,7 @@ def test_without_lora_no_parameter_of_the_model_trains(tiny_lm: str) -> None:
 
 
 def lora_weights(lm: LanguageModel) -> dict[str, torch.Tensor]:
-    return {name: weight for name, weight in lm.state_dict().items() if "lora_" in name}
+    return {name: weight for name, weight in lm.named_parameters() if "lora_" in name}
 
 
 def test_lora_for_a_layer_that_the_model_lacks_names_those_it_has(tiny_lm: str) -> None:
