@@ -16,6 +16,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from importlib.machinery import ModuleSpec
     from typing import NoReturn
 
@@ -60,6 +61,20 @@ def enter(room: str) -> None:
             )
     if room in EXTRAS:
         require(room, *EXTRAS[room])
+
+
+def lazy(room: str, modules: "Mapping[str, tuple[str, ...]]") -> "Callable[[str], object]":
+    """Return the `__getattr__` of a room: a name of `modules` (module -> names) is imported when it is first used."""
+
+    def find(name: str) -> object:
+        from importlib import import_module
+
+        for module, names in modules.items():
+            if name in names:
+                return getattr(import_module(module), name)
+        raise AttributeError(f"module {room!r} has no attribute {name!r}")
+
+    return find
 
 
 def require(what: str, extra: str, modules: tuple[str, ...]) -> None:

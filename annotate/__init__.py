@@ -7,8 +7,7 @@ import _stepdiff
 
 _stepdiff.enter("annotate")
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from annotate.llm.model import Sampling
@@ -31,19 +30,16 @@ __all__ = [
     "read_questions",
     "versions",
 ]
-_MODULES = {
-    "annotate.llm.model": ("Sampling",),
-    "annotate.llm.options": ("LLMOptions",),
-    "annotate.page.figures": ("figures",),
-    "annotate.qa.job": ("Question", "read_questions"),
-    "annotate.qa.prompts": ("DESCRIBE", "PAIRQA"),
-    "annotate.stages.versions": ("Version", "versions"),
-    "common.errors": ("StepDiffError",),
-}
 
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module 'annotate' has no attribute {name!r}")
+__getattr__ = _stepdiff.lazy(
+    __name__,
+    {
+        "annotate.llm.model": ("Sampling",),
+        "annotate.llm.options": ("LLMOptions",),
+        "annotate.page.figures": ("figures",),
+        "annotate.qa.job": ("Question", "read_questions"),
+        "annotate.qa.prompts": ("DESCRIBE", "PAIRQA"),
+        "annotate.stages.versions": ("Version", "versions"),
+        "common.errors": ("StepDiffError",),
+    },
+)

@@ -7,8 +7,7 @@ import _stepdiff
 
 _stepdiff.enter("heads")
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from common.errors import StepDiffError
@@ -21,18 +20,6 @@ if TYPE_CHECKING:
     from heads.training.recipe import TrainOptions
     from heads.training.recipe_file import read_recipe
 
-_MODULES = {
-    "Features": "heads.data.clips",
-    "HoldOut": "heads.data.hold_out",
-    "Method": "heads.methods",
-    "StepDiff": "heads.methods.stepdiff",
-    "StepDiffError": "common.errors",
-    "TrainOptions": "heads.training.recipe",
-    "VLEmb": "heads.methods.vlemb",
-    "load_contrastive": "heads.training.lineage",
-    "load_video_lm": "heads.training.lineage",
-    "read_recipe": "heads.training.recipe_file",
-}
 
 __all__ = [
     "Features",
@@ -47,8 +34,17 @@ __all__ = [
     "read_recipe",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'heads' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+__getattr__ = _stepdiff.lazy(
+    __name__,
+    {
+        "common.errors": ("StepDiffError",),
+        "heads.data.clips": ("Features",),
+        "heads.data.hold_out": ("HoldOut",),
+        "heads.methods": ("Method",),
+        "heads.methods.stepdiff": ("StepDiff",),
+        "heads.methods.vlemb": ("VLEmb",),
+        "heads.training.lineage": ("load_contrastive", "load_video_lm"),
+        "heads.training.recipe": ("TrainOptions",),
+        "heads.training.recipe_file": ("read_recipe",),
+    },
+)

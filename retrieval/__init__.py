@@ -4,7 +4,6 @@ import _stepdiff
 
 _stepdiff.enter("retrieval")
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from common.errors import StepDiffError
@@ -26,19 +25,14 @@ __all__ = [
     "open_index",
     "search_exactly",
 ]
-_MODULES = {
-    "Index": "index.index",
-    "build_index": "index.builder",
-    "duplicates": "mining.duplicates",
-    "nearest": "mining.neighbours",
-    "neighbours": "mining.neighbours",
-    "open_index": "index.index",
-    "search_exactly": "exact.search",
-}
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name when it is used: `import retrieval` stays fast."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = _stepdiff.lazy(
+    __name__,
+    {
+        "retrieval.exact.search": ("search_exactly",),
+        "retrieval.index.builder": ("build_index",),
+        "retrieval.index.index": ("Index", "open_index"),
+        "retrieval.mining.duplicates": ("duplicates",),
+        "retrieval.mining.neighbours": ("nearest", "neighbours"),
+    },
+)

@@ -7,8 +7,7 @@ import _stepdiff
 
 _stepdiff.enter("store")
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from common.errors import StepDiffError
@@ -18,22 +17,17 @@ if TYPE_CHECKING:
     from store.provenance import Feature, Provenance, text_key
     from store.view import View
 
-_MODULES = {
-    "Batch": "store.batches",
-    "Batches": "store.batches",
-    "Catalog": "store.catalog.catalog",
-    "Feature": "store.provenance",
-    "Provenance": "store.provenance",
-    "StepDiffError": "common.errors",
-    "Store": "store.feature_store",
-    "View": "store.view",
-    "text_key": "store.provenance",
-}
 
 __all__ = ["Batch", "Batches", "Catalog", "Feature", "Provenance", "StepDiffError", "Store", "View", "text_key"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'store' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+__getattr__ = _stepdiff.lazy(
+    __name__,
+    {
+        "common.errors": ("StepDiffError",),
+        "store.batches": ("Batch", "Batches"),
+        "store.catalog.catalog": ("Catalog",),
+        "store.feature_store": ("Store",),
+        "store.provenance": ("Feature", "Provenance", "text_key"),
+        "store.view": ("View",),
+    },
+)

@@ -7,7 +7,6 @@ import _stepdiff
 
 _stepdiff.enter("tasks")
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,11 +44,25 @@ __all__ = [
     "write_predictions",
     "write_test_set",
 ]
-_MODULES = {"agreeing": "declining", "declines": "declining", "parse": "postprocess", "score": "scoring"}
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name when it is used: `import tasks` stays fast."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'testsets')}"), name)
+__getattr__ = _stepdiff.lazy(
+    __name__,
+    {
+        "tasks.declining": ("agreeing", "declines"),
+        "tasks.postprocess": ("parse",),
+        "tasks.scoring": ("score",),
+        "tasks.testsets": (
+            "DiffCap",
+            "DiffMCQ",
+            "DiffRank",
+            "Prediction",
+            "Row",
+            "Task",
+            "read_predictions",
+            "read_test_set",
+            "split_clip",
+            "write_predictions",
+            "write_test_set",
+        ),
+    },
+)
