@@ -85,7 +85,7 @@ def run(options: Options, asked: Manifest) -> Summary:
             return summarise(store, view, asked)
         if asked.entity == "clips":
             _refuse_hopeless(store, options, changes)
-        with connected(options.address) as joined:
+        with connected(options.address, "featurize") as joined:
             return _run(store, options, changes, joined)
 
 

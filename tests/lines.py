@@ -33,6 +33,6 @@ def run(line: str) -> None:
             raise
 
 
-with connected(None):
+with connected(None, "featurize"):
     for line in sys.stdin.read().splitlines():
         run(line)

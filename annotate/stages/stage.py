@@ -65,7 +65,7 @@ def _work(options: StageOptions, version: Version, job: Job, tasks: Sequence[Tas
     total = sum(len(task.rows) for task in tasks)
     device = None if options.device == "auto" else options.device
     outcomes = []
-    with connected(options.address) as joined:
+    with connected(options.address, "annotate") as joined:
         gpu = not options.served and has_gpu(device, joined)
         count, cpus = pool_size(options.workers, CPUS, gpu, joined)
         of_workers = StageWorkerOptions(absolute(options.store), version.stage, version.name, job, device, cpus)

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 
+from _stepdiff import BELOW
 from common.errors import StepDiffError
 from common.workers.local_ray import RayStartError, joined_ray, local_ray
 
 _ROOT = Path(__file__).resolve().parents[2]  # where the rooms are imported from
-_ROOMS = ("_stepdiff", "common", "store", "weights", "tasks", "featurize", "retrieval", "heads", "annotate")
 
 
 def inside_job() -> bool:
@@ -37,9 +37,10 @@ def refuse_relative(paths: Iterable[tuple[str, str]]) -> None:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[bool]:
+def connected(address: str | None, room: str) -> Iterator[bool]:
     """Connect to Ray within this block: to the current connection, to the cluster at `address` or RAY_ADDRESS, or else
-    to a local one that is started. Yields whether a cluster was joined, which then receives our packages.
+    to a local one that is started. Yields whether a cluster was joined, which then receives the package `room` and
+    those that it may import.
 
     Raises StepDiffError where no cluster answers, or Ray does not start here.
     """
@@ -55,7 +56,7 @@ def connected(address: str | None) -> Iterator[bool]:
     joined = address != "local"
     if joined:
         # a job's working folder is on every node already; otherwise the rooms are sent
-        folders = [str(_ROOT / room) for room in _ROOMS if (_ROOT / room).is_dir()]
+        folders = [str(_ROOT / name) for name in ("_stepdiff", *BELOW[room], room)]
         travelling = {} if inside_job() else {"runtime_env": {"py_modules": folders}}
         connection = joined_ray(address, **travelling)
     else:

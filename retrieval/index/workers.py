@@ -52,7 +52,7 @@ def fill_all(parts: Sequence[Part], workers: int | None, address: str | None, ad
             yield fill(part)
             advance(len(part.rows))
         return
-    with connected(address) as joined:
+    with connected(address, "retrieval") as joined:
         options = FillOptions()
         pool = WorkerPool(FillWorker, options, False, failed)
         count, _ = pool_size(workers, options.cpus, False, joined)

@@ -120,5 +120,5 @@ def featurize(s3_server: str) -> Iterator[Run]:
             status = main([*map(str, arguments), "--json"])
         return status, json.loads(out.getvalue()) if out.getvalue() else {}, said.getvalue()
 
-    with connected("local"):
+    with connected("local", "featurize"):
         yield run

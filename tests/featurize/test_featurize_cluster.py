@@ -188,7 +188,7 @@ class Dying(Worker):
 
 if __name__ == "__main__":
     tasks = [Task("", "clips", "", shard, (shard,), {}, 1) for shard in range(4)]
-    with connected("local"):
+    with connected("local", "featurize"):
         options = WorkerOptions("", None, None, "cpu", 1)
         pool = WorkerPool(Dying, options, False, lambda shard, why: Outcome(shard, error=why))
         outcomes = list(pool.run(tasks, 2 + os.cpu_count(), lambda count: None))  # more than there is room for

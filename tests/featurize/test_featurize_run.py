@@ -217,7 +217,7 @@ def test_a_program_that_is_connected_to_ray_already_keeps_its_connection(
     import ray
 
     before = ray.get_runtime_context().get_job_id()
-    with connected(None) as joined:
+    with connected(None, "featurize") as joined:
         print("Ray's own words")
         assert joined and ray.get_runtime_context().get_job_id() == before
     assert ray.get_runtime_context().get_job_id() == before

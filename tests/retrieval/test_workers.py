@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
-    with connected(None):
+    with connected(None, "retrieval"):
         yield
 
 
