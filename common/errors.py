@@ -14,10 +14,3 @@ class DamageError(StepDiffError):
 
 class HeldError(StepDiffError):
     """A lock that another process holds."""
-
-
-def at_least(least: int, where: str, options: object, *names: str) -> None:
-    """Raise StepDiffError where one of the options' numbers is smaller than `least`."""
-    for name in names:
-        if (value := getattr(options, name)) < least:
-            raise StepDiffError(f"{where}.{name} is {value}; it must be {least} or more")

@@ -20,7 +20,6 @@ import polars as pl
 from annotate.stages.job import Annotator, Answer, Failure, Item, Job, plain
 from annotate.stages.versions import SCHEMA, Version
 from common.errors import StepDiffError
-from featurize.task import Outcome
 from store import Store
 from store.io import failures
 
@@ -49,9 +48,11 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Answered(Outcome):
+class Answered:
     """The outcome of a shard."""
 
+    shard: int
+    error: str | None = None  # why items were not answered
     done: int = 0  # items answered
     busy: float = 0.0  # seconds that the model worked
     seconds: float = 0.0  # seconds that the shard took

@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 
-from common.errors import StepDiffError, at_least
+from common.errors import StepDiffError
+
+
+def at_least(least: int, where: str, options: object, *names: str) -> None:
+    """Raise StepDiffError where one of the options' numbers is smaller than `least`."""
+    for name in names:
+        if (value := getattr(options, name)) < least:
+            raise StepDiffError(f"{where}.{name} is {value}; it must be {least} or more")
 
 
 @dataclass(frozen=True)

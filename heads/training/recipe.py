@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from common.errors import StepDiffError, at_least
-from heads.models.options import Lora, ProjectorOptions
+from common.errors import StepDiffError
+from heads.models.options import Lora, ProjectorOptions, at_least
 
 
 @dataclass(frozen=True)
