@@ -10,7 +10,7 @@ import polars as pl
 
 from store import Feature, Provenance, Store
 
-SCRIPT = Path(__file__).parent / "library_script.py"
+GUIDE = Path(__file__).parents[1] / "docs/guides/library.md"
 
 
 def test_the_training_script_learns_and_resumes(tmp_path: Path) -> None:
@@ -23,8 +23,21 @@ def test_the_training_script_learns_and_resumes(tmp_path: Path) -> None:
     ) as writer:
         writer.write(frame, {"embedding": vectors.astype(np.float32)})
 
+    (shown,) = (
+        block for block in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL) if "prefetch" in block
+    )
+
     def lines(checkpoint: str, epochs: int) -> list[str]:
-        command = [sys.executable, SCRIPT, tmp_path / "store", "net", tmp_path / checkpoint, str(epochs)]
+        script = f"import torch\ntorch.manual_seed(0)\n{shown}"
+        for words, ours in (
+            ('"data/features"', repr(str(tmp_path / "store"))),
+            ('"efficientnet-lite0"', '"net"'),
+            ('"data/probe.pt"', repr(str(tmp_path / checkpoint))),
+            ('["epoch"], 3)', f'["epoch"], {epochs})'),
+        ):
+            assert script.count(words) == 1
+            script = script.replace(words, ours)
+        command = [sys.executable, "-c", script]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
     whole = lines("whole.pt", 6)
