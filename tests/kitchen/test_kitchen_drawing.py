@@ -1,4 +1,4 @@
-"""Every difference that the ground truth knows can be seen in the pixels an encoder keeps."""
+"""Every difference of the ground truth is visible in the pixels that an encoder keeps."""
 
 from dataclasses import replace
 from functools import cache
@@ -32,7 +32,7 @@ def plain_truth(step: Step) -> Attributes:
 
 @cache
 def seen(truth: Attributes) -> Float32[np.ndarray, "frames h w 3"]:
-    """Frames spread over the clip, cut to the inner square, halved."""
+    """Return evenly spaced frames of the clip, cropped to the centre square and halved in size."""
     base = backdrop(truth, LOOK, "seed")
     left = (WIDTH - HEIGHT) // 2 + MARGIN
     found = []
@@ -71,7 +71,7 @@ def test_differences_are_visible(name: str) -> None:
     assert not weak
 
 
-def test_nothing_moves_without_cause() -> None:
+def test_drawing_is_deterministic_and_frames_move() -> None:
     truth = plain_truth(STEPS["whisk the eggs"])
     seen.cache_clear()
     first = seen(truth)
@@ -80,7 +80,7 @@ def test_nothing_moves_without_cause() -> None:
     assert np.abs(first[1:] - first[:-1]).mean() > SEEN
 
 
-def test_every_action_gets_a_frame_of_eight() -> None:
+def test_every_action_is_visible_in_one_of_eight_frames() -> None:
     for count in range(4):
         sequence = (*STEPS["whisk the eggs"].subactions[:count], MAIN)
         for seconds in (3.0, 3.5, 4.0):
@@ -90,7 +90,7 @@ def test_every_action_gets_a_frame_of_eight() -> None:
             assert actions == set(sequence)
 
 
-def test_own_action_stands_still_meanwhile() -> None:
+def test_the_main_action_pauses_during_other_actions() -> None:
     sequence = ("wipe", MAIN, "taste")
     before, after = (moment(sequence, "fast", 4.0, t) for t in (0.2, 3.9))
     assert before.action == "wipe" and before.turns == 0 and before.progress == 0

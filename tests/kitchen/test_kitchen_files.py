@@ -1,4 +1,4 @@
-"""A tiny world on disk, made through the command line."""
+"""The files of a small world, made with the command line."""
 
 import csv
 import hashlib
@@ -52,7 +52,7 @@ def test_all_files_exist(made: Path) -> None:
     assert {p.suffix for p in (made / "videos").iterdir()} == {".mp4"}
 
 
-def test_clips_name_what_the_videos_hold(made: Path) -> None:
+def test_clips_csv_agrees_with_the_videos(made: Path) -> None:
     clips = rows(made / "clips.csv")
     assert list(clips[0]) == ["clip", "video", "start", "end", "step", "activity", "split", "narration"]
     for clip in clips:
@@ -73,7 +73,7 @@ def test_clips_name_what_the_videos_hold(made: Path) -> None:
     assert len(inside) == round((first.end - first.start) * FPS)
 
 
-def test_ground_truth_reads_back(made: Path) -> None:
+def test_ground_truth_is_read_back(made: Path) -> None:
     truths = [clip.truth for video in make_world(VIDEOS, 0, 2.0) for clip in video.clips]
     assert [Attributes.from_dict(row) for row in lines(made / "attributes.jsonl")] == truths
 
@@ -91,7 +91,7 @@ def test_stills_are_of_training_clips(made: Path) -> None:
             assert image.format == "JPEG" and image.size == (384, 288)
 
 
-def test_htstep_files(made: Path) -> None:
+def test_htstep_files_agree_with_the_clips(made: Path) -> None:
     taxonomy = rows(made / "taxonomy.csv")
     assert list(taxonomy[0]) == [
         "global_step_index", "activity", "step_index", "variation", "variation_index", "headline",
@@ -112,7 +112,7 @@ def test_htstep_files(made: Path) -> None:
             assert headline == f"{steps[f'{uid}_{start:.2f}_{end:.2f}'].capitalize()}."
 
 
-def test_narration_has_the_raw_caption_form(made: Path) -> None:
+def test_narration_has_the_format_of_raw_captions(made: Path) -> None:
     speech = json.loads((made / "narration.json").read_text())
     for clip in rows(made / "clips.csv"):
         said = speech[Path(clip["video"]).stem]
@@ -124,7 +124,7 @@ def test_narration_has_the_raw_caption_form(made: Path) -> None:
         assert clip["narration"] == " ".join(heard)
 
 
-def test_texts_hold_every_text_that_an_evaluation_embeds(made: Path) -> None:
+def test_texts_csv_contains_every_text_that_an_evaluation_embeds(made: Path) -> None:
     texts = [row["text"] for row in rows(made / "texts.csv")]
     assert len(texts) == len(set(texts)) and "" not in texts
     wanted = {clip["narration"] for clip in rows(made / "clips.csv")} - {""}
@@ -134,13 +134,13 @@ def test_texts_hold_every_text_that_an_evaluation_embeds(made: Path) -> None:
     assert set(texts) == wanted
 
 
-def test_same_bytes_with_two_processes(made: Path, tmp_path: Path) -> None:
+def test_two_processes_write_the_same_bytes(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
     assert main(["--out", str(out), "--videos", str(VIDEOS), "--seconds", "2", "--processes", "2"]) == 0
     assert digests(out) == digests(made)
 
 
-def test_whole_videos_are_kept(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_complete_videos_are_kept(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = digests(made)
     victim, kept = sorted((made / "videos").iterdir())[:2]
     stamp = kept.stat().st_mtime_ns
@@ -152,7 +152,7 @@ def test_whole_videos_are_kept(made: Path, capsys: pytest.CaptureFixture[str]) -
     assert digests(made) == before
 
 
-def test_other_options_are_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_world_in_the_same_folder_is_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = digests(made)
     assert main(["--out", str(made), "--videos", str(VIDEOS), "--seed", "7", "--seconds", "2"]) == 2
     said = capsys.readouterr().err
@@ -175,7 +175,7 @@ def test_foreign_videos_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("wrong", [["--videos", "0"], ["--seconds", "1"], ["--processes", "-1"]])
-def test_unusable_arguments(wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_refused(wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", str(tmp_path / "none"), *wrong]) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert not (tmp_path / "none").exists()

@@ -1,4 +1,4 @@
-"""The scores follow from the ground truth exactly as the scoring matrix says."""
+"""The scores follow from the ground truth by the scoring matrix."""
 
 import itertools
 from dataclasses import replace
@@ -28,7 +28,7 @@ FRY = replace(
 
 
 def of_kind(step: str, attribute: str, value: str) -> str:
-    """Kinds told once more, from the words themselves."""
+    """Return the kind of a value, derived again from its words."""
     last = getattr(STEPS[step], attribute)[2] if attribute in ("main", "motion") else None
     if attribute in ("main", "motion"):
         return "other" if value == last else "first"
@@ -38,7 +38,7 @@ def of_kind(step: str, attribute: str, value: str) -> str:
 
 
 def naive(category: str, a: dict, b: dict) -> int:
-    """The matrix, row by row from the worst, read off two records of attributes.jsonl."""
+    """Apply the matrix to two records of attributes.jsonl, row by row from the lowest score."""
     if a["step"] != b["step"]:
         return 0
 
@@ -126,24 +126,24 @@ def test_scores_follow_from_attributes() -> None:
         ("Visuals", {"colour": "white"}, 2),
     ],
 )
-def test_the_matrix_case_by_case(category: str, change: dict, expected: int) -> None:
+def test_each_case_of_the_matrix(category: str, change: dict, expected: int) -> None:
     assert score(category, WHISK, replace(WHISK, **change)) == expected
 
 
-def test_heat_and_stove() -> None:
+def test_heat_surface_and_size_are_scored_in_their_own_categories() -> None:
     assert score("Technique", FRY, replace(FRY, heat="high")) == 2
     assert score("Tools/Equipment", FRY, replace(FRY, surface="electric stove")) == 3
     assert score("Visuals", FRY, replace(FRY, size="large")) == 3
 
 
-def test_other_step_is_zero_and_itself_is_five() -> None:
+def test_another_step_scores_zero_and_the_clip_itself_five() -> None:
     for category in CATEGORIES:
         assert score(category, WHISK, FRY) == 0
         assert score(category, WHISK, WHISK) == 5
 
 
 @given(st.sampled_from(sorted(STEPS)), st.data())
-def test_symmetric_and_nothing_hidden(step: str, data: st.DataObject) -> None:
+def test_scores_are_symmetric_and_every_attribute_is_compared(step: str, data: st.DataObject) -> None:
     a = data.draw(st.sampled_from(BY_STEP[step]))
     b = data.draw(st.sampled_from(BY_STEP[step]))
     for category in CATEGORIES:

@@ -1,4 +1,4 @@
-"""Texts and test sets say what is true, each in its own pool of phrasings."""
+"""Texts and test sets agree with the ground truth, each in its own pool of phrasings."""
 
 import itertools
 import random
@@ -39,7 +39,7 @@ def of_split(split: str) -> list[Clip]:
 
 
 def grams(templates: tuple[str, ...], size: int) -> set[tuple[str, ...]]:
-    """Word sequences of `size` within the parts of templates that no value fills."""
+    """Return the word sequences of length `size` in the fixed parts of templates."""
     found = set()
     for template in templates:
         for part in re.split(r"\{\w+\}|[.,;:?!]", template.lower()):
@@ -65,7 +65,7 @@ def test_every_difference_has_words_in_both_pools() -> None:
 
 
 def test_narration_mentions_most_attributes() -> None:
-    told = said = shifted = 0
+    shown = mentioned = shifted = 0
     for video in WORLD:
         pieces = narrate(video, 0)
         assert pieces == narrate(video, 0)
@@ -73,16 +73,16 @@ def test_narration_mentions_most_attributes() -> None:
         for clip in video.clips:
             text = heard(pieces, clip)
             words = [v for a, v in facts(clip.truth) if a in ("main", "tool", "colour")]
-            told += len(words)
-            said += sum(v.split()[-1] in text for v in words)
+            shown += len(words)
+            mentioned += sum(v.split()[-1] in text for v in words)
             shifted += not any(abs(p.start - clip.start - 0.05) < 0.01 for p in pieces)
             assert text == text.lower()
             assert not re.search(r"[.,;:!?]", text)
-    assert 0.6 < said / told < 0.85
+    assert 0.6 < mentioned / shown < 0.85
     assert 0.03 < shifted / len(CLIPS) < 0.14
 
 
-def test_off_topic_speech_is_rare_but_there() -> None:
+def test_some_speech_is_off_topic() -> None:
     pieces = [p for video in WORLD for p in narrate(video, 0)]
     off = sum(p.text in narration.OFF_TOPIC for p in pieces)
     assert 0.04 < off / len(pieces) < 0.13
@@ -91,7 +91,7 @@ def test_off_topic_speech_is_rare_but_there() -> None:
 # -- captions --------------------------------------------------------------------------------------
 
 
-def test_captions_name_what_is_visible() -> None:
+def test_captions_name_visible_attributes() -> None:
     for clip in TRAIN[:80]:
         text = caption(clip.truth, random.Random(clip.id))
         for attribute, value in facts(clip.truth):
@@ -112,16 +112,16 @@ def test_pairqa_uses_training_clips_only() -> None:
             assert same != (record["category"] == MAIN_ACTION)
 
 
-def test_pairqa_size_and_runs() -> None:
+def test_pairqa_has_the_requested_size_and_groups_questions_by_pair() -> None:
     runs = [key for key, _ in itertools.groupby(RECORDS, lambda r: (r["reference"], r["candidate"]))]
     pairs = set(runs)
     assert 1300 <= len(pairs) <= 1700
-    assert len(runs) <= len(pairs) * 1.03  # a clip with itself and a pair of different steps may be drawn twice
+    assert len(runs) <= len(pairs) * 1.03  # a clip paired with itself, or a pair of different steps, may be drawn twice
     assert 7 <= len(RECORDS) / len(runs) <= 8
     assert any((b, a) in pairs for a, b in pairs)
 
 
-def test_similar_is_answered_by_the_score_and_balanced() -> None:
+def test_similarity_questions_follow_the_score_and_are_balanced() -> None:
     counts: Counter[tuple[str, str]] = Counter()
     for record in RECORDS:
         if record["type"] != 3:
@@ -137,7 +137,7 @@ def test_similar_is_answered_by_the_score_and_balanced() -> None:
             alike = True
         else:
             alike = score(category, a, b) == 5
-            assert alike or score(category, a, b) <= 2, "3 and 4 are not plain"
+            assert alike or score(category, a, b) <= 2, "scores 3 and 4 are ambiguous"
         assert record["answer"] == ("YES" if alike else "NO")
         counts[category, str(record["answer"])] += 1
     for topic in (*CATEGORIES, MAIN_ACTION):
@@ -146,7 +146,7 @@ def test_similar_is_answered_by_the_score_and_balanced() -> None:
         assert 0.4 < yes / (yes + no) < 0.6
 
 
-def test_a_pair_of_a_clip_with_itself_differs_in_nothing_and_is_said_to() -> None:
+def test_a_clip_paired_with_itself_has_no_difference_and_the_answer_says_so() -> None:
     own = [r for r in RECORDS if r["reference"] == r["candidate"]]
     assert 0.05 < len({r["reference"] for r in own}) / 1500 < 0.12
     assert {r["answer"] for r in own if r["type"] == 3} == {"YES"}
@@ -155,13 +155,13 @@ def test_a_pair_of_a_clip_with_itself_differs_in_nothing_and_is_said_to() -> Non
     assert kinds[3] > 500 and kinds[1] > 30
 
 
-def test_which_video_is_balanced() -> None:
+def test_answers_to_which_video_are_balanced() -> None:
     counts = Counter(r["answer"] for r in RECORDS if r["type"] == 2)
     assert set(counts) == {"Video 1", "Video 2"}
     assert 0.46 < counts["Video 1"] / counts.total() < 0.54
 
 
-def test_which_video_names_what_only_one_shows() -> None:
+def test_which_video_asks_about_something_that_only_one_video_shows() -> None:
     checked = 0
     for record in RECORDS:
         if record["type"] != 2 or record["category"] != "Tools/Equipment":
@@ -176,7 +176,7 @@ def test_which_video_names_what_only_one_shows() -> None:
     assert checked > 100
 
 
-def test_no_difference_is_answered_plainly() -> None:
+def test_only_equal_clips_are_answered_with_no_difference() -> None:
     plain = 0
     for record in RECORDS:
         if record["type"] == 1 and record["category"] != MAIN_ACTION:
@@ -267,8 +267,8 @@ def test_diffmcq_negatives_do_not_exhibit_the_difference(split: str) -> None:
     assert set(places) == {0, 1, 2, 3} and max(places.values()) < 0.36 * len(rows)
 
 
-def test_diffmcq_answers_do_not_stand_apart() -> None:
-    """Guessing the pair that shares the fewest clips with the other options is near chance."""
+def test_diffmcq_answers_cannot_be_guessed_from_shared_clips() -> None:
+    """Choosing the pair that shares the fewest clips with the other options is near chance."""
     right = 0.0
     for row in mcq("test"):
         options = row.options
@@ -279,7 +279,7 @@ def test_diffmcq_answers_do_not_stand_apart() -> None:
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_diffrank_scores_are_the_scores(split: str) -> None:
+def test_diffrank_scores_equal_the_documented_scores(split: str) -> None:
     rows = testsets.diffrank(of_split(split), testsets.SIZES[split][2], 0)
     foreign = 0
     for row in rows:
@@ -295,7 +295,7 @@ def test_diffrank_scores_are_the_scores(split: str) -> None:
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_the_rows_of_a_diffrank_reference_stand_together_and_have_the_same_targets(split: str) -> None:
+def test_the_rows_of_a_diffrank_reference_are_adjacent_and_have_the_same_targets(split: str) -> None:
     rows = testsets.diffrank(of_split(split), testsets.SIZES[split][2], 0)
     runs = [list(run) for _, run in itertools.groupby(rows, key=lambda row: row.reference)]
     assert len(runs) == len({row.reference for row in rows}) and len(rows) / len(runs) > 4
@@ -303,9 +303,9 @@ def test_the_rows_of_a_diffrank_reference_stand_together_and_have_the_same_targe
         assert all(row.targets == run[0].targets for row in run)
         assert len({row.category for row in run}) == len(run)
     levels = Counter(len(set(row.scores)) for row in rows)
-    assert levels[2] < len(rows) / 2, "scores differ as far as some draws allow"
+    assert levels[2] < len(rows) / 2, "scores differ if any of the draws allows it"
 
 
-def test_steps_have_gerunds() -> None:
+def test_every_step_has_a_gerund() -> None:
     spoken = {pairqa.STATE["step"][0].format(v=s) for s in STEPS}
     assert len(spoken) == len(STEPS)

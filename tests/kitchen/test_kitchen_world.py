@@ -15,7 +15,7 @@ WORLD = make_world(Options.videos, Options.seed)
 CLIPS = [clip for video in WORLD for clip in video.clips]
 
 
-def test_same_options_same_world() -> None:
+def test_the_same_options_give_the_same_world() -> None:
     assert make_world(Options.videos, Options.seed) == WORLD
     assert make_world(12, 1) != make_world(12, 0)
 
@@ -32,7 +32,7 @@ def test_default_size() -> None:
     assert min(lengths) >= 3 and max(lengths) <= 4
 
 
-def test_clips_lie_apart_on_whole_frames() -> None:
+def test_clips_do_not_overlap_and_start_on_whole_frames() -> None:
     for video in WORLD:
         ends = [0.0, *(clip.end for clip in video.clips)]
         assert all(c.start > e for c, e in zip(video.clips, ends, strict=False))
@@ -67,7 +67,7 @@ def test_held_out_combinations_are_in_test_only(pair: tuple[str, int, str, int])
     assert {c.split for c in found} == {"test"}
 
 
-def test_values_are_those_of_the_step() -> None:
+def test_attribute_values_belong_to_the_step() -> None:
     plain = [n for n in Attributes.__dataclass_fields__ if n not in ("step", "extras", "sequence")]
     for clip in CLIPS:
         step = STEPS[clip.truth.step]
@@ -81,7 +81,7 @@ def test_values_are_those_of_the_step() -> None:
         assert len(set(clip.truth.sequence)) == len(clip.truth.sequence)
 
 
-def test_every_value_is_trained() -> None:
+def test_every_value_occurs_in_training() -> None:
     for step in STEPS.values():
         trained = [c.truth for c in CLIPS if c.split == "train" and c.truth.step == step.name]
         for name in ("main", "tool", "vessel", "surface", "motion", "colour", "detail", "gloves"):
@@ -89,7 +89,7 @@ def test_every_value_is_trained() -> None:
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_scores_spread(category: str) -> None:
+def test_scores_are_spread(category: str) -> None:
     counts: Counter[int] = Counter()
     for step in STEPS:
         truths = [c.truth for c in CLIPS if c.truth.step == step]

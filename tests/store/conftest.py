@@ -25,7 +25,7 @@ def features() -> dict[str, Feature]:
 
 @pytest.fixture
 def make_view(tmp_path: Path, provenance: Provenance, features: dict[str, Feature]) -> Callable[..., View]:
-    """Makes a store with 11 clips `c0`... and a view `net` of shards of 4 rows."""
+    """Return a function that makes a store with 11 clips `c0`... and a view `net` with 4 rows per shard."""
 
     def make(features: dict[str, Feature] = features, rows: int = 11, shard: int | None = 4) -> View:
         store = Store.open(tmp_path / "store", create=True)
@@ -38,7 +38,7 @@ def make_view(tmp_path: Path, provenance: Provenance, features: dict[str, Featur
 
 @pytest.fixture
 def values() -> Callable[..., Values]:
-    """Values of rows that depend on the row (and a seed) alone."""
+    """Return a function that computes values of rows from the row number and a seed."""
 
     def make(view: View, rows: np.ndarray, seed: int = 0) -> Values:
         return {
@@ -54,7 +54,7 @@ def values() -> Callable[..., Values]:
 
 @pytest.fixture
 def fill(values: Callable[..., Values]) -> Callable[..., None]:
-    """Writes rows (all by default), shard by shard."""
+    """Return a function that writes rows (all by default), shard by shard."""
 
     def run(view: View, rows: np.ndarray | None = None, seed: int = 0) -> None:
         rows = np.arange(len(view.catalog)) if rows is None else rows
@@ -67,7 +67,7 @@ def fill(values: Callable[..., Values]) -> Callable[..., None]:
 
 @pytest.fixture
 def filled(make_view: Callable[..., View], fill: Callable[..., None]) -> View:
-    """Rows 6 (failed) and 9 (absent) are not there."""
+    """A view in which row 6 has failed and row 9 is absent."""
     view = make_view()
     view.write_shard(1, np.array([], np.int64), {}, {6: "no video"})
     fill(view, np.array([0, 1, 2, 3, 4, 5, 7, 8, 10]))

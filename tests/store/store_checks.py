@@ -1,4 +1,4 @@
-"""What every read of a store is compared with: the model of the stateful test."""
+"""Comparison of every read of a store with the model of the stateful test."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ COUNTS: Counter[str] = Counter()
 
 
 class Checks:
-    """Reads of a store against its model, which may be damaged."""
+    """Comparison of reads with the model, for a store that may be damaged."""
 
     model: ModelStore
     flips: dict[Path, tuple[int, int, int]]
@@ -28,7 +28,7 @@ class Checks:
 
     @contextmanager
     def damage(self) -> Iterator[None]:
-        """StepDiffError is an answer while a file is damaged, and at no other time."""
+        """Accept StepDiffError while a file is damaged, and only then."""
         try:
             yield
         except StepDiffError as error:
@@ -38,7 +38,7 @@ class Checks:
             COUNTS["reads refused, damage"] += 1
 
     def check_all(self, store: Store) -> None:
-        """Everything that can be asked is as the model has it."""
+        """Check that every read returns the values of the model."""
         COUNTS["full checks"] += 1
         keys, catalog = self.model.keys, store.catalog("clips")
         for ask, answer in (

@@ -16,7 +16,7 @@ MAIN = "tokens"  # the largest feature: the one whose dtype users choose
 
 
 def values_of(key: str, name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Return what a frozen encoder would compute for one clip, float32; magnitudes vary and some rows are all zero."""
+    """Return the float32 features of one clip, as from a frozen encoder; magnitudes vary and some rows are all zero."""
     digest = hashlib.sha256(f"{key}/{name}/{seed}".encode()).digest()
     rng = np.random.default_rng(list(digest[:16]))
     if digest[16] % 8 == 0:  # equal to the fill value of the arrays
@@ -65,7 +65,7 @@ class Row:
 
 @dataclass
 class ModelView:
-    """One view: what is known of each row, by key. A key in neither dictionary is absent.
+    """One view: ok rows and failed rows by key. A key in neither dictionary is absent.
 
     `chain` holds the dtypes of the main feature, first to last: a view made by requantising has those of its source
     before its own. Two views with another seed or chain have another provenance.
@@ -89,14 +89,14 @@ class ModelView:
         return [OK if key in self.ok else FAILED if key in self.failed else ABSENT for key in keys]
 
     def computed(self, key: str) -> Row:
-        """Return what an ok row holds: the encoder's values, through every dtype of the chain."""
+        """Return the content of an ok row: the encoder's values, converted to each dtype of the chain in turn."""
         values = {name: values_of(key, name, shape, self.seed) for name, shape in self.shapes.items()}
         for dtype in self.chain[:-1]:
             values[MAIN] = Row.of({MAIN: values[MAIN]}, {MAIN: dtype}).floats(MAIN)
         return Row.of(values, self.dtypes)
 
     def fill(self, good: Iterable[str], bad: Mapping[str, str]) -> None:
-        """Commit rows. What failed before may be ok now; what is ok keeps its bytes and does not fail."""
+        """Commit rows. Failed rows may become ok; ok rows keep their bytes and do not fail."""
         for key in good:
             if key not in self.ok:
                 self.ok[key] = self.computed(key)
@@ -104,7 +104,7 @@ class ModelView:
         self.failed.update({key: reason for key, reason in bad.items() if key not in self.ok})
 
     def take_over(self, source: "ModelView") -> None:
-        """Requantise: what `source` has finished or failed, and this view has not."""
+        """Requantise: add the ok and failed rows of `source` that this view does not have."""
         self.fill([key for key in source.ok if key not in self.ok], {})
         self.failed.update(
             {key: why for key, why in source.failed.items() if key not in self.ok and key not in self.failed}
@@ -119,5 +119,5 @@ class ModelStore:
     views: dict[str, ModelView] = field(default_factory=dict)
 
     def append(self, keys: Iterable[str]) -> None:
-        """Add the keys that are new, at the end, in order: rows never move."""
+        """Append the new keys in order: rows never move."""
         self.keys += [key for key in keys if key not in set(self.keys)]

@@ -1,7 +1,7 @@
-"""Writing runs of the stateful test: performed in the test's process, or in a child that can be killed.
+"""Writers of the stateful test, which run in the test's process or in a child that can be killed.
 
-Run as a program, it reads commands as JSON lines, and forks a child for each that performs it: printed are the child's
-process id and then its exit status. With `crash_at` the child ends by `os._exit` just before its n-th file operation.
+As a program it reads commands as JSON lines and forks a child that executes each one. It prints the child's
+process id and then its exit status. With `crash_at` the child calls `os._exit` just before its n-th file operation.
 """
 
 import contextlib
@@ -49,12 +49,12 @@ _OPERATIONS = (
 
 
 def provenance(seed: int, dtype: str) -> Provenance:
-    """The provenance of a view of the machine."""
+    """Return the provenance of a view of the state machine."""
     return Provenance("net", f"{seed:064d}", "last", "8 evenly", "crop", {"tokens": dtype, "embedding": "float32"})
 
 
 def perform(store: Store, command: dict[str, Any]) -> None:
-    """Do what a command says."""
+    """Execute a command."""
     path, op = str(store.path), command["op"]
     if op == "append":
         store.catalog("clips").append(pl.DataFrame({"key": command["keys"]}))
@@ -86,7 +86,7 @@ def _fill(store: Store, command: dict[str, Any]) -> None:
         for shard in sorted({row // view.rows_per_shard for row in rows.values()}):
             here = [key for key in good if rows[key] // view.rows_per_shard == shard]
             failed = [key for key in bad if rows[key] // view.rows_per_shard == shard]
-            # NaN and infinity are given as values, and the store finds them
+            # the values contain NaN and infinity, which the store detects
             unfit = {key: bad[key].rpartition(" ")[2] for key in failed if bad[key].startswith(f"{MAIN} holds")}
             values = {
                 name: np.stack([values_of(key, name, shape, command["seed"]) for key in [*here, *unfit]])
@@ -102,7 +102,7 @@ def _fill(store: Store, command: dict[str, Any]) -> None:
 
 
 class Writers:
-    """The program below, and its children."""
+    """The program below and its child processes."""
 
     def __init__(self) -> None:
         root = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ class Writers:
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=root, env=environment)
 
     def run(self, command: dict[str, Any], kill_after: float | None = None) -> int:
-        """Perform a command in a child; its exit status. `kill_after`: seconds until SIGKILL."""
+        """Execute a command in a child process and return its exit status. `kill_after`: seconds until SIGKILL."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
@@ -132,7 +132,7 @@ class Writers:
 
 
 def _crash_at(number: int) -> None:
-    """End this process just before its file operation of that number."""
+    """End this process just before its file operation number `number`."""
     left, guard = [number], threading.Lock()
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:

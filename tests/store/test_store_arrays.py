@@ -1,4 +1,4 @@
-"""What stands on disk: for other Zarr readers, and for rows that are missing."""
+"""Arrays on disk: other Zarr readers, and missing rows."""
 
 import warnings
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def with_tensorstore(view: View, array: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
-def test_any_zarr_v3_reader_can_read_it(make_view: Make, fill: Make, values: Make, dtype: str) -> None:
+def test_other_zarr_v3_readers_read_the_arrays(make_view: Make, fill: Make, values: Make, dtype: str) -> None:
     view = make_view({"tokens": Feature((3, 70), dtype), "embedding": Feature((7,), "float32")})
     done = np.array([0, 1, 2, 3, 5, 6, 10])
     fill(view, done)
@@ -50,24 +50,24 @@ def test_any_zarr_v3_reader_can_read_it(make_view: Make, fill: Make, values: Mak
         assert (view.read("tokens", done) == expected["tokens"].astype(dtype)).all()
 
 
-def test_nothing_else_lies_in_the_zarr_hierarchy(make_view: Make, fill: Make) -> None:
+def test_the_zarr_hierarchy_contains_no_other_files(make_view: Make, fill: Make) -> None:
     view = make_view()
     fill(view)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # zarr warns of what it does not know
+        warnings.simplefilter("error")  # zarr warns about unknown files
         members = dict(zarr.open_group(view.paths.store / "arrays.zarr", mode="r").members(max_depth=None))
     arrays = {name for name, found in members.items() if isinstance(found, zarr.Array)}
     assert arrays == {f"clips/net/{name}" for name in ("tokens", "embedding", "checksum", "status")}
     assert members["clips/net"].attrs["provenance"]["encoder"] == "net"
 
 
-def test_rows_of_a_shard_fill_about_256_mib(make_view: Make) -> None:
+def test_a_shard_has_about_256_mib_of_rows(make_view: Make) -> None:
     view = make_view({"tokens": Feature((392, 1280), "float16"), "embedding": Feature((1280,), "float32")}, shard=None)
     assert view.rows_per_shard == 256  # 0.957 MiB a row
 
 
 def rewrite(view: View, array: str, content: np.ndarray) -> None:
-    """The array as zarr-python itself writes it: without the rows that equal the fill value."""
+    """Write the array with zarr-python, which leaves out rows equal to the fill value."""
     zarr.open_array(view.paths.group / array, mode="r+")[:] = content
 
 
@@ -100,19 +100,19 @@ def test_a_missing_index_entry_raises_where_status_is_0_or_2(make_view: Make, fi
 
 
 @pytest.mark.parametrize("row", [-1, 11, 12, 4000])
-def test_a_row_that_the_catalog_does_not_have_raises(make_view: Make, fill: Make, row: int) -> None:
+def test_reading_a_row_outside_the_catalog_raises(make_view: Make, fill: Make, row: int) -> None:
     view = make_view()
     fill(view)
     with pytest.raises(StepDiffError, match=f"row {row} is absent"):
         view.read("tokens", np.array([0, row]))
 
 
-def test_an_unknown_feature_is_refused_with_those_there_are(make_view: Make) -> None:
+def test_an_unknown_feature_is_refused_and_the_message_lists_the_features(make_view: Make) -> None:
     with pytest.raises(StepDiffError, match="no feature 'scale' in view net of clips: it has tokens, embedding"):
         make_view().read("scale", np.array([0]))
 
 
-def test_info_of_what_wrote_a_shard_stands_beside_it(make_view: Make, values: Make, tmp_path: Path) -> None:
+def test_the_info_of_the_writer_is_stored_with_each_shard(make_view: Make, values: Make, tmp_path: Path) -> None:
     view = make_view()
     for row, version in ((4, "1"), (6, "2"), (5, "1")):
         view.write_shard(1, np.array([row]), values(view, np.array([row])), {}, {"torch": version})

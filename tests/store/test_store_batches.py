@@ -41,7 +41,7 @@ def threads() -> int:
     return sum(thread.name.startswith("store-batches") for thread in threading.enumerate())
 
 
-def test_every_row_once_an_epoch(view: View) -> None:
+def test_an_epoch_reads_every_row_once(view: View) -> None:
     batches = Batches(view, ["tokens", "embedding"], batch_size=5, seed=3)
     first, second = rows(batches), rows(batches)
     assert [len(part) for part in first] == [5] * 7 + [2] and len(batches) == 8
@@ -52,15 +52,15 @@ def test_every_row_once_an_epoch(view: View) -> None:
     assert rows(Batches(view, "tokens", batch_size=5, seed=4)) != first
 
 
-def test_a_seed_and_an_epoch_give_one_order(view: View) -> None:
+def test_seed_and_epoch_determine_the_order(view: View) -> None:
     batches = Batches(view, "embedding", np.arange(8), batch_size=8, seed=1)
-    # written down once: a run that is resumed by a later numpy must go on in the same order
+    # constants: a run that is resumed with a later numpy must continue in the same order
     assert rows(batches) == [[3, 5, 2, 7, 0, 6, 1, 4]]
     assert rows(Batches(view, "embedding", np.array([5, 2, 9]), batch_size=2, shuffle=False)) == [[5, 2], [9]]
 
 
 @pytest.mark.parametrize("keep", [1, 2, None])
-def test_arrays_are_the_rows_as_stored(view: View, keep: int | None) -> None:
+def test_batches_contain_the_rows_as_stored(view: View, keep: int | None) -> None:
     for batch in Batches(view, ["tokens", "embedding"], batch_size=6, keep=keep):
         levels, scale = view.read_quantised("tokens", batch.rows)
         assert set(batch.arrays) == {"tokens", "scale", "embedding"}
@@ -68,7 +68,7 @@ def test_arrays_are_the_rows_as_stored(view: View, keep: int | None) -> None:
         assert (batch.arrays["embedding"] == view.read("embedding", batch.rows)).all()
 
 
-def test_buffers_are_used_again_and_kept_as_long_as_promised(view: View) -> None:
+def test_buffers_are_reused_after_keep_further_batches(view: View) -> None:
     made: list[np.ndarray] = []
 
     def allocate(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -79,7 +79,7 @@ def test_buffers_are_used_again_and_kept_as_long_as_promised(view: View) -> None
     given: list[Batch] = []
     for batch in batches:
         given.append(batch)
-        time.sleep(0.002)  # the reader has gone on
+        time.sleep(0.002)  # the reader continues meanwhile
         for held in given[-3:]:
             assert (held.arrays["embedding"] == view.read("embedding", held.rows)).all()
     assert len(made) == 5
@@ -89,7 +89,7 @@ def test_buffers_are_used_again_and_kept_as_long_as_promised(view: View) -> None
 
 
 @pytest.mark.parametrize("stop", [0, 1, 5, 8, 11])
-def test_a_resumed_iteration_gives_what_the_unbroken_one_would_have(view: View, stop: int) -> None:
+def test_a_resumed_iteration_gives_the_same_batches_as_an_uninterrupted_one(view: View, stop: int) -> None:
     def begun() -> Batches:
         return Batches(view, "tokens", batch_size=5, seed=3)
 
@@ -128,12 +128,12 @@ def test_each_row_is_read_by_exactly_one_worker(count: int, world: int, size: in
     dealt = [parts(rank) for rank in range(world)]
     seen = sorted(row for worker in dealt for part in worker for row in part)
     assert seen == list(range(count // (world * size) * world * size if drop_last else count))
-    for step in zip(*dealt, strict=True):  # as many batches for all
+    for step in zip(*dealt, strict=True):  # the same number of batches for every worker
         sizes = [len(part) for part in step]
         assert 1 <= min(sizes) and max(sizes) <= size and max(sizes) - min(sizes) <= 1
 
 
-def test_workers_read_their_own_rows(view: View) -> None:
+def test_each_worker_reads_its_own_rows(view: View) -> None:
     dealt = [rows(Batches(view, "tokens", batch_size=4, rank=rank, world=3)) for rank in range(3)]
     assert [[len(part) for part in worker] for worker in dealt] == [[4, 4, 3, 1], [4, 4, 3, 1], [4, 4, 4, 1]]
     assert sorted(flat([flat(worker) for worker in dealt])) == list(range(37))
@@ -142,7 +142,7 @@ def test_workers_read_their_own_rows(view: View) -> None:
 
 
 class Watched(View):
-    """A view that counts what is asked of it, and may be told to fail."""
+    """A view that counts its reads."""
 
     def __init__(self, view: View) -> None:
         super().__init__(view.paths.store, view.catalog, view.entity, view.name)
@@ -153,7 +153,7 @@ class Watched(View):
         return super().read(*arguments)
 
 
-def test_the_next_batches_are_read_while_one_is_used(view: View) -> None:
+def test_the_next_batches_are_prefetched(view: View) -> None:
     watched = Watched(view)
     running = iter(Batches(watched, "embedding", batch_size=2, ahead=4))
     for used in range(1, 5):
@@ -161,10 +161,10 @@ def test_the_next_batches_are_read_while_one_is_used(view: View) -> None:
         deadline = time.monotonic() + 20
         while watched.reads < used + 4 and time.monotonic() < deadline:
             time.sleep(0.001)
-        assert watched.reads == used + 4, "so many ahead, and no more: the others' buffers are in use"
+        assert watched.reads == used + 4, "4 batches are prefetched and no more: the other buffers are in use"
 
 
-def test_an_error_of_a_read_reaches_the_consumer(view: View) -> None:
+def test_a_read_error_is_raised_in_the_consumer(view: View) -> None:
     running = iter(Batches(view, "tokens", np.array([0, 1, 2, 40, 3, 4]), batch_size=2, shuffle=False))
     assert next(running).rows.tolist() == [0, 1]
     with pytest.raises(StepDiffError, match="row 40 is absent"):
@@ -172,13 +172,13 @@ def test_an_error_of_a_read_reaches_the_consumer(view: View) -> None:
     assert threads() == 0
 
 
-def test_an_iteration_that_is_left_early_leaves_no_thread(view: View) -> None:
+def test_an_iteration_that_is_stopped_early_leaves_no_thread(view: View) -> None:
     batches = Batches(view, "tokens", batch_size=2)
     for batch in batches:
         first = batch.rows.tolist()
         break
     running = iter(batches)
-    assert next(running).rows.tolist() == first, "the epoch starts over"
+    assert next(running).rows.tolist() == first, "the epoch starts again"
     assert threads() == 2, "two batches are read at once"
     del running
     assert threads() == 0
@@ -195,9 +195,9 @@ class Loaded(IterableDataset):
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_safe_in_a_worker_of_torchs_dataloader(view: View, start: str) -> None:
+def test_batches_work_in_a_worker_of_a_torch_dataloader(view: View, start: str) -> None:
     running = iter(Batches(view, "tokens", batch_size=4))
-    next(running)  # the parent reads too, with threads that a fork leaves behind
+    next(running)  # the parent reads too, with threads that a forked child does not have
     loader = DataLoader(Loaded(view), batch_size=None, num_workers=2, multiprocessing_context=start, timeout=60)
     seen = []
     for batch in loader:
@@ -209,7 +209,7 @@ def test_safe_in_a_worker_of_torchs_dataloader(view: View, start: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"rank": 2, "world": 2}, {"ahead": 0}, {"keep": 0}, {"seed": -1}])
-def test_senseless_options_are_refused(view: View, wrong: dict[str, int]) -> None:
+def test_invalid_options_are_refused(view: View, wrong: dict[str, int]) -> None:
     with pytest.raises(StepDiffError, match="batches need"):
         Batches(view, "tokens", **{"batch_size": 2, **wrong})
     with pytest.raises(StepDiffError, match="no feature 'pixels'"):

@@ -1,4 +1,4 @@
-"""The catalog: rows are given out once, by whichever process."""
+"""The catalog: each row number is assigned once, whichever process appends."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def catalog(tmp_path: Path) -> Catalog:
     return Store.open(tmp_path / "store", create=True).catalog("clips")
 
 
-def test_a_row_is_given_out_once_and_never_moves(catalog: Catalog) -> None:
+def test_a_row_number_is_assigned_once_and_never_changes(catalog: Catalog) -> None:
     assert catalog.append(frame("b", "a", start=[1.5, 2.5])) == 2
     assert catalog.append(frame("a", "c", start=[9.0, 3], step=["x", "stir"])) == 1
     assert catalog.append(frame("b", "c")) == 0
@@ -34,12 +34,12 @@ def test_a_row_is_given_out_once_and_never_moves(catalog: Catalog) -> None:
     assert [part.name for part in catalog.parts()] == ["000000000000.parquet", "000000000002.parquet"]
 
 
-def test_the_row_number_is_a_column_like_others(catalog: Catalog) -> None:
+def test_the_row_number_is_an_ordinary_column(catalog: Catalog) -> None:
     catalog.append(frame("b", "a", start=[1.5, 2.5]))
     assert catalog.frame(["start", "row"]).rows() == [(1.5, 0), (2.5, 1)]
 
 
-def test_what_is_known_of_a_row_may_be_told_anew(tmp_path: Path, catalog: Catalog) -> None:
+def test_metadata_of_existing_rows_is_updated(tmp_path: Path, catalog: Catalog) -> None:
     catalog.append(frame("b", "a", split=["train", "train"], start=[1, 2]))
     catalog.append(frame("c"))
     other = Store.open(tmp_path / "store").catalog("clips")
@@ -77,7 +77,7 @@ def test_columns_of_parts_may_differ_in_dtype(catalog: Catalog) -> None:
     assert catalog.frame()["start"].to_list() == [1.0, 1.5]
 
 
-def test_a_catalog_notices_what_others_append(tmp_path: Path, catalog: Catalog) -> None:
+def test_a_catalog_sees_rows_that_other_processes_append(tmp_path: Path, catalog: Catalog) -> None:
     catalog.append(frame("a"))
     assert (len(catalog), catalog.rows(["b"]).tolist()) == (1, [-1])
     Store.open(tmp_path / "store").catalog("clips").append(frame("b"))
@@ -95,13 +95,13 @@ def test_a_catalog_notices_what_others_append(tmp_path: Path, catalog: Catalog) 
         (pl.DataFrame({"clip": ["a"]}), "text column `key`"),
     ],
 )
-def test_a_frame_without_proper_keys_is_refused(catalog: Catalog, bad: pl.DataFrame, said: str) -> None:
+def test_a_frame_without_valid_keys_is_refused(catalog: Catalog, bad: pl.DataFrame, said: str) -> None:
     with pytest.raises(StepDiffError, match=said):
         catalog.append(bad)
     assert len(catalog) == 0 and not catalog.parts()
 
 
-def test_a_lost_part_is_named(catalog: Catalog) -> None:
+def test_a_missing_part_is_named(catalog: Catalog) -> None:
     for key in "abc":
         catalog.append(frame(key))
     catalog.parts()[1].unlink()
@@ -130,7 +130,7 @@ for n in range(30):
 """
 
 
-def test_two_appends_at_once_never_give_a_row_twice(tmp_path: Path, catalog: Catalog) -> None:
+def test_concurrent_appends_never_assign_a_row_twice(tmp_path: Path, catalog: Catalog) -> None:
     command = [sys.executable, "-c", APPEND, str(tmp_path / "store")]
     writers = [
         subprocess.Popen([*command, who], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -148,7 +148,7 @@ def test_two_appends_at_once_never_give_a_row_twice(tmp_path: Path, catalog: Cat
 
 
 @given(st.text())
-def test_the_key_of_a_text_is_of_its_exact_utf_8(text: str) -> None:
+def test_the_key_of_a_text_is_computed_from_its_exact_utf_8(text: str) -> None:
     key = text_key(text)
     assert len(key) == 64 and set(key) <= set("0123456789abcdef")
     assert key != text_key(text + " ")

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, on a disk that fills up."""
+"""Files are written completely or not at all when a disk is full."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ from store import Store
 Make = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
 
-# A limit on the size of a file is a full disk that any user can have: EFBIG instead of ENOSPC.
+# A limit on the size of a file acts like a full disk without root rights: EFBIG instead of ENOSPC.
 LIMITED = """
 import resource, signal, sys
 import numpy as np
@@ -44,14 +44,14 @@ def unwritable(found: str, path: Path) -> None:
     assert "MiB" in found and "nothing committed is lost" in found
 
 
-def test_a_full_disk_loses_nothing_that_was_committed(make_view: Make, fill: Make) -> None:
+def test_a_full_disk_loses_no_committed_data(make_view: Make, fill: Make) -> None:
     view = make_view()
     fill(view, np.array([0, 1, 4, 7]))
     before = files(view.paths.store)
     command = [sys.executable, "-c", LIMITED, str(view.paths.store)]
     run = subprocess.run([*command, "150"], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 7, run.stderr
-    unwritable(run.stdout, view.paths.shard("tokens", 1, 3))  # the largest array goes first
+    unwritable(run.stdout, view.paths.shard("tokens", 1, 3))  # the largest array is written first
     assert files(view.paths.store) == before, "no file changed, no temporary file is left"
     run = subprocess.run([*command, str(2**20)], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
@@ -60,7 +60,7 @@ def test_a_full_disk_loses_nothing_that_was_committed(make_view: Make, fill: Mak
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Any:
-    """A file system of 1 MiB of its own."""
+    """A mounted file system of 1 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = subprocess.run(
@@ -85,13 +85,13 @@ def test_a_full_file_system_leaves_no_temporary_file(small_disk: Path) -> None:
     assert target.stat().st_size == 2**18
 
 
-def test_a_refused_write_says_why(tmp_path: Path) -> None:
+def test_the_message_of_a_failed_write_gives_the_reason(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StepDiffError, match="cannot write .*file: File exists"):
         LocalPath(tmp_path / "file" / "below").put([b"x"], 1)
 
 
-def test_temporary_files_of_dead_attempts_are_removed(make_view: Make, fill: Make) -> None:
+def test_temporary_files_of_dead_writers_are_removed(make_view: Make, fill: Make) -> None:
     view = make_view()
     fill(view)
     folder = view.paths.shard("tokens", 0, 3).parent
@@ -109,4 +109,4 @@ def test_temporary_files_of_dead_attempts_are_removed(make_view: Make, fill: Mak
     view_left.mkdir()
     with Store.open(view.paths.store).lock():
         assert not left.exists() and not old.exists() and not view_left.exists()
-        assert mine.exists() and other_host.exists() and odd.exists(), "those of live attempts are kept"
+        assert mine.exists() and other_host.exists() and odd.exists(), "those of live writers are kept"

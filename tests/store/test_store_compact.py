@@ -1,4 +1,4 @@
-"""Compacting: every row and every reason once, at every moment; nothing committed is touched."""
+"""Compaction: at every moment each row and each failure is readable once; committed data is unchanged."""
 
 import itertools
 import json
@@ -34,13 +34,13 @@ ROWS = 40
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the first test leaves its store for the others to copy."""
+    """Return the folder where the first test leaves its store for the others to copy."""
     return tmp_path_factory.mktemp("template") / "store"
 
 
 @pytest.fixture
 def view(template: Path, tmp_path: Path, make_view: Make, fill: Make) -> View:
-    """40 rows in 8 parts of the catalog; every fifth has failed; shard 9 is absent."""
+    """A view of 40 rows in 8 parts of the catalog; every fifth row has failed; shard 9 is absent."""
     if template.exists():
         shutil.copytree(template, tmp_path / "store")
         return Store.open(tmp_path / "store").view("clips", "net")
@@ -64,7 +64,7 @@ def run(view: View) -> dict[str, Any]:
 
 
 def content(path: Path) -> tuple[Any, ...]:
-    """All that a reader can see, by a store opened anew."""
+    """Return everything that a reader can see in a newly opened store."""
     store = Store.open(path)
     view = store.view("clips", "net")
     ok = np.flatnonzero(view.status() == 1)
@@ -83,10 +83,10 @@ def test_parts_and_failures_are_merged_and_no_row_moves(view: View) -> None:
     files = {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file() and file.name != "lock.json"}
     done = run(view)
     assert (done["catalog_parts"], done["failure_files"], done["orphans"]) == (0, 0, 0)
-    assert files == {file: file.stat().st_mtime_ns for file in files}, "there was nothing to do"
+    assert files == {file: file.stat().st_mtime_ns for file in files}, "there is nothing to do"
 
 
-def test_readers_that_are_open_see_every_row_once(view: View) -> None:
+def test_open_readers_see_every_row_once(view: View) -> None:
     path = view.paths.store
     store = Store.open(path)
     reader, expected = store.view("clips", "net"), content(path)
@@ -99,11 +99,11 @@ def test_readers_that_are_open_see_every_row_once(view: View) -> None:
     assert reader.catalog.keys(np.array([ROWS, 3])) == ["late", "c3"]
 
 
-def test_an_append_that_a_merge_overtakes_is_done_again(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_append_is_repeated_if_a_merge_was_faster(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     late, create = Store.open(view.paths.store).catalog("clips"), LocalPath.create
 
     def overtaken(*given: Any) -> bool:
-        """Before its part is there another has taken its row, and was merged."""
+        """Let another process append the same row, and merge it, before this part is written."""
         monkeypatch.setattr(LocalPath, "create", create)
         view.catalog.append(pl.DataFrame({"key": ["first"]}))
         run(view)
@@ -116,7 +116,7 @@ def test_an_append_that_a_merge_overtakes_is_done_again(view: View, monkeypatch:
 
 
 def test_every_row_is_readable_once_at_every_moment(view: View, fill: Make) -> None:
-    """Readers look while parts and failures are merged again and again."""
+    """Read repeatedly while parts and failures are merged."""
     path = view.paths.store
     expected = content(path)
     reader = Store.open(path).view("clips", "net")
@@ -143,8 +143,8 @@ def test_every_row_is_readable_once_at_every_moment(view: View, fill: Make) -> N
     assert not wrong and len(view.catalog) == ROWS + 25
 
 
-# A process with everything imported, that forks a compacting run for each line: a path, and before which change of a
-# file the run kills itself. Tells how it ended.
+# A process with everything imported. It forks a compaction for each line of input: a path, and the file change before
+# which the compaction kills itself. It prints the exit status.
 KILLED = """
 import os, signal, sys
 from store.verbs.compact import compact
@@ -172,7 +172,7 @@ for line in sys.stdin:
 """
 
 
-def test_a_kill_at_any_moment_loses_nothing(view: View, tmp_path: Path) -> None:
+def test_a_kill_before_any_file_change_loses_nothing(view: View, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     shutil.copytree(view.paths.store, whole)
     expected = content(whole)
@@ -196,14 +196,14 @@ def test_a_kill_at_any_moment_loses_nothing(view: View, tmp_path: Path) -> None:
     assert step > 18
 
 
-def test_orphans_are_deleted_and_nothing_else(view: View, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_orphans_are_deleted(view: View, capsys: pytest.CaptureFixture[str]) -> None:
     path = view.paths.store
     before = content(path)
     run(view)
     kept = {file for file in path.rglob("*") if file.is_file()}
     orphans = [
-        path / ".tmp.elsewhere.1.00" / "left.bin",  # of a host that is gone: a day old
-        view.paths.shard("tokens", 9, 3),  # written, and never committed
+        path / ".tmp.elsewhere.1.00" / "left.bin",  # of a host that no longer exists: a day old
+        view.paths.shard("tokens", 9, 3),  # written but never committed
         view.paths.checksum(9),
         view.paths.failures(9),
         path / "failures" / "clips" / "dropped" / "0.parquet",
@@ -224,7 +224,7 @@ def test_orphans_are_deleted_and_nothing_else(view: View, capsys: pytest.Capture
     assert content(path) == before and verify(Store.open(path)) == []
 
 
-def test_a_shard_whose_writer_outlived_its_run_is_left_alone(view: View) -> None:
+def test_a_shard_whose_writer_still_runs_is_unchanged(view: View) -> None:
     view.paths.checksum(9).parent.mkdir(parents=True, exist_ok=True)
     view.paths.checksum(9).write_bytes(b"of a commit")
     with locked(view.paths.lock(9), wait=False), locked(view.paths.lock(3), wait=False):
@@ -235,7 +235,7 @@ def test_a_shard_whose_writer_outlived_its_run_is_left_alone(view: View) -> None
     assert (run(view)["failure_files"], view.paths.checksum(9).exists()) == (1, False)
 
 
-def test_failures_that_are_retried_after_a_merge(view: View, fill: Make) -> None:
+def test_merged_failures_are_retried(view: View, fill: Make) -> None:
     run(view)
     fill(view, np.array([5]))
     view.write_shard(5, np.array([], np.int64), {}, {20: "still bad"})
@@ -248,7 +248,7 @@ def test_failures_that_are_retried_after_a_merge(view: View, fill: Make) -> None
     assert sorted(merged["key"]) == sorted(reasons)
 
 
-def test_parts_of_other_dtypes_and_large_ones_are_left(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_parts_and_parts_of_other_dtypes_are_not_merged(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     view.catalog.append(pl.DataFrame({"key": ["d0"], "start": ["early"]}))  # start was a number
     view.catalog.append(pl.DataFrame({"key": ["d1"]}))
     before = content(view.paths.store)
@@ -264,7 +264,7 @@ def test_parts_of_other_dtypes_and_large_ones_are_left(view: View, monkeypatch: 
     assert [part.name for part in view.catalog.parts()] == names
 
 
-def test_damage_stops_it_before_anything_is_deleted(view: View, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_stops_compaction_before_anything_is_deleted(view: View, capsys: pytest.CaptureFixture[str]) -> None:
     path = view.paths.store
     part = view.catalog.parts()[3]
     good = part.read_bytes()
@@ -280,10 +280,10 @@ def test_damage_stops_it_before_anything_is_deleted(view: View, capsys: pytest.C
     merged.write_bytes(merged.read_bytes()[:-9])
     with pytest.raises(StepDiffError, match="is not as it was written"):
         run(view)
-    assert (merged.parent / part.name).exists(), "what it hides may be all there is left"
+    assert (merged.parent / part.name).exists(), "the hidden files may be the only copy"
 
 
-def test_a_flipped_byte_of_merged_files_is_found(view: View) -> None:
+def test_a_flipped_byte_in_merged_files_is_found(view: View) -> None:
     run(view)
     store = Store.open(view.paths.store)
     for path, clips in (
@@ -305,7 +305,7 @@ def test_a_flipped_byte_of_merged_files_is_found(view: View) -> None:
     }
 
 
-def test_a_store_that_is_being_written_is_left_alone(view: View, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_store_that_is_being_written_is_unchanged(view: View, capsys: pytest.CaptureFixture[str]) -> None:
     with Store.open(view.paths.store).lock():
         assert main(["compact", str(view.paths.store)]) == 2
     assert "is being written by process" in capsys.readouterr().err and len(view.catalog.parts()) == 8

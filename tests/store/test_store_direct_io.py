@@ -1,4 +1,4 @@
-"""Reads and writes past the page cache give the same bytes, whatever the system can do."""
+"""Direct I/O gives the same bytes as buffered I/O, whether the system supports it or not."""
 
 import errno
 import fcntl
@@ -23,7 +23,7 @@ SHAPES = {"whole pages": (2, LEAST), "between pages": (3, 433_000), "small": (3,
 
 
 def drop(folder: Path) -> None:
-    """Put all files below `folder` out of the page cache."""
+    """Drop all files below `folder` from the page cache."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -32,14 +32,14 @@ def drop(folder: Path) -> None:
 
 
 def refused(fd: int, flags: int) -> None:
-    """EINVAL, as file systems that cannot go past the page cache say it."""
+    """Raise EINVAL, as file systems without direct I/O do."""
     if flags & direct_io._FLAG:
         raise OSError(errno.EINVAL, "Invalid argument")
 
 
 @pytest.fixture(params=["can", "has no flag", "refuses the flag", "refuses the read or write"])
 def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Systems that can, and that cannot in one way or another."""
+    """Systems with direct I/O, and systems that refuse it at different calls."""
 
     def open_refused(path: str, flags: int, *mode: int, call: Callable[..., int] = os.open) -> int:
         refused(-1, flags)
@@ -67,14 +67,14 @@ def test_a_read_gives_the_same_bytes(make_view: Make, fill: Make, system: None, 
     view = make_view({"tokens": Feature(SHAPES[shape], "float16"), "embedding": Feature((7,), "float32")}, rows=7)
     fill(view)
     whole = zarr.open_array(view.paths.group / "tokens", mode="r")[:]
-    rows = np.array([6, 2, 3, 0, 3, 5])  # the last row ends the file but for the index; two follow one another
+    rows = np.array([6, 2, 3, 0, 3, 5])  # the last row is followed only by the index; two rows are adjacent
     for out in (None, np.empty((6, *SHAPES[shape]), np.float16), unaligned((6, *SHAPES[shape]))):
         drop(view.paths.group)
         got = view.read("tokens", rows, out, direct=True)
         assert (got == whole[rows]).all() and (out is None or got is out)
 
 
-def test_a_row_is_read_at_once_and_without_a_copy_where_it_can_be(
+def test_a_row_is_read_in_one_call_without_a_copy_if_possible(
     make_view: Make, fill: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view = make_view({"tokens": Feature(SHAPES["whole pages"], "float16"), "embedding": Feature((7,), "float32")})
@@ -93,15 +93,15 @@ def test_a_row_is_read_at_once_and_without_a_copy_where_it_can_be(
     view.read("tokens", np.array([3, 1, 8]), direct=True)
     assert taken == [(0, 4 * LEAST)] * 3
     view.read("tokens", np.array([3, 1, 8]))
-    assert len(taken) == 3, "only who asks"
+    assert len(taken) == 3, "direct I/O is used only on request"
 
 
 @pytest.mark.parametrize("left", [0, 1, PAGE + 5])
-def test_a_file_that_ends_too_early_is_named(make_view: Make, fill: Make, left: int) -> None:
+def test_a_truncated_file_is_named(make_view: Make, fill: Make, left: int) -> None:
     view = make_view({"tokens": Feature((2, LEAST), "float16"), "embedding": Feature((7,), "float32")})
     fill(view)
     drop(view.paths.group)
-    view.read("tokens", np.array([0]), direct=True)  # open, and its index read
+    view.read("tokens", np.array([0]), direct=True)  # the file is open and its index is read
     path = view.paths.shard("tokens", 0, 3)
     found = path.stat()
     os.truncate(path, 4 * LEAST + left)
@@ -110,7 +110,7 @@ def test_a_file_that_ends_too_early_is_named(make_view: Make, fill: Make, left: 
         view.read("tokens", np.array([0, 1]), direct=True)
 
 
-def test_batches_go_past_the_page_cache_where_memory_could_not_hold_them(
+def test_batches_use_direct_io_if_the_array_exceeds_memory(
     make_view: Make, fill: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view = make_view()
@@ -121,7 +121,9 @@ def test_batches_go_past_the_page_cache_where_memory_could_not_hold_them(
     assert not Batches(view, "tokens", batch_size=4, direct=False).direct
 
 
-def test_memory_is_the_machines_or_what_a_container_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_that_of_the_machine_or_the_limit_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = tmp_path / "memory.max"
     monkeypatch.setattr(direct_io, "_LIMITS", (tmp_path / "none", limit))
@@ -143,7 +145,7 @@ def test_a_write_gives_the_same_bytes(tmp_path: Path, system: None, first: int, 
     assert (tmp_path / "file").read_bytes() == b"".join(piece.tobytes() for piece in pieces)
 
 
-def test_pages_are_taken_whole_where_the_system_can(tmp_path: Path) -> None:
+def test_whole_pages_are_written_if_the_system_supports_it(tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb", buffering=0) as file:
         piece = aligned_empty((LEAST,), np.uint8)
         piece[:] = 7
@@ -155,12 +157,12 @@ def test_pages_are_taken_whole_where_the_system_can(tmp_path: Path) -> None:
 
 
 def unaligned(shape: tuple[int, ...]) -> np.ndarray:
-    """float16 that begins two bytes behind a page's start."""
+    """Return a float16 array that begins two bytes after the start of a page."""
     size = int(np.prod(shape))
     return aligned_empty((size + 1,), np.float16)[1:].reshape(shape)
 
 
-def test_scales_count_as_the_memory_that_they_take(make_view: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scales_count_towards_memory(make_view: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     view = make_view({"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32")})
     assert {name: array.row_bytes for name, array in view.arrays_of(["tokens"]).items()} == {"tokens": 210, "scale": 12}
     assert list(view.arrays_of(["embedding"])) == ["embedding"]

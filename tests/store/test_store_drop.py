@@ -1,4 +1,4 @@
-"""A view is dropped whole or not at all."""
+"""Dropping a view removes all of it or nothing."""
 
 import json
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def test_without_yes_nothing_is_removed(view: View, capsys: pytest.CaptureFixtur
     assert files(view) == before and verify(Store.open(view.paths.store)) == []
 
 
-def test_nothing_of_the_view_is_left(view: View, capsys: pytest.CaptureFixture[str]) -> None:
+def test_drop_removes_every_file_of_the_view(view: View, capsys: pytest.CaptureFixture[str]) -> None:
     store = view.paths.store
     index = store / "indexes" / "clips" / "net.faiss"
     index.parent.mkdir(parents=True)
@@ -60,10 +60,10 @@ def test_nothing_of_the_view_is_left(view: View, capsys: pytest.CaptureFixture[s
     assert "error: no view 'net' of clips" in capsys.readouterr().err
 
 
-def test_a_kill_at_any_step_leaves_a_view_or_none(
+def test_a_kill_at_any_step_leaves_the_whole_view_or_none(
     view: View, fill: Make, provenance: Provenance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed before the first rename, and between each two of them."""
+    """Kill before the first rename and before each later one."""
     store, rename = view.paths.store, commit_files.os.rename
     for step in range(3):
         done: list[str] = []
@@ -75,7 +75,7 @@ def test_a_kill_at_any_step_leaves_a_view_or_none(
             rename(source, target)
 
         monkeypatch.setattr(commit_files.os, "rename", dies)
-        with pytest.raises(KeyboardInterrupt):  # which `common.cli.command` answers
+        with pytest.raises(KeyboardInterrupt):  # handled by `common.cli.command`
             drop(view, "--yes")
         monkeypatch.setattr(commit_files.os, "rename", rename)
         again = Store.open(store)
@@ -91,12 +91,12 @@ def test_a_kill_at_any_step_leaves_a_view_or_none(
             fill(new, np.array([4, 5]))
             assert verify(again) == []
             view = new
-        else:  # and compact removes the rest
+        else:  # compact removes the remaining files
             assert compact(CompactOptions(str(store))).orphans > 0
             assert not any(folder.exists() for folder in view.paths.beside)
 
 
-def test_a_reader_that_is_open_is_told(view: View, provenance: Provenance, fill: Make) -> None:
+def test_an_open_reader_reports_that_the_view_was_dropped(view: View, provenance: Provenance, fill: Make) -> None:
     rows = np.array([0, 1])
     reader = Store.open(view.paths.store).view("clips", "net")
     reader.read("tokens", rows)
@@ -110,7 +110,7 @@ def test_a_reader_that_is_open_is_told(view: View, provenance: Provenance, fill:
         reader.read("tokens", rows)
 
 
-def test_a_writer_left_over_writes_into_no_view_that_others_made(
+def test_an_old_writer_does_not_write_into_a_new_view_of_the_same_name(
     view: View, provenance: Provenance, fill: Make
 ) -> None:
     leftover = Store.open(view.paths.store).view("clips", "net")
@@ -123,7 +123,7 @@ def test_a_writer_left_over_writes_into_no_view_that_others_made(
     assert not made.status().any()
 
 
-def test_a_store_that_is_being_written_is_left_alone(view: View, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_store_that_is_being_written_is_unchanged(view: View, capsys: pytest.CaptureFixture[str]) -> None:
     with Store.open(view.paths.store).lock():
         assert drop(view, "--yes") == 2
     assert "is being written by process" in capsys.readouterr().err and files(view)

@@ -1,4 +1,4 @@
-"""Metadata sealed by a stranger: a forged number or name is one line of StepDiffError, before any allocation."""
+"""Forged metadata with valid checksums: a wrong number or name is a one-line StepDiffError before any allocation."""
 
 import io
 import json
@@ -68,7 +68,7 @@ def one_line(ask: Callable[[], Any], *words: str) -> None:
 
 
 def verify_ends(view: View, *words: str) -> None:
-    """verify ends, in little memory, and says what is wrong in one line each."""
+    """Check that verify ends, needs little memory and reports each problem in one line."""
     with little_memory():
         found = verify(Store.open(view.paths.store))
     lines = [f"{damage.path} {damage.what}" for damage in found]
@@ -77,7 +77,7 @@ def verify_ends(view: View, *words: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [*HUGE, 12, -1, 1.5, "11", None, True])
-def test_the_length_of_a_view_is_bounded_by_the_catalog(view: View, rows: Any) -> None:
+def test_a_view_longer_than_the_catalog_is_refused(view: View, rows: Any) -> None:
     status = view.paths.metadata("status")
     forge(status, lambda value: value["shape"].__setitem__(0, rows))
     again = Store.open(view.paths.store).view("clips", "net")
@@ -91,7 +91,7 @@ def test_the_length_of_a_view_is_bounded_by_the_catalog(view: View, rows: Any) -
 
 
 @pytest.mark.parametrize("rows", ODD)
-def test_rows_per_shard_is_a_small_power_of_two(view: View, rows: Any) -> None:
+def test_rows_per_shard_must_be_a_small_power_of_two(view: View, rows: Any) -> None:
     forge(view.paths.group / "zarr.json", lambda value: value["attributes"].__setitem__("rows_per_shard", rows))
     one_line(lambda: Store.open(view.paths.store).view("clips", "net"), "rows_per_shard", "zarr.json")
     verify_ends(view, "rows_per_shard")
@@ -109,7 +109,7 @@ FEATURES: list[Any] = [
 
 
 @pytest.mark.parametrize("forged", FEATURES, ids=range(len(FEATURES)))
-def test_features_are_those_that_a_view_can_have(view: View, forged: Any) -> None:
+def test_impossible_features_are_refused(view: View, forged: Any) -> None:
     def change(value: dict[str, Any]) -> None:
         value["attributes"]["features"] = forged
         value["attributes"]["checksummed"] = list(forged or [])
@@ -122,21 +122,21 @@ def test_features_are_those_that_a_view_can_have(view: View, forged: Any) -> Non
 @pytest.mark.parametrize(
     "names", [[], ["tokens"], ["tokens", "tokens"], ["tokens", "../embedding"], [1, 2], "ab", None]
 )
-def test_checksummed_names_the_arrays(view: View, names: Any) -> None:
+def test_checksummed_must_name_the_arrays(view: View, names: Any) -> None:
     forge(view.paths.group / "zarr.json", lambda value: value["attributes"].__setitem__("checksummed", names))
     one_line(lambda: Store.open(view.paths.store).view("clips", "net"), "checksummed")
 
 
 @pytest.mark.parametrize("forged", [None, {}, [], {"encoder": "x"}, "text"])
-def test_a_provenance_is_whole(view: View, forged: Any) -> None:
+def test_an_incomplete_provenance_is_refused(view: View, forged: Any) -> None:
     forge(view.paths.group / "zarr.json", lambda value: value["attributes"].__setitem__("provenance", forged))
     one_line(lambda: Store.open(view.paths.store).view("clips", "net"), "provenance")
     write_json(view.paths.group / "zarr.json", {"attributes": [], "seal": BLANK})
     one_line(lambda: Store.open(view.paths.store).view("clips", "net"), "attributes")
 
 
-def test_an_array_that_differs_from_the_view_is_found(view: View) -> None:
-    """Other Zarr readers would read other values."""
+def test_an_array_whose_metadata_differs_from_the_view_is_found(view: View) -> None:
+    """Other Zarr readers would read wrong values."""
     forge(view.paths.metadata("tokens"), lambda value: value.__setitem__("data_type", "float32"))
     forge(view.paths.metadata("embedding"), lambda value: value["shape"].__setitem__(1, 8))
     verify_ends(view, "tokens/zarr.json", "data_type")
@@ -144,7 +144,7 @@ def test_an_array_that_differs_from_the_view_is_found(view: View) -> None:
 
 
 @pytest.mark.parametrize("name", ["a b", "-a", "ü", "a\nb"])
-def test_a_view_has_a_safe_name(view: View, name: str) -> None:
+def test_an_unsafe_view_name_is_refused(view: View, name: str) -> None:
     view.paths.group.rename(view.paths.group.with_name(name))
     one_line(lambda: Store.open(view.paths.store).view("clips", name), "is refused")
     assert verify(Store.open(view.paths.store))
@@ -153,7 +153,7 @@ def test_a_view_has_a_safe_name(view: View, name: str) -> None:
 @pytest.mark.parametrize(
     "rows", [[0, 0, 2], [1, 2, 3], [-1, 0, 1], [2**62] * 3, [None, 1, 2], ["0", "1", "2"], [2, 1, 0]]
 )
-def test_a_part_of_the_catalog_has_the_rows_of_its_name(tmp_path: Path, rows: list[Any]) -> None:
+def test_a_catalog_part_whose_name_and_rows_disagree_is_refused(tmp_path: Path, rows: list[Any]) -> None:
     catalog = Store.open(tmp_path / "s", create=True).catalog("clips")
     catalog.append(pl.DataFrame({"key": ["a", "b", "c"]}))
     (part,) = catalog.parts()
@@ -165,7 +165,7 @@ def test_a_part_of_the_catalog_has_the_rows_of_its_name(tmp_path: Path, rows: li
     assert verify(Store.open(tmp_path / "s"))
 
 
-def test_a_part_far_away_gives_no_billions_of_rows(view: View) -> None:
+def test_a_part_at_a_huge_row_number_does_not_make_billions_of_rows(view: View) -> None:
     far = view.catalog.folder / "999999999999.parquet"
     far.write_bytes(table.encode(pl.DataFrame({"key": ["x"], "row": [999_999_999_999]})))
     (view.catalog.folder / f"{'9' * 60}.parquet").write_bytes(b"no part: a name of 12 digits is")
@@ -178,7 +178,7 @@ def test_a_part_far_away_gives_no_billions_of_rows(view: View) -> None:
 
 
 def bomb(kind: str) -> bytes:
-    """A small Parquet file that stands for much."""
+    """Return a small Parquet file that decodes to a large one."""
     file = io.BytesIO()
     if kind == "rows":
         pl.DataFrame({"key": pl.repeat("k", 2**21, eager=True)}).write_parquet(file, metadata={"seal": BLANK})
@@ -204,7 +204,7 @@ def test_a_parquet_file_decodes_in_proportion_to_its_size(view: View, kind: str)
 
 
 @pytest.mark.parametrize("columns", [{"key": [6], "reason": ["x"]}, {"key": ["c6"]}, {"key": ["c6"], "reason": [b"x"]}])
-def test_failures_are_keys_and_reasons(view: View, columns: dict[str, Any]) -> None:
+def test_a_failures_file_without_keys_and_reasons_is_refused(view: View, columns: dict[str, Any]) -> None:
     view.paths.failures(1).write_bytes(table.encode(pl.DataFrame(columns)))
     one_line(view.failures, "not key and reason")
 
@@ -214,7 +214,7 @@ def test_failures_are_keys_and_reasons(view: View, columns: dict[str, Any]) -> N
     [None, 3, [3], [{}], [{"rows": [[4, 2**60]], "info": {}}], [{"rows": [[0, 3]], "info": {}}],
      [{"rows": [[5, 4]], "info": {}}], [{"rows": [[4]], "info": {}}], [{"rows": [["4", "5"]], "info": {}}]],
 )  # fmt: skip
-def test_what_wrote_a_shard_speaks_of_its_own_rows(view: View, values: Make, writes: Any) -> None:
+def test_shard_info_about_rows_of_other_shards_is_refused(view: View, values: Make, writes: Any) -> None:
     write_json(view.paths.info(1), {"shard": 1, "writes": writes, "seal": BLANK})
     row = np.array([6])
     with little_memory():
@@ -222,7 +222,7 @@ def test_what_wrote_a_shard_speaks_of_its_own_rows(view: View, values: Make, wri
     assert view.status()[6] == 2
 
 
-def test_rows_of_a_shard_do_not_overlap(tmp_path: Path) -> None:
+def test_overlapping_rows_in_a_shard_are_refused(tmp_path: Path) -> None:
     for index in ([(0, 6), (3, 6)], [(0, 6), (0, 6)], [(6, 6), (0, 7)], [(0, 2**63), (0, 6)]):
         data = np.array(index, "<u8").tobytes()
         (tmp_path / "shard").write_bytes(bytes(12) + data + crc32c(data).to_bytes(4, "little"))
@@ -237,7 +237,7 @@ DEEP = "[" * 100_000
 
 
 @pytest.mark.parametrize("data", [DEEP.encode(), b'{"format": ' + DEEP.encode(), b"1" * 10_000, b"[]", b'"x"', b"\xff"])
-def test_json_of_any_depth_is_one_line(view: View, data: bytes) -> None:
+def test_deeply_nested_json_is_refused_in_one_line(view: View, data: bytes) -> None:
     for path in (view.paths.store / "store.json", view.paths.group / "zarr.json", view.paths.metadata("status")):
         good = path.read_bytes()
         path.write_bytes(data)
@@ -245,7 +245,7 @@ def test_json_of_any_depth_is_one_line(view: View, data: bytes) -> None:
         path.write_bytes(good)
 
 
-def test_a_fifo_or_a_vast_file_is_not_waited_for(view: View, tmp_path: Path) -> None:
+def test_a_fifo_or_a_huge_file_is_refused_without_reading_it(view: View, tmp_path: Path) -> None:
     for path in (view.paths.metadata("status"), view.paths.status(1), view.paths.shard("tokens", 1, 3)):
         good = path.read_bytes()
         path.unlink()
@@ -263,7 +263,7 @@ def test_a_fifo_or_a_vast_file_is_not_waited_for(view: View, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "text", ["[]", "{}", DEEP[:4000], '{"pid": [1], "host": "x"}', '{"pid": 1, "host": "a\\nb"}', ""]
 )
-def test_a_lock_names_its_holder_or_another_process(tmp_path: Path, text: str) -> None:
+def test_a_lock_file_without_a_valid_holder_names_another_process(tmp_path: Path, text: str) -> None:
     with locked(tmp_path / "lock.json", wait=False):
         (tmp_path / "lock.json").write_text(text)
 
@@ -274,7 +274,7 @@ def test_a_lock_names_its_holder_or_another_process(tmp_path: Path, text: str) -
         one_line(second, "is being written by")
 
 
-def test_a_lock_that_is_a_link_truncates_nothing(tmp_path: Path) -> None:
+def test_a_lock_that_is_a_symbolic_link_truncates_no_file(tmp_path: Path) -> None:
     (precious := tmp_path / "precious").write_text("all of it")
     (tmp_path / "lock.json").symlink_to(precious)
     with pytest.raises(StepDiffError, match=r"cannot write .*lock.json"), locked(tmp_path / "lock.json", wait=False):
@@ -283,7 +283,7 @@ def test_a_lock_that_is_a_link_truncates_nothing(tmp_path: Path) -> None:
 
 
 def forged_index(change: Callable[[dict[str, Any]], Any], offsets: list[int] | None = None) -> bytes:
-    """An index of keys of which the head, or the offsets, are other than `built` makes them."""
+    """Return a key index with a changed header or changed offsets."""
     data = b"".join(bytes(piece) for piece in built(0, pack([f"c{n}" for n in range(11)]), {}))
     size = int.from_bytes(data[-8:], "little")
     body, head = bytearray(data[: -8 - size]), json.loads(data[-8 - size : -8])
@@ -309,7 +309,7 @@ def forged_index(change: Callable[[dict[str, Any]], Any], offsets: list[int] | N
         *(forged_index(lambda head: None, offsets) for offsets in ([0, -(2**40)], [0, 2**62], [2**62, 0], [9, 3, 2])),
     ],
 )  # fmt: skip
-def test_a_forged_index_of_keys_is_made_again(view: View, data: bytes) -> None:
+def test_a_forged_key_index_is_rebuilt(view: View, data: bytes) -> None:
     (index,) = view.catalog.folder.glob("*.keys")
     index.write_bytes(data)
     keys = [f"c{n}" for n in range(11)]
@@ -318,7 +318,7 @@ def test_a_forged_index_of_keys_is_made_again(view: View, data: bytes) -> None:
         assert Catalog(view.catalog.folder).keys(np.arange(11)) == keys
 
 
-def test_files_of_no_shard_are_left_alone(view: View) -> None:
+def test_files_that_belong_to_no_shard_are_ignored(view: View) -> None:
     for name in ("x", "9" * 40, "-1", "007"):
         (view.paths.group / "tokens" / "c" / name).mkdir()
         view.paths.status(0).with_name(name).write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Any bytes in a store's files give the right answer or one line of StepDiffError."""
+"""Random bytes in a store's files give the right answer or a one-line StepDiffError."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ def refused(error: StepDiffError, path: Path) -> None:
 
 
 def read_row(path: Path, slot: int) -> bytes | None:
-    """A row by the reader, None where it is refused in one line."""
+    """Return a row, or None if the reader refuses it in one line."""
     out = np.empty((1, ROW), np.uint8)
     try:
         checks = RowChecks(Checksums(ViewPaths(path.parent, "clips", "net"), SLOTS, 1), 0, SLOTS, ROW)
@@ -43,7 +43,7 @@ def read_row(path: Path, slot: int) -> bytes | None:
 
 @FUZZED
 @given(st.binary(max_size=3 * SLOTS * 16))
-def test_any_bytes_are_a_shard_or_one_line_of_error(tmp_path: Path, data: bytes) -> None:
+def test_random_bytes_as_a_shard_are_read_or_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
     path = LocalPath(tmp_path) / "shard"
     path.write_bytes(data)
     assert read_row(path, 1) is None  # noise has no checksum
@@ -52,7 +52,7 @@ def test_any_bytes_are_a_shard_or_one_line_of_error(tmp_path: Path, data: bytes)
 @FUZZED
 @given(st.binary(max_size=40), st.lists(st.tuples(SIZES, SIZES), min_size=SLOTS, max_size=SLOTS))
 @example(b"abcdefghijklmnopqrstuvwx", [(0, 6), (2**64 - 1, 6), (18, 6), (2**64 - 1, 2**64 - 1)])
-def test_any_index_gives_its_rows_or_one_line_of_error(
+def test_a_random_shard_index_gives_its_rows_or_is_refused_in_one_line(
     tmp_path: Path, rows: bytes, index: list[tuple[int, int]]
 ) -> None:
     table_ = np.array(index, "<u8").tobytes()
@@ -63,7 +63,7 @@ def test_any_index_gives_its_rows_or_one_line_of_error(
         if found is None:
             continue
         if offset == 2**64 - 1:
-            assert found == bytes(ROW)  # Zarr leaves out what is equal to the fill value
+            assert found == bytes(ROW)  # Zarr leaves out chunks equal to the fill value
         else:
             assert length == ROW and offset + ROW <= len(rows) and found == rows[offset : offset + ROW]
     try:
@@ -77,7 +77,7 @@ def test_any_index_gives_its_rows_or_one_line_of_error(
 
 @FUZZED
 @given(st.binary(max_size=40))
-def test_any_bytes_are_a_chunk_or_one_line_of_error(tmp_path: Path, data: bytes) -> None:
+def test_random_bytes_as_a_chunk_are_read_or_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
     path = LocalPath(tmp_path) / "chunk"
     path.write_bytes(data)
     with pytest.raises(StepDiffError, match="is damaged") as told:
@@ -96,7 +96,7 @@ def catalog(tmp_path: Path) -> Catalog:
 
 
 def asks(catalog: Catalog) -> None:
-    """Every question to a catalog opened anew is answered right, or refused in one line."""
+    """Check that every query of a newly opened catalog is answered correctly or refused in one line."""
     keys = [f"c{n}" for n in range(50)]
     for ask, answer in (
         (lambda c: c.frame()["step"].to_list(), list(range(50))),
@@ -112,7 +112,7 @@ def asks(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("indexed", [True, False])
-def test_a_corrupt_part_of_the_catalog_is_one_line(catalog: Catalog, indexed: bool) -> None:
+def test_a_corrupt_catalog_part_is_refused_in_one_line(catalog: Catalog, indexed: bool) -> None:
     (part,), (index,) = catalog.parts(), catalog.folder.glob("*.keys")
     good, dice = part.read_bytes(), random.Random(0)
     for at in [0, 5, len(good) - 1, *dice.sample(range(len(good)), 40)]:
@@ -137,7 +137,7 @@ def sealed(frame: pl.DataFrame) -> bytes:
         sealed(pl.DataFrame({"key": [None], "row": [0]}, schema={"key": pl.String, "row": pl.Int64})),
     ],
 )
-def test_a_sealed_file_that_is_no_part_is_one_line(catalog: Catalog, data: bytes) -> None:
+def test_a_sealed_file_that_is_not_a_part_is_refused_in_one_line(catalog: Catalog, data: bytes) -> None:
     for index in catalog.folder.glob("*.keys"):
         index.unlink()
     (part,) = catalog.parts()
@@ -147,7 +147,7 @@ def test_a_sealed_file_that_is_no_part_is_one_line(catalog: Catalog, data: bytes
         with pytest.raises(StepDiffError) as told:
             ask(Catalog(catalog.folder))
         refused(told.value, part)
-    for ask in (len, Catalog.frame):  # which may have no need of what is wrong
+    for ask in (len, Catalog.frame):  # the query may not need the wrong column
         with contextlib.suppress(StepDiffError):
             ask(Catalog(catalog.folder))
 
@@ -160,7 +160,7 @@ JSON = st.recursive(
 
 @FUZZED
 @given(JSON | st.fixed_dictionaries({"format": st.just(FORMAT), "version": JSON}))
-def test_any_store_json_is_this_format_or_one_line_of_error(tmp_path: Path, about: object) -> None:
+def test_a_random_store_json_is_valid_or_refused_in_one_line(tmp_path: Path, about: object) -> None:
     (tmp_path / "store.json").write_text(json.dumps(about))
     try:
         Store.open(tmp_path)
@@ -171,7 +171,7 @@ def test_any_store_json_is_this_format_or_one_line_of_error(tmp_path: Path, abou
 
 @FUZZED
 @given(st.binary(max_size=40))
-def test_any_bytes_in_store_json_are_one_line_of_error(tmp_path: Path, data: bytes) -> None:
+def test_random_bytes_as_store_json_are_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "store.json").write_bytes(data)
     with pytest.raises(StepDiffError) as told:
         Store.open(tmp_path)

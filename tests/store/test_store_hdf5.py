@@ -1,4 +1,4 @@
-"""HDF5 into a store and back: both layouts, bit for bit, bad clips alone."""
+"""HDF5 import and export: both layouts, exact bits, failures of single clips."""
 
 import json
 from collections.abc import Callable
@@ -33,14 +33,14 @@ def asked(path: Path, **options: Any) -> ImportOptions:
 
 
 def imported(path: Path, **options: Any) -> View:
-    """The view that an import makes."""
+    """Import a file and return the view."""
     given = asked(path, **options)
     import_hdf5(given)
     return Store.open(given.store).view(given.entity, given.view)
 
 
 def clips_file(path: Path, array: np.ndarray, prefix: str = "c") -> dict[str, np.ndarray]:
-    """A dataset a clip, as a release would write it; key -> values."""
+    """Write one dataset per clip and return key -> values."""
     clips = {f"{prefix}{n}": row for n, row in enumerate(array)}
     with h5py.File(path, "w") as file:
         for key, row in clips.items():
@@ -56,7 +56,7 @@ def holds(view: View, feature: str, clips: dict[str, np.ndarray]) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("prefix", ["c", "train/video_1_"])
-def test_a_dataset_a_clip_keeps_every_bit(tmp_path: Path, dtype: str, prefix: str) -> None:
+def test_one_dataset_per_clip_is_imported_bit_for_bit(tmp_path: Path, dtype: str, prefix: str) -> None:
     clips = clips_file(tmp_path / "f.h5", values(9, 3, 5, dtype=dtype), prefix)
     view = imported(tmp_path / "f.h5", features=("tokens",))
     holds(view, "tokens", clips)
@@ -68,11 +68,11 @@ def test_a_dataset_a_clip_keeps_every_bit(tmp_path: Path, dtype: str, prefix: st
 
 
 @pytest.mark.parametrize("keys", [["a", "bü", "c/d"], np.array([b"a", b"bb", b"c"]), np.array(["a", "é", "c"], "O")])
-def test_rows_with_a_column_of_keys_keep_every_bit(tmp_path: Path, keys: Any) -> None:
+def test_one_array_with_a_key_column_is_imported_bit_for_bit(tmp_path: Path, keys: Any) -> None:
     tokens, vectors = values(3, 2, 4), values(3, 7, dtype="float32")
     with h5py.File(tmp_path / "f.h5", "w") as file:
         file["names"], file["tokens"], file["embedding"] = keys, tokens, vectors
-        file["lengths"] = np.arange(3)  # not floats: no feature
+        file["lengths"] = np.arange(3)  # not floats, so not a feature
     view = imported(tmp_path / "f.h5")
     names = [key.decode() if isinstance(key, bytes) else str(key) for key in keys]
     assert view.catalog.frame()["key"].to_list() == names
@@ -80,14 +80,14 @@ def test_rows_with_a_column_of_keys_keep_every_bit(tmp_path: Path, keys: Any) ->
     holds(view, "embedding", dict(zip(names, vectors, strict=True)))
 
 
-def test_a_group_a_clip_with_a_dataset_a_feature(tmp_path: Path) -> None:
+def test_one_group_per_clip_with_one_dataset_per_feature_is_imported(tmp_path: Path) -> None:
     tokens, vectors = values(4, 2, 4), values(4, 7)
     with h5py.File(tmp_path / "f.h5", "w") as file:
         for n in range(4):
             file[f"data/c{n}/feats"], file[f"data/c{n}/mean"] = tokens[n], vectors[n]
     with pytest.raises(StepDiffError, match="has a dataset 'feats' in 4 groups: give --features NAME=feats"):
         import_hdf5(asked(tmp_path / "f.h5"))
-    assert not (tmp_path / "store").exists(), "keys are for good: nothing was guessed"
+    assert not (tmp_path / "store").exists(), "keys are permanent: nothing was guessed"
     view = imported(tmp_path / "f.h5", group="data", features=("tokens=feats", "embedding=mean"))
     holds(view, "tokens", {f"c{n}": tokens[n] for n in range(4)})
     holds(view, "embedding", {f"c{n}": vectors[n] for n in range(4)})
@@ -100,7 +100,7 @@ def test_other_floats_are_stored_as_float32(tmp_path: Path) -> None:
     holds(imported(tmp_path / "f.h5"), "embedding", clips)
 
 
-def test_int8_is_quantised_as_the_store_does_it(tmp_path: Path) -> None:
+def test_int8_import_quantises_as_the_store_does(tmp_path: Path) -> None:
     array = values(5, 3, 130)
     clips_file(tmp_path / "f.h5", array)
     view = imported(tmp_path / "f.h5", features=("tokens",), dtype="int8")
@@ -174,7 +174,7 @@ def test_a_run_that_is_killed_resumes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert import_hdf5(asked(tmp_path / "f.h5", features=("tokens",))).done == 0
 
 
-def test_failed_clips_are_tried_again_when_told(tmp_path: Path) -> None:
+def test_failed_clips_are_retried_with_retry_failed(tmp_path: Path) -> None:
     clips = clips_file(tmp_path / "f.h5", values(4, 3))
     with h5py.File(tmp_path / "f.h5", "r+") as file:
         file["c2"][0] = np.nan
@@ -187,7 +187,7 @@ def test_failed_clips_are_tried_again_when_told(tmp_path: Path) -> None:
     holds(Store.open(tmp_path / "store").view("clips", "v"), "embedding", clips)
 
 
-def test_rows_of_a_store_that_stands_are_found_by_key(tmp_path: Path) -> None:
+def test_rows_of_an_existing_store_are_found_by_key(tmp_path: Path) -> None:
     clips = clips_file(tmp_path / "a.h5", values(20, 3))
     imported(tmp_path / "a.h5")
     dice = np.random.default_rng(0).permutation(20)
@@ -216,7 +216,7 @@ def test_rows_of_a_store_that_stands_are_found_by_key(tmp_path: Path) -> None:
         (lambda file: None, "holds no datasets"),
     ],
 )
-def test_a_file_that_is_unusable_is_one_line(tmp_path: Path, make: Callable[..., None], said: str) -> None:
+def test_an_unusable_file_is_refused_in_one_line(tmp_path: Path, make: Callable[..., None], said: str) -> None:
     path = tmp_path / "f.h5"
     with h5py.File(path, "w") as file:
         file.update = lambda given=None, **more: [file.__setitem__(k, v) for k, v in {**(given or {}), **more}.items()]
@@ -226,7 +226,7 @@ def test_a_file_that_is_unusable_is_one_line(tmp_path: Path, make: Callable[...,
     assert "\n" not in str(caught.value) and not (tmp_path / "store").exists()
 
 
-def test_what_is_no_hdf5_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_hdf5_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clips_file(tmp_path / "f.h5", values(4, 300, dtype="float32"))
     whole = (tmp_path / "f.h5").read_bytes()
     (tmp_path / "text.h5").write_text("no HDF5")
@@ -239,7 +239,7 @@ def test_what_is_no_hdf5_file_is_one_line(tmp_path: Path, capsys: pytest.Capture
         assert error.startswith(f"error: cannot open {path}: ") and said in error and error.count("\n") == 1
 
 
-def test_damage_anywhere_is_a_failure_or_one_line(tmp_path: Path) -> None:
+def test_damage_is_a_failed_clip_or_a_one_line_error(tmp_path: Path) -> None:
     clips_file(tmp_path / "whole.h5", values(6, 4, dtype="float32"))
     whole = (tmp_path / "whole.h5").read_bytes()
     dice, path, said = np.random.default_rng(0), tmp_path / "f.h5", set()
@@ -273,7 +273,7 @@ def exported(view: View, path: Path, **options: Any) -> Path:
 
 
 @pytest.mark.parametrize("layout", ["clips", "rows"])
-def test_a_round_trip_keeps_every_bit(filled: View, tmp_path: Path, layout: Any) -> None:
+def test_a_round_trip_is_exact(filled: View, tmp_path: Path, layout: Any) -> None:
     path = exported(filled, tmp_path / "out.h5", layout=layout)
     again = imported(path, store=str(tmp_path / "again"), view="net")
     rows = np.flatnonzero(filled.status() == 1)
@@ -285,7 +285,9 @@ def test_a_round_trip_keeps_every_bit(filled: View, tmp_path: Path, layout: Any)
 
 
 @pytest.mark.parametrize("layout", ["clips", "rows"])
-def test_int8_is_dequantised_or_raw_with_its_scale(make_view: Make, fill: Make, tmp_path: Path, layout: Any) -> None:
+def test_int8_is_exported_dequantised_or_raw_with_its_scale(
+    make_view: Make, fill: Make, tmp_path: Path, layout: Any
+) -> None:
     view = make_view({"tokens": Feature((3, 130), "int8")})
     fill(view)
     levels, scale = view.read_quantised("tokens", np.arange(11))
@@ -316,7 +318,7 @@ def test_keys_that_hdf5_cannot_name_are_refused(tmp_path: Path) -> None:
             assert [key.decode() for key in file["key"][()]] == keys
 
 
-def test_the_command_line_says_what_became_of_the_clips(
+def test_the_command_line_reports_imported_and_failed_clips(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], filled: View
 ) -> None:
     store = str(filled.paths.store)

@@ -1,4 +1,4 @@
-"""HDF5 out of a store: whole or not at all, as h5py reads it, refusals in one line."""
+"""HDF5 export: complete files only, readable with h5py, errors in one line."""
 
 import json
 import socket
@@ -26,7 +26,7 @@ def exported(view: View, path: Path, **options: Any) -> Path:
     return path
 
 
-def test_exports_are_what_h5py_reads_naively(filled: View, tmp_path: Path) -> None:
+def test_plain_h5py_reads_an_export(filled: View, tmp_path: Path) -> None:
     rows = np.flatnonzero(filled.status() == 1)
     keys, tokens = filled.catalog.keys(rows), filled.read("tokens", rows)
     with h5py.File(exported(filled, tmp_path / "clips.h5", features=("tokens",))) as file:
@@ -40,7 +40,7 @@ def test_exports_are_what_h5py_reads_naively(filled: View, tmp_path: Path) -> No
         assert (file["embedding"][()] == filled.read("embedding", rows)).all()
 
 
-def test_an_export_appears_whole_or_not_at_all(filled: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_is_complete_or_absent(filled: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, reads = View.read, []
 
     def fails_later(view: View, *args: Any) -> np.ndarray:
@@ -61,7 +61,7 @@ def test_an_export_appears_whole_or_not_at_all(filled: View, tmp_path: Path, mon
     assert (tmp_path / "out" / "a.h5").read_bytes() == before
 
 
-def test_what_a_killed_export_left_is_removed_by_the_next(filled: View, tmp_path: Path) -> None:
+def test_files_of_a_killed_export_are_removed_by_the_next(filled: View, tmp_path: Path) -> None:
     child = subprocess.Popen(["true"])
     child.wait()
     left = tmp_path / "out" / f".tmp.{socket.gethostname()}.{child.pid}.00ff"
@@ -71,7 +71,7 @@ def test_what_a_killed_export_left_is_removed_by_the_next(filled: View, tmp_path
     assert [path.name for path in left.parent.iterdir()] == ["a.h5"]
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_file(filled: View, tmp_path: Path) -> None:
+def test_a_full_disk_gives_a_one_line_error_and_leaves_no_file(filled: View, tmp_path: Path) -> None:
     script = (
         "import resource, signal, sys; from store.__main__ import main;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000));"
@@ -84,7 +84,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(filled: View, tmp_path: Path
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_an_export_of_what_is_not_there_is_one_line(filled: View, tmp_path: Path) -> None:
+def test_an_export_of_a_missing_view_is_refused_in_one_line(filled: View, tmp_path: Path) -> None:
     for options, said in (
         ({"features": ("nothing",)}, "no feature 'nothing' in view net of clips: it has embedding, tokens|tokens, emb"),
         ({"raw": True}, "--raw is for int8"),
@@ -95,7 +95,7 @@ def test_an_export_of_what_is_not_there_is_one_line(filled: View, tmp_path: Path
     assert not (tmp_path / "a.h5").exists()
 
 
-def test_float16_is_refused_where_a_value_does_not_fit(make_view: Make, values: Make, tmp_path: Path) -> None:
+def test_float16_is_refused_if_a_value_does_not_fit(make_view: Make, values: Make, tmp_path: Path) -> None:
     view = make_view({"tokens": Feature((3, 5), "float32")})
     given = values(view, np.array([0, 1]))
     given["tokens"][1, 0, 0] = 7e4
@@ -104,7 +104,7 @@ def test_float16_is_refused_where_a_value_does_not_fit(make_view: Make, values: 
         exported(view, tmp_path / "a.h5", dtype="float16")
 
 
-def test_a_file_that_was_made_meanwhile_is_replaced_by_none(
+def test_a_file_that_appears_during_the_export_is_not_replaced(
     filled: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, read = tmp_path / "a.h5", View.read

@@ -1,4 +1,4 @@
-"""An HDF5 file of a stranger makes an import read no other file, load no code and allocate little memory."""
+"""An untrusted HDF5 file makes an import read no other file, load no code and allocate little memory."""
 
 import struct
 import tracemalloc
@@ -19,7 +19,7 @@ KEYS = ["a", "b", "c", "d"]
 
 
 def refused(path: Path, **options: Any) -> str:
-    """The one line that an import of `path` is refused with; no store is made."""
+    """Return the one-line error of an import of `path`, which creates no store."""
     made_by = {"encoder": "net", "weights_sha256": "ab" * 32, "layer": "l", "frames": "f", "crop": "c"}
     given = {"path": str(path), "store": str(path.parent / "store"), "view": "v", **made_by, **options}
     with pytest.raises(StepDiffError) as caught:
@@ -31,7 +31,7 @@ def refused(path: Path, **options: Any) -> str:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """Another file of the same user: raw bytes, and as HDF5."""
+    """Another file of the same user, as raw bytes and as HDF5."""
     SECRET.tofile(tmp_path / "secret.raw")
     with h5py.File(tmp_path / "secret.h5", "w") as file:
         file["x"], file["deep/x"] = SECRET, SECRET
@@ -54,7 +54,7 @@ def virtual(
 @pytest.mark.parametrize("make", [external, virtual])
 @pytest.mark.parametrize("where", ["/", "data"])
 @pytest.mark.parametrize("layout", ["clips", "rows"])
-def test_an_import_reads_bytes_of_the_named_file_alone(
+def test_an_import_reads_bytes_of_the_named_file_only(
     secret: Path, make: Callable[..., None], where: str, layout: str
 ) -> None:
     with h5py.File(secret / "f.h5", "w") as file:
@@ -84,7 +84,7 @@ def test_a_group_at_an_external_link_is_refused(secret: Path, group: str) -> Non
     assert "secret.h5" in refused(secret / "f.h5", group=group)
 
 
-def test_a_soft_link_that_leads_out_of_the_named_group_is_refused(secret: Path) -> None:
+def test_a_soft_link_that_leaves_the_named_group_is_refused(secret: Path) -> None:
     with h5py.File(secret / "f.h5", "w") as file:
         file["private/x"], file["mine/a"] = SECRET[0], SECRET[1]
         file["mine/b"] = h5py.SoftLink("/private/x")
@@ -100,7 +100,7 @@ def test_a_soft_link_that_leads_out_of_the_named_group_is_refused(secret: Path) 
     assert "'gone' does not exist" in refused(secret / "f.h5", group="mine/gone")
 
 
-def test_references_are_followed_nowhere(secret: Path) -> None:
+def test_references_are_not_followed(secret: Path) -> None:
     with h5py.File(secret / "f.h5", "w") as file:
         file["private/x"] = SECRET
         file["data/key"], file["data/n"] = KEYS, np.arange(4)
@@ -141,7 +141,7 @@ def twice(file: h5py.File) -> None:
         (twice, "compressed more than once"),
     ],
 )
-def test_what_a_file_declares_is_compared_with_its_size_before_memory_is_allocated(
+def test_declared_shapes_are_compared_with_the_file_size_before_allocation(
     tmp_path: Path, make: Callable[[h5py.File], Any], said: str
 ) -> None:
     with h5py.File(tmp_path / "f.h5", "w") as file:
@@ -153,7 +153,7 @@ def test_what_a_file_declares_is_compared_with_its_size_before_memory_is_allocat
     assert "dataset c0" in line and said in line and peak < 32 * 2**20
 
 
-def test_honest_compression_is_read(tmp_path: Path) -> None:
+def test_ordinary_compression_is_read(tmp_path: Path) -> None:
     made_by = {"encoder": "net", "weights_sha256": "ab" * 32, "layer": "l", "frames": "f", "crop": "c"}
     with h5py.File(tmp_path / "f.h5", "w") as file:
         for n, how in enumerate(

@@ -1,4 +1,4 @@
-"""Key indexes: a row for its own key only, through collisions, damage, loss and races."""
+"""Key indexes return a row for its own key only, despite collisions, damage, lost files and races."""
 
 import random
 import subprocess
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 HERE = LocalPath("here.keys")
 MASK = 2**64 - 1
 UNHURRIED = settings(deadline=None)  # the first call compiles
-PARTS = ((0, 10), (10, 19), (19, 30))  # each merges the index of those before
+PARTS = ((0, 10), (10, 19), (19, 30))  # each append merges the earlier indexes
 GOLDEN = [1667746891552174218, 16294208416658607535, 6774081908283191102]
 
 
@@ -45,7 +45,7 @@ TEXTS = st.text("ab_0", max_size=30) | st.text(st.characters(exclude_categories=
 
 @UNHURRIED
 @given(st.lists(TEXTS) | st.lists(st.text("ab_\0", max_size=20)))
-def test_a_hash_is_the_same_everywhere(keys: list[str]) -> None:
+def test_the_hash_agrees_with_a_plain_implementation(keys: list[str]) -> None:
     expected = [naive_hash(key.encode()) for key in keys]
     assert pack(keys).hashes().tolist() == expected
     assert pack(pl.Series(keys, dtype=pl.String)).hashes().tolist() == expected
@@ -60,7 +60,7 @@ def test_the_hash_of_a_clip_id_is_pinned() -> None:
 
 @UNHURRIED
 @given(st.lists(st.tuples(st.text("ab", max_size=20) | st.text(max_size=20), st.text(max_size=3), st.text(max_size=3))))
-def test_keys_are_equal_where_their_bytes_are(pairs: list[tuple[str, str, str]]) -> None:
+def test_keys_are_equal_if_and_only_if_their_bytes_are(pairs: list[tuple[str, str, str]]) -> None:
     ones, others = [both + a for both, a, _ in pairs], [both + b for both, _, b in pairs]
     places = np.arange(len(pairs))
     assert pack(ones).equal(places, pack(others), places).tolist() == [a == b for _, a, b in pairs]
@@ -79,7 +79,7 @@ def find(index: KeyIndex, keys: list[str]) -> list[int]:
 
 @UNHURRIED
 @given(st.lists(st.text("ab_0", min_size=1), unique=True, min_size=1), st.data())
-def test_any_merge_finds_what_a_dict_finds(keys: list[str], data: st.DataObject) -> None:
+def test_a_merged_index_finds_the_same_rows_as_a_dict(keys: list[str], data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(1, len(keys)), max_size=3)) | {0, len(keys)})
     indexes = [index_of(keys[a:b], a) for a, b in zip(cuts, cuts[1:], strict=False)]
     index = in_memory(HERE, merged(indexes)) if len(indexes) > 1 else indexes[0]
@@ -95,7 +95,7 @@ HASHES = st.one_of(st.integers(0, MASK), st.integers(0, 9), st.integers(MASK - 9
 
 @UNHURRIED
 @given(st.lists(HASHES, min_size=1, max_size=300), st.lists(HASHES))
-def test_a_hash_is_looked_for_where_it_stands_however_uneven_they_are(held: list[int], sought: list[int]) -> None:
+def test_lower_bounds_agree_with_searchsorted_for_uneven_hashes(held: list[int], sought: list[int]) -> None:
     hashes, wanted = np.sort(np.array(held, np.uint64)), np.array([*sought, *held], np.uint64)
     places, hits = np.empty(len(wanted), np.int64), np.empty(len(wanted), bool)
     assert lower_bounds(hashes, wanted, places, hits)
@@ -103,7 +103,7 @@ def test_a_hash_is_looked_for_where_it_stands_however_uneven_they_are(held: list
     assert hits.tolist() == [hash in held for hash in wanted.tolist()]
 
 
-def test_equal_hashes_are_told_apart_by_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_with_equal_hashes_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = lambda self: (self.offsets[1:] - self.gap - self.offsets[:-1]).astype(np.uint64) // 2  # noqa: E731
     monkeypatch.setattr("store.catalog.keys.PackedKeys.hashes", hashes)
     keys = [f"{n}" for n in range(300)]
@@ -111,13 +111,13 @@ def test_equal_hashes_are_told_apart_by_their_keys(monkeypatch: pytest.MonkeyPat
     assert find(index, [*keys, "x", "xxx", "xxxxxx"]) == [*range(300), -1, -1, -1]
 
 
-def test_what_is_checked_is_what_was_written() -> None:
-    """Every byte of a small index, flipped: the answer is right, or the damage is told."""
+def test_a_flipped_byte_of_an_index_is_detected_or_harmless() -> None:
+    """Flip each byte of a small index: the answer is right, or the damage is reported."""
     keys = [f"c{n}" for n in range(40)]
     good = b"".join(bytes(piece) for piece in built(0, pack(keys), {"p": "0"}))
     asked = [*keys, *(f"no{n}" for n in range(40))]
     expected = find(KeyIndex(BlockFile(HERE, good)), asked)
-    dice, told = random.Random(0), 0
+    dice, detected = random.Random(0), 0
     places = [*range(320), *dice.sample(range(len(good)), 300), *range(len(good) - 700, len(good))]
     for at in places:
         bad = bytearray(good)
@@ -128,19 +128,19 @@ def test_what_is_checked_is_what_was_written() -> None:
                 index.check_all()
             assert find(index, asked) == expected and index.keys(np.arange(40)) == keys, f"byte {at}"
         except DamagedFile:
-            told += 1
-    assert told > 900
+            detected += 1
+    assert detected > 900
 
 
 @given(st.binary(max_size=300), st.integers(0, 2**63))
-def test_any_bytes_are_an_index_or_damage(noise: bytes, size: int) -> None:
+def test_random_bytes_are_an_index_or_reported_as_damage(noise: bytes, size: int) -> None:
     for data in (noise, noise + size.to_bytes(8, "little"), noise + (len(noise)).to_bytes(8, "little")):
         with pytest.raises(DamagedFile):
             BlockFile(HERE, data)
 
 
 @given(st.lists(st.integers(0, 3 * BLOCK), min_size=1, max_size=5))
-def test_arrays_come_back_whatever_their_pieces(sizes: list[int]) -> None:
+def test_arrays_are_joined_from_any_pieces(sizes: list[int]) -> None:
     pieces = [np.random.default_rng(n).integers(0, 256, n, np.uint8) for n in sizes]
     words = [np.arange(3, dtype="<u8")]
     file = BlockFile(HERE, b"".join(bytes(p) for p in encode({"a": pieces, "b": words}, {"x": 1})))
@@ -155,7 +155,7 @@ def frame(*keys: str) -> pl.DataFrame:
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
-    """Thirty rows in three parts."""
+    """A catalog of thirty rows in three parts."""
     catalog = Store.open(tmp_path / "store", create=True).catalog("clips")
     for first, end in PARTS:
         catalog.append(frame(*(f"c{n}" for n in range(first, end))))
@@ -167,21 +167,21 @@ def indexes(catalog: Catalog) -> list[Path]:
 
 
 def works(catalog: Catalog, rows: int = 30) -> None:
-    """A catalog opened anew tells rows and keys."""
+    """Return whether a newly opened catalog finds rows and keys."""
     catalog = Catalog(catalog.folder)
     assert len(catalog) == rows
     assert catalog.rows([*(f"c{n}" for n in range(rows)), "c", "nobody"]).tolist() == [*range(rows), -1, -1]
     assert catalog.keys(np.arange(rows)[::-1]) == [f"c{n}" for n in reversed(range(rows))]
 
 
-def test_an_index_that_is_lost_is_made_again(catalog: Catalog) -> None:
+def test_a_missing_index_is_rebuilt(catalog: Catalog) -> None:
     for index in indexes(catalog):
         index.unlink()
     works(catalog)
     assert indexes(catalog)
 
 
-def test_an_index_that_is_damaged_is_made_again(catalog: Catalog) -> None:
+def test_a_damaged_index_is_rebuilt(catalog: Catalog) -> None:
     works(catalog)
     (index,) = indexes(catalog)
     good = index.read_bytes()
@@ -196,7 +196,7 @@ def test_an_index_that_is_damaged_is_made_again(catalog: Catalog) -> None:
     assert index.read_bytes() == good
 
 
-def test_an_index_of_other_parts_is_made_again(catalog: Catalog, tmp_path: Path) -> None:
+def test_an_index_of_other_parts_is_rebuilt(catalog: Catalog, tmp_path: Path) -> None:
     other = Store.open(tmp_path / "other", create=True).catalog("clips")
     for first, end in PARTS:
         other.append(frame(*(f"c{29 - n}" for n in range(first, end))))
@@ -206,7 +206,7 @@ def test_an_index_of_other_parts_is_made_again(catalog: Catalog, tmp_path: Path)
     works(catalog)
 
 
-def test_an_index_of_another_hash_is_made_again(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_with_another_hash_is_rebuilt(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     (index,) = indexes(catalog)
     with monkeypatch.context() as patch:
         patch.setattr("store.catalog.key_index.HASH", "another")
@@ -216,19 +216,19 @@ def test_an_index_of_another_hash_is_made_again(catalog: Catalog, monkeypatch: p
     works(catalog)
 
 
-def test_a_lost_part_is_told_though_an_index_has_its_rows(catalog: Catalog) -> None:
+def test_a_missing_part_is_reported_although_an_index_has_its_rows(catalog: Catalog) -> None:
     catalog.parts()[1].unlink()
     with pytest.raises(StepDiffError, match="no part for rows 10 to 18"):
         Catalog(catalog.folder).rows(["c1"])
 
 
-def test_where_the_folder_cannot_be_written_indexes_are_kept_in_memory(
+def test_indexes_are_kept_in_memory_if_the_folder_is_read_only(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for index in indexes(catalog):
         index.unlink()
 
-    def refuse(path: LocalPath, pieces: object) -> None:  # root may write anywhere, so a mode would not do
+    def refuse(path: LocalPath, pieces: object) -> None:  # root ignores file modes
         raise StepDiffError(f"cannot write {path}: Read-only file system")
 
     monkeypatch.setattr(LocalPath, "put", refuse)
@@ -236,10 +236,10 @@ def test_where_the_folder_cannot_be_written_indexes_are_kept_in_memory(
     assert not indexes(catalog)
 
 
-def test_many_appends_leave_few_indexes(tmp_path: Path) -> None:
+def test_many_appends_leave_few_index_files(tmp_path: Path) -> None:
     catalog = Store.open(tmp_path / "store", create=True).catalog("clips")
     catalog.folder.mkdir(parents=True)
-    (catalog.folder / "my own.keys").write_bytes(b"")  # nobody's but mine
+    (catalog.folder / "my own.keys").write_bytes(b"")  # of this process only
     for row in range(100):
         catalog.append(frame(f"c{row}"))
         sizes = [int(b) - int(a) for a, b in (path.stem.split("-") for path in indexes(catalog)[:-1])]
@@ -247,17 +247,17 @@ def test_many_appends_leave_few_indexes(tmp_path: Path) -> None:
     works(catalog, 100)
 
 
-def test_an_append_reads_no_part_of_before(catalog: Catalog) -> None:
+def test_an_append_reads_no_earlier_part(catalog: Catalog) -> None:
     for part in catalog.parts():
         data = bytearray(part.read_bytes())
-        data[20] ^= 1  # whoever reads it says so
+        data[20] ^= 1  # a reader of this part would report damage
         part.write_bytes(data)
     catalog = Catalog(catalog.folder)
     assert catalog.append(frame("c3", "new")) == 1
     assert catalog.rows(["new", "c3"]).tolist() == [30, 3] and catalog.keys(np.array([29])) == ["c29"]
 
 
-def test_an_index_that_another_process_merges_at_once_is_no_loss(
+def test_an_index_that_another_process_merges_meanwhile_is_replaced(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for index in indexes(catalog):
@@ -285,7 +285,7 @@ for line in sys.stdin:
 """
 
 
-def test_two_processes_that_make_indexes_at_once_lose_nothing(catalog: Catalog) -> None:
+def test_two_processes_that_build_indexes_concurrently_lose_nothing(catalog: Catalog) -> None:
     command = [sys.executable, "-c", ASK, str(catalog.folder.parents[1])]
     makers = [subprocess.Popen(command, stdin=-1, stdout=-1, text=True, cwd=ROOT) for _ in range(2)]
     for maker in makers:

@@ -1,4 +1,4 @@
-"""Killed at any moment, resumed, and the arrays are those of a run that nobody killed."""
+"""A run that is killed at any moment and resumed writes the same arrays as an uninterrupted run."""
 
 import contextlib
 import itertools
@@ -21,10 +21,10 @@ from store import Store
 from store.verbs.verify import verify
 
 ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("STORE_KILLS", "20"))  # STORE_KILLS=500 is the long form, STORE_SEED repeats one
+KILLS = int(os.environ.get("STORE_KILLS", "20"))  # STORE_KILLS=500 for a long test, STORE_SEED to repeat one
 
-# A process with everything imported: for each path it reads it forks a writing run, tells its pid, and how it ended.
-# A run appends rows and fills what is absent, in two goes so that shards are filled later too.
+# A process with everything imported: for each path it reads, it forks a writer and prints its pid and exit status.
+# A run appends rows and writes the absent ones, in two rounds so that some shards are completed later.
 RUNS = """
 import os, sys
 import numpy as np, polars as pl
@@ -64,27 +64,27 @@ for line in sys.stdin:
 
 
 class Runs:
-    """Writing runs that can be killed."""
+    """Writers that can be killed."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
 
     def encoded(self, store: Path) -> list[int]:
-        """The rows that the last run encoded."""
+        """Return the rows that the last run encoded."""
         log = Path(f"{store}.encoded")
         rows = [int(row) for row in log.read_text().splitlines()] if log.exists() else []
         log.unlink(missing_ok=True)
         return rows
 
     def run(self, store: Path, kill_after: float | None = None) -> int:
-        """Its exit status, -9 where it was killed before its end; `kill_after` in seconds."""
+        """Return the exit status of a run: -9 if it was killed after `kill_after` seconds."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(f"{store}\n")
         self.process.stdin.flush()
         pid = int(self.process.stdout.readline())
         if kill_after is not None:
             time.sleep(kill_after)
-            with contextlib.suppress(ProcessLookupError):  # it has ended
+            with contextlib.suppress(ProcessLookupError):  # it has ended already
                 os.kill(pid, signal.SIGKILL)
         return int(self.process.stdout.readline())
 
@@ -102,7 +102,7 @@ def arrays(store: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.timeout(120 + 4 * KILLS)
-def test_kill_9_at_any_moment_then_resume_gives_the_same_arrays(tmp_path: Path, runs: Runs) -> None:
+def test_a_run_killed_at_any_moment_and_resumed_gives_the_same_arrays(tmp_path: Path, runs: Runs) -> None:
     whole = tmp_path / "whole"
     begin = time.monotonic()
     assert runs.run(whole) == 0
@@ -115,25 +115,25 @@ def test_kill_9_at_any_moment_then_resume_gives_the_same_arrays(tmp_path: Path, 
     dice = random.Random(seed)
     stores = (tmp_path / f"store{n}" for n in itertools.count())
     store, killed = next(stores), 0
-    committed: set[int] = set()  # rows of the shards that stood before the last run
+    committed: set[int] = set()  # rows of the shards that existed before the last run
     while killed < KILLS:
         ended = runs.run(store, dice.uniform(0, seconds))
         assert not committed & set(runs.encoded(store)), f"a row is encoded twice (seed {seed})"
         committed = whatever_status_says_is_true(store, expected)
-        if ended == 0:  # done before it was killed: begin another store
+        if ended == 0:  # finished before it was killed: use another store
             seconds *= 0.9
             check(store, expected, reasons, seed)
             shutil.rmtree(store)
             store, committed = next(stores), set()
             continue
-        killed, seconds = killed + 1, seconds * 1.05  # so that about two of three are killed, all along the run
+        killed, seconds = killed + 1, seconds * 1.05  # about two of three runs are killed, at any point
     assert runs.run(store) == 0
     assert not committed & set(runs.encoded(store)), f"a row is encoded twice (seed {seed})"
     check(store, expected, reasons, seed)
 
 
 def whatever_status_says_is_true(path: Path, expected: dict[str, np.ndarray]) -> set[int]:
-    """The rows that are ok, as status says."""
+    """Return the rows whose status is ok and check them."""
     if not (path / "store.json").exists():
         return set()
     store = Store.open(path)
@@ -160,4 +160,4 @@ def check(path: Path, expected: dict[str, np.ndarray], reasons: pl.DataFrame, se
     assert verify(store) == []
     assert store.view("clips", "net").failures().equals(reasons)
     with store.lock():
-        assert not [p for p in path.rglob(".tmp*")], "the next planner finds the house swept"
+        assert not [p for p in path.rglob(".tmp*")], "no temporary files are left for the next planner"

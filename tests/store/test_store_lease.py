@@ -1,4 +1,4 @@
-"""The lock of a store in an object store, between real processes."""
+"""Locks of a store in an object store, held by real processes."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from common.io.remote import RemotePath
 from store import Store
 
 ROOT = Path(__file__).parents[2]
-SHORT = 6.0  # of which a holder is safe for one second: a busy machine may be late with a renewal
+SHORT = 6.0  # a holder relies on it for one second: a busy machine may renew late
 HOLD = """
 import sys
 from store import Store
@@ -50,7 +50,7 @@ def store(bucket: str) -> Store:
 
 @pytest.fixture
 def path(store: Store, monkeypatch: pytest.MonkeyPatch) -> RemotePath:
-    """A lock whose leases are short."""
+    """A lock with short leases."""
     monkeypatch.setattr(lease, "LEASE", SHORT)
     assert isinstance(store.path, RemotePath)
     return store.path / "lock.json"
@@ -71,7 +71,7 @@ def test_a_second_writer_is_refused_with_host_and_pid(store: Store) -> None:
         assert str(store.path) in message and "\n" not in message
 
 
-def test_a_lock_dies_with_its_process_at_once_for_others_on_its_host(store: Store) -> None:
+def test_a_dead_process_loses_its_lock_at_once_on_its_own_host(store: Store) -> None:
     with process(store) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         holder.send_signal(signal.SIGKILL)
@@ -80,7 +80,7 @@ def test_a_lock_dies_with_its_process_at_once_for_others_on_its_host(store: Stor
             assert json.loads((store.path / "lock.json").read_bytes())["pid"] == os.getpid()
 
 
-def test_a_waiting_writer_takes_its_turn(store: Store) -> None:
+def test_a_waiting_writer_continues_after_the_holder(store: Store) -> None:
     with process(store) as first:
         assert first.stdout is not None and first.stdout.readline() == "held\n"
         with process(store, "wait") as second:
@@ -90,7 +90,7 @@ def test_a_waiting_writer_takes_its_turn(store: Store) -> None:
             assert second.returncode == 0
 
 
-def test_the_lock_is_refused_to_its_own_process_too(store: Store) -> None:
+def test_a_second_lock_in_the_same_process_is_refused(store: Store) -> None:
     with store.lock():
         with pytest.raises(StepDiffError, match=f"process {os.getpid()} "), Store.open(store.path).lock():
             pass
@@ -98,17 +98,21 @@ def test_the_lock_is_refused_to_its_own_process_too(store: Store) -> None:
         pass
 
 
-def test_a_lease_of_a_dead_process_elsewhere_runs_out(path: RemotePath, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lease_of_a_dead_process_on_another_host_expires(
+    path: RemotePath, capsys: pytest.CaptureFixture[str]
+) -> None:
     of_another_host(path)
     begin = time.monotonic()
     with locked(path, wait=False):
-        assert time.monotonic() - begin > SHORT  # not before it has run out
+        assert time.monotonic() - begin > SHORT  # not before it has expired
         assert holds(path)
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and f"{path.parent} is held by process 7 on host elsewhere: waiting up to 6" in told
+    message = capsys.readouterr().err
+    assert (
+        message.count("\n") == 1 and f"{path.parent} is held by process 7 on host elsewhere: waiting up to 6" in message
+    )
 
 
-def test_a_process_that_has_the_dead_holders_id_now_is_not_the_holder(path: RemotePath) -> None:
+def test_a_process_that_reuses_the_process_id_of_a_dead_holder_is_not_the_holder(path: RemotePath) -> None:
     me = lease.Lease(path)._me
     path.put([json.dumps({**me, "began": 1, "token": "t", "puts": 1, "free": False}).encode()])
     began = time.monotonic()
@@ -116,7 +120,7 @@ def test_a_process_that_has_the_dead_holders_id_now_is_not_the_holder(path: Remo
         assert time.monotonic() - began < SHORT
 
 
-def test_a_live_holder_elsewhere_is_seen_by_its_renewal(path: RemotePath) -> None:
+def test_a_live_holder_on_another_host_is_recognised_by_its_renewals(path: RemotePath) -> None:
     of_another_host(path)
     others = Lease(path)
     others._me["host"] = "elsewhere"
@@ -128,32 +132,32 @@ def test_a_live_holder_elsewhere_is_seen_by_its_renewal(path: RemotePath) -> Non
         pass
 
 
-def test_a_lease_is_renewed_as_long_as_it_is_held(path: RemotePath) -> None:
+def test_a_held_lease_is_renewed(path: RemotePath) -> None:
     with locked(path, wait=False):
-        time.sleep(SHORT / 2)  # three times as long as without
+        time.sleep(SHORT / 2)  # three times as long as a lease without renewal
         assert holds(path)
         check_held(path)
     assert not holds(path)
 
 
-def test_a_holder_that_could_not_renew_its_lease_writes_no_more(path: RemotePath) -> None:
+def test_a_holder_whose_lease_expired_stops_writing(path: RemotePath) -> None:
     with locked(path, wait=False):
-        of_another_host(path)  # who saw it run out, say while this machine slept
+        of_another_host(path)  # it saw the lease expire, for example while this machine was suspended
         time.sleep(SHORT / 2)
         assert not holds(path)
         with pytest.raises(StepDiffError, match="ran out before it could be renewed"):
             check_held(path)
-    assert json.loads(path.read_bytes())["host"] == "elsewhere", "what others hold is not released"
+    assert json.loads(path.read_bytes())["host"] == "elsewhere", "a lock of another holder is not released"
 
 
-def test_nothing_a_holder_sent_arrives_behind_anothers_writes() -> None:
+def test_no_request_of_a_holder_can_arrive_after_the_lease_expires() -> None:
     backoff = timedelta(seconds=15)
     longest = object_stores.REQUEST + object_stores.RETRY["retry_timeout"] + backoff
-    # The last part waits until one before it is there, is sent itself, and then all are put together.
+    # The last part of an upload waits for an earlier part, is sent itself, and then all parts are joined.
     assert 3 * longest.total_seconds() <= LEASE * (1 - lease._SAFE)
 
 
-def test_an_object_whose_writer_loses_its_lease_between_two_parts_stays_as_it_was(path: RemotePath) -> None:
+def test_an_object_is_unchanged_if_its_writer_loses_the_lease_between_two_parts(path: RemotePath) -> None:
     big = path.parent / "big"
     big.put([b"old"])
     asked: list[bool] = []
@@ -173,19 +177,17 @@ def test_an_object_whose_writer_loses_its_lease_between_two_parts_stays_as_it_wa
     assert big.read_bytes() == b"old"
 
 
-def test_a_holder_that_sees_another_in_its_place_writes_no_more_at_once(path: RemotePath) -> None:
+def test_a_holder_that_was_replaced_stops_writing_at_once(path: RemotePath) -> None:
     mine = Lease(path)
     mine.take(wait=False)
     of_another_host(path)
-    assert mine.held(), "nothing tells it yet"
+    assert mine.held(), "it does not know yet"
     assert not mine._put(mine._etag) and not mine.held()
     mine.release()
     assert json.loads(path.read_bytes())["host"] == "elsewhere"
 
 
-def test_a_renewal_that_arrived_and_whose_answer_was_lost_is_no_end(
-    path: RemotePath, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_renewal_whose_response_was_lost_keeps_the_lease(path: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
     exchange, lost = RemotePath.exchange, []
 
     def answer_lost(place: RemotePath, data: bytes, etag: str | None) -> str | None:
@@ -207,7 +209,7 @@ def test_a_renewal_that_arrived_and_whose_answer_was_lost_is_no_end(
     mine.release()
 
 
-def test_only_one_of_many_takes_a_lock_that_is_free(store: Store) -> None:
+def test_only_one_of_many_processes_takes_a_free_lock(store: Store) -> None:
     names = ("first", "second", "third")
     holders = []
     with process(store) as one, process(store) as two, process(store) as three:
@@ -218,7 +220,7 @@ def test_only_one_of_many_takes_a_lock_that_is_free(store: Store) -> None:
     assert len(holders) == 1
 
 
-def test_a_damaged_lock_is_one_line(path: RemotePath) -> None:
+def test_a_damaged_lock_is_refused_in_one_line(path: RemotePath) -> None:
     path.put([b"{"])
     with pytest.raises(StepDiffError, match="lock.json is damaged"), locked(path, wait=False):
         pass

@@ -1,4 +1,4 @@
-"""The planner's lock, between real processes."""
+"""The planner's lock, held by real processes."""
 
 import errno
 import os
@@ -51,7 +51,7 @@ def test_a_second_writer_is_refused_with_host_and_pid(store: Store) -> None:
         assert str(store.path) in message and "\n" not in message
 
 
-def test_a_lock_dies_with_its_process(store: Store) -> None:
+def test_a_dead_process_loses_its_lock(store: Store) -> None:
     with process(store) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         holder.send_signal(signal.SIGKILL)
@@ -74,7 +74,7 @@ with Store.open(sys.argv[1]).lock():
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-def test_a_lock_dies_with_its_process_though_a_child_of_it_lives(store: Store) -> None:
+def test_a_dead_process_loses_its_lock_although_a_child_lives(store: Store) -> None:
     command = [sys.executable, "-c", FORKED, str(store.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as holder:
         assert holder.stdout is not None
@@ -87,7 +87,7 @@ def test_a_lock_dies_with_its_process_though_a_child_of_it_lives(store: Store) -
             os.kill(child, signal.SIGKILL)
 
 
-def test_a_lock_needs_no_room_on_the_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_needs_no_disk_space(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -97,20 +97,20 @@ def test_a_lock_needs_no_room_on_the_disk(store: Store, monkeypatch: pytest.Monk
             pass
 
 
-def test_a_waiting_writer_takes_its_turn_and_says_whose_end_it_waits_for(store: Store) -> None:
+def test_a_waiting_writer_names_the_holder_and_continues_after_it(store: Store) -> None:
     with process(store) as first:
         assert first.stdout is not None and first.stdout.readline() == "held\n"
         with process(store, "wait") as second:
             assert second.stderr is not None
-            told = f"{store.path} is being written by process {first.pid} on host {socket.gethostname()}: waiting"
-            assert second.stderr.readline().startswith(told)
+            expected = f"{store.path} is being written by process {first.pid} on host {socket.gethostname()}: waiting"
+            assert second.stderr.readline().startswith(expected)
             first.communicate("done\n")
             assert second.stdout is not None and second.stdout.readline() == "held\n"
             second.communicate("done\n")
             assert second.returncode == 0
 
 
-def test_the_lock_is_refused_to_its_own_process_too(store: Store) -> None:
+def test_a_second_lock_in_the_same_process_is_refused(store: Store) -> None:
     with store.lock():
         with pytest.raises(StepDiffError, match=f"process {os.getpid()} "), Store.open(store.path).lock():
             pass

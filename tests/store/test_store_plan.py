@@ -1,4 +1,4 @@
-"""Plans: sizes to the byte, known encoders as they are, rates that were measured."""
+"""Plans: exact sizes, declared features of known encoders, measured rates."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def files(view: View) -> list[Path]:
 
 @pytest.mark.parametrize("rows", [8, 11])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
-def test_sizes_are_to_the_byte_those_of_a_store(make_view: Make, fill: Make, dtype: str, rows: int) -> None:
+def test_planned_sizes_equal_those_of_a_store_to_the_byte(make_view: Make, fill: Make, dtype: str, rows: int) -> None:
     view = make_view(with_dtype(TOKENS, dtype), rows=rows)
     fill(view)
     found = sizes(rows, view.features, dtype, rows_per_shard=4)
@@ -58,7 +58,7 @@ def test_a_month_long_job_is_planned(capsys: pytest.CaptureFixture[str]) -> None
     assert "int8 (chosen)" in table and "hours: unknown" in table and "--measured-in" in table
 
 
-def test_a_view_that_stands_is_a_pattern(make_view: Make, fill: Make) -> None:
+def test_a_plan_can_copy_the_features_of_an_existing_view(make_view: Make, fill: Make) -> None:
     view = make_view(TOKENS)
     fill(view)
     planned = plan(PlanOptions(clips=100.0, like=f"{view.paths.store}/net", dtype="int8"))
@@ -66,7 +66,7 @@ def test_a_view_that_stands_is_a_pattern(make_view: Make, fill: Make) -> None:
     assert planned.sizes[-1] == sizes(100, with_dtype(TOKENS, "int8"), "int8")
 
 
-def test_the_rate_is_what_shards_tell(make_view: Make, values: Make) -> None:
+def test_the_rate_comes_from_the_info_of_shards(make_view: Make, values: Make) -> None:
     view = make_view()
     for shard, device, seconds in ((0, "cpu", 2.0), (1, "cuda", 0.5), (2, "cpu", 1.5)):
         rows = np.arange(shard * 4, min(shard * 4 + 4, 11))
@@ -80,7 +80,9 @@ def test_the_rate_is_what_shards_tell(make_view: Make, values: Make) -> None:
     assert planned.hours[0].hours == 1.0
 
 
-def test_what_cannot_be_planned_is_one_line(make_view: Make, fill: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_plan_options_are_refused_in_one_line(
+    make_view: Make, fill: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
     view = make_view()
     fill(view)
     net, store = f"{view.paths.store}/net", str(view.paths.store)
@@ -104,12 +106,12 @@ def test_what_cannot_be_planned_is_one_line(make_view: Make, fill: Make, capsys:
 
 
 def declared(name: str, folder: Path) -> dict[str, Feature] | None:
-    """What the encoder of that name declares; None where its weights are not at hand."""
+    """Return the features that the encoder declares, or None if its weights are not available."""
     if name.startswith("internvideo"):
         from featurize.encoders.internvideo.mm import InternVideo
         from featurize.encoders.internvideo.model import SIZES
 
-        encoder = object.__new__(InternVideo)  # its features are those of its size, without 2 GB of weights
+        encoder = object.__new__(InternVideo)  # its features follow from its size, without 2 GB of weights
         encoder._size = SIZES[name]
         return encoder.features("clips")
     if name.startswith("clip"):
@@ -125,7 +127,7 @@ def declared(name: str, folder: Path) -> dict[str, Feature] | None:
 
 
 def shallow_clip(folder: Path) -> Path:
-    """A CLIP of the widths of ViT-L/14 and one block, as transformers saves it."""
+    """Save a CLIP model with the widths of ViT-L/14 and one block, in the format of transformers."""
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
     pieces = ["a</w>", "<|startoftext|>", "<|endoftext|>"]
@@ -143,7 +145,7 @@ def shallow_clip(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", list(ENCODERS))
-def test_known_features_are_what_featurize_declares(name: str, tmp_path: Path) -> None:
+def test_known_features_equal_those_that_featurize_declares(name: str, tmp_path: Path) -> None:
     features = declared(name, tmp_path)
     if features is None:
         pytest.skip(f"weights of {name} are not at hand: python -m weights fetch {name}")

@@ -1,4 +1,4 @@
-"""int8 with a float16 scale for every 64 channels."""
+"""Quantisation to int8 with a float16 scale per 64 channels."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from store.format.quantise import BLOCK, dequantise, quantise, scale_shape
 
 
 def plain_quantise(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The oracle: what the compiled loops must give to the bit."""
+    """Return the result that the compiled loops must give exactly."""
     exact = np.maximum.reduceat(np.abs(values), np.arange(0, values.shape[-1], BLOCK), axis=-1) / np.float32(127)
     scale = exact.astype(np.float16)
     scale = np.where(scale < exact, np.nextafter(scale, np.float16(np.inf)), scale)
@@ -29,7 +29,7 @@ def spread(scale: np.ndarray, channels: int) -> np.ndarray:
 
 
 def of_many_sizes(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Values of magnitudes from below float16's normal range up to its end, and blocks of zeros."""
+    """Return values with magnitudes from float16's subnormals to its maximum, and blocks of zeros."""
     rng = np.random.default_rng(len(shape))
     sizes = np.exp2(rng.integers(-30, 14, (*shape[:-1], 1))) * rng.integers(0, 2, (*shape[:-1], 1))
     values = (rng.normal(size=shape) * sizes).clip(-65504, 65504).astype(dtype)
@@ -38,7 +38,7 @@ def of_many_sizes(shape: tuple[int, ...], dtype: type) -> np.ndarray:
 
 
 def block_errors(values: np.ndarray) -> tuple[np.ndarray, float]:
-    """The relative RMS error of every block of 64 channels, and that of all."""
+    """Return the relative RMS error of every block of 64 channels, and of all of them."""
     error = dequantise(*quantise(values)) - values
     blocks = values.shape[-1] // BLOCK
     squares = [np.square(x.astype(np.float64)).reshape(-1, blocks, BLOCK).sum(-1) for x in (error, values)]
@@ -50,13 +50,13 @@ def block_errors(values: np.ndarray) -> tuple[np.ndarray, float]:
 def test_the_relative_error_is_bounded(outlier: int, size: float) -> None:
     rng = np.random.default_rng(outlier)
     values = rng.normal(0, size, (64, 49, 768)).astype(np.float32)
-    values[..., [3, 200, 201, 700]] *= outlier  # as a few channels of ViT tokens have it
+    values[..., [3, 200, 201, 700]] *= outlier  # as in a few channels of ViT tokens
     each, every = block_errors(values)
     assert each.max() < 0.032
     assert every < 0.019
 
 
-def test_an_outlier_drowns_no_other_block() -> None:
+def test_an_outlier_does_not_affect_other_blocks() -> None:
     values = np.random.default_rng(0).normal(size=(8, 128)).astype(np.float32)
     values[:, 3] = 1e4
     each, _ = block_errors(values)
@@ -67,7 +67,7 @@ finite = st.floats(-65504, 65504, width=16)
 
 
 @given(hnp.arrays(np.float16, hnp.array_shapes(min_dims=1, max_dims=3, max_side=130), elements=finite))
-def test_no_scale_is_zero_and_no_value_passes_127(values: np.ndarray) -> None:
+def test_no_scale_is_zero_and_no_level_exceeds_127(values: np.ndarray) -> None:
     wide = values.astype(np.float32)
     levels, scale = quantise(wide)
     assert scale.shape == scale_shape(values.shape) and scale.dtype == np.float16
@@ -80,12 +80,12 @@ def test_no_scale_is_zero_and_no_value_passes_127(values: np.ndarray) -> None:
 @pytest.mark.parametrize("channels", [1, 63, 64, 65, 1000])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_every_bit_is_as_plain_numpy_computes_it(
+def test_quantisation_equals_plain_numpy_bit_for_bit(
     channels: int, dtype: type, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantising, "cores", lambda: threads)
     monkeypatch.setattr(quantising, "_LEAST", 1)
-    values = of_many_sizes((7, 50, channels + 2), dtype)[..., :channels]  # rows that do not lie side by side
+    values = of_many_sizes((7, 50, channels + 2), dtype)[..., :channels]  # rows that are not adjacent
     levels, scale = quantise(values)
     expected = plain_quantise(values.astype(np.float32))
     np.testing.assert_array_equal(levels, expected[0])
@@ -104,7 +104,7 @@ def test_the_scale_of_a_float16_block_that_is_not_finite_is_nan(wrong: float) ->
     assert np.argwhere(~np.isfinite(scale)).tolist() == [[4, 1]] and np.isnan(scale[4, 1])
 
 
-def test_nothing_in_nothing_out() -> None:
+def test_empty_arrays_are_quantised() -> None:
     levels, scale = quantise(np.zeros((0, 3, 70), np.float32))
     assert levels.shape == (0, 3, 70) and scale.shape == (0, 3, 2) and dequantise(levels, scale).shape == (0, 3, 70)
 

@@ -1,4 +1,4 @@
-"""The reader against zarr-python's arrays, and against a writer at work."""
+"""The reader compared with zarr-python, and with a concurrent writer."""
 
 import os
 import pickle
@@ -31,7 +31,7 @@ BIG = {"tokens": Feature((9, 4096), "float16"), "embedding": Feature((7,), "floa
     name=st.sampled_from(["tokens", "embedding"]),
     reuse=st.booleans(),
 )
-def test_results_come_in_the_callers_order(
+def test_rows_are_returned_in_the_order_of_the_request(
     make_view: Make, fill: Make, rows: list[int], name: str, reuse: bool
 ) -> None:
     view = make_view(BIG, rows=37, shard=8)
@@ -66,7 +66,7 @@ def test_memory_and_disk_give_the_same_rows(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.integers(0, 36), max_size=9) | st.builds(range, st.integers(0, 36), st.integers(0, 37)))
-def test_what_lies_in_place_is_what_a_read_gives(make_view: Make, fill: Make, rows: Sequence[int]) -> None:
+def test_in_place_rows_equal_rows_that_are_read(make_view: Make, fill: Make, rows: Sequence[int]) -> None:
     view = make_view(BIG, rows=37, shard=8)
     if not view.status().all():
         fill(view)
@@ -78,7 +78,7 @@ def test_what_lies_in_place_is_what_a_read_gives(make_view: Make, fill: Make, ro
         assert lying.dtype == given.dtype and not lying.flags.writeable and np.array_equal(lying, given)
 
 
-def test_rows_lie_in_place_beside_one_that_failed_and_while_the_shard_is_replaced(make_view: Make) -> None:
+def test_in_place_rows_skip_a_failed_row_and_survive_a_replaced_shard(make_view: Make) -> None:
     view = make_view({"embedding": Feature((7,), "float32")}, rows=8, shard=8)
     rows = np.arange(0, 8, 2)
     values = np.arange(28, dtype=np.float32).reshape(4, 7)
@@ -86,13 +86,13 @@ def test_rows_lie_in_place_beside_one_that_failed_and_while_the_shard_is_replace
     lying = view.in_place("embedding", rows)
     view.write_shard(0, np.array([3]), {"embedding": values[:1]}, {})
     assert np.array_equal(lying, values)
-    assert view.in_place("embedding", rows) is None  # another row lies between them now
+    assert view.in_place("embedding", rows) is None  # another row is between them now
     assert np.array_equal(view.in_place("embedding", np.array([2, 3])), values[[1, 0]])
     with pytest.raises(StepDiffError, match="absent"):
         view.in_place("embedding", np.array([0, 5]))
 
 
-def test_nothing_lies_in_place_that_is_on_the_disk(make_view: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_outside_the_page_cache_are_not_in_place(make_view: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     view = make_view({"embedding": Feature((7,), "float32")}, rows=8, shard=8)
     view.write_shard(0, np.arange(8), {"embedding": np.ones((8, 7), np.float32)}, {})
     monkeypatch.setattr(reading, "_is_resident", lambda run: False)
@@ -114,7 +114,7 @@ def test_an_out_that_does_not_fit_is_refused(make_view: Make, fill: Make, wrong:
         view.read("tokens", np.array([0, 1]), out)
 
 
-def test_int8_is_read_as_it_is_stored(make_view: Make, fill: Make) -> None:
+def test_int8_is_read_as_stored(make_view: Make, fill: Make) -> None:
     view = make_view({"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32")}, rows=11)
     fill(view)
     rows = np.array([9, 0, 9, 4])
@@ -132,7 +132,7 @@ def test_int8_is_read_as_it_is_stored(make_view: Make, fill: Make) -> None:
 
 
 @pytest.mark.parametrize("big", [False, True])
-def test_a_read_is_right_while_a_writer_replaces_the_shard(
+def test_reads_are_correct_while_a_writer_replaces_the_shard(
     make_view: Make, fill: Make, values: Make, big: bool
 ) -> None:
     view = make_view(*([BIG] if big else []), rows=32, shard=32)
@@ -167,7 +167,7 @@ def test_a_read_is_right_while_a_writer_replaces_the_shard(
     assert done.is_set() and not errors and view.status().all()
 
 
-def test_more_shards_than_open_files_can_be_read(
+def test_more_shards_can_be_read_than_files_can_be_open(
     make_view: Make, fill: Make, values: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "OPEN_FILES", 2)
@@ -176,10 +176,10 @@ def test_more_shards_than_open_files_can_be_read(
     before = len(os.listdir("/proc/self/fd"))
     rows = np.random.default_rng(0).integers(0, 40, 200)
     assert (view.read("embedding", rows) == values(view, rows)["embedding"]).all()
-    assert len(os.listdir("/proc/self/fd")) <= before + 2, "files that left the cache are closed"
+    assert len(os.listdir("/proc/self/fd")) <= before + 2, "files evicted from the cache are closed"
 
 
-def test_a_process_that_may_open_no_more_files_lets_others_go(make_view: Make, fill: Make, values: Make) -> None:
+def test_a_process_at_its_limit_of_open_files_closes_some(make_view: Make, fill: Make, values: Make) -> None:
     view = make_view(rows=400, shard=4)
     fill(view)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -210,7 +210,7 @@ def test_a_forked_reader_never_hangs(make_view: Make, fill: Make) -> None:
     view = make_view()
     fill(view, np.array([0, 1]))
     assert view.catalog.rows(["c1"]).tolist() == [1]
-    view.catalog.frame().sort("key")  # polars has its threads now, and a fork leaves them behind
+    view.catalog.frame().sort("key")  # polars has its threads now, which a forked child does not have
 
     def says(part: str, ask: Callable[[], object]) -> bool:
         with pytest.raises(StepDiffError, match=part):
@@ -224,7 +224,7 @@ def test_a_forked_reader_never_hangs(make_view: Make, fill: Make) -> None:
     assert forked(lambda: says("^c7 is absent", lambda: unread.view("clips", "net").read("tokens", absent)))
     assert forked(lambda: unread.catalog("clips").rows(["c1"]).tolist() == [1])
     for index in view.catalog.folder.glob("*.keys"):
-        index.unlink()  # to make it again takes polars
+        index.unlink()  # rebuilding it needs polars
     assert forked(lambda: says("^row 7 is absent", lambda: unread.view("clips", "net").read("tokens", absent)))
     assert forked(lambda: says("in a forked process", lambda: unread.catalog("clips").rows(["c1"])))
     assert forked(lambda: says("in a forked process", lambda: view.failures()))
@@ -232,9 +232,9 @@ def test_a_forked_reader_never_hangs(make_view: Make, fill: Make) -> None:
 
 
 def forked(ask: Callable[[], object]) -> bool:
-    """Whether `ask` holds in a forked child, which has 20 seconds for it."""
+    """Return whether `ask` is true in a forked child within 20 seconds."""
     pid = os.fork()
-    if pid == 0:  # nothing of the test runner may go on in the child
+    if pid == 0:  # the test runner must not continue in the child
         signal.alarm(20)
         try:
             os._exit(0 if ask() else 1)

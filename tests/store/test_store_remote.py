@@ -1,4 +1,4 @@
-"""Places in an object store, against moto's S3 server and in memory."""
+"""Paths in an object store, on moto's S3 server and in memory."""
 
 import os
 import pickle
@@ -28,7 +28,7 @@ PART = 16 * 2**20
 
 @pytest.fixture(params=["s3", "memory"])
 def root(request: pytest.FixtureRequest) -> RemotePath:
-    """An empty place, of each kind."""
+    """An empty remote folder of each kind."""
     url = request.getfixturevalue("bucket") if request.param == "s3" else f"memory://{uuid.uuid4().hex}"
     found = place(f"{url}/features")
     assert isinstance(found, RemotePath)
@@ -37,7 +37,7 @@ def root(request: pytest.FixtureRequest) -> RemotePath:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Requests are not tried again."""
+    """Disable retries of requests."""
     monkeypatch.setattr(object_stores, "RETRY", {"max_retries": 0})
     object_stores.objects.cache_clear()
     yield
@@ -46,7 +46,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def refusing(s3_server: str) -> Iterator[None]:
-    """The server refuses whomever it does not know, and it knows nobody."""
+    """A server that refuses all credentials."""
 
     def refuse_after(requests: bytes) -> None:
         headers = {"Content-Type": "text/plain"}
@@ -62,7 +62,7 @@ def refusing(s3_server: str) -> Iterator[None]:
     [
         ("s3://bucket/a/b/", RemotePath("s3://bucket/a/b")),
         ("s3://bucket", RemotePath("s3://bucket")),
-        (Path("s3://bucket/a"), RemotePath("s3://bucket/a")),  # pathlib makes one slash of two
+        (Path("s3://bucket/a"), RemotePath("s3://bucket/a")),  # pathlib collapses two slashes
         ("gs://bucket/a", RemotePath("gs://bucket/a")),
         ("memory:///a", RemotePath("memory://a")),
         ("file:///tmp/a", Path("/tmp/a")),
@@ -70,11 +70,11 @@ def refusing(s3_server: str) -> Iterator[None]:
         ("features", Path("features")),
     ],
 )
-def test_a_url_is_a_place_and_all_else_a_folder(given: str | Path, found: Path | RemotePath) -> None:
+def test_a_url_is_a_remote_path_and_anything_else_a_local_path(given: str | Path, found: Path | RemotePath) -> None:
     assert place(given) == found
 
 
-def test_a_url_of_no_object_store_is_refused() -> None:
+def test_a_url_of_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(StepDiffError, match="https://host/a is not a place for a store"):
         place("https://host/a")
 
@@ -83,7 +83,7 @@ names = st.text("abc.-_", min_size=1, max_size=8).filter(lambda name: name.strip
 
 
 @given(st.lists(names, min_size=1, max_size=4))
-def test_a_place_is_taken_apart_as_pathlib_does(parts: list[str]) -> None:
+def test_a_remote_path_is_split_as_pathlib_does(parts: list[str]) -> None:
     above, pure = RemotePath("s3://bucket"), PurePosixPath("/bucket")
     found, path = above, pure
     for part in parts:
@@ -94,7 +94,7 @@ def test_a_place_is_taken_apart_as_pathlib_does(parts: list[str]) -> None:
     assert pickle.loads(pickle.dumps(found)) == found
 
 
-def test_what_is_there_is_seen_as_pathlib_sees_it(root: RemotePath, tmp_path: Path) -> None:
+def test_existing_objects_are_listed_as_pathlib_does(root: RemotePath, tmp_path: Path) -> None:
     for name in ("a/zarr.json", "a/c/0", "b/c/1", "b2/zarr.json", "x.parquet", "12.parquet", "y.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
@@ -115,14 +115,14 @@ def test_what_is_there_is_seen_as_pathlib_sees_it(root: RemotePath, tmp_path: Pa
 
 
 @pytest.mark.parametrize("size", [0, 1, PART, PART + 1, 2 * PART + 12345])
-def test_an_object_is_there_whole(root: RemotePath, size: int) -> None:
+def test_an_object_is_complete(root: RemotePath, size: int) -> None:
     data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
     cut = size // 3
     (root / "a").put(iter([data[:cut], data[cut : 2 * cut].tobytes(), memoryview(data[2 * cut :])]))
     assert (root / "a").read_bytes() == data.tobytes()
 
 
-def test_a_put_that_breaks_off_leaves_the_old_object(root: RemotePath) -> None:
+def test_an_interrupted_put_leaves_the_old_object(root: RemotePath) -> None:
     def broken() -> Iterator[np.ndarray]:
         yield np.zeros(2 * PART, np.uint8)
         raise StepDiffError("no more rows")
@@ -133,7 +133,7 @@ def test_a_put_that_breaks_off_leaves_the_old_object(root: RemotePath) -> None:
     assert (root / "a").read_bytes() == b"old"
 
 
-def test_an_object_is_created_or_exchanged_by_one_writer_alone(root: RemotePath) -> None:
+def test_an_object_is_created_or_replaced_by_one_writer_only(root: RemotePath) -> None:
     with ThreadPoolExecutor(8) as threads:
         etags = list(threads.map(lambda n: (root / "a").exchange(b"%d" % n, None), range(8)))
         (winner,) = [n for n, etag in enumerate(etags) if etag]
@@ -145,13 +145,13 @@ def test_an_object_is_created_or_exchanged_by_one_writer_alone(root: RemotePath)
     assert (root / "b").create([b"x"]) and not (root / "b").create([b"y"])
 
 
-def test_a_listing_tells_versions_as_single_looks_do(root: RemotePath) -> None:
+def test_a_listing_gives_the_same_versions_as_single_requests(root: RemotePath) -> None:
     for name in ("a", "b"):
         (root / name).put([name.encode()])
     assert root.identities() == {name: (root / name).identity() for name in ("a", "b")}
 
 
-def test_ranges_are_of_one_version_or_refused(root: RemotePath) -> None:
+def test_ranges_of_different_versions_are_refused(root: RemotePath) -> None:
     (root / "a").put([bytes(range(100))])
     tail, etag, size = (root / "a").read_tail(10)
     assert (bytes(tail), size) == (bytes(range(90, 100)), 100)
@@ -176,24 +176,26 @@ def one_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return said
 
 
-def test_a_missing_bucket_is_one_line(s3_server: str, impatient: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_bucket_is_reported_in_one_line(
+    s3_server: str, impatient: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "no such bucket" in one_line(capsys, "s3://no-bucket-here/features")
     with pytest.raises(StepDiffError, match="s3://no-bucket-here/features.*no such bucket"):
         Store.open("s3://no-bucket-here/features", create=True)
 
 
-def test_no_store_is_one_line(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_store_is_reported_in_one_line(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"no feature store in {bucket}/features" in one_line(capsys, f"{bucket}/features")
 
 
-def test_an_endpoint_out_of_reach_is_one_line(
+def test_an_unreachable_endpoint_is_reported_in_one_line(
     impatient: None, s3_server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert "check network and endpoint" in one_line(capsys, "s3://bucket/features")
 
 
-def test_refused_credentials_are_one_line(
+def test_refused_credentials_are_reported_in_one_line(
     s3_bucket: str, impatient: None, refusing: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "check the credentials" in one_line(capsys, f"{s3_bucket}/features")
@@ -213,7 +215,7 @@ os.wait()
 """
 
 
-def test_a_forked_process_is_told_so(bucket: str) -> None:
+def test_a_forked_process_gets_an_error_about_the_fork(bucket: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORK, f"{bucket}/features"]
     said = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=30)
     assert said.stdout.startswith("cannot use an object store in a forked process") and said.returncode == 0

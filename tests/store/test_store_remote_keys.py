@@ -1,4 +1,4 @@
-"""Key indexes of a catalog in an object store: what is asked is fetched, and nothing that was replaced is used."""
+"""Key indexes of a catalog in an object store: only needed blocks are fetched, and no replaced block is used."""
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,7 @@ KEYS = pl.Series([f"video_{row % 97}_{row}.000_{row + 4}.000" for row in range(R
 
 @pytest.fixture
 def place(bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A store of 30,000 rows, whose index is opened by its last 64 KiB."""
+    """A store of 30,000 rows, whose index is opened with its last 64 KiB."""
     monkeypatch.setattr(remote, "_END_BYTES", BLOCK)
     Store.open(f"{bucket}/features", create=True).catalog("clips").append(pl.DataFrame({"key": KEYS}))
     return f"{bucket}/features"
@@ -24,7 +24,7 @@ def place(bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Bytes of every request for a range."""
+    """Record the bytes of every range request."""
     sizes: list[int] = []
     read_range = RemotePath.read_range
 
@@ -46,7 +46,7 @@ def index_of(place: str) -> RemotePath:
     return found
 
 
-def test_only_blocks_that_are_touched_are_fetched(place: str, fetched: list[int]) -> None:
+def test_only_needed_blocks_are_fetched(place: str, fetched: list[int]) -> None:
     catalog = opened(place)
     assert len(catalog) == ROWS and not fetched
     assert catalog.keys(np.array([7, ROWS - 1])) == [KEYS[7], KEYS[ROWS - 1]]
@@ -58,9 +58,9 @@ def test_only_blocks_that_are_touched_are_fetched(place: str, fetched: list[int]
     assert np.array_equal(catalog.rows(KEYS), np.arange(ROWS)) and sum(fetched) == whole
 
 
-def test_an_index_that_is_merged_away_while_it_is_used(place: str) -> None:
+def test_an_index_that_is_merged_while_it_is_used(place: str) -> None:
     catalog = opened(place)
-    assert catalog.keys(np.array([3])) == [KEYS[3]]  # its index is open, and most of it not here
+    assert catalog.keys(np.array([3])) == [KEYS[3]]  # its index is open, and most of it is not fetched yet
     more = pl.Series([f"more_{row}" for row in range(ROWS)])
     assert opened(place).append(pl.DataFrame({"key": more})) == ROWS
     assert index_of(place).name.endswith(f"-{2 * ROWS:012d}.keys")
@@ -72,7 +72,7 @@ def test_an_index_that_is_merged_away_while_it_is_used(place: str) -> None:
 
 
 @pytest.mark.parametrize("at", [1000, -100])
-def test_a_damaged_index_is_found_and_made_again(place: str, at: int) -> None:
+def test_a_damaged_index_is_detected_and_rebuilt(place: str, at: int) -> None:
     index = index_of(place)
     data = bytearray(index.read_bytes())
     data[at] ^= 1

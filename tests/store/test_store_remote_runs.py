@@ -1,4 +1,4 @@
-"""Writing runs into an object store: broken off anywhere, two at once, and read by the store's own verbs."""
+"""Writers of a store in an object store: interrupted at any request, concurrent, and read by the store's commands."""
 
 import contextlib
 import json
@@ -30,12 +30,12 @@ from store.verbs.verify import verify
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("STORE_REMOTE_KILLS", "3"))
 PATIENCE = object_stores.RETRY
-CUTS = int(os.environ.get("STORE_REMOTE_CUTS", "3"))  # 1000: after each request there is
+CUTS = int(os.environ.get("STORE_REMOTE_CUTS", "3"))  # 1000: after every request
 FEATURES = {"tokens": Feature((6, 130), "int8"), "embedding": Feature((32,), "float32")}
 
 
 def run(url: str) -> None:
-    """Append rows and fill what is absent, in two goes so that shards are filled later too."""
+    """Append rows and write the absent ones, in two rounds so that some shards are completed later."""
     store = Store.open(url, create=True)
     with store.lock():
         for count in (11, 20):
@@ -60,7 +60,7 @@ def values(rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def contents(url: str, indexes: bool = False) -> dict[str, bytes]:
-    """All objects but locks, and key indexes where they are not asked for: a cut may leave one that is merged."""
+    """Return all objects except locks, with key indexes only on request: an interruption may leave a merged one."""
     root = place(url)
     assert isinstance(root, RemotePath)
     found, folders = {}, [root]
@@ -74,7 +74,7 @@ def contents(url: str, indexes: bool = False) -> dict[str, bytes]:
 
 
 class Gate:
-    """A way to the server that is shut after so many requests."""
+    """A proxy of the server that closes after n requests."""
 
     def __init__(self, server: str) -> None:
         host, port = server.removeprefix("http://").split(":")
@@ -88,12 +88,12 @@ class Gate:
         while True:
             try:
                 client, _ = self.listener.accept()
-            except OSError:  # closed: the test is over
+            except OSError:  # closed: the test has ended
                 return
             threading.Thread(target=self._serve, args=[client], daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        """Requests of one connection, each with its answer."""
+        """Forward the requests and responses of one connection."""
         with client, socket.create_connection(self.server) as server:
             threading.Thread(target=self._answer, args=[server, client], daemon=True).start()
             with contextlib.suppress(OSError):
@@ -114,7 +114,7 @@ class Gate:
 
 @pytest.fixture
 def gate(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """The environment leads through the gate, and nothing is tried again."""
+    """Set the environment so that requests pass the gate and are not retried."""
     gate = Gate(s3_server)
     monkeypatch.setattr(object_stores, "RETRY", {"max_retries": 0})
     monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
@@ -124,7 +124,7 @@ def gate(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     object_stores.objects.cache_clear()
 
 
-def test_cut_off_after_any_request_then_resumed_gives_the_same_objects(s3_bucket: str, gate: Gate) -> None:
+def test_a_run_cut_off_after_any_request_and_resumed_gives_the_same_objects(s3_bucket: str, gate: Gate) -> None:
     run(f"{s3_bucket}/whole")
     expected = contents(f"{s3_bucket}/whole")
     assert len(expected) == 31 and verify(Store.open(f"{s3_bucket}/whole")) == []
@@ -132,7 +132,7 @@ def test_cut_off_after_any_request_then_resumed_gives_the_same_objects(s3_bucket
     run(f"{s3_bucket}/counted")
     requests = before - gate.left
     assert contents(f"{s3_bucket}/counted") == expected
-    anywhere = range(requests - 2)  # the last two free locks, which would run out anyway
+    anywhere = range(requests - 2)  # the last two requests release locks, which would expire anyway
     for cut in random.sample(anywhere, min(CUTS, len(anywhere))):
         url = f"{s3_bucket}/cut{cut}"
         gate.left = cut
@@ -149,7 +149,7 @@ def test_cut_off_after_any_request_then_resumed_gives_the_same_objects(s3_bucket
         assert contents(url) == expected, f"cut after {cut} requests"
 
 
-def test_a_drop_cut_off_after_any_request_leaves_a_view_or_none(
+def test_a_drop_cut_off_after_any_request_leaves_the_whole_view_or_none(
     s3_bucket: str, gate: Gate, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"{s3_bucket}/features"
@@ -173,16 +173,18 @@ def test_a_drop_cut_off_after_any_request_leaves_a_view_or_none(
         there = Store.open(url).views("clips") == ["net"]
         damaged = [damage.path for damage in verify(Store.open(url))]
         assert damaged == [] or not there and damaged == ["arrays.zarr/clips/net/zarr.json"]
-        if not there and cut % 2:  # the rest is dropped; else a new view of that name starts from nothing
+        if not there and cut % 2:  # either the rest is dropped, or a new view of that name starts empty
             assert main(drop) == 0
             assert not any("/net/" in name for name in contents(url))
         run(url)
         assert contents(url) == expected, f"cut after {cut} requests"
 
 
-def test_compacted_it_holds_what_a_folder_does_after_a_cut_too(s3_bucket: str, gate: Gate, tmp_path: Path) -> None:
+def test_compaction_gives_the_same_content_as_in_a_folder_even_after_a_cut(
+    s3_bucket: str, gate: Gate, tmp_path: Path
+) -> None:
     def used(url: str) -> Store:
-        """Two parts of the catalog, failures of two shards, and a shard that is not committed."""
+        """Make two parts of the catalog, failures of two shards, and a shard that is not committed."""
         run(url)
         (place(url) / "arrays.zarr/clips/net/status/c/2").unlink()
         return Store.open(url)
@@ -219,7 +221,7 @@ def test_compacted_it_holds_what_a_folder_does_after_a_cut_too(s3_bucket: str, g
 
 
 def lock_is_left(root: RemotePath) -> None:
-    """What this process could not release for want of a network, as its death would."""
+    """Release the lock that this process could not release without a network."""
     for path in [root / "lock.json", *(root / "shards" / "clips" / "net").glob("*.lock")]:
         with contextlib.suppress(FileNotFoundError):
             holder = json.loads(path.read_bytes())
@@ -236,7 +238,9 @@ def whatever_status_says_is_true(url: str) -> None:
         assert set(view.failures()["reason"]) == {f"bad {row}" for row in np.flatnonzero(view.status() == 2)}
 
 
-def test_a_network_that_comes_back_is_not_noticed(s3_bucket: str, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_network_failure_does_not_stop_a_run(
+    s3_bucket: str, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(object_stores, "RETRY", PATIENCE)
     object_stores.objects.cache_clear()
     store = Store.open(f"{s3_bucket}/features", create=True)
@@ -263,7 +267,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def runs(s3_server: str) -> Iterator[Callable[[str, float | None], int]]:
-    """Runs a writing run in a process of its own, killed after so many seconds; its exit status."""
+    """Return a function that runs a writer in a process, kills it after n seconds and returns its exit status."""
     command = [sys.executable, "-W", "ignore:.*use of fork:DeprecationWarning", "-c", PROCESS, __file__]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
 
@@ -274,14 +278,14 @@ def runs(s3_server: str) -> Iterator[Callable[[str, float | None], int]]:
             pid = int(process.stdout.readline())
             if kill_after is not None:
                 time.sleep(kill_after)
-                with contextlib.suppress(ProcessLookupError):  # it has ended
+                with contextlib.suppress(ProcessLookupError):  # it has ended already
                     os.kill(pid, signal.SIGKILL)
             return int(process.stdout.readline())
 
         yield start
 
 
-def test_kill_9_at_any_moment_then_resume_gives_the_same_objects(
+def test_a_run_killed_at_any_moment_and_resumed_gives_the_same_objects(
     bucket: str, runs: Callable[[str, float | None], int]
 ) -> None:
     begin = time.monotonic()
@@ -315,7 +319,7 @@ for n in range(10):
 """
 
 
-def test_two_appends_at_once_never_give_a_row_twice(bucket: str) -> None:
+def test_concurrent_appends_never_assign_a_row_twice(bucket: str) -> None:
     catalog = Store.open(f"{bucket}/features", create=True).catalog("clips")
     command = [sys.executable, "-c", APPEND, f"{bucket}/features"]
     writers = [
@@ -332,7 +336,7 @@ def test_two_appends_at_once_never_give_a_row_twice(bucket: str) -> None:
     assert sorted(found["key"]) == sorted(f"{who}{n}" for n in range(10) for who in ("shared", "x", "y", "z"))
 
 
-def test_a_half_made_view_is_no_view(bucket: str) -> None:
+def test_an_incomplete_view_is_not_a_view(bucket: str) -> None:
     url = f"{bucket}/features"
     run(url)
     root = place(url)
@@ -348,7 +352,7 @@ def test_a_half_made_view_is_no_view(bucket: str) -> None:
     assert store.views("clips") == ["half", "net"] and verify(store) == []
 
 
-def test_a_flipped_byte_in_any_object_is_found() -> None:
+def test_verify_finds_a_flipped_byte_in_any_object() -> None:
     url = "memory://flipped"
     run(url)
     root = place(url)
@@ -366,7 +370,7 @@ def test_a_flipped_byte_in_any_object_is_found() -> None:
     assert verify(Store.open(url)) == []
 
 
-def test_the_verbs_take_a_url(bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_accept_a_url(bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"{bucket}/features"
     run(url)
     assert main(["info", url, "--json"]) == 0

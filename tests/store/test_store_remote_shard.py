@@ -1,4 +1,4 @@
-"""Rows of shards in an object store: the same as from a folder."""
+"""Rows of shards in an object store equal those of a folder."""
 
 import threading
 import uuid
@@ -35,7 +35,9 @@ def remote(view: View, name: str, shard: int) -> RemotePath:
     return path
 
 
-def test_results_come_in_the_callers_order(view: View, fill: Callable[..., None], values: Callable[..., dict]) -> None:
+def test_rows_are_returned_in_the_order_of_the_request(
+    view: View, fill: Callable[..., None], values: Callable[..., dict]
+) -> None:
     fill(view)
     expected = values(view, np.arange(ROWS))
     dice = np.random.default_rng(0)
@@ -46,7 +48,7 @@ def test_results_come_in_the_callers_order(view: View, fill: Callable[..., None]
     assert view.read("embedding", np.array([40, 1]), out) is out and np.array_equal(out, expected["embedding"][[40, 1]])
 
 
-def test_far_rows_are_requests_of_their_own(view: View, fill: Callable[..., None]) -> None:
+def test_distant_rows_are_separate_requests(view: View, fill: Callable[..., None]) -> None:
     fill(view)
     reader = view._readers["tokens"]
     assert isinstance(reader, RemoteReader)
@@ -61,12 +63,12 @@ def test_far_rows_are_requests_of_their_own(view: View, fill: Callable[..., None
     assert [(r.start, r.end - r.start) for r in far] == [(n * 30 * 10**6, 30) for n in (0, 3, 9, 15)]
 
 
-def test_a_read_is_right_while_a_writer_replaces_the_shard(
+def test_reads_are_correct_while_a_writer_replaces_the_shard(
     view: View, fill: Callable[..., None], values: Callable[..., dict]
 ) -> None:
     expected = values(view, np.arange(SHARD))["tokens"].astype(np.float16)
     fill(view, np.arange(7, 8))
-    assert np.array_equal(view.read("tokens", np.array([7])), expected[[7]])  # the index is known now
+    assert np.array_equal(view.read("tokens", np.array([7])), expected[[7]])  # the index is cached now
     wrong: list[int] = []
     done = threading.Event()
 
@@ -77,7 +79,7 @@ def test_a_read_is_right_while_a_writer_replaces_the_shard(
 
     reader = threading.Thread(target=look)
     reader.start()
-    for row in (0, 1, 2, 9, 15):  # row 7 moves in the object each time
+    for row in (0, 1, 2, 9, 15):  # row 7 moves within the object each time
         fill(view, np.array([row]))
     done.set()
     reader.join()
@@ -86,7 +88,7 @@ def test_a_read_is_right_while_a_writer_replaces_the_shard(
     assert np.array_equal(view.read("tokens", rows), expected[rows])
 
 
-def test_a_shard_that_is_gone_is_the_fill_value_or_an_error(view: View, fill: Callable[..., None]) -> None:
+def test_a_missing_shard_reads_as_the_fill_value_or_raises(view: View, fill: Callable[..., None]) -> None:
     fill(view, np.arange(8))
     path = remote(view, "tokens", 0)
     present = np.zeros(SHARD, bool)
@@ -102,7 +104,7 @@ def test_a_shard_that_is_gone_is_the_fill_value_or_an_error(view: View, fill: Ca
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "past the end"])
-def test_a_damaged_index_is_one_line(view: View, fill: Callable[..., None], damage: str) -> None:
+def test_a_damaged_index_is_refused_in_one_line(view: View, fill: Callable[..., None], damage: str) -> None:
     fill(view, np.arange(SHARD))
     path = remote(view, "tokens", 0)
     data = bytearray(path.read_bytes())
@@ -115,7 +117,7 @@ def test_a_damaged_index_is_one_line(view: View, fill: Callable[..., None], dama
         view.read("tokens", np.array([15]))
 
 
-def test_any_zarr_reader_can_read_it(s3_bucket: str, s3_server: str, values: Callable[..., dict]) -> None:
+def test_zarr_python_reads_the_array(s3_bucket: str, s3_server: str, values: Callable[..., dict]) -> None:
     store = Store.open(f"{s3_bucket}/deep/features", create=True)
     store.catalog("clips").append(pl.DataFrame({"key": [f"c{i}" for i in range(11)]}))
     features = {"tokens": Feature((3, 130), "int8"), "embedding": Feature((7,), "float32")}

@@ -1,4 +1,4 @@
-"""A view in another dtype: what it was made from, bits, failures, resuming."""
+"""Requantising a view: source, bits, failures, resuming."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Make = Callable[..., Any]
 
 @pytest.fixture
 def old(make_view: Make, fill: Make) -> View:
-    """Rows 6 (failed) and 9 (absent) are not there."""
+    """A view in which row 6 has failed and row 9 is absent."""
     view = make_view({"tokens": Feature((3, 130), "float16"), "embedding": Feature((7,), "float32")})
     view.write_shard(1, np.array([], np.int64), {}, {6: "no video"})
     fill(view, np.array([0, 1, 2, 3, 4, 5, 7, 8, 10]))
@@ -33,7 +33,7 @@ def made(old: View, dtype: str = "int8", to: str = "small") -> tuple[Requantised
     return done, Store.open(old.paths.store).view("clips", to)
 
 
-def test_int8_is_what_the_stored_float16_gives(old: View) -> None:
+def test_int8_is_computed_from_the_stored_float16(old: View) -> None:
     done, new = made(old)
     assert (done.done, done.already, done.failed, done.feature) == (9, 0, 1, "tokens")
     rows = np.flatnonzero(old.status() == 1)
@@ -45,12 +45,12 @@ def test_int8_is_what_the_stored_float16_gives(old: View) -> None:
     assert verify(Store.open(old.paths.store)) == []
 
 
-def test_what_failed_has_failed_for_the_same_reason(old: View) -> None:
+def test_failed_rows_keep_their_reason(old: View) -> None:
     _, new = made(old)
     assert new.failures().rows() == old.failures().rows() == [("c6", "no video")]
 
 
-def test_provenance_says_what_it_was_made_from(old: View, provenance: Provenance) -> None:
+def test_the_provenance_names_the_source_view(old: View, provenance: Provenance) -> None:
     _, new = made(old)
     assert new.provenance.dtypes == {"tokens": "int8 from float16", "embedding": "float32"}
     assert new.provenance.difference(old.provenance).startswith("dtypes ")
@@ -62,14 +62,14 @@ def test_provenance_says_what_it_was_made_from(old: View, provenance: Provenance
         store.create_view("clips", "small", direct, new.features)
 
 
-def test_int8_back_to_floats_is_what_it_stands_for(old: View) -> None:
+def test_int8_is_dequantised_to_floats(old: View) -> None:
     _, small = made(old)
     _, back = made(small, "float32", "back")
     rows = np.flatnonzero(old.status() == 1)
     assert (back.read("tokens", rows) == dequantise(*small.read_quantised("tokens", rows))).all()
 
 
-def test_a_row_that_does_not_fit_the_dtype_fails_alone(make_view: Make, values: Make) -> None:
+def test_only_the_row_that_does_not_fit_the_dtype_fails(make_view: Make, values: Make) -> None:
     view = make_view({"tokens": Feature((3, 130), "float32")})
     rows = np.array([0, 1, 2])
     given = values(view, rows)
@@ -103,7 +103,7 @@ def test_a_run_that_is_killed_resumes(old: View, monkeypatch: pytest.MonkeyPatch
         assert (ours == theirs).all()
 
 
-def test_a_later_run_adds_what_the_old_view_has_got(old: View, fill: Make) -> None:
+def test_a_later_run_adds_the_new_rows_of_the_source(old: View, fill: Make) -> None:
     made(old)
     old.catalog.append(pl.DataFrame({"key": ["d0", "d1"]}))
     with Store.open(old.paths.store).lock():

@@ -1,4 +1,4 @@
-"""No read gives a damaged row: every row is compared with its stored checksum, once."""
+"""No read returns a damaged row: every row is compared with its stored checksum, once."""
 
 import contextlib
 import io
@@ -34,8 +34,8 @@ ROWS, SHARD = 11, 4
 KINDS = {
     "float16": {"tokens": Feature((3, 5), "float16"), "embedding": Feature((7,), "float32")},
     "int8": {"tokens": Feature((3, 70), "int8")},
-    "mapped": {"tokens": Feature((9, 8192), "float16")},  # 144 KiB rows are copied from a mapping
-    "pieces": {"tokens": Feature((9, 32000), "float16")},  # 576,000 bytes: checked in two pieces
+    "mapped": {"tokens": Feature((9, 8192), "float16")},  # rows of 144 KiB are copied from a memory map
+    "pieces": {"tokens": Feature((9, 32000), "float16")},  # 576,000 bytes, checked in two pieces
 }
 
 
@@ -48,7 +48,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def whole(provenance: Provenance, fill: Make) -> Callable[..., View]:
-    """Makes a view `net` of 11 clips, all filled."""
+    """Return a function that makes a view `net` of 11 clips, all written."""
 
     def make(place: str, features: dict[str, Feature]) -> View:
         store = Store.open(place, create=True)
@@ -70,7 +70,7 @@ def write(path: Any, data: bytes) -> None:
 
 
 def flip(path: Any, bit: int) -> bytes:
-    """Flip a bit of a file; returns what it held."""
+    """Flip a bit of a file and return the old content."""
     data = path.read_bytes()
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8
@@ -85,7 +85,7 @@ def damage(view: View, name: str, row: int) -> None:
 
 
 def flips(view: View, name: str, shard: int, count: int) -> Iterator[int]:
-    """Every k-th bit of a shard's rows, about `count` of them, each restored afterwards; yields the row."""
+    """Flip about `count` evenly spaced bits of a shard's rows, yield the row of each and restore it."""
     path = shard_file(view, name, shard)
     size = view.stored[name].row_bytes
     bits = (len(path.read_bytes()) - index_size(SHARD)) * 8
@@ -96,7 +96,7 @@ def flips(view: View, name: str, shard: int, count: int) -> Iterator[int]:
 
 
 def reads(view: View, rows: np.ndarray) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Every way to read rows of `tokens`, each as float32."""
+    """Return every way to read rows of `tokens` as float32."""
     name = "tokens"
     if view.features[name].dtype == "int8":
         yield "read_quantised", lambda: dequantise(*view.read_quantised(name, rows))
@@ -112,10 +112,10 @@ def reads(view: View, rows: np.ndarray) -> Iterator[tuple[str, Callable[[], Any]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_row_is_refused_by_its_key_at_its_first_read(
+def test_a_damaged_row_is_refused_with_its_key_at_the_first_read(
     whole: Make, place: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "LEAST", 4096)  # so that `direct` is direct for rows of a test
+    monkeypatch.setattr(reading, "LEAST", 4096)  # so that `direct` applies to the small rows of a test
     view = whole(place, KINDS[kind])
     remote = not place.startswith("/")
     count = 3 if remote or kind == "pieces" else 25
@@ -129,11 +129,11 @@ def test_a_damaged_row_is_refused_by_its_key_at_its_first_read(
                 with pytest.raises(DamageError, match=rf"^c{row}: stored {name} of view net of clips \(shard 1\)"):
                     read()
     for _, read in reads(Store.open(place).view("clips", "net"), np.arange(ROWS)):
-        read()  # all flips were taken back
+        read()  # all flips are undone
 
 
-def test_rows_from_the_disk_are_checked_too(whole: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_NOWAIT", 0)  # nothing counts as being in memory
+def test_rows_read_from_disk_are_checked(whole: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_NOWAIT", 0)  # no row counts as resident
     view = whole(str(tmp_path / "store"), KINDS["mapped"])
     for row in flips(view, "tokens", 2, 5):
         for direct in (False, True):
@@ -141,13 +141,13 @@ def test_rows_from_the_disk_are_checked_too(whole: Make, tmp_path: Path, monkeyp
                 Store.open(view.paths.store).view("clips", "net").read("tokens", np.arange(ROWS)[::-1], direct=direct)
 
 
-def test_a_row_that_the_shard_leaves_out_must_be_zeros(whole: Make, make_view: Make) -> None:
+def test_a_row_missing_from_the_shard_must_be_zeros(whole: Make, make_view: Make) -> None:
     view = make_view(rows=8, shard=4)
     zeros = {name: np.zeros((8, *f.shape), np.float32) for name, f in view.features.items()}
     for shard in range(2):
         rows = np.arange(shard * 4, shard * 4 + 4)
         view.write_shard(shard, rows, {name: values[rows] for name, values in zeros.items()}, {})
-    shard_file(view, "tokens", 0).unlink()  # as zarr-python leaves out what equals the fill value
+    shard_file(view, "tokens", 0).unlink()  # zarr-python leaves out rows equal to the fill value
     assert not view.read("tokens", np.arange(8)).any()
     other = whole(str(view.paths.store.parent / "other"), KINDS["float16"])
     shard_file(other, "tokens", 1).unlink()
@@ -171,7 +171,7 @@ def test_a_row_is_checked_once(whole: Make, place: str, kind: str, monkeypatch: 
     read = view.read_quantised if kind == "int8" else view.read
     read("tokens", np.array([5, 1, 5]))
     read("tokens", np.array([1, 5]))
-    assert len(calls) == 3 * arrays, "a row that comes twice in a batch is copied, and checked, twice"
+    assert len(calls) == 3 * arrays, "a row that occurs twice in a batch is copied and checked twice"
     for _ in range(2):
         list(Batches(view, "tokens", batch_size=3))
         view.in_place("tokens", np.arange(4))
@@ -182,7 +182,7 @@ def test_a_row_is_checked_once(whole: Make, place: str, kind: str, monkeypatch: 
     assert len(calls) == (3 + ROWS - 2 + ROWS) * arrays
 
 
-def test_always_finds_what_is_damaged_after_the_first_read_and_never_does_not_look(whole: Make, place: str) -> None:
+def test_always_finds_damage_after_the_first_read_and_never_does_not(whole: Make, place: str) -> None:
     view = whole(place, KINDS["float16"])
     before = view.read("tokens", np.arange(ROWS))
     path = shard_file(view, "tokens", 1)
@@ -190,9 +190,9 @@ def test_always_finds_what_is_damaged_after_the_first_read_and_never_does_not_lo
         damage(view, "tokens", 6)
     else:
         known = path.stat()
-        damage(view, "tokens", 6)  # a disk that rots leaves the times alone
+        damage(view, "tokens", 6)  # bit rot does not change the file times
         os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
-        assert view.read("tokens", np.arange(4, 8)).shape  # first: it was right once
+        assert view.read("tokens", np.arange(4, 8)).shape  # `first`: the row was right at its first read
     again = Store.open(place).view("clips", "net", check="always")
     for some in (view, again):
         with pytest.raises(DamageError, match="^c6: "):
@@ -213,7 +213,7 @@ def test_a_replaced_shard_is_checked_again(whole: Make, place: str) -> None:
     path = shard_file(view, "tokens", 1)
     data = path.read_bytes()
     damage(view, "tokens", 6)
-    if not isinstance(path, RemotePath):  # by a rename, as writers do
+    if not isinstance(path, RemotePath):  # with a rename, as writers do
         damaged = path.read_bytes()
         path.unlink()
         path.write_bytes(damaged)
@@ -224,8 +224,8 @@ def test_a_replaced_shard_is_checked_again(whole: Make, place: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["row", "checksums"])
-def test_following_the_message_recovers(whole: Make, fill: Make, tmp_path: Path, what: str) -> None:
-    """verify lists the damage; without the status chunk that the message names, the shard is computed again."""
+def test_following_the_error_message_recovers_the_rows(whole: Make, fill: Make, tmp_path: Path, what: str) -> None:
+    """verify lists the damage; deleting the status chunk that the message names makes the shard recomputable."""
     view = whole(str(tmp_path / "store"), KINDS["int8"])
     expected = view.read("tokens", np.arange(ROWS), dtype="float32")
     damage(view, "tokens", 6) if what == "row" else flip(view.paths.checksum(1), 17)
@@ -240,10 +240,10 @@ def test_following_the_message_recovers(whole: Make, fill: Make, tmp_path: Path,
         Store.open(found[1]).view("clips", "net").read("tokens", np.arange(ROWS), dtype="float32")
     fill(Store.open(found[1]).view("clips", "net"), np.arange(4, 8))
     assert main(["verify", found[1]]) == 0
-    assert (view.read("tokens", np.arange(ROWS), dtype="float32") == expected).all(), "by the view that was open, too"
+    assert (view.read("tokens", np.arange(ROWS), dtype="float32") == expected).all(), "also with the view that was open"
 
 
-def test_an_open_reader_follows_a_shard_that_is_computed_again(whole: Make, place: str, values: Make) -> None:
+def test_an_open_reader_sees_a_recomputed_shard(whole: Make, place: str, values: Make) -> None:
     view = whole(place, KINDS["float16"])
     view.read("embedding", np.arange(ROWS))
     rows = np.arange(4, 8)
@@ -255,7 +255,7 @@ def test_an_open_reader_follows_a_shard_that_is_computed_again(whole: Make, plac
 
 @pytest.mark.parametrize("array", ["tokens", "scale", "embedding", "checksum"])
 def test_no_damaged_row_is_copied(make_view: Make, fill: Make, tmp_path: Path, array: str) -> None:
-    """Not by requantise, export-hdf5, or a writer that fills the rest of a shard."""
+    """Neither requantise, export-hdf5 nor a writer that completes a shard copies one."""
     view = make_view({"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32")})
     fill(view, np.setdiff1d(np.arange(ROWS), [7]))
     store = str(view.paths.store)
@@ -272,7 +272,7 @@ def test_no_damaged_row_is_copied(make_view: Make, fill: Make, tmp_path: Path, a
     ):
         assert _fails(command, named)
     assert not (tmp_path / "x.h5").exists()
-    assert main(["compact", store]) == 0, "it moves no row"
+    assert main(["compact", store]) == 0, "compaction moves no row"
     made = verify(Store.open(store))
     assert made and all("small" not in found.path for found in made)
 
@@ -284,7 +284,7 @@ def _fails(command: list[str], named: str) -> bool:
     return code == 2 and len(lines) == 1 and named in lines[0]
 
 
-def test_threads_check_together(whole: Make, tmp_path: Path) -> None:
+def test_threads_check_rows_concurrently(whole: Make, tmp_path: Path) -> None:
     view = whole(str(tmp_path / "store"), KINDS["mapped"])
     expected = view.read("tokens", np.arange(ROWS), check="never")
     damage(view, "tokens", 9)
@@ -313,7 +313,7 @@ def test_threads_check_together(whole: Make, tmp_path: Path) -> None:
 
 
 class _Rows(torch.utils.data.Dataset[np.ndarray]):
-    """Rows of a view, one at a time; the message of a row that is refused."""
+    """Rows of a view one at a time, or the error message of a refused row."""
 
     def __init__(self, view: View) -> None:
         self.view = view
@@ -330,9 +330,9 @@ class _Rows(torch.utils.data.Dataset[np.ndarray]):
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_of_a_dataloader_check(whole: Make, tmp_path: Path, context: str) -> None:
+def test_workers_of_a_dataloader_check_rows(whole: Make, tmp_path: Path, context: str) -> None:
     view = whole(str(tmp_path / "store"), KINDS["float16"])
-    expected = view.read("embedding", np.arange(ROWS))  # the parent's bits are set: a fork inherits them
+    expected = view.read("embedding", np.arange(ROWS))  # the parent has checked its rows: a forked child inherits that
     damage(view, "embedding", 9)
     loader = torch.utils.data.DataLoader(
         _Rows(view), batch_size=None, num_workers=2, multiprocessing_context=context, timeout=60
@@ -345,7 +345,9 @@ def test_workers_of_a_dataloader_check(whole: Make, tmp_path: Path, context: str
                 assert (np.asarray(got) == expected[row]).all()
 
 
-def test_checksum_chunks_in_memory_are_bounded(whole: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checksum_chunks_in_memory_are_bounded(
+    whole: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     view = whole(str(tmp_path / "store"), KINDS["float16"])
     a_chunk = SHARD * 2 * 4 + row_checks._CHUNK_BYTES
     monkeypatch.setattr(row_checks, "MOST_BYTES", 2 * a_chunk)
@@ -355,7 +357,7 @@ def test_checksum_chunks_in_memory_are_bounded(whole: Make, tmp_path: Path, monk
     view.read("tokens", np.arange(ROWS))
     assert view._checksums.nbytes == 2 * a_chunk
     monkeypatch.setattr(view.paths.__class__, "checksum", lambda paths, shard: paths.store / "nowhere")
-    view.read("tokens", np.arange(ROWS))  # all were checked: no chunk is needed
+    view.read("tokens", np.arange(ROWS))  # all rows are checked: no chunk is needed
 
 
 def test_a_million_rows_take_125_kb_and_8_bytes_a_shard() -> None:

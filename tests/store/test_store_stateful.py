@@ -1,11 +1,11 @@
-"""A store that is written, killed, damaged, compacted and read at random against a model of plain dictionaries.
+"""A store that is randomly written, killed, damaged, compacted and read, compared with a model of plain dictionaries.
 
     pytest tests/store/test_store_stateful.py                       a short run
     STATEFUL_SECONDS=600 pytest tests/store/test_store_stateful.py -s   ten minutes, with counts at the end;
         with -o addopts=--import-mode=importlib twice as many steps, since shapes are not checked at every call
 
 Guarantees
-- whatever was written, killed, compacted, requantised or dropped, reads are those of the model
+- after any sequence of writes, kills, compactions, requantisations and drops, reads give the model's values
 - after a bit flip anywhere every read gives the model's values or raises StepDiffError, and verify finds it
 - once the flip is undone, or the rows are computed again, every read gives the model's values
 """
@@ -51,7 +51,7 @@ class Machine(RuleBasedStateMachine, Checks):
         self.path = self.root / "store"
         self.store = Store.open(self.path, create=True)
         self.model = ModelStore()
-        self.flips: dict[Path, tuple[int, int, int]] = {}  # file -> inode, place, the byte that was there
+        self.flips: dict[Path, tuple[int, int, int]] = {}  # file -> inode, offset, original byte
         self.named = 0
         self.append(6, 0, "here", 1)
         self.create("a", dtype, 4, 0, "here", 1)
@@ -131,11 +131,11 @@ class Machine(RuleBasedStateMachine, Checks):
         try:
             return Store.open(self.path)
         except StepDiffError:
-            assert self.flips, "a whole store does not open"
+            assert self.flips, "an undamaged store does not open"
             return None
 
     def _write(self, command: dict[str, Any], apply: Callable[[ModelStore], Any], way: str, at: int) -> None:
-        """Perform a command in the store and in the model; broken off, either has happened, shard by shard."""
+        """Execute a command in the store and in the model; if interrupted, each shard may be old or new."""
         COUNTS["writes"] += 1
         before, after = self.model, copy.deepcopy(self.model)
         apply(after)
@@ -143,7 +143,7 @@ class Machine(RuleBasedStateMachine, Checks):
             try:
                 perform(self.store, command)
             except StepDiffError as error:
-                assert self.flips, f"{command} in a whole store: {error}"
+                assert self.flips, f"{command} in an undamaged store: {error}"
                 COUNTS["writes refused, damage"] += 1
                 self._undo()
                 self._settle(before, after)
@@ -162,10 +162,10 @@ class Machine(RuleBasedStateMachine, Checks):
             assert verify(Store.open(self.path)) == [], command
 
     def _settle(self, before: ModelStore, after: ModelStore) -> None:
-        """Find out what of a write that was broken off was committed."""
+        """Find the committed parts of an interrupted write."""
         store = Store.open(self.path)
         count = len(store.catalog("clips"))
-        assert count in (len(before.keys), len(after.keys)), "an append is whole or it was not"
+        assert count in (len(before.keys), len(after.keys)), "an append is atomic"
         self.model = ModelStore(after.keys[:count] if count == len(after.keys) else before.keys)
         for name in store.views("clips"):
             old, new = before.views.get(name), after.views.get(name)
@@ -184,7 +184,7 @@ class Machine(RuleBasedStateMachine, Checks):
                             of_now.pop(key, None)  # type: ignore[attr-defined]
                             if key in of_old:
                                 of_now[key] = of_old[key]  # type: ignore[index]
-                for key in keys:  # a reason may be written before its status is, of a row that had failed already
+                for key in keys:  # the reason of a row that had failed already may be written before its status
                     if key in old.failed and key in now.failed and reasons.get(key) == old.failed[key]:
                         now.failed[key] = old.failed[key]
                     elif key in old.failed and key in now.failed and new and key in new.failed:
@@ -204,7 +204,7 @@ class Machine(RuleBasedStateMachine, Checks):
         last_stays=st.booleans(),
     )
     def flip(self, dice: list[tuple[int, int, int]], last_stays: bool) -> None:
-        """Flip a bit, check, undo it, again and again; the last one may stay."""
+        """Flip a bit, check and undo it, several times; the last flip may stay."""
         for number, die in enumerate(dice):
             before = dict(self.flips)
             self._flip(*die)
@@ -229,10 +229,10 @@ class Machine(RuleBasedStateMachine, Checks):
             assert verify(store), f"verify misses byte {at} of {path}"
             self.check_all(store)
         if which % 4 == 0:
-            self.check_all(self.store)  # which has files open
+            self.check_all(self.store)  # this reader has files open
 
     def _committed(self, path: Path) -> bool:
-        """Whether a reader, or verify, has a use for a file: not what a killed run left uncommitted."""
+        """Return whether a reader or verify uses a file; uncommitted files of a killed run are not used."""
         parts = path.relative_to(self.path).parts
         if parts[0] not in ("arrays.zarr", "failures", "shards") or path.name == "zarr.json":
             return len(parts) < 4 or parts[0] == "arrays.zarr" or parts[2] in self.model.views
@@ -256,7 +256,7 @@ class Machine(RuleBasedStateMachine, Checks):
     @precondition(lambda self: any("arrays.zarr" in path.parts and path.name != "zarr.json" for path in self.flips))
     @rule()
     def compute_again(self) -> None:
-        """The remedy for damaged array data: delete the shard's status, and fill it again."""
+        """Recompute damaged array data: delete the shard's status and write the rows again."""
         for path in [path for path in self.flips if "arrays.zarr" in path.parts and path.name != "zarr.json"]:
             name, shard = path.relative_to(self.path).parts[2], int(path.relative_to(self.path).parts[5])
             model = self.model.views[name]
@@ -293,7 +293,7 @@ class Machine(RuleBasedStateMachine, Checks):
             self._put(path, at, byte)
 
     def _forget_replaced(self) -> None:
-        """A file that a write has replaced, or removed, holds no flip: what follows must be right."""
+        """Forget the flips of files that a write has replaced or removed: later reads must be right."""
         for path, (inode, _, _) in list(self.flips.items()):
             if not path.exists() or path.stat().st_ino != inode:
                 del self.flips[path]
@@ -308,7 +308,7 @@ class Machine(RuleBasedStateMachine, Checks):
     @precondition(lambda self: self.model.views and self.model.keys)
     @rule(data=st.data())
     def read_some(self, data: st.DataObject) -> None:
-        """Rows in any order, absent and failed ones too."""
+        """Read rows in any order, including absent and failed ones."""
         name = data.draw(st.sampled_from(sorted(self.model.views)))
         rows = np.array(data.draw(st.lists(st.integers(0, len(self.model.keys) - 1), min_size=1, max_size=6)))
         keys, model = [self.model.keys[row] for row in rows], self.model.views[name]
@@ -341,7 +341,7 @@ def writers() -> Iterator[Writers]:
 
 
 @pytest.mark.timeout(300 + 2 * SECONDS)
-def test_any_history_of_a_store_reads_as_its_model(writers: Writers) -> None:
+def test_any_history_of_a_store_gives_the_reads_of_the_model(writers: Writers) -> None:
     Machine.writers = writers
     quick = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     common: dict[str, Any] = {"deadline": None, "database": None, "suppress_health_check": quick}

@@ -1,4 +1,4 @@
-"""Rows on their way into a shard, and the threads that make them ready."""
+"""Conversion of rows to their stored form, and the threads that do it."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ def given() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("part_bytes", [1, 1500, 2**20])
-def test_every_good_row_comes_once_as_it_is_stored(
+def test_every_valid_row_is_yielded_once_in_stored_form(
     given: dict[str, np.ndarray], part_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("store.format.rows._PART_BYTES", part_bytes)
@@ -48,7 +48,7 @@ def test_every_good_row_comes_once_as_it_is_stored(
     assert (len(parts) > 1) == (part_bytes < 2**20)
 
 
-def test_rows_are_made_ready_by_threads_while_those_before_are_written(
+def test_threads_convert_rows_while_earlier_rows_are_written(
     given: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("store.format.rows._PART_BYTES", 1)
@@ -68,7 +68,7 @@ def test_rows_are_made_ready_by_threads_while_those_before_are_written(
     assert len(makers) >= 2 and threading.current_thread() not in makers
 
 
-def test_what_is_made_ahead_comes_in_order_and_is_little() -> None:
+def test_converted_rows_come_in_order_and_few_are_prepared_ahead() -> None:
     begun: list[int] = []
 
     def slow_at_first(number: int) -> int:
@@ -84,7 +84,7 @@ def test_what_is_made_ahead_comes_in_order_and_is_little() -> None:
     assert list(ahead(slow_at_first, [7])) == [49] and not list(ahead(slow_at_first, []))
 
 
-def test_an_error_ahead_reaches_whoever_asks_for_what_failed() -> None:
+def test_an_error_in_a_thread_is_raised_for_the_row_that_failed() -> None:
     made = ahead(lambda number: 6 // number, [3, 2, 1, 0, 1])
     assert [next(made) for _ in range(3)] == [2, 3, 6]
     with pytest.raises(ZeroDivisionError):
@@ -93,7 +93,7 @@ def test_an_error_ahead_reaches_whoever_asks_for_what_failed() -> None:
 
 @pytest.mark.parametrize("early", [[5], [4, 7], [5, 6], [4, 5, 6]])
 @pytest.mark.parametrize("part_bytes", [1, 2**20])
-def test_kept_rows_and_new_ones_lie_in_the_file_by_slot(
+def test_kept_and_new_rows_are_ordered_by_slot_in_the_file(
     make_view: Make, fill: Make, values: Make, early: list[int], part_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("store.format.rows._PART_BYTES", part_bytes)
@@ -111,7 +111,7 @@ def test_kept_rows_and_new_ones_lie_in_the_file_by_slot(
         assert path.read_bytes().startswith(stored.tobytes())
 
 
-def test_a_shard_of_unfit_rows_alone_is_committed_and_verifies(make_view: Make, fill: Make, values: Make) -> None:
+def test_a_shard_with_only_unfit_rows_is_committed_and_verifies(make_view: Make, fill: Make, values: Make) -> None:
     view = make_view()
     rows = np.arange(4, 8)
     given = values(view, rows)
@@ -120,5 +120,5 @@ def test_a_shard_of_unfit_rows_alone_is_committed_and_verifies(make_view: Make, 
     assert view.status().tolist() == [0] * 4 + [2] * 4 + [0] * 3
     assert set(view.failures()["reason"]) == {"embedding holds NaN"}
     assert not verify(Store.open(view.paths.store))
-    fill(view, rows)  # tried again
+    fill(view, rows)  # retried
     assert np.array_equal(view.read("embedding", rows), values(view, rows)["embedding"])

@@ -13,7 +13,9 @@ from store.io import commit_group as together
 from store.io.commit_group import Together
 
 
-def test_none_is_named_before_all_are_whole_and_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_is_renamed_before_all_are_complete_and_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     events: list[str] = []
     fsync, replace = os.fsync, os.replace
 
@@ -32,12 +34,12 @@ def test_none_is_named_before_all_are_whole_and_durable(tmp_path: Path, monkeypa
         files.replace(tmp_path / "two", [b"3"], 1)
     named = [place for place, event in enumerate(events) if event.startswith("name")]
     assert [events[place] for place in named] == ["name one 15", "name two 1"]
-    assert events[: named[0]] == ["fsync", "fsync"], "both files are durable before the first is named"
+    assert events[: named[0]] == ["fsync", "fsync"], "both files are durable before the first is renamed"
     assert len(events) - named[-1] - 1 == 3, "then the folders: the root, deep and er"
     assert (tmp_path / "deep" / "er" / "one").read_bytes() == b"1" * 10 + b"2" * 5
 
 
-def test_where_one_cannot_be_written_none_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+def test_if_one_file_cannot_be_written_none_is_replaced_and_none_is_left(tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(b"old")
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StepDiffError, match="cannot write"), Together() as files:
@@ -47,7 +49,7 @@ def test_where_one_cannot_be_written_none_is_named_and_nothing_is_left(tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "one"]
 
 
-def test_a_disk_that_fails_late_names_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_disk_error_replaces_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(fd: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -57,7 +59,9 @@ def test_a_disk_that_fails_late_names_none(tmp_path: Path, monkeypatch: pytest.M
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_is_full_at_a_large_piece_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_during_a_large_write_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pieces = [aligned_empty((LEAST,), np.uint8) for _ in range(4)]
     for piece in pieces:
         piece[:] = 1
@@ -65,7 +69,7 @@ def test_a_disk_that_is_full_at_a_large_piece_leaves_nothing(tmp_path: Path, mon
     def filling(fd: int, data: memoryview, offset: int, call: Callable[..., int] = os.pwrite) -> int:
         if offset >= 2 * LEAST:
             raise OSError(28, "No space left on device")
-        return call(fd, data[: LEAST // 2], offset)  # a system may take less than it is given
+        return call(fd, data[: LEAST // 2], offset)  # a system may write less than requested
 
     monkeypatch.setattr(os, "pwrite", filling)
     (tmp_path / "one").write_bytes(b"old")

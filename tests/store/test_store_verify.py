@@ -1,4 +1,4 @@
-"""verify finds any flipped byte and names the clips; info says what there is."""
+"""verify finds any flipped byte and names the clips; info lists the content."""
 
 import json
 import random
@@ -26,7 +26,7 @@ SHARD1, ALL = {"c4", "c5", "c6", "c7"}, {f"c{n}" for n in range(11)}
 
 @pytest.fixture
 def view(make_view: Make, fill: Make) -> View:
-    """Everything that a store can hold: c6 has failed."""
+    """A view of a store with every kind of file; c6 has failed."""
     view = make_view({"tokens": Feature((3, 70), "int8"), "embedding": Feature((7,), "float32")})
     view.write_shard(1, np.array([], np.int64), {}, {6: "no video"})
     fill(view, np.array([0, 1, 2, 3, 4, 5, 7, 8, 9, 10]))
@@ -40,12 +40,12 @@ def flip(path: Path, at: int, bit: int = 0) -> None:
 
 
 def damaged(view: View) -> tuple[set[str], set[str]]:
-    """Files and clips that verify names, by a store opened anew."""
+    """Return the files and clips that verify names in a newly opened store."""
     found = verify(Store.open(view.paths.store))
     return {d.path for d in found}, {clip for d in found for clip in d.clips}
 
 
-def test_a_whole_store_verifies_clean(view: View) -> None:
+def test_verify_reports_no_damage_in_an_undamaged_store(view: View) -> None:
     assert damaged(view) == (set(), set())
 
 
@@ -61,14 +61,14 @@ def test_a_flipped_byte_in_an_annotation_is_found(view: View) -> None:
         path.unlink()
 
 
-def test_what_cannot_be_read_is_damage(view: View) -> None:
+def test_an_unreadable_file_is_damage(view: View) -> None:
     path = view.paths.status(1)
     path.unlink()
-    path.mkdir()  # as a disk that fails would do, for root too
+    path.mkdir()  # as a failing disk would, also for root
     assert str(path.relative_to(view.paths.store)) in damaged(view)[0]
 
 
-def test_a_store_that_is_being_written_verifies_clean(make_view: Make, fill: Make) -> None:
+def test_verify_reports_no_damage_while_a_store_is_being_written(make_view: Make, fill: Make) -> None:
     view = make_view()
 
     def write() -> None:
@@ -87,8 +87,8 @@ def test_a_store_that_is_being_written_verifies_clean(make_view: Make, fill: Mak
 
 def test_a_flipped_byte_in_any_file_is_found(view: View) -> None:
     files = [p for p in sorted(view.paths.store.rglob("*")) if p.is_file() and p.suffix != ".lock"]
-    files.remove(view.paths.store / "lock.json")  # says who writes, while somebody does
-    files.remove(view.paths.store / "store.json")  # below
+    files.remove(view.paths.store / "lock.json")  # names the current writer
+    files.remove(view.paths.store / "store.json")  # tested below
     dice = random.Random(0)
     for path in files:
         good = path.read_bytes()
@@ -105,7 +105,7 @@ def test_a_flipped_byte_in_any_file_is_found(view: View) -> None:
 @pytest.mark.parametrize(
     ("file", "at", "clips"),
     [
-        ("tokens/c/1/0/0", 210 + 5, {"c5"}),  # the second row that is there: 210 bytes each
+        ("tokens/c/1/0/0", 210 + 5, {"c5"}),  # the second stored row: 210 bytes each
         ("scale/c/1/0/0", 2 * 12, {"c7"}),
         ("embedding/c/0/0", 3 * 28 + 27, {"c3"}),
         ("tokens/c/1/0/0", -1, SHARD1 - {"c6"}),  # its index
@@ -115,12 +115,12 @@ def test_a_flipped_byte_in_any_file_is_found(view: View) -> None:
         ("zarr.json", 100, ALL),
     ],
 )
-def test_the_clips_that_damage_touches_are_named(view: View, file: str, at: int, clips: set[str]) -> None:
+def test_the_damaged_clips_are_named(view: View, file: str, at: int, clips: set[str]) -> None:
     flip(view.paths.group / file, at)
     assert damaged(view) == ({f"arrays.zarr/clips/net/{file}"}, clips)
 
 
-def test_a_lost_file_is_found(view: View) -> None:
+def test_a_missing_file_is_found(view: View) -> None:
     for file, clips in (
         ("tokens/c/1/0/0", SHARD1 - {"c6"}),
         ("checksum/c/0/0", {"c0", "c1", "c2", "c3"}),
@@ -153,7 +153,7 @@ def test_damage_to_the_catalog_names_the_clips_of_that_part(view: View) -> None:
     assert clips == {f"row {n}" for n in range(13)}
 
 
-def test_a_damaged_store_json_is_one_line(view: View, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_store_json_is_refused_in_one_line(view: View, capsys: pytest.CaptureFixture[str]) -> None:
     path = view.paths.store / "store.json"
     good = path.read_bytes()
     for at in range(len(good)):
@@ -164,7 +164,7 @@ def test_a_damaged_store_json_is_one_line(view: View, capsys: pytest.CaptureFixt
         path.write_bytes(good)
 
 
-def test_verify_says_so_on_the_command_line(view: View, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verify_command_lists_damage_and_exits_with_1(view: View, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(view.paths.store)
     assert main(["verify", path]) == 0
     whole, left = capsys.readouterr().out.splitlines()
@@ -181,7 +181,7 @@ def test_verify_says_so_on_the_command_line(view: View, capsys: pytest.CaptureFi
     assert said["ok"] is False and said["clips"] == ["c4"] and len(said["damage"]) == 1
 
 
-def test_info_says_what_there_is(view: View, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_lists_the_content_of_a_store(view: View, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(view.paths.store)
     assert main(["info", path]) == 0
     table = capsys.readouterr().out
@@ -198,7 +198,7 @@ def test_info_says_what_there_is(view: View, capsys: pytest.CaptureFixture[str])
     assert found["bytes"] == sum(p.stat().st_size for p in view.paths.group.rglob("*") if p.is_file())
 
 
-def test_a_users_mistake_is_one_line(tmp_path: Path) -> None:
+def test_a_wrong_command_line_is_refused_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "store", "info"]
     run = subprocess.run(
         [*command, str(tmp_path / "no")], capture_output=True, text=True, cwd=Path(__file__).parents[2]

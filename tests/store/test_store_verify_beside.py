@@ -1,4 +1,4 @@
-"""verify covers what carries a checksum next to the arrays, and says what it does not cover."""
+"""verify covers files with a checksum next to the arrays, and lists those without."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ Make = Callable[..., Any]
 
 @pytest.fixture
 def view(make_view: Make, fill: Make) -> View:
-    """A view, a version of a stage, and the card of an index with its two files."""
+    """A view, a version of an annotation stage, and an index card with its two files."""
     view = make_view()
     fill(view)
     version = view.paths.store / "annotations" / "captions" / "abc"
@@ -42,7 +42,7 @@ def sha256(data: bytes) -> str:
 
 
 def write_card(path: Path, files: dict[str, Any]) -> None:
-    """A card, sealed as retrieval does it."""
+    """Write a card with a checksum, as retrieval does."""
     card = {"version": 2, "feature": "embedding", "files": files}
     seal = sha256(json.dumps(card, sort_keys=True).encode())
     path.write_text(json.dumps({**card, "seal": seal}, indent=2) + "\n")
@@ -70,7 +70,7 @@ def test_a_flipped_byte_below_annotations_or_indexes_is_found(view: View) -> Non
             path.write_bytes(good)
 
 
-def test_what_is_missing_there_is_found(view: View) -> None:
+def test_a_missing_annotation_or_index_file_is_found(view: View) -> None:
     store = view.paths.store
     for path in ("annotations/captions/abc/provenance.json", "indexes/clips/net.0123abcd.faiss"):
         good = (store / path).read_bytes()
@@ -79,7 +79,7 @@ def test_what_is_missing_there_is_found(view: View) -> None:
         (store / path).write_bytes(good)
 
 
-def test_a_card_reaches_no_file_elsewhere(view: View) -> None:
+def test_a_card_cannot_name_a_file_in_another_folder(view: View) -> None:
     card = view.paths.store / "indexes" / "clips" / "net.json"
     (view.paths.store.parent / "x.faiss").write_bytes(b"secret")
     for name in ("../../../x.faiss", "/etc/hostname", "a/b.faiss", "..", "a\nb"):
@@ -87,12 +87,12 @@ def test_a_card_reaches_no_file_elsewhere(view: View) -> None:
         assert damaged(view)["indexes/clips/net.json"] == f"names a file {name!r} that is not in its folder"
     write_card(card, {"net.0123abcd.faiss": 3})
     assert "sha256" in damaged(view)["indexes/clips/net.0123abcd.faiss"]
-    os.mkfifo(card.parent / "fifo.faiss")  # which nobody writes into
+    os.mkfifo(card.parent / "fifo.faiss")  # no code writes here
     write_card(card, {"fifo.faiss": {"bytes": 6, "sha256": sha256(b"secret")}})
     assert damaged(view) == {"indexes/clips/fifo.faiss": "is missing"}
 
 
-def test_what_is_not_covered_is_said(view: View, capsys: pytest.CaptureFixture[str]) -> None:
+def test_uncovered_files_are_listed(view: View, capsys: pytest.CaptureFixture[str]) -> None:
     store = view.paths.store
     (store / "indexes" / "clips" / "old.faiss").write_bytes(b"no card names it")
     (store / "annotations" / "captions" / "abc" / "lock.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Rows that are withdrawn: absent at once, and never zeros to a reader that knew them. Columns of some rows."""
+"""Withdrawn rows are absent at once, and an open reader never reads them as zeros. Columns of selected rows."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from store.verbs.verify import verify
 Make = Callable[..., Any]
 
 
-def test_rows_that_are_withdrawn_are_absent_and_no_other_row_changes(tmp_path: Path, filled: View, fill: Make) -> None:
+def test_withdrawn_rows_are_absent_and_no_other_row_changes(tmp_path: Path, filled: View, fill: Make) -> None:
     kept = np.array([0, 1, 3, 5, 7, 8, 10])
     before = filled.read("tokens", kept)
     store = Store.open(tmp_path / "store")
@@ -33,14 +33,14 @@ def test_rows_that_are_withdrawn_are_absent_and_no_other_row_changes(tmp_path: P
     np.testing.assert_array_equal(filled.read("tokens", kept), before)
 
 
-def test_rows_are_withdrawn_under_the_stores_lock_only(filled: View) -> None:
+def test_withdrawing_rows_requires_the_lock_of_the_store(filled: View) -> None:
     with pytest.raises(StepDiffError, match="only under the store's lock"):
         filled.withdraw(np.array([0]))
     assert filled.status()[0] == 1
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_a_view_that_is_open_gives_no_zeros_for_a_row_that_was_withdrawn(
+def test_an_open_view_does_not_read_a_withdrawn_row_as_zeros(
     request: pytest.FixtureRequest, tmp_path: Path, provenance: Provenance, features: dict[str, Feature], fill: Make,
     remote: bool,
 ) -> None:  # fmt: skip
@@ -54,13 +54,13 @@ def test_a_view_that_is_open_gives_no_zeros_for_a_row_that_was_withdrawn(
     first = reader.read("tokens", np.arange(3))
     with store.lock():
         view.withdraw(np.array([1]))
-    fill(view, np.array([3]))  # the shard is written anew, without row 1
+    fill(view, np.array([3]))  # the shard is rewritten without row 1
     np.testing.assert_array_equal(reader.read("tokens", np.array([2, 0])), first[[2, 0]])
     with pytest.raises(StepDiffError, match="c1 is absent"):
         reader.read("tokens", np.arange(3))
 
 
-def test_columns_of_some_rows_come_from_the_parts_that_hold_them(tmp_path: Path) -> None:
+def test_columns_of_selected_rows_are_read_from_the_parts_that_contain_them(tmp_path: Path) -> None:
     catalog = Store.open(tmp_path / "store", create=True).catalog("clips")
     like = pl.DataFrame(schema={"start": pl.Float64, "split": pl.String})
     assert catalog.select(np.array([-1]), like).rows() == []

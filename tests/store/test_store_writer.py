@@ -1,4 +1,4 @@
-"""Commits: their order, later filling, failures."""
+"""Commits: order of files, shards completed later, failures."""
 
 import os
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def row_bytes(view: View, array: str, rows: np.ndarray) -> list[bytes]:
     return [row.tobytes() for row in view.read(array, rows)]
 
 
-def test_one_commit_a_shard_status_is_written_last(
+def test_each_shard_is_one_commit_and_its_status_is_written_last(
     make_view: Make, values: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view = make_view()
@@ -30,7 +30,7 @@ def test_one_commit_a_shard_status_is_written_last(
     def spy(source: Path, target: Path) -> None:
         written.append(str(Path(target).relative_to(view.paths.store)))
         if "status" not in written[-1]:
-            assert not view.status().any(), "nothing is ok before status says so"
+            assert not view.status().any(), "no row is ok before its status is written"
         replace(source, target)
 
     monkeypatch.setattr(commit_files.os, "replace", spy)
@@ -47,9 +47,7 @@ def test_one_commit_a_shard_status_is_written_last(
     assert view.status().tolist() == [0, 0, 0, 0, 1, 1, 2, 1, 0, 0, 0]
 
 
-def test_a_shard_filled_later_keeps_the_bytes_of_the_rows_that_were_ok(
-    make_view: Make, fill: Make, values: Make
-) -> None:
+def test_completing_a_shard_keeps_the_bytes_of_its_ok_rows(make_view: Make, fill: Make, values: Make) -> None:
     view = make_view()
     early = np.array([5, 7])
     fill(view, early)
@@ -64,7 +62,7 @@ def test_a_shard_filled_later_keeps_the_bytes_of_the_rows_that_were_ok(
     assert view.status()[4:8].tolist() == [1, 1, 1, 1]
 
 
-def test_rows_added_to_the_catalog_fill_the_last_shard(make_view: Make, fill: Make) -> None:
+def test_rows_added_to_the_catalog_complete_the_last_shard(make_view: Make, fill: Make) -> None:
     view = make_view()
     fill(view)
     reader = Store.open(view.paths.store).view("clips", "net")  # stays open meanwhile
@@ -81,11 +79,11 @@ def test_rows_added_to_the_catalog_fill_the_last_shard(make_view: Make, fill: Ma
         view.resize()
     fill(view, np.arange(11, 15))
     assert row_bytes(view, "tokens", np.arange(11)) == before
-    assert reader.status().tolist() == [1] * 15, "a view that is open notices rows that others add"
+    assert reader.status().tolist() == [1] * 15, "an open view sees rows that others add"
     assert reader.read("tokens", np.arange(15)).any(axis=(1, 2)).all()
 
 
-def test_arrays_grow_under_the_planners_lock_only(make_view: Make, provenance: Provenance) -> None:
+def test_arrays_grow_only_under_the_planners_lock(make_view: Make, provenance: Provenance) -> None:
     view = make_view()
     with pytest.raises(StepDiffError, match="only under the store's lock"):
         view.resize()
@@ -104,7 +102,7 @@ def test_arrays_grow_under_the_planners_lock_only(make_view: Make, provenance: P
         (np.nan, "int8", "tokens holds NaN"),
     ],
 )
-def test_a_row_that_does_not_fit_fails_alone(
+def test_only_the_row_that_does_not_fit_fails(
     make_view: Make, values: Make, bad: float, dtype: str, reason: str
 ) -> None:
     view = make_view({"tokens": Feature((3, 5), dtype), "embedding": Feature((7,), "float32")})
@@ -117,7 +115,7 @@ def test_a_row_that_does_not_fit_fails_alone(
     assert (view.read("embedding", np.array([4, 7])) == given["embedding"][[0, 3]]).all()
 
 
-def test_the_largest_float16_fits(make_view: Make, values: Make) -> None:
+def test_the_largest_float16_is_stored(make_view: Make, values: Make) -> None:
     view = make_view()
     given = values(view, np.array([0, 1]))
     given["tokens"][0, 0, 0], given["tokens"][1, 0, 0] = 65519, 65520  # rounds down, rounds to infinity
@@ -126,7 +124,7 @@ def test_the_largest_float16_fits(make_view: Make, values: Make) -> None:
     assert view.read("tokens", np.array([0]))[0, 0, 0] == 65504
 
 
-def test_a_failure_that_is_retried_leaves_the_list(make_view: Make, values: Make) -> None:
+def test_a_failure_that_succeeds_on_retry_is_removed_from_the_list(make_view: Make, values: Make) -> None:
     view = make_view()
     rows = np.array([4])
     view.write_shard(1, rows, values(view, rows), {5: "no video", 6: "no frames", 7: "too short"})
@@ -136,7 +134,7 @@ def test_a_failure_that_is_retried_leaves_the_list(make_view: Make, values: Make
     assert on_file.sort("key").rows() == [("c6", "still no frames"), ("c7", "too short")]
 
 
-def test_a_shard_of_failures_alone_is_committed(make_view: Make) -> None:
+def test_a_shard_with_only_failures_is_committed(make_view: Make) -> None:
     view = make_view()
     view.write_shard(2, np.array([], np.int64), {}, {8: "a", 9: "b", 10: "c"})
     assert view.status().tolist() == [0] * 8 + [2] * 3
@@ -158,7 +156,7 @@ def test_writing_the_same_rows_again_changes_no_file(make_view: Make, fill: Make
         ([4], {4: "x"}, "a row is given twice, or both"),
     ],
 )
-def test_rows_that_do_not_fit_a_shard_are_refused(
+def test_rows_outside_the_shard_are_refused(
     make_view: Make, values: Make, rows: list[int], failures: dict[int, str], said: str
 ) -> None:
     view = make_view()
@@ -175,7 +173,7 @@ def test_features_that_do_not_fit_the_view_are_refused(make_view: Make, values: 
         view.write_shard(1, np.array([4]), {**given, "tokens": given["tokens"][..., :4]}, {})
 
 
-def test_a_view_refuses_another_provenance_and_says_what_differs(
+def test_a_view_refuses_another_provenance_and_reports_the_difference(
     make_view: Make, provenance: Provenance, features: dict[str, Feature]
 ) -> None:
     view = make_view()
@@ -206,7 +204,7 @@ def test_an_unusable_name_is_refused(make_view: Make, provenance: Provenance, na
             ask(name)
 
 
-def test_names_and_sizes_of_the_stores_own_are_refused(make_view: Make, provenance: Provenance) -> None:
+def test_reserved_names_and_sizes_are_refused(make_view: Make, provenance: Provenance) -> None:
     store = Store.open(make_view().paths.store)
     with store.lock():
         for features in ({}, {"scale": Feature((3,), "float16")}, dict.fromkeys("ab", Feature((3,), "int8"))):
@@ -220,12 +218,12 @@ def test_names_and_sizes_of_the_stores_own_are_refused(make_view: Make, provenan
     assert store.views("clips") == ["net"]
 
 
-def test_a_missing_view_is_refused_with_those_there_are(make_view: Make) -> None:
+def test_a_missing_view_is_refused_and_the_message_lists_the_views(make_view: Make) -> None:
     with pytest.raises(StepDiffError, match="no view 'clip' of clips in .*: there is net"):
         Store.open(make_view().paths.store).view("clips", "clip")
 
 
-def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StepDiffError, match="no feature store in"):
         Store.open(tmp_path / "absent")
     (tmp_path / "photos").mkdir()

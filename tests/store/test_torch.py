@@ -1,4 +1,4 @@
-"""Datasets of torch: rows, workers, labels, resuming, devices."""
+"""PyTorch datasets: rows, workers, labels, resuming, devices."""
 
 import json
 import signal
@@ -47,7 +47,7 @@ def stream(view: View, features: Any = "embedding", **options: Any) -> FeatureSt
 
 
 def loader(made: FeatureStream, start: str | None, kind: type[DataLoader] = DataLoader, **options: Any) -> DataLoader:
-    """A loader of the stream, with two workers if `start` says how they start."""
+    """Return a loader of the stream, with two workers if `start` names a start method."""
     if start:
         options |= {"num_workers": 2, "multiprocessing_context": start, "timeout": 200}
     return kind(made, batch_size=None, **options)
@@ -58,8 +58,8 @@ def keys(batches: Any) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_every_row_once_an_epoch_read_by_exactly_one_worker_of_one_rank(view: View, start: str) -> None:
-    """And the batches and their order are the same with any number of worker processes."""
+def test_each_row_is_read_once_per_epoch_by_exactly_one_worker_of_one_rank(view: View, start: str) -> None:
+    """The batches and their order are the same with any number of worker processes."""
     ranks = [stream(view, rank=rank, world=2) for rank in range(2)]
     loaders = [loader(made, start, persistent_workers=True) for made in ranks]
     alone = [stream(view, rank=rank, world=2) for rank in range(2)]
@@ -75,7 +75,7 @@ def test_every_row_once_an_epoch_read_by_exactly_one_worker_of_one_rank(view: Vi
     assert epochs[0] != epochs[1]
 
 
-def test_features_have_the_bits_of_view_read_and_labels_belong_to_their_keys(view: View) -> None:
+def test_features_equal_view_read_and_labels_match_their_keys(view: View) -> None:
     made = stream(view, ["tokens", "embedding"], labels=["step", "name", (pl.col("step") * 0.5).alias("half")])
     seen = 0
     for batch in loader(made, None):
@@ -93,7 +93,7 @@ def test_features_have_the_bits_of_view_read_and_labels_belong_to_their_keys(vie
 
 
 @pytest.mark.parametrize("start", [None, "fork"])
-def test_a_dataset_reads_the_rows_of_a_batch_together(view: View, start: str | None, monkeypatch: Any) -> None:
+def test_a_dataset_reads_a_batch_with_one_read(view: View, start: str | None, monkeypatch: Any) -> None:
     dataset = FeatureDataset(view, ["tokens", "embedding"], where=pl.col("step") != 4, labels=["step", "name"])
     chosen = [key for key in KEYS if LABELS[key][0] != 4]
     assert len(dataset) == len(chosen) and [dataset[at]["key"] for at in range(len(chosen))] == chosen
@@ -130,7 +130,7 @@ def test_a_resumed_epoch_continues_with_exactly_the_remaining_batches(view: View
 
 @pytest.mark.parametrize("start", [None, "fork", "spawn"])
 @pytest.mark.parametrize("stop", [1, 6, 10])
-def test_a_stateful_loader_resumes_in_mid_epoch(view: View, start: str | None, stop: int) -> None:
+def test_a_stateful_dataloader_resumes_within_an_epoch(view: View, start: str | None, stop: int) -> None:
     if start == "spawn" and stop != 6:
         pytest.skip("starting processes takes seconds: once is enough")
 
@@ -167,7 +167,7 @@ def test_a_state_of_worker_processes_or_of_other_rows_is_refused(view: View) -> 
         made.load_state_dict(stream(view, seed=1).state_dict())
 
 
-def test_worker_processes_ask_for_the_epoch(view: View) -> None:
+def test_worker_processes_require_set_epoch(view: View) -> None:
     made = stream(view)
     with pytest.raises(StepDiffError, match="call set_epoch"):
         keys(loader(made, "fork"))
@@ -239,7 +239,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("how", ["fail", "interrupt"])
-def test_an_iteration_that_fails_or_is_interrupted_leaves_no_process(view: View, how: str, tmp_path: Path) -> None:
+def test_a_failed_or_interrupted_iteration_leaves_no_process(view: View, how: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "script.py"), str(view.paths.store), how]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

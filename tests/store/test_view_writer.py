@@ -1,4 +1,4 @@
-"""`Store.writer`: the lock, the catalog, shards, and what a user's script gives it."""
+"""`Store.writer`: lock, catalog, shards and invalid input of a user's script."""
 
 import numpy as np
 import polars as pl
@@ -37,7 +37,7 @@ def test_a_script_writes_a_view(store: Store, provenance: Provenance) -> None:
     assert verify(store) == []
 
 
-def test_a_script_that_runs_again_writes_what_is_missing(store: Store, provenance: Provenance) -> None:
+def test_a_script_that_runs_again_writes_only_missing_rows(store: Store, provenance: Provenance) -> None:
     for keys in (["a", "b"], ["b", "c"]):
         with store.writer("clips", "net", provenance, FORMS) as writer:
             todo = writer.missing(keys)
@@ -52,14 +52,14 @@ def test_a_view_writer_holds_the_rows_of_about_one_shard_in_memory(store: Store,
     with store.writer("clips", "net", provenance, FORMS, rows_per_shard=8) as writer:
         buffer = values(3)
         for first in range(0, 30, 3):
-            buffer[:] = values(3, first)  # the caller may use its memory again
+            buffer[:] = values(3, first)  # the caller may reuse its memory
             writer.write([f"c{row}" for row in range(first, first + 3)], {"tokens": buffer})
             assert sum(keys.height for keys, _, _ in writer._waiting) < 8
     view = store.view("clips", "net")
     assert (view.read("tokens", rows=range(30)) == values(30)).all()
 
 
-def test_the_lock_is_held_and_one_of_the_caller_is_used(store: Store, provenance: Provenance) -> None:
+def test_a_writer_takes_the_lock_or_uses_that_of_the_caller(store: Store, provenance: Provenance) -> None:
     with store.writer("clips", "net", provenance, FORMS):
         with pytest.raises(HeldError), Store.open(store.path).lock():
             pass
@@ -69,7 +69,7 @@ def test_the_lock_is_held_and_one_of_the_caller_is_used(store: Store, provenance
         pass
 
 
-def test_what_does_not_fit_is_refused_before_it_waits(store: Store, provenance: Provenance) -> None:
+def test_invalid_rows_are_refused_when_they_are_added(store: Store, provenance: Provenance) -> None:
     with store.writer("clips", "net", provenance, FORMS) as writer:
         for wrong in ({"tokens": values(3)}, {"other": values(2)}, {}):
             with pytest.raises(StepDiffError, match="view net of clips takes .*'tokens': .2, 3, 5.*, got"):
@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_refused_before_it_waits(store: Store, provenance: 
     assert not len(store.catalog("clips"))
 
 
-def test_rows_before_an_error_are_committed_by_the_shard(store: Store, provenance: Provenance) -> None:
+def test_complete_shards_before_an_error_are_committed(store: Store, provenance: Provenance) -> None:
     with pytest.raises(ZeroDivisionError):
         with store.writer("clips", "net", provenance, FORMS, rows_per_shard=2) as writer:
             writer.write(["a", "b"], {"tokens": values(2)})
@@ -90,7 +90,7 @@ def test_rows_before_an_error_are_committed_by_the_shard(store: Store, provenanc
     assert view.status().tolist() == [OK, OK] and store.catalog("clips").rows(["c"]).tolist() == [-1]
 
 
-def test_a_view_prints_what_it_is(store: Store, provenance: Provenance) -> None:
+def test_the_repr_of_a_view_describes_it(store: Store, provenance: Provenance) -> None:
     with store.writer("clips", "net", provenance, FORMS) as writer:
         writer.write(["a", "b"], {"tokens": values(2)}, {"c": "no video"})
     store.catalog("clips").append(pl.DataFrame({"key": ["d"]}))
