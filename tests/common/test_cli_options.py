@@ -1,4 +1,4 @@
-"""The builder of command lines, and the choice among sub-commands."""
+"""The command-line parser and the choice of sub-commands."""
 
 import json
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Inner:
 
 @dataclass(frozen=True)
 class Options:
-    """What the command does."""
+    """The options of a test command."""
 
     path: Path
     """positional"""
@@ -56,8 +56,8 @@ def call(*argv: str) -> int:
     return parse(Options, list(argv), "room.verb", "Text.\n\n    a command to copy", run, "{options}", **about)
 
 
-def told(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """The one line of a refused command line."""
+def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Return the one-line error of a refused command line."""
     with pytest.raises(SystemExit) as end:
         call(*argv)
     assert end.value.code == 2
@@ -82,14 +82,16 @@ def told(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("p --config FILE", "no option --bogus"),
     ],
 )
-def test_unusable_options_are_one_line_that_names_the_option_and_what_it_expects(
+def test_invalid_options_give_one_line_that_names_the_option_and_the_expected_value(
     argv: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "c.yaml").write_text("bogus: 1\n")
-    assert told(capsys, *argv.replace("FILE", str(tmp_path / "c.yaml")).split()) == line
+    assert refusal(capsys, *argv.replace("FILE", str(tmp_path / "c.yaml")).split()) == line
 
 
-def test_flags_have_dashes_switches_have_a_no_and_lists_gather(capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_have_dashes_booleans_have_a_negation_and_lists_collect_values(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     words = "p --test-set a-b --keys c_d e --keys f --no-skip-it -k 3 --kind=y --inner.rate 2".split()
     assert call(*words) == 0
     expected = Options(Path("p"), "a-b", None, 3, ("c_d", "e", "f"), False, "y", Inner(2.0))
@@ -106,14 +108,14 @@ def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: none: no such test set; give another\n"
 
 
-def test_a_renamed_flag_works_with_a_notice_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_renamed_flag_works_with_a_one_line_notice(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("p", "--old-set=half") == 1
     assert (
         capsys.readouterr().err == "notice: --old-set is now --test-set; the next version does not accept --old-set\n"
     )
 
 
-def test_help_keeps_lines_and_names_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_keeps_line_breaks_and_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         call("--help")
     text = capsys.readouterr().out
@@ -121,7 +123,7 @@ def test_help_keeps_lines_and_names_defaults(capsys: pytest.CaptureFixture[str])
     assert "--skip-it/--no-skip-it" in text and "default: set" in text and "usage: python -m room.verb PATH" in text
 
 
-def test_only_the_chosen_verb_is_imported(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_chosen_sub_command_is_imported(capsys: pytest.CaptureFixture[str]) -> None:
     verbs = {"one": ("no.such.module", "first"), "two": (f"{__name__}:second", "second")}
     assert choose("room", "About.", verbs, ["two", "a"]) == 7
     assert choose("room", "About.", verbs, ["zwei"], aliases={"zwei": "two"}) == 7

@@ -1,4 +1,4 @@
-"""What every runnable promises about its end, and that every runnable is framed by the one wrapper."""
+"""How every command ends, and that each uses the same wrapper."""
 
 import ast
 import os
@@ -28,19 +28,19 @@ def module(file: Path) -> str:
 
 
 def start(*arguments: str, **more: object) -> subprocess.Popen[str]:
-    """A process in a group of its own, as a terminal starts one."""
+    """Start a process in its own process group, as a terminal does."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "start_new_session": True}
     return subprocess.Popen([sys.executable, *arguments], **{**pipes, **more})  # type: ignore[call-overload]
 
 
 def script(body: str, **more: object) -> subprocess.Popen[str]:
-    """A process whose command is `main`, which `body` defines."""
+    """Start a process that runs `main`, which `body` defines."""
     head = "import os, signal, sys, time\nfrom common.cli import command\n"
     return start("-c", f"{head}{body}\ncommand.run(main)", **more)
 
 
 def wait_for_handlers(process: subprocess.Popen[str]) -> None:
-    """Until the first line of the project has run: Python catches SIGINT by itself, SIGTERM only for us."""
+    """Wait until the first line of the project has run: Python handles SIGINT itself, SIGTERM only with our handler."""
     while process.poll() is None:
         caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
         if caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1:
@@ -49,7 +49,7 @@ def wait_for_handlers(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("file", RUNNABLES, ids=module)
-def test_every_runnable_ends_in_the_wrapper(file: Path) -> None:
+def test_every_command_uses_the_wrapper(file: Path) -> None:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     (last,) = (node for node in tree.body if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test))
     assert ast.unparse(last.body[-1]).startswith("command.run(main")
@@ -63,7 +63,7 @@ def test_every_runnable_ends_in_the_wrapper(file: Path) -> None:
         assert ast.unparse(first) == "import _stepdiff"
 
 
-def test_no_runnable_is_forgotten() -> None:
+def test_the_list_of_commands_is_complete() -> None:
     found = {module(file) for file in RUNNABLES}
     assert {"store", "weights", "kitchen", "featurize", "retrieval", "heads.train", "annotate.pairs"} < found
     assert found >= {f"benchmarks.{name}" for name in ("search", "store_read", "train_step")}
@@ -79,7 +79,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("seconds", [0.05, 0.2, 0.5, 1, 2])
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_interrupt_is_one_line_and_no_traceback(name: str, seconds: float, tmp_path: Path) -> None:
+def test_an_interrupt_prints_one_line_and_no_traceback(name: str, seconds: float, tmp_path: Path) -> None:
     process = start("-m", *(part.format(tmp_path) for part in COMMANDS[name]))
     wait_for_handlers(process)
     time.sleep(seconds)
@@ -90,12 +90,12 @@ def test_an_interrupt_is_one_line_and_no_traceback(name: str, seconds: float, tm
     assert "Traceback" not in said and "Exception ignored" not in said
     if not ended and process.returncode == 130:
         assert said.count("error: interrupted") == 1 and said.splitlines()[-1].startswith("error: interrupted")
-    elif not ended:  # it had done all; -2 is Python's own end
+    elif not ended:  # it had finished; -2 is Python's own exit status
         assert process.returncode in (0, 1, -signal.SIGINT)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupt_is_cleaned_up_after(number: signal.Signals, status: int) -> None:
+def test_an_interrupt_runs_the_clean_up(number: signal.Signals, status: int) -> None:
     process = script(
         "def main():\n  try:\n    print('on', flush=True); time.sleep(60)\n  finally:\n    print('cleaned', flush=True)"
     )
@@ -116,11 +116,11 @@ def test_a_second_interrupt_ends_the_process_at_once() -> None:
         assert process.stdout.readline() == line
         process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == -signal.SIGINT  # a shell says 130
+    assert process.returncode == -signal.SIGINT  # a shell reports 130
     assert said == "error: interrupted; run the same command again\n"
 
 
-def test_an_interrupt_that_a_library_swallows_ends_the_command_all_the_same() -> None:
+def test_an_interrupt_that_a_library_swallows_still_ends_the_command() -> None:
     swallowing = "class Odd:\n  def __del__(self): os.kill(os.getpid(), signal.SIGINT); time.sleep(1)\n"
     process = script(swallowing + "def main():\n  Odd(); time.sleep(60)")
     _, said = process.communicate(timeout=30)
@@ -130,7 +130,7 @@ def test_an_interrupt_that_a_library_swallows_ends_the_command_all_the_same() ->
     assert process.returncode == 130
 
 
-def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
+def test_a_closed_pipe_ends_the_command_quietly() -> None:
     for body in ("for _ in range(10**6): print('x' * 80)", "print('x')", "print('x'); raise SystemExit(0)"):
         reading, writing = os.pipe()
         os.close(reading)
@@ -140,7 +140,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
         assert (process.returncode, said) == (141, "")
 
 
-def test_a_full_disk_or_too_little_memory_is_one_line(tmp_path: Path) -> None:
+def test_a_full_disk_or_too_little_memory_is_reported_in_one_line(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         process = script("def main():\n  print('x')", stdout=full, env=buffered)
@@ -155,13 +155,13 @@ def test_a_full_disk_or_too_little_memory_is_one_line(tmp_path: Path) -> None:
     assert process.returncode == 1 and said.startswith("error: out of memory") and len(said.splitlines()) == 1
 
 
-def test_an_exception_that_nobody_expects_keeps_its_traceback() -> None:
+def test_an_unexpected_exception_keeps_its_traceback() -> None:
     process = script("def main():\n  return {}['key']")
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1 and said.splitlines()[-1] == "KeyError: 'key'" and "Traceback" in said
 
 
-def test_a_name_that_is_no_text_can_be_printed() -> None:
+def test_a_file_name_that_is_not_utf_8_can_be_printed() -> None:
     strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     process = script("def main():\n  print(os.fsdecode(bytes([255])))", env=strict)
     wrote, _ = process.communicate(timeout=60)
@@ -174,7 +174,7 @@ def test_an_ignored_interrupt_stays_ignored() -> None:
     assert process.communicate(timeout=60)[0] == "done\n" and process.returncode == 0
 
 
-def test_importing_a_room_leaves_the_handlers_of_a_program_alone() -> None:
+def test_importing_a_room_keeps_the_signal_handlers_of_a_program() -> None:
     process = start("-c", "import signal, heads, annotate; print(signal.getsignal(2) is signal.default_int_handler)")
     assert process.communicate(timeout=60)[0] == "True\n"
 
@@ -194,11 +194,11 @@ def test_importing_a_room_leaves_the_handlers_of_a_program_alone() -> None:
         ("python -m", None),
     ],
 )
-def test_how_python_was_started_is_read_from_its_command_line(line: str, found: str | None) -> None:
+def test_the_command_that_started_python_is_read_from_its_command_line(line: str, found: str | None) -> None:
     assert module_of(line.split()) == found
 
 
-def test_the_wrapper_imports_nothing_heavy() -> None:
+def test_the_wrapper_imports_no_heavy_library() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import sys, common.cli.command, _stepdiff; print(*sys.modules)"],
         capture_output=True,

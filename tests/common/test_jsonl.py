@@ -23,7 +23,7 @@ def test_a_file_is_read_from_an_archive(archive: Path) -> None:
     assert list(read_objects(path)) == [(f"{path}:1", {"n": 1}), (f"{path}:2", {"n": 2})]
 
 
-def test_a_fault_in_an_archive_is_one_line(archive: Path, tmp_path: Path) -> None:
+def test_an_error_in_an_archive_is_one_line(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(StepDiffError, match=r"all\.tar\.xz/seed1/a\.jsonl: no such file in the archive"):
         list(read_objects(archive / "seed1/a.jsonl"))
     for name, content in (("cut", archive.read_bytes()[:100]), ("text", b"plain text")):

@@ -1,4 +1,4 @@
-"""Places: local and remote paths have the same operations."""
+"""Local and remote paths have the same operations."""
 
 import inspect
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_local_and_remote_paths_have_the_same_operations() -> None:
         assert here[: len(there)] == there, name
 
 
-def test_a_place_is_a_folder_or_a_url(tmp_path: Path) -> None:
+def test_a_path_is_a_folder_or_a_url(tmp_path: Path) -> None:
     assert place(tmp_path) == tmp_path and place(f"file://{tmp_path}") == tmp_path
     assert isinstance(place(tmp_path) / "a", LocalPath) and isinstance(place(tmp_path).parent, LocalPath)
     assert place("s3:/bucket/a/") == RemotePath("s3://bucket/a") == place(place("s3://bucket/a"))
@@ -35,7 +35,7 @@ def test_a_place_is_a_folder_or_a_url(tmp_path: Path) -> None:
         place("ftp://x")
 
 
-def test_files_are_written_read_and_removed_alike(root: Place) -> None:
+def test_local_and_remote_files_are_written_read_and_removed(root: Place) -> None:
     write_text(root / "a" / "one.txt", "1")
     write_pieces(root / "two.txt", (piece for piece in (b"2", b"2")))
     with (root / "three.txt").whole() as temporary:

@@ -1,4 +1,4 @@
-"""common.progress where standard error is no terminal: plain lines there, nothing on standard output."""
+"""common.progress if standard error is not a terminal: plain lines there, nothing on standard output."""
 
 import pytest
 

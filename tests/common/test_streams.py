@@ -1,4 +1,4 @@
-"""Guarantees of common/streams.py, and that no room makes a random stream in another way."""
+"""Guarantees of common/streams.py, and no room makes a random stream in another way."""
 
 import ast
 import itertools
@@ -40,7 +40,7 @@ def test_a_stream_is_the_same_in_every_process() -> None:
         assert out.stdout.split() == ["159377804", "10228178760667634519"]
 
 
-def test_the_published_stream_is_numpys_own() -> None:
+def test_the_published_stream_is_that_of_numpy() -> None:
     assert published(5).integers(2**60) == np.random.default_rng(5).integers(2**60)
 
 
@@ -50,7 +50,7 @@ def trees() -> Iterator[tuple[str, ast.AST]]:
             yield file.relative_to(ROOT).as_posix(), ast.parse(file.read_text(encoding="utf-8"))
 
 
-def test_every_purpose_is_drawn_in_one_place() -> None:
+def test_every_purpose_is_used_in_one_place() -> None:
     found = Counter(
         node.value
         for _, tree in trees()

@@ -1,4 +1,4 @@
-"""YAML files that people write, and `--config`."""
+"""YAML files written by users, and `--config`."""
 
 import io
 import os
@@ -34,7 +34,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_expensive_or_ambiguous_is_refused(what: str, tmp_path: Path) -> None:
+def test_expensive_or_ambiguous_yaml_is_refused(what: str, tmp_path: Path) -> None:
     text, why = REFUSED[what]
     path = tmp_path / "options.yaml"
     path.write_text(text)
@@ -45,7 +45,7 @@ def test_what_is_expensive_or_ambiguous_is_refused(what: str, tmp_path: Path) ->
 
 
 def unusable(tmp_path: Path) -> dict[str, tuple[Path, str]]:
-    """Files of every bad kind, by name, and what is said of them."""
+    """Unusable files by name, each with the expected message."""
     names = ("text", "folder", "absent", "fifo", "huge")
     paths = {name: tmp_path / name for name in names}
     paths["text"].write_bytes(b"out: \xff\xfe\n")
@@ -58,14 +58,14 @@ def unusable(tmp_path: Path) -> dict[str, tuple[Path, str]]:
 
 
 @pytest.mark.parametrize("kind", ["text", "folder", "absent", "fifo", "huge", "device"])
-def test_an_unusable_file_is_one_line_that_names_the_file(kind: str, tmp_path: Path) -> None:
+def test_an_unusable_file_gives_one_line_that_names_the_file(kind: str, tmp_path: Path) -> None:
     path, why = unusable(tmp_path)[kind]
     with pytest.raises(YamlError) as error:
         yaml_file.read(path)
     assert str(error.value).startswith(f"{path}: ") and why in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_plain_file_is_read_as_before(tmp_path: Path) -> None:
+def test_a_plain_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "options.yaml"
     for file in ROOT.glob("heads/recipes/**/*.yaml"):
         assert yaml_file.read(file) == yaml.safe_load(file.read_text())
@@ -74,7 +74,7 @@ def test_a_plain_file_is_read_as_before(tmp_path: Path) -> None:
 
 
 def parsed(*arguments: str) -> tuple[object, str]:
-    """What a small command line makes of the arguments, or its exit status; and what it says."""
+    """Parse the arguments with a small command line; return the options or the exit status, and the message."""
     import jsonargparse
 
     parser = jsonargparse.ArgumentParser(prog="test")
@@ -90,7 +90,7 @@ def parsed(*arguments: str) -> tuple[object, str]:
     return (given.number, given.words), said.getvalue()
 
 
-def test_an_unusable_config_is_one_line_and_status_2(tmp_path: Path) -> None:
+def test_an_unusable_config_gives_one_line_and_status_2(tmp_path: Path) -> None:
     for path, why in unusable(tmp_path).values():
         status, said = parsed("--config", str(path))
         assert status == 2 and said.startswith(f"error: {path}: ") and why in said and said.count("\n") == 1
@@ -100,26 +100,26 @@ def test_an_unusable_config_is_one_line_and_status_2(tmp_path: Path) -> None:
     assert status == 2 and said.startswith(f"error: {bomb}: line 1, column 5: anchors") and said.count("\n") == 1
 
 
-def test_a_config_gives_options_and_flags_after_it_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_after_a_config_override_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "options.yaml"
     path.write_text("number: 3\nwords: [a, b]\n")
     assert parsed("--config", str(path)) == ((3, ["a", "b"]), "")
     assert parsed("--config", str(path), "--number", "4") == ((4, ["a", "b"]), "")
-    # a file whose name is the config's own text is not read in its place
+    # a file whose name equals the text of the config is not read instead of it
     monkeypatch.chdir(tmp_path)
     path.write_text("number: 5")
     Path("number: 5").write_text("number: 6")
     assert parsed("--config", str(path)) == ((5, []), "")
 
 
-def test_a_value_on_the_command_line_is_checked_as_a_file_is() -> None:
+def test_a_value_on_the_command_line_is_checked_like_one_in_a_file() -> None:
     assert parsed("--words", "[a, b]") == ((0, ["a", "b"]), "")
     status, said = parsed("--words", "[&a x, *a]")
     assert status == 2 and "Traceback" not in said
 
 
-def test_every_command_line_takes_its_config_from_here() -> None:
-    """No other way to `--config` and no other reader of YAML is left in the project."""
+def test_every_command_reads_its_config_with_yaml_file() -> None:
+    """No other code of the project defines `--config` or reads YAML."""
     for file in ROOT.glob("[a-z]*/**/*.py"):
         text = file.read_text(encoding="utf-8")
         if file.is_relative_to(ROOT / "common") or file.is_relative_to(ROOT / "tests"):
@@ -128,7 +128,7 @@ def test_every_command_line_takes_its_config_from_here() -> None:
             assert other not in text, f"{file} has {other}"
 
 
-def test_an_alias_bomb_ends_a_real_command_at_once(tmp_path: Path) -> None:
+def test_an_alias_bomb_is_refused_by_a_real_command_at_once(tmp_path: Path) -> None:
     path = tmp_path / "bomb.yaml"
     path.write_text(BOMB)
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Any text is a clip id, split as written, or one line of error."""
+"""Random text is a clip id that is split as written, or a one-line error."""
 
 import math
 
@@ -18,7 +18,7 @@ NEARLY = st.lists(
 @example("_0_1")
 @example("a_\u0660_\u0661")
 @example("a\nb_0_1")
-def test_any_text_is_a_clip_id_or_one_line_of_error(text: str) -> None:
+def test_random_text_is_a_clip_id_or_refused_in_one_line(text: str) -> None:
     try:
         video, start, end = split_clip(text)
     except StepDiffError as error:

@@ -1,4 +1,4 @@
-"""Guarantees of tasks/declining.py, and the two figures that stand on it."""
+"""Guarantees of tasks/declining.py, and the two figures that are computed with it."""
 
 import numpy as np
 import pytest

@@ -43,7 +43,7 @@ def test_an_interval_is_that_of_recomputing_the_figure_on_each_resample() -> Non
 
 @pytest.mark.parametrize("groups", [8, 12, 20])
 def test_an_interval_of_few_groups_is_as_wide_as_students(groups: int) -> None:
-    """It holds the true mean of normal draws 95 times in 100; the plain percentiles do 87 times of 8 groups."""
+    """It contains the true mean of normal draws 95 times in 100; with 8 groups plain percentiles do so 87 times."""
     random, draws = np.random.default_rng(groups), Resamples([str(i) for i in range(groups)], 1000, seed=1)
     held = []
     for _ in range(400):

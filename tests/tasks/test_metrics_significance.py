@@ -35,10 +35,10 @@ def test_p_is_that_of_counting_resample_by_resample() -> None:
     above = sum(difference >= 0 for difference in differences)
     values = [draws.values(Figure(bleu_parts(count_corpus(references, said)), bleu)) for said in (first, second)]
     np.testing.assert_allclose(values[0] - values[1], differences, rtol=1e-9)
-    assert 1 < min(below, above) < 75, "a case that could come out either way"
+    assert 1 < min(below, above) < 75, "the case is not trivial"
     distance = stats.norm.ppf((1 + min(below, above)) / 151)
     expected = 2 * stats.t.cdf(distance * np.sqrt(8 / 9), 8)
-    assert expected > 2 * (1 + min(below, above)) / 151  # nine videos are few
+    assert expected > 2 * (1 + min(below, above)) / 151  # nine videos are few groups
     assert paired_p(values[0] - values[1], 9) == pytest.approx(expected)
 
 
@@ -51,7 +51,7 @@ def test_p_and_interval_of_independent_rows_are_near_those_of_scipy() -> None:
     expected = stats.ttest_rel(ours, theirs).pvalue
     assert 0.001 < expected < 0.1
     assert paired_p(differences, 400) == pytest.approx(expected, rel=0.35)
-    assert stats.ttest_ind(ours, theirs).pvalue > 2 * expected, "pairing is what shows it"
+    assert stats.ttest_ind(ours, theirs).pvalue > 2 * expected, "only the paired test finds the difference"
     found = stats.bootstrap(
         (ours, theirs),
         lambda a, b, axis: (a - b).mean(axis=axis),
@@ -87,7 +87,7 @@ def test_p_is_never_0_and_none_where_nothing_is_defined() -> None:
 
 
 def test_corrected_values_are_those_of_closed_testing_with_bonferroni() -> None:
-    """Holm's procedure is closed testing: a hypothesis is rejected when every set that contains it is."""
+    """Holm's procedure is a closed test: a hypothesis is rejected if every set that contains it is rejected."""
     random = np.random.default_rng(0)
     for size in (1, 2, 5, 6):
         values = np.round(random.uniform(0, 0.3, size), 2).tolist()  # rounded: some tie

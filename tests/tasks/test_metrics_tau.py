@@ -1,4 +1,4 @@
-"""tau-b against scipy, which the published evaluation calls."""
+"""tau-b compared with scipy, which the published evaluation calls."""
 
 import warnings
 
@@ -38,13 +38,13 @@ def test_equal_to_scipy_row_by_row(values: np.ndarray, data: st.DataObject) -> N
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_nan_where_all_of_one_side_ties() -> None:
+def test_tau_is_nan_if_all_values_of_one_side_tie() -> None:
     first = np.array([[1.0, 1.0, 1.0], [1.0, 2.0, 3.0]])
     found = kendall_tau(first, np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]))
     assert np.isnan(found[0]) and found[1] == 1
 
 
-def test_many_rows_in_parts_equal_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunked_rows_give_the_same_tau(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = np.random.default_rng(0).integers(0, 4, (2, 50, 6)).astype(float)
     whole = kendall_tau(first, second)
     monkeypatch.setattr(tau_module, "PAIRS_AT_ONCE", 100)

@@ -1,4 +1,4 @@
-"""BLEU, CIDEr and ROUGE-L against pycocoevalcap, which the published evaluation calls."""
+"""BLEU, CIDEr and ROUGE-L compared with pycocoevalcap, which the published evaluation calls."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def split(corpus: Corpus) -> tuple[list[list[str]], list[str]]:
 
 
 def sentences(rows: int, references: int, seed: int) -> Corpus:
-    """Random sentences of 4 to 20 words out of 300, common words often."""
+    """Return random sentences of 4 to 20 words from a vocabulary of 300, with common words more often."""
     random = np.random.default_rng(seed)
     odds = 1 / np.arange(1, 301)
 
@@ -58,7 +58,7 @@ def test_bleu_equals_pycocoevalcap(corpus: Corpus) -> None:
 def test_cider_equals_pycocoevalcap_row_by_row(corpus: Corpus) -> None:
     found = cider_rows(count_corpus(*split(corpus)))
     if not any(text.split() for _, row in corpus for text in row):
-        assert not found.any()  # pycocoevalcap raises where no reference has a word
+        assert not found.any()  # pycocoevalcap raises if no reference has a word
         return
     _, expected = Cider().compute_score(*as_coco(corpus))
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Guarantees of tasks/scoring.py, and the command line of heads/score.py."""
+"""Guarantees of tasks/scoring.py, and the command heads.score."""
 
 import json
 import time
@@ -56,7 +56,7 @@ def world(task: Task, rows: int = 60, seed: int = 0) -> tuple[list[Row], list[An
 
 
 def published(task: Task, rows: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """What the published evaluation calls, on what it is given."""
+    """Return the scores of the published evaluation code."""
     if task == "diffcap":
         references = {str(i): list(row.text) for i, row in enumerate(rows)}
         captions = {str(i): [caption] for i, caption in enumerate(predictions)}
@@ -182,7 +182,7 @@ def test_the_published_test_set_is_scored_in_seconds() -> None:
     predictions = [random.normal(size=4).tolist() for _ in rows]
     start = time.perf_counter()
     found = score("diffrank", rows, predictions)
-    assert time.perf_counter() - start < 5  # of which 0.3 s are needed on one free core
+    assert time.perf_counter() - start < 5  # it takes 0.3 s on one free core
     assert abs(found["ktau"]) < 0.05
     assert found["per_category"].keys() == {row.category for row in rows}
     steps = [[float(score > 0) for score in row.scores] for row in rows]
@@ -201,7 +201,7 @@ def files(task: Task, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_command_prints_what_score_finds(task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_result_of_score(task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = files(task, tmp_path)
     assert main([*given, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -214,7 +214,7 @@ def test_the_command_prints_what_score_finds(task: Task, tmp_path: Path, capsys:
         assert all(f"{value:.4f}" in line for value in (found[name], low, high))
 
 
-def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = files("diffmcq", tmp_path)
     with open(tmp_path / "predictions.jsonl", "a") as file:
         file.write('{"scores": [0, 0, 0, 0]}\n')

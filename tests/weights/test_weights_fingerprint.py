@@ -27,14 +27,14 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_it_is_what_sha256sum_says(folder: Path) -> None:
+def test_a_fingerprint_equals_the_output_of_sha256sum(folder: Path) -> None:
     names = ["1_Pooling/config.json", "config.json", "model.safetensors"]
     listing = subprocess.run(["sha256sum", *names], cwd=folder, capture_output=True, check=True)
     whole = subprocess.run(["sha256sum"], input=listing.stdout, capture_output=True, check=True)
     assert fingerprint(folder) == whole.stdout.decode().split()[0]
 
 
-def test_a_fingerprint_depends_on_names_and_bytes_alone(folder: Path, tmp_path: Path) -> None:
+def test_a_fingerprint_depends_on_names_and_bytes_only(folder: Path, tmp_path: Path) -> None:
     first = fingerprint(folder)
     copy = tmp_path / "elsewhere"
     shutil.copytree(folder, copy)
@@ -72,7 +72,7 @@ def test_unchanged_files_are_not_read_again(folder: Path, monkeypatch: pytest.Mo
     assert fingerprint(folder) == first
 
 
-def test_a_change_that_hides_behind_size_and_time_is_noticed(folder: Path) -> None:
+def test_a_change_that_keeps_size_and_time_is_noticed(folder: Path) -> None:
     first = fingerprint(folder)
     file = folder / "config.json"
     state = file.stat()
@@ -81,30 +81,30 @@ def test_a_change_that_hides_behind_size_and_time_is_noticed(folder: Path) -> No
     assert fingerprint(folder) != first
 
 
-def test_other_users_of_the_cache_may_read_the_memory(folder: Path, cache: Path) -> None:
+def test_other_users_of_the_cache_can_read_stored_fingerprints(folder: Path, cache: Path) -> None:
     first = fingerprint(folder)
     (memory,) = (cache / ".digests.2").iterdir()
     assert memory.stat().st_mode & 0o777 == 0o644
     memory.unlink()
-    memory.mkdir()  # cannot be read, and not be replaced
+    memory.mkdir()  # neither readable nor replaceable
     assert fingerprint(folder) == first
 
 
-def test_a_damaged_memory_is_no_harm(folder: Path, cache: Path) -> None:
+def test_damaged_stored_fingerprints_are_ignored(folder: Path, cache: Path) -> None:
     first = fingerprint(folder)
     for memory in (cache / ".digests.2").iterdir():
         memory.write_text("{")
     assert fingerprint(folder) == first
 
 
-def test_one_file_has_a_fingerprint(folder: Path, tmp_path: Path) -> None:
+def test_a_single_file_has_a_fingerprint(folder: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     alone.mkdir()
     shutil.copy(folder / "config.json", alone)
     assert fingerprint(folder / "config.json") == fingerprint(alone)
 
 
-def test_nothing_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_path_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "absent"):
         with pytest.raises(StepDiffError, match=f"no weights at {path}"):
