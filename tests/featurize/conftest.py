@@ -1,4 +1,4 @@
-"""Real tiny videos, a tiny CLIP saved to disk, and whole runs."""
+"""Small real videos, a tiny CLIP checkpoint, and complete runs."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def write_video(
     rotation: dict[str, object] | None = None,
     **options: object,
 ) -> Path:
-    """A video whose frames differ: a bar grows to the right, and colours turn."""
+    """Write a video whose frames differ: a bar grows to the right, and colours change."""
     tick = Fraction(1, 1000) if milliseconds else Fraction(1, rate)
     width, height = size
     with av.open(str(path), "w") as container:
@@ -53,7 +53,7 @@ def write_video(
 
 
 def write_audio(path: Path) -> Path:
-    """A second of silence."""
+    """Write a second of silence."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
         for i in range(16):
@@ -66,7 +66,7 @@ def write_audio(path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Writer:
-    """Writes a video of that name and gives its path; a name stands for one video."""
+    """Return a function that writes the video of a name and returns its path; a name always means the same video."""
     folder = tmp_path_factory.mktemp("videos")
 
     def write(name: str, **arguments: object) -> Path:
@@ -78,7 +78,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Writer:
 
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP of random weights as transformers saves one: 32 pixels, 16 patches, 20 tokens."""
+    """A CLIP checkpoint of random weights in the format of transformers: 32 pixels, 16 patches, 20 tokens."""
     import torch
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -96,7 +96,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     torch.manual_seed(0)
     model = CLIPModel(config)
-    for parameter in model.parameters():  # the defaults leave outputs nearly constant
+    for parameter in model.parameters():  # with the default scale outputs are nearly constant
         torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
     crop = {"height": 32, "width": 32}
@@ -106,13 +106,13 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with sound alone."""
+    """A file with only an audio stream."""
     return write_audio(tmp_path_factory.mktemp("audio") / "sound.mp4")
 
 
 @pytest.fixture(scope="module")
 def featurize(s3_server: str) -> Iterator[Run]:
-    """Runs `python -m featurize` in this process, whose runs share one Ray: exit status, summary and what was said."""
+    """Return a function that runs `python -m featurize` in-process on a shared Ray: exit status, summary, stderr."""
 
     def run(*arguments: object) -> tuple[int, dict[str, object], str]:
         out, said = io.StringIO(), io.StringIO()

@@ -1,4 +1,4 @@
-"""The CLIP encoder against transformers' own outputs, on a tiny random checkpoint."""
+"""The CLIP encoder compared with transformers, on a tiny random checkpoint."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ TEXTS = ["flip the pancake", "a", "clean the pool with a long brush, then rinse 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as transformers saves one: random weights, byte vocabulary, real preprocessing."""
+    """A checkpoint folder of transformers: random weights, byte vocabulary, real preprocessing."""
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -57,7 +57,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     torch.manual_seed(0)
     model = CLIPModel(config)
-    for parameter in model.parameters():  # the defaults leave outputs nearly constant
+    for parameter in model.parameters():  # with the default scale outputs are nearly constant
         torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
     CLIPImageProcessorPil(
@@ -77,7 +77,7 @@ def frames() -> np.ndarray:
 
 
 def reference(checkpoint: Path, frames: np.ndarray, layer: int) -> tuple[np.ndarray, np.ndarray]:
-    """Patch tokens and unit frame embeddings of transformers' own forward pass, texts beside."""
+    """Return patch tokens and unit frame embeddings of transformers' forward pass, and text embeddings."""
     from transformers import CLIPModel
 
     model = CLIPModel.from_pretrained(checkpoint).eval()
@@ -110,7 +110,7 @@ def test_text_features_equal_transformers(checkpoint: Path, encoder: Encoder) ->
 
     got = encoder.encode_texts(TEXTS)["embedding"]
     model, tokenizer = CLIPModel.from_pretrained(checkpoint).eval(), AutoTokenizer.from_pretrained(checkpoint)
-    for text, row in zip(TEXTS, got, strict=True):  # one by one: no padding at all
+    for text, row in zip(TEXTS, got, strict=True):  # one by one, without padding
         ids = tokenizer(text, truncation=True, max_length=20, return_tensors="pt").input_ids
         assert ids.shape[1] <= 20
         with torch.inference_mode():
@@ -121,7 +121,7 @@ def test_text_features_equal_transformers(checkpoint: Path, encoder: Encoder) ->
 
 @pytest.mark.parametrize("height, width", [(45, 97), (240, 426), (33, 32), (61, 61)])
 def test_pixels_equal_the_image_processor(checkpoint: Path, encoder: Encoder, height: int, width: int) -> None:
-    """The decoder's square and the encoder's normalisation, against the checkpoint's processor."""
+    """The decoder's crop and the encoder's normalisation equal the checkpoint's processor."""
     from transformers import CLIPImageProcessorPil
 
     picture = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -131,12 +131,12 @@ def test_pixels_equal_the_image_processor(checkpoint: Path, encoder: Encoder, he
     got = encoder.pixel_values(torch.tensor(cropped)[None])
     processor = CLIPImageProcessorPil.from_pretrained(checkpoint)
     expected = processor(Image.fromarray(picture), return_tensors="pt").pixel_values
-    # 1e-5 is rounding of float32: a pixel off by one in 255 would differ by 1.4e-2
+    # 1e-5 is rounding of float32; a pixel value off by one of 255 would differ by 1.4e-2
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("entity", ["clips", "texts"])
-def test_declared_features_are_what_the_encoder_returns(encoder: Encoder, frames: np.ndarray, entity: str) -> None:
+def test_declared_features_match_the_encoders_output(encoder: Encoder, frames: np.ndarray, entity: str) -> None:
     got = encoder.encode_clips(frames) if entity == "clips" else encoder.encode_texts(TEXTS)
     declared = encoder.features(entity)
     assert {name: array.shape[1:] for name, array in got.items()} == {
@@ -150,7 +150,7 @@ def test_the_same_batch_gives_the_same_bits(encoder: Encoder, frames: np.ndarray
         assert array.tobytes() == again[name].tobytes()
 
 
-def test_a_frame_has_the_same_bits_beside_other_frames(encoder: Encoder, frames: np.ndarray) -> None:
+def test_a_frame_has_the_same_bits_in_any_batch(encoder: Encoder, frames: np.ndarray) -> None:
     together = encoder.encode_clips(frames)
     few = np.zeros_like(frames)
     few[[1, 4]] = frames[[1, 4]]
@@ -159,7 +159,7 @@ def test_a_frame_has_the_same_bits_beside_other_frames(encoder: Encoder, frames:
         assert alone[name][[1, 4]].tobytes() == values[[1, 4]].tobytes()
 
 
-def test_provenance_tells_what_was_chosen(checkpoint: Path, encoder: Encoder) -> None:
+def test_provenance_records_the_options(checkpoint: Path, encoder: Encoder) -> None:
     default = encoder.provenance("clips")
     assert default == load("clip", str(checkpoint), "cpu", -2).provenance("clips")
     assert default == load("clip", str(checkpoint), "cpu", BLOCKS - 1).provenance("clips")
@@ -180,7 +180,7 @@ def refusal(folder: Path, layer: int | None = None) -> str:
 
 
 def changed(checkpoint: Path, folder: Path, edit: Callable[[dict], None]) -> Path:
-    """A copy of the checkpoint with an edited preprocessor configuration."""
+    """Copy the checkpoint and edit its preprocessor configuration."""
     shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
     path = folder / "preprocessor_config.json"
     content = json.loads(path.read_text())
@@ -200,9 +200,7 @@ def changed(checkpoint: Path, folder: Path, edit: Callable[[dict], None]) -> Pat
         ({"size": {"shortest_edge": 30}}, "less than its crop"),
     ],
 )
-def test_preprocessing_that_the_decoder_cannot_do_is_refused(
-    checkpoint: Path, tmp_path: Path, change: dict, reason: str
-) -> None:
+def test_unsupported_preprocessing_is_refused(checkpoint: Path, tmp_path: Path, change: dict, reason: str) -> None:
     assert reason in refusal(changed(checkpoint, tmp_path, lambda content: content.update(change)))
 
 
@@ -213,7 +211,7 @@ def test_wrong_folders_are_refused_in_one_line(checkpoint: Path, tmp_path: Path)
     assert "0 to 3" in refusal(checkpoint, 4)
 
 
-def test_missing_tensors_are_refused_not_made_up(checkpoint: Path, tmp_path: Path) -> None:
+def test_missing_tensors_are_refused_not_initialised(checkpoint: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)

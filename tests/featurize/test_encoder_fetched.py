@@ -1,4 +1,4 @@
-"""The encoders whose weights `python -m weights fetch` gets; skipped where they were not fetched."""
+"""Encoders with weights of `python -m weights fetch`; skipped if they were not fetched."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from featurize.video.picture import Crop, square
 from weights import resolve
 
 VIDEOS = Path(__file__).parents[2].parent / "shared" / "videos"
-# of ImageNet: sharks, rays, sea snake, snorkel, scuba diver
+# ImageNet classes: sharks, rays, sea snake, snorkel, scuba diver
 AQUATIC = [2, 3, 4, 5, 6, 65, 801, 983]
 
 
@@ -39,7 +39,7 @@ def mpnet() -> Encoder:
 
 @pytest.fixture(scope="module")
 def package() -> torch.nn.Module:
-    """The published package's own model with the same weights, nothing folded."""
+    """The model of the published package with the same weights, without folded layers."""
     from efficientnet_lite_pytorch import EfficientNet
     from safetensors.torch import load_file
 
@@ -53,7 +53,7 @@ def as_trained(frames: np.ndarray) -> torch.Tensor:
 
 
 def clip_of(video: str) -> np.ndarray:
-    """The 8 frames [8, 224, 224, 3] of a whole video."""
+    """Return the 8 frames [8, 224, 224, 3] of a whole video."""
     path = VIDEOS / video
     if not path.exists():
         pytest.skip(f"the sample video {path.name} is not here")
@@ -64,7 +64,7 @@ def clip_of(video: str) -> np.ndarray:
 
 def test_tokens_equal_the_package(efficientnet: Encoder, package: torch.nn.Module) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, 8, 224, 224, 3), dtype=np.uint8)
-    frames[0] = np.linspace(0, 255, 224).astype(np.uint8)[:, None, None]  # a still, smooth picture
+    frames[0] = np.linspace(0, 255, 224).astype(np.uint8)[:, None, None]  # a smooth picture
     got = efficientnet.encode_clips(frames)
     with torch.inference_mode():
         maps = package.extract_features(as_trained(frames))
@@ -78,7 +78,7 @@ def test_tokens_equal_the_package(efficientnet: Encoder, package: torch.nn.Modul
     np.testing.assert_allclose(got["embedding"], expected.mean(1), rtol=0, atol=1e-4)
 
 
-def test_pretrained_features_know_water_from_a_kitchen(efficientnet: Encoder, package: torch.nn.Module) -> None:
+def test_pretrained_features_distinguish_water_from_a_kitchen(efficientnet: Encoder, package: torch.nn.Module) -> None:
     frames = np.stack([clip_of("cleaning_pool_a.mp4"), clip_of("flipping_a_pancake.mkv")])
     pooled = torch.from_numpy(efficientnet.encode_clips(frames)["tokens"])
     pooled = pooled.unflatten(1, (8, 49)).mean(2)
@@ -88,7 +88,7 @@ def test_pretrained_features_know_water_from_a_kitchen(efficientnet: Encoder, pa
     assert pool > 0.1 > 5 * kitchen
 
 
-def test_similar_clips_lie_closer(efficientnet: Encoder) -> None:
+def test_similar_clips_are_closer(efficientnet: Encoder) -> None:
     names = ("cleaning_pool_a.mp4", "cleaning_pool_b.mp4", "flipping_a_pancake.mkv")
     embedding = efficientnet.encode_clips(np.stack([clip_of(n) for n in names]))["embedding"]
     embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
@@ -96,7 +96,7 @@ def test_similar_clips_lie_closer(efficientnet: Encoder) -> None:
     assert cosine[0, 1] > cosine[0, 2] + 0.1
 
 
-def test_efficientnet_returns_what_it_declares(efficientnet: Encoder) -> None:
+def test_declared_efficientnet_features_match_its_output(efficientnet: Encoder) -> None:
     frames = np.zeros((2, 8, 224, 224, 3), np.uint8)
     got = efficientnet.encode_clips(frames)
     declared = efficientnet.features("clips")
@@ -109,14 +109,14 @@ def test_efficientnet_returns_what_it_declares(efficientnet: Encoder) -> None:
         efficientnet.encode_texts(["a"])
 
 
-def test_efficientnet_gives_the_same_bits_again(efficientnet: Encoder) -> None:
+def test_efficientnet_is_deterministic(efficientnet: Encoder) -> None:
     frames = np.random.default_rng(1).integers(0, 256, (2, 8, 224, 224, 3), dtype=np.uint8)
     once, again = efficientnet.encode_clips(frames), efficientnet.encode_clips(frames)
     assert once["tokens"].tobytes() == again["tokens"].tobytes()
     assert once["embedding"].tobytes() == again["embedding"].tobytes()
 
 
-def test_sentences_of_like_meaning_lie_closer(mpnet: Encoder) -> None:
+def test_sentences_of_similar_meaning_are_closer(mpnet: Encoder) -> None:
     texts = ["flip the pancake", "turn the crepe over", "clean the pool"]
     embedding = mpnet.encode_texts(texts)["embedding"]
     assert embedding.shape[1:] == mpnet.features("texts")["embedding"].shape == (768,)

@@ -1,4 +1,4 @@
-"""The InternVideo encoder on a small random model: features, provenance, texts, and a store at the end."""
+"""The InternVideo encoder with a small random model: features, provenance, texts, and a whole run into a store."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ Writer = Callable[..., Path]
 
 
 def vocabulary() -> tuple[dict[str, int], list[str]]:
-    """CLIP's bytes, one merge, and the two tokens around a text: 515 ids."""
+    """Return CLIP's bytes, one merge, and the start and end tokens: 515 ids."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     letters = list(bytes_to_unicode().values())
@@ -39,7 +39,7 @@ def vocabulary() -> tuple[dict[str, int], list[str]]:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a checkpoint as it is published, and CLIP's tokenizer files."""
+    """A folder with a checkpoint in the published format and CLIP's tokenizer files."""
     folder = tmp_path_factory.mktemp("internvideo")
     torch.manual_seed(0)
     model = InternVideoMM(TINY)
@@ -69,12 +69,12 @@ def frames() -> np.ndarray:
 
 
 def normalised(frames: np.ndarray) -> torch.Tensor:
-    """Pixels [B, 3, T, H, W] by the book."""
+    """Return normalised pixels [B, 3, T, H, W]."""
     pixels = torch.from_numpy(frames).permute(0, 4, 1, 2, 3) / 255
     return (pixels - torch.tensor(MEAN).view(3, 1, 1, 1)) / torch.tensor(STD).view(3, 1, 1, 1)
 
 
-def test_features_are_what_the_module_computes(encoder: InternVideo, frames: np.ndarray) -> None:
+def test_features_equal_the_modules_output(encoder: InternVideo, frames: np.ndarray) -> None:
     got = encoder.encode_clips(frames)
     embedding, tokens = encoder.module.encode_video(normalised(frames))
     assert tokens.std() > 0.1
@@ -82,20 +82,20 @@ def test_features_are_what_the_module_computes(encoder: InternVideo, frames: np.
     np.testing.assert_allclose(got["embedding"], torch.nn.functional.normalize(embedding), rtol=0, atol=1e-5)
 
 
-def test_a_still_passes_the_vit_once(encoder: InternVideo, frames: np.ndarray) -> None:
+def test_a_still_image_is_encoded_by_the_vit_once(encoder: InternVideo, frames: np.ndarray) -> None:
     still = frames[:, :1].repeat(8, axis=1)
     seen: list[int] = []
     hook = encoder.module.visual.register_forward_hook(lambda module, given, states: seen.append(len(given[0])))
     got = encoder.encode_clips(still)
     hook.remove()
-    assert sum(seen) == 8  # three frames, filled up to a chunk
+    assert sum(seen) == 8  # three frames, padded to a chunk
     embedding, tokens = encoder.module.encode_video(normalised(still))
     np.testing.assert_allclose(got["tokens"], tokens, rtol=0, atol=1e-5 * tokens.abs().max().item())
     np.testing.assert_allclose(got["embedding"], torch.nn.functional.normalize(embedding), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("entity", ["clips", "texts"])
-def test_declared_features_are_what_the_encoder_returns(encoder: Encoder, frames: np.ndarray, entity: str) -> None:
+def test_declared_features_match_the_encoders_output(encoder: Encoder, frames: np.ndarray, entity: str) -> None:
     got = encoder.encode_clips(frames) if entity == "clips" else encoder.encode_texts(TEXTS)
     declared = encoder.features(entity)
     assert {name: array.shape[1:] for name, array in got.items()} == {n: f.shape for n, f in declared.items()}
@@ -116,13 +116,15 @@ def test_unusable_input_is_refused(encoder: Encoder) -> None:
         encoder.encode_clips(np.zeros((1, 8, 224, 224, 3), np.uint8))
 
 
-def test_tokenizer_files_change_no_provenance_of_clips(encoder: InternVideo, weights: Path, tmp_path: Path) -> None:
+def test_tokenizer_files_do_not_change_the_provenance_of_clips(
+    encoder: InternVideo, weights: Path, tmp_path: Path
+) -> None:
     shutil.copy(weights / "model.ckpt", tmp_path)
     expected = encoder.provenance("clips")
     assert expected.crop == "short side 55, centre crop 48"
     bare, file = opened(tmp_path), opened(tmp_path / "model.ckpt")
     assert expected == bare.provenance("clips") == file.provenance("clips")
-    for place in (weights, tmp_path, tmp_path / "model.ckpt"):  # what a finished run compares
+    for place in (weights, tmp_path, tmp_path / "model.ckpt"):  # the values that a finished run compares
         assert fingerprint(deciding(NAME, place)) == expected.weights
     with pytest.raises(StepDiffError, match=r"texts need a tokenizer, and .* has none: put CLIP's tokenizer.json"):
         bare.features("texts")
@@ -141,7 +143,7 @@ def test_ids_are_start_text_end_and_zeros(encoder: InternVideo) -> None:
     assert counts[:2] == [15, 3] and counts[2] > 77
 
 
-def test_texts_are_read_by_the_module(encoder: InternVideo) -> None:
+def test_text_features_equal_the_modules_output(encoder: InternVideo) -> None:
     got = encoder.encode_texts(TEXTS)["embedding"]
     expected = torch.nn.functional.normalize(encoder.module.encode_text(encoder.token_ids(TEXTS)))
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
@@ -182,7 +184,7 @@ def test_a_wrong_tokenizer_is_refused(weights: Path, tmp_path: Path, files: dict
     assert reason in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_weights_must_be_named(tmp_path: Path) -> None:
+def test_weights_are_required(tmp_path: Path) -> None:
     with pytest.raises(StepDiffError, match="needs weights: the published .ckpt"):
         load(NAME, device="cpu")
     with pytest.raises(StepDiffError, match=r"holds no .ckpt and no .safetensors"):
@@ -194,10 +196,10 @@ def test_weights_must_be_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8", "float32"])
-def test_a_store_holds_what_the_module_computes(
+def test_stored_features_equal_the_modules_output(
     encoder: InternVideo, video: Writer, tmp_path: Path, dtype: str
 ) -> None:
-    """Videos in, a view out; its tokens are those of the frames of the clip, frame after frame."""
+    """Featurize videos; the tokens of a view are those of the clip's frames in order."""
     from featurize.video.decode import Clip, read_clips
     from featurize.video.picture import Crop
 

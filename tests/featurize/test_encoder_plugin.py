@@ -1,4 +1,4 @@
-"""An encoder of another package: named on the command line, used inside Ray's workers."""
+"""An encoder of another package, named on the command line and used in Ray workers."""
 
 import os
 import subprocess
@@ -55,7 +55,7 @@ class DINOv3(Encoder):
 
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the module, and a small DINOv3 of random weights in `weights`."""
+    """A folder with the module and, in `weights`, a small DINOv3 of random weights."""
     import torch
     from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
@@ -82,7 +82,7 @@ def test_an_encoder_of_another_package_featurizes(plugin: Path, video: Writer, t
     assert again.returncode == 0 and again.stdout.startswith("nothing to do: 1 clips in view dinov3"), again.stderr
 
 
-def test_an_encoder_that_cannot_be_used_is_one_line(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_encoder_is_refused_in_one_line(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StepDiffError, match=r"no_such_module:A cannot be imported .*PYTHONPATH.*--working-dir"):
         encoder_class("no_such_module:A")
     with pytest.raises(StepDiffError, match=r"no encoder named 'dino': .*package\.module:Class"):
@@ -93,7 +93,7 @@ def test_an_encoder_that_cannot_be_used_is_one_line(plugin: Path, monkeypatch: p
             encoder_class(name)
 
 
-def test_an_entry_point_names_an_encoder(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_point_registers_an_encoder(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = tmp_path / "mine-1.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")

@@ -1,4 +1,4 @@
-"""Guarantees of featurize.encoders.preprocessing, and that the encoders keep them."""
+"""Guarantees of featurize.encoders.preprocessing, also for each encoder."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from weights import resolve
 
 
 def clips() -> np.ndarray:
-    """A still, a moving clip, one of three frames that are shown again, and one that returns to its first frame."""
+    """Return a still, a moving clip, a clip of three repeated frames, and one that returns to its first frame."""
     frames = np.random.default_rng(0).integers(0, 256, (4, 8, 6, 6, 3), dtype=np.uint8)
     frames[0] = frames[0, 0]
     frames[2] = frames[2, [0, 0, 0, 3, 3, 3, 6, 6]]
@@ -28,13 +28,13 @@ def test_repeated_frames_are_encoded_once() -> None:
 
     frames = clips()
     mean, pixels = encode_distinct(encode, frames, chunk=5)
-    assert [len(part) for part in seen] == [5] * 4  # 1 + 8 + 3 + 8 frames differ from the one before them
+    assert [len(part) for part in seen] == [5] * 4  # 1 + 8 + 3 + 8 frames differ from their predecessor
     every = encode(torch.from_numpy(frames).flatten(0, 1))
     torch.testing.assert_close(mean, every[0].unflatten(0, (4, 8)), rtol=0, atol=0)
     torch.testing.assert_close(pixels, every[1].unflatten(0, (4, 8)), rtol=0, atol=0)
 
 
-def test_the_last_chunk_is_filled_up() -> None:
+def test_the_last_chunk_is_padded() -> None:
     sizes: list[int] = []
 
     def encode(part: torch.Tensor) -> tuple[torch.Tensor]:
@@ -45,7 +45,7 @@ def test_the_last_chunk_is_filled_up() -> None:
     assert sizes == [16] and pixels.shape == (1, 8, 108)
 
 
-def test_a_frame_has_the_same_bits_beside_other_frames() -> None:
+def test_a_frame_has_the_same_bits_in_any_batch() -> None:
     try:
         resolve("efficientnet-lite0")
     except StepDiffError as problem:
@@ -55,7 +55,7 @@ def test_a_frame_has_the_same_bits_beside_other_frames() -> None:
     frames[1] = frames[1, 0]
     together = encoder.encode_clips(frames)
     for places in ([1], [3, 1], [1, 2], [0, 2, 3]):
-        few = np.zeros_like(frames)  # what is not to do is filled in, as featurize.shard does
+        few = np.zeros_like(frames)  # other clips are padded, as featurize.shard does
         few[places] = frames[places]
         alone = encoder.encode_clips(few)
         for name, values in together.items():

@@ -1,4 +1,4 @@
-"""Any sentence encoder against sentence-transformers itself, on a tiny random one."""
+"""The sentence encoder compared with sentence-transformers, on a tiny random checkpoint."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ TEXTS = ["flip the pancake", "a", "clean the pool " * 20, "pour the batter slowl
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of random weights that takes the mean of its tokens, in the files that such models are published as."""
+    """A BERT of random weights with mean pooling, in the published format of such models."""
     from transformers import BertConfig, BertModel, BertTokenizer
 
     folder = tmp_path_factory.mktemp("sentence")
@@ -27,7 +27,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = BertModel(BertConfig(vocab_size=len(pieces), max_position_embeddings=64, **small))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    torch.nn.init.normal_(model.embeddings.word_embeddings.weight, std=3)  # words weigh more than places
+    torch.nn.init.normal_(model.embeddings.word_embeddings.weight, std=3)  # words weigh more than positions
     model.save_pretrained(folder)
     modules(folder, Transformer="", Pooling="1_Pooling")
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 32, "do_lower_case": False}))
@@ -38,7 +38,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def modules(folder: Path, **places: str) -> None:
-    """The file that names a model's steps and where each lies."""
+    """Return the file that lists the modules of a model and their folders."""
     steps = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (kind, path) in enumerate(places.items())
@@ -56,7 +56,7 @@ def test_embeddings_equal_sentence_transformers(checkpoint: Path, encoder: Encod
 
     model = SentenceTransformer(str(checkpoint), device="cpu")
     got = encoder.encode_texts(TEXTS)["embedding"]
-    for text, row in zip(TEXTS, got, strict=True):  # one by one: no padding at all
+    for text, row in zip(TEXTS, got, strict=True):  # one by one, without padding
         expected = model.encode(text)
         np.testing.assert_allclose(row, expected / np.linalg.norm(expected), rtol=0, atol=1e-5)
     assert np.abs(got[0] - got[3]).max() > 0.01
@@ -64,14 +64,14 @@ def test_embeddings_equal_sentence_transformers(checkpoint: Path, encoder: Encod
     assert encoder.encode_texts(TEXTS)["embedding"].tobytes() == got.tobytes()
 
 
-def test_provenance_tells_the_modules_and_the_limit(encoder: Encoder) -> None:
+def test_provenance_records_the_modules_and_the_limit(encoder: Encoder) -> None:
     provenance = encoder.provenance("texts")
     assert provenance.layer == "Transformer, Pooling; L2-normalised"
     assert provenance.crop == "first 32 tokens"
     assert len(encoder.tokenizer("clean the pool " * 20, verbose=False)["input_ids"]) > 32
 
 
-def test_words_without_attention_have_no_limit(tmp_path: Path) -> None:
+def test_a_model_without_attention_has_no_limit(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -98,7 +98,7 @@ def refusal(folder: Path, **choices: object) -> str:
     return str(caught.value)
 
 
-def test_what_cannot_be_used_is_refused_in_one_line(checkpoint: Path, tiny_clip: Path, tmp_path: Path) -> None:
+def test_unusable_weights_are_refused_in_one_line(checkpoint: Path, tiny_clip: Path, tmp_path: Path) -> None:
     assert "is no sentence-transformers folder" in refusal(tiny_clip)
     assert "no choice of frames or sampling" in refusal(checkpoint, frames=4, sampling="segment-centres")
     (tmp_path / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": "os.system"}]))

@@ -1,4 +1,4 @@
-"""SigLIP against transformers' own outputs, on a tiny random checkpoint with its processor."""
+"""SigLIP compared with transformers, on a tiny random checkpoint with its processor."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ TEXTS = ["flip the pancake", "a", "clean the pool with a long brush, then rinse 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as transformers saves one: random weights, a vocabulary of letters, real preprocessing."""
+    """A checkpoint folder of transformers: random weights, a vocabulary of letters, real preprocessing."""
     from transformers import GemmaTokenizer, SiglipConfig, SiglipImageProcessorPil, SiglipModel
 
     folder = tmp_path_factory.mktemp("siglip")
@@ -39,7 +39,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     torch.manual_seed(0)
     model = SiglipModel(config)
-    for parameter in model.parameters():  # the defaults leave outputs nearly constant
+    for parameter in model.parameters():  # with the default scale outputs are nearly constant
         torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
     SiglipImageProcessorPil(size={"height": SIZE, "width": SIZE}, resample=2).save_pretrained(folder)
@@ -53,12 +53,12 @@ def encoder(checkpoint: Path) -> Encoder:
 
 @pytest.fixture(scope="module")
 def pictures() -> np.ndarray:
-    """Decoded frames, wider than high."""
+    """Return decoded frames, wider than high."""
     return np.random.default_rng(0).integers(0, 256, (16, 45, 61, 3), dtype=np.uint8)
 
 
 def frames_of(encoder: Encoder, pictures: np.ndarray) -> np.ndarray:
-    """Two clips of eight frames, as the decoder hands them over."""
+    """Return two clips of eight frames, as from the decoder."""
     frames = [square(av.VideoFrame.from_ndarray(picture, format="rgb24"), encoder.picture) for picture in pictures]
     return np.stack(frames).reshape(2, 8, SIZE, SIZE, 3)
 
@@ -100,7 +100,7 @@ def test_text_features_equal_transformers(checkpoint: Path, encoder: Encoder) ->
 
 
 @pytest.mark.parametrize("entity", ["clips", "texts"])
-def test_declared_features_are_what_the_encoder_returns(encoder: Encoder, pictures: np.ndarray, entity: str) -> None:
+def test_declared_features_match_the_encoders_output(encoder: Encoder, pictures: np.ndarray, entity: str) -> None:
     got = encoder.encode_clips(frames_of(encoder, pictures)) if entity == "clips" else encoder.encode_texts(TEXTS)
     declared = encoder.features(entity)
     assert {k: v.shape[1:] for k, v in got.items()} == {k: f.shape for k, f in declared.items()}
@@ -112,7 +112,7 @@ def test_the_same_batch_gives_the_same_bits(encoder: Encoder, pictures: np.ndarr
     assert all(array.tobytes() == again[name].tobytes() for name, array in once.items())
 
 
-def test_provenance_tells_what_was_chosen(checkpoint: Path, encoder: Encoder) -> None:
+def test_provenance_records_the_options(checkpoint: Path, encoder: Encoder) -> None:
     default = encoder.provenance("clips")
     assert default.crop == f"square resize to {SIZE}, bilinear"
     assert default.layer == "last hidden state, final norm, patch tokens"

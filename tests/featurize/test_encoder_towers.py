@@ -1,4 +1,4 @@
-"""Image towers of language models against what the whole model's projector is given."""
+"""Image towers of language models compared with the input of the whole model's projector."""
 
 import json
 import re
@@ -107,7 +107,7 @@ def idefics3() -> Any:
     return Idefics3ForConditionalGeneration(config)
 
 
-# the encoder's name, the whole model, where the tokens go in, its image processor, tokens and channels of a frame
+# encoder name, whole model, its projector, its image processor, tokens and channels per frame
 MODELS: dict[str, tuple[str, Callable[[], Any], str, str, tuple[int, int]]] = {
     "llava": ("llava", llava, "model.multi_modal_projector", "CLIPImageProcessorPil", (PATCHES, WIDTH)),
     "llava-layers": (
@@ -123,12 +123,12 @@ MODELS: dict[str, tuple[str, Callable[[], Any], str, str, tuple[int, int]]] = {
     "idefics2": ("idefics2", idefics2, "model.connector", "Idefics2ImageProcessorPil", (PATCHES, WIDTH)),
     "idefics3": ("idefics3", idefics3, "model.connector", "Idefics3ImageProcessorPil", (PATCHES, WIDTH)),
 }
-FILTERS = {"idefics2": "bilinear", "idefics3": "lanczos"}  # of the processors by default; the others': bicubic
+FILTERS = {"idefics2": "bilinear", "idefics3": "lanczos"}  # default of these processors; the others use bicubic
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Whole models of random weights with their image processors, as transformers saves them."""
+    """Whole models of random weights with their image processors, in the format of transformers."""
     import transformers
 
     made = {}
@@ -136,7 +136,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         made[case] = tmp_path_factory.mktemp(case)
         torch.manual_seed(0)
         model = build()
-        for parameter in model.parameters():  # the defaults leave outputs nearly constant
+        for parameter in model.parameters():  # with the default scale outputs are nearly constant
             torch.nn.init.normal_(parameter, std=0.3)
         model.save_pretrained(made[case])
         getattr(transformers, processor)().save_pretrained(made[case])
@@ -145,18 +145,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def pictures() -> np.ndarray:
-    """Decoded frames, wider than high."""
+    """Return decoded frames, wider than high."""
     return np.random.default_rng(0).integers(0, 256, (6, 45, 61, 3), dtype=np.uint8)
 
 
 def frames_of(encoder: Encoder, pictures: np.ndarray) -> np.ndarray:
-    """As the decoder hands them over, so many a clip as the encoder sees."""
+    """Return frames as from the decoder, as many per clip as the encoder reads."""
     frames = [square(av.VideoFrame.from_ndarray(picture, format="rgb24"), encoder.picture) for picture in pictures]
     return np.stack(frames).reshape(-1, encoder.frames, SIZE, SIZE, 3)
 
 
 def given_to_projector(case: str, folder: Path, pictures: np.ndarray) -> torch.Tensor:
-    """Tokens [F, N, D] caught at the projector of the whole model, behind its own processor of images."""
+    """Return the tokens [F, N, D] that the whole model passes to its projector, after its own image processor."""
     import transformers
 
     _, _, place, processor, _ = MODELS[case]
@@ -167,7 +167,7 @@ def given_to_projector(case: str, folder: Path, pictures: np.ndarray) -> torch.T
     images: list[Any] = [Image.fromarray(picture) for picture in pictures]
     if "CLIP" in processor:
         steps["do_center_crop"] = False
-    if case == "idefics3":  # a picture that is not tiled becomes a square of one tile
+    if case == "idefics3":  # without tiling a picture becomes a square of one tile
         steps = {"do_resize": False, "max_image_size": {"longest_edge": SIZE}}
     if case in ("idefics2", "idefics3"):
         images = [[image] for image in images]
@@ -194,7 +194,7 @@ def given_to_projector(case: str, folder: Path, pictures: np.ndarray) -> torch.T
 
 
 @pytest.mark.parametrize("case", MODELS)
-def test_tokens_are_what_the_projector_is_given(case: str, folders: dict[str, Path], pictures: np.ndarray) -> None:
+def test_tokens_equal_the_input_of_the_projector(case: str, folders: dict[str, Path], pictures: np.ndarray) -> None:
     name, _, _, _, shape = MODELS[case]
     encoder = load(name, str(folders[case]), "cpu")
     expected = given_to_projector(case, folders[case], pictures).numpy()
@@ -211,7 +211,7 @@ def test_tokens_are_what_the_projector_is_given(case: str, folders: dict[str, Pa
 
 
 @pytest.mark.parametrize("case", MODELS)
-def test_provenance_tells_the_square_the_frame_and_the_layer(case: str, folders: dict[str, Path]) -> None:
+def test_provenance_records_size_crop_and_layer(case: str, folders: dict[str, Path]) -> None:
     provenance = load(MODELS[case][0], str(folders[case]), "cpu").provenance("clips")
     assert provenance.crop == f"square resize to {SIZE}, {FILTERS.get(case, 'bicubic')}, no tiling, no padding"
     assert provenance.frames == "1 at the centres of equal segments of the n frames, start <= time < end"
@@ -227,7 +227,7 @@ def test_provenance_tells_the_square_the_frame_and_the_layer(case: str, folders:
 def test_the_language_model_is_not_read(
     case: str, folders: dict[str, Path], tmp_path: Path, pictures: np.ndarray
 ) -> None:
-    """In a folder of two files, one of them without the tower and gone, and with names that published files have."""
+    """The folder has two files, of which the one without the tower is missing; tensor names are the published ones."""
     from safetensors.torch import load_file, save_file
 
     whole = load(MODELS[case][0], str(folders[case]), "cpu")
@@ -266,7 +266,7 @@ def test_another_model_is_refused_in_one_line(name: str, folders: dict[str, Path
     assert "is unknown or of another shape" in line or "tensors of the image tower, first" in line
 
 
-def test_a_tower_is_whole_or_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_an_incomplete_tower_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(folders["idefics2"], tmp_path, dirs_exist_ok=True)

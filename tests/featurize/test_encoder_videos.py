@@ -1,4 +1,4 @@
-"""VideoMAE and V-JEPA 2 against transformers' own outputs, on tiny random checkpoints."""
+"""VideoMAE and V-JEPA 2 compared with transformers, on tiny random checkpoints."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ NAMES = ("videomae", "vjepa2")
 
 
 def shaken(model: torch.nn.Module) -> torch.nn.Module:
-    """Weights that leave no output constant."""
+    """Return the model with weights for which no output is constant."""
     torch.manual_seed(0)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -29,7 +29,7 @@ def shaken(model: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders as transformers saves them, the published way of preprocessing among the files."""
+    """Checkpoint folders of transformers with the published preprocessing."""
     from transformers import (
         VideoMAEConfig,
         VideoMAEForPreTraining,
@@ -61,12 +61,12 @@ def encoders(folders: dict[str, Path]) -> dict[str, Encoder]:
 
 @pytest.fixture(scope="module")
 def pictures() -> np.ndarray:
-    """Decoded frames of three clips, wider than high."""
+    """Return decoded frames of three clips, wider than high."""
     return np.random.default_rng(0).integers(0, 256, (3, FRAMES, 45, 61, 3), dtype=np.uint8)
 
 
 def frames_of(encoder: Encoder, pictures: np.ndarray) -> np.ndarray:
-    """As the decoder hands them over."""
+    """Return frames as from the decoder."""
     return np.stack(
         [
             [square(av.VideoFrame.from_ndarray(picture, format="rgb24"), encoder.picture) for picture in clip]
@@ -76,12 +76,12 @@ def frames_of(encoder: Encoder, pictures: np.ndarray) -> np.ndarray:
 
 
 def reference(name: str, folder: Path, pictures: np.ndarray) -> torch.Tensor:
-    """Last hidden states of the whole batch by transformers' model and processor."""
+    """Return the last hidden states of the whole batch from transformers' model and processor."""
     from transformers import AutoModel, VideoMAEImageProcessorPil
 
     if name == "videomae":
         processor = VideoMAEImageProcessorPil.from_pretrained(folder)
-    else:  # its own processor needs torchvision; the same steps by another
+    else:  # its own processor needs torchvision; another one does the same steps
         processor = VideoMAEImageProcessorPil(
             size={"shortest_edge": 36},
             crop_size={"height": SIZE, "width": SIZE},
@@ -107,7 +107,7 @@ def test_features_equal_transformers(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_declared_features_are_what_the_encoder_returns(
+def test_declared_features_match_the_encoders_output(
     name: str, encoders: dict[str, Encoder], pictures: np.ndarray
 ) -> None:
     encoder = encoders[name]
@@ -120,8 +120,8 @@ def test_declared_features_are_what_the_encoder_returns(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_tokens_go_step_by_step_then_row_by_row(name: str, encoders: dict[str, Encoder]) -> None:
-    """Of the embedding alone: a bright patch changes its own token, at step 1, row 2, column 3."""
+def test_tokens_are_ordered_by_time_step_then_row(name: str, encoders: dict[str, Encoder]) -> None:
+    """In the patch embedding a bright patch changes only its token, at step 1, row 2, column 3."""
     encoder = encoders[name]
     dark = np.zeros((1, FRAMES, SIZE, SIZE, 3), np.uint8)
     bright = dark.copy()
@@ -133,7 +133,7 @@ def test_tokens_go_step_by_step_then_row_by_row(name: str, encoders: dict[str, E
     assert torch.nonzero((before != after).any(-1)).tolist() == [[1 * 16 + 2 * 4 + 3]]
 
 
-def test_more_frames_of_vjepa2(folders: dict[str, Path]) -> None:
+def test_vjepa2_reads_more_frames(folders: dict[str, Path]) -> None:
     longer = load("vjepa2", str(folders["vjepa2"]), "cpu", frames=6)
     assert longer.features("clips")["tokens"].shape == (48, WIDTH)
     assert longer.encode_clips(np.zeros((1, 6, SIZE, SIZE, 3), np.uint8))["tokens"].shape == (1, 48, WIDTH)
@@ -146,7 +146,7 @@ def refusal(name: str, folder: Path, **choices: int) -> str:
     return str(caught.value)
 
 
-def test_what_cannot_be_used_is_refused_in_one_line(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_unusable_weights_are_refused_in_one_line(folders: dict[str, Path], tmp_path: Path) -> None:
     assert "'vjepa2', not 'videomae'" in refusal("videomae", folders["vjepa2"])
     assert "'videomae', not 'vjepa2'" in refusal("vjepa2", folders["videomae"])
     assert "no choice of frames" in refusal("videomae", folders["videomae"], frames=8)

@@ -1,4 +1,4 @@
-"""Ray: the cluster file, paths inside a job, and a job submitted to a head node."""
+"""Ray: the cluster file, paths in a job, and a job submitted to a head node."""
 
 import contextlib
 import json
@@ -26,10 +26,10 @@ from featurize.job import CPUS, Options, requested
 from store import Store
 
 ROOT = Path(__file__).parents[2]
-NICENESS = "RAY_worker_niceness"  # as tests/conftest.py wants it
+NICENESS = "RAY_worker_niceness"  # as tests/conftest.py sets it
 
 
-def test_the_cluster_file_is_valid_by_rays_own_schema() -> None:
+def test_the_cluster_file_is_valid_in_rays_schema() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = prepare_config(yaml.safe_load((ROOT / "ray_cluster.yaml").read_text()))
@@ -41,7 +41,7 @@ def test_the_cluster_file_is_valid_by_rays_own_schema() -> None:
     assert any("pip install" in command for command in config["setup_commands"])
 
 
-def test_every_node_is_given_the_token_that_it_starts_with() -> None:
+def test_every_node_receives_the_token_that_it_needs() -> None:
     config = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
     starts = [line for kind in ("head", "worker") for line in config[f"{kind}_start_ray_commands"] if "start" in line]
     assert len(starts) == 2 and all("RAY_AUTH_MODE=token" in line for line in starts)
@@ -67,7 +67,7 @@ class Head(NamedTuple):
 
 @pytest.fixture
 def head() -> Iterator[Head]:
-    """A head node on this machine."""
+    """Start a head node on this machine."""
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # Ray's sockets need a short path
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_") or name == NICENESS},
@@ -94,7 +94,7 @@ def head() -> Iterator[Head]:
 
 
 def end_family(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process that we started, and all that it started."""
+    """Kill a process that we started and all of its descendants."""
     family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
     for member in family:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -118,7 +118,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 def test_a_job_is_submitted_to_a_head_node_and_a_run_joins_it(
     head: Head, tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]
 ) -> None:
-    working = tmp_path / "working"  # what a checkout would hold, without its environment
+    working = tmp_path / "working"  # the files of a checkout, without its environment
     for room in ("_stepdiff", "common", "featurize", "store", "weights"):
         shutil.copytree(ROOT / room, working / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "featurize.py", working)
@@ -150,7 +150,7 @@ def test_a_job_is_submitted_to_a_head_node_and_a_run_joins_it(
     np.testing.assert_array_equal(first, second)
 
 
-def test_no_cluster_where_it_is_said_to_be(tmp_path: Path, tiny_clip: Path) -> None:
+def test_an_address_without_a_cluster_is_refused(tmp_path: Path, tiny_clip: Path) -> None:
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "featurize", "--store", str(tmp_path / "features"), "--encoder", "clip"]
     command += ["--weights", str(tiny_clip), "--address", f"127.0.0.1:{port}", "--manifest", str(tmp_path / "t.csv")]
@@ -159,7 +159,7 @@ def test_no_cluster_where_it_is_said_to_be(tmp_path: Path, tiny_clip: Path) -> N
     assert run.returncode == 2 and f"error: no Ray cluster at 127.0.0.1:{port}" in run.stderr.splitlines()[-1]
 
 
-def test_an_address_where_something_else_listens_is_one_line() -> None:
+def test_an_address_of_another_program_is_refused_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(RayStartError) as error:
         with joined_ray(f"127.0.0.1:{silent.getsockname()[1]}"):
             pass
@@ -198,7 +198,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_shard_whose_workers_die_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_shard_whose_workers_die_is_abandoned_and_the_others_continue(tmp_path: Path) -> None:
     script = tmp_path / "dying.py"
     script.write_text(DYING)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -210,7 +210,7 @@ def test_a_shard_whose_workers_die_is_given_up_and_the_others_go_on(tmp_path: Pa
     assert run.stderr.count("a worker died at shard 1: another does it again") == ATTEMPTS - 1
 
 
-def test_a_relative_path_is_refused_inside_a_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_relative_path_is_refused_in_a_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from common.errors import StepDiffError
 
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
@@ -236,7 +236,7 @@ def test_a_relative_path_is_refused_inside_a_job(monkeypatch: pytest.MonkeyPatch
         ("1", True, (1, 8), (8, 1)),
     ],
 )
-def test_on_this_machine_no_worker_has_more_threads_than_omp_allows(
+def test_local_workers_have_at_most_omp_num_threads_threads(
     monkeypatch: pytest.MonkeyPatch, allowed: str, joined: bool, texts: tuple[int, int], clips: tuple[int, int]
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0})

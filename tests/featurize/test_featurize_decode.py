@@ -1,4 +1,4 @@
-"""Chosen frames against decoding a whole video and choosing among all frames."""
+"""Sampled frames compared with a full decode of the video."""
 
 import random
 from collections.abc import Callable
@@ -40,7 +40,7 @@ VIDEOS: dict[str, dict[str, object]] = {
 
 
 def naive(path: Path) -> list[tuple[float, np.ndarray]]:
-    """Seconds and pixels of every frame, decoded from the beginning to the end."""
+    """Return seconds and pixels of every frame of a full decode."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = list(container.decode(stream))
@@ -52,14 +52,14 @@ def naive(path: Path) -> list[tuple[float, np.ndarray]]:
 
 
 def intervals(end: float, seed: int) -> list[tuple[float, float]]:
-    """Overlapping, apart, long, short; in no order."""
+    """Return overlapping, separate, long and short intervals in random order."""
     draw = random.Random(seed)
     starts = [draw.uniform(0, end) for _ in range(5)]
     return [(0.0, end), *((start, min(start + draw.choice([0.1, 1, 5]), end)) for start in starts)]
 
 
 @pytest.mark.parametrize("name", VIDEOS)
-def test_the_frames_are_those_of_a_naive_decode(name: str, video: Writer) -> None:
+def test_sampled_frames_equal_those_of_a_full_decode(name: str, video: Writer) -> None:
     path = video(name, **VIDEOS[name])
     frames = naive(path)
     for seed in range(4):
@@ -79,7 +79,7 @@ def test_the_frames_are_those_of_a_naive_decode(name: str, video: Writer) -> Non
 
 
 def test_frames_of_a_stream_without_its_first_keyframe(tmp_path: Path, video: Writer) -> None:
-    """As a recording that begins in the middle: packets announce frames that cannot be decoded."""
+    """The recording begins in the middle: its first packets announce frames that cannot be decoded."""
     whole = video("broadcast.ts", **VIDEOS["broadcast.ts"])
     path = tmp_path / "middle.ts"
     with av.open(str(whole)) as source, av.open(str(path), "w") as target:
@@ -111,11 +111,11 @@ def test_no_frame_is_decoded_twice(name: str, video: Writer) -> None:
     with opened(path) as file:
         decoder = _Decoder(file, line, [0, n - 1])
         decoder.frame(0)
-        decoder.frame(n - 1)  # the groups between are passed over
+        decoder.frame(n - 1)  # the groups between are skipped
         assert decoder.given <= n - (keys[-1] - keys[2])
 
 
-def test_frames_that_are_neither_chosen_nor_leaned_on_are_not_decoded(video: Writer) -> None:
+def test_frames_that_are_not_needed_are_not_decoded(video: Writer) -> None:
     path = video("leaning.mp4", frames=60, x264_params="bframes=3:b-adapt=0:scenecut=0:keyint=250")
     line = from_packets(path)
     with opened(path) as file:
@@ -134,7 +134,7 @@ def test_an_image_is_a_video_of_one_frame(tmp_path: Path) -> None:
     np.testing.assert_array_equal(done.frames, [pixels] * 8)
 
 
-def test_every_clip_comes_back_once(video: Writer) -> None:
+def test_every_clip_is_yielded_once(video: Writer) -> None:
     path = video("b-frames.mp4", **VIDEOS["b-frames.mp4"])
     asked = [(0.0, 1.0), (0.5, 0.9), (5.0, 6.0), (1.0, 2.9), (1.0, 4.0), (0.01, 0.02), (0.5, 0.9)]
     got = {done.index: done for done in read_clips(path, asked, 8, CROP)}

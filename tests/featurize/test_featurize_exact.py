@@ -1,4 +1,4 @@
-"""Frames of files that play otherwise than they are stored, by both rules of sampling, against a full decode."""
+"""Files whose playback differs from their stored frames, compared with a full decode for both sampling rules."""
 
 import random
 import struct
@@ -21,7 +21,7 @@ UNEVEN = np.cumsum(np.random.default_rng(1).integers(5, 200, 60)).tolist()
 
 
 def full_decode(path: Path) -> list[tuple[float, np.ndarray]]:
-    """Seconds and pixels of every frame that a player shows, by their times."""
+    """Return seconds and pixels of every frame that a player shows, ordered by time."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = list(container.decode(stream))
@@ -31,7 +31,7 @@ def full_decode(path: Path) -> list[tuple[float, np.ndarray]]:
 
 
 def check(path: Path, frames: list[tuple[float, np.ndarray]], sampling: Sampling, count: int) -> None:
-    """Clips of every length are the chosen ones of all frames between their ends."""
+    """Check for clips of every length that the frames are sampled from all frames in the interval."""
     draw = random.Random(0)
     end = max(seconds for seconds, _ in frames)
     starts = [draw.uniform(0, end) for _ in range(8)]
@@ -61,26 +61,26 @@ VIDEOS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("sampling, count", [("linspace", 8), ("segment-centres", 8), ("segment-centres", 1)])
 @pytest.mark.parametrize("name", VIDEOS)
-def test_chosen_frames_are_those_of_a_full_decode(name: str, sampling: Sampling, count: int, video: Writer) -> None:
+def test_frames_equal_those_of_a_full_decode(name: str, sampling: Sampling, count: int, video: Writer) -> None:
     path = video(f"exact-{name}", **VIDEOS[name])
     check(path, full_decode(path), sampling, count)
 
 
-def test_a_turned_video_is_the_same_video_turned(video: Writer) -> None:
-    """Every chosen frame, by the frames of the file without the turn."""
+def test_a_rotated_video_gives_the_rotated_frames(video: Writer) -> None:
+    """Compare every sampled frame with the same file without the rotation."""
     plain, turned = video("plain.mp4", g=9, bf=2), video("exact-turned.mp4", **VIDEOS["turned.mp4"])
     (upright,) = read_clips(turned, [(0.0, 1.5)], 8, CROP)
     (lying,) = read_clips(plain, [(0.0, 1.5)], 8, CROP)
     assert isinstance(upright, Clip) and isinstance(lying, Clip)
     difference = upright.frames.astype(int) - np.rot90(lying.frames, 1, axes=(1, 2))
-    assert np.abs(difference).max() <= 2  # a resize rounds each axis by itself
+    assert np.abs(difference).max() <= 2  # a resize rounds each axis separately
 
 
 def edited(source: Path, path: Path, entries: list[tuple[int, int]]) -> Path:
-    """The file with another edit list: (duration, first tick of the media), -1 for a pause.
+    """Return the file with another edit list: (duration, first tick of the media), -1 for a pause.
 
-    Duration in ticks of the file (1/1000 s), the media's in ticks of the stream. The list lies
-    behind the frames, so nothing else moves.
+    The duration is in ticks of the file (1/1000 s), the first tick in those of the stream. The list is stored
+    after the frames, so nothing else moves.
     """
     data = source.read_bytes()
     begin = data.index(b"elst") - 4
@@ -100,7 +100,7 @@ def edited(source: Path, path: Path, entries: list[tuple[int, int]]) -> Path:
     return path
 
 
-# (duration in ms, first frame of the media), None for a pause; of 40 frames at 20 a second
+# (duration in ms, first frame of the media), None for a pause; of 40 frames at 20 fps
 EDITS: dict[str, list[tuple[int, int | None]]] = {
     "begins inside a group": [(1350, 13)],
     "ends inside a group": [(1000, 0)],
@@ -118,7 +118,7 @@ def test_an_edit_list_is_followed(name: str, sampling: Sampling, video: Writer, 
         stream = container.streams.video[0]
         assert stream.time_base is not None
         frame = int(Fraction(1, 20) / stream.time_base)
-        delay = 2 * frame  # of the first frame behind the first packet, for B-frames
+        delay = 2 * frame  # offset of the first frame after the first packet, for B-frames
     entries = [(duration, -1 if first is None else delay + first * frame) for duration, first in EDITS[name]]
     path = edited(source, tmp_path / "edited.mp4", entries)
     shown = full_decode(path)
@@ -127,7 +127,7 @@ def test_an_edit_list_is_followed(name: str, sampling: Sampling, video: Writer, 
 
 
 def remuxed(source: Path, path: Path, pts: Callable[[int], int]) -> Path:
-    """The frames of a file of keyframes alone with other times in milliseconds, in the order stored."""
+    """Write the frames of a file of keyframes with other times in milliseconds, in stored order."""
     with av.open(str(source)) as read, av.open(str(path), "w") as written:
         copy = written.add_stream_from_template(read.streams.video[0])
         copy.time_base = Fraction(1, 1000)
@@ -146,10 +146,10 @@ def remuxed(source: Path, path: Path, pts: Callable[[int], int]) -> Path:
         ("equal", lambda i: 1000 + 100 * (i // 2)),
     ],
 )
-def test_times_that_do_not_ascend(
+def test_frames_with_unordered_times_are_sorted_by_time(
     name: str, pts: Callable[[int], int], sampling: Sampling, video: Writer, tmp_path: Path
 ) -> None:
-    """Frames stand by their times, equal ones in the order decoded, whichever way the timeline is read."""
+    """Frames are ordered by time, equal times in decoding order, however the timeline is read."""
     path = remuxed(video("keyframes.mkv", g=1, bf=0), tmp_path / f"{name}.mkv", pts)
     with av.open(str(path)) as container:
         stored = [frame.pts for frame in container.decode(video=0)]
@@ -159,13 +159,13 @@ def test_times_that_do_not_ascend(
     check(path, frames, sampling, 8)
 
 
-def test_a_broadcast_whose_clock_starts_again_is_counted(video: Writer, tmp_path: Path) -> None:
-    """Two recordings in one file: no frame of the second stands among those of the first."""
+def test_a_broadcast_whose_clock_restarts_is_continued(video: Writer, tmp_path: Path) -> None:
+    """Two recordings in one file: all frames of the second come after those of the first."""
     part = video("part.ts", g=1, bf=0, frames=20)
     path = tmp_path / "twice.ts"
     path.write_bytes(part.read_bytes() * 2)
     with av.open(str(path)) as container:
-        whole = (packet for packet in container.demux(video=0) if not packet.is_corrupt)  # the joint is torn
+        whole = (packet for packet in container.demux(video=0) if not packet.is_corrupt)  # the joint is damaged
         frames = [square(frame, CROP) for packet in whole for frame in packet.decode()]
     assert len(frames) == 39
     line = by_decoding(path)
@@ -174,8 +174,8 @@ def test_a_broadcast_whose_clock_starts_again_is_counted(video: Writer, tmp_path
     np.testing.assert_array_equal(done.frames, [frames[i] for i in np.linspace(0, len(frames) - 1, 8).astype(int)])
 
 
-def test_packets_of_an_edited_file_are_enough(video: Writer, tmp_path: Path) -> None:
-    """An edit list that trims needs no decoding to be told."""
+def test_the_timeline_of_an_edited_file_needs_only_packets(video: Writer, tmp_path: Path) -> None:
+    """An edit list that trims is read without decoding."""
     source = video("unedited.mp4", g=8, bf=2, sc_threshold=0)
     with av.open(str(source)) as container:
         base = container.streams.video[0].time_base

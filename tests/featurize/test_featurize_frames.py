@@ -1,4 +1,4 @@
-"""The frame rule, and the plan of what is missing."""
+"""Frame sampling, and the plan of missing rows."""
 
 from fractions import Fraction
 
@@ -14,25 +14,25 @@ STATUS = st.lists(st.sampled_from([ABSENT, OK, FAILED]), min_size=1, max_size=60
 
 
 @given(st.integers(1, 5000), st.integers(1, 32))
-def test_the_published_rule(n: int, count: int) -> None:
+def test_the_published_sampling_rule(n: int, count: int) -> None:
     expected = [int(x) for x in np.linspace(0, n - 1, count)]
     assert chosen(n, count).tolist() == expected
 
 
 @given(st.integers(1, 5000), st.integers(1, 32))
-def test_segment_centres_lie_in_the_middle_of_equal_segments(n: int, count: int) -> None:
+def test_centre_sampling_takes_the_middle_of_equal_segments(n: int, count: int) -> None:
     expected = [int(Fraction(2 * i + 1, 2 * count) * n) for i in range(count)]
     assert chosen(n, count, "segment-centres").tolist() == expected
     assert chosen(n, 1, "segment-centres").tolist() == [n // 2]
 
 
 @given(st.integers(1, 8), st.sampled_from(["linspace", "segment-centres"]))
-def test_a_clip_of_few_frames_loses_none(n: int, sampling: Sampling) -> None:
+def test_a_clip_of_few_frames_uses_all_of_them(n: int, sampling: Sampling) -> None:
     assert set(chosen(n, 8, sampling).tolist()) == set(range(n))
 
 
 @given(st.lists(st.integers(0, 100), unique=True, max_size=30), st.integers(0, 100), st.integers(0, 100))
-def test_frames_from_start_on_and_before_end(ticks: list[int], start: int, end: int) -> None:
+def test_frames_start_at_the_start_and_stop_before_the_end(ticks: list[int], start: int, end: int) -> None:
     start, end = min(start, end), max(start, end)
     times = np.array(sorted(ticks), np.float64) / 10
     first, behind = between(times, start / 10, end / 10)
@@ -40,7 +40,7 @@ def test_frames_from_start_on_and_before_end(ticks: list[int], start: int, end: 
 
 
 @given(STATUS, st.sampled_from([1, 2, 8, 64]), st.booleans(), st.data())
-def test_what_is_ok_is_never_done_again(status: list[int], size: int, retry: bool, data: st.DataObject) -> None:
+def test_ok_rows_are_never_planned_again(status: list[int], size: int, retry: bool, data: st.DataObject) -> None:
     asked = data.draw(st.lists(st.integers(0, len(status) - 1), max_size=80))
     shards = plan(np.array(asked, np.int64), np.array(status, np.uint8), size, retry)
     wanted = {ABSENT, FAILED} if retry else {ABSENT}
@@ -52,7 +52,7 @@ def test_what_is_ok_is_never_done_again(status: list[int], size: int, retry: boo
     assert shards.rows.tolist() == todo
 
 
-def test_a_plan_by_hand() -> None:
+def test_a_plan_that_was_computed_by_hand() -> None:
     status = np.array([OK, ABSENT, FAILED, ABSENT, ABSENT, OK], np.uint8)
     rows = np.array([5, 3, 1, 2], np.int64)
     assert list(plan(rows, status, 2)) == [Shard(0, (1,)), Shard(1, (3,))]
@@ -60,7 +60,7 @@ def test_a_plan_by_hand() -> None:
 
 
 @given(st.sets(st.integers(32, 63)), st.integers(1, 9))
-def test_batches_are_fixed_runs_of_a_shard(rows: set[int], size: int) -> None:
+def test_batches_are_fixed_ranges_of_a_shard(rows: set[int], size: int) -> None:
     found = blocks(rows, 32, size)
     assert sorted(row for members in found.values() for row in members) == sorted(rows)
     for block, members in found.items():

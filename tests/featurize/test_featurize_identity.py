@@ -1,4 +1,4 @@
-"""A clip whose video file or interval is another one now: refused, replaced, or taken where it has no features."""
+"""A clip whose video file or interval changed: refused, replaced, or updated if it has no features."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ Run = Callable[..., tuple[int, dict[str, object], str]]
 
 @pytest.fixture
 def videos(tmp_path: Path, video: Writer) -> Path:
-    """Two folders with different videos of one name and one length."""
+    """Two folders with different videos of the same name and length."""
     for folder, name, options in (("a", "good.mp4", {"g": 10}), ("b", "other.mp4", {"codec": "mpeg4"})):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "clip.mp4").write_bytes(video(name, **options).read_bytes())
@@ -31,7 +31,7 @@ def videos(tmp_path: Path, video: Writer) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_clip: Path, featurize: Run) -> Run:
-    """Runs featurize with the tiny CLIP into one store."""
+    """Return a function that runs featurize with the tiny CLIP into one store."""
 
     def one(*arguments: object) -> tuple[int, dict[str, object], str]:
         return featurize(*arguments, "--store", tmp_path / "features", "--encoder", "clip", "--weights", tiny_clip)
@@ -63,7 +63,7 @@ def test_another_file_with_the_stem_and_length_of_a_stored_clip_is_refused_namin
     first, second = videos / "a" / "clip.mp4", videos / "b" / "clip.mp4"
     assert run(first)[0] == 0
     before = tokens(videos, "clip_0_2.000")
-    for view in ("clip", "again"):  # finished, and not yet there
+    for view in ("clip", "again"):  # a finished run, and a new store
         status, _, said = run(second, "--view", view)
         assert status == 2 and said.count("\n") == 1, said
         assert f"'clip_0_2.000' was made from another file: {first}" in said and f"{second} (" in said
@@ -79,7 +79,7 @@ def test_another_file_with_the_stem_and_length_of_a_stored_clip_is_refused_namin
     assert (both[0] != both[1]).any()
 
 
-def test_a_manifest_whose_video_now_leads_to_another_file_is_refused(videos: Path, run: Run) -> None:
+def test_a_manifest_whose_video_is_another_file_now_is_refused(videos: Path, run: Run) -> None:
     path = manifest(videos / "clips.csv", ("one", "a/clip.mp4", 0, 1), ("two", "a/clip.mp4", 1, 2))
     assert run("--manifest", path)[0] == 0
     before = tokens(videos, "one", "two")
@@ -93,7 +93,7 @@ def test_a_manifest_whose_video_now_leads_to_another_file_is_refused(videos: Pat
     np.testing.assert_array_equal(tokens(videos, "one", "two"), before)
 
 
-def test_the_same_content_at_another_path_is_no_change(videos: Path, run: Run) -> None:
+def test_the_same_content_at_another_path_is_accepted(videos: Path, run: Run) -> None:
     assert run(videos / "a" / "clip.mp4")[0] == 0
     (videos / "b" / "clip.mp4").write_bytes((videos / "a" / "clip.mp4").read_bytes())
     status, summary, said = run(videos / "b" / "clip.mp4")
@@ -101,7 +101,7 @@ def test_the_same_content_at_another_path_is_no_change(videos: Path, run: Run) -
     assert known(videos, "clip_0_2.000")["video"] == str(videos / "b" / "clip.mp4")
 
 
-def test_a_missing_file_whose_rows_are_done_is_no_error_and_not_taken_as_compared(videos: Path, run: Run) -> None:
+def test_a_missing_file_of_finished_rows_is_no_error_and_not_reported_as_compared(videos: Path, run: Run) -> None:
     path = manifest(videos / "clips.csv", ("one", "a/clip.mp4", 0, 1))
     assert run("--manifest", path)[0] == 0
     manifest(path, ("one", "c/clip.mp4", 0, 1))
@@ -128,7 +128,7 @@ def test_clips_of_an_older_store_are_recorded_without_being_compared(videos: Pat
     assert run("--manifest", path)[0] == 2
 
 
-def test_replace_makes_rows_absent_in_every_view_then_computes_them_anew(videos: Path, run: Run) -> None:
+def test_replace_makes_rows_absent_in_every_view_and_recomputes_them(videos: Path, run: Run) -> None:
     path = manifest(videos / "clips.csv", ("one", "a/clip.mp4", 0, 1), ("two", "a/clip.mp4", 1, 2))
     other = ("three", "kept.mp4", 0, 1)
     (videos / "kept.mp4").write_bytes((videos / "a" / "clip.mp4").read_bytes())
@@ -157,7 +157,7 @@ def test_replace_makes_rows_absent_in_every_view_then_computes_them_anew(videos:
     assert (after[0] != before[0]).any()
     np.testing.assert_array_equal(after[1], before[1])
     expected = run(videos / "b" / "clip.mp4", "--view", "whole")[0]
-    for made_by_hand in ("annotations", "indexes"):  # without what `store verify` looks for
+    for made_by_hand in ("annotations", "indexes"):  # without damage that `store verify` finds
         shutil.rmtree(videos / "features" / made_by_hand)
     assert expected == 0 and verify(Store.open(videos / "features")) == []
     status, _, said = run("--manifest", asked, "--replace")
@@ -176,7 +176,7 @@ def test_a_changed_interval_is_refused_and_can_be_replaced(videos: Path, run: Ru
     assert (known(videos, "one")["start"], known(videos, "one")["end"]) == (1.0, 2.0)
 
 
-def test_what_cannot_be_computed_is_not_replaced(videos: Path, run: Run) -> None:
+def test_rows_that_cannot_be_computed_are_not_replaced(videos: Path, run: Run) -> None:
     path = manifest(videos / "clips.csv", ("one", "a/clip.mp4", 0, 1), ("two", "b/clip.mp4", 0, 1))
     assert run("--manifest", path)[0] == 0
     before = tokens(videos, "one", "two")
@@ -186,7 +186,7 @@ def test_what_cannot_be_computed_is_not_replaced(videos: Path, run: Run) -> None
     np.testing.assert_array_equal(tokens(videos, "one", "two"), before)
 
 
-def test_a_failed_clip_takes_the_manifests_new_interval_or_file_and_is_tried_again(videos: Path, run: Run) -> None:
+def test_a_failed_clip_is_retried_with_the_manifests_new_interval_or_file(videos: Path, run: Run) -> None:
     (videos / "cut.mp4").write_bytes((videos / "a" / "clip.mp4").read_bytes()[:3000])
     rows = [("good", "a/clip.mp4", 0, 1), ("late", "a/clip.mp4", 7, 8), ("cut", "cut.mp4", 0, 1)]
     path = manifest(videos / "clips.csv", *rows, ("backwards", "a/clip.mp4", 2, 1))
@@ -232,7 +232,7 @@ def test_a_file_is_read_once_and_one_that_cannot_be_read_has_no_identity(
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, END_BYTES, END_BYTES + 1, 2 * END_BYTES + 1, 4 * END_BYTES])
-def test_both_ends_of_a_file_tell_it_from_another_of_its_size(tmp_path: Path, nbytes: int) -> None:
+def test_both_ends_of_a_file_distinguish_it_from_another_of_the_same_size(tmp_path: Path, nbytes: int) -> None:
     path = tmp_path / "a.mp4"
 
     def of(data: bytes) -> object:

@@ -1,4 +1,4 @@
-"""Manifests: what refuses the whole, what fails one row, and the order of rows."""
+"""Manifests: errors of the whole file, failures of single rows, and the order of rows."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +41,7 @@ def refusal(path: Path, column: str | None = None) -> str:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
-def test_clips_in_video_order(tmp_path: Path, suffix: str) -> None:
+def test_clips_are_sorted_by_video(tmp_path: Path, suffix: str) -> None:
     manifest = read_manifest(written(CLIPS, tmp_path / f"clips{suffix}"))
     assert manifest.entity == "clips" and not manifest.failures
     assert manifest.rows["key"].to_list() == ["007", "b_0_1.50", "b_2_3", "a_1_2"]
@@ -50,7 +50,7 @@ def test_clips_in_video_order(tmp_path: Path, suffix: str) -> None:
     assert manifest.paths["videos/c.mp4"] == tmp_path / "videos" / "c.mp4"
 
 
-def test_a_manifest_that_cannot_be_trusted_is_refused_whole(tmp_path: Path) -> None:
+def test_an_ambiguous_manifest_is_refused(tmp_path: Path) -> None:
     assert "no manifest" in refusal(tmp_path / "absent.csv")
     assert "none of .csv, .parquet, .jsonl" in refusal(written(CLIPS, tmp_path / "clips.json"))
     (tmp_path / "noise.parquet").write_bytes(b"noise")
@@ -70,7 +70,7 @@ def test_a_manifest_that_cannot_be_trusted_is_refused_whole(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_one_bad_interval_fails_alone(tmp_path: Path, suffix: str) -> None:
+def test_only_the_row_with_a_bad_interval_fails(tmp_path: Path, suffix: str) -> None:
     frame = pl.DataFrame(
         {
             "clip": ["backwards", "good", "empty", "words", "missing", "negative", "endless"],
@@ -91,7 +91,7 @@ def test_one_bad_interval_fails_alone(tmp_path: Path, suffix: str) -> None:
     assert good.select("key", "start", "end").rows() == [("good", 1.0, 2.5)]
 
 
-def test_equal_texts_are_one_row_and_a_blank_one_fails_alone(tmp_path: Path) -> None:
+def test_equal_texts_are_one_row_and_only_a_blank_one_fails(tmp_path: Path) -> None:
     texts = ["chop the onion", "whisk", " ", "chop the onion", None, "42"]
     path = written(pl.DataFrame({"n": range(6), "text": texts}), tmp_path / "texts.csv")
     manifest = read_manifest(path)
@@ -101,7 +101,7 @@ def test_equal_texts_are_one_row_and_a_blank_one_fails_alone(tmp_path: Path) -> 
     assert set(manifest.failures) == {text_key(""), text_key(" ")}
 
 
-def test_lists_of_texts_in_a_named_column(tmp_path: Path) -> None:
+def test_a_named_column_may_contain_lists_of_texts(tmp_path: Path) -> None:
     path = tmp_path / "test-set.jsonl"
     path.write_text('{"reference": "a", "difference": ["one", "three"]}\n{"reference": "b", "difference": []}\n')
     assert read_manifest(path, "difference").rows["text"].to_list() == ["one", "three"]
@@ -120,7 +120,7 @@ def test_a_video_file_is_one_clip(tmp_path: Path, video: Writer) -> None:
     assert list(manifest.failures) == ["broken_0_0.000"]
 
 
-def test_files_of_one_stem_are_refused(tmp_path: Path, video: Writer) -> None:
+def test_files_with_the_same_stem_are_refused(tmp_path: Path, video: Writer) -> None:
     twin = tmp_path / "uneven-length.mp4"
     twin.write_bytes(video("uneven-length.mkv", frames=37, rate=30).read_bytes())
     with pytest.raises(StepDiffError, match="same stem"):
@@ -129,7 +129,7 @@ def test_files_of_one_stem_are_refused(tmp_path: Path, video: Writer) -> None:
         as_manifest([tmp_path / "absent.mp4"])
 
 
-def test_texts_of_a_manifest_of_clips(tmp_path: Path) -> None:
+def test_texts_of_a_clip_manifest_are_read(tmp_path: Path) -> None:
     path = written(CLIPS.with_columns(narration=pl.lit("we whisk now")), tmp_path / "clips.csv")
     manifest = read_manifest(path, "narration")
     assert manifest.entity == "texts" and manifest.rows["text"].to_list() == ["we whisk now"]

@@ -1,4 +1,4 @@
-"""How manifests are written: names of columns, separators, encodings, types of times; read right, or one line."""
+"""Manifest files: column names, separators, encodings and types of times are read correctly or refused in one line."""
 
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
@@ -31,7 +31,7 @@ def refusal(path: Path, column: str | None = None) -> str:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
 @pytest.mark.parametrize("name", TABLES)
-def test_a_csv_of_other_case_spaces_separators_or_encoding_is_read(tmp_path: Path, name: str, encoding: str) -> None:
+def test_a_csv_with_other_case_spaces_separators_or_encoding_is_read(tmp_path: Path, name: str, encoding: str) -> None:
     mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
     (tmp_path / "clips.csv").write_bytes(mark + TABLES[name].encode(encoding))
     manifest = read_manifest(tmp_path / "clips.csv")
@@ -40,23 +40,23 @@ def test_a_csv_of_other_case_spaces_separators_or_encoding_is_read(tmp_path: Pat
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_other_formats_may_write_names_in_any_case_too(tmp_path: Path, suffix: str) -> None:
+def test_other_formats_accept_column_names_in_any_case(tmp_path: Path, suffix: str) -> None:
     frame = pl.DataFrame(ROWS, [" Clip", "Video", "START", "end ", "Step"], orient="row")
     path = tmp_path / f"clips{suffix}"
     frame.write_parquet(path) if suffix == ".parquet" else frame.write_ndjson(path)
     assert read_manifest(path).rows.select("key", "video", "start", "end", "Step").rows() == ROWS
 
 
-def test_texts_are_found_by_their_columns_name_in_any_case(tmp_path: Path) -> None:
+def test_the_text_column_is_found_in_any_case(tmp_path: Path) -> None:
     path = tmp_path / "texts.csv"
     for header, column in (("Text", None), ("Caption", "caption"), ("caption", "Caption"), (" caption", "caption")):
         path.write_text(f"n;{header}\n1;whisk, then fold\n")
         assert read_manifest(path, column).rows["text"].to_list() == ["whisk, then fold"]
-    path.write_text("text,Video\nwhisk,a.mp4\n")  # an exact name counts more
+    path.write_text("text,Video\nwhisk,a.mp4\n")  # an exact name has precedence
     assert read_manifest(path).entity == "texts"
 
 
-def test_a_missing_column_is_named_with_the_nearest(tmp_path: Path) -> None:
+def test_the_message_for_a_missing_column_suggests_the_nearest_name(tmp_path: Path) -> None:
     path = tmp_path / "clips.csv"
     path.write_text("clip,Vidéo,start,end\na,a.mp4,0,1\n")
     assert "has no column video; nearest is `Vidéo` (it has clip, Vidéo, start, end)" in refusal(path)

@@ -1,4 +1,4 @@
-"""Any bytes are a manifest, read right, or one line of error."""
+"""Random bytes are read correctly as a manifest or refused in one line."""
 
 import csv
 import io
@@ -50,7 +50,7 @@ WRITERS: dict[str, Callable[[list[list[str]]], bytes]] = {
 
 
 def read(folder: Path, suffix: str, data: bytes) -> Manifest | None:
-    """The manifest, None where it is refused in one line; what is read can be trusted."""
+    """Return the manifest, checked, or None if it is refused in one line."""
     path = folder / f"manifest{suffix}"
     path.write_bytes(data)
     try:
@@ -72,14 +72,14 @@ def read(folder: Path, suffix: str, data: bytes) -> Manifest | None:
 @LINES
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @given(data=st.binary(max_size=200))
-def test_any_bytes_are_a_manifest_or_one_line_of_error(tmp_path: Path, suffix: str, data: bytes) -> None:
+def test_random_bytes_are_a_manifest_or_refused_in_one_line(tmp_path: Path, suffix: str, data: bytes) -> None:
     read(tmp_path, suffix, data)
 
 
 @LINES
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @given(data=st.data())
-def test_a_damaged_manifest_is_read_right_or_refused(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
+def test_a_damaged_manifest_is_read_correctly_or_refused(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
     good = WRITERS[suffix](GOOD)
     at = data.draw(st.integers(0, len(good) - 1))
     cut = data.draw(st.sampled_from([0, 1, 1, 7, len(good)]))
@@ -99,7 +99,7 @@ ROWS = st.lists(
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @given(rows=ROWS)
 @example(rows=[("007", "1e5", 0, 1), ("null", "true", 0, 1), ('"', ",", 0, 1)])
-def test_names_are_read_as_they_are_written(tmp_path: Path, suffix: str, rows: list[tuple[str, str, int, int]]) -> None:
+def test_names_are_read_as_written(tmp_path: Path, suffix: str, rows: list[tuple[str, str, int, int]]) -> None:
     written = [[clip, video, str(start), str(end), "s"] for clip, video, start, end in rows]
     manifest = read(tmp_path, suffix, WRITERS[suffix](written))
     assert manifest is not None and manifest.entity == "clips"

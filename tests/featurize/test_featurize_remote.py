@@ -1,4 +1,4 @@
-"""A whole run whose store lies on an S3 server, beside one into a folder."""
+"""A run into a store on an S3 server, compared with one into a folder."""
 
 import os
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def options(manifest: Path, store: object, weights: Path) -> list[object]:
 
 
 @pytest.mark.slow
-def test_a_run_into_an_object_store_writes_what_one_into_a_folder_does(
+def test_a_run_into_an_object_store_writes_the_same_as_one_into_a_folder(
     bucket: str, video: Callable[..., Path], tiny_clip: Path, tmp_path: Path, featurize: Run
 ) -> None:
     path = video("good.mp4", g=10)
@@ -50,7 +50,7 @@ def test_a_run_into_an_object_store_writes_what_one_into_a_folder_does(
     assert status == 2 and f"is being written by process {os.getpid()} on host" in said and said.count("\n") == 1
 
 
-def test_a_url_of_no_object_store_is_refused(
+def test_a_url_of_an_unknown_scheme_is_refused(
     tmp_path: Path, tiny_clip: Path, video: Callable[..., Path], featurize: Run
 ) -> None:
     manifest = tmp_path / "clips.csv"

@@ -1,5 +1,5 @@
-"""Killed with SIGKILL before any one of its writes, `--replace` leaves no features of another video than the catalog
-names, and run again it goes on."""
+"""A run with `--replace` that is killed before any one of its writes leaves no features of a video other than the
+catalog's, and continues when it is run again."""
 
 import shutil
 import signal
@@ -21,8 +21,8 @@ from store.verbs.verify import verify
 ROOT = Path(__file__).parents[2]
 VIEWS = ("clip", "second")
 
-# A process with everything imported. For each line "STORE MANIFEST N" it forks a child that replaces what changed and
-# is killed before it gives its Nth file its name; it prints how the child ended.
+# A process with everything imported. For each line "STORE MANIFEST N" it forks a child that replaces changed clips and
+# is killed before it renames its Nth file; it prints the exit status of the child.
 RUNS = """
 import os, signal, sys
 from pathlib import Path
@@ -72,7 +72,7 @@ def runs() -> Iterator[Callable[..., int]]:
 
 
 def fill(store: Store, value: float) -> None:
-    """Write `value` as the features of all clips that are absent, in each view."""
+    """Write `value` as the features of all absent clips in each view."""
     for name in VIEWS:
         provenance = Provenance(name, "0", "l", "f", "c", {})
         view = store.create_view("clips", name, provenance, {"tokens": Feature((2,), "float32")}, 2)
@@ -82,7 +82,7 @@ def fill(store: Store, value: float) -> None:
 
 
 def states(path: Path, values: dict[object, float]) -> dict[str, list[int]]:
-    """The status of each view, where every ok row has the features of the file that the catalog names."""
+    """Return the status of each view and check that ok rows have the features of the catalog's file."""
     store = Store.open(path)
     assert verify(store) == []
     catalog = store.catalog("clips").frame()
@@ -92,12 +92,12 @@ def states(path: Path, values: dict[object, float]) -> dict[str, list[int]]:
         status = view.status()
         ok = np.flatnonzero(status == 1)
         expected = [values[digest] for digest in catalog["video_digest"].gather(ok)]
-        assert view.read("tokens", ok)[:, 0].tolist() == expected, "features of another video than the catalog names"
+        assert view.read("tokens", ok)[:, 0].tolist() == expected, "features of another video than the catalog's"
         found[name] = status.tolist()
     return found
 
 
-def test_a_kill_at_any_moment_of_replace_leaves_no_features_of_another_video(
+def test_a_kill_at_any_moment_during_replace_leaves_no_features_of_another_video(
     tmp_path: Path, video: Callable[..., Path], runs: Callable[..., int]
 ) -> None:
     old, new = video("good.mp4", g=10), video("other.mp4", codec="mpeg4")

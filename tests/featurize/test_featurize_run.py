@@ -1,4 +1,4 @@
-"""Whole runs: failures, repetition, and processes that are killed."""
+"""Complete runs: failures, repetition, and killed processes."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from store import Store, View
 Writer = Callable[..., Path]
 Run = Callable[..., tuple[int, dict[str, object], str]]
 ROOT = Path(__file__).parents[2]
-NICENESS = "RAY_worker_niceness"  # as tests/conftest.py wants it
+NICENESS = "RAY_worker_niceness"  # as tests/conftest.py sets it
 FEATURES = ("tokens", "frame_embedding", "embedding")
 
 
@@ -34,7 +34,7 @@ def environment() -> dict[str, str]:
 
 
 def apart(*arguments: object) -> tuple[int, dict[str, object], str]:
-    """In a process and on a Ray of its own: exit status, summary and what was said."""
+    """Run in a separate process with its own Ray; return exit status, summary and stderr."""
     run = subprocess.run(
         command(*arguments, "--json"), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120
     )
@@ -55,7 +55,7 @@ def started(*arguments: object) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def kitchen(tmp_path_factory: pytest.TempPathFactory, video: Writer, audio: Path) -> Path:
-    """A manifest of good clips and of every kind of bad one."""
+    """A manifest of good clips and of every kind of bad clip."""
     folder = tmp_path_factory.mktemp("kitchen")
     good = video("good.mp4", g=10)
     whole = good.read_bytes()
@@ -83,7 +83,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory, video: Writer, audio: Path
 
 @pytest.fixture(scope="module")
 def store(kitchen: Path, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory, featurize: Run) -> Path:
-    """The store of a first run over the kitchen, whose outcome is checked here."""
+    """The store of a first run over the kitchen; the result of the run is checked here."""
     path = tmp_path_factory.mktemp("store") / "features"
     status, summary, said = featurize(*options(kitchen, path, tiny_clip))
     assert status == 1 and said.count("\n") < 20
@@ -96,7 +96,7 @@ def options(kitchen: Path, store: Path, tiny_clip: Path) -> list[object]:
     return ["--manifest", kitchen / "clips.csv", "--store", store, "--encoder", "clip", "--weights", tiny_clip]
 
 
-def test_each_failure_is_one_clear_reason_and_the_rest_goes_on(store: Path) -> None:
+def test_each_failure_has_one_reason_and_the_run_continues(store: Path) -> None:
     view = Store.open(store).view("clips", "clip")
     reasons = dict(view.failures().rows())
     parts = {
@@ -119,13 +119,13 @@ def test_each_failure_is_one_clear_reason_and_the_rest_goes_on(store: Path) -> N
     assert view.read("tokens", rows).any(axis=(1, 2)).all()
 
 
-def test_a_run_repeated_starts_neither_ray_nor_encoder(
+def test_a_repeated_run_starts_neither_ray_nor_the_encoder(
     store: Path, kitchen: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin = time.monotonic()
     loaded = set(sys.modules)
     status, summary, said = apart(*options(kitchen, store, tiny_clip))
-    assert time.monotonic() - begin < 10  # a Ray and an encoder take longer where many tests run
+    assert time.monotonic() - begin < 10  # starting Ray and the encoder would take longer
     assert status == 1 and (summary["done"], summary["already"], summary["failed"]) == (0, 3, 8)
     assert "nothing to do" in said and "--retry-failed" in said
     assert main([str(option) for option in options(kitchen, store, tiny_clip)]) == 1
@@ -133,7 +133,7 @@ def test_a_run_repeated_starts_neither_ray_nor_encoder(
     assert "nothing to do: 3 clips" in capsys.readouterr().out
 
 
-def test_a_writer_is_refused_while_another_runs(store: Path, kitchen: Path, tiny_clip: Path) -> None:
+def test_a_second_writer_is_refused(store: Path, kitchen: Path, tiny_clip: Path) -> None:
     with Store.open(store).lock():
         status, _, said = apart(*options(kitchen, store, tiny_clip))
         assert status == 2 and f"process {os.getpid()} on host" in said
@@ -149,7 +149,7 @@ def test_another_provenance_is_refused(store: Path, kitchen: Path, tiny_clip: Pa
     assert status == 2 and "was made differently" in said and "'int8'" in said
 
 
-def test_what_is_refused_is_refused_before_anything_is_written(
+def test_invalid_options_are_refused_before_anything_is_written(
     tmp_path: Path, kitchen: Path, tiny_clip: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     frame = pl.read_csv(kitchen / "clips.csv", infer_schema=False)
@@ -173,7 +173,7 @@ def test_what_is_refused_is_refused_before_anything_is_written(
     assert len(Store.open(store).catalog("clips")) == rows
 
 
-def test_retry_failed_does_what_has_been_mended(store: Path, kitchen: Path, tiny_clip: Path, featurize: Run) -> None:
+def test_retry_failed_computes_fixed_clips(store: Path, kitchen: Path, tiny_clip: Path, featurize: Run) -> None:
     before = Store.open(store).view("clips", "clip")
     rows = before.catalog.rows(["good_0_1", "good_1_2", "good_0.5_0.6"])
     kept = before.read("tokens", rows)
@@ -186,7 +186,7 @@ def test_retry_failed_does_what_has_been_mended(store: Path, kitchen: Path, tiny
     np.testing.assert_array_equal(new, kept[:1])  # the same seconds of the same video
 
 
-def test_what_the_manifest_tells_anew_the_catalog_tells(
+def test_the_manifest_updates_metadata_in_the_catalog(
     store: Path, tmp_path: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [("good_0_1", "good.mp4", 0, 1, "whisk slowly", "test"), ("good_1_2", "good.mp4", 1, 2, "whisk", None)]
@@ -194,13 +194,13 @@ def test_what_the_manifest_tells_anew_the_catalog_tells(
     pl.DataFrame(rows, columns, orient="row").write_csv(tmp_path / "clips.csv")
     given = [str(option) for option in options(tmp_path, store, tiny_clip)]
     assert main(given) == 0 and "metadata of 1 clips in the store updated" in capsys.readouterr().err
-    told = Store.open(store).catalog("clips").frame()
-    assert told.filter(key="good_0_1").select("step", "split").row(0) == ("whisk slowly", "test")
-    assert told.filter(key="good_1_2").select("step", "split").row(0) == ("whisk", None)
+    clips = Store.open(store).catalog("clips").frame()
+    assert clips.filter(key="good_0_1").select("step", "split").row(0) == ("whisk slowly", "test")
+    assert clips.filter(key="good_1_2").select("step", "split").row(0) == ("whisk", None)
     assert main(given) == 0 and "metadata" not in capsys.readouterr().err
 
 
-def test_texts_of_any_length(tmp_path: Path, tiny_clip: Path, featurize: Run) -> None:
+def test_texts_of_any_length_are_encoded(tmp_path: Path, tiny_clip: Path, featurize: Run) -> None:
     texts = ["whisk the eggs", "word " * 2000, "", "whisk the eggs", "x"]
     path = tmp_path / "texts.jsonl"
     pl.DataFrame({"caption": texts}).write_ndjson(path)
@@ -211,7 +211,7 @@ def test_texts_of_any_length(tmp_path: Path, tiny_clip: Path, featurize: Run) ->
     assert said.count("longer than the encoder sees") == 1
 
 
-def test_a_program_that_is_connected_to_ray_already_keeps_its_connection(
+def test_a_program_that_is_already_connected_to_ray_keeps_its_connection(
     featurize: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import ray
@@ -225,7 +225,7 @@ def test_a_program_that_is_connected_to_ray_already_keeps_its_connection(
 
 
 def many(folder: Path, video: Writer) -> Path:
-    """A manifest of 24 clips of three videos."""
+    """Write a manifest of 24 clips of three videos."""
     rows = []
     for name in ("one", "two", "three"):
         path = video(f"{name}-long.mp4", frames=80, g=10, size=(320, 240))
@@ -236,14 +236,14 @@ def many(folder: Path, video: Writer) -> Path:
 
 
 def prepared(path: Path, tiny_clip: Path) -> View:
-    """A view of one row a shard, so that a run has many commits."""
+    """Create a view with one row per shard, so that a run has many commits."""
     store, encoder = Store.open(path, create=True), load("clip", str(tiny_clip), "cpu")
     with store.lock():
         return store.create_view("clips", "clip", encoder.provenance("clips"), encoder.features("clips"), 1)
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:
-    """Features of the 24 clips, all of which are ok."""
+    """Return the features of the 24 clips, all of which are ok."""
     view = Store.open(path).view("clips", "clip")
     assert view.status().tolist() == [1] * 24
     return {name: view.read(name, np.arange(24)) for name in FEATURES}
@@ -259,7 +259,7 @@ def until(done: Callable[[], bool], run: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_whose_processes_are_killed_ends_in_the_same_arrays(
+def test_a_run_whose_processes_are_killed_writes_the_same_arrays(
     tmp_path: Path, tiny_clip: Path, video: Writer
 ) -> None:
     given = ["--manifest", many(tmp_path, video), "--encoder", "clip", "--weights", tiny_clip, "--workers", 1]
@@ -271,7 +271,7 @@ def test_a_run_whose_processes_are_killed_ends_in_the_same_arrays(
     run.kill()
     run.communicate()
     _, alive = psutil.wait_procs(family, timeout=5)
-    for left in alive:  # agents of Ray notice late
+    for left in alive:  # Ray's agents notice it late
         assert "Agent" in left.name(), f"{left} outlives the driver"
         left.kill()
     some = int((view.status() == 1).sum())

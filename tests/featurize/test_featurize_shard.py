@@ -1,4 +1,4 @@
-"""A shard: fixed batches, failures that stay alone, decoding threads that stop."""
+"""A shard: fixed batches, isolated failures, decoding threads that stop."""
 
 import threading
 import time
@@ -32,7 +32,7 @@ def encoder(tiny_clip: Path) -> Encoder:
 
 @pytest.fixture(scope="module")
 def clips(video: Writer) -> Manifest:
-    """Clips of three videos, one of them missing and one clip past the end of its video."""
+    """Return clips of three videos; one video is missing and one clip begins after the end of its video."""
     paths = {name: video(name, frames=60, g=10) for name in ("one.mp4", "two.mp4")}
     paths["gone.mp4"] = paths["one.mp4"].with_name("gone.mp4")
     times = [("one.mp4", i / 4, i / 4 + 1) for i in range(6)]
@@ -79,7 +79,7 @@ def test_a_part_of_a_shard_gives_the_same_bits(tmp_path: Path, encoder: Encoder,
     assert parts.failures().sort("key").equals(whole.failures().sort("key"))
 
 
-def test_features_are_those_of_the_clip_alone(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
+def test_features_do_not_depend_on_other_clips(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
     store, view = opened(tmp_path / "store", encoder, clips)
     do(store, view, clips, encoder, range(10))
     for row in (3, 8):
@@ -90,8 +90,8 @@ def test_features_are_those_of_the_clip_alone(tmp_path: Path, encoder: Encoder, 
         np.testing.assert_allclose(view.read("tokens", np.array([row]), dtype="float32"), alone["tokens"], atol=2e-3)
 
 
-def test_frames_and_sampling_reach_the_decoder(tmp_path: Path, tiny_clip: Path, clips: Manifest) -> None:
-    """One frame of a clip by its middle: of 20 frames from 0.25 s on, the eleventh."""
+def test_frames_and_sampling_are_passed_to_the_decoder(tmp_path: Path, tiny_clip: Path, clips: Manifest) -> None:
+    """With one frame and centre sampling, of 20 frames from 0.25 s on it is the eleventh."""
     centre = load("clip", str(tiny_clip), "cpu", frames=1, sampling="segment-centres")
     store, view = opened(tmp_path / "store", centre, clips)
     do(store, view, clips, centre, range(10))
@@ -104,7 +104,7 @@ def test_frames_and_sampling_reach_the_decoder(tmp_path: Path, tiny_clip: Path, 
     assert "frames '1 at linspace" in first.provenance.difference(view.provenance)
 
 
-def test_texts_in_parts_give_the_same_bits(tmp_path: Path, encoder: Encoder) -> None:
+def test_a_part_of_the_texts_gives_the_same_bits(tmp_path: Path, encoder: Encoder) -> None:
     texts = ["whisk", "chop the onion", "", "pour the batter slowly " * 20, "flip", "wait", "serve"]
     keys = [text_key(text) for text in texts]
     asked = Manifest("texts", pl.DataFrame({"key": keys, "text": texts}), {}, {keys[2]: "it is empty"})
@@ -118,8 +118,8 @@ def test_texts_in_parts_give_the_same_bits(tmp_path: Path, encoder: Encoder) -> 
     np.testing.assert_array_equal(arrays(parts, good)["embedding"], arrays(whole, good)["embedding"])
 
 
-def test_an_odd_file_fails_its_own_clips_alone(tmp_path: Path, encoder: Encoder, video: Writer) -> None:
-    """A path that no system call takes, and a picture whose resize is too large: neither is an FFmpegError."""
+def test_an_unusual_file_fails_only_its_own_clips(tmp_path: Path, encoder: Encoder, video: Writer) -> None:
+    """Neither an invalid path nor a picture that is too large after the resize raises an FFmpegError."""
     narrow = tmp_path / "narrow.png"
     Image.new("1", (200_000, 1)).save(narrow)
     paths = {"good.mp4": video("good.mp4", g=10), "nul.mp4": tmp_path / "nul\0.mp4", "narrow.png": narrow}
@@ -137,7 +137,7 @@ def test_an_odd_file_fails_its_own_clips_alone(tmp_path: Path, encoder: Encoder,
     np.testing.assert_array_equal(arrays(view, [0, 3])["tokens"], arrays(alone, [0, 3])["tokens"])
 
 
-def test_a_task_holds_its_own_rows_alone(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
+def test_a_task_contains_only_its_own_rows(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
     store, view = opened(tmp_path / "store", encoder, clips, rows_per_shard=2)
     made = list(tasks(store, view, clips, [Shard(1, (2,)), Shard(4, (8, 9))], 4, 1))
     assert [sorted(task.clips) for task in made] == [[2], [8, 9]]
@@ -146,7 +146,7 @@ def test_a_task_holds_its_own_rows_alone(tmp_path: Path, encoder: Encoder, clips
     assert task.rows == (8,) and task.failures == {9: "no interval"} and list(task.clips) == [8]
 
 
-def test_a_value_past_float16_fails_its_clip(tmp_path: Path, tiny_clip: Path, clips: Manifest) -> None:
+def test_a_value_outside_float16_fails_its_clip(tmp_path: Path, tiny_clip: Path, clips: Manifest) -> None:
     loud = load("clip", str(tiny_clip), "cpu", layer=0)
     store, view = opened(tmp_path / "store", loud, clips)
     scaled = loud._model.vision_model.pre_layrnorm.weight
@@ -156,7 +156,7 @@ def test_a_value_past_float16_fails_its_clip(tmp_path: Path, tiny_clip: Path, cl
     assert "a magnitude past float16" in view.failures()["reason"][0]
 
 
-def test_whoever_stops_taking_clips_stops_the_threads(clips: Manifest) -> None:
+def test_a_consumer_that_stops_early_stops_the_threads(clips: Manifest) -> None:
     before = threading.active_count()
     path = str(clips.paths["one.mp4"])
     many = {row: Source(path, 0.0, 1.0) for row in range(100)}
@@ -166,14 +166,14 @@ def test_whoever_stops_taking_clips_stops_the_threads(clips: Manifest) -> None:
     assert threading.active_count() == before
 
 
-def test_every_row_comes_back_once(clips: Manifest) -> None:
+def test_every_row_is_returned_once(clips: Manifest) -> None:
     names = ["one.mp4", "two.mp4", "gone.mp4"]
     many = {row: Source(str(clips.paths[names[row % 3]]), 0.0, 0.5) for row in range(40)}
     rows = [row for row, _ in decoded_clips(many, 8, Crop(40, 32), threads=2)]
     assert sorted(rows) == list(range(40))
 
 
-def test_a_shard_tells_how_long_it_took(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
+def test_a_shard_records_its_duration(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
     store, view = opened(tmp_path / "store", encoder, clips, rows_per_shard=8)
     begin = time.monotonic()
     do(store, view, clips, encoder, range(8))

@@ -1,4 +1,4 @@
-"""Commands of which nothing can be computed: refused before Ray starts and before anything is written."""
+"""Commands that cannot compute anything are refused before Ray starts and before anything is written."""
 
 import sys
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Writer = Callable[..., Path]
 
 @pytest.fixture
 def bad(tmp_path: Path, audio: Path) -> Path:
-    """A folder of what is no video."""
+    """A folder without videos."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.mp4").write_text("a recipe\n" * 100)
     (tmp_path / "empty.mp4").touch()
@@ -29,7 +29,7 @@ def manifest(path: Path, *rows: tuple[str, str, object, object]) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], store: Path, weights: Path, *arguments: object) -> str:
-    """What is said by a command that is refused in one line, without Ray."""
+    """Run a command that is refused in one line without Ray; return the message."""
     loaded = set(sys.modules)
     given = [*arguments, "--store", store, "--encoder", "clip", "--weights", weights]
     assert main([str(one) for one in given]) in (1, 2)
@@ -39,7 +39,7 @@ def refused(capsys: pytest.CaptureFixture[str], store: Path, weights: Path, *arg
     return said
 
 
-def test_a_folder_a_missing_path_or_no_video_at_all_is_refused_before_anything_is_written(
+def test_a_folder_a_missing_path_and_a_manifest_without_videos_are_refused_before_anything_is_written(
     bad: Path, video: Writer, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new, good = bad / "features", video("good.mp4", g=10)
@@ -58,7 +58,7 @@ def test_a_folder_a_missing_path_or_no_video_at_all_is_refused_before_anything_i
         assert not new.exists()
 
 
-def test_what_is_refused_leaves_a_store_as_it_was(
+def test_a_refused_command_does_not_change_the_store(
     bad: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Store.open(bad / "features", create=True)
@@ -69,7 +69,7 @@ def test_what_is_refused_leaves_a_store_as_it_was(
         assert store.catalog("clips").frame().equals(before) and store.views("clips") == []
 
 
-def test_ids_from_paths_and_replace_are_refused_where_they_mean_nothing(
+def test_ids_from_paths_and_replace_are_refused_if_they_have_no_meaning(
     bad: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = manifest(bad / "clips.csv", ("a", "a.mp4", 0, 1))

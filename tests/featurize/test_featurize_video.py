@@ -1,4 +1,4 @@
-"""Files that cannot be read, or not wholly: one reason each. And pictures, upright."""
+"""Unreadable and partly readable files have one reason each; pictures are turned upright."""
 
 import os
 import re
@@ -46,14 +46,14 @@ def test_a_file_that_cannot_be_read_has_one_reason(tmp_path: Path, video: Writer
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_file_that_may_not_be_read(tmp_path: Path, video: Writer) -> None:
+def test_a_file_without_read_permission_is_a_failure(tmp_path: Path, video: Writer) -> None:
     path = tmp_path / "secret.mp4"
     path.write_bytes(video("whole.mp4", g=12).read_bytes())
     path.chmod(0)
     assert "cannot be read" in reason(path)
 
 
-def test_a_length_that_is_none_is_not_believed(tmp_path: Path, video: Writer) -> None:
+def test_an_impossible_duration_is_ignored(tmp_path: Path, video: Writer) -> None:
     whole = video("length.mkv", g=10).read_bytes()
     (length,) = set(re.findall(rb"\d\d:\d\d:\d\d\.\d{9}", whole))
     path = tmp_path / "length.mkv"
@@ -63,7 +63,7 @@ def test_a_length_that_is_none_is_not_believed(tmp_path: Path, video: Writer) ->
 
 
 @pytest.mark.parametrize("name", ["index-first.mp4", "cut.mkv"])
-def test_of_a_file_cut_short_the_clips_in_front_of_the_cut_are_read(tmp_path: Path, video: Writer, name: str) -> None:
+def test_clips_before_the_cut_of_a_truncated_file_are_read(tmp_path: Path, video: Writer, name: str) -> None:
     path, whole = tmp_path / name, tmp_path / f"whole-{name}"
     with av.open(str(video("whole.mp4", g=12))) as source:
         with av.open(str(whole), "w", options={"movflags": "faststart"} if name.endswith("mp4") else {}) as target:
@@ -80,7 +80,7 @@ def test_of_a_file_cut_short_the_clips_in_front_of_the_cut_are_read(tmp_path: Pa
     assert isinstance(lost, Failure) and "promises 2.00 s" in lost.reason and "cut short" in lost.reason
 
 
-def test_damage_fails_the_clips_that_it_touches(tmp_path: Path, video: Writer) -> None:
+def test_damage_fails_only_the_damaged_clips(tmp_path: Path, video: Writer) -> None:
     path = tmp_path / "damaged.mp4"
     source = video("damage.mp4", codec="libx264", g=10, bf=0, frames=60, size=(320, 240))
     data = bytearray(source.read_bytes())
@@ -100,14 +100,14 @@ def test_damage_fails_the_clips_that_it_touches(tmp_path: Path, video: Writer) -
 
 
 def corners(picture: np.ndarray) -> list[str]:
-    """Colours of the corners, from the upper left in reading order."""
+    """Return the colours of the corners in reading order."""
     names = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 1): "white"}
     spots = [picture[y, x] for y in (4, -5) for x in (4, -5)]
     return [names[tuple(int(value > 127) for value in spot)] for spot in spots]
 
 
 def marked(width: int = 96, height: int = 64) -> np.ndarray:
-    """A picture with another colour in each corner."""
+    """Return a picture with a different colour in each corner."""
     picture = np.zeros((height, width, 3), np.uint8)
     picture[: height // 2, : width // 2, 0] = 255
     picture[: height // 2, width // 2 :, 1] = 255
@@ -129,7 +129,7 @@ TURNS: list[tuple[dict[str, object], list[str]]] = [
 
 
 @pytest.mark.parametrize(("turn", "expected"), TURNS)
-def test_a_frame_is_seen_upright(tmp_path: Path, turn: dict[str, object], expected: list[str]) -> None:
+def test_a_rotated_frame_is_turned_upright(tmp_path: Path, turn: dict[str, object], expected: list[str]) -> None:
     path = tmp_path / "turned.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
@@ -145,7 +145,7 @@ def test_a_frame_is_seen_upright(tmp_path: Path, turn: dict[str, object], expect
 
 
 @pytest.mark.parametrize(("orientation", "degrees"), [(1, 0), (3, 180), (6, -90), (8, 90)])
-def test_a_photograph_is_seen_upright(tmp_path: Path, orientation: int, degrees: int) -> None:
+def test_a_rotated_photograph_is_turned_upright(tmp_path: Path, orientation: int, degrees: int) -> None:
     path = tmp_path / "photograph.jpg"
     image = Image.fromarray(marked())
     exif = image.getexif()
@@ -157,7 +157,7 @@ def test_a_photograph_is_seen_upright(tmp_path: Path, orientation: int, degrees:
 
 
 @pytest.mark.parametrize("size", [(96, 64), (64, 96), (20, 30), (641, 359)])
-def test_a_square_is_a_bicubic_resize_and_a_centre_crop(size: tuple[int, int]) -> None:
+def test_square_frames_are_resized_bicubically_and_centre_cropped(size: tuple[int, int]) -> None:
     width, height = size
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     got = square(av.VideoFrame.from_ndarray(pixels, format="rgb24"), Crop(40, 32))
@@ -169,7 +169,7 @@ def test_a_square_is_a_bicubic_resize_and_a_centre_crop(size: tuple[int, int]) -
 
 @pytest.mark.parametrize("resample", ["bicubic", "bilinear", "lanczos"])
 @pytest.mark.parametrize("size", [(96, 64), (20, 30), (641, 359)])
-def test_both_sides_or_the_short_side_are_resized_by_the_filter(size: tuple[int, int], resample: Resample) -> None:
+def test_both_sides_or_the_short_side_are_resized_with_the_filter(size: tuple[int, int], resample: Resample) -> None:
     width, height = size
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -181,8 +181,8 @@ def test_both_sides_or_the_short_side_are_resized_by_the_filter(size: tuple[int,
     np.testing.assert_array_equal(square(frame, Crop(32, 32, resample)), expected)
 
 
-def test_other_crops_have_other_words() -> None:
-    """And those of views made before there was a choice keep theirs."""
+def test_each_crop_has_its_own_provenance() -> None:
+    """Views made before crops could be chosen keep their provenance."""
     assert str(Crop(40, 32)) == "short side 40, centre crop 32"
     crops = [Crop(short, 32, resample) for short in (32, 40, None) for resample in get_args(Resample)]
     assert len({str(crop) for crop in crops}) == len(crops) == 9

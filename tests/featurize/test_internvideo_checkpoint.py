@@ -1,4 +1,4 @@
-"""Checkpoints of InternVideo: the published kind, older kinds, and every wrong one in a line of its own."""
+"""Checkpoints of InternVideo: the published format, older formats, and one error line for each wrong one."""
 
 import os
 from collections.abc import Callable
@@ -61,19 +61,19 @@ def write_half(path: Path, state: State) -> None:
         ("bare.safetensors", lambda path, state: save_file(state, path), 0),
     ],
 )
-def test_every_kind_of_file_fills_the_module(
+def test_every_checkpoint_format_loads(
     tmp_path: Path, state: State, file: str, write: Callable[[Path, State], None], tolerance: float
 ) -> None:
     write(tmp_path / file, state)
     loaded = opened(tmp_path / file).state_dict()
-    (tmp_path / file).write_bytes(b"")  # the weights are a copy, not a map of the file
+    (tmp_path / file).write_bytes(b"")  # the weights are a copy, not a memory map
     assert set(loaded) == set(state)
     for name, values in loaded.items():
         assert values.dtype == torch.float32
         torch.testing.assert_close(values, state[name], rtol=tolerance, atol=tolerance * 1e-3)
 
 
-def test_nothing_is_trained(tmp_path: Path, state: State) -> None:
+def test_the_module_is_frozen(tmp_path: Path, state: State) -> None:
     write_published(tmp_path / "model.ckpt", state)
     model = opened(tmp_path / "model.ckpt")
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
@@ -102,24 +102,24 @@ def test_wrong_checkpoints_are_refused(
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"weights": {}}, {"state_dict": [1]}])
-def test_another_file_of_torch_is_refused(tmp_path: Path, content: object) -> None:
+def test_a_torch_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "model.ckpt")
     assert "has no state_dict" in refusal(tmp_path / "model.ckpt")
 
 
 def test_another_model_is_refused(tmp_path: Path, state: State) -> None:
-    torch.save({"state_dict": state}, tmp_path / "model.ckpt")  # no name begins with clip.
+    torch.save({"state_dict": state}, tmp_path / "model.ckpt")  # no tensor name begins with clip.
     assert f"is another model's, without a tensor of {NAME}" in refusal(tmp_path / "model.ckpt")
     save_file({"encoder.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
     assert f"is another model's, without a tensor of {NAME}" in refusal(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("given, asked", [SIZES, list(SIZES)[::-1]])
-def test_the_other_size_is_named(tmp_path: Path, given: str, asked: str) -> None:
+def test_the_message_for_a_model_of_another_size_names_the_size(tmp_path: Path, given: str, asked: str) -> None:
     path = tmp_path / "model.ckpt"
     with torch.device("meta"):
         shapes = InternVideoMM(SIZES[given]).state_dict()
-    one = torch.zeros(())  # one number that every tensor repeats: the file stays small
+    one = torch.zeros(())  # every tensor repeats one number: the file stays small
     torch.save({"state_dict": {f"clip.{name}": one.expand(values.shape) for name, values in shapes.items()}}, path)
     with pytest.raises(StepDiffError, match=f"holds {given}, not {asked}: give --encoder {given}"):
         load_model(path, asked, SIZES[asked], torch.device("cpu"))
@@ -162,4 +162,4 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, state: State, zipped
     assert "is refused" in line and "mkdir" in line
     assert not mark.exists()
     torch.load(path, weights_only=False)
-    assert mark.exists()  # so it would have run
+    assert mark.exists()  # the code would have run

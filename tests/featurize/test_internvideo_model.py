@@ -1,4 +1,4 @@
-"""InternVideo-MM as a torch module against the published model's numbers, on weights that anyone can make again."""
+"""InternVideo-MM as a torch module compared with outputs of the published model, on reproducible weights."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def made(tensor: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """The tensor as the golden outputs' README makes it."""
+    """Return the tensor that the README of the golden outputs defines."""
     rng = np.random.default_rng(zlib.crc32(tensor.encode()))
     values = np.asarray(rng.standard_normal(shape), np.float32) * np.float32(0.02)
     if tensor.endswith("weight") and NORMS & set(tensor.split(".")):
@@ -44,7 +44,7 @@ def test_tensors_have_the_published_names_and_shapes(name: str) -> None:
 
 @golden
 @pytest.mark.parametrize("name", ["internvideo-mm-b16", pytest.param("internvideo-mm-l14", marks=by_hand)])
-def test_numbers_are_those_of_the_published_model(name: str) -> None:
+def test_outputs_equal_those_of_the_published_model(name: str) -> None:
     with torch.device("meta"):
         model = InternVideoMM(SIZES[name]).eval()
     model.load_state_dict({tensor: made(tensor, shape) for tensor, shape in shapes(name).items()}, assign=True)
@@ -84,7 +84,7 @@ def pixels_of(clips: int) -> torch.Tensor:
 
 
 def test_tokens_are_frame_major(tiny: InternVideoMM) -> None:
-    """A frame that changes, changes its own run of tokens and no other."""
+    """Changing a frame changes its own tokens only."""
     pixels = pixels_of(1)
     other = pixels.clone()
     other[:, :, 5] += 1
@@ -94,8 +94,8 @@ def test_tokens_are_frame_major(tiny: InternVideoMM) -> None:
     assert not torch.allclose(before, after)
 
 
-def test_patches_are_row_by_row(tiny: InternVideoMM) -> None:
-    """Without positions and blocks a patch's token tells where it came from."""
+def test_patches_are_ordered_row_by_row(tiny: InternVideoMM) -> None:
+    """Without positions and blocks the token of a patch identifies its place."""
     pixels = pixels_of(1)
     other = pixels.clone()
     other[:, :, :, 16:32, 32:] += 1  # row 1, column 2 of 3 x 3
@@ -104,8 +104,8 @@ def test_patches_are_row_by_row(tiny: InternVideoMM) -> None:
     assert (first != second).any(1)[0].nonzero().flatten().tolist() == [1 * 3 + 2]
 
 
-def test_a_text_is_read_at_its_first_end(tiny: InternVideoMM) -> None:
-    """What stands behind the end changes nothing."""
+def test_a_text_is_read_at_its_first_end_token(tiny: InternVideoMM) -> None:
+    """Tokens after the end token change nothing."""
     ids = torch.zeros(2, 77, dtype=torch.int64)
     ids[:, :4] = torch.tensor([512, 5, 6, 513])
     ids[1, 4:] = 7
@@ -116,8 +116,8 @@ def test_a_text_is_read_at_its_first_end(tiny: InternVideoMM) -> None:
 
 
 @pytest.mark.parametrize("encode", ["video", "text"])
-def test_half_precision_stays_near(tiny: InternVideoMM, encode: str) -> None:
-    """bf16 matrix products, as on a GPU: cosine to float32's embeddings above 0.999."""
+def test_half_precision_is_close_to_float32(tiny: InternVideoMM, encode: str) -> None:
+    """With bf16 matrix products, as on a GPU, the cosine to float32 embeddings is above 0.999."""
 
     def run() -> torch.Tensor:
         if encode == "video":
@@ -129,7 +129,7 @@ def test_half_precision_stays_near(tiny: InternVideoMM, encode: str) -> None:
         near = run()
         before = [parameter.data for parameter in tiny.parameters()]
         halve(tiny)
-        assert torch.equal(run(), near)  # autocast casts the same weights, at every call
+        assert torch.equal(run(), near)  # autocast casts the same weights at every call
         for parameter, values in zip(tiny.parameters(), before, strict=True):
             parameter.data = values
     assert not torch.equal(near.float(), exact)

@@ -1,4 +1,4 @@
-"""Files that FFmpeg would take for something else than themselves, and files that are absurd: real ones, in small."""
+"""Small real files that FFmpeg would read as another format, and files with absurd sizes."""
 
 import os
 import struct
@@ -47,7 +47,7 @@ def playlist(entry: object) -> str:
 
 
 def alias_to(name: str, whole: bytes) -> bytes:
-    """The MP4 file as a QuickTime file whose pictures lie in the file `name` of its folder, by an alias record."""
+    """Return the MP4 file as a QuickTime file whose frames are in the file `name` of its folder, by an alias record."""
     path = b"volume:" + name.encode()
     alias = bytes(10) + bytes([6]) + b"volume".ljust(27, b"\0") + bytes(12) + bytes([len(name)])
     alias += name.encode().ljust(63, b"\0") + bytes(16) + struct.pack(">HH", 1, 1) + bytes(16)
@@ -98,7 +98,7 @@ def test_no_other_file_is_read(tmp_path: Path, video: Writer) -> None:
     assert "no frame is left" in reason(tmp_path / "alias.mov")
 
 
-def test_a_name_is_no_pattern(tmp_path: Path, video: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_name_is_not_a_pattern(tmp_path: Path, video: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("seq00.png", "seq01.png", "seq0.jpg", "seq1.jpg"):
         image(Path(name), RED)
@@ -126,7 +126,7 @@ def test_a_name_is_no_pattern(tmp_path: Path, video: Writer, monkeypatch: pytest
         np.testing.assert_array_equal(frames(path), expected, str(path))
 
 
-def test_a_reason_is_one_line_whatever_the_name(tmp_path: Path) -> None:
+def test_a_reason_is_one_line_for_any_file_name(tmp_path: Path) -> None:
     assert "nul\\x00.mp4' cannot name a file (embedded null byte): correct the path" in reason(tmp_path / "nul\0.mp4")
     assert "new\\nline.mp4' does not exist" in reason(tmp_path / "new\nline.mp4")
     assert "latin-\\udce9.mp4' does not exist" in reason(tmp_path / os.fsdecode(b"latin-\xe9.mp4"))
@@ -146,7 +146,7 @@ def test_only_a_regular_file_is_opened(tmp_path: Path, video: Writer) -> None:
 
 @pytest.fixture
 def latin_1(tmp_path: Path) -> Iterator[Path]:
-    """An AVI file whose title is not in UTF-8."""
+    """An AVI file whose title is not valid UTF-8."""
     path, title = tmp_path / "latin-1.avi", "creme brulee"
     with av.open(str(path), "w") as container:
         container.metadata["title"] = title
@@ -161,7 +161,7 @@ def latin_1(tmp_path: Path) -> Iterator[Path]:
     yield path
 
 
-def test_metadata_fails_no_file(latin_1: Path) -> None:
+def test_invalid_metadata_does_not_fail_a_file(latin_1: Path) -> None:
     np.testing.assert_array_equal(frames(latin_1), np.load(latin_1.with_name("frames.npy")))
     manifest = as_manifest([latin_1])
     assert not manifest.failures and manifest.rows.select("key", "end").row(0) == ("latin-1_0_1.000", 1.0)
@@ -172,14 +172,14 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int, height: int, extra: bytes = b"") -> bytes:
-    """A black picture of one bit a pixel."""
+    """Return a black picture with one bit per pixel."""
     packed = zlib.compressobj()
     rows = b"".join(packed.compress(bytes(1 + (width + 7) // 8)) for _ in range(height)) + packed.flush()
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_absurd_pictures_are_refused(tmp_path: Path, video: Writer) -> None:
+def test_pictures_of_absurd_size_are_refused(tmp_path: Path, video: Writer) -> None:
     (tmp_path / "bomb.png").write_bytes(png(12000, 12000))
     image(tmp_path / "lie.gif", RED)
     lie = bytearray((tmp_path / "lie.gif").read_bytes())
@@ -191,7 +191,7 @@ def test_absurd_pictures_are_refused(tmp_path: Path, video: Writer) -> None:
     assert frames(tmp_path / "fair.png").shape == (4, 32, 32, 3)
 
 
-def test_packed_texts_are_bounded(tmp_path: Path) -> None:
+def test_compressed_text_chunks_are_bounded(tmp_path: Path) -> None:
     path, many, few = tmp_path / "texts.png", zlib.compress(bytes(70 << 20), 9), zlib.compress(b"pancakes " * 1000)
     for kind, start in (
         (b"zTXt", b"Comment\0\0"),
@@ -208,7 +208,7 @@ def test_packed_texts_are_bounded(tmp_path: Path) -> None:
 
 
 def test_narrow_pictures_are_bounded() -> None:
-    """The resize of the short side would make 150 million pixels of 1.2 million."""
+    """A resize of the short side would turn 1.2 million pixels into 150 million."""
     frame = av.VideoFrame.from_ndarray(np.zeros((20, 60000, 3), np.uint8), format="rgb24")
     with pytest.raises(ValueError, match="60000 x 20 is too narrow to resize its short side to 224"):
         square(frame, Crop(224, 224))
@@ -217,7 +217,7 @@ def test_narrow_pictures_are_bounded() -> None:
 
 @pytest.fixture
 def two_sizes(tmp_path: Path, video: Writer) -> Path:
-    """A stream whose pictures change their size after 20 frames, as bytes joined by hand have it."""
+    """A stream whose frames change their size after 20 frames, made by joining two streams."""
     small = video("small.h264", frames=20, rate=25, g=10)
     large = video("large.h264", frames=20, rate=25, g=10, size=(128, 96))
     path = tmp_path / "sizes.h264"
@@ -225,8 +225,8 @@ def two_sizes(tmp_path: Path, video: Writer) -> Path:
     return path
 
 
-def test_any_exception_fails_its_file_alone(two_sizes: Path, tmp_path: Path) -> None:
-    """Of whole pictures, a clip over the change has two shapes, which NumPy refuses; the clip before it is whole."""
+def test_an_unexpected_exception_fails_only_its_file(two_sizes: Path, tmp_path: Path) -> None:
+    """With uncropped frames a clip across the change has two shapes, which NumPy refuses; the clip before is read."""
     done = sorted(read_clips(two_sizes, [(0.0, 0.6), (0.5, 1.5), (0.9, 1.5)], 8, Whole(480)), key=lambda one: one.index)
     assert [one.index for one in done] == [0, 1, 2]
     first, over, after = done

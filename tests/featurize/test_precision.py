@@ -1,4 +1,4 @@
-"""What the store gives back, against features computed from the pixels just now, in the same batch."""
+"""Stored features compared with features computed from the pixels in the same batch."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def frames() -> np.ndarray:
 
 
 def stored(folder: Path, encoder: Encoder, frames: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
-    """Features of the frames, through a store whose tokens are `dtype`."""
+    """Return the features of the frames after storing them with tokens of type `dtype`."""
     rows = np.arange(len(frames))
     store = Store.open(folder, create=True)
     store.catalog("clips").append(pl.DataFrame({"key": [f"c{row}" for row in rows]}))
@@ -38,7 +38,7 @@ def stored(folder: Path, encoder: Encoder, frames: np.ndarray, dtype: str) -> di
     return {name: view.read(name, rows, dtype="float32") for name in view.features}
 
 
-def test_float32_equals_the_pixels_features(tmp_path: Path, encoder: Encoder, frames: np.ndarray) -> None:
+def test_float32_features_are_stored_exactly(tmp_path: Path, encoder: Encoder, frames: np.ndarray) -> None:
     fresh = encoder.encode_clips(frames)
     got = stored(tmp_path / "store", encoder, frames, "float32")
     assert set(got) == set(fresh) == {"tokens", "embedding"}
@@ -46,7 +46,7 @@ def test_float32_equals_the_pixels_features(tmp_path: Path, encoder: Encoder, fr
         assert got[name].tobytes() == values.tobytes()
 
 
-def test_float16_is_within_half_a_step(tmp_path: Path, encoder: Encoder, frames: np.ndarray) -> None:
+def test_float16_features_are_within_half_a_rounding_step(tmp_path: Path, encoder: Encoder, frames: np.ndarray) -> None:
     fresh = encoder.encode_clips(frames)["tokens"].astype(np.float64)
     error = np.abs(stored(tmp_path / "store", encoder, frames, "float16")["tokens"] - fresh)
     assert (error <= np.where(np.abs(fresh) < 2**-14, 2**-25, 2**-11 * np.abs(fresh))).all()
@@ -54,7 +54,7 @@ def test_float16_is_within_half_a_step(tmp_path: Path, encoder: Encoder, frames:
 
 
 @pytest.mark.parametrize("outlier", [1, 100])
-def test_int8_is_within_its_bounds(
+def test_int8_features_are_within_their_error_bounds(
     tmp_path: Path, encoder: Encoder, frames: np.ndarray, outlier: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = {name: values.copy() for name, values in encoder.encode_clips(frames).items()}

@@ -1,4 +1,4 @@
-"""A local Ray: how it ends, and what is said where it does not start. Each process that is counted is marked."""
+"""A local Ray: how it ends, and the message if it does not start. The counted processes carry a mark."""
 
 import os
 import signal
@@ -15,8 +15,8 @@ import pytest
 from common.workers import reaper
 
 ROOT = Path(__file__).parents[2]
-AT_ONCE = 5.0  # seconds; the promise is 15, and without a reaper agents lived 16 and workers 34 on two busy cores
-BOUND = 60.0  # seconds that a failed start may take; Ray itself gives up after 30
+AT_ONCE = 5.0  # seconds; the guarantee is 15; without a reaper agents lived 16 s and workers 34 s on two busy cores
+BOUND = 60.0  # seconds that a failed start may take; Ray gives up after 30
 UP = """
 import time
 
@@ -51,7 +51,7 @@ class Run:
         )
 
     def family(self) -> dict[int, str]:
-        """Command lines of the driver's processes that run, without its own."""
+        """Return the command lines of the driver's running child processes."""
         found = {}
         for process in psutil.process_iter():
             try:
@@ -62,7 +62,7 @@ class Run:
         return found
 
     def wait_for(self, name: str) -> int:
-        """The first of its processes whose command line has the name."""
+        """Return the first of its processes whose command line contains the name."""
         while self.process.poll() is None:
             for pid, line in self.family().items():
                 if name in line:
@@ -79,7 +79,7 @@ class Run:
 
 @pytest.fixture
 def driver() -> Iterator[Callable[..., Run]]:
-    """Starts drivers, and leaves none of their processes behind."""
+    """Return a function that starts drivers; end all of their processes afterwards."""
     runs: list[Run] = []
 
     def start(*command: str) -> Run:
@@ -96,19 +96,19 @@ def driver() -> Iterator[Callable[..., Run]]:
 
 
 @pytest.mark.slow
-def test_no_process_of_it_is_alive_after_the_drivers_end_also_when_sigkill_ended_the_driver(
+def test_no_ray_process_is_alive_after_the_end_of_the_driver_even_with_sigkill(
     driver: Callable[..., Run], tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]
 ) -> None:
     command = ["--store", str(tmp_path / "features"), "--encoder", "clip", "--weights", str(tiny_clip)]
     run = driver("-m", "featurize", str(video("killed.mp4", g=10)), *command)
-    run.wait_for("dashboard/agent.py")  # whose imports take seconds, before which it does not ask for its raylet
+    run.wait_for("dashboard/agent.py")  # its imports take seconds, and only then it looks for its raylet
     run.process.kill()
     run.process.communicate(timeout=60)
     run.assert_nothing_is_left()
 
 
 @pytest.mark.slow
-def test_a_start_that_fails_is_one_line_and_comes_within_a_bound(
+def test_a_failed_start_is_reported_in_one_line_within_a_time_limit(
     driver: Callable[..., Run], tmp_path: Path, tiny_clip: Path, video: Callable[..., Path]
 ) -> None:
     command = ["--store", str(tmp_path / "features"), "--encoder", "clip", "--weights", str(tiny_clip)]
@@ -122,7 +122,7 @@ def test_a_start_that_fails_is_one_line_and_comes_within_a_bound(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_an_interrupted_driver_says_one_line_and_ends_its_ray(
+def test_an_interrupted_driver_prints_one_line_and_ends_its_ray(
     driver: Callable[..., Run], number: signal.Signals, status: int
 ) -> None:
     run = driver("-c", UP)
@@ -146,8 +146,8 @@ def test_the_reaper_ends_marked_processes_and_no_others() -> None:
         process.wait()
 
 
-def test_a_driver_that_ends_while_ray_starts_is_one_line() -> None:
-    """As Ray's C++ code ends it: without Python's help."""
+def test_a_driver_that_ends_while_ray_starts_prints_one_line() -> None:
+    """Ray's C++ code ends the process without running Python code."""
     body = (
         "import os\nfrom common.workers import local_ray\n"
         "with local_ray._reaped(), local_ray._quiet():\n  os.write(2, b'a log'); os._exit(1)"
