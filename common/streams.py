@@ -9,7 +9,7 @@ purpose makes two kinds of draws equal. `numpy.random.SeedSequence` mixes all th
 Guarantees
 - two_seeds_two_purposes_or_two_steps_have_different_streams
 - a_stream_is_the_same_in_every_process
-- every_purpose_is_drawn_in_one_place
+- every_purpose_is_used_in_one_place
 """
 
 import hashlib

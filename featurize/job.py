@@ -1,7 +1,7 @@
 """A run: what is asked for, what is missing, and the workers that do it.
 
 Guarantees
-- what is refused is refused before anything is written
+- invalid options are refused before anything is written
 - the store's lock is held for the whole run
 - a run repeated does only what is missing, and where nothing is starts neither Ray nor encoder
 - a command of which nothing can be computed is refused before Ray starts and before anything is written

@@ -1,7 +1,7 @@
 """What the driver tells a worker of a shard, and what the worker answers: names and numbers alone.
 
 Guarantees
-- a task holds its own rows alone, so a manifest of any size travels shard by shard
+- a task contains only its own rows, so a manifest of any size travels shard by shard
 """
 
 from collections.abc import Iterable, Iterator

@@ -10,13 +10,13 @@ The arrays of a batch are filled again once `keep` more batches were asked for: 
 `keep=None`. `store.torch` makes torch tensors of them, for training loops and DataLoaders.
 
 Guarantees
-- every row once an epoch; a seed and an epoch give one order, on every machine
-- a resumed iteration gives exactly what the unbroken one would have given
+- an epoch reads every row once; seed and epoch determine the order, on every machine
+- a resumed iteration gives the same batches as an uninterrupted one
 - each row is read by exactly one worker, and all workers have the same number of batches, none empty
-- the next batches are read while one is used
-- an error of a read reaches the consumer of its batch
-- an iteration that is left early leaves no thread
-- safe in a worker of torch's DataLoader, forked or spawned
+- the next batches are prefetched
+- a read error is raised in the consumer of its batch
+- an iteration that is stopped early leaves no thread
+- batches work in a worker of a torch DataLoader, forked or spawned
 """
 
 import os

@@ -8,7 +8,7 @@
             writer.write(keys, {"embedding": encoder(frames)})
 
 Guarantees
-- a view refuses another provenance, and says what differs
+- a view refuses another provenance and reports the difference
 - a store of a newer format is refused, and nothing that is not a store is written into
 """
 

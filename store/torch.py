@@ -14,11 +14,11 @@ int8 features arrive as `Quantised` tensors, a quarter of the bytes of float32; 
 them on the device.
 
 Guarantees
-- every row once an epoch, read by exactly one worker of one rank
+- each row is read once per epoch by exactly one worker of one rank
 - the batches and their order are the same with any number of worker processes
 - a resumed epoch continues with exactly the remaining batches
-- features have the bits of `View.read`, and labels belong to their keys
-- an iteration that fails or is interrupted leaves no process
+- features equal `View.read` bit for bit, and labels match their keys
+- a failed or interrupted iteration leaves no process
 """
 
 import os

@@ -5,11 +5,11 @@
     view.read("tokens", keys="clip_0", dtype="float32")  # int8 is dequantised
 
 Guarantees
-- the status of a row is true at every moment
-- an array shorter than the catalog reads as absent; the length of a view is bounded by the catalog
-- an open view notices rows that others add
+- the status of a row is correct at every moment
+- an array shorter than the catalog reads as absent; a view longer than the catalog is refused
+- an open view sees rows that others add
 - arrays grow only under the store's lock, and never shrink
-- a damaged row is refused, by its key, at its first read
+- a damaged row is refused with its key at the first read
 """
 
 from collections.abc import Callable, Mapping, Sequence

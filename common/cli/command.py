@@ -3,11 +3,11 @@
 It imports only light parts of the standard library, so that `--help` stays fast.
 
 Guarantees
-- an interrupt is one line and no traceback, from the first import to the end: exit status 130 (Ctrl-C) or 143 (SIGTERM)
+- an interrupt prints one line and no traceback, from the first import on: exit status 130 (Ctrl-C) or 143 (SIGTERM)
 - a second interrupt ends the process at once
 - a reader of standard output that goes away ends the command quietly
-- a full disk or too little memory is one line
-- an exception that nobody expects keeps its traceback
+- a full disk or too little memory is reported in one line
+- an unexpected exception keeps its traceback
 
 Exit statuses that are decided here:
 

@@ -1,9 +1,9 @@
 """Commands from dataclasses: each field is a flag, `--config FILE` and `--json` are always there.
 
 Guarantees
-- unusable options are one line that names the option and what it expects: exit status 2
+- invalid options give one line that names the option and the expected value: exit status 2
 - a StepDiffError is one line: exit status 2
-- a renamed flag works, with a notice in one line
+- a renamed flag works with a one-line notice
 """
 
 import dataclasses

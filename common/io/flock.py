@@ -2,7 +2,7 @@
 
 Guarantees
 - a second writer is refused, with the host and the process id of the first
-- a lock that is a link truncates nothing
+- a lock that is a symbolic link truncates no file
 """
 
 import fcntl

@@ -6,7 +6,7 @@ nothing once a sixth of them is over, and what it sent by then has arrived or wa
 
 Guarantees
 - a second writer is refused, with the host and the process id of the first
-- a lock dies with its process: at once for others on its host, elsewhere when its lease runs out
+- a dead process loses its lock: at once on its own host, on other hosts when its lease expires
 - a shard's writer that could not renew its lease writes no more, and what it sent and was still trying to send does
   not arrive after another's writes; a request that it gave up, and that the object store still handles, may
 """

@@ -2,7 +2,7 @@
 
 Guarantees
 - a file is complete under its name, or does not exist under it
-- a full disk loses nothing that was committed, and leaves no temporary file
+- a full disk loses no committed data and leaves no temporary file
 - temporary files of dead processes are removed, those of running ones are kept
 - a FIFO or a vast file is refused before any of it is read
 """

@@ -2,7 +2,7 @@
 
 Guarantees
 - a second writer is refused, with the host and the process id of the first
-- a forked child holds nothing: a lock dies with its process, and not with the last of its children
+- a forked child holds nothing: a dead process loses its lock although a child lives
 """
 
 import os

@@ -4,7 +4,7 @@ Credentials and endpoints come from the environment (AWS_ACCESS_KEY_ID, AWS_SECR
 AWS_ENDPOINT_URL...) when a process first needs them; a place is its URL and nothing more.
 
 Guarantees
-- an object is there whole, or as it was
+- an object is complete, or unchanged
 - an object is created, or exchanged for a known one, by one writer alone
 """
 

@@ -1,7 +1,7 @@
 """YAML files written by users: one strict reader for the whole project.
 
 Guarantees
-- an unusable file is one line that names the file
+- an unusable file gives one line that names the file
 - aliases, anchors, tags and duplicate keys are refused
 - deep nesting is refused before anything is built
 """

@@ -3,7 +3,7 @@
 Guarantees
 - a local Ray listens on this machine only, opens no dashboard and sends no usage report
 - Ray prints nothing to standard output
-- a program that is connected to Ray already keeps its connection
+- a program that is already connected to Ray keeps its connection
 - inside a Ray job relative paths are refused: they would point into a temporary copy of the working folder
 """
 

@@ -2,7 +2,7 @@
 
 Guarantees
 - files that contain no tensor of the module are not opened (`test_the_language_model_is_not_read`)
-- every tensor of the module is found, in its shape, or the folder is refused (`test_a_tower_is_whole_or_refused`)
+- every tensor of the module is found, in its shape, or the folder is refused (`test_an_incomplete_tower_is_refused`)
 """
 
 import json

@@ -6,10 +6,10 @@ the batch, because chunks are filled up: four stills take one chunk of 16 instea
 Guarantees
 - pixels equal what the processor makes of the same picture (`test_pixels_equal_the_image_processor`)
 - a preprocessing that the decoder cannot do is refused, naming the step
-  (`test_preprocessing_that_the_decoder_cannot_do_is_refused`)
+  (`test_unsupported_preprocessing_is_refused`)
 - a frame's features are those of encoding every frame (`test_repeated_frames_are_encoded_once`)
 - on the CPU a frame's bits do not depend on the other frames of its batch, nor on their number
-  (`test_a_frame_has_the_same_bits_beside_other_frames`)
+  (`test_a_frame_has_the_same_bits_in_any_batch`)
 """
 
 from collections.abc import Callable

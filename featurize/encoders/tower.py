@@ -9,7 +9,7 @@ tiling, no padding. By default a clip is its centre frame.
 
 Guarantees
 - tokens are what the whole model's projector receives for the same pixels
-  (`test_tokens_are_what_the_projector_is_given`)
+  (`test_tokens_equal_the_input_of_the_projector`)
 - no tensor of the language model is read (`test_the_language_model_is_not_read`)
 """
 

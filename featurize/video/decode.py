@@ -7,8 +7,8 @@ Guarantees
   whose packets do not tell its frames is decoded twice from end to end
 - only chosen frames are converted, each once; of H.264, those are not even decoded that are neither chosen nor leaned
   on, and damage to them goes unseen
-- every clip comes back once, as its frames or as the reason why there are none
-- any_exception_fails_its_file_alone: whatever is raised while a file is opened or decoded is its clips' reason
+- every clip is yielded once, as its frames or as the reason why it has none
+- an_unexpected_exception_fails_only_its_file: whatever is raised while a file is opened or decoded is its clips' reason
 """
 
 from collections import defaultdict

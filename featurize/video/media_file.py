@@ -6,10 +6,10 @@ an open file with a neutral name, a closed list of formats, and no protocol with
 Guarantees
 - only_a_regular_file_is_opened: a pipe, a device or a folder is refused and never blocks
 - no_other_file_is_read: playlists and other lists of files are refused, and external tracks are not followed
-- a_name_is_no_pattern: a file is opened under exactly its name, whatever characters the name has
-- metadata_fails_no_file: metadata may be in another encoding than UTF-8
-- absurd_pictures_are_refused: no memory is allocated for a picture of more than MAX_PIXELS
-- packed_texts_are_bounded: a PNG whose texts and profiles unpack to more than MAX_TEXT is refused
+- a_file_name_is_not_a_pattern: a file is opened under exactly its name, whatever characters the name has
+- invalid_metadata_does_not_fail_a_file: metadata may be in another encoding than UTF-8
+- pictures_of_absurd_size_are_refused: no memory is allocated for a picture of more than MAX_PIXELS
+- compressed_text_chunks_are_bounded: a PNG whose texts and profiles unpack to more than MAX_TEXT is refused
 """
 
 import io

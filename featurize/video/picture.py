@@ -8,7 +8,7 @@ Guarantees
 - a frame that is stored turned is seen upright, and one that a video's matrix mirrors is unmirrored
 - a picture smaller than the crop is enlarged, never padded
 - narrow_pictures_are_bounded: a picture that the resize would make larger than MAX_PIXELS is a ValueError
-- two crops that make other pixels have other words (`test_other_crops_have_other_words`)
+- crops that give different pixels have different descriptions (`test_each_crop_has_its_own_provenance`)
 """
 
 from dataclasses import dataclass

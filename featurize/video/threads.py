@@ -1,7 +1,7 @@
 """Clips of many videos, decoded by threads before they are encoded.
 
 Guarantees
-- every row comes back once
+- every row is returned once
 - at most QUEUED finished clips wait; a caller who stops early stops the threads
 """
 

@@ -2,10 +2,10 @@
 
 Guarantees
 - both clips are training clips; they show the same step but where main actions are compared;
-- all questions of a pair stand together; a clip with itself and a pair of different steps may come again;
+- all questions of a pair are adjacent; a clip with itself and a pair of different steps may be drawn twice;
 - "share a similar" is asked of categories where the answer is plain, YES at a score of 5, NO at 1 or 2;
   YES and NO are balanced within each category as far as the clips allow, by the choice of pairs;
-- a pair of a clip with itself differs in nothing, and is said to;
+- a clip paired with itself has no difference, and the answer says so;
 - "Which video" is answered Video 1 and Video 2 about equally often.
 """
 

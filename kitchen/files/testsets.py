@@ -5,9 +5,9 @@ Guarantees
 - a DiffMCQ negative is another pair of the same step that does not exhibit the difference text:
   nothing the text names is true of it, in part or reversed;
 - among many clips of a step the answer shares no clip with a negative, and negatives hardly any
-  with each other, so that it does not stand apart; where a split holds few clips they may;
+  with each other, so that it cannot be guessed from shared clips; in a split with few clips they may;
 - DiffRank scores are the documented scores, never all equal within a row; the rows of a reference, one a
-  category, stand together and have the same targets.
+  category, are adjacent and have the same targets.
 """
 
 import itertools

@@ -8,7 +8,7 @@ counts as missing. Measured against sqlite3 with 1,000,000 keys (CPU time): look
 Guarantees
 - an index that is lost, damaged or stale is rebuilt, and never returns a wrong row
 - two processes that build indexes at once lose nothing
-- where the folder cannot be written, indexes are kept in memory
+- indexes are kept in memory if the folder is read-only
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

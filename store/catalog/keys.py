@@ -2,7 +2,7 @@
 
 Guarantees
 - a key has the same hash on every machine and in every version: a file of hashes names HASH
-- keys are equal where their bytes are, whatever their hashes say
+- keys are equal if and only if their bytes are, whatever their hashes are
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,7 @@
 Guarantees
 - the relative error (RMS) of a block is below 3.2 %, that of all blocks below 1.9 %; in a block whose largest value is
   below 2^-17, where scales are as coarse as float16 is there, a value is off by 2^-25 at most or that much
-- no scale is zero, and no value passes 127
+- no scale is zero, and no level exceeds 127
 - every bit equals that of plain numpy, for any number of threads
 """
 

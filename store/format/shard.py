@@ -4,9 +4,9 @@ A shard file is the present rows, one inner chunk each, then the index: uint64 o
 for every row slot (2**64 - 1 twice where the row is missing), then the index's crc32c.
 
 Guarantees
-- any Zarr v3 reader can read it
+- other Zarr v3 readers read the arrays
 - a row copied into a new file keeps its bytes
-- rows of a shard do not overlap
+- overlapping rows in a shard are refused
 """
 
 import math

@@ -3,10 +3,10 @@
 A store may come from a stranger: the content of its JSON files is checked here, before it sizes an allocation.
 
 Guarantees
-- rows_per_shard is a small power of two
-- features are those that a view can have
-- checksummed names the arrays
-- a provenance is complete
+- rows_per_shard must be a small power of two
+- impossible features are refused
+- checksummed must name the arrays
+- an incomplete provenance is refused
 """
 
 from collections.abc import Mapping

@@ -6,8 +6,8 @@ kernel, so that a cold disk has a long queue, and copies them as they arrive. Ro
 bypass the page cache. The thread that copied a row compares it with its checksum while it is in the processor's cache.
 
 Guarantees
-- results come in the caller's order, whatever the order on disk, duplicates included
-- a read is right while a writer replaces the shard
+- rows are returned in the order of the request, whatever the order on disk, duplicates included
+- reads are correct while a writer replaces the shard
 - a missing index entry is the fill value where status is 1, and an error elsewhere
 - a row that differs from its checksum is reported when it is checked, a missing one too
 """

@@ -7,7 +7,7 @@ first time, and at most `MOST_BYTES` of them are kept.
 
 Guarantees
 - a row is checked once, and again when its shard file is replaced
-- checksum chunks in memory are bounded
+- the checksum chunks in memory are bounded
 """
 
 import os

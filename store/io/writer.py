@@ -4,8 +4,8 @@ A commit writes every array's shard file, checksum, failures and the record of w
 together, and writes status last. Until then the old status is true, because rows that are ok were copied byte for byte.
 
 Guarantees
-- one commit a shard: status is written last
-- a shard filled later keeps the bytes of the rows that were ok
+- each shard is one commit, and its status is written last
+- completing a shard keeps the bytes of its ok rows
 - rows that are withdrawn become absent at one moment, and no other row changes
 - no damaged row is copied
 - a view writer holds the rows of about one shard in memory

@@ -5,9 +5,9 @@ An HDF5 file can make its reader open other files (external raw storage, virtual
 
 Guarantees
 - an import reads bytes of the named file only
-- a soft link that leads out of the named group is refused
+- a soft link that leaves the named group is refused
 - filters that HDF5 would load as plugins are refused
-- what a file declares is compared with its size before memory is allocated
+- declared shapes are compared with the file size before allocation
 """
 
 import math

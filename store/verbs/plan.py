@@ -1,7 +1,7 @@
 """The disk space and hours that a view of n rows takes, before it is computed.
 
 Guarantees
-- sizes are, to the byte, those of a store that was written
+- planned sizes equal those of a store to the byte
 - a rate was measured, or is absent
 """
 

@@ -3,8 +3,8 @@
 Guarantees
 - a flipped byte in any file of catalog, views, annotations and indexes is found, and the clips that it affects are
   named
-- a store that is being written verifies clean
-- an array that differs from the view is found
+- verify reports no damage while a store is being written
+- an array whose metadata differs from the view is found
 - what is not covered is reported: `NOT_COVERED`, and the files that `uncovered` returns
 """
 

@@ -8,10 +8,10 @@ On a GPU that has bf16 the matrix products run in it, LayerNorms and sums in flo
 
 Guarantees
 ----------
-- Features are what `encoder.module` computes (`test_features_are_what_the_module_computes`).
-- Provenance knows the checkpoint alone: clips are the same view with tokenizer files or without
-  (`test_tokenizer_files_change_no_provenance_of_clips`); of a text's it tells the vocabulary.
-- Frames that repeat the one before them pass the ViT once (`test_a_still_passes_the_vit_once`).
+- Features equal the output of `encoder.module` (`test_features_equal_the_modules_output`).
+- The provenance depends on the checkpoint only: clips are the same view with tokenizer files or without
+  (`test_tokenizer_files_do_not_change_the_provenance_of_clips`); that of texts also names the vocabulary.
+- Frames that repeat the previous one are encoded by the ViT once (`test_a_still_image_is_encoded_by_the_vit_once`).
 """
 
 from dataclasses import replace

@@ -6,7 +6,7 @@ of an embedding.
 
 Guarantees
 - the numbers are those of the published model, within 1e-4 of the largest of each array
-  (`test_numbers_are_those_of_the_published_model`)
+  (`test_outputs_equal_those_of_the_published_model`)
 """
 
 from dataclasses import dataclass
