@@ -4,7 +4,7 @@ Notation: B batch, T frames, N tokens, D channels, E numbers of an embedding.
 
 Guarantees
 ----------
-- What `features` declares is what the encoder returns
+- The declared `features` match the encoder's output
   (`test_declared_features_match_the_encoders_output`).
 - The same batch gives the same bits on one machine (`test_the_same_batch_gives_the_same_bits`).
 - An encoder reads its weights from one local place, never from the network.

@@ -1,8 +1,8 @@
 """The k best rows of many queries, updated block by block.
 
 Guarantees
-- best_first: rows are sorted by falling cosine; rows with equal cosines keep the order in which they arrived
-- never_itself: a candidate whose `apart` equals that of the query is skipped
+- the_best_come_first: rows are sorted by falling cosine; rows with equal cosines keep the order in which they arrived
+- a_row_is_never_its_own_neighbour: a candidate whose `apart` equals that of the query is skipped
 """
 
 from __future__ import annotations

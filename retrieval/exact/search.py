@@ -5,9 +5,9 @@ kept rows are compared again in float64. The error of a float32 product has a bo
 that was not kept is among the k best, the search of that query is repeated and keeps more rows.
 
 Guarantees
-- equal_to_float64: the k nearest rows are those of a float64 comparison of all rows, best first
-- ties_by_row: among rows with the same embedding, the lower row comes first
-- memory_of_a_few_blocks: at most a few blocks of the view are in memory
+- exact_search_equals_float64: the k nearest rows are those of a float64 comparison of all rows, best first
+- ties_are_ordered_by_row: among rows with the same embedding, the lower row comes first
+- memory_is_bounded_by_a_few_blocks: at most a few blocks of the view are in memory
 """
 
 from __future__ import annotations

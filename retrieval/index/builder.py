@@ -1,10 +1,11 @@
 """Build of a view's index: choose, train, fill part by part, merge, measure, commit.
 
 Guarantees
-- whole_or_not_at_all: the index is written under its own name, then its card; an interrupted build keeps the old index
+- an_index_is_complete_or_absent: the index is written under its own name, then its card; an interrupted build keeps the
+  old index
 - new_rows_are_added: newer rows are added to the existing index, which is neither trained nor read again
 - recall_is_measured: the card holds the share of the true neighbours of sample queries that the index finds
-- no_damaged_row: every row is compared with its stored checksum when it is read into an index
+- a_damaged_row_is_refused: every row is compared with its stored checksum when it is read into an index
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Rates of this machine are measured with a few seconds of each kind of work.
 
 Guarantees
-- sizes_are_those_of_a_built_index: to within one percent
-- times_are_work_over_measured_rates: each is a number of operations or bytes, divided by a measured rate
+- planned_sizes_equal_those_of_a_built_index: to within one percent
+- planned_times_are_work_divided_by_measured_rates: each is a number of operations or bytes, divided by a measured rate
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Guarantees
 - forged_sizes_allocate_nothing: a file that declares more than it holds is refused before memory is allocated
-- ids_are_filled_rows: an index whose numbers are not the filled rows of its view is refused
+- ids_that_are_not_ok_rows_are_refused: an index whose numbers are not the filled rows of its view is refused
 """
 
 from __future__ import annotations

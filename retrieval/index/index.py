@@ -5,8 +5,8 @@ An exact index has only a card: the store itself is searched.
 
 Guarantees
 - ids_are_store_rows: a hit is a row of the store, also where other rows failed or are missing
-- stale_is_refused: an index of changed rows, of another provenance, without its card or with a damaged byte is refused;
-  the error gives the reason and the command that rebuilds it
+- an_index_of_changed_rows_is_refused: an index of changed rows, of another provenance, without its card or with a
+  damaged byte is refused; the error gives the reason and the command that rebuilds it
 - similarities_are_exact: hits of an approximate index are compared again by the store's own vectors, so a similarity is
   always the cosine
 """

@@ -4,8 +4,9 @@ The queries are rows of the view. Each part of the index keeps the rows nearest 
 of an exact search of the whole view, against which the recall of the index is measured.
 
 Guarantees
-- parts_make_the_whole: the joined neighbours of the parts are those of one exact search over all rows
-- never_itself: a query's own row counts neither as found nor as missed
+- parts_find_the_true_neighbours_of_all_rows: the joined neighbours of the parts are those of one exact search over all
+  rows
+- a_row_is_never_its_own_neighbour: a query's own row counts neither as found nor as missed
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 Two clips of different videos whose cosine reaches the threshold are duplicates; chains of duplicates form a group.
 
 Guarantees
-- equal_to_all_pairs: `exact` misses no pair at or above the threshold and counts none below it, up to the rounding of
-  float32 (1e-6)
-- connected: two clips share a group if a chain of duplicates connects them
-- never_the_same_video: clips of one video are not duplicates of each other
+- groups_equal_those_of_all_pairs: `exact` misses no pair at or above the threshold and counts none below it, up to the
+  rounding of float32 (1e-6)
+- connected_rows_have_the_same_root: two clips share a group if a chain of duplicates connects them
+- clips_of_one_video_are_not_duplicates_of_each_other: clips of one video are not duplicates of each other
 """
 
 from __future__ import annotations

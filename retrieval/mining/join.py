@@ -5,9 +5,10 @@ Each piece is compared with all rows of its steps, which are read from the store
 to the folder OUT.parts before the next piece starts.
 
 Guarantees
-- equal_to_the_naive_join: neighbours are exact; only cosines that differ by less than the rounding of float32 (1e-6)
-  may be in another order
-- resumed_after_a_kill: an interrupted run continues with the first missing piece, and writes the same file
+- neighbours_equal_those_of_a_naive_join: neighbours are exact; only cosines that differ by less than the rounding of
+  float32 (1e-6) may be in another order
+- a_killed_run_resumes_with_the_same_file: an interrupted run continues with the first missing piece, and writes the
+  same file
 - memory_is_bounded: the vectors of one piece and one block are in memory, whatever the size of a step
 """
 

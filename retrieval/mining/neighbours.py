@@ -1,9 +1,9 @@
 """Nearest neighbours of many rows at once, for training on hard pairs.
 
 Guarantees
-- never_itself: a row is not its own neighbour
-- nearest_first: neighbours are sorted by falling cosine, then by position
-- within_a_step: with `same`, a neighbour has the same value in that catalog column
+- a_row_is_never_its_own_neighbour: a row is not its own neighbour
+- the_nearest_rows_come_first: neighbours are sorted by falling cosine, then by position
+- neighbours_can_be_restricted_to_the_same_step: with `same`, a neighbour has the same value in that catalog column
 """
 
 from __future__ import annotations

@@ -15,9 +15,11 @@ for the other place, regardless of distance or text, but never the true pair rev
 Guarantees
 - one_question_per_text: each text of each row is one question, in the order of the file; a question with fewer than
   three negatives is dropped and counted
-- equal_to_the_naive_walk: the compiled walk sorts few pairs, with the result of walking all of them
-- seed_and_content_decide: random draws depend on the seed and the question's content, not on its position in the file
-- order_of_first_appearance: pairs, clips and texts keep the order in which the test set names them first
+- negatives_equal_the_naive_ones: the compiled walk sorts few pairs, with the result of walking all of them
+- the_order_of_options_depends_on_seed_and_content_only: random draws depend on the seed and the question's content, not
+  on its position in the file
+- pairs_clips_and_texts_are_in_order_of_first_appearance: pairs, clips and texts keep the order in which the test set
+  names them first
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ estimates are sorted by their exact distance, and the walk stops where this orde
 enough, four times as many pairs are sorted.
 
 Guarantees
-- only_exact_distances_order_the_walk: estimates only decide which pairs need not be sorted
+- only_exact_distances_order_the_candidates: estimates only decide which pairs need not be sorted
 """
 
 from __future__ import annotations

@@ -6,9 +6,12 @@ length. sqlglot splits the text into tokens. Each token must be on this list and
 with every name in quotes, so the text that Polars parses cannot contain anything else.
 
 Guarantees
-- nothing_is_opened: a text for which Polars would open a file or an address, or call a function, is refused by name
-- same_as_polars: an accepted condition selects the rows that Polars' own SQL selects for the same text
-- work_is_bounded: length, nesting, number of operators and length of a LIKE pattern have limits, checked before parsing
+- a_condition_cannot_open_a_file: a text for which Polars would open a file or an address, or call a function, is
+  refused by name
+- a_condition_selects_the_same_rows_as_polars: an accepted condition selects the rows that Polars' own SQL selects for
+  the same text
+- too_complex_conditions_are_refused: length, nesting, number of operators and length of a LIKE pattern have limits,
+  checked before parsing
 """
 
 from __future__ import annotations

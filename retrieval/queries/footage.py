@@ -3,7 +3,7 @@
 Only this module of the room imports featurize, when a function is called: nothing else here reads a video.
 
 Guarantees
-- same_as_in_the_store: a file is encoded as the view's provenance says, or refused with the difference
+- a_file_is_nearest_to_its_own_clip: a file is encoded as the view's provenance says, or refused with the difference
 """
 
 from __future__ import annotations

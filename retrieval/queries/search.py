@@ -1,8 +1,8 @@
 """A search of one query: resolved to the view, the index and the eligible rows, then computed.
 
 Guarantees
-- never_itself: a clip is not its own neighbour, even if others have the same features
-- where_before_nearest: the k nearest are those among the clips that the condition selects
+- a_row_is_never_its_own_neighbour: a clip is not its own neighbour, even if others have the same features
+- a_filter_is_applied_before_the_search: the k nearest are those among the clips that the condition selects
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Query vectors: of a clip, a pair of clips, a text or a file.
 
 Guarantees
-- never_itself: the rows of the query's clips are named, so that searches exclude them
-- text_from_the_store: a text's embedding is read from texts/VIEW by the text's key; no encoder runs
+- a_row_is_never_its_own_neighbour: the rows of the query's clips are named, so that searches exclude them
+- a_query_by_a_text_of_the_store: a text's embedding is read from texts/VIEW by the text's key; no encoder runs
 """
 
 from __future__ import annotations

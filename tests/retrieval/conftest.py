@@ -26,7 +26,7 @@ def _fill(
     encoder: str | None = None,
     dtype: str = "float32",
 ) -> View:
-    """Appends `keys` to the store and writes their vectors; those at `failed` are failures."""
+    """Append `keys` to the store and write their vectors; rows in `failed` are failures."""
     made_by = Provenance(encoder or view, "0" * 64, layer, "8", "centre", {"embedding": dtype})
     with store.lock():
         frame = pl.DataFrame({"key": list(keys), **(columns or {})})
@@ -45,19 +45,19 @@ def _fill(
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """FAISS's threads wait for each other at every step of training: minutes, where others use the cores too."""
+    """Use one thread: FAISS's threads wait for each other at every training step, which takes minutes on busy cores."""
     faiss.omp_set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def fill() -> Fill:
-    """Puts clips (or another entity) with given vectors into a store."""
+    """Return a function that writes clips (or another entity) with given vectors into a store."""
     return _fill
 
 
 @pytest.fixture
 def fill_texts() -> Fill:
-    """Puts texts with given vectors into a store."""
+    """Return a function that writes texts with given vectors into a store."""
 
     def _fill_texts(store: Store, vectors: np.ndarray, texts: Sequence[str], view: str) -> View:
         keys = [text_key(text) for text in texts]
@@ -73,7 +73,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def clips(store: Store) -> View:
-    """30 clips of 16 channels in three steps; rows 3, 8 and 29 failed, 5 and 6 are the same."""
+    """A view of 30 clips of 16 channels in three steps; rows 3, 8 and 29 have failed, 5 and 6 are equal."""
     vectors = np.random.default_rng(1).normal(size=(30, 16)).astype(np.float32)
     vectors[6] = vectors[5]
     columns = {

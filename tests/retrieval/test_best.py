@@ -1,4 +1,4 @@
-"""The best of many cosines against sorting all of them."""
+"""The k best of many cosines compared with sorting all of them."""
 
 import numpy as np
 import pytest
@@ -18,8 +18,8 @@ from retrieval.vectors import bytes_of, rows_that_fit
     block=st.integers(1, 9),
 )
 @settings(deadline=None)
-def test_best_first(vectors: list[list[int]], asking: int, k: int, block: int) -> None:
-    """Small whole numbers: equal cosines everywhere, and products without rounding."""
+def test_the_best_come_first(vectors: list[list[int]], asking: int, k: int, block: int) -> None:
+    """Small whole numbers give many equal cosines and products without rounding."""
     all_of = np.array(vectors, np.float32)
     rows, apart = np.arange(len(all_of)) * 3, np.arange(len(all_of)) // 2
     asked, mine = all_of[:asking], apart[:asking]
@@ -36,7 +36,7 @@ def test_best_first(vectors: list[list[int]], asking: int, k: int, block: int) -
         assert kept.cosines[at].tolist() == cosines + [-np.inf] * (k - len(cosines))
 
 
-def test_never_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_is_never_its_own_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(best, "ASKING", 7)
     monkeypatch.setattr(best, "CANDIDATES", 11)
     vectors, rows = np.ones((50, 4), np.float32), np.arange(50)
@@ -49,17 +49,17 @@ def test_never_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     ("size", "expected"),
     [("20GB", 20 * 10**9), ("512MiB", 2**29), ("1.5 gib", 3 * 2**29), ("1e9", 10**9), ("7", 7), ("2T", 2 * 10**12)],
 )
-def test_sizes_as_people_write_them(size: str, expected: int) -> None:
+def test_common_spellings_of_sizes_are_read(size: str, expected: int) -> None:
     assert bytes_of(size) == expected
 
 
 @pytest.mark.parametrize("size", ["", "GB", "ten GB", "-1GB", "1XB", "nan", "1.2.3GB"])
-def test_what_is_no_size_is_refused(size: str) -> None:
+def test_an_invalid_size_is_refused(size: str) -> None:
     with pytest.raises(StepDiffError, match="is not a size: write for example 20GB or 512MiB"):
         bytes_of(size)
 
 
-def test_the_least_memory_that_is_named_is_enough() -> None:
+def test_the_least_memory_in_the_error_message_is_enough() -> None:
     with pytest.raises(StepDiffError, match="give --max-memory") as caught:
         rows_that_fit("10MB", 1_000_000, 768)
     least = str(caught.value).split("--max-memory ")[1].split()[0]

@@ -1,4 +1,4 @@
-"""Building an index: in parts, resumed, extended, and measured by what an exact search finds."""
+"""Building an index: in parts, resumed, extended, and measured against exact search."""
 
 import json
 import signal
@@ -31,7 +31,7 @@ PART = 256  # rows
 
 @pytest.fixture
 def clustered(store: Store, fill: Fill) -> View:
-    """1,500 rows around 20 centres, every ninth failed, in shards of 128."""
+    """A view of 1,500 rows around 20 centres in shards of 128; every ninth row has failed."""
     return fill(store, clusters(1500, 0), [f"c{at}" for at in range(1500)], failed=range(0, 1500, 9), shard=128)
 
 
@@ -47,7 +47,7 @@ def built(store: Store, view: View, **how: object) -> dict:
 
 
 def files(store: Store) -> list[Path]:
-    """Those of the index, without its card."""
+    """Return the files of the index without its card."""
     return sorted(Path(str(card_path(store, "clips", "tiny").parent)).glob("tiny.*.*"))
 
 
@@ -56,7 +56,7 @@ def content(store: Store) -> dict[str, bytes]:
 
 
 def true_recall(store: Store, view: View, k: int = 10) -> float:
-    """Of every row's k nearest others by float64, the share that the index finds."""
+    """Return the share of each row's k nearest rows in float64 that the index finds."""
     rows = filled_rows(view)
     unit = normalised(store, view, "embedding", rows)
     cosines = unit @ unit.T
@@ -69,19 +69,19 @@ def true_recall(store: Store, view: View, k: int = 10) -> float:
 def test_recall_is_measured(store: Store, clustered: View) -> None:
     card = built(store, clustered, given=Budgets(recall=0.9))
     assert 0.9 <= card["recall"] <= 1 and card["probes"] < 16
-    assert card["recall"] == pytest.approx(true_recall(store, clustered), abs=0.08)  # 16 queries of 1,333
+    assert card["recall"] == pytest.approx(true_recall(store, clustered), abs=0.08)  # 16 of 1,333 queries
     few = json.loads(card_path(store, "clips", "tiny").read_text())
     assert few["recall_queries"] == 16 and few["latency"] > 0 and few["phases"].keys() >= {"training", "adding"}
 
 
-def test_more_recall_looks_at_more_lists(store: Store, clustered: View) -> None:
+def test_higher_recall_probes_more_lists(store: Store, clustered: View) -> None:
     few = built(store, clustered, given=Budgets(recall=0.3))
     many = built(store, clustered, given=Budgets(recall=0.99))
     assert few["probes"] < many["probes"] and few["recall"] < many["recall"]
 
 
 @pytest.mark.parametrize("factory", [FACTORY, "IVF8,PQ4x4", "PCA8,IVF8,SQ8", "IVF16_HNSW8,Flat", "IVF200,SQ8"])
-def test_parts_make_the_index_of_one_go(
+def test_an_index_built_in_parts_equals_one_built_at_once(
     tmp_path: Path, fill: Fill, factory: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     found = []
@@ -97,8 +97,10 @@ def test_parts_make_the_index_of_one_go(
     assert capfd.readouterr().out == ""
 
 
-def test_parts_make_the_whole(store: Store, clustered: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The truth that the parts remember is that of float64 over all rows."""
+def test_parts_find_the_true_neighbours_of_all_rows(
+    store: Store, clustered: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The true neighbours that the parts record are those of float64 over all rows."""
     built(store, clustered)
     sample = Sample.read(files(store)[1], filled_rows(clustered))
     rows = filled_rows(clustered)
@@ -138,7 +140,7 @@ def test_a_killed_build_resumes(store: Store, clustered: View, monkeypatch: pyte
     assert not work.exists()
 
 
-def test_a_build_that_dies_while_it_measures_leaves_the_old_index(
+def test_a_build_that_is_killed_during_measurement_keeps_the_old_index(
     store: Store, clustered: View, fill: Fill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built(store, clustered)
@@ -151,7 +153,7 @@ def test_a_build_that_dies_while_it_measures_leaves_the_old_index(
     view = fill(store, clusters(300, 3), [f"new{at}" for at in range(300)], shard=128)
     monkeypatch.setattr(builder, "train", lambda *_: pytest.fail("trained again"))
     assert built(store, view)["trained_rows"] == 1333
-    assert content(store) != before and len(files(store)) == 2  # what never came to a card is gone
+    assert content(store) != before and len(files(store)) == 2  # files without a card are removed
 
 
 def test_new_rows_are_added(store: Store, clustered: View, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +185,7 @@ def test_a_second_build_adds_nothing(store: Store, clustered: View, monkeypatch:
 
 
 def test_an_index_of_rewritten_rows_is_not_extended(store: Store, clustered: View, fill: Fill, tmp_path: Path) -> None:
-    """The old index belongs to another store: all is built again."""
+    """The old index belongs to another store, so that all of it is built again."""
     built(store, clustered)
     other = Store.open(tmp_path / "other", create=True)
     view = fill(other, clusters(1500, 8), [f"c{at}" for at in range(1500)], shard=128)
@@ -217,14 +219,14 @@ def test_an_exceeded_budget_is_reported(store: Store, clustered: View, capsys: p
 
 
 @pytest.mark.slow
-def test_ray_fills_parts_side_by_side(store: Store, clustered: View) -> None:
+def test_ray_fills_parts_in_parallel(store: Store, clustered: View) -> None:
     built(store, clustered)
     here = content(store)
     card = build_index(store, clustered, factory=FACTORY, rebuild=True, workers=2, part_rows=PART)
     assert content(store) == here and card["build_memory"] > 0
 
 
-def test_a_fault_in_a_worker_is_one_line(store: Store, fill: Fill) -> None:
+def test_an_error_in_a_worker_is_one_line(store: Store, fill: Fill) -> None:
     values = clusters(60, 0)
     view = fill(store, values, [f"c{at}" for at in range(60)], shard=64)
     built(store, view)

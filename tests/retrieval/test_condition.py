@@ -1,4 +1,4 @@
-"""Conditions that a user types: the safe part of SQL, compared with Polars' own SQL, and refusals by name."""
+"""Conditions of a user: a safe subset of SQL, compared with Polars' SQL, and refusals by name."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ COMPARISON = st.sampled_from(["=", "==", "!=", "<>", "<", "<=", ">", ">="])
 
 
 def words(*parts: Any) -> st.SearchStrategy[str]:
-    """Parts joined by spaces; a part is a text or a strategy."""
+    """Return a strategy that joins parts with spaces; a part is a text or a strategy."""
     return st.tuples(*(st.just(part) if isinstance(part, str) else part for part in parts)).map(" ".join)
 
 
@@ -72,7 +72,7 @@ SOUP = st.lists(
 
 
 def rows(expr: Any, text: str) -> list[int] | str:
-    """Rows of FRAME that the condition selects, or the kind of Polars' error."""
+    """Return the rows of FRAME that the condition selects, or the type of Polars' error."""
     try:
         return FRAME.with_row_index().filter(expr(text))["index"].to_list()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
@@ -87,8 +87,8 @@ def rows(expr: Any, text: str) -> list[int] | str:
 @example("t like '%\\' or s like 'A\\%b' or s ilike 'ä_'")
 @example("not (f = f) or f > 1e308")
 @example("i = 7.0 or i < 0.5 or f = 2")
-def test_same_as_polars(text: str) -> None:
-    """The oracle is Polars' own reading of the text as it was typed."""
+def test_a_condition_selects_the_same_rows_as_polars(text: str) -> None:
+    """The expected rows are those of Polars for the same text."""
     assert rows(lambda text: read_condition(text).expr, text) == rows(pl.sql_expr, text), text
 
 
@@ -97,8 +97,8 @@ def test_same_as_polars(text: str) -> None:
 @example("i = b is null")
 @example("s like 'a' = b")
 @example("i between 1 and 2 = b")
-def test_same_as_polars_or_refused(text: str) -> None:
-    """Any sequence of the words: what is accepted means what Polars reads, whatever binds closer."""
+def test_any_words_mean_the_same_as_in_polars_or_are_refused(text: str) -> None:
+    """Any accepted sequence of words has the meaning that it has in Polars, with the same precedence of operators."""
     try:
         condition = read_condition(text)
     except StepDiffError as refused:
@@ -114,7 +114,7 @@ def test_same_as_polars_or_refused(text: str) -> None:
 @example("N'a' = a")
 @example("\x00")
 @example("a = '\ud800'")
-def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
+def test_random_text_is_read_or_refused_in_one_line(text: str) -> None:
     try:
         read_condition(text)
     except StepDiffError as refused:
@@ -148,8 +148,8 @@ def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
         ("step = \\0", "\\"),
     ],
 )
-def test_nothing_is_opened(tmp_path: Path, text: str, named: str) -> None:
-    """What is not allowed is refused by name, and no line of a file is printed."""
+def test_a_condition_cannot_open_a_file(tmp_path: Path, text: str, named: str) -> None:
+    """Forbidden functions are refused by name, and no line of a file is printed."""
     path = tmp_path / "secret.csv"
     path.write_text("a\nhidden words\n")
     with pytest.raises(StepDiffError) as refused:
@@ -159,8 +159,8 @@ def test_nothing_is_opened(tmp_path: Path, text: str, named: str) -> None:
     assert "hidden" not in line and "\n" not in line
 
 
-def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
-    """A process that opened it would wait for ever."""
+def test_a_condition_cannot_open_a_pipe(tmp_path: Path) -> None:
+    """A process that opens it would wait forever."""
     os.mkfifo(tmp_path / "pipe")
     where = f"s in (select a from read_csv('{tmp_path}/pipe'))"
     code = f"from retrieval.queries.condition import read_condition; read_condition({where!r})"
@@ -180,12 +180,12 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
         (" + ".join("i" for _ in range(2000)) + " > 1", "has more than 256 operators"),
     ],
 )
-def test_work_is_bounded(text: str, why: str) -> None:
+def test_too_complex_conditions_are_refused(text: str, why: str) -> None:
     with pytest.raises(StepDiffError, match=why):
         read_condition(text)
 
 
-def test_the_limits_themselves_are_accepted() -> None:
+def test_conditions_at_the_limits_are_accepted() -> None:
     for text in (
         "(" * DEEPEST + "b" + ")" * DEEPEST,
         " or ".join(["b"] * (MOST_OPERATORS + 1)),
@@ -195,7 +195,7 @@ def test_the_limits_themselves_are_accepted() -> None:
         assert rows(lambda text: read_condition(text).expr, text) == rows(pl.sql_expr, text)
 
 
-def test_a_page_may_name_its_own_field() -> None:
+def test_the_caller_can_name_the_option_in_the_message() -> None:
     with pytest.raises(StepDiffError, match="^the filter uses the function now, which is not allowed"):
         read_condition("now() > 1", "the filter")
     assert read_condition('End > 1 AND "end" < lower(s)').columns == {"End", "end", "s"}

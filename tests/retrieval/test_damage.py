@@ -1,4 +1,4 @@
-"""Bit flips in a view's files: `python -m retrieval` answers rightly or says one line."""
+"""Bit flips in a view's files: `python -m retrieval` gives the right answer or a one-line error."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,10 +34,10 @@ def commands(view: View, out: Path) -> list[list[str]]:
     ]
 
 
-def test_a_flip_in_any_file_of_a_view_is_one_line(
+def test_a_bit_flip_in_any_file_of_a_view_is_harmless_or_a_one_line_error(
     view: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """checksum/, status/ and every zarr.json among them (they were tracebacks)."""
+    """Also in checksum/, status/ and each zarr.json, which used to give tracebacks."""
 
     def run() -> list[tuple[int, str, list[str]]]:
         found = []
@@ -65,8 +65,8 @@ def test_a_flip_in_any_file_of_a_view_is_one_line(
 
 
 @pytest.mark.parametrize("array", ["embedding", "checksum"])
-def test_no_damaged_row(view: View, monkeypatch: pytest.MonkeyPatch, array: str) -> None:
-    """Not in one piece and not in parts; the rows were right when they were read before."""
+def test_a_damaged_row_is_refused(view: View, monkeypatch: pytest.MonkeyPatch, array: str) -> None:
+    """Both in one build and in parts, although the rows were right at an earlier read."""
     view.read("embedding", np.arange(COUNT))
     path: Any = view.paths.checksum(1) if array == "checksum" else view.paths.shard("embedding", 1, 2)
     data = bytearray(path.read_bytes())

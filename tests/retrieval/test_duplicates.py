@@ -1,4 +1,4 @@
-"""Near-duplicates against all pairs compared one by one in float64, and what is refused."""
+"""Near-duplicates compared with a float64 comparison of all pairs, and refusals."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Fill = Callable[..., View]
 
 @pytest.fixture
 def copied(store: Store, fill: Fill) -> View:
-    """90 clips of 8 channels in 9 videos; every third nearly a copy of one before it; one failed; one of no video."""
+    """A view of 90 clips of 8 channels in 9 videos; every third nearly copies an earlier one; one failed."""
     rng = np.random.default_rng(8)
     vectors = rng.normal(size=(90, 8)).astype(np.float32)
     for at in range(3, 90, 3):
@@ -34,7 +34,7 @@ def copied(store: Store, fill: Fill) -> View:
 
 
 def naive(store: Store, view: View, threshold: float) -> tuple[set[frozenset[str]], dict[str, float]]:
-    """The groups, and the cosine of each clip to its nearest copy."""
+    """Return the groups, and the cosine of each clip to its nearest copy."""
     frame = store.catalog("clips").frame()
     rows = np.flatnonzero(view.status() == 1)
     vectors = view.read("embedding", rows, dtype="float32").astype(np.float64)
@@ -62,10 +62,10 @@ def grouped(found: pl.DataFrame) -> set[frozenset[str]]:
 
 @pytest.mark.parametrize("threshold", [0.9, 0.98, 1.0])
 @pytest.mark.parametrize("tile", [1024, 5])
-def test_equal_to_all_pairs(
+def test_groups_equal_those_of_all_pairs(
     monkeypatch: pytest.MonkeyPatch, store: Store, copied: View, threshold: float, tile: int
 ) -> None:
-    """In one block, and in pieces, blocks and tiles of a few rows, which the diagonal crosses."""
+    """In one block, and in pieces, blocks and tiles of a few rows that the diagonal crosses."""
     if tile < 1024:
         monkeypatch.setattr("retrieval.mining.duplicates.TILE", tile)
         monkeypatch.setattr("retrieval.mining.duplicates.BLOCK", 7)
@@ -79,7 +79,7 @@ def test_equal_to_all_pairs(
     assert cosines == pytest.approx(nearest, abs=1e-6)
 
 
-def test_by_index_finds_the_same_where_the_index_is_exact(store: Store, copied: View) -> None:
+def test_an_exact_index_finds_the_same_duplicates(store: Store, copied: View) -> None:
     build_index(store, copied)
     by_index = duplicates(store, store.view("clips", "tiny"), 0.9, by="index")
     exact = duplicates(store, store.view("clips", "tiny"), 0.9)
@@ -87,11 +87,11 @@ def test_by_index_finds_the_same_where_the_index_is_exact(store: Store, copied: 
     assert by_index["similarity"].to_list() == pytest.approx(exact["similarity"].to_list(), abs=1e-6)
 
 
-def test_never_the_same_video(store: Store, fill: Fill) -> None:
+def test_clips_of_one_video_are_not_duplicates_of_each_other(store: Store, fill: Fill) -> None:
     vectors = np.ones((5, 4), np.float32)
     fill(store, vectors, list("abcde"), columns={"video": ["one", "one", None, None, "one"]})
     found = duplicates(store, store.view("clips", "tiny"))
-    assert sorted(found["clip"]) == list("abcde")  # through the clips whose video nobody knows
+    assert sorted(found["clip"]) == list("abcde")  # connected by the clips of unknown video
     store_of_one = Store.open(store.path.with_name("other"), create=True)
     fill(store_of_one, vectors, list("abcde"), columns={"video": ["one"] * 5})
     assert duplicates(store_of_one, store_of_one.view("clips", "tiny")).height == 0
@@ -109,8 +109,8 @@ def test_against_split_keeps_the_groups_that_leak(store: Store, copied: View) ->
 
 @given(edges=st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)).filter(lambda e: e[0] < e[1]), max_size=40))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_connected(edges: list[tuple[int, int]]) -> None:
-    """Two clips share a root exactly where a walk over the edges leads from one to the other."""
+def test_connected_rows_have_the_same_root(edges: list[tuple[int, int]]) -> None:
+    """Two clips have the same root if and only if a path of edges connects them."""
     groups = Groups.none(np.arange(20))
     first, second = np.array(edges, np.int64).reshape(-1, 2).T
     cosines = np.ones(len(edges), np.float32)

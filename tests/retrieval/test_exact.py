@@ -1,4 +1,4 @@
-"""Exact search: equal to a comparison of all rows in float64, whatever the blocks and the ties."""
+"""Exact search equals a comparison of all rows in float64, for any blocks and ties."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ Fill = Callable[..., View]
 
 
 def naive(store: Store, view: View, rows: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """All cosines in float64, sorted, of equal ones the lower row first; -1 and -inf after the last."""
+    """Return all cosines in float64, sorted, the lower row first among equals; -1 and -inf after the last."""
     unit = view.read("embedding", rows, dtype="float32").astype(np.float64)
     unit /= np.sqrt(np.sum(unit * unit, axis=1))[:, None]
     found, cosines = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf)
@@ -38,14 +38,14 @@ def unit(values: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), queries=st.integers(1, 70), k=st.integers(1, 45), distinct=st.integers(1, 40))
-def test_equal_to_float64(
+def test_exact_search_equals_float64(
     tmp_path_factory: pytest.TempPathFactory, fill: Fill, seed: int, queries: int, k: int, distinct: int
 ) -> None:
-    """Few distinct vectors tie by the dozen; blocks of 7 rows and 32 queries cut everywhere."""
+    """Few distinct vectors give many ties, which blocks of 7 rows and 32 queries split."""
     rng = np.random.default_rng(seed)
     store = Store.open(tmp_path_factory.mktemp("exact") / "features", create=True)
     values = rng.normal(size=(distinct, 12)).astype(np.float32)[rng.integers(distinct, size=90)]
-    values *= rng.uniform(0.1, 9, size=(90, 1)).astype(np.float32)  # lengths must not count
+    values *= rng.uniform(0.1, 9, size=(90, 1)).astype(np.float32)  # lengths must not matter
     failed = rng.choice(90, 5, replace=False).tolist()
     view = fill(store, values, [f"c{at}" for at in range(90)], failed=failed, shard=64)
     rows = filled_rows(view)[rng.random(85) < 0.8]
@@ -62,8 +62,8 @@ def test_equal_to_float64(
 
 
 @pytest.mark.parametrize("queries", [3, 60])
-def test_rows_of_any_length_are_compared(store: Store, fill: Fill, queries: int) -> None:
-    """So short, or so long, that float32 holds neither their squares nor their products."""
+def test_vectors_of_any_length_are_compared(store: Store, fill: Fill, queries: int) -> None:
+    """Some are so short or so long that their squares and products underflow or overflow float32."""
     rng = np.random.default_rng(3)
     values = rng.normal(size=(900, 48))
     values[:40] *= 1e-41
@@ -76,8 +76,8 @@ def test_rows_of_any_length_are_compared(store: Store, fill: Fill, queries: int)
     np.testing.assert_array_equal(cosines, figures.astype(np.float32))
 
 
-def test_ties_by_row(store: Store, fill: Fill) -> None:
-    """More copies of one clip than are kept at first: none but the lowest rows are the answer."""
+def test_ties_are_ordered_by_row(store: Store, fill: Fill) -> None:
+    """With more copies of one clip than candidates the answer is the lowest rows."""
     values = np.ones((700, 16), np.float32)
     values[::7] = np.random.default_rng(0).normal(size=(100, 16))
     view = fill(store, values, [f"c{at}" for at in range(700)], shard=128)
@@ -87,7 +87,7 @@ def test_ties_by_row(store: Store, fill: Fill) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-def test_same_neighbours_as_faiss_flat(tmp_path: Path, fill: Fill, dtype: str) -> None:
+def test_neighbours_equal_those_of_faiss_flat(tmp_path: Path, fill: Fill, dtype: str) -> None:
     rng = np.random.default_rng(1)
     values = rng.normal(size=(3000, 64)).astype(np.float32)
     store = Store.open(tmp_path / "features", create=True)
@@ -98,14 +98,16 @@ def test_same_neighbours_as_faiss_flat(tmp_path: Path, fill: Fill, dtype: str) -
     similarities, theirs = index.search(asked, 10)
     found, cosines = search_exactly(store, view, "embedding", rows, asked, 10)
     np.testing.assert_allclose(cosines, similarities, atol=2e-6)
-    differ = found != theirs  # only where two cosines are one number to FAISS
+    differ = found != theirs  # only if two cosines are equal in FAISS's precision
     assert differ.mean() < 0.01
     np.testing.assert_allclose(cosines[differ], similarities[differ], atol=2e-6)
 
 
 @pytest.mark.parametrize("resident", [True, False])
-def test_memory_of_a_few_blocks(resident: bool, store: Store, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No read asks for more rows than a block has, and no more lie in place at once."""
+def test_memory_is_bounded_by_a_few_blocks(
+    resident: bool, store: Store, fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No read and no in-place access requests more rows than a block has."""
     view = fill(store, np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32), [f"c{n}" for n in range(500)])
     monkeypatch.setattr(vectors, "BLOCK_BYTES", 64 * 4 * 8)
     reads: list[int] = []
@@ -125,7 +127,7 @@ def test_memory_of_a_few_blocks(resident: bool, store: Store, fill: Fill, monkey
 
     monkeypatch.setattr(View, "in_place", seen)
     search_exactly(store, view, "embedding", filled_rows(view), unit(np.ones((1, 8))), 3)
-    assert max(reads) == 64 and sum(reads) == 500 + 3  # compared again are those alone that can be among the best
+    assert max(reads) == 64 and sum(reads) == 500 + 3  # only rows that can be among the best are compared again
 
 
 def test_a_row_without_a_direction_is_refused_by_its_key(store: Store, fill: Fill) -> None:
@@ -139,10 +141,10 @@ def test_a_row_without_a_direction_is_refused_by_its_key(store: Store, fill: Fil
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("resident", [True, False])
-def test_chosen_rows_are_those_that_reading_gives(
+def test_in_place_search_equals_search_with_reads(
     store: Store, fill: Fill, monkeypatch: pytest.MonkeyPatch, dtype: str, resident: bool
 ) -> None:
-    """Blocks of 64 rows, of which one has a row that failed, and shards of 128."""
+    """Blocks of 64 rows, one of them with a failed row, and shards of 128."""
     rng = np.random.default_rng(2)
     values = rng.normal(size=(500, 64)).astype(np.float32)
     view = fill(store, values, [f"c{at}" for at in range(500)], failed=[70], shard=128, dtype=dtype)
@@ -161,6 +163,6 @@ def test_chosen_rows_are_those_that_reading_gives(
         rows = rows[rng.random(len(rows)) <= share]
         floats = view.read("embedding", rows, dtype="float32")
         np.testing.assert_array_equal(vectors.chosen(view, "embedding", rows), floats)
-    # Of all rows: every block but that of the failed one, where the store keeps what it is given.
+    # With all rows: every block except the one with the failed row is in place.
     assert taken[-7:] == ([] if dtype == "int8" else [64] * 6 + [500 % 64])
     assert vectors.chosen(view, "embedding", np.empty(0, np.int64)).shape == (0, 64)

@@ -1,4 +1,4 @@
-"""Which factory string is chosen, and what it takes."""
+"""The choice of the factory string, and its memory and time."""
 
 import pytest
 
@@ -17,11 +17,11 @@ from retrieval.index.factory import FLAT, Budgets, budgets, choose, memory_bytes
         (136_000_000, 768, "IVF46648,PQ64"),
     ],
 )
-def test_factory_follows_the_number_of_rows(rows: int, dim: int, factory: str) -> None:
+def test_the_factory_depends_on_the_number_of_rows(rows: int, dim: int, factory: str) -> None:
     assert choose(rows, dim, Budgets()).factory == factory
 
 
-def test_a_memory_budget_asks_for_smaller_codes() -> None:
+def test_a_memory_budget_selects_smaller_codes() -> None:
     asked = {memory: choose(10**6, 768, Budgets(memory=memory * 10**6)) for memory in (1600, 1500, 700, 50)}
     assert [one.factory for one in asked.values()] == [
         "IVF4000,SQfp16", "IVF4000,SQ8", "IVF4000,PQ64", "IVF4000,PQ24",
@@ -33,16 +33,16 @@ def test_a_memory_budget_asks_for_smaller_codes() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_latency_that_an_exact_search_breaks_asks_for_an_index() -> None:
+def test_a_latency_budget_below_exact_search_selects_an_approximate_index() -> None:
     assert choose(50_000, 768, Budgets(latency=1.0)).factory == FLAT
     assert choose(50_000, 768, Budgets(latency=0.005)).factory == "IVF894,SQfp16"
 
 
-def test_a_recall_of_1_is_exact() -> None:
+def test_a_recall_of_1_selects_exact_search() -> None:
     assert choose(10**7, 768, Budgets(recall=1.0)).factory == FLAT
 
 
-def test_amounts_are_read_as_people_write_them() -> None:
+def test_common_spellings_of_amounts_are_read() -> None:
     assert budgets("20GB", "10ms", 0.9) == Budgets(20 * 10**9, 0.01, 0.9)
     assert budgets("1.5 GiB", "2s", 0.9) == Budgets(3 * 2**29, 2.0, 0.9)
     with pytest.raises(StepDiffError, match="'20 apples' is not a size"):

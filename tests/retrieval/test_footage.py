@@ -31,7 +31,7 @@ CLIPS = [("stripes", 0.0, 1.0), ("stripes", 1.0, 2.0), ("blobs", 0.0, 1.0), ("bl
 
 
 def write_video(path: Path, name: str, crf: int = 18, size: tuple[int, int] = (160, 120)) -> Path:
-    """Two seconds of moving stripes or blobs, which change their colours after the first."""
+    """Write two seconds of moving stripes or blobs, which change their colours after the first second."""
     width, height = size
     y, x = np.mgrid[:height, :width] / height
     with av.open(str(path), "w") as container:
@@ -48,7 +48,7 @@ def write_video(path: Path, name: str, crf: int = 18, size: tuple[int, int] = (1
 
 @pytest.fixture(scope="module")
 def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
-    """A store of four clips of two videos, as featurize fills it, and the folder of the videos."""
+    """A store with four clips of two videos, written by featurize, and the folder of the videos."""
     try:
         resolve(ENCODER)
     except StepDiffError as problem:
@@ -71,13 +71,13 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
 
 
 def nearest(store: Store, file: Path, k: int, start: float | None = None, end: float | None = None) -> pl.DataFrame:
-    """The clips nearest to a file."""
+    """Return the clips nearest to a file."""
     source = partial(of_file, file=file, span=(start, end), weights=None)
     return search.compute(search.resolve(store, store.view("clips", ENCODER), source), k)
 
 
-def test_same_as_in_the_store(filmed: tuple[Store, Path], tmp_path: Path) -> None:
-    """A file's span is nearest to its own clip, at cosine 1; a worse copy of the video still is, and a picture too."""
+def test_a_file_is_nearest_to_its_own_clip(filmed: tuple[Store, Path], tmp_path: Path) -> None:
+    """A span of a file is nearest to its own clip, with cosine 1; so are a compressed copy of the video and a still."""
     store, folder = filmed
     for name, start, end in CLIPS[1:3]:
         hits = nearest(store, folder / f"{name}.mp4", 4, start, end)
@@ -93,7 +93,7 @@ def test_same_as_in_the_store(filmed: tuple[Store, Path], tmp_path: Path) -> Non
     assert hits["clip"][0] == "stripes_1_2"
 
 
-def test_a_file_that_cannot_be_encoded_as_the_view_is_refused(
+def test_a_file_that_cannot_be_encoded_like_the_view_is_refused(
     filmed: tuple[Store, Path], tmp_path: Path, fill: Fill, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, folder = filmed
@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_encoded_as_the_view_is_refused(
 
 
 class Page(HTMLParser):
-    """What a page shows: its pictures, its tags and its words."""
+    """The pictures, tags and words of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -146,7 +146,9 @@ class Page(HTMLParser):
         self.words += data
 
 
-def test_self_contained(filmed: tuple[Store, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_contact_sheet_is_self_contained(
+    filmed: tuple[Store, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store, folder = filmed
     words = ["query", "--store", str(store.path), "--view", ENCODER, "-k", "2", "--html", str(tmp_path / "sheet.html")]
     assert main([*words, "--clip", "stripes_0_1", "--videos", str(folder)]) == 0
@@ -158,12 +160,12 @@ def test_self_contained(filmed: tuple[Store, Path], tmp_path: Path, capsys: pyte
     assert "http" not in text and not {"script", "link", "b"} & set(page.tags)
     assert page.tags.count("figure") == 3 and "<b>chop</b>" in page.words and "0.00 to 1.00 s" in page.words
     seen = [np.asarray(picture).mean(axis=(0, 1)) for picture in page.pictures]
-    assert all(red > 1.5 * blue for red, _, blue in seen[:3])  # the first second of its own video
+    assert all(red > 1.5 * blue for red, _, blue in seen[:3])  # the first second of the same video
     assert main([*words, "--file", str(folder / "blobs.mp4"), "--videos", str(folder)]) == 0
     assert len(Page((tmp_path / "sheet.html").read_text()).pictures) == 9
 
 
-def test_a_missing_video_has_a_grey_tile(filmed: tuple[Store, Path], tmp_path: Path) -> None:
+def test_a_missing_video_is_shown_as_a_grey_tile(filmed: tuple[Store, Path], tmp_path: Path) -> None:
     store, folder = filmed
     words = ["query", "--store", str(store.path), "--view", ENCODER, "-k", "3", "--html", str(tmp_path / "sheet.html")]
     (tmp_path / "stripes.mp4").write_bytes((folder / "stripes.mp4").read_bytes())
@@ -173,7 +175,7 @@ def test_a_missing_video_has_a_grey_tile(filmed: tuple[Store, Path], tmp_path: P
     assert page.words.count(f"{tmp_path / 'blobs.mp4'} does not exist") == 2
 
 
-def test_an_odd_file_is_the_reason_of_its_own_tile(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_in_its_own_tile(tmp_path: Path) -> None:
     known = {"start": 0.0, "end": 1.0}
     Image.new("1", (2_000_000, 1)).save(tmp_path / "narrow.png")
     odd = tile("odd", {"video": "nul\0.mp4", **known}, tmp_path)

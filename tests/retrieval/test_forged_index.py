@@ -1,4 +1,4 @@
-"""Forged cards and files of an index: refused in one line, before anything is opened or allocated for them."""
+"""Forged cards and files of an index are refused in one line before anything is opened or allocated."""
 
 import io
 import json
@@ -25,11 +25,11 @@ from retrieval.vectors import filled_rows
 from store import Store, View
 
 FACTORY = "IVF2,SQfp16"
-D, VECTORS, LISTS = 4, 8, 37  # bytes at which a FAISS file declares dimension, vectors and lists
+D, VECTORS, LISTS = 4, 8, 37  # offsets in a FAISS file of dimension, number of vectors and number of lists
 
 
 def refused(store: Store, view: View) -> str:
-    """The line that says why the index is not searched. Nothing as large as a forged number is allocated meanwhile."""
+    """Return the one-line error of a search, and check that nothing as large as a forged number is allocated."""
     tracemalloc.start()
     with pytest.raises(StepDiffError) as caught:
         open_index(store, view)
@@ -41,7 +41,7 @@ def refused(store: Store, view: View) -> str:
 
 
 def forge(store: Store, change: Callable[[Card], Any]) -> None:
-    """Change the card and seal it again, as anyone can who writes to the store."""
+    """Change the card and write a matching checksum, as any writer of the store can."""
     path = card_path(store, "clips", "tiny")
     card = read_card(path)
     assert not isinstance(card, str)
@@ -50,7 +50,7 @@ def forge(store: Store, change: Callable[[Card], Any]) -> None:
 
 
 def forge_file(store: Store, card: Card, at: int, value: bytes) -> None:
-    """Change the FAISS file, and its size and sha256 in the card."""
+    """Change the FAISS file and its size and sha256 in the card."""
     path = card_path(store, "clips", "tiny").parent / file_of(card, INDEX)
     content = bytearray(path.read_bytes())
     content[at : at + len(value)] = value
@@ -59,7 +59,7 @@ def forge_file(store: Store, card: Card, at: int, value: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../../x.faiss", "/etc/passwd", "other.0123abcd.faiss", "tiny.faiss/../x.faiss"])
-def test_a_card_names_only_files_of_its_own(store: Store, clips: View, tmp_path: Path, name: str) -> None:
+def test_a_card_can_name_only_files_of_its_own_folder(store: Store, clips: View, tmp_path: Path, name: str) -> None:
     build_index(store, clips, factory=FACTORY)
     outside = tmp_path / "x.faiss"  # the same folder as indexes/clips/../../../x.faiss
 
@@ -91,7 +91,7 @@ def test_a_card_names_only_files_of_its_own(store: Store, clips: View, tmp_path:
         ({"version": None}, "is missing or was changed"),
     ],
 )
-def test_the_numbers_of_a_card_are_those_of_the_store(
+def test_a_card_whose_numbers_differ_from_the_store_is_refused(
     store: Store, clips: View, change: dict[str, Any], why: str
 ) -> None:
     build_index(store, clips, factory=FACTORY)
@@ -99,7 +99,7 @@ def test_the_numbers_of_a_card_are_those_of_the_store(
     assert why in refused(store, clips)
 
 
-def test_a_card_of_any_other_content_is_refused(store: Store, clips: View) -> None:
+def test_a_card_of_invalid_content_is_refused(store: Store, clips: View) -> None:
     build_index(store, clips, factory=FACTORY)
     path = card_path(store, "clips", "tiny")
     for content in (b"[" * 100_000, b'{"a": ' * 50_000, b"7", b"\xff\xfe", b'{"seal": 1}', b" " * 2**21 + b"{}"):
@@ -107,8 +107,8 @@ def test_a_card_of_any_other_content_is_refused(store: Store, clips: View) -> No
         assert "is missing or was changed" in refused(store, clips)
 
 
-def test_a_card_of_any_depth_is_read_or_refused(tmp_path: Path) -> None:
-    """Some depths can be parsed but not written again, which the seal needs."""
+def test_a_deeply_nested_card_is_read_or_refused(tmp_path: Path) -> None:
+    """Some depths can be parsed but not serialised, which the checksum needs."""
     path = place(tmp_path) / "clips" / "tiny.json"
     path.parent.mkdir()
     for depth in range(1, sys.getrecursionlimit() + 2):
@@ -130,14 +130,14 @@ def test_a_card_of_any_depth_is_read_or_refused(tmp_path: Path) -> None:
     ],
 )
 def test_forged_sizes_allocate_nothing(store: Store, clips: View, at: int, value: bytes, why: str) -> None:
-    """The file's sha256 in the card is that of the forged file: only the header gives it away."""
+    """The card contains the sha256 of the forged file, so that only its header is wrong."""
     forge_file(store, build_index(store, clips, factory=FACTORY), at, value)
     assert "is damaged: " in (line := refused(store, clips)) and why in line
 
 
 @pytest.mark.parametrize("factory", [FACTORY, "IVF2,PQ8x4", "HNSW8", "Flat"])
 def test_no_number_of_a_faiss_file_takes_more_memory_than_the_file(tmp_path: Path, factory: str) -> None:
-    """Eight bytes at any place become a large number: FAISS reads the file or refuses it."""
+    """Eight bytes anywhere become a large number: FAISS reads the file or refuses it."""
     import faiss
 
     vectors = np.random.default_rng(0).normal(size=(700, 16)).astype(np.float32)
@@ -162,15 +162,15 @@ def test_no_number_of_a_faiss_file_takes_more_memory_than_the_file(tmp_path: Pat
 
 
 @pytest.mark.parametrize("factory", [FACTORY, "HNSW8"])
-def test_ids_are_filled_rows(store: Store, clips: View, factory: str) -> None:
-    """Every row number of an index belongs to its view: rows 3, 8 and 29 have no features."""
+def test_ids_that_are_not_ok_rows_are_refused(store: Store, clips: View, factory: str) -> None:
+    """Every row number of an index must be an ok row of its view: rows 3, 8 and 29 have failed."""
     import faiss
 
     card = build_index(store, clips, factory=factory)
     assert len(open_index(store, clips)) == 27
     path = card_path(store, "clips", "tiny").parent / file_of(card, INDEX)
     content = path.read_bytes()
-    for wrong in (3, 30, -1, 2**62, 6):  # failed, beyond the last, negative, far beyond, there already
+    for wrong in (3, 30, -1, 2**62, 6):  # failed, after the last, negative, far too large, duplicate
         at = content.rfind(struct.pack("<q", 7))
         assert at > 0 and faiss.read_index(str(path)).ntotal == 27
         path.write_bytes(content[:at] + struct.pack("<q", wrong) + content[at + 8 :])
@@ -185,7 +185,7 @@ def npz(path: Path, compression: int = zipfile.ZIP_STORED, **arrays: bytes) -> N
 
 
 def npy(array: np.ndarray, shape: tuple[int, ...] | None = None) -> bytes:
-    """The bytes of an array; with `shape`, as if it had that shape."""
+    """Return the bytes of an array in npy format, with a forged `shape` if given."""
     file = io.BytesIO()
     header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": shape or array.shape}
     np.lib.format.write_array_header_1_0(file, header)
@@ -218,8 +218,10 @@ def test_a_forged_sample_is_refused(store: Store, clips: View, tmp_path: Path) -
         Sample.read(path, rows)
 
 
-def test_damaged_parts_of_a_build_name_their_folder(store: Store, clips: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of an interrupted build are checked like an index."""
+def test_the_message_for_damaged_parts_of_a_build_names_their_folder(
+    store: Store, clips: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of an interrupted build are checked like those of an index."""
     monkeypatch.setattr("retrieval.index.builder._Build._merge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         build_index(store, clips, factory=FACTORY)
@@ -241,8 +243,8 @@ def test_damaged_parts_of_a_build_name_their_folder(store: Store, clips: View, m
     assert build_index(store, clips, factory=FACTORY)["rows"] == 27
 
 
-def test_the_card_on_disk_is_as_it_was(store: Store, clips: View) -> None:
-    """No field was added: indexes of older versions open."""
+def test_the_format_of_cards_is_unchanged(store: Store, clips: View) -> None:
+    """Cards have no new fields, so that indexes of older versions open."""
     build_index(store, clips, factory=FACTORY)
     written = json.loads(card_path(store, "clips", "tiny").read_text())
     assert written["version"] == 2 and "seal" in written

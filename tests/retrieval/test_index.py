@@ -1,4 +1,4 @@
-"""The FAISS index: right rows, right similarities, refused once its store has changed."""
+"""The FAISS index: correct rows and similarities, refused after its store has changed."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ Fill = Callable[..., View]
 
 
 def brute(store: Store, view: View) -> tuple[np.ndarray, np.ndarray]:
-    """Filled rows and the cosines between all of them."""
+    """Return the ok rows and the cosines between all of them."""
     rows = filled_rows(view)
     vectors = view.read("embedding", rows, dtype="float32").astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -49,7 +49,7 @@ def test_ids_are_store_rows(store: Store, clips: View) -> None:
     for row in filled_rows(clips):
         query = normalised(store, clips, "embedding", np.array([row])).astype(np.float32)
         found, _ = index.search(query, 27)
-        assert row in found[0, :2]  # 5 and 6 are the same
+        assert row in found[0, :2]  # 5 and 6 are equal
         assert not set(found[0]) & {3, 8, 29}
 
 
@@ -71,7 +71,7 @@ def test_similarities_of_approximate_indexes_are_exact(store: Store, fill: Fill,
     assert recall > 0.9
 
 
-def test_card_says_what_was_indexed(store: Store, clips: View) -> None:
+def test_the_card_describes_the_index(store: Store, clips: View) -> None:
     build_index(store, clips)
     path = card_path(store, "clips", "tiny")
     assert path == store.path / "indexes" / "clips" / "tiny.json"
@@ -80,7 +80,7 @@ def test_card_says_what_was_indexed(store: Store, clips: View) -> None:
     assert (card["factory"], card["rows"], card["dim"]) == ("Flat", 27, 16)
     assert (card["feature"], card["metric"]) == ("embedding", "inner product of L2-normalised rows")
     assert {"digest", "faiss", "seconds", "latency", "why"} <= set(card)
-    assert card["files"] == {}  # an exact index is its card alone
+    assert card["files"] == {}  # an exact index has only a card
     assert sorted(file.name for file in path.parent.iterdir()) == [".tiny.lock", "tiny.json"]
     card = build_index(store, clips, factory="IVF2,SQfp16")
     assert {name: known["bytes"] for name, known in card["files"].items()} == {
@@ -96,7 +96,7 @@ def refused(store: Store, view: View, why: str, command: str = "--view tiny") ->
     assert line.endswith(f"run `python -m retrieval build --store {store.path} {command}`")
 
 
-def test_stale_is_refused_after_an_append(store: Store, clips: View, fill: Fill) -> None:
+def test_an_index_is_refused_after_an_append(store: Store, clips: View, fill: Fill) -> None:
     build_index(store, clips)
     fill(store, np.ones((1, 16), np.float32), ["new_0_1"])
     refused(store, clips, "it holds 27 rows and the view now has 28")
@@ -104,13 +104,13 @@ def test_stale_is_refused_after_an_append(store: Store, clips: View, fill: Fill)
     assert len(open_index(store, clips)) == 28
 
 
-def test_rows_without_features_do_not_make_it_stale(store: Store, clips: View, fill: Fill) -> None:
+def test_new_rows_without_features_do_not_invalidate_an_index(store: Store, clips: View, fill: Fill) -> None:
     build_index(store, clips)
     fill(store, np.ones((1, 16), np.float32), ["new_0_1"], failed=[0])
     assert len(open_index(store, clips)) == 27
 
 
-def test_stale_is_refused_after_rows_were_filled(store: Store, clips: View) -> None:
+def test_an_index_is_refused_after_rows_were_written(store: Store, clips: View) -> None:
     build_index(store, clips)
     with store.lock():
         clips.write_shard(0, np.array([3]), {"embedding": np.ones((1, 16), np.float32)}, {})
@@ -118,7 +118,7 @@ def test_stale_is_refused_after_rows_were_filled(store: Store, clips: View) -> N
 
 
 @pytest.mark.parametrize("change", ["values", "keys", "rows"])
-def test_stale_is_refused(tmp_path: Path, fill: Fill, change: str) -> None:
+def test_an_index_of_changed_rows_is_refused(tmp_path: Path, fill: Fill, change: str) -> None:
     path = tmp_path / "features"
     vectors = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     keys = [f"c_{at}_1" for at in range(9)]
@@ -132,7 +132,7 @@ def test_stale_is_refused(tmp_path: Path, fill: Fill, change: str) -> None:
         vectors[8, 3] += 1e-6
     elif change == "keys":
         keys[7], keys[8] = keys[8], keys[7]
-    else:  # all the same, one row further on
+    else:  # the same bytes, one row later
         keys, failed = ["failed_0_1", *keys], [0]
         vectors = np.concatenate([vectors[:1], vectors])
     store = Store.open(path, create=True)
@@ -142,7 +142,7 @@ def test_stale_is_refused(tmp_path: Path, fill: Fill, change: str) -> None:
     refused(store, view, "rows of its view were rewritten")
 
 
-def test_stale_is_refused_for_another_provenance(store: Store, clips: View, fill: Fill) -> None:
+def test_an_index_of_another_provenance_is_refused(store: Store, clips: View, fill: Fill) -> None:
     build_index(store, clips)
     shutil.rmtree(store.path / "arrays.zarr" / "clips" / "tiny")
     vectors = np.ones((30, 16), np.float32)
@@ -152,7 +152,7 @@ def test_stale_is_refused_for_another_provenance(store: Store, clips: View, fill
 
 
 @pytest.mark.parametrize("end", [INDEX, SAMPLE])
-def test_stale_is_refused_for_a_damaged_file(store: Store, clips: View, end: str) -> None:
+def test_an_index_with_a_damaged_file_is_refused(store: Store, clips: View, end: str) -> None:
     card = build_index(store, clips, factory="IVF2,SQfp16")
     path = card_path(store, "clips", "tiny").with_name(file_of(card, end))
     whole = path.read_bytes()
@@ -168,7 +168,7 @@ def test_stale_is_refused_for_a_damaged_file(store: Store, clips: View, end: str
 
 
 @pytest.mark.parametrize("change", ["edited", "empty", "no object"])
-def test_stale_is_refused_for_its_card(store: Store, clips: View, change: str) -> None:
+def test_an_index_with_a_damaged_card_is_refused(store: Store, clips: View, change: str) -> None:
     build_index(store, clips, factory="IVF2,SQfp16")
     card = card_path(store, "clips", "tiny")
     if change == "edited":
@@ -178,13 +178,13 @@ def test_stale_is_refused_for_its_card(store: Store, clips: View, change: str) -
     refused(store, clips, r"its card \(the .json file next to it\) is missing or was changed")
 
 
-def test_no_index_names_the_command(store: Store, clips: View, fill: Fill) -> None:
+def test_the_message_for_a_missing_index_gives_the_command(store: Store, clips: View, fill: Fill) -> None:
     refused(store, clips, "view clips/tiny of .* has no index")
     texts = fill(store, np.ones((2, 4), np.float32), ["a", "b"], entity="texts")
     refused(store, texts, "view texts/tiny of .* has no index", "--view tiny --entity texts")
 
 
-def test_whole_or_not_at_all(store: Store, clips: View, fill: Fill) -> None:
+def test_an_index_is_complete_or_absent(store: Store, clips: View, fill: Fill) -> None:
     build_index(store, clips, factory="IVF2,SQfp16")
     before = {path: path.read_bytes() for path in card_path(store, "clips", "tiny").parent.glob("tiny.*")}
     assert len(before) == 3
@@ -201,8 +201,8 @@ def test_every_vector_has_length_1(store: Store, clips: View) -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-15)
 
 
-def test_nan_is_refused_by_its_key(store: Store, clips: View) -> None:
-    """The store writes no NaN: only damage brings one, here a shard file and its checksum changed by hand."""
+def test_a_nan_is_refused_with_its_key(store: Store, clips: View) -> None:
+    """The store writes no NaN; here a shard file and its checksum are changed by hand."""
     (shard,) = (store.path / "arrays.zarr/clips/tiny/embedding/c").glob("1/0")
     content = bytearray(shard.read_bytes())
     stored = clips.read("embedding", np.array([10]), dtype="float32")[0]

@@ -12,7 +12,7 @@ from store import Store, View
 Fill = Callable[..., View]
 
 
-def test_nearest_first(store: Store, clips: View) -> None:
+def test_the_nearest_rows_come_first(store: Store, clips: View) -> None:
     build_index(store, clips)
     rows = np.array([5, 0, 28, 6])
     found, cosines = neighbours(store, clips, rows, 30)
@@ -25,7 +25,7 @@ def test_nearest_first(store: Store, clips: View) -> None:
     assert (np.diff(cosines[:, :26]) <= 0).all()
 
 
-def test_within_a_step(store: Store, clips: View) -> None:
+def test_neighbours_can_be_restricted_to_the_same_step(store: Store, clips: View) -> None:
     rows = np.array([5, 0, 28, 6, 0])
     found, cosines = neighbours(store, clips, rows, 9, same="step")  # needs no index
     filled = np.flatnonzero(clips.status() == 1)
@@ -41,7 +41,7 @@ def test_within_a_step(store: Store, clips: View) -> None:
         np.testing.assert_allclose(near[: len(alike)], expected, atol=1e-6)
 
 
-def test_nearest_are_sorted_by_falling_cosine_and_never_the_vector_itself() -> None:
+def test_neighbours_are_sorted_by_decreasing_cosine_without_the_vector_itself() -> None:
     vectors = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
     vectors[7] = vectors[3]
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

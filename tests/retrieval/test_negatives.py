@@ -1,4 +1,4 @@
-"""DiffMCQ negatives against a naive walk that is written from the protocol alone."""
+"""DiffMCQ negatives compared with a naive implementation of the protocol."""
 
 import json
 import math
@@ -30,7 +30,7 @@ def naive_negatives(
     variant: str,
     threshold: float = 0.8,
 ) -> list[list[tuple[str, str]]]:
-    """The negatives of each difference, fewer than three where there are no more."""
+    """Return the negatives of each difference, fewer than three if no more exist."""
     pairs: list[tuple[str, str]] = []
     for row in rows:
         if row.pair not in pairs:
@@ -76,7 +76,7 @@ def check(
     text: dict[str, np.ndarray],
     variant: str,
 ) -> Drawn:
-    """The room's questions are the naive ones, options as a set, in order; dropped are counted."""
+    """Check that the questions equal the naive ones, with options as a set, and that dropped ones are counted."""
     test_set = TestSet(rows)
     drawn = hard_negatives(
         test_set,
@@ -99,7 +99,7 @@ def check(
 
 @st.composite
 def worlds(draw: st.DrawFn) -> tuple[list[Difference], dict, dict]:
-    """Few clips, few distinct vectors, reversed and repeated pairs: ties everywhere."""
+    """Draw few clips, few distinct vectors, reversed and repeated pairs, which give many ties."""
     vector = st.lists(st.integers(-2, 2), min_size=3, max_size=3).filter(any)
     clips = [f"c{at}" for at in range(draw(st.integers(4, 12)))]
     texts = [f"t{at}" for at in range(draw(st.integers(1, 8)))]
@@ -113,14 +113,14 @@ def worlds(draw: st.DrawFn) -> tuple[list[Difference], dict, dict]:
 @pytest.mark.parametrize("variant", ["V1", "V2"])
 @given(world=worlds())
 @settings(max_examples=150, deadline=None)
-def test_equal_to_the_naive_walk_with_ties(variant: str, world: tuple) -> None:
+def test_negatives_equal_the_naive_ones_with_ties(variant: str, world: tuple) -> None:
     check(*world, variant)
 
 
 def big_world(
     seed: int, pairs: int, dim: int = 64
 ) -> tuple[list[Difference], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Clips in tight groups, each fifth a copy of another; texts in groups of much the same."""
+    """Make clips in tight groups, every fifth a copy of another, and texts in groups of similar ones."""
     rng = np.random.default_rng(seed)
     clips = [f"clip_{at}" for at in range(pairs)]
     steps = rng.normal(size=(6, dim))
@@ -142,20 +142,20 @@ def big_world(
 
 @pytest.mark.parametrize("variant", ["V1", "V2"])
 @pytest.mark.parametrize("shortlist", [1, 4, 64])
-def test_equal_to_the_naive_walk(monkeypatch: pytest.MonkeyPatch, variant: str, shortlist: int) -> None:
-    """More pairs than a block and a shortlist hold, so both are crossed."""
+def test_negatives_equal_the_naive_ones(monkeypatch: pytest.MonkeyPatch, variant: str, shortlist: int) -> None:
+    """More pairs than a block and a shortlist contain, so that both limits are crossed."""
     monkeypatch.setattr(walk, "SHORTLIST", shortlist)
     monkeypatch.setattr(walk, "BLOCK", 32)
     rows, clip, text = big_world(shortlist, 150)
     drawn = check(rows, clip, text, variant)
     unfiltered = {word: np.eye(300, dtype=np.float32)[at] for at, word in enumerate(text)}
     free = check(rows, clip, unfiltered, variant)
-    assert drawn.questions != free.questions  # the filter did something
+    assert drawn.questions != free.questions  # the filter removed something
 
 
 @pytest.mark.parametrize("size", [4, 16, 64])
-def test_only_exact_distances_order_the_walk(size: int) -> None:
-    """Distances closer to one another than the estimates are wrong: those may not decide."""
+def test_only_exact_distances_order_the_candidates(size: int) -> None:
+    """Distances differ by less than the error of the estimates, which must not decide."""
     rng = np.random.default_rng(size)
     clips = np.arange(602).reshape(301, 2)
     for gap in (0, 1e-9, 1e-7, 1e-6):
@@ -169,8 +169,8 @@ def test_only_exact_distances_order_the_walk(size: int) -> None:
         assert (found[1:] == -1).all()
 
 
-def test_equal_to_the_naive_walk_where_most_pairs_say_the_same() -> None:
-    """The walk goes on past its shortlist, to the end, and drops what it cannot fill."""
+def test_negatives_equal_the_naive_ones_if_most_texts_are_similar() -> None:
+    """The search continues after its shortlist to the end and drops questions that it cannot complete."""
     rng = np.random.default_rng(3)
     clip = {f"c{at}": rng.normal(size=8).astype(np.float32) for at in range(400)}
     text = {"same": np.array([1, 0], np.float32), "other": np.array([0, 1], np.float32)}
@@ -200,14 +200,14 @@ def test_the_threshold_is_strict() -> None:
 
 def test_one_question_per_text() -> None:
     rows, clip, text = big_world(9, 60)
-    rows += rows[:5]  # the same words twice are two questions
+    rows += rows[:5]  # a text that occurs twice gives two questions
     for variant in ("V1", "V2"):
         drawn = check(rows, clip, text, variant)
         assert len(drawn.questions) + drawn.dropped == len(rows)
 
 
 def naive_random(rows: list[Difference], seed: int) -> list[list[tuple[str, str]]]:
-    """V3 as the protocol has it, drawing from the same source in the same order."""
+    """Return V3 negatives by the protocol, drawn from the same random source in the same order."""
     clips = list(dict.fromkeys(clip for row in rows for clip in row.pair))
     found = []
     for row in rows:
@@ -223,7 +223,7 @@ def naive_random(rows: list[Difference], seed: int) -> list[list[tuple[str, str]
     return found
 
 
-def test_v3_is_equal_to_the_naive_draw() -> None:
+def test_v3_equals_the_naive_draw() -> None:
     rows, _, _ = big_world(4, 80)
     drawn = random_negatives(TestSet(rows), seed=7)
     assert drawn.dropped == 0
@@ -241,7 +241,7 @@ def test_v3_is_equal_to_the_naive_draw() -> None:
     assert min(kept.values()) > len(rows) / 4
 
 
-def test_v3_draws_every_other_clip_as_often() -> None:
+def test_v3_draws_all_other_clips_equally_often() -> None:
     clips = [f"c{at}" for at in range(10)]
     rows = [Difference((clips[0], clips[1]), "Actions", f"text {at}") for at in range(3000)]
     rows += [Difference((one, clips[0]), "Actions", "more") for one in clips[2:]]
@@ -258,7 +258,7 @@ def test_v3_drops_questions_with_too_few_clips() -> None:
     assert random_negatives(TestSet(rows), 0).dropped == 0
 
 
-def test_seed_and_content_decide() -> None:
+def test_the_order_of_options_depends_on_seed_and_content_only() -> None:
     rows, clip, text = big_world(5, 60)
 
     def options(rows: list[Difference], seed: int) -> dict:
@@ -286,7 +286,7 @@ def write_diffcap(path: Path, rows: list[Difference]) -> Path:
 
 
 @pytest.mark.parametrize("variant", ["V1", "V2", "V3"])
-def test_equal_to_the_naive_walk_out_of_a_store(
+def test_negatives_from_a_store_equal_the_naive_ones(
     tmp_path: Path, store: Store, fill: Fill, fill_texts: Fill, variant: str
 ) -> None:
     rows, clip, text = big_world(6, 70)
@@ -312,7 +312,7 @@ def test_equal_to_the_naive_walk_out_of_a_store(
         ('{"reference": "a", "candidate": "a", "category": "c", "text": []}', ":2: the row pairs a with itself"),
     ],
 )
-def test_unusable_rows_are_refused_by_line(tmp_path: Path, line: str, why: str) -> None:
+def test_unusable_rows_are_refused_with_their_line(tmp_path: Path, line: str, why: str) -> None:
     good = '{"reference": "a", "candidate": "b", "category": "c", "text": ["t\u2028u"]}\n'
     path = tmp_path / "diffcap.jsonl"
     path.write_text(good + line + "\n")
@@ -320,7 +320,7 @@ def test_unusable_rows_are_refused_by_line(tmp_path: Path, line: str, why: str) 
         read_test_set("diffcap", path, published_ids=False)
 
 
-def test_order_of_first_appearance(tmp_path: Path) -> None:
+def test_pairs_clips_and_texts_are_in_order_of_first_appearance(tmp_path: Path) -> None:
     rows = [
         Difference(("c", "d"), "Actions", "x"),
         Difference(("b", "a"), "Actions", "y"),

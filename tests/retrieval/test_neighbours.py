@@ -1,4 +1,4 @@
-"""The self-join against all pairs of a step compared one by one in float64, killed runs, and what is refused."""
+"""The self-join compared with a float64 comparison of all pairs of a step; killed runs and refusals."""
 
 import json
 import signal
@@ -27,7 +27,7 @@ STEPS = ["chop"] * 40 + ["whisk"] * 7 + ["alone"] + [None] * 3 + ["fry"] * 21
 
 @pytest.fixture
 def steps(store: Store, fill: Fill) -> View:
-    """72 clips of four steps in mixed order, two failed, three without a step, eight of no video, two the same."""
+    """A view of 72 clips of four steps in mixed order: two failed, three without step, eight without video."""
     rng = np.random.default_rng(5)
     vectors = rng.normal(size=(72, 12)).astype(np.float32)
     vectors[10] = vectors[11]
@@ -37,7 +37,7 @@ def steps(store: Store, fill: Fill) -> View:
 
 
 def naive(store: Store, view: View, k: int, other_videos: bool = False) -> dict[str, list[tuple[str, float]]]:
-    """Clip -> its neighbours and cosines, by comparing it with every other clip."""
+    """Return clip -> neighbours and cosines, from comparing it with every other clip."""
     frame, status = store.catalog("clips").frame(), view.status()
     unit = {}
     for key, row in zip(frame["key"], frame["row"], strict=True):
@@ -69,7 +69,7 @@ def check(out: Path, expected: dict[str, list[tuple[str, float]]]) -> None:
 
 @pytest.mark.parametrize("piece", [5, 30, 1000])
 @pytest.mark.parametrize("other_videos", [False, True])
-def test_equal_to_the_naive_join(
+def test_neighbours_equal_those_of_a_naive_join(
     monkeypatch: pytest.MonkeyPatch, store: Store, steps: View, tmp_path: Path, piece: int, other_videos: bool
 ) -> None:
     """Pieces of a few rows, of a whole step and of all steps; blocks of a few rows."""
@@ -83,7 +83,7 @@ def test_equal_to_the_naive_join(
 
 
 @given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=20), most=st.integers(1, 40))
-def test_pieces_hold_every_row_once_and_cut_only_what_does_not_fit(sizes: list[int], most: int) -> None:
+def test_pieces_contain_every_row_once_and_split_only_steps_that_do_not_fit(sizes: list[int], most: int) -> None:
     bounds = np.append(0, np.cumsum(sizes))
     found = list(pieces(bounds, most))
     assert [place for piece in found for place in range(piece.start, piece.stop)] == list(range(sum(sizes)))
@@ -96,8 +96,10 @@ def test_pieces_hold_every_row_once_and_cut_only_what_does_not_fit(sizes: list[i
     assert all(after.stop - one.start > most for one, after in pairwise(whole_groups) if one.stop == after.start)
 
 
-def test_resumed_after_a_kill(monkeypatch: pytest.MonkeyPatch, store: Store, steps: View, tmp_path: Path) -> None:
-    """Killed between two pieces: the next run computes only what is missing, and the file is the same."""
+def test_a_killed_run_resumes_with_the_same_file(
+    monkeypatch: pytest.MonkeyPatch, store: Store, steps: View, tmp_path: Path
+) -> None:
+    """Killed between two pieces, the next run computes only the missing pieces and writes the same file."""
     words = ["neighbours", "--store", str(store.path), "--view", "tiny", "--out", str(tmp_path / "killed.parquet")]
     code = (
         "import os, signal, sys; from retrieval.mining import join; from retrieval.__main__ import main\n"
@@ -149,7 +151,7 @@ def test_neighbours_from_the_command_line(
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, store: Store, fill: Fill, tmp_path: Path) -> None:
-    """One step whose vectors are four times what may be held: memory is that of a piece and a block."""
+    """The vectors of one step are four times the limit: memory is that of a piece and a block."""
     monkeypatch.setattr(join_module, "PIECE", 1024)
     monkeypatch.setattr(join_module, "BLOCK", 256)
     monkeypatch.setattr("retrieval.vectors.BLOCK", 256)
@@ -158,7 +160,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, store: Store, fill: 
     fill(store, vectors, [f"c{at}" for at in range(12_000)], columns={"step": ["chop"] * 12_000}, shard=4096)
     options = store.view("clips", "tiny"), tmp_path / "n.parquet", "step", 2
     monkeypatch.setattr(join_module, "pieces", lambda *_: [slice(0, 1024)])
-    join(store, *options)  # what is loaded once is loaded
+    join(store, *options)  # modules and caches are loaded now
     tracemalloc.start()
     join(store, *options)
     _, peak = tracemalloc.get_traced_memory()
@@ -166,7 +168,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, store: Store, fill: 
     assert peak < vectors.nbytes / 2
 
 
-def test_a_damaged_piece_of_a_killed_run_is_one_line(
+def test_a_damaged_piece_of_a_killed_run_is_refused_in_one_line(
     store: Store, steps: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = store.view("clips", "tiny"), tmp_path / "n.parquet", "step", 3

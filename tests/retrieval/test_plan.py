@@ -1,4 +1,4 @@
-"""A plan: its sizes are those of a built index, its times are work over rates."""
+"""Plans: sizes equal those of a built index, times are work divided by measured rates."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ RATES = Rates(products=1e11, encoded={"SQfp16": 1e6, "PQ64": 1e5}, passed=1e10, 
 
 
 @pytest.mark.parametrize("factory", ["IVF40,SQfp16", "IVF40,SQ8", "IVF40,PQ2"])
-def test_sizes_are_those_of_a_built_index(store: Store, fill: Fill, factory: str) -> None:
+def test_planned_sizes_equal_those_of_a_built_index(store: Store, fill: Fill, factory: str) -> None:
     vectors = np.random.default_rng(0).normal(size=(3000, 64)).astype(np.float32)
     view = fill(store, vectors, [f"c{at}" for at in range(3000)], shard=1024)
     card = build_index(store, view, factory=factory, workers=1)
@@ -26,8 +26,8 @@ def test_sizes_are_those_of_a_built_index(store: Store, fill: Fill, factory: str
     assert memory_bytes(factory, 3000, 64) == pytest.approx(there, rel=0.01)
 
 
-def test_times_are_work_over_measured_rates() -> None:
-    """136 million rows of 768 channels, counted by hand."""
+def test_planned_times_are_work_divided_by_measured_rates() -> None:
+    """136 million rows of 768 channels, computed by hand."""
     rows, dim, lists = 136_000_000, 768, 46_648
     flat, half, product = costs(rows, dim, RATES, 1)
     assert flat.factory == "Flat" and flat.exact_query_seconds == pytest.approx(rows * dim * 4 / 1e10, abs=1e-3)

@@ -19,14 +19,14 @@ Fill = Callable[..., View]
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of one command."""
+    """Return exit status, stdout and stderr of a command."""
     status = main([str(word) for word in words])
     out, err = capsys.readouterr()
     return status, out, err
 
 
 def error(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """The one line of a command that has to fail."""
+    """Return the one-line error of a command that must fail."""
     status, out, err = run(capsys, *words)
     assert (status, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1
@@ -35,12 +35,12 @@ def error(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 @pytest.fixture
 def query(store: Store, clips: View) -> tuple[object, ...]:
-    """The start of a query over a store with an index."""
+    """Return the first arguments of a query in a store with an index."""
     build_index(store, clips)
     return "query", "--store", store.path, "--view", "tiny"
 
 
-def test_build_prints_what_it_built(store: Store, clips: View, capsys: pytest.CaptureFixture[str]) -> None:
+def test_build_describes_the_index(store: Store, clips: View, capsys: pytest.CaptureFixture[str]) -> None:
     start = "build", "--store", store.path, "--view", "tiny"
     status, out, err = run(capsys, *start)
     assert (status, err) == (0, "")
@@ -52,7 +52,7 @@ def test_build_prints_what_it_built(store: Store, clips: View, capsys: pytest.Ca
     assert "tiny" in error(capsys, "build", "--store", store.path, "--view", "huge")
 
 
-def test_query_by_clip(query: tuple, clips: View, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_query_by_clip_returns_its_neighbours(query: tuple, clips: View, capsys: pytest.CaptureFixture[str]) -> None:
     rows = np.flatnonzero(clips.status() == 1)
     vectors = clips.read("embedding", rows, dtype="float32")
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -98,7 +98,9 @@ def test_a_narrow_table_cuts_no_clip_id(store: Store, fill: Fill, capsys: pytest
 
 
 @pytest.mark.parametrize(("clip", "twin"), [(5, 6), (6, 5)])
-def test_never_itself(query: tuple, capsys: pytest.CaptureFixture[str], clip: int, twin: int) -> None:
+def test_a_row_is_never_its_own_neighbour(
+    query: tuple, capsys: pytest.CaptureFixture[str], clip: int, twin: int
+) -> None:
     _, out, _ = run(capsys, *query, "--clip", f"video_{clip}_0_{clip + 1}", "-k", 26, "--json")
     found = [hit["clip"] for hit in json.loads(out)["hits"]]
     assert found[0] == f"video_{twin}_0_{twin + 1}"
@@ -136,7 +138,7 @@ def test_a_stale_index_is_refused(query: tuple, store: Store, capsys: pytest.Cap
     assert f"run `python -m retrieval build --store {store.path} --view tiny`" in line
 
 
-def test_text_from_the_store(
+def test_a_query_by_a_text_of_the_store(
     query: tuple,
     store: Store,
     clips: View,
@@ -174,7 +176,7 @@ def test_a_text_of_another_space_is_refused(
     assert "are different spaces (weights 000000000000 and 000000000000, 8 and 16 channels)" in line
 
 
-def test_a_text_of_a_space_that_a_head_made_names_both_commands(
+def test_the_message_for_a_text_in_the_space_of_a_head_gives_both_commands(
     store: Store, fill: Fill, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vectors = np.eye(4, dtype=np.float32)
@@ -244,7 +246,7 @@ def test_negatives_from_the_command_line(
     status, out, _ = run(capsys, *start, "--json")
     assert status == 0
     answer = json.loads(out)
-    assert (answer["questions"], answer["dropped"]) == (5, 5)  # all of them say x
+    assert (answer["questions"], answer["dropped"]) == (5, 5)  # all texts are x
     questions = [json.loads(line) for line in out_file.read_text().splitlines()]
     assert [question["difference"] for question in questions] == texts
     assert set(questions[0]) == {"difference", "category", "options", "answer"}
@@ -276,7 +278,7 @@ def test_every_option_has_features(
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_questions_are_written_whole_or_not_at_all(
+def test_the_file_of_questions_is_complete_or_absent(
     store: Store, clips: View, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     test_set = tmp_path / "diffcap.jsonl"
@@ -290,7 +292,7 @@ def test_questions_are_written_whole_or_not_at_all(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["diffcap.jsonl", "features", "folder"]
 
 
-def test_it_runs_as_a_module(query: tuple) -> None:
+def test_retrieval_runs_as_a_module(query: tuple) -> None:
     words = [sys.executable, "-m", "retrieval", *map(str, query), "--clip", "nobody"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert (done.returncode, done.stdout) == (2, "")
@@ -298,8 +300,10 @@ def test_it_runs_as_a_module(query: tuple) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_query_by_pair(query: tuple, clips: View, capsys: pytest.CaptureFixture[str]) -> None:
-    """The nearest to the average of both normalised embeddings; neither of the two is an answer."""
+def test_a_query_by_pair_returns_neighbours_of_the_average(
+    query: tuple, clips: View, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The answers are nearest to the average of both normalised embeddings, without the two clips."""
     rows = np.flatnonzero(clips.status() == 1)
     vectors = clips.read("embedding", rows, dtype="float32").astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -318,7 +322,7 @@ def test_query_by_pair(query: tuple, clips: View, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("name", ["hits.parquet", "hits.csv", "hits.jsonl"])
-def test_query_into_a_file(query: tuple, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_a_query_writes_a_file(query: tuple, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     ask = *query, "--clip", "video_10_0_11", "-k", 3
     _, shown, _ = run(capsys, *ask, "--json")
     status, out, err = run(capsys, *ask, "--out", tmp_path / name)
@@ -331,7 +335,7 @@ def test_query_into_a_file(query: tuple, tmp_path: Path, capsys: pytest.CaptureF
     assert "cannot write" in error(capsys, *ask, "--out", tmp_path / "absent" / name)
 
 
-def test_a_feature_that_the_index_does_not_compare_is_refused(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_feature_that_is_not_in_the_index_is_refused(query: tuple, capsys: pytest.CaptureFixture[str]) -> None:
     ask = *query, "--clip", "video_10_0_11", "-k", 2
     assert run(capsys, *ask, "--feature", "embedding")[0] == 0
     line = error(capsys, *ask, "--feature", "tokens")
@@ -339,7 +343,7 @@ def test_a_feature_that_the_index_does_not_compare_is_refused(query: tuple, caps
 
 
 @pytest.mark.parametrize("words", [["--help"], ["query", "--help"], ["build", "--help"]])
-def test_help_loads_no_heavy_library(words: list[str]) -> None:
+def test_help_imports_no_heavy_library(words: list[str]) -> None:
     code = (
         "import sys; from retrieval.__main__ import main\n"
         "try: main(sys.argv[1:])\n"

@@ -1,4 +1,4 @@
-"""An index of a store on an S3 server, which also holds the index."""
+"""An index of a store on an S3 server, stored on the server too."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from store import Store, View
 Fill = Callable[..., View]
 
 
-def test_an_index_lies_in_the_object_store_and_is_searched_from_there(
+def test_an_index_is_stored_in_and_searched_from_the_object_store(
     bucket: str, fill: Fill, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"{bucket}/features"
@@ -33,7 +33,7 @@ def test_an_index_lies_in_the_object_store_and_is_searched_from_there(
     assert [hit["clip"] for hit in hits] == [f"c{n}" for n in np.argsort(-cosines)[:3]]
 
 
-def test_an_approximate_index_too(bucket: str, fill: Fill) -> None:
+def test_an_approximate_index_is_searched_from_the_object_store(bucket: str, fill: Fill) -> None:
     store = Store.open(f"{bucket}/features", create=True)
     vectors = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
     view = fill(store, vectors, [f"c{n}" for n in range(200)], shard=64)

@@ -1,4 +1,4 @@
-"""The contact sheet of a catalog that tries to be HTML: parsed, it holds the elements of the page alone."""
+"""The contact sheet of a catalog with HTML in its values contains only the elements of the page."""
 
 from collections import Counter
 from html.parser import HTMLParser
@@ -21,7 +21,7 @@ EVIL = [
 
 
 class Parsed(HTMLParser):
-    """Elements with their attributes, addresses and words of a page."""
+    """The elements with attributes, the addresses and the words of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -42,7 +42,7 @@ class Parsed(HTMLParser):
 
 
 def page(path: Path, text: str) -> Parsed:
-    """A sheet in which every text is `text`, with one picture and one clip whose video is not there."""
+    """Return a sheet in which every text is `text`, with one picture and one clip whose video is missing."""
     known = {"video": text, "start": 0.0, "end": 1.0, "step": text, "activity": text, "split": text, "narration": text}
     gone = tile(text, known, Path(), 1, 0.5)
     assert isinstance(gone.pictures, str) and text in gone.pictures

@@ -1,4 +1,4 @@
-"""Filters over the catalog, and searches among the clips that they let through."""
+"""Filters over the catalog, and searches among the selected clips."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Fill = Callable[..., View]
 
 @pytest.fixture
 def cut(store: Store, fill: Fill) -> View:
-    """60 clips with step, split, start and end; row 6 failed; rows 50 and later know no split."""
+    """A view of 60 clips with step, split, start and end; row 6 has failed; rows 50 and later have no split."""
     vectors = np.random.default_rng(2).normal(size=(60, 16)).astype(np.float32)
     columns = {
         "step": [("chop", "whisk", "fry")[at % 3] for at in range(60)],
@@ -45,17 +45,17 @@ CONDITIONS = {
 
 
 @pytest.mark.parametrize("where", CONDITIONS)
-def test_rows_where_are_those_for_which_it_is_true(store: Store, cut: View, where: str) -> None:
+def test_a_filter_selects_the_rows_for_which_it_is_true(store: Store, cut: View, where: str) -> None:
     assert rows_where(store, "clips", where).tolist() == [at for at in range(60) if CONDITIONS[where](at)]
 
 
 @pytest.mark.parametrize("factory", [None, "Flat", "IVF4,SQfp16"])
 @pytest.mark.parametrize("where", ["step = 'whisk'", "duration > 4.5 AND split = 'train'"])
-def test_where_before_nearest(
+def test_a_filter_is_applied_before_the_search(
     store: Store, cut: View, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     factory: str | None, where: str,
 ) -> None:  # fmt: skip
-    """The nearest among the clips let through, exactly and by the index, in a comparison of each with the query."""
+    """The nearest of the selected clips equal those of a direct comparison, with exact search and with an index."""
     if factory is not None:
         build_index(store, cut, factory=factory)
         monkeypatch.setattr("retrieval.queries.search.FLAT_BELOW", 0)
@@ -73,14 +73,14 @@ def test_where_before_nearest(
     assert [hit["similarity"] for hit in hits] == pytest.approx([vectors[at] @ vectors[4] for at in nearest], abs=1e-6)
 
 
-def test_a_selection_hides_every_other_row_of_an_index(store: Store, cut: View) -> None:
+def test_a_selection_hides_all_other_rows_of_an_index(store: Store, cut: View) -> None:
     for factory in ("Flat", "IVF4,SQfp16", "HNSW8"):
         build_index(store, cut, factory=factory)
         index = open_index(store, cut)
         among = np.array([0, 7, 19, 41])
         rows, _ = index.search(cut.read("embedding", np.array([3, 40]), dtype="float32"), 4, among)
         assert set(rows.ravel().tolist()) <= {0, 7, 19, 41, -1}, factory
-        if factory != "HNSW8":  # a graph is left before it has seen every row
+        if factory != "HNSW8":  # the search of a graph ends before it has visited every row
             assert all(set(found) == {0, 7, 19, 41} for found in rows.tolist()), factory
     build_index(store, cut, factory="PQ4x2")
     with pytest.raises(StepDiffError, match="cannot search only some rows of an index 'PQ4x2': build one"):
@@ -109,7 +109,7 @@ def test_a_bad_filter_is_refused_in_one_line(
 
 
 def nearest(store: Store, view: View, k: int, where: str | None = None) -> pl.DataFrame:
-    """The clips nearest to clip_4."""
+    """Return the clips nearest to clip_4."""
     return compute(resolve(store, view, partial(of_clips, clips=["clip_4"]), where), k)
 
 
@@ -126,7 +126,7 @@ def test_fewer_selected_clips_than_k_are_all_returned(
     assert printed.err == f"-k 2: there are only 1 clips to choose from with {where}\n"
 
 
-def test_without_an_index_a_small_view_is_searched_exactly(
+def test_a_small_view_without_an_index_is_searched_exactly(
     store: Store, cut: View, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     exact = nearest(store, cut, 58)

@@ -27,7 +27,7 @@ def ray() -> Iterator[None]:
 
 @pytest.fixture
 def jobs(store: Store, fill: Fill, tmp_path: Path) -> list[Part]:
-    """Three parts of 64 rows, and the trained index."""
+    """Three parts of 64 rows and the trained index."""
     values = np.random.default_rng(0).normal(size=(192, 8)).astype(np.float32)
     view = fill(store, values, [f"c{at}" for at in range(192)], shard=64)
     (tmp_path / "job").mkdir()
@@ -37,7 +37,7 @@ def jobs(store: Store, fill: Fill, tmp_path: Path) -> list[Part]:
 
 
 def worker_that(at_second_part: Callable[[], None]) -> type:
-    """A worker that calls a function before it fills the part of row 64. Ray pickles the class by value."""
+    """Return a worker class that calls a function before it fills the part of row 64 (Ray pickles it)."""
 
     class Worker:
         def __init__(self, options: workers.FillOptions) -> None:
