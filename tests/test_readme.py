@@ -260,12 +260,12 @@ def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, 
     assert len(lines) > 20
     there = ("python -m kitchen", "python -m featurize")  # the world and its features; answers are new
     run_lines([line for line in lines if not line.startswith(there) or "--column answer" in line])
-    told = json.loads((tmp_path / "reproduce/report/report.json").read_text())
-    methods = {score["method"] for score in told["scores"]}
+    report = json.loads((tmp_path / "reproduce/report/report.json").read_text())
+    methods = {score["method"] for score in report["scores"]}
     assert methods >= {"StepDiff", "Interleaved", "VCLM", "VLEmb (aligned head)", "StepDiff without video"}
     assert "VLEmb (aligned head, pairs)" in methods and "StepDiff, generated QA" not in methods
-    assert {score["setting"]["pair"] for score in told["scores"]} == {"average", "reference", "candidate"}
-    assert {score["method"] for score in told["scores"] if score["metric"] == "invented"} == {
+    assert {score["setting"]["pair"] for score in report["scores"]} == {"average", "reference", "candidate"}
+    assert {score["method"] for score in report["scores"] if score["metric"] == "invented"} == {
         "StepDiff",
         "Interleaved",
         "VCLM",

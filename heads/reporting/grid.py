@@ -1,8 +1,8 @@
 """Tables as grids of cells, written as text, Markdown and LaTeX.
 
 Guarantees
-- in Markdown a name stays as it is: nothing in it becomes a column, a row, an emphasis, an entity, a formula or a tag
-- in LaTeX a name stays as it is: nothing in it becomes a command, a ligature or a paragraph
+- Markdown renders a name unchanged: nothing in it becomes a column, a row, an emphasis, an entity, a formula or a tag
+- LaTeX renders a name unchanged: nothing in it becomes a command, a ligature or a paragraph
 """
 
 import re

@@ -17,10 +17,10 @@ def test_every_stage_has_its_figures(tiny_lm: str, tmp_path: Path, capsys: pytes
         store.catalog("clips").append(pl.DataFrame({"key": clips, "narration": [None, *["we whisk"] * 8]}))
     command = ["--store", str(store.path), "--llm", tiny_lm, "--clips", "5", "--pairs", "3", "--device", "cpu"]
     assert annotate.main([*command, "--sampling.max_tokens", "6"]) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [(row["stage"], row["of"]) for row in told["rows"]] == [("describe", "clips"), ("pairqa", "pairs")]
-    for row, count in zip(told["rows"], (5, 3), strict=True):
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [(row["stage"], row["of"]) for row in record["rows"]] == [("describe", "clips"), ("pairqa", "pairs")]
+    for row, count in zip(record["rows"], (5, 3), strict=True):
         assert row["a second"] == pytest.approx(count / row["seconds"], rel=0.5) and 0 < row["busy"] <= 1
         assert row["failed"] == 0
-    assert [line["line"] for line in told["lines"]] == [">= 0.95 of the time"] * 2
+    assert [line["line"] for line in record["lines"]] == [">= 0.95 of the time"] * 2
     assert not (store.path / "annotations").exists()  # type: ignore[union-attr]

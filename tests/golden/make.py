@@ -263,10 +263,10 @@ def make_inputs(folder: Path) -> None:
         video.mux(stream.encode())
     Image.fromarray(pictures[0]).save(small / "still.png")
     Image.fromarray(pictures[1]).save(small / "still.jpg", quality=90)
-    told = [("short.mp4", 0, 1), ("short.mp4", 1, 2.5), ("short.mp4", 2, 1), ("still.png", 0, 1), ("still.jpg", 0, 1)]
+    spans = [("short.mp4", 0, 1), ("short.mp4", 1, 2.5), ("short.mp4", 2, 1), ("still.png", 0, 1), ("still.jpg", 0, 1)]
     rows = [
         {"clip": f"small-{i}", "video": f"small/{name}", "start": start, "end": end, "split": "train"}
-        for i, (name, start, end) in enumerate(told)
+        for i, (name, start, end) in enumerate(spans)
     ]
     write("small.csv", rows)
     write("late.csv", [{**rows[0], "clip": "late", "end": 2}])

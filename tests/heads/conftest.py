@@ -1,4 +1,4 @@
-"""A small store with planted differences: shared by the tests of heads."""
+"""A small store with planted differences, shared by the tests of heads."""
 
 import json
 from dataclasses import asdict
@@ -43,7 +43,7 @@ def world(tmp_path_factory: pytest.TempPathFactory):
                 {
                     "key": clips,
                     "video": [f"video {i // 4}" for i in range(24)],
-                    "end": [float(23 - i) for i in range(24)],  # against the rows' order
+                    "end": [float(23 - i) for i in range(24)],  # in another order than the rows
                     "split": splits,
                     "step": [f"step {i // 3 % 2}" for i in range(24)],
                     "narration": texts,
@@ -80,8 +80,8 @@ def world(tmp_path_factory: pytest.TempPathFactory):
         both = {"reference": clips[i], "candidate": clips[j], "category": "Tools/Equipment"}
         same = "YES" if tools[i] == tools[j] else "NO"
         questions.append(both | {"type": 3, "question": "Do they share a similar tool?", "answer": same})
-        told = f"In Video 1, a {tools[i]}, in Video 2, a {tools[j]}."
-        questions.append(both | {"type": 1, "question": "What differs?", "answer": told})
+        answer = f"In Video 1, a {tools[i]}, in Video 2, a {tools[j]}."
+        questions.append(both | {"type": 1, "question": "What differs?", "answer": answer})
         if same == "NO":
             which = f"Which video has the {tools[j]}?"
             questions.append(both | {"type": 2, "question": which, "answer": "Video 2"})
@@ -150,7 +150,7 @@ def trained(world: Path, tiny_lm: str) -> Path:
     return out
 
 
-SKILL = {"StepDiff": 2.0, "VLEmb": 1.0, "weak | $x_1$": 0.3, "no video": 3.0}  # a control may be best
+SKILL = {"StepDiff": 2.0, "VLEmb": 1.0, "weak | $x_1$": 0.3, "no video": 3.0}  # a control may have the best score
 
 
 def clip(random: np.random.Generator) -> str:
@@ -159,7 +159,7 @@ def clip(random: np.random.Generator) -> str:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
-    """Four methods on the three tasks, 80 rows each; captions raw, VLEmb writes none."""
+    """Predictions of four methods for the three tasks, 80 rows each; captions are raw, and VLEmb has none."""
     folder, random = tmp_path_factory.mktemp("report"), np.random.default_rng(0)
 
     def words() -> str:
@@ -209,6 +209,6 @@ def reported(entries: list[Entry], paper: bool = False, resamples: int = 200) ->
 
 
 def config(entries: list[Entry], path: Path, **more: Any) -> str:
-    told = {"ours": ["StepDiff"], "controls": ["no video"], "predictions": [asdict(entry) for entry in entries]}
-    path.write_text(yaml.safe_dump(told | more))
+    settings = {"ours": ["StepDiff"], "controls": ["no video"], "predictions": [asdict(entry) for entry in entries]}
+    path.write_text(yaml.safe_dump(settings | more))
     return str(path)

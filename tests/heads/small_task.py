@@ -1,4 +1,4 @@
-"""A head of a few weights with dropout, which trains in a moment: for tests of the loop and of its folder."""
+"""A head of a few weights with dropout, which trains in a moment, for tests of the training loop and its folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ SCHEDULE = Schedule(6, accumulate=2, warmup=2, validate_every=2)
 
 
 class SmallTask:
-    """A line through planted points; what dropout keeps in each batch is remembered."""
+    """A linear fit to planted points, which records the dropout mask of each batch."""
 
     def __init__(self, scores: list[float] | None = None) -> None:
         torch.manual_seed(7)
@@ -46,7 +46,7 @@ class SmallTask:
 
 
 def trained(folder: Path, seed: int = 0, schedule: Schedule = SCHEDULE, task: SmallTask | None = None) -> SmallTask:
-    """Train a small task in the folder, resuming what is there."""
+    """Train a small task in the folder, or resume it."""
     task = SmallTask() if task is None else task
     train(task, schedule, folder, folder.name, seed)
     return task
@@ -57,7 +57,7 @@ def last_weights(folder: Path, step: int = 6) -> dict[str, np.ndarray]:
 
 
 def unsealed(run: Path) -> Path:
-    """The run as versions before SHA256SUMS left theirs."""
+    """Change the run to the form of versions before SHA256SUMS."""
     for path in run.rglob("SHA256SUMS"):
         path.unlink()
     return run

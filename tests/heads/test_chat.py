@@ -1,4 +1,4 @@
-"""Guarantees of heads.data.chat with tokenizers of every kind: sentence pieces, as Llama-2 has them, and bytes."""
+"""Guarantees of heads.data.chat for each kind of tokenizer: sentence pieces as in Llama-2, and bytes."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ CHATML = (
     "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}{% if m.role == 'assistant' %} {{ eos_token }}"
     "{% else %}</s>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<s>assistant\n{% endif %}"
 )
-MARK = "\t"  # in the place of a video: a character that no tokenizer here joins to another
+MARK = "\t"  # placeholder of a video: a character that no tokenizer here merges with another
 
 
 def tokenizer(kind: str) -> Any:
-    """Trained on a line: a space before the first word, one before every text (as Llama-2's files say), or bytes."""
+    """Return a tokenizer trained on a line: with a space before the first word, before every text, or of bytes."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -51,7 +51,7 @@ def tokenizer(kind: str) -> Any:
 
 @pytest.mark.parametrize("kind", ["first word", "every text", "unigram", "bytes"])
 @pytest.mark.parametrize("given", ["", "In Video 2,"])
-def test_the_pieces_joined_are_the_tokens_of_the_chat_template(kind: str, given: str) -> None:
+def test_joined_pieces_equal_the_tokens_of_the_chat_template(kind: str, given: str) -> None:
     words = tokenizer(kind)
     system = "You are an assistant. Here is Video 1:{video}. Here is Video 2:{video}."
     packed = Packer(Chat(words), 0, system).pack([[Turn("Why?", "they use a fork.", given)]])
@@ -70,7 +70,7 @@ def test_the_pieces_joined_are_the_tokens_of_the_chat_template(kind: str, given:
 
 
 @pytest.mark.parametrize("kind", ["first word", "every text", "unigram", "bytes"])
-def test_a_piece_is_its_text_wherever_it_is_cut(kind: str) -> None:
+def test_pieces_decode_to_their_text_wherever_they_are_cut(kind: str) -> None:
     chat = Chat(tokenizer(kind))
     for text in ("fork", " a fork", "\n\nWhy?", "\n", " ", "", "x", "/s> a"):
         pieces = chat.text_ids("In Video 2,") + chat.text_ids(text)
@@ -78,13 +78,13 @@ def test_a_piece_is_its_text_wherever_it_is_cut(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["first word", "every text", "bytes"])
-def test_what_a_user_types_never_turns_into_a_control_token(kind: str) -> None:
+def test_a_users_text_never_becomes_a_control_token(kind: str) -> None:
     chat = Chat(tokenizer(kind))
     end = chat.tokenizer.eos_token_id
     assert end in chat.control_ids("a </s>") and end not in chat.text_ids("a </s>")
 
 
-def test_a_control_token_that_a_tokenizer_cannot_but_read_is_refused() -> None:
-    chat = Chat(tokenizer("unigram"))  # whose model has its control tokens among its pieces
+def test_a_tokenizer_that_always_reads_control_tokens_is_refused() -> None:
+    chat = Chat(tokenizer("unigram"))  # the control tokens are pieces of its model
     with pytest.raises(StepDiffError, match="'a </s>': the tokenizer reads a control token in it"):
         chat.text_ids("a </s>")

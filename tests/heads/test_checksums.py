@@ -28,7 +28,7 @@ FILES = ("head.safetensors", "optimizer.safetensors", "state.json", "SHA256SUMS"
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a small task, whose best checkpoint is the latest."""
+    """A finished run of a small task; its best checkpoint is the latest."""
     run = tmp_path_factory.mktemp("whole") / "run"
     train_small(run, task=SmallTask(scores=[0.1, 0.2, 0.3, 0.4]))
     return run
@@ -57,11 +57,11 @@ def flip(path: Path, place: int, bit: int = 0) -> None:
 
 
 def refused(act: Callable[[], Any], path: Path, *words: str) -> None:
-    """It raises one line that names the file."""
+    """Check that a call raises a one-line error that names the file."""
     with pytest.raises(StepDiffError) as refusal:
         act()
-    told = str(refusal.value)
-    assert str(path) in told and "\n" not in told and all(word in told for word in words), told
+    message = str(refusal.value)
+    assert str(path) in message and "\n" not in message and all(word in message for word in words), message
 
 
 def check(folder: Path) -> int:
@@ -78,7 +78,7 @@ def test_sha256sum_accepts_what_is_written(run: Path) -> None:
 
 
 def test_a_changed_weight_and_a_changed_step_are_refused(run: Path) -> None:
-    """The finding: head.safetensors with one weight changed, and state.json with step 92, loaded without complaint."""
+    """A regression test: head.safetensors with one changed weight and state.json with step 92 used to load."""
     head, state = latest(run) / "head.safetensors", latest(run) / "state.json"
     weights = load_file(head)
     before = head.read_bytes()
@@ -90,7 +90,7 @@ def test_a_changed_weight_and_a_changed_step_are_refused(run: Path) -> None:
     state.write_text(json.dumps(json.loads(state.read_text()) | {"step": 92}, indent=1))
     refused(lambda: load(run), state, INSTEAD)
     unsealed(run)
-    refused(lambda: load(run), state, "it is of step 92", INSTEAD)  # an older version's too
+    refused(lambda: load(run), state, "it is of step 92", INSTEAD)  # also in the form of older versions
 
 
 def test_a_changed_byte_a_missing_file_and_an_unlisted_file_are_refused_by_name(run: Path, whole: Path) -> None:
@@ -134,12 +134,14 @@ def test_a_checkpoint_without_sha256sums_loads_with_one_notice(run: Path, capsys
     unsealed(run)
     capsys.readouterr()
     assert load(run) == load(run)
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and told.startswith(f"{run}: no SHA256SUMS, as in runs of older versions")
-    assert "draws from other random streams than it began with" in told
+    notice = capsys.readouterr().err
+    assert notice.count("\n") == 1 and notice.startswith(f"{run}: no SHA256SUMS, as in runs of older versions")
+    assert "draws from other random streams than it began with" in notice
 
 
-def test_sums_are_there_before_the_checkpoint_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sha256sums_is_written_before_the_checkpoint_is_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuses(folder: Path, names: list[str]) -> None:
         raise StepDiffError(f"no space to write {folder}")
 
@@ -161,7 +163,7 @@ def test_best_json_that_contradicts_its_checkpoint_is_refused(tmp_path: Path) ->
     best.write_text(right.replace("-000002", "-000006"))
     with pytest.raises(StepDiffError):
         Run(run).prune()
-    assert (run / "checkpoint-000002").is_dir(), "a wrong name never lets the best checkpoint be pruned"
+    assert (run / "checkpoint-000002").is_dir(), "a wrong name does not cause the best checkpoint to be deleted"
     best.write_text(right.replace("-000002", "-000006").replace('"step": 2', '"step": 6'))
     refused(Run(run).best, best, "checkpoint-000006/state.json has step 2 and score 0.4")
 
@@ -169,7 +171,7 @@ def test_best_json_that_contradicts_its_checkpoint_is_refused(tmp_path: Path) ->
 def test_every_reader_of_a_trained_head_refuses_a_changed_byte(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """Asked, evaluated, started from and resumed, in one line each."""
+    """Ask, evaluate, start from and resume the run; each gives one line."""
     store = ["--store", str(world / "features")]
     both = ["--reference", "video-_0_0.0_1.5", "--candidate", "video-_1_0.0_2.5"]
 
@@ -198,12 +200,14 @@ def test_every_reader_of_a_trained_head_refuses_a_changed_byte(
                 continue  # a resumed run reads its latest checkpoint
             capsys.readouterr()
             assert main(arguments) == 2, (name, place)
-            told = capsys.readouterr().err.strip().splitlines()[-1]
-            assert told.startswith("error: ") and f"{run / name}" in told, told
+            message = capsys.readouterr().err.strip().splitlines()[-1]
+            assert message.startswith("error: ") and f"{run / name}" in message, message
     assert not (tmp_path / "started").exists() and not (tmp_path / "p.jsonl").exists()
 
 
-def test_a_damaged_contrastive_head_embeds_nothing(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_damaged_contrastive_head_is_not_used_to_embed(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     run = tmp_path / "align"
     options = {
         "store": str(world / "features"),
@@ -224,13 +228,13 @@ def test_a_damaged_contrastive_head_embeds_nothing(world: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     "name", ["abc.x", "-1.exp_avg", "4.exp_avg", "99999999999999999999.step", "0.momentum", "0", "", ".step", "00.step"]
 )
-def test_a_forged_name_in_the_optimiser_is_one_line(run: Path, name: str) -> None:
+def test_a_forged_name_in_the_optimiser_is_refused_in_one_line(run: Path, name: str) -> None:
     path = latest(unsealed(run)) / "optimizer.safetensors"
     save_file({**load_file(path), name: np.zeros(1, np.float32)}, path)
     refused(lambda: load(run), path, f"AdamW has no {name!r} of its 4 weights", INSTEAD)
 
 
-def test_a_forged_shape_or_a_missing_part_of_the_optimiser_is_one_line(run: Path) -> None:
+def test_a_forged_shape_or_a_missing_part_of_the_optimiser_is_refused_in_one_line(run: Path) -> None:
     path = latest(unsealed(run)) / "optimizer.safetensors"
     right = load_file(path)
     save_file({**right, "2.exp_avg": np.zeros((3, 3), np.float32)}, path)
@@ -280,7 +284,7 @@ def test_a_forged_header_is_refused_before_anything_is_allocated(run: Path, name
     "state", ["[]", "{}", '{"step": "6"}', '{"step": 6}', '{"step": 6, "best_step": 8, "best_score": 1.0}',
               '{"step": 6, "best_step": 2, "best_score": "much"}', '{"step": 6,'],
 )  # fmt: skip
-def test_a_state_that_cannot_be_is_one_line(run: Path, state: str) -> None:
+def test_an_impossible_state_is_refused_in_one_line(run: Path, state: str) -> None:
     path = latest(unsealed(run)) / "state.json"
     path.write_text(state)
     refused(lambda: load(run), path, "missing or damaged", INSTEAD)

@@ -1,4 +1,4 @@
-"""Cached features by clip id, from a store that memory could not hold."""
+"""Cached features by clip id, from a store larger than memory."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from store import Feature, Provenance, Store, View
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
-def test_a_view_that_fills_memory_is_read_past_the_page_cache(
+def test_a_view_larger_than_memory_is_read_with_direct_io(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
     store = Store.open(tmp_path / "features", create=True)

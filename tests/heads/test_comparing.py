@@ -15,14 +15,14 @@ WORDS = torch.tensor([[1, 2, 3, 4], [1, 2, 0, 4], [5, 5, 5, 5], [5, 5, 0, 0]])
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_a_token_says_the_nearest_word_of_the_vocabulary(tiny_lm: str, full: bool) -> None:
+def test_the_word_of_a_token_is_the_nearest_in_the_vocabulary(tiny_lm: str, full: bool) -> None:
     lm = LanguageModel.load(tiny_lm)
     if full:
         lm.train_all()
     table = lm.model.get_input_embeddings().weight
     comparing = Comparing(lm, 1.0)
     for seed in (1, 2):
-        with torch.no_grad():  # rows of unlike length, which change where they train
+        with torch.no_grad():  # rows of different lengths, which change during training
             table *= torch.linspace(0.5, 2, len(table))[:, None] if full or seed == 1 else 1
         draws = torch.Generator().manual_seed(seed)
         tokens = torch.randn(3, OUTPUTS, lm.width, generator=draws).mul(table.std()).requires_grad_()
@@ -52,7 +52,7 @@ def test_only_the_second_clip_of_a_pair_gets_the_question(tiny_lm: str) -> None:
     assert (before.targets[second] == NO_TARGET).all()
 
 
-def test_yes_and_no_weigh_the_same_in_every_batch(tiny_lm: str) -> None:
+def test_yes_and_no_have_the_same_total_weight_in_every_batch(tiny_lm: str) -> None:
     before = Packer(LanguageModel.load(tiny_lm).chat, OUTPUTS).pack([[Turn("?", "a fork")]] * 2)
     rows = with_comparisons(before, WORDS, ANSWERS, weight=0.5)
     yes, no = (rows.weights[rows.targets == answer].sum() for answer in ANSWERS)
@@ -78,7 +78,7 @@ def test_a_single_clip_gets_no_question(tiny_lm: str) -> None:
 
 
 class Spaced:
-    """A tokenizer whose space is a token of its own."""
+    """A tokenizer in which a space is a separate token."""
 
     chat_template = "there is one"
     all_special_ids: list[int] = []

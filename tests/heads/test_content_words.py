@@ -1,4 +1,4 @@
-"""Guarantees of heads.data.content_words and heads.data.content_words, and of the weights of a batch's answers."""
+"""Guarantees of heads.data.content_words, and of the weights of answers in a batch."""
 
 import numpy as np
 import polars as pl
@@ -19,7 +19,7 @@ TOOLS, SHADES = ("whisk", "spoon", "fork"), ("light", "dark")
 
 
 def planted() -> tuple[pl.DataFrame, list[PairQuestions]]:
-    """60 clips with a tool and a shade; every other narration has filler, all questions have the same frame."""
+    """Return 60 clips with a tool and a shade; every other narration has filler words."""
     rng = np.random.default_rng(3)
     tools, shades = rng.choice(TOOLS, 60), rng.choice(SHADES, 60)
     filler = rng.choice(["okay so", "right then"], 60)
@@ -34,7 +34,7 @@ def planted() -> tuple[pl.DataFrame, list[PairQuestions]]:
     return pl.DataFrame({"key": [f"clip{i}" for i in range(60)], "text": texts}), pairs
 
 
-def test_facts_are_content_and_manner_of_speaking_is_not() -> None:
+def test_facts_are_content_words_and_filler_is_not() -> None:
     found = set(content_words(*planted()))
     assert found >= {*TOOLS, *SHADES}
     assert not found & {"okay", "so", "right", "then", "grab", "the", "it's", "video"}
@@ -51,14 +51,14 @@ def test_agreement_is_the_correlation_in_standard_errors() -> None:
         assert found[str(word)] == pytest.approx(expected, abs=1e-9)
 
 
-def test_only_the_texts_and_questions_given_decide() -> None:
+def test_only_the_given_texts_and_questions_decide() -> None:
     texts, pairs = planted()
     assert content_words(texts, pairs) == content_words(texts.reverse(), pairs)
     assert content_words(texts.with_columns(key=pl.lit("another clip")), pairs) == []
 
 
 @pytest.mark.parametrize(("yes", "no"), [(3, 1), (2, 2), (0, 4)])
-def test_yes_and_no_weigh_the_same_in_every_pair_that_has_both(yes: int, no: int) -> None:
+def test_yes_and_no_have_the_same_total_weight_in_every_pair_that_has_both(yes: int, no: int) -> None:
     asked = [Turn("?", "YES")] * yes + [Turn("?", "NO")] * no + [Turn("?", "a fork", weight=5.0)]
     turns = balanced(asked, 3.0)
     sums = {a: sum(t.weight for t in turns if t.answer == a) for a in ("YES", "NO", "a fork")}
@@ -68,7 +68,7 @@ def test_yes_and_no_weigh_the_same_in_every_pair_that_has_both(yes: int, no: int
     assert sums["NO"] == pytest.approx(3.0 * (yes + no) / 2)
 
 
-def test_where_they_are_not_weighed_yes_and_no_count_as_any_answer(tiny_lm: str) -> None:
+def test_without_weights_yes_and_no_count_like_other_answers(tiny_lm: str) -> None:
     chat = LanguageModel.load(tiny_lm).chat
     both = PairQuestions("a", "b", (("alike?", "YES"), ("what?", "a fork")))
     pairs = [both, PairQuestions("a", "c", (("alike?", "NO"),))]
@@ -82,16 +82,16 @@ def test_where_they_are_not_weighed_yes_and_no_count_as_any_answer(tiny_lm: str)
 
 
 def attribute_texts(attributes: int, values: int) -> tuple[list[list[str]], dict[str, int]]:
-    """200 texts that say, in an order of their own, nine of ten attributes, each in its own phrase; columns by word."""
+    """Return 200 texts that mention nine of ten attributes in random order, each in its own phrase; columns by word."""
     rng = np.random.default_rng(2)
     texts = []
     for chosen in rng.integers(0, values, (200, attributes)):
-        told = [a for a in rng.permutation(attributes).tolist() if rng.random() < 0.9]
-        texts.append([word for a in told for word in ("with", f"a{a}", f"word{a}{chosen[a]}", f"b{a}", "and")])
+        mentioned = [a for a in rng.permutation(attributes).tolist() if rng.random() < 0.9]
+        texts.append([word for a in mentioned for word in ("with", f"a{a}", f"word{a}{chosen[a]}", f"b{a}", "and")])
     return texts, {f"word{a}{v}": a * values + v for a in range(attributes) for v in range(values)}
 
 
-def test_words_in_like_surroundings_and_hardly_ever_together_share_a_place() -> None:
+def test_words_in_similar_contexts_that_are_rarely_said_together_share_a_place() -> None:
     texts, column = attribute_texts(4, 3)
     said = np.array([[word in text for word in column] for text in texts])
     place = word_places(texts, column, said, 4)
@@ -111,13 +111,13 @@ def test_words_of_one_phrase_do_not_share_a_place() -> None:
     assert nuts != herbs and len(set(colours)) == 1
 
 
-def test_every_word_has_its_own_place_where_there_are_enough() -> None:
+def test_with_enough_places_each_word_has_its_own() -> None:
     texts, column = attribute_texts(2, 3)
     said = np.array([[word in text for word in column] for text in texts])
     assert sorted(word_places(texts, column, said, 6)) == [0, 1, 2, 3, 4, 5]
 
 
-def test_likeness_is_the_cosine_of_positive_pointwise_mutual_information() -> None:
+def test_similarity_is_the_cosine_of_positive_pointwise_mutual_information() -> None:
     texts, column = attribute_texts(2, 2)
     counts: dict[tuple[str, tuple[str, ...]], int] = {}
     for text in texts:
@@ -137,7 +137,7 @@ def test_likeness_is_the_cosine_of_positive_pointwise_mutual_information() -> No
     assert np.allclose(likeness(texts, column), vectors @ vectors.T, rtol=0, atol=1e-12)
 
 
-def test_the_loss_is_least_where_outputs_are_their_words() -> None:
+def test_the_loss_is_lowest_if_outputs_equal_their_words() -> None:
     table = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([[0, 2, 3], [1, 3, 3]])
     exact = word_loss(table[targets], table, targets)
@@ -146,7 +146,7 @@ def test_the_loss_is_least_where_outputs_are_their_words() -> None:
 
 
 class Tokenizer:
-    """Letters are tokens; `space` whether a space is a token of its own or belongs to the next letter."""
+    """A tokenizer of letters; `space` says whether a space is a separate token or part of the next letter."""
 
     chat_template = "there is one"
     all_special_ids: list[int] = []
@@ -163,5 +163,5 @@ class Tokenizer:
 
 
 @pytest.mark.parametrize("space", [False, True])
-def test_a_word_is_its_first_token_that_says_something(space: bool) -> None:
+def test_a_word_is_represented_by_its_first_token_that_is_not_a_space(space: bool) -> None:
     assert first_token(Chat(Tokenizer(space)), "whisk") == ord("w")

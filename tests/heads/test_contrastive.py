@@ -1,4 +1,4 @@
-"""Guarantees of heads.training.contrastive_task, and of the view that heads.embed makes of such a head."""
+"""Guarantees of heads.training.contrastive_task, and of the view that heads.embed makes with such a head."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def aligned(world: Path) -> Path:
     return out
 
 
-def test_a_contrastive_head_becomes_a_view_that_vlemb_reads(aligned: Path, world: Path, tmp_path: Path) -> None:
+def test_vlemb_reads_the_view_that_a_contrastive_head_embeds(aligned: Path, world: Path, tmp_path: Path) -> None:
     records = read_metrics(aligned / "metrics.jsonl")
     val = [r["val_loss"] for r in records if "val_loss" in r]
     assert min(val) < val[0] - 0.1
@@ -83,7 +83,7 @@ def test_numbers_that_are_too_small_are_refused(
     assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
-def test_validation_holds_a_block_of_clips_at_a_time(
+def test_validation_embeds_a_block_of_clips_at_a_time(
     aligned: Path, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = read_recipe(aligned / "recipe.yaml")
@@ -102,7 +102,7 @@ def test_validation_holds_a_block_of_clips_at_a_time(
     assert len(some) == 3 and len(some.join(task.val, on=task.val.columns, how="semi")) == 3
 
 
-def test_while_another_writes_it_is_refused_or_waits_if_allowed(
+def test_embed_is_refused_or_waits_while_another_process_writes(
     aligned: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     features = str(tmp_path / "features")
@@ -112,11 +112,11 @@ def test_while_another_writes_it_is_refused_or_waits_if_allowed(
         assert embed.main(command) == 2
         assert "is being written by process" in capsys.readouterr().err
         waiting = pool.submit(embed.main, [*command, "--wait", "true"])
-        told, end = "", time.monotonic() + 60
-        while "waiting until it ends" not in told and time.monotonic() < end:
+        notice, end = "", time.monotonic() + 60
+        while "waiting until it ends" not in notice and time.monotonic() < end:
             time.sleep(0.05)
-            told += capsys.readouterr().err
-        assert "waiting until it ends" in told and not waiting.done()
+            notice += capsys.readouterr().err
+        assert "waiting until it ends" in notice and not waiting.done()
         assert "awaited" not in Store.open(features).views("clips")
     assert waiting.result() == 0 and "awaited" in Store.open(features).views("clips")
 
@@ -131,34 +131,34 @@ def test_a_head_for_another_view_is_refused_in_one_line(
     lineage["reads"][entity]["weights"] = "1" * 64
     (unsealed(run) / "lineage.json").write_text(json.dumps(lineage))
     assert embed.main(["--head", str(run), "--store", str(world / "features"), "--view", "other"]) == 2
-    told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"trained on other features of {entity} than view " in told
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"trained on other features of {entity} than view " in message
     assert "other" not in Store.open(world / "features").views("clips")
 
 
-def test_trained_on_pairs_it_is_judged_as_vlemb_judges_the_view_that_it_writes(
+def test_trained_on_pairs_it_is_validated_as_vlemb_evaluates_the_view_that_it_writes(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     features = str(tmp_path / "features")
     shutil.copytree(world / "features", features)
     store = Store.open(features)
     qa = [json.loads(line) for line in (world / "pairqa.jsonl").read_text().splitlines()]
-    told = list(dict.fromkeys(row["answer"] for row in qa if row["type"] == 1))
+    answers = list(dict.fromkeys(row["answer"] for row in qa if row["type"] == 1))
     sets = {task: str(world / f"{task}_val.jsonl") for task in ("diffmcq", "diffrank")}
     pairs = {"pairqa": str(world / "pairqa.jsonl"), "pairs": 16, "validation": sets}
     path = recipe(features, tmp_path / "run", pairs=pairs)
     assert train.main(["--config", str(path)]) == 2
     refused = capsys.readouterr().err
-    assert f"{len(told)} of {len(told)} texts of differences have no words features" in refused
+    assert f"{len(answers)} of {len(answers)} texts of differences have no words features" in refused
     assert not (tmp_path / "run").exists()
     with store.lock():
         first = len(store.catalog("texts"))
-        store.catalog("texts").append(pl.DataFrame({"key": [text_key(text) for text in told], "text": told}))
+        store.catalog("texts").append(pl.DataFrame({"key": [text_key(text) for text in answers], "text": answers}))
         side = store.view("texts", "words")
         side.resize()
-        tools = np.array([[tool in text for tool in ("whisk", "spoon", "fork")] for text in told], np.float32)
+        tools = np.array([[tool in text for tool in ("whisk", "spoon", "fork")] for text in answers], np.float32)
         vectors = np.pad(tools, ((0, 0), (0, 5)))
-        side.write_shard(0, np.arange(first, first + len(told)), {"embedding": vectors}, {})
+        side.write_shard(0, np.arange(first, first + len(answers)), {"embedding": vectors}, {})
     chooses = json.loads(Path(sets["diffrank"]).read_text().splitlines()[0])["reference"]
     for clip, message in (("no_0_1", "no_0_1: no visual features"), (chooses, f"in the val test sets, e.g. {chooses}")):
         (tmp_path / "qa.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (*qa, qa[0] | {"candidate": clip})))

@@ -82,7 +82,7 @@ sys.exit(evaluate.main({given!r}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VLEmb, "rank", counted)
         assert evaluate.main(given) == 0
-    assert asked == [3, 3], "only what the killed run lacked"
+    assert asked == [3, 3], "only the rows that the killed run lacked"
     again = command(world, tmp_path / "set.jsonl", tmp_path / "whole.jsonl", "--rows-at-once", "3")
     assert evaluate.main(again) == 0
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
@@ -90,7 +90,7 @@ sys.exit(evaluate.main({given!r}))
     assert names == {"set.jsonl", *(f"{w}{e}" for w in ("killed", "whole") for e in (".jsonl", ".scores.json"))}
 
 
-def test_what_a_model_answers_depends_on_the_rows_of_the_batch_alone(world: Path, tiny_lm: str) -> None:
+def test_answers_depend_only_on_the_rows_of_the_batch(world: Path, tiny_lm: str) -> None:
     features = Features(Store.open(world / "features"), "visual", "tokens")
     lm = LanguageModel.load(tiny_lm, "cpu")
     projector = Projector(ProjectorOptions(16, 2, outputs=4), *features.shape, lm.width, lm.embedding_std)
@@ -98,13 +98,13 @@ def test_what_a_model_answers_depends_on_the_rows_of_the_batch_alone(world: Path
     rows = [DiffRank(CLIPS[i], tuple(CLIPS[i + 1 : i + 6]), "Visuals", (1, 2, 3, 4, 5)) for i in range(8)]
     with torch.inference_mode():
         method = StepDiff(model, features)
-        after = [method.rank(rows[:5]), method.rank(rows[5:])]  # whose clips are in part those of the first
+        after = [method.rank(rows[:5]), method.rank(rows[5:])]  # some of its clips are those of the first
         assert after[1] == StepDiff(model, features).rank(rows[5:])
 
 
 @pytest.fixture
 def seeing(world: Path, tiny_lm: str, monkeypatch: pytest.MonkeyPatch) -> VideoLM:
-    """What the method video-lm then is, in float32 and untrained."""
+    """Replace the method video-lm with an untrained model in float32."""
     features = Features(Store.open(world / "features"), "visual", "tokens")
     lm = LanguageModel.load(tiny_lm, "cpu")
     torch.manual_seed(3)
@@ -117,7 +117,7 @@ def seeing(world: Path, tiny_lm: str, monkeypatch: pytest.MonkeyPatch) -> VideoL
 
 
 def choices(world: Path, path: Path) -> list[str]:
-    """The command of a DiffMCQ set that asks 23 texts of each of eight pairs, as the published one does, far apart."""
+    """Return the command for a DiffMCQ set with 23 texts per pair in distant rows, and eight pairs."""
     pairs = [(CLIPS[i], CLIPS[i + 1]) for i in range(8)]
     rows = [
         DiffMCQ(f"a {word}", ("Visuals", "Serving / Presentation")[i % 2], options, options[i % 4])
@@ -144,7 +144,7 @@ def test_a_video_language_model_reads_each_pair_once_for_all_questions_about_it(
     with monkeypatch.context() as patch:
         patch.setattr(VideoLM, "log_likelihoods", counted)
         assert evaluate.main(given) == 0
-    assert read == [2, 3, 3], "eight pairs, in batches of like size"
+    assert read == [2, 3, 3], "eight pairs, in batches of similar size"
     rows = read_test_set("diffmcq", tmp_path / "mcq.jsonl")
     found = read_predictions("diffmcq", tmp_path / "p.jsonl", rows)
     features = Features(Store.open(world / "features"), "visual", "tokens")
@@ -202,12 +202,12 @@ def test_without_video_all_options_of_a_question_score_the_same_bits(
         (["--bootstrap", "-1"], "neither may be below 0"),
     ],
 )
-def test_an_option_that_nothing_reads_is_refused(
+def test_an_option_that_is_not_read_is_refused(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
     assert evaluate.main([*command(world, ranking(world, tmp_path / "set.jsonl"), tmp_path / "p.jsonl"), *more]) == 2
-    told = capsys.readouterr().err.strip()
-    assert re.search(message, told) and "\n" not in told
+    error = capsys.readouterr().err.strip()
+    assert re.search(message, error) and "\n" not in error
     assert [path.name for path in tmp_path.iterdir()] == ["set.jsonl"]
 
 
@@ -225,13 +225,13 @@ def test_no_file_that_is_read_is_written(
 def test_answers_from_another_version_of_a_view_are_not_used(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Answers of a stopped evaluation are gone on with where the same view gives them, by its provenance."""
+    """A stopped evaluation continues with its answers if the view has the same provenance."""
     asked = EvaluateOptions("diffrank", "vlemb", str(world / "features"), "set", "p.jsonl", view="visual")
     rows = read_test_set("diffrank", ranking(world, tmp_path / "set.jsonl"))
     first = identity(asked, rows, Store.open(asked.store))
     assert first == identity(asked, rows, Store.open(asked.store))
-    told = Provenance.as_dict
-    monkeypatch.setattr(Provenance, "as_dict", lambda made: told(made) | {"weights": "1" * 64})
+    as_dict = Provenance.as_dict
+    monkeypatch.setattr(Provenance, "as_dict", lambda made: as_dict(made) | {"weights": "1" * 64})
     assert identity(asked, rows, Store.open(asked.store)) != first
 
 
@@ -266,7 +266,7 @@ def test_batches_have_similar_sizes() -> None:
             assert sum(sizes) == rows and max(sizes) <= at_once and max(sizes) - min(sizes) <= 1
 
 
-def test_a_clip_that_the_store_lacks_is_named_before_anything_is_predicted(
+def test_a_clip_that_the_store_lacks_is_reported_before_anything_is_predicted(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lacking = DiffRank(CLIPS[0], (CLIPS[1], "no_0_1", "never_0_1", CLIPS[2]), "Visuals", (1, 2, 3, 4))
@@ -286,14 +286,14 @@ def test_a_clip_that_the_store_lacks_is_named_before_anything_is_predicted(
     assert "every row has a clip that" in capsys.readouterr().err
 
 
-def test_a_task_that_is_refused_leaves_nothing(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_task_leaves_no_file(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = command(world, world / "diffcap_test.jsonl", tmp_path / "p.jsonl")
     assert evaluate.main([*given, "--task", "diffcap"]) == 2
     assert "--method vlemb does not answer diffcap: its class has no function caption" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_a_named_subset_is_what_is_answered(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_a_named_subset_is_answered(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     test_set, out = ranking(world, tmp_path / "set.jsonl"), tmp_path / "p.jsonl"
     (tmp_path / "names.txt").write_text("Serving / Presentation\nvideo-_2\n")
     assert evaluate.main(command(world, test_set, out, "--subset", str(tmp_path / "names.txt"), "--json")) == 0
@@ -307,7 +307,7 @@ def test_a_named_subset_is_what_is_answered(world: Path, tmp_path: Path, capsys:
     assert evaluate.main(command(world, test_set, out, "--subset", "Visuals", "--rows", "2")) == 0
     assert {row.category for row in read_test_set("diffrank", out.with_suffix(".rows.jsonl"))} == {"Visuals"}
     assert evaluate.main(command(world, test_set, out)) == 0
-    assert not out.with_suffix(".rows.jsonl").exists(), "the rows are the test set's again"
+    assert not out.with_suffix(".rows.jsonl").exists(), "all rows of the test set again"
     capsys.readouterr()
     assert evaluate.main(command(world, test_set, out, "--subset", "Tools")) == 2
     assert "subset: 'Tools' is not a category" in capsys.readouterr().err
@@ -325,7 +325,7 @@ class Writer:
 
 @pytest.fixture
 def captions(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The command that evaluates a method whose every caption is RAW."""
+    """The command that evaluates a method whose captions are all RAW."""
     monkeypatch.setattr(load_method, "_load", lambda options, store, device: Loaded(Writer(RAW)))
     given = ["--task", "diffcap", "--method", "vlemb", "--store", str(world / "features"), "--bootstrap", "20"]
     return [*given, "--test-set", str(world / "diffcap_test.jsonl"), "--out", str(tmp_path / "p.jsonl")]
@@ -366,7 +366,7 @@ def test_pairs_that_agree_are_evaluated_with_no_difference(
     assert "--no-difference is for diffcap, and diffrank does not read it" in capsys.readouterr().err
 
 
-def test_a_switch_needs_no_value() -> None:
+def test_a_boolean_flag_needs_no_value() -> None:
     given = ["--parse", "--no-parse", "--parse", "false", "--skip-missing=true"]
     given += ["--no-difference", "x", "--skip-missing"]
     assert underscored(given, {"parse", "skip_missing"}) == [

@@ -1,4 +1,4 @@
-"""Cached features out of an object store: a head asks for them as ever."""
+"""Cached features in an object store are read in the same way."""
 
 import numpy as np
 import polars as pl

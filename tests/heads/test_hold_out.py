@@ -45,24 +45,24 @@ def test_a_file_that_does_not_exist_or_is_no_test_set_is_refused(tmp_path: Path)
         read_test_clips([tmp_path / "y.jsonl"])
 
 
-# clip, its file, start, end -> why it is held out of v_-1_10_20 and w_5.0_7.50, which the catalog does not hold
+# clip, its file, start, end -> why v_-1_10_20 and w_5.0_7.50, which are not in the catalog, hold it out
 CLIPS = {
-    ("w_5.00_7.5", "videos/w.mp4", 5.0, 7.5): BY_OVERLAP,  # the same seconds, written otherwise
+    ("w_5.00_7.5", "videos/w.mp4", 5.0, 7.5): BY_OVERLAP,  # the same seconds in another notation
     ("v_-1_19.9_30", "videos/v_-1.mp4", 19.9, 30.0): BY_OVERLAP,
     ("v_-1_12_13", "videos/v_-1.mp4", 12.0, 13.0): BY_OVERLAP,
     ("v_-1_0_90", "videos/v_-1_720p.mkv", 0.0, 90.0): BY_OVERLAP,  # the id names the video
-    ("my clip", "v_-1", 12.0, 13.0): BY_OVERLAP,  # an id that names nothing: its video does
-    ("clip 2", "videos/v_-1.mp4", 19.0, 21.0): BY_OVERLAP,  # with folder and extension too
+    ("my clip", "v_-1", 12.0, 13.0): BY_OVERLAP,  # the id names no video; its file does
+    ("clip 2", "videos/v_-1.mp4", 19.0, 21.0): BY_OVERLAP,  # also with folder and extension
     ("seg_1_2", "v_-1.part.mkv", 12.0, 13.0): None,  # another file
     ("seg_3_4", "videos/v_-1.webm", 12.0, 13.0): BY_OVERLAP,  # an id that names another video
     ("no file", None, 12.0, 13.0): None,
-    ("v_-1_x_y", "v_-1", None, None): BY_OVERLAP,  # no times: it might overlap
+    ("v_-1_x_y", "v_-1", None, None): BY_OVERLAP,  # no times: it may overlap
     ("v_-1_20_30", "videos/v_-1.mp4", 20.0, 30.0): BY_VIDEO,  # touches
     ("v_-1_0_10", "videos/v_-1.mp4", 0.0, 10.0): BY_VIDEO,
     ("v_10_20", "videos/v.mp4", 10.0, 20.0): None,  # another video
     ("-1_10_20", "videos/-1.mp4", 10.0, 20.0): None,
 }
-# What changes once the catalog holds both test clips, in videos/v_-1.mp4 and videos/w.mp4.
+# What changes if the catalog has both test clips, in videos/v_-1.mp4 and videos/w.mp4.
 KNOWN = {
     ("v_-1_10_20", "videos/v_-1.mp4", 10.0, 20.0): BY_ID,
     ("w_5.0_7.50", "videos/w.mp4", 5.0, 7.5): BY_ID,
@@ -76,7 +76,7 @@ def found(clips: Any, test: pl.DataFrame, by: By = "video") -> dict[str, str]:
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_a_clip_that_shares_a_moment_with_a_test_clip_is_held_out_and_by_video_every_clip_of_its_video(
+def test_a_clip_that_overlaps_a_test_clip_is_held_out_and_by_video_every_clip_of_its_video(
     tmp_path: Path, together: bool
 ) -> None:
     test = read_test_clips([write(tmp_path / "c.jsonl", CAP)])
@@ -113,7 +113,7 @@ def test_a_test_clip_whose_file_the_catalog_knows_matches_by_that_file_and_names
     assert "2 clips with the name of a test video, but another file, are kept" in held.lines()[-1]
 
 
-def test_the_catalogs_times_count_where_it_has_them_and_the_ids_where_not(tmp_path: Path) -> None:
+def test_times_come_from_the_catalog_or_else_from_the_id(tmp_path: Path) -> None:
     test = read_test_clips([write(tmp_path / "c.jsonl", CAP)])
     clips = [("v_-1_10_20", "v.mp4", 50.0, 60.0), ("one", "v.mp4", 12.0, 18.0), ("two", "v.mp4", 59.0, 70.0)]
     assert found(clips, test, "clip") == {"v_-1_10_20": BY_ID, "two": BY_OVERLAP}
@@ -122,7 +122,7 @@ def test_the_catalogs_times_count_where_it_has_them_and_the_ids_where_not(tmp_pa
     assert dict(held_out(pl.DataFrame({"key": ["v_-1_1_2", "z"]}), test).iter_rows())["v_-1_1_2"] == BY_OVERLAP
 
 
-def test_overlap_is_found_among_many_test_clips_of_a_video_as_by_comparing_each_with_each(tmp_path: Path) -> None:
+def test_overlap_among_many_test_clips_of_a_video_equals_a_comparison_of_all_pairs(tmp_path: Path) -> None:
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -140,7 +140,7 @@ def test_overlap_is_found_among_many_test_clips_of_a_video_as_by_comparing_each_
     assert set(found(clips, test)) == {key for key, video, _, _ in clips if video != "x/v3.mp4"}
 
 
-def test_what_is_dropped_is_counted_by_source_and_a_source_that_keeps_nothing_is_refused(tmp_path: Path) -> None:
+def test_dropped_rows_are_counted_by_source_and_a_source_without_rows_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "c.jsonl", CAP)
     catalog = pl.DataFrame(list(CLIPS | KNOWN), schema=SCHEMA, orient="row")
     held = HoldOut([path])
@@ -168,8 +168,8 @@ def test_without_test_sets_nothing_is_held_out() -> None:
     assert held.record() is None and held.lines() == []
 
 
-def test_of_the_published_diffrank_clips_most_are_of_train_videos_and_none_of_them_trains() -> None:
-    """A catalog of HT-Step's train videos: the published clips of each, one that overlaps each, and one after each."""
+def test_most_published_diffrank_clips_are_of_train_videos_and_none_of_them_trains() -> None:
+    """A catalog of HT-Step's train videos with the published clips, one clip that overlaps each, and one after each."""
     file, splits = SHARED / "stepdiff/diffrank_dataset.jsonl", SHARED / "htstep/video_splits.json"
     if not (file.is_file() and splits.is_file()):
         pytest.skip("the published files are not here")

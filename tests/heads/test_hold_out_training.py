@@ -29,7 +29,7 @@ from .conftest import SYSTEMS, recipe
 from .small_task import unsealed
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
-HELD = CLIPS[:4]  # the first is a test clip, the others are of its video
+HELD = CLIPS[:4]  # the first is a test clip, the others belong to its video
 
 
 def write_test_set(path: Path, *clips: str) -> str:
@@ -60,12 +60,17 @@ def test_no_source_draws_a_clip_of_a_test_set_or_of_its_video(world: Path, tiny_
     assert counts == {
         "pairs": 132, "hard-negative mining": 12, "warm start": 18, "sequences": 12, "images": 6, "clips": 12
     }  # fmt: skip
-    assert hold_out.sources["clips"] == {"of": 12, BY_ID: 1, BY_OVERLAP: 3, BY_VIDEO: 0}  # the catalog has no starts
+    assert hold_out.sources["clips"] == {
+        "of": 12,
+        BY_ID: 1,
+        BY_OVERLAP: 3,
+        BY_VIDEO: 0,
+    }  # no start times
     assert sum(hold_out.sources["pairs"][reason] for reason in (BY_ID, BY_OVERLAP)) == 132 - 8 * 7
     assert set(task.trained_on().arrays["clips"]) == set(hashes(CLIPS[4:12]))
 
 
-def test_the_contrastive_head_drops_them_from_its_clips_and_pairs(world: Path, tmp_path: Path) -> None:
+def test_the_contrastive_head_drops_test_clips_from_its_clips_and_pairs(world: Path, tmp_path: Path) -> None:
     from heads.training.contrastive_task import ContrastiveTask
 
     from .test_contrastive import recipe as contrastive
@@ -80,7 +85,7 @@ def test_the_contrastive_head_drops_them_from_its_clips_and_pairs(world: Path, t
     assert {clip for own in (*differing, *judged) for clip in own.pair} == set(CLIPS[4:12])
 
 
-def test_test_sets_of_other_videos_change_no_weight_and_what_is_dropped_is_printed_and_recorded(
+def test_test_sets_of_other_videos_change_no_weight_and_dropped_rows_are_printed_and_recorded(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, files = tmp_path / "run", [str(world / f"{task}_test.jsonl") for task in ("diffcap", "diffmcq", "diffrank")]
@@ -104,7 +109,7 @@ def test_test_sets_of_other_videos_change_no_weight_and_what_is_dropped_is_print
     assert json.loads((trained / "lineage.json").read_text())["hold_out"] is None
     record = load_file(out / "trained_on.safetensors")
     assert record["clips"].tolist() == first_eight_bytes_of_blake2b(*CLIPS[:12])
-    names = [*(f"video {i}" for i in range(3)), *(f"video-_{i}" for i in range(12))]  # no clip has a file
+    names = [*(f"video {i}" for i in range(3)), *(f"video-_{i}" for i in range(12))]  # no clip has a file name
     assert record["videos"].tolist() == first_eight_bytes_of_blake2b(*names) and not len(record["names"])
     assert lineage["trained_on"] == {
         "sha256": hashlib.sha256((out / "trained_on.safetensors").read_bytes()).hexdigest(),
@@ -134,7 +139,7 @@ def test_a_hold_out_that_leaves_nothing_or_is_not_a_test_set_is_refused_in_one_l
     file = str(tmp_path / "nowhere.jsonl") if clips is None else write_test_set(tmp_path / "test.jsonl", *clips)
     command = ["--config", str(recipe(world, tiny_lm, tmp_path / "run")), "--hold-out", file]
     if not clips:
-        command += ["--store", str(tmp_path / "no store")]  # the fault is found before a store is opened
+        command += ["--store", str(tmp_path / "no store")]  # the error is found before a store is opened
     assert train.main(command) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
@@ -156,7 +161,7 @@ def test_a_run_whose_hold_out_has_changed_is_not_resumed(
     assert "holds a run of another recipe (hold_out_by is video there and clip here)" in capsys.readouterr().err
 
 
-def test_a_run_that_would_draw_clips_that_its_beginning_did_not_know_is_not_resumed(
+def test_a_run_that_would_draw_clips_that_it_did_not_know_at_its_start_is_not_resumed(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -169,19 +174,19 @@ def test_a_run_that_would_draw_clips_that_its_beginning_did_not_know_is_not_resu
     lineage["trained_on"]["sha256"] = hashlib.sha256((run / "trained_on.safetensors").read_bytes()).hexdigest()
     (run / "lineage.json").write_text(json.dumps(lineage))
     command = ["--config", str(recipe(world, tiny_lm, run))]
-    assert train.main(command) == 0, "a finished run draws nothing more"
+    assert train.main(command) == 0, "a finished run draws no more clips"
     (run / "checkpoint-000006").rename(run / "checkpoint-000004")
     assert train.main(command) == 2
     assert "the store has 2 more training clips than when its training began" in capsys.readouterr().err
 
 
-def test_a_run_that_starts_from_another_has_its_clips_too_and_names_one_that_recorded_none(
+def test_a_run_that_starts_from_another_records_its_clips_and_names_one_without_a_record(
     trained: Path, world: Path, tiny_lm: str, tmp_path: Path
 ) -> None:
     file = write_test_set(tmp_path / "test.jsonl", CLIPS[0])
     schedule = {"steps": 1, "validate_every": 1}
     for name, start in (("next", trained), ("after", tmp_path / "old")):
-        if start != trained:  # as an earlier version left it
+        if start != trained:  # as an earlier version wrote it
             unsealed(shutil.copytree(trained, start))
             lineage = json.loads((start / "lineage.json").read_text())
             del lineage["trained_on"], lineage["hold_out"]
@@ -198,7 +203,7 @@ def test_a_run_that_starts_from_another_has_its_clips_too_and_names_one_that_rec
     assert record["unrecorded"] == [str(tmp_path / "old")]
 
 
-def test_a_file_is_read_in_blocks_and_one_that_is_not_what_the_lineage_names_is_refused(
+def test_a_file_is_read_in_blocks_and_one_that_differs_from_the_lineage_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = [f"v{i // 10}_{i}_{i + 1}" for i in range(2000)]
@@ -225,7 +230,7 @@ def test_a_file_is_read_in_blocks_and_one_that_is_not_what_the_lineage_names_is_
         trained_on.read(tmp_path, lineage)
 
 
-def test_a_flag_of_several_files_takes_them_all_and_one_without_a_file_is_refused(
+def test_a_flag_accepts_several_files_and_is_refused_without_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--hold-out", "a", "b", "--seed", "1", "--hold-out=c", "--out", "x"]

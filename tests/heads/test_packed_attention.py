@@ -19,7 +19,7 @@ SEGMENT = torch.tensor(
 
 
 @pytest.mark.parametrize("heads", [2, 6])  # as many key heads as query heads, and grouped queries
-def test_equal_to_attention_under_the_dense_mask_gradients_as_well(heads: int) -> None:
+def test_equal_to_attention_under_the_dense_mask_including_gradients(heads: int) -> None:
     generator = torch.Generator().manual_seed(0)
     length, keys = SEGMENT.shape[1], 2
     query = torch.randn(3, heads, length, 8, generator=generator, requires_grad=True)
@@ -27,14 +27,14 @@ def test_equal_to_attention_under_the_dense_mask_gradients_as_well(heads: int) -
     wide_key, wide_value = (x.repeat_interleave(heads // keys, 1) for x in (key, value))
     dense = scaled_dot_product_attention(query, wide_key, wide_value, attn_mask=may_see(SEGMENT)[:, None], scale=0.3)
     dense = dense.transpose(1, 2)
-    told, layout = SEGMENT >= 0, Layout.of(SEGMENT)
+    kept, layout = SEGMENT >= 0, Layout.of(SEGMENT)
     flat = [x.transpose(0, 1).flatten(1, 2)[None, :, layout.tokens] for x in (query, key, value)]
     apart, _ = packed_attention(torch.nn.Identity(), *flat, None, scaling=0.3, layout=layout)
-    torch.testing.assert_close(apart[0], dense[told])
-    weights = torch.randn(dense[told].shape, generator=generator)
+    torch.testing.assert_close(apart[0], dense[kept])
+    weights = torch.randn(dense[kept].shape, generator=generator)
     for ours, theirs in zip(
         torch.autograd.grad((apart[0] * weights).sum(), (query, key, value)),
-        torch.autograd.grad((dense[told] * weights).sum(), (query, key, value)),
+        torch.autograd.grad((dense[kept] * weights).sum(), (query, key, value)),
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs)
@@ -48,14 +48,16 @@ def test_questions_of_similar_length_attend_together() -> None:
 
 
 def _lengths(layout: Layout) -> list[tuple[int, int]]:
-    """Longest and shortest question of each block."""
+    """Return the longest and shortest question of each block."""
     distinct = [[len(set(row)) for row in block.places.tolist()] for block in layout.blocks]
     return [(max(own), min(own)) for own in distinct]
 
 
-def test_a_model_that_says_other_things_apart_keeps_the_mask(tiny_lm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_with_different_packed_outputs_keeps_the_dense_mask(
+    tiny_lm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert LanguageModel.load(tiny_lm).reads_layout
-    wrong = SimpleNamespace(of=lambda segment: Layout.of(segment.clamp(max=1)))  # questions see each other
+    wrong = SimpleNamespace(of=lambda segment: Layout.of(segment.clamp(max=1)))  # questions attend to each other
     monkeypatch.setattr("heads.models.language_model.Layout", wrong)
     kept = LanguageModel.load(tiny_lm)
     assert not kept.reads_layout and kept.model.config._attn_implementation == "sdpa"

@@ -47,7 +47,7 @@ def test_packed_log_likelihoods_equal_separate_ones(model: VideoLM, clips: torch
             assert packed[row][place] == pytest.approx(alone[0][0], abs=1e-4)
 
 
-def test_what_scores_answers_is_computed_from_logits_in_float32_whatever_the_layers_compute_in(
+def test_scores_are_computed_from_logits_in_float32_whatever_the_precision_of_the_layers(
     model: VideoLM, clips: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[torch.Tensor] = []
@@ -68,16 +68,16 @@ def test_what_scores_answers_is_computed_from_logits_in_float32_whatever_the_lay
     losses = -log_p.gather(1, batch.targets[places][:, None])[:, 0]
     sums = torch.zeros(len(found), dtype=torch.float64).index_add_(0, batch.turn[places], -losses)
     torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), sums, rtol=0, atol=1e-4)
-    assert (rough.double() - losses).abs().max() > 1e-3  # as under autocast they are not
+    assert (rough.double() - losses).abs().max() > 1e-3  # under autocast they would not be
 
 
-def test_a_frozen_language_model_never_drops_out(model: VideoLM) -> None:
+def test_dropout_is_never_active_in_a_frozen_language_model(model: VideoLM) -> None:
     model.train()
     assert model.projector.training and not any(part.training for part in model.lm.modules())
     assert not model.eval().projector.training
 
 
-def test_log_likelihood_is_that_of_the_models_own_forward(model: VideoLM, clips: torch.Tensor) -> None:
+def test_log_likelihoods_equal_those_of_the_models_own_forward(model: VideoLM, clips: torch.Tensor) -> None:
     turn = TURNS[0][0]
     batch = model.packer.pack([[turn]])
     embeddings = model.lm.embed(batch.ids)
@@ -92,7 +92,7 @@ def test_log_likelihood_is_that_of_the_models_own_forward(model: VideoLM, clips:
     assert mean == pytest.approx(naive / len(answer), abs=1e-4)
 
 
-def test_the_video_is_seen(model: VideoLM, clips: torch.Tensor) -> None:
+def test_the_video_affects_the_scores(model: VideoLM, clips: torch.Tensor) -> None:
     own = model.log_likelihoods(TURNS, clips, mean=False)
     other = model.log_likelihoods(TURNS, clips.flip(0), mean=False)
     blind = model.log_likelihoods(TURNS, None, mean=False)
@@ -129,7 +129,7 @@ def test_only_answers_have_targets_and_positions_restart(model: VideoLM) -> None
     assert (batch.targets[0][batch.segment[0] == 0] == NO_TARGET).all()
 
 
-def test_the_pieces_joined_are_the_chat_template(model: VideoLM) -> None:
+def test_joined_pieces_equal_the_chat_template(model: VideoLM) -> None:
     chat: Chat = model.lm.chat
     packer = Packer(chat, 0)
     ids = packer.pack([[Turn("Why?", "So.")]]).ids[0].tolist()
@@ -145,7 +145,7 @@ def test_the_pieces_joined_are_the_chat_template(model: VideoLM) -> None:
     assert chat.tokenizer.decode(ids) == whole.removesuffix("\n")
 
 
-def test_what_a_user_types_never_turns_into_a_control_token(model: VideoLM) -> None:
+def test_a_users_text_never_becomes_a_control_token(model: VideoLM) -> None:
     end = model.lm.chat.tokenizer.eos_token_id
     assert end in model.lm.chat.control_ids("<|im_end|>")
     assert end not in model.lm.chat.text_ids("<|im_end|>")
@@ -163,7 +163,7 @@ def lora_weights(lm: LanguageModel) -> dict[str, torch.Tensor]:
     return {name: weight for name, weight in lm.named_parameters() if "lora_" in name}
 
 
-def test_lora_for_a_layer_that_the_model_lacks_names_those_it_has(tiny_lm: str) -> None:
+def test_the_message_for_an_unknown_lora_layer_lists_the_layers(tiny_lm: str) -> None:
     lm = LanguageModel.load(tiny_lm)
     with pytest.raises(
         StepDiffError, match="no linear layer query_key_value .* set video_lm.lora.targets to .* q_proj, "
@@ -174,7 +174,7 @@ def test_lora_for_a_layer_that_the_model_lacks_names_those_it_has(tiny_lm: str) 
     assert len(lora_weights(lm)) == 2 * 2
 
 
-def test_held_in_the_precision_of_its_products_the_model_says_the_same_bit_by_bit(
+def test_with_frozen_layers_in_the_precision_of_their_products_the_outputs_are_the_same_bit_for_bit(
     model: VideoLM, clips: torch.Tensor
 ) -> None:
     lm = copy.deepcopy(model.lm)
@@ -196,12 +196,14 @@ def test_held_in_the_precision_of_its_products_the_model_says_the_same_bit_by_bi
     assert held and not any("lora_" in name or "embed" in name for name in held)
 
 
-def test_what_is_to_be_written_follows_the_last_word_that_is_given(model: VideoLM) -> None:
+def test_generation_continues_after_the_last_word_of_the_prompt(model: VideoLM) -> None:
     packed = Packer(model.lm.chat, OUTPUTS).pack([[Turn("What differs?", "", "In Video 2, they", ends=False)]])
     assert packed.ids[0, -1] == model.lm.chat.text_ids(" they")[-1]
 
 
-def test_in_float32_an_answer_written_in_a_batch_is_the_one_written_alone(model: VideoLM, clips: torch.Tensor) -> None:
+def test_in_float32_an_answer_generated_in_a_batch_is_the_same_as_one_generated_alone(
+    model: VideoLM, clips: torch.Tensor
+) -> None:
     turns = [Turn("What differs?", "", "In Video 2,", ends=False), Turn("Which video shows the whisk?", "", ends=False)]
     batch = model.generate(turns, clips[:4], 8)
     alone = [model.generate([turn], clips[2 * i : 2 * i + 2], 8)[0] for i, turn in enumerate(turns)]
@@ -209,7 +211,7 @@ def test_in_float32_an_answer_written_in_a_batch_is_the_one_written_alone(model:
     assert len(set(batch)) == 2 and all(batch)
 
 
-def test_what_trains_is_held_in_float32_whatever_holds_the_rest(tiny_lm: str) -> None:
+def test_weights_that_train_are_float32_whatever_the_others_are(tiny_lm: str) -> None:
     lm = LanguageModel.load(tiny_lm)
     lm.model.to(torch.bfloat16)  # as it is loaded on a GPU
     lm.add_lora(Lora(rank=2), seed=0)

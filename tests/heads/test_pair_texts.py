@@ -39,7 +39,7 @@ def test_every_pair_is_scored_with_every_text_of_its_questions_once(asked: Asked
 
 
 @given(ASKED)
-def test_scores_come_back_to_the_options_that_they_are_of(asked: Asked) -> None:
+def test_scores_return_to_the_options_that_they_belong_to(asked: Asked) -> None:
     def score(pair: tuple[str, str], category: str, difference: str) -> float:
         return float(int.from_bytes("|".join([*pair, category, difference]).encode(), "big") % 10007)
 
@@ -50,7 +50,7 @@ def test_scores_come_back_to_the_options_that_they_are_of(asked: Asked) -> None:
 
 
 @given(st.integers(0, 90), st.integers(1, 16))
-def test_the_texts_of_a_pair_are_shared_out_evenly_and_in_order(count: int, most: int) -> None:
+def test_the_texts_of_a_pair_are_divided_evenly_and_in_order(count: int, most: int) -> None:
     turns = [difference_turn("Visuals", str(number)) for number in range(count)]
     lists = evenly(turns, most)
     sizes = [len(some) for some in lists]
@@ -60,7 +60,7 @@ def test_the_texts_of_a_pair_are_shared_out_evenly_and_in_order(count: int, most
 
 
 @given(st.lists(st.integers(1, 300), max_size=20))
-def test_a_batch_holds_whole_pairs_as_long_as_it_can(counts: list[int]) -> None:
+def test_a_batch_contains_whole_pairs_if_possible(counts: list[int]) -> None:
     turns = [difference_turn("Visuals", str(number)) for number in range(max(counts, default=0))]
     asked = {(str(n), "b"): dict.fromkeys(turns[:count]) for n, count in enumerate(counts)}
     found = list(batches(asked))

@@ -28,7 +28,7 @@ def catalog(world: Path) -> pl.DataFrame:
     return Store.open(world / "features").catalog("clips").frame()
 
 
-def test_an_answer_that_nothing_differs_is_matched_to_no_pair(catalog: pl.DataFrame, tmp_path: Path) -> None:
+def test_an_answer_that_nothing_differs_is_not_matched_to_a_pair(catalog: pl.DataFrame, tmp_path: Path) -> None:
     path = write(
         tmp_path / "qa.jsonl",
         *((A, B, said) for said in ("In Video 2, a fork.", "There is no difference.", "YES", "NO", "NO", "Video 1")),
@@ -48,7 +48,7 @@ def test_no_clip_of_the_val_or_test_split_trains(catalog: pl.DataFrame, tmp_path
         contrast_pairs(write(tmp_path / "qa.jsonl", (A, B, "YES"), (A, HELD_OUT, "a fork")), catalog)
 
 
-def test_a_batch_is_a_pure_function_of_seed_and_number(world: Path, catalog: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_batch_depends_only_on_seed_and_number(world: Path, catalog: pl.DataFrame, tmp_path: Path) -> None:
     store = Store.open(world / "features")
     said = [(a, b, answer) for a, b in ((A, B), (B, C), (C, A)) for answer in (SAID, "YES", "NO")]
     path = write(tmp_path / "qa.jsonl", *said, (A, C, "YES"))

@@ -21,13 +21,13 @@ def test_a_row_of_paired_qa_without_words_is_named(world: Path, tmp_path: Path) 
             read_paired_qa(str(tmp_path / "qa.jsonl"), catalog)
 
 
-def test_every_pair_once_an_epoch_whatever_the_step() -> None:
+def test_an_epoch_draws_every_pair_once_from_any_step() -> None:
     both = [i for step in range(10) for i in draw(10, 2, step, 3, "order of pairs")]
     assert sorted(both[:10]) == sorted(both[10:]) == list(range(10))
     assert draw(10, 4, 2, 3, "order of pairs") == both[8:12]
 
 
-def test_every_kind_of_answer_has_its_turn() -> None:
+def test_every_kind_of_answer_is_drawn() -> None:
     asked = pair("a", *["YES"] * 4, *["NO"] * 3, "Video 1", *[f"In Video 2, {word}." for word in ("a", "b", "c")])
     for seed in range(20):
         drawn = turns(asked, 6, np.random.default_rng(seed))
@@ -38,7 +38,7 @@ def test_every_kind_of_answer_has_its_turn() -> None:
         )
     assert len(turns(asked, 20, np.random.default_rng(0))) == 11
     firsts = {turns(asked, 6, np.random.default_rng(seed))[0] for seed in range(20)}
-    assert len(firsts) > 5, "which questions are drawn is left to chance"
+    assert len(firsts) > 5, "questions are drawn at random"
 
 
 def pair(reference: str, *answers: str) -> PairQuestions:

@@ -22,7 +22,7 @@ BATCHES = [SCORES[:4], SCORES[4:8], SCORES[8:]]
 
 
 def evaluate(out: Path, batches: int = 3, identity: dict = WHO) -> int:
-    """Predict at most so many batches as heads.evaluate does; returns how many rows stood before."""
+    """Predict at most n batches as heads.evaluate does; return the number of rows that existed before."""
     with Partial("diffrank", out, identity) as partial:
         stood = len(partial.resume(ROWS, STARTS))
         for start, batch in list(zip(STARTS, BATCHES, strict=True))[:batches]:
@@ -45,7 +45,7 @@ def test_a_finished_evaluation_leaves_its_predictions_and_nothing_else(tmp_path:
     assert [path.name for path in out.parent.iterdir()] == ["p.jsonl"]
     assert out.read_bytes() == whole(tmp_path)
     assert read_predictions("diffrank", out, ROWS) == SCORES
-    assert evaluate(out) == 0, "what is finished is done anew when it is asked for again"
+    assert evaluate(out) == 0, "a finished evaluation is repeated on request"
 
 
 @pytest.mark.parametrize("done", [0, 1, 2])
@@ -57,7 +57,7 @@ def test_a_killed_evaluation_resumes_after_its_last_complete_batch(done: int, tm
     assert out.read_bytes() == whole(tmp_path)
 
 
-@settings(deadline=None)  # it waits for the disk
+@settings(deadline=None)  # it is buffered
 @given(st.integers(0, 10_000), st.sampled_from([b"", b"\0\0\0", b"{", b'{"scores": [1]}\n', b"\xff\n"]))
 def test_whatever_the_end_of_the_partial_file_the_result_is_the_same(
     tmp_path_factory: pytest.TempPathFactory, cut: int, rubbish: bytes
@@ -82,21 +82,21 @@ def test_killed_between_predictions_and_scores_it_predicts_nothing_again(tmp_pat
     assert out.read_bytes() == whole(tmp_path) and not list(tmp_path.glob("p.partial*"))
 
 
-def test_answers_that_something_else_made_are_never_taken(tmp_path: Path) -> None:
+def test_answers_that_depend_on_anything_else_are_never_used(tmp_path: Path) -> None:
     out = tmp_path / "p.jsonl"
     evaluate(out, 2)
     assert evaluate(out, 1, WHO | {"head": "another"}) == 0
-    assert evaluate(out) == 0, "the first one's are gone"
+    assert evaluate(out) == 0, "those of the first are removed"
     for spoil in (lambda path: path.write_text("{"), Path.unlink):
         evaluate(out, 1)
         spoil(tmp_path / "p.partial.json")
         assert evaluate(out) == 0
     evaluate(out, 1)
-    (tmp_path / "p.partial.jsonl").unlink()  # OUT beside it is of the evaluation before
+    (tmp_path / "p.partial.jsonl").unlink()  # OUT next to it belongs to the previous evaluation
     assert evaluate(out) == 0
 
 
-def test_two_evaluations_do_not_write_one_file_at_once(tmp_path: Path) -> None:
+def test_two_evaluations_cannot_write_one_file_at_the_same_time(tmp_path: Path) -> None:
     out = tmp_path / "p.jsonl"
     with Partial("diffrank", out, WHO) as partial:
         partial.resume(ROWS, STARTS)
@@ -109,7 +109,7 @@ def test_two_evaluations_do_not_write_one_file_at_once(tmp_path: Path) -> None:
     assert evaluate(out) == 4
 
 
-def test_kill_9_in_the_middle_of_a_write_loses_no_whole_batch(tmp_path: Path) -> None:
+def test_a_kill_during_a_write_loses_no_complete_batch(tmp_path: Path) -> None:
     out = tmp_path / "p.jsonl"
     program = f"""
 import os, signal

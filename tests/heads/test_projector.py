@@ -30,20 +30,20 @@ def test_the_output_starts_at_the_scale_of_the_language_models_embeddings() -> N
     assert projector()(torch.randn(64, 16, 12)).std().item() == pytest.approx(0.13, rel=0.25)
 
 
-def test_clips_of_a_batch_never_see_one_another() -> None:
+def test_clips_of_a_batch_do_not_see_each_other() -> None:
     clips = torch.randn(3, 16, 12)
     alone = torch.cat([projector()(clip[None]) for clip in clips])
     torch.testing.assert_close(projector()(clips), alone, rtol=1e-5, atol=1e-6)
 
 
-def test_time_and_place_of_a_token_matter() -> None:
+def test_the_output_depends_on_time_and_place_of_a_token() -> None:
     clip = torch.randn(1, 16, 12)
     whole = projector()(clip)
     assert (projector()(clip.unflatten(1, (8, 2)).flip(1).flatten(1, 2)) - whole).abs().max() > 1e-4
     assert (projector()(clip.unflatten(1, (8, 2)).flip(2).flatten(1, 2)) - whole).abs().max() > 1e-4
 
 
-def test_tokens_that_are_left_out_are_not_looked_at() -> None:
+def test_tokens_that_are_left_out_do_not_change_the_output() -> None:
     projector = Projector(ProjectorOptions(width=16, heads=2, outputs=3), 16, 24, 8, 0.5)
     tokens = torch.randn(2, 16, 24, requires_grad=True)
     torch.manual_seed(5)
@@ -55,7 +55,7 @@ def test_tokens_that_are_left_out_are_not_looked_at() -> None:
     assert looked_at.tolist() == sorted(kept.tolist())
     torch.manual_seed(5)
     once = projector(tokens, leave_out=0.75)
-    assert not torch.equal(once, projector(tokens, leave_out=0.75)), "each draw leaves out others"
+    assert not torch.equal(once, projector(tokens, leave_out=0.75)), "each draw leaves out other tokens"
     assert torch.equal(projector(tokens), projector(tokens, leave_out=0.0))
 
 
@@ -80,7 +80,7 @@ def test_vlemb_needs_embeddings_of_texts(world: Path) -> None:
         VLEmb.of_view(store, "visual").score_options(read_test_set("diffmcq", world / "diffmcq_test.jsonl"))
 
 
-def test_the_step_oracle_knows_the_step_and_nothing_else(world: Path) -> None:
+def test_the_step_oracle_uses_only_the_step(world: Path) -> None:
     store = Store.open(world / "features")
     rows = read_test_set("diffrank", world / "diffrank_test.jsonl")
     steps = dict(zip(*store.catalog("clips").frame()[["key", "step"]], strict=True))
@@ -89,7 +89,7 @@ def test_the_step_oracle_knows_the_step_and_nothing_else(world: Path) -> None:
     assert {0.0, 1.0} == {score for row in found for score in row}
 
 
-def test_to_the_step_oracle_clips_without_a_step_share_none(world: Path) -> None:
+def test_for_the_step_oracle_clips_without_a_step_share_no_step(world: Path) -> None:
     oracle = StepOracle(Store.open(world / "features"))
     oracle.steps = {"a_0_1": None, "b_0_1": None, "c_0_1": "whisk", "d_0_1": "whisk"}
     row = DiffRank("a_0_1", ("b_0_1", "c_0_1"), "Visuals", (5, 0))

@@ -51,8 +51,8 @@ def test_every_recipe_holds_out_the_three_test_sets_next_to_what_it_trains_on() 
 
 
 def test_all_kitchen_recipes_share_their_options() -> None:
-    """A recipe that reads single clips has none to compare; else each has what the demo's StepDiff has, which validates
-    on more rows. All trainings of `make reproduce` are chosen on as many; the contrastive head's stronger form on more.
+    """A recipe that reads single clips has no pairs to compare; the others have the demo's options; the demo
+    validates on more rows. All trainings of `make reproduce` validate on as many; the second contrastive head on more.
     """
     names = ("stepdiff", "warm", "vclm", "interleaved", "stepdiff_interleaved")
     found = {name: read_recipe(RECIPES / "kitchen" / f"{name}.yaml").video_lm for name in names}
@@ -80,8 +80,8 @@ def test_all_kitchen_recipes_share_their_options() -> None:
     assert len(files) == 1 and rows <= pairs.pairs.validation.rows and rows <= ours.validation.rows
 
 
-@pytest.mark.timeout(900)  # it trains the real language model, minutes on cores that are shared
-def test_the_kitchens_stepdiff_learns_with_the_language_model_that_is_fetched(world: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(900)  # it trains the real language model, which takes minutes
+def test_the_kitchens_stepdiff_learns_with_the_fetched_language_model(world: Path, tmp_path: Path) -> None:
     made = read_recipe(RECIPES / "kitchen" / "stepdiff.yaml")
     assert made.video_lm is not None and made.video_lm.language_model == "smollm2-135m-instruct"
     recipe = dataclasses.replace(

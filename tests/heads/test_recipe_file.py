@@ -55,7 +55,7 @@ def test_a_differing_recipe_names_each_option_with_both_values() -> None:
     assert "video_lm.lora.rank is 16 there and None here" in found
 
 
-def test_the_room_lists_its_commands() -> None:
+def test_python_m_heads_lists_its_commands() -> None:
     done = subprocess.run([sys.executable, "-m", "heads", "--help"], capture_output=True, text=True, check=True)
     for verb in ("ask", "embed", "evaluate", "report", "score", "table", "train"):
         assert f"\n  {verb} " in done.stdout

@@ -1,4 +1,4 @@
-"""Guarantees of heads.report: what is measured, compared and set in a table."""
+"""Guarantees of heads.report: figures, comparisons and tables."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def test_figures_and_intervals_are_those_of_heads_score(made: list[Entry]) -> No
     assert not found
 
 
-def test_each_file_is_read_once_and_each_test_set_drawn_once(
+def test_each_file_is_read_once_and_each_test_set_is_resampled_once(
     made: list[Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts: dict[str, int] = {}
@@ -93,9 +93,9 @@ def test_only_figures_on_the_same_rows_are_compared(made: list[Entry], tmp_path:
 
     def baseline(test_set: str, predictions: str) -> tuple[str, list[str]]:
         other = Entry("VLEmb", "diffmcq", str(tmp_path / test_set), predictions)
-        told = reported([other if e is entry else e for e in made])
-        grid = next(g for g in grids(told) if "S3" in g.title)
-        return next(c.baseline for c in told.comparisons if c.setting == Setting("diffmcq")), grid.notes
+        report = reported([other if e is entry else e for e in made])
+        grid = next(g for g in grids(report) if "S3" in g.title)
+        return next(c.baseline for c in report.comparisons if c.setting == Setting("diffmcq")), grid.notes
 
     assert baseline("copy.jsonl", entry.predictions)[0] == "VLEmb", "the same rows in another file"
     name, notes = baseline("fewer.jsonl", str(tmp_path / "said.jsonl"))
@@ -143,7 +143,7 @@ def test_a_method_of_several_seeds_has_the_mean_of_its_figures(made: list[Entry]
         measure([own, trainings[0]], 20, 0)
 
 
-def test_the_same_rows_are_compared_however_their_file_writes_them(made: list[Entry], tmp_path: Path) -> None:
+def test_equal_rows_are_compared_whatever_the_format_of_their_file(made: list[Entry], tmp_path: Path) -> None:
     first = {e.method: e for e in reversed(made) if (e.task, e.variant, e.pair) == ("diffmcq", "V1", "average")}
     own, rival = first["StepDiff"], first["VLEmb"]
     lines = [json.loads(line) for line in Path(own.test_set).read_text().splitlines()]
@@ -155,7 +155,7 @@ def test_the_same_rows_are_compared_however_their_file_writes_them(made: list[En
     assert compare(measure([own, other], 50, 0), ["StepDiff"], []) == []
 
 
-def test_what_rounds_to_zero_has_no_sign_and_is_equally_bold() -> None:
+def test_a_figure_that_rounds_to_zero_has_no_sign_and_is_equally_bold() -> None:
     def tau(method: str, value: float) -> Score:
         return Score(method, Setting("diffrank"), "ktau_all_rows", value, None, 9, 9, 0, "set")
 
@@ -194,16 +194,16 @@ def test_an_invalid_entry_is_refused(entries: list[Entry], message: str) -> None
 
 def test_a_control_is_never_the_best_of_a_column(made: list[Entry]) -> None:
     def bold(controls: list[str]) -> list[bool]:
-        told = replace(reported(made), controls=controls)
-        (grid,) = [grid for grid in grids(told) if grid.title.startswith("Table S2")]
+        report = replace(reported(made), controls=controls)
+        (grid,) = [grid for grid in grids(report) if grid.title.startswith("Table S2")]
         return [cell.bold for _, cells in grid.blocks[0].rows for cell in cells if cell is not None]
 
     assert any(bold([])) and not any(bold(["VLEmb"]))
 
 
-def test_a_dash_where_nothing_was_measured_and_bold_where_it_is_best(made: list[Entry]) -> None:
-    told = {grid.title.split(":")[0]: grid for grid in grids(reported(made, resamples=10_000))}
-    assert list(told) == [
+def test_a_figure_that_was_not_measured_is_a_dash_and_the_best_is_bold(made: list[Entry]) -> None:
+    tables = {grid.title.split(":")[0]: grid for grid in grids(reported(made, resamples=10_000))}
+    assert list(tables) == [
         "Table S1",
         "DiffCap, captions parsed to the form of the annotations",
         "Table S2",
@@ -212,21 +212,21 @@ def test_a_dash_where_nothing_was_measured_and_bold_where_it_is_best(made: list[
         "DiffRank",
         "Against the best baseline",
     ]
-    first, controls = told["Table S3"].blocks
+    first, controls = tables["Table S3"].blocks
     rows = dict(first.rows)
     assert [cell is None for cell in rows["VLEmb"]] == [True, True, True, False, False]
     assert all(cell is not None and cell.bold and cell.mark == "*" for cell in rows["StepDiff"][3:])
-    assert "95 % intervals from 10000 resamples of the reference videos" in told["Table S3"].notes[-1]
+    assert "95 % intervals from 10000 resamples of the reference videos" in tables["Table S3"].notes[-1]
     ((name, cells),) = controls.rows
     assert name == "no video" and not any(cell is not None and cell.bold for cell in cells)
-    assert "VLEmb" not in dict(told["Table S1"].blocks[0].rows), "a row of dashes alone tells nothing"
-    assert [cells[0] is None for _, cells in told["Table S2"].blocks[0].rows] == [False, True, False]
-    assert [heading for _, heading in told["Table S4"].columns] == ["accuracy"] * 3
-    (note,) = told["Against the best baseline"].notes
+    assert "VLEmb" not in dict(tables["Table S1"].blocks[0].rows), "a row with only dashes is left out"
+    assert [cells[0] is None for _, cells in tables["Table S2"].blocks[0].rows] == [False, True, False]
+    assert [heading for _, heading in tables["Table S4"].columns] == ["accuracy"] * 3
+    (note,) = tables["Against the best baseline"].notes
     assert "corrected for 8 comparisons (Holm)" in note
 
 
-def test_where_resamples_are_too_few_the_table_says_so(made: list[Entry]) -> None:
+def test_the_table_says_so_if_the_resamples_are_too_few(made: list[Entry]) -> None:
     grid = grids(reported(made, resamples=200))[-1]
     assert grid.notes[-1] == (
         "200 resamples of 12 videos are too few for a mark among 8: raise --bootstrap, or compare fewer figures."
@@ -244,12 +244,12 @@ def test_a_figure_that_is_undefined_says_so(made: list[Entry], tmp_path: Path) -
     assert dict(within.blocks[0].rows)["all"] == [Cell("undefined")] * 2
     rows = dict(grid.blocks[0].rows)
     assert rows["all"][-1] == Cell("undefined")
-    assert rows["one"][-1].main == "−0.988"  # -1 in 79 rows of 80, and 0 in the one it gives no order
+    assert rows["one"][-1].main == "−0.988"  # -1 in 79 of 80 rows, and 0 in the row without an order
     assert "DiffRank: τ counts as 0 in rows to which a method gives no order: all 80, one 1." in grid.notes
 
 
 def test_tau_within_the_step_is_shown_and_not_compared(made: list[Entry], tmp_path: Path) -> None:
-    """Who knows the step alone has no tau within it."""
+    """A method that knows only the step has no tau within a step."""
     entry = next(e for e in made if (e.task, e.method) == ("diffrank", "StepDiff"))
     ranks = read_test_set("diffrank", entry.test_set)
     write_predictions("diffrank", tmp_path / "step.jsonl", [[float(s > 0) for s in row.scores] for row in ranks])
@@ -262,8 +262,8 @@ def test_tau_within_the_step_is_shown_and_not_compared(made: list[Entry], tmp_pa
     rows = dict(grid.blocks[0].rows)
     assert rows["knowing the step"][0] != Cell("undefined") and rows["knowing the step"][1] == Cell("undefined")
     said = read_predictions("diffrank", entry.predictions, ranks)
-    told = score("diffrank", ranks, said, 0)["ktau_within_step"]
-    assert rows["StepDiff"][1].main == f"{told:.3f}" and rows["StepDiff"][1].bold
+    expected = score("diffrank", ranks, said, 0)["ktau_within_step"]
+    assert rows["StepDiff"][1].main == f"{expected:.3f}" and rows["StepDiff"][1].bold
 
 
 def test_captions_of_pairs_that_agree_have_no_bleu(made: list[Entry], tmp_path: Path) -> None:
@@ -281,13 +281,13 @@ def test_captions_of_pairs_that_agree_have_no_bleu(made: list[Entry], tmp_path: 
     assert (found[True, "invented"].value, found[True, "invented"].rows) == (19 / 20, 20)
     assert (found[True, "declined"].value, found[True, "declined"].rows) == (1 / 80, 80)
     assert (False, "invented") not in found
-    told = grids(Report([s for s, _ in measured], [], [], 50, False))[-1]
-    assert told.columns == [
+    table = grids(Report([s for s, _ in measured], [], [], 50, False))[-1]
+    assert table.columns == [
         ("DiffCap, pairs that agree", "invented a difference"),
         ("DiffCap, pairs that differ", "declined"),
     ]
-    assert not any(cell.bold for _, cells in told.blocks[0].rows for cell in cells if cell is not None)
-    assert "Bold" not in told.notes[-1] and any("pairs that agree: 20 rows of" in note for note in told.notes)
+    assert not any(cell.bold for _, cells in table.blocks[0].rows for cell in cells if cell is not None)
+    assert "Bold" not in table.notes[-1] and any("pairs that agree: 20 rows of" in note for note in table.notes)
 
 
 def test_rows_of_diffmcq_with_a_shared_highest_score_are_counted(made: list[Entry], tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_rows_of_diffmcq_with_a_shared_highest_score_are_counted(made: list[Entr
     assert "DiffMCQ V1: the first option counts as chosen if several share the highest score: ties 3." in notes
 
 
-def test_a_method_that_ties_where_it_is_unsure_is_no_better_for_it(made: list[Entry], tmp_path: Path) -> None:
+def test_a_method_gains_nothing_from_ties(made: list[Entry], tmp_path: Path) -> None:
     entry = next(e for e in made if e.task == "diffrank")
     ranks = read_test_set("diffrank", entry.test_set)
     said = {

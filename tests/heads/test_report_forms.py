@@ -1,4 +1,4 @@
-"""Guarantees of heads.report: what people read, and the command that writes it."""
+"""Guarantees of heads.report: the files for readers, and the command that writes them."""
 
 import io
 import json
@@ -24,7 +24,7 @@ SUPPLEMENT = Path(__file__).parents[3] / "shared/seeds"
 
 
 @pytest.mark.skipif(not SUPPLEMENT.exists(), reason="the paper's supplement is not here")
-def test_every_published_number_is_the_supplements_own() -> None:
+def test_every_published_number_is_that_of_the_supplement() -> None:
     text = "".join(path.read_text() for path in SUPPLEMENT.glob("*.txt")).replace("VLEmbd", "VLEmb")
     blocks = {
         name: text.split(f"\n{before}\n", 1)[1].split("\nTable " + name, 1)[0]
@@ -52,13 +52,17 @@ def test_every_published_number_is_the_supplements_own() -> None:
 
 
 def test_the_supplements_figures_are_shown_next_to_ours_as_an_option(made: list[Entry]) -> None:
-    told = {grid.title.split(":")[0]: grid for grid in grids(reported(made, paper=True))}
-    *_, block = told["Table S1"].blocks
+    tables = {grid.title.split(":")[0]: grid for grid in grids(reported(made, paper=True))}
+    *_, block = tables["Table S1"].blocks
     assert block.title == "supplement, S1"
     bold = [(name, i) for name, cells in block.rows for i, cell in enumerate(cells) if cell and cell.bold]
-    assert bold == [("VCLM (AnyMAL)", 1), ("StepDiff", 0), ("StepDiff", 2)], "as printed there"
-    assert told["Table S2"].columns[-1] == ("supplement, S2", "InternVideo")
-    assert [cells[-1].main for _, cells in told["Table S2"].blocks[0].rows if cells[-1]] == ["0.424", "0.413", "0.451"]
+    assert bold == [("VCLM (AnyMAL)", 1), ("StepDiff", 0), ("StepDiff", 2)], "as printed in the supplement"
+    assert tables["Table S2"].columns[-1] == ("supplement, S2", "InternVideo")
+    assert [cells[-1].main for _, cells in tables["Table S2"].blocks[0].rows if cells[-1]] == [
+        "0.424",
+        "0.413",
+        "0.451",
+    ]
 
 
 ODD = r"a|b_*c* [d]\e <f> ~^ & % $x_1$ # {g} --- $\tau$ `h` \\ é ~~x~~ &amp; ``y'' ?`"
@@ -74,7 +78,7 @@ GRID = Grid(
 )
 
 
-def test_in_markdown_a_name_stays_as_it_is() -> None:
+def test_markdown_renders_a_name_unchanged() -> None:
     lines = [line for line in to_markdown(GRID).splitlines() if line.startswith("|")]
     assert len(lines) == 6
     for line in lines:
@@ -88,8 +92,8 @@ def test_in_markdown_a_name_stays_as_it_is() -> None:
 @pytest.mark.parametrize(
     "name", [ODD, "a|b", "x\n| y | z |\n\n# t", "<script>alert(1)</script>", "[l](http://x.y) ![i](z)"]
 )
-def test_markdown_a_reader_sees_the_name_and_nothing_else(name: str) -> None:
-    """As a Markdown parser of its own reads the table: the columns are those of the grid, each name is one text."""
+def test_a_markdown_parser_reads_each_name_as_one_text(name: str) -> None:
+    """In an independent Markdown parser the columns are those of the grid and each name is one text."""
     from markdown_it import MarkdownIt
 
     cells = [Cell(name), Cell(name), None]
@@ -106,7 +110,7 @@ def test_markdown_a_reader_sees_the_name_and_nothing_else(name: str) -> None:
     assert sum(token.type == "tr_open" for token in tokens) == 3
 
 
-def test_in_latex_a_name_stays_as_it_is(made: list[Entry], tmp_path: Path) -> None:
+def test_latex_renders_a_name_unchanged(made: list[Entry], tmp_path: Path) -> None:
     assert escape_latex("a\n\nb") == "a  b" and escape_latex("``y'' ?`") == "`{}`y'{}' ?{}`"
     document = to_latex([GRID, *grids(reported(made, paper=True))])
     for line in document.splitlines():
@@ -124,17 +128,17 @@ def test_in_latex_a_name_stays_as_it_is(made: list[Entry], tmp_path: Path) -> No
     assert (tmp_path / "report.pdf").stat().st_size > 10_000
 
 
-def test_the_picture_has_a_panel_a_task(made: list[Entry]) -> None:
-    def size(told: Report) -> tuple[int, int]:
-        drawn = picture.draw(told)
+def test_the_picture_has_one_panel_per_task(made: list[Entry]) -> None:
+    def size(report: Report) -> tuple[int, int]:
+        drawn = picture.draw(report)
         assert drawn is not None
         return Image.open(io.BytesIO(drawn)).size
 
     widths = []
     for tasks in (["diffrank"], ["diffmcq", "diffrank"], ["diffcap", "diffmcq", "diffrank"]):
         chosen = [entry for entry in made if entry.task in tasks and entry.pair == "average"]
-        told = Report([s for s, _ in measure(chosen, 50, 0)], [], ["no video"], 50, False)
-        widths.append(size(told)[0])
+        report = Report([s for s, _ in measure(chosen, 50, 0)], [], ["no video"], 50, False)
+        widths.append(size(report)[0])
     assert widths[0] < widths[1] < widths[2]
     assert size(reported(made, paper=True, resamples=50))[1] > size(reported(made, resamples=50))[1]
     assert picture.draw(Report([], [], [], 50, False)) is None
@@ -143,9 +147,9 @@ def test_the_picture_has_a_panel_a_task(made: list[Entry]) -> None:
 def test_the_command_writes_every_form(made: list[Entry], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     command = ["--config", config(made, tmp_path / "report.yaml"), "--bootstrap", "50"]
     assert report.main(command) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for piece in ("Table S1", "Table S4", "weak | $x_1$", "–", "Against the best baseline", "80 rows of 12 videos"):
-        assert piece in told
+        assert piece in printed
     out = tmp_path / "out"
     assert report.main([*command, "--json", "--out", str(out), "--paper", "true"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -156,7 +160,7 @@ def test_the_command_writes_every_form(made: list[Entry], tmp_path: Path, capsys
     assert (out / "report.md").read_text().count("## ") == 7
 
 
-def test_a_prediction_file_that_does_not_fit_is_one_line_that_says_which_line(
+def test_a_prediction_file_that_does_not_fit_is_refused_with_its_line(
     made: list[Entry], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     entry = next(e for e in made if e.task == "diffmcq")
@@ -177,7 +181,7 @@ def test_a_prediction_file_that_does_not_fit_is_one_line_that_says_which_line(
         measure([Entry("a", "diffmcq", str(tmp_path / "nowhere"), str(path))], 0, 0)
 
 
-def test_what_people_read_holds_no_table_without_figures(made: list[Entry]) -> None:
+def test_reports_contain_no_table_without_figures(made: list[Entry]) -> None:
     only = [entry for entry in made if entry.task == "diffrank"]
     found = grids(reported(only, paper=True))
     assert [grid.title.split(":")[0] for grid in found] == ["Table S3", "DiffRank", "Against the best baseline"]

@@ -13,7 +13,7 @@ from heads import report
 from heads.reporting.grid import number
 
 ROOT = Path(__file__).parents[2]
-IN_SHORT = [  # columns of the README's table: variant, metric, with its interval
+IN_SHORT = [  # columns of the README's table: variant, metric, whether with its interval
     ("V1", "accuracy", True),
     ("V2", "accuracy", False),
     ("V3", "accuracy", False),
@@ -47,7 +47,7 @@ def shown(score: dict[str, Any] | None, with_interval: bool) -> str:
     return (number(score["value"], ".3f") + between).replace("−", "-")
 
 
-def test_the_readme_has_their_short_form(reported: Path) -> None:
+def test_the_readme_contains_the_main_figures(reported: Path) -> None:
     scores = {
         (score["method"], score["setting"]["variant"], score["metric"]): score
         for score in json.loads((reported / "report.json").read_text())["scores"]
@@ -61,7 +61,7 @@ def test_the_readme_has_their_short_form(reported: Path) -> None:
         assert cells == [shown(scores.get((method, *place)), between) for *place, between in IN_SHORT], method
 
 
-def test_the_docs_state_what_text_only_controls_reach() -> None:
+def test_the_docs_state_the_scores_of_text_only_controls() -> None:
     script = ROOT / "docs/reproduce/text_controls.py"
     printed = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     accuracies = re.findall(r": (0\.\d{3})$", printed, re.M)

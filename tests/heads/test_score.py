@@ -1,4 +1,4 @@
-"""What heads.score says of predictions that do not fit their test set."""
+"""Messages of heads.score for predictions that do not fit their test set."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def command(tmp_path: Path) -> list[str]:
     return [*given, "--predictions", str(tmp_path / "said.jsonl"), "--json"]
 
 
-def test_a_category_never_seen_before_is_scored_as_any_other(
+def test_an_unknown_category_is_scored_like_any_other(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "said.jsonl").write_text('{"scores": [1, 0]}\n' * 3)
@@ -40,7 +40,7 @@ def test_a_category_never_seen_before_is_scored_as_any_other(
         (['{"scores": [1, 0]}', '{"scores": [1]}'], ":2: 1 scores for a row that needs 2"),
     ],
 )
-def test_an_error_in_predictions_is_one_line_with_its_place(
+def test_an_error_in_predictions_is_one_line_with_its_position(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], said: list[str], message: str
 ) -> None:
     (tmp_path / "said.jsonl").write_text("".join(line + "\n" for line in said))
@@ -57,7 +57,7 @@ def test_an_error_in_predictions_is_one_line_with_its_place(
         (["--store", "features"], "--store is read only with --similarity"),
     ],
 )
-def test_an_option_that_nothing_would_read_is_refused(
+def test_an_option_that_would_not_be_read_is_refused(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
     (tmp_path / "said.jsonl").write_text('{"scores": [1, 0]}\n' * 3)

@@ -34,11 +34,11 @@ def command(world: Path, test_set: str, out: Path, *more: str) -> list[str]:
 
 @pytest.fixture
 def partly_seen(tmp_path: Path) -> str:
-    """Of six test clips two trained; of two rows one has them."""
+    """Two of six test clips trained the head; one of two rows has them."""
     return ranking(tmp_path / "test.jsonl", (18, 19, 20, 21, 22), (18, 0, 4, 20, 21))
 
 
-def test_a_test_set_that_shares_clips_or_videos_with_what_trained_the_head_is_refused_and_marked_where_allowed(
+def test_a_test_set_that_shares_clips_or_videos_with_training_is_refused_or_marked_if_allowed(
     trained: Path, world: Path, partly_seen: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, head = tmp_path / "p.jsonl", ["--method", "video-lm", "--head", str(trained)]
@@ -104,12 +104,12 @@ def test_a_test_set_of_other_videos_is_evaluated_and_has_no_mark(
     assert table.main([str(out.with_suffix(".scores.json"))]) == 0
     assert "‡" not in capsys.readouterr().out
     assert evaluate.main(command(world, test_set, out, "--method", "step-oracle")) == 0
-    assert json.loads(capsys.readouterr().out)["seen"] is None, "a method without a head has seen nothing"
+    assert json.loads(capsys.readouterr().out)["seen"] is None, "a method without a head was not trained"
     assert evaluate.main(command(world, test_set, out, "--method", "step-oracle", "--allow-seen")) == 2
     assert "--allow-seen is for video-lm, stepdiff, vlemb, and step-oracle" in capsys.readouterr().err
 
 
-def test_a_head_whose_training_clips_are_not_recorded_is_named_and_evaluated(
+def test_a_head_whose_training_clips_are_not_recorded_is_reported_and_evaluated(
     trained: Path, world: Path, partly_seen: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, out = tmp_path / "run", tmp_path / "p.jsonl"
@@ -119,7 +119,7 @@ def test_a_head_whose_training_clips_are_not_recorded_is_named_and_evaluated(
     assert evaluate.main(given) == 2
     assert "trained_on.safetensors: missing or damaged" in capsys.readouterr().err
     lineage = json.loads((unsealed(run) / "lineage.json").read_text())
-    del lineage["trained_on"], lineage["hold_out"]  # as an earlier version left it
+    del lineage["trained_on"], lineage["hold_out"]  # as an earlier version wrote it
     (run / "lineage.json").write_text(json.dumps(lineage))
     assert evaluate.main(given) == 0
     printed = capsys.readouterr()
@@ -127,13 +127,13 @@ def test_a_head_whose_training_clips_are_not_recorded_is_named_and_evaluated(
     assert json.loads(printed.out)["seen"]["unrecorded"] == [str(run)]
 
 
-def test_a_view_that_a_head_made_is_checked_by_what_that_head_was_trained_on(
+def test_a_view_that_a_head_made_is_checked_against_the_training_clips_of_the_head(
     world: Path, partly_seen: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     features, run, out = tmp_path / "features", tmp_path / "run", tmp_path / "p.jsonl"
     shutil.copytree(world / "features", features)
     records = features / "annotations" / "trained_on"
-    shutil.rmtree(records, ignore_errors=True)  # of heads that other tests embedded into the shared world
+    shutil.rmtree(records, ignore_errors=True)  # views of heads that other tests embedded into the shared world
     schedule = {"steps": 1, "validate_every": 1}
     assert train.main(["--config", str(contrastive(str(features), run, schedule=schedule))]) == 0
     assert embed.main(["--head", str(run), "--store", str(features), "--view", "own"]) == 0
@@ -161,7 +161,7 @@ def rows(*clips: str) -> list[DiffRank]:
 
 
 def seen(trained: dict[str, Any], tests: dict[str, Any], store: Path) -> Any:
-    """What is found where clips `trained` trained a head, and the store has `tests`; both from key to video."""
+    """Return the overlap if clips `trained` trained a head and the store has clips `tests`; both map key to video."""
     schema = {"key": pl.String, "video": pl.String}
     catalog = pl.DataFrame(list(trained.items()), schema=schema, orient="row")
     made = TrainedOn.of(catalog, catalog["key"])
@@ -199,14 +199,14 @@ def test_two_clips_are_of_one_video_by_the_rule_of_the_hold_out(
         refuse(counts, "t.jsonl")
 
 
-def test_a_clip_that_trained_is_found_by_its_id_though_its_file_has_another_name(tmp_path: Path) -> None:
+def test_a_training_clip_is_found_by_its_id_although_its_file_has_another_name(tmp_path: Path) -> None:
     found = seen({"v_1_2": "a/v.mp4"}, {"v_1_2": "b/v.mp4", "u_1_2": "b/u.mp4"}, tmp_path / "store")
     counts = found.counts([*rows("v_1_2", "u_1_2"), *rows("v_1_2")])
     assert (counts["clips"], counts["clips_of_videos"], counts["of_clips"], counts["videos"]) == (1, 1, 2, 0)
     assert (counts["rows"], counts["of_rows"]) == (2, 3)
 
 
-def test_a_file_next_to_predictions_that_is_no_score_record_is_named(tmp_path: Path) -> None:
+def test_a_file_next_to_predictions_that_is_not_a_score_record_is_named(tmp_path: Path) -> None:
     from heads.reporting.seen_marks import seen_counts
 
     assert seen_counts(str(tmp_path / "p.jsonl")) is None

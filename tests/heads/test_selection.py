@@ -41,11 +41,11 @@ def test_every_name_selects_a_row_or_is_refused() -> None:
     assert named(ROWS, "Actions, v-_x,b_0_1,") == ["Actions", "v-_x", "b_0_1"]
 
 
-def test_names_are_lines_of_a_file_or_parted_by_commas(tmp_path: Path) -> None:
+def test_names_are_lines_of_a_file_or_separated_by_commas(tmp_path: Path) -> None:
     comma = DiffCap("a_0_1", "b_0_1", "Tools, and so on", ("x",))
     (tmp_path / "names.txt").write_text("Serving / Presentation\n\n Tools, and so on \n")
     assert named([*ROWS, comma], str(tmp_path / "names.txt")) == ["Serving / Presentation", "Tools, and so on"]
-    many = [f"video_{number}_0_1" for number in range(99)]  # more letters than a file's name has
+    many = [f"video_{number}_0_1" for number in range(99)]  # more characters than a file name can have
     assert named([DiffRank(clip, ("b_0_1",), "Actions", (5,)) for clip in many], ",".join(many)) == many
     (tmp_path / "none.txt").write_text("\n")
     for empty in (str(tmp_path / "none.txt"), " ,"):
@@ -53,7 +53,7 @@ def test_names_are_lines_of_a_file_or_parted_by_commas(tmp_path: Path) -> None:
             named(ROWS, empty)
 
 
-def test_what_names_rows_is_no_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_rows_are_not_read_as_a_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("Visuals").write_text("Actions\n")
     assert named(ROWS, "Visuals") == ["Visuals"]

@@ -1,4 +1,4 @@
-"""Guarantees of heads/methods/similarity.py, on a small random model and, where it is fetched, on the real one."""
+"""Guarantees of heads/methods/similarity.py, with a small random model and, if it is fetched, with the real one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ TEXTS = ["the cook stirs slowly", "the cook whisks", "a red bowl", "so much more
 
 @pytest.fixture(scope="module")
 def tiny_mpnet(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder that sentence-transformers loads: a random MPNet of one layer, whose words are those of TEXTS."""
+    """A folder that sentence-transformers loads: a random MPNet of one layer with the words of TEXTS."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import MPNetConfig, MPNetModel, PreTrainedTokenizerFast
@@ -44,24 +44,24 @@ def tiny_mpnet(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def as_words(texts: Sequence[str]) -> np.ndarray:
-    """Normalised counts of a, b, c and d in each text."""
+    """Return normalised counts of a, b, c and d in each text."""
     counts = np.array([[text.count(letter) for letter in "abcd"] for text in texts], np.float32)
     return counts / np.linalg.norm(counts, axis=1, keepdims=True)
 
 
-def test_a_row_scores_its_highest_cosine() -> None:
+def test_the_score_of_a_row_is_its_highest_cosine() -> None:
     references = [["a b", "c"], ["d"], ["a", "b"]]
     found = similarity_rows(references, ["c c", "a", "a a b"], as_words)
     np.testing.assert_allclose(found, [1, 0, 2 / np.sqrt(5)], rtol=1e-6)
 
 
-def test_a_caption_that_repeats_a_reference_scores_1_whatever_the_others_are() -> None:
+def test_a_caption_that_repeats_a_reference_scores_1_whatever_the_other_references_are() -> None:
     assert similarity_rows([["a b d", "c"]], ["a b d"], as_words) == pytest.approx(1)
     once, twice = (similarity_rows([refs], ["a b"], as_words) for refs in (["a", "c d"], ["a", "c d", "a", "c d"]))
     assert once == twice
 
 
-def test_a_text_without_a_word_is_like_nothing() -> None:
+def test_a_text_without_a_word_has_cosine_0_with_every_text() -> None:
     found = similarity_rows([["a", "b"], ["", " \t"], ["", "a"], [""]], ["", "a", "a", "\n"], as_words)
     np.testing.assert_allclose(found, [0, 0, 1, 0])
     assert similarity_rows([[""]], [" "], as_words).tolist() == [0]
@@ -78,7 +78,7 @@ def filled(folder: Path, texts: list[str], vectors: np.ndarray, weights: str) ->
     return store
 
 
-def test_embeddings_that_the_store_holds_are_read_and_others_are_computed(tiny_mpnet: str, tmp_path: Path) -> None:
+def test_embeddings_in_the_store_are_read_and_others_are_computed(tiny_mpnet: str, tmp_path: Path) -> None:
     computed = Sentences(model=tiny_mpnet)(TEXTS)
     np.testing.assert_allclose(np.linalg.norm(computed, axis=1), 1, rtol=1e-5)
     planted = np.eye(16, dtype=np.float32)[:2]
@@ -86,7 +86,7 @@ def test_embeddings_that_the_store_holds_are_read_and_others_are_computed(tiny_m
     found = Sentences(store, model=tiny_mpnet)(TEXTS)
     np.testing.assert_array_equal(found[[2, 0]], planted)
     np.testing.assert_allclose(found[[1, 3]], computed[[1, 3]], atol=1e-5)
-    only = Sentences(store, model="nowhere/none")([TEXTS[0]])  # nothing is missing, so no model is looked for
+    only = Sentences(store, model="nowhere/none")([TEXTS[0]])  # no embedding is missing, so that no model is loaded
     np.testing.assert_array_equal(only, planted[1:])
 
 
@@ -99,11 +99,11 @@ def test_embeddings_of_other_weights_are_refused(tiny_mpnet: str, tmp_path: Path
     assert len(Sentences(store, model=tiny_mpnet)(TEXTS[1:])) == 3
 
 
-def test_half_of_a_surrogate_pair_is_a_text(tiny_mpnet: str) -> None:
+def test_a_lone_surrogate_is_a_text(tiny_mpnet: str) -> None:
     assert np.isfinite(Sentences(model=tiny_mpnet)(["\ud800 whisks"])).all()
 
 
-def test_only_diffcap_has_the_figure_mpnet() -> None:
+def test_only_diffcap_has_the_metric_mpnet() -> None:
     rows = [DiffCap("a_0_1", "b_0_1", "Visuals", ("a b", "c")), DiffCap("c_0_1", "b_0_1", "Visuals", ())]
     found = score("diffcap", rows, ["a", "d"], bootstrap=0, embed=as_words)
     assert found["MPNet"] == pytest.approx(1 / np.sqrt(2))

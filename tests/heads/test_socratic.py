@@ -38,19 +38,19 @@ def clips(model: SocraticLM, ids: object, *keys: str) -> torch.Tensor:
     return model.project(ids.read(list(keys)))  # type: ignore[attr-defined]
 
 
-def test_the_prompt_is_that_of_the_models_that_see_with_texts_for_clips(texts: Path, tiny_lm: str) -> None:
-    model, ids, told = load_socratic(str(texts), None, tiny_lm)
+def test_the_prompt_is_that_of_the_video_language_models_with_texts_for_clips(texts: Path, tiny_lm: str) -> None:
+    model, ids, disclosed = load_socratic(str(texts), None, tiny_lm)
     batch, _ = model.pack([TURNS[:1]], clips(model, ids, "a_0_1", "b_0_1"), True)
-    written = model.lm.chat.tokenizer.decode(batch.ids[0])  # nothing is left of the places that the texts do not need
+    written = model.lm.chat.tokenizer.decode(batch.ids[0])  # unused placeholders are removed
     assert batch.positions[0].tolist() == list(range(batch.ids.shape[1])) and (batch.segment >= 0).all()
     seen = model.lm.chat.tokenizer.decode(model.pack([TURNS[:1]], None, True)[0].ids[0])
     assert written.replace(SAID["a_0_1"], "").replace(SAID["b_0_1"], "") == seen
     assert f"Video 1: {SAID['a_0_1']}. Here is Video 2: {SAID['b_0_1']}." in written
-    assert told["provenance"] == ['{"model": "a"}'] and told["kind"] == "step description"
+    assert disclosed["provenance"] == ['{"model": "a"}'] and disclosed["kind"] == "step description"
 
 
-def test_scores_are_those_of_the_plain_text(texts: Path, tiny_lm: str) -> None:
-    """Packed, in a batch of prefixes of other lengths, against the language model's own forward."""
+def test_scores_equal_those_of_the_plain_text(texts: Path, tiny_lm: str) -> None:
+    """Scores packed in a batch with prefixes of other lengths equal the language model's own forward."""
     model, ids, _ = load_socratic(str(texts), None, tiny_lm)
     pairs = [("a_0_1", "b_0_1"), ("c_0_1", "a_0_1")]
     packed = model.log_likelihoods([TURNS, TURNS], clips(model, ids, *sum(pairs, ())), mean=False)
@@ -100,7 +100,7 @@ def test_a_clip_without_a_text_is_named(texts: Path) -> None:
         ClipTexts(texts).check(["a_0_1", "d_0_1"])
 
 
-def test_a_file_that_is_not_as_it_should_be_is_refused(texts: Path, tmp_path: Path) -> None:
+def test_an_invalid_file_of_texts_is_refused(texts: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "more.parquet", SAID, ("a_0_1", "llava", "A fork.", "{}"))
     assert list(ClipTexts(path, "llava").items()) == [("a_0_1", "A fork.")]
     with pytest.raises(StepDiffError, match="several kinds of text; give --kind, one of 'llava', 'step description'"):
@@ -137,7 +137,7 @@ def disclosed(predictions: Path) -> dict[str, Any]:
     return json.loads(predictions.with_suffix(".scores.json").read_text())["disclosed"]
 
 
-def test_a_precision_moves_scores_a_little_and_is_disclosed(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_precision_changes_scores_slightly_and_is_disclosed(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     from store import Store
 
     catalog = Store.open(world / "features").catalog("clips").frame()

@@ -44,7 +44,7 @@ def store(world: Path) -> Store:
 
 
 def losses(model: VideoLM, runs: list[list[tuple[str, str]]], clips: torch.Tensor) -> dict[int, list[float]]:
-    """Losses of the target tokens of each run."""
+    """Return the losses of the target tokens of each sequence."""
     source = Sequences(runs, model.lm.chat, OUTPUTS, len(runs), 0)
     rows = collate([source.row(place, run) for place, run in enumerate(runs)])
     with torch.inference_mode():
@@ -67,7 +67,7 @@ def test_a_sequence_is_clip_text_clip_text_clip_text(model: VideoLM, clips: torc
     assert row.positions == list(range(len(row.ids)))
 
 
-def test_rows_together_say_what_each_says_alone_under_the_models_own_forward(
+def test_batched_rows_have_the_losses_of_single_rows_under_the_models_own_forward(
     model: VideoLM, clips: torch.Tensor
 ) -> None:
     both = losses(model, RUNS, clips)
@@ -99,7 +99,7 @@ def test_a_text_is_predicted_from_its_own_clip_and_what_precedes_it(model: Video
     assert moved(2)[: first + second].max() < 1e-5 and moved(2)[first + second :].max() > 1e-2
 
 
-def test_clips_with_a_text_say_together_what_each_says_alone(model: VideoLM, clips: torch.Tensor) -> None:
+def test_batched_clips_with_a_text_have_the_losses_of_single_ones(model: VideoLM, clips: torch.Tensor) -> None:
     texts = pl.DataFrame({"key": list("abc"), "text": ["a whisk", "one long text about a fork", "spoon"]})
     source = TextedClips(texts, NARRATION_QUESTION, model.lm.chat, OUTPUTS, 3, 0, "order of clips")
     batch = source.batch(0, 0)
@@ -127,7 +127,7 @@ def test_sequences_are_neighbours_of_one_video_by_end_time_and_only_of_the_train
         assert list(ends) in [inside[i : i + SEQUENCE] for i in range(2)]
 
 
-def test_every_sequence_once_an_epoch_and_a_batch_is_its_number(store: Store, model: VideoLM) -> None:
+def test_an_epoch_draws_every_sequence_once_and_a_batch_depends_on_its_number(store: Store, model: VideoLM) -> None:
     catalog = store.catalog("clips").frame()
     runs = sequences(narrated(catalog, "narration", Features(store, "visual", "tokens"), 64), catalog)
     source = Sequences(runs, model.lm.chat, OUTPUTS, 2, 3)
@@ -137,7 +137,7 @@ def test_every_sequence_once_an_epoch_and_a_batch_is_its_number(store: Store, mo
     assert [Sequences(runs, model.lm.chat, OUTPUTS, 2, 3).batch(number, 9).clips for number in range(3)] == epoch
 
 
-def test_words_are_cut_and_texts_absent_refused(store: Store, model: VideoLM) -> None:
+def test_long_texts_are_cut_and_missing_texts_are_refused(store: Store, model: VideoLM) -> None:
     catalog, features = store.catalog("clips").frame(), Features(store, "visual", "tokens")
     texts = narrated(catalog, "narration", features, 2)
     assert set(texts["text"]) == {"now the"} and len(texts) == 12
@@ -158,7 +158,7 @@ def negatives(store: Store) -> HardNegatives:
     return made
 
 
-def test_a_neighbour_is_of_the_same_step_and_the_train_split_and_the_nearest(
+def test_neighbours_are_the_nearest_of_the_same_step_and_the_train_split(
     store: Store, negatives: HardNegatives
 ) -> None:
     train = store.catalog("clips").frame().filter(split="train")
@@ -171,7 +171,7 @@ def test_a_neighbour_is_of_the_same_step_and_the_train_split_and_the_nearest(
         assert near == same[:2]
 
 
-def test_only_which_video_leaves_its_pair_and_its_answer_stays_true(negatives: HardNegatives) -> None:
+def test_only_which_video_questions_get_another_pair_and_their_answer_stays_true(negatives: HardNegatives) -> None:
     a, b = negatives.clips[0], negatives.clips[7]
     alike, first, second = Turn("Alike?", "NO"), Turn("Which video has x?", "Video 1"), Turn("Which one?", "Video 2")
     asked = negatives.with_neighbours([((a, b), [second, alike, first])], np.random.default_rng(0))
@@ -184,4 +184,4 @@ def test_only_which_video_leaves_its_pair_and_its_answer_stays_true(negatives: H
     unknown = [(("x", "y"), [first])]
     assert negatives.with_neighbours(unknown, np.random.default_rng(0)) == unknown
     others = [negatives.with_neighbours([((a, b), [first])], np.random.default_rng(i))[0][0][1] for i in range(20)]
-    assert set(others) == set(negatives.near[a]), "all neighbours have their turn"
+    assert set(others) == set(negatives.near[a]), "all neighbours are drawn"

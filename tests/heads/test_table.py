@@ -16,7 +16,7 @@ def record(path: Path, task: str, **scores: float) -> str:
 
 
 def test_each_cell_has_one_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Tasks of one method share a row; a second test set of a task does not silently take the first one's place."""
+    """Tasks of one method share a row; a second test set of a task does not silently replace the first."""
     rank = record(tmp_path / "r.scores.json", "diffrank", ktau_all_rows=0.25, ktau_within_step_all_rows=0.125)
     first = record(tmp_path / "v1.scores.json", "diffmcq", accuracy=0.4)
     other = record(tmp_path / "v2.scores.json", "diffmcq", accuracy=0.3)
@@ -35,7 +35,7 @@ def test_a_record_of_another_version_is_refused(tmp_path: Path, capsys: pytest.C
     assert "evaluate again" in said and said.count("\n") == 1
 
 
-def test_a_name_is_not_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_is_not_read_as_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = record(tmp_path / "r.scores.json", "diffrank", ktau_all_rows=0.25, ktau_within_step_all_rows=0.125)
     Path(path).write_text(Path(path).read_text().replace("aligned", "a[v2][/b]"))
     assert table.main([path]) == 0

@@ -36,8 +36,8 @@ def test_an_unfinished_training_prints_a_notice_and_starts_no_other(
     assert evaluate.main(command) == 0
     printed = capsys.readouterr()
     assert f"{half}: trained 2 of 6 steps so far; checkpoint-000002 is the best of them" in printed.err
-    told = json.loads(printed.out)["disclosed"]["recipe"]
-    assert (told["steps"], told["trained"], told["checkpoint"]) == (6, 2, "checkpoint-000002")
+    recipe = json.loads(printed.out)["disclosed"]["recipe"]
+    assert (recipe["steps"], recipe["trained"], recipe["checkpoint"]) == (6, 2, "checkpoint-000002")
     assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "next", init=str(half)))]) == 2
     assert f"{half}: trained only 2 of its 6 steps; finish it first" in capsys.readouterr().err
     assert not (tmp_path / "next").exists()
@@ -88,7 +88,7 @@ def test_controls_change_what_is_seen(trained: Path, world: Path, tmp_path: Path
         assert evaluate.main([*command, "--out", str(out), "--rows", "1"]) == 0
         written[control] = json.loads(out.read_text())["scores"]
         assert len(out.with_suffix(".rows.jsonl").read_text().splitlines()) == 1
-    assert len(set(written["blind"])) == 1, "without video every target looks the same"
+    assert len(set(written["blind"])) == 1, "without video every target is the same"
     assert written["none"] != written["shuffled"] and len(set(written["none"])) > 1
 
 
@@ -117,10 +117,10 @@ def test_decline_at_answers_no_difference_for_similar_pairs_and_changes_no_other
         for row, declines, caption in zip(rows, declined, captions, strict=True)
     ]
     assert said("--decline-at", str(between)) == expected
-    told = json.loads(capsys.readouterr().out)
+    record = json.loads(capsys.readouterr().out)
     agree = [not row.text for row in rows]
-    assert told["scores"]["invented"] == np.mean([not d for d, a in zip(declined, agree, strict=True) if a])
-    assert f"> {between:g}: Do the two videos share" in told["disclosed"]["protocol"]["declines"]
+    assert record["scores"]["invented"] == np.mean([not d for d, a in zip(declined, agree, strict=True) if a])
+    assert f"> {between:g}: Do the two videos share" in record["disclosed"]["protocol"]["declines"]
     assert said("--decline-at", "1000") == captions
     ranked = ["--task", "diffrank", *command[2:8], "--test-set", str(world / "diffrank_test.jsonl"), "--out", str(out)]
     assert evaluate.main([*ranked, "--decline-at", "0"]) == 2

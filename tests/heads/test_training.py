@@ -39,7 +39,7 @@ def weights(run: Path, step: int) -> dict[str, np.ndarray]:
     return load_file(run / f"checkpoint-{step:06d}" / "head.safetensors")
 
 
-def test_the_learning_rate_rises_stays_and_falls() -> None:
+def test_the_learning_rate_warms_up_stays_and_decays() -> None:
     schedule = Schedule(100, warmup=10, decay=0.25)
     factors = [rate_factor(schedule, step) for step in range(100)]
     assert factors[:10] == pytest.approx([i / 10 for i in range(1, 11)])
@@ -71,7 +71,7 @@ def test_a_killed_run_resumed_ends_with_the_same_weights(
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_killed_run_goes_on_from_a_checkpoint_that_was_not_validated(
+def test_a_killed_run_resumes_from_a_checkpoint_that_was_not_validated(
     world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     out, loss = tmp_path / "killed", VideoTask.loss
@@ -118,7 +118,7 @@ def test_a_warm_start_with_a_non_finite_loss_ends_at_once(
     assert "warm start: step 1 has loss nan; lower warm_start.learning_rate" in capsys.readouterr().err
 
 
-def test_a_checkpoint_that_cannot_be_written_is_reported_and_leaves_nothing(
+def test_a_checkpoint_that_cannot_be_written_is_reported_and_leaves_no_file(
     world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     save, out = checkpoint.save_file, tmp_path / "run"
@@ -133,14 +133,14 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_and_leaves_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save_file", full)
         assert train.main(command) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert "checkpoint-000004: cannot be written (No space left" in told
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "checkpoint-000004: cannot be written (No space left" in message
     assert not list(out.glob(".checkpoint*")) and not (out / "checkpoint-000004").exists()
     assert train.main(command) == 0
     assert "resumes from checkpoint-000002" in capsys.readouterr().err
 
 
-def test_a_clip_without_features_is_named_before_anything_trains(
+def test_a_clip_without_features_is_reported_before_anything_trains(
     world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     rows = [json.loads(line) for line in (world / "diffrank_val.jsonl").read_text().splitlines()]
@@ -148,8 +148,8 @@ def test_a_clip_without_features_is_named_before_anything_trains(
     (tmp_path / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     validation = {"diffmcq": str(world / "diffmcq_val.jsonl"), "diffrank": str(tmp_path / "val.jsonl"), "rows": 2}
     assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "run", validation=validation))]) == 2
-    told = capsys.readouterr().err
-    assert "no_0_1: no visual features in the store (unknown)" in told and "warm start" not in told
+    message = capsys.readouterr().err
+    assert "no_0_1: no visual features in the store (unknown)" in message and "warm start" not in message
     assert not (tmp_path / "run").exists()
 
 
@@ -174,7 +174,7 @@ def test_the_best_checkpoint_is_named_the_earliest_of_equals(trained: Path) -> N
     assert list((trained / "tensorboard").iterdir())
 
 
-def test_checkpoints_are_the_runs_own_in_the_order_of_their_steps(tmp_path: Path) -> None:
+def test_only_the_runs_own_checkpoints_are_listed_in_the_order_of_their_steps(tmp_path: Path) -> None:
     for name in ("checkpoint-999900", "checkpoint-1000000", "checkpoint-000100-mine"):
         (tmp_path / name).mkdir()
     (tmp_path / "checkpoint-000200").write_text("no folder")
@@ -187,7 +187,7 @@ def test_checkpoints_are_the_runs_own_in_the_order_of_their_steps(tmp_path: Path
     }  # fmt: skip
 
 
-def test_two_trainings_do_not_write_one_folder_at_once(
+def test_two_trainings_cannot_write_one_folder_at_the_same_time(
     trained: Path, world: Path, tiny_lm: str, capsys: pytest.CaptureFixture
 ) -> None:
     with locked(trained / "lock.json", wait=False):
@@ -227,7 +227,7 @@ def test_the_checkpoint_before_the_first_step_is_named_only_until_a_later_one_is
 
 
 @pytest.mark.parametrize("killed_at", [2, 4])
-def test_a_best_checkpoint_that_a_dying_run_did_not_name_is_named_by_the_next(
+def test_a_best_checkpoint_that_a_killed_run_did_not_name_is_named_by_the_next(
     world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
     """Killed between the checkpoint and best.json, in the middle of a run and at its end."""
@@ -274,16 +274,16 @@ def test_a_damaged_file_is_named_in_one_line(
     (run / name.format(best=Run(run).best().name)).write_text(content)
     asked = ["--store", str(world / "features"), "--head", str(run), "--reference", "a", "--candidate", "b", "Why?"]
     assert ask.main(asked) == 2
-    told = capsys.readouterr().err.strip().splitlines()
-    assert "no SHA256SUMS" in told[0] and len(told) == 2 and message in told[1] and str(run) in told[1]
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "no SHA256SUMS" in lines[0] and len(lines) == 2 and message in lines[1] and str(run) in lines[1]
 
 
-def test_training_moves_only_projector_and_lora(trained: Path) -> None:
+def test_training_changes_only_projector_and_lora(trained: Path) -> None:
     names = weights(trained, 6)
     assert names and all(name.startswith("projector.") or "lora_" in name for name in names)
 
 
-def test_a_model_that_ranks_nothing_has_no_tau_and_no_credit(
+def test_a_model_that_orders_no_row_has_no_tau_and_no_credit(
     world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(StepDiff, "rank", lambda self, rows: [[0.0] * len(row.targets) for row in rows])
@@ -303,7 +303,7 @@ def test_another_recipe_in_the_same_folder_is_refused(
     assert "another recipe (video_lm.batch is 3 there and 2 here" in capsys.readouterr().err
 
 
-def test_a_run_of_a_version_without_an_option_goes_on_and_may_save_more_often(
+def test_a_run_of_a_version_without_an_option_resumes_and_may_save_more_often(
     trained: Path,
     world: Path,
     tiny_lm: str,

@@ -23,7 +23,7 @@ FULL = "nothing committed is lost: make room and run the command again"
 
 @pytest.fixture
 def limited() -> Iterator[None]:
-    """Gives back the limit on the size of files that a test sets: a full disk that any user can have."""
+    """Restore the limit on file sizes that a test sets, which acts like a full disk without root rights."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -49,7 +49,7 @@ def test_a_disk_that_fills_up_during_the_log_ends_in_one_line_and_the_run_resume
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
 
     def fills_up(batch: int) -> torch.Tensor:
-        if batch == 6:  # of step 4, whose record comes before its checkpoint
+        if batch == 6:  # at step 4, whose record is written before its checkpoint
             limit((run / "metrics.jsonl").stat().st_size + 10)
         return loss(batch)
 
@@ -64,7 +64,7 @@ def test_a_disk_that_fills_up_during_the_log_ends_in_one_line_and_the_run_resume
 
     def made(folder: Path) -> None:
         folder.mkdir()
-        limit(10)  # metrics.jsonl, which is empty as yet, still fits
+        limit(10)  # metrics.jsonl, which is still empty, fits
 
     with monkeypatch.context() as patched:
         if name == "metrics.jsonl":
@@ -78,9 +78,9 @@ def test_a_disk_that_fills_up_during_the_log_ends_in_one_line_and_the_run_resume
         with pytest.raises(StepDiffError) as refusal:
             trained(run, task=task)
     limit(unlimited)
-    told = str(refusal.value)
-    assert "\n" not in told and FULL in told
-    assert f"no space to write {run / name.removeprefix('new ')}" in told
+    message = str(refusal.value)
+    assert "\n" not in message and FULL in message
+    assert f"no space to write {run / name.removeprefix('new ')}" in message
     assert {path.name for path in run.iterdir()} <= {
         *("lock.json", "best.json", "metrics.jsonl", "tensorboard"), *(path.name for path in Run(run).checkpoints())
     }  # fmt: skip
@@ -91,7 +91,7 @@ def test_a_disk_that_fills_up_during_the_log_ends_in_one_line_and_the_run_resume
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB of its own."""
+    """A mounted file system of 1 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = subprocess.run(
@@ -147,9 +147,9 @@ def test_a_last_line_that_a_kill_cut_is_dropped_and_a_damaged_line_elsewhere_is_
         path.write_text("".join(f"{damaged if place == number else line}\n" for place, line in enumerate(lines, 1)))
         with pytest.raises(StepDiffError) as refusal:
             read_metrics(path)
-        told = str(refusal.value)
-        assert told.startswith(f"{path}:{number}: damaged (") and "\n" not in told
-        assert "remove that line and run the same command again" in told
+        message = str(refusal.value)
+        assert message.startswith(f"{path}:{number}: damaged (") and "\n" not in message
+        assert "remove that line and run the same command again" in message
 
 
 def test_a_run_with_a_damaged_line_is_not_resumed_until_the_line_is_removed(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_run_with_a_damaged_line_is_not_resumed_until_the_line_is_removed(tmp_
     before = path.read_bytes()
     with pytest.raises(StepDiffError, match=r"metrics\.jsonl:2: damaged"):
         trained(run, schedule=Schedule(6, validate_every=2))
-    assert path.read_bytes() == before, "nothing of it is lost"
+    assert path.read_bytes() == before, "no record is lost"
     path.write_bytes(b"".join([lines[0], *lines[2:]]))
     trained(run, schedule=Schedule(6, validate_every=2))
     assert [record["step"] for record in read_metrics(path) if "loss" in record] == [2, 3, 4, 5, 6]
@@ -185,7 +185,7 @@ def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
     log = TrainingLog(tmp_path, 1)  # a resumed run hides steps 2 and 3
     log.add(2, loss=0.25)
     with open(log.events.path, "ab") as file:
-        file.write(b"half a record")  # as a kill leaves it
+        file.write(b"half a record")  # as after a kill
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert set(board.Tags()["scalars"]) == {"loss", "val_score"}

@@ -1,4 +1,4 @@
-"""Random draws of training: seeds share none, and a resumed run draws those of an unbroken one."""
+"""Random draws of training: seeds share none, and a resumed run draws the same as an uninterrupted one."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def test_two_seeds_share_no_dropout_mask_in_any_of_the_first_steps(tmp_path: Pat
     assert len({*masks[0].values(), *masks[1].values()}) == 160
 
 
-def test_a_resumed_run_draws_what_an_unbroken_one_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_draws_the_same_as_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unbroken, first, again = SmallTask(), SmallTask(), SmallTask()
     trained(tmp_path / "unbroken", task=unbroken)
     loss = first.loss
@@ -35,7 +35,7 @@ def test_a_resumed_run_draws_what_an_unbroken_one_draws(tmp_path: Path, monkeypa
     monkeypatch.setattr(first, "loss", dies)
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "killed", task=first)
-    torch.rand(17)  # whatever else the process drew
+    torch.rand(17)  # other draws of the process do not matter
     trained(tmp_path / "killed", task=again)
     assert sorted(again.masks) == list(range(4, 12)) or sorted(again.masks) == list(range(8, 12))
     assert first.masks | again.masks == unbroken.masks
@@ -43,10 +43,10 @@ def test_a_resumed_run_draws_what_an_unbroken_one_draws(tmp_path: Path, monkeypa
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_streams_of_a_warm_start_are_not_those_of_the_next_seed_a_step_later(
+def test_the_streams_of_a_warm_start_differ_from_those_of_the_next_seed_a_step_later(
     world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Step k + 1 of seed 0 drew what step k of seed 1 drew."""
+    """A regression test: step k + 1 of seed 0 drew the same numbers as step k of seed 1."""
     project, drawn = VideoLM.project, {0: [], 1: []}
     running = 0
 
@@ -67,7 +67,7 @@ def test_streams_of_a_warm_start_are_not_those_of_the_next_seed_a_step_later(
     assert len({*drawn[0], *drawn[1]}) == 10
 
 
-def test_validation_draws_the_rows_of_its_two_tasks_apart(world: Path) -> None:
+def test_validation_draws_the_rows_of_its_two_tasks_independently(world: Path) -> None:
     from heads.training.recipe import Validation
 
     rows = Validation(str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl"), rows=1)
@@ -75,4 +75,4 @@ def test_validation_draws_the_rows_of_its_two_tasks_apart(world: Path) -> None:
         ([row.difference for row in made.choices], [row.reference for row in made.ranks])
         for made in (Validator(rows, seed) for seed in range(40))
     ]
-    assert len({str(place) for place in places}) == 4, "one row of each task does not fix the other"
+    assert len({str(place) for place in places}) == 4, "the row of one task does not determine that of the other"

@@ -9,7 +9,7 @@ from heads.training.recipe import Validation
 from heads.training.validation import Validator
 
 
-def test_a_row_all_of_whose_targets_a_method_says_the_same_of_counts_0(world: Path) -> None:
+def test_a_row_whose_targets_all_get_the_same_score_counts_0(world: Path) -> None:
     class Half:
         def score_options(self, rows: list) -> list[list[float]]:
             return [[1.0, 0.0, 0.0, 0.0] for _ in rows]

@@ -57,7 +57,7 @@ def interleaved(world: Path, tiny_lm: str) -> Path:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_the_loss_of_each_system_falls_and_only_the_projector_moves(
+def test_the_loss_of_each_system_falls_and_only_the_projector_changes(
     system: str, world: Path, tiny_lm: str, tmp_path: Path
 ) -> None:
     made = options(world, tiny_lm, tmp_path / "run", 40, 40, sources=SYSTEMS[system])
@@ -68,7 +68,7 @@ def test_the_loss_of_each_system_falls_and_only_the_projector_moves(
     assert all(name.startswith("projector.") for name in weights(tmp_path / "run", 40))
 
 
-def test_sources_take_turns_by_the_batchs_number_alone(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_the_source_of_a_batch_depends_only_on_the_batchs_number(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     made = options(world, tiny_lm, tmp_path, sources=SYSTEMS["StepDiff"]).video_lm
     assert made is not None
     store = Store.open(world / "features")
@@ -82,7 +82,7 @@ def test_sources_take_turns_by_the_batchs_number_alone(world: Path, tiny_lm: str
     assert {clip for clips in shown for clip in clips} <= train_split
 
 
-def test_a_source_with_several_places_goes_on_at_each(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_a_source_with_several_turns_continues_at_each(world: Path, tiny_lm: str, tmp_path: Path) -> None:
     made = options(world, tiny_lm, tmp_path, sources=("pairs", "images", "pairs")).video_lm
     assert made is not None
     task = VideoTask(made, Store.open(world / "features"), 0, "cpu")
@@ -131,7 +131,7 @@ def test_a_new_search_finds_the_neighbours_of_the_current_projector(world: Path,
         for parameter in task.module.projector.parameters():
             parameter.normal_()
     task.loss(1)
-    assert task.negatives.near == before, "in the middle of a step nothing is mined"
+    assert task.negatives.near == before, "within a step nothing is mined"
     task.loss(2)
     assert task.negatives.near != before
     clips = task.negatives.clips
@@ -152,10 +152,14 @@ def test_a_run_starts_from_the_best_checkpoint_of_another(
     start, best = weights(tmp_path / "run", 0), load_file(Run(interleaved).best() / "head.safetensors")
     assert start.keys() == best.keys() and all(np.array_equal(start[name], best[name]) for name in best)
     assert made.video_lm is not None
-    told = disclosure(made.video_lm, tmp_path / "run")
-    assert told["system"] == "StepDiff" and not told["warm_start"]
-    assert told["init"]["system"] == "Interleaved" and told["init"]["warm_start"] and told["init"]["init"] is None
-    assert told["init"]["checkpoint"] == Run(interleaved).best().name
+    disclosed = disclosure(made.video_lm, tmp_path / "run")
+    assert disclosed["system"] == "StepDiff" and not disclosed["warm_start"]
+    assert (
+        disclosed["init"]["system"] == "Interleaved"
+        and disclosed["init"]["warm_start"]
+        and disclosed["init"]["init"] is None
+    )
+    assert disclosed["init"]["checkpoint"] == Run(interleaved).best().name
 
 
 def test_a_start_from_a_run_of_other_weights_is_refused(
@@ -174,7 +178,7 @@ def test_a_start_from_a_run_of_other_weights_is_refused(
         train.run(options(world, tiny_lm, tmp_path / "d", init=str(interleaved), lora=Lora(rank=2), projector=other))
     with pytest.raises(StepDiffError, match="nowhere: no trained head here"):
         train.run(options(world, tiny_lm, tmp_path / "e", init=str(tmp_path / "nowhere")))
-    assert not list(tmp_path.iterdir()), "what is refused leaves nothing behind"
+    assert not list(tmp_path.iterdir()), "a refused run leaves no files"
 
 
 def test_another_language_model_is_refused_in_one_line(
@@ -185,7 +189,7 @@ def test_another_language_model_is_refused_in_one_line(
     (other / "added.json").write_text("{}")
     with pytest.raises(StepDiffError, match="another language model than .*other_lm now is"):
         train.run(options(world, str(other), tmp_path / "run", init=str(interleaved), lora=Lora(rank=2)))
-    assert not (tmp_path / "run").exists(), "what is refused leaves nothing behind"
+    assert not (tmp_path / "run").exists(), "a refused run leaves no files"
     run = tmp_path / "copied"
     shutil.copytree(interleaved, run)
     lineage = json.loads((run / "lineage.json").read_text())
@@ -255,7 +259,9 @@ def test_options_that_contradict_each_other_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_full_fine_tuning_moves_the_language_model_and_is_read_back(world: Path, tiny_lm: str, tmp_path: Path) -> None:
+def test_full_fine_tuning_changes_the_language_model_and_is_loaded_again(
+    world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     train.run(options(world, tiny_lm, out, 2, sources=("clips",), full=True))
     before = dict(LanguageModel.load(tiny_lm).model.named_parameters())
@@ -278,7 +284,7 @@ TURNS = [[Turn("What differs?", "In Video 1, a whisk."), Turn("The same?", "NO")
 
 
 def saved_bytes(model: VideoLM, tokens: torch.Tensor) -> tuple[int, dict[str, torch.Tensor]]:
-    """Bytes that the graph of a training loss keeps besides weights, and the gradients."""
+    """Return the bytes that the graph of a training loss keeps besides weights, and the gradients."""
     model.train()
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
@@ -297,7 +303,7 @@ def saved_bytes(model: VideoLM, tokens: torch.Tensor) -> tuple[int, dict[str, to
     return size, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_without_the_seed_a_model_that_was_taught_no_difference_declines(
+def test_a_model_that_was_trained_on_no_difference_declines_without_the_seed(
     world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     rows = [json.loads(line) for line in (world / "pairqa.jsonl").read_text().splitlines()]
@@ -312,16 +318,16 @@ def test_without_the_seed_a_model_that_was_taught_no_difference_declines(
     capsys.readouterr()
     for more, invented in (([], 1), (["--no-seeded"], 0)):
         assert evaluate.main([*command, *asked, *more]) == 0
-        told = json.loads(capsys.readouterr().out)
-        assert (told["scores"]["invented"], told["scores"]["declined"]) == (invented, 1 - invented)
-        assert told["disclosed"]["protocol"]["seed"] == (None if more else DIFFCAP_SEED)
+        record = json.loads(capsys.readouterr().out)
+        assert (record["scores"]["invented"], record["scores"]["declined"]) == (invented, 1 - invented)
+        assert record["disclosed"]["protocol"]["seed"] == (None if more else DIFFCAP_SEED)
     written = [json.loads(line)["generated_text"] for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert len(written) > 1 and set(written) == {"No difference."}
     assert evaluate.main([*command[2:], "--task", "diffrank", "--no-seeded"]) == 2
     assert "--seeded is for diffcap, and diffrank does not read it" in capsys.readouterr().err
 
 
-def test_a_frozen_language_model_keeps_no_graph_that_training_does_not_need(tiny_lm: str) -> None:
+def test_a_frozen_language_model_keeps_only_the_graph_that_training_needs(tiny_lm: str) -> None:
     model, tokens = small(tiny_lm)
     inputs: dict[str, torch.Tensor] = {}
     for name in ("mlp.gate_proj", "mlp.down_proj", "self_attn.q_proj"):
@@ -329,7 +335,7 @@ def test_a_frozen_language_model_keeps_no_graph_that_training_does_not_need(tiny
         layer.register_forward_hook(lambda _, given, __, name=name: inputs.update({name: given[0]}))
 
     def kept() -> set[str]:
-        """Those linear layers whose inputs the graph keeps: only a weight's own gradient needs them."""
+        """Return the linear layers whose inputs the graph keeps, which only the gradient of their weight needs."""
         found: set[int] = set()
         hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: found.add(t.data_ptr()) or t, lambda t: t)
         with hooks:
@@ -340,7 +346,7 @@ def test_a_frozen_language_model_keeps_no_graph_that_training_does_not_need(tiny
     frozen, (size, gradients) = kept(), saved_bytes(model, tokens)
     assert not frozen and all(name.startswith("projector.") for name in gradients)
     model.lm.train_all()
-    assert kept() == {"mlp.gate_proj", "mlp.down_proj", "self_attn.q_proj"}, "or the test above could not fail"
+    assert kept() == {"mlp.gate_proj", "mlp.down_proj", "self_attn.q_proj"}, "otherwise the test above could not fail"
     assert saved_bytes(model, tokens)[0] > 1.2 * size
 
 
@@ -355,6 +361,8 @@ def test_recomputed_layers_have_the_same_gradients_and_keep_less(lora: bool, tin
     assert less < 0.6 * size
     assert gradients.keys() == again.keys() and all(torch.equal(again[name], gradients[name]) for name in gradients)
     modules = list(model.lm.modules())
-    assert {type(m).__name__ for m in modules if m.training} == {"LlamaDecoderLayer"}, "no dropout inside is told"
+    assert {type(m).__name__ for m in modules if m.training} == {"LlamaDecoderLayer"}, (
+        "the dropout layers are in evaluation mode"
+    )
     model.eval()
     assert not any(m.training for m in modules)

@@ -20,15 +20,15 @@ TEXT = "with a whisk"
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Eight clips and one text in one space of six dimensions; no embedding has length 1."""
+    """Eight clips and one text in a space of six dimensions; no embedding has length 1."""
     made = Store.open(tmp_path / "features", create=True)
     rng = np.random.default_rng(0)
     rows = {"clips": pl.DataFrame({"key": CLIPS}), "texts": pl.DataFrame({"key": [text_key(TEXT)], "text": [TEXT]})}
     with made.lock():
         for entity, frame in rows.items():
             made.catalog(entity).append(frame)
-            told = Provenance("both", "0" * 64, "last", "8 linspace", "none", {"embedding": "float32"})
-            view = made.create_view(entity, "both", told, {"embedding": Feature((6,), "float32")})
+            provenance = Provenance("both", "0" * 64, "last", "8 linspace", "none", {"embedding": "float32"})
+            view = made.create_view(entity, "both", provenance, {"embedding": Feature((6,), "float32")})
             view.resize()
             vectors = rng.standard_normal((len(frame), 6)).astype(np.float32) * 3
             view.write_shard(0, np.arange(len(frame)), {"embedding": vectors}, {})
@@ -53,7 +53,7 @@ def test_the_embedding_of_a_pair_is_the_average_or_that_of_one_clip(store: Store
     np.testing.assert_allclose(VLEmb.of_view(store, "both", pair).score_options([QUESTION])[0], expected, rtol=1e-5)
 
 
-def test_a_text_that_the_view_lacks_is_named_or_counted_before_anything_is_predicted(
+def test_a_text_that_the_view_lacks_is_reported_or_counted_before_anything_is_predicted(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     test_set, out = tmp_path / "mcq.jsonl", tmp_path / "out.jsonl"
@@ -86,5 +86,5 @@ def test_evaluate_discloses_the_variant(store: Store, tmp_path: Path) -> None:
     assert evaluate.main(command) == 0
     expected = VLEmb.of_view(store, "both", "candidate").score_options([QUESTION])[0]
     assert json.loads(out.read_text())["scores"] == pytest.approx(expected)
-    told = json.loads(out.with_suffix(".scores.json").read_text())["disclosed"]
-    assert told == {"view": "both", "encoder": "both", "pair_embedding": "candidate"}
+    disclosed = json.loads(out.with_suffix(".scores.json").read_text())["disclosed"]
+    assert disclosed == {"view": "both", "encoder": "both", "pair_embedding": "candidate"}

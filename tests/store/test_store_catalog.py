@@ -44,9 +44,9 @@ def test_metadata_of_existing_rows_is_updated(tmp_path: Path, catalog: Catalog) 
     catalog.append(frame("c"))
     other = Store.open(tmp_path / "store").catalog("clips")
     assert other.rows(["a", "c"]).tolist() == [1, 2]
-    told = frame("c", "a", "nobody", split=["val", "test", "val"], start=[None, 2.5, 3.0], step=["stir", None, "x"])
-    assert catalog.update(told) == 2
-    assert catalog.update(told) == 0
+    updates = frame("c", "a", "nobody", split=["val", "test", "val"], start=[None, 2.5, 3.0], step=["stir", None, "x"])
+    assert catalog.update(updates) == 2
+    assert catalog.update(updates) == 0
     assert catalog.frame().sort("row").rows() == [
         ("b", 0, "train", 1.0, None),
         ("a", 1, "test", 2.5, None),

@@ -80,9 +80,9 @@ def test_a_random_shard_index_gives_its_rows_or_is_refused_in_one_line(
 def test_random_bytes_as_a_chunk_are_read_or_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
     path = LocalPath(tmp_path) / "chunk"
     path.write_bytes(data)
-    with pytest.raises(StepDiffError, match="is damaged") as told:
+    with pytest.raises(StepDiffError, match="is damaged") as caught:
         read_chunk(path, (SLOTS,), "uint8")
-    refused(told.value, path)
+    refused(caught.value, path)
     path.write_bytes(data[:SLOTS].ljust(SLOTS, b"x") + crc32c(data[:SLOTS].ljust(SLOTS, b"x")).to_bytes(4, "little"))
     found = read_chunk(path, (SLOTS,), "uint8")
     assert found is not None and found.tobytes() == data[:SLOTS].ljust(SLOTS, b"x")
@@ -144,9 +144,9 @@ def test_a_sealed_file_that_is_not_a_part_is_refused_in_one_line(catalog: Catalo
     part.write_bytes(data)
     frame = pl.DataFrame({"key": ["new"]})
     for ask in (lambda c: c.rows(["c1"]), lambda c: c.keys(np.array([0])), lambda c: c.append(frame)):
-        with pytest.raises(StepDiffError) as told:
+        with pytest.raises(StepDiffError) as caught:
             ask(Catalog(catalog.folder))
-        refused(told.value, part)
+        refused(caught.value, part)
     for ask in (len, Catalog.frame):  # the query may not need the wrong column
         with contextlib.suppress(StepDiffError):
             ask(Catalog(catalog.folder))
@@ -173,6 +173,6 @@ def test_a_random_store_json_is_valid_or_refused_in_one_line(tmp_path: Path, abo
 @given(st.binary(max_size=40))
 def test_random_bytes_as_store_json_are_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "store.json").write_bytes(data)
-    with pytest.raises(StepDiffError) as told:
+    with pytest.raises(StepDiffError) as caught:
         Store.open(tmp_path)
-    refused(told.value, tmp_path)
+    refused(caught.value, tmp_path)

@@ -1,4 +1,4 @@
-"""Small public models of random weights, saved whole with their processors, and stores of their towers' tokens."""
+"""Small public models of random weights, saved with their processors, and stores of their towers' tokens."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ TEMPLATES = {
 
 
 def tokenizer(pieces: bool, bos: str) -> Any:
-    """Of sentence pieces, as Llama has them, where a text begins with a space of its own; or of bytes, as GPT-2 has."""
+    """Return a tokenizer of sentence pieces like Llama's, which adds a space before a text, or of bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -185,7 +185,7 @@ class Checkpoint:
         return model, features
 
     def inputs(self, text: str, clips: list[int]) -> dict[str, torch.Tensor]:
-        """What the model's own processor makes of a prompt, {video} in it, and the frames of clips."""
+        """Return the inputs that the model's own processor makes from a prompt with {video} and the frames of clips."""
         import transformers
         from transformers import AutoTokenizer
 
@@ -226,7 +226,7 @@ def save(case: str, folder: Path) -> None:
     build, processor = MODELS[case]
     torch.manual_seed(0)
     model = build(len(words), words.convert_tokens_to_ids(IMAGE))
-    for parameter in model.parameters():  # by default outputs are nearly constant, and gates are shut
+    for parameter in model.parameters():  # with the default scale outputs are nearly constant and gates are closed
         torch.nn.init.normal_(parameter, std={"blip2": 0.8, "idefics": 0.5}.get(case, 0.3))
     model.save_pretrained(folder)
     getattr(transformers, processor)().save_pretrained(folder)
@@ -247,7 +247,7 @@ def featurized(case: str, folder: Path, path: Path, frames: int) -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Checkpoint]:
-    """The checkpoint of a case, with so many frames a clip; each is made once."""
+    """Return a function that makes the checkpoint of a case with n frames per clip, once each."""
     folders: dict[str, Path] = {}
     made: dict[tuple[str, int], Checkpoint] = {}
 

@@ -1,4 +1,4 @@
-"""Guarantees of heads.models.public, against whole models that are given pixels by their own processors."""
+"""Guarantees of heads.models.public, compared with whole models that read pixels from their own processors."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ PAIR = (
     "Here is Video 1: {video}. Here is Video 2: {video}."
 )
 CLIP = PAIR.partition("Here")[0] + "Here is the video: {video}."
-ASKED = {  # prompts as their models were trained with, put down by hand
+ASKED = {  # the prompts that the models were trained with, written by hand
     "llava": "USER: " + PAIR + " What differs? ASSISTANT:",
     "blip2": "Question: What differs? Answer:",
     "idefics": "User: " + PAIR + " What differs?<end_of_utterance>\nAssistant:",
@@ -56,7 +56,7 @@ def test_logits_from_cached_tokens_are_the_whole_models_from_pixels(checkpoint: 
     batch, got = logits(model, features, made.keys(clips))
     inputs = made.inputs(ASKED[case] + " In Video 2, a fork.", clips)
     image = model.lm.chat.tokenizer.convert_tokens_to_ids("<image>")
-    if case == "blip2" and frames == 2:  # its processor knows one picture of a prompt
+    if case == "blip2" and frames == 2:  # its processor accepts one picture per prompt
         words = inputs["input_ids"][0][inputs["input_ids"][0] != image]
         inputs["input_ids"] = torch.cat([torch.full((8,), image), words])[None]
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -75,7 +75,7 @@ def test_logits_from_cached_tokens_are_the_whole_models_from_pixels(checkpoint: 
 
 
 @pytest.mark.parametrize(("case", "frames"), CASES + [("idefics", 2)])
-def test_what_is_written_is_what_the_whole_model_writes(checkpoint: Get, case: str, frames: int) -> None:
+def test_generated_text_equals_that_of_the_whole_model(checkpoint: Get, case: str, frames: int) -> None:
     made, clips = checkpoint(case, frames), clips_of(case)
     keys = made.keys(clips)
     model, features = made.load(len(clips))
@@ -109,7 +109,7 @@ def test_packed_questions_equal_separate_ones(checkpoint: Get, case: str) -> Non
 
 
 def test_words_do_not_change_where_pieces_meet(checkpoint: Get) -> None:
-    """Sentence pieces set a space before every text: a piece that is cut alone would begin with one too many."""
+    """Sentence-piece tokenizers add a space before every text, so that a separate piece would have one too many."""
     model, _ = checkpoint("llava").load()
     words = model.lm.chat.tokenizer
     batch, _ = model.pack([[TURN]], None, True)
@@ -118,7 +118,7 @@ def test_words_do_not_change_where_pieces_meet(checkpoint: Get) -> None:
     assert words.convert_tokens_to_ids("▁In") in batch.ids[0]
 
 
-def test_what_a_user_types_never_turns_into_a_control_token(checkpoint: Get) -> None:
+def test_a_users_text_never_becomes_a_control_token(checkpoint: Get) -> None:
     for case in ("llava", "idefics3"):
         chat = checkpoint(case).load()[0].lm.chat
         control = chat.tokenizer.convert_tokens_to_ids("<image>")
@@ -126,7 +126,7 @@ def test_what_a_user_types_never_turns_into_a_control_token(checkpoint: Get) -> 
         assert chat.image not in chat.text_ids(" @@image@@")
 
 
-def test_there_is_no_image_tower_in_it(checkpoint: Get) -> None:
+def test_the_model_has_no_image_tower(checkpoint: Get) -> None:
     for case, _ in CASES:
         model, _ = checkpoint(case).load(len(clips_of(case)))
         assert not [name for name, _ in model.named_parameters() if "vision_tower" in name or "vision_model" in name]
@@ -149,7 +149,7 @@ def test_a_view_of_another_encoder_or_checkpoint_is_refused(checkpoint: Get, tmp
     assert "tokens of another checkpoint (sha256" in line and "python -m featurize --encoder llava" in line
 
 
-def test_what_is_no_such_checkpoint_is_refused(checkpoint: Get, tmp_path: Path) -> None:
+def test_an_unsupported_checkpoint_is_refused(checkpoint: Get, tmp_path: Path) -> None:
     own = checkpoint("llava")
     assert "model_type 'llava'; give one of idefics or idefics2" in refusal(
         own.folder, own.store, "llava", "idefics", "idefics2"
@@ -183,7 +183,7 @@ def test_a_chat_template_that_takes_no_images_is_refused(checkpoint: Get, tmp_pa
         Llava(own.whole(), words, (16, 24))
 
 
-def test_more_frames_than_the_model_has_room_for_are_refused(checkpoint: Get) -> None:
+def test_more_frames_than_fit_the_model_are_refused(checkpoint: Get) -> None:
     from transformers import AutoTokenizer
 
     from heads.models.public.llava import Llava
@@ -197,7 +197,7 @@ def test_more_frames_than_the_model_has_room_for_are_refused(checkpoint: Get) ->
 
 
 @pytest.mark.parametrize("case", ["llava", "idefics"])
-def test_evaluate_scores_as_the_whole_model_does(checkpoint: Get, tmp_path: Path, case: str) -> None:
+def test_evaluate_gives_the_scores_of_the_whole_model(checkpoint: Get, tmp_path: Path, case: str) -> None:
     made = checkpoint(case)
     keys = made.keys([0, 1, 2, 3, 4, 5])
     pairs = [(0, 1), (1, 2), (2, 3), (4, 5)]
@@ -214,9 +214,9 @@ def test_evaluate_scores_as_the_whole_model_does(checkpoint: Get, tmp_path: Path
         given = made.inputs(asked + " In Video 2,", list(pair))["input_ids"].shape[1]
         inputs = made.inputs(asked + " In Video 2, a fork.", list(pair))
         with torch.inference_mode():
-            told = whole(**inputs).logits[0].log_softmax(-1)
+            log_probs = whole(**inputs).logits[0].log_softmax(-1)
         answer = inputs["input_ids"][0, given:]
-        naive.append(float(told[given - 1 : -1].gather(1, answer[:, None]).mean()))
+        naive.append(float(log_probs[given - 1 : -1].gather(1, answer[:, None]).mean()))
     assert json.loads((tmp_path / "out.jsonl").read_text())["scores"] == pytest.approx(naive, abs=1e-4)
     record = json.loads((tmp_path / "out.scores.json").read_text())
     assert record["disclosed"]["provenance"]["encoder"] == case
@@ -232,11 +232,11 @@ def test_evaluate_scores_as_the_whole_model_does(checkpoint: Get, tmp_path: Path
 
 
 @pytest.mark.parametrize("case", ["llava", "blip2"])
-def test_socratic_reads_what_the_whole_model_says_of_each_clip(
+def test_socratic_reads_the_whole_models_caption_of_each_clip(
     checkpoint: Get, case: str, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     def work(options: Any, version: Any, job: Any, tasks: Any) -> list[Any]:
-        """In this process; that stages do the same on Ray is shown in test_stage."""
+        """Work in this process; test_stage tests the same on Ray."""
         worker = Worker(StageWorkerOptions(options.store, version.stage, version.name, job, "cpu", 1))
         return [worker.run(task) for task in tasks]
 
@@ -258,7 +258,7 @@ def test_socratic_reads_what_the_whole_model_says_of_each_clip(
         new = new[:, inputs["input_ids"].shape[1] :] if new.shape[1] > 8 else new
         words = made.load(clips=1)[0].lm.chat.tokenizer
         assert {"action": said[key]} == caption("action", words.batch_decode(new, skip_special_tokens=True)[0].strip())
-    # A random BLIP-2 writes the same of every clip; that its logits are those of the clip is shown above.
+    # A random BLIP-2 writes the same text for every clip; its logits are tested above.
     assert len(set(said.values())) > 1 or case == "blip2"
     row = {"reference": keys[0], "targets": keys[1:5], "category": "Tools", "scores": [1, 2, 3, 0]}
     (tmp_path / "rank.jsonl").write_text(json.dumps(row) + "\n")
