@@ -36,8 +36,8 @@ def test_an_unfinished_training_prints_a_notice_and_starts_no_other(
     assert evaluate.main(command) == 0
     printed = capsys.readouterr()
     assert f"{half}: trained 2 of 6 steps so far; checkpoint-000002 is the best of them" in printed.err
-    recipe = json.loads(printed.out)["disclosed"]["recipe"]
-    assert (recipe["steps"], recipe["trained"], recipe["checkpoint"]) == (6, 2, "checkpoint-000002")
+    disclosed = json.loads(printed.out)["disclosed"]["recipe"]
+    assert (disclosed["steps"], disclosed["trained"], disclosed["checkpoint"]) == (6, 2, "checkpoint-000002")
     assert train.main(["--config", str(recipe(world, tiny_lm, tmp_path / "next", init=str(half)))]) == 2
     assert f"{half}: trained only 2 of its 6 steps; finish it first" in capsys.readouterr().err
     assert not (tmp_path / "next").exists()
