@@ -1,4 +1,4 @@
-"""A store with a catalog of clips, and a server that speaks as OpenAI's does, until a test makes it misbehave."""
+"""A store with a catalog of clips, and a server with OpenAI's protocol that a test can make misbehave."""
 
 import json
 import threading
@@ -22,7 +22,7 @@ CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(6)]
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Six clips: the second without narration."""
+    """A store of six clips, of which the second has no narration."""
     made = Store.open(tmp_path / "features", create=True)
     said = [f"now we whisk {i} eggs" if i != 1 else None for i in range(6)]
     rows = {"key": CLIPS, "step": ["whisk"] * 6, "split": ["train"] * 4 + ["test"] * 2, "narration": said}
@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stages work in this process. That they do the same on Ray is shown in test_stage."""
+    """Run stages in this process; test_stage tests the same on Ray."""
 
     def work(options: StageOptions, version: Version, job: Job, tasks: Sequence[Task]) -> list[Answered]:
         worker = Worker(StageWorkerOptions(options.store, version.stage, version.name, job, "cpu", 1))
@@ -44,7 +44,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Reply:
-    """What the server answers to a request."""
+    """The server's response to a request."""
 
     body: bytes
     status: int = 200
@@ -58,7 +58,7 @@ def said(text: str) -> Reply:
 
 @dataclass
 class Server:
-    """A real one, on this machine alone. `answer` returns the reply to a request; None breaks the connection."""
+    """A real server on the loopback interface. `answer` returns the reply to a request; None breaks the connection."""
 
     url: str
     answer: Callable[[dict[str, Any]], Reply | None]
@@ -84,7 +84,7 @@ def server() -> Iterator[Server]:
             try:
                 reply = reported.answer(body)
             finally:
-                with lock:  # before the reply: the client may send the next request at once
+                with lock:  # before the reply, after which the client may send the next request at once
                     reported.at_once -= 1
             try:
                 if reply is None:
@@ -96,7 +96,7 @@ def server() -> Iterator[Server]:
                 self.send_header("Content-Length", str(len(reply.body)))
                 self.end_headers()
                 self.wfile.write(reply.body)
-            except BrokenPipeError:  # the client has gone
+            except BrokenPipeError:  # the client has disconnected
                 pass
 
         def log_message(self, *_: Any) -> None:

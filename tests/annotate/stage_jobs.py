@@ -1,4 +1,4 @@
-"""Jobs that a worker process can load: what they answer is known beforehand."""
+"""Jobs with known answers that a worker process can load."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from common.errors import StepDiffError
 
 @dataclass(frozen=True)
 class Shout:
-    """Says each item's narration in capitals; what goes wrong lies in the item's own words."""
+    """A job that answers with the narration in capitals; words of the item trigger failures."""
 
     log: str
     """file that gets a line for every item that is answered"""
@@ -40,7 +40,7 @@ class Shouter:
                 raise MemoryError
             if words == "die" and not self.log.with_suffix(".died").exists():
                 self.log.with_suffix(".died").touch()
-                time.sleep(1)  # as long as a model's turn
+                time.sleep(1)  # as long as a call of a model
                 os.kill(os.getpid(), signal.SIGKILL)
             with self.log.open("a") as log:
                 log.write(item["key"] + "\n")

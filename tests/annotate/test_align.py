@@ -1,4 +1,4 @@
-"""Guarantees of annotate/align.py: a contrastive head trained on planted tokens, and speech that comes too early."""
+"""Guarantees of annotate/align.py, with a contrastive head trained on planted tokens and speech that is too early."""
 
 import json
 from pathlib import Path
@@ -21,11 +21,11 @@ from weights import fingerprint, resolve
 SAID = ("we whisk the eggs now", "chop these onions finely", "pour oil into the pan")
 TOKENS, CHANNELS, VIDEOS = 8, 16, 16
 World = tuple[Path, list[dict[str, Any]], dict[str, list[Piece]]]
-EARLY = 4.0  # seconds; a clip lasts as long
+EARLY = 4.0  # seconds; also the length of a clip
 
 
 def made(folder: Path) -> tuple[Store, list[dict[str, Any]]]:
-    """A store of videos with three clips each, each about another of SAID, which its tokens and narration tell."""
+    """Return a store of videos with three clips each; tokens and narration of a clip encode one of SAID."""
     rng = np.random.default_rng(0)
     rows, about = [], []
     for video in range(VIDEOS):
@@ -62,7 +62,7 @@ def made(folder: Path) -> tuple[Store, list[dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A folder with a store, a head trained on it and speech that comes early; its clips; the speech by video."""
+    """A folder with a store, a head trained on it and early speech; its clips; the speech by video."""
     try:
         resolve(MODEL)
     except StepDiffError as error:
@@ -90,7 +90,7 @@ def aligned(folder: Path, *more: str) -> list[str]:
     return [*(f"--{name}={folder / path}" for name, path in paths.items()), *more]
 
 
-def test_early_speech_goes_to_the_clips_that_it_is_about_although_time_alone_gives_it_to_others(
+def test_early_speech_is_assigned_to_the_clips_that_it_is_about(
     world: World,
 ) -> None:
     folder, rows, speech = world
@@ -99,7 +99,7 @@ def test_early_speech_goes_to_the_clips_that_it_is_about_although_time_alone_giv
     right = [given.get(row["key"]) == row["narration"] for row in rows]
     by_time = [heard(speech[row["video"][:-4]], row["start"], row["end"]) == row["narration"] for row in rows]
     assert np.mean(right) > 0.9 and np.mean(by_time) == 0
-    assert align.main(aligned(folder, "--window=0.05", "--least=-1")) == 0  # reaches the clip before alone
+    assert align.main(aligned(folder, "--window=0.05", "--least=-1")) == 0  # overlaps only the previous clip
     near = dict(ClipTexts(folder / "said.parquet").items())
     assert all(near.get(row["key"]) != row["narration"] for row in rows)
 
@@ -124,7 +124,7 @@ def test_the_texts_record_the_head_narration_window_and_least_cosine_that_made_t
     assert json.loads(line) == {"head": weights, "narration": said, "window": 5.0, "least": -1.0}
 
 
-def test_unusable_input_is_one_line(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_input_is_refused_in_one_line(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _, _ = world
     (folder / "none.json").write_text('{"another video": {"start": [], "end": [], "text": []}}')
     for more, message in (

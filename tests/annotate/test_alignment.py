@@ -1,4 +1,4 @@
-"""annotate.sources.alignment against a plain search over all clips."""
+"""annotate.sources.alignment compared with a plain search over all clips."""
 
 import numpy as np
 from hypothesis import given as examples
@@ -14,7 +14,7 @@ COSINES = st.integers(-100, 100).map(lambda hundredth: hundredth / 100)
 
 @settings(max_examples=60, deadline=None)
 @examples(st.lists(TIMES, max_size=6), st.lists(TIMES, max_size=5), st.integers(0, 15), COSINES, st.data())
-def test_a_piece_goes_to_the_most_similar_clip_near_it_or_to_none_in_order_of_time(
+def test_a_piece_is_assigned_to_the_most_similar_clip_nearby_or_to_none_in_order_of_time(
     spoken: list[tuple[float, float]], clips: list[tuple[float, float]], window: int, least: float, data: st.DataObject
 ) -> None:
     pieces = [Piece(*times, f"p{number}") for number, times in enumerate(sorted(spoken))]
@@ -34,7 +34,7 @@ def test_a_piece_goes_to_the_most_similar_clip_near_it_or_to_none_in_order_of_ti
     assert found == [" ".join(texts) for texts in expected]
 
 
-def test_early_speech_goes_to_the_clip_that_it_is_about() -> None:
+def test_early_speech_is_assigned_to_the_clip_that_it_is_about() -> None:
     pieces = [Piece(1.0, 2.0, "we whisk"), Piece(2.0, 4.0, "then we pour"), Piece(5.0, 6.0, "subscribe")]
     clips = [(0.0, 4.0), (5.0, 9.0)]
     cosine = np.array([[0.9, 0.1], [0.2, 0.8], [-0.1, -0.2]])

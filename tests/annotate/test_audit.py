@@ -1,4 +1,4 @@
-"""Guarantees of annotate/audit.py and of what it is made of, on a few questions about real tiny videos."""
+"""Guarantees of annotate/audit.py and its parts, with a few questions about small real videos."""
 
 import io
 import json
@@ -35,7 +35,7 @@ ROWS = [
 
 
 def write_video(path: Path, colours: list[tuple[int, int, int]]) -> None:
-    """A second of each colour, 8 frames each."""
+    """Write a second of each colour, with 8 frames each."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=8)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
@@ -48,7 +48,7 @@ def write_video(path: Path, colours: list[tuple[int, int, int]]) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A PairQA file, a store that knows its clips, and their videos; one is missing."""
+    """A PairQA file, a store with its clips, and their videos, of which one is missing."""
     made = tmp_path_factory.mktemp("audit")
     (made / "videos").mkdir()
     write_video(made / "videos/red.mp4", [RED, BLUE])
@@ -84,7 +84,7 @@ def test_answers_are_counted_by_the_video_that_they_name_and_as_yes_and_no(folde
     assert found == {"Video 1": 2, "Video 2": 1, "YES": 1, "NO": 1, "other": 2}
 
 
-def test_lengths_and_words_are_those_of_types_1_and_2_type_3_always_has_the_same_question(folder: Path) -> None:
+def test_lengths_and_words_are_those_of_types_1_and_2(folder: Path) -> None:
     found = figures(read_questions(folder / "pairqa.jsonl"))
     assert found["words"]["questions"]["counts"] == {"2": 1, "4": 2, "6": 2}
     assert found["words"]["answers"]["median"] == 3 and found["words"]["answers"]["most"] == 12
@@ -117,7 +117,7 @@ def test_a_clip_that_should_not_train_is_found_by_split_by_id_and_by_overlap_in_
     assert reason not in leaks(rows, catalog.with_columns(split=pl.lit(None, pl.String)), none)
 
 
-def test_a_clip_that_should_not_train_makes_the_exit_status_1_the_page_is_written_all_the_same(
+def test_a_clip_that_should_not_train_gives_exit_status_1_and_the_page_is_written(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_rows(tmp_path / "pairqa.jsonl", [("red_0_1", "late_0_1", 2, "Which video is red?", "Video 1")])
@@ -143,7 +143,7 @@ def test_a_contact_sheet_shows_frames_of_the_clip_and_a_clip_that_cannot_be_show
     assert str(sheets["gone_0_1"]).endswith("gone.mp4 does not exist: put it there or correct its path")
 
 
-def test_an_odd_file_is_the_reason_of_its_own_contact_sheet(folder: Path, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_in_its_own_contact_sheet(folder: Path, tmp_path: Path) -> None:
     Image.new("1", (2_000_000, 1)).save(tmp_path / "narrow.png")
     (tmp_path / "red.mp4").symlink_to(folder / "videos/red.mp4")
     videos = ["nul\0.mp4", "narrow.png", "red.mp4"]
@@ -154,7 +154,7 @@ def test_an_odd_file_is_the_reason_of_its_own_contact_sheet(folder: Path, tmp_pa
 
 
 class _Page(HTMLParser):
-    """The words of a page, and where its pictures and styles come from."""
+    """The words of a page, and the sources of its pictures and styles."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ def test_the_same_seed_shows_the_same_pairs(folder: Path, tmp_path: Path, capsys
     assert len(shown[0]) == 5 and shown[0] == shown[1] != shown[2]
 
 
-def test_what_was_dropped_is_shown_if_the_file_has_a_record(
+def test_dropped_questions_are_shown_if_the_file_has_a_record(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_rows(tmp_path / "pairqa.jsonl", ROWS)
@@ -224,7 +224,7 @@ def test_what_was_dropped_is_shown_if_the_file_has_a_record(
         ("[]\n", ":1: not a JSON object"),
     ],
 )
-def test_a_file_that_is_no_pairqa_is_refused_in_one_line(
+def test_a_file_that_is_not_pairqa_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     (tmp_path / "pairqa.jsonl").write_text(text)
@@ -233,6 +233,6 @@ def test_a_file_that_is_no_pairqa_is_refused_in_one_line(
     assert message in error and error.count("\n") == 1
 
 
-def test_pictures_and_test_sets_need_a_store(folder: Path) -> None:
+def test_pictures_and_test_sets_require_a_store(folder: Path) -> None:
     with pytest.raises(StepDiffError, match="need --store"):
         audit.run(audit.AuditOptions(str(folder / "pairqa.jsonl"), videos=str(folder)))

@@ -1,4 +1,4 @@
-"""The audit page of data that tries to be HTML: parsed, it holds the elements of the page alone."""
+"""The audit page of data with HTML in its values contains only the elements of the page."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from store import Store
 
 from .test_audit import BLUE, RED, write_video
 
-# What an attacker writes into every text that reaches the page.
+# Texts of an attacker, for every value that the page shows.
 EVIL = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -32,7 +32,7 @@ EVIL = [
 
 
 class Parsed(HTMLParser):
-    """Elements, attributes and words of a page."""
+    """The elements, attributes and words of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -54,7 +54,7 @@ class Parsed(HTMLParser):
 
 
 def page(folder: Path, texts: list[str], videos: list[str]) -> Parsed:
-    """The page of questions about clips of these videos, whose every text is one of `texts`."""
+    """Return the page of questions about clips of these videos; every text is one of `texts`."""
     folder.mkdir()
     write_video(folder / "real.mp4", [RED, BLUE])
     clips = [f"{text}_{n}_{n + 1}" for n, text in enumerate(texts)]
@@ -72,18 +72,20 @@ def page(folder: Path, texts: list[str], videos: list[str]) -> Parsed:
     (folder / "qa.record.json").write_text(json.dumps(made))
     out = folder / "page.html"
     words = [str(folder / "qa.jsonl"), "--store", str(folder / "features"), "--out", str(out)]
-    with contextlib.chdir(folder):  # so that the reason why there is no picture begins with the catalog's own words
+    with contextlib.chdir(folder):  # so that the reason for a missing picture begins with a text of the catalog
         assert audit.main([*words, "--videos", "."]) in (0, 1)
     return Parsed(out.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Parsed, Parsed]:
-    """The page of hostile texts, and that of harmless ones in the same places."""
+    """The page of hostile texts, and a page of harmless texts in the same positions."""
     folder = tmp_path_factory.mktemp("pages")
-    plain = [re.sub("[<>\"'&]", "q", text) for text in EVIL]  # the same words, so the same rows of every table
+    plain = [re.sub("[<>\"'&]", "q", text) for text in EVIL]  # the same words give the same rows of every table
     return tuple(
-        page(folder / name, texts, ["real.mp4", *(text.replace("\0", "") for text in texts[1:])])  # no path holds a NUL
+        page(
+            folder / name, texts, ["real.mp4", *(text.replace("\0", "") for text in texts[1:])]
+        )  # a path cannot contain NUL
         for name, texts in (("hostile", EVIL), ("plain", plain))
     )  # type: ignore[return-value]
 
@@ -106,7 +108,7 @@ def test_nothing_of_the_data_is_read_as_html(pages: tuple[Parsed, Parsed]) -> No
     for text in EVIL:
         shown = text.replace("\x00", "\ufffd")
         assert text in hostile.words or shown in hostile.words, text
-    assert 'data:x" onerror="alert(1) does not exist' in hostile.words  # the reason names the path of the catalog
+    assert 'data:x" onerror="alert(1) does not exist' in hostile.words  # the reason contains the path in the catalog
 
 
 def test_a_question_without_a_type_says_so(pages: tuple[Parsed, Parsed]) -> None:

@@ -1,4 +1,4 @@
-"""`python -m annotate`: every command of the room is listed, and nothing else is."""
+"""`python -m annotate` lists exactly the commands of the room."""
 
 import re
 from pathlib import Path

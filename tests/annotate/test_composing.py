@@ -1,4 +1,4 @@
-"""Guarantees of annotate/qa/composing.py, on written texts."""
+"""Guarantees of annotate/qa/composing.py, with hand-written texts."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from annotate.qa.rules import SIMILAR
 
 
 def by_last_letter(texts: Sequence[str]) -> np.ndarray:
-    """Questions are alike where their last letters before the mark are the same."""
+    """Treat questions as similar if their last letters before the question mark are equal."""
     return np.eye(128, dtype=np.float32)[[ord(text[-2]) % 128 for text in texts]]
 
 
@@ -29,7 +29,7 @@ def pair(number: int, same_step: bool = True) -> dict[str, Any]:
 def composed(
     pairs: list[dict[str, Any]], texts: dict[tuple[int, int], str], cut: Sequence[tuple[int, int]] = ()
 ) -> tuple[list[dict[str, Any]], Ledger]:
-    """texts: by pair and type; cut: those that a limit of tokens ended."""
+    """texts: by pair and type; cut: those that were cut by the token limit."""
     written = {item_key(kind, f"a_{number}_1", f"b_{number}_1"): text for (number, kind), text in texts.items()}
     ledger = Ledger()
     ended = {item_key(kind, f"a_{number}_1", f"b_{number}_1") for number, kind in cut}
@@ -43,7 +43,7 @@ TEXTS = {
 }
 
 
-def test_every_question_is_written_in_both_orders_of_its_pair_so_that_video_1_is_right_half_of_the_time() -> None:
+def test_every_question_is_written_in_both_orders_of_its_pair() -> None:
     rows, ledger = composed([pair(0)], {(0, kind): text for kind, text in TEXTS.items()})
     assert [(r["reference"], r["type"], r["question"], r["answer"]) for r in rows] == [
         ("a_0_1", 1, "How do the bowls differ?", "In Video 1 it is glass, while in Video 2 it is steel."),
@@ -63,7 +63,7 @@ def test_every_question_is_written_in_both_orders_of_its_pair_so_that_video_1_is
     assert ledger.examples[ALIKE] == ["Which of them has no fork?"]
 
 
-def test_a_pair_of_different_steps_gets_type_3_alone_answered_no() -> None:
+def test_a_pair_of_different_steps_gets_only_type_3_with_answer_no() -> None:
     rows, ledger = composed([pair(4, False)], {(4, kind): text for kind, text in TEXTS.items()})
     assert [(r["reference"], r["candidate"], r["type"], r["question"], r["answer"]) for r in rows] == [
         ("a_4_1", "b_4_1", 3, SIMILAR, "NO"),
@@ -72,7 +72,7 @@ def test_a_pair_of_different_steps_gets_type_3_alone_answered_no() -> None:
     assert ledger.written.total() == 0 and not ledger.dropped
 
 
-def test_a_text_that_is_not_there_is_counted() -> None:
+def test_a_missing_text_is_counted() -> None:
     rows, ledger = composed([pair(0)], {(0, 3): "NO"})
     assert [row["answer"] for row in rows] == ["NO", "NO"]
     assert ledger.dropped[1] == ledger.dropped[2] == {UNANSWERED: 1}
@@ -120,11 +120,11 @@ def test_every_text_is_kept_or_dropped_with_a_reason_that_is_counted(
     assert {row["answer"] for row in rows if row["type"] == 3} <= {"YES", "NO"}
 
 
-def test_an_answer_that_a_limit_of_tokens_ended_is_dropped_and_counted() -> None:
+def test_an_answer_that_was_cut_by_the_token_limit_is_dropped_and_counted() -> None:
     written = {(0, 1): "Q: What do they use?\nA: In Video 1, the person uses a wooden"}
     (row, *_), _ = composed([pair(0)], written)
-    assert row["answer"].endswith("wooden")  # nothing tells that more was to come
+    assert row["answer"].endswith("wooden")  # nothing shows that more would follow
     rows, ledger = composed([pair(0)], written, cut=[(0, 1)])
     assert rows == [] and ledger.dropped[1] == Counter({"cut off": 1})
     whole = {(0, 1): "Q: What do they use?\nA: In Video 1, a spoon."}
-    assert len(composed([pair(0)], whole, cut=[(0, 1)])[0]) == 2  # the limit came behind a whole sentence
+    assert len(composed([pair(0)], whole, cut=[(0, 1)])[0]) == 2  # the limit came after a complete sentence

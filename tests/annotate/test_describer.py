@@ -1,4 +1,4 @@
-"""Guarantees of annotate.describe and annotate.describe, and of the clips that stages speak of."""
+"""Guarantees of annotate.describe, and the clips that stages select."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -49,7 +49,7 @@ class Recorder:
             yield place, json.dumps(conversations[place])
 
 
-def test_captions_that_are_still_to_come_are_waited_for() -> None:
+def test_missing_captions_are_waited_for() -> None:
     asked = [item("a", "we whisk", None, "eggs"), item("b", "we whisk", "a hand whisks", None)]
     found = dict(Describer(Recorder(), Sampling(), DESCRIBE, words=200).annotate(asked))
     reasons = {key: answer.reason for key, answer in found.items() if isinstance(answer, Failure)}
@@ -78,7 +78,7 @@ def test_the_language_model_reads_the_supplements_prompt_with_the_texts_of_this_
 
 
 class Stopped:
-    """A language model that the limit of tokens ends."""
+    """A language model whose answer is cut by the token limit."""
 
     busy = 0.0
 
@@ -93,14 +93,12 @@ class Stopped:
     ("written", "kept"),
     [("A hand whisks 1.5 cups. It uses a", "A hand whisks 1.5 cups."), ("A hand whisks in a", "A hand whisks in a")],
 )
-def test_a_sentence_that_the_limit_of_tokens_ended_is_left_out_if_a_whole_one_comes_before_it(
-    written: str, kept: str
-) -> None:
+def test_a_sentence_that_was_cut_by_the_token_limit_is_left_out_after_a_complete_one(written: str, kept: str) -> None:
     describer = Describer(Stopped(written), Sampling(), DESCRIBE, words=200)
     assert dict(describer.annotate([item("a", "we whisk", "A hand whisks.", "")])) == {"a": {"step description": kept}}
 
 
-def test_hours_of_narration_or_none_fit_the_prompt() -> None:
+def test_a_prompt_fits_with_hours_of_narration_and_without_any() -> None:
     hours = "and now we whisk\n" * 200_000
     assert one_line(hours, " ", 6) == "and now we whisk and now"
     assert one_line("half \ud83d\0 of it", " ", 200) == "half ? of it"
@@ -108,13 +106,13 @@ def test_hours_of_narration_or_none_fit_the_prompt() -> None:
         assert one_line(nothing, " ", 6) == "none"
 
 
-def test_a_clip_without_an_action_caption_fails_and_its_reason_says_what_to_run() -> None:
+def test_a_clip_without_an_action_caption_fails_and_the_reason_gives_the_command() -> None:
     found = dict(Describer(Recorder(), Sampling(), DESCRIBE, 9).annotate([item("a", "x", None, "y")]))
     assert isinstance(found["a"], Failure) and "run python -m annotate.captions" in found["a"].reason
 
 
 def caption(store: Store, stage: str, texts: dict[str, dict[str, str]], made: str = "a head") -> Version:
-    """A version of a stage as an earlier run left it."""
+    """Write a version of a stage as an earlier run would."""
     version = Version(store, stage, {"model": made})
     version.create()
     rows = [(key, kind, text, version.line) for key, message in texts.items() for kind, text in message.items()]
@@ -130,14 +128,14 @@ def captioned(store: Store) -> Store:
 
 
 def job_of(options: describe.DescribeOptions, monkeypatch: pytest.MonkeyPatch) -> tuple[DescribeJob, pl.DataFrame]:
-    """What `describe.run` would have a stage do."""
+    """Return the job that `describe.run` passes to a stage."""
     got: list[Any] = []
     monkeypatch.setattr(stage, "run_stage", lambda options, name, job, items: got.extend([job, items]) or {})
     describe.run(options)
     return got[0], got[1]
 
 
-def test_each_clip_is_put_together_from_its_own_texts(
+def test_each_clip_is_described_from_its_own_texts(
     captioned: Store, tiny_lm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = describe.DescribeOptions(store=str(captioned.path), llm=tiny_lm, split="train")
@@ -148,7 +146,7 @@ def test_each_clip_is_put_together_from_its_own_texts(
         assert row == {"row": i} | item(CLIPS[i], narration, f"Hand {i} whisks.", f"whisk {i}")
 
 
-def test_what_is_read_is_part_of_the_provenance(
+def test_the_input_texts_are_part_of_the_provenance(
     captioned: Store, tiny_lm: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def provenance(**more: Any) -> dict[str, Any]:
@@ -159,7 +157,7 @@ def test_what_is_read_is_part_of_the_provenance(
     prompt.write_text("system: Be short.\nuser: '{narration}{action_caption}{object_caption}'")
     first = provenance()
     again = provenance(batch=3, timeout=9.0, split="test")
-    assert first == again  # none of these changes an answer
+    assert first == again  # none of these options changes an answer
     action = caption(captioned, "captions-action", {}, "another head")
     with pytest.raises(StepDiffError, match="2 versions of captions-action"):
         provenance()
@@ -178,7 +176,7 @@ def test_what_is_read_is_part_of_the_provenance(
         provenance(actions=old, narration="speech")
 
 
-def test_the_verb_describes_through_a_server_and_heads_read_it(
+def test_the_command_describes_clips_with_a_server_and_heads_reads_the_result(
     captioned: Store, server: Server, capsys: pytest.CaptureFixture[str], without_ray: None
 ) -> None:
     server.answer = lambda body: said("A hand\n" + body["messages"][1]["content"].split("objects: ")[1][:7])
@@ -192,7 +190,7 @@ def test_the_verb_describes_through_a_server_and_heads_read_it(
     assert chosen(captioned, "describe", None).name == record["version"]
 
 
-def test_a_server_that_dies_loses_nothing(
+def test_a_server_that_dies_loses_no_answer(
     captioned: Store, server: Server, capsys: pytest.CaptureFixture[str], without_ray: None
 ) -> None:
     server.answer = lambda body: said("A hand whisks.") if len(server.requests) <= 3 else None
@@ -209,10 +207,12 @@ def test_a_server_that_dies_loses_nothing(
     assert (record["done"], record["already"], record["absent"]) == (1, 3, 0)
     after = dict(ClipTexts(record["folder"]).items())
     assert before <= after.items() and sorted(after.values()) == ["A hand stirs.", *["A hand whisks."] * 3]
-    assert sum(body["max_tokens"] > 1 for body in server.requests) == 5  # and a short one: is it up?
+    assert (
+        sum(body["max_tokens"] > 1 for body in server.requests) == 5
+    )  # and a short request to check whether the server is up
 
 
-def test_a_clip_is_one_that_shows_a_step(store: Store) -> None:
+def test_only_clips_that_show_a_step_are_annotated(store: Store) -> None:
     with store.lock():
         store.catalog("clips").append(pl.DataFrame({"key": ["still_0_1"], "split": ["train"]}))
     assert clip_items(store, None)["key"].to_list() == CLIPS
@@ -221,14 +221,14 @@ def test_a_clip_is_one_that_shows_a_step(store: Store) -> None:
         clip_items(store, "val")
 
 
-def test_llm_options_are_picked_out_of_a_stages() -> None:
+def test_llm_options_are_selected_from_those_of_a_stage() -> None:
     options = describe.DescribeOptions(store="x", llm="llama", endpoint="http://127.0.0.1:1/v1", batch=3)
     alone = LLMOptions(llm="llama", endpoint="http://127.0.0.1:1/v1", batch=3, sampling=options.sampling)
     assert LLMOptions.of(options) == alone
     assert type(LLMOptions.of(options)) is LLMOptions
 
 
-def test_speech_that_was_aligned_takes_the_place_of_the_catalogs(
+def test_aligned_speech_replaces_that_of_the_catalog(
     captioned: Store, tiny_lm: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     rows = [(key, "narration", f"about {i}", '{"window": 5}') for i, key in enumerate(CLIPS[:3])]

@@ -38,7 +38,7 @@ def test_exactly_the_objects_with_a_score_above_zero_are_kept() -> None:
     assert kept([], []) == {GROUNDED: "", SCORES: "[]"}
 
 
-def test_objects_are_one_a_line_each_once_and_without_bullets() -> None:
+def test_objects_are_listed_once_one_per_line_without_bullets() -> None:
     said = "- white eggs\n2. a whisk.\n* white eggs\n\n(3) 2 bowls,\n• pan\n1) Q: what?"
     assert objects(said) == ["white eggs", "a whisk", "2 bowls", "pan", "Q: what?"]
     assert objects("1.5 liter bottle") == ["1.5 liter bottle"]
@@ -75,7 +75,7 @@ def detector(folder: Path, threshold: float = 0.0) -> Detector:
 
 
 def best_box(case: str, folder: Path, item: Item, name: str) -> float:
-    """The best box's score by transformers' own post-processing, of one object alone."""
+    """Return the best box's score for a single object, from transformers' post-processing."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -146,8 +146,8 @@ def space_store(store: Store) -> Store:
     return store
 
 
-def test_the_score_is_that_difference_of_cosines(space_store: Store) -> None:
-    """Against a loop over the other clips."""
+def test_the_score_is_a_difference_of_cosines(space_store: Store) -> None:
+    """Compared with a loop over the other clips."""
     features = Features(space_store, "clip", "embedding")
     clips, names = CLIPS[:5], list(VECTORS)
     space = Space(features, embed, clips)
@@ -217,10 +217,12 @@ def test_embeddings_of_another_model_than_the_views_are_refused(space_store: Sto
     expected = text @ (unit[0] - unit[1:].mean(0))
     assert space.scores(CLIPS[0], ["a red egg"])[0] == pytest.approx(float(expected), abs=1e-5)
     other = SpaceJob(str(space_store.path), "own", None, str(folder), tuple(CLIPS[:4]), {})
-    assert job.provenance() != other.provenance()  # a mean over other clips gives other scores
+    assert job.provenance() != other.provenance()  # the mean over other clips changes the scores
 
 
-def test_the_verb_says_what_is_missing(space_store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_command_reports_missing_input(
+    space_store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     from annotate import ground
 
     store = ["--store", str(space_store.path)]

@@ -1,4 +1,4 @@
-"""Guarantees of annotate/sources/htstep.py, on small files and on the published ones where they are."""
+"""Guarantees of annotate/sources/htstep.py, with small files and, if available, the published ones."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ def test_a_segments_clip_id_contains_its_seconds_as_the_file_writes_them(tmp_pat
     assert segments[0].step == TAXONOMY[3] and not unusable
 
 
-def test_a_video_is_of_one_split_two_that_disagree_are_refused(tmp_path: Path) -> None:
+def test_a_video_in_two_splits_is_refused(tmp_path: Path) -> None:
     splits = read_splits(write(tmp_path / "s.json", {"train": ["a"], "val_seen": ["b"], "test_unseen": ["c"]}))
     assert splits == {"a": "train", "b": "val", "c": "test"}
     with pytest.raises(StepDiffError, match="video a is of train and of test"):
@@ -52,7 +52,7 @@ def test_a_video_is_of_one_split_two_that_disagree_are_refused(tmp_path: Path) -
         read_annotations(path, TAXONOMY, splits)
 
 
-def test_a_segment_that_cannot_be_used_is_counted_by_its_reason_and_the_others_stand(tmp_path: Path) -> None:
+def test_an_unusable_segment_is_counted_with_its_reason_and_the_others_are_kept(tmp_path: Path) -> None:
     bad = ["[5, 5]", "[7, 5]", "[-1, 5]", "[1e999, 5]", '["x", 5]', "[5]", "null"]
     rows = [f'{{"id": 3, "segment": {segment}}}' for segment in [*bad, "[1, 2]", "[1, 2]"]]
     rows.append('{"id": 99, "segment": [3, 4]}')
@@ -78,12 +78,12 @@ def test_a_segment_that_cannot_be_used_is_counted_by_its_reason_and_the_others_s
         '{"a": {"subset": "train", "annotations": [{}]}}',
     ],
 )
-def test_a_file_that_is_no_annotations_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_annotations_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(StepDiffError, match=r"a\.json: [^\n]+$"):
         read_annotations(write(tmp_path / "a.json", text), TAXONOMY)
 
 
-def test_a_file_that_is_no_taxonomy_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_taxonomy_is_refused_in_one_line(tmp_path: Path) -> None:
     header = "global_step_index,activity,headline\n"
     for text in ("", "a,b\n1,2\n", header + "x,a,b\n", header + "1,a\n", header + "1,a,b\n1,a,c\n"):
         path = write(tmp_path / "t.csv", text)
@@ -95,13 +95,13 @@ def test_a_file_that_is_no_taxonomy_is_refused_in_one_line(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("text", ['{"train": null}', '{"train": [{}]}', '{"night": []}'])
-def test_a_file_that_is_no_splits_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_list_of_splits_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(StepDiffError, match=r"s\.json: [^\n]+$"):
         read_splits(write(tmp_path / "s.json", text))
 
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published HT-Step files are not here")
-def test_the_published_taxonomy_and_splits_are_read_whole() -> None:
+def test_the_published_taxonomy_and_splits_are_read_completely() -> None:
     steps = read_taxonomy(PUBLISHED / "taxonomy.csv")
     rows = list(csv.reader((PUBLISHED / "taxonomy.csv").read_text(encoding="utf-8").splitlines()))
     assert len(steps) == len(rows) - 1 == 4958

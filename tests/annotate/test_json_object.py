@@ -1,4 +1,4 @@
-"""Guarantees of annotate/sources/json_object.py; json.load is the oracle."""
+"""Guarantees of annotate/sources/json_object.py, compared with json.load."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_the_entries_are_those_of_json_load_in_the_order_of_the_file(
     assert found == list(json.loads(path.read_text(encoding="utf-8")).items())
 
 
-def test_no_more_of_the_file_is_in_memory_than_its_longest_entry_and_one_piece(
+def test_memory_is_bounded_by_the_longest_entry_and_one_piece_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "large.json"

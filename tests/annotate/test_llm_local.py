@@ -34,8 +34,8 @@ def llm(tiny_lm: str) -> LocalLLM:
     return LocalLLM(tiny_lm, "cpu", batch=3)
 
 
-def test_a_greedy_answer_is_the_likeliest_token_after_the_other(llm: LocalLLM) -> None:
-    """Against a plain loop over the model's own logits, with no cache, no batch and no padding."""
+def test_a_greedy_answer_takes_the_most_likely_token_each_time(llm: LocalLLM) -> None:
+    """Compared with a plain loop over the model's logits without cache, batch or padding."""
     for messages, answer in zip(MANY, answers(llm, MANY, Sampling(12)), strict=True):
         written = llm.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids = llm.tokenizer(written, add_special_tokens=False)["input_ids"]
@@ -48,34 +48,36 @@ def test_a_greedy_answer_is_the_likeliest_token_after_the_other(llm: LocalLLM) -
 
 
 @pytest.mark.parametrize("sampling", [Sampling(12), Sampling(12, temperature=0.8, top_p=0.9, seed=3)])
-def test_an_answer_written_in_a_batch_is_the_one_written_alone(llm: LocalLLM, sampling: Sampling) -> None:
+def test_in_float32_an_answer_generated_in_a_batch_is_the_same_as_one_generated_alone(
+    llm: LocalLLM, sampling: Sampling
+) -> None:
     together = answers(llm, MANY, sampling)
     assert together == [answers(llm, [messages], sampling)[0] for messages in MANY]
     assert together == answers(llm, MANY[::-1], sampling)[::-1]
     assert len(set(together)) > 3
 
 
-def test_it_computes_in_the_given_precision(tiny_lm: str) -> None:
+def test_the_model_computes_in_the_given_precision(tiny_lm: str) -> None:
     for message, dtype in ((None, torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         llm = LocalLLM(tiny_lm, "cpu", 3, message)
         assert {parameter.dtype for parameter in llm.model.parameters()} == {dtype}
         assert all(isinstance(answer, str) for answer in answers(llm, MANY, Sampling(3)))
 
 
-def test_another_seed_draws_otherwise(llm: LocalLLM) -> None:
+def test_another_seed_gives_other_answers(llm: LocalLLM) -> None:
     first, again, other = (answers(llm, MANY, Sampling(12, 1.0, 1.0, seed)) for seed in (0, 0, 1))
     assert first == again != other
 
 
 def test_draws_follow_the_models_own_distribution() -> None:
-    """Frequencies of 4,000 drawn tokens against the softmax, with and without top-p; errors of 4 sigma are refused."""
+    """Frequencies of 4,000 sampled tokens are within 4 sigma of the softmax, with and without top-p."""
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
     prompts = [[number] for number in range(4000)]
     for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.8)):
         draws = Draws(prompts, Sampling(1, temperature, top_p, 0))
         drawn = draws(torch.zeros(4000, 1, dtype=torch.long), logits.expand(4000, 4)).argmax(-1)
         p = (logits / temperature).softmax(-1)
-        if top_p < 1:  # 0.64 + 0.24 hold 0.8
+        if top_p < 1:  # 0.64 + 0.24 >= 0.8
             p = torch.tensor([p[0], p[1], 0, 0]) / (p[0] + p[1])
         found = torch.bincount(drawn, minlength=4) / 4000
         assert ((found - p).abs() <= 4 * (p * (1 - p) / 4000).sqrt() + 1e-9).all()
@@ -101,7 +103,7 @@ def test_a_model_without_a_system_role_reads_its_words_before_the_question(tiny_
         assert llm.tokenizer.decode(llm.prompt(asked("whisk")[0])) == "[Be short.\nwhisk]"
 
 
-def test_a_conversation_longer_than_the_model_reads_is_a_failure(llm: LocalLLM) -> None:
+def test_a_conversation_longer_than_the_context_is_a_failure(llm: LocalLLM) -> None:
     long = asked("whisk", "eggs " * 1000, "stir")
     first, failed, last = answers(llm, long, Sampling(8))
     assert isinstance(failed, Failure) and not failed.passing

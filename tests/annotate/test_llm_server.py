@@ -1,4 +1,4 @@
-"""Guarantees of annotate.llm.server, against a real server on this machine that misbehaves."""
+"""Guarantees of annotate.llm.server, with a real local server that misbehaves."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def number(body: dict[str, Any]) -> int:
     return int(body["messages"][-1]["content"].split()[-1])
 
 
-def test_requests_have_the_form_of_openai(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_have_the_format_of_openai(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     assert ask(server.url + "/", 5) == [f"echo: question {i}" for i in range(5)]
     request = next(body for body in server.requests if number(body) == 3)
@@ -65,7 +65,7 @@ def test_a_request_to_a_busy_server_is_sent_again(server: Server, trouble: Reply
     assert len(server.requests) == 12
 
 
-def test_pauses_grow_and_the_servers_own_wish_counts(server: Server) -> None:
+def test_pauses_grow_and_retry_after_is_respected(server: Server) -> None:
     times: list[float] = []
 
     def answer(body: dict[str, Any]) -> Reply:
@@ -145,7 +145,7 @@ def test_a_prompt_that_the_server_refuses_fails_alone(server: Server) -> None:
     assert isinstance(silent, Failure) and not silent.passing and "answered nothing" in silent.reason
 
 
-def test_an_answer_that_the_limit_of_tokens_ended_is_distinguished_from_a_whole_one(server: Server) -> None:
+def test_an_answer_that_was_cut_by_the_token_limit_is_distinguished_from_a_complete_one(server: Server) -> None:
     choice = {"message": {"content": "In Video 1, the"}, "finish_reason": "length"}
     server.answer = lambda body: Reply(json.dumps({"choices": [choice]}).encode()) if number(body) else said("whole")
     assert [type(answer) for answer in ask(server.url, 2)] == [str, CutOff]
@@ -174,7 +174,7 @@ def test_only_the_server_receives_the_key(server: Server, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_the_key_goes_to_no_other_server(server: Server, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A redirect is not followed, not even to the same server."""
-    monkeypatch.setenv("OPENAI_API_KEY", " secret\r\n")  # as files of variables have it
+    monkeypatch.setenv("OPENAI_API_KEY", " secret\r\n")  # with a newline, as in files of variables
     elsewhere = server.url.replace("127.0.0.1", "localhost") + "/elsewhere"
     server.answer = lambda body: Reply(b"", status, headers={"Location": elsewhere})
     (answer,) = ask(server.url, 1)
@@ -182,7 +182,7 @@ def test_the_key_goes_to_no_other_server(server: Server, status: int, monkeypatc
     assert server.keys == ["Bearer secret"]
 
 
-def test_a_key_that_no_header_takes_is_not_quoted(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_is_invalid_in_a_header_is_not_printed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sec\nret")
     (answer,) = ask(server.url, 1)
     assert isinstance(answer, Failure) and "OPENAI_API_KEY holds a character" in answer.reason

@@ -1,4 +1,4 @@
-"""annotate.llm.server against servers that never end or lie, and with secrets in the URL."""
+"""annotate.llm.server with servers that never finish or send wrong answers, and with secrets in the URL."""
 
 import gzip
 import json
@@ -27,7 +27,7 @@ DEADLINE = 0.6  # seconds
 
 @contextmanager
 def serving(speak: Speak) -> Iterator[str]:
-    """A server that reads what it is sent and then speaks bytes of its own; yields its URL."""
+    """Run a server that reads a request and then sends arbitrary bytes; yield its URL."""
     listening = socket.create_server(("127.0.0.1", 0))
     ended = threading.Event()
 
@@ -36,7 +36,7 @@ def serving(speak: Speak) -> Iterator[str]:
             try:
                 connection.recv(65536)
                 speak(connection)
-            except OSError:  # the client has gone
+            except OSError:  # the client has disconnected
                 pass
 
     def accept() -> None:
@@ -65,7 +65,7 @@ def ask(url: str, **more: Any) -> str | Failure:
 
 
 def dripping(first: bytes, each: bytes = b" ") -> Speak:
-    """A byte now and then, for ever: no single wait is long."""
+    """Send a byte now and then forever, so that no single wait is long."""
 
     def speak(connection: socket.socket) -> None:
         connection.sendall(first)
@@ -77,7 +77,7 @@ def dripping(first: bytes, each: bytes = b" ") -> Speak:
 
 
 def pouring(first: bytes, each: bytes) -> Speak:
-    """Bytes without end, as fast as they are taken."""
+    """Send endless bytes as fast as they are read."""
 
     def speak(connection: socket.socket) -> None:
         connection.sendall(first)
@@ -100,14 +100,14 @@ def pouring(first: bytes, each: bytes) -> Speak:
     ],
     ids=["length", "until closed", "chunks", "a header", "the status", "informational", "silence"],
 )
-def test_an_answer_has_a_deadline_as_a_whole(speak: Speak) -> None:
+def test_an_answer_has_a_total_deadline(speak: Speak) -> None:
     with serving(speak) as url:
         begin = time.monotonic()
         answer = ask(url)
         seconds = time.monotonic() - begin
     assert isinstance(answer, Failure) and answer.passing, answer
     assert "did not answer within 0.6 s (1 tries)" in answer.reason or "broke off" in answer.reason
-    assert seconds < 2 * DEADLINE + 2  # the request, the short prompt that asks whether the server is up, and room
+    assert seconds < 2 * DEADLINE + 2  # the request, the short prompt that checks the server, and slack
 
 
 @pytest.mark.parametrize(
@@ -122,14 +122,14 @@ def test_an_answer_has_a_deadline_as_a_whole(speak: Speak) -> None:
     ],
     ids=["until closed", "length", "chunks", "one header", "many headers", "an error"],
 )
-def test_an_answer_has_a_limit_of_size(speak: Speak, why: str) -> None:
+def test_an_answer_has_a_size_limit(speak: Speak, why: str) -> None:
     with serving(speak) as url:
         answer = ask(url, timeout=20.0)
     assert isinstance(answer, Failure) and why in answer.reason and len(answer.reason) < 700
 
 
-def test_a_compressed_answer_does_not_grow(server: Server) -> None:
-    """Ten megabytes of zeros, in ten kilobytes: read as they come, they are no JSON."""
+def test_a_compressed_answer_is_not_decompressed(server: Server) -> None:
+    """Ten megabytes of zeros in ten kilobytes: without decompression they are not JSON."""
     bomb = gzip.compress(bytes(10 * 2**20))
     server.answer = lambda body: Reply(bomb, headers={"Content-Encoding": "gzip"})
     answer = ask(server.url)
@@ -151,15 +151,15 @@ def test_a_compressed_answer_does_not_grow(server: Server) -> None:
         b"",
     ],
 )
-def test_json_that_is_not_a_chat_completion_is_one_line(server: Server, body: bytes) -> None:
+def test_json_that_is_not_a_chat_completion_gives_one_line(server: Server, body: bytes) -> None:
     server.answer = lambda _: Reply(body)
     answer = ask(server.url, timeout=20.0)
     assert isinstance(answer, Failure) and "\n" not in answer.reason
     assert "answers JSON that is not a chat completion" in answer.reason
 
 
-def test_half_of_a_surrogate_pair_is_no_text(server: Server) -> None:
-    """No file could hold it."""
+def test_a_lone_surrogate_is_a_failure(server: Server) -> None:
+    """A text file cannot contain it."""
     server.answer = lambda _: Reply(b'{"choices": [{"message": {"content": "a \\ud800 b"}}]}')
     answer = ask(server.url)
     assert isinstance(answer, Failure) and not answer.passing and "surrogate" in answer.reason
@@ -168,7 +168,7 @@ def test_half_of_a_surrogate_pair_is_no_text(server: Server) -> None:
 
 
 @pytest.mark.parametrize("pause", ["999999999999", "9" * 500, "1e9", "-5", "Fri, 31 Dec 2199 23:59:59 GMT", "\u0669"])
-def test_a_servers_wish_to_wait_has_a_limit(server: Server, pause: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_after_has_a_limit(server: Server, pause: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llm_server, "_LONGEST_PAUSE", 0.2)
     header = pause.encode("latin-1", "replace").decode("latin-1")
     server.answer = lambda _: Reply(b"", 429, headers={"Retry-After": header})
@@ -183,12 +183,12 @@ SECRETS = ("hunter2", "alice", "sk-query-secret", "sk-bearer-secret")
 
 @pytest.fixture
 def with_secrets(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of the server with a user, a password and a key in it; and a key in the environment."""
+    """The URL of the server with a user, a password and a key; and a key in the environment."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-bearer-secret")
     return server.url.replace("http://", "http://alice:hunter2@") + "?api_key=sk-query-secret"
 
 
-def test_a_url_with_user_and_query_is_used_as_it_is(server: Server, with_secrets: str) -> None:
+def test_a_url_with_user_and_query_is_used_unchanged(server: Server, with_secrets: str) -> None:
     assert ask(with_secrets) == "echo: question 0"
     assert server.requests[0]["path"] == "/v1/chat/completions?api_key=sk-query-secret"
     assert server.keys == ["Basic YWxpY2U6aHVudGVyMg=="]
@@ -222,10 +222,10 @@ def test_nothing_secret_is_shown(server: Server, with_secrets: str, behaviour: A
     assert isinstance(answer, Failure) and answer.reason.isprintable()
     assert not any(secret in answer.reason for secret in SECRETS), answer.reason
     if behaviour is not echoing:
-        assert server.url in answer.reason  # it says which server all the same
+        assert server.url in answer.reason  # the server is still named
 
 
-def test_a_server_that_is_gone_shows_nothing_secret() -> None:
+def test_the_message_for_a_dead_server_contains_no_secret() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -236,14 +236,14 @@ def test_a_server_that_is_gone_shows_nothing_secret() -> None:
 
 
 @pytest.mark.parametrize("url", ["alice:hunter2@host/v1", "http://alice:hunter2@[::1/v1?api_key=sk-query-secret"])
-def test_a_wrong_url_is_not_quoted(url: str) -> None:
+def test_a_wrong_url_is_not_printed(url: str) -> None:
     with pytest.raises(StepDiffError, match="not a URL; give one such as http://") as refused:
         ServedLLM(url, "llama")
     assert not any(secret in str(refused.value) for secret in SECRETS)
     assert shown(url) == "an invalid URL" and not is_url(url)
 
 
-def test_options_and_provenance_hold_no_secret(with_secrets: str) -> None:
+def test_options_and_provenance_contain_no_secret(with_secrets: str) -> None:
     assert not any(secret in json.dumps(LLMOptions(endpoint=with_secrets).provenance()) for secret in SECRETS)
     with pytest.raises(StepDiffError) as refused:
         LLMOptions(endpoint=with_secrets, precision="float32")
@@ -251,7 +251,7 @@ def test_options_and_provenance_hold_no_secret(with_secrets: str) -> None:
     assert shown("https://u:p@[::1]:8000/v1?k=x#f") == "https://[::1]:8000/v1"
 
 
-def test_a_redirect_takes_the_prompt_to_no_other_host(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redirect_does_not_send_the_prompt_to_another_host(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-bearer-secret")
     heard: list[bytes] = []
     with serving(lambda connection: heard.append(b"")) as other:
@@ -260,14 +260,14 @@ def test_a_redirect_takes_the_prompt_to_no_other_host(server: Server, monkeypatc
     assert isinstance(answer, Failure) and f"has moved to {other} (307)" in answer.reason and not heard
 
 
-def test_a_proxy_that_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_proxy_gives_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "nonsense://alice:hunter2@host")
     with pytest.raises(StepDiffError, match="the proxy of HTTP_PROXY") as refused:
         ServedLLM("http://127.0.0.1:1/v1", "llama")
     assert "hunter2" not in str(refused.value)
 
 
-def test_an_answer_below_the_limit_is_whole(server: Server) -> None:
+def test_an_answer_below_the_size_limit_is_complete(server: Server) -> None:
     text = "x" * 3_000_000
     server.answer = lambda _: said(text)
     assert ask(server.url, timeout=20.0) == text

@@ -1,4 +1,4 @@
-"""Guarantees of annotate/manifest.py, on the sample world's own files."""
+"""Guarantees of annotate/manifest.py, with the files of the sample world."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from kitchen.world import make_world
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All files of a small world but its pictures."""
+    """All files of a small world without its pictures."""
     folder = tmp_path_factory.mktemp("kitchen")
     write_files(make_world(12, 0), 0, folder)
     return folder
@@ -29,7 +29,7 @@ def options(world: Path, out: Path, **more: str) -> list[str]:
     return [f"--{name}={value}" for name, value in {**paths, "out": str(out), **more}.items()]
 
 
-def test_the_sample_worlds_own_files_give_exactly_its_clips(
+def test_the_files_of_the_sample_world_give_exactly_its_clips(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("clips.csv", "clips.parquet", "clips.jsonl"):
@@ -58,7 +58,7 @@ def test_the_sample_worlds_own_files_give_exactly_its_clips(
     assert sum(record["splits"].values()) == record["clips"] >= record["narrated"] > 0
 
 
-def test_what_cannot_be_used_is_counted_by_its_reason(
+def test_unusable_segments_are_counted_by_reason(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     annotations = json.loads((world / "annotations.json").read_text())
@@ -79,7 +79,7 @@ def test_what_cannot_be_used_is_counted_by_its_reason(
     assert set(heard["video"]) == {f"{second}.webm"} and set(heard["narration"]) == {"hello"}
 
 
-def test_a_clip_that_is_held_out_has_the_split_test_whatever_htsteps_split_of_its_video_is(
+def test_a_held_out_clip_has_the_split_test_whatever_the_split_of_its_video(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert manifest.main(options(world, tmp_path / "m.csv")) == 0
@@ -119,7 +119,7 @@ def test_a_clip_that_is_held_out_has_the_split_test_whatever_htsteps_split_of_it
         ({"hold-out": "missing.jsonl"}, "missing.jsonl: no such file"),
     ],
 )
-def test_unusable_input_is_one_line(
+def test_unusable_input_is_refused_in_one_line(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: dict[str, str], message: str
 ) -> None:
     out = tmp_path / more.get("out", "m.csv")

@@ -1,4 +1,4 @@
-"""Which video a sentence names, and sentences turned round."""
+"""The video that a sentence names, and sentences with exchanged videos."""
 
 import pytest
 from hypothesis import given, settings
@@ -45,7 +45,7 @@ ONE = {
 
 
 @pytest.mark.parametrize("text", ONE)
-def test_names_one(text: str) -> None:
+def test_names_one_recognises_sentences_that_name_one_video(text: str) -> None:
     assert names_one(text) == ONE[text]
 
 

@@ -19,7 +19,7 @@ SAID = {
 
 
 def forms(folder: Path) -> list[Path]:
-    """One narration in every form that has start and end."""
+    """Write one narration in each format that has start and end."""
     columns = {
         v: {"start": [p.start for p in s], "end": [p.end for p in s], "text": [p.text for p in s]}
         for v, s in SAID.items()
@@ -34,7 +34,7 @@ def forms(folder: Path) -> list[Path]:
     return [folder / "caption.json", folder / "htm_align.json", folder / "csv"]
 
 
-def test_all_forms_of_one_narration_give_the_same_speech(tmp_path: Path) -> None:
+def test_all_formats_of_one_narration_give_the_same_speech(tmp_path: Path) -> None:
     for path in forms(tmp_path):
         faults = Counter[str]()
         assert dict(read_narration(path, ["a", "b_-1", "not there"], faults)) == SAID, path
@@ -42,7 +42,7 @@ def test_all_forms_of_one_narration_give_the_same_speech(tmp_path: Path) -> None
         assert not +faults
 
 
-def test_a_sentence_at_one_second_is_heard_in_the_clip_that_holds_it(tmp_path: Path) -> None:
+def test_a_sentence_with_one_time_belongs_to_the_clip_that_contains_it(tmp_path: Path) -> None:
     path = tmp_path / "htm_aa_v1.csv"
     path.write_text('vid,timestamp,text\na,9,rest it\nb,4,other\na,4,"knead, a little"\n')
     ((video, pieces),) = read_narration(path, ["a"], Counter())
@@ -104,7 +104,7 @@ def test_hours_of_text_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [{"start": [1], "end": [2]}, {"start": [1], "end": [2], "text": []}, [[1, 2]], 5])
-def test_a_video_without_lists_of_one_length_is_named(tmp_path: Path, value: object) -> None:
+def test_a_video_with_lists_of_different_lengths_is_named(tmp_path: Path, value: object) -> None:
     path = tmp_path / "caption.json"
     path.write_text(json.dumps({"a": value}))
     with pytest.raises(StepDiffError, match="caption.json: video a has no lists"):

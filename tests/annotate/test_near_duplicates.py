@@ -1,4 +1,4 @@
-"""Guarantees of annotate/qa/rules.py, on given vectors and, where it is fetched, on the real MPNet."""
+"""Guarantees of annotate/qa/rules.py, with given vectors and, if it is fetched, with the real MPNet."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ from weights import resolve
 
 
 def angles(texts: Sequence[str]) -> np.ndarray:
-    """A text is an angle in degrees; texts near each other are alike."""
+    """Embed a text as an angle in degrees, so that nearby numbers are similar."""
     turns = np.radians([float(text.partition("#")[0]) for text in texts])
     return np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
 
 
-def test_of_similar_questions_the_first_stays() -> None:
+def test_of_similar_questions_the_first_is_kept() -> None:
     asked = [["0", "5", "20", "0"], [], ["7"]]
     assert first_of_alike(asked, angles, np.cos(np.radians(10))) == [[True, False, True, False], [], [True]]
-    # 9 is like 0, which stays; 18 is like 9, which does not
+    # 9 is similar to 0, which is kept; 18 is similar to 9, which is dropped
     assert first_of_alike([["0", "9", "18"]], angles, np.cos(np.radians(10))) == [[True, False, True]]
 
 

@@ -1,4 +1,4 @@
-"""Guarantees of annotate/pairs.py; itertools lists all pairs of a small world."""
+"""Guarantees of annotate/pairs.py, compared with all pairs of a small world."""
 
 from collections import Counter
 from itertools import combinations
@@ -14,7 +14,7 @@ NAMES = ["whisk", "pour", "chop", "bake"]
 
 
 def allowed(clips: list[tuple[int, int]], one_step: bool) -> set[frozenset[int]]:
-    """Pairs of two videos, of one step or of two."""
+    """Return the pairs of clips of two videos, of one step or of two steps."""
     return {
         frozenset((a, b))
         for a, b in combinations(range(len(clips)), 2)
@@ -29,7 +29,7 @@ def columns(clips: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
 
 @settings(deadline=None)
 @given(CLIPS, st.integers(1, 30), st.integers(0, 3))
-def test_a_step_gives_all_the_pairs_that_it_has_or_as_many_as_the_cap_and_no_pair_twice(
+def test_a_step_gives_all_its_pairs_or_as_many_as_the_cap_and_no_pair_twice(
     clips: list[tuple[int, int]], cap: int, seed: int
 ) -> None:
     pairs = [frozenset(pair) for pair in same_step(*columns(clips), NAMES, cap, seed).tolist()]
@@ -48,7 +48,7 @@ def test_every_pair_of_clips_of_one_step_and_of_two_videos_is_equally_likely() -
         found.update(map(tuple, same_step(*columns(clips), NAMES, 2, seed).tolist()))
     of_first = {pair for pair in allowed(clips, True) if clips[min(pair)][0] == 0}
     assert len(of_first) == 11
-    expected = draws * 2 / 11 / 2  # two pairs a draw, each in one of its two orders
+    expected = draws * 2 / 11 / 2  # two pairs per draw, each in one of its two orders
     for a, b in map(sorted, of_first):
         for pair in ((a, b), (b, a)):
             assert abs(found[pair] - expected) < 5 * expected**0.5, pair

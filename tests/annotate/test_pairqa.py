@@ -1,4 +1,4 @@
-"""Guarantees of annotate/pairqa.py: a real run on Ray, against a server that writes as language models do."""
+"""Guarantees of annotate/pairqa.py: a run on Ray with a server that answers like a language model."""
 
 import json
 import re
@@ -24,7 +24,7 @@ PAIRS = [(0, 0, 1, True), (1, 1, 2, True), (2, 2, 3, True), (3, 0, 3, False), (4
 
 @pytest.fixture
 def given(store: Store, tmp_path: Path) -> list[str]:
-    """Options: five pairs, one of which lacks a description."""
+    """Options for five pairs, one of which lacks a description."""
     try:
         resolve(MODEL)
     except StepDiffError as error:
@@ -39,7 +39,7 @@ def given(store: Store, tmp_path: Path) -> list[str]:
 
 
 def writes(body: dict[str, Any]) -> Reply:
-    """Says what the two descriptions say, in the forms that language models have."""
+    """Answer with the content of the two descriptions, in the formats that language models use."""
     system, user = (message["content"] for message in body["messages"])
     one, two = re.findall(r"whisks with tool (\d)", system)
     if user.startswith("Do the two"):
@@ -106,7 +106,7 @@ def test_the_file_is_written_once_the_language_model_has_answered_for_every_pair
         ("--texts=none.parquet", "none.parquet"),
     ],
 )
-def test_unusable_input_is_one_line(
+def test_unusable_input_is_refused_in_one_line(
     given: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""Guarantees of annotate/pairs.py, on a store with a small catalog."""
+"""Guarantees of annotate/pairs.py, with a store that has a small catalog."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ CLIPS = [
     clip("v0", 20, "chop", step_id=4),
     clip("v1", 20, "bake", step_id=5),
     clip("v1", 30, "bake", step_id=5),  # a step of one video
-    clip("v2", 20, "Whisk", step_id=6),  # another label of one name
+    clip("v2", 20, "Whisk", step_id=6),  # another step with the same name
     clip("w0", 0, "whisk", "test"),
     clip("w1", 0, "whisk", "val"),
     clip("w2", 0, None),
@@ -62,7 +62,7 @@ def clips_of(frame: pl.DataFrame) -> set[str]:
     return {*frame["reference"], *frame["candidate"]}
 
 
-def test_pairs_of_one_step_show_it_in_two_videos_and_others_are_of_steps_with_different_names(folder: Path) -> None:
+def test_pairs_of_one_step_are_of_two_videos_and_other_pairs_of_steps_with_different_names(folder: Path) -> None:
     frame, record = chosen(folder, other=0.3)
     assert frame.schema == SCHEMA and frame["pair"].to_list() == list(range(frame.height))
     by_key = {row["key"]: row for row in CLIPS}
@@ -77,7 +77,7 @@ def test_pairs_of_one_step_show_it_in_two_videos_and_others_are_of_steps_with_di
     assert chosen(folder, cap=3)[1]["pairs"] == 6
 
 
-def test_steps_that_have_no_pair_are_counted_of_one_clip_or_of_one_video(folder: Path) -> None:
+def test_steps_with_only_one_clip_or_one_video_are_counted(folder: Path) -> None:
     _, record = chosen(folder)
     assert (record["steps"], record["steps_of_one_clip"], record["steps_of_one_video"]) == (5, 2, 1)
 
@@ -92,7 +92,7 @@ def test_a_step_is_a_value_of_the_column(folder: Path) -> None:
     )
 
 
-def test_no_clip_of_another_split_of_a_test_set_or_that_overlaps_one_is_in_a_pair(folder: Path) -> None:
+def test_clips_of_other_splits_and_test_clips_and_their_overlaps_are_in_no_pair(folder: Path) -> None:
     row = {"reference": "v0_0_5", "candidate": "v3_2.5_3", "category": "Visuals", "text": ["x"]}
     (folder / "diffcap.jsonl").write_text(json.dumps(row))
     rank = {"reference": "v4_4.99_50", "targets": ["v5_5_9"], "category": "Visuals", "scores": [3]}
@@ -100,7 +100,7 @@ def test_no_clip_of_another_split_of_a_test_set_or_that_overlaps_one_is_in_a_pai
     files = (f"{folder}/diffcap.jsonl", f"{folder}/diffrank.jsonl")
     frame, record = chosen(folder, other=0.5, hold_out=files, hold_out_by="clip")
     assert clips_of(frame) & {"v0_0_5", "v3_0_5", "v4_0_5", "w0_0_5", "w1_0_5", "w2_0_5"} == set()
-    assert "v5_0_5" in clips_of(frame)  # it only touches one
+    assert "v5_0_5" in clips_of(frame)  # it only touches a test clip
     assert record["left_out"] == {
         "no step": 1,
         "not of the train split": 2,
@@ -113,13 +113,13 @@ def test_no_clip_of_another_split_of_a_test_set_or_that_overlaps_one_is_in_a_pai
     assert not {clip.rsplit("_", 2)[0] for clip in clips_of(frame)} & {"v0", "v3", "v4", "v5"}
     # v5_0_5, v0_10_15, v3_10_15, v0_20_25
     assert (record["left_out"][BY_ID], record["left_out"][BY_OVERLAP], record["left_out"][BY_VIDEO]) == (1, 2, 4)
-    # A test clip that this catalog files under another split still holds its video out.
+    # A test clip with another split in this catalog still holds out its video.
     rank = {"reference": "w0_0_5", "targets": ["v1_0_5"], "category": "Visuals", "scores": [3]}
     (folder / "diffrank.jsonl").write_text(json.dumps(rank))
     assert chosen(folder, hold_out=files[1:])[1]["left_out"][BY_VIDEO] == 3
 
 
-def test_the_old_name_of_the_option_works_with_a_notice_and_the_new_one_takes_several_files(
+def test_the_old_name_of_the_option_works_with_a_notice_and_the_new_one_accepts_several_files(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, clip in (("a", "v0_0_5"), ("b", "v1_0_5")):
@@ -150,10 +150,10 @@ def test_the_same_seed_and_clips_give_the_same_file(folder: Path) -> None:
     again, _ = chosen(folder, other=0.3, cap=5)
     other, _ = chosen(folder, other=0.3, cap=5, seed=1)
     assert first.equals(again) and not first.equals(other)
-    assert len(list(folder.iterdir())) == 2  # nothing temporary is left
+    assert len(list(folder.iterdir())) == 2  # no temporary file is left
 
 
-def test_the_chosen_pairs_are_written_some_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chosen_pairs_are_written_in_pieces(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = chosen(folder, other=0.3)
     written: list[int] = []
 
@@ -166,7 +166,7 @@ def test_the_chosen_pairs_are_written_some_at_a_time(folder: Path, monkeypatch: 
     assert written == [10, 10, 10, 10, 9] and again.equals(whole)
 
 
-def test_the_file_records_what_made_it(folder: Path) -> None:
+def test_the_file_records_its_options(folder: Path) -> None:
     chosen(folder, cap=5)
     made = json.loads(pl.read_parquet_metadata(folder / "pairs.parquet")["provenance"])
     assert made["options"]["cap"] == 5 and made["pairs"] == 10
@@ -181,7 +181,7 @@ def test_the_file_records_what_made_it(folder: Path) -> None:
         (["--hold-out", "none.jsonl"], "none.jsonl: no such file"),
     ],
 )
-def test_unusable_input_is_one_line(
+def test_unusable_input_is_refused_in_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
     assert pairs.main(["--store", str(folder / "features"), "--out", str(folder / "p.parquet"), *more]) == 2
@@ -197,7 +197,7 @@ def test_a_store_of_one_video_has_no_pair(tmp_path: Path) -> None:
         chosen(tmp_path)
 
 
-def test_clips_of_which_no_video_is_known_make_no_pair_with_each_other(tmp_path: Path) -> None:
+def test_clips_of_unknown_video_make_no_pair_with_each_other(tmp_path: Path) -> None:
     rows = [{"key": name, "step": "a"} for name in ("one", "two", "v_0_5")]
     Store.open(tmp_path / "features", create=True).catalog("clips").append(pl.DataFrame(rows))
     frame, _ = chosen(tmp_path, other=0.0)

@@ -1,4 +1,4 @@
-"""What language models really write, read."""
+"""Parsing of answers that language models have written."""
 
 import re
 from pathlib import Path
@@ -17,14 +17,14 @@ CASES = {case.partition("\n")[0]: case.partition("\n")[2] for case in WRITTEN.sp
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_read_pairs(name: str) -> None:
+def test_pairs_of_question_and_answer_are_read(name: str) -> None:
     lines = CASES[name].splitlines()
     reading = read_pairs("\n".join(line for line in lines if line[:2] not in ("%+", "%-")))
     assert [f"%+ {pair.question} | {pair.answer}" for pair in reading.pairs] == [x for x in lines if x[:2] == "%+"]
     assert [f"%- {dropped.reason}" for dropped in reading.dropped] == [x for x in lines if x[:2] == "%-"]
 
 
-def test_lines_may_end_as_windows_ends_them_and_nothing_is_nothing() -> None:
+def test_windows_line_ends_and_empty_answers_are_read() -> None:
     assert read_pairs("Q: Which video uses a whisk?\r\nA: Video 1\r\n").pairs == [WHISK]
     assert read_pairs(" \n ") == Reading([], [Dropped(parsing.EMPTY, "")])
 
@@ -70,7 +70,7 @@ YES_NO = {
 
 
 @pytest.mark.parametrize("written", YES_NO)
-def test_read_yes_no(written: str) -> None:
+def test_yes_and_no_are_read(written: str) -> None:
     found = read_yes_no(written)
     assert (found if isinstance(found, str) else found.reason) == YES_NO[written]
 
@@ -84,7 +84,7 @@ ANY = st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=8)), max_
 
 @settings(deadline=None)
 @given(ANY)
-def test_any_text_is_read_without_an_error_and_every_piece_of_it_is_in_a_pair_dropped_or_chat(text: str) -> None:
+def test_random_text_is_read_and_each_piece_is_in_a_pair_dropped_or_chat(text: str) -> None:
     reading = read_pairs(text)
     assert isinstance(reading, Reading)
     assert reading.pairs or reading.dropped
@@ -96,7 +96,7 @@ def test_any_text_is_read_without_an_error_and_every_piece_of_it_is_in_a_pair_dr
 @given(ANY)
 @example("Q:Q:*A:0")
 @example("Q:Q:what is whisked?\nA:*A:Video 1")
-def test_a_question_or_answer_is_one_line_without_markers_marks_of_style_or_control_tokens(text: str) -> None:
+def test_a_question_or_answer_is_one_line_without_markers_formatting_or_control_tokens(text: str) -> None:
     for pair in read_pairs(text).pairs:
         for part in pair:
             assert part == part.strip() and len(part.splitlines()) == 1
@@ -109,7 +109,7 @@ WORDS = st.lists(st.sampled_from(TEXT.split()), min_size=1)
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4))
-def test_pairs_that_are_written_back_as_q_and_a_lines_read_the_same(words: list[tuple[list[str], list[str]]]) -> None:
+def test_pairs_written_as_q_and_a_lines_are_read_back(words: list[tuple[list[str], list[str]]]) -> None:
     pairs = [QA(" ".join(question[:20]) + "?", " ".join(answer[:20]) + ".") for question, answer in words]
     reading = read_pairs("\n".join(f"Q: {pair.question}\nA: {pair.answer}" for pair in pairs))
     assert reading == Reading(pairs, [])

@@ -1,4 +1,4 @@
-"""Guarantees of annotate/qa/job.py, against a server."""
+"""Guarantees of annotate/qa/job.py, with a server."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ def job(server: Server) -> PairQAJob:
     return PairQAJob(llm, "sha", ('{"by": "hand"}',), "of texts")
 
 
-def test_a_pair_of_one_step_gets_each_of_the_three_prompts_and_a_pair_of_different_steps_none() -> None:
+def test_a_pair_of_one_step_gets_three_prompts_and_a_pair_of_different_steps_none() -> None:
     asked = items(PAIRS, TEXTS)
     assert asked["key"].to_list() == [
         item_key(kind, *clips) for clips in (("a", "b"), ("c", "a")) for kind in (1, 2, 3)
@@ -37,7 +37,7 @@ def test_a_pair_of_one_step_gets_each_of_the_three_prompts_and_a_pair_of_differe
     assert asked["row"].to_list() == [0, 1, 2, 6, 7, 8]
 
 
-def test_each_type_has_the_supplements_prompt_type_3_a_limit_of_one_word(server: Server) -> None:
+def test_each_type_has_the_supplements_prompt_and_type_3_a_limit_of_one_word(server: Server) -> None:
     def answer(body: dict[str, Any]) -> Reply:
         return said(f"{body['max_tokens']} {json.dumps(body['messages'])}")
 

@@ -36,7 +36,7 @@ DROPPED = {
 
 
 @pytest.mark.parametrize("case", KEPT)
-def test_usable_pairs_are_kept_and_a_bare_name_has_one_form(case: tuple[int, str, str]) -> None:
+def test_usable_pairs_are_kept_and_a_bare_video_name_is_normalised(case: tuple[int, str, str]) -> None:
     kind, question, answer = case
     assert checked(kind, QA(question, answer)) == QA(question, KEPT[case] or answer)
 

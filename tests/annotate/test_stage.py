@@ -23,7 +23,7 @@ from heads.data.clip_texts import ClipTexts
 from store import Store
 from store.format.layout import write_json
 
-sys.path.insert(0, str(Path(__file__).parent))  # a worker process imports them from here
+sys.path.insert(0, str(Path(__file__).parent))  # a worker process imports the jobs from here
 from stage_jobs import Shout  # noqa: E402
 
 
@@ -42,7 +42,7 @@ def lines(job: Shout) -> list[str]:
 
 
 def work(store: Store, job: Shout, asked: pl.DataFrame, retry_failed: bool = False) -> list[Answered]:
-    """What a run does, without Ray: one worker, in this process."""
+    """Run a stage without Ray: one worker in this process."""
     version = Version(store, "shout", job.provenance())
     version.create()
     shouting = Worker(StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1))
@@ -54,7 +54,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "SHARD", 4)
 
 
-def test_answers_are_the_texts_that_heads_read(store: Store, job: Shout, small_shards: None) -> None:
+def test_heads_reads_the_answers_as_texts(store: Store, job: Shout, small_shards: None) -> None:
     asked = items([f"word {i}" for i in range(10)])
     outcomes = work(store, job, asked)
     assert [o.done for o in outcomes] == [4, 4, 2] and all(0 < o.busy <= o.seconds for o in outcomes)
@@ -69,10 +69,10 @@ def test_an_answered_item_is_never_answered_again(store: Store, job: Shout, smal
     work(store, job, items(["a", "b", "c"]))
     assert work(store, job, items(["a", "b", "c"])) == []
     before = lines(job)
-    work(store, job, items(["a", "b", "c", "d", "e", None]))  # shard 0 is filled, shard 1 begun
+    work(store, job, items(["a", "b", "c", "d", "e", None]))  # shard 0 is complete, shard 1 started
     assert lines(job) == [*before, "v_3_1", "v_4_1", "v_5_1"]
     assert len(chosen(store, "shout", None).texts("shout")) == 5
-    assert work(store, job, items(["a", "b", "c", "d", "e", None])) == []  # nor a failed one
+    assert work(store, job, items(["a", "b", "c", "d", "e", None])) == []  # neither is a failed one
     Path(job.log).with_suffix(".mended").touch()
     work(store, job, items(["a", "b", "c", "d", "e", None]), retry_failed=True)
     assert lines(job)[6:] == ["v_5_1"]
@@ -80,13 +80,13 @@ def test_an_answered_item_is_never_answered_again(store: Store, job: Shout, smal
     assert version.texts("shout")["v_5_1"] == "NONE" and version.failures().is_empty()
 
 
-def test_what_fails_is_recorded_with_its_reason(store: Store, job: Shout) -> None:
+def test_failures_are_recorded_with_their_reason(store: Store, job: Shout) -> None:
     (outcome,) = work(store, job, items(["a", None, "busy", "b"]))
     version = chosen(store, "shout", None)
     assert version.failures().to_dicts() == [{"key": "v_1_1", "reason": "no narration: say something"}]
-    assert outcome.done == 2 and outcome.error == "the server is busy"  # nothing is recorded of it
+    assert outcome.done == 2 and outcome.error == "the server is busy"  # no failure is recorded
     Path(job.log).with_suffix(".mended").touch()
-    (outcome,) = work(store, job, items(["a", None, "busy", "b"]))  # tried again without --retry-failed
+    (outcome,) = work(store, job, items(["a", None, "busy", "b"]))  # retried without --retry-failed
     assert lines(job)[4:] == ["v_2_1"] and outcome.error is None
 
 
@@ -138,7 +138,7 @@ def test_a_provenance_json_of_another_form_or_in_another_folder_than_its_own_is_
     assert "\n" not in str(refused.value)
 
 
-def test_weights_that_changed_since_the_run_began_are_refused(store: Store, job: Shout) -> None:
+def test_weights_that_changed_since_the_start_of_the_run_are_refused(store: Store, job: Shout) -> None:
     version = Version(store, "shout", {"model": "another"})
     shouting = Worker(StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1))
     outcome = shouting.run(pending(version, items(["a"]), False)[0])
@@ -156,7 +156,7 @@ def test_a_damaged_shard_is_refused(store: Store, job: Shout) -> None:
         work(store, job, items(["a", "b"]))
 
 
-def test_what_is_kept_is_text_that_any_file_can_hold() -> None:
+def test_stored_answers_are_valid_unicode() -> None:
     assert plain(" half \ud83d of a pair\0 ") == "half ? of a pair"
     assert plain("Crème brûlée 🍮") == "Crème brûlée 🍮"
 
@@ -166,7 +166,7 @@ def _write(folder: str, log: str) -> None:
     work(Store.open(folder), Shout(log), items(["a", "b", "die", "c"]))
 
 
-def test_killed_and_run_again_it_continues_where_it_stopped(store: Store, job: Shout) -> None:
+def test_a_killed_run_continues_where_it_stopped(store: Store, job: Shout) -> None:
     killed = multiprocessing.get_context("spawn").Process(target=_write, args=(str(store.path), job.log))
     killed.start()
     killed.join()
@@ -180,7 +180,7 @@ def test_the_worker_that_takes_over_the_shard_of_a_dead_one_answers_the_rest(sto
     version = Version(store, "shout", job.provenance())
     version.create()
     (task,) = pending(version, items(["a", "b", "c"]), False)
-    work(store, job, items(["a", "b"]))  # what the dead worker had saved, of the same task
+    work(store, job, items(["a", "b"]))  # saved by the dead worker for the same task
     outcome = Worker(StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1)).run(task)
     assert outcome.done == 1 and lines(job) == ["v_0_1", "v_1_1", "v_2_1"]
     keys = version.shard(0).filter(kind="shout")["key"].to_list()
@@ -209,11 +209,11 @@ def test_a_run_on_ray_replaces_a_worker_that_dies(
     assert 0 < record["busy"] <= 1
     texts = chosen(store, "shout", None).texts("shout")
     assert texts == {f"v_{i}_1": w.upper() for i, w in enumerate("a b c d die e - f".split()) if i != 6}
-    again = run_stage(options(store), "shout", job, asked)  # nothing to do: no Ray is started
+    again = run_stage(options(store), "shout", job, asked)  # nothing to do: Ray is not started
     assert again["already"] == 7 and again["done"] == 0 and again["seconds"] < 2
 
 
-def test_two_runs_do_not_write_one_version_at_once(store: Store, job: Shout) -> None:
+def test_two_runs_cannot_write_one_version_at_the_same_time(store: Store, job: Shout) -> None:
     version = Version(store, "shout", job.provenance())
     assert isinstance(version.folder, Path)
     version.folder.mkdir(parents=True)
@@ -223,10 +223,10 @@ def test_two_runs_do_not_write_one_version_at_once(store: Store, job: Shout) -> 
 
 
 @pytest.mark.parametrize("endpoint", [None, "http://127.0.0.1:1/v1"])
-def test_a_stage_whose_model_is_served_takes_no_gpu(
+def test_a_stage_with_a_served_model_requests_no_gpu(
     store: Store, job: Shout, monkeypatch: pytest.MonkeyPatch, endpoint: str | None
 ) -> None:
-    """On a cluster whose GPUs the server holds, a worker that wants one would never begin."""
+    """On a cluster whose GPUs are used by the server, a worker that requests one would never start."""
     taken: list[bool] = []
 
     def pool(worker: type, options: StageWorkerOptions, gpu: bool, failed: object) -> None:

@@ -1,4 +1,4 @@
-"""Guarantees of annotate.captioners.tokens, and the verb of captions."""
+"""Guarantees of annotate.captioners.tokens, and the command annotate.captions."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ MADE = Provenance("visual", "0" * 64, "last", "8 linspace", "none", {"tokens": "
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, tiny_lm: str) -> Path:
-    """A store of seven clips, six with tokens, those of their centres in a view of its own; and a head."""
+    """A store of seven clips, six with tokens, with the centre frames in a second view; and a head."""
     folder = tmp_path_factory.mktemp("world")
     store = Store.open(folder / "features", create=True)
     random = np.random.default_rng(0)
@@ -78,8 +78,8 @@ ITEMS: list[Item] = [{"key": key} for key in CLIPS]
 
 
 @pytest.mark.parametrize("view", [None, "centre"])
-def test_a_caption_is_the_models_answer_to_the_supplements_prompt(world: Path, view: str | None) -> None:
-    """Against a plain loop over the language model's logits, a clip at a time, with no cache."""
+def test_a_caption_is_the_answer_to_the_supplements_prompt(world: Path, view: str | None) -> None:
+    """Compared with a plain loop over the language model's logits, one clip at a time, without cache."""
     made = captioner(world, view)
     found = dict(made.annotate(ITEMS))
     model, tokenizer = made.model, made.model.lm.chat.tokenizer
@@ -104,7 +104,7 @@ def test_a_caption_is_the_models_answer_to_the_supplements_prompt(world: Path, v
     assert made.busy > 0
 
 
-def test_a_caption_written_in_a_batch_is_the_one_written_alone(world: Path) -> None:
+def test_a_caption_generated_in_a_batch_is_the_same_as_one_generated_alone(world: Path) -> None:
     together = dict(captioner(world).annotate(ITEMS))
     assert together == dict(captioner(world, batch=1).annotate(ITEMS[::-1]))
     assert together != dict(captioner(world, "centre").annotate(ITEMS))
@@ -132,7 +132,7 @@ def test_provenance_contains_head_view_and_question(world: Path) -> None:
     assert len(job.provenance()["weights"]) == 64
 
 
-def test_object_captions_read_centre_frames_alone(world: Path) -> None:
+def test_object_captions_read_only_centre_frames(world: Path) -> None:
     job = TokenJob(str(world / "features"), "objects", str(world / "run"), None, "centre", ASKED, 8, 4)
     assert job.provenance()["view"]["frames"] == "centre"
     for sampling in WORDS:
@@ -145,7 +145,7 @@ def test_object_captions_read_centre_frames_alone(world: Path) -> None:
             check_centre("view", dataclasses.replace(MADE, frames=words))
 
 
-def test_the_verb_captions_and_heads_read_it(
+def test_the_command_captions_clips_and_heads_reads_the_result(
     world: Path, without_ray: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--store", str(world / "features"), "--head", str(world / "run"), "--kind", "action"]
@@ -160,7 +160,7 @@ def test_the_verb_captions_and_heads_read_it(
     assert len(chosen(Store.open(world / "features"), "captions-action", None).texts("action")) == 6
 
 
-def test_the_verb_says_what_is_missing(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_missing_input(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = ["--store", str(world / "features"), "--kind", "objects"]
     for more, message in (
         ([], "give --head, a trained head, or --model"),

@@ -1,4 +1,4 @@
-"""Guarantees of annotate.captioners.video, annotate.captioners.vision and annotate.captioners.vision."""
+"""Guarantees of annotate.captioners.video and annotate.captioners.vision."""
 
 import json
 import re
@@ -29,7 +29,7 @@ FRAMES, RATE = 60, 20
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three seconds of moving noise, wider than high."""
+    """A video of three seconds of moving noise, wider than high."""
     path = tmp_path_factory.mktemp("video") / "video.mp4"
     noise = np.random.default_rng(0).integers(0, 256, (64, 96 + FRAMES * 4, 3), dtype=np.uint8)
     with av.open(str(path), "w") as container:
@@ -64,7 +64,7 @@ def test_a_clip_without_times_fails_alone(video: Path) -> None:
     assert "correct the manifest" in failed["bad"].reason and list(failed) == ["bad"] and list(found) == [good["key"]]
 
 
-def test_pictures_are_whole_and_upright(video: Path) -> None:
+def test_pictures_are_uncropped_and_upright(video: Path) -> None:
     for count, sampling in ((8, "linspace"), (1, "centre")):
         found = dict(pictures(clips(video), count, 2, {}))
         assert list(found) and set(found) == {f"v_{i}" for i in range(5)}
@@ -78,7 +78,7 @@ def test_pictures_are_whole_and_upright(video: Path) -> None:
     assert isinstance(small, Clip) and small.frames.shape == (1, 32, 48, 3)
 
 
-def test_one_picture_is_the_clips_centre(video: Path) -> None:
+def test_a_single_picture_is_the_centre_of_the_clip(video: Path) -> None:
     with av.open(str(video)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     (one,) = (dict(pictures([item], 1, 1, {}))[item["key"]] for item in clips(video)[:1])
@@ -87,7 +87,7 @@ def test_one_picture_is_the_clips_centre(video: Path) -> None:
 
 
 def by_hand(case: str, folder: Path, shown: list[Image.Image], kind: CaptionKind) -> str:
-    """What a user of transformers would write for one clip."""
+    """Return the caption of one clip as a user of transformers would compute it."""
     import transformers
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -113,7 +113,7 @@ def by_hand(case: str, folder: Path, shown: list[Image.Image], kind: CaptionKind
 @pytest.mark.parametrize(
     ("case", "kind"), [("llava", "action"), ("llava", "objects"), ("blip2", "action"), ("blip", "objects")]
 )
-def test_a_model_reads_what_its_own_processor_makes(
+def test_a_model_reads_the_inputs_of_its_own_processor(
     models: dict[str, Path], video: Path, case: str, kind: CaptionKind
 ) -> None:
     made = captioner(models[case], kind)
@@ -131,7 +131,9 @@ def test_provenance_contains_the_number_of_frames(models: dict[str, Path]) -> No
         assert VideoJob(kind, str(models[case]), ASKED, 8, 2).provenance()["shown"]["frames"] == frames
 
 
-def test_a_caption_written_in_a_batch_is_the_one_written_alone(models: dict[str, Path], video: Path) -> None:
+def test_a_caption_generated_in_a_batch_is_the_same_as_one_generated_alone(
+    models: dict[str, Path], video: Path
+) -> None:
     together = dict(captioner(models["llava"], batch=5).annotate(clips(video)))
     alone = dict(captioner(models["llava"], batch=1).annotate(clips(video)))
     assert together == alone and len({str(answer) for answer in alone.values()}) > 2
@@ -168,7 +170,7 @@ def test_another_kind_of_model_is_refused_in_one_line(models: dict[str, Path], t
     assert "\n" not in str(caught.value)
 
 
-def test_captions_are_one_line_and_objects_one_a_line() -> None:
+def test_captions_are_one_line_and_objects_one_per_line() -> None:
     assert caption("action", " A hand\n\nwhisks   eggs. ") == {"action": "A hand whisks eggs."}
     assert caption("objects", "- eggs \r\n\n - a  whisk\0") == {"objects": "- eggs\n- a whisk"}
     assert caption("action", "Q: who?\nA: me") == {"action": "Q: who? A: me"}

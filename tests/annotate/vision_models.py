@@ -1,4 +1,4 @@
-"""Small models that see, of random weights, saved whole with their processors as transformers saves them."""
+"""Small vision-language models of random weights, saved with their processors in the format of transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ CHAT = (
 
 
 def words() -> Any:
-    """A tokenizer of bytes that knows an image."""
+    """Return a tokenizer of bytes with an image token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -33,7 +33,7 @@ def words() -> Any:
 
 def saved(folder: Path, model: Any, processor: Any) -> Path:
     torch.manual_seed(0)
-    for parameter in model.parameters():  # the defaults leave outputs nearly constant
+    for parameter in model.parameters():  # with the default scale outputs are nearly constant
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=STD)
     model.save_pretrained(folder)

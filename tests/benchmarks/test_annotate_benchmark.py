@@ -1,4 +1,4 @@
-"""The benchmark of annotate's stages runs, and its figures are of what it says."""
+"""The benchmark of annotate's stages runs and reports the figures that it documents."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The benchmark of the catalog asks what it says, and gets the same rows as its peers."""
+"""The catalog benchmark runs its documented queries and gets the same rows as its peers."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import polars as pl
 from benchmarks.catalog import ask, build, clip_ids, plan_all
 
 
-def test_the_catalog_is_asked_beside_its_peers(tmp_path: Path) -> None:
+def test_the_catalog_is_compared_with_its_peers(tmp_path: Path) -> None:
     built = build(tmp_path / "store", 3000)
     assert built["indexes"] == 1
     asked = ask(tmp_path / "store", 3000, 1, True)  # asserts that all give the same rows

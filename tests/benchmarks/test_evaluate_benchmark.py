@@ -1,4 +1,4 @@
-"""The evaluate benchmark, at its smallest: it runs, and says what it found as its last line."""
+"""The evaluate benchmark at its smallest size runs and prints its result as the last line."""
 
 import json
 
@@ -7,14 +7,14 @@ import pytest
 from benchmarks.evaluate import asked, main
 
 
-def test_texts_are_asked_once_of_each_pair() -> None:
+def test_each_text_is_scored_once_for_each_pair() -> None:
     pairs = asked(3, 23)
     assert len({own.pair for own in pairs}) == 3
     assert len({text for own in pairs for text in own.texts}) == 3 * 23
     assert len({category for category, _ in pairs[0].texts}) == 5
 
 
-def test_it_ends_in_one_json_line(tiny_lm: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_line_is_json(tiny_lm: str, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--language_model", tiny_lm, "--pairs", "1", "--texts", "[2, 8]", "--rounds", "1"]
     assert main(small) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])

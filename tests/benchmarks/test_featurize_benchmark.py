@@ -1,4 +1,4 @@
-"""The featurize benchmark, at its smallest: it runs, and says what it found as its last line."""
+"""The featurize benchmark at its smallest size runs and prints its result as the last line."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from featurize.video.timeline import from_packets
 from weights import resolve
 
 
-def test_the_long_video_has_its_keyframes_where_it_says(tmp_path: Path) -> None:
+def test_the_long_video_has_its_keyframes_at_the_documented_times(tmp_path: Path) -> None:
     footage = long_video(tmp_path, 3, 50)
     timeline = from_packets(Path(footage.videos[0]))
     assert timeline.keyframes.nonzero()[0].tolist() == list(range(0, 288, 50))
@@ -21,7 +21,7 @@ def test_the_long_video_has_its_keyframes_where_it_says(tmp_path: Path) -> None:
     assert len(kitchen(tmp_path, 3).clips) == 3
 
 
-def test_it_ends_in_one_json_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_line_is_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         resolve("efficientnet-lite0")
     except StepDiffError as problem:

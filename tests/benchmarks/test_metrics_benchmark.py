@@ -1,4 +1,4 @@
-"""The metrics benchmark, at its smallest: it runs, and says what it found as its last line."""
+"""The metrics benchmark at its smallest size runs and prints its result as the last line."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from benchmarks.metrics import main
 
 
-def test_it_ends_in_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_line_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--rows", "40", "--references", "2", "--rankings", "30", "--rounds", "2"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["benchmark"] == "metrics" and found["captions"] == 40

@@ -1,4 +1,4 @@
-"""The benchmark of hard negatives, at its smallest: it runs, and says what it found as its last line."""
+"""The benchmark of hard negatives at its smallest size runs and prints its result as the last line."""
 
 import json
 
@@ -9,7 +9,7 @@ from benchmarks.negatives import main
 SMALL = "--pairs 60 --clips 90 --differences 300 --dim 16 --naive 20 --rounds 1"
 
 
-def test_it_ends_in_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_line_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(SMALL.split()) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["benchmark"] == "negatives" and found["pairs"] == 60

@@ -1,4 +1,4 @@
-"""The benchmark of choosing pairs, at its smallest: it runs, and says what it found as its last line."""
+"""The benchmark of choosing pairs at its smallest size runs and prints its result as the last line."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from benchmarks.pairs import main
 
 
-def test_it_ends_in_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_line_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--clips", "6000", "--steps", "300", "--cap", "5"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["benchmark"] == "pairs" and found["lines"] == []

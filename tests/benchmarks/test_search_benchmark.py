@@ -1,4 +1,4 @@
-"""The search benchmark, at its smallest: it runs, compares, and says what it found as its last line."""
+"""The search benchmark at its smallest size runs, compares and prints its result as the last line."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from benchmarks.search import clustered, compare, main
 
 
-def test_it_ends_in_one_json_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_line_is_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clustered(tmp_path / "real", 200, 16)
     words = "--rows 2000 --approximate 1200 --dim 16 --queries [1,8] --asked 16 --rounds 1 --store".split()
     assert main([*words, str(tmp_path / "real"), "--folder", str(tmp_path)]) == 0
@@ -23,7 +23,7 @@ def test_it_ends_in_one_json_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert {line["case"] for line in found["lines"]} >= {"clustered, 8 queries at once", "clustered: recall"}
 
 
-def test_answers_that_are_not_the_same_end_it() -> None:
+def test_different_answers_end_the_benchmark() -> None:
     vectors = np.eye(4, dtype=np.float32)
     queries = vectors[:1]
     assert compare(np.array([[0, 1]]), np.array([[0, 2]]), np.arange(4), vectors, queries) == 1  # they tie

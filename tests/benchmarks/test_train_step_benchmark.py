@@ -1,4 +1,4 @@
-"""The train_step benchmark, at its smallest: its ways train on the same, and it says what it found as its last line."""
+"""The train_step benchmark at its smallest size trains on the same data in each way and prints its result last."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def weights() -> None:
         pytest.skip(str(problem))
 
 
-def test_raw_video_gives_the_tokens_of_the_store_and_it_ends_in_one_json_line(
+def test_raw_video_gives_the_tokens_of_the_store_and_the_last_line_is_json(
     tmp_path: Path, tiny_lm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ["--videos", "4", "--steps", "1", "--rounds", "1", "--folder", str(tmp_path), "--language_model", tiny_lm]
