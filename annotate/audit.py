@@ -6,7 +6,7 @@ annotate.pairqa writes next to it), balance of answers, lengths, frequent words,
 page with pairs and their frames.
 
 Guarantees
-- a clip that should not train makes the exit status 1; the page is written all the same
+- a clip that should not train gives exit status 1, and the page is written
 - the page is one file; the same seed shows the same pairs
 """
 

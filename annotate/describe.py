@@ -11,9 +11,9 @@ Each version describes a clip once. Later changes of the catalog only affect cli
 
 Guarantees
 - the language model reads the supplement's prompt with the texts of this clip, and of no other
-- hours of narration, or none, fit the prompt
-- a clip without an action caption fails, and its reason says what to run
-- a sentence that the limit of tokens ended is left out, if a whole one comes before it
+- a prompt fits with hours of narration and without any
+- a clip without an action caption fails, and the reason gives the command
+- a sentence that was cut by the token limit is left out after a complete one
 """
 
 import re

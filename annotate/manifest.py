@@ -12,7 +12,7 @@ htm_aa_v1.csv, or a folder of VIDEO.csv.
 
 Guarantees
 - the sample world's own files give exactly its clips
-- what cannot be used is counted by its reason
+- unusable segments are counted by reason
 - a clip that is held out (heads.data.hold_out) has the split test, whatever HT-Step's split of its video is
 """
 

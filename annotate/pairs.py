@@ -8,9 +8,9 @@ pair.
 Guarantees
 - no clip of another split than train is in a pair, and none that is held out (heads.data.hold_out)
 - the same seed and clips give the same file
-- steps that have no pair are counted: of one clip, or of one video
+- steps with only one clip or one video are counted
 - pairs of different steps are of steps with different names
-- the chosen pairs are written some at a time
+- the chosen pairs are written in pieces
 """
 
 import json

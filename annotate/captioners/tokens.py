@@ -1,9 +1,9 @@
 """Captions from cached tokens: by a trained head, or by a public model whose image tower filled the view.
 
 Guarantees
-- a caption written in a batch is the one written alone, in float32
+- a caption generated in a batch is the same as one generated alone, in float32
 - a view of another encoder than the head was trained on is refused; one of other frames is accepted
-- object captions read centre frames alone
+- object captions read only centre frames
 - a clip without tokens fails alone, and its reason says what to run
 """
 

@@ -5,7 +5,7 @@ centre.
 
 Guarantees
 - a model reads what its own processor and chat template make of the frames
-- in float32 a caption written in a batch is the one written alone
+- in float32 a caption generated in a batch is the same as one generated alone
 - a clip that cannot be decoded fails alone
 """
 

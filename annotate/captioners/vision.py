@@ -1,7 +1,7 @@
 """What captioners and detectors of every kind share: pictures of clips, and the form of captions.
 
 Guarantees
-- pictures are whole and upright, as featurize's own decoder returns them
+- pictures are uncropped and upright, as featurize's own decoder returns them
 - a clip that cannot be decoded fails alone, with its reason
 """
 

@@ -4,7 +4,7 @@ An object's score in a clip is its cosine there minus its mean cosine over the o
 every kitchen shows scores near zero.
 
 Guarantees
-- the score is that difference of cosines
+- the score is a difference of cosines
 - embeddings of another model than the view's are refused
 """
 

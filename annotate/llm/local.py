@@ -1,9 +1,9 @@
 """A causal language model of transformers, in this process.
 
 Guarantees
-- in float32 an answer written in a batch is the one written alone, sampled ones too
+- in float32 an answer generated in a batch is the same as one generated alone, also with sampling
 - the text of a message never becomes a control token of the model
-- a conversation longer than the model reads is a Failure that says so
+- a conversation longer than the context is a Failure that says so
 """
 
 import time

@@ -2,7 +2,7 @@
 
 Guarantees
 - a conversation that cannot be answered is a Failure in its place, and the others are answered
-- an answer that the limit of tokens ended is distinguished from a whole one
+- an answer that was cut by the token limit is distinguished from a complete one
 - nothing_secret_is_shown: user, password and query string of a URL appear in no message and no file
 """
 

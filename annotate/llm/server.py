@@ -4,7 +4,7 @@ Guarantees
 - a request to a server that is busy, slow or restarting is sent again, after longer and longer pauses
 - a server that dies, times out, refuses the key or answers something else gives one line, and every answer that came
   before is kept
-- an answer has a deadline as a whole, from connecting to the last byte, and a limit of size
+- an answer has a total deadline, from connecting to the last byte, and a size limit
 - a prompt that gets no answer fails alone if the server answers a short one
 - no more requests than allowed are open at once, or begin within a second
 - the key comes from OPENAI_API_KEY, and only the server receives it: no redirect is followed

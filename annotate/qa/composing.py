@@ -2,7 +2,7 @@
 
 Guarantees
 - every text is kept, or dropped with a reason that is counted
-- a pair of different steps gets type 3 alone, answered NO
+- a pair of different steps gets only type 3 with answer NO
 - every question is written in both orders of its pair, so that Video 1 is right half of the time
 """
 

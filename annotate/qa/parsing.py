@@ -5,8 +5,8 @@ several lines, with greetings before and chat after, without an answer, or not a
 
 Guarantees
 - any text is read without an error, and every piece of it is in a pair, dropped with a reason, or chat around them
-- a question or answer is one line without markers, marks of style or control tokens
-- pairs that are written back as "Q:" and "A:" lines read the same
+- a question or answer is one line without markers, formatting or control tokens
+- pairs written as "Q:" and "A:" lines are read back
 """
 
 import re

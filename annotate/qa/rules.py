@@ -12,7 +12,7 @@ Guarantees
 - texts about descriptions, or about a third video, are dropped: a video language model sees two videos
 - texts about a first and a second that may be videos or something in them are dropped: they cannot be turned
 - the questions of the turned pair have the opposite answers: Video 1 is right half of the time
-- of similar questions the first stays
+- of similar questions the first is kept
 - only questions of one pair are compared: other pairs may have the same question
 """
 

@@ -4,7 +4,7 @@ People talk about what they do before and after they do it. So each piece of spe
 those of its video that are near it in time.
 
 Guarantees
-- a piece goes to the most similar clip near it, or to none, in order of time
+- a piece is assigned to the most similar clip nearby or to none, in order of time
 """
 
 from collections.abc import Sequence

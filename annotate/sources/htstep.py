@@ -6,7 +6,7 @@
 
 Guarantees
 - a segment's clip id contains its seconds as the file writes them
-- a video is of one split: two that disagree are refused
+- a video in two splits is refused
 - a segment that cannot be used is counted by its reason, and the others are kept
 """
 

@@ -5,7 +5,7 @@ refuses.
 
 Guarantees
 - the entries are those of json.load, in the order of the file
-- no more of the file is in memory than its longest entry and one piece
+- memory is bounded by the longest entry and one piece of the file
 - a byte that is not UTF-8 becomes U+FFFD and loses nothing else
 - a damaged file is refused at the damage
 """

@@ -8,7 +8,7 @@
 
 Guarantees
 - speech of a clip is what overlaps it in time, in order of time
-- all forms of one narration give the same speech
+- all formats of one narration give the same speech
 - pieces without text or time are left out and counted
 - a byte that is not UTF-8 becomes U+FFFD and is counted; a video without speech is no error
 """

@@ -3,7 +3,7 @@
 It imports nothing heavy, so that the command lines of stages start fast.
 
 Guarantees
-- what is kept is text that any file can hold
+- stored answers are valid Unicode
 """
 
 from collections.abc import Iterator, Mapping, Sequence

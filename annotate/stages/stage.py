@@ -2,10 +2,10 @@
 
 Guarantees
 - an answered item is never answered again, a failed one only with `--retry-failed`
-- killed and run again, it continues where it stopped, and ends with the same answers
+- a killed run continues where it stopped, and ends with the same answers
 - another model, prompt, sampling or input is another version, and no folder mixes two
-- what fails is recorded with its reason; where the item is not to blame, the next run tries again
-- a clip is one that shows a step, if the catalog has steps: stills of captioned images are left out
+- failures are recorded with their reason; where the item is not to blame, the next run tries again
+- only clips that show a step are annotated, if the catalog has steps: stills of captioned images are left out
 """
 
 import time

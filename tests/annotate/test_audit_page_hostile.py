@@ -83,9 +83,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Parsed, Parsed]:
     folder = tmp_path_factory.mktemp("pages")
     plain = [re.sub("[<>\"'&]", "q", text) for text in EVIL]  # the same words give the same rows of every table
     return tuple(
-        page(
-            folder / name, texts, ["real.mp4", *(text.replace("\0", "") for text in texts[1:])]
-        )  # a path cannot contain NUL
+        page(folder / name, texts, ["real.mp4", *(text.replace("\0", "") for text in texts[1:])])  # no NUL in a path
         for name, texts in (("hostile", EVIL), ("plain", plain))
     )  # type: ignore[return-value]
 

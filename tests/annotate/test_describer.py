@@ -207,9 +207,7 @@ def test_a_server_that_dies_loses_no_answer(
     assert (record["done"], record["already"], record["absent"]) == (1, 3, 0)
     after = dict(ClipTexts(record["folder"]).items())
     assert before <= after.items() and sorted(after.values()) == ["A hand stirs.", *["A hand whisks."] * 3]
-    assert (
-        sum(body["max_tokens"] > 1 for body in server.requests) == 5
-    )  # and a short request to check whether the server is up
+    assert sum(body["max_tokens"] > 1 for body in server.requests) == 5  # and one short request
 
 
 def test_only_clips_that_show_a_step_are_annotated(store: Store) -> None:

@@ -45,7 +45,7 @@ ONE = {
 
 
 @pytest.mark.parametrize("text", ONE)
-def test_names_one_recognises_sentences_that_name_one_video(text: str) -> None:
+def test_a_sentence_names_one_video_or_none(text: str) -> None:
     assert names_one(text) == ONE[text]
 
 

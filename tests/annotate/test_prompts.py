@@ -17,7 +17,7 @@ FIELDS = {"narration": "we whisk", "action_caption": "a hand whisks", "object_ca
 
 
 def published() -> list[str]:
-    """Return the supplement's prompts in order with joined lines; a line that ends in a hyphen continues in the next."""
+    """Return the supplement's prompts in order with joined lines; a line ending in a hyphen continues in the next."""
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(SUPPLEMENT.glob("*.txt")))
     found = re.findall(r"```\n\[[A-Z0-9_ ]*PROMPT[A-Z0-9_]*\]\n(.*?)```", text, flags=re.DOTALL)
     return [" ".join(prompt.replace("-\n", "-").split()) for prompt in found]
