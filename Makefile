@@ -12,7 +12,7 @@ STORE ?= data/features
 DEMO ?= data/demo
 RUNS ?= runs
 RECIPES := heads/recipes/kitchen
-# What a training step frees, the next one uses: memory that comes back from the system costs a tenth of a step (glibc).
+# Keep freed memory for the next training step: getting it from the system again costs a tenth of a step (glibc).
 export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 8589934592
 WEIGHTS := smollm2-135m-instruct mpnet-base efficientnet-lite0
@@ -27,7 +27,7 @@ demo: scores
 env: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
-	@echo "== environment: $(VENV) (torch and its companions are large; the first time takes minutes)"
+	@echo "== environment: $(VENV) (torch and other packages are large: the first installation takes minutes)"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)/bin/python -m pip install --progress-bar on --editable '.[dev]'
@@ -36,13 +36,13 @@ $(VENV)/.installed: pyproject.toml
 weights: env
 	$(RUN) weights fetch $(WEIGHTS)
 
-# A world of your own, with the files that the sample world has, is left as it is.
+# Your own world, a folder with the same files as the sample world, is not changed.
 OWN := $(if $(wildcard $(WORLD)/world.json),,$(wildcard $(WORLD)/clips.csv))
 
 world: env
 	$(if $(OWN),@echo "== world: $(WORLD) as it is",$(RUN) kitchen --out $(WORLD))
 
-# What the recipe trains and validates on, and which test sets it holds out, where that is not the sample world.
+# Training data, validation sets and held-out test sets, if the world is not the sample world.
 OTHER_WORLD = $(filter-out data/kitchen,$(WORLD))
 HOLD_OUT = --hold-out $(foreach task,diffcap diffmcq diffrank,$(1)/$(task)_test.jsonl)
 HELD_OUT = $(if $(OTHER_WORLD), $(call HOLD_OUT,$(WORLD)))
@@ -85,7 +85,7 @@ SET = --task $(TASK) --test-set $(WORLD)/$(TASK)_test.jsonl --rows $(ROWS_$(TASK
 $(DEMO)/%_shuffled.scores.json: ROWS_diffmcq := 75
 $(DEMO)/%_shuffled.scores.json: ROWS_diffrank := 50
 
-# A head that was trained anew is scored anew.
+# A head that was trained again is scored again.
 $(STEPDIFF) $(ALIGN): | heads ;
 
 $(DEMO)/%_stepdiff.scores.json: $(STEPDIFF)
@@ -104,7 +104,7 @@ $(DEMO)/%_step.scores.json: | features
 scores: neighbours heads $(SCORES)
 	$(RUN) heads.table $(SCORES) --out $(DEMO)/scores.json
 
-# A file's tests stay in one process, and share what it made; test_readme.py, the longest, begins first.
+# The tests of a file run in one process and share its fixtures; test_readme.py, the longest, runs first.
 test: weights
 	$(RUN) pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

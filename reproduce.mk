@@ -1,11 +1,11 @@
 # make reproduce            VCLM, Interleaved and StepDiff trained on a rendered kitchen; the tables of all methods
-# make reproduce SEEDS=3    the same for three trainings each; what stands is not done again, a killed run goes on
-# make reproduce GENERATED=1    beside it StepDiff from the paired QA that annotate/ writes, in place of the world's own
-# OMP_NUM_THREADS=1 make -j2 reproduce SEEDS=3    two jobs at once, a core each: a tenth more in an hour on two cores
+# make reproduce SEEDS=3    the same with three trainings each; existing results are kept, a killed run resumes
+# make reproduce GENERATED=1    also StepDiff trained on paired QA that annotate/ generates instead of the world's own
+# OMP_NUM_THREADS=1 make -j2 reproduce SEEDS=3    two jobs at once on two cores: a tenth more work per hour
 #
-# The world is rendered with a seed of its own: no choice of the recipe has seen it. Another world wants a folder of its
-# own: WORLD_SEED=1 REPRODUCE=data/world1; so does another recipe. VIDEOS=132 takes some five minutes less. Included by
-# the Makefile.
+# The world is rendered with another seed than the one that the recipes were developed on. Another world or another
+# recipe needs another folder: WORLD_SEED=1 REPRODUCE=data/world1. VIDEOS=132 takes about five minutes less.
+# This file is included by the Makefile.
 
 SEEDS ?= 1
 WORLD_SEED ?= 2034
@@ -13,8 +13,8 @@ VIDEOS ?= 264
 REPRODUCE ?= data/reproduce
 R_WORLD ?= $(REPRODUCE)/kitchen
 R_STORE ?= $(REPRODUCE)/features
-# What makes a trial of it small: options of the warm start, of the three trainings, of the contrastive head, of the
-# descriptions, of every evaluation, and how many rows each has.
+# For small trials: options of the warm start, of the three trainings, of the contrastive head, of the descriptions and
+# of every evaluation, and the number of rows of each evaluation.
 R_WARM ?=
 R_OURS ?=
 R_ALIGN ?=
@@ -26,7 +26,7 @@ TRAININGS := $(shell seq 0 $$(($(SEEDS) - 1)))
 SETS := diffmcq diffmcq_V2 diffmcq_V3 diffrank diffcap
 OURS := stepdiff interleaved vclm  # the longest chain first: with -j make starts in this order
 
-# With GENERATED=1 more is described and reported, under names of its own.
+# With GENERATED=1 more clips are described and more methods reported, in separate files.
 MODE := $(if $(GENERATED),_generated)
 
 .PHONY: reproduce same_world
@@ -36,7 +36,7 @@ reproduce: $(REPRODUCE)/report$(MODE)/report.json
 $(R_WORLD)/world.json: | env
 	$(RUN) kitchen --out $(R_WORLD) --seed $(WORLD_SEED) --videos $(VIDEOS)
 
-# kitchen refuses another world too, but writes its files anew, and all that reads them would be made again.
+# kitchen refuses another world too, but it rewrites its files, so that make would run everything that reads them again.
 same_world: $(R_WORLD)/world.json
 	@grep -q '"videos": $(VIDEOS), "seed": $(WORLD_SEED),' $< || { echo "error: $(R_WORLD) holds another world than" \
 	    "VIDEOS=$(VIDEOS) WORLD_SEED=$(WORLD_SEED): $$(cat $<); give another REPRODUCE=FOLDER" >&2; exit 1; }
@@ -45,19 +45,19 @@ $(R_STORE)/.clips: $(R_WORLD)/world.json | weights same_world
 	$(call CLIP_FEATURES,$(R_WORLD),$(R_STORE))
 	@touch $@
 
-# They are read by the contrastive heads and by V2 and V3 alone: with -j they are embedded while ours have their warm start.
+# Only the contrastive heads, V2 and V3 read these: with -j they are embedded during the warm start of our methods.
 $(R_STORE)/.texts: $(R_STORE)/.clips
 	$(call TEXT_FEATURES,$(R_WORLD),$(R_STORE))
 	@touch $@
 
-# What the contrastive head's stronger form reads besides: the answers about pairs of the train split.
+# The second contrastive head also reads the answers about pairs of the train split.
 $(R_STORE)/.answers: $(R_STORE)/.texts
 	$(RUN) featurize --manifest $(R_WORLD)/pairqa_train.jsonl --column answer --store $(R_STORE) --encoder mpnet-base --wait
 	@touch $@
 
-# Test sets: V1 is the world's own, V2 and V3 choose other wrong options (supplement, Table S4). Of each so many rows,
-# drawn by seed, the same for all methods; all of them would take more than an hour. Of DiffRank it is all: there the
-# contrastive head comes close, and fewer rows cannot tell.
+# Test sets: V1 is the world's own, V2 and V3 have other wrong options (supplement, Table S4). R_ROWS_* rows of each are
+# drawn by seed, the same for all methods, because all rows would take more than an hour. DiffRank uses all rows: the
+# contrastive head is close to ours there, and fewer rows could not show the difference.
 R_ROWS_diffmcq := 150
 R_ROWS_diffmcq_V2 := 50
 R_ROWS_diffmcq_V3 := 50
@@ -73,7 +73,7 @@ $(REPRODUCE)/diffmcq_%.jsonl: $(R_STORE)/.texts
 	$(RUN) retrieval negatives --store $(R_STORE) --view efficientnet-lite0 --text-view mpnet-base \
 	    --test-set $(R_WORLD)/diffcap_test.jsonl --variant $* --out $@
 
-# $(1) seed, $(2) run, $(3) recipe, $(4) the run it starts from or nothing, $(5) options
+# $(1) seed, $(2) run, $(3) recipe, $(4) the run that it starts from or empty, $(5) options
 define TRAINING
 $(REPRODUCE)/seed$(1)/$(2)/loss.png: $(R_STORE)/.clips $(if $(4),$(REPRODUCE)/seed$(1)/$(4)/loss.png)
 	$(RUN) heads.train --config $(RECIPES)/$(3).yaml --seed $(1) --store $(R_STORE) --out $$(@D) \
@@ -100,10 +100,10 @@ $(REPRODUCE)/seed$(1)/%/embedded: $(REPRODUCE)/seed$(1)/%/loss.png
 	@touch $$@
 endef
 
-# Captions are kept raw, and as many pairs are asked of that agree: does a method invent a difference there?
+# Captions are kept raw. The same number of pairs without a difference is added, to count invented differences.
 OF_CAPTIONS := --parse false --no-difference $(TEST_diffrank)
 
-# $(1) folder, $(2) test set, $(3) name, $(4) what it needs, $(5) options
+# $(1) folder, $(2) test set, $(3) name, $(4) prerequisite, $(5) options
 define EVALUATION
 $(REPRODUCE)/$(1)/$(2)_$(3).scores.json: $(TEST_$(2)) $(4)
 	$(RUN) heads.evaluate --store $(R_STORE) --task $(firstword $(subst _, ,$(2))) --test-set $(TEST_$(2)) \
@@ -122,15 +122,15 @@ $(foreach s,$(TRAININGS),$(foreach m,$(OURS),$(foreach t,$(SETS),$(eval \
 $(foreach s,$(TRAININGS),$(foreach t,diffmcq diffrank,$(foreach c,blind shuffled,$(eval $(call control,$(s),$(t),$(c))))))
 $(foreach s,$(TRAININGS),$(foreach m,align align_pairs,$(foreach t,$(filter-out diffcap,$(SETS)),$(eval \
     $(call EVALUATION,seed$(s),$(t),$(m),$(REPRODUCE)/seed$(s)/$(m)/embedded,--method vlemb --view $(m)-seed$(s))))))
-# Table S2: one of the two embeddings alone stands for a pair.
+# Table S2: a pair is represented by the embedding of only one of its clips.
 $(foreach s,$(TRAININGS),$(foreach m,align align_pairs,$(foreach p,reference candidate,$(eval \
     $(call EVALUATION,seed$(s),diffmcq,$(m)_$(p),$(REPRODUCE)/seed$(s)/$(m)/embedded,--method vlemb --view $(m)-seed$(s) \
     --pair-embedding $(p))))))
 $(eval $(call EVALUATION,all,diffrank,cosine,,--method vlemb --view efficientnet-lite0))
 $(eval $(call EVALUATION,all,diffrank,step,,--method step-oracle))
 
-# Descriptions of clips (supplement, S1): what was said in them, what VCLM says of them, and those objects of Interleaved's
-# that the contrastive head finds there. Both are asked as they were trained.
+# Descriptions of clips (supplement, S1) from the narration, the caption of VCLM and those objects of Interleaved that the
+# contrastive head grounds in the clip. Both models get the questions that they were trained with.
 DESCRIBED := --store $(R_STORE) --allow-failed true $(if $(GENERATED),,--split test)
 $(REPRODUCE)/all/described$(MODE): $(addprefix $(REPRODUCE)/seed0/,vclm/loss.png interleaved/loss.png align/embedded)
 	$(RUN) annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/vclm --kind action \
@@ -147,7 +147,7 @@ $(REPRODUCE)/all/described$(MODE): $(addprefix $(REPRODUCE)/seed0/,vclm/loss.png
 $(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),socratic,$(REPRODUCE)/all/described$(MODE),\
     --method socratic --precision bfloat16 --texts $(R_STORE)/annotations/describe/*)))
 
-# StepDiff once more, from questions that a language model wrote of the descriptions of the training clips.
+# StepDiff again, trained on questions that a language model generated from the descriptions of the training clips.
 $(REPRODUCE)/generated.jsonl: $(REPRODUCE)/all/described_generated
 	$(RUN) annotate.pairs --store $(R_STORE) --out $(REPRODUCE)/pairs.parquet --cap 12 \
 	    --hold-out $(TEST_diffcap) $(TEST_diffmcq) $(TEST_diffrank)

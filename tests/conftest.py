@@ -1,4 +1,4 @@
-"""What every room's tests share: an S3 server on this machine alone, a small language model, torch's threads."""
+"""Fixtures for the tests of every room: a local S3 server, a small language model, torch's threads."""
 
 import logging
 import os
@@ -8,22 +8,22 @@ from collections.abc import Iterator
 import pytest
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
-    # Before anything loads OpenMP: processes that share the cores do not take them from one another.
+    # Set before anything loads OpenMP, so that test processes do not compete for cores.
     _THREADS = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # Ray's workers are nicer than what started them, and would wait for the other process's tests.
+    # By default Ray's workers have a lower priority and would wait for the tests of other processes.
     os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The README's commands first: they take longest, and nothing should wait for them at the end."""
+    """Run the README's commands first: they take longest."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
 
 
 @pytest.fixture(autouse=True)
 def torch_keeps_its_threads() -> Iterator[None]:
-    """A worker in this process takes the threads it is given; sums in another number of threads have other bits."""
+    """Restore torch's number of threads, which workers in this process change and on which sums depend."""
     import torch
 
     threads = torch.get_num_threads()
@@ -33,7 +33,7 @@ def torch_keeps_its_threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """The URL of moto's S3 server, which the environment names too, for this process and those it starts."""
+    """The URL of moto's S3 server, also set in the environment of this process and its children."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel("ERROR")
@@ -53,7 +53,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3_server: str) -> str:
-    """The URL of a new bucket, or of a place below STORE_TEST_URL: any object store can be tested so."""
+    """The URL of a new bucket, or of a folder below STORE_TEST_URL, with which any object store can be tested."""
     import boto3
 
     name = f"bucket-{uuid.uuid4().hex[:8]}"
@@ -65,7 +65,7 @@ def bucket(s3_server: str) -> str:
 
 @pytest.fixture
 def s3_bucket(bucket: str) -> str:
-    """The bucket, for what only S3 has."""
+    """The bucket, for features that only S3 has."""
     if not bucket.startswith("s3://"):
         pytest.skip("only S3 has this")
     return bucket
@@ -73,7 +73,7 @@ def s3_bucket(bucket: str) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A randomly initialised Llama of two layers behind a byte-level tokenizer with a chat template."""
+    """A randomly initialised Llama of two layers with a byte-level tokenizer and a chat template."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -104,7 +104,7 @@ def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> str:
         eos_token_id=vocabulary["<|im_end|>"],
         bos_token_id=None,
         tie_word_embeddings=True,
-        initializer_range=0.2,  # at the usual 0.02 a random model hardly reads its input
+        initializer_range=0.2,  # with the usual 0.02 a random model hardly depends on its input
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)

@@ -1,7 +1,7 @@
-"""Runs lines of `python -m MODULE ...` or `python SCRIPT` from standard input in order in one process, so that what
-they import is imported once and Ray is started once; ends with the first that fails, and its exit status.
+"""Run lines of `python -m MODULE ...` or `python SCRIPT` from standard input in order in one process, so that
+modules are imported once and Ray is started once. Stop at the first line that fails, with its exit status.
 
-A line that sets PYTHONPATH runs in a process and a Ray of its own.
+A line that sets PYTHONPATH runs in a separate process with its own Ray.
 """
 
 import glob

@@ -1,4 +1,4 @@
-"""Links and anchors of the pages lead somewhere, and the pages become a site."""
+"""Links, anchors and file names in the pages exist, and the site builds."""
 
 import re
 import shutil
@@ -24,7 +24,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", text_of(page))):
         if re.match(r"[a-z]+:", target):
             continue
@@ -42,7 +42,7 @@ def test_every_page_is_in_the_navigation() -> None:
     assert [page for page in pages if f'"{page}"' not in configuration] == []
 
 
-def test_the_readme_ends() -> None:
+def test_the_readme_has_at_most_250_lines() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 250
 
 

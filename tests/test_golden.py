@@ -1,11 +1,11 @@
-"""What an earlier version wrote is read, and written again, to the byte (tests/golden/make.py made the files).
+"""Files of an earlier version are read, and written again with the same bytes (tests/golden/make.py made them).
 
 Equal on every machine: every row of the golden store, also as zarr-python reads it; the files of a view that is
 requantised and of a store that is imported from HDF5 and compacted (arrays, metadata, failures, lock-free shard
 records without times; the catalog's Parquet where Polars is of the recorded version); negatives, the order of
 neighbours, the text of predictions, all text files of the kitchen.
 
-Equal in every bit only where `machine` is the recorded one, because matrix products differ between processors and
+Equal in every bit only if `machine` is the recorded one, because matrix products differ between processors and
 versions of torch: features of pictures, of a video and of texts, embeddings and weights of heads, predictions, scores.
 Elsewhere they are compared to a tolerance, and trained weights not at all. Everything runs with one thread.
 """
@@ -39,7 +39,7 @@ PLACES = {"runs": "trained", "out": "out", "small": "small-again", "aligned": "a
 
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The golden files, which no test changes."""
+    """The golden files, which tests do not change."""
     folder = tmp_path_factory.mktemp("golden")
     with tarfile.open(HERE / "golden.tar.xz") as archive:
         archive.extractall(folder, filter="data")
@@ -48,7 +48,7 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def again(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy in which the commands run."""
+    """A copy of the golden files in which the commands run."""
     return Path(shutil.copytree(golden, tmp_path_factory.mktemp("again") / "golden"))
 
 
@@ -58,7 +58,7 @@ def rows(folder: Path, entity: str, view: str, feature: str, keys: list[str]) ->
 
 
 def same_values(values: np.ndarray, expected: np.ndarray) -> None:
-    """Equal in every bit on the recorded machine, close on others."""
+    """Return whether values are equal in every bit on the recorded machine, close on others."""
     if SAME:
         assert values.tobytes() == expected.tobytes()
     else:
@@ -66,7 +66,7 @@ def same_values(values: np.ndarray, expected: np.ndarray) -> None:
 
 
 def same_text(text: str, expected: str) -> None:
-    """Equal to the byte on the recorded machine; on others, numbers with a fraction may differ a little."""
+    """Return whether texts are equal to the byte; on other machines numbers with a fraction may differ slightly."""
     if SAME:
         assert text == expected
     number = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?")
@@ -76,13 +76,13 @@ def same_text(text: str, expected: str) -> None:
 
 
 def same_files(found: dict[str, str], expected: dict[str, str]) -> None:
-    """The same names and bytes; of Parquet the bytes where the same Polars wrote it."""
+    """Check for the same names and bytes; for Parquet the bytes only if the same version of Polars wrote it."""
     assert list(found) == list(expected)
     different = {name for name in found if found[name] != expected[name]}
     assert {name for name in different if SAME_PARQUET or not name.endswith(".parquet")} == set()
 
 
-def test_the_golden_store_is_whole_and_every_row_reads_as_it_was_written(golden: Path, again: Path) -> None:
+def test_the_golden_store_verifies_and_every_row_reads_as_it_was_written(golden: Path, again: Path) -> None:
     make.run("verify", again)
     assert make.rows_of(golden / "features") == GOLDEN["rows"]
     assert make.files_of(golden / "features") == GOLDEN["files"]
@@ -153,7 +153,7 @@ def test_heads_embed_and_train_the_same(golden: Path, again: Path) -> None:
 
 
 def test_the_kitchen_has_the_same_texts(again: Path) -> None:
-    for number in range(24):  # videos that are there are kept
+    for number in range(24):  # existing videos are kept
         (again / "world/videos").mkdir(exist_ok=True)
         (again / f"world/videos/kitchen_{number:04d}.mp4").touch()
     make.run("kitchen", again)

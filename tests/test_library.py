@@ -1,4 +1,4 @@
-"""The guide's training script: it learns, saves and resumes."""
+"""The training script of the guide learns, saves and resumes."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The installed package: what the wheel holds, that it runs from any folder, and what it says when it cannot."""
+"""The installed package: the content of the wheel, running from any folder, and messages for missing packages."""
 
 import ast
 import os
@@ -24,7 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built by `pip wheel FOLDER` in another folder from a copy of what git would check out."""
+    """The wheel, built by `pip wheel FOLDER` in another folder from a copy of the tracked files."""
     made = tmp_path_factory.mktemp("wheel")
     (made / "source").mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -51,7 +51,7 @@ def python(*arguments: str, path: Path, cwd: Path) -> subprocess.CompletedProces
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
 
 
-def test_the_wheel_holds_the_rooms_and_no_tests_or_benchmarks(wheel: Path) -> None:
+def test_the_wheel_contains_the_rooms_but_no_tests_or_benchmarks(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"_stepdiff", *_stepdiff.BELOW}
@@ -70,7 +70,7 @@ def test_the_installed_package_runs_from_any_folder(installed: Path, tmp_path: P
     assert recipe.returncode == 0 and "contrastive:" in recipe.stdout
 
 
-def test_a_recipe_is_found_by_name_and_a_file_of_that_path_wins(
+def test_a_recipe_is_found_by_name_and_a_file_of_that_path_takes_precedence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipes = ROOT / "heads/recipes"
@@ -99,7 +99,7 @@ def test_a_folder_that_hides_a_room_is_named_in_one_line(name: str, installed: P
     assert python("-P", "-m", "heads.train", "--help", path=installed, cwd=tmp_path).returncode == 0
 
 
-def test_a_folder_of_data_or_of_a_room_that_is_not_used_hides_nothing(installed: Path, tmp_path: Path) -> None:
+def test_a_folder_of_data_or_of_an_unused_room_is_accepted(installed: Path, tmp_path: Path) -> None:
     for folder in ("store/clips", "common", "heads"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "heads/__init__.py").touch()
@@ -130,7 +130,7 @@ def test_a_missing_package_is_named_with_its_extra(command: str, installed: Path
 
 
 def distributions(requirements: list[str]) -> Iterator[str]:
-    """Names of what the requirements install, extras of this project followed."""
+    """Return the names of the distributions that the requirements install, including extras of this project."""
     for requirement in requirements:
         name, extras = re.match(r"([\w.-]+)(?:\[([\w,]+)\])?", requirement).groups()  # type: ignore[union-attr]
         if name == "stepdiff":
@@ -141,14 +141,14 @@ def distributions(requirements: list[str]) -> Iterator[str]:
 
 
 def provided(requirements: list[str]) -> set[str]:
-    """Top-level modules of what the requirements install."""
+    """Return the top-level modules that the requirements install."""
     names = set(distributions(requirements))
     found = packages_distributions().items()
     return {module for module, by in found if names & {re.sub(r"[-_.]+", "-", name).lower() for name in by}}
 
 
 @pytest.mark.parametrize("room", _stepdiff.EXTRAS)
-def test_an_extra_installs_what_its_room_checks_for(room: str) -> None:
+def test_an_extra_installs_the_packages_that_its_room_checks_for(room: str) -> None:
     extra, modules = _stepdiff.EXTRAS[room]
     assert set(modules) - provided(PROJECT["optional-dependencies"][extra]) == set()
 
@@ -157,7 +157,7 @@ def test_an_extra_installs_what_its_room_checks_for(room: str) -> None:
 def test_a_store_needs_only_the_hard_dependencies(room: str) -> None:
     allowed = provided(PROJECT["dependencies"]) | sys.stdlib_module_names | {"_stepdiff", *_stepdiff.BELOW}
     for file in (ROOT / room).rglob("*.py"):
-        if file == ROOT / "store" / "torch.py":  # it names its extra
+        if file == ROOT / "store" / "torch.py":  # the module names its extra
             continue
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []

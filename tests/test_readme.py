@@ -1,5 +1,5 @@
-"""Every `sh` and `python` block of README.md and docs/ runs, page after page, on one tiny world; what cannot run here
-is checked for names that exist. `make demo` runs nothing that the pages do not show, and `make reproduce` runs too.
+"""Every `sh` and `python` block of README.md and docs/ runs, page by page, on one tiny world; options and modules in
+other blocks must exist. `make demo` runs only commands that the pages show, and `make reproduce` runs too.
 """
 
 import json
@@ -20,8 +20,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FIRST = ("README.md", "docs/quickstart.md", "docs/guides/features.md", "docs/guides/training.md")
 PAGES = list(dict.fromkeys([*FIRST, *sorted(page.relative_to(ROOT).as_posix() for page in ROOT.glob("docs/**/*.md"))]))
-THREAD = "--workers 2"  # on two cores each has one, and the other tests the other
-# What makes each command small. Nothing else of a command is changed but the folders it works in.
+THREAD = "--workers 2"  # two workers, for two cores
+# Options that make each command small. Apart from them only the folders of a command are changed.
 SMALLER = {
     "kitchen": "--videos 32",
     "heads.train --config heads/recipes/kitchen/stepdiff.yaml": "--video-lm.schedule.steps 2 "
@@ -47,7 +47,7 @@ def blocks(page: str, *languages: str) -> list[str]:
 
 
 def split_commands(block: str) -> list[str]:
-    """Return the commands of a `sh` or `console` block, continued lines joined; what a console prints is left out."""
+    """Return the commands of a `sh` or `console` block, with continued lines joined and without console output."""
     prompted = "$ " in block
     lines = block.replace("\\\n", " ").splitlines()
     lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ") or not prompted]
@@ -62,11 +62,11 @@ def commands() -> list[str]:
 
 
 def steps(folder: Path, lm: str) -> list[str]:
-    """Return what runs in a folder: each command once, made small, and each python block as a script of its own."""
+    """Return the lines to run in a folder: each command once, made small, and each python block as a script."""
     lines: dict[str, None] = {}
     for page in PAGES:
         shown = blocks(page, "sh", "python")
-        if page == "README.md":  # its example of the library comes before the commands that make the store
+        if page == "README.md":  # its library example precedes the commands that create the store
             shown = blocks(page, "sh") + blocks(page, "python")
         for number, block in enumerate(shown):
             if block in blocks(page, "sh"):
@@ -81,7 +81,7 @@ def steps(folder: Path, lm: str) -> list[str]:
 
 
 def in_folder(text: str, folder: Path) -> str:
-    """Return the text with data/ and runs/ in a folder."""
+    """Return the text with data/ and runs/ moved to a folder."""
     return re.sub(r"(?<![\w/])(data|runs)/", lambda m: f"{folder}/{m[1]}/", text)
 
 
@@ -90,7 +90,7 @@ def module(command: str) -> str:
 
 
 def small(command: str, folder: Path, lm: str) -> str:
-    """The command in a folder, made small, with a small language model."""
+    """Return the command in a folder, made small, with a small language model."""
     extra = [more for start, more in SMALLER.items() if module(command).startswith(start)]
     command = in_folder(command, folder)
     if command.startswith("python -m heads.train"):
@@ -99,14 +99,14 @@ def small(command: str, folder: Path, lm: str) -> str:
         paired = f"--video-lm.pairqa {world}/pairqa_train.jsonl --video-lm.language-model {lm}"
         extra += [paired] if "stepdiff.yaml" in command else []
         for task in ("diffmcq", "diffrank") if "stepdiff.yaml" in command else ():
-            # The val split of so small a world has no such rows.
+            # The val split of such a small world has no such rows.
             extra.append(f"--video-lm.validation.{task} {world}/{task}_test.jsonl")
     extra += [f"--llm {lm}"] if module(command).startswith(("annotate.describe", "annotate.pairqa")) else []
     return " ".join([command, *extra])
 
 
 def made_by(*arguments: str) -> list[str]:
-    """The lines that make would run for a target where nothing stands, environment and weights aside."""
+    """Return the lines that make would run for a target in an empty folder, without environment and weights."""
     printed = subprocess.run(
         ["make", "--dry-run", "--always-make", "VENV=venv", *arguments],
         cwd=ROOT,
@@ -119,7 +119,7 @@ def made_by(*arguments: str) -> list[str]:
 
 
 def run_lines(lines: Sequence[str]) -> None:
-    """Runs the lines in order; neighbours that start no processes but Ray's share one, and what it imports."""
+    """Run the lines in order; consecutive lines that start no processes except Ray's share one process."""
     alone = ("kitchen", "weights fetch")
     for apart, group in groupby(lines, lambda line: module(line).startswith(alone)):
         if apart:
@@ -149,7 +149,7 @@ def test_the_demo_runs_what_the_pages_show() -> None:
 
 @pytest.fixture(scope="module")
 def readme_folder(tmp_path_factory: pytest.TempPathFactory, tiny_lm: str) -> Path:
-    """What the blocks of all pages leave."""
+    """The folder after running the blocks of all pages."""
     folder = tmp_path_factory.mktemp("readme")
     lines = steps(folder, tiny_lm)
     assert len(lines) > 50 and all(line.startswith(("python ", "PYTHONPATH=")) for line in lines)
@@ -179,7 +179,7 @@ OPTION = r"(?<![\w-])--[a-z][\w.-]*"
 
 
 def test_every_option_and_module_that_the_pages_name_exists() -> None:
-    """In `console` blocks each option belongs to its command; in prose to any command."""
+    """In `console` blocks an option must belong to its command, in prose to any command."""
     named = [command for page in PAGES for block in blocks(page, "console", "sh") for command in split_commands(block)]
     named = [command.replace("python featurize.py", "python -m featurize") for command in named]
     used: dict[str, set[str]] = {}
@@ -206,7 +206,8 @@ def test_every_option_and_module_that_the_pages_name_exists() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     known = {key: options(text) | {"--config"} for key, text in json.loads(done.stdout).items()}
     assert {key: unknown(flags, known[key]) for key, flags in used.items()} == {key: [] for key in used}
-    assert unknown(set(re.findall(OPTION, quoted)), set().union(*known.values(), {"--check"})) == []  # of sha256sum
+    others = {"--check"}  # of sha256sum
+    assert unknown(set(re.findall(OPTION, quoted)), set().union(*known.values(), others)) == []
 
 
 def options(text: str) -> set[str]:
@@ -233,13 +234,13 @@ def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, 
     shutil.copytree(readme_folder / "data/kitchen", world, ignore=shutil.ignore_patterns("videos", "images"))
     for task, rows in (("diffmcq", 3), ("diffrank", 20), ("diffcap", 8)):
         lines = (world / f"{task}_test.jsonl").read_text().splitlines(keepends=True)
-        for split in ("test", "val"):  # the val split of so small a world may have no rows
+        for split in ("test", "val"):  # the val split of such a small world may have no rows
             (world / f"{task}_{split}.jsonl").write_text("".join(lines[:rows]))
     asked = (world / "pairqa_train.jsonl").read_text().splitlines(keepends=True)
     (world / "pairqa_train.jsonl").write_text("".join(asked[:200]))
     for made in (".clips", ".texts"):
         (readme_folder / "data/features" / made).touch()
-    shutil.rmtree(readme_folder / "data/features/annotations")  # of another captioner
+    shutil.rmtree(readme_folder / "data/features/annotations")  # the text of another captioner
     tiny = {
         "REPRODUCE": tmp_path / "reproduce",
         "R_WORLD": world,
@@ -258,7 +259,7 @@ def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, 
     (tmp_path / "reproduce").mkdir()
     subprocess.run(settings, shell=True, cwd=ROOT, check=True)
     assert len(lines) > 20
-    there = ("python -m kitchen", "python -m featurize")  # the world and its features; answers are new
+    there = ("python -m kitchen", "python -m featurize")  # the world and its features; the answers are new
     run_lines([line for line in lines if not line.startswith(there) or "--column answer" in line])
     report = json.loads((tmp_path / "reproduce/report/report.json").read_text())
     methods = {score["method"] for score in report["scores"]}
@@ -296,8 +297,8 @@ esac
 
 
 def test_make_reproduce_does_what_is_missing(tmp_path: Path) -> None:
-    """Again: nothing. More seeds, or generated questions, behind a finished run: what they need, and the report anew.
-    Another world in its place: refused. What each line leaves is made by a stub."""
+    """A finished run does nothing again; more seeds or generated questions run what they need, and the report again.
+    Another world in the same folder is refused. A stub writes the output of each line."""
     (tmp_path / "stub.sh").write_text(STUB)
     (tmp_path / ".installed").touch()
     log = tmp_path / "log"
@@ -338,6 +339,6 @@ def test_make_reproduce_does_what_is_missing(tmp_path: Path) -> None:
         assert refused.returncode and f"holds another world than {world}" in refused.stderr
     beside = run("-j4", f"REPRODUCE={tmp_path}/beside")
     assert sorted(line.replace("/beside", "/reproduce") for line in beside) == sorted(first)
-    # Under make -j what writes into the store waits for its turn; its features are there before anything else runs.
+    # With make -j writers of the store wait for each other; its features exist before anything else runs.
     written = [line for line in first if line.split()[0] in ("featurize", "heads.embed")]
     assert len(written) == 7 and all("--wait" in line for line in written[3:])

@@ -1,4 +1,4 @@
-"""Which room may import which: no import runs upward, and no head can reach a video."""
+"""Imports between rooms: no import runs upward, and no head can reach a video."""
 
 import ast
 from collections.abc import Collection, Iterator
@@ -9,13 +9,12 @@ import pytest
 from _stepdiff import BELOW
 
 ROOT = Path(__file__).parents[1]
-EXCEPT = {
-    ("retrieval/queries/footage.py", "featurize")
-}  # a query may be a file; imported once it is asked, and by no one else
+# A query may be a file: featurize is imported when such a query is made, and nowhere else.
+EXCEPT = {("retrieval/queries/footage.py", "featurize")}
 
 
 def imports(file: Path) -> Iterator[str]:
-    """The modules that a file imports, wherever in it."""
+    """Yield the modules that a file imports, at any level."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -45,7 +44,7 @@ def test_only_the_query_verb_reaches_footage() -> None:
 
 
 def test_no_circle_between_files() -> None:
-    """Module-level imports of all rooms, those for type checkers included, have no circle."""
+    """Module-level imports of all rooms, including those for type checkers, have no circle."""
     files = {module_name(file): file for room in BELOW for file in (ROOT / room).rglob("*.py")}
     uses = {name: set(top_level_imports(file, files)) for name, file in files.items()}
     while free := {name for name in uses if not uses[name] & uses.keys() or not any(name in u for u in uses.values())}:

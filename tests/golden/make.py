@@ -1,4 +1,4 @@
-"""Golden files: a small world, its feature store, two heads and what they answer, written by one version of the code.
+"""Golden files: a small world, its feature store, two heads and their answers, written by one version of the code.
 
     mkdir /tmp/golden && python tests/golden/make.py /tmp/golden
 
@@ -202,7 +202,7 @@ def make_models(folder: Path) -> None:
             projection_dim=16,
         )
     )
-    for parameter in model.parameters():  # the defaults leave outputs nearly constant
+    for parameter in model.parameters():  # with the default scale outputs are nearly constant
         torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder / "clip")
     crop = {"height": 32, "width": 32}
@@ -229,7 +229,7 @@ def make_models(folder: Path) -> None:
         eos_token_id=vocabulary["<|im_end|>"],
         bos_token_id=None,
         tie_word_embeddings=True,
-        initializer_range=0.2,  # at the usual 0.02 a random model hardly reads its input
+        initializer_range=0.2,  # with the usual 0.02 a random model hardly depends on its input
     )
     LlamaForCausalLM(config).save_pretrained(folder / "lm")
 
