@@ -140,7 +140,7 @@ def caption(bench: Bench, options: Options, kind: CaptionKind, view: str | None,
 
 
 def ask(bench: Bench, options: Options, described: dict[str, str]) -> None:
-    """Questions about pairs of clips that stand behind each other."""
+    """Questions about pairs of adjacent clips."""
     keys = list(described)[: options.pairs + 1]
     pairs = pl.DataFrame({"reference": keys[:-1], "candidate": keys[1:]}).with_columns(
         pair=pl.int_range(len(keys) - 1), same_step=pl.lit(True)

@@ -1,7 +1,7 @@
 """The catalog of a store at scale: opening, looking up, appending, planning what is missing.
 
 python -m benchmarks.catalog --sizes '[1e5]'                 seconds
-python -m benchmarks.catalog                                 a million and ten million rows, beside polars and a dict
+python -m benchmarks.catalog                                 a million and ten million rows, next to polars, a dict
 python -m benchmarks.catalog --sizes '[1e6, 1e7, 1e8]'       the join holds all keys in memory
 python -m benchmarks.catalog --sizes '[136e6]' --join false  as many clips as the largest sets of how-to videos have
 
@@ -54,7 +54,7 @@ class Options:
     rounds: int = 5
     """look-ups of which the median is printed"""
     join: bool = True
-    """beside a polars join, which holds all keys in memory"""
+    """compared with a polars join, which holds all keys in memory"""
     folder: str | None = None
     """where the stores are made, and removed (default: the folder for temporary files)"""
 
@@ -83,7 +83,7 @@ def build(path: Path, rows: int) -> Figures:
 
 
 def ask(path: Path, rows: int, rounds: int, join: bool) -> Figures:
-    """Open the catalog and look keys up, beside a polars join and a dict."""
+    """Open the catalog and look keys up, compared with a polars join and a dict."""
     asked = clip_ids(pl.Series(np.random.default_rng(0).integers(0, rows, ASKED))).to_list()
     opening, catalog = _timed(lambda: Store.open(path).catalog("clips"))
     counting, length = _timed(lambda: len(catalog))

@@ -1,13 +1,13 @@
-"""Scoring DiffMCQ pair by pair, beside a forward pass for every (pair, text).
+"""Scoring DiffMCQ pair by pair, compared with a forward pass for every (pair, text).
 
 python -m benchmarks.evaluate                                  # SmolLM2-135M, about five minutes
 python -m benchmarks.evaluate --pairs 1 --texts [8] --rounds 1 # a first look
 
-A pair's prefix is 32 tokens a clip and the words around them; after it comes every text that is asked about the pair,
-as in the published set, which asks about 23 of each. The projected tokens are random: they cost what real ones cost.
-The naive loop is what is usually written: one whole prompt at a time through the whole model. Another one asks the
-prompts in batches, with logits where an answer stands only. All are in float32; scores are compared before times. On a
-GPU the processor's time says nothing.
+A pair's prefix is 32 tokens per clip and the words around them; every text about the pair follows it,
+as in the published set, which has 23 per pair. The projected tokens are random: they cost the same as real ones.
+The naive loop is the usual one: one whole prompt at a time through the whole model. Another one reads the
+prompts in batches, with logits of the answers only. All are in float32; scores are compared before times. On a
+GPU the processor's time is not meaningful.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,14 +1,14 @@
-"""Featurizing end to end, beside its parts and beside the loop that is usually written.
+"""Featurizing end to end, compared with its parts and with the usual loop.
 
 python -m benchmarks.featurize                               # EfficientNet-Lite0, about 5 minutes
 python -m benchmarks.featurize --encoder internvideo-mm-b16  # random weights where none are given
 python -m benchmarks.featurize --clips 8 --rounds 1          # a first look
 
 A run is what a worker does with a shard: open, decode, encode, write, fsync, commit, on one CPU core (or
-a GPU and all cores), the encoder loaded before. Beside it, on the same clips: the bare forward pass on frames in
+a GPU and all cores), the encoder loaded before. For comparison, on the same clips: the bare forward pass on frames in
 memory, the bare decoding of the videos from end to end, without a picture made of it, and a seek for each clip with
 PyAV and with decord (whose encoder sees a clip at a time, so their decoding is what to compare). They take turns;
-medians count. Seconds of the processor stand beside those of the clock: other programs disturb them less.
+medians count. Processor seconds are listed next to those of the clock: other programs disturb them less.
 """
 
 import os
@@ -56,7 +56,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Options:
-    """Featurizing beside its parts and beside common loops."""
+    """Compare featurizing with its parts and with common loops."""
 
     encoder: str = "efficientnet-lite0"
     """an encoder of clips"""
@@ -148,7 +148,7 @@ class Case:
                     pass
 
     def pictures(self) -> None:
-        """The clips as the encoder takes them, with no encoder behind."""
+        """The clips as the encoder takes them, without an encoder."""
         for _ in decoded_clips(self.clips, self.encoder.frames, self.crop, self.threads):
             pass
 

@@ -1,4 +1,4 @@
-"""Scoring a whole test set beside the published stack: pycocoevalcap for captions, scipy for tau, row by row.
+"""Scoring a whole test set compared with the published stack: pycocoevalcap for captions, scipy for tau, row by row.
 
 python -m benchmarks.metrics                                  # the published sizes, about a minute
 python -m benchmarks.metrics --rows 500 --rankings 300        # a first look
@@ -32,7 +32,7 @@ CLOSE = 1e-12
 
 @dataclass(frozen=True)
 class Options:
-    """Scoring beside the published stack."""
+    """Compare scoring with the published stack."""
 
     rows: int = 6292
     """captions"""

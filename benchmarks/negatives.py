@@ -1,4 +1,4 @@
-"""DiffMCQ hard negatives of a whole test set beside the naive walk.
+"""DiffMCQ hard negatives of a whole test set, compared with the naive walk.
 
 python -m benchmarks.negatives                                        # the published size, about two minutes
 python -m benchmarks.negatives --pairs 500 --clips 700 --differences 3000 --naive 50     # a first look
@@ -33,7 +33,7 @@ VARIANTS: tuple[Variant, ...] = ("V1", "V2", "V3")
 
 @dataclass(frozen=True)
 class Options:
-    """Hard negatives beside the naive walk."""
+    """Compare hard negatives with the naive walk."""
 
     pairs: int = 6292
     """true pairs of the test set"""

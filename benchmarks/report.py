@@ -35,7 +35,7 @@ def report(name: str, rows: Sequence[Row], lines: Sequence[Row] = (), **facts: A
 
 
 def line(case: str, figure: float, over: float, least: float, beside: str) -> Row:
-    """Whether `figure` is `least` times `over`, the figure of `beside`, or more."""
+    """Return whether `figure` is at least `least` times `over`, which is the figure of the peer `beside`."""
     ratio = round(figure / over, 3)
     return {"case": case, "line": f">= {least} of {beside}", "ratio": ratio, "met": ratio >= least}
 

@@ -1,4 +1,4 @@
-"""nearest neighbours, exact and approximate, beside FAISS, hnswlib and usearch
+"""nearest neighbours, exact and approximate, compared with FAISS, hnswlib and usearch
 
 python -m benchmarks.search                                                  # about 10 minutes, 0.7 GB of disk
 python -m benchmarks.search --rows 20000 --approximate 5000 --rounds 3       # a first look
@@ -52,7 +52,7 @@ OURS = "ours"
 
 @dataclass(frozen=True)
 class Options:
-    """Nearest neighbours beside peers."""
+    """Compare nearest neighbours with peers."""
 
     rows: int = 200_000
     """rows of the clustered features of the exact search"""
@@ -96,7 +96,7 @@ def around(numbers: np.ndarray, rows: int, dim: int, seed: int) -> np.ndarray:
 
 
 def asking(rows: int, dim: int) -> Callable[[int], np.ndarray]:
-    """So many normalised queries out of the clusters of `rows` rows, none of them a row."""
+    """n normalised queries from the clusters of `rows` rows, none of them a row."""
 
     def ask(size: int) -> np.ndarray:
         vectors = around(np.arange(size) * 37, rows, dim, 2**32 - 1)

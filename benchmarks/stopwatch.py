@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
-PAUSE = 0.2  # seconds, in which threads that still spin behind one way give up their core to the next
+PAUSE = 0.2  # seconds in which threads that still spin after one way give up their core to the next
 
 
 @dataclass(frozen=True)

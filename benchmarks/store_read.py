@@ -1,4 +1,4 @@
-"""Random batches of rows: this store beside other formats, from memory and from the disk.
+"""Random batches of rows: this store compared with other formats, from memory and from the disk.
 
 python -m benchmarks.store_read                    # about 5 minutes, 2.5 GiB of disk
 python -m benchmarks.store_read --mib 128 --repeats 3
@@ -70,7 +70,7 @@ CEILING = "O_DIRECT ceiling"
 
 @dataclass(frozen=True)
 class Options:
-    """Random batches of rows, this store beside other formats."""
+    """Compare random batches of rows with other formats."""
 
     mib: int = 384
     """MiB of rows in every format"""

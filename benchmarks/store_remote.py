@@ -1,4 +1,4 @@
-"""Random batches of rows out of an object store: this store beside a plain loop of requests, and tensorstore.
+"""Random batches of rows out of an object store: this store, a plain loop of requests, and tensorstore.
 
 python -m benchmarks.store_remote                   # a minute or two, 0.5 GiB of memory
 python -m benchmarks.store_remote --mib 64 --repeats 3

@@ -1,4 +1,4 @@
-"""Whole shards onto the disk, fsync included: this store beside other formats.
+"""Writing whole shards, fsync included: this store compared with other formats.
 
 python -m benchmarks.store_write                   # about 2 minutes, 0.6 GiB of disk at a time
 python -m benchmarks.store_write --mib 64 --repeats 3
@@ -51,7 +51,7 @@ RAW = "raw file + fsync"
 
 @dataclass(frozen=True)
 class Options:
-    """Whole shards onto the disk, this store beside other formats."""
+    """Compare writing whole shards with other formats."""
 
     mib: int = 256
     """MiB of a shard"""

@@ -1,4 +1,4 @@
-"""A training step from cached tokens, beside the same step from raw video and with its batch already in memory.
+"""A training step from cached tokens, compared with the same step from raw video and with its batch already in memory.
 
 python -m benchmarks.train_step                                     # the kitchen's StepDiff recipe, about ten minutes
 python -m benchmarks.train_step --videos 6 --steps 1 --rounds 1     # a first look

@@ -145,7 +145,7 @@ def _truncated(task: Task, encoder: Encoder) -> int:
 
 
 def _info(task: Task, device: str) -> dict[str, Any]:
-    """What computed a shard; recorded beside it, with how long that took, and refuses nothing."""
+    """Versions, device and duration of the computation of a shard, recorded with it; never a reason to refuse a run."""
     import torch
 
     return {

@@ -64,7 +64,7 @@ class Attributes:
         return cls(**values)  # type: ignore[arg-type]
 
     def subactions(self) -> frozenset[str]:
-        """Sub-actions beside the step's own action."""
+        """Sub-actions in addition to the step's own action."""
         return frozenset(self.sequence) - {MAIN}
 
 

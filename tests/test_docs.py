@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from _stepdiff import BELOW
+
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+FOLDERS = "|".join([*BELOW, "_stepdiff", "benchmarks", "docs", "tests"])
+NAMED_FILE = re.compile(rf"`((?:{FOLDERS})/[\w./-]+\.(?:py|yaml|md|mk))`")
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 def text_of(page: Path) -> str:
@@ -23,7 +31,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.replace("\\", "").lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", text_of(page))):
         if re.match(r"[a-z]+:", target):
@@ -34,6 +42,12 @@ def test_links_exist(page: Path) -> None:
         assert not anchor or anchor in anchors(file), f"{page.name}: no heading for {target}"
         inside = (ROOT / "docs") in page.parents
         assert not inside or (ROOT / "docs") in file.parents, f"{page.name}: {target} is not part of the site"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = NAMED_FILE.findall(text_of(page))
+    assert [file for file in named if not (ROOT / file).is_file()] == []
 
 
 def test_every_page_is_in_the_navigation() -> None:

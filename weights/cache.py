@@ -32,7 +32,7 @@ def is_complete(source: Source) -> bool:
 
 @contextmanager
 def staging(source: Source) -> Iterator[Path]:
-    """An empty folder beside the model's, under the lock of that model; removed at the end.
+    """An empty folder next to the model's, under the lock of that model; removed at the end.
 
     Waits, and says so, while another process fetches the same model. What a killed process left
     behind is cleared here, which the lock makes safe.
@@ -74,7 +74,7 @@ def install(made: Path, source: Source) -> Path:
             path.chmod(0o644)  # safetensors writes 0600, and other users share this folder
         _sync(path)
     _sync(made)
-    shutil.rmtree(target, ignore_errors=True)  # stands only where a file of it was lost
+    shutil.rmtree(target, ignore_errors=True)  # exists only if one of its files was lost
     os.replace(made, target)
     _sync(target.parent)
     return target

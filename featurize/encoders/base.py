@@ -114,7 +114,7 @@ class Encoder(ABC):
         raise self._refusal("clips")
 
     def encode_texts(self, texts: list[str]) -> dict[str, Float32[np.ndarray, "B ..."]]:
-        """Features of texts; what is behind the first `max_tokens` tokens is not seen.
+        """Features of texts; tokens after the first `max_tokens` are not seen.
 
         Raises:
             StepDiffError: this encoder encodes no texts, or a text is `unusable`.

@@ -1,6 +1,6 @@
 """EfficientNet-Lite0: 49 tokens of 1280 channels for each frame of a clip.
 
-The tokens are the last feature map before the classifier (7 x 7, behind batch norm and ReLU6),
+The tokens are the last feature map before the classifier (7 x 7, after batch norm and ReLU6),
 frame by frame, row by row. Pixels are fed as (value - 127) / 128, as the model was trained.
 
 Guarantees
@@ -33,7 +33,7 @@ class EfficientNetLite0(Encoder):
     name = "efficientnet-lite0"
     wanted = "what python -m weights fetch efficientnet-lite0 makes"
     entities = ("clips",)
-    layer = "last feature map, behind ReLU6"
+    layer = "last feature map, after ReLU6"
 
     def __init__(self, weights: Path, device: torch.device) -> None:
         """StepDiffError where the folder does not hold this model."""

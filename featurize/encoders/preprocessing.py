@@ -83,7 +83,7 @@ def preprocessing(processor: Any, folder: Path, size: int, device: torch.device)
 
 
 def squared(processor: Any, folder: Path, size: int, device: torch.device) -> Preprocessing:
-    """The processor's filter and normalisation, behind a resize to a square whatever else it does.
+    """The processor's filter and normalisation, after a resize to a square whatever else it does.
 
     Raises:
         StepDiffError: it has another filter, or does not normalise.

@@ -23,7 +23,7 @@ from featurize.encoders.base import Encoder, check_texts
 from featurize.encoders.folder import quiet_loading, read_config
 from store import Feature
 
-_CHUNK = 16  # texts at once: those of like length, so that little is padding
+_CHUNK = 16  # texts per batch, of similar length, so that little is padding
 
 
 class Sentence(Encoder):

@@ -1,6 +1,6 @@
 """Any SigLIP or fixed-resolution SigLIP 2 of transformers: patch tokens and embeddings of frames, embeddings of texts.
 
-The tokens are the image tower's last hidden state behind its final norm unless `layer` names a
+The tokens are the image tower's last hidden state after its final norm unless `layer` names a
 hidden state. Texts are padded to their full length, as the model was trained. A SigLIP 2 of any
 resolution (NaFlex) is another model, and refused.
 
@@ -35,7 +35,7 @@ class Siglip(ImageText):
             weights: a folder that transformers saved.
             device: where it runs.
             layer: index of the hidden state whose tokens are kept: 0 is the embeddings, n the output
-                of the n-th block, negative numbers count from the end. None is the last behind the
+                of the n-th block, negative numbers count from the end. None is the last after the
                 final norm.
             frames: T of a clip.
 

@@ -33,7 +33,7 @@ def chosen(n: int, count: int, sampling: Sampling = "linspace") -> Int64[np.ndar
 
 
 def between(times: Float64[np.ndarray, " n"], start: float, end: float) -> tuple[int, int]:
-    """First frame of a clip and the one behind its last: start <= time < end.
+    """The first frame of a clip and the one after its last: start <= time < end.
 
     `times` are seconds, ascending; so are start and end.
     """

@@ -1,4 +1,4 @@
-"""Hands, what covers them, and the sub-actions they perform beside the step itself."""
+"""Hands, what covers them, and the sub-actions that they perform in addition to the step itself."""
 
 import math
 

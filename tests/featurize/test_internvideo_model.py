@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 NORMS = {"ln_1", "ln_2", "ln_3", "ln_pre", "ln_final", "visual_ln_post"}
 TINY = Size(patch=16, width=128, layers=5, embedding=24, text_width=64, text_layers=2, image=48, vocabulary=514)
 
-golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no folder shared/golden beside the project")
+golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no folder shared/golden next to the project")
 by_hand = pytest.mark.skipif("STEPDIFF_GOLDEN_L14" not in os.environ, reason="takes a minute: set STEPDIFF_GOLDEN_L14")
 
 

@@ -1,6 +1,6 @@
 """The checkpoint of an InternVideo-MM becomes a module.
 
-A published .ckpt has the tensors under `state_dict`, each name behind `clip.`; what has another
+A published .ckpt has the tensors under `state_dict`, each name after `clip.`; what has another
 name there is of the training. A .safetensors file holds the same tensors, with `clip.` or without.
 
 Guarantees

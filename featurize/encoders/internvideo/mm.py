@@ -1,6 +1,6 @@
 """InternVideo multi-modality, B/16 and L/14: spatio-temporal tokens and an embedding of clips, embeddings of texts.
 
-- `tokens` [T*P, D]: the patch tokens behind the last ViT block, frame-major, class tokens not counted
+- `tokens` [T*P, D]: the patch tokens after the last ViT block, frame-major, class tokens not counted
   (8 x 196 of 768 channels for B/16, 8 x 256 of 1024 for L/14).
 - `embedding` [E]: of a clip or a text, L2-normalised, in one space (512 numbers for B/16, 768 for L/14).
 
@@ -45,7 +45,7 @@ class InternVideo(Encoder):
 
     entities = ("clips", "texts")
     wanted = "the published .ckpt, or a folder that holds it"
-    layer = "patch tokens behind the last ViT block, no final LayerNorm; projected embedding, L2-normalised"
+    layer = "patch tokens after the last ViT block, no final LayerNorm; projected embedding, L2-normalised"
 
     def __init__(self, weights: Path, device: torch.device, size: Size | None = None) -> None:
         """Load a checkpoint.
@@ -118,7 +118,7 @@ class InternVideo(Encoder):
         return {"embedding": normalize(embedding, dim=-1).cpu().numpy()}
 
     def token_ids(self, texts: list[str]) -> Int64[torch.Tensor, "B context"]:
-        """CLIP's BPE ids: start, at most context - 2 of the text, end, and zeros behind it."""
+        """CLIP's BPE ids: start, at most context - 2 of the text, end, and zeros after it."""
         given = self.tokenizer(texts, truncation=True, max_length=self._size.context)["input_ids"]
         ids = torch.zeros(len(texts), self._size.context, dtype=torch.int64)
         for row, tokens in zip(ids, given, strict=True):

@@ -62,7 +62,7 @@ class TextBlocks(nn.Module):
         self.resblocks = nn.ModuleList(Block(width) for _ in range(layers))
 
     def forward(self, tokens: Float[torch.Tensor, "B N D"]) -> Float[torch.Tensor, "B N D"]:
-        """No token sees one behind it."""
+        """No token sees a later one."""
         for block in self.resblocks:
             tokens = block(tokens, causal=True)
         return tokens

@@ -1,6 +1,6 @@
 """The video tower of InternVideo-MM: a ViT that sees frames one by one, and extractors that read all frames of a clip.
 
-Behind each of the last blocks an extractor lets one learned query look at the tokens of all frames.
+After each of the last blocks an extractor lets one learned query look at the tokens of all frames.
 Frames meet there alone, so what the ViT makes of a frame does not depend on the others.
 
 Notation: B clips, T frames, F frames of any clips, N tokens of a frame (its class token, then its patches row by
@@ -31,7 +31,7 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, tokens: Float[torch.Tensor, "B N D"], causal: bool = False) -> Float[torch.Tensor, "B N D"]:
-        """Every token looks at all tokens; `causal`: at none behind it."""
+        """Every token attends to all tokens; with `causal` to no later one."""
         mixed = functional.linear(tokens, self.in_proj_weight, self.in_proj_bias)
         return self._attend(*mixed.chunk(3, -1), causal=causal)
 
@@ -77,7 +77,7 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, tokens: Float[torch.Tensor, "B N D"], causal: bool = False) -> Float[torch.Tensor, "B N D"]:
-        """`causal`: no token sees one behind it."""
+        """`causal`: no token sees a later one."""
         tokens = tokens + self.attn(self.ln_1(tokens), causal)
         return tokens + self.mlp(self.ln_2(tokens))
 
@@ -110,7 +110,7 @@ class Extractor(Block):
 
 
 class Transformer(nn.Module):
-    """The ViT's blocks and the extractors behind the last of them."""
+    """The ViT's blocks and the extractors after the last of them."""
 
     def __init__(self, width: int, layers: int) -> None:
         """`width` channels D, `layers` blocks, EXTRACTORS or more."""
@@ -152,7 +152,7 @@ class VideoTower(nn.Module):
         self.transformer = Transformer(width, layers)
 
     def forward(self, frames: Float[torch.Tensor, "F 3 H W"]) -> tuple[Float[torch.Tensor, "F N D"], ...]:
-        """The class token and the patches of each frame behind each of the last EXTRACTORS blocks."""
+        """The class token and the patches of each frame after each of the last EXTRACTORS blocks."""
         patches = self.conv1(frames.unsqueeze(2)).flatten(2).transpose(1, 2)
         classes = self.class_embedding.expand(len(frames), 1, -1)
         tokens = torch.cat([classes, patches], 1) + self.positional_embedding
