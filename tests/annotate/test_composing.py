@@ -29,7 +29,7 @@ def pair(number: int, same_step: bool = True) -> dict[str, Any]:
 def composed(
     pairs: list[dict[str, Any]], texts: dict[tuple[int, int], str], cut: Sequence[tuple[int, int]] = ()
 ) -> tuple[list[dict[str, Any]], Ledger]:
-    """texts: by pair and type; cut: those that were cut by the token limit."""
+    """Compose questions from `texts` by pair and type; `cut` are those that the token limit cut."""
     written = {item_key(kind, f"a_{number}_1", f"b_{number}_1"): text for (number, kind), text in texts.items()}
     ledger = Ledger()
     ended = {item_key(kind, f"a_{number}_1", f"b_{number}_1") for number, kind in cut}

@@ -45,7 +45,7 @@ def test_expensive_or_ambiguous_yaml_is_refused(what: str, tmp_path: Path) -> No
 
 
 def unusable(tmp_path: Path) -> dict[str, tuple[Path, str]]:
-    """Unusable files by name, each with the expected message."""
+    """Write unusable files; return path and expected message by name."""
     names = ("text", "folder", "absent", "fifo", "huge")
     paths = {name: tmp_path / name for name in names}
     paths["text"].write_bytes(b"out: \xff\xfe\n")

@@ -120,7 +120,7 @@ def world(tmp_path_factory: pytest.TempPathFactory):
 
 
 def recipe(world: Path, tiny_lm: str, out: Path, **more: object) -> Path:
-    """A recipe of a few steps on the tiny world, as a YAML file."""
+    """Write a recipe of a few steps on the tiny world."""
     video_lm: dict = {
         "view": "visual",
         "language_model": tiny_lm,

@@ -22,7 +22,7 @@ from .small_task import unsealed
 
 
 def recipe(store: str, out: Path, **more: object) -> Path:
-    """A recipe of a few steps on the tiny world, as a YAML file."""
+    """Write a recipe of a few steps on the tiny world."""
     contrastive = {
         "view": "visual",
         "text_view": "words",

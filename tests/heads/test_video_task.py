@@ -30,7 +30,7 @@ from .small_task import unsealed
 
 
 def options(world: Path, tiny_lm: str, out: Path, steps: int = 4, every: int = 2, **more: object) -> TrainOptions:
-    """A recipe of a few steps on the tiny world."""
+    """Return a recipe of a few steps on the tiny world."""
     recipe = VideoLMRecipe(
         schedule=Schedule(steps, accumulate=2, learning_rate=0.01, warmup=1, validate_every=every),
         validation=Validation(str(world / "diffmcq_val.jsonl"), str(world / "diffrank_val.jsonl"), 2),

@@ -81,7 +81,7 @@ class ModelView:
 
     @property
     def dtypes(self) -> dict[str, str]:
-        """The stored dtype of each feature."""
+        """Return the stored dtype of each feature."""
         return {name: self.chain[-1] if name == MAIN else "float32" for name in self.shapes}
 
     def status(self, keys: list[str]) -> list[int]:

@@ -32,7 +32,7 @@ def words(random: np.random.Generator, least: int = 1) -> str:
 
 
 def world(task: Task, rows: int = 60, seed: int = 0) -> tuple[list[Row], list[Any]]:
-    """Random rows and predictions; no row of diffrank is constant on either side."""
+    """Return random rows and predictions; no row of diffrank is constant on either side."""
     random = np.random.default_rng(seed)
     found: list[tuple[Row, Any]] = []
     while len(found) < rows:
