@@ -90,12 +90,12 @@ def test_a_folder_that_hides_a_room_is_named_in_one_line(name: str, installed: P
     own.parent.mkdir(exist_ok=True)
     own.write_text("# the user's own\n")
     shown = str(own).removesuffix("__init__.py")
-    said = f"{shown} hides the package {own.relative_to(tmp_path).parts[0].removesuffix('.py')!r} of stepdiff: "
+    message = f"{shown} hides the package {own.relative_to(tmp_path).parts[0].removesuffix('.py')!r} of stepdiff: "
     command = python("-m", "heads.train", "--help", path=installed, cwd=tmp_path)
     assert (command.returncode, command.stdout, command.stderr.count("\n")) == (2, "", 1)
-    assert command.stderr.startswith(f"error: {said}")
+    assert command.stderr.startswith(f"error: {message}")
     program = python("-c", "import heads", path=installed, cwd=tmp_path)
-    assert program.stderr.splitlines()[-1].startswith(f"ImportError: {said}")
+    assert program.stderr.splitlines()[-1].startswith(f"ImportError: {message}")
     assert python("-P", "-m", "heads.train", "--help", path=installed, cwd=tmp_path).returncode == 0
 
 
@@ -120,13 +120,13 @@ def test_a_missing_package_is_named_with_its_extra(command: str, installed: Path
     room, module = command.split(".")[0], MISSING[command]
     extra = _stepdiff.EXTRAS[room][0]
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
-    said = f"{room} needs packages that are not installed ({module}): pip install 'stepdiff[{extra}]'"
+    message = f"{room} needs packages that are not installed ({module}): pip install 'stepdiff[{extra}]'"
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{installed}"}
     run = {"capture_output": True, "text": True, "cwd": tmp_path, "env": environment}
     started = subprocess.run([sys.executable, "-m", command], **run)  # type: ignore[call-overload]
-    assert (started.returncode, started.stderr) == (2, f"error: {said}\n")
+    assert (started.returncode, started.stderr) == (2, f"error: {message}\n")
     imported = subprocess.run([sys.executable, "-c", f"import {room}"], **run)  # type: ignore[call-overload]
-    assert imported.stderr.splitlines()[-1] == f"ImportError: {said}"
+    assert imported.stderr.splitlines()[-1] == f"ImportError: {message}"
 
 
 def distributions(requirements: list[str]) -> Iterator[str]:

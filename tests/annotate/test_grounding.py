@@ -39,8 +39,8 @@ def test_exactly_the_objects_with_a_score_above_zero_are_kept() -> None:
 
 
 def test_objects_are_listed_once_one_per_line_without_bullets() -> None:
-    said = "- white eggs\n2. a whisk.\n* white eggs\n\n(3) 2 bowls,\n• pan\n1) Q: what?"
-    assert objects(said) == ["white eggs", "a whisk", "2 bowls", "pan", "Q: what?"]
+    texts = "- white eggs\n2. a whisk.\n* white eggs\n\n(3) 2 bowls,\n• pan\n1) Q: what?"
+    assert objects(texts) == ["white eggs", "a whisk", "2 bowls", "pan", "Q: what?"]
     assert objects("1.5 liter bottle") == ["1.5 liter bottle"]
     assert objects("white eggs, a whisk, and a 1,5 l pan.") == ["white eggs", "a whisk", "a 1,5 l pan"]
     assert len(objects("\n".join(f"thing {i}" for i in range(1000)))) == MOST
@@ -57,10 +57,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
         for picture in noise:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
-    said = ["\n".join(NAMES), "whisk", "", None]
+    texts = ["\n".join(NAMES), "whisk", "", None]
     return [
         {"key": CLIPS[i], "video": str(path), "start": i * 0.4, "end": i * 0.4 + 0.4, "objects": text}
-        for i, text in enumerate(said)
+        for i, text in enumerate(texts)
     ]
 
 
@@ -168,8 +168,8 @@ def test_the_score_is_a_difference_of_cosines(space_store: Store) -> None:
 
 def test_a_clip_without_embedding_or_caption_fails_alone(space_store: Store) -> None:
     space = Space(Features(space_store, "clip", "embedding"), embed, CLIPS[:5])
-    said = ["thing 0", None, "", "thing 1"]
-    items = [{"key": key, "objects": text} for key, text in zip([*CLIPS[:3], CLIPS[5]], said, strict=True)]
+    texts = ["thing 0", None, "", "thing 1"]
+    items = [{"key": key, "objects": text} for key, text in zip([*CLIPS[:3], CLIPS[5]], texts, strict=True)]
     found = dict(space.annotate(items))
     assert list(scores(found[CLIPS[0]])) == ["thing 0"] and found[CLIPS[2]] == {GROUNDED: "", SCORES: "[]"}
     for key, message in ((CLIPS[1], "no object caption"), (CLIPS[5], "no embedding in view clip")):

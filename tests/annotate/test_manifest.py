@@ -66,8 +66,8 @@ def test_unusable_segments_are_counted_by_reason(
     annotations[first]["annotations"][0]["segment"] = [3, 2]
     annotations[second]["annotations"][0]["id"] = 9999
     (tmp_path / "a.json").write_text(json.dumps(annotations))
-    said = {second: {"start": [0.0, None], "end": [99.0, 5.0], "text": ["hello", "no time"]}}
-    (tmp_path / "n.json").write_text(json.dumps(said))
+    narration = {second: {"start": [0.0, None], "end": [99.0, 5.0], "text": ["hello", "no time"]}}
+    (tmp_path / "n.json").write_text(json.dumps(narration))
     more = {"annotations": str(tmp_path / "a.json"), "narration": str(tmp_path / "n.json"), "videos": "{video}.webm"}
     assert manifest.main(options(world, tmp_path / "m.parquet", **more)) == 0
     message = capsys.readouterr().out

@@ -25,12 +25,12 @@ def forms(folder: Path) -> list[Path]:
         for v, s in SAID.items()
     }
     (folder / "caption.json").write_text(json.dumps(columns))
-    rows = {v: [[1, *piece] for piece in said] + [[0, 0.0, 9.0, "subscribe"]] for v, said in SAID.items()}
+    rows = {v: [[1, *piece] for piece in pieces] + [[0, 0.0, 9.0, "subscribe"]] for v, pieces in SAID.items()}
     (folder / "htm_align.json").write_text(json.dumps(rows))
     (folder / "csv").mkdir()
-    for video, said in SAID.items():
+    for video, pieces in SAID.items():
         with (folder / "csv" / f"{video}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("", "start", "end", "text"), *((i, *piece) for i, piece in enumerate(said))])
+            csv.writer(file).writerows([("", "start", "end", "text"), *((i, *piece) for i, piece in enumerate(pieces))])
     return [folder / "caption.json", folder / "htm_align.json", folder / "csv"]
 
 

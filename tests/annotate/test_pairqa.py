@@ -128,9 +128,9 @@ def test_no_pair_with_a_clip_that_is_held_out_gets_a_question(
     server.answer = writes
     asked = [*given, f"--endpoint={server.url}", "--retries=0", "--json", "--hold-out", str(tmp_path / "test.jsonl")]
     assert pairqa.main(asked) == 0
-    said = capsys.readouterr()
-    record = json.loads(said.out)
-    assert "hold-out, pairs: 2 of 5 dropped (2 clip of a test set)" in said.err
+    printed = capsys.readouterr()
+    record = json.loads(printed.out)
+    assert "hold-out, pairs: 2 of 5 dropped (2 clip of a test set)" in printed.err
     assert record["pairs"] == 3 and record["hold_out"]["sources"]["pairs"]["clip of a test set"] == 2
     rows = [json.loads(line) for line in (tmp_path / "pairqa.jsonl").read_text().splitlines()]
     assert rows and CLIPS[0] not in {clip for row in rows for clip in (row["reference"], row["candidate"])}

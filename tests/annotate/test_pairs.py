@@ -130,10 +130,10 @@ def test_the_old_name_of_the_option_works_with_a_notice_and_the_new_one_accepts_
     records = []
     for more in (["--hold-out", a, b], ["--hold-out", a, f"--hold-out={b}"], ["--test-sets", f"{a},{b}"]):
         assert pairs.main([*more, *given]) == 0
-        said = capsys.readouterr()
-        records.append(json.loads(said.out))
-        assert said.err.count("--test-sets is now --hold-out FILE [FILE ...]") == int(more[0] == "--test-sets")
-        assert said.err.count("\n") <= 1
+        printed = capsys.readouterr()
+        records.append(json.loads(printed.out))
+        assert printed.err.count("--test-sets is now --hold-out FILE [FILE ...]") == int(more[0] == "--test-sets")
+        assert printed.err.count("\n") <= 1
     assert records[0] == records[1] == records[2] and records[0]["left_out"][BY_ID] == 2
 
 

@@ -96,11 +96,11 @@ def test_a_caption_is_the_answer_to_the_supplements_prompt(world: Path, view: st
         for key, own in zip(CLIPS, torch.from_numpy(tokens), strict=False):
             video = model.projector(own[None])[0]
             embed = [model.lm.embed(torch.tensor(before)), video, model.lm.embed(torch.tensor(behind))]
-            said: list[int] = []
-            while len(said) < 8 and tokenizer.eos_token_id not in said:
-                inputs = torch.cat([*embed, model.lm.embed(torch.tensor(said, dtype=torch.long))])
-                said.append(int(model.lm.model(inputs_embeds=inputs[None]).logits[0, -1].argmax()))
-            assert found[key] == caption("action", tokenizer.decode(said, skip_special_tokens=True))
+            generated: list[int] = []
+            while len(generated) < 8 and tokenizer.eos_token_id not in generated:
+                inputs = torch.cat([*embed, model.lm.embed(torch.tensor(generated, dtype=torch.long))])
+                generated.append(int(model.lm.model(inputs_embeds=inputs[None]).logits[0, -1].argmax()))
+            assert found[key] == caption("action", tokenizer.decode(generated, skip_special_tokens=True))
     assert made.busy > 0
 
 

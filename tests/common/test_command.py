@@ -86,10 +86,10 @@ def test_an_interrupt_prints_one_line_and_no_traceback(name: str, seconds: float
     ended = process.poll() is not None
     if not ended:
         os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert "Traceback" not in said and "Exception ignored" not in said
+    _, message = process.communicate(timeout=60)
+    assert "Traceback" not in message and "Exception ignored" not in message
     if not ended and process.returncode == 130:
-        assert said.count("error: interrupted") == 1 and said.splitlines()[-1].startswith("error: interrupted")
+        assert message.count("error: interrupted") == 1 and message.splitlines()[-1].startswith("error: interrupted")
     elif not ended:  # it had finished; -2 is Python's own exit status
         assert process.returncode in (0, 1, -signal.SIGINT)
 
@@ -101,9 +101,9 @@ def test_an_interrupt_runs_the_clean_up(number: signal.Signals, status: int) -> 
     )
     assert process.stdout is not None and process.stdout.readline() == "on\n"
     process.send_signal(number)
-    wrote, said = process.communicate(timeout=60)
+    wrote, message = process.communicate(timeout=60)
     assert (process.returncode, wrote) == (status, "cleaned\n")
-    assert said == "error: interrupted; run the same command again\n"
+    assert message == "error: interrupted; run the same command again\n"
 
 
 def test_a_second_interrupt_ends_the_process_at_once() -> None:
@@ -115,16 +115,16 @@ def test_a_second_interrupt_ends_the_process_at_once() -> None:
     for line in ("on\n", "cleaning\n"):
         assert process.stdout.readline() == line
         process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, message = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGINT  # a shell reports 130
-    assert said == "error: interrupted; run the same command again\n"
+    assert message == "error: interrupted; run the same command again\n"
 
 
 def test_an_interrupt_that_a_library_swallows_still_ends_the_command() -> None:
     swallowing = "class Odd:\n  def __del__(self): os.kill(os.getpid(), signal.SIGINT); time.sleep(1)\n"
     process = script(swallowing + "def main():\n  Odd(); time.sleep(60)")
-    _, said = process.communicate(timeout=30)
-    assert (process.returncode, said) == (130, "error: interrupted; run the same command again\n")
+    _, message = process.communicate(timeout=30)
+    assert (process.returncode, message) == (130, "error: interrupted; run the same command again\n")
     process = script("def main():\n  try: os.kill(os.getpid(), 2); time.sleep(9)\n  except BaseException: return 0")
     process.communicate(timeout=30)
     assert process.returncode == 130
@@ -136,29 +136,31 @@ def test_a_closed_pipe_ends_the_command_quietly() -> None:
         os.close(reading)
         process = script(f"def main():\n  {body}", stdout=writing)
         os.close(writing)
-        _, said = process.communicate(timeout=60)
-        assert (process.returncode, said) == (141, "")
+        _, message = process.communicate(timeout=60)
+        assert (process.returncode, message) == (141, "")
 
 
 def test_a_full_disk_or_too_little_memory_is_reported_in_one_line(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         process = script("def main():\n  print('x')", stdout=full, env=buffered)
-        _, said = process.communicate(timeout=60)
+        _, message = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert said == "error: standard output: No space left on device; free some space and run the same command again\n"
+    assert (
+        message == "error: standard output: No space left on device; free some space and run the same command again\n"
+    )
     process = script("def main():\n  with open('/dev/full', 'w') as file: file.write('x')")
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1 and said.startswith("error: standard output or a file: No space left on device; ")
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 1 and message.startswith("error: standard output or a file: No space left on device; ")
     process = script("def main():\n  bytes(2**62)")
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1 and said.startswith("error: out of memory") and len(said.splitlines()) == 1
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 1 and message.startswith("error: out of memory") and len(message.splitlines()) == 1
 
 
 def test_an_unexpected_exception_keeps_its_traceback() -> None:
     process = script("def main():\n  return {}['key']")
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1 and said.splitlines()[-1] == "KeyError: 'key'" and "Traceback" in said
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 1 and message.splitlines()[-1] == "KeyError: 'key'" and "Traceback" in message
 
 
 def test_a_file_name_that_is_not_utf_8_can_be_printed() -> None:

@@ -40,8 +40,8 @@ def test_expensive_or_ambiguous_yaml_is_refused(what: str, tmp_path: Path) -> No
     path.write_text(text)
     with pytest.raises(YamlError) as error:
         yaml_file.read(path)
-    said = str(error.value)
-    assert said.startswith(f"{path}: ") and why in said and "\n" not in said
+    message = str(error.value)
+    assert message.startswith(f"{path}: ") and why in message and "\n" not in message
 
 
 def unusable(tmp_path: Path) -> dict[str, tuple[Path, str]]:
@@ -52,8 +52,8 @@ def unusable(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     paths["folder"].mkdir()
     os.mkfifo(paths["fifo"])
     paths["huge"].write_text("a: 1\n" * 10**6)
-    said = ("is not UTF-8 (byte 5)", "Is a directory", "No such file", "is not a regular file", "is larger than")
-    kinds = {name: (paths[name], why) for name, why in zip(names, said, strict=True)}
+    messages = ("is not UTF-8 (byte 5)", "Is a directory", "No such file", "is not a regular file", "is larger than")
+    kinds = {name: (paths[name], why) for name, why in zip(names, messages, strict=True)}
     return {**kinds, "device": (Path("/dev/zero"), "is not a regular file")}
 
 
@@ -81,23 +81,23 @@ def parsed(*arguments: str) -> tuple[object, str]:
     add_config(parser)
     parser.add_argument("--number", type=int, default=0)
     parser.add_argument("--words", type=list[str], default=[])
-    said = io.StringIO()
-    with redirect_stderr(said):
+    errors = io.StringIO()
+    with redirect_stderr(errors):
         try:
             given = parser.parse_args(list(arguments))
         except SystemExit as ending:
-            return ending.code, said.getvalue()
-    return (given.number, given.words), said.getvalue()
+            return ending.code, errors.getvalue()
+    return (given.number, given.words), errors.getvalue()
 
 
 def test_an_unusable_config_gives_one_line_and_status_2(tmp_path: Path) -> None:
     for path, why in unusable(tmp_path).values():
-        status, said = parsed("--config", str(path))
-        assert status == 2 and said.startswith(f"error: {path}: ") and why in said and said.count("\n") == 1
+        status, message = parsed("--config", str(path))
+        assert status == 2 and message.startswith(f"error: {path}: ") and why in message and message.count("\n") == 1
     bomb = tmp_path / "bomb.yaml"
     bomb.write_text(BOMB)
-    status, said = parsed("--config", str(bomb))
-    assert status == 2 and said.startswith(f"error: {bomb}: line 1, column 5: anchors") and said.count("\n") == 1
+    status, message = parsed("--config", str(bomb))
+    assert status == 2 and message.startswith(f"error: {bomb}: line 1, column 5: anchors") and message.count("\n") == 1
 
 
 def test_flags_after_a_config_override_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,8 +114,8 @@ def test_flags_after_a_config_override_its_options(tmp_path: Path, monkeypatch: 
 
 def test_a_value_on_the_command_line_is_checked_like_one_in_a_file() -> None:
     assert parsed("--words", "[a, b]") == ((0, ["a", "b"]), "")
-    status, said = parsed("--words", "[&a x, *a]")
-    assert status == 2 and "Traceback" not in said
+    status, message = parsed("--words", "[&a x, *a]")
+    assert status == 2 and "Traceback" not in message
 
 
 def test_every_command_reads_its_config_with_yaml_file() -> None:

@@ -115,10 +115,10 @@ def featurize(s3_server: str) -> Iterator[Run]:
     """Return a function that runs `python -m featurize` in-process on a shared Ray: exit status, summary, stderr."""
 
     def run(*arguments: object) -> tuple[int, dict[str, object], str]:
-        out, said = io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(said):
+        out, errors = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(errors):
             status = main([*map(str, arguments), "--json"])
-        return status, json.loads(out.getvalue()) if out.getvalue() else {}, said.getvalue()
+        return status, json.loads(out.getvalue()) if out.getvalue() else {}, errors.getvalue()
 
     with connected("local", "featurize"):
         yield run

@@ -62,8 +62,8 @@ def test_every_encoder_loads_and_documents_its_weights(name: str, tmp_path: Path
     line = refusal(name, str(tmp_path))
     assert str(tmp_path) in line and line.count(": give ") == 1
     if name not in ("efficientnet-lite0", "mpnet-base"):
-        assert f"encoder {name} needs weights: " in (said := refusal(name))
-        assert ("the published .ckpt" if name.startswith("internvideo") else "hub id such as") in said
+        assert f"encoder {name} needs weights: " in (message := refusal(name))
+        assert ("the published .ckpt" if name.startswith("internvideo") else "hub id such as") in message
 
 
 def test_options_that_an_encoder_does_not_have_are_refused(tmp_path: Path) -> None:

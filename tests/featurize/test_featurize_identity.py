@@ -64,10 +64,10 @@ def test_another_file_with_the_stem_and_length_of_a_stored_clip_is_refused_namin
     assert run(first)[0] == 0
     before = tokens(videos, "clip_0_2.000")
     for view in ("clip", "again"):  # a finished run, and a new store
-        status, _, said = run(second, "--view", view)
-        assert status == 2 and said.count("\n") == 1, said
-        assert f"'clip_0_2.000' was made from another file: {first}" in said and f"{second} (" in said
-        assert "--id-from path" in said and "--replace" in said
+        status, _, message = run(second, "--view", view)
+        assert status == 2 and message.count("\n") == 1, message
+        assert f"'clip_0_2.000' was made from another file: {first}" in message and f"{second} (" in message
+        assert "--id-from path" in message and "--replace" in message
     assert Store.open(videos / "features").views("clips") == ["clip"]
     assert known(videos, "clip_0_2.000")["video"] == str(first)
     np.testing.assert_array_equal(tokens(videos, "clip_0_2.000"), before)
@@ -84,20 +84,20 @@ def test_a_manifest_whose_video_is_another_file_now_is_refused(videos: Path, run
     assert run("--manifest", path)[0] == 0
     before = tokens(videos, "one", "two")
     manifest(path, ("one", "a/clip.mp4", 0, 1), ("two", "b/clip.mp4", 1, 2))
-    status, _, said = run("--manifest", path)
-    assert status == 2 and "clip 'two' was made from another file: a/clip.mp4" in said and "b/clip.mp4 (" in said
+    status, _, message = run("--manifest", path)
+    assert status == 2 and "clip 'two' was made from another file: a/clip.mp4" in message and "b/clip.mp4 (" in message
     manifest(path, ("one", "a/clip.mp4", 0, 1), ("two", "a/clip.mp4", 1, 2))
     (videos / "a" / "clip.mp4").write_bytes((videos / "b" / "clip.mp4").read_bytes())
-    status, _, said = run("--manifest", path)
-    assert status == 2 and "clip 'one' was made from another file" in said and "(and 1 more clips differ)" in said
+    status, _, message = run("--manifest", path)
+    assert status == 2 and "clip 'one' was made from another file" in message and "(and 1 more clips differ)" in message
     np.testing.assert_array_equal(tokens(videos, "one", "two"), before)
 
 
 def test_the_same_content_at_another_path_is_accepted(videos: Path, run: Run) -> None:
     assert run(videos / "a" / "clip.mp4")[0] == 0
     (videos / "b" / "clip.mp4").write_bytes((videos / "a" / "clip.mp4").read_bytes())
-    status, summary, said = run(videos / "b" / "clip.mp4")
-    assert status == 0 and summary["already"] == 1 and "metadata of 1 clips" in said
+    status, summary, message = run(videos / "b" / "clip.mp4")
+    assert status == 0 and summary["already"] == 1 and "metadata of 1 clips" in message
     assert known(videos, "clip_0_2.000")["video"] == str(videos / "b" / "clip.mp4")
 
 
@@ -105,12 +105,12 @@ def test_a_missing_file_of_finished_rows_is_no_error_and_not_reported_as_compare
     path = manifest(videos / "clips.csv", ("one", "a/clip.mp4", 0, 1))
     assert run("--manifest", path)[0] == 0
     manifest(path, ("one", "c/clip.mp4", 0, 1))
-    status, _, said = run("--manifest", path)
-    assert status == 0 and "1 clips keep their path in the catalog" in said
+    status, _, message = run("--manifest", path)
+    assert status == 0 and "1 clips keep their path in the catalog" in message
     assert known(videos, "one")["video"] == "a/clip.mp4"
     (videos / "b").rename(videos / "c")
-    status, _, said = run("--manifest", path)
-    assert status == 2 and "was made from another file" in said
+    status, _, message = run("--manifest", path)
+    assert status == 2 and "was made from another file" in message
 
 
 def test_clips_of_an_older_store_are_recorded_without_being_compared(videos: Path, run: Run) -> None:
@@ -120,8 +120,8 @@ def test_clips_of_an_older_store_are_recorded_without_being_compared(videos: Pat
     data = table.encode(table.read(part).drop("video_bytes", "video_digest"))
     write_bytes(part, data)
     assert "video_bytes" not in known(videos, "one")
-    status, _, said = run("--manifest", path)
-    assert status == 0 and said.count("2 clips had no record of their video file") == 1, said
+    status, _, message = run("--manifest", path)
+    assert status == 0 and message.count("2 clips had no record of their video file") == 1, message
     assert known(videos, "one")["video_bytes"] == (videos / "a" / "clip.mp4").stat().st_size
     assert "had no record" not in run("--manifest", path)[2]
     (videos / "a" / "clip.mp4").write_bytes((videos / "b" / "clip.mp4").read_bytes())
@@ -145,12 +145,12 @@ def test_replace_makes_rows_absent_in_every_view_and_recomputes_them(videos: Pat
 
     (videos / "a" / "clip.mp4").write_bytes((videos / "b" / "clip.mp4").read_bytes())
     asked = manifest(videos / "one.csv", ("one", "a/clip.mp4", 0, 1))
-    status, summary, said = run("--manifest", asked, "--replace")
-    assert (status, summary["done"]) == (0, 1), said
-    assert "1 clips are replaced; rows that are absent now: 1 of view clip, 1 of view second" in said
-    assert "1 answers about replaced clips in annotations/captions/0123" in said
-    assert "the index of view second" in said and "the index of view clip" not in said
-    assert "1 more clips of the replaced files are not in this manifest" in said
+    status, summary, message = run("--manifest", asked, "--replace")
+    assert (status, summary["done"]) == (0, 1), message
+    assert "1 clips are replaced; rows that are absent now: 1 of view clip, 1 of view second" in message
+    assert "1 answers about replaced clips in annotations/captions/0123" in message
+    assert "the index of view second" in message and "the index of view clip" not in message
+    assert "1 more clips of the replaced files are not in this manifest" in message
     assert view_of(videos, "second").status().tolist() == [0, 1, 0]
     assert view_of(videos).status().tolist() == [1, 1, 1]
     after = tokens(videos, "one", "three")
@@ -160,18 +160,18 @@ def test_replace_makes_rows_absent_in_every_view_and_recomputes_them(videos: Pat
     for made_by_hand in ("annotations", "indexes"):  # without damage that `store verify` finds
         shutil.rmtree(videos / "features" / made_by_hand)
     assert expected == 0 and verify(Store.open(videos / "features")) == []
-    status, _, said = run("--manifest", asked, "--replace")
-    assert status == 0 and "replaced" not in said
+    status, _, message = run("--manifest", asked, "--replace")
+    assert status == 0 and "replaced" not in message
 
 
 def test_a_changed_interval_is_refused_and_can_be_replaced(videos: Path, run: Run) -> None:
     path = manifest(videos / "clips.csv", ("one", "a/clip.mp4", 0, 1), ("two", "a/clip.mp4", 1, 2))
     assert run("--manifest", path)[0] == 0
     manifest(path, ("one", "a/clip.mp4", 1, 2))
-    status, _, said = run("--manifest", path)
-    assert status == 2 and "is 0 to 1 s in the store and 1 to 2 s now" in said and "--replace" in said
-    status, _, said = run("--manifest", path, "--replace")
-    assert status == 0, said
+    status, _, message = run("--manifest", path)
+    assert status == 2 and "is 0 to 1 s in the store and 1 to 2 s now" in message and "--replace" in message
+    status, _, message = run("--manifest", path, "--replace")
+    assert status == 0, message
     np.testing.assert_array_equal(*np.split(tokens(videos, "one", "two"), 2))
     assert (known(videos, "one")["start"], known(videos, "one")["end"]) == (1.0, 2.0)
 
@@ -181,8 +181,8 @@ def test_rows_that_cannot_be_computed_are_not_replaced(videos: Path, run: Run) -
     assert run("--manifest", path)[0] == 0
     before = tokens(videos, "one", "two")
     (videos / "a" / "clip.mp4").write_text("no video")
-    status, _, said = run("--manifest", path, "--replace")
-    assert status == 2 and "clip 'one' cannot be replaced, its features are kept" in said
+    status, _, message = run("--manifest", path, "--replace")
+    assert status == 2 and "clip 'one' cannot be replaced, its features are kept" in message
     np.testing.assert_array_equal(tokens(videos, "one", "two"), before)
 
 
@@ -195,9 +195,9 @@ def test_a_failed_clip_is_retried_with_the_manifests_new_interval_or_file(videos
     assert run("--manifest", path)[1]["failed"] == 3
     manifest(path, rows[0], ("late", "a/clip.mp4", 1, 2), rows[2], ("backwards", "a/clip.mp4", 1, 2))
     (videos / "cut.mp4").write_bytes((videos / "a" / "clip.mp4").read_bytes())
-    status, summary, said = run("--manifest", path)
-    assert (status, summary["done"], summary["failed"]) == (0, 3, 0), said
-    assert "3 clips without features take their new file or interval" in said
+    status, summary, message = run("--manifest", path)
+    assert (status, summary["done"], summary["failed"]) == (0, 3, 0), message
+    assert "3 clips without features take their new file or interval" in message
     np.testing.assert_array_equal(tokens(videos, "late"), tokens(videos, "backwards"))
     assert (known(videos, "late")["start"], known(videos, "backwards")["start"]) == (1.0, 1.0)
 

@@ -115,5 +115,5 @@ def test_durations_of_parquet_are_read_as_seconds(tmp_path: Path, unit: str) -> 
 def test_a_time_of_day_or_a_date_is_refused_in_one_line(tmp_path: Path, value: object) -> None:
     frame = pl.DataFrame({"clip": ["a"], "video": ["a.mp4"], "start": [value], "end": [9]})
     frame.write_parquet(tmp_path / "clips.parquet")
-    said = refusal(tmp_path / "clips.parquet")
-    assert "column 'start'" in said and "write seconds" in said
+    message = refusal(tmp_path / "clips.parquet")
+    assert "column 'start'" in message and "write seconds" in message

@@ -33,8 +33,8 @@ def test_a_run_into_an_object_store_writes_the_same_as_one_into_a_folder(
     url = f"{bucket}/features"
     summaries = []
     for store in (url, tmp_path / "features"):
-        status, summary, said = featurize(*options(manifest, store, tiny_clip))
-        assert status == 1, said
+        status, summary, message = featurize(*options(manifest, store, tiny_clip))
+        assert status == 1, message
         assert (summary["done"], summary["failed"], summary["absent"], summary["store"]) == (2, 1, 0, str(store))
         summaries.append(summary)
     assert summaries[0]["failures"] == summaries[1]["failures"]
@@ -43,11 +43,11 @@ def test_a_run_into_an_object_store_writes_the_same_as_one_into_a_folder(
     for name in local.features:
         assert np.array_equal(remote.read(name, np.array([1, 0])), local.read(name, np.array([1, 0])))
     assert verify(Store.open(url)) == []
-    status, summary, said = featurize(*options(manifest, url, tiny_clip))
+    status, summary, message = featurize(*options(manifest, url, tiny_clip))
     assert (status, summary["done"], summary["already"]) == (1, 0, 2)
     with Store.open(url).lock():
-        status, _, said = featurize(*options(manifest, url, tiny_clip))
-    assert status == 2 and f"is being written by process {os.getpid()} on host" in said and said.count("\n") == 1
+        status, _, message = featurize(*options(manifest, url, tiny_clip))
+    assert status == 2 and f"is being written by process {os.getpid()} on host" in message and message.count("\n") == 1
 
 
 def test_a_url_of_an_unknown_scheme_is_refused(
@@ -55,5 +55,5 @@ def test_a_url_of_an_unknown_scheme_is_refused(
 ) -> None:
     manifest = tmp_path / "clips.csv"
     manifest.write_text(f"clip,video,start,end\na_0_1,{video('good.mp4', g=10)},0,1\n")
-    status, _, said = featurize(*options(manifest, "https://host/features", tiny_clip))
-    assert status == 2 and said.startswith("error: https://host/features is not a place for a store")
+    status, _, message = featurize(*options(manifest, "https://host/features", tiny_clip))
+    assert status == 2 and message.startswith("error: https://host/features is not a place for a store")

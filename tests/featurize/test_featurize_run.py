@@ -85,8 +85,8 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory, video: Writer, audio: Path
 def store(kitchen: Path, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory, featurize: Run) -> Path:
     """The store of a first run over the kitchen; the result of the run is checked here."""
     path = tmp_path_factory.mktemp("store") / "features"
-    status, summary, said = featurize(*options(kitchen, path, tiny_clip))
-    assert status == 1 and said.count("\n") < 20
+    status, summary, message = featurize(*options(kitchen, path, tiny_clip))
+    assert status == 1 and message.count("\n") < 20
     counts = {name: summary[name] for name in ("asked", "done", "already", "failed", "absent", "repeated")}
     assert counts == {"asked": 11, "done": 3, "already": 0, "failed": 8, "absent": 0, "repeated": 1}
     return path
@@ -124,10 +124,10 @@ def test_a_repeated_run_starts_neither_ray_nor_the_encoder(
 ) -> None:
     begin = time.monotonic()
     loaded = set(sys.modules)
-    status, summary, said = apart(*options(kitchen, store, tiny_clip))
+    status, summary, message = apart(*options(kitchen, store, tiny_clip))
     assert time.monotonic() - begin < 10  # starting Ray and the encoder would take longer
     assert status == 1 and (summary["done"], summary["already"], summary["failed"]) == (0, 3, 8)
-    assert "nothing to do" in said and "--retry-failed" in said
+    assert "nothing to do" in message and "--retry-failed" in message
     assert main([str(option) for option in options(kitchen, store, tiny_clip)]) == 1
     assert not any(name.startswith("ray.") for name in set(sys.modules) - loaded)
     assert "nothing to do: 3 clips" in capsys.readouterr().out
@@ -135,8 +135,8 @@ def test_a_repeated_run_starts_neither_ray_nor_the_encoder(
 
 def test_a_second_writer_is_refused(store: Path, kitchen: Path, tiny_clip: Path) -> None:
     with Store.open(store).lock():
-        status, _, said = apart(*options(kitchen, store, tiny_clip))
-        assert status == 2 and f"process {os.getpid()} on host" in said
+        status, _, message = apart(*options(kitchen, store, tiny_clip))
+        assert status == 2 and f"process {os.getpid()} on host" in message
         waiting = started(*options(kitchen, store, tiny_clip), "--wait")
         assert waiting.stderr is not None
         assert f"process {os.getpid()} on host" in waiting.stderr.readline()
@@ -145,8 +145,8 @@ def test_a_second_writer_is_refused(store: Path, kitchen: Path, tiny_clip: Path)
 
 
 def test_another_provenance_is_refused(store: Path, kitchen: Path, tiny_clip: Path, featurize: Run) -> None:
-    status, _, said = featurize(*options(kitchen, store, tiny_clip), "--dtype", "int8", "--retry-failed")
-    assert status == 2 and "was made differently" in said and "'int8'" in said
+    status, _, message = featurize(*options(kitchen, store, tiny_clip), "--dtype", "int8", "--retry-failed")
+    assert status == 2 and "was made differently" in message and "'int8'" in message
 
 
 def test_invalid_options_are_refused_before_anything_is_written(
@@ -205,10 +205,10 @@ def test_texts_of_any_length_are_encoded(tmp_path: Path, tiny_clip: Path, featur
     path = tmp_path / "texts.jsonl"
     pl.DataFrame({"caption": texts}).write_ndjson(path)
     given = ["--manifest", path, "--column", "caption", "--store", tmp_path / "features", "--encoder", "clip"]
-    status, summary, said = featurize(*given, "--weights", tiny_clip, "--view", "words")
+    status, summary, message = featurize(*given, "--weights", tiny_clip, "--view", "words")
     assert status == 1 and (summary["entity"], summary["view"]) == ("texts", "words")
     assert (summary["asked"], summary["done"], summary["failed"], summary["truncated"]) == (4, 3, 1, 1)
-    assert said.count("longer than the encoder sees") == 1
+    assert message.count("longer than the encoder sees") == 1
 
 
 def test_a_program_that_is_already_connected_to_ray_keeps_its_connection(
@@ -288,9 +288,9 @@ def test_a_run_whose_processes_are_killed_writes_the_same_arrays(
         if process.name().startswith("ray::Worker")
     )
     worker.kill()
-    out, said = run.communicate(timeout=120)
-    assert run.returncode == 0, said
-    assert "a worker died at shard" in said and json.loads(out)["done"] == 24
+    out, message = run.communicate(timeout=120)
+    assert run.returncode == 0, message
+    assert "a worker died at shard" in message and json.loads(out)["done"] == 24
 
     expected, got = arrays(tmp_path / "driver"), arrays(tmp_path / "worker")
     for name in FEATURES:

@@ -34,9 +34,9 @@ def refused(capsys: pytest.CaptureFixture[str], store: Path, weights: Path, *arg
     given = [*arguments, "--store", store, "--encoder", "clip", "--weights", weights]
     assert main([str(one) for one in given]) in (1, 2)
     assert not any(name.startswith("ray.") for name in set(sys.modules) - loaded)
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and said.count("\n") == 1, said
-    return said
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1, message
+    return message
 
 
 def test_a_folder_a_missing_path_and_a_manifest_without_videos_are_refused_before_anything_is_written(
@@ -73,8 +73,8 @@ def test_ids_from_paths_and_replace_are_refused_if_they_have_no_meaning(
     bad: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = manifest(bad / "clips.csv", ("a", "a.mp4", 0, 1))
-    said = refused(capsys, bad / "features", tiny_clip, "--manifest", path, "--id-from", "path")
-    assert "--id-from is for video files" in said
+    message = refused(capsys, bad / "features", tiny_clip, "--manifest", path, "--id-from", "path")
+    assert "--id-from is for video files" in message
     (bad / "texts.csv").write_text("text\nwhisk\n")
-    said = refused(capsys, bad / "features", tiny_clip, "--manifest", bad / "texts.csv", "--replace")
-    assert "--replace is for clips" in said
+    message = refused(capsys, bad / "features", tiny_clip, "--manifest", bad / "texts.csv", "--replace")
+    assert "--replace is for clips" in message

@@ -114,9 +114,9 @@ def test_a_failed_start_is_reported_in_one_line_within_a_time_limit(
     command = ["--store", str(tmp_path / "features"), "--encoder", "clip", "--weights", str(tiny_clip)]
     run = driver("-m", "featurize", str(video("raylet.mp4", g=10)), *command)
     os.kill(run.wait_for("raylet/raylet"), signal.SIGKILL)
-    _, said = run.process.communicate(timeout=BOUND)
+    _, message = run.process.communicate(timeout=BOUND)
     assert run.process.returncode == 2
-    assert said.startswith("error: Ray did not start on this machine (") and said.count("\n") == 1
+    assert message.startswith("error: Ray did not start on this machine (") and message.count("\n") == 1
     run.assert_nothing_is_left()
 
 
@@ -128,8 +128,8 @@ def test_an_interrupted_driver_prints_one_line_and_ends_its_ray(
     run = driver("-c", UP)
     assert run.process.stdout is not None and run.process.stdout.readline() == "up\n"
     os.killpg(run.process.pid, number)
-    _, said = run.process.communicate(timeout=60)
-    assert (run.process.returncode, said) == (status, "error: interrupted; run the same command again\n")
+    _, message = run.process.communicate(timeout=60)
+    assert (run.process.returncode, message) == (status, "error: interrupted; run the same command again\n")
     run.assert_nothing_is_left()
 
 

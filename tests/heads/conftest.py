@@ -178,9 +178,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
         write_test_set(task, folder / f"{task}.jsonl", rows)  # type: ignore
     entries = []
 
-    def add(method: str, task: Any, said: list[Any], **more: Any) -> None:
+    def add(method: str, task: Any, answers: list[Any], **more: Any) -> None:
         path = folder / f"said_{len(entries)}.jsonl"
-        write_predictions(task, path, said)
+        write_predictions(task, path, answers)
         entries.append(Entry(method, task, str(folder / f"{task}.jsonl"), str(path), **more))
 
     def chosen(skill: float) -> list[list[float]]:
@@ -188,13 +188,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
 
     for method, skill in SKILL.items():
         if method != "VLEmb":
-            said = [
+            answers = [
                 "In Video 1, the person is using x, while in Video 2, the person is "
                 + " ".join(word if random.random() < skill / 3 else "x" for word in row.text[0].split())
                 + "."
                 for row in caps
             ]
-            add(method, "diffcap", said, parsed=False)
+            add(method, "diffcap", answers, parsed=False)
         add(method, "diffmcq", chosen(skill))
         add(method, "diffrank", [[float(random.normal() + skill * s) for s in row.scores] for row in ranks])
     add("VLEmb", "diffmcq", chosen(0.7), pair="reference")

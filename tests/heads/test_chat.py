@@ -55,12 +55,12 @@ def test_joined_pieces_equal_the_tokens_of_the_chat_template(kind: str, given: s
     words = tokenizer(kind)
     system = "You are an assistant. Here is Video 1:{video}. Here is Video 2:{video}."
     packed = Packer(Chat(words), 0, system).pack([[Turn("Why?", "they use a fork.", given)]])
-    said = [
+    messages = [
         {"role": "system", "content": system.replace("{video}", MARK)},
         {"role": "user", "content": "Why?"},
         {"role": "assistant", "content": f"{given} they use a fork.".strip()},
     ]
-    whole = words.apply_chat_template(said, tokenize=False).removesuffix(" </s>")
+    whole = words.apply_chat_template(messages, tokenize=False).removesuffix(" </s>")
     expected = words(whole, add_special_tokens=False)["input_ids"]
     marked = words(f"x{MARK}", add_special_tokens=False)["input_ids"][-1]
     assert expected.count(marked) == 2

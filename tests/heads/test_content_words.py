@@ -93,12 +93,12 @@ def attribute_texts(attributes: int, values: int) -> tuple[list[list[str]], dict
 
 def test_words_in_similar_contexts_that_are_rarely_said_together_share_a_place() -> None:
     texts, column = attribute_texts(4, 3)
-    said = np.array([[word in text for word in column] for text in texts])
-    place = word_places(texts, column, said, 4)
+    mentioned = np.array([[word in text for word in column] for text in texts])
+    place = word_places(texts, column, mentioned, 4)
     assert all(len(set(place[3 * a : 3 * a + 3])) == 1 for a in range(4)), "values of one attribute share a place"
     assert len(set(place)) == 4
     targets = word_targets(texts, column, 4)
-    for text, row in enumerate(said):
+    for text, row in enumerate(mentioned):
         assert sorted(targets[text][targets[text] < 12]) == np.flatnonzero(row).tolist()
 
 
@@ -106,15 +106,15 @@ def test_words_of_one_phrase_do_not_share_a_place() -> None:
     texts = [["add", a, "then", "add", b] for a, b in (("nuts", "herbs"), ("herbs", "nuts"))] * 9
     texts += [["so", "a", value, "one"] for value in ("red", "blue", "green")] * 3
     column = {word: i for i, word in enumerate(("nuts", "herbs", "red", "blue", "green"))}
-    said = np.array([[word in text for word in column] for text in texts])
-    nuts, herbs, *colours = word_places(texts, column, said, 3)
+    mentioned = np.array([[word in text for word in column] for text in texts])
+    nuts, herbs, *colours = word_places(texts, column, mentioned, 3)
     assert nuts != herbs and len(set(colours)) == 1
 
 
 def test_with_enough_places_each_word_has_its_own() -> None:
     texts, column = attribute_texts(2, 3)
-    said = np.array([[word in text for word in column] for text in texts])
-    assert sorted(word_places(texts, column, said, 6)) == [0, 1, 2, 3, 4, 5]
+    mentioned = np.array([[word in text for word in column] for text in texts])
+    assert sorted(word_places(texts, column, mentioned, 6)) == [0, 1, 2, 3, 4, 5]
 
 
 def test_similarity_is_the_cosine_of_positive_pointwise_mutual_information() -> None:

@@ -316,11 +316,11 @@ def test_only_a_named_subset_is_answered(world: Path, tmp_path: Path, capsys: py
 class Writer:
     """A method that writes one caption for every pair."""
 
-    def __init__(self, said: str) -> None:
-        self.said = said
+    def __init__(self, caption: str) -> None:
+        self.caption = caption
 
     def caption(self, rows: list) -> list[str]:
-        return [self.said] * len(rows)
+        return [self.caption] * len(rows)
 
 
 @pytest.fixture

@@ -91,9 +91,11 @@ def test_test_sets_of_other_videos_change_no_weight_and_dropped_rows_are_printed
     out, files = tmp_path / "run", [str(world / f"{task}_test.jsonl") for task in ("diffcap", "diffmcq", "diffrank")]
     capsys.readouterr()
     assert train.main(["--config", str(recipe(world, tiny_lm, out)), "--hold-out", *files]) == 0
-    said = capsys.readouterr().err
-    assert "run: hold-out by video: 6 clips of 3 test sets" in said
-    assert "run: hold-out, pairs: 0 of 132 dropped" in said and "run: hold-out, warm start: 0 of 12 dropped" in said
+    message = capsys.readouterr().err
+    assert "run: hold-out by video: 6 clips of 3 test sets" in message
+    assert (
+        "run: hold-out, pairs: 0 of 132 dropped" in message and "run: hold-out, warm start: 0 of 12 dropped" in message
+    )
     for step in ("000006", Run(trained).best().name.partition("-")[2]):
         ours, theirs = (load_file(folder / f"checkpoint-{step}" / "head.safetensors") for folder in (out, trained))
         assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)

@@ -123,9 +123,9 @@ def test_only_answers_have_targets_and_positions_restart(model: VideoLM) -> None
         assert int(batch.positions[0][own][0]) == prefix
         predicted = batch.targets[0][own]
         turn = TURNS[0][segment - 1]
-        said = predicted[predicted != NO_TARGET].tolist()
+        targets = predicted[predicted != NO_TARGET].tolist()
         text = f" {turn.answer}" if turn.given else turn.answer
-        assert said == list(model.lm.chat.text_ids(text)) + ([model.packer.pieces.end[0]] if turn.ends else [])
+        assert targets == list(model.lm.chat.text_ids(text)) + ([model.packer.pieces.end[0]] if turn.ends else [])
     assert (batch.targets[0][batch.segment[0] == 0] == NO_TARGET).all()
 
 
@@ -183,14 +183,14 @@ def test_with_frozen_layers_in_the_precision_of_their_products_the_outputs_are_t
         torch.nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(len(name)))
     batch, _ = model.pack([[Turn("What differs?", "a whisk")]], clips[:2], True)
 
-    def said() -> list[torch.Tensor]:
+    def outputs() -> list[torch.Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
             logits = lm.logits(lm.hidden(model.embed(batch, clips[:2]), batch.segment, batch.positions))
         return [logits.detach(), *torch.autograd.grad(logits.float().square().mean(), list(lora_weights(lm).values()))]
 
-    before = said()
+    before = outputs()
     lm.hold_frozen(torch.bfloat16)
-    for value, expected in zip(said(), before, strict=True):
+    for value, expected in zip(outputs(), before, strict=True):
         assert torch.equal(value, expected) and expected.any()
     held = {name: p.dtype for name, p in lm.named_parameters() if p.dtype == torch.bfloat16}
     assert held and not any("lora_" in name or "embed" in name for name in held)

@@ -103,5 +103,5 @@ def test_the_kitchens_stepdiff_learns_with_the_fetched_language_model(world: Pat
     clips = features.view.catalog.frame()["key"].to_list()[:2]
     question = Turn("Do they share a similar tool?", "", ends=False)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        (said,) = model.generate([question], model.project(features.read(clips)), 2)
-    assert said.upper() in ("YES", "NO")
+        (answer,) = model.generate([question], model.project(features.read(clips)), 2)
+    assert answer.upper() in ("YES", "NO")

@@ -29,10 +29,10 @@ def test_figures_and_intervals_are_those_of_heads_score(made: list[Entry]) -> No
     found = {(s.method, s.setting, s.metric): s for s, _ in measure(made, 200, seed=0)}
     for entry in made:
         rows = read_test_set(entry.task, entry.test_set)
-        said = read_predictions(entry.task, entry.predictions, rows)
+        predicted = read_predictions(entry.task, entry.predictions, rows)
         for setting, predictions in (
-            (entry.setting, said),
-            *([] if entry.parsed else [(Setting("diffcap"), [parse(caption) for caption in said])]),
+            (entry.setting, predicted),
+            *([] if entry.parsed else [(Setting("diffcap"), [parse(caption) for caption in predicted])]),
         ):
             expected = score(entry.task, rows, predictions, 200, 0)
             for metric in figures.METRICS[entry.task] + figures.ADDITIONAL[entry.task]:
@@ -88,8 +88,8 @@ def test_only_figures_on_the_same_rows_are_compared(made: list[Entry], tmp_path:
     rows = read_test_set("diffmcq", entry.test_set)
     write_test_set("diffmcq", tmp_path / "copy.jsonl", rows)
     write_test_set("diffmcq", tmp_path / "fewer.jsonl", rows[:50])
-    said = read_predictions("diffmcq", entry.predictions, rows)
-    write_predictions("diffmcq", tmp_path / "said.jsonl", said[:50])
+    predicted = read_predictions("diffmcq", entry.predictions, rows)
+    write_predictions("diffmcq", tmp_path / "said.jsonl", predicted[:50])
 
     def baseline(test_set: str, predictions: str) -> tuple[str, list[str]]:
         other = Entry("VLEmb", "diffmcq", str(tmp_path / test_set), predictions)
@@ -133,9 +133,9 @@ def test_a_method_of_several_seeds_has_the_mean_of_its_figures(made: list[Entry]
     assert cell.main == f"{np.mean(score.seeds):.3f} ± {np.std(score.seeds, ddof=1):.3f}"
     assert len(grids(Report([apart[0][0]], [], [], 200, False))) == len(grids(Report([score], [], [], 200, False))) - 1
     rows = read_test_set("diffmcq", weak.test_set)
-    said = read_predictions("diffmcq", weak.predictions, rows)
+    predicted = read_predictions("diffmcq", weak.predictions, rows)
     write_test_set("diffmcq", tmp_path / "fewer.jsonl", rows[:50])
-    write_predictions("diffmcq", tmp_path / "said.jsonl", said[:50])
+    write_predictions("diffmcq", tmp_path / "said.jsonl", predicted[:50])
     other = Entry("StepDiff", "diffmcq", str(tmp_path / "fewer.jsonl"), str(tmp_path / "said.jsonl"), seed=1)
     with pytest.raises(StepDiffError, match="seeds on different rows"):
         measure([trainings[0], other], 20, 0)
@@ -236,8 +236,8 @@ def test_the_table_says_so_if_the_resamples_are_too_few(made: list[Entry]) -> No
 
 def test_a_figure_that_is_undefined_says_so(made: list[Entry], tmp_path: Path) -> None:
     entry = next(e for e in made if e.task == "diffrank")
-    for name, said in (("all", [[1.0] * 4] * 80), ("one", [[1.0] * 4] + [[1.0, 2.0, 3.0, 4.0]] * 79)):
-        write_predictions("diffrank", tmp_path / f"{name}.jsonl", said)
+    for name, predicted in (("all", [[1.0] * 4] * 80), ("one", [[1.0] * 4] + [[1.0, 2.0, 3.0, 4.0]] * 79)):
+        write_predictions("diffrank", tmp_path / f"{name}.jsonl", predicted)
     methods = [Entry(name, "diffrank", entry.test_set, str(tmp_path / f"{name}.jsonl")) for name in ("all", "one")]
     measured = measure(methods, 50, 0)
     grid, within = grids(Report([s for s, _ in measured], compare(measured, ["all"], []), [], 50, False))
@@ -261,22 +261,22 @@ def test_tau_within_the_step_is_shown_and_not_compared(made: list[Entry], tmp_pa
     assert grid.columns == [("DiffRank", "τ"), ("DiffRank within the step", "τ")]
     rows = dict(grid.blocks[0].rows)
     assert rows["knowing the step"][0] != Cell("undefined") and rows["knowing the step"][1] == Cell("undefined")
-    said = read_predictions("diffrank", entry.predictions, ranks)
-    expected = score("diffrank", ranks, said, 0)["ktau_within_step"]
+    predicted = read_predictions("diffrank", entry.predictions, ranks)
+    expected = score("diffrank", ranks, predicted, 0)["ktau_within_step"]
     assert rows["StepDiff"][1].main == f"{expected:.3f}" and rows["StepDiff"][1].bold
 
 
 def test_captions_of_pairs_that_agree_have_no_bleu(made: list[Entry], tmp_path: Path) -> None:
     entry = next(e for e in made if (e.task, e.method) == ("diffcap", "StepDiff"))
     caps = read_test_set("diffcap", entry.test_set)
-    said = read_predictions("diffcap", entry.predictions, caps)
+    predicted = read_predictions("diffcap", entry.predictions, caps)
     both, none = [*caps, *(replace(row, text=()) for row in caps[:20])], "There is no difference."
     write_test_set("diffcap", tmp_path / "both.jsonl", both)
-    write_predictions("diffcap", tmp_path / "said.jsonl", [none, *said[1:], none, *said[1:20]])
+    write_predictions("diffcap", tmp_path / "said.jsonl", [none, *predicted[1:], none, *predicted[1:20]])
     other = Entry("StepDiff", "diffcap", str(tmp_path / "both.jsonl"), str(tmp_path / "said.jsonl"), parsed=False)
     measured = measure([other], 50, 0)
     found = {(s.setting.parsed, s.metric): s for s, _ in measured}
-    plain = score("diffcap", caps, [none, *said[1:]], 0)
+    plain = score("diffcap", caps, [none, *predicted[1:]], 0)
     assert (found[False, "BLEU"].value, found[False, "BLEU"].rows) == (plain["BLEU"], 80)
     assert (found[True, "invented"].value, found[True, "invented"].rows) == (19 / 20, 20)
     assert (found[True, "declined"].value, found[True, "declined"].rows) == (1 / 80, 80)
@@ -302,12 +302,12 @@ def test_rows_of_diffmcq_with_a_shared_highest_score_are_counted(made: list[Entr
 def test_a_method_gains_nothing_from_ties(made: list[Entry], tmp_path: Path) -> None:
     entry = next(e for e in made if e.task == "diffrank")
     ranks = read_test_set("diffrank", entry.test_set)
-    said = {
+    predicted = {
         "StepDiff": [[float(s) + (place == 0) * 9 for place, s in enumerate(row.scores)] for row in ranks],
         "ties": [list(map(float, row.scores)) if n < 4 else [0.0] * len(row.scores) for n, row in enumerate(ranks)],
     }
     methods = []
-    for name, scores in said.items():
+    for name, scores in predicted.items():
         write_predictions("diffrank", tmp_path / f"{name}.jsonl", scores)
         methods.append(Entry(name, "diffrank", entry.test_set, str(tmp_path / f"{name}.jsonl")))
     (comparison,) = compare(measure(methods, 200, 0), ["StepDiff"], [])

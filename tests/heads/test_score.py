@@ -32,7 +32,7 @@ def test_an_unknown_category_is_scored_like_any_other(
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("predictions", "message"),
     [
         (['{"scores": [1, 0]}'] * 2, ":3: no such line: 2 predictions for 3 rows of the test set"),
         (['{"scores": [1, 0]}'] * 4, ":4: the test set ends before this line, after 3 rows"),
@@ -41,9 +41,9 @@ def test_an_unknown_category_is_scored_like_any_other(
     ],
 )
 def test_an_error_in_predictions_is_one_line_with_its_position(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], said: list[str], message: str
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], predictions: list[str], message: str
 ) -> None:
-    (tmp_path / "said.jsonl").write_text("".join(line + "\n" for line in said))
+    (tmp_path / "said.jsonl").write_text("".join(line + "\n" for line in predictions))
     assert score.main(command) == 2
     shown = capsys.readouterr()
     assert shown.err == f"error: {tmp_path / 'said.jsonl'}{message}\n" and not shown.out

@@ -70,23 +70,23 @@ def test_a_test_set_that_shares_clips_or_videos_with_training_is_refused_or_mark
 
     scored = ["--task", "diffrank", "--test-set", partly_seen, "--predictions", str(out), "--bootstrap", "20"]
     assert score.main(scored) == 0
-    said = capsys.readouterr().out
-    assert "diffrank ‡:" in said and f"‡ {note}" in said
+    printed = capsys.readouterr().out
+    assert "diffrank ‡:" in printed and f"‡ {note}" in printed
 
     assert table.main([str(out.with_suffix(".scores.json")), "--out", str(tmp_path / "table.json")]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     (name,) = [name for name in json.loads((tmp_path / "table.json").read_text())["systems"] if name != "chance"]
-    assert f"‡ {name}, diffrank: {note}" in said and said.count("‡") == 2
+    assert f"‡ {name}, diffrank: {note}" in printed and printed.count("‡") == 2
 
     entries = [{"method": m, "task": "diffrank", "test_set": partly_seen, "predictions": str(out)} for m in ("A", "B")]
     entries[1]["predictions"] = str(shutil.copy(out, tmp_path / "unmarked.jsonl"))
     settings = tmp_path / "report.yaml"
     settings.write_text(json.dumps({"predictions": entries, "bootstrap": 20, "out": str(tmp_path / "report")}))
     assert report.main(["--config", str(settings)]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     note = "‡ A, DiffRank: 2 of 7 test clips are from videos that trained this head."
     markdown, latex = ((tmp_path / "report" / f"report.{form}").read_text() for form in ("md", "tex"))
-    assert "A ‡" in said and note in " ".join(said.split()) and "B ‡" not in said
+    assert "A ‡" in printed and note in " ".join(printed.split()) and "B ‡" not in printed
     assert "| A ‡ |" in markdown and note in markdown and "B ‡" not in markdown
     assert r"A \textdaggerdbl{} &" in latex
     scores = json.loads((tmp_path / "report" / "report.json").read_text())["scores"]

@@ -122,8 +122,8 @@ def test_evaluate_runs_all_three_tasks(world: Path, tiny_lm: str, tmp_path: Path
     from store import Store
 
     catalog = Store.open(world / "features").catalog("clips").frame()
-    said = dict(zip(catalog["key"], catalog["narration"], strict=True))
-    path = write(tmp_path / "said.parquet", said)
+    narration = dict(zip(catalog["key"], catalog["narration"], strict=True))
+    path = write(tmp_path / "said.parquet", narration)
     for task in ("diffmcq", "diffrank", "diffcap"):
         out = tmp_path / f"{task}.jsonl"
         command = ["--task", task, "--method", "socratic", "--texts", str(path), "--language_model", tiny_lm]

@@ -24,15 +24,15 @@ def test_each_cell_has_one_figure(tmp_path: Path, capsys: pytest.CaptureFixture[
     (row,) = [row for name, row in json.loads(capsys.readouterr().out)["systems"].items() if name != "chance"]
     assert (row["accuracy"]["value"], row["ktau_all_rows"]["value"]) == (0.4, 0.25)
     assert table.main([first, rank, other]) == 2
-    said = capsys.readouterr().err
-    assert "v2.scores.json: a second diffmcq of VLEmb (aligned)" in said and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert "v2.scores.json: a second diffmcq of VLEmb (aligned)" in printed and printed.count("\n") == 1
 
 
 def test_a_record_of_another_version_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert table.main([record(tmp_path / "r.scores.json", "diffrank", ktau_defined=0.25)]) == 2
-    said = capsys.readouterr().err
-    assert "r.scores.json: not a score record of this version of heads.evaluate ('ktau_all_rows')" in said
-    assert "evaluate again" in said and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert "r.scores.json: not a score record of this version of heads.evaluate ('ktau_all_rows')" in printed
+    assert "evaluate again" in printed and printed.count("\n") == 1
 
 
 def test_a_name_is_not_read_as_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +52,7 @@ def test_the_training_is_described_once(tmp_path: Path, capsys: pytest.CaptureFi
         paths.append(tmp_path / f"{control}.scores.json")
         paths[-1].write_text(json.dumps({"options": options, "disclosed": {"recipe": recipe}, "scores": scores}))
     assert table.main([str(path) for path in paths]) == 0
-    said = capsys.readouterr().out
-    assert said.count("system StepDiff") == 1
+    printed = capsys.readouterr().out
+    assert printed.count("system StepDiff") == 1
     facts = "system StepDiff, sources sequences and pairs, lora yes, full no, init none"
-    assert said.splitlines()[-1] == f"StepDiff (runs/stepdiff): {facts}"
+    assert printed.splitlines()[-1] == f"StepDiff (runs/stepdiff): {facts}"

@@ -100,11 +100,11 @@ def test_decline_at_answers_no_difference_for_similar_pairs_and_changes_no_other
     command += ["--test-set", str(world / "diffcap_test.jsonl"), "--out", str(out), "--json"]
     command += ["--no-difference", str(world / "diffrank_test.jsonl")]
 
-    def said(*more: str) -> list[str]:
+    def captions_with(*more: str) -> list[str]:
         assert evaluate.main([*command, *more]) == 0
         return [json.loads(line)["generated_text"] for line in out.read_text().splitlines()]
 
-    captions, rows = said(), read_test_set("diffcap", out.with_suffix(".rows.jsonl"))
+    captions, rows = captions_with(), read_test_set("diffcap", out.with_suffix(".rows.jsonl"))
     model, features, _ = load_video_lm(trained, Store.open(store), "cpu")
     with autocast("cpu", "bfloat16"):
         alike = StepDiff(model, features).alike([((row.reference, row.candidate), row.category) for row in rows])
@@ -116,12 +116,12 @@ def test_decline_at_answers_no_difference_for_similar_pairs_and_changes_no_other
         f"There is no difference in {row.category}." if declines else caption
         for row, declines, caption in zip(rows, declined, captions, strict=True)
     ]
-    assert said("--decline-at", str(between)) == expected
+    assert captions_with("--decline-at", str(between)) == expected
     record = json.loads(capsys.readouterr().out)
     agree = [not row.text for row in rows]
     assert record["scores"]["invented"] == np.mean([not d for d, a in zip(declined, agree, strict=True) if a])
     assert f"> {between:g}: Do the two videos share" in record["disclosed"]["protocol"]["declines"]
-    assert said("--decline-at", "1000") == captions
+    assert captions_with("--decline-at", "1000") == captions
     ranked = ["--task", "diffrank", *command[2:8], "--test-set", str(world / "diffrank_test.jsonl"), "--out", str(out)]
     assert evaluate.main([*ranked, "--decline-at", "0"]) == 2
     assert "--decline-at is for diffcap, and diffrank does not read it" in capsys.readouterr().err

@@ -115,10 +115,10 @@ def test_htstep_files_agree_with_the_clips(made: Path) -> None:
 def test_narration_has_the_format_of_raw_captions(made: Path) -> None:
     speech = json.loads((made / "narration.json").read_text())
     for clip in rows(made / "clips.csv"):
-        said = speech[Path(clip["video"]).stem]
+        spoken = speech[Path(clip["video"]).stem]
         heard = [
             text
-            for start, end, text in zip(said["start"], said["end"], said["text"], strict=True)
+            for start, end, text in zip(spoken["start"], spoken["end"], spoken["text"], strict=True)
             if start < float(clip["end"]) and end > float(clip["start"])
         ]
         assert clip["narration"] == " ".join(heard)
@@ -155,9 +155,9 @@ def test_complete_videos_are_kept(made: Path, capsys: pytest.CaptureFixture[str]
 def test_another_world_in_the_same_folder_is_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = digests(made)
     assert main(["--out", str(made), "--videos", str(VIDEOS), "--seed", "7", "--seconds", "2"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and said.count("\n") == 1
-    assert "seed 0 not 7" in said and str(made) in said
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    assert "seed 0 not 7" in message and str(made) in message
     assert digests(made) == before
 
 

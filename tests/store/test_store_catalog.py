@@ -85,7 +85,7 @@ def test_a_catalog_sees_rows_that_other_processes_append(tmp_path: Path, catalog
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "message"),
     [
         (frame("a", "b", "a"), "'a' twice"),
         (frame("a", row=[3]), "column `row`"),
@@ -95,8 +95,8 @@ def test_a_catalog_sees_rows_that_other_processes_append(tmp_path: Path, catalog
         (pl.DataFrame({"clip": ["a"]}), "text column `key`"),
     ],
 )
-def test_a_frame_without_valid_keys_is_refused(catalog: Catalog, bad: pl.DataFrame, said: str) -> None:
-    with pytest.raises(StepDiffError, match=said):
+def test_a_frame_without_valid_keys_is_refused(catalog: Catalog, bad: pl.DataFrame, message: str) -> None:
+    with pytest.raises(StepDiffError, match=message):
         catalog.append(bad)
     assert len(catalog) == 0 and not catalog.parts()
 

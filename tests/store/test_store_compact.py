@@ -216,8 +216,8 @@ def test_only_orphans_are_deleted(view: View, capsys: pytest.CaptureFixture[str]
     old = time.time() - 3 * 24 * 3600
     os.utime(orphans[0].parent, (old, old))
     assert main(["compact", str(path), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert (said["orphans"], said["orphan_bytes"]) == (6, 60)
+    record = json.loads(capsys.readouterr().out)
+    assert (record["orphans"], record["orphan_bytes"]) == (6, 60)
     locks = {view.paths.lock(9)}
     assert {file for file in path.rglob("*") if file.is_file()} - locks == kept | set(mine)
     shutil.rmtree(mine[2].parent)

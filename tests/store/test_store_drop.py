@@ -51,8 +51,8 @@ def test_drop_removes_every_file_of_the_view(view: View, capsys: pytest.CaptureF
     (index.parent / "net2.faiss").write_bytes(b"of another")
     count = len(files(view))
     assert drop(view, "--yes", "--json") == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["dropped"] and said["files"] == count and said["stale"] == [str(index)]
+    record = json.loads(capsys.readouterr().out)
+    assert record["dropped"] and record["files"] == count and record["stale"] == [str(index)]
     assert not any(folder.exists() for folder in (view.paths.group, *view.paths.beside))
     assert Store.open(store).views("clips") == [] and len(Store.open(store).catalog("clips")) == 11
     assert not list(store.glob(".tmp*")) and verify(Store.open(store)) == []

@@ -200,7 +200,7 @@ def test_rows_of_an_existing_store_are_found_by_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda file: file.update(key=["a", "b", "a"], x=np.zeros((3, 2))), "has key 'a' in rows 0 and 2"),
         (lambda file: file.update(key=["a", "", "c"], x=np.zeros((3, 2))), "has no key for row 1"),
@@ -216,12 +216,12 @@ def test_rows_of_an_existing_store_are_found_by_key(tmp_path: Path) -> None:
         (lambda file: None, "holds no datasets"),
     ],
 )
-def test_an_unusable_file_is_refused_in_one_line(tmp_path: Path, make: Callable[..., None], said: str) -> None:
+def test_an_unusable_file_is_refused_in_one_line(tmp_path: Path, make: Callable[..., None], message: str) -> None:
     path = tmp_path / "f.h5"
     with h5py.File(path, "w") as file:
         file.update = lambda given=None, **more: [file.__setitem__(k, v) for k, v in {**(given or {}), **more}.items()]
         make(file)
-    with pytest.raises(StepDiffError, match=said) as caught:
+    with pytest.raises(StepDiffError, match=message) as caught:
         import_hdf5(asked(path))
     assert "\n" not in str(caught.value) and not (tmp_path / "store").exists()
 
@@ -232,17 +232,17 @@ def test_a_file_that_is_not_hdf5_is_refused_in_one_line(tmp_path: Path, capsys: 
     (tmp_path / "text.h5").write_text("no HDF5")
     (tmp_path / "half.h5").write_bytes(whole[: len(whole) // 2])
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in MADE_BY.items()]
-    for name, said in (("text.h5", "not an HDF5 file"), ("half.h5", "truncated"), ("gone.h5", "it does not exist")):
+    for name, message in (("text.h5", "not an HDF5 file"), ("half.h5", "truncated"), ("gone.h5", "it does not exist")):
         path = str(tmp_path / name)
         assert main(["import-hdf5", path, "--store", str(tmp_path / "s"), "--view", "v", *flags]) == 2
         error = capsys.readouterr().err
-        assert error.startswith(f"error: cannot open {path}: ") and said in error and error.count("\n") == 1
+        assert error.startswith(f"error: cannot open {path}: ") and message in error and error.count("\n") == 1
 
 
 def test_damage_is_a_failed_clip_or_a_one_line_error(tmp_path: Path) -> None:
     clips_file(tmp_path / "whole.h5", values(6, 4, dtype="float32"))
     whole = (tmp_path / "whole.h5").read_bytes()
-    dice, path, said = np.random.default_rng(0), tmp_path / "f.h5", set()
+    dice, path, outcomes = np.random.default_rng(0), tmp_path / "f.h5", set()
     for _ in range(300):
         data = bytearray(whole)
         data[int(dice.integers(len(data)))] ^= 1 << int(dice.integers(8))
@@ -251,11 +251,11 @@ def test_damage_is_a_failed_clip_or_a_one_line_error(tmp_path: Path) -> None:
             with opened(path, "/", None, None, ("tokens",)) as source:
                 features, reasons = source.read(np.arange(len(source.keys)))
             assert features["tokens"].dtype in (np.float16, np.float32)
-            said.add("failed" if reasons else "whole")
+            outcomes.add("failed" if reasons else "whole")
         except StepDiffError as error:
-            said.add("refused")
+            outcomes.add("refused")
             assert "\n" not in str(error)
-    assert said == {"whole", "failed", "refused"}
+    assert outcomes == {"whole", "failed", "refused"}
 
 
 def test_provenance_is_checked(tmp_path: Path) -> None:
@@ -307,12 +307,12 @@ def test_int8_is_exported_dequantised_or_raw_with_its_scale(
 
 
 def test_keys_that_hdf5_cannot_name_are_refused(tmp_path: Path) -> None:
-    for keys, said in ((["a", "a/b"], "is a group of other clips"), (["a//b", "c"], "cannot be the name")):
+    for keys, message in ((["a", "a/b"], "is a group of other clips"), (["a//b", "c"], "cannot be the name")):
         path = tmp_path / f"{len(keys[0])}.h5"
         with h5py.File(path, "w") as file:
             file["key"], file["tokens"] = keys, values(2, 3)
         view = imported(path, store=str(tmp_path / f"s{len(keys[0])}"))
-        with pytest.raises(StepDiffError, match=f"{said}.*give --layout rows"):
+        with pytest.raises(StepDiffError, match=f"{message}.*give --layout rows"):
             exported(view, tmp_path / "out.h5")
         with h5py.File(exported(view, tmp_path / f"rows{len(keys[0])}.h5", layout="rows")) as file:
             assert [key.decode() for key in file["key"][()]] == keys
@@ -332,5 +332,9 @@ def test_the_command_line_reports_imported_and_failed_clips(
     assert main(command) == 1, "a clip has failed"
     assert "8 of 9 clips of" in (out := capsys.readouterr().out) and "  c3: tokens holds NaN" in out
     assert main([*command, "--json"]) == 1
-    said = json.loads(capsys.readouterr().out)
-    assert (said["done"], said["already"], said["failures"]) == (0, 8, [{"key": "c3", "reason": "tokens holds NaN"}])
+    record = json.loads(capsys.readouterr().out)
+    assert (record["done"], record["already"], record["failures"]) == (
+        0,
+        8,
+        [{"key": "c3", "reason": "tokens holds NaN"}],
+    )

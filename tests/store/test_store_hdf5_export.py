@@ -85,12 +85,12 @@ def test_a_full_disk_gives_a_one_line_error_and_leaves_no_file(filled: View, tmp
 
 
 def test_an_export_of_a_missing_view_is_refused_in_one_line(filled: View, tmp_path: Path) -> None:
-    for options, said in (
+    for options, message in (
         ({"features": ("nothing",)}, "no feature 'nothing' in view net of clips: it has embedding, tokens|tokens, emb"),
         ({"raw": True}, "--raw is for int8"),
         ({"raw": True, "dtype": "float16"}, "leave --dtype out"),
     ):
-        with pytest.raises(StepDiffError, match=said):
+        with pytest.raises(StepDiffError, match=message):
             exported(filled, tmp_path / "a.h5", **options)
     assert not (tmp_path / "a.h5").exists()
 

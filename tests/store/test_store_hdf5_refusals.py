@@ -62,8 +62,8 @@ def test_an_import_reads_bytes_of_the_named_file_only(
         make(group, "tokens")
         if layout == "rows":
             group["key"] = KEYS
-    said = refused(secret / "f.h5", group=where)
-    assert "dataset tokens" in said and ("secret.raw" in said or "virtual" in said)
+    message = refused(secret / "f.h5", group=where)
+    assert "dataset tokens" in message and ("secret.raw" in message or "virtual" in message)
 
 
 def test_keys_of_another_file_are_not_read(secret: Path) -> None:
@@ -119,7 +119,7 @@ def test_filters_that_hdf5_would_load_as_plugins_are_refused(tmp_path: Path) -> 
     data = (tmp_path / "f.h5").read_bytes()
     assert data.count(struct.pack("<H", 32000)) == 1, "the filter's number in the pipeline"
     (tmp_path / "f.h5").write_bytes(data.replace(struct.pack("<H", 32000), struct.pack("<H", 32001)))  # blosc
-    assert "dataset c0" in (said := refused(tmp_path / "f.h5")) and "filter plugin 32001" in said
+    assert "dataset c0" in (message := refused(tmp_path / "f.h5")) and "filter plugin 32001" in message
 
 
 def twice(file: h5py.File) -> None:
@@ -131,7 +131,7 @@ def twice(file: h5py.File) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda file: file.create_dataset("c0", (2**48, 3), "f4", chunks=(64, 3)), "for values"),
         (lambda file: file.create_dataset("c0", (2**48, 3), "f4", chunks=(64, 3), compression="gzip"), "for values"),
@@ -142,7 +142,7 @@ def twice(file: h5py.File) -> None:
     ],
 )
 def test_declared_shapes_are_compared_with_the_file_size_before_allocation(
-    tmp_path: Path, make: Callable[[h5py.File], Any], said: str
+    tmp_path: Path, make: Callable[[h5py.File], Any], message: str
 ) -> None:
     with h5py.File(tmp_path / "f.h5", "w") as file:
         make(file)
@@ -150,7 +150,7 @@ def test_declared_shapes_are_compared_with_the_file_size_before_allocation(
     line = refused(tmp_path / "f.h5")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "dataset c0" in line and said in line and peak < 32 * 2**20
+    assert "dataset c0" in line and message in line and peak < 32 * 2**20
 
 
 def test_ordinary_compression_is_read(tmp_path: Path) -> None:

@@ -39,9 +39,9 @@ def test_planned_sizes_equal_those_of_a_store_to_the_byte(make_view: Make, fill:
 def test_a_month_long_job_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["plan", "--clips", "136e6", "--encoder", "internvideo-mm-l14", "--dtype", "int8"]
     assert main([*command, "--json", "--clips-per-second", "25", "--workers", "8"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["rows"] == 136_000_000 and said["features"]["tokens"] == [2048, 1024]
-    by_dtype = {size["dtype"]: size for size in said["sizes"]}
+    record = json.loads(capsys.readouterr().out)
+    assert record["rows"] == 136_000_000 and record["features"]["tokens"] == [2048, 1024]
+    by_dtype = {size["dtype"]: size for size in record["sizes"]}
     assert set(by_dtype) == {"float32", "float16", "int8"}
     values, scales, embedding = 2048 * 1024, 2048 * 16 * 2, 768 * 4
     assert by_dtype["int8"]["rows_per_shard"] == 128
@@ -50,7 +50,7 @@ def test_a_month_long_job_is_planned(capsys: pytest.CaptureFixture[str]) -> None
     a_shard = 3 * an_index + (128 * 3 * 4 + 4) + (128 + 4)
     assert by_dtype["int8"]["bytes"] == 136_000_000 * (values + scales + embedding) + 1_062_500 * a_shard
     assert by_dtype["float32"]["rows_per_shard"] == 32
-    (hours,) = said["hours"]
+    (hours,) = record["hours"]
     assert hours["worker_hours"] == pytest.approx(136e6 / 25 / 3600) and hours["hours"] == hours["worker_hours"] / 8
     assert main(command) == 0
     table = capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_invalid_plan_options_are_refused_in_one_line(
     view = make_view()
     fill(view)
     net, store = f"{view.paths.store}/net", str(view.paths.store)
-    for options, said in (
+    for options, message in (
         ({"clips": 1.5, "like": net}, "is not a whole number"),
         ({"clips": 0.0, "like": net}, "is not a whole number"),
         ({"clips": float("inf"), "like": net}, "is not a whole number"),
@@ -98,7 +98,7 @@ def test_invalid_plan_options_are_refused_in_one_line(
         ({"clips": 5.0, "like": net, "workers": 0}, "is not 1 or more"),
         ({"clips": 5.0, "like": net, "measured_in": store}, "has no measured rate of net on clips"),
     ):
-        with pytest.raises(StepDiffError, match=said) as caught:
+        with pytest.raises(StepDiffError, match=message) as caught:
             plan(PlanOptions(**options))
         assert "\n" not in str(caught.value)
     assert main(["plan", "--clips", "5"]) == 2

@@ -171,9 +171,9 @@ def test_credentials_are_never_stored(bucket: str) -> None:
 
 def one_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(["info", *arguments]) == 2
-    out, said = capsys.readouterr()
-    assert not out and said.startswith("error: ") and said.count("\n") == 1 and len(said) < 320, said
-    return said
+    out, printed = capsys.readouterr()
+    assert not out and printed.startswith("error: ") and printed.count("\n") == 1 and len(printed) < 320, printed
+    return printed
 
 
 def test_a_missing_bucket_is_reported_in_one_line(
@@ -217,5 +217,5 @@ os.wait()
 
 def test_a_forked_process_gets_an_error_about_the_fork(bucket: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORK, f"{bucket}/features"]
-    said = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=30)
-    assert said.stdout.startswith("cannot use an object store in a forked process") and said.returncode == 0
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=30)
+    assert done.stdout.startswith("cannot use an object store in a forked process") and done.returncode == 0

@@ -136,9 +136,9 @@ def test_a_run_cut_off_after_any_request_and_resumed_gives_the_same_objects(s3_b
     for cut in random.sample(anywhere, min(CUTS, len(anywhere))):
         url = f"{s3_bucket}/cut{cut}"
         gate.left = cut
-        with pytest.raises(StepDiffError) as said:
+        with pytest.raises(StepDiffError) as caught:
             run(url)
-        assert "\n" not in str(said.value)
+        assert "\n" not in str(caught.value)
         gate.left = before
         root = place(url)
         assert isinstance(root, RemotePath)

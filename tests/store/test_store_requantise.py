@@ -120,14 +120,14 @@ def test_the_command_line(old: View, capsys: pytest.CaptureFixture[str]) -> None
     assert "9 clips of view net made into view small, tokens in int8" in capsys.readouterr().out
     assert main(["requantize", path, "--view", "net", "--to", "small", "--dtype", "int8", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["already"] == 9
-    for view, to, dtype, said in (
+    for view, to, dtype, message in (
         ("small", "net2", "int8", "tokens of view small is int8 already"),
         ("gone", "net2", "int8", "no view 'gone'"),
         ("net", "small", "float32", "was made differently"),
     ):
         assert main(["requantise", path, "--view", view, "--to", to, "--dtype", dtype]) == 2
         error = capsys.readouterr().err
-        assert error.startswith("error: ") and said in error and error.count("\n") == 1
+        assert error.startswith("error: ") and message in error and error.count("\n") == 1
     with Store.open(path).lock():
         assert main(["requantise", path, "--view", "net", "--to", "b", "--dtype", "int8"]) == 2
     assert "is being written by process" in capsys.readouterr().err

@@ -159,8 +159,8 @@ def test_a_damaged_store_json_is_refused_in_one_line(view: View, capsys: pytest.
     for at in range(len(good)):
         flip(path, at)
         assert main(["verify", str(view.paths.store)]) in (1, 2), f"byte {at}"
-        said = capsys.readouterr()
-        assert "store.json" in said.out + said.err and "Traceback" not in said.err
+        printed = capsys.readouterr()
+        assert "store.json" in printed.out + printed.err and "Traceback" not in printed.err
         path.write_bytes(good)
 
 
@@ -177,8 +177,8 @@ def test_the_verify_command_lists_damage_and_exits_with_1(view: View, capsys: py
         left,
     ]
     assert main(["verify", path, "--json"]) == 1
-    said = json.loads(capsys.readouterr().out)
-    assert said["ok"] is False and said["clips"] == ["c4"] and len(said["damage"]) == 1
+    record = json.loads(capsys.readouterr().out)
+    assert record["ok"] is False and record["clips"] == ["c4"] and len(record["damage"]) == 1
 
 
 def test_info_lists_the_content_of_a_store(view: View, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,9 +188,9 @@ def test_info_lists_the_content_of_a_store(view: View, capsys: pytest.CaptureFix
     for text in ("clips/net", "11 clips", "tokens 3x70 int8", "embedding 7 float32"):
         assert text in table
     assert main(["info", path, "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    (found,) = said["views"]
-    assert said["rows"] == {"clips": 11}
+    record = json.loads(capsys.readouterr().out)
+    (found,) = record["views"]
+    assert record["rows"] == {"clips": 11}
     assert {k: found[k] for k in ("rows", "ok", "failed", "absent", "shards", "rows_per_shard")} == {
         "rows": 11, "ok": 10, "failed": 1, "absent": 0, "shards": 3, "rows_per_shard": 4,
     }  # fmt: skip

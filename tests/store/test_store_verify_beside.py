@@ -103,8 +103,8 @@ def test_uncovered_files_are_listed(view: View, capsys: pytest.CaptureFixture[st
     assert line.startswith("not covered: 3 files without a checksum (") and all(path in line for path in left)
     assert all(text in line for text in NOT_COVERED) and "videos" in line
     assert main(["verify", str(store), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)["not_covered"]
-    assert set(said["files"]) == left and said["never"] == list(NOT_COVERED)
+    record = json.loads(capsys.readouterr().out)["not_covered"]
+    assert set(record["files"]) == left and record["never"] == list(NOT_COVERED)
     with pytest.raises(SystemExit):
         main(["verify", "--help"])
     assert "Does not cover lock files" in " ".join(capsys.readouterr().out.split())

@@ -149,7 +149,7 @@ def test_writing_the_same_rows_again_changes_no_file(make_view: Make, fill: Make
 
 
 @pytest.mark.parametrize(
-    ("rows", "failures", "said"),
+    ("rows", "failures", "message"),
     [
         ([3], {}, "takes rows 4 to 7, got 3 to 3"),
         ([4, 4], {}, "a row is given twice"),
@@ -157,10 +157,10 @@ def test_writing_the_same_rows_again_changes_no_file(make_view: Make, fill: Make
     ],
 )
 def test_rows_outside_the_shard_are_refused(
-    make_view: Make, values: Make, rows: list[int], failures: dict[int, str], said: str
+    make_view: Make, values: Make, rows: list[int], failures: dict[int, str], message: str
 ) -> None:
     view = make_view()
-    with pytest.raises(StepDiffError, match=said):
+    with pytest.raises(StepDiffError, match=message):
         view.write_shard(1, np.array(rows), values(view, np.array(rows)), failures)
 
 
@@ -234,12 +234,12 @@ def test_a_folder_that_is_not_a_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StepDiffError, match="is a file"):
         Store.open(tmp_path / "file", create=True)
     store = Store.open(tmp_path / "store", create=True)
-    for text, said in (
+    for text, message in (
         ('{"format": "stepdiff-store", "version": 99}', "has format version 99, this program reads up to 1"),
         ('{"format": "other"}', "is no feature store"),
         ("{", "is damaged"),
         ("[]", "is not as it was written"),
     ):
         (store.path / "store.json").write_text(text)
-        with pytest.raises(StepDiffError, match=said):
+        with pytest.raises(StepDiffError, match=message):
             Store.open(store.path)

@@ -27,13 +27,17 @@ def test_p_is_that_of_counting_resample_by_resample() -> None:
             for _ in range(int(count))
         ]
         again = [
-            bleu(bleu_parts(count_corpus([references[row] for row in rows], [said[row] for row in rows])).sum(axis=0))
-            for said in (first, second)
+            bleu(
+                bleu_parts(count_corpus([references[row] for row in rows], [captions[row] for row in rows])).sum(axis=0)
+            )
+            for captions in (first, second)
         ]
         differences.append(float(again[0] - again[1]))
     below = sum(difference <= 0 for difference in differences)
     above = sum(difference >= 0 for difference in differences)
-    values = [draws.values(Figure(bleu_parts(count_corpus(references, said)), bleu)) for said in (first, second)]
+    values = [
+        draws.values(Figure(bleu_parts(count_corpus(references, captions)), bleu)) for captions in (first, second)
+    ]
     np.testing.assert_allclose(values[0] - values[1], differences, rtol=1e-9)
     assert 1 < min(below, above) < 75, "the case is not trivial"
     distance = stats.norm.ppf((1 + min(below, above)) / 151)

