@@ -22,8 +22,8 @@ from scipy.stats import kendalltau
 from benchmarks.report import Row, line, report
 from common.cli import command
 from common.cli.options import options_of
-from tasks.metrics.captions import bleu, bleu_parts, cider_rows, count_corpus, rouge_rows
-from tasks.metrics.tau import kendall_tau
+from tasks.captions import bleu, bleu_parts, cider_rows, count_corpus, rouge_rows
+from tasks.scoring import kendall_tau
 
 LINE = 0.5  # seconds for all figures, of the published sizes
 VOCABULARY = 4000

@@ -31,8 +31,7 @@ from featurize.video.threads import decoded_clips
 from heads.data.clips import Features, Reads
 from heads.data.paired_qa import read_paired_qa
 from heads.models.language_model import autocast
-from heads.training.recipe import VideoLMRecipe
-from heads.training.recipe_file import read_recipe
+from heads.training.recipe import VideoLMRecipe, read_recipe
 from heads.training.sources import Batch, PairedSource
 from heads.training.video_task import answer_loss, build, comparing
 from kitchen.__main__ import Options as KitchenOptions
@@ -123,7 +122,7 @@ class Training:
 
     def load(self, number: int, features: Reads) -> tuple[Batch, Tensor]:
         """A batch and the tokens of its clips."""
-        batch = self.source.batch(number, number)
+        batch = self.source.batch(number)
         return batch, features.read(batch.clips, self.device)
 
     def step(self, batch: Batch, tokens: Tensor) -> None:

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from heads.methods.stepdiff import StepDiff
     from heads.methods.vlemb import VLEmb
     from heads.training.lineage import load_contrastive, load_video_lm
-    from heads.training.recipe import TrainOptions
-    from heads.training.recipe_file import read_recipe
+    from heads.training.recipe import TrainOptions, read_recipe
 
 
 __all__ = [
@@ -44,7 +43,6 @@ __getattr__ = _stepdiff.lazy(
         "heads.methods.stepdiff": ("StepDiff",),
         "heads.methods.vlemb": ("VLEmb",),
         "heads.training.lineage": ("load_contrastive", "load_video_lm"),
-        "heads.training.recipe": ("TrainOptions",),
-        "heads.training.recipe_file": ("read_recipe",),
+        "heads.training.recipe": ("TrainOptions", "read_recipe"),
     },
 )

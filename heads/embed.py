@@ -53,7 +53,7 @@ def write_view(features: Any, writer: Any, embed: Callable[[Any], Any], device: 
 
 def run(options: EmbedOptions) -> dict[str, Any]:
     from heads.data.clips import Features
-    from heads.evaluation import view_origin
+    from heads.evaluation import seen
     from heads.models.language_model import pick_device
     from heads.training.checkpoint import Run
     from heads.training.lineage import load_contrastive
@@ -69,11 +69,11 @@ def run(options: EmbedOptions) -> dict[str, Any]:
     }
     written: dict[str, Any] = {"view": options.view}
     with store.lock(options.wait):
-        view_origin.keep(store, weights, Path(options.head))
+        seen.record_origin(store, weights, Path(options.head))
         for entity, (features, embed) in sides.items():
             source = features.view
             provenance = Provenance(
-                encoder=f"{view_origin.ENCODER}{' trained on pairs' if recipe.pairs else ''} over {source.name}",
+                encoder=f"{seen.ENCODER}{' trained on pairs' if recipe.pairs else ''} over {source.name}",
                 weights=weights,
                 layer=f"of {source.name} with weights {source.provenance.weights}",
                 frames=source.provenance.frames,

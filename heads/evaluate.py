@@ -24,10 +24,9 @@ from heads.evaluation.options import EvaluateOptions
 
 
 def run(options: EvaluateOptions) -> dict[str, Any]:
-    from heads.evaluation.answers import predict
+    from heads.evaluation.answers import predict, write
     from heads.evaluation.inputs import resolve
     from heads.evaluation.partial import Partial
-    from heads.evaluation.record import write
 
     inputs = resolve(options)
     with Partial(options.task, Path(options.out), inputs.identity) as partial:
@@ -38,7 +37,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
 
 
 def show(record: dict[str, Any]) -> None:
-    from heads.reporting.seen_marks import marked
+    from heads.reporting.entries import marked
     from heads.score import show_scores
 
     options = record["options"]

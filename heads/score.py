@@ -40,7 +40,7 @@ class ScoreOptions:
 
 def run(options: ScoreOptions) -> dict[str, Any]:
     from heads.methods.similarity import sentences
-    from heads.reporting.seen_marks import seen_counts
+    from heads.reporting.entries import seen_counts
     from tasks.postprocess import parse as parse_caption
     from tasks.scoring import score
     from tasks.testsets import read_predictions, read_test_set
@@ -67,7 +67,7 @@ def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None =
     from rich.console import Console
     from rich.table import Column, Table
 
-    from heads.reporting.seen_marks import MARK, footnote
+    from heads.reporting.entries import MARK, footnote
 
     categories: dict[str, dict[str, Any]] = scores["per_category"]
     counts = [name for name in COUNTS if name in scores]

@@ -15,8 +15,7 @@ from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
 from heads.evaluation.options import BUILT_IN
-from heads.reporting.entries import CHANCE
-from heads.reporting.seen_marks import MARK, footnote, marked
+from heads.reporting.entries import CHANCE, MARK, footnote, marked
 
 COLUMNS = {
     "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),

@@ -14,8 +14,7 @@ from typing import Any
 from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
-from heads.training.recipe import TrainOptions
-from heads.training.recipe_file import as_yaml, differences, read_recipe
+from heads.training.recipe import TrainOptions, as_yaml, differences, read_recipe
 
 RECIPE = "recipe.yaml"
 

@@ -10,8 +10,7 @@ _stepdiff.enter("tasks")
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tasks.declining import agreeing, declines
-    from tasks.postprocess import parse
+    from tasks.postprocess import agreeing, declines, parse
     from tasks.scoring import score
     from tasks.testsets import (
         DiffCap,
@@ -48,8 +47,7 @@ __all__ = [
 __getattr__ = _stepdiff.lazy(
     __name__,
     {
-        "tasks.declining": ("agreeing", "declines"),
-        "tasks.postprocess": ("parse",),
+        "tasks.postprocess": ("agreeing", "declines", "parse"),
         "tasks.scoring": ("score",),
         "tasks.testsets": (
             "DiffCap",

@@ -31,7 +31,7 @@ from heads.models.video_lm import VideoLM
 from heads.training import lineage
 from heads.training.checkpoint import Run
 from heads.training.lineage import load_video_lm
-from heads.training.recipe_file import read_recipe
+from heads.training.recipe import read_recipe
 from store import Provenance, Store
 from tasks.prompts import SYSTEM
 from weights import fingerprint, resolve

@@ -17,8 +17,7 @@ import polars as pl
 
 from annotate.qa.job import Question
 from annotate.qa.mentions import names_one
-from heads.data.clips import knows_splits
-from heads.data.hold_out import REASONS, HoldOut
+from heads.data.hold_out import REASONS, HoldOut, knows_splits
 from tasks.prompts import NO, VIDEOS, YES
 
 N_GRAMS = (2, 3, 4)

@@ -15,7 +15,7 @@ from typing import Any
 from annotate.qa.job import KINDS, item_key
 from annotate.qa.parsing import QA, Dropped, read_pairs, read_yes_no
 from annotate.qa.rules import SIMILAR, checked, first_of_alike, turned_pair
-from tasks.metrics.captions import Embed
+from tasks.captions import Embed
 from tasks.prompts import NO
 
 ALIKE = "asks what another question of the pair asks"

@@ -20,8 +20,7 @@ from common.errors import StepDiffError
 from common.progress import say
 from common.streams import generator
 from heads.data.clip_texts import ClipTexts
-from heads.data.clips import knows_splits
-from heads.data.hold_out import REASONS, VIDEO, By, HoldOut, known_clips
+from heads.data.hold_out import REASONS, VIDEO, By, HoldOut, known_clips, knows_splits
 from store import Store
 
 SCHEMA = {

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from annotate.qa.mentions import named, names_one, turned, unsure
 from annotate.qa.parsing import QA, Dropped
-from tasks.metrics.captions import Embed
+from tasks.captions import Embed
 from tasks.prompts import SIMILAR_QUESTION, VIDEOS
 
 SIMILAR = SIMILAR_QUESTION.format(category="main action")  # the question of type 3: (S1)'s third prompt

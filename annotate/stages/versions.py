@@ -2,7 +2,7 @@
 
     STORE/annotations/STAGE/VERSION/
         provenance.json            what made it; VERSION is the beginning of its sha256
-        <shard>.parquet            key, kind, text, provenance, as heads.data.clip_texts reads them
+        <shard>.parquet            key, kind, text, provenance, as heads.data.clips reads them
         failures/<shard>.parquet   key, reason
         lock.json                  held by the run that writes
 

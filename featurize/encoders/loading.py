@@ -5,10 +5,11 @@ this package is one file and one line of `_ENCODERS`.
 """
 
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from common.errors import StepDiffError
+from common.plugins import installed
+from common.plugins import load as load_plugin
 from featurize.encoders.base import Encoder
 from featurize.encoders.folder import checkpoint_file
 from featurize.video.frames import Sampling
@@ -45,21 +46,13 @@ def encoder_class(name: str) -> type[Encoder]:
     if name in _ENCODERS:
         file, kind = _ENCODERS[name]
         return getattr(import_module(f"featurize.encoders.{file}"), kind)
-    found = next(iter(entry_points(group=GROUP, name=name)), None)
-    place = found.value if found is not None else name
-    module, colon, attribute = place.partition(":")
-    if not colon:
-        known = ", ".join([*NAMES, *sorted(entry_points(group=GROUP).names)])
+    if ":" not in name and name not in (others := installed(GROUP)):
         raise StepDiffError(
-            f"no encoder named {name!r}: the encoders are {known}; give your own as package.module:Class"
+            f"no encoder named {name!r}: the encoders are {', '.join([*NAMES, *others])}; give your own as "
+            "package.module:Class"
         )
-    try:
-        loaded = getattr(import_module(module), attribute, None)
-    except ImportError as problem:
-        raise StepDiffError(
-            f"encoder {place} cannot be imported ({problem}): put its folder on PYTHONPATH; on a cluster that was "
-            "joined, install it on every node or submit it with --working-dir"
-        ) from None
+    cluster = "; on a cluster that was joined, install it on every node or submit it with --working-dir"
+    place, loaded = load_plugin(name, GROUP, "encoder", cluster)
     if not (isinstance(loaded, type) and issubclass(loaded, Encoder)):
         raise StepDiffError(f"{place} is not a subclass of featurize.encoders.Encoder: give package.module:Class")
     return loaded

@@ -63,6 +63,10 @@ class Features:
         """Return bool [K]: whether each key has features."""
         return self._present(self.catalog.rows(keys))
 
+    def present(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return the rows (key, ...) whose key has features."""
+        return rows.filter(pl.Series(self.has(rows["key"].to_list()), dtype=pl.Boolean))
+
     def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K ..."]:
         """Return the features as float32 on `device`; they are transferred as stored and converted there."""
         rows = self.rows(keys)
@@ -81,6 +85,17 @@ class Features:
         return present
 
 
-def knows_splits(catalog: pl.DataFrame) -> bool:
-    """Return whether the catalog has the split of any clip; without splits every clip may train."""
-    return "split" in catalog.columns and catalog["split"].null_count() < catalog.height
+def split_texts(catalog: pl.DataFrame, column: str, features: Features, split: str) -> pl.DataFrame:
+    """Return key and text of a split's clips with features and a text in `column` of the catalog."""
+    need_columns(catalog, "split", column)
+    rows = catalog.filter((pl.col("split") == split) & (pl.col(column).str.len_chars() > 0))
+    return features.present(rows.select("key", pl.col(column).alias("text")))
+
+
+def need_columns(catalog: pl.DataFrame, *names: str, reader: str = "", otherwise: str = "") -> None:
+    """Raise StepDiffError if the catalog lacks a column. reader, otherwise: begin and end of the message."""
+    if missing := set(names) - set(catalog.columns):
+        raise StepDiffError(
+            f"{reader}the store's catalog has no column {', '.join(sorted(missing))}; featurize with a manifest that "
+            f"has it{otherwise}"
+        )

@@ -87,6 +87,11 @@ def clip_times(clips: Iterable[str]) -> pl.DataFrame:
     return pl.DataFrame(columns, schema={"key": pl.String, "start": pl.Float64, "end": pl.Float64})
 
 
+def knows_splits(catalog: pl.DataFrame) -> bool:
+    """Return whether the catalog has the split of any clip; without splits every clip may train."""
+    return "split" in catalog.columns and catalog["split"].null_count() < catalog.height
+
+
 def known_clips(store: Store, *more: str) -> pl.DataFrame:
     """Read key, video, start, end, split and the columns `more` of every clip of a store's catalog.
 

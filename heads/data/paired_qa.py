@@ -19,8 +19,7 @@ from jaxtyping import Int
 from common.errors import StepDiffError
 from common.io.jsonl import read_objects
 from common.streams import generator
-from heads.data.clips import knows_splits
-from heads.data.hold_out import HoldOut
+from heads.data.hold_out import HoldOut, knows_splits
 from heads.data.packing import Turn
 from tasks.prompts import NO, VIDEOS, YES
 

@@ -1,23 +1,30 @@
-"""The answers of a method to the rows of a test set, batch by batch, resumed from a partial file.
+"""The answers of a method to the rows of a test set, batch by batch, resumed from a partial file; and the files of an
+evaluation: predictions, the rows they answer, and scores with all that they depend on.
 
 Guarantees
 - a video language model reads each pair of a DiffMCQ set once, for all questions that ask about it
 """
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from common.errors import StepDiffError
+from common.io.files import write_text
 from common.progress import progress, say
-from heads.evaluation.inputs import Inputs
-from heads.evaluation.load_method import ANSWERS
+from heads.evaluation.inputs import ANSWERS, Inputs
 from heads.evaluation.options import EvaluateOptions
 from heads.evaluation.partial import Partial
-from heads.methods.stepdiff import StepDiff, option_scores, pair_texts
+from heads.methods.similarity import sentences
+from heads.methods.stepdiff import StepDiff, option_scores, pair_texts, protocol
 from heads.models.language_model import autocast, pick_device
 from tasks.postprocess import parse
+from tasks.scoring import score
+from tasks.testsets import write_predictions, write_test_set
 
 Answer = Callable[[Sequence[Any]], list[Any]]
 
@@ -75,3 +82,29 @@ def answer_all(options: EvaluateOptions, answer: Answer, rows: Sequence[Any], pa
                 answers += found
                 advance(end - start)
     return answers
+
+
+def write(options: EvaluateOptions, inputs: Inputs, predictions: Sequence[Any]) -> dict[str, Any]:
+    """Score the predictions and write all files; return the score record."""
+    out, rows, loaded = Path(options.out), inputs.rows, inputs.loaded
+    answered = out.with_suffix(".rows.jsonl")
+    answered.unlink(missing_ok=True)
+    if not inputs.whole:
+        write_test_set(options.task, answered, rows)
+    write_predictions(options.task, out, predictions)
+    embed = sentences(options.store, options.device) if options.similarity else None
+    scores = score(options.task, rows, predictions, options.bootstrap, options.seed, embed)
+    disclosed = dict(loaded.disclosed)
+    if isinstance(loaded.method, StepDiff):
+        lm = loaded.method.model.lm
+        precision = {"precision": "bfloat16" if loaded.precision == "bfloat16" else lm.precision}
+        disclosed["protocol"] = protocol(options.task, options.seeded, options.decline_at) | precision
+    record = {
+        "options": asdict(options),
+        "disclosed": disclosed,
+        "skipped": inputs.skipped,
+        "seen": None if inputs.seen is None else inputs.seen.counts(rows),
+        "scores": scores,
+    }
+    write_text(out.with_suffix(".scores.json"), json.dumps(record, indent=1, allow_nan=False))
+    return record

@@ -3,29 +3,56 @@
 Guarantees
 - a clip or text that the store lacks is reported before anything is predicted
 - a test set whose clips or videos trained the head is refused before the head is loaded
+- rows keep the order of the test set
+- every name of a subset selects a row, or is refused
+- names of rows are not read as a file's name, even if such a file exists
+- a_wrong_method_lists_what_is_known_in_one_line
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import inspect
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+
+from common import plugins
 from common.errors import StepDiffError
 from common.progress import say
 from common.streams import published
-from heads.evaluation import seen, view_origin
-from heads.evaluation.load_method import Loaded, load_method
-from heads.evaluation.options import EvaluateOptions, check, check_files
-from heads.evaluation.selection import absent_clips, named, select
-from heads.methods.socratic import TokenIds
-from heads.methods.vlemb import VLEmb
+from heads.data.clip_texts import ClipTexts
+from heads.evaluation import seen
+from heads.evaluation.options import BUILT_IN, PLUGINS, PUBLIC, EvaluateOptions, check, check_files
+from heads.methods.socratic import TokenIds, load_socratic
+from heads.methods.stepdiff import StepDiff
+from heads.methods.vlemb import StepOracle, VLEmb
+from heads.models.language_model import pick_device
+from heads.models.public.loading import families, load_public
 from heads.training.checkpoint import Run
-from heads.training.recipe_file import read_recipe
+from heads.training.lineage import disclosure, load_video_lm
+from heads.training.recipe import read_recipe
 from store import Store
-from tasks.declining import agreeing
-from tasks.testsets import clips_of, digest, drawn, read_test_set
+from store.view import OK
+from tasks.postprocess import agreeing
+from tasks.testsets import DiffMCQ, Row, clips_of, digest, drawn, read_test_set, reference_video
 from weights import fingerprint
 from weights import resolve as resolve_weights
+
+ANSWERS = {"diffcap": "caption", "diffmcq": "score_options", "diffrank": "rank"}
+"""task -> the method's function (heads.methods.Method)"""
+AnyRow = TypeVar("AnyRow", bound=Row)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    method: Any
+    """a heads.methods.Method"""
+    precision: str = "float32"
+    """of its matrix products"""
+    disclosed: dict[str, Any] = field(default_factory=dict)
+    """printed next to the scores"""
 
 
 @dataclass(frozen=True)
@@ -77,6 +104,48 @@ def read_rows(options: EvaluateOptions) -> list[Any]:
     return [row for group in groups for row in group]
 
 
+def named(rows: Sequence[Row], subset: str) -> list[str]:
+    """Return the names of a subset, separated by commas, or else the lines of a file.
+
+    Raises:
+        StepDiffError: no names, or one that selects none of the rows.
+    """
+    known = set().union(*map(_names, rows))
+    names = _stripped(subset.split(","))
+    if known.issuperset(names) and names:
+        return names
+    try:
+        names = _stripped(Path(subset).read_text(encoding="utf-8-sig").split("\n"))
+    except UnicodeDecodeError as error:
+        raise StepDiffError(f"{subset}: not UTF-8 ({error.reason}); give a file of names, one a line") from error
+    except OSError:  # no file, or too long for a file's name
+        pass
+    if not names:
+        raise StepDiffError(f"{subset or 'subset'}: no names; give categories, videos or reference clips")
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise StepDiffError(
+            f"subset: {unknown[0]!r} is not a category, reference video or reference clip of the test set"
+            + (f" ({len(unknown)} such names)" if len(unknown) > 1 else "")
+        )
+    return names
+
+
+def _stripped(names: Sequence[str]) -> list[str]:
+    return [name.strip() for name in names if name.strip()]
+
+
+def select(rows: Sequence[AnyRow], names: Collection[str]) -> list[AnyRow]:
+    """Return the rows whose category, reference video or reference clip is among the names."""
+    return [row for row in rows if _names(row).intersection(names)]
+
+
+def _names(row: Row) -> set[str]:
+    """Return the names that select a row. A DiffMCQ row's reference is its answer's."""
+    clip = row.answer[0] if isinstance(row, DiffMCQ) else row.reference
+    return {row.category, reference_video(row), clip}
+
+
 def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) -> seen.Seen | None:
     """Return which clips of the rows trained the head; None for a method without one.
 
@@ -88,7 +157,7 @@ def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) ->
         read_recipe(Path(options.head) / "recipe.yaml")  # reports a folder without a head
         source = seen.of_run(Path(options.head))
     elif options.method == "vlemb" and options.view is not None:
-        source = view_origin.of_view(store, options.view)
+        source = seen.of_view(store, options.view)
     if source is None:
         return None
     found = seen.find(source, rows, store)
@@ -97,6 +166,75 @@ def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) ->
     if not options.allow_seen:
         seen.refuse(found.counts(rows), options.test_set)
     return found
+
+
+def load_method(options: EvaluateOptions, store: Store) -> Loaded:
+    """Load the method. StepDiffError: an option that it needs is missing, or it does not answer the task."""
+    loaded = _load(options, store, pick_device(options.device))
+    function = ANSWERS[options.task]
+    if not hasattr(loaded.method, function):
+        raise StepDiffError(
+            f"--method {options.method} does not answer {options.task}: its class has no function {function}"
+        )
+    return loaded
+
+
+def _load(options: EvaluateOptions, store: Store, device: str) -> Loaded:
+    how: dict[str, Any] = {name: getattr(options, name) for name in ("control", "seed", "seeded", "decline_at")}
+    if options.method not in BUILT_IN:
+        return _plugin(options, store, device)
+    if options.method == "step-oracle":
+        return Loaded(StepOracle(store))
+    if options.method == "vlemb":
+        view = _needed(options, "view", "a view of the store with embeddings")
+        encoder = store.view("clips", view).provenance.encoder
+        disclosed: dict[str, Any] = {"view": view, "encoder": encoder, "pair_embedding": options.pair_embedding}
+        return Loaded(VLEmb.of_view(store, view, options.pair_embedding), disclosed=disclosed)
+    if options.method in PUBLIC:
+        weights = _needed(options, "weights", "its checkpoint")
+        view = _needed(options, "view", "the tokens of its image tower")
+        public, tokens, disclosed = load_public(weights, store, view, device, families(options.method))
+        return Loaded(StepDiff(public, tokens, **how), disclosed=disclosed)
+    if options.method == "socratic":
+        texts = _needed(options, "texts", "a Parquet file of texts about clips")
+        reader, ids, disclosed = load_socratic(texts, options.kind, options.language_model, device, options.precision)
+        return Loaded(StepDiff(reader, ids, **how), options.precision, disclosed)
+    head = Path(_needed(options, "head", "a run folder of python -m heads.train"))
+    model, features, recipe = load_video_lm(head, store, device)
+    disclosed = {"head": str(options.head), "view": recipe.view, "recipe": disclosure(recipe, head)}
+    return Loaded(StepDiff(model, features, **how), recipe.precision, disclosed)
+
+
+def method_class(name: str) -> type:
+    """Return the class of a plug-in: an installed name, or package.module:Class.
+
+    Raises:
+        StepDiffError: its module cannot be imported, or has no such class.
+    """
+    place, kind = plugins.load(name, PLUGINS, "--method")
+    if not isinstance(kind, type):
+        module, _, attribute = place.partition(":")
+        own = [key for key, value in vars(sys.modules[module]).items() if getattr(value, "__module__", "") == module]
+        raise StepDiffError(f"--method {name}: {module} has no class {attribute}; it has {', '.join(own) or 'none'}")
+    return kind
+
+
+def _plugin(options: EvaluateOptions, store: Store, device: str) -> Loaded:
+    kind = method_class(options.method)
+    file = inspect.getsourcefile(kind)
+    disclosed: dict[str, Any] = {"method": f"{kind.__module__}:{kind.__qualname__}"}
+    disclosed["source"] = None if file is None else fingerprint(file)
+    if options.view is not None:
+        disclosed |= {"view": options.view, "encoder": store.view("clips", options.view).provenance.encoder}
+    return Loaded(kind(store, options.view, device), disclosed=disclosed)
+
+
+def _needed(options: EvaluateOptions, name: str, what: str) -> str:
+    """Return an option that the method cannot do without."""
+    value: str | None = getattr(options, name)
+    if value is None:
+        raise StepDiffError(f"--method {options.method} needs --{name}, {what}")
+    return value
 
 
 def present_rows(options: EvaluateOptions, rows: list[Any], store: Store, loaded: Loaded) -> tuple[list[Any], int]:
@@ -131,6 +269,18 @@ def present_rows(options: EvaluateOptions, rows: list[Any], store: Store, loaded
         if not found:
             raise StepDiffError(f"{options.test_set}: view {options.view} has no embedding of any row's text")
     return found, len(absent)
+
+
+def absent_clips(rows: Sequence[Row], store: Store, view: str | None, texts: ClipTexts | None = None) -> list[str]:
+    """Return clips of the rows, each once, that are not in the catalog, or lack features in `view`, or lack a text."""
+    clips = list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
+    places = np.asarray(store.catalog("clips").rows(clips))
+    present = places >= 0
+    if view is not None:
+        present[present] = store.view("clips", view).status()[places[present]] == OK
+    if texts is not None:
+        present &= texts.has(clips)
+    return [clip for clip, is_present in zip(clips, present, strict=True) if not is_present]
 
 
 def identity(

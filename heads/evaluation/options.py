@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import StepDiffError
+from common.plugins import installed
 
 VIDEO_LM = ("video-lm", "stepdiff")
 PUBLIC = ("llava", "idefics")
 BUILT_IN = (*VIDEO_LM, "vlemb", *PUBLIC, "socratic", "step-oracle")
 PLUGIN = "a plug-in"
+PLUGINS = "stepdiff.methods"
+"""entry-point group of other packages' methods"""
 METHODS = {
     "head": VIDEO_LM,
     "view": ("vlemb", *PUBLIC, PLUGIN),
@@ -112,9 +115,7 @@ def check(options: EvaluateOptions) -> None:
     """Raise StepDiffError for an unknown method, an option that is not read, or a number out of range."""
     reader = options.method if options.method in BUILT_IN else PLUGIN
     if reader is PLUGIN and ":" not in options.method:
-        from heads.methods.plugins import installed
-
-        if options.method not in (plugins := installed()):
+        if options.method not in (plugins := installed(PLUGINS)):
             names = ", ".join([*BUILT_IN, *plugins])
             raise StepDiffError(f"--method {options.method}: no such method; give {names}, or package.module:Class")
     defaults = {field.name: field.default for field in fields(EvaluateOptions)}

@@ -1,15 +1,21 @@
 """Which clips and videos of a test set trained the head that is evaluated on it.
 
-The head is that of `--head`, or the contrastive head that wrote a view (heads.evaluation.view_origin). The rule of
-heads.data.hold_out decides whether two clips are of one video.
+The head is that of `--head`, or the contrastive head that wrote a view. The rule of heads.data.hold_out decides whether
+two clips are of one video. What trained the head of a view is recorded in the store, because the run may be elsewhere:
+
+    STORE/annotations/trained_on/<first digits of the sha256 of the head's weights>/
+        provenance.json           the run, its weights, and the number of hashes of each kind
+        <kind>-<part>.parquet     hash (heads.data.trained_on)
 
 Guarantees
 - a test set that shares a clip or a video with what trained the head is refused, unless that is allowed
 - what is allowed is counted in the score record
 - a head whose training clips are not recorded is reported, and evaluated
+- a view of a frozen encoder has nothing to check
+- a view whose head left no record, or whose record is damaged, is reported
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +24,21 @@ import numpy as np
 import polars as pl
 
 from common.errors import StepDiffError
+from common.io import sealed as table
+from common.io.files import make_folder, write_bytes
+from common.io.places import Place
+from common.io.seal import BLANK
 from heads.data import trained_on
 from heads.data.hold_out import clip_times, known_clips, locate
-from heads.data.trained_on import Source, contained, hashes
+from heads.data.trained_on import KINDS, Hashes, Source, contained, hashes
 from heads.training import lineage
 from store import Store
+from store.format.layout import read_json, write_json
 from tasks.testsets import clips_of
 
+ENCODER = "contrastive head"
+"""prefix of the encoder in the provenance of a view that a head wrote"""
+_DIGITS = 16
 _LOOKED_UP = (
     ("clips", "key"),
     ("videos", "file"),
@@ -43,6 +57,64 @@ def of_run(folder: Path) -> Source:
         return Source(str(folder), None, (str(folder),))
     trained_on.check(folder, record)
     return Source(str(folder), lambda kind: trained_on.blocks(folder, kind), tuple(record["unrecorded"]))
+
+
+def _origin(store: Store, weights: str) -> Place:
+    return store.path / "annotations" / "trained_on" / weights[:_DIGITS]
+
+
+def record_origin(store: Store, weights: str, run: Path) -> None:
+    """Record in the store what trained the head of a run, if the run has a record; weights: their sha256.
+
+    The caller holds the store's lock.
+    """
+    record, folder = lineage.read(run).get("trained_on"), _origin(store, weights)
+    if record is None or (folder / "provenance.json").exists():
+        return
+    trained_on.check(run, record)
+    make_folder(folder)
+    for kind in KINDS:
+        for number, block in enumerate(trained_on.blocks(run, kind)):
+            data = table.encode(pl.DataFrame({"hash": block}))
+            write_bytes(folder / f"{kind}-{number:06d}.parquet", data)
+    made = {"head": str(run), "weights": weights, **record}
+    write_json(folder / "provenance.json", {"provenance": made, "seal": BLANK})  # last: the hashes are complete
+
+
+def of_view(store: Store, view: str) -> Source | None:
+    """Return what trained the head that wrote a view; None for a view of a frozen encoder.
+
+    Raises:
+        StepDiffError: the record is damaged.
+    """
+    provenance = store.view("clips", view).provenance
+    if not provenance.encoder.startswith(ENCODER):
+        return None
+    name, folder = f"view {view}", _origin(store, provenance.weights)
+    try:
+        made = read_json(folder / "provenance.json")["provenance"]
+    except (FileNotFoundError, NotADirectoryError):
+        return Source(name, None, (f"{name} of {store.path}",))
+    if made["weights"] != provenance.weights:
+        raise StepDiffError(
+            f"{folder}: the record is of another head than view {view}; run python -m heads.embed again"
+        )
+    name = f"{name} (head {made['head']})"
+    return Source(name, lambda kind: _blocks(folder, kind, made[kind]), tuple(made["unrecorded"]))
+
+
+def _blocks(folder: Place, kind: str, count: int) -> Iterator[Hashes]:
+    """Yield the hashes of a kind in blocks. StepDiffError: not `count` of them."""
+    found = 0
+    files: list[Place] = sorted(folder.glob(f"{kind}-*.parquet"))
+    for file in files:
+        block = table.read(file)["hash"].to_numpy()
+        found += len(block)
+        yield block
+    if found != count:
+        raise StepDiffError(
+            f"{folder}: holds {found} hashes of {kind} where {count} were written; embed the view again"
+        )
 
 
 @dataclass(frozen=True)

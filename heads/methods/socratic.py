@@ -15,9 +15,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from heads.data.chat import Chat
 from heads.data.clip_texts import ClipTexts
-from heads.data.packing import PADDING, TEXT, Packed, Turn
+from heads.data.packing import PADDING, TEXT, Chat, Packed, Turn
 from heads.models.language_model import LanguageModel
 from heads.models.video_lm import VideoLM
 

@@ -20,9 +20,9 @@ from transformers.pytorch_utils import Conv1D
 
 from common.errors import StepDiffError
 from common.streams import torch_seed
-from heads.data.chat import Chat
-from heads.models.options import Lora
+from heads.data.packing import Chat
 from heads.models.packed_attention import NAME, Layout, may_see
+from heads.training.recipe import Lora
 from weights import resolve
 
 

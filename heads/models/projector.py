@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import StepDiffError
-from heads.models.options import ProjectorOptions
+from heads.training.recipe import ProjectorOptions
 
 
 class PerceiverLayer(nn.Module):

@@ -20,9 +20,8 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from common.errors import StepDiffError
-from heads.reporting.entries import Entry, Setting
-from heads.reporting.seen_marks import seen_counts
-from tasks.metrics.bootstrap import Resamples, holm, interval, paired_p
+from heads.reporting.entries import Entry, Setting, seen_counts
+from tasks.bootstrap import Resamples, holm, interval, paired_p
 from tasks.postprocess import parse
 from tasks.scoring import Marks, ordered, task_figures
 from tasks.testsets import Task, digest, read_predictions, read_test_set, reference_video

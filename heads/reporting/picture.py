@@ -3,11 +3,9 @@
 import io
 from typing import Any
 
-from heads.reporting import published
-from heads.reporting.entries import CAPTIONS, CHANCE, CHOICES, RANK, TASKS, Place, heading
+from heads.reporting.entries import CAPTIONS, CHANCE, CHOICES, MARK, RANK, TASKS, Place, heading
 from heads.reporting.figures import Score
-from heads.reporting.seen_marks import MARK
-from heads.reporting.tables import Report, marked
+from heads.reporting.tables import TABLE_S3, TABLE_S4, Report, marked
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # safe for colour-blind readers (Okabe and Ito)
 MARKERS = ("o", "s", "D")
@@ -66,9 +64,9 @@ def _methods(report: Report, places: set[Place]) -> list[str]:
 
 def _published(place: Place) -> dict[str, float]:
     if place in CHOICES:
-        return {name: values[CHOICES.index(place)] for name, values in published.VARIANTS.items()}
+        return {name: values[CHOICES.index(place)] for name, values in TABLE_S4.items()}
     column = [*CAPTIONS, CHOICES[0], RANK].index(place)
-    return {name: values[column] for name, values in published.SMALLER.items()}
+    return {name: values[column] for name, values in TABLE_S3.items()}
 
 
 def _points(

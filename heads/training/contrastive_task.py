@@ -25,17 +25,16 @@ from torch.nn import functional
 
 from common.errors import StepDiffError
 from common.streams import generator, torch_seed
-from heads.data.clips import Features
+from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.paired_qa import draw, kind, read_paired_qa
 from heads.data.trained_on import TrainedOn
 from heads.methods.vlemb import VLEmb
 from heads.models.projector import Projector
+from heads.training.loop import Validator
 from heads.training.recipe import ContrastiveRecipe, PairsContrast
-from heads.training.validation import Validator
-from heads.training.warm_start import split_texts
 from store import Store, text_key
-from tasks.declining import declines
+from tasks.postprocess import declines
 from tasks.prompts import NO, YES
 
 

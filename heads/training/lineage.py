@@ -29,8 +29,7 @@ from heads.models.video_lm import VideoLM
 from heads.training import contrastive_task, video_task
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveHead
-from heads.training.recipe import ContrastiveRecipe, Schedule, TrainOptions, VideoLMRecipe, WarmStart
-from heads.training.recipe_file import read_recipe
+from heads.training.recipe import ContrastiveRecipe, Schedule, TrainOptions, VideoLMRecipe, WarmStart, read_recipe
 from store import Provenance, Store
 from weights import fingerprint, resolve
 

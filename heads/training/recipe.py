@@ -1,10 +1,64 @@
-"""The options of `python -m heads.train`: one frozen dataclass, filled from a YAML recipe and from flags."""
+"""The options of `python -m heads.train`: one frozen dataclass, filled from a YAML recipe and from flags.
 
+The recipe of a run's folder is read again, with errors in one line, and compared option by option. Command lines import
+this file, so it imports no torch.
+
+Guarantees
+- a_recipe_error_names_the_option_and_what_it_expects
+- a_differing_recipe_names_each_option_with_both_values
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import jsonargparse
+
+from common.cli.parser import in_one_line
 from common.errors import StepDiffError
-from heads.models.options import Lora, ProjectorOptions, at_least
+from common.io import yaml_file
+
+
+def at_least(least: int, where: str, options: object, *names: str) -> None:
+    """Raise StepDiffError where one of the options' numbers is smaller than `least`."""
+    for name in names:
+        if (value := getattr(options, name)) < least:
+            raise StepDiffError(f"{where}.{name} is {value}; it must be {least} or more")
+
+
+@dataclass(frozen=True)
+class Lora:
+    rank: int = 8
+    """rank of the update"""
+    alpha: int = 16
+    """the update is scaled by alpha / rank"""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """names of the linear layers to update"""
+    learning_rate: float = 2e-3
+    """learning rate of these weights"""
+
+
+@dataclass(frozen=True)
+class ProjectorOptions:
+    width: int = 384
+    """channels inside the Perceiver"""
+    layers: int = 2
+    """Perceiver layers: cross-attention, then a feed-forward block"""
+    heads: int = 8
+    """attention heads; they divide the width"""
+    frames: int = 8
+    """frames of a clip, whose tokens are stored frame by frame; 1 if tokens belong to no frame"""
+    outputs: int = 32
+    """output tokens per clip"""
+
+    def check(self, where: str) -> None:
+        """Raise StepDiffError for numbers that no Perceiver can have."""
+        at_least(1, where, self, *vars(self))
+        if self.width % self.heads:
+            raise StepDiffError(f"{where}.heads {self.heads} does not divide {where}.width {self.width}")
 
 
 @dataclass(frozen=True)
@@ -233,3 +287,48 @@ class TrainOptions:
     """train a video-conditioned language model: VCLM, Interleaved or StepDiff"""
     contrastive: ContrastiveRecipe | None = None
     """train a contrastive head"""
+
+
+def read_recipe(path: Path) -> TrainOptions:
+    """Read the recipe of a run's folder.
+
+    Raises:
+        StepDiffError: no such file, or not a recipe of this version; the line names the option.
+    """
+    if not path.is_file():
+        raise StepDiffError(
+            f"{path.parent}: no trained head here; run python -m heads.train --config RECIPE.yaml --out {path.parent}"
+        )
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TrainOptions, as_group=False)
+    try:
+        parsed = parser.instantiate(parser.parse_object(yaml_file.read(path)))
+    except yaml_file.YamlError as error:
+        raise StepDiffError(f"{error}; or train into a new folder") from None
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        why = in_one_line(str(error), TrainOptions)
+        raise StepDiffError(f"{path}: damaged, or of another version ({why}); train into a new folder") from error
+    return TrainOptions(**{name: getattr(parsed, name) for name in TrainOptions.__dataclass_fields__})
+
+
+def as_yaml(options: TrainOptions) -> dict[str, Any]:
+    """Return the recipe as YAML gives it back."""
+    return dict(json.loads(json.dumps(dataclasses.asdict(options))))
+
+
+def differences(old: TrainOptions, new: TrainOptions) -> list[str]:
+    """Return the options that differ, as "NAME is OLD there and NEW here", except those that change no weight."""
+    before, after = (dict(_flat(as_yaml(options))) for options in (old, new))
+    return [
+        f"{name} is {before.get(name)} there and {after.get(name)} here"
+        for name in {**before, **after}
+        if before.get(name) != after.get(name) and not name.endswith("schedule.save_every")
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -6,25 +6,33 @@ Guarantees
 - a batch depends only on seed and number and, with hard negatives, on the last search for neighbours
 - only clips of the train split train
 - in a sequence, a text is predicted from its own clip and what precedes it, never from what follows
+- a neighbour is a clip of the train split, of the same step, and never the clip itself
+- no clip that is held out is a neighbour
+- questions of other kinds keep their pair, and so do those about a clip without neighbours
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from common.errors import StepDiffError
 from common.streams import generator
-from heads.data.chat import Chat
-from heads.data.clips import Features
-from heads.data.hard_negatives import HardNegatives
-from heads.data.packing import Packed, Packer, Row, Turn, collate
+from heads.data.clips import Features, need_columns, split_texts
+from heads.data.hold_out import HoldOut
+from heads.data.packing import Chat, Packed, Packer, Row, Turn, collate
 from heads.data.paired_qa import PairQuestions, balanced, draw, turns
 from heads.training.recipe import VideoLMRecipe
-from heads.training.warm_start import split_texts
-from tasks.prompts import NEXT_VIDEO, PAIR_SYSTEM, SYSTEM
+from retrieval import nearest
+from retrieval.vectors import normalised
+from store import Store
+from tasks.prompts import NEXT_VIDEO, PAIR_SYSTEM, SYSTEM, VIDEOS
 
 SEQUENCE = 3  # clips of a video in a row (S3)
+Questions = tuple[tuple[str, str], list[Turn]]
 
 
 @dataclass(frozen=True)
@@ -36,14 +44,9 @@ class Batch:
 
 @runtime_checkable
 class Source(Protocol):
-    def batch(self, number: int, step: int) -> Batch:
-        """Return the source's batch of that number (from 0), for optimiser step `step`."""
+    def batch(self, number: int) -> Batch:
+        """Return the source's batch of that number (from 0)."""
         ...
-
-
-def cut(text: str, words: int) -> str:
-    """Return at most `words` words of a text."""
-    return " ".join(text.split()[:words])
 
 
 class TextedClips:
@@ -59,7 +62,7 @@ class TextedClips:
         self.question, self.size, self.seed, self.order = question, size, seed, order
         self.packer = Packer(chat, outputs, SYSTEM)
 
-    def batch(self, number: int, step: int) -> Batch:
+    def batch(self, number: int) -> Batch:
         chosen = [self.texts[i] for i in draw(len(self.texts), self.size, number, self.seed, self.order)]
         return Batch([key for key, _ in chosen], self.packer.pack([[Turn(self.question, text)] for _, text in chosen]))
 
@@ -69,11 +72,7 @@ def sequences(texts: pl.DataFrame, catalog: pl.DataFrame) -> list[list[tuple[str
 
     texts: key, text; catalog: key, video, end.
     """
-    missing = {"video", "end"} - set(catalog.columns)
-    if missing:
-        raise StepDiffError(
-            f"the store's catalog has no column {', '.join(sorted(missing))}; featurize with a manifest that has it"
-        )
+    need_columns(catalog, "video", "end")
     timed = texts.join(catalog.select("key", "video", "end"), on="key", maintain_order="left")
     found = []
     for video in timed.sort("end", "key").partition_by("video", maintain_order=True):
@@ -107,7 +106,7 @@ class Sequences:
             row.say(self.chat.text_ids("."), self.chat.text_ids(f" {text}"), 1, len(row.ids), number)
         return row
 
-    def batch(self, number: int, step: int) -> Batch:
+    def batch(self, number: int) -> Batch:
         chosen = [self.runs[i] for i in draw(len(self.runs), self.size, number, self.seed, "order of sequences")]
         rows = [self.row(place, run) for place, run in enumerate(chosen)]
         return Batch([key for run in chosen for key, _ in run], collate(rows))
@@ -116,7 +115,61 @@ class Sequences:
 def narrated(catalog: pl.DataFrame, column: str, features: Features, words: int) -> pl.DataFrame:
     """Return key and text (cut to `words`) of the train split's clips with features and a text in `column`."""
     texts = split_texts(catalog, column, features, "train")
-    return texts.with_columns(text=pl.Series([cut(text, words) for text in texts["text"]], dtype=pl.String))
+    short = [" ".join(text.split()[:words]) for text in texts["text"]]
+    return texts.with_columns(text=pl.Series(short, dtype=pl.String))
+
+
+class HardNegatives:
+    """Questions "Which video ...?" about the clip that answers them and one that looks similar.
+
+    The clip that answers keeps its place in the pair. The other one is replaced by a clip drawn from the nearest
+    neighbours of the first among the train split's clips of the same step. A neighbour may show what the question is
+    about too: no text about it is checked.
+    """
+
+    def __init__(
+        self, catalog: pl.DataFrame, features: Features, neighbours: int, hold_out: HoldOut | None = None
+    ) -> None:
+        """Select the clips; call `mine` before `with_neighbours`. catalog: key, split, step, known to `hold_out`."""
+        drop = ", or drop video_lm.hard_negatives"
+        need_columns(catalog, "split", "step", reader="hard negatives: ", otherwise=drop)
+        rows = features.present(catalog.filter((pl.col("split") == "train") & pl.col("step").is_not_null()))
+        if hold_out is not None:
+            rows = hold_out.keep(rows, "hard-negative mining")
+        self.clips: list[str] = rows["key"].to_list()
+        steps = rows.with_row_index("place").group_by("step", maintain_order=True).agg("place")
+        self.groups = [places.to_numpy() for places in steps["place"]]
+        self.neighbours = neighbours
+        self.near: dict[str, list[str]] = {}
+
+    def embeddings(self, store: Store, view: str) -> Float[np.ndarray, "C D"]:
+        """Return the view's embedding of every clip, in the order of `clips`."""
+        return normalised(store, store.view("clips", view), "embedding", store.catalog("clips").rows(self.clips))
+
+    def mine(self, vectors: Float[np.ndarray, "C D"]) -> None:
+        """Find the neighbours of every clip by the cosine of `vectors`, in the order of `clips`."""
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        self.near = {}
+        for group in self.groups:
+            places, _ = nearest(unit[group].astype(np.float32), np.arange(len(group)), self.neighbours)
+            for place, own in zip(group, places, strict=True):
+                self.near[self.clips[place]] = [self.clips[group[other]] for other in own if other >= 0]
+
+    def with_neighbours(self, questions: Sequence[Questions], rng: np.random.Generator) -> list[Questions]:
+        """Move the questions that one video answers to a pair of that video and one of its neighbours."""
+        found: list[Questions] = []
+        for pair, own in questions:
+            kept = list(own)
+            pairs: list[Questions] = []
+            for clip, answer in zip(pair, VIDEOS, strict=True):
+                near = self.near.get(clip, [])
+                moved = [turn for turn in own if turn.answer == answer]
+                if near and moved:
+                    other = near[rng.integers(len(near))]
+                    pairs.append(((clip, other) if answer == VIDEOS[0] else (other, clip), moved))
+                    kept = [turn for turn in kept if turn.answer != answer]
+            found += [(pair, kept), *pairs] if kept else pairs
+        return found
 
 
 class PairedSource:
@@ -134,7 +187,7 @@ class PairedSource:
         self.packed = recipe.packed and packs
         self.packer = Packer(chat, recipe.projector.outputs)
 
-    def batch(self, number: int, step: int) -> Batch:
+    def batch(self, number: int) -> Batch:
         recipe = self.recipe
         rng = generator(self.seed, "questions of a pair", number)
         pairs = [self.pairs[i] for i in draw(len(self.pairs), recipe.batch, number, self.seed, "order of pairs")]

@@ -31,11 +31,9 @@ from torch.nn import functional
 
 from common.errors import StepDiffError
 from common.streams import torch_seed
-from heads.data.chat import Chat
-from heads.data.clips import Features
-from heads.data.hard_negatives import HardNegatives
+from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
-from heads.data.packing import NO_TARGET, TEXT, Packed
+from heads.data.packing import NO_TARGET, TEXT, Chat, Packed
 from heads.data.paired_qa import PairQuestions, read_paired_qa
 from heads.data.trained_on import TrainedOn
 from heads.methods.stepdiff import StepDiff
@@ -43,11 +41,19 @@ from heads.models.language_model import LanguageModel, autocast
 from heads.models.projector import Projector
 from heads.models.video_lm import VideoLM
 from heads.training.checkpoint import Run
-from heads.training.loop import step_lines
+from heads.training.loop import Validator, step_lines
 from heads.training.recipe import VideoLMRecipe, WarmStart
-from heads.training.sources import Batch, PairedSource, Sequences, Source, TextedClips, narrated, sequences
-from heads.training.validation import Validator
-from heads.training.warm_start import split_texts, warm_start
+from heads.training.sources import (
+    Batch,
+    HardNegatives,
+    PairedSource,
+    Sequences,
+    Source,
+    TextedClips,
+    narrated,
+    sequences,
+)
+from heads.training.warm_start import warm_start
 from store import Store
 from tasks.prompts import CAPTION_QUESTION, NARRATION_QUESTION, NO, YES
 
@@ -222,7 +228,7 @@ class VideoTask:
         names = self.recipe.sources
         turn, place = divmod(number, len(names))
         own = turn * names.count(names[place]) + names[:place].count(names[place])  # a source may have several places
-        return self.sources[names[place]].batch(own, number // self.recipe.schedule.accumulate)
+        return self.sources[names[place]].batch(own)
 
     def loss(self, batch: int) -> Tensor:
         """Return the loss of the training batch of that number."""

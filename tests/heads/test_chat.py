@@ -1,12 +1,11 @@
-"""Guarantees of heads.data.chat for each kind of tokenizer: sentence pieces as in Llama-2, and bytes."""
+"""Guarantees of heads.data.packing for each kind of tokenizer: sentence pieces as in Llama-2, and bytes."""
 
 from typing import Any
 
 import pytest
 
 from common.errors import StepDiffError
-from heads.data.chat import Chat
-from heads.data.packing import NO_TARGET, Packer, Turn
+from heads.data.packing import NO_TARGET, Chat, Packer, Turn
 
 SAID = "You are an assistant. Here is Video 1: a. Here is Video 2. Why? INST SYS In Video 2, they use a fork.\n\n"
 LLAMA = (

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from heads.data.chat import Chat
-from heads.data.packing import NO_TARGET, TEXT, Packer, Turn
+from heads.data.packing import NO_TARGET, TEXT, Chat, Packer, Turn
 from heads.models.language_model import LanguageModel
 from heads.training.sources import SEQUENCE, Sequences
 from heads.training.video_task import Comparing, answer_ids, with_comparisons
@@ -63,7 +62,7 @@ def test_yes_and_no_have_the_same_total_weight_in_every_batch(tiny_lm: str) -> N
 
 def test_every_clip_of_a_sequence_but_the_first_gets_the_question(tiny_lm: str) -> None:
     runs = [[("a", "a whisk goes"), ("b", "then a fork"), ("c", "ends")]]
-    before = Sequences(runs, LanguageModel.load(tiny_lm).chat, OUTPUTS, 1, 0).batch(0, 0).rows
+    before = Sequences(runs, LanguageModel.load(tiny_lm).chat, OUTPUTS, 1, 0).batch(0).rows
     rows = with_comparisons(before, WORDS[:SEQUENCE], ANSWERS, weight=1.0)
     learned = before.targets != NO_TARGET
     assert torch.equal(rows.targets[learned], before.targets[learned])

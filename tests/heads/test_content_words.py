@@ -1,4 +1,4 @@
-"""Guarantees of heads.data.content_words, and of the weights of answers in a batch."""
+"""Guarantees of heads.training.warm_start, and of the weights of answers in a batch."""
 
 import numpy as np
 import polars as pl
@@ -6,14 +6,21 @@ import pytest
 import torch
 from scipy.stats import pearsonr
 
-from heads.data.chat import Chat
-from heads.data.content_words import agreement, content_words, likeness, surroundings, word_places
-from heads.data.packing import NO_TARGET, Turn
+from heads.data.packing import NO_TARGET, Chat, Turn
 from heads.data.paired_qa import PairQuestions, balanced
 from heads.models.language_model import LanguageModel
 from heads.training.recipe import Schedule, Validation, VideoLMRecipe
 from heads.training.sources import PairedSource
-from heads.training.warm_start import first_token, word_loss, word_targets
+from heads.training.warm_start import (
+    agreement,
+    content_words,
+    first_token,
+    likeness,
+    surroundings,
+    word_loss,
+    word_places,
+    word_targets,
+)
 
 TOOLS, SHADES = ("whisk", "spoon", "fork"), ("light", "dark")
 
@@ -75,7 +82,7 @@ def test_without_weights_yes_and_no_count_like_other_answers(tiny_lm: str) -> No
 
     def weights(yes_no_weight: float | None) -> set[float]:
         recipe = VideoLMRecipe(Schedule(1), Validation("", ""), pairqa="", batch=2, yes_no_weight=yes_no_weight)
-        rows = PairedSource(recipe, pairs, chat, packs=True, seed=0, negatives=None).batch(0, 0).rows
+        rows = PairedSource(recipe, pairs, chat, packs=True, seed=0, negatives=None).batch(0).rows
         return set(rows.weights[rows.targets != NO_TARGET].tolist())
 
     assert weights(None) == {1.0} and weights(3.0) == {1.0, 1.5}

@@ -15,7 +15,7 @@ import yaml
 from heads import embed, evaluate, table, train
 from heads.training.contrastive_task import ContrastiveTask
 from heads.training.log import read_metrics
-from heads.training.recipe_file import read_recipe
+from heads.training.recipe import read_recipe
 from store import Store, text_key
 
 from .small_task import unsealed

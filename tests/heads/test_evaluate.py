@@ -17,10 +17,9 @@ from common.errors import StepDiffError
 from heads import evaluate, score
 from heads.data.clips import Features
 from heads.data.packing import Turn
-from heads.evaluation import load_method
+from heads.evaluation import inputs as load_method
 from heads.evaluation.answers import batch_starts
-from heads.evaluation.inputs import identity
-from heads.evaluation.load_method import Loaded
+from heads.evaluation.inputs import Loaded, identity
 from heads.evaluation.options import EvaluateOptions, check
 from heads.methods.stepdiff import PairTexts, StepDiff
 from heads.methods.vlemb import VLEmb
@@ -29,8 +28,7 @@ from heads.models.projector import Projector
 from heads.models.video_lm import VideoLM
 from heads.training.recipe import ProjectorOptions
 from store import Provenance, Store
-from tasks.declining import declines
-from tasks.postprocess import parse
+from tasks.postprocess import declines, parse
 from tasks.prompts import DIFFERENCE_QUESTION, DIFFMCQ_SEED
 from tasks.testsets import DiffMCQ, DiffRank, Row, read_predictions, read_test_set, write_test_set
 

@@ -20,8 +20,7 @@ from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
 from heads.data.trained_on import KINDS, TrainedOn, hashes
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import contrast_pairs
-from heads.training.recipe import HardNegativeOptions, WarmStart
-from heads.training.recipe_file import read_recipe
+from heads.training.recipe import HardNegativeOptions, WarmStart, read_recipe
 from heads.training.video_task import VideoTask
 from store import Store
 

@@ -1,4 +1,4 @@
-"""Guarantees of heads.data.packing, heads.data.chat and heads.models.video_lm."""
+"""Guarantees of heads.data.packing, heads.data.packing and heads.models.video_lm."""
 
 import copy
 from typing import Any
@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from common.errors import StepDiffError
-from heads.data.chat import Chat
-from heads.data.packing import NO_TARGET, TEXT, Packer, Turn
+from heads.data.packing import NO_TARGET, TEXT, Chat, Packer, Turn
 from heads.models.language_model import LanguageModel, Lora
 from heads.models.projector import Projector, ProjectorOptions
 from heads.models.video_lm import VideoLM

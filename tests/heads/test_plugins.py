@@ -1,4 +1,4 @@
-"""Guarantees of heads.methods.plugins: a user's own method, end to end."""
+"""A user's own method, end to end."""
 
 import json
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import StepDiffError
+from heads.evaluation.inputs import method_class
 from heads.evaluation.options import EvaluateOptions, check
-from heads.methods import plugins
 from tasks.testsets import read_predictions, read_test_set
 
 METHOD = '''
@@ -87,4 +87,4 @@ def test_a_wrong_method_lists_what_is_known_in_one_line(monkeypatch: pytest.Monk
         ("own_package.methods:Mean", "own_package.methods has no class Mean; it has MeanTokens"),
     ):
         with pytest.raises(StepDiffError, match=message):
-            plugins.load(name)
+            method_class(name)

@@ -11,8 +11,7 @@ from heads import train
 from heads.data.packing import Turn
 from heads.training.lineage import load_video_lm
 from heads.training.log import read_metrics
-from heads.training.recipe import Validation, WarmStart
-from heads.training.recipe_file import read_recipe
+from heads.training.recipe import Validation, WarmStart, read_recipe
 from store import Store
 
 from .conftest import SYSTEMS

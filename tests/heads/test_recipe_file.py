@@ -1,4 +1,4 @@
-"""Guarantees of heads.training.recipe_file, and the list of commands."""
+"""Guarantees of heads.training.recipe, and the list of commands."""
 
 import dataclasses
 import subprocess
@@ -10,7 +10,7 @@ import yaml
 
 from common.errors import StepDiffError
 from heads import train
-from heads.training.recipe_file import differences, read_recipe
+from heads.training.recipe import differences, read_recipe
 
 RECIPE = Path(train.__file__).parent / "recipes/kitchen/stepdiff.yaml"
 

@@ -17,7 +17,7 @@ from heads.reporting.entries import Entry, Setting, check_entries
 from heads.reporting.figures import Score, compare, measure
 from heads.reporting.grid import Cell
 from heads.reporting.tables import Report, grids
-from tasks.metrics.bootstrap import interval
+from tasks.bootstrap import interval
 from tasks.postprocess import parse
 from tasks.scoring import score
 from tasks.testsets import read_predictions, read_test_set, write_predictions, write_test_set

@@ -207,7 +207,7 @@ def test_a_training_clip_is_found_by_its_id_although_its_file_has_another_name(t
 
 
 def test_a_file_next_to_predictions_that_is_not_a_score_record_is_named(tmp_path: Path) -> None:
-    from heads.reporting.seen_marks import seen_counts
+    from heads.reporting.entries import seen_counts
 
     assert seen_counts(str(tmp_path / "p.jsonl")) is None
     (tmp_path / "p.scores.json").write_text('{"scores": {}}')  # of an earlier version

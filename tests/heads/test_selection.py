@@ -1,11 +1,11 @@
-"""Guarantees of heads/evaluation/selection.py."""
+"""Guarantees of heads/evaluation/inputs.py."""
 
 from pathlib import Path
 
 import pytest
 
 from common.errors import StepDiffError
-from heads.evaluation.selection import absent_clips, named, select
+from heads.evaluation.inputs import absent_clips, named, select
 from store import Store
 from tasks.testsets import DiffCap, DiffMCQ, DiffRank
 

@@ -10,7 +10,7 @@ import pytest
 from common.errors import StepDiffError
 from heads.methods.similarity import MODEL, Sentences
 from store import Feature, Provenance, Store, text_key
-from tasks.metrics.captions import similarity_rows
+from tasks.captions import similarity_rows
 from tasks.scoring import score
 from tasks.testsets import DiffCap, DiffRank
 from weights import fingerprint, resolve

@@ -1,4 +1,4 @@
-"""Guarantees of heads.methods.socratic and heads.data.clip_texts."""
+"""Guarantees of heads.methods.socratic and heads.data.clips."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Guarantees of heads.training.sources and heads.data.hard_negatives."""
+"""Guarantees of heads.training.sources and heads.training.sources."""
 
 from pathlib import Path
 
@@ -9,12 +9,11 @@ import torch
 
 from common.errors import StepDiffError
 from heads.data.clips import Features
-from heads.data.hard_negatives import HardNegatives
 from heads.data.packing import NO_TARGET, TEXT, Turn, collate
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector, ProjectorOptions
 from heads.models.video_lm import VideoLM
-from heads.training.sources import SEQUENCE, Sequences, TextedClips, narrated, sequences
+from heads.training.sources import SEQUENCE, HardNegatives, Sequences, TextedClips, narrated, sequences
 from store import Store
 from tasks.prompts import NARRATION_QUESTION
 
@@ -102,7 +101,7 @@ def test_a_text_is_predicted_from_its_own_clip_and_what_precedes_it(model: Video
 def test_batched_clips_with_a_text_have_the_losses_of_single_ones(model: VideoLM, clips: torch.Tensor) -> None:
     texts = pl.DataFrame({"key": list("abc"), "text": ["a whisk", "one long text about a fork", "spoon"]})
     source = TextedClips(texts, NARRATION_QUESTION, model.lm.chat, OUTPUTS, 3, 0, "order of clips")
-    batch = source.batch(0, 0)
+    batch = source.batch(0)
     assert sorted(batch.clips) == list("abc")
     with torch.inference_mode():
         found, _, turn = model.token_losses(batch.rows, clips[:3])
@@ -131,10 +130,10 @@ def test_an_epoch_draws_every_sequence_once_and_a_batch_depends_on_its_number(st
     catalog = store.catalog("clips").frame()
     runs = sequences(narrated(catalog, "narration", Features(store, "visual", "tokens"), 64), catalog)
     source = Sequences(runs, model.lm.chat, OUTPUTS, 2, 3)
-    epoch = [source.batch(number, 0).clips for number in range(3)]
+    epoch = [source.batch(number).clips for number in range(3)]
     shown = [tuple(clips[i : i + SEQUENCE]) for clips in epoch for i in (0, SEQUENCE)]
     assert sorted(shown) == sorted(tuple(key for key, _ in run) for run in runs)
-    assert [Sequences(runs, model.lm.chat, OUTPUTS, 2, 3).batch(number, 9).clips for number in range(3)] == epoch
+    assert [Sequences(runs, model.lm.chat, OUTPUTS, 2, 3).batch(number).clips for number in range(3)] == epoch
 
 
 def test_long_texts_are_cut_and_missing_texts_are_refused(store: Store, model: VideoLM) -> None:

@@ -77,7 +77,7 @@ def test_the_source_of_a_batch_depends_only_on_the_batchs_number(world: Path, ti
     assert [len(clips) for clips in shown] == [9, 3, 6] * 3, "three sequences, three images, three pairs"
     assert [tasks[1].batch(number).clips for number in reversed(range(9))] == shown[::-1]
     for number, clips in enumerate(shown):
-        assert clips == tasks[0].sources[SYSTEMS["StepDiff"][number % 3]].batch(number // 3, 0).clips
+        assert clips == tasks[0].sources[SYSTEMS["StepDiff"][number % 3]].batch(number // 3).clips
     train_split = set(tasks[0].catalog.filter(split="train")["key"])
     assert {clip for clips in shown for clip in clips} <= train_split
 
@@ -88,8 +88,8 @@ def test_a_source_with_several_turns_continues_at_each(world: Path, tiny_lm: str
     task = VideoTask(made, Store.open(world / "features"), 0, "cpu")
     shown = [task.batch(number).clips for number in range(6)]
     pairs, images = task.sources["pairs"], task.sources["images"]
-    expected = [pairs.batch(0, 0), images.batch(0, 0), pairs.batch(1, 0), pairs.batch(2, 0), images.batch(1, 0)]
-    assert shown == [batch.clips for batch in [*expected, pairs.batch(3, 0)]]
+    expected = [pairs.batch(0), images.batch(0), pairs.batch(1), pairs.batch(2), images.batch(1)]
+    assert shown == [batch.clips for batch in [*expected, pairs.batch(3)]]
 
 
 @pytest.mark.parametrize("mine_every", [0, 1])

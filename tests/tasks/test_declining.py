@@ -1,12 +1,11 @@
-"""Guarantees of tasks/declining.py, and the two figures that are computed with it."""
+"""Guarantees of tasks/postprocess.py, and the two figures that are computed with it."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.declining import agreeing, declines
-from tasks.postprocess import parse
+from tasks.postprocess import agreeing, declines, parse
 from tasks.scoring import score
 from tasks.testsets import DiffCap, DiffRank
 

@@ -1,10 +1,10 @@
-"""Guarantees of tasks/metrics/bootstrap.py."""
+"""Guarantees of tasks/bootstrap.py."""
 
 import numpy as np
 import pytest
 
-from tasks.metrics.bootstrap import Figure, Resamples, draw_counts, interval, intervals, mean_figure, tail_share
-from tasks.metrics.captions import bleu, bleu_parts, count_corpus
+from tasks.bootstrap import Figure, Resamples, draw_counts, interval, intervals, mean_figure, tail_share
+from tasks.captions import bleu, bleu_parts, count_corpus
 
 
 def normal(rows: int, seed: int = 0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Guarantees of tasks/metrics/bootstrap.py."""
+"""Guarantees of tasks/bootstrap.py."""
 
 from itertools import chain, combinations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.metrics.bootstrap import Figure, Resamples, holm, interval, mean_figure, paired_p
-from tasks.metrics.captions import bleu, bleu_parts, count_corpus
+from tasks.bootstrap import Figure, Resamples, holm, interval, mean_figure, paired_p
+from tasks.captions import bleu, bleu_parts, count_corpus
 
 
 def test_p_is_that_of_counting_resample_by_resample() -> None:

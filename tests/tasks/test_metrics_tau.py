@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import kendalltau
 
-from tasks.metrics import tau as tau_module
-from tasks.metrics.tau import kendall_tau
+from tasks import scoring as tau_module
+from tasks.scoring import kendall_tau
 
 few_values = st.sampled_from([0.0, -0.0, 1.0, 2.0, 2.5])
 any_values = st.floats(allow_nan=False, allow_infinity=False)
@@ -28,7 +28,7 @@ def rankings(values: st.SearchStrategy[float]) -> st.SearchStrategy[np.ndarray]:
 
 
 @given(st.one_of(rankings(few_values), rankings(any_values)), st.data())
-def test_equal_to_scipy_row_by_row(values: np.ndarray, data: st.DataObject) -> None:
+def test_tau_is_equal_to_scipy_row_by_row(values: np.ndarray, data: st.DataObject) -> None:
     first, second = values
     expected = [scipy_tau(a, b) for a, b in zip(first, second, strict=True)]
     np.testing.assert_allclose(kendall_tau(first, second), expected, rtol=1e-12, atol=1e-12)

@@ -8,7 +8,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from tasks.metrics.captions import bleu, bleu_parts, cider_rows, count_corpus, ngram_counts, rouge_rows
+from tasks.captions import bleu, bleu_parts, cider_rows, count_corpus, ngram_counts, rouge_rows
 
 # Few words, so that n-grams recur; spaces that split() and split(" ") treat differently.
 WORDS = ["the", "The", "pan", "pan,", "ein", "Öl", "油", "🍳", "e\u0301", "\ud800", "a"]

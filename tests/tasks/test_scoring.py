@@ -15,7 +15,7 @@ from scipy.stats import kendalltau
 
 from common.errors import StepDiffError
 from heads.score import main
-from tasks.metrics.captions import cider_rows, count_corpus
+from tasks.captions import cider_rows, count_corpus
 from tasks.scoring import score
 from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Row, Task, read_test_set, write_predictions, write_test_set
 

@@ -13,9 +13,7 @@ import torch
 
 from common.errors import StepDiffError
 from heads.data.clips import Features
-from heads.models.public.blip2 import Blip2
-from heads.models.public.idefics import Idefics, Idefics2, Idefics3
-from heads.models.public.llava import Llava
+from heads.models.public.families import Blip2, Idefics, Idefics2, Idefics3, Llava
 from heads.models.public.model import TURN_ENDS, PublicLM
 from store import Store
 from weights import fingerprint, resolve

@@ -19,8 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.errors import StepDiffError
-from heads.data.chat import Chat, ChatPieces, space_after
-from heads.data.packing import Packer, Turn
+from heads.data.packing import Chat, ChatPieces, Packer, Turn, space_after
 from heads.models.language_model import LanguageModel
 from heads.models.video_lm import VideoLM
 from tasks.prompts import SYSTEM

@@ -160,7 +160,7 @@ def test_an_unsupported_checkpoint_is_refused(checkpoint: Get, tmp_path: Path) -
 def test_a_blip2_that_also_encodes_text_is_refused(checkpoint: Get) -> None:
     from transformers import AutoTokenizer
 
-    from heads.models.public.blip2 import Blip2
+    from heads.models.public.families import Blip2
 
     own = checkpoint("blip2")
     whole = own.whole()
@@ -174,7 +174,7 @@ def test_a_blip2_that_also_encodes_text_is_refused(checkpoint: Get) -> None:
 def test_a_chat_template_that_takes_no_images_is_refused(checkpoint: Get, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from heads.models.public.llava import Llava
+    from heads.models.public.families import Llava
 
     own = checkpoint("llava")
     words = AutoTokenizer.from_pretrained(own.folder)
@@ -186,7 +186,7 @@ def test_a_chat_template_that_takes_no_images_is_refused(checkpoint: Get, tmp_pa
 def test_more_frames_than_fit_the_model_are_refused(checkpoint: Get) -> None:
     from transformers import AutoTokenizer
 
-    from heads.models.public.llava import Llava
+    from heads.models.public.families import Llava
 
     own = checkpoint("llava")
     words = AutoTokenizer.from_pretrained(own.folder)

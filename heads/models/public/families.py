@@ -1,5 +1,9 @@
-"""IDEFICS 1: words see frames by gated cross-attention, each the last frame before it. IDEFICS 2 and 3: frames are
-tokens between the words.
+"""The families of public models, each with its own way from the cached tokens of a frame to the prompt.
+
+    LLaVA (1 and 1.5)   a projector of two layers maps each token of a frame to a token of the prompt
+    BLIP-2              a Q-Former turns a frame's tokens into a few tokens before the prompt
+    IDEFICS 1           words see frames by gated cross-attention, each the last frame before it
+    IDEFICS 2 and 3     frames are tokens between the words
 
 Guarantees
 - a word of IDEFICS 1 sees the frame that the model's own processor lets it see, and none before the first
@@ -12,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from common.errors import StepDiffError
 from heads.data.packing import PADDING, TEXT, Packed
 from heads.models.packed_attention import may_see
 from heads.models.public.model import IMAGE, PublicLM, patches
@@ -125,3 +130,68 @@ class Idefics3(PublicLM):
     @staticmethod
     def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
         return whole.model.connector(frames)
+
+
+_CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
+
+
+class Llava(PublicLM):
+    """LLaVA with any language model; both clips of a pair are images of one prompt."""
+
+    encoder = "llava"
+    tower = "vision_tower"
+
+    @staticmethod
+    def frame_shape(config: Any) -> tuple[int, int]:
+        """See PublicLM; channels of several layers of the tower are concatenated."""
+        vision, layer = config.vision_config, config.vision_feature_layer
+        left_out = config.vision_feature_select_strategy == "default"
+        tokens = patches(vision) + _CLASS_TOKENS.get(vision.model_type, 0) - left_out
+        return tokens, vision.hidden_size * (1 if isinstance(layer, int) else len(layer))
+
+    @staticmethod
+    def show(tokenizer: Any, frames: int, system: str) -> str:
+        return system.replace("{video}", IMAGE * frames)
+
+    @staticmethod
+    def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
+        return whole.model.multi_modal_projector(frames)
+
+
+class Blip2(PublicLM):
+    """BLIP-2 with a decoder-only language model (OPT). It was trained on single pictures, so it is a captioner here."""
+
+    encoder = "blip2"
+    template = "{{ messages[0]['content'][0]['text'] }} Answer:"
+    begins = False
+
+    @staticmethod
+    def frame_shape(config: Any) -> tuple[int, int]:
+        return patches(config.vision_config) + 1, config.vision_config.hidden_size
+
+    @staticmethod
+    def show(tokenizer: Any, frames: int, system: str) -> str:
+        """See PublicLM: the pictures, the begin-of-text token, and the question format of the model's authors."""
+        return IMAGE * frames * system.count("{video}") + tokenizer.bos_token + "Question:"
+
+    @staticmethod
+    def connect(whole: Any, frames: Float[Tensor, "F N D"]) -> Float[Tensor, "F L E"]:
+        queries = whole.query_tokens.expand(len(frames), -1, -1)
+        seen = torch.ones(frames.shape[:2], dtype=torch.long, device=frames.device)
+        found = whole.qformer(
+            query_embeds=queries, encoder_hidden_states=frames.to(queries.dtype), encoder_attention_mask=seen
+        )
+        return whole.language_projection(found.last_hidden_state.to(whole.language_projection.weight.dtype))
+
+    @staticmethod
+    def body(whole: Any) -> Any:
+        return whole
+
+    @staticmethod
+    def language_model(whole: Any) -> Any:
+        if not whole.config.use_decoder_only_language_model:
+            raise StepDiffError(
+                f"{whole.name_or_path}: its language model is an encoder-decoder; use a BLIP-2 with OPT, such as "
+                "Salesforce/blip2-opt-2.7b"
+            )
+        return whole.language_model

@@ -1,1 +1,0 @@
-"""Metrics of the published tasks: captions, rankings, and intervals by resampling."""
