@@ -1,48 +1,39 @@
-"""Every stage of annotate: clips or pairs a second, and the share of the time for which its model worked.
+"""Every stage of annotate: clips or pairs a second, and the share of the time in which its model worked.
 
 python -m benchmarks.annotate --head runs/vclm --space-head runs/align    # after `make demo`, about 5 minutes
 python -m benchmarks.annotate --clips 8 --pairs 2                         # language model alone, a first look
 python -m benchmarks.annotate --endpoint http://127.0.0.1:8000/v1 --llm meta-llama/Llama-2-70b-chat-hf --batch 64
 
-A stage is what one worker does with its shard: read, ask the model, write, fsync. Models are loaded before; what they
-say goes into a folder of its own and is thrown away. Each stage reads what the one before it said.
+A stage is what one worker does with its shard: read, ask the model, write, fsync. Models are loaded before. Answers go
+to a temporary folder; each stage reads those of the stage before it.
 """
+
+from __future__ import annotations
 
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
-import torch
-
-from annotate.captioners.tokens import TokenJob
-from annotate.describe import KIND, DescribeJob
-from annotate.grounding.objects import GROUNDED
-from annotate.grounding.space import SpaceJob
 from annotate.llm.options import LLMOptions
-from annotate.qa.job import PairQAJob
-from annotate.qa.job import items as pair_items
-from annotate.qa.prompts import DESCRIBE, QUESTIONS, CaptionKind
-from annotate.stages.job import Job
-from annotate.stages.stage import clip_items, pending
-from annotate.stages.versions import Version
-from annotate.stages.worker import StageWorkerOptions, Worker
-from benchmarks.report import Row, line, report
+from benchmarks.harness.report import Row, benchmark, line
 from common.cli import command
-from common.cli.options import incomplete, parse
+from common.cli.options import incomplete
 from common.errors import StepDiffError
-from heads.models.language_model import pick_device
-from store import Store
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from annotate.qa.prompts import CaptionKind
+    from annotate.stages.job import Job
+    from annotate.stages.versions import Version
 
 BUSY = 0.95
-"""share of the time that a local model is to work"""
+"""share of the time in which a local model should work"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(LLMOptions):
-    """Every stage of annotate."""
-
     store: str = "data/features"
     """feature store"""
     head: str | None = None
@@ -65,22 +56,30 @@ class Bench:
     """Runs one stage after another, and keeps their figures."""
 
     def __init__(self, folder: str, device: str) -> None:
-        """folder: for what is said."""
+        """folder: for the answers."""
+        from store import Store
+
         self.store = Store.open(folder, create=True)
         self.device = device
         self.rows: list[Row] = []
 
     def stage(self, name: str, job: Job, items: pl.DataFrame, what: str, count: int) -> Version:
         """Run a stage on all items and note `count` of `what` a second."""
+        import torch
+
+        from annotate.stages.stage import pending
+        from annotate.stages.versions import Version
+        from annotate.stages.worker import StageWorkerOptions, Worker
+
         version = Version(self.store, name, job.provenance())
         version.create()
         threads = torch.get_num_threads()
         worker = Worker(StageWorkerOptions(str(self.store.path), name, version.name, job, self.device, threads))
-        told = [worker.run(task) for task in pending(version, items, False)]
-        if errors := [one.error for one in told if one.error]:
+        outcomes = [worker.run(task) for task in pending(version, items, False)]
+        if errors := [one.error for one in outcomes if one.error]:
             raise StepDiffError(errors[0])
-        seconds, busy = sum(one.seconds for one in told), sum(one.busy for one in told)
-        failed = items.height - sum(one.done for one in told)
+        seconds, busy = sum(one.seconds for one in outcomes), sum(one.busy for one in outcomes)
+        failed = items.height - sum(one.done for one in outcomes)
         self.rows.append(
             {
                 "stage": name,
@@ -96,28 +95,29 @@ class Bench:
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Every stage's figures, and what they were measured with."""
+    """Return the figures of every stage, and what they were measured with."""
+    from annotate.stages.stage import clip_items
+    from heads.models.language_model import pick_device
+    from store import Store
+
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(folder, pick_device(options.device))
         described = describe(bench, options, clip_items(Store.open(options.store), None, ["narration"]))
         ask(bench, options, described)
     lines = [line(f"{row['stage']}, busy", row["busy"], 1.0, BUSY, "the time") for row in bench.rows]
-    told = {"llm": options.llm, "device": bench.device, "batch": options.batch, "sampling": asdict(options.sampling)}
-    return {"rows": bench.rows, "lines": [] if options.endpoint else lines, **told}
-
-
-def show(record: dict[str, Any]) -> None:
-    """The table, and the JSON line."""
-    report("annotate", **record)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    return parse(Options, argv, "benchmarks.annotate", __doc__, run, show, status=incomplete)
+    facts = {"llm": options.llm, "device": bench.device, "batch": options.batch, "sampling": asdict(options.sampling)}
+    return {"rows": bench.rows, "lines": [] if options.endpoint else lines, **facts}
 
 
 def describe(bench: Bench, options: Options, clips: pl.DataFrame) -> dict[str, str]:
-    """Captions, grounding and descriptions of the clips; clip -> its description."""
+    """Caption, ground and describe the clips; return clip -> its description."""
+    import polars as pl
+
+    from annotate.describe import KIND, DescribeJob
+    from annotate.grounding.objects import GROUNDED
+    from annotate.grounding.space import SpaceJob
+    from annotate.qa.prompts import DESCRIBE
+
     items = clips.filter(pl.col("narration").str.len_chars() > 0).head(options.clips)
     actions = objects = dict(zip(items["key"], items["narration"], strict=True))
     if options.head is not None:
@@ -134,13 +134,21 @@ def describe(bench: Bench, options: Options, clips: pl.DataFrame) -> dict[str, s
 
 
 def caption(bench: Bench, options: Options, kind: CaptionKind, view: str | None, items: pl.DataFrame) -> dict[str, str]:
-    """Captions of one kind by the head."""
+    """Return captions of one kind by the head."""
+    from annotate.captioners.tokens import TokenJob
+    from annotate.qa.prompts import QUESTIONS
+
     job = TokenJob(options.store, kind, options.head, None, view, QUESTIONS[kind], 48, 16)
     return bench.stage(f"captions-{kind}", job, items, "clips", items.height).texts(kind)
 
 
 def ask(bench: Bench, options: Options, described: dict[str, str]) -> None:
-    """Questions about pairs of adjacent clips."""
+    """Ask about pairs of neighbouring clips."""
+    import polars as pl
+
+    from annotate.qa.job import PairQAJob
+    from annotate.qa.job import items as pair_items
+
     keys = list(described)[: options.pairs + 1]
     pairs = pl.DataFrame({"reference": keys[:-1], "candidate": keys[1:]}).with_columns(
         pair=pl.int_range(len(keys) - 1), same_step=pl.lit(True)
@@ -150,8 +158,12 @@ def ask(bench: Bench, options: Options, described: dict[str, str]) -> None:
 
 
 def _column(items: pl.DataFrame, texts: dict[str, str]) -> pl.Series:
+    import polars as pl
+
     return pl.Series([texts.get(key) for key in items["key"]], dtype=pl.String)
 
+
+main = benchmark("annotate", Options, __doc__, run, status=incomplete)
 
 if __name__ == "__main__":
     command.run(main, "what is answered stays, run the same command for the rest")

@@ -1,13 +1,15 @@
 """The catalog of a store at scale: opening, looking up, appending, planning what is missing.
 
 python -m benchmarks.catalog --sizes '[1e5]'                 seconds
-python -m benchmarks.catalog                                 a million and ten million rows, next to polars, a dict
+python -m benchmarks.catalog                                 a million and ten million rows, next to polars and a dict
 python -m benchmarks.catalog --sizes '[1e6, 1e7, 1e8]'       the join holds all keys in memory
 python -m benchmarks.catalog --sizes '[136e6]' --join false  as many clips as the largest sets of how-to videos have
 
-Every size is built, asked and planned in processes of their own, so that memory is their own too.
+Every size is built, asked and planned in processes of their own, whose memory is measured.
 Files are in the page cache. Look-ups are interleaved with those of the peers; figures are medians.
 """
+
+from __future__ import annotations
 
 import multiprocessing
 import resource
@@ -21,17 +23,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import polars as pl
 
-from benchmarks.report import line, report
+from benchmarks.harness.report import benchmark, line
 from common.cli import command
-from common.cli.options import options_of
-from featurize.plan import plan
-from store import Feature, Provenance, Store, View
-from store.format.shard import encode_chunk
+
+if TYPE_CHECKING:
+    import polars as pl
 
 ASKED = 100_000
 """keys looked up, and keys appended"""
@@ -47,27 +47,31 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Options:
-    """Measure the catalog at several sizes."""
-
     sizes: tuple[float, ...] = (1e6, 1e7)
     """rows"""
     rounds: int = 5
     """look-ups of which the median is printed"""
     join: bool = True
-    """compared with a polars join, which holds all keys in memory"""
+    """also measure a polars join, which holds all keys in memory"""
     folder: str | None = None
     """where the stores are made, and removed (default: the folder for temporary files)"""
 
 
 def clip_ids(rows: pl.Series) -> pl.Series:
-    """The keys of rows: ten clips a video, videos in no order."""
+    """Return the keys of rows: ten clips a video, videos in no order."""
+    import polars as pl
+
     video = (rows // 10).cast(pl.UInt64) * 0x9E3779B1 % 2**40
     start = rows % 10 * 7
     return pl.select(pl.format("{}_{}.00_{}.50", video, start, start + 5).alias("key")).to_series()
 
 
 def build(path: Path, rows: int) -> Figures:
-    """Make the catalog, and say what that took."""
+    """Make the catalog; return what that took."""
+    import polars as pl
+
+    from store import Store
+
     catalog = Store.open(path, create=True).catalog("clips")
     begin = time.perf_counter()
     for first in range(0, rows, _PART):
@@ -83,7 +87,11 @@ def build(path: Path, rows: int) -> Figures:
 
 
 def ask(path: Path, rows: int, rounds: int, join: bool) -> Figures:
-    """Open the catalog and look keys up, compared with a polars join and a dict."""
+    """Open the catalog and look keys up, next to a polars join and a dict."""
+    import polars as pl
+
+    from store import Store
+
     asked = clip_ids(pl.Series(np.random.default_rng(0).integers(0, rows, ASKED))).to_list()
     opening, catalog = _timed(lambda: Store.open(path).catalog("clips"))
     counting, length = _timed(lambda: len(catalog))
@@ -121,7 +129,12 @@ def ask(path: Path, rows: int, rounds: int, join: bool) -> Figures:
 
 
 def plan_all(path: Path, rows: int) -> Figures:
-    """Plan what is missing where every row is asked for and half are there."""
+    """Plan what is missing where every row is asked for and half are present."""
+    import polars as pl
+
+    from featurize.plan import plan
+    from store import Store
+
     catalog = Store.open(path).catalog("clips")
     status = np.random.default_rng(0).integers(0, 2, len(catalog), np.uint8)
     finding, runs = 0.0, []
@@ -137,14 +150,19 @@ def plan_all(path: Path, rows: int) -> Figures:
 
 
 def read_statuses(path: Path) -> float:
-    """Seconds that `View.status` takes for each shard that is there, of `_STATUSES`."""
+    """Return the seconds that `View.status` takes for each existing shard, of `_STATUSES`."""
+    import polars as pl
+
+    from store import Feature, Provenance, Store
+    from store.format.shard import encode_chunk
+
     store = Store.open(path, create=True)
     store.catalog("clips").append(
         pl.DataFrame({"key": clip_ids(pl.int_range(_STATUSES * _ROWS_PER_SHARD, eager=True))})
     )
     with store.lock():
         made = Provenance("net", "0", "last", "8", "224", {"embedding": "float32"})
-        view: View = store.create_view("clips", "net", made, {"embedding": Feature((1,), "float32")}, _ROWS_PER_SHARD)
+        view = store.create_view("clips", "net", made, {"embedding": Feature((1,), "float32")}, _ROWS_PER_SHARD)
     folder = Path(str(view.paths.status(0).parent))
     folder.mkdir()
     for shard in range(_STATUSES):
@@ -154,8 +172,8 @@ def read_statuses(path: Path) -> float:
     return seconds / _STATUSES
 
 
-def measure(options: Options) -> None:
-    """Measure every size and report."""
+def run(options: Options) -> dict[str, Any]:
+    """Measure every size."""
     rows = []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         a_status = _apart(read_statuses, Path(folder, "statuses"))
@@ -176,13 +194,8 @@ def measure(options: Options) -> None:
     tables = {
         name: [{key: row[key] for key in ("rows", *columns)} for row in rows] for name, columns in _TABLES.items()
     }
-    report(
-        f"catalog: {ASKED:,} keys",
-        tables.pop("look_up"),
-        lines,
-        **tables,
-        statuses=f"statuses_s is extrapolated from {_STATUSES:,} files, one for {_ROWS_PER_SHARD} rows",
-    )
+    extrapolated = f"statuses_s is extrapolated from {_STATUSES:,} files, one for {_ROWS_PER_SHARD} rows"
+    return {"rows": tables.pop("look_up"), "lines": lines, **tables, "keys": ASKED, "statuses": extrapolated}
 
 
 _LOOK_UP = ("first_lookup_ms", "lookup_ms", "join_ms", "join_from_parts_ms", "dict_ms", "dict_fill_ms")
@@ -194,12 +207,14 @@ _TABLES = {
 
 
 def _join(asked: list[str], frame: pl.DataFrame) -> np.ndarray:
-    """What polars would do for it: rows [K]."""
+    """Return rows [K] as polars finds them."""
+    import polars as pl
+
     return pl.DataFrame({"key": asked}).join(frame, on="key", how="left", maintain_order="left")["row"].to_numpy()
 
 
 def _apart(work: Callable[..., Result], *arguments: Any) -> Result:
-    """What `work` returns, done in a process of its own."""
+    """Return what `work` returns in a process of its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
 
@@ -215,20 +230,17 @@ def _ms(seconds: float) -> float:
 
 
 def _peak_gib() -> float:
-    """The most memory this process has had, mapped files included."""
+    """Return the peak memory of this process, mapped files included."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _GIB, 2)
 
 
 def _private_mib() -> float:
-    """This process's memory, mapped files not included."""
+    """Return the memory of this process without mapped files."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["RssAnon"].split()[0]) / 1024
 
 
-def main() -> None:
-    """The command line."""
-    measure(options_of(Options, None, "benchmarks.catalog"))
-
+main = benchmark("catalog", Options, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)

@@ -1,32 +1,32 @@
-"""Scoring DiffMCQ pair by pair, compared with a forward pass for every (pair, text).
+"""Scoring DiffMCQ pair by pair, next to a forward pass for every (pair, text).
 
 python -m benchmarks.evaluate                                  # SmolLM2-135M, about five minutes
 python -m benchmarks.evaluate --pairs 1 --texts [8] --rounds 1 # a first look
 
-A pair's prefix is 32 tokens per clip and the words around them; every text about the pair follows it,
-as in the published set, which has 23 per pair. The projected tokens are random: they cost the same as real ones.
-The naive loop is the usual one: one whole prompt at a time through the whole model. Another one reads the
-prompts in batches, with logits of the answers only. All are in float32; scores are compared before times. On a
-GPU the processor's time is not meaningful.
+A pair's prefix is 32 tokens a clip and the words around them; after it comes every text that is asked about the pair,
+as in the published set, which asks about 23 of each. The projected tokens are random: they cost what real ones cost.
+The naive loop is what is usually written: one whole prompt at a time through the whole model. Another one asks the
+prompts in batches, with logits only at answers. All are in float32; scores are compared before times. On a GPU the
+processor's time means nothing.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, product
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from benchmarks.report import Row, line, report
-from benchmarks.stopwatch import measured
+from benchmarks.harness.report import Row, benchmark, line, measured
 from common.cli import command
-from common.cli.options import options_of
-from heads.data.packing import NO_TARGET
-from heads.methods.stepdiff import ROWS_A_BATCH, PairTexts, StepDiff, difference_turn
-from heads.models.language_model import LanguageModel
-from heads.models.projector import Projector, ProjectorOptions
-from heads.models.video_lm import VideoLM
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from heads.methods.stepdiff import PairTexts
+    from heads.models.video_lm import VideoLM
 
 CLOSE = 1e-4  # nats a token
 MANY = 8  # texts a pair from which on packing must pay
@@ -45,8 +45,6 @@ Scores = list[list[float]]
 
 @dataclass(frozen=True)
 class Options:
-    """Scoring DiffMCQ pair by pair."""
-
     language_model: str = "smollm2-135m-instruct"
     """name, folder or hub id"""
     pairs: int = 4
@@ -60,16 +58,20 @@ class Options:
 
 
 class RandomTokens:
-    """Features of clips that nobody saw: every clip has its own."""
+    """Random features, the same for the same clip."""
 
     def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Tensor:
-        """[K, TOKENS, CHANNELS]"""
+        """Return [K, TOKENS, CHANNELS]."""
+        import torch
+
         made = [torch.randn(TOKENS, CHANNELS, generator=torch.Generator().manual_seed(int(key))) for key in keys]
         return torch.stack(made).to(device)
 
 
 def asked(pairs: int, texts: int) -> list[PairTexts]:
-    """Pairs with different texts, by turns of every category."""
+    """Return pairs with different texts, whose categories alternate."""
+    from heads.methods.stepdiff import PairTexts
+
     said = product(*WORDS)
     found = []
     for pair in range(pairs):
@@ -80,9 +82,11 @@ def asked(pairs: int, texts: int) -> list[PairTexts]:
     return found
 
 
-@torch.inference_mode()
 def one_by_one(model: VideoLM, features: RandomTokens, pairs: list[PairTexts]) -> Scores:
-    """A forward pass of the whole model for every (pair, text)."""
+    """Run the whole model for every (pair, text)."""
+    from heads.data.packing import NO_TARGET
+    from heads.methods.stepdiff import difference_turn
+
     found = []
     for own in pairs:
         clips = model.project(features.read(list(own.pair), model.lm.device))
@@ -96,9 +100,10 @@ def one_by_one(model: VideoLM, features: RandomTokens, pairs: list[PairTexts]) -
     return found
 
 
-@torch.inference_mode()
 def in_batches(model: VideoLM, features: RandomTokens, pairs: list[PairTexts]) -> Scores:
-    """A prompt for every (pair, text), as many at once as pairs are in ours."""
+    """Ask a prompt for every (pair, text), in batches as large as those of pairs in ours."""
+    from heads.methods.stepdiff import ROWS_A_BATCH, difference_turn
+
     found = []
     for own in pairs:
         clips = model.project(features.read(list(own.pair), model.lm.device))
@@ -111,8 +116,16 @@ def in_batches(model: VideoLM, features: RandomTokens, pairs: list[PairTexts]) -
     return found
 
 
-def figures(options: Options) -> tuple[list[Row], list[Row], float]:
-    """The rows of the table, the lines, and how far scores lie apart at most."""
+def run(options: Options) -> dict[str, Any]:
+    """Return rows, lines, and the largest difference of two scores."""
+    import torch
+
+    from heads.methods.stepdiff import ROWS_A_BATCH, StepDiff
+    from heads.models.language_model import LanguageModel
+    from heads.models.projector import Projector
+    from heads.models.video_lm import VideoLM
+    from heads.training.recipe import ProjectorOptions
+
     lm = LanguageModel.load(options.language_model, options.device)
     lm.model.float()
     torch.manual_seed(0)
@@ -120,8 +133,8 @@ def figures(options: Options) -> tuple[list[Row], list[Row], float]:
     projector = Projector(shape, TOKENS, CHANNELS, lm.width, lm.embedding_std).to(options.device)
     model, features = VideoLM(lm, projector, shape.outputs), RandomTokens()
     ways: dict[str, Callable[[list[PairTexts]], Scores]] = {
-        "one by one": lambda pairs: one_by_one(model, features, pairs),
-        f"in batches of {ROWS_A_BATCH}": lambda pairs: in_batches(model, features, pairs),
+        "one by one": partial(one_by_one, model, features),
+        f"in batches of {ROWS_A_BATCH}": partial(in_batches, model, features),
         "pair by pair, ours": lambda pairs: StepDiff(model, features).score_texts(pairs),
     }
     naive, batches, ours = ways
@@ -129,13 +142,13 @@ def figures(options: Options) -> tuple[list[Row], list[Row], float]:
     lines: list[Row] = []
     apart = 0.0
     for texts in options.texts:
-        pairs = asked(options.pairs, texts)
-        scores: dict[str, Tensor] = {name: torch.tensor(way(pairs)) for name, way in ways.items()}  # and warm
-        apart = max(apart, *(float((scores[naive] - found).abs().max()) for found in scores.values()))
-        assert apart <= CLOSE, f"{texts} texts a pair: scores lie {apart} apart"
-        seconds = measured(
-            {name: partial(way, pairs) for name, way in ways.items()}, options.rounds, f"{texts} texts a pair, "
-        )
+        pairs, case = asked(options.pairs, texts), f"{texts} texts a pair"
+        with torch.inference_mode():
+            scores = {name: torch.tensor(way(pairs)) for name, way in ways.items()}  # and warm
+            apart = max(apart, *(float((scores[naive] - found).abs().max()) for found in scores.values()))
+            assert apart <= CLOSE, f"{case}: scores differ by {apart}"
+            calls = {name: partial(way, pairs) for name, way in ways.items()}
+            seconds = measured(calls, options.rounds, f"{case}, ")
         count, base = options.pairs * texts, seconds[naive]
         for name, own in seconds.items():
             rows.append(
@@ -148,23 +161,15 @@ def figures(options: Options) -> tuple[list[Row], list[Row], float]:
                     "by CPU time": round(base.cpu / own.cpu, 2),
                 }
             )
-        case, fast, least = f"{texts} texts a pair", seconds[ours], 3.0 if texts >= MANY else 1.0
+        fast, least = seconds[ours], 3.0 if texts >= MANY else 1.0
         lines.append(line(case, base.clock, fast.clock, least, "one by one"))
         lines.append(line(f"{case}, CPU time", base.cpu, fast.cpu, least, "one by one"))
         lines.append(line(case, seconds[batches].clock, fast.clock, 1.0, batches))
-    return rows, lines, apart
+    facts = {"language_model": options.language_model, "device": options.device, "pairs": options.pairs}
+    return {"rows": rows, "lines": lines, **facts, "scores_apart": apart}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    options = options_of(Options, argv, "benchmarks.evaluate")
-    rows, lines, apart = figures(options)
-    report(
-        "evaluate", rows, lines, language_model=options.language_model, device=options.device, pairs=options.pairs,
-        scores_apart=apart,
-    )  # fmt: skip
-    return 0
-
+main = benchmark("evaluate", Options, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)

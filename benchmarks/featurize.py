@@ -4,54 +4,35 @@ python -m benchmarks.featurize                               # EfficientNet-Lite
 python -m benchmarks.featurize --encoder internvideo-mm-b16  # random weights where none are given
 python -m benchmarks.featurize --clips 8 --rounds 1          # a first look
 
-A run is what a worker does with a shard: open, decode, encode, write, fsync, commit, on one CPU core (or
-a GPU and all cores), the encoder loaded before. For comparison, on the same clips: the bare forward pass on frames in
-memory, the bare decoding of the videos from end to end, without a picture made of it, and a seek for each clip with
-PyAV and with decord (whose encoder sees a clip at a time, so their decoding is what to compare). They take turns;
-medians count. Processor seconds are listed next to those of the clock: other programs disturb them less.
+A run is what a worker does with a shard: open, decode, encode, write, fsync, commit, on one CPU core (or a GPU and all
+cores), with the encoder loaded before. It is compared, on the same clips, with the forward pass alone on frames in
+memory, with decoding the videos from end to end without converting a frame, and with a seek for each clip by PyAV and
+by decord, with and without the encoder. They take turns; medians count. The processor's seconds are reported too:
+other programs disturb them less.
 """
+
+from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
-import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
+from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
-import polars as pl
-import torch
 
-from benchmarks.common_loops import loop, with_decord, with_pyav
-from benchmarks.footage import Footage, kitchen, long_video
-from benchmarks.report import Row, line, report
+from benchmarks.harness.report import Row, benchmark, line, measured
 from common.cli import command
-from common.cli.options import options_of
-from featurize.encoders import Encoder, load
-from featurize.encoders.internvideo.model import SIZES, InternVideoMM
-from featurize.shard import featurize_shard
-from featurize.task import Task
-from featurize.video.decode import Clip
-from featurize.video.threads import decoded_clips
-from store import Store
+
+if TYPE_CHECKING:
+    from benchmarks.harness.footage import Footage, Read
+    from featurize.encoders import Encoder
 
 BATCH = 4
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """What all clips took."""
-
-    clock: float
-    cpu: float
-    decoding: float | None
-    """of the clock's, if known"""
 
 
 @dataclass(frozen=True)
@@ -78,7 +59,11 @@ class Case:
     """One kind of video, in every way."""
 
     def __init__(self, footage: Footage, encoder: Encoder, device: str, folder: Path) -> None:
-        """`folder` is for what is written, and emptied before every measurement."""
+        """folder: for what is written; it is emptied before every measurement."""
+        from benchmarks.harness.footage import loop, with_decord, with_pyav
+        from featurize.video.decode import Clip
+        from featurize.video.threads import decoded_clips
+
         self.footage, self.encoder, self.device, self.folder = footage, encoder, device, folder
         self.crop = encoder.picture
         self.clips = dict(enumerate(footage.clips))
@@ -86,36 +71,34 @@ class Case:
         found = dict(decoded_clips(self.clips, encoder.frames, self.crop, self.threads))
         self.frames = np.stack([clip.frames for _, clip in sorted(found.items()) if isinstance(clip, Clip)])
         assert len(self.frames) == len(self.clips), "a clip could not be decoded"
-        self.ways: dict[str, Callable[[], float | None]] = {
+        self.ways: dict[str, Callable[[], object]] = {
             "featurize": self.featurize,
             "bare forward": self.forward,
             "bare decode": self.decode,
             "featurize's decoding": self.pictures,
-            "seek a clip, PyAV": lambda: loop(with_pyav, footage.clips, encoder, folder),
         }
+        self.seeks = {"seek a clip, PyAV": with_pyav}
         if find_spec("decord"):
-            self.ways["seek a clip, decord"] = lambda: loop(with_decord, footage.clips, encoder, folder)
+            self.seeks["seek a clip, decord"] = with_decord
+        for name, read in self.seeks.items():
+            self.ways[name] = partial(loop, read, footage.clips, encoder, folder)
+            self.ways[f"{name}, decoding"] = partial(self.seek, read)
 
-    def measure(self, rounds: int) -> dict[str, Seconds]:
-        """Median seconds of every way."""
-        taken: dict[str, list[Seconds]] = defaultdict(list)
-        names = list(self.ways)
-        for turn in range(rounds):
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                shutil.rmtree(self.folder, ignore_errors=True)
-                self.folder.mkdir(parents=True)
-                taken[name].append(self._time(name))
-                print(f"{self.footage.name}, {name}: {taken[name][-1].clock:.2f} s", file=sys.stderr)
-        return {name: _median(times) for name, times in taken.items()}
+    def seek(self, read: Read) -> None:
+        """Decode the clips by a seek for each, without encoding them."""
+        for clip in self.footage.clips:
+            read(clip, self.encoder)
 
-    def _time(self, name: str) -> Seconds:
-        if name == "featurize":
-            self._empty_store()
-        clock, cpu = time.perf_counter(), time.process_time()
-        decoding = self.ways[name]()
-        return Seconds(time.perf_counter() - clock, time.process_time() - cpu, decoding)
+    def clear(self, way: str) -> None:
+        """Empty the folder before a measurement; featurize gets a store with the clips' keys."""
+        import polars as pl
 
-    def _empty_store(self) -> None:
+        from store import Store
+
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        if way != "featurize":
+            return
         store = Store.open(self.folder / "store", create=True)
         keys = pl.DataFrame({"key": [f"clip_{row}" for row in self.clips]})
         with store.lock():
@@ -124,7 +107,11 @@ class Case:
             view.resize()
 
     def featurize(self) -> None:
-        """A worker's shards."""
+        """Do what a worker does with its shards."""
+        from featurize.shard import featurize_shard
+        from featurize.task import Task
+        from store import Store
+
         store = Store.open(self.folder / "store")
         view = store.view("clips", "bench")
         for shard in range(-(-len(self.clips) // view.rows_per_shard)):
@@ -135,12 +122,14 @@ class Case:
         assert (view.status() == 1).all(), "a clip failed"
 
     def forward(self) -> None:
-        """The encoder alone, on frames in memory, in the same batches."""
+        """Run the encoder alone, on frames in memory, in the same batches."""
         for start in range(0, len(self.frames), BATCH):
             self.encoder.encode_clips(self.frames[start : start + BATCH])
 
     def decode(self) -> None:
-        """Every frame of every video, by one thread."""
+        """Decode every frame of every video, in one thread."""
+        import av
+
         for video in self.footage.videos:
             with av.open(video) as container:
                 container.streams.video[0].codec_context.thread_count = 1
@@ -148,23 +137,24 @@ class Case:
                     pass
 
     def pictures(self) -> None:
-        """The clips as the encoder takes them, without an encoder."""
+        """Decode the clips as the encoder takes them, without encoding them."""
+        from featurize.video.threads import decoded_clips
+
         for _ in decoded_clips(self.clips, self.encoder.frames, self.crop, self.threads):
             pass
 
 
-def figures(case: Case, rounds: int) -> tuple[list[Row], list[Row]]:
-    """The rows of the table, and the lines that are drawn."""
-    found, count = case.measure(rounds), len(case.clips)
-    name, footage = case.footage.name, case.footage
+def compared(case: Case, rounds: int) -> tuple[list[Row], list[Row]]:
+    """Measure a case; return rows and lines."""
+    count, name = len(case.clips), case.footage.name
+    found = measured(case.ways, rounds, f"{name}, ", before=case.clear)
     rows: list[Row] = [
         {
             "videos": name,
-            "clips a video": round(count / len(footage.videos), 1),
-            "gop": footage.gop,
+            "clips a video": round(count / len(case.footage.videos), 1),
+            "gop": case.footage.gop,
             "way": way,
             "ms a clip": round(taken.clock / count * 1e3, 1),
-            "of it decoding": "" if taken.decoding is None else round(taken.decoding / count * 1e3, 1),
             "CPU ms a clip": round(taken.cpu / count * 1e3, 1),
             "clips a second": round(count / taken.clock, 2),
         }
@@ -174,21 +164,25 @@ def figures(case: Case, rounds: int) -> tuple[list[Row], list[Row]]:
     if case.device == "cpu":
         sum_of_both = "1 / (1/forward + 1/decode)"
         lines = [
-            line(f"featurize, {name}", 1 / ours.clock, 1 / (forward.clock + decode.clock), 0.9, sum_of_both),
-            line(f"the same by CPU time, {name}", 1 / ours.cpu, 1 / (forward.cpu + decode.cpu), 0.9, sum_of_both),
+            line(f"featurize, {name}", forward.clock + decode.clock, ours.clock, 0.9, sum_of_both),
+            line(f"the same by CPU time, {name}", forward.cpu + decode.cpu, ours.cpu, 0.9, sum_of_both),
         ]
     else:
         slower = max(forward.clock, decode.clock)
-        lines = [line(f"featurize, {name}", 1 / ours.clock, 1 / slower, 0.95, "the slower of forward and decode")]
-    for way, taken in found.items():
-        if taken.decoding is not None:
-            decoding = found["featurize's decoding"].clock
-            lines.append(line(f"speed of decoding, {name}", 1 / decoding, 1 / taken.decoding, 2.0, way))
+        lines = [line(f"featurize, {name}", slower, ours.clock, 0.95, "the slower of forward and decode")]
+    decoding = found["featurize's decoding"].clock
+    lines += [
+        line(f"speed of decoding, {name}", found[f"{way}, decoding"].clock, decoding, 2.0, way) for way in case.seeks
+    ]
     return rows, lines
 
 
 def random_weights(name: str, folder: Path) -> Path:
-    """A checkpoint of random numbers: they take as long as trained ones."""
+    """Write a checkpoint of random numbers: they take as long as trained ones."""
+    import torch
+
+    from featurize.encoders.internvideo.model import SIZES, InternVideoMM
+
     path = folder / f"{name}_random.ckpt"
     if not path.exists():
         torch.manual_seed(0)
@@ -199,18 +193,14 @@ def random_weights(name: str, folder: Path) -> Path:
     return path
 
 
-def _median(times: list[Seconds]) -> Seconds:
-    decoding = [taken.decoding for taken in times if taken.decoding is not None]
-    return Seconds(
-        median(taken.clock for taken in times),
-        median(taken.cpu for taken in times),
-        median(decoding) if decoding else None,
-    )
+def run(options: Options) -> dict[str, Any]:
+    """Return rows and lines."""
+    import torch
 
+    from benchmarks.harness.footage import kitchen, long_video
+    from featurize.encoders import load
+    from featurize.encoders.internvideo.model import SIZES
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    options = options_of(Options, argv, "benchmarks.featurize")
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     weights = options.weights
@@ -225,15 +215,14 @@ def main(argv: list[str] | None = None) -> int:
     lines: list[Row] = []
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         for footage in shown:
-            more, held = figures(Case(footage, encoder, options.device, Path(scratch) / "run"), options.rounds)
+            more, held = compared(Case(footage, encoder, options.device, Path(scratch) / "run"), options.rounds)
             rows += more
             lines += held
-    report(
-        "featurize", rows, lines, encoder=options.encoder, device=options.device, batch=BATCH, clips=options.clips,
-        rounds=options.rounds,
-    )  # fmt: skip
-    return 0
+    facts = {"encoder": options.encoder, "device": options.device, "batch": BATCH, "clips": options.clips}
+    return {"rows": rows, "lines": lines, **facts, "rounds": options.rounds}
 
+
+main = benchmark("featurize", Options, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)

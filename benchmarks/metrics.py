@@ -1,4 +1,4 @@
-"""Scoring a whole test set compared with the published stack: pycocoevalcap for captions, scipy for tau, row by row.
+"""Scoring a whole test set, next to the published stack: pycocoevalcap for captions, scipy for tau, row by row.
 
 python -m benchmarks.metrics                                  # the published sizes, about a minute
 python -m benchmarks.metrics --rows 500 --rankings 300        # a first look
@@ -12,18 +12,12 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.rouge.rouge import Rouge
-from scipy.stats import kendalltau
 
-from benchmarks.report import Row, line, report
+from benchmarks.harness.report import Row, benchmark, line, measured
 from common.cli import command
-from common.cli.options import options_of
-from tasks.captions import bleu, bleu_parts, cider_rows, count_corpus, rouge_rows
-from tasks.scoring import kendall_tau
 
 LINE = 0.5  # seconds for all figures, of the published sizes
 VOCABULARY = 4000
@@ -32,8 +26,6 @@ CLOSE = 1e-12
 
 @dataclass(frozen=True)
 class Options:
-    """Compare scoring with the published stack."""
-
     rows: int = 6292
     """captions"""
     references: int = 6
@@ -41,13 +33,13 @@ class Options:
     rankings: int = 4080
     """rows of four targets whose tau is computed"""
     rounds: int = 5
-    """measurements of ours, whose median counts, after one to warm up; of the published stack one"""
+    """measurements of ours, whose median counts, after one to warm up; the published stack is measured once"""
     seed: int = 0
     """seed of the texts and rankings"""
 
 
 def sentences(count: int, random: np.random.Generator) -> list[str]:
-    """Sentences of 6 to 20 words."""
+    """Return sentences of 6 to 20 words."""
     odds = 1 / np.arange(1, VOCABULARY + 1)
     lengths = random.integers(6, 21, count)
     words = np.char.add("w", random.choice(VOCABULARY, lengths.sum(), p=odds / odds.sum()).astype(str))
@@ -55,7 +47,10 @@ def sentences(count: int, random: np.random.Generator) -> list[str]:
 
 
 def ours(references: list[list[str]], captions: list[str], said: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """The four figures of tasks.scoring."""
+    """Return the four figures of tasks.scoring."""
+    from tasks.captions import bleu, bleu_parts, cider_rows, count_corpus, rouge_rows
+    from tasks.scoring import kendall_tau
+
     corpus = count_corpus(references, captions)
     return {
         "BLEU": float(bleu(bleu_parts(corpus).sum(axis=0))),
@@ -68,7 +63,12 @@ def ours(references: list[list[str]], captions: list[str], said: np.ndarray, tru
 def published(
     references: list[list[str]], captions: list[str], said: np.ndarray, truth: np.ndarray
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """The figures of the published evaluation, and the seconds that each took."""
+    """Return the figures of the published evaluation, and the seconds that each took."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+    from scipy.stats import kendalltau
+
     given = dict(enumerate(references)), {number: [caption] for number, caption in enumerate(captions)}
     ways: dict[str, Callable[[], float]] = {
         "BLEU": lambda: Bleu().compute_score(*given, verbose=0)[0][0],
@@ -77,16 +77,18 @@ def published(
         "tau": lambda: np.nanmean([kendalltau(a, b).statistic for a, b in zip(said, truth, strict=True)]),
     }
     values, seconds = {}, {}
-    for name, way in ways.items():
-        start = time.perf_counter()
-        values[name] = float(way())
-        seconds[name] = time.perf_counter() - start
-        print(f"published {name}: {seconds[name]:.2f} s", file=sys.stderr)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy's, of rows whose values all tie
+        for name, way in ways.items():
+            start = time.perf_counter()
+            values[name] = float(way())
+            seconds[name] = time.perf_counter() - start
+            print(f"published {name}: {seconds[name]:.2f} s", file=sys.stderr)
     return values, seconds
 
 
-def figures(options: Options) -> tuple[list[Row], list[Row], dict[str, float]]:
-    """The rows of the table, the lines, and how far our values lie from theirs."""
+def run(options: Options) -> dict[str, Any]:
+    """Return rows, lines, and how far our values are from the published ones."""
     random = np.random.default_rng(options.seed)
     captions, pool = sentences(options.rows, random), sentences(options.rows * options.references, random)
     references = [pool[start : start + options.references] for start in range(0, len(pool), options.references)]
@@ -94,42 +96,26 @@ def figures(options: Options) -> tuple[list[Row], list[Row], dict[str, float]]:
     said = random.normal(size=truth.shape).round(1)  # some of them tie
     given = references, captions, said, truth
 
-    values = ours(*given)
-    clock, cpu = [], []
-    for _ in range(options.rounds):
-        start, busy = time.perf_counter(), time.process_time()
-        ours(*given)
-        clock.append(time.perf_counter() - start)
-        cpu.append(time.process_time() - busy)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy's, of rows that tie altogether
-        expected, seconds = published(*given)
+    own = measured({"ours": lambda: ours(*given)}, options.rounds, warm_up=True)["ours"]
+    values, (expected, seconds) = ours(*given), published(*given)
     apart = {name: abs(values[name] - value) / max(abs(value), CLOSE) for name, value in expected.items()}
     assert all(value <= CLOSE for value in apart.values()), f"our figures are not the published ones: {apart}"
-    ours_s, theirs = float(np.median(clock)), sum(seconds.values())
-    table: list[Row] = [
-        {"figures": "all four, ours", "seconds": round(ours_s, 3), "CPU seconds": round(float(np.median(cpu)), 3)},
+    theirs = sum(seconds.values())
+    rows: list[Row] = [
+        {"figures": "all four, ours", "seconds": round(own.clock, 3), "CPU seconds": round(own.cpu, 3)},
         {"figures": "all four, published stack", "seconds": round(theirs, 3), "CPU seconds": ""},
         *({"figures": f"{name}, published", "seconds": round(s, 3), "CPU seconds": ""} for name, s in seconds.items()),
     ]
     lines = [
-        line("scoring", 1 / ours_s, 1 / LINE, 1.0, f"{LINE} s for the published sizes"),
-        line("the same by CPU time", 1 / float(np.median(cpu)), 1 / LINE, 1.0, f"{LINE} s"),
-        line("scoring", theirs, ours_s, 10.0, "the published stack"),
+        line("scoring", 1 / own.clock, 1 / LINE, 1.0, f"{LINE} s for the published sizes"),
+        line("the same by CPU time", 1 / own.cpu, 1 / LINE, 1.0, f"{LINE} s"),
+        line("scoring", theirs, own.clock, 10.0, "the published stack"),
     ]
-    return table, lines, apart
+    sizes = {"captions": options.rows, "references": options.references, "rankings": options.rankings}
+    return {"rows": rows, "lines": lines, **sizes, "relative_difference": apart}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    options = options_of(Options, argv, "benchmarks.metrics")
-    table, lines, apart = figures(options)
-    report(
-        "metrics", table, lines, captions=options.rows, references=options.references, rankings=options.rankings,
-        relative_difference=apart,
-    )  # fmt: skip
-    return 0
-
+main = benchmark("metrics", Options, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)

@@ -1,4 +1,4 @@
-"""DiffMCQ hard negatives of a whole test set, compared with the naive walk.
+"""DiffMCQ hard negatives of a whole test set, next to the naive walk.
 
 python -m benchmarks.negatives                                        # the published size, about two minutes
 python -m benchmarks.negatives --pairs 500 --clips 700 --differences 3000 --naive 50     # a first look
@@ -10,20 +10,26 @@ seconds are given for all of them. Every question of those pairs is compared: V1
 from the same source.
 """
 
+from __future__ import annotations
+
 import json
 import random
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float64
 
-from benchmarks.report import Row, line, report
+from benchmarks.harness.report import Row, benchmark, line, measured
 from common.cli import command
-from common.cli.options import options_of
-from retrieval.mining.variants import Difference, Drawn, TestSet, Variant, hard_negatives, random_negatives
-from tasks.testsets import Pair
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64
+
+    from retrieval.mining.variants import Difference, Drawn, TestSet, Variant
+    from tasks.testsets import Pair
 
 SECONDS = 5.0  # for V1, V2 and V3 of the published size
 CATEGORIES = ("Visuals", "Ingredients", "Actions", "Technique", "Tools/Equipment", "Serving / Presentation")
@@ -33,8 +39,6 @@ VARIANTS: tuple[Variant, ...] = ("V1", "V2", "V3")
 
 @dataclass(frozen=True)
 class Options:
-    """Compare hard negatives with the naive walk."""
-
     pairs: int = 6292
     """true pairs of the test set"""
     clips: int = 8396
@@ -61,7 +65,9 @@ class World:
 
 
 def world(options: Options) -> World:
-    """A test set of the shape of the published one."""
+    """Return a test set of the shape of the published one."""
+    from retrieval.mining.variants import Difference, TestSet
+
     rng = np.random.default_rng(options.seed)
     step = np.sort(rng.integers(0, max(options.clips // 20, 1), options.clips))
     clips = _clusters(rng, step, options.dim, 0.6)
@@ -90,21 +96,22 @@ def world(options: Options) -> World:
 def _clusters(
     rng: np.random.Generator, centre: np.ndarray, dim: int, spread: float
 ) -> Float64[np.ndarray, "vectors dim"]:
-    """Vectors of length 1 around the centres named."""
     centres = rng.normal(size=(int(centre.max()) + 1, dim))
     vectors = centres[centre] + spread * rng.normal(size=(len(centre), dim))
     return vectors / np.sqrt(np.sum(vectors * vectors, axis=-1, keepdims=True))
 
 
 def ours(given: World, variant: Variant) -> Drawn:
-    """The room's questions."""
+    """Return the questions of retrieval.mining."""
+    from retrieval.mining.variants import hard_negatives, random_negatives
+
     if variant == "V3":
         return random_negatives(given.test_set, seed=0)
     return hard_negatives(given.test_set, given.clips, given.texts, variant, THRESHOLD, seed=0)
 
 
 def naive_walk(given: World, true: list[int], variant: Variant) -> dict[Difference, set[Pair]]:
-    """The negatives of every question of the true pairs named, where there are three."""
+    """Return the negatives of every question of the true pairs named, where there are three."""
     test_set, found = given.test_set, {}
     clip = dict(zip(test_set.clips, given.clips, strict=True))
     text = dict(zip(test_set.texts, given.texts, strict=True))
@@ -135,7 +142,7 @@ def naive_walk(given: World, true: list[int], variant: Variant) -> dict[Differen
 
 
 def naive_draw(given: World, true: list[int]) -> dict[Difference, set[Pair]]:
-    """V3 of the true pairs named, as the protocol has it."""
+    """Return V3 of the true pairs named, as the protocol describes it."""
     test_set, found = given.test_set, {}
     wanted = {test_set.pairs[at] for at in true}
     for one in test_set.differences:
@@ -147,25 +154,22 @@ def naive_draw(given: World, true: list[int]) -> dict[Difference, set[Pair]]:
     return found
 
 
-def figures(options: Options) -> tuple[list[Row], list[Row], int]:
-    """The rows of the table, the lines, and how many questions were compared."""
+def run(options: Options) -> dict[str, Any]:
+    """Return rows, lines, and how many questions were compared."""
+    from retrieval.mining.variants import Difference
+
     given = world(options)
     true = np.random.default_rng(options.seed).choice(options.pairs, min(options.naive, options.pairs), replace=False)
     wanted = {given.test_set.pairs[at] for at in true}
-    table: list[Row] = []
-    total = total_cpu = total_naive = 0.0
+    rows: list[Row] = []
+    clock = cpu = naive = 0.0
     compared = 0
     for variant in VARIANTS:
         drawn = ours(given, variant)
-        clock, cpu = [], []
-        for _ in range(options.rounds):
-            start, busy = time.perf_counter(), time.process_time()
-            ours(given, variant)
-            clock.append(time.perf_counter() - start)
-            cpu.append(time.process_time() - busy)
+        own = measured({variant: partial(ours, given, variant)}, options.rounds)[variant]
         start = time.perf_counter()
         expected = naive_draw(given, true.tolist()) if variant == "V3" else naive_walk(given, true.tolist(), variant)
-        walked = time.perf_counter() - start
+        walked = (time.perf_counter() - start) * options.pairs / len(true)
         found = {
             Difference(q.answer, q.category, q.difference): set(q.options) - {q.answer}
             for q in drawn.questions
@@ -173,38 +177,28 @@ def figures(options: Options) -> tuple[list[Row], list[Row], int]:
         }
         assert found == expected, f"{variant} is not what the naive walk finds"
         compared += len(expected)
-        naive = walked * options.pairs / len(true)
-        total, total_naive = total + float(np.median(clock)), total_naive + naive
-        total_cpu += float(np.median(cpu))
-        table.append(
+        clock, cpu, naive = clock + own.clock, cpu + own.cpu, naive + walked
+        rows.append(
             {
                 "variant": variant,
                 "questions": len(drawn.questions),
                 "dropped": drawn.dropped,
-                "seconds": round(float(np.median(clock)), 3),
-                "CPU seconds": round(float(np.median(cpu)), 3),
-                "naive seconds": round(naive, 1),
+                "seconds": round(own.clock, 3),
+                "CPU seconds": round(own.cpu, 3),
+                "naive seconds": round(walked, 1),
                 "equal questions": len(expected),
             }
         )
     lines = [
-        line("V1, V2 and V3", 1 / total, 1 / SECONDS, 1.0, f"{SECONDS:g} s for the published size"),
-        line("the same by CPU time", 1 / total_cpu, 1 / SECONDS, 1.0, f"{SECONDS:g} s"),
-        line("V1, V2 and V3", total_naive, total, 10.0, "the naive walk"),
+        line("V1, V2 and V3", 1 / clock, 1 / SECONDS, 1.0, f"{SECONDS:g} s for the published size"),
+        line("the same by CPU time", 1 / cpu, 1 / SECONDS, 1.0, f"{SECONDS:g} s"),
+        line("V1, V2 and V3", naive, clock, 10.0, "the naive walk"),
     ]
-    return table, lines, compared
+    sizes = {"pairs": options.pairs, "clips": options.clips, "differences": options.differences, "dim": options.dim}
+    return {"rows": rows, "lines": lines, **sizes, "compared_questions": compared}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    options = options_of(Options, argv, "benchmarks.negatives")
-    table, lines, compared = figures(options)
-    report(
-        "negatives", table, lines, pairs=options.pairs, clips=options.clips, differences=options.differences,
-        dim=options.dim, compared_questions=compared,
-    )  # fmt: skip
-    return 0
-
+main = benchmark("negatives", Options, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)

@@ -7,22 +7,23 @@ The catalog is made in a temporary folder, a million clips a part, as featurize 
 held out. The choice runs in a process of its own, whose peak of memory counts.
 """
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 
-from benchmarks.report import line, report
+from benchmarks.harness.report import benchmark, line
 from common.cli import command
-from common.cli.options import options_of
-from common.io import sealed as table
-from store import Store
-from store.catalog.parts import part_name
+
+if TYPE_CHECKING:
+    from store import Store
 
 SECONDS, GIB = 60.0, 4.0
 PART = 1_000_000
@@ -41,8 +42,6 @@ print(json.dumps({"seconds": time.monotonic() - begin, "gib": peak, "record": re
 
 @dataclass(frozen=True)
 class Options:
-    """Choosing pairs out of a large catalog."""
-
     clips: int = 10_000_000
     """clips of the catalog"""
     steps: int = 100_000
@@ -54,7 +53,12 @@ class Options:
 
 
 def make_catalog(store: Store, options: Options) -> None:
-    """Ten clips a video, each of a step by chance."""
+    """Write ten clips of each video, each clip of a random step."""
+    import polars as pl
+
+    from common.io import sealed as table
+    from store.catalog.parts import part_name
+
     rng = np.random.default_rng(options.seed)
     store.catalog("clips").folder.mkdir(parents=True)  # type: ignore[union-attr]
     for first in range(0, options.clips, PART):
@@ -79,7 +83,7 @@ def make_catalog(store: Store, options: Options) -> None:
 
 
 def make_test_set(path: Path, videos: int) -> None:
-    """Clips of every so many videos: the first of a video by its id, the second by a moment that it shares."""
+    """Write pairs of clips of evenly spaced videos: the first by its id, the second by a moment that it shares."""
     rows = (
         {
             "reference": f"video{n:09d}_0.0_12.25",
@@ -92,32 +96,34 @@ def make_test_set(path: Path, videos: int) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    options = options_of(Options, argv, "benchmarks.pairs")
+def run(options: Options) -> dict[str, Any]:
+    """Return a row; lines only for the default size."""
+    from store import Store
+
     with tempfile.TemporaryDirectory() as folder:
         store, test_set = Path(folder) / "features", Path(folder) / "test.jsonl"
         make_catalog(Store.open(store, create=True), options)
         make_test_set(test_set, options.clips // OF_VIDEO)
         arguments = [str(store), f"{folder}/pairs.parquet", str(test_set), str(options.cap)]
-        printed = subprocess.check_output([sys.executable, "-c", _MEASURED, *arguments], text=True)
-    found = json.loads(printed)
+        found = json.loads(subprocess.check_output([sys.executable, "-c", _MEASURED, *arguments], text=True))
     row = {
         "clips": options.clips,
         "steps": options.steps,
         "pairs": found["record"]["pairs"],
         "held out": sum(found["record"]["left_out"].values()),
+        "seconds": round(found["seconds"], 3),
+        "peak GiB": round(found["gib"], 2),
     }
-    row |= {"seconds": round(found["seconds"], 3), "peak GiB": round(found["gib"], 2)}
     lines = []
     if (options.clips, options.steps) == (Options.clips, Options.steps):
         lines = [
             line("seconds", SECONDS, found["seconds"], 1.0, f"{SECONDS:.0f} s"),
             line("memory", GIB, found["gib"], 1.0, f"{GIB:.0f} GiB"),
         ]
-    report("pairs", [row], lines)
-    return 0
+    return {"rows": [row], "lines": lines}
 
+
+main = benchmark("pairs", Options, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)

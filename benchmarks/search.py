@@ -1,4 +1,4 @@
-"""nearest neighbours, exact and approximate, compared with FAISS, hnswlib and usearch
+"""Nearest neighbours, exact and approximate, next to FAISS, hnswlib and usearch.
 
 python -m benchmarks.search                                                  # about 10 minutes, 0.7 GB of disk
 python -m benchmarks.search --rows 20000 --approximate 5000 --rounds 3       # a first look
@@ -6,13 +6,15 @@ python -m benchmarks.search --store data/features                            # t
 
 Ours reads the store, whose pages are in memory after the first round; the peers hold normalised vectors, which are made
 before the clock starts. They take turns in another order every round, and the median counts. Exact answers are
-compared row by row: where two differ, their cosines must be one number to float32. The time of the product
-alone is the limit of any float32 search here. Approximate answers are reported as recall of the 10 nearest and rate,
-at several efforts; ours has the effort that its build chose for a recall of 0.95.
+compared row by row: where two differ, their cosines must be equal in float32. The time of the product alone is the
+limit of any float32 search here. Approximate answers are reported as recall of the 10 nearest and rate, at several
+efforts; ours has the effort that its build chose for a recall of 0.95.
 
 Clustered features are normal around a centre for every 50 rows, as clips of one step are; queries are other rows of the
 same clusters. Features of a store are asked with some of their own rows.
 """
+
+from __future__ import annotations
 
 import sys
 import tempfile
@@ -21,21 +23,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 
-from benchmarks.report import Row, line, report
-from benchmarks.searchers import APPROXIMATE, EXACT, Searcher
-from benchmarks.stopwatch import measured
+from benchmarks.harness.report import Row, benchmark, line, measured
 from common.cli import command
-from common.cli.options import options_of
-from retrieval.exact.search import search_exactly
-from retrieval.index.builder import build_index
-from retrieval.index.factory import Budgets
-from retrieval.index.index import open_index
-from retrieval.vectors import compact, filled_rows, width
-from store import Feature, Provenance, Store, View
+
+if TYPE_CHECKING:
+    from benchmarks.harness.searchers import Searcher
+    from store import Store, View
 
 K = 10
 A_CLUSTER = 50  # rows
@@ -52,8 +49,6 @@ OURS = "ours"
 
 @dataclass(frozen=True)
 class Options:
-    """Compare nearest neighbours with peers."""
-
     rows: int = 200_000
     """rows of the clustered features of the exact search"""
     approximate: int = 20_000
@@ -73,7 +68,11 @@ class Options:
 
 
 def clustered(view_folder: Path, rows: int, dim: int) -> tuple[Store, View]:
-    """A store of clustered features, and its view."""
+    """Write a store of clustered features; return it and its view."""
+    import polars as pl
+
+    from store import Feature, Provenance, Store
+
     store = Store.open(view_folder, create=True)
     store.catalog("clips").append(pl.DataFrame({"key": [f"c{n}" for n in range(rows)]}))
     made_by = Provenance("none", "0" * 64, "none", "none", "none", {"embedding": "float32"})
@@ -88,25 +87,21 @@ def clustered(view_folder: Path, rows: int, dim: int) -> tuple[Store, View]:
 
 
 def around(numbers: np.ndarray, rows: int, dim: int, seed: int) -> np.ndarray:
-    """Vectors around the centres of the rows `numbers`."""
+    """Return vectors around the centres of the rows `numbers`."""
     centres = np.random.default_rng(7).standard_normal((-(-rows // A_CLUSTER), dim), dtype=np.float32)
     rng = np.random.default_rng([8, seed])
     noise = rng.standard_normal((len(numbers), dim), dtype=np.float32)
     return (centres[numbers % len(centres)] + SPREAD * noise) / np.float32(dim**0.5)
 
 
-def asking(rows: int, dim: int) -> Callable[[int], np.ndarray]:
-    """n normalised queries from the clusters of `rows` rows, none of them a row."""
-
-    def ask(size: int) -> np.ndarray:
-        vectors = around(np.arange(size) * 37, rows, dim, 2**32 - 1)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-    return ask
+def clustered_queries(rows: int, dim: int, count: int) -> np.ndarray:
+    """Return normalised queries out of the clusters of `rows` rows, none of them a row."""
+    vectors = around(np.arange(count) * 37, rows, dim, 2**32 - 1)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def built(kinds: tuple[type[Searcher], ...], vectors: np.ndarray) -> dict[str, tuple[Searcher, float]]:
-    """Every peer that is installed, and the seconds that its index took."""
+    """Build every peer that is installed; return it with the seconds that its index took."""
     made = {}
     for kind in kinds:
         peer, start = kind(), time.perf_counter()
@@ -120,17 +115,18 @@ def built(kinds: tuple[type[Searcher], ...], vectors: np.ndarray) -> dict[str, t
     return made
 
 
-def exact(
-    name: str, store: Store, view: View, sizes: list[int], ask: Callable[[int], np.ndarray], rounds: int
-) -> tuple[list[Row], list[Row]]:
-    """Exact search of one view: rows of the table, and the lines."""
+def exact(name: str, store: Store, view: View, asked: list[np.ndarray], rounds: int) -> tuple[list[Row], list[Row]]:
+    """Search one view exactly; return rows and lines."""
+    from benchmarks.harness.searchers import EXACT
+    from retrieval.exact.search import search_exactly
+    from retrieval.vectors import compact, filled_rows
+
     rows = filled_rows(view)
     vectors = compact(store, view, "embedding", rows)
     peers = built(EXACT, vectors)
     table: list[Row] = []
     lines: list[Row] = []
-    for size in sizes:
-        queries = ask(size)
+    for queries in asked:
         ours = partial(search_exactly, store, view, "embedding", rows, queries, K)
         ways: dict[str, Callable[[], object]] = {OURS: ours}
         for peer, _ in peers.values():
@@ -163,7 +159,7 @@ def exact(
 
 
 def multiply(vectors: np.ndarray, queries: np.ndarray) -> None:
-    """The products of all vectors and queries, by the threads of BLAS; nothing is kept of them."""
+    """Multiply all vectors and queries, by the threads of BLAS, and drop the products."""
     products = np.empty((PRODUCT_ROWS, len(queries)), np.float32)
     for start in range(0, len(vectors), PRODUCT_ROWS):
         block = vectors[start : start + PRODUCT_ROWS]
@@ -171,7 +167,7 @@ def multiply(vectors: np.ndarray, queries: np.ndarray) -> None:
 
 
 def compare(found: np.ndarray, theirs: np.ndarray, rows: np.ndarray, vectors: np.ndarray, queries: np.ndarray) -> int:
-    """Places at which two exact answers differ; AssertionError where their cosines do too."""
+    """Return the number of places at which two exact answers differ. AssertionError: their cosines differ too."""
     differ = np.argwhere(found != theirs)
     for query, place in differ:
         mine, other = (vectors[np.searchsorted(rows, of[query, place])] @ queries[query] for of in (found, theirs))
@@ -179,23 +175,23 @@ def compare(found: np.ndarray, theirs: np.ndarray, rows: np.ndarray, vectors: np
     return len(differ)
 
 
-def rows_by(peer: Searcher, effort: int, rows: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """The rows that a peer finds."""
-    return rows[peer.search(asked, K, effort)]
+def rows_by(peer: Searcher, effort: int, rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    return rows[peer.search(queries, K, effort)]
 
 
 def one_by_one(search: Callable[[np.ndarray], np.ndarray], queries: np.ndarray) -> list[np.ndarray]:
-    """What is found for each query alone."""
     return [search(query[None]) for query in queries]
 
 
-def first(queries: np.ndarray, size: int) -> np.ndarray:
-    """The first queries."""
-    return queries[:size]
-
-
 def approximate(name: str, store: Store, view: View, queries: np.ndarray, rounds: int) -> tuple[list[Row], list[Row]]:
-    """Approximate searches of one view."""
+    """Search one view approximately; return rows and lines."""
+    from benchmarks.harness.searchers import APPROXIMATE
+    from retrieval.exact.search import search_exactly
+    from retrieval.index.builder import build_index
+    from retrieval.index.factory import Budgets
+    from retrieval.index.index import open_index
+    from retrieval.vectors import compact, filled_rows
+
     rows = filled_rows(view)
     vectors = compact(store, view, "embedding", rows)
     true, _ = search_exactly(store, view, "embedding", rows, queries, K)
@@ -246,31 +242,11 @@ def approximate(name: str, store: Store, view: View, queries: np.ndarray, rounds
     return table, lines
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    options = options_of(Options, argv, "benchmarks.search")
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        store, view = clustered(Path(folder, "exact"), options.rows, options.dim)
-        table, lines = exact(
-            "clustered", store, view, options.queries, asking(options.rows, options.dim), options.rounds
-        )
-        store, view = clustered(Path(folder, "approximate"), options.approximate, options.dim)
-        queries = asking(options.approximate, options.dim)(options.asked)
-        near, held = approximate("clustered", store, view, queries, options.rounds)
-        lines += held
-    if options.store is not None:
-        for name, store, view in embeddings(options.store):
-            rows = filled_rows(view)
-            own = compact(store, view, "embedding", rows[:: max(len(rows) // options.asked, 1)])
-            more, held = exact(name, store, view, [1, len(own)], partial(first, own), options.rounds)
-            table += more
-            lines += held
-    report("search", table, lines, approximate=near, rounds=options.rounds, dim=options.dim)
-    return 0
-
-
 def embeddings(path: Path) -> list[tuple[str, Store, View]]:
-    """The views of a store that have an embedding and rows."""
+    """Return the views of a store that have an embedding and rows, with their names."""
+    from retrieval.vectors import filled_rows, width
+    from store import Store
+
     store = Store.open(path)
     views = [store.view(entity, name) for entity in store.entities() for name in store.views(entity)]
     return [
@@ -279,6 +255,30 @@ def embeddings(path: Path) -> list[tuple[str, Store, View]]:
         if "embedding" in view.features and len(filled_rows(view)) > K and width(view, "embedding")
     ]
 
+
+def run(options: Options) -> dict[str, Any]:
+    """Return rows, lines, and the table of the approximate searches."""
+    from retrieval.vectors import compact, filled_rows
+
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        asked = [clustered_queries(options.rows, options.dim, size) for size in options.queries]
+        store, view = clustered(Path(folder, "exact"), options.rows, options.dim)
+        table, lines = exact("clustered", store, view, asked, options.rounds)
+        store, view = clustered(Path(folder, "approximate"), options.approximate, options.dim)
+        queries = clustered_queries(options.approximate, options.dim, options.asked)
+        near, held = approximate("clustered", store, view, queries, options.rounds)
+        lines += held
+    if options.store is not None:
+        for name, store, view in embeddings(options.store):
+            rows = filled_rows(view)
+            own = compact(store, view, "embedding", rows[:: max(len(rows) // options.asked, 1)])
+            more, held = exact(name, store, view, [own[:1], own], options.rounds)
+            table += more
+            lines += held
+    return {"rows": table, "lines": lines, "approximate": near, "rounds": options.rounds, "dim": options.dim}
+
+
+main = benchmark("search", Options, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)

@@ -1,4 +1,4 @@
-"""Random batches of rows out of an object store: this store, a plain loop of requests, and tensorstore.
+"""Random batches of rows out of an object store: this store next to a plain loop of requests, and tensorstore.
 
 python -m benchmarks.store_remote                   # a minute or two, 0.5 GiB of memory
 python -m benchmarks.store_remote --mib 64 --repeats 3
@@ -9,6 +9,8 @@ distinct rows of the same objects, batch by batch; readers take turns, and the m
 where each row lies and asks for one after the other. Rates are MB/s (10^6 bytes).
 """
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import socket
@@ -17,15 +19,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 
-from benchmarks.report import line, report
+from benchmarks.harness.report import benchmark, line
 from common.cli import command
-from common.cli.options import options_of
-from store import Feature, Provenance, Store, View
+
+if TYPE_CHECKING:
+    from store import View
 
 CASES = {"96 KiB": (48, 1024), "4 MiB": (2048, 1024)}
 Read = Callable[[np.ndarray, np.ndarray], Any]
@@ -34,8 +36,6 @@ Read = Callable[[np.ndarray, np.ndarray], Any]
 
 @dataclass(frozen=True)
 class Options:
-    """Random batches of rows out of an object store."""
-
     mib: int = 192
     """MiB of rows of a case"""
     batch: int = 32
@@ -46,9 +46,8 @@ class Options:
     """milliseconds that the server waits before each answer"""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure and print; returns the exit status."""
-    options: Options = options_of(Options, argv, "benchmarks.store_remote")
+def run(options: Options) -> dict[str, Any]:
+    """Return rows and lines."""
     rows, lines = [], []
     for delay in options.delays:
         with _server(delay / 1000) as endpoint:
@@ -59,13 +58,12 @@ def main(argv: list[str] | None = None) -> int:
                 rows += [{"case": where, "reader": name, "MB/s": round(rate, 1)} for name, rate in rates.items()]
                 others = {name: rate for name, rate in rates.items() if name != "store"}
                 lines += [line(where, rates["store"], rate, 1.0, name) for name, rate in others.items()]
-    report("store_remote", rows, lines, batch=options.batch, mib=options.mib, server="moto, one process")
-    return 0
+    return {"rows": rows, "lines": lines, "batch": options.batch, "mib": options.mib, "server": "moto, one process"}
 
 
 @contextmanager
 def _server(delay: float) -> Iterator[str]:
-    """moto's S3 server with an empty bucket; the environment names it."""
+    """Run moto's S3 server with an empty bucket; the environment names it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     spawned = multiprocessing.get_context("spawn").Process(target=_serve, args=(port, delay), daemon=True)
@@ -110,7 +108,11 @@ def _make_bucket(endpoint: str) -> None:
 
 
 def _written(url: str, shape: tuple[int, int], mib: int) -> View:
-    """A view of random float16 rows, `mib` MiB in all, in shards of 32 MiB at least."""
+    """Write a view of random float16 rows, `mib` MiB in all, in shards of 32 MiB at least."""
+    import polars as pl
+
+    from store import Feature, Provenance, Store
+
     feature = Feature(shape, "float16")
     count = mib * 2**20 // feature.row_bytes
     shard = 2 ** max(int(32 * 2**20 / feature.row_bytes).bit_length() - 1, 0)
@@ -127,7 +129,7 @@ def _written(url: str, shape: tuple[int, int], mib: int) -> View:
 
 
 def _rates(view: View, endpoint: str, options: Options) -> dict[str, float]:
-    """MB/s of every reader."""
+    """Return the MB/s of every reader."""
     readers: dict[str, Read] = {
         "store": lambda rows, out: view.read("tokens", rows, out),
         "loop of single requests": _loop(view),
@@ -184,6 +186,8 @@ def _tensorstore(view: View, endpoint: str) -> Read:
 
     return read
 
+
+main = benchmark("store_remote", Options, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)

@@ -1,4 +1,4 @@
-"""Writing whole shards, fsync included: this store compared with other formats.
+"""Whole shards onto the disk, fsync included: this store next to other formats.
 
 python -m benchmarks.store_write                   # about 2 minutes, 0.6 GiB of disk at a time
 python -m benchmarks.store_write --mib 64 --repeats 3
@@ -10,6 +10,8 @@ of every row, and commits with status last; the raw file is one write and one fs
 (10^6 bytes) of stored tokens and scales.
 """
 
+from __future__ import annotations
+
 import shutil
 import sys
 import tempfile
@@ -17,26 +19,15 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.disk import sync
-from benchmarks.layouts import (
-    Arrays,
-    H5py,
-    H5pyContiguous,
-    Lance,
-    Layout,
-    Memmap,
-    Safetensors,
-    ZarrPython,
-    make_view,
-    random_features,
-)
-from benchmarks.report import Row, line, report
+from benchmarks.harness.report import Row, benchmark, line
 from common.cli import command
-from common.cli.options import options_of
-from store.format.quantise import quantise
+
+if TYPE_CHECKING:
+    from benchmarks.harness.layouts import Arrays, Layout
 
 # name: shape of a row, dtype
 CASES: dict[str, tuple[tuple[int, int], str]] = {
@@ -45,14 +36,11 @@ CASES: dict[str, tuple[tuple[int, int], str]] = {
     "96 KiB float16": ((48, 1024), "float16"),
     "96 KiB int8": ((96, 1024), "int8"),
 }
-PEERS: tuple[Layout, ...] = (ZarrPython(), H5py(), H5pyContiguous(), Lance(), Safetensors(), Memmap())
 RAW = "raw file + fsync"
 
 
 @dataclass(frozen=True)
 class Options:
-    """Compare writing whole shards with other formats."""
-
     mib: int = 256
     """MiB of a shard"""
     repeats: int = 7
@@ -62,7 +50,9 @@ class Options:
 
 
 def write_store(folder: Path, features: np.ndarray, dtype: str) -> float:
-    """Seconds to write and commit one shard of the store."""
+    """Return the seconds to write and commit one shard of the store."""
+    from benchmarks.harness.layouts import make_view
+
     view = make_view(folder, features.shape[1:], dtype, len(features), 2 ** (len(features) - 1).bit_length())
     started = time.perf_counter()
     view.write_shard(0, np.arange(len(features)), {"tokens": features}, {})
@@ -70,7 +60,9 @@ def write_store(folder: Path, features: np.ndarray, dtype: str) -> float:
 
 
 def write_peer(layout: Layout, folder: Path, arrays: Arrays) -> float:
-    """Seconds to write the arrays and make them durable."""
+    """Return the seconds to write the arrays and make them durable."""
+    from benchmarks.harness.layouts import sync
+
     started = time.perf_counter()
     layout.write(folder, arrays)
     sync(folder)
@@ -78,10 +70,15 @@ def write_peer(layout: Layout, folder: Path, arrays: Arrays) -> float:
 
 
 def measure(name: str, options: Options) -> tuple[list[Row], list[Row]]:
-    """Rows of the table for one kind of rows, and the line that should be held."""
+    """Return rows and the line of one case."""
+    from benchmarks.harness import layouts
+    from store.format.quantise import quantise
+
+    kinds = (layouts.ZarrPython, layouts.H5py, layouts.H5pyContiguous, layouts.Lance, layouts.Safetensors)
+    peers: list[Layout] = [*(kind() for kind in kinds), layouts.Memmap()]
     shape, dtype = CASES[name]
     row_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    features = random_features(shape, options.mib * 2**20 // row_bytes, 0)
+    features = layouts.random_features(shape, options.mib * 2**20 // row_bytes, 0)
     arrays = {"tokens": features}
     if dtype == "int8":
         levels, scale = quantise(features.astype(np.float32))
@@ -91,9 +88,9 @@ def measure(name: str, options: Options) -> tuple[list[Row], list[Row]]:
     absent: dict[str, str] = {}
     rng = np.random.default_rng(0)
     for repeat in range(options.repeats + 1):
-        for turn in rng.permutation(len(PEERS) + 1).tolist():
-            peer = PEERS[turn] if turn < len(PEERS) else None
-            told = "store" if peer is None else RAW if isinstance(peer, Memmap) else peer.name
+        for turn in rng.permutation(len(peers) + 1).tolist():
+            peer = peers[turn] if turn < len(peers) else None
+            way = "store" if peer is None else RAW if isinstance(peer, layouts.Memmap) else peer.name
             folder = Path(tempfile.mkdtemp(prefix="store_write_", dir=options.folder))
             try:
                 if peer is None:
@@ -101,30 +98,30 @@ def measure(name: str, options: Options) -> tuple[list[Row], list[Row]]:
                 else:
                     seconds = write_peer(peer, folder / "new", arrays)
                 if repeat:  # the first compiles, imports and warms up
-                    rates[told].append(size / seconds / 1e6)
+                    rates[way].append(size / seconds / 1e6)
             except ModuleNotFoundError as error:
-                absent[told] = str(error)
+                absent[way] = str(error)
             finally:
                 shutil.rmtree(folder)
         print(f"{name}: {repeat} of {options.repeats}", file=sys.stderr)
-    medians = {told: round(float(np.median(each)), 1) for told, each in sorted(rates.items())}
-    rows: list[Row] = [{"case": name, "format": told, "MB/s": rate} for told, rate in medians.items()]
-    rows += [{"case": name, "format": told, "MB/s": why} for told, why in absent.items()]
+    medians = {way: round(float(np.median(each)), 1) for way, each in sorted(rates.items())}
+    rows: list[Row] = [{"case": name, "format": way, "MB/s": rate} for way, rate in medians.items()]
+    rows += [{"case": name, "format": way, "MB/s": why} for way, why in absent.items()]
     return rows, [line(name, medians["store"], medians[RAW], 0.9, RAW)]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    options = options_of(Options, argv, "benchmarks.store_write")
+def run(options: Options) -> dict[str, Any]:
+    """Return rows and lines."""
     rows: list[Row] = []
     lines: list[Row] = []
     for name in CASES:
         more, held = measure(name, options)
         rows += more
         lines += held
-    report("store_write", rows, lines, mib=options.mib, repeats=options.repeats)
-    return 0
+    return {"rows": rows, "lines": lines, "mib": options.mib, "repeats": options.repeats}
 
+
+main = benchmark("store_write", Options, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)

@@ -1,4 +1,4 @@
-"""A training step from cached tokens, compared with the same step from raw video and with its batch already in memory.
+"""A training step from cached tokens, next to the same step from raw video and with its batch already in memory.
 
 python -m benchmarks.train_step                                     # the kitchen's StepDiff recipe, about ten minutes
 python -m benchmarks.train_step --videos 6 --steps 1 --rounds 1     # a first look
@@ -9,45 +9,40 @@ tokens are there before the clock starts. What the first adds to the third is wh
 page cache. The ways take turns, and medians over rounds count.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
-import torch
-from jaxtyping import Float32
-from torch import Tensor
 
-from benchmarks.report import Row, line, report
-from benchmarks.stopwatch import measured
+from benchmarks.harness.report import Row, benchmark, line, measured
 from common.cli import command
-from common.cli.options import options_of
-from featurize.encoders import Encoder, load
-from featurize.task import Source
-from featurize.video.decode import Clip
-from featurize.video.threads import decoded_clips
-from heads.data.clips import Features, Reads
-from heads.data.paired_qa import read_paired_qa
-from heads.models.language_model import autocast
-from heads.training.recipe import VideoLMRecipe, read_recipe
-from heads.training.sources import Batch, PairedSource
-from heads.training.video_task import answer_loss, build, comparing
-from kitchen.__main__ import Options as KitchenOptions
-from kitchen.__main__ import run as render
-from store import Store
+
+if TYPE_CHECKING:
+    import polars as pl
+    import torch
+    from jaxtyping import Float32
+    from torch import Tensor
+
+    from featurize.encoders import Encoder
+    from featurize.task import Source
+    from heads.data.clips import Reads
+    from heads.training.recipe import VideoLMRecipe
+    from heads.training.sources import Batch
+    from store import Store
 
 RECIPE = Path(__file__).parents[1] / "heads/recipes/kitchen/stepdiff.yaml"
 ENCODER = "efficientnet-lite0"
-LOADER = 0.05  # what it may add to a step
+LOADER = 0.05  # of a step, what it may add
 BATCH = 4  # clips that are encoded at once when the store is filled
 
 
 @dataclass(frozen=True)
 class Options:
-    """A training step from cached tokens."""
-
     videos: int = 32
     """videos of the sample world that is rendered and featurized for it"""
     steps: int = 6
@@ -63,13 +58,18 @@ class Options:
 
 
 class RawVideo:
-    """Tokens of clips by decoding and encoding them, each time that they are asked for."""
+    """Tokens of clips, decoded and encoded at each call."""
 
     def __init__(self, clips: dict[str, Source], encoder: Encoder) -> None:
         self.clips, self.encoder = clips, encoder
 
     def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K N D"]:
-        """Tokens of the clips, as the encoder makes them."""
+        """Return the tokens of the clips, as the encoder makes them."""
+        import torch
+
+        from featurize.video.decode import Clip
+        from featurize.video.threads import decoded_clips
+
         asked = {place: self.clips[key] for place, key in enumerate(keys)}
         found = dict(decoded_clips(asked, self.encoder.frames, self.encoder.picture, torch.get_num_threads()))
         clips = [found[place] for place in asked]
@@ -81,6 +81,13 @@ class World:
     """A small sample world and a store with the tokens of its training clips; made once in a folder."""
 
     def __init__(self, folder: Path, videos: int, device: str) -> None:
+        import polars as pl
+
+        from featurize.encoders import load
+        from featurize.task import Source
+        from kitchen.__main__ import Options as KitchenOptions
+        from kitchen.__main__ import run as render
+
         self.folder = folder / f"kitchen_{videos}"
         render(KitchenOptions(self.folder, videos=videos))
         self.pairqa = self.folder / "pairqa_train.jsonl"
@@ -93,6 +100,10 @@ class World:
         self.store = self._featurized(table)
 
     def _featurized(self, table: pl.DataFrame) -> Store:
+        import torch
+
+        from store import Store
+
         encoder, keys = self.raw.encoder, table["clip"].to_list()
         store = Store.open(self.folder / "features", create=True)
         with store.lock():
@@ -111,6 +122,13 @@ class Training:
     """The recipe's model in training, on the pairs of a world."""
 
     def __init__(self, world: World, recipe: VideoLMRecipe, device: str) -> None:
+        import torch
+
+        from heads.data.clips import Features
+        from heads.data.paired_qa import read_paired_qa
+        from heads.training.sources import PairedSource
+        from heads.training.video_task import build, comparing
+
         self.recipe, self.device = recipe, device
         self.features = Features(world.store, recipe.view, "tokens")
         self.raw = world.raw
@@ -121,12 +139,17 @@ class Training:
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
 
     def load(self, number: int, features: Reads) -> tuple[Batch, Tensor]:
-        """A batch and the tokens of its clips."""
+        """Return a batch and the tokens of its clips."""
         batch = self.source.batch(number)
         return batch, features.read(batch.clips, self.device)
 
     def step(self, batch: Batch, tokens: Tensor) -> None:
-        """What a step does with them."""
+        """Train on a batch."""
+        import torch
+
+        from heads.models.language_model import autocast
+        from heads.training.video_task import answer_loss
+
         self.model.train()
         self.optimizer.zero_grad()
         with autocast(self.device, self.recipe.precision):
@@ -138,13 +161,15 @@ class Training:
 
 
 def steps(way: Callable[[int], object], count: int) -> None:
-    """The first so many steps, one way."""
+    """Do the first `count` steps in one way."""
     for number in range(count):
         way(number)
 
 
-def figures(options: Options) -> tuple[list[Row], list[Row]]:
-    """The rows of the table, and the lines that are drawn."""
+def run(options: Options) -> dict[str, Any]:
+    """Return rows and lines."""
+    from heads.training.recipe import read_recipe
+
     world = World(options.folder.absolute(), options.videos, options.device)
     made = read_recipe(RECIPE).video_lm
     assert made is not None
@@ -179,16 +204,11 @@ def figures(options: Options) -> tuple[list[Row], list[Row]]:
         line("the loader alone, CPU time", LOADER * memory_s.cpu, loader_s.cpu, 1.0, allowed),
         line("a step from the store", raw_s.clock, store_s.clock, 1.0, "the speed of one from raw video"),
     ]
-    return rows, lines
+    facts = {"device": options.device, "steps": options.steps, "rounds": options.rounds}
+    return {"rows": rows, "lines": lines, **facts}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    options = options_of(Options, argv, "benchmarks.train_step")
-    rows, lines = figures(options)
-    report("train_step", rows, lines, device=options.device, steps=options.steps, rounds=options.rounds)
-    return 0
-
+main = benchmark("train_step", Options, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.featurize import main
-from benchmarks.footage import kitchen, long_video
+from benchmarks.harness.footage import kitchen, long_video
 from common.errors import StepDiffError
 from featurize.video.timeline import from_packets
 from weights import resolve

@@ -13,8 +13,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ROOMS = ("store", "weights", "kitchen", "featurize", "retrieval", "heads", "annotate", "benchmarks")
 HEAVY = ("torch", "ray", "faiss", "transformers", "polars")
-STILL_HEAVY = ("benchmarks",)
-"""rooms whose `__init__` or runnables still import HEAVY for `--help`"""
 SCRIPT = f"""
 import json, runpy, sys
 name, *sys.argv[1:] = sys.argv[1:]
@@ -53,5 +51,4 @@ def test_help_is_light_and_in_one_style(command: tuple[str, ...]) -> None:
     flags = re.findall(r"^  (--[a-z][a-z0-9-]*)", done.stdout, re.MULTILINE)
     assert "commands:" in done.stdout or ("--config" in flags and "default: " in done.stdout)
     assert "<class" not in done.stdout and "{true,false}" not in done.stdout
-    if command[0].split(".")[0] not in STILL_HEAVY:
-        assert not heavy
+    assert not heavy

@@ -1,7 +1,7 @@
-"""what searches vectors in memory, one peer a class: how each is built and asked, at its best
+"""Libraries that search vectors in memory, each built and asked at its best.
 
 Every peer is given normalised float32 vectors and answers with their places. `effort` is the number by which a peer
-trades speed for recall, and `efforts` those that are worth a look; an exact one has none.
+trades speed for recall, `efforts` its useful values; an exact peer has none.
 """
 
 from typing import Any
@@ -20,11 +20,11 @@ class Searcher:
     efforts: tuple[int, ...] = (0,)
 
     def build(self, vectors: np.ndarray) -> None:
-        """Take the vectors [R, D] in."""
+        """Build the index of vectors [R, D]."""
         raise NotImplementedError
 
     def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
-        """The places of the k nearest [Q, k]."""
+        """Return the places of the k nearest, [Q, k]."""
         raise NotImplementedError
 
 

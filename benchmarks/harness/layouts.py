@@ -1,10 +1,15 @@
-"""The same rows in every layout that is compared: how each is written and read, at its best.
+"""The same rows in every layout that is compared, each written and read at its best; their files, and the disk itself.
 
-A layout holds named arrays [R, ...] and reads rows of them into arrays [B, ...] of the caller, or
-into its own where its library has no way to fill the caller's.
+A layout holds named arrays [R, ...] and reads rows of them into arrays [B, ...] of the caller, or into its own where
+its library cannot fill the caller's.
 """
 
-from collections.abc import Callable
+import ctypes
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,12 +20,14 @@ import polars as pl
 from store import Feature, Provenance, Store, View
 from store.format.quantise import Quantised
 
+CEILING_THREADS = (8, 16, 32)
+_libc = ctypes.CDLL(None, use_errno=True)
 Arrays = dict[str, np.ndarray]
 Read = Callable[[np.ndarray, Arrays], Arrays]
 
 
 def make_view(folder: Path, shape: tuple[int, ...], dtype: str, rows: int, rows_per_shard: int | None = None) -> View:
-    """An empty view of `rows` rows in a new store, its feature called tokens."""
+    """Create an empty view of `rows` rows in a new store, its feature called tokens."""
     store = Store.open(folder, create=True)
     store.catalog("clips").append(pl.DataFrame({"key": [f"c{i}" for i in range(rows)]}))
     provenance = Provenance("none", "0" * 64, "none", "none", "none", {"tokens": dtype})
@@ -29,7 +36,7 @@ def make_view(folder: Path, shape: tuple[int, ...], dtype: str, rows: int, rows_
 
 
 def random_features(shape: tuple[int, ...], rows: int, seed: int) -> np.ndarray:
-    """float16 [rows, *shape] of magnitudes below 2, nothing that compresses."""
+    """Return float16 [rows, *shape] of magnitudes below 2, nothing that compresses."""
     bits = np.random.default_rng(seed).integers(0, 2**16, (rows, *shape), np.uint16)
     return (bits & 0xBFFF).view(np.float16)
 
@@ -43,7 +50,7 @@ def write_view(view: View) -> None:
 
 
 def read_view(view: View, rows: np.ndarray, out: Arrays | None = None, direct: bool = False) -> Arrays:
-    """Rows as they are stored: tokens, and scale where tokens are int8."""
+    """Read rows as they are stored: tokens, and scale where tokens are int8."""
     if "scale" not in view.stored:
         return {"tokens": view.read("tokens", rows, out["tokens"] if out else None, direct)}
     levels, scale = view.read_quantised("tokens", rows, Quantised(out["tokens"], out["scale"]) if out else None, direct)
@@ -60,7 +67,7 @@ class Layout:
         raise NotImplementedError
 
     def open(self, folder: Path, arrays: Arrays, closing: ExitStack) -> Read:
-        """The function that reads rows. `arrays` tells names, shapes and dtypes; `closing` ends it."""
+        """Return the function that reads rows. arrays: names, shapes and dtypes; closing: closes it."""
         raise NotImplementedError
 
 
@@ -250,3 +257,65 @@ class Memmap(Layout):
 
 def _group(folder: Path) -> Path:
     return folder / "arrays.zarr" / "clips" / "bench"
+
+
+def files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def sync(folder: Path) -> None:
+    """Make all below `folder` durable, names included."""
+    for path in (*files(folder), *(p for p in folder.rglob("*") if p.is_dir()), folder):
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+
+
+def drop(folder: Path) -> None:
+    """Drop all files below `folder` from the page cache. RuntimeError: more than 2 % stays, as mapped pages do."""
+    size = stays = 0
+    for path in files(folder):
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        size, stays = size + path.stat().st_size, stays + _resident(fd)
+        os.close(fd)
+    if stays > 0.02 * size:
+        raise RuntimeError(f"{stays / size:.0%} of {folder} stays in memory: a cold read cannot be measured")
+
+
+def _resident(fd: int) -> int:
+    """Return the bytes of the file in the page cache."""
+    size = os.fstat(fd).st_size
+    if not size:
+        return 0
+    with mmap.mmap(fd, size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE) as mapped:
+        pages = np.zeros(-(-size // mmap.PAGESIZE), np.uint8)
+        held = (ctypes.c_char * size).from_buffer(mapped)
+        code = _libc.mincore(ctypes.byref(held), ctypes.c_size_t(size), ctypes.c_void_p(pages.ctypes.data))
+        del held
+    if code:
+        raise OSError(ctypes.get_errno(), "mincore failed")
+    return int((pages & 1).sum()) * mmap.PAGESIZE
+
+
+def direct_rate(path: Path, row_bytes: int, rows: np.ndarray, threads: int) -> float:
+    """Return the MB/s of reading rows of `row_bytes` bytes past the page cache (O_DIRECT)."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    target = np.frombuffer(mmap.mmap(-1, len(rows) * row_bytes), np.uint8)  # aligned, as O_DIRECT needs it
+    target[:] = 1
+
+    def read(job: tuple[int, int]) -> None:
+        place, row = job
+        left, offset = target[place * row_bytes : (place + 1) * row_bytes].data, row * row_bytes
+        while left:
+            count = os.preadv(fd, [left], offset)
+            left, offset = left[count:], offset + count
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(time.sleep, [0.001] * threads))  # starts the threads
+        started = time.perf_counter()
+        list(pool.map(read, enumerate(rows.tolist())))
+        seconds = time.perf_counter() - started
+    os.close(fd)
+    return len(rows) * row_bytes / seconds / 1e6
