@@ -8,8 +8,6 @@ A stage is what one worker does with its shard: read, ask the model, write, fsyn
 to a temporary folder; each stage reads those of the stage before it.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -63,7 +61,7 @@ class Bench:
         self.device = device
         self.rows: list[Row] = []
 
-    def stage(self, name: str, job: Job, items: pl.DataFrame, what: str, count: int) -> Version:
+    def stage(self, name: str, job: "Job", items: "pl.DataFrame", what: str, count: int) -> "Version":
         """Run a stage on all items and note `count` of `what` a second."""
         import torch
 
@@ -109,7 +107,7 @@ def run(options: Options) -> dict[str, Any]:
     return {"rows": bench.rows, "lines": [] if options.endpoint else lines, **facts}
 
 
-def describe(bench: Bench, options: Options, clips: pl.DataFrame) -> dict[str, str]:
+def describe(bench: Bench, options: Options, clips: "pl.DataFrame") -> dict[str, str]:
     """Caption, ground and describe the clips; return clip -> its description."""
     import polars as pl
 
@@ -133,7 +131,9 @@ def describe(bench: Bench, options: Options, clips: pl.DataFrame) -> dict[str, s
     return bench.stage("describe", job, items, "clips", items.height).texts(KIND)
 
 
-def caption(bench: Bench, options: Options, kind: CaptionKind, view: str | None, items: pl.DataFrame) -> dict[str, str]:
+def caption(
+    bench: Bench, options: Options, kind: "CaptionKind", view: str | None, items: "pl.DataFrame"
+) -> dict[str, str]:
     """Return captions of one kind by the head."""
     from annotate.captioners.tokens import TokenJob
     from annotate.qa.prompts import QUESTIONS
@@ -157,7 +157,7 @@ def ask(bench: Bench, options: Options, described: dict[str, str]) -> None:
     bench.stage("pairqa", job, pair_items(pairs, described), "pairs", pairs.height)
 
 
-def _column(items: pl.DataFrame, texts: dict[str, str]) -> pl.Series:
+def _column(items: "pl.DataFrame", texts: dict[str, str]) -> "pl.Series":
     import polars as pl
 
     return pl.Series([texts.get(key) for key in items["key"]], dtype=pl.String)

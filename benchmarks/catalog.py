@@ -9,8 +9,6 @@ Every size is built, asked and planned in processes of their own, whose memory i
 Files are in the page cache. Look-ups are interleaved with those of the peers; figures are medians.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import resource
 import shutil
@@ -57,7 +55,7 @@ class Options:
     """where the stores are made, and removed (default: the folder for temporary files)"""
 
 
-def clip_ids(rows: pl.Series) -> pl.Series:
+def clip_ids(rows: "pl.Series") -> "pl.Series":
     """Return the keys of rows: ten clips a video, videos in no order."""
     import polars as pl
 
@@ -206,7 +204,7 @@ _TABLES = {
 }
 
 
-def _join(asked: list[str], frame: pl.DataFrame) -> np.ndarray:
+def _join(asked: list[str], frame: "pl.DataFrame") -> np.ndarray:
     """Return rows [K] as polars finds them."""
     import polars as pl
 

@@ -10,8 +10,6 @@ prompts in batches, with logits only at answers. All are in float32; scores are 
 processor's time means nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -60,7 +58,7 @@ class Options:
 class RandomTokens:
     """Random features, the same for the same clip."""
 
-    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Tensor:
+    def read(self, keys: Sequence[str], device: "str | torch.device" = "cpu") -> "Tensor":
         """Return [K, TOKENS, CHANNELS]."""
         import torch
 
@@ -68,7 +66,7 @@ class RandomTokens:
         return torch.stack(made).to(device)
 
 
-def asked(pairs: int, texts: int) -> list[PairTexts]:
+def asked(pairs: int, texts: int) -> "list[PairTexts]":
     """Return pairs with different texts, whose categories alternate."""
     from heads.methods.stepdiff import PairTexts
 
@@ -82,7 +80,7 @@ def asked(pairs: int, texts: int) -> list[PairTexts]:
     return found
 
 
-def one_by_one(model: VideoLM, features: RandomTokens, pairs: list[PairTexts]) -> Scores:
+def one_by_one(model: "VideoLM", features: RandomTokens, pairs: "list[PairTexts]") -> Scores:
     """Run the whole model for every (pair, text)."""
     from heads.data.packing import NO_TARGET
     from heads.methods.stepdiff import difference_turn
@@ -100,7 +98,7 @@ def one_by_one(model: VideoLM, features: RandomTokens, pairs: list[PairTexts]) -
     return found
 
 
-def in_batches(model: VideoLM, features: RandomTokens, pairs: list[PairTexts]) -> Scores:
+def in_batches(model: "VideoLM", features: RandomTokens, pairs: "list[PairTexts]") -> Scores:
     """Ask a prompt for every (pair, text), in batches as large as those of pairs in ours."""
     from heads.methods.stepdiff import ROWS_A_BATCH, difference_turn
 

@@ -11,8 +11,6 @@ by decord, with and without the encoder. They take turns; medians count. The pro
 other programs disturb them less.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile
@@ -58,7 +56,7 @@ class Options:
 class Case:
     """One kind of video, in every way."""
 
-    def __init__(self, footage: Footage, encoder: Encoder, device: str, folder: Path) -> None:
+    def __init__(self, footage: "Footage", encoder: "Encoder", device: str, folder: Path) -> None:
         """folder: for what is written; it is emptied before every measurement."""
         from benchmarks.harness.footage import loop, with_decord, with_pyav
         from featurize.video.decode import Clip
@@ -84,7 +82,7 @@ class Case:
             self.ways[name] = partial(loop, read, footage.clips, encoder, folder)
             self.ways[f"{name}, decoding"] = partial(self.seek, read)
 
-    def seek(self, read: Read) -> None:
+    def seek(self, read: "Read") -> None:
         """Decode the clips by a seek for each, without encoding them."""
         for clip in self.footage.clips:
             read(clip, self.encoder)

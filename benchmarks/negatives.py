@@ -10,8 +10,6 @@ seconds are given for all of them. Every question of those pairs is compared: V1
 from the same source.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import time
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 SECONDS = 5.0  # for V1, V2 and V3 of the published size
 CATEGORIES = ("Visuals", "Ingredients", "Actions", "Technique", "Tools/Equipment", "Serving / Presentation")
 THRESHOLD = 0.8
-VARIANTS: tuple[Variant, ...] = ("V1", "V2", "V3")
+VARIANTS: "tuple[Variant, ...]" = ("V1", "V2", "V3")
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,9 @@ class Options:
 class World:
     """A test set with its embeddings, all of length 1."""
 
-    test_set: TestSet
-    clips: Float64[np.ndarray, "clips dim"]
-    texts: Float64[np.ndarray, "texts dim"]
+    test_set: "TestSet"
+    clips: "Float64[np.ndarray, 'clips dim']"
+    texts: "Float64[np.ndarray, 'texts dim']"
 
 
 def world(options: Options) -> World:
@@ -95,13 +93,13 @@ def world(options: Options) -> World:
 
 def _clusters(
     rng: np.random.Generator, centre: np.ndarray, dim: int, spread: float
-) -> Float64[np.ndarray, "vectors dim"]:
+) -> "Float64[np.ndarray, 'vectors dim']":
     centres = rng.normal(size=(int(centre.max()) + 1, dim))
     vectors = centres[centre] + spread * rng.normal(size=(len(centre), dim))
     return vectors / np.sqrt(np.sum(vectors * vectors, axis=-1, keepdims=True))
 
 
-def ours(given: World, variant: Variant) -> Drawn:
+def ours(given: World, variant: "Variant") -> "Drawn":
     """Return the questions of retrieval.mining."""
     from retrieval.mining.variants import hard_negatives, random_negatives
 
@@ -110,7 +108,7 @@ def ours(given: World, variant: Variant) -> Drawn:
     return hard_negatives(given.test_set, given.clips, given.texts, variant, THRESHOLD, seed=0)
 
 
-def naive_walk(given: World, true: list[int], variant: Variant) -> dict[Difference, set[Pair]]:
+def naive_walk(given: World, true: list[int], variant: "Variant") -> "dict[Difference, set[Pair]]":
     """Return the negatives of every question of the true pairs named, where there are three."""
     test_set, found = given.test_set, {}
     clip = dict(zip(test_set.clips, given.clips, strict=True))
@@ -141,7 +139,7 @@ def naive_walk(given: World, true: list[int], variant: Variant) -> dict[Differen
     return found
 
 
-def naive_draw(given: World, true: list[int]) -> dict[Difference, set[Pair]]:
+def naive_draw(given: World, true: list[int]) -> "dict[Difference, set[Pair]]":
     """Return V3 of the true pairs named, as the protocol describes it."""
     test_set, found = given.test_set, {}
     wanted = {test_set.pairs[at] for at in true}

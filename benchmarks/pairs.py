@@ -7,8 +7,6 @@ The catalog is made in a temporary folder, a million clips a part, as featurize 
 held out. The choice runs in a process of its own, whose peak of memory counts.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -52,7 +50,7 @@ class Options:
     """seed of the catalog"""
 
 
-def make_catalog(store: Store, options: Options) -> None:
+def make_catalog(store: "Store", options: Options) -> None:
     """Write ten clips of each video, each clip of a random step."""
     import polars as pl
 

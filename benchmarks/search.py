@@ -14,8 +14,6 @@ Clustered features are normal around a centre for every 50 rows, as clips of one
 same clusters. Features of a store are asked with some of their own rows.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 import time
@@ -67,7 +65,7 @@ class Options:
     """where the clustered features lie, on disk; by default a temporary folder"""
 
 
-def clustered(view_folder: Path, rows: int, dim: int) -> tuple[Store, View]:
+def clustered(view_folder: Path, rows: int, dim: int) -> "tuple[Store, View]":
     """Write a store of clustered features; return it and its view."""
     import polars as pl
 
@@ -100,7 +98,7 @@ def clustered_queries(rows: int, dim: int, count: int) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def built(kinds: tuple[type[Searcher], ...], vectors: np.ndarray) -> dict[str, tuple[Searcher, float]]:
+def built(kinds: "tuple[type[Searcher], ...]", vectors: np.ndarray) -> "dict[str, tuple[Searcher, float]]":
     """Build every peer that is installed; return it with the seconds that its index took."""
     made = {}
     for kind in kinds:
@@ -115,7 +113,7 @@ def built(kinds: tuple[type[Searcher], ...], vectors: np.ndarray) -> dict[str, t
     return made
 
 
-def exact(name: str, store: Store, view: View, asked: list[np.ndarray], rounds: int) -> tuple[list[Row], list[Row]]:
+def exact(name: str, store: "Store", view: "View", asked: list[np.ndarray], rounds: int) -> tuple[list[Row], list[Row]]:
     """Search one view exactly; return rows and lines."""
     from benchmarks.harness.searchers import EXACT
     from retrieval.exact.search import search_exactly
@@ -175,7 +173,7 @@ def compare(found: np.ndarray, theirs: np.ndarray, rows: np.ndarray, vectors: np
     return len(differ)
 
 
-def rows_by(peer: Searcher, effort: int, rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
+def rows_by(peer: "Searcher", effort: int, rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
     return rows[peer.search(queries, K, effort)]
 
 
@@ -183,7 +181,9 @@ def one_by_one(search: Callable[[np.ndarray], np.ndarray], queries: np.ndarray) 
     return [search(query[None]) for query in queries]
 
 
-def approximate(name: str, store: Store, view: View, queries: np.ndarray, rounds: int) -> tuple[list[Row], list[Row]]:
+def approximate(
+    name: str, store: "Store", view: "View", queries: np.ndarray, rounds: int
+) -> tuple[list[Row], list[Row]]:
     """Search one view approximately; return rows and lines."""
     from benchmarks.harness.searchers import APPROXIMATE
     from retrieval.exact.search import search_exactly
@@ -242,7 +242,7 @@ def approximate(name: str, store: Store, view: View, queries: np.ndarray, rounds
     return table, lines
 
 
-def embeddings(path: Path) -> list[tuple[str, Store, View]]:
+def embeddings(path: Path) -> "list[tuple[str, Store, View]]":
     """Return the views of a store that have an embedding and rows, with their names."""
     from retrieval.vectors import filled_rows, width
     from store import Store

@@ -12,8 +12,6 @@ not hold, "store" how it reads all else. Rates are MB/s (10^6 bytes) of tokens a
 what comparing rows with their checksums costs.
 """
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -41,7 +39,7 @@ class Options:
     """where to write, on the disk to be measured; removed at the end; by default a temporary folder"""
 
 
-def compared(case: Case) -> tuple[list[Row], list[Row]]:
+def compared(case: "Case") -> tuple[list[Row], list[Row]]:
     """Return rows and lines of a case that was measured."""
     import numpy as np
 

@@ -9,8 +9,6 @@ distinct rows of the same objects, batch by batch; readers take turns, and the m
 where each row lies and asks for one after the other. Rates are MB/s (10^6 bytes).
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import socket
@@ -107,7 +105,7 @@ def _make_bucket(endpoint: str) -> None:
     boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", config=settings).create_bucket(Bucket="bench")
 
 
-def _written(url: str, shape: tuple[int, int], mib: int) -> View:
+def _written(url: str, shape: tuple[int, int], mib: int) -> "View":
     """Write a view of random float16 rows, `mib` MiB in all, in shards of 32 MiB at least."""
     import polars as pl
 
@@ -128,7 +126,7 @@ def _written(url: str, shape: tuple[int, int], mib: int) -> View:
     return view
 
 
-def _rates(view: View, endpoint: str, options: Options) -> dict[str, float]:
+def _rates(view: "View", endpoint: str, options: Options) -> dict[str, float]:
     """Return the MB/s of every reader."""
     readers: dict[str, Read] = {
         "store": lambda rows, out: view.read("tokens", rows, out),
@@ -151,7 +149,7 @@ def _rates(view: View, endpoint: str, options: Options) -> dict[str, float]:
     return {name: out.nbytes / 1e6 / float(np.median(seconds[name])) for name in readers}
 
 
-def _loop(view: View) -> Read:
+def _loop(view: "View") -> Read:
     import obstore
 
     from common.io.object_stores import objects as objects_at
@@ -174,7 +172,7 @@ def _loop(view: View) -> Read:
     return read
 
 
-def _tensorstore(view: View, endpoint: str) -> Read:
+def _tensorstore(view: "View", endpoint: str) -> Read:
     import tensorstore
 
     path = str(view.paths.group / "tokens").removeprefix("s3://bench/")

@@ -10,8 +10,6 @@ of every row, and commits with status last; the raw file is one write and one fs
 (10^6 bytes) of stored tokens and scales.
 """
 
-from __future__ import annotations
-
 import shutil
 import sys
 import tempfile
@@ -59,7 +57,7 @@ def write_store(folder: Path, features: np.ndarray, dtype: str) -> float:
     return time.perf_counter() - started
 
 
-def write_peer(layout: Layout, folder: Path, arrays: Arrays) -> float:
+def write_peer(layout: "Layout", folder: Path, arrays: "Arrays") -> float:
     """Return the seconds to write the arrays and make them durable."""
     from benchmarks.harness.layouts import sync
 

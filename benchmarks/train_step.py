@@ -9,8 +9,6 @@ tokens are there before the clock starts. What the first adds to the third is wh
 page cache. The ways take turns, and medians over rounds count.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -60,10 +58,10 @@ class Options:
 class RawVideo:
     """Tokens of clips, decoded and encoded at each call."""
 
-    def __init__(self, clips: dict[str, Source], encoder: Encoder) -> None:
+    def __init__(self, clips: "dict[str, Source]", encoder: "Encoder") -> None:
         self.clips, self.encoder = clips, encoder
 
-    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K N D"]:
+    def read(self, keys: Sequence[str], device: "str | torch.device" = "cpu") -> "Float32[Tensor, 'K N D']":
         """Return the tokens of the clips, as the encoder makes them."""
         import torch
 
@@ -99,7 +97,7 @@ class World:
         self.raw = RawVideo(clips, load(ENCODER, None, device))
         self.store = self._featurized(table)
 
-    def _featurized(self, table: pl.DataFrame) -> Store:
+    def _featurized(self, table: "pl.DataFrame") -> "Store":
         import torch
 
         from store import Store
@@ -121,7 +119,7 @@ class World:
 class Training:
     """The recipe's model in training, on the pairs of a world."""
 
-    def __init__(self, world: World, recipe: VideoLMRecipe, device: str) -> None:
+    def __init__(self, world: World, recipe: "VideoLMRecipe", device: str) -> None:
         import torch
 
         from heads.data.clips import Features
@@ -138,12 +136,12 @@ class Training:
         self.comparing = comparing(recipe, self.model)
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
 
-    def load(self, number: int, features: Reads) -> tuple[Batch, Tensor]:
+    def load(self, number: int, features: "Reads") -> "tuple[Batch, Tensor]":
         """Return a batch and the tokens of its clips."""
         batch = self.source.batch(number)
         return batch, features.read(batch.clips, self.device)
 
-    def step(self, batch: Batch, tokens: Tensor) -> None:
+    def step(self, batch: "Batch", tokens: "Tensor") -> None:
         """Train on a batch."""
         import torch
 
