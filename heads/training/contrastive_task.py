@@ -185,6 +185,7 @@ class ContrastiveTask:
         """hold_out: the test sets whose clips never train."""
         recipe.check()
         hold_out = hold_out or HoldOut()
+        self.clips_read = 0
         self.recipe, self.seed, self.device = recipe, seed, device
         self.clips = Features(store, recipe.view, "tokens")
         self.texts = Features(store, recipe.text_view, "embedding", "texts")
@@ -232,9 +233,11 @@ class ContrastiveTask:
         count = min(self.recipe.clips, len(self.train))
         places = draw(len(self.train), count, batch, self.seed, "contrastive order")
         loss = self.module.loss(*self._batch(self.train[places].rows()), self.recipe.leave_out)
+        self.clips_read += count
         if self.pairs is not None:
-            weight = self.pairs.options.alike_weight
-            loss = loss + self.module.pair_loss(self.pairs.batch(batch, self.device), weight, self.recipe.leave_out)
+            pairs, weight = self.pairs.batch(batch, self.device), self.pairs.options.alike_weight
+            loss = loss + self.module.pair_loss(pairs, weight, self.recipe.leave_out)
+            self.clips_read += 2 * (len(pairs.differing) + len(pairs.judged))
         return loss
 
     @torch.inference_mode()

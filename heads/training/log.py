@@ -1,7 +1,8 @@
 """The log of a training run: one JSON object per record, the same figures as TensorBoard events, and the loss curve.
 
     RUN/metrics.jsonl               {"step": 12, "loss": 1.5, "gradient_norm": 0.7}
-    RUN/tensorboard/                events, one file for each start of the run; also learning rates, steps/s, GPU memory
+    RUN/tensorboard/                events, one file per start; also learning rates, steps and clips per second, GPU
+                                    memory
     RUN/loss.png                    the loss curve
 
 Events are written in the caller's thread: torch.utils.tensorboard writes in a thread of its own, in which a full disk

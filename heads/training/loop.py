@@ -40,6 +40,9 @@ class Task(Protocol):
     """A training task. `loss` depends only on the weights and the batch's number; `validate` returns figures (None: not
     defined), of which the largest "score" chooses the checkpoint."""
 
+    clips_read: int
+    """clips that `loss` has read so far"""
+
     @property
     def module(self) -> nn.Module: ...
 
@@ -116,7 +119,7 @@ def _train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) -
         say(f"{name}: resumes from {latest.name}")
     report = step_lines(name, schedule.steps, state["step"])
     while state["step"] < schedule.steps:
-        step, started = state["step"], time.monotonic()
+        step, started, clips = state["step"], time.monotonic(), task.clips_read
         task.module.train()
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * rate_factor(schedule, step)
@@ -137,7 +140,7 @@ def _train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) -
         optimizer.step()
         state["step"] = step + 1
         log.add(step + 1, loss=total, gradient_norm=float(norm))
-        log.events.add(step + 1, _figures(optimizer, time.monotonic() - started))
+        log.events.add(step + 1, _figures(optimizer, time.monotonic() - started, task.clips_read - clips))
         report(step + 1, total)
         if (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps:
             state = _validate(task, run, optimizer, log, name, state)
@@ -148,10 +151,10 @@ def _train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) -
     return {"step": state["best_step"], "score": state["best_score"]}
 
 
-def _figures(optimizer: torch.optim.Optimizer, seconds: float) -> dict[str, float]:
-    """Return what only TensorBoard shows of a step: learning rates, steps/s, and the GPU's peak memory in GB."""
+def _figures(optimizer: torch.optim.Optimizer, seconds: float, clips: int) -> dict[str, float]:
+    """Return what only TensorBoard shows of a step: learning rates, speed, and the GPU's peak memory in GB."""
     found = {f"learning_rate/{place}": group["lr"] for place, group in enumerate(optimizer.param_groups)}
-    found["steps_per_second"] = 1 / max(seconds, 1e-9)
+    found |= {"steps_per_second": 1 / max(seconds, 1e-9), "clips_per_second": clips / max(seconds, 1e-9)}
     if torch.cuda.is_available():
         found["peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
     return found

@@ -146,6 +146,7 @@ class VideoTask:
     ) -> None:
         """hold_out: the test sets whose clips never train."""
         recipe.check()
+        self.clips_read = 0
         self.hold_out = hold_out or HoldOut()
         self.recipe, self.store, self.seed, self.device = recipe, store, seed, device
         self.catalog = store.catalog("clips").frame()
@@ -237,6 +238,7 @@ class VideoTask:
             self.mine()
         drawn_batch = self.batch(batch)
         tokens = self.features.read(drawn_batch.clips, self.device)
+        self.clips_read += len(drawn_batch.clips)
         with autocast(self.device, self.recipe.precision):
             return answer_loss(self.module, drawn_batch.rows, tokens, self.comparing)
 

@@ -190,3 +190,15 @@ def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
     board.Reload()
     assert set(board.Tags()["scalars"]) == {"loss", "val_score"}
     assert [(event.step, event.value) for event in board.Scalars("loss")] == [(1, 1.0), (2, 0.25)]
+
+
+def test_tensorboard_has_steps_and_clips_per_second(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trained(tmp_path)
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    steps, clips = board.Scalars("steps_per_second"), board.Scalars("clips_per_second")
+    assert [event.step for event in clips] == [1, 2, 3, 4, 5, 6]
+    # A step has two batches of three clips.
+    assert [event.value for event in clips] == pytest.approx([6 * event.value for event in steps])
