@@ -1,7 +1,7 @@
 """python -m annotate lists the commands, in the order in which a data set passes them."""
 
 from common.cli import command
-from common.cli.verbs import choose
+from common.cli.command import choose
 
 VERBS = {
     "manifest": ("annotate.manifest", "HT-Step and HowTo100M files -> the manifest that python -m featurize reads"),

@@ -26,7 +26,7 @@ from common.cli import command
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
-    from retrieval.mining.variants import Difference, Drawn, TestSet, Variant
+    from retrieval.mining.negatives import Difference, Drawn, TestSet, Variant
     from tasks.testsets import Pair
 
 SECONDS = 5.0  # for V1, V2 and V3 of the published size
@@ -64,7 +64,7 @@ class World:
 
 def world(options: Options) -> World:
     """Return a test set of the shape of the published one."""
-    from retrieval.mining.variants import Difference, TestSet
+    from retrieval.mining.negatives import Difference, TestSet
 
     rng = np.random.default_rng(options.seed)
     step = np.sort(rng.integers(0, max(options.clips // 20, 1), options.clips))
@@ -101,7 +101,7 @@ def _clusters(
 
 def ours(given: World, variant: "Variant") -> "Drawn":
     """Return the questions of retrieval.mining."""
-    from retrieval.mining.variants import hard_negatives, random_negatives
+    from retrieval.mining.negatives import hard_negatives, random_negatives
 
     if variant == "V3":
         return random_negatives(given.test_set, seed=0)
@@ -154,7 +154,7 @@ def naive_draw(given: World, true: list[int]) -> "dict[Difference, set[Pair]]":
 
 def run(options: Options) -> dict[str, Any]:
     """Return rows, lines, and how many questions were compared."""
-    from retrieval.mining.variants import Difference
+    from retrieval.mining.negatives import Difference
 
     given = world(options)
     true = np.random.default_rng(options.seed).choice(options.pairs, min(options.naive, options.pairs), replace=False)

@@ -116,7 +116,7 @@ def built(kinds: "tuple[type[Searcher], ...]", vectors: np.ndarray) -> "dict[str
 def exact(name: str, store: "Store", view: "View", asked: list[np.ndarray], rounds: int) -> tuple[list[Row], list[Row]]:
     """Search one view exactly; return rows and lines."""
     from benchmarks.harness.searchers import EXACT
-    from retrieval.exact.search import search_exactly
+    from retrieval.exact import search_exactly
     from retrieval.vectors import compact, filled_rows
 
     rows = filled_rows(view)
@@ -186,7 +186,7 @@ def approximate(
 ) -> tuple[list[Row], list[Row]]:
     """Search one view approximately; return rows and lines."""
     from benchmarks.harness.searchers import APPROXIMATE
-    from retrieval.exact.search import search_exactly
+    from retrieval.exact import search_exactly
     from retrieval.index.builder import build_index
     from retrieval.index.factory import Budgets
     from retrieval.index.index import open_index

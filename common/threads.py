@@ -1,4 +1,4 @@
-"""Threads that rooms share: reads that wait for a disk, kernels that release the GIL, and prefetching.
+"""Threads that rooms share: reads that wait for a disk, compiled loops that release the GIL, and prefetching.
 
 Guarantees
 - a forked process starts threads of its own
@@ -6,13 +6,14 @@ Guarantees
 - a caller who stops early stops the threads
 """
 
+import inspect
 import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 READERS = 8
 """threads that read from a disk at once"""
@@ -114,3 +115,18 @@ def cores() -> int:
 
 
 os.register_at_fork(after_in_child=_pool.clear)
+
+
+def compiled(loop: Callable[..., Any], liberties: Collection[str] = ()) -> Callable[..., Any]:
+    """Compile a loop so that it releases the GIL and divides as numpy does.
+
+    liberties: LLVM's names of the fast-math flags to set. The shape checks of tests are removed: numba cannot compile
+    them.
+    """
+    from numba import njit  # as slow to import as all other libraries
+
+    bare, fast = inspect.unwrap(loop), set(liberties)
+    try:
+        return njit(cache=True, nogil=True, error_model="numpy", fastmath=fast)(bare)
+    except RuntimeError:  # no folder to cache it in: compiled in each process
+        return njit(nogil=True, error_model="numpy", fastmath=fast)(bare)

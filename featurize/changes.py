@@ -24,7 +24,7 @@ from jaxtyping import Bool, Int64
 
 from common.errors import StepDiffError
 from common.io import sealed as table
-from common.io.places import listed
+from common.io.files import listed
 from common.progress import say
 from featurize.manifest import Manifest, unreadable
 from featurize.video.identity import BYTES, DIGEST, Identity, identities

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from common.errors import StepDiffError
-from common.io.places import Place, place
+from common.io.files import Place, place
 from common.progress import progress, say
 from common.workers.cluster import connected, refuse_relative
 from common.workers.pool import WorkerPool, has_gpu, pool_size

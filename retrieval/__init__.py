@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from common.errors import StepDiffError
 
 if TYPE_CHECKING:
-    from retrieval.exact.search import search_exactly
+    from retrieval.exact import search_exactly
     from retrieval.index.builder import build_index
     from retrieval.index.index import Index, open_index
     from retrieval.mining.duplicates import duplicates
@@ -29,7 +29,7 @@ __all__ = [
 __getattr__ = _stepdiff.lazy(
     __name__,
     {
-        "retrieval.exact.search": ("search_exactly",),
+        "retrieval.exact": ("search_exactly",),
         "retrieval.index.builder": ("build_index",),
         "retrieval.index.index": ("Index", "open_index"),
         "retrieval.mining.duplicates": ("duplicates",),

@@ -10,7 +10,7 @@
 """
 
 from common.cli import command
-from common.cli.verbs import choose
+from common.cli.command import choose
 
 VERBS = {
     "build": ("retrieval.verbs.build", "build the index of a view, or add new rows to it"),

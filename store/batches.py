@@ -30,7 +30,7 @@ from jaxtyping import Int, Shaped
 
 from common.errors import StepDiffError
 from common.io.direct_io import aligned_empty
-from common.io.seal import crc32c
+from common.io.sealed import crc32c
 from store.format.quantise import Quantised
 from store.io.row_checks import Check, known_check
 from store.view import OK, View
@@ -191,12 +191,10 @@ class Batches:
         return self.rows[np.argsort(bits, kind="stable")]
 
     def _mine(self, step: int) -> slice:
-        """Return this worker's part of a step."""
         start, stop = self._bounds[step], self._bounds[step + 1]
         return slice(*(int(start + (stop - start) * part // self.world) for part in (self.rank, self.rank + 1)))
 
     def _buffer(self, rows: int) -> dict[str, np.ndarray]:
-        """Allocate memory for a batch."""
         return {
             name: self.allocate((rows, *form.shape), np.dtype(form.dtype).newbyteorder("<"))
             for name, form in self.view.arrays_of(self.features).items()
@@ -209,7 +207,7 @@ class Batches:
         out = {name: array[: len(rows)] for name, array in (buffer or {}).items()}
         arrays: dict[str, np.ndarray] = {}
         for feature in self.features:
-            if self._is_int8(feature):
+            if self.view.features[feature].dtype == "int8":
                 into = Quantised(out[feature], out["scale"]) if out else None
                 arrays[feature], arrays["scale"] = self.view.read_quantised(
                     feature, rows, into, self.direct, self.check
@@ -220,9 +218,6 @@ class Batches:
                 lying = self.view.read(feature, rows, out.get(feature), self.direct, self.check)
             arrays[feature] = lying
         return Batch(rows, arrays)
-
-    def _is_int8(self, feature: str) -> bool:
-        return self.view.features[feature].dtype == "int8"
 
 
 def _steps(rows: int, world: int, batch_size: int, drop_last: bool) -> Int[np.ndarray, " starts"]:

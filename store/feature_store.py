@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import StepDiffError
+from common.io.files import Place, RemotePath, place
 from common.io.locks import holds, locked
-from common.io.places import Place, RemotePath, place
-from common.io.seal import BLANK
+from common.io.sealed import BLANK
 from store.catalog.catalog import Catalog
 from store.format.layout import (
     ARRAYS,
@@ -82,7 +82,6 @@ class Store:
         return cls(path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the store's location only."""
         return Store, (self.path,)
 
     def __repr__(self) -> str:

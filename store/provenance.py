@@ -31,7 +31,7 @@ class Feature:
     """float16, float32, or int8 (quantised, with a float16 scale for every 64 channels)"""
 
     def __post_init__(self) -> None:
-        """Raise Raise StepDiffError where rows of that shape and dtype cannot be stored."""
+        """Raise StepDiffError where rows of that shape and dtype cannot be stored."""
         if self.dtype not in DTYPES:
             raise StepDiffError(f"dtype {_short(self.dtype)} is refused: features are {', '.join(DTYPES)}")
         if not self.shape or min(self.shape) < 1:
@@ -49,7 +49,6 @@ class Feature:
 
 
 def _short(value: object) -> str:
-    """Return `value` for a message."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
 

@@ -40,7 +40,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from common.errors import StepDiffError
 from common.io.direct_io import aligned_empty
 from store.batches import Batch, Batches
-from store.catalog.keys import pack
+from store.catalog.key_index import pack
 from store.format.quantise import BLOCK
 from store.io.row_checks import Check
 from store.io.status import OK
@@ -198,7 +198,6 @@ class FeatureDataset(Dataset):
         return len(self._selection.rows)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        """Return key, features and labels of a row."""
         return self.__getitems__([item])[0]
 
     def __getitems__(self, items: Sequence[int]) -> list[dict[str, Any]]:
@@ -306,7 +305,6 @@ class FeatureStream(IterableDataset):
             self._shared[0], self._shared[1] = state["epoch"], 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Iterate over the rest of the epoch."""
         info, state = get_worker_info(), self._state
         epoch, begun = self._shared.tolist()
         if not self._resumes:
@@ -335,12 +333,10 @@ class FeatureStream(IterableDataset):
 
 
 def _one(values: Any, at: int) -> Any:
-    """Return one row of a part of a batch."""
     return Quantised(values.levels[at], values.scale[at]) if isinstance(values, Quantised) else values[at]
 
 
 def _rank(rank: int | None, world: int | None) -> tuple[int, int]:
-    """Return rank and number of ranks, given or of this run."""
     if (rank is None) != (world is None):
         raise StepDiffError("give both rank and world, or neither")
     if rank is not None and world is not None:
@@ -362,6 +358,5 @@ def _pinned(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pinned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Allocate pinned memory."""
     nbytes = int(np.prod(shape)) * dtype.itemsize
     return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True).numpy().view(dtype).reshape(shape)

@@ -22,18 +22,18 @@ from jaxtyping import Float, Int, Int64, Shaped, UInt8, UInt32
 from common.errors import DamageError, StepDiffError
 from common.io import sealed as table
 from common.io.direct_io import aligned_empty, fill_memory
+from common.io.files import Place
+from common.io.local import Identity
 from common.io.locks import holds
-from common.io.places import Identity, Place
-from common.io.seal import BLANK
+from common.io.sealed import BLANK
 from store.catalog.catalog import Catalog
 from store.format.layout import LOCK, ViewPaths, read_json, write_json
 from store.format.quantise import Quantised, dequantise
 from store.format.view_metadata import array_shape, read_view
-from store.io import failures
 from store.io.reader import RowReader, read_together
 from store.io.remote import RemoteReader
 from store.io.row_checks import Check, Checksums, RowChecks, known_check, remedy
-from store.io.status import ABSENT, FAILED, OK, Statuses
+from store.io.status import ABSENT, FAILED, OK, Statuses, failures_of_shards
 from store.provenance import Feature
 
 Keys = str | Sequence[str] | Shaped[np.ndarray, " B"] | pl.Series
@@ -67,7 +67,6 @@ class View:
         self._readers = {name: self._reader(name) for name in self.stored}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the view's location only."""
         return View, (self.paths.store, Catalog(self.catalog.folder), self.entity, self.name, self.check)
 
     def __repr__(self) -> str:
@@ -299,7 +298,7 @@ class View:
         table.check_threads("read failures")
         rows = np.flatnonzero(self.status() == FAILED)
         frame = pl.DataFrame({"key": self.catalog.keys(rows)}, schema={"key": pl.String})
-        reasons = failures.of_shards(self.paths, np.unique(rows // self.rows_per_shard).tolist())
+        reasons = failures_of_shards(self.paths, np.unique(rows // self.rows_per_shard).tolist())
         lost = pl.col("reason").fill_null("the reason is lost: its file is missing")
         return frame.join(reasons, on="key", how="left", maintain_order="left").with_columns(lost)
 

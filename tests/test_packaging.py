@@ -15,7 +15,7 @@ from shutil import copyfile, copytree, ignore_patterns
 import pytest
 
 import _stepdiff
-from common.cli.config_file import find_recipe
+from common.cli.parser import find_recipe
 from common.io.yaml_file import YamlError
 
 ROOT = Path(__file__).parents[1]

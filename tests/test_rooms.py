@@ -37,7 +37,7 @@ def test_no_import_runs_upward(room: str) -> None:
 def test_only_the_query_verb_reaches_footage() -> None:
     files = [file for room in BELOW for file in (ROOT / room).rglob("*.py")]
     reaching = {file.relative_to(ROOT).as_posix() for file in files if "retrieval.queries.footage" in imports(file)}
-    assert reaching == {"retrieval/verbs/query.py", "retrieval/queries/sheet.py", "retrieval/queries/sources.py"}
+    assert reaching == {"retrieval/verbs/query.py", "retrieval/queries/sheet.py", "retrieval/queries/search.py"}
     assert {file.relative_to(ROOT).as_posix() for file in files if "retrieval.queries.sheet" in imports(file)} == {
         "retrieval/verbs/query.py"
     }

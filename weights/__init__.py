@@ -6,8 +6,7 @@ _stepdiff.enter("weights")
 
 from common.errors import StepDiffError
 from weights.download import fetch
-from weights.fingerprints import fingerprint
 from weights.registry import NAMES
-from weights.resolving import resolve
+from weights.resolving import fingerprint, resolve
 
 __all__ = ["NAMES", "StepDiffError", "fetch", "fingerprint", "resolve"]

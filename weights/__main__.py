@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.cli import command
+from common.cli.command import choose
 from common.cli.options import parse
-from common.cli.verbs import choose
 from common.errors import StepDiffError
-from weights.cache import cache_folder, is_complete
-from weights.registry import NAMES, SOURCES
+from weights.registry import NAMES, SOURCES, cache_folder
 
 VERBS = {
     "fetch": ("weights.__main__:fetch", "download, check, unpack and convert models, each once"),
@@ -65,7 +64,7 @@ def _models(options: ListOptions) -> dict[str, Any]:
             "about": source.about,
             "licence": source.licence,
             "download_bytes": source.size,
-            "path": str(cache_folder() / source.name) if is_complete(source) else None,
+            "path": str(source.folder) if source.is_complete() else None,
         }
         for source in SOURCES
     ]

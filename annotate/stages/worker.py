@@ -21,7 +21,7 @@ from annotate.stages.job import Annotator, Answer, Failure, Item, Job, plain
 from annotate.stages.versions import SCHEMA, Version
 from common.errors import StepDiffError
 from store import Store
-from store.io import failures
+from store.io.status import REASONS
 
 _COMMIT_EVERY = 10.0  # seconds
 
@@ -148,7 +148,7 @@ class _Shard:
             if not self._changed:
                 return
             self._rows = [pl.concat(self._rows)]
-            failed = pl.DataFrame(list(self._failed.items()), schema=failures.SCHEMA, orient="row")
+            failed = pl.DataFrame(list(self._failed.items()), schema=REASONS, orient="row")
             self._version.write(self._number, self._rows[0], failed)
             self._changed = False
 

@@ -43,7 +43,7 @@ def parse(
         argv: Arguments, by default those of the process.
         program: What follows `python -m `.
         description: Printed by `--help`; None: the docstring of `options`.
-        run: Takes the options and returns the record: a dictionary, or an object with `as_dict()`.
+        run: Takes the options and returns the record: a dictionary or a dataclass.
         show: Prints the record, or is its format string. None: `run` prints by itself and returns the exit status.
         positional: Options without a flag; a list takes all values that follow.
         status: The exit status of a record.
@@ -58,10 +58,11 @@ def parse(
         return 2
     if show is None:
         return int(record)
+    values: Any = record if isinstance(record, dict) else dataclasses.asdict(record)
     if as_json:
-        print(json.dumps(record.as_dict() if hasattr(record, "as_dict") else record, allow_nan=False))
+        print(json.dumps(values, allow_nan=False))
     elif isinstance(show, str):
-        print(show.format(**record))
+        print(show.format(**values))
     else:
         show(record)
     return status(record)

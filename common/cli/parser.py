@@ -1,7 +1,14 @@
-"""The parser of every command line: jsonargparse with dashed flags, `--x/--no-x` and errors in one line."""
+"""The parser of every command line: jsonargparse with `--config`, dashed flags, `--x/--no-x` and errors in one line.
+
+Guarantees
+- an unusable config file is one line that names the file: exit status 2
+- the name of a packaged recipe stands for its file; a file of that path wins, and an unknown name lists the known ones
+- every value that jsonargparse reads as YAML is checked by `common.io.yaml_file.check`
+"""
 
 import dataclasses
 import json
+import os
 import re
 import types
 import typing
@@ -12,11 +19,56 @@ from typing import Any, NoReturn
 
 import docstring_parser
 import jsonargparse
+import yaml
 
-from common.cli.config_file import add_config
+from common.io import yaml_file
 
 _FLAG = re.compile(r"--[a-z][a-z0-9_.-]*")
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_load = jsonargparse.get_loader("yaml")
+
+
+def _checked(text: str) -> Any:
+    """As jsonargparse reads YAML, where `check` accepts it."""
+    yaml_file.check(text)
+    return _load(text)
+
+
+jsonargparse.set_loader("yaml", _checked, exceptions=(yaml.YAMLError,))
+
+
+class ConfigOption(jsonargparse.ActionConfigFile):
+    """The action of `--config`: a regular YAML file of options, or the name of one in the folder `recipes`."""
+
+    recipes: Path | None = None
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        try:
+            text = yaml_file.read_text(values if self.recipes is None else find_recipe(values, self.recipes))
+        except yaml_file.YamlError as error:
+            parser.exit(2, f"error: {error}\n")
+        # The first line keeps the text from being the name of another file, which jsonargparse would read.
+        super().__call__(parser, cfg, f"# options\n{text}", option_string)
+
+
+def find_recipe(name: str, recipes: Path) -> Path:
+    """Return the file `name`, or where no such file exists the recipe `name` of the folder `recipes`.
+
+    Raises:
+        YamlError: Neither exists.
+    """
+    known = {path.relative_to(recipes).with_suffix("").as_posix(): path for path in sorted(recipes.rglob("*.yaml"))}
+    if not os.path.lexists(name) and name.removesuffix(".yaml") not in known:
+        raise yaml_file.YamlError(f"{name}: no such file or recipe; give a YAML file or one of {', '.join(known)}")
+    return Path(name) if os.path.isfile(name) else known.get(name.removesuffix(".yaml"), Path(name))
+
+
+def add_config(parser: jsonargparse.ArgumentParser, recipes: Path | None = None) -> None:
+    """Give the parser the option `--config`. recipes: folder whose files can be given by name."""
+    more = "" if recipes is None else ", or the name of a packaged recipe such as kitchen/stepdiff"
+    parser.add_argument(
+        "--config", action=ConfigOption, help="YAML file with any of the options" + more
+    ).recipes = recipes
 
 
 class Help(jsonargparse.DefaultHelpFormatter):
@@ -129,7 +181,6 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def _expected(kind: Any) -> str:
-    """What a value of this type is, in words."""
     found: list[str] = []
     for each in _alternatives(kind):
         origin, arguments = typing.get_origin(each), typing.get_args(each)
@@ -149,7 +200,6 @@ def _expected(kind: Any) -> str:
 
 
 def _holds_texts(kind: object) -> bool:
-    """Whether an option of this type takes several texts."""
     if typing.get_origin(kind) not in (list, tuple):
         return False
     first = typing.get_args(kind)[0]

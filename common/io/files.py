@@ -1,15 +1,49 @@
-"""Files that appear whole or not at all, on disk or in an object store, with the guarantees of `common.io.local`."""
+"""Files on disk or in an object store, which appear whole or not at all with the guarantees of `common.io.local`.
 
+A place is a local or a remote path with the same operations; `place` is the one function that tells them apart.
+"""
+
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.io.local import Buffer
-from common.io.places import Place, place
+from common.errors import StepDiffError
+from common.io.local import Buffer, LocalPath
+from common.io.remote import RemotePath
 
 if TYPE_CHECKING:
     import polars as pl
+
+Place = LocalPath | RemotePath
+_SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "memory")
+_URL = re.compile(r"([a-z][a-z0-9]+):/+(.*)", re.DOTALL)  # one slash is what pathlib leaves of two
+
+
+def place(path: str | os.PathLike[str] | RemotePath) -> Place:
+    """Return the place at a path (also as file://) or at the URL of an object store.
+
+    Raises StepDiffError on a URL that no object store here has.
+    """
+    if isinstance(path, LocalPath | RemotePath):
+        return path
+    text = os.fspath(path)
+    url = _URL.fullmatch(text)
+    if url is None:
+        return LocalPath(text)
+    scheme, rest = url.groups()
+    if scheme == "file":
+        return LocalPath(f"/{rest}")
+    if scheme not in _SCHEMES:
+        raise StepDiffError(f"{text} is not a place for a store: give a folder, or a URL of {', '.join(_SCHEMES)}")
+    return RemotePath(f"{scheme}://{rest.rstrip('/')}")
+
+
+def listed(folder: Path | Place, pattern: str) -> list[Place]:
+    """Return what `folder.glob` finds, by name."""
+    return sorted(place(folder).glob(pattern), key=str)
 
 
 def write_text(path: Path | Place, text: str) -> None:

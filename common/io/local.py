@@ -25,7 +25,6 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from common.errors import DamageError, StepDiffError
-from common.io.flock import FileLock
 
 Buffer = bytes | memoryview | np.ndarray
 Identity = tuple[int, int, int] | str
@@ -39,7 +38,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class LocalPath(PosixPath):
-    """A file or folder on disk. `common.io.places.place` makes it."""
+    """A file or folder on disk. `common.io.files.place` makes it."""
 
     __slots__ = ()
     remote: ClassVar[bool] = False
@@ -219,10 +218,6 @@ class LocalPath(PosixPath):
     def fetched(self, names: Sequence[str]) -> Iterator[Path]:
         """Yield a local folder with those files of this folder that exist: this folder itself."""
         yield self
-
-    def lock(self) -> FileLock:
-        """Return a lock at this path, not held yet."""
-        return FileLock(self)
 
     def zarr(self) -> Any:
         """Return what zarr-python opens to read the array or group at this path."""

@@ -28,7 +28,6 @@ from obstore.exceptions import (
 )
 
 from common.errors import StepDiffError
-from common.io.lease import Lease
 from common.io.local import Buffer, Given, Identity, Made, check_size
 from common.io.object_stores import check_threads, clear_errors, objects, pool
 
@@ -60,17 +59,14 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """The part after the last slash."""
         return self.url.rpartition("/")[2]
 
     @property
     def stem(self) -> str:
-        """The name without its suffix."""
         return PurePosixPath(self.name).stem
 
     @property
     def parent(self) -> "RemotePath":
-        """The part before the last slash."""
         return RemotePath(self.url.rpartition("/")[0])
 
     def with_suffix(self, suffix: str) -> "RemotePath":
@@ -316,10 +312,6 @@ class RemotePath:
 
     def remove_dead(self) -> None:
         """Do nothing: a put leaves no temporary objects."""
-
-    def lock(self) -> Lease:
-        """Return a lock at this place, not held yet."""
-        return Lease(self)
 
     def zarr(self) -> Any:
         """Return what zarr-python opens to read the array or group at this place."""

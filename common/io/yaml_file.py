@@ -133,6 +133,5 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def _shown(path: str | os.PathLike[str]) -> str:
-    """Return a file name in one line."""
     name = os.fspath(path)
     return str(Path(name)) if name.isprintable() and name else repr(name)

@@ -45,24 +45,6 @@ class Task(Protocol):
         """known to be unusable"""
 
 
-@runtime_checkable
-class Outcome(Protocol):
-    """The result of one shard."""
-
-    @property
-    def error(self) -> str | None:
-        """why nothing of it was written"""
-
-
-@runtime_checkable
-class WorkerOptions(Protocol):
-    """The options of the workers of a pool."""
-
-    @property
-    def cpus(self) -> int:
-        """of each worker"""
-
-
 def has_gpu(device: str | None, joined: bool) -> bool:
     """Return whether each worker takes a GPU: `device` asks for it, or the cluster has some.
 
@@ -160,12 +142,13 @@ class _Slot:
 class WorkerPool:
     """Workers that each do one shard at a time."""
 
-    def __init__(self, worker: type, options: WorkerOptions, gpu: bool, failed: Callable[[int, str], Any]) -> None:
+    def __init__(self, worker: type, options: Any, gpu: bool, failed: Callable[[int, str], Any]) -> None:
         """Start the first worker, with a GPU of its own where `gpu`.
 
         Args:
-            worker: Class with `run(task) -> Outcome` and `finished() -> int` (rows of the current task).
-            options: The argument of each worker.
+            worker: Class with `run(task)`, whose outcome has an `error` (why nothing was written, or None), and
+                `finished()`, the rows of the current task that are finished.
+            options: The argument of each worker; `options.cpus` are the CPUs of one.
             failed: Makes the outcome of a shard that was given up, from its number and the reason.
         """
         import ray

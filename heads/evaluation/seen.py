@@ -25,9 +25,8 @@ import polars as pl
 
 from common.errors import StepDiffError
 from common.io import sealed as table
-from common.io.files import make_folder, write_bytes
-from common.io.places import Place
-from common.io.seal import BLANK
+from common.io.files import Place, make_folder, write_bytes
+from common.io.sealed import BLANK
 from heads.data import trained_on
 from heads.data.hold_out import clip_times, known_clips, locate
 from heads.data.trained_on import KINDS, Hashes, Source, contained, hashes

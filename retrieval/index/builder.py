@@ -22,10 +22,9 @@ from common.errors import StepDiffError
 from common.io.files import local, make_folder, whole
 from common.io.locks import locked
 from common.progress import progress
-from retrieval.exact.search import squares
-from retrieval.index.factory import FLAT, Budgets, Choice, choose
-from retrieval.index.files import DamagedIndex, check_ids
-from retrieval.index.index import Index, ivf_of, probe, read_files
+from retrieval.exact import squares
+from retrieval.index.factory import FLAT, PART_ROWS, Budgets, Choice, choose
+from retrieval.index.index import DamagedIndex, Index, check_ids, ivf_of, probe, read_files
 from retrieval.index.index_card import (
     INDEX,
     SAMPLE,
@@ -40,9 +39,8 @@ from retrieval.index.index_card import (
     remove_others,
     write_card,
 )
-from retrieval.index.parts import Filled, Job, Part, emptied, merge, parts_of, rows_in, train, write_index
+from retrieval.index.parts import Filled, Job, Part, emptied, fill_all, merge, parts_of, rows_in, train, write_index
 from retrieval.index.sample import K, Sample, recall, without_itself
-from retrieval.index.workers import fill_all
 from retrieval.vectors import checked_norms, command, filled_rows, raw_blocks, width
 from store import Store, View
 
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
     import faiss
 
 METRIC = "inner product of L2-normalised rows"
-PART_ROWS = 2**18  # of a part, about
 GIVEN = "it was given"  # why of a factory that the user named
 REBUILD_FROM = 0.3  # share of rows added after training from which a rebuild is recommended
 TIMED = 32  # single queries whose median time is the latency
@@ -102,8 +99,6 @@ def build_index(
 
 
 class _Build:
-    """One build of one index."""
-
     def __init__(
         self,
         store: Store,

@@ -18,8 +18,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from common.errors import StepDiffError
-from common.io.files import whole
-from common.io.places import Place
+from common.io.files import LocalPath, Place, whole
 from retrieval.vectors import command
 from store import Store, View
 from store.view import OK
@@ -152,14 +151,14 @@ def damaged(card: Card, folder: Path) -> bool:
     """Return whether a file of the index, in `folder`, differs from its record in the card."""
     for name, known in card["files"].items():
         path = folder / name
-        if not path.exists() or path.stat().st_size != known["bytes"] or sha256(path) != known["sha256"]:
+        if not path.exists() or path.stat().st_size != known["bytes"] or LocalPath(path).sha256() != known["sha256"]:
             return True
     return False
 
 
 def described(*files: Path) -> dict[str, dict[str, Any]]:
     """Return the card's entries for files."""
-    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+    return {path.name: {"bytes": path.stat().st_size, "sha256": LocalPath(path).sha256()} for path in files}
 
 
 def digest(store: Store, view: View, rows: Int64[np.ndarray, " rows"]) -> str:
@@ -175,12 +174,6 @@ def digest(store: Store, view: View, rows: Int64[np.ndarray, " rows"]) -> str:
         state.update(part.astype("<i8").tobytes())
         state.update(view.checksums(part).astype("<u4").tobytes())
     return state.hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _seal(card: Card) -> str:

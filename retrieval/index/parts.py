@@ -1,4 +1,4 @@
-"""An index in parts: trained once, filled in parallel from runs of rows, merged on disk.
+"""An index in parts: trained once, filled in parallel from runs of rows (here, or by workers on Ray), merged on disk.
 
 A folder holds trained.faiss (without rows), sample.npz (see sample.py) and, for each part, its inverted lists and the
 sample's neighbours among its rows, which are written last. Each file appears complete or not at all.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,14 @@ import numpy as np
 from jaxtyping import Int64
 
 from common.errors import StepDiffError
-from common.io.files import local, whole
-from common.io.places import Place
+from common.io.files import Place, local, whole
+from common.progress import Advance
 from common.streams import generator
-from retrieval.exact.search import squares
+from common.workers.cluster import connected
+from common.workers.pool import WorkerPool, pool_size
+from retrieval.exact import squares
 from retrieval.index.factory import TRAINING_ROWS_A_LIST
-from retrieval.index.files import DamagedIndex, ids, read_faiss
-from retrieval.index.index import cluster_on_gpu
+from retrieval.index.index import DamagedIndex, cluster_on_gpu, ids, read_faiss
 from retrieval.index.sample import Sample
 from retrieval.vectors import checked_norms, compact, filled_rows, raw_blocks, width
 from store import Store, View
@@ -253,3 +254,53 @@ def write_index(index: faiss.Index, path: Place) -> None:
             faiss.write_index(index, str(temporary))
         except RuntimeError as error:
             raise StepDiffError(f"cannot write {path}: make room on its disk, and run it again") from error
+
+
+@dataclass(frozen=True)
+class FillOptions:
+    """The options of the workers."""
+
+    cpus: int = 1
+
+
+class FillWorker:
+    """A worker that fills parts; only measurements travel through Ray, never embeddings."""
+
+    def __init__(self, options: FillOptions) -> None:
+        pass
+
+    def run(self, part: Part) -> Filled:
+        """Fill a part."""
+        try:
+            return fill(part)
+        except StepDiffError as error:
+            return failed(part.shard, str(error))
+
+    def finished(self) -> int:
+        """Return 0: rows count once their part is written."""
+        return 0
+
+
+def failed(shard: int, why: str) -> Filled:
+    """Return the outcome of a part that was not filled."""
+    return Filled(0.0, 0.0, 0, why)
+
+
+def fill_all(parts: Sequence[Part], workers: int | None, address: str | None, advance: Advance) -> Iterator[Filled]:
+    """Fill every part and yield its measurements as it ends. One part, or `workers` of 1, needs no Ray.
+
+    Raises StepDiffError for the first part that fails, or whose workers die repeatedly.
+    """
+    if workers == 1 or (len(parts) < 2 and address is None):
+        for part in parts:
+            yield fill(part)
+            advance(len(part.rows))
+        return
+    with connected(address, "retrieval") as joined:
+        options = FillOptions()
+        pool = WorkerPool(FillWorker, options, False, failed)
+        count, _ = pool_size(workers, options.cpus, False, joined)
+        for filled in pool.run(parts, min(count, len(parts)), advance):
+            if filled.error:
+                raise StepDiffError(filled.error)
+            yield filled

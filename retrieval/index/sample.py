@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from common.streams import generator
-from retrieval.exact.search import SPARE, Passing
-from retrieval.index.files import DamagedIndex, read_arrays
+from retrieval.exact import SPARE, Passing
+from retrieval.index.index import DamagedIndex, read_arrays
 from retrieval.vectors import normalised
 from store import Store, View
 

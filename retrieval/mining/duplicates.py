@@ -20,9 +20,9 @@ import polars as pl
 from jaxtyping import Float32, Int64
 
 from common.progress import progress
-from retrieval.exact.kernels import compiled
+from retrieval.exact import compiled
 from retrieval.index.index import open_index
-from retrieval.queries.catalog import columns, video_numbers
+from retrieval.mining.neighbours import columns, video_numbers
 from retrieval.vectors import BLOCK, blocks, compact, filled_rows, rows_that_fit, width
 from store import Store, View
 

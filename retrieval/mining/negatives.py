@@ -1,24 +1,296 @@
-"""DiffMCQ questions from embeddings of the store.
+"""DiffMCQ questions from a DiffCap test set and the store: three hard negatives for every difference text.
+
+All computations are in float64. A pair's embedding is (r + c) / 2 of its clips' embeddings, each divided by its L2
+norm. For a question, the other distinct (reference, candidate) pairs of the test set are walked by the L2 distance of
+their embeddings to the true pair's; pairs at equal distance keep the order of their first appearance. A pair is skipped
+
+- in V1 if it shares a clip with the true pair,
+- in V2 if it is the true pair, or the true pair reversed,
+- in both if one of its difference texts in the question's category has a cosine above the threshold to the question's
+  text,
+
+and the walk stops at three pairs. V3 keeps the reference or the candidate and draws three other clips of the test set
+for the other place, regardless of distance or text, but never the true pair reversed.
+
+The walk is compiled. A float32 matrix product estimates the distances of a block of true pairs to all pairs. The pairs
+with the smallest estimates are sorted by their exact distance, and the walk stops where this order is no longer
+certain. If that is not enough, four times as many pairs are sorted.
 
 Guarantees
 - every_option_has_features: a clip without features is refused, so every question can be answered
+- one_question_per_text: each text of each row is one question, in the order of the file; a question with fewer than
+  three negatives is dropped and counted
+- negatives_equal_the_naive_ones: the compiled walk sorts few pairs, with the result of walking all of them
+- the_order_of_options_depends_on_seed_and_content_only: random draws depend on the seed and the question's content, not
+  on its position in the file
+- pairs_clips_and_texts_are_in_order_of_first_appearance: pairs, clips and texts keep the order in which the test set
+  names them first
+- only_exact_distances_order_the_candidates: estimates only decide which pairs need not be sorted
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from common.errors import StepDiffError
 from common.io.tables import short
-from retrieval.mining.variants import Drawn, TestSet, Variant, hard_negatives, random_negatives
+from common.progress import progress
+from common.threads import cores, each
+from retrieval.exact import compiled, distance, dot
 from retrieval.vectors import fill_command, normalised
 from store import Store, View, text_key
 from store.view import OK
-from tasks.testsets import read_test_set
+from tasks.testsets import DiffCap, DiffMCQ, Pair, read_test_set
+
+NEGATIVES = 3
+BLOCK = 512  # true pairs estimated at a time
+SHORTLIST = 64  # pairs sorted exactly at first
+GROWTH = 4
+
+Variant = Literal["V1", "V2", "V3"]
+MOST_SHARED = {"V1": 0, "V2": 1}  # clips that a negative may share with the true pair
+
+
+class Questions(NamedTuple):
+    """The questions of a test set as arrays, sorted by pair and category."""
+
+    clips: Int64[np.ndarray, "pairs 2"]
+    """positions of each pair's reference and candidate among the clips"""
+    bounds: Int64[np.ndarray, " groups_and_one"]
+    """questions bounds[p * categories + c] to bounds[p * categories + c + 1] are those of pair p in category c, and
+    thereby all difference texts of that pair in that category"""
+    text: Int64[np.ndarray, " questions"]
+    """position of each question's text among the texts"""
+    texts: Float64[np.ndarray, "texts text_dim"]
+    """normalised embeddings"""
+
+
+def walk(
+    questions: Questions, averages: Float64[np.ndarray, "pairs dim"], most_shared: int, threshold: float
+) -> Int64[np.ndarray, "questions 3"]:
+    """Return the positions of the first three pairs that each question's walk keeps; -1 where there are fewer.
+
+    A pair is kept if it shares at most `most_shared` clips with the true pair, and none of its texts in the question's
+    category has a cosine above `threshold` to the question's text.
+    """
+    found = np.full((len(questions.text), NEGATIVES), -1, np.int64)
+    squares, ones = np.sum(averages * averages, axis=-1), np.ones(len(averages))
+    one = np.column_stack([-2 * averages, squares, ones]).astype(np.float32)
+    other = np.column_stack([averages, ones, squares]).astype(np.float32)  # one @ other is the squared distance
+    with progress("walked pairs", len(averages)) as advance:
+        for start in range(0, len(averages), BLOCK):
+            true = np.arange(start, min(start + BLOCK, len(averages)))
+            _walk_block(true, one[true] @ other.T, SHORTLIST, averages, questions, most_shared, threshold, found)
+            advance(len(true))
+    return found
+
+
+def _walk_block(
+    true: Int64[np.ndarray, " some"],
+    estimates: Float32[np.ndarray, "some pairs"],
+    size: int,
+    averages: Float64[np.ndarray, "pairs dim"],
+    questions: Questions,
+    most_shared: int,
+    threshold: float,
+    found: Int64[np.ndarray, "questions 3"],
+) -> None:
+    """Fill `found` for the questions of some true pairs; sort `size` pairs of each exactly, or more."""
+
+    def some(part: slice) -> Bool[np.ndarray, " part"]:
+        limits, certain = _reach(estimates[part], size, averages.shape[1])
+        near = true[part], estimates[part], limits, certain
+        return _walk_some(*near, averages, *questions, most_shared, threshold, found)
+
+    each_core = -(-len(true) // cores())
+    filled = np.concatenate(each(some, [slice(at, at + each_core) for at in range(0, len(true), each_core)]))
+    if size < len(averages) and not filled.all():
+        rest = true[~filled], estimates[~filled], size * GROWTH
+        _walk_block(*rest, averages, questions, most_shared, threshold, found)
+
+
+def error_of(dim: int) -> float:
+    """Return twice the error bound of an estimated squared distance of vectors no longer than 1.
+
+    It is Higham's bound of a float32 sum of `dim` + 2 products whose magnitudes sum to 4.
+    """
+    return 8 * (dim + 8) * 2.0**-24
+
+
+def _reach(
+    estimates: Float32[np.ndarray, "true pairs"], size: int, dim: int
+) -> tuple[Float32[np.ndarray, " true"], Float64[np.ndarray, " true"]]:
+    """The estimate up to which pairs are sorted, and the distance up to which the order is then complete."""
+    if size >= estimates.shape[1]:
+        return np.full(len(estimates), np.inf, np.float32), np.full(len(estimates), np.inf)
+    limits = np.partition(estimates, size, axis=1)[:, size]
+    squares = limits.astype(np.float64) - error_of(dim)
+    return limits, np.where(squares > 0, np.sqrt(np.abs(squares)), -1.0)
+
+
+@compiled
+def _walk_some(
+    true: Int64[np.ndarray, " some"],
+    estimates: Float32[np.ndarray, "some pairs"],
+    limits: Float32[np.ndarray, " some"],
+    certain: Float64[np.ndarray, " some"],
+    averages: Float64[np.ndarray, "pairs dim"],
+    clips: Int64[np.ndarray, "pairs 2"],
+    bounds: Int64[np.ndarray, " groups_and_one"],
+    text: Int64[np.ndarray, " questions"],
+    texts: Float64[np.ndarray, "texts text_dim"],
+    most_shared: int,
+    threshold: float,
+    found: Int64[np.ndarray, "questions 3"],
+) -> Bool[np.ndarray, " some"]:
+    """Fill `found` for the questions of some true pairs; returns whether all questions of a pair found three."""
+    categories = (len(bounds) - 1) // len(clips)
+    filled = np.ones(len(true), np.bool_)
+    for at in range(len(true)):
+        pair = true[at]
+        near = np.flatnonzero(estimates[at] <= limits[at])
+        distances = np.array([distance(averages[other], averages[pair]) for other in near])
+        order = np.argsort(distances, kind="mergesort")  # stable: equal distances keep the order of the pairs
+        for category in range(categories):
+            group = pair * categories + category
+            for question in range(bounds[group], bounds[group + 1]):
+                count = 0
+                for place in order:
+                    if count == found.shape[1] or distances[place] > certain[at]:
+                        break
+                    other = near[place]
+                    theirs = other * categories + category
+                    if _shared(clips[other], clips[pair]) <= most_shared and not _alike(
+                        texts, text[question], text[bounds[theirs] : bounds[theirs + 1]], threshold
+                    ):
+                        found[question, count] = other
+                        count += 1
+                filled[at] &= count == found.shape[1]
+    return filled
+
+
+@compiled
+def _shared(one: Int64[np.ndarray, " 2"], other: Int64[np.ndarray, " 2"]) -> int:
+    return int(one[0] == other[0] or one[0] == other[1]) + int(one[1] == other[0] or one[1] == other[1])
+
+
+@compiled
+def _alike(
+    texts: Float64[np.ndarray, "texts text_dim"], text: int, others: Int64[np.ndarray, " others"], threshold: float
+) -> bool:
+    """Whether the cosine of a text to one of the others is above the threshold."""
+    for other in others:
+        if dot(texts[text], texts[other]) > threshold:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One text of one row, about a pair in a category."""
+
+    pair: Pair
+    category: str
+    text: str
+
+
+class TestSet:
+    """The differences of a DiffCap test set in its order, and its pairs, clips and texts."""
+
+    __test__ = False  # keeps pytest from collecting it
+
+    def __init__(self, differences: Iterable[Difference]) -> None:
+        self.differences = list(differences)
+        self.pairs = list(dict.fromkeys(one.pair for one in self.differences))
+        self.clips = list(dict.fromkeys(clip for one in self.differences for clip in one.pair))
+        self.texts = list(dict.fromkeys(one.text for one in self.differences))
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[DiffCap]) -> TestSet:
+        """Return the differences of DiffCap rows; a row has one for each of its texts."""
+        return cls(Difference((row.reference, row.candidate), row.category, text) for row in rows for text in row.text)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The questions, and the number of those dropped for lack of negatives."""
+
+    questions: list[DiffMCQ]
+    dropped: int
+
+
+def hard_negatives(
+    test_set: TestSet,
+    clips: Float64[np.ndarray, "clips dim"],
+    texts: Float64[np.ndarray, "texts text_dim"],
+    variant: Literal["V1", "V2"],
+    threshold: float,
+    seed: int,
+) -> Drawn:
+    """Return the questions of V1 or V2 from the normalised embeddings of `test_set.clips` and `test_set.texts`."""
+    place = {clip: at for at, clip in enumerate(test_set.clips)}
+    pairs = np.array([[place[clip] for clip in pair] for pair in test_set.pairs])
+    averages = (clips[pairs[:, 0]] + clips[pairs[:, 1]]) / 2
+    arrays, order = _arrays(test_set, pairs, texts)
+    found = np.empty((len(order), NEGATIVES), np.int64)
+    found[order] = walk(arrays, averages, MOST_SHARED[variant], threshold)
+    source = random.Random()
+    questions = []
+    for one, negatives in zip(test_set.differences, found.tolist(), strict=True):
+        if negatives[-1] >= 0:
+            reseed(source, seed, one)
+            questions.append(_question(one, [test_set.pairs[at] for at in negatives], source))
+    return Drawn(questions, len(test_set.differences) - len(questions))
+
+
+def _arrays(
+    test_set: TestSet, pairs: Int64[np.ndarray, "pairs 2"], texts: Float64[np.ndarray, "texts text_dim"]
+) -> tuple[Questions, Int64[np.ndarray, " questions"]]:
+    """The questions as arrays, and the difference of each."""
+    pair = {name: at for at, name in enumerate(test_set.pairs)}
+    text = {words: at for at, words in enumerate(test_set.texts)}
+    category = {name: at for at, name in enumerate(dict.fromkeys(one.category for one in test_set.differences))}
+    groups = np.array([pair[one.pair] * len(category) + category[one.category] for one in test_set.differences])
+    order = np.argsort(groups, kind="stable")
+    bounds = np.searchsorted(groups[order], np.arange(len(pair) * len(category) + 1))
+    places = np.array([text[one.text] for one in test_set.differences])
+    return Questions(pairs, bounds, places[order], texts), order
+
+
+def random_negatives(test_set: TestSet, seed: int) -> Drawn:
+    """Return the questions of V3: one clip of the true pair stays, the other is drawn from the test set."""
+    draw = random.Random()
+    questions = []
+    for one in test_set.differences:
+        reseed(draw, seed, one)
+        keep_reference = draw.random() < 0.5
+        spare = NEGATIVES + len(one.pair)  # the draw may contain the pair's own clips
+        drawn = draw.sample(test_set.clips, min(spare, len(test_set.clips)))
+        others = [clip for clip in drawn if clip not in one.pair][:NEGATIVES]
+        if len(others) == NEGATIVES:
+            reference, candidate = one.pair
+            negatives = [(reference, x) if keep_reference else (x, candidate) for x in others]
+            questions.append(_question(one, negatives, draw))
+    return Drawn(questions, len(test_set.differences) - len(questions))
+
+
+def reseed(source: random.Random, seed: int, one: Difference) -> None:
+    """Seed `source` for one question; this is twice as fast as a new source per question."""
+    source.seed(json.dumps([seed, *one.pair, one.category, one.text]))
+
+
+def _question(one: Difference, negatives: list[Pair], draw: random.Random) -> DiffMCQ:
+    options = [one.pair, *negatives]
+    draw.shuffle(options)
+    return DiffMCQ(one.text, one.category, tuple(options), one.pair)
 
 
 def draw(

@@ -1,24 +1,45 @@
-"""Nearest neighbours of many rows at once, for training on hard pairs.
+"""Nearest neighbours of many rows at once, for training on hard pairs, and of every clip of a training set (`join`).
+
+`join` sorts the rows of a view by step and divides them into pieces: as many whole steps as fit, or a run of a larger
+step. Each piece is compared with all rows of its steps, which are read from the store block by block. Its result is
+written to the folder OUT.parts before the next piece starts.
 
 Guarantees
 - a_row_is_never_its_own_neighbour: a row is not its own neighbour
 - the_nearest_rows_come_first: neighbours are sorted by falling cosine, then by position
 - neighbours_can_be_restricted_to_the_same_step: with `same`, a neighbour has the same value in that catalog column
+- neighbours_equal_those_of_a_naive_join: neighbours are exact; only cosines that differ by less than the rounding of
+  float32 (1e-6) may be in another order
+- a_killed_run_resumes_with_the_same_file: an interrupted run continues with the first missing piece, and writes the
+  same file
+- memory_is_bounded: the vectors of one piece and one block are in memory, whatever the size of a step
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import polars as pl
 from jaxtyping import Float32, Int64
 
 from common.errors import StepDiffError
-from retrieval.exact.best import Best
+from common.io.files import whole
+from common.progress import progress
+from retrieval.exact import Best
 from retrieval.index.index import open_index
-from retrieval.queries.catalog import columns
-from retrieval.vectors import filled_rows, normalised
+from retrieval.index.index_card import digest
+from retrieval.vectors import BLOCK, blocks, compact, filled_rows, normalised, rows_that_fit, width
 from store import Store, View
 
-BLOCK = 1024  # queries at a time
+QUERIES = 1024  # searched at a time in an index
 
 Neighbours = tuple[Int64[np.ndarray, "rows k"], Float32[np.ndarray, "rows k"]]
 
@@ -72,8 +93,8 @@ def nearest(
 
 def _from_index(store: Store, view: View, rows: Int64[np.ndarray, " rows"], found: Neighbours) -> None:
     index, k = open_index(store, view), found[0].shape[1]
-    for start in range(0, len(rows), BLOCK):
-        part = rows[start : start + BLOCK]
+    for start in range(0, len(rows), QUERIES):
+        part = rows[start : start + QUERIES]
         queries = normalised(store, view, index.card["feature"], part).astype(np.float32)
         for at, (hits, cosines) in enumerate(zip(*index.search(queries, k + 1), strict=True)):
             others = np.flatnonzero((hits >= 0) & (hits != part[at]))[:k]
@@ -95,3 +116,174 @@ def _within_groups(
         places, cosines = nearest(vectors, np.searchsorted(members, rows[asked]), found[0].shape[1])
         found[0][asked] = np.where(places < 0, -1, members[places])
         found[1][asked] = cosines
+
+
+PIECE = 65_536  # rows of a piece, at most: the work that an interruption can lose
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """The rows to join, sorted by group."""
+
+    store: Store
+    view: View
+    feature: str
+    frame: pl.DataFrame
+    """key, the column of the groups, and video if it matters, of each row"""
+    rows: Int64[np.ndarray, " n"]
+    apart: Int64[np.ndarray, " n"]
+    """rows with equal values are not neighbours: the row itself, or its video"""
+    bounds: Int64[np.ndarray, " groups_and_one"]
+
+
+def join(
+    store: Store,
+    view: View,
+    out: Path,
+    within: str = "step",
+    k: int = 8,
+    other_videos: bool = False,
+    max_memory: str = "4GB",
+    feature: str = "embedding",
+) -> int:
+    """Write clip, `within`, neighbours and similarities of every clip as Parquet; returns the number of clips.
+
+    Raises StepDiffError for an unknown column, no clips, too little memory, or pieces of another join in OUT.parts.
+    """
+    given = _sort(store, view, feature, within, other_videos)
+    most = min(rows_that_fit(max_memory, len(given.rows), width(view, feature), more=60 * k), PIECE)
+    options = {
+        "rows": digest(store, view, given.rows), "groups": hashlib.sha256(given.bounds.tobytes()).hexdigest(),
+        "view": view.name, "feature": feature, "within": within, "k": k, "other_videos": other_videos, "piece": most,
+    }  # fmt: skip
+    parts = _parts_folder(out, options)
+    files, clips = [], 0
+    with progress("joined clips", len(given.rows)) as advance:
+        for piece in pieces(given.bounds, most):
+            file = parts / f"{piece.start:012d}.parquet"
+            if not file.exists():
+                frame = _join_piece(given, within, k, piece)
+                with whole(file) as temporary:
+                    frame.write_parquet(temporary)
+            files.append(file)
+            clips += piece.stop - piece.start
+            advance(piece.stop - piece.start)
+    with whole(out) as temporary:
+        try:
+            written = pl.scan_parquet(files, glob=False)
+            if (rows := written.select(pl.len()).collect().item()) != clips:
+                raise pl.exceptions.ComputeError(f"{rows} clips of {clips}")
+            written.sink_parquet(temporary)
+        except pl.exceptions.PolarsError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise StepDiffError(f"a piece in {parts} is damaged ({reason}): delete that folder and repeat") from error
+    shutil.rmtree(parts)
+    return len(given.rows)
+
+
+def pieces(bounds: Int64[np.ndarray, " groups_and_one"], most: int) -> Iterator[slice]:
+    """Yield runs of at most `most` rows: whole groups, or a part of one larger group."""
+    start = 0
+    for first, end in pairwise(bounds.tolist()):
+        if end - start > most and start < first:
+            yield slice(start, first)
+            start = first
+        if end - first > most:
+            yield from (slice(at, min(at + most, end)) for at in range(first, end, most))
+            start = end
+    if start < bounds[-1]:
+        yield slice(start, int(bounds[-1]))
+
+
+def _sort(store: Store, view: View, feature: str, within: str, other_videos: bool) -> Sorted:
+    frame = columns(store, "clips", ["key", within, *(["video"] if other_videos else [])])
+    filled = filled_rows(view)
+    frame = frame[filled].with_columns(row=pl.Series(filled))
+    frame = frame.filter(pl.col(within).is_not_null()).sort(within, "row")
+    if not frame.height:
+        raise StepDiffError(
+            f"no clip with features in clips/{view.name} has a value in column {within!r}: name another column"
+        )
+    rows = frame["row"].to_numpy()
+    apart = video_numbers(frame["video"]) if other_videos else rows
+    starts = np.flatnonzero(frame[within].rle_id().diff().fill_null(1).to_numpy())
+    return Sorted(store, view, feature, frame.drop("row"), rows, apart, np.append(starts, len(rows)))
+
+
+def _parts_folder(out: Path, options: dict[str, Any]) -> Path:
+    """The folder of the pieces, created if it is missing. Raises StepDiffError if it holds pieces of another join."""
+    folder = out.with_name(out.name + ".parts")
+    card = folder / "join.json"
+    try:
+        folder.mkdir(exist_ok=True)
+        if not card.exists():
+            with whole(card) as temporary:
+                temporary.write_text(json.dumps(options), encoding="utf-8")
+        known = json.loads(card.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StepDiffError(f"cannot write {folder}: {error.strerror or error}") from error
+    except (ValueError, RecursionError):
+        known = None
+    different = list(options)
+    if isinstance(known, dict):
+        different = [name for name, value in options.items() if known.get(name) != value]
+    if different:
+        raise StepDiffError(
+            f"{folder} holds pieces of another join ({', '.join(different)} differ): delete it, or name another --out"
+        )
+    return folder
+
+
+def _join_piece(given: Sorted, within: str, k: int, piece: slice) -> pl.DataFrame:
+    """The neighbours of the rows of a piece."""
+    queries = compact(given.store, given.view, given.feature, given.rows[piece])
+    best = Best.none(len(queries), k)
+    first = int(np.searchsorted(given.bounds, piece.start, side="right")) - 1
+    for start, end in pairwise(given.bounds[first:].tolist()):
+        if start >= piece.stop:
+            break
+        inside = slice(max(start, piece.start), min(end, piece.stop))
+        mine = slice(inside.start - piece.start, inside.stop - piece.start)
+        for group, vectors in _candidates(given, slice(start, end), piece, queries):
+            best.of(mine).see(queries[mine], given.apart[inside], vectors, group, given.apart[group])
+    query, rank = np.nonzero(best.rows >= 0)
+    found = pl.DataFrame(
+        {
+            "place": query,
+            "neighbours": given.frame["key"].gather(best.rows[query, rank]),
+            "similarities": best.cosines[query, rank],
+        }
+    )
+    clips = given.frame[piece].select(pl.int_range(pl.len()).alias("place"), pl.col("key").alias("clip"), within)
+    lists = found.group_by("place", maintain_order=True).all()
+    joined = clips.join(lists, on="place", how="left", maintain_order="left").drop("place")
+    return joined.with_columns(pl.col("neighbours", "similarities").fill_null([]))
+
+
+def _candidates(
+    given: Sorted, group: slice, piece: slice, held: Float32[np.ndarray, "piece dim"]
+) -> Iterator[tuple[Int64[np.ndarray, " block"], Float32[np.ndarray, "block dim"]]]:
+    """Positions and vectors of a group: from the piece if it holds all of them, otherwise block by block."""
+    places = np.arange(group.start, group.stop)
+    if piece.start <= group.start and group.stop <= piece.stop:
+        yield places, held[group.start - piece.start : group.stop - piece.start]
+        return
+    read = blocks(given.store, given.view, given.feature, given.rows[group])
+    for start, (rows, vectors) in zip(range(0, len(places), BLOCK), read, strict=True):
+        yield places[start : start + len(rows)], vectors.astype(np.float32)
+
+
+def columns(store: Store, entity: str, names: Sequence[str]) -> pl.DataFrame:
+    """Return columns of the catalog in row order. Raises StepDiffError that lists the existing ones."""
+    frame = store.catalog(entity).frame(names)
+    for name in names:
+        if name not in frame.columns:
+            existing = ", ".join(store.catalog(entity).frame().columns)
+            raise StepDiffError(f"{entity} have no column {name!r}: the catalog has {existing}")
+    return frame
+
+
+def video_numbers(videos: pl.Series) -> Int64[np.ndarray, " clips"]:
+    """Return a number for the video of each clip; a clip with unknown video has a number of its own."""
+    itself = -1 - pl.int_range(len(videos), eager=True)
+    return videos.rank("dense").cast(pl.Int64).fill_null(itself).to_numpy()

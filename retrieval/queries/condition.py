@@ -2,7 +2,9 @@
 
 Allowed are comparisons, AND, OR, NOT, IN with a list, LIKE, ILIKE, BETWEEN, IS NULL, + - * / %, parentheses, strings,
 numbers, TRUE, FALSE, NULL, column names (in double quotes if they are SQL keywords) and the functions lower, upper and
-length. sqlglot splits the text into tokens. Each token must be on this list and is written again in one fixed form,
+length. The column `duration` is end minus start, in seconds, if the catalog has both and no column of that name.
+
+sqlglot splits the text into tokens. Each token must be on this list and is written again in one fixed form,
 with every name in quotes, so the text that Polars parses cannot contain anything else.
 
 Guarantees
@@ -20,12 +22,15 @@ import re
 from dataclasses import dataclass
 from typing import NoReturn
 
+import numpy as np
 import polars as pl
+from jaxtyping import Int64
 from sqlglot import tokenize
 from sqlglot.errors import TokenError
 from sqlglot.tokens import Token, TokenType
 
 from common.errors import StepDiffError
+from store import Store
 
 LONGEST = 10_000  # characters of a condition
 LONGEST_PATTERN = 500  # characters after LIKE
@@ -45,6 +50,34 @@ _SUBQUERY = ("SELECT", "WITH", "FROM", "EXISTS", "VALUES", "TABLE")
 _BINARY = (*_COMPARISONS, "*", "/", "%", "AND", "OR", "IN", "LIKE", "ILIKE", "BETWEEN", "IS")  # they follow a value
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?(e[+-]?[0-9]+)?", re.IGNORECASE | re.ASCII)
 _PATTERN_NAME = re.compile(r"\*|\^.*\$", re.DOTALL)  # Polars expands such a name to several columns
+DURATION = "duration"
+
+
+def rows_where(store: Store, entity: str, where: str) -> Int64[np.ndarray, " rows"]:
+    """Return the catalog rows for which `where` is true, rising.
+
+    Raises:
+        StepDiffError: `where` is not a condition, uses something that is not allowed, names an unknown column, or
+            selects no row.
+    """
+    condition = read_condition(where)
+    catalog = store.catalog(entity)
+    named = set(condition.columns)
+    frame = catalog.frame(sorted({"key", "row", *named, *(["start", "end"] if DURATION in named else [])}))
+    if made := DURATION in named and DURATION not in frame.columns and {"start", "end"} <= set(frame.columns):
+        named.remove(DURATION)
+    if unknown := ", ".join(sorted(named - set(frame.columns))):
+        existing = ", ".join([*catalog.frame().drop("row").columns, DURATION])
+        raise StepDiffError(f"--where names no column of the {entity}: {unknown}; the catalog has {existing}")
+    try:
+        if made:
+            frame = frame.with_columns((pl.col("end") - pl.col("start")).alias(DURATION))
+        rows = frame.filter(condition.expr)["row"].to_numpy()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # the latter: arithmetic out of range
+        raise not_a_condition("--where", where, error) from None
+    if not len(rows):
+        raise StepDiffError(f"no {entity[:-1]} of {store.path} has {where}: widen --where")
+    return rows
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,115 @@
-"""A search of one query: resolved to the view, the index and the eligible rows, then computed.
+"""A search for the nearest of a clip, a pair of clips, a text or a file.
+
+It is resolved to the query's vector, the index and the eligible rows, then computed.
 
 Guarantees
 - a_row_is_never_its_own_neighbour: a clip is not its own neighbour, even if others have the same features
 - a_filter_is_applied_before_the_search: the k nearest are those among the clips that the condition selects
+- a_query_by_a_text_of_the_store: a text's embedding is read from texts/VIEW by the text's key; no encoder runs
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 
 from common.errors import StepDiffError
-from retrieval.exact.search import search_exactly
+from common.io.tables import short
+from retrieval.exact import search_exactly
 from retrieval.index.factory import FLAT_BELOW
 from retrieval.index.index import Index, open_index
 from retrieval.index.index_card import card_path
-from retrieval.queries.catalog import rows_where
-from retrieval.queries.sources import Query
-from retrieval.vectors import filled_rows
-from store import Store, View
+from retrieval.vectors import command, fill_command, filled_rows, normalised, width
+from store import Store, View, text_key
+from store.view import FAILED, OK
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query as a vector."""
+
+    title: str
+    """its source in a few words"""
+    vector: Float32[np.ndarray, " dim"]
+    """of length 1"""
+    rows: Int64[np.ndarray, " clips"]
+    """rows of its clips, which are not results"""
+
+
+def of_clips(store: Store, view: View, feature: str, clips: list[str]) -> Query:
+    """Return the query of one clip, or of a pair: the average of their normalised embeddings, normalised."""
+    rows = np.array([row_of_clip(store, view, clip) for clip in clips])
+    average = normalised(store, view, feature, rows).mean(axis=0)
+    length = np.sqrt(np.sum(average * average))
+    if length == 0:
+        raise StepDiffError(f"{' and '.join(clips)} have opposite embeddings, whose average is zero: query with one")
+    return Query(f"{'clip' if len(clips) == 1 else 'pair'} {', '.join(clips)}", (average / length).astype("f4"), rows)
+
+
+def of_file(
+    store: Store, view: View, feature: str, file: Path, span: tuple[float | None, float | None], weights: str | None
+) -> Query:
+    """Return the query of a video or picture, encoded as the view was."""
+    from retrieval.queries.footage import embed_file
+
+    return Query(f"file {file}", embed_file(store, view, feature, file, span, weights), np.empty(0, np.int64))
+
+
+def row_of_clip(store: Store, view: View, clip: str) -> int:
+    """Return the row of a clip with features. Raises StepDiffError with similar ids, or the reason of a failure."""
+    row = int(store.catalog("clips").rows([clip])[0])
+    if row < 0:
+        keys = store.catalog("clips").frame(["key"])["key"].to_list()
+        near = difflib.get_close_matches(clip, keys, n=3, cutoff=0.0)
+        raise StepDiffError(f"no clip {clip!r} in {store.path}: the nearest ids are {', '.join(near)}")
+    status = view.status()[row]
+    if status == FAILED:
+        reasons = view.failures()
+        reason = " ".join(reasons.filter(reasons["key"] == clip)["reason"].to_list())
+        raise StepDiffError(
+            f"clip {clip} failed in view clips/{view.name} ({reason}): fix it and run "
+            "`python -m featurize` with --retry-failed"
+        )
+    if status != OK:
+        raise StepDiffError(
+            f"clip {clip} has no features in view clips/{view.name}: run "
+            f"{fill_command(store, view.name, view.provenance.encoder, 'CLIPS.csv')}"
+        )
+    return row
+
+
+def of_text(store: Store, view: View, feature: str, text: str) -> Query:
+    """Return the query of a text whose embedding is in texts/VIEW. Raises StepDiffError that names how to add it."""
+    name = view.name
+    texts = store.view("texts", name) if name in store.views("texts") else None
+    encoder = (texts or view).provenance.encoder
+    fill = fill_command(store, name, encoder, "TEXTS.jsonl")
+    add = f"put it into the column `text` of a file TEXTS.jsonl and run {fill}"
+    where = f"the text {short(text)!r} is not in texts/{name} of {store.path}"
+    if texts is None:
+        aligned = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path)
+        raise StepDiffError(
+            f"{where}, which has no texts yet: if {encoder} encodes texts too, {add}; otherwise query a view that a "
+            f"head trained on texts wrote ({aligned})"
+        )
+    row = store.catalog("texts").rows([text_key(text)])
+    if row[0] < 0 or texts.status()[row[0]] != OK:
+        raise StepDiffError(f"{where}: {add}")
+    ours, theirs = view.provenance.weights, texts.provenance.weights
+    channels, others = width(view, feature), width(texts, feature)
+    if ours != theirs or channels != others:
+        raise StepDiffError(
+            f"texts/{name} and clips/{name} of {store.path} are different spaces (weights {theirs[:12]} and "
+            f"{ours[:12]}, {others} and {channels} channels): query with --clip"
+        )
+    vector = normalised(store, texts, feature, row)[0].astype(np.float32)
+    return Query(f"text {short(text)!r}", vector, np.empty(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -57,6 +144,8 @@ def resolve(
     """
     rows = filled_rows(view)
     if where is not None:
+        from retrieval.queries.condition import rows_where  # loads sqlglot: 0.3 s
+
         rows = np.intersect1d(rows, rows_where(store, "clips", where))
     indexed = card_path(store, "clips", view.name).exists()
     exact = len(rows) <= FLAT_BELOW and (where is not None or not indexed)
@@ -89,6 +178,8 @@ def compute(search: Search, k: int) -> pl.DataFrame:
         rows, similarities = search.index.search(vector, k + len(query.rows), among)
         keep = np.flatnonzero((rows[0] >= 0) & ~np.isin(rows[0], query.rows))[:k]
         found, cosines = rows[0][keep], similarities[0][keep]
-    frame = search.store.catalog("clips").frame()[found].drop("row").rename({"key": "clip"})
+    catalog = search.store.catalog("clips").select(found)
+    frame = pl.DataFrame({"row": found}).join(catalog, on="row", how="left", maintain_order="left")
     ranks = pl.int_range(1, frame.height + 1, eager=True).alias("rank")
-    return frame.select(ranks, pl.Series("similarity", cosines.astype(float)), "clip", pl.exclude("clip"))
+    cosine = pl.Series("similarity", cosines.astype(float))
+    return frame.select(ranks, cosine, pl.col("key").alias("clip"), pl.exclude("key", "row"))

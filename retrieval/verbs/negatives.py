@@ -4,11 +4,10 @@ python -m retrieval negatives --store data/features --view efficientnet-lite0 \\
     --test-set data/kitchen/diffcap_test.jsonl --variant V1 --out data/diffmcq_v1.jsonl
 """
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval
 
@@ -39,12 +38,10 @@ class Options:
     """array of the clips' view to compare"""
     seed: int = 0
     """decides the order of the options and the draws of V3"""
-    json: bool = False
-    """print the counts as one JSON object"""
 
 
-def run(options: Options) -> int:
-    """Run the verb; returns the exit status."""
+def run(options: Options) -> dict[str, Any]:
+    """Run the verb; returns the counts."""
     from retrieval.mining.negatives import draw
     from store import Store
     from tasks.testsets import write_test_set
@@ -66,16 +63,18 @@ def run(options: Options) -> int:
             f"none of the {total} differences of {options.test_set} has three negatives: the test set needs more pairs"
         )
     write_test_set("diffmcq", options.out, drawn.questions)
-    if options.json:
-        counts = {"questions": len(drawn.questions), "dropped": drawn.dropped}
-        given = {"variant": options.variant, "seed": options.seed, "threshold": options.threshold}
-        print(json.dumps({**counts, **given, "out": str(options.out)}))
-    else:
-        print(f"{options.out}: {len(drawn.questions)} {options.variant} questions")
-        if drawn.dropped:
-            print(f"{drawn.dropped} of {total} had fewer than three negatives", file=sys.stderr)
-    return 0
+    counts = {"questions": len(drawn.questions), "dropped": drawn.dropped}
+    given = {"variant": options.variant, "seed": options.seed, "threshold": options.threshold}
+    return {**counts, **given, "out": str(options.out)}
+
+
+def show(record: dict[str, Any]) -> None:
+    """Print the counts."""
+    print("{out}: {questions} {variant} questions".format(**record))
+    if record["dropped"]:
+        total = record["questions"] + record["dropped"]
+        print(f"{record['dropped']} of {total} had fewer than three negatives", file=sys.stderr)
 
 
 def main(argv: list[str]) -> int:
-    return parse(Options, argv, "retrieval negatives", __doc__, run)
+    return parse(Options, argv, "retrieval negatives", __doc__, run, show)

@@ -3,9 +3,9 @@
 python -m retrieval neighbours --store data/features --view efficientnet-lite0 -k 8 --out data/neighbours.parquet
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jsonargparse.typing import PositiveInt
 
@@ -32,13 +32,11 @@ class Options:
     """memory that may be used"""
     feature: str = "embedding"
     """array of the view to compare"""
-    json: bool = False
-    """print the counts as one JSON object"""
 
 
-def run(options: Options) -> int:
-    """Run the verb; returns the exit status."""
-    from retrieval.mining.join import join
+def run(options: Options) -> dict[str, Any]:
+    """Run the verb; returns the counts."""
+    from retrieval.mining.neighbours import join
     from store import Store
 
     store = Store.open(options.store)
@@ -52,12 +50,9 @@ def run(options: Options) -> int:
         options.max_memory,
         options.feature,
     )
-    if options.json:
-        print(json.dumps({"clips": clips, "k": options.k, "within": options.within, "out": str(options.out)}))
-    else:
-        print(f"{options.out}: up to {options.k} neighbours for each of {clips} clips, from the same {options.within}")
-    return 0
+    return {"clips": clips, "k": options.k, "within": options.within, "out": str(options.out)}
 
 
 def main(argv: list[str]) -> int:
-    return parse(Options, argv, "retrieval neighbours", __doc__, run)
+    shown = "{out}: up to {k} neighbours for each of {clips} clips, from the same {within}"
+    return parse(Options, argv, "retrieval neighbours", __doc__, run, shown)

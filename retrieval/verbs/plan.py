@@ -34,8 +34,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Run the verb; returns the exit status."""
-    from retrieval.index.costs import costs, measure, show
-    from retrieval.index.factory import FLAT, budgets, choose, pieces
+    from retrieval.index.factory import FLAT, budgets, choose, costs, measure, pieces, show
 
     rows = round(options.clips)
     if rows < 1:

@@ -83,7 +83,7 @@ def run(options: Options) -> int:
 
 def source_of(options: Options) -> Callable[..., Any]:
     """Return the function that makes the query. Raises StepDiffError unless the options name exactly one source."""
-    from retrieval.queries.sources import of_clips, of_file, of_text
+    from retrieval.queries.search import of_clips, of_file, of_text
 
     pair = [clip for clip in (options.reference, options.candidate) if clip is not None]
     given = [options.clip, options.text, options.file, pair or None]
@@ -134,7 +134,7 @@ def _write_sheet(path: Path, search: Any, hits: Any, options: Options) -> None:
     from retrieval.queries.footage import frames, span_of
     from retrieval.queries.sheet import SIDE, STRIP, Tile, tile, write_sheet
 
-    own = search.store.catalog("clips").frame()[search.query.rows].to_dicts()
+    own = search.store.catalog("clips").select(search.query.rows).to_dicts()
     asked = [tile(one["key"], one, options.videos) for one in own]
     if options.file is not None:
         span = span_of(options.file, (options.start, options.end))

@@ -18,18 +18,14 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from common.errors import DamageError
+from common.io.files import Place
 from common.io.local import Buffer
-from common.io.places import Place
-from common.io.seal import BLANK, crc32c, is_sealed, seal
+from common.io.sealed import BLANK, crc32c, is_sealed, seal
 
 BLOCK = 2**16
 """bytes that one checksum covers"""
 _LENGTH = 8  # bytes of the length at the end
 _DTYPES = ("|u1", "<i8", "<u8", "<u4", "<i4", "<f4", "<f2", "<f8")  # of arrays
-
-Pieces = list[Shaped[np.ndarray, " _"]]
-"""an array in pieces that follow one another, all of one dtype"""
-
 
 Spans = Sequence[tuple[int, int]]
 """first byte, and the one after the last"""
@@ -44,7 +40,7 @@ class DamagedFile(DamageError):
 
 
 class BlockFile:
-    """An open file."""
+    """An open file. Elements of its `arrays` are valid once `check` has accepted them."""
 
     def __init__(
         self, path: Place, data: bytes | memoryview | mmap.mmap, fetch: Callable[[Spans], None] | None = None
@@ -62,15 +58,15 @@ class BlockFile:
             raise DamagedFile(path)
         described = _described(path, head)
         self.about: dict[str, Any] = described["about"]
+        self.arrays: dict[str, Shaped[np.ndarray, " n"]] = {}
         self._starts: dict[str, int] = {}  # array -> its first block
-        self._arrays: dict[str, np.ndarray] = {}
         blocks = 0
         for name, dtype, count in described["arrays"]:
             after = blocks + _blocks(count * np.dtype(dtype).itemsize)
             if after * BLOCK > len(data):
                 raise DamagedFile(path)
             self._starts[name] = blocks
-            self._arrays[name] = np.frombuffer(data, dtype, count, blocks * BLOCK) if count else np.empty(0, dtype)
+            self.arrays[name] = np.frombuffer(data, dtype, count, blocks * BLOCK) if count else np.empty(0, dtype)
             blocks = after
         if len(data) != blocks * (BLOCK + 4) + size + _LENGTH:
             raise DamagedFile(path)
@@ -80,46 +76,31 @@ class BlockFile:
             raise DamagedFile(path)
         self._checked = np.zeros(blocks, bool)
 
-    def array(self, name: str) -> Shaped[np.ndarray, " n"]:
-        """Return an array of the file. Its elements are valid once `check` has accepted them."""
-        return self._arrays[name]
-
-    @property
-    def arrays(self) -> Mapping[str, Shaped[np.ndarray, " n"]]:
-        """All arrays of the file, by name."""
-        return self._arrays
-
     def load(self, name: str) -> None:
         """Fetch a whole array for a search; DamagedFile."""
         if self._fetch:
             first = self._starts[name]
-            self._check_blocks(np.arange(first, first + _blocks(self._arrays[name].nbytes)))
+            self._check_blocks(np.arange(first, first + _blocks(self.arrays[name].nbytes)))
 
     def check(self, name: str, first: Int[np.ndarray, " P"], last: Int[np.ndarray, " P"]) -> None:
         """Check the elements from each `first` to its `last` of an array; DamagedFile where one differs."""
-        if self.checked:
+        if self._checked.all():
             return
-        size = self._arrays[name].itemsize
+        size = self.arrays[name].itemsize
         low = self._starts[name] + first * size // BLOCK
         high = self._starts[name] + (last * size + size - 1) // BLOCK
         count = len(self._sums)
         begun = np.bincount(low, minlength=count + 1) - np.bincount(high + 1, minlength=count + 1)
-        touched = np.cumsum(begun)[:count] > 0
-        self._check_blocks(np.flatnonzero(touched & ~self._checked))
-
-    @property
-    def checked(self) -> bool:
-        """Whether the whole file has been checked."""
-        return bool(self._checked.all())
+        self._check_blocks(np.flatnonzero(np.cumsum(begun)[:count] > 0))
 
     def check_all(self) -> None:
         """Check the whole file; DamagedFile."""
         self._check_blocks(np.arange(len(self._sums)))
 
     def _check_blocks(self, blocks: Int[np.ndarray, " B"]) -> None:
-        """Check blocks (ascending)."""
+        """Fetch and check those blocks (ascending) that were not checked yet."""
+        blocks = blocks[~self._checked[blocks]]
         if self._fetch:
-            blocks = blocks[~self._checked[blocks]]
             runs = np.split(blocks, np.flatnonzero(np.diff(blocks) > 1) + 1) if len(blocks) else []
             self._fetch([(int(run[0]) * BLOCK, (int(run[-1]) + 1) * BLOCK) for run in runs])
         for block in blocks.tolist():
@@ -143,64 +124,36 @@ def _end_bytes(end: bytes, size: int) -> int:
     return min(size - (size - head) // (BLOCK + 4) * BLOCK, size) if head <= size else len(end)
 
 
-def encode(arrays: Mapping[str, Pieces], about: dict[str, Any]) -> Iterator[Buffer]:
-    """Yield a file of `arrays`, with the metadata `about`, block by block."""
+def encode(arrays: Mapping[str, Shaped[np.ndarray, " _"]], about: dict[str, Any]) -> Iterator[Buffer]:
+    """Yield a file of `arrays`, with the metadata `about`, in pieces."""
     sums = []
-    for pieces in arrays.values():
-        for block in _in_blocks(pieces):
-            sums.append(crc32c(block))
-            yield block
+    for array in arrays.values():
+        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).view(np.uint8).data
+        whole = len(data) // BLOCK * BLOCK
+        last = bytes(data[whole:]).ljust(-(-len(data) // BLOCK) * BLOCK - whole, b"\0")
+        yield data[:whole]
+        yield last
+        sums += [crc32c(data[at : at + BLOCK]) for at in range(0, whole, BLOCK)] + [crc32c(last)] * bool(last)
     table = np.array(sums, "<u4")
     yield table
-    described = [
-        [name, pieces[0].dtype.newbyteorder("<").str, sum(map(len, pieces))] for name, pieces in arrays.items()
-    ]
-    head = {"about": about, "arrays": described, "sums": crc32c(table), "seal": BLANK}
-    data = seal(json.dumps(head).encode())
-    yield data + len(data).to_bytes(_LENGTH, "little")
+    described = [[name, array.dtype.newbyteorder("<").str, len(array)] for name, array in arrays.items()]
+    head = seal(json.dumps({"about": about, "arrays": described, "sums": crc32c(table), "seal": BLANK}).encode())
+    yield head + len(head).to_bytes(_LENGTH, "little")
 
 
 def _described(path: Place, head: bytes) -> dict[str, Any]:
     """Return the JSON object at the end of a file; DamagedFile where `encode` cannot have written it."""
     try:
         described = json.loads(head)
-    except (ValueError, RecursionError):
-        raise DamagedFile(path) from None
-    if (
-        not isinstance(described, dict)
-        or not isinstance(described.get("about"), dict)
-        or not isinstance(described.get("arrays"), list)
-        or not all(
-            isinstance(array, list)
-            and len(array) == 3
-            and isinstance(array[0], str)
-            and array[1] in _DTYPES
-            and type(array[2]) is int
-            and array[2] >= 0
-            for array in described["arrays"]
-        )
-    ):
+        about, arrays = described["about"], described["arrays"]
+        fits = type(about) is dict and type(arrays) is list and type(described["sums"]) is int
+        for name, dtype, count in arrays if fits else ():
+            fits &= type(name) is str and dtype in _DTYPES and type(count) is int and count >= 0
+    except (ValueError, RecursionError, TypeError, KeyError):
+        fits = False
+    if not fits:
         raise DamagedFile(path)
     return described
-
-
-def _in_blocks(pieces: Pieces) -> Iterator[Buffer]:
-    """Yield the bytes of `pieces` in whole blocks, zeros after the last."""
-    held = b""
-    for piece in pieces:
-        data = np.ascontiguousarray(piece, piece.dtype.newbyteorder("<")).view(np.uint8).data
-        at = (BLOCK - len(held)) % BLOCK if held else 0
-        held += bytes(data[:at])
-        if len(held) == BLOCK:
-            yield held
-            held = b""
-        if not held:
-            whole = at + (len(data) - at) // BLOCK * BLOCK
-            for start in range(at, whole, BLOCK):
-                yield data[start : start + BLOCK]
-            held = bytes(data[whole:])
-    if held:
-        yield held.ljust(BLOCK, b"\0")
 
 
 def _blocks(nbytes: int) -> int:

@@ -19,9 +19,18 @@ from jaxtyping import Int, Int64
 
 from common.errors import StepDiffError
 from common.io import sealed as table
-from common.io.places import Place, place
+from common.io.files import Place, place
 from store.catalog.key_indexes import KeyIndexes
-from store.catalog.parts import Parts, current_parts, first_row, is_part, part_name, read_part
+from store.catalog.parts import (
+    Parts,
+    check_follows,
+    current_parts,
+    first_row,
+    is_part,
+    part_name,
+    read_part,
+    with_ends,
+)
 
 Answer = TypeVar("Answer")
 
@@ -60,39 +69,37 @@ class Catalog:
         frames = [pl.DataFrame(schema={"key": pl.String, "row": pl.Int64})]
         row = 0
         for part in parts:
-            if first_row(part) != row:
-                raise StepDiffError(
-                    f"catalog of {self.entity} has no part for rows {row} to {first_row(part) - 1}"
-                    f" in {self.folder}: restore the missing file"
-                )
+            check_follows(part, row)
             frames.append(read_part(part, None if columns is None else ["row", *columns]))
             row += len(frames[-1])
         frame = pl.concat(frames, how="diagonal_relaxed")
         return frame if columns is None else frame.select(name for name in columns if name in frame.columns)
 
-    def select(self, rows: Int[np.ndarray, " K"], like: pl.DataFrame) -> pl.DataFrame:
+    def select(self, rows: Int[np.ndarray, " K"], like: pl.DataFrame | None = None) -> pl.DataFrame:
         """Return `row` and other columns of K rows in the order of the catalog, reading only the parts that hold them.
 
         Args:
             rows: row numbers, in any order; -1 and unknown rows are left out.
             like: an empty frame with the wanted columns. A column that no part has is null; a value of another dtype
-                is cast, and is null where that is not possible.
+                is cast, and is null where that is not possible. By default all columns that those parts have.
         """
         return self._settled(lambda parts: self._select(parts, rows, like))
 
-    def _select(self, parts: Parts, rows: Int[np.ndarray, " K"], like: pl.DataFrame) -> pl.DataFrame:
-        schema = {"row": pl.Int64(), **like.schema}
+    def _select(self, parts: Parts, rows: Int[np.ndarray, " K"], like: pl.DataFrame | None) -> pl.DataFrame:
+        schema = {"row": pl.Int64(), **({"key": pl.String()} if like is None else like.schema)}
         frames = [pl.DataFrame(schema=schema)]
         wanted = pl.Series(np.unique(rows[rows >= 0]))
-        ends = [*(first_row(part) for part in parts[1:]), 2**63 - 1]
-        for part, end in zip(parts, ends, strict=bool(parts)):
+        for part, end in with_ends(parts):
             here = wanted.filter((wanted >= first_row(part)) & (wanted < end))
             if not len(here):
                 continue
-            found = table.read(part, list(schema), strict=False).filter(pl.col("row").is_in(here.implode()))
-            found = found.with_columns(pl.lit(None).alias(name) for name in schema if name not in found.columns)
-            frames.append(found.select(pl.col(name).cast(dtype, strict=False) for name, dtype in schema.items()))
-        return pl.concat(frames)
+            columns = None if like is None else list(schema)
+            found = table.read(part, columns, strict=False).filter(pl.col("row").is_in(here.implode()))
+            if like is not None:
+                found = found.with_columns(pl.lit(None).alias(name) for name in schema if name not in found.columns)
+                found = found.select(pl.col(name).cast(dtype, strict=False) for name, dtype in schema.items())
+            frames.append(found)
+        return pl.concat(frames, how="diagonal_relaxed")
 
     def append(self, frame: pl.DataFrame) -> int:
         """Assign rows to the new keys of `frame`, in its order; return how many.
@@ -133,9 +140,7 @@ class Catalog:
         rows = self.rows(frame["key"])
         known = frame.with_columns(row=pl.Series(rows)).filter(pl.col("row") >= 0)
         changed = 0
-        parts = self.parts()
-        ends = [*(first_row(part) for part in parts[1:]), 2**63 - 1]
-        for part, end in zip(parts, ends, strict=True):
+        for part, end in with_ends(self.parts()):
             here = known.filter(pl.col("row").is_between(first_row(part), end, closed="left"))
             if here.height and names:
                 changed += self._rewrite(part, here, names)

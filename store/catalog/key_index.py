@@ -6,20 +6,100 @@ with its key and a row gives its key. It names the parts of the catalog that it 
 Guarantees
 - a row is returned for its own key only: equal hashes, damage and a foreign index never return another
 - no key is missed: the hashes around its place are checked
-- a forged index is rebuilt: none of its offsets makes a compiled loop read outside the file
+- keys are equal if and only if their bytes are, whatever their hashes are
+- a key has the same hash on every machine and in every version: a file of hashes names HASH
+- a forged index is rebuilt: none of its offsets leads outside the file
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64, UInt64
+import polars as pl
+from jaxtyping import Bool, Int64, UInt8, UInt64
 
+from common.io.files import Place
 from common.io.local import Buffer
-from common.io.places import Place
-from store.catalog.block_file import BlockFile, DamagedFile, Pieces, encode, open_file
-from store.catalog.keys import HASH, SPARE, PackedKeys
+from store.catalog.block_file import BlockFile, DamagedFile, encode, open_file
 
+HASH = "splitmix64 of length, then of state xor each little-endian word"
+"""the hash function, as files name it"""
+SPARE = 8
+"""zero bytes after the last key, so that every key can be read by words"""
+_WORD = 8  # bytes
+_RUN = 2**20  # keys joined at a time
 _HASHES, _ROWS, _OFFSETS, _KEYS = "hashes", "rows", "offsets", "keys"
+
+
+@dataclass(frozen=True)
+class PackedKeys:
+    """K keys in UTF-8."""
+
+    data: UInt8[np.ndarray, " bytes"]
+    """the keys, one after another, and SPARE bytes"""
+    offsets: Int64[np.ndarray, " ends"]
+    """offset in `data` of each key, and of the end: K + 1 values"""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def take(self, places: Int64[np.ndarray, " P"]) -> list[str]:
+        """Return the keys at `places`."""
+        data = self.data.data
+        spans = zip(self.offsets[places].tolist(), self.offsets[places + 1].tolist(), strict=True)
+        return [str(data[start:end], "utf-8") for start, end in spans]
+
+    def hashes(self) -> UInt64[np.ndarray, " K"]:
+        """Return the hash of every key."""
+        lengths = np.diff(self.offsets)
+        hashes = _mixed(lengths.astype(np.uint64))
+        at, left = 0, np.flatnonzero(lengths)
+        while len(left):
+            hashes[left] = _mixed(hashes[left] ^ self._words(left, at))
+            at += _WORD
+            left = left[lengths[left] > at]
+        return hashes
+
+    def equal(
+        self, places: Int64[np.ndarray, " P"], others: "PackedKeys", theirs: Int64[np.ndarray, " P"]
+    ) -> Bool[np.ndarray, " P"]:
+        """Return whether the key at each of `places` is the one of `others` at `theirs`."""
+        lengths = self.offsets[places + 1] - self.offsets[places]
+        same = lengths == others.offsets[theirs + 1] - others.offsets[theirs]
+        at, left = 0, np.flatnonzero(same & (lengths > 0))
+        while len(left):
+            equal = self._words(places[left], at) == others._words(theirs[left], at)
+            same[left] = equal
+            at += _WORD
+            left = left[equal & (lengths[left] > at)]
+        return same
+
+    def _words(self, places: Int64[np.ndarray, " P"], at: int) -> UInt64[np.ndarray, " P"]:
+        """Return eight bytes from byte `at` on of keys longer than that, zeros after their ends."""
+        words = np.ndarray(len(self.data) - _WORD + 1, "<u8", self.data, strides=(1,))
+        starts = self.offsets[places] + at
+        beyond = np.maximum(starts + _WORD - self.offsets[places + 1], 0)
+        return words[starts] & (np.uint64(2**64 - 1) >> (8 * beyond).astype(np.uint64))
+
+
+def _mixed(state: UInt64[np.ndarray, " K"]) -> UInt64[np.ndarray, " K"]:
+    """Return the next splitmix64 states: its constant step, then its finaliser."""
+    state = state + np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+def pack(keys: Sequence[str] | pl.Series) -> PackedKeys:
+    """Return `keys`, packed. A lone surrogate, which no key of a catalog has, equals none."""
+    if isinstance(keys, pl.Series):
+        pieces = [keys.slice(at, _RUN).str.join("").item().encode() for at in range(0, len(keys), _RUN)]
+        lengths = keys.str.len_bytes().to_numpy().astype(np.int64)
+    else:
+        pieces = [key.encode(errors="surrogatepass") for key in keys]
+        lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
+    data = np.frombuffer(b"".join([*pieces, bytes(SPARE)]), np.uint8)
+    return PackedKeys(data, np.concatenate([[0], np.cumsum(lengths)]))
 
 
 class KeyIndex:
@@ -34,25 +114,25 @@ class KeyIndex:
         self.parts: dict[str, str] = file.about["parts"]
         """part of the catalog -> its seal when it was read"""
         self._file = file
-        self._hashes, self._rows = file.array(_HASHES), file.array(_ROWS)
-        self._keys = PackedKeys(file.array(_KEYS), file.array(_OFFSETS))
+        self._hashes, self._rows = file.arrays[_HASHES], file.arrays[_ROWS]
+        self._keys = PackedKeys(file.arrays[_KEYS], file.arrays[_OFFSETS])
 
     def __len__(self) -> int:
-        """Return rows of the index."""
         return self.end - self.first
 
     def find(
         self, wanted: PackedKeys, hashes: UInt64[np.ndarray, " all"], places: Int64[np.ndarray, " K"]
     ) -> Int64[np.ndarray, " K"]:
         """Return the row of the key at each of `places` of `wanted` (hashes: `hashes`), -1 where it has none."""
-        from store.catalog import key_kernels  # imports numba: as slow as all other imports
-
         sought = hashes[places]
         self._file.load(_HASHES)
-        at, hits = np.empty(len(places), np.int64), np.empty(len(places), bool)
-        ascending = key_kernels.lower_bounds(self._hashes, sought, at, hits)
-        self._file.check(_HASHES, np.maximum(at - 1, 0), np.minimum(at, len(self) - 1))
-        if not ascending:  # a wrong byte misled the search
+        at = np.searchsorted(self._hashes, sought)
+        before, here = np.maximum(at - 1, 0), np.minimum(at, len(self) - 1)
+        self._file.check(_HASHES, before, here)
+        hits = (at < len(self)) & (self._hashes[here] == sought)
+        if not np.all(
+            ((at == 0) | (self._hashes[before] < sought)) & ((at == len(self)) | (self._hashes[here] >= sought))
+        ):  # a wrong byte misled the search
             raise DamagedFile(self.path)
         found = np.full(len(places), -1, np.int64)
         left = np.flatnonzero(hits)
@@ -62,10 +142,12 @@ class KeyIndex:
             found[left[same]] = self.first + rows[same]
             left = left[~same]
             at[left] += 1
-            left = left[(at[left] < len(self)) & (self._hash(at[left]) == sought[left])]
+            left = left[at[left] < len(self)]
+            self._file.check(_HASHES, at[left], at[left])
+            left = left[self._hashes[at[left]] == sought[left]]
         return found
 
-    def keys(self, rows: Int64[np.ndarray, " K"]) -> list[str]:
+    def keys(self, rows: Int64[np.ndarray, " rows"]) -> list[str]:
         """Return the key of each of `rows`, all of this index."""
         places = rows - self.first
         self._check_keys(places)
@@ -80,12 +162,6 @@ class KeyIndex:
         self._check_rows(self._rows)
         self._check_offsets(self._keys.offsets[:-1], self._keys.offsets[1:])
 
-    def _hash(self, at: Int64[np.ndarray, " P"]) -> UInt64[np.ndarray, " P"]:
-        """Return the checked hashes at `at`, clipped to the array."""
-        at = np.clip(at, 0, len(self) - 1)
-        self._file.check(_HASHES, at, at)
-        return self._hashes[at]
-
     def _row(self, at: Int64[np.ndarray, " P"]) -> Int64[np.ndarray, " P"]:
         """Return the rows, relative to the first, of the hashes at `at`; these and their keys are checked."""
         self._file.check(_ROWS, at, at)
@@ -95,16 +171,13 @@ class KeyIndex:
         return rows
 
     def _check_keys(self, places: Int64[np.ndarray, " P"]) -> None:
-        if not self._file.checked:  # faster than checking again
-            self._file.check(_OFFSETS, places, places + 1)
-        offsets = self._keys.offsets
-        starts, ends = offsets[places], offsets[places + 1]
+        self._file.check(_OFFSETS, places, places + 1)
+        starts, ends = self._keys.offsets[places], self._keys.offsets[places + 1]
         self._check_offsets(starts, ends)
-        if not self._file.checked:
-            self._file.check(_KEYS, starts, np.maximum(ends - 1, starts))
+        self._file.check(_KEYS, starts, np.maximum(ends - 1, starts))
 
     def _check_rows(self, rows: Int64[np.ndarray, " P"]) -> None:
-        """Raise DamagedFile where a relative row is not of this index: a compiled loop would read there."""
+        """Raise DamagedFile where a relative row is not of this index."""
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise DamagedFile(self.path)
 
@@ -117,17 +190,13 @@ class KeyIndex:
 def _check_about(file: BlockFile) -> None:
     """Raise DamagedFile where `file` is not an index of keys, or its arrays have other lengths than it states."""
     first, end, parts = (file.about.get(name) for name in ("first", "end", "parts"))
-    arrays = [file.arrays.get(name) for name in (_HASHES, _ROWS, _OFFSETS, _KEYS)]
-    if (
-        type(first) is not int
-        or type(end) is not int
-        or not 0 <= first < end
-        or not isinstance(parts, dict)
-        or any(array is None for array in arrays)
-        or [array.dtype.str for array in arrays if array is not None] != ["<u8", "<i8", "<i8", "|u1"]
-        or [len(array) for array in arrays[:3] if array is not None] != [end - first, end - first, end - first + 1]
-        or len(file.arrays[_KEYS]) < SPARE
-    ):
+    if type(first) is not int or type(end) is not int or not 0 <= first < end or not isinstance(parts, dict):
+        raise DamagedFile(file.path)
+    forms = {name: (array.dtype.str, len(array)) for name, array in file.arrays.items()}
+    rows = end - first
+    size = len(file.arrays.get(_KEYS, ()))
+    expected = {_HASHES: ("<u8", rows), _ROWS: ("<i8", rows), _OFFSETS: ("<i8", rows + 1), _KEYS: ("|u1", size)}
+    if forms != expected or size < SPARE:
         raise DamagedFile(file.path)
 
 
@@ -146,30 +215,31 @@ def built(first: int, keys: PackedKeys, parts: Mapping[str, str]) -> Iterator[Bu
     """Yield the file of an index of `keys`, whose rows begin at `first`, read from `parts` (name -> seal)."""
     hashes = keys.hashes()
     rows = np.argsort(hashes, kind="stable")  # of equal hashes the first row comes first
-    arrays = {_HASHES: [hashes[rows]], _ROWS: [rows], _OFFSETS: [keys.offsets], _KEYS: [keys.data]}
-    return _encoded(arrays, first, first + len(keys), parts)
+    return _encoded(hashes[rows], rows, keys, first, parts)
 
 
 def merged(indexes: Sequence[KeyIndex]) -> Iterator[Buffer]:
     """Yield the file of one index of the rows of `indexes`, which are consecutive; DamagedFile where one is damaged."""
     for index in indexes:
         index.check_all()
-    first = indexes[0].first
-    last = indexes[-1]
-    hashes, rows = last._hashes, last._rows + (last.first - first)
-    for index in reversed(indexes[:-1]):
-        places = np.searchsorted(index._hashes, hashes, side="right")
-        hashes = np.insert(index._hashes, places, hashes)
-        rows = np.insert(index._rows + (index.first - first), places, rows)
-    offsets, keys, size = [np.zeros(1, np.int64)], [], 0
-    for index in indexes:
-        offsets.append(index._keys.offsets[1:] + size)
-        keys.append(index._keys.data[: index._keys.offsets[-1]])
-        size += len(keys[-1])
-    keys.append(np.zeros(SPARE, np.uint8))
+    hashes = np.concatenate([index._hashes for index in indexes])
+    rows = np.concatenate([index._rows + (index.first - indexes[0].first) for index in indexes])
+    order = np.argsort(hashes, kind="stable")
+    ends = [index._keys.offsets[-1] for index in indexes]
+    starts = np.cumsum([0, *ends[:-1]])
+    offsets = [index._keys.offsets[1:] + start for index, start in zip(indexes, starts, strict=True)]
+    data = [index._keys.data[:end] for index, end in zip(indexes, ends, strict=True)]
+    keys = PackedKeys(np.concatenate([*data, np.zeros(SPARE, np.uint8)]), np.concatenate([[0], *offsets]))
     parts = {name: seal for index in indexes for name, seal in index.parts.items()}
-    return _encoded({_HASHES: [hashes], _ROWS: [rows], _OFFSETS: offsets, _KEYS: keys}, first, last.end, parts)
+    return _encoded(hashes[order], rows[order], keys, indexes[0].first, parts)
 
 
-def _encoded(arrays: Mapping[str, Pieces], first: int, end: int, parts: Mapping[str, str]) -> Iterator[Buffer]:
-    return encode(arrays, {"hash": HASH, "first": first, "end": end, "parts": dict(parts)})
+def _encoded(
+    hashes: UInt64[np.ndarray, " K"],
+    rows: Int64[np.ndarray, " K"],
+    keys: PackedKeys,
+    first: int,
+    parts: Mapping[str, str],
+) -> Iterator[Buffer]:
+    arrays = {_HASHES: hashes, _ROWS: rows, _OFFSETS: keys.offsets, _KEYS: keys.data}
+    return encode(arrays, {"hash": HASH, "first": first, "end": first + len(keys), "parts": dict(parts)})

@@ -2,8 +2,9 @@
 
 Indexes are merged like a log: each has at least RATIO times the rows of the next, so there are few of them, and a
 small append rewrites little. All can be rebuilt from the parts: one that is lost, damaged or built from other parts
-counts as missing. Measured against sqlite3 with 1,000,000 keys (CPU time): look-up of 256 keys 0.7 ms and 0.7 ms, of
-4,096 keys 1.6 and 16 ms, of 100,000 keys 45 and 1,396 ms; build 0.35 and 2.3 s; sqlite3 reads no object store.
+counts as missing. Measured against sqlite3 with 1,000,000 keys (CPU time): look-up of 256 keys 0.8 ms and 0.7 ms, of
+4,096 keys 5 and 16 ms, of 100,000 keys 150 and 1,396 ms; sqlite3 reads no object store. Loops of numba took a third of
+that, and a second at a process's first look-up, where this takes 7 ms.
 
 Guarantees
 - an index that is lost, damaged or stale is rebuilt, and never returns a wrong row
@@ -13,7 +14,6 @@ Guarantees
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from math import ceil
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,19 +22,16 @@ from jaxtyping import Int64
 
 from common.errors import StepDiffError
 from common.io import sealed as table
-from common.io.local import Buffer
+from common.io.files import Place
+from common.io.local import Buffer, Identity
 from common.io.parquet_sizes import FREE_ROWS, ROWS_PER_BYTE
-from common.io.places import Identity, Place
 from common.io.remote import ReplacedError
-from common.threads import cores, each, shares
 from store.catalog.block_file import DamagedFile
-from store.catalog.key_index import KeyIndex, built, in_memory, merged, open_index
-from store.catalog.keys import pack, pack_to_ask
-from store.catalog.parts import Parts, first_row, read_part
+from store.catalog.key_index import KeyIndex, built, in_memory, merged, open_index, pack
+from store.catalog.parts import Parts, check_follows, first_row, read_part
 
 RATIO = 2  # 200 appends of 10,000 keys leave 3 files, and 100,000 keys take 44 ms; unmerged: 200 files, 468 ms
 _GROUP = 2**22  # rows of small parts that are indexed together
-_RUN = 2**14  # keys looked up at a time: they fit the cache
 _DIGITS = 12
 
 Answer = TypeVar("Answer")
@@ -55,10 +52,17 @@ class KeyIndexes:
 
     def find(self, parts: Parts, keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
         """Return the row of each key, -1 where it has none. StepDiffError where parts to index are damaged or lost."""
-        threads = 1 if self.folder.remote else cores()  # more would request the same blocks
-        runs = [keys[first:end] for first, end in shares(len(keys), min(threads, ceil(len(keys) / _RUN)))]
-        found = self._answered(parts, lambda chain: each(partial(_find, chain), runs))
-        return np.concatenate([np.empty(0, np.int64), *found])
+        wanted = pack(keys)
+        hashes = wanted.hashes()
+
+        def look(chain: list[KeyIndex]) -> Int64[np.ndarray, " K"]:
+            found = np.full(len(wanted), -1, np.int64)
+            for index in chain:
+                left = np.flatnonzero(found < 0)
+                found[left] = index.find(wanted, hashes, left)
+            return found
+
+        return self._answered(parts, look)
 
     def keys(self, parts: Parts, rows: Int64[np.ndarray, " K"]) -> list[str]:
         """Return the key of each row. StepDiffError where a row does not exist, or as `find`."""
@@ -142,7 +146,6 @@ class KeyIndexes:
         return chain
 
     def _files(self) -> list[KeyIndex]:
-        """Return the indexes in the folder."""
         opened: dict[_Version, KeyIndex | None] = {}
         for name, now in sorted(self.folder.identities().items()):
             if not name.endswith(".keys"):
@@ -158,7 +161,6 @@ class KeyIndexes:
         return [index for index in opened.values() if index]
 
     def _seals_of(self, parts: Parts) -> dict[str, str]:
-        """Return the seals of parts, by name."""
         there = self.folder.identities()
         versions = [(part, there.get(part.name)) for part in parts]
         new = [version for version in versions if version not in self._seals]
@@ -196,22 +198,6 @@ class KeyIndexes:
         return self.folder / f"{first:0{_DIGITS}d}-{end:0{_DIGITS}d}.keys"
 
 
-def _find(chain: Sequence[KeyIndex], keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
-    """Return the row of each key, -1 where it has none, run by run."""
-    return np.concatenate([_find_run(chain, keys[at : at + _RUN]) for at in range(0, len(keys), _RUN)])
-
-
-def _find_run(chain: Sequence[KeyIndex], keys: Sequence[str] | pl.Series) -> Int64[np.ndarray, " K"]:
-    """Return the row of each key of a run, -1 where it has none."""
-    wanted = pack_to_ask(keys)
-    hashes = wanted.hashes()
-    found = np.full(len(wanted), -1, np.int64)
-    for index in chain:
-        left = np.flatnonzero(found < 0)
-        found[left] = index.find(wanted, hashes, left)
-    return found
-
-
 def _end(chain: Sequence[KeyIndex]) -> int:
     return chain[-1].end if chain else 0
 
@@ -224,11 +210,7 @@ def _read(parts: Parts, end: int) -> Iterator[tuple[pl.Series, int, list[Place]]
     for part in parts:
         if first_row(part) < end:
             continue
-        if first_row(part) > end:
-            raise StepDiffError(
-                f"catalog of {part.parent.name} has no part for rows {end} to {first_row(part) - 1}"
-                f" in {part.parent}: restore the missing file"
-            )
+        check_follows(part, end)
         held.append(read_part(part, ["key"])["key"])
         names.append(part)
         end += len(held[-1])

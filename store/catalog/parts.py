@@ -9,13 +9,13 @@ Guarantees
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import polars as pl
 
 from common.errors import StepDiffError
 from common.io import sealed as table
-from common.io.places import Place
+from common.io.files import Place
 
 _DIGITS = 12
 _NAME = re.compile(rf"[0-9]{{{_DIGITS}}}(-[0-9]{{{_DIGITS}}})?\.parquet")
@@ -35,6 +35,20 @@ def is_part(path: Place) -> bool:
 def first_row(part: Place) -> int:
     """Return the first row of a part, from its name."""
     return int(part.stem.split("-")[0])
+
+
+def check_follows(part: Place, row: int) -> None:
+    """Raise StepDiffError where a part does not begin with `row`."""
+    if first_row(part) != row:
+        raise StepDiffError(
+            f"catalog of {part.parent.name} has no part for rows {row} to {first_row(part) - 1} in {part.parent}: "
+            "restore the missing file"
+        )
+
+
+def with_ends(parts: Parts) -> Iterator[tuple[Place, int]]:
+    """Yield each part and the first row after it."""
+    return zip(parts, [*(first_row(part) for part in parts[1:]), 2**63 - 1], strict=False)
 
 
 def rows_of_merged(part: Place) -> int:

@@ -12,7 +12,7 @@ shards/ENTITY/VIEW/SHARD.json         the record of the shard's writer: library 
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from zarr.codecs import Crc32cCodec
 from zarr.storage import MemoryStore
 
 from common.errors import StepDiffError
-from common.io.places import Place, place
-from common.io.seal import BLANK, is_sealed, seal
+from common.io.files import Place, place
+from common.io.sealed import BLANK, is_sealed, seal
 
 FORMAT = "stepdiff-store"
 VERSION = 1
@@ -99,14 +99,19 @@ def sharded_metadata(shape: tuple[int, ...], dtype: str, shard_rows: int) -> dic
 
 def chunked_metadata(shape: tuple[int, ...], dtype: str, shard_rows: int) -> dict[str, Any]:
     """Return the zarr.json of an unsharded array, one crc32c'd chunk for the rows of a shard."""
-    return _array_metadata(shape=shape, dtype=dtype, chunks=(shard_rows, *shape[1:]), compressors=[Crc32cCodec()])
+    return _array_metadata(shape=shape, dtype=dtype, chunks=(shard_rows, *shape[1:]), compressors=(Crc32cCodec(),))
 
 
 def _array_metadata(**options: Any) -> dict[str, Any]:
+    return json.loads(_array_json(**options))
+
+
+@lru_cache(64)  # zarr takes milliseconds
+def _array_json(**options: Any) -> bytes:
     files: dict[str, Any] = {}
     memory = MemoryStore(store_dict=files)
     zarr.create_array(memory, filters=None, fill_value=0, attributes={"seal": BLANK}, **options)
-    return json.loads(files["zarr.json"].to_bytes())
+    return files["zarr.json"].to_bytes()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt32
 
 from common.io.direct_io import PAGE, aligned_empty
-from common.io.seal import crc32c
+from common.io.sealed import crc32c
 from common.threads import ahead
 from store.format.quantise import quantise
 from store.provenance import Feature

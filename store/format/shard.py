@@ -24,8 +24,8 @@ from jaxtyping import Bool, Int, Shaped, UInt8, UInt64
 
 from common.errors import DamageError
 from common.io.direct_io import reopened
-from common.io.places import Place
-from common.io.seal import crc32c
+from common.io.files import Place
+from common.io.sealed import crc32c
 
 MISSING = np.uint64(2**64 - 1)
 

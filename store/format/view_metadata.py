@@ -1,4 +1,4 @@
-"""The metadata of a view, parsed and checked in one place.
+"""The metadata of a view and the records of its shards' writers, parsed and checked in one place.
 
 A store may come from a stranger: the content of its JSON files is checked here, before it sizes an allocation.
 
@@ -7,15 +7,17 @@ Guarantees
 - impossible features are refused
 - checksummed must name the arrays
 - an incomplete provenance is refused
+- the record of a shard is of its own rows: a range of others is refused, however long
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from common.errors import StepDiffError
-from common.io.places import Place
-from store.format.layout import read_json
+from common.io.files import Place
+from common.io.sealed import BLANK
+from store.format.layout import encode_json, read_json
 from store.format.quantise import scale_shape
 from store.provenance import INTERNAL, Feature, Provenance, check_name
 
@@ -45,9 +47,10 @@ def read_view(path: Place) -> ViewMetadata:
         StepDiffError: the file is damaged, or is not the metadata of a possible view.
         FileNotFoundError: it does not exist.
     """
+    attributes = read_json(path).get("attributes")
     try:
-        return _parsed(_mapping(read_json(path).get("attributes"), "attributes"))
-    except _Refused as error:
+        return _parsed(_mapping(attributes, "attributes"))
+    except StepDiffError as error:
         raise StepDiffError(f"{path} is not the metadata of a view ({error}): restore it, or drop the view") from None
 
 
@@ -89,27 +92,18 @@ def stored_features(features: Mapping[str, Feature]) -> dict[str, Feature]:
     return dict(sorted(stored.items()))
 
 
-class _Refused(Exception):
-    """Why metadata is refused."""
-
-
 def _parsed(attributes: Mapping[str, Any]) -> ViewMetadata:
     rows = attributes.get("rows_per_shard")
     if not is_shard_rows(rows):
-        raise _Refused(f"rows_per_shard {str(rows)[:100]} is no power of two up to {MOST_SHARD_ROWS:,}")
+        raise StepDiffError(f"rows_per_shard {str(rows)[:100]} is no power of two up to {MOST_SHARD_ROWS:,}")
     assert isinstance(rows, int)
-    try:
-        provenance = Provenance.from_dict(_mapping(attributes.get("provenance"), "provenance"))
-        features = {
-            name: _feature(feature) for name, feature in _mapping(attributes.get("features"), "features").items()
-        }
-        check_features(features)
-    except StepDiffError as error:
-        raise _Refused(str(error)) from None
+    provenance = Provenance.from_dict(_mapping(attributes.get("provenance"), "provenance"))
+    features = {name: _feature(feature) for name, feature in _mapping(attributes.get("features"), "features").items()}
+    check_features(features)
     stored = stored_features(features)
     checksummed = attributes.get("checksummed")
     if not isinstance(checksummed, list) or sorted(map(str, checksummed)) != sorted(stored):
-        raise _Refused(f"checksummed {str(checksummed)[:100]} are not its arrays {', '.join(stored)}")
+        raise StepDiffError(f"checksummed {str(checksummed)[:100]} are not its arrays {', '.join(stored)}")
     return ViewMetadata(provenance, rows, features, stored, checksummed)
 
 
@@ -117,13 +111,70 @@ def _feature(about: object) -> Feature:
     about = _mapping(about, "a feature")
     shape, dtype = about.get("shape"), about.get("dtype")
     if not isinstance(shape, list) or not isinstance(dtype, str):
-        raise _Refused("a feature has no shape and dtype")
+        raise StepDiffError("a feature has no shape and dtype")
     if not all(type(length) is int for length in shape):
-        raise _Refused(f"feature shape {str(shape)[:100]} is not of whole numbers")
+        raise StepDiffError(f"feature shape {str(shape)[:100]} is not of whole numbers")
     return Feature(tuple(shape), dtype)
 
 
 def _mapping(value: object, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _Refused(f"{what} is no object")
+        raise StepDiffError(f"{what} is no object")
     return value
+
+
+@dataclass(frozen=True)
+class Write:
+    """Rows written by the same program and device."""
+
+    rows: frozenset[int]
+    info: dict[str, Any]
+    """library versions, device"""
+
+
+def read_writes(path: Place, first: int, count: int) -> list[Write]:
+    """Return the record of a shard of rows `first` to `first + count` - 1.
+
+    Raises:
+        StepDiffError: the file is damaged, or names other rows.
+        FileNotFoundError: it does not exist.
+    """
+    writes = read_json(path).get("writes")
+    if not isinstance(writes, list):
+        raise StepDiffError(f"{path} does not say what wrote the shard: delete it, and run the command again")
+    return [_write(path, write, first, first + count) for write in writes]
+
+
+def encode_writes(shard: int, writes: Iterable[Write]) -> bytes:
+    """Return the file of a shard, sealed."""
+    spans = [{"rows": _to_ranges(write.rows), "info": write.info} for write in writes if write.rows]
+    return encode_json({"shard": shard, "writes": spans, "seal": BLANK})
+
+
+def _write(path: Place, write: object, first: int, end: int) -> Write:
+    rows: set[int] = set()
+    fits = isinstance(write, dict) and isinstance(write.get("info"), dict) and isinstance(write.get("rows"), list)
+    for span in write["rows"] if fits and isinstance(write, dict) else ():
+        fits = (
+            isinstance(span, list)
+            and len(span) == 2
+            and all(type(row) is int for row in span)
+            and first <= span[0] <= span[1] < end
+        )
+        if not fits:
+            break
+        rows |= set(range(span[0], span[1] + 1))
+    if not fits or not isinstance(write, dict):
+        raise StepDiffError(f"{path} names rows other than {first} to {end - 1}: delete it, and run the command again")
+    return Write(frozenset(rows), write["info"])
+
+
+def _to_ranges(rows: Iterable[int]) -> list[list[int]]:
+    """Return rows as [first, last] of every unbroken run."""
+    ranges: list[list[int]] = []
+    for row in sorted(rows):
+        if ranges and row == ranges[-1][1] + 1:
+            ranges[-1][1] = row
+        else:
+            ranges.append([row, row])
+    return ranges

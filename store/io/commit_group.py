@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from common.io.direct_io import LEAST, goes_direct, reopened, write_direct
+from common.io.files import Place, RemotePath, place
 from common.io.local import Buffer, make_names, named_errors, sync_folder, temporary, write_all
-from common.io.places import Place, RemotePath, place
 
 _THREADS = 8
 _SEND_BYTES = 16 * 2**20

@@ -24,8 +24,9 @@ from jaxtyping import Int, Shaped, UInt8
 
 from common.errors import StepDiffError
 from common.io.direct_io import LEAST, read_direct
-from common.io.places import Identity, LocalPath
-from common.io.seal import crc32c
+from common.io.files import LocalPath
+from common.io.local import Identity
+from common.io.sealed import crc32c
 from common.threads import cores, each, shares
 from store.format.shard import ShardFile
 from store.io.row_checks import Check, RowChecks, Versions, wrong_rows

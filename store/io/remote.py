@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
 
 from common.errors import DamageError
+from common.io.files import Place
 from common.io.object_stores import pool
-from common.io.places import Place
 from common.io.remote import RemotePath, ReplacedError
 from store.format.shard import ShardFile, index_size, parse_index
 from store.io.row_checks import Check, RowChecks, wrong_rows

@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt32
 
 from common.errors import DamageError, StepDiffError
-from common.io.places import Identity
-from common.io.seal import crc32c
+from common.io.local import Identity
+from common.io.sealed import crc32c
 from store.format.layout import ViewPaths
 from store.format.shard import read_chunk
 

@@ -22,16 +22,15 @@ from jaxtyping import Bool, Float, Int, Int64, UInt8, UInt32
 
 from common.errors import StepDiffError
 from common.io import sealed as table
+from common.io.files import Place
 from common.io.locks import check_held, locked
-from common.io.places import Place
-from common.io.seal import crc32c
+from common.io.sealed import crc32c
 from store.format.rows import StoredRows, stored_rows
 from store.format.shard import encode_chunk, pieces
-from store.format.shard_info import Write, encode_writes, read_writes
-from store.io import failures as failure_files
+from store.format.view_metadata import Write, encode_writes, read_writes
 from store.io.commit_group import Together
 from store.io.remote import open_shard
-from store.io.status import ABSENT, FAILED, OK
+from store.io.status import ABSENT, FAILED, OK, REASONS, failures_of_shard
 from store.view import View
 
 Values = Mapping[str, Float[np.ndarray, "K ..."]]
@@ -285,10 +284,9 @@ class ShardWriter:
         files.replace(path, pieces(old, keep, new, feature.row_bytes, check), size)
 
     def _earlier_reasons(self, status: UInt8[np.ndarray, " slots"]) -> dict[int, str]:
-        """Return the recorded reasons of rows that have failed so far."""
         if not (status == FAILED).any():
             return {}
-        frame = failure_files.of_shard(self.view.paths, self.shard)
+        frame = failures_of_shard(self.view.paths, self.shard)
         rows = self.view.catalog.rows(frame["key"].to_list()).tolist()
         reasons = dict(zip(rows, frame["reason"], strict=True))
         failed = (np.flatnonzero(status == FAILED) + self.first).tolist()
@@ -301,7 +299,7 @@ class ShardWriter:
         rows = np.array(sorted(reasons), np.int64)
         frame = pl.DataFrame(
             {"key": self.view.catalog.keys(rows), "reason": [reasons[r] for r in rows.tolist()]},
-            schema=failure_files.SCHEMA,
+            schema=REASONS,
         )
         _put(files, path, table.encode(frame))
 

@@ -7,7 +7,7 @@ Guarantees
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,14 @@ from jaxtyping import Int64
 
 from common.errors import HeldError
 from common.io import sealed as table
+from common.io.files import listed
 from common.io.locks import check_held, locked
-from common.io.places import listed
 from common.progress import progress
 from store.catalog.catalog import Catalog
 from store.catalog.parts import is_part, part_name, read_part, rows_of_merged
 from store.feature_store import Store
 from store.format.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, shard_number
-from store.io import failures
+from store.io.status import failures_of_shards
 from store.provenance import ENTITIES
 from store.verbs.options import CompactOptions
 from store.view import ABSENT, OK, View
@@ -49,10 +49,6 @@ class Compacted:
         """Count deleted files, given with their sizes."""
         self.orphans += len(files)
         self.orphan_bytes += sum(files.values())
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 def compact(options: CompactOptions) -> Compacted:
@@ -128,7 +124,7 @@ def _merge_failures(view: View, done: Compacted) -> None:
             continue
         own = {shard: view.paths.failures(shard).identity() for shard in here}
         first = group * MERGED_SHARDS
-        frame = failures.of_shards(view.paths, range(first, first + MERGED_SHARDS))
+        frame = failures_of_shards(view.paths, range(first, first + MERGED_SHARDS))
         data = table.encode(frame[_may_fail(view, frame["key"])])
         merged.put([data], len(data))
         for shard, seen in own.items():

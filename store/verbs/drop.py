@@ -7,11 +7,10 @@ Guarantees
   command or by the next view of that name, and until then verify may miss its zarr.json
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from common.errors import StepDiffError
-from common.io.places import Place, listed
+from common.io.files import Place, listed
 from store.feature_store import Store
 from store.format.layout import ViewPaths
 from store.provenance import check_entity, check_name
@@ -31,10 +30,6 @@ class Dropped:
     """files that were built from the view and stay: indexes and their cards"""
     dropped: bool
     """whether it was removed"""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 def drop(options: DropOptions) -> Dropped:
@@ -63,5 +58,4 @@ def drop(options: DropOptions) -> Dropped:
 
 
 def _built_from(store: Place, options: DropOptions) -> list[Place]:
-    """Return indexes of the view."""
     return listed(store / "indexes" / options.entity, f"{options.view}.*")

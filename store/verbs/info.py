@@ -51,15 +51,21 @@ def view_info(view: View) -> ViewInfo:
     )
 
 
-def store_info(store: Store) -> list[ViewInfo]:
-    """Return the figures of every view of `store`."""
-    return [view_info(store.view(e, name)) for e in store.entities() for name in store.views(e)]
+@dataclass(frozen=True)
+class StoreInfo:
+    """Figures of a store."""
+
+    path: str
+    rows: dict[str, int]
+    """entity -> rows of its catalog"""
+    views: list[ViewInfo]
 
 
-def heading(store: Store) -> str:
-    """Return the path and the number of rows of a store, in one line."""
-    rows = ", ".join(f"{len(store.catalog(entity)):,} {entity}" for entity in store.entities())
-    return f"{store.path}: {rows or 'empty'}"
+def store_info(store: Store) -> StoreInfo:
+    """Return the figures of `store` and of every view."""
+    rows = {entity: len(store.catalog(entity)) for entity in store.entities()}
+    views = [view_info(store.view(entity, name)) for entity in rows for name in store.views(entity)]
+    return StoreInfo(str(store.path), rows, views)
 
 
 def info_table(views: list[ViewInfo]) -> Table:

@@ -8,19 +8,17 @@ Guarantees
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.errors import StepDiffError
-from common.io.places import listed
+from common.io.files import listed
 from store.feature_store import Store, shard_rows
 from store.format.layout import shard_number
-from store.format.shard_info import read_writes
-from store.format.view_metadata import stored_features
+from store.format.view_metadata import read_writes, stored_features
 from store.provenance import Feature, with_dtype
 from store.verbs.options import PlanOptions
-from store.view import View
 
 _MOST_COUNTED = 1e12  # rows of a shard, seconds for them
 TOKENS = "tokens"
@@ -94,10 +92,6 @@ class Plan:
     hours: list[Hours]
     """one per device; empty where no rate was measured"""
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
 
 def plan(options: PlanOptions) -> Plan:
     """Return the plan. StepDiffError where options do not fit, or an encoder, view or rate is missing."""
@@ -109,10 +103,15 @@ def plan(options: PlanOptions) -> Plan:
     if (options.encoder is None) == (options.like is None):
         raise StepDiffError(f"give either --encoder ({', '.join(ENCODERS)}) or --like STORE/VIEW")
     if options.like:
-        view = _view(options.like, options.entity)
+        path = Path(options.like)
+        view = Store.open(path.parent).view(options.entity, path.name)
         entity, encoder, features = view.entity, view.provenance.encoder, dict(view.features)
     else:
-        entity, encoder, features = _known(str(options.encoder))
+        if (known := ENCODERS.get(str(options.encoder))) is None:
+            names = ", ".join(ENCODERS)
+            raise StepDiffError(f"encoder {options.encoder!r} is not known: give one of {names}, or --like")
+        entity, encoder = known.entity, known.name
+        features = {name: Feature(shape, "float32") for name, shape in known.features.items()}
     dtypes: tuple[str, ...] = ("float32", "float16", "int8")
     if options.encoder and TOKENS not in features:
         dtypes = ("float32",)  # featurize always stores embeddings so
@@ -193,17 +192,3 @@ def _hours(options: PlanOptions, rows: int, entity: str, encoder: str) -> list[H
 def _hour(rows: int, rate: float, device: str, measured: str, workers: int) -> Hours:
     hours = rows / rate / 3600
     return Hours(rate, device, measured, hours, hours / workers)
-
-
-def _known(encoder: str) -> tuple[str, str, dict[str, Feature]]:
-    """Return entity, encoder and features of a known encoder."""
-    if encoder not in ENCODERS:
-        raise StepDiffError(f"encoder {encoder!r} is not known: give one of {', '.join(ENCODERS)}, or --like")
-    known = ENCODERS[encoder]
-    features = {name: Feature(shape, "float32") for name, shape in known.features.items()}
-    return known.entity, known.name, features
-
-
-def _view(like: str, entity: str) -> View:
-    path = Path(like)
-    return Store.open(path.parent).view(entity, path.name)

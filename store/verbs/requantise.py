@@ -10,9 +10,8 @@ Guarantees
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -45,10 +44,6 @@ class Requantised:
     """failed in the old view, or because they do not fit the dtype"""
     seconds: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
 
 def requantise(options: RequantiseOptions) -> Requantised:
     """Convert the missing rows. StepDiffError where the old view does not exist, or the new one has another source."""
@@ -64,11 +59,15 @@ def requantise(options: RequantiseOptions) -> Requantised:
         new = writer.view
         source, before = old.status(), new.status()
         todo = np.flatnonzero(((source == OK) & (before != OK)) | ((source == FAILED) & (before == ABSENT)))
-        reasons = _reasons(old)
+        failures = old.failures()
+        reasons = dict(zip(store.catalog(old.entity).rows(failures["key"]).tolist(), failures["reason"], strict=True))
 
         def copied(rows: Int64[np.ndarray, " S"]) -> tuple[Values, Mapping[int, str]]:
             good, failed = rows[source[rows] == OK], rows[source[rows] == FAILED]
-            values = {name: _values(old, name, good) for name in old.features}
+            values = {  # floats that keep every stored bit
+                name: old.read(name, good, dtype="float32" if feature.dtype == "int8" else None)
+                for name, feature in old.features.items()
+            }
             return values, {row: reasons[row] for row in failed.tolist()}
 
         with progress(f"{old.name} to {new.name}", len(todo)) as advance:
@@ -92,15 +91,3 @@ def made_from(old: View, feature: str, dtype: str) -> Provenance:
     """Return the provenance of `old`, its `feature` in `dtype`: `int8 from float16`."""
     before = old.provenance.dtypes.get(feature, old.features[feature].dtype)
     return replace(old.provenance, dtypes={**old.provenance.dtypes, feature: f"{dtype} from {before}"})
-
-
-def _values(view: View, name: str, rows: Int64[np.ndarray, " K"]) -> np.ndarray:
-    """Return rows of a feature as floats that keep every stored bit."""
-    return view.read(name, rows, dtype="float32" if view.features[name].dtype == "int8" else None)
-
-
-def _reasons(view: View) -> Mapping[int, str]:
-    """Return row -> why it failed."""
-    frame = view.failures()
-    rows = view.catalog.rows(frame["key"].to_list()).tolist()
-    return dict(zip(rows, frame["reason"], strict=True))

@@ -1,32 +1,39 @@
 """Verification: read every byte of a store, and report what is damaged and which clips that affects.
 
+A version of an annotation stage contains sealed JSON and Parquet files. The card of an index carries a sha256 of its
+own content, and names the files of the index with their sizes and sha256.
+
 Guarantees
-- a flipped byte in any file of catalog, views, annotations and indexes is found, and the clips that it affects are
-  named
+- a flipped byte in any file of catalog, views, annotations and indexes that is sealed or named in a card is found, and
+  the clips that it affects are named
 - verify reports no damage while a store is being written
 - an array whose metadata differs from the view is found
+- a card refers to no file in another folder
 - what is not covered is reported: `NOT_COVERED`, and the files that `uncovered` returns
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt32
 
 from common.errors import DamageError, StepDiffError
-from common.io.places import Place, listed
-from common.io.seal import crc32c
+from common.io.files import Place, listed
+from common.io.local import TEMPORARY
+from common.io.sealed import crc32c, is_sealed
 from store.catalog.catalog import Catalog
 from store.catalog.key_index import open_index
 from store.catalog.parts import first_row, read_part
 from store.feature_store import Store
 from store.format.layout import (
     ARRAYS,
+    LOCK,
     MERGED_SHARDS,
     chunked_metadata,
     half_made,
@@ -37,7 +44,6 @@ from store.format.layout import (
 from store.format.shard import read_chunk
 from store.format.view_metadata import array_shape
 from store.io.remote import open_shard
-from store.verbs import verify_derived
 from store.view import FAILED, OK, View
 
 NOT_COVERED = (
@@ -48,6 +54,10 @@ NOT_COVERED = (
 )
 """what verify cannot know about any store"""
 _MOST_NAMED = 100_000  # lost rows named one by one
+_MOST_CARD = 64 * 2**20  # bytes
+_MOST_SEALED = 2**40
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # in the folder of its card: no separators
+_Found = tuple[Place, str, Iterable[str]]
 
 
 @dataclass(frozen=True)
@@ -63,20 +73,26 @@ class Damage:
 
 
 def verify(store: Store) -> list[Damage]:
-    """Return all damage there is in `store`; damage raises nothing."""
-    found = []
-    for path, what, clips in _all(store):
-        below: PurePath = path.relative_to(store.path)  # type: ignore[arg-type]  # both local, or both remote
-        found.append(Damage(str(below), what, tuple(clips)))
-    return found
+    """Return all damage in `store`; damage raises nothing."""
+    return [Damage(_below(store, path), what, tuple(clips)) for path, what, clips in _all(store)]
+
+
+def _below(store: Store, path: Place) -> str:
+    return str(path.relative_to(store.path))  # type: ignore[arg-type]  # both local, or both remote
 
 
 def uncovered(store: Store) -> list[str]:
     """Return the files below annotations/ and indexes/ that carry no checksum, relative to the store."""
-    return [str(path.relative_to(store.path)) for path in verify_derived.uncovered(store.path)]  # type: ignore[arg-type]
-
-
-_Found = tuple[Place, str, Iterable[str]]
+    found: list[Place] = []
+    named: set[str] = set()
+    for path in _files(store.path / "indexes"):
+        if path.name.endswith(".json"):
+            named |= {str(path.parent / name) for name in _named_files(path) or ()}
+        else:
+            found.append(path)
+    found = [path for path in found if str(path) not in named]
+    found += [path for path in _files(store.path / "annotations") if not _is_sealed_file(path)]
+    return [_below(store, path) for path in found]
 
 
 def _all(store: Store) -> Iterator[_Found]:
@@ -100,20 +116,14 @@ def _all(store: Store) -> Iterator[_Found]:
             yield from broken
             if not broken:
                 try:
-                    view = store.view(entity, folder.name)
+                    yield from _view(store.view(entity, folder.name), keys)
                 except StepDiffError as error:
                     yield group, f"is refused ({error})", keys.all()
-                    continue
-                try:
-                    yield from _view(view, keys)
                 except FileNotFoundError:
                     if group.exists():
                         raise
-    for path, what in (
-        *verify_derived.annotations(store.path / "annotations"),
-        *verify_derived.indexes(store.path / "indexes"),
-    ):
-        yield path, what, ()
+    yield from _annotations(store.path / "annotations")
+    yield from _cards(store.path / "indexes")
 
 
 class _Keys:
@@ -122,11 +132,8 @@ class _Keys:
     def __init__(self, catalog: Catalog) -> None:
         self.known: dict[int, str] = {}
         for part in catalog.parts():
-            try:
-                keys = read_part(part, ["key"])["key"]
-                self.known |= enumerate(keys.to_list(), first_row(part))
-            except StepDiffError:
-                continue  # `_catalog` reports the part
+            with suppress(StepDiffError):  # `_catalog` reports the part
+                self.known |= enumerate(read_part(part, ["key"])["key"].to_list(), first_row(part))
 
     def all(self) -> list[str]:
         return list(self.known.values())
@@ -141,7 +148,7 @@ def _unsealed(paths: Iterable[Place], clips: Iterable[str]) -> Iterator[_Found]:
         if not path.exists():
             yield path, "is missing", clips
             continue
-        for _, what in verify_derived.sealed(path):
+        if (what := _unreadable(path)) is not None:
             yield path, what, clips
 
 
@@ -183,27 +190,25 @@ def _longest(store: Store, entity: str) -> int:
     """Return the number of rows of the longest view, for a catalog whose last part is damaged."""
     lengths = [0]
     for name in store.views(entity):
-        try:
+        with suppress(StepDiffError, FileNotFoundError):  # reported with the view
             path = store.view(entity, name).paths.metadata("status")
             lengths.append(array_shape(path, read_json(path))[0])
-        except (StepDiffError, FileNotFoundError):
-            continue  # reported with the view
     return max(lengths)
 
 
 def _view(view: View, keys: _Keys) -> Iterator[_Found]:
-    arrays = [view.paths.metadata(array) for array in (*view.stored, "checksum", "status")]
-    broken = list(_unsealed(arrays, keys.all()))
-    yield from broken
-    if any(path == arrays[-1] for path, _, _ in broken):
-        return  # without the metadata of `status` the number of rows is not known
-    for array, path in zip((*view.stored, "checksum", "status"), arrays, strict=True):
-        if all(path != other for other, _, _ in broken) and (why := _misfit(view, array, path)):
+    for array in (*view.stored, "checksum", "status"):
+        path = view.paths.metadata(array)
+        broken = list(_unsealed([path], keys.all()))
+        yield from broken
+        if not broken and (why := _misfit(view, array, path)):
             yield path, why, keys.all()
+    if broken:
+        return  # without the metadata of `status` the number of rows is not known
     try:
         length = len(view)
     except StepDiffError as error:
-        yield arrays[-1], f"is refused ({error})", keys.all()
+        yield path, f"is refused ({error})", keys.all()
         length = max(keys.known, default=-1) + 1
     for shard in _shards(view, length):
         yield from _shard(view, shard, keys, length)
@@ -215,34 +220,24 @@ def _view(view: View, keys: _Keys) -> Iterator[_Found]:
 
 def _misfit(view: View, array: str, path: Place) -> str | None:
     """Return how the metadata of an array, which other readers use, differs from the view's; None where it does not."""
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] = ()
+    dtype, kind = "uint8", chunked_metadata
     if array in view.stored:
-        feature = view.stored[array]
-        shape, dtype, kind = feature.shape, feature.dtype, sharded_metadata
-    else:
-        shape, dtype = ((len(view.checksummed),), "uint32") if array == "checksum" else ((), "uint8")
-        kind = chunked_metadata
+        shape, dtype, kind = view.stored[array].shape, view.stored[array].dtype, sharded_metadata
+    elif array == "checksum":
+        shape, dtype = (len(view.checksummed),), "uint32"
     try:
         metadata = read_json(path)
         array_shape(path, metadata)
     except StepDiffError as error:
         return f"is refused ({error})"
-    expected = _expected(kind, shape, dtype, view.rows_per_shard)
+    expected = kind((0, *shape), dtype, view.rows_per_shard)
     found = {**metadata, "shape": [0, *metadata["shape"][1:]]}
     differs = [name for name in ("shape", "data_type", "chunk_grid") if found.get(name) != expected[name]]
     return f"differs from the view in {', '.join(differs)}" if differs else None
 
 
-@lru_cache(64)
-def _expected(
-    kind: Callable[[tuple[int, ...], str, int], dict[str, Any]], shape: tuple[int, ...], dtype: str, shard_rows: int
-) -> dict[str, Any]:
-    """Return the metadata of an array without rows: zarr takes milliseconds to create it."""
-    return kind((0, *shape), dtype, shard_rows)
-
-
 def _shards(view: View, length: int) -> list[int]:
-    """Return the shards of the first `length` rows that have files."""
     names = [path.name for path in listed(view.paths.status(0).parent, "*")]
     names += [path.stem for folder in view.paths.beside for path in listed(folder, "*")]
     shards = {shard for name in names if (shard := shard_number(name)) is not None}
@@ -322,7 +317,81 @@ def _rows(
         yield path, what if file else "is missing", keys(ok[np.array(wrong)])
 
 
-def names(clips: tuple[str, ...], most: int) -> str:
-    """Return `a, b and 3 more`: at most `most` keys by name."""
-    shown = ", ".join(clips[:most])
-    return shown if len(clips) <= most else f"{shown} and {len(clips) - most} more"
+def _annotations(root: Place) -> Iterator[_Found]:
+    """Yield the damaged files below `annotations/`, and versions without their provenance."""
+    files = _files(root)
+    for path in filter(_is_sealed_file, files):
+        if (what := _unreadable(path)) is not None:
+            yield path, what, ()
+    tables = [path for path in files if path.name.endswith(".parquet")]
+    for version in (version for stage in listed(root, "*") for version in listed(stage, "*") if version.is_dir()):
+        provenance = version / "provenance.json"
+        if any(str(path).startswith(f"{version}/") for path in tables) and not provenance.exists():
+            yield provenance, "is missing", ()
+
+
+def _is_sealed_file(path: Place) -> bool:
+    return path.name != LOCK and path.name.endswith((".json", ".parquet"))
+
+
+def _unreadable(path: Place) -> str | None:
+    """Return why a sealed file cannot be read, or that it is not as it was written; None where it is sound or gone."""
+    try:
+        return None if is_sealed(path.read_whole(_MOST_SEALED)) else "is not as it was written"
+    except FileNotFoundError:
+        return None  # replaced since it was listed
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    except StepDiffError as error:
+        return f"cannot be read ({error})"
+
+
+def _cards(root: Place) -> Iterator[_Found]:
+    """Yield the damaged cards and index files below `indexes/`."""
+    for path in _files(root):
+        while path.name.endswith(".json"):
+            named = _named_files(path)
+            found = list(_damaged_files(path, named))
+            if not found or _named_files(path) == named:  # else it was rebuilt in the meantime
+                yield from found
+                break
+
+
+def _damaged_files(path: Place, named: dict[str, Any] | None) -> Iterator[_Found]:
+    """Yield the card at `path` if it is damaged, or those of the files `named` in it that differ from it."""
+    if named is None:
+        yield path, "is not as it was written", ()
+    for name, known in (named or {}).items():
+        if not _FILE.fullmatch(name):
+            yield path, f"names a file {name[:100]!r} that is not in its folder", ()
+        elif (why := _differs(path.parent / name, known)) is not None:
+            yield path.parent / name, why, ()
+
+
+def _named_files(path: Place) -> dict[str, Any] | None:
+    """Return the files that a card names, None where it is damaged: its seal is the sha256 of the rest."""
+    try:
+        card = json.loads(path.read_whole(_MOST_CARD))
+        seal = card.pop("seal", None) if isinstance(card, dict) else None
+        if seal != hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest():
+            return None
+        return card["files"] if isinstance(card.get("files"), dict) else {}
+    except (OSError, StepDiffError, ValueError, RecursionError):
+        return None
+
+
+def _differs(path: Place, known: object) -> str | None:
+    """Return what is wrong with a file of an index, None where it matches its card."""
+    if not isinstance(known, Mapping) or not isinstance(known.get("sha256"), str):
+        return "has no sha256 in its card"
+    try:
+        return None if path.sha256() == known["sha256"] else "is not as it was written"
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def _files(root: Place) -> list[Place]:
+    """Return all files below `root`, but temporary ones."""
+    return [path for path in root.files() if not path.name.startswith(TEMPORARY)]

@@ -22,7 +22,7 @@ from common.errors import StepDiffError
 from common.io import sealed as table
 from heads.data.clip_texts import ClipTexts
 from store import Store
-from store.io import failures
+from store.io.status import REASONS
 
 from .conftest import CLIPS, Server, said
 
@@ -116,7 +116,7 @@ def caption(store: Store, stage: str, texts: dict[str, dict[str, str]], made: st
     version = Version(store, stage, {"model": made})
     version.create()
     rows = [(key, kind, text, version.line) for key, message in texts.items() for kind, text in message.items()]
-    version.write(0, pl.DataFrame(rows, schema=SCHEMA, orient="row"), pl.DataFrame(schema=failures.SCHEMA))
+    version.write(0, pl.DataFrame(rows, schema=SCHEMA, orient="row"), pl.DataFrame(schema=REASONS))
     return version
 
 

@@ -18,7 +18,7 @@ from annotate.stages.versions import Version, chosen, versions
 from annotate.stages.worker import Answered, StageWorkerOptions, Worker
 from common.errors import StepDiffError
 from common.io.locks import locked
-from common.io.seal import BLANK
+from common.io.sealed import BLANK
 from heads.data.clip_texts import ClipTexts
 from store import Store
 from store.format.layout import write_json

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pytest
 from jsonargparse.typing import PositiveInt
 
+from common.cli.command import choose
 from common.cli.options import parse
-from common.cli.verbs import choose
 from common.errors import StepDiffError
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import StepDiffError
-from common.io.files import local, write_pieces, write_text
+from common.io.files import Place, listed, local, place, write_pieces, write_text
 from common.io.local import LocalPath
-from common.io.places import Place, listed, place
 from common.io.remote import RemotePath
 
 ONLY_REMOTE = {"url", "exchange", "read_range", "read_tail", "read_versioned"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.cli.config_file import add_config
+from common.cli.parser import add_config
 from common.io import yaml_file
 from common.io.yaml_file import YamlError
 

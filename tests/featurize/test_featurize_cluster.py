@@ -19,8 +19,8 @@ import psutil
 import pytest
 import yaml
 
-from common.workers.cluster import inside_job
-from common.workers.local_ray import RayStartError, joined_ray
+from common.errors import StepDiffError
+from common.workers.cluster import inside_job, joined_ray
 from common.workers.pool import ATTEMPTS, pool_size
 from featurize.job import CPUS, Options, requested
 from store import Store
@@ -160,12 +160,12 @@ def test_an_address_without_a_cluster_is_refused(tmp_path: Path, tiny_clip: Path
 
 
 def test_an_address_of_another_program_is_refused_in_one_line() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(RayStartError) as error:
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(StepDiffError) as error:
         with joined_ray(f"127.0.0.1:{silent.getsockname()[1]}"):
             pass
     assert "something listens there, but did not answer as Ray in 10 s" in str(error.value)
     for address in ("nonsense", "127.0.0.1:99999999", "[::1"):
-        with pytest.raises(RayStartError, match="no Ray cluster at") as error, joined_ray(address):
+        with pytest.raises(StepDiffError, match="no Ray cluster at") as error, joined_ray(address):
             pass
         assert "\n" not in str(error.value)
 
@@ -211,8 +211,6 @@ def test_a_shard_whose_workers_die_is_abandoned_and_the_others_continue(tmp_path
 
 
 def test_a_relative_path_is_refused_in_a_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from common.errors import StepDiffError
-
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert inside_job()
     store = str(tmp_path)

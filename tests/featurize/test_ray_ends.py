@@ -21,7 +21,7 @@ UP = """
 import time
 
 from common.cli import command
-from common.workers.local_ray import local_ray
+from common.workers.cluster import local_ray
 
 
 def main():
@@ -149,8 +149,8 @@ def test_the_reaper_ends_marked_processes_and_no_others() -> None:
 def test_a_driver_that_ends_while_ray_starts_prints_one_line() -> None:
     """Ray's C++ code ends the process without running Python code."""
     body = (
-        "import os\nfrom common.workers import local_ray\n"
-        "with local_ray._reaped(), local_ray._quiet():\n  os.write(2, b'a log'); os._exit(1)"
+        "import os\nfrom common.workers import cluster\n"
+        "with cluster._reaped(), cluster._quiet():\n  os.write(2, b'a log'); os._exit(1)"
     )
     done = subprocess.run([sys.executable, "-c", body], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
-from retrieval.exact import best
-from retrieval.exact.best import Best
+from retrieval import exact as best
+from retrieval.exact import Best
 from retrieval.vectors import bytes_of, rows_that_fit
 
 

@@ -19,8 +19,8 @@ from retrieval.index.builder import build_index
 from retrieval.index.factory import Budgets
 from retrieval.index.index import open_index
 from retrieval.index.index_card import card_path
+from retrieval.index.parts import FillOptions, FillWorker
 from retrieval.index.sample import Sample
-from retrieval.index.workers import FillOptions, FillWorker
 from retrieval.vectors import filled_rows, normalised
 from store import Store, View
 
@@ -133,7 +133,7 @@ def test_a_killed_build_resumes(store: Store, clustered: View, monkeypatch: pyte
     assert not files(store)
     filled: list[str] = []
     fill = parts.fill
-    monkeypatch.setattr("retrieval.index.workers.fill", lambda part: filled.append(f"{part.name}.npz") or fill(part))
+    monkeypatch.setattr("retrieval.index.parts.fill", lambda part: filled.append(f"{part.name}.npz") or fill(part))
     card = built(store, clustered)
     assert filled and not set(filled) & set(there) and len(filled) + len(there) == 6
     assert content(store) == unbroken and card["rows"] == 1333
@@ -161,7 +161,7 @@ def test_new_rows_are_added(store: Store, clustered: View, fill: Fill, monkeypat
     added: list[int] = []
     monkeypatch.setattr(builder, "train", lambda *_: pytest.fail("trained again"))
     add = parts.fill
-    monkeypatch.setattr("retrieval.index.workers.fill", lambda part: added.extend(part.rows) or add(part))
+    monkeypatch.setattr("retrieval.index.parts.fill", lambda part: added.extend(part.rows) or add(part))
     with store.lock():  # a failed row in the middle is fixed
         clustered.write_shard(0, np.array([9]), {"embedding": clusters(1, 5)}, {})
     view = fill(store, clusters(300, 3), [f"new{at}" for at in range(300)], shard=128)
@@ -179,7 +179,7 @@ def test_new_rows_are_added(store: Store, clustered: View, fill: Fill, monkeypat
 def test_a_second_build_adds_nothing(store: Store, clustered: View, monkeypatch: pytest.MonkeyPatch) -> None:
     built(store, clustered)
     before = content(store)
-    monkeypatch.setattr("retrieval.index.workers.fill", lambda part: pytest.fail("read again"))
+    monkeypatch.setattr("retrieval.index.parts.fill", lambda part: pytest.fail("read again"))
     built(store, clustered)
     assert content(store) == before
 

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
-from retrieval import vectors
-from retrieval.exact import search as exact
-from retrieval.exact.search import search_exactly
+from retrieval import exact, vectors
+from retrieval.exact import search_exactly
 from retrieval.vectors import filled_rows, normalised
 from store import Store, View
 

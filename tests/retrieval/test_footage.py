@@ -20,8 +20,8 @@ from featurize.shard import featurize_shard
 from featurize.task import Source, Task
 from retrieval.__main__ import main
 from retrieval.queries import search
+from retrieval.queries.search import of_file
 from retrieval.queries.sheet import tile
-from retrieval.queries.sources import of_file
 from store import Store, View
 from weights import resolve
 

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from common.errors import StepDiffError
-from common.io.places import place
+from common.io.files import place
 from retrieval.index.builder import build_index
-from retrieval.index.files import DamagedIndex, read_faiss
-from retrieval.index.index import open_index
+from retrieval.index.index import DamagedIndex, open_index, read_faiss
 from retrieval.index.index_card import INDEX, SAMPLE, Card, card_path, described, file_of, read_card, write_card
 from retrieval.index.parts import Job
 from retrieval.index.sample import Sample

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.errors import DamageError, StepDiffError
-from common.io.seal import crc32c
+from common.io.sealed import crc32c
 from retrieval.index.builder import build_index
 from retrieval.index.index import open_index
 from retrieval.index.index_card import INDEX, SAMPLE, card_path, file_of

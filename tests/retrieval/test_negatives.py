@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
-from retrieval.mining import walk
-from retrieval.mining.negatives import draw
-from retrieval.mining.variants import Difference, Drawn, TestSet, hard_negatives, random_negatives
+from retrieval.mining import negatives
+from retrieval.mining.negatives import Difference, Drawn, TestSet, draw, hard_negatives, random_negatives
 from store import Store, View
 from tasks.testsets import read_test_set
 
@@ -144,8 +143,8 @@ def big_world(
 @pytest.mark.parametrize("shortlist", [1, 4, 64])
 def test_negatives_equal_the_naive_ones(monkeypatch: pytest.MonkeyPatch, variant: str, shortlist: int) -> None:
     """More pairs than a block and a shortlist contain, so that both limits are crossed."""
-    monkeypatch.setattr(walk, "SHORTLIST", shortlist)
-    monkeypatch.setattr(walk, "BLOCK", 32)
+    monkeypatch.setattr(negatives, "SHORTLIST", shortlist)
+    monkeypatch.setattr(negatives, "BLOCK", 32)
     rows, clip, text = big_world(shortlist, 150)
     drawn = check(rows, clip, text, variant)
     unfiltered = {word: np.eye(300, dtype=np.float32)[at] for at, word in enumerate(text)}
@@ -160,11 +159,11 @@ def test_only_exact_distances_order_the_candidates(size: int) -> None:
     clips = np.arange(602).reshape(301, 2)
     for gap in (0, 1e-9, 1e-7, 1e-6):
         averages = np.concatenate([[0.0], 0.5 + gap * rng.integers(300, size=300)])[:, None]
-        wrong = averages[:, 0] ** 2 + rng.uniform(-0.5, 0.5, size=301) * walk.error_of(1)
+        wrong = averages[:, 0] ** 2 + rng.uniform(-0.5, 0.5, size=301) * negatives.error_of(1)
         texts = np.eye(301)
-        asked = walk.Questions(clips, np.arange(302), np.arange(301), texts)
+        asked = negatives.Questions(clips, np.arange(302), np.arange(301), texts)
         found = np.full((301, 3), -1)
-        walk._walk_block(np.array([0]), wrong[None].astype(np.float32), size, averages, asked, 0, 0.8, found)
+        negatives._walk_block(np.array([0]), wrong[None].astype(np.float32), size, averages, asked, 0, 0.8, found)
         assert found[0].tolist() == np.argsort(averages[:, 0], kind="stable")[1:4].tolist()
         assert (found[1:] == -1).all()
 

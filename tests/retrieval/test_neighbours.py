@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from common.errors import StepDiffError
 from retrieval.__main__ import main
-from retrieval.mining import join as join_module
-from retrieval.mining.join import join, pieces
+from retrieval.mining import neighbours as join_module
+from retrieval.mining.neighbours import join, pieces
 from store import Store, View
 
 Fill = Callable[..., View]
@@ -102,7 +102,7 @@ def test_a_killed_run_resumes_with_the_same_file(
     """Killed between two pieces, the next run computes only the missing pieces and writes the same file."""
     words = ["neighbours", "--store", str(store.path), "--view", "tiny", "--out", str(tmp_path / "killed.parquet")]
     code = (
-        "import os, signal, sys; from retrieval.mining import join; from retrieval.__main__ import main\n"
+        "import os, signal, sys; from retrieval.mining import neighbours as join; from retrieval.__main__ import main\n"
         "join.PIECE, made, count = 6, join._join_piece, []\n"
         "def piece(*given):\n"
         "    count.append(1)\n"
@@ -155,7 +155,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, store: Store, fill: 
     monkeypatch.setattr(join_module, "PIECE", 1024)
     monkeypatch.setattr(join_module, "BLOCK", 256)
     monkeypatch.setattr("retrieval.vectors.BLOCK", 256)
-    monkeypatch.setattr("retrieval.exact.best.ASKING", 256)
+    monkeypatch.setattr("retrieval.exact.ASKING", 256)
     vectors = np.random.default_rng(0).normal(size=(12_000, 256)).astype(np.float32)
     fill(store, vectors, [f"c{at}" for at in range(12_000)], columns={"step": ["chop"] * 12_000}, shard=4096)
     options = store.view("clips", "tiny"), tmp_path / "n.parquet", "step", 2

@@ -8,8 +8,7 @@ import pytest
 
 from retrieval.__main__ import main
 from retrieval.index.builder import build_index
-from retrieval.index.costs import Rates, costs
-from retrieval.index.factory import memory_bytes
+from retrieval.index.factory import Rates, costs, memory_bytes
 from retrieval.index.index_card import INDEX, file_of
 from store import Store, View
 

@@ -13,9 +13,8 @@ from common.errors import StepDiffError
 from retrieval import build_index
 from retrieval.__main__ import main
 from retrieval.index.index import open_index
-from retrieval.queries.catalog import rows_where
-from retrieval.queries.search import compute, resolve
-from retrieval.queries.sources import of_clips
+from retrieval.queries.condition import rows_where
+from retrieval.queries.search import compute, of_clips, resolve
 from store import Store, View
 
 Fill = Callable[..., View]

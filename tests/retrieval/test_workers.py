@@ -11,7 +11,8 @@ import pytest
 from common.errors import StepDiffError
 from common.io.local import LocalPath
 from common.workers.cluster import connected
-from retrieval.index import parts, workers
+from retrieval.index import parts
+from retrieval.index import parts as workers
 from retrieval.index.parts import Filled, Part
 from store import Store, View
 
@@ -44,7 +45,7 @@ def worker_that(at_second_part: Callable[[], None]) -> type:
             pass
 
         def run(self, part: Part) -> Filled:
-            from retrieval.index.workers import FillOptions, FillWorker
+            from retrieval.index.parts import FillOptions, FillWorker
 
             if part.shard == 64:
                 at_second_part()

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def view(template: Path, tmp_path: Path, make_view: Make, fill: Make) -> View:
 
 
 def run(view: View) -> dict[str, Any]:
-    return compact(CompactOptions(str(view.paths.store))).as_dict()
+    return asdict(compact(CompactOptions(str(view.paths.store))))
 
 
 def content(path: Path) -> tuple[Any, ...]:

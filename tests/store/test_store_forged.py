@@ -19,11 +19,10 @@ from common.io import sealed as table
 from common.io.local import LocalPath
 from common.io.locks import locked
 from common.io.parquet_sizes import check_sizes
-from common.io.seal import BLANK, crc32c, seal
+from common.io.sealed import BLANK, crc32c, seal
 from store import Catalog, Store, View
 from store.__main__ import main
-from store.catalog.key_index import built
-from store.catalog.keys import pack
+from store.catalog.key_index import built, pack
 from store.format.layout import ViewPaths, read_json, write_json
 from store.format.shard import ShardFile
 from store.verbs.compact import compact

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from common.errors import StepDiffError
 from common.io import sealed as table
 from common.io.local import LocalPath
-from common.io.seal import BLANK, crc32c, seal
+from common.io.sealed import BLANK, crc32c, seal
 from store import Catalog, Store
 from store.format.layout import FORMAT, ViewPaths
 from store.format.shard import ShardFile, index_bytes, pieces, read_chunk

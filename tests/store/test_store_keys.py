@@ -15,14 +15,12 @@ from common.errors import StepDiffError
 from common.io.local import LocalPath
 from store import Catalog, Store
 from store.catalog.block_file import BLOCK, BlockFile, DamagedFile, encode
-from store.catalog.key_index import KeyIndex, built, in_memory, merged, open_index
-from store.catalog.key_kernels import lower_bounds
-from store.catalog.keys import pack, pack_to_ask
+from store.catalog.key_index import KeyIndex, built, in_memory, merged, open_index, pack
 
 ROOT = Path(__file__).parents[2]
 HERE = LocalPath("here.keys")
 MASK = 2**64 - 1
-UNHURRIED = settings(deadline=None)  # the first call compiles
+UNHURRIED = settings(deadline=None)
 PARTS = ((0, 10), (10, 19), (19, 30))  # each append merges the earlier indexes
 GOLDEN = [1667746891552174218, 16294208416658607535, 6774081908283191102]
 
@@ -49,13 +47,11 @@ def test_the_hash_agrees_with_a_plain_implementation(keys: list[str]) -> None:
     expected = [naive_hash(key.encode()) for key in keys]
     assert pack(keys).hashes().tolist() == expected
     assert pack(pl.Series(keys, dtype=pl.String)).hashes().tolist() == expected
-    assert pack_to_ask(keys).hashes().tolist() == expected
-    assert pack(keys).take(np.arange(len(keys))) == pack_to_ask(keys).take(np.arange(len(keys))) == keys
+    assert pack(keys).take(np.arange(len(keys))) == keys
 
 
 def test_the_hash_of_a_clip_id_is_pinned() -> None:
-    for packed in (pack, pack_to_ask):
-        assert packed(["kitchen_0000_0.50_4.50", "", "a"]).hashes().tolist() == GOLDEN
+    assert pack(["kitchen_0000_0.50_4.50", "", "a"]).hashes().tolist() == GOLDEN
 
 
 @UNHURRIED
@@ -64,8 +60,7 @@ def test_keys_are_equal_if_and_only_if_their_bytes_are(pairs: list[tuple[str, st
     ones, others = [both + a for both, a, _ in pairs], [both + b for both, _, b in pairs]
     places = np.arange(len(pairs))
     assert pack(ones).equal(places, pack(others), places).tolist() == [a == b for _, a, b in pairs]
-    assert pack(ones).equal(places, pack_to_ask(others), places).tolist() == [a == b for _, a, b in pairs]
-    assert pack(ones).equal(places, pack_to_ask(ones), places).all()
+    assert pack(ones).equal(places, pack(ones), places).all()
 
 
 def index_of(keys: list[str], first: int = 0) -> KeyIndex:
@@ -73,7 +68,7 @@ def index_of(keys: list[str], first: int = 0) -> KeyIndex:
 
 
 def find(index: KeyIndex, keys: list[str]) -> list[int]:
-    wanted = pack_to_ask(keys)
+    wanted = pack(keys)
     return index.find(wanted, wanted.hashes(), np.arange(len(keys))).tolist()
 
 
@@ -90,22 +85,9 @@ def test_a_merged_index_finds_the_same_rows_as_a_dict(keys: list[str], data: st.
     assert index.keys(np.arange(len(keys))) == keys
 
 
-HASHES = st.one_of(st.integers(0, MASK), st.integers(0, 9), st.integers(MASK - 9, MASK), st.integers(2**63, 2**63 + 9))
-
-
-@UNHURRIED
-@given(st.lists(HASHES, min_size=1, max_size=300), st.lists(HASHES))
-def test_lower_bounds_agree_with_searchsorted_for_uneven_hashes(held: list[int], sought: list[int]) -> None:
-    hashes, wanted = np.sort(np.array(held, np.uint64)), np.array([*sought, *held], np.uint64)
-    places, hits = np.empty(len(wanted), np.int64), np.empty(len(wanted), bool)
-    assert lower_bounds(hashes, wanted, places, hits)
-    assert places.tolist() == np.searchsorted(hashes, wanted).tolist()
-    assert hits.tolist() == [hash in held for hash in wanted.tolist()]
-
-
 def test_keys_with_equal_hashes_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
-    hashes = lambda self: (self.offsets[1:] - self.gap - self.offsets[:-1]).astype(np.uint64) // 2  # noqa: E731
-    monkeypatch.setattr("store.catalog.keys.PackedKeys.hashes", hashes)
+    hashes = lambda self: (self.offsets[1:] - self.offsets[:-1]).astype(np.uint64) // 2  # noqa: E731
+    monkeypatch.setattr("store.catalog.key_index.PackedKeys.hashes", hashes)
     keys = [f"{n}" for n in range(300)]
     index = in_memory(HERE, merged([index_of(keys[:200]), index_of(keys[200:], 200)]))
     assert find(index, [*keys, "x", "xxx", "xxxxxx"]) == [*range(300), -1, -1, -1]
@@ -140,12 +122,12 @@ def test_random_bytes_are_an_index_or_reported_as_damage(noise: bytes, size: int
 
 
 @given(st.lists(st.integers(0, 3 * BLOCK), min_size=1, max_size=5))
-def test_arrays_are_joined_from_any_pieces(sizes: list[int]) -> None:
-    pieces = [np.random.default_rng(n).integers(0, 256, n, np.uint8) for n in sizes]
-    words = [np.arange(3, dtype="<u8")]
-    file = BlockFile(HERE, b"".join(bytes(p) for p in encode({"a": pieces, "b": words}, {"x": 1})))
+def test_arrays_of_any_size_are_read_as_written(sizes: list[int]) -> None:
+    arrays = {f"a{n}": np.random.default_rng(n).integers(0, 256, size, np.uint8) for n, size in enumerate(sizes)}
+    arrays["words"] = np.arange(3, dtype="<u8")
+    file = BlockFile(HERE, b"".join(bytes(p) for p in encode(arrays, {"x": 1})))
     file.check_all()
-    assert (file.array("a") == np.concatenate(pieces)).all() and file.array("b").tolist() == [0, 1, 2]
+    assert list(file.arrays) == list(arrays) and all((file.arrays[name] == arrays[name]).all() for name in arrays)
     assert file.about == {"x": 1}
 
 
@@ -210,7 +192,7 @@ def test_an_index_with_another_hash_is_rebuilt(catalog: Catalog, monkeypatch: py
     (index,) = indexes(catalog)
     with monkeypatch.context() as patch:
         patch.setattr("store.catalog.key_index.HASH", "another")
-        patch.setattr("store.catalog.keys.PackedKeys.hashes", lambda self: np.arange(len(self), dtype=np.uint64))
+        patch.setattr("store.catalog.key_index.PackedKeys.hashes", lambda self: np.arange(len(self), dtype=np.uint64))
         index.unlink()
         Catalog(catalog.folder).rows(["c1"])
     works(catalog)

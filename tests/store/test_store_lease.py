@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import StepDiffError
-from common.io import lease, object_stores
-from common.io.lease import LEASE, Lease
-from common.io.locks import check_held, holds, locked
+from common.io import locks, object_stores
+from common.io.locks import LEASE, Lease, check_held, holds, locked
 from common.io.remote import RemotePath
 from store import Store
 
@@ -51,7 +50,7 @@ def store(bucket: str) -> Store:
 @pytest.fixture
 def path(store: Store, monkeypatch: pytest.MonkeyPatch) -> RemotePath:
     """A lock with short leases."""
-    monkeypatch.setattr(lease, "LEASE", SHORT)
+    monkeypatch.setattr(locks, "LEASE", SHORT)
     assert isinstance(store.path, RemotePath)
     return store.path / "lock.json"
 
@@ -113,7 +112,7 @@ def test_a_lease_of_a_dead_process_on_another_host_expires(
 
 
 def test_a_process_that_reuses_the_process_id_of_a_dead_holder_is_not_the_holder(path: RemotePath) -> None:
-    me = lease.Lease(path)._me
+    me = Lease(path)._me
     path.put([json.dumps({**me, "began": 1, "token": "t", "puts": 1, "free": False}).encode()])
     began = time.monotonic()
     with locked(path, wait=False):
@@ -154,7 +153,7 @@ def test_no_request_of_a_holder_can_arrive_after_the_lease_expires() -> None:
     backoff = timedelta(seconds=15)
     longest = object_stores.REQUEST + object_stores.RETRY["retry_timeout"] + backoff
     # The last part of an upload waits for an earlier part, is sent itself, and then all parts are joined.
-    assert 3 * longest.total_seconds() <= LEASE * (1 - lease._SAFE)
+    assert 3 * longest.total_seconds() <= LEASE * (1 - locks._SAFE)
 
 
 def test_an_object_is_unchanged_if_its_writer_loses_the_lease_between_two_parts(path: RemotePath) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from common.errors import StepDiffError
 from common.io import object_stores
-from common.io.places import place
+from common.io.files import place
 from common.io.remote import RemotePath, ReplacedError
 from store import Store
 from store.__main__ import main

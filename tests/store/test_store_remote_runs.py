@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 
 from common.errors import StepDiffError
 from common.io import object_stores
-from common.io.places import place
+from common.io.files import place
 from common.io.remote import RemotePath
 from store import Feature, Provenance, Store
 from store.__main__ import main
@@ -190,7 +191,7 @@ def test_compaction_gives_the_same_content_as_in_a_folder_even_after_a_cut(
         return Store.open(url)
 
     folder = used(str(tmp_path / "features"))
-    done = compact(CompactOptions(str(folder.path))).as_dict() | {"store": ""}
+    done = asdict(compact(CompactOptions(str(folder.path)))) | {"store": ""}
     assert done["catalog_parts"] == 2 and done["failure_files"] == 2 and done["orphans"] > 3
     files = {str(path.relative_to(folder.path)): path for path in folder.path.rglob("*") if path.is_file()}
     suffixes = (".lock", ".keys", "lock.json")
@@ -200,7 +201,7 @@ def test_compaction_gives_the_same_content_as_in_a_folder_even_after_a_cut(
     reader = whole.view("clips", "net")
     ok = np.flatnonzero(reader.status() == 1)
     gate.left = before = 10**9
-    assert compact(CompactOptions(str(whole.path))).as_dict() | {"store": ""} == done
+    assert asdict(compact(CompactOptions(str(whole.path)))) | {"store": ""} == done
     requests = before - gate.left
     assert contents(str(whole.path)) == expected and verify(whole) == []
     assert np.array_equal(reader.read("embedding", ok), values(ok)["embedding"])

@@ -18,7 +18,7 @@ import torch
 from common.errors import DamageError, StepDiffError
 from common.io.local import LocalPath
 from common.io.remote import RemotePath
-from common.io.seal import crc32c
+from common.io.sealed import crc32c
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
 from store.batches import Batches

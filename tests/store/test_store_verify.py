@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from common.io import sealed as table
-from common.io.seal import BLANK
+from common.io.sealed import BLANK
 from store import Feature, Store, View
 from store.__main__ import main
 from store.format.layout import group_metadata, write_json

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from common.io import sealed as table
-from common.io.seal import BLANK
+from common.io.sealed import BLANK
 from store import Store, View
 from store.__main__ import main
 from store.format.layout import write_json

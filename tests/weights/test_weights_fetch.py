@@ -16,10 +16,8 @@ import pytest
 
 from common.errors import StepDiffError
 from weights import fetch
-from weights.cache import cache_folder
-from weights.conversions import copy_member
 from weights.download import fetch_source
-from weights.registry import SOURCES, Archive, Source
+from weights.registry import SOURCES, Archive, Source, cache_folder, copy_member
 
 PAYLOAD = bytes(range(256)) * 400
 

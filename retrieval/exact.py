@@ -4,22 +4,30 @@ A block of rows is multiplied with all queries in float32, and the best rows are
 kept rows are compared again in float64. The error of a float32 product has a bound: where it leaves open whether a row
 that was not kept is among the k best, the search of that query is repeated and keeps more rows.
 
+`Best` searches vectors that are in memory, in float32. Compiled loops release Python's lock, so threads share the work;
+numba's own threads would abort a process after a fork.
+
 Guarantees
 - exact_search_equals_float64: the k nearest rows are those of a float64 comparison of all rows, best first
 - ties_are_ordered_by_row: among rows with the same embedding, the lower row comes first
 - memory_is_bounded_by_a_few_blocks: at most a few blocks of the view are in memory
+- the_best_come_first: rows are sorted by falling cosine; rows with equal cosines keep the order in which they arrived
+- a_row_is_never_its_own_neighbour: a candidate whose `apart` equals that of the query is skipped
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from threadpoolctl import ThreadpoolController
 
+from common import threads
 from common.threads import each, shares
-from retrieval.exact.kernels import LONGEST, SHORTEST, cosines_of, keep_best, multiply_few, squares_of
 from retrieval.vectors import checked_norms, chosen, raw_blocks, width
 from store import Store, View
 
@@ -28,8 +36,145 @@ FEW = 16  # queries up to which one pass that also computes the norms is faster 
 SPARE = 22  # rows kept beyond k
 MORE = 8  # factor by which more rows are kept when those do not decide
 COMPARED = 16_384  # rows compared again at a time
+ASKING, CANDIDATES = 1024, 4096  # queries and vectors in memory multiplied at a time: 17 MB of cosines
+REORDER = ("reassoc", "nsz")  # a sum may use several lanes at once; each value is still a float64
+LANES = 128  # scores compared at once before any single one is read
+SHORTEST, LONGEST = 1e-30, 1e30  # lengths of rows that float32 can scale and multiply
 
 Found = tuple[Int64[np.ndarray, "queries k"], Float32[np.ndarray, "queries k"]]
+
+
+def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a loop; its sums may run in any order."""
+    return threads.compiled(loop, REORDER)
+
+
+@compiled
+def dot(a: Float64[np.ndarray, " dim"], b: Float64[np.ndarray, " dim"]) -> float:
+    """Return the inner product."""
+    total = 0.0
+    for d in range(len(a)):
+        total += a[d] * b[d]
+    return total
+
+
+@compiled
+def distance(a: Float64[np.ndarray, " dim"], b: Float64[np.ndarray, " dim"]) -> float:
+    """Return the L2 distance."""
+    total = 0.0
+    for d in range(len(a)):
+        total += (a[d] - b[d]) * (a[d] - b[d])
+    return np.sqrt(total)
+
+
+@compiled
+def insert(score: float, row: int, falling: Float32[np.ndarray, " kept"], rows: Int64[np.ndarray, " kept"]) -> None:
+    """Insert a score and its row into a falling list and drop the last; among equal scores, the first stays first.
+
+    The score is higher than the last entry.
+    """
+    at = len(falling) - 1
+    while at > 0 and falling[at - 1] < score:
+        falling[at], rows[at] = falling[at - 1], rows[at - 1]
+        at -= 1
+    falling[at], rows[at] = score, row
+
+
+@compiled
+def squares_of(vectors: Float32[np.ndarray, "rows dim"], out: Float64[np.ndarray, " rows"]) -> None:
+    """Fill `out` with the sum of squares of each row."""
+    for row in range(vectors.shape[0]):
+        total = 0.0
+        for d in range(vectors.shape[1]):
+            value = np.float64(vectors[row, d])
+            total += value * value
+        out[row] = total
+
+
+@compiled
+def multiply_few(
+    vectors: Float32[np.ndarray, "rows dim"],
+    queries: Float32[np.ndarray, "queries dim"],
+    first: int,
+    last: int,
+    scores: Float32[np.ndarray, "rows queries"],
+    sums: Float64[np.ndarray, " rows"],
+) -> None:
+    """Fill rows `first` to `last` (exclusive) of `scores` with inner products and of `sums` with sums of squares.
+
+    Four queries at a time share each loaded value of a row.
+    """
+    fours = queries.shape[0] // 4 * 4
+    for row in range(first, last):
+        squares_of(vectors[row : row + 1], sums[row : row + 1])
+        for query in range(0, fours, 4):
+            a, b, c, d = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+            for at in range(vectors.shape[1]):
+                value = vectors[row, at]
+                a += value * queries[query, at]
+                b += value * queries[query + 1, at]
+                c += value * queries[query + 2, at]
+                d += value * queries[query + 3, at]
+            scores[row, query], scores[row, query + 1], scores[row, query + 2], scores[row, query + 3] = a, b, c, d
+        for query in range(fours, queries.shape[0]):
+            total = np.float32(0)
+            for at in range(vectors.shape[1]):
+                total += vectors[row, at] * queries[query, at]
+            scores[row, query] = total
+
+
+@compiled
+def keep_best(
+    scores: Float32[np.ndarray, "rows queries"],
+    factors: Float32[np.ndarray, " rows"],
+    rows: Int64[np.ndarray, " rows"],
+    first: int,
+    last: int,
+    best_rows: Int64[np.ndarray, "queries kept"],
+    best: Float32[np.ndarray, "queries kept"],
+) -> None:
+    """Insert scores * factors that are better than the last of `best` into that falling list, with their rows.
+
+    Only queries `first` to `last` (exclusive) are updated. Few scores are better, so LANES of them are compared at
+    once. Among equal scores, the first stays first.
+    """
+    kept = best.shape[1]
+    worst = best[:, kept - 1].copy()
+    for row in range(scores.shape[0]):
+        factor = factors[row]
+        for start in range(first, last, LANES):
+            end = min(start + LANES, last)
+            some, theirs = scores[row, start:end], worst[start:end]  # numba vectorises loops that start at 0
+            better = np.int32(0)
+            for at in range(len(some)):
+                better |= np.int32(some[at] * factor > theirs[at])
+            if not better:
+                continue
+            for query in range(start, end):
+                score = scores[row, query] * factor
+                if score > worst[query]:
+                    insert(score, rows[row], best[query], best_rows[query])
+                    worst[query] = best[query, kept - 1]
+
+
+@compiled
+def cosines_of(
+    vectors: Float32[np.ndarray, "rows dim"],
+    norms: Float64[np.ndarray, " rows"],
+    places: Int64[np.ndarray, " pairs"],
+    queries: Float32[np.ndarray, "queries dim"],
+    asking: Int64[np.ndarray, " pairs"],
+    first: int,
+    last: int,
+    out: Float64[np.ndarray, " pairs"],
+) -> None:
+    """Fill `out` from `first` to `last` (exclusive) with float64 cosines of vectors[places] and queries[asking]."""
+    for pair in range(first, last):
+        vector, query = vectors[places[pair]], queries[asking[pair]]
+        total = 0.0
+        for d in range(len(vector)):
+            total += np.float64(vector[d]) * np.float64(query[d])
+        out[pair] = total / norms[places[pair]]
 
 
 def search_exactly(
@@ -109,7 +254,6 @@ class Passing:
         return sums
 
     def _memory(self, rows: int, queries: int) -> Float32[np.ndarray, "rows queries"]:
-        """Memory for scores, reused by the next block."""
         if len(self._scores) < rows * queries:
             self._scores = np.empty(rows * queries, np.float32)
         return self._scores[: rows * queries].reshape(rows, queries)
@@ -162,3 +306,39 @@ def squares(vectors: Float32[np.ndarray, "rows dim"]) -> Float64[np.ndarray, " r
     out = np.empty(len(vectors))
     each(lambda share: squares_of(vectors[slice(*share)], out[slice(*share)]), shares(len(vectors)))
     return out
+
+
+@dataclass(frozen=True)
+class Best:
+    """The k best rows of each query so far; missing ones have row -1 and cosine -inf."""
+
+    rows: Int64[np.ndarray, "asking k"]
+    cosines: Float32[np.ndarray, "asking k"]
+
+    @classmethod
+    def none(cls, asking: int, k: int) -> Best:
+        """Return the state before any candidate."""
+        return cls(np.full((asking, k), -1, np.int64), np.full((asking, k), -np.inf, np.float32))
+
+    def of(self, some: slice) -> Best:
+        """Return a view of some of the queries."""
+        return Best(self.rows[some], self.cosines[some])
+
+    def see(
+        self,
+        asking: Float32[np.ndarray, "asking dim"],
+        asking_apart: Int64[np.ndarray, " asking"],
+        vectors: Float32[np.ndarray, "candidates dim"],
+        rows: Int64[np.ndarray, " candidates"],
+        apart: Int64[np.ndarray, " candidates"],
+    ) -> None:
+        """Update with candidates: their normalised vectors and their rows."""
+        for start in range(0, len(asking), ASKING):
+            tile = slice(start, start + ASKING)
+            best = self.rows[tile], self.cosines[tile]
+            for first in range(0, len(vectors), CANDIDATES):
+                block = slice(first, first + CANDIDATES)
+                scores = np.ascontiguousarray((asking[tile] @ vectors[block].T).T)
+                scores[apart[block][:, None] == asking_apart[tile]] = -np.inf
+                given = scores, np.ones(len(scores), np.float32), rows[block]
+                each(lambda share: keep_best(*given, *share, *best), shares(scores.shape[1]))  # noqa: B023

@@ -1,1 +1,0 @@
-"""Exact search: float32 products decided in float64."""
