@@ -5,8 +5,7 @@ import _stepdiff
 _stepdiff.enter("kitchen")
 
 from common.errors import StepDiffError
-from kitchen.attributes import Attributes, Difference, differences
-from kitchen.scoring import score
+from kitchen.attributes import Attributes, Difference, differences, score
 from kitchen.world import Clip, Video, make_world
 
 __all__ = [

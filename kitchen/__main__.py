@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kitchen.world import Video
 
 FORMAT = 5
-"""Raised whenever the same options would give other bytes than before."""
+"""Version of the files, which changes if the same options give other bytes than before."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,19 @@ class Options:
     """Render the sample world: videos, texts, test sets and their ground truth."""
 
     out: Path
-    """Folder to write into; made where absent. Videos that are already whole are kept."""
+    """Folder to write into; made if it does not exist. Complete videos in it are kept."""
     videos: int = 264
     """Number of videos, each with 3 to 6 clips."""
     seed: int = 0
-    """Everything follows from this number and the other options."""
+    """Seed of all random choices."""
     seconds: float = 3.5
     """Mean length of a clip in seconds, at least 2."""
     processes: int = 0
-    """Processes that draw at the same time; 0 takes one a core, at most 8."""
+    """Processes that draw at the same time; 0 means one a core, at most 8."""
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Render what is missing and write all files; raises StepDiffError."""
+    """Render missing videos and write all files. StepDiffError: unusable options, or another world in the folder."""
     from kitchen.drawing.video import render
     from kitchen.files.write import write_files
     from kitchen.world import make_world
@@ -75,7 +75,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _render_all(videos: list["Video"], out: Path, workers: int, advance: Advance) -> None:
-    """Render in processes, which an interrupt of the terminal passes by: this process ends them."""
+    """Render in processes that ignore an interrupt of the terminal: this process ends them."""
     from kitchen.drawing.video import render
 
     context = multiprocessing.get_context("spawn")
@@ -89,7 +89,7 @@ def _render_all(videos: list["Video"], out: Path, workers: int, advance: Advance
         for done in as_completed(rendering):
             done.result()
             advance(1)
-    except BaseException:  # also an interrupt: nobody waits for what is being drawn
+    except BaseException:  # also an interrupt: videos in progress are not needed
         for process in multiprocessing.active_children():
             process.terminate()
         raise
@@ -98,16 +98,11 @@ def _render_all(videos: list["Video"], out: Path, workers: int, advance: Advance
 
 
 def _claim(options: Options) -> None:
-    """Make the folder this world's own, or refuse one that holds another."""
+    """Record the options in the folder. StepDiffError: it contains another world, or other files."""
     from common.io.files import write_text
 
     out = options.out
-    made = {
-        "format": FORMAT,
-        "videos": options.videos,
-        "seed": options.seed,
-        "seconds": options.seconds,
-    }
+    made = {"format": FORMAT, "videos": options.videos, "seed": options.seed, "seconds": options.seconds}
     stamp = out / "world.json"
     try:
         for folder in (out, out / "videos", out / "images"):
@@ -132,7 +127,7 @@ def _claim(options: Options) -> None:
 
 
 def show(summary: dict[str, Any]) -> None:
-    """Print what was rendered and the rows of each file."""
+    """Print the number of rendered videos and the rows of each file."""
     print(
         f"{summary['out']}: {summary['videos']} videos, {summary['clips']} clips, "
         f"{summary['rendered']} rendered now, {summary['seconds']} s"

@@ -1,8 +1,7 @@
-"""The twelve steps of the kitchen, every value an attribute may take, and the recipes.
+"""The twelve steps of the kitchen, the values of every attribute, and the recipes.
 
-Values are plain words ("wooden spoon") so that the ground truth reads by itself. `kind_of` says
-which values belong together: a substitution inside a kind is a small difference, across kinds a
-large one.
+Values are plain words ("wooden spoon"). `kind_of` groups them: a substitution within a kind is a small difference, one
+across kinds a large one.
 """
 
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
 
 MAIN = "main action"
-"""The place of the step's own action within a sequence of sub-actions."""
+"""The step's own action in a sequence of sub-actions."""
 
 SPEEDS = ("slow", "fast")
 AMOUNTS = ("small", "large")
@@ -35,7 +34,7 @@ SWEET = ("chocolate chips", "blueberries", "nuts", "cherries")
 
 @dataclass(frozen=True)
 class Step:
-    """One step of cooking and the values its clips draw from.
+    """One step of cooking and the values of its clips.
 
     The last `motion` and the last `main` are of another kind than the two before them.
     """
@@ -57,15 +56,8 @@ class Step:
     size: tuple[str, ...] = ()
 
     def options(self, attribute: str) -> tuple[str, ...]:
-        """Values of one plain attribute (not extras, not sequence); empty where it has none."""
-        shared = {
-            "amount": AMOUNTS,
-            "gloves": GLOVES,
-            "trim": TRIMS,
-            "speed": SPEEDS,
-            "hands": HANDS,
-            "shade": SHADES,
-        }
+        """Return the values of one plain attribute (not extras, not sequence); empty if the step does not have it."""
+        shared = {"amount": AMOUNTS, "gloves": GLOVES, "trim": TRIMS, "speed": SPEEDS, "hands": HANDS, "shade": SHADES}
         return shared[attribute] if attribute in shared else getattr(self, attribute)
 
 
@@ -182,7 +174,7 @@ _KINDS = {
 
 
 def kind_of(step: str, attribute: str, value: str) -> str:
-    """The kind that `value` of `attribute` belongs to in `step`; equal kinds stand in for each other."""
+    """Return the kind of a value; values of one kind can replace each other."""
     if attribute == "main" and value == STEPS[step].main[2]:
         return "other"
     return _KINDS.get(value, "") if attribute != "main" else ""
@@ -216,4 +208,4 @@ ACTIVITIES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 UNSEEN_ACTIVITIES = ("Make a Picnic Lunch",)
-"""Recipes that no training video follows (their steps are trained within other recipes)."""
+"""Recipes of no training video (other recipes train their steps)."""

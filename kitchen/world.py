@@ -1,12 +1,11 @@
-"""The seeded world: which videos there are, which clips they hold and what is true of each.
+"""The seeded world: its videos, their clips, and the attributes of each clip.
 
-Within a step each category has a ladder of prototypes: one, another that differs a little, another
-that differs somewhat, and the opposite. A clip takes, category by category and independently, a
-prototype, a prototype with one attribute drawn again, or a wholly free draw; so that pairs of clips
-spread over all scores.
+Within a step each category has a ladder of prototypes: one, another that differs a little, another that differs
+somewhat, and the opposite. Category by category, a clip takes a prototype, a prototype with one attribute drawn again,
+or a free draw, so that pairs of clips have all scores.
 
-Held out: for every step the combinations `HELD_OUT_PAIRS` (second tool with second vessel; second
-main ingredient with third motion) appear in the test split only.
+Held out: the combinations `HELD_OUT_PAIRS` of every step (second tool with second vessel; second main ingredient with
+third motion) are in the test split only.
 
 Guarantees
 - the same options give the same world; a larger world starts with the videos of a smaller one;
@@ -15,6 +14,7 @@ Guarantees
 """
 
 import random
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes
@@ -26,24 +26,27 @@ TICK = 0.25
 
 HELD_OUT_PAIRS = (("tool", 1, "vessel", 1), ("main", 1, "motion", 2))
 
+Ladder = dict[str, list[Attributes]]
+"""Prototypes of one step by category."""
+
 SPLITS = ("train", "val", "test")
 _SPLIT_CYCLE = (
     "train", "test", "train", "train", "val", "train", "test", "train", "train", "train",
     "test", "train", "train", "test", "train", "val", "train", "train", "test", "train",
 )  # fmt: skip
-"""65 % train, 10 % val, 25 % test, spread evenly so that small worlds have all three."""
+"""65 % train, 10 % val, 25 % test, interleaved so that small worlds have all three."""
 
 _COPY, _RENEW = 0.9, 0.2
-"""Chance to start from a prototype, and then to draw one of its attributes again."""
+"""Probability to start from a prototype, and then to draw one of its attributes again."""
 
 _WEIGHTS = {"Actions": (0.33, 0.33, 0.12, 0.1, 0.12)}
 _WEIGHTS_ELSE = (0.36, 0.28, 0.19, 0.17)
-"""How often each prototype is the start."""
+"""Frequency of each prototype."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """Decor of one video, the same in all its clips; no category counts it."""
+    """Decor of one video, the same in all its clips; it is in no category."""
 
     skin: int
     sleeve: int
@@ -81,25 +84,18 @@ class Video:
 
 
 def make_world(videos: int, seed: int, seconds: float = 3.5) -> list[Video]:
-    """Plan `videos` videos whose clips last about `seconds` each."""
+    """Return the plan of `videos` videos whose clips last about `seconds` each."""
     ladders = {name: _ladders(step, seed) for name, step in STEPS.items()}
-    counts = {split: dict.fromkeys(STEPS, 0) for split in SPLITS}
+    counts = {split: Counter[str]() for split in SPLITS}
     world = []
     for index in range(videos):
         video = _video(index, seed, seconds, ladders, counts)
-        for clip in video.clips:
-            counts[video.split][clip.truth.step] += 1
+        counts[video.split].update(clip.truth.step for clip in video.clips)
         world.append(video)
     return world
 
 
-def _video(
-    index: int,
-    seed: int,
-    seconds: float,
-    ladders: dict[str, dict[str, list[Attributes]]],
-    counts: dict[str, dict[str, int]],
-) -> Video:
+def _video(index: int, seed: int, seconds: float, ladders: dict[str, Ladder], counts: dict[str, Counter[str]]) -> Video:
     rng = random.Random(f"video {seed} {index}")
     uid = f"kitchen_{index:04d}"
     split = _SPLIT_CYCLE[index % len(_SPLIT_CYCLE)]
@@ -125,11 +121,11 @@ def _video(
     return Video(uid, split, subset, activity, look, tuple(clips), now)
 
 
-def _ladders(step: Step, seed: int) -> dict[str, list[Attributes]]:
-    """Prototypes by category; of each only the category's own attributes are used.
+def _ladders(step: Step, seed: int) -> Ladder:
+    """Return the prototypes by category; only the category's own attributes of each are used.
 
-    Where an attribute has three values, `one` takes the first or the last, `near` the second and
-    `far` what is left: all values are used, and the held-out combinations in no prototype.
+    Of three values, `one` takes the first or the last, `near` the second and `far` the remaining one: all values are
+    used, and no prototype has a held-out combination.
     """
     rng = random.Random(f"ladders {seed} {step.name}")
     extras, subs = rng.sample(step.extras, 4), rng.sample(step.subactions, 5)
@@ -147,25 +143,16 @@ def _ladders(step: Step, seed: int) -> dict[str, list[Attributes]]:
     def other(*names: str) -> Attributes:
         return replace(one, **{n: near[n] for n in names if n in near})  # type: ignore[arg-type]
 
+    two = tuple(sorted(extras[:2]))
     cookware = rng.sample(("tool", "vessel"), 2)
     sequences = (
         (subs[0], MAIN), (MAIN, subs[0]), (subs[0], MAIN, subs[1]), (MAIN, subs[2]),
         (subs[2], MAIN, subs[3], subs[4]),
     )  # fmt: skip
     return {
-        "Ingredients": [
-            one,
-            other(rng.choice(("main", "amount"))),
-            replace(one, extras=tuple(sorted(extras[:2]))),
-            far,
-        ],
+        "Ingredients": [one, other(rng.choice(("main", "amount"))), replace(one, extras=two), far],
         "Tools/Equipment": [one, other(cookware[0]), other("surface", "gloves", cookware[1]), far],
-        "Technique": [
-            one,
-            other(rng.choice(("speed", "hands"))),
-            other("speed", "manner", "motion"),
-            far,
-        ],
+        "Technique": [one, other(rng.choice(("speed", "hands"))), other("speed", "manner", "motion"), far],
         "Actions": [replace(one, sequence=sequence) for sequence in sequences],
         "Visuals": [one, other("detail"), other("shade", "size"), far],
     }
@@ -192,7 +179,7 @@ def _free(step: Step, rng: random.Random) -> Attributes:
     return Attributes(step=step.name, **{n: _draw(step, n, rng) for n in names})  # type: ignore[arg-type]
 
 
-def _perform(step: Step, split: str, ladders: dict[str, list[Attributes]], rng: random.Random) -> Attributes:
+def _perform(step: Step, split: str, ladders: Ladder, rng: random.Random) -> Attributes:
     truth = _free(step, rng)
     for category in CATEGORIES:
         if rng.random() >= _COPY:
@@ -215,6 +202,6 @@ def _perform(step: Step, split: str, ladders: dict[str, list[Attributes]], rng: 
 
 
 def held_out(step: Step, truth: Attributes, pair: tuple[str, int, str, int]) -> bool:
-    """Whether `truth` shows this combination of two values."""
+    """Return whether `truth` has this combination of two values."""
     one, i, two, j = pair
     return bool(getattr(truth, one) == getattr(step, one)[i] and getattr(truth, two) == getattr(step, two)[j])

@@ -17,7 +17,7 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
 SETTINGS = [ROOT / name for name in ("Makefile", "reproduce.mk", "ray_cluster.yaml", "pyproject.toml")]
 SETTINGS += sorted(ROOT.glob("heads/recipes/**/*.yaml"))
 ROOMS = (*BELOW, "_stepdiff", "benchmarks", "tests")
-DATA = ("kitchen/phrases", "tests/test_dialect.py")  # words that people of the sample world say, and the words above
+DATA = ("kitchen/files/testsets.py", "tests/test_dialect.py")  # words of the sample world, and those above
 
 
 def name(file: Path) -> str:

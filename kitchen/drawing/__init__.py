@@ -1,1 +1,1 @@
-"""drawing."""
+"""The pictures of a world."""

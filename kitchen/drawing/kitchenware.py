@@ -3,7 +3,7 @@
 import math
 import random
 
-from kitchen.drawing.pen import INK, Colour, Pen, Real, darker, lighter, mix
+from kitchen.drawing.pen import INK, WHITE, Colour, Pen, Real, by_name, darker, lighter, mix
 
 TRIMS: dict[str, Colour] = {"red": (214, 44, 48), "blue": (44, 92, 204)}
 
@@ -68,7 +68,7 @@ def surface(pen: Pen, name: str, seed: str) -> None:
 
 
 def decor(pen: Pen, kind: int) -> None:
-    """Something in the side margins, which no encoder's centre crop sees."""
+    """Draw things in the side margins, which no encoder's centre crop contains."""
     pots = ((198, 98, 70), (90, 130, 180), (230, 190, 90))
     for side, x in enumerate((-25, 313)):
         which = (kind + side * 2) % 3
@@ -85,7 +85,7 @@ def decor(pen: Pen, kind: int) -> None:
 
 
 def burner(pen: Pen, stove: str, level: str) -> None:
-    """Draw what glows or lies below a vessel whose middle is the origin."""
+    """Draw the burner below a vessel whose middle is the origin."""
     if stove == "gas stove":
         pen.oval(0, 44, 112, 46, (30, 30, 36))
         pen.oval(0, 44, 84, 34, (52, 52, 60))
@@ -101,7 +101,7 @@ def burner(pen: Pen, stove: str, level: str) -> None:
 
 
 def flames(pen: Pen, level: str, phase: Real) -> None:
-    """Gas flames in front of a vessel whose middle is the origin; `phase` in seconds."""
+    """Draw gas flames in front of a vessel whose middle is the origin; `phase` in seconds."""
     count, height, wide = (11, 52, 12) if level == "high" else (9, 17, 6)
     for i in range(count):
         a = math.radians(12 + 156 * i / (count - 1))
@@ -124,52 +124,46 @@ def flames(pen: Pen, level: str, phase: Real) -> None:
 
 
 def steam(pen: Pen, phase: Real) -> None:
-    """Three wisps above the origin."""
+    """Draw three wisps of steam above the origin."""
     for i, x in enumerate((-44, 0, 44)):
         rise = (phase * 0.7 + i * 0.37) % 1.0
         points = [(x + 9 * math.sin(k * 1.1 + phase * 5 + i), -6 - 11 * k - 26 * rise) for k in range(6)]
-        pen.line(points, (255, 255, 255, 150), 8)
+        pen.line(points, (*WHITE, 150), 8)
 
 
 # -- vessels ---------------------------------------------------------------------------------------
 
 
 def food_area(vessel: str) -> tuple[Real, Real]:
-    """Half width and half height of where food lies around the vessel's middle."""
+    """Return half width and half height of the food around the vessel's middle."""
     shape = vessel.split()[-1]
     return {"bowl": (74, 36), "pan": (78, 36), "pot": (73, 35), "board": (92, 40)}.get(shape, (70, 38))
 
 
 def vessel(pen: Pen, name: str, trim: str, content: Colour | None = None) -> None:
-    """A vessel whose opening is centred on the origin; `content` shines through glass."""
+    """Draw a vessel whose opening is centred on the origin; glass shows the colour of its `content`."""
     body, inside = _BODY[name]
     if name == "glass bowl" and content is not None:
         body = mix(body, content, 0.55)
     _SHAPES[name.split()[-1]](pen, name, body, inside, TRIMS[trim])
 
 
+_FRONT = [math.pi * i / 12 for i in range(13)]  # angles of the front half of an ellipse
+
+
 def _hull(rx: Real, ry: Real, foot: Real, depth: Real) -> list[tuple[Real, Real]]:
-    """Outline of a round vessel's side: the front half of the rim, then the foot."""
-    points = []
-    for i in range(13):
-        a = math.pi * i / 12
-        points.append((rx * math.cos(a), ry * math.sin(a) * 0.35))
-    side = []
-    for i in range(13):
-        a = math.pi * i / 12
-        side.append((rx * foot * math.cos(a), depth + ry * 0.62 * math.sin(a)))
-    return [(rx, 0), *[(x, y) for x, y in side], (-rx, 0)]
+    """Return the outline of a round vessel's side: the ends of its rim and the front of its foot."""
+    return [(rx, 0), *((rx * foot * math.cos(a), depth + ry * 0.62 * math.sin(a)) for a in _FRONT), (-rx, 0)]
 
 
 def _band(pen: Pen, rx: Real, ry: Real, colour: Colour, low: Real, high: Real, taper: Real) -> None:
-    """A stripe around the front of a vessel between two depths."""
-    front = [math.pi * i / 12 for i in range(13)]
-    upper = [(rx * (1 - taper * low) * math.cos(a), low + ry * math.sin(a)) for a in front]
-    lower = [(rx * (1 - taper * high) * math.cos(a), high + ry * math.sin(a)) for a in front]
+    """Draw a stripe around the front of a vessel between two depths."""
+    upper = [(rx * (1 - taper * low) * math.cos(a), low + ry * math.sin(a)) for a in _FRONT]
+    lower = [(rx * (1 - taper * high) * math.cos(a), high + ry * math.sin(a)) for a in _FRONT]
     pen.poly(upper + lower[::-1], colour, None)
 
 
-def _bowl(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
+def bowl(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
     pen.oval(6, 72, 72, 16, (40, 30, 30, 70), None)
     see_through = name == "glass bowl"
     pen.poly(_hull(90, 48, 0.76, 50), (*body, 190) if see_through else body)
@@ -194,7 +188,7 @@ def _bowl(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> No
         pen.arc(0, 1, 78, 38, 190, 240, (244, 248, 252), 6)
 
 
-def _pan(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
+def pan(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
     pen.bar([(-84, 10), (-134, 62)], darker(body, 0.3) if name != "copper pan" else (60, 50, 46), 15)
     pen.bar([(-98, 25), (-112, 39)], trim, 15)
     pen.poly(_hull(92, 46, 0.86, 16), body)
@@ -204,7 +198,7 @@ def _pan(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> Non
     pen.arc(0, 1, 78, 36, 195, 250, lighter(inside, 0.4), 4)
 
 
-def _pot(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
+def pot(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
     for side in (-1, 1):
         pen.arc(side * 92, 16, 17, 11, 0, 360, INK, 10)
         pen.arc(side * 92, 16, 17, 11, 0, 360, darker(body, 0.3), 7)
@@ -220,7 +214,7 @@ def _pot(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> Non
     pen.oval(0, 1, 80, 40, inside)
 
 
-def _board(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
+def board(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
     pen.poly([(-98, -46), (98, -46), (116, 54), (-116, 54)], body)
     pen.poly([(-116, 54), (116, 54), (116, 66), (-116, 66)], darker(body, 0.3))
     pen.poly([(-98, -46), (-84, -46), (-98, 54), (-116, 54)], trim)
@@ -237,7 +231,7 @@ def _board(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> N
         pen.poly([(-78, -38), (78, -38), (90, 44), (-90, 44)], None, lighter(body, 0.6), 4)
 
 
-def _plate(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
+def plate(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
     pen.oval(4, 12, 106, 58, (40, 30, 30, 70), None)
     pen.oval(0, 4, 106, 58, darker(body, 0.2))
     pen.oval(0, 0, 106, 57, body)
@@ -248,7 +242,7 @@ def _plate(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> N
             pen.line([(-60, y), (0, y + 3), (60, y)], darker(inside, 0.2), 2)
 
 
-def _tray(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
+def tray(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> None:
     pen.poly([(-94, -50), (94, -50), (112, 56), (-112, 56)], body)
     pen.poly([(-94, -50), (94, -50), (112, 56), (-112, 56)], None, trim, 6)
     pen.poly([(-84, -42), (84, -42), (98, 46), (-98, 46)], inside)
@@ -256,11 +250,4 @@ def _tray(pen: Pen, name: str, body: Colour, inside: Colour, trim: Colour) -> No
         pen.line([(x, -38), (x - 22, 42)], mix(inside, (255, 255, 255), 0.5), 6)
 
 
-_SHAPES = {
-    "bowl": _bowl,
-    "pan": _pan,
-    "pot": _pot,
-    "board": _board,
-    "plate": _plate,
-    "tray": _tray,
-}
+_SHAPES = by_name(bowl, pan, pot, board, plate, tray)

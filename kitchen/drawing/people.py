@@ -1,8 +1,8 @@
-"""Hands, what covers them, and the sub-actions that they perform in addition to the step itself."""
+"""Hands, their gloves, and the sub-actions next to the step's own action."""
 
 import math
 
-from kitchen.drawing.pen import INK, Colour, Pen, Real, darker, lighter
+from kitchen.drawing.pen import INK, WHITE, Colour, Pen, Real, by_name, darker, lighter
 from kitchen.drawing.tools import STEEL
 from kitchen.world import Look
 
@@ -11,7 +11,7 @@ SLEEVES: tuple[Colour, ...] = ((92, 112, 152), (120, 140, 112), (150, 120, 140),
 
 
 def hand(pen: Pen, look: Look, gloves: str, side: int = 1) -> None:
-    """A closed hand at the origin, its forearm leaving downwards to the right (`side` 1) or left."""
+    """Draw a closed hand at the origin, with its forearm to the lower right (`side` 1) or lower left (-1)."""
     skin = SKINS[look.skin]
     covered: dict[str, Colour] = {"rubber gloves": (252, 226, 40), "oven mitts": (206, 40, 60)}
     colour = covered.get(gloves, skin)
@@ -45,7 +45,7 @@ def _ease(u: Real, share: Real) -> Real:
 def wipe(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> None:
     """A chequered cloth sweeps over the counter in front."""
     x = -62 + 124 * (0.5 - 0.5 * math.cos(u * math.tau * 1.5))
-    pen.poly([(-120, 44), (x, 40), (x, 84), (-120, 84)], (255, 255, 255, 90), None)
+    pen.poly([(-120, 44), (x, 40), (x, 84), (-120, 84)], (*WHITE, 90), None)
     p = pen.at(x, 62, 6)
     p.box(-54, -32, 54, 32, (250, 250, 250), radius=6)
     for i in range(5):
@@ -76,7 +76,7 @@ def taste(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> None:
     p.oval(-18, -8, 36, 18, food)
     p.oval(-26, -14, 10, 5, lighter(food, 0.6), None)
     for x in (-34, -14, 6):
-        p.line([(x, -38), (x + 5, -48), (x - 2, -58), (x + 4, -68)], (255, 255, 255, 200), 5)
+        p.line([(x, -38), (x + 5, -48), (x - 2, -58), (x + 4, -68)], (*WHITE, 200), 5)
     hand(p.at(86, 30), look, gloves)
 
 
@@ -145,12 +145,4 @@ def thermometer(pen: Pen, u: Real, look: Look, gloves: str, food: Colour) -> Non
             p.at(x, -95).line([(float(a), float(b)) for a, b in lines[name]], (30, 60, 40), 4)
 
 
-SUBACTIONS = {
-    "wipe": wipe,
-    "cover": cover,
-    "taste": taste,
-    "timer": timer,
-    "rinse": rinse,
-    "read": read,
-    "thermometer": thermometer,
-}
+SUBACTIONS = by_name(wipe, cover, taste, timer, rinse, read, thermometer)

@@ -1,15 +1,31 @@
-"""What one frame of a clip shows, scene by scene."""
+"""The frames of a clip, scene by scene."""
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from PIL import Image
 
 from kitchen.attributes import Attributes
-from kitchen.drawing import food, kitchenware, motion, people
-from kitchen.drawing.motion import Moment, Pose
-from kitchen.drawing.pen import HEIGHT, SCALE, WIDTH, Pen, Real, darker, lighter
-from kitchen.drawing.stage import Stage, flecks, liquid, other_hand, pieces, tilted, tool, trail
+from kitchen.drawing import food, kitchenware, people
+from kitchen.drawing.pen import HEIGHT, SCALE, WHITE, WIDTH, Pen, Real, by_name, darker, lighter
+from kitchen.drawing.stage import (
+    Moment,
+    Pose,
+    Stage,
+    cut_path,
+    flecks,
+    flight,
+    grate_path,
+    liquid,
+    other_hand,
+    pieces,
+    roll_path,
+    stir_path,
+    tilted,
+    tool,
+    trail,
+)  # fmt: skip
 from kitchen.drawing.tools import TOOLS
 from kitchen.steps import STEPS
 from kitchen.world import Look
@@ -18,13 +34,13 @@ MIDDLE = (144.0, 176.0)
 """The middle of the work in the central square."""
 
 NEAR = 1.09
-"""How much larger the work is drawn than what lies around it."""
+"""Scale of the work, compared with what lies around it."""
 
 SOURCE, DISHES = (72.0, 64.0), ((152.0, 40.0), (201.0, 40.0), (250.0, 40.0))
 
 
 def backdrop(truth: Attributes, look: Look, seed: str) -> Image.Image:
-    """Everything that does not move during a clip, at drawing size."""
+    """Draw everything that does not move during a clip, at drawing size."""
     image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE))
     pen = Pen.on(image)
     kitchenware.surface(pen, truth.surface, seed)
@@ -57,59 +73,53 @@ def frame(image: Image.Image, truth: Attributes, look: Look, at: Moment, seed: s
 
 
 def mix(stage: Stage) -> None:
-    """A bowl of something liquid."""
+    """A bowl of liquid; some of it hangs from a lifted tool."""
     inside = tilted(stage)
     kitchenware.vessel(inside.pen, stage.truth.vessel, stage.truth.trim, stage.hue)
     liquid(inside, *stage.area)
-    trail(stage, motion.stir)
-    pose = motion.stir(stage.truth.motion, stage.at.turns)
+    trail(stage, stir_path)
+    pose = stir_path(stage.truth.motion, stage.at.turns)
     if pose.lift > 12 and stage.acting:
-        stage.pen.poly(
-            [(pose.x - 7, pose.y - pose.lift), (pose.x + 7, pose.y - pose.lift),
-             (pose.x + 13, 12), (pose.x - 13, 12)], stage.hue,
-        )  # fmt: skip
+        top = pose.y - pose.lift
+        stage.pen.poly([(pose.x - 7, top), (pose.x + 7, top), (pose.x + 13, 12), (pose.x - 13, 12)], stage.hue)
     tool(stage, pose)
     other_hand(stage)
+
+
+def _stir(stage: Stage, hand: tuple[Real, Real]) -> None:
+    trail(stage, stir_path)
+    tool(stage, stir_path(stage.truth.motion, stage.at.turns))
+    other_hand(stage, *hand)
 
 
 def salad(stage: Stage) -> None:
     """A bowl of pieces."""
     inside = tilted(stage)
     kitchenware.vessel(inside.pen, stage.truth.vessel, stage.truth.trim, stage.hue)
-    rx, ry = stage.area
-    pieces(inside, 24, rx, ry, None)
-    trail(stage, motion.stir)
-    tool(stage, motion.stir(stage.truth.motion, stage.at.turns))
-    other_hand(stage)
+    pieces(inside, 24, *stage.area, None)
+    _stir(stage, (-92.0, 8.0))
 
 
 def fry(stage: Stage) -> None:
     """A pan of pieces on a stove."""
     tossing = stage.truth.motion == "tossing" and stage.acting
     lift = 12 * abs(math.sin(math.pi * stage.at.turns)) if tossing else 0.0
-    inner = Stage(
-        stage.pen.at(0, -lift, -7 if tossing else 0),
-        stage.truth, stage.look, stage.at, stage.hue, stage.seed,
-    )  # fmt: skip
+    inner = stage.moved(0, -lift, -7 if tossing else 0)
     kitchenware.vessel(inner.pen, stage.truth.vessel, stage.truth.trim)
     pieces(inner, 22, *stage.area, None)
     if tossing:
         trail(stage, lambda _, u: Pose(-40, 0, 70 * abs(math.sin(math.pi * u))))
         tool(stage, Pose(48, 2, lift))
+        other_hand(stage, -104, 34)
     else:
-        trail(stage, motion.stir)
-        tool(stage, motion.stir(stage.truth.motion, stage.at.turns))
-    other_hand(stage, -104, 34)
+        _stir(stage, (-104, 34))
 
 
 def simmer(stage: Stage) -> None:
     """A pot of sauce on a stove."""
     kitchenware.vessel(stage.pen, stage.truth.vessel, stage.truth.trim)
-    mix_area = stage.area
-    liquid(stage, *mix_area)
-    trail(stage, motion.stir)
-    tool(stage, motion.stir(stage.truth.motion, stage.at.turns))
-    other_hand(stage, -100, 14)
+    liquid(stage, *stage.area)
+    _stir(stage, (-100, 14))
 
 
 def cut(stage: Stage) -> None:
@@ -121,24 +131,23 @@ def cut(stage: Stage) -> None:
         food.SOURCES[truth.main](pen.at(x, y, 0, 0.8), stage.hue)
         if truth.detail == "stems left on":
             pen.at(x, y).bar([(8, -24), (18, -46), (34, -44)], (40, 110, 40), 7)
-    right = Stage(pen.at(58, 20), truth, stage.look, stage.at, stage.hue, stage.seed)
     large = truth.amount == "large"
-    pieces(right, 17 if large else 9, 50 if large else 36, 28 if large else 20, truth.manner)
+    pieces(stage.moved(58, 20), 17 if large else 9, 50 if large else 36, 28 if large else 20, truth.manner)
     if truth.detail == "stems left on":
         for x, y in ((30, 2), (62, 34), (88, 8)):
             pen.bar([(x, y), (x + 6, y - 12)], (40, 110, 40), 6)
-    pose = motion.cut(truth.motion, stage.at.turns)
+    pose = cut_path(truth.motion, stage.at.turns)
     shifted = Pose(pose.x - 8, pose.y + 30, pose.lift, pose.turn)
     if stage.fast:
         for k in range(3):
             d = 16 + 14 * k
             if truth.motion == "straight down":
-                pen.line([(-8 - d, -80), (-8 - d, 8)], (255, 255, 255, 220), 5)
-                pen.line([(-8 + d, -80), (-8 + d, 8)], (255, 255, 255, 220), 5)
+                for x in (-8 - d, -8 + d):
+                    pen.line([(x, -80), (x, 8)], (*WHITE, 220), 5)
             elif truth.motion == "rocking":
-                pen.arc(-20, 34, 70 + d, 70 + d, 262, 318, (255, 255, 255, 220), 5)
+                pen.arc(-20, 34, 70 + d, 70 + d, 262, 318, (*WHITE, 220), 5)
             else:
-                pen.line([(-70, 40 - d), (60, 40 - d)], (255, 255, 255, 220), 5)
+                pen.line([(-70, 40 - d), (60, 40 - d)], (*WHITE, 220), 5)
         for k in range(6):
             a = math.pi + math.pi * k / 5
             r = 46 + 22 * ((stage.at.turns * 2 + k * 0.4) % 1)
@@ -151,7 +160,7 @@ def flip(stage: Stage) -> None:
     """A pancake turned over in a pan."""
     pen, truth = stage.pen, stage.truth
     tossing = truth.motion == "pan toss" and stage.acting
-    height, turned = motion.flight(stage.at.turns if stage.acting else 0.0)
+    height, turned = flight(stage.at.turns if stage.acting else 0.0)
     tilt = -16.0 if tossing and height > 0 else 0.0
     if truth.amount == "large":
         for k in range(4):
@@ -163,12 +172,9 @@ def flip(stage: Stage) -> None:
     y = -height * top
     if stage.fast and height > 0.05:
         for dx in (-34, 0, 34):
-            pen.line([(dx, y + 16), (dx, y + 62)], (255, 255, 255, 220), 6)
-        pen.arc(0, -10, 96, 70, 200, 340, (255, 255, 255, 200), 5)
-    disc = Stage(
-        pen.at(-18 + 8 * turned, y, 40 * math.sin(math.pi * turned)),
-        truth, stage.look, stage.at, stage.hue, stage.seed,
-    )  # fmt: skip
+            pen.line([(dx, y + 16), (dx, y + 62)], (*WHITE, 220), 6)
+        pen.arc(0, -10, 96, 70, 200, 340, (*WHITE, 200), 5)
+    disc = stage.moved(-18 + 8 * turned, y, 40 * math.sin(math.pi * turned))
     squash = max(0.16, abs(math.cos(math.pi * turned)))
     _pancake(disc, rx, ry * squash)
     if tossing:
@@ -203,7 +209,7 @@ def pour(stage: Stage) -> None:
         TOOLS[truth.tool](pen.at(78, -30, 20 if truth.tool == "ladle" else 0))
         return
     u = stage.at.turns
-    pose = motion.stir("in circles", u) if truth.motion == "circling stream" else Pose(0, 0)
+    pose = stir_path("in circles", u) if truth.motion == "circling stream" else Pose(0, 0)
     x, y = pose.x * 0.8 - 12, pose.y * 0.7
     high = 104.0 if truth.manner == "from high" else 44.0
     lip = y - high
@@ -225,7 +231,7 @@ def pour(stage: Stage) -> None:
             r = 24 + 24 * ((u * 2 + k * 0.37) % 1)
             pen.oval(x + 1.6 * r * math.cos(a), y + r * math.sin(a), 5.5, 5.5, hue)
         for d in (-26, 24):
-            pen.line([(x + d, lip + 8), (x + d, y - 10)], (255, 255, 255, 215), 5)
+            pen.line([(x + d, lip + 8), (x + d, y - 10)], (*WHITE, 215), 5)
     if truth.tool == "ladle":
         TOOLS[truth.tool](pen.at(x + 14, lip + 2, 24))
         grip = (x + 66, lip - 84 + 12)
@@ -254,7 +260,7 @@ def spread(stage: Stage) -> None:
             pen.poly([(x, y + k) for x, y in shape], darker(hue, 0.3))
     raised = -7.0 if thick else 0.0
     pen.poly([(x, y + raised) for x, y in shape], hue, darker(hue, 0.35))
-    top = Stage(pen.at(0, raised), truth, stage.look, stage.at, hue, stage.seed)
+    top = stage.moved(0, raised)
     rx, ry = 58 * share, 34 * share
     deep = darker(hue, 0.22)
     if truth.motion == "in circles":
@@ -281,7 +287,7 @@ def spread(stage: Stage) -> None:
 
 def _spread_path(name: str, u: Real) -> Pose:
     if name != "dabbing":
-        return motion.stir(name, u)
+        return stir_path(name, u)
     up = abs(math.sin(math.pi * u))
     return Pose(30 * math.cos(math.floor(u) * 2.2), 14 * math.sin(math.floor(u) * 2.2), 60 * up)
 
@@ -309,10 +315,10 @@ def roll(stage: Stage) -> None:
                      (x + rx * 0.72 * math.cos(a + 0.1), y + ry * 0.72 * math.sin(a + 0.1))],
                     (84, 56, 36), 7,
                 )  # fmt: skip
-        part = Stage(pen.at(x, y), truth, stage.look, stage.at, hue, f"{stage.seed}{i}")
+        part = replace(stage.moved(x, y), seed=f"{stage.seed}{i}")
         large = truth.size == "large"
         flecks(part, rx * 0.9, ry * 0.9, 0.0, 7 if large else 2, 0.95 if large else 0.75)
-    pose = motion.roll(truth.motion, stage.at.turns)
+    pose = roll_path(truth.motion, stage.at.turns)
     if not stage.acting:
         TOOLS[truth.tool](pen.at(20, -52, 4))
         return
@@ -320,13 +326,13 @@ def roll(stage: Stage) -> None:
         for k in range(3):
             d = 24 + 13 * k
             if truth.motion == "side to side":
-                for s in (-1, 1):
-                    pen.line([(pose.x + s * d, -44), (pose.x + s * d, 44)], (255, 255, 255, 220), 5)
+                for x in (pose.x - d, pose.x + d):
+                    pen.line([(x, -44), (x, 44)], (*WHITE, 220), 5)
             elif truth.motion == "pounding":
-                pen.line([(-80 + 80 * k, -70), (-80 + 80 * k, 6)], (255, 255, 255, 220), 6)
+                pen.line([(-80 + 80 * k, -70), (-80 + 80 * k, 6)], (*WHITE, 220), 6)
             else:
-                pen.line([(-60, pose.y + d), (60, pose.y + d)], (255, 255, 255, 220), 5)
-                pen.line([(-60, pose.y - d), (60, pose.y - d)], (255, 255, 255, 220), 5)
+                for y in (pose.y + d, pose.y - d):
+                    pen.line([(-60, y), (60, y)], (*WHITE, 220), 5)
         for k in range(10):
             a = math.tau * k / 10 + stage.at.turns
             r = 1.0 + 0.3 * ((stage.at.turns * 2 + k * 0.37) % 1)
@@ -356,7 +362,7 @@ def grate(stage: Stage) -> None:
             pen.at(x, y, angle).line([(length * 0.2, 2), (length, 0)], (120, 40, 30), width + 3)
     flecks(stage, rx, ry)
     lean = 34.0 if truth.manner == "slanted" else 0.0
-    pose = motion.grate(truth.motion, stage.at.turns if stage.acting else 0.0)
+    pose = grate_path(truth.motion, stage.at.turns if stage.acting else 0.0)
     moving = truth.motion == "moving the grater"
     base = pen.at(pose.x if moving else 0, 10, lean, 1.12)
     TOOLS[truth.tool](base)
@@ -366,11 +372,11 @@ def grate(stage: Stage) -> None:
     if stage.fast:
         for d in (-18, 0, 18):
             if truth.motion == "up and down":
-                base.line([(44 + d, -84), (44 + d, -6)], (255, 255, 255, 220), 6)
+                base.line([(44 + d, -84), (44 + d, -6)], (*WHITE, 220), 6)
             elif moving:
-                pen.line([(-84, -50 + d), (84, -50 + d)], (255, 255, 255, 200), 6)
+                pen.line([(-84, -50 + d), (84, -50 + d)], (*WHITE, 200), 6)
             else:
-                base.arc(18, -44, 44 + d, 44 + d, 0, 300, (255, 255, 255, 220), 5)
+                base.arc(18, -44, 44 + d, 44 + d, 0, 300, (*WHITE, 220), 5)
         for k in range(10):
             a = math.tau * k / 10 + stage.at.turns
             r = 1.0 + 0.26 * ((stage.at.turns * 2 + k * 0.37) % 1)
@@ -380,15 +386,4 @@ def grate(stage: Stage) -> None:
     other_hand(stage)
 
 
-SCENES: dict[str, Callable[[Stage], None]] = {
-    "mix": mix,
-    "salad": salad,
-    "fry": fry,
-    "simmer": simmer,
-    "cut": cut,
-    "flip": flip,
-    "pour": pour,
-    "spread": spread,
-    "roll": roll,
-    "grate": grate,
-}
+SCENES: dict[str, Callable[[Stage], None]] = by_name(mix, salad, fry, simmer, cut, flip, pour, spread, roll, grate)

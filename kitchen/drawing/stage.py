@@ -1,16 +1,121 @@
-"""What every scene is made of: hands with tools, speed lines, liquids, heaps of pieces."""
+"""The parts of every scene: when things happen, the paths of hands, tools, speed lines, liquids, heaps of pieces.
+
+A clip is divided into its sub-actions and the step's own action, in order. Within the own action the hand repeats a
+cycle; `turns` counts the cycles done so far, so speed is turns a second.
+"""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kitchen.attributes import Attributes
 from kitchen.drawing import food, kitchenware, people
-from kitchen.drawing.motion import Moment, Pose
 from kitchen.drawing.pen import Colour, Pen, Real, darker, lighter
 from kitchen.drawing.tools import GRIP, TOOLS
 from kitchen.steps import MAIN
 from kitchen.world import Look
+
+TURNS_PER_SECOND = {"slow": 0.42, "fast": 1.7}
+
+_SHARE = {0: 0.0, 1: 0.27, 2: 0.21, 3: 0.17}
+"""Part of the clip that each sub-action takes, by how many there are: at least one of 8 frames."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One instant of a clip. `action`: what happens; `u`: how far it is, 0..1."""
+
+    action: str
+    u: Real
+    now: Real
+    """Seconds since the clip began."""
+    turns: Real
+    progress: Real
+    """How far the step's own action is, 0..1, also while a sub-action runs."""
+
+
+def moment(sequence: tuple[str, ...], speed: str, duration: Real, now: Real) -> Moment:
+    """What happens `now` seconds into a clip of `duration` seconds."""
+    others = len(sequence) - 1
+    each = _SHARE[others] * duration
+    own = duration - others * each
+    start = 0.0
+    begin_own = sequence.index(MAIN) * each
+    done = min(max(now - begin_own, 0.0), own)
+    for action in sequence:
+        length = own if action == MAIN else each
+        if now < start + length or action == sequence[-1]:
+            u = min(1.0, (now - start) / length)
+            return Moment(action, u, now, done * TURNS_PER_SECOND[speed], done / own)
+        start += length
+    raise AssertionError("a sequence is never empty")
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where the working end of a tool is, relative to the middle of the work."""
+
+    x: Real
+    y: Real
+    lift: Real = 0.0
+    turn: Real = 0.0
+    """Degrees added to how the tool leans."""
+
+
+def _wave(u: Real) -> Real:
+    """A softened triangle wave, -1..1."""
+    return math.asin(0.97 * math.sin(math.tau * u)) / math.asin(0.97)
+
+
+def stir_path(motion: str, u: Real) -> Pose:
+    """Within a vessel: around, to and fro, or up and over."""
+    a = math.tau * u
+    if motion in ("in circles", "circling stream"):
+        return Pose(46 * math.cos(a), 21 * math.sin(a))
+    if motion in ("back and forth", "long strokes"):
+        return Pose(56 * _wave(u), 8 * math.sin(a * 0.5))
+    up = max(0.0, math.sin(a))
+    return Pose(22 * math.cos(a), 16 - 6 * up, 74 * up**1.2, -26 * up)
+
+
+def cut_path(motion: str, u: Real) -> Pose:
+    """On a board: straight down, rocking on the tip, or drawn to and fro."""
+    a = math.tau * u
+    if motion == "straight down":
+        return Pose(0, 0, 62 * (0.5 - 0.5 * math.cos(a)))
+    if motion == "rocking":
+        return Pose(-16, 4, 0, 30 * math.sin(a) + 22)
+    return Pose(52 * _wave(u), 4, 4, 28)
+
+
+def roll_path(motion: str, u: Real) -> Pose:
+    """Over dough: away and back, sideways, or pounding."""
+    a = math.tau * u
+    if motion == "forwards and back":
+        return Pose(0, 32 * _wave(u))
+    if motion == "side to side":
+        return Pose(46 * _wave(u), 0, 0, 90)
+    return Pose(0, 6, 78 * abs(math.sin(a * 0.5)), -10 * abs(math.sin(a * 0.5)))
+
+
+def grate_path(motion: str, u: Real) -> Pose:
+    """Along a grater: up and down, around, or (for the grater itself) to and fro."""
+    a = math.tau * u
+    if motion == "up and down":
+        return Pose(0, 34 * _wave(u))
+    if motion == "in circles":
+        return Pose(24 * math.cos(a), 26 * math.sin(a))
+    return Pose(44 * _wave(u), 0)
+
+
+def flight(u: Real) -> tuple[Real, Real]:
+    """A flipped pancake: height 0..1 and half turns done, one flip a cycle with a rest between."""
+    part = u % 1.0
+    if part < 0.3:
+        return 0.0, 0.0
+    v = (part - 0.3) / 0.7
+    return 4 * v * (1 - v), v
+
 
 _LARGE = 1.14
 """How much larger than life tools are held."""
@@ -18,7 +123,7 @@ _LARGE = 1.14
 
 @dataclass(frozen=True)
 class Stage:
-    """A pen at the middle of the work, and everything that a scene needs to know."""
+    """A pen at the middle of the work, and everything that a scene reads."""
 
     pen: Pen
     truth: Attributes
@@ -26,6 +131,10 @@ class Stage:
     at: Moment
     hue: Colour
     seed: str
+
+    def moved(self, x: Real, y: Real, degrees: Real = 0.0) -> "Stage":
+        """Return the stage with its pen at (x, y), turned clockwise by `degrees`."""
+        return replace(self, pen=self.pen.at(x, y, degrees))
 
     @property
     def acting(self) -> bool:
@@ -39,14 +148,14 @@ class Stage:
 
     @property
     def area(self) -> tuple[Real, Real]:
-        """Half axes of the food: the vessel's, or less of it for a small amount."""
+        """Half axes of the food: the vessel's, or less for a small amount."""
         rx, ry = kitchenware.food_area(self.truth.vessel)
         share = 1.0 if self.truth.amount == "large" else 0.7
         return rx * share, ry * share
 
 
 def tool(stage: Stage, pose: Pose, lean: Real = 40.0) -> None:
-    """The tool at a pose with the hand that holds it; laid aside during sub-actions."""
+    """Draw the tool at a pose with the hand that holds it; during sub-actions it lies at the side."""
     truth = stage.truth
     if not stage.acting:
         TOOLS[truth.tool](stage.pen.at(52, 6, 62, _LARGE))
@@ -64,7 +173,7 @@ def other_hand(stage: Stage, x: Real = -92.0, y: Real = 8.0) -> None:
 
 
 def trail(stage: Stage, path: Callable[[str, Real], Pose], dx: Real = 0, dy: Real = 0) -> None:
-    """White speed lines along the last stretch of a fast path, and drops that fly off."""
+    """Draw white speed lines along the last part of a fast path, and drops that fly off."""
     if not stage.fast:
         return
     u = stage.at.turns
@@ -80,20 +189,17 @@ def trail(stage: Stage, path: Callable[[str, Real], Pose], dx: Real = 0, dy: Rea
 
 
 def flecks(stage: Stage, rx: Real, ry: Real, turn: Real = 0.0, count: int = 7, size: Real = 0.95) -> None:
-    """The minor additions, lying in the food; fewer where there is little of it."""
+    """Draw the minor additions in the food; fewer if its area is small."""
     count = count if rx > 58 else min(count, 5)
     for i, extra in enumerate(stage.truth.extras):
         places = food.scattered(f"{stage.seed} {extra}", count, rx * 0.86, ry * 0.86)
         for x, y, angle in places:
-            a = math.radians(turn + 37 * i)
-            px, py = x / rx, y / ry
-            x = rx * (px * math.cos(a) - py * math.sin(a))
-            y = ry * (px * math.sin(a) + py * math.cos(a))
+            x, y = _turned(x, y, rx, ry, math.radians(turn + 37 * i))
             food.EXTRAS[extra](stage.pen.at(x, y, angle % 50 - 25, size))
 
 
 def liquid(stage: Stage, rx: Real, ry: Real) -> None:
-    """A liquid surface: furrows tell the motion, its texture and details lie on top."""
+    """Draw a liquid surface: furrows show the motion; its texture and details lie on top."""
     pen, truth, hue = stage.pen, stage.truth, stage.hue
     pen.oval(0, 2, rx, ry, hue, darker(hue, 0.35))
     deep = darker(hue, 0.34)
@@ -137,27 +243,24 @@ def liquid(stage: Stage, rx: Real, ry: Real) -> None:
 
 
 def pieces(stage: Stage, count: int, rx: Real, ry: Real, form: str | None) -> None:
-    """Cut pieces heaped over an ellipse, tossed up where the motion tosses."""
+    """Draw cut pieces heaped over an ellipse, thrown up if the motion tosses."""
     truth, hue = stage.truth, stage.hue
     large = truth.size == "large"
-    size = 1.3 if large else 0.72
-    if truth.amount == "small" and form is None:
-        count = round(count * 0.7)
-    number = round(count * (0.62 if large else 1.5))
-    places = food.scattered(stage.seed + "pieces", number, rx, ry)
-    if form is not None:
-        size = 1.5 if large else 0.95
-        number = max(4, round(count * (0.55 if large else 1.0)))
+    if form is None:
+        size, count = (1.3 if large else 0.72), round(count * 0.7) if truth.amount == "small" else count
+        number = round(count * (0.62 if large else 1.5))
+    else:
+        size, number = (1.5 if large else 0.95), max(4, round(count * (0.55 if large else 1.0)))
+    if form == "slices":  # in rows, each on the one before
+        across = max(3, math.ceil(number / 3))
+        span = [(i // across, -0.9 + 1.8 * (i % across) / (across - 1)) for i in range(number)]
+        places = [(rx * x, ry * (-0.8 + 0.8 * row), 74.0) for row, x in span]
+    else:
         places = food.scattered(stage.seed + "pieces", number, rx, ry)
-    if form == "slices":
-        places = _rows(number, rx, ry)
     u = stage.at.turns
     for i, (x, y, angle) in enumerate(places):
         if truth.motion == "in circles":
-            a = math.tau * u * 0.35
-            px, py = x / rx, y / ry
-            x = rx * (px * math.cos(a) - py * math.sin(a))
-            y = ry * (px * math.sin(a) + py * math.cos(a))
+            x, y = _turned(x, y, rx, ry, math.tau * u * 0.35)
         elif truth.motion == "back and forth":
             x += 7 * math.sin(math.tau * u + y)
         elif truth.motion in ("tossing", "folding") and stage.acting and i % 3 == 0:
@@ -179,16 +282,11 @@ def pieces(stage: Stage, count: int, rx: Real, ry: Real, form: str | None) -> No
     flecks(stage, rx, ry, 0.0, 7 if form is None else 4)
 
 
-def _rows(number: int, rx: Real, ry: Real) -> list[tuple[Real, Real, Real]]:
-    """Slices fallen over one another in rows."""
-    across = max(3, math.ceil(number / 3))
-    return [
-        (rx * (-0.9 + 1.8 * (i % across) / (across - 1)), ry * (-0.8 + 0.8 * (i // across)), 74.0)
-        for i in range(number)
-    ]
+def _turned(x: Real, y: Real, rx: Real, ry: Real, a: Real) -> tuple[Real, Real]:
+    """Return a point after a turn by `a` radians along an ellipse."""
+    x, y = x / rx, y / ry
+    return rx * (x * math.cos(a) - y * math.sin(a)), ry * (x * math.sin(a) + y * math.cos(a))
 
 
 def tilted(stage: Stage) -> Stage:
-    if stage.truth.manner != "tilted":
-        return stage
-    return Stage(stage.pen.at(-4, 6, -19), stage.truth, stage.look, stage.at, stage.hue, stage.seed)
+    return stage.moved(-4, 6, -19) if stage.truth.manner == "tilted" else stage

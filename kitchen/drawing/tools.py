@@ -1,12 +1,11 @@
 """Tools, each drawn with its working end at the origin and its handle upwards.
 
-`grip` says how far up the handle the hand sits. Shapes are larger than life: a tool must differ from the
-others on a 7x7 grid.
+Shapes are larger than life: tools must differ on a grid of 7x7 features.
 """
 
 from collections.abc import Callable
 
-from kitchen.drawing.pen import INK, Colour, Pen, darker, lighter
+from kitchen.drawing.pen import INK, Colour, Pen, by_name, darker, lighter
 
 WOOD: Colour = (196, 140, 84)
 DARK_WOOD: Colour = (120, 74, 46)
@@ -126,7 +125,7 @@ def table_knife(pen: Pen) -> None:
 
 
 def jug(pen: Pen) -> None:
-    """Pours from its lip at the origin; its body leans to the upper right."""
+    """Draw a jug that pours from its lip at the origin."""
     pen.poly([(0, 0), (16, -16), (62, -2), (46, 46), (0, 30)], (98, 150, 214))
     pen.poly([(4, 22), (46, 36), (42, 44), (2, 30)], (240, 240, 250), None)
     pen.arc(58, 22, 20, 20, -80, 110, INK, 9)
@@ -134,7 +133,7 @@ def jug(pen: Pen) -> None:
 
 
 def measuring_cup(pen: Pen) -> None:
-    """Pours from its lip at the origin; see-through, with a red scale."""
+    """Draw a transparent cup with a red scale that pours from its lip at the origin."""
     pen.poly([(0, 0), (50, -10), (48, 30), (8, 34)], (222, 236, 244))
     for x in (18, 28, 38):
         pen.line([(x, 4), (x, 26)], (214, 50, 60), 3.4)
@@ -142,7 +141,7 @@ def measuring_cup(pen: Pen) -> None:
 
 
 def rolling_pin(pen: Pen, barrel: Colour, handle: Colour) -> None:
-    """Lies along x, its middle at the origin."""
+    """Draw a pin along x, its middle at the origin."""
     pen.bar([(-92, 0), (92, 0)], handle, 11)
     pen.box(-66, -17, 66, 17, barrel, radius=8)
     pen.line([(-58, -9), (58, -9)], lighter(barrel, 0.45), 5)
@@ -170,7 +169,7 @@ def glass_bottle(pen: Pen) -> None:
 
 
 def box_grater(pen: Pen) -> None:
-    """Draw it upright, its foot at the origin."""
+    """Draw a grater upright, its foot at the origin."""
     pen.poly([(-34, 0), (34, 0), (24, -84), (-24, -84)], STEEL)
     for row in range(5):
         for column in range(-2, 3):
@@ -196,31 +195,11 @@ def electric_grater(pen: Pen) -> None:
     pen.bar([(26, -76), (50, -76), (50, -106)], (60, 120, 96), 8)
 
 
-TOOLS: dict[str, Callable[[Pen], None]] = {
-    "whisk": whisk,
-    "fork": fork,
-    "electric mixer": electric_mixer,
-    "wooden spoon": wooden_spoon,
-    "metal spoon": metal_spoon,
-    "rubber spatula": rubber_spatula,
-    "tongs": tongs,
-    "turner": turner,
-    "chopsticks": chopsticks,
-    "ladle": ladle,
-    "chef's knife": chefs_knife,
-    "cleaver": cleaver,
-    "scissors": scissors,
-    "wheel cutter": wheel_cutter,
-    "table knife": table_knife,
-    "jug": jug,
-    "measuring cup": measuring_cup,
-    "wooden rolling pin": wooden_rolling_pin,
-    "marble rolling pin": marble_rolling_pin,
-    "glass bottle": glass_bottle,
-    "box grater": box_grater,
-    "flat grater": flat_grater,
-    "electric grater": electric_grater,
-}
+TOOLS: dict[str, Callable[[Pen], None]] = by_name(
+    whisk, fork, electric_mixer, wooden_spoon, metal_spoon, rubber_spatula, tongs, turner, chopsticks, ladle,
+    cleaver, scissors, wheel_cutter, table_knife, jug, measuring_cup, wooden_rolling_pin, marble_rolling_pin,
+    glass_bottle, box_grater, flat_grater, electric_grater,
+) | {"chef's knife": chefs_knife}  # fmt: skip
 
 GRIP = 100.0
-"""How far from the working end the hand holds a tool."""
+"""Distance between a tool's working end and the hand that holds it."""

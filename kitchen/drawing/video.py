@@ -1,4 +1,4 @@
-"""One planned video -> H.264, and stills of its training clips.
+"""One planned video as H.264, and stills of its training clips.
 
 Guarantees
 - the same plan gives the same bytes (one encoder thread, no time stamps of the day);
@@ -6,6 +6,7 @@ Guarantees
 """
 
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 
 import av
@@ -14,19 +15,19 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from common.io.files import whole
-from kitchen.drawing.motion import moment
 from kitchen.drawing.pen import HEIGHT, SCALE, WIDTH
 from kitchen.drawing.scenes import backdrop, frame
+from kitchen.drawing.stage import moment
 from kitchen.steps import MAIN
 from kitchen.world import FPS, Clip, Video
 
 _X264 = {"crf": "20", "preset": "veryfast", "threads": "1", "g": "24"}
 STILLS = (0.3, 0.75)
-"""How far into the step's own action stills are taken; every second clip gives both."""
+"""Fractions of the step's own action at which stills are taken; only every second clip gives both."""
 
 
 def stills(video: Video) -> list[tuple[str, Clip, float]]:
-    """Name, clip and seconds into the clip of every still of a training video."""
+    """Return name, clip and seconds into the clip of every still of a training video."""
     if video.split != "train":
         return []
     found = []
@@ -37,7 +38,7 @@ def stills(video: Video) -> list[tuple[str, Clip, float]]:
 
 
 def _own_time(clip: Clip, share: float) -> float:
-    """Seconds into the clip at which its own action is `share` done."""
+    """Return the seconds into the clip at which its own action is `share` done."""
     length = clip.end - clip.start
     times = [k / FPS for k in range(round(length * FPS))]
     truth = clip.truth
@@ -46,7 +47,7 @@ def _own_time(clip: Clip, share: float) -> float:
 
 
 def draw(clip: Clip, video: Video, now: float, base: Image.Image | None = None) -> Image.Image:
-    """The picture `now` seconds into a clip, at full size."""
+    """Draw the picture `now` seconds into a clip, at full size."""
     truth = clip.truth
     image = (base or backdrop(truth, video.look, clip.id)).copy()
     at = moment(truth.sequence, truth.speed, clip.end - clip.start, now)
@@ -55,20 +56,16 @@ def draw(clip: Clip, video: Video, now: float, base: Image.Image | None = None) 
 
 
 def pictures(video: Video) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Every frame of a video in order; between clips the next work place lies ready."""
+    """Yield every frame of a video in order; frames between clips show the scene of the next one."""
     done = 0
-    rest: UInt8[np.ndarray, "h w 3"] | None = None
     for clip in video.clips:
         base = backdrop(clip.truth, video.look, clip.id)
         rest = np.asarray(base.reduce(SCALE))
-        for _ in range(round(clip.start * FPS) - done):
-            yield rest
+        yield from repeat(rest, round(clip.start * FPS) - done)
         for k in range(round((clip.end - clip.start) * FPS)):
             yield np.asarray(draw(clip, video, k / FPS, base))
         done = round(clip.end * FPS)
-    if rest is not None:
-        for _ in range(round(video.duration * FPS) - done):
-            yield rest
+    yield from repeat(rest, round(video.duration * FPS) - done)
 
 
 def render(video: Video, out: Path) -> int:

@@ -1,1 +1,1 @@
-"""files."""
+"""The text files of a world."""

@@ -1,23 +1,24 @@
 """DiffCap, DiffMCQ and DiffRank rows from ground truth, in the published formats.
 
+In templates {x} is the value in the candidate, {y} the value in the reference; several values are joined by "and", in
+{z} by "or". Every attribute has one phrasing for each of three tones, so that a text keeps its tone.
+
 Guarantees
-- all clips of a row are of the asked split; pairs of DiffCap and DiffMCQ answers are distinct;
-- a DiffMCQ negative is another pair of the same step that does not exhibit the difference text:
-  nothing the text names is true of it, in part or reversed;
-- among many clips of a step the answer shares no clip with a negative, and negatives hardly any
-  with each other, so that it cannot be guessed from shared clips; in a split with few clips they may;
-- DiffRank scores are the documented scores, never all equal within a row; the rows of a reference, one a
-  category, are adjacent and have the same targets.
+- all clips of a row are of the given split; pairs of DiffCap and DiffMCQ answers are distinct;
+- a DiffMCQ negative is another pair of the same step that does not exhibit the difference text: nothing that the text
+  names is true of it, in part or reversed;
+- in a large split the answer shares no clip with a negative, and negatives share few with each other, so that the
+  answer cannot be guessed from shared clips;
+- DiffRank scores are the documented scores, never all equal within a row; the rows of a reference, one a category, are
+  adjacent and have the same targets.
 """
 
 import itertools
 import random
 from collections import Counter
 
-from kitchen.attributes import PLAIN, Attributes, Difference, differences
-from kitchen.files.texts import change_for_test, mentioned
-from kitchen.phrases.tests import TONES
-from kitchen.scoring import score
+from kitchen.attributes import PLAIN, Attributes, Difference, differences, score
+from kitchen.files.texts import compared, grouped, listed, mentioned, template_of
 from kitchen.steps import CATEGORIES
 from kitchen.world import Clip
 from tasks.testsets import DiffCap, DiffMCQ, DiffRank
@@ -25,12 +26,85 @@ from tasks.testsets import DiffCap, DiffMCQ, DiffRank
 Pair = tuple[Clip, Clip]
 
 SIZES = {"test": (150, 260, 540), "val": (75, 130, 180)}
-"""At most so many DiffCap, DiffMCQ and DiffRank rows a split."""
+"""Most DiffCap, DiffMCQ and DiffRank rows of each split."""
 TARGETS = 4
 OTHER_STEP_REFERENCES = 0.25
-"""Part of DiffRank's references with targets of another step."""
+"""Fraction of DiffRank's references with targets of another step."""
 DRAWS = 20
-"""Of so many sets of targets drawn by chance the one is taken whose scores differ most."""
+"""Sets of targets that are drawn for a reference; the one with the most different scores is taken."""
+
+TONES = 3
+SUBJECTS = dict.fromkeys(CATEGORIES, ("the person ", "this cook ", "they ")) | {"Visuals": ("", "", "they ")}
+"""The beginning of a text in each tone."""
+
+CHANGE: dict[str, tuple[str, str, str]] = {
+    "main": ("uses {x} instead of {y}", "replaces {y} with {x}", "opt for {x} rather than {y}"),
+    "has": ("adds {x}", "throws in {x} too", "sprinkle {x} over it"),
+    "lacks": ("does not add {z}", "skips the {y}", "leave the {y} out"),
+    "amount": ("uses {x} instead of {y}", "handles {x} and not {y}", "opt for {x} rather than {y}"),
+    "tool": ("uses {x} instead of {y}", "replaces {y} with {x}", "opt for {x} rather than {y}"),
+    "vessel": ("keeps it {x} instead of {y}", "has it {x} and not {y}", "opt to have it {x} rather than {y}"),
+    "surface": ("stands at work {x} instead of {y}", "is busy {x} and not {y}", "opt to be {x} rather than {y}"),
+    "gloves": ("shows {x} instead of {y}", "replaces {y} with {x}", "opt for {x} rather than {y}"),
+    "trim": (
+        "uses a dish bearing {x} instead of {y}",
+        "owns a dish marked by {x} and not {y}",
+        "opt for {x} on the dish rather than {y}",
+    ),
+    "speed": ("moves {x} instead of {y}", "goes about it {x} and not {y}", "opt to move {x} rather than {y}"),
+    "motion": ("does it by {x} instead of {y}", "replaces {y} by {x}", "opt for {x} rather than {y}"),
+    "hands": ("does it {x} instead of {y}", "goes about it {x} and not {y}", "opt to do it {x} rather than {y}"),
+    "manner": ("does it by {x} instead of {y}", "replaces {y} by {x}", "opt for {x} rather than {y}"),
+    "heat": ("heats it {x} instead of {y}", "has it {x} and not {y}", "opt to heat it {x} rather than {y}"),
+    "subaction": ("takes time for {x}", "spends a moment {x} too", "fit in {x} besides"),
+    "without": ("takes no time for {z}", "skips {y}", "leave out {y}"),
+    "order": ("goes for {x} before {y}", "moves {x} ahead of {y}", "put {x} before {y}"),
+    "colour": (
+        "the food is {x} in colour instead of {y}",
+        "its colour is {x} and not {y}",
+        "end up with {x} food rather than {y}",
+    ),
+    "shade": (
+        "it is {x} in tone instead of {y}",
+        "it has a {x} tone and not a {y} one",
+        "end up with a {x} tone rather than a {y} one",
+    ),
+    "texture": (
+        "it is {x} instead of {y}",
+        "the mass is {x} and not {y}",
+        "end up with a {x} mass rather than a {y} one",
+    ),
+    "size": (
+        "the pieces are {x} instead of {y}",
+        "everything is {x} in size and not {y}",
+        "end up with {x} pieces rather than {y} ones",
+    ),
+    "detail": ("it comes with {x}", "one can make out {x}", "end up with {x} on it"),
+    "plain": ("it comes without {y}", "one can make out no {y}", "end up without {y}"),
+}
+
+REPEATED = ("opt for ", "end up with ")
+"""Openings that a clause drops when the one before it opens the same way."""
+
+
+def change_for_test(category: str, a: Attributes, b: Attributes, tone: int, rng: random.Random) -> str:
+    """Return what `b` does differently from `a`, in phrasing number `tone`."""
+    clauses: list[str] = []
+    opened = ""
+    for group in grouped(mentioned(category, a, b)):
+        template = CHANGE[template_of(group[0])][tone]
+        clause = template.format(**compared("test", group, a.step, rng))
+        for opening in REPEATED:
+            if opened == opening and clause.startswith(opening):
+                clause = clause.removeprefix(opening)
+                break
+            if clause.startswith(opening):
+                opened = opening
+                break
+        else:
+            opened = ""
+        clauses.append(clause)
+    return SUBJECTS[category][tone] + listed(clauses)
 
 
 def _by_step(clips: list[Clip]) -> dict[str, list[Clip]]:

@@ -1,4 +1,4 @@
-"""All files of a world but its pictures, written whole or not at all."""
+"""All files of a world except its pictures, each written whole or not at all."""
 
 import csv
 import io
@@ -10,30 +10,28 @@ from pathlib import Path
 
 from common.io.files import write_text
 from kitchen.drawing.video import stills
-from kitchen.files import htstep, testsets
+from kitchen.files import testsets
 from kitchen.files.narration import heard, narrate
-from kitchen.files.pairqa import paired_questions
-from kitchen.files.texts import caption
+from kitchen.files.pairqa import caption, paired_questions
+from kitchen.steps import ACTIVITIES
 from kitchen.world import Video
 
-
-def _csv(rows: list[dict[str, object]], columns: tuple[str, ...]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+SUBSETS = ("test_seen", "test_unseen", "train", "val_seen", "val_unseen")
+"""Of HT-Step's video_splits.json; those that end in `unseen` have the recipes that no training video follows."""
 
 
 def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
     """Write every text file of the world; returns the number of rows of each."""
     clips = [clip for video in world for clip in video.clips]
     pieces = {video.uid: narrate(video, seed) for video in world}
+    narration = [heard(pieces[clip.video], clip) for clip in clips]
     texts: dict[str, str] = {}
     rows: dict[str, int] = {}
 
-    def table(name: str, records: list[dict[str, object]], columns: tuple[str, ...]) -> None:
-        texts[name], rows[name] = _csv(records, columns), len(records)
+    def table(name: str, columns: str, records: Iterable[tuple[object, ...]]) -> None:
+        found, buffer = list(records), io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows([columns.split(), *found])
+        texts[name], rows[name] = buffer.getvalue(), len(found)
 
     def lines(name: str, records: Iterable[object]) -> None:
         found = [json.dumps(record) + "\n" for record in records]
@@ -41,64 +39,62 @@ def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
 
     table(
         "clips.csv",
-        [
-            {
-                "clip": clip.id,
-                "video": f"videos/{clip.video}.mp4",
-                "start": f"{clip.start:.2f}",
-                "end": f"{clip.end:.2f}",
-                "step": clip.truth.step,
-                "activity": clip.activity,
-                "split": clip.split,
-                "narration": heard(pieces[clip.video], clip),
-            }
-            for clip in clips
-        ],
-        ("clip", "video", "start", "end", "step", "activity", "split", "narration"),
+        "clip video start end step activity split narration",
+        (
+            (c.id, f"videos/{c.video}.mp4", f"{c.start:.2f}", f"{c.end:.2f}", c.truth.step, c.activity, c.split, said)
+            for c, said in zip(clips, narration, strict=True)
+        ),
+    )
+    captions = (
+        (name, video.split, caption(clip.truth, random.Random(f"caption {seed} {name}")))
+        for video in world
+        for name, clip, _ in stills(video)
     )
     table(
         "images.csv",
-        [
-            {
-                "clip": f"{name}_0_1",
-                "video": f"images/{name}.jpg",
-                "start": 0,
-                "end": 1,
-                "split": video.split,
-                "caption": caption(clip.truth, random.Random(f"caption {seed} {name}")),
-            }
-            for video in world
-            for name, clip, _ in stills(video)
-        ],
-        ("clip", "video", "start", "end", "split", "caption"),
+        "clip video start end split caption",
+        ((f"{name}_0_1", f"images/{name}.jpg", 0, 1, split, text) for name, split, text in captions),
     )
-    table("taxonomy.csv", htstep.taxonomy(), htstep.COLUMNS)
+    steps = [(activity, index, step) for activity, own in ACTIVITIES.items() for index, step in enumerate(own)]
+    table(
+        "taxonomy.csv",
+        "global_step_index activity step_index variation variation_index headline paragraph",
+        (
+            (number, activity, index, "none", index + 1, f"{step.capitalize()}.", "")
+            for number, (activity, index, step) in enumerate(steps)
+        ),
+    )
     lines("attributes.jsonl", [{"clip": c.id, **c.truth.as_dict()} for c in clips])
     lines("pairqa_train.jsonl", paired_questions([c for c in clips if c.split == "train"], seed))
-    said = [heard(pieces[clip.video], clip) for clip in clips]
-    for split, (captions, choices, ranks) in testsets.SIZES.items():
+    embedded = narration
+    for split, (cap_rows, mcq_rows, rank_rows) in testsets.SIZES.items():
         own = [clip for clip in clips if clip.split == split]
-        caps, choices_made = testsets.diffcap(own, captions, seed), testsets.diffmcq(own, choices, seed)
+        caps, choices = testsets.diffcap(own, cap_rows, seed), testsets.diffmcq(own, mcq_rows, seed)
         lines(f"diffcap_{split}.jsonl", map(asdict, caps))
-        lines(f"diffmcq_{split}.jsonl", map(asdict, choices_made))
-        lines(f"diffrank_{split}.jsonl", map(asdict, testsets.diffrank(own, ranks, seed)))
-        said += [text for row in caps for text in row.text] + [row.difference for row in choices_made]
-    table("texts.csv", [{"text": text} for text in dict.fromkeys(said) if text], ("text",))
-    for name, content in (
-        ("annotations.json", htstep.annotations(world)),
-        ("video_splits.json", htstep.splits(world)),
-        (
-            "narration.json",
-            {
-                uid: {
-                    "start": [p.start for p in found],
-                    "end": [p.end for p in found],
-                    "text": [p.text for p in found],
-                }
-                for uid, found in pieces.items()
-            },
-        ),
-    ):
+        lines(f"diffmcq_{split}.jsonl", map(asdict, choices))
+        lines(f"diffrank_{split}.jsonl", map(asdict, testsets.diffrank(own, rank_rows, seed)))
+        embedded += [text for row in caps for text in row.text] + [row.difference for row in choices]
+    table("texts.csv", "text", ((text,) for text in dict.fromkeys(embedded) if text))
+    number = {(activity, step): place for place, (activity, _, step) in enumerate(steps)}
+    contents: dict[str, dict[str, object]] = {
+        "annotations.json": {
+            video.uid: {
+                "subset": video.subset,
+                "activity": video.activity,
+                "annotations": [
+                    {"id": number[video.activity, clip.truth.step], "segment": [clip.start, clip.end]}
+                    for clip in video.clips
+                ],
+            }
+            for video in world
+        },
+        "video_splits.json": {subset: [video.uid for video in world if video.subset == subset] for subset in SUBSETS},
+        "narration.json": {
+            uid: {name: [getattr(piece, name) for piece in said] for name in ("start", "end", "text")}
+            for uid, said in pieces.items()
+        },
+    }
+    for name, content in contents.items():
         texts[name], rows[name] = json.dumps(content, indent=1) + "\n", len(content)
     for name, text in texts.items():
         write_text(out / name, text)

@@ -8,9 +8,9 @@ import pytest
 from jaxtyping import Float32
 
 from kitchen.attributes import PLAIN, Attributes
-from kitchen.drawing.motion import moment
 from kitchen.drawing.pen import HEIGHT, SCALE, WIDTH
 from kitchen.drawing.scenes import backdrop, frame
+from kitchen.drawing.stage import moment
 from kitchen.steps import MAIN, STEPS, Step
 from kitchen.world import Look
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kitchen.attributes import Attributes, differences
-from kitchen.scoring import score
+from kitchen.attributes import Attributes, differences, score
 from kitchen.steps import CATEGORIES, MAIN, STEPS
 from kitchen.world import make_world
 

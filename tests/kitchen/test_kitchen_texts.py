@@ -8,13 +8,11 @@ from functools import cache
 
 import pytest
 
-from kitchen.attributes import differences
-from kitchen.files import testsets
+from kitchen.attributes import differences, score
+from kitchen.files import narration, pairqa, testsets
 from kitchen.files.narration import heard, narrate
-from kitchen.files.pairqa import MAIN_ACTION, paired_questions
-from kitchen.files.texts import caption, facts, mentioned, state_for_pairqa
-from kitchen.phrases import narration, pairqa, tests
-from kitchen.scoring import score
+from kitchen.files.pairqa import MAIN_ACTION, caption, paired_questions, state_for_pairqa
+from kitchen.files.texts import facts, mentioned
 from kitchen.steps import CATEGORIES, STEPS
 from kitchen.world import Clip, make_world
 from tasks.testsets import DiffMCQ
@@ -23,7 +21,19 @@ WORLD = make_world(132, 0)
 CLIPS = {clip.id: clip for video in WORLD for clip in video.clips}
 TRAIN = [clip for clip in CLIPS.values() if clip.split == "train"]
 RECORDS = paired_questions(TRAIN, 0)
-POOLS = {"narration": narration.TEMPLATES, "pairqa": pairqa.TEMPLATES, "test": tests.TEMPLATES}
+
+
+def templates(*tables: dict[str, tuple[str, ...]] | tuple[str, ...]) -> tuple[str, ...]:
+    pools = [pool for table in tables for pool in (table.values() if isinstance(table, dict) else [table])]
+    return tuple(template for pool in pools for template in pool if template)
+
+
+_ANSWERS = (pairqa.QUESTIONS, pairqa.CONTRASTS, pairqa.ONE_SIDED, pairqa.SAME, pairqa.CAPTIONS)
+POOLS = {
+    "narration": templates(narration.OPENERS, narration.OFF_TOPIC, narration.SPOKEN),
+    "pairqa": templates(*_ANSWERS, pairqa.STATE, pairqa.CHANGE, pairqa.WHICH, pairqa.VISIBLE),
+    "test": templates(testsets.SUBJECTS, testsets.CHANGE),
+}
 
 
 @cache
@@ -56,9 +66,9 @@ def test_pools_are_disjoint(one: str, two: str) -> None:
 
 
 def test_every_difference_has_words_in_both_pools() -> None:
-    assert set(tests.CHANGE) == set(pairqa.CHANGE) - {"step"} == set(pairqa.STATE) - {"step"}
-    assert set(tests.CHANGE) == set(pairqa.WHICH) - {"step"}
-    assert set(tests.SUBJECTS) == set(CATEGORIES)
+    assert set(testsets.CHANGE) == set(pairqa.CHANGE) - {"step"} == set(pairqa.STATE) - {"step"}
+    assert set(testsets.CHANGE) == set(pairqa.WHICH) - {"step"}
+    assert set(testsets.SUBJECTS) == set(CATEGORIES)
 
 
 # -- narration -------------------------------------------------------------------------------------
@@ -223,7 +233,7 @@ def test_diffcap_texts_name_true_differences(split: str) -> None:
         found = differences(row.category, a.truth, b.truth)
         assert found
         texts = row.text
-        assert len(set(texts)) == tests.TONES
+        assert len(set(texts)) == testsets.TONES
         for d in mentioned(row.category, a.truth, b.truth):
             if d.attribute in ("gloves", "main", "colour"):
                 assert all(d.new.split()[-1] in t and d.old.split()[-1] in t for t in texts)

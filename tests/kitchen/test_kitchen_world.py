@@ -6,8 +6,7 @@ from collections import Counter
 import pytest
 
 from kitchen.__main__ import Options
-from kitchen.attributes import Attributes
-from kitchen.scoring import score
+from kitchen.attributes import Attributes, score
 from kitchen.steps import ACTIVITIES, CATEGORIES, MAIN, STEPS, UNSEEN_ACTIVITIES
 from kitchen.world import FPS, HELD_OUT_PAIRS, held_out, make_world
 
