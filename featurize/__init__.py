@@ -1,9 +1,20 @@
-"""Videos and texts become features of a store, once."""
+"""Videos and texts become features of a store, once.
+
+Names are imported when they are first used. `featurize.encoders` has more for packages with encoders of their own.
+"""
 
 import _stepdiff
 
 _stepdiff.enter("featurize")
 
-from common.errors import StepDiffError
+from typing import TYPE_CHECKING
 
-__all__ = ["StepDiffError"]
+if TYPE_CHECKING:
+    from common.errors import StepDiffError
+    from featurize.encoders import NAMES, Encoder, load
+
+__all__ = ["NAMES", "Encoder", "StepDiffError", "load"]
+
+__getattr__ = _stepdiff.lazy(
+    __name__, {"common.errors": ("StepDiffError",), "featurize.encoders": ("NAMES", "Encoder", "load")}
+)

@@ -27,7 +27,7 @@ from common.io import sealed as table
 from common.io.files import listed
 from common.progress import say
 from featurize.manifest import Manifest, unreadable
-from featurize.video.identity import BYTES, DIGEST, Identity, identities
+from featurize.video.media_file import BYTES, DIGEST, Identity, identities
 from store import Store
 from store.view import OK
 

@@ -1,4 +1,4 @@
-"""A run: what is asked for, what is missing, and the workers that do it.
+"""A run: what is requested, what is missing, the workers that compute it, and the summary.
 
 Guarantees
 - invalid options are refused before anything is written
@@ -11,10 +11,13 @@ Guarantees
 """
 
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from jaxtyping import UInt8
 
 from common.errors import StepDiffError
 from common.io.files import Place, place
@@ -25,14 +28,111 @@ from featurize.changes import Changes, compare
 from featurize.encoders import deciding, proper_name
 from featurize.manifest import Manifest, as_manifest, read_manifest, refuse_all_unreadable
 from featurize.options import Options
-from featurize.plan import plan
-from featurize.summary import Summary, summarise
-from featurize.task import Outcome, tasks
-from featurize.worker import Worker, WorkerOptions
+from featurize.shard import Worker, WorkerOptions
+from featurize.task import Outcome, plan, tasks
 from store import Store, View
-from store.view import ABSENT, OK
+from store.view import ABSENT, FAILED, OK
 from weights import NAMES as WEIGHTS
 from weights import fingerprint, resolve
+
+SHOWN = 5
+"""reasons that the words give"""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts are of the rows asked for."""
+
+    entity: str
+    view: str
+    store: str
+    asked: int
+    done: int
+    """done by this run"""
+    already: int
+    """there already"""
+    failed: int
+    """failed, by this run or an earlier one"""
+    absent: int = 0
+    """not done, because their shard could not be written"""
+    repeated: int = 0
+    """clips of this run that show fewer frames than the encoder sees"""
+    truncated: int = 0
+    """texts of this run of more tokens than the encoder sees"""
+    seconds: float = 0.0
+    """that this run took"""
+    errors: list[str] = field(default_factory=list)
+    """why shards could not be written"""
+    failures: list[dict[str, str]] = field(default_factory=list)
+    """key and reason of what failed"""
+    failures_in: str = ""
+    """folder of all reasons"""
+
+    @property
+    def status(self) -> int:
+        """The exit status: 1 where anything asked for is not there."""
+        return int(self.failed + self.absent > 0)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the summary for JSON."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return the summary for people."""
+        what = f"{self.entity} in view {self.view} of {self.store}"
+        if not self.done and not self.absent and not self.seconds:
+            lines = [f"nothing to do: {self.already} {what} are there already"]
+        else:
+            rate = f" ({self.done / self.seconds:.1f} {self.entity}/s)" if self.seconds else ""
+            lines = [f"{self.done} {what} done in {self.seconds:.0f} s{rate}, {self.already} there already"]
+        if self.repeated:
+            lines.append(f"{self.repeated} clips show fewer frames than the encoder sees: some were repeated")
+        if self.truncated:
+            lines.append(f"{self.truncated} texts are longer than the encoder sees: their ends were left out")
+        lines += [f"error: {error}" for error in self.errors]
+        if self.absent:
+            lines.append(f"{self.absent} of {self.asked} {self.entity} are not done: run the same command again")
+        if self.failed:
+            lines.append(f"{self.failed} of {self.asked} {self.entity} failed:")
+            lines += [f"  {failure['key']}: {failure['reason']}" for failure in self.failures[:SHOWN]]
+            if self.failed > SHOWN:
+                lines.append(f"  ... and {self.failed - SHOWN} more")
+            lines.append(f"  all reasons: {self.failures_in}; correct the cause, then run it again with --retry-failed")
+        return lines
+
+
+def summarise(
+    store: Store,
+    view: View,
+    asked: Manifest,
+    before: UInt8[np.ndarray, " rows"] | None = None,
+    outcomes: Sequence[Outcome] = (),
+    seconds: float = 0.0,
+) -> Summary:
+    """Return the summary of a run; `before` is the status of all rows before it."""
+    rows = store.catalog(view.entity).rows(asked.rows["key"])
+    status = view.status()
+    now = status[rows]
+    then = (status if before is None else before)[rows]
+    failed = asked.rows.select("key").filter(pl.Series(now == FAILED))
+    failures = view.failures().filter(pl.col("key").is_in(failed["key"].implode())) if failed.height else failed
+    return Summary(
+        entity=view.entity,
+        view=view.name,
+        store=str(store.path),
+        asked=len(rows),
+        done=int(((now == OK) & (then != OK)).sum()),
+        already=int((then == OK).sum()),
+        failed=failed.height,
+        absent=int(((now != OK) & (now != FAILED)).sum()),
+        repeated=sum(outcome.repeated for outcome in outcomes),
+        truncated=sum(outcome.truncated for outcome in outcomes),
+        seconds=round(seconds, 3),
+        errors=[outcome.error for outcome in outcomes if outcome.error],
+        failures=failures.to_dicts(),
+        failures_in=str(store.path / "failures" / view.entity / view.name),
+    )
+
 
 CPUS = {"clips": 1, "texts": 8}
 """of a worker without a GPU, at most. Clips fill many shards, and one thread an encoder beats threads that wait for
@@ -42,7 +142,7 @@ BATCH = {"clips": 4, "texts": 128}
 
 
 def requested(options: Options) -> Manifest:
-    """What the options ask for. StepDiffError where they or the manifest are unusable."""
+    """Return the manifest of the options. StepDiffError: they or the manifest are unusable."""
     if (options.manifest is None) == (not options.videos):
         raise StepDiffError("give either --manifest FILE or video files")
     numbers = (options.workers, options.batch_size, options.frames)
@@ -66,11 +166,7 @@ def requested(options: Options) -> Manifest:
 
 
 def run(options: Options, asked: Manifest) -> Summary:
-    """Featurize what is missing of `asked`.
-
-    Raises StepDiffError: the encoder, the store, the cluster or the weights
-    cannot be used.
-    """
+    """Featurize what is missing of `asked`. StepDiffError: encoder, store, cluster or weights cannot be used."""
     weights = _weights(options)
     where = _where(options.store)
     if asked.entity == "clips" and not (where / "store.json").exists():
@@ -94,12 +190,12 @@ def _view_name(options: Options) -> str:
 
 
 def _where(path: str) -> Place:
-    """Where the store lies; workers, which start elsewhere, find it by this path too."""
+    """Return the absolute place of the store, for workers in another working folder."""
     return place(path).expanduser().absolute()
 
 
 def _run(store: Store, options: Options, changes: Changes, joined: bool) -> Summary:
-    """The run on Ray, under the lock; `joined`: on a cluster that was there."""
+    """Run on Ray, under the lock; `joined`: on an existing cluster."""
     asked = changes.asked
     gpu = has_gpu(options.device, joined)
     count, cpus = pool_size(options.workers, CPUS[asked.entity], gpu, joined)
@@ -129,7 +225,7 @@ def _run(store: Store, options: Options, changes: Changes, joined: bool) -> Summ
 
 
 def _weights(options: Options) -> Path:
-    """The encoder's weights on this machine."""
+    """Return the encoder's weights on this machine."""
     name = proper_name(options.encoder)
     if options.weights is None and options.encoder not in WEIGHTS:
         raise StepDiffError(f"encoder {name} has no weights of its own: give --weights, a folder or hub id")
@@ -137,7 +233,7 @@ def _weights(options: Options) -> Path:
 
 
 def _finished_view(store: Store, options: Options, asked: Manifest, weights: Path) -> View | None:
-    """Return the view if it exists as the options want it and nothing is missing."""
+    """Return the view if it is as the options request it and nothing is missing."""
     name = _view_name(options)
     chosen = (options.layer, options.frames, options.sampling)
     if chosen != (None,) * 3 or name not in store.views(asked.entity):
@@ -155,7 +251,7 @@ def _finished_view(store: Store, options: Options, asked: Manifest, weights: Pat
 
 
 def _refuse_hopeless(store: Store, options: Options, changes: Changes) -> None:
-    """StepDiffError if no clip that is to do can be computed and the view has none of the clips asked for."""
+    """StepDiffError if no missing clip can be computed and the view has none of the requested clips."""
     keys, name = changes.asked.rows["key"], _view_name(options)
     if name in store.views("clips"):
         rows = store.catalog("clips").rows(keys)

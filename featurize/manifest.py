@@ -27,8 +27,7 @@ import polars as pl
 from common.errors import StepDiffError
 from featurize.manifest_file import folded, nearest, read_file, refuse_twins, renamed
 from featurize.options import IdFrom
-from featurize.video.identity import BYTES, DIGEST
-from featurize.video.media_file import why
+from featurize.video.media_file import BYTES, DIGEST, why
 from featurize.video.stream import opened
 from featurize.video.timeline import from_packets
 from store import text_key

@@ -1,27 +1,31 @@
-"""One shard: its rows are decoded, encoded in fixed batches, and committed.
+"""A worker process, a Ray actor: it loads one encoder, then decodes, encodes and commits one shard after another.
 
 Guarantees
-- batches are fixed runs of the shard's rows: a part of a shard, or the shard again, gives every row
-  the same bits; what is not to do is filled in
+- batches are fixed runs of the shard's rows, filled up: a part of a shard, or the shard again, gives every row the same
+  bits
 - a clip that fails is recorded with its reason and changes no other
 - in memory are the frames of a few batches and the features of one shard
+- the encoder is loaded once a worker
+- frames and features leave a worker for the store alone
 """
 
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
-from featurize.encoders import Encoder
-from featurize.plan import blocks
-from featurize.task import Outcome, Task
-from featurize.video.decode import Clip
-from featurize.video.threads import decoded_clips
-from store import Feature, Store
+from common.errors import StepDiffError
+from featurize.encoders import Encoder, load
+from featurize.task import Outcome, Task, blocks
+from featurize.video.decode import Clip, decoded_clips
+from featurize.video.frames import Sampling
+from store import Feature, Provenance, Store
 
 _ENDS = 2
 """tokens that a tokenizer sets around a text"""
@@ -48,7 +52,7 @@ def featurize_shard(task: Task, encoder: Encoder, device: str, tell: Tell) -> Ou
 
 
 class _Work:
-    """Goes through the batches of a shard."""
+    """The batches of a shard."""
 
     def __init__(self, task: Task, encoder: Encoder, first: int, tell: Tell) -> None:
         self.failures = dict(task.failures)
@@ -58,7 +62,7 @@ class _Work:
         tell(len(task.failures))
 
     def clip_batches(self) -> Iterator[Batch]:
-        """Features of clips, batch by batch as the decoder completes them."""
+        """Yield the features of clips, batch by batch as the decoder completes them."""
         task, encoder = self._task, self._encoder
         frames: dict[int, dict[int, UInt8[np.ndarray, "T size size 3"]]] = {b: {} for b in self._blocks}
         left = {block: len(rows) for block, rows in self._blocks.items()}
@@ -76,7 +80,7 @@ class _Work:
                 self._tell(len(self._blocks[block]))
 
     def text_batches(self) -> Iterator[Batch]:
-        """Features of texts, batch by batch."""
+        """Yield the features of texts, batch by batch."""
         size, texts = self._task.batch_size, self._task.texts
         for block, rows in self._blocks.items():
             start = self._first + block * size
@@ -105,7 +109,7 @@ class _Kept:
         }
 
     def add(self, rows: tuple[int, ...], features: Mapping[str, Float[np.ndarray, "B ..."]]) -> dict[int, str]:
-        """Keep the features of B rows; why some could not be kept, by row."""
+        """Keep the features of B rows; return the reasons of rows that could not be kept."""
         reasons: dict[int, str] = {}
         for place, row in enumerate(rows):
             for name, array in self._arrays.items():
@@ -120,7 +124,7 @@ class _Kept:
         return reasons
 
     def in_order(self) -> tuple[Int64[np.ndarray, " K"], dict[str, Float[np.ndarray, "K ..."]]]:
-        """The K rows that were kept, ascending, and their features."""
+        """Return the K rows that were kept, ascending, and their features."""
         rows = np.array(self._rows, np.int64)
         arrays = {name: array[: len(rows)] for name, array in self._arrays.items()}
         if (np.diff(rows) > 0).all():
@@ -134,7 +138,7 @@ def _taken(features: Mapping[str, Float[np.ndarray, "B ..."]], places: list[int]
 
 
 def _truncated(task: Task, encoder: Encoder) -> int:
-    """How many texts the encoder does not see to their end."""
+    """Return the number of texts that are longer than the encoder reads."""
     if task.entity != "texts" or encoder.max_tokens is None:
         return 0
     seen = encoder.max_tokens
@@ -156,3 +160,64 @@ def _info(task: Task, device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         **{package: version(package) for package in ("av", "numpy", "pillow", "torch", "transformers")},
     }
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Options of every worker of a run."""
+
+    encoder: str
+    weights: str | None
+    layer: int | None
+    device: str | None
+    """None is a GPU where the worker was given one"""
+    cpus: int
+    """threads of the encoder"""
+    frames: int | None = None
+    """of a clip; None is the encoder's own choice, and so below"""
+    sampling: Sampling | None = None
+
+
+class Worker:
+    """Featurizes shards; a second thread may call `finished`."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        """Load nothing yet."""
+        self._options, self._finished = options, 0
+
+    def describe(self, entity: str, dtype: str) -> tuple[Provenance, dict[str, Feature]] | str:
+        """Return provenance and features of a view of the encoder, or why it cannot have one."""
+        try:
+            return self._encoder.provenance(entity, dtype), self._encoder.features(entity, dtype)
+        except StepDiffError as error:
+            return str(error)
+
+    def run(self, task: Task) -> Outcome:
+        """Featurize and commit a shard."""
+        try:
+            return featurize_shard(task, self._encoder, self._device, self._tell)
+        except StepDiffError as error:
+            return Outcome(task.shard, error=str(error))
+        finally:
+            self._finished = 0
+
+    def finished(self) -> int:
+        """Return how many rows of the current shard are finished."""
+        return self._finished
+
+    def _tell(self, rows: int) -> None:
+        self._finished += rows
+
+    @cached_property
+    def _device(self) -> str:
+        import torch
+
+        return self._options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        import torch
+
+        given = self._options
+        torch.set_num_threads(given.cpus)
+        return load(given.encoder, given.weights, self._device, given.layer, given.frames, given.sampling)

@@ -21,10 +21,10 @@ GROUP = "stepdiff.encoders"
 _ENCODERS = {  # name -> file of this folder and class, imported on first use
     "efficientnet-lite0": ("efficientnet_lite0", "EfficientNetLite0"),
     "mpnet-base": ("sentence", "MpnetBase"),
-    "clip": ("clip", "Clip"),
+    "clip": ("image_text", "Clip"),
     "internvideo-mm-b16": ("internvideo.mm", "InternVideoB16"),
     "internvideo-mm-l14": ("internvideo.mm", "InternVideoL14"),
-    "siglip": ("siglip", "Siglip"),
+    "siglip": ("image_text", "Siglip"),
     "videomae": ("video_transformer", "VideoMae"),
     "vjepa2": ("video_transformer", "VJepa2"),
     "sentence": ("sentence", "Sentence"),

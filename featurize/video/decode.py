@@ -1,18 +1,20 @@
-"""The chosen frames of the clips of a video, decoded in one pass.
+"""The chosen frames of clips: each video is decoded in one pass, several videos by threads at the same time.
 
 Guarantees
 - the frames are those that decoding the whole video and choosing among all frames would give:
   B-frames, variable frame rates, edit lists and missing timestamps included
-- no frame is decoded twice, and none of a keyframe's group that holds no chosen frame; only a file
-  whose packets do not tell its frames is decoded twice from end to end
-- only chosen frames are converted, each once; of H.264, those are not even decoded that are neither chosen nor leaned
-  on, and damage to them goes unseen
+- no frame is decoded twice, and no keyframe's group without a chosen frame is decoded; only a file whose packets do not
+  identify its frames is decoded twice from end to end
+- only chosen frames are converted, each once; H.264 frames that are neither chosen nor references are not decoded, so
+  damage to them is not noticed
 - every clip is yielded once, as its frames or as the reason why it has none
 - an_unexpected_exception_fails_only_its_file: whatever is raised while a file is opened or decoded is its clips' reason
+- at most QUEUED finished clips wait; a caller who stops early stops the threads
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ import av.error
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from common.threads import prefetched
 from featurize.video.frames import Sampling, between, chosen
 from featurize.video.media_file import shown, why
 from featurize.video.picture import Picture, pixels_of
@@ -31,6 +34,20 @@ PAST_END = 1.0
 """seconds by which a clip may end past its video: annotations are often in whole seconds"""
 CUT_SHORT = 0.5
 """seconds by which a video may end before what its header promises; no clip may end past it then"""
+QUEUED = 16
+"""finished clips that wait to be encoded, at most"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The place of a clip."""
+
+    video: str
+    """absolute path"""
+    start: float
+    """seconds"""
+    end: float
+    """seconds"""
 
 
 @dataclass(frozen=True)
@@ -55,45 +72,41 @@ class Failure:
     """one line: what, where, what to do"""
 
 
+def decoded_clips(
+    clips: Mapping[int, Source], count: int, crop: Picture, threads: int = 1, sampling: Sampling = "linspace"
+) -> Iterator[tuple[int, Clip | Failure]]:
+    """Yield row and clip, or failure, as they become complete; video by video in the order of rows."""
+    by_video: dict[str, list[int]] = {}
+    for row in sorted(clips):
+        by_video.setdefault(clips[row].video, []).append(row)
+
+    def decode(video: str, rows: list[int]) -> Iterator[tuple[int, Clip | Failure]]:
+        intervals = [(clips[row].start, clips[row].end) for row in rows]
+        for done in read_clips(Path(video), intervals, count, crop, sampling):
+            yield rows[done.index], done
+
+    yield from prefetched((decode(*video) for video in by_video.items()), threads, QUEUED)
+
+
 def read_clips(
-    path: Path,
-    intervals: Sequence[tuple[float, float]],
-    count: int,
-    crop: Picture,
-    threads: int = 1,
-    sampling: Sampling = "linspace",
+    path: Path, intervals: Sequence[tuple[float, float]], count: int, crop: Picture, sampling: Sampling = "linspace"
 ) -> Iterator[Clip | Failure]:
-    """`count` frames of each interval (start, end in seconds), as each becomes complete."""
+    """Yield `count` frames of each interval (start, end in seconds) of a video, as each becomes complete."""
     left = set(range(len(intervals)))
+    reason = f"{shown(path)} shows other frames when it is read again: convert it"
     try:
-        for done in _passes(path, intervals, left, count, crop, threads, sampling):
-            left.discard(done.index)
-            yield done
-        reason = f"{shown(path)} shows other frames when it is read again: convert it"
+        for timeline in (from_packets, by_decoding):  # the second if packets do not identify the frames
+            line = timeline(path)
+            if timeline is from_packets and not line.exact:
+                continue
+            with suppress(_PacketsDisagree):
+                for done in _read(path, line, {clip: intervals[clip] for clip in sorted(left)}, count, crop, sampling):
+                    left.discard(done.index)
+                    yield done
+                break
     except Exception as error:  # FFmpeg, PyAV and Pillow raise anything on odd files, which must not fail their shard
         reason = why(path, error)
     yield from (Failure(index, reason) for index in sorted(left))
-
-
-def _passes(
-    path: Path,
-    intervals: Sequence[tuple[float, float]],
-    left: set[int],
-    count: int,
-    crop: Picture,
-    threads: int,
-    sampling: Sampling,
-) -> Iterator[Clip | Failure]:
-    """Read the clips of `left` by the timeline of the packets, and what is left where that is wrong by decoding all."""
-    line = from_packets(path)
-    if line.exact:
-        try:
-            yield from _read(path, line, intervals, left, count, crop, threads, sampling)
-            return
-        except _PacketsDisagree:
-            pass
-    line = by_decoding(path, threads)
-    yield from _read(path, line, intervals, left, count, crop, threads, sampling)
 
 
 class _PacketsDisagree(Exception):
@@ -103,18 +116,16 @@ class _PacketsDisagree(Exception):
 def _read(
     path: Path,
     line: Timeline,
-    intervals: Sequence[tuple[float, float]],
-    left: set[int],
+    intervals: Mapping[int, tuple[float, float]],
     count: int,
     crop: Picture,
-    threads: int,
     sampling: Sampling,
 ) -> Iterator[Clip | Failure]:
     wanted: dict[int, list[tuple[int, int]]] = defaultdict(list)  # frame -> (clip, place in it)
     missing: dict[int, int] = {}  # clip -> places still to fill
     repeats: dict[int, bool] = {}
-    for clip in sorted(left):
-        frames = _frames_of(path, line, *intervals[clip], count, sampling)
+    for clip, interval in intervals.items():
+        frames = _frames_of(path, line, *interval, count, sampling)
         if isinstance(frames, str):
             yield Failure(clip, frames)
             continue
@@ -123,7 +134,7 @@ def _read(
         for place, frame in enumerate(frames.tolist()):
             wanted[frame].append((clip, place))
     pictures: dict[int, UInt8[np.ndarray, "frames height width 3"]] = {}
-    for index, frame in _pick(path, line, sorted(wanted), threads):
+    for index, frame in _pick(path, line, sorted(wanted)):
         pixels = pixels_of(frame, crop)
         for clip, place in wanted[index]:
             if clip not in pictures:
@@ -137,27 +148,27 @@ def _read(
 def _frames_of(
     path: Path, line: Timeline, start: float, end: float, count: int, sampling: Sampling
 ) -> Int64[np.ndarray, " count"] | str:
-    """The numbers of a clip's frames, or the reason why it has none."""
-    slack, mend = PAST_END, "correct the clip's times"
+    """Return the numbers of a clip's frames, or the reason why it has none."""
+    slack, remedy = PAST_END, "correct the clip's times"
     if line.promised > line.end + CUT_SHORT:
-        slack, mend = 0.0, f"its header promises {line.promised:.2f} s, so it is cut short; copy it again"
+        slack, remedy = 0.0, f"its header promises {line.promised:.2f} s, so it is cut short; copy it again"
     if not line.still and start > line.times[-1]:
-        return f"the clip begins at {start:g} s but {shown(path)} ends at {line.end:.2f} s: {mend}"
+        return f"the clip begins at {start:g} s but {shown(path)} ends at {line.end:.2f} s: {remedy}"
     if not line.still and end > line.end + slack:
-        return f"the clip ends at {end:g} s but {shown(path)} ends at {line.end:.2f} s: {mend}"
-    first, behind = between(line.times, start, end)
-    if first == behind:
+        return f"the clip ends at {end:g} s but {shown(path)} ends at {line.end:.2f} s: {remedy}"
+    first, end_frame = between(line.times, start, end)
+    if first == end_frame:
         return f"{shown(path)} shows no frame from {start:g} to {end:g} s: lengthen the clip"
-    if any(first <= frame <= behind - 1 for frame in line.damaged):
+    if any(first <= frame < end_frame for frame in line.damaged):
         return f"{shown(path)} is damaged between {start:g} and {end:g} s: copy or convert it again"
-    return first + chosen(behind - first, count, sampling)
+    return first + chosen(end_frame - first, count, sampling)
 
 
-def _pick(path: Path, line: Timeline, wanted: list[int], threads: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    """The wanted frames (ascending numbers), in the order in which they are decoded."""
+def _pick(path: Path, line: Timeline, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yield the wanted frames (ascending numbers), in the order in which they are decoded."""
     if not wanted:
         return
-    with opened(path, threads) as video:
+    with opened(path) as video:
         if line.exact:
             decoder = _Decoder(video, line, wanted)
             for index in wanted:

@@ -3,6 +3,10 @@
 FFmpeg takes a name for an instruction: a URL, a pattern of images, the folder of a playlist's entries. Here it receives
 an open file with a neutral name, a closed list of formats, and no protocol with which it could open anything else.
 
+The identity of a file is its size and a digest of its first and last MiB. Reading whole files would cost as much as
+decoding them, and containers keep their index, with the size of every frame, at one of the two ends. Two files that
+differ only in between have the same identity.
+
 Guarantees
 - only_a_regular_file_is_opened: a pipe, a device or a folder is refused and never blocks
 - no_other_file_is_read: playlists and other lists of files are refused, and external tracks are not followed
@@ -10,21 +14,27 @@ Guarantees
 - invalid_metadata_does_not_fail_a_file: metadata may be in another encoding than UTF-8
 - pictures_of_absurd_size_are_refused: no memory is allocated for a picture of more than MAX_PIXELS
 - compressed_text_chunks_are_bounded: a PNG whose texts and profiles unpack to more than MAX_TEXT is refused
+- a file is read once, however many clips it has
+- a file that is missing or cannot be read has no identity, which is no error
 """
 
+import hashlib
 import io
 import os
 import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import av.container
 
 from common.errors import StepDiffError
-from featurize.video.png_texts import unpacked_size
+from common.progress import progress
 
 MAX_PIXELS = 1 << 27
 """pixels of a picture: 16384 x 8192, which is four frames of 8K video, and more than a photograph of 108 megapixels"""
@@ -48,6 +58,17 @@ SELF_CONTAINED = (
 """demuxers of FFmpeg that read the file they are given and no other, unlike concat, hls, dash, imf, sdp, vobsub"""
 _DECODER = {"max_pixels": str(MAX_PIXELS)}
 _DEMUXER = {"format_whitelist": ",".join(SELF_CONTAINED), "protocol_whitelist": "none", "enable_drefs": "0"}
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_SEPARATORS = {b"zTXt": 1, b"iCCP": 1, b"iTXt": 4}
+"""NUL characters before the compressed part, of each kind of chunk; of iTXt one is the method"""
+_PIECE = 1 << 16  # bytes
+BYTES, DIGEST = "video_bytes", "video_digest"
+"""the catalog's columns of a clip's identity"""
+END_BYTES = 2**20
+"""bytes at each end of a file that its digest covers"""
+_DIGITS = 16  # of the sha256
+_THREADS = 16  # files that are read at once: most wait for a disk or a file server
+_TOGETHER = 1024  # files between two looks at the progress
 
 
 @contextmanager
@@ -99,3 +120,88 @@ def _regular(path: Path) -> io.FileIO:
     extension = re.search(r"\.[A-Za-z0-9]+\Z", path.name)
     file.name = f"file{extension[0] if extension else ''}"
     return file
+
+
+def unpacked_size(file: io.FileIO, most: int) -> int:
+    """Return the bytes of all texts and profiles once unpacked, or more than `most` where there are more.
+
+    Args:
+        file: open at its start; left anywhere. One that is no PNG has none.
+        most: bytes after which it stops.
+    """
+    size = 0
+    if file.read(len(_SIGNATURE)) != _SIGNATURE:
+        return size
+    while len(head := file.read(8)) == 8 and size <= most:
+        length, kind = int.from_bytes(head[:4]), head[4:]
+        after = file.tell() + length + 4  # a checksum follows
+        if kind in _SEPARATORS:
+            size += _unpacked(file, length, kind, most - size)
+        file.seek(after)
+    return size
+
+
+def _unpacked(file: io.FileIO, length: int, kind: bytes, most: int) -> int:
+    """Return the bytes of one chunk of `length` bytes, which begins here, once unpacked."""
+    start = file.read(min(length, _PIECE))
+    length -= len(start)
+    *words, packed = start.split(b"\0", _SEPARATORS[kind])
+    if kind == b"iTXt" and words[1:2] != [b"\1"]:  # not compressed
+        return 0
+    if len(words) < _SEPARATORS[kind]:  # decoders go on looking for the end of a name that has 79 bytes at most
+        return most + 1 if length else 0
+    if kind != b"iTXt":
+        packed = packed[1:]  # the method
+    unpack, size = zlib.decompressobj(), 0
+    try:
+        while packed and size <= most:
+            size += len(unpack.decompress(packed, _PIECE))
+            packed = unpack.unconsumed_tail
+            if not packed and not unpack.eof:
+                packed = file.read(min(length, _PIECE))
+                length -= len(packed)
+    except zlib.error:  # decoders stop there too
+        pass
+    return size
+
+
+class Identity(NamedTuple):
+    """What a file is."""
+
+    nbytes: int
+    """bytes of the file"""
+    digest: str
+    """sha256 of its first and last MiB, the first 16 hex digits"""
+
+    def __str__(self) -> str:
+        """In words, for a message."""
+        return f"{self.nbytes} bytes, digest {self.digest}"
+
+
+def identity(path: Path) -> Identity | None:
+    """Return the identity of a file, None if it is missing, unreadable or not a regular file."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for a writer
+            return None
+        with open(path, "rb") as file:
+            nbytes = os.fstat(file.fileno()).st_size
+            state = hashlib.sha256(file.read(END_BYTES))
+            file.seek(max(nbytes - END_BYTES, END_BYTES))
+            state.update(file.read(END_BYTES))
+    except (OSError, ValueError):  # ValueError: a path with NUL
+        return None
+    return Identity(nbytes, state.hexdigest()[:_DIGITS])
+
+
+def identities(paths: Mapping[str, Path]) -> dict[str, Identity | None]:
+    """Return the identity of each file, by the name that `paths` gives it."""
+    files = list(dict.fromkeys(paths.values()))
+    found: dict[Path, Identity | None] = {}
+    many = len(files) > _TOGETHER
+    shown = progress("video files compared", len(files), "files") if many else nullcontext(lambda count: None)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="identity") as pool, shown as advance:
+        for first in range(0, len(files), _TOGETHER):
+            some = files[first : first + _TOGETHER]
+            found |= zip(some, pool.map(identity, some), strict=True)
+            advance(len(some))
+    return {name: found[path] for name, path in paths.items()}

@@ -97,8 +97,8 @@ class Video:
 
 
 @contextmanager
-def opened(path: Path, threads: int = 1) -> Iterator[Video]:
-    """Open a video file to be decoded by `threads` threads.
+def opened(path: Path) -> Iterator[Video]:
+    """Open a video file to be decoded by one thread.
 
     Raises StepDiffError where it is missing, empty, cut short, no video, or audio alone.
     """
@@ -110,7 +110,7 @@ def opened(path: Path, threads: int = 1) -> Iterator[Video]:
         except av.error.FFmpegError:
             raise StepDiffError(f"{shown(path)} {_CUT_SHORT if _begins_well(path) else _NO_VIDEO}") from None
         stream = _pictures(container, path)
-        stream.codec_context.thread_count = threads
+        stream.codec_context.thread_count = 1
         stream.thread_type = "AUTO"
         yield Video(path, container, stream)
 

@@ -73,11 +73,11 @@ def from_packets(path: Path) -> Timeline:
         )
 
 
-def by_decoding(path: Path, threads: int = 1) -> Timeline:
+def by_decoding(path: Path) -> Timeline:
     """The timeline by decoding every frame. StepDiffError where none can be decoded."""
     pts: list[int | None] = []
     damaged: list[int] = []
-    with opened(path, threads) as video:
+    with opened(path) as video:
         for frame in decoded(video):
             if frame is None or frame.is_corrupt:
                 damaged.append(len(pts))

@@ -195,11 +195,12 @@ def electric_grater(pen: Pen) -> None:
     pen.bar([(26, -76), (50, -76), (50, -106)], (60, 120, 96), 8)
 
 
-TOOLS: dict[str, Callable[[Pen], None]] = by_name(
+_DRAWINGS: dict[str, Callable[[Pen], None]] = by_name(
     whisk, fork, electric_mixer, wooden_spoon, metal_spoon, rubber_spatula, tongs, turner, chopsticks, ladle,
     cleaver, scissors, wheel_cutter, table_knife, jug, measuring_cup, wooden_rolling_pin, marble_rolling_pin,
     glass_bottle, box_grater, flat_grater, electric_grater,
-) | {"chef's knife": chefs_knife}  # fmt: skip
+)  # fmt: skip
+TOOLS = {**_DRAWINGS, "chef's knife": chefs_knife}
 
 GRIP = 100.0
 """Distance between a tool's working end and the hand that holds it."""

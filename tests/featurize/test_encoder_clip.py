@@ -13,7 +13,7 @@ from PIL import Image
 
 from common.errors import StepDiffError
 from featurize.encoders import Encoder, load
-from featurize.encoders.clip import Clip
+from featurize.encoders.image_text import Clip
 from featurize.video.picture import Crop, square
 
 SIZE, SHORT_SIDE, PATCH, WIDTH, BLOCKS, PROJECTION = 32, 40, 8, 24, 3, 12

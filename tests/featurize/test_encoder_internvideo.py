@@ -15,9 +15,8 @@ from featurize.encoders import Encoder, deciding, load
 from featurize.encoders.internvideo.mm import InternVideo, InternVideoB16
 from featurize.encoders.internvideo.model import InternVideoMM, Size
 from featurize.manifest import Manifest
-from featurize.plan import Shard
 from featurize.shard import featurize_shard
-from featurize.task import tasks
+from featurize.task import Shard, tasks
 from store import Store, View
 from weights import fingerprint
 

@@ -176,7 +176,7 @@ import os
 from common.workers.cluster import connected
 from common.workers.pool import WorkerPool
 from featurize.task import Outcome, Task
-from featurize.worker import Worker, WorkerOptions
+from featurize.shard import Worker, WorkerOptions
 
 
 class Dying(Worker):

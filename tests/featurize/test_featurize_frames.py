@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurize.plan import Shard, blocks, plan
+from featurize.task import Shard, blocks, plan
 from featurize.video.frames import Sampling, between, chosen
 from store.view import ABSENT, FAILED, OK
 

@@ -12,7 +12,7 @@ import pytest
 
 from common.io import sealed as table
 from common.io.files import write_bytes
-from featurize.video.identity import END_BYTES, identities, identity
+from featurize.video.media_file import END_BYTES, identities, identity
 from store import Store, View
 from store.verbs.verify import verify
 

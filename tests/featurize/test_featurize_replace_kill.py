@@ -14,7 +14,7 @@ import pytest
 
 from featurize.changes import compare
 from featurize.manifest import read_manifest
-from featurize.video.identity import identity
+from featurize.video.media_file import identity
 from store import Feature, Provenance, Store
 from store.verbs.verify import verify
 

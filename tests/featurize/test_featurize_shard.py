@@ -13,11 +13,10 @@ from PIL import Image
 
 from featurize.encoders import Encoder, load
 from featurize.manifest import Manifest
-from featurize.plan import Shard
 from featurize.shard import featurize_shard
-from featurize.task import Outcome, Source, tasks
+from featurize.task import Outcome, Shard, tasks
+from featurize.video.decode import Source, decoded_clips
 from featurize.video.picture import Crop
-from featurize.video.threads import decoded_clips
 from store import Store, View, text_key
 from store.verbs.plan import measured_rates
 

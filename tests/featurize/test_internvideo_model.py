@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from featurize.encoders.internvideo.model import SIZES, InternVideoMM, Size
-from featurize.encoders.internvideo.vision import halve
+from featurize.encoders.internvideo.model import SIZES, InternVideoMM, Size, halve
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 NORMS = {"ln_1", "ln_2", "ln_3", "ln_pre", "ln_final", "visual_ln_post"}

@@ -17,7 +17,8 @@ from PIL import Image
 from common.errors import StepDiffError
 from featurize.encoders import load
 from featurize.shard import featurize_shard
-from featurize.task import Source, Task
+from featurize.video.decode import Source
+from featurize.task import Task
 from retrieval.__main__ import main
 from retrieval.queries import search
 from retrieval.queries.search import of_file

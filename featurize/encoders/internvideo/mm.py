@@ -26,10 +26,8 @@ from torch.nn.functional import normalize
 
 from featurize.encoders.base import Encoder, check_texts
 from featurize.encoders.folder import checkpoint_file
-from featurize.encoders.internvideo.checkpoint import load_model
-from featurize.encoders.internvideo.model import SIZES, Size
-from featurize.encoders.internvideo.tokenizer import Tokenizer, load_tokenizer
-from featurize.encoders.internvideo.vision import halve
+from featurize.encoders.internvideo.checkpoint import Tokenizer, load_model, load_tokenizer
+from featurize.encoders.internvideo.model import SIZES, Size, halve
 from featurize.encoders.preprocessing import encode_distinct
 from store import Feature, Provenance
 from weights import fingerprint
