@@ -326,13 +326,13 @@ def roll(stage: Stage) -> None:
         for k in range(3):
             d = 24 + 13 * k
             if truth.motion == "side to side":
-                for x in (pose.x - d, pose.x + d):
-                    pen.line([(x, -44), (x, 44)], (*WHITE, 220), 5)
+                for dx in (-d, d):
+                    pen.line([(pose.x + dx, -44), (pose.x + dx, 44)], (*WHITE, 220), 5)
             elif truth.motion == "pounding":
                 pen.line([(-80 + 80 * k, -70), (-80 + 80 * k, 6)], (*WHITE, 220), 6)
             else:
-                for y in (pose.y + d, pose.y - d):
-                    pen.line([(-60, y), (60, y)], (*WHITE, 220), 5)
+                for dy in (d, -d):
+                    pen.line([(-60, pose.y + dy), (60, pose.y + dy)], (*WHITE, 220), 5)
         for k in range(10):
             a = math.tau * k / 10 + stage.at.turns
             r = 1.0 + 0.3 * ((stage.at.turns * 2 + k * 0.37) % 1)
