@@ -10,8 +10,7 @@ _stepdiff.enter("annotate")
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from annotate.llm.model import Sampling
-    from annotate.llm.options import LLMOptions
+    from annotate.llm.model import LLMOptions, Sampling
     from annotate.page.figures import figures
     from annotate.qa.job import Question, read_questions
     from annotate.qa.prompts import DESCRIBE, PAIRQA
@@ -34,8 +33,7 @@ __all__ = [
 __getattr__ = _stepdiff.lazy(
     __name__,
     {
-        "annotate.llm.model": ("Sampling",),
-        "annotate.llm.options": ("LLMOptions",),
+        "annotate.llm.model": ("LLMOptions", "Sampling"),
         "annotate.page.figures": ("figures",),
         "annotate.qa.job": ("Question", "read_questions"),
         "annotate.qa.prompts": ("DESCRIBE", "PAIRQA"),

@@ -47,8 +47,7 @@ class AuditOptions:
 
 def run(options: AuditOptions) -> dict[str, Any]:
     from annotate.page.figures import figures, leaks
-    from annotate.page.page import page
-    from annotate.page.samples import draw, read_record, samples
+    from annotate.page.page import draw, page, read_record, samples
     from annotate.qa.job import read_questions
     from annotate.qa.pair_choice import hold_out_of
     from common.io.files import write_text

@@ -21,8 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from annotate.llm.model import LLM, CutOff, Sampling
-from annotate.llm.options import LLMOptions
+from annotate.llm.model import LLM, CutOff, LLMOptions, Sampling
 from annotate.qa.prompts import DESCRIBE, NOTHING, Message, Prompt, read_prompt
 from annotate.stages.job import HINT, Answer, Failure, Item, StageOptions, plain, show
 from common.cli import command
@@ -115,7 +114,7 @@ def run(options: DescribeOptions) -> dict[str, Any]:
         raise StepDiffError(f"--words {options.words} is too few: give 1 or more")
     import polars as pl
 
-    from annotate.grounding.objects import GROUNDED
+    from annotate.grounding.scorers import GROUNDED
     from annotate.stages.stage import clip_items, run_stage
     from annotate.stages.versions import chosen
     from heads.data.clip_texts import ClipTexts

@@ -73,8 +73,7 @@ def run(options: GroundOptions) -> dict[str, Any]:
 
 def make_job(options: GroundOptions, reads: dict[str, str]) -> Job:
     """Return the job of the chosen scorer. A mean covers all clips of the view: all splits are scored alike."""
-    from annotate.grounding.detector import DetectorJob
-    from annotate.grounding.space import SpaceJob
+    from annotate.grounding.scorers import DetectorJob, SpaceJob
     from annotate.stages.stage import absolute, clip_items
     from heads.data.clips import Features
     from store import Store

@@ -17,8 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from annotate.llm.model import Sampling, shown
-from annotate.llm.options import LLMOptions
+from annotate.llm.model import LLMOptions, Sampling, shown
 from annotate.stages.job import HINT, StageOptions
 from annotate.stages.job import show as show_stage
 from common.cli import command

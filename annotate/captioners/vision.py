@@ -17,12 +17,10 @@ from PIL import Image
 from annotate.qa.prompts import CaptionKind
 from annotate.stages.job import Answer, Failure, Item, plain
 from common.errors import StepDiffError
-from featurize.video.decode import Source
-from featurize.video.decode import Clip
+from featurize.video.decode import Clip, Source, decoded_clips
 from featurize.video.frames import Sampling
 from featurize.video.media_file import shown
 from featurize.video.picture import Whole
-from featurize.video.decode import decoded_clips
 
 FRAMES: dict[CaptionKind, int] = {"action": 8, "objects": 1}  # of a clip that a model sees (S1)
 SHORT_SIDE = 480  # pixels of a picture's short side at most: models see smaller ones

@@ -1,4 +1,4 @@
-"""The contract of a language model that answers messages, and the URL of one at a server.
+"""A language model that answers messages: its contract, the options that choose one, and the URL of one at a server.
 
 Guarantees
 - a conversation that cannot be answered is a Failure in its place, and the others are answered
@@ -7,12 +7,13 @@ Guarantees
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from annotate.qa.prompts import Message
 from annotate.stages.job import Failure
+from common.errors import StepDiffError
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,72 @@ def shown(endpoint: str) -> str:
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     port = "" if parts.port is None else f":{parts.port}"
     return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLMOptions:
+    """Which language model answers, and how it is called."""
+
+    llm: str = "smollm2-135m-instruct"
+    """name, folder or hub id of a causal language model; with endpoint the name of the model that is served"""
+    endpoint: str | None = None
+    """URL of an OpenAI-compatible server (http://127.0.0.1:8000/v1); its key is taken from OPENAI_API_KEY, unless the
+    URL holds user:password@. Messages and records show no user, password or query string"""
+    batch: int = 16
+    """conversations answered at once"""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """of a model in this process; null is bfloat16 on a GPU, else float32. A CPU that multiplies bfloat16 takes two
+    thirds of the time, but an answer's words may then depend on the other conversations of its batch"""
+    requests_per_second: float | None = None
+    """most requests that a worker sends to the server a second"""
+    timeout: float = 120.0
+    """seconds that a whole answer of the server may take, from connecting to its last byte"""
+    retries: int = 4
+    """times that a request is sent again, after pauses of 1, 2, 4 ... seconds"""
+    sampling: Sampling = Sampling()
+    """how answers are sampled"""
+
+    def __post_init__(self) -> None:
+        drawn, rate = self.sampling, self.requests_per_second
+        for name, value, valid, expected in (
+            ("batch", self.batch, self.batch >= 1, "1 or more"),
+            ("sampling.max-tokens", drawn.max_tokens, drawn.max_tokens >= 1, "1 or more"),
+            ("sampling.temperature", drawn.temperature, drawn.temperature >= 0, "0 or more"),
+            ("sampling.top-p", drawn.top_p, 0 < drawn.top_p <= 1, "above 0 and at most 1"),
+            ("timeout", self.timeout, self.timeout > 0, "above 0"),
+            ("retries", self.retries, self.retries >= 0, "0 or more"),
+            ("requests-per-second", rate, rate is None or rate > 0, "above 0"),
+        ):
+            if not valid:
+                raise StepDiffError(f"--{name} {value}: give a number {expected}")
+        if self.endpoint is not None and self.precision is not None:
+            why = f"{shown(self.endpoint)} chooses its own"
+            raise StepDiffError(f"--precision {self.precision}: {why}; leave out --precision or --endpoint")
+
+    @classmethod
+    def of(cls, options: "LLMOptions") -> "LLMOptions":
+        """Return these options alone, out of a stage's options."""
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+
+    @property
+    def served(self) -> bool:
+        """Whether the model computes at a server, so that no worker needs a GPU."""
+        return self.endpoint is not None
+
+    def provenance(self) -> dict[str, Any]:
+        """Return model, weights and sampling; a served model has a name only."""
+        from weights import fingerprint, resolve
+
+        weights = "as served" if self.endpoint else fingerprint(resolve(self.llm))
+        made = {"model": self.llm, "weights": weights, "sampling": asdict(self.sampling)}
+        return made if self.precision is None else made | {"precision": self.precision}
+
+    def load(self, device: str) -> LLM:
+        """Load the model, or prepare to call the server."""
+        if self.endpoint is not None:
+            from annotate.llm.server import ServedLLM
+
+            return ServedLLM(self.endpoint, self.llm, self.batch, self.timeout, self.retries, self.requests_per_second)
+        from annotate.llm.local import LocalLLM
+
+        return LocalLLM(self.llm, device, self.batch, self.precision)

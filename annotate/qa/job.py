@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from annotate.llm.model import LLM, CutOff
-from annotate.llm.options import LLMOptions
+from annotate.llm.model import LLM, CutOff, LLMOptions
 from annotate.qa.pair_choice import SCHEMA
 from annotate.qa.prompts import PAIRQA
 from annotate.stages.job import Annotator, Answer, Failure, Item

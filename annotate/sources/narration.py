@@ -6,22 +6,103 @@
     a .csv file               vid, timestamp, text: htm_aa_v1.csv, a sentence at one second
     a folder                  VIDEO.csv of start, end, text for each video: raw_caption_csv
 
+A JSON file may have any size. It is not read by ijson, which refuses HowTo100M's files: they contain NaN for missing
+texts, control characters and bytes that are not UTF-8.
+
 Guarantees
 - speech of a clip is what overlaps it in time, in order of time
 - all formats of one narration give the same speech
 - pieces without text or time are left out and counted
 - a byte that is not UTF-8 becomes U+FFFD and is counted; a video without speech is no error
+- the entries of a JSON file are those of json.load, in the order of the file
+- memory is bounded by the longest entry and one piece of the file
+- a damaged file is refused at the damage
 """
 
 import csv
+import json
 import math
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
-from annotate.sources.json_object import entries
 from common.errors import StepDiffError
+
+PIECE = 2**22  # characters read at once
+LONGEST = 2**28  # characters of an entry, at most: beyond them the file counts as damaged
+
+_DECODER = json.JSONDecoder(strict=False)  # real captions contain control characters
+_SPACES = re.compile(r"[ \t\r\n]*")
+
+
+def entries(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """Yield name and value of each entry. StepDiffError: no such file, or not a JSON object."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            yield from _entries(file, path)
+    except OSError as error:
+        raise StepDiffError(f"{path}: cannot be read ({error.strerror}); correct its path") from error
+
+
+def _entries(file: TextIO, path: str | Path) -> Iterator[tuple[str, Any]]:
+    text, at = _next("", 0, file)
+    if text[at : at + 1] != "{":
+        raise StepDiffError(f"{path}: not a JSON object; give a file that begins with {{")
+    text, at = _next(text, at + 1, file)
+    count = 0
+    while count or text[at : at + 1] != "}":
+        found = _entry(text, at)
+        while found is None:
+            text, at = text[at:], 0
+            more = file.read(max(PIECE, len(text)))
+            if not more or len(text) > LONGEST:
+                raise StepDiffError(f"{path}: damaged after entry {count}: {text[:40]!r}; copy it again")
+            text += more
+            found = _entry(text, 0)
+        name, value, at = found
+        yield name, value
+        count += 1
+        if text[at] == "}":
+            break
+        text, at = _next(text, at + 1, file)
+    text, at = _next(text, at + 1, file)
+    if text:
+        raise StepDiffError(f"{path}: damaged after entry {count}: {text[at : at + 40]!r}; copy it again")
+
+
+def _next(text: str, at: int, file: TextIO) -> tuple[str, int]:
+    """Return the buffer and the place of its next character that is not a space, after reading more if needed."""
+    while True:
+        at = _after_space(text, at)
+        if at < len(text):
+            return text, at
+        text, at = file.read(PIECE), 0
+        if not text:
+            return "", 0
+
+
+def _entry(text: str, at: int) -> tuple[str, Any, int] | None:
+    """Return the entry at a place, and the place of the comma or brace after it; None if it is incomplete."""
+    try:
+        if text[at] != '"':
+            return None
+        name, at = scanstring(text, at + 1, False)
+        at = _after_space(text, at)
+        if text[at] != ":":
+            return None
+        value, at = _DECODER.raw_decode(text, _after_space(text, at + 1))
+        at = _after_space(text, at)
+        return (name, value, at) if text[at] in ",}" else None
+    except (ValueError, IndexError, RecursionError):
+        return None
+
+
+def _after_space(text: str, at: int) -> int:
+    return _SPACES.match(text, at).end()  # type: ignore[union-attr]
+
 
 UNUSABLE, UNDECODED = "pieces without text or time", "pieces with bytes that are not UTF-8"
 csv.field_size_limit(2**27)  # a field may hold hours of text

@@ -68,18 +68,20 @@ def span_of(file: Path, span: tuple[float | None, float | None]) -> tuple[float,
 
 
 def _encoder(store: Store, view: View, weights: str | None) -> Encoder:
-    """The encoder that made the view, loaded as its provenance says."""
-    from featurize.encoders import NAMES, load
+    """Load the encoder that made the view, as its provenance says."""
+    from featurize.encoders import encoder_class, load
     from featurize.video.frames import WORDS
 
     made = view.provenance
-    if made.encoder not in NAMES:
+    try:
+        encoder_class(made.encoder)
+    except StepDiffError:
         featurize = command("python", "-m", "featurize", "FILE", "--store", store.path, "--encoder", "ENCODER")
         embed = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path, "--view", view.name)
         raise StepDiffError(
             f"view clips/{view.name} was made by a {made.encoder}, not by an encoder of files: run {featurize}, then "
             f"{embed}, and query with --clip"
-        )
+        ) from None
     count, _, rule = made.frames.partition(" at ")
     sampling = next((name for name, words in WORDS.items() if rule.startswith(words)), None)
     encoder = load(made.encoder, weights, sampling=sampling)

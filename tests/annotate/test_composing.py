@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotate.qa import composing
-from annotate.qa.composing import ALIKE, UNANSWERED, Ledger, compose
+from annotate.qa.composing import ALIKE, SIMILAR, UNANSWERED, Ledger, compose
 from annotate.qa.job import item_key
 from annotate.qa.mentions import names_one
 from annotate.qa.parsing import read_pairs
-from annotate.qa.rules import SIMILAR
 
 
 def by_last_letter(texts: Sequence[str]) -> np.ndarray:

@@ -10,9 +10,8 @@ import pytest
 
 from annotate import describe
 from annotate.describe import DescribeJob, Describer, one_line
-from annotate.grounding.objects import GROUNDED, SCORES
-from annotate.llm.model import CutOff, Sampling
-from annotate.llm.options import LLMOptions
+from annotate.grounding.scorers import GROUNDED, SCORES
+from annotate.llm.model import CutOff, LLMOptions, Sampling
 from annotate.qa.prompts import DESCRIBE, Message
 from annotate.stages import stage
 from annotate.stages.job import Failure

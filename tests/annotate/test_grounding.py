@@ -1,4 +1,4 @@
-"""Guarantees of annotate.grounding.objects, annotate.grounding.detector and annotate.grounding.space."""
+"""Guarantees of annotate.grounding.scorers."""
 
 import json
 from collections.abc import Sequence
@@ -12,9 +12,7 @@ import pytest
 import torch
 
 from annotate.captioners.vision import pictures
-from annotate.grounding.detector import Detector, DetectorJob
-from annotate.grounding.objects import GROUNDED, MOST, SCORES, kept, objects
-from annotate.grounding.space import Space, SpaceJob
+from annotate.grounding.scorers import GROUNDED, MOST, SCORES, Detector, DetectorJob, Space, SpaceJob, kept, objects
 from annotate.stages.job import Answer, Failure, Item
 from common.errors import StepDiffError
 from heads.data.clips import Features

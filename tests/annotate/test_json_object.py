@@ -1,4 +1,4 @@
-"""Guarantees of annotate/sources/json_object.py, compared with json.load."""
+"""Guarantees of annotate/sources/narration.py, compared with json.load."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotate.sources import json_object
-from annotate.sources.json_object import entries
+from annotate.sources import narration as json_object
+from annotate.sources.narration import entries
 from common.errors import StepDiffError
 
 VALUES = st.recursive(

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from annotate.llm.local import Draws, LocalLLM
-from annotate.llm.model import LLM, CutOff, Sampling
-from annotate.llm.options import LLMOptions
+from annotate.llm.model import LLM, CutOff, LLMOptions, Sampling
 from annotate.qa.prompts import Message
 from annotate.stages.job import Failure
 from common.errors import StepDiffError

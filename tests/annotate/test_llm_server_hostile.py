@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from annotate.llm import server as llm_server
-from annotate.llm.model import Sampling, is_url, shown
-from annotate.llm.options import LLMOptions
+from annotate.llm.model import LLMOptions, Sampling, is_url, shown
 from annotate.llm.server import ServedLLM
 from annotate.stages.job import Failure
 from common.errors import StepDiffError

@@ -1,11 +1,11 @@
-"""Guarantees of annotate/qa/rules.py, with given vectors and, if it is fetched, with the real MPNet."""
+"""Guarantees of annotate/qa/composing.py, with given vectors and, if it is fetched, with the real MPNet."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from annotate.qa.rules import first_of_alike
+from annotate.qa.composing import first_of_alike
 from common.errors import StepDiffError
 from heads.methods.similarity import MODEL, Sentences
 from weights import resolve

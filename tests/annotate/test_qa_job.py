@@ -6,8 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from annotate.llm.model import Sampling
-from annotate.llm.options import LLMOptions
+from annotate.llm.model import LLMOptions, Sampling
 from annotate.qa.job import PairQAJob, item_key, items
 from annotate.qa.prompts import PAIRQA
 

@@ -1,10 +1,10 @@
-"""Guarantees of annotate/qa/rules.py."""
+"""Guarantees of annotate/qa/composing.py."""
 
 import pytest
 
-from annotate.qa import rules as qa_rules
+from annotate.qa import composing as qa_rules
+from annotate.qa.composing import checked, turned_pair
 from annotate.qa.parsing import QA, Dropped
-from annotate.qa.rules import checked, turned_pair
 
 WHICH = "Which video uses a whisk?"
 KEPT = {

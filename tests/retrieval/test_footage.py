@@ -17,8 +17,8 @@ from PIL import Image
 from common.errors import StepDiffError
 from featurize.encoders import load
 from featurize.shard import featurize_shard
-from featurize.video.decode import Source
 from featurize.task import Task
+from featurize.video.decode import Source
 from retrieval.__main__ import main
 from retrieval.queries import search
 from retrieval.queries.search import of_file
@@ -123,6 +123,55 @@ def test_a_file_that_cannot_be_encoded_like_the_view_is_refused(
         assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and why in err
     assert main(["query", "--store", str(store.path), "--view", ENCODER, "--file", str(video), "--start", "7"]) == 2
     assert "the clip begins at 7 s" in capsys.readouterr().err
+
+
+MEAN_COLOUR = """
+from featurize.encoders import Encoder
+from store import Feature
+
+class MeanColour(Encoder):
+    name, entities, layer, size, short_side = "mean-colour", ("clips",), "mean colour", 32, 32
+
+    def __init__(self, weights, device):
+        super().__init__(weights)
+
+    def features(self, entity, dtype="float16"):
+        self.check_entity(entity)
+        return {"embedding": Feature((3,), "float32")}
+
+    def encode_clips(self, frames):
+        return {"embedding": frames.mean((1, 2, 3)).astype("float32")}
+"""
+
+
+def test_a_file_queries_a_view_of_a_plugin_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The encoder is found by the name that provenance records, which is not that of its entry point."""
+    installed = tmp_path / "mine-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (tmp_path / "mean_colour.py").write_text(MEAN_COLOUR)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "none.txt").write_text("none")
+    store, keys = Store.open(tmp_path / "store", create=True), ["stripes_0_1", "stripes_1_2"]
+    rows = [{"key": key, "video": "stripes.mp4", "start": float(at), "end": at + 1.0} for at, key in enumerate(keys)]
+    video = write_video(tmp_path / "stripes.mp4", "stripes")
+    monkeypatch.syspath_prepend(tmp_path)
+    encoder = load("mean_colour:MeanColour", str(tmp_path / "weights"), "cpu")
+    with store.lock():
+        store.catalog("clips").append(pl.DataFrame(rows))
+        store.create_view("clips", "mean-colour", encoder.provenance("clips"), encoder.features("clips"), 4).resize()
+    sources = {at: Source(str(video), float(at), at + 1.0) for at in range(2)}
+    task = Task(str(store.path), "clips", "mean-colour", 0, (0, 1), {}, 2, sources)
+    featurize_shard(task, encoder, "cpu", lambda _: None)
+    query = ["query", "--store", str(store.path), "--view", "mean-colour", "--file", str(video), "--start", "1"]
+    query += ["--weights", str(tmp_path / "weights"), "-k", "1", "--json"]
+    assert main(query) == 2
+    assert "view clips/mean-colour was made by a mean-colour, not by an encoder of files" in capsys.readouterr().err
+    (installed / "entry_points.txt").write_text("[stepdiff.encoders]\nmine = mean_colour:MeanColour\n")
+    assert main(query) == 0
+    assert "stripes_1_2" in capsys.readouterr().out
 
 
 class Page(HTMLParser):
