@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from annotate.llm.options import LLMOptions
+from annotate.llm.model import LLMOptions
 from benchmarks.harness.report import Row, benchmark, line
 from common.cli import command
 from common.cli.options import incomplete
@@ -112,8 +112,7 @@ def describe(bench: Bench, options: Options, clips: "pl.DataFrame") -> dict[str,
     import polars as pl
 
     from annotate.describe import KIND, DescribeJob
-    from annotate.grounding.objects import GROUNDED
-    from annotate.grounding.space import SpaceJob
+    from annotate.grounding.scorers import GROUNDED, SpaceJob
     from annotate.qa.prompts import DESCRIBE
 
     items = clips.filter(pl.col("narration").str.len_chars() > 0).head(options.clips)

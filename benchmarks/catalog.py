@@ -130,7 +130,7 @@ def plan_all(path: Path, rows: int) -> Figures:
     """Plan what is missing where every row is asked for and half are present."""
     import polars as pl
 
-    from featurize.plan import plan
+    from featurize.task import plan
     from store import Store
 
     catalog = Store.open(path).catalog("clips")

@@ -59,8 +59,7 @@ class Case:
     def __init__(self, footage: "Footage", encoder: "Encoder", device: str, folder: Path) -> None:
         """folder: for what is written; it is emptied before every measurement."""
         from benchmarks.harness.footage import loop, with_decord, with_pyav
-        from featurize.video.decode import Clip
-        from featurize.video.threads import decoded_clips
+        from featurize.video.decode import Clip, decoded_clips
 
         self.footage, self.encoder, self.device, self.folder = footage, encoder, device, folder
         self.crop = encoder.picture
@@ -136,7 +135,7 @@ class Case:
 
     def pictures(self) -> None:
         """Decode the clips as the encoder takes them, without encoding them."""
-        from featurize.video.threads import decoded_clips
+        from featurize.video.decode import decoded_clips
 
         for _ in decoded_clips(self.clips, self.encoder.frames, self.crop, self.threads):
             pass

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from featurize.encoders import Encoder
-    from featurize.task import Source
+    from featurize.video.decode import Source
     from heads.data.clips import Reads
     from heads.training.recipe import VideoLMRecipe
     from heads.training.sources import Batch
@@ -65,8 +65,7 @@ class RawVideo:
         """Return the tokens of the clips, as the encoder makes them."""
         import torch
 
-        from featurize.video.decode import Clip
-        from featurize.video.threads import decoded_clips
+        from featurize.video.decode import Clip, decoded_clips
 
         asked = {place: self.clips[key] for place, key in enumerate(keys)}
         found = dict(decoded_clips(asked, self.encoder.frames, self.encoder.picture, torch.get_num_threads()))
@@ -82,7 +81,7 @@ class World:
         import polars as pl
 
         from featurize.encoders import load
-        from featurize.task import Source
+        from featurize.video.decode import Source
         from kitchen.__main__ import Options as KitchenOptions
         from kitchen.__main__ import run as render
 

@@ -29,12 +29,7 @@ from typing import Any
 from annotate.qa.job import KINDS, item_key
 from annotate.qa.mentions import named, names_one, turned, unsure
 from annotate.qa.parsing import QA, Dropped, read_pairs, read_yes_no
-<<<<<<< HEAD
-from annotate.qa.rules import SIMILAR, checked, first_of_alike, turned_pair
 from tasks.captions import Embed
-from tasks.prompts import NO
-=======
-from tasks.metrics.captions import Embed
 from tasks.prompts import NO, SIMILAR_QUESTION, VIDEOS
 
 SIMILAR = SIMILAR_QUESTION.format(category="main action")  # the question of type 3: (S1)'s third prompt
@@ -113,7 +108,6 @@ def first_of_alike(questions: Sequence[Sequence[str]], embed: Embed, threshold: 
         stays.append([number in kept for number in range(len(pair))])
     return stays
 
->>>>>>> 2192fb5 (annotate: small files folded into their nouns; retrieval: a file queries a view of a plug-in encoder)
 
 ALIKE = "asks what another question of the pair asks"
 UNANSWERED = "the language model gave no answer"

@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from featurize.encoders import Encoder
-from featurize.task import Source
+from featurize.video.decode import Source
 from featurize.video.frames import chosen
 
 _WIDTH, _HEIGHT, _RATE = 640, 360, 24

@@ -45,23 +45,13 @@ def encoder_class(name: str) -> type[Encoder]:
         StepDiffError: No encoder has that name, its module cannot be imported here, or it is not an `Encoder`.
     """
     if name in _ENCODERS:
-<<<<<<< HEAD
-        file, kind = _ENCODERS[name]
-        return getattr(import_module(f"featurize.encoders.{file}"), kind)
-    if ":" not in name and name not in (others := installed(GROUP)):
-=======
         file, attribute = _ENCODERS[name]
         return getattr(import_module(f"featurize.encoders.{file}"), attribute)
-    found = next(iter(entry_points(group=GROUP, name=name)), None)
-    place = found.value if found is not None else name
-    module, colon, attribute = place.partition(":")
-    if not colon:
-        for entry in entry_points(group=GROUP):
+    if ":" not in name and name not in (others := installed(GROUP)):
+        for other in others:
             with suppress(StepDiffError):  # one that cannot be imported
-                if (kind := encoder_class(entry.name)).name == name:
+                if (kind := encoder_class(other)).name == name:
                     return kind
-        known = ", ".join([*NAMES, *sorted(entry_points(group=GROUP).names)])
->>>>>>> 2192fb5 (annotate: small files folded into their nouns; retrieval: a file queries a view of a plug-in encoder)
         raise StepDiffError(
             f"no encoder named {name!r}: the encoders are {', '.join([*NAMES, *others])}; give your own as "
             "package.module:Class"
