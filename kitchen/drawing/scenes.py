@@ -326,13 +326,13 @@ def roll(stage: Stage) -> None:
         for k in range(3):
             d = 24 + 13 * k
             if truth.motion == "side to side":
-                for dx in (-d, d):
-                    pen.line([(pose.x + dx, -44), (pose.x + dx, 44)], (*WHITE, 220), 5)
+                for off in (-d, d):
+                    pen.line([(pose.x + off, -44), (pose.x + off, 44)], (*WHITE, 220), 5)
             elif truth.motion == "pounding":
                 pen.line([(-80 + 80 * k, -70), (-80 + 80 * k, 6)], (*WHITE, 220), 6)
             else:
-                for dy in (d, -d):
-                    pen.line([(-60, pose.y + dy), (60, pose.y + dy)], (*WHITE, 220), 5)
+                for off in (d, -d):
+                    pen.line([(-60, pose.y + off), (60, pose.y + off)], (*WHITE, 220), 5)
         for k in range(10):
             a = math.tau * k / 10 + stage.at.turns
             r = 1.0 + 0.3 * ((stage.at.turns * 2 + k * 0.37) % 1)
