@@ -9,6 +9,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 
 from common.cli import command
 from common.cli.options import parse
@@ -25,7 +26,7 @@ def run(options: Options) -> int:
     summary = job.run(options, job.requested(options))
     print("\n".join(summary.lines()), file=sys.stderr if options.json else sys.stdout)
     if options.json:
-        print(json.dumps(summary.as_dict()))
+        print(json.dumps(asdict(summary)))
     return summary.status
 
 

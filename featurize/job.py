@@ -12,7 +12,7 @@ Guarantees
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import polars as pl
 from jaxtyping import UInt8
 
 from common.errors import StepDiffError
-from common.io.files import Place, place
+from common.io.files import place
 from common.progress import progress, say
 from common.workers.cluster import connected, refuse_relative
 from common.workers.pool import WorkerPool, has_gpu, pool_size
@@ -72,10 +72,6 @@ class Summary:
     def status(self) -> int:
         """The exit status: 1 where anything asked for is not there."""
         return int(self.failed + self.absent > 0)
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the summary for JSON."""
-        return asdict(self)
 
     def lines(self) -> list[str]:
         """Return the summary for people."""
@@ -168,7 +164,7 @@ def requested(options: Options) -> Manifest:
 def run(options: Options, asked: Manifest) -> Summary:
     """Featurize what is missing of `asked`. StepDiffError: encoder, store, cluster or weights cannot be used."""
     weights = _weights(options)
-    where = _where(options.store)
+    where = place(options.store).expanduser().absolute()  # workers start in another folder
     if asked.entity == "clips" and not (where / "store.json").exists():
         refuse_all_unreadable(asked, asked.rows["key"].to_list())
     store = Store.open(where, create=True)
@@ -187,11 +183,6 @@ def run(options: Options, asked: Manifest) -> Summary:
 
 def _view_name(options: Options) -> str:
     return options.view or proper_name(options.encoder)
-
-
-def _where(path: str) -> Place:
-    """Return the absolute place of the store, for workers in another working folder."""
-    return place(path).expanduser().absolute()
 
 
 def _run(store: Store, options: Options, changes: Changes, joined: bool) -> Summary:

@@ -1,1 +1,1 @@
-"""video."""
+"""Video files: timelines, frames and pictures."""

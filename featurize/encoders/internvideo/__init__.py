@@ -1,1 +1,1 @@
-"""internvideo."""
+"""InternVideo-MM."""
