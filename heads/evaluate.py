@@ -24,9 +24,8 @@ from heads.evaluation.options import EvaluateOptions
 
 
 def run(options: EvaluateOptions) -> dict[str, Any]:
-    from heads.evaluation.answers import predict, write
+    from heads.evaluation.answers import Partial, predict, write
     from heads.evaluation.inputs import resolve
-    from heads.evaluation.partial import Partial
 
     inputs = resolve(options)
     with Partial(options.task, Path(options.out), inputs.identity) as partial:

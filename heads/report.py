@@ -16,14 +16,17 @@ report.yaml lists the predictions, one line each; what it leaves out is a dash i
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
-from heads.reporting.entries import Entry, Setting, check_entries
+from heads.reporting.entries import Entry, check_entries
+
+if TYPE_CHECKING:
+    from heads.reporting.tables import Report
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class ReportOptions:
     """seed of the resamples"""
 
 
-def run(options: ReportOptions) -> dict[str, Any]:
+def run(options: ReportOptions) -> "Report":
     from heads.reporting.figures import compare, measure
     from heads.reporting.tables import Report
 
@@ -63,10 +66,10 @@ def run(options: ReportOptions) -> dict[str, Any]:
     report = Report(scores, comparisons, options.controls, options.bootstrap, options.paper)
     if options.out is not None:
         write(report, Path(options.out))
-    return asdict(report)
+    return report
 
 
-def write(report: Any, out: Path) -> None:
+def write(report: "Report", out: Path) -> None:
     """Write the report in every form into the folder `out`."""
     from common.io.files import write_bytes, write_text
     from heads.reporting import grid, picture
@@ -81,24 +84,18 @@ def write(report: Any, out: Path) -> None:
     write_text(out / "report.tex", grid.to_latex(found))
     if points is not None:
         write_bytes(out / "report.png", points)
-    write_text(out / "report.json", json.dumps(asdict(report), indent=1, allow_nan=False))
+    write_text(out / "report.json", json.dumps(report.as_dict(), indent=1, allow_nan=False))
     print(f"{out}: report.md, report.tex, report.json{', report.png' if points else ''}", file=sys.stderr)
 
 
-def show(record: dict[str, Any]) -> None:
+def show(report: "Report") -> None:
     from rich.console import Console
 
-    from heads.reporting.figures import Comparison, Score
     from heads.reporting.grid import to_text
-    from heads.reporting.tables import Report, grids
+    from heads.reporting.tables import grids
 
-    def read(kind: type, found: dict[str, Any]) -> Any:
-        return kind(**(found | {"setting": Setting(**found["setting"])}))
-
-    scores = [read(Score, found) for found in record["scores"]]
-    comparisons = [read(Comparison, found) for found in record["comparisons"]]
     console = Console(width=None if sys.stdout.isatty() else 160)
-    for grid in grids(Report(**(record | {"scores": scores, "comparisons": comparisons}))):
+    for grid in grids(report):
         console.print(to_text(grid))
 
 

@@ -7,18 +7,19 @@ python -m heads.score --task diffrank --test-set diffrank_test.jsonl --predictio
 
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
+from tasks.testsets import Task
 
 COUNTS = ("rows", "videos", "ties", "nan_rows", "within_step_rows", "no_difference_rows")
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    task: Literal["diffcap", "diffmcq", "diffrank"]
+    task: Task
     """task of the test set"""
     test_set: str
     """test set in the published format, JSON lines"""

@@ -26,7 +26,7 @@ from featurize.video.frames import WORDS
 from heads.data.clips import Features
 from heads.data.packing import Packer, Turn
 from heads.models.language_model import autocast
-from heads.models.public.loading import load_public
+from heads.models.public.families import load_public
 from heads.models.video_lm import VideoLM
 from heads.training import lineage
 from heads.training.checkpoint import Run

@@ -24,10 +24,10 @@ from store.view import OK
 
 @runtime_checkable
 class Reads(Protocol):
-    """N tokens of D channels for every clip: cached features, or token ids of texts."""
+    """Tokens or an embedding by key: cached features, token ids of texts, or what a head in training computes."""
 
-    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K N D"]:
-        """Return the tokens on `device`. StepDiffError names the first clip without any."""
+    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K ..."]:
+        """Return the values on `device`. StepDiffError names the first key without any."""
 
 
 class Features:

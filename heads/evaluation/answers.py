@@ -1,30 +1,131 @@
-"""The answers of a method to the rows of a test set, batch by batch, resumed from a partial file; and the files of an
-evaluation: predictions, the rows they answer, and scores with all that they depend on.
+"""The answers of a method to the rows of a test set, and the files of an evaluation.
+
+Answers are written batch by batch, so that a killed evaluation can resume:
+
+    OUT.partial.jsonl   the answers so far, one line per row (or pair of clips) in the published format
+    OUT.partial.json    what they depend on: options, rows, weights
+
+At the end they become predictions, the rows that they answer, and scores with all that they depend on.
 
 Guarantees
 - a video language model reads each pair of a DiffMCQ set once, for all questions that ask about it
+- a killed evaluation resumes after its last complete batch, and its predictions are the same, bit for bit
+- answers that depend on anything else are never used
+- both files exist until the scores are written, and are then removed
+- two evaluations cannot write one file at the same time
 """
 
+import fcntl
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from math import ceil
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 
 from common.errors import StepDiffError
-from common.io.files import write_text
+from common.io.files import make_folder, write_text
+from common.io.jsonl import parse_object
+from common.io.local import named_errors
 from common.progress import progress, say
+from common.threads import shares
 from heads.evaluation.inputs import ANSWERS, Inputs
 from heads.evaluation.options import EvaluateOptions
-from heads.evaluation.partial import Partial
 from heads.methods.similarity import sentences
 from heads.methods.stepdiff import StepDiff, option_scores, pair_texts, protocol
 from heads.models.language_model import autocast, pick_device
 from tasks.postprocess import parse
 from tasks.scoring import score
-from tasks.testsets import write_predictions, write_test_set
+from tasks.testsets import (
+    DiffCap,
+    Prediction,
+    Scored,
+    Task,
+    prediction_line,
+    prediction_of,
+    write_predictions,
+    write_test_set,
+)
+
+
+class Partial:
+    """The partial file of `out`, locked during the `with` block.
+
+    identity: what the answers depend on, as JSON; answers of another identity are dropped.
+    """
+
+    def __init__(self, task: Task, out: Path, identity: dict[str, Any]) -> None:
+        self.task, self.out, self.identity = task, out, identity
+        self.path = out.with_suffix(".partial.jsonl")
+        self.made_of = out.with_suffix(".partial.json")
+
+    def __enter__(self) -> "Partial":
+        make_folder(self.out.parent)
+        with named_errors(self.path, 0):
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        if not self._lock():
+            os.close(self._file)
+            raise StepDiffError(f"{self.path}: another evaluation is writing it; wait for it, or name another --out")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.path.exists() and os.fstat(self._file).st_size == 0:  # nothing to resume from
+            self.made_of.unlink(missing_ok=True)
+            self.path.unlink()
+        os.close(self._file)
+
+    def resume(self, rows: Sequence[DiffCap | Scored], starts: Sequence[int]) -> list[Prediction]:
+        """Return the existing answers of complete batches; starts: the first row of every batch."""
+        if self._made_of() != self.identity:
+            # In this order, so that an existing identity always belongs to the answers.
+            self.made_of.unlink(missing_ok=True)
+            os.ftruncate(self._file, 0)
+            os.fsync(self._file)
+            write_text(self.made_of, json.dumps(self.identity))
+            return []
+        lines = self.path.read_bytes().split(b"\n")[:-1]  # drops an incomplete last line
+        found: list[Prediction] = []
+        for row, line in zip(rows, lines, strict=False):
+            try:
+                found.append(prediction_of(self.task, row, parse_object(line)))
+            except StepDiffError:  # damaged: this batch and the next ones are answered again
+                break
+        whole = max(place for place in (*starts, len(rows)) if place <= len(found))
+        os.ftruncate(self._file, sum(len(line) + 1 for line in lines[:whole]))
+        return found[:whole]
+
+    def add(self, answers: Sequence[Prediction]) -> None:
+        """Append the next batch; it is durable when this returns."""
+        data = "".join(prediction_line(self.task, answer) for answer in answers).encode()
+        with named_errors(self.path, len(data)):
+            while data:
+                data = data[os.write(self._file, data) :]
+            os.fsync(self._file)
+
+    def forget(self) -> None:
+        """Remove both files, after the predictions and scores are written."""
+        self.made_of.unlink()
+        self.path.unlink()
+
+    def _lock(self) -> bool:
+        """Lock the open file; return False if another process has it, or removed it."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return self.path.exists() and os.path.samestat(os.fstat(self._file), self.path.stat())
+
+    def _made_of(self) -> Any:
+        """Return the identity of the existing answers, None if it is unknown."""
+        try:
+            return json.loads(self.made_of.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+
 
 Answer = Callable[[Sequence[Any]], list[Any]]
 
@@ -63,8 +164,7 @@ def batch_starts(rows: int, at_once: int) -> list[int]:
 
     Similar sizes, because a small last batch would make a poor shuffled control.
     """
-    count = -(-rows // at_once)
-    return [number * rows // count for number in range(count)]
+    return [first for first, _ in shares(rows, ceil(rows / at_once))]
 
 
 def answer_all(options: EvaluateOptions, answer: Answer, rows: Sequence[Any], partial: Partial) -> list[Any]:

@@ -29,7 +29,7 @@ from heads.methods.socratic import TokenIds, load_socratic
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import StepOracle, VLEmb
 from heads.models.language_model import pick_device
-from heads.models.public.loading import families, load_public
+from heads.models.public.families import families, load_public
 from heads.training.checkpoint import Run
 from heads.training.lineage import disclosure, load_video_lm
 from heads.training.recipe import read_recipe

@@ -12,6 +12,7 @@ from typing import Literal
 
 from common.errors import StepDiffError
 from common.plugins import installed
+from tasks.testsets import Task
 
 VIDEO_LM = ("video-lm", "stepdiff")
 PUBLIC = ("llava", "idefics")
@@ -47,7 +48,7 @@ WRITTEN = ("rows.jsonl", "scores.json", "partial.jsonl", "partial.json")
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    task: Literal["diffcap", "diffmcq", "diffrank"]
+    task: Task
     """task of the test set"""
     method: str
     """video-lm (a trained head: VCLM, Interleaved or StepDiff, by its recipe; stepdiff means the same), vlemb

@@ -9,32 +9,23 @@ Guarantees
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
-import torch
 from jaxtyping import Float32
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from common.errors import StepDiffError
-from heads.data.clips import Features
+from heads.data.clips import Features, Reads
 from store import Store, text_key
 from tasks.testsets import DiffMCQ, DiffRank
 
 PairEmbedding = Literal["average", "reference", "candidate"]
 
 
-@runtime_checkable
-class Embeddings(Protocol):
-    """Embeddings by key: a view of a store, or a head in training."""
-
-    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K E"]:
-        """Return embeddings. StepDiffError names the first key without one."""
-
-
 class VLEmb:
-    def __init__(self, clips: Embeddings, texts: Embeddings | None, pair_embedding: PairEmbedding = "average") -> None:
-        """texts: None if the clips' space has no text side."""
+    def __init__(self, clips: Reads, texts: Reads | None, pair_embedding: PairEmbedding = "average") -> None:
+        """clips, texts: embeddings of a view, or of a head in training; no texts if the space has no text side."""
         self.clips, self.texts, self.pair_embedding = clips, texts, pair_embedding
 
     @classmethod

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import StepDiffError
+from tasks.testsets import Task
 
-Task = Literal["diffcap", "diffmcq", "diffrank"]  # tasks.testsets.Task, without its imports
 Variant = Literal["V1", "V2", "V3"]
 PairEmbedding = Literal["average", "reference", "candidate"]
 

@@ -11,8 +11,9 @@ Guarantees
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 
@@ -88,6 +89,9 @@ class Report:
     resamples: int
     paper: bool
     """show the supplement's figures next to ours"""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -296,11 +300,10 @@ def _trainings(scores: list[Score]) -> Grid:
     """Return the table of trainings: a row per figure, a column per method."""
     found = {(s.method, (s.setting, s.metric)): s.seeds for s in scores if len(s.seeds) > 1}
     methods = list(dict.fromkeys(method for method, _ in found))
-    seen = {score.method for score in scores if score.seen_clips}
     rows: list[Row] = []
     for place in dict.fromkeys(place for _, place in found):
         rows.append((_figure_name(place), [_seeds_cell(found.get((method, place))) for method in methods]))
-    columns = [("", f"{method} {MARK}" if method in seen else method) for method in methods]
+    columns = [("", marked(method, scores)) for method in methods]
     return Grid("Trainings: how much seeds differ", "figure", columns, [Block("", rows)] if rows else [], [_SEEDS])
 
 

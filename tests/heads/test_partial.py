@@ -1,4 +1,4 @@
-"""Guarantees of heads/evaluation/partial.py."""
+"""Guarantees of heads/evaluation/answers.py."""
 
 import json
 import signal
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
-from heads.evaluation.partial import Partial
+from heads.evaluation.answers import Partial
 from tasks.testsets import DiffRank, read_predictions, write_predictions
 
 ROWS = [DiffRank("a_0_1", ("b_0_1", "c_0_1"), "Visuals", (5, number % 5)) for number in range(10)]

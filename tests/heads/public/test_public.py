@@ -18,7 +18,7 @@ from common.errors import StepDiffError
 from heads import evaluate
 from heads.data.clip_texts import ClipTexts
 from heads.data.packing import TEXT, Turn
-from heads.models.public.loading import load_public
+from heads.models.public.families import load_public
 from store import Store
 
 PAIR = (
