@@ -36,37 +36,28 @@ from heads.training.recipe import ContrastiveRecipe, PairsContrast
 from store import Store, text_key
 from tasks.postprocess import declines
 from tasks.prompts import NO, YES
+from tasks.testsets import Pair
 
-
-@dataclass(frozen=True)
-class Differing:
-    """A pair with answers that say what differs."""
-
-    pair: tuple[str, str]
-    texts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A pair with the share of YES among its YES / NO answers."""
-
-    pair: tuple[str, str]
-    alike: float
+Differing = tuple[Pair, tuple[str, ...]]
+"""a pair, and its answers that say what differs"""
+Judged = tuple[Pair, float]
+"""a pair, and the share of YES among its YES / NO answers"""
 
 
 def contrast_pairs(
     path: str, catalog: pl.DataFrame, hold_out: HoldOut | None = None
 ) -> tuple[list[Differing], list[Judged]]:
     """Return the pairs of a file of paired QA with answers of either kind; many are in both lists."""
-    differing, judged = [], []
+    differing: list[Differing] = []
+    judged: list[Judged] = []
     for own in read_paired_qa(path, catalog, hold_out):
         pair, answers = (own.reference, own.candidate), [answer for _, answer in own.questions]
         texts = tuple(answer for answer in answers if kind(answer) == "text" and not declines(answer))
         yes = [answer == YES for answer in answers if answer in (YES, NO)]
         if texts:
-            differing.append(Differing(pair, texts))
+            differing.append((pair, texts))
         if yes:
-            judged.append(Judged(pair, sum(yes) / len(yes)))
+            judged.append((pair, sum(yes) / len(yes)))
     if not differing or not judged:
         raise StepDiffError(f"{path}: no answer says what differs, or none is YES or NO; drop contrastive.pairs")
     return differing, judged
@@ -97,7 +88,7 @@ class PairContrast:
         """Read the pairs. StepDiffError: texts without features, clips of another split, or no pair of either kind."""
         self.options, self.clips, self.texts, self.seed = options, clips, texts, seed
         self.differing, self.judged = contrast_pairs(options.pairqa, catalog, hold_out)
-        keys = list(dict.fromkeys(text_key(text) for pair in self.differing for text in pair.texts))
+        keys = list(dict.fromkeys(text_key(text) for _, texts in self.differing for text in texts))
         lacking = int((~texts.has(keys)).sum())
         if lacking:
             raise StepDiffError(
@@ -108,8 +99,7 @@ class PairContrast:
 
     def trained(self) -> list[str]:
         """Return the clips of all its pairs, each once."""
-        pairs = [*(own.pair for own in self.differing), *(own.pair for own in self.judged)]
-        return list(dict.fromkeys(clip for pair in pairs for clip in pair))
+        return list(dict.fromkeys(clip for pair, _ in (*self.differing, *self.judged) for clip in pair))
 
     def batch(self, number: int, device: str) -> PairBatch:
         """Return the batch of that number; one text is drawn for a pair with several."""
@@ -118,15 +108,15 @@ class PairContrast:
         order, kinds = "contrastive order of differences", "contrastive order of decisions"
         differing = [self.differing[place] for place in draw(len(self.differing), size, number, self.seed, order)]
         judged = [self.judged[place] for place in draw(len(self.judged), size, number, self.seed, kinds)]
-        texts = [own.texts[rng.integers(len(own.texts))] for own in differing]
+        texts = [own[rng.integers(len(own))] for _, own in differing]
         return PairBatch(
-            self._read([own.pair for own in differing], device),
+            self._read([pair for pair, _ in differing], device),
             self.texts.read([text_key(text) for text in texts], device),
-            self._read([own.pair for own in judged], device),
-            torch.tensor([own.alike for own in judged], device=device),
+            self._read([pair for pair, _ in judged], device),
+            torch.tensor([alike for _, alike in judged], device=device),
         )
 
-    def _read(self, pairs: list[tuple[str, str]], device: str) -> Float32[Tensor, "P 2 N D"]:
+    def _read(self, pairs: list[Pair], device: str) -> Float32[Tensor, "P 2 N D"]:
         return self.clips.read([clip for pair in pairs for clip in pair], device).unflatten(0, (-1, 2))
 
 

@@ -29,7 +29,7 @@ from heads.models.video_lm import VideoLM
 from heads.training import contrastive_task, video_task
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveHead
-from heads.training.recipe import ContrastiveRecipe, Schedule, TrainOptions, VideoLMRecipe, WarmStart, read_recipe
+from heads.training.recipe import ContrastiveRecipe, Schedule, TrainOptions, VideoLMRecipe, read_recipe
 from store import Provenance, Store
 from weights import fingerprint, resolve
 
@@ -223,21 +223,18 @@ def read(folder: Path) -> dict[str, Any]:
     return lineage
 
 
-def warm_start_line(options: WarmStart) -> str:
-    """Return what the projector learned before training began."""
-    return f"{options.steps} steps on {' and '.join(options.texts)}, on those of their words that paired QA has too"
-
-
 def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
     """Return how the training differs from the published recipe, to be shown next to every score.
 
     trained: the steps so far; checkpoint: the one of them that validation chose.
     """
-    run = Run(folder)
+    run, warm = Run(folder), None
+    if (start := recipe.warm_start) is not None:
+        warm = f"{start.steps} steps on {' and '.join(start.texts)}, on those of their words that paired QA has too"
     return {
         "system": recipe.system,
         "sources": list(recipe.sources),
-        "warm_start": None if recipe.warm_start is None else warm_start_line(recipe.warm_start),
+        "warm_start": warm,
         "lora": recipe.lora is not None,
         "full": recipe.full,
         "packed": recipe.packed,

@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import StepDiffError
 from heads.data.clips import Features
-from heads.training.contrastive_task import Differing, Judged, PairContrast, contrast_pairs
+from heads.training.contrastive_task import PairContrast, contrast_pairs
 from heads.training.recipe import PairsContrast, Validation
 from store import Store
 
@@ -36,8 +36,8 @@ def test_an_answer_that_nothing_differs_is_not_matched_to_a_pair(catalog: pl.Dat
         (B, C, "YES"),
     )
     differing, judged = contrast_pairs(path, catalog)
-    assert differing == [Differing((A, B), ("In Video 2, a fork.",))]
-    assert judged == [Judged((A, B), 1 / 3), Judged((B, C), 1.0)]
+    assert differing == [((A, B), ("In Video 2, a fork.",))]
+    assert judged == [((A, B), 1 / 3), ((B, C), 1.0)]
     with pytest.raises(StepDiffError, match="drop contrastive.pairs"):
         contrast_pairs(write(tmp_path / "qa.jsonl", (A, B, "YES")), catalog)
 
