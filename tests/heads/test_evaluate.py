@@ -17,7 +17,7 @@ from common.errors import StepDiffError
 from heads import evaluate, score
 from heads.data.clips import Features
 from heads.data.packing import Turn
-from heads.evaluation import inputs as load_method
+from heads.evaluation import inputs
 from heads.evaluation.answers import batch_starts
 from heads.evaluation.inputs import Loaded, identity
 from heads.evaluation.options import EvaluateOptions, check
@@ -55,9 +55,9 @@ def test_a_killed_evaluation_ends_with_the_same_predictions(world: Path, tmp_pat
     program = f"""
 import os, signal, sys
 from heads import evaluate
-from heads.evaluation import partial
+from heads.evaluation.answers import Partial
 
-add, count = partial.Partial.add, [0]
+add, count = Partial.add, [0]
 
 def killed(self, predictions):
     count[0] += 1
@@ -65,7 +65,7 @@ def killed(self, predictions):
         os.kill(os.getpid(), signal.SIGKILL)
     add(self, predictions)
 
-partial.Partial.add = killed
+Partial.add = killed
 sys.exit(evaluate.main({given!r}))
 """
     assert subprocess.run([sys.executable, "-c", program], stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
@@ -109,7 +109,7 @@ def seeing(world: Path, tiny_lm: str, monkeypatch: pytest.MonkeyPatch) -> VideoL
     projector = Projector(ProjectorOptions(16, 2, outputs=4), *features.shape, lm.width, 1.0)
     model = VideoLM(lm, projector, 4)
     monkeypatch.setattr(
-        load_method, "_load", lambda options, store, device: Loaded(StepDiff(model, features, options.control))
+        inputs, "_load", lambda options, store, device: Loaded(StepDiff(model, features, options.control))
     )
     return model
 
@@ -324,7 +324,7 @@ class Writer:
 @pytest.fixture
 def captions(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command that evaluates a method whose captions are all RAW."""
-    monkeypatch.setattr(load_method, "_load", lambda options, store, device: Loaded(Writer(RAW)))
+    monkeypatch.setattr(inputs, "_load", lambda options, store, device: Loaded(Writer(RAW)))
     given = ["--task", "diffcap", "--method", "vlemb", "--store", str(world / "features"), "--bootstrap", "20"]
     return [*given, "--test-set", str(world / "diffcap_test.jsonl"), "--out", str(tmp_path / "p.jsonl")]
 

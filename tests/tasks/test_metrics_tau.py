@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import kendalltau
 
-from tasks import scoring as tau_module
+from tasks import scoring
 from tasks.scoring import kendall_tau
 
 few_values = st.sampled_from([0.0, -0.0, 1.0, 2.0, 2.5])
@@ -47,5 +47,5 @@ def test_tau_is_nan_if_all_values_of_one_side_tie() -> None:
 def test_chunked_rows_give_the_same_tau(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = np.random.default_rng(0).integers(0, 4, (2, 50, 6)).astype(float)
     whole = kendall_tau(first, second)
-    monkeypatch.setattr(tau_module, "PAIRS_AT_ONCE", 100)
+    monkeypatch.setattr(scoring, "PAIRS_AT_ONCE", 100)
     np.testing.assert_array_equal(kendall_tau(first, second), whole)
