@@ -315,10 +315,10 @@ class Writer:
     """A method that writes one caption for every pair."""
 
     def __init__(self, caption: str) -> None:
-        self.caption = caption
+        self.written = caption
 
     def caption(self, rows: list) -> list[str]:
-        return [self.caption] * len(rows)
+        return [self.written] * len(rows)
 
 
 @pytest.fixture
