@@ -116,10 +116,10 @@ def test_a_killed_build_resumes(store: Store, clustered: View, monkeypatch: pyte
     for path in (*files(store), card_path(store, "clips", "tiny")):
         path.unlink()
     script = (
-        "import sys, time; from retrieval.index import builder, parts, workers; from store import Store\n"
+        "import sys, time; from retrieval.index import builder, parts; from store import Store\n"
         "fill = parts.fill\n"
         "def slow(part):\n    done = fill(part); time.sleep(0.3); return done\n"
-        "workers.fill = slow; store = Store.open(sys.argv[1])\n"
+        "parts.fill = slow; store = Store.open(sys.argv[1])\n"
         f"builder.build_index(store, store.view('clips', 'tiny'), factory={FACTORY!r}, workers=1, part_rows={PART})"
     )
     run = subprocess.Popen([sys.executable, "-c", script, str(store.path)])
