@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness.report import Row, benchmark, line
 from common.cli import command
+from common.errors import StepDiffError
 
 if TYPE_CHECKING:
     from benchmarks.harness.reads import Case
@@ -67,6 +68,8 @@ def run(options: Options) -> dict[str, Any]:
     """Return rows, lines, waits for the next batch, and what checksums cost."""
     from benchmarks.harness.reads import CASES, Case, first_reads
 
+    if options.mib < 128:
+        raise StepDiffError(f"--mib {options.mib}: a case needs two batches of its largest rows; give 128 or more")
     rows: list[Row] = []
     lines: list[Row] = []
     ahead: list[Row] = []

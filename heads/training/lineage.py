@@ -176,7 +176,7 @@ def keep(
 
 
 def data(options: TrainOptions) -> dict[str, str]:
-    """Return the sha256 of each file that training reads in addition to the store."""
+    """Return the fingerprint (`weights.fingerprint`) of each file that training reads in addition to the store."""
     recipe = options.contrastive.pairs if options.contrastive is not None else options.video_lm
     files: list[str | None] = [*options.hold_out]
     if recipe is not None:
