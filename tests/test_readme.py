@@ -66,8 +66,6 @@ def steps(folder: Path, lm: str) -> list[str]:
     lines: dict[str, None] = {}
     for page in PAGES:
         shown = blocks(page, "sh", "python")
-        if page == "README.md":  # its library example precedes the commands that create the store
-            shown = blocks(page, "sh") + blocks(page, "python")
         for number, block in enumerate(shown):
             if block in blocks(page, "sh"):
                 lines |= dict.fromkeys(small(line, folder, lm) for line in split_commands(block))
