@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,13 @@ def test_every_room_is_in_the_api_reference() -> None:
     assert rooms <= {page.stem for page in ROOT.glob("docs/api/*.md")}
 
 
+@pytest.mark.parametrize("room", sorted(set(BELOW) - {"common"}))
+def test_the_api_overview_lists_the_public_names_of_a_room(room: str) -> None:
+    overview = (ROOT / "docs/api/index.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| \[{room}\]\(.*", overview, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", row) == import_module(room).__all__
+
+
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     shutil.copy(ROOT / "zensical.toml", tmp_path)
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
@@ -75,3 +83,5 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     page = (tmp_path / "site/api/store/index.html").read_text(encoding="utf-8")
     assert "Store" in page and "https://fonts" not in page
+    encoders = (tmp_path / "site/api/featurize/index.html").read_text(encoding="utf-8")
+    assert len(re.findall(r"<h\d[^>]*featurize\.(?:encoders\.)?Encoder\"", encoders)) == 1
