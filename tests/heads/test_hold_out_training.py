@@ -81,7 +81,7 @@ def test_the_contrastive_head_drops_test_clips_from_its_clips_and_pairs(world: P
     assert task.train["key"].to_list() == CLIPS[4:12] and set(task.val["key"]) == set(CLIPS[12:18])
     assert set(task.trained_on().arrays["clips"]) == set(hashes(CLIPS[4:12]))
     differing, judged = contrast_pairs(str(world / "pairqa.jsonl"), store.catalog("clips").frame(), hold_out)
-    assert {clip for own in (*differing, *judged) for clip in own.pair} == set(CLIPS[4:12])
+    assert {clip for pair, _ in (*differing, *judged) for clip in pair} == set(CLIPS[4:12])
 
 
 def test_test_sets_of_other_videos_change_no_weight_and_dropped_rows_are_printed_and_recorded(
