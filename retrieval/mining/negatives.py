@@ -5,7 +5,8 @@ norm. For a question, the other distinct (reference, candidate) pairs of the tes
 their embeddings to the true pair's; pairs at equal distance keep the order of their first appearance. A pair is skipped
 
 - in V1 if it shares a clip with the true pair,
-- in V2 if it is the true pair, or the true pair reversed,
+- in V2 if it is the true pair, or the true pair reversed; supplement S5 excludes only the pair itself, which
+  `allow_reversed` does too: the reversed pair has the same embedding, so it becomes the first option,
 - in both if one of its difference texts in the question's category has a cosine above the threshold to the question's
   text,
 
@@ -56,7 +57,7 @@ SHORTLIST = 64  # pairs sorted exactly at first
 GROWTH = 4
 
 Variant = Literal["V1", "V2", "V3"]
-MOST_SHARED = {"V1": 0, "V2": 1}  # clips that a negative may share with the true pair
+MOST_SHARED = {"V1": 0, "V2": 1}  # clips that a negative may share with the true pair; 2: the reversed pair as well
 
 
 class Questions(NamedTuple):
@@ -78,8 +79,8 @@ def walk(
 ) -> Int64[np.ndarray, "questions 3"]:
     """Return the positions of the first three pairs that each question's walk keeps; -1 where there are fewer.
 
-    A pair is kept if it shares at most `most_shared` clips with the true pair, and none of its texts in the question's
-    category has a cosine above `threshold` to the question's text.
+    A pair is kept if it is not the true pair, shares at most `most_shared` clips with it, and none of its texts in the
+    question's category has a cosine above `threshold` to the question's text.
     """
     found = np.full((len(questions.text), NEGATIVES), -1, np.int64)
     squares, ones = np.sum(averages * averages, axis=-1), np.ones(len(averages))
@@ -168,8 +169,10 @@ def _walk_some(
                         break
                     other = near[place]
                     theirs = other * categories + category
-                    if _shared(clips[other], clips[pair]) <= most_shared and not _alike(
-                        texts, text[question], text[bounds[theirs] : bounds[theirs + 1]], threshold
+                    if (
+                        other != pair
+                        and _shared(clips[other], clips[pair]) <= most_shared
+                        and not _alike(texts, text[question], text[bounds[theirs] : bounds[theirs + 1]], threshold)
                     ):
                         found[question, count] = other
                         count += 1
@@ -234,14 +237,18 @@ def hard_negatives(
     variant: Literal["V1", "V2"],
     threshold: float,
     seed: int,
+    allow_reversed: bool = False,
 ) -> Drawn:
-    """Return the questions of V1 or V2 from the normalised embeddings of `test_set.clips` and `test_set.texts`."""
+    """Return the questions of V1 or V2 from the normalised embeddings of `test_set.clips` and `test_set.texts`.
+
+    allow_reversed: V2 may have the true pair reversed as an option.
+    """
     place = {clip: at for at, clip in enumerate(test_set.clips)}
     pairs = np.array([[place[clip] for clip in pair] for pair in test_set.pairs])
     averages = (clips[pairs[:, 0]] + clips[pairs[:, 1]]) / 2
     arrays, order = _arrays(test_set, pairs, texts)
     found = np.empty((len(order), NEGATIVES), np.int64)
-    found[order] = walk(arrays, averages, MOST_SHARED[variant], threshold)
+    found[order] = walk(arrays, averages, 2 if allow_reversed else MOST_SHARED[variant], threshold)
     source = random.Random()
     questions = []
     for one, negatives in zip(test_set.differences, found.tolist(), strict=True):
@@ -302,8 +309,15 @@ def draw(
     threshold: float = 0.8,
     feature: str = "embedding",
     seed: int = 0,
+    allow_reversed: bool = False,
 ) -> Drawn:
-    """Return the questions of a DiffCap file. Raises StepDiffError that names the command to add missing features."""
+    """Return the questions of a DiffCap file.
+
+    Raises:
+        StepDiffError: features are missing (names the command that adds them), or reversed pairs outside V2.
+    """
+    if allow_reversed and variant != "V2":
+        raise StepDiffError(f"--allow-reversed is for V2; {variant} never has the true pair reversed")
     test_set = TestSet.of_rows(read_test_set("diffcap", file, published_ids=False))
     if not test_set.differences:
         raise StepDiffError(f"the test set {file} contains no difference text: name a DiffCap file")
@@ -312,7 +326,7 @@ def draw(
         return random_negatives(test_set, seed)
     clips = normalised(store, view, feature, rows)
     texts = _texts(store, text_view, test_set, file)
-    return hard_negatives(test_set, clips, texts, variant, threshold, seed)
+    return hard_negatives(test_set, clips, texts, variant, threshold, seed, allow_reversed)
 
 
 def _rows_of_clips(store: Store, view: View, clips: Sequence[str]) -> Int64[np.ndarray, " clips"]:

@@ -36,6 +36,8 @@ class Options:
     """cosine of two difference texts above which they say the same (V1 and V2)"""
     feature: str = "embedding"
     """array of the clips' view to compare"""
+    allow_reversed: bool = False
+    """V2 may have the true pair reversed as an option, as supplement S5 is written; by default it counts as the pair"""
     seed: int = 0
     """decides the order of the options and the draws of V3"""
 
@@ -56,6 +58,7 @@ def run(options: Options) -> dict[str, Any]:
         options.threshold,
         options.feature,
         options.seed,
+        options.allow_reversed,
     )
     total = len(drawn.questions) + drawn.dropped
     if not drawn.questions:
@@ -65,6 +68,8 @@ def run(options: Options) -> dict[str, Any]:
     write_test_set("diffmcq", options.out, drawn.questions)
     counts = {"questions": len(drawn.questions), "dropped": drawn.dropped}
     given = {"variant": options.variant, "seed": options.seed, "threshold": options.threshold}
+    if options.allow_reversed:
+        given["allow_reversed"] = True
     return {**counts, **given, "out": str(options.out)}
 
 

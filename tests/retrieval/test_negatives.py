@@ -50,6 +50,8 @@ def naive_negatives(
                 continue
             if variant == "V2" and pairs[place] in (row.pair, row.pair[::-1]):
                 continue
+            if variant == "V2 reversed" and pairs[place] == row.pair:
+                continue
             theirs = [r.text for r in rows if (r.pair, r.category) == (pairs[place], row.category)]
             if any(float(np.sum(unit_text[t] * unit_text[row.text])) > threshold for t in theirs):
                 continue
@@ -84,6 +86,7 @@ def check(
         "V1" if variant == "V1" else "V2",
         0.8,
         seed=0,
+        allow_reversed=variant == "V2 reversed",
     )
     expected = naive_negatives(rows, clip, text, variant)
     whole = [(row, three) for row, three in zip(rows, expected, strict=True) if len(three) == 3]
@@ -109,7 +112,7 @@ def worlds(draw: st.DrawFn) -> tuple[list[Difference], dict, dict]:
     return draw(st.lists(row, min_size=1, max_size=40)), clip, text
 
 
-@pytest.mark.parametrize("variant", ["V1", "V2"])
+@pytest.mark.parametrize("variant", ["V1", "V2", "V2 reversed"])
 @given(world=worlds())
 @settings(max_examples=150, deadline=None)
 def test_negatives_equal_the_naive_ones_with_ties(variant: str, world: tuple) -> None:
@@ -139,7 +142,7 @@ def big_world(
     return rows, clip, dict(zip(texts, said.astype(np.float32), strict=True))
 
 
-@pytest.mark.parametrize("variant", ["V1", "V2"])
+@pytest.mark.parametrize("variant", ["V1", "V2", "V2 reversed"])
 @pytest.mark.parametrize("shortlist", [1, 4, 64])
 def test_negatives_equal_the_naive_ones(monkeypatch: pytest.MonkeyPatch, variant: str, shortlist: int) -> None:
     """More pairs than a block and a shortlist contain, so that both limits are crossed."""
@@ -284,7 +287,7 @@ def write_diffcap(path: Path, rows: list[Difference]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("variant", ["V1", "V2", "V3"])
+@pytest.mark.parametrize("variant", ["V1", "V2", "V2 reversed", "V3"])
 def test_negatives_from_a_store_equal_the_naive_ones(
     tmp_path: Path, store: Store, fill: Fill, fill_texts: Fill, variant: str
 ) -> None:
@@ -292,7 +295,10 @@ def test_negatives_from_a_store_equal_the_naive_ones(
     fill(store, np.stack([*clip.values()])[::-1], [*clip][::-1])
     fill_texts(store, np.stack([*text.values()]), [*text], "mpnet-base")
     path = write_diffcap(tmp_path / "diffcap.jsonl", rows)
-    drawn = draw(store, store.view("clips", "tiny"), path, variant, seed=3)  # type: ignore[arg-type]
+    view, reverse = store.view("clips", "tiny"), variant == "V2 reversed"
+    drawn = draw(store, view, path, variant[:2], seed=3, allow_reversed=reverse)  # type: ignore[arg-type]
+    with pytest.raises(StepDiffError, match="--allow-reversed is for V2; V1 never has"):
+        draw(store, view, path, "V1", allow_reversed=True)
     naive = naive_random(rows, 3) if variant == "V3" else naive_negatives(rows, clip, text, variant)
     whole = [sorted([row.pair, *n]) for row, n in zip(rows, naive, strict=True) if len(n) == 3]
     assert [sorted(question.options) for question in drawn.questions] == whole
