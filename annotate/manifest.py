@@ -10,10 +10,15 @@ htm_aa_v1.csv, or a folder of VIDEO.csv.
     --hold-out diffrank_dataset.jsonl    its clips, and every clip of their videos, get the split test: most published
                                          DiffRank clips are of HT-Step's train videos
 
+    python -m annotate.manifest --test-sets diffrank_dataset.jsonl --out test_clips.parquet
+
+makes the manifest of the clips that published test sets name: clip, video, start, end and the split test.
+
 Guarantees
 - the sample world's own files give exactly its clips
 - unusable segments are counted by reason
 - a clip that is held out (heads.data.hold_out) has the split test, whatever HT-Step's split of its video is
+- the manifest of test sets has each of their clips once, with the times of its id
 """
 
 import io
@@ -21,7 +26,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from annotate.sources.htstep import Segment, read_annotations, read_splits, read_taxonomy
 from annotate.sources.narration import heard, read_narration
@@ -29,15 +34,20 @@ from common.cli import command
 from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
 
+if TYPE_CHECKING:
+    import polars as pl
+
 
 @dataclass(frozen=True)
 class ManifestOptions:
-    annotations: str
-    """HT-Step's annotations.json"""
-    taxonomy: str
-    """HT-Step's taxonomy.csv"""
     out: str
     """manifest to write: .csv, .parquet or .jsonl"""
+    annotations: str | None = None
+    """HT-Step's annotations.json; null: with test_sets"""
+    taxonomy: str | None = None
+    """HT-Step's taxonomy.csv; null: with test_sets"""
+    test_sets: tuple[str, ...] = ()
+    """published test sets (.jsonl) whose clips are the manifest, instead of HT-Step's segments"""
     splits: str | None = None
     """HT-Step's video_splits.json, which must agree with the annotations; null: their own subsets count"""
     narration: str | None = None
@@ -56,9 +66,12 @@ def run(options: ManifestOptions) -> dict[str, Any]:
         raise StepDiffError(f"{out}: a manifest is .csv, .parquet or .jsonl; give such a name")
     if "{video}" not in options.videos:
         raise StepDiffError(f"--videos {options.videos}: write {{video}} in the place of a video's id")
+    if options.test_sets:
+        return _write(options, _of_test_sets(options), Counter(), Counter(), {}, {})
+    if options.annotations is None or options.taxonomy is None:
+        raise StepDiffError("give --annotations and --taxonomy of HT-Step, or --test-sets")
     import polars as pl
 
-    from common.io.files import write_bytes
     from heads.data.hold_out import HoldOut
 
     hold_out = HoldOut(options.hold_out, options.hold_out_by)
@@ -73,21 +86,53 @@ def run(options: ManifestOptions) -> dict[str, Any]:
     held = frame.select("clip", "split").join(hold_out.clips.rename({"key": "clip"}), on="clip")
     is_held = pl.col("clip").is_in(held["clip"].implode())
     frame = frame.with_columns(split=pl.when(is_held).then(pl.lit("test")).otherwise("split"))
+    reasons, splits_before = (dict(held[name].value_counts(sort=True).iter_rows()) for name in ("reason", "split"))
+    return _write(options, frame, unusable, faults, reasons, splits_before)
+
+
+def _of_test_sets(options: ManifestOptions) -> "pl.DataFrame":
+    """Return the manifest of the clips that the test sets name."""
+    import polars as pl
+
+    from heads.data.hold_out import read_test_clips
+    from tasks.testsets import split_clip
+
+    if given := [name for name in ("annotations", "taxonomy", "splits", "narration") if getattr(options, name)]:
+        raise StepDiffError(f"--test-sets is a manifest of its own; leave out --{given[0]}")
+    clips = read_test_clips(options.test_sets)
+    videos = [options.videos.replace("{video}", split_clip(clip)[0]) for clip in clips["key"]]
+    columns = {"clip": clips["key"], "video": pl.Series(videos), "start": clips["start"], "end": clips["end"]}
+    return pl.DataFrame(columns).with_columns(split=pl.lit("test"))
+
+
+def _write(
+    options: ManifestOptions,
+    frame: "pl.DataFrame",
+    unusable: Counter[str],
+    faults: Counter[str],
+    held_out: dict[str, int],
+    held_out_of: dict[str, int],
+) -> dict[str, Any]:
+    """Write the manifest; return the record of what it has and what was left out."""
+    from common.io.files import write_bytes
+
+    out = Path(options.out)
     write: Any = {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".jsonl": frame.write_ndjson}[out.suffix]
     file = io.BytesIO()
     write(file)
     write_bytes(out, file.getvalue())
+    columns = frame.columns
     return {
         "manifest": str(out),
         "clips": frame.height,
         "videos": frame["video"].n_unique(),
-        "steps": frame["step_id"].n_unique(),
+        "steps": frame["step_id"].n_unique() if "step_id" in columns else 0,
         "splits": dict(frame["split"].value_counts(sort=True).iter_rows()),
         "unusable": dict(unusable),
-        "narrated": frame["narration"].str.len_chars().gt(0).sum(),
+        "narrated": frame["narration"].str.len_chars().gt(0).sum() if "narration" in columns else 0,
         "narration_faults": dict(+faults),
-        "held_out": dict(held["reason"].value_counts(sort=True).iter_rows()),
-        "held_out_of": dict(held["split"].value_counts(sort=True).iter_rows()),
+        "held_out": held_out,
+        "held_out_of": held_out_of,
     }
 
 

@@ -109,6 +109,31 @@ def test_a_held_out_clip_has_the_split_test_whatever_the_split_of_its_video(
         assert record["splits"] == dict(expected["split"].value_counts().iter_rows())
 
 
+def test_the_manifest_of_test_sets_has_each_of_their_clips_once_with_the_times_of_its_id(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = [world / f"{task}_test.jsonl" for task in ("diffcap", "diffmcq", "diffrank")]
+    sets, out = [str(path) for path in written if path.read_text()], tmp_path / "m.csv"  # a small world has no DiffMCQ
+    command = ["--test-sets", *sets, "--out", str(out), "--videos", "videos/{video}.mp4"]
+    assert manifest.main([*command, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    found = read_manifest(out).rows
+    named = set()
+    for line in (line for path in sets for line in Path(path).read_text().splitlines()):
+        row = json.loads(line)
+        named |= {clip for pair in row.get("options", ()) for clip in pair} | set(row.get("targets", ()))
+        named |= {row[name] for name in ("reference", "candidate") if name in row}
+    assert set(found["key"]) == named and found.height == len(named) == record["clips"]
+    for row in found.iter_rows(named=True):
+        video, start, end = row["key"].rsplit("_", 2)
+        assert (row["video"], row["start"], row["end"]) == (f"videos/{video}.mp4", float(start), float(end))
+    assert set(found["split"]) == {"test"} and "steps" in record
+    assert manifest.main([*command, "--annotations", str(world / "annotations.json")]) == 2
+    assert "leave out --annotations" in capsys.readouterr().err
+    assert manifest.main(["--out", str(out)]) == 2
+    assert "give --annotations and --taxonomy of HT-Step, or --test-sets" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
