@@ -14,7 +14,7 @@ from common.cli.options import parse
 from common.errors import StepDiffError
 from tasks.testsets import Task
 
-COUNTS = ("rows", "videos", "ties", "nan_rows", "within_step_rows", "no_difference_rows")
+COUNTS = ("rows", "videos", "ties", "nan_rows", "within_step_rows", "no_difference_rows", "unparsed_rows")
 
 
 @dataclass(frozen=True)

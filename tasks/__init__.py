@@ -10,7 +10,8 @@ _stepdiff.enter("tasks")
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tasks.postprocess import agreeing, declines, parse
+    from tasks.declining import agreeing, declines
+    from tasks.postprocess import names_video, parse
     from tasks.scoring import score
     from tasks.testsets import (
         DiffCap,
@@ -35,6 +36,7 @@ __all__ = [
     "Task",
     "agreeing",
     "declines",
+    "names_video",
     "parse",
     "read_predictions",
     "read_test_set",
@@ -47,7 +49,8 @@ __all__ = [
 __getattr__ = _stepdiff.lazy(
     __name__,
     {
-        "tasks.postprocess": ("agreeing", "declines", "parse"),
+        "tasks.declining": ("agreeing", "declines"),
+        "tasks.postprocess": ("names_video", "parse"),
         "tasks.scoring": ("score",),
         "tasks.testsets": (
             "DiffCap",

@@ -5,6 +5,7 @@
                declined: share of the rows with a text whose caption states that nothing differs
                invented: share of the rows without a text whose caption does not state it; only if such rows exist,
                with no_difference_rows, their number
+               unparsed_rows: number of captions that still name a video, since post-processing has no pattern for them
     diffmcq    accuracy (the choice is the first of the highest scores); ties: rows with several highest scores
     diffrank   ktau: mean tau-b over rows, null if any row has no tau, as a constant row has none
                ktau_defined: mean over the rows that have a tau; nan_rows: number of rows without one
@@ -34,7 +35,8 @@ from jaxtyping import Bool, Float64
 from common.errors import StepDiffError
 from tasks.bootstrap import Figure, intervals, mean_figure
 from tasks.captions import Embed, bleu, bleu_parts, cider_rows, count_corpus, rouge_rows, similarity_rows
-from tasks.postprocess import declines
+from tasks.declining import declines
+from tasks.postprocess import names_video
 from tasks.testsets import ROWS, DiffCap, DiffMCQ, DiffRank, Prediction, Row, Task, check_prediction, reference_video
 
 PAIRS_AT_ONCE = 1 << 20
@@ -144,9 +146,10 @@ def _diffcap(rows: Sequence[DiffCap], predictions: Sequence[str]) -> tuple[dict[
         "ROUGE-L": mean_figure(_spread(rouge_rows(references, captions), differs), differs),
         "declined": mean_figure(declined, differs),
     }
+    marks = {"unparsed_rows": np.array([names_video(caption) for caption in predictions])}
     if differs.all():
-        return figures, {}
-    return figures | {"invented": mean_figure(1 - declined, ~differs)}, {"no_difference_rows": ~differs}
+        return figures, marks
+    return figures | {"invented": mean_figure(1 - declined, ~differs)}, marks | {"no_difference_rows": ~differs}
 
 
 def _similarity(rows: Sequence[Any], predictions: Sequence[str], embed: Embed) -> Figure:

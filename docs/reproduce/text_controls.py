@@ -54,8 +54,9 @@ def medoid(texts: Sequence[str]) -> str:
 
 
 def captions(rows: Sequence[DiffCap], texts: dict[str, list[str]]) -> dict[str, Any]:
-    """Return the scores of one caption a category, the medoid of `texts` of that category."""
-    chosen = {category: parse(medoid(texts[category])) for category in sorted({row.category for row in rows})}
+    """Return the scores of one caption a category, the medoid of the post-processed `texts` of that category."""
+    categories = sorted({row.category for row in rows})
+    chosen = {category: medoid([parse(text) for text in texts[category]]) for category in categories}
     found = score("diffcap", rows, [chosen[row.category] for row in rows], 0, 0, None)
     return {name: found[name] for name in ("BLEU", "CIDEr", "ROUGE-L")}
 

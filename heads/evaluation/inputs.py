@@ -35,7 +35,7 @@ from heads.training.lineage import disclosure, load_video_lm
 from heads.training.recipe import read_recipe
 from store import Store
 from store.view import OK
-from tasks.postprocess import agreeing
+from tasks.declining import agreeing
 from tasks.testsets import DiffMCQ, Row, clips_of, digest, drawn, read_test_set, reference_video
 from weights import fingerprint
 from weights import resolve as resolve_weights

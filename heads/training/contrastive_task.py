@@ -34,7 +34,7 @@ from heads.models.projector import Projector
 from heads.training.loop import Validator
 from heads.training.recipe import ContrastiveRecipe, PairsContrast
 from store import Store, text_key
-from tasks.postprocess import declines
+from tasks.declining import declines
 from tasks.prompts import NO, YES
 from tasks.testsets import Pair
 

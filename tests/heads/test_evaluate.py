@@ -28,7 +28,8 @@ from heads.models.projector import Projector
 from heads.models.video_lm import VideoLM
 from heads.training.recipe import ProjectorOptions
 from store import Provenance, Store
-from tasks.postprocess import declines, parse
+from tasks.declining import declines
+from tasks.postprocess import parse
 from tasks.prompts import DIFFERENCE_QUESTION, DIFFMCQ_SEED
 from tasks.testsets import DiffMCQ, DiffRank, Row, read_predictions, read_test_set, write_test_set
 

@@ -1,71 +1,45 @@
-"""Guarantees of tasks/postprocess.py."""
+"""Guarantees of tasks/postprocess.py and tasks/contrast.py, on phrasings of real models.
+
+`phrasings.jsonl` has captions and acceptable results ("wanted", best first; null: the caption stays as it is), written
+without sight of the rules: 174 before the rules, 100 and then 80 after them, for which the rules were then extended. Of
+the last 80, as first parsed, 63 read well, 8 stayed as they were and 9 did not read well.
+"""
+
+import json
+import re
+import time
+from collections import Counter
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.postprocess import parse
+from tasks.clauses import finite, gerund
+from tasks.postprocess import names_video, parse
 
-REWRITTEN = {
-    # the reference first
-    "In Video 1, the person is using a metal frying basket and a stove, while in Video 2, the "
-    "person is using a large, round metal pot and a spatula.": "the person is using a large, round "
-    "metal pot and a spatula instead of a metal frying basket and a stove.",
-    "In Video 1, the person is whisking the dry ingredients together, while in Video 2, the person "
-    "is pouring the cornmeal mixture into the bowl and stirring it with a spoon.": "the person is "
-    "pouring the cornmeal mixture into the bowl and stirring it with a spoon instead of whisking "
-    "the dry ingredients together.",
-    "In Video 1, the mixture is dry and thick, while in Video 2, it is a liquid batter with a thick "
-    "consistency.": "the mixture is a liquid batter with a thick consistency instead of dry and thick.",
-    "In Video 1, the person is using a wooden spoon, while in Video 2, they are using a plastic "
-    "measuring cup.": "the person is using a plastic measuring cup instead of a wooden spoon.",
-    "In Video 1, the pan is black, while in Video 2, the pan is silver": ("the pan is silver instead of black"),
-    "The first video shows a person sautéing ingredients in a pan, while the second video shows a "
-    "person using a slow cooker.": "a person using a slow cooker instead of sautéing ingredients in a pan.",
-    "In Video 1, the person adds 0.5 cup of milk. In Video 2, the person adds oil.": (
-        "the person adds oil instead of 0.5 cup of milk."
-    ),
-    "Video 1 shows a less messy technique, as the person is carefully pouring the egg into the pan "
-    "... while in Video 2, the person is cracking the egg directly into the pan ...": "the person "
-    "is cracking the egg directly into the pan instead of a less messy technique, as the person is "
-    "carefully pouring the egg into the pan...",
-    # the candidate first, as the seed makes it
-    'The main difference in "Tools/Equipment" is that in Video 2, the person uses a fork, while in '
-    "Video 1, the person uses a whisk.": "the person uses a fork instead of a whisk.",
-    "The main difference in Technique is that in Video 2, the person is stirring slowly whereas in "
-    "Video 1, the person is beating the eggs": ("the person is stirring slowly instead of beating the eggs"),
-    "The main difference in Visuals is that in Video 2, the pan is black, while in Video 1, the "
-    "pan is silver.": "the pan is black instead of silver.",
-    "In Video 2, the person is using a red bell pepper, but in the first video they are using a "
-    "chili pepper.": "the person is using a red bell pepper instead of a chili pepper.",
-    "In video 2, I mistakenly sprinkled the cheese over the toppings after they were already on "
-    "the pizza, whereas in video 1, it was sprinkled before adding the toppings": "I mistakenly "
-    "sprinkled the cheese over the toppings after they were already on the pizza instead of "
-    "sprinkled before adding the toppings",
-    "In Video 2, the person stirs quickly, whereas in Video 1, the oven does the work": (
-        "the person stirs quickly compared to the oven does the work"
-    ),
-    # one side alone, or nothing
-    "The main difference in Serving / Presentation is that in Video 2, the cake is cut.": ("the cake is cut."),
-    "In Video 2, In Video 2, the person is peeling.": "the person is peeling.",
-    "The main difference in Visuals is that in Video 2, the person is stirring, whereas in Video "
-    "1, the person": "the person is stirring.",
-    "The main difference in Ingredients is that in Video 2,": "",
+PHRASINGS = [json.loads(line) for line in (Path(__file__).parent / "phrasings.jsonl").read_text().splitlines()]
+
+# Plain results that are in no list and read well enough.
+OTHERS = {
+    'the person uses the "claw grip" to slice instead of a knife freehand',
+    "the cookies are noticeably larger and have cracked edges instead of small with smooth edges",
+    "is filmed with the pasta boiling over high heat, with big bubbles visible instead of having the pasta simmering "
+    "gently",
+    "the biggest change in visuals is the color of the frosting, which is pastel pink instead of plain white",
+    "seems to have been recorded from above, so the hands of the cook are visible instead of seeming to have been "
+    "recorded from the side",
 }
 
-UNTOUCHED = [
+UNCHANGED = [
     "",
     "Video 1",
     "The rib eye was seasoned all the way around instead of just the top part of it.",
     "The person chopped small red chili as opposed to long red chili",
     "the person is chopping a red onion, instead of a green onion.",
     "Both videos feature diced onions and bell peppers.",
-    "The second video shows a less sanitary technique because the person is handling raw chicken.",
-    "Video 1 is healthier in terms of the amount of oil used, as it uses a minimal amount of oil, "
-    "while Video 2 uses a generous amount of oil to sauté the onions.",
-    "The main difference is the type of dish being cooked. Video 1 shows a person cooking a sweet "
-    "dish, while Video 2 shows a person cooking a savory dish.",
     "  two  spaces and a line\nend stay ",
+    "The main difference in Ingredients is that in Video 2,",
 ]
 
 PIECES = [
@@ -73,13 +47,17 @@ PIECES = [
     "in Video 2,",
     "the first video shows",
     "Video 2 has",
+    "the person in Video 2",
+    "than in Video 1",
+    "unlike Video 1",
     "while",
     "whereas",
     ".",
     ",",
     "the person is",
     "they are",
-    "the pan is",
+    "it is",
+    "uses",
     "using",
     "instead of",
     "The main difference in Tools is that",
@@ -87,21 +65,79 @@ PIECES = [
 ]
 
 
-@pytest.mark.parametrize("caption", REWRITTEN)
-def test_two_videos_become_one_action_instead_of_the_other(caption: str) -> None:
-    assert parse(caption) == REWRITTEN[caption]
+def plain(text: str) -> str:
+    """Return a text without what grammar and metrics do not depend on."""
+    text = re.sub(r",(?= (?:instead|rather|as opposed|compared))", "", " ".join(text.split()))
+    return text.rstrip(" .").lower()
 
 
-@pytest.mark.parametrize("caption", UNTOUCHED)
+@pytest.mark.parametrize("phrasing", PHRASINGS, ids=lambda phrasing: phrasing["group"])
+def test_a_caption_becomes_an_accepted_text_or_stays_as_it_was(phrasing: dict[str, list[str]]) -> None:
+    caption, result = phrasing["caption"], parse(phrasing["caption"])
+    accepted = {plain(text) for text in phrasing["wanted"] or []}
+    assert result == caption or plain(result) in accepted or plain(result) in OTHERS
+
+
+def test_few_captions_fit_no_pattern() -> None:
+    missed = Counter(
+        phrasing["group"] for phrasing in PHRASINGS if phrasing["wanted"] and names_video(parse(phrasing["caption"]))
+    )
+    assert len(PHRASINGS) == 354 and missed.total() <= 27, missed
+
+
+@pytest.mark.parametrize("caption", [phrasing["caption"] for phrasing in PHRASINGS])
+def test_a_parsed_caption_names_no_video_and_is_not_longer_than_the_caption(caption: str) -> None:
+    result = parse(caption)
+    assert result == caption or (not names_video(result) and len(result.split()) <= len(caption.split()))
+
+
+@pytest.mark.parametrize("caption", UNCHANGED)
 def test_a_caption_in_that_form_already_is_unchanged(caption: str) -> None:
     assert parse(caption) == caption
 
 
+@settings(deadline=None)  # the first verb loads the dictionary
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map(" ".join))
 def test_parsing_twice_equals_parsing_once(caption: str) -> None:
     once = parse(caption)
     assert parse(once) == once
+    assert once == caption or not names_video(once)
 
 
-def test_a_long_caption_is_fast() -> None:
-    assert len(parse("In Video 1, " + " " * 10_000 + "x, while in Video 2, y")) > 10_000
+@settings(deadline=None)  # the first verb loads the dictionary
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map(" ".join))
+def test_what_follows_instead_of_is_never_a_finite_verb(caption: str) -> None:
+    result = parse(caption)
+    if result != caption and "instead of" not in caption:
+        for after in re.findall(r"instead of (\w+)", result):
+            assert not finite(after) or gerund(after) == after
+
+
+@pytest.mark.parametrize(
+    ("verb", "form"),
+    [
+        ("ties", "tying"),
+        ("dipped", "dipping"),
+        ("took", "taking"),
+        ("seasons", "seasoning"),
+        ("spiralizes", "spiralizing"),
+    ],
+)
+def test_verbs_of_the_kitchen_have_their_gerund(verb: str, form: str) -> None:
+    assert gerund(verb) == form
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "In Video 1, " + " " * 20_000 + "x, while in Video 2, y",
+        "In Video 2, the person " + "adds salt and " * 3000 + "stirs",
+        "the main difference " * 3000 + "in video 1",
+        "in video 2 " * 3000,
+        "while " * 5000 + "in Video 1",
+    ],
+)
+def test_a_long_caption_takes_no_quadratic_time(caption: str) -> None:
+    begin = time.process_time()
+    parse(caption)
+    assert time.process_time() - begin < 20
