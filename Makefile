@@ -105,8 +105,9 @@ scores: neighbours heads $(SCORES)
 	$(RUN) heads.table $(SCORES) --out $(DEMO)/scores.json
 
 # The tests of a file run in one process and share its fixtures; test_readme.py, the longest, runs first.
+# One thread of OpenMP each: processes that all use all cores slow each other down many times.
 test: weights
-	$(RUN) pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: env
 	$(VENV)/bin/ruff check .
