@@ -33,7 +33,16 @@ BELOW: dict[str, tuple[str, ...]] = {  # room -> the rooms that it may import
 }
 RUNNABLE = frozenset(BELOW) - {"common", "tasks"} | {"benchmarks"}
 _INDEX = ("PIL", "faiss", "ray", "sqlglot", "threadpoolctl", "torch")
-_TRAIN = ("matplotlib", "peft", "safetensors", "scipy", "sentence_transformers", "tensorboard", "transformers")
+_TRAIN = (
+    "lemminflect",
+    "matplotlib",
+    "peft",
+    "safetensors",
+    "scipy",
+    "sentence_transformers",
+    "tensorboard",
+    "transformers",
+)
 _FEATURIZE = ("PIL", "av", "ray", "safetensors", "sentence_transformers", "torch", "transformers")
 EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {  # room -> its extra, and modules that the extra installs
     "kitchen": ("featurize", ("PIL", "av")),
