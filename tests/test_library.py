@@ -23,9 +23,7 @@ def test_the_training_script_learns_and_resumes(tmp_path: Path) -> None:
     ) as writer:
         writer.write(frame, {"embedding": vectors.astype(np.float32)})
 
-    (shown,) = (
-        block for block in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL) if "prefetch" in block
-    )
+    (shown,) = (block for block in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL) if "AdamW" in block)
 
     def lines(checkpoint: str, epochs: int) -> list[str]:
         script = f"import torch\ntorch.manual_seed(0)\n{shown}"

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Bool, Int, Shaped, UInt8, UInt32
 
 from common.errors import StepDiffError
 from common.io.direct_io import LEAST, read_direct
@@ -29,7 +29,7 @@ from common.io.local import Identity
 from common.io.sealed import crc32c
 from common.threads import cores, each, shares
 from store.format.shard import ShardFile
-from store.io.row_checks import Check, RowChecks, Versions, wrong_rows
+from store.io.row_checks import NO_MORE_FILES, Check, RowChecks, Versions, wrong_rows
 
 OPEN_FILES = 128
 _RUN_BYTES = 4 * 2**20  # neighbours are read together up to this size
@@ -108,7 +108,7 @@ class RowReader:
         try:
             return ShardFile(path, self._shard_rows)
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
+            if error.errno not in NO_MORE_FILES:
                 raise
         self._open.clear()
         try:
@@ -146,12 +146,27 @@ class RowReader:
             if (file.lengths[slots[there]] != self._row_bytes).any():
                 raise StepDiffError(f"the index of {file.path} does not fit: run python -m store verify")
         out[missing] = 0
-        now, sums = self.checks.to_check(rows, versions, check)
+        now, sums = self._to_check(rows, versions, check)
         target = out.reshape(-1).view(np.uint8).reshape(len(rows), self._row_bytes)
         checked = _Checked(now, versions, target, sums.tolist(), self.checks.wrong_zeros(missing & now, sums))
         wanted = np.flatnonzero(~missing)
         order = wanted[np.lexsort((offsets[wanted], shards[wanted]))]
         return self._runs(order, shards, offsets, files, checked), checked
+
+    def _to_check(
+        self, rows: Int[np.ndarray, " B"], versions: Versions, check: Check
+    ) -> tuple[Bool[np.ndarray, " B"], UInt32[np.ndarray, " B"]]:
+        """As `RowChecks.to_check`; close shard files where the process may open no file of checksums."""
+        try:
+            return self.checks.to_check(rows, versions, check)
+        except OSError:
+            self._open.clear()
+        try:
+            return self.checks.to_check(rows, versions, check)
+        except OSError as error:
+            raise StepDiffError(
+                f"checksums cannot be read ({error}): raise ulimit -n, the limit of open files"
+            ) from None
 
     def in_place(self, rows: Int[np.ndarray, " B"], check: Check) -> UInt8[np.ndarray, " bytes"] | None:
         """Return a read-only part of the mapped file, if the rows are neighbours in one shard and in memory.
@@ -172,7 +187,7 @@ class RowReader:
         if not _is_resident(_Run(file, first, lying, 0, 0, None)):
             return None
         versions = {int(shards[0]): file.identity}
-        now, sums = self.checks.to_check(rows, versions, check)
+        now, sums = self._to_check(rows, versions, check)
         places, some = np.flatnonzero(now), lying.reshape(len(rows), self._row_bytes)
         parts = shares(len(places), max(min(cores(), len(lying) // _TASK_BYTES), 1))
         if any(each(lambda part: wrong_rows(some, sums, places[slice(*part)]), parts)):

@@ -10,6 +10,7 @@ Guarantees
 - the checksum chunks in memory are bounded
 """
 
+import errno
 import os
 import threading
 from collections import OrderedDict
@@ -34,6 +35,8 @@ MOST_BYTES = 64 * 2**20
 _CHUNK_BYTES = 200  # of a chunk in memory besides its values, about
 _UNSEEN = 0
 _guard = threading.Lock()  # of every view's bits and chunks
+NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
+"""errors of a process or machine at its limit of open files"""
 
 
 def known_check(check: str) -> Check:
@@ -82,7 +85,10 @@ class Checksums:
                 return self._chunks[shard]
         try:
             chunk = read_chunk(self._paths.checksum(shard), self._shape, "uint32")
-        except DamageError:
+        except DamageError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno in NO_MORE_FILES:
+                raise cause from None  # which is no damage
             raise DamageError(
                 f"the checksums of shard {shard} of view {self._paths.view} ({self._paths.entity}) are damaged: "
                 f"{remedy(self._paths, shard)}"
