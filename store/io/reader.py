@@ -160,7 +160,8 @@ class RowReader:
         try:
             return self.checks.to_check(rows, versions, check)
         except OSError:
-            self._open.clear()
+            with _guard:
+                self._open.clear()
         try:
             return self.checks.to_check(rows, versions, check)
         except OSError as error:
