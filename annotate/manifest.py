@@ -23,7 +23,7 @@ Guarantees
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -67,7 +67,7 @@ def run(options: ManifestOptions) -> dict[str, Any]:
     if "{video}" not in options.videos:
         raise StepDiffError(f"--videos {options.videos}: write {{video}} in the place of a video's id")
     if options.test_sets:
-        return _write(options, _of_test_sets(options), Counter(), Counter(), {}, {})
+        return _write(options, _of_test_sets(options))
     if options.annotations is None or options.taxonomy is None:
         raise StepDiffError("give --annotations and --taxonomy of HT-Step, or --test-sets")
     import polars as pl
@@ -87,7 +87,7 @@ def run(options: ManifestOptions) -> dict[str, Any]:
     is_held = pl.col("clip").is_in(held["clip"].implode())
     frame = frame.with_columns(split=pl.when(is_held).then(pl.lit("test")).otherwise("split"))
     reasons, splits_before = (dict(held[name].value_counts(sort=True).iter_rows()) for name in ("reason", "split"))
-    return _write(options, frame, unusable, faults, reasons, splits_before)
+    return _write(options, frame, unusable, +faults, reasons, splits_before)
 
 
 def _of_test_sets(options: ManifestOptions) -> "pl.DataFrame":
@@ -108,10 +108,10 @@ def _of_test_sets(options: ManifestOptions) -> "pl.DataFrame":
 def _write(
     options: ManifestOptions,
     frame: "pl.DataFrame",
-    unusable: Counter[str],
-    faults: Counter[str],
-    held_out: dict[str, int],
-    held_out_of: dict[str, int],
+    unusable: Mapping[str, int] = {},
+    faults: Mapping[str, int] = {},
+    held_out: Mapping[str, int] = {},
+    held_out_of: Mapping[str, int] = {},
 ) -> dict[str, Any]:
     """Write the manifest; return the record of what it has and what was left out."""
     from common.io.files import write_bytes
@@ -130,9 +130,9 @@ def _write(
         "splits": dict(frame["split"].value_counts(sort=True).iter_rows()),
         "unusable": dict(unusable),
         "narrated": frame["narration"].str.len_chars().gt(0).sum() if "narration" in columns else 0,
-        "narration_faults": dict(+faults),
-        "held_out": held_out,
-        "held_out_of": held_out_of,
+        "narration_faults": dict(faults),
+        "held_out": dict(held_out),
+        "held_out_of": dict(held_out_of),
     }
 
 

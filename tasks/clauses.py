@@ -18,27 +18,10 @@ AUXILIARIES = {*BE, *DO, *MODALS, "has", "have", "had"}
 OBJECTS = {"it", "them", "him", "her"}
 DETERMINERS = set("a an the his her their its my your this that these those some no only".split())
 ADVERBS = set("also always still just simply then first instead already even now never not only".split())
-PREPOSITIONS = {
-    *("about", "above", "across", "after", "against", "along", "around", "as", "at", "before", "behind", "below"),
-    *(
-        "beneath",
-        "beside",
-        "between",
-        "by",
-        "down",
-        "during",
-        "for",
-        "from",
-        "in",
-        "inside",
-        "into",
-        "near",
-        "of",
-        "off",
-    ),
-    *("on", "onto", "out", "over", "through", "to", "toward", "towards", "under", "until", "up", "upon", "via", "with"),
-    "without",
-}
+PREPOSITIONS = {"beside"} | set(
+    "about above across after against along around as at before behind below beneath between by down during for from "
+    "in inside into near of off on onto out over through to toward towards under until up upon via with without".split()
+)
 _PEOPLE = {"person", "man", "woman", "cook", "chef", "baker", "user", "individual", "people", "someone", "somebody"}
 _PRONOUNS = {"he", "she", "it", "they", "i", "you", "we", "this", "that"}
 _VERBS = {"goes", "gets", "makes", "takes", "puts", "uses", "adds", "comes", "stays", "keeps"}  # rarely nouns

@@ -25,8 +25,9 @@ from tasks.clauses import (
 
 _ALSO = re.compile(r"\b(?:also|too|as well)\b ?")
 _SAME_AGAIN = re.compile(r"\b(?:the same|as well|too)[ .]*$|\bdoes the same\b")
-_ASIDE = re.compile(r", (?:so|because|which|who|as|since|making|leaving|possibly)\b")
-_REASON = re.compile(r", (?:so|because|which|as|since)\b")
+_REASONS = "so|because|which|as|since"
+_REASON = re.compile(rf", (?:{_REASONS})\b")
+_ASIDE = re.compile(rf", (?:{_REASONS}|who|making|leaving|possibly)\b")
 
 
 def contrast(candidate: Clause, reference: Clause) -> str | None:

@@ -214,7 +214,7 @@ def _pairs(text: str) -> str | None:
     sides = [_side(piece) for piece in pieces]
     named = [side for side, _ in sides if side is not None]
     if sides and sides[0][0] is None:
-        if re.search(_V, sides[0][1]) or sides[1:2] == [(_C, "")] or named[:1] == [_C]:
+        if re.search(_V, sides[0][1]) or named[:1] == [_C]:
             return None
         sides[0] = (_C, sides[0][1])  # the seed named the candidate
     sentences: list[str] = []
