@@ -22,7 +22,7 @@ from common.progress import Advance, progress
 if TYPE_CHECKING:
     from kitchen.world import Video
 
-FORMAT = 5
+FORMAT = 6
 """Version of the files, which changes if the same options give other bytes than before."""
 
 

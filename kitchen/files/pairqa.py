@@ -1,13 +1,17 @@
 """Questions and answers about pairs of training clips, and captions of stills.
 
-In templates {v} is the phrase of a value ({w} what it comes before), {x} the value in Video 2, {y} in Video 1; several
-values are joined by "and", in {z} by "or".
+Two regimes. `s1` has the three question types of supplement S1: differences and what two clips have in common, "Which
+video", and "similar main action". `supervised` adds "similar {category}" for each category, the question that DiffRank
+asks, answered by the scores that label DiffRank, and chooses pairs whose answers to it are balanced.
 
 Guarantees
 - both clips are training clips; they show the same step, except in questions about the main action;
-- all questions of a pair are adjacent; a clip with itself and a pair of different steps may be drawn twice;
-- "share a similar" is asked about categories with a clear answer: YES at a score of 5, NO at 1 or 2; the choice of
-  pairs balances YES and NO within each category as far as the clips allow;
+- all questions of a pair are adjacent; a clip with itself (only in `supervised`) and a pair of different steps may be
+  drawn twice;
+- no answer begins with the text that the tests seed answers with;
+- `s1` asks "share a similar" about the main action only;
+- `supervised` asks it about categories with a clear answer: YES at a score of 5, NO at 1 or 2; the choice of pairs
+  balances YES and NO within each category as far as the clips allow;
 - a clip paired with itself has no difference, and the answer says so;
 - "Which video" is answered Video 1 and Video 2 about equally often.
 """
@@ -16,9 +20,25 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Iterator
+from typing import Literal
 
-from kitchen.attributes import Attributes, Difference, differences, score
+from kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, Difference, differences, score
+from kitchen.files.pairqa_words import (
+    CAPTIONS,
+    CHANGE,
+    COMMON,
+    CONTRASTS,
+    ONE_SIDED,
+    QUESTIONS,
+    SAME,
+    SHARED,
+    STATE,
+    TOPICS,
+    VISIBLE,
+    WHICH,
+)
 from kitchen.files.texts import (
+    MENTIONED,
     compared,
     facts,
     grouped,
@@ -33,156 +53,23 @@ from kitchen.steps import CATEGORIES
 from kitchen.world import Clip
 from tasks.prompts import SIMILAR_QUESTION
 
+Regime = Literal["s1", "supervised"]
 PAIRS = 1500
 OTHER_STEP = 0.12
 """Fraction of the pairs whose clips show different steps."""
 ITSELF = 0.1
-"""Fraction of the pairs that show one clip twice."""
+"""Fraction of the pairs that show one clip twice, in `supervised`."""
 CANDIDATES = 40
 """Pairs that are drawn for each pair; the one whose answers are scarcest is taken."""
-DIFFERENCE_QUESTIONS, WHICH_QUESTIONS = 2, 1
+DIFFERENCE_QUESTIONS, COMMON_QUESTIONS, WHICH_QUESTIONS = 2, 1, 2
 """Most questions of these types for each pair; "similar" is asked about every category with a clear answer."""
 SIMILAR = {5: "YES", 2: "NO", 1: "NO"}
 """Answers by score; people would not agree at 3 and 4."""
 PLAIN_ANSWER = 6
 """Excess of its answers that one more category with a clear answer outweighs, in the choice of a pair."""
-NO_DIFFERENCE = 0.1
 MAIN_ACTION = "main action"
 
 Record = dict[str, str | int]
-
-QUESTIONS = (
-    'What is the main difference in "{category}" between the two videos?',
-    "What is the main difference between the two videos in terms of {topic}?",
-    "How do the two videos differ with respect to {topic}?",
-    "Comparing {topic}, what sets Video 2 apart from Video 1?",
-    "What is the main difference in {topic} between these videos?",
-)
-
-TOPICS = {
-    "Ingredients": ("the ingredients", "what goes into the dish"),
-    "Tools/Equipment": ("the tools and equipment", "the utensils being used"),
-    "Technique": ("the technique", "the way the work is done"),
-    "Actions": ("the actions", "the order and number of actions"),
-    "Visuals": ("the visual appearance", "how the food looks"),
-    "main action": ("the main action",),
-}
-
-CONTRASTS = (
-    "In Video 1, {one}, while in Video 2, {two}.",
-    "In Video 1, {one}, whereas in Video 2, {two}.",
-    "Video 1: {one}. Video 2: {two}.",
-)
-
-ONE_SIDED = ("In Video 2, {change}.", "The main difference in {category} is that in Video 2, {change}.")
-
-SAME = ("There is no difference in {topic}.", "Both videos agree in {topic}.", "None, they are alike in {topic}.")
-
-STATE: dict[str, tuple[str, ...]] = {
-    "main": ("the cook prepares {v}", "the main ingredient is {v}"),
-    "has": ("the cook puts in {v}", "the food contains {v}"),
-    "lacks": ("the cook puts in no {z}", "the cook goes without {z}"),
-    "amount": ("there is {v} of food", "the cook makes {v}"),
-    "tool": ("the cook is using {v}", "the cook has {v}"),
-    "vessel": ("the food is {v}", "everything is {v}"),
-    "surface": ("the cook works {v}", "the work happens {v}"),
-    "gloves": ("the cook has {v}", "{v} can be seen"),
-    "trim": ("the dish has {v}", "there is {v} around the dish"),
-    "speed": ("the cook works {v}", "it is done {v}"),
-    "motion": ("the cook is {v}", "it is done by {v}"),
-    "hands": ("the cook works {v}", "it is done {v}"),
-    "manner": ("the cook is {v}", "it is done by {v}"),
-    "heat": ("it cooks {v}", "the cook works {v}"),
-    "subaction": ("the cook is also {v}", "there is some time for {v}"),
-    "without": ("the cook is not {z}", "there is no time for {z}"),
-    "order": ("{v} comes before {w}", "the cook is {v} prior to {w}"),
-    "colour": ("the food is {v}", "the food has a {v} colour"),
-    "shade": ("its shade is {v}", "the tone is {v}"),
-    "texture": ("its consistency is {v}", "the food looks {v}"),
-    "size": ("the portions are {v}", "the bits are {v}"),
-    "detail": ("the food shows {v}", "the food has {v} on it"),
-    "plain": ("the food shows no {v}", "the food has no {v} on it"),
-    "step": ("the cook is {v}",),
-}
-
-CHANGE: dict[str, tuple[str, ...]] = {
-    "main": ("the person prepares {x} instead of {y}", "the person takes {x} in place of {y}"),
-    "has": ("the person puts in {x} as well", "the person also includes {x}"),
-    "lacks": ("the person goes without {z}", "the person omits {y}"),
-    "amount": ("the person makes {x} instead of {y}",),
-    "tool": ("the person is using {x} instead of {y}", "the person picks {x} over {y}"),
-    "vessel": ("the person has the food {x} instead of {y}",),
-    "surface": ("the person works {x} instead of {y}",),
-    "gloves": ("the person has {x} instead of {y}",),
-    "trim": ("the person has a dish with {x} in place of {y}",),
-    "speed": ("the person works {x} instead of {y}",),
-    "motion": ("the person is {x} instead of {y}", "the person prefers {x} to {y}"),
-    "hands": ("the person works {x} instead of {y}",),
-    "manner": ("the person is {x} instead of {y}", "the person prefers {x} to {y}"),
-    "heat": ("the person cooks {x} instead of {y}",),
-    "subaction": ("the person is also {x}",),
-    "without": ("the person is not {z}",),
-    "order": ("the person is {x} prior to {y}", "the person lets {x} come before {y}"),
-    "colour": ("the food is {x} instead of {y}",),
-    "shade": ("the shade is {x} instead of {y}",),
-    "texture": ("the consistency is {x} instead of {y}",),
-    "size": ("the portions are {x} instead of {y}",),
-    "detail": ("the food shows {x}",),
-    "plain": ("the food shows no {y}",),
-    "step": ("the person is {x} instead of {y}",),
-}
-
-WHICH: dict[str, tuple[str, ...]] = {
-    "main": ("Which video features {v}?", "Which video is about preparing {v}?"),
-    "has": ("Which video includes {v}?", "Which video has {v} in it?"),
-    "lacks": ("Which video lacks {v}?", "Which video goes without {v}?"),
-    "amount": ("Which video shows {v} of food?",),
-    "tool": ("Which video features {v}?", "Which video shows the cook with {v}?"),
-    "vessel": ("Which video shows the food {v}?",),
-    "surface": ("Which video takes place {v}?",),
-    "gloves": ("Which video shows {v}?",),
-    "trim": ("Which video shows a dish with {v}?",),
-    "speed": ("Which video shows the work done {v}?",),
-    "motion": ("Which video shows the cook {v}?",),
-    "hands": ("Which video shows the work done {v}?",),
-    "manner": ("Which video shows the cook {v}?",),
-    "heat": ("Which video shows cooking {v}?",),
-    "subaction": ("Which video also shows {v}?", "Which video includes {v}?"),
-    "without": ("Which video leaves out {v}?",),
-    "order": ("Which video has {v} come before {w}?",),
-    "colour": ("Which video shows {v} food?", "Which video has the {v} food?"),
-    "shade": ("Which video shows the {v} shade?",),
-    "texture": ("Which video has the more {v} consistency?",),
-    "size": ("Which video shows {v} portions?",),
-    "detail": ("Which video shows {v}?",),
-    "plain": ("Which video shows no {v}?",),
-    "step": ("Which video shows someone {v}?",),
-}
-
-CAPTIONS = (
-    "A drawing of someone {step}: {facts}.",
-    "This still shows {step}, with {facts}.",
-    "A kitchen picture about {step}; {facts}.",
-)
-
-VISIBLE: dict[str, tuple[str, ...]] = {
-    "main": ("{v} as the main ingredient",),
-    "has": ("{v} added",),
-    "amount": ("{v} of food",),
-    "tool": ("{v} in use",),
-    "vessel": ("food {v}",),
-    "surface": ("everything {v}",),
-    "gloves": ("{v} at work",),
-    "trim": ("{v} around the dish",),
-    "colour": ("food coloured {v}",),
-    "shade": ("a {v} shade",),
-    "texture": ("a {v} consistency",),
-    "size": ("{v} portions",),
-    "detail": ("{v} on it",),
-    "heat": ("cooking {v}",),
-    "hands": ("held {v}",),
-    "manner": ("the cook {v}",),
-}
 
 
 class Balance:
@@ -206,10 +93,11 @@ class Balance:
         return chosen
 
 
-def paired_questions(clips: list[Clip], seed: int) -> list[Record]:
+def paired_questions(clips: list[Clip], seed: int, regime: Regime) -> list[Record]:
     """Return all records, pair by pair; `clips` are the training clips."""
     rng = random.Random(f"pairqa {seed}")
-    balance, records = Balance(), []
+    balance = Balance() if regime == "supervised" else None
+    records: list[Record] = []
     for one, two in _pairs(clips, balance, rng):
         if one.truth.step == two.truth.step:
             records += _same_step(one, two, balance, rng)
@@ -218,7 +106,7 @@ def paired_questions(clips: list[Clip], seed: int) -> list[Record]:
     return records
 
 
-def _pairs(clips: list[Clip], balance: Balance, rng: random.Random) -> Iterator[tuple[Clip, Clip]]:
+def _pairs(clips: list[Clip], balance: Balance | None, rng: random.Random) -> Iterator[tuple[Clip, Clip]]:
     """Yield pairs, each after the questions of the earlier ones are in `balance`; those of one step are distinct."""
     by_step: dict[str, list[Clip]] = {}
     for clip in clips:
@@ -227,12 +115,14 @@ def _pairs(clips: list[Clip], balance: Balance, rng: random.Random) -> Iterator[
     rng.shuffle(left)
     for _ in range(PAIRS):
         drawn = rng.random()
-        if drawn < ITSELF:
-            yield (rng.choice(clips),) * 2
-        elif drawn < ITSELF + OTHER_STEP and len(by_step) > 1:
+        if drawn < OTHER_STEP and len(by_step) > 1:
             first, second = rng.sample(sorted(by_step), 2)
             yield rng.choice(by_step[first]), rng.choice(by_step[second])
-        elif left:
+        elif balance is not None and drawn < OTHER_STEP + ITSELF:
+            yield (rng.choice(clips),) * 2
+        elif left and balance is None:
+            yield left.pop()
+        elif left and balance is not None:
             places = rng.sample(range(len(left)), min(CANDIDATES, len(left)))
             yield left.pop(min(places, key=lambda i: _cost(*left[i], balance)))
 
@@ -253,13 +143,18 @@ def _record(one: Clip, two: Clip, kind: int, category: str, question: str, answe
     return {"reference": one.id, "candidate": two.id, "type": kind, **texts}
 
 
-def _asked_similar(one: Clip, two: Clip, topics: list[str], answers: dict[str, str]) -> list[Record]:
+def _asked_similar(
+    one: Clip, two: Clip, main_action: str, answers: dict[str, str], balance: Balance | None
+) -> list[Record]:
+    """Return the questions "share a similar": about the main action only, unless `balance` counts the answers."""
+    answers = answers | {MAIN_ACTION: main_action}
+    topics = [MAIN_ACTION] if balance is None else balance.choose(answers)
     return [_record(one, two, 3, topic, SIMILAR_QUESTION.format(category=topic), answers[topic]) for topic in topics]
 
 
-def _question(category: str, rng: random.Random) -> tuple[str, str]:
+def _question(category: str, rng: random.Random, pool: tuple[str, ...] = QUESTIONS) -> tuple[str, str]:
     topic = rng.choice(TOPICS[category])
-    return rng.choice(QUESTIONS).format(category=category, topic=topic), topic
+    return rng.choice(pool).format(category=category, topic=topic), topic
 
 
 def _answer(category: str, a: Attributes, b: Attributes, rng: random.Random) -> str:
@@ -267,31 +162,50 @@ def _answer(category: str, a: Attributes, b: Attributes, rng: random.Random) -> 
         one, two = (state_for_pairqa(category, a, b, side, rng) for side in ("old", "new"))
         return rng.choice(CONTRASTS).format(one=one, two=two)
     change = change_for_pairqa(category, a, b, rng)
-    return rng.choice(ONE_SIDED).format(category=category, change=change)
+    return rng.choice(ONE_SIDED).format(change=change)
 
 
-def _same_step(one: Clip, two: Clip, balance: Balance, rng: random.Random) -> list[Record]:
+def _same_step(one: Clip, two: Clip, balance: Balance | None, rng: random.Random) -> list[Record]:
     a, b = one.truth, two.truth
     records = []
     differing = [c for c in CATEGORIES if differences(c, a, b)]
     for category in rng.sample(differing, min(DIFFERENCE_QUESTIONS, len(differing))):
         question, _ = _question(category, rng)
         records.append(_record(one, two, 1, category, question, _answer(category, a, b, rng)))
-    for category in CATEGORIES:
-        if category not in differing and rng.random() < NO_DIFFERENCE:
-            question, topic = _question(category, rng)
-            answer = rng.choice(SAME).format(topic=topic)
-            records.append(_record(one, two, 1, category, question, answer))
+    for category in rng.sample(CATEGORIES, COMMON_QUESTIONS):
+        records += _common(one, two, category, category not in differing, rng)
     for category in rng.sample(differing, min(WHICH_QUESTIONS, len(differing))):
         d = rng.choice(mentioned(category, a, b))
         question, second = which_for_pairqa(d, a.step, rng)
         answer = "Video 2" if second else "Video 1"
         records.append(_record(one, two, 2, category, question, answer))
-    answers = _similar(a, b) | {MAIN_ACTION: "YES"}
-    return records + _asked_similar(one, two, balance.choose(answers), answers)
+    return records + _asked_similar(one, two, "YES", _similar(a, b), balance)
 
 
-def _other_step(one: Clip, two: Clip, balance: Balance, rng: random.Random) -> list[Record]:
+def _common(one: Clip, two: Clip, category: str, agree: bool, rng: random.Random) -> list[Record]:
+    """Return a question about what both clips share in a category; none if they share nothing there.
+
+    Where they agree, every second question asks for the difference, and the answer says that there is none.
+    """
+    if agree and rng.random() < 0.5:
+        question, topic = _question(category, rng)
+        return [_record(one, two, 1, category, question, rng.choice(SAME).format(topic=topic))]
+    of_two = facts(two.truth)
+    names = {"extras": "has", "sequence": "subaction"}
+    own = {names.get(name, name) for name in CATEGORY_ATTRIBUTES[category]}
+    shared = [fact for fact in facts(one.truth) if fact in of_two and fact[0] in own]
+    if not shared:
+        return []
+    question, _ = _question(category, rng, COMMON)
+    told = []
+    for name, value in shared[:MENTIONED]:
+        words = value_phrase("pairqa", "extras" if name == "has" else name, value, one.truth.step, rng)
+        told.append(rng.choice(STATE[name]).format(v=words))
+    state = _clauses(told)
+    return [_record(one, two, 1, category, question, rng.choice(SHARED).format(state=state))]
+
+
+def _other_step(one: Clip, two: Clip, balance: Balance | None, rng: random.Random) -> list[Record]:
     first, second = (phrase("pairqa", "step", c.truth.step, rng) for c in (one, two))
     records = []
     question, _ = _question(MAIN_ACTION, rng)
@@ -300,13 +214,12 @@ def _other_step(one: Clip, two: Clip, balance: Balance, rng: random.Random) -> l
         answer = rng.choice(CONTRASTS).format(one=state.format(v=first), two=state.format(v=second))
     else:
         change = CHANGE["step"][0].format(x=second, y=first)
-        answer = rng.choice(ONE_SIDED).format(category=MAIN_ACTION, change=change)
+        answer = rng.choice(ONE_SIDED).format(change=change)
     records.append(_record(one, two, 1, MAIN_ACTION, question, answer))
     asked = rng.random() < 0.5
     question = WHICH["step"][0].format(v=second if asked else first)
     records.append(_record(one, two, 2, MAIN_ACTION, question, "Video 2" if asked else "Video 1"))
-    answers = dict.fromkeys((*CATEGORIES, MAIN_ACTION), "NO")
-    return records + _asked_similar(one, two, balance.choose(answers), answers)
+    return records + _asked_similar(one, two, "NO", dict.fromkeys(CATEGORIES, "NO"), balance)
 
 
 def change_for_pairqa(category: str, a: Attributes, b: Attributes, rng: random.Random) -> str:
@@ -334,15 +247,22 @@ def state_for_pairqa(category: str, a: Attributes, b: Attributes, side: str, rng
     """Return what is true of Video 1 (side "old") or Video 2 ("new") where the two differ."""
     found = mentioned(category, a, b)
     seen = found if side == "new" else tuple(d.reversed() for d in found)
-    clauses: list[str] = []
-    subject = ""
+    told = []
     for group in grouped(seen):
         name, words = _seen(group, a.step, rng)
-        clause = rng.choice(STATE[name]).format(**words)
-        clauses.append(clause.removeprefix("the cook ") if subject == "the cook" else clause)
+        told.append(rng.choice(STATE[name]).format(**words))
+    return _clauses(told)
+
+
+def _clauses(told: list[str]) -> str:
+    """Join clauses; the cook is named once where neighbours are about the cook."""
+    joined: list[str] = []
+    subject = ""
+    for clause in told:
+        joined.append(clause.removeprefix("the cook ") if subject == "the cook" else clause)
         if subject != "the cook" or not clause.startswith("the cook "):
             subject = "the cook" if clause.startswith("the cook ") else "other"
-    return listed(clauses)
+    return listed(joined)
 
 
 def which_for_pairqa(d: Difference, step: str, rng: random.Random) -> tuple[str, bool]:

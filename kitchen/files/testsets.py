@@ -1,35 +1,41 @@
-"""DiffCap, DiffMCQ and DiffRank rows from ground truth, in the published formats.
+"""DiffCap and DiffRank rows from ground truth, in the published formats.
+
+DiffMCQ is made from DiffCap and the features of its clips (python -m retrieval negatives), as in supplement S5. So that
+the number of differences does not tell its answer, a pair of DiffCap differs in every category and is asked about in
+each, if the world has enough such pairs.
 
 In templates {x} is the value in the candidate, {y} the value in the reference; several values are joined by "and", in
 {z} by "or". Every attribute has one phrasing for each of three tones, so that a text keeps its tone.
 
 Guarantees
-- all clips of a row are of the given split; pairs of DiffCap and DiffMCQ answers are distinct;
-- a DiffMCQ negative is another pair of the same step that does not exhibit the difference text: nothing that the text
-  names is true of it, in part or reversed;
-- in a large split the answer shares no clip with a negative, and negatives share few with each other, so that the
-  answer cannot be guessed from shared clips;
+- all clips of a row are of the given split; DiffCap asks about a pair once a category;
+- in a large split a pair of DiffCap differs in every category, and its clips are in one or two pairs;
 - DiffRank scores are the documented scores, never all equal within a row; the rows of a reference, one a category, are
-  adjacent and have the same targets.
+  adjacent and have the same targets;
+- in a large split DiffRank has targets of other steps as often as the published set: in 85 % of the rows, 30 % of the
+  targets.
 """
 
 import itertools
 import random
 from collections import Counter
 
-from kitchen.attributes import PLAIN, Attributes, Difference, differences, score
+from kitchen.attributes import Attributes, differences, score
 from kitchen.files.texts import compared, grouped, listed, mentioned, template_of
 from kitchen.steps import CATEGORIES
 from kitchen.world import Clip
-from tasks.testsets import DiffCap, DiffMCQ, DiffRank
+from tasks.testsets import DiffCap, DiffRank
 
 Pair = tuple[Clip, Clip]
 
-SIZES = {"test": (150, 260, 540), "val": (75, 130, 180)}
-"""Most DiffCap, DiffMCQ and DiffRank rows of each split."""
+SIZES = {"test": (120, 540), "val": (60, 180)}
+"""Most pairs of DiffCap and rows of DiffRank of each split."""
+PAIRS_A_CLIP, AGAIN = 2, 0.5
+"""Most pairs of DiffCap that a clip is in, and how often a pair takes clips that are in one already: together 1.5 pairs
+a clip, as in the published set."""
 TARGETS = 4
-OTHER_STEP_REFERENCES = 0.25
-"""Fraction of DiffRank's references with targets of another step."""
+OTHER_STEP = 3 * (0,) + 10 * (1,) + 7 * (2,)
+"""Numbers of targets of another step, of 20 references of DiffRank."""
 DRAWS = 20
 """Sets of targets that are drawn for a reference; the one with the most different scores is taken."""
 
@@ -114,107 +120,42 @@ def _by_step(clips: list[Clip]) -> dict[str, list[Clip]]:
     return groups
 
 
-def _differing(clips: list[Clip], rng: random.Random) -> list[tuple[Clip, Clip, str]]:
-    """(reference, candidate, category) with a difference; every pair once, categories in turn."""
-    pairs = []
+def _pairs(clips: list[Clip], limit: int, rng: random.Random) -> list[Pair]:
+    """Return (reference, candidate) of one step, the steps in turn: first pairs that differ in every category."""
+    queues = []
     for group in _by_step(clips).values():
-        for one, two in itertools.combinations(group, 2):
-            pairs.append((one, two) if rng.random() < 0.5 else (two, one))
-    rng.shuffle(pairs)
-    counts = dict.fromkeys(CATEGORIES, 0)
-    chosen = []
-    for one, two in pairs:
-        options = [c for c in CATEGORIES if differences(c, one.truth, two.truth)]
-        if options:
-            category = min(options, key=lambda c: (counts[c], rng.random()))
-            counts[category] += 1
-            chosen.append((one, two, category))
+        pairs = [rng.sample(pair, 2) for pair in itertools.combinations(group, 2)]
+        rng.shuffle(pairs)
+        pairs.sort(key=lambda pair: -len(_categories(*pair)))
+        queues.append([(one, two) for one, two in pairs if _categories(one, two)])
+    used: Counter[str] = Counter()
+    chosen: list[Pair] = []
+    while any(queues) and len(chosen) < limit:
+        for queue in queues:
+            left = [pair for pair in queue if max(used[clip.id] for clip in pair) < PAIRS_A_CLIP]
+            most = [pair for pair in left if len(_categories(*pair)) == len(_categories(*left[0]))]
+            queue[:] = left
+            if left and len(chosen) < limit:
+                sign = 1 if rng.random() < AGAIN else -1
+                pair = max(most, key=lambda pair: sign * sum(used[clip.id] for clip in pair))
+                queue.remove(pair)
+                used.update(clip.id for clip in pair)
+                chosen.append(pair)
     return chosen
+
+
+def _categories(one: Clip, two: Clip) -> list[str]:
+    return [category for category in CATEGORIES if differences(category, one.truth, two.truth)]
 
 
 def diffcap(clips: list[Clip], limit: int, seed: int) -> list[DiffCap]:
-    """Return rows whose text holds one phrasing of each tone."""
+    """Return the rows of at most `limit` pairs: one a category, whose text holds one phrasing of each tone."""
     rng = random.Random(f"diffcap {seed}")
     rows = []
-    for one, two, category in _differing(clips, rng)[:limit]:
-        texts = tuple(change_for_test(category, one.truth, two.truth, t, rng) for t in range(TONES))
-        rows.append(DiffCap(one.id, two.id, category, texts))
-    return rows
-
-
-def exhibits(named: tuple[Difference, ...], found: tuple[Difference, ...]) -> bool:
-    """Whether any difference that a text names is among those of a pair, in part or reversed."""
-    for own in found:
-        for d in named:
-            if own.attribute != d.attribute:
-                continue
-            if own.attribute in ("extras", "subaction"):
-                if {own.old, own.new} == {d.old, d.new}:
-                    return True
-            elif own.old == d.old or own.new == d.new or own == d.reversed():
-                return True
-    return False
-
-
-def _alike(a: Attributes, b: Attributes) -> int:
-    same = sum(getattr(a, name) == getattr(b, name) for name in PLAIN)
-    return same - len(set(a.extras) ^ set(b.extras)) - len(set(a.sequence) ^ set(b.sequence))
-
-
-_OVERLAP = 6
-"""How many equal attributes a clip shared with a negative chosen before outweighs."""
-
-
-def _negatives(answer: Pair, category: str, others: list[tuple[Pair, tuple[Difference, ...]]]) -> list[Pair]:
-    """Three pairs without the difference, alike to the answer and sharing few clips.
-
-    Pairs that share no clip with the answer come first. Clips repeated among the negatives cost
-    likeness, or else the answer would be the only one of its kind.
-    """
-    one, two = answer
-    named = mentioned(category, one.truth, two.truth)
-    options = []
-    for pair, found in others:
-        shared = len({pair[0].id, pair[1].id} & {one.id, two.id})
-        if shared < 2 and not exhibits(named, found):
-            alike = _alike(one.truth, pair[0].truth) + _alike(two.truth, pair[1].truth)
-            options.append((shared, -alike, pair))
-    chosen: list[Pair] = []
-    used: Counter[str] = Counter()
-    while options and len(chosen) < 3:
-        costs = [
-            (shared, unlike + _OVERLAP * (used[first.id] + used[second.id]), first.id, second.id)
-            for shared, unlike, (first, second) in options
-        ]
-        pair = options[costs.index(min(costs))][2]
-        chosen.append(pair)
-        taken = {pair[0].id, pair[1].id}
-        used.update(taken)
-        options = [o for o in options if {c.id for c in o[2]} != taken]
-    return chosen
-
-
-def diffmcq(clips: list[Clip], limit: int, seed: int) -> list[DiffMCQ]:
-    """Return rows with three negatives each; pairs with fewer are left out."""
-    rng = random.Random(f"diffmcq {seed}")
-    others = {
-        (step, category): [
-            ((a, b), differences(category, a.truth, b.truth)) for a, b in itertools.permutations(group, 2)
-        ]
-        for step, group in _by_step(clips).items()
-        for category in CATEGORIES
-    }
-    rows: list[DiffMCQ] = []
-    for one, two, category in _differing(clips, rng):
-        if len(rows) == limit:
-            break
-        negatives = _negatives((one, two), category, others[one.truth.step, category])
-        if len(negatives) < 3:
-            continue
-        options = [(a.id, b.id) for a, b in ((one, two), *negatives)]
-        rng.shuffle(options)
-        text = change_for_test(category, one.truth, two.truth, rng.randrange(TONES), rng)
-        rows.append(DiffMCQ(text, category, tuple(options), (one.id, two.id)))
+    for one, two in _pairs(clips, limit, rng):
+        for category in _categories(one, two):
+            texts = tuple(change_for_test(category, one.truth, two.truth, t, rng) for t in range(TONES))
+            rows.append(DiffCap(one.id, two.id, category, texts))
     return rows
 
 
@@ -224,6 +165,7 @@ def diffrank(clips: list[Clip], limit: int, seed: int) -> list[DiffRank]:
     rng = random.Random(f"diffrank {seed}")
     groups = _by_step(clips)
     rows: list[DiffRank] = []
+    left: list[int] = []
     for reference in rng.sample(clips, len(clips)):
         if len(rows) >= limit:
             break
@@ -231,7 +173,8 @@ def diffrank(clips: list[Clip], limit: int, seed: int) -> list[DiffRank]:
         others = [clip for clip in clips if clip.truth.step != reference.truth.step]
         if len(own) + len(others) < TARGETS:
             continue
-        foreign = rng.choice((1, 2)) if rng.random() < OTHER_STEP_REFERENCES else 0
+        left = left or rng.sample(OTHER_STEP, len(OTHER_STEP))
+        foreign = left.pop()
         foreign = max(min(foreign, len(others)), TARGETS - len(own))
         drawn = [rng.sample(own, TARGETS - foreign) + rng.sample(others, foreign) for _ in range(DRAWS)]
         targets = max(drawn, key=lambda targets: _levels(reference, targets))

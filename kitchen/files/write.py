@@ -65,15 +65,16 @@ def write_files(world: list[Video], seed: int, out: Path) -> dict[str, int]:
         ),
     )
     lines("attributes.jsonl", [{"clip": c.id, **c.truth.as_dict()} for c in clips])
-    lines("pairqa_train.jsonl", paired_questions([c for c in clips if c.split == "train"], seed))
+    train = [clip for clip in clips if clip.split == "train"]
+    lines("pairqa_train.jsonl", paired_questions(train, seed, "s1"))
+    lines("pairqa_supervised.jsonl", paired_questions(train, seed, "supervised"))
     embedded = narration
-    for split, (cap_rows, mcq_rows, rank_rows) in testsets.SIZES.items():
+    for split, (pairs, rank_rows) in testsets.SIZES.items():
         own = [clip for clip in clips if clip.split == split]
-        caps, choices = testsets.diffcap(own, cap_rows, seed), testsets.diffmcq(own, mcq_rows, seed)
+        caps = testsets.diffcap(own, pairs, seed)
         lines(f"diffcap_{split}.jsonl", map(asdict, caps))
-        lines(f"diffmcq_{split}.jsonl", map(asdict, choices))
         lines(f"diffrank_{split}.jsonl", map(asdict, testsets.diffrank(own, rank_rows, seed)))
-        embedded += [text for row in caps for text in row.text] + [row.difference for row in choices]
+        embedded += [text for row in caps for text in row.text]
     table("texts.csv", "text", ((text,) for text in dict.fromkeys(embedded) if text))
     number = {(activity, step): place for place, (activity, _, step) in enumerate(steps)}
     contents: dict[str, dict[str, object]] = {

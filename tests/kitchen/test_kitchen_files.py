@@ -17,8 +17,9 @@ from kitchen.world import FPS, make_world
 VIDEOS = 3
 FILES = {
     "clips.csv", "images.csv", "texts.csv", "taxonomy.csv", "attributes.jsonl", "annotations.json",
-    "video_splits.json", "narration.json", "pairqa_train.jsonl", "world.json",
-    *(f"diff{task}_{split}.jsonl" for task in ("cap", "mcq", "rank") for split in ("val", "test")),
+    "video_splits.json", "narration.json", "pairqa_train.jsonl",
+    "pairqa_supervised.jsonl", "world.json",
+    *(f"diff{task}_{split}.jsonl" for task in ("cap", "rank") for split in ("val", "test")),
 }  # fmt: skip
 
 
