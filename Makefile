@@ -1,17 +1,24 @@
-# make demo   environment, weights, sample world, features, heads, and a table of scores
-# make test   environment and all tests
-# make lint   ruff and mypy
-# make docs   the documentation as a site, in site/; a broken link fails
+# make demo             environment, weights, a small sample world, features, a head, and a table of scores with controls
+# make demo SIZE=full   the same on the whole sample world and with longer training, in data/full and runs/full
+# make test             environment and all tests
+# make lint             ruff and mypy
+# make docs             the documentation as a site, in site/; a broken link fails
 # Each line that `make demo` runs is a public command; docs/quickstart.md explains them.
 
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV ?= .venv
+SIZE ?= small
+PLACE := $(if $(filter full,$(SIZE)),/full)
+WORLD ?= data$(PLACE)/kitchen
+STORE ?= data$(PLACE)/features
+DEMO ?= data$(PLACE)/demo
+RUNS ?= runs$(PLACE)
 RUN := $(VENV)/bin/python -m
-WORLD ?= data/kitchen
-STORE ?= data/features
-DEMO ?= data/demo
-RUNS ?= runs
 RECIPES := heads/recipes/kitchen
+# Threads of two processes on the same cores wait asleep, not in a loop that takes the cores from each other (OpenMP).
+export OMP_WAIT_POLICY ?= passive
 # Keep freed memory for the next training step: getting it from the system again costs a tenth of a step (glibc).
 export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 8589934592
@@ -19,18 +26,37 @@ WEIGHTS := smollm2-135m-instruct mpnet-base efficientnet-lite0
 STEPDIFF := $(RUNS)/stepdiff/best.json
 ALIGN := $(RUNS)/align/best.json
 
-.PHONY: demo env weights world features neighbours heads scores test lint docs
+.PHONY: demo env weights world features questions heads evaluating scores test lint docs
 .DELETE_ON_ERROR:
 
 demo: scores
+	@echo "== try next (docs/quickstart.md explains them):"
+	@echo "   source $(VENV)/bin/activate"
+	@echo "   python -m retrieval query --store $(STORE) --view efficientnet-lite0 --clip kitchen_0000_0.50_4.50 -k 5 \\"
+	@echo "       --videos $(WORLD) --html $(DEMO)/neighbours.html"
+	@echo "   python -m heads.ask --store $(STORE) --head $(RUNS)/stepdiff --reference kitchen_0002_0.50_4.25 \\"
+	@echo "       --candidate kitchen_0005_0.50_4.50 'What did I do differently in video 2?'"
+
+# Announces a step: its number, and the time left, from the seconds that steps take on two cores (PLAN) and the time so far.
+PLAN_small := 90 150 10 180 120
+PLAN_full := 330 660 20 1100 180
+STARTED := $(shell date +%s)
+STEP = @$(eval RAN += $(1))awk -v plan="$(PLAN_$(SIZE))" -v ran="$(RAN)" -v at=$(1) -v took=$$(($$(date +%s) - $(STARTED))) \
+    'BEGIN { n = split(plan, s); m = split(ran, r); for (i = at; i <= n; i++) left += s[i]; \
+    for (i = 1; i < m; i++) done += s[r[i]]; left *= done ? took / done : 1; \
+    printf "== step %d of %d: $(2) (about %d min %02d s left)\n", at, n, left / 60, left % 60 }'
 
 env: $(VENV)/.installed
 
+# pip prints one line that counts packages; its whole output is in a file, whose end is shown if it fails.
 $(VENV)/.installed: pyproject.toml
 	@echo "== environment: $(VENV) (torch and other packages are large: the first installation takes minutes)"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --progress-bar on --editable '.[dev]'
+	@$(VENV)/bin/python -m pip install --progress-bar off --editable '.[dev]' 2>&1 | tee $(VENV)/pip.log | \
+	    awk '/^Collecting|^Requirement/ { printf "\r   pip: %d packages found", ++n; fflush() } \
+	    /^Installing/ { printf "\r   pip: installing %d packages", n; fflush() } END { print "" }' \
+	    || { tail -20 $(VENV)/pip.log; exit 1; }
 	@touch $@
 
 weights: env
@@ -38,55 +64,84 @@ weights: env
 
 # Your own world, a folder with the same files as the sample world, is not changed.
 OWN := $(if $(wildcard $(WORLD)/world.json),,$(wildcard $(WORLD)/clips.csv))
+VIDEOS_small := --videos 72
+VIDEOS_full :=
 
-world: env
-	$(if $(OWN),@echo "== world: $(WORLD) as it is",$(RUN) kitchen --out $(WORLD))
+world: weights
+	$(call STEP,1,sample world)
+	$(if $(OWN),@echo "   $(WORLD) as it is",$(RUN) kitchen --out $(WORLD) $(VIDEOS_$(SIZE)))
 
-# Training data, validation sets and held-out test sets, if the world is not the sample world.
+# Training data, validation sets and held-out test sets, if the world is not that of the recipes.
 OTHER_WORLD = $(filter-out data/kitchen,$(WORLD))
-HOLD_OUT = --hold-out $(foreach task,diffcap diffmcq diffrank,$(1)/$(task)_test.jsonl)
+HOLD_OUT = --hold-out $(foreach task,diffcap diffrank,$(1)/$(task)_test.jsonl)
 HELD_OUT = $(if $(OTHER_WORLD), $(call HOLD_OUT,$(WORLD)))
-ASKED = $(HELD_OUT)$(if $(OTHER_WORLD), --video_lm.pairqa $(WORLD)/pairqa_train.jsonl \
-    --video_lm.validation.diffmcq $(WORLD)/diffmcq_val.jsonl --video_lm.validation.diffrank $(WORLD)/diffrank_val.jsonl)
+VALIDATED = --video_lm.validation.diffmcq $(1)/diffmcq_val.jsonl --video_lm.validation.diffrank $(1)/diffrank_val.jsonl
+PAIRED = --video_lm.pairqa $(1)/pairqa_train.jsonl
+ASKED = $(if $(OTHER_WORLD), $(call PAIRED,$(WORLD)) $(if $(filter full,$(SIZE)),$(call VALIDATED,$(WORLD))))
 
 # $(1) world, $(2) store
 define CLIP_FEATURES
 	$(RUN) featurize --manifest $(1)/clips.csv --store $(2) --encoder efficientnet-lite0
+endef
+define IMAGE_FEATURES
 	$(RUN) featurize --manifest $(1)/images.csv --store $(2) --encoder efficientnet-lite0
 endef
 define TEXT_FEATURES
 	$(RUN) featurize --manifest $(1)/texts.csv --store $(2) --encoder mpnet-base
 endef
+# $(1) world, $(2) store, $(3) split: DiffMCQ (V1) from the split's DiffCap, by the walk of supplement S5
+define QUESTIONS
+	$(RUN) retrieval negatives --store $(2) --view efficientnet-lite0 --text-view mpnet-base \
+	    --test-set $(1)/diffcap_$(3).jsonl --out $(1)/diffmcq_$(3).jsonl
+endef
 
-features: world weights
+features: world
+	$(call STEP,2,features of clips and texts)
+ifeq ($(SIZE),full)
 	$(call CLIP_FEATURES,$(WORLD),$(STORE))
+	$(call IMAGE_FEATURES,$(WORLD),$(STORE))
 	$(call TEXT_FEATURES,$(WORLD),$(STORE))
+else
+	$(call CLIP_FEATURES,$(WORLD),$(STORE))
+	$(RUN) featurize --manifest $(WORLD)/diffcap_test.jsonl --store $(STORE) --encoder mpnet-base
+endif
 	$(RUN) store info $(STORE)
 
-neighbours: features
-	$(RUN) retrieval build --store $(STORE) --view efficientnet-lite0
-	$(RUN) retrieval negatives --store $(STORE) --view efficientnet-lite0 --text-view mpnet-base \
-	    --test-set $(WORLD)/diffcap_test.jsonl --variant V1 --out $(dir $(STORE))diffmcq_V1.jsonl
+questions: features
+	$(call STEP,3,DiffMCQ questions with hard negatives)
+	$(call QUESTIONS,$(WORLD),$(STORE),test)
+ifeq ($(SIZE),full)
+	$(call QUESTIONS,$(WORLD),$(STORE),val)
+endif
 
-heads: features
+heads: questions
+	$(call STEP,4,training)
+ifeq ($(SIZE),full)
 	$(RUN) heads.train --config $(RECIPES)/align.yaml --store $(STORE) --out $(RUNS)/align$(HELD_OUT)
 	$(RUN) heads.embed --head $(RUNS)/align --store $(STORE) --view aligned
-	$(RUN) heads.train --config $(RECIPES)/stepdiff.yaml --store $(STORE) --out $(RUNS)/stepdiff$(ASKED)
+	$(RUN) heads.train --config $(RECIPES)/stepdiff.yaml --store $(STORE) --out $(RUNS)/stepdiff$(HELD_OUT)$(ASKED)
+else
+	$(RUN) heads.train --config $(RECIPES)/quick.yaml --store $(STORE) --out $(RUNS)/stepdiff$(HELD_OUT)$(ASKED)
+endif
 
 EVALUATE = $(RUN) heads.evaluate --store $(STORE)
 ROWS_diffmcq := 150
 ROWS_diffrank := 100
 ROWS_diffcap := 50
-RECORDS := $(addprefix $(DEMO)/,diffmcq_stepdiff diffrank_stepdiff diffcap_stepdiff diffmcq_blind diffrank_blind \
-    diffmcq_shuffled diffrank_shuffled diffmcq_aligned diffrank_aligned diffrank_cosine diffrank_step)
+CONTROLS := diffmcq_blind diffmcq_shuffled diffmcq_step diffmcq_rarest diffmcq_most \
+    diffrank_blind diffrank_shuffled diffrank_cosine diffrank_step diffcap_medoid diffcap_reassigned
+RECORDS := $(addprefix $(DEMO)/,diffmcq_stepdiff diffrank_stepdiff diffcap_stepdiff $(CONTROLS) \
+    $(if $(filter full,$(SIZE)),diffmcq_aligned diffrank_aligned))
 SCORES := $(RECORDS:=.scores.json)
 TASK = $(firstword $(subst _, ,$(notdir $*)))
 SET = --task $(TASK) --test-set $(WORLD)/$(TASK)_test.jsonl --rows $(ROWS_$(TASK)) --out $(DEMO)/$*
-$(DEMO)/%_shuffled.scores.json: ROWS_diffmcq := 75
-$(DEMO)/%_shuffled.scores.json: ROWS_diffrank := 50
+
+evaluating: heads
+	$(call STEP,5,answers of the head and of the controls)
 
 # A head that was trained again is scored again.
 $(STEPDIFF) $(ALIGN): | heads ;
+$(SCORES): | evaluating
 
 $(DEMO)/%_stepdiff.scores.json: $(STEPDIFF)
 	$(EVALUATE) $(SET)_stepdiff.jsonl --method stepdiff --head $(RUNS)/stepdiff
@@ -96,12 +151,20 @@ $(DEMO)/%_shuffled.scores.json: $(STEPDIFF)
 	$(EVALUATE) $(SET)_shuffled.jsonl --method stepdiff --head $(RUNS)/stepdiff --control shuffled
 $(DEMO)/%_aligned.scores.json: $(ALIGN)
 	$(EVALUATE) $(SET)_aligned.jsonl --method vlemb --view aligned
-$(DEMO)/%_cosine.scores.json: | features
+$(DEMO)/%_cosine.scores.json:
 	$(EVALUATE) $(SET)_cosine.jsonl --method vlemb --view efficientnet-lite0
-$(DEMO)/%_step.scores.json: | features
+$(DEMO)/%_step.scores.json:
 	$(EVALUATE) $(SET)_step.jsonl --method step-oracle
+$(DEMO)/%_rarest.scores.json:
+	$(EVALUATE) $(SET)_rarest.jsonl --method rarest
+$(DEMO)/%_most.scores.json:
+	$(EVALUATE) $(SET)_most.jsonl --method kitchen.controls:MostDifferences
+$(DEMO)/%_medoid.scores.json:
+	$(EVALUATE) $(SET)_medoid.jsonl --method medoid --texts $(WORLD)/pairqa_train.jsonl
+$(DEMO)/%_reassigned.scores.json: $(DEMO)/%_stepdiff.scores.json
+	$(EVALUATE) $(SET)_reassigned.jsonl --method shuffled-captions --texts $(DEMO)/$*_stepdiff.jsonl
 
-scores: neighbours heads $(SCORES)
+scores: questions heads $(SCORES)
 	$(RUN) heads.table $(SCORES) --out $(DEMO)/scores.json
 
 # The tests of a file run in one process and share its fixtures; test_readme.py, the longest, runs first.

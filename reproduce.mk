@@ -43,21 +43,25 @@ same_world: $(R_WORLD)/world.json
 
 $(R_STORE)/.clips: $(R_WORLD)/world.json | weights same_world
 	$(call CLIP_FEATURES,$(R_WORLD),$(R_STORE))
+	$(call IMAGE_FEATURES,$(R_WORLD),$(R_STORE))
 	@touch $@
 
-# Only the contrastive heads, V2 and V3 read these: with -j they are embedded during the warm start of our methods.
 $(R_STORE)/.texts: $(R_STORE)/.clips
 	$(call TEXT_FEATURES,$(R_WORLD),$(R_STORE))
 	@touch $@
+
+# DiffMCQ of test and val: V1 of supplement S5.
+$(R_WORLD)/diffmcq_%.jsonl: $(R_STORE)/.texts
+	$(call QUESTIONS,$(R_WORLD),$(R_STORE),$*)
 
 # The second contrastive head also reads the answers about pairs of the train split.
 $(R_STORE)/.answers: $(R_STORE)/.texts
 	$(RUN) featurize --manifest $(R_WORLD)/pairqa_train.jsonl --column answer --store $(R_STORE) --encoder mpnet-base --wait
 	@touch $@
 
-# Test sets: V1 is the world's own, V2 and V3 have other wrong options (supplement, Table S4). R_ROWS_* rows of each are
-# drawn by seed, the same for all methods, because all rows would take more than an hour. DiffRank uses all rows: the
-# contrastive head is close to ours there, and fewer rows could not show the difference.
+# Test sets: DiffMCQ in the three variants of supplement S5 (Table S4). R_ROWS_* rows of each are drawn by seed, the same
+# for all methods, because all rows would take more than an hour. DiffRank uses all rows: the contrastive head is close
+# to ours there, and fewer rows could not show the difference.
 R_ROWS_diffmcq := 150
 R_ROWS_diffmcq_V2 := 50
 R_ROWS_diffmcq_V3 := 50
@@ -87,7 +91,7 @@ ALIGN_PAIRED := --contrastive.pairs.pairqa $(R_WORLD)/pairqa_train.jsonl \
 init = --video_lm.init $(REPRODUCE)/seed$(1)/$(2)
 
 define TRAININGS_OF
-$(call TRAINING,$(1),warm,warm,,$(VALIDATED) $(PAIRED) $(R_WARM))
+$(call TRAINING,$(1),warm,warm,,$(call PAIRED,$(R_WORLD)) $(R_WARM))
 $(call TRAINING,$(1),vclm,vclm,warm,$(VALIDATED) $(call init,$(1),warm) $(R_OURS))
 $(call TRAINING,$(1),interleaved,interleaved,warm,$(VALIDATED) $(call init,$(1),warm) $(R_OURS))
 $(call TRAINING,$(1),stepdiff,stepdiff_interleaved,interleaved,$(VALIDATED) $(PAIRED) $(call init,$(1),interleaved) $(R_OURS))

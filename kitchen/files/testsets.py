@@ -19,6 +19,7 @@ Guarantees
 import itertools
 import random
 from collections import Counter
+from math import ceil
 
 from kitchen.attributes import Attributes, differences, score
 from kitchen.files.texts import compared, grouped, listed, mentioned, template_of
@@ -30,6 +31,8 @@ Pair = tuple[Clip, Clip]
 
 SIZES = {"test": (120, 540), "val": (60, 180)}
 """Most pairs of DiffCap and rows of DiffRank of each split."""
+PAIRS_OF_CLIPS = 0.4
+"""Most pairs of DiffCap for each clip of the split: in a small world the others differ in few categories."""
 PAIRS_A_CLIP, AGAIN = 2, 0.5
 """Most pairs of DiffCap that a clip is in, and how often a pair takes clips that are in one already: together 1.5 pairs
 a clip, as in the published set."""
@@ -152,7 +155,7 @@ def diffcap(clips: list[Clip], limit: int, seed: int) -> list[DiffCap]:
     """Return the rows of at most `limit` pairs: one a category, whose text holds one phrasing of each tone."""
     rng = random.Random(f"diffcap {seed}")
     rows = []
-    for one, two in _pairs(clips, limit, rng):
+    for one, two in _pairs(clips, min(limit, ceil(PAIRS_OF_CLIPS * len(clips))), rng):
         for category in _categories(one, two):
             texts = tuple(change_for_test(category, one.truth, two.truth, t, rng) for t in range(TONES))
             rows.append(DiffCap(one.id, two.id, category, texts))
