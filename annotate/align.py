@@ -55,7 +55,7 @@ def run(options: AlignOptions) -> dict[str, Any]:
     from common.progress import progress
     from heads.data.clip_texts import COLUMNS
     from heads.data.clips import Features
-    from heads.data.hold_out import VIDEO, known_clips
+    from heads.data.hold_out import UID, known_clips
     from heads.methods.similarity import Sentences
     from heads.models.language_model import pick_device
     from heads.training.checkpoint import Run
@@ -66,7 +66,7 @@ def run(options: AlignOptions) -> dict[str, Any]:
     store, device = Store.open(options.store), pick_device(options.device)
     head, recipe = load_contrastive(Path(options.head), store, device)
     features = Features(store, recipe.view, "tokens")
-    clips = known_clips(store).with_columns(VIDEO.alias("video")).drop_nulls(["start", "end"])
+    clips = known_clips(store).with_columns(pl.coalesce(UID, "video").alias("video")).drop_nulls(["start", "end"])
     clips = clips.filter(pl.Series(features.has(clips["key"].to_list())))
     by_video = {str(video): rows for (video,), rows in clips.group_by("video", maintain_order=True)}
     faults = Counter[str]()

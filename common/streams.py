@@ -39,6 +39,10 @@ PURPOSES: dict[str, int] = {
     "validation DiffMCQ rows": 21,
     "validation DiffRank rows": 22,
     "shuffled control": 23,
+    "validation videos": 24,
+    "validation pairs": 25,
+    "validation questions": 26,
+    "validation texts": 27,
     # annotate
     "pairs of a step": 30,
     "pairs of other steps": 31,

@@ -57,16 +57,20 @@ def run(options: TrainOptions) -> dict[str, Any]:
     if Run(folder).latest() is None:
         Run(folder).forget_made_by()  # a run that was killed before its first checkpoint writes lineage.json again
     # Before anything is written, this refuses a run to start from that does not fit.
-    lineage.keep(folder, options, store, task.module, task.trained_on(), hold_out.record())
+    lineage.keep(folder, options, store, task.module, task.trained_on(), hold_out)
     for line in hold_out.lines():
         say(f"{folder.name}: {line}")
     Run(folder).write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))
     return train(task, schedule, folder, folder.name, options.seed)
 
 
+def show(record: dict[str, Any]) -> None:
+    score = "without validation" if record["score"] is None else f"val score {record['score']:.3f}"
+    print(f"best checkpoint: step {record['step']}, {score}")
+
+
 def main(argv: list[str] | None = None) -> int:
-    best = "best checkpoint: step {step}, val score {score:.3f}"
-    return parse(TrainOptions, argv, "heads.train", __doc__, run, best, recipes=Path(__file__).parent / "recipes")
+    return parse(TrainOptions, argv, "heads.train", __doc__, run, show, recipes=Path(__file__).parent / "recipes")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@
                reference's own step (score above 0); within_step_rows: number of rows with such a tau
 
 The result also holds task, rows, videos (of the reference clips), intervals {figure: [low, high]} and per_category
-{category: the same figures and counts}.
+{category: the same figures and counts}. A clip's video is named by its id, <video_uid>_<start>_<end>; a clip with
+another id counts as a video of its own.
 
 Guarantees
 - equal to the published evaluation, whose rows all have a text

@@ -4,6 +4,7 @@
     diffmcq    {"difference": str, "category": str, "options": [[clip, clip], ...4], "answer": [clip, clip]}
     diffrank   {"reference": clip, "targets": [clip, ...], "category": str, "scores": [int, ...]}
     A diffcap row with `"text": []` is a pair that does not differ in its category.
+    A clip id is any text that is not empty; the published ones are <video_uid>_<start>_<end>, in seconds.
     predictions: {"generated_text": str} for diffcap, {"scores": [float, ...]} for the others
 
 Guarantees
@@ -90,17 +91,30 @@ ROWS: dict[Task, type[Row]] = {"diffcap": DiffCap, "diffmcq": DiffMCQ, "diffrank
 _KEYS: dict[Task, str] = {"diffcap": "generated_text", "diffmcq": "scores", "diffrank": "scores"}
 
 
-def split_clip(clip: str) -> tuple[str, str, str]:
-    """Split a clip id into (video_uid, start, end), the seconds as text. Video uids may contain `_` and `-`."""
+def parts_of(clip: str) -> tuple[str, str, str] | None:
+    """Return (video_uid, start, end) of a published clip id, the seconds as text; None for an id of another form.
+
+    Video uids may contain `_` and `-`.
+    """
     found = _CLIP.fullmatch(clip)
-    if found is None:
+    return None if found is None else (found[1], found[2], found[3])
+
+
+def split_clip(clip: str) -> tuple[str, str, str]:
+    """Return the parts of a published clip id, as `parts_of`. StepDiffError: an id of another form."""
+    if (found := parts_of(clip)) is None:
         raise StepDiffError(f"{clip!r} is not a clip id <video_uid>_<start>_<end>")
-    return found[1], found[2], found[3]
+    return found
 
 
 def reference_video(row: Row) -> str:
-    """Return the video of a row's reference clip; in DiffMCQ, the reference of the answer."""
-    return split_clip(row.answer[0] if isinstance(row, DiffMCQ) else row.reference)[0]
+    """Return the video of a row's reference clip; in DiffMCQ, the reference of the answer.
+
+    An id of another form than the published one does not name its video: the clip counts as a video of its own.
+    """
+    clip = row.answer[0] if isinstance(row, DiffMCQ) else row.reference
+    parts = parts_of(clip)
+    return clip if parts is None else parts[0]
 
 
 def clips_of(row: Row) -> list[str]:
@@ -110,13 +124,8 @@ def clips_of(row: Row) -> list[str]:
     return [row.reference, *(row.targets if isinstance(row, DiffRank) else [row.candidate])]
 
 
-def read_test_set(task: Task, path: str | Path, published_ids: bool = True) -> list[Any]:
+def read_test_set(task: Task, path: str | Path) -> list[Any]:
     """Return rows of the task's class in the order of the file.
-
-    Args:
-        task: Name of the task.
-        path: JSON-lines file.
-        published_ids: Require clip ids `<video_uid>_<start>_<end>`, which name the clips' videos.
 
     Raises:
         StepDiffError: A fault in the file, or no rows.
@@ -124,9 +133,7 @@ def read_test_set(task: Task, path: str | Path, published_ids: bool = True) -> l
     rows = []
     for place, found in read_objects(path):
         try:
-            rows.append(row := _READERS[task](found))
-            for clip in clips_of(row) if published_ids else ():
-                split_clip(clip)
+            rows.append(_READERS[task](found))
         except StepDiffError as error:
             raise StepDiffError(f"{place}: {error}") from error
     if not rows:

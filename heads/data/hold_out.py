@@ -1,6 +1,7 @@
 """Clips that never train: clips of published test sets, clips that overlap them in time, and clips of their videos.
 
-A test set names its clips by published ids, `<uid>_<start>_<end>`, split from the right. A clip of the catalog is held
+A test set names its clips by published ids, `<uid>_<start>_<end>`, split from the right, or by ids of any other form,
+whose videos and times only the catalog knows. A clip of the catalog is held
 out for the first of these reasons that applies (`REASONS`): its id is in a test set; it overlaps a test clip of the
 same video; it is of the video of a test clip. With `hold_out_by: clip` the last reason is not used.
 
@@ -12,8 +13,12 @@ Two clips, one of them a test clip, are of the same video as follows:
   folder and extension: they have a name in common. The names of a test clip are the uid of its id and such a `video`;
   the names of another clip are the uid of its id, if that has the published form, and the stem of its `video`.
 
+Clips that validate a run do not train it either. `drawn_clips` draws them: all clips of a share of the videos, or a
+share of the clips. A hash of seed and video decides, so the clips do not depend on the other clips of the catalog, and
+runs of one seed hold out the same videos.
+
 A clip of another file that has a name of a test clip is kept and counted as a namesake, so that a video stored under
-two paths does not go unnoticed. A clip without times overlaps every test clip of its video.
+two paths does not go unnoticed. A clip without times, a test clip or another, overlaps every clip of its video.
 
 Guarantees
 - a clip of a test set is held out by its id
@@ -21,8 +26,11 @@ Guarantees
 - by video, every other clip of a test clip's video is held out; by clip, none is
 - a test clip whose file the catalog knows matches by that file, and namesakes are kept and counted
 - a file that does not exist or is not a test set is refused before anything is computed
+- runs_of_one_seed_hold_out_the_same_videos_and_a_larger_share_adds_to_them
+- a_clip_that_validates_never_trains_and_a_clip_of_a_test_set_does_neither
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -31,8 +39,9 @@ import polars as pl
 
 from common.errors import StepDiffError
 from common.io.jsonl import read_objects
+from common.streams import sequence
 from store import Store
-from tasks.testsets import Task, clips_of, read_test_set, split_clip
+from tasks.testsets import Task, clips_of, parts_of, read_test_set
 
 By = Literal["video", "clip"]
 BY_ID, BY_OVERLAP, BY_VIDEO = REASONS = (
@@ -40,15 +49,17 @@ BY_ID, BY_OVERLAP, BY_VIDEO = REASONS = (
     "overlaps a clip of a test set",
     "of the video of a test clip",
 )
+VALIDATES = "held out for validation"
 NAMESAKE = "another file with the name of a test video"
 """not a reason to hold a clip out"""
 _FIELDS: dict[str, Task] = {"options": "diffmcq", "targets": "diffrank", "candidate": "diffcap"}
 _COLUMNS = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
 _TIMES = ("start", "end")
-_UID = pl.col("key").str.extract(r"^(.+)_[0-9][0-9.eE+-]*_[0-9][0-9.eE+-]*$")
+UID = pl.col("key").str.extract(r"^(.+)_[0-9][0-9.eE+-]*_[0-9][0-9.eE+-]*$")
+"""the video that a published id names"""
 _STEM = pl.col("video").str.extract(r"([^/]+?)(?:\.[^./]*)?$")
-VIDEO = pl.coalesce(_UID, pl.col("video"))
-"""the video of a clip (key, video): the uid of its id, else the catalog's"""
+VIDEO = pl.coalesce(pl.when(pl.col("video") != "").then("video"), UID)
+"""the video of a clip (key, video): the catalog's, else the uid of its id"""
 
 
 def task_of(path: str | Path) -> Task:
@@ -80,11 +91,13 @@ def read_test_clips(paths: Sequence[str | Path]) -> pl.DataFrame:
 
 
 def clip_times(clips: Iterable[str]) -> pl.DataFrame:
-    """Return key, start and end (seconds) by published ids; each clip once, sorted."""
-    keys = sorted(set(clips))
-    times = [split_clip(clip)[1:] for clip in keys]
-    columns = {"key": keys, "start": [float(start) for start, _ in times], "end": [float(end) for _, end in times]}
-    return pl.DataFrame(columns, schema={"key": pl.String, "start": pl.Float64, "end": pl.Float64})
+    """Return key, start and end (seconds) of clips, each once, sorted; no times for ids of another than the published
+    form."""
+    rows = []
+    for clip in sorted(set(clips)):
+        _, start, end = parts_of(clip) or ("", None, None)
+        rows.append((clip, start and float(start), end and float(end)))
+    return pl.DataFrame(rows, schema={"key": pl.String, "start": pl.Float64, "end": pl.Float64}, orient="row")
 
 
 def knows_splits(catalog: pl.DataFrame) -> bool:
@@ -113,7 +126,7 @@ def identified(catalog: pl.DataFrame) -> pl.LazyFrame:
         pl.col(name).cast(kind, strict=False) if name in catalog.columns else pl.lit(None, kind).alias(name)
         for name, kind in _COLUMNS.items()
     ]
-    clips = catalog.lazy().select(columns).with_columns(pl.col(_TIMES).fill_nan(None), uid=_UID, stem=_STEM)
+    clips = catalog.lazy().select(columns).with_columns(pl.col(_TIMES).fill_nan(None), uid=UID, stem=_STEM)
     return clips.with_columns(file=pl.when(pl.col("video") != pl.col("stem")).then("video")).drop("video")
 
 
@@ -125,7 +138,7 @@ def locate(catalog: pl.DataFrame, test: pl.DataFrame) -> pl.DataFrame:
     known = identified(catalog).join(test.lazy().select("key"), on="key", how="semi").collect(engine="streaming")
     found = test.rename({name: f"{name}_of_id" for name in _TIMES}).join(known, on="key", how="left")
     times = [pl.coalesce(name, f"{name}_of_id").alias(name) for name in _TIMES]
-    found = found.with_columns(*times, uid=_UID, stem=pl.when(pl.col("file").is_null()).then("stem"))
+    found = found.with_columns(*times, uid=UID, stem=pl.when(pl.col("file").is_null()).then("stem"))
     return found.select("key", *_TIMES, "file", "uid", "stem")
 
 
@@ -186,10 +199,10 @@ def _met(clips: pl.DataFrame, tests: pl.DataFrame) -> pl.DataFrame:
     Of the test clips that begin before a clip ends, the one that ends last decides whether any overlaps it.
     """
     point = ["where", "what"]
+    unknown = pl.col("start").fill_null(float("-inf")), pl.col("end").fill_null(float("inf"))
+    tests, clips = tests.with_columns(unknown), clips.with_columns(unknown)
     latest = tests.sort("start").with_columns(latest=pl.col("end").cum_max().over(point)).drop("key", "end")
-    clips = clips.join(tests.select(point).unique(), on=point, how="semi").with_columns(
-        pl.col("start").fill_null(float("-inf")), pl.col("end").fill_null(float("inf"))
-    )
+    clips = clips.join(tests.select(point).unique(), on=point, how="semi")
     met = clips.sort("end").join_asof(
         latest.rename({"start": "begins"}),
         left_on="end",
@@ -203,26 +216,62 @@ def _met(clips: pl.DataFrame, tests: pl.DataFrame) -> pl.DataFrame:
     return met.with_columns(overlaps=overlaps).select("key", "where", "overlaps")
 
 
+def drawn_clips(catalog: pl.DataFrame, share: float, by: By, seed: int) -> pl.Series:
+    """Return the keys of the clips of a share of the videos, or of a share of the clips.
+
+    catalog: key and, if known, video. A clip whose video is unknown counts as a video of its own.
+    """
+    video = pl.col("video").cast(pl.String) if "video" in catalog.columns else pl.lit(None, pl.String).alias("video")
+    clips = catalog.select("key", video)
+    clips = clips.select("key", name=pl.coalesce(VIDEO, "key") if by == "video" else "key")
+    salt = sequence(seed, "validation videos").generate_state(4).astype("<u4").tobytes()
+    names, below = clips["name"].unique(), share * 2**64
+    hashes = (hashlib.blake2b(name.encode(), key=salt, digest_size=8).digest() for name in names)
+    chosen = pl.Series([int.from_bytes(found, "little") < below for found in hashes], dtype=pl.Boolean)
+    return clips.join(names.filter(chosen).to_frame(), on="name", how="semi", maintain_order="left")["key"]
+
+
 class HoldOut:
-    """The test sets that a training holds out, and the number of clips that each of its sources dropped."""
+    """The clips that a training holds out, of test sets and for its validation, and the number of clips that each of
+    its sources dropped."""
 
     def __init__(self, files: Sequence[str] = (), by: By = "video") -> None:
         """Read the test sets. StepDiffError: one of them does not exist or is not a test set."""
         self.files, self.by, self.test = tuple(files), by, read_test_clips(files)
         self.sources: dict[str, dict[str, int]] = {}
         """source -> its number of clips or pairs (`of`), and the dropped ones by reason"""
+        self.reasons: tuple[str, ...] = REASONS if files else ()
         self._example = ""  # a namesake
-        self._set(pl.DataFrame(schema={"key": pl.String, "reason": pl.String}))
+        self.clips = self.namesakes = pl.DataFrame(schema={"key": pl.String, "reason": pl.String})
 
-    def look_up(self, catalog: pl.DataFrame) -> None:
-        """Find the clips to drop; catalog: key and, if known, video, start and end in seconds."""
+    def look_up(self, catalog: pl.DataFrame, validating: pl.Series | None = None) -> None:
+        """Find the clips to drop.
+
+        Args:
+            catalog: key and, if known, video, start and end in seconds.
+            validating: keys of the clips that validate the run; None if no share of the clips does.
+        """
         if self.files:
             self._set(held_out(catalog, self.test, self.by))
+        if validating is not None:
+            self.reasons = (*(REASONS if self.files else ()), VALIDATES)
+            own = pl.DataFrame({"key": validating}).with_columns(reason=pl.lit(VALIDATES))
+            self._set(pl.concat([self.clips, own.join(self.clips, on="key", how="anti"), self.namesakes]))
 
     def _set(self, found: pl.DataFrame) -> None:
         self.clips = found.filter(pl.col("reason") != NAMESAKE)
         """key, reason"""
         self.namesakes = found.filter(pl.col("reason") == NAMESAKE)
+
+    @property
+    def validating(self) -> pl.Series:
+        """Keys of the clips that validate the run, without those of test sets and their videos."""
+        return self.clips.filter(pl.col("reason") == VALIDATES)["key"]
+
+    def validating_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Return whether both clips of each pair validate."""
+        clips = pl.DataFrame(pairs, schema={"a": pl.String, "b": pl.String}, orient="row")
+        return clips.select(pl.all_horizontal(pl.all().is_in(self.validating.implode()))).to_series().to_list()
 
     def keep(self, clips: pl.DataFrame, source: str) -> pl.DataFrame:
         """Return the rows of `clips` (key, ...) that may train, in order, and count the others.
@@ -230,7 +279,7 @@ class HoldOut:
         Raises:
             StepDiffError: none is left.
         """
-        if not self.files:
+        if not self.reasons:
             return clips
         dropped = clips.select("key").join(self.clips, on="key")
         self._count(source, clips.height, dropped["reason"])
@@ -243,25 +292,28 @@ class HoldOut:
         Raises:
             StepDiffError: none is left.
         """
-        if not self.files:
+        if not self.reasons:
             return [True] * len(pairs)
+        numbers = range(len(self.reasons))
         frame = pl.DataFrame(pairs, schema={"a": pl.String, "b": pl.String}, orient="row")
-        rank = self.clips.select("key", rank=pl.col("reason").replace_strict(REASONS, range(3), return_dtype=pl.Int8))
+        ranks = pl.col("reason").replace_strict(self.reasons, numbers, return_dtype=pl.Int8)
+        rank = self.clips.select("key", rank=ranks)
         for side in ("a", "b"):
             own = rank.rename({"rank": f"rank_{side}", "key": side})
             frame = frame.join(own, on=side, how="left", maintain_order="left")
         first = frame.select(rank=pl.min_horizontal("rank_a", "rank_b"))["rank"]
-        self._count(source, len(pairs), first.drop_nulls().replace_strict(range(3), REASONS, return_dtype=pl.String))
+        reasons = first.drop_nulls().replace_strict(numbers, self.reasons, return_dtype=pl.String)
+        self._count(source, len(pairs), reasons)
         self._count_namesakes(source, pl.concat([frame["a"], frame["b"]]).unique().alias("key").to_frame())
         return first.is_null().to_list()
 
     def _count(self, source: str, all_of: int, reasons: pl.Series) -> None:
         found = dict(reasons.value_counts(name="count").iter_rows())
-        self.sources[source] = {"of": all_of} | {reason: found.get(reason, 0) for reason in REASONS}
+        self.sources[source] = {"of": all_of} | {reason: found.get(reason, 0) for reason in self.reasons}
         if all_of and len(reasons) == all_of:
             raise StepDiffError(
-                f"hold_out leaves nothing of {source} to train on: {self._summary(source)}; train on other clips, or "
-                "set hold_out_by: clip if other clips of a test video may train"
+                f"hold_out leaves nothing of {source} to train on: {self._summary(source)}; train on other clips, set "
+                "hold_out_by: clip if other clips of a test video may train, or lower a validation's share"
             )
 
     def _count_namesakes(self, source: str, clips: pl.DataFrame) -> None:
@@ -272,15 +324,17 @@ class HoldOut:
 
     def _summary(self, source: str) -> str:
         counts = self.sources[source]
-        dropped = [f"{counts[reason]:,} {reason}" for reason in REASONS if counts[reason]]
-        total = sum(counts[reason] for reason in REASONS)
+        dropped = [f"{counts[reason]:,} {reason}" for reason in self.reasons if counts[reason]]
+        total = sum(counts[reason] for reason in self.reasons)
         return f"{total:,} of {counts['of']:,} dropped" + (f" ({', '.join(dropped)})" if dropped else "")
 
     def lines(self) -> list[str]:
         """Return lines about what was dropped: a summary, one per source, and one about namesakes if there are any."""
-        if not self.files:
-            return []
-        found = [f"hold-out by {self.by}: {self.test.height:,} clips of {len(self.files)} test sets"]
+        found = []
+        if self.files:
+            found.append(f"hold-out by {self.by}: {self.test.height:,} clips of {len(self.files)} test sets")
+        if VALIDATES in self.reasons:
+            found.append(f"hold-out: {len(self.validating):,} clips for validation")
         found += [f"hold-out, {source}: {self._summary(source)}" for source in self.sources]
         if kept := max((counts.get(NAMESAKE, 0) for counts in self.sources.values()), default=0):
             found.append(
@@ -290,7 +344,7 @@ class HoldOut:
         return found
 
     def record(self) -> dict[str, object] | None:
-        """Return the record in lineage.json; None if no test set is held out."""
-        if not self.files:
+        """Return the record in lineage.json; None if nothing is held out."""
+        if not self.reasons:
             return None
         return {"by": self.by, "files": list(self.files), "test_clips": self.test.height, "sources": self.sources}

@@ -2,7 +2,7 @@
 
 Guarantees
 - only clips of split train are used, if the catalog has splits: not val, test, val_seen ..., nor a clip without a split
-- a pair with a clip that is held out is dropped
+- a pair with a clip that is held out is dropped; a pair of two clips that validate the run validates it
 - with weights, YES and NO have the same total weight in every pair that has both
 - the order of pairs depends only on seed and step, so a resumed run sees what an uninterrupted one sees
 """
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import compress
 
 import numpy as np
 import polars as pl
@@ -31,10 +32,26 @@ class PairQuestions:
     questions: tuple[tuple[str, str], ...]
 
 
-def read_paired_qa(path: str, catalog: pl.DataFrame, hold_out: HoldOut | None = None) -> list[PairQuestions]:
+def read_paired_qa(path: str, catalog: pl.DataFrame) -> list[PairQuestions]:
+    """Return the pairs of a file that all train; raises as `read_divided`."""
+    return read_divided(path, catalog, HoldOut())[0]
+
+
+def read_divided(
+    path: str, catalog: pl.DataFrame, hold_out: HoldOut
+) -> tuple[list[PairQuestions], list[PairQuestions]]:
     """Read rows `{"reference", "candidate", "question", "answer", ...}`, grouped by pair in order of appearance.
 
-    hold_out: drops pairs; it has looked up the catalog. StepDiffError: an invalid row, or no pair that may train.
+    Args:
+        path: JSON-lines file.
+        catalog: key and, if known, split.
+        hold_out: what does not train; it has looked up the catalog.
+
+    Returns:
+        The pairs that train, and those that validate.
+
+    Raises:
+        StepDiffError: an invalid row, a clip of another split than train, or no pair that may train.
     """
     pairs: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for place, row in read_objects(path):
@@ -49,11 +66,11 @@ def read_paired_qa(path: str, catalog: pl.DataFrame, hold_out: HoldOut | None = 
         pairs.setdefault(pair, []).append(qa)
     if not pairs:
         raise StepDiffError(f"{path}: no questions in it")
-    if hold_out is not None:
-        kept = hold_out.keep_pairs(list(pairs), "pairs")
-        pairs = {pair: questions for (pair, questions), keep in zip(pairs.items(), kept, strict=True) if keep}
-    refuse_held_out((clip for pair in pairs for clip in pair), catalog, path)
-    return [PairQuestions(*pair, tuple(questions)) for pair, questions in pairs.items()]
+    found = [PairQuestions(*pair, tuple(questions)) for pair, questions in pairs.items()]
+    train = list(compress(found, hold_out.keep_pairs(list(pairs), "pairs")))
+    validate = list(compress(found, hold_out.validating_pairs(list(pairs))))
+    refuse_held_out((clip for own in (*train, *validate) for clip in (own.reference, own.candidate)), catalog, path)
+    return train, validate
 
 
 def refuse_held_out(clips: Iterable[str], catalog: pl.DataFrame, path: str) -> None:

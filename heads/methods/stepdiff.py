@@ -169,7 +169,7 @@ class StepDiff:
             ids = [self.stand_in[clip] for clip in ids]
         return torch.stack([self.projected[clip] for clip in ids])
 
-    def _ask(self, queries: dict[Pair, dict[Turn, None]], mean: bool) -> dict[tuple[Pair, Turn], float]:
+    def likelihoods(self, queries: dict[Pair, dict[Turn, None]], mean: bool) -> dict[tuple[Pair, Turn], float]:
         """Return the log-likelihood of every turn of every pair."""
         if self.control == "blind":  # without video all pairs are the same prompt
             first = next(iter(queries))
@@ -192,10 +192,20 @@ class StepDiff:
         pairs = pair_texts(rows)
         return option_scores(rows, pairs, self.score_texts(pairs))
 
+    def score_answers(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
+        """Return the mean log-likelihood of each option's whole answer, `difference`, to a question of paired QA, which
+        is the row's `category`."""
+        queries: dict[Pair, dict[Turn, None]] = {}
+        for row in rows:
+            for pair in row.options:
+                queries.setdefault(pair, {})[Turn(row.category, row.difference)] = None
+        found = self.likelihoods(queries, mean=True)
+        return [[found[pair, Turn(row.category, row.difference)] for pair in row.options] for row in rows]
+
     def score_texts(self, pairs: Sequence[PairTexts]) -> list[list[float]]:
         """Return the mean log-likelihood of each difference text's tokens after its seed, for each distinct pair."""
         queries = {own.pair: [difference_turn(*text) for text in own.texts] for own in pairs}
-        found = self._ask({pair: dict.fromkeys(turns) for pair, turns in queries.items()}, mean=True)
+        found = self.likelihoods({pair: dict.fromkeys(turns) for pair, turns in queries.items()}, mean=True)
         return [[found[pair, turn] for turn in turns] for pair, turns in queries.items()]
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
@@ -212,7 +222,7 @@ class StepDiff:
         of_pair: dict[Pair, dict[Turn, None]] = {}
         for pair, category in queries:
             of_pair.setdefault(pair, {}).update(dict.fromkeys(turns[category]))
-        found = self._ask(of_pair, mean=False)
+        found = self.likelihoods(of_pair, mean=False)
         both = [[found[pair, turn] for turn in turns[category]] for pair, category in queries]
         return [float(np.float32(yes - no)) for yes, no in both]
 

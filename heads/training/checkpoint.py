@@ -297,7 +297,7 @@ class Run:
         _copy(_read_tensors(checkpoint / "head.safetensors"), trainable(module))
         return checkpoint
 
-    def name_best(self, checkpoint: Path, step: int, score: float) -> None:
+    def name_best(self, checkpoint: Path, step: int, score: float | None) -> None:
         record = {"checkpoint": checkpoint.name, "step": step, "score": score}
         write_text(self.folder / "best.json", json.dumps(record, indent=1))
 
@@ -357,8 +357,8 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
     step = state.get("step") if isinstance(state, dict) else None
     if type(step) is not int or step != step_of(checkpoint):
         raise _damaged(path, f"it is of step {step}")
-    best, score = state.get("best_step"), state.get("best_score")
-    if type(best) is not int or not 0 <= best <= step or type(score) not in (int, float):
+    best, score = state.get("best_step"), state.get("best_score", "missing")
+    if type(best) is not int or not 0 <= best <= step or type(score) not in (int, float, type(None)):
         raise _damaged(path, f"step {best} with score {score!r} cannot be the best so far")
     return dict(state)
 

@@ -4,7 +4,8 @@ It trains on clips and their texts; with `contrastive.pairs` also on pairs, as V
 difference against the average of the pair's embeddings, and the two embeddings against each other.
 
 Guarantees
-- only texts and pairs of the train split train it, and none that is held out; the val split chooses its checkpoint
+- only texts and pairs of the train split train it, and none that is held out; the val split, or what a share of the
+  videos holds out, chooses its checkpoint
 - a pair with a clip that is held out is dropped
 - a batch depends only on seed and number
 - an answer that nothing differs is not matched to a pair
@@ -27,12 +28,12 @@ from common.errors import StepDiffError
 from common.streams import generator, torch_seed
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
-from heads.data.paired_qa import draw, kind, read_paired_qa
+from heads.data.paired_qa import PairQuestions, draw, kind, read_divided
 from heads.data.trained_on import TrainedOn
 from heads.methods.vlemb import VLEmb
 from heads.models.projector import Projector
-from heads.training.loop import Validator
 from heads.training.recipe import ContrastiveRecipe, PairsContrast
+from heads.training.validation import HeldOutPairs, Validator, clips_to_hold_out, validator_of
 from store import Store, text_key
 from tasks.declining import declines
 from tasks.prompts import NO, YES
@@ -44,13 +45,11 @@ Judged = tuple[Pair, float]
 """a pair, and the share of YES among its YES / NO answers"""
 
 
-def contrast_pairs(
-    path: str, catalog: pl.DataFrame, hold_out: HoldOut | None = None
-) -> tuple[list[Differing], list[Judged]]:
-    """Return the pairs of a file of paired QA with answers of either kind; many are in both lists."""
+def contrast_pairs(pairs: Sequence[PairQuestions], path: str) -> tuple[list[Differing], list[Judged]]:
+    """Return the pairs, of the paired QA at `path`, with answers of either kind; many are in both lists."""
     differing: list[Differing] = []
     judged: list[Judged] = []
-    for own in read_paired_qa(path, catalog, hold_out):
+    for own in pairs:
         pair, answers = (own.reference, own.candidate), [answer for _, answer in own.questions]
         texts = tuple(answer for answer in answers if kind(answer) == "text" and not declines(answer))
         yes = [answer == YES for answer in answers if answer in (YES, NO)]
@@ -74,20 +73,14 @@ class PairBatch:
 
 
 class PairContrast:
-    """Batches of the recipe's pairs, read from cached features."""
+    """Batches of pairs of the recipe's paired QA, read from cached features."""
 
     def __init__(
-        self,
-        options: PairsContrast,
-        catalog: pl.DataFrame,
-        clips: Features,
-        texts: Features,
-        seed: int,
-        hold_out: HoldOut | None = None,
+        self, options: PairsContrast, pairs: Sequence[PairQuestions], clips: Features, texts: Features, seed: int
     ) -> None:
-        """Read the pairs. StepDiffError: texts without features, clips of another split, or no pair of either kind."""
+        """Select the pairs. StepDiffError: texts without features, or no pair of either kind."""
         self.options, self.clips, self.texts, self.seed = options, clips, texts, seed
-        self.differing, self.judged = contrast_pairs(options.pairqa, catalog, hold_out)
+        self.differing, self.judged = contrast_pairs(pairs, options.pairqa)
         keys = list(dict.fromkeys(text_key(text) for _, texts in self.differing for text in texts))
         lacking = int((~texts.has(keys)).sum())
         if lacking:
@@ -97,14 +90,14 @@ class PairContrast:
                 f"{texts.view.provenance.encoder} on the store"
             )
 
-    def trained(self) -> list[str]:
+    def pair_clips(self) -> list[str]:
         """Return the clips of all its pairs, each once."""
         return list(dict.fromkeys(clip for pair, _ in (*self.differing, *self.judged) for clip in pair))
 
     def batch(self, number: int, device: str) -> PairBatch:
         """Return the batch of that number; one text is drawn for a pair with several."""
         rng = generator(self.seed, "contrastive texts", number)
-        size = min(self.options.pairs, len(self.differing), len(self.judged))
+        size = self.size
         order, kinds = "contrastive order of differences", "contrastive order of decisions"
         differing = [self.differing[place] for place in draw(len(self.differing), size, number, self.seed, order)]
         judged = [self.judged[place] for place in draw(len(self.judged), size, number, self.seed, kinds)]
@@ -115,6 +108,11 @@ class PairContrast:
             self._read([pair for pair, _ in judged], device),
             torch.tensor([alike for _, alike in judged], device=device),
         )
+
+    @property
+    def size(self) -> int:
+        """Pairs of each kind in a batch."""
+        return min(self.options.pairs, len(self.differing), len(self.judged))
 
     def _read(self, pairs: list[Pair], device: str) -> Float32[Tensor, "P 2 N D"]:
         return self.clips.read([clip for pair in pairs for clip in pair], device).unflatten(0, (-1, 2))
@@ -180,38 +178,53 @@ class ContrastiveTask:
         self.clips = Features(store, recipe.view, "tokens")
         self.texts = Features(store, recipe.text_view, "embedding", "texts")
         catalog = store.catalog("clips").frame()
-        hold_out.look_up(catalog)
-        self.train = hold_out.keep(split_texts(catalog, recipe.text, self.clips, "train"), "clips")
+        validation = None if recipe.pairs is None else recipe.pairs.validation
+        hold_out.look_up(catalog, clips_to_hold_out(validation, catalog, seed))
+        texts = split_texts(catalog, recipe.text, self.clips, "train")
+        self.train = hold_out.keep(texts, "clips")
         self.val = split_texts(catalog, recipe.text, self.clips, "val")
+        if validation is not None and validation.share is not None:
+            self.val = texts.filter(pl.col("key").is_in(hold_out.validating.implode()))
         if self.train.is_empty() or self.val.is_empty():
             raise StepDiffError(
-                f"{store.path}: the contrastive head needs clips with features and a {recipe.text} in the "
-                "train and val splits"
+                f"{store.path}: the contrastive head needs clips with features and a {recipe.text} in the train split, "
+                "and in the val split or among what contrastive.pairs.validation.share holds out"
             )
         if len(self.val) > VALIDATED:
             self.val = self.val[draw(len(self.val), VALIDATED, 0, seed, "validation clips")]
         self.pairs: PairContrast | None = None
         self.validator: Validator | None = None
+        self.held: tuple[HeldOutPairs, PairContrast] | None = None
+        """held-out pairs with questions, and the batches of those pairs"""
         if recipe.pairs is not None:
-            self.pairs = PairContrast(recipe.pairs, catalog, self.clips, self.texts, seed, hold_out)
-            self.validator = Validator(recipe.pairs.validation, seed)
-            trained = self.pairs.trained()
-            self.validator.refuse(trained, recipe.pairs.pairqa)
-            self.clips.rows([*trained, *self.validator.clips()])  # one without features is reported
+            pairs, held = read_divided(recipe.pairs.pairqa, catalog, hold_out)
+            self.pairs = PairContrast(recipe.pairs, pairs, self.clips, self.texts, seed)
+            trained, validating = self.pairs.pair_clips(), list[str]()
+            self.validator = validator_of(validation, seed)
+            if self.validator is not None:
+                self.validator.refuse(trained, recipe.pairs.pairqa)
+                validating = self.validator.clips()
+            elif validation is not None:
+                chosen = HeldOutPairs(validation, held, catalog, seed)
+                self.held = chosen, PairContrast(recipe.pairs, chosen.pairs, self.clips, self.texts, seed)
+                validating = chosen.clips()
+            self.clips.rows([*trained, *validating])  # one without features is reported
         self.catalog = catalog.select(name for name in ("key", "video") if name in catalog.columns)
         self.module = build(recipe, store, seed).to(device)
 
     def trained_on(self) -> TrainedOn:
         """Return the clips that batches may hold."""
-        pairs = [] if self.pairs is None else self.pairs.trained()
+        pairs = [] if self.pairs is None else self.pairs.pair_clips()
         return TrainedOn.of(self.catalog, pl.concat([self.train["key"], pl.Series(pairs, dtype=pl.String)]))
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.module.parameters())}]
 
     def prepare(self, say: Callable[[str], None]) -> None:
-        say(f"{len(self.train)} (clip, text) pairs of the train split, {len(self.val)} of val")
+        say(f"{len(self.train)} (clip, text) pairs train, {len(self.val)} validate")
         if self.pairs is not None:
+            if self.held is not None:
+                say(self.held[0].line())
             say(f"{len(self.pairs.differing)} pairs with a difference and {len(self.pairs.judged)} with YES or NO")
 
     def _batch(self, rows: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
@@ -236,15 +249,20 @@ class ContrastiveTask:
         seen = self._embedded_clips(keys).vectors
         read = self._embedded_texts([text_key(text) for text in texts]).vectors
         loss = float(self.module.match(seen.to(self.device), read.to(self.device)))
-        if self.validator is None:
-            return {"score": -loss, "loss": loss}
-        return {**self.validator.figures(self._vlemb()), "loss": loss}
+        if self.validator is not None:
+            return {**self.validator.figures(self._vlemb(self.validator)), "loss": loss}
+        if self.held is not None:
+            chosen, batches = self.held
+            weight, number = batches.options.alike_weight, -(-len(chosen.pairs) // batches.size)
+            losses = [float(self.module.pair_loss(batches.batch(i, self.device), weight)) for i in range(number)]
+            own = chosen.figures(sum(losses) / number, lambda rows: self._vlemb(chosen).score_options(rows))
+            return {**own, "text_loss": loss}
+        return {"loss": loss} if self.pairs is not None else {"score": -loss, "loss": loss}
 
-    def _vlemb(self) -> VLEmb:
-        """Return VLEmb over the head's current embeddings of the validation's clips and texts."""
-        assert self.validator is not None
-        texts = dict.fromkeys(text_key(row.difference) for row in self.validator.choices)
-        return VLEmb(self._embedded_clips(self.validator.clips()), self._embedded_texts(list(texts)))
+    def _vlemb(self, rows: Validator | HeldOutPairs) -> VLEmb:
+        """Return VLEmb over the head's current embeddings of the clips and texts of validation rows."""
+        texts = dict.fromkeys(text_key(row.difference) for row in rows.choices)
+        return VLEmb(self._embedded_clips(rows.clips()), self._embedded_texts(list(texts)))
 
     def _embedded_clips(self, keys: Sequence[str]) -> "Embedded":
         return Embedded(keys, self.clips, self.module.embed_clips, self.device)

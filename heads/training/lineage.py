@@ -10,6 +10,7 @@ Guarantees
 - a run whose paired QA, val test sets or held-out test sets have changed is not resumed
 - a run records which clips and videos may train it, including those of the run that it starts from
 - a run that would draw clips that it did not know at its start is not resumed
+- a_run_does_not_validate_on_what_the_run_that_it_starts_from_was_trained_on
 - loading an unfinished training prints a notice
 """
 
@@ -24,6 +25,7 @@ from common.io.files import write_text
 from common.progress import say
 from heads.data import trained_on
 from heads.data.clips import Features
+from heads.data.hold_out import HoldOut, known_clips
 from heads.data.trained_on import TrainedOn
 from heads.models.video_lm import VideoLM
 from heads.training import contrastive_task, video_task
@@ -155,24 +157,38 @@ def keep(
     store: Store,
     module: nn.Module,
     trained: TrainedOn,
-    hold_out: dict[str, Any] | None,
+    hold_out: HoldOut,
 ) -> None:
     """Write the lineage of a new run that trains `module`, or check that of a run to be resumed.
 
-    trained: the clips that may train it, without those of the run that it starts from; hold_out: what was held out.
+    trained: the clips that may train it, without those of the run that it starts from; hold_out: what is held out.
     """
     if Run(folder).latest() is not None:
         check(folder, options, store)
         _check_data(folder, options)
         _check_trained(folder, options, trained)
         return
-    lineage = origin(options, store, module) | {"data": data(options), "hold_out": hold_out}
+    lineage = origin(options, store, module) | {"data": data(options), "hold_out": hold_out.record()}
     if options.video_lm is not None and options.video_lm.init is not None:
         start = Path(options.video_lm.init)
+        _check_validating(start, options.video_lm, store, hold_out)
         trained = trained.union(trained_on.read(start, read(start)))
     folder.mkdir(parents=True, exist_ok=True)
     lineage["trained_on"] = trained.write(folder)
     write_text(folder / FILE, json.dumps(lineage, indent=1))
+
+
+def _check_validating(start: Path, recipe: VideoLMRecipe, store: Store, hold_out: HoldOut) -> None:
+    """Raise StepDiffError if the run at `start` was trained on a clip or video that is now held out for validation."""
+    if recipe.validation is None or hold_out.validating.is_empty() or read(start).get("trained_on") is None:
+        return
+    held = TrainedOn.of(known_clips(store), hold_out.validating)
+    for kind in ("clips", "videos") if recipe.validation.by == "video" else ("clips",):
+        if common := int(trained_on.contained(held.arrays[kind], trained_on.blocks(start, kind)).sum()):
+            raise StepDiffError(
+                f"{start}: trained on {common} {kind} that video_lm.validation.share holds out; start from a run of "
+                "the same seed and share, or set video_lm.validation to null or to files"
+            )
 
 
 def data(options: TrainOptions) -> dict[str, str]:
@@ -180,7 +196,9 @@ def data(options: TrainOptions) -> dict[str, str]:
     recipe = options.contrastive.pairs if options.contrastive is not None else options.video_lm
     files: list[str | None] = [*options.hold_out]
     if recipe is not None:
-        files += [recipe.pairqa, recipe.validation.diffmcq, recipe.validation.diffrank]
+        files.append(recipe.pairqa)
+        if recipe.validation is not None:
+            files += [recipe.validation.diffmcq, recipe.validation.diffrank]
     return {file: fingerprint(file) for file in files if file is not None}
 
 

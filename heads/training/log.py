@@ -137,7 +137,7 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def draw_curve(records: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw the loss of each step with its running mean, and the validation figures, as one PNG."""
+    """Draw the loss of each step with its running mean and, if there are any, the validation figures, as one PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -145,7 +145,9 @@ def draw_curve(records: list[dict[str, Any]], path: Path, title: str) -> None:
 
     losses = [(r["step"], r["loss"]) for r in records if "loss" in r]
     figures = sorted({key for r in records for key in r if key.startswith("val_")})
-    figure, axes = pyplot.subplots(2, 1, figsize=(7, 6), sharex=True, height_ratios=(3, 2), layout="constrained")
+    ratios, height = ((3, 2), 6) if figures else ((1,), 4)
+    figure = pyplot.figure(figsize=(7, height), layout="constrained")
+    axes = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
     if losses:
         steps, values = np.array(losses).T
         window = max(1, len(values) // 20)
@@ -157,8 +159,10 @@ def draw_curve(records: list[dict[str, Any]], path: Path, title: str) -> None:
     for name in figures:
         points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
         axes[1].plot(*np.array(points).T, marker="o", markersize=3, label=name.removeprefix("val_"))
-    axes[1].set(xlabel="step", ylabel="validation")
-    axes[1].legend(frameon=False)
+    if figures:
+        axes[1].set(ylabel="validation")
+        axes[1].legend(frameon=False)
+    axes[-1].set(xlabel="step")
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)

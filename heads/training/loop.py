@@ -1,7 +1,7 @@
 """The training loop of every head: AdamW, gradient accumulation, atomic checkpoints, choice of the best, exact resume.
 
-The checkpoint is chosen by DiffMCQ and DiffRank on rows of the val split, drawn by seed (`Validator`), or by another
-score of the task.
+The checkpoint is chosen by a score of the task (heads.training.validation). Without one, each validation writes a
+checkpoint that is the best so far, and the last checkpoint is the best of the run.
 
 Guarantees
 - a run killed at any moment and resumed ends with the same weights as one that was not killed
@@ -10,13 +10,12 @@ Guarantees
   named only until a later one is validated
 - metrics.jsonl has every record once
 - two trainings cannot write one folder at the same time
-- no clip that trains chooses the checkpoint, whether or not the catalog has splits
-- a row whose targets all get the same score counts 0; a method that orders no row has no tau and no credit for it
+- without_validation_the_last_checkpoint_is_the_best_one
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,18 +26,16 @@ from common.errors import StepDiffError
 from common.io.files import make_folder
 from common.io.locks import locked
 from common.progress import say
-from common.streams import generator, torch_seed
+from common.streams import torch_seed
 from heads.training.checkpoint import Run
 from heads.training.log import TrainingLog, draw_curve, read_metrics
-from heads.training.recipe import Schedule, Validation
-from tasks.scoring import score
-from tasks.testsets import DiffMCQ, DiffRank, clips_of, drawn, read_test_set
+from heads.training.recipe import Schedule
 
 
 @runtime_checkable
 class Task(Protocol):
     """A training task. `loss` depends only on the weights and the batch's number; `validate` returns figures (None: not
-    defined), of which the largest "score" chooses the checkpoint."""
+    defined), of which the largest "score" chooses the checkpoint, or none at all."""
 
     clips_read: int
     """clips that `loss` has read so far"""
@@ -115,6 +112,8 @@ def _train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) -
     if latest is None:
         task.prepare(lambda line: say(f"{name}: {line}"))
         state = _validate(task, run, optimizer, log, name, state)
+        if state["best_score"] is None:
+            say(f"{name}: no validation chooses a checkpoint; the last one is the best")
     elif state["step"] < schedule.steps:
         say(f"{name}: resumes from {latest.name}")
     report = step_lines(name, schedule.steps, state["step"])
@@ -165,12 +164,12 @@ def _validate(
 ) -> dict[str, Any]:
     """Validate, write a checkpoint and name it if it is the best so far; return the new state."""
     figures = task.validate()
-    step, score = state["step"], figures["score"]
-    assert score is not None
-    log.add(step, **{f"val_{key}": value for key, value in figures.items()})
-    shown = ", ".join(f"{k} {'-' if v is None else f'{v:.3f}'}" for k, v in figures.items())
-    say(f"{name}: step {step} val {shown}")
-    better = state["best_step"] in (None, 0) or score > state["best_score"]
+    step, score = state["step"], figures.get("score")
+    if figures:
+        log.add(step, **{f"val_{key}": value for key, value in figures.items()})
+        shown = ", ".join(f"{k} {'-' if v is None else f'{v:.3f}'}" for k, v in figures.items())
+        say(f"{name}: step {step} val {shown}")
+    better = state["best_step"] in (None, 0) or score is None or score > state["best_score"]
     if better:
         state = state | {"best_score": score, "best_step": step}
     checkpoint = run.save(step, task.module, optimizer, state)
@@ -178,45 +177,3 @@ def _validate(
         run.name_best(checkpoint, step, score)
     run.prune()
     return state
-
-
-@runtime_checkable
-class Compares(Protocol):
-    """A method that scores options and ranks targets (heads.methods)."""
-
-    def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]: ...
-
-    def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]: ...
-
-
-class Validator:
-    def __init__(self, options: Validation, seed: int) -> None:
-        """Draw the rows. StepDiffError: an invalid test set."""
-        choices, ranks = generator(seed, "validation DiffMCQ rows"), generator(seed, "validation DiffRank rows")
-        self.choices: list[DiffMCQ] = drawn(read_test_set("diffmcq", options.diffmcq), options.rows, choices)
-        self.ranks: list[DiffRank] = drawn(read_test_set("diffrank", options.diffrank), options.rows, ranks)
-
-    def clips(self) -> list[str]:
-        """Return the clips of its rows, each once."""
-        rows: list[DiffMCQ | DiffRank] = [*self.choices, *self.ranks]
-        return list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
-
-    def refuse(self, clips: Iterable[str], path: str) -> None:
-        """Raise StepDiffError if one of the training clips, named in `path`, is also a validation clip."""
-        if shared := sorted(set(clips).intersection(self.clips())):
-            raise StepDiffError(
-                f"{path}: {len(shared)} training clips are in the val test sets, e.g. {shared[0]}; remove their rows "
-                "from either"
-            )
-
-    def figures(self, method: Compares) -> dict[str, float | None]:
-        """Return "score", the mean of accuracy and tau, and its parts; None for an undefined figure."""
-        choices = score("diffmcq", self.choices, method.score_options(self.choices), 0)
-        ranks = score("diffrank", self.ranks, method.rank(self.ranks), 0)
-        accuracy, tau = choices["accuracy"], ranks["ktau_all_rows"]
-        return {
-            "score": (accuracy + (tau or 0.0)) / 2,
-            "accuracy": accuracy,
-            "ktau": tau,
-            "ktau_within_step": ranks["ktau_within_step_all_rows"],
-        }

@@ -79,17 +79,30 @@ class WarmStart:
 
 @dataclass(frozen=True)
 class Validation:
-    """Choice of the checkpoint: mean of DiffMCQ accuracy and DiffRank tau on rows of the val split, drawn by seed."""
+    """Choice of the checkpoint, on rows drawn by seed: by the mean of DiffMCQ accuracy and DiffRank tau on files of the
+    val split, or by the loss on a share of the training data that is held out."""
 
-    diffmcq: str
+    diffmcq: str | None = None
     """val test set of DiffMCQ"""
-    diffrank: str
+    diffrank: str | None = None
     """val test set of DiffRank"""
     rows: int = 60
-    """rows of each test set"""
+    """rows of each test set; with a share, number of held-out pairs (else texts) whose answers give the loss"""
+    share: float | None = None
+    """instead of the files: share of the videos to hold out, above 0 and below 1; the same in all runs of one seed"""
+    by: Literal["video", "clip"] = "video"
+    """video: a share of the videos, with all their clips; clip: a share of the clips, whatever their videos"""
 
     def check(self, where: str) -> None:
+        """Raise StepDiffError unless there are either two files or a share."""
         at_least(1, where, self, "rows")
+        files = [name for name in ("diffmcq", "diffrank") if getattr(self, name) is not None]
+        if self.share is not None and files:
+            raise StepDiffError(f"{where} has a share and {' and '.join(files)}; set the share, or the files, to null")
+        if self.share is None and len(files) < 2:
+            raise StepDiffError(f"{where} needs a share of the videos to hold out, or both diffmcq and diffrank")
+        if self.share is not None and not 0 < self.share < 1:
+            raise StepDiffError(f"{where}.share is {self.share:g}; it must be above 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -140,8 +153,8 @@ class VideoLMRecipe:
 
     schedule: Schedule
     """length and learning rates of the training"""
-    validation: Validation
-    """choice of the checkpoint"""
+    validation: Validation | None = None
+    """choice of the checkpoint; null: the last one is the best"""
     sources: tuple[SourceName, ...] = ("pairs",)
     """sources of batches, in turn: clips (each with its narration: VCLM), sequences (three clips of a video, each
     followed by its narration) and images (each with its caption; with sequences: Interleaved), pairs (with their
@@ -197,7 +210,8 @@ class VideoLMRecipe:
     def check(self) -> None:
         """Raise StepDiffError for options that contradict each other, or a number that is too small."""
         self.schedule.check("video_lm.schedule")
-        self.validation.check("video_lm.validation")
+        if self.validation is not None:
+            self.validation.check("video_lm.validation")
         self.projector.check("video_lm.projector")
         at_least(1, "video_lm", self, "batch", "questions", "words")
         if self.warm_start is not None:
@@ -223,13 +237,13 @@ class VideoLMRecipe:
 
 @dataclass(frozen=True)
 class PairsContrast:
-    """Additional training of the contrastive head on pairs of clips; DiffMCQ and DiffRank choose the checkpoint."""
+    """Additional training of the contrastive head on pairs of clips."""
 
     pairqa: str
     """paired QA of the train split, JSON lines: the text of a difference is matched to the average of its clips, and
     the cosine of the clips to the share of YES among their YES / NO answers"""
-    validation: Validation
-    """choice of the checkpoint, instead of the loss on texts of the val split"""
+    validation: Validation | None = None
+    """choice of the checkpoint, instead of the loss on texts of the val split; null: the last one is the best"""
     pairs: int = 32
     """pairs of each kind per batch"""
     alike_weight: float = 10.0
@@ -265,7 +279,8 @@ class ContrastiveRecipe:
         self.projector.check("contrastive.projector")
         at_least(1, "contrastive", self, "width", "clips")
         if self.pairs is not None:
-            self.pairs.validation.check("contrastive.pairs.validation")
+            if self.pairs.validation is not None:
+                self.pairs.validation.check("contrastive.pairs.validation")
             at_least(1, "contrastive.pairs", self.pairs, "pairs")
 
 

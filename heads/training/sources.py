@@ -11,7 +11,7 @@ Guarantees
 - questions of other kinds keep their pair, and so do those about a clip without neighbours
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -25,6 +25,7 @@ from heads.data.clips import Features, need_columns, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Chat, Packed, Packer, Row, Turn, collate
 from heads.data.paired_qa import PairQuestions, balanced, draw, turns
+from heads.methods.stepdiff import batches
 from heads.training.recipe import VideoLMRecipe
 from retrieval import nearest
 from retrieval.vectors import normalised
@@ -57,13 +58,20 @@ class TextedClips:
     ) -> None:
         """texts: key, text of clips with features; size: clips per batch; order: purpose of its random stream."""
         if texts.is_empty():
-            raise StepDiffError("no clip of the train split has features and a text to train on; featurize some")
-        self.texts = texts.select("key", "text").rows()
+            raise StepDiffError("no clip of the train split has features and a text; featurize some")
+        self.items = texts.select("key", "text").rows()
         self.question, self.size, self.seed, self.order = question, size, seed, order
         self.packer = Packer(chat, outputs, SYSTEM)
 
     def batch(self, number: int) -> Batch:
-        chosen = [self.texts[i] for i in draw(len(self.texts), self.size, number, self.seed, self.order)]
+        return self.of([self.items[i] for i in draw(len(self.items), self.size, number, self.seed, self.order)])
+
+    def clips(self) -> list[str]:
+        """Return the clips of all items."""
+        return [key for key, _ in self.items]
+
+    def of(self, chosen: Sequence[tuple[str, str]]) -> Batch:
+        """Return the batch of some of its items (key, text)."""
         return Batch([key for key, _ in chosen], self.packer.pack([[Turn(self.question, text)] for _, text in chosen]))
 
 
@@ -90,7 +98,7 @@ class Sequences:
             raise StepDiffError(
                 f"no video of the train split has {SEQUENCE} clips with features and narration; drop `sequences`"
             )
-        self.runs, self.size, self.seed = runs, size, seed
+        self.items, self.size, self.seed = runs, size, seed
         self.chat, self.outputs = chat, outputs
         self.opening = chat.pieces(PAIR_SYSTEM).around_videos[0]
 
@@ -107,7 +115,16 @@ class Sequences:
         return row
 
     def batch(self, number: int) -> Batch:
-        chosen = [self.runs[i] for i in draw(len(self.runs), self.size, number, self.seed, "order of sequences")]
+        return self.of(
+            [self.items[i] for i in draw(len(self.items), self.size, number, self.seed, "order of sequences")]
+        )
+
+    def clips(self) -> list[str]:
+        """Return the clips of all items, with repetitions."""
+        return [key for run in self.items for key, _ in run]
+
+    def of(self, chosen: Sequence[list[tuple[str, str]]]) -> Batch:
+        """Return the batch of some of its items, runs of (key, text)."""
         rows = [self.row(place, run) for place, run in enumerate(chosen)]
         return Batch([key for run in chosen for key, _ in run], collate(rows))
 
@@ -182,7 +199,7 @@ class PairedSource:
         seed: int,
         negatives: HardNegatives | None,
     ) -> None:
-        """packs: whether the language model can read packed questions."""
+        """pairs: those that train; packs: whether the language model can read packed questions."""
         self.recipe, self.pairs, self.seed, self.negatives = recipe, pairs, seed, negatives
         self.packed = recipe.packed and packs
         self.packer = Packer(chat, recipe.projector.outputs)
@@ -200,3 +217,12 @@ class PairedSource:
             questions = self.negatives.with_neighbours(questions, generator(self.seed, "hard negatives", number))
         clips = [clip for pair, _ in questions for clip in pair]
         return Batch(clips, self.packer.pack([own for _, own in questions], self.packed))
+
+    def of(self, pairs: Sequence[PairQuestions]) -> Iterator[Batch]:
+        """Yield batches of all questions of some pairs, each with the same weight."""
+        queries = {
+            (pair.reference, pair.candidate): dict.fromkeys(Turn(*own) for own in pair.questions) for pair in pairs
+        }
+        for rows in batches(queries):
+            clips = [clip for pair, _ in rows for clip in pair]
+            yield Batch(clips, self.packer.pack([own for _, own in rows], self.packed))

@@ -10,14 +10,15 @@ embedding is nearest; no label is needed, and no token is added to the row.
 Guarantees
 - only the projector changes, and of the language model what the recipe trains: nothing, LoRA, or all
 - the source of a batch depends only on the batch's number
-- validation reads the val test sets of the recipe, on rows drawn by seed
+- validation reads the val test sets of the recipe, or answers about clips that are held out, on rows drawn by seed
+- no_clip_of_a_video_that_is_held_out_for_validation_trains
 - a clip without features is reported before anything trains
 - no source draws a clip that is held out: clips, sequences, images, pairs, the warm start, hard negatives
 - only tokens of clips after another clip of their row get the question; the row's other targets do not change
 - YES and NO have the same total weight in every batch
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.errors import StepDiffError
-from common.streams import torch_seed
+from common.streams import generator, torch_seed
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import NO_TARGET, TEXT, Chat, Packed
-from heads.data.paired_qa import PairQuestions, read_paired_qa
+from heads.data.paired_qa import PairQuestions, read_divided
 from heads.data.trained_on import TrainedOn
 from heads.methods.stepdiff import StepDiff
 from heads.models.language_model import LanguageModel, autocast
 from heads.models.projector import Projector
 from heads.models.video_lm import VideoLM
 from heads.training.checkpoint import Run
-from heads.training.loop import Validator, step_lines
-from heads.training.recipe import VideoLMRecipe, WarmStart
+from heads.training.loop import step_lines
+from heads.training.recipe import Validation, VideoLMRecipe, WarmStart
 from heads.training.sources import (
     Batch,
     HardNegatives,
@@ -53,9 +54,11 @@ from heads.training.sources import (
     narrated,
     sequences,
 )
+from heads.training.validation import HeldOutPairs, clips_to_hold_out, need_rows, validator_of
 from heads.training.warm_start import warm_start
 from store import Store
 from tasks.prompts import CAPTION_QUESTION, NARRATION_QUESTION, NO, YES
+from tasks.testsets import drawn
 
 
 class Comparing:
@@ -140,22 +143,38 @@ def answer_loss(
     return (losses * weights).sum() / weights.sum()
 
 
+@torch.no_grad()
+def mean_loss(model: VideoLM, features: Features, batches: Iterable[Batch]) -> float:
+    """Return the mean loss over the answer tokens of some batches, weighted by turn."""
+    total = weight = 0.0
+    for batch in batches:
+        tokens = features.read(batch.clips, model.lm.device)
+        losses, weights, _ = model.token_losses(batch.rows.to(model.lm.device), model.project(tokens))
+        total += float((losses * weights).sum())
+        weight += float(weights.sum())
+    return total / weight
+
+
 class VideoTask:
     def __init__(
         self, recipe: VideoLMRecipe, store: Store, seed: int, device: str, hold_out: HoldOut | None = None
     ) -> None:
-        """hold_out: the test sets whose clips never train."""
+        """hold_out: the test sets whose clips never train; the clips that validate are added to it."""
         recipe.check()
         self.clips_read = 0
         self.hold_out = hold_out or HoldOut()
         self.recipe, self.store, self.seed, self.device = recipe, store, seed, device
         self.catalog = store.catalog("clips").frame()
-        self.hold_out.look_up(self.catalog)
+        self.hold_out.look_up(self.catalog, clips_to_hold_out(recipe.validation, self.catalog, seed))
         self.features = Features(store, recipe.view, "tokens")
         self.pairs: list[PairQuestions] = []
+        held_pairs: list[PairQuestions] = []
         if recipe.pairqa is not None:
-            self.pairs = read_paired_qa(recipe.pairqa, self.catalog, self.hold_out)
-        self.validator = Validator(recipe.validation, seed)
+            self.pairs, held_pairs = read_divided(recipe.pairqa, self.catalog, self.hold_out)
+        self.validator = validator_of(recipe.validation, seed)
+        self.held_pairs: HeldOutPairs | None = None
+        if (options := recipe.validation) is not None and options.share is not None and "pairs" in recipe.sources:
+            self.held_pairs = HeldOutPairs(options, held_pairs, self.catalog, seed)
         self.negatives: HardNegatives | None = None
         if recipe.hard_negatives is not None:
             neighbours = recipe.hard_negatives.neighbours
@@ -163,8 +182,13 @@ class VideoTask:
             if not recipe.hard_negatives.mine_every:
                 self.negatives.mine(self.negatives.embeddings(store, recipe.view))
         paired = dict.fromkeys(clip for pair in self.pairs for clip in (pair.reference, pair.candidate))
-        self.validator.refuse(paired, str(recipe.pairqa))
-        self.features.rows([*paired, *self.validator.clips()])  # a clip without features is reported here
+        validating: list[str] = []
+        if self.validator is not None:
+            self.validator.refuse(paired, str(recipe.pairqa))
+            validating = self.validator.clips()
+        elif self.held_pairs is not None:
+            validating = self.held_pairs.clips()
+        self.features.rows([*paired, *validating])  # a clip without features is reported here
         self.trained = [pl.Series(list(paired), dtype=pl.String)]
         """keys of the clips that may train, by source"""
         if self.negatives is not None:
@@ -172,19 +196,39 @@ class VideoTask:
         self.warm_texts = None if recipe.warm_start is None else self._warm_texts(recipe.warm_start)
         self.module = build(recipe, self.features, seed, device)
         self.comparing = comparing(recipe, self.module)
+        self.held: list[Batch] = []
+        """batches whose answers give the loss on what is held out"""
         self.sources = {name: self._source(name) for name in dict.fromkeys(recipe.sources)}
 
     def _source(self, name: str) -> Source:
-        recipe, chat, outputs = self.recipe, self.module.lm.chat, self.recipe.projector.outputs
+        recipe, validation = self.recipe, self.recipe.validation
         if name == "pairs":
-            return PairedSource(recipe, self.pairs, chat, self.module.lm.packs, self.seed, self.negatives)
+            chat, packs = self.module.lm.chat, self.module.lm.packs
+            paired = PairedSource(recipe, self.pairs, chat, packs, self.seed, self.negatives)
+            if self.held_pairs is not None:
+                self.held += paired.of(self.held_pairs.pairs)
+            return paired
         column = recipe.caption if name == "images" else recipe.narration
-        texts = self.hold_out.keep(narrated(self.catalog, column, self.features, recipe.words), name)
+        texts = narrated(self.catalog, column, self.features, recipe.words)
+        source = self._texted(name, self.hold_out.keep(texts, name))
+        self.trained.append(pl.Series(source.clips(), dtype=pl.String))
+        if validation is not None and validation.share is not None and self.held_pairs is None:
+            self._hold(name, texts.filter(pl.col("key").is_in(self.hold_out.validating.implode())), validation)
+        return source
+
+    def _hold(self, name: str, texts: pl.DataFrame, validation: Validation) -> None:
+        """Add batches of held-out texts (key, text), as the source makes them. StepDiffError: there are too few."""
+        need_rows(texts.height, validation, f"texts of {name}")
+        source = self._texted(name, texts)
+        need_rows(len(source.items), validation, name)
+        chosen = drawn(source.items, validation.rows, generator(self.seed, "validation texts", name))
+        self.held += [source.of(chosen[i : i + source.size]) for i in range(0, len(chosen), source.size)]
+
+    def _texted(self, name: str, texts: pl.DataFrame) -> TextedClips | Sequences:
+        """Return the source of that name of these texts (key, text)."""
+        recipe, chat, outputs = self.recipe, self.module.lm.chat, self.recipe.projector.outputs
         if name == "sequences":
-            runs = sequences(texts, self.catalog)
-            self.trained.append(pl.Series([key for run in runs for key, _ in run], dtype=pl.String))
-            return Sequences(runs, chat, outputs, recipe.batch, self.seed)
-        self.trained.append(texts["key"])
+            return Sequences(sequences(texts, self.catalog), chat, outputs, recipe.batch, self.seed)
         question, order = NARRATION_QUESTION, "order of clips"
         if name == "images":
             question, order = CAPTION_QUESTION, "order of images"
@@ -217,6 +261,8 @@ class VideoTask:
         if self.recipe.init is not None:
             checkpoint = Run(Path(self.recipe.init)).start(self.module)
             say(f"starts from {checkpoint}")
+        if self.held_pairs is not None:
+            say(self.held_pairs.line())
         options, texts = self.recipe.warm_start, self.warm_texts
         if options is None or texts is None:
             return
@@ -254,5 +300,13 @@ class VideoTask:
         self.negatives.mine(np.concatenate(vectors))
 
     def validate(self) -> dict[str, float | None]:
+        method = StepDiff(self.module, self.features)
         with autocast(self.device, self.recipe.precision):
-            return self.validator.figures(StepDiff(self.module, self.features))
+            if self.validator is not None:
+                return self.validator.figures(method)
+            if not self.held:
+                return {}
+            loss = mean_loss(self.module, self.features, self.held)
+            if self.held_pairs is None:
+                return {"score": -loss, "loss": loss}
+            return self.held_pairs.figures(loss, method.score_answers)

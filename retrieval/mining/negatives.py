@@ -318,7 +318,7 @@ def draw(
     """
     if allow_reversed and variant != "V2":
         raise StepDiffError(f"--allow-reversed is for V2; {variant} never has the true pair reversed")
-    test_set = TestSet.of_rows(read_test_set("diffcap", file, published_ids=False))
+    test_set = TestSet.of_rows(read_test_set("diffcap", file))
     if not test_set.differences:
         raise StepDiffError(f"the test set {file} contains no difference text: name a DiffCap file")
     rows = _rows_of_clips(store, view, test_set.clips)

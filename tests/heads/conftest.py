@@ -27,12 +27,15 @@ def provenance(encoder: str) -> Provenance:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory):
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with `features` (24 clips, two steps, a tool planted in their tokens) and files in published formats."""
-    folder = tmp_path_factory.mktemp("world")
+    return write_world(tmp_path_factory.mktemp("world"), [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)])
+
+
+def write_world(folder: Path, clips: list[str]) -> Path:
+    """Write the files of a world whose clips have these ids."""
     rng = np.random.default_rng(0)
     splits = ["train"] * 12 + ["val"] * 6 + ["test"] * 6
-    clips = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
     tools = [TOOLS[i % 3] for i in range(24)]
     texts = [f"now the {tool} goes around, number {i}" for i, tool in enumerate(tools)]
     planted = rng.standard_normal((3, CHANNELS))

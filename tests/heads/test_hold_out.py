@@ -122,6 +122,14 @@ def test_times_come_from_the_catalog_or_else_from_the_id(tmp_path: Path) -> None
     assert dict(held_out(pl.DataFrame({"key": ["v_-1_1_2", "z"]}), test).iter_rows())["v_-1_1_2"] == BY_OVERLAP
 
 
+def test_a_test_clip_whose_times_are_unknown_overlaps_every_clip_of_its_video(tmp_path: Path) -> None:
+    test = read_test_clips([write(tmp_path / "c.jsonl", CAP | {"reference": "a", "candidate": "ü/x"})])
+    assert test["start"].to_list() == [None, None]
+    clips = [("a", "v.mp4", None, None), ("b", "v.mp4", 5.0, 6.0), ("ü/x", "w.mp4", 1.0, 2.0), ("c", "w.mp4", 3.0, 4.0)]
+    assert found(clips, test, "clip") == {"a": BY_ID, "ü/x": BY_ID, "b": BY_OVERLAP}
+    assert found(clips, test) == {"a": BY_ID, "ü/x": BY_ID, "b": BY_OVERLAP, "c": BY_VIDEO}
+
+
 def test_overlap_among_many_test_clips_of_a_video_equals_a_comparison_of_all_pairs(tmp_path: Path) -> None:
     import numpy as np
 

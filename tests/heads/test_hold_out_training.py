@@ -17,6 +17,7 @@ from common.errors import StepDiffError
 from heads import train
 from heads.data import trained_on
 from heads.data.hold_out import BY_ID, BY_OVERLAP, BY_VIDEO, HoldOut
+from heads.data.paired_qa import read_divided
 from heads.data.trained_on import KINDS, TrainedOn, hashes
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import contrast_pairs
@@ -80,7 +81,10 @@ def test_the_contrastive_head_drops_test_clips_from_its_clips_and_pairs(world: P
     task = ContrastiveTask(made, store, 0, "cpu", hold_out)
     assert task.train["key"].to_list() == CLIPS[4:12] and set(task.val["key"]) == set(CLIPS[12:18])
     assert set(task.trained_on().arrays["clips"]) == set(hashes(CLIPS[4:12]))
-    differing, judged = contrast_pairs(str(world / "pairqa.jsonl"), store.catalog("clips").frame(), hold_out)
+    path = str(world / "pairqa.jsonl")
+    pairs, held = read_divided(path, store.catalog("clips").frame(), hold_out)
+    differing, judged = contrast_pairs(pairs, path)
+    assert held == []
     assert {clip for pair, _ in (*differing, *judged) for clip in pair} == set(CLIPS[4:12])
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from common.errors import StepDiffError
 from heads.data.clips import Features
+from heads.data.paired_qa import read_paired_qa
 from heads.training.contrastive_task import PairContrast, contrast_pairs
-from heads.training.recipe import PairsContrast, Validation
+from heads.training.recipe import PairsContrast
 from store import Store
 
 A, B, C = (f"video-_{i}_0.0_{i + 1}.5" for i in range(3))  # of the train split
@@ -35,26 +36,26 @@ def test_an_answer_that_nothing_differs_is_not_matched_to_a_pair(catalog: pl.Dat
         (A, C, "There is no difference in the tools."),
         (B, C, "YES"),
     )
-    differing, judged = contrast_pairs(path, catalog)
+    differing, judged = contrast_pairs(read_paired_qa(path, catalog), path)
     assert differing == [((A, B), ("In Video 2, a fork.",))]
     assert judged == [((A, B), 1 / 3), ((B, C), 1.0)]
     with pytest.raises(StepDiffError, match="drop contrastive.pairs"):
-        contrast_pairs(write(tmp_path / "qa.jsonl", (A, B, "YES")), catalog)
+        contrast_pairs(read_paired_qa(write(tmp_path / "qa.jsonl", (A, B, "YES")), catalog), "qa.jsonl")
 
 
 def test_no_clip_of_the_val_or_test_split_trains(catalog: pl.DataFrame, tmp_path: Path) -> None:
     refused = f"1 clips are not of split train and would train, e.g. {HELD_OUT}"
     with pytest.raises(StepDiffError, match=refused):
-        contrast_pairs(write(tmp_path / "qa.jsonl", (A, B, "YES"), (A, HELD_OUT, "a fork")), catalog)
+        read_paired_qa(write(tmp_path / "qa.jsonl", (A, B, "YES"), (A, HELD_OUT, "a fork")), catalog)
 
 
 def test_a_batch_depends_only_on_seed_and_number(world: Path, catalog: pl.DataFrame, tmp_path: Path) -> None:
     store = Store.open(world / "features")
     said = [(a, b, answer) for a, b in ((A, B), (B, C), (C, A)) for answer in (SAID, "YES", "NO")]
     path = write(tmp_path / "qa.jsonl", *said, (A, C, "YES"))
-    options = PairsContrast(path, Validation("", ""), pairs=3)
+    options, pairs = PairsContrast(path, pairs=3), read_paired_qa(path, catalog)
     clips, texts = Features(store, "visual", "tokens"), Features(store, "words", "embedding", "texts")
-    made = [PairContrast(options, catalog, clips, texts, seed) for seed in (0, 0, 1)]
+    made = [PairContrast(options, pairs, clips, texts, seed) for seed in (0, 0, 1)]
     first, second = (made[0].batch(number, "cpu") for number in (0, 1))
     again = [made[1].batch(number, "cpu") for number in (1, 0)][::-1]
     for batch, repeated in zip((first, second), again, strict=True):

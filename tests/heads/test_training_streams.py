@@ -8,8 +8,8 @@ import torch
 
 from heads import train
 from heads.models.video_lm import VideoLM
-from heads.training.loop import Validator
 from heads.training.recipe import Schedule
+from heads.training.validation import Validator
 
 from .conftest import recipe
 from .small_task import SmallTask, last_weights, trained

@@ -1,12 +1,12 @@
-"""Guarantees of heads.training.loop."""
+"""Guarantees of heads.training.validation."""
 
 from pathlib import Path
 
 import pytest
 
 from common.errors import StepDiffError
-from heads.training.loop import Validator
 from heads.training.recipe import Validation
+from heads.training.validation import Validator
 
 
 def test_a_row_whose_targets_all_get_the_same_score_counts_0(world: Path) -> None:

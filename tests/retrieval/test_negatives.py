@@ -322,7 +322,7 @@ def test_unusable_rows_are_refused_with_their_line(tmp_path: Path, line: str, wh
     path = tmp_path / "diffcap.jsonl"
     path.write_text(good + line + "\n")
     with pytest.raises(StepDiffError, match=why):
-        read_test_set("diffcap", path, published_ids=False)
+        read_test_set("diffcap", path)
 
 
 def test_pairs_clips_and_texts_are_in_order_of_first_appearance(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_pairs_clips_and_texts_are_in_order_of_first_appearance(tmp_path: Path) 
         Difference(("a", "b"), "Actions", "x\u2028z"),
     ]
     path = write_diffcap(tmp_path / "d.jsonl", rows)
-    test_set = TestSet.of_rows(read_test_set("diffcap", path, published_ids=False))
+    test_set = TestSet.of_rows(read_test_set("diffcap", path))
     assert test_set.differences == rows
     assert test_set.pairs == [("c", "d"), ("b", "a"), ("a", "b")]
     assert test_set.clips == ["c", "d", "b", "a"]

@@ -79,7 +79,7 @@ def test_files_are_in_the_published_format(tmp_path: Path) -> None:
 
 FAULTS: list[tuple[Task, dict[str, Any], str]] = [
     ("diffcap", {"reference": None}, "'reference' holds NoneType instead of a clip id"),
-    ("diffcap", {"candidate": "a_0"}, "'a_0' is not a clip id <video_uid>_<start>_<end>"),
+    ("diffcap", {"candidate": ""}, "'candidate' holds an empty text instead of a clip id"),
     ("diffcap", {"text": "words"}, "'text' is str, not a list of texts"),
     ("diffcap", {"text": ["a", 1]}, "'text' holds an entry that is not a text"),
     ("diffcap", {"category": 3}, "'category' is int, not a text"),
@@ -187,6 +187,12 @@ def test_a_text_that_is_not_a_clip_id_is_refused(clip: str) -> None:
 
 def test_the_reference_video_of_a_choice_is_its_answers() -> None:
     assert [reference_video(row) for row in (CAP, MCQ, RANK)] == ["a", "c-_d", "a"]
+
+
+@pytest.mark.parametrize("clip", ["a", "clip 7", "ü/x", "a_1_x"])
+def test_a_clip_whose_id_names_no_video_counts_as_a_video_of_its_own(clip: str, tmp_path: Path) -> None:
+    write_test_set("diffcap", tmp_path / "set.jsonl", [row := DiffCap(clip, B, "Visuals", ("x",))])
+    assert read_test_set("diffcap", tmp_path / "set.jsonl") == [row] and reference_video(row) == clip
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the published DiffRank test set is not here")

@@ -1,0 +1,187 @@
+"""What chooses the checkpoint of a run: test sets of the val split, or what the run holds out of its own training data.
+
+A recipe names files of DiffMCQ and DiffRank questions; the checkpoint with the largest mean of accuracy and tau is
+chosen (`Validator`). Or it holds out a `share` of the videos: the paired QA whose clips are both of held-out videos
+validates, or, without the source `pairs`, the texts of clips of held-out videos. The checkpoint with the smallest loss
+on their answers is chosen. The supplement names "validation data" without a rule; the loss uses every answer, while an
+accuracy on some tens of questions of four options moves in steps of percents. The accuracy on questions made of the
+same pairs is reported next to it.
+
+Such a question is one of the pair's own open questions with its answer, of which the pair and three others are the
+options. The whole answer is scored, as it was learned.
+
+Guarantees
+- no clip that trains chooses the checkpoint, whether or not the catalog has splits
+- a row whose targets all get the same score counts 0; a method that orders no row has no tau and no credit for it
+- a_validation_that_cannot_choose_is_refused_in_one_line: two ways at once, or fewer held-out pairs or texts than rows
+- the_loss_is_the_mean_over_the_tokens_of_all_answers_and_the_smallest_one_chooses
+- the options of a question share no clip with its pair, and show its step, as far as other pairs allow
+- no other option has the answer of a question, and an answer that nothing differs is not asked about
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import polars as pl
+
+from common.errors import StepDiffError
+from common.streams import generator
+from heads.data.hold_out import drawn_clips
+from heads.data.paired_qa import PairQuestions, kind
+from heads.training.recipe import Validation
+from tasks.declining import declines
+from tasks.scoring import score
+from tasks.testsets import OPTIONS, DiffMCQ, DiffRank, Pair, clips_of, drawn, read_test_set
+
+
+@runtime_checkable
+class Compares(Protocol):
+    """A method that scores options and ranks targets (heads.methods)."""
+
+    def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]: ...
+
+    def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]: ...
+
+
+class Validator:
+    """Rows of DiffMCQ and DiffRank files, drawn by seed."""
+
+    def __init__(self, options: Validation, seed: int) -> None:
+        """Draw the rows. StepDiffError: an invalid test set."""
+        assert options.diffmcq is not None and options.diffrank is not None
+        choices, ranks = generator(seed, "validation DiffMCQ rows"), generator(seed, "validation DiffRank rows")
+        self.choices: list[DiffMCQ] = drawn(read_test_set("diffmcq", options.diffmcq), options.rows, choices)
+        self.ranks: list[DiffRank] = drawn(read_test_set("diffrank", options.diffrank), options.rows, ranks)
+
+    def clips(self) -> list[str]:
+        """Return the clips of its rows, each once."""
+        rows: list[DiffMCQ | DiffRank] = [*self.choices, *self.ranks]
+        return list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
+
+    def refuse(self, clips: Iterable[str], path: str) -> None:
+        """Raise StepDiffError if one of the training clips, named in `path`, is also a validation clip."""
+        if shared := sorted(set(clips).intersection(self.clips())):
+            raise StepDiffError(
+                f"{path}: {len(shared)} training clips are in the val test sets, e.g. {shared[0]}; remove their rows "
+                "from either"
+            )
+
+    def figures(self, method: Compares) -> dict[str, float | None]:
+        """Return "score", the mean of accuracy and tau, and its parts; None for an undefined figure."""
+        choices = score("diffmcq", self.choices, method.score_options(self.choices), 0)
+        ranks = score("diffrank", self.ranks, method.rank(self.ranks), 0)
+        accuracy, tau = choices["accuracy"], ranks["ktau_all_rows"]
+        return {
+            "score": (accuracy + (tau or 0.0)) / 2,
+            "accuracy": accuracy,
+            "ktau": tau,
+            "ktau_within_step": ranks["ktau_within_step_all_rows"],
+        }
+
+
+def validator_of(options: Validation | None, seed: int) -> Validator | None:
+    """Return the validator of a recipe's files; None if it names none. StepDiffError: an invalid test set."""
+    return None if options is None or options.share is not None else Validator(options, seed)
+
+
+def clips_to_hold_out(options: Validation | None, catalog: pl.DataFrame, seed: int) -> pl.Series | None:
+    """Return the keys of the clips of a recipe's share; None if it names none. catalog: key and, if known, video."""
+    if options is None or options.share is None:
+        return None
+    return drawn_clips(catalog, options.share, options.by, seed)
+
+
+def need_rows(found: int, options: Validation, what: str, power: int = 1) -> None:
+    """Raise StepDiffError if fewer than `rows` of something are held out.
+
+    power: of the share, with which their number grows; 2 for pairs of two held-out clips.
+    """
+    if found < options.rows:
+        assert options.share is not None
+        enough = options.share * (options.rows / max(found, 1)) ** (1 / power)
+        raise StepDiffError(
+            f"validation: its share of {options.share:g} holds out {found} {what}, and its rows are {options.rows}; "
+            f"raise the share{f' to {enough:.2g}' if found and enough < 1 else ''}, or lower rows"
+        )
+
+
+class HeldOutPairs:
+    """Pairs of which both clips are held out, and questions made of them."""
+
+    def __init__(self, options: Validation, pairs: Sequence[PairQuestions], catalog: pl.DataFrame, seed: int) -> None:
+        """Draw the pairs.
+
+        Args:
+            options: a share.
+            pairs: all held-out pairs.
+            catalog: key and, if known, step.
+            seed: of the run.
+
+        Raises:
+            StepDiffError: fewer pairs than rows.
+        """
+        need_rows(len(pairs), options, "pairs of two such clips", 2)
+        self.pairs: list[PairQuestions] = drawn(pairs, options.rows, generator(seed, "validation pairs"))
+        """the pairs whose answers give the loss"""
+        steps: dict[str, str | None] = {}
+        if "step" in catalog.columns:
+            clips = pl.Series([clip for own in pairs for clip in (own.reference, own.candidate)], dtype=pl.String)
+            steps = dict(catalog.filter(pl.col("key").is_in(clips.implode())).select("key", "step").iter_rows())
+        self.choices = list(questions(self.pairs, pairs, steps, seed))
+        """a question for each of them, if there is one; its category is the question of the paired QA"""
+
+    def clips(self) -> list[str]:
+        """Return the clips of its pairs and options, each once."""
+        pairs = [clip for own in self.pairs for clip in (own.reference, own.candidate)]
+        return list(dict.fromkeys([*pairs, *(clip for row in self.choices for clip in clips_of(row))]))
+
+    def line(self) -> str:
+        """Return what validates, in words."""
+        return f"{len(self.pairs)} held-out pairs validate, with {len(self.choices)} questions about them"
+
+    def figures(
+        self, loss: float, score_options: Callable[[list[DiffMCQ]], list[list[float]]]
+    ) -> dict[str, float | None]:
+        """Return "score", the negative loss, the loss, and the accuracy; None without questions."""
+        accuracy = None
+        if self.choices:
+            accuracy = score("diffmcq", self.choices, score_options(self.choices), 0)["accuracy"]
+        return {"score": -loss, "loss": loss, "accuracy": accuracy}
+
+
+def questions(
+    asked: Sequence[PairQuestions], pairs: Sequence[PairQuestions], steps: Mapping[str, str | None], seed: int
+) -> Iterator[DiffMCQ]:
+    """Yield a question about each asked pair that has an open answer and three other options among all `pairs`.
+
+    steps: clip -> step, for the clips whose step is known.
+    """
+    rng = generator(seed, "validation questions")
+    of_step: dict[tuple[str | None, ...], list[PairQuestions]] = {}
+    for own in pairs:
+        of_step.setdefault(_steps(own, steps), []).append(own)
+    for own in asked:
+        open_ones = [(q, a) for q, a in own.questions if kind(a) == "text" and not declines(a)]
+        if not open_ones:
+            continue
+        question, answer = open_ones[rng.integers(len(open_ones))]
+        found: list[Pair] = []
+        for shared in (0, 1):  # clips that an option may share with the pair
+            for pool in (of_step[_steps(own, steps)], pairs):
+                for place in rng.permutation(len(pool)) if len(found) < OPTIONS - 1 else ():
+                    other = pool[place]
+                    pair = (other.reference, other.candidate)
+                    common = len({own.reference, own.candidate} & set(pair))
+                    fits = common == shared and other.reference != other.candidate and pair not in found
+                    if fits and answer not in (text for _, text in other.questions):
+                        found.append(pair)
+                    if len(found) == OPTIONS - 1:
+                        break
+        if len(found) == OPTIONS - 1:
+            options = [(own.reference, own.candidate), *found]
+            shown = tuple(options[place] for place in rng.permutation(OPTIONS))
+            yield DiffMCQ(answer, question, shown, options[0])
+
+
+def _steps(pair: PairQuestions, steps: Mapping[str, str | None]) -> tuple[str | None, ...]:
+    return steps.get(pair.reference), steps.get(pair.candidate)
