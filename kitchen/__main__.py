@@ -34,6 +34,8 @@ class Options:
     """Folder to write into; made if it does not exist. Complete videos in it are kept."""
     videos: int = 264
     """Number of videos, each with 3 to 6 clips."""
+    recipes: int = 6
+    """Number of recipes that the videos follow, 1 to 6, each of six of the twelve steps."""
     seed: int = 0
     """Seed of all random choices."""
     seconds: float = 3.5
@@ -50,10 +52,12 @@ def run(options: Options) -> dict[str, Any]:
 
     if options.videos < 1 or options.seconds < 2 or options.processes < 0:
         raise StepDiffError("--videos must be 1 or more, --seconds 2 or more, --processes 0 or more")
+    if not 1 <= options.recipes <= 6:
+        raise StepDiffError(f"--recipes {options.recipes}: the kitchen has 6; the last one is of test and val only")
     started = time.monotonic()
     out = options.out
     _claim(options)
-    world = make_world(options.videos, options.seed, options.seconds)
+    world = make_world(options.videos, options.seed, options.seconds, options.recipes)
     missing = [v for v in world if not (out / "videos" / f"{v.uid}.mp4").is_file()]
     workers = options.processes or min(8, os.cpu_count() or 1)
     with progress("videos rendered", len(missing)) as advance:
@@ -102,7 +106,8 @@ def _claim(options: Options) -> None:
     from common.io.files import write_text
 
     out = options.out
-    made = {"format": FORMAT, "videos": options.videos, "seed": options.seed, "seconds": options.seconds}
+    made: dict[str, object] = {"format": FORMAT}
+    made |= {name: getattr(options, name) for name in ("videos", "recipes", "seed", "seconds")}
     stamp = out / "world.json"
     try:
         for folder in (out, out / "videos", out / "images"):

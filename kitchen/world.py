@@ -83,28 +83,37 @@ class Video:
     duration: float
 
 
-def make_world(videos: int, seed: int, seconds: float = 3.5) -> list[Video]:
-    """Return the plan of `videos` videos whose clips last about `seconds` each."""
+def make_world(videos: int, seed: int, seconds: float = 3.5, recipes: int = len(ACTIVITIES)) -> list[Video]:
+    """Return the plan of `videos` videos of the first `recipes` activities, whose clips last about `seconds` each."""
+    activities = list(ACTIVITIES)[:recipes]
     ladders = {name: _ladders(step, seed) for name, step in STEPS.items()}
     counts = {split: Counter[str]() for split in SPLITS}
     world = []
     for index in range(videos):
-        video = _video(index, seed, seconds, ladders, counts)
+        video = _video(index, seed, seconds, activities, ladders, counts)
         counts[video.split].update(clip.truth.step for clip in video.clips)
         world.append(video)
     return world
 
 
-def _video(index: int, seed: int, seconds: float, ladders: dict[str, Ladder], counts: dict[str, Counter[str]]) -> Video:
+def _video(
+    index: int,
+    seed: int,
+    seconds: float,
+    activities: list[str],
+    ladders: dict[str, Ladder],
+    counts: dict[str, Counter[str]],
+) -> Video:
     rng = random.Random(f"video {seed} {index}")
     uid = f"kitchen_{index:04d}"
     split = _SPLIT_CYCLE[index % len(_SPLIT_CYCLE)]
-    seen = [name for name in ACTIVITIES if name not in UNSEEN_ACTIVITIES]
-    unseen = split != "train" and rng.random() < 0.3
+    seen = [name for name in activities if name not in UNSEEN_ACTIVITIES]
+    others = [name for name in activities if name in UNSEEN_ACTIVITIES]
+    unseen = split != "train" and rng.random() < 0.3 and bool(others)
     subset = split if split == "train" else f"{split}_{'unseen' if unseen else 'seen'}"
     rarity = counts[split]
     activity = min(
-        rng.sample(UNSEEN_ACTIVITIES if unseen else seen, 1 if unseen else 3),
+        rng.sample(others if unseen else seen, 1 if unseen else min(3, len(seen))),
         key=lambda name: sum(rarity[step] for step in ACTIVITIES[name]),
     )
     recipe = ACTIVITIES[activity]
