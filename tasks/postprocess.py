@@ -167,7 +167,7 @@ def parse(caption: str) -> str:
         text = pattern.sub(left, text)
     text = _QUOTED.sub(lambda quoted: quoted[0].replace(". ", _STOP), text)
     text = _CUT_NAME.sub("", _PREAMBLE.sub("", text))
-    found = (_trailing(text) or _pairs(text) or "").replace(_STOP, ". ")
+    found = _PREAMBLE.sub("", _trailing(text) or _pairs(text) or "").replace(_STOP, ". ")
     unfit = not found or re.search(_V, found) or names_video(found) or len(found.split()) > len(caption.split())
     return caption if unfit else found
 
