@@ -24,7 +24,8 @@ R_ROWS ?=
 
 TRAININGS := $(shell seq 0 $$(($(SEEDS) - 1)))
 SETS := diffmcq diffmcq_V2 diffmcq_V3 diffrank diffcap
-OURS := stepdiff interleaved vclm  # the longest chain first: with -j make starts in this order
+# The longest chain first: with -j make starts in this order.
+OURS := stepdiff supervised interleaved_long plain interleaved vclm
 
 # With GENERATED=1 more clips are described and more methods reported, in separate files.
 MODE := $(if $(GENERATED),_generated)
@@ -79,22 +80,30 @@ $(REPRODUCE)/diffmcq_%.jsonl: $(R_STORE)/.texts
 
 # $(1) seed, $(2) run, $(3) recipe, $(4) the run that it starts from or empty, $(5) options
 define TRAINING
-$(REPRODUCE)/seed$(1)/$(2)/loss.png: $(R_STORE)/.clips $(if $(4),$(REPRODUCE)/seed$(1)/$(4)/loss.png)
+$(REPRODUCE)/seed$(1)/$(2)/loss.png: $(if $(filter warm,$(2)),$(R_STORE)/.clips,$(R_WORLD)/diffmcq_val.jsonl) $(if $(4),$(REPRODUCE)/seed$(1)/$(4)/loss.png)
 	$(RUN) heads.train --config $(RECIPES)/$(3).yaml --seed $(1) --store $(R_STORE) --out $$(@D) \
 	    $(call HOLD_OUT,$(R_WORLD)) $(5)
 endef
-VALIDATED := --video_lm.validation.diffmcq $(R_WORLD)/diffmcq_val.jsonl --video_lm.validation.diffrank $(R_WORLD)/diffrank_val.jsonl
-PAIRED := --video_lm.pairqa $(R_WORLD)/pairqa_train.jsonl
+R_VALIDATED := $(call VALIDATED,$(R_WORLD))
+R_PAIRED := $(call PAIRED,$(R_WORLD))
+# The regime `supervised` also has the question that DiffRank asks; `s1` has only the questions of supplement S1.
+SUPERVISED := --video_lm.pairqa $(R_WORLD)/pairqa_supervised.jsonl
+# Interleaved with as many steps as StepDiff, which continues from it.
+LONG := --video_lm.schedule.steps 340 --video_lm.schedule.validate_every 170
 ALIGN_PAIRED := --contrastive.pairs.pairqa $(R_WORLD)/pairqa_train.jsonl \
     --contrastive.pairs.validation.diffmcq $(R_WORLD)/diffmcq_val.jsonl \
     --contrastive.pairs.validation.diffrank $(R_WORLD)/diffrank_val.jsonl
 init = --video_lm.init $(REPRODUCE)/seed$(1)/$(2)
 
 define TRAININGS_OF
-$(call TRAINING,$(1),warm,warm,,$(call PAIRED,$(R_WORLD)) $(R_WARM))
-$(call TRAINING,$(1),vclm,vclm,warm,$(VALIDATED) $(call init,$(1),warm) $(R_OURS))
-$(call TRAINING,$(1),interleaved,interleaved,warm,$(VALIDATED) $(call init,$(1),warm) $(R_OURS))
-$(call TRAINING,$(1),stepdiff,stepdiff_interleaved,interleaved,$(VALIDATED) $(PAIRED) $(call init,$(1),interleaved) $(R_OURS))
+$(call TRAINING,$(1),warm,warm,,$(R_PAIRED) $(R_WARM))
+$(call TRAINING,$(1),vclm,vclm,warm,$(R_VALIDATED) $(call init,$(1),warm) $(R_OURS))
+$(call TRAINING,$(1),interleaved,interleaved,warm,$(R_VALIDATED) $(call init,$(1),warm) $(R_OURS))
+$(call TRAINING,$(1),interleaved_long,interleaved,interleaved,$(R_VALIDATED) $(call init,$(1),interleaved) $(LONG) $(R_OURS))
+$(call TRAINING,$(1),plain_interleaved,plain_interleaved,,$(R_VALIDATED) $(R_OURS))
+$(call TRAINING,$(1),plain,plain,plain_interleaved,$(R_VALIDATED) $(R_PAIRED) $(call init,$(1),plain_interleaved) $(R_OURS))
+$(call TRAINING,$(1),stepdiff,stepdiff_interleaved,interleaved,$(R_VALIDATED) $(R_PAIRED) $(call init,$(1),interleaved) $(R_OURS))
+$(call TRAINING,$(1),supervised,stepdiff_interleaved,interleaved,$(R_VALIDATED) $(SUPERVISED) $(call init,$(1),interleaved) $(R_OURS))
 $(REPRODUCE)/seed$(1)/align/loss.png: $(R_STORE)/.texts
 $(call TRAINING,$(1),align,align,,$(R_ALIGN))
 $(REPRODUCE)/seed$(1)/align_pairs/loss.png: $(R_STORE)/.answers
@@ -160,7 +169,7 @@ $(REPRODUCE)/generated.jsonl: $(REPRODUCE)/all/described_generated
 ifdef GENERATED
 $(foreach s,$(TRAININGS),$(eval $(REPRODUCE)/seed$(s)/generated/loss.png: $(REPRODUCE)/generated.jsonl))
 $(foreach s,$(TRAININGS),$(eval $(call TRAINING,$(s),generated,stepdiff_interleaved,interleaved,\
-    $(VALIDATED) --video_lm.pairqa $(REPRODUCE)/generated.jsonl \
+    $(R_VALIDATED) --video_lm.pairqa $(REPRODUCE)/generated.jsonl \
     $(call init,$(s),interleaved) $(R_OURS))))
 $(foreach s,$(TRAININGS),$(foreach t,$(SETS),$(eval $(call EVALUATION,seed$(s),$(t),generated,\
     $(REPRODUCE)/seed$(s)/generated/loss.png,$(call head,$(s),generated)))))
