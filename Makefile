@@ -29,13 +29,17 @@ ALIGN := $(RUNS)/align/best.json
 .PHONY: demo env weights world features questions heads evaluating scores test lint docs
 .DELETE_ON_ERROR:
 
+CLIPS_small := kitchen_0000_0.50_3.50 kitchen_0002_0.50_3.75 kitchen_0005_0.50_3.50
+CLIPS_full := kitchen_0000_0.50_4.50 kitchen_0002_0.50_4.25 kitchen_0005_0.50_4.50
+CLIP = $(word $(1),$(CLIPS_$(SIZE)))
+
 demo: scores
-	@echo "== try next (docs/quickstart.md explains them):"
+	@echo "== try next (docs/quickstart.md explains it):"
 	@echo "   source $(VENV)/bin/activate"
-	@echo "   python -m retrieval query --store $(STORE) --view efficientnet-lite0 --clip kitchen_0000_0.50_4.50 -k 5 \\"
+	@echo "   python -m retrieval query --store $(STORE) --view efficientnet-lite0 --clip $(call CLIP,1) -k 5 \\"
 	@echo "       --videos $(WORLD) --html $(DEMO)/neighbours.html"
-	@echo "   python -m heads.ask --store $(STORE) --head $(RUNS)/stepdiff --reference kitchen_0002_0.50_4.25 \\"
-	@echo "       --candidate kitchen_0005_0.50_4.50 'What did I do differently in video 2?'"
+	@echo "   python -m heads.ask --store $(STORE) --head $(RUNS)/stepdiff --reference $(call CLIP,2) \\"
+	@echo "       --candidate $(call CLIP,3) 'What did I do differently in video 2?'"
 
 # Announces a step: its number, and the time left, from the seconds that steps take on two cores (PLAN) and the time so far.
 PLAN_small := 90 150 10 180 120
@@ -64,7 +68,7 @@ weights: env
 
 # Your own world, a folder with the same files as the sample world, is not changed.
 OWN := $(if $(wildcard $(WORLD)/world.json),,$(wildcard $(WORLD)/clips.csv))
-VIDEOS_small := --videos 72
+VIDEOS_small := --videos 72 --recipes 1
 VIDEOS_full :=
 
 world: weights
