@@ -39,6 +39,8 @@ PURPOSES: dict[str, int] = {
     "validation DiffMCQ rows": 21,
     "validation DiffRank rows": 22,
     "shuffled control": 23,
+    "random scores of controls": 24,
+    "shuffled captions": 25,
     # annotate
     "pairs of a step": 30,
     "pairs of other steps": 31,

@@ -16,21 +16,22 @@ from tasks.testsets import Task
 
 VIDEO_LM = ("video-lm", "stepdiff")
 PUBLIC = ("llava", "idefics")
-BUILT_IN = (*VIDEO_LM, "vlemb", *PUBLIC, "socratic", "step-oracle")
+CONTROLS = ("random", "step-oracle", "rarest", "medoid", "shuffled-captions", "token-regression")
+BUILT_IN = (*VIDEO_LM, "vlemb", *PUBLIC, "socratic", *CONTROLS)
 PLUGIN = "a plug-in"
 PLUGINS = "stepdiff.methods"
 """entry-point group of other packages' methods"""
 METHODS = {
-    "head": VIDEO_LM,
+    "head": (*VIDEO_LM, "token-regression"),
     "view": ("vlemb", *PUBLIC, PLUGIN),
     "pair_embedding": ("vlemb",),
     "weights": PUBLIC,
-    "texts": ("socratic",),
+    "texts": ("socratic", "medoid", "shuffled-captions", "token-regression"),
     "kind": ("socratic",),
     "language_model": ("socratic",),
     "precision": ("socratic",),
     "control": (*VIDEO_LM, *PUBLIC, "socratic"),
-    "allow_seen": (*VIDEO_LM, "vlemb"),
+    "allow_seen": (*VIDEO_LM, "vlemb", "token-regression"),
 }
 """option -> the methods that read it"""
 TASKS = {
@@ -53,8 +54,8 @@ class EvaluateOptions:
     method: str
     """video-lm (a trained head: VCLM, Interleaved or StepDiff, by its recipe; stepdiff means the same), vlemb
     (embeddings in one space), llava or idefics (a public vision-language model), socratic (a language model that reads
-    a text about each clip), step-oracle (a control that knows only the steps), the name of an installed plug-in, or
-    package.module:Class (heads.methods.Method)"""
+    a text about each clip), a control (random, step-oracle, rarest, medoid, shuffled-captions, token-regression), the
+    name of an installed plug-in, or package.module:Class (heads.methods.Method)"""
     store: str
     """feature store"""
     test_set: str
@@ -62,7 +63,7 @@ class EvaluateOptions:
     out: str
     """predictions file to write"""
     head: str | None = None
-    """run folder of heads.train, for video-lm"""
+    """run folder of heads.train, for video-lm and token-regression"""
     view: str | None = None
     """view with embeddings, for vlemb; with the tokens of the model's own image tower, for llava and idefics; passed to
     plug-ins"""
@@ -71,7 +72,9 @@ class EvaluateOptions:
     weights: str | None = None
     """folder or hub id of the checkpoint, for llava and idefics (1, 2 or 3)"""
     texts: str | None = None
-    """for socratic: Parquet file of texts about clips, or a folder of them as a stage of annotate writes it"""
+    """for socratic: Parquet file of texts about clips, or a folder of them as a stage of annotate writes it; for medoid
+    and token-regression: paired QA of training clips; for shuffled-captions: predictions of another method, with the
+    rows that it answered next to them"""
     kind: str | None = None
     """for socratic: which texts to read, by their column kind; null if all are of one kind"""
     language_model: str = "smollm2-135m-instruct"
@@ -107,7 +110,7 @@ class EvaluateOptions:
     bootstrap: int = 1000
     """resamples for the 95 % intervals"""
     seed: int = 0
-    """seed of rows, shuffling and resampling"""
+    """seed of rows, shuffling, the random choices of controls, and resampling"""
     device: str = "auto"
     """auto, cpu, cuda"""
 
