@@ -64,7 +64,9 @@ class Entry:
         return Setting(self.task, self.variant, self.parsed, self.pair)
 
 
-def check_entries(entries: Sequence[Entry], ours: Sequence[str], controls: Sequence[str]) -> None:
+def check_entries(
+    entries: Sequence[Entry], ours: Sequence[str], controls: Sequence[str], baselines: Sequence[str] = ()
+) -> None:
     """Raise StepDiffError for an invalid entry, or a method without one."""
     if not entries:
         raise StepDiffError("no predictions to report on; list them in the file that --config names")
@@ -79,11 +81,12 @@ def check_entries(entries: Sequence[Entry], ours: Sequence[str], controls: Seque
         if first != number:
             raise StepDiffError(f"{where}: entry {first} has the same place in the tables; remove one of them")
     methods = {entry.method for entry in entries}
-    for name in [*ours, *controls]:
+    for name in [*ours, *controls, *baselines]:
         if name not in methods:
             raise StepDiffError(f"{name!r} is not among the methods: {', '.join(sorted(methods))}")
-    for name in set(ours) & set(controls):
-        raise StepDiffError(f"{name!r} is listed as ours and as a control; choose one")
+    for names, listed in ((controls, "a control"), (baselines, "a baseline")):
+        for name in set(ours) & set(names):
+            raise StepDiffError(f"{name!r} is listed as ours and as {listed}; choose one")
 
 
 TASKS = {"diffcap": "DiffCap", "diffmcq": "DiffMCQ", "diffrank": "DiffRank"}
@@ -147,14 +150,18 @@ def seen_counts(predictions: str) -> dict[str, Any] | None:
     Raises:
         StepDiffError: the file next to it is not a score record.
     """
+    return marked(score_record(predictions))
+
+
+def score_record(predictions: str) -> Any:
+    """Return the score record next to a file of predictions, None if there is none. Raises as `seen_counts`."""
     path = Path(predictions).with_suffix(".scores.json")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):  # the second: predictions in an archive
         return None
     except (OSError, ValueError) as error:
         raise StepDiffError(f"{path}: not a score record of heads.evaluate ({error}); evaluate again") from error
-    return marked(record)
 
 
 def marked(record: Any) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 Guarantees
 - each file is read once, and each test set's videos are resampled once for all methods
 - only figures on the same rows are compared, and on the same resamples
-- the best baseline is the highest figure among methods that are neither ours nor controls
+- the best baseline is the highest figure among the baselines that had no more supervision
 - tau is the mean over the same rows for all methods: a row to which a method gives no order counts 0, as chance does
 - rows that a figure is not defined on are left out: captions of pairs that agree have no BLEU
 - predictions whose score record says that the head has seen clips or videos of the test set keep those counts
@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float64
 
 from common.errors import StepDiffError
 from heads.reporting.entries import Entry, Setting, seen_counts
+from heads.reporting.methods import Trainings, comparable
 from tasks.bootstrap import Resamples, holm, interval, paired_p
 from tasks.postprocess import parse
 from tasks.scoring import Marks, ordered, task_figures
@@ -196,23 +197,34 @@ def _readings(
         yield parsed, [parse(caption) for caption in predictions]
 
 
-def compare(measured: Measured, ours: Sequence[str], controls: Sequence[str]) -> list[Comparison]:
+def compare(
+    measured: Measured,
+    ours: Sequence[str],
+    controls: Sequence[str],
+    known: Trainings | None = None,
+    baselines: Sequence[str] = (),
+) -> list[Comparison]:
     """Compare each figure of METRICS of ours with the best baseline's, corrected for the number of comparisons.
 
     Of VLEmb's pair embeddings only the average is a baseline.
+
+    Args:
+        known: regime of each method; a baseline with more supervision than ours is not compared with it.
+        baselines: the methods to compare with; none: all that are neither ours nor controls.
     """
-    known = [(score, values) for score, values in measured if score.value is not None]
+    figures = [(score, values) for score, values in measured if score.value is not None]
+    rivals_of_all = baselines or {score.method for score, _ in figures} - {*ours, *controls}
     found: list[Comparison] = []
-    for score, values in known:
+    for score, values in figures:
         if score.method not in ours or score.setting.pair != "average":
             continue
         if score.metric not in METRICS[score.setting.task]:
             continue
         rivals = [
             (other, theirs)
-            for other, theirs in known
-            if other.method not in ours
-            and other.method not in controls
+            for other, theirs in figures
+            if other.method in rivals_of_all
+            and comparable(score.method, other.method, known or {})
             and (other.setting, other.metric, other.test_set) == (score.setting, score.metric, score.test_set)
         ]
         if not rivals:

@@ -226,11 +226,14 @@ def read(folder: Path) -> dict[str, Any]:
 def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
     """Return how the training differs from the published recipe, to be shown next to every score.
 
-    trained: the steps so far; checkpoint: the one of them that validation chose.
+    trained: the steps so far; checkpoint: the one of them that validation chose; optimiser_steps: those of the warm
+    start and of earlier runs included, None where an earlier run does not state them.
     """
-    run, warm = Run(folder), None
+    run, warm, init = Run(folder), None, read(folder)["init"]
     if (start := recipe.warm_start) is not None:
         warm = f"{start.steps} steps on {' and '.join(start.texts)}, on those of their words that paired QA has too"
+    before = 0 if init is None else init.get("optimiser_steps")
+    own = run.reached() + (0 if start is None else start.steps)
     return {
         "system": recipe.system,
         "sources": list(recipe.sources),
@@ -245,5 +248,6 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
         "steps": recipe.schedule.steps,
         "trained": run.reached(),
         "checkpoint": run.best().name,
-        "init": read(folder)["init"],
+        "optimiser_steps": None if before is None else before + own,
+        "init": init,
     }
