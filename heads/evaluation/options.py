@@ -31,6 +31,7 @@ METHODS = {
     "language_model": ("socratic",),
     "precision": ("socratic",),
     "control": (*VIDEO_LM, *PUBLIC, "socratic"),
+    "ask_similar": (*VIDEO_LM, *PUBLIC, "socratic"),
     "allow_seen": (*VIDEO_LM, "vlemb", "token-regression"),
 }
 """option -> the methods that read it"""
@@ -41,6 +42,7 @@ TASKS = {
     "parse": ("diffcap",),
     "seeded": ("diffcap",),
     "decline_at": ("diffcap",),
+    "ask_similar": ("diffcap",),
 }
 """option -> the tasks that read it"""
 WRITTEN = ("rows.jsonl", "scores.json", "partial.jsonl", "partial.json")
@@ -105,6 +107,9 @@ class EvaluateOptions:
     decline_at: float | None = None
     """diffcap: also ask, as DiffRank does, whether the clips share a similar category, and answer "no difference" where
     log p(YES) - log p(NO) is above this; null: never"""
+    ask_similar: bool = False
+    """diffcap: also ask that question and write log p(YES) - log p(NO) as "similar" next to each caption, so that
+    scores and reports show how captions decline both as written and if those of similar clips (above 0) do"""
     similarity: bool = False
     """diffcap: also score MPNet, the sentence similarity to the reference texts"""
     bootstrap: int = 1000
@@ -134,6 +139,8 @@ def check(options: EvaluateOptions) -> None:
         raise StepDiffError(
             f"--decline-at {options.decline_at} is not finite; 0 declines where YES is likelier than NO"
         )
+    if options.ask_similar and options.decline_at is not None:
+        raise StepDiffError("--ask-similar keeps captions as written, and --decline-at replaces some; choose one")
     if options.seed < 0 or options.bootstrap < 0:
         raise StepDiffError(f"--seed {options.seed}, --bootstrap {options.bootstrap}: neither may be below 0")
 

@@ -97,13 +97,17 @@ METRICS = {
     "accuracy": "accuracy",
     "ktau_all_rows": "τ",
     "ktau_within_step_all_rows": "τ",
-    "declined": "declined",
-    "invented": "invented a difference",
+    "declined": "declined, as written",
+    "declined_asked": "declined, asked first",
+    "invented": "invented a difference, as written",
+    "invented_asked": "invented a difference, asked first",
 }
 AMONG = {
     "ktau_within_step_all_rows": " within the step",
     "declined": ", pairs that differ",
+    "declined_asked": ", pairs that differ",
     "invented": ", pairs that agree",
+    "invented_asked": ", pairs that agree",
 }
 """figure -> the part of a test set's rows or targets that it is about"""
 CHANCE = {"accuracy": 0.25, "ktau_all_rows": 0.0, "ktau_within_step_all_rows": 0.0}
@@ -128,7 +132,11 @@ def _captions(parsed: bool) -> list[Place]:
 CHOICES: list[Place] = [(Setting("diffmcq", variant=variant), "accuracy") for variant in VARIANTS]
 RANK: Place = (Setting("diffrank"), "ktau_all_rows")
 WITHIN: Place = (Setting("diffrank"), "ktau_within_step_all_rows")
-DECLINING: list[Place] = [(Setting("diffcap"), metric) for metric in ("invented", "declined")]
+ASKED = "_asked"
+"""ends the figures of captions that decline where the method, asked first, finds the clips similar"""
+DECLINING: list[Place] = [
+    (Setting("diffcap"), metric + asked) for metric in ("invented", "declined") for asked in ("", ASKED)
+]
 CAPTIONS, RAW = _captions(True), _captions(False)
 
 

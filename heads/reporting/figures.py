@@ -6,6 +6,7 @@ Guarantees
 - the best baseline is the highest figure among the baselines that had no more supervision
 - tau is the mean over the same rows for all methods: a row to which a method gives no order counts 0, as chance does
 - rows that a figure is not defined on are left out: captions of pairs that agree have no BLEU
+- captions with the number "similar" are measured as written and as if the method had been asked first
 - predictions whose score record says that the head has seen clips or videos of the test set keep those counts
 - a method trained with several seeds has one figure, their mean, with the interval of the mean
 """
@@ -20,12 +21,13 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from common.errors import StepDiffError
-from heads.reporting.entries import Entry, Setting, seen_counts
+from heads.reporting.entries import ASKED, Entry, Setting, seen_counts
 from heads.reporting.methods import Trainings, comparable
 from tasks.bootstrap import Resamples, holm, interval, paired_p
+from tasks.declining import asked_first
 from tasks.postprocess import parse
 from tasks.scoring import Marks, ordered, task_figures
-from tasks.testsets import Task, digest, read_predictions, read_test_set, reference_video
+from tasks.testsets import Task, digest, read_captions, read_predictions, read_test_set, reference_video
 
 METRICS: dict[Task, tuple[str, ...]] = {
     "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),
@@ -34,7 +36,7 @@ METRICS: dict[Task, tuple[str, ...]] = {
 }
 """figures that are compared"""
 ADDITIONAL: dict[Task, tuple[str, ...]] = {
-    "diffcap": ("declined", "invented"),
+    "diffcap": ("declined", "invented", f"declined{ASKED}", f"invented{ASKED}"),
     "diffmcq": (),
     "diffrank": ("ktau_within_step_all_rows",),
 }
@@ -112,12 +114,17 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
         draws = Resamples(videos, resamples, seed)
         for number in numbers:
             entry, found[number] = entries[number], []
-            predictions = read_predictions(task, entry.predictions, rows)
+            predictions, similar = _read(task, entry.predictions, rows)
             seen = seen_counts(entry.predictions) or {}
             seen_of = seen.get("clips_of_videos", 0), seen.get("of_clips", 0)
             for setting, answers in _readings(entry, predictions, brought):
                 figures, marks = task_figures(task, rows, answers)
+                if similar is not None:
+                    asked, _ = task_figures(task, rows, asked_first(rows, answers, similar))
+                    figures |= {name + ASKED: figure for name, figure in asked.items()}
                 for metric in _metrics(setting, rows):
+                    if metric not in figures:
+                        continue
                     figure, counted = figures[metric], defined_rows(metric, rows)
                     none = _undecided(metric, marks, counted)
                     value, values = figure.of(), draws.values(figure)
@@ -128,6 +135,11 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
                     score = Score(entry.method, setting, metric, known, within, *counts, name, *seen_of)
                     found[number].append((score, values))
     return over_seeds([pair for number in range(len(entries)) for pair in found[number]])
+
+
+def _read(task: Task, path: str, rows: Sequence[Any]) -> tuple[list[Any], list[float] | None]:
+    """Return the predictions and, of captions that have them, the numbers "similar"."""
+    return read_captions(path, rows) if task == "diffcap" else (read_predictions(task, path, rows), None)
 
 
 def _metrics(setting: Setting, rows: Sequence[Any]) -> list[str]:
@@ -146,7 +158,7 @@ def defined_rows(metric: str, rows: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
         return ordered(rows, least)
     if metric == "accuracy":
         return np.ones(len(rows), bool)
-    return np.array([bool(row.text) != (metric == "invented") for row in rows])
+    return np.array([bool(row.text) != metric.startswith("invented") for row in rows])
 
 
 def _undecided(metric: str, marks: Marks, counted: Bool[np.ndarray, " rows"]) -> int:

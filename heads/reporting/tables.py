@@ -18,7 +18,20 @@ from typing import Any
 
 import numpy as np
 
-from heads.reporting.entries import CAPTIONS, CHOICES, DECLINING, MARK, PAIRS, RANK, RAW, TASKS, WITHIN, Place, heading
+from heads.reporting.entries import (
+    ASKED,
+    CAPTIONS,
+    CHOICES,
+    DECLINING,
+    MARK,
+    PAIRS,
+    RANK,
+    RAW,
+    TASKS,
+    WITHIN,
+    Place,
+    heading,
+)
 from heads.reporting.figures import Comparison, Score
 from heads.reporting.grid import Block, Cell, Grid, Row, number
 from heads.reporting.methods import Trainings, methods_grid, regime_cell
@@ -146,16 +159,17 @@ def _methods(report: Report, layout: Layout) -> Grid:
     marks = {(c.method, (c.setting, c.metric)): _mark(c) for c in report.comparisons}
     found = [score for score in report.scores if (score.setting, score.metric) in layout.columns]
     scores = {(score.method, (score.setting, score.metric)): score for score in found}
+    asked = {place for _, place in scores if place[1].endswith(ASKED)}
+    places = [place for place in layout.columns if place in asked or not place[1].endswith(ASKED)]
     highest = {
         place: _highest(s.value for (method, p), s in scores.items() if p == place and method not in report.controls)
-        for place in layout.columns
+        for place in places
     }
 
     def row(method: str) -> Row:
         best = {} if method in report.controls or not layout.ranked else highest
         cells = [
-            _cell(scores.get((method, place)), best.get(place), marks.get((method, place), ""))
-            for place in layout.columns
+            _cell(scores.get((method, place)), best.get(place), marks.get((method, place), "")) for place in places
         ]
         return marked(method, found), [*report.regime(method), *cells]
 
@@ -168,8 +182,16 @@ def _methods(report: Report, layout: Layout) -> Grid:
         blocks.append(_published(layout, [Cell("")] if report.regimes else []))
     blocks = [block for block in blocks if block.rows]
     notes = [*_sizes(found), *seen_notes(found), _legend(report, layout.ranked)]
-    columns = [*([("", "regime")] if report.regimes else []), *map(heading, layout.columns)]
+    columns = [*([("", "regime")] if report.regimes else []), *map(heading, places)]
+    if asked:
+        notes.insert(-1, _ASKED)
     return Grid(layout.title, "method", columns, blocks, notes)
+
+
+_ASKED = (
+    "Asked first: the caption counts as declining where the method answers YES rather than NO to DiffRank's question, "
+    "whether the clips share a similar category (heads.evaluate --ask-similar)."
+)
 
 
 def _published(layout: Layout, first: list[Cell]) -> Block:
