@@ -73,7 +73,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
         for entity, (features, embed) in sides.items():
             source = features.view
             provenance = Provenance(
-                encoder=f"{seen.ENCODER}{' trained on pairs' if recipe.pairs else ''} over {source.name}",
+                encoder=f"{ENCODER}{PAIRS if recipe.pairs else ''} over {source.name}",
                 weights=weights,
                 layer=f"of {source.name} with weights {source.provenance.weights}",
                 frames=source.provenance.frames,

@@ -10,6 +10,7 @@ Writes the predictions in the published format (OUT), the scores with all that t
     --subset Technique,Visuals           only rows of these categories, videos or clips, or those named in a file
     --no-difference diffrank_test.jsonl  diffcap also asks about pairs that agree, and counts invented differences
     --allow-seen                         evaluate on clips or videos that trained the head, and mark the scores
+    --ask-similar                        diffcap also asks whether two clips are similar, and writes the answer
     --decline-at 0                       diffcap answers "no difference" where the method finds two clips similar
 
 An evaluation that was killed resumes after its last complete batch, and its predictions are the same, bit for bit.
@@ -24,13 +25,13 @@ from heads.evaluation.options import EvaluateOptions
 
 
 def run(options: EvaluateOptions) -> dict[str, Any]:
-    from heads.evaluation.answers import Partial, predict, write
+    from heads.evaluation.answers import Partial, predict, similarities, write
     from heads.evaluation.inputs import resolve
 
     inputs = resolve(options)
     with Partial(options.task, Path(options.out), inputs.identity) as partial:
         predictions = predict(options, inputs, partial)
-        record = write(options, inputs, predictions)
+        record = write(options, inputs, predictions, similarities(options, inputs))
         partial.forget()
     return record
 

@@ -7,6 +7,9 @@ report.yaml lists the predictions, one line each; what it leaves out is a dash i
 
     ours: [StepDiff]
     controls: [no video]
+    methods:
+    - {method: StepDiff, regime: supervised, learns_from: "paired QA, with DiffRank's question", steps: 1990}
+    - {method: VLEmb (CLIP), regime: none}
     predictions:
     - {method: StepDiff, task: diffcap, parsed: false, test_set: cap.jsonl, predictions: stepdiff_cap.jsonl}
     - {method: StepDiff, task: diffmcq, variant: V1, test_set: mcq.jsonl, predictions: stepdiff_mcq.jsonl}
@@ -24,6 +27,7 @@ from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
 from heads.reporting.entries import Entry, check_entries
+from heads.reporting.methods import Training
 
 if TYPE_CHECKING:
     from heads.reporting.tables import Report
@@ -37,6 +41,10 @@ class ReportOptions:
     """methods to compare with the best baseline"""
     controls: tuple[str, ...] = ()
     """methods that are neither ours nor a baseline: no video, another video, knowing the step"""
+    baselines: tuple[str, ...] = ()
+    """methods to compare ours with; none: all that are neither ours nor controls"""
+    methods: tuple[Training, ...] = ()
+    """how methods were trained: method, regime (none, s1, supervised), learns_from, steps"""
     seeds: int = 1
     """number of trainings, from 0, that {seed} in the name of predictions is replaced by; the tables show their mean"""
     paper: bool = False
@@ -51,6 +59,7 @@ class ReportOptions:
 
 def run(options: ReportOptions) -> "Report":
     from heads.reporting.figures import compare, measure
+    from heads.reporting.methods import trainings
     from heads.reporting.tables import Report
 
     if options.bootstrap < 0 or options.seed < 0 or options.seeds < 1:
@@ -59,11 +68,12 @@ def run(options: ReportOptions) -> "Report":
             "0, 0 and 1"
         )
     entries = [training for entry in options.predictions for training in entry.trainings(options.seeds)]
-    check_entries(entries, options.ours, options.controls)
+    check_entries(entries, options.ours, options.controls, options.baselines)
+    known = trainings(options.methods, entries)
     measured = measure(entries, options.bootstrap, options.seed)
     scores = [score for score, _ in measured]
-    comparisons = compare(measured, options.ours, options.controls)
-    report = Report(scores, comparisons, options.controls, options.bootstrap, options.paper)
+    comparisons = compare(measured, options.ours, options.controls, known, options.baselines)
+    report = Report(scores, comparisons, options.controls, options.bootstrap, options.paper, known, options.baselines)
     if options.out is not None:
         write(report, Path(options.out))
     return report

@@ -43,19 +43,24 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     from heads.methods.similarity import sentences
     from heads.reporting.entries import seen_counts
     from tasks.postprocess import parse as parse_caption
-    from tasks.scoring import score
-    from tasks.testsets import read_predictions, read_test_set
+    from tasks.scoring import score, score_asked
+    from tasks.testsets import read_captions, read_predictions, read_test_set
 
     if options.task != "diffcap" and (options.parse or options.similarity):
         raise StepDiffError(f"--parse and --similarity are for captions, and {options.task} has scores; leave them out")
     if options.store is not None and not options.similarity:
         raise StepDiffError("--store is read only with --similarity; give both, or neither")
     rows = read_test_set(options.task, options.test_set)
-    predictions = read_predictions(options.task, options.predictions, rows)
-    if options.task == "diffcap" and options.parse:
-        predictions = [parse_caption(caption) for caption in predictions]
+    similar = None
+    if options.task == "diffcap":
+        predictions, similar = read_captions(options.predictions, rows)
+        predictions = [parse_caption(caption) for caption in predictions] if options.parse else predictions
+    else:
+        predictions = read_predictions(options.task, options.predictions, rows)
     embed = sentences(options.store, options.device) if options.similarity else None
     scores = score(options.task, rows, predictions, options.bootstrap, options.seed, embed)
+    if similar is not None:
+        scores["asked_first"] = score_asked(rows, predictions, similar, options.bootstrap, options.seed)
     seen = seen_counts(options.predictions)
     return scores if seen is None else scores | {"seen": seen}
 
@@ -72,16 +77,20 @@ def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None =
 
     categories: dict[str, dict[str, Any]] = scores["per_category"]
     counts = [name for name in COUNTS if name in scores]
-    others = ("task", *counts, "intervals", "per_category", "seen")
+    others = ("task", *counts, "intervals", "per_category", "seen", "asked_first")
     figures = [name for name in scores if name not in others]
     sizes = ", ".join(f"{scores[name]} {name}" for name in counts)
     whole = Table("figure")
     whole.add_column("value", justify="right")
     whole.add_column("95 % interval", justify="right")
-    for name in figures:
-        interval = scores["intervals"].get(name)
-        between = "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
-        whole.add_row(name, _shown(scores[name]), between)
+    for own, names, after in (
+        (scores, figures, ""),
+        (asked := scores.get("asked_first", {}), [name for name in asked if name != "intervals"], ", asked first"),
+    ):
+        for name in names:
+            interval = own["intervals"].get(name)
+            between = "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+            whole.add_row(name + after, _shown(own[name]), between)
     columns = [*figures, *(name for name in counts if name != "videos")]
     each = Table(Column("category", no_wrap=True))
     for name in columns:

@@ -6,6 +6,7 @@ contains such pairs: targets with score 5. A DiffCap row with an empty `text` is
 Guarantees
 - a caption that declines still declines after post-processing
 - a caption with a sentence that does not decline, or with a contrast, does not decline
+- asked first, a caption is replaced exactly where YES is likelier than NO
 - each pair that agrees is one question per category, except in Tools/Equipment, where score 5 allows another colour
 """
 
@@ -13,6 +14,7 @@ import re
 from collections.abc import Sequence
 
 from tasks.postprocess import parse
+from tasks.prompts import NO_DIFFERENCE
 from tasks.testsets import HIGHEST_SCORE, DiffCap, DiffRank
 
 ALLOWS_DIFFERENCES = ("Tools/Equipment",)  # score 5 allows some, see the supplement's scoring matrix (S3)
@@ -60,6 +62,17 @@ def declines(caption: str) -> bool:
         return False
     sentences = [sentence for sentence in _SENTENCE.split(said) if re.search(r"\w", sentence)]
     return bool(sentences) and all(_FORMS.search(sentence) for sentence in sentences)
+
+
+def asked_first(rows: Sequence[DiffCap], captions: Sequence[str], similar: Sequence[float]) -> list[str]:
+    """Return the captions with "no difference" where the method finds two clips similar.
+
+    similar: log p(YES) - log p(NO) that the clips share a similar category; YES is likelier above 0.
+    """
+    return [
+        NO_DIFFERENCE.format(category=row.category) if score > 0 else caption
+        for row, caption, score in zip(rows, captions, similar, strict=True)
+    ]
 
 
 def agreeing(rows: Sequence[DiffRank]) -> list[DiffCap]:

@@ -36,7 +36,7 @@ from jaxtyping import Bool, Float64
 from common.errors import StepDiffError
 from tasks.bootstrap import Figure, intervals, mean_figure
 from tasks.captions import Embed, bleu, bleu_parts, cider_rows, count_corpus, rouge_rows, similarity_rows
-from tasks.declining import declines
+from tasks.declining import asked_first, declines
 from tasks.postprocess import names_video
 from tasks.testsets import ROWS, DiffCap, DiffMCQ, DiffRank, Prediction, Row, Task, check_prediction, reference_video
 
@@ -120,6 +120,21 @@ def score(
         "videos": len(set(videos)),
         "intervals": {name: v if v is None else list(v) for name, v in low_high.items()},
         "per_category": {name: _summary(figures, marks, categories == name) for name in sorted(set(categories))},
+    }
+
+
+def score_asked(
+    rows: Sequence[DiffCap], captions: Sequence[str], similar: Sequence[float], bootstrap: int, seed: int
+) -> dict[str, Any]:
+    """Return how captions decline if the method is asked first whether the clips are similar (`asked_first`).
+
+    Returns:
+        declined, invented (if some pairs agree) and their intervals, as `score`.
+    """
+    found = score("diffcap", rows, asked_first(rows, captions, similar), bootstrap, seed)
+    names = [name for name in ("declined", "invented") if name in found]
+    return {name: found[name] for name in names} | {
+        "intervals": {name: found["intervals"][name] for name in names if bootstrap}
     }
 
 

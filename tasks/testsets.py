@@ -6,6 +6,7 @@
     A diffcap row with `"text": []` is a pair that does not differ in its category.
     A clip id is any text that is not empty; the published ones are <video_uid>_<start>_<end>, in seconds.
     predictions: {"generated_text": str} for diffcap, {"scores": [float, ...]} for the others
+    A diffcap prediction may have "similar": log p(YES) - log p(NO) that the two clips are similar in the category.
 
 Guarantees
 - written files read back equal
@@ -17,7 +18,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -166,20 +167,41 @@ def read_predictions(task: Task, path: str | Path, rows: Sequence[Row]) -> list[
     Raises:
         StepDiffError: A fault in the file, another number of lines than rows, or of scores than a row needs.
     """
-    predictions: list[Prediction] = []
+    return [prediction for _, prediction, _ in _answered(task, path, rows)]
+
+
+def read_captions(path: str | Path, rows: Sequence[DiffCap]) -> tuple[list[str], list[float] | None]:
+    """Return one caption per row, and the numbers "similar" of the lines, None if no line has one.
+
+    Raises:
+        StepDiffError: as `read_predictions`, or some lines have the number and others do not.
+    """
+    captions: list[str] = []
+    similar: list[float] = []
+    for place, caption, line in _answered("diffcap", path, rows):
+        captions.append(caption)
+        if "similar" in line:
+            similar.append(_finite(line["similar"], f"{place}: similar"))
+        if len(similar) not in (0, len(captions)):
+            raise StepDiffError(f"{place}: some lines have 'similar' and others do not; evaluate again")
+    return captions, similar or None
+
+
+def _answered(task: Task, path: str | Path, rows: Sequence[Row]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Yield `path:line`, the prediction and the object of each line."""
+    number = 0
     for place, found in read_objects(path):
-        if len(predictions) == len(rows):
+        if number == len(rows):
             raise StepDiffError(f"{place}: the test set ends before this line, after {len(rows)} rows")
         try:
-            predictions.append(prediction_of(task, rows[len(predictions)], found))
+            yield place, prediction_of(task, rows[number], found), found
         except StepDiffError as error:
             raise StepDiffError(f"{place}: {error}") from error
-    if len(predictions) < len(rows):
+        number += 1
+    if number < len(rows):
         raise StepDiffError(
-            f"{path}:{len(predictions) + 1}: no such line: {len(predictions)} predictions for {len(rows)} rows of the "
-            "test set"
+            f"{path}:{number + 1}: no such line: {number} predictions for {len(rows)} rows of the test set"
         )
-    return predictions
 
 
 def prediction_of(task: Task, row: DiffCap | Scored, found: dict[str, Any]) -> Prediction:
@@ -187,20 +209,23 @@ def prediction_of(task: Task, row: DiffCap | Scored, found: dict[str, Any]) -> P
     return check_prediction(task, row, _field(found, _KEYS[task]))
 
 
-def write_predictions(task: Task, path: str | Path, predictions: Sequence[Prediction]) -> None:
-    """Write one line per prediction. Raises StepDiffError as `prediction_line` does."""
+def write_predictions(
+    task: Task, path: str | Path, predictions: Sequence[Prediction], similar: Sequence[float] | None = None
+) -> None:
+    """Write one line per prediction, with its number "similar" if given. StepDiffError as `prediction_line`."""
     lines = []
     for number, prediction in enumerate(predictions, 1):
         try:
-            lines.append(prediction_line(task, prediction))
+            more = {} if similar is None else {"similar": similar[number - 1]}
+            lines.append(prediction_line(task, prediction, more))
         except StepDiffError as error:
             raise StepDiffError(f"{path}:{number}: {error}") from error
     write_text(Path(path), "".join(lines))
 
 
-def prediction_line(task: Task, prediction: Prediction) -> str:
+def prediction_line(task: Task, prediction: Prediction, more: dict[str, float] | None = None) -> str:
     """Return a line of a predictions file with its end. Raises StepDiffError for another task, NaN or infinity."""
-    return object_line({_KEYS[task]: _text_or_scores(task, prediction)})
+    return object_line({_KEYS[task]: _text_or_scores(task, prediction)} | (more or {}))
 
 
 def check_prediction(task: Task, row: DiffCap | Scored, prediction: Any) -> Prediction:
@@ -221,15 +246,15 @@ def _text_or_scores(task: Task, prediction: Any) -> Prediction:
     return [_finite(score) for score in prediction]
 
 
-def _finite(score: Any) -> float:
+def _finite(score: Any, what: str = "scores") -> float:
     if isinstance(score, bool) or not isinstance(score, int | float):
-        raise StepDiffError(f"scores holds {score!r}, which is not a number")
+        raise StepDiffError(f"{what} holds {score!r}, which is not a number")
     try:
         value = float(score)
     except OverflowError:
         value = math.inf
     if not math.isfinite(value):
-        raise StepDiffError(f"scores holds {value}; a score is a finite number")
+        raise StepDiffError(f"{what} holds {value}; a score is a finite number")
     return value
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from heads.methods.controls import medoid
 from kitchen.attributes import differences
 from kitchen.files import testsets
 from kitchen.files.pairqa import paired_questions
@@ -38,19 +39,6 @@ def accuracy(rows: Sequence[DiffMCQ], scores: Iterable[Sequence[float]]) -> floa
         best = [option for option, value in zip(row.options, values, strict=True) if value == max(values)]
         right.append(sum(option == row.answer for option in best) / len(best))
     return float(np.mean(right))
-
-
-def medoid(texts: Sequence[str]) -> str:
-    """Return the text with the highest mean F1 of words with all others."""
-    words = sorted({word for text in texts for word in text.split()})
-    place = {word: column for column, word in enumerate(words)}
-    counts = np.zeros((len(texts), len(words)), np.float32)
-    for row, text in enumerate(texts):
-        for word, count in Counter(text.split()).items():
-            counts[row, place[word]] = count
-    lengths = counts.sum(1)
-    means = [(2 * np.minimum(own, counts).sum(1) / (lengths + own.sum())).mean() for own in counts]
-    return texts[int(np.argmax(means))]
 
 
 def captions(rows: Sequence[DiffCap], texts: dict[str, list[str]]) -> dict[str, Any]:

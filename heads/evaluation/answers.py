@@ -11,6 +11,7 @@ Guarantees
 - a video language model reads each pair of a DiffMCQ set once, for all questions that ask about it
 - a killed evaluation resumes after its last complete batch, and its predictions are the same, bit for bit
 - answers that depend on anything else are never used
+- with ask_similar the captions are those without it, to the byte
 - both files exist until the scores are written, and are then removed
 - two evaluations cannot write one file at the same time
 """
@@ -39,7 +40,7 @@ from heads.methods.similarity import sentences
 from heads.methods.stepdiff import StepDiff, option_scores, pair_texts, protocol
 from heads.models.language_model import autocast, pick_device
 from tasks.postprocess import parse
-from tasks.scoring import score
+from tasks.scoring import score, score_asked
 from tasks.testsets import (
     DiffCap,
     Prediction,
@@ -184,21 +185,43 @@ def answer_all(options: EvaluateOptions, answer: Answer, rows: Sequence[Any], pa
     return answers
 
 
-def write(options: EvaluateOptions, inputs: Inputs, predictions: Sequence[Any]) -> dict[str, Any]:
-    """Score the predictions and write all files; return the score record."""
+def similarities(options: EvaluateOptions, inputs: Inputs) -> list[float] | None:
+    """Return log p(YES) - log p(NO) that each row's clips share a similar category; None if not asked for.
+
+    They take a fraction of the time of the captions, so a killed evaluation computes them again.
+    """
+    if not options.ask_similar:
+        return None
+    rows, found = inputs.rows, list[float]()
+    starts = batch_starts(len(rows), options.rows_at_once)
+    with torch.inference_mode(), autocast(pick_device(options.device), inputs.loaded.precision):
+        for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+            pairs = [((row.reference, row.candidate), row.category) for row in rows[start:end]]
+            found += inputs.loaded.method.alike(pairs)
+    return found
+
+
+def write(
+    options: EvaluateOptions, inputs: Inputs, predictions: Sequence[Any], similar: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """Score the predictions and write all files; return the score record. similar: as `similarities` returns."""
     out, rows, loaded = Path(options.out), inputs.rows, inputs.loaded
     answered = out.with_suffix(".rows.jsonl")
     answered.unlink(missing_ok=True)
     if not inputs.whole:
         write_test_set(options.task, answered, rows)
-    write_predictions(options.task, out, predictions)
+    write_predictions(options.task, out, predictions, similar)
     embed = sentences(options.store, options.device) if options.similarity else None
     scores = score(options.task, rows, predictions, options.bootstrap, options.seed, embed)
+    if similar is not None:
+        scores["asked_first"] = score_asked(rows, predictions, similar, options.bootstrap, options.seed)
     disclosed = dict(loaded.disclosed)
     if isinstance(loaded.method, StepDiff):
         lm = loaded.method.model.lm
         precision = {"precision": "bfloat16" if loaded.precision == "bfloat16" else lm.precision}
         disclosed["protocol"] = protocol(options.task, options.seeded, options.decline_at) | precision
+        if similar is not None:
+            disclosed["protocol"]["similar"] = protocol("diffrank")
     record = {
         "options": asdict(options),
         "disclosed": disclosed,

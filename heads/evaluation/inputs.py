@@ -24,10 +24,11 @@ from common.progress import say
 from common.streams import published
 from heads.data.clip_texts import ClipTexts
 from heads.evaluation import seen
-from heads.evaluation.options import BUILT_IN, PLUGINS, PUBLIC, EvaluateOptions, check, check_files
+from heads.evaluation.options import BUILT_IN, CONTROLS, PLUGINS, PUBLIC, EvaluateOptions, check, check_files
+from heads.methods import controls
 from heads.methods.socratic import TokenIds, load_socratic
 from heads.methods.stepdiff import StepDiff
-from heads.methods.vlemb import StepOracle, VLEmb
+from heads.methods.vlemb import VLEmb
 from heads.models.language_model import pick_device
 from heads.models.public.families import families, load_public
 from heads.training.checkpoint import Run
@@ -36,7 +37,7 @@ from heads.training.recipe import read_recipe
 from store import Store
 from store.view import OK
 from tasks.declining import agreeing
-from tasks.testsets import DiffMCQ, Row, clips_of, digest, drawn, read_test_set, reference_video
+from tasks.testsets import DiffMCQ, Row, clips_of, digest, drawn, read_predictions, read_test_set, reference_video
 from weights import fingerprint
 from weights import resolve as resolve_weights
 
@@ -83,7 +84,7 @@ def resolve(options: EvaluateOptions) -> Inputs:
     rows = read_rows(options)
     store = Store.open(options.store)
     found = seen_by_head(options, rows, store)
-    loaded = load_method(options, store)
+    loaded = load_method(options, store, rows)
     answered, absent = present_rows(options, rows, store, loaded)
     chosen = any(value is not None for value in (options.rows, options.subset, options.no_difference))
     skipped = {"clips": absent, "rows": len(rows) - len(answered)}
@@ -168,9 +169,11 @@ def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) ->
     return found
 
 
-def load_method(options: EvaluateOptions, store: Store) -> Loaded:
+def load_method(options: EvaluateOptions, store: Store, rows: Sequence[Any]) -> Loaded:
     """Load the method. StepDiffError: an option that it needs is missing, or it does not answer the task."""
-    loaded = _load(options, store, pick_device(options.device))
+    device = pick_device(options.device)
+    is_control = options.method in CONTROLS
+    loaded = _load_control(options, store, rows, device) if is_control else _load(options, store, device)
     function = ANSWERS[options.task]
     if not hasattr(loaded.method, function):
         raise StepDiffError(
@@ -183,8 +186,6 @@ def _load(options: EvaluateOptions, store: Store, device: str) -> Loaded:
     how: dict[str, Any] = {name: getattr(options, name) for name in ("control", "seed", "seeded", "decline_at")}
     if options.method not in BUILT_IN:
         return _plugin(options, store, device)
-    if options.method == "step-oracle":
-        return Loaded(StepOracle(store))
     if options.method == "vlemb":
         view = _needed(options, "view", "a view of the store with embeddings")
         encoder = store.view("clips", view).provenance.encoder
@@ -203,6 +204,53 @@ def _load(options: EvaluateOptions, store: Store, device: str) -> Loaded:
     model, features, recipe = load_video_lm(head, store, device)
     disclosed = {"head": str(options.head), "view": recipe.view, "recipe": disclosure(recipe, head)}
     return Loaded(StepDiff(model, features, **how), recipe.precision, disclosed)
+
+
+_CONTROLS: dict[str, type] = {
+    "random": controls.Chance,
+    "step-oracle": controls.StepOracle,
+    "rarest": controls.Rarest,
+    "medoid": controls.Medoid,
+    "shuffled-captions": controls.ShuffledCaptions,
+    "token-regression": controls.TokenRegression,
+}
+
+
+def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any], device: str) -> Loaded:
+    """Load a control. Rows with a clip that the store lacks do not count."""
+    kind = _CONTROLS[options.method]
+    if not hasattr(kind, ANSWERS[options.task]):
+        return Loaded(kind)  # load_method refuses it
+    absent = set(absent_clips(rows, store, None))
+    rows = [row for row in rows if absent.isdisjoint(clips_of(row))]
+    if options.method == "random":
+        return Loaded(controls.Chance(options.seed))
+    if options.method == "step-oracle":
+        return Loaded(controls.StepOracle(store, options.seed))
+    if options.method == "rarest":
+        return Loaded(controls.Rarest(rows, options.seed))
+    if options.method == "shuffled-captions":
+        texts = _needed(options, "texts", "the predictions of another method")
+        answered = read_test_set("diffcap", answered_rows(texts) or options.test_set)
+        captions = read_predictions("diffcap", texts, answered)
+        method = controls.ShuffledCaptions(answered, captions, rows, texts, options.seed)
+        return Loaded(method, disclosed={"texts": texts})
+    texts = _needed(options, "texts", "paired QA of training clips")
+    if options.method == "medoid":
+        captions_of = controls.Medoid(texts, store, rows, options.test_set)
+        return Loaded(captions_of, disclosed={"texts": texts, "captions": captions_of.captions})
+    head = Path(_needed(options, "head", "a run folder of python -m heads.train"))
+    model, features, recipe = load_video_lm(head, store, device)
+    categories = [row.category for row in rows]
+    regression = controls.TokenRegression(model, features, texts, store, categories, options.test_set)
+    disclosed: dict[str, Any] = {"head": str(head), "view": recipe.view, "recipe": disclosure(recipe, head)}
+    return Loaded(regression, disclosed=disclosed | {"texts": texts, "questions": regression.questions})
+
+
+def answered_rows(predictions: str) -> Path | None:
+    """Return the file of the rows that predictions answer; None if they answer a whole test set."""
+    rows = Path(predictions).with_suffix(".rows.jsonl")
+    return rows if rows.exists() else None
 
 
 def method_class(name: str) -> type:
@@ -288,12 +336,14 @@ def identity(
 ) -> dict[str, Any]:
     """Return what predictions depend on: a partial file with another identity is not continued."""
     of_rows = ("test_set", "rows", "subset", "no_difference", "skip_missing", "allow_seen")
-    free = ("bootstrap", "similarity", "store", "out", *of_rows)
+    free = ("bootstrap", "similarity", "ask_similar", "store", "out", *of_rows)
     depended = {name: value for name, value in asdict(options).items() if name not in free}
     head = None if options.head is None else fingerprint(Run(Path(options.head)).best() / "head.safetensors")
     files = [None if options.weights is None else resolve_weights(options.weights), options.texts]
     if options.method == "socratic":
         files.append(resolve_weights(options.language_model))
+    if options.method == "shuffled-captions" and options.texts is not None:
+        files.append(answered_rows(options.texts))
     contents = [fingerprint(Path(path)) for path in files if path is not None]
     views = {}
     for entity in () if options.view is None else ("clips", "texts"):

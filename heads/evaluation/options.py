@@ -16,21 +16,26 @@ from tasks.testsets import Task
 
 VIDEO_LM = ("video-lm", "stepdiff")
 PUBLIC = ("llava", "idefics")
-BUILT_IN = (*VIDEO_LM, "vlemb", *PUBLIC, "socratic", "step-oracle")
+CONTROLS = ("random", "step-oracle", "rarest", "medoid", "shuffled-captions", "token-regression")
+BUILT_IN = (*VIDEO_LM, "vlemb", *PUBLIC, "socratic", *CONTROLS)
 PLUGIN = "a plug-in"
 PLUGINS = "stepdiff.methods"
 """entry-point group of other packages' methods"""
+ENCODER = "contrastive head"
+PAIRS = " trained on pairs"
+"""prefix of the encoder in the provenance of a view that a head wrote, and what follows if paired QA trained it too"""
 METHODS = {
-    "head": VIDEO_LM,
+    "head": (*VIDEO_LM, "token-regression"),
     "view": ("vlemb", *PUBLIC, PLUGIN),
     "pair_embedding": ("vlemb",),
     "weights": PUBLIC,
-    "texts": ("socratic",),
+    "texts": ("socratic", "medoid", "shuffled-captions", "token-regression"),
     "kind": ("socratic",),
     "language_model": ("socratic",),
     "precision": ("socratic",),
     "control": (*VIDEO_LM, *PUBLIC, "socratic"),
-    "allow_seen": (*VIDEO_LM, "vlemb"),
+    "ask_similar": (*VIDEO_LM, *PUBLIC, "socratic"),
+    "allow_seen": (*VIDEO_LM, "vlemb", "token-regression"),
 }
 """option -> the methods that read it"""
 TASKS = {
@@ -40,6 +45,7 @@ TASKS = {
     "parse": ("diffcap",),
     "seeded": ("diffcap",),
     "decline_at": ("diffcap",),
+    "ask_similar": ("diffcap",),
 }
 """option -> the tasks that read it"""
 WRITTEN = ("rows.jsonl", "scores.json", "partial.jsonl", "partial.json")
@@ -53,8 +59,8 @@ class EvaluateOptions:
     method: str
     """video-lm (a trained head: VCLM, Interleaved or StepDiff, by its recipe; stepdiff means the same), vlemb
     (embeddings in one space), llava or idefics (a public vision-language model), socratic (a language model that reads
-    a text about each clip), step-oracle (a control that knows only the steps), the name of an installed plug-in, or
-    package.module:Class (heads.methods.Method)"""
+    a text about each clip), a control (random, step-oracle, rarest, medoid, shuffled-captions, token-regression), the
+    name of an installed plug-in, or package.module:Class (heads.methods.Method)"""
     store: str
     """feature store"""
     test_set: str
@@ -62,7 +68,7 @@ class EvaluateOptions:
     out: str
     """predictions file to write"""
     head: str | None = None
-    """run folder of heads.train, for video-lm"""
+    """run folder of heads.train, for video-lm and token-regression"""
     view: str | None = None
     """view with embeddings, for vlemb; with the tokens of the model's own image tower, for llava and idefics; passed to
     plug-ins"""
@@ -71,7 +77,9 @@ class EvaluateOptions:
     weights: str | None = None
     """folder or hub id of the checkpoint, for llava and idefics (1, 2 or 3)"""
     texts: str | None = None
-    """for socratic: Parquet file of texts about clips, or a folder of them as a stage of annotate writes it"""
+    """for socratic: Parquet file of texts about clips, or a folder of them as a stage of annotate writes it; for medoid
+    and token-regression: paired QA of training clips; for shuffled-captions: predictions of another method, with the
+    rows that it answered next to them"""
     kind: str | None = None
     """for socratic: which texts to read, by their column kind; null if all are of one kind"""
     language_model: str = "smollm2-135m-instruct"
@@ -102,12 +110,15 @@ class EvaluateOptions:
     decline_at: float | None = None
     """diffcap: also ask, as DiffRank does, whether the clips share a similar category, and answer "no difference" where
     log p(YES) - log p(NO) is above this; null: never"""
+    ask_similar: bool = False
+    """diffcap: also ask that question and write log p(YES) - log p(NO) as "similar" next to each caption, so that
+    scores and reports show how captions decline both as written and if those of similar clips (above 0) do"""
     similarity: bool = False
     """diffcap: also score MPNet, the sentence similarity to the reference texts"""
     bootstrap: int = 1000
     """resamples for the 95 % intervals"""
     seed: int = 0
-    """seed of rows, shuffling and resampling"""
+    """seed of rows, shuffling, the random choices of controls, and resampling"""
     device: str = "auto"
     """auto, cpu, cuda"""
 
@@ -131,6 +142,8 @@ def check(options: EvaluateOptions) -> None:
         raise StepDiffError(
             f"--decline-at {options.decline_at} is not finite; 0 declines where YES is likelier than NO"
         )
+    if options.ask_similar and options.decline_at is not None:
+        raise StepDiffError("--ask-similar keeps captions as written, and --decline-at replaces some; choose one")
     if options.seed < 0 or options.bootstrap < 0:
         raise StepDiffError(f"--seed {options.seed}, --bootstrap {options.bootstrap}: neither may be below 0")
 

@@ -1,7 +1,6 @@
-"""VLEmb: cosine of a text and a pair's average embedding in one space (paper, Sec. 4; supplement S5); and StepOracle,
-a control that knows only the step of each clip.
+"""VLEmb: cosine of a text and a pair's average embedding in one space (paper, Sec. 4; supplement S5).
 
-Two variants of VLEmb use the reference's or the candidate's embedding instead of the average (Table S2).
+Two variants use the reference's or the candidate's embedding instead of the average (Table S2).
 
 Guarantees
 - every embedding is L2-normalised before the average and before the cosine
@@ -74,17 +73,3 @@ class VLEmb:
             clips = self._clips([row.reference, *row.targets])
             scores.append((clips[1:] @ clips[0]).tolist())
         return scores
-
-
-class StepOracle:
-    """A control for DiffRank."""
-
-    def __init__(self, store: Store) -> None:
-        frame = store.catalog("clips").frame()
-        if "step" not in frame.columns:
-            raise StepDiffError(f"{store.path}: its catalog has no column step, which this control reads")
-        self.steps = dict(zip(frame["key"], frame["step"], strict=True))
-
-    def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
-        """Return 1 for a target of the reference's step, else 0; a clip without a step matches none."""
-        return [[float(self.steps[t] == self.steps[row.reference] is not None) for t in row.targets] for row in rows]

@@ -64,7 +64,9 @@ class Entry:
         return Setting(self.task, self.variant, self.parsed, self.pair)
 
 
-def check_entries(entries: Sequence[Entry], ours: Sequence[str], controls: Sequence[str]) -> None:
+def check_entries(
+    entries: Sequence[Entry], ours: Sequence[str], controls: Sequence[str], baselines: Sequence[str] = ()
+) -> None:
     """Raise StepDiffError for an invalid entry, or a method without one."""
     if not entries:
         raise StepDiffError("no predictions to report on; list them in the file that --config names")
@@ -79,11 +81,12 @@ def check_entries(entries: Sequence[Entry], ours: Sequence[str], controls: Seque
         if first != number:
             raise StepDiffError(f"{where}: entry {first} has the same place in the tables; remove one of them")
     methods = {entry.method for entry in entries}
-    for name in [*ours, *controls]:
+    for name in [*ours, *controls, *baselines]:
         if name not in methods:
             raise StepDiffError(f"{name!r} is not among the methods: {', '.join(sorted(methods))}")
-    for name in set(ours) & set(controls):
-        raise StepDiffError(f"{name!r} is listed as ours and as a control; choose one")
+    for names, listed in ((controls, "a control"), (baselines, "a baseline")):
+        for name in set(ours) & set(names):
+            raise StepDiffError(f"{name!r} is listed as ours and as {listed}; choose one")
 
 
 TASKS = {"diffcap": "DiffCap", "diffmcq": "DiffMCQ", "diffrank": "DiffRank"}
@@ -94,13 +97,17 @@ METRICS = {
     "accuracy": "accuracy",
     "ktau_all_rows": "τ",
     "ktau_within_step_all_rows": "τ",
-    "declined": "declined",
-    "invented": "invented a difference",
+    "declined": "declined, as written",
+    "declined_asked": "declined, asked first",
+    "invented": "invented a difference, as written",
+    "invented_asked": "invented a difference, asked first",
 }
 AMONG = {
     "ktau_within_step_all_rows": " within the step",
     "declined": ", pairs that differ",
+    "declined_asked": ", pairs that differ",
     "invented": ", pairs that agree",
+    "invented_asked": ", pairs that agree",
 }
 """figure -> the part of a test set's rows or targets that it is about"""
 CHANCE = {"accuracy": 0.25, "ktau_all_rows": 0.0, "ktau_within_step_all_rows": 0.0}
@@ -125,7 +132,11 @@ def _captions(parsed: bool) -> list[Place]:
 CHOICES: list[Place] = [(Setting("diffmcq", variant=variant), "accuracy") for variant in VARIANTS]
 RANK: Place = (Setting("diffrank"), "ktau_all_rows")
 WITHIN: Place = (Setting("diffrank"), "ktau_within_step_all_rows")
-DECLINING: list[Place] = [(Setting("diffcap"), metric) for metric in ("invented", "declined")]
+ASKED = "_asked"
+"""ends the figures of captions that decline where the method, asked first, finds the clips similar"""
+DECLINING: list[Place] = [
+    (Setting("diffcap"), metric + asked) for metric in ("invented", "declined") for asked in ("", ASKED)
+]
 CAPTIONS, RAW = _captions(True), _captions(False)
 
 
@@ -147,14 +158,18 @@ def seen_counts(predictions: str) -> dict[str, Any] | None:
     Raises:
         StepDiffError: the file next to it is not a score record.
     """
+    return marked(score_record(predictions))
+
+
+def score_record(predictions: str) -> Any:
+    """Return the score record next to a file of predictions, None if there is none. Raises as `seen_counts`."""
     path = Path(predictions).with_suffix(".scores.json")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):  # the second: predictions in an archive
         return None
     except (OSError, ValueError) as error:
         raise StepDiffError(f"{path}: not a score record of heads.evaluate ({error}); evaluate again") from error
-    return marked(record)
 
 
 def marked(record: Any) -> dict[str, Any] | None:

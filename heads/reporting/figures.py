@@ -3,9 +3,10 @@
 Guarantees
 - each file is read once, and each test set's videos are resampled once for all methods
 - only figures on the same rows are compared, and on the same resamples
-- the best baseline is the highest figure among methods that are neither ours nor controls
+- the best baseline is the highest figure among the baselines that had no more supervision
 - tau is the mean over the same rows for all methods: a row to which a method gives no order counts 0, as chance does
 - rows that a figure is not defined on are left out: captions of pairs that agree have no BLEU
+- captions with the number "similar" are measured as written and as if the method had been asked first
 - predictions whose score record says that the head has seen clips or videos of the test set keep those counts
 - a method trained with several seeds has one figure, their mean, with the interval of the mean
 """
@@ -20,11 +21,13 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from common.errors import StepDiffError
-from heads.reporting.entries import Entry, Setting, seen_counts
+from heads.reporting.entries import ASKED, Entry, Setting, seen_counts
+from heads.reporting.methods import Trainings, comparable
 from tasks.bootstrap import Resamples, holm, interval, paired_p
+from tasks.declining import asked_first
 from tasks.postprocess import parse
 from tasks.scoring import Marks, ordered, task_figures
-from tasks.testsets import Task, digest, read_predictions, read_test_set, reference_video
+from tasks.testsets import Task, digest, read_captions, read_predictions, read_test_set, reference_video
 
 METRICS: dict[Task, tuple[str, ...]] = {
     "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),
@@ -33,7 +36,7 @@ METRICS: dict[Task, tuple[str, ...]] = {
 }
 """figures that are compared"""
 ADDITIONAL: dict[Task, tuple[str, ...]] = {
-    "diffcap": ("declined", "invented"),
+    "diffcap": ("declined", "invented", f"declined{ASKED}", f"invented{ASKED}"),
     "diffmcq": (),
     "diffrank": ("ktau_within_step_all_rows",),
 }
@@ -111,12 +114,17 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
         draws = Resamples(videos, resamples, seed)
         for number in numbers:
             entry, found[number] = entries[number], []
-            predictions = read_predictions(task, entry.predictions, rows)
+            predictions, similar = _read(task, entry.predictions, rows)
             seen = seen_counts(entry.predictions) or {}
             seen_of = seen.get("clips_of_videos", 0), seen.get("of_clips", 0)
             for setting, answers in _readings(entry, predictions, brought):
                 figures, marks = task_figures(task, rows, answers)
+                if similar is not None:
+                    asked, _ = task_figures(task, rows, asked_first(rows, answers, similar))
+                    figures |= {name + ASKED: figure for name, figure in asked.items()}
                 for metric in _metrics(setting, rows):
+                    if metric not in figures:
+                        continue
                     figure, counted = figures[metric], defined_rows(metric, rows)
                     none = _undecided(metric, marks, counted)
                     value, values = figure.of(), draws.values(figure)
@@ -127,6 +135,11 @@ def measure(entries: Sequence[Entry], resamples: int, seed: int) -> Measured:
                     score = Score(entry.method, setting, metric, known, within, *counts, name, *seen_of)
                     found[number].append((score, values))
     return over_seeds([pair for number in range(len(entries)) for pair in found[number]])
+
+
+def _read(task: Task, path: str, rows: Sequence[Any]) -> tuple[list[Any], list[float] | None]:
+    """Return the predictions and, of captions that have them, the numbers "similar"."""
+    return read_captions(path, rows) if task == "diffcap" else (read_predictions(task, path, rows), None)
 
 
 def _metrics(setting: Setting, rows: Sequence[Any]) -> list[str]:
@@ -145,7 +158,7 @@ def defined_rows(metric: str, rows: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
         return ordered(rows, least)
     if metric == "accuracy":
         return np.ones(len(rows), bool)
-    return np.array([bool(row.text) != (metric == "invented") for row in rows])
+    return np.array([bool(row.text) != metric.startswith("invented") for row in rows])
 
 
 def _undecided(metric: str, marks: Marks, counted: Bool[np.ndarray, " rows"]) -> int:
@@ -196,23 +209,34 @@ def _readings(
         yield parsed, [parse(caption) for caption in predictions]
 
 
-def compare(measured: Measured, ours: Sequence[str], controls: Sequence[str]) -> list[Comparison]:
+def compare(
+    measured: Measured,
+    ours: Sequence[str],
+    controls: Sequence[str],
+    known: Trainings | None = None,
+    baselines: Sequence[str] = (),
+) -> list[Comparison]:
     """Compare each figure of METRICS of ours with the best baseline's, corrected for the number of comparisons.
 
     Of VLEmb's pair embeddings only the average is a baseline.
+
+    Args:
+        known: regime of each method; a baseline with more supervision than ours is not compared with it.
+        baselines: the methods to compare with; none: all that are neither ours nor controls.
     """
-    known = [(score, values) for score, values in measured if score.value is not None]
+    figures = [(score, values) for score, values in measured if score.value is not None]
+    rivals_of_all = baselines or {score.method for score, _ in figures} - {*ours, *controls}
     found: list[Comparison] = []
-    for score, values in known:
+    for score, values in figures:
         if score.method not in ours or score.setting.pair != "average":
             continue
         if score.metric not in METRICS[score.setting.task]:
             continue
         rivals = [
             (other, theirs)
-            for other, theirs in known
-            if other.method not in ours
-            and other.method not in controls
+            for other, theirs in figures
+            if other.method in rivals_of_all
+            and comparable(score.method, other.method, known or {})
             and (other.setting, other.metric, other.test_set) == (score.setting, score.metric, score.test_set)
         ]
         if not rivals:

@@ -170,7 +170,8 @@ def _latex_table(grid: Grid) -> str:
         over, rules, first = [""], [], 2
         for group, columns in grid.groups():
             over.append(rf"\multicolumn{{{columns}}}{{l}}{{{escape_latex(group)}}}")
-            rules.append(rf"\cmidrule(lr){{{first}-{first + columns - 1}}}")
+            if group:
+                rules.append(rf"\cmidrule(lr){{{first}-{first + columns - 1}}}")
             first += columns
         lines += [_latex_row(over), "".join(rules)]
     lines.append(_latex_row(map(escape_latex, [grid.first, *(name for _, name in grid.columns)])))

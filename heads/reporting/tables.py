@@ -8,18 +8,33 @@ Guarantees
 - a method whose head was trained on clips or videos of its test set has a mark, and a note with the counts
 - if the resamples are too few to show anything after correction, the table says so
 - a method with several trainings has a table of every figure that each of them has
+- every table shows the regime of its methods, if the regime of any is known
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
-from heads.reporting.entries import CAPTIONS, CHOICES, DECLINING, MARK, PAIRS, RANK, RAW, TASKS, WITHIN, Place, heading
+from heads.reporting.entries import (
+    ASKED,
+    CAPTIONS,
+    CHOICES,
+    DECLINING,
+    MARK,
+    PAIRS,
+    RANK,
+    RAW,
+    TASKS,
+    WITHIN,
+    Place,
+    heading,
+)
 from heads.reporting.figures import Comparison, Score
 from heads.reporting.grid import Block, Cell, Grid, Row, number
+from heads.reporting.methods import Trainings, methods_grid, regime_cell
 from tasks.bootstrap import CONFIDENCE, paired_p
 
 ABOVE, BELOW = "*", "†"
@@ -89,6 +104,19 @@ class Report:
     resamples: int
     paper: bool
     """show the supplement's figures next to ours"""
+    methods: Trainings = field(default_factory=dict)
+    """how each method was trained"""
+    baselines: Sequence[str] = ()
+    """the methods that ours are compared with, if the config names them"""
+
+    @property
+    def regimes(self) -> bool:
+        """Whether the regime of any method is known; the tables then show it."""
+        return any(training.regime is not None for training in self.methods.values())
+
+    def regime(self, method: str) -> list[Cell | None]:
+        """Return the cell of a method's regime, if the tables show it."""
+        return [regime_cell(method, self.methods)] if self.regimes else []
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -120,10 +148,10 @@ LAYOUTS = [
 
 
 def grids(report: Report) -> list[Grid]:
-    """Return the tables that have figures, in the paper's order, then the trainings, then the comparisons."""
+    """Return the methods, the tables that have figures in the paper's order, the trainings and the comparisons."""
     raw, parsed, *others = (_methods(report, layout) for layout in LAYOUTS)
-    last = _trainings(report.scores), _comparisons(report)
-    return [grid for grid in (raw, parsed, _pairs(report), *others, *last) if grid.blocks]
+    first, last = methods_grid(report.methods, report.controls), (_trainings(report), _comparisons(report))
+    return [grid for grid in (first, raw, parsed, _pairs(report), *others, *last) if grid.blocks]
 
 
 def _methods(report: Report, layout: Layout) -> Grid:
@@ -131,18 +159,19 @@ def _methods(report: Report, layout: Layout) -> Grid:
     marks = {(c.method, (c.setting, c.metric)): _mark(c) for c in report.comparisons}
     found = [score for score in report.scores if (score.setting, score.metric) in layout.columns]
     scores = {(score.method, (score.setting, score.metric)): score for score in found}
+    asked = {place for _, place in scores if place[1].endswith(ASKED)}
+    places = [place for place in layout.columns if place in asked or not place[1].endswith(ASKED)]
     highest = {
         place: _highest(s.value for (method, p), s in scores.items() if p == place and method not in report.controls)
-        for place in layout.columns
+        for place in places
     }
 
     def row(method: str) -> Row:
         best = {} if method in report.controls or not layout.ranked else highest
         cells = [
-            _cell(scores.get((method, place)), best.get(place), marks.get((method, place), ""))
-            for place in layout.columns
+            _cell(scores.get((method, place)), best.get(place), marks.get((method, place), "")) for place in places
         ]
-        return marked(method, found), cells
+        return marked(method, found), [*report.regime(method), *cells]
 
     methods = list(dict.fromkeys(score.method for score in found))
     blocks = [
@@ -150,17 +179,27 @@ def _methods(report: Report, layout: Layout) -> Grid:
         Block("controls", [row(method) for method in methods if method in report.controls]),
     ]
     if report.paper and methods:
-        blocks.append(_published(layout))
+        blocks.append(_published(layout, [Cell("")] if report.regimes else []))
     blocks = [block for block in blocks if block.rows]
     notes = [*_sizes(found), *seen_notes(found), _legend(report, layout.ranked)]
-    return Grid(layout.title, "method", [heading(place) for place in layout.columns], blocks, notes)
+    columns = [*([("", "regime")] if report.regimes else []), *map(heading, places)]
+    if asked:
+        notes.insert(-1, _ASKED)
+    return Grid(layout.title, "method", columns, blocks, notes)
 
 
-def _published(layout: Layout) -> Block:
+_ASKED = (
+    "Asked first: the caption counts as declining where the method answers YES rather than NO to DiffRank's question, "
+    "whether the clips share a similar category (heads.evaluate --ask-similar)."
+)
+
+
+def _published(layout: Layout, first: list[Cell]) -> Block:
     highest = [_highest(column) for column in zip(*layout.published.values(), strict=True)]
     rows: list[Row] = []
     for method, values in layout.published.items():
-        rows.append((method, [Cell(f"{v:.3f}", bold=v == top) for v, top in zip(values, highest, strict=True)]))
+        cells = [Cell(f"{v:.3f}", bold=v == top) for v, top in zip(values, highest, strict=True)]
+        rows.append((method, [*first, *cells]))
     return Block(layout.source, rows)
 
 
@@ -183,6 +222,9 @@ def _pairs(report: Report) -> Grid:
         columns += [("supplement, S2", name) for name in ("CLIP", "InternVideo")]
         for (name, cells), values in zip(rows, (TABLE_S2[pair] for pair in PAIRS), strict=True):
             cells += [Cell(f"{value:.3f}", bold=name == PAIRS["average"]) for value in values]
+    if report.regimes:
+        blank: list[Cell | None] = [Cell("")] * (len(columns) - len(methods))
+        rows.insert(0, ("regime", [*(regime_cell(method, report.methods) for method in methods), *blank]))
     blocks, notes = [Block("", rows)] if methods else [], [*_sizes(found), *seen_notes(found), _legend(report)]
     return Grid("Table S2: VLEmb by the embedding that represents a pair", "pair", columns, blocks, notes)
 
@@ -193,16 +235,23 @@ def _comparisons(report: Report) -> Grid:
     for c in report.comparisons:
         gain = Cell(number(c.difference, "+.3f"), _between(c.interval), mark=_mark(c))
         seen = [score for score in report.scores if (score.setting, score.metric) == (c.setting, c.metric)]
-        names = [Cell(marked(name, seen)) for name in (c.method, c.baseline)]
+        names = [cell for name in (c.method, c.baseline) for cell in (Cell(marked(name, seen)), *report.regime(name))]
         cells = [*names, gain, Cell(f"{c.p:.4f}"), Cell(f"{c.corrected_p:.4f}")]
         rows.append((" ".join(heading((c.setting, c.metric))), list(cells)))
-    columns = [("", name) for name in ("method", "best baseline", "difference", "p", "corrected p")]
+    regime = ["regime"] if report.regimes else []
+    headings = ["method", *regime, "best baseline", *regime, "difference", "p", "corrected p"]
+    columns = [("", name) for name in headings]
     notes = [
         f"p: two-sided, paired, from {report.resamples} resamples of the reference videos that both methods share, "
         f"widened for their small number; corrected for {len(rows)} comparisons (Holm). {ABOVE} above, {BELOW} below "
         f"the best baseline, corrected p under {LEVEL:.2f}. The best baseline is the highest figure on the same rows "
-        "among methods that are neither ours nor controls.",
+        f"among {', '.join(report.baselines) or 'methods that are neither ours nor controls'}.",
     ]
+    if report.regimes:
+        notes.append(
+            "A baseline with more supervision than ours is not compared (in this order: –, s1, supervised). Where ours "
+            "has more, that may explain its lead."
+        )
     videos = max((score.videos for score in report.scores), default=0)
     least = paired_p(np.ones(report.resamples), videos) if videos > 1 else None
     if least is not None and rows and least * len(rows) >= LEVEL:
@@ -296,13 +345,16 @@ _SEEDS = (
 )
 
 
-def _trainings(scores: list[Score]) -> Grid:
+def _trainings(report: Report) -> Grid:
     """Return the table of trainings: a row per figure, a column per method."""
+    scores = report.scores
     found = {(s.method, (s.setting, s.metric)): s.seeds for s in scores if len(s.seeds) > 1}
     methods = list(dict.fromkeys(method for method, _ in found))
     rows: list[Row] = []
     for place in dict.fromkeys(place for _, place in found):
         rows.append((_figure_name(place), [_seeds_cell(found.get((method, place))) for method in methods]))
+    if report.regimes and rows:
+        rows.insert(0, ("regime", [regime_cell(method, report.methods) for method in methods]))
     columns = [("", marked(method, scores)) for method in methods]
     return Grid("Trainings: how much seeds differ", "figure", columns, [Block("", rows)] if rows else [], [_SEEDS])
 

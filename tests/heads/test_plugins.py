@@ -78,7 +78,8 @@ def test_a_users_class_is_evaluated(package: Path, world: Path) -> None:
 
 def test_a_wrong_method_lists_what_is_known_in_one_line(monkeypatch: pytest.MonkeyPatch, package: Path) -> None:
     monkeypatch.syspath_prepend(str(package))
-    known = "video-lm, stepdiff, vlemb, llava, idefics, socratic, step-oracle, mean-tokens, or package.module:Class"
+    controls = "random, step-oracle, rarest, medoid, shuffled-captions, token-regression"
+    known = f"video-lm, stepdiff, vlemb, llava, idefics, socratic, {controls}, mean-tokens, or package.module:Class"
     with pytest.raises(StepDiffError) as error:
         check(EvaluateOptions("diffrank", "vlemm", "features", "set", "p.jsonl"))
     assert str(error.value) == f"--method vlemm: no such method; give {known}"

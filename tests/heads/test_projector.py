@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from common.errors import StepDiffError
-from heads.methods.vlemb import StepOracle, VLEmb
+from heads.methods.vlemb import VLEmb
 from heads.models.projector import Projector, ProjectorOptions
 from store import Store, text_key
-from tasks.testsets import DiffRank, read_test_set
+from tasks.testsets import read_test_set
 
 
 def projector(tokens: int = 16) -> Projector:
@@ -78,23 +78,6 @@ def test_vlemb_needs_embeddings_of_texts(world: Path) -> None:
     store = Store.open(world / "features")
     with pytest.raises(StepDiffError, match="the view has no embeddings of texts"):
         VLEmb.of_view(store, "visual").score_options(read_test_set("diffmcq", world / "diffmcq_test.jsonl"))
-
-
-def test_the_step_oracle_uses_only_the_step(world: Path) -> None:
-    store = Store.open(world / "features")
-    rows = read_test_set("diffrank", world / "diffrank_test.jsonl")
-    steps = dict(zip(*store.catalog("clips").frame()[["key", "step"]], strict=True))
-    found = StepOracle(store).rank(rows)
-    assert found == [[float(steps[t] == steps[r.reference]) for t in r.targets] for r in rows]
-    assert {0.0, 1.0} == {score for row in found for score in row}
-
-
-def test_for_the_step_oracle_clips_without_a_step_share_no_step(world: Path) -> None:
-    oracle = StepOracle(Store.open(world / "features"))
-    oracle.steps = {"a_0_1": None, "b_0_1": None, "c_0_1": "whisk", "d_0_1": "whisk"}
-    row = DiffRank("a_0_1", ("b_0_1", "c_0_1"), "Visuals", (5, 0))
-    other = DiffRank("c_0_1", ("a_0_1", "d_0_1"), "Visuals", (0, 5))
-    assert oracle.rank([row, other]) == [[0.0, 0.0], [0.0, 1.0]]
 
 
 def test_text_keys_are_found_by_their_words(world: Path) -> None:

@@ -36,7 +36,7 @@ def test_figures_and_intervals_are_those_of_heads_score(made: list[Entry]) -> No
         ):
             expected = score(entry.task, rows, predictions, 200, 0)
             for metric in figures.METRICS[entry.task] + figures.ADDITIONAL[entry.task]:
-                if metric in ("declined", "invented"):
+                if metric.startswith(("declined", "invented")):
                     continue  # every pair of these rows differs
                 own = found.pop((entry.method, setting, metric))
                 assert own.value == expected[metric]
@@ -59,10 +59,12 @@ def test_each_file_is_read_once_and_each_test_set_is_resampled_once(
 
         monkeypatch.setattr(figures, name, call)
 
-    for name in ("read_test_set", "Resamples", "read_predictions"):
+    for name in ("read_test_set", "Resamples", "read_predictions", "read_captions"):
         counted(name)
     measure(made, 20, 0)
-    assert counts == {"read_test_set": 3, "Resamples": 3, "read_predictions": len(made)}
+    captions = sum(entry.task == "diffcap" for entry in made)
+    answers = {"read_predictions": len(made) - captions, "read_captions": captions}
+    assert counts == {"read_test_set": 3, "Resamples": 3, **answers}
 
 
 def test_ours_are_compared_with_the_highest_baseline_on_the_same_resamples(made: list[Entry]) -> None:
@@ -283,11 +285,36 @@ def test_captions_of_pairs_that_agree_have_no_bleu(made: list[Entry], tmp_path: 
     assert (False, "invented") not in found
     table = grids(Report([s for s, _ in measured], [], [], 50, False))[-1]
     assert table.columns == [
-        ("DiffCap, pairs that agree", "invented a difference"),
-        ("DiffCap, pairs that differ", "declined"),
+        ("DiffCap, pairs that agree", "invented a difference, as written"),
+        ("DiffCap, pairs that differ", "declined, as written"),
     ]
     assert not any(cell.bold for _, cells in table.blocks[0].rows for cell in cells if cell is not None)
     assert "Bold" not in table.notes[-1] and any("pairs that agree: 20 rows of" in note for note in table.notes)
+
+
+def test_captions_with_similar_are_measured_as_written_and_as_if_the_method_had_been_asked_first(
+    made: list[Entry], tmp_path: Path
+) -> None:
+    entry = next(e for e in made if (e.task, e.method) == ("diffcap", "StepDiff"))
+    caps = read_test_set("diffcap", entry.test_set)
+    predicted = read_predictions("diffcap", entry.predictions, caps)
+    write_test_set("diffcap", tmp_path / "both.jsonl", [*caps, *(replace(row, text=()) for row in caps[:20])])
+    similar = [-0.5] * 78 + [0.0, 0.1] + [0.3] * 15 + [-0.1] * 5
+    said = [*predicted, "There is no difference.", *predicted[1:20]]
+    write_predictions("diffcap", tmp_path / "said.jsonl", said, similar)
+    other = Entry("StepDiff", "diffcap", str(tmp_path / "both.jsonl"), str(tmp_path / "said.jsonl"), parsed=False)
+    plain = replace(other, method="VCLM", predictions=str(tmp_path / "plain.jsonl"))
+    write_predictions("diffcap", tmp_path / "plain.jsonl", said)
+    scores = [s for s, _ in measure([other, plain], 50, 0)]
+    found = {(s.method, s.metric): s.value for s in scores if s.setting.parsed}
+    assert (found["StepDiff", "invented"], found["StepDiff", "invented_asked"]) == (19 / 20, 5 / 20)
+    assert (found["StepDiff", "declined"], found["StepDiff", "declined_asked"]) == (0, 1 / 80)
+    table = grids(Report(scores, [], [], 50, False))[-1]
+    assert [name.split(", ")[1] for _, name in table.columns] == ["as written", "asked first"] * 2
+    assert [cell and cell.main for cell in dict(table.blocks[0].rows)["VCLM"]] == ["0.950", None, "0.000", None]
+    assert any(note.startswith("Asked first:") for note in table.notes)
+    table = grids(Report([s for s in scores if s.method == "VCLM"], [], [], 50, False))[-1]
+    assert len(table.columns) == 2 and not any(note.startswith("Asked first:") for note in table.notes)
 
 
 def test_rows_of_diffmcq_with_a_shared_highest_score_are_counted(made: list[Entry], tmp_path: Path) -> None:

@@ -129,6 +129,52 @@ def test_decline_at_answers_no_difference_for_similar_pairs_and_changes_no_other
     assert "--decline-at inf is not finite" in capsys.readouterr().err
 
 
+def test_with_ask_similar_the_captions_are_those_without_it_to_the_byte(
+    trained: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from heads import score
+
+    store = str(world / "features")
+    command = ["--task", "diffcap", "--method", "video-lm", "--head", str(trained), "--store", store, "--json"]
+    command += ["--test-set", str(world / "diffcap_test.jsonl"), "--bootstrap", "20"]
+    command += ["--no-difference", str(world / "diffrank_test.jsonl"), "--rows-at-once", "2"]
+    plain, asked = tmp_path / "plain.jsonl", tmp_path / "asked.jsonl"
+    assert evaluate.main([*command, "--out", str(plain)]) == 0
+    capsys.readouterr()
+    assert evaluate.main([*command, "--out", str(asked), "--ask-similar"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    lines = [json.loads(line) for line in asked.read_text().splitlines()]
+    assert [{"generated_text": line["generated_text"]} for line in lines] == [
+        json.loads(line) for line in plain.read_text().splitlines()
+    ]
+    rows = read_test_set("diffcap", asked.with_suffix(".rows.jsonl"))
+    model, features, _ = load_video_lm(trained, Store.open(store), "cpu")
+    with autocast("cpu", "bfloat16"):
+        alike = StepDiff(model, features).alike([((row.reference, row.candidate), row.category) for row in rows])
+    similar = [line["similar"] for line in lines]
+    np.testing.assert_allclose(similar, alike, atol=0.05)
+    declined = [line["similar"] > 0 or "no difference" in line["generated_text"] for line in lines]
+    agree = [not row.text for row in rows]
+    expected = np.mean([not d for d, a in zip(declined, agree, strict=True) if a])
+    assert record["scores"]["asked_first"]["invented"] == expected
+    assert "Do the two videos share" in record["disclosed"]["protocol"]["similar"]["question"]
+    given = ["--task", "diffcap", "--test-set", str(asked.with_suffix(".rows.jsonl")), "--bootstrap", "20"]
+    given += ["--predictions", str(asked)]
+    assert score.main([*given, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["asked_first"] == record["scores"]["asked_first"]
+    assert score.main(given) == 0
+    assert "invented, asked first" in capsys.readouterr().out
+    for more, message in (
+        (["--decline-at", "0"], "--ask-similar keeps captions as written, and --decline-at replaces some"),
+        (["--task", "diffrank"], "--ask-similar is for diffcap, and diffrank does not read it"),
+        (["--method", "medoid"], "--ask-similar is for video-lm"),
+    ):
+        ranked = [given for given in command if given not in ("--no-difference", str(world / "diffrank_test.jsonl"))]
+        base = ranked if "--decline-at" in more else [one for one in ranked if one not in ("--head", str(trained))]
+        assert evaluate.main([*base, "--out", str(tmp_path / "x.jsonl"), "--ask-similar", *more]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_ask_answers_and_refuses_in_one_line(trained: Path, world: Path, capsys: pytest.CaptureFixture) -> None:
     both = ["--reference", "video-_0_0.0_1.5", "--candidate", "video-_1_0.0_2.5"]
     where = ["--head", str(trained), "--store", str(world / "features"), "--max_tokens", "4"]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.declining import agreeing, declines
+from tasks.declining import agreeing, asked_first, declines
 from tasks.postprocess import parse
 from tasks.scoring import score
 from tasks.testsets import DiffCap, DiffRank
@@ -149,3 +149,10 @@ def test_rows_without_a_text_affect_only_invented() -> None:
     assert "invented" not in alone and mixed["invented"] == 1
     only = score("diffcap", [cap("x", "Actions")], [NONE], bootstrap=50)
     assert only["BLEU"] is only["CIDEr"] is only["ROUGE-L"] is only["declined"] is None and only["invented"] == 0
+
+
+def test_asked_first_a_caption_is_replaced_exactly_where_yes_is_likelier_than_no() -> None:
+    rows = [DiffCap("a_0_1", f"b_0_{n}", "Visuals", ("x",)) for n in range(1, 4)]
+    found = asked_first(rows, ["one", "two", "three"], [0.1, 0.0, -0.1])
+    assert found == ["There is no difference in Visuals.", "two", "three"]
+    assert declines(found[0])

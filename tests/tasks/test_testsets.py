@@ -18,6 +18,7 @@ from tasks.testsets import (
     Row,
     Task,
     clips_of,
+    read_captions,
     read_predictions,
     read_test_set,
     reference_video,
@@ -50,6 +51,26 @@ def test_written_files_read_back_equal(task: Task, tmp_path: Path) -> None:
     write_predictions(task, tmp_path / "predictions.jsonl", predictions)
     assert read_predictions(task, tmp_path / "predictions.jsonl", rows) == predictions
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.jsonl", "set.jsonl"]
+
+
+def test_a_caption_may_have_the_number_similar_and_then_every_line_has_it(tmp_path: Path) -> None:
+    path, rows = tmp_path / "said.jsonl", [CAP] * 3
+    write_predictions("diffcap", path, ["a", "b", "c"], [0.5, -1.0, 0.0])
+    assert read_captions(path, rows) == (["a", "b", "c"], [0.5, -1.0, 0.0])
+    assert read_predictions("diffcap", path, rows) == ["a", "b", "c"], "other readers ignore it"
+    whole = path.read_text().splitlines(keepends=True)
+    write_predictions("diffcap", path, ["a", "b", "c"])
+    assert read_captions(path, rows) == (["a", "b", "c"], None)
+    plain = path.read_text().splitlines(keepends=True)
+    wrong = [whole[0].replace("0.5", value) for value in ("true", "NaN", '"x"')]
+    for lines, message in (
+        ([whole[0], plain[1], whole[2]], ":2: some lines have 'similar' and others do not"),
+        ([plain[0], whole[1], whole[2]], ":2: some lines have 'similar' and others do not"),
+        *(([line, *whole[1:]], ":1: similar holds") for line in wrong),
+    ):
+        path.write_text("".join(lines))
+        with pytest.raises(StepDiffError, match=message):
+            read_captions(path, rows)
 
 
 def test_a_diffcap_row_may_have_no_text(tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""What each method of a report was trained on: its regime, what it learns from, and its optimiser steps.
+
+| regime | trained on |
+| --- | --- |
+| none | nothing: the method has no training, or is a control |
+| s1 | training data of the paper: narration, captions, and the three types of questions of supplement S1 |
+| supervised | also answers to the question of a task, from the source that labels its test set |
+
+Guarantees
+- a number of steps or a regime that a score record contradicts is refused in one line
+- a method without an entry has blank cells, except for what its score records state
+- a method is compared only with baselines that had no more supervision
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from common.errors import StepDiffError
+from heads.reporting.entries import Entry, score_record
+from heads.reporting.grid import Block, Cell, Grid, Row
+
+Regime = Literal["none", "s1", "supervised"]
+ORDER: tuple[Regime, ...] = ("none", "s1", "supervised")
+"""from the least supervision to the most"""
+LEGEND = (
+    "Regime: – not trained; s1: trained on narration, captions and questions of the types of supplement S1; "
+    "supervised: also on answers to the question of a task, from the source that labels its test set."
+)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a method was trained."""
+
+    method: str
+    """name of the method, as in predictions"""
+    regime: Regime | None = None
+    """none (not trained), s1 (the training data of the paper), supervised (also answers to a task's question)"""
+    learns_from: str = ""
+    """what it was trained on, in a few words"""
+    steps: int | None = None
+    """optimiser steps in all, those of the warm start and of the runs that it starts from included; regime and steps
+    are by default those of the score records next to the predictions"""
+
+
+Trainings = Mapping[str, Training]
+
+
+def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, Training]:
+    """Return the training of every method of the entries.
+
+    Raises:
+        StepDiffError: a method without predictions or with two trainings, or what a score record contradicts.
+    """
+    found = {entry.method: Training(entry.method) for entry in entries}
+    for training in given:
+        if training.method not in found:
+            raise StepDiffError(f"methods: {training.method!r} has no predictions; it is not {', '.join(found)}")
+        if found[training.method] != Training(training.method):
+            raise StepDiffError(f"methods: {training.method!r} is listed twice; remove one of them")
+        found[training.method] = training
+    for entry in entries:
+        for name, recorded in _recorded(entry).items():
+            stated = getattr(found[entry.method], name)
+            if stated not in (None, recorded):
+                raise StepDiffError(
+                    f"methods: {entry.method} has {name} {stated}, but the score record of {entry.predictions} has "
+                    f"{recorded}; correct the config"
+                )
+            found[entry.method] = replace(found[entry.method], **{name: recorded})
+    return found
+
+
+def _recorded(entry: Entry) -> dict[str, Any]:
+    """Return the regime and the optimiser steps in the score record next to the predictions, if it states them."""
+    record: Any = score_record(entry.predictions)
+    for name in ("disclosed", "recipe"):
+        record = record.get(name) if isinstance(record, dict) else None
+    found = record if isinstance(record, dict) else {}
+    stated = {"regime": found.get("regime"), "steps": found.get("optimiser_steps")}
+    return {name: value for name, value in stated.items() if value is not None}
+
+
+def comparable(method: str, baseline: str, known: Trainings) -> bool:
+    """Return whether the baseline had no more supervision than the method, as far as is known."""
+    ours, theirs = (known[name].regime if name in known else None for name in (method, baseline))
+    return ours is None or theirs is None or ORDER.index(theirs) <= ORDER.index(ours)
+
+
+def regime_cell(method: str, known: Trainings) -> Cell:
+    regime = known[method].regime if method in known else None
+    return Cell({None: "", "none": "–"}.get(regime, str(regime)))
+
+
+def methods_grid(known: Trainings, controls: Sequence[str]) -> Grid:
+    """Return the table of methods; without rows if nothing is known of any."""
+    rows: dict[bool, list[Row]] = {False: [], True: []}
+    for name, own in known.items():
+        steps = "" if own.steps is None else f"{own.steps:,}"
+        rows[name in controls].append((name, [regime_cell(name, known), Cell(own.learns_from), Cell(steps)]))
+    blocks = [Block(title, rows[control]) for title, control in (("", False), ("controls", True)) if rows[control]]
+    columns = [("", "regime"), ("", "learns from"), ("", "optimiser steps")]
+    anything = any(own != Training(name) for name, own in known.items())
+    return Grid("Methods", "method", columns, blocks if anything else [], [LEGEND])
