@@ -153,18 +153,18 @@ $(REPRODUCE)/all/described$(MODE): $(addprefix $(REPRODUCE)/seed0/,vclm/loss.png
 	$(RUN) annotate.captions $(DESCRIBED) --head $(REPRODUCE)/seed0/interleaved --kind objects --view efficientnet-centre \
 	    --question "What does the picture show?"
 	$(RUN) annotate.ground $(DESCRIBED) --head $(REPRODUCE)/seed0/align --view align-seed0
-	$(RUN) annotate.describe $(DESCRIBED) --llm smollm2-135m-instruct --precision bfloat16 $(R_DESCRIBE)
+	$(RUN) annotate.describe $(DESCRIBED) --llm smollm2-135m-instruct $(R_DESCRIBE)
 	@mkdir -p $(@D)
 	@touch $@
 # Socratic (step desc.) compares the descriptions of the test clips.
 $(foreach t,$(SETS),$(eval $(call EVALUATION,all,$(t),socratic,$(REPRODUCE)/all/described$(MODE),\
-    --method socratic --precision bfloat16 --texts $(R_STORE)/annotations/describe/*)))
+    --method socratic --precision auto --texts $(R_STORE)/annotations/describe/*)))
 
 # StepDiff again, trained on questions that a language model generated from the descriptions of the training clips.
 $(REPRODUCE)/generated.jsonl: $(REPRODUCE)/all/described_generated
 	$(RUN) annotate.pairs --store $(R_STORE) --out $(REPRODUCE)/pairs.parquet --cap 12 \
 	    --hold-out $(TEST_diffcap) $(TEST_diffmcq) $(TEST_diffrank)
-	$(RUN) annotate.pairqa --store $(R_STORE) --pairs $(REPRODUCE)/pairs.parquet --out $@ --precision bfloat16 \
+	$(RUN) annotate.pairqa --store $(R_STORE) --pairs $(REPRODUCE)/pairs.parquet --out $@ \
 	    --allow-failed true
 ifdef GENERATED
 $(foreach s,$(TRAININGS),$(eval $(REPRODUCE)/seed$(s)/generated/loss.png: $(REPRODUCE)/generated.jsonl))

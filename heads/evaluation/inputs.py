@@ -29,7 +29,7 @@ from heads.methods import controls
 from heads.methods.socratic import TokenIds, load_socratic
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import VLEmb
-from heads.models.language_model import pick_device
+from heads.models.language_model import pick_device, pick_precision
 from heads.models.public.families import families, load_public
 from heads.training.checkpoint import Run
 from heads.training.lineage import disclosure, load_video_lm
@@ -199,11 +199,11 @@ def _load(options: EvaluateOptions, store: Store, device: str) -> Loaded:
     if options.method == "socratic":
         texts = _needed(options, "texts", "a Parquet file of texts about clips")
         reader, ids, disclosed = load_socratic(texts, options.kind, options.language_model, device, options.precision)
-        return Loaded(StepDiff(reader, ids, **how), options.precision, disclosed)
+        return Loaded(StepDiff(reader, ids, **how), pick_precision(device, options.precision), disclosed)
     head = Path(_needed(options, "head", "a run folder of python -m heads.train"))
     model, features, recipe = load_video_lm(head, store, device)
     disclosed = {"head": str(options.head), "view": recipe.view, "recipe": disclosure(recipe, head)}
-    return Loaded(StepDiff(model, features, **how), recipe.precision, disclosed)
+    return Loaded(StepDiff(model, features, **how), pick_precision(device, recipe.precision), disclosed)
 
 
 _CONTROLS: dict[str, type] = {

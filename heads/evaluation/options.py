@@ -84,8 +84,9 @@ class EvaluateOptions:
     """for socratic: which texts to read, by their column kind; null if all are of one kind"""
     language_model: str = "smollm2-135m-instruct"
     """for socratic: name, folder or hub id of the language model"""
-    precision: Literal["bfloat16", "float32"] = "float32"
-    """for socratic: precision of matrix products (a trained head computes as it was trained)"""
+    precision: Literal["auto", "bfloat16", "float32"] = "float32"
+    """for socratic: precision of matrix products; auto: bfloat16 on GPUs and CPUs that are fast at it, else float32 (the
+    recipe of a trained head says its precision)"""
     control: Literal["none", "blind", "shuffled"] = "none"
     """blind: without video tokens (without texts); shuffled: with those of another clip"""
     rows: int | None = None

@@ -187,8 +187,8 @@ class VideoLMRecipe:
     at this place are nearest to the same word; answers alone teach this comparison late; 0: no such question"""
     packed: bool = True
     """put all questions about a pair after one copy of its video tokens"""
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """precision of matrix products (autocast)"""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """precision of matrix products (autocast); auto: bfloat16 on GPUs and CPUs that are fast at it, else float32"""
     warm_start: WarmStart | None = None
     """null: none"""
     lora: Lora | None = None

@@ -38,7 +38,7 @@ from heads.data.packing import NO_TARGET, TEXT, Chat, Packed
 from heads.data.paired_qa import PairQuestions, read_divided
 from heads.data.trained_on import TrainedOn
 from heads.methods.stepdiff import StepDiff
-from heads.models.language_model import LanguageModel, autocast
+from heads.models.language_model import LanguageModel, autocast, pick_precision
 from heads.models.projector import Projector
 from heads.models.video_lm import VideoLM
 from heads.training.checkpoint import Run
@@ -112,12 +112,13 @@ CLIPS_MINED = 32  # projected at a time
 
 def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> VideoLM:
     """Return the untrained model of a recipe; the same seed gives the same weights."""
-    lm = LanguageModel.load(recipe.language_model, device, exact=recipe.full or recipe.precision == "float32")
+    precision = pick_precision(device, recipe.precision)
+    lm = LanguageModel.load(recipe.language_model, device, exact=recipe.full or precision == "float32")
     if recipe.lora is not None:
         lm.add_lora(recipe.lora, seed)
     if recipe.full:
         lm.train_all()
-    if recipe.precision == "bfloat16":
+    if precision == "bfloat16":
         lm.hold_frozen(torch.bfloat16)
     if recipe.gradient_checkpointing:
         lm.recompute_layers()

@@ -29,9 +29,9 @@ from tasks.testsets import DiffCap, DiffRank
 
 Pair = tuple[Clip, Clip]
 
-SIZES = {"test": (120, 540), "val": (60, 180)}
+SIZES = {"test": (180, 540), "val": (72, 180)}
 """Most pairs of DiffCap and rows of DiffRank of each split."""
-PAIRS_OF_CLIPS = 0.5
+PAIRS_OF_CLIPS = 0.6
 """Most pairs of DiffCap for each clip of the split: in a small world the others differ in few categories."""
 PAIRS_A_CLIP, AGAIN = 2, 0.5
 """Most pairs of DiffCap that a clip is in, and how often a pair takes clips that are in one already: together 1.5 pairs
