@@ -26,6 +26,8 @@ SMALLER = {
     "kitchen": "--videos 32",
     "heads.train --config heads/recipes/kitchen/stepdiff.yaml": "--video-lm.schedule.steps 2 "
     "--video-lm.warm-start.steps 2 --video-lm.validation.rows 2 --video-lm.batch 2",
+    "heads.train --config heads/recipes/kitchen/quick.yaml": "--video-lm.schedule.steps 2 "
+    "--video-lm.warm-start.steps 2 --video-lm.batch 2",
     "heads.train --config heads/recipes/kitchen/align.yaml": "--contrastive.schedule.steps 4",
     "heads.evaluate": "--rows 3 --bootstrap 50",
     "heads.ask": "--max-tokens 4",
@@ -93,9 +95,9 @@ def small(command: str, folder: Path, lm: str) -> str:
     command = in_folder(command, folder)
     if command.startswith("python -m heads.train"):
         world = f"{folder}/data/kitchen"
-        extra.append("--hold-out " + " ".join(f"{world}/{t}_test.jsonl" for t in ("diffcap", "diffmcq", "diffrank")))
+        extra.append("--hold-out " + " ".join(f"{world}/{t}_test.jsonl" for t in ("diffcap", "diffrank")))
         paired = f"--video-lm.pairqa {world}/pairqa_train.jsonl --video-lm.language-model {lm}"
-        extra += [paired] if "stepdiff.yaml" in command else []
+        extra += [paired] if re.search("(stepdiff|quick).yaml", command) else []
         for task in ("diffmcq", "diffrank") if "stepdiff.yaml" in command else ():
             # The val split of such a small world has no such rows.
             extra.append(f"--video-lm.validation.{task} {world}/{task}_test.jsonl")
@@ -230,12 +232,13 @@ def test_make_targets_and_extras_that_the_pages_name_exist() -> None:
 def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, tmp_path: Path) -> None:
     world = tmp_path / "kitchen"
     shutil.copytree(readme_folder / "data/kitchen", world, ignore=shutil.ignore_patterns("videos", "images"))
-    for task, rows in (("diffmcq", 3), ("diffrank", 20), ("diffcap", 8)):
+    for task, rows in (("diffrank", 20), ("diffcap", 60)):
         lines = (world / f"{task}_test.jsonl").read_text().splitlines(keepends=True)
         for split in ("test", "val"):  # the val split of such a small world may have no rows
             (world / f"{task}_{split}.jsonl").write_text("".join(lines[:rows]))
-    asked = (world / "pairqa_train.jsonl").read_text().splitlines(keepends=True)
-    (world / "pairqa_train.jsonl").write_text("".join(asked[:200]))
+    for name in ("pairqa_train.jsonl", "pairqa_supervised.jsonl"):
+        asked = (world / name).read_text().splitlines(keepends=True)
+        (world / name).write_text("".join(asked[:200]))
     for made in (".clips", ".texts"):
         (readme_folder / "data/features" / made).touch()
     shutil.rmtree(readme_folder / "data/features/annotations")  # the text of another captioner
@@ -317,12 +320,12 @@ def test_make_reproduce_does_what_is_missing(tmp_path: Path) -> None:
 
     first = run()
     trained = [line for line in first if line.startswith("heads.train")]
-    assert len(trained) == 6 and first[-1].startswith("heads.report")
+    assert len(trained) == 10 and first[-1].startswith("heads.report")
     assert run() == []
     (tmp_path / "reproduce/seed0/diffrank_stepdiff.scores.json").unlink()
     assert [line.split()[0] for line in run()] == ["heads.evaluate", "heads.report"]
     seeds = run("SEEDS=2")
-    assert len([line for line in seeds if line.startswith("heads.train") and "--seed 1" in line]) == 6
+    assert len([line for line in seeds if line.startswith("heads.train") and "--seed 1" in line]) == 10
     assert verbs(seeds) == {"heads.train", "heads.embed", "heads.evaluate", "heads.report"}
     assert run("SEEDS=2") == []
     generated = run("GENERATED=1")

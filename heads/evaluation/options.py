@@ -85,8 +85,8 @@ class EvaluateOptions:
     language_model: str = "smollm2-135m-instruct"
     """for socratic: name, folder or hub id of the language model"""
     precision: Literal["auto", "bfloat16", "float32"] = "float32"
-    """for socratic: precision of matrix products; auto: bfloat16 on GPUs and CPUs that are fast at it, else float32 (the
-    recipe of a trained head says its precision)"""
+    """for socratic: precision of matrix products; auto: bfloat16 on GPUs and CPUs that are fast at it, else float32 (a
+    trained head has that of its recipe)"""
     control: Literal["none", "blind", "shuffled"] = "none"
     """blind: without video tokens (without texts); shuffled: with those of another clip"""
     rows: int | None = None
