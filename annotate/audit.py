@@ -2,8 +2,8 @@
     --hold-out data/kitchen/diffcap_test.jsonl data/kitchen/diffmcq_test.jsonl data/kitchen/diffrank_test.jsonl
 
 Reports the content of a PairQA file: counts, what was dropped at each stage and why (from the record that
-annotate.pairqa writes next to it), balance of answers, lengths, frequent words, clips that should not train, and one
-page with pairs and their frames.
+annotate.pairqa writes next to it), balance of answers, lengths, frequent words, how many n-grams of the test texts the
+answers have, clips that should not train, and one page with pairs and their frames.
 
 Guarantees
 - a clip that should not train gives exit status 1, and the page is written
@@ -46,7 +46,7 @@ class AuditOptions:
 
 
 def run(options: AuditOptions) -> dict[str, Any]:
-    from annotate.page.figures import figures, leaks
+    from annotate.page.figures import figures, leaks, overlap
     from annotate.page.page import draw, page, read_record, samples
     from annotate.qa.job import read_questions
     from annotate.qa.pair_choice import hold_out_of
@@ -65,6 +65,7 @@ def run(options: AuditOptions) -> dict[str, Any]:
         "figures": figures(rows),
         "made": read_record(Path(options.file)),
         "leaks": None if clips is None else leaks(rows, clips, hold_out),
+        "overlap": overlap(rows, hold_out.files),
     }
     record["failed"] = len(set().union(*(record["leaks"] or {}).values()))
     if options.out is not None:
@@ -91,6 +92,9 @@ def show(record: dict[str, Any]) -> None:
         table.add_row(f"words of {name}", "median {median}, 5 % {5 %}, 95 % {95 %}, most {most}".format(**lengths))
     for name, of_name in found["n_grams"].items():
         table.add_row(f"frequent in {name}", "; ".join(f"{gram} ({count:,})" for gram, count in of_name["3"][:4]))
+    if record["overlap"]:
+        shares = ", ".join(f"{n}: {share:.1%}" for n, share in record["overlap"].items())
+        table.add_row("n-grams of the test texts that open answers have", shares)
     for kind, by_type in ({} if record["made"] is None else record["made"]["types"]).items():
         table.add_row(f"type {kind}", kept_words(kind, by_type))
         for reason, count in by_type["dropped"].items():

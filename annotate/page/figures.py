@@ -5,6 +5,7 @@ Guarantees
 - answers are counted by the video that they name, and as YES and NO
 - lengths and words are those of types 1 and 2; type 3 always has the same question
 - a clip that should not train is found: by split, by id and by overlap in time
+- the_overlap_counts_every_run_of_words_of_the_test_texts: by whether an answer has it too
 """
 
 import re
@@ -17,10 +18,12 @@ import polars as pl
 
 from annotate.qa.job import Question
 from annotate.qa.mentions import names_one
+from common.io.jsonl import read_objects
 from heads.data.hold_out import REASONS, HoldOut, knows_splits
 from tasks.prompts import NO, VIDEOS, YES
 
 N_GRAMS = (2, 3, 4)
+OVERLAPPING = (1, 2, 3, 4)
 MOST = 12  # n-grams that are shown for each length
 _QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
 
@@ -70,10 +73,33 @@ def _n_grams(texts: Sequence[str], n: int) -> list[tuple[str, int]]:
     """Return the most frequent runs of n words, each counted once a text."""
     counts = Counter[str]()
     for text, times in Counter(texts).items():
-        words = re.findall(r"[\w/'-]+", text.lower())
-        for gram in {" ".join(words[i : i + n]) for i in range(len(words) - n + 1)}:
+        for gram in set(_runs(text, n)):
             counts[gram] += times
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST]
+
+
+def _runs(text: str, n: int) -> list[str]:
+    """Return all runs of n words of a text, in order."""
+    words = re.findall(r"[\w/'-]+", text.lower())
+    return [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
+def overlap(rows: Sequence[Question], files: Sequence[str]) -> dict[str, float]:
+    """Return, for n from 1 to 4, which share of the n-grams of test texts the open answers have too.
+
+    files: test sets; those of DiffCap and DiffMCQ have texts. Empty if none has.
+    """
+    texts: list[str] = []
+    for _, row in (found for file in files for found in read_objects(file)):
+        texts += row.get("text", []) + ([row["difference"]] if "difference" in row else [])
+    answers = [row.answer for row in rows if row.type == 1]
+    shares = {}
+    for n in OVERLAPPING:
+        learned = {gram for answer in answers for gram in _runs(answer, n)}
+        asked = [gram in learned for text in texts for gram in _runs(text, n)]
+        if asked:
+            shares[str(n)] = round(sum(asked) / len(asked), 3)
+    return shares
 
 
 def leaks(rows: Sequence[Question], catalog: pl.DataFrame, hold_out: HoldOut) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from annotate import audit
-from annotate.page.figures import figures, leaks
+from annotate.page.figures import figures, leaks, overlap
 from annotate.page.page import FRAMES, SIDE, contact_sheets
 from annotate.qa.job import Question, read_questions
 from common.errors import StepDiffError
@@ -93,6 +93,19 @@ def test_lengths_and_words_are_those_of_types_1_and_2(folder: Path) -> None:
     assert found["different"] == {"questions": 4, "answers": 5}
     only = figures([Question("a", "b", SIMILAR, "YES", 3)])
     assert only["words"]["questions"]["most"] == 0 and only["n_grams"]["answers"]["2"] == []
+
+
+def test_the_overlap_counts_every_run_of_words_of_the_test_texts(tmp_path: Path) -> None:
+    said = [("They use a whisk.", 1), ("Video 2", 2), ("They use less salt", 1)]
+    rows = [Question("a", "b", "?", answer, kind) for answer, kind in said]
+    cap = {"reference": "a", "candidate": "b", "category": "Visuals", "text": ["they use a spoon", "Video 2"]}
+    mcq = {"difference": "use a whisk", "category": "Visuals", "options": [["a", "b"]] * 4, "answer": ["a", "b"]}
+    files = [tmp_path / "cap.jsonl", tmp_path / "mcq.jsonl"]
+    for file, row in zip(files, (cap, mcq), strict=True):
+        file.write_text(json.dumps(row))
+    # 1: they use a, use a whisk of 9 words; 2: they use, use a, use a, a whisk of 6; 3: they use a, use a whisk of 3
+    assert overlap(rows, list(map(str, files))) == {"1": 0.667, "2": 0.667, "3": 0.667, "4": 0.0}
+    assert overlap(rows, []) == {}
 
 
 def test_a_clip_that_should_not_train_is_found_by_split_by_id_and_by_overlap_in_time(
