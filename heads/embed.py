@@ -54,6 +54,7 @@ def write_view(features: Any, writer: Any, embed: Callable[[Any], Any], device: 
 def run(options: EmbedOptions) -> dict[str, Any]:
     from heads.data.clips import Features
     from heads.evaluation import seen
+    from heads.evaluation.options import ENCODER, PAIRS
     from heads.models.language_model import pick_device
     from heads.training.checkpoint import Run
     from heads.training.lineage import load_contrastive
@@ -73,7 +74,7 @@ def run(options: EmbedOptions) -> dict[str, Any]:
         for entity, (features, embed) in sides.items():
             source = features.view
             provenance = Provenance(
-                encoder=f"{seen.ENCODER}{' trained on pairs' if recipe.pairs else ''} over {source.name}",
+                encoder=f"{ENCODER}{PAIRS if recipe.pairs else ''} over {source.name}",
                 weights=weights,
                 layer=f"of {source.name} with weights {source.provenance.weights}",
                 frames=source.provenance.frames,

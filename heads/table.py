@@ -2,10 +2,15 @@
 
 python -m heads.table data/demo/*.scores.json --out data/demo/scores.json
 
+Several test sets of DiffMCQ differ in their variant: V1, or the V2 or V3 in the name of the file (diffmcq_V2.jsonl).
+The regime says what trained a row: – nothing, s1 what the paper's methods learn from, supervised also answers to
+DiffRank's question; it is blank where that is not recorded.
+
 A row marked ‡ is of a head that was trained on clips or videos of its test set (heads.evaluate --allow-seen).
 """
 
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +19,25 @@ from typing import Any
 from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
-from heads.evaluation.options import BUILT_IN
+from heads.evaluation.options import BUILT_IN, ENCODER, PAIRS
 from heads.reporting.entries import CHANCE, MARK, footnote, marked
+from heads.reporting.methods import Regime
 
 COLUMNS = {
     "diffcap": ("BLEU", "CIDEr", "ROUGE-L"),
-    "diffmcq": ("accuracy",),
+    "diffmcq": ("accuracy", "accuracy_V2", "accuracy_V3"),
     "diffrank": ("ktau_all_rows", "ktau_within_step_all_rows"),
 }
+CONTROLS: dict[str, tuple[str, Regime | None]] = {
+    "random": ("control: random scores", "none"),
+    "step-oracle": ("control: knows the step only", "none"),
+    "rarest": ("control: rarest clips", "none"),
+    "kitchen.controls:MostDifferences": ("control: most differences, text not read", "none"),
+    "medoid": ("control: one caption a category", "s1"),
+    "shuffled-captions": ("control: captions of other rows", None),
+    "token-regression": ("control: regression on token distances", "supervised"),
+}
+"""method -> its name and regime"""
 
 
 @dataclass(frozen=True)
@@ -34,13 +50,14 @@ class TableOptions:
 
 def system(options: dict[str, Any], disclosed: dict[str, Any]) -> str:
     """Return the name of a row of the table."""
+    if options["method"] in CONTROLS:
+        name, source = CONTROLS[options["method"]][0], options["head"] or options.get("texts")
+        return name + (f" ({source})" if source else "")
     if options["method"] not in BUILT_IN:
         return options["method"] + (f" ({options['view']})" if options["view"] else "")
     if options["method"] == "vlemb":
         pair = options.get("pair_embedding", "average")
         return f"VLEmb ({options['view']}" + (")" if pair == "average" else f", {pair} only)")
-    if options["method"] == "step-oracle":
-        return "control: knows the step only"
     control = {"none": "", "blind": ", control: no video", "shuffled": ", control: another video"}
     public = {"llava": "VCLM", "idefics": "Interleaved", "socratic": "Socratic"}
     name = public.get(options["method"]) or disclosed["recipe"]["system"]
@@ -48,29 +65,50 @@ def system(options: dict[str, Any], disclosed: dict[str, Any]) -> str:
     return f"{name} ({source}){control[options['control']]}"
 
 
+def regime(options: dict[str, Any], disclosed: dict[str, Any]) -> Regime | None:
+    """Return what trained a row of the table, None if that is not recorded."""
+    if options["method"] in CONTROLS:
+        return CONTROLS[options["method"]][1]
+    if options["method"] == "vlemb":
+        encoder = disclosed.get("encoder", ENCODER + PAIRS)
+        return None if PAIRS in encoder else "s1" if encoder.startswith(ENCODER) else "none"
+    return disclosed.get("recipe", {}).get("regime")
+
+
+def variant(options: dict[str, Any]) -> str:
+    """Return the variant of a DiffMCQ set by the name of its file, "" for V1 and other tasks."""
+    found = re.search(r"(?<![A-Za-z0-9])V[23](?![A-Za-z0-9])", Path(options.get("test_set", "")).stem)
+    return f"_{found[0]}" if found and options["task"] == "diffmcq" else ""
+
+
 def run(options: TableOptions) -> dict[str, Any]:
-    table: dict[str, dict[str, Any]] = {"chance": {k: {"value": v} for k, v in CHANCE.items()}}
+    chance = CHANCE | {name: CHANCE["accuracy"] for name in COLUMNS["diffmcq"]}
+    table: dict[str, dict[str, Any]] = {"chance": {k: {"value": v} for k, v in chance.items()} | {"regime": "none"}}
     disclosed: dict[str, Any] = {}
     for path in options.scores:
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
-            task, scores = record["options"]["task"], record["scores"]
+            task, scores, form = record["options"]["task"], record["scores"], variant(record["options"])
             name = system(record["options"], record["disclosed"])
             figures = {
-                metric: {"value": scores[metric], "interval": (scores["intervals"] or {}).get(metric)}
-                for metric in COLUMNS[task]
+                metric + form: {"value": scores[metric], "interval": (scores["intervals"] or {}).get(metric)}
+                for metric in (COLUMNS[task] if task != "diffmcq" else ("accuracy",))
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StepDiffError(
                 f"{path}: not a score record of this version of heads.evaluate ({error}); evaluate again"
             ) from error
         row = table.setdefault(name, {})
-        if task in row.get("rows", {}):
-            raise StepDiffError(f"{path}: a second {task} of {name}; give one test set per task")
+        if task + form in row.get("rows", {}):
+            raise StepDiffError(
+                f"{path}: a second {task}{form} of {name}; give one test set per task, or of DiffMCQ one per variant, "
+                "with V2 or V3 in the name of its file"
+            )
         row.update(figures)
-        row.setdefault("rows", {})[task] = scores["rows"]
+        row["regime"] = regime(record["options"], record["disclosed"])
+        row.setdefault("rows", {})[task + form] = scores["rows"]
         if seen := marked(record):
-            row.setdefault("seen", {})[task] = seen
+            row.setdefault("seen", {})[task + form] = seen
         disclosed[name] = record["disclosed"]
     record = {"systems": table, "disclosed": disclosed}
     if options.out is not None:
@@ -105,16 +143,23 @@ def show(record: dict[str, Any]) -> None:
 
     names = {
         "accuracy": "DiffMCQ accuracy",
+        "accuracy_V2": "V2",
+        "accuracy_V3": "V3",
         "ktau_all_rows": "DiffRank tau",
         "ktau_within_step_all_rows": "tau within step",
         "BLEU": "DiffCap BLEU",
         "CIDEr": "CIDEr",
         "ROUGE-L": "ROUGE-L",
     }
-    table = Table(Column("system", overflow="fold"), *names.values(), title="scores with 95 % intervals")
-    for name, row in record["systems"].items():
+    rows = record["systems"].items()
+    for metric in COLUMNS["diffmcq"][1:]:
+        if not any(metric in row for name, row in rows if name != "chance"):
+            del names[metric]
+    table = Table(Column("system", overflow="fold"), "regime", *names.values(), title="scores with 95 % intervals")
+    for name, row in rows:
         mark = f" {MARK}" if "seen" in row else ""
-        table.add_row(name + mark, *(cell(row, metric) for metric in names))
+        trained_on = {None: "", "none": "–"}.get(row["regime"], row["regime"])
+        table.add_row(name + mark, trained_on, *(cell(row, metric) for metric in names))
     Console(width=None if sys.stdout.isatty() else 180, markup=False).print(table)  # a folder's name is not markup
     for name, row in record["systems"].items():
         for task, seen in row.get("seen", {}).items():

@@ -21,6 +21,9 @@ BUILT_IN = (*VIDEO_LM, "vlemb", *PUBLIC, "socratic", *CONTROLS)
 PLUGIN = "a plug-in"
 PLUGINS = "stepdiff.methods"
 """entry-point group of other packages' methods"""
+ENCODER = "contrastive head"
+PAIRS = " trained on pairs"
+"""prefix of the encoder in the provenance of a view that a head wrote, and what follows if paired QA trained it too"""
 METHODS = {
     "head": (*VIDEO_LM, "token-regression"),
     "view": ("vlemb", *PUBLIC, PLUGIN),

@@ -30,13 +30,12 @@ from common.io.sealed import BLANK
 from heads.data import trained_on
 from heads.data.hold_out import clip_times, known_clips, locate
 from heads.data.trained_on import KINDS, Hashes, Source, contained, hashes
+from heads.evaluation.options import ENCODER
 from heads.training import lineage
 from store import Store
 from store.format.layout import read_json, write_json
 from tasks.testsets import clips_of
 
-ENCODER = "contrastive head"
-"""prefix of the encoder in the provenance of a view that a head wrote"""
 _DIGITS = 16
 _LOOKED_UP = (
     ("clips", "key"),

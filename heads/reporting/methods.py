@@ -7,13 +7,13 @@
 | supervised | also answers to the question of a task, from the source that labels its test set |
 
 Guarantees
-- a number of steps that a score record contradicts is refused in one line
-- a method without an entry has blank cells, and the steps of its score records if they state any
+- a number of steps or a regime that a score record contradicts is refused in one line
+- a method without an entry has blank cells, except for what its score records state
 - a method is compared only with baselines that had no more supervision
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from common.errors import StepDiffError
@@ -40,8 +40,8 @@ class Training:
     learns_from: str = ""
     """what it was trained on, in a few words"""
     steps: int | None = None
-    """optimiser steps in all, those of the warm start and of the runs that it starts from included; by default those of
-    the score records next to the predictions"""
+    """optimiser steps in all, those of the warm start and of the runs that it starts from included; regime and steps
+    are by default those of the score records next to the predictions"""
 
 
 Trainings = Mapping[str, Training]
@@ -51,7 +51,7 @@ def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, 
     """Return the training of every method of the entries.
 
     Raises:
-        StepDiffError: a method without predictions or with two trainings, or steps that a score record contradicts.
+        StepDiffError: a method without predictions or with two trainings, or what a score record contradicts.
     """
     found = {entry.method: Training(entry.method) for entry in entries}
     for training in given:
@@ -61,24 +61,25 @@ def trainings(given: Sequence[Training], entries: Sequence[Entry]) -> dict[str, 
             raise StepDiffError(f"methods: {training.method!r} is listed twice; remove one of them")
         found[training.method] = training
     for entry in entries:
-        own, steps = found[entry.method], _recorded_steps(entry)
-        if steps is None:
-            continue
-        if own.steps is not None and own.steps != steps:
-            raise StepDiffError(
-                f"methods: {entry.method} has {own.steps} steps, but {entry.predictions} was made after {steps} (its "
-                "score record); correct the number"
-            )
-        found[entry.method] = Training(own.method, own.regime, own.learns_from, steps)
+        for name, recorded in _recorded(entry).items():
+            stated = getattr(found[entry.method], name)
+            if stated not in (None, recorded):
+                raise StepDiffError(
+                    f"methods: {entry.method} has {name} {stated}, but the score record of {entry.predictions} has "
+                    f"{recorded}; correct the config"
+                )
+            found[entry.method] = replace(found[entry.method], **{name: recorded})
     return found
 
 
-def _recorded_steps(entry: Entry) -> int | None:
-    """Return the optimiser steps that the score record next to the predictions states, if it does."""
+def _recorded(entry: Entry) -> dict[str, Any]:
+    """Return the regime and the optimiser steps in the score record next to the predictions, if it states them."""
     record: Any = score_record(entry.predictions)
-    for name in ("disclosed", "recipe", "optimiser_steps"):
+    for name in ("disclosed", "recipe"):
         record = record.get(name) if isinstance(record, dict) else None
-    return record if isinstance(record, int) else None
+    found = record if isinstance(record, dict) else {}
+    stated = {"regime": found.get("regime"), "steps": found.get("optimiser_steps")}
+    return {name: value for name, value in stated.items() if value is not None}
 
 
 def comparable(method: str, baseline: str, known: Trainings) -> bool:

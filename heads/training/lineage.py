@@ -21,6 +21,7 @@ from torch import nn
 
 from common.errors import StepDiffError
 from common.io.files import write_text
+from common.io.jsonl import read_objects
 from common.progress import say
 from heads.data import trained_on
 from heads.data.clips import Features
@@ -31,6 +32,7 @@ from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveHead
 from heads.training.recipe import ContrastiveRecipe, Schedule, TrainOptions, VideoLMRecipe, read_recipe
 from store import Provenance, Store
+from tasks.prompts import SIMILAR_QUESTION
 from weights import fingerprint, resolve
 
 FILE = "lineage.json"
@@ -227,7 +229,7 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
     """Return how the training differs from the published recipe, to be shown next to every score.
 
     trained: the steps so far; checkpoint: the one of them that validation chose; optimiser_steps: those of the warm
-    start and of earlier runs included, None where an earlier run does not state them.
+    start and of earlier runs included; regime: see `regime`; None where an earlier run does not state them.
     """
     run, warm, init = Run(folder), None, read(folder)["init"]
     if (start := recipe.warm_start) is not None:
@@ -249,5 +251,24 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
         "trained": run.reached(),
         "checkpoint": run.best().name,
         "optimiser_steps": None if before is None else before + own,
+        "regime": regime(recipe, init),
         "init": init,
     }
+
+
+def regime(recipe: VideoLMRecipe, init: dict[str, Any] | None) -> str | None:
+    """Return "supervised" if this or an earlier training asks DiffRank's question about a category, else "s1".
+
+    Supplement S1 asks it only about the main action. None: unknown, because the paired QA is not here, or because an
+    earlier run does not state it.
+    """
+    before = "s1" if init is None else init.get("regime")
+    if "pairs" not in recipe.sources or recipe.pairqa is None or before == "supervised":
+        return before
+    start, end = SIMILAR_QUESTION.split("{category}")
+    try:
+        questions = [str(row.get("question")) for _, row in read_objects(recipe.pairqa)]
+    except StepDiffError:
+        return None
+    asked = {q.removeprefix(start).removesuffix(end) for q in questions if q.startswith(start) and q.endswith(end)}
+    return "supervised" if asked - {"main action"} else before

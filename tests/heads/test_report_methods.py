@@ -14,8 +14,9 @@ from heads.reporting.figures import compare, measure
 from heads.reporting.grid import Cell
 from heads.reporting.methods import LEGEND, Regime, Training, comparable, trainings
 from heads.reporting.tables import Report, grids
-from heads.training.lineage import disclosure
+from heads.training.lineage import disclosure, regime
 from heads.training.recipe import read_recipe
+from tasks.prompts import SIMILAR_QUESTION
 
 from .conftest import config
 
@@ -78,7 +79,7 @@ def test_every_table_shows_the_regime_of_its_methods(made: list[Entry]) -> None:
     assert not any("regime" in str(grid.columns) for grid in plain)
 
 
-def test_a_number_of_steps_that_a_score_record_contradicts_is_refused_in_one_line(
+def test_a_number_of_steps_or_a_regime_that_a_score_record_contradicts_is_refused_in_one_line(
     made: list[Entry], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     entry = next(e for e in made if (e.method, e.task, e.variant) == ("StepDiff", "diffmcq", "V1"))
@@ -93,7 +94,11 @@ def test_a_number_of_steps_that_a_score_record_contradicts_is_refused_in_one_lin
     path = config(own, tmp_path / "report.yaml", controls=[], methods=methods)
     assert report.main(["--config", path]) == 2
     error = capsys.readouterr().err.strip()
-    assert "methods: StepDiff has 340 steps, but" in error and "was made after 1990" in error and "\n" not in error
+    assert "methods: StepDiff has steps 340, but the score record of" in error and "has 1990; correct" in error
+    assert "\n" not in error
+    said.with_suffix(".scores.json").write_text(json.dumps({"disclosed": {"recipe": {"regime": "supervised"}}}))
+    with pytest.raises(StepDiffError, match="methods: StepDiff has regime s1, but the score record of .* supervised"):
+        trainings(KNOWN[:1], own)
     said.with_suffix(".scores.json").write_text(json.dumps({"disclosed": {"recipe": {"optimiser_steps": None}}}))
     assert report.main(["--config", path, "--bootstrap", "20"]) == 0
     for methods, message in (
@@ -110,7 +115,7 @@ def test_a_number_of_steps_that_a_score_record_contradicts_is_refused_in_one_lin
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_method_without_an_entry_has_blank_cells_and_the_steps_of_its_score_records(made: list[Entry]) -> None:
+def test_a_method_without_an_entry_has_blank_cells_except_for_what_its_score_records_state(made: list[Entry]) -> None:
     known = trainings([], made)
     assert set(known) == {entry.method for entry in made}
     assert all(own == Training(name) for name, own in known.items())
@@ -131,3 +136,21 @@ def test_the_disclosure_counts_the_steps_of_the_warm_start_and_of_earlier_runs(t
         assert disclosure(recipe, trained)["optimiser_steps"] is None, "written by an earlier version"
     finally:
         lineage.write_text(before)
+
+
+def test_a_training_is_supervised_if_it_or_an_earlier_one_asks_diffranks_question(
+    trained: Path, tmp_path: Path
+) -> None:
+    recipe = read_recipe(trained / "recipe.yaml").video_lm
+    assert recipe is not None
+    path = tmp_path / "pairqa.jsonl"
+
+    def of(category: str, init: dict | None = None, sources: tuple = ("pairs",)) -> str | None:
+        path.write_text(json.dumps({"question": SIMILAR_QUESTION.format(category=category)}) + "\n")
+        return regime(replace(recipe, pairqa=str(path), sources=sources), init)
+
+    assert of("Visuals") == "supervised" and of("main action") == "s1", "S1 asks about the main action"
+    assert of("Visuals", None, ("clips",)) == "s1"
+    assert of("main action", {"regime": "supervised"}) == "supervised"
+    assert of("main action", {}) is None and of("Visuals", {}) == "supervised"
+    assert regime(replace(recipe, pairqa=str(tmp_path / "nowhere.jsonl")), None) is None

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from heads import table
+from heads.evaluation.options import CONTROLS as OPTIONS
 
 
 def record(path: Path, task: str, **scores: float) -> str:
@@ -56,3 +57,59 @@ def test_the_training_is_described_once(tmp_path: Path, capsys: pytest.CaptureFi
     assert printed.count("system StepDiff") == 1
     facts = "system StepDiff, sources sequences and pairs, lora yes, full no, init none"
     assert printed.splitlines()[-1] == f"StepDiff (runs/stepdiff): {facts}"
+
+
+def written(path: Path, options: dict, disclosed: dict, scores: dict) -> str:
+    given = {"task": "diffmcq", "view": None, "head": None, "control": "none", "test_set": "diffmcq_test.jsonl"}
+    record = {"options": given | options, "disclosed": disclosed, "scores": {**scores, "intervals": {}, "rows": 9}}
+    path.write_text(json.dumps(record))
+    return str(path)
+
+
+def test_test_sets_of_one_task_differ_in_the_variant_in_the_name_of_their_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [
+        written(tmp_path / f"{number}.scores.json", {"method": "random", "test_set": name}, {}, {"accuracy": value})
+        for number, (name, value) in enumerate(
+            [("x/diffmcq_test.jsonl", 0.1), ("V3/diffmcq_V2.jsonl", 0.2), ("a_V3_b.jsonl", 0.3)]
+        )
+    ]
+    assert table.main([*paths, "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["systems"]["control: random scores"]
+    assert [row[f"accuracy{form}"]["value"] for form in ("", "_V2", "_V3")] == [0.1, 0.2, 0.3]
+    assert row["rows"] == {"diffmcq": 9, "diffmcq_V2": 9, "diffmcq_V3": 9}
+    assert table.main(paths[:2]) == 0
+    heading = capsys.readouterr().out
+    assert "V2" in heading and "V3" not in heading, "a column without figures is left out"
+    assert table.main([*paths, paths[1]]) == 2
+    assert "a second diffmcq_V2 of control: random scores; give one" in capsys.readouterr().err
+
+
+def test_controls_are_named_and_every_row_has_its_regime(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    heads = {"recipe": {"system": "StepDiff", "regime": "supervised"}}
+    found = [
+        ("random", {}, {}, "control: random scores", "none"),
+        ("rarest", {}, {}, "control: rarest clips", "none"),
+        ("step-oracle", {}, {}, "control: knows the step only", "none"),
+        ("kitchen.controls:MostDifferences", {}, {}, "control: most differences, text not read", "none"),
+        ("medoid", {"texts": "q.jsonl"}, {}, "control: one caption a category (q.jsonl)", "s1"),
+        ("shuffled-captions", {"texts": "p.jsonl"}, {}, "control: captions of other rows (p.jsonl)", None),
+        ("token-regression", {"head": "r"}, heads, "control: regression on token distances (r)", "supervised"),
+        ("video-lm", {"head": "r"}, heads, "StepDiff (r)", "supervised"),
+        ("video-lm", {"head": "r", "control": "blind"}, heads, "StepDiff (r), control: no video", "supervised"),
+        ("vlemb", {"view": "clip"}, {"encoder": "clip"}, "VLEmb (clip)", "none"),
+        ("vlemb", {"view": "aligned"}, {"encoder": "contrastive head over x"}, "VLEmb (aligned)", "s1"),
+        ("vlemb", {"view": "pairs"}, {"encoder": "contrastive head trained on pairs over x"}, "VLEmb (pairs)", None),
+    ]
+    paths = [
+        written(tmp_path / f"{number}.scores.json", {"method": method, **options}, disclosed, {"accuracy": 0.5})
+        for number, (method, options, disclosed, *_) in enumerate(found)
+    ]
+    assert table.main([*paths, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["systems"]
+    assert {name: row["regime"] for name, row in rows.items()} == {"chance": "none"} | {f[3]: f[4] for f in found}
+    assert table.main(paths) == 0
+    printed = capsys.readouterr().out
+    assert "regime" in printed and "supervised" in printed
+    assert {f[0] for f in found} >= set(OPTIONS), "every control has a name"
