@@ -6,6 +6,7 @@
 Guarantees
 - clips of different steps have no differences
 - ties are broken at random, in the same way every time
+- the world is a folder next to the store, or where the paths of videos lead
 - a store whose videos are not of a rendered world is refused in one line
 """
 
@@ -24,20 +25,15 @@ class MostDifferences:
     """The option whose clips differ in the most attributes of the row's category."""
 
     def __init__(self, store: Any, view: str | None, device: str) -> None:
-        """store: its catalog names videos of a rendered world, WORLD/videos/NAME.mp4; read is WORLD/attributes.jsonl.
+        """Find the world of the store's videos: a folder next to the store, or where the catalog's paths lead.
 
-        view, device: not used; every plug-in of heads.evaluate has them.
+        The catalog has the paths of videos from the manifest's folder, `videos/NAME.mp4`, but not that folder.
+
+        Args:
+            store: a store with the clips of one rendered world.
+            view: not used; every plug-in of heads.evaluate has it, like `device`.
         """
-        frame = store.catalog("clips").frame()
-        videos = frame["video"].drop_nulls().unique() if "video" in frame.columns else []
-        files = {Path(video).parent.parent / "attributes.jsonl" for video in videos}
-        found = sorted(file for file in files if file.is_file())
-        if not found:
-            raise StepDiffError(
-                f"{store.path}: no attributes.jsonl next to the folder of its videos; this control is for a world of "
-                "python -m kitchen, run where the catalog's paths of videos lead to it"
-            )
-        self.truth = {row["clip"]: Attributes.from_dict(row) for file in found for _, row in read_objects(file)}
+        self.truth = _truth(store)
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
         """Return the number of differences of each option's clips, plus a random number below 1."""
@@ -55,3 +51,32 @@ class MostDifferences:
                 f"{error.args[0]}: not a clip of the rendered world, so its attributes are unknown"
             ) from None
         return len(differences(category, one, other)) if one.step == other.step else 0
+
+
+def _truth(store: Any) -> dict[str, Attributes]:
+    """Return the attributes of every clip of the store's world. StepDiffError: no such world, or several."""
+    frame = store.catalog("clips").frame()
+    if not {"video", "step"} <= set(frame.columns):
+        raise StepDiffError(
+            f"{store.path}: its catalog has no columns video and step, so it is not of a rendered world"
+        )
+    steps = dict(zip(frame["key"], frame["step"], strict=True))
+    folders = {Path(video).parent.parent for video in frame["video"].drop_nulls().unique()}
+    bases = [
+        Path(),
+        *(Path(file).parent for file in Path(str(store.path)).absolute().parent.glob("*/attributes.jsonl")),
+    ]
+    found: list[dict[str, Attributes]] = []
+    for file in sorted({(base / folder / "attributes.jsonl").absolute() for base in bases for folder in folders}):
+        if not file.is_file():
+            continue
+        truth = {row["clip"]: Attributes.from_dict(row) for _, row in read_objects(file)}
+        known = truth.keys() & steps.keys()
+        if known and all(truth[clip].step == steps[clip] for clip in known):
+            found.append(truth)
+    if not found or any(truth != found[0] for truth in found):
+        raise StepDiffError(
+            f"{store.path}: {'several worlds' if found else 'no world'} of its clips with an attributes.jsonl next to "
+            "it; this control is for a world of python -m kitchen in a folder next to the store, as in data/"
+        )
+    return found[0]

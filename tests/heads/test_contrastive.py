@@ -65,7 +65,13 @@ def test_vlemb_reads_the_view_that_a_contrastive_head_embeds(aligned: Path, worl
         scores.append(str(out.with_suffix(".scores.json")))
     assert table.main([*scores, "--out", str(tmp_path / "table.json")]) == 0
     systems = json.loads((tmp_path / "table.json").read_text())["systems"]
-    assert systems["VLEmb (aligned)"].keys() == {"accuracy", "ktau_all_rows", "ktau_within_step_all_rows", "rows"}
+    assert systems["VLEmb (aligned)"].keys() == {
+        "accuracy",
+        "ktau_all_rows",
+        "ktau_within_step_all_rows",
+        "rows",
+        "regime",
+    }
 
 
 @pytest.mark.parametrize(

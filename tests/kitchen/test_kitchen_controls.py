@@ -33,12 +33,25 @@ def clips() -> list[Clip]:
     return [clip for video in make_world(6, 3) for clip in video.clips]
 
 
-@pytest.fixture
-def control(clips: list[Clip], tmp_path: Path) -> MostDifferences:
+def write(clips: list[Clip], folder: Path) -> None:
+    folder.mkdir()
     lines = [json.dumps({"clip": clip.id, **clip.truth.as_dict()}) + "\n" for clip in clips]
-    (tmp_path / "attributes.jsonl").write_text("".join(lines))
-    videos = [str(tmp_path / f"videos/{clip.video}.mp4") for clip in clips]
-    store: Any = Catalog(tmp_path, {"key": [clip.id for clip in clips], "video": videos})
+    (folder / "attributes.jsonl").write_text("".join(lines))
+
+
+@pytest.fixture
+def store(clips: list[Clip], tmp_path: Path) -> Any:
+    """The store of a world, with the folders of that world and of another one next to it."""
+    write(clips, tmp_path / "kitchen")
+    write([clip for video in make_world(6, 4) for clip in video.clips], tmp_path / "another")
+    columns = {"key": "id", "video": "video", "step": "step"}
+    rows = [{"id": c.id, "video": f"videos/{c.video}.mp4", "step": c.truth.step} for c in clips]
+    rows.append({"id": "picture_0_1", "video": "images/picture.jpg", "step": ""})
+    return Catalog(tmp_path / "features", {name: [row[own] for row in rows] for name, own in columns.items()})
+
+
+@pytest.fixture
+def control(store: Any) -> MostDifferences:
     return MostDifferences(store, None, "cpu")
 
 
@@ -82,12 +95,32 @@ def test_clips_of_different_steps_have_no_differences(control: MostDifferences, 
 
 
 def test_a_store_whose_videos_are_not_of_a_rendered_world_is_refused_in_one_line(
-    control: MostDifferences, tmp_path: Path
+    store: Any, control: MostDifferences, clips: list[Clip], tmp_path: Path
 ) -> None:
-    for columns in ({"key": ["a"]}, {"key": ["a"], "video": ["films/a.mp4"]}):
-        store: Any = Catalog(tmp_path, columns)
-        with pytest.raises(StepDiffError, match="no attributes.jsonl next to the folder of its videos"):
-            MostDifferences(store, None, "cpu")
+    for columns, message in (
+        ({"key": ["a"]}, "its catalog has no columns video and step"),
+        ({"key": ["a"], "video": ["videos/a.mp4"], "step": ["stir"]}, "no world of its clips"),
+    ):
+        other: Any = Catalog(tmp_path / "features", columns)
+        with pytest.raises(StepDiffError, match=message):
+            MostDifferences(other, None, "cpu")
+    far: Any = Catalog(tmp_path / "elsewhere/features", store.frame().to_dict(as_series=False))
+    with pytest.raises(StepDiffError, match="no world of its clips"):
+        MostDifferences(far, None, "cpu")
     options = (("a_0_1", "b_0_1"), *(("a_0_1", f"{name}_0_1") for name in "cde"))
     with pytest.raises(StepDiffError, match="a_0_1: not a clip of the rendered world"):
         control.score_options([DiffMCQ("any text", "Visuals", options, options[0])])
+
+
+def test_the_world_is_a_folder_next_to_the_store_or_where_the_paths_of_videos_lead(
+    store: Any, control: MostDifferences, clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert control.truth == {clip.id: clip.truth for clip in clips}, "not those of the other world"
+    far: Any = Catalog(tmp_path / "elsewhere/features", store.frame().to_dict(as_series=False))
+    monkeypatch.chdir(tmp_path / "kitchen")
+    assert MostDifferences(far, None, "cpu").truth == control.truth
+    write(clips, tmp_path / "copy")
+    assert MostDifferences(store, None, "cpu").truth == control.truth, "a copy of the world"
+    write(clips[:-1], tmp_path / "part")
+    with pytest.raises(StepDiffError, match="several worlds of its clips"):
+        MostDifferences(store, None, "cpu")
