@@ -100,3 +100,13 @@ def test_scores_are_spread(category: str) -> None:
     assert shares[4] >= (0.07 if category == "Actions" else 0.14)
     if category == "Actions":
         assert shares[1] >= 0.12
+
+
+def test_a_world_of_fewer_recipes_has_only_their_steps() -> None:
+    names = list(ACTIVITIES)
+    for recipes in (1, 2):
+        world = make_world(24, 0, 3.5, recipes)
+        assert {video.activity for video in world} == set(names[:recipes])
+        shown = {clip.truth.step for video in world for clip in video.clips}
+        assert shown == {step for name in names[:recipes] for step in ACTIVITIES[name]}
+    assert make_world(8, 0, 3.5, len(names)) == make_world(8, 0)
