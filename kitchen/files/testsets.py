@@ -33,7 +33,7 @@ SIZES = {"test": (180, 540), "val": (72, 180)}
 """Most pairs of DiffCap and rows of DiffRank of each split."""
 PAIRS_OF_CLIPS = 0.6
 """Most pairs of DiffCap for each clip of the split: in a small world the others differ in few categories."""
-PAIRS_A_CLIP, AGAIN = 2, 0.5
+PAIRS_A_CLIP, AGAIN = 2, 0.4
 """Most pairs of DiffCap that a clip is in, and how often a pair takes clips that are in one already: together 1.5 pairs
 a clip, as in the published set."""
 TARGETS = 4
