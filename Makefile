@@ -129,16 +129,19 @@ else
 endif
 
 EVALUATE = $(RUN) heads.evaluate --store $(STORE)
-ROWS_diffmcq := 150
-ROWS_diffrank := 100
-ROWS_diffcap := 50
+# Rows of each task for the head, and for its control with another clip's video.
+ROWS_small := diffmcq:100 diffrank:60 diffcap:30
+ROWS_full := diffmcq:150 diffrank:100 diffcap:50
+SHUFFLED_small := diffmcq:50 diffrank:30
+SHUFFLED_full := diffmcq:75 diffrank:50
+ROWS = $(patsubst $(TASK):%,%,$(filter $(TASK):%,$(ROWS_$(SIZE))))
 CONTROLS := diffmcq_blind diffmcq_shuffled diffmcq_step diffmcq_rarest diffmcq_most \
-    diffrank_blind diffrank_shuffled diffrank_cosine diffrank_step diffcap_medoid diffcap_reassigned
+    diffrank_shuffled diffrank_cosine diffrank_step diffcap_medoid diffcap_reassigned
 RECORDS := $(addprefix $(DEMO)/,diffmcq_stepdiff diffrank_stepdiff diffcap_stepdiff $(CONTROLS) \
-    $(if $(filter full,$(SIZE)),diffmcq_aligned diffrank_aligned))
+    $(if $(filter full,$(SIZE)),diffrank_blind diffmcq_aligned diffrank_aligned))
 SCORES := $(RECORDS:=.scores.json)
 TASK = $(firstword $(subst _, ,$(notdir $*)))
-SET = --task $(TASK) --test-set $(WORLD)/$(TASK)_test.jsonl --rows $(ROWS_$(TASK)) --out $(DEMO)/$*
+SET = --task $(TASK) --test-set $(WORLD)/$(TASK)_test.jsonl --rows $(ROWS) --out $(DEMO)/$*
 
 evaluating: heads
 	$(call STEP,5,answers of the head and of the controls)
@@ -151,6 +154,7 @@ $(DEMO)/%_stepdiff.scores.json: $(STEPDIFF)
 	$(EVALUATE) $(SET)_stepdiff.jsonl --method stepdiff --head $(RUNS)/stepdiff
 $(DEMO)/%_blind.scores.json: $(STEPDIFF)
 	$(EVALUATE) $(SET)_blind.jsonl --method stepdiff --head $(RUNS)/stepdiff --control blind
+$(DEMO)/%_shuffled.scores.json: ROWS_$(SIZE) := $(SHUFFLED_$(SIZE))
 $(DEMO)/%_shuffled.scores.json: $(STEPDIFF)
 	$(EVALUATE) $(SET)_shuffled.jsonl --method stepdiff --head $(RUNS)/stepdiff --control shuffled
 $(DEMO)/%_aligned.scores.json: $(ALIGN)
