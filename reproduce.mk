@@ -1,4 +1,4 @@
-# make reproduce            VCLM, Interleaved and StepDiff trained on a rendered kitchen; the tables of all methods
+# make reproduce            all methods trained on a rendered kitchen, with controls; the tables of a reviewer
 # make reproduce SEEDS=3    the same with three trainings each; existing results are kept, a killed run resumes
 # make reproduce GENERATED=1    also StepDiff trained on paired QA that annotate/ generates instead of the world's own
 # OMP_NUM_THREADS=1 make -j2 reproduce SEEDS=3    two jobs at once on two cores: a tenth more work per hour
@@ -8,7 +8,7 @@
 # This file is included by the Makefile.
 
 SEEDS ?= 1
-WORLD_SEED ?= 2034
+WORLD_SEED ?= 2035
 VIDEOS ?= 264
 REPRODUCE ?= data/reproduce
 R_WORLD ?= $(REPRODUCE)/kitchen
@@ -113,8 +113,9 @@ $(REPRODUCE)/seed$(1)/%/embedded: $(REPRODUCE)/seed$(1)/%/loss.png
 	@touch $$@
 endef
 
-# Captions are kept raw. The same number of pairs without a difference is added, to count invented differences.
-OF_CAPTIONS := --parse false --no-difference $(TEST_diffrank)
+# Captions are kept raw. The same number of pairs without a difference is added, to count invented differences; methods
+# are also asked whether the clips are similar, to count them with the natural threshold.
+OF_CAPTIONS = --parse false --no-difference $(TEST_diffrank) $(if $(filter medoid reassigned,$(3)),,--ask-similar)
 
 # $(1) folder, $(2) test set, $(3) name, $(4) prerequisite, $(5) options
 define EVALUATION
@@ -140,7 +141,17 @@ $(foreach s,$(TRAININGS),$(foreach m,align align_pairs,$(foreach p,reference can
     $(call EVALUATION,seed$(s),diffmcq,$(m)_$(p),$(REPRODUCE)/seed$(s)/$(m)/embedded,--method vlemb --view $(m)-seed$(s) \
     --pair-embedding $(p))))))
 $(eval $(call EVALUATION,all,diffrank,cosine,,--method vlemb --view efficientnet-lite0))
-$(eval $(call EVALUATION,all,diffrank,step,,--method step-oracle))
+# Controls that read no features. medoid: one caption a category; reassigned: StepDiff's captions, of another row.
+CHOICES := diffmcq diffmcq_V2 diffmcq_V3
+$(foreach t,$(CHOICES) diffrank,$(eval $(call EVALUATION,all,$(t),step,,--method step-oracle)))
+$(foreach t,$(CHOICES),$(eval $(call EVALUATION,all,$(t),rarest,,--method rarest)))
+$(foreach t,$(CHOICES),$(eval $(call EVALUATION,all,$(t),most,,--method kitchen.controls:MostDifferences)))
+$(eval $(call EVALUATION,all,diffcap,medoid,,--method medoid --texts $(R_WORLD)/pairqa_train.jsonl))
+$(foreach s,$(TRAININGS),$(eval $(call EVALUATION,seed$(s),diffcap,reassigned,$(REPRODUCE)/seed$(s)/diffcap_stepdiff.scores.json,\
+    --method shuffled-captions --texts $(REPRODUCE)/seed$(s)/diffcap_stepdiff.jsonl)))
+# A logistic regression on the tokens that the warm start projects, supervised like StepDiff in that regime.
+$(foreach s,$(TRAININGS),$(eval $(call EVALUATION,seed$(s),diffrank,regression,$(REPRODUCE)/seed$(s)/warm/loss.png,\
+    --method token-regression --head $(REPRODUCE)/seed$(s)/warm --texts $(R_WORLD)/pairqa_supervised.jsonl)))
 
 # Descriptions of clips (supplement, S1) from the narration, the caption of VCLM and those objects of Interleaved that the
 # contrastive head grounds in the clip. Both models get the questions that they were trained with.
