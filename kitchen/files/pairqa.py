@@ -9,8 +9,8 @@ Guarantees
 - all questions of a pair are adjacent; a clip with itself (only in `supervised`) and a pair of different steps may be
   drawn twice;
 - no answer begins with the text that the tests seed answers with;
-- `s1` asks "share a similar" about the main action only;
-- `supervised` asks it about categories with a clear answer: YES at a score of 5, NO at 1 or 2; the choice of pairs
+- `s1` asks "share a similar" about the main action only, and YES and NO are as frequent;
+- `supervised` also asks it about categories with a clear answer: YES at a score of 5, NO at 1 or 2; the choice of pairs
   balances YES and NO within each category as far as the clips allow;
 - a clip paired with itself has no difference, and the answer says so;
 - "Which video" is answered Video 1 and Video 2 about equally often.
@@ -55,7 +55,7 @@ from tasks.prompts import SIMILAR_QUESTION
 
 Regime = Literal["s1", "supervised"]
 PAIRS = 1500
-OTHER_STEP = 0.12
+OTHER_STEP = 0.2
 """Fraction of the pairs whose clips show different steps."""
 ITSELF = 0.1
 """Fraction of the pairs that show one clip twice, in `supervised`."""
@@ -96,13 +96,16 @@ class Balance:
 def paired_questions(clips: list[Clip], seed: int, regime: Regime) -> list[Record]:
     """Return all records, pair by pair; `clips` are the training clips."""
     rng = random.Random(f"pairqa {seed}")
-    balance = Balance() if regime == "supervised" else None
-    records: list[Record] = []
-    for one, two in _pairs(clips, balance, rng):
-        if one.truth.step == two.truth.step:
-            records += _same_step(one, two, balance, rng)
-        else:
-            records += _other_step(one, two, balance, rng)
+    balance, records = Balance(), list[Record]()
+    for one, two in _pairs(clips, balance if regime == "supervised" else None, rng):
+        same = one.truth.step == two.truth.step
+        records += _same_step(one, two, rng) if same else _other_step(one, two, rng)
+        answers = {MAIN_ACTION: "YES" if same else "NO"}
+        if regime == "supervised":
+            answers |= _similar(one.truth, two.truth) if same else dict.fromkeys(CATEGORIES, "NO")
+        for topic in balance.choose(answers):
+            question = SIMILAR_QUESTION.format(category=topic)
+            records.append(_record(one, two, 3, topic, question, answers[topic]))
     return records
 
 
@@ -143,15 +146,6 @@ def _record(one: Clip, two: Clip, kind: int, category: str, question: str, answe
     return {"reference": one.id, "candidate": two.id, "type": kind, **texts}
 
 
-def _asked_similar(
-    one: Clip, two: Clip, main_action: str, answers: dict[str, str], balance: Balance | None
-) -> list[Record]:
-    """Return the questions "share a similar": about the main action only, unless `balance` counts the answers."""
-    answers = answers | {MAIN_ACTION: main_action}
-    topics = [MAIN_ACTION] if balance is None else balance.choose(answers)
-    return [_record(one, two, 3, topic, SIMILAR_QUESTION.format(category=topic), answers[topic]) for topic in topics]
-
-
 def _question(category: str, rng: random.Random, pool: tuple[str, ...] = QUESTIONS) -> tuple[str, str]:
     topic = rng.choice(TOPICS[category])
     return rng.choice(pool).format(category=category, topic=topic), topic
@@ -165,7 +159,7 @@ def _answer(category: str, a: Attributes, b: Attributes, rng: random.Random) -> 
     return rng.choice(ONE_SIDED).format(change=change)
 
 
-def _same_step(one: Clip, two: Clip, balance: Balance | None, rng: random.Random) -> list[Record]:
+def _same_step(one: Clip, two: Clip, rng: random.Random) -> list[Record]:
     a, b = one.truth, two.truth
     records = []
     differing = [c for c in CATEGORIES if differences(c, a, b)]
@@ -179,7 +173,7 @@ def _same_step(one: Clip, two: Clip, balance: Balance | None, rng: random.Random
         question, second = which_for_pairqa(d, a.step, rng)
         answer = "Video 2" if second else "Video 1"
         records.append(_record(one, two, 2, category, question, answer))
-    return records + _asked_similar(one, two, "YES", _similar(a, b), balance)
+    return records
 
 
 def _common(one: Clip, two: Clip, category: str, agree: bool, rng: random.Random) -> list[Record]:
@@ -205,7 +199,7 @@ def _common(one: Clip, two: Clip, category: str, agree: bool, rng: random.Random
     return [_record(one, two, 1, category, question, rng.choice(SHARED).format(state=state))]
 
 
-def _other_step(one: Clip, two: Clip, balance: Balance | None, rng: random.Random) -> list[Record]:
+def _other_step(one: Clip, two: Clip, rng: random.Random) -> list[Record]:
     first, second = (phrase("pairqa", "step", c.truth.step, rng) for c in (one, two))
     records = []
     question, _ = _question(MAIN_ACTION, rng)
@@ -219,7 +213,7 @@ def _other_step(one: Clip, two: Clip, balance: Balance | None, rng: random.Rando
     asked = rng.random() < 0.5
     question = WHICH["step"][0].format(v=second if asked else first)
     records.append(_record(one, two, 2, MAIN_ACTION, question, "Video 2" if asked else "Video 1"))
-    return records + _asked_similar(one, two, "NO", dict.fromkeys(CATEGORIES, "NO"), balance)
+    return records
 
 
 def change_for_pairqa(category: str, a: Attributes, b: Attributes, rng: random.Random) -> str:

@@ -127,14 +127,15 @@ def test_pairqa_has_the_requested_size_and_groups_questions_by_pair(records: lis
     pairs = set(runs)
     assert 1300 <= len(pairs) <= 1700
     assert len(runs) <= len(pairs) * 1.03  # a clip paired with itself, or a pair of different steps, may be drawn twice
-    assert 5 <= len(records) / len(runs) <= 9
+    assert 4 <= len(records) / len(runs) <= 9
     assert any((b, a) in pairs for a, b in pairs)
 
 
 def test_s1_asks_about_a_similar_main_action_only() -> None:
     decisions = [record for record in S1 if record["type"] == 3]
     assert {record["category"] for record in decisions} == {MAIN_ACTION}
-    assert Counter(record["answer"] for record in decisions)["NO"] > 100
+    counts = Counter(record["answer"] for record in decisions)
+    assert counts["NO"] > 200 and abs(counts["YES"] - counts["NO"]) < 10
     assert not any(record["reference"] == record["candidate"] for record in S1)
     assert {record["type"] for record in S1} == {1, 2, 3}
 
