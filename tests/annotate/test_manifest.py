@@ -112,8 +112,12 @@ def test_a_held_out_clip_has_the_split_test_whatever_the_split_of_its_video(
 def test_the_manifest_of_test_sets_has_each_of_their_clips_once_with_the_times_of_its_id(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    written = [world / f"{task}_test.jsonl" for task in ("diffcap", "diffmcq", "diffrank")]
-    sets, out = [str(path) for path in written if path.read_text()], tmp_path / "m.csv"  # a small world has no DiffMCQ
+    clips = [row["reference"] for row in map(json.loads, (world / "diffrank_test.jsonl").read_text().splitlines())]
+    pairs = [[clips[0], clips[-1]], [clips[-1], clips[0]]] * 2
+    choice = {"difference": "a whisk", "category": "Visuals", "options": pairs, "answer": pairs[0]}
+    (tmp_path / "diffmcq.jsonl").write_text(json.dumps(choice) + "\n")
+    written = [tmp_path / "diffmcq.jsonl", *(world / f"{task}_test.jsonl" for task in ("diffcap", "diffrank"))]
+    sets, out = [str(path) for path in written if path.read_text()], tmp_path / "m.csv"
     command = ["--test-sets", *sets, "--out", str(out), "--videos", "videos/{video}.mp4"]
     assert manifest.main([*command, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
