@@ -44,8 +44,7 @@ demo: scores
 # Announces a step: its number, and the time left, from the seconds that steps take on two cores (PLAN) and the time so far.
 PLAN_small := 90 150 10 180 120
 PLAN_full := 330 660 20 1100 180
-STARTED := $(shell date +%s)
-STEP = @$(eval RAN += $(1))awk -v plan="$(PLAN_$(SIZE))" -v ran="$(RAN)" -v at=$(1) -v took=$$(($$(date +%s) - $(STARTED))) \
+STEP = @$(eval RAN += $(1))$(eval STARTED := $(or $(STARTED),$(shell date +%s)))awk -v plan="$(PLAN_$(SIZE))" -v ran="$(RAN)" -v at=$(1) -v took=$$(($$(date +%s) - $(STARTED))) \
     'BEGIN { n = split(plan, s); m = split(ran, r); for (i = at; i <= n; i++) left += s[i]; \
     for (i = 1; i < m; i++) done += s[r[i]]; left *= done ? took / done : 1; \
     printf "== step %d of %d: $(2) (about %d min %02d s left)\n", at, n, left / 60, left % 60 }'
