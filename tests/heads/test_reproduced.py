@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +57,3 @@ def test_the_readme_contains_the_main_figures(reported: Path) -> None:
     assert {row[0] for row in rows} == {method for method, *_ in scores}
     for method, *cells in rows:
         assert cells == [shown(scores.get((method, *place)), between) for *place, between in IN_SHORT], method
-
-
-def test_the_docs_state_the_scores_of_text_only_controls() -> None:
-    script = ROOT / "docs/reproduce/text_controls.py"
-    printed = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    accuracies = re.findall(r": (0\.\d{3})$", printed, re.M)
-    captions = re.findall("BLEU (.+), CIDEr (.+), ROUGE-L (.+)", printed)
-    assert len(accuracies) == 2 and len(captions) == 2
-    figures = [accuracies[0], *(" / ".join(scores) for scores in captions)]
-    for name in ("README.md", "docs/reproduce.md"):
-        text = " ".join((ROOT / name).read_text().split()).replace(" | ", " / ")
-        assert [figure for figure in figures if figure not in text] == [], name
