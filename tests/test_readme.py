@@ -157,7 +157,7 @@ def readme_folder(tmp_path_factory: pytest.TempPathFactory, tiny_lm: str) -> Pat
     return folder
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_every_block_runs_on_a_tiny_world(readme_folder: Path) -> None:
     assert (readme_folder / "data/demo/scores.json").is_file()
 
@@ -228,7 +228,7 @@ def test_make_targets_and_extras_that_the_pages_name_exist() -> None:
     assert sorted(named - set(extras)) == []
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_make_reproduce_runs_on_a_tiny_world(readme_folder: Path, tiny_lm: str, tmp_path: Path) -> None:
     world = tmp_path / "kitchen"
     shutil.copytree(readme_folder / "data/kitchen", world, ignore=shutil.ignore_patterns("videos", "images"))
