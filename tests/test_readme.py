@@ -35,7 +35,7 @@ SMALLER = {
     "featurize --manifest data/kitchen/texts.csv": THREAD,
     "annotate.captions": f"--max-tokens 4 {THREAD}",
     "annotate.ground": THREAD,
-    "annotate.describe": f"--sampling.max-tokens 4 --words 10 {THREAD}",
+    "annotate.describe": f"--sampling.max-tokens 4 --words 10 --allow-failed {THREAD}",
     "annotate.pairs": "--cap 1",
     "annotate.pairqa": f"--sampling.max-tokens 8 {THREAD}",
 }
