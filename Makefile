@@ -115,6 +115,7 @@ questions: features
 	$(call QUESTIONS,$(WORLD),$(STORE),test)
 ifeq ($(SIZE),full)
 	$(call QUESTIONS,$(WORLD),$(STORE),val)
+	$(RUN) retrieval build --store $(STORE) --view efficientnet-lite0
 endif
 
 heads: questions
