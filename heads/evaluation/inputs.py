@@ -243,7 +243,8 @@ def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any], d
     model, features, recipe = load_video_lm(head, store, device)
     categories = [row.category for row in rows]
     regression = controls.TokenRegression(model, features, texts, store, categories, options.test_set)
-    disclosed: dict[str, Any] = {"head": str(head), "view": recipe.view, "recipe": disclosure(recipe, head)}
+    trained = disclosure(recipe, head) | {"regime": "supervised"}  # by the answers that the regression learns from
+    disclosed: dict[str, Any] = {"head": str(head), "view": recipe.view, "recipe": trained}
     return Loaded(regression, disclosed=disclosed | {"texts": texts, "questions": regression.questions})
 
 
