@@ -212,7 +212,8 @@ def test_token_regression_is_the_log_odds_of_yes_from_the_distances_of_tokens(
     more = ("--head", str(trained), "--texts", str(similar))
     capsys.readouterr()
     assert evaluate.main([*command(world, "diffrank", "token-regression", out, *more), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["disclosed"]["questions"] == {"Visuals": 132}
+    disclosed = json.loads(capsys.readouterr().out)["disclosed"]
+    assert disclosed["questions"] == {"Visuals": 132} and disclosed["recipe"]["regime"] == "supervised"
     model, features, _ = load_video_lm(trained, Store.open(world / "features"))
 
     def distance(one: str, other: str) -> list[float]:
