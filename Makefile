@@ -100,12 +100,11 @@ endef
 
 features: world
 	$(call STEP,2,features of clips and texts)
-ifeq ($(SIZE),full)
 	$(call CLIP_FEATURES,$(WORLD),$(STORE))
+ifeq ($(SIZE),full)
 	$(call IMAGE_FEATURES,$(WORLD),$(STORE))
 	$(call TEXT_FEATURES,$(WORLD),$(STORE))
 else
-	$(call CLIP_FEATURES,$(WORLD),$(STORE))
 	$(RUN) featurize --manifest $(WORLD)/diffcap_test.jsonl --store $(STORE) --encoder mpnet-base
 endif
 	$(RUN) store info $(STORE)

@@ -25,6 +25,7 @@ NEXT_VIDEO = ". Here is Video {number}: "
 DIFFERENCE_QUESTION = 'What is the main difference in "{category}" between these videos?'
 # Ours, after (S1) prompt type 3, with the category instead of the main action.
 SIMILAR_QUESTION = "Do the two videos share a similar {category}? Answer with a single word: YES or NO."
+MAIN_ACTION = "main action"
 YES, NO = "YES", "NO"
 # (S1) answers to prompt type 2.
 VIDEOS = ("Video 1", "Video 2")

@@ -30,9 +30,9 @@ from annotate.qa.job import KINDS, item_key
 from annotate.qa.mentions import named, names_one, turned, unsure
 from annotate.qa.parsing import QA, Dropped, read_pairs, read_yes_no
 from tasks.captions import Embed
-from tasks.prompts import NO, SIMILAR_QUESTION, VIDEOS
+from tasks.prompts import MAIN_ACTION, NO, SIMILAR_QUESTION, VIDEOS
 
-SIMILAR = SIMILAR_QUESTION.format(category="main action")  # the question of type 3: (S1)'s third prompt
+SIMILAR = SIMILAR_QUESTION.format(category=MAIN_ACTION)  # the question of type 3: (S1)'s third prompt
 NOT_ONE = "answer does not name exactly one video"
 NOT_WHICH = "not a question of which video"
 GIVEN_AWAY = "question names the video"

@@ -34,7 +34,7 @@ from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveHead
 from heads.training.recipe import ContrastiveRecipe, Schedule, TrainOptions, VideoLMRecipe, read_recipe
 from store import Provenance, Store
-from tasks.prompts import SIMILAR_QUESTION
+from tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
 from weights import fingerprint, resolve
 
 FILE = "lineage.json"
@@ -289,4 +289,4 @@ def regime(recipe: VideoLMRecipe, init: dict[str, Any] | None) -> str | None:
     except StepDiffError:
         return None
     asked = {q.removeprefix(start).removesuffix(end) for q in questions if q.startswith(start) and q.endswith(end)}
-    return "supervised" if asked - {"main action"} else before
+    return "supervised" if asked - {MAIN_ACTION} else before

@@ -51,7 +51,7 @@ from kitchen.files.texts import (
 )
 from kitchen.steps import CATEGORIES
 from kitchen.world import Clip
-from tasks.prompts import SIMILAR_QUESTION
+from tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
 
 Regime = Literal["s1", "supervised"]
 PAIRS = 1500
@@ -67,7 +67,6 @@ SIMILAR = {5: "YES", 2: "NO", 1: "NO"}
 """Answers by score; people would not agree at 3 and 4."""
 PLAIN_ANSWER = 6
 """Excess of its answers that one more category with a clear answer outweighs, in the choice of a pair."""
-MAIN_ACTION = "main action"
 
 Record = dict[str, str | int]
 
@@ -193,7 +192,7 @@ def _common(one: Clip, two: Clip, category: str, agree: bool, rng: random.Random
     question, _ = _question(category, rng, COMMON)
     told = []
     for name, value in shared[:MENTIONED]:
-        words = value_phrase("pairqa", "extras" if name == "has" else name, value, one.truth.step, rng)
+        words = _fact(name, value, one.truth.step, rng)
         told.append(rng.choice(STATE[name]).format(v=words))
     state = _clauses(told)
     return [_record(one, two, 1, category, question, rng.choice(SHARED).format(state=state))]
@@ -266,13 +265,17 @@ def which_for_pairqa(d: Difference, step: str, rng: random.Random) -> tuple[str,
     return rng.choice(WHICH[name]).format(**words), second
 
 
+def _fact(name: str, value: str, step: str, rng: random.Random) -> str:
+    """Return the phrase of the value of a fact (kitchen.files.texts.facts)."""
+    return value_phrase("pairqa", "extras" if name == "has" else name, value, step, rng)
+
+
 def caption(truth: Attributes, rng: random.Random) -> str:
     """Return the caption of a still: everything that it shows."""
     seen = []
     for attribute, value in facts(truth):
         if attribute in VISIBLE:
-            name = "extras" if attribute == "has" else attribute
-            words = value_phrase("pairqa", name, value, truth.step, rng)
+            words = _fact(attribute, value, truth.step, rng)
             seen.append(rng.choice(VISIBLE[attribute]).format(v=words))
     step = phrase("pairqa", "step", truth.step, rng)
     return rng.choice(CAPTIONS).format(step=step, facts=listed(seen))

@@ -15,7 +15,7 @@ from tasks.testsets import DiffMCQ
 
 
 class Catalog:
-    """Stands for a store with the catalog of a rendered world."""
+    """A store of which only the catalog is there, of the clips of a rendered world."""
 
     def __init__(self, path: Path, columns: dict[str, list[str]]) -> None:
         self.path, self._frame = path, pl.DataFrame(columns)
