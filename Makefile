@@ -67,7 +67,7 @@ weights: env
 
 # Your own world, a folder with the same files as the sample world, is not changed.
 OWN := $(if $(wildcard $(WORLD)/world.json),,$(wildcard $(WORLD)/clips.csv))
-VIDEOS_small := --videos 60 --recipes 1
+VIDEOS_small := --videos 60 --steps 3
 VIDEOS_full :=
 
 world: weights

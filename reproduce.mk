@@ -39,7 +39,7 @@ $(R_WORLD)/world.json: | env
 
 # kitchen refuses another world too, but it rewrites its files, so that make would run everything that reads them again.
 same_world: $(R_WORLD)/world.json
-	@grep -q '"videos": $(VIDEOS), "recipes": 6, "seed": $(WORLD_SEED),' $< || { echo "error: $(R_WORLD) holds another world than" \
+	@grep -q '"videos": $(VIDEOS), "steps": 12, "seed": $(WORLD_SEED),' $< || { echo "error: $(R_WORLD) holds another world than" \
 	    "VIDEOS=$(VIDEOS) WORLD_SEED=$(WORLD_SEED): $$(cat $<); give another REPRODUCE=FOLDER" >&2; exit 1; }
 
 $(R_STORE)/.clips: $(R_WORLD)/world.json | weights same_world

@@ -22,7 +22,7 @@ from common.progress import Advance, progress
 if TYPE_CHECKING:
     from kitchen.world import Video
 
-FORMAT = 6
+FORMAT = 7
 """Version of the files, which changes if the same options give other bytes than before."""
 
 
@@ -34,8 +34,8 @@ class Options:
     """Folder to write into; made if it does not exist. Complete videos in it are kept."""
     videos: int = 264
     """Number of videos, each with 3 to 6 clips."""
-    recipes: int = 6
-    """Number of recipes that the videos follow, 1 to 6, each of six of the twelve steps."""
+    steps: int = 12
+    """Number of steps that the videos show, 3 to 12: fewer steps, more clips of each."""
     seed: int = 0
     """Seed of all random choices."""
     seconds: float = 3.5
@@ -52,12 +52,12 @@ def run(options: Options) -> dict[str, Any]:
 
     if options.videos < 1 or options.seconds < 2 or options.processes < 0:
         raise StepDiffError("--videos must be 1 or more, --seconds 2 or more, --processes 0 or more")
-    if not 1 <= options.recipes <= 6:
-        raise StepDiffError(f"--recipes {options.recipes}: the kitchen has 6; the last one is of test and val only")
+    if not 3 <= options.steps <= 12:
+        raise StepDiffError(f"--steps {options.steps}: the kitchen has 12, and a video shows at least 3")
     started = time.monotonic()
     out = options.out
     _claim(options)
-    world = make_world(options.videos, options.seed, options.seconds, options.recipes)
+    world = make_world(options.videos, options.seed, options.seconds, options.steps)
     missing = [v for v in world if not (out / "videos" / f"{v.uid}.mp4").is_file()]
     workers = options.processes or min(8, os.cpu_count() or 1)
     with progress("videos rendered", len(missing)) as advance:
@@ -107,7 +107,7 @@ def _claim(options: Options) -> None:
 
     out = options.out
     made: dict[str, object] = {"format": FORMAT}
-    made |= {name: getattr(options, name) for name in ("videos", "recipes", "seed", "seconds")}
+    made |= {name: getattr(options, name) for name in ("videos", "steps", "seed", "seconds")}
     stamp = out / "world.json"
     try:
         for folder in (out, out / "videos", out / "images"):

@@ -16,6 +16,7 @@ Guarantees
 import random
 from collections import Counter
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes
 from kitchen.steps import ACTIVITIES, CATEGORIES, MAIN, STEPS, UNSEEN_ACTIVITIES, Step
@@ -28,6 +29,9 @@ HELD_OUT_PAIRS = (("tool", 1, "vessel", 1), ("main", 1, "motion", 2))
 
 Ladder = dict[str, list[Attributes]]
 """Prototypes of one step by category."""
+
+FEWEST = 3
+"""Fewest clips of a video."""
 
 SPLITS = ("train", "val", "test")
 _SPLIT_CYCLE = (
@@ -83,14 +87,17 @@ class Video:
     duration: float
 
 
-def make_world(videos: int, seed: int, seconds: float = 3.5, recipes: int = len(ACTIVITIES)) -> list[Video]:
-    """Return the plan of `videos` videos of the first `recipes` activities, whose clips last about `seconds` each."""
-    activities = list(ACTIVITIES)[:recipes]
+def make_world(videos: int, seed: int, seconds: float = 3.5, steps: int = len(STEPS)) -> list[Video]:
+    """Return the plan of `videos` videos that show the first `steps` steps of the recipes, in clips of about `seconds`
+    each. Recipes with fewer than `FEWEST` of these steps are left out."""
+    shown = list(dict.fromkeys(step for recipe in ACTIVITIES.values() for step in recipe))[:steps]
+    recipes = {name: tuple(step for step in recipe if step in shown) for name, recipe in ACTIVITIES.items()}
+    recipes = {name: recipe for name, recipe in recipes.items() if len(recipe) >= FEWEST}
     ladders = {name: _ladders(step, seed) for name, step in STEPS.items()}
     counts = {split: Counter[str]() for split in SPLITS}
     world = []
     for index in range(videos):
-        video = _video(index, seed, seconds, activities, ladders, counts)
+        video = _video(index, seed, seconds, recipes, ladders, counts)
         counts[video.split].update(clip.truth.step for clip in video.clips)
         world.append(video)
     return world
@@ -100,23 +107,23 @@ def _video(
     index: int,
     seed: int,
     seconds: float,
-    activities: list[str],
+    recipes: dict[str, tuple[str, ...]],
     ladders: dict[str, Ladder],
     counts: dict[str, Counter[str]],
 ) -> Video:
     rng = random.Random(f"video {seed} {index}")
     uid = f"kitchen_{index:04d}"
     split = _SPLIT_CYCLE[index % len(_SPLIT_CYCLE)]
-    seen = [name for name in activities if name not in UNSEEN_ACTIVITIES]
-    others = [name for name in activities if name in UNSEEN_ACTIVITIES]
+    seen = [name for name in recipes if name not in UNSEEN_ACTIVITIES]
+    others = [name for name in recipes if name in UNSEEN_ACTIVITIES]
     unseen = split != "train" and rng.random() < 0.3 and bool(others)
     subset = split if split == "train" else f"{split}_{'unseen' if unseen else 'seen'}"
     rarity = counts[split]
     activity = min(
         rng.sample(others if unseen else seen, 1 if unseen else min(3, len(seen))),
-        key=lambda name: sum(rarity[step] for step in ACTIVITIES[name]),
+        key=lambda name: fmean(rarity[step] for step in recipes[name]),
     )
-    recipe = ACTIVITIES[activity]
+    recipe = recipes[activity]
     order = sorted(range(len(recipe)), key=lambda i: (rarity[recipe[i]], rng.random()))
     chosen = sorted(order[: rng.choice((3, 4, 4, 5, 5, 6))])
     look = Look(rng.randrange(3), rng.randrange(4), rng.randrange(6))

@@ -288,7 +288,7 @@ while [ $# -gt 1 ]; do
 done
 case $verb in
     kitchen) mkdir -p "$out"; touch "$out"/diffmcq_test.jsonl "$out"/diffrank_test.jsonl "$out"/diffcap_test.jsonl
-        printf '{"videos": %s, "recipes": 6, "seed": %s, "seconds": 3.5}\\n' "$videos" "$seed" > "$out"/world.json ;;
+        printf '{"videos": %s, "steps": 12, "seed": %s, "seconds": 3.5}\\n' "$videos" "$seed" > "$out"/world.json ;;
     heads.train) made=$out/loss.png ;;
     heads.evaluate) made=${out%.jsonl}.scores.json ;;
     heads.report) made=$out/report.json ;;

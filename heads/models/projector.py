@@ -4,6 +4,7 @@ Guarantees
 - the number of output tokens does not depend on the number of input tokens
 - the output starts at the scale of the language model's own input embeddings
 - clips of a batch do not see each other
+- an untrained comparison changes no token
 """
 
 import torch
@@ -75,3 +76,23 @@ class Projector(nn.Module):
         for layer in self.layers:
             latents = layer(latents, tokens)
         return self.output(self.output_norm(latents))
+
+
+class Comparison(nn.Module):
+    """What a token of a clip is told about the token at the same place of the clip before it; ours, not the paper's.
+
+    A small network reads the change from that token to this one, in units of the language model's embeddings, and its
+    absolute value. Its last layer starts at zero.
+    """
+
+    def __init__(self, width: int, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.network = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
+        nn.init.zeros_(self.network[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.network[-1].bias)  # type: ignore[arg-type]
+
+    def forward(self, before: Float[Tensor, "C L E"], after: Float[Tensor, "C L E"]) -> Float[Tensor, "C L E"]:
+        """Return the tokens of the later clips with the comparison added."""
+        change = (after - before) / self.scale
+        return after + self.scale * self.network(torch.cat([change, change.abs()], dim=-1))

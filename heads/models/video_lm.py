@@ -11,20 +11,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from heads.data.packing import NO_TARGET, PADDING, TEXT, Packed, Packer, Turn
 from heads.models.language_model import LanguageModel
-from heads.models.projector import Projector
+from heads.models.projector import Comparison, Projector
 
 
 class VideoLM(nn.Module):
-    def __init__(self, lm: LanguageModel, projector: Projector | nn.Identity, outputs: int) -> None:
+    def __init__(
+        self, lm: LanguageModel, projector: Projector | nn.Identity, outputs: int, comparison: Comparison | None = None
+    ) -> None:
         super().__init__()
         self.lm = lm
         self.projector = projector
+        self.comparison = comparison
         self.outputs = outputs
         self.packer = Packer(lm.chat, outputs)
         self.blind_packer = Packer(lm.chat, 0)
@@ -60,7 +63,12 @@ class VideoLM(nn.Module):
         if clips is None:
             return embeddings
         slots = batch.video != TEXT
-        return embeddings.masked_scatter(slots[..., None], clips.flatten(0, 1)[batch.video[slots]].to(embeddings.dtype))
+        shown = clips.flatten(0, 1)[batch.video[slots]]
+        if self.comparison is not None and len(clips) > 1:
+            compared = self.comparison(clips[:-1], clips[1:]).flatten(0, 1).to(shown.dtype)
+            later = follows(batch.video, self.outputs)[slots]
+            shown = shown.masked_scatter(later[:, None], compared[batch.video[slots][later] - self.outputs])
+        return embeddings.masked_scatter(slots[..., None], shown.to(embeddings.dtype))
 
     def project(self, tokens: Float[Tensor, "C N D"], leave_out: float = 0.0) -> Float[Tensor, "C L E"]:
         return self.projector(tokens.to(self.lm.device), leave_out)
@@ -108,6 +116,12 @@ class VideoLM(nn.Module):
         # After ids the whole text is returned, after embeddings only what is new.
         new = written[:, inputs["input_ids"].shape[1] :] if "input_ids" in inputs else written
         return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+def follows(video: Int[Tensor, "B S"], outputs: int) -> Bool[Tensor, "B S"]:
+    """Return where a row shows a clip after another clip; video: slots of a packed batch."""
+    clip = (video // outputs).masked_fill(video == TEXT, torch.iinfo(video.dtype).max)
+    return (video != TEXT) & (clip > clip.amin(dim=1, keepdim=True))
 
 
 def columns_to_front(segment: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:

@@ -185,6 +185,9 @@ class VideoLMRecipe:
     compare_weight: float = 0.0
     """weight of an additional question at each token of a clip that follows another clip: whether both clips' tokens
     at this place are nearest to the same word; answers alone teach this comparison late; 0: no such question"""
+    compare_tokens: bool = False
+    """add to each token of a clip that follows another clip what a small network makes of the change from that clip's
+    token at this place; it has LoRA's learning rate"""
     packed: bool = True
     """put all questions about a pair after one copy of its video tokens"""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"

@@ -34,13 +34,13 @@ from common.errors import StepDiffError
 from common.streams import generator, torch_seed
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
-from heads.data.packing import NO_TARGET, TEXT, Chat, Packed
+from heads.data.packing import NO_TARGET, Chat, Packed
 from heads.data.paired_qa import PairQuestions, read_divided
 from heads.data.trained_on import TrainedOn
 from heads.methods.stepdiff import StepDiff
 from heads.models.language_model import LanguageModel, autocast, pick_precision
-from heads.models.projector import Projector
-from heads.models.video_lm import VideoLM
+from heads.models.projector import Comparison, Projector
+from heads.models.video_lm import VideoLM, follows
 from heads.training.checkpoint import Run
 from heads.training.loop import step_lines
 from heads.training.recipe import Validation, VideoLMRecipe, WarmStart
@@ -93,10 +93,8 @@ def with_comparisons(rows: Packed, words: Int[Tensor, "C L"], answers: tuple[int
 
     words: of each clip, as the rows number them; answers: ids of YES and NO; weight: average weight of such a token.
     """
-    shown = rows.video != TEXT
     clip, place = rows.video // words.shape[1], rows.video % words.shape[1]
-    first = clip.masked_fill(~shown, len(words)).amin(dim=1, keepdim=True)
-    compared = shown & (clip > first) & (rows.targets == NO_TARGET)
+    compared = follows(rows.video, words.shape[1]) & (rows.targets == NO_TARGET)
     clip, place = clip[compared], place[compared]
     same = words[clip, place] == words[clip - 1, place]
     yes, no = answers
@@ -125,7 +123,8 @@ def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> 
     torch.manual_seed(torch_seed(seed, "projector weights"))
     tokens, channels = features.shape
     projector = Projector(recipe.projector, tokens, channels, lm.width, lm.embedding_std).to(device)
-    return VideoLM(lm, projector, recipe.projector.outputs)
+    comparison = Comparison(lm.width, lm.embedding_std).to(device) if recipe.compare_tokens else None
+    return VideoLM(lm, projector, recipe.projector.outputs, comparison)
 
 
 def comparing(recipe: VideoLMRecipe, model: VideoLM) -> Comparing | None:
@@ -254,7 +253,10 @@ class VideoTask:
     def groups(self) -> list[dict[str, Any]]:
         rate, lora = self.recipe.schedule.learning_rate, self.recipe.lora
         groups: list[dict[str, Any]] = [{"params": list(self.module.projector.parameters()), "lr": rate}]
-        if trained := self.module.lm.trained():
+        trained = self.module.lm.trained()
+        if self.module.comparison is not None:
+            trained = [*self.module.comparison.parameters(), *trained]
+        if trained:
             groups.append({"params": trained, "lr": rate if lora is None else lora.learning_rate})
         return groups
 

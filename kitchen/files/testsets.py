@@ -2,7 +2,7 @@
 
 DiffMCQ is made from DiffCap and the features of its clips (python -m retrieval negatives), as in supplement S5. So that
 the number of differences does not tell its answer, a pair of DiffCap differs in every category and is asked about in
-each, if the world has enough such pairs.
+each, and pairs with about two differences in a category come first, if the world has enough such pairs.
 
 In templates {x} is the value in the candidate, {y} the value in the reference; several values are joined by "and", in
 {z} by "or". Every attribute has one phrasing for each of three tones, so that a text keeps its tone.
@@ -33,9 +33,11 @@ SIZES = {"test": (180, 540), "val": (72, 180)}
 """Most pairs of DiffCap and rows of DiffRank of each split."""
 PAIRS_OF_CLIPS = 0.6
 """Most pairs of DiffCap for each clip of the split: in a small world the others differ in few categories."""
-PAIRS_A_CLIP, AGAIN = 2, 0.4
+PAIRS_A_CLIP, AGAIN = 2, 0.3
 """Most pairs of DiffCap that a clip is in, and how often a pair takes clips that are in one already: together 1.5 pairs
 a clip, as in the published set."""
+USUAL = 2
+"""Differences in a category of the pairs that DiffCap prefers."""
 TARGETS = 4
 OTHER_STEP = 3 * (0,) + 10 * (1,) + 7 * (2,)
 """Numbers of targets of another step, of 20 references of DiffRank."""
@@ -124,26 +126,33 @@ def _by_step(clips: list[Clip]) -> dict[str, list[Clip]]:
 
 
 def _pairs(clips: list[Clip], limit: int, rng: random.Random) -> list[Pair]:
-    """Return (reference, candidate) of one step, the steps in turn: first pairs that differ in every category."""
+    """Return (reference, candidate) of one step, the steps in turn: first pairs that differ in every category, of these
+    the pairs with about as many differences in each."""
     queues = []
     for group in _by_step(clips).values():
         pairs = [rng.sample(pair, 2) for pair in itertools.combinations(group, 2)]
         rng.shuffle(pairs)
-        counted = [(len(_categories(one, two)), (one, two)) for one, two in pairs]
-        queues.append(sorted((found for found in counted if found[0]), key=lambda found: -found[0]))
+        ranked = [(*_rank(one, two), (one, two)) for one, two in pairs]
+        queues.append(sorted((found for found in ranked if found[0]), key=lambda found: found[:2]))
     used: Counter[str] = Counter()
     chosen: list[Pair] = []
     while any(queues) and len(chosen) < limit:
         for queue in queues:
-            queue[:] = [found for found in queue if max(used[clip.id] for clip in found[1]) < PAIRS_A_CLIP]
+            queue[:] = [found for found in queue if max(used[clip.id] for clip in found[-1]) < PAIRS_A_CLIP]
             if queue and len(chosen) < limit:
                 most = [found for found in queue if found[0] == queue[0][0]]
                 sign = 1 if rng.random() < AGAIN else -1
-                best = max(most, key=lambda found: sign * sum(used[clip.id] for clip in found[1]))
+                best = max(most, key=lambda found: sign * sum(used[clip.id] for clip in found[-1]))
                 queue.remove(best)
-                used.update(clip.id for clip in best[1])
-                chosen.append(best[1])
+                used.update(clip.id for clip in best[-1])
+                chosen.append(best[-1])
     return chosen
+
+
+def _rank(one: Clip, two: Clip) -> tuple[int, int]:
+    """Return minus the number of categories that differ, and how far these are from the usual number of differences."""
+    counts = [len(differences(category, one.truth, two.truth)) for category in CATEGORIES]
+    return -sum(map(bool, counts)), sum(abs(count - USUAL) for count in counts if count)
 
 
 def _categories(one: Clip, two: Clip) -> list[str]:

@@ -1,10 +1,12 @@
-"""Guarantees of heads.training.video_task."""
+"""Guarantees of heads.training.video_task and heads.models.projector about two clips."""
 
 import pytest
 import torch
 
-from heads.data.packing import NO_TARGET, TEXT, Chat, Packer, Turn
+from heads.data.packing import NO_TARGET, TEXT, Chat, Packed, Packer, Turn
 from heads.models.language_model import LanguageModel
+from heads.models.projector import Comparison
+from heads.models.video_lm import VideoLM
 from heads.training.sources import SEQUENCE, Sequences
 from heads.training.video_task import Comparing, answer_ids, with_comparisons
 
@@ -74,6 +76,36 @@ def test_a_single_clip_gets_no_question(tiny_lm: str) -> None:
     before = Packer(LanguageModel.load(tiny_lm).chat, OUTPUTS, "Here: {video}.").pack([[Turn("?", "a fork")]] * 2)
     rows = with_comparisons(before, WORDS[:2], ANSWERS, weight=1.0)
     assert torch.equal(rows.targets, before.targets) and torch.equal(rows.weights, before.weights)
+
+
+def embedded(tiny_lm: str, comparison: Comparison | None, rows: Packed, clips: torch.Tensor) -> torch.Tensor:
+    """Return the tokens of the clips as the language model reads them, clip by clip."""
+    model = VideoLM(LanguageModel.load(tiny_lm), torch.nn.Identity(), OUTPUTS, comparison)
+    return model.embed(rows, clips)[rows.video != TEXT].view(len(clips), OUTPUTS, -1)
+
+
+def test_every_clip_of_a_row_but_the_first_is_compared_with_the_one_before_it(tiny_lm: str) -> None:
+    lm = LanguageModel.load(tiny_lm)
+    comparison = Comparison(lm.width, 0.5)
+    torch.nn.init.normal_(comparison.network[-1].weight, std=0.1)
+    clips = torch.randn(6, OUTPUTS, lm.width, generator=torch.Generator().manual_seed(3))
+    runs = [[(name, "a whisk goes") for name in "abc"], [(name, "then a fork") for name in "def"]]
+    rows = Sequences(runs, lm.chat, OUTPUTS, 2, 0).batch(0).rows
+    with torch.no_grad():
+        found = embedded(tiny_lm, comparison, rows, clips)
+        for clip in range(6):
+            alone = clips[clip] if clip in (0, 3) else comparison(clips[clip - 1 : clip], clips[clip : clip + 1])[0]
+            torch.testing.assert_close(found[clip], alone)
+            assert clip in (0, 3) or (alone - clips[clip]).abs().max() > 1e-3
+        single = Packer(lm.chat, OUTPUTS, "Here: {video}.").pack([[Turn("?", "a fork")]] * 6)
+        assert torch.equal(embedded(tiny_lm, comparison, single, clips), clips)
+
+
+def test_an_untrained_comparison_changes_no_token(tiny_lm: str) -> None:
+    lm = LanguageModel.load(tiny_lm)
+    clips = torch.randn(2, OUTPUTS, lm.width, generator=torch.Generator().manual_seed(3))
+    rows = Packer(lm.chat, OUTPUTS).pack([[Turn("?", "a fork")]])
+    assert torch.equal(embedded(tiny_lm, Comparison(lm.width, 0.5), rows, clips), clips)
 
 
 class Spaced:

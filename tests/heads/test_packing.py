@@ -9,7 +9,7 @@ import torch
 from common.errors import StepDiffError
 from heads.data.packing import NO_TARGET, TEXT, Chat, Packer, Turn
 from heads.models.language_model import LanguageModel, Lora
-from heads.models.projector import Projector, ProjectorOptions
+from heads.models.projector import Comparison, Projector, ProjectorOptions
 from heads.models.video_lm import VideoLM
 from tasks.prompts import PAIR_SYSTEM
 
@@ -24,12 +24,17 @@ TURNS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def model(tiny_lm: str) -> VideoLM:
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "compared"])
+def model(request: pytest.FixtureRequest, tiny_lm: str) -> VideoLM:
     lm = LanguageModel.load(tiny_lm)
     torch.manual_seed(1)
     options = ProjectorOptions(width=16, heads=2, outputs=OUTPUTS)
-    return VideoLM(lm, Projector(options, 16, 24, lm.width, 0.5), OUTPUTS)
+    projector = Projector(options, 16, 24, lm.width, 0.5)
+    comparison = None
+    if request.param:
+        comparison = Comparison(lm.width, 0.5)
+        torch.nn.init.normal_(comparison.network[-1].weight, std=0.1)
+    return VideoLM(lm, projector, OUTPUTS, comparison)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +85,8 @@ def test_log_likelihoods_equal_those_of_the_models_own_forward(model: VideoLM, c
     turn = TURNS[0][0]
     batch = model.packer.pack([[turn]])
     embeddings = model.lm.embed(batch.ids)
-    embeddings[batch.video != TEXT] = clips[:2].flatten(0, 1)
+    later = clips[1:2] if model.comparison is None else model.comparison(clips[:1], clips[1:2])
+    embeddings[batch.video != TEXT] = torch.cat([clips[:1], later]).flatten(0, 1)
     with torch.inference_mode():
         log_p = model.lm.model(inputs_embeds=embeddings).logits.log_softmax(-1)
     answer = model.lm.chat.text_ids(turn.answer) + model.packer.pieces.end
