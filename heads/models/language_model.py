@@ -10,20 +10,21 @@ Guarantees
 """
 
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.pytorch_utils import Conv1D
 
 from common.errors import StepDiffError
 from common.streams import torch_seed
 from heads.data.packing import Chat
-from heads.models.packed_attention import NAME, Layout, may_see
+from heads.models.packed_attention import NAME, Layout, may_see, register
 from heads.training.recipe import Lora
 from weights import resolve
+
+if TYPE_CHECKING:
+    from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 class LanguageModel(nn.Module):
@@ -33,7 +34,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.chat = chat
-        self.recomputed: list[GradientCheckpointingLayer] = []
+        self.recomputed: list["GradientCheckpointingLayer"] = []
 
     def train(self, mode: bool = True) -> "LanguageModel":
         """Keep evaluation mode, so that dropout is off; only recomputed layers get `mode`."""
@@ -82,6 +83,7 @@ class LanguageModel(nn.Module):
         segment = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2], [0, 0, 0, 1, 1, 1, 1, -1]], device=self.device)
         positions = torch.tensor([[0, 1, 2, 3, 4, 3, 4, 5], [0, 1, 2, 3, 4, 5, 6, 0]], device=self.device)
         ids = torch.arange(16, device=self.device).view(2, 8)
+        register()
         with torch.inference_mode():
             masked = self.hidden(self.embed(ids), segment, positions)
             self.model.set_attn_implementation(NAME)
@@ -153,6 +155,7 @@ class LanguageModel(nn.Module):
     def add_lora(self, lora: Lora, seed: int) -> None:
         """Add LoRA to the target layers and train only it. StepDiffError: the model has no layer of such a name."""
         from peft import LoraConfig, inject_adapter_in_model
+        from transformers.pytorch_utils import Conv1D
 
         torch.manual_seed(torch_seed(seed, "LoRA weights"))
         config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), lora_dropout=0.0)
@@ -176,6 +179,8 @@ class LanguageModel(nn.Module):
 
     def recompute_layers(self) -> None:
         """Use gradient checkpointing: keep each layer's input, and recompute the layer in the backward pass."""
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
         self.recomputed = [layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer)]
         if not self.recomputed:
             raise StepDiffError(

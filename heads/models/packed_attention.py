@@ -15,9 +15,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 NAME = "packed_questions"
 STRETCH = 1.3  # questions up to this much longer than the shortest are padded to attend together
@@ -107,6 +104,8 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Compute attention for transformers. With a layout, B is 1 and L are its tokens; without one, this is SDPA."""
     if layout is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings are not in autocast's precision
     group = query.shape[1] // key.shape[1]
@@ -155,5 +154,10 @@ def attend(
     return torch.bmm(scores.softmax(-1), flat_value).unflatten(0, query.shape[:2])
 
 
-AttentionInterface.register(NAME, packed_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+def register() -> None:
+    """Make `packed_attention` known to transformers, whose import takes seconds."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -171,6 +171,8 @@ def keep(
         _check_trained(folder, options, trained)
         return
     lineage = origin(options, store, module) | {"data": data(options), "hold_out": hold_out.record()}
+    if options.video_lm is not None:
+        lineage["regime"] = regime(options.video_lm, lineage["init"])
     if options.video_lm is not None and options.video_lm.init is not None:
         start = Path(options.video_lm.init)
         _check_validating(start, options.video_lm, store, hold_out)
@@ -247,9 +249,10 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
     """Return how the training differs from the published recipe, to be shown next to every score.
 
     trained: the steps so far; checkpoint: the one of them that validation chose; optimiser_steps: those of the warm
-    start and of earlier runs included; regime: see `regime`; None where an earlier run does not state them.
+    start and of earlier runs included; regime: see `regime`; None where the run, or an earlier one, does not state them.
     """
-    run, warm, init = Run(folder), None, read(folder)["init"]
+    run, warm, lineage = Run(folder), None, read(folder)
+    init = lineage["init"]
     if (start := recipe.warm_start) is not None:
         warm = f"{start.steps} steps on {' and '.join(start.texts)}, on those of their words that paired QA has too"
     before = 0 if init is None else init.get("optimiser_steps")
@@ -263,13 +266,14 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
         "packed": recipe.packed,
         "yes_no_weight": recipe.yes_no_weight,
         "compare_weight": recipe.compare_weight,
+        "compare_tokens": recipe.compare_tokens,
         "hard_negatives": recipe.hard_negatives is not None,
         "language_model": recipe.language_model,
         "steps": recipe.schedule.steps,
         "trained": run.reached(),
         "checkpoint": run.best().name,
         "optimiser_steps": None if before is None else before + own,
-        "regime": regime(recipe, init),
+        "regime": lineage.get("regime"),
         "init": init,
     }
 
@@ -277,16 +281,12 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
 def regime(recipe: VideoLMRecipe, init: dict[str, Any] | None) -> str | None:
     """Return "supervised" if this or an earlier training asks DiffRank's question about a category, else "s1".
 
-    Supplement S1 asks it only about the main action. None: unknown, because the paired QA is not here, or because an
-    earlier run does not state it.
+    Supplement S1 asks it only about the main action. None: unknown, because an earlier run does not state it.
     """
     before = "s1" if init is None else init.get("regime")
     if "pairs" not in recipe.sources or recipe.pairqa is None or before == "supervised":
         return before
     start, end = SIMILAR_QUESTION.split("{category}")
-    try:
-        questions = [str(row.get("question")) for _, row in read_objects(recipe.pairqa)]
-    except StepDiffError:
-        return None
+    questions = (str(row.get("question")) for _, row in read_objects(recipe.pairqa))
     asked = {q.removeprefix(start).removesuffix(end) for q in questions if q.startswith(start) and q.endswith(end)}
     return "supervised" if asked - {MAIN_ACTION} else before

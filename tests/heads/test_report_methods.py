@@ -153,4 +153,12 @@ def test_a_training_is_supervised_if_it_or_an_earlier_one_asks_diffranks_questio
     assert of("Visuals", None, ("clips",)) == "s1"
     assert of("main action", {"regime": "supervised"}) == "supervised"
     assert of("main action", {}) is None and of("Visuals", {}) == "supervised"
-    assert regime(replace(recipe, pairqa=str(tmp_path / "nowhere.jsonl")), None) is None
+
+
+def test_a_run_records_its_regime_when_it_begins(trained: Path) -> None:
+    """The paired QA, which may be large and elsewhere later, is not read again for each score."""
+    recipe = read_recipe(trained / "recipe.yaml").video_lm
+    assert recipe is not None and recipe.pairqa is not None
+    lineage, found = json.loads((trained / "lineage.json").read_text()), disclosure(recipe, trained)
+    assert found["regime"] == lineage["regime"] == regime(recipe, lineage["init"]) is not None
+    assert disclosure(replace(recipe, pairqa="nowhere.jsonl"), trained) == found
