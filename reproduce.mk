@@ -61,12 +61,11 @@ $(R_STORE)/.answers: $(R_STORE)/.texts
 	@touch $@
 
 # Test sets: DiffMCQ in the three variants of supplement S5 (Table S4). R_ROWS_* rows of each are drawn by seed, the same
-# for all methods, because all rows would take more than an hour. DiffRank uses all rows: the contrastive head is close
-# to ours there, and fewer rows could not show the difference.
+# for all methods, because all rows would take more than an hour. DiffRank uses all rows: those of a reference share its targets.
 R_ROWS_diffmcq := 150
 R_ROWS_diffmcq_V2 := 50
 R_ROWS_diffmcq_V3 := 50
-R_ROWS_diffrank := 540
+R_ROWS_diffrank := 300
 R_ROWS_diffcap := 50
 TEST_diffmcq := $(R_WORLD)/diffmcq_test.jsonl
 TEST_diffrank := $(R_WORLD)/diffrank_test.jsonl
@@ -89,7 +88,7 @@ R_PAIRED := $(call PAIRED,$(R_WORLD))
 # The regime `supervised` also has the question that DiffRank asks; `s1` has only the questions of supplement S1.
 SUPERVISED := --video_lm.pairqa $(R_WORLD)/pairqa_supervised.jsonl
 # Interleaved with as many steps as StepDiff, which continues from it.
-LONG := --video_lm.schedule.steps 340 --video_lm.schedule.validate_every 170
+LONG := --video_lm.schedule.steps 170 --video_lm.schedule.validate_every 85
 ALIGN_PAIRED := --contrastive.pairs.pairqa $(R_WORLD)/pairqa_train.jsonl \
     --contrastive.pairs.validation.diffmcq $(R_WORLD)/diffmcq_val.jsonl \
     --contrastive.pairs.validation.diffrank $(R_WORLD)/diffrank_val.jsonl

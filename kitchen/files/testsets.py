@@ -29,7 +29,7 @@ from tasks.testsets import DiffCap, DiffRank
 
 Pair = tuple[Clip, Clip]
 
-SIZES = {"test": (180, 540), "val": (72, 180)}
+SIZES = {"test": (180, 300), "val": (72, 180)}
 """Most pairs of DiffCap and rows of DiffRank of each split."""
 PAIRS_OF_CLIPS = 0.6
 """Most pairs of DiffCap for each clip of the split: in a small world the others differ in few categories."""

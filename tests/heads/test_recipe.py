@@ -32,7 +32,7 @@ def test_the_recipes_have_the_published_figures(name: str, system: str, batch: i
     assert recipe.schedule.learning_rate == 1e-4 and (recipe.projector.layers, recipe.projector.outputs) == (2, 32)
     assert recipe.view == "internvideo-mm-l14" and recipe.language_model == "meta-llama/Llama-2-70b-chat-hf"
     assert not recipe.full and recipe.lora is None and recipe.warm_start is None
-    assert recipe.yes_no_weight is None and recipe.compare_weight == 0.0
+    assert recipe.yes_no_weight is None and recipe.compare_weight == 0.0 and not recipe.compare_tokens
     assert recipe.init == ("runs/interleaved" if system == "StepDiff" else None)
 
 
@@ -65,6 +65,7 @@ def test_all_kitchen_recipes_share_their_options() -> None:
             rates = recipe.schedule
             given[name] += (rates.learning_rate, rates.beta2, rates.decay)
             assert recipe.compare_weight == (0.0 if name == "vclm" else 1.0)
+            assert recipe.compare_tokens == (name != "vclm")
     ours, warm = found.pop("stepdiff"), found.pop("warm")
     assert ours is not None and warm is not None
     assert warm.schedule.steps == 0 and warm.warm_start == ours.warm_start and given["warm"] == given["stepdiff"][:5]
