@@ -43,7 +43,7 @@ demo: scores
 	@echo "       --candidate $(call CLIP,3) 'What did I do differently in video 2?'"
 
 # Announces a step: its number, and the time left, from the seconds that steps take on two cores (PLAN) and the time so far.
-PLAN_small := 50 80 10 320 150
+PLAN_small := 60 105 15 240 180
 PLAN_full := 330 660 20 1100 180
 STEP = @$(eval RAN += $(1))$(eval STARTED := $(or $(STARTED),$(shell date +%s)))awk -v plan="$(PLAN_$(SIZE))" -v ran="$(RAN)" -v at=$(1) -v took=$$(($$(date +%s) - $(STARTED))) \
     'BEGIN { n = split(plan, s); m = split(ran, r); for (i = at; i <= n; i++) left += s[i]; \
@@ -130,9 +130,9 @@ endif
 
 EVALUATE = $(RUN) heads.evaluate --store $(STORE)
 # Rows of each task for the head, and for its control with another clip's video.
-ROWS_small := diffmcq:100 diffrank:60 diffcap:30
+ROWS_small := diffmcq:80 diffrank:48 diffcap:20
 ROWS_full := diffmcq:150 diffrank:100 diffcap:50
-SHUFFLED_small := diffmcq:50 diffrank:30
+SHUFFLED_small := diffmcq:40 diffrank:24
 SHUFFLED_full := diffmcq:75 diffrank:50
 ROWS = $(patsubst $(TASK):%,%,$(filter $(TASK):%,$(ROWS_$(SIZE))))
 CONTROLS := diffmcq_blind diffmcq_shuffled diffmcq_step diffmcq_rarest diffmcq_most \

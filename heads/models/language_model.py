@@ -34,7 +34,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.chat = chat
-        self.recomputed: list["GradientCheckpointingLayer"] = []
+        self.recomputed: list[GradientCheckpointingLayer] = []
 
     def train(self, mode: bool = True) -> "LanguageModel":
         """Keep evaluation mode, so that dropout is off; only recomputed layers get `mode`."""

@@ -79,7 +79,7 @@ class Projector(nn.Module):
 
 
 class Comparison(nn.Module):
-    """What a token of a clip is told about the token at the same place of the clip before it; ours, not the paper's.
+    """Adds to a token of a clip how it differs from the previous clip's token at the same place; ours, not the paper's.
 
     A small network reads the change from that token to this one, in units of the language model's embeddings, and its
     absolute value. Its last layer starts at zero.

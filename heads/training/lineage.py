@@ -249,7 +249,7 @@ def disclosure(recipe: VideoLMRecipe, folder: Path) -> dict[str, Any]:
     """Return how the training differs from the published recipe, to be shown next to every score.
 
     trained: the steps so far; checkpoint: the one of them that validation chose; optimiser_steps: those of the warm
-    start and of earlier runs included; regime: see `regime`; None where the run, or an earlier one, does not state them.
+    start and of earlier runs included; regime: see `regime`. None: the run, or an earlier one, does not state it.
     """
     run, warm, lineage = Run(folder), None, read(folder)
     init = lineage["init"]
