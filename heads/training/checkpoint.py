@@ -298,8 +298,13 @@ class Run:
         return checkpoint
 
     def name_best(self, checkpoint: Path, step: int, score: float | None) -> None:
-        record = {"checkpoint": checkpoint.name, "step": step, "score": score}
-        write_text(self.folder / "best.json", json.dumps(record, indent=1))
+        """Record the best checkpoint. The file is not touched if it says so already: make would score the head again."""
+        path, record = (
+            self.folder / "best.json",
+            json.dumps({"checkpoint": checkpoint.name, "step": step, "score": score}, indent=1),
+        )
+        if not path.is_file() or path.read_text(encoding="utf-8") != record:
+            write_text(path, record)
 
     def prune(self) -> None:
         """Keep only the best and the latest checkpoint, and no temporary folder of a killed run."""
