@@ -298,11 +298,9 @@ class Run:
         return checkpoint
 
     def name_best(self, checkpoint: Path, step: int, score: float | None) -> None:
-        """Record the best checkpoint. The file is not touched if it says so already: make would score the head again."""
-        path, record = (
-            self.folder / "best.json",
-            json.dumps({"checkpoint": checkpoint.name, "step": step, "score": score}, indent=1),
-        )
+        """Record the best checkpoint. A file that says so already is not touched: make would score the head again."""
+        path, found = self.folder / "best.json", {"checkpoint": checkpoint.name, "step": step, "score": score}
+        record = json.dumps(found, indent=1)
         if not path.is_file() or path.read_text(encoding="utf-8") != record:
             write_text(path, record)
 

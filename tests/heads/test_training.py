@@ -154,8 +154,9 @@ def test_a_clip_without_features_is_reported_before_anything_trains(
 
 
 def test_a_finished_run_does_nothing(trained: Path, world: Path, tiny_lm: str, capsys: pytest.CaptureFixture) -> None:
-    before = weights(trained, 6)
+    before, named = weights(trained, 6), (trained / "best.json").stat().st_mtime_ns
     assert train.main(["--config", str(recipe(world, tiny_lm, trained)), "--json"]) == 0
+    assert (trained / "best.json").stat().st_mtime_ns == named, "else make would score the head again"
     record = json.loads(capsys.readouterr().out)
     assert record.keys() == {"step", "score"}
     assert all(np.array_equal(v, before[k]) for k, v in weights(trained, 6).items())
