@@ -38,7 +38,7 @@ SMALLER = {
     "annotate.captions": f"--max-tokens 4 {THREAD}",
     "annotate.ground": THREAD,
     "annotate.describe": f"--sampling.max-tokens 4 --words 10 --allow-failed {THREAD}",
-    "annotate.pairs": "--cap 1",
+    "annotate.pairs": "--cap 4",
     "annotate.pairqa": f"--sampling.max-tokens 8 {THREAD}",
 }
 
