@@ -48,12 +48,15 @@ def run(options: Options) -> dict[str, Any]:
     """Render missing videos and write all files. StepDiffError: unusable options, or another world in the folder."""
     from kitchen.drawing.video import render
     from kitchen.files.write import write_files
-    from kitchen.world import make_world
+    from kitchen.steps import STEPS
+    from kitchen.world import FEWEST, make_world
 
     if options.videos < 1 or options.seconds < 2 or options.processes < 0:
         raise StepDiffError("--videos must be 1 or more, --seconds 2 or more, --processes 0 or more")
-    if not 3 <= options.steps <= 12:
-        raise StepDiffError(f"--steps {options.steps}: the kitchen has 12, and a video shows at least 3")
+    if not FEWEST <= options.steps <= len(STEPS):
+        raise StepDiffError(
+            f"--steps {options.steps}: the kitchen has {len(STEPS)}, and a video shows at least {FEWEST}"
+        )
     started = time.monotonic()
     out = options.out
     _claim(options)

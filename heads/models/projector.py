@@ -92,7 +92,7 @@ class Comparison(nn.Module):
         nn.init.zeros_(self.network[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.network[-1].bias)  # type: ignore[arg-type]
 
-    def forward(self, before: Float[Tensor, "C L E"], after: Float[Tensor, "C L E"]) -> Float[Tensor, "C L E"]:
-        """Return the tokens of the later clips with the comparison added."""
+    def forward(self, before: Float[Tensor, "... E"], after: Float[Tensor, "... E"]) -> Float[Tensor, "... E"]:
+        """Return the tokens of the later clips with the comparison added; before: those at their places."""
         change = (after - before) / self.scale
         return after + self.scale * self.network(torch.cat([change, change.abs()], dim=-1))

@@ -63,11 +63,12 @@ class VideoLM(nn.Module):
         if clips is None:
             return embeddings
         slots = batch.video != TEXT
-        shown = clips.flatten(0, 1)[batch.video[slots]]
-        if self.comparison is not None and len(clips) > 1:
-            compared = self.comparison(clips[:-1], clips[1:]).flatten(0, 1).to(shown.dtype)
+        tokens, place = clips.flatten(0, 1), batch.video[slots]
+        shown = tokens[place]
+        if self.comparison is not None:
             later = follows(batch.video, self.outputs)[slots]
-            shown = shown.masked_scatter(later[:, None], compared[batch.video[slots][later] - self.outputs])
+            compared = self.comparison(tokens[place[later] - self.outputs], shown[later])
+            shown = shown.masked_scatter(later[:, None], compared.to(shown.dtype))
         return embeddings.masked_scatter(slots[..., None], shown.to(embeddings.dtype))
 
     def project(self, tokens: Float[Tensor, "C N D"], leave_out: float = 0.0) -> Float[Tensor, "C L E"]:
