@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -118,6 +119,18 @@ def test_a_failed_start_is_reported_in_one_line_within_a_time_limit(
     assert run.process.returncode == 2
     assert message.startswith("error: Ray did not start on this machine (") and message.count("\n") == 1
     run.assert_nothing_is_left()
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_drivers_process_group_reaches_the_driver_only(driver: Callable[..., Run]) -> None:
+    run = driver("-c", UP)
+    assert run.process.stdout is not None and run.process.stdout.readline() == "up\n"
+    family = run.family()
+    assert any("gcs_server" in line for line in family.values())
+    assert any("raylet/raylet" in line for line in family.values())
+    for pid, line in family.items():
+        with suppress(ProcessLookupError):  # workers come and go
+            assert os.getpgid(pid) != run.process.pid, line
 
 
 @pytest.mark.slow
