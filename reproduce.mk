@@ -65,7 +65,7 @@ $(R_STORE)/.answers: $(R_STORE)/.texts
 R_ROWS_diffmcq := 150
 R_ROWS_diffmcq_V2 := 50
 R_ROWS_diffmcq_V3 := 50
-R_ROWS_diffrank := 300
+R_ROWS_diffrank := 200
 R_ROWS_diffcap := 50
 TEST_diffmcq := $(R_WORLD)/diffmcq_test.jsonl
 TEST_diffrank := $(R_WORLD)/diffrank_test.jsonl
@@ -88,7 +88,7 @@ R_PAIRED := $(call PAIRED,$(R_WORLD))
 # The regime `supervised` also has the question that DiffRank asks; `s1` has only the questions of supplement S1.
 SUPERVISED := --video_lm.pairqa $(R_WORLD)/pairqa_supervised.jsonl
 # Interleaved with as many steps as StepDiff, which continues from it.
-LONG := --video_lm.schedule.steps 170 --video_lm.schedule.validate_every 85
+LONG := --video_lm.schedule.steps 120 --video_lm.schedule.validate_every 60
 ALIGN_PAIRED := --contrastive.pairs.pairqa $(R_WORLD)/pairqa_train.jsonl \
     --contrastive.pairs.validation.diffmcq $(R_WORLD)/diffmcq_val.jsonl \
     --contrastive.pairs.validation.diffrank $(R_WORLD)/diffrank_val.jsonl
