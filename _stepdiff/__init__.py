@@ -30,6 +30,7 @@ BELOW: dict[str, tuple[str, ...]] = {  # room -> the rooms that it may import
     "retrieval": ("common", "store", "tasks", "weights"),
     "heads": ("common", "store", "tasks", "retrieval", "weights"),
     "annotate": ("common", "store", "tasks", "weights", "featurize", "retrieval", "heads"),
+    "app": ("common", "store", "tasks", "weights", "kitchen", "featurize", "retrieval", "heads", "annotate"),
 }
 RUNNABLE = frozenset(BELOW) - {"common", "tasks"} | {"benchmarks"}
 _INDEX = ("PIL", "faiss", "ray", "sqlglot", "threadpoolctl", "torch")
@@ -50,6 +51,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {  # room -> its extra, and mod
     "retrieval": ("index", _INDEX),
     "heads": ("train", _INDEX + _TRAIN),
     "annotate": ("annotate", ("httpx2", "jinja2", *_FEATURIZE, *_INDEX, *_TRAIN)),
+    "app": ("app", ("fastapi", "jinja2", "sqlalchemy", "swagger_ui_bundle", "uvicorn", *_FEATURIZE, *_INDEX, *_TRAIN)),
 }
 
 

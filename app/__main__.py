@@ -1,0 +1,76 @@
+"""Serve the pages: explore clips, ask about pairs, compare methods, annotate differences.
+
+python -m app --store data/features --videos data/kitchen --runs runs --predictions data/demo
+python -m app --store data/features --videos data/kitchen --annotate data/annotation.yaml
+
+Guarantees
+- without --host the server listens on this machine only
+- a missing store, folder or task is one line before the server starts
+"""
+
+import sys
+from dataclasses import dataclass
+
+from common.cli import command
+from common.cli.options import parse
+
+
+@dataclass(frozen=True)
+class AppOptions:
+    store: str = "data/features"
+    """feature store"""
+    videos: str | None = None
+    """folder that the catalog's video paths begin in: that of the manifest; null: no pictures"""
+    runs: str | None = None
+    """folder of the runs of python -m heads.train, which answer questions and compare pairs"""
+    predictions: tuple[str, ...] = ()
+    """folders with the files that python -m heads.evaluate writes"""
+    annotate: str | None = None
+    """annotation task, a YAML file"""
+    database: str | None = None
+    """where annotations are kept, an SQLAlchemy URL; null: SQLite next to the task"""
+    host: str = "127.0.0.1"
+    """address to listen on; any other than this machine's own needs --annotate and serves its pages only"""
+    port: int = 8000
+    """port to listen on; 0: a free one"""
+    cache: str | None = None
+    """folder of cut clips and thumbnails; null: stepdiff in the user's cache folder"""
+    cache_mib: int = 2048
+    """largest size of that folder, in MiB"""
+    device: str = "auto"
+    """auto, cpu, cuda: where the model computes"""
+
+
+def run(options: AppOptions) -> int:
+    import uvicorn
+
+    from app.server import create_app, listener
+    from app.site import Site
+
+    site = Site.open(
+        store=options.store,
+        videos=options.videos,
+        runs=options.runs,
+        predictions=options.predictions,
+        annotate=options.annotate,
+        database=options.database,
+        cache=options.cache,
+        cache_bytes=options.cache_mib * 2**20,
+        device=options.device,
+    )
+    socket = listener(options.host, options.port)
+    host, port = socket.getsockname()[:2]
+    application = create_app(site, host=options.host)
+    print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    print("Ctrl-C ends the server", file=sys.stderr)
+    config = uvicorn.Config(application, log_level="warning", server_header=False, timeout_graceful_shutdown=3)
+    uvicorn.Server(config).run(sockets=[socket])
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return parse(AppOptions, argv, "app", __doc__, run)
+
+
+if __name__ == "__main__":
+    command.run(main, "annotations are saved; run the same command again")

@@ -1,0 +1,92 @@
+"""A page: a record that is shown as HTML, or as JSON where the client asks for it.
+
+Guarantees
+- a page and its JSON show the same record
+- text from data is escaped
+- an error is a page too, with one line
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from fastapi import Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import Scope
+
+from app.site import Site, UnknownError
+
+_HERE = Path(__file__).parent
+STATIC = _HERE / "static"
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_HERE / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What every page has."""
+
+    title: str
+
+
+@dataclass(frozen=True)
+class ErrorPage(Page):
+    """Something that could not be shown."""
+
+    error: str
+
+
+def page(request: Request, template: str, record: Page, status: int = 200) -> Response:
+    """Return `record` as HTML through a template, in which it is `page`, or as JSON (`Accept: application/json`)."""
+    headers = {"Vary": "Accept", "Cache-Control": "no-store"}
+    if wants_json(request.scope):
+        return JSONResponse(plain(record), status, headers)
+    site: Site = request.app.state.site
+    html = _TEMPLATES.get_template(template).render(
+        page=record, sections=sections(site), path=request.url.path, plain=plain
+    )
+    return HTMLResponse(html, status, headers)
+
+
+def sections(site: Site) -> list[tuple[str, str]]:
+    """Return address and name of the sections that this site has."""
+    found = [("/explore", "Explore", True), ("/pair", "Pair", True)]
+    found += [("/compare", "Compare", bool(site.predictions)), ("/annotate", "Annotate", site.annotate is not None)]
+    return [(address, name) for address, name, has in found if has]
+
+
+def wants_json(scope: Scope) -> bool:
+    """Return whether the client prefers JSON: the first of the two types in its Accept header decides."""
+    accepted = Request(scope).headers.get("accept", "")
+    kinds = [kind.split(";")[0].strip() for kind in accepted.split(",")]
+    return next((kind == "application/json" for kind in kinds if kind in ("application/json", "text/html")), False)
+
+
+def plain(record: Any) -> Any:
+    """Return a record as JSON values; numbers that JSON does not have are null."""
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        return {field.name: plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
+    if isinstance(record, dict):
+        return {str(name): plain(value) for name, value in record.items()}
+    if isinstance(record, list | tuple):
+        return [plain(value) for value in record]
+    if isinstance(record, float):
+        return record if math.isfinite(record) else None
+    if isinstance(record, str | int | bool) or record is None:
+        return record
+    return json.loads(json.dumps(record))  # anything else is refused
+
+
+def failed(request: Request, error: Exception) -> Response:
+    """Return the page of a StepDiffError: status 404 where an address names something unknown, else 400."""
+    status = 404 if isinstance(error, UnknownError) else 400
+    return page(request, "error.html", ErrorPage("Not found" if status == 404 else "Not possible", str(error)), status)

@@ -1,0 +1,129 @@
+"""What the pages show: the store, the folder of its videos, runs and predictions. Opened once, before the server."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+
+from app.media.cache import Cache
+from common.errors import StepDiffError
+from store import Store
+
+CACHE_BYTES = 2 * 2**30
+CLIP = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64, "step": pl.String}
+"""columns of the catalog that every page needs; a catalog may lack all but `key`"""
+
+
+class UnknownError(StepDiffError):
+    """Something that an address names and that does not exist: status 404."""
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """A clip of the catalog."""
+
+    key: str
+    video: str | None
+    """path in the folder of videos"""
+    start: float | None
+    """seconds"""
+    end: float | None
+    """seconds"""
+    step: str | None
+
+
+@dataclass(frozen=True)
+class Site:
+    """Everything that the pages read. Make it with `open`."""
+
+    store: Store
+    videos: Path | None
+    runs: Path | None
+    predictions: tuple[Path, ...]
+    annotate: Path | None
+    database: str | None
+    cache: Cache
+    device: str
+
+    @classmethod
+    def open(
+        cls,
+        store: str,
+        videos: str | None = None,
+        runs: str | None = None,
+        predictions: Sequence[str] = (),
+        annotate: str | None = None,
+        database: str | None = None,
+        cache: str | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        device: str = "auto",
+    ) -> "Site":
+        """Open what the pages show; the arguments are the options of `python -m app`.
+
+        Raises:
+            StepDiffError: Something that is named does not exist or cannot be read.
+        """
+        folder = cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "stepdiff", "app")
+        if annotate is not None and not Path(annotate).is_file():
+            raise StepDiffError(f"annotate: {annotate} is not a file: give the YAML file of an annotation task")
+        return cls(
+            store=Store.open(store),
+            videos=_folder(videos, "videos"),
+            runs=_folder(runs, "runs"),
+            predictions=tuple(found for path in predictions if (found := _folder(path, "predictions"))),
+            annotate=None if annotate is None else Path(annotate),
+            database=database,
+            cache=Cache(Path(folder).expanduser(), cache_bytes),
+            device=device,
+        )
+
+    def clip(self, key: str) -> ClipRecord:
+        """Return a clip of the catalog. Raises UnknownError where it has none of that id."""
+        return self.clips([key])[0]
+
+    def clips(self, keys: Sequence[str]) -> list[ClipRecord]:
+        """Return clips of the catalog in the order of `keys`; only the parts that hold them are read.
+
+        Raises:
+            UnknownError: The catalog has no clip of an id.
+        """
+        catalog = self.store.catalog("clips")
+        rows = catalog.rows(list(keys))
+        for key, row in zip(keys, rows, strict=True):
+            if row < 0:
+                raise UnknownError(f"the store has no clip {key[:200]!r}")
+        found = catalog.select(rows, pl.DataFrame(schema=CLIP))
+        records = {row["row"]: row for row in found.to_dicts()}
+        return [ClipRecord(**{name: records[int(row)][name] for name in CLIP}) for row in rows]
+
+    def file(self, clip: ClipRecord) -> Path:
+        """Return the video file of a clip.
+
+        Raises:
+            UnknownError: There are no videos, the catalog does not know the clip's place, or the path leads out of the
+                folder of videos.
+        """
+        if self.videos is None:
+            raise UnknownError("no pictures: start the server with --videos FOLDER")
+        if clip.video is None or clip.start is None or clip.end is None:
+            raise UnknownError(f"the catalog has no video, start and end of clip {clip.key!r}")
+        path = (self._root / clip.video).resolve()
+        if not path.is_relative_to(self._root) or not path.is_file():
+            raise UnknownError(f"{clip.video} is not a file in the folder of videos")
+        return path
+
+    @cached_property
+    def _root(self) -> Path:
+        assert self.videos is not None
+        return self.videos.resolve()
+
+
+def _folder(path: str | None, name: str) -> Path | None:
+    if path is None:
+        return None
+    if not Path(path).is_dir():
+        raise StepDiffError(f"{name}: {path} is not a folder: give another, or leave --{name} out")
+    return Path(path)

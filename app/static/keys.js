@@ -1,0 +1,50 @@
+// Keys of all pages. A page registers each key with what it does; "?" lists them.
+//
+//   import {key} from "/static/keys.js";
+//   key("space", "play or pause", () => player.toggle());
+//
+// Letters work only while no text field has the focus. `{everywhere: true}` is for combinations such as "ctrl+enter".
+
+const registered = new Map();
+const list = document.querySelector("#keys dl");
+const dialog = document.querySelector("#keys");
+
+/** Register a key: its name, the words for the list, and what it does. */
+export function key(name, words, action, {everywhere = false} = {}) {
+  registered.set(name, {words, action, everywhere});
+  const term = document.createElement("dt");
+  term.append(...name.split("+").map((part) => Object.assign(document.createElement("kbd"), {textContent: part})));
+  list.append(term, Object.assign(document.createElement("dd"), {textContent: words}));
+}
+
+/** Show a line at the foot of the page, which screen readers read out. */
+export function announce(text) {
+  const status = document.querySelector("#status");
+  status.textContent = text;
+  status.classList.add("shown");
+  clearTimeout(announce.timer);
+  announce.timer = setTimeout(() => status.classList.remove("shown"), 4000);
+}
+
+function named(event) {
+  const main = {" ": "space", ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down"}[event.key] ?? event.key.toLowerCase();
+  return (event.ctrlKey || event.metaKey ? "ctrl+" : "") + main;
+}
+
+function types(target) {
+  return target.isContentEditable || target.matches("textarea, select, input:not([type=radio], [type=checkbox], [type=range], [type=button])");
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.defaultPrevented || event.altKey) return;
+  const found = registered.get(named(event));
+  if (!found || (types(event.target) && !found.everywhere)) return;
+  if (dialog.open && named(event) !== "?") return;
+  // space and enter belong to a button or a link that has the focus
+  if (["space", "enter"].includes(named(event)) && event.target.matches("button, a, summary, [role=button]")) return;
+  event.preventDefault();
+  found.action(event);
+});
+
+key("?", "list the keys", () => (dialog.open ? dialog.close() : dialog.showModal()));
+document.querySelector("#show-keys").addEventListener("click", () => dialog.showModal());

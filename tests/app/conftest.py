@@ -1,0 +1,99 @@
+"""A small real world with features, a server of the pages in its own process, and a real browser."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def command(*arguments: str) -> None:
+    """Run `python -m ...` in the repository."""
+    subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `kitchen` (12 rendered videos of three steps) and `features` (images and texts of its clips)."""
+    folder = tmp_path_factory.mktemp("world")
+    kitchen, store = str(folder / "kitchen"), str(folder / "features")
+    command("kitchen", "--out", kitchen, "--videos", "12", "--steps", "3")
+    command("featurize", "--manifest", f"{kitchen}/clips.csv", "--store", store, "--encoder", "efficientnet-lite0")
+    return folder
+
+
+class Server:
+    """A server of the pages in its own process."""
+
+    def __init__(self, world: Path, cache: Path, *options: str, port: int = 0) -> None:
+        self._command = ["app", "--store", str(world / "features"), "--videos", str(world / "kitchen"), *options]
+        self._command += ["--cache", str(cache)]
+        self.process: subprocess.Popen[str]
+        self.url = ""
+        self.start(port)
+
+    def start(self, port: int = 0) -> None:
+        """Start the process and wait until it answers."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *self._command, "--port", str(port)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+        assert self.url.startswith("http://127.0.0.1:"), "the server did not start"
+
+    def kill(self) -> None:
+        """End the process at once, as a crash does."""
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def serve(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Return a function that returns the server of the world with these options, and starts it where needed."""
+    servers: dict[tuple[str, ...], Server] = {}
+
+    def start(*options: str) -> Server:
+        if options not in servers or servers[options].process.poll() is not None:
+            servers[options] = Server(world, tmp_path_factory.mktemp("cache"), *options)
+        return servers[options]
+
+    yield start
+    for server in servers.values():
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    """Chromium, without a window."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser: "Browser") -> Iterator["Page"]:
+    """A page of 1280 x 720. The test fails where the console shows an error or a script throws."""
+    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    page = context.new_page()
+    problems: list[Any] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(error))
+    yield page
+    context.close()
+    assert problems == []
