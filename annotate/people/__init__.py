@@ -1,0 +1,1 @@
+"""What people answer about pairs of clips: tasks, answers, agreement, statistics, exports."""
