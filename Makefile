@@ -1,5 +1,6 @@
 # make demo             environment, weights, a small sample world, features, a head, and a table of scores with controls
 # make demo SIZE=full   the same on the whole sample world and with longer training, in data/full and runs/full
+# make app              pages in a browser, on the demo's data: explore clips, ask about pairs, compare methods
 # make test             environment and all tests
 # make lint             ruff and mypy
 # make docs             the documentation as a site, in site/; a broken link fails
@@ -27,7 +28,7 @@ WEIGHTS := smollm2-135m-instruct mpnet-base efficientnet-lite0
 STEPDIFF := $(RUNS)/stepdiff/best.json
 ALIGN := $(RUNS)/align/best.json
 
-.PHONY: demo env weights world features questions heads answers scores test lint docs
+.PHONY: demo app env weights world features questions heads answers scores test lint docs
 .DELETE_ON_ERROR:
 
 CLIPS_small := kitchen_0000_0.50_4.50 kitchen_0002_0.50_4.25 kitchen_0005_0.50_4.00
@@ -41,6 +42,11 @@ demo: scores
 	@echo "       --videos $(WORLD) --html $(DEMO)/neighbours.html"
 	@echo "   python -m heads.ask --store $(STORE) --head $(RUNS)/stepdiff --reference $(call CLIP,2) \\"
 	@echo "       --candidate $(call CLIP,3) 'What did I do differently in video 2?'"
+	@echo "   make app$(if $(filter full,$(SIZE)), SIZE=full)   # the same in a browser: explore clips, ask about pairs, compare methods"
+
+# Until Ctrl-C.
+app: env
+	$(RUN) app --store $(STORE) --videos $(WORLD) --runs $(RUNS) --predictions $(DEMO)
 
 # Announces a step: its number, and the time left, from the seconds that steps take on two cores (PLAN) and the time so far.
 PLAN_small := 75 110 15 230 220
