@@ -1,0 +1,144 @@
+"""python -m annotate.export data/people/answers.jsonl --diffcap data/people/diffcap.jsonl \\
+    --diffrank data/people/diffrank.jsonl --store data/features
+
+Turns collected answers into test sets and into the forms of other tools. FILE holds answers as JSON lines or CSV, a
+Label Studio export, or user_inputs.json of ConViS-Bench; --answers and --csv also convert them. DiffMCQ is made from
+the DiffCap file: python -m retrieval negatives. With --task and no FILE, --label-studio writes tasks to annotate.
+
+Scores: 5 = not different, 1 = very different, 0 = a clip of another step (DiffRank).
+
+Guarantees
+- one command writes all forms, each file whole or not at all
+- answers converted to another form and back are equal
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.cli import command
+from common.cli.options import parse
+from common.errors import StepDiffError
+
+if TYPE_CHECKING:
+    from annotate.people.answers import Answer
+    from annotate.people.task import Task
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    file: str | None = None
+    """collected answers"""
+    task: str | None = None
+    """YAML file of the annotation task: its categories and its pairs, also those that nobody answered"""
+    diffcap: str | None = None
+    """DiffCap file to write"""
+    diffrank: str | None = None
+    """DiffRank file to write"""
+    store: str | None = None
+    """feature store whose catalog has the steps of clips, for DiffRank's targets of another step; without it, the steps
+    of the task's pairs"""
+    answers: str | None = None
+    """JSON lines of answers to write"""
+    csv: str | None = None
+    """CSV file to write, one row for each pair, annotator and category"""
+    label_studio: str | None = None
+    """JSON file of Label Studio tasks to write"""
+    label_studio_config: str | None = None
+    """XML file with the labelling configuration of these tasks to write"""
+    video_url: str = "/data/local-files/?d={clip}.mp4"
+    """URL of a clip's video for Label Studio; {clip} is replaced by the clip's id"""
+    seed: int = 0
+    """seed of DiffRank's targets"""
+
+
+def run(options: ExportOptions) -> dict[str, Any]:
+    from annotate.people import export
+    from annotate.people.answers import write_answers
+    from annotate.people.collected import read_collected
+    from annotate.people.label_studio import configuration, tasks_of, video_url, write_label_studio
+    from annotate.people.long_form import write_table
+    from annotate.people.task import read_task
+    from common.io.files import write_text
+    from tasks.testsets import write_test_set
+
+    outputs = ("diffcap", "diffrank", "answers", "csv", "label_studio", "label_studio_config")
+    made = {name: getattr(options, name) for name in outputs if getattr(options, name) is not None}
+    if options.file is None and options.task is None or not made:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in outputs)
+        raise StepDiffError(f"give FILE or --task, and at least one output of {flags}")
+    task = None if options.task is None else read_task(options.task)
+    answers = [] if options.file is None else read_collected(options.file)
+    decided, rejected = export.decide(answers)
+    rows: dict[str, int] = {}
+    if options.diffcap is not None:
+        diffcap = export.diffcap_rows(decided)
+        write_test_set("diffcap", options.diffcap, diffcap)
+        rows["diffcap"] = len(diffcap)
+    if options.diffrank is not None:
+        diffrank = export.diffrank_rows(decided, _steps(options, task), seed=options.seed)
+        write_test_set("diffrank", options.diffrank, diffrank)
+        rows["diffrank"] = len(diffrank)
+    if options.answers is not None:
+        write_answers(options.answers, answers)
+    if options.csv is not None:
+        write_table(options.csv, answers)
+    if options.label_studio is not None:
+        pairs, names = ((), ()) if task is None else (task.pairs, task.names)
+        tasks = tasks_of(answers, video_url(options.video_url), pairs, names)
+        write_label_studio(options.label_studio, tasks)
+        rows["label_studio"] = len(tasks)
+    if options.label_studio_config is not None:
+        write_text(Path(options.label_studio_config), configuration(task or _task(answers)))
+    return {
+        "answers": len(answers),
+        "pairs": len(decided) + len(rejected),
+        "rejected": len(rejected),
+        "adjudicated": sum(pair.adjudicated for pair in decided),
+        "rows": rows,
+        "written": made,
+    }
+
+
+def _steps(options: ExportOptions, task: "Task | None") -> dict[str, str]:
+    """Return the step of each clip that has one."""
+    if options.store is not None:
+        from heads.data.hold_out import known_clips
+        from store import Store
+
+        frame = known_clips(Store.open(options.store), "step")
+        if "step" not in frame.columns:
+            raise StepDiffError(f"{options.store}: no clip has a step; featurize a manifest with that column")
+        return {clip: step for clip, step in frame.select("key", "step").iter_rows() if step}
+    pairs = () if task is None else task.pairs
+    return {clip: pair.step for pair in pairs for clip in (pair.reference, pair.candidate) if pair.step}
+
+
+def _task(answers: "Sequence[Answer]") -> "Task":
+    """Return a task with the categories of the answers; the default ones keep their rubric."""
+    from annotate.people.task import SCORES, Category, Task, defaults
+
+    categories, instructions = defaults()
+    known = {category.name: category for category in categories}
+    names = dict.fromkeys(name for answer in answers for name in answer.differences)
+    made = (known.get(name, Category(name, name, dict.fromkeys(SCORES, ()))) for name in names)
+    return Task((), tuple(made), instructions)
+
+
+def show(record: dict[str, Any]) -> None:
+    counts = "{answers:,} answers about {pairs:,} pairs: {rejected:,} pairs rejected, {adjudicated:,} adjudicated"
+    print(counts.format(**record))
+    for name, path in record["written"].items():
+        rows = f": {record['rows'][name]:,} rows" if name in record["rows"] else ""
+        print(f"{path}{rows}")
+    if "diffcap" in record["written"]:
+        print("DiffMCQ: python -m retrieval negatives --test-set " + record["written"]["diffcap"])
+
+
+def main(argv: list[str] | None = None) -> int:
+    return parse(ExportOptions, argv, "annotate.export", __doc__, run, show, ("file",))
+
+
+if __name__ == "__main__":
+    command.run(main)
