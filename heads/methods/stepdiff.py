@@ -11,7 +11,7 @@ Guarantees
 - scores return to the options that they belong to
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import ceil
@@ -27,6 +27,7 @@ from common.streams import generator
 from common.threads import shares
 from heads.data.clips import Reads
 from heads.data.packing import Turn
+from heads.models.streaming import Say, Tokens, Words
 from heads.models.video_lm import VideoLM
 from tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION, DIFFMCQ_SEED, NO, NO_DIFFERENCE, SIMILAR_QUESTION, YES
 from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, Task
@@ -226,9 +227,12 @@ class StepDiff:
         both = [[found[pair, turn] for turn in turns[category]] for pair, category in queries]
         return [float(np.float32(yes - no)) for yes, no in both]
 
-    def caption(self, rows: Sequence[DiffCap]) -> list[str]:
-        """Return greedily generated captions, or "no difference" where decline_at says so."""
-        captions = self._written(rows)
+    def caption(self, rows: Sequence[DiffCap], each_token: Callable[[], None] | None = None) -> list[str]:
+        """Return greedily generated captions, or "no difference" where decline_at says so.
+
+        each_token: called after every token of the captions; what it raises ends the generation.
+        """
+        captions = self._written(rows, None if each_token is None else Tokens(each_token))
         if self.decline_at is None:
             return captions
         alike = self.alike([((row.reference, row.candidate), row.category) for row in rows])
@@ -237,7 +241,7 @@ class StepDiff:
             for row, score, caption in zip(rows, alike, captions, strict=True)
         ]
 
-    def _written(self, rows: Sequence[DiffCap]) -> list[str]:
+    def _written(self, rows: Sequence[DiffCap], streamer: Tokens | None = None) -> list[str]:
         self._prepare(clip for row in rows for clip in (row.reference, row.candidate))
         captions: list[str] = []
         for start in range(0, len(rows), ROWS_WRITTEN):
@@ -252,11 +256,16 @@ class StepDiff:
                 for row in some
             ]
             clips = self._clips([(row.reference, row.candidate) for row in some])
-            written = self.model.generate(turns, clips, MOST_TOKENS)
+            written = self.model.generate(turns, clips, MOST_TOKENS, streamer)
             captions += [f"{turn.given} {text}".strip() for turn, text in zip(turns, written, strict=True)]
         return captions
 
-    def ask(self, reference: str, candidate: str, question: str, max_tokens: int) -> str:
+    def ask(self, reference: str, candidate: str, question: str, max_tokens: int, say: Say | None = None) -> str:
+        """Return a greedy answer to a question about two clips.
+
+        say: receives its words as they are generated.
+        """
         self._prepare([reference, candidate])
         turn = Turn(question, "", ends=False)
-        return self.model.generate([turn], self._clips([(reference, candidate)]), max_tokens)[0]
+        streamer = None if say is None else Words(self.model.decode, say)
+        return self.model.generate([turn], self._clips([(reference, candidate)]), max_tokens, streamer)[0]

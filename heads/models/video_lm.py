@@ -18,6 +18,7 @@ from torch.nn import functional
 from heads.data.packing import NO_TARGET, PADDING, TEXT, Packed, Packer, Turn
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Comparison, Projector
+from heads.models.streaming import Tokens, Words
 
 
 class VideoLM(nn.Module):
@@ -89,11 +90,26 @@ class VideoLM(nn.Module):
         return [[next(values) for _ in turns] for turns in pairs]
 
     @torch.inference_mode()
-    def generate(self, turns: Sequence[Turn], clips: Float[Tensor, "C L E"] | None, max_tokens: int) -> list[str]:
-        """Return greedy answers to one question about each pair, after the words of Turn.given."""
-        return self.go_on(*self.pack([[turn] for turn in turns], clips, packed=True), max_tokens)
+    def generate(
+        self,
+        turns: Sequence[Turn],
+        clips: Float[Tensor, "C L E"] | None,
+        max_tokens: int,
+        streamer: Tokens | Words | None = None,
+    ) -> list[str]:
+        """Return greedy answers to one question about each pair, after the words of Turn.given.
 
-    def go_on(self, batch: Packed, clips: Float[Tensor, "C L E"] | None, max_tokens: int) -> list[str]:
+        streamer: receives the tokens as they are generated.
+        """
+        return self.go_on(*self.pack([[turn] for turn in turns], clips, packed=True), max_tokens, streamer)
+
+    def go_on(
+        self,
+        batch: Packed,
+        clips: Float[Tensor, "C L E"] | None,
+        max_tokens: int,
+        streamer: Tokens | Words | None = None,
+    ) -> list[str]:
         """Return the greedy continuation of every row."""
         columns = columns_to_front(batch.segment)
         embeddings = self.embed(batch, clips)
@@ -101,6 +117,7 @@ class VideoLM(nn.Module):
             inputs_embeds=embeddings.gather(1, columns[..., None].expand_as(embeddings)),
             attention_mask=(batch.segment != PADDING).gather(1, columns).long(),
             max_new_tokens=max_tokens,
+            streamer=streamer,
         )
 
     def write(self, **inputs: Any) -> list[str]:
@@ -116,7 +133,11 @@ class VideoLM(nn.Module):
         )
         # After ids the whole text is returned, after embeddings only what is new.
         new = written[:, inputs["input_ids"].shape[1] :] if "input_ids" in inputs else written
-        return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+        return [self.decode(ids) for ids in new]
+
+    def decode(self, ids: Sequence[int] | Int[Tensor, " L"]) -> str:
+        """Return the text of an answer's tokens."""
+        return str(self.lm.chat.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
 def follows(video: Int[Tensor, "B S"], outputs: int) -> Bool[Tensor, "B S"]:

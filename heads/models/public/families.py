@@ -27,6 +27,7 @@ from heads.data.clips import Features
 from heads.data.packing import PADDING, TEXT, Packed
 from heads.models.packed_attention import may_see
 from heads.models.public.model import IMAGE, TURN_ENDS, PublicLM, patches
+from heads.models.streaming import Tokens, Words
 from heads.models.video_lm import columns_to_front
 from store import Store
 from weights import fingerprint, resolve
@@ -71,7 +72,13 @@ class Idefics(PublicLM):
             use_cache=False,
         ).last_hidden_state
 
-    def go_on(self, batch: Packed, clips: Float[Tensor, "C T_N D"] | None, max_tokens: int) -> list[str]:
+    def go_on(
+        self,
+        batch: Packed,
+        clips: Float[Tensor, "C T_N D"] | None,
+        max_tokens: int,
+        streamer: Tokens | Words | None = None,
+    ) -> list[str]:
         """Return the greedy continuation of every row."""
         columns = columns_to_front(batch.segment)
         images, seen = self._images(batch, clips)
@@ -81,6 +88,7 @@ class Idefics(PublicLM):
             image_hidden_states=images,
             image_attention_mask=seen.gather(1, columns[..., None].expand_as(seen)),
             max_new_tokens=max_tokens,
+            streamer=streamer,
         )
 
     def _ids(self, batch: Packed) -> Int[Tensor, "B S"]:
