@@ -50,7 +50,9 @@ _SUBQUERY = ("SELECT", "WITH", "FROM", "EXISTS", "VALUES", "TABLE")
 _BINARY = (*_COMPARISONS, "*", "/", "%", "AND", "OR", "IN", "LIKE", "ILIKE", "BETWEEN", "IS")  # they follow a value
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?(e[+-]?[0-9]+)?", re.IGNORECASE | re.ASCII)
 _PATTERN_NAME = re.compile(r"\*|\^.*\$", re.DOTALL)  # Polars expands such a name to several columns
+_QUOTED = (TokenType.STRING, TokenType.IDENTIFIER)
 DURATION = "duration"
+_PLACE = "\0place"  # a column that no catalog has
 
 
 def rows_where(store: Store, entity: str, where: str) -> Int64[np.ndarray, " rows"]:
@@ -62,30 +64,61 @@ def rows_where(store: Store, entity: str, where: str) -> Int64[np.ndarray, " row
     """
     condition = read_condition(where)
     catalog = store.catalog(entity)
-    named = set(condition.columns)
-    frame = catalog.frame(sorted({"key", "row", *named, *(["start", "end"] if DURATION in named else [])}))
-    if made := DURATION in named and DURATION not in frame.columns and {"start", "end"} <= set(frame.columns):
-        named.remove(DURATION)
-    if unknown := ", ".join(sorted(named - set(frame.columns))):
-        existing = ", ".join([*catalog.frame().drop("row").columns, DURATION])
-        raise StepDiffError(f"--where names no column of the {entity}: {unknown}; the catalog has {existing}")
-    try:
-        if made:
-            frame = frame.with_columns((pl.col("end") - pl.col("start")).alias(DURATION))
-        rows = frame.filter(condition.expr)["row"].to_numpy()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # the latter: arithmetic out of range
-        raise not_a_condition("--where", where, error) from None
+    spans = ["start", "end"] if DURATION in condition.columns else []
+    frame = catalog.frame(sorted({"key", "row", *condition.columns, *spans}))
+    if condition.columns - {*frame.columns, DURATION}:
+        frame = catalog.frame()  # the error lists its columns
+    rows = frame["row"].to_numpy()[places_where(frame, condition)]
     if not len(rows):
         raise StepDiffError(f"no {entity[:-1]} of {store.path} has {where}: widen --where")
     return rows
+
+
+def places_where(frame: pl.DataFrame, condition: Condition) -> Int64[np.ndarray, " places"]:
+    """Return the places in a catalog's `frame` at which the condition is true, rising.
+
+    Raises:
+        StepDiffError: The condition names a column that the frame lacks, or is no condition on its columns.
+    """
+    made = DURATION in condition.columns - set(frame.columns) and {"start", "end"} <= set(frame.columns)
+    if unknown := ", ".join(sorted(condition.columns - set(frame.columns) - ({DURATION} if made else set()))):
+        existing = ", ".join([*frame.drop("row", strict=False).columns, DURATION])
+        raise StepDiffError(f"{condition.option} names no column of the clips: {unknown}; the catalog has {existing}")
+    try:
+        if made:
+            frame = frame.with_columns((pl.col("end") - pl.col("start")).alias(DURATION))
+        return frame.with_row_index(_PLACE).filter(condition.expr)[_PLACE].to_numpy().astype(np.int64)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # the latter: arithmetic out of range
+        raise not_a_condition(condition.option, condition.text, error) from None
+
+
+def parts_of(text: str) -> list[str]:
+    """Return the parts of a condition that its outermost ANDs join; the condition itself if an OR joins them.
+
+    The text is one that `read_condition` accepts.
+    """
+    depth, between, ends = 0, 0, []
+    for token in tokenize(text):
+        word = text[token.start : token.end + 1].upper() if token.token_type not in _QUOTED else ""
+        depth += (word == "(") - (word == ")")
+        if depth == 0 and word == "OR":
+            return [text.strip()]
+        if depth == 0 and word == "AND" and not between:
+            ends.append((token.start, token.end + 1))
+        between = between + 1 if word == "BETWEEN" else between - 1 if word == "AND" and between else between
+    starts = [0, *(end for _, end in ends)]
+    return [text[start:end].strip() for start, end in zip(starts, [*(at for at, _ in ends), len(text)], strict=True)]
 
 
 @dataclass(frozen=True)
 class Condition:
     """A condition and the columns that it reads."""
 
+    text: str
     expr: pl.Expr
     columns: frozenset[str]
+    option: str
+    """name of the option, with which error messages begin"""
 
 
 def read_condition(text: str, option: str = "--where") -> Condition:
@@ -106,7 +139,7 @@ def read_condition(text: str, option: str = "--where") -> Condition:
         raise not_a_condition(option, text, "a quote or a comment is not closed") from None
     reading = _Reading(text, tokens, option)
     try:
-        return Condition(pl.sql_expr(" ".join(reading.words)), frozenset(reading.columns))
+        return Condition(text, pl.sql_expr(" ".join(reading.words)), frozenset(reading.columns), option)
     except (pl.exceptions.PolarsError, UnicodeEncodeError) as error:  # the latter: half of a surrogate pair
         raise not_a_condition(option, text, error) from None
 

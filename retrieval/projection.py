@@ -1,0 +1,214 @@
+"""Two coordinates for every clip of a view: a map.
+
+Clips are compared by cosine, so their embeddings are divided by their length first. A view that has only tokens is
+mapped by the mean of each clip's tokens. PCA takes its axes from a sample of rows and then projects all rows, block by
+block. UMAP (`pip install 'stepdiff[umap]'`) needs all rows in memory and takes minutes for 100,000.
+
+Shapes: D channels.
+
+Guarantees
+- pca_equals_a_naive_one: if all rows are in the sample, coordinates are those of an eigendecomposition of all rows
+- a_map_is_the_same_on_every_run: the sample is seeded, and the largest weight of each axis is positive
+- tokens_are_averaged: without an embedding, a clip is the mean of its tokens
+- a_map_needs_only_a_few_blocks_of_memory: PCA reads one block at a time
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from common.errors import StepDiffError
+from retrieval.vectors import BLOCK_BYTES, raw_blocks
+from store import View
+from store.batches import Batches
+from store.format.quantise import dequantise
+from store.view import OK
+
+PROJECTIONS = {"pca": "PCA", "umap": "UMAP"}
+"""name -> title"""
+MOST = {"pca": 1_000_000, "umap": 100_000}
+"""rows of a map; of a larger view, a seeded sample is mapped"""
+FIT = 20_000
+"""rows from which the axes of PCA are computed"""
+REDUCED = 50
+"""channels that UMAP reads, those of the largest variance"""
+SEED = 0
+_COUNTED = 2**16  # rows that are counted at a time
+_BLOCK = 4096  # rows of a block, at most
+
+Advance = Callable[[int], None]
+"""receives how many more rows are done"""
+
+
+@dataclass(frozen=True)
+class Map:
+    """Rows of a view and where they are."""
+
+    rows: Int64[np.ndarray, " rows"]
+    """rising"""
+    xy: Float32[np.ndarray, "rows 2"]
+    shares: tuple[float, float]
+    """of the variance that each axis shows; zeros for UMAP, whose axes have no meaning"""
+    total: int
+    """rows of the view with features; more than `rows` if these are a sample"""
+
+
+def missing(projection: str) -> str | None:
+    """Return why a projection cannot be computed here, or None."""
+    if projection == "umap" and find_spec("umap") is None:
+        return "UMAP needs a package that is not installed: pip install 'stepdiff[umap]'"
+    return None
+
+
+def map_of(
+    view: View, projection: str = "pca", feature: str | None = None, advance: Advance = lambda count: None
+) -> Map:
+    """Return the map of a view's rows, or of a seeded sample if there are more than MOST.
+
+    Args:
+        advance: Receives how many more rows are projected; together as many as the map has.
+
+    Raises:
+        StepDiffError: An unknown projection, one whose package is not installed, a view without a row or an embedding.
+    """
+    if projection not in PROJECTIONS:
+        raise StepDiffError(f"no projection {projection!r}: the projections are {', '.join(PROJECTIONS)}")
+    rows, total = sample_rows(view, MOST[projection])
+    xy, shares = project(view, rows, projection, feature, advance)
+    return Map(rows, xy, shares, total)
+
+
+def project(
+    view: View,
+    rows: Int64[np.ndarray, " rows"],
+    projection: str = "pca",
+    feature: str | None = None,
+    advance: Advance = lambda count: None,
+) -> tuple[Float32[np.ndarray, "rows 2"], tuple[float, float]]:
+    """Return the coordinates of rows (rising, all filled), and the share of variance on each axis; see `map_of`."""
+    if reason := missing(projection):
+        raise StepDiffError(reason)
+    feature = pooled_feature(view, feature)
+    if not len(rows):
+        raise StepDiffError(f"view {view.entity}/{view.name} has no features yet: run `python -m featurize`")
+    if projection == "umap" and len(rows) > 3:  # fewer have no neighbourhoods
+        reduced = _projected(view, feature, rows, _axes(view, feature, rows, REDUCED)[0], lambda count: None)
+        xy = _umap(reduced)
+        advance(len(rows))
+        return xy, (0.0, 0.0)
+    axes, shares = _axes(view, feature, rows, 2)
+    xy = _projected(view, feature, rows, axes, advance)
+    return xy, (float(shares[0]), float(shares[1]))
+
+
+def pooled_feature(view: View, feature: str | None = None) -> str:
+    """Return the array that a map reads: `feature`, or an embedding [D], or tokens [N, D], which are averaged.
+
+    Raises StepDiffError if the view has no such array.
+    """
+    usable = [name for name, form in view.features.items() if len(form.shape) in (1, 2)]
+    usable.sort(key=lambda name: (name != "embedding", len(view.features[name].shape)))
+    if not usable or feature not in (None, *usable):
+        named = f"called {feature} " if feature else ""
+        raise StepDiffError(
+            f"view {view.entity}/{view.name} has no embedding {named}and no tokens to average: "
+            f"it has {', '.join(view.features)}"
+        )
+    return feature or usable[0]
+
+
+def pooled_blocks(
+    view: View, feature: str, rows: Int64[np.ndarray, " rows"]
+) -> Iterator[Float32[np.ndarray, "block dim"]]:
+    """Yield one vector of length 1 per row, block by block, in the order of `rows`; a zero vector stays zero."""
+    if len(view.features[feature].shape) == 1:
+        for _, vectors in raw_blocks(view, feature, rows):
+            for start in range(0, len(vectors), _BLOCK):
+                yield _unit(vectors[start : start + _BLOCK])
+        return
+    size = max(BLOCK_BYTES // (4 * int(np.prod(view.features[feature].shape))), 1)
+    for batch in Batches(view, feature, rows, batch_size=size, shuffle=False, ahead=1):
+        tokens = batch.arrays[feature]
+        whole = dequantise(tokens, batch.arrays["scale"]) if tokens.dtype == np.int8 else tokens
+        yield _unit(whole.mean(axis=1, dtype=np.float32))
+
+
+def _unit(vectors: np.ndarray) -> Float32[np.ndarray, "block dim"]:
+    lengths = np.sqrt(np.einsum("bd,bd->b", vectors, vectors, dtype=np.float64))
+    return (vectors / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
+
+
+def sample_rows(view: View, most: int, seed: int = SEED) -> tuple[Int64[np.ndarray, " rows"], int]:
+    """Return at most `most` filled rows, rising, and how many the view has; any sample is equally likely."""
+    filled = view.status() == OK
+    total = int(np.count_nonzero(filled))
+    if total <= most:
+        return np.flatnonzero(filled).astype(np.int64), total
+    ranks = np.sort(np.random.default_rng(seed).choice(total, most, replace=False, shuffle=False))
+    counts = np.add.reduceat(filled, np.arange(0, len(filled), _COUNTED), dtype=np.int64)
+    ends = np.cumsum(counts)
+    found = []
+    for block in np.flatnonzero(counts):
+        first, last = np.searchsorted(ranks, [ends[block] - counts[block], ends[block]])
+        if first < last:
+            rows = np.flatnonzero(filled[block * _COUNTED : (block + 1) * _COUNTED]) + block * _COUNTED
+            found.append(rows[ranks[first:last] - (ends[block] - counts[block])])
+    return np.concatenate(found).astype(np.int64), total
+
+
+@dataclass(frozen=True)
+class _Axes:
+    mean: Float64[np.ndarray, " dim"]
+    axes: Float32[np.ndarray, "dim axes"]
+    offset: Float64[np.ndarray, " axes"]
+    """the mean on each axis"""
+
+
+def _axes(view: View, feature: str, rows: Int64[np.ndarray, " rows"], count: int) -> tuple[_Axes, np.ndarray]:
+    """Return the directions of the largest variance, from at most FIT rows, and their shares of the variance."""
+    if len(rows) > FIT:
+        rows = np.sort(np.random.default_rng(SEED).choice(rows, FIT, replace=False, shuffle=False))
+    dim = view.features[feature].shape[-1]
+    sums, products = np.zeros(dim), np.zeros((dim, dim))
+    for block in pooled_blocks(view, feature, rows):
+        sums += block.sum(axis=0, dtype=np.float64)
+        products += block.T @ block
+    mean = sums / len(rows)
+    values, vectors = np.linalg.eigh(products / len(rows) - np.outer(mean, mean))
+    count = min(count, dim)
+    axes = vectors[:, ::-1][:, :count]
+    largest = np.abs(axes).argmax(axis=0)
+    axes = axes * np.where(axes[largest, np.arange(count)] < 0, -1, 1)
+    shares = np.maximum(values[::-1][:count], 0) / max(values.sum(), 1e-30)
+    if count < 2:  # a view of one channel
+        axes, shares = np.pad(axes, ((0, 0), (0, 1))), np.pad(shares, (0, 1))
+    return _Axes(mean, axes.astype(np.float32), mean @ axes), shares
+
+
+def _projected(
+    view: View, feature: str, rows: Int64[np.ndarray, " rows"], given: _Axes, advance: Advance
+) -> Float32[np.ndarray, "rows axes"]:
+    out = np.empty((len(rows), given.axes.shape[1]), np.float32)
+    at = 0
+    for block in pooled_blocks(view, feature, rows):
+        out[at : at + len(block)] = block @ given.axes - given.offset
+        at += len(block)
+        advance(len(block))
+    return out
+
+
+def _umap(vectors: Float32[np.ndarray, "rows reduced"]) -> Float32[np.ndarray, "rows 2"]:
+    import warnings
+
+    from umap import UMAP  # compiles for seconds
+
+    near = min(15, len(vectors) - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a seeded run uses one thread
+        layout = UMAP(n_neighbors=near, min_dist=0.1, init="pca", random_state=SEED, n_jobs=1)
+        return layout.fit_transform(vectors).astype(np.float32)
