@@ -18,7 +18,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Scope
 
-from app.site import Site, UnknownError
+from app.site import RefusedError, Site, UnknownError
 
 _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
@@ -52,15 +52,16 @@ def page(request: Request, template: str, record: Page, status: int = 200) -> Re
         return JSONResponse(plain(record), status, headers)
     site: Site = request.app.state.site
     html = _TEMPLATES.get_template(template).render(
-        page=record, sections=sections(site), path=request.url.path, plain=plain
+        page=record, sections=sections(site, request.app.state.public), path=request.url.path, plain=plain
     )
     return HTMLResponse(html, status, headers)
 
 
-def sections(site: Site) -> list[tuple[str, str]]:
-    """Return address and name of the sections that this site has."""
-    found = [("/explore", "Explore", True), ("/pair", "Pair", True)]
-    found += [("/compare", "Compare", bool(site.predictions)), ("/annotate", "Annotate", site.annotate is not None)]
+def sections(site: Site, public: bool) -> list[tuple[str, str]]:
+    """Return address and name of the sections that this site has; public: other machines reach it."""
+    found = [("/explore", "Explore", not public), ("/pair", "Pair", not public)]
+    found += [("/compare", "Compare", bool(site.predictions) and not public)]
+    found += [("/annotate", "Annotate", site.annotate is not None), ("/docs", "API", not public)]
     return [(address, name) for address, name, has in found if has]
 
 
@@ -87,6 +88,11 @@ def plain(record: Any) -> Any:
 
 
 def failed(request: Request, error: Exception) -> Response:
-    """Return the page of a StepDiffError: status 404 where an address names something unknown, else 400."""
+    """Return the page of a StepDiffError: status 404 where an address names something unknown, else 400 or its own."""
     status = 404 if isinstance(error, UnknownError) else 400
+    if isinstance(error, RefusedError):
+        response = page(request, "error.html", ErrorPage("Not now", str(error)), error.status)
+        if error.retry_after is not None:
+            response.headers["Retry-After"] = str(error.retry_after)
+        return response
     return page(request, "error.html", ErrorPage("Not found" if status == 404 else "Not possible", str(error)), status)

@@ -6,6 +6,7 @@ Guarantees
 - a body larger than MOST_BODY is refused
 - every response forbids inline scripts, foreign resources and foreign frames
 - every page exists as JSON at its own address
+- a server for other machines has the annotation pages only
 """
 
 import socket
@@ -20,6 +21,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.annotating import routes as annotating
 from app.media import routes as media
 from app.pages import STATIC, Page, failed, page
 from app.pair import routes as pair
@@ -46,29 +48,38 @@ def create_app(site: Site, host: str = "127.0.0.1") -> FastAPI:
     Args:
         site: What they show.
         host: Address that the server listens on. Requests may name it, or this machine.
+
+    Raises:
+        StepDiffError: Other machines can reach the address, and the site has no annotation task.
     """
+    public = host not in _LOCAL
+    if public and site.annotate is None:
+        raise StepDiffError(f"--host {host}: a server for other machines needs --annotate TASK, and has its pages only")
     app = FastAPI(
         title="StepDiff",
         version=metadata.version("stepdiff"),
         description="Explore clips, ask about pairs, compare methods, annotate differences.",
         docs_url=None,
         redoc_url=None,
+        openapi_url=None if public else "/openapi.json",
     )
     app.openapi_version = "3.0.2"  # the newest that the packaged Swagger UI shows
-    app.state.site = site
+    app.state.site, app.state.public = site, public
     app.add_exception_handler(StepDiffError, failed)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.mount("/swagger", StaticFiles(directory=Path(swagger_ui_bundle.swagger_ui_path)), name="swagger")
-    for section in (media, pair):
+    for section in (annotating,) if public else (media, pair, compare, annotating):
         app.include_router(section.router(site))
 
     @app.get("/", include_in_schema=False)
     def start() -> Response:
-        return RedirectResponse("/pair")
+        return RedirectResponse("/annotate" if public else "/pair")
 
-    @app.get("/docs", include_in_schema=False)
-    def docs(request: Request) -> Response:
-        return page(request, "docs.html", Page("API"))
+    if not public:
+
+        @app.get("/docs", include_in_schema=False)
+        def docs(request: Request) -> Response:
+            return page(request, "docs.html", Page("API"))
 
     allowed = ["*"] if host in ("0.0.0.0", "::") else [*_LOCAL, host]  # any name may lead to a public address
     app.add_middleware(_Guard)

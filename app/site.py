@@ -21,6 +21,15 @@ class UnknownError(StepDiffError):
     """Something that an address names and that does not exist: status 404."""
 
 
+class RefusedError(StepDiffError):
+    """A request that is refused for another reason than its form."""
+
+    def __init__(self, message: str, status: int, retry_after: int | None = None) -> None:
+        """Give the status of the response, and after how many seconds the same request may succeed."""
+        super().__init__(message)
+        self.status, self.retry_after = status, retry_after
+
+
 @dataclass(frozen=True)
 class ClipRecord:
     """A clip of the catalog."""

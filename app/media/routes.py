@@ -22,7 +22,7 @@ def router(site: Site) -> APIRouter:
     @routes.get("/video/{key:path}", response_class=FileResponse)
     def video(key: Key) -> FileResponse:
         """The clip as MP4, with byte ranges."""
-        return FileResponse(_made(site, key, "video", ".mp4", cut), media_type="video/mp4", headers=_HEADERS)
+        return clip_video(site, key)
 
     @routes.get("/strip/{key:path}", response_class=FileResponse)
     def strip(
@@ -37,6 +37,11 @@ def router(site: Site) -> APIRouter:
         return FileResponse(path, media_type="image/jpeg", headers=_HEADERS)
 
     return routes
+
+
+def clip_video(site: Site, key: str) -> FileResponse:
+    """Return a clip as MP4. UnknownError: the store has no such clip, or no file of it."""
+    return FileResponse(_made(site, key, "video", ".mp4", cut), media_type="video/mp4", headers=_HEADERS)
 
 
 def _made(site: Site, key: str, kind: str, suffix: str, make: Callable[[Path, float, float, Path], None]) -> Path:

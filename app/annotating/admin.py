@@ -1,0 +1,125 @@
+"""The pages of the person who collects annotations, at /annotate/admin.
+
+Guarantees
+- only the admin link opens them
+- a personal link is shown once
+- clips are those of the task's pairs only
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi import Path as InPath
+from fastapi.responses import FileResponse, Response
+
+from annotate.people.label_studio import answers_of
+from annotate.people.pairs import ID
+from app.annotating import session
+from app.annotating.collection import imports, people
+from app.annotating.collection.people import Person
+from app.annotating.messages import Adjudication, Done, Import, Link, Name, Someone
+from app.annotating.overview import Form, Overview
+from app.annotating.service import Annotating
+from app.media.routes import clip_video
+from app.pages import page
+from app.site import Site, UnknownError
+from common.errors import StepDiffError
+
+First = Annotated[int, Query(ge=0, le=2**31, description="first row")]
+
+
+def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
+    """Return the routes of the admin pages of the task in the file `path`."""
+    routes = APIRouter(prefix="/admin")
+    pages = Overview(path, annotating)
+
+    def admin(request: Request) -> Person:
+        return session.required(annotating, request, "admin")
+
+    @routes.get("")
+    def overview(request: Request) -> Response:
+        """Progress, people and agreement."""
+        admin(request)
+        return page(request, "annotate_admin.html", pages.overview())
+
+    @routes.get("/pairs")
+    def pairs(request: Request, first: First = 0) -> Response:
+        """Progress of each pair, in the order of the task."""
+        admin(request)
+        return page(request, "annotate_pairs.html", pages.pairs(first))
+
+    @routes.get("/disagreements")
+    def disagreements(request: Request, first: First = 0) -> Response:
+        """Pairs about which people disagree, the widest spread first."""
+        admin(request)
+        return page(request, "annotate_disagreements.html", pages.disagreements(first))
+
+    @routes.get("/pair")
+    def pair(request: Request, id: Annotated[str, Query(max_length=ID)]) -> Response:
+        """All answers about a pair, with both clips, and a form to decide."""
+        admin(request)
+        return page(request, "annotate_pair.html", pages.pair(id))
+
+    @routes.get("/media/{clip:path}", response_class=FileResponse)
+    def media(request: Request, clip: Annotated[str, InPath(max_length=1000)]) -> FileResponse:
+        """A clip of a pair of the task."""
+        admin(request)
+        if clip not in pages.clips:
+            raise UnknownError(f"no pair of the task has the clip {clip[:200]!r}")
+        return clip_video(site, clip)
+
+    @routes.post("/adjudicate")
+    def adjudicate(request: Request, sent: Adjudication) -> Done:
+        """Decide about a pair. An earlier decision stays in the history."""
+        by = admin(request)
+        with annotating.database.write() as connection:
+            values = (sent.pair, sent.keystep, sent.texts, sent.scores, sent.rejected)
+            imports.adjudicate(connection, annotating.task, by, *values, annotating.clock())
+        return Done(done="decided")
+
+    @routes.get("/export/{form}", response_class=FileResponse)
+    def exported(request: Request, form: Form) -> FileResponse:
+        """Everything that was submitted, in one of the forms."""
+        admin(request)
+        return pages.exported(form)
+
+    @routes.post("/import")
+    def imported(request: Request, sent: Import) -> Done:
+        """Take answers from tasks of a Label Studio export."""
+        by = admin(request)
+        found = answers_of(sent.tasks, "the file")
+        with annotating.database.write() as connection:
+            counts = imports.take(connection, annotating.task, found, by, annotating.clock())
+        rest = [f"{count} left out: {why}" for why, count in counts.items() if why != "taken"]
+        return Done(done="; ".join([f"{counts['taken']} answers taken", *rest]))
+
+    @routes.post("/people")
+    def add(request: Request, sent: Name) -> Link:
+        """Add a person, and show the personal link once."""
+        by = admin(request)
+        with annotating.database.write() as connection:
+            person, token = people.add(connection, sent.name, annotating.clock(), by=by.id)
+        return Link(name=person.name, address=f"{request.base_url}annotate/as/{token}")
+
+    @routes.post("/people/link")
+    def link(request: Request, sent: Someone) -> Link:
+        """Make a new personal link; the old one ends."""
+        by = admin(request)
+        with annotating.database.write() as connection:
+            person = people.by_id(connection, sent.person)
+            token = people.link(connection, person, annotating.clock(), by=by.id)
+        return Link(name=person.name, address=f"{request.base_url}annotate/as/{token}")
+
+    @routes.post("/people/revoke")
+    def revoke(request: Request, sent: Someone) -> Done:
+        """End a person's link, and return open work to the pool."""
+        by = admin(request)
+        with annotating.database.write() as connection:
+            person = people.by_id(connection, sent.person)
+            if person.id == by.id:
+                raise StepDiffError("this is your own link: python -m app.people admin makes another")
+            people.revoke(connection, person, annotating.clock(), by.id)
+        return Done(done=f"{person.name} can no longer open the pages")
+
+    return routes

@@ -1,0 +1,1 @@
+"""The database of collected annotations, and the rules of assignment."""

@@ -1,0 +1,208 @@
+"""Events: every change is a row that is only ever added, and `apply` makes the current state of it.
+
+Guarantees
+- the state is what the events make of empty tables
+- a change and its event are there both or neither
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from app.annotating.collection.tables import adjudications, assignments, events, pairs, people
+
+NO_FORM: dict[str, Any] = {"keystep": "", "texts": {}, "scores": {}}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One change."""
+
+    seq: int
+    at: float
+    """seconds since 1970"""
+    kind: str
+    person: int | None
+    """who changed something"""
+    assignment: int | None
+    data: dict[str, Any]
+
+
+def pair_key(pair: str) -> str:
+    """Return the key of a pair's id in the tables: ids may be longer than an index allows."""
+    return blake2b(pair.encode(), digest_size=16).hexdigest()
+
+
+def record(
+    connection: Connection,
+    kind: str,
+    at: float,
+    person: int | None = None,
+    assignment: int | None = None,
+    /,
+    **data: Any,
+) -> Event:
+    """Add an event and change the state by it. The connection is one that writes."""
+    values = {"at": at, "kind": kind, "person": person, "assignment": assignment}
+    row = connection.execute(insert(events).values(**values, data=json.dumps(data, allow_nan=False)))
+    assert row.inserted_primary_key is not None
+    event = Event(row.inserted_primary_key[0], at, kind, person, assignment, data)
+    apply(connection, event)
+    return event
+
+
+def history(connection: Connection, after: int = 0) -> Iterator[Event]:
+    """Yield the events after a number, in order."""
+    for row in connection.execute(select(events).where(events.c.seq > after).order_by(events.c.seq)):
+        yield Event(row.seq, row.at, row.kind, row.person, row.assignment, json.loads(row.data))
+
+
+def merged(form: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return a form after changes: `keystep`, and by category `texts` and `scores` (null: none)."""
+    scores = {name: score for name, score in (form["scores"] | changes.get("scores", {})).items() if score is not None}
+    return {
+        "keystep": changes.get("keystep", form["keystep"]),
+        "texts": form["texts"] | changes.get("texts", {}),
+        "scores": scores,
+    }
+
+
+def apply(connection: Connection, event: Event) -> None:
+    """Change the state by an event."""
+    _KINDS[event.kind](connection, event)
+
+
+def _nothing(connection: Connection, event: Event) -> None:
+    """An event that is only history."""
+
+
+def _added(connection: Connection, event: Event) -> None:
+    names = ("name", "role", "origin", "token")
+    connection.execute(insert(people).values(id=event.seq, **{name: event.data[name] for name in names}))
+
+
+def _linked(connection: Connection, event: Event) -> None:
+    values = {name: event.data[name] for name in ("token", "origin")}
+    connection.execute(update(people).where(people.c.id == event.data["id"]).values(**values, revoked=None))
+
+
+def _revoked(connection: Connection, event: Event) -> None:
+    connection.execute(update(people).where(people.c.id == event.data["id"]).values(token=None, revoked=event.at))
+
+
+def _opened(connection: Connection, event: Event) -> None:
+    key, slot = pair_key(event.data["pair"]), event.data["slot"]
+    connection.execute(
+        insert(assignments).values(
+            id=event.seq,
+            person=event.person,
+            pair=key,
+            kind=event.data["kind"],
+            left=event.data["left"],
+            slot=slot,
+            state="open",
+            opened=event.at,
+            touched=event.at,
+            number=0,
+            form=json.dumps(NO_FORM),
+        )
+    )
+    _take(connection, key, int(slot is not None))
+
+
+def _take(connection: Connection, key: str, slots: int) -> None:
+    if slots:
+        connection.execute(update(pairs).where(pairs.c.pair == key).values(taken=pairs.c.taken + slots))
+
+
+def _change(connection: Connection, event: Event, **values: Any) -> None:
+    connection.execute(update(assignments).where(assignments.c.id == event.assignment).values(**values))
+
+
+def _saved(connection: Connection, event: Event) -> None:
+    """Also the changes that a submission brings."""
+    row = connection.execute(select(assignments.c.form).where(assignments.c.id == event.assignment)).one()
+    form = merged(json.loads(row.form), event.data["changes"])
+    _change(connection, event, form=json.dumps(form), number=event.data["number"], touched=event.at)
+
+
+def _submitted(connection: Connection, event: Event) -> None:
+    _saved(connection, event)
+    _change(connection, event, state="submitted", submitted=event.at, answer=json.dumps(event.data["answer"]))
+
+
+def _undone(connection: Connection, event: Event) -> None:
+    _change(connection, event, state="open", touched=event.at)
+
+
+def _restored(connection: Connection, event: Event) -> None:
+    _change(connection, event, state="submitted")
+
+
+def _seen(connection: Connection, event: Event) -> None:
+    _change(connection, event, touched=event.at)
+
+
+def _expired(connection: Connection, event: Event) -> None:
+    row = connection.execute(select(assignments).where(assignments.c.id == event.assignment)).one()
+    _change(connection, event, state="expired", slot=None)
+    _take(connection, row.pair, -int(row.slot is not None))
+
+
+def _resumed(connection: Connection, event: Event) -> None:
+    row = connection.execute(select(assignments).where(assignments.c.id == event.assignment)).one()
+    _change(connection, event, state="open", slot=event.data["slot"], touched=event.at)
+    _take(connection, row.pair, int(event.data["slot"] is not None))
+
+
+def _imported(connection: Connection, event: Event) -> None:
+    answer, slot = event.data["answer"], event.data["slot"]
+    key = pair_key(answer["pair"])
+    connection.execute(
+        insert(assignments).values(
+            id=event.seq,
+            person=event.data["id"],
+            pair=key,
+            kind=answer["kind"],
+            left=answer["left"] or "reference",
+            slot=slot,
+            state="submitted",
+            opened=event.at,
+            touched=event.at,
+            submitted=event.at,
+            number=0,
+            form=json.dumps(NO_FORM),
+            answer=json.dumps(answer),
+        )
+    )
+    _take(connection, key, int(slot is not None))
+
+
+def _adjudicated(connection: Connection, event: Event) -> None:
+    values = {"at": event.at, "answer": json.dumps(event.data["answer"])}
+    key = pair_key(event.data["answer"]["pair"])
+    if not connection.execute(update(adjudications).where(adjudications.c.pair == key).values(**values)).rowcount:
+        connection.execute(insert(adjudications).values(pair=key, **values))
+
+
+_KINDS: dict[str, Callable[[Connection, Event], None]] = {
+    "created": _nothing,  # a new database, with its seed
+    "task": _nothing,  # the task's pairs were read for the first time, or were others before
+    "added": _added,  # a person
+    "linked": _linked,  # a person has a new link
+    "revoked": _revoked,  # a person
+    "opened": _opened,  # an assignment
+    "saved": _saved,
+    "submitted": _submitted,
+    "undone": _undone,  # a submission
+    "restored": _restored,  # a submission that was undone and not made again
+    "seen": _seen,  # an assignment that was opened long ago is shown again
+    "expired": _expired,  # an assignment
+    "resumed": _resumed,  # an expired assignment
+    "imported": _imported,  # an answer of another tool
+    "adjudicated": _adjudicated,  # an answer that decides
+}

@@ -1,0 +1,111 @@
+"""What the annotation pages send and get, as JSON."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from annotate.people.answers import CATEGORIES
+from annotate.people.pairs import ID
+from annotate.people.task import HIGHEST, LOWEST
+from app.annotating.collection.people import MOST_NAME
+from app.annotating.collection.work import MOST_TEXT, Feedback
+
+Text = Annotated[str, Field(max_length=MOST_TEXT)]
+Category = Annotated[str, Field(max_length=ID)]
+Score = Annotated[int, Field(ge=LOWEST, le=HIGHEST)]
+Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
+
+
+class _Sent(BaseModel):
+    """A body: no other keys, and no value of another type."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Changes(_Sent):
+    """Fields of the form that changed. A score of null: none is chosen."""
+
+    keystep: Text | None = None
+    texts: dict[Category, Text] = Field(default={}, max_length=CATEGORIES)
+    scores: dict[Category, Score | None] = Field(default={}, max_length=CATEGORIES)
+
+    def fields(self) -> dict[str, object]:
+        """Return what changed."""
+        return self.model_dump(exclude_unset=True, exclude={"keystep"} if self.keystep is None else None)
+
+
+class Save(_Sent):
+    """Changes of an assignment."""
+
+    number: Number
+    """higher than that of the last save"""
+    changes: Changes
+
+
+class Submission(Save):
+    """The last changes, and the end of an assignment."""
+
+    rejected: Annotated[str, Field(max_length=200)] | None = None
+    """reason; null: the pair is accepted"""
+    seconds: Seconds
+    """for which the person worked on the pair"""
+
+
+class Name(_Sent):
+    """Who annotates."""
+
+    name: Annotated[str, Field(max_length=10 * MOST_NAME)]
+
+
+class Someone(_Sent):
+    """A person, by id."""
+
+    person: Annotated[int, Field(ge=1, le=2**62)]
+
+
+class Adjudication(_Sent):
+    """The answer that decides about a pair."""
+
+    pair: Annotated[str, Field(max_length=ID)]
+    keystep: Text
+    texts: dict[Category, Text] = Field(max_length=CATEGORIES)
+    scores: dict[Category, Score] = Field(max_length=CATEGORIES)
+    rejected: Annotated[str, Field(max_length=200)] | None = None
+
+
+class Import(_Sent):
+    """Tasks of a Label Studio export."""
+
+    tasks: Annotated[list[object], Field(max_length=10_000)]
+
+
+class Saved(BaseModel):
+    """What is saved."""
+
+    saved: bool
+    number: int
+    """of the last save"""
+    problem: str | None = None
+
+
+class SubmissionResult(BaseModel):
+    """What happened to a submission."""
+
+    done: bool
+    number: int
+    problems: list[str] = []
+    feedback: Feedback | None = None
+
+
+class Link(BaseModel):
+    """A personal link. It is shown once."""
+
+    name: str
+    address: str
+
+
+class Done(BaseModel):
+    """What changed, in words."""
+
+    done: str

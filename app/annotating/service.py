@@ -1,0 +1,91 @@
+"""A task, its database and its limits, opened once for a server."""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from annotate.people.task import Task, read_task
+from app.annotating.collection import people
+from app.annotating.collection.assigning import Assigner
+from app.annotating.collection.database import Database, default_url
+from app.annotating.collection.events import history, pair_key, record
+from app.annotating.collection.tables import events, pairs
+from app.annotating.limits import Limit
+
+PERSON_RATE, PERSON_BURST = 40.0, 120.0
+"""requests of a person in a second, and at once"""
+ADDRESS_RATE, ADDRESS_BURST = 5.0, 60.0
+"""requests of an address that are not of a person who signed in"""
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Annotating:
+    """What the annotation pages use. Make it with `open`."""
+
+    task: Task
+    database: Database
+    assigner: Assigner
+    new_admin: str | None
+    """token of the admin link, where this start made it"""
+    clock: Callable[[], float] = time.time
+    persons: Limit = field(default_factory=lambda: Limit(PERSON_RATE, PERSON_BURST))
+    addresses: Limit = field(default_factory=lambda: Limit(ADDRESS_RATE, ADDRESS_BURST))
+
+    @classmethod
+    def open(cls, path: Path, url: str | None = None, clock: Callable[[], float] = time.time) -> "Annotating":
+        """Open a task and its database.
+
+        Args:
+            path: YAML file of the task.
+            url: Of the database; None: an SQLite file next to the task.
+            clock: Seconds since 1970.
+
+        Raises:
+            StepDiffError: The task cannot be read, or the database cannot be opened.
+        """
+        task = read_task(path)
+        database = Database.open(url or default_url(path))
+        with database.write() as connection:
+            seed = _seed(connection, clock())
+            _add_pairs(connection, task, clock())
+            token = None
+            if people.named(connection, people.ADMIN) is None:
+                _, token = people.add(connection, people.ADMIN, clock(), role="admin")
+        return cls(task, database, Assigner(task, seed), token, clock)
+
+
+def _seed(connection: Connection, now: float) -> str:
+    """Return the seed of the database; a new one for a new database."""
+    first = next(history(connection), None) or record(connection, "created", now, seed=secrets.token_hex(16))
+    return str(first.data["seed"])
+
+
+def _add_pairs(connection: Connection, task: Task, now: float) -> None:
+    """Make the table of pairs that of the task, which may have changed since the last start."""
+    listed = sha256("\n".join(pair.id for pair in task.pairs).encode()).hexdigest()
+    state = {"digest": listed, "pairs": len(task.pairs), "people": task.people}
+    latest = select(events.c.seq).where(events.c.kind == "task").order_by(events.c.seq.desc()).limit(1)
+    seq = connection.execute(latest).scalar()
+    if seq is not None and next(history(connection, seq - 1)).data == state:
+        return
+    record(connection, "task", now, None, None, **state)
+    list_pairs(connection, task)
+
+
+def list_pairs(connection: Connection, task: Task) -> None:
+    """Give the pairs of the task their places; others lose theirs, and keep their count of used slots."""
+    connection.execute(update(pairs).values(place=None))
+    places = [(pair_key(pair.id), place) for place, pair in enumerate(task.pairs)]
+    for at in range(0, len(places), _BATCH):
+        batch = dict(places[at : at + _BATCH])
+        known = connection.execute(select(pairs).where(pairs.c.pair.in_(batch))).all()
+        taken = {row.pair: row.taken for row in known}
+        connection.execute(delete(pairs).where(pairs.c.pair.in_(batch)))
+        rows = [{"pair": key, "place": place, "taken": taken.get(key, 0)} for key, place in batch.items()]
+        connection.execute(insert(pairs), rows)

@@ -1,0 +1,24 @@
+// Requests of the annotation pages.
+
+/**
+ * Send a body as JSON. Returns {status, body}; status 0: no answer from the server, or one that may be another soon.
+ * `after`: the seconds to wait, where the server says so.
+ */
+export async function send(address, body, {keepalive = false} = {}) {
+  const headers = {"Content-Type": "application/json", Accept: "application/json"};
+  try {
+    const response = await fetch(address, {method: "POST", headers, body: JSON.stringify(body), keepalive, redirect: "error"});
+    const found = await response.json().catch(() => ({}));
+    const later = response.status >= 500 || response.status === 429;
+    return {status: later ? 0 : response.status, body: found, after: Number(response.headers.get("Retry-After")) || 0};
+  } catch {
+    return {status: 0, body: {}, after: 0};
+  }
+}
+
+/** The reason of a refusal, in words. */
+export function reason({status, body}) {
+  if (status === 0) return body.error ?? "the server does not answer";
+  if (status === 422) return "the server does not accept one of these values";
+  return body.error ?? body.problem ?? `the server refuses this (${status})`;
+}
