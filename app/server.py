@@ -22,6 +22,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.annotating import routes as annotating
+from app.compare import routes as compare
 from app.media import routes as media
 from app.pages import STATIC, Page, failed, page
 from app.pair import routes as pair
