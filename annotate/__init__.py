@@ -1,4 +1,4 @@
-"""Texts about clips: captions, grounded objects, step descriptions, paired questions.
+"""Texts about clips: captions, grounded objects, step descriptions, paired questions, and what people answer.
 
 Names are imported when they are first used.
 """
@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from annotate.llm.model import LLMOptions, Sampling
     from annotate.page.figures import figures
+    from annotate.people.agreement import Agreement
+    from annotate.people.answers import Answer, answer_of, problems, write_answers
+    from annotate.people.collected import read_collected
+    from annotate.people.export import decide, diffcap_rows, diffrank_rows
+    from annotate.people.task import read_task
     from annotate.qa.job import Question, read_questions
     from annotate.qa.prompts import DESCRIBE, PAIRQA
     from annotate.stages.versions import Version, versions
     from common.errors import StepDiffError
 
 __all__ = [
+    "Agreement",
+    "Answer",
     "DESCRIBE",
     "LLMOptions",
     "PAIRQA",
@@ -25,9 +32,17 @@ __all__ = [
     "Sampling",
     "StepDiffError",
     "Version",
+    "answer_of",
+    "decide",
+    "diffcap_rows",
+    "diffrank_rows",
     "figures",
+    "problems",
+    "read_collected",
     "read_questions",
+    "read_task",
     "versions",
+    "write_answers",
 ]
 
 __getattr__ = _stepdiff.lazy(
@@ -35,6 +50,11 @@ __getattr__ = _stepdiff.lazy(
     {
         "annotate.llm.model": ("LLMOptions", "Sampling"),
         "annotate.page.figures": ("figures",),
+        "annotate.people.agreement": ("Agreement",),
+        "annotate.people.answers": ("Answer", "answer_of", "problems", "write_answers"),
+        "annotate.people.collected": ("read_collected",),
+        "annotate.people.export": ("decide", "diffcap_rows", "diffrank_rows"),
+        "annotate.people.task": ("read_task",),
         "annotate.qa.job": ("Question", "read_questions"),
         "annotate.qa.prompts": ("DESCRIBE", "PAIRQA"),
         "annotate.stages.versions": ("Version", "versions"),

@@ -12,6 +12,9 @@ VERBS = {
     "pairs": ("annotate.pairs", "clips -> pairs that show one step in two videos"),
     "pairqa": ("annotate.pairqa", "pairs and step descriptions -> questions and answers for training"),
     "audit": ("annotate.audit", "questions and answers -> figures, leaks, and a page to read"),
+    "agreement": ("annotate.agreement", "answers of people -> how far they agree"),
+    "statistics": ("annotate.statistics", "answers of people or test sets -> the statistics of supplement S2"),
+    "export": ("annotate.export", "answers of people -> test sets, CSV, Label Studio"),
 }
 
 

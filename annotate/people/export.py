@@ -92,8 +92,8 @@ def diffrank_rows(
 ) -> list[DiffRank]:
     """Return rows of DiffRank, those of one reference next to each other.
 
-    A reference has the same targets in every category in which all of them have a score. A category in which all targets
-    have the same score is left out, because it ranks nothing.
+    A reference has the same targets in every category in which all of them have a score. A category in which all
+    targets have the same score is left out, because it ranks nothing.
 
     Args:
         decided: Of `decide`.
