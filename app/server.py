@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.annotating import routes as annotating
 from app.compare import routes as compare
+from app.explore import routes as explore
 from app.media import routes as media
 from app.pages import STATIC, Page, failed, page
 from app.pair import routes as pair
@@ -69,12 +70,12 @@ def create_app(site: Site, host: str = "127.0.0.1") -> FastAPI:
     app.add_exception_handler(StepDiffError, failed)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.mount("/swagger", StaticFiles(directory=Path(swagger_ui_bundle.swagger_ui_path)), name="swagger")
-    for section in (annotating,) if public else (media, pair, compare, annotating):
+    for section in (annotating,) if public else (media, explore, pair, compare, annotating):
         app.include_router(section.router(site))
 
     @app.get("/", include_in_schema=False)
     def start() -> Response:
-        return RedirectResponse("/annotate" if public else "/pair")
+        return RedirectResponse("/annotate" if public else "/explore")
 
     if not public:
 

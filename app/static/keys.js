@@ -13,7 +13,7 @@ const dialog = document.querySelector("#keys");
 export function key(name, words, action, {everywhere = false} = {}) {
   registered.set(name, {words, action, everywhere});
   const term = document.createElement("dt");
-  term.append(...name.split("+").map((part) => Object.assign(document.createElement("kbd"), {textContent: part})));
+  term.append(...(name === "+" ? [name] : name.split("+")).map((part) => Object.assign(document.createElement("kbd"), {textContent: part})));
   list.append(term, Object.assign(document.createElement("dd"), {textContent: words}));
 }
 

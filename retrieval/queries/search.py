@@ -134,22 +134,33 @@ def resolve(
     query_of: Callable[[Store, View, str], Query],
     where: str | None = None,
     feature: str | None = None,
+    among: Int64[np.ndarray, " some"] | None = None,
+    opened: Callable[[Store, View], Index] = open_index,
 ) -> Search:
     """Choose the index, the embedding and the eligible rows of a search.
 
     The index is used if there is one and no condition, or if more than FLAT_BELOW rows are eligible. `query_of` makes
     the query from the store, the view and the name of the embedding: `feature`, or that of the index, or "embedding".
 
-    Raises StepDiffError for a missing or stale index, or one of another embedding, and for an invalid condition.
+    Args:
+        where: Condition that eligible clips fulfil.
+        among: The only rows that are eligible, a condition like `where`.
+        opened: Returns the index; a program that searches often keeps it open.
+
+    Raises:
+        StepDiffError: A missing or stale index, or one of another embedding, or an invalid condition.
     """
     rows = filled_rows(view)
+    if among is not None:
+        rows = np.intersect1d(rows, among)
     if where is not None:
         from retrieval.queries.condition import rows_where  # loads sqlglot: 0.3 s
 
         rows = np.intersect1d(rows, rows_where(store, "clips", where))
     indexed = card_path(store, "clips", view.name).exists()
-    exact = len(rows) <= FLAT_BELOW and (where is not None or not indexed)
-    index = None if exact else open_index(store, view)
+    selects = where is not None or among is not None
+    exact = len(rows) <= FLAT_BELOW and (selects or not indexed)
+    index = None if exact else opened(store, view)
     compared = "embedding" if index is None else index.card["feature"]
     if index is not None and feature not in (None, compared):
         raise StepDiffError(
@@ -158,7 +169,7 @@ def resolve(
         )
     feature = feature or compared
     query = query_of(store, view, feature)
-    return Search(store, view, feature, query, np.setdiff1d(rows, query.rows), index, where is not None)
+    return Search(store, view, feature, query, np.setdiff1d(rows, query.rows), index, selects)
 
 
 def compute(search: Search, k: int) -> pl.DataFrame:

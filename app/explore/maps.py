@@ -1,0 +1,157 @@
+"""Maps of views in memory: coordinates from the cache, the catalog's columns next to them.
+
+Guarantees
+- a map is computed once, in the background; requests wait for it only briefly
+- coordinates are kept in the site's cache, and computed again if rows were added or the view was replaced
+- at most MOST_MAPS maps are in memory
+"""
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int64
+
+from app.site import RefusedError, Site, UnknownError
+from common.errors import StepDiffError
+from retrieval.projection import MOST, PROJECTIONS, Map, missing, project, sample_rows
+from store import View
+
+MOST_MAPS = 3
+_WAIT = 2.0  # seconds that a request waits before it reports how far the work is
+
+
+class UnfinishedError(RefusedError):
+    """A map that is still being computed: status 202."""
+
+    def __init__(self, done: int, total: int) -> None:
+        super().__init__(f"the map is being computed: {done:,} of {total:,} clips", 202, retry_after=1)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A map and the catalog's columns of its clips."""
+
+    view: str
+    projection: str
+    version: str
+    """changes with the rows, their coordinates and their columns"""
+    map: Map
+    clips: pl.DataFrame
+    """key, row and the other columns; place n is that of `map.rows[n]`"""
+
+    def places(self, rows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
+        """Return the place of each row of the catalog in the map, -1 where it has none."""
+        found = np.searchsorted(self.map.rows, rows)
+        inside = np.minimum(found, len(self.map.rows) - 1)
+        return np.where(self.map.rows[inside] == rows, inside, -1)
+
+
+@dataclass
+class _Making:
+    """A map that is computed by a thread."""
+
+    version: str
+    total: int
+    done: int = 0
+    shown: Shown | None = None
+    error: StepDiffError | None = None
+    ready: threading.Event = field(default_factory=threading.Event)
+
+
+class Maps:
+    """The maps of a site's views."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._lock = threading.Lock()
+        self._turn = threading.Lock()  # one map is computed at a time
+        self._making: OrderedDict[tuple[str, str], _Making] = OrderedDict()
+
+    def get(self, view: str, projection: str, fresh: bool = False) -> Shown:
+        """Return a map.
+
+        Args:
+            fresh: Look whether the store has new rows. Without, a map that is in memory is returned as it is.
+
+        Raises:
+            UnfinishedError: It is not ready yet: ask again.
+            StepDiffError: It cannot be computed.
+        """
+        with self._lock:
+            making = self._making.get((view, projection))
+        if making is None or fresh or making.error is not None:
+            making = self._start(self.view(view), projection, making)
+        if not making.ready.wait(_WAIT):
+            raise UnfinishedError(making.done, making.total)
+        if making.error is not None:
+            raise making.error
+        assert making.shown is not None
+        return making.shown
+
+    def view(self, name: str) -> View:
+        """Return a view of clips. UnknownError lists those that exist."""
+        if name not in (views := self._site.store.views("clips")):
+            raise UnknownError(f"no view {name[:100]!r} of clips: the views are {', '.join(views) or 'none'}")
+        return self._site.store.view("clips", name)
+
+    def _start(self, view: View, projection: str, before: _Making | None) -> _Making:
+        """Return the making of the current version; start it where it is not running yet."""
+        if projection not in PROJECTIONS:
+            raise UnknownError(f"no projection {projection[:100]!r}: the projections are {', '.join(PROJECTIONS)}")
+        if reason := missing(projection):
+            raise StepDiffError(reason)
+        rows, total = sample_rows(view, MOST[projection])
+        identity = _identity(self._site, view, projection, rows, total)
+        parts = view.catalog.folder.identities().items()
+        catalog = sorted((name, str(part)) for name, part in parts if name.endswith(".parquet"))
+        version = hashlib.sha256(f"{identity}\n{catalog}".encode()).hexdigest()[:16]
+        with self._lock:
+            making = self._making.get((view.name, projection), before)
+            if making is None or making.version != version or making.error is not None:
+                making = _Making(version, len(rows))
+                self._making[view.name, projection] = making
+                work = (making, view, projection, rows, total, identity)
+                threading.Thread(target=self._make, args=work, name=f"map of {view.name}", daemon=True).start()
+            self._making.move_to_end((view.name, projection))
+            while len(self._making) > MOST_MAPS:
+                self._making.popitem(last=False)
+        return making
+
+    def _make(self, making: _Making, view: View, projection: str, rows: np.ndarray, total: int, identity: str) -> None:
+        def advance(count: int) -> None:
+            making.done += count
+
+        def write(path: Path) -> None:
+            xy, shares = project(view, rows, projection, advance=advance)
+            with path.open("wb") as file:
+                np.savez(file, xy=xy, shares=np.array(shares))
+
+        try:
+            with self._turn:
+                path = self._site.cache.get(identity, ".npz", write)
+                with np.load(path, allow_pickle=False) as arrays:
+                    xy, shares = arrays["xy"], arrays["shares"]
+                clips = view.catalog.select(rows)
+                clips = clips.select("key", "row", pl.exclude("key", "row"))
+                shown = Map(rows, xy, (float(shares[0]), float(shares[1])), total)
+                making.shown = Shown(view.name, projection, making.version, shown, clips)
+        except StepDiffError as error:
+            making.error = error
+        except Exception as error:  # of this thread; the request that waits reports it
+            making.error = StepDiffError(f"the map of {view.name} failed: {type(error).__name__}: {error}")
+            raise
+        finally:
+            making.ready.set()
+
+
+def _identity(site: Site, view: View, projection: str, rows: np.ndarray, total: int) -> str:
+    """Return what decides the coordinates of a map."""
+    made = json.dumps(view.provenance.as_dict(), sort_keys=True)
+    numbers = hashlib.sha256(rows.tobytes()).hexdigest()
+    return "\n".join(map(str, ("map 1", site.store.path, view.name, made, projection, total, numbers)))

@@ -1,0 +1,270 @@
+"""Clips of a view on a map, in a grid and in a table, at /explore."""
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import polars as pl
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import JSONResponse, Response
+from jaxtyping import Int64
+
+from app.explore.choosing import Mask, inside, passing, read_lasso
+from app.explore.colours import colours, columns_of, default_colour, values_of
+from app.explore.maps import Maps, Shown
+from app.explore.nearest import MOST, Hits, Searcher
+from app.pages import Page, page, plain
+from app.site import Site, UnknownError
+from common.io.tables import short
+from retrieval.projection import PROJECTIONS, missing
+
+MOST_ROWS = 200
+"""of one page of the grid and the table"""
+LONGEST = 300
+"""characters of a text in a table"""
+_UNFINISHED: dict[int | str, dict[str, Any]] = {202: {"description": "the map is still being computed: ask again"}}
+
+
+@dataclass(frozen=True)
+class ViewRecord:
+    """A view of clips that can be a map."""
+
+    name: str
+    encoder: str
+    arrays: str
+    embedded: bool
+    """whether it has an embedding, by which neighbours are searched"""
+    texts: bool
+    """whether a view of texts has its name, so that it can be searched by a text"""
+
+
+@dataclass(frozen=True)
+class ProjectionRecord:
+    """A projection, and why it cannot be chosen here."""
+
+    name: str
+    title: str
+    missing: str | None
+
+
+@dataclass(frozen=True)
+class ExplorePage(Page):
+    """What can be explored."""
+
+    store: str
+    views: tuple[ViewRecord, ...]
+    projections: tuple[ProjectionRecord, ...]
+    pictures: bool
+    """whether there are videos"""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The part of the address that decides which clips are chosen."""
+
+    view: str
+    projection: str
+    where: str
+    words: str
+    lasso: str
+    near: tuple[str, ...]
+    lassoed: bool
+    text: str
+    by: str
+    k: int
+
+
+def _choice(
+    view: Annotated[str, Query(description="view of clips whose map is shown")],
+    projection: Annotated[str, Query(description="pca or umap")] = "pca",
+    where: Annotated[str, Query(description="condition on the catalog's columns, as after SQL's WHERE")] = "",
+    words: Annotated[str, Query(description="words that must be in a text column", max_length=1000)] = "",
+    lasso: Annotated[str, Query(description="corners x,y,x,y,... in coordinates of the map", max_length=10000)] = "",
+    near: Annotated[list[str], Query(description="ids of clips whose neighbours are wanted", max_length=50)] = [],  # noqa: B006
+    lassoed: Annotated[bool, Query(description="the neighbours of the clips in the lasso are wanted")] = False,
+    text: Annotated[str, Query(description="text whose nearest clips are wanted", max_length=2000)] = "",
+    by: Annotated[str, Query(description="view in which neighbours are searched; by default `view`")] = "",
+    k: Annotated[int, Query(ge=1, le=MOST, description="number of neighbours")] = 50,
+) -> Choice:
+    return Choice(view, projection, where, words, lasso, tuple(near), lassoed, text, by or view, k)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The clips that a choice selects."""
+
+    shown: Shown
+    passing: Mask
+    """they pass the filter"""
+    selected: Mask
+    """in the lasso, or among the hits"""
+    hits: Hits | None
+    why: str | None
+    """why there are none"""
+
+
+def router(site: Site) -> APIRouter:
+    """Return the routes of the explorer."""
+    routes = APIRouter(prefix="/explore", tags=["explore"])
+    maps, searcher = Maps(site), Searcher(site)
+
+    @routes.get("")
+    def explore(request: Request) -> Response:
+        """The page: a map of clips, a grid and a table. Its whole state is in the address."""
+        store = site.store
+        texts = store.views("texts")
+        views = tuple(_view(store.view("clips", name), name in texts) for name in store.views("clips"))
+        projections = tuple(ProjectionRecord(name, title, missing(name)) for name, title in PROJECTIONS.items())
+        record = ExplorePage("Explore", str(store.path), views, projections, site.videos is not None)
+        return page(request, "explore.html", record)
+
+    @routes.get("/points", responses=_UNFINISHED)
+    def points(
+        view: str, projection: str = "pca", colour: Annotated[str | None, Query(description="column")] = None
+    ) -> Response:
+        """All points of a map in one binary response.
+
+        Four bytes with the length of a JSON object (little endian), the object, then float32 x, float32 y, int32 colour
+        code and int32 row of the catalog, each as many as the object's `count`. Without `colour` a column is chosen.
+        """
+        shown = maps.get(view, projection, fresh=True)
+        legend, codes = colours(shown.clips, default_colour(shown.clips) if colour is None else colour or None)
+        about = {
+            "version": shown.version,
+            "count": len(shown.map.rows),
+            "total": shown.map.total,
+            "shares": shown.map.shares,
+            "columns": [asdict(column) for column in columns_of(shown.clips)],
+            "legend": asdict(legend),
+        }
+        return _binary(about, shown.map.xy.T.astype("<f4"), codes.astype("<i4"), shown.map.rows.astype("<i4"))
+
+    @routes.get("/chosen", responses=_UNFINISHED)
+    def chosen(choice: Annotated[Choice, Depends(_choice)]) -> Response:
+        """Which points of the map pass the filter, and which are selected by the lasso or as neighbours.
+
+        Four bytes with the length of a JSON object, the object, then two bit masks (lowest bit first), padded to bytes.
+        """
+        found = _choose(maps, searcher, choice)
+        hits = found.hits
+        about = {
+            "version": found.shown.version,
+            "passing": int(found.passing.sum()),
+            "selected": int(found.selected.sum()),
+            "why": found.why,
+            "hits": None if hits is None else {"title": hits.title, "count": len(hits.rows)},
+        }
+        return _binary(about, _bits(found.passing), _bits(found.selected))
+
+    @routes.get("/clips", responses=_UNFINISHED)
+    def clips(
+        choice: Annotated[Choice, Depends(_choice)],
+        sort: Annotated[str, Query(description="column; with a minus first, falling")] = "",
+        offset: Annotated[int, Query(ge=0)] = 0,
+        limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 60,
+    ) -> Response:
+        """A page of the chosen clips with their columns: of the selection, or of all that pass the filter."""
+        found = _choose(maps, searcher, choice)
+        rows, similarities = _listed(found, sort)
+        part = slice(offset, offset + limit)
+        records = _records(site, found.shown, rows[part])
+        if similarities is not None:
+            values = similarities[part].astype(float).tolist()
+            records = [{"similarity": round(value, 4), **record} for value, record in zip(values, records, strict=True)]
+        return JSONResponse(plain({"total": len(rows), "offset": offset, "clips": records}))
+
+    @routes.get("/clip", responses=_UNFINISHED)
+    def clip(view: str, projection: str = "pca", row: int | None = None, key: str | None = None) -> Response:
+        """One clip with its columns and its place in the map (-1: not in the map), by row or by id."""
+        shown = maps.get(view, projection)
+        if row is None:
+            row = int(site.store.catalog("clips").rows([key or ""])[0])
+        if not 0 <= row < len(site.store.catalog("clips")):
+            raise UnknownError(f"the store has no clip {key!r}"[:300] if key else "the store has no such row")
+        return JSONResponse(plain(_records(site, shown, np.array([row]))[0]))
+
+    return routes
+
+
+def _choose(maps: Maps, searcher: Searcher, choice: Choice) -> Chosen:
+    """Return what a choice selects. Raises StepDiffError, or UnfinishedError while the map is computed."""
+    shown = maps.get(choice.view, choice.projection)
+    found, why = passing(shown, choice.where, choice.words)
+    selected, hits = np.zeros(len(found), bool), None
+    if choice.lasso:
+        selected = inside(shown.map.xy, read_lasso(choice.lasso)) & found
+        if why is None and not selected.any():
+            why = f"the lasso holds none of the {int(found.sum()):,} clips that pass the filter"
+    if choice.near or choice.text or (choice.lassoed and selected.any()):
+        among = None if found.all() else shown.map.rows[found]
+        by = maps.view(choice.by)
+        if choice.text:
+            hits = searcher.of_text(by, choice.text, choice.k, among)
+        elif choice.near:
+            hits = searcher.of_clips(by, list(choice.near), choice.k, among)
+        else:
+            hits = searcher.of_rows(by, shown.map.rows[selected], choice.k, among)
+        places = shown.places(hits.rows)
+        selected = np.zeros(len(found), bool)
+        selected[places[places >= 0]] = True
+    return Chosen(shown, found, selected, hits, why)
+
+
+def _listed(found: Chosen, sort: str) -> tuple[Int64[np.ndarray, " clips"], np.ndarray | None]:
+    """Return the rows that the grid and the table list, in order, and their similarities if they are hits."""
+    shown, hits = found.shown, found.hits
+    rows = shown.map.rows[found.selected if found.selected.any() else found.passing]
+    similarities = None
+    if hits is not None:
+        rows, similarities = hits.rows, hits.similarities
+    name, falling = sort.removeprefix("-"), sort.startswith("-")
+    if name in ("", "similarity"):  # hits are in falling order
+        order = np.arange(len(rows))[:: -1 if name and not falling else 1]
+    else:
+        places = shown.places(rows)
+        keys = values_of(shown.clips, name).gather(pl.Series(np.where(places < 0, None, places), dtype=pl.Int64))
+        order = keys.arg_sort(descending=falling, nulls_last=True).to_numpy()
+    return rows[order], None if similarities is None else similarities[order]
+
+
+def _records(site: Site, shown: Shown, rows: Int64[np.ndarray, " rows"]) -> list[dict[str, Any]]:
+    """Return the columns of rows in their order, from the map or, where it lacks them, from the catalog."""
+    places = shown.places(rows)
+    frame = shown.clips[places[places >= 0]]
+    if (places < 0).any():
+        others = site.store.catalog("clips").select(rows[places < 0], shown.clips.clear().drop("row"))
+        frame = pl.concat([frame, others.select(frame.columns)])
+    known = {record["row"]: record for record in frame.to_dicts()}
+    found = []
+    for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+        values = {name: _plain(value) for name, value in known[row].items()}
+        if isinstance(values.get("start"), float) and isinstance(values.get("end"), float):
+            values.setdefault("duration", round(values["end"] - values["start"], 3))
+        found.append({"place": place, **values})
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return short(value, LONGEST) if len(value) > LONGEST else value
+    return value if isinstance(value, int | float | bool) or value is None else short(value, LONGEST)
+
+
+def _view(view: Any, texts: bool) -> ViewRecord:
+    arrays = ", ".join(f"{name} {list(form.shape)}" for name, form in view.features.items())
+    embedded = any(len(form.shape) == 1 for form in view.features.values())
+    return ViewRecord(view.name, view.provenance.encoder, arrays, embedded, texts)
+
+
+def _bits(mask: Mask) -> np.ndarray:
+    return np.packbits(mask, bitorder="little")
+
+
+def _binary(about: dict[str, Any], *arrays: np.ndarray) -> Response:
+    """Return a JSON object, padded to a multiple of four bytes after its length, and arrays."""
+    head = json.dumps(plain(about)).encode()
+    head += b" " * (-len(head) % 4)
+    body = b"".join([struct.pack("<I", len(head)), head, *(array.tobytes() for array in arrays)])
+    return Response(body, media_type="application/octet-stream", headers={"Cache-Control": "no-store"})
