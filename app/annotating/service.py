@@ -62,8 +62,10 @@ class Annotating:
 
 def _seed(connection: Connection, now: float) -> str:
     """Return the seed of the database; a new one for a new database."""
-    first = next(history(connection), None) or record(connection, "created", now, seed=secrets.token_hex(16))
-    return str(first.data["seed"])
+    seq = connection.execute(select(events.c.seq).where(events.c.kind == "created")).scalar()
+    if seq is None:
+        return str(record(connection, "created", now, seed=secrets.token_hex(16)).data["seed"])
+    return str(next(history(connection, seq - 1)).data["seed"])
 
 
 def _add_pairs(connection: Connection, task: Task, now: float) -> None:

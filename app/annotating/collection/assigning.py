@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, func, or_, select
+from sqlalchemy import Connection, and_, exists, func, or_, select
 
 from annotate.people.pairs import Pair
 from annotate.people.task import Task
@@ -104,7 +104,7 @@ class Assigner:
             answer=None if row.answer is None else json.loads(row.answer),
         )
 
-    def row(self, connection: Connection, person: Person, identity: int) -> Row[Any]:
+    def row(self, connection: Connection, person: Person, identity: int) -> Any:
         """Return the row of an assignment of a person. Raises as `get`."""
         own = (assignments.c.id == identity) & (assignments.c.person == person.id)
         row = connection.execute(select(assignments).where(own)).one_or_none() if identity < 2**63 else None
@@ -112,7 +112,7 @@ class Assigner:
             raise UnknownError(f"you have no assignment {identity}")
         return row
 
-    def resume(self, connection: Connection, person: Person, row: Row[Any], now: float) -> bool:
+    def resume(self, connection: Connection, person: Person, row: Any, now: float) -> bool:
         """Open an expired assignment again where its pair has a free slot; return whether that was possible."""
         slot = free_slot(connection, row.pair, self.task.people) if row.kind == "work" else None
         possible = slot is not None or row.kind != "work"

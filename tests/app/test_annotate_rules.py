@@ -1,0 +1,322 @@
+"""The rules of assignment against a naive model of them, and events against the state that they make."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import IntegrityError
+
+from app.annotating.collection import people, work
+from app.annotating.collection.database import Database
+from app.annotating.collection.events import record
+from app.annotating.collection.people import Person
+from app.annotating.collection.tables import assignments, events
+from app.site import RefusedError, UnknownError
+from common.errors import StepDiffError
+from tests.app.annotate_made import CATEGORIES, Clock, names, opened, replayed, write_task
+
+PAIRS, PEOPLE, LIMIT = 4, 2, 30 * 60.0
+WORK, GOLD, TRAINING = names(PAIRS), names(2, "gold"), names(1, "training")
+FULL: dict[str, Any] = {"keystep": "whisk eggs", "texts": {"Visuals": "darker"}, "scores": {"Visuals": 2}}
+
+
+def identity(pair: tuple[str, str]) -> str:
+    return " ".join(pair)
+
+
+@dataclass
+class Held:
+    """The naive model of an assignment."""
+
+    id: int
+    person: str
+    pair: str
+    kind: str
+    state: str
+    touched: float
+    answered: bool = False
+    submitted: float = 0.0
+    number: int = 0
+
+
+class Rules(RuleBasedStateMachine):
+    """People ask for pairs, save, submit, undo, go away, and are revoked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.clock = Clock()
+        path = write_task(Path(self.folder.name), WORK, PEOPLE, GOLD, TRAINING)
+        self.annotating = opened(path, None, self.clock)
+        self.held: list[Held] = []
+        self.people: dict[str, Person] = {}
+        with self.annotating.database.write() as connection:
+            for name in ("Ann", "Bob", "Cid"):
+                self.people[name], _ = people.add(connection, name, self.clock())
+
+    def teardown(self) -> None:
+        copy = Database.open(f"sqlite:///{self.folder.name}/copy.db")
+        before, after = replayed(self.annotating.database, self.annotating.task, copy)
+        copy.close()
+        self.annotating.database.close()
+        self.folder.cleanup()
+        assert before == after
+
+    def taken(self, pair: str) -> int:
+        return sum(own.pair == pair and own.kind == "work" and own.state != "expired" for own in self.held)
+
+    def mine(self, name: str, *states: str) -> list[Held]:
+        own = [found for found in self.held if found.person == name and found.state in states]
+        return sorted(own, key=lambda found: (found.touched, found.id), reverse=True)
+
+    @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]))
+    def ask(self, name: str) -> None:
+        now = self.clock()
+        with self.annotating.database.write() as connection:
+            found = self.annotating.assigner.next(connection, self.people[name], now)
+        for own in self.held:
+            if own.state == "open" and own.person != name and now - own.touched > LIMIT:
+                if own.answered:
+                    own.state = "submitted"
+                elif own.kind == "work":
+                    own.state = "expired"
+        if expected := self.mine(name, "open"):
+            assert found is not None and found.id == expected[0].id
+            if now - expected[0].touched > LIMIT / 2:
+                expected[0].touched = now
+            return
+        for own in self.mine(name, "expired"):
+            if own.kind != "work" or self.taken(own.pair) < PEOPLE:
+                assert found is not None and found.id == own.id and found.state == "open"
+                own.state, own.touched = "open", now
+                return
+        seen = {own.pair for own in self.held if own.person == name}
+        training = [identity(pair) for pair in TRAINING if identity(pair) not in seen]
+        free = [identity(pair) for pair in WORK if identity(pair) not in seen and self.taken(identity(pair)) < PEOPLE]
+        if training:
+            allowed = [(training[0], "training")]
+        elif not free:
+            assert found is None
+            return
+        else:
+            allowed = [(max(free, key=lambda pair: (self.taken(pair), -free.index(pair))), "work")]
+            allowed += [(identity(pair), "gold") for pair in GOLD if identity(pair) not in seen]
+        assert found is not None and (found.pair.id, found.kind) in allowed
+        self.held.append(Held(found.id, name, found.pair.id, found.kind, "open", now))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), name=st.sampled_from(["Ann", "Bob", "Cid"]), stale=st.booleans())
+    def save(self, data: st.DataObject, name: str, stale: bool) -> None:
+        own = data.draw(st.sampled_from(self.held))
+        number = own.number if stale else own.number + 1
+        assigner, text = self.annotating.assigner, {"keystep": f"save {number}"}
+        now = self.clock()
+
+        def change() -> None:
+            with self.annotating.database.write() as connection:
+                work.save(connection, assigner, self.people[name], own.id, number, text, now)
+
+        if own.person != name:
+            with pytest.raises(UnknownError):
+                change()
+        elif own.state == "submitted" or (
+            own.state == "expired" and own.kind == "work" and self.taken(own.pair) >= PEOPLE
+        ):
+            with pytest.raises(RefusedError):
+                change()
+        elif stale:
+            with pytest.raises(work.StaleError):  # the transaction is rolled back: nothing is resumed
+                change()
+        else:
+            change()
+            own.state, own.touched, own.number = "open", now, number
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), reject=st.booleans())
+    def submit(self, data: st.DataObject, reject: bool) -> None:
+        own = data.draw(st.sampled_from(self.held))
+        before = own.state
+        now, number, reason = self.clock(), own.number + 1, "unclear" if reject else None
+
+        def change() -> work.Submitted:
+            with self.annotating.database.write() as connection:
+                sender = self.people[own.person]
+                return work.submit(connection, self.annotating.assigner, sender, own.id, number, FULL, reason, 9.0, now)
+
+        if before == "submitted" or (before == "expired" and own.kind == "work" and self.taken(own.pair) >= PEOPLE):
+            with pytest.raises(RefusedError):
+                change()
+            return
+        result = change()
+        assert not result.problems and (result.feedback is not None) == (own.kind == "training")
+        own.state, own.touched, own.submitted, own.number, own.answered = "submitted", now, now, number, True
+        assert number == own.number and change_again(self, own, reason)
+
+    @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]))
+    def undo(self, name: str) -> None:
+        done = sorted(self.mine(name, "submitted"), key=lambda own: (own.submitted, own.id))
+
+        def change() -> int:
+            with self.annotating.database.write() as connection:
+                return work.undo(connection, self.annotating.assigner, self.people[name], self.clock())
+
+        if not done or done[-1].kind == "training":
+            with pytest.raises(RefusedError):
+                change()
+        else:
+            assert change() == done[-1].id
+            done[-1].state, done[-1].touched = "open", self.clock()
+
+    @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]))
+    def revoke(self, name: str) -> None:
+        with self.annotating.database.write() as connection:
+            people.revoke(connection, self.people[name], self.clock())
+        for own in self.mine(name, "open"):
+            own.state = "submitted" if own.answered else "expired"
+
+    @rule(seconds=st.sampled_from([1.0, 60.0, LIMIT / 2 + 1, LIMIT + 1]))
+    def wait(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @invariant()
+    def the_tables_are_those_of_the_model(self) -> None:
+        with self.annotating.database.read() as connection:
+            rows = connection.execute(select(assignments).order_by(assignments.c.id)).all()
+        assert [(row.id, row.state, row.touched, row.number) for row in rows] == [
+            (own.id, own.state, own.touched, own.number) for own in self.held
+        ]
+        assert len({(row.person, row.pair) for row in rows}) == len(rows)
+        for pair in WORK:
+            assert self.taken(identity(pair)) <= PEOPLE
+
+
+def change_again(machine: Rules, own: Held, reason: str | None) -> bool:
+    """Send a submission again, as a page does that got no response; returns whether it is accepted."""
+    with machine.annotating.database.write() as connection:
+        sender = machine.people[own.person]
+        again = (own.number, FULL, reason, 9.0, machine.clock())
+        return not work.submit(connection, machine.annotating.assigner, sender, own.id, *again).problems
+
+
+Rules.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+test_the_rules_of_assignment_are_those_of_a_naive_model = Rules.TestCase
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Callable[..., Any]:
+    """Return a function that opens a task of 40 pairs and adds a person."""
+
+    def make(**options: Any) -> tuple[Any, Person]:
+        annotating = opened(write_task(tmp_path, names(40), **options))
+        with annotating.database.write() as connection:
+            return annotating, people.add(connection, "Ann", 0.0)[0]
+
+    return make
+
+
+def all_of(annotating: Any, person: Person, changes: dict[str, Any] = FULL) -> list[Any]:
+    """Submit everything that a person gets, and return the assignments."""
+    found = []
+    while True:
+        with annotating.database.write() as connection:
+            own = annotating.assigner.next(connection, person, annotating.clock())
+            if own is None:
+                return found
+            result = work.submit(
+                connection, annotating.assigner, person, own.id, 1, changes, None, 5.0, annotating.clock()
+            )
+            found.append((own, result))
+
+
+def test_training_comes_first_and_gold_is_mixed_in_by_the_seed(made: Callable[..., Any]) -> None:
+    annotating, person = made(gold=names(30, "gold"), training=names(2, "training"))
+    found = all_of(annotating, person)
+    kinds = [own.kind for own, _ in found]
+    assert kinds[:2] == ["training"] * 2 and kinds.count("work") == 40
+    assert 1 <= kinds.count("gold") <= 14, "about one in ten"
+    assert "training" not in kinds[2:] and kinds[-1] == "work"
+    assert [result.feedback is not None for _, result in found] == [kind == "training" for kind in kinds]
+    judged = found[0][1].feedback.scores
+    assert [(own.category, own.yours, own.known, own.agrees) for own in judged] == [
+        ("Ingredients", 5, 3, False),
+        ("Actions", 5, 5, True),
+    ]
+
+
+def test_gold_with_a_text_gives_feedback_and_is_final(made: Callable[..., Any]) -> None:
+    annotating, person = made(gold=names(30, "gold"), feedback="Salt was added.")
+    gold = [result.feedback for own, result in all_of(annotating, person) if own.kind == "gold"]
+    assert gold and all(own is not None and own.text == "Salt was added." for own in gold)
+
+
+def test_left_and_right_are_drawn_for_each_person_and_pair(made: Callable[..., Any]) -> None:
+    annotating, person = made()
+    left = [own.left for own, _ in all_of(annotating, person)]
+    assert 8 <= left.count("reference") <= 32
+    with annotating.database.write() as connection:
+        other, _ = people.add(connection, "Bob", 0.0)
+    assert [own.left for own, _ in all_of(annotating, other)] != left
+
+
+def test_an_empty_text_means_score_5_and_a_lower_score_needs_a_text(made: Callable[..., Any]) -> None:
+    annotating, person = made()
+
+    def submit(number: int, **changes: Any) -> work.Submitted:
+        with annotating.database.write() as connection:
+            own = annotating.assigner.next(connection, person, 1.0)
+            return work.submit(connection, annotating.assigner, person, own.id, number, changes, None, 5.0, 2.0)
+
+    assert submit(1).problems == ["Write the keystep that both clips show, in at most 10 words."]
+    (problem,) = submit(1, keystep="whisk", scores={"Visuals": 4}).problems
+    assert problem == "Visual differences: describe the difference, or choose score 5 (not different)."
+    (problem,) = submit(1, keystep="whisk", texts={"Visuals": "darker"}).problems
+    assert problem == "Visual differences: choose a score from 1 (very different) to 5 (not different)."
+    assert submit(1, keystep="whisk").problems == []
+    with annotating.database.read() as connection:
+        row = connection.execute(select(assignments.c.answer)).scalar()
+    assert all(f'"{name}": {{"text": "", "score": 5}}' in row for name in CATEGORIES)
+
+
+def test_events_are_never_changed_or_deleted(made: Callable[..., Any]) -> None:
+    annotating, _ = made()
+    for statement in (update(events).values(at=0), delete(events)):
+        with pytest.raises(IntegrityError, match="events are never changed"):
+            with annotating.database.write() as connection:
+                connection.execute(statement)
+
+
+def test_the_tables_refuse_a_second_assignment_and_a_slot_that_is_taken(made: Callable[..., Any]) -> None:
+    annotating, person = made()
+    with annotating.database.write() as connection:
+        own = annotating.assigner.next(connection, person, 1.0)
+    for who, slot in ((person.id, 2), (person.id + 1, 1)):
+        with pytest.raises(IntegrityError, match="UNIQUE"):
+            with annotating.database.write() as connection:
+                record(connection, "opened", 1.0, who, None, pair=own.pair.id, kind="work", left="reference", slot=slot)
+
+
+def test_pairs_that_leave_and_enter_the_task_are_followed(tmp_path: Path) -> None:
+    annotating = opened(write_task(tmp_path, names(2), people=1))
+    with annotating.database.write() as connection:
+        person, _ = people.add(connection, "Ann", 0.0)
+    all_of(annotating, person)
+    annotating.database.close()
+    later = opened(write_task(tmp_path, names(4)[1:], people=1))
+    assert [own.pair.id for own, _ in all_of(later, person)] == [identity(pair) for pair in names(4)[2:]]
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://a/b", "x", "sqlite:////none/such/folder/a.db", "postgresql+psycopg://127.0.0.1:1/x"]
+)
+def test_a_database_that_cannot_be_opened_is_one_line(url: str) -> None:
+    with pytest.raises(StepDiffError, match=r"^database: [^\n]+$"):
+        Database.open(url)
