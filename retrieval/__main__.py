@@ -7,6 +7,7 @@
         --test-set data/kitchen/diffcap_test.jsonl --out data/diffmcq.jsonl
     python -m retrieval neighbours --store data/features --view efficientnet-lite0 --out data/neighbours.parquet
     python -m retrieval duplicates --store data/features --view efficientnet-lite0 --against split
+    python -m retrieval atlas --store data/features --view efficientnet-lite0 --out data/map.parquet
 """
 
 from common.cli import command
@@ -19,6 +20,7 @@ VERBS = {
     "negatives": ("retrieval.verbs.negatives", "make DiffMCQ questions from a DiffCap test set"),
     "neighbours": ("retrieval.verbs.neighbours", "find the nearest clips of the same step, for every clip"),
     "duplicates": ("retrieval.verbs.duplicates", "find clips that show the same footage in different videos"),
+    "atlas": ("retrieval.verbs.atlas", "write a 2-D map of a view as Parquet for Embedding Atlas"),
 }
 
 

@@ -1,0 +1,159 @@
+"""A view's clips as the Parquet file that Embedding Atlas opens (github.com/apple/embedding-atlas, 0.26).
+
+Columns: `clip` (the id), those of the catalog, `x`, `y`, and `neighbors`, a struct of `ids` (places in this file, from
+zero, best first) and `distances` (1 - cosine). The file has a row group for each piece of clips.
+
+Guarantees
+- coordinates_are_those_of_the_map: x and y equal those of retrieval.projection for the same rows
+- neighbours_are_places_in_the_file: an id is the place of a row, never the row's own; they equal a naive comparison
+- memory_is_bounded_by_a_piece: columns and neighbours are written piece by piece
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32, Int64
+
+from common.errors import StepDiffError
+from common.io import sealed
+from common.io.files import whole
+from common.progress import progress
+from retrieval.exact import search_exactly
+from retrieval.index.factory import FLAT_BELOW
+from retrieval.index.index import Index, open_index
+from retrieval.mining.neighbours import nearest
+from retrieval.projection import pooled_blocks, pooled_feature, project
+from retrieval.vectors import command, compact, filled_rows
+from store import Store, View
+
+PIECE = 16_384  # clips of a row group
+_OWN = ("x", "y", "neighbors", "clip")  # columns that a catalog's column of that name would hide
+
+Found = tuple[Int64[np.ndarray, "piece k"], Float32[np.ndarray, "piece k"]]
+
+
+def write_atlas(
+    store: Store,
+    view: View,
+    out: Path,
+    where: str | None = None,
+    neighbours: int = 15,
+    projection: str = "pca",
+    feature: str | None = None,
+) -> dict[str, Any]:
+    """Write the file; return the numbers of clips and of neighbours, and the command that opens it.
+
+    Raises:
+        StepDiffError: An invalid condition, no clips, a projection that is not installed, or a missing or stale index.
+    """
+    rows = filled_rows(view)
+    if where is not None:
+        from retrieval.queries.condition import rows_where  # loads sqlglot: 0.3 s
+
+        rows = np.intersect1d(rows, rows_where(store, "clips", where))
+        if not len(rows):
+            raise StepDiffError(f"no clip with features in view {view.name} has {where}: widen --where")
+    k = min(neighbours, len(rows) - 1)
+    search = _Neighbours(store, view, rows, k, feature) if k > 0 else None
+    with progress("projected clips", len(rows)) as advance:
+        xy, _ = project(view, rows, projection, search.feature if search else feature, advance)
+    schema = _schema(view)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder, whole(out) as temporary:
+        files = []
+        with progress("written clips", len(rows)) as advance:
+            for start in range(0, len(rows), PIECE):
+                piece = slice(start, start + PIECE)
+                frame = _frame(store, rows[piece], xy[piece], schema, search, piece)
+                files.append(Path(folder) / f"{start:012d}.parquet")
+                frame.write_parquet(files[-1])
+                advance(frame.height)
+        pl.scan_parquet(files, glob=False).sink_parquet(temporary, row_group_size=PIECE)
+    words = ["embedding-atlas", out, "--x", "x", "--y", "y", *(["--neighbors", "neighbors"] if search else [])]
+    text = next((name for name in ("caption", "narration", "step") if name in schema), None)
+    words += [*(["--text", text] if text else []), "--disable-projection"]
+    return {"clips": len(rows), "neighbours": search.k if search else 0, "command": command(*words).strip("`")}
+
+
+class _Neighbours:
+    """Finds the nearest of the written clips, piece by piece."""
+
+    def __init__(self, store: Store, view: View, rows: Int64[np.ndarray, " rows"], k: int, feature: str | None) -> None:
+        self.store, self.view, self.rows, self.k = store, view, rows, k
+        self.feature = pooled_feature(view, feature)
+        self._pooled: Float32[np.ndarray, "rows dim"] | None = None
+        self._index: Index | None = None  # a small view is compared exactly, whether it has an index or not
+        if len(view.features[self.feature].shape) > 1:
+            self._pool()
+        elif len(rows) > FLAT_BELOW:
+            self._open(feature)
+
+    def _pool(self) -> None:
+        if len(self.rows) > FLAT_BELOW:
+            raise StepDiffError(
+                f"view {self.view.name} has only tokens, and neighbours by their mean are found for up to "
+                f"{FLAT_BELOW:,} clips: give --neighbours 0, or fewer clips with --where"
+            )
+        self._pooled = np.concatenate(list(pooled_blocks(self.view, self.feature, self.rows)))
+
+    def _open(self, feature: str | None) -> None:
+        self._index = open_index(self.store, self.view)
+        if feature not in (None, self._index.card["feature"]):
+            raise StepDiffError(
+                f"the index of clips/{self.view.name} compares {self._index.card['feature']}, not {feature}: "
+                f"leave --feature out, or give --neighbours 0"
+            )
+        self.feature = self._index.card["feature"]
+
+    def of(self, piece: slice) -> Found:
+        """Return places and cosines of the neighbours of a piece; -1 and -inf where there are fewer."""
+        own = np.arange(len(self.rows))[piece]
+        if self._pooled is not None:
+            return nearest(self._pooled, own, self.k)
+        queries = compact(self.store, self.view, self.feature, self.rows[piece])
+        if self._index is None:
+            found, cosines = search_exactly(self.store, self.view, self.feature, self.rows, queries, self.k + 1)
+        else:
+            among = None if len(self.rows) == len(self._index) else self.rows
+            found, cosines = self._index.search(queries, self.k + 1, among)
+        places = np.where(found < 0, -1, np.searchsorted(self.rows, found))
+        other = (places >= 0) & (places != own[:, None])
+        order = np.argsort(~other, axis=1, kind="stable")[:, : self.k]  # the clip itself last
+        kept = np.take_along_axis(other, order, axis=1)
+        return (
+            np.where(kept, np.take_along_axis(places, order, axis=1), -1),
+            np.where(kept, np.take_along_axis(cosines, order, axis=1), -np.inf).astype(np.float32),
+        )
+
+
+def _schema(view: View) -> dict[str, Any]:
+    """Return the columns of the catalog that are written, with their types."""
+    schema = {}
+    for part in view.catalog.parts():
+        schema |= sealed.read(part).schema
+    return {name: dtype for name, dtype in schema.items() if name not in ("key", "row", *_OWN)}
+
+
+def _frame(
+    store: Store,
+    rows: Int64[np.ndarray, " piece"],
+    xy: Float32[np.ndarray, "piece 2"],
+    schema: dict[str, Any],
+    search: _Neighbours | None,
+    piece: slice,
+) -> pl.DataFrame:
+    like = pl.DataFrame(schema={"key": pl.String, **schema})
+    frame = store.catalog("clips").select(rows, like).rename({"key": "clip"}).drop("row")
+    frame = frame.with_columns(x=pl.Series(xy[:, 0]), y=pl.Series(xy[:, 1]))
+    if search is None:
+        return frame
+    places, cosines = search.of(piece)
+    ids = pl.Series("ids", places).cast(pl.List(pl.Int64))
+    distances = pl.Series("distances", 1 - cosines).cast(pl.List(pl.Float32))
+    ids = ids.list.eval(pl.element().filter(pl.element() >= 0))
+    distances = distances.list.eval(pl.element().filter(pl.element().is_finite()))
+    return frame.with_columns(pl.struct(ids, distances).alias("neighbors"))
