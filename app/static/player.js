@@ -1,8 +1,11 @@
-// Two clips under one clock: play, loop, frame step, speed, swap, sound.
+// Two clips under one clock: play, loop, frame step, speed, sound, filmstrips.
 //
 // The clock runs from 0 to the length of the longer clip. A clip that has ended keeps its last picture until the clock
 // returns to 0, or, with "same length", both clips are played so fast that they end together. While it plays, the clock
 // is corrected from the clips and the clips from the clock: one that is more than DRIFT off is set to its place.
+//
+// A frame step goes to the next frame of the clip with more frames a second (data-rate of its video). Times of frames
+// are those that the browser reports, because a clip may begin between two frames of its video.
 //
 //   <div class="player" data-player data-reference="..." data-candidate="..."> (templates/player.html)
 //   const player = new PairPlayer(document.querySelector("[data-player]"));
@@ -11,7 +14,7 @@ import {announce, key} from "/static/keys.js";
 
 const DRIFT = 0.04; // seconds
 const SPEEDS = [0.25, 0.5, 1, 2];
-const FRAME = 1 / 25; // seconds of a step; the clips' own rates may differ
+const RATE = 25; // frames a second of a clip that does not state its own
 
 export class PairPlayer {
   constructor(root, {keys = true} = {}) {
@@ -27,8 +30,11 @@ export class PairPlayer {
     for (const video of this.videos) {
       video.addEventListener("loadedmetadata", () => this.#measured());
       video.addEventListener("error", () => this.#failed(video));
-      if (video.error) this.#failed(video);
+      if (video.error || video.dataset.failed) this.#failed(video);
+      video.requestVideoFrameCallback?.((_, frame) => (video.phase = frame.mediaTime));
     }
+    this.strips = [...root.querySelectorAll("[data-strip]")];
+    for (const strip of this.strips) this.#watch(strip);
     this.#measured();
     this.slider?.addEventListener("input", () => {
       this.pause();
@@ -85,10 +91,16 @@ export class PairPlayer {
     this.#show();
   }
 
-  /** Pause and move by frames. */
+  /** Pause and move by frames of the clip that has more of them a second. */
   step(frames) {
     this.pause();
-    this.seek(this.time + frames * FRAME);
+    const [video] = this.#playable().sort((one, other) => this.#rate(other) - this.#rate(one));
+    if (!video) return;
+    const rate = this.#rate(video);
+    const first = ((video.phase ?? 0) * this.#stretch(video)) % (1 / rate); // the time of a frame
+    const last = Math.ceil((this.length - first) * rate - 1e-3) - 1;
+    const now = Math.min(Math.floor((this.time - first) * rate + 1e-3), last);
+    this.seek(first + (Math.min(now + frames, last) + 0.5) / rate); // the middle of a frame, away from its neighbours
   }
 
   setSpeed(speed) {
@@ -136,6 +148,41 @@ export class PairPlayer {
 
   #playable() {
     return this.videos.filter((video) => !video.dataset.failed);
+  }
+
+  /** Seconds of the clock for a second of a clip. */
+  #stretch(video) {
+    return this.stretched && video.duration ? this.length / video.duration : 1;
+  }
+
+  /** Frames of a clip in a second of the clock. */
+  #rate(video) {
+    return (Number(video.dataset.rate) || RATE) / this.#stretch(video);
+  }
+
+  /** Seek where a filmstrip is pressed, or by its keys; `#show` moves its marker. */
+  #watch(strip) {
+    const video = this.videos[Number(strip.dataset.strip)];
+    strip.marker = strip.querySelector(".marker");
+    const seek = (event) => {
+      const box = strip.getBoundingClientRect();
+      const part = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);
+      this.pause();
+      this.seek(part * video.duration * this.#stretch(video));
+    };
+    strip.addEventListener("pointerdown", (event) => {
+      strip.setPointerCapture(event.pointerId);
+      seek(event);
+    });
+    strip.addEventListener("pointermove", (event) => strip.hasPointerCapture(event.pointerId) && seek(event));
+  }
+
+  #mark(strip, video) {
+    if (!video.duration) return;
+    const part = Math.min(this.#place(video) / video.duration, 1);
+    strip.marker.style.left = `${100 * part}%`;
+    strip.setAttribute("aria-valuenow", String(Math.round(100 * part)));
+    strip.setAttribute("aria-valuetext", `${this.#place(video).toFixed(2)} seconds`);
   }
 
   /** The time of a clip at the time of the clock. */
@@ -208,6 +255,7 @@ export class PairPlayer {
     if (this.slider) this.slider.value = String(this.time);
     const clock = this.root.querySelector("[data-time]");
     if (clock) clock.textContent = `${this.time.toFixed(2)} / ${this.length.toFixed(2)} s`;
+    for (const strip of this.strips) this.#mark(strip, this.videos[Number(strip.dataset.strip)]);
   }
 
   #pressed(name, on) {

@@ -1,0 +1,162 @@
+"""What the given predictions say about a pair: captions, log-odds that it is similar, and scores of people.
+
+Guarantees
+- a_caption_is_shown_with_the_references_of_its_pair_and_category
+- predictions of a pair in the other order are not shown as this pair's
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from app.compare.files import Answers, Library
+from app.compare.words import Piece, supported
+from app.pair.alike import Similarities, similarity
+from app.site import Site
+from kitchen.steps import CATEGORIES
+from tasks.testsets import DiffRank, Pair, Task
+
+MOST_METHODS = 12
+"""columns of captions"""
+Lines = dict[Pair, list[tuple[int, int]]]
+"""pair -> (line, place in the line: the target's number) of a file"""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A method's caption of a category."""
+
+    pieces: list[Piece]
+
+
+@dataclass(frozen=True)
+class CaptionRow:
+    """A category with the caption of each method, and what people wrote."""
+
+    category: str
+    captions: list[Caption | None]
+    references: list[str]
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions of a pair."""
+
+    methods: list[str]
+    rows: list[CaptionRow]
+    swapped: bool
+    """whether there are some for the pair in the other order"""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A pair in a DiffRank test set."""
+
+    pair: Pair
+    score: float
+
+
+class Stored:
+    """The predictions of a site, found by pair."""
+
+    def __init__(self, site: Site) -> None:
+        self._library = Library(site.predictions, [folder for folder in (site.videos,) if folder is not None])
+        self._lines: WeakKeyDictionary[Answers, Lines] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def captions(self, pair: Pair) -> Captions:
+        """Return the captions of a pair in all files, one column a file; files without it are left out."""
+        found: list[tuple[str, dict[str, str]]] = []
+        references = self.references(pair)
+        swapped = False
+        for answers, lines in self._files("diffcap"):
+            own = {answers.of.rows[line].category: answers.said[line] for line, _ in lines.get(pair, ())}
+            swapped |= (pair[1], pair[0]) in lines
+            if own and len(found) < MOST_METHODS:
+                found.append((answers.method.name, own))
+        categories = [*CATEGORIES, *sorted({*references, *(name for _, own in found for name in own)} - {*CATEGORIES})]
+        rows = [
+            CaptionRow(
+                category,
+                [
+                    Caption(supported(own[category], references.get(category, ()))) if category in own else None
+                    for _, own in found
+                ],
+                references.get(category, []),
+            )
+            for category in categories
+        ]
+        return Captions([name for name, _ in found], rows, swapped)
+
+    def references(self, pair: Pair) -> dict[str, list[str]]:
+        """Return what people wrote about a pair, by category."""
+        found: dict[str, dict[str, None]] = {}
+        for answers, lines in self._files("diffcap"):
+            for line, _ in lines.get(pair, ()):
+                row = answers.of.rows[line]
+                found.setdefault(row.category, {}).update(dict.fromkeys(row.text))
+        return {category: list(texts) for category, texts in found.items()}
+
+    def similar(self, pair: Pair) -> list[Similarities]:
+        """Return the log-odds of a pair in the predictions of heads, without controls."""
+        found: dict[str, dict[str, float]] = {}
+        for answers, lines in (*self._files("diffrank"), *self._files("diffcap")):
+            if not answers.method.trained or answers.method.control:
+                continue
+            own = found.setdefault(answers.method.name, {})
+            for line, place in lines.get(pair, ()):
+                category = answers.of.rows[line].category
+                if answers.of.task == "diffrank":
+                    own[category] = answers.said[line][place]
+                elif answers.similar is not None:
+                    own[category] = answers.similar[line]
+        return [
+            Similarities(name, [similarity(*each) for each in sorted(own.items())])
+            for name, own in found.items()
+            if own
+        ]
+
+    def people(self, pair: Pair) -> dict[str, int]:
+        """Return the scores that people gave a pair in DiffRank test sets, by category: 5 is most similar."""
+        return {
+            answers.of.rows[line].category: answers.of.rows[line].scores[place]
+            for answers, lines in self._files("diffrank")
+            for line, place in lines.get(pair, ())
+        }
+
+    def rankings(self) -> list[tuple[str, str]]:
+        """Return id and name of the files that rank pairs."""
+        return [(answers.method.id, answers.method.name) for answers, _ in self._files("diffrank")]
+
+    def ranked(self, method: str | None, category: str) -> list[Scored]:
+        """Return the pairs of a category with the scores of a file, by its id, or with those of people (None)."""
+        found: dict[Pair, float] = {}
+        for answers, lines in self._files("diffrank"):
+            if method in (None, answers.method.id):
+                for pair, places in lines.items():
+                    for line, place in places:
+                        row = answers.of.rows[line]
+                        if row.category == category:
+                            found[pair] = row.scores[place] if method is None else answers.said[line][place]
+        return [Scored(pair, score) for pair, score in found.items()]
+
+    def _files(self, task: Task) -> Iterator[tuple[Answers, Lines]]:
+        """Yield the files of a task, those of trained heads first and controls last, and the lines of their pairs."""
+        found = [each for each in self._library.read() if isinstance(each, Answers) and each.of.task == task]
+        for answers in sorted(found, key=lambda each: (each.method.control, not each.method.trained)):
+            with self._lock:
+                if answers not in self._lines:
+                    self._lines[answers] = _lines(answers.of.rows)
+                lines = self._lines[answers]
+            yield answers, lines
+
+
+def _lines(rows: Sequence[Any]) -> Lines:
+    """Return the lines of each pair of DiffCap or DiffRank rows."""
+    found: Lines = {}
+    for line, row in enumerate(rows):
+        for place, other in enumerate(row.targets if isinstance(row, DiffRank) else (row.candidate,)):
+            found.setdefault((row.reference, other), []).append((line, place))
+    return found

@@ -1,0 +1,121 @@
+// Requests to the model, whose events arrive one by one.
+//
+//   const desk = new Desk();
+//   await desk.run("/pair/ask", {head, reference, candidate, question}, {words: ({text}) => ..., done: (data) => ...});
+//
+// A request that ends here, by `stop` or because the page is closed, ends in the model too. The page has #busy,
+// #progress and #stop.
+
+import {key} from "/static/keys.js";
+
+/** Yield [name, data] of the events of a response. */
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let text = ""; ; ) {
+    const {value, done} = await reader.read();
+    if (done) return;
+    text += value;
+    const parts = text.split("\n\n");
+    text = parts.pop();
+    for (const part of parts) {
+      const [, name, data] = part.match(/^event: (\w+)\ndata: (.*)$/s);
+      yield [name, JSON.parse(data)];
+    }
+  }
+}
+
+export class Desk {
+  constructor() {
+    this.busy = document.querySelector("#busy");
+    this.line = document.querySelector("#progress");
+    this.button = document.querySelector("#stop");
+    this.running = []; // what ends each request, in their order
+    this.button?.addEventListener("click", () => this.stop());
+    if (this.button) key("escape", "stop the last request", () => this.stop(), {everywhere: true});
+  }
+
+  /** End the request that was sent last. */
+  stop() {
+    this.running.at(-1)?.abort();
+  }
+
+  /**
+   * Send a request and pass on its events by name, and what happens to it as `status` (text), `stopped` and `failed`;
+   * return the data of the event `done`, or undefined.
+   */
+  async run(address, body, on = {}) {
+    const abort = new AbortController();
+    this.running.push(abort);
+    const show = (text) => {
+      clearInterval(timer);
+      this.#show(text);
+      on.status?.(text);
+    };
+    let timer, since;
+    show("sent to the model");
+    try {
+      const response = await fetch(address, {
+        method: "POST",
+        headers: {"Content-Type": "application/json", Accept: "text/event-stream, application/json"},
+        body: JSON.stringify(body),
+        signal: abort.signal,
+      });
+      if (!response.ok) throw new Error(await sentence(response));
+      for await (const [name, data] of events(response)) {
+        if (name === "error") throw new Error(data.error);
+        if (name === "queue") show(data.place === 1 ? "waits for 1 request before it" : `waits for ${data.place} requests before it`);
+        if (name === "load") {
+          const start = performance.now();
+          show(`loading ${data.head}`);
+          const wait = () => this.#show(`loading ${data.head}, ${((performance.now() - start) / 1000).toFixed(0)} s`);
+          timer = setInterval(wait, 1000);
+        }
+        if (name === "loaded") show(`${data.head} loaded in ${data.seconds.toFixed(1)} s`);
+        if (name === "progress") {
+          since ??= performance.now();
+          this.#part(data, since);
+        }
+        on[name]?.(data);
+        if (name === "done") {
+          this.#end(abort, "in memory");
+          return data;
+        }
+      }
+      throw new Error("the server ended the answer");
+    } catch (error) {
+      const stopped = error.name === "AbortError";
+      this.#end(abort, stopped ? "stopped" : error.message);
+      (stopped ? on.stopped : on.failed)?.(error);
+      return undefined;
+    } finally {
+      clearInterval(timer);
+    }
+  }
+
+  #part({done, total}, start) {
+    const left = done ? `, about ${(((performance.now() - start) / 1000) * (total / done - 1)).toFixed(0)} s left` : "";
+    this.#show(`${done} of ${total} pairs${left}`);
+    this.busy.max = total;
+    this.busy.value = done;
+  }
+
+  #end(abort, text) {
+    this.running = this.running.filter((each) => each !== abort);
+    this.#show(text);
+  }
+
+  #show(text) {
+    this.line.textContent = text;
+    this.busy.hidden = this.button.hidden = this.running.length === 0;
+  }
+}
+
+/** The sentence of a refused request. */
+async function sentence(response) {
+  try {
+    const {error, detail} = await response.json();
+    return error ?? detail?.[0]?.msg ?? `status ${response.status}`;
+  } catch {
+    return `status ${response.status}`;
+  }
+}
