@@ -2,7 +2,7 @@
 
 import {announce, key} from "/static/keys.js";
 import {Saving} from "/static/annotate_saving.js";
-import {reason, send} from "/static/annotate_send.js";
+import {again, reason, send} from "/static/annotate_send.js";
 
 const IDLE = 60; // seconds without a key or the pointer after which the person does not work
 const page = JSON.parse(document.querySelector("#work").textContent);
@@ -94,12 +94,11 @@ async function submit(rejected) {
   const result = await saving.submit(rejected);
   if (result.done) {
     if (result.feedback) await explain(result.feedback);
-    location.reload();
-    return;
+    return again(announce);
   }
   document.querySelector(".annotate").inert = false;
   announce(`✗ ${result.gone ?? result.problems.join(" ")}`);
-  if (result.gone) setTimeout(() => location.reload(), 4000);
+  if (result.gone) setTimeout(() => again(announce), 4000);
 }
 
 /** Show the known scores until the person goes on. */
@@ -120,7 +119,7 @@ function explain(feedback) {
 
 async function undo() {
   const result = await send("/annotate/undo", {});
-  if (result.status === 200) location.reload();
+  if (result.status === 200) again(announce);
   else announce(`✗ ${reason(result)}`);
 }
 

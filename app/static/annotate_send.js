@@ -16,6 +16,19 @@ export async function send(address, body, {keepalive = false} = {}) {
   }
 }
 
+/** Load the page again, as soon as the server answers; `show` shows why that takes time. */
+export async function again(show) {
+  for (;;) {
+    try {
+      if ((await fetch("/static/annotate_send.js", {method: "HEAD", cache: "no-store"})).ok) break;
+    } catch {
+      show("the server does not answer, trying again");
+    }
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+  location.href = "/annotate";
+}
+
 /** The reason of a refusal, in words. */
 export function reason({status, body}) {
   if (status === 0) return body.error ?? "the server does not answer";
