@@ -1,8 +1,8 @@
 """What an address selects: methods, rows, their order, and the page.
 
 Guarantees
-- the_state_is_in_the_address: an address that a page gives leads to the same selection
-- filters_equal_a_loop_over_the_rows
+- an address that a page gives leads to the same selection
+- filters equal a loop over the rows
 - a selection without rows says which of its filters excludes them
 - the order of rows with equal values is that of the test set
 """

@@ -5,14 +5,14 @@ of its rows with the set. The n-th of several equal rows of a file is the n-th o
 
 Guarantees
 - rows of methods are aligned by content, not by place
-- margin_and_loss_equal_a_loop_over_the_options
+- margins and losses equal a loop over the options
 - a right order of DiffRank is one with a margin above 0
 """
 
 import hashlib
 import itertools
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -95,14 +95,14 @@ class Column:
         DiffMCQ: score of the answer less the highest other score. DiffRank: the smallest score of a target less that of
         one which is less similar in truth.
         """
-        return self._per_row(lambda row, said: margin(row, said))
+        return self._per_row(margin)
 
     @cached_property
     def losses(self) -> Float64[np.ndarray, " rows"]:
         """DiffMCQ: cross entropy of the softmax of the scores, in nats. DiffRank: 1 - tau. NaN where undefined."""
         if self.answers.of.task == "diffrank":
             return 1 - self.values("ktau_all_rows")
-        return self._per_row(lambda row, said: cross_entropy(row, said))
+        return self._per_row(cross_entropy)
 
     @cached_property
     def undecided(self) -> Bool[np.ndarray, " rows"]:
@@ -111,7 +111,9 @@ class Column:
         own = marks.get("ties", marks.get("nan_rows", np.zeros(len(self.answers.said), bool)))
         return self._spread(own.astype(float), 0.0) > 0
 
-    def _per_row(self, function: Any) -> Float64[np.ndarray, " rows"]:
+    def _per_row(self, function: Callable[[Any, Sequence[float]], float]) -> Float64[np.ndarray, " rows"]:
+        if self.answers.of.task == "diffcap":
+            return np.full(len(self.place), np.nan)
         own = [function(row, said) for row, said in zip(self.answers.of.rows, self.answers.said, strict=True)]
         return self._spread(np.array(own, float), np.nan)
 
@@ -173,21 +175,17 @@ class TestSet:
         return next((column for column in self.columns if column.method.id == name), None)
 
 
-def margin(row: Any, said: Sequence[float]) -> float:
+def margin(row: DiffMCQ | DiffRank, said: Sequence[float]) -> float:
     """Return the margin of one answer, as `Column.margins`."""
     if isinstance(row, DiffMCQ):
         truth = row.options.index(row.answer)
         return said[truth] - max(score for place, score in enumerate(said) if place != truth)
-    if isinstance(row, DiffRank):
-        both = itertools.permutations(zip(row.scores, said, strict=True), 2)
-        return min((mine - other for (high, mine), (low, other) in both if high > low), default=float("nan"))
-    return float("nan")
+    both = itertools.permutations(zip(row.scores, said, strict=True), 2)
+    return min((mine - other for (high, mine), (low, other) in both if high > low), default=float("nan"))
 
 
-def cross_entropy(row: Any, said: Sequence[float]) -> float:
-    """Return -log softmax(scores)[answer] of a DiffMCQ row, NaN for others."""
-    if not isinstance(row, DiffMCQ):
-        return float("nan")
+def cross_entropy(row: DiffMCQ, said: Sequence[float]) -> float:
+    """Return -log softmax(scores)[answer]."""
     scores = np.array(said) - max(said)
     return float(np.log(np.exp(scores).sum()) - scores[row.options.index(row.answer)])
 

@@ -5,8 +5,7 @@ methods are compared on the rows that both have answered, on the same resamples.
 all rows of a method's file.
 
 Guarantees
-- totals_of_all_rows_equal_the_record_of_heads_evaluate: the same values and the same intervals
-- totals_of_a_filter_equal_the_report_of_a_test_set_with_those_rows: figures, intervals and comparisons
+- totals equal the report of a test set with the selected rows: figures, intervals, differences and p
 - no interval of fewer than two videos
 """
 

@@ -1,7 +1,7 @@
 """The words of a caption that its references have too.
 
 Guarantees
-- the_pieces_of_a_caption_are_the_caption
+- the pieces of a caption are the caption
 - function words are never marked
 """
 
