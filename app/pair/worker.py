@@ -18,7 +18,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from app.site import RefusedError
 from common.errors import StepDiffError
@@ -36,6 +36,7 @@ class Event:
     data: dict[str, Any]
 
 
+@runtime_checkable  # tests check annotations at run time
 class Head(Protocol):
     """What names a head: its address in pages and what it was loaded from."""
 
