@@ -10,8 +10,10 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -23,7 +25,12 @@ from retrieval.projection import MOST, PROJECTIONS, Map, missing, project, sampl
 from store import View
 
 MOST_MAPS = 3
+MOST_REMEMBERED = 8
+"""results of a map, such as the colours of a column"""
 _WAIT = 2.0  # seconds that a request waits before it reports how far the work is
+
+
+Answer = TypeVar("Answer")
 
 
 class UnfinishedError(RefusedError):
@@ -33,7 +40,7 @@ class UnfinishedError(RefusedError):
         super().__init__(f"the map is being computed: {done:,} of {total:,} clips", 202, retry_after=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shown:
     """A map and the catalog's columns of its clips."""
 
@@ -44,6 +51,21 @@ class Shown:
     map: Map
     clips: pl.DataFrame
     """key, row and the other columns; place n is that of `map.rows[n]`"""
+    _made: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def remembered(self, name: Hashable, make: Callable[[], Answer]) -> Answer:
+        """Return what `make` returned for this name, if it is among the last MOST_REMEMBERED."""
+        with self._lock:
+            if name in self._made:
+                self._made.move_to_end(name)
+                return self._made[name]
+        made = make()
+        with self._lock:
+            self._made[name] = made
+            while len(self._made) > MOST_REMEMBERED:
+                self._made.popitem(last=False)
+        return made
 
     def places(self, rows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
         """Return the place of each row of the catalog in the map, -1 where it has none."""
@@ -72,6 +94,7 @@ class Maps:
         self._lock = threading.Lock()
         self._turn = threading.Lock()  # one map is computed at a time
         self._making: OrderedDict[tuple[str, str], _Making] = OrderedDict()
+        self._closed = threading.Event()
 
     def get(self, view: str, projection: str, fresh: bool = False) -> Shown:
         """Return a map.
@@ -93,6 +116,10 @@ class Maps:
             raise making.error
         assert making.shown is not None
         return making.shown
+
+    def close(self) -> None:
+        """Let the thread that computes end after its block of rows; UMAP cannot be interrupted."""
+        self._closed.set()
 
     def view(self, name: str) -> View:
         """Return a view of clips. UnknownError lists those that exist."""
@@ -117,7 +144,7 @@ class Maps:
                 making = _Making(version, len(rows))
                 self._making[view.name, projection] = making
                 work = (making, view, projection, rows, total, identity)
-                threading.Thread(target=self._make, args=work, name=f"map of {view.name}", daemon=True).start()
+                threading.Thread(target=self._make, args=work, name=f"map of {view.name}").start()
             self._making.move_to_end((view.name, projection))
             while len(self._making) > MOST_MAPS:
                 self._making.popitem(last=False)
@@ -126,6 +153,8 @@ class Maps:
     def _make(self, making: _Making, view: View, projection: str, rows: np.ndarray, total: int, identity: str) -> None:
         def advance(count: int) -> None:
             making.done += count
+            if self._closed.is_set():
+                raise StepDiffError("the server ends")
 
         def write(path: Path) -> None:
             xy, shares = project(view, rows, projection, advance=advance)

@@ -2,6 +2,8 @@
 
 import json
 import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -9,10 +11,10 @@ import numpy as np
 import polars as pl
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
-from jaxtyping import Int64
+from jaxtyping import Int32, Int64
 
 from app.explore.choosing import Mask, inside, passing, read_lasso
-from app.explore.colours import colours, columns_of, default_colour, values_of
+from app.explore.colours import Legend, colours, columns_of, default_colour, values_of
 from app.explore.maps import Maps, Shown
 from app.explore.nearest import MOST, Hits, Searcher
 from app.pages import Page, page, plain
@@ -98,8 +100,10 @@ class Chosen:
     shown: Shown
     passing: Mask
     """they pass the filter"""
-    selected: Mask
-    """in the lasso, or among the hits"""
+    listed: Mask
+    """in the lasso or among the hits; without these, all that pass"""
+    narrowed: bool
+    """whether there is a lasso or a search"""
     hits: Hits | None
     why: str | None
     """why there are none"""
@@ -107,8 +111,14 @@ class Chosen:
 
 def router(site: Site) -> APIRouter:
     """Return the routes of the explorer."""
-    routes = APIRouter(prefix="/explore", tags=["explore"])
     maps, searcher = Maps(site), Searcher(site)
+
+    @asynccontextmanager
+    async def closing(app: object) -> AsyncIterator[None]:
+        yield
+        maps.close()
+
+    routes = APIRouter(prefix="/explore", tags=["explore"], lifespan=closing)
 
     @routes.get("")
     def explore(request: Request) -> Response:
@@ -130,7 +140,7 @@ def router(site: Site) -> APIRouter:
         code and int32 row of the catalog, each as many as the object's `count`. Without `colour` a column is chosen.
         """
         shown = maps.get(view, projection, fresh=True)
-        legend, codes = colours(shown.clips, default_colour(shown.clips) if colour is None else colour or None)
+        legend, codes = shown.remembered(("colours", colour), lambda: _coloured(shown, colour))
         about = {
             "version": shown.version,
             "count": len(shown.map.rows),
@@ -146,17 +156,18 @@ def router(site: Site) -> APIRouter:
         """Which points of the map pass the filter, and which are selected by the lasso or as neighbours.
 
         Four bytes with the length of a JSON object, the object, then two bit masks (lowest bit first), padded to bytes.
+        `selected` is null, and the second mask the first, if there is neither a lasso nor a search.
         """
         found = _choose(maps, searcher, choice)
         hits = found.hits
         about = {
             "version": found.shown.version,
             "passing": int(found.passing.sum()),
-            "selected": int(found.selected.sum()),
+            "selected": int(found.listed.sum()) if found.narrowed else None,
             "why": found.why,
             "hits": None if hits is None else {"title": hits.title, "count": len(hits.rows)},
         }
-        return _binary(about, _bits(found.passing), _bits(found.selected))
+        return _binary(about, _bits(found.passing), _bits(found.listed))
 
     @routes.get("/clips", responses=_UNFINISHED)
     def clips(
@@ -167,13 +178,12 @@ def router(site: Site) -> APIRouter:
     ) -> Response:
         """A page of the chosen clips with their columns: of the selection, or of all that pass the filter."""
         found = _choose(maps, searcher, choice)
-        rows, similarities = _listed(found, sort)
-        part = slice(offset, offset + limit)
-        records = _records(site, found.shown, rows[part])
-        if similarities is not None:
-            values = similarities[part].astype(float).tolist()
-            records = [{"similarity": round(value, 4), **record} for value, record in zip(values, records, strict=True)]
-        return JSONResponse(plain({"total": len(rows), "offset": offset, "clips": records}))
+        part, total = _listed(found, sort, offset, limit)
+        records = _records(site, found.shown, part["row"].to_numpy())
+        if found.hits is not None:
+            values = part["similarity"].round(4).to_list()
+            records = [{"similarity": value, **record} for value, record in zip(values, records, strict=True)]
+        return JSONResponse(plain({"total": total, "offset": offset, "clips": records}))
 
     @routes.get("/clip", responses=_UNFINISHED)
     def clip(view: str, projection: str = "pca", row: int | None = None, key: str | None = None) -> Response:
@@ -188,9 +198,17 @@ def router(site: Site) -> APIRouter:
     return routes
 
 
+def _coloured(shown: Shown, colour: str | None) -> tuple[Legend, Int32[np.ndarray, " clips"]]:
+    return colours(shown.clips, default_colour(shown.clips) if colour is None else colour or None)
+
+
 def _choose(maps: Maps, searcher: Searcher, choice: Choice) -> Chosen:
     """Return what a choice selects. Raises StepDiffError, or UnfinishedError while the map is computed."""
     shown = maps.get(choice.view, choice.projection)
+    return shown.remembered(choice, lambda: _chosen(maps, searcher, choice, shown))
+
+
+def _chosen(maps: Maps, searcher: Searcher, choice: Choice, shown: Shown) -> Chosen:
     found, why = passing(shown, choice.where, choice.words)
     selected, hits = np.zeros(len(found), bool), None
     if choice.lasso:
@@ -209,24 +227,29 @@ def _choose(maps: Maps, searcher: Searcher, choice: Choice) -> Chosen:
         places = shown.places(hits.rows)
         selected = np.zeros(len(found), bool)
         selected[places[places >= 0]] = True
-    return Chosen(shown, found, selected, hits, why)
+    narrowed = bool(choice.lasso) or hits is not None
+    return Chosen(shown, found, selected if narrowed else found, narrowed, hits, why)
 
 
-def _listed(found: Chosen, sort: str) -> tuple[Int64[np.ndarray, " clips"], np.ndarray | None]:
-    """Return the rows that the grid and the table list, in order, and their similarities if they are hits."""
+def _listed(found: Chosen, sort: str, offset: int, limit: int) -> tuple[pl.DataFrame, int]:
+    """Return a page of what the grid and the table list, row and similarity (null unless it is a hit), and its length.
+
+    Only the page is sorted completely: a million clips take a tenth of the time of a whole sort.
+    """
     shown, hits = found.shown, found.hits
-    rows = shown.map.rows[found.selected if found.selected.any() else found.passing]
-    similarities = None
-    if hits is not None:
-        rows, similarities = hits.rows, hits.similarities
+    rows = shown.map.rows[found.listed] if hits is None else hits.rows
+    similarities = None if hits is None else hits.similarities.astype(np.float64)
+    frame = pl.DataFrame({"row": rows, "similarity": similarities, "order": np.arange(len(rows))})
     name, falling = sort.removeprefix("-"), sort.startswith("-")
-    if name in ("", "similarity"):  # hits are in falling order
-        order = np.arange(len(rows))[:: -1 if name and not falling else 1]
-    else:
-        places = shown.places(rows)
-        keys = values_of(shown.clips, name).gather(pl.Series(np.where(places < 0, None, places), dtype=pl.Int64))
-        order = keys.arg_sort(descending=falling, nulls_last=True).to_numpy()
-    return rows[order], None if similarities is None else similarities[order]
+    if name == "similarity":
+        frame = frame.with_columns(value="similarity")
+    elif name:
+        places = pl.Series(shown.places(rows)).replace(-1, None)
+        frame = frame.with_columns(values_of(shown.clips, name).gather(places).alias("value"))
+    if name:
+        ordered = frame.lazy().sort("value", "order", descending=[falling, False], nulls_last=True)
+        return ordered.slice(offset, limit).collect(), len(rows)
+    return frame.slice(offset, limit), len(rows)
 
 
 def _records(site: Site, shown: Shown, rows: Int64[np.ndarray, " rows"]) -> list[dict[str, Any]]:

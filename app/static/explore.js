@@ -88,9 +88,9 @@ async function loadPoints(moves) {
   map.load(floats(0), floats(1), null);
   masks = {passing: null, selected: null};
   fillColumns();
+  paintPoints();
   if (moves || !map.looked) state.at ? map.look(state.at) : map.fit();
   map.looked = true;
-  paintPoints();
   progress();
   note();
 }
@@ -121,7 +121,7 @@ async function choose() {
   const size = (about.count + 7) >> 3;
   masks = {
     passing: head.passing === about.count ? null : new Uint8Array(data, at, size),
-    selected: head.selected || head.hits ? new Uint8Array(data, at + size, size) : null,
+    selected: head.selected !== null ? new Uint8Array(data, at + size, size) : null,
   };
   map.select(masks.passing, masks.selected, palette());
   mark();
@@ -145,9 +145,9 @@ function summary(found) {
   const many = (count) => count.toLocaleString("en"), clips = (count) => `${many(count)} ${count === 1 ? "clip" : "clips"}`;
   const {hits, selected, passing} = chosen;
   let words = passing === about.count ? clips(passing) : `${many(passing)} of ${clips(about.count)} pass the filter`;
-  if (hits) words = `${many(hits.count)} nearest to ${hits.title} in ${state.by || state.view}`;
+  if (hits) words = `${many(hits.count)} nearest to ${hits.title}`;
   else if (state.lasso) words = `${clips(selected)} in the lasso`;
-  $("summary").textContent = words;
+  Object.assign($("summary"), {textContent: words, title: words});
   $("clear").hidden = !(hits || state.lasso || state.where || state.words);
   $("page").textContent = found.total ? `${many(found.offset + 1)}–${many(found.offset + found.clips.length)}` : "0";
   $("before").disabled = found.offset === 0;
@@ -156,7 +156,7 @@ function summary(found) {
 
 function why(words, wrong) {
   $("why").textContent = words;
-  $("why").classList.toggle("error", wrong);
+  $("why").className = wrong ? "explore-why error" : "explore-why";
   for (const name of ["where", "words"]) $(name).setAttribute("aria-invalid", wrong);
 }
 
@@ -172,9 +172,9 @@ function fillControls() {
   $("by").value = state.by || state.view;
   const view = views.find((one) => one.name === ($("by").value || state.view));
   $("text").disabled = !view?.texts;
-  $("no-text").hidden = !!view?.texts;
-  if (!view?.texts) $("no-text").textContent = `View ${view?.name ?? state.view} has no texts in its space: search by a clip, or compute texts/${view?.name ?? state.view}.`;
-  if (!$("by").options.length) $("no-text").textContent = "No view has an embedding by which neighbours can be searched.";
+  $("text").placeholder = view?.texts ? "the cook uses a fork" : "this view has no texts";
+  $("text").title = view?.texts ? "" : `The store has no view texts/${view?.name}: choose a view whose encoder also reads texts`;
+  if (!$("by").options.length) $("by").replaceChildren(element("option", {value: "", textContent: "no view has an embedding"}));
 }
 
 function fillColumns() {
@@ -192,6 +192,7 @@ function legend(colours) {
     return made;
   };
   box.hidden = kind === null;
+  map.inset = {left: 0, top: 0};
   if (kind === null) return;
   const lines = entries.map((entry, n) => line(colours.categories[n], entry.label, entry.count, entry.where));
   if (kind === "numbers" && low !== null) {
@@ -202,6 +203,9 @@ function legend(colours) {
   if (others) lines.push(line(colours.others, "other values", others));
   if (missing) lines.push(line(colours.missing, "no value", missing));
   box.replaceChildren(element("h2", {textContent: column}), ...lines);
+  const {clientWidth, clientHeight} = map.canvas;
+  if (box.offsetWidth < 0.4 * clientWidth) map.inset.left = box.offsetWidth;
+  else if (box.offsetHeight < 0.4 * clientHeight) map.inset.top = box.offsetHeight;
 }
 
 function added(condition) {
@@ -224,6 +228,7 @@ function hovered(n) {
     if (map.marked.hover !== n) return;
     const clip = known.get(row);
     fillFigure($("hover"), clip, 4);
+    $("hover").classList.toggle("left", map.place(n)[0] > map.canvas.clientWidth / 2);
     $("hover").hidden = false;
     lists.mark(state.pins, row);
   }, HOVER);
@@ -275,7 +280,7 @@ async function loadPins() {
 function mark() {
   map.mark({pins: pinned.map((clip) => clip.place), lasso: pairs(state.lasso)});
   lists.mark(state.pins);
-  $("near").disabled = !(pinned.length || (state.lasso && chosen.selected)) || !$("by").options.length;
+  $("near").disabled = !(pinned.length || (state.lasso && chosen.selected)) || !$("by").value;
 }
 
 function pairs(text) {

@@ -19,6 +19,7 @@ export class PointMap {
     this.marks = element.querySelector("#marks");
     this.points = new Points(this.canvas);
     this.view = {cx: 0, cy: 0, zoom: 1};
+    this.inset = {left: 0, top: 0};  // pixels that the whole map leaves free, for the legend
     this.marked = {pins: [], hover: -1, lasso: []};
     this.lassoing = false;
     this.x = new Float32Array();
@@ -64,7 +65,9 @@ export class PointMap {
   /** Show the whole map. */
   fit() {
     const {left, right, bottom, top} = this.bounds;
-    this.look({cx: (left + right) / 2, cy: (bottom + top) / 2, zoom: 1});
+    this.view = {cx: 0, cy: 0, zoom: 1};
+    const {scale, inset} = this;
+    this.look({cx: (left + right) / 2 - inset.left / 2 / scale, cy: (bottom + top) / 2 + inset.top / 2 / scale, zoom: 1});
   }
 
   look(view) {
@@ -75,7 +78,8 @@ export class PointMap {
   /** Pixels of the page per unit of the map. */
   get scale() {
     const {left, right, bottom, top} = this.bounds, {clientWidth, clientHeight} = this.canvas;
-    const whole = Math.min((clientWidth - 40) / (right - left || 1), (clientHeight - 40) / (top - bottom || 1));
+    const width = clientWidth - this.inset.left - 40, height = clientHeight - this.inset.top - 40;
+    const whole = Math.min(width / (right - left || 1), height / (top - bottom || 1));
     return Math.max(whole, 1e-9) * this.view.zoom;
   }
 
