@@ -4,7 +4,7 @@ import {announce, key} from "/static/keys.js";
 import {paints, palette} from "/static/explore_colours.js";
 import {Lists, element, picture, strip} from "/static/explore_lists.js";
 import {PointMap} from "/static/explore_map.js";
-import {choiceOf, readState, writeState} from "/static/explore_state.js";
+import {choiceOf, readState, rounded, writeState} from "/static/explore_state.js";
 
 const PAGE = 60;
 const HOVER = 90;  // milliseconds on a point before its pictures are asked for
@@ -168,7 +168,7 @@ function note() {
 
 /** Let the controls show the state. */
 function fillControls() {
-  for (const name of ["view", "projection", "where", "words", "text"]) if (document.activeElement !== $(name)) $(name).value = state[name];
+  for (const name of ["view", "projection", "where", "words", "text"]) $(name).value = state[name];
   $("by").value = state.by || state.view;
   const view = views.find((one) => one.name === ($("by").value || state.view));
   $("text").disabled = !view?.texts;
@@ -296,7 +296,10 @@ function written(corners) {
 
 function moved() {
   clearTimeout(moved.timer);
-  moved.timer = setTimeout(() => { state.at = map.view; writeState(state, {push: false}); }, 250);
+  moved.timer = setTimeout(() => {
+    state.at = map.whole ? null : rounded(map.view);
+    writeState(state, {push: false});
+  }, 250);
 }
 
 function neighbours() {

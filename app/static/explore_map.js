@@ -28,6 +28,7 @@ export class PointMap {
     new ResizeObserver(() => {
       this.points.resize();
       this.#sizeMarks();
+      if (this.bounds && this.whole) this.fit();
       this.redraw(true);
     }).observe(element);
     this.#sizeMarks();
@@ -68,10 +69,12 @@ export class PointMap {
     this.view = {cx: 0, cy: 0, zoom: 1};
     const {scale, inset} = this;
     this.look({cx: (left + right) / 2 - inset.left / 2 / scale, cy: (bottom + top) / 2 + inset.top / 2 / scale, zoom: 1});
+    this.whole = true;  // also after the window has another size
   }
 
   look(view) {
     this.view = {...view, zoom: Math.min(Math.max(view.zoom, 0.2), 1e5)};
+    this.whole = false;
     this.redraw();
   }
 

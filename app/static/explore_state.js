@@ -17,6 +17,12 @@ export function readState() {
   return state;
 }
 
+/** Return a place and zoom of the map with as many digits as the address has. */
+export function rounded({cx, cy, zoom}) {
+  const digits = Math.min(Math.ceil(Math.log10(Math.max(zoom, 1))) + 6, 15);
+  return {cx: Number(cx.toPrecision(digits)), cy: Number(cy.toPrecision(digits)), zoom: Number(zoom.toPrecision(6))};
+}
+
 /** Return the part of the address that decides which clips are chosen. */
 export function choiceOf(state) {
   const asked = new URLSearchParams();
@@ -34,7 +40,7 @@ export function writeState(state, {push}) {
   if (state.sort) asked.set("sort", state.sort);
   if (state.offset) asked.set("offset", state.offset);
   for (const key of state.pins) asked.append("pin", key);
-  if (state.at) asked.set("at", [state.at.cx, state.at.cy, state.at.zoom].map((value) => Number(value.toPrecision(6))).join(","));
+  if (state.at) asked.set("at", [state.at.cx, state.at.cy, state.at.zoom].join(","));
   const address = `${location.pathname}?${asked}`;
   if (address === location.pathname + location.search) return;
   if (push) history.pushState(null, "", address);
