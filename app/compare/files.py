@@ -31,12 +31,14 @@ from tasks.bootstrap import Figure
 from tasks.scoring import Marks, task_figures
 from tasks.testsets import Task, read_captions, read_predictions, read_test_set, reference_video
 
-MOST_BYTES = 128 * 2**20
+MOST_BYTES = 64 * 2**20
 """of a file of predictions or rows"""
 MOST_RECORD_BYTES = 4 * 2**20
 """of a score record"""
 MOST_FILES = 1000
 """files of predictions in all folders"""
+MOST_TARGETS = 100
+"""of a row of DiffRank"""
 _FIELDS: dict[str, Task] = {"text": "diffcap", "options": "diffmcq", "targets": "diffrank"}
 """a field that only rows of the task have"""
 Signature = tuple[tuple[int, int, int] | None, ...]
@@ -214,7 +216,10 @@ class Library:
             raise StepDiffError(f"{path}: cannot be read ({error.strerror})") from error
         found = self._shared.get(key)
         if found is None:
-            found = self._shared[key] = Rows(task, read_test_set(task, path))
+            rows = read_test_set(task, path)
+            if task == "diffrank" and (most := max(row.answers for row in rows)) > MOST_TARGETS:
+                raise StepDiffError(f"{path}: a row has {most:,} targets; at most {MOST_TARGETS} are shown")
+            found = self._shared[key] = Rows(task, rows)
         return found
 
     def _whole(self, task: Task, options: dict[str, Any], record: dict[str, Any], watched: list[Path]) -> Rows:

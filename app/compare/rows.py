@@ -18,6 +18,8 @@ from app.compare.words import Piece, supported
 from app.site import Site
 from tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of
 
+MOST_TEXT = 2000
+"""characters of a text that are shown"""
 Verdict = Literal["right", "wrong", "", "absent"]
 
 
@@ -26,6 +28,8 @@ class ClipNote:
     """A clip of a row."""
 
     key: str
+    known: bool
+    """whether the store has it, so that it can be opened"""
     pictures: bool
     """whether the store knows its place in a video"""
 
@@ -145,8 +149,8 @@ def _record(chosen: Chosen, place: int, known: dict[str, tuple[bool, str | None]
         number=place + 1,
         category=row.category,
         step=known.get(reference_clip(row), (False, None))[1],
-        question=question,
-        references=list(row.text) if isinstance(row, DiffCap) else [],
+        question=_short(question),
+        references=[_short(text) for text in row.text] if isinstance(row, DiffCap) else [],
         options=options,
         cells=[_cell(chosen, column, place) for column in chosen.shown],
         replies=[_reply(chosen, column, place, order) for column in chosen.shown],
@@ -158,7 +162,7 @@ def _options(row: Any, known: dict[str, tuple[bool, str | None]]) -> tuple[list[
     """Return the options of a row, and the place in the row of each."""
 
     def note(key: str) -> ClipNote:
-        return ClipNote(key, known.get(key, (False, None))[0])
+        return ClipNote(key, key in known, known.get(key, (False, None))[0])
 
     if isinstance(row, DiffMCQ):
         order = list(range(len(row.options)))
@@ -201,6 +205,10 @@ def signed(value: float) -> str:
     )
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_TEXT else text[:MOST_TEXT] + " …"
+
+
 def _reply(chosen: Chosen, column: Column, place: int, order: list[int]) -> Reply:
     row, said, places = chosen.tests.rows[place], column.said(place), list[Place]()
     if said is not None and isinstance(row, DiffMCQ):
@@ -221,6 +229,6 @@ def _reply(chosen: Chosen, column: Column, place: int, order: list[int]) -> Repl
         verdict(column, place),
         _cell(chosen, column, place).text,
         places,
-        supported(said, row.text) if caption else [],
+        supported(_short(said), row.text) if caption else [],
         similar[column.place[place]] if similar else None,
     )

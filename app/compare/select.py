@@ -153,8 +153,7 @@ class Chosen:
         found = np.array([text in words for words in self.tests.texts], bool)
         if self.tests.task == "diffcap":
             for column in self.shown:
-                captions = (column.said(row) for row in range(len(found)))
-                found |= np.array([caption is not None and text in caption.casefold() for caption in captions], bool)
+                found |= np.array([text in caption for caption in column.captions], bool)
         return found
 
     def _sort_keys(self) -> Float64[np.ndarray, " rows"]:

@@ -50,6 +50,11 @@ class Column:
         return self.answers.said[self.place[row]] if self.place[row] >= 0 else None
 
     @cached_property
+    def captions(self) -> list[str]:
+        """The caption of each row without case, for searching; empty for a row without an answer."""
+        return [(self.said(row) or "").casefold() for row in range(len(self.place))]
+
+    @cached_property
     def figures(self) -> dict[str, Figure]:
         """The figures of the file, whose parts are spread over the rows of the set (0 for rows without an answer)."""
         own, _ = self.answers.measured
@@ -180,8 +185,14 @@ def margin(row: DiffMCQ | DiffRank, said: Sequence[float]) -> float:
     if isinstance(row, DiffMCQ):
         truth = row.options.index(row.answer)
         return said[truth] - max(score for place, score in enumerate(said) if place != truth)
-    both = itertools.permutations(zip(row.scores, said, strict=True), 2)
-    return min((mine - other for (high, mine), (low, other) in both if high > low), default=float("nan"))
+    levels: dict[int, list[float]] = {}
+    for true, score in zip(row.scores, said, strict=True):
+        levels.setdefault(true, []).append(score)
+    gaps, highest = list[float](), -float("inf")
+    for level in sorted(levels):
+        gaps.append(min(levels[level]) - highest)
+        highest = max(highest, *levels[level])
+    return min(gaps[1:], default=float("nan"))
 
 
 def cross_entropy(row: DiffMCQ, said: Sequence[float]) -> float:

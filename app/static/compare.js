@@ -8,6 +8,7 @@ const rows = [...document.querySelectorAll("[data-row]")];
 const drawer = document.querySelector("#drawer");
 const content = drawer.querySelector("[data-content]");
 const frame = drawer.querySelector("iframe");
+const tab = drawer.querySelector("[data-tab]");
 const form = document.querySelector("#filters");
 let current = -1;
 
@@ -39,7 +40,8 @@ function show() {
       event.preventDefault();
       pick(link, pairs);
     });
-  pick(truth, pairs);
+  for (const part of [frame, tab]) part.hidden = !truth; // the store has no such clips
+  if (truth) pick(truth, pairs);
   drawer.scrollTop = 0;
   remember(rows[current].dataset.row);
 }
@@ -49,7 +51,7 @@ function pick(link, pairs) {
     if (other.href === link.href) other.setAttribute("aria-current", "true");
     else other.removeAttribute("aria-current");
   }
-  drawer.querySelector("[data-tab]").href = link.href;
+  tab.href = link.href;
   // `replace`, so that the browser's Back leaves the page and does not walk through clips
   if (frame.contentWindow.location.href !== link.href) frame.contentWindow.location.replace(link.href);
 }

@@ -20,7 +20,7 @@ from app.site import UnknownError
 from heads.reporting.entries import Entry
 from heads.reporting.figures import compare, measure
 from tasks.scoring import kendall_tau
-from tasks.testsets import Task, write_predictions, write_test_set
+from tasks.testsets import DiffRank, Task, write_predictions, write_test_set
 from tests.app.compare_made import guesses, made, write
 
 TASKS: tuple[Task, ...] = ("diffcap", "diffmcq", "diffrank")
@@ -244,6 +244,9 @@ def test_a_file_that_cannot_be_used_is_listed_with_its_reason_and_the_others_are
     (tmp_path / "record.scores.json").write_text("{")
     (tmp_path / "gone.jsonl").unlink()
     (tmp_path / "whole.rows.jsonl").unlink()
+    ranked = [DiffRank("a", tuple("bcdef"), "Visuals", (1, 2, 3, 4, 5))]
+    write(tmp_path, "many", "diffrank", ranked, [[1.0, 2.0, 3.0, 4.0, 5.0]])
+    monkeypatch.setattr(files, "MOST_TARGETS", 4)
     monkeypatch.setattr(files, "MOST_BYTES", 10_000)
     with (tmp_path / "large.jsonl").open("a") as file:
         file.write(" " * 10_000)
@@ -255,6 +258,7 @@ def test_a_file_that_cannot_be_used_is_listed_with_its_reason_and_the_others_are
     assert "no such file" in reasons["gone"]
     assert "test set test.jsonl of 6 rows is not in a given folder" in reasons["whole"]
     assert "at most 10,000 are read" in reasons["large"]
+    assert "5 targets; at most 4 are shown" in reasons["many"]
     assert all("\n" not in reason for reason in reasons.values())
 
 

@@ -4,8 +4,10 @@ import json
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 
@@ -162,6 +164,33 @@ def test_an_unknown_name_is_an_error_of_one_line(url: str, query: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as error:
         fetched(f"{url}/compare/diffmcq?{query}")
     assert error.value.code == 404 and "none" in json.load(error.value)["error"]
+
+
+def test_text_from_files_is_escaped_and_clips_that_the_store_lacks_have_no_pictures(
+    serve: Callable[..., Server], tab: "Page", tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("strange")
+    attack = '"><img src=x onerror=alert(1)><script>alert(1)</script>'
+    rows = [replace(row, category=attack, text=(attack,)) for row in made("diffcap", 6)]
+    write(folder, "one", "diffcap", rows, [attack] * 6, method=attack, test_set=f"{attack}.jsonl")
+    more = made("diffmcq", 6)
+    for number in range(12):
+        write(folder, f"m{number}", "diffmcq", more, guesses("diffmcq", more, number), method=f"{attack}{number}")
+    url = serve("--predictions", str(folder)).url
+    for address in (
+        "/compare",
+        "/compare/diffcap?strips=1",
+        f"/compare/diffcap?text={quote(attack)}",
+        "/compare/diffmcq",
+    ):
+        tab.goto(url + address)
+        assert tab.get_by_text("<script>alert(1)</script>").count() > 0
+        assert tab.locator("main script, main img").count() == 0
+    assert tab.get_by_text("not shown").count() == 2  # ten methods of twelve
+    tab.keyboard.press("j")
+    tab.keyboard.press("Enter")
+    assert tab.locator("#drawer").get_by_text("no pictures").count() == 8
+    assert tab.locator("#drawer iframe").is_hidden()
 
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="the published DiffRank set is not on this machine")
