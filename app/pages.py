@@ -15,6 +15,7 @@ from typing import Any
 
 import jinja2
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Scope
 
@@ -96,3 +97,11 @@ def failed(request: Request, error: Exception) -> Response:
             response.headers["Retry-After"] = str(error.retry_after)
         return response
     return page(request, "error.html", ErrorPage("Not found" if status == 404 else "Not possible", str(error)), status)
+
+
+def malformed(request: Request, error: Exception) -> Response:
+    """Return the page of a request with an unknown field or a value of another type; it does not repeat the value."""
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()[0]
+    why = f"{'.'.join(map(str, found['loc']))}: {found['msg']}".encode(errors="replace").decode()
+    return page(request, "error.html", ErrorPage("Not possible", why[:300]), 422)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import swagger_ui_bundle
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -25,7 +26,7 @@ from app.annotating import routes as annotating
 from app.compare import routes as compare
 from app.explore import routes as explore
 from app.media import routes as media
-from app.pages import STATIC, Page, failed, page
+from app.pages import STATIC, Page, failed, malformed, page
 from app.pair import routes as pair
 from app.site import Site
 from common.errors import StepDiffError
@@ -68,6 +69,7 @@ def create_app(site: Site, host: str = "127.0.0.1") -> FastAPI:
     app.openapi_version = "3.0.2"  # the newest that the packaged Swagger UI shows
     app.state.site, app.state.public = site, public
     app.add_exception_handler(StepDiffError, failed)
+    app.add_exception_handler(RequestValidationError, malformed)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.mount("/swagger", StaticFiles(directory=Path(swagger_ui_bundle.swagger_ui_path)), name="swagger")
     for section in (annotating,) if public else (media, explore, pair, compare, annotating):
