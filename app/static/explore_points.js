@@ -23,7 +23,7 @@ export function mix(one, other, part) {
 export class Points {
   constructor(canvas) {
     this.canvas = canvas;
-    this.context = canvas.getContext("2d", {alpha: false});
+    this.context = canvas.getContext("2d"); // transparent until the first points come, not black
     this.count = 0;
     this.ground = 0xffffffff;
     this.resize();
