@@ -39,6 +39,8 @@ class AppOptions:
     """largest size of that folder, in MiB"""
     device: str = "auto"
     """auto, cpu, cuda: where the model computes"""
+    weights: str | None = None
+    """weights of the encoder of texts, to search by a text: a folder, name or hub id; null: those of its name"""
 
 
 def run(options: AppOptions) -> int:
@@ -57,6 +59,7 @@ def run(options: AppOptions) -> int:
         cache=options.cache,
         cache_bytes=options.cache_mib * 2**20,
         device=options.device,
+        weights=options.weights,
     )
     socket = listener(options.host, options.port)
     host, port = socket.getsockname()[:2]

@@ -56,6 +56,8 @@ class Site:
     database: str | None
     cache: Cache
     device: str
+    weights: str | None = None
+    """of the encoder of texts"""
 
     @classmethod
     def open(
@@ -69,6 +71,7 @@ class Site:
         cache: str | None = None,
         cache_bytes: int = CACHE_BYTES,
         device: str = "auto",
+        weights: str | None = None,
     ) -> "Site":
         """Open what the pages show; the arguments are the options of `python -m app`.
 
@@ -87,6 +90,7 @@ class Site:
             database=database,
             cache=Cache(Path(folder).expanduser(), cache_bytes),
             device=device,
+            weights=weights,
         )
 
     def clip(self, key: str) -> ClipRecord:

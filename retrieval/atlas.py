@@ -32,6 +32,7 @@ from retrieval.vectors import command, compact, filled_rows
 from store import Store, View
 
 PIECE = 16_384  # clips of a row group
+READ = 16  # pieces whose columns are read from the catalog at a time
 _OWN = ("x", "y", "neighbors", "clip")  # columns that a catalog's column of that name would hide
 
 Found = tuple[Int64[np.ndarray, "piece k"], Float32[np.ndarray, "piece k"]]
@@ -68,7 +69,9 @@ def write_atlas(
         with progress("written clips", len(rows)) as advance:
             for start in range(0, len(rows), PIECE):
                 piece = slice(start, start + PIECE)
-                frame = _frame(store, rows[piece], xy[piece], schema, search, piece)
+                if start % (PIECE * READ) == 0:
+                    columns = _columns(store, rows[start : start + PIECE * READ], schema)
+                frame = _frame(columns.slice(start % (PIECE * READ), PIECE), xy[piece], search, piece)
                 files.append(Path(folder) / f"{start:012d}.parquet")
                 frame.write_parquet(files[-1])
                 advance(frame.height)
@@ -132,22 +135,20 @@ class _Neighbours:
 
 def _schema(view: View) -> dict[str, Any]:
     """Return the columns of the catalog that are written, with their types."""
-    schema = {}
+    schema: dict[str, Any] = {}
     for part in view.catalog.parts():
         schema |= sealed.read(part).schema
     return {name: dtype for name, dtype in schema.items() if name not in ("key", "row", *_OWN)}
 
 
-def _frame(
-    store: Store,
-    rows: Int64[np.ndarray, " piece"],
-    xy: Float32[np.ndarray, "piece 2"],
-    schema: dict[str, Any],
-    search: _Neighbours | None,
-    piece: slice,
-) -> pl.DataFrame:
+def _columns(store: Store, rows: Int64[np.ndarray, " some"], schema: dict[str, Any]) -> pl.DataFrame:
     like = pl.DataFrame(schema={"key": pl.String, **schema})
-    frame = store.catalog("clips").select(rows, like).rename({"key": "clip"}).drop("row")
+    return store.catalog("clips").select(rows, like).rename({"key": "clip"}).drop("row")
+
+
+def _frame(
+    frame: pl.DataFrame, xy: Float32[np.ndarray, "piece 2"], search: _Neighbours | None, piece: slice
+) -> pl.DataFrame:
     frame = frame.with_columns(x=pl.Series(xy[:, 0]), y=pl.Series(xy[:, 1]))
     if search is None:
         return frame

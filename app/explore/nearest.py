@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from app.explore.live import LiveTexts
 from app.site import Site
 from common.errors import StepDiffError
+from common.io.tables import short
 from retrieval.index.index import Index, open_index
 from retrieval.index.index_card import card_path
-from retrieval.queries.search import Query, compute, of_clips, of_text, resolve
+from retrieval.queries.search import Query, check_space, compute, of_clips, of_text, resolve
 from retrieval.vectors import normalised
-from store import Store, View
+from store import Store, View, text_key
 from store.view import OK
 
 MOST = 200
@@ -45,6 +47,7 @@ class Searcher:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._lock = threading.Lock()
+        self._live = LiveTexts(site)
         self._indexes: dict[str, tuple[Any, Index]] = {}  # view -> identity of its card and rows, index
 
     def of_clips(self, view: View, keys: list[str], k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
@@ -73,8 +76,19 @@ class Searcher:
         return self._search(view, average, k, among)
 
     def of_text(self, view: View, text: str, k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
-        """Return the clips nearest to a text. StepDiffError says why the view cannot be searched by it."""
-        return self._search(view, lambda store, view, feature: of_text(store, view, feature, text), k, among)
+        """Return the clips nearest to a text, encoded now if the store has no embedding of it.
+
+        StepDiffError says why the view cannot be searched by a text.
+        """
+        return self._search(view, lambda store, view, feature: self._of_text(store, view, feature, text), k, among)
+
+    def _of_text(self, store: Store, view: View, feature: str, text: str) -> Query:
+        row = int(store.catalog("texts").rows([text_key(text)])[0])
+        texts = store.view("texts", view.name) if view.name in store.views("texts") else None
+        if texts is None or (row >= 0 and texts.status()[row] == OK):
+            return of_text(store, view, feature, text)
+        check_space(store, view, texts, feature)
+        return Query(f"text {short(text)!r}", self._live.embed(texts, text), np.empty(0, np.int64))
 
     def _search(
         self,

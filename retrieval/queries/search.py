@@ -101,15 +101,20 @@ def of_text(store: Store, view: View, feature: str, text: str) -> Query:
     row = store.catalog("texts").rows([text_key(text)])
     if row[0] < 0 or texts.status()[row[0]] != OK:
         raise StepDiffError(f"{where}: {add}")
+    check_space(store, view, texts, feature)
+    vector = normalised(store, texts, feature, row)[0].astype(np.float32)
+    return Query(f"text {short(text)!r}", vector, np.empty(0, np.int64))
+
+
+def check_space(store: Store, view: View, texts: View, feature: str) -> None:
+    """Raise StepDiffError unless a view of texts is in the space of a view of clips."""
     ours, theirs = view.provenance.weights, texts.provenance.weights
     channels, others = width(view, feature), width(texts, feature)
     if ours != theirs or channels != others:
         raise StepDiffError(
-            f"texts/{name} and clips/{name} of {store.path} are different spaces (weights {theirs[:12]} and "
+            f"texts/{texts.name} and clips/{view.name} of {store.path} are different spaces (weights {theirs[:12]} and "
             f"{ours[:12]}, {others} and {channels} channels): query with --clip"
         )
-    vector = normalised(store, texts, feature, row)[0].astype(np.float32)
-    return Query(f"text {short(text)!r}", vector, np.empty(0, np.int64))
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,8 @@ def test_memory_is_bounded_by_a_piece(
     store: Store, clips: View, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = written(store, tmp_path / "whole.parquet", capsys)
-    monkeypatch.setattr(atlas, "PIECE", 8)
+    monkeypatch.setattr(atlas, "PIECE", 4)
+    monkeypatch.setattr(atlas, "READ", 2)
     frame, _ = written(store, tmp_path / "map.parquet", capsys)
     assert frame.equals(whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["features", "map.parquet", "whole.parquet"]
