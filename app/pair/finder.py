@@ -6,8 +6,8 @@ scores a sample of pairs. The result says which.
 Guarantees
 - the pairs of a small step are those of a comparison of all its pairs
 - two clips of one video are no pair
-- equal searches have equal results, so that "next pair" has a meaning
-- the work does not grow with the store
+- equal searches have equal results: the next pair of a list is always the same
+- of large steps and catalogs a sample is compared, and the note says so
 """
 
 import hashlib

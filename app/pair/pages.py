@@ -1,6 +1,7 @@
 """The pages of a pair and of the finder."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlencode
 
 from app.pages import Page
@@ -133,10 +134,7 @@ class Pages:
             listed=None if search is None else self._listed(pair, search, at, heads),
             columns=columns(self._site, pair),
             categories=list(CATEGORIES),
-            heads=[
-                HeadChoice(head.name, f"{head.name} ({head.system}, {head.language_model})", head.name == loaded)
-                for head in heads
-            ],
+            heads=[HeadChoice(head.name, _title(head), head.name == loaded) for head in heads],
             similar=self._similar(pair, heads),
             people=self._stored.people(pair),
             cosines=cosines(self._site, pair),
@@ -188,3 +186,7 @@ class Pages:
             search.address(),
             search,
         )
+
+
+def _title(head: RunHead) -> str:
+    return f"{head.name} ({head.system}, {Path(head.language_model).name})"

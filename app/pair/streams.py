@@ -4,7 +4,7 @@
     data: {"text": " the cook"}
 
 Guarantees
-- a request that ends, for whatever reason, cancels its job
+- a request whose client has gone cancels its job
 """
 
 import asyncio

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+HELD = 24
+"""characters"""
 Say = Callable[[str], None]
 """receives what a token adds to the answer: whole words, often nothing; what it raises ends the generation"""
 
@@ -31,8 +33,8 @@ class Tokens:
 class Words:
     """Passes on each word of one answer once the next one begins, or the answer ends.
 
-    A part of a word is never passed on: the next token may change its letters, for example those of a cut-off byte
-    sequence.
+    The last HELD characters of a word that goes on are held back, because the next token may change them, for example
+    those of a cut-off byte sequence. So only words that are longer, as in scripts without spaces, arrive in parts.
 
     Args:
         decode: Token ids of the answer so far -> its text.
@@ -50,7 +52,7 @@ class Words:
             return
         self._ids += value.tolist()
         text = self._decode(self._ids)
-        self._pass_on(text[: len(text) - len(last_word(text))].rstrip())
+        self._pass_on(text[: len(text) - min(len(last_word(text)), HELD)].rstrip())
 
     def end(self) -> None:
         """Take the end of the generation."""

@@ -8,7 +8,7 @@ import torch
 
 from heads import ask
 from heads.methods.stepdiff import StepDiff
-from heads.models.streaming import Words
+from heads.models.streaming import HELD, Words
 from heads.training.lineage import load_video_lm
 from store import Store
 from tasks.prompts import PRESETS
@@ -51,6 +51,15 @@ def test_a_word_is_passed_on_when_the_next_one_begins() -> None:
         words.put(torch.tensor([place]))
     words.end()
     assert said == ["", "It", " is", "", " salted", "", "\ncaf\ufffd", "", " now."]
+
+
+def test_a_text_without_spaces_arrives_in_parts() -> None:
+    said: list[str] = []
+    words = Words(lambda ids: "水" * len(ids), said.append)
+    for _ in range(HELD + 6):
+        words.put(torch.tensor([0]))
+    words.end()
+    assert said == [""] * HELD + ["水"] * 6 + ["水" * HELD]
 
 
 class EnoughError(Exception):

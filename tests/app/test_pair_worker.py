@@ -1,0 +1,187 @@
+"""One thread, one model and a bounded queue: app.pair.worker."""
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from app.pair.worker import Event, Job, Worker
+from app.site import RefusedError
+from common.errors import StepDiffError
+
+
+@dataclass(frozen=True)
+class Named:
+    name: str
+
+
+class Model:
+    """A model that is counted while it is in memory."""
+
+    def __init__(self) -> None:
+        self.itself = self  # a cycle, as models of transformers have
+
+
+ONE, TWO = Named("one"), Named("two")
+
+
+def wait_for(found: Callable[[], Any], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def all_of(job: Job) -> list[Event]:
+    """Return the events of a job once it has ended."""
+    found: list[Event] = []
+
+    def ended() -> bool:
+        found.extend(job.taken())
+        return bool(found) and found[-1].name in ("done", "error")
+
+    wait_for(ended)
+    return found
+
+
+def names(job: Job) -> list[str]:
+    return [event.name for event in all_of(job)]
+
+
+class Gate:
+    """Work that goes on when it is let through."""
+
+    def __init__(self) -> None:
+        self.open, self.began = threading.Event(), threading.Event()
+
+    def __call__(self, model: Any, job: Job) -> dict[str, Any]:
+        self.began.set()
+        while not self.open.wait(0.005):
+            job.check()
+        return {"head": job.head.name}
+
+
+def done(model: Any, job: Job) -> dict[str, Any]:
+    return {"head": job.head.name}
+
+
+def test_at_most_one_model_is_in_memory() -> None:
+    loaded: list[weakref.ref[Model]] = []
+    most = 0
+
+    def load(head: Named) -> Model:
+        nonlocal most
+        model = Model()
+        loaded.append(weakref.ref(model))
+        most = max(most, sum(each() is not None for each in loaded))
+        return model
+
+    worker = Worker(load)
+    gc.disable()  # the worker itself has to collect
+    try:
+        for head in (ONE, ONE, TWO, ONE):
+            assert names(worker.submit(Job(head, done)))[-1] == "done"
+    finally:
+        gc.enable()
+    assert len(loaded) == 3 and most == 1
+    assert worker.head == ONE
+
+
+def test_loading_is_reported_and_the_same_head_is_not_loaded_again() -> None:
+    worker = Worker(lambda head: head.name)
+    assert names(worker.submit(Job(ONE, done))) == ["load", "loaded", "done"]
+    assert names(worker.submit(Job(ONE, done))) == ["done"]
+
+
+def test_jobs_run_one_at_a_time_in_the_order_in_which_they_were_submitted() -> None:
+    ran: list[int] = []
+    at_once = 0
+
+    def work(number: int) -> Callable[[Any, Job], dict[str, Any]]:
+        def run(model: Any, job: Job) -> dict[str, Any]:
+            nonlocal at_once
+            at_once += 1
+            assert at_once == 1
+            time.sleep(0.002)
+            ran.append(number)
+            at_once -= 1
+            return {}
+
+        return run
+
+    worker = Worker(lambda head: None, waiting=20)
+    jobs = [worker.submit(Job(ONE, work(number))) for number in range(20)]
+    assert {names(job)[-1] for job in jobs} == {"done"}
+    assert ran == list(range(20))
+
+
+def test_a_job_that_is_submitted_to_a_full_queue_is_refused() -> None:
+    worker, gate = Worker(lambda head: None, waiting=2), Gate()
+    first = worker.submit(Job(ONE, gate))
+    gate.began.wait(10)
+    waiting = [worker.submit(Job(ONE, done)) for _ in range(2)]
+    with pytest.raises(RefusedError, match="2 requests wait already") as refused:
+        worker.submit(Job(ONE, done))
+    assert refused.value.status == 429
+    gate.open.set()
+    assert [names(job)[-1] for job in (first, *waiting)] == ["done"] * 3
+    assert names(worker.submit(Job(ONE, done))) == ["done"]
+
+
+def test_waiting_jobs_know_their_place() -> None:
+    worker, gate = Worker(lambda head: None), Gate()
+    worker.submit(Job(ONE, gate))
+    gate.began.wait(10)
+    jobs = [worker.submit(Job(ONE, done)) for _ in range(3)]
+    assert [job.taken() for job in jobs] == [[Event("queue", {"place": place})] for place in (1, 2, 3)]
+    worker.cancel(jobs[0])
+    assert [job.taken() for job in jobs[1:]] == [[Event("queue", {"place": place})] for place in (1, 2)]
+    gate.open.set()
+    assert names(jobs[1]) == ["done"]
+
+
+def test_a_cancelled_job_that_waits_never_starts_and_one_that_runs_ends_at_its_next_check() -> None:
+    worker, gate, never = Worker(lambda head: None), Gate(), Gate()
+    running = worker.submit(Job(ONE, gate))
+    gate.began.wait(10)
+    waiting = worker.submit(Job(ONE, never))
+    worker.cancel(waiting)
+    worker.cancel(running)
+    assert all_of(running)[-1] == Event("error", {"error": "cancelled"})
+    assert names(worker.submit(Job(ONE, done))) == ["done"]
+    assert not never.began.is_set()
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(StepDiffError("no features of clip x"), "no features of clip x"), (ZeroDivisionError("oh"), "ZeroDivisionError")],
+)
+def test_a_job_that_fails_ends_with_one_event_that_says_why_and_the_next_one_runs(
+    error: Exception, line: str, capsys: pytest.CaptureFixture
+) -> None:
+    def work(model: Any, job: Job) -> dict[str, Any]:
+        raise error
+
+    worker = Worker(lambda head: None)
+    last = all_of(worker.submit(Job(ONE, work)))[-1]
+    assert last.name == "error" and line in last.data["error"]
+    assert names(worker.submit(Job(ONE, done))) == ["done"]
+
+
+def test_a_head_that_cannot_be_loaded_is_tried_again() -> None:
+    tries: list[Named] = []
+
+    def load(head: Named) -> None:
+        tries.append(head)
+        if len(tries) == 1:
+            raise StepDiffError("damaged")
+
+    worker = Worker(load)
+    assert names(worker.submit(Job(ONE, done))) == ["load", "error"]
+    assert worker.head is None
+    assert names(worker.submit(Job(ONE, done))) == ["load", "loaded", "done"]
