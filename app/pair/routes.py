@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 
 from app.pages import page
@@ -93,7 +93,7 @@ def router(site: Site) -> APIRouter:
         loaded = None if worker.head is None else worker.head.name
         return page(request, "pair.html", pages.pair((reference, candidate), given, at, heads, loaded))
 
-    @routes.post("/ask", response_class=Events, responses=_STREAM)
+    @routes.post("/ask", response_class=StreamingResponse, responses=_STREAM)
     def ask(body: AskBody) -> Response:
         """Answer a question about a pair, word by word: events `words` {text}, whose texts joined are the answer."""
         site.clips([body.reference, body.candidate])
@@ -106,24 +106,24 @@ def router(site: Site) -> APIRouter:
         both = body.reference, body.candidate
         return begin(body.head, asking.answer(kept, both, question, category, body.max_tokens))
 
-    @routes.post("/alike", response_class=Events, responses=_STREAM)
+    @routes.post("/alike", response_class=StreamingResponse, responses=_STREAM)
     def alike(body: PairBody) -> Response:
         """Compute log p(YES) - log p(NO) that a pair is similar, for every category."""
         site.clips([body.reference, body.candidate])
         return begin(body.head, asking.alike(kept, (body.reference, body.candidate)))
 
-    @routes.post("/captions", response_class=Events, responses=_STREAM)
+    @routes.post("/captions", response_class=StreamingResponse, responses=_STREAM)
     def write(body: PairBody) -> Response:
         """Write the difference captions of a pair, one for every category."""
         site.clips([body.reference, body.candidate])
         return begin(body.head, asking.write(kept, captions, stored, (body.reference, body.candidate)))
 
-    @routes.post("/load", response_class=Events, responses=_STREAM)
+    @routes.post("/load", response_class=StreamingResponse, responses=_STREAM)
     def load(body: HeadBody) -> Response:
         """Load a head, and drop the one that is in memory."""
         return begin(body.head, asking.load)
 
-    @routes.post("/find", response_class=Events, responses=_STREAM)
+    @routes.post("/find", response_class=StreamingResponse, responses=_STREAM)
     def find(body: FindBody) -> Response:
         """Score the candidate pairs of a search by a head: events `progress` {done, total}, `done` {address}."""
         head = runs.head(body.head)
