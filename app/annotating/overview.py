@@ -197,8 +197,8 @@ class Overview:
                 write_answers(given, found)
             elif not form.startswith("label-studio"):
                 raise StepDiffError("nobody has submitted an answer yet: there is nothing to export")
-            options = {"file": given and str(given), "task": str(self._path), form.replace("-", "_"): str(out)}
-            export.run(export.ExportOptions(**options))
+            files: dict[str, Any] = {"file": given and str(given), form.replace("-", "_"): str(out)}
+            export.run(export.ExportOptions(task=str(self._path), **files))
         except BaseException:
             folder.cleanup()
             raise

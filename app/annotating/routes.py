@@ -30,6 +30,7 @@ from common.errors import StepDiffError
 Identity = Annotated[int, InPath(ge=1, description="number of an assignment")]
 Side = Literal["left", "right"]
 _ENTERED = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Signed in</title>
+<link rel="icon" href="data:,">
 <meta http-equiv="refresh" content="0; url={to}"><p><a href="{to}">Go on</a></p></html>
 """
 
@@ -155,8 +156,8 @@ class _Pages:
         person = session.current(self._annotating, request)
         if person is None:
             with self._annotating.database.read() as connection:
-                record = EnterPage("Annotate", self._names_are_open(request) and people.names_are_open(connection))
-            return page(request, "annotate_enter.html", record, 200 if record.names_open else 401)
+                names_open = self._names_are_open(request) and people.names_are_open(connection)
+            return page(request, "annotate_enter.html", EnterPage("Annotate", names_open), 200 if names_open else 401)
         task, now = self._annotating.task, self._annotating.clock()
         with self._annotating.database.write() as connection:
             own = self._annotating.assigner.next(connection, person, now)

@@ -2,7 +2,7 @@
 
 import {announce, key} from "/static/keys.js";
 import {Saving} from "/static/annotate_saving.js";
-import {again, reason, send} from "/static/annotate_send.js";
+import {again, leaveBy, reason, send} from "/static/annotate_send.js";
 
 const IDLE = 60; // seconds without a key or the pointer after which the person does not work
 const page = JSON.parse(document.querySelector("#work").textContent);
@@ -152,6 +152,7 @@ form.addEventListener("keydown", (event) => {
 });
 document.querySelector("#submit").addEventListener("click", () => submit(null));
 document.querySelector("#undo").addEventListener("click", undo);
+leaveBy(document.querySelector("#leave"), announce);
 document.querySelector("#reject").addEventListener("click", () => reasons.showModal());
 for (const [place, button] of reasons.querySelectorAll("[data-reason]").entries()) {
   button.addEventListener("click", () => {

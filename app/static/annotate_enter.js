@@ -1,7 +1,7 @@
 // Signing in by a name, and undo on the page that follows the last pair.
 
 import {announce, key} from "/static/keys.js";
-import {again, reason, send} from "/static/annotate_send.js";
+import {again, leaveBy, reason, send} from "/static/annotate_send.js";
 
 const form = document.querySelector("#enter");
 form?.addEventListener("submit", async (event) => {
@@ -12,6 +12,8 @@ form?.addEventListener("submit", async (event) => {
 });
 
 form?.querySelector("button").removeAttribute("disabled"); // without the script, the form sends nothing
+
+leaveBy(document.querySelector("#leave"), announce);
 
 const button = document.querySelector("#undo");
 if (button) {

@@ -174,9 +174,13 @@ export class Saving {
       this.show(`✗ not saved: ${this.why}. Kept in this browser, trying again`, true);
     } else if (this.submitting) this.show("sending ...", false);
     else if (this.dirty) this.show("saving ...", false);
-    else if (this.at) this.show(`✓ saved ${Math.round((Date.now() - this.at) / 1000)} s ago`, false);
+    else if (this.at) this.show(`✓ saved ${ago(Date.now() - this.at)} ago`, false);
     else this.show(this.number ? "✓ saved" : "nothing to save", false);
   }
+}
+
+function ago(ms) {
+  return ms < 100_000 ? `${Math.round(ms / 1000)} s` : `${Math.round(ms / 60_000)} min`;
 }
 
 function read(name) {

@@ -29,6 +29,15 @@ export async function again(show) {
   location.href = "/annotate";
 }
 
+/** Sign out where the button is clicked. */
+export function leaveBy(button, show) {
+  button?.addEventListener("click", async () => {
+    const result = await send("/annotate/leave", {});
+    if (result.status === 200) again(show);
+    else show(`✗ ${reason(result)}`);
+  });
+}
+
 /** The reason of a refusal, in words. */
 export function reason({status, body}) {
   if (status === 0) return body.error ?? "the server does not answer";

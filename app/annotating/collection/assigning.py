@@ -89,7 +89,10 @@ class Assigner:
 
     def get(self, connection: Connection, person: Person, identity: int) -> Assignment:
         """Return an assignment of a person. UnknownError: it does not exist, is another person's, or left the task."""
-        row = self.row(connection, person, identity)
+        return self.assignment(self.row(connection, person, identity))
+
+    def assignment(self, row: Any) -> Assignment:
+        """Return the assignment in a row of the table."""
         return Assignment(
             id=row.id,
             pair=self._pairs[row.pair],

@@ -175,7 +175,9 @@ def _open(connection: Connection, assigner: Assigner, person: Person, identity: 
     row = assigner.row(connection, person, identity)
     if row.state == "submitted":
         raise RefusedError("this pair is submitted already: undo that first", 409)
-    if row.state == "expired" and not assigner.resume(connection, person, row, now):
+    if row.state == "open":
+        return assigner.assignment(row)
+    if not assigner.resume(connection, person, row, now):
         minutes = assigner.task.timeout_minutes
         raise RefusedError(f"nothing changed here for {minutes:g} minutes, and others have finished this pair", 410)
     return assigner.get(connection, person, identity)
