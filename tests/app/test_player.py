@@ -55,7 +55,7 @@ def pair(world: Path) -> list[str]:
 def opened(serve: Callable[..., Server], tab: "Page", pair: list[str]) -> "Page":
     """The page of the pair, with both clips loaded."""
     tab.goto(f"{serve().url}/pair?reference={pair[0]}&candidate={pair[1]}")
-    tab.wait_for_function("document.querySelector('[data-player]').player.length > 0")
+    tab.wait_for_function("() => document.querySelector('[data-player]').player.length > 0")
     return tab
 
 
@@ -66,7 +66,7 @@ def test_two_clips_stay_within_50_ms_of_each_other_for_a_loop(opened: "Page") ->
 
 
 def test_keys_play_step_and_change_speed(opened: "Page") -> None:
-    opened.wait_for_function(f"{PLAYER}.playing")
+    opened.wait_for_function(f"() => {PLAYER}.playing")
     opened.keyboard.press("Space")
     assert not opened.evaluate(f"{PLAYER}.playing")
     opened.keyboard.press(".")
