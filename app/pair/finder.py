@@ -1,4 +1,4 @@
-"""Pairs of one step that are most different, or most alike: by cosine, by a head, by stored predictions, by people.
+"""Pairs of one step that are most different or most alike: by cosine, a head, stored predictions, or true scores.
 
 Work is bounded: of a large catalog a sample of rows is read, of a large step a sample of clips is compared, and a head
 scores a sample of pairs. The result says which.
@@ -56,7 +56,7 @@ class Search:
     category: Text = CATEGORIES[0]
     order: Literal["different", "alike"] = "different"
     by: Text = ""
-    """cosine:VIEW, head:NAME, stored:FILE, people; empty: the cosine of the first view"""
+    """cosine:VIEW, head:NAME, stored:FILE, truth; empty: the cosine of the first view"""
 
     def address(self, **more: str | int) -> str:
         """Return the address of the search, or with the clips of a pair and its place, of that pair."""
@@ -182,9 +182,9 @@ class Finder:
             raise StepDiffError(f"category {search.category[:100]!r}: give {', '.join(CATEGORIES)}")
         if kind == "head":
             return self._by_head(search, next((head for head in heads if head.name == name), None))
-        if kind == "people" or (kind == "stored" and name in dict(self._stored.rankings())):
+        if kind == "truth" or (kind == "stored" and name in dict(self._stored.rankings())):
             return self._by_stored(search, name if kind == "stored" else None)
-        raise UnknownError(f"by {search.by[:200]!r}: give cosine:VIEW, head:NAME, stored:FILE or people")
+        raise UnknownError(f"by {search.by[:200]!r}: give cosine:VIEW, head:NAME, stored:FILE or truth")
 
     def _by_cosine(self, search: Search, name: str) -> Result:
         views = embedding_views(self._site)
@@ -226,7 +226,7 @@ class Finder:
             and steps[scored.pair[0]] == steps[scored.pair[1]]
             and search.step in ("", steps[scored.pair[0]])
         ]
-        by = "the scores of people, 5 = most similar" if method is None else f"the scores of {method}"
+        by = "the true scores of the test sets, 5 = most similar" if method is None else f"the scores of {method}"
         note = f"{len(found):,} pairs of the DiffRank predictions, by {by}"
         return self._ranked(search, [scored.pair for scored in found], np.array([s.score for s in found]), note)
 

@@ -85,8 +85,8 @@ class PairPage(Page):
     heads: list[HeadChoice]
     similar: list[Similarities]
     """by the heads that have been asked, and by stored predictions"""
-    people: dict[str, int]
-    """scores of people in DiffRank test sets: 5 is most similar"""
+    truth: dict[str, int]
+    """scores in DiffRank test sets: 5 is most similar"""
     cosines: list[Cosine]
     question: str
     """what heads are asked for `similar`; {category} is replaced"""
@@ -136,7 +136,7 @@ class Pages:
             categories=list(CATEGORIES),
             heads=[HeadChoice(head.name, _title(head), head.name == loaded) for head in heads],
             similar=self._similar(pair, heads),
-            people=self._stored.people(pair),
+            truth=self._stored.truth(pair),
             cosines=cosines(self._site, pair),
             question=SIMILAR_QUESTION,
             unsure=UNSURE,
@@ -157,7 +157,7 @@ class Pages:
         methods += [(f"head:{head.name}", f"log-odds of {head.name} (computed)") for head in heads]
         rankings = self._stored.rankings()
         methods += [(f"stored:{name}", f"predictions of {title}") for name, title in rankings]
-        methods += [("people", "scores of people (DiffRank)")] if rankings else []
+        methods += [("truth", "true scores (DiffRank)")] if rankings else []
         steps = self._finder.steps()[:MOST_STEPS]
         return FinderPage("Find a pair", search, result, problem, steps, list(CATEGORIES), methods)
 

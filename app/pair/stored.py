@@ -1,4 +1,4 @@
-"""What the given predictions say about a pair: captions, log-odds that it is similar, and scores of people.
+"""What the given predictions say about a pair: captions, log-odds that it is similar, and the true scores.
 
 Guarantees
 - a_caption_is_shown_with_the_references_of_its_pair_and_category
@@ -33,7 +33,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class CaptionRow:
-    """A category with the caption of each method, and what people wrote."""
+    """A category with the caption of each method, and the references of the test set."""
 
     category: str
     captions: list[Caption | None]
@@ -91,7 +91,7 @@ class Stored:
         return Captions([name for name, _ in found], rows, swapped)
 
     def references(self, pair: Pair) -> dict[str, list[str]]:
-        """Return what people wrote about a pair, by category."""
+        """Return the references of a pair, by category."""
         found: dict[str, dict[str, None]] = {}
         for answers, lines in self._files("diffcap"):
             for line, _ in lines.get(pair, ()):
@@ -118,8 +118,8 @@ class Stored:
             if own
         ]
 
-    def people(self, pair: Pair) -> dict[str, int]:
-        """Return the scores that people gave a pair in DiffRank test sets, by category: 5 is most similar."""
+    def truth(self, pair: Pair) -> dict[str, int]:
+        """Return the scores of a pair in DiffRank test sets, by category: 5 is most similar."""
         return {
             answers.of.rows[line].category: answers.of.rows[line].scores[place]
             for answers, lines in self._files("diffrank")
@@ -131,7 +131,7 @@ class Stored:
         return [(answers.method.id, answers.method.name) for answers, _ in self._files("diffrank")]
 
     def ranked(self, method: str | None, category: str) -> list[Scored]:
-        """Return the pairs of a category with the scores of a file, by its id, or with those of people (None)."""
+        """Return the pairs of a category with the scores of a file, by its id, or with the true ones (None)."""
         found: dict[Pair, float] = {}
         for answers, lines in self._files("diffrank"):
             if method in (None, answers.method.id):

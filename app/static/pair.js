@@ -52,8 +52,8 @@ function drawAlike() {
       const value = each.values.find((found) => found.category === category);
       const row = made("tr");
       if (number === 0) {
-        const people = page.people[category];
-        const note = people === undefined ? [] : [made("span", {class: "quiet small"}, ` people: ${people} of 5`)];
+        const truth = page.truth[category];
+        const note = truth === undefined ? [] : [made("span", {class: "quiet small"}, ` true score ${truth} of 5`)];
         row.append(made("th", {scope: "row", rowspan: heads.length}, category, ...note));
       }
       if (page.similar.length > 1) row.append(made("td", {class: "small quiet"}, each.head));

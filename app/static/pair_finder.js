@@ -15,3 +15,10 @@ if (scoring) {
   key("s", "score the pairs", score);
 }
 key("n", "open the first pair", () => document.querySelector(".pair-list a")?.click());
+
+// Cosine compares whole clips: the category has no meaning then.
+const by = document.querySelector("[name=by]");
+const category = document.querySelector("[name=category]");
+const enable = () => (category.disabled = by.value.startsWith("cosine"));
+by.addEventListener("change", enable);
+enable();

@@ -18,6 +18,7 @@ SIZES = {"desktop": (1280, 720), "phone": (390, 844)}
 PAGES = {
     "explore": "/explore",
     "pair": "/pair?reference={0}&candidate={1}",
+    "finder": "/pair",
     "compare": "/compare",
     "diffcap": "/compare/diffcap?strips=1",
     "diffmcq": "/compare/diffmcq?strips=1",

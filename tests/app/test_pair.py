@@ -185,7 +185,7 @@ def test_the_log_odds_of_a_pair_are_those_that_diffrank_is_scored_with(inside: I
         assert values[row.category]["log_odds"] == pytest.approx(own[0], abs=1e-3)
         (similar,) = stored.similar((row.reference, row.targets[0]))
         assert similar.head == "small" and similarity(row.category, own[0]) in similar.values
-        assert stored.people((row.reference, row.targets[0]))[row.category] == row.scores[0]
+        assert stored.truth((row.reference, row.targets[0]))[row.category] == row.scores[0]
 
 
 def test_a_pair_and_category_is_computed_once_for_a_head(
