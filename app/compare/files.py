@@ -17,7 +17,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -123,6 +123,12 @@ class _Known:
     watched: list[Path]
     signature: Signature
     found: Answers | Broken
+
+
+@cache
+def library(folders: tuple[Path, ...], test_sets: tuple[Path, ...]) -> "Library":
+    """Return the library of these folders, one for all pages."""
+    return Library(folders, test_sets)
 
 
 class Library:

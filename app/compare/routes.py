@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi import Path as InPath
 from fastapi.responses import Response
 
-from app.compare.files import Answers, Broken, Library
+from app.compare.files import Answers, Broken, library
 from app.compare.pages import ComparePage, RowsPage, SetLine, rows_page, set_line
 from app.compare.rows import steps_of
 from app.compare.select import Chosen, Selected, Selection, choose
@@ -70,8 +70,7 @@ class Shelf:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        folders = [folder for folder in (site.videos,) if folder is not None]
-        self._library = Library(site.predictions, folders)
+        self._library = library(site.predictions, () if site.videos is None else (site.videos,))
         self._read: tuple[tuple[Answers | Broken, ...], list[TestSet], list[Broken]] = ((), [], [])
         self._steps: WeakKeyDictionary[TestSet, list[str | None]] = WeakKeyDictionary()
         self._lines: WeakKeyDictionary[TestSet, SetLine] = WeakKeyDictionary()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from app.compare.files import Answers, Library
+from app.compare.files import Answers, library
 from app.compare.words import Piece, supported
 from app.pair.alike import Similarities, similarity
 from app.site import Site
@@ -62,7 +62,7 @@ class Stored:
     """The predictions of a site, found by pair."""
 
     def __init__(self, site: Site) -> None:
-        self._library = Library(site.predictions, [folder for folder in (site.videos,) if folder is not None])
+        self._library = library(site.predictions, () if site.videos is None else (site.videos,))
         self._lines: WeakKeyDictionary[Answers, Lines] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
