@@ -97,7 +97,8 @@ def test_an_error_names_the_row(change: tuple[str, str], why: str, tmp_path: Pat
         (",".join(COLUMNS) + "\na,b\n", "row 1: has other fields than the 13 columns"),
         (",".join(COLUMNS) + "\n" + ",".join(["x"] * 14), "row 1: has other fields"),
         (",".join(COLUMNS) + '\n"open', "row .*: not CSV"),
-        (",".join(COLUMNS) + "\n" + "x" * 200_000, "not CSV .field larger than field limit"),
+        # Python's limit of a field is of the whole process, and readers of narration raise it.
+        (",".join(COLUMNS) + "\n" + "x" * 200_000, "not CSV .field larger than field limit|has other fields"),
         ("pair,score\n", "no column 'reference'"),
     ],
 )
