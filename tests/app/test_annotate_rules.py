@@ -2,18 +2,19 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.annotating.collection import people, work
+from app.annotating.collection.assigning import Assigner
 from app.annotating.collection.database import Database
 from app.annotating.collection.events import record
 from app.annotating.collection.people import Person
@@ -22,8 +23,8 @@ from app.site import RefusedError, UnknownError
 from common.errors import StepDiffError
 from tests.app.annotate_made import CATEGORIES, Clock, names, opened, replayed, write_task
 
-PAIRS, PEOPLE, LIMIT = 4, 2, 30 * 60.0
-WORK, GOLD, TRAINING = names(PAIRS), names(2, "gold"), names(1, "training")
+LIMIT = 30 * 60.0
+WORK, GOLD, TRAINING = names(3), names(1, "gold"), names(1, "training")
 FULL: dict[str, Any] = {"keystep": "whisk eggs", "texts": {"Visuals": "darker"}, "scores": {"Visuals": 2}}
 
 
@@ -53,15 +54,22 @@ class Rules(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.clock = Clock()
-        path = write_task(Path(self.folder.name), WORK, PEOPLE, GOLD, TRAINING)
-        self.annotating = opened(path, None, self.clock)
         self.held: list[Held] = []
         self.people: dict[str, Person] = {}
+
+    @initialize(pairs=st.integers(1, 3), per_pair=st.integers(1, 2), known=st.integers(0, 1))
+    def begin(self, pairs: int, per_pair: int, known: int) -> None:
+        self.work, self.per_pair, self.gold, self.training = WORK[:pairs], per_pair, GOLD[:known], TRAINING[:known]
+        path = write_task(Path(self.folder.name), self.work, per_pair, self.gold, self.training)
+        made = opened(path, None, self.clock)
+        self.annotating = replace(made, assigner=Assigner(made.task, "seed"))  # the same draws in each run
         with self.annotating.database.write() as connection:
             for name in ("Ann", "Bob", "Cid"):
                 self.people[name], _ = people.add(connection, name, self.clock())
 
     def teardown(self) -> None:
+        if not self.people:  # nothing was begun
+            return self.folder.cleanup()
         copy = Database.open(f"sqlite:///{self.folder.name}/copy.db")
         before, after = replayed(self.annotating.database, self.annotating.task, copy)
         copy.close()
@@ -71,6 +79,9 @@ class Rules(RuleBasedStateMachine):
 
     def taken(self, pair: str) -> int:
         return sum(own.pair == pair and own.kind == "work" and own.state != "expired" for own in self.held)
+
+    def full(self, pair: str) -> bool:
+        return self.taken(pair) >= self.per_pair
 
     def mine(self, name: str, *states: str) -> list[Held]:
         own = [found for found in self.held if found.person == name and found.state in states]
@@ -93,13 +104,17 @@ class Rules(RuleBasedStateMachine):
                 expected[0].touched = now
             return
         for own in self.mine(name, "expired"):
-            if own.kind != "work" or self.taken(own.pair) < PEOPLE:
+            if own.kind != "work" or not self.full(own.pair):
                 assert found is not None and found.id == own.id and found.state == "open"
                 own.state, own.touched = "open", now
                 return
         seen = {own.pair for own in self.held if own.person == name}
-        training = [identity(pair) for pair in TRAINING if identity(pair) not in seen]
-        free = [identity(pair) for pair in WORK if identity(pair) not in seen and self.taken(identity(pair)) < PEOPLE]
+        training = [identity(pair) for pair in self.training if identity(pair) not in seen]
+        free = [
+            identity(pair)
+            for pair in self.work
+            if identity(pair) not in seen and self.taken(identity(pair)) < self.per_pair
+        ]
         if training:
             allowed = [(training[0], "training")]
         elif not free:
@@ -107,9 +122,21 @@ class Rules(RuleBasedStateMachine):
             return
         else:
             allowed = [(max(free, key=lambda pair: (self.taken(pair), -free.index(pair))), "work")]
-            allowed += [(identity(pair), "gold") for pair in GOLD if identity(pair) not in seen]
+            allowed += [(identity(pair), "gold") for pair in self.gold if identity(pair) not in seen]
         assert found is not None and (found.pair.id, found.kind) in allowed
         self.held.append(Held(found.id, name, found.pair.id, found.kind, "open", now))
+
+    @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]))
+    def ask_and_submit(self, name: str) -> None:
+        self.ask(name)
+        for own in self.mine(name, "open")[:1]:
+            self.send(own, None)
+
+    @rule(name=st.sampled_from(["Ann", "Bob", "Cid"]), other=st.sampled_from(["Ann", "Bob", "Cid"]))
+    def leave_and_let_another_ask(self, name: str, other: str) -> None:
+        self.ask(name)
+        self.clock.now += LIMIT + 1
+        self.ask(other)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), name=st.sampled_from(["Ann", "Bob", "Cid"]), stale=st.booleans())
@@ -126,9 +153,7 @@ class Rules(RuleBasedStateMachine):
         if own.person != name:
             with pytest.raises(UnknownError):
                 change()
-        elif own.state == "submitted" or (
-            own.state == "expired" and own.kind == "work" and self.taken(own.pair) >= PEOPLE
-        ):
+        elif own.state == "submitted" or (own.state == "expired" and own.kind == "work" and self.full(own.pair)):
             with pytest.raises(RefusedError):
                 change()
         elif stale:
@@ -141,16 +166,19 @@ class Rules(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(data=st.data(), reject=st.booleans())
     def submit(self, data: st.DataObject, reject: bool) -> None:
-        own = data.draw(st.sampled_from(self.held))
+        self.send(data.draw(st.sampled_from(self.held)), "unclear" if reject else None)
+
+    def send(self, own: Held, reason: str | None) -> None:
+        """Submit an assignment."""
         before = own.state
-        now, number, reason = self.clock(), own.number + 1, "unclear" if reject else None
+        now, number = self.clock(), own.number + 1
 
         def change() -> work.Submitted:
             with self.annotating.database.write() as connection:
                 sender = self.people[own.person]
                 return work.submit(connection, self.annotating.assigner, sender, own.id, number, FULL, reason, 9.0, now)
 
-        if before == "submitted" or (before == "expired" and own.kind == "work" and self.taken(own.pair) >= PEOPLE):
+        if before == "submitted" or (before == "expired" and own.kind == "work" and self.full(own.pair)):
             with pytest.raises(RefusedError):
                 change()
             return
@@ -193,8 +221,8 @@ class Rules(RuleBasedStateMachine):
             (own.id, own.state, own.touched, own.number) for own in self.held
         ]
         assert len({(row.person, row.pair) for row in rows}) == len(rows)
-        for pair in WORK:
-            assert self.taken(identity(pair)) <= PEOPLE
+        for pair in self.work:
+            assert self.taken(identity(pair)) <= self.per_pair
 
 
 def change_again(machine: Rules, own: Held, reason: str | None) -> bool:
@@ -206,7 +234,7 @@ def change_again(machine: Rules, own: Held, reason: str | None) -> bool:
 
 
 Rules.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 test_the_rules_of_assignment_are_those_of_a_naive_model = Rules.TestCase
 
