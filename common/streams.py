@@ -51,11 +51,19 @@ PURPOSES: dict[str, int] = {
     "order of chosen pairs": 32,
     "audited pairs": 33,
     "answers of a language model": 34,
+    "DiffRank rows of answers": 35,
     # retrieval
     "index training rows": 40,
     "recall queries": 41,
     "rates: vectors": 42,
     "rates: codebook": 43,
+    "rows of a map": 44,
+    "rows of a map's axes": 45,
+    # app
+    "averaged clips": 50,
+    "windows of the catalog": 51,
+    "clips of a step": 52,
+    "scored pairs": 53,
 }
 """Purpose -> its number in the seed sequence. A number is never given to another purpose."""
 

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from common.errors import StepDiffError
+from common.streams import generator
 from retrieval.vectors import BLOCK_BYTES, raw_blocks
 from store import View
 from store.batches import Batches
@@ -149,7 +150,7 @@ def sample_rows(view: View, most: int, seed: int = SEED) -> tuple[Int64[np.ndarr
     total = int(np.count_nonzero(filled))
     if total <= most:
         return np.flatnonzero(filled).astype(np.int64), total
-    ranks = np.sort(np.random.default_rng(seed).choice(total, most, replace=False, shuffle=False))
+    ranks = np.sort(generator(seed, "rows of a map").choice(total, most, replace=False, shuffle=False))
     counts = np.add.reduceat(filled, np.arange(0, len(filled), _COUNTED), dtype=np.int64)
     ends = np.cumsum(counts)
     found = []
@@ -172,7 +173,7 @@ class _Axes:
 def _axes(view: View, feature: str, rows: Int64[np.ndarray, " rows"], count: int) -> tuple[_Axes, np.ndarray]:
     """Return the directions of the largest variance, from at most FIT rows, and their shares of the variance."""
     if len(rows) > FIT:
-        rows = np.sort(np.random.default_rng(SEED).choice(rows, FIT, replace=False, shuffle=False))
+        rows = np.sort(generator(SEED, "rows of a map's axes").choice(rows, FIT, replace=False, shuffle=False))
     dim = view.features[feature].shape[-1]
     sums, products = np.zeros(dim), np.zeros((dim, dim))
     for block in pooled_blocks(view, feature, rows):

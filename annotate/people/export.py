@@ -17,13 +17,15 @@ Guarantees
 """
 
 import math
-import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+import numpy as np
+
 from annotate.people.answers import Answer, latest
+from common.streams import generator
 from tasks.testsets import DiffCap, DiffRank
 
 TARGETS = 4
@@ -109,16 +111,21 @@ def diffrank_rows(
     clips = sorted(clip for clip in near if clip in steps)
     rows = []
     for reference, scores in near.items():
-        rng = random.Random(f"DiffRank {seed} {reference}")
+        rng = generator(seed, "DiffRank rows of answers", reference)
         step = steps.get(reference)
         others = [clip for clip in clips if step is not None and steps[clip] != step and clip not in scores]
-        foreign = rng.choice(OTHER_STEP) if others else 0
-        own = rng.sample(sorted(scores), min(len(scores), targets - foreign))
-        drawn = rng.sample(others, min(targets - len(own), len(others)))
-        chosen = rng.sample([*own, *drawn], len(own) + len(drawn))
+        foreign = int(rng.choice(OTHER_STEP)) if others else 0
+        own = _some(rng, sorted(scores), targets - foreign)
+        drawn = _some(rng, others, targets - len(own))
+        chosen = _some(rng, [*own, *drawn], targets)
         for category in categories:
             known = [0 if clip in drawn else scores[clip].get(category) for clip in chosen]
             values = tuple(score for score in known if score is not None)
             if len(values) == len(chosen) and len(set(values)) > 1:
                 rows.append(DiffRank(reference, tuple(chosen), category, values))
     return rows
+
+
+def _some(rng: np.random.Generator, clips: Sequence[str], most: int) -> list[str]:
+    """Return at most `most` of the clips, in random order."""
+    return [clips[place] for place in rng.permutation(len(clips))[:most]]

@@ -17,6 +17,7 @@ from app.explore.live import LiveTexts
 from app.site import Site
 from common.errors import StepDiffError
 from common.io.tables import short
+from common.streams import generator
 from retrieval.index.index import Index, open_index
 from retrieval.index.index_card import card_path
 from retrieval.queries.search import Query, check_space, compute, of_clips, of_text, resolve
@@ -64,7 +65,7 @@ class Searcher:
             raise StepDiffError(f"none of the {len(rows):,} chosen clips has features in view {view.name}")
         title = f"{len(there):,} clips"
         if len(there) > AVERAGED:
-            there = np.sort(np.random.default_rng(0).choice(there, AVERAGED, replace=False))
+            there = np.sort(generator(0, "averaged clips").choice(there, AVERAGED, replace=False))
 
         def average(store: Store, view: View, feature: str) -> Query:
             vector = normalised(store, view, feature, there).mean(axis=0)

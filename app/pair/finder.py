@@ -10,7 +10,6 @@ Guarantees
 - of large steps and catalogs a sample is compared, and the note says so
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -27,6 +26,7 @@ from app.pair.loading import RunHead
 from app.pair.stored import Stored
 from app.site import Site, UnknownError
 from common.errors import StepDiffError
+from common.streams import generator
 from kitchen.steps import CATEGORIES
 from tasks.testsets import Pair
 
@@ -115,7 +115,7 @@ class Finder:
                 rows = np.arange(total)
             else:
                 each = MOST_ROWS // WINDOWS
-                starts = _random("windows", str(total)).choice(total // each, WINDOWS, replace=False)
+                starts = generator(0, "windows of the catalog", total).choice(total // each, WINDOWS, replace=False)
                 rows = np.concatenate([np.arange(each) + start * each for start in sorted(starts.tolist())])
             found = catalog.select(rows, pl.DataFrame(schema={"step": pl.String})).drop_nulls("step").sort("row")
             groups = found.group_by("step", maintain_order=True)
@@ -129,18 +129,18 @@ class Finder:
         Raises:
             UnknownError: No clip is of that step.
         """
-        sample, random = self.sample(), _random("clips", step)
+        sample, rng = self.sample(), generator(0, "clips of a step", step)
         if step and step not in sample.steps:
             raise UnknownError(f"no clip of step {step[:200]!r} among {len(sample.rows):,} rows of the catalog")
         if step:
-            groups = [_some(sample.steps[step], MOST_CLIPS, random)]
+            groups = [_some(sample.steps[step], MOST_CLIPS, rng)]
         elif sample.steps:
             groups, most = [], max(FEWEST_OF_A_STEP, MOST_CLIPS // len(sample.steps))
-            for place in random.permutation(len(sample.steps)):
+            for place in rng.permutation(len(sample.steps)):
                 if sum(map(len, groups)) < MOST_CLIPS:
-                    groups.append(_some(list(sample.steps.values())[place], most, random))
+                    groups.append(_some(list(sample.steps.values())[place], most, rng))
         else:
-            groups = [_some(sample.rows, MOST_CLIPS, random)]
+            groups = [_some(sample.rows, MOST_CLIPS, rng)]
         if view is not None:
             found = self._site.store.view("clips", view)
             groups = [rows[has(found, rows)] for rows in groups]
@@ -165,7 +165,7 @@ class Finder:
         pairs, note = self.candidates(step, view)
         some = pairs
         if len(pairs) > MOST_SCORED:
-            some = pairs[np.sort(_random("pairs", step).permutation(len(pairs))[:MOST_SCORED])]
+            some = pairs[np.sort(generator(0, "scored pairs", step).permutation(len(pairs))[:MOST_SCORED])]
             note = f"{len(some)} pairs, drawn at random from {note}"
         return self._keys(some), note
 
@@ -259,10 +259,5 @@ def chosen(pairs: Sequence[Sequence[object]] | np.ndarray, scores: np.ndarray, h
     return found
 
 
-def _some(rows: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
-    return rows if len(rows) <= most else np.sort(random.choice(rows, most, replace=False))
-
-
-def _random(purpose: str, name: str) -> np.random.Generator:
-    digest = hashlib.sha256(f"{purpose}\n{name}".encode("utf-8", "surrogatepass")).digest()
-    return np.random.default_rng(np.frombuffer(digest, np.uint32))
+def _some(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
