@@ -175,7 +175,7 @@ for name, *rest in json.load(sys.stdin):
     flags[" ".join([name, *rest[:-1]])] = flags.get(" ".join([name, *rest[:-1]]), "") + printed.getvalue()
 json.dump(flags, sys.stdout)
 """
-ROOMS_OF_VERBS = ("store", "retrieval", "weights")
+ROOMS_OF_VERBS = ("store", "retrieval", "weights", "app.people")
 NESTED = (("heads.train", "video-lm"), ("heads.train", "contrastive"))
 OPTION = r"(?<![\w-])--[a-z][\w.-]*"
 
