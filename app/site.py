@@ -13,6 +13,10 @@ from common.errors import StepDiffError
 from store import Store
 
 CACHE_BYTES = 2 * 2**30
+BEST = "best.json"
+"""the file that names the checkpoint of a finished training"""
+MOST_RUNS = 200
+"""runs that are looked at"""
 CLIP = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64, "step": pl.String}
 """columns of the catalog that every page needs; a catalog may lack all but `key`"""
 
@@ -127,6 +131,12 @@ class Site:
         if not path.is_relative_to(self._root) or not path.is_file():
             raise UnknownError(f"{clip.video} is not a file in the folder of videos")
         return path
+
+    def finished_runs(self) -> list[Path]:
+        """Return the folders of finished trainings: the folder of runs, those in it, and those one level below."""
+        root = self.runs
+        folders = [] if root is None else [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]
+        return [folder for folder in folders if (folder / BEST).is_file()]
 
     @cached_property
     def _root(self) -> Path:

@@ -21,7 +21,8 @@ Guarantees
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 
-from kitchen.steps import CATEGORIES, MAIN, kind_of
+from kitchen.steps import MAIN, kind_of
+from tasks.testsets import CATEGORIES
 
 OTHER_STEP, SAME = 0, 5
 

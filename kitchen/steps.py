@@ -6,8 +6,6 @@ across kinds a large one.
 
 from dataclasses import dataclass
 
-CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
-
 MAIN = "main action"
 """The step's own action in a sequence of sub-actions."""
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes
-from kitchen.steps import ACTIVITIES, CATEGORIES, MAIN, STEPS, UNSEEN_ACTIVITIES, Step
+from kitchen.steps import ACTIVITIES, MAIN, STEPS, UNSEEN_ACTIVITIES, Step
+from tasks.testsets import CATEGORIES
 
 FPS = 12
 TICK = 0.25

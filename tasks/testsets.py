@@ -32,6 +32,8 @@ from common.io.jsonl import object_line, read_objects, write_objects
 Task = Literal["diffcap", "diffmcq", "diffrank"]
 Pair = tuple[str, str]
 Prediction = str | Sequence[float | int]
+CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
+"""those of the paper; test sets may have others"""
 OPTIONS = 4
 HIGHEST_SCORE = 5
 

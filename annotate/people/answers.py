@@ -201,7 +201,7 @@ def read_answers(path: str | Path) -> Iterator[Answer]:
 
 def answer_line(answer: Answer) -> str:
     """Return the line of an answer with its end, as the file of JSON lines has it."""
-    return object_line({key: value for key, value in asdict(answer).items() if key in KEYS})
+    return object_line(asdict(answer))
 
 
 def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:

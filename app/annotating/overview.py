@@ -111,10 +111,10 @@ class Overview:
         self._kept: tuple[float, Agreement] | None = None
         self.clips = {clip for pair in annotating.task.by_id.values() for clip in (pair.reference, pair.candidate)}
 
-    def answers(self, pair: str | None = None) -> list[Answer]:
-        """Return all submitted answers and adjudications, or those about a pair."""
+    def answers(self) -> list[Answer]:
+        """Return all submitted answers and adjudications."""
         with self._annotating.database.read() as connection:
-            return list(results.answers(connection, pair))
+            return list(results.answers(connection))
 
     def agreement(self) -> Agreement:
         """Return the figures of now, or of up to _FRESH seconds ago."""
@@ -170,10 +170,9 @@ class Overview:
         pair = task.by_id.get(identity)
         if pair is None:
             raise UnknownError(f"the task has no pair {identity[:200]!r}")
-        left = [
-            row.pair for row in results.disagreements(self.answers()) if not row.adjudicated and row.pair != pair.id
-        ]
-        found = self.answers(pair.id)
+        every = self.answers()
+        left = [row.pair for row in results.disagreements(every) if not row.adjudicated and row.pair != pair.id]
+        found = [answer for answer in every if answer.pair == pair.id]
         return JudgedPair(
             title="One pair",
             pair=pair,

@@ -14,7 +14,7 @@ from jaxtyping import Int32
 
 from app.site import UnknownError
 from common.errors import StepDiffError
-from retrieval.queries.condition import read_condition
+from retrieval.queries.condition import DURATION, read_condition
 
 CATEGORIES = 8
 """values with a colour of their own; code CATEGORIES is that of all others"""
@@ -22,7 +22,6 @@ SHADES = 256
 """steps of the ramp for numbers"""
 MISSING = -1
 """code of a clip without a value"""
-DURATION = "duration"
 _HIDDEN = ("key", "row", "video_digest")
 Kind = Literal["text", "numbers"]
 

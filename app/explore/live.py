@@ -15,16 +15,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from app.site import Site
+from app.site import MOST_RUNS, Site
 from common.errors import StepDiffError
 from featurize.encoders import load
 from heads.evaluation.options import ENCODER
 from store import View
 from weights import NAMES as FETCHED
 from weights import fingerprint
-
-MOST_RUNS = 200
-"""runs among which a head is searched"""
 
 Encode = Callable[[str], Float32[np.ndarray, " dim"]]
 
@@ -93,9 +90,7 @@ class LiveTexts:
         """Return the folder of the run whose head wrote a view."""
         from heads.training.checkpoint import Run
 
-        root = self._site.runs
-        folders = [] if root is None else [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]
-        for folder in [folder for folder in folders if (folder / "best.json").is_file()][:MOST_RUNS]:
+        for folder in self._site.finished_runs()[:MOST_RUNS]:
             try:
                 weights = Run(folder).best() / "head.safetensors"
             except StepDiffError:  # an unfinished or damaged run

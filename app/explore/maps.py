@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from app.kept import Kept
 from app.site import RefusedError, Site, UnknownError
 from common.errors import StepDiffError
 from retrieval.projection import MOST, PROJECTIONS, Map, missing, project, sample_rows
@@ -51,20 +52,14 @@ class Shown:
     map: Map
     clips: pl.DataFrame
     """key, row and the other columns; place n is that of `map.rows[n]`"""
-    _made: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _made: Kept[Hashable, Any] = field(default_factory=lambda: Kept(MOST_REMEMBERED))
 
     def remembered(self, name: Hashable, make: Callable[[], Answer]) -> Answer:
         """Return what `make` returned for this name, if it is among the last MOST_REMEMBERED."""
-        with self._lock:
-            if name in self._made:
-                self._made.move_to_end(name)
-                return self._made[name]
-        made = make()
-        with self._lock:
-            self._made[name] = made
-            while len(self._made) > MOST_REMEMBERED:
-                self._made.popitem(last=False)
+        made = self._made.get(name)
+        if made is None:
+            made = make()
+            self._made.put(name, made)
         return made
 
     def places(self, rows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:

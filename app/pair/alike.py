@@ -7,24 +7,20 @@ UNSURE, p(YES) is between 45 and 55 %.
 Guarantees
 - the log-odds of a pair are those that DiffRank is scored with
 - a pair and category is computed once for a head, as long as its result is kept
-- what is kept is bounded
 """
 
-import threading
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import numpy as np
 
+from app.kept import Kept
 from app.pair.loading import Loaded, RunHead
 from app.pair.worker import Job
 from app.site import Site
-from kitchen.steps import CATEGORIES
 from store.view import OK, View
 from tasks.prompts import PRESETS
-from tasks.testsets import Pair
+from tasks.testsets import CATEGORIES, Pair
 
 UNSURE = 0.2
 """log-odds"""
@@ -46,36 +42,6 @@ PRESET_CATEGORIES = {
 }
 """preset -> the category that it asks about; None: no single one"""
 assert PRESET_CATEGORIES.keys() == PRESETS.keys()
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
-
-
-class Kept(Generic[Key, Value]):
-    """Results in memory; those that were used longest ago are dropped."""
-
-    def __init__(self, most: int) -> None:
-        """Keep at most `most` results."""
-        self._most = most
-        self._found: OrderedDict[Key, Value] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    def get(self, key: Key) -> Value | None:
-        """Return a result, None where it is not kept."""
-        with self._lock:
-            if key in self._found:
-                self._found.move_to_end(key)
-            return self._found.get(key)
-
-    def put(self, key: Key, value: Value) -> None:
-        """Keep a result."""
-        with self._lock:
-            self._found[key] = value
-            self._found.move_to_end(key)
-            while len(self._found) > self._most:
-                self._found.popitem(last=False)
 
 
 @dataclass(frozen=True)

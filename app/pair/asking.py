@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from app.compare.words import supported
-from app.pair.alike import Kept, KeptOdds, declines, odds, score_pairs, similarity
+from app.kept import Kept
+from app.pair.alike import KeptOdds, declines, odds, score_pairs, similarity
 from app.pair.finder import Search
 from app.pair.loading import Loaded, RunHead
 from app.pair.stored import Caption, Stored
 from app.pair.worker import Job
-from kitchen.steps import CATEGORIES
 from tasks.postprocess import parse
-from tasks.testsets import DiffCap, Pair
+from tasks.testsets import CATEGORIES, DiffCap, Pair
 
 MOST_TOKENS = 64
 """of an answer, as in heads.ask"""

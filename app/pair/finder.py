@@ -27,8 +27,7 @@ from app.pair.stored import Stored
 from app.site import Site, UnknownError
 from common.errors import StepDiffError
 from common.streams import generator
-from kitchen.steps import CATEGORIES
-from tasks.testsets import Pair
+from tasks.testsets import CATEGORIES, Pair
 
 MOST_ROWS = 200_000
 """rows of the catalog whose steps are read"""

@@ -6,17 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.site import Site, UnknownError
+from app.site import BEST, MOST_RUNS, Site, UnknownError
 from common.errors import StepDiffError
 from heads.training.recipe import read_recipe
 
 if TYPE_CHECKING:
     from heads.methods.stepdiff import StepDiff
-
-MOST_RUNS = 200
-"""runs that are listed"""
-BEST = "best.json"
-"""the file that names the checkpoint of a finished training"""
 
 
 @dataclass(frozen=True)
@@ -59,13 +54,9 @@ class Runs:
 
     def heads(self) -> list[RunHead]:
         """Return the heads that answer questions, by name; runs that cannot be read are left out."""
-        root = self._site.runs
-        if root is None:
-            return []
-        folders = [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]
-        found = [folder for folder in folders if (folder / BEST).is_file() and (folder / "recipe.yaml").is_file()]
+        found = [folder for folder in self._site.finished_runs() if (folder / "recipe.yaml").is_file()]
         with self._lock:
-            return [head for folder in found[:MOST_RUNS] if (head := self._head(root, folder)) is not None]
+            return [head for folder in found[:MOST_RUNS] if (head := self._head(folder)) is not None]
 
     def head(self, name: str) -> RunHead:
         """Return a head by its name. Raises UnknownError where the runs have none of that name."""
@@ -88,18 +79,20 @@ class Runs:
         model, features, recipe = load_video_lm(folder, self._site.store, device)
         return Loaded(head, StepDiff(model, features), device, recipe.precision)
 
-    def _head(self, root: Path, folder: Path) -> RunHead | None:
+    def _head(self, folder: Path) -> RunHead | None:
         key = folder, (folder / BEST).stat().st_mtime_ns
         if key not in self._known:
-            self._known[key] = self._read(root, *key)
+            self._known[key] = self._read(*key)
         return self._known[key]
 
-    def _read(self, root: Path, folder: Path, stamp: int) -> RunHead | None:
+    def _read(self, folder: Path, stamp: int) -> RunHead | None:
         try:
             recipe = read_recipe(folder / "recipe.yaml").video_lm
         except StepDiffError:
             return None
         if recipe is None:  # a contrastive head answers no questions
             return None
+        root = self._site.runs
+        assert root is not None
         name = root.name if folder == root else folder.relative_to(root).as_posix()
         return RunHead(name, stamp, recipe.system, recipe.language_model, recipe.view)

@@ -22,9 +22,8 @@ from app.pair.finder import Finder, Result, Search
 from app.pair.loading import RunHead
 from app.pair.stored import Captions, Stored
 from app.site import Site, UnknownError
-from kitchen.steps import CATEGORIES
 from tasks.prompts import PRESETS, SIMILAR_QUESTION
-from tasks.testsets import Pair
+from tasks.testsets import CATEGORIES, Pair
 
 MOST_STEPS = 2000
 """steps that can be chosen"""

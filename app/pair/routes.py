@@ -6,9 +6,10 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 
+from app.kept import Kept
 from app.pages import page
 from app.pair import asking
-from app.pair.alike import MOST_KEPT, PRESET_CATEGORIES, Kept, KeptOdds
+from app.pair.alike import MOST_KEPT, PRESET_CATEGORIES, KeptOdds
 from app.pair.asking import MOST_TOKENS, MOST_WRITTEN, KeptCaptions, Work
 from app.pair.finder import Finder, Search
 from app.pair.loading import Runs
@@ -18,8 +19,8 @@ from app.pair.streams import Events
 from app.pair.worker import Job, Worker
 from app.site import Site
 from common.errors import StepDiffError
-from kitchen.steps import CATEGORIES
 from tasks.prompts import PRESETS
+from tasks.testsets import CATEGORIES
 
 Clip = Annotated[str, Query(max_length=1000, description="clip id")]
 _STREAM: dict[int | str, dict[str, Any]] = {

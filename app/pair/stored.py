@@ -15,8 +15,7 @@ from app.compare.files import Answers, library
 from app.compare.words import Piece, supported
 from app.pair.alike import Similarities, similarity
 from app.site import Site
-from kitchen.steps import CATEGORIES
-from tasks.testsets import DiffRank, Pair, Task
+from tasks.testsets import CATEGORIES, DiffRank, Pair, Task
 
 MOST_METHODS = 12
 """columns of captions"""

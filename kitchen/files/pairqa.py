@@ -49,9 +49,9 @@ from kitchen.files.texts import (
     value_phrase,
     values_of,
 )
-from kitchen.steps import CATEGORIES
 from kitchen.world import Clip
 from tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
+from tasks.testsets import CATEGORIES
 
 Regime = Literal["s1", "supervised"]
 PAIRS = 1500

@@ -23,9 +23,8 @@ from math import ceil
 
 from kitchen.attributes import Attributes, differences, score
 from kitchen.files.texts import compared, grouped, listed, mentioned, template_of
-from kitchen.steps import CATEGORIES
 from kitchen.world import Clip
-from tasks.testsets import DiffCap, DiffRank
+from tasks.testsets import CATEGORIES, DiffCap, DiffRank
 
 Pair = tuple[Clip, Clip]
 

@@ -9,7 +9,8 @@ import random
 from typing import Literal
 
 from kitchen.attributes import CATEGORY_ATTRIBUTES, Attributes, Difference, differences
-from kitchen.steps import CATEGORIES, MAIN, STEPS
+from kitchen.steps import MAIN, STEPS
+from tasks.testsets import CATEGORIES
 
 Pool = Literal["narration", "pairqa", "test"]
 

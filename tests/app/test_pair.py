@@ -14,7 +14,8 @@ import uvicorn
 from starlette.types import Message
 from torch import Tensor
 
-from app.pair.alike import Kept, declines, similarity
+from app.kept import Kept
+from app.pair.alike import declines, similarity
 from app.pair.loading import RunHead, Runs
 from app.pair.stored import Stored
 from app.pair.streams import Events
@@ -24,8 +25,7 @@ from app.site import Site, UnknownError
 from heads import ask
 from heads.methods.stepdiff import StepDiff
 from heads.models.streaming import Words
-from kitchen.steps import CATEGORIES
-from tasks.testsets import Pair, read_predictions, read_test_set
+from tasks.testsets import CATEGORIES, Pair, read_predictions, read_test_set
 from tests.app.pair_made import HEADS, ROWS, Asked, write_runs
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitchen.attributes import Attributes, differences, score
-from kitchen.steps import CATEGORIES, MAIN, STEPS
+from kitchen.steps import MAIN, STEPS
 from kitchen.world import make_world
+from tasks.testsets import CATEGORIES
 
 CLIPS = [clip for video in make_world(60, 3) for clip in video.clips]
 BY_STEP = {s: [c.truth for c in CLIPS if c.truth.step == s] for s in STEPS}

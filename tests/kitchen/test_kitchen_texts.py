@@ -12,9 +12,10 @@ from kitchen.files import narration, pairqa_words, testsets
 from kitchen.files.narration import heard, narrate
 from kitchen.files.pairqa import Record, caption, paired_questions, state_for_pairqa
 from kitchen.files.texts import facts, mentioned
-from kitchen.steps import CATEGORIES, STEPS
+from kitchen.steps import STEPS
 from kitchen.world import Clip, make_world
 from tasks.prompts import DIFFCAP_SEED, DIFFMCQ_SEED, MAIN_ACTION
+from tasks.testsets import CATEGORIES
 
 WORLD = make_world(132, 0)
 CLIPS = {clip.id: clip for video in WORLD for clip in video.clips}

@@ -7,8 +7,9 @@ import pytest
 
 from kitchen.__main__ import Options
 from kitchen.attributes import Attributes, score
-from kitchen.steps import ACTIVITIES, CATEGORIES, MAIN, STEPS, UNSEEN_ACTIVITIES
+from kitchen.steps import ACTIVITIES, MAIN, STEPS, UNSEEN_ACTIVITIES
 from kitchen.world import FPS, HELD_OUT_PAIRS, held_out, make_world
+from tasks.testsets import CATEGORIES
 
 WORLD = make_world(Options.videos, Options.seed)
 CLIPS = [clip for video in WORLD for clip in video.clips]

@@ -8,6 +8,7 @@ Guarantees
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +21,6 @@ from app.annotating.collection.assigning import free_slot
 from app.annotating.collection.events import pair_key, record
 from app.annotating.collection.people import Person
 from app.annotating.collection.tables import adjudications, assignments
-from app.annotating.collection.work import as_object
 from app.site import UnknownError
 from common.errors import StepDiffError
 
@@ -39,7 +39,7 @@ def _take(connection: Connection, task: Task, answer: Answer, by: Person, now: f
         return "not a pair of the task"
     if answer.rejected is None and any(name not in task.names for name in answer.differences):
         return "another category than the task's"
-    key, found = pair_key(answer.pair), as_object(answer)
+    key, found = pair_key(answer.pair), asdict(answer)
     if answer.kind == "adjudication":
         known = connection.execute(select(adjudications.c.answer).where(adjudications.c.pair == key)).scalar()
         if known is not None:
@@ -103,5 +103,5 @@ def adjudicate(
     )
     if found := problems(answer, task):
         raise StepDiffError(" ".join(found))
-    record(connection, "adjudicated", now, by.id, answer=as_object(answer))
+    record(connection, "adjudicated", now, by.id, answer=asdict(answer))
     return answer

@@ -63,14 +63,11 @@ class Disagreement:
     adjudicated: bool
 
 
-def answers(connection: Connection, pair: str | None = None) -> Iterator[Answer]:
-    """Yield the submitted answers in the order of submission, and then the adjudications; `pair`: only of this pair."""
-    chosen = assignments.c.state == "submitted"
+def answers(connection: Connection) -> Iterator[Answer]:
+    """Yield the submitted answers in the order of submission, and then the adjudications."""
+    submitted = assignments.c.state == "submitted"
     final = select(adjudications.c.answer).order_by(adjudications.c.at, adjudications.c.pair)
-    if pair is not None:
-        chosen &= assignments.c.pair == pair_key(pair)
-        final = final.where(adjudications.c.pair == pair_key(pair))
-    rows = select(assignments.c.answer).where(chosen).order_by(assignments.c.submitted, assignments.c.id)
+    rows = select(assignments.c.answer).where(submitted).order_by(assignments.c.submitted, assignments.c.id)
     for query in (rows, final):
         for row in connection.execute(query):
             yield answer_of(json.loads(row.answer))

@@ -8,14 +8,14 @@ Guarantees
 - an answer whose feedback was shown is final
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from annotate.people.answers import Answer, answer_of, problems
-from annotate.people.task import HIGHEST, Known, Task
+from annotate.people.task import HIGHEST, Check, Known, Task
 from app.annotating.collection.assigning import Assigner, Assignment
 from app.annotating.collection.events import merged, record
 from app.annotating.collection.people import Person
@@ -122,7 +122,7 @@ def submit(
     found = problems(answer, assigner.task)
     if found:
         return Submitted(found)
-    record(connection, "submitted", now, person.id, identity, number=number, changes=changes, answer=as_object(answer))
+    record(connection, "submitted", now, person.id, identity, number=number, changes=changes, answer=asdict(answer))
     return Submitted([], feedback(assigner.task, own, answer))
 
 
@@ -149,23 +149,17 @@ def feedback(task: Task, own: Assignment, answer: Answer) -> Feedback | None:
     known = task.training_by_id.get(own.pair.id)
     gold = task.gold_by_id.get(own.pair.id)
     if known is not None:
-        return _feedback(task, known, answer, task.training.tolerance)
-    return None if gold is None or not gold.feedback else _feedback(task, gold, answer, task.gold.tolerance)
+        return _feedback(task, known, answer, task.training)
+    return None if gold is None or not gold.feedback else _feedback(task, gold, answer, task.gold)
 
 
-def as_object(answer: Answer) -> dict[str, Any]:
-    """Return an answer as the object that `answer_of` reads."""
-    differences = {name: {"text": own.text, "score": own.score} for name, own in answer.differences.items()}
-    return {**vars(answer), "differences": differences}
-
-
-def _feedback(task: Task, known: Known, answer: Answer, tolerance: int) -> Feedback:
+def _feedback(task: Task, known: Known, answer: Answer, check: Check) -> Feedback:
     judged = []
     for category in task.categories:
         if category.name in known.scores:
             right, own = known.scores[category.name], answer.differences.get(category.name)
             yours = None if own is None else own.score
-            agrees = yours is not None and abs(yours - right) <= tolerance
+            agrees = yours is not None and check.agrees(right, yours)
             judged.append(Judged(category.name, category.title, yours, right, agrees))
     return Feedback(judged, known.feedback)
 
