@@ -1,5 +1,6 @@
 """The search for pairs against a naive one, and the pages of a pair in a browser: app.pair.finder."""
 
+import re
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -189,7 +190,8 @@ def test_questions_bars_and_captions_of_a_head_in_the_browser(
     tab.goto(f"{server.url}/pair?step=whisk+the+eggs")
     tab.locator(".pair-list a").first.click()
     tab.locator("#head").select_option("small")
-    tab.locator("#progress", has_text="in memory").wait_for()
+    # The whole text: the page begins with "not in memory". The load imports torch, as long as the search below.
+    tab.locator("#progress", has_text=re.compile("^in memory$")).wait_for(timeout=120_000)
     tab.get_by_role("button", name="mistake").click()
     tab.locator(".verdict", has_text="first word after").wait_for()
     assert tab.locator(".answer").text_content()
