@@ -143,6 +143,11 @@ def run_python(arguments: Sequence[str], given: str = "") -> None:
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
+def test_no_block_to_run_starts_a_server() -> None:
+    """A server does not end; its command belongs in a `console` block."""
+    assert [line for line in commands() if module(line).startswith("app ")] == []
+
+
 def test_the_demo_runs_what_the_pages_show() -> None:
     ran, shown = [" ".join(shlex.split(line)) for line in made_by("scores")], commands()
     assert len(ran) > 15
