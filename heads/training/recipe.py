@@ -288,6 +288,35 @@ class ContrastiveRecipe:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """Processes and devices of a training. It changes no result beyond rounding: a step's batches are divided among the
+    workers, so their number divides `schedule.accumulate`."""
+
+    workers: int = 1
+    """processes, one per device; 1: this process, without Ray"""
+    fsdp: bool = False
+    """divide the language model's layers among the workers (FSDP2), instead of a copy on each"""
+    tensor_parallel: int = 1
+    """workers that compute each layer of a frozen language model together"""
+    cpu_offload: bool = False
+    """keep the divided layers in host memory between their uses; needs fsdp"""
+    frozen: Literal["auto", "bfloat16", "float32"] = "auto"
+    """precision of weights that do not train; auto: bfloat16 on GPUs, else that of the recipe's products"""
+
+    def check(self) -> None:
+        """Raise StepDiffError for options that contradict each other."""
+        at_least(1, "scaling", self, "workers", "tensor_parallel")
+        if self.workers % self.tensor_parallel:
+            raise StepDiffError(
+                f"scaling.tensor_parallel {self.tensor_parallel} does not divide scaling.workers {self.workers}"
+            )
+        if self.fsdp and self.tensor_parallel > 1:
+            raise StepDiffError("scaling.fsdp and scaling.tensor_parallel both divide the layers; choose one")
+        if self.cpu_offload and not self.fsdp:
+            raise StepDiffError("scaling.cpu_offload keeps layers that scaling.fsdp divides; set fsdp too")
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     out: str
     """folder of the run: checkpoints, metrics, loss curve; an existing run is resumed"""
@@ -305,6 +334,8 @@ class TrainOptions:
     """train a video-conditioned language model: VCLM, Interleaved or StepDiff"""
     contrastive: ContrastiveRecipe | None = None
     """train a contrastive head"""
+    scaling: Scaling = field(default_factory=Scaling)
+    """processes and devices"""
 
 
 def read_recipe(path: Path) -> TrainOptions:
@@ -340,7 +371,9 @@ def differences(old: TrainOptions, new: TrainOptions) -> list[str]:
     return [
         f"{name} is {before.get(name)} there and {after.get(name)} here"
         for name in {**before, **after}
-        if before.get(name) != after.get(name) and not name.endswith("schedule.save_every")
+        if before.get(name) != after.get(name)
+        and not name.endswith("schedule.save_every")
+        and not name.startswith("scaling.")
     ]
 
 
