@@ -14,6 +14,7 @@ Guarantees
 - trained on pairs, it is validated as heads.methods.vlemb evaluates the view that it writes
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,7 @@ from heads.data.trained_on import TrainedOn
 from heads.methods.vlemb import VLEmb
 from heads.models.projector import Projector
 from heads.training.recipe import ContrastiveRecipe, PairsContrast
+from heads.training.speed import Counts
 from heads.training.validation import HeldOutPairs, Validator, clips_to_hold_out, validator_of
 from store import Store, text_key
 from tasks.declining import declines
@@ -173,7 +175,7 @@ class ContrastiveTask:
         """hold_out: the test sets whose clips never train."""
         recipe.check()
         hold_out = hold_out or HoldOut()
-        self.clips_read = 0
+        self.counts = Counts()
         self.recipe, self.seed, self.device = recipe, seed, device
         self.clips = Features(store, recipe.view, "tokens")
         self.texts = Features(store, recipe.text_view, "embedding", "texts")
@@ -233,14 +235,17 @@ class ContrastiveTask:
         return clips, texts
 
     def loss(self, batch: int) -> Tensor:
-        count = min(self.recipe.clips, len(self.train))
+        started, count = time.monotonic(), min(self.recipe.clips, len(self.train))
         places = draw(len(self.train), count, batch, self.seed, "contrastive order")
-        loss = self.module.loss(*self._batch(self.train[places].rows()), self.recipe.leave_out)
-        self.clips_read += count
+        clips, texts = self._batch(self.train[places].rows())
+        self.counts += Counts(samples=count, clips=count, waited=time.monotonic() - started)
+        loss = self.module.loss(clips, texts, self.recipe.leave_out)
         if self.pairs is not None:
+            started = time.monotonic()
             pairs, weight = self.pairs.batch(batch, self.device), self.pairs.options.alike_weight
+            number = len(pairs.differing) + len(pairs.judged)
+            self.counts += Counts(samples=number, clips=2 * number, waited=time.monotonic() - started)
             loss = loss + self.module.pair_loss(pairs, weight, self.recipe.leave_out)
-            self.clips_read += 2 * (len(pairs.differing) + len(pairs.judged))
         return loss
 
     @torch.inference_mode()

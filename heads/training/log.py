@@ -1,9 +1,12 @@
 """The log of a training run: one JSON object per record, the same figures as TensorBoard events, and the loss curve.
 
-    RUN/metrics.jsonl               {"step": 12, "loss": 1.5, "gradient_norm": 0.7}
-    RUN/tensorboard/                events, one file per start; also learning rates, steps and clips per second, GPU
-                                    memory
+    RUN/metrics.jsonl               {"step": 12, "loss": 1.5, "gradient_norm": 0.7, "learning_rate/0": 0.0001}
+    RUN/speed.jsonl                 {"step": 12, "samples_per_second": 41.0, "seconds_waited": 0.1, ...}
+    RUN/tensorboard/                events with the figures of both, one file per start
     RUN/loss.png                    the loss curve
+
+metrics.jsonl has only figures that depend on the recipe and the data, so that a resumed run and one that was never
+interrupted write the same file. What depends on the machine is in speed.jsonl.
 
 Events are written in the caller's thread: torch.utils.tensorboard writes in a thread of its own, in which a full disk
 ends as a traceback that nobody can catch.
@@ -20,6 +23,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +44,35 @@ class TrainingLog:
     def __init__(self, folder: Path, step: int) -> None:
         """Keep the records up to `step`. StepDiffError: a damaged line, or metrics.jsonl cannot be written."""
         make_folder(folder)
-        self.path = folder / "metrics.jsonl"
-        kept = [record for record in read_metrics(self.path) if record["step"] <= step]
-        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+        self.path, self.speed_path = folder / "metrics.jsonl", folder / "speed.jsonl"
+        for path in (self.path, self.speed_path):
+            kept = [record for record in read_metrics(path) if record["step"] <= step]
+            write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self.events = Events(folder / "tensorboard", purge_step=step + 1)
+
+    def step(self, step: int, figures: Mapping[str, float], speed: Mapping[str, float]) -> None:
+        """Append the records of a training step.
+
+        Args:
+            step: Number of the step, from 1.
+            figures: What depends on the recipe and the data: loss, gradient norm, learning rates.
+            speed: What depends on the machine (heads.training.speed).
+        """
+        append(self.path, {"step": step, **figures})
+        append(self.speed_path, {"step": step, **speed})
+        self.events.add(step, {**figures, **speed})
 
     def add(self, step: int, **values: float | None) -> None:
         """Append one record; None is an undefined figure, which TensorBoard does not show."""
-        line = (json.dumps({"step": step} | values) + "\n").encode()
-        with named_errors(self.path, len(line)), Appended(self.path) as file:
-            file.write(line)
+        append(self.path, {"step": step, **values})
         self.events.add(step, {name: value for name, value in values.items() if value is not None})
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """Append one line of JSON. StepDiffError: the disk is full."""
+    line = (json.dumps(record) + "\n").encode()
+    with named_errors(path, len(line)), Appended(path) as file:
+        file.write(line)
 
 
 class Events:

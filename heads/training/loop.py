@@ -30,6 +30,7 @@ from common.streams import torch_seed
 from heads.training.checkpoint import Run
 from heads.training.log import TrainingLog, draw_curve, read_metrics
 from heads.training.recipe import Schedule
+from heads.training.speed import Counts, speed
 
 
 @runtime_checkable
@@ -37,8 +38,8 @@ class Task(Protocol):
     """A training task. `loss` depends only on the weights and the batch's number; `validate` returns figures (None: not
     defined), of which the largest "score" chooses the checkpoint, or none at all."""
 
-    clips_read: int
-    """clips that `loss` has read so far"""
+    counts: Counts
+    """what `loss` has read so far"""
 
     @property
     def module(self) -> nn.Module: ...
@@ -118,7 +119,7 @@ def _train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) -
         say(f"{name}: resumes from {latest.name}")
     report = step_lines(name, schedule.steps, state["step"])
     while state["step"] < schedule.steps:
-        step, started, clips = state["step"], time.monotonic(), task.clips_read
+        step, started, before = state["step"], time.monotonic(), task.counts
         task.module.train()
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * rate_factor(schedule, step)
@@ -138,8 +139,9 @@ def _train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) -
             )
         optimizer.step()
         state["step"] = step + 1
-        log.add(step + 1, loss=total, gradient_norm=float(norm))
-        log.events.add(step + 1, _figures(optimizer, time.monotonic() - started, task.clips_read - clips))
+        rates = {f"learning_rate/{place}": group["lr"] for place, group in enumerate(optimizer.param_groups)}
+        figures = {"loss": total, "gradient_norm": float(norm), **rates}
+        log.step(step + 1, figures, speed(task.counts - before, time.monotonic() - started))
         report(step + 1, total)
         if (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps:
             state = _validate(task, run, optimizer, log, name, state)
@@ -148,15 +150,6 @@ def _train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) -
             run.prune()
     draw_curve(read_metrics(log.path), folder / "loss.png", name)
     return {"step": state["best_step"], "score": state["best_score"]}
-
-
-def _figures(optimizer: torch.optim.Optimizer, seconds: float, clips: int) -> dict[str, float]:
-    """Return what only TensorBoard shows of a step: learning rates, speed, and the GPU's peak memory in GB."""
-    found = {f"learning_rate/{place}": group["lr"] for place, group in enumerate(optimizer.param_groups)}
-    found |= {"steps_per_second": 1 / max(seconds, 1e-9), "clips_per_second": clips / max(seconds, 1e-9)}
-    if torch.cuda.is_available():
-        found["peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-    return found
 
 
 def _validate(

@@ -18,6 +18,7 @@ Guarantees
 - YES and NO have the same total weight in every batch
 """
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from common.errors import StepDiffError
 from common.streams import generator, torch_seed
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
-from heads.data.packing import NO_TARGET, Chat, Packed
+from heads.data.packing import NO_TARGET, PADDING, Chat, Packed
 from heads.data.paired_qa import PairQuestions, read_divided
 from heads.data.trained_on import TrainedOn
 from heads.methods.stepdiff import StepDiff
@@ -54,6 +55,7 @@ from heads.training.sources import (
     narrated,
     sequences,
 )
+from heads.training.speed import Counts
 from heads.training.validation import HeldOutPairs, clips_to_hold_out, need_rows, validator_of
 from heads.training.warm_start import warm_start
 from store import Store
@@ -161,7 +163,7 @@ class VideoTask:
     ) -> None:
         """hold_out: the test sets whose clips never train; the clips that validate are added to it."""
         recipe.check()
-        self.clips_read = 0
+        self.counts = Counts()
         self.hold_out = hold_out or HoldOut()
         self.recipe, self.store, self.seed, self.device = recipe, store, seed, device
         self.catalog = store.catalog("clips").frame()
@@ -285,9 +287,15 @@ class VideoTask:
         hard, (step, within) = self.recipe.hard_negatives, divmod(batch, self.recipe.schedule.accumulate)
         if hard is not None and hard.mine_every and within == 0 and step % hard.mine_every == 0:
             self.mine()
+        started = time.monotonic()
         drawn_batch = self.batch(batch)
         tokens = self.features.read(drawn_batch.clips, self.device)
-        self.clips_read += len(drawn_batch.clips)
+        self.counts += Counts(
+            self.recipe.batch,
+            int((drawn_batch.rows.segment != PADDING).sum()),
+            len(drawn_batch.clips),
+            time.monotonic() - started,
+        )
         with autocast(self.device, self.recipe.precision):
             return answer_loss(self.module, drawn_batch.rows, tokens, self.comparing)
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from heads.training.loop import train
 from heads.training.recipe import Schedule
+from heads.training.speed import Counts
 
 SCHEDULE = Schedule(6, accumulate=2, warmup=2, validate_every=2)
 
@@ -24,7 +25,7 @@ class SmallTask:
         self.module = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 1))
         self.points = torch.randn(16, 32)
         self.masks: dict[int, tuple[bool, ...]] = {}
-        self.clips_read = 0
+        self.counts = Counts()
         self.scores = None if scores is None else iter(scores)
 
     def groups(self) -> list[dict[str, Any]]:
@@ -34,7 +35,7 @@ class SmallTask:
         say("nothing to prepare")
 
     def loss(self, batch: int) -> Tensor:
-        self.clips_read += 3
+        self.counts += Counts(samples=3, tokens=30, clips=3)
         kept = functional.dropout(torch.ones(32), 0.5)
         self.masks[batch] = tuple((kept > 0).tolist())
         return (self.module(self.points[batch % 16] * kept) - self.points[batch % 16].sum()).square().mean()

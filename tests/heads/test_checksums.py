@@ -148,7 +148,9 @@ def test_sha256sums_is_written_before_the_checkpoint_is_renamed(
     monkeypatch.setattr(checkpoint, "write_sums", refuses)
     with pytest.raises(StepDiffError, match="checkpoint-000000: cannot be written"):
         train_small(tmp_path / "run")
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"lock.json", "metrics.jsonl", "tensorboard"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        *("lock.json", "metrics.jsonl", "speed.jsonl", "tensorboard")
+    }
 
 
 def test_best_json_that_contradicts_its_checkpoint_is_refused(tmp_path: Path) -> None:

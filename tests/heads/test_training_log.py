@@ -2,8 +2,10 @@
 
 import json
 import resource
+import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,10 @@ from common.errors import StepDiffError
 from heads.training import loop as training
 from heads.training.checkpoint import Run
 from heads.training.log import Events, TrainingLog, read_metrics
+from heads.training.loop import rate_factor
 from heads.training.recipe import Schedule
 
-from .small_task import SmallTask, last_weights, trained
+from .small_task import SCHEDULE, SmallTask, last_weights, trained
 
 FULL = "nothing committed is lost: make room and run the command again"
 
@@ -81,9 +84,8 @@ def test_a_disk_that_fills_up_during_the_log_ends_in_one_line_and_the_run_resume
     message = str(refusal.value)
     assert "\n" not in message and FULL in message
     assert f"no space to write {run / name.removeprefix('new ')}" in message
-    assert {path.name for path in run.iterdir()} <= {
-        *("lock.json", "best.json", "metrics.jsonl", "tensorboard"), *(path.name for path in Run(run).checkpoints())
-    }  # fmt: skip
+    files = {"lock.json", "best.json", "metrics.jsonl", "speed.jsonl", "tensorboard"}
+    assert {path.name for path in run.iterdir()} <= files | {path.name for path in Run(run).checkpoints()}
     trained(run)
     trained(tmp_path / "whole")
     same_end(run, tmp_path / "whole")
@@ -192,13 +194,34 @@ def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
     assert [(event.step, event.value) for event in board.Scalars("loss")] == [(1, 1.0), (2, 0.25)]
 
 
-def test_tensorboard_has_steps_and_clips_per_second(tmp_path: Path) -> None:
+def test_the_counts_of_a_step_are_those_of_its_batches(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     trained(tmp_path)
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
-    steps, clips = board.Scalars("steps_per_second"), board.Scalars("clips_per_second")
-    assert [event.step for event in clips] == [1, 2, 3, 4, 5, 6]
-    # A step has two batches of three clips.
-    assert [event.value for event in clips] == pytest.approx([6 * event.value for event in steps])
+    records = read_metrics(tmp_path / "speed.jsonl")
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    # A step has two batches of three clips, of ten tokens each.
+    for name, each in (("steps", 1), ("samples", 6), ("clips", 6), ("tokens", 60)):
+        shown = [event.value for event in board.Scalars(f"{name}_per_second")]
+        assert shown == pytest.approx([record[f"{name}_per_second"] for record in records])
+        assert shown == pytest.approx([each / record["seconds"] for record in records])
+    assert all(record["seconds_waited"] == 0 and record["peak_memory_gb"] > 0.01 for record in records)
+
+
+def test_the_learning_rate_of_each_step_is_logged(tmp_path: Path) -> None:
+    trained(tmp_path)
+    rates = [record["learning_rate/0"] for record in read_metrics(tmp_path / "metrics.jsonl") if "loss" in record]
+    assert rates == [SCHEDULE.learning_rate * rate_factor(SCHEDULE, step) for step in range(6)]
+
+
+def test_a_step_that_a_run_repeats_is_in_both_files_once(tmp_path: Path) -> None:
+    trained(tmp_path, schedule=replace(SCHEDULE, steps=4, validate_every=2))
+    for path in Run(tmp_path).checkpoints():
+        if path.name == "checkpoint-000004":
+            shutil.rmtree(path)
+    trained(tmp_path)
+    for name in ("metrics.jsonl", "speed.jsonl"):
+        steps = [record["step"] for record in read_metrics(tmp_path / name) if "val_score" not in record]
+        assert steps == [1, 2, 3, 4, 5, 6]
