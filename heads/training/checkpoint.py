@@ -6,7 +6,7 @@
     RUN/checkpoint-000100/          head.safetensors, optimizer.safetensors, state.json, and their SHA256SUMS
     RUN/best.json                   the checkpoint with the best validation score
 
-SHA256SUMS has the format of coreutils: cd RUN/checkpoint-000100 && sha256sum --check SHA256SUMS
+A checkpoint holds whole tensors, also of weights that are divided among processes: any number of processes reads it.
 
 Guarantees
 - a checkpoint exists completely or not at all
@@ -15,17 +15,15 @@ Guarantees
 - a_checkpoint_without_sha256sums_loads_with_one_notice
 - a damaged file is named in one line; best.json names a checkpoint of its own folder or is refused
 - best_json_that_contradicts_its_checkpoint_is_refused
-- sha256sum_accepts_what_is_written
-- a_changed_byte_a_missing_file_and_an_unlisted_file_are_refused_by_name
+- a_checkpoint_is_the_same_for_any_number_of_processes
 """
 
-import hashlib
 import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Collection
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,66 +37,8 @@ from common.errors import StepDiffError
 from common.io.files import write_text
 from common.io.local import sync_folder
 from common.progress import say
-
-SUMS = "SHA256SUMS"
-_LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\n]+)")
-
-
-def digest(path: Path) -> str:
-    """Return the sha256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_sums(folder: Path, names: Collection[str]) -> None:
-    """Write SHA256SUMS over the files `names` of the folder.
-
-    Raises:
-        OSError: one of the files cannot be read.
-        StepDiffError: SHA256SUMS cannot be written.
-    """
-    text = "".join(f"{digest(folder / name)}  {name}\n" for name in sorted(names))
-    write_text(folder / SUMS, text)
-
-
-def check_sums(folder: Path, advice: str, names: Collection[str] | None = None) -> bool:
-    """Compare every listed file with its digest; return False if the folder has no SHA256SUMS.
-
-    Args:
-        advice: what to do about a damaged file, the end of the error's line.
-        names: the files that must be listed; None for all files in the folder.
-
-    Raises:
-        StepDiffError: a file is damaged, missing, or not listed; the line names it.
-    """
-    path = folder / SUMS
-    try:
-        text = path.read_text(encoding="ascii")
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError) as error:
-        raise StepDiffError(f"{path}: damaged ({error}); {advice}") from error
-    if not text.endswith("\n"):
-        raise StepDiffError(f"{path}: damaged, it was cut short; {advice}")
-    listed: dict[str, str] = {}
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
-        found = _LINE.fullmatch(line)
-        if found is None:
-            raise StepDiffError(f"{path}:{number}: damaged, not a sha256 and a file name; {advice}")
-        listed[found[2]] = found[1]
-    present = {entry.name for entry in folder.iterdir()} - {SUMS} if names is None else set(names)
-    if odd := sorted(present - listed.keys()):
-        raise StepDiffError(f"{folder / odd[0]}: not listed in {SUMS}, so it is not part of what was saved; {advice}")
-    for name, expected in listed.items():
-        file = folder / name
-        try:
-            found_digest = digest(file)
-        except OSError as error:
-            raise StepDiffError(f"{file}: listed in {SUMS}, but cannot be read ({error.strerror}); {advice}") from error
-        if found_digest != expected:
-            raise StepDiffError(f"{file}: damaged, its sha256 is not the one in {SUMS}; {advice}")
-    return True
-
+from heads.training.group import ALONE, Group
+from heads.training.sums import SUMS, check_sums, write_sums
 
 _NAME = re.compile(r"checkpoint-\d+")
 _STATE_TENSORS = frozenset({"step", "exp_avg", "exp_avg_sq"})
@@ -123,14 +63,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
-    """Restore AdamW from tensors of the file `path`, named `<number of the weight>.<name of the state>`.
+def check_optimizer(weights: Sequence[Tensor], tensors: dict[str, Tensor], path: Path) -> None:
+    """Raise StepDiffError for AdamW's tensors of the file `path` that do not fit the weights.
 
-    Raises:
-        StepDiffError: an unknown tensor, one of another shape, or a missing one.
+    tensors: named `<number of the weight>.<name of the state>`.
     """
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
+    found: dict[int, set[str]] = {}
     for key, value in tensors.items():
         index, _, name = key.partition(".")
         known = re.fullmatch(r"0|[1-9]\d{0,8}", index) and int(index) < len(weights) and name in _STATE_TENSORS
@@ -139,12 +77,25 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         shape = () if name == "step" else tuple(weights[int(index)].shape)
         if tuple(value.shape) != shape:
             raise _damaged(path, f"{key} is {tuple(value.shape)} and not {shape}")
-        state.setdefault(int(index), {})[name] = value
-    for number, found in state.items():
-        if lacking := sorted(_STATE_TENSORS - found.keys()):
+        found.setdefault(int(index), set()).add(name)
+    for number, names in found.items():
+        if lacking := sorted(_STATE_TENSORS - names):
             raise _damaged(path, f"no {number}.{lacking[0]}")
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Restore AdamW from its tensors, named as in `check_optimizer`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def optimized(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Return the optimiser's weights, in the order of their numbers."""
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 class Run:
@@ -222,15 +173,26 @@ class Run:
             )
         return checkpoint, record
 
-    def save(self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
-        """Write a checkpoint. StepDiffError: it cannot be written."""
+    def save(
+        self,
+        step: int,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        state: dict[str, Any],
+        group: Group = ALONE,
+    ) -> Path:
+        """Write a checkpoint, in the first process of the group. StepDiffError: it cannot be written."""
+        weights, moments = group.whole(trainable(module)), group.whole(optimizer_tensors(optimizer))
+        return group.from_first(lambda: self._write(step, weights, moments, state))
+
+    def _write(self, step: int, weights: dict[str, Tensor], moments: dict[str, Tensor], state: dict[str, Any]) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / f"checkpoint-{step:06d}"
         temporary = self.folder / f".checkpoint.{uuid.uuid4().hex}"
         try:
             temporary.mkdir()
-            save_file({k: v.contiguous() for k, v in trainable(module).items()}, temporary / "head.safetensors")
-            save_file(optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
+            save_file({k: v.contiguous() for k, v in weights.items()}, temporary / "head.safetensors")
+            save_file(moments, temporary / "optimizer.safetensors")
             write_text(temporary / "state.json", json.dumps({"step": step} | state, indent=1))
             names = os.listdir(temporary)
             for name in names:
@@ -249,28 +211,42 @@ class Run:
         return target
 
     def load(
-        self, checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None
+        self,
+        checkpoint: Path,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        group: Group = ALONE,
     ) -> dict[str, Any]:
-        """Read a checkpoint into the module and the optimiser; return its state.
+        """Read a checkpoint into the module and the optimiser; return its state. The group's first process reads.
 
         Raises:
             StepDiffError: a damaged file, or the weights of another recipe.
         """
-        _check(checkpoint)
         wanted = trainable(module)
-        found = _read_tensors(checkpoint / "head.safetensors")
-        if wanted.keys() != found.keys():
-            odd = sorted(wanted.keys() ^ found.keys())
-            raise StepDiffError(
-                f"{checkpoint}: made by another recipe ({len(odd)} weights differ, e.g. {odd[0]}); "
-                "train into a new folder"
-            )
-        _check_shapes(_shapes(found), wanted, checkpoint, "train into a new folder")
-        _copy(found, wanted)
+        weights: list[Tensor] = [] if optimizer is None else [*optimized(optimizer)]
+        found: dict[str, Tensor] = {}
+        moments: dict[str, Tensor] = {}
+
+        def read() -> tuple[dict[str, Any], list[str]]:
+            _check(checkpoint)
+            found.update(_read_weights(checkpoint, wanted))
+            if optimizer is not None:
+                path = checkpoint / "optimizer.safetensors"
+                moments.update(_read_tensors(path))
+                check_optimizer(weights, moments, path)
+            return _read_state(checkpoint), sorted(moments)
+
+        state, names = group.from_first(read)
+        for name in sorted(wanted):
+            group.fill(wanted[name], found.get(name))
         if optimizer is not None:
-            path = checkpoint / "optimizer.safetensors"
-            restore_optimizer(optimizer, _read_tensors(path), path)
-        return _read_state(checkpoint)
+            restored = moments
+            if group.size > 1:
+                restored = {name: _like(weights, name) for name in names}
+                for name in names:
+                    group.fill(restored[name], moments.get(name))
+            restore_optimizer(optimizer, restored)
+        return state
 
     def check_start(self, module: nn.Module) -> Path:
         """Return the best checkpoint if the module can start from its weights; copy none.
@@ -293,8 +269,9 @@ class Run:
 
     def start(self, module: nn.Module) -> Path:
         """Copy the weights of the best checkpoint into the module and return it; raises as `check_start`."""
-        checkpoint = self.check_start(module)
-        _copy(_read_tensors(checkpoint / "head.safetensors"), trainable(module))
+        checkpoint, wanted = self.check_start(module), trainable(module)
+        for name, value in _read_tensors(checkpoint / "head.safetensors").items():
+            ALONE.fill(wanted[name], value)
         return checkpoint
 
     def name_best(self, checkpoint: Path, step: int, score: float | None) -> None:
@@ -316,6 +293,24 @@ class Run:
             shutil.rmtree(rest)
 
 
+def _read_weights(checkpoint: Path, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the checkpoint's weights. StepDiffError: they are not the wanted ones."""
+    found = _read_tensors(checkpoint / "head.safetensors")
+    if wanted.keys() != found.keys():
+        odd = sorted(wanted.keys() ^ found.keys())
+        raise StepDiffError(
+            f"{checkpoint}: made by another recipe ({len(odd)} weights differ, e.g. {odd[0]}); train into a new folder"
+        )
+    _check_shapes(_shapes(found), wanted, checkpoint, "train into a new folder")
+    return found
+
+
+def _like(weights: Sequence[Tensor], name: str) -> Tensor:
+    """Return an empty tensor for AdamW's state `<number of the weight>.<name>`, whole or divided as its weight is."""
+    index, _, kind = name.partition(".")
+    return torch.zeros(()) if kind == "step" else torch.zeros_like(weights[int(index)])
+
+
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in tensors.items()}
 
@@ -326,13 +321,6 @@ def _check_shapes(found: dict[str, tuple[int, ...]], wanted: dict[str, Tensor], 
     for name, shape in found.items():
         if needed[name] != shape:
             raise StepDiffError(f"{checkpoint}: {name} is {shape}, the recipe's is {needed[name]}; {advice}")
-
-
-def _copy(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    """Copy every tensor into the wanted tensor of its name."""
-    with torch.no_grad():
-        for name, value in found.items():
-            wanted[name].copy_(value)
 
 
 def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -302,10 +302,12 @@ class Scaling:
     """keep the divided layers in host memory between their uses; needs fsdp"""
     frozen: Literal["auto", "bfloat16", "float32"] = "auto"
     """precision of weights that do not train; auto: bfloat16 on GPUs, else that of the recipe's products"""
+    timeout: int = 1800
+    """seconds that a worker waits for the others, before the run ends"""
 
     def check(self) -> None:
         """Raise StepDiffError for options that contradict each other."""
-        at_least(1, "scaling", self, "workers", "tensor_parallel")
+        at_least(1, "scaling", self, "workers", "tensor_parallel", "timeout")
         if self.workers % self.tensor_parallel:
             raise StepDiffError(
                 f"scaling.tensor_parallel {self.tensor_parallel} does not divide scaling.workers {self.workers}"

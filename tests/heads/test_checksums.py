@@ -245,7 +245,7 @@ def test_a_forged_shape_or_a_missing_part_of_the_optimiser_is_refused_in_one_lin
     refused(lambda: load(run), path, "no 1.exp_avg_sq")
     save_file(right, path)
     task = SmallTask()
-    restore_optimizer(torch.optim.AdamW(task.groups()), checkpoint._read_tensors(path), path)
+    restore_optimizer(torch.optim.AdamW(task.groups()), checkpoint._read_tensors(path))
 
 
 def forged(header: bytes | dict[str, Any], data: bytes = b"\0" * 64, length: int | None = None) -> bytes:
