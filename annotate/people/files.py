@@ -5,13 +5,11 @@ Guarantees
 - a line is read by itself, and one that is too long is refused by its number
 """
 
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from common.errors import StepDiffError
+from common.io.files import open_regular
 
 MOST = 2**28
 """bytes of a file that is read whole"""
@@ -19,27 +17,9 @@ LINE = 2**20
 """bytes of a line"""
 
 
-def _opened(path: str | Path) -> IO[bytes]:
-    try:
-        file = open(path, "rb", opener=_without_waiting)
-    except OSError as error:
-        raise StepDiffError(f"{path}: cannot be read ({error.strerror}); give a file") from None
-    except ValueError as error:  # a NUL in the name
-        raise StepDiffError(f"{str(path)!r}: cannot be read ({error}); give a file") from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise StepDiffError(f"{path}: not a regular file; give a file")
-    return file
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a FIFO that nobody writes to without waiting for a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 def read_whole(path: str | Path, most: int = MOST) -> bytes:
     """Return the bytes of a file. StepDiffError: not a regular file, or larger than `most` bytes."""
-    with _opened(path) as file:
+    with open_regular(path) as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise StepDiffError(f"{path}: larger than {most:,} bytes; divide it into several files")
@@ -56,7 +36,7 @@ def read_text(path: str | Path, most: int = MOST) -> str:
 
 def read_lines(path: str | Path, most: int = LINE) -> Iterator[tuple[int, bytes]]:
     """Yield the number and the bytes of each line, without its end. StepDiffError: as above, or a line is too long."""
-    with _opened(path) as file:
+    with open_regular(path) as file:
         number = 0
         while line := file.readline(most + 1):
             number += 1
@@ -67,5 +47,5 @@ def read_lines(path: str | Path, most: int = LINE) -> Iterator[tuple[int, bytes]
 
 def first_byte(path: str | Path) -> bytes:
     """Return the first byte that is not white space, empty where the file has none in its first MiB."""
-    with _opened(path) as file:
+    with open_regular(path) as file:
         return file.read(LINE).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]

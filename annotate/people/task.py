@@ -7,6 +7,7 @@
         title: Visual differences
         rubric: {5: [No difference], 4: [Small details], 3: [], 2: [], 1: []}
     gold: {file: gold.jsonl, tolerance: 1}     # pairs with known scores, which people take for work
+    gold_rate: 0.1             # share of gold pairs in a person's work, 0 to 1, while some are left
     training: {file: training.jsonl}           # pairs with known scores, which people learn from
     keystep_words: 10          # most words of the keystep
     reject_reasons: [different steps, unclear, too short, other]
@@ -43,7 +44,8 @@ REJECT_REASONS = ("different steps", "unclear", "too short", "other")
 DEFAULTS = Path(__file__).parent / "rubric.yaml"
 TOLERANCE = 1
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")  # what XML cannot hold, and no form shows
-_KEYS = ("pairs", "people", "categories", "gold", "training", "keystep_words", "reject_reasons", "timeout_minutes")
+_KEYS = ("pairs", "people", "categories", "gold", "gold_rate", "training", "keystep_words", "reject_reasons")
+_KEYS += ("timeout_minutes", "instructions")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class Task:
     instructions: str = ""
     people: int = 3
     gold: Check = Check()
+    gold_rate: float = 0.1
+    """share of gold pairs in a person's work, as long as there are some that the person has not seen"""
     training: Check = Check()
     keystep_words: int = 10
     reject_reasons: tuple[str, ...] = REJECT_REASONS
@@ -120,7 +124,7 @@ def read_task(path: str | Path) -> Task:
     Raises:
         StepDiffError: One line with the file, the key or line, and what it expects.
     """
-    found = _mapping(_yaml(path), str(path), (*_KEYS, "instructions"))
+    found = _mapping(yaml_file.read(path), str(path), _KEYS)
     if "pairs" not in found:
         raise StepDiffError(f"{path}: no key 'pairs'; name a CSV or Parquet file with reference and candidate")
     categories, instructions = defaults()
@@ -134,6 +138,7 @@ def read_task(path: str | Path) -> Task:
         instructions=_text(found.get("instructions", instructions), f"{path}: instructions"),
         people=_whole(found.get("people", 3), f"{path}: people", 1, 1000),
         gold=_check(found.get("gold"), f"{path}: gold", folder, names),
+        gold_rate=_share(found.get("gold_rate", 0.1), f"{path}: gold_rate"),
         training=_check(found.get("training"), f"{path}: training", folder, names),
         keystep_words=_whole(found.get("keystep_words", 10), f"{path}: keystep_words", 1, 1000),
         reject_reasons=_texts(found.get("reject_reasons", list(REJECT_REASONS)), f"{path}: reject_reasons"),
@@ -148,13 +153,6 @@ def defaults() -> tuple[tuple[Category, ...], str]:
     """Return the five categories with the scoring matrix of Fig. S3, and the instructions of Fig. S2."""
     found = yaml_file.read(DEFAULTS)
     return _categories(found["categories"], str(DEFAULTS), {}), found["instructions"]
-
-
-def _yaml(path: str | Path) -> Any:
-    try:
-        return yaml_file.read(path)
-    except yaml_file.YamlError as error:
-        raise StepDiffError(str(error)) from None
 
 
 def _mapping(value: Any, where: str, known: Sequence[str | int]) -> dict[Any, Any]:
@@ -190,6 +188,12 @@ def _whole(value: Any, where: str, low: int, high: int) -> int:
 def _minutes(value: Any, where: str) -> float:
     if type(value) not in (int, float) or not 0 < value <= 1e6:
         raise StepDiffError(f"{where}: expects a number of minutes above 0, not {value!r:.80}")
+    return float(value)
+
+
+def _share(value: Any, where: str) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise StepDiffError(f"{where}: expects a number from 0 to 1, not {value!r:.80}")
     return float(value)
 
 

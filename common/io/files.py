@@ -5,10 +5,11 @@ A place is a local or a remote path with the same operations; `place` is the one
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from common.errors import StepDiffError
 from common.io.local import Buffer, LocalPath
@@ -39,6 +40,31 @@ def place(path: str | os.PathLike[str] | RemotePath) -> Place:
     if scheme not in _SCHEMES:
         raise StepDiffError(f"{text} is not a place for a store: give a folder, or a URL of {', '.join(_SCHEMES)}")
     return RemotePath(f"{scheme}://{rest.rstrip('/')}")
+
+
+def open_regular(path: str | os.PathLike[str], wanted: str = "a file") -> IO[bytes]:
+    """Open a local file that a user names.
+
+    Raises:
+        StepDiffError: It cannot be opened, or is a folder, a FIFO or a device; the line ends with `give {wanted}`.
+    """
+    try:
+        # without O_NONBLOCK a FIFO would wait for a writer
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    except OSError as error:
+        raise StepDiffError(f"{shown(path)}: cannot be read ({error.strerror}); give {wanted}") from None
+    except ValueError as error:  # a NUL in the name
+        raise StepDiffError(f"{shown(path)}: cannot be read ({error}); give {wanted}") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise StepDiffError(f"{shown(path)}: is not a regular file; give {wanted}")
+    return file
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """Return a path as one line of a message has it: quoted where it would be another line or nothing."""
+    name = os.fspath(path)
+    return str(Path(name)) if name.isprintable() and name else repr(name)
 
 
 def listed(folder: Path | Place, pattern: str) -> list[Place]:

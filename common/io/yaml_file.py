@@ -7,11 +7,12 @@ Guarantees
 """
 
 import os
-import stat
-from pathlib import Path
 from typing import Any
 
 import yaml
+
+from common.errors import StepDiffError
+from common.io.files import open_regular, shown
 
 DEPTH = 32
 """levels of lists and mappings"""
@@ -20,7 +21,7 @@ SIZE = 2**20
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class YamlError(Exception):
+class YamlError(StepDiffError):
     """A file that cannot be used, in one line that names it."""
 
 
@@ -40,25 +41,21 @@ def read(path: str | os.PathLike[str]) -> Any:
 def read_text(path: str | os.PathLike[str]) -> str:
     """Return the text of a YAML file that passes `check`. Raises YamlError as `read` does."""
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise YamlError(f"{_shown(path)}: is not a regular file; give a YAML file")
+        with open_regular(path, "a YAML file") as file:
             data = file.read(SIZE + 1)
-    except OSError as error:
-        raise YamlError(f"{_shown(path)}: {error.strerror}; give a YAML file") from None
-    except ValueError as error:  # a NUL in the name
-        raise YamlError(f"{_shown(path)}: {error}; give a YAML file") from None
+    except StepDiffError as error:
+        raise YamlError(str(error)) from None
     if len(data) > SIZE:
-        raise YamlError(f"{_shown(path)}: is larger than {SIZE} bytes; give a YAML file of options")
+        raise YamlError(f"{shown(path)}: is larger than {SIZE} bytes; give a YAML file of options")
     try:
         text = data.decode("utf-8-sig")
         check(text)
         for _ in yaml.compose_all(text, Loader=_LOADER):
             pass
     except UnicodeDecodeError as error:
-        raise YamlError(f"{_shown(path)}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        raise YamlError(f"{shown(path)}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except yaml.YAMLError as error:
-        raise YamlError(f"{_shown(path)}: {in_one_line(error)}") from None
+        raise YamlError(f"{shown(path)}: {in_one_line(error)}") from None
     return text
 
 
@@ -125,13 +122,3 @@ def _refusal(event: yaml.Event, why: str) -> Refused:
     mark = event.start_mark
     assert mark is not None
     return Refused(f"line {mark.line + 1}, column {mark.column + 1}: {why}")
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a FIFO that nobody writes to without waiting for a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _shown(path: str | os.PathLike[str]) -> str:
-    name = os.fspath(path)
-    return str(Path(name)) if name.isprintable() and name else repr(name)

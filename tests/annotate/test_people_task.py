@@ -41,7 +41,7 @@ def test_a_task_of_one_key_has_the_settings_of_the_supplement(tmp_path: Path) ->
     made = read_task(task(tmp_path))
     assert made.pairs == (Pair("x y", "x", "y"), Pair("z w", "z", "w")) and made.names == CATEGORIES
     assert (made.people, made.keystep_words, made.reject_reasons) == (3, 10, REJECT_REASONS)
-    assert made.gold.rows == made.training.rows == () and made.timeout_minutes == 30
+    assert made.gold.rows == made.training.rows == () and (made.gold_rate, made.timeout_minutes) == (0.1, 30)
 
 
 def test_a_task_of_all_keys(tmp_path: Path) -> None:
@@ -55,6 +55,7 @@ def test_a_task_of_all_keys(tmp_path: Path) -> None:
         people=2,
         categories=[{"name": "Visuals"}, own | {"rubric": {}}],
         gold={"file": "gold.jsonl", "tolerance": 0},
+        gold_rate=1,
         training="training.jsonl",
         keystep_words=4,
         reject_reasons=["dark"],
@@ -66,7 +67,7 @@ def test_a_task_of_all_keys(tmp_path: Path) -> None:
     assert made.categories[1].rubric == dict.fromkeys((5, 4, 3, 2, 1), ())
     assert made.gold_by_id["g h"].scores == {"Visuals": 2} and not made.gold.agrees(2, 3)
     assert made.training_by_id["t"].feedback == "<b>Equal</b>" and made.training.agrees(5, 4)
-    assert set(made.by_id) == {"x y", "z w", "g h", "t"}
+    assert set(made.by_id) == {"x y", "z w", "g h", "t"} and made.gold_rate == 1
     assert (made.people, made.keystep_words, made.timeout_minutes, made.instructions) == (2, 4, 1.5, "Look.")
 
 
@@ -88,6 +89,10 @@ def test_a_task_of_all_keys(tmp_path: Path) -> None:
         ({"reject_reasons": ["a", "a"]}, "reject_reasons: a text comes twice"),
         ({"reject_reasons": ["a\x00"]}, "reject_reasons: expects a text, not 'a"),
         ({"reject_reasons": "a"}, "reject_reasons: expects a list of texts, not 'a'"),
+        ({"gold_rate": 1.1}, "gold_rate: expects a number from 0 to 1, not 1.1"),
+        ({"gold_rate": -0.1}, "gold_rate: expects a number from 0 to 1"),
+        ({"gold_rate": True}, "gold_rate: expects a number from 0 to 1"),
+        ({"gold_rate": float("nan")}, "gold_rate: expects a number from 0 to 1"),
         ({"timeout_minutes": 0}, "timeout_minutes: expects a number of minutes above 0"),
         ({"gold": {"tolerance": 1}}, "gold: file: expects a text"),
         ({"gold": {"file": "pairs.csv"}}, "pairs.csv:1: not a JSON object"),
@@ -121,7 +126,7 @@ def test_an_error_names_the_file_and_the_line(line: str, named: str, tmp_path: P
 
 
 @pytest.mark.parametrize("rows", ["x,y\ny,x\n", "x,y\nx,y\n"])
-def test_no_pair_comes_twice_in_either_order(rows: str, tmp_path: Path) -> None:
+def test_a_pair_is_annotated_once(rows: str, tmp_path: Path) -> None:
     with pytest.raises(StepDiffError, match="are in pairs already; keep one, in any order"):
         read_task(task(tmp_path, rows))
 
@@ -161,7 +166,7 @@ def test_a_file_that_is_absent_too_large_or_no_regular_file_gives_one_line_that_
     (tmp_path / "latin").write_bytes(b"\xe9")
     for path, why in (
         ("none", "cannot be read"),
-        ("fifo", "not a regular file"),
+        ("fifo", "is not a regular file"),
         (".", "cannot|not a regular"),
     ):
         with pytest.raises(StepDiffError, match=why):

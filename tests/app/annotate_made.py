@@ -29,11 +29,12 @@ def write_task(
     training: Sequence[tuple[str, str]] = (),
     minutes: float = 30,
     feedback: str = "",
+    gold_rate: float = 0.1,
 ) -> Path:
     """Write a task and return its YAML file. Known scores: Ingredients 3, Actions 5."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pairs.csv").write_text("reference,candidate\n" + "".join(f"{a},{b}\n" for a, b in pairs))
-    lines = ["pairs: pairs.csv", f"people: {people}", f"timeout_minutes: {minutes}"]
+    lines = ["pairs: pairs.csv", f"people: {people}", f"timeout_minutes: {minutes}", f"gold_rate: {gold_rate}"]
     for name, known, text in (("gold", gold, feedback), ("training", training, "Eggs were added.")):
         if known:
             rows = [

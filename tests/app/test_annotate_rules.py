@@ -280,6 +280,14 @@ def test_training_comes_first_and_gold_is_mixed_in_by_the_seed(made: Callable[..
     ]
 
 
+@pytest.mark.parametrize(("rate", "first", "count"), [(0.0, "work", 0), (1.0, "gold", 30)])
+def test_gold_rate_is_the_share_of_gold_pairs(made: Callable[..., Any], rate: float, first: str, count: int) -> None:
+    annotating, person = made(gold=names(30, "gold"), gold_rate=rate)
+    kinds = [own.kind for own, _ in all_of(annotating, person)]
+    assert kinds[0] == first and kinds.count("gold") == count
+    assert kinds == ["gold"] * count + ["work"] * 40
+
+
 def test_gold_with_a_text_gives_feedback_and_is_final(made: Callable[..., Any]) -> None:
     annotating, person = made(gold=names(30, "gold"), feedback="Salt was added.")
     gold = [result.feedback for own, result in all_of(annotating, person) if own.kind == "gold"]

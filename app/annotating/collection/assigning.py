@@ -27,8 +27,6 @@ from app.annotating.collection.people import Person
 from app.annotating.collection.tables import assignments, pairs
 from app.site import UnknownError
 
-GOLD_RATE = 0.1
-"""gold pairs in a person's work, as long as there are some that the person has not seen"""
 _EXPIRED_AT_ONCE = 1000
 
 
@@ -156,7 +154,7 @@ class Assigner:
                 return key, "training"
         work = self._work(connection, person)
         gold = [key for key in self._gold if key not in seen]
-        if work is not None and gold and self._drawn("gold", person.name, str(done)) < GOLD_RATE:
+        if work is not None and gold and self._drawn("gold", person.name, str(done)) < self.task.gold_rate:
             return gold[int(self._drawn("which gold", person.name, str(done)) * len(gold))], "gold"
         return None if work is None else (work, "work")
 
