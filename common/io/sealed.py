@@ -84,9 +84,12 @@ def encode(frame: pl.DataFrame) -> bytes:
     return seal(file.getvalue())
 
 
-def read(path: Path | Place, columns: Sequence[str] | None = None, strict: bool = True) -> pl.DataFrame:
+def read(
+    path: Path | Place, columns: Sequence[str] | None = None, strict: bool = True, where: pl.Expr | None = None
+) -> pl.DataFrame:
     """Return the frame in `path`, or some columns of it (without `strict` those that exist).
 
+    where: condition that rows must fulfil; only row groups that may have such rows are decoded.
     Raises StepDiffError where the file is damaged.
     """
     check_threads(f"read {path}")
@@ -95,9 +98,21 @@ def read(path: Path | Place, columns: Sequence[str] | None = None, strict: bool 
     with _own_errors(path):
         if columns is not None and not strict:
             columns = [name for name in pl.read_parquet_schema(data) if name in columns]
-        frame = pl.read_parquet(data, columns=None if columns is None else list(columns))
+        if where is None:
+            frame = pl.read_parquet(data, columns=None if columns is None else list(columns))
+        else:
+            found = pl.scan_parquet(data).filter(where)
+            frame = (found if columns is None else found.select(columns)).collect()
         _check_text(path, frame, data.getbuffer().nbytes)
         return frame
+
+
+def column_names(path: Path | Place) -> list[str]:
+    """Return the names of the columns of the file, not checked against its seal. StepDiffError: it cannot be read."""
+    check_threads(f"read {path}")
+    path = place(path)
+    with _own_errors(path):
+        return list(pl.read_parquet_schema(io.BytesIO(_footer(path))))
 
 
 def _check_text(path: Place, frame: pl.DataFrame, nbytes: int) -> None:
@@ -110,10 +125,15 @@ def _check_text(path: Place, frame: pl.DataFrame, nbytes: int) -> None:
 
 def written_seal(path: Place) -> str:
     """Return the seal in the file, not checked against its bytes; empty where it has none."""
+    return digits(_footer(path))
+
+
+def _footer(path: Place) -> bytes:
+    """Return the footer at the end of a Parquet file."""
     try:
         tail = path.tail(_TAIL)
-        footer = int.from_bytes(tail[-_END:][:4], "little") + _END
-        return digits((tail if footer <= len(tail) else path.tail(footer))[-footer:])
+        size = int.from_bytes(tail[-_END:][:4], "little") + _END
+        return (tail if size <= len(tail) else path.tail(size))[-size:]
     except OSError as error:
         raise StepDiffError(f"cannot read {path}: {error.strerror}") from error
 

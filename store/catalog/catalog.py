@@ -6,10 +6,11 @@ Guarantees
 - opening a catalog reads no part until a row or a key is needed
 - look-ups of keys and rows read indexes, not parts, so that their cost depends on the number of keys
 - look-ups work in a forked process
+- the memory of blocks and look-ups depends on the size of a part, not on the number of rows
 - while parts are merged, every row is read once
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from common.io import sealed as table
 from common.io.files import Place, place
 from store.catalog.key_indexes import KeyIndexes
 from store.catalog.parts import (
+    MOST_ROWS,
     Parts,
     check_follows,
     current_parts,
@@ -75,6 +77,37 @@ class Catalog:
         frame = pl.concat(frames, how="diagonal_relaxed")
         return frame if columns is None else frame.select(name for name in columns if name in frame.columns)
 
+    def columns(self) -> list[str]:
+        """Return the names of the columns that any part has, from the ends of the parts."""
+        return self._settled(
+            lambda parts: list(dict.fromkeys(name for part in parts for name in table.column_names(part)))
+        )
+
+    def blocks(self, like: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        """Yield `row` and other columns of all rows in order, a part at a time.
+
+        Args:
+            like: an empty frame with the wanted columns, as in `select`.
+        """
+        row, read = 0, None
+        while True:
+            parts = self.parts()
+            own = next((part for part in reversed(parts) if first_row(part) <= row), None)
+            if own in (None, read):  # nothing is left in it
+                if parts and first_row(parts[-1]) > row:
+                    check_follows(next(part for part in parts if first_row(part) > row), row)
+                return
+            try:
+                block = _like(read_part(own, ["row", *like.columns]), like).filter(pl.col("row") >= row)
+            except StepDiffError:
+                if own in self.parts():
+                    raise
+                continue  # it was merged into another part
+            read = own
+            if len(block):
+                yield block
+                row = int(block["row"][-1]) + 1
+
     def select(self, rows: Int[np.ndarray, " K"], like: pl.DataFrame | None = None) -> pl.DataFrame:
         """Return `row` and other columns of K rows in the order of the catalog, reading only the parts that hold them.
 
@@ -86,19 +119,15 @@ class Catalog:
         return self._settled(lambda parts: self._select(parts, rows, like))
 
     def _select(self, parts: Parts, rows: Int[np.ndarray, " K"], like: pl.DataFrame | None) -> pl.DataFrame:
-        schema = {"row": pl.Int64(), **({"key": pl.String()} if like is None else like.schema)}
-        frames = [pl.DataFrame(schema=schema)]
+        frames = [pl.DataFrame(schema={"row": pl.Int64(), **({"key": pl.String()} if like is None else like.schema)})]
         wanted = pl.Series(np.unique(rows[rows >= 0]))
         for part, end in with_ends(parts):
             here = wanted.filter((wanted >= first_row(part)) & (wanted < end))
             if not len(here):
                 continue
-            columns = None if like is None else list(schema)
-            found = table.read(part, columns, strict=False).filter(pl.col("row").is_in(here.implode()))
-            if like is not None:
-                found = found.with_columns(pl.lit(None).alias(name) for name in schema if name not in found.columns)
-                found = found.select(pl.col(name).cast(dtype, strict=False) for name, dtype in schema.items())
-            frames.append(found)
+            columns = None if like is None else ["row", *like.columns]
+            found = table.read(part, columns, strict=False, where=pl.col("row").is_in(here.implode()))
+            frames.append(found if like is None else _like(found, like))
         return pl.concat(frames, how="diagonal_relaxed")
 
     def append(self, frame: pl.DataFrame) -> int:
@@ -108,7 +137,9 @@ class Catalog:
         Raises StepDiffError on keys that are missing, empty or duplicated.
         """
         table.check_threads("append to a catalog")
-        frame = self._checked(frame)
+        return sum(map(self._append, self._checked(frame).iter_slices(MOST_ROWS)))
+
+    def _append(self, frame: pl.DataFrame) -> int:
         while True:
             # one look at the parts: what is known, and where it ends
             known, row = self._settled(lambda parts: (self._indexes.find(parts, frame["key"]) >= 0, self._count(parts)))
@@ -212,3 +243,10 @@ class Catalog:
             twice = frame.filter(pl.col("key").is_duplicated())["key"][0]
             raise StepDiffError(f"{self.entity} to append contain {twice!r} twice: keys are unique")
         return frame
+
+
+def _like(frame: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
+    """Return `row` and the columns of `like`: null where the frame has none, or a value that cannot be cast."""
+    dtypes = {"row": pl.Int64(), **like.schema}
+    found = frame.with_columns(pl.lit(None).alias(name) for name in dtypes if name not in frame.columns)
+    return found.select(pl.col(name).cast(dtype, strict=False) for name, dtype in dtypes.items())

@@ -1,10 +1,11 @@
 """The key indexes of a catalog, next to its parts.
 
 Indexes are merged like a log: each has at least RATIO times the rows of the next, so there are few of them, and a
-small append rewrites little. All can be rebuilt from the parts: one that is lost, damaged or built from other parts
-counts as missing. Measured against sqlite3 with 1,000,000 keys (CPU time): look-up of 256 keys 0.8 ms and 0.7 ms, of
-4,096 keys 5 and 16 ms, of 100,000 keys 150 and 1,396 ms; sqlite3 reads no object store. Loops of numba took a third of
-that, and a second at a process's first look-up, where this takes 7 ms.
+small append rewrites little. Beyond MOST_ROWS they are not merged: that takes memory for all their rows. All can be
+rebuilt from the parts: one that is lost, damaged or built from other parts counts as missing. Measured against sqlite3
+with 1,000,000 keys (CPU time): look-up of 256 keys 0.8 ms and 0.7 ms, of 4,096 keys 5 and 16 ms, of 100,000 keys 150
+and 1,396 ms; sqlite3 reads no object store. Loops of numba took a third of that, and a second at a process's first
+look-up, where this takes 7 ms.
 
 Guarantees
 - an index that is lost, damaged or stale is rebuilt, and never returns a wrong row
@@ -31,6 +32,8 @@ from store.catalog.key_index import KeyIndex, built, in_memory, merged, open_ind
 from store.catalog.parts import Parts, check_follows, first_row, read_part
 
 RATIO = 2  # 200 appends of 10,000 keys leave 3 files, and 100,000 keys take 44 ms; unmerged: 200 files, 468 ms
+MOST_ROWS = 2**24
+"""rows of an index that is merged from others: 100 bytes of memory each"""
 _GROUP = 2**22  # rows of small parts that are indexed together
 _DIGITS = 12
 
@@ -128,7 +131,7 @@ class KeyIndexes:
         """Append the index of `keys`, whose rows begin at `first`, to `chain`; merge small ones at its end into it."""
         end, rows = first + len(keys), len(keys)
         small: list[KeyIndex] = []
-        while chain and len(chain[-1]) < RATIO * rows:
+        while chain and len(chain[-1]) < RATIO * rows and len(chain[-1]) + rows <= MOST_ROWS:
             small.insert(0, chain.pop())
             rows += len(small[0])
         pieces = partial(built, first, pack(keys), seals)

@@ -17,6 +17,8 @@ from common.errors import StepDiffError
 from common.io import sealed as table
 from common.io.files import Place
 
+MOST_ROWS = 2**20
+"""rows of a part, which is written and read in one piece"""
 _DIGITS = 12
 _NAME = re.compile(rf"[0-9]{{{_DIGITS}}}(-[0-9]{{{_DIGITS}}})?\.parquet")
 Parts = tuple[Place, ...]

@@ -20,16 +20,13 @@ from common.io.files import listed
 from common.io.locks import check_held, locked
 from common.progress import progress
 from store.catalog.catalog import Catalog
-from store.catalog.parts import is_part, part_name, read_part, rows_of_merged
+from store.catalog.parts import MOST_ROWS, is_part, part_name, read_part, rows_of_merged
 from store.feature_store import Store
 from store.format.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, shard_number
 from store.io.status import failures_of_shards
 from store.provenance import ENTITIES
 from store.verbs.options import CompactOptions
 from store.view import ABSENT, OK, View
-
-MOST_ROWS = 2**20
-"""rows of a merged part, which is written and read in one piece"""
 
 
 @dataclass

@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import StepDiffError
+from common.io import sealed as table
 from store import Catalog, Store, text_key
+from store.verbs.compact import compact
+from store.verbs.options import CompactOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -156,3 +159,54 @@ def test_the_key_of_a_text_is_computed_from_its_exact_utf_8(text: str) -> None:
 
 def test_the_key_of_a_text_is_sha256() -> None:
     assert text_key("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_blocks_are_the_rows_of_the_frame_also_while_parts_are_merged(
+    tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.catalog.catalog.MOST_ROWS", 4)
+    assert catalog.append(frame(*(f"c{n}" for n in range(10)), start=list(range(10)))) == 10
+    assert [part.name for part in catalog.parts()] == [f"{first:012d}.parquet" for first in (0, 4, 8)]
+    assert catalog.append(frame("d", step=["stir"])) == 1
+    assert catalog.columns() == ["key", "row", "start", "step"]
+    like = pl.DataFrame(schema={"key": pl.String, "start": pl.Float64, "no": pl.String})
+    whole = catalog.frame(["row", "key", "start"]).with_columns(pl.col("start").cast(pl.Float64), no=pl.lit(None))
+    found = []
+    for block in catalog.blocks(like):
+        found.append(block)
+        if len(found) == 1:
+            compact(CompactOptions(str(tmp_path / "store")))
+            assert len(catalog.parts()) == 1
+    assert [len(block) for block in found] == [4, 7]
+    assert pl.concat(found).equals(whole.cast({"no": pl.String}))
+    assert list(Store.open(tmp_path / "store").catalog("texts").blocks(like)) == []
+
+
+def test_blocks_refuse_a_lost_part(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.catalog.catalog.MOST_ROWS", 2)
+    catalog.append(frame(*"abcde"))
+    catalog.parts()[1].unlink()
+    with pytest.raises(StepDiffError, match="no part for rows 2 to 3"):
+        list(catalog.blocks(frame().select("key")))
+
+
+def test_a_look_up_decodes_the_row_groups_of_its_rows_alone(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog.append(frame(*(f"c{n}" for n in range(1000)), step=[f"s{n}" for n in range(1000)]))
+    decoded: list[int] = []
+    read = table.read
+
+    def watched(*given: object, **more: object) -> pl.DataFrame:
+        decoded.append(len(found := read(*given, **more)))  # type: ignore[arg-type]
+        return found
+
+    monkeypatch.setattr("store.catalog.catalog.table.read", watched)
+    found = catalog.select(catalog.rows(["c7", "c900", "no"]))
+    assert found.select("row", "step").rows() == [(7, "s7"), (900, "s900")] and decoded == [2]
+
+
+def test_indexes_beyond_a_size_are_not_merged(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.catalog.key_indexes.MOST_ROWS", 8)
+    for first in range(0, 20, 4):
+        catalog.append(frame(*(f"c{n}" for n in range(first, first + 4))))
+    assert catalog.rows([f"c{n}" for n in range(20)]).tolist() == list(range(20))
+    assert len(list(catalog.folder.glob("*.keys"))) == 3
