@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.cli import command
-from common.cli.options import parse
+from common.cli.options import incomplete, parse
 
 if TYPE_CHECKING:
     from heads.reporting.grid import Cell, Grid
@@ -51,7 +51,9 @@ def run(options: AgreementOptions) -> dict[str, Any]:
     from annotate.people.task import read_task
 
     task = None if options.task is None else read_task(options.task)
-    found = {"file": options.file, **asdict(agreement(read_collected(options.file), task))}
+    refused: list[str] = []
+    answers = read_collected(options.file, refused.append)
+    found = {"file": options.file, **asdict(agreement(answers, task)), "failed": refused}
     if options.out is not None:
         from common.io.files import write_text
         from heads.reporting.grid import to_markdown
@@ -114,8 +116,10 @@ def cell(value: int | float | None, form: str) -> "Cell | None":
 def show(found: dict[str, Any]) -> None:
     from rich.console import Console
 
+    from annotate.people.collected import show_refused
     from heads.reporting.grid import to_text
 
+    show_refused(found)
     print(f"{found['file']}: {summary(found)}")
     console = Console(markup=False)
     if not console.is_terminal:
@@ -125,7 +129,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(AgreementOptions, argv, "annotate.agreement", __doc__, run, show, ("file",))
+    return parse(AgreementOptions, argv, "annotate.agreement", __doc__, run, show, ("file",), incomplete)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Scores: 5 = not different, 1 = very different, 0 = a clip of another step (DiffR
 Guarantees
 - one command writes all forms, each file whole or not at all
 - answers converted to another form and back are equal
+- an answer of a Label Studio export that breaks a rule of its form gives one line and exit status 1; the others count
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.cli import command
-from common.cli.options import parse
+from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ class ExportOptions:
     """JSON file of Label Studio tasks to write"""
     label_studio_config: str | None = None
     """XML file with the labelling configuration of these tasks to write"""
-    video_url: str = "/data/local-files/?d={clip}.mp4"
-    """URL of a clip's video for Label Studio; {clip} is replaced by the clip's id"""
+    video_url: str = "/data/local-files/?d=videos/{clip}.mp4"
+    """URL of a clip's video for Label Studio; {clip} is replaced by the clip's id. Default: a local storage of the
+    folder `videos` in the document root"""
     seed: int = 0
     """seed of DiffRank's targets"""
 
@@ -69,7 +71,8 @@ def run(options: ExportOptions) -> dict[str, Any]:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in outputs)
         raise StepDiffError(f"give FILE or --task, and at least one output of {flags}")
     task = None if options.task is None else read_task(options.task)
-    answers = [] if options.file is None else read_collected(options.file)
+    refused: list[str] = []
+    answers = [] if options.file is None else read_collected(options.file, refused.append)
     decided, rejected = export.decide(answers)
     rows: dict[str, int] = {}
     if options.diffcap is not None:
@@ -85,8 +88,7 @@ def run(options: ExportOptions) -> dict[str, Any]:
     if options.csv is not None:
         write_table(options.csv, answers)
     if options.label_studio is not None:
-        pairs, names = ((), ()) if task is None else (task.pairs, task.names)
-        tasks = tasks_of(answers, video_url(options.video_url), pairs, names)
+        tasks = tasks_of(answers, video_url(options.video_url), task)
         write_label_studio(options.label_studio, tasks)
         rows["label_studio"] = len(tasks)
     if options.label_studio_config is not None:
@@ -98,6 +100,7 @@ def run(options: ExportOptions) -> dict[str, Any]:
         "adjudicated": sum(pair.adjudicated for pair in decided),
         "rows": rows,
         "written": made,
+        "failed": refused,
     }
 
 
@@ -127,6 +130,9 @@ def _task(answers: "Sequence[Answer]") -> "Task":
 
 
 def show(record: dict[str, Any]) -> None:
+    from annotate.people.collected import show_refused
+
+    show_refused(record)
     counts = "{answers:,} answers about {pairs:,} pairs: {rejected:,} pairs rejected, {adjudicated:,} adjudicated"
     print(counts.format(**record))
     for name, path in record["written"].items():
@@ -137,7 +143,7 @@ def show(record: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(ExportOptions, argv, "annotate.export", __doc__, run, show, ("file",))
+    return parse(ExportOptions, argv, "annotate.export", __doc__, run, show, ("file",), incomplete)
 
 
 if __name__ == "__main__":

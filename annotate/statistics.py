@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.cli import command
-from common.cli.options import parse
+from common.cli.options import incomplete, parse
 
 if TYPE_CHECKING:
     from heads.reporting.grid import Cell, Grid
@@ -45,7 +45,8 @@ def run(options: StatisticsOptions) -> dict[str, Any]:
     from annotate.people.statistics import read_files, statistics_of
     from common.io.files import write_bytes, write_text
 
-    found = statistics_of(read_files(options.files))
+    refused: list[str] = []
+    found = statistics_of(read_files(options.files, refused.append))
     out = Path(options.out)
     pictures = {"scores.png": scores_figure(found), "words.png": clouds_figure(found)}
     record = {"files": list(options.files), **asdict(found)}
@@ -57,7 +58,7 @@ def run(options: StatisticsOptions) -> dict[str, Any]:
             (out / name).unlink(missing_ok=True)  # of an earlier run on other files
     write_text(out / "statistics.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     write_text(out / "statistics.md", _page(record))
-    return {"out": options.out, **record}
+    return {"out": options.out, **record, "failed": refused}
 
 
 def _page(record: dict[str, Any]) -> str:
@@ -112,8 +113,10 @@ def _grids(record: dict[str, Any]) -> "list[Grid]":
 def show(record: dict[str, Any]) -> None:
     from rich.console import Console
 
+    from annotate.people.collected import show_refused
     from heads.reporting.grid import to_text
 
+    show_refused(record)
     print(f"{record['sentence']}.")
     print("\n".join(line.removeprefix("- ") for line in _facts(record)[:-1]))
     console = Console(markup=False)
@@ -125,7 +128,7 @@ def show(record: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(StatisticsOptions, argv, "annotate.statistics", __doc__, run, show, ("files",))
+    return parse(StatisticsOptions, argv, "annotate.statistics", __doc__, run, show, ("files",), incomplete)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ Guarantees
 - a file is recognised by its content, not by its name
 - two answers that give one pair different clips are refused
 - a file of no known form gives one line that lists the forms
+- an answer of a Label Studio export that breaks a rule of its form is refused, and the others are read
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,25 @@ _CONVIS = {"user_id", "video_pair_id", "user_inputs"}
 _VIDEO = ".mp4"
 
 
-def read_collected(path: str | Path) -> list[Answer]:
+def read_collected(path: str | Path, refused: Callable[[str], None] | None = None) -> list[Answer]:
     """Return all answers of a file.
+
+    Args:
+        path: A file in one of the known forms.
+        refused: Receives one line for each answer of a Label Studio export that is refused. None: the first one raises.
 
     Raises:
         StepDiffError: A file of no known form, a fault in it, or no answers.
     """
-    answers = _read(path)
+    lines: list[str] = []
+    answers = _read(path, None if refused is None else lines.append)
     if not answers:
+        if lines:
+            raise StepDiffError(f"{path}: all its answers are refused ({len(lines):,}); the first: {lines[0]}")
         raise StepDiffError(f"{path}: has no answers; give {FORMS}")
+    if refused is not None:
+        for line in lines:
+            refused(line)
     clips: dict[str, tuple[str, str]] = {}
     for answer in answers:
         own = (answer.reference, answer.candidate)
@@ -38,7 +50,13 @@ def read_collected(path: str | Path) -> list[Answer]:
     return answers
 
 
-def _read(path: str | Path) -> list[Answer]:
+def show_refused(record: dict[str, Any]) -> None:
+    """Print the lines in a command's record about refused answers to standard error."""
+    for line in record["failed"]:
+        print(f"refused: {line}", file=sys.stderr)
+
+
+def _read(path: str | Path, refused: Callable[[str], None] | None) -> list[Answer]:
     first = first_byte(path)
     if first == b"{":
         return list(read_answers(path))
@@ -51,7 +69,7 @@ def _read(path: str | Path) -> list[Answer]:
         return list(_convis(path, rows))
     from annotate.people.label_studio import answers_of
 
-    return answers_of(rows, str(path))
+    return answers_of(rows, str(path), refused)
 
 
 def parse_list(path: str | Path) -> list[Any]:

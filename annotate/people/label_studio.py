@@ -1,17 +1,19 @@
 """Collected answers as tasks of Label Studio, and its exports as answers.
 
 A task is a pair, shown with one of its clips on the left: {"data": {"video1": URL, "video2": URL, "pair", "reference",
-"candidate", "left", "categories"}, "annotations": [{"result": [...], "lead_time", ...}]}. `configuration` makes the
-labelling configuration, which names the controls: `keystep`, `rejected`, `text_1` and `score_1` for the first of the
-task's categories, and the hidden text `record`, which has what an import replaces: annotator, kind, time and seconds.
+"candidate", "left", "categories", "keystep_words"}, "annotations": [{"result": [...], "lead_time", ...}]}.
+`configuration` makes the labelling configuration, which names the controls: `keystep`, `rejected`, `text_1` and
+`score_1` for the first of the task's categories, and the hidden text `record`, which has what an import replaces:
+annotator, kind, time and seconds.
 
-Files are for "Import" and from "Export, JSON" of Label Studio 1.20. `completed_by` is not written, because an import
-refuses people whom the project does not have. Scores: 5 = not different, 1 = very different.
+Files are for "Import" and from "Export, JSON"; tried with Label Studio 1.23.2. `completed_by` is not written, because
+an import refuses people whom the project does not have. Scores: 5 = not different, 1 = very different.
 
 Guarantees
-- written answers read back equal
+- written answers read back equal, also after an import into Label Studio and an export
 - an annotation made in Label Studio is an answer: no text and no score is score 5, a skipped pair is rejected
-- a field that is missing gives one line that names the task and the annotation
+- an annotation made or changed in Label Studio keeps the rules of the form, or is refused in one line
+- a line about a fault names the task and the annotation, by their ids where the file has them
 - the configuration has a control for every result, and nothing in a rubric is markup
 """
 
@@ -22,14 +24,14 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from annotate.people.answers import Answer, answer_of
+from annotate.people.answers import Answer, answer_of, problems
 from annotate.people.pairs import Pair
-from annotate.people.task import HIGHEST, SCORES, Task
+from annotate.people.task import HIGHEST, SCORES, Category, Task
 from common.errors import StepDiffError
 from common.io.files import write_text
 
-URL = "/data/local-files/?d={clip}.mp4"
-"""where Label Studio serves files of its local storage"""
+URL = "/data/local-files/?d=videos/{clip}.mp4"
+"""where Label Studio serves files of a local storage, which is a folder inside its document root"""
 SKIPPED = "skipped"
 """the reason of a pair that was skipped in Label Studio"""
 _RECORD = ("annotator", "kind", "submitted", "seconds")
@@ -43,32 +45,30 @@ def video_url(form: str) -> Callable[[str], str]:
     return lambda clip: form.replace("{clip}", quote(clip, safe=""))
 
 
-def tasks_of(
-    answers: Iterable[Answer], url: Callable[[str], str], pairs: Sequence[Pair] = (), categories: Sequence[str] = ()
-) -> list[dict[str, Any]]:
+def tasks_of(answers: Iterable[Answer], url: Callable[[str], str], task: Task | None = None) -> list[dict[str, Any]]:
     """Return one task for each pair and side, with its answers as annotations.
 
     Args:
         answers: In any order.
         url: Returns the URL of a clip's video.
-        pairs: Also those that nobody answered are tasks.
-        categories: Of the task; those of the answers follow.
+        task: Also its pairs that nobody answered are tasks. Its categories come first; those of the answers follow.
     """
-    answers = list(answers)
-    names = list(dict.fromkeys([*categories, *(name for answer in answers for name in answer.differences)]))
+    answers, task = list(answers), task or Task((), ())
+    names = list(dict.fromkeys([*task.names, *(name for answer in answers for name in answer.differences)]))
     tasks: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def of(pair: str, reference: str, candidate: str, left: str | None) -> dict[str, Any]:
         shown = (candidate, reference) if left == "candidate" else (reference, candidate)
         videos = {f"video{number}": url(clip) for number, clip in enumerate(shown, 1)}
-        about = {"pair": pair, "reference": reference, "candidate": candidate, "left": left, "categories": names}
-        return tasks.setdefault((pair, reference, candidate, left), {"data": {**videos, **about}, "annotations": []})
+        about = {"pair": pair, "reference": reference, "candidate": candidate, "left": left}
+        form = {"categories": names, "keystep_words": task.keystep_words}
+        return tasks.setdefault((pair, reference, candidate, left), {"data": videos | about | form, "annotations": []})
 
     for answer in answers:
         own = of(answer.pair, answer.reference, answer.candidate, answer.left)
         own["annotations"].append(_annotation(answer, names))
     answered = {answer.pair for answer in answers}
-    for pair in pairs:
+    for pair in task.pairs:
         if pair.id not in answered:
             of(pair.id, pair.reference, pair.candidate, "reference")
     return list(tasks.values())
@@ -102,37 +102,89 @@ def _result(name: str, kind: str, value: str) -> dict[str, Any]:
     return {"id": name, "from_name": name, "to_name": "video1", "type": control, "value": {kind: [value]}}
 
 
-def answers_of(tasks: Sequence[Any], where: str) -> list[Answer]:
+def answers_of(tasks: Sequence[Any], where: str, refused: Callable[[str], None] | None = None) -> list[Answer]:
     """Return the answers in the annotations of tasks.
 
+    Args:
+        tasks: A list as `tasks_of` makes it, or as Label Studio exports it.
+        where: Beginning of each line about a fault.
+        refused: Receives one line for each annotation that is no answer or breaks a rule of the form; the others are
+            returned. None: the first one raises.
+
     Raises:
-        StepDiffError: A task or annotation of another form; the line begins with `where`.
+        StepDiffError: A task of another form, or without `refused` an annotation that is refused.
     """
-    return [answer for number, task in enumerate(tasks, 1) for answer in _answers(task, f"{where}: task {number}")]
+    found = []
+    for number, task in enumerate(tasks, 1):
+        for answer in _answers(task, f"{where}: task {_identity(task, number)}"):
+            if isinstance(answer, Answer):
+                found.append(answer)
+            elif refused is None:
+                raise answer
+            else:
+                refused(str(answer))
+    return found
 
 
-def _answers(task: Any, where: str) -> Iterator[Answer]:
+def _identity(found: Any, number: int) -> int:
+    """Return the id that Label Studio gave, by default the place in the file, from 1."""
+    own = found.get("id") if isinstance(found, dict) else None
+    return own if type(own) is int else number
+
+
+def _answers(task: Any, where: str) -> Iterator[Answer | StepDiffError]:
     data, annotations = (task.get(name) if isinstance(task, dict) else None for name in ("data", "annotations"))
     if not isinstance(data, dict) or not isinstance(annotations, list):
         raise StepDiffError(f"{where}: expects data and annotations, as an export of Label Studio in the form JSON has")
     for name in ("video1", "video2"):
         if not isinstance(data.get(name), str):
             raise StepDiffError(f"{where}: its data has no {name}; {_HINT}")
-    categories = data.get("categories")
+    categories, words = data.get("categories"), data.get("keystep_words", Task.keystep_words)
     if not isinstance(categories, list) or not all(isinstance(name, str) for name in categories):
         raise StepDiffError(f"{where}: its data has no list of categories; {_HINT}")
+    if type(words) is not int or words < 1:
+        raise StepDiffError(f"{where}: keystep_words: expects a number of words, not {words!r:.80}; {_HINT}")
     reference, candidate = data.get("reference", data["video1"]), data.get("candidate", data["video2"])
     pair = {"pair": data.get("pair", f"{reference} {candidate}"), "reference": reference, "candidate": candidate}
     pair["left"] = data.get("left", "reference")
     for number, annotation in enumerate(annotations, 1):
         try:
-            yield answer_of(pair | _given(annotation, categories))
+            yield _answer(pair, annotation, categories, words)
         except StepDiffError as error:
-            raise StepDiffError(f"{where}: annotation {number}: {error}") from None
+            yield StepDiffError(f"{where}: annotation {_identity(annotation, number)}: {error}")
 
 
-def _given(annotation: Any, categories: Sequence[str]) -> dict[str, Any]:
-    """Return what an annotation says, with the keys of an answer but without the pair."""
+def _answer(pair: Mapping[str, Any], annotation: Any, categories: Sequence[str], words: int) -> Answer:
+    """Return the answer in an annotation. One that a person made or changed in Label Studio keeps the form's rules."""
+    values = _values(annotation)
+    record = _record(values.pop("record", None))
+    if annotation.get("parent_annotation") is not None:  # a copy that its new author changed
+        record = None
+    rejected = SKIPPED if annotation.get("was_cancelled") else values.get("rejected")
+    if record is not None and annotation.get("updated_by") is None:  # imported there, and not changed since
+        differences = dict(_differences(values, categories, None))
+        given = {"keystep": values.get("keystep", ""), "differences": differences, "rejected": rejected}
+        return answer_of({**pair, **given, **record})
+    values = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
+    keystep = " ".join(str(values.get("keystep", "")).split())
+    differences = {} if rejected else dict(_differences(values, categories, HIGHEST))
+    record = _native(annotation) if record is None else record | {"submitted": annotation.get("updated_at")}
+    answer = answer_of({**pair, "keystep": keystep, "differences": differences, "rejected": rejected, **record})
+    if broken := _broken(answer, categories, words):
+        raise StepDiffError(f"{' '.join(broken)} Correct this in Label Studio and export again.")
+    return answer
+
+
+def _broken(answer: Answer, categories: Sequence[str], words: int) -> list[str]:
+    """Return the sentences of the annotation page about an answer. The form has its own reasons to reject."""
+    pair = Pair(answer.pair, answer.reference, answer.candidate)
+    made = tuple(Category(name, name, {}) for name in categories)
+    reasons = () if answer.rejected is None else (answer.rejected,)
+    return problems(answer, Task((pair,), made, keystep_words=words, reject_reasons=reasons))
+
+
+def _values(annotation: Any) -> dict[str, str | int]:
+    """Return the text, choice or rating of each control of an annotation."""
     if not isinstance(annotation, dict) or not isinstance(annotation.get("result"), list):
         raise StepDiffError("has no list of results")
     values = {}
@@ -140,28 +192,28 @@ def _given(annotation: Any, categories: Sequence[str]) -> dict[str, Any]:
         if not isinstance(result, dict) or not isinstance(result.get("value"), dict) or "from_name" not in result:
             raise StepDiffError(f"a result has from_name and value, not {result!r:.80}")
         values[str(result["from_name"])] = _value(result["value"])
-    record = _record(values.pop("record", None))
-    rejected = values.get("rejected")
-    if record is None:
-        rejected = SKIPPED if annotation.get("was_cancelled") else rejected
-        record = _native(annotation)
-        differences = {} if rejected else dict(_differences(values, categories, HIGHEST))
-    else:
-        differences = dict(_differences(values, categories, None))
-    return {"keystep": values.get("keystep", ""), "differences": differences, "rejected": rejected, **record}
+    return values
 
 
 def _differences(
     values: Mapping[str, str | int], categories: Sequence[str], without: int | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield category, text and score; without: the score of a category with neither, None to leave it out."""
+    """Yield category, text and score.
+
+    Args:
+        values: By the name of the control.
+        categories: In the order of their controls.
+        without: Score of a category with neither text nor score; one with only a text is left out, as on the annotation
+            page. None leaves out the former and refuses the latter.
+    """
     for number, name in enumerate(categories, 1):
         text, score = values.get(f"text_{number}", ""), values.get(f"score_{number}")
-        if score is None and text:
-            raise StepDiffError(f"{name!r:.80} has a text and no score; give it one in Label Studio")
-        if score is None and without is None:
-            continue
-        yield name, {"text": text, "score": without if score is None else _whole(score)}
+        if score is None and text and without is None:
+            raise StepDiffError(f"text_{number} has no score_{number}; {_HINT}")
+        if score is None and not text:
+            score = without
+        if score is not None:
+            yield name, {"text": text, "score": _whole(score)}
 
 
 def _value(value: Mapping[str, Any]) -> str | int:
@@ -207,7 +259,9 @@ def configuration(task: Task) -> str:
     """Return the labelling configuration of a project, as XML."""
     view = ElementTree.Element("View")
     _add(view, "Header", value=task.instructions)
-    videos = _add(view, "View", style="display: grid; grid-template-columns: 1fr 1fr; column-gap: 12px")
+    # With 1fr alone the second video leaves the window, because a player does not become narrower than its buttons.
+    grid = "display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); column-gap: 12px"
+    videos = _add(view, "View", style=grid)
     for number in (1, 2):
         side = _add(videos, "View")
         _add(side, "Header", value=f"Video {number}", size="4")
@@ -224,7 +278,7 @@ def configuration(task: Task) -> str:
         _text_area(view, f"text_{number}")
         _add(view, "Header", size="6", value=f"{category.title} score (1: very different; 5: not different)")
         choices = _choices(view, f"score_{number}")
-        for score in reversed(SCORES):
+        for score in SCORES:  # ascending, because Label Studio gives the keys 1, 2, ... to choices in their order
             hint = "; ".join(category.rubric.get(score, ()))
             _add(choices, "Choice", value=str(score), **({"hint": hint} if hint else {}))
     _add(view, "Header", size="4", value="Reject the pair")

@@ -20,7 +20,7 @@ Guarantees
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -145,8 +145,12 @@ class Statistics:
     categories: dict[str, OfCategory]
 
 
-def read_files(paths: Sequence[str | Path]) -> Collection:
+def read_files(paths: Sequence[str | Path], refused: Callable[[str], None] | None = None) -> Collection:
     """Read collected answers and test sets of DiffCap and DiffRank, each recognised by its content.
+
+    Args:
+        paths: Counted together.
+        refused: As for `read_collected`.
 
     Raises:
         StepDiffError: A file of another form, or a fault in it.
@@ -159,7 +163,7 @@ def read_files(paths: Sequence[str | Path]) -> Collection:
         elif "text" in keys:
             found.add_diffcap(read_test_set("diffcap", path))
         else:
-            found.add_answers(read_collected(path))
+            found.add_answers(read_collected(path, refused))
     return found
 
 
