@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32
 
 from app.explore.maps import Shown
 from common.errors import StepDiffError
-from retrieval.queries.condition import parts_of, places_where, read_condition
+from retrieval.queries.condition import DURATION, parts_of, places_where, read_condition
 
 MOST_CORNERS = 200
 """of a lasso"""
@@ -39,8 +39,8 @@ def passing(shown: Shown, where: str, words: str) -> tuple[Mask, str | None]:
     if where.strip():
         whole = _where(shown, where)
         parts = [(part, whole if part == where.strip() else _where(shown, part)) for part in parts_of(where)]
-    parts += [(f"the word {word!r}", _containing(shown.clips, word)) for word in _words(words)]
-    every = np.ones(shown.clips.height, bool)
+    parts += [(f"the word {word!r}", _containing(shown, word)) for word in _words(words)]
+    every = np.ones(len(shown.map.rows), bool)
     found = reduce(np.logical_and, (mask for _, mask in parts), every)
     return found, None if found.any() or not parts else excluded(parts)
 
@@ -88,8 +88,11 @@ def read_lasso(text: str) -> list[tuple[float, float]]:
 
 
 def _where(shown: Shown, where: str) -> Mask:
-    found = np.zeros(shown.clips.height, bool)
-    found[places_where(shown.clips, read_condition(where, "the filter"))] = True
+    condition = read_condition(where, "the filter")
+    places_where(shown.like, condition)  # refuses unknown columns, and lists those that exist
+    needed = {"row", *condition.columns} | ({"start", "end"} if DURATION in condition.columns else set())
+    found = np.zeros(len(shown.map.rows), bool)
+    found[places_where(shown.read(*(name for name in shown.like.columns if name in needed)), condition)] = True
     return found
 
 
@@ -100,11 +103,12 @@ def _words(text: str) -> list[str]:
     return words
 
 
-def _containing(clips: pl.DataFrame, word: str) -> Mask:
-    texts = [name for name, dtype in clips.schema.items() if dtype == pl.String and name not in _NOT_SEARCHED]
+def _containing(shown: Shown, word: str) -> Mask:
+    texts = [name for name, dtype in shown.like.schema.items() if dtype == pl.String and name not in _NOT_SEARCHED]
     pattern = f"(?i){pl.escape_regex(word)}"
     has = [pl.col(name).str.contains(pattern).fill_null(False) for name in texts]
-    return clips.select(pl.any_horizontal(has).alias("has"))["has"].to_numpy().copy()
+    found = shown.scan().select(pl.any_horizontal(has).alias("has")).collect(engine="streaming")
+    return found["has"].to_numpy().copy()
 
 
 def _count(mask: Mask) -> str:

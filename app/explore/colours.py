@@ -1,8 +1,7 @@
 """The colour of each clip of a map: a code for its value in a column, and the legend of the codes.
 
 Guarantees
-- the most frequent values have colours of their own; the counts of the legend add up to the clips of the map
-- a legend's condition selects the clips that it counts
+- the counts of the legend add up, and its conditions select the clips that it counts
 """
 
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int32
 
+from app.explore.maps import Shown
 from app.site import UnknownError
 from common.errors import StepDiffError
 from retrieval.queries.condition import DURATION, read_condition
@@ -62,40 +62,41 @@ class Legend:
     """value of the last shade, and of all above it"""
 
 
-def columns_of(clips: pl.DataFrame) -> list[Column]:
-    """Return the columns that pages offer, with the duration where it can be computed."""
+def columns_of(like: pl.DataFrame) -> list[Column]:
+    """Return the columns of a frame that pages offer, with the duration where it can be computed."""
     found = []
-    for name, dtype in clips.schema.items():
+    for name, dtype in like.schema.items():
         if name not in _HIDDEN and (dtype.is_numeric() or dtype in (pl.String, pl.Boolean, pl.Categorical)):
             found.append(Column(name, "numbers" if dtype.is_numeric() else "text"))
-    if {"start", "end"} <= set(clips.columns) and DURATION not in clips.columns:
+    if {"start", "end"} <= set(like.columns) and DURATION not in like.columns:
         found.append(Column(DURATION, "numbers"))
     return found
 
 
-def values_of(clips: pl.DataFrame, column: str) -> pl.Series:
+def values_of(shown: Shown, column: str) -> pl.Series:
     """Return a column of a map's clips. UnknownError lists those that exist."""
-    names = [known.name for known in columns_of(clips)]
+    names = [known.name for known in columns_of(shown.like)]
     if column not in ("key", *names):
         raise UnknownError(f"no column {column[:100]!r}: the columns are {', '.join(names)}")
-    if column == DURATION and DURATION not in clips.columns:
-        return clips.select((pl.col("end") - pl.col("start")).alias(DURATION))[DURATION]
-    return clips[column]
+    if column == DURATION and DURATION not in shown.like.columns:
+        return shown.read("start", "end").select((pl.col("end") - pl.col("start")).alias(DURATION))[DURATION]
+    return shown.read(column)[column]
 
 
-def default_colour(clips: pl.DataFrame) -> str | None:
+def default_colour(shown: Shown) -> str | None:
     """Return the column that colours a map at first: the step, or another text with few values."""
-    for name in ("step", *(column.name for column in columns_of(clips) if column.kind == "text")):
-        if name in clips.columns and 1 < clips[name].n_unique() <= max(50, clips.height // 20):
+    for name in ("step", *(column.name for column in columns_of(shown.like) if column.kind == "text")):
+        most = max(50, len(shown.map.rows) // 20)
+        if name in shown.like.columns and 1 < shown.read(name)[name].n_unique() <= most:
             return name
     return None
 
 
-def colours(clips: pl.DataFrame, column: str | None) -> tuple[Legend, Int32[np.ndarray, " clips"]]:
+def colours(shown: Shown, column: str | None) -> tuple[Legend, Int32[np.ndarray, " clips"]]:
     """Return the legend of a column and the code of each clip. Raises UnknownError as `values_of`."""
     if column is None:
-        return Legend(None, None), np.zeros(clips.height, np.int32)
-    values = values_of(clips, column)
+        return Legend(None, None), np.zeros(len(shown.map.rows), np.int32)
+    values = values_of(shown, column)
     return _shades(column, values) if values.dtype.is_numeric() else _categories(column, values)
 
 

@@ -1,9 +1,11 @@
-"""Maps of views in memory: coordinates from the cache, the catalog's columns next to them.
+"""Maps of views: coordinates in memory, the catalog's columns in files of the site's cache.
 
 Guarantees
 - a map is computed once, in the background; requests wait for it only briefly
 - coordinates are kept in the site's cache, and computed again if rows were added or the view was replaced
-- at most MOST_MAPS maps are in memory
+- at most MOST_MAPS maps are open
+- columns are read when they are needed: in memory is one of them, or a piece of the catalog
+- a map that waits for UMAP holds up no PCA
 """
 
 import hashlib
@@ -12,6 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,15 +22,18 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from app.explore.child import write_coordinates, write_in_child
 from app.kept import Kept
 from app.site import RefusedError, Site, UnknownError
 from common.errors import StepDiffError
-from retrieval.projection import MOST, PROJECTIONS, Map, missing, project, sample_rows
+from retrieval.projection import MOST, PROJECTIONS, Map, missing, sample_rows
 from store import View
 
 MOST_MAPS = 3
 MOST_REMEMBERED = 8
 """results of a map, such as the colours of a column"""
+PIECE = 2**18
+"""clips whose columns are read from the catalog at a time"""
 _WAIT = 2.0  # seconds that a request waits before it reports how far the work is
 
 
@@ -50,9 +56,15 @@ class Shown:
     version: str
     """changes with the rows, their coordinates and their columns"""
     map: Map
-    clips: pl.DataFrame
-    """key, row and the other columns; place n is that of `map.rows[n]`"""
+    scan: Callable[[], pl.LazyFrame]
+    """key, row and the catalog's other columns; place n is that of `map.rows[n]`"""
+    like: pl.DataFrame
+    """an empty frame with these columns"""
     _made: Kept[Hashable, Any] = field(default_factory=lambda: Kept(MOST_REMEMBERED))
+
+    def read(self, *columns: str) -> pl.DataFrame:
+        """Return some columns of the map's clips."""
+        return self.scan().select(columns).collect()
 
     def remembered(self, name: Hashable, make: Callable[[], Answer]) -> Answer:
         """Return what `make` returned for this name, if it is among the last MOST_REMEMBERED."""
@@ -87,7 +99,7 @@ class Maps:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._lock = threading.Lock()
-        self._turn = threading.Lock()  # one map is computed at a time
+        self._turns = {name: threading.Lock() for name in PROJECTIONS}  # one map of each is computed at a time
         self._making: OrderedDict[tuple[str, str], _Making] = OrderedDict()
         self._closed = threading.Event()
 
@@ -113,7 +125,7 @@ class Maps:
         return making.shown
 
     def close(self) -> None:
-        """Let the thread that computes end after its block of rows; UMAP cannot be interrupted."""
+        """End what is being computed: PCA after its block of rows, UMAP at once."""
         self._closed.set()
 
     def view(self, name: str) -> View:
@@ -146,25 +158,28 @@ class Maps:
         return making
 
     def _make(self, making: _Making, view: View, projection: str, rows: np.ndarray, total: int, identity: str) -> None:
-        def advance(count: int) -> None:
+        def advance(count: int = 0) -> None:
             making.done += count
             if self._closed.is_set():
                 raise StepDiffError("the server ends")
+            if self._making.get((view.name, projection)) is not making:
+                raise StepDiffError("the store has a newer version of this map, or others were opened: ask again")
 
         def write(path: Path) -> None:
-            xy, shares = project(view, rows, projection, advance=advance)
-            with path.open("wb") as file:
-                np.savez(file, xy=xy, shares=np.array(shares))
+            if projection == "umap":
+                write_in_child(self._site.store, view.name, rows, projection, path, advance)
+            else:
+                write_coordinates(view, rows, projection, path, advance)
 
         try:
-            with self._turn:
+            with self._turns[projection]:
                 path = self._site.cache.get(identity, ".npz", write)
                 with np.load(path, allow_pickle=False) as arrays:
                     xy, shares = arrays["xy"], arrays["shares"]
-                clips = view.catalog.select(rows)
-                clips = clips.select("key", "row", pl.exclude("key", "row"))
+                scan = partial(self._scan, view, rows, making.version)
+                like = pl.DataFrame(schema=scan().collect_schema())
                 shown = Map(rows, xy, (float(shares[0]), float(shares[1])), total)
-                making.shown = Shown(view.name, projection, making.version, shown, clips)
+                making.shown = Shown(view.name, projection, making.version, shown, scan, like)
         except StepDiffError as error:
             making.error = error
         except Exception as error:  # of this thread; the request that waits reports it
@@ -172,6 +187,17 @@ class Maps:
             raise
         finally:
             making.ready.set()
+
+    def _scan(self, view: View, rows: np.ndarray, version: str) -> pl.LazyFrame:
+        """Return the catalog's columns of the rows, in files of the site's cache, which are made again if needed."""
+        pieces = []
+        for start in range(0, len(rows), PIECE):
+
+            def write(path: Path, piece: np.ndarray = rows[start : start + PIECE]) -> None:
+                view.catalog.select(piece).write_parquet(path)
+
+            pieces.append(pl.scan_parquet(self._site.cache.get(f"columns 1\n{version}\n{start}", ".parquet", write)))
+        return pl.concat(pieces, how="diagonal_relaxed").select("key", "row", pl.exclude("key", "row"))
 
 
 def _identity(site: Site, view: View, projection: str, rows: np.ndarray, total: int) -> str:

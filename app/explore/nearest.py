@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from app.explore.live import LiveTexts
-from app.site import Site
+from app.site import Site, UnknownError
 from common.errors import StepDiffError
 from common.io.tables import short
 from common.streams import generator
@@ -53,6 +53,9 @@ class Searcher:
 
     def of_clips(self, view: View, keys: list[str], k: int, among: Int64[np.ndarray, " some"] | None) -> Hits:
         """Return the clips nearest to the average of some clips. StepDiffError as `retrieval query`."""
+        rows = self._site.store.catalog("clips").rows(keys)
+        if unknown := [key for key, row in zip(keys, rows, strict=True) if row < 0]:  # retrieval compares all ids
+            raise UnknownError(f"the store has no clip {unknown[0]!r:.200}")
         return self._search(view, lambda store, view, feature: of_clips(store, view, feature, keys), k, among)
 
     def of_rows(

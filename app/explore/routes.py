@@ -146,7 +146,7 @@ def router(site: Site) -> APIRouter:
             "count": len(shown.map.rows),
             "total": shown.map.total,
             "shares": shown.map.shares,
-            "columns": [asdict(column) for column in columns_of(shown.clips)],
+            "columns": [asdict(column) for column in columns_of(shown.like)],
             "legend": asdict(legend),
         }
         return _binary(about, shown.map.xy.T.astype("<f4"), codes.astype("<i4"), shown.map.rows.astype("<i4"))
@@ -199,7 +199,7 @@ def router(site: Site) -> APIRouter:
 
 
 def _coloured(shown: Shown, colour: str | None) -> tuple[Legend, Int32[np.ndarray, " clips"]]:
-    return colours(shown.clips, default_colour(shown.clips) if colour is None else colour or None)
+    return colours(shown, default_colour(shown) if colour is None else colour or None)
 
 
 def _choose(maps: Maps, searcher: Searcher, choice: Choice) -> Chosen:
@@ -245,7 +245,7 @@ def _listed(found: Chosen, sort: str, offset: int, limit: int) -> tuple[pl.DataF
         frame = frame.with_columns(value="similarity")
     elif name:
         places = pl.Series(shown.places(rows)).replace(-1, None)
-        frame = frame.with_columns(values_of(shown.clips, name).gather(places).alias("value"))
+        frame = frame.with_columns(values_of(shown, name).gather(places).alias("value"))
     if name:
         ordered = frame.lazy().sort("value", "order", descending=[falling, False], nulls_last=True)
         return ordered.slice(offset, limit).collect(), len(rows)
@@ -253,12 +253,9 @@ def _listed(found: Chosen, sort: str, offset: int, limit: int) -> tuple[pl.DataF
 
 
 def _records(site: Site, shown: Shown, rows: Int64[np.ndarray, " rows"]) -> list[dict[str, Any]]:
-    """Return the columns of rows in their order, from the map or, where it lacks them, from the catalog."""
+    """Return the columns of rows in their order, and their places in the map."""
     places = shown.places(rows)
-    frame = shown.clips[places[places >= 0]]
-    if (places < 0).any():
-        others = site.store.catalog("clips").select(rows[places < 0], shown.clips.clear().drop("row"))
-        frame = pl.concat([frame, others.select(frame.columns)])
+    frame = site.store.catalog("clips").select(rows, shown.like.drop("row")).select(shown.like.columns)
     known = {record["row"]: record for record in frame.to_dicts()}
     found = []
     for row, place in zip(rows.tolist(), places.tolist(), strict=True):

@@ -1,5 +1,8 @@
 """Guarantees of app.explore.choosing and app.explore.colours, against naive oracles."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -30,7 +33,12 @@ def shown() -> Shown:
         }
     )
     xy = np.random.default_rng(0).uniform(-1, 1, (CLIPS, 2)).astype(np.float32)
-    return Shown("tiny", "pca", "0", Map(np.arange(CLIPS), xy, (0.5, 0.2), CLIPS), clips)
+    return Shown("tiny", "pca", "0", Map(np.arange(CLIPS), xy, (0.5, 0.2), CLIPS), clips.lazy, clips.clear())
+
+
+def changed(shown: Shown, change: Callable[[pl.LazyFrame], pl.LazyFrame]) -> Shown:
+    """Return a map with other columns."""
+    return replace(shown, scan=lambda: change(shown.scan()), like=change(shown.like.lazy()).collect())
 
 
 CASES = {
@@ -72,7 +80,7 @@ def test_words_are_searched_as_they_are_written(shown: Shown, where: str, words:
         ("start = 3", "clip_4", "start = 3 selects 1 clip, the word 'clip_4' selects 11 clips, and no clip has both"),
     ],
 )  # fmt: skip
-def test_an_empty_result_names_the_part_that_excluded_everything(
+def test_an_empty_result_names_the_part_of_the_filter_that_excluded_everything(
     shown: Shown, where: str, words: str, reason: str
 ) -> None:
     found, why = passing(shown, where, words)
@@ -100,7 +108,7 @@ def test_a_wrong_filter_is_one_line(shown: Shown) -> None:
         passing(shown, "", " ".join(map(str, range(21))))
 
 
-def test_a_lasso_chooses_by_the_even_odd_rule(shown: Shown) -> None:
+def test_a_lasso_chooses_the_points_that_are_inside_by_the_even_odd_rule(shown: Shown) -> None:
     random = np.random.default_rng(8)
     for corners in (3, 5, 40):
         polygon = [tuple(corner) for corner in random.uniform(-1, 1, (corners, 2)).tolist()]
@@ -127,33 +135,34 @@ def test_a_damaged_lasso_is_refused(text: str) -> None:
         read_lasso(text)
 
 
-def test_counts_of_a_legend_add_up_and_its_conditions_select_them(shown: Shown) -> None:
+def test_the_counts_of_the_legend_add_up_and_its_conditions_select_the_clips_that_it_counts(shown: Shown) -> None:
     for column in ("step", "video", "good", "narration"):
-        legend, codes = colours(shown.clips, column)
+        legend, codes = colours(shown, column)
         assert sum(entry.count for entry in legend.entries) + legend.others + legend.missing == CLIPS
         for code, entry in enumerate(legend.entries):
             found, _ = passing(shown, entry.where, "")
             assert np.flatnonzero(found).tolist() == np.flatnonzero(codes == code).tolist()
             assert int(found.sum()) == entry.count
         assert (codes == CATEGORIES).sum() == legend.others and (codes == MISSING).sum() == legend.missing
-    legend, _ = colours(shown.clips.rename({"step": "select"}), "select")
+    legend, _ = colours(changed(shown, lambda clips: clips.rename({"step": "select"})), "select")
     assert legend.entries[0].where == "\"select\" = 'chop'" and len(legend.entries) == 2
 
 
 def test_numbers_have_a_ramp(shown: Shown) -> None:
-    legend, codes = colours(shown.clips, "start")
+    legend, codes = colours(shown, "start")
     order = np.argsort(codes, kind="stable")
     assert order.tolist() == [*range(CLIPS)] and codes.min() == 0 and codes.max() == SHADES - 1
     assert legend.kind == "numbers" and legend.low == pytest.approx(0.59) and legend.high == pytest.approx(58.41)
-    some = shown.clips.with_columns(pl.when(pl.col("row") < 2).then(pl.lit(None)).otherwise(7.0).alias("size"))
-    legend, codes = colours(some, "size")
+    size = pl.when(pl.col("row") < 2).then(pl.lit(None)).otherwise(7.0).alias("size")
+    legend, codes = colours(changed(shown, lambda clips: clips.with_columns(size)), "size")
     assert (legend.low, legend.high, legend.missing, codes[:3].tolist()) == (7.0, 7.0, 2, [MISSING, MISSING, 0])
 
 
 def test_columns(shown: Shown) -> None:
-    assert [column.name for column in columns_of(shown.clips)] == [
+    assert [column.name for column in columns_of(shown.like)] == [
         "step", "narration", "start", "end", "video", "good", "duration",
     ]  # fmt: skip
-    assert default_colour(shown.clips) == "step" and default_colour(shown.clips.drop("step")) == "video"
+    assert default_colour(shown) == "step"
+    assert default_colour(changed(shown, lambda clips: clips.drop("step"))) == "video"
     with pytest.raises(UnknownError, match="no column 'size': the columns are step"):
-        colours(shown.clips, "size")
+        colours(shown, "size")

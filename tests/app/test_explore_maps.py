@@ -1,6 +1,8 @@
 """Guarantees of app.explore.maps and app.explore.nearest, with a small real store."""
 
+import multiprocessing
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +10,16 @@ import polars as pl
 import pytest
 
 from app.explore import maps as module
-from app.explore.maps import Maps, Shown, UnfinishedError
+from app.explore.child import write_in_child
+from app.explore.maps import Maps, UnfinishedError
 from app.explore.nearest import Searcher
 from app.site import Site, UnknownError
 from common.errors import StepDiffError
 from retrieval import build_index
-from retrieval.projection import map_of
+from retrieval.projection import map_of, project
 from retrieval.queries.search import compute, of_clips, resolve
 from store import Feature, Provenance, Store, View
+from store.catalog.catalog import Catalog
 
 
 def grown(store: Store, first: int, end: int, vectors: np.ndarray) -> View:
@@ -51,17 +55,17 @@ def test_coordinates_are_kept_and_computed_again_if_rows_were_added(
     site: Site, store: Store, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[int] = []
-    project = module.project
+    project = module.write_coordinates
 
-    def counting(view: View, rows: np.ndarray, *given: str, **more: object) -> object:
+    def counting(view: View, rows: np.ndarray, *given: object) -> None:
         computed.append(len(rows))
-        return project(view, rows, *given, **more)  # type: ignore[arg-type]
+        project(view, rows, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "project", counting)
+    monkeypatch.setattr(module, "write_coordinates", counting)
     first = Maps(site)
     shown = first.get("tiny", "pca", fresh=True)
     assert (shown.map.xy == map_of(store.view("clips", "tiny")).xy).all()
-    assert shown.clips.columns == ["key", "row", "step"] and shown.clips["row"].to_list() == [*range(40)]
+    assert shown.like.columns == ["key", "row", "step"] and shown.read("row")["row"].to_list() == [*range(40)]
     assert first.get("tiny", "pca", fresh=True) is shown and computed == [40]
     assert (Maps(site).get("tiny", "pca").map.xy == shown.map.xy).all() and computed == [40], "from the cache"
     grown(store, 40, 50, vectors)
@@ -76,19 +80,19 @@ def test_new_metadata_is_a_new_version_with_the_same_coordinates(site: Site, sto
     with store.lock():
         store.catalog("clips").update(pl.DataFrame({"key": ["clip_3"], "step": ["fry"]}))
     newer = maps.get("tiny", "pca", fresh=True)
-    assert newer.version != shown.version and newer.clips["step"][3] == "fry"
+    assert newer.version != shown.version and newer.read("step")["step"][3] == "fry"
     assert (newer.map.xy == shown.map.xy).all()
 
 
 def test_a_map_is_computed_once_and_requests_wait_only_briefly(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    go, computed, project = threading.Event(), [], module.project
+    go, computed, project = threading.Event(), [], module.write_coordinates
 
-    def slow(*given: object, **more: object) -> object:
+    def slow(*given: object) -> None:
         computed.append(1)
         assert go.wait(60)
-        return project(*given, **more)  # type: ignore[arg-type]
+        project(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "project", slow)
+    monkeypatch.setattr(module, "write_coordinates", slow)
     monkeypatch.setattr(module, "_WAIT", 0.01)
     maps = Maps(site)
     for _ in range(3):
@@ -129,8 +133,8 @@ def test_what_cannot_be_shown_is_refused(site: Site, monkeypatch: pytest.MonkeyP
 def test_a_sample_of_a_large_view(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module.MOST, "pca", 15)
     shown = Maps(site).get("tiny", "pca")
-    assert len(shown.map.rows) == len(shown.map.xy) == shown.clips.height == 15 and shown.map.total == 40
-    assert shown.clips["row"].to_list() == shown.map.rows.tolist()
+    assert len(shown.map.rows) == len(shown.map.xy) == shown.read("key").height == 15 and shown.map.total == 40
+    assert shown.read("row")["row"].to_list() == shown.map.rows.tolist()
     places = shown.places(np.array([shown.map.rows[4], 10**6, shown.map.rows[14]]))
     assert places.tolist() == [4, -1, 14]
     assert (shown.places(np.arange(40)) >= 0).sum() == 15
@@ -172,6 +176,68 @@ def test_neighbours_of_many_clips_are_those_of_their_average(site: Site, store: 
         Searcher(site).of_rows(view, np.array([10**6]), 5, None)
 
 
+def test_columns_are_read_when_they_are_needed_and_the_catalog_in_pieces(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    select = Catalog.select
+
+    def counting(catalog: Catalog, rows: np.ndarray, *like: pl.DataFrame) -> pl.DataFrame:
+        read.append(len(rows))
+        return select(catalog, rows, *like)
+
+    monkeypatch.setattr(Catalog, "select", counting)
+    monkeypatch.setattr(Catalog, "frame", None)
+    monkeypatch.setattr(module, "PIECE", 16)
+    monkeypatch.setitem(module.MOST, "pca", 35)
+    shown = Maps(site).get("tiny", "pca")
+    assert read == [16, 16, 3], "the rows of the sample, and no other"
+    assert shown.read("step").columns == ["step"] and shown.read("key").height == 35 and len(read) == 3
+    for file in (Path(site.cache._folder)).glob("*.parquet"):
+        file.unlink()
+    assert shown.read("row")["row"].to_list() == shown.map.rows.tolist(), "files that the cache dropped are made again"
+    assert read == 2 * [16, 16, 3]
+
+
+def test_umap_is_ended_if_nobody_wants_it_and_holds_up_no_pca(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("umap", reason="UMAP is not installed: pip install 'stepdiff[umap]'")
+    maps = Maps(site)
+    monkeypatch.setattr(module, "_WAIT", 0.01)
+    with pytest.raises(UnfinishedError, match="0 of 40"):
+        maps.get("tiny", "umap")
+    making = maps._making["tiny", "umap"]
+    monkeypatch.setattr(module, "_WAIT", 60)
+    assert len(maps.get("tiny", "pca").map.rows) == 40 and not making.ready.is_set()
+    maps.close()
+    assert making.ready.wait(30) and str(making.error) == "the server ends"
+    assert not multiprocessing.active_children()
+
+
+def test_a_map_that_was_closed_is_computed_no_more(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("umap", reason="UMAP is not installed: pip install 'stepdiff[umap]'")
+    maps = Maps(site)
+    monkeypatch.setattr(module, "_WAIT", 0.01)
+    with pytest.raises(UnfinishedError):
+        maps.get("tiny", "umap")
+    making = maps._making.pop(("tiny", "umap"))
+    assert making.ready.wait(30) and "ask again" in str(making.error)
+
+
+def test_a_computation_of_the_child_is_that_of_project(store: Store, tmp_path: Path) -> None:
+    pytest.importorskip("umap", reason="UMAP is not installed: pip install 'stepdiff[umap]'")
+    rows, path = np.arange(3), tmp_path / "map.npz"
+    write_in_child(store, "tiny", rows, "umap", path, lambda: None)  # of three rows PCA is taken
+    with np.load(path) as arrays:
+        assert (arrays["xy"] == project(store.view("clips", "tiny"), rows, "umap")[0]).all()
+
+
+def test_an_error_of_the_child_is_an_error_of_the_caller(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StepDiffError, match="has no features yet"):
+        write_in_child(store, "tiny", np.arange(0), "pca", tmp_path / "map.npz", lambda: None)
+    with pytest.raises(StepDiffError, match="its process ended with status 1"):
+        write_in_child(store, "tiny", np.arange(3), "pca", tmp_path / "none" / "map.npz", lambda: None)
+
+
 def test_shown_is_compared_by_identity(site: Site) -> None:
     shown = Maps(site).get("tiny", "pca")
-    assert shown == shown and shown != Shown(shown.view, shown.projection, shown.version, shown.map, shown.clips)
+    assert shown == shown and shown != replace(shown)
