@@ -64,7 +64,9 @@ def _run(options: PeopleOptions, act: "Callable[[Connection], list[dict[str, Any
 
 
 def _linked(options: PeopleOptions, name: str, token: str) -> dict[str, Any]:
-    return {"name": name, "link": f"{options.url.rstrip('/')}/annotate/as/{token}"}
+    from app.annotating import session
+
+    return {"name": name, "link": session.link(token, options.url)}
 
 
 def add(argv: list[str]) -> int:

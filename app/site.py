@@ -83,8 +83,6 @@ class Site:
             StepDiffError: Something that is named does not exist or cannot be read.
         """
         folder = cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "stepdiff", "app")
-        if annotate is not None and not Path(annotate).is_file():
-            raise StepDiffError(f"annotate: {annotate} is not a file: give the YAML file of an annotation task")
         return cls(
             store=Store.open(store),
             videos=_folder(videos, "videos"),

@@ -24,7 +24,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from common.errors import StepDiffError
 from common.streams import generator
-from retrieval.vectors import BLOCK_BYTES, raw_blocks
+from retrieval.vectors import BLOCK_BYTES, raw_blocks, unit
 from store import View
 from store.batches import Batches
 from store.format.quantise import dequantise
@@ -126,22 +126,17 @@ def pooled_feature(view: View, feature: str | None = None) -> str:
 def pooled_blocks(
     view: View, feature: str, rows: Int64[np.ndarray, " rows"]
 ) -> Iterator[Float32[np.ndarray, "block dim"]]:
-    """Yield one vector of length 1 per row, block by block, in the order of `rows`; a zero vector stays zero."""
+    """Yield one vector of length 1 per row, block by block, in the order of `rows`; zero as in `unit`."""
     if len(view.features[feature].shape) == 1:
         for _, vectors in raw_blocks(view, feature, rows):
             for start in range(0, len(vectors), _BLOCK):
-                yield _unit(vectors[start : start + _BLOCK])
+                yield unit(vectors[start : start + _BLOCK]).astype(np.float32)
         return
     size = max(BLOCK_BYTES // (4 * int(np.prod(view.features[feature].shape))), 1)
     for batch in Batches(view, feature, rows, batch_size=size, shuffle=False, ahead=1):
         tokens = batch.arrays[feature]
         whole = dequantise(tokens, batch.arrays["scale"]) if tokens.dtype == np.int8 else tokens
-        yield _unit(whole.mean(axis=1, dtype=np.float32))
-
-
-def _unit(vectors: np.ndarray) -> Float32[np.ndarray, "block dim"]:
-    lengths = np.sqrt(np.einsum("bd,bd->b", vectors, vectors, dtype=np.float64))
-    return (vectors / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
+        yield unit(whole.mean(axis=1, dtype=np.float32)).astype(np.float32)
 
 
 def sample_rows(view: View, most: int, seed: int = SEED) -> tuple[Int64[np.ndarray, " rows"], int]:

@@ -77,6 +77,13 @@ def checked_norms(
     return norms
 
 
+def unit(vectors: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows dim"]:
+    """Return vectors divided by their length; one that is zero or holds NaN or infinity becomes zero."""
+    lengths = np.sqrt(np.einsum("bd,bd->b", vectors, vectors, dtype=np.float64))[:, None]
+    good = np.isfinite(lengths) & (lengths > 0)
+    return np.where(good, vectors, 0) / np.where(good, lengths, 1)
+
+
 def raw_blocks(
     view: View, feature: str, rows: Int64[np.ndarray, " rows"]
 ) -> Iterator[tuple[Int64[np.ndarray, " block"], Float32[np.ndarray, "block dim"]]]:

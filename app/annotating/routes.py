@@ -90,7 +90,7 @@ def router(site: Site) -> APIRouter:
         return routes
     annotating = Annotating.open(site.annotate, site.database)
     if annotating.new_admin is not None:
-        print(f"admin link, shown once: /annotate/as/{annotating.new_admin}", file=sys.stderr, flush=True)
+        print(f"admin link, shown once: {session.link(annotating.new_admin)}", file=sys.stderr, flush=True)
     pages = _Pages(site, annotating)
     routes.include_router(admin.router(site, site.annotate, annotating))
 

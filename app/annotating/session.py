@@ -19,6 +19,11 @@ _SECONDS = 180 * 24 * 3600
 _LONGEST = 100  # characters of a token
 
 
+def link(token: str, site: str = "") -> str:
+    """Return the address that signs in by a token, on the server at the address `site`."""
+    return f"{site.rstrip('/')}{PATH}/as/{token}"
+
+
 def cookie_of(role: str) -> str:
     """Return the name of a role's cookie: one browser may have both."""
     return f"stepdiff-{role}"

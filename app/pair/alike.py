@@ -18,6 +18,7 @@ from app.kept import Kept
 from app.pair.loading import Loaded, RunHead
 from app.pair.worker import Job
 from app.site import Site
+from retrieval.vectors import unit
 from store.view import OK, View
 from tasks.prompts import PRESETS
 from tasks.testsets import CATEGORIES, Pair
@@ -161,11 +162,3 @@ def has(view: View, rows: np.ndarray) -> np.ndarray:
         status = view.shard_status(int(shard))
         found[here] = [slot < len(status) and status[slot] == OK for slot in slots[here]]
     return found
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors [K, D] divided by their length; one without a direction becomes zeros."""
-    vectors = np.asarray(vectors, np.float64)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    good = np.isfinite(lengths) & (lengths > 0)
-    return np.where(good, vectors, 0.0) / np.where(good, lengths, 1.0)

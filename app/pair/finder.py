@@ -21,12 +21,13 @@ import polars as pl
 from fastapi import Query
 from jaxtyping import Float, Int64
 
-from app.pair.alike import KeptOdds, embedding_views, has, unit
+from app.pair.alike import KeptOdds, embedding_views, has
 from app.pair.loading import RunHead
 from app.pair.stored import Stored
 from app.site import Site, UnknownError
 from common.errors import StepDiffError
 from common.streams import generator
+from retrieval.vectors import unit
 from tasks.testsets import CATEGORIES, Pair
 
 MOST_ROWS = 200_000
