@@ -4,64 +4,52 @@ python -m heads.train --config heads/recipes/kitchen/stepdiff.yaml
 python -m heads.train --config heads/recipes/kitchen/interleaved.yaml
 python -m heads.train --config heads/recipes/kitchen/align.yaml
 python -m heads.train --config kitchen/align    # the packaged recipe of that name, from any folder
+python -m heads.train --config RECIPE --workers 8 --address auto    # on a Ray cluster
+torchrun --nproc-per-node 8 -m heads.train --config RECIPE
 
-A run that exists in the folder `out` is resumed.
+A run that exists in the folder `out` is resumed, also by another number of workers.
 """
 
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from common.cli import command
 from common.cli.options import parse
-from common.errors import StepDiffError
-from heads.training.recipe import TrainOptions, as_yaml, differences, read_recipe
-
-RECIPE = "recipe.yaml"
+from heads.training.recipe import TrainOptions
 
 
-def refuse_other(options: TrainOptions, folder: Path) -> None:
-    """Raise StepDiffError if the folder holds a run of another recipe."""
-    path = folder / RECIPE
-    if path.exists() and (found := differences(read_recipe(path), options)):
-        raise StepDiffError(
-            f"{folder}: holds a run of another recipe ({'; '.join(found)}); give another --out, or remove the folder"
-        )
+@dataclass(frozen=True)
+class Command(TrainOptions):
+    workers: int | None = None
+    """processes, one per device: short for --scaling.workers"""
+    address: str | None = None
+    """Ray cluster to join, `auto` or HOST:6379. Default: RAY_ADDRESS, else Ray is started here; with one worker, or
+    under torchrun, Ray is not used"""
 
 
 def run(options: TrainOptions) -> dict[str, Any]:
-    if (options.video_lm is None) == (options.contrastive is None):
-        raise StepDiffError("a recipe has one of video_lm and contrastive, as kitchen/stepdiff and kitchen/align do")
-    import yaml
-
-    from common.progress import say
-    from heads.data.hold_out import HoldOut
+    """Train a recipe: in this process, as one of torchrun's, or on Ray."""
     from heads.models.language_model import pick_device
-    from heads.training import lineage
-    from heads.training.checkpoint import Run
-    from heads.training.contrastive_task import ContrastiveTask
-    from heads.training.loop import train
-    from heads.training.video_task import VideoTask
-    from store import Store
+    from heads.workers.fit import check, fit
+    from heads.workers.group import joined, launched, own_device, world_size
 
-    hold_out = HoldOut(options.hold_out, options.hold_out_by)  # first: a damaged test set ends the run
-    store, folder, device = Store.open(options.store), Path(options.out), pick_device(options.device)
-    Run(folder).check_made_by()
-    refuse_other(options, folder)
-    task: VideoTask | ContrastiveTask
-    if options.video_lm is not None:
-        task = VideoTask(options.video_lm, store, options.seed, device, hold_out)
-        schedule = options.video_lm.schedule
-    elif options.contrastive is not None:
-        task = ContrastiveTask(options.contrastive, store, options.seed, device, hold_out)
-        schedule = options.contrastive.schedule
-    if Run(folder).latest() is None:
-        Run(folder).forget_made_by()  # a run that was killed before its first checkpoint writes lineage.json again
-    # Before anything is written, this refuses a run to start from that does not fit.
-    lineage.keep(folder, options, store, task.module, task.trained_on(), hold_out)
-    for line in hold_out.lines():
-        say(f"{folder.name}: {line}")
-    Run(folder).write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))
-    return train(task, schedule, folder, folder.name, options.seed)
+    address = None
+    if isinstance(options, Command):
+        if options.workers is not None:
+            options = replace(options, scaling=replace(options.scaling, workers=options.workers))
+        address = options.address
+        options = TrainOptions(**{field.name: getattr(options, field.name) for field in fields(TrainOptions)})
+    if launched():
+        options = replace(options, scaling=replace(options.scaling, workers=world_size()))
+    check(options)
+    if options.scaling.workers > 1 and not launched():
+        from heads.workers.launch import launch
+
+        return launch(options, address)
+    device = own_device(pick_device(options.device))
+    with joined(options.scaling, device) as group:
+        return fit(options, device, group)
 
 
 def show(record: dict[str, Any]) -> None:
@@ -70,7 +58,7 @@ def show(record: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(TrainOptions, argv, "heads.train", __doc__, run, show, recipes=Path(__file__).parent / "recipes")
+    return parse(Command, argv, "heads.train", __doc__, run, show, recipes=Path(__file__).parent / "recipes")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from heads.data.clips import Reads
 from heads.data.packing import Turn
 from heads.models.streaming import Say, Tokens, Words
 from heads.models.video_lm import VideoLM
+from heads.workers.group import ALONE, Group
 from tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION, DIFFMCQ_SEED, NO, NO_DIFFERENCE, SIMILAR_QUESTION, YES
 from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, Task
 
@@ -122,6 +123,7 @@ class StepDiff:
         control: "blind" gives the model no video tokens, "shuffled" those of another clip drawn by seed.
         seeded: captions continue from their seed, which is part of them.
         decline_at: answer "no difference" where a pair is similar by more than this; None: never.
+        group: processes with the same model, which score the batches in turn.
     """
 
     def __init__(
@@ -132,8 +134,9 @@ class StepDiff:
         seed: int = 0,
         seeded: bool = True,
         decline_at: float | None = None,
+        group: Group = ALONE,
     ) -> None:
-        self.model = model.eval()
+        self.model, self.group = model.eval(), group
         self.features = features
         self.control = control
         self.seed = seed
@@ -180,10 +183,13 @@ class StepDiff:
         return self._score(queries, mean)
 
     def _score(self, queries: dict[Pair, dict[Turn, None]], mean: bool) -> dict[tuple[Pair, Turn], float]:
-        found: dict[tuple[Pair, Turn], float] = {}
-        for batch in batches(queries):
+        def scored(batch: list[tuple[Pair, list[Turn]]]) -> list[list[float]]:
             clips = self._clips([pair for pair, _ in batch])
-            scores = self.model.log_likelihoods([turns for _, turns in batch], clips, mean)
+            return self.model.log_likelihoods([turns for _, turns in batch], clips, mean)
+
+        found: dict[tuple[Pair, Turn], float] = {}
+        all_batches = list(batches(queries))
+        for batch, scores in zip(all_batches, self.group.spread(scored, all_batches), strict=True):
             for (pair, turns), values in zip(batch, scores, strict=True):
                 found |= {(pair, turn): value for turn, value in zip(turns, values, strict=True)}
         return found

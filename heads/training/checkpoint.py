@@ -37,8 +37,8 @@ from common.errors import StepDiffError
 from common.io.files import write_text
 from common.io.local import sync_folder
 from common.progress import say
-from heads.training.group import ALONE, Group
 from heads.training.sums import SUMS, check_sums, write_sums
+from heads.workers.group import ALONE, Group
 
 _NAME = re.compile(r"checkpoint-\d+")
 _STATE_TENSORS = frozenset({"step", "exp_avg", "exp_avg_sq"})

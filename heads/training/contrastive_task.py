@@ -12,13 +12,16 @@ Guarantees
 - both sides are L2-normalised
 - validation embeds a block of clips at a time, so that its memory does not grow with them
 - trained on pairs, it is validated as heads.methods.vlemb evaluates the view that it writes
+- negatives_are_gathered_from_all_processes_with_the_gradients_of_one
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float, Float32
@@ -27,15 +30,19 @@ from torch.nn import functional
 
 from common.errors import StepDiffError
 from common.streams import generator, torch_seed
+from heads.data.catalog_rows import of_rows
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.paired_qa import PairQuestions, draw, kind, read_divided
+from heads.data.texts import Texts
 from heads.data.trained_on import TrainedOn
 from heads.methods.vlemb import VLEmb
 from heads.models.projector import Projector
 from heads.training.recipe import ContrastiveRecipe, PairsContrast
 from heads.training.speed import Counts
 from heads.training.validation import HeldOutPairs, Validator, clips_to_hold_out, validator_of
+from heads.workers.group import ALONE, Group
+from heads.workers.read_ahead import ReadAhead
 from store import Store, text_key
 from tasks.declining import declines
 from tasks.prompts import NO, YES
@@ -66,11 +73,12 @@ def contrast_pairs(pairs: Sequence[PairQuestions], path: str) -> tuple[list[Diff
 
 @dataclass(frozen=True)
 class PairBatch:
-    """P pairs with the text of a difference, and P with their share of YES."""
+    """P pairs with the text of a difference, and P with their share of YES; their features are those of S pairs, this
+    process's share."""
 
-    differing: Float32[Tensor, "P 2 N D"]
-    texts: Float32[Tensor, "P E"]
-    judged: Float32[Tensor, "P 2 N D"]
+    differing: Float32[Tensor, "S 2 N D"]
+    texts: Float32[Tensor, "S E"]
+    judged: Float32[Tensor, "S 2 N D"]
     alike: Float32[Tensor, " P"]
 
 
@@ -78,10 +86,16 @@ class PairContrast:
     """Batches of pairs of the recipe's paired QA, read from cached features."""
 
     def __init__(
-        self, options: PairsContrast, pairs: Sequence[PairQuestions], clips: Features, texts: Features, seed: int
+        self,
+        options: PairsContrast,
+        pairs: Sequence[PairQuestions],
+        clips: Features,
+        texts: Features,
+        seed: int,
+        group: Group = ALONE,
     ) -> None:
         """Select the pairs. StepDiffError: texts without features, or no pair of either kind."""
-        self.options, self.clips, self.texts, self.seed = options, clips, texts, seed
+        self.options, self.clips, self.texts, self.seed, self.group = options, clips, texts, seed, group
         self.differing, self.judged = contrast_pairs(pairs, options.pairqa)
         keys = list(dict.fromkeys(text_key(text) for _, texts in self.differing for text in texts))
         lacking = int((~texts.has(keys)).sum())
@@ -97,17 +111,18 @@ class PairContrast:
         return list(dict.fromkeys(clip for pair, _ in (*self.differing, *self.judged) for clip in pair))
 
     def batch(self, number: int, device: str) -> PairBatch:
-        """Return the batch of that number; one text is drawn for a pair with several."""
+        """Return this process's share of the batch of that number; one text is drawn for a pair with several."""
         rng = generator(self.seed, "contrastive texts", number)
         size = self.size
         order, kinds = "contrastive order of differences", "contrastive order of decisions"
         differing = [self.differing[place] for place in draw(len(self.differing), size, number, self.seed, order)]
         judged = [self.judged[place] for place in draw(len(self.judged), size, number, self.seed, kinds)]
         texts = [own[rng.integers(len(own))] for _, own in differing]
+        own = self.group.share(size)
         return PairBatch(
-            self._read([pair for pair, _ in differing], device),
-            self.texts.read([text_key(text) for text in texts], device),
-            self._read([pair for pair, _ in judged], device),
+            self._read([pair for pair, _ in differing[own]], device),
+            self.texts.read([text_key(text) for text in texts[own]], device),
+            self._read([pair for pair, _ in judged[own]], device),
             torch.tensor([alike for _, alike in judged], device=device),
         )
 
@@ -125,10 +140,14 @@ VALIDATED = 2048  # most clips of the val split in the loss
 
 
 class ContrastiveHead(nn.Module):
-    """Perceiver over a clip's tokens, linear map of a text's embedding, and a temperature."""
+    """Perceiver over a clip's tokens, linear map of a text's embedding, and a temperature.
+
+    The losses are of a whole batch, of which each process of the group embeds its share of the rows.
+    """
 
     def __init__(self, recipe: ContrastiveRecipe, tokens: int, channels: int, text_dim: int) -> None:
         super().__init__()
+        self.group = ALONE
         self.clip = Projector(recipe.projector, tokens, channels, recipe.width, 1.0)
         self.text = nn.Sequential(nn.LayerNorm(text_dim), nn.Linear(text_dim, recipe.width))
         self.log_scale = nn.Parameter(torch.tensor(20.0).log())
@@ -139,20 +158,26 @@ class ContrastiveHead(nn.Module):
     def embed_texts(self, texts: Float[Tensor, "C E"]) -> Float[Tensor, "C W"]:
         return functional.normalize(self.text(texts), dim=-1)
 
-    def loss(self, tokens: Float[Tensor, "C N D"], texts: Float[Tensor, "C E"], leave_out: float = 0.0) -> Tensor:
-        """Return the loss of clips against their own texts."""
-        return self.match(self.embed_clips(tokens, leave_out), self.embed_texts(texts))
+    def loss(
+        self, tokens: Float[Tensor, "S N D"], texts: Float[Tensor, "S E"], count: int, leave_out: float = 0.0
+    ) -> Tensor:
+        """Return the loss of `count` clips against their own texts."""
+        clips = self.group.gather(self.embed_clips(tokens, leave_out), count)
+        return self.match(clips, self.group.gather(self.embed_texts(texts), count))
 
     def pair_loss(self, batch: PairBatch, alike_weight: float, leave_out: float = 0.0) -> Tensor:
         """Return the loss of pairs' averages against the texts of their differences, and of each pair's cosine against
         its share of YES."""
+        count = len(batch.alike)
         differing, judged = (
             self.embed_clips(ends.flatten(0, 1), leave_out).unflatten(0, (-1, 2))
             for ends in (batch.differing, batch.judged)
         )
-        average = functional.normalize(differing.mean(dim=1), dim=-1)
-        error = (judged[:, 0] * judged[:, 1]).sum(dim=-1) - batch.alike
-        return self.match(average, self.embed_texts(batch.texts)) + alike_weight * error.square().mean()
+        average = self.group.gather(functional.normalize(differing.mean(dim=1), dim=-1), count)
+        cosine = self.group.gather((judged[:, 0] * judged[:, 1]).sum(dim=-1)[:, None], count)[:, 0]
+        error = cosine - batch.alike
+        texts = self.group.gather(self.embed_texts(batch.texts), count)
+        return self.match(average, texts) + alike_weight * error.square().mean()
 
     def match(self, clips: Float[Tensor, "C W"], texts: Float[Tensor, "C W"]) -> Tensor:
         """Return the symmetric cross-entropy over the batch (InfoNCE)."""
@@ -170,37 +195,42 @@ def build(recipe: ContrastiveRecipe, store: Store, seed: int) -> ContrastiveHead
 
 class ContrastiveTask:
     def __init__(
-        self, recipe: ContrastiveRecipe, store: Store, seed: int, device: str, hold_out: HoldOut | None = None
+        self,
+        recipe: ContrastiveRecipe,
+        store: Store,
+        seed: int,
+        device: str,
+        hold_out: HoldOut | None = None,
+        group: Group = ALONE,
     ) -> None:
         """hold_out: the test sets whose clips never train."""
         recipe.check()
         hold_out = hold_out or HoldOut()
-        self.counts = Counts()
+        self.counts, self.group = Counts(), group
         self.recipe, self.seed, self.device = recipe, seed, device
         self.clips = Features(store, recipe.view, "tokens")
         self.texts = Features(store, recipe.text_view, "embedding", "texts")
-        catalog = store.catalog("clips").frame()
+        self.catalog = catalog = store.catalog("clips")
         validation = None if recipe.pairs is None else recipe.pairs.validation
         hold_out.look_up(catalog, clips_to_hold_out(validation, catalog, seed))
-        texts = split_texts(catalog, recipe.text, self.clips, "train")
-        self.train = hold_out.keep(texts, "clips")
-        self.val = split_texts(catalog, recipe.text, self.clips, "val")
-        if validation is not None and validation.share is not None:
-            self.val = texts.filter(pl.col("key").is_in(hold_out.validating.implode()))
-        if self.train.is_empty() or self.val.is_empty():
+        texts = partial(split_texts, catalog, recipe.text, self.clips)
+        self.train = Texts(hold_out.kept(texts("train"), "clips"))
+        shared = validation is not None and validation.share is not None
+        self.val: Sequence[tuple[str, str]] = Texts(hold_out.validates(texts("train")) if shared else texts("val"))
+        if not self.train or not self.val:
             raise StepDiffError(
                 f"{store.path}: the contrastive head needs clips with features and a {recipe.text} in the train split, "
                 "and in the val split or among what contrastive.pairs.validation.share holds out"
             )
         if len(self.val) > VALIDATED:
-            self.val = self.val[draw(len(self.val), VALIDATED, 0, seed, "validation clips")]
+            self.val = [self.val[i] for i in draw(len(self.val), VALIDATED, 0, seed, "validation clips")]
         self.pairs: PairContrast | None = None
         self.validator: Validator | None = None
         self.held: tuple[HeldOutPairs, PairContrast] | None = None
         """held-out pairs with questions, and the batches of those pairs"""
         if recipe.pairs is not None:
             pairs, held = read_divided(recipe.pairs.pairqa, catalog, hold_out)
-            self.pairs = PairContrast(recipe.pairs, pairs, self.clips, self.texts, seed)
+            self.pairs = PairContrast(recipe.pairs, pairs, self.clips, self.texts, seed, group)
             trained, validating = self.pairs.pair_clips(), list[str]()
             self.validator = validator_of(validation, seed)
             if self.validator is not None:
@@ -208,16 +238,18 @@ class ContrastiveTask:
                 validating = self.validator.clips()
             elif validation is not None:
                 chosen = HeldOutPairs(validation, held, catalog, seed)
-                self.held = chosen, PairContrast(recipe.pairs, chosen.pairs, self.clips, self.texts, seed)
+                self.held = chosen, PairContrast(recipe.pairs, chosen.pairs, self.clips, self.texts, seed, group)
                 validating = chosen.clips()
             self.clips.rows([*trained, *validating])  # one without features is reported
-        self.catalog = catalog.select(name for name in ("key", "video") if name in catalog.columns)
         self.module = build(recipe, store, seed).to(device)
+        self.module.group = group
+        self.ahead = ReadAhead(self.read, device)
 
     def trained_on(self) -> TrainedOn:
         """Return the clips that batches may hold."""
-        pairs = [] if self.pairs is None else self.pairs.pair_clips()
-        return TrainedOn.of(self.catalog, pl.concat([self.train["key"], pl.Series(pairs, dtype=pl.String)]))
+        pairs = self.catalog.rows([] if self.pairs is None else self.pairs.pair_clips()).astype(np.uint32)
+        dtypes = {"key": pl.String, "video": pl.String}
+        return TrainedOn.of(of_rows(self.catalog, np.concatenate([self.train.rows, pairs]), dtypes))
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.module.parameters())}]
@@ -229,28 +261,43 @@ class ContrastiveTask:
                 say(self.held[0].line())
             say(f"{len(self.pairs.differing)} pairs with a difference and {len(self.pairs.judged)} with YES or NO")
 
-    def _batch(self, rows: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
+    def own(self, batches: range) -> range:
+        """Return all batches of a step: each process computes its share of the rows."""
+        return batches
+
+    def expect(self, batch: int | None) -> None:
+        """Receive the number of the batch after the next one, None for none, to read it ahead."""
+        self.ahead.following = batch
+
+    def read(self, batch: int) -> tuple[Tensor, Tensor, PairBatch | None]:
+        """Return this process's share of a training batch on the device: clips, their texts, and pairs."""
+        places = draw(len(self.train), self.size, batch, self.seed, "contrastive order")
+        rows = [self.train[place] for place in places[self.group.share(self.size)]]
         clips = self.clips.read([key for key, _ in rows], self.device)
         texts = self.texts.read([text_key(text) for _, text in rows], self.device)
-        return clips, texts
+        return clips, texts, None if self.pairs is None else self.pairs.batch(batch, self.device)
+
+    @property
+    def size(self) -> int:
+        """Clips of a batch."""
+        return min(self.recipe.clips, len(self.train))
 
     def loss(self, batch: int) -> Tensor:
-        started, count = time.monotonic(), min(self.recipe.clips, len(self.train))
-        places = draw(len(self.train), count, batch, self.seed, "contrastive order")
-        clips, texts = self._batch(self.train[places].rows())
-        self.counts += Counts(samples=count, clips=count, waited=time.monotonic() - started)
-        loss = self.module.loss(clips, texts, self.recipe.leave_out)
-        if self.pairs is not None:
-            started = time.monotonic()
-            pairs, weight = self.pairs.batch(batch, self.device), self.pairs.options.alike_weight
-            number = len(pairs.differing) + len(pairs.judged)
-            self.counts += Counts(samples=number, clips=2 * number, waited=time.monotonic() - started)
-            loss = loss + self.module.pair_loss(pairs, weight, self.recipe.leave_out)
-        return loss
+        """Return the loss of the batch, of which each process has an equal part: their gradients add up."""
+        started = time.monotonic()
+        clips, texts, pairs = self.ahead.take(batch)
+        number = 0 if pairs is None else len(pairs.differing) + len(pairs.judged)
+        self.counts += Counts(
+            samples=len(clips) + number, clips=len(clips) + 2 * number, waited=time.monotonic() - started
+        )
+        loss = self.module.loss(clips, texts, self.size, self.recipe.leave_out)
+        if self.pairs is not None and pairs is not None:
+            loss = loss + self.module.pair_loss(pairs, self.pairs.options.alike_weight, self.recipe.leave_out)
+        return loss / self.group.data_size
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float | None]:
-        keys, texts = zip(*self.val.rows(), strict=True)
+        keys, texts = zip(*self.val, strict=True)
         seen = self._embedded_clips(keys).vectors
         read = self._embedded_texts([text_key(text) for text in texts]).vectors
         loss = float(self.module.match(seen.to(self.device), read.to(self.device)))
@@ -270,19 +317,26 @@ class ContrastiveTask:
         return VLEmb(self._embedded_clips(rows.clips()), self._embedded_texts(list(texts)))
 
     def _embedded_clips(self, keys: Sequence[str]) -> "Embedded":
-        return Embedded(keys, self.clips, self.module.embed_clips, self.device)
+        return Embedded(keys, self.clips, self.module.embed_clips, self.device, self.group)
 
     def _embedded_texts(self, keys: Sequence[str]) -> "Embedded":
-        return Embedded(keys, self.texts, self.module.embed_texts, self.device)
+        return Embedded(keys, self.texts, self.module.embed_texts, self.device, self.group)
 
 
 class Embedded:
-    """Embeddings of some keys, computed once."""
+    """Embeddings of some keys, computed once, in blocks that the processes take in turn."""
 
-    def __init__(self, keys: Sequence[str], features: Features, embed: Callable[[Tensor], Tensor], device: str) -> None:
+    def __init__(
+        self,
+        keys: Sequence[str],
+        features: Features,
+        embed: Callable[[Tensor], Tensor],
+        device: str,
+        group: Group = ALONE,
+    ) -> None:
         self.places = {key: place for place, key in enumerate(keys)}
         parts = [keys[start : start + BLOCK] for start in range(0, len(keys), BLOCK)]
-        self.vectors = torch.cat([embed(features.read(part, device)).cpu() for part in parts])
+        self.vectors = torch.cat(group.spread(lambda part: embed(features.read(part, device)).cpu(), parts))
 
     def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K E"]:
         """Return the embeddings of keys among them."""

@@ -11,26 +11,30 @@ Guarantees
 - metrics.jsonl has every record once
 - two trainings cannot write one folder at the same time
 - without_validation_the_last_checkpoint_is_the_best_one
+- any_number_of_processes_that_divides_the_batches_of_a_step_trains_the_same_weights
+- only_the_first_process_writes
 """
 
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from common.errors import StepDiffError
+from common.errors import HeldError, StepDiffError
 from common.io.files import make_folder
 from common.io.locks import locked
 from common.progress import say
 from common.streams import torch_seed
-from heads.training.checkpoint import Run
+from heads.training.checkpoint import Run, optimized
 from heads.training.log import TrainingLog, draw_curve, read_metrics
 from heads.training.recipe import Schedule
 from heads.training.speed import Counts, speed
+from heads.workers.group import ALONE, Group
 
 
 @runtime_checkable
@@ -43,6 +47,14 @@ class Task(Protocol):
 
     @property
     def module(self) -> nn.Module: ...
+
+    def own(self, batches: range) -> range:
+        """Return which of a step's batches this process computes, whole or its rows of them."""
+        ...
+
+    def expect(self, batch: int | None) -> None:
+        """Receive the number of the batch after the next one, to read it ahead; None: do not."""
+        ...
 
     def groups(self) -> list[dict[str, Any]]: ...
 
@@ -78,95 +90,163 @@ def rate_factor(schedule: Schedule, step: int) -> float:
     return rising * falling
 
 
-def train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) -> dict[str, Any]:
+def train(
+    task: Task, schedule: Schedule, folder: Path, name: str, seed: int, group: Group = ALONE, patience: float = 0.0
+) -> dict[str, Any]:
     """Train to schedule.steps, resuming the run in the folder; return the record of best.json.
 
     Args:
         seed: of the random draws inside `task.loss`; each batch has its own stream.
+        group: the processes that train together, of which the first writes.
+        patience: seconds to wait for a process that still writes the folder.
 
     Raises:
         StepDiffError: another process trains there, the log or a checkpoint cannot be written, a checkpoint is damaged,
             or the loss is not finite.
     """
-    make_folder(folder)
-    with locked(folder / "lock.json", wait=False):
-        return _train(task, schedule, folder, name, seed)
+    with ExitStack() as held:
+
+        def lock() -> None:
+            make_folder(folder)
+            until = time.monotonic() + patience
+            while True:
+                try:
+                    return held.enter_context(locked(folder / "lock.json", wait=False))
+                except HeldError:
+                    if time.monotonic() >= until:
+                        raise
+                    time.sleep(0.5)
+
+        group.from_first(lock)
+        return _Training(task, schedule, folder, name, seed, group).run()
 
 
-def _train(task: Task, schedule: Schedule, folder: Path, name: str, seed: int) -> dict[str, Any]:
-    run = Run(folder)
-    optimizer = torch.optim.AdamW(
-        task.groups(),
-        lr=schedule.learning_rate,
-        betas=(0.9, schedule.beta2),
-        weight_decay=schedule.weight_decay,
-    )
-    base_rates = [group["lr"] for group in optimizer.param_groups]
-    state: dict[str, Any] = {"step": 0, "best_score": None, "best_step": None}
-    latest = run.latest()
-    if latest is not None:
-        state = run.load(latest, task.module, optimizer)
-        if state["best_step"] == state["step"]:  # the run may have died before it named this checkpoint
-            run.name_best(latest, state["step"], state["best_score"])
-        run.prune()
-    log = TrainingLog(folder, state["step"] if latest is not None else -1)
-    if latest is None:
-        task.prepare(lambda line: say(f"{name}: {line}"))
-        state = _validate(task, run, optimizer, log, name, state)
-        if state["best_score"] is None:
-            say(f"{name}: no validation chooses a checkpoint; the last one is the best")
-    elif state["step"] < schedule.steps:
-        say(f"{name}: resumes from {latest.name}")
-    report = step_lines(name, schedule.steps, state["step"])
-    while state["step"] < schedule.steps:
-        step, started, before = state["step"], time.monotonic(), task.counts
+class _Training:
+    """A run in progress: its state, and what the first process writes."""
+
+    def __init__(self, task: Task, schedule: Schedule, folder: Path, name: str, seed: int, group: Group) -> None:
+        self.task, self.schedule, self.name, self.seed, self.group = task, schedule, name, seed, group
+        self.kept = Run(folder)
+        self.optimizer = torch.optim.AdamW(
+            task.groups(),
+            lr=schedule.learning_rate,
+            betas=(0.9, schedule.beta2),
+            weight_decay=schedule.weight_decay,
+        )
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.state: dict[str, Any] = {"step": 0, "best_score": None, "best_step": None}
+        self.logs: list[TrainingLog] = []
+        """the log, in the first process"""
+
+    def run(self) -> dict[str, Any]:
+        schedule, folder = self.schedule, self.kept.folder
+        self._begin()
+        report = step_lines(self.name, schedule.steps, self.state["step"])
+        while self.state["step"] < schedule.steps:
+            total = self._step()
+            step = self.state["step"]
+            if self.group.first:
+                report(step, total)
+            if self._validates(step):
+                self._validate()
+            elif schedule.save_every and step % schedule.save_every == 0:
+                self.kept.save(step, self.task.module, self.optimizer, self.state, self.group)
+                self.group.from_first(self.kept.prune)
+        for log in self.logs:
+            draw_curve(read_metrics(log.path), folder / "loss.png", self.name)
+        return {"step": self.state["best_step"], "score": self.state["best_score"]}
+
+    def _begin(self) -> None:
+        """Resume the run in the folder, or start it."""
+        kept, group = self.kept, self.group
+        latest = group.from_first(kept.latest)
+        if latest is not None:
+            self.state = kept.load(latest, self.task.module, self.optimizer, group)
+        group.from_first(lambda: self._open(latest))
+        if latest is None:
+            self.task.prepare(lambda line: self._say(line))
+            group.copy_from_first(optimized(self.optimizer))
+            self._validate()
+            if self.state["best_score"] is None:
+                self._say("no validation chooses a checkpoint; the last one is the best")
+        elif self.state["step"] < self.schedule.steps:
+            self._say(f"resumes from {latest.name}")
+
+    def _open(self, latest: Path | None) -> None:
+        """Clean the folder and open the log."""
+        if latest is not None:
+            if self.state["best_step"] == self.state["step"]:  # the run may have died before it named this checkpoint
+                self.kept.name_best(latest, self.state["step"], self.state["best_score"])
+            self.kept.prune()
+        self.logs.append(TrainingLog(self.kept.folder, self.state["step"] if latest is not None else -1))
+
+    def _say(self, line: str) -> None:
+        if self.group.first:
+            say(f"{self.name}: {line}")
+
+    def _validates(self, step: int) -> bool:
+        """Whether the run validates after `step` steps."""
+        return step % self.schedule.validate_every == 0 or step == self.schedule.steps
+
+    def _batches(self, step: int) -> range:
+        """Return the batches of step `step` (from 0) that this process computes."""
+        return self.task.own(range(step * self.schedule.accumulate, (step + 1) * self.schedule.accumulate))
+
+    def _step(self) -> float:
+        """Compute a step; return its loss."""
+        task, schedule, group, optimizer = self.task, self.schedule, self.group, self.optimizer
+        step, started, before = self.state["step"], time.monotonic(), self.task.counts
         task.module.train()
-        for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
-            group["lr"] = rate * rate_factor(schedule, step)
+        for part, rate in zip(optimizer.param_groups, self.base_rates, strict=True):
+            part["lr"] = rate * rate_factor(schedule, step)
         optimizer.zero_grad()
         total = 0.0
-        for batch in range(step * schedule.accumulate, (step + 1) * schedule.accumulate):
+        own = self._batches(step)
+        after = None if self._validates(step + 1) else self._batches(step + 1)[0]  # validation reads features too
+        for batch, following in zip(own, [*own[1:], after], strict=True):
             # Each batch has its own stream, so that a resumed run draws the same, in any process.
-            torch.manual_seed(torch_seed(seed, "dropout", batch))
+            torch.manual_seed(torch_seed(self.seed, "dropout", batch))
+            task.expect(following)
             loss = task.loss(batch) / schedule.accumulate
             loss.backward()
             total += loss.item()
-        norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], schedule.clip_norm)
-        if not math.isfinite(total + float(norm)):
+        weights = optimized(optimizer)
+        group.sum_gradients(weights)
+        done = task.counts - before
+        total, *counted = group.sum([total, *vars(done).values()])
+        done = Counts(*(type(one)(every) for one, every in zip(vars(done).values(), counted, strict=True)))
+        norm = group.clip(weights, schedule.clip_norm)
+        if not math.isfinite(total + norm):
             raise StepDiffError(
-                f"{folder}: step {step + 1} has loss {total} and gradient norm {float(norm)}; train into a new folder "
-                "with smaller learning rates (schedule's, lora's), or a language model in float32"
+                f"{self.kept.folder}: step {step + 1} has loss {total} and gradient norm {norm}; train into a new "
+                "folder with smaller learning rates (schedule's, lora's), or a language model in float32"
             )
         optimizer.step()
-        state["step"] = step + 1
-        rates = {f"learning_rate/{place}": group["lr"] for place, group in enumerate(optimizer.param_groups)}
-        figures = {"loss": total, "gradient_norm": float(norm), **rates}
-        log.step(step + 1, figures, speed(task.counts - before, time.monotonic() - started))
-        report(step + 1, total)
-        if (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps:
-            state = _validate(task, run, optimizer, log, name, state)
-        elif schedule.save_every and (step + 1) % schedule.save_every == 0:
-            run.save(step + 1, task.module, optimizer, state)
-            run.prune()
-    draw_curve(read_metrics(log.path), folder / "loss.png", name)
-    return {"step": state["best_step"], "score": state["best_score"]}
+        self.state["step"] = step + 1
+        rates = {f"learning_rate/{place}": part["lr"] for place, part in enumerate(optimizer.param_groups)}
+        for log in self.logs:
+            figures = {"loss": total, "gradient_norm": norm, **rates}
+            log.step(step + 1, figures, speed(done, time.monotonic() - started))
+        return total
 
+    def _validate(self) -> None:
+        """Validate, write a checkpoint and name it if it is the best so far."""
+        figures = self.task.validate()
+        figures = self.group.from_first(lambda: figures)  # processes on other devices may differ in last bits
+        step, score = self.state["step"], figures.get("score")
+        if figures:
+            for log in self.logs:
+                log.add(step, **{f"val_{key}": value for key, value in figures.items()})
+            shown = ", ".join(f"{k} {'-' if v is None else f'{v:.3f}'}" for k, v in figures.items())
+            self._say(f"step {step} val {shown}")
+        better = self.state["best_step"] in (None, 0) or score is None or score > self.state["best_score"]
+        if better:
+            self.state = self.state | {"best_score": score, "best_step": step}
+        checkpoint = self.kept.save(step, self.task.module, self.optimizer, self.state, self.group)
 
-def _validate(
-    task: Task, run: Run, optimizer: torch.optim.Optimizer, log: TrainingLog, name: str, state: dict[str, Any]
-) -> dict[str, Any]:
-    """Validate, write a checkpoint and name it if it is the best so far; return the new state."""
-    figures = task.validate()
-    step, score = state["step"], figures.get("score")
-    if figures:
-        log.add(step, **{f"val_{key}": value for key, value in figures.items()})
-        shown = ", ".join(f"{k} {'-' if v is None else f'{v:.3f}'}" for k, v in figures.items())
-        say(f"{name}: step {step} val {shown}")
-    better = state["best_step"] in (None, 0) or score is None or score > state["best_score"]
-    if better:
-        state = state | {"best_score": score, "best_step": step}
-    checkpoint = run.save(step, task.module, optimizer, state)
-    if better:
-        run.name_best(checkpoint, step, score)
-    run.prune()
-    return state
+        def tidy() -> None:
+            if better:
+                self.kept.name_best(checkpoint, step, score)
+            self.kept.prune()
+
+        self.group.from_first(tidy)

@@ -16,11 +16,13 @@ Guarantees
 - no source draws a clip that is held out: clips, sequences, images, pairs, the warm start, hard negatives
 - only tokens of clips after another clip of their row get the question; the row's other targets do not change
 - YES and NO have the same total weight in every batch
+- any number of processes validates with the figures of one
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +35,22 @@ from torch.nn import functional
 
 from common.errors import StepDiffError
 from common.streams import generator, torch_seed
+from heads.data.catalog_rows import need_columns, of_rows
 from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut
 from heads.data.packing import NO_TARGET, PADDING, Chat, Packed
 from heads.data.paired_qa import PairQuestions, read_divided
+from heads.data.runs import Runs
+from heads.data.texts import Texts
 from heads.data.trained_on import TrainedOn
 from heads.methods.stepdiff import StepDiff
 from heads.models.language_model import LanguageModel, autocast, pick_precision
+from heads.models.parallelize import load_divided, load_tensor_parallel, plain_weights
 from heads.models.projector import Comparison, Projector
 from heads.models.video_lm import VideoLM, follows
 from heads.training.checkpoint import Run
 from heads.training.loop import step_lines
-from heads.training.recipe import Validation, VideoLMRecipe, WarmStart
+from heads.training.recipe import Scaling, Validation, VideoLMRecipe, WarmStart
 from heads.training.sources import (
     Batch,
     HardNegatives,
@@ -52,12 +58,13 @@ from heads.training.sources import (
     Sequences,
     Source,
     TextedClips,
-    narrated,
-    sequences,
+    read_texts,
 )
 from heads.training.speed import Counts
 from heads.training.validation import HeldOutPairs, clips_to_hold_out, need_rows, validator_of
 from heads.training.warm_start import warm_start
+from heads.workers.group import ALONE, Group
+from heads.workers.read_ahead import ReadAhead
 from store import Store
 from tasks.prompts import CAPTION_QUESTION, NARRATION_QUESTION, NO, YES
 from tasks.testsets import drawn
@@ -110,15 +117,32 @@ def with_comparisons(rows: Packed, words: Int[Tensor, "C L"], answers: tuple[int
 CLIPS_MINED = 32  # projected at a time
 
 
-def build(recipe: VideoLMRecipe, features: Features, seed: int, device: str) -> VideoLM:
-    """Return the untrained model of a recipe; the same seed gives the same weights."""
-    precision = pick_precision(device, recipe.precision)
-    lm = LanguageModel.load(recipe.language_model, device, exact=recipe.full or precision == "float32")
+def build(
+    recipe: VideoLMRecipe,
+    features: Features,
+    seed: int,
+    device: str,
+    scaling: Scaling | None = None,
+    group: Group = ALONE,
+) -> VideoLM:
+    """Return the untrained model of a recipe; the same seed gives the same weights, divided or not."""
+    precision, scaling = pick_precision(device, recipe.precision), scaling or Scaling()
+    frozen = "float32" if recipe.full else precision if scaling.frozen == "auto" else scaling.frozen
+    if frozen == "bfloat16" and precision == "float32":
+        raise StepDiffError("scaling.frozen bfloat16 needs products in bfloat16; set video_lm.precision to bfloat16")
+    name, dtype = recipe.language_model, getattr(torch, frozen)
+    if scaling.fsdp and group.mesh is not None:
+        lm = load_divided(name, group.mesh["data"], device, dtype, scaling.cpu_offload, recipe.full)
+    elif group.together > 1:
+        lm = load_tensor_parallel(name, group.mesh["tensor"], device, dtype)
+    else:
+        lm = LanguageModel.load(name, device, exact=frozen == "float32")
     if recipe.lora is not None:
-        lm.add_lora(recipe.lora, seed)
+        with plain_weights(lm.model, device):
+            lm.add_lora(recipe.lora, seed)
     if recipe.full:
         lm.train_all()
-    if precision == "bfloat16":
+    if frozen == "bfloat16" and not (scaling.fsdp or group.together > 1):
         lm.hold_frozen(torch.bfloat16)
     if recipe.gradient_checkpointing:
         lm.recompute_layers()
@@ -146,27 +170,38 @@ def answer_loss(
 
 
 @torch.no_grad()
-def mean_loss(model: VideoLM, features: Features, batches: Iterable[Batch]) -> float:
+def mean_loss(model: VideoLM, features: Features, batches: Sequence[Batch], group: Group = ALONE) -> float:
     """Return the mean loss over the answer tokens of some batches, weighted by turn."""
-    total = weight = 0.0
-    for batch in batches:
+
+    def sums(batch: Batch) -> tuple[float, float]:
         tokens = features.read(batch.clips, model.lm.device)
         losses, weights, _ = model.token_losses(batch.rows.to(model.lm.device), model.project(tokens))
-        total += float((losses * weights).sum())
-        weight += float(weights.sum())
+        return float((losses * weights).sum()), float(weights.sum())
+
+    total = weight = 0.0
+    for own_total, own_weight in group.spread(sums, batches):
+        total += own_total
+        weight += own_weight
     return total / weight
 
 
 class VideoTask:
     def __init__(
-        self, recipe: VideoLMRecipe, store: Store, seed: int, device: str, hold_out: HoldOut | None = None
+        self,
+        recipe: VideoLMRecipe,
+        store: Store,
+        seed: int,
+        device: str,
+        hold_out: HoldOut | None = None,
+        group: Group = ALONE,
+        scaling: Scaling | None = None,
     ) -> None:
         """hold_out: the test sets whose clips never train; the clips that validate are added to it."""
         recipe.check()
-        self.counts = Counts()
+        self.counts, self.group = Counts(), group
         self.hold_out = hold_out or HoldOut()
         self.recipe, self.store, self.seed, self.device = recipe, store, seed, device
-        self.catalog = store.catalog("clips").frame()
+        self.catalog = store.catalog("clips")
         self.hold_out.look_up(self.catalog, clips_to_hold_out(recipe.validation, self.catalog, seed))
         self.features = Features(store, recipe.view, "tokens")
         self.pairs: list[PairQuestions] = []
@@ -191,16 +226,19 @@ class VideoTask:
         elif self.held_pairs is not None:
             validating = self.held_pairs.clips()
         self.features.rows([*paired, *validating])  # a clip without features is reported here
-        self.trained = [pl.Series(list(paired), dtype=pl.String)]
-        """keys of the clips that may train, by source"""
+        self.trained = [self.catalog.rows(list(paired)).astype(np.uint32)]
+        """rows of the clips that may train, by source"""
         if self.negatives is not None:
-            self.trained.append(pl.Series(self.negatives.clips, dtype=pl.String))
+            self.trained.append(self.catalog.rows(self.negatives.clips).astype(np.uint32))
         self.warm_texts = None if recipe.warm_start is None else self._warm_texts(recipe.warm_start)
-        self.module = build(recipe, self.features, seed, device)
+        self.module = build(recipe, self.features, seed, device, scaling or Scaling(), group)
         self.comparing = comparing(recipe, self.module)
         self.held: list[Batch] = []
         """batches whose answers give the loss on what is held out"""
         self.sources = {name: self._source(name) for name in dict.fromkeys(recipe.sources)}
+        self.ahead = ReadAhead(self.read, device)
+        self.mined: int | None = None
+        """step of the last search for neighbours"""
 
     def _source(self, name: str) -> Source:
         recipe, validation = self.recipe, self.recipe.validation
@@ -211,26 +249,28 @@ class VideoTask:
                 self.held += paired.of(self.held_pairs.pairs)
             return paired
         column = recipe.caption if name == "images" else recipe.narration
-        texts = narrated(self.catalog, column, self.features, recipe.words)
-        source = self._texted(name, self.hold_out.keep(texts, name))
-        self.trained.append(pl.Series(source.clips(), dtype=pl.String))
+        if name == "sequences":
+            need_columns(self.catalog, "video", "end")
+        clips = partial(split_texts, self.catalog, column, self.features, "train")
+        texts = read_texts(name, self.hold_out.kept(clips(), name), recipe.words)
+        self.trained.append(texts.rows)
+        source = self._texted(name, texts)
         if validation is not None and validation.share is not None and self.held_pairs is None:
-            self._hold(name, texts.filter(pl.col("key").is_in(self.hold_out.validating.implode())), validation)
+            self._hold(name, read_texts(name, self.hold_out.validates(clips()), recipe.words), validation)
         return source
 
-    def _hold(self, name: str, texts: pl.DataFrame, validation: Validation) -> None:
-        """Add batches of held-out texts (key, text), as the source makes them. StepDiffError: there are too few."""
-        need_rows(texts.height, validation, f"texts of {name}")
+    def _hold(self, name: str, texts: Texts | Runs, validation: Validation) -> None:
+        """Add batches of held-out texts, as the source makes them. StepDiffError: there are too few."""
+        need_rows(len(texts), validation, name if name == "sequences" else f"texts of {name}")
         source = self._texted(name, texts)
-        need_rows(len(source.items), validation, name)
         chosen = drawn(source.items, validation.rows, generator(self.seed, "validation texts", name))
         self.held += [source.of(chosen[i : i + source.size]) for i in range(0, len(chosen), source.size)]
 
-    def _texted(self, name: str, texts: pl.DataFrame) -> TextedClips | Sequences:
-        """Return the source of that name of these texts (key, text)."""
+    def _texted(self, name: str, texts: Texts | Runs) -> TextedClips | Sequences:
+        """Return the source of that name of these texts."""
         recipe, chat, outputs = self.recipe, self.module.lm.chat, self.recipe.projector.outputs
-        if name == "sequences":
-            return Sequences(sequences(texts, self.catalog), chat, outputs, recipe.batch, self.seed)
+        if isinstance(texts, Runs):
+            return Sequences(texts, chat, outputs, recipe.batch, self.seed)
         question, order = NARRATION_QUESTION, "order of clips"
         if name == "images":
             question, order = CAPTION_QUESTION, "order of images"
@@ -238,19 +278,21 @@ class VideoTask:
 
     def _warm_texts(self, options: WarmStart) -> pl.DataFrame:
         """Return key and text of what the warm start reads. StepDiffError: there is nothing."""
-        texts = pl.concat([split_texts(self.catalog, name, self.features, "train") for name in options.texts])
+        of_columns = (split_texts(self.catalog, name, self.features, "train") for name in options.texts)
+        texts = pl.concat(block for blocks in of_columns for block in blocks)
         if texts.is_empty():
             raise StepDiffError(
                 f"warm start: no clip of the train split has features and a {' or '.join(options.texts)}; "
                 "featurize some"
             )
         texts = self.hold_out.keep(texts, "warm start")
-        self.trained.append(texts["key"])
-        return texts
+        self.trained.append(texts["row"].to_numpy().astype(np.uint32))
+        return texts.select("key", "text")
 
     def trained_on(self) -> TrainedOn:
         """Return the clips that the sources and the warm start may draw."""
-        return TrainedOn.of(self.catalog, pl.concat(self.trained))
+        dtypes = {"key": pl.String, "video": pl.String}
+        return TrainedOn.of(of_rows(self.catalog, np.concatenate(self.trained), dtypes))
 
     def groups(self) -> list[dict[str, Any]]:
         rate, lora = self.recipe.schedule.learning_rate, self.recipe.lora
@@ -282,14 +324,27 @@ class VideoTask:
         own = turn * names.count(names[place]) + names[:place].count(names[place])  # a source may have several places
         return self.sources[names[place]].batch(own)
 
+    def own(self, batches: range) -> range:
+        """Return the batches of a step that this process computes."""
+        return self.group.own(batches)
+
+    def expect(self, batch: int | None) -> None:
+        """Receive the number of the batch after the next one, None for none, to read it ahead."""
+        # A batch after a search for neighbours depends on its result.
+        self.ahead.following = None if batch is None or self._mines(batch) else batch
+
+    def read(self, batch: int) -> tuple[Batch, Tensor]:
+        """Return a training batch, and the features of its clips on the device."""
+        drawn_batch = self.batch(batch)
+        return drawn_batch, self.features.read(drawn_batch.clips, self.device)
+
     def loss(self, batch: int) -> Tensor:
         """Return the loss of the training batch of that number."""
-        hard, (step, within) = self.recipe.hard_negatives, divmod(batch, self.recipe.schedule.accumulate)
-        if hard is not None and hard.mine_every and within == 0 and step % hard.mine_every == 0:
+        if self._mines(batch):
             self.mine()
+            self.mined = batch // self.recipe.schedule.accumulate
         started = time.monotonic()
-        drawn_batch = self.batch(batch)
-        tokens = self.features.read(drawn_batch.clips, self.device)
+        drawn_batch, tokens = self.ahead.take(batch)
         self.counts += Counts(
             self.recipe.batch,
             int((drawn_batch.rows.segment != PADDING).sum()),
@@ -299,25 +354,32 @@ class VideoTask:
         with autocast(self.device, self.recipe.precision):
             return answer_loss(self.module, drawn_batch.rows, tokens, self.comparing)
 
+    def _mines(self, batch: int) -> bool:
+        """Return whether neighbours are searched before the batch: it is the first of its step in this process."""
+        hard, step = self.recipe.hard_negatives, batch // self.recipe.schedule.accumulate
+        return hard is not None and hard.mine_every > 0 and step % hard.mine_every == 0 and step != self.mined
+
     @torch.no_grad()
     def mine(self) -> None:
         """Search hard negatives by the mean of each clip's projected tokens, as the projector now is."""
         assert self.negatives is not None
-        vectors = []
-        for start in range(0, len(self.negatives.clips), CLIPS_MINED):
-            tokens = self.features.read(self.negatives.clips[start : start + CLIPS_MINED])
+        clips = self.negatives.clips
+
+        def means(start: int) -> Float[np.ndarray, "C E"]:
+            tokens = self.features.read(clips[start : start + CLIPS_MINED])
             with autocast(self.device, self.recipe.precision):
-                vectors.append(self.module.project(tokens).float().mean(dim=1).cpu().numpy())
-        self.negatives.mine(np.concatenate(vectors))
+                return self.module.project(tokens).float().mean(dim=1).cpu().numpy()
+
+        self.negatives.mine(np.concatenate(self.group.spread(means, range(0, len(clips), CLIPS_MINED))))
 
     def validate(self) -> dict[str, float | None]:
-        method = StepDiff(self.module, self.features)
+        method = StepDiff(self.module, self.features, group=self.group)
         with autocast(self.device, self.recipe.precision):
             if self.validator is not None:
                 return self.validator.figures(method)
             if not self.held:
                 return {}
-            loss = mean_loss(self.module, self.features, self.held)
+            loss = mean_loss(self.module, self.features, self.held, self.group)
             if self.held_pairs is None:
                 return {"score": -loss, "loss": loss}
             return self.held_pairs.figures(loss, method.score_answers)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from heads.training.loop import train
 from heads.training.recipe import Schedule
 from heads.training.speed import Counts
+from heads.workers.group import ALONE, Group
 
 SCHEDULE = Schedule(6, accumulate=2, warmup=2, validate_every=2)
 
@@ -20,13 +21,20 @@ SCHEDULE = Schedule(6, accumulate=2, warmup=2, validate_every=2)
 class SmallTask:
     """A linear fit to planted points, which records the dropout mask of each batch."""
 
-    def __init__(self, scores: list[float] | None = None) -> None:
+    def __init__(self, scores: list[float] | None = None, group: Group = ALONE) -> None:
         torch.manual_seed(7)
         self.module = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 1))
         self.points = torch.randn(16, 32)
         self.masks: dict[int, tuple[bool, ...]] = {}
-        self.counts = Counts()
+        self.counts, self.group = Counts(), group
+        self.expected: list[int | None] = []
         self.scores = None if scores is None else iter(scores)
+
+    def own(self, batches: range) -> range:
+        return self.group.own(batches)
+
+    def expect(self, batch: int | None) -> None:
+        self.expected.append(batch)
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.module.parameters())}]

@@ -68,7 +68,7 @@ class Group:
         first, end = (count * place // self.data_size for place in (self.data_rank, self.data_rank + 1))
         return slice(first, end)
 
-    def sum(self, values: Sequence[float]) -> list[float]:
+    def sum(self, values: Sequence[int | float]) -> list[int | float]:
         """Return the sums of some numbers over the processes that compute different batches."""
         if self.data_size == 1:
             return list(values)
@@ -188,6 +188,7 @@ class Group:
 
 
 ALONE = Group()
+GONE = "another worker ended, see its message"
 
 
 def _divided(tensor: Tensor) -> bool:
@@ -219,6 +220,11 @@ def launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def world_size() -> int:
+    """Return the number of processes that torchrun started."""
+    return int(os.environ["WORLD_SIZE"])
+
+
 def own_device(device: str) -> str:
     """Return this process's device: of a machine's GPUs the one of its local rank."""
     if not device.startswith("cuda") or ":" in device:
@@ -233,16 +239,14 @@ def joined(scaling: Scaling, device: str) -> Iterator[Group]:
     """Yield the group of this training's processes, which ends with this block.
 
     Args:
-        scaling: The recipe's; its `workers` are not read: the launcher knows their number.
+        scaling: The recipe's.
         device: Of this process.
     """
     kind = torch.device(device).type
-    size = int(os.environ["WORLD_SIZE"]) if launched() else 1
+    size = world_size() if launched() else 1
     if size == 1 and not scaling.fsdp:
         yield ALONE
         return
-    if size % scaling.tensor_parallel:
-        raise StepDiffError(f"scaling.tensor_parallel {scaling.tensor_parallel} does not divide {size} workers")
     import torch.distributed as dist
 
     ours = not dist.is_initialized()
@@ -271,13 +275,13 @@ def in_one_line(scaling: Scaling) -> Iterator[None]:
     except (DistError, RuntimeError) as error:
         text = str(error)
         late = "imed out" in text or "imeout" in text
-        gone = isinstance(error, DistError) or "Connection" in text or "gloo" in text.lower()
+        gone = isinstance(error, DistError) or "Connection" in text or "/gloo/transport/" in text
         if isinstance(error, torch.OutOfMemoryError) or not (late or gone):
             raise
         what = (
             f"a worker did not answer for {scaling.timeout} s: raise scaling.timeout if a step or a validation takes "
             "longer, or see that worker's log"
             if late
-            else "another worker ended, see its message"
+            else GONE
         )
         raise StepDiffError(f"{what}; the last checkpoint is kept, run the same command again") from error

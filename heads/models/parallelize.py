@@ -1,0 +1,227 @@
+"""A frozen or fully trained language model, divided among the processes of a torch DeviceMesh while it is loaded.
+
+FSDP2 divides the matrices of the decoder layers; before a layer computes, its weights are gathered, and freed after it.
+Embeddings, norms, the output layer and what is added later (LoRA) stay whole on every process, so that they train in
+float32 as they do in one process. The body of the model is the root of the division: training and generation both call
+it, and neither needs a wrapper. Tensor parallelism divides the same matrices, which are then never gathered.
+
+No process holds more than its own share of the layers at any time: the model is built on the meta device, and each
+process reads its rows of each matrix from the safetensors files.
+
+Guarantees
+- a_divided_model_has_the_losses_and_gradients_of_a_whole_one
+- each_process_holds_its_share_of_the_layers_only
+- model code knows nothing of processes
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from common.errors import StepDiffError
+from heads.data.packing import Chat
+from heads.models.language_model import LanguageModel, autocast
+from weights import resolve
+
+
+def load_divided(
+    name: str, mesh: Any, device: str, frozen: torch.dtype, offload: bool = False, full: bool = False
+) -> LanguageModel:
+    """Load a language model whose layers are divided (FSDP2).
+
+    Args:
+        name: Of `python -m weights list`, a folder or a hub id.
+        mesh: One axis, the processes that share the layers.
+        device: Of this process.
+        frozen: Precision of the layers' matrices.
+        offload: Keep this process's share in host memory between its uses. On a CPU it is there anyway.
+        full: Train the language model.
+    """
+    made = _OnMeta(name, device, frozen)
+    divide_layers(made.model, mesh, offload and torch.device(device).type == "cuda")
+    made.fill("cpu" if offload else device)
+    loaded = LanguageModel(made.model, made.chat)
+    if full:
+        loaded.train_all()
+    with autocast(device, precision_of(frozen)):
+        with torch.no_grad():  # what a first use in inference mode makes could never train
+            made.model.base_model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device))
+        loaded.prepare(name)
+    return loaded
+
+
+def load_tensor_parallel(name: str, mesh: Any, device: str, frozen: torch.dtype) -> LanguageModel:
+    """Load a frozen language model of which the processes compute each layer together, by transformers' own plan.
+
+    mesh: One axis, these processes. Embeddings and the output layer stay whole.
+    """
+    from transformers.distributed import DistributedConfig
+    from transformers.distributed.tensor_parallel import apply_tensor_parallelism
+
+    made = _OnMeta(name, device, frozen)
+    size = mesh.size()
+    try:
+        plan, _, _ = made.model._resolve_parallel_plans(DistributedConfig(tp_size=size))
+        within = f"{made.model.base_model_prefix}.layers."
+        plan = {place: style for place, style in plan.items() if place.startswith(within)}
+        odd = sorted({style for style in plan.values()} - {"colwise", "rowwise"})
+        if odd or not plan or _kv_heads(made.model) % size:
+            raise ValueError(f"{', '.join(odd) or 'its key heads'} cannot be divided by {size}")
+        apply_tensor_parallelism(made.model, mesh, plan)
+    except ValueError as error:
+        raise StepDiffError(
+            f"{name}: scaling.tensor_parallel {size} does not fit it ({error}); set it to 1, and scaling.fsdp to true"
+        ) from error
+    made.fill(device)
+    loaded = LanguageModel(made.model, made.chat)
+    with autocast(device, precision_of(frozen)):
+        loaded.prepare(name)
+    return loaded
+
+
+@contextmanager
+def plain_weights(model: nn.Module, device: str) -> Iterator[None]:
+    """Give divided weights a plain stand-in of the whole shape within this block, in which LoRA is added.
+
+    PEFT makes its matrices as large as the share that it finds; new weights are moved to the device afterwards.
+    """
+    from torch.distributed.tensor import DTensor
+
+    linear = [part for part in model.modules() if isinstance(part, nn.Linear) and isinstance(part.weight, DTensor)]
+    held = [(part, part.weight) for part in linear]
+    before = {id(own) for own in model.parameters()}
+    for part, weight in held:
+        empty = torch.empty((), dtype=weight.dtype).expand(weight.shape)
+        part._parameters["weight"] = nn.Parameter(empty, requires_grad=False)
+    stand_ins = {id(part.weight) for part in linear}
+    try:
+        yield
+    finally:
+        for part, weight in held:
+            part._parameters["weight"] = weight
+    for own in model.parameters():
+        if id(own) not in before | stand_ins:
+            own.data = own.data.to(device)
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """Return the name of a precision."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _kv_heads(model: Any) -> int:
+    config = model.config.get_text_config()
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+
+class _OnMeta:
+    """A language model without weights, and what fills it once it is divided."""
+
+    def __init__(self, name: str, device: str, frozen: torch.dtype) -> None:
+        from accelerate import init_empty_weights
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+        self.folder, self.device = Path(str(resolve(name))), device
+        rest = torch.bfloat16 if torch.device(device).type == "cuda" and frozen == torch.bfloat16 else torch.float32
+        self.chat = Chat(AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False))
+        config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        with init_empty_weights():
+            self.model: Any = AutoModelForCausalLM.from_config(config, dtype=rest, attn_implementation="sdpa")
+        self.model.tie_weights()  # on the meta device each use got a tensor of its own
+        if (self.folder / "generation_config.json").exists():
+            self.model.generation_config = GenerationConfig.from_pretrained(self.folder)
+        linear = {id(own) for layer in layers(self.model) for own in matrices_of(layer)}
+        self.precision = {key: frozen if id(own) in linear else rest for key, own in self.model.named_parameters()}
+
+    def fill(self, home: str) -> None:
+        """Read this process's share of each weight; home: of the divided ones."""
+        for key, buffer in self.model.named_buffers():
+            module, _, last = key.rpartition(".")
+            self.model.get_submodule(module)._buffers[last] = buffer.to(self.device)
+        shares = _shares(self.model, self.folder, self.precision, self.device, home)
+        self.model.load_state_dict(dict(shares), assign=True, strict=False)
+        self.model.tie_weights()
+
+
+def layers(model: Any) -> list[nn.Module]:
+    """Return the decoder layers. StepDiffError: the model does not mark them."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    found: list[nn.Module] = [
+        layer for layer in model.base_model.modules() if isinstance(layer, GradientCheckpointingLayer)
+    ]
+    if not found:
+        raise StepDiffError(
+            f"{type(model).__name__} does not name its layers, so scaling.fsdp cannot divide it; set it to false"
+        )
+    return found
+
+
+def matrices_of(layer: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the parameters of a layer's linear maps."""
+    for part in layer.modules():
+        if isinstance(part, nn.Linear):
+            yield from part.parameters(recurse=False)
+
+
+def divide_layers(model: Any, mesh: Any, offload: bool) -> None:
+    """Divide the matrices of the decoder layers by rows; gradients are summed over the processes."""
+    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+
+    every = layers(model)
+    divided = {id(own) for layer in every for own in matrices_of(layer) if own.ndim > 1}
+    whole = {own for own in model.parameters() if id(own) not in divided}
+    policy = CPUOffloadPolicy() if offload else OffloadPolicy()
+    for layer in every:
+        fully_shard(layer, mesh=mesh, ignored_params=whole, offload_policy=policy)
+        layer.set_gradient_divide_factor(1.0)  # type: ignore[operator]
+        layer.set_force_sum_reduction_for_comms(True)  # type: ignore[operator]  # gloo has no other
+    fully_shard(model.base_model, mesh=mesh, ignored_params=whole, offload_policy=policy)
+
+
+def _shares(
+    model: Any, folder: Path, precision: dict[str, torch.dtype], device: str, home: str
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield this process's share of each weight, read from the safetensors files of the folder.
+
+    Raises:
+        StepDiffError: A file or a weight is missing.
+    """
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    files = _files(folder)
+    for name, weight in model.named_parameters():
+        short = name.removeprefix(f"{model.base_model_prefix}.")
+        key = name if name in files else short
+        if key not in files:
+            raise StepDiffError(f"{folder}: has no weight {name}; scaling.fsdp reads weights by name, set it to false")
+        with safe_open(files[key], "pt") as file:
+            if not isinstance(weight, DTensor):
+                yield name, file.get_tensor(key).to(device, precision[name])
+                continue
+            mesh, places = weight.device_mesh, weight.placements
+            shape, offset = compute_local_shape_and_global_offset(weight.shape, mesh, places)
+            part = tuple(slice(first, first + length) for first, length in zip(offset, shape, strict=True))
+            own = file.get_slice(key)[part].to(home, precision[name]).contiguous()
+            size, stride = weight.shape, weight.stride()
+            yield name, DTensor.from_local(own, mesh, places, run_check=False, shape=size, stride=stride)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Return the file of each weight."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    try:
+        if index.exists():
+            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            return {name: folder / file for name, file in names.items()}
+        with safe_open(single, "pt") as file:
+            return dict.fromkeys(file.keys(), single)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise StepDiffError(f"{folder}: has no readable model.safetensors ({error}), as scaling.fsdp needs") from error

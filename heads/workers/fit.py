@@ -1,0 +1,111 @@
+"""A training as one process runs it, alone or in a group: the recipe is checked, the task is built, the loop runs.
+
+Guarantees
+- a folder that holds a run of another recipe is refused
+- a_number_of_workers_that_does_not_divide_a_step_is_refused_with_those_that_do
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from common.errors import StepDiffError
+from common.progress import say
+from heads.data.hold_out import HoldOut
+from heads.training import lineage
+from heads.training.checkpoint import Run
+from heads.training.contrastive_task import ContrastiveTask
+from heads.training.loop import train
+from heads.training.recipe import TrainOptions, as_yaml, differences, read_recipe
+from heads.training.video_task import VideoTask
+from heads.workers.group import ALONE, Group
+from store import Store
+
+RECIPE = "recipe.yaml"
+
+
+def check(options: TrainOptions) -> None:
+    """Raise StepDiffError for a recipe that its number of workers cannot train."""
+    scaling, recipe, workers = options.scaling, options.video_lm, options.scaling.workers
+    if (recipe is None) == (options.contrastive is None):
+        raise StepDiffError("a recipe has one of video_lm and contrastive, as kitchen/stepdiff and kitchen/align do")
+    scaling.check()
+    if recipe is None:
+        if scaling.fsdp or scaling.tensor_parallel > 1:
+            raise StepDiffError("scaling.fsdp and tensor_parallel divide a language model; a contrastive head has none")
+        return
+    recipe.check()
+    if scaling.tensor_parallel > 1 and (recipe.full or recipe.lora is not None):
+        raise StepDiffError(
+            "scaling.tensor_parallel needs a frozen language model; with video_lm.lora or full set scaling.fsdp instead"
+        )
+    groups, batches = workers // scaling.tensor_parallel, recipe.schedule.accumulate
+    if batches % groups:
+        fitting = [str(n * scaling.tensor_parallel) for n in range(1, batches + 1) if batches % n == 0]
+        raise StepDiffError(
+            f"video_lm.schedule.accumulate {batches}, the batches of a step, does not divide among {workers} workers; "
+            f"give {' or '.join(fitting)} workers, or an accumulate that {groups} divides, with a batch so much smaller"
+        )
+
+
+def refuse_other(options: TrainOptions, folder: Path) -> None:
+    """Raise StepDiffError if the folder holds a run of another recipe."""
+    path = folder / RECIPE
+    if path.exists() and (found := differences(read_recipe(path), options)):
+        raise StepDiffError(
+            f"{folder}: holds a run of another recipe ({'; '.join(found)}); give another --out, or remove the folder"
+        )
+
+
+def fit(options: TrainOptions, device: str, group: Group = ALONE, patience: float = 0.0) -> dict[str, Any]:
+    """Train a recipe in this process; return the record of best.json.
+
+    Args:
+        options: A recipe that was checked.
+        device: Of this process.
+        group: The processes that train together.
+        patience: Seconds to wait for a process that still writes the folder.
+    """
+    hold_out = HoldOut(options.hold_out, options.hold_out_by)  # first: a damaged test set ends the run
+    store, folder = Store.open(options.store), Path(options.out)
+    kept = Run(folder)
+
+    def accept() -> None:
+        kept.check_made_by()
+        refuse_other(options, folder)
+
+    group.from_first(accept)
+    task: VideoTask | ContrastiveTask
+    if options.video_lm is not None:
+        schedule = options.video_lm.schedule
+        task = VideoTask(options.video_lm, store, options.seed, device, hold_out, group, options.scaling)
+    else:
+        assert options.contrastive is not None
+        schedule = options.contrastive.schedule
+        task = ContrastiveTask(options.contrastive, store, options.seed, device, hold_out, group)
+
+    def record() -> None:
+        if kept.latest() is None:
+            kept.forget_made_by()  # a run that was killed before its first checkpoint writes lineage.json again
+        # Before anything is written, this refuses a run to start from that does not fit.
+        lineage.keep(folder, options, store, task.module, task.trained_on(), hold_out)
+        for line in hold_out.lines():
+            say(f"{folder.name}: {line}")
+        kept.write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))
+
+    group.from_first(record)
+    try:
+        return train(task, schedule, folder, folder.name, options.seed, group, patience)
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if group is ALONE or not _is_memory(error):
+            raise
+        raise StepDiffError(
+            f"worker {group.rank} is out of memory: lower the recipe's batch and raise schedule.accumulate as much, "
+            "set video_lm.gradient_checkpointing, or divide the language model with scaling.fsdp"
+        ) from error
+
+
+def _is_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)

@@ -1,0 +1,238 @@
+"""Training on Ray Train: workers are started on a cluster or on this machine, and restarted where one dies.
+
+Each start resumes from the run's folder, which every node must see; Ray keeps no checkpoint of its own.
+
+Guarantees
+- a_worker_that_is_killed_is_restarted_and_the_run_ends_with_the_same_weights
+- workers_that_die_at_the_same_step_again_and_again_end_the_run
+- more_workers_than_the_cluster_will_ever_have_are_refused_in_one_line
+- an_error_of_a_worker_is_the_error_of_the_command
+"""
+
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from io import TextIOBase
+from pathlib import Path
+from typing import Any
+
+from common.errors import StepDiffError
+from common.progress import say
+from common.workers.cluster import connected, refuse_relative
+from heads.training.recipe import TrainOptions
+from heads.workers.group import BACKEND, joined
+
+ATTEMPTS = 3
+"""starts from one step after which the run ends"""
+PATIENCE = 20.0
+"""seconds in which nodes may join, and in which the processes of an earlier start may end"""
+LOOK = 1.0
+"""seconds between two looks at the workers"""
+MOST_CPUS = 8
+"""of a worker"""
+
+
+class Outcome:
+    """What the workers tell the driver: lines, an error, or the record of the finished run. A Ray actor."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.error: str | None = None
+        self.record: dict[str, Any] | None = None
+        self.begun: list[int] = []
+
+    def begin(self, step: int) -> str | None:
+        """Receive the step that a start resumes from; return why it must not, if so."""
+        self.begun.append(step)
+        if self.error is None and self.begun.count(step) > ATTEMPTS:
+            self.error = (
+                f"the workers died {ATTEMPTS} times after step {step}: if memory is short, lower the recipe's batch "
+                "and raise schedule.accumulate as much, or set scaling.fsdp; else see the logs of Ray's nodes"
+            )
+        return self.error
+
+    def add(self, line: str) -> None:
+        self.lines.append(line)
+
+    def end(self, record: dict[str, Any] | None, error: str | None) -> None:
+        self.record, self.error = record, self.error or error
+
+    def look(self) -> tuple[list[str], dict[str, Any] | None, str | None]:
+        """Return the lines since the last look, the record and the error."""
+        lines, self.lines = self.lines, []
+        return lines, self.record, self.error
+
+
+class Lines(TextIOBase):
+    """Standard error of a worker, whose lines also go to the driver."""
+
+    def __init__(self, outcome: Any) -> None:
+        self.outcome, self.rest = outcome, ""
+
+    def write(self, text: str) -> int:
+        sys.__stderr__.write(text)  # type: ignore[union-attr]
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in lines:
+            self.outcome.add.remote(line)
+        return len(text)
+
+
+def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
+    """Train a recipe with `options.scaling.workers` workers; return the record of best.json.
+
+    Args:
+        options: A recipe that was checked.
+        address: Of the cluster; None: RAY_ADDRESS, else Ray is started here.
+
+    Raises:
+        StepDiffError: No such cluster, too few CPUs or GPUs, or the error of a worker.
+    """
+    refuse_relative((name, path) for name, path in _paths(options) if path is not None)
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    with connected(address, "heads") as cluster:
+        import ray
+
+        gpu = _has_gpu(options, cluster)
+        cpus = _room(options.scaling.workers, gpu, cluster)
+        outcome: Any = ray.remote(Outcome).options(num_cpus=0).remote()  # type: ignore[attr-defined]
+        with _scratch(Path(options.out), cluster) as scratch:
+            return _fit(options, outcome, gpu, cpus, scratch)
+
+
+def _paths(options: TrainOptions) -> Iterator[tuple[str, str | None]]:
+    recipe = options.video_lm or (options.contrastive and options.contrastive.pairs)
+    validation = recipe.validation if recipe else None
+    yield from (("--store", options.store), ("--out", options.out), *(("--hold-out", one) for one in options.hold_out))
+    yield "pairqa", recipe.pairqa if recipe else None
+    yield "init", options.video_lm.init if options.video_lm else None
+    yield "validation.diffmcq", validation.diffmcq if validation else None
+    yield "validation.diffrank", validation.diffrank if validation else None
+
+
+def _has_gpu(options: TrainOptions, cluster: bool) -> bool:
+    from common.workers.pool import has_gpu
+
+    return has_gpu(None if options.device == "auto" else options.device, cluster)
+
+
+def _room(workers: int, gpu: bool, cluster: bool) -> int:
+    """Return the CPUs of each worker.
+
+    Raises:
+        StepDiffError: The nodes have no room for all workers, and no autoscaler could add some that have.
+    """
+    import ray
+
+    kind = "GPU" if gpu else "CPU"
+    until = time.monotonic() + (PATIENCE if cluster else 0)
+    while True:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        places = [int(node.get(kind, 0)) for node in nodes]
+        if sum(places) >= workers:
+            break
+        config = ray._private.state.state.get_max_resources_from_cluster_config()  # type: ignore[attr-defined]
+        if config and config.get(kind, 0) >= workers:
+            say(f"waiting for the autoscaler: {workers} workers need {workers} {kind}s, and {sum(places)} are there")
+            return 1
+        if time.monotonic() >= until:
+            raise StepDiffError(
+                f"{workers} workers need {workers} {kind}s and {'the cluster' if cluster else 'this machine'} has "
+                f"{sum(places)}: give --workers {max(sum(places), 1)}, or add nodes"
+            )
+        time.sleep(LOOK)
+    if gpu:
+        each = [int(node.get("CPU", 0)) // place for node, place in zip(nodes, places, strict=True) if place]
+        return max(1, min([MOST_CPUS, *each]))
+    return max(n for n in range(1, MOST_CPUS + 1) if n == 1 or sum(place // n for place in places) >= workers)
+
+
+@contextmanager
+def _scratch(out: Path, cluster: bool) -> Iterator[str]:
+    """Yield a folder for Ray's own files, which all nodes see and which is removed."""
+    if cluster:
+        out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".ray-", dir=out if cluster else None, ignore_cleanup_errors=True) as made:
+        yield str(Path(made).absolute())
+
+
+def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, scratch: str) -> dict[str, Any]:
+    """Run Ray's trainer and print what the workers say."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    workers = options.scaling.workers
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"options": options, "outcome": outcome, "folder": os.getcwd()},
+        torch_config=TorchConfig(BACKEND["cuda" if gpu else "cpu"], timeout_s=options.scaling.timeout),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=_each(cpus, gpu)),
+        run_config=RunConfig(storage_path=scratch, failure_config=FailureConfig(max_failures=-1)),
+    )
+    failed: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # of the thread; raised again below
+            failed.append(error)
+
+    thread = threading.Thread(target=fit, name="trainer", daemon=True)  # in the main thread it would take Ctrl-C
+    thread.start()
+    while True:
+        thread.join(LOOK)
+        running = thread.is_alive()
+        lines, record, error = ray.get(outcome.look.remote())
+        for line in lines:
+            say(line)
+        if not running:
+            break
+    if error is not None:
+        raise StepDiffError(error)
+    if record is not None:
+        return record
+    why = str(failed[0]).strip().splitlines()[0] if failed and str(failed[0]).strip() else "no worker reported an end"
+    raise StepDiffError(f"Ray Train ended: {why}; run the same command again, it resumes from the last checkpoint")
+
+
+def _each(cpus: int, gpu: bool) -> dict[str, float]:
+    return {"CPU": cpus, "GPU": 1} if gpu else {"CPU": cpus}
+
+
+def _work(config: dict[str, Any]) -> None:
+    """Train as one worker of the group that Ray started."""
+    import ray
+
+    from heads.models.language_model import pick_device
+    from heads.training.checkpoint import Run
+    from heads.workers.fit import fit
+    from heads.workers.group import own_device
+
+    options, outcome = config["options"], config["outcome"]
+    if Path(config["folder"]).is_dir():
+        os.chdir(config["folder"])
+    try:
+        device = own_device(pick_device(options.device))
+        with joined(options.scaling, device) as group:
+            reached = Run(Path(options.out)).reached()
+            if group.from_first(lambda: ray.get(outcome.begin.remote(reached))) is not None:
+                return
+            with redirect_stderr(Lines(outcome) if group.first else sys.stderr):
+                record = fit(options, device, group, PATIENCE)
+            if group.first:
+                ray.get(outcome.end.remote(record, None))
+    except StepDiffError as error:
+        if not _ended_elsewhere(error):
+            ray.get(outcome.end.remote(None, str(error)))
+        raise
+
+
+def _ended_elsewhere(error: StepDiffError) -> bool:
+    """Whether this worker only noticed that another one had ended, which Ray restarts."""
+    from heads.workers.group import GONE
+
+    return str(error).startswith(GONE)

@@ -1,0 +1,58 @@
+"""The next batch, read while the current one is computed.
+
+Guarantees
+- training_with_and_without_reading_ahead_is_the_same_bit_for_bit
+- an_error_of_a_batch_that_is_read_ahead_is_raised_where_the_batch_is_used
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+import torch
+
+Made = TypeVar("Made")
+
+
+class ReadAhead(Generic[Made]):
+    """Batches by number, of which one thread reads the next.
+
+    On a GPU the thread copies and converts on a stream of its own, so that this overlaps with the computation.
+
+    Args:
+        read: Returns the batch of a number. It is never called twice at the same time.
+        device: Of the batches.
+    """
+
+    def __init__(self, read: Callable[[int], Made], device: str) -> None:
+        self._read = read
+        self._stream = torch.cuda.Stream(device) if torch.device(device).type == "cuda" else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        self._next: tuple[int, Future[Made]] | None = None
+        self._used: Made | None = None
+        self.following: int | None = None
+        """number of the batch to read once the current one is taken"""
+
+    def take(self, number: int) -> Made:
+        """Return the batch of that number, and begin to read the following one."""
+        if self._next is None or self._next[0] != number:
+            self._start(number)
+        assert self._next is not None
+        # Memory of the side stream is given out again when its tensor goes, also while another stream reads it. The
+        # batch is therefore held until the next one is taken: the loop has then waited for its loss.
+        self._used, self._next = self._next[1].result(), None
+        if self.following is not None:
+            self._start(self.following)
+        self.following = None
+        return self._used
+
+    def _start(self, number: int) -> None:
+        self._next = number, self._thread.submit(self._made, number)
+
+    def _made(self, number: int) -> Made:
+        if self._stream is None:
+            return self._read(number)
+        with torch.cuda.stream(self._stream):
+            made = self._read(number)
+            self._stream.synchronize()
+        return made
