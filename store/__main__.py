@@ -7,6 +7,7 @@
     python -m store import-hdf5 clips.h5 --store data/other --view net --encoder net --weights-sha256 0123... \\
         --layer last --frames "8 evenly" --crop "centre 224"
     python -m store requantise data/features --view efficientnet-lite0 --to small --dtype int8
+    python -m store pool data/features --view efficientnet-lite0 --to pooled --pool 7
     python -m store drop data/features --view small --yes
     python -m store compact data/features
 """
@@ -27,9 +28,14 @@ VERBS = {
     "import-hdf5": ("store.__main__:import_hdf5", "copy features from an HDF5 file into a view"),
     "export-hdf5": ("store.__main__:export_hdf5", "copy the finished rows of a view into an HDF5 file"),
     "requantise": ("store.__main__:requantise", "make a new view with the largest feature in another dtype"),
+    "pool": ("store.__main__:pool", "make a new view with the tokens of neighbouring patches averaged"),
     "drop": ("store.__main__:drop", "remove a view"),
     "compact": ("store.__main__:compact", "merge small files and delete unused ones"),
 }
+_DERIVED = (
+    "{done:,} {entity} of view {made_from} made into view {view}, {feature} in {dtype}, in {seconds:.1f} s; "
+    "{already:,} were there already, {failed:,} failed"
+)
 _SHOWN = 10
 _FILES_SHOWN = 3
 
@@ -141,11 +147,18 @@ def requantise(argv: list[str]) -> int:
 
         return requantise(given)
 
-    text = (
-        "{done:,} {entity} of view {made_from} made into view {view}, {feature} in {dtype}, in {seconds:.1f} s; "
-        "{already:,} were there already, {failed:,} failed"
-    )
-    return parse(options.RequantiseOptions, argv, "store requantise", None, run, text, ("path",))
+    return parse(options.RequantiseOptions, argv, "store requantise", None, run, _DERIVED, ("path",))
+
+
+def pool(argv: list[str]) -> int:
+    """Make the new view, and print what it contains."""
+
+    def run(given: options.PoolOptions) -> Any:
+        from store.verbs.pool import pool
+
+        return pool(given)
+
+    return parse(options.PoolOptions, argv, "store pool", None, run, _DERIVED, ("path",))
 
 
 def drop(argv: list[str]) -> int:
@@ -182,7 +195,8 @@ def compact(argv: list[str]) -> int:
         from store.verbs.info import readable_bytes
 
         print(
-            f"{done.store}: {done.catalog_parts:,} catalog parts and {done.failure_files:,} files of failures merged, "
+            f"{done.store}: {done.catalog_parts:,} catalog parts and {done.failure_files:,} files of failures and "
+            f"{done.records:,} records of writers merged, {done.locks:,} unused locks deleted, "
             f"{done.orphans:,} orphan files deleted ({readable_bytes(done.orphan_bytes)})"
         )
 
@@ -222,7 +236,7 @@ def _sizes_table(planned: Any) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("dtype")
-    for head in ("bytes a row", "bytes", "size", "rows a shard", "shards", "files"):
+    for head in ("bytes a row", "bytes", "size", "rows a shard", "shards", "files", "compacted"):
         table.add_column(head, justify="right", no_wrap=True)
     for size in planned.sizes:
         chosen = size.dtype == planned.dtype and len(planned.sizes) > 1
@@ -231,7 +245,7 @@ def _sizes_table(planned: Any) -> Any:
             f"{size.bytes_per_row:,.0f}",
             f"{size.bytes:,}",
             readable_bytes(size.bytes),
-            *(f"{count:,}" for count in (size.rows_per_shard, size.shards, size.files)),
+            *(f"{count:,}" for count in (size.rows_per_shard, size.shards, size.files, size.compacted)),
             style="bold" if chosen else None,
         )
     return table

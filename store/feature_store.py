@@ -46,6 +46,7 @@ from store.view import View
 
 _SHARD_BYTES = 256 * 2**20
 _MOST_ROWS = 2**16
+_LEAST_ROWS = 2**12  # of a shard that is made smaller so that all workers get work
 
 
 class Store:
@@ -248,7 +249,24 @@ def _create(path: Place) -> None:
     write_json(path / "store.json", {"format": FORMAT, "version": VERSION, "seal": BLANK})
 
 
-def shard_rows(features: Mapping[str, Feature]) -> int:
-    """Return the rows of a shard by default: a power of two, about 256 MiB of the largest array."""
+def shard_rows(
+    features: Mapping[str, Feature], mebibytes: int | None = None, rows: int | None = None, workers: int = 1
+) -> int:
+    """Return the rows of a shard of a new view: a power of two.
+
+    Args:
+        features: of the view.
+        mebibytes: of the largest array in a shard. By default about 256, in up to 65,536 rows.
+        rows: rows to compute now. Where a shard has the most rows by default, as of embeddings, there are as many
+            shards as `workers`, of 4,096 rows or more.
+        workers: that share the rows.
+    """
     largest = max(feature.row_bytes for feature in features.values())
-    return min(2 ** max(int(math.log2(_SHARD_BYTES / largest)), 0), _MOST_ROWS)
+    if mebibytes is not None:
+        if mebibytes < 1:
+            raise StepDiffError(f"--shard-size {mebibytes} is too small: give 1 or more, in MiB")
+        return min(2 ** max(int(math.log2(mebibytes * 2**20 / largest)), 0), MOST_SHARD_ROWS)
+    size = min(2 ** max(int(math.log2(_SHARD_BYTES / largest)), 0), _MOST_ROWS)
+    if rows is None or workers < 2 or size < _MOST_ROWS:
+        return size
+    return min(size, max(2 ** ((rows // workers).bit_length() - 1) if rows >= workers else 1, _LEAST_ROWS))

@@ -116,8 +116,13 @@ class View:
                 metadata["attributes"]["seal"] = BLANK
                 write_json(path, metadata)
 
-    def status(self) -> UInt8[np.ndarray, " rows"]:
-        """Return the status of every row of the catalog: ABSENT, OK or FAILED."""
+    def status(self, rows: Int[np.ndarray, " K"] | None = None) -> UInt8[np.ndarray, " rows"]:
+        """Return the status of every row of the catalog, or of K `rows` of it: ABSENT, OK or FAILED.
+
+        Of K rows only their shards are read, and nothing is kept in memory.
+        """
+        if rows is not None:
+            return np.where(rows < len(self), self._statuses.of_rows(rows), np.uint8(ABSENT))
         status = np.zeros(len(self.catalog), np.uint8)
         room = min(len(self), len(status))
         for shard, known in self._statuses.existing():
@@ -293,10 +298,10 @@ class View:
         self._statuses.forget()
         return count
 
-    def failures(self) -> pl.DataFrame:
-        """Return key and reason of the rows that failed, in the order of the catalog."""
+    def failures(self, rows: Int[np.ndarray, " F"] | None = None) -> pl.DataFrame:
+        """Return key and reason of the rows that failed, in the order of the catalog; or of F `rows` that failed."""
         table.check_threads("read failures")
-        rows = np.flatnonzero(self.status() == FAILED)
+        rows = np.flatnonzero(self.status() == FAILED) if rows is None else rows
         frame = pl.DataFrame({"key": self.catalog.keys(rows)}, schema={"key": pl.String})
         reasons = failures_of_shards(self.paths, np.unique(rows // self.rows_per_shard).tolist())
         lost = pl.col("reason").fill_null("the reason is lost: its file is missing")

@@ -12,6 +12,7 @@ Guarantees
 - a forked child holds nothing: a dead process loses its lock although a child lives
 - a dead process loses its lease: at once on its own host, on other hosts when the lease expires
 - a lock that is a symbolic link truncates no file
+- the holder may delete a lock's file: a process that waits for it then takes the new one
 - a shard's writer that could not renew its lease writes no more, and what it sent and was still trying to send does
   not arrive after another's writes; a request that it gave up, and that the object store still handles, may
 """
@@ -52,6 +53,11 @@ class FileLock:
 
     def take(self, wait: bool) -> None:
         """Take it, or raise HeldError with the host and pid of the holder; with `wait`, print that and wait."""
+        while not self._take(wait):
+            pass
+
+    def _take(self, wait: bool) -> bool:
+        """Take it; False if a holder deleted the file meanwhile, so that another may hold a new one."""
         try:  # what a link points to would be truncated
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
@@ -65,14 +71,19 @@ class FileLock:
                     raise HeldError(f"{held}: wait until it ends") from None
                 print(f"{held}: waiting until it ends", file=sys.stderr, flush=True)
                 fcntl.flock(fd, fcntl.LOCK_EX)
+            ours = _is_named(fd, self.path)
         except BaseException:
             os.close(fd)
             raise
+        if not ours:
+            os.close(fd)
+            return False
         text = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
         with suppress(OSError):  # of a full disk: the lock is held without a name as well
             os.ftruncate(fd, 0)
             os.pwrite(fd, text.encode(), 0)
         self._fd = fd
+        return True
 
     def held(self) -> bool:
         """Return whether this process holds it."""
@@ -83,6 +94,14 @@ class FileLock:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _is_named(fd: int, path: LocalPath) -> bool:
+    """Return whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
 
 
 def _holder(fd: int) -> str:

@@ -17,6 +17,7 @@ from jaxtyping import Float32, UInt8
 from common.errors import StepDiffError
 from retrieval.vectors import command
 from store import Store, View
+from store.format.pool import unpooled
 
 if TYPE_CHECKING:
     from featurize.encoders import Encoder
@@ -72,7 +73,7 @@ def _encoder(store: Store, view: View, weights: str | None) -> Encoder:
     from featurize.encoders import encoder_class, load
     from featurize.video.frames import WORDS
 
-    made = view.provenance
+    made = unpooled(view.provenance)  # embeddings do not depend on pooled tokens
     try:
         encoder_class(made.encoder)
     except StepDiffError:

@@ -6,7 +6,8 @@ arrays.zarr/ENTITY/VIEW/ARRAY/        a plain Zarr v3 hierarchy
 catalog/ENTITY/FIRST_ROW.parquet      key -> row; FIRST_ROW-END.parquet replaces several such parts
 catalog/ENTITY/FIRST_ROW-END.keys     hash of a key -> row, built from the parts and rebuilt where lost
 failures/ENTITY/VIEW/SHARD.parquet    key, reason; merged-GROUP.parquet has those of many shards
-shards/ENTITY/VIEW/SHARD.json         the record of the shard's writer: library versions, device
+shards/ENTITY/VIEW/SHARD.json         the record of the shard's writer: library versions, device; merged-GROUP.json has
+                                      those of many shards
 """
 
 import json
@@ -29,7 +30,7 @@ VERSION = 1
 ARRAYS = "arrays.zarr"
 LOCK = "lock.json"
 MERGED_SHARDS = 1024
-"""shards whose failures are merged into one file"""
+"""shards whose failures, and records of writers, are merged into one file"""
 _MOST_JSON = 64 * 2**20
 """bytes of a JSON file: the record of a shard's writer is the largest, 60 bytes per range of rows"""
 _SHARD = re.compile("0|[1-9][0-9]{0,11}")  # rows have at most 12 digits, see store.catalog.parts
@@ -154,6 +155,10 @@ class ViewPaths:
     def info(self, shard: int) -> Place:
         """Return the path of the record of a shard's writer."""
         return self._info / f"{shard}.json"
+
+    def merged_info(self, shard: int) -> Place:
+        """Return the path of the merged records of a group of shards."""
+        return self._info / f"merged-{shard // MERGED_SHARDS}.json"
 
     def lock(self, shard: int) -> Place:
         """Return the lock of a shard's one writer."""

@@ -17,7 +17,7 @@ from typing import Any
 from common.errors import StepDiffError
 from common.io.files import Place
 from common.io.sealed import BLANK
-from store.format.layout import encode_json, read_json
+from store.format.layout import encode_json, read_json, shard_number
 from store.format.quantise import scale_shape
 from store.provenance import INTERNAL, Feature, Provenance, check_name
 
@@ -147,8 +147,29 @@ def read_writes(path: Place, first: int, count: int) -> list[Write]:
 
 def encode_writes(shard: int, writes: Iterable[Write]) -> bytes:
     """Return the file of a shard, sealed."""
-    spans = [{"rows": _to_ranges(write.rows), "info": write.info} for write in writes if write.rows]
-    return encode_json({"shard": shard, "writes": spans, "seal": BLANK})
+    return encode_json({"shard": shard, "writes": _spans(writes), "seal": BLANK})
+
+
+def _spans(writes: Iterable[Write]) -> list[dict[str, Any]]:
+    return [{"rows": _to_ranges(write.rows), "info": write.info} for write in writes if write.rows]
+
+
+def read_merged_writes(path: Place, rows_per_shard: int) -> dict[int, list[Write]]:
+    """Return the records of a group of shards, by shard. Raises as `read_writes` does."""
+    shards = read_json(path).get("shards")
+    found: dict[int, list[Write]] = {}
+    for name, writes in shards.items() if isinstance(shards, dict) else ():
+        shard = shard_number(name)
+        if shard is None or not isinstance(writes, list):
+            raise StepDiffError(f"{path} does not say what wrote the shards: delete it, and run the command again")
+        first = shard * rows_per_shard
+        found[shard] = [_write(path, write, first, first + rows_per_shard) for write in writes]
+    return found
+
+
+def encode_merged_writes(shards: Mapping[int, Iterable[Write]]) -> bytes:
+    """Return the file of a group of shards, sealed."""
+    return encode_json({"shards": {str(shard): _spans(shards[shard]) for shard in sorted(shards)}, "seal": BLANK})
 
 
 def _write(path: Place, write: object, first: int, end: int) -> Write:

@@ -36,6 +36,18 @@ class Statuses:
         """Return the current status of every slot of a shard."""
         return self._chunk(shard, self._paths.status(shard).identity())
 
+    def of_rows(self, rows: Int[np.ndarray, " K"]) -> UInt8[np.ndarray, " K"]:
+        """Return the status of K rows. An object store gets all its requests at once."""
+        status = np.zeros(len(rows), np.uint8)
+        order = np.argsort(rows, kind="stable")
+        shards = rows[order] // self._slots
+        parts = np.split(order, np.flatnonzero(np.diff(shards)) + 1) if len(rows) else []
+        chunks = self._paths.store.map(self._read, [int(rows[part[0]]) // self._slots for part in parts])
+        for part, chunk in zip(parts, chunks, strict=True):
+            if chunk is not None:
+                status[part] = chunk[rows[part] % self._slots]
+        return status
+
     def existing(self) -> Iterator[tuple[int, UInt8[np.ndarray, " slots"]]]:
         """Yield every shard that has a status, with it. An object store gets all its requests at once."""
         folder = self._paths.status(0).parent

@@ -27,8 +27,9 @@ from common.io.locks import check_held, locked
 from common.io.sealed import crc32c
 from store.format.rows import StoredRows, stored_rows
 from store.format.shard import encode_chunk, pieces
-from store.format.view_metadata import Write, encode_writes, read_writes
+from store.format.view_metadata import Write, encode_writes
 from store.io.commit_group import Together
+from store.io.records import writes_of_shard
 from store.io.remote import open_shard
 from store.io.status import ABSENT, FAILED, OK, REASONS, failures_of_shard
 from store.view import View
@@ -305,17 +306,13 @@ class ShardWriter:
 
     def _write_info(self, files: Together, rows: Int[np.ndarray, " W"], info: dict[str, Any]) -> None:
         """Record what wrote `rows`, next to what wrote the others."""
-        path = self.view.paths.info(self.shard)
-        try:
-            writes = read_writes(path, self.first, self.view.rows_per_shard)
-        except FileNotFoundError:
-            writes = []
+        writes = writes_of_shard(self.view.paths, self.shard, self.view.rows_per_shard)
         new = frozenset(rows.tolist())
         kept = [Write(write.rows - new, write.info) for write in writes]
         if not any(write.info == info for write in kept):
             kept.append(Write(frozenset(), info))
         merged = [Write(write.rows | new, info) if write.info == info else write for write in kept]
-        _put(files, path, encode_writes(self.shard, merged))
+        _put(files, self.view.paths.info(self.shard), encode_writes(self.shard, merged))
 
 
 def _put(files: Together, path: Place, data: bytes) -> None:

@@ -23,10 +23,14 @@ from store.catalog.catalog import Catalog
 from store.catalog.parts import MOST_ROWS, is_part, part_name, read_part, rows_of_merged
 from store.feature_store import Store
 from store.format.layout import ARRAYS, MERGED_SHARDS, ViewPaths, half_made, shard_number
+from store.format.view_metadata import encode_merged_writes, read_merged_writes
+from store.io.records import writes_of_shard
 from store.io.status import failures_of_shards
 from store.provenance import ENTITIES
 from store.verbs.options import CompactOptions
 from store.view import ABSENT, OK, View
+
+_MOST_RECORD_BYTES = 16 * 2**20  # of the merged records of writers
 
 
 @dataclass
@@ -38,6 +42,10 @@ class Compacted:
     """parts merged into others"""
     failure_files: int = 0
     """files of failures merged into others"""
+    records: int = 0
+    """records of shards' writers merged into others"""
+    locks: int = 0
+    """files of locks deleted that nobody holds"""
     orphans: int = 0
     """files deleted that nothing referred to"""
     orphan_bytes: int = 0
@@ -65,6 +73,7 @@ def compact(options: CompactOptions) -> Compacted:
             for view in views:
                 _remove_uncommitted(view, done)
                 _merge_failures(view, done)
+                _merge_records(view, done)
                 advance(1)
     return done
 
@@ -130,6 +139,37 @@ def _merge_failures(view: View, done: Compacted) -> None:
                     if view.paths.failures(shard).identity() == seen:
                         view.paths.failures(shard).unlink()
                         done.failure_files += 1
+            except HeldError:  # it is still being written
+                continue
+
+
+def _merge_records(view: View, done: Compacted) -> None:
+    """Merge the records of shards' writers, group by group, and delete their locks."""
+    folder = view.paths.beside[1]
+    there = [shard_number(path.stem) for path in folder.glob("*.json")]
+    shards = np.array(sorted(shard for shard in there if shard is not None), np.int64)
+    for group in np.unique(shards // MERGED_SHARDS).tolist():
+        here = shards[shards // MERGED_SHARDS == group].tolist()
+        merged = view.paths.merged_info(here[0])
+        if len(here) < 2 and not merged.exists():
+            continue
+        own = {shard: view.paths.info(shard).identity() for shard in here}
+        known = read_merged_writes(merged, view.rows_per_shard) if merged.exists() else {}
+        known |= {shard: writes_of_shard(view.paths, shard, view.rows_per_shard) for shard in here}
+        data = encode_merged_writes(known)
+        if len(data) > _MOST_RECORD_BYTES:
+            continue
+        merged.put([data], len(data))
+        for shard, seen in own.items():
+            lock = view.paths.lock(shard)
+            try:
+                with locked(lock, wait=False):
+                    if view.paths.info(shard).identity() == seen:
+                        view.paths.info(shard).unlink()
+                        done.records += 1
+                    if not lock.remote:  # a lease that runs out cannot be told from a new one
+                        lock.unlink()
+                        done.locks += 1
             except HeldError:  # it is still being written
                 continue
 

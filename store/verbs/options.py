@@ -112,6 +112,10 @@ class PlanOptions:
     """what a row of --like stands for"""
     dtype: Dtype = "float16"
     """dtype of the largest feature; others are float32, or as in --like"""
+    pool: int = 1
+    """side of the squares of patches whose tokens are averaged, as in featurize --pool"""
+    shard_size: int | None = None
+    """MiB of the largest feature in one shard, as in featurize --shard-size. Default: about 256"""
     clips_per_second: float | None = None
     """measured rows per second of one worker"""
     measured_in: str | None = None
@@ -135,6 +139,29 @@ class RequantiseOptions:
     """view to create or continue"""
     dtype: Dtype
     """dtype of the largest feature in the new view"""
+    entity: Entity = "clips"
+    """what a row is"""
+    wait: bool = False
+    """wait while another run writes into the store, instead of failing"""
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """Create a view from an existing one, with the tokens of neighbouring patches averaged.
+
+    Its provenance records the pooling and the source. A second run adds what is missing. Rows that failed in the old
+    view are failed in the new one."""
+
+    path: str
+    """folder of the store"""
+    view: str
+    """view to read"""
+    to: str
+    """view to create or continue"""
+    pool: int
+    """side of the squares of patches whose tokens are averaged, e.g. 2"""
+    dtype: Dtype | None = None
+    """dtype of the tokens in the new view. Default: as in the old view"""
     entity: Entity = "clips"
     """what a row is"""
     wait: bool = False

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import StepDiffError
-from common.io.files import listed
 from store.feature_store import Store, shard_rows
-from store.format.layout import shard_number
-from store.format.view_metadata import read_writes, stored_features
-from store.provenance import Feature, with_dtype
+from store.format.layout import MERGED_SHARDS
+from store.format.pool import TOKENS, pooled_view
+from store.format.view_metadata import stored_features
+from store.io.records import all_writes
+from store.provenance import Feature, Provenance, with_dtype
 from store.verbs.options import PlanOptions
 
 _MOST_COUNTED = 1e12  # rows of a shard, seconds for them
-TOKENS = "tokens"
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Known:
     entity: str
     features: dict[str, tuple[int, ...]]
     """feature -> shape of a row"""
+    frames: str = "8"
+    """of a clip, by default"""
 
 
 ENCODERS = {
@@ -59,6 +61,8 @@ class Sizes:
     shards: int
     files: int
     """arrays and shards, metadata, and the record of each shard's writer"""
+    compacted: int
+    """files after `store compact`"""
 
 
 @dataclass(frozen=True)
@@ -105,26 +109,32 @@ def plan(options: PlanOptions) -> Plan:
     if options.like:
         path = Path(options.like)
         view = Store.open(path.parent).view(options.entity, path.name)
-        entity, encoder, features = view.entity, view.provenance.encoder, dict(view.features)
+        entity, made, features = view.entity, view.provenance, dict(view.features)
     else:
         if (known := ENCODERS.get(str(options.encoder))) is None:
             names = ", ".join(ENCODERS)
             raise StepDiffError(f"encoder {options.encoder!r} is not known: give one of {names}, or --like")
-        entity, encoder = known.entity, known.name
+        entity, made = known.entity, Provenance(known.name, "", "", known.frames, "", {})
         features = {name: Feature(shape, "float32") for name, shape in known.features.items()}
+    if options.pool != 1:
+        _, features, _ = pooled_view(made, features, options.pool)
     dtypes: tuple[str, ...] = ("float32", "float16", "int8")
     if options.encoder and TOKENS not in features:
         dtypes = ("float32",)  # featurize always stores embeddings so
     return Plan(
         rows=rows,
         entity=entity,
-        encoder=encoder,
+        encoder=made.encoder,
         features={name: list(feature.shape) for name, feature in features.items()},
         dtype=options.dtype if options.dtype in dtypes else dtypes[0],
         workers=options.workers,
-        sizes=[sizes(rows, with_dtype(features, dtype), dtype) for dtype in dtypes],
-        hours=_hours(options, rows, entity, encoder),
+        sizes=[_sizes(rows, with_dtype(features, dtype), dtype, options.shard_size) for dtype in dtypes],
+        hours=_hours(options, rows, entity, made.encoder),
     )
+
+
+def _sizes(rows: int, features: Mapping[str, Feature], dtype: str, mebibytes: int | None) -> Sizes:
+    return sizes(rows, features, dtype, shard_rows(features, mebibytes))
 
 
 def sizes(rows: int, features: Mapping[str, Feature], dtype: str, rows_per_shard: int | None = None) -> Sizes:
@@ -144,6 +154,7 @@ def sizes(rows: int, features: Mapping[str, Feature], dtype: str, rows_per_shard
         shards=shards,
         # a shard: its arrays, checksum, status, what wrote it, its lock; a zarr.json for each array and the group
         files=shards * (len(stored) + 4) + len(stored) + 3,
+        compacted=shards * (len(stored) + 2) + math.ceil(shards / MERGED_SHARDS) + len(stored) + 3,
     )
 
 
@@ -154,11 +165,8 @@ def measured_rates(store: Store, entity: str, encoder: str) -> dict[str, tuple[i
         view = store.view(entity, name)
         if view.provenance.encoder != encoder:
             continue
-        for path in listed(view.paths.beside[1], "*.json"):
-            shard = shard_number(path.stem)
-            if shard is None:
-                continue
-            for write in read_writes(path, shard * view.rows_per_shard, view.rows_per_shard):
+        for _, writes in all_writes(view.paths, view.rows_per_shard):
+            for write in writes:
                 device: Any = write.info.get("device")
                 rows: Any = write.info.get("rows")
                 seconds: Any = write.info.get("seconds")

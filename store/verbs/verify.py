@@ -216,6 +216,7 @@ def _view(view: View, keys: _Keys) -> Iterator[_Found]:
         for _, what, _ in _unsealed([path], ()):
             group = shard_number(path.stem.removeprefix("merged-"))
             yield path, what, keys(_failed_in(view, group, length)) if group is not None else ()
+    yield from _unsealed(listed(view.paths.beside[1], "merged-*.json"), ())
 
 
 def _misfit(view: View, array: str, path: Place) -> str | None:
@@ -265,13 +266,9 @@ def _shard(view: View, shard: int, keys: _Keys, length: int) -> Iterator[_Found]
     ok, failed = first + np.flatnonzero(status == OK), first + np.flatnonzero(status == FAILED)
     if (status > FAILED).any():
         yield view.paths.status(shard), "holds values other than 0, 1, 2", keys(every)
-    path, merged = view.paths.failures(shard), view.paths.merged_failures(shard)
-    if path.exists() or (len(failed) and not merged.exists()):
-        found = list(_unsealed([path], keys(failed)))
-        if path.exists() or not merged.exists():  # else it was merged in the meantime
-            yield from found
-    if (path := view.paths.info(shard)).exists() or len(ok) or len(failed):
-        yield from _unsealed([path], keys(every))
+    paths, finished = view.paths, len(ok) > 0 or len(failed) > 0
+    yield from _own_or_merged(paths.failures(shard), paths.merged_failures(shard), len(failed) > 0, keys(failed))
+    yield from _own_or_merged(paths.info(shard), paths.merged_info(shard), finished, keys(every))
     if not len(ok):
         return
     path = view.paths.checksum(shard)
@@ -287,13 +284,16 @@ def _shard(view: View, shard: int, keys: _Keys, length: int) -> Iterator[_Found]
         yield from _rows(view, name, shard, sums[:, column], ok, keys)
 
 
+def _own_or_merged(path: Place, merged: Place, needed: bool, clips: Iterable[str]) -> Iterator[_Found]:
+    """Yield the damage of a shard's own file, which may be missing where it was merged into another."""
+    if path.exists() or (needed and not merged.exists()):
+        found = list(_unsealed([path], clips))
+        if path.exists() or not merged.exists():  # else it was merged in the meantime
+            yield from found
+
+
 def _rows(
-    view: View,
-    name: str,
-    shard: int,
-    sums: UInt32[np.ndarray, " slots"],
-    ok: Int[np.ndarray, " rows"],
-    keys: _Keys,
+    view: View, name: str, shard: int, sums: UInt32[np.ndarray, " slots"], ok: Int[np.ndarray, " rows"], keys: _Keys
 ) -> Iterator[_Found]:
     """Yield the rows of one shard file against their checksums."""
     feature = view.stored[name]

@@ -23,6 +23,7 @@ from common.io.local import LocalPath
 from common.io.locks import locked
 from store import Store, View
 from store.__main__ import main
+from store.io.records import all_writes
 from store.verbs import compact as compacting
 from store.verbs.compact import compact
 from store.verbs.options import CompactOptions
@@ -80,11 +81,60 @@ def test_parts_and_failures_are_merged_and_no_row_moves(view: View) -> None:
     merged = {f"000000000000-000000000040.{suffix}" for suffix in ("parquet", "keys")}
     assert {file.name for file in (path / "catalog" / "clips").iterdir()} == merged
     assert [file.name for file in view.paths.beside[0].iterdir()] == ["merged-0.parquet"]
+    assert [file.name for file in view.paths.beside[1].iterdir()] == ["merged-0.json"]
+    assert done["records"] == done["locks"] > 8
     assert content(path) == before and verify(Store.open(path)) == []
     files = {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file() and file.name != "lock.json"}
     done = run(view)
     assert (done["catalog_parts"], done["failure_files"], done["orphans"]) == (0, 0, 0)
     assert files == {file: file.stat().st_mtime_ns for file in files}, "there is nothing to do"
+
+
+def test_merged_records_are_read_as_those_of_each_shard(view: View, fill: Make) -> None:
+    before = dict(all_writes(view.paths, view.rows_per_shard))
+    assert len(before) > 8
+    run(view)
+    assert dict(all_writes(view.paths, view.rows_per_shard)) == before
+    again = np.flatnonzero(view.status() != 1)[:1]
+    shard = int(again[0]) // view.rows_per_shard
+    fill(view, again)
+    after = dict(all_writes(view.paths, view.rows_per_shard))
+    rows = {number: {row for write in writes for row in write.rows} for number, writes in before.items()}
+    rows.setdefault(shard, set()).add(int(again[0]))
+    assert {number: {row for write in writes for row in write.rows} for number, writes in after.items()} == rows
+    assert view.paths.info(shard).exists() and run(view)["records"] == 1
+    assert dict(all_writes(view.paths, view.rows_per_shard)) == after and verify(Store.open(view.paths.store)) == []
+    damaged = view.paths.merged_info(0)
+    Path(str(damaged)).write_bytes(Path(str(damaged)).read_bytes().replace(b"device", b"DEVICE", 1))
+    assert [(found.path, found.what) for found in verify(Store.open(view.paths.store))] == [
+        ("shards/clips/net/merged-0.json", "is not as it was written")
+    ]
+
+
+def test_a_process_that_waits_for_a_lock_that_is_deleted_takes_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    taken: list[str] = []
+
+    def take(name: str, release: threading.Event) -> None:
+        with locked(path, wait=True):
+            taken.append(name)
+            release.wait(60)
+
+    events = [threading.Event(), threading.Event()]
+    threads = [threading.Thread(target=take, args=(name, event)) for name, event in zip("ab", events, strict=True)]
+    with locked(path, wait=False):
+        threads[0].start()
+        time.sleep(0.5)  # it waits for the old file
+        path.unlink()
+    threads[1].start()
+    while not taken:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    assert len(taken) == 1, "two hold the lock"
+    for event, thread in zip(events, threads, strict=True):
+        event.set()
+        thread.join()
+    assert sorted(taken) == ["a", "b"]
 
 
 def test_open_readers_see_every_row_once(view: View) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from common.errors import StepDiffError
 from featurize.encoders import load
 from store import Feature, View
 from store.__main__ import main
+from store.feature_store import shard_rows
 from store.provenance import with_dtype
-from store.verbs.options import PlanOptions
+from store.verbs.compact import compact
+from store.verbs.options import CompactOptions, PlanOptions
 from store.verbs.plan import ENCODERS, plan, sizes
 
 Make = Callable[..., Any]
@@ -34,6 +37,8 @@ def test_planned_sizes_equal_those_of_a_store_to_the_byte(make_view: Make, fill:
     assert found.bytes == sum(path.stat().st_size for path in arrays)
     assert found.files == len(files(view))
     assert found.shards == -(-rows // 4)
+    compact(CompactOptions(str(view.paths.store)))
+    assert found.compacted == len(files(view))
 
 
 def test_a_month_long_job_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +61,27 @@ def test_a_month_long_job_is_planned(capsys: pytest.CaptureFixture[str]) -> None
     table = capsys.readouterr().out
     assert "136,000,000 clips of internvideo-mm-l14: tokens 2048x1024, embedding 768" in table
     assert "int8 (chosen)" in table and "hours: unknown" in table and "--measured-in" in table
+
+
+def test_larger_shards_are_fewer_files() -> None:
+    options = PlanOptions(clips=136e6, encoder="internvideo-mm-l14", dtype="int8")
+    plans = [plan(options), plan(replace(options, shard_size=1024))]
+    before, after = (planned.sizes[-1] for planned in plans)
+    assert (before.rows_per_shard, after.rows_per_shard) == (128, 512)
+    assert (before.files, before.compacted) == (7_437_506, 5_313_544)
+    assert (after.files, after.compacted) == (1_859_381, 1_328_391)
+    with pytest.raises(StepDiffError, match="--shard-size 0 is too small"):
+        plan(replace(options, shard_size=0))
+
+
+def test_small_rows_are_in_as_many_shards_as_workers() -> None:
+    small, large = {"embedding": Feature((768,), "float32")}, {"tokens": Feature((2048, 1024), "int8")}
+    assert shard_rows(small) == shard_rows(small, None, 10**6, 1) == 65_536
+    assert shard_rows(small, None, 10**6, 32) == 16_384
+    assert shard_rows(small, None, 10_000, 32) == shard_rows(small, None, 3, 32) == 4_096
+    assert shard_rows(small, None, 10**9, 32) == 65_536
+    assert shard_rows(small, 1024) == 262_144
+    assert shard_rows(large, None, 1000, 32) == 128
 
 
 def test_a_plan_can_copy_the_features_of_an_existing_view(make_view: Make, fill: Make) -> None:

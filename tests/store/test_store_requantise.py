@@ -12,8 +12,9 @@ from common.errors import StepDiffError
 from store import Feature, Provenance, Store, View
 from store.__main__ import main
 from store.format.quantise import dequantise, quantise
+from store.verbs.derive import Derived
 from store.verbs.options import RequantiseOptions
-from store.verbs.requantise import Requantised, requantise
+from store.verbs.requantise import requantise
 from store.verbs.verify import verify
 
 Make = Callable[..., Any]
@@ -28,7 +29,7 @@ def old(make_view: Make, fill: Make) -> View:
     return view
 
 
-def made(old: View, dtype: str = "int8", to: str = "small") -> tuple[Requantised, View]:
+def made(old: View, dtype: str = "int8", to: str = "small") -> tuple[Derived, View]:
     done = requantise(RequantiseOptions(str(old.paths.store), old.name, to, dtype))  # type: ignore[arg-type]
     return done, Store.open(old.paths.store).view("clips", to)
 
