@@ -140,13 +140,14 @@ class Changes:
         if unchecked := self.unknown["ok"].sum():
             say(f"{unchecked} clips had no record of their video file: it is recorded now, and was not compared")
         rows = self.asked.rows
-        catalog.append(_identified(rows, self.found) if self.asked.entity == "clips" else rows)
+        new = rows.filter(pl.Series(catalog.rows(rows["key"]) < 0, dtype=pl.Boolean))
         if self.kept.height:
             say(f"{self.kept.height} clips keep their path in the catalog: the file at their new path does not exist")
             kept = pl.col("key").is_in(self.kept["key"].implode())
             rows = rows.with_columns(video=pl.when(~kept).then("video"))
         if updated := catalog.update(rows):
             say(f"metadata of {updated} {self.asked.entity} in the store updated from the manifest")
+        catalog.append(_identified(new, self.found) if self.asked.entity == "clips" else new)
 
     def _withdraw(self, store: Store) -> None:
         """Make the rows of changed clips absent in every view, and say what else was made from the old ones."""
@@ -168,7 +169,7 @@ def compare(store: Store, asked: Manifest) -> Changes:
 
     Both ends of every video file are read. The caller holds the store's lock.
     """
-    found = identities(asked.paths)
+    found = identities(asked.paths, quiet=not asked.last)  # windows are planned while another progress is shown
     catalog = store.catalog(asked.entity)
     rows = asked.rows if asked.entity == "clips" else pl.DataFrame(schema={"key": pl.String, **_KNOWN})
     now = _identified(rows, found).select("key", *_KNOWN).with_columns(row=catalog.rows(rows["key"]))
@@ -204,5 +205,5 @@ def _have_features(store: Store, rows: Int64[np.ndarray, " K"]) -> Bool[np.ndarr
     """Whether a view has features of each of K clips."""
     ok = np.zeros(len(rows), bool)
     for name in store.views("clips") if len(rows) else ():
-        ok |= store.view("clips", name).status()[rows] == OK
+        ok |= store.view("clips", name).status(rows) == OK
     return ok

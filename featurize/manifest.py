@@ -32,18 +32,16 @@ from featurize.video.stream import opened
 from featurize.video.timeline import from_packets
 from store import text_key
 
-_CLIP_COLUMNS = ("clip", "video", "start", "end")
+CLIP_COLUMNS = ("clip", "video", "start", "end")
 _OWN = ("key", "row", BYTES, DIGEST)  # the catalog's own columns
 _TEXT = "text"  # the column of texts by default
 _MEANT = 3  # so many of the four columns, or alike, make a manifest one of clips
 _UNITS = {"ns": 1e9, "us": 1e6, "ms": 1e3}  # of a duration, in a second
 
-"""what the id of a video file's clip is made from"""
-
 
 @dataclass(frozen=True)
 class Manifest:
-    """The rows asked for, of one entity."""
+    """The rows asked for, of one entity: all of them, or one window (see windows.py)."""
 
     entity: str
     """clips or texts"""
@@ -54,6 +52,8 @@ class Manifest:
     """video, as the manifest writes it -> its absolute path"""
     failures: dict[str, str]
     """key -> why that row cannot be featurized"""
+    last: bool = True
+    """whether no other window follows"""
 
 
 def read_manifest(path: Path, column: str | None = None) -> Manifest:
@@ -61,12 +61,28 @@ def read_manifest(path: Path, column: str | None = None) -> Manifest:
 
     Raises StepDiffError where it is refused whole.
     """
-    frame = read_file(path, (*_CLIP_COLUMNS, _TEXT) if column is None else (column,))
+    return parsed(read_file(path, columns_of_interest(column)), path, column)
+
+
+def columns_of_interest(column: str | None) -> tuple[str, ...]:
+    """Return the columns of a file that are read as text; `column` is that of the texts, if the user named one."""
+    return (*CLIP_COLUMNS, _TEXT) if column is None else (column,)
+
+
+def parsed(frame: pl.DataFrame, path: Path, column: str | None) -> Manifest:
+    """Return the manifest of all rows of the file `path`. StepDiffError where it is refused whole."""
     if not frame.height:
         raise StepDiffError(f"{path} has no row: write one for each clip or text")
-    if column is None and _is_of_clips(frame.columns):
-        return _clips(frame, path)
-    return _texts(frame, path, column or _TEXT)
+    if of_clips(frame.columns, column):
+        frame = renamed(frame, CLIP_COLUMNS, path)
+        check_clips(frame, path)
+        return clips_of(frame, path)
+    return texts_of(texts_in(frame, path, column), path)
+
+
+def of_clips(names: Sequence[str], column: str | None) -> bool:
+    """Whether a file with these columns is one of clips, where `column` is not asked for its texts."""
+    return column is None and _is_of_clips(names)
 
 
 def _is_of_clips(names: Sequence[str]) -> bool:
@@ -76,52 +92,82 @@ def _is_of_clips(names: Sequence[str]) -> bool:
     there = {folded(name) for name in names}
     if "video" in there or _TEXT in there:
         return "video" in there
-    return sum(nearest(name, names) is not None for name in _CLIP_COLUMNS) >= _MEANT
+    return sum(nearest(name, names) is not None for name in CLIP_COLUMNS) >= _MEANT
 
 
-def _clips(frame: pl.DataFrame, path: Path) -> Manifest:
-    frame = renamed(frame, _CLIP_COLUMNS, path)
-    _check_names(frame, path)
+def clips_of(frame: pl.DataFrame, path: Path, last: bool = True) -> Manifest:
+    """Return rows of a manifest of clips that `check_clips` accepted, in video order.
+
+    `frame` may have a column `row`, the place of each row in the file.
+    """
+    if "row" not in frame.columns:
+        frame = frame.with_row_index("row")
     frame = frame.rename({"clip": "key"}).with_columns(pl.col("video").str.strip_chars())
-    frame = frame.with_columns(_in_seconds(frame[name]) for name in ("start", "end"))
-    seconds = frame.select(pl.col("start", "end").cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False))
-    failures: dict[str, str] = {}
-    written = zip(frame["key"], frame["start"], frame["end"], strict=True)
-    for row, ((key, *times), numbers) in enumerate(zip(written, seconds.iter_rows(), strict=True), 1):
-        if reason := _unusable(*times, *numbers):
-            failures[key] = f"{reason}: correct row {row} of {path}"
-    usable = ~pl.col("key").is_in(list(failures))
-    frame = frame.with_columns(pl.when(usable).then(seconds[time]).alias(time) for time in ("start", "end"))
+    start, end = (in_seconds(frame[name]) for name in ("start", "end"))
+    frame, seconds = frame.with_columns(start, end), pl.DataFrame([numbers(start), numbers(end)])
+    good = seconds.select(usable("start", "end"))[:, 0]
+    columns = (frame["row"], frame["key"], start, end, *seconds)
+    failures = {
+        key: f"{_unusable(*times)}: correct row {row + 1} of {path}"
+        for row, key, *times in zip(*(column.filter(~good) for column in columns), strict=True)
+    }
+    frame = frame.with_columns(pl.when(good).then(seconds[time]).alias(time) for time in ("start", "end"))
     seen = frame["video"].unique(maintain_order=True)
     order = pl.col("video").replace_strict(seen, pl.int_range(len(seen), eager=True))
-    frame = frame.sort(order, "start", "end", nulls_last=True, maintain_order=True)
+    frame = frame.sort(order, "start", "end", nulls_last=True, maintain_order=True).drop("row")
     folder = path.absolute().parent
-    return Manifest("clips", frame, {video: folder / video for video in seen}, failures)
+    return Manifest("clips", frame, {video: folder / video for video in seen}, failures, last)
 
 
-def _check_names(frame: pl.DataFrame, path: Path) -> None:
-    """StepDiffError on a column that is there twice or the store's own, a row without a name, a clip twice."""
+def usable(start: str, end: str) -> pl.Expr:
+    """Whether an interval in two columns of numbers can be featurized."""
+    finite = pl.all_horizontal(pl.col(start, end).is_finite())
+    return (finite & (pl.col(start) >= 0) & (pl.col(end) > pl.col(start))).fill_null(False)
+
+
+def check_clips(frame: pl.DataFrame, path: Path) -> None:
+    """Refuse columns that occur twice, are the store's own or of another type, and what `check_names` refuses.
+
+    Raises StepDiffError.
+    """
     refuse_twins(frame.columns, path)
     for name in frame.columns:
         if folded(name) in _OWN:
             raise StepDiffError(f"column {name!r} of {path} is the store's own: rename it")
+    check_names(frame, path)
+    for name in ("start", "end"):
+        if frame[name].dtype.is_nested() or frame[name].dtype in (pl.Binary, pl.Time, pl.Datetime, pl.Date):
+            raise StepDiffError(f"column {name!r} of {path} holds {frame[name].dtype}: write seconds")
+    refuse_twice(frame["clip"], path)
+
+
+def check_names(frame: pl.DataFrame, path: Path, first: int = 0) -> None:
+    """Raise StepDiffError on a row without a clip or video; `first` is the place of the first row in the file."""
     for name in ("clip", "video"):
         if frame[name].dtype != pl.String:
             raise StepDiffError(f"column {name!r} of {path} holds {frame[name].dtype}: write text")
         empty = frame[name].fill_null("").str.strip_chars() == ""
         if empty.any():
-            raise StepDiffError(f"row {empty.arg_true()[0] + 1} of {path} has no {name}: give it one")
-    for name in ("start", "end"):
-        if frame[name].dtype.is_nested() or frame[name].dtype in (pl.Binary, pl.Time, pl.Datetime, pl.Date):
-            raise StepDiffError(f"column {name!r} of {path} holds {frame[name].dtype}: write seconds")
-    twice = frame.filter(pl.col("clip").is_duplicated())["clip"]
+            raise StepDiffError(f"row {first + empty.arg_true()[0] + 1} of {path} has no {name}: give it one")
+
+
+def refuse_twice(clips: pl.Series, path: Path) -> None:
+    """Raise StepDiffError if a clip occurs twice."""
+    twice = clips.filter(clips.is_duplicated())
     if len(twice):
         raise StepDiffError(f"clip {twice[0]!r} is in {path} twice: clip ids are unique")
 
 
-def _in_seconds(times: pl.Series) -> pl.Series:
+def in_seconds(times: pl.Series) -> pl.Series:
     """A column of durations as numbers of seconds; any other is left as it is."""
     return times.to_physical() / _UNITS[times.dtype.time_unit] if isinstance(times.dtype, pl.Duration) else times
+
+
+def numbers(times: pl.Series) -> pl.Series:
+    """Times as numbers, null where one is not written as a number."""
+    if times.dtype == pl.Float64 or times.dtype.is_integer():
+        return times.cast(pl.Float64)
+    return times.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
 
 
 def _unusable(start: object, end: object, first: float | None, last: float | None) -> str | None:
@@ -137,7 +183,9 @@ def _unusable(start: object, end: object, first: float | None, last: float | Non
     return None
 
 
-def _texts(frame: pl.DataFrame, path: Path, column: str) -> Manifest:
+def texts_in(frame: pl.DataFrame, path: Path, column: str | None) -> pl.Series:
+    """Return the texts of a file in its order, repeated ones too; null is an empty text."""
+    column = column or _TEXT
     texts = renamed(frame, (column,), path).select(pl.col(column).alias("text"))
     while isinstance(texts["text"].dtype, pl.List | pl.Array):
         texts = texts.filter(pl.col("text").list.len() > 0).explode("text")
@@ -145,11 +193,16 @@ def _texts(frame: pl.DataFrame, path: Path, column: str) -> Manifest:
         raise StepDiffError(
             f"column {column!r} of {path} holds {texts['text'].dtype}: give a column of texts with --column"
         )
-    texts = texts.select(pl.col("text").cast(pl.String).fill_null("")).unique(maintain_order=True)
-    keys = pl.Series("key", [text_key(text) for text in texts["text"]], dtype=pl.String)
-    rows = texts.with_columns(keys).select("key", "text").sort(pl.col("text").str.len_chars(), maintain_order=True)
+    return texts["text"].cast(pl.String).fill_null("")
+
+
+def texts_of(texts: pl.Series, path: Path, last: bool = True) -> Manifest:
+    """Return each text once, by length."""
+    texts = texts.unique(maintain_order=True)
+    keys = pl.Series("key", [text_key(text) for text in texts], dtype=pl.String)
+    rows = pl.DataFrame([keys, texts.alias("text")]).sort(pl.col("text").str.len_chars(), maintain_order=True)
     blank = rows.filter(pl.col("text").str.strip_chars() == "")["key"]
-    return Manifest("texts", rows, {}, {key: f"a text of {path} is empty: write one" for key in blank})
+    return Manifest("texts", rows, {}, {key: f"a text of {path} is empty: write one" for key in blank}, last)
 
 
 def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
@@ -195,27 +248,23 @@ def unreadable(path: Path) -> str | None:
         return why(path, error)
 
 
-def refuse_all_unreadable(asked: Manifest, keys: Sequence[str]) -> None:
-    """Raise StepDiffError if none of the clips `keys` can be computed: bad intervals, or files that do not open.
+def unreadable_reason(asked: Manifest, keys: pl.Series, tried: set[str]) -> str | None:
+    """Return why the first of the clips `keys` cannot be computed; None if one of them can.
 
-    The files are opened in turn until one is a video.
+    The files are opened in turn until one is a video. `tried` are videos that do not open.
     """
-    reasons: dict[str, str] = {}
-    tried: set[str] = set()
-    videos = dict(asked.rows.select("key", "video").iter_rows())
-    for key in keys:
+    first = ""
+    videos = asked.rows.filter(pl.col("key").is_in(keys.implode()))
+    for key, video in videos.select("key", "video").iter_rows():
         if reason := asked.failures.get(key):
-            reasons[key] = reason
-        elif videos[key] not in tried:
-            tried.add(videos[key])
-            found = unreadable(asked.paths[videos[key]])
+            first = first or reason
+        elif video not in tried:
+            tried.add(video)
+            found = unreadable(asked.paths[video])
             if found is None:
-                return
-            reasons[key] = found
-    if keys:
-        first = next(iter(reasons.values()))
-        many = f"none of {len(keys)} clips can be computed; the first: " if len(keys) > 1 else ""
-        raise StepDiffError(many + first)
+                return None
+            first = first or found
+    return first
 
 
 def _twice(first: Path, second: Path) -> str:

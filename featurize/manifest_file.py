@@ -6,13 +6,16 @@ Guarantees
 - text is UTF-8, with or without a byte order mark, or UTF-16 with one; anything else is refused in one line
 - two columns that differ only by case or spaces are refused
 - a wanted column that is missing is named with the nearest column that is there
+- a file of any size is read in bounded memory: a large text file is copied to Parquet first, and read from there
 """
 
 import codecs
 import csv
 import difflib
 import io
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -23,6 +26,9 @@ _SEPARATORS = ",;\t"
 _HEADER_BYTES = 2**20
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _LIKE = 0.75  # likeness of two names from which one may be meant by the other
+_WHOLE_BYTES = 64 * 2**20
+"""of a text file that is read in one piece"""
+_GROUP_ROWS = 2**17  # of the copy of a large one
 
 
 def read_file(path: Path, wanted: Sequence[str]) -> pl.DataFrame:
@@ -33,7 +39,7 @@ def read_file(path: Path, wanted: Sequence[str]) -> pl.DataFrame:
     Raises:
         StepDiffError: the file is missing, damaged, of another format or encoding.
     """
-    try:
+    with readable(path):
         if path.suffix == ".csv":
             return _read_csv(path, wanted)
         if path.suffix == ".parquet":
@@ -41,6 +47,38 @@ def read_file(path: Path, wanted: Sequence[str]) -> pl.DataFrame:
         if path.suffix in (".jsonl", ".ndjson"):
             text = _decoded(path)
             return pl.read_ndjson(path if text is None else text.encode(), infer_schema_length=None)
+    raise _unknown(path)
+
+
+def open_file(path: Path, wanted: Sequence[str], scratch: Callable[[], Path]) -> pl.LazyFrame:
+    """Return the rows of a file of any size, to be read part by part; columns and errors as of `read_file`.
+
+    Args:
+        path: the file, which must not change while it is read.
+        wanted: see `read_file`.
+        scratch: returns a folder for the copy of a large text file.
+    """
+    with readable(path):
+        if path.suffix == ".parquet":
+            return pl.scan_parquet(path, glob=False)
+        if path.stat().st_size <= _WHOLE_BYTES:
+            return read_file(path, wanted).lazy()
+        copy = scratch() / "manifest.parquet"
+        if path.suffix == ".csv":
+            rows = _scan_csv(path, wanted, scratch)
+        elif path.suffix in (".jsonl", ".ndjson"):
+            rows = pl.scan_ndjson(_plain_text(path, None, scratch), infer_schema_length=None)
+        else:
+            raise _unknown(path)
+        rows.sink_parquet(copy, row_group_size=_GROUP_ROWS)
+        return pl.scan_parquet(copy)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn any error of reading the manifest `path` into one line of StepDiffError."""
+    try:
+        yield
     except FileNotFoundError:
         raise StepDiffError(f"no manifest {path}: correct its path") from None
     except UnicodeDecodeError as error:
@@ -51,7 +89,10 @@ def read_file(path: Path, wanted: Sequence[str]) -> pl.DataFrame:
         if "utf-8" in why.lower():
             raise StepDiffError(f"manifest {path} is not utf-8: save it as UTF-8") from None
         raise StepDiffError(f"manifest {path} cannot be read ({why}): correct it") from None
-    raise StepDiffError(f"manifest {path} is none of .csv, .parquet, .jsonl: convert it")
+
+
+def _unknown(path: Path) -> StepDiffError:
+    return StepDiffError(f"manifest {path} is none of .csv, .parquet, .jsonl: convert it")
 
 
 def folded(name: str) -> str:
@@ -123,14 +164,52 @@ def _read_csv(path: Path, wanted: Sequence[str]) -> pl.DataFrame:
     return pl.read_csv(source, schema_overrides=kept, infer_schema_length=None, separator=separator)
 
 
-def _decoded(path: Path) -> str | None:
-    """The text of a file that begins with a byte order mark, None of any other."""
+def _scan_csv(path: Path, wanted: Sequence[str], scratch: Callable[[], Path]) -> pl.LazyFrame:
+    """Return the rows of a large .csv as `_read_csv` does."""
+    with open(path, encoding=_encoding(path) or "utf-8") as file:
+        header = next((line.rstrip("\n") for line in file if line.strip()), "")
+    if "\0" in header:
+        raise StepDiffError(f"manifest {path} holds NUL characters: save it as UTF-8")
+    separator = _separator(header, wanted, path)
+    names = _fields(header, separator)
+    refuse_twins([name for name in names if folded(name) in map(folded, wanted)], path)
+    spaces = any(name != name.strip() for name in names)
+    source = _plain_text(path, separator if spaces else None, scratch)
+    kept = {name: pl.String for name in map(str.strip, names) if folded(name) in map(folded, wanted)}
+    return pl.scan_csv(source, schema_overrides=kept, infer_schema_length=None, separator=separator, glob=False)
+
+
+def _plain_text(path: Path, separator: str | None, scratch: Callable[[], Path]) -> Path:
+    """Return a file in UTF-8 without a byte order mark: `path`, or a copy.
+
+    With `separator` it is a copy of a table without spaces around its values.
+    """
+    encoding = _encoding(path)
+    if encoding is None and separator is None:
+        return path
+    copy = scratch() / f"manifest{path.suffix}"
+    with (
+        open(path, encoding=encoding or "utf-8", newline="") as source,
+        open(copy, "w", encoding="utf-8", newline="") as out,
+    ):
+        if separator is not None:
+            _strip_spaces(source, out, separator)
+        else:
+            shutil.copyfileobj(source, out)
+    return copy
+
+
+def _encoding(path: Path) -> str | None:
+    """Return the encoding of a file that begins with a byte order mark, None of any other."""
     with open(path, "rb") as file:
         head = file.read(3)
-        for mark, encoding in _MARKS:
-            if head.startswith(mark):
-                return (head + file.read()).decode(encoding)
-    return None
+    return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None)
+
+
+def _decoded(path: Path) -> str | None:
+    """The text of a file that begins with a byte order mark, None of any other."""
+    encoding = _encoding(path)
+    return None if encoding is None else path.read_bytes().decode(encoding)
 
 
 def _header(path: Path) -> str:
@@ -159,6 +238,11 @@ def _fields(line: str, separator: str) -> list[str]:
 def _without_spaces(text: str, separator: str) -> str:
     """The same table without spaces around its values."""
     file = io.StringIO(newline="")
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
-    csv.writer(file, delimiter=separator).writerows([value.strip() for value in row] for row in rows)
+    _strip_spaces(io.StringIO(text, newline=""), file, separator)
     return file.getvalue()
+
+
+def _strip_spaces(source: io.TextIOBase, out: io.TextIOBase, separator: str) -> None:
+    """Copy a table without spaces around its values."""
+    rows = csv.reader(source, delimiter=separator, skipinitialspace=True)
+    csv.writer(out, delimiter=separator).writerows([value.strip() for value in row] for row in rows)

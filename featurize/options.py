@@ -44,6 +44,11 @@ class Options:
     """Name of the view in the store. Default: the encoder's name."""
     dtype: Literal["float16", "int8", "float32"] = "float16"
     """How tokens are stored; int8 halves float16."""
+    pool: int = 1
+    """Average the tokens of each frame over squares of this many patches a side: 2 keeps a quarter of them."""
+    shard_size: int | None = None
+    """MiB of the largest feature in one shard of a new view: larger shards are fewer files, and a worker holds one in
+    memory. Default: 256, and less where rows are so small that some workers would get no shard."""
     retry_failed: bool = False
     """Try those again that failed in an earlier run. Clips whose file or interval has changed since are tried again
     without it."""

@@ -26,6 +26,7 @@ from featurize.task import Outcome, Task, blocks
 from featurize.video.decode import Clip, decoded_clips
 from featurize.video.frames import Sampling
 from store import Feature, Provenance, Store
+from store.format.pool import TOKENS, pooled, pooled_view, time_steps
 
 _ENDS = 2
 """tokens that a tokenizer sets around a text"""
@@ -37,14 +38,20 @@ Batch = tuple[tuple[int, ...], dict[str, np.ndarray]]
 """B rows and their features [B, ...]"""
 
 
-def featurize_shard(task: Task, encoder: Encoder, device: str, tell: Tell) -> Outcome:
-    """Compute and commit the rows of a task. StepDiffError where they cannot be written."""
+def featurize_shard(task: Task, encoder: Encoder, device: str, tell: Tell, pool: int = 1) -> Outcome:
+    """Compute and commit the rows of a task, tokens as means of `pool` x `pool` patches.
+
+    StepDiffError where they cannot be written.
+    """
     view = Store.open(task.store).view(task.entity, task.view)
     begin = time.monotonic()
     work = _Work(task, encoder, task.shard * view.rows_per_shard, tell)
     kept = _Kept(len(task.rows), view.features)
-    for batch in work.clip_batches() if task.entity == "clips" else work.text_batches():
-        work.failures |= kept.add(*batch)
+    for batch, values in work.clip_batches() if task.entity == "clips" else work.text_batches():
+        if pool > 1:
+            steps = time_steps(values[TOKENS].shape[1], view.provenance.frames)
+            values = {**values, TOKENS: pooled(values[TOKENS], steps, pool)}
+        work.failures |= kept.add(batch, values)
     rows, features = kept.in_order()
     took = {"rows": len(rows), "seconds": round(time.monotonic() - begin, 3)}
     view.write_shard(task.shard, rows, features, work.failures, {**_info(task, device), **took})
@@ -176,6 +183,8 @@ class WorkerOptions:
     frames: int | None = None
     """of a clip; None is the encoder's own choice, and so below"""
     sampling: Sampling | None = None
+    pool: int = 1
+    """side of the squares of patches whose tokens are averaged"""
 
 
 class Worker:
@@ -188,14 +197,15 @@ class Worker:
     def describe(self, entity: str, dtype: str) -> tuple[Provenance, dict[str, Feature]] | str:
         """Return provenance and features of a view of the encoder, or why it cannot have one."""
         try:
-            return self._encoder.provenance(entity, dtype), self._encoder.features(entity, dtype)
+            made, features = self._encoder.provenance(entity, dtype), self._encoder.features(entity, dtype)
+            return (made, features) if self._options.pool == 1 else pooled_view(made, features, self._options.pool)[:2]
         except StepDiffError as error:
             return str(error)
 
     def run(self, task: Task) -> Outcome:
         """Featurize and commit a shard."""
         try:
-            return featurize_shard(task, self._encoder, self._device, self._tell)
+            return featurize_shard(task, self._encoder, self._device, self._tell, self._options.pool)
         except StepDiffError as error:
             return Outcome(task.shard, error=str(error))
         finally:

@@ -193,11 +193,11 @@ def identity(path: Path) -> Identity | None:
     return Identity(nbytes, state.hexdigest()[:_DIGITS])
 
 
-def identities(paths: Mapping[str, Path]) -> dict[str, Identity | None]:
-    """Return the identity of each file, by the name that `paths` gives it."""
+def identities(paths: Mapping[str, Path], quiet: bool = False) -> dict[str, Identity | None]:
+    """Return the identity of each file, by the name that `paths` gives it; `quiet` shows no progress."""
     files = list(dict.fromkeys(paths.values()))
     found: dict[Path, Identity | None] = {}
-    many = len(files) > _TOGETHER
+    many = len(files) > _TOGETHER and not quiet
     shown = progress("video files compared", len(files), "files") if many else nullcontext(lambda count: None)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="identity") as pool, shown as advance:
         for first in range(0, len(files), _TOGETHER):

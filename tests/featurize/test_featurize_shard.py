@@ -14,10 +14,13 @@ from PIL import Image
 from featurize.encoders import Encoder, load
 from featurize.manifest import Manifest
 from featurize.shard import featurize_shard
-from featurize.task import Outcome, Shard, tasks
+from featurize.task import Outcome, Task, pending, tasks
 from featurize.video.decode import Source, decoded_clips
 from featurize.video.picture import Crop
 from store import Store, View, text_key
+from store.format.pool import pooled_view
+from store.verbs import pool as verbs
+from store.verbs.options import PoolOptions
 from store.verbs.plan import measured_rates
 
 Writer = Callable[..., Path]
@@ -50,9 +53,45 @@ def opened(folder: Path, encoder: Encoder, asked: Manifest, rows_per_shard: int 
     return store, view
 
 
+def planned(store: Store, view: View, asked: Manifest, rows: Iterable[int], batch: int = 4) -> list[Task]:
+    known = store.catalog(asked.entity).rows(asked.rows["key"])
+    wanted = pending(asked, known, np.isin(known, list(rows))).sort("row")
+    return list(tasks(store, view, wanted, batch, threads=2))
+
+
 def do(store: Store, view: View, asked: Manifest, encoder: Encoder, rows: Iterable[int], batch: int = 4) -> Outcome:
-    (task,) = tasks(store, view, asked, [Shard(0, tuple(rows))], batch, threads=2)
+    (task,) = planned(store, view, asked, rows, batch)
     return featurize_shard(task, encoder, "cpu", lambda rows: None)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_pooling_while_featurizing_equals_pooling_a_view(
+    tmp_path: Path, encoder: Encoder, clips: Manifest, dtype: str
+) -> None:
+    """From float32 to the last bit, with the same provenance; from float16 up to its rounding."""
+    store, _ = opened(tmp_path / "store", encoder, clips)
+    provenance, features = encoder.provenance("clips", dtype), encoder.features("clips", dtype)
+    smaller, fewer, _ = pooled_view(provenance, features, 2)
+    with store.lock():
+        whole = store.create_view("clips", "whole", provenance, features, ROWS)
+        small = store.create_view("clips", "small", smaller, fewer, ROWS)
+    for view, pool in ((whole, 1), (small, 2)):
+        (task,) = planned(store, view, clips, range(10))
+        featurize_shard(task, encoder, "cpu", lambda rows: None, pool)
+    verbs.pool(PoolOptions(str(store.path), "whole", "after", 2))
+    after = store.view("clips", "after")
+    good = np.flatnonzero(whole.status() == 1).tolist()
+    assert len(good) == 8 and after.status().tolist() == small.status().tolist()
+    expected, got = arrays(small, good), arrays(after, good)
+    assert expected["tokens"].shape[1:] == (32, 24)
+    for name in ("embedding", "frame_embedding"):
+        np.testing.assert_array_equal(got[name], expected[name])
+    if dtype == "float32":
+        np.testing.assert_array_equal(got["tokens"], expected["tokens"])
+        assert not after.provenance.difference(small.provenance)
+    else:
+        np.testing.assert_allclose(got["tokens"], expected["tokens"], rtol=2e-3, atol=2e-3)
+        assert "'float16 from float16'" in small.provenance.difference(after.provenance)
 
 
 def arrays(view: View, rows: Iterable[int]) -> dict[str, np.ndarray]:
@@ -138,10 +177,10 @@ def test_an_unusual_file_fails_only_its_own_clips(tmp_path: Path, encoder: Encod
 
 def test_a_task_contains_only_its_own_rows(tmp_path: Path, encoder: Encoder, clips: Manifest) -> None:
     store, view = opened(tmp_path / "store", encoder, clips, rows_per_shard=2)
-    made = list(tasks(store, view, clips, [Shard(1, (2,)), Shard(4, (8, 9))], 4, 1))
-    assert [sorted(task.clips) for task in made] == [[2], [8, 9]]
+    made = planned(store, view, clips, (2, 8, 9))
+    assert [(task.shard, sorted(task.clips)) for task in made] == [(1, [2]), (4, [8, 9])]
     bad = replace(clips, failures={clips.rows["key"][9]: "no interval"})
-    (task,) = tasks(store, view, bad, [Shard(4, (8, 9))], 4, 1)
+    (task,) = planned(store, view, bad, (8, 9))
     assert task.rows == (8,) and task.failures == {9: "no interval"} and list(task.clips) == [8]
 
 
