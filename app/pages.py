@@ -1,8 +1,8 @@
 """A page: a record that is shown as HTML, or as JSON where the client asks for it.
 
 Guarantees
-- a page and its JSON show the same record
-- text from data is escaped
+- every page exists as JSON at its own address
+- script in texts and names stays text
 - an error is a page too, with one line
 """
 

@@ -3,8 +3,8 @@
 People who annotate, and their personal links: add, link, revoke, list, admin.
 
 Guarantees
-- a link is printed once: the database has its SHA-256 only
-- of several names all are changed or none
+- people are added, listed and revoked by command: of several names all are changed or none
+- the database has no token: a link is printed once
 """
 
 import time

@@ -5,7 +5,6 @@ Guarantees
 - a request that changes something is refused unless this site's own page sends it
 - a body larger than MOST_BODY is refused
 - every response forbids inline scripts, foreign resources and foreign frames
-- every page exists as JSON at its own address
 - a server for other machines has the annotation pages only
 """
 

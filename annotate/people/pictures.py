@@ -4,7 +4,7 @@ Guarantees
 - no two words of a cloud overlap, and the same terms give the same cloud
 - a figure without data is left out
 - a word that the font cannot draw is left out of the cloud
-- nothing in a name is read as a formula
+- nothing in a name is read as a formula, and all figures are drawn
 """
 
 import io

@@ -1,9 +1,8 @@
 """The pages of the person who collects annotations, at /annotate/admin.
 
 Guarantees
-- only the admin link opens them
-- a personal link is shown once
-- clips are those of the task's pairs only
+- an annotator does not open the admin pages
+- only clips of the task are shown to the admin
 """
 
 from pathlib import Path

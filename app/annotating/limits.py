@@ -1,7 +1,7 @@
 """How many requests a person and an address may send: a bucket that is filled at a constant rate.
 
 Guarantees
-- over any time t a key passes at most `burst + rate * t` requests
+- a limit passes at most its burst and rate: over any time t a key passes `burst + rate * t` requests
 - memory is bounded, however many addresses send requests
 """
 

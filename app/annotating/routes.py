@@ -1,9 +1,9 @@
 """The pages of people who annotate, at /annotate.
 
 Guarantees
-- a person gets the media of the own assignments only, by the number of the assignment and the side
+- the page has no clip names, and its media are those of the person: by the number of the assignment and the side
 - the page of a gold pair is like that of any other pair
-- without personal links, people on this machine enter a name; a server for other machines always needs a link
+- names are closed once somebody has a link; a server for other machines always needs one
 """
 
 import sys

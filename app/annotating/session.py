@@ -2,8 +2,9 @@
 
 Guarantees
 - the cookie is HttpOnly and SameSite=Strict, and Secure where the page came by https
-- a revoked or foreign token opens nothing
-- a person, and an address without one, get 429 with Retry-After after too many requests
+- a revoked or replaced token opens nothing
+- too many requests of a person are 429, and others are not concerned
+- guessing tokens is 429, and people of the same address go on
 """
 
 from fastapi import Request

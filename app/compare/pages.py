@@ -1,7 +1,7 @@
 """The records of the pages: the list of test sets, and the rows of one.
 
 Guarantees
-- the list shows the figures of all rows of a file, so that they are those of its record
+- a page has at most 50 rows, and the list shows the figures of the record
 """
 
 from collections.abc import Sequence

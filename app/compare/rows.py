@@ -1,8 +1,7 @@
 """The rows of a page: truth, the answer of each method, and the clips.
 
-Guarantees
-- only the rows of the page are looked up in the store
-- targets are in the order of their true scores, and in each method's order, most similar first
+Only the rows of the page are looked up in the store. Targets are in the order of their true scores, and in each
+method's order, most similar first.
 """
 
 from collections.abc import Sequence

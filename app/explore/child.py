@@ -1,7 +1,7 @@
 """Coordinates that a child process computes: UMAP takes minutes without a pause, and a thread cannot be ended.
 
 Guarantees
-- a computation that nobody wants is ended
+- a computation of the child is that of project, and is ended if nobody wants it
 - an error of the child is an error of the caller
 """
 

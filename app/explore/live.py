@@ -4,7 +4,7 @@ The encoder is the one that made the view's texts: an encoder of featurize, or a
 over such an encoder. It is loaded once.
 
 Guarantees
-- a text is encoded as the texts of the view were, or the search is refused with the reason
+- a search that is not possible says why: a text is encoded as the texts of the view were, or not at all
 """
 
 import threading

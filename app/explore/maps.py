@@ -1,11 +1,11 @@
 """Maps of views: coordinates in memory, the catalog's columns in files of the site's cache.
 
 Guarantees
-- a map is computed once, in the background; requests wait for it only briefly
-- coordinates are kept in the site's cache, and computed again if rows were added or the view was replaced
-- at most MOST_MAPS maps are open
-- columns are read when they are needed: in memory is one of them, or a piece of the catalog
-- a map that waits for UMAP holds up no PCA
+- a map is computed once and requests wait only briefly
+- coordinates are kept and computed again if rows were added, or the view was replaced
+- at most three maps and eight results are in memory
+- columns are read when they are needed and the catalog in pieces, of which one is in memory
+- UMAP is ended if nobody wants it and holds up no PCA
 """
 
 import hashlib

@@ -1,8 +1,7 @@
-"""The clips nearest to chosen clips, or to a text, in any view.
+"""The clips nearest to chosen clips, or to a text, in any view. An index stays open until it or the view's rows change.
 
 Guarantees
 - neighbours are those of `retrieval query`, among the clips that pass the filter
-- an index is opened once, and again when it or the view's rows changed
 """
 
 import threading

@@ -1,7 +1,7 @@
 """A clip as a file that browsers play, and as still pictures.
 
 Guarantees
-- a cut clip has exactly the frames with start <= time < end, at the times that they have in the video
+- a cut clip has exactly the frames with start <= time < end at their times in the video
 - a cut clip is never larger than MOST_PIXELS on its long side
 """
 

@@ -1,7 +1,7 @@
 """What is computed with a head: answers, log-odds, captions, scores of candidate pairs. Jobs of the worker.
 
 Guarantees
-- a streamed answer is that of `python -m heads.ask`, to the byte
+- a streamed answer is that of heads.ask to the byte
 - a cancelled answer stops before its next token
 """
 

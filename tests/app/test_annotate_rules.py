@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
-from app.annotating.collection import people, work
+from annotate.people.answers import Answer, Difference
+from app.annotating.collection import imports, people, results, work
 from app.annotating.collection.assigning import Assigner
 from app.annotating.collection.database import Database
 from app.annotating.collection.events import record
@@ -292,6 +293,12 @@ def test_gold_with_a_text_gives_feedback_and_is_final(made: Callable[..., Any]) 
     annotating, person = made(gold=names(30, "gold"), feedback="Salt was added.")
     gold = [result.feedback for own, result in all_of(annotating, person) if own.kind == "gold"]
     assert gold and all(own is not None and own.text == "Salt was added." for own in gold)
+    with annotating.database.write() as connection:
+        shown = assignments.c.kind == "gold"
+        latest = connection.execute(select(func.max(assignments.c.submitted)).where(shown)).scalar_one()
+        connection.execute(update(assignments).where(~shown).values(submitted=latest - 1))  # the last one is gold
+    with pytest.raises(RefusedError), annotating.database.write() as connection:
+        work.undo(connection, annotating.assigner, person, annotating.clock())
 
 
 def test_left_and_right_are_drawn_for_each_person_and_pair(made: Callable[..., Any]) -> None:
@@ -320,6 +327,87 @@ def test_an_empty_text_means_score_5_and_a_lower_score_needs_a_text(made: Callab
     with annotating.database.read() as connection:
         row = connection.execute(select(assignments.c.answer)).scalar()
     assert all(f'"{name}": {{"text": "", "score": 5}}' in row for name in CATEGORIES)
+
+
+def test_the_state_is_what_the_events_make_of_empty_tables(made: Callable[..., Any], tmp_path: Path) -> None:
+    annotating, person = made(gold=names(30, "gold"), training=names(2, "training"))
+    all_of(annotating, person)
+    copy = Database.open(f"sqlite:///{tmp_path}/copy.db")
+    before, after = replayed(annotating.database, annotating.task, copy)
+    copy.close()
+    assert before == after and len(before["assignments"]) > 42
+
+
+def test_a_change_and_its_event_are_there_both_or_neither(made: Callable[..., Any]) -> None:
+    annotating, person = made()
+    with pytest.raises(ZeroDivisionError), annotating.database.write() as connection:
+        assert annotating.assigner.next(connection, person, 1.0) is not None
+        raise ZeroDivisionError
+    with annotating.database.read() as connection:
+        kinds = connection.execute(select(events.c.kind)).scalars().all()
+        assert "opened" not in kinds and connection.execute(select(assignments)).all() == []
+
+
+def test_names_are_unique(made: Callable[..., Any]) -> None:
+    annotating, _ = made()
+    with pytest.raises(StepDiffError, match="'Ann' is there already"), annotating.database.write() as connection:
+        people.add(connection, "Ann", 1.0)
+
+
+def test_an_answer_appears_once_as_it_was_submitted_last(made: Callable[..., Any]) -> None:
+    annotating, person = made()
+
+    def submit(number: int, text: str) -> None:
+        with annotating.database.write() as connection:
+            own = annotating.assigner.next(connection, person, annotating.clock())
+            changes = FULL | {"texts": {"Visuals": text}}
+            assert not work.submit(
+                connection, annotating.assigner, person, own.id, number, changes, None, 5.0, annotating.clock()
+            ).problems
+
+    submit(1, "darker")
+    with annotating.database.write() as connection:
+        work.undo(connection, annotating.assigner, person, annotating.clock())
+    submit(2, "brighter")
+    with annotating.database.read() as connection:
+        (found,) = results.answers(connection)
+    assert found.differences["Visuals"].text == "brighter"
+
+
+def answered(pair: tuple[str, str], name: str) -> Answer:
+    return Answer(identity(pair), *pair, name, "whisk", {category: Difference("", 5) for category in CATEGORIES})
+
+
+def taken(annotating: Any, person: Person, *found: Answer) -> dict[str, int]:
+    with annotating.database.write() as connection:
+        return dict(imports.take(connection, annotating.task, found, person, 1.0))
+
+
+def test_imported_answers_keep_the_rules_of_assignment(made: Callable[..., Any]) -> None:
+    annotating, person = made(people=2)
+    given = [answered(names(1)[0], name) for name in ("Bob", "Bob", "Cid", "Dan")]
+    counts = {"taken": 2, "answered by the same person already": 1, "answered by enough people already": 1}
+    assert taken(annotating, person, *given) == counts
+
+
+def test_importing_a_file_twice_changes_nothing(made: Callable[..., Any]) -> None:
+    annotating, person = made()
+    given = [answered(pair, "Bob") for pair in names(3)]
+    assert taken(annotating, person, *given) == {"taken": 3}
+
+    def events_now() -> int:
+        with annotating.database.read() as connection:
+            return connection.execute(select(func.count()).select_from(events)).scalar_one()
+
+    before = events_now()
+    assert taken(annotating, person, *given) == {"answered by the same person already": 3} and events_now() == before
+
+
+def test_an_answer_about_a_pair_that_is_not_part_of_the_task_is_left_out(made: Callable[..., Any]) -> None:
+    annotating, person = made()
+    assert taken(annotating, person, answered(("other", "clips"), "Bob")) == {"not a pair of the task": 1}
+    turned = replace(answered(names(1)[0], "Bob"), reference="clip_0b", candidate="clip_0a")
+    assert taken(annotating, person, turned) == {"not a pair of the task": 1}
 
 
 def test_events_are_never_changed_or_deleted(made: Callable[..., Any]) -> None:

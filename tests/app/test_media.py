@@ -28,7 +28,7 @@ def video(world: Path) -> Path:
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (0.5, 4.25), (2.03, 2.5), (3.0, 3.04)])
-def test_a_cut_clip_has_exactly_the_frames_with_start_time_end_at_their_times(
+def test_a_cut_clip_has_exactly_the_frames_with_start_time_end_at_their_times_in_the_video(
     video: Path, tmp_path: Path, start: float, end: float
 ) -> None:
     cut(video, start, end, tmp_path / "clip.mp4")

@@ -5,12 +5,12 @@ annotate it. An assignment takes one from the time it is opened until it expires
 task's time limit, and somebody asks for a pair. Its person may resume it while a slot is free.
 
 Guarantees
-- nobody has two assignments of a pair
-- a pair has at most as many open or submitted assignments as the task has people
-- an assignment that nobody changed for the time limit returns to the pool
-- a submission that was undone and left alone is restored
+- the rules of assignment are those of a naive model: nobody has two assignments of a pair; a pair has at most as many
+  open or submitted ones as the task has people; one that nobody changed for the time limit returns to the pool; a
+  submission that was undone and left alone is restored
 - training comes first, and gold is mixed in by the seed
-- left and right are drawn by the seed, for each person and pair
+- gold_rate is the share of gold pairs
+- left and right are drawn for each person and pair, by the seed
 """
 
 import json

@@ -1,10 +1,10 @@
 """Where annotations are kept: SQLite or PostgreSQL, with one writer at a time.
 
 Guarantees
-- a transaction is there whole or not at all, also after SIGKILL
-- one transaction writes at a time, in all processes that use the database
+- processes on one database assign no pair too often and lose nothing: one transaction writes at a time, and is there
+  whole or not at all, also after SIGKILL
 - events are never changed or deleted
-- a database that cannot be opened is one line that names what to give
+- a database that cannot be opened is one line, which names what to give
 """
 
 import threading

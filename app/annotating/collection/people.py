@@ -1,8 +1,9 @@
 """People who annotate, and their personal links.
 
 Guarantees
-- a token has 128 random bits and is stored as its SHA-256 only
-- a new link ends the old one; a revoked person has none, and open work returns to the pool
+- the database has no token: of its 128 random bits, the SHA-256 is stored
+- a revoked or replaced token opens nothing
+- a revoked person leaves open work to others
 - names are unique
 """
 

@@ -2,8 +2,7 @@
 
 Guarantees
 - an answer appears once, as it was submitted last
-- an adjudication is an answer of its own
-- disagreements come by spread, the widest first
+- a disagreement is decided and the decision wins in the files: it is an answer of its own; the widest spread is first
 """
 
 import json

@@ -1,11 +1,10 @@
 """What a person does with an assignment: save changes, submit, reject, undo.
 
 Guarantees
-- a save that was sent twice, or late, changes nothing
-- a submission that was sent twice is one submission
-- an answer that breaks a rule of the task is refused with a sentence for each
+- a save or submission that is sent again changes nothing
+- an empty text means score 5, and a lower score needs a text: each rule that an answer breaks is a sentence
 - nobody changes another person's assignment
-- an answer whose feedback was shown is final
+- gold with a text gives feedback and is final
 """
 
 from dataclasses import asdict, dataclass
