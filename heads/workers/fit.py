@@ -3,6 +3,7 @@
 Guarantees
 - a folder that holds a run of another recipe is refused
 - a_number_of_workers_that_does_not_divide_a_step_is_refused_with_those_that_do
+- a_worker_out_of_memory_names_the_settings_to_change
 """
 
 from pathlib import Path
@@ -68,6 +69,18 @@ def fit(options: TrainOptions, device: str, group: Group = ALONE, patience: floa
         group: The processes that train together.
         patience: Seconds to wait for a process that still writes the folder.
     """
+    try:
+        return _fit(options, device, group, patience)
+    except (MemoryError, RuntimeError) as error:  # torch's kinds are RuntimeErrors
+        if group is ALONE or not _is_memory(error):
+            raise
+        raise StepDiffError(
+            f"worker {group.rank} is out of memory: lower the recipe's batch and raise schedule.accumulate as much, "
+            "set video_lm.gradient_checkpointing, or divide the language model with scaling.fsdp"
+        ) from error
+
+
+def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> dict[str, Any]:
     hold_out = HoldOut(options.hold_out, options.hold_out_by)  # first: a damaged test set ends the run
     store, folder = Store.open(options.store), Path(options.out)
     kept = Run(folder)
@@ -96,15 +109,7 @@ def fit(options: TrainOptions, device: str, group: Group = ALONE, patience: floa
         kept.write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))
 
     group.from_first(record)
-    try:
-        return train(task, schedule, folder, folder.name, options.seed, group, patience)
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        if group is ALONE or not _is_memory(error):
-            raise
-        raise StepDiffError(
-            f"worker {group.rank} is out of memory: lower the recipe's batch and raise schedule.accumulate as much, "
-            "set video_lm.gradient_checkpointing, or divide the language model with scaling.fsdp"
-        ) from error
+    return train(task, schedule, folder, folder.name, options.seed, group, patience)
 
 
 def _is_memory(error: BaseException) -> bool:

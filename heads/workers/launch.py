@@ -44,6 +44,7 @@ class Outcome:
         self.error: str | None = None
         self.record: dict[str, Any] | None = None
         self.begun: list[int] = []
+        self.died = ""
 
     def begin(self, step: int) -> str | None:
         """Receive the step that a start resumes from; return why it must not, if so."""
@@ -52,8 +53,17 @@ class Outcome:
             self.error = (
                 f"the workers died {ATTEMPTS} times after step {step}: if memory is short, lower the recipe's batch "
                 "and raise schedule.accumulate as much, or set scaling.fsdp; else see the logs of Ray's nodes"
+                f"{self.died and ', '}{self.died}"
             )
         return self.error
+
+    def failed(self) -> str | None:
+        """Return the error that ended the run, if one did."""
+        return self.error
+
+    def die(self, why: str) -> None:
+        """Receive why a worker died, unless a signal ended it."""
+        self.died = f"the last one with {why}"
 
     def add(self, line: str) -> None:
         self.lines.append(line)
@@ -206,6 +216,7 @@ def _each(cpus: int, gpu: bool) -> dict[str, float]:
 def _work(config: dict[str, Any]) -> None:
     """Train as one worker of the group that Ray started."""
     import ray
+    import ray.train
 
     from heads.models.language_model import pick_device
     from heads.training.checkpoint import Run
@@ -213,21 +224,27 @@ def _work(config: dict[str, Any]) -> None:
     from heads.workers.group import own_device
 
     options, outcome = config["options"], config["outcome"]
+    if ray.get(outcome.failed.remote()) is not None:
+        return
     if Path(config["folder"]).is_dir():
         os.chdir(config["folder"])
+    first = ray.train.get_context().get_world_rank() == 0
+    ended = ray.get(outcome.begin.remote(Run(Path(options.out)).reached())) if first else None
     try:
         device = own_device(pick_device(options.device))
         with joined(options.scaling, device) as group:
-            reached = Run(Path(options.out)).reached()
-            if group.from_first(lambda: ray.get(outcome.begin.remote(reached))) is not None:
+            if group.from_first(lambda: ended) is not None:
                 return
-            with redirect_stderr(Lines(outcome) if group.first else sys.stderr):
+            with redirect_stderr(Lines(outcome) if first else sys.stderr):
                 record = fit(options, device, group, PATIENCE)
-            if group.first:
+            if first:
                 ray.get(outcome.end.remote(record, None))
     except StepDiffError as error:
         if not _ended_elsewhere(error):
             ray.get(outcome.end.remote(None, str(error)))
+        raise
+    except Exception as error:
+        ray.get(outcome.die.remote(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"))
         raise
 
 

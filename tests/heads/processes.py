@@ -43,7 +43,7 @@ def _child(work: tuple[str, str, tuple[Any, ...]], rank: int, count: int, port: 
 
 
 def in_processes(
-    do: Callable[..., Any], count: int, folder: Path, *given: Any, seconds: float = 280, dies: Sequence[int] = ()
+    do: Callable[..., Any], count: int, folder: Path, *given: Any, seconds: float = 900, dies: Sequence[int] = ()
 ) -> list[Any]:
     """Return what `do(*given)` returned in each of `count` processes; 0: in one process without a group.
 

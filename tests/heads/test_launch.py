@@ -91,6 +91,8 @@ def test_workers_that_die_at_the_same_step_again_and_again_end_the_run() -> None
     outcome = Outcome()
     assert [outcome.begin(0), outcome.begin(3), outcome.begin(0)] == [None] * 3
     assert [outcome.begin(3) for _ in range(ATTEMPTS - 1)] == [None] * (ATTEMPTS - 1)
+    outcome.die("ValueError: no such row")
     error = outcome.begin(3)
     assert error is not None and error.startswith(f"the workers died {ATTEMPTS} times after step 3: if memory is short")
-    assert outcome.begin(9) == outcome.look()[2] == error, "later starts end at once"
+    assert error.endswith("the last one with ValueError: no such row")
+    assert outcome.begin(9) == outcome.failed() == outcome.look()[2] == error, "later starts end at once"

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from .conftest import TOOLS, recipe
 from .processes import in_processes
 from .small_task import trained as small_run
 
+pytestmark = pytest.mark.timeout(1000)
 LORA = {"lora": {"rank": 2}}
 MODES: dict[str, dict[str, Any]] = {
     "projector": {"lora": None},
@@ -217,6 +219,37 @@ def command(path: str, dies: tuple[int, int] | None = None, more: Sequence[str] 
 
         VideoTask.loss = killed  # type: ignore[method-assign]
     return train.main(["--config", path, *more])
+
+
+def fails(path: str, late: bool) -> int:
+    """Run heads.train, in which the second process fails in the third batch: late, or out of memory."""
+    loss = VideoTask.loss
+
+    def failing(task: VideoTask, batch: int) -> torch.Tensor:
+        if batch == 3:
+            if not late:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            time.sleep(40)
+        return loss(task, batch)
+
+    VideoTask.loss = failing  # type: ignore[method-assign]
+    return train.main(["--config", path, "--scaling.timeout", "15" if late else "1800"])
+
+
+@pytest.mark.parametrize(
+    ("late", "message"),
+    [
+        (False, "error: worker 1 is out of memory: lower the recipe's batch and raise schedule.accumulate as much, "),
+        (True, "error: a worker did not answer for 15 s: raise scaling.timeout if a step or a validation takes longer"),
+    ],
+)
+def test_a_worker_out_of_memory_names_the_settings_to_change(
+    late: bool, message: str, world: Path, tiny_lm: str, tmp_path: Path
+) -> None:
+    path = str(recipe(world, tiny_lm, tmp_path / "run", warm_start=None, **RUNS))
+    assert in_processes(fails, 2, tmp_path / "logs", path, late) == [2, 2]
+    logs = [(tmp_path / f"logs/rank-{rank}.log").read_text() for rank in (0, 1)]
+    assert any(message in log for log in logs) and not any("Traceback" in log for log in logs)
 
 
 def last(run: Path, step: int = 6) -> dict[str, np.ndarray]:
