@@ -61,7 +61,7 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     from common.io.jsonl import object_line
     from common.progress import say
     from heads.data.clip_texts import ClipTexts
-    from heads.data.hold_out import HoldOut, known_clips
+    from heads.data.hold_out import HoldOut
     from heads.methods.similarity import Sentences
     from heads.models.language_model import pick_device
     from store import Store
@@ -70,7 +70,7 @@ def run(options: PairQAOptions) -> dict[str, Any]:
     hold_out = HoldOut(options.hold_out, options.hold_out_by)
     store, pairs = Store.open(options.store), read_pairs_file(options.pairs)
     if hold_out.files:
-        hold_out.look_up(known_clips(store))
+        hold_out.look_up(store.catalog("clips"))
         pairs = pairs.filter(pl.Series(hold_out.keep_pairs(pairs.select("reference", "candidate").rows(), "pairs")))
         for line in hold_out.lines():
             say(line)

@@ -130,7 +130,7 @@ class Training:
         self.features = Features(world.store, recipe.view, "tokens")
         self.raw = world.raw
         self.model = build(recipe, self.features, 0, device)
-        pairs = read_paired_qa(str(world.pairqa), world.store.catalog("clips").frame())
+        pairs = read_paired_qa(str(world.pairqa), world.store.catalog("clips"))
         self.source = PairedSource(recipe, pairs, self.model.lm.chat, self.model.lm.packs, 0, None)
         self.comparing = comparing(recipe, self.model)
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)

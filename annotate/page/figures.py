@@ -19,7 +19,8 @@ import polars as pl
 from annotate.qa.job import Question
 from annotate.qa.mentions import names_one
 from common.io.jsonl import read_objects
-from heads.data.hold_out import REASONS, HoldOut, knows_splits
+from heads.data.catalog_rows import knows_splits
+from heads.data.hold_out import REASONS, HoldOut
 from tasks.prompts import NO, VIDEOS, YES
 
 N_GRAMS = (2, 3, 4)

@@ -19,8 +19,9 @@ from jaxtyping import Int64, Integer
 from common.errors import StepDiffError
 from common.progress import say
 from common.streams import generator
+from heads.data.catalog_rows import knows_splits
 from heads.data.clip_texts import ClipTexts
-from heads.data.hold_out import REASONS, VIDEO, By, HoldOut, known_clips, knows_splits
+from heads.data.hold_out import REASONS, VIDEO, By, HoldOut, known_clips
 from store import Store
 
 SCHEMA = {

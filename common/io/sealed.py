@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import crc32c as _library
 import polars as pl
@@ -107,12 +108,12 @@ def read(
         return frame
 
 
-def column_names(path: Path | Place) -> list[str]:
-    """Return the names of the columns of the file, not checked against its seal. StepDiffError: it cannot be read."""
+def schema(path: Path | Place) -> dict[str, Any]:
+    """Return name and dtype of each column, not checked against the file's seal. StepDiffError: it cannot be read."""
     check_threads(f"read {path}")
     path = place(path)
     with _own_errors(path):
-        return list(pl.read_parquet_schema(io.BytesIO(_footer(path))))
+        return dict(pl.read_parquet_schema(io.BytesIO(_footer(path))))
 
 
 def _check_text(path: Place, frame: pl.DataFrame, nbytes: int) -> None:

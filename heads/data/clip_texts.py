@@ -47,23 +47,24 @@ class ClipTexts:
         self.path, self.kind = path, kind
         self.provenance = sorted(rows["provenance"].unique())
         """the distinct provenances of the texts"""
-        self._texts = dict(zip(rows["key"], rows["text"], strict=True))
+        self.texts: dict[str, str] = dict(zip(rows["key"], rows["text"], strict=True))
+        """clip id -> its text"""
 
     def has(self, keys: Sequence[str]) -> np.ndarray:
         """Return bool [K]: whether each clip has a text."""
-        return np.array([key in self._texts for key in keys], bool)
+        return np.array([key in self.texts for key in keys], bool)
 
     def check(self, keys: Sequence[str]) -> None:
         """Raise StepDiffError for the first clip without a text."""
         for key in keys:
-            if key not in self._texts:
+            if key not in self.texts:
                 raise StepDiffError(
                     f"{key}: no text of kind {self.kind!r} in {self.path}; describe it, or pass --skip-missing"
                 )
 
     def items(self) -> ItemsView[str, str]:
         """Return clip id and text of every clip that has one."""
-        return self._texts.items()
+        return self.texts.items()
 
 
 def _read(path: Path) -> pl.DataFrame:

@@ -5,9 +5,10 @@ int8 features are dequantised on the device that uses them, so that a quarter of
 Guarantees
 - a clip without features is named, with the command to run
 - rows are returned in the order of the ids
+- only the status of the rows that are asked for is read
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -17,9 +18,10 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from common.errors import StepDiffError
-from store import Store
+from heads.data.catalog_rows import blocks, need_columns
+from store import Catalog, Store
 from store.torch import dequantise
-from store.view import OK
+from store.view import ABSENT, OK
 
 
 @runtime_checkable
@@ -43,8 +45,7 @@ class Features:
             )
         self.feature = feature
         self.shape = self.view.features[feature].shape
-        self._status = self.view.status()
-        self._direct = self.view.fill_memory([feature], int(np.count_nonzero(self._status == OK)))
+        self._direct = self.view.fill_memory([feature], len(self.view))
 
     def rows(self, keys: Sequence[str]) -> np.ndarray:
         """Return rows [K] of the keys. StepDiffError names the first without features."""
@@ -52,7 +53,8 @@ class Features:
         present = self._present(rows)
         if not present.all():
             first = int(np.flatnonzero(~present)[0])
-            state = "unknown" if rows[first] < 0 else ("absent", "ok", "failed")[self._status[rows[first]]]
+            (status,) = self.view.status(rows[[first]]) if rows[first] >= 0 else (ABSENT,)
+            state = "unknown" if rows[first] < 0 else ("absent", "ok", "failed")[status]
             raise StepDiffError(
                 f"{keys[first]}: no {self.view.name} features in the store ({state}); run python -m featurize with "
                 f"--encoder {self.view.provenance.encoder} and a manifest that contains it"
@@ -63,13 +65,16 @@ class Features:
         """Return bool [K]: whether each key has features."""
         return self._present(self.catalog.rows(keys))
 
-    def present(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Return the rows (key, ...) whose key has features."""
-        return rows.filter(pl.Series(self.has(rows["key"].to_list()), dtype=pl.Boolean))
+    def present(self, clips: pl.DataFrame) -> pl.DataFrame:
+        """Return the clips (key, ...) that have features; their `row` in the catalog saves the look-up of keys."""
+        rows = clips["row"].to_numpy() if "row" in clips.columns else self.catalog.rows(clips["key"])
+        return clips.filter(pl.Series(self._present(rows), dtype=pl.Boolean))
 
     def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K ..."]:
         """Return the features as float32 on `device`; they are transferred as stored and converted there."""
-        rows = self.rows(keys)
+        rows = self.catalog.rows(keys)
+        if (rows < 0).any():
+            self.rows(keys)  # names the first
         if self.view.features[self.feature].dtype != "int8":
             return torch.from_numpy(self.view.read(self.feature, rows, direct=self._direct)).to(device).float()
         if torch.device(device).type == "cpu":
@@ -81,21 +86,14 @@ class Features:
     def _present(self, rows: np.ndarray) -> np.ndarray:
         """Return bool [K]: whether each row has features; row -1 has none."""
         present = rows >= 0
-        present[present] = self._status[rows[present]] == OK
+        present[present] = self.view.status(rows[present]) == OK
         return present
 
 
-def split_texts(catalog: pl.DataFrame, column: str, features: Features, split: str) -> pl.DataFrame:
-    """Return key and text of a split's clips with features and a text in `column` of the catalog."""
+def split_texts(catalog: Catalog, column: str, features: Features, split: str) -> Iterator[pl.DataFrame]:
+    """Yield row, key, video, end (seconds) and text of a split's clips with features and a text in `column`."""
     need_columns(catalog, "split", column)
-    rows = catalog.filter((pl.col("split") == split) & (pl.col(column).str.len_chars() > 0))
-    return features.present(rows.select("key", pl.col(column).alias("text")))
-
-
-def need_columns(catalog: pl.DataFrame, *names: str, reader: str = "", otherwise: str = "") -> None:
-    """Raise StepDiffError if the catalog lacks a column. reader, otherwise: begin and end of the message."""
-    if missing := set(names) - set(catalog.columns):
-        raise StepDiffError(
-            f"{reader}the store's catalog has no column {', '.join(sorted(missing))}; featurize with a manifest that "
-            f"has it{otherwise}"
-        )
+    dtypes = {"key": pl.String, "video": pl.String, "end": pl.Float64, "split": pl.String, column: pl.String}
+    for block in blocks(catalog, dtypes):
+        clips = block.filter((pl.col("split") == split) & (pl.col(column).str.len_chars() > 0))
+        yield features.present(clips.select("row", "key", "video", "end", pl.col(column).alias("text")))

@@ -28,10 +28,11 @@ Guarantees
 - a file that does not exist or is not a test set is refused before anything is computed
 - runs_of_one_seed_hold_out_the_same_videos_and_a_larger_share_adds_to_them
 - a_clip_that_validates_never_trains_and_a_clip_of_a_test_set_does_neither
+- a catalog is read in blocks: memory depends on what is held out
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +41,7 @@ import polars as pl
 from common.errors import StepDiffError
 from common.io.jsonl import read_objects
 from common.streams import sequence
+from heads.data.catalog_rows import Clips, blocks, of_keys
 from store import Store
 from tasks.testsets import Task, clips_of, parts_of, read_test_set
 
@@ -53,7 +55,8 @@ VALIDATES = "held out for validation"
 NAMESAKE = "another file with the name of a test video"
 """not a reason to hold a clip out"""
 _FIELDS: dict[str, Task] = {"options": "diffmcq", "targets": "diffrank", "candidate": "diffcap"}
-_COLUMNS = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
+COLUMNS = {"key": pl.String, "video": pl.String, "start": pl.Float64, "end": pl.Float64}
+"""columns by which clips are compared"""
 _TIMES = ("start", "end")
 UID = pl.col("key").str.extract(r"^(.+)_[0-9][0-9.eE+-]*_[0-9][0-9.eE+-]*$")
 """the video that a published id names"""
@@ -100,49 +103,41 @@ def clip_times(clips: Iterable[str]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"key": pl.String, "start": pl.Float64, "end": pl.Float64}, orient="row")
 
 
-def knows_splits(catalog: pl.DataFrame) -> bool:
-    """Return whether the catalog has the split of any clip; without splits every clip may train."""
-    return "split" in catalog.columns and catalog["split"].null_count() < catalog.height
-
-
 def known_clips(store: Store, *more: str) -> pl.DataFrame:
     """Read key, video, start, end, split and the columns `more` of every clip of a store's catalog.
 
     The first five are null where the catalog has no value; columns of `more` that it lacks are left out.
     """
-    kinds = _COLUMNS | {"split": pl.String}
+    kinds = COLUMNS | {"split": pl.String}
     frame = store.catalog("clips").frame(list(dict.fromkeys([*kinds, *more])))
     return frame.with_columns(
         pl.lit(None, kind).alias(name) for name, kind in kinds.items() if name not in frame.columns
     )
 
 
-def identified(catalog: pl.DataFrame) -> pl.LazyFrame:
-    """Return key, start, end (seconds), file, uid and stem of every clip; null where unknown.
+def identified(clips: pl.DataFrame) -> pl.DataFrame:
+    """Return key, start, end (seconds), file, uid and stem of clips (COLUMNS); null where unknown.
 
     file: the catalog's `video` if it has a folder or an extension; stem: its name without them.
     """
-    columns = [
-        pl.col(name).cast(kind, strict=False) if name in catalog.columns else pl.lit(None, kind).alias(name)
-        for name, kind in _COLUMNS.items()
-    ]
-    clips = catalog.lazy().select(columns).with_columns(pl.col(_TIMES).fill_nan(None), uid=UID, stem=_STEM)
-    return clips.with_columns(file=pl.when(pl.col("video") != pl.col("stem")).then("video")).drop("video")
+    found = clips.lazy().with_columns(pl.col(_TIMES).fill_nan(None), uid=UID, stem=_STEM)
+    found = found.with_columns(file=pl.when(pl.col("video") != pl.col("stem")).then("video"))
+    return found.select("key", *_TIMES, "file", "uid", "stem").collect(engine="streaming")
 
 
-def locate(catalog: pl.DataFrame, test: pl.DataFrame) -> pl.DataFrame:
+def locate(catalog: Clips, test: pl.DataFrame) -> pl.DataFrame:
     """Return the clips of test sets with the columns of `identified`, from the catalog or else from their ids.
 
     A test clip with a file has no stem: its id names its video, and `<uid>/video.mp4` would give all videos one name.
     """
-    known = identified(catalog).join(test.lazy().select("key"), on="key", how="semi").collect(engine="streaming")
+    known = identified(of_keys(catalog, test["key"], COLUMNS))
     found = test.rename({name: f"{name}_of_id" for name in _TIMES}).join(known, on="key", how="left")
     times = [pl.coalesce(name, f"{name}_of_id").alias(name) for name in _TIMES]
     found = found.with_columns(*times, uid=UID, stem=pl.when(pl.col("file").is_null()).then("stem"))
     return found.select("key", *_TIMES, "file", "uid", "stem")
 
 
-def held_out(catalog: pl.DataFrame, test: pl.DataFrame, by: By = "video") -> pl.DataFrame:
+def held_out(catalog: Clips, test: pl.DataFrame, by: By = "video") -> pl.DataFrame:
     """Find the clips that must not train.
 
     Args:
@@ -154,7 +149,8 @@ def held_out(catalog: pl.DataFrame, test: pl.DataFrame, by: By = "video") -> pl.
         key and reason of every clip to hold out, including test clips that the catalog lacks, and of namesakes.
     """
     tests = locate(catalog, test)
-    suspects = _suspects(identified(catalog), tests)
+    empty = pl.DataFrame(schema=COLUMNS)
+    suspects = pl.concat(_suspects(identified(block), tests) for block in (empty, *blocks(catalog, COLUMNS)))
     met = _met(_meeting_points(suspects, test=False), _meeting_points(tests, test=True))
     reasons = [
         tests.select("key", reason=pl.lit(BY_ID)),
@@ -166,11 +162,11 @@ def held_out(catalog: pl.DataFrame, test: pl.DataFrame, by: By = "video") -> pl.
     return first if by == "video" else first.filter(pl.col("reason") != BY_VIDEO)
 
 
-def _suspects(clips: pl.LazyFrame, tests: pl.DataFrame) -> pl.DataFrame:
+def _suspects(clips: pl.DataFrame, tests: pl.DataFrame) -> pl.DataFrame:
     """Return the clips with a file or a name of a test clip, so that the rest works on few."""
     files, names = tests["file"].drop_nulls(), pl.concat([tests["uid"], tests["stem"]]).drop_nulls()
     shared = pl.col("file").is_in(files.implode()) | pl.any_horizontal(pl.col("uid", "stem").is_in(names.implode()))
-    return clips.filter(shared).collect(engine="streaming")
+    return clips.filter(shared)
 
 
 def _meeting_points(clips: pl.DataFrame, test: bool) -> pl.DataFrame:
@@ -216,19 +212,20 @@ def _met(clips: pl.DataFrame, tests: pl.DataFrame) -> pl.DataFrame:
     return met.with_columns(overlaps=overlaps).select("key", "where", "overlaps")
 
 
-def drawn_clips(catalog: pl.DataFrame, share: float, by: By, seed: int) -> pl.Series:
+def drawn_clips(catalog: Clips, share: float, by: By, seed: int) -> pl.Series:
     """Return the keys of the clips of a share of the videos, or of a share of the clips.
 
     catalog: key and, if known, video. A clip whose video is unknown counts as a video of its own.
     """
-    video = pl.col("video").cast(pl.String) if "video" in catalog.columns else pl.lit(None, pl.String).alias("video")
-    clips = catalog.select("key", video)
-    clips = clips.select("key", name=pl.coalesce(VIDEO, "key") if by == "video" else "key")
     salt = sequence(seed, "validation videos").generate_state(4).astype("<u4").tobytes()
-    names, below = clips["name"].unique(), share * 2**64
-    hashes = (hashlib.blake2b(name.encode(), key=salt, digest_size=8).digest() for name in names)
-    chosen = pl.Series([int.from_bytes(found, "little") < below for found in hashes], dtype=pl.Boolean)
-    return clips.join(names.filter(chosen).to_frame(), on="name", how="semi", maintain_order="left")["key"]
+    found, below = [pl.Series("key", [], pl.String)], share * 2**64
+    for block in blocks(catalog, {"key": pl.String, "video": pl.String}):
+        clips = block.select("key", name=pl.coalesce(VIDEO, "key") if by == "video" else "key")
+        names = clips["name"].unique()
+        hashes = (hashlib.blake2b(name.encode(), key=salt, digest_size=8).digest() for name in names)
+        chosen = pl.Series([int.from_bytes(one, "little") < below for one in hashes], dtype=pl.Boolean)
+        found.append(clips.join(names.filter(chosen).to_frame(), on="name", how="semi", maintain_order="left")["key"])
+    return pl.concat(found)
 
 
 class HoldOut:
@@ -244,7 +241,7 @@ class HoldOut:
         self._example = ""  # a namesake
         self.clips = self.namesakes = pl.DataFrame(schema={"key": pl.String, "reason": pl.String})
 
-    def look_up(self, catalog: pl.DataFrame, validating: pl.Series | None = None) -> None:
+    def look_up(self, catalog: Clips, validating: pl.Series | None = None) -> None:
         """Find the clips to drop.
 
         Args:
@@ -279,12 +276,27 @@ class HoldOut:
         Raises:
             StepDiffError: none is left.
         """
+        return clips if not self.reasons else pl.concat(self.kept([clips], source))
+
+    def kept(self, blocks: Iterable[pl.DataFrame], source: str) -> Iterator[pl.DataFrame]:
+        """Yield what `keep` returns, block by block; the counts are complete after the last one."""
         if not self.reasons:
-            return clips
-        dropped = clips.select("key").join(self.clips, on="key")
-        self._count(source, clips.height, dropped["reason"])
-        self._count_namesakes(source, clips)
-        return clips.join(self.clips, on="key", how="anti", maintain_order="left")
+            yield from blocks
+            return
+        total, dropped, named, example = 0, [pl.Series("reason", [], pl.String)], 0, ""
+        for clips in blocks:
+            total += clips.height
+            dropped.append(clips.select("key").join(self.clips, on="key")["reason"])
+            namesakes = clips.join(self.namesakes, on="key", how="semi")["key"]
+            named, example = named + len(namesakes), example or (namesakes[0] if len(namesakes) else "")
+            yield clips.join(self.clips, on="key", how="anti", maintain_order="left")
+        self._count(source, total, pl.concat(dropped))
+        self._count_namesakes(source, named, example)
+
+    def validates(self, blocks: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+        """Yield the clips (key, ...) of the blocks that validate."""
+        keys = self.validating.implode()
+        return (clips.filter(pl.col("key").is_in(keys)) for clips in blocks)
 
     def keep_pairs(self, pairs: Sequence[tuple[str, str]], source: str) -> list[bool]:
         """Return whether both clips of each pair may train, and count the other pairs by the first reason of either.
@@ -304,7 +316,9 @@ class HoldOut:
         first = frame.select(rank=pl.min_horizontal("rank_a", "rank_b"))["rank"]
         reasons = first.drop_nulls().replace_strict(numbers, self.reasons, return_dtype=pl.String)
         self._count(source, len(pairs), reasons)
-        self._count_namesakes(source, pl.concat([frame["a"], frame["b"]]).unique().alias("key").to_frame())
+        clips = pl.concat([frame["a"], frame["b"]]).unique().alias("key").to_frame()
+        kept = clips.join(self.namesakes, on="key", how="semi")["key"]
+        self._count_namesakes(source, len(kept), kept[0] if len(kept) else "")
         return first.is_null().to_list()
 
     def _count(self, source: str, all_of: int, reasons: pl.Series) -> None:
@@ -316,11 +330,10 @@ class HoldOut:
                 "hold_out_by: clip if other clips of a test video may train, or lower a validation's share"
             )
 
-    def _count_namesakes(self, source: str, clips: pl.DataFrame) -> None:
-        kept = clips.join(self.namesakes, on="key", how="semi")
-        if kept.height:
-            self.sources[source][NAMESAKE] = kept.height
-            self._example = kept["key"][0]
+    def _count_namesakes(self, source: str, count: int, example: str) -> None:
+        if count:
+            self.sources[source][NAMESAKE] = count
+            self._example = example
 
     def _summary(self, source: str) -> str:
         counts = self.sources[source]

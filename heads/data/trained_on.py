@@ -15,6 +15,7 @@ Guarantees
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, UInt64
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from common.errors import StepDiffError
-from common.io.files import write_bytes
-from heads.data.hold_out import identified
+from common.io.files import write_pieces
+from heads.data.catalog_rows import blocks as blocks_of
+from heads.data.hold_out import COLUMNS, identified
 
 FILE = "trained_on.safetensors"
 KINDS = ("clips", "videos", "names")
@@ -65,17 +66,21 @@ class TrainedOn:
     """runs that it started from, directly or not, whose clips are not recorded"""
 
     @classmethod
-    def of(cls, catalog: pl.DataFrame, keys: pl.Series) -> "TrainedOn":
-        """Return the hashes of clips `keys`; catalog: key and, if known, video."""
-        clips = pl.DataFrame({"key": keys.unique()})
-        known = identified(catalog).join(clips.lazy(), on="key", how="semi").collect(engine="streaming")
-        filed, unfiled = known.filter(pl.col("file").is_not_null()), known.filter(pl.col("file").is_null())
-        texts = {
-            "clips": clips["key"],
-            "videos": pl.concat([filed["file"], unfiled["uid"], unfiled["stem"]]),
-            "names": pl.concat([filed["uid"], filed["stem"]]),
-        }
-        return cls({kind: np.unique(hashes(found.drop_nulls().unique())) for kind, found in texts.items()})
+    def of(cls, clips: Iterable[pl.DataFrame]) -> "TrainedOn":
+        """Return the hashes of clips (key and, if known, video), given in blocks."""
+        found: dict[str, list[Hashes]] = {kind: [np.empty(0, np.uint64)] for kind in KINDS}
+        for block in clips:
+            (known,) = blocks_of(block, COLUMNS)
+            known = identified(known)
+            filed, unfiled = known.filter(pl.col("file").is_not_null()), known.filter(pl.col("file").is_null())
+            texts = {
+                "clips": known["key"],
+                "videos": pl.concat([filed["file"], unfiled["uid"], unfiled["stem"]]),
+                "names": pl.concat([filed["uid"], filed["stem"]]),
+            }
+            for kind, values in texts.items():
+                found[kind].append(np.unique(hashes(values.drop_nulls().unique())))
+        return cls({kind: _united(found.pop(kind)) for kind in KINDS})
 
     def union(self, other: "TrainedOn") -> "TrainedOn":
         """Return the clips and videos of both."""
@@ -84,10 +89,36 @@ class TrainedOn:
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the file of the run in `folder`; return its record in lineage.json."""
-        data = save({kind: np.ascontiguousarray(array) for kind, array in self.arrays.items()})
-        write_bytes(folder / FILE, data)
+        pieces: list[bytes | memoryview] = [_header(self.arrays)]
+        pieces += [np.ascontiguousarray(self.arrays[kind]).data for kind in sorted(KINDS)]
+        write_pieces(folder / FILE, pieces)
+        sha256 = hashlib.sha256()
+        for piece in pieces:
+            sha256.update(piece)
         counts = {kind: len(array) for kind, array in self.arrays.items()}
-        return {"sha256": hashlib.sha256(data).hexdigest(), **counts, "unrecorded": list(self.unrecorded)}
+        return {"sha256": sha256.hexdigest(), **counts, "unrecorded": list(self.unrecorded)}
+
+
+def _united(parts: list[Hashes]) -> Hashes:
+    """Return the hashes of all parts, sorted, each once. `parts`, which may take a gigabyte, is emptied."""
+    every = np.concatenate(parts)
+    parts.clear()
+    every.sort()
+    first = np.ones(len(every), bool)
+    np.not_equal(every[1:], every[:-1], out=first[1:])
+    return every if first.all() else every[first]
+
+
+def _header(arrays: Mapping[str, Hashes]) -> bytes:
+    """Return the beginning of the file, as safetensors writes it; its own writer copies all arrays twice."""
+    described, start = {}, 0
+    for kind in sorted(KINDS):
+        end = start + arrays[kind].nbytes
+        described[kind] = {"dtype": "U64", "shape": [len(arrays[kind])], "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(described, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def blocks(folder: Path, kind: str) -> Iterator[Hashes]:

@@ -28,7 +28,7 @@ from common.io import sealed as table
 from common.io.files import Place, make_folder, write_bytes
 from common.io.sealed import BLANK
 from heads.data import trained_on
-from heads.data.hold_out import clip_times, known_clips, locate
+from heads.data.hold_out import clip_times, locate
 from heads.data.trained_on import KINDS, Hashes, Source, contained, hashes
 from heads.evaluation.options import ENCODER
 from heads.training import lineage
@@ -162,7 +162,7 @@ def find(source: Source, rows: Sequence[Any], store: Store) -> Seen:
     """Find the clips of the rows that trained a head; the store's catalog knows their videos."""
     if source.blocks is None:
         return Seen(source.name, unrecorded=source.unrecorded)
-    tests = locate(known_clips(store), clip_times(clip for row in rows for clip in clips_of(row)))
+    tests = locate(store.catalog("clips"), clip_times(clip for row in rows for clip in clips_of(row)))
     for kind, column in _LOOKED_UP:
         there = np.zeros(tests.height, bool)
         known = tests[column].is_not_null().to_numpy()

@@ -28,8 +28,9 @@ from scipy.optimize import minimize
 from common.errors import StepDiffError
 from common.io.jsonl import read_objects
 from common.streams import generator
-from heads.data.clips import Reads, need_columns
-from heads.data.hold_out import NAMESAKE, held_out, known_clips, read_test_clips
+from heads.data.catalog_rows import need_columns
+from heads.data.clips import Reads
+from heads.data.hold_out import NAMESAKE, held_out, read_test_clips
 from heads.data.paired_qa import kind, read_paired_qa, refuse_held_out
 from heads.models.video_lm import VideoLM
 from store import Store
@@ -174,7 +175,7 @@ class TokenRegression:
     ) -> None:
         """path: paired QA with SIMILAR_QUESTION about each of the categories, answered YES and NO."""
         self.model, self.features = model.eval(), features
-        pairs = read_paired_qa(path, store.catalog("clips").frame())
+        pairs = read_paired_qa(path, store.catalog("clips"))
         _check_clips({clip for pair in pairs for clip in (pair.reference, pair.candidate)}, path, store, test_set)
         self.weights: dict[str, Float[np.ndarray, " tokens"]] = {}
         self.bias: dict[str, float] = {}
@@ -238,7 +239,7 @@ def fit(
 
 def _check_clips(clips: set[str], path: str, store: Store, test_set: str) -> None:
     """Raise StepDiffError if a clip of paired QA is of a video of the test set, or not of split train."""
-    catalog = known_clips(store)
+    catalog = store.catalog("clips")
     tested = held_out(catalog, read_test_clips([test_set]))
     if found := sorted(clips.intersection(tested.filter(tested["reason"] != NAMESAKE)["key"])):
         raise StepDiffError(

@@ -18,6 +18,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from torch import nn
 
 from common.errors import StepDiffError
@@ -25,8 +26,9 @@ from common.io.files import write_text
 from common.io.jsonl import read_objects
 from common.progress import say
 from heads.data import trained_on
+from heads.data.catalog_rows import of_rows
 from heads.data.clips import Features
-from heads.data.hold_out import HoldOut, known_clips
+from heads.data.hold_out import HoldOut
 from heads.data.trained_on import TrainedOn
 from heads.models.video_lm import VideoLM
 from heads.training import contrastive_task, video_task
@@ -186,7 +188,8 @@ def _check_validating(start: Path, recipe: VideoLMRecipe, store: Store, hold_out
     """Raise StepDiffError if the run at `start` was trained on a clip or video that is now held out for validation."""
     if recipe.validation is None or hold_out.validating.is_empty() or read(start).get("trained_on") is None:
         return
-    held = TrainedOn.of(known_clips(store), hold_out.validating)
+    catalog, dtypes = store.catalog("clips"), {"key": pl.String, "video": pl.String}
+    held = TrainedOn.of(of_rows(catalog, catalog.rows(hold_out.validating), dtypes))
     for kind in ("clips", "videos") if recipe.validation.by == "video" else ("clips",):
         if common := int(trained_on.contained(held.arrays[kind], trained_on.blocks(start, kind)).sum()):
             raise StepDiffError(

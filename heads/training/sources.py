@@ -9,9 +9,10 @@ Guarantees
 - a neighbour is a clip of the train split, of the same step, and never the clip itself
 - no clip that is held out is a neighbour
 - questions of other kinds keep their pair, and so do those about a clip without neighbours
+- no list of all clips: texts are in temporary files, their places in arrays
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -21,11 +22,14 @@ from jaxtyping import Float
 
 from common.errors import StepDiffError
 from common.streams import generator
-from heads.data.clips import Features, need_columns, split_texts
+from heads.data.catalog_rows import Clips, blocks, need_columns
+from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
 from heads.data.packing import Chat, Packed, Packer, Row, Turn, collate
 from heads.data.paired_qa import PairQuestions, balanced, draw, turns
-from heads.methods.stepdiff import batches
+from heads.data.runs import Runs
+from heads.data.texts import Texts
+from heads.methods.stepdiff import batches as packed_batches
 from heads.training.recipe import VideoLMRecipe
 from retrieval import nearest
 from retrieval.vectors import normalised
@@ -54,46 +58,35 @@ class TextedClips:
     """Single clips with a question that their text answers: the narration, or the caption of an image."""
 
     def __init__(
-        self, texts: pl.DataFrame, question: str, chat: Chat, outputs: int, size: int, seed: int, order: str
+        self,
+        texts: Sequence[tuple[str, str]],
+        question: str,
+        chat: Chat,
+        outputs: int,
+        size: int,
+        seed: int,
+        order: str,
     ) -> None:
         """texts: key, text of clips with features; size: clips per batch; order: purpose of its random stream."""
-        if texts.is_empty():
+        if not texts:
             raise StepDiffError("no clip of the train split has features and a text; featurize some")
-        self.items = texts.select("key", "text").rows()
+        self.items = texts
         self.question, self.size, self.seed, self.order = question, size, seed, order
         self.packer = Packer(chat, outputs, SYSTEM)
 
     def batch(self, number: int) -> Batch:
         return self.of([self.items[i] for i in draw(len(self.items), self.size, number, self.seed, self.order)])
 
-    def clips(self) -> list[str]:
-        """Return the clips of all items."""
-        return [key for key, _ in self.items]
-
     def of(self, chosen: Sequence[tuple[str, str]]) -> Batch:
         """Return the batch of some of its items (key, text)."""
         return Batch([key for key, _ in chosen], self.packer.pack([[Turn(self.question, text)] for _, text in chosen]))
 
 
-def sequences(texts: pl.DataFrame, catalog: pl.DataFrame) -> list[list[tuple[str, str]]]:
-    """Return all runs of SEQUENCE consecutive (clip, text) of one video, ordered by end time.
-
-    texts: key, text; catalog: key, video, end.
-    """
-    need_columns(catalog, "video", "end")
-    timed = texts.join(catalog.select("key", "video", "end"), on="key", maintain_order="left")
-    found = []
-    for video in timed.sort("end", "key").partition_by("video", maintain_order=True):
-        clips = video.select("key", "text").rows()
-        found += [clips[i : i + SEQUENCE] for i in range(len(clips) - SEQUENCE + 1)]
-    return found
-
-
 class Sequences:
     """Clip 1, its text, clip 2, its text, clip 3, its text (S3): clips of one video, sorted by end time."""
 
-    def __init__(self, runs: list[list[tuple[str, str]]], chat: Chat, outputs: int, size: int, seed: int) -> None:
-        """runs: as `sequences` returns them; size: runs per batch."""
+    def __init__(self, runs: Sequence[list[tuple[str, str]]], chat: Chat, outputs: int, size: int, seed: int) -> None:
+        """runs: of SEQUENCE clips; size: runs per batch."""
         if not runs:
             raise StepDiffError(
                 f"no video of the train split has {SEQUENCE} clips with features and narration; drop `sequences`"
@@ -119,21 +112,18 @@ class Sequences:
             [self.items[i] for i in draw(len(self.items), self.size, number, self.seed, "order of sequences")]
         )
 
-    def clips(self) -> list[str]:
-        """Return the clips of all items, with repetitions."""
-        return [key for run in self.items for key, _ in run]
-
     def of(self, chosen: Sequence[list[tuple[str, str]]]) -> Batch:
         """Return the batch of some of its items, runs of (key, text)."""
         rows = [self.row(place, run) for place, run in enumerate(chosen)]
         return Batch([key for run in chosen for key, _ in run], collate(rows))
 
 
-def narrated(catalog: pl.DataFrame, column: str, features: Features, words: int) -> pl.DataFrame:
-    """Return key and text (cut to `words`) of the train split's clips with features and a text in `column`."""
-    texts = split_texts(catalog, column, features, "train")
-    short = [" ".join(text.split()[:words]) for text in texts["text"]]
-    return texts.with_columns(text=pl.Series(short, dtype=pl.String))
+def read_texts(name: str, blocks: Iterable[pl.DataFrame], words: int) -> Texts | Runs:
+    """Return what the source of that name draws: texts, or runs of SEQUENCE clips for "sequences".
+
+    blocks: as `split_texts` yields them; words: a text is cut to so many.
+    """
+    return Runs(blocks, SEQUENCE, words) if name == "sequences" else Texts(blocks, words)
 
 
 class HardNegatives:
@@ -144,13 +134,13 @@ class HardNegatives:
     about too: no text about it is checked.
     """
 
-    def __init__(
-        self, catalog: pl.DataFrame, features: Features, neighbours: int, hold_out: HoldOut | None = None
-    ) -> None:
+    def __init__(self, catalog: Clips, features: Features, neighbours: int, hold_out: HoldOut | None = None) -> None:
         """Select the clips; call `mine` before `with_neighbours`. catalog: key, split, step, known to `hold_out`."""
         drop = ", or drop video_lm.hard_negatives"
         need_columns(catalog, "split", "step", reader="hard negatives: ", otherwise=drop)
-        rows = features.present(catalog.filter((pl.col("split") == "train") & pl.col("step").is_not_null()))
+        dtypes = dict.fromkeys(("key", "split", "step"), pl.String)
+        asked = (pl.col("split") == "train") & pl.col("step").is_not_null()
+        rows = pl.concat(features.present(block.filter(asked)) for block in blocks(catalog, dtypes))
         if hold_out is not None:
             rows = hold_out.keep(rows, "hard-negative mining")
         self.clips: list[str] = rows["key"].to_list()
@@ -223,6 +213,6 @@ class PairedSource:
         queries = {
             (pair.reference, pair.candidate): dict.fromkeys(Turn(*own) for own in pair.questions) for pair in pairs
         }
-        for rows in batches(queries):
+        for rows in packed_batches(queries):
             clips = [clip for pair, _ in rows for clip in pair]
             yield Batch(clips, self.packer.pack([own for _, own in rows], self.packed))

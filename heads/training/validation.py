@@ -26,6 +26,7 @@ import polars as pl
 
 from common.errors import StepDiffError
 from common.streams import generator
+from heads.data.catalog_rows import Clips, of_keys
 from heads.data.hold_out import drawn_clips
 from heads.data.paired_qa import PairQuestions, kind
 from heads.training.recipe import Validation
@@ -84,7 +85,7 @@ def validator_of(options: Validation | None, seed: int) -> Validator | None:
     return None if options is None or options.share is not None else Validator(options, seed)
 
 
-def clips_to_hold_out(options: Validation | None, catalog: pl.DataFrame, seed: int) -> pl.Series | None:
+def clips_to_hold_out(options: Validation | None, catalog: Clips, seed: int) -> pl.Series | None:
     """Return the keys of the clips of a recipe's share; None if it names none. catalog: key and, if known, video."""
     if options is None or options.share is None:
         return None
@@ -108,7 +109,7 @@ def need_rows(found: int, options: Validation, what: str, power: int = 1) -> Non
 class HeldOutPairs:
     """Pairs of which both clips are held out, and questions made of them."""
 
-    def __init__(self, options: Validation, pairs: Sequence[PairQuestions], catalog: pl.DataFrame, seed: int) -> None:
+    def __init__(self, options: Validation, pairs: Sequence[PairQuestions], catalog: Clips, seed: int) -> None:
         """Draw the pairs.
 
         Args:
@@ -123,10 +124,8 @@ class HeldOutPairs:
         need_rows(len(pairs), options, "pairs of two such clips", 2)
         self.pairs: list[PairQuestions] = drawn(pairs, options.rows, generator(seed, "validation pairs"))
         """the pairs whose answers give the loss"""
-        steps: dict[str, str | None] = {}
-        if "step" in catalog.columns:
-            clips = pl.Series([clip for own in pairs for clip in (own.reference, own.candidate)], dtype=pl.String)
-            steps = dict(catalog.filter(pl.col("key").is_in(clips.implode())).select("key", "step").iter_rows())
+        clips = list(dict.fromkeys(clip for own in pairs for clip in (own.reference, own.candidate)))
+        steps: dict[str, str | None] = dict(of_keys(catalog, clips, {"key": pl.String, "step": pl.String}).iter_rows())
         self.choices = list(questions(self.pairs, pairs, steps, seed))
         """a question for each of them, if there is one; its category is the question of the paired QA"""
 

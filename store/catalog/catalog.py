@@ -12,7 +12,7 @@ Guarantees
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -77,11 +77,16 @@ class Catalog:
         frame = pl.concat(frames, how="diagonal_relaxed")
         return frame if columns is None else frame.select(name for name in columns if name in frame.columns)
 
-    def columns(self) -> list[str]:
-        """Return the names of the columns that any part has, from the ends of the parts."""
-        return self._settled(
-            lambda parts: list(dict.fromkeys(name for part in parts for name in table.column_names(part)))
-        )
+    def schema(self) -> dict[str, Any]:
+        """Return the columns that any part has, with the dtype of the first part that has values in it."""
+        return self._settled(self._schema)
+
+    def _schema(self, parts: Parts) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, dtype in (column for part in parts for column in table.schema(part).items()):
+            if found.get(name, pl.Null) == pl.Null:
+                found[name] = dtype
+        return found
 
     def blocks(self, like: pl.DataFrame) -> Iterator[pl.DataFrame]:
         """Yield `row` and other columns of all rows in order, a part at a time.
@@ -120,9 +125,9 @@ class Catalog:
 
     def _select(self, parts: Parts, rows: Int[np.ndarray, " K"], like: pl.DataFrame | None) -> pl.DataFrame:
         frames = [pl.DataFrame(schema={"row": pl.Int64(), **({"key": pl.String()} if like is None else like.schema)})]
-        wanted = pl.Series(np.unique(rows[rows >= 0]))
+        wanted = np.unique(rows[rows >= 0])
         for part, end in with_ends(parts):
-            here = wanted.filter((wanted >= first_row(part)) & (wanted < end))
+            here = pl.Series(wanted[slice(*np.searchsorted(wanted, (first_row(part), end)))])
             if not len(here):
                 continue
             columns = None if like is None else ["row", *like.columns]

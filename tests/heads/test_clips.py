@@ -31,8 +31,8 @@ def test_a_view_larger_than_memory_is_read_with_direct_io(
 
     monkeypatch.setattr(View, "_read", watched)
     found = []
-    two_rows = 2 * (4 * 64 * 2 if dtype == "float16" else 4 * 64 + 4 * 2)  # the third has no features
-    for limit in (two_rows, two_rows - 1):
+    rows = 3 * (4 * 64 * 2 if dtype == "float16" else 4 * 64 + 4 * 2)  # room for the third, which has no features
+    for limit in (rows, rows - 1):
         monkeypatch.setattr("store.view.fill_memory", lambda nbytes, limit=limit: nbytes > limit)
         for device in ("cpu", "cpu:0"):
             found.append(Features(store, "net", "tokens").read(["c", "a"], device).numpy())

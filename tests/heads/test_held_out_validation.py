@@ -303,8 +303,8 @@ def test_a_contrastive_head_on_pairs_is_validated_on_held_out_pairs(world: Path,
     task = ContrastiveTask(made, store, SEED, "cpu")
     held = held_clips(other)
     assert task.pairs is not None and task.held is not None
-    assert set(task.pairs.pair_clips()) == set(task.train["key"]) == set(CLIPS[:12]) - held
-    assert set(task.val["key"]) == held and set(task.held[1].pair_clips()) <= held
+    assert set(task.pairs.pair_clips()) == {key for key, _ in task.train} == set(CLIPS[:12]) - held
+    assert {key for key, _ in task.val} == held and set(task.held[1].pair_clips()) <= held
     off = yaml.safe_load(path.read_text())
     off["contrastive"]["pairs"]["validation"] = None
     (tmp_path / "off.yaml").write_text(yaml.safe_dump(off | {"out": str(tmp_path / "off")}))

@@ -164,7 +164,7 @@ def seen(trained: dict[str, Any], tests: dict[str, Any], store: Path) -> Any:
     """Return the overlap if clips `trained` trained a head and the store has clips `tests`; both map key to video."""
     schema = {"key": pl.String, "video": pl.String}
     catalog = pl.DataFrame(list(trained.items()), schema=schema, orient="row")
-    made = TrainedOn.of(catalog, catalog["key"])
+    made = TrainedOn.of([catalog])
     opened = Store.open(store, create=True)
     opened.catalog("clips").append(pl.DataFrame(list(tests.items()), schema=schema, orient="row"))
     return find(Source("run", lambda kind: iter([made.arrays[kind]]), ()), rows(*tests), opened)

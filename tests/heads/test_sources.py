@@ -1,5 +1,6 @@
 """Guarantees of heads.training.sources and heads.training.sources."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,14 @@ import pytest
 import torch
 
 from common.errors import StepDiffError
-from heads.data.clips import Features
+from heads.data.clips import Features, split_texts
 from heads.data.packing import NO_TARGET, TEXT, Turn, collate
+from heads.data.runs import Runs
+from heads.data.texts import Texts
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector, ProjectorOptions
 from heads.models.video_lm import VideoLM
-from heads.training.sources import SEQUENCE, HardNegatives, Sequences, TextedClips, narrated, sequences
+from heads.training.sources import SEQUENCE, HardNegatives, Sequences, TextedClips
 from store import Store
 from tasks.prompts import NARRATION_QUESTION
 
@@ -40,6 +43,10 @@ def clips(model: VideoLM) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def store(world: Path) -> Store:
     return Store.open(world / "features")
+
+
+def narrated(store: Store, column: str = "narration") -> Iterator[pl.DataFrame]:
+    return split_texts(store.catalog("clips"), column, Features(store, "visual", "tokens"), "train")
 
 
 def losses(model: VideoLM, runs: list[list[tuple[str, str]]], clips: torch.Tensor) -> dict[int, list[float]]:
@@ -99,15 +106,14 @@ def test_a_text_is_predicted_from_its_own_clip_and_what_precedes_it(model: Video
 
 
 def test_batched_clips_with_a_text_have_the_losses_of_single_ones(model: VideoLM, clips: torch.Tensor) -> None:
-    texts = pl.DataFrame({"key": list("abc"), "text": ["a whisk", "one long text about a fork", "spoon"]})
+    texts = [("a", "a whisk"), ("b", "one long text about a fork"), ("c", "spoon")]
     source = TextedClips(texts, NARRATION_QUESTION, model.lm.chat, OUTPUTS, 3, 0, "order of clips")
     batch = source.batch(0)
     assert sorted(batch.clips) == list("abc")
     with torch.inference_mode():
         found, _, turn = model.token_losses(batch.rows, clips[:3])
         for place, key in enumerate(batch.clips):
-            text = texts.filter(key=key)["text"][0]
-            alone = source.packer.pack([[Turn(NARRATION_QUESTION, text)]])
+            alone = source.packer.pack([[Turn(NARRATION_QUESTION, dict(texts)[key])]])
             assert found[turn == place].tolist() == pytest.approx(
                 model.token_losses(alone, clips[place : place + 1])[0].tolist(), abs=1e-4
             )
@@ -115,7 +121,7 @@ def test_batched_clips_with_a_text_have_the_losses_of_single_ones(model: VideoLM
 
 def test_sequences_are_neighbours_of_one_video_by_end_time_and_only_of_the_train_split(store: Store) -> None:
     catalog = store.catalog("clips").frame()
-    runs = sequences(narrated(catalog, "narration", Features(store, "visual", "tokens"), 64), catalog)
+    runs = Runs(narrated(store), SEQUENCE, 64)
     known = {key: (video, end, split) for key, video, end, split in catalog["key", "video", "end", "split"].iter_rows()}
     assert len(runs) == 3 * 2, "three videos of four clips train"
     for run in runs:
@@ -127,8 +133,7 @@ def test_sequences_are_neighbours_of_one_video_by_end_time_and_only_of_the_train
 
 
 def test_an_epoch_draws_every_sequence_once_and_a_batch_depends_on_its_number(store: Store, model: VideoLM) -> None:
-    catalog = store.catalog("clips").frame()
-    runs = sequences(narrated(catalog, "narration", Features(store, "visual", "tokens"), 64), catalog)
+    runs = Runs(narrated(store), SEQUENCE, 64)
     source = Sequences(runs, model.lm.chat, OUTPUTS, 2, 3)
     epoch = [source.batch(number).clips for number in range(3)]
     shown = [tuple(clips[i : i + SEQUENCE]) for clips in epoch for i in (0, SEQUENCE)]
@@ -137,15 +142,12 @@ def test_an_epoch_draws_every_sequence_once_and_a_batch_depends_on_its_number(st
 
 
 def test_long_texts_are_cut_and_missing_texts_are_refused(store: Store, model: VideoLM) -> None:
-    catalog, features = store.catalog("clips").frame(), Features(store, "visual", "tokens")
-    texts = narrated(catalog, "narration", features, 2)
-    assert set(texts["text"]) == {"now the"} and len(texts) == 12
+    texts = Texts(narrated(store), 2)
+    assert {text for _, text in texts} == {"now the"} and len(texts) == 12
     with pytest.raises(StepDiffError, match="no column nothing"):
-        narrated(catalog, "nothing", features, 2)
+        list(narrated(store, "nothing"))
     with pytest.raises(StepDiffError, match="no clip of the train split has features and a text"):
-        TextedClips(texts.clear(), NARRATION_QUESTION, model.lm.chat, OUTPUTS, 3, 0, "order of clips")
-    with pytest.raises(StepDiffError, match="no column end"):
-        sequences(texts, catalog.drop("end"))
+        TextedClips(Texts(), NARRATION_QUESTION, model.lm.chat, OUTPUTS, 3, 0, "order of clips")
     with pytest.raises(StepDiffError, match="no video of the train split has 3 clips"):
         Sequences([], model.lm.chat, OUTPUTS, 2, 0)
 
@@ -184,3 +186,43 @@ def test_only_which_video_questions_get_another_pair_and_their_answer_stays_true
     assert negatives.with_neighbours(unknown, np.random.default_rng(0)) == unknown
     others = [negatives.with_neighbours([((a, b), [first])], np.random.default_rng(i))[0][0][1] for i in range(20)]
     assert set(others) == set(negatives.near[a]), "all neighbours are drawn"
+
+
+def clips_of_videos(rng: np.random.Generator, count: int, keys: Sequence[str]) -> pl.DataFrame:
+    """Return clips of which several end at the same time, some at no known time or in no known video."""
+    ends = [None if one == 9 else float(one) for one in rng.integers(0, 10, count)]
+    videos = [None if one == 7 else f"v{one}" for one in rng.integers(0, 8, count)]
+    clips = {"key": keys, "text": [f"text {key}\nü" for key in keys], "video": videos, "end": ends}
+    return pl.DataFrame(clips).with_row_index("row", 5).cast({"row": pl.Int64})
+
+
+def test_runs_are_those_of_a_sorted_table_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for size, sorted_at_once in ((0, 10), (2, 10), (60, 1000), (300, 50), (300, 7)):
+        monkeypatch.setattr("heads.data.runs.SORTED", sorted_at_once)
+        clips = clips_of_videos(rng, size, [f"k{number}" for number in rng.permutation(size)])
+        expected = []
+        for video in clips.sort("end", "key").partition_by("video", maintain_order=True):
+            own = video.select("key", "text").rows()
+            expected += [own[i : i + SEQUENCE] for i in range(len(own) - SEQUENCE + 1)]
+        runs = Runs(clips.iter_slices(40), SEQUENCE)
+        assert len(runs) == len(expected) and list(runs) == expected
+        rows = dict(clips.select("key", "row").iter_rows())
+        assert set(runs.rows.tolist()) == {rows[key] for run in expected for key, _ in run}
+
+
+def test_texts_are_in_temporary_files_and_keep_their_order() -> None:
+    blocks = [pl.DataFrame({"row": [n, n + 9], "key": [f"k{n}", f"ü{n}"], "text": ["", "a b\nc"]}) for n in range(3)]
+    texts = Texts([*blocks, blocks[0].clear()], words=2)
+    assert list(texts) == [(key, text) for n in range(3) for key, text in ((f"k{n}", ""), (f"ü{n}", "a b"))]
+    assert texts.rows.tolist() == [0, 9, 1, 10, 2, 11] and texts.key(3) == "ü1" and texts[4:] == [("k2", ""), texts[5]]
+    assert isinstance(texts.rows, np.memmap) and list(Texts()) == []
+    with pytest.raises(IndexError):
+        texts[6]
+
+
+def test_a_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = open("/dev/full", "r+b", buffering=0)
+    monkeypatch.setattr("heads.data.texts.tempfile.TemporaryFile", lambda prefix: full)
+    with pytest.raises(StepDiffError, match="texts of clips cannot be written .No space left.*set TMPDIR"):
+        Texts([pl.DataFrame({"row": [0], "key": ["a"], "text": ["b"]})])

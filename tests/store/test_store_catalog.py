@@ -168,7 +168,7 @@ def test_blocks_are_the_rows_of_the_frame_also_while_parts_are_merged(
     assert catalog.append(frame(*(f"c{n}" for n in range(10)), start=list(range(10)))) == 10
     assert [part.name for part in catalog.parts()] == [f"{first:012d}.parquet" for first in (0, 4, 8)]
     assert catalog.append(frame("d", step=["stir"])) == 1
-    assert catalog.columns() == ["key", "row", "start", "step"]
+    assert catalog.schema() == {"key": pl.String, "row": pl.Int64, "start": pl.Int64, "step": pl.String}
     like = pl.DataFrame(schema={"key": pl.String, "start": pl.Float64, "no": pl.String})
     whole = catalog.frame(["row", "key", "start"]).with_columns(pl.col("start").cast(pl.Float64), no=pl.lit(None))
     found = []
