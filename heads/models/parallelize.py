@@ -94,7 +94,7 @@ def plain_weights(model: nn.Module, device: str) -> Iterator[None]:
     from torch.distributed.tensor import DTensor
 
     linear = [part for part in model.modules() if isinstance(part, nn.Linear) and isinstance(part.weight, DTensor)]
-    held = [(part, part.weight) for part in linear]
+    held: list[tuple[nn.Linear, Any]] = [(part, part.weight) for part in linear]
     before = {id(own) for own in model.parameters()}
     for part, weight in held:
         empty = torch.empty((), dtype=weight.dtype).expand(weight.shape)
