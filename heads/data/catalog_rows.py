@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from common.errors import StepDiffError
 from store import Catalog
@@ -43,7 +43,7 @@ def of_keys(clips: Clips, keys: Sequence[str] | pl.Series, dtypes: Mapping[str, 
     return _like(clips.filter(pl.col("key").is_in(wanted.implode())), dtypes)
 
 
-def of_rows(catalog: Catalog, rows: Int[np.ndarray, " R"], dtypes: Mapping[str, Any]) -> Iterator[pl.DataFrame]:
+def of_rows(catalog: Catalog, rows: Integer[np.ndarray, " R"], dtypes: Mapping[str, Any]) -> Iterator[pl.DataFrame]:
     """Yield `row` and these columns of the clips in those rows, block by block; -1 is left out."""
     rows, like = np.unique(rows), pl.DataFrame(schema=dtypes)
     for start in range(0, max(len(rows), 1), _AT_ONCE):

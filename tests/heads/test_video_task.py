@@ -78,7 +78,7 @@ def test_the_source_of_a_batch_depends_only_on_the_batchs_number(world: Path, ti
     assert [tasks[1].batch(number).clips for number in reversed(range(9))] == shown[::-1]
     for number, clips in enumerate(shown):
         assert clips == tasks[0].sources[SYSTEMS["StepDiff"][number % 3]].batch(number // 3).clips
-    train_split = set(tasks[0].catalog.filter(split="train")["key"])
+    train_split = set(tasks[0].catalog.frame().filter(split="train")["key"])
     assert {clip for clips in shown for clip in clips} <= train_split
 
 
@@ -138,7 +138,7 @@ def test_a_new_search_finds_the_neighbours_of_the_current_projector(world: Path,
     with torch.inference_mode():
         means = task.module.project(task.features.read(clips)).mean(dim=1).numpy()
     unit = means / np.linalg.norm(means, axis=1, keepdims=True)
-    step = dict(task.catalog["key", "step"].iter_rows())
+    step = dict(task.catalog.frame()["key", "step"].iter_rows())
     own = [i for i, clip in enumerate(clips) if i and step[clip] == step[clips[0]]]
     own.sort(key=lambda i: -float(unit[0] @ unit[i]))
     assert task.negatives.near[clips[0]] == [clips[i] for i in own[:2]]
