@@ -3,18 +3,33 @@
 python -m heads.embed --head runs/align --store data/features --view aligned
 
 Retrieval and vlemb read that view as they read a frozen encoder's. A second run adds only what is missing.
+
+    --workers 4                          four processes, on this machine or with --address on a cluster
+
+The embeddings are the same, bit for bit, whatever the number of workers.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.cli import command
 from common.cli.options import parse
+from common.errors import StepDiffError
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
+    from numpy import ndarray
+
+    from heads.evaluation.workers import WorkerOptions
+    from store.view import View
 
 BLOCK = 256
 """rows embedded at a time"""
+PART = 16 * BLOCK
+"""rows of a shard that one worker embeds and commits; whole blocks, so that parts have the blocks of the shard"""
 
 
 @dataclass(frozen=True)
@@ -29,49 +44,153 @@ class EmbedOptions:
     """auto, cpu, cuda"""
     wait: bool = False
     """wait while another run writes into the store, instead of giving up"""
+    workers: int = 1
+    """processes that embed, each with its own head; 1 without an address: this process, without Ray"""
+    address: str | None = None
+    """Ray cluster to join, auto or HOST:6379; null: RAY_ADDRESS, else Ray is started on this machine"""
 
 
-def write_view(features: Any, writer: Any, embed: Callable[[Any], Any], device: str) -> int:
-    """Embed every row that the source view has and the written view lacks; return their number."""
+@dataclass(frozen=True)
+class Part:
+    """Rows of one shard of a view to embed; a task of the worker pool."""
+
+    shard: int
+    """the part's own number"""
+    entity: str
+    of: int
+    """shard of the view"""
+    rows: "Int64[ndarray, ' rows']"
+    failures: tuple[()] = field(default=(), init=False)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    error: str | None = None
+    """why the rows were not written"""
+
+
+class Embedder:
+    """A loaded head and its two sides."""
+
+    def __init__(self, options: EmbedOptions, device: str) -> None:
+        """Load the head. StepDiffError: it is of no use for this store."""
+        from heads.data.clips import Features
+        from heads.training.lineage import load_contrastive
+        from store import Store
+
+        self.store, self.view, self.device = Store.open(options.store), options.view, device
+        head, self.recipe = load_contrastive(Path(options.head), self.store, device)
+        self.sides: dict[str, tuple[Features, Callable[[Any], Any]]] = {
+            "clips": (Features(self.store, self.recipe.view, "tokens"), head.embed_clips),
+            "texts": (Features(self.store, self.recipe.text_view, "embedding", "texts"), head.embed_texts),
+        }
+
+    def write(self, part: Part) -> None:
+        """Embed the rows of a part and commit them."""
+        import numpy as np
+        import torch
+
+        features, embed = self.sides[part.entity]
+        blocks = []
+        for start in range(0, len(part.rows), BLOCK):
+            block = features.view.read(features.feature, part.rows[start : start + BLOCK], dtype="float32")
+            with torch.inference_mode():
+                blocks.append(embed(torch.from_numpy(block).to(self.device)).cpu().numpy())
+        written = self.store.view(part.entity, self.view)
+        written.write_shard(part.of, part.rows, {"embedding": np.concatenate(blocks)}, {})
+
+
+class Worker:
+    """Embeds parts in a process of the worker pool; a second thread may call `finished`."""
+
+    def __init__(self, given: "WorkerOptions") -> None:
+        """Load nothing yet."""
+        self._given = given
+
+    def run(self, part: Part) -> Embedded:
+        """Embed and commit a part."""
+        try:
+            embedder = self._embedder
+            self._given.driver.imitate()
+            embedder.write(part)
+        except StepDiffError as error:
+            return Embedded(str(error))
+        return Embedded()
+
+    def finished(self) -> int:
+        """Return 0: rows count once they are committed."""
+        return 0
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        from heads.models.language_model import pick_device
+
+        self._given.driver.imitate()
+        return Embedder(self._given.options, pick_device(self._given.options.device))
+
+
+def parts(entity: str, source: "View", view: "View", size: int, first: int = 0) -> list[Part]:
+    """Return the rows that `source` has and `view` lacks, in parts of one shard and at most `size` rows.
+
+    first: number of the first part.
+    """
     import numpy as np
-    import torch
 
     from store.view import OK
 
-    def embedded(rows: Any) -> Any:
-        blocks = []
-        for start in range(0, len(rows), BLOCK):
-            block = features.view.read(features.feature, rows[start : start + BLOCK], dtype="float32")
-            with torch.inference_mode():
-                blocks.append(embed(torch.from_numpy(block).to(device)).cpu().numpy())
-        return {"embedding": np.concatenate(blocks)}, {}
+    missing = np.flatnonzero((source.status() == OK) & (view.status() != OK))
+    shards = missing // view.rows_per_shard
+    runs = [run for run in np.split(missing, np.flatnonzero(np.diff(shards)) + 1) if len(run)]
+    cut = [run[start : start + size] for run in runs for start in range(0, len(run), size)]
+    return [Part(first + place, entity, int(rows[0]) // view.rows_per_shard, rows) for place, rows in enumerate(cut)]
 
-    missing = np.flatnonzero((features.view.status() == OK) & (writer.view.status() != OK))
-    writer.fill(missing, embedded)
-    return len(missing)
+
+def write_parts(options: EmbedOptions, embedder: Embedder, todo: Sequence[Part]) -> None:
+    """Embed and commit all parts, here or on workers."""
+    from common.progress import progress
+    from heads.evaluation.workers import worker_pool
+
+    def on_workers() -> Iterator[Embedded]:
+        lighter = "try fewer --workers on one node"
+        with worker_pool(Worker, options, lambda shard, why: Embedded(why), lighter) as pool:
+            yield from pool.run(todo, min(options.workers, len(todo)), advance)
+
+    with progress(f"embeddings {options.view}", sum(len(part.rows) for part in todo), "rows") as advance:
+        if not on_ray(options):
+            for part in todo:
+                embedder.write(part)
+                advance(len(part.rows))
+        elif todo:
+            for embedded in on_workers():
+                if embedded.error:
+                    raise StepDiffError(embedded.error)
+
+
+def on_ray(options: EmbedOptions) -> bool:
+    return options.workers > 1 or options.address is not None
 
 
 def run(options: EmbedOptions) -> dict[str, Any]:
-    from heads.data.clips import Features
+    from common.io.files import place
+    from common.workers.cluster import refuse_relative
     from heads.evaluation import seen
     from heads.evaluation.options import ENCODER, PAIRS
     from heads.models.language_model import pick_device
     from heads.training.checkpoint import Run
-    from heads.training.lineage import load_contrastive
-    from store import Feature, Provenance, Store
+    from store import Feature, Provenance
     from weights import fingerprint
 
-    store, device = Store.open(options.store), pick_device(options.device)
-    head, recipe = load_contrastive(Path(options.head), store, device)
+    if options.workers < 1:
+        raise StepDiffError(f"--workers {options.workers} is too few: give 1 or more")
+    refuse_relative([("--head", options.head), *([] if place(options.store).remote else [("--store", options.store)])])
+    embedder = Embedder(options, "cpu" if on_ray(options) else pick_device(options.device))
+    store, recipe = embedder.store, embedder.recipe
     weights = fingerprint(Run(Path(options.head)).best() / "head.safetensors")
-    sides: dict[str, tuple[Features, Callable[[Any], Any]]] = {
-        "clips": (Features(store, recipe.view, "tokens"), head.embed_clips),
-        "texts": (Features(store, recipe.text_view, "embedding", "texts"), head.embed_texts),
-    }
     written: dict[str, Any] = {"view": options.view}
+    todo: list[Part] = []
     with store.lock(options.wait):
         seen.record_origin(store, weights, Path(options.head))
-        for entity, (features, embed) in sides.items():
+        for entity, (features, _) in embedder.sides.items():
             source = features.view
             provenance = Provenance(
                 encoder=f"{ENCODER}{PAIRS if recipe.pairs else ''} over {source.name}",
@@ -83,7 +202,11 @@ def run(options: EmbedOptions) -> dict[str, Any]:
             )
             shape = {"embedding": Feature((recipe.width,), "float32")}
             with store.writer(entity, options.view, provenance, shape) as writer:
-                written[entity] = write_view(features, writer, embed, device)
+                size = PART if on_ray(options) else writer.view.rows_per_shard
+                own = parts(entity, source, writer.view, size, len(todo))
+            written[entity] = sum(len(part.rows) for part in own)
+            todo += own
+        write_parts(options, embedder, todo)
     return written
 
 

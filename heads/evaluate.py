@@ -12,6 +12,7 @@ Writes the predictions in the published format (OUT), the scores with all that t
     --allow-seen                         evaluate on clips or videos that trained the head, and mark the scores
     --ask-similar                        diffcap also asks whether two clips are similar, and writes the answer
     --decline-at 0                       diffcap answers "no difference" where the method finds two clips similar
+    --workers 4                          four processes, on this machine or with --address on a cluster
 
 An evaluation that was killed resumes after its last complete batch, and its predictions are the same, bit for bit.
 """
@@ -25,14 +26,17 @@ from heads.evaluation.options import EvaluateOptions
 
 
 def run(options: EvaluateOptions) -> dict[str, Any]:
+    from heads.evaluation.answering import answering
     from heads.evaluation.answers import Partial, predict, similarities, write
-    from heads.evaluation.inputs import resolve
+    from heads.evaluation.inputs import ask, resolve
 
-    inputs = resolve(options)
-    with Partial(options.task, Path(options.out), inputs.identity) as partial:
-        predictions = predict(options, inputs, partial)
-        record = write(options, inputs, predictions, similarities(options, inputs))
-        partial.forget()
+    asked = ask(options)
+    with answering(options, asked) as method:
+        inputs = resolve(options, asked, method.described)
+        with Partial(options.task, Path(options.out), inputs.identity) as partial:
+            predictions = predict(options, inputs, method, partial)
+            record = write(options, inputs, predictions, similarities(options, inputs, method))
+            partial.forget()
     return record
 
 

@@ -4,6 +4,9 @@ Guarantees
 - a worker that is killed is replaced, and its shard is done again
 - a shard whose workers die ATTEMPTS times is given up, and the others go on
 - a shard is given to a worker that has started, so workers that find no room delay nothing
+- more workers than the nodes have room for are reported at once; where not even one has room, the run ends within a
+  minute, except on a cluster with an autoscaler
+- a worker without memory is reported in one line that names the options to change
 """
 
 import os
@@ -25,6 +28,9 @@ _LOOK = 0.5
 _PATIENCE = 60.0
 """seconds after which a line says that the cluster has started no worker yet"""
 _NO_WORKER = "no worker has answered yet: waiting for free CPUs or GPUs of the cluster"
+_NODE_GROUP = "ray.io/node-group"
+"""label that Ray gives the nodes of a cluster with an autoscaler"""
+_FEWER = "try fewer --workers"
 _SAME_ERRORS = 3
 """shards in a row that could not be written, after which the run ends: a full disk stays full"""
 
@@ -67,17 +73,46 @@ def pool_size(workers: int | None, most_cpus: int, gpu: bool, joined: bool) -> t
     most_cpus: of a worker without a GPU. On this machine alone (not `joined`) a worker has at most OMP_NUM_THREADS:
     threads that wait for each other wait ten times as long where another process has one of their cores.
     """
-    import ray
-
-    there = ray.cluster_resources()
-    cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
+    nodes = _nodes()
+    total, largest = sum(cpus for cpus, _ in nodes), max((cpus for cpus, _ in nodes), default=0)
     if gpu:
-        return workers or gpus or 1, min(max(cpus // gpus, 1), _CPUS_BESIDE_GPU) if gpus else _CPUS_UNSEEN
-    count = workers or max(cpus // most_cpus, 1)
+        with_gpu = [(cpus, gpus) for cpus, gpus in nodes if gpus]
+        each = min((max(cpus // gpus, 1) for cpus, gpus in with_gpu), default=_CPUS_UNSEEN)
+        return workers or sum(gpus for _, gpus in with_gpu) or 1, min(each, _CPUS_BESIDE_GPU)
+    count = workers or max(total // most_cpus, 1)
     allowed = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if not joined and allowed.isdecimal():
         most_cpus = min(most_cpus, max(int(allowed), 1))
-    return count, min(max(cpus // count, 1), most_cpus)
+    return count, max(min(total // count, most_cpus, largest), 1)
+
+
+def _nodes() -> list[tuple[int, int]]:
+    """Return CPUs and GPUs of each node of the cluster."""
+    import ray
+
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in found]
+
+
+def room(cpus: int, gpu: bool) -> int:
+    """Return how many workers of `cpus` CPUs, and a GPU each where `gpu`, the nodes can run if nothing else does."""
+    return sum(min(its_cpus // cpus, its_gpus) if gpu else its_cpus // cpus for its_cpus, its_gpus in _nodes())
+
+
+def autoscaled() -> bool:
+    """Return whether an autoscaler may add nodes to the cluster."""
+    import ray
+
+    return any(_NODE_GROUP in node.get("Labels", {}) for node in ray.nodes())
+
+
+def _without_memory(error: BaseException) -> bool:
+    """Return whether this is Python's, torch's or Ray's error for too little memory; torch is not imported for it."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 class _Slot:
@@ -106,7 +141,7 @@ class _Slot:
     def look(self) -> bool:
         """Update `finished` if the answer has come. False: the worker died while it had no task."""
         import ray
-        from ray.exceptions import RayActorError
+        from ray.exceptions import OutOfMemoryError, RayActorError
 
         if self.question is None:
             self.question = self.worker.finished.remote() if self.task else None
@@ -115,34 +150,39 @@ class _Slot:
             try:
                 self.finished = ray.get(question)
                 self.started = True
-            except RayActorError:
+            except (RayActorError, OutOfMemoryError):
                 if self.task is None:  # else its task ends the same way
                     self._start()
                     return False
         return True
 
-    def outcome(self) -> Any | str | None:
-        """Return the outcome of the task that has ended, an error as text, or None where the worker died."""
+    def outcome(self, lighter: str) -> Any | str | None:
+        """Return the outcome of the task that has ended, an error as text, or None where the worker died.
+
+        lighter: how a user makes a worker need less memory.
+        """
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
         task, self.task, self.finished = self.task, None, 0
         self.question = None  # an answer still to come is about a task that is over
         try:
             return ray.get(self.call)
-        except RayActorError:
+        except (RayActorError, OutOfMemoryError):  # the latter: Ray ended it before the node ran out of memory
             ray.kill(self.worker)  # it may only be out of reach
             self._start()
             return None
         except RayTaskError as error:
-            lines = str(error.cause).strip().splitlines() or [""]
-            return f"shard {task.shard}: {type(error.cause).__name__}: {lines[0]}"
+            why = f"shard {task.shard}: {type(error.cause).__name__}: {_first_line(error.cause)}"
+            return f"{why}: {lighter}" if _without_memory(error.cause) else why
 
 
 class WorkerPool:
     """Workers that each do one shard at a time."""
 
-    def __init__(self, worker: type, options: Any, gpu: bool, failed: Callable[[int, str], Any]) -> None:
+    def __init__(
+        self, worker: type, options: Any, gpu: bool, failed: Callable[[int, str], Any], lighter: str = _FEWER
+    ) -> None:
         """Start the first worker, with a GPU of its own where `gpu`.
 
         Args:
@@ -150,6 +190,7 @@ class WorkerPool:
                 `finished()`, the rows of the current task that are finished.
             options: The argument of each worker; `options.cpus` are the CPUs of one.
             failed: Makes the outcome of a shard that was given up, from its number and the reason.
+            lighter: What a user can do where a worker has too little memory.
         """
         import ray
 
@@ -159,21 +200,37 @@ class WorkerPool:
         )
         self._start = lambda: actor.remote(options)
         self._slots = [_Slot(self._start)]
-        self._failed = failed
+        self._failed, self._lighter = failed, lighter
+        self._cpus, self._gpu = options.cpus, gpu
+
+    def _waits(self) -> None:
+        """Say that no worker has started. StepDiffError if none ever will."""
+        if not room(self._cpus, self._gpu) and not autoscaled():
+            raise StepDiffError(f"no node of the cluster has {self._need()}, which a worker needs: start such nodes")
+        say(_NO_WORKER)
+
+    def _need(self) -> str:
+        return f"{self._cpus} CPU{'s' * (self._cpus > 1)}" + " and a GPU" * self._gpu
 
     def call(self, method: str, *arguments: object) -> Any:
         """Call a method of the first worker. StepDiffError where the worker dies or answers a text, its error."""
         import ray
-        from ray.exceptions import RayActorError
+        from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
         call = getattr(self._slots[0].worker, method).remote(*arguments)
         while not ray.wait([call], timeout=_PATIENCE)[0]:
-            say(_NO_WORKER)
+            self._waits()
         try:
             answer = ray.get(call)
         except RayActorError as error:
-            why = str(error).strip().splitlines()[0]
-            raise StepDiffError(f"a worker died in {method} ({why}): run it again") from None
+            raise StepDiffError(f"a worker died in {method} ({_first_line(error)}): run it again") from None
+        except OutOfMemoryError:
+            raise StepDiffError(f"a worker's node had too little memory in {method}: {self._lighter}") from None
+        except RayTaskError as error:
+            if not _without_memory(error.cause):
+                raise
+            why = f"{type(error.cause).__name__}: {_first_line(error.cause)}"
+            raise StepDiffError(f"a worker had too little memory in {method} ({why}): {self._lighter}") from None
         if isinstance(answer, str):
             raise StepDiffError(answer)
         return answer
@@ -187,6 +244,9 @@ class WorkerPool:
         import ray
 
         slots = self._slots
+        if count > (most := room(self._cpus, self._gpu)):
+            goes_on = "its autoscaler may add nodes" if autoscaled() else "the others wait for nodes that join it"
+            say(f"--workers {count}: the cluster has room for {most} of {self._need()} each; {goes_on}")
         slots += [_Slot(self._start) for _ in range(count - len(slots))]
         new, again, deaths = iter(tasks), deque[Any](), Counter[int]()
         finished = shown = errors = stillborn = 0
@@ -205,23 +265,21 @@ class WorkerPool:
                 waiting = time.monotonic()
             elif time.monotonic() - waiting > _PATIENCE:
                 waiting = time.monotonic()
-                say(_NO_WORKER)
+                self._waits()
             calls = [slot.call for slot in busy] or [slot.question for slot in slots]
             ended, _ = ray.wait(calls, num_returns=len(calls), timeout=_LOOK)
             for slot in busy:
                 task = slot.task
                 if task is None or slot.call not in ended:
                     continue
-                outcome = slot.outcome()
+                outcome = slot.outcome(self._lighter)
                 if outcome is None:
                     deaths[task.shard] += 1
                     if deaths[task.shard] < ATTEMPTS:
                         say(f"a worker died at shard {task.shard}: another does it again")
                         again.append(task)
                         continue
-                    outcome = (
-                        f"shard {task.shard}: {ATTEMPTS} workers died at it: try fewer --workers if memory is short"
-                    )
+                    outcome = f"shard {task.shard}: {ATTEMPTS} workers died at it: if memory is short, {self._lighter}"
                 if isinstance(outcome, str):
                     outcome = self._failed(task.shard, outcome)
                 finished += len(task.rows) + len(task.failures)

@@ -11,6 +11,7 @@ Guarantees
 - a video language model reads each pair of a DiffMCQ set once, for all questions that ask about it
 - a killed evaluation resumes after its last complete batch, and its predictions are the same, bit for bit
 - answers that depend on anything else are never used
+- the predictions are the same to the byte, whatever the number of workers
 - with ask_similar the captions are those without it, to the byte
 - both files exist until the scores are written, and are then removed
 - two evaluations cannot write one file at the same time
@@ -19,14 +20,13 @@ Guarantees
 import fcntl
 import json
 import os
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from math import ceil
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-import torch
 
 from common.errors import StepDiffError
 from common.io.files import make_folder, write_text
@@ -34,12 +34,11 @@ from common.io.jsonl import parse_object
 from common.io.local import named_errors
 from common.progress import progress, say
 from common.threads import shares
-from heads.evaluation.inputs import ANSWERS, Inputs
+from heads.evaluation.answering import Answered, Answering, Batch, Question
+from heads.evaluation.inputs import Inputs
 from heads.evaluation.options import EvaluateOptions
 from heads.methods.similarity import sentences
-from heads.methods.stepdiff import StepDiff, option_scores, pair_texts, protocol
-from heads.models.language_model import autocast, pick_device
-from tasks.postprocess import parse
+from heads.methods.stepdiff import option_scores, pair_texts
 from tasks.scoring import score, score_asked
 from tasks.testsets import (
     DiffCap,
@@ -128,36 +127,13 @@ class Partial:
             return None
 
 
-Answer = Callable[[Sequence[Any]], list[Any]]
-
-
-def predict(options: EvaluateOptions, inputs: Inputs, partial: Partial) -> list[Any]:
+def predict(options: EvaluateOptions, inputs: Inputs, method: Answering, partial: Partial) -> list[Any]:
     """Return one prediction for each row."""
-    with torch.inference_mode(), autocast(pick_device(options.device), inputs.loaded.precision):
-        return _predict(options, inputs.loaded.method, inputs.rows, partial)
-
-
-def _predict(options: EvaluateOptions, method: Any, rows: Sequence[Any], partial: Partial) -> list[Any]:
-    if options.task == "diffmcq" and isinstance(method, StepDiff) and options.control != "blind":
-        # Pair by pair over all rows: each pair is read once. Without video all pairs are the same prompt.
-        pairs = pair_texts(rows)
-        return option_scores(rows, pairs, answer_all(options, method.score_texts, pairs, partial))
-    return answer_all(options, _answer(options, method), rows, partial)
-
-
-def _answer(options: EvaluateOptions, method: Any) -> Answer:
-    """Return the method's function for the task, with plain numbers and, if asked for, post-processed captions."""
-    function: Answer = getattr(method, ANSWERS[options.task])
-
-    def answer(rows: Sequence[Any]) -> list[Any]:
-        found = function(rows)
-        if len(found) != len(rows):
-            raise StepDiffError(f"--method {options.method}: {len(found)} answers to {len(rows)} rows")
-        if options.task == "diffcap":
-            return [parse(caption) for caption in found] if options.parse else found
-        return [[float(value) for value in scores] for scores in found]
-
-    return answer
+    rows = inputs.rows
+    if not inputs.described.by_pair:
+        return answer_all(options, "task", rows, method, partial)
+    pairs = pair_texts(rows)
+    return option_scores(rows, pairs, answer_all(options, "texts", pairs, method, partial))
 
 
 def batch_starts(rows: int, at_once: int) -> list[int]:
@@ -168,44 +144,63 @@ def batch_starts(rows: int, at_once: int) -> list[int]:
     return [first for first, _ in shares(rows, ceil(rows / at_once))]
 
 
-def answer_all(options: EvaluateOptions, answer: Answer, rows: Sequence[Any], partial: Partial) -> list[Any]:
-    """Return all answers; those in the partial file are not computed again."""
+def batches(options: EvaluateOptions, question: Question, rows: Sequence[Any]) -> list[Batch]:
+    """Split rows into batches: the same ones whoever answers them."""
+    starts = batch_starts(len(rows), options.rows_at_once)
+    ends = [*starts[1:], len(rows)]
+    cut = enumerate(zip(starts, ends, strict=True))
+    return [Batch(number, question, tuple(rows[start:end])) for number, (start, end) in cut]
+
+
+def answer_all(
+    options: EvaluateOptions, question: Question, rows: Sequence[Any], method: Answering, partial: Partial
+) -> list[Any]:
+    """Return all answers; those in the partial file are not computed again.
+
+    Batches are appended to the partial file in order. A batch that ends before an earlier one waits for it in memory.
+    """
     starts = batch_starts(len(rows), options.rows_at_once)
     answers = partial.resume(rows, starts)
-    resumed, what = len(answers), f"{options.task}, {options.method}, control {options.control}"
-    if resumed:
-        say(f"{what}: {resumed} of {len(rows)} answers exist already")
-    with progress(what, len(rows) - resumed) as advance:
-        for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
-            if start >= resumed:
-                found = answer(rows[start:end])
-                partial.add(found)
-                answers += found
-                advance(end - start)
+    what = f"{options.task}, {options.method}, control {options.control}"
+    if answers:
+        say(f"{what}: {len(answers)} of {len(rows)} answers exist already")
+    left = batches(options, question, rows)[bisect_left([*starts, len(rows)], len(answers)) :]
+    with progress(what, len(rows) - len(answers)) as advance:
+        for found in in_order(method.answer(left, advance), left):
+            partial.add(found)
+            answers += found
     return answers
 
 
-def similarities(options: EvaluateOptions, inputs: Inputs) -> list[float] | None:
+def in_order(answered: Iterator[Answered], batches: Sequence[Batch]) -> Iterator[list[Any]]:
+    """Yield the answers of each batch in the order of the batches."""
+    waiting: dict[int, list[Any]] = {}
+    expected = iter(batches)
+    following = next(expected, None)
+    for done in answered:
+        waiting[done.shard] = done.answers
+        while following is not None and following.shard in waiting:
+            yield waiting.pop(following.shard)
+            following = next(expected, None)
+
+
+def similarities(options: EvaluateOptions, inputs: Inputs, method: Answering) -> list[float] | None:
     """Return log p(YES) - log p(NO) that each row's clips share a similar category; None if not asked for.
 
     They take a fraction of the time of the captions, so a killed evaluation computes them again.
     """
     if not options.ask_similar:
         return None
-    rows, found = inputs.rows, list[float]()
-    starts = batch_starts(len(rows), options.rows_at_once)
-    with torch.inference_mode(), autocast(pick_device(options.device), inputs.loaded.precision):
-        for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
-            pairs = [((row.reference, row.candidate), row.category) for row in rows[start:end]]
-            found += inputs.loaded.method.alike(pairs)
-    return found
+    left = batches(options, "similar", inputs.rows)
+    with progress("similar", len(inputs.rows)) as advance:
+        return [score for found in in_order(method.answer(left, advance), left) for score in found]
 
 
 def write(
     options: EvaluateOptions, inputs: Inputs, predictions: Sequence[Any], similar: Sequence[float] | None = None
 ) -> dict[str, Any]:
     """Score the predictions and write all files; return the score record. similar: as `similarities` returns."""
-    out, rows, loaded = Path(options.out), inputs.rows, inputs.loaded
+    out, rows = Path(options.out), inputs.rows
     answered = out.with_suffix(".rows.jsonl")
     answered.unlink(missing_ok=True)
     if not inputs.whole:
@@ -215,16 +210,9 @@ def write(
     scores = score(options.task, rows, predictions, options.bootstrap, options.seed, embed)
     if similar is not None:
         scores["asked_first"] = score_asked(rows, predictions, similar, options.bootstrap, options.seed)
-    disclosed = dict(loaded.disclosed)
-    if isinstance(loaded.method, StepDiff):
-        lm = loaded.method.model.lm
-        precision = {"precision": "bfloat16" if loaded.precision == "bfloat16" else lm.precision}
-        disclosed["protocol"] = protocol(options.task, options.seeded, options.decline_at) | precision
-        if similar is not None:
-            disclosed["protocol"]["similar"] = protocol("diffrank")
     record = {
         "options": asdict(options),
-        "disclosed": disclosed,
+        "disclosed": inputs.described.disclosed,
         "skipped": inputs.skipped,
         "seen": None if inputs.seen is None else inputs.seen.counts(rows),
         "scores": scores,

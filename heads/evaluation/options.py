@@ -3,6 +3,7 @@
 Guarantees
 - an option that the method or the task does not read is refused, never ignored
 - no file that is read is written
+- inside a Ray job relative paths are refused
 """
 
 import math
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import StepDiffError
+from common.io.files import place
 from common.plugins import installed
+from common.workers.cluster import refuse_relative
 from tasks.testsets import Task
 
 VIDEO_LM = ("video-lm", "stepdiff")
@@ -122,6 +125,10 @@ class EvaluateOptions:
     """seed of rows, shuffling, the random choices of controls, and resampling"""
     device: str = "auto"
     """auto, cpu, cuda"""
+    workers: int = 1
+    """processes that answer batches, each with its own model; 1 without an address: this process, without Ray"""
+    address: str | None = None
+    """Ray cluster to join, auto or HOST:6379; null: RAY_ADDRESS, else Ray is started on this machine"""
 
 
 def check(options: EvaluateOptions) -> None:
@@ -139,6 +146,8 @@ def check(options: EvaluateOptions) -> None:
                 raise StepDiffError(f"--{flag} is for {', '.join(known)}, and {value} does not read it; leave it out")
     if options.rows_at_once < 1 or (options.rows is not None and options.rows < 1):
         raise StepDiffError(f"--rows {options.rows}, --rows-at-once {options.rows_at_once}: neither may be below 1")
+    if options.workers < 1:
+        raise StepDiffError(f"--workers {options.workers} is too few: give 1 or more")
     if options.decline_at is not None and not math.isfinite(options.decline_at):
         raise StepDiffError(
             f"--decline-at {options.decline_at} is not finite; 0 declines where YES is likelier than NO"
@@ -150,7 +159,10 @@ def check(options: EvaluateOptions) -> None:
 
 
 def check_files(options: EvaluateOptions) -> None:
-    """Raise StepDiffError if a file that is read would be overwritten."""
+    """Raise StepDiffError if a file that is read would be overwritten, or a path of a Ray job is relative."""
+    paths = ("test_set", "out", "head", "texts", "no_difference", *(() if place(options.store).remote else ("store",)))
+    named = [(f"--{name.replace('_', '-')}", getattr(options, name)) for name in paths]
+    refuse_relative([(flag, path) for flag, path in named if path is not None])
     out = Path(options.out)
     taken = {path.resolve() for path in (out, *(out.with_suffix(f".{name}") for name in WRITTEN))}
     for name in ("test_set", "no_difference", "subset", "texts"):

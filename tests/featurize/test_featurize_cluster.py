@@ -35,9 +35,11 @@ def test_the_cluster_file_is_valid_in_rays_schema() -> None:
     config = prepare_config(yaml.safe_load((ROOT / "ray_cluster.yaml").read_text()))
     validate_config(config)
     kinds = config["available_node_types"]
-    assert config["head_node_type"] == "head" and set(kinds) == {"head", "gpu_worker", "cpu_worker"}
+    assert config["head_node_type"] == "head" and set(kinds) == {"head", "gpu_worker", "train_worker", "cpu_worker"}
     assert kinds["gpu_worker"]["min_workers"] == 0 < kinds["gpu_worker"]["max_workers"]
     assert kinds["gpu_worker"]["resources"]["GPU"] == 1 and "GPU" not in kinds["cpu_worker"]["resources"]
+    assert kinds["train_worker"]["resources"]["GPU"] == 8 and kinds["train_worker"]["min_workers"] == 0
+    assert sum(kind["max_workers"] for name, kind in kinds.items() if name != "head") <= config["max_workers"]
     assert any("pip install" in command for command in config["setup_commands"])
 
 
@@ -172,7 +174,10 @@ def test_an_address_of_another_program_is_refused_in_one_line() -> None:
 
 DYING = """
 import os
+from dataclasses import replace
 
+from common.errors import StepDiffError
+from common.workers import pool as pools
 from common.workers.cluster import connected
 from common.workers.pool import WorkerPool
 from featurize.task import Outcome, Task
@@ -183,31 +188,51 @@ class Dying(Worker):
     def run(self, task):
         if task.shard == 1:
             os._exit(1)
+        if task.shard == 3:
+            raise MemoryError("too large")
         return Outcome(task.shard)
 
 
 if __name__ == "__main__":
     tasks = [Task("", "clips", "", shard, (shard,), {}, 1) for shard in range(4)]
+
+    def failed(shard, why):
+        return Outcome(shard, error=why)
+
     with connected("local", "featurize"):
         options = WorkerOptions("", None, None, "cpu", 1)
-        pool = WorkerPool(Dying, options, False, lambda shard, why: Outcome(shard, error=why))
+        pool = WorkerPool(Dying, options, False, failed, "try less")
         outcomes = list(pool.run(tasks, 2 + os.cpu_count(), lambda count: None))  # more than there is room for
+        pools._PATIENCE = 1.0
+        pool = WorkerPool(Dying, replace(options, cpus=os.cpu_count() + 1), False, failed)
+        for never in (lambda: pool.call("describe", "clips"), lambda: list(pool.run(tasks, 1, lambda count: None))):
+            try:
+                never()
+            except StepDiffError as error:
+                print(error)
     for outcome in sorted(outcomes, key=lambda outcome: outcome.shard):
         print(outcome.shard, outcome.error)
 """
 
 
 @pytest.mark.slow
-def test_a_shard_whose_workers_die_is_abandoned_and_the_others_continue(tmp_path: Path) -> None:
+def test_workers_that_die_have_no_memory_or_find_no_room_are_reported_and_the_other_shards_continue(
+    tmp_path: Path,
+) -> None:
     script = tmp_path / "dying.py"
     script.write_text(DYING)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
-    zero, one, two, three = run.stdout.splitlines()
-    assert (zero, two, three) == ("0 None", "2 None", "3 None")
-    assert one.startswith(f"1 shard 1: {ATTEMPTS} workers died at it")
+    cores = os.cpu_count() or 1
+    *no_room, zero, one, two, three = run.stdout.splitlines()
+    assert (zero, two) == ("0 None", "2 None")
+    assert one == f"1 shard 1: {ATTEMPTS} workers died at it: if memory is short, try less"
+    assert three == "3 shard 3: MemoryError: too large: try less"
     assert run.stderr.count("a worker died at shard 1: another does it again") == ATTEMPTS - 1
+    assert f"--workers {cores + 2}: the cluster has room for {cores} of 1 CPU each; the others wait" in run.stderr
+    need = f"no node of the cluster has {cores + 1} CPUs, which a worker needs: start such nodes"
+    assert no_room == [need, need]
 
 
 def test_a_relative_path_is_refused_in_a_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -237,7 +262,7 @@ def test_a_relative_path_is_refused_in_a_job(monkeypatch: pytest.MonkeyPatch, tm
 def test_local_workers_have_at_most_omp_num_threads_threads(
     monkeypatch: pytest.MonkeyPatch, allowed: str, joined: bool, texts: tuple[int, int], clips: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}])
     monkeypatch.setenv("OMP_NUM_THREADS", allowed)
     assert pool_size(None, CPUS["texts"], False, joined) == texts
     assert pool_size(None, CPUS["clips"], False, joined) == clips

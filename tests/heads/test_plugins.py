@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import StepDiffError
-from heads.evaluation.inputs import method_class
+from heads.evaluation.loading import method_class
 from heads.evaluation.options import EvaluateOptions, check
 from tasks.testsets import read_predictions, read_test_set
 

@@ -1,11 +1,12 @@
-"""Guarantees of heads/evaluation/inputs.py."""
+"""Guarantees of heads/evaluation/inputs.py and loading.py."""
 
 from pathlib import Path
 
 import pytest
 
 from common.errors import StepDiffError
-from heads.evaluation.inputs import absent_clips, named, select
+from heads.evaluation.inputs import named, select
+from heads.evaluation.loading import absent_clips
 from store import Store
 from tasks.testsets import DiffCap, DiffMCQ, DiffRank
 

@@ -1,0 +1,224 @@
+"""The method of an evaluation, loaded from its options, and the rows that it can answer.
+
+Guarantees
+- a clip or text that the store lacks is reported before anything is predicted
+- a_wrong_method_lists_what_is_known_in_one_line
+- an option that a method cannot do without is named
+"""
+
+import inspect
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import plugins
+from common.errors import StepDiffError
+from heads.data.clip_texts import ClipTexts
+from heads.evaluation.options import BUILT_IN, CONTROLS, PLUGINS, PUBLIC, EvaluateOptions
+from heads.methods import controls
+from heads.methods.socratic import TokenIds, load_socratic
+from heads.methods.stepdiff import StepDiff
+from heads.methods.vlemb import VLEmb
+from heads.models.language_model import pick_device, pick_precision
+from heads.models.public.families import families, load_public
+from heads.training.lineage import disclosure, load_video_lm
+from store import Store
+from store.view import OK
+from tasks.testsets import Row, clips_of, read_predictions, read_test_set
+from weights import fingerprint
+
+ANSWERS = {"diffcap": "caption", "diffmcq": "score_options", "diffrank": "rank"}
+"""task -> the method's function (heads.methods.Method)"""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    method: Any
+    """a heads.methods.Method"""
+    precision: str = "float32"
+    """of its matrix products"""
+    disclosed: dict[str, Any] = field(default_factory=dict)
+    """printed next to the scores"""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the process that has loaded the method knows. Picklable."""
+
+    rows: list[Any]
+    """rows to answer: those whose clips and texts are present"""
+    absent: int
+    """clips that the store lacks"""
+    disclosed: dict[str, Any]
+    """printed next to the scores"""
+    by_pair: bool
+    """whether a DiffMCQ set is answered pair by pair, so that each pair is read once"""
+    notices: tuple[str, ...] = ()
+    """lines that the method printed while it was loaded in another process"""
+
+
+def load_method(options: EvaluateOptions, store: Store, rows: Sequence[Any]) -> Loaded:
+    """Load the method. StepDiffError: an option that it needs is missing, or it does not answer the task."""
+    device = pick_device(options.device)
+    is_control = options.method in CONTROLS
+    loaded = _load_control(options, store, rows, device) if is_control else _load(options, store, device)
+    function = ANSWERS[options.task]
+    if not hasattr(loaded.method, function):
+        raise StepDiffError(
+            f"--method {options.method} does not answer {options.task}: its class has no function {function}"
+        )
+    return loaded
+
+
+def _load(options: EvaluateOptions, store: Store, device: str) -> Loaded:
+    how: dict[str, Any] = {name: getattr(options, name) for name in ("control", "seed", "seeded", "decline_at")}
+    if options.method not in BUILT_IN:
+        return _plugin(options, store, device)
+    if options.method == "vlemb":
+        view = _needed(options, "view", "a view of the store with embeddings")
+        encoder = store.view("clips", view).provenance.encoder
+        disclosed: dict[str, Any] = {"view": view, "encoder": encoder, "pair_embedding": options.pair_embedding}
+        return Loaded(VLEmb.of_view(store, view, options.pair_embedding), disclosed=disclosed)
+    if options.method in PUBLIC:
+        weights = _needed(options, "weights", "its checkpoint")
+        view = _needed(options, "view", "the tokens of its image tower")
+        public, tokens, disclosed = load_public(weights, store, view, device, families(options.method))
+        return Loaded(StepDiff(public, tokens, **how), disclosed=disclosed)
+    if options.method == "socratic":
+        texts = _needed(options, "texts", "a Parquet file of texts about clips")
+        reader, ids, disclosed = load_socratic(texts, options.kind, options.language_model, device, options.precision)
+        return Loaded(StepDiff(reader, ids, **how), pick_precision(device, options.precision), disclosed)
+    head = Path(_needed(options, "head", "a run folder of python -m heads.train"))
+    model, features, recipe = load_video_lm(head, store, device)
+    disclosed = {"head": str(options.head), "view": recipe.view, "recipe": disclosure(recipe, head)}
+    return Loaded(StepDiff(model, features, **how), pick_precision(device, recipe.precision), disclosed)
+
+
+_CONTROLS: dict[str, type] = {
+    "random": controls.Chance,
+    "step-oracle": controls.StepOracle,
+    "rarest": controls.Rarest,
+    "medoid": controls.Medoid,
+    "shuffled-captions": controls.ShuffledCaptions,
+    "token-regression": controls.TokenRegression,
+}
+
+
+def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any], device: str) -> Loaded:
+    """Load a control. Rows with a clip that the store lacks do not count."""
+    kind = _CONTROLS[options.method]
+    if not hasattr(kind, ANSWERS[options.task]):
+        return Loaded(kind)  # load_method refuses it
+    absent = set(absent_clips(rows, store, None))
+    rows = [row for row in rows if absent.isdisjoint(clips_of(row))]
+    if options.method == "random":
+        return Loaded(controls.Chance(options.seed))
+    if options.method == "step-oracle":
+        return Loaded(controls.StepOracle(store, options.seed))
+    if options.method == "rarest":
+        return Loaded(controls.Rarest(rows, options.seed))
+    if options.method == "shuffled-captions":
+        texts = _needed(options, "texts", "the predictions of another method")
+        answered = read_test_set("diffcap", answered_rows(texts) or options.test_set)
+        captions = read_predictions("diffcap", texts, answered)
+        method = controls.ShuffledCaptions(answered, captions, rows, texts, options.seed)
+        return Loaded(method, disclosed={"texts": texts})
+    texts = _needed(options, "texts", "paired QA of training clips")
+    if options.method == "medoid":
+        captions_of = controls.Medoid(texts, store, rows, options.test_set)
+        return Loaded(captions_of, disclosed={"texts": texts, "captions": captions_of.captions})
+    head = Path(_needed(options, "head", "a run folder of python -m heads.train"))
+    model, features, recipe = load_video_lm(head, store, device)
+    categories = [row.category for row in rows]
+    regression = controls.TokenRegression(model, features, texts, store, categories, options.test_set)
+    trained = disclosure(recipe, head) | {"regime": "supervised"}  # by the answers that the regression learns from
+    disclosed: dict[str, Any] = {"head": str(head), "view": recipe.view, "recipe": trained}
+    return Loaded(regression, disclosed=disclosed | {"texts": texts, "questions": regression.questions})
+
+
+def answered_rows(predictions: str) -> Path | None:
+    """Return the file of the rows that predictions answer; None if they answer a whole test set."""
+    rows = Path(predictions).with_suffix(".rows.jsonl")
+    return rows if rows.exists() else None
+
+
+def method_class(name: str) -> type:
+    """Return the class of a plug-in: an installed name, or package.module:Class.
+
+    Raises:
+        StepDiffError: its module cannot be imported, or has no such class.
+    """
+    place, kind = plugins.load(name, PLUGINS, "--method")
+    if not isinstance(kind, type):
+        module, _, attribute = place.partition(":")
+        own = [key for key, value in vars(sys.modules[module]).items() if getattr(value, "__module__", "") == module]
+        raise StepDiffError(f"--method {name}: {module} has no class {attribute}; it has {', '.join(own) or 'none'}")
+    return kind
+
+
+def _plugin(options: EvaluateOptions, store: Store, device: str) -> Loaded:
+    kind = method_class(options.method)
+    file = inspect.getsourcefile(kind)
+    disclosed: dict[str, Any] = {"method": f"{kind.__module__}:{kind.__qualname__}"}
+    disclosed["source"] = None if file is None else fingerprint(file)
+    if options.view is not None:
+        disclosed |= {"view": options.view, "encoder": store.view("clips", options.view).provenance.encoder}
+    return Loaded(kind(store, options.view, device), disclosed=disclosed)
+
+
+def _needed(options: EvaluateOptions, name: str, what: str) -> str:
+    """Return an option that the method cannot do without."""
+    value: str | None = getattr(options, name)
+    if value is None:
+        raise StepDiffError(f"--method {options.method} needs --{name}, {what}")
+    return value
+
+
+def present_rows(options: EvaluateOptions, rows: list[Any], store: Store, loaded: Loaded) -> tuple[list[Any], int]:
+    """Return the rows whose clips and texts are present, and the number of absent clips.
+
+    Raises:
+        StepDiffError: one is absent and `skip_missing` is not set, or no row is left.
+    """
+    method, view = loaded.method, loaded.disclosed.get("view")
+    features = getattr(method, "features", None)
+    texts = features.texts if isinstance(features, TokenIds) else None
+    absent = absent_clips(rows, store, view, texts)
+    if absent and not options.skip_missing:
+        if texts is not None:
+            texts.check(absent)
+        wanted = f"{view} features" if view is not None else "such clip"
+        raise StepDiffError(
+            f"{absent[0]}: no {wanted} in {options.store} (absent: {len(absent)} clips of these rows); run "
+            "python -m featurize with a manifest that contains them, or pass --skip-missing"
+        )
+    found = [row for row in rows if not set(absent).intersection(clips_of(row))]
+    if not found:
+        raise StepDiffError(f"{options.test_set}: every row has a clip that {options.store} lacks, e.g. {absent[0]}")
+    if isinstance(method, VLEmb) and options.task == "diffmcq":
+        lacking = dict.fromkeys(method.missing_texts(found))
+        if lacking and not options.skip_missing:
+            raise StepDiffError(
+                f"{next(iter(lacking))!r}: no embedding of this text in view {options.view} of {options.store} "
+                f"(absent: {len(lacking)} texts of these rows); featurize the test set's texts, or pass --skip-missing"
+            )
+        found = [row for row in found if row.difference not in lacking]
+        if not found:
+            raise StepDiffError(f"{options.test_set}: view {options.view} has no embedding of any row's text")
+    return found, len(absent)
+
+
+def absent_clips(rows: Sequence[Row], store: Store, view: str | None, texts: ClipTexts | None = None) -> list[str]:
+    """Return clips of the rows, each once, that are not in the catalog, or lack features in `view`, or lack a text."""
+    clips = list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
+    places = np.asarray(store.catalog("clips").rows(clips))
+    present = places >= 0
+    if view is not None:
+        present[present] = store.view("clips", view).status()[places[present]] == OK
+    if texts is not None:
+        present &= texts.has(clips)
+    return [clip for clip, is_present in zip(clips, present, strict=True) if not is_present]
