@@ -180,7 +180,8 @@ def _run(
     worker_options = WorkerOptions(
         options.encoder, weights, options.layer, options.device, cpus, options.frames, options.sampling, options.pool
     )
-    pool = WorkerPool(Worker, worker_options, gpu, lambda shard, why: Outcome(shard, error=why))
+    lighter = "try a smaller --batch-size, or fewer --workers on one node"
+    pool = WorkerPool(Worker, worker_options, gpu, lambda shard, why: Outcome(shard, error=why), lighter)
     provenance, features = pool.call("describe", entity, options.dtype)
     size = shard_rows(features, options.shard_size, total, count)
     view = store.create_view(entity, _view_name(options), provenance, features, size)
