@@ -137,6 +137,8 @@ def _room(workers: int, gpu: bool, cluster: bool) -> int:
     """
     import ray
 
+    from common.workers.pool import autoscaled
+
     kind = "GPU" if gpu else "CPU"
     until = time.monotonic() + (PATIENCE if cluster else 0)
     while True:
@@ -144,8 +146,7 @@ def _room(workers: int, gpu: bool, cluster: bool) -> int:
         places = [int(node.get(kind, 0)) for node in nodes]
         if sum(places) >= workers:
             break
-        config = ray._private.state.state.get_max_resources_from_cluster_config()  # type: ignore[attr-defined]
-        if config and config.get(kind, 0) >= workers:
+        if autoscaled():
             say(f"waiting for the autoscaler: {workers} workers need {workers} {kind}s, and {sum(places)} are there")
             return 1
         if time.monotonic() >= until:
