@@ -99,7 +99,7 @@ class TrainedOn:
         return {"sha256": sha256.hexdigest(), **counts, "unrecorded": list(self.unrecorded)}
 
 
-def _united(parts: list[Hashes]) -> Hashes:
+def _united(parts: list[np.ndarray]) -> Hashes:
     """Return the hashes of all parts, sorted, each once. `parts`, which may take a gigabyte, is emptied."""
     every = np.concatenate(parts)
     parts.clear()
