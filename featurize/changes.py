@@ -14,7 +14,7 @@ Guarantees
 - what is replaced is absent in every view before the catalog names the new file
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +44,8 @@ def outdated(store: Store, replaced: pl.DataFrame, views: Sequence[str]) -> list
     again = "run python -m retrieval build once its rows are there"
     for stage in listed(store.path / "annotations", "*"):
         for version in listed(stage, "*"):
-            parts = [table.read(part, ["key"]) for part in listed(version, "*.parquet")]
-            if count := _naming(pl.concat([pl.DataFrame(schema={"key": pl.String}), *parts])["key"], replaced["key"]):
+            parts = (table.read(part, ["key"])["key"] for part in listed(version, "*.parquet"))
+            if count := _naming(parts, replaced["key"]):
                 lines.append(
                     f"out of date: {count} answers about replaced clips in annotations/{stage.name}/{version.name}; "
                     "delete that folder and run the stage again"
@@ -58,20 +58,20 @@ def outdated(store: Store, replaced: pl.DataFrame, views: Sequence[str]) -> list
     return lines
 
 
-def _naming(answered: pl.Series, keys: pl.Series) -> int:
+def _naming(parts: Iterable[pl.Series], keys: pl.Series) -> int:
     """How many different keys of annotations name one of the clips: a clip's id, or `TYPE ID ID` of a pair."""
-    padded = " " + answered.unique() + " "
-    return int(padded.str.contains_any((" " + keys + " ").implode()).sum())
+    wanted = (" " + keys + " ").implode()
+    found = [part.filter((" " + part + " ").str.contains_any(wanted)) for part in parts]
+    return pl.concat([pl.Series(dtype=pl.String), *found]).n_unique()
 
 
 def _others(store: Store, replaced: pl.DataFrame) -> int:
     """How many other clips the catalog has of the old files."""
     columns = ["video", BYTES, DIGEST]
-    known = store.catalog("clips").frame(["key", *columns])
     files = replaced.filter("file").select(pl.col(f"{name}_known").alias(name) for name in columns)
-    if not set(columns) <= set(known.columns):
-        return 0
-    return known.join(files, on=columns, how="semi").join(replaced, on="key", how="anti").height
+    like = pl.DataFrame(schema={"key": pl.String, **{name: _KNOWN[name] for name in columns}})
+    same = (block.join(files, on=columns, how="semi") for block in store.catalog("clips").blocks(like))
+    return sum(block.join(replaced, on="key", how="anti").height for block in same)
 
 
 _SAME = 1e-6
@@ -164,12 +164,12 @@ class Changes:
             say(f"{free} clips without features take their new file or interval from the manifest")
 
 
-def compare(store: Store, asked: Manifest) -> Changes:
+def compare(store: Store, asked: Manifest, quiet: bool = False) -> Changes:
     """Compare the files and intervals that a manifest asks for with those that the catalog has.
 
-    Both ends of every video file are read. The caller holds the store's lock.
+    Both ends of every video file are read; `quiet` shows no progress. The caller holds the store's lock.
     """
-    found = identities(asked.paths, quiet=not asked.last)  # windows are planned while another progress is shown
+    found = identities(asked.paths, quiet)
     catalog = store.catalog(asked.entity)
     rows = asked.rows if asked.entity == "clips" else pl.DataFrame(schema={"key": pl.String, **_KNOWN})
     now = _identified(rows, found).select("key", *_KNOWN).with_columns(row=catalog.rows(rows["key"]))

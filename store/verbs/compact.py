@@ -167,7 +167,7 @@ def _merge_records(view: View, done: Compacted) -> None:
                     if view.paths.info(shard).identity() == seen:
                         view.paths.info(shard).unlink()
                         done.records += 1
-                    if not lock.remote:  # a lease that runs out cannot be told from a new one
+                    if not lock.remote:  # a new lease might be deleted
                         lock.unlink()
                         done.locks += 1
             except HeldError:  # it is still being written
