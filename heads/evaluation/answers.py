@@ -145,7 +145,7 @@ def batch_starts(rows: int, at_once: int) -> list[int]:
 
 
 def batches(options: EvaluateOptions, question: Question, rows: Sequence[Any]) -> list[Batch]:
-    """Split rows into batches: the same ones whoever answers them."""
+    """Split rows into batches, which do not depend on the number of workers."""
     starts = batch_starts(len(rows), options.rows_at_once)
     ends = [*starts[1:], len(rows)]
     cut = enumerate(zip(starts, ends, strict=True))
