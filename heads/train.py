@@ -6,43 +6,59 @@ python -m heads.train --config heads/recipes/kitchen/align.yaml
 python -m heads.train --config kitchen/align    # the packaged recipe of that name, from any folder
 python -m heads.train --config RECIPE --workers 8 --address auto    # on a Ray cluster
 torchrun --nproc-per-node 8 -m heads.train --config RECIPE
+python -m heads.train --config RECIPE --dry-run --card h100    # memory, traffic and hours; trains nothing
 
 A run that exists in the folder `out` is resumed, also by another number of workers.
 """
 
+import os
+import sys
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from common.cli import command
 from common.cli.options import parse
+from heads.planning.options import PlanOptions
 from heads.training.recipe import TrainOptions
 
 
 @dataclass(frozen=True)
-class Command(TrainOptions):
+class Command(PlanOptions, TrainOptions):
     workers: int | None = None
     """processes, one per device: short for --scaling.workers"""
     address: str | None = None
     """Ray cluster to join, `auto` or HOST:6379. Default: RAY_ADDRESS, else Ray is started here; with one worker, or
     under torchrun, Ray is not used"""
+    dry_run: bool = False
+    """print what the recipe needs of memory, network, store and time, and train nothing; refuse what does not fit"""
 
 
-def run(options: TrainOptions) -> dict[str, Any]:
-    """Train a recipe: in this process, as one of torchrun's, or on Ray."""
+def run(options: TrainOptions) -> Any:
+    """Train a recipe, in this process, as one of torchrun's, or on Ray, and return the record of best.json; with
+    --dry-run return its Plan (heads.planning.plan)."""
     from heads.models.language_model import pick_device
+    from heads.tracking.trackers import need
     from heads.workers.fit import check, fit
     from heads.workers.group import joined, launched, own_device, world_size
 
-    address = None
+    address, planned = None, None
     if isinstance(options, Command):
         if options.workers is not None:
             options = replace(options, scaling=replace(options.scaling, workers=options.workers))
         address = options.address
+        if options.dry_run:
+            planned = PlanOptions(options.card, options.flops_share, options.mean_words)
         options = TrainOptions(**{field.name: getattr(options, field.name) for field in fields(TrainOptions)})
     if launched():
         options = replace(options, scaling=replace(options.scaling, workers=world_size()))
     check(options)
+    if planned is not None:
+        from heads.planning.plan import plan
+
+        return plan(options, planned)
+    need(options.log_to)
     if options.scaling.workers > 1 and not launched():
         from heads.workers.launch import launch
 
@@ -52,13 +68,33 @@ def run(options: TrainOptions) -> dict[str, Any]:
         return fit(options, device, group)
 
 
-def show(record: dict[str, Any]) -> None:
+def show(record: Any) -> None:
+    """Print the best checkpoint, or a plan."""
+    if not isinstance(record, dict):
+        from heads.planning.show import lines
+
+        print("\n".join(lines(record)))
+        return
     score = "without validation" if record["score"] is None else f"val score {record['score']:.3f}"
     print(f"best checkpoint: step {record['step']}, {score}")
 
 
+def status(record: Any) -> int:
+    """Return the exit status; for a plan that does not fit, say so."""
+    if isinstance(record, dict) or record.fits:
+        return 0
+    from heads.planning.show import refusal
+
+    print(f"error: {refusal(record)}", file=sys.stderr)
+    return 2
+
+
 def main(argv: list[str] | None = None) -> int:
-    return parse(Command, argv, "heads.train", __doc__, run, show, recipes=Path(__file__).parent / "recipes")
+    with ExitStack() as silent:
+        if os.environ.get("RANK", "0") != "0" and "WORLD_SIZE" in os.environ:  # the first process prints the record
+            silent.enter_context(redirect_stdout(silent.enter_context(open(os.devnull, "w"))))
+        recipes = Path(__file__).parent / "recipes"
+        return parse(Command, argv, "heads.train", __doc__, run, show, status=status, recipes=recipes)
 
 
 if __name__ == "__main__":

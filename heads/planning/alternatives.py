@@ -64,7 +64,7 @@ def candidates(recipe: VideoLMRecipe, scaling: Scaling) -> Iterator[Setting]:
         changed = replace(own, batch=batch, schedule=replace(own.schedule, accumulate=accumulate))
         changes = []
         if own is not recipe:
-            changes.append("--video-lm.gradient-checkpointing")
+            changes.append("--video-lm.gradient-checkpointing true")
         if batch != recipe.batch:
             changes.append(f"--video-lm.batch {batch} --video-lm.schedule.accumulate {accumulate}")
         for name in ("workers", "fsdp", "tensor_parallel", "cpu_offload"):
@@ -81,7 +81,7 @@ def candidates(recipe: VideoLMRecipe, scaling: Scaling) -> Iterator[Setting]:
 def _flags(old: Scaling, new: Scaling) -> Iterator[str]:
     for name in ("workers", "fsdp", "tensor_parallel", "cpu_offload"):
         if (value := getattr(new, name)) != getattr(old, name):
-            yield f"--scaling.{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+            yield f"--scaling.{name.replace('_', '-')} {str(value).lower()}"
 
 
 def _smaller(recipe: VideoLMRecipe) -> Iterator[tuple[int, int]]:

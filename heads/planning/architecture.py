@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from common.errors import StepDiffError
+from heads.data.packing import Chat
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Comparison, Projector
 from heads.training.contrastive_task import ContrastiveHead
@@ -36,6 +37,13 @@ KNOWN: dict[str, dict[str, Any]] = {  # published figures
         "num_key_value_heads": 8,
     },
 }
+
+
+class NoChat(Chat):
+    """The chat of a model without a tokenizer, which packs nothing."""
+
+    def __init__(self) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ def language_model(config: Any, recipe: VideoLMRecipe, dtype: torch.dtype) -> La
             config, dtype=torch.float32 if recipe.full else dtype, trust_remote_code=False
         )
         whole.tie_weights()  # which no_init_weights leaves out
-        lm = LanguageModel(whole, None)  # type: ignore[arg-type]  # no tokenizer: nothing is packed
+        lm = LanguageModel(whole, NoChat())
         if recipe.lora is not None:
             lm.add_lora(recipe.lora, seed=0)
         if recipe.full:

@@ -45,23 +45,23 @@ GATHERED = 2
 class Memory:
     """Bytes of one process."""
 
-    frozen: float = 0
+    frozen: float = 0.0
     """weights that do not train"""
-    trained: float = 0
+    trained: float = 0.0
     """weights that train"""
-    gradients: float = 0
+    gradients: float = 0.0
     """of the weights, and the buffer in which the processes sum them"""
-    optimizer: float = 0
+    optimizer: float = 0.0
     """AdamW's two averages"""
-    gathered: float = 0
+    gathered: float = 0.0
     """divided layers while they compute"""
-    activations: float = 0
+    activations: float = 0.0
     """kept for the backward pass of the largest batch"""
-    logits: float = 0
+    logits: float = 0.0
     """of the largest batch"""
-    reserve: float = 0
+    reserve: float = 0.0
     """for CUDA, communication and fragmentation"""
-    host: float = 0
+    host: float = 0.0
     """layers in host memory (cpu_offload)"""
 
     @property
@@ -115,10 +115,10 @@ def weights(lm: LanguageModel | None, head: nn.Module, scaling: Scaling) -> Weig
         trained=own,
         gradients=own + buffer,
         optimizer=2 * own,
-        gathered=GATHERED * max(each) if scaling.fsdp else 0,
+        gathered=float(GATHERED * max(each)) if scaling.fsdp else 0.0,
         host=offloaded,
     )
-    return Weights(frozen, trained, sum(each), copies, memory)
+    return Weights(frozen, trained, float(sum(each)), copies, memory)
 
 
 def decoder_layers(lm: LanguageModel | None) -> list[nn.Module]:
@@ -162,8 +162,8 @@ def language(recipe: VideoLMRecipe, sizes: Sizes, rows: Rows, item: int, togethe
     each, residual = layer(recipe, sizes, rows, item, together), FLOAT if recipe.full else item
     ends = (FLOAT + 2 * residual + FLOAT * recipe.full) * sizes.width * rows.tokens  # embeddings, and the last norm
     if recipe.gradient_checkpointing:
-        return sizes.layers * residual * sizes.width * rows.tokens + each + ends
-    return sizes.layers * each + ends
+        return float(sizes.layers * residual * sizes.width * rows.tokens + each + ends)
+    return float(sizes.layers * each + ends)
 
 
 def layer(recipe: VideoLMRecipe, sizes: Sizes, rows: Rows, item: int, together: int = 1) -> float:
@@ -179,7 +179,7 @@ def layer(recipe: VideoLMRecipe, sizes: Sizes, rows: Rows, item: int, together: 
         kept += 2 * FLOAT * sizes.width * tokens + item * tokens * (2 * sizes.width + queries + sizes.hidden)
         if item != FLOAT:
             kept += item * (3 * sizes.width * tokens + linear_weights(sizes))
-    return kept
+    return float(kept)
 
 
 def lora_inputs(lora: Lora, sizes: Sizes, item: int) -> Iterator[int]:
@@ -210,7 +210,7 @@ def compared(recipe: VideoLMRecipe, rows: Rows) -> int:
 
 def logits(sizes: Sizes, targets: int, item: int) -> float:
     """Return the bytes of the logits of a batch and what the loss makes of them."""
-    return targets * sizes.vocabulary * (3 * FLOAT + (item if item != FLOAT else 0))
+    return float(targets * sizes.vocabulary * (3 * FLOAT + (item if item != FLOAT else 0)))
 
 
 def projected(options: ProjectorOptions, clip: tuple[int, int], out: int, item: int) -> float:
@@ -218,4 +218,4 @@ def projected(options: ProjectorOptions, clip: tuple[int, int], out: int, item: 
     (count, channels), width = clip, options.width
     tokens = (FLOAT + item) * count * channels + (FLOAT + 3 * item * options.layers) * count * width
     latents = options.layers * (3 * FLOAT + 3 * item + 13 * item) * width + 2 * FLOAT * width
-    return tokens + options.outputs * (latents + FLOAT * out)
+    return float(tokens + options.outputs * (latents + FLOAT * out))

@@ -62,14 +62,11 @@ class Plan:
     read: float
     """bytes of features that all processes read in a step"""
     steps: int
+    hours: float
+    """of all steps, without validation"""
     fits: bool
     alternatives: list[str] = field(default_factory=list)
     """settings with which a plan that does not fit would"""
-
-    @property
-    def hours(self) -> float:
-        """Of the whole training, without validation."""
-        return self.steps * self.step_seconds / 3600
 
 
 def clip_tokens(store: str, view: str) -> tuple[Feature, str]:
@@ -239,14 +236,16 @@ def _plan(
 ) -> Plan:
     """Return a plan. operations: FLOP of a step in one process."""
     gpu, memory = card(how.card), found["memory"]
+    seconds = operations / (gpu.peak(found["precision"]) * how.flops_share)
     return Plan(
         recipe=options.out,
         card=how.card,
         workers=scaling.workers,
         memory_limit=gpu.memory,
         share=how.flops_share,
-        step_seconds=operations / (gpu.peak(found["precision"]) * how.flops_share),
+        step_seconds=seconds,
         steps=schedule.steps,
+        hours=schedule.steps * seconds / 3600,
         fits=memory.card <= gpu.memory,
         **found,
     )

@@ -1,8 +1,9 @@
 """The work of an optimiser step: floating-point operations, transfers between processes, and reads of the store.
 
 A product of [M, K] and [K, N] is 2 M K N operations. Backward, a frozen layer takes as much as forward (the gradient of
-its input), a layer that trains twice as much, and attention twice as much; gradient checkpointing computes the decoder
-layers forward once more. Norms, activations and the optimiser are left out.
+its input), a layer that trains twice as much, and attention twice as much. Gradient checkpointing computes the decoder
+layers forward once more, without the last product of a feed-forward block, which the backward pass does not need.
+Norms, activations and the optimiser are left out.
 
 Guarantee
 - planned_operations_are_those_that_torch_counts
@@ -41,7 +42,10 @@ def operations(
     frozen, trained = (2.0 * rows.tokens * linears(layers, trains) for trains in (False, True))
     attention = 4.0 * sizes.heads * sizes.head * rows.scores * sizes.layers
     forward = frozen + trained + attention
-    inside = forward + frozen + 2 * trained + 2 * attention + forward * recipe.gradient_checkpointing
+    again = forward
+    if recipe.lora is None or "down_proj" not in recipe.lora.targets:
+        again -= 2.0 * rows.tokens * sizes.width * sizes.hidden * sizes.layers
+    inside = forward + frozen + 2 * trained + 2 * attention + again * recipe.gradient_checkpointing
     targets = rows.targets + compared(recipe, rows)
     output = 2.0 * targets * sizes.width * sizes.vocabulary * (3 if recipe.full else 2)
     if recipe.compare_weight:  # the nearest word of each token

@@ -1,9 +1,8 @@
-"""The log of a training run: one JSON object per record, the same figures as TensorBoard events, and the loss curve.
+"""The log of a training run: one JSON object per record, and the same figures as TensorBoard events.
 
     RUN/metrics.jsonl               {"step": 12, "loss": 1.5, "gradient_norm": 0.7, "learning_rate/0": 0.0001}
     RUN/speed.jsonl                 {"step": 12, "samples_per_second": 41.0, "seconds_waited": 0.1, ...}
     RUN/tensorboard/                events with the figures of both, one file per start
-    RUN/loss.png                    the loss curve
 
 metrics.jsonl has only figures that depend on the recipe and the data, so that a resumed run and one that was never
 interrupted write the same file. What depends on the machine is in speed.jsonl.
@@ -17,22 +16,20 @@ Guarantees
 - a_disk_that_fills_up_during_the_log_ends_in_one_line_and_the_run_resumes_exactly
 """
 
-import io
 import json
 import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from common.errors import StepDiffError
-from common.io.files import make_folder, write_bytes, write_text
+from common.io.files import make_folder, write_text
 from common.io.jsonl import parse_object
 from common.io.local import named_errors
+from heads.tracking.trackers import Trackers
 
 
 class TrainingLog:
@@ -41,14 +38,18 @@ class TrainingLog:
     Every method raises StepDiffError, in one line that names the file, if the disk is full.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """Keep the records up to `step`. StepDiffError: a damaged line, or metrics.jsonl cannot be written."""
+    def __init__(self, folder: Path, step: int, log_to: Sequence[str] = ()) -> None:
+        """Keep the records up to `step`; log_to: trackers that get the figures too (heads.tracking.trackers).
+
+        StepDiffError: a damaged line, metrics.jsonl cannot be written, or a tracker is missing.
+        """
         make_folder(folder)
         self.path, self.speed_path = folder / "metrics.jsonl", folder / "speed.jsonl"
         for path in (self.path, self.speed_path):
             kept = [record for record in read_metrics(path) if record["step"] <= step]
             write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self.events = Events(folder / "tensorboard", purge_step=step + 1)
+        self.trackers = Trackers(log_to, folder)
 
     def step(self, step: int, figures: Mapping[str, float], speed: Mapping[str, float]) -> None:
         """Append the records of a training step.
@@ -60,12 +61,20 @@ class TrainingLog:
         """
         append(self.path, {"step": step, **figures})
         append(self.speed_path, {"step": step, **speed})
-        self.events.add(step, {**figures, **speed})
+        self._show(step, {**figures, **speed})
 
     def add(self, step: int, **values: float | None) -> None:
         """Append one record; None is an undefined figure, which TensorBoard does not show."""
         append(self.path, {"step": step, **values})
-        self.events.add(step, {name: value for name, value in values.items() if value is not None})
+        self._show(step, {name: value for name, value in values.items() if value is not None})
+
+    def _show(self, step: int, values: dict[str, float]) -> None:
+        self.events.add(step, values)
+        self.trackers.log(step, values)
+
+    def close(self) -> None:
+        """End the runs of the trackers, after the last step."""
+        self.trackers.close()
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
@@ -156,39 +165,3 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
             "checkpoints do not depend on it"
         ) from error
     return found
-
-
-def draw_curve(records: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw the loss of each step with its running mean and, if there are any, the validation figures, as one PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    losses = [(r["step"], r["loss"]) for r in records if "loss" in r]
-    figures = sorted({key for r in records for key in r if key.startswith("val_")})
-    ratios, height = ((3, 2), 6) if figures else ((1,), 4)
-    figure = pyplot.figure(figsize=(7, height), layout="constrained")
-    axes = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
-    if losses:
-        steps, values = np.array(losses).T
-        window = max(1, len(values) // 20)
-        smooth = np.convolve(values, np.ones(window) / window, mode="valid")
-        axes[0].plot(steps, values, color="#b8c4d6", linewidth=0.8, label="loss per step")
-        axes[0].plot(steps[window - 1 :], smooth, color="#1f4e9c", label=f"mean of {window}")
-        axes[0].legend(frameon=False)
-    axes[0].set(ylabel="training loss", title=title)
-    for name in figures:
-        points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
-        axes[1].plot(*np.array(points).T, marker="o", markersize=3, label=name.removeprefix("val_"))
-    if figures:
-        axes[1].set(ylabel="validation")
-        axes[1].legend(frameon=False)
-    axes[-1].set(xlabel="step")
-    for axis in axes:
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    pyplot.close(figure)
-    write_bytes(path, picture.getvalue())

@@ -17,7 +17,7 @@ Guarantees
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -30,8 +30,9 @@ from common.io.files import make_folder
 from common.io.locks import locked
 from common.progress import say
 from common.streams import torch_seed
+from heads.tracking.curve import draw_curve
 from heads.training.checkpoint import Run, optimized
-from heads.training.log import TrainingLog, draw_curve, read_metrics
+from heads.training.log import TrainingLog, read_metrics
 from heads.training.recipe import Schedule
 from heads.training.speed import Counts, speed
 from heads.workers.group import ALONE, Group
@@ -91,7 +92,14 @@ def rate_factor(schedule: Schedule, step: int) -> float:
 
 
 def train(
-    task: Task, schedule: Schedule, folder: Path, name: str, seed: int, group: Group = ALONE, patience: float = 0.0
+    task: Task,
+    schedule: Schedule,
+    folder: Path,
+    name: str,
+    seed: int,
+    group: Group = ALONE,
+    patience: float = 0.0,
+    log_to: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train to schedule.steps, resuming the run in the folder; return the record of best.json.
 
@@ -99,6 +107,7 @@ def train(
         seed: of the random draws inside `task.loss`; each batch has its own stream.
         group: the processes that train together, of which the first writes.
         patience: seconds to wait for a process that still writes the folder.
+        log_to: experiment trackers that get the figures too.
 
     Raises:
         StepDiffError: another process trains there, the log or a checkpoint cannot be written, a checkpoint is damaged,
@@ -118,13 +127,22 @@ def train(
                     time.sleep(0.5)
 
         group.from_first(lock)
-        return _Training(task, schedule, folder, name, seed, group).run()
+        return _Training(task, schedule, folder, name, seed, group, log_to).run()
 
 
 class _Training:
     """A run in progress: its state, and what the first process writes."""
 
-    def __init__(self, task: Task, schedule: Schedule, folder: Path, name: str, seed: int, group: Group) -> None:
+    def __init__(
+        self,
+        task: Task,
+        schedule: Schedule,
+        folder: Path,
+        name: str,
+        seed: int,
+        group: Group,
+        log_to: Sequence[str],
+    ) -> None:
         self.task, self.schedule, self.name, self.seed, self.group = task, schedule, name, seed, group
         self.kept = Run(folder)
         self.optimizer = torch.optim.AdamW(
@@ -135,11 +153,12 @@ class _Training:
         )
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.state: dict[str, Any] = {"step": 0, "best_score": None, "best_step": None}
+        self.log_to = log_to
         self.logs: list[TrainingLog] = []
         """the log, in the first process"""
 
     def run(self) -> dict[str, Any]:
-        schedule, folder = self.schedule, self.kept.folder
+        schedule = self.schedule
         self._begin()
         report = step_lines(self.name, schedule.steps, self.state["step"])
         while self.state["step"] < schedule.steps:
@@ -152,8 +171,9 @@ class _Training:
             elif schedule.save_every and step % schedule.save_every == 0:
                 self.kept.save(step, self.task.module, self.optimizer, self.state, self.group)
                 self.group.from_first(self.kept.prune)
+        self._draw()
         for log in self.logs:
-            draw_curve(read_metrics(log.path), folder / "loss.png", self.name)
+            log.close()
         return {"step": self.state["best_step"], "score": self.state["best_score"]}
 
     def _begin(self) -> None:
@@ -178,7 +198,12 @@ class _Training:
             if self.state["best_step"] == self.state["step"]:  # the run may have died before it named this checkpoint
                 self.kept.name_best(latest, self.state["step"], self.state["best_score"])
             self.kept.prune()
-        self.logs.append(TrainingLog(self.kept.folder, self.state["step"] if latest is not None else -1))
+        step = self.state["step"] if latest is not None else -1
+        self.logs.append(TrainingLog(self.kept.folder, step, self.log_to))
+
+    def _draw(self) -> None:
+        for log in self.logs:
+            draw_curve(read_metrics(log.path), self.kept.folder / "loss.png", self.name)
 
     def _say(self, line: str) -> None:
         if self.group.first:
@@ -248,5 +273,7 @@ class _Training:
             if better:
                 self.kept.name_best(checkpoint, step, score)
             self.kept.prune()
+            if 0 < step < self.schedule.steps:  # the end of the run draws the last curve
+                self._draw()
 
         self.group.from_first(tidy)

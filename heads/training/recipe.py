@@ -338,6 +338,8 @@ class TrainOptions:
     """train a contrastive head"""
     scaling: Scaling = field(default_factory=Scaling)
     """processes and devices"""
+    log_to: tuple[Literal["trackio", "wandb", "mlflow"], ...] = ()
+    """experiment trackers that get the figures of each step too; each needs its own library"""
 
 
 def read_recipe(path: Path) -> TrainOptions:
@@ -375,7 +377,7 @@ def differences(old: TrainOptions, new: TrainOptions) -> list[str]:
         for name in {**before, **after}
         if before.get(name) != after.get(name)
         and not name.endswith("schedule.save_every")
-        and not name.startswith("scaling.")
+        and not name.startswith(("scaling.", "log_to"))
     ]
 
 

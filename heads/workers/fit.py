@@ -109,7 +109,7 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
         kept.write_made_by(yaml.safe_dump(as_yaml(options), sort_keys=False))
 
     group.from_first(record)
-    return train(task, schedule, folder, folder.name, options.seed, group, patience)
+    return train(task, schedule, folder, folder.name, options.seed, group, patience, options.log_to)
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import ImageColor
 
 from common.errors import StepDiffError
+from heads.tracking.curve import COLOURS, RAW, draw_curve, running_mean
 from heads.training import loop as training
 from heads.training.checkpoint import Run
 from heads.training.log import Events, TrainingLog, read_metrics
@@ -84,7 +86,7 @@ def test_a_disk_that_fills_up_during_the_log_ends_in_one_line_and_the_run_resume
     message = str(refusal.value)
     assert "\n" not in message and FULL in message
     assert f"no space to write {run / name.removeprefix('new ')}" in message
-    files = {"lock.json", "best.json", "metrics.jsonl", "speed.jsonl", "tensorboard"}
+    files = {"lock.json", "best.json", "metrics.jsonl", "speed.jsonl", "tensorboard", "loss.png"}
     assert {path.name for path in run.iterdir()} <= files | {path.name for path in Run(run).checkpoints()}
     trained(run)
     trained(tmp_path / "whole")
@@ -225,3 +227,33 @@ def test_a_step_that_a_run_repeats_is_in_both_files_once(tmp_path: Path) -> None
     for name in ("metrics.jsonl", "speed.jsonl"):
         steps = [record["step"] for record in read_metrics(tmp_path / name) if "val_score" not in record]
         assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def pixels(path: Path, colour: str) -> int:
+    """Return how many pixels of a picture have a colour."""
+    from PIL import Image
+
+    return int((np.asarray(Image.open(path).convert("RGB")) == ImageColor.getrgb(colour)).all(axis=2).sum())
+
+
+@pytest.mark.parametrize("steps", [6, 30, 2000])
+def test_the_loss_of_each_step_is_visible_in_the_curve(tmp_path: Path, steps: int) -> None:
+    noise = np.random.default_rng(0).standard_normal(steps).tolist()
+    records = [{"step": step, "loss": 2 + noise[step - 1]} for step in range(1, steps + 1)]
+    draw_curve(records, tmp_path / "loss.png", "run")
+    raw, mean = (pixels(tmp_path / "loss.png", colour) for colour in (RAW, COLOURS[0]))
+    assert raw > 200 and (mean > 0) == (steps > 40)  # the mean of one step would cover it
+    assert pixels(tmp_path / "loss.png", "#ffffff") > 100_000
+
+
+def test_the_running_mean_does_not_lag() -> None:
+    steps = np.arange(1, 11)
+    middles, means = running_mean(steps, 3.0 * steps, 4)
+    assert np.allclose(means, 3 * middles) and middles[0] == 2.5
+
+
+def test_the_loss_curve_is_drawn_at_every_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(training, "draw_curve", lambda records, *given: drawn.append(records[-1]["step"]))
+    trained(tmp_path)
+    assert drawn == [2, 4, 6]

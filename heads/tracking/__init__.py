@@ -1,0 +1,1 @@
+"""What shows a training while it runs: the loss curve, and experiment trackers."""

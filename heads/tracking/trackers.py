@@ -1,0 +1,161 @@
+"""Copies of a run's log in experiment trackers, through their own libraries: Trackio, Weights & Biases, MLflow.
+
+Each library reads its own environment variables (TRACKIO_DIR, WANDB_MODE, WANDB_PROJECT, MLFLOW_TRACKING_URI, ...). The
+project is called `stepdiff` unless they name another. A resumed run continues the tracker's run, whose id is in
+RUN/trackers.json; steps that it repeats have the same figures.
+
+Guarantees
+- a_tracker_whose_library_is_missing_is_refused_before_anything_trains
+- a_tracker_that_fails_ends_no_training
+"""
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from common.errors import StepDiffError
+from common.io import yaml_file
+from common.io.files import write_text
+from common.progress import say
+
+Name = Literal["trackio", "wandb", "mlflow"]
+PROJECT = "stepdiff"
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    errors: tuple[type[Exception], ...]
+    """what the library raises"""
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Add the figures of a step."""
+        ...
+
+    def close(self) -> None:
+        """Mark the run as finished."""
+        ...
+
+
+class Trackio:
+    errors: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError)
+
+    def __init__(self, run: str, title: str, recipe: dict[str, Any], ids: dict[str, str]) -> None:
+        import trackio
+
+        project = os.environ.get("TRACKIO_PROJECT", PROJECT)
+        self._run = trackio.init(
+            project,
+            name=f"{title}-{run}",
+            config=recipe,
+            resume="allow",
+            embed=False,
+            auto_log_cpu=False,
+            auto_log_gpu=False,
+        )
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self._run.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class WeightsAndBiases:
+    def __init__(self, run: str, title: str, recipe: dict[str, Any], ids: dict[str, str]) -> None:
+        import wandb
+
+        self.errors: tuple[type[Exception], ...] = (wandb.Error, OSError)
+        project = os.environ.get("WANDB_PROJECT", PROJECT)
+        self._run = wandb.init(project=project, id=run, name=title, resume="allow", config=recipe)
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self._run.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MLflow:
+    def __init__(self, run: str, title: str, recipe: dict[str, Any], ids: dict[str, str]) -> None:
+        import mlflow
+
+        self.errors: tuple[type[Exception], ...] = (mlflow.MlflowException, OSError)
+        self._client = mlflow.MlflowClient()
+        if "mlflow" not in ids:
+            mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
+            with mlflow.start_run(run_name=title) as made:
+                ids["mlflow"] = made.info.run_id
+                mlflow.log_dict(recipe, "recipe.json")
+        self._id = ids["mlflow"]
+        self._client.set_terminated(self._id, "RUNNING")
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        import mlflow
+
+        mlflow.log_metrics(dict(figures), step=step, run_id=self._id)
+
+    def close(self) -> None:
+        self._client.set_terminated(self._id)
+
+
+KINDS: dict[str, type[Trackio | WeightsAndBiases | MLflow]] = {
+    "trackio": Trackio,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+}
+
+
+def need(names: Sequence[str]) -> None:
+    """Raise StepDiffError if a tracker's library is not installed."""
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise StepDiffError(
+            f"--log-to {' '.join(missing)}: the library is not installed; run pip install 'stepdiff[trackers]', or "
+            "leave the option out"
+        )
+
+
+class Trackers:
+    """The trackers of a run. StepDiffError: a library is missing, or a tracker cannot be opened."""
+
+    def __init__(self, names: Sequence[str], folder: Path) -> None:
+        """names: of KINDS; folder: of the run."""
+        need(names)
+        self._open: dict[str, Tracker] = {}
+        if not names:
+            return
+        path = folder / "trackers.json"
+        ids: dict[str, str] = json.loads(path.read_text()) if path.exists() else {"run": uuid.uuid4().hex[:8]}
+        recipe = yaml_file.read(folder / "recipe.yaml") if (folder / "recipe.yaml").exists() else {}
+        for name in names:
+            try:
+                with redirect_stdout(sys.stderr):  # Trackio prints
+                    self._open[name] = KINDS[name](ids["run"], folder.name, recipe, ids)
+            except Exception as error:  # each library has its own; nothing has trained yet
+                raise StepDiffError(f"--log-to {name}: {_line(error)}; set it up, or leave the option out") from error
+        write_text(path, json.dumps(ids) + "\n")
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Add the figures of a step to each; one that fails is reported and gets no more."""
+        for name, tracker in list(self._open.items()):
+            try:
+                tracker.log(step, figures)
+            except tracker.errors as error:
+                say(f"{name}: {_line(error)}; it gets no more figures until the run is resumed; metrics.jsonl has all")
+                del self._open[name]
+
+    def close(self) -> None:
+        """Mark the runs as finished."""
+        with redirect_stdout(sys.stderr):
+            for tracker in self._open.values():
+                tracker.close()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__

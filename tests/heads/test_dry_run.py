@@ -1,0 +1,129 @@
+"""`python -m heads.train --dry-run`: plans of the packaged recipes, refusals, and the figures in docs/scale.md."""
+
+import json
+import re
+import socket
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from heads import train
+from heads.planning.cards import CARDS
+from heads.training.recipe import TrainOptions, read_recipe
+from weights import registry
+
+from .conftest import CHANNELS, TOKENS, recipe
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "heads/recipes"
+PUBLISHED = ("vclm", "interleaved", "stepdiff")
+
+
+@pytest.fixture(autouse=True)
+def without_store_and_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: object) -> NoReturn:
+        raise AssertionError("a plan uses no network")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def dry_run(name: str, *more: str) -> int:
+    return train.main(["--config", str(RECIPES / f"{name}.yaml"), "--dry-run", *more])
+
+
+def shown_in_docs(name: str) -> str:
+    """Return the output of a recipe's dry run in docs/scale.md."""
+    page = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+    command = re.escape(f"$ python -m heads.train --config heads/recipes/{name}.yaml --dry-run\n")
+    (output,) = re.findall(rf"^{command}(.*?)^(?:```|\$)", page, re.DOTALL | re.MULTILINE)
+    return output
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_recipes_fit_eight_cards_of_80_gb_and_the_docs_show_their_plans(
+    name: str, capsys: pytest.CaptureFixture
+) -> None:
+    options = read_recipe(RECIPES / f"{name}.yaml")
+    assert options.video_lm is not None and options.scaling.workers == 8 and CARDS["h100"].memory < 80 * 2**30
+    assert options.video_lm.schedule.accumulate % options.scaling.workers == 0
+    assert options.video_lm.batch * options.video_lm.schedule.accumulate == (256 if name == "stepdiff" else 512)
+    assert dry_run(name) == 0
+    assert capsys.readouterr().out == shown_in_docs(name)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_7b_recipes_fit_one_card_and_differ_in_the_language_model_only(
+    name: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert dry_run(f"{name}-7b", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["fits"] and plan["workers"] == 1 and plan["card"] == "h100"
+    assert plan["frozen_parameters"] == 6_738_415_616  # of the published model
+    large, small = (yaml_of(read_recipe(RECIPES / f"{each}.yaml")) for each in (name, f"{name}-7b"))
+    for values in (large, small):
+        values["video_lm"]["language_model"] = values["video_lm"]["init"] = values["out"] = values["scaling"] = None
+    assert large == small
+
+
+def yaml_of(options: TrainOptions) -> dict:
+    from heads.training.recipe import as_yaml
+
+    return as_yaml(options)
+
+
+def test_a_plan_that_does_not_fit_is_refused_with_settings_that_fit(capsys: pytest.CaptureFixture) -> None:
+    one = ("--workers", "1", "--scaling.fsdp", "false")
+    assert dry_run("vclm", *one) == 2
+    shown = capsys.readouterr()
+    assert "sum" in shown.out and shown.err.count("\n") == 1
+    assert shown.err.startswith("error: runs/vclm: a process needs ") and "; it fits with --" in shown.err
+    assert dry_run("vclm", *one, "--json") == 2
+    plan = json.loads(capsys.readouterr().out)
+    assert not plan["fits"] and len(plan["alternatives"]) >= 2
+    for setting in plan["alternatives"]:
+        flags, size = re.fullmatch(r"(.*) \(([\d.]+) GB\)", setting).groups()  # type: ignore[union-attr]
+        assert dry_run("vclm", "--scaling.workers", "1", "--scaling.fsdp", "false", *flags.split(), "--json") == 0
+        found = json.loads(capsys.readouterr().out)
+        needed = sum(found["memory"].values()) - found["memory"]["host"]
+        assert needed / 1e9 == pytest.approx(float(size), abs=0.06) and found["samples"] == plan["samples"]
+
+
+def test_a_plan_of_a_store_has_the_shape_of_its_view(
+    world: Path, tiny_lm: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = recipe(world, tiny_lm, tmp_path / "run")
+    assert train.main(["--config", str(path), "--dry-run", "--card", "rtx4090", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["tokens"] == f"{TOKENS} x {CHANNELS} float16: view visual of {world / 'features'}"
+    # two batches of three pairs of clips
+    assert plan["read"] == 2 * 6 * TOKENS * CHANNELS * 2
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["stepdiff", "vclm", "interleaved", "align_pairs"])
+def test_the_kitchen_recipes_fit_a_small_card(name: str, capsys: pytest.CaptureFixture) -> None:
+    if not registry.source("smollm2-135m-instruct").is_complete():
+        pytest.skip("smollm2-135m-instruct is not fetched")
+    assert dry_run(f"kitchen/{name}", "--card", "rtx4090", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["hours"] > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--card", "tpu"], "--card tpu is not known; give one of a100"),
+        (["--flops-share", "1.5"], "--flops-share is 1.5; it must be above 0 and at most 1"),
+        (["--mean-words", "0"], "--mean-words is 0; it must be above 0"),
+        (["--workers", "3"], "does not divide among 3 workers"),
+        (["--video-lm.view", "mine"], "no encoder is named mine; give --store"),
+        (["--video-lm.language-model", "someone/unknown"], "someone/unknown: neither a folder nor in the hub's cache"),
+    ],
+)
+def test_a_plan_that_cannot_be_computed_is_refused_in_one_line(
+    more: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert dry_run("vclm", *more) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == 1 and message in shown.err
