@@ -254,7 +254,10 @@ class WorkerPool:
         while True:
             stillborn += sum(not slot.look() for slot in slots)
             if stillborn > ATTEMPTS * count:
-                raise StepDiffError(f"{stillborn} workers died before they began: see the logs of Ray's nodes")
+                raise StepDiffError(
+                    f"{stillborn} workers died before they began: if memory is short, {self._lighter}; "
+                    "else see the logs of Ray's nodes"
+                )
             for slot in slots:
                 if slot.started and slot.task is None and (task := again.popleft() if again else next(new, None)):
                     slot.give(task)
