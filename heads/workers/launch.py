@@ -211,7 +211,7 @@ def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, scratch: str
 
 
 def _each(cpus: int, gpu: bool) -> dict[str, float]:
-    return {"CPU": cpus, "GPU": 1} if gpu else {"CPU": cpus}
+    return {"CPU": float(cpus), "GPU": 1.0} if gpu else {"CPU": float(cpus)}
 
 
 def _work(config: dict[str, Any]) -> None:
