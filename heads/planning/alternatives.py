@@ -67,13 +67,8 @@ def candidates(recipe: VideoLMRecipe, scaling: Scaling) -> Iterator[Setting]:
             changes.append("--video-lm.gradient-checkpointing true")
         if batch != recipe.batch:
             changes.append(f"--video-lm.batch {batch} --video-lm.schedule.accumulate {accumulate}")
-        for name in ("workers", "fsdp", "tensor_parallel", "cpu_offload"):
-            value = getattr(divided, name)
-            if value != getattr(scaling, name):
-                flag = f"--scaling.{name.replace('_', '-')}"
-                changes.append(
-                    flag if value is True else f"--scaling.no-{name}" if value is False else f"{flag} {value}"
-                )
+        if divided != scaling:
+            changes.append(" ".join(_flags(scaling, divided)))
         if changes:
             yield Setting(changed, divided, tuple(changes))
 

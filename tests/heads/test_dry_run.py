@@ -79,6 +79,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_settings_that_fit(capsys: pyte
     shown = capsys.readouterr()
     assert "sum" in shown.out and shown.err.count("\n") == 1
     assert shown.err.startswith("error: runs/vclm: a process needs ") and "; it fits with --" in shown.err
+    assert shown.err in (ROOT / "docs/scale.md").read_text(encoding="utf-8")
     assert dry_run("vclm", *one, "--json") == 2
     plan = json.loads(capsys.readouterr().out)
     assert not plan["fits"] and len(plan["alternatives"]) >= 2
