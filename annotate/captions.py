@@ -47,14 +47,16 @@ class CaptionOptions(StageOptions):
 def run(options: CaptionOptions) -> dict[str, Any]:
     if options.batch < 1 or options.max_tokens < 1:
         raise StepDiffError(f"--batch {options.batch}, --max-tokens {options.max_tokens}: both must be at least 1")
-    from annotate.captioners.vision import with_videos
-    from annotate.stages.stage import clip_items, run_stage
+    from annotate.captioners.vision import check_videos, with_videos
+    from annotate.stages.stage import Items, clip_blocks, run_stage
     from store import Store
 
-    job, columns = make_job(options), ["video", "start", "end"] if options.videos else []
-    items = clip_items(Store.open(options.store), options.split, columns)
-    if options.videos is not None:
-        items = with_videos(items, options.videos)
+    job, folder = make_job(options), options.videos
+    columns = [] if folder is None else ["video", "start", "end"]
+    items = Items(lambda: clip_blocks(Store.open(options.store), options.split, columns))
+    if folder is not None:
+        check_videos(items.blocks(), folder)
+        items = Items(items.blocks, lambda shard, rows: with_videos(rows, folder))
     return run_stage(options, f"captions-{options.kind}", job, items)
 
 

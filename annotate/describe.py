@@ -115,7 +115,7 @@ def run(options: DescribeOptions) -> dict[str, Any]:
     import polars as pl
 
     from annotate.grounding.scorers import GROUNDED
-    from annotate.stages.stage import clip_items, run_stage
+    from annotate.stages.stage import Items, clip_blocks, run_stage
     from annotate.stages.versions import chosen
     from heads.data.clip_texts import ClipTexts
     from store import Store
@@ -135,17 +135,21 @@ def run(options: DescribeOptions) -> dict[str, Any]:
         },
     )
     columns = [] if aligned or options.narration == _NONE else [options.narration]
-    items = clip_items(store, options.split, columns)
-    if columns and (kind := items[options.narration].dtype) != pl.String:
+    if columns and (kind := store.catalog("clips").schema().get(options.narration, pl.String)) != pl.String:
         raise StepDiffError(f"--narration {options.narration}: a column of type {kind}, not text")
-    spoken = items.select("key", *columns).iter_rows() if columns else ()
-    said = {
-        "narration": dict(aligned.items() if aligned else spoken),
-        "action_caption": actions.texts("action"),
-        "object_caption": objects.texts(GROUNDED) if objects else dict.fromkeys(items["key"], ""),
-    }
-    fields = [pl.Series(name, [texts.get(key) for key in items["key"]], pl.String) for name, texts in said.items()]
-    return run_stage(options, STAGE, job, items.select("key", "row", *fields))
+
+    def complete(shard: int, rows: pl.DataFrame) -> pl.DataFrame:
+        """Add the texts about the clips of a shard, which has the same number in every stage."""
+        spoken = rows.select("key", *columns).iter_rows() if columns else ()
+        said = {
+            "narration": aligned.texts if aligned else dict(spoken),
+            "action_caption": actions.shard_texts(shard, "action"),
+            "object_caption": objects.shard_texts(shard, GROUNDED) if objects else dict.fromkeys(rows["key"], ""),
+        }
+        fields = [pl.Series(name, [texts.get(key) for key in rows["key"]], pl.String) for name, texts in said.items()]
+        return rows.select("key", "row", *fields)
+
+    return run_stage(options, STAGE, job, Items(lambda: clip_blocks(store, options.split, columns), complete))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -53,8 +53,8 @@ def run(options: GroundOptions) -> dict[str, Any]:
         raise StepDiffError(f"--threshold {options.threshold}: a score lies between 0 and 1")
     import polars as pl
 
-    from annotate.captioners.vision import with_videos
-    from annotate.stages.stage import clip_items, run_stage
+    from annotate.captioners.vision import check_videos, with_videos
+    from annotate.stages.stage import Items, clip_blocks, run_stage
     from annotate.stages.versions import chosen
     from common.workers.cluster import refuse_relative
     from store import Store
@@ -63,11 +63,16 @@ def run(options: GroundOptions) -> dict[str, Any]:
     refuse_relative([(name, path) for name, path in given if path is not None])
     store = Store.open(options.store)
     captions = chosen(store, CAPTIONS, options.captions)
-    items = clip_items(store, options.split, ["video", "start", "end"] if options.videos else [])
+    columns = ["video", "start", "end"] if options.videos else []
+
+    def complete(shard: int, rows: pl.DataFrame) -> pl.DataFrame:
+        texts = captions.shard_texts(shard, "objects")
+        rows = rows if options.videos is None else with_videos(rows, options.videos)
+        return rows.with_columns(objects=pl.Series([texts.get(key) for key in rows["key"]], dtype=pl.String))
+
+    items = Items(lambda: clip_blocks(store, options.split, columns), complete)
     if options.videos is not None:
-        items = with_videos(items, options.videos)
-    texts = captions.texts("objects")
-    items = items.with_columns(objects=pl.Series([texts.get(key) for key in items["key"]], dtype=pl.String))
+        check_videos(items.blocks(), options.videos)
     return run_stage(options, STAGE, make_job(options, {CAPTIONS: captions.name}), items)
 
 

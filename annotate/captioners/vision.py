@@ -41,15 +41,19 @@ def batches(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def with_videos(items: pl.DataFrame, folder: str) -> pl.DataFrame:
-    """Return the items with absolute paths in the column `video`. StepDiffError: the first does not exist."""
+    """Return the items with absolute paths in the column `video`."""
     root = Path(folder).expanduser().absolute()
     paths = [None if video is None else str(root / video) for video in items["video"]]
-    found = items.with_columns(video=pl.Series(paths, dtype=pl.String))
-    first = next(filter(None, paths), None)
+    return items.with_columns(video=pl.Series(paths, dtype=pl.String))
+
+
+def check_videos(blocks: Iterable[pl.DataFrame], folder: str) -> None:
+    """Raise StepDiffError if the first video of some items, given in blocks, does not exist in `folder`."""
+    known = (items.filter(pl.col("video").is_not_null()).head(1) for items in blocks)
+    first = next((with_videos(items, folder)["video"][0] for items in known if items.height), None)
     if first is None or not os.path.exists(first):
         missing = "the video of every clip" if first is None else shown(Path(first))
         raise StepDiffError(f"{missing} does not exist: give --videos, the folder that the manifest's paths begin in")
-    return found
 
 
 def pictures(

@@ -6,10 +6,12 @@ Guarantees
 - another model, prompt, sampling or input is another version, and no folder mixes two
 - failures are recorded with their reason; where the item is not to blame, the next run tries again
 - only clips that show a step are annotated, if the catalog has steps: stills of captioned images are left out
+- items are read shard by shard: memory depends on the size of a block of the catalog, not on the number of items
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -29,77 +31,135 @@ SHARD = 256  # rows of a shard
 CPUS = 8  # of a worker without a GPU, at most
 
 
-def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame) -> dict[str, Any]:
+class Items:
+    """Items of a stage, shard by shard: memory for all of them is never needed."""
+
+    def __init__(
+        self,
+        blocks: Callable[[], Iterable[pl.DataFrame]],
+        complete: Callable[[int, pl.DataFrame], pl.DataFrame] = lambda shard, rows: rows,
+    ) -> None:
+        """Keep how the items are read.
+
+        Args:
+            blocks: returns the items by rising row, in blocks: `key`, `row` (its permanent place, which decides its
+                shard) and more. It is called for every pass over them.
+            complete: adds the fields that the job's model reads to the items of a shard that are to be answered.
+        """
+        self.blocks, self.complete = blocks, complete
+
+    @classmethod
+    def of(cls, items: "pl.DataFrame | Items") -> "Items":
+        return items if isinstance(items, Items) else cls(lambda: [items.sort("row")])
+
+    def shards(self) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Yield the number and the items of every shard, in order."""
+        left: pl.DataFrame | None = None
+        for block in self.blocks():
+            if left is not None:
+                block = pl.concat([left, block])
+            shards = [rows for _, rows in block.group_by(pl.col("row") // SHARD, maintain_order=True)]
+            yield from ((int(rows["row"][0]) // SHARD, rows) for rows in shards[:-1])
+            left = shards[-1] if shards else None
+        if left is not None:
+            yield int(left["row"][0]) // SHARD, left
+
+
+@dataclass
+class _Sums:
+    """Sums over the shards of a run."""
+
+    done: int = 0
+    working: float = 0.0
+    busy: float = 0.0
+    errors: list[str] = field(default_factory=list)
+
+    def add(self, outcome: Answered) -> None:
+        self.done += outcome.done
+        self.working += outcome.seconds
+        self.busy += outcome.busy
+        if outcome.error and outcome.error not in self.errors:
+            self.errors.append(outcome.error)
+
+
+def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame | Items) -> dict[str, Any]:
     """Answer the items of stage `name` that have no answer yet; returns what `annotate.stages.job.show` prints.
 
-    items: `key`, `row` (its permanent place, which decides its shard) and the fields that the job's model reads.
+    items: a table is as `Items` describes a block, with the fields that the job's model reads.
     StepDiffError: another run writes the version, or no cluster answers.
     """
     if not Store.open(options.store).path.remote:
         refuse_relative([("--store", options.store)])
-    version = Version(Store.open(absolute(options.store)), name, job.provenance())
+    version, items = Version(Store.open(absolute(options.store)), name, job.provenance()), Items.of(items)
     make_folder(version.folder)
     begin = time.monotonic()
     with locked(version.folder / "lock.json", wait=False):
         version.create()
-        tasks = pending(version, items, options.retry_failed)
-        outcomes = _work(options, version, job, tasks) if tasks else []
-        return _record(options, version, items, outcomes, time.monotonic() - begin)
+        shards = [rows.height for _, rows in unanswered(version, items, options.retry_failed)]
+        sums = _Sums()
+        if shards:
+            _work(options, version, job, pending(version, items, options.retry_failed), len(shards), sum(shards), sums)
+        return _record(options, version, items, sums, time.monotonic() - begin)
 
 
-def pending(version: Version, items: pl.DataFrame, retry_failed: bool) -> list[Task]:
-    """Return the tasks of the shards with unanswered items, in order."""
-    tasks = []
-    for (shard,), rows in items.sort("row").group_by(pl.col("row") // SHARD, maintain_order=True):
-        number = int(shard)  # type: ignore[call-overload]
+def unanswered(version: Version, items: Items, retry_failed: bool) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Yield the number and the unanswered items of every shard that has some, in order."""
+    for number, rows in items.shards():
         rows = rows.join(version.shard(number), on="key", how="anti", maintain_order="left")
         if not retry_failed:
             rows = rows.join(version.shard_failures(number), on="key", how="anti", maintain_order="left")
         if rows.height:
-            tasks.append(Task(number, tuple(rows.drop("row").to_dicts())))
-    return tasks
+            yield number, rows
 
 
-def _work(options: StageOptions, version: Version, job: Job, tasks: Sequence[Task]) -> list[Answered]:
-    """Run all tasks on Ray."""
-    total = sum(len(task.rows) for task in tasks)
+def pending(version: Version, items: pl.DataFrame | Items, retry_failed: bool) -> Iterator[Task]:
+    """Yield the tasks of the shards with unanswered items, in order."""
+    items = Items.of(items)
+    for number, rows in unanswered(version, items, retry_failed):
+        yield Task(number, tuple(items.complete(number, rows).drop("row").to_dicts()))
+
+
+def _work(
+    options: StageOptions, version: Version, job: Job, tasks: Iterator[Task], count: int, total: int, sums: _Sums
+) -> None:
+    """Run all tasks on Ray. count, total: how many shards and items they have."""
     device = None if options.device == "auto" else options.device
-    outcomes = []
     with connected(options.address, "annotate") as joined:
         gpu = not options.served and has_gpu(device, joined)
-        count, cpus = pool_size(options.workers, CPUS, gpu, joined)
+        workers, cpus = pool_size(options.workers, CPUS, gpu, joined)
         of_workers = StageWorkerOptions(absolute(options.store), version.stage, version.name, job, device, cpus)
         pool = WorkerPool(Worker, of_workers, gpu, lambda shard, why: Answered(shard, error=why))
         with progress(version.stage, total, "items") as advance:
-            for outcome in pool.run(tasks, min(count, len(tasks)), advance):
-                outcomes.append(outcome)
+            for outcome in pool.run(tasks, min(workers, count), advance):
+                sums.add(outcome)
                 if outcome.error:
                     say(f"error: {outcome.error}")
-    return outcomes
 
 
-def _record(
-    options: StageOptions, version: Version, items: pl.DataFrame, outcomes: Sequence[Answered], seconds: float
-) -> dict[str, Any]:
-    failed = items.select("key").join(version.failures(), on="key")
-    answered = items.select("key").join(version.keys(), on="key", how="semi").height
-    done = sum(outcome.done for outcome in outcomes)
-    working = sum(outcome.seconds for outcome in outcomes)
+def _record(options: StageOptions, version: Version, items: Items, sums: _Sums, seconds: float) -> dict[str, Any]:
+    asked = answered = failed = 0
+    failures: list[dict[str, str]] = []
+    for number, rows in items.shards():
+        asked += rows.height
+        answered += rows.join(version.shard(number), on="key", how="semi").height
+        found = rows.select("key").join(version.shard_failures(number), on="key", maintain_order="left")
+        failed += found.height
+        failures += found.head(SHOWN - len(failures)).to_dicts()
     return {
         "stage": version.stage,
         "version": version.name,
         "folder": str(version.folder),
-        "asked": items.height,
-        "done": done,
-        "already": answered - done,
-        "failed": failed.height,
-        "absent": items.height - answered - failed.height,
+        "asked": asked,
+        "done": sums.done,
+        "already": answered - sums.done,
+        "failed": failed,
+        "absent": asked - answered - failed,
         "allowed": options.allow_failed,
         "seconds": round(seconds, 3),
-        "working": round(working, 3),
-        "busy": round(sum(outcome.busy for outcome in outcomes) / working, 4) if working else None,
-        "errors": list(dict.fromkeys(outcome.error for outcome in outcomes if outcome.error)),
-        "failures": failed.head(SHOWN).to_dicts(),
+        "working": round(sums.working, 3),
+        "busy": round(sums.busy / sums.working, 4) if sums.working else None,
+        "errors": sums.errors,
+        "failures": failures,
     }
 
 
@@ -110,14 +170,23 @@ def absolute(store: str) -> str:
 
 def clip_items(store: Store, split: str | None, columns: Sequence[str] = ()) -> pl.DataFrame:
     """Return `key`, `row` and `columns` of the clips of a split (None: all), in the store's order."""
-    rows = store.catalog("clips").frame()
+    return pl.concat(clip_blocks(store, split, columns))
+
+
+def clip_blocks(store: Store, split: str | None, columns: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
+    """Yield what `clip_items` returns, in blocks. StepDiffError: no such column, or no clips."""
+    there = store.catalog("clips").schema()
     wanted = [*columns, *(["split"] if split is not None else [])]
-    if missing := [name for name in wanted if name not in rows.columns]:
+    if missing := [name for name in wanted if name not in there]:
         raise StepDiffError(f"{store.path}: no column {missing[0]!r} in its catalog; featurize a manifest that has it")
-    if "step" in rows.columns:
-        rows = rows.filter(pl.col("step").is_not_null())
-    if split is not None:
-        rows = rows.filter(pl.col("split") == split)
-    if rows.is_empty():
+    dtypes = {name: there[name] for name in ("key", *wanted, *(["step"] if "step" in there else []))}
+    empty = True
+    for block in store.catalog("clips").blocks(pl.DataFrame(schema=dtypes)):
+        if "step" in there:
+            block = block.filter(pl.col("step").is_not_null())
+        if split is not None:
+            block = block.filter(pl.col("split") == split)
+        empty = empty and block.is_empty()
+        yield block.select("key", "row", *columns)
+    if empty:
         raise StepDiffError(f"{store.path}: no clips{f' of split {split!r}' if split else ''}; featurize some")
-    return rows.select("key", "row", *columns)

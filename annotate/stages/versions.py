@@ -65,6 +65,11 @@ class Version:
                 data = table.encode(frame)
                 write_bytes(path, data)
 
+    def shard_texts(self, number: int, kind: str) -> dict[str, str]:
+        """Return key and text of the answers of one kind in a shard."""
+        rows = self.shard(number).filter(pl.col("kind") == kind)
+        return dict(zip(rows["key"], rows["text"], strict=True))
+
     def texts(self, kind: str) -> dict[str, str]:
         """Return key and text of all answers of one kind."""
         rows = self._all(self.folder, SCHEMA).filter(pl.col("kind") == kind)

@@ -64,10 +64,11 @@ def rows_where(store: Store, entity: str, where: str) -> Int64[np.ndarray, " row
     """
     condition = read_condition(where)
     catalog = store.catalog(entity)
+    there = catalog.schema()
+    if condition.columns - {*there, DURATION}:
+        places_where(pl.DataFrame(schema=there), condition)  # the error lists its columns
     spans = ["start", "end"] if DURATION in condition.columns else []
-    frame = catalog.frame(sorted({"key", "row", *condition.columns, *spans}))
-    if condition.columns - {*frame.columns, DURATION}:
-        frame = catalog.frame()  # the error lists its columns
+    frame = catalog.frame(sorted({"row", *condition.columns, *spans}))
     rows = frame["row"].to_numpy()[places_where(frame, condition)]
     if not len(rows):
         raise StepDiffError(f"no {entity[:-1]} of {store.path} has {where}: widen --where")

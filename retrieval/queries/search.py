@@ -6,6 +6,7 @@ Guarantees
 - a_row_is_never_its_own_neighbour: a clip is not its own neighbour, even if others have the same features
 - a_filter_is_applied_before_the_search: the k nearest are those among the clips that the condition selects
 - a_query_by_a_text_of_the_store: a text's embedding is read from texts/VIEW by the text's key; no encoder runs
+- k_rows_of_the_catalog_are_read: a query without a condition reads the catalog's rows of its hits alone
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from retrieval.index.index_card import card_path
 from retrieval.vectors import command, fill_command, filled_rows, normalised, width
 from store import Store, View, text_key
 from store.view import FAILED, OK
+
+MOST_IDS = 2**16
+"""ids that are compared with an unknown one"""
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,11 @@ def row_of_clip(store: Store, view: View, clip: str) -> int:
     """Return the row of a clip with features. Raises StepDiffError with similar ids, or the reason of a failure."""
     row = int(store.catalog("clips").rows([clip])[0])
     if row < 0:
-        keys = store.catalog("clips").frame(["key"])["key"].to_list()
-        near = difflib.get_close_matches(clip, keys, n=3, cutoff=0.0)
+        near = difflib.get_close_matches(clip, similar_ids(store, clip), n=3, cutoff=0.0)
         raise StepDiffError(f"no clip {clip!r} in {store.path}: the nearest ids are {', '.join(near)}")
-    status = view.status()[row]
+    (status,) = view.status(np.array([row]))
     if status == FAILED:
-        reasons = view.failures()
+        reasons = view.failures(np.array([row]))
         reason = " ".join(reasons.filter(reasons["key"] == clip)["reason"].to_list())
         raise StepDiffError(
             f"clip {clip} failed in view clips/{view.name} ({reason}): fix it and run "
@@ -82,6 +85,20 @@ def row_of_clip(store: Store, view: View, clip: str) -> int:
             f"{fill_command(store, view.name, view.provenance.encoder, 'CLIPS.csv')}"
         )
     return row
+
+
+def similar_ids(store: Store, clip: str) -> list[str]:
+    """Return all ids of clips; if there are more than MOST_IDS, some of those that begin as `clip` does."""
+    kept, begin = pl.Series(dtype=pl.String), ""
+    for block in store.catalog("clips").blocks(pl.DataFrame(schema={"key": pl.String})):
+        kept = pl.concat([kept, block["key"].filter(block["key"].str.starts_with(begin))])
+        while len(kept) > MOST_IDS:
+            begin = clip[: len(begin) + 1]
+            longer = kept.filter(kept.str.starts_with(begin))
+            if longer.is_empty() or begin == clip:
+                begin, longer = begin[:-1], kept.head(MOST_IDS)
+            kept = longer
+    return kept.to_list()
 
 
 def of_text(store: Store, view: View, feature: str, text: str) -> Query:
@@ -99,7 +116,7 @@ def of_text(store: Store, view: View, feature: str, text: str) -> Query:
             f"head trained on texts wrote ({aligned})"
         )
     row = store.catalog("texts").rows([text_key(text)])
-    if row[0] < 0 or texts.status()[row[0]] != OK:
+    if row[0] < 0 or texts.status(row)[0] != OK:
         raise StepDiffError(f"{where}: {add}")
     check_space(store, view, texts, feature)
     vector = normalised(store, texts, feature, row)[0].astype(np.float32)
@@ -125,12 +142,17 @@ class Search:
     view: View
     feature: str
     query: Query
-    rows: Int64[np.ndarray, " rows"]
-    """eligible rows: filled, selected by the condition, and not the query's own"""
+    rows: Int64[np.ndarray, " rows"] | None
+    """eligible rows: filled, selected by the condition, and not the query's own; None: all others of the index"""
     index: Index | None
     """None: the store is searched exactly"""
-    selects: bool
-    """whether a condition selects rows"""
+
+    def __len__(self) -> int:
+        """Return the number of eligible rows."""
+        if self.rows is not None:
+            return len(self.rows)
+        assert self.index is not None
+        return len(self.index) - int(np.count_nonzero(self.view.status(np.unique(self.query.rows)) == OK))
 
 
 def resolve(
@@ -155,17 +177,18 @@ def resolve(
     Raises:
         StepDiffError: A missing or stale index, or one of another embedding, or an invalid condition.
     """
-    rows = filled_rows(view)
-    if among is not None:
-        rows = np.intersect1d(rows, among)
+    rows = None
     if where is not None:
         from retrieval.queries.condition import rows_where  # loads sqlglot: 0.3 s
 
-        rows = np.intersect1d(rows, rows_where(store, "clips", where))
-    indexed = card_path(store, "clips", view.name).exists()
-    selects = where is not None or among is not None
-    exact = len(rows) <= FLAT_BELOW and (selects or not indexed)
-    index = None if exact else opened(store, view)
+        rows = rows_where(store, "clips", where)
+    if among is not None:
+        rows = np.unique(among) if rows is None else np.intersect1d(rows, among)
+    if rows is not None:
+        rows = rows[view.status(rows) == OK].astype(np.int64)
+    elif not card_path(store, "clips", view.name).exists():
+        rows = filled_rows(view)
+    index = None if rows is not None and len(rows) <= FLAT_BELOW else opened(store, view)
     compared = "embedding" if index is None else index.card["feature"]
     if index is not None and feature not in (None, compared):
         raise StepDiffError(
@@ -174,7 +197,7 @@ def resolve(
         )
     feature = feature or compared
     query = query_of(store, view, feature)
-    return Search(store, view, feature, query, np.setdiff1d(rows, query.rows), index, selects)
+    return Search(store, view, feature, query, None if rows is None else rows[~np.isin(rows, query.rows)], index)
 
 
 def compute(search: Search, k: int) -> pl.DataFrame:
@@ -182,16 +205,16 @@ def compute(search: Search, k: int) -> pl.DataFrame:
 
     There are fewer if fewer rows are eligible, or if an approximate index finds fewer.
     """
-    k = min(k, len(search.rows))
+    k = min(k, len(search))
     query, vector = search.query, search.query.vector[None]
     if k == 0:
         found, cosines = np.empty(0, np.int64), np.empty(0, np.float32)
     elif search.index is None:
+        assert search.rows is not None
         rows, similarities = search_exactly(search.store, search.view, search.feature, search.rows, vector, k)
         found, cosines = rows[0], similarities[0]
     else:
-        among = search.rows if search.selects else None
-        rows, similarities = search.index.search(vector, k + len(query.rows), among)
+        rows, similarities = search.index.search(vector, k + len(query.rows), search.rows)
         keep = np.flatnonzero((rows[0] >= 0) & ~np.isin(rows[0], query.rows))[:k]
         found, cosines = rows[0][keep], similarities[0][keep]
     catalog = search.store.catalog("clips").select(found)

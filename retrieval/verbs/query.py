@@ -107,7 +107,7 @@ def write(search: Any, hits: Any, options: Options) -> None:
     from common.io.tables import as_json, print_table, write_table
 
     title = f"nearest to {search.query.title} in {options.view}"
-    eligible = len(search.rows)
+    eligible = len(search)
     if hits.height < min(options.k, eligible):
         print(f"the index found {hits.height} of {options.k}: build one with a higher --min-recall", file=sys.stderr)
     elif eligible < options.k:

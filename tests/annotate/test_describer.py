@@ -127,11 +127,11 @@ def captioned(store: Store) -> Store:
 
 
 def job_of(options: describe.DescribeOptions, monkeypatch: pytest.MonkeyPatch) -> tuple[DescribeJob, pl.DataFrame]:
-    """Return the job that `describe.run` passes to a stage."""
+    """Return the job and the items that `describe.run` passes to a stage."""
     got: list[Any] = []
     monkeypatch.setattr(stage, "run_stage", lambda options, name, job, items: got.extend([job, items]) or {})
     describe.run(options)
-    return got[0], got[1]
+    return got[0], pl.concat(got[1].complete(shard, rows) for shard, rows in got[1].shards())
 
 
 def test_each_clip_is_described_from_its_own_texts(

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from annotate.describe import DescribeOptions
 from annotate.stages import stage, worker
 from annotate.stages.job import StageOptions, plain
-from annotate.stages.stage import pending, run_stage
+from annotate.stages.stage import Items, pending, run_stage
 from annotate.stages.versions import Version, chosen, versions
 from annotate.stages.worker import Answered, StageWorkerOptions, Worker
 from common.errors import StepDiffError
@@ -141,7 +142,7 @@ def test_a_provenance_json_of_another_form_or_in_another_folder_than_its_own_is_
 def test_weights_that_changed_since_the_start_of_the_run_are_refused(store: Store, job: Shout) -> None:
     version = Version(store, "shout", {"model": "another"})
     shouting = Worker(StageWorkerOptions(str(store.path), "shout", version.name, job, "cpu", 1))
-    outcome = shouting.run(pending(version, items(["a"]), False)[0])
+    outcome = shouting.run(next(pending(version, items(["a"]), False)))
     assert outcome.error is not None and "not those that the run began with" in outcome.error
     assert not list(version.folder.glob("*.parquet"))
 
@@ -240,3 +241,24 @@ def test_a_stage_with_a_served_model_requests_no_gpu(
     with pytest.raises(StepDiffError, match="enough"):
         run_stage(DescribeOptions(store=str(store.path), endpoint=endpoint), "shout", job, items(["a"]))
     assert taken == [endpoint is None]
+
+
+def test_items_are_read_shard_by_shard_across_blocks(store: Store, job: Shout, small_shards: None) -> None:
+    asked = items([f"word {i}" for i in range(11)], first=2)
+    read: list[int] = []
+
+    def blocks(size: int) -> Iterator[pl.DataFrame]:
+        for block in asked.iter_slices(size):
+            read.append(block.height)
+            yield block
+
+    for size in (1, 3, 4, 20):
+        shards = list(Items(lambda size=size: blocks(size)).shards())
+        assert [number for number, _ in shards] == [0, 1, 2, 3] and pl.concat(rows for _, rows in shards).equals(asked)
+    read.clear()
+    version = Version(store, "shout", job.provenance())
+    tasks = pending(version, Items(lambda: blocks(2), lambda shard, rows: rows.with_columns(shard=shard)), False)
+    task = next(tasks)
+    assert (task.shard, [row["shard"] for row in task.rows]) == (0, [0, 0]) and read == [2, 2]
+    assert [len(task.rows) for task in tasks] == [4, 4, 1]
+    assert list(Items(lambda: [asked.clear()]).shards()) == list(Items(lambda: []).shards()) == []

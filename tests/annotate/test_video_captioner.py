@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from annotate.captioners.video import VideoCaptioner, VideoJob
-from annotate.captioners.vision import caption, pictures, with_videos
+from annotate.captioners.vision import caption, check_videos, pictures, with_videos
 from annotate.qa.prompts import CaptionKind
 from annotate.stages.job import Failure, Item
 from common.errors import StepDiffError
@@ -181,7 +181,7 @@ def test_videos_are_found_in_the_given_folder(video: Path, tmp_path: Path) -> No
     items = pl.DataFrame({"key": ["a"], "video": [video.name]})
     assert with_videos(items, str(video.parent))["video"].to_list() == [str(video)]
     with pytest.raises(StepDiffError, match="video.mp4 does not exist: give --videos"):
-        with_videos(items, str(tmp_path))
+        check_videos([items], str(tmp_path))
     for name, named in (("n" * 300 + ".mp4", "n.mp4 does not exist"), ("nul\0.mp4", "nul\\x00.mp4' does not exist")):
         with pytest.raises(StepDiffError, match=re.escape(named)):
-            with_videos(pl.DataFrame({"key": ["a"], "video": [name]}), str(video.parent))
+            check_videos([pl.DataFrame({"key": ["a"], "video": [name]})], str(video.parent))

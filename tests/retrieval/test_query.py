@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 from retrieval import build_index
 from retrieval.__main__ import main
 from retrieval.index.index_card import card_path
-from store import Store, View
+from retrieval.queries.search import compute, of_clips, resolve, similar_ids
+from store import Catalog, Store, View
 
 Fill = Callable[..., View]
 
@@ -351,3 +353,33 @@ def test_help_imports_no_heavy_library(words: list[str]) -> None:
         "assert not {'faiss', 'numba', 'polars', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, *words], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_k_rows_of_the_catalog_are_read(
+    store: Store, clips: View, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With an index, a query reads the rows of its hits; without one, also the status of every row."""
+    build_index(store, clips, factory="Flat")
+    search = resolve(store, clips, partial(of_clips, clips=["video_5_0_6"]))
+    assert search.rows is None and len(search) == 26
+
+    def whole(*_: object) -> pl.DataFrame:
+        raise AssertionError("the whole catalog is read")
+
+    monkeypatch.setattr("store.catalog.catalog.Catalog.frame", whole)
+    read: list[int] = []
+    select = Catalog.select
+    monkeypatch.setattr(
+        Catalog, "select", lambda self, rows, *like: read.append(len(rows)) or select(self, rows, *like)
+    )
+    assert compute(search, 3)["clip"].to_list()[0] == "video_6_0_7" and read == [3]
+    exact = resolve(store, clips, partial(of_clips, clips=["video_5_0_6"]), among=np.arange(10))
+    assert exact.rows is not None and len(compute(exact, 20)) == len(exact) < 10
+
+
+def test_ids_that_begin_alike_are_compared_in_a_large_catalog(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = store.catalog("clips").frame()["key"].to_list()
+    assert similar_ids(store, "vidoe_1") == ids
+    monkeypatch.setattr("retrieval.queries.search.MOST_IDS", 5)
+    assert similar_ids(store, "video_2_9") == [one for one in ids if one.startswith("video_2")][:5]
+    assert len(similar_ids(store, "x")) == 5
