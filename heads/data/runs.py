@@ -11,7 +11,7 @@ from typing import overload
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float64, Int64, UInt64
+from jaxtyping import Bool, Float64, Int64, UInt32, UInt64
 
 from heads.data.texts import Column, Texts
 
@@ -48,9 +48,9 @@ class Runs(Sequence[list[tuple[str, str]]]):
         return [self._texts[int(place)] for place in self._places[start : start + self.length]]
 
     @property
-    def rows(self) -> Int64[np.ndarray, " R"]:
+    def rows(self) -> UInt32[np.ndarray, " R"]:
         """Rows of the catalog of the clips in any run."""
-        return self._texts.rows[self._places].astype(np.int64)
+        return np.asarray(self._texts.rows[self._places])
 
     def _numbered(
         self, ends: Float64[np.ndarray, " T"], videos: UInt64[np.ndarray, " T"]
