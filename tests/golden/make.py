@@ -282,7 +282,7 @@ def pack(folder: Path) -> None:
     named = [path for name in PACKED for path in folder.glob(name)]
     named += [path for name in WORLD for path in (folder / "world").glob(name)]
     files = {path for found in named for path in [found, *found.rglob("*")] if path.is_file()}
-    left_out = ("lock", "tfevents", "loss.png")  # they name the host, or the time
+    left_out = ("lock", "tfevents", "loss.png", "speed.jsonl")  # they name the host, or the time
     files = {path for path in files if not any(part in path.name for part in left_out)}
 
     def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
