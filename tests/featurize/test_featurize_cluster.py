@@ -222,7 +222,7 @@ def test_workers_that_die_have_no_memory_or_find_no_room_are_reported_and_the_ot
     script = tmp_path / "dying.py"
     script.write_text(DYING)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stderr
     cores = os.cpu_count() or 1
     *no_room, zero, one, two, three = run.stdout.splitlines()
