@@ -19,7 +19,7 @@ class Card:
         return self.bfloat16 if precision == "bfloat16" else self.float32
 
 
-GIB, TERA = 2**30, 1e12
+GIB, TERA = 2.0**30, 1e12
 CARDS = {
     "a100": Card(79 * GIB, 312 * TERA, 19.5 * TERA),
     "a100-40gb": Card(39 * GIB, 312 * TERA, 19.5 * TERA),

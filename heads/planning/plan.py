@@ -201,7 +201,7 @@ def contrastive_plan(options: TrainOptions, recipe: ContrastiveRecipe, how: Plan
     here = clips / workers
     operations = clips * work.projector(recipe.projector, clip, recipe.width)
     operations += 3 * 2.0 * embedded * texts.shape[0] * recipe.width
-    sent = work.transfers(options.scaling, own, schedule.accumulate, 0, 0, 0, FLOAT, False)
+    sent = work.transfers(options.scaling, own, float(schedule.accumulate), 0.0, 0, 0, FLOAT, False)
     return _plan(
         options,
         how,
@@ -218,11 +218,11 @@ def contrastive_plan(options: TrainOptions, recipe: ContrastiveRecipe, how: Plan
         frozen_parameters=own.frozen,
         trained_parameters=own.trained,
         precision="float32",
-        samples=schedule.accumulate * samples,
+        samples=float(schedule.accumulate * samples),
         batch_tokens=0,
         step_operations=schedule.accumulate * operations,
         transfers=sent,
-        read=schedule.accumulate * (clips * row_bytes(tokens) + embedded * row_bytes(texts)),
+        read=float(schedule.accumulate * (clips * row_bytes(tokens) + embedded * row_bytes(texts))),
     )
 
 
