@@ -210,8 +210,9 @@ def write(
     scores = score(options.task, rows, predictions, options.bootstrap, options.seed, embed)
     if similar is not None:
         scores["asked_first"] = score_asked(rows, predictions, similar, options.bootstrap, options.seed)
+    depended = {name: value for name, value in asdict(options).items() if name not in ("workers", "address")}
     record = {
-        "options": asdict(options),
+        "options": depended,
         "disclosed": inputs.described.disclosed,
         "skipped": inputs.skipped,
         "seen": None if inputs.seen is None else inputs.seen.counts(rows),

@@ -66,7 +66,7 @@ def test_every_command_uses_the_wrapper(file: Path) -> None:
 def test_the_list_of_commands_is_complete() -> None:
     found = {module(file) for file in RUNNABLES}
     assert {"store", "weights", "kitchen", "featurize", "retrieval", "heads.train", "annotate.pairs"} < found
-    assert found >= {f"benchmarks.{name}" for name in ("search", "store_read", "train_step")}
+    assert found >= {f"benchmarks.{name}" for name in ("search", "store.read", "train_step")}
 
 
 COMMANDS = {

@@ -1,7 +1,7 @@
 """Whole shards onto the disk, fsync included: this store next to other formats.
 
-python -m benchmarks.store_write                   # about 2 minutes, 0.6 GiB of disk at a time
-python -m benchmarks.store_write --mib 64 --repeats 3
+python -m benchmarks.store.write                   # about 2 minutes, 0.6 GiB of disk at a time
+python -m benchmarks.store.write --mib 64 --repeats 3
 
 Every format writes the same rows, one shard, from memory, and makes files and their names durable.
 Formats take turns in another order every time, and the median counts. The store is given what an
@@ -119,7 +119,7 @@ def run(options: Options) -> dict[str, Any]:
     return {"rows": rows, "lines": lines, "mib": options.mib, "repeats": options.repeats}
 
 
-main = benchmark("store_write", Options, __doc__, run)
+main = benchmark("store.write", Options, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)

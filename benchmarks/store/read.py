@@ -1,7 +1,7 @@
 """Random batches of rows: this store compared with other formats, from memory and from the disk.
 
-python -m benchmarks.store_read                    # about 5 minutes, 2.5 GiB of disk
-python -m benchmarks.store_read --mib 128 --repeats 3
+python -m benchmarks.store.read                    # about 5 minutes, 2.5 GiB of disk
+python -m benchmarks.store.read --mib 128 --repeats 3
 
 Every format holds the same rows. A measurement reads random distinct rows, batch by batch, into the
 same buffers; formats take turns in another order every time, and the median counts. Cold: files are
@@ -89,7 +89,7 @@ def run(options: Options) -> dict[str, Any]:
     return {"rows": rows, "lines": lines + held, "read_ahead": ahead, "first_reads": checked, **sizes}
 
 
-main = benchmark("store_read", Options, __doc__, run)
+main = benchmark("store.read", Options, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)

@@ -1,7 +1,7 @@
 """Random batches of rows out of an object store: this store next to a plain loop of requests, and tensorstore.
 
-python -m benchmarks.store_remote                   # a minute or two, 0.5 GiB of memory
-python -m benchmarks.store_remote --mib 64 --repeats 3
+python -m benchmarks.store.remote                   # a minute or two, 0.5 GiB of memory
+python -m benchmarks.store.remote --mib 64 --repeats 3
 
 The server is moto's, on this machine, in a process of its own. It answers as fast as one Python process can, or
 after a delay, as a server some way off does: first byte of S3 is 20 to 30 ms off. Every reader reads the same random
@@ -185,7 +185,7 @@ def _tensorstore(view: "View", endpoint: str) -> Read:
     return read
 
 
-main = benchmark("store_remote", Options, __doc__, run)
+main = benchmark("store.remote", Options, __doc__, run)
 
 if __name__ == "__main__":
     command.run(main)
