@@ -130,19 +130,25 @@ def plan_all(path: Path, rows: int) -> Figures:
     """Plan what is missing where every row is asked for and half are present."""
     import polars as pl
 
-    from featurize.task import plan
+    from featurize.task import shards_of, todo
     from store import Store
 
     catalog = Store.open(path).catalog("clips")
     status = np.random.default_rng(0).integers(0, 2, len(catalog), np.uint8)
     finding, runs = 0.0, []
     for first in range(0, rows, _PART):  # as a manifest of each part would ask
-        asked = clip_ids(pl.int_range(first, min(first + _PART, rows), eager=True))
-        seconds, found = _timed(partial(catalog.rows, asked))
+        ids = clip_ids(pl.int_range(first, min(first + _PART, rows), eager=True))
+        seconds, found = _timed(partial(catalog.rows, ids))
         finding += seconds
         runs.append(found)
     every = np.concatenate(runs)
-    planning, planned = _timed(lambda: [len(shard.rows) for shard in plan(every, status, _ROWS_PER_SHARD)])
+    asked = status[every]
+
+    def plan() -> list[int]:
+        rows_to_compute = pl.DataFrame({"row": np.sort(every[todo(asked)])})
+        return [len(shard) for _, shard in shards_of(rows_to_compute, _ROWS_PER_SHARD)]
+
+    planning, planned = _timed(plan)
     assert sum(planned) == np.count_nonzero(status[:rows] == 0)
     return {"rows_of_all_s": round(finding, 1), "plan_s": round(planning, 1), "plan_gib": _peak_gib()}
 

@@ -117,10 +117,7 @@ class View:
                 write_json(path, metadata)
 
     def status(self, rows: Int[np.ndarray, " K"] | None = None) -> UInt8[np.ndarray, " rows"]:
-        """Return the status of every row of the catalog, or of K `rows` of it: ABSENT, OK or FAILED.
-
-        Of K rows only their shards are read, and nothing is kept in memory.
-        """
+        """Return the status of every row, or of K `rows`, whose shards alone are read: ABSENT, OK or FAILED."""
         if rows is not None:
             return np.where(rows < len(self), self._statuses.of_rows(rows), np.uint8(ABSENT))
         status = np.zeros(len(self.catalog), np.uint8)
@@ -217,10 +214,7 @@ class View:
         direct: bool = False,
         check: Check | None = None,
     ) -> Quantised:
-        """Read rows of an int8 feature as stored, int8 with float16 scales, into `out` if given; raises as `read` does.
-
-        For callers that dequantise on another device.
-        """
+        """Read rows of an int8 feature as stored, for callers that dequantise elsewhere; raises as `read` does."""
         self._check_feature(feature)
         if self.features[feature].dtype != "int8":
             raise StepDiffError(f"{feature} of view {self.name} is {self.features[feature].dtype}, not int8: use read")
@@ -395,9 +389,8 @@ class View:
             raise StepDiffError(f"view {self.name} of {self.entity} in {self.paths.store} was dropped: open it again")
 
     def _reader(self, name: str) -> RowReader | RemoteReader:
-        feature = self.stored[name]
-        paths, axes = self.paths, 1 + len(feature.shape)
-        path: Callable[[int], Any] = lambda shard: paths.shard(name, shard, axes)  # noqa: E731
+        feature, paths = self.stored[name], self.paths
+        path: Callable[[int], Any] = lambda shard: paths.shard(name, shard, 1 + len(feature.shape))  # noqa: E731
         reader = RemoteReader if paths.store.remote else RowReader
         column = self.checksummed.index(name)
         checks = RowChecks(self._checksums, column, self.rows_per_shard, feature.row_bytes)

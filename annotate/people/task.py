@@ -44,8 +44,10 @@ REJECT_REASONS = ("different steps", "unclear", "too short", "other")
 DEFAULTS = Path(__file__).parent / "rubric.yaml"
 TOLERANCE = 1
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")  # what XML cannot hold, and no form shows
-_KEYS = ("pairs", "people", "categories", "gold", "gold_rate", "training", "keystep_words", "reject_reasons")
-_KEYS += ("timeout_minutes", "instructions")
+_KEYS = (
+    *("pairs", "people", "categories", "gold", "gold_rate", "training"),
+    *("keystep_words", "reject_reasons", "timeout_minutes", "instructions"),
+)
 
 
 @dataclass(frozen=True)

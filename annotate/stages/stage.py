@@ -97,8 +97,9 @@ def run_stage(options: StageOptions, name: str, job: Job, items: pl.DataFrame | 
         version.create()
         shards = [rows.height for _, rows in unanswered(version, items, options.retry_failed)]
         sums = _Sums()
-        if shards:
-            _work(options, version, job, pending(version, items, options.retry_failed), len(shards), sum(shards), sums)
+        tasks = pending(version, items, options.retry_failed)
+        for outcome in _work(options, version, job, tasks, len(shards), sum(shards)) if shards else ():
+            sums.add(outcome)
         return _record(options, version, items, sums, time.monotonic() - begin)
 
 
@@ -120,9 +121,9 @@ def pending(version: Version, items: pl.DataFrame | Items, retry_failed: bool) -
 
 
 def _work(
-    options: StageOptions, version: Version, job: Job, tasks: Iterator[Task], count: int, total: int, sums: _Sums
-) -> None:
-    """Run all tasks on Ray. count, total: how many shards and items they have."""
+    options: StageOptions, version: Version, job: Job, tasks: Iterator[Task], count: int, total: int
+) -> Iterator[Answered]:
+    """Run all tasks on Ray; yield their outcomes. count, total: how many shards and items they have."""
     device = None if options.device == "auto" else options.device
     with connected(options.address, "annotate") as joined:
         gpu = not options.served and has_gpu(device, joined)
@@ -131,7 +132,7 @@ def _work(
         pool = WorkerPool(Worker, of_workers, gpu, lambda shard, why: Answered(shard, error=why))
         with progress(version.stage, total, "items") as advance:
             for outcome in pool.run(tasks, min(workers, count), advance):
-                sums.add(outcome)
+                yield outcome
                 if outcome.error:
                     say(f"error: {outcome.error}")
 

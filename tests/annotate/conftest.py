@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> Store:
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run stages in this process; test_stage tests the same on Ray."""
 
-    def work(options: StageOptions, version: Version, job: Job, tasks: Sequence[Task]) -> list[Answered]:
+    def work(options: StageOptions, version: Version, job: Job, tasks: Iterable[Task], *counts: int) -> list[Answered]:
         worker = Worker(StageWorkerOptions(options.store, version.stage, version.name, job, "cpu", 1))
         return [worker.run(task) for task in tasks]
 

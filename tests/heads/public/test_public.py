@@ -235,7 +235,7 @@ def test_evaluate_gives_the_scores_of_the_whole_model(checkpoint: Get, tmp_path:
 def test_socratic_reads_the_whole_models_caption_of_each_clip(
     checkpoint: Get, case: str, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    def work(options: Any, version: Any, job: Any, tasks: Any) -> list[Any]:
+    def work(options: Any, version: Any, job: Any, tasks: Any, *counts: int) -> list[Any]:
         """Work in this process; test_stage tests the same on Ray."""
         worker = Worker(StageWorkerOptions(options.store, version.stage, version.name, job, "cpu", 1))
         return [worker.run(task) for task in tasks]
