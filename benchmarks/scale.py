@@ -36,6 +36,7 @@ MOST_GIB = {"featurize": 4.0, "train, pairs": 4.0, "train, narration": 4.0, "ann
 """memory that each may take at the size of the fit"""
 FIRST = 60.0
 """seconds until featurize's first shard is planned"""
+LEAST = 20_000  # clips of a size: with fewer, no pairs are held out
 LISTED = 1000  # objects that one request lists
 _SHARD = 128  # rows of a shard of InternVideo L/14 tokens in int8
 
@@ -195,8 +196,8 @@ def run(options: Options) -> dict[str, Any]:
     from benchmarks.harness.tiny_lm import write_tiny_lm
 
     sizes = [round(size) for size in options.clips]
-    if len(set(sizes)) < 2 or min(sizes) < 1000:
-        raise StepDiffError(f"--clips {list(options.clips)}: a line needs two sizes, of 1,000 clips or more")
+    if len(set(sizes)) < 2 or min(sizes) < LEAST:
+        raise StepDiffError(f"--clips {list(options.clips)}: a line needs two sizes, of {LEAST:,} clips or more")
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="scale-") as folder:
         lm = write_tiny_lm(_made(Path(folder, "lm")))
         taken = {rows: measured(_made(Path(folder, str(rows))), rows, lm) for rows in sizes}

@@ -20,7 +20,7 @@ def here(work: Callable[..., dict[str, float]], *arguments: Any) -> Measured:
 
 def test_every_work_is_measured_fitted_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "apart", here)
-    record = run(Options(clips=(2000, 4000), to=6000, clips_per_second=2.0, workers=3, folder=str(tmp_path)))
+    record = run(Options(clips=(20_000, 30_000), to=60_000, clips_per_second=2.0, workers=3, folder=str(tmp_path)))
     names = {row["work"] for row in record["rows"]}
     assert names == {*MOST_GIB, "build", "query"} == {row["work"] for row in record["fit"]}
     assert all(abs(row["bytes per clip"]) < 1 and row["GiB"] == 2.0 for row in record["fit"])
@@ -28,7 +28,7 @@ def test_every_work_is_measured_fitted_and_removed(tmp_path: Path, monkeypatch: 
     assert json.loads(json.dumps(record)) == record
     with pytest.raises(StepDiffError, match="a line needs two sizes"):
         run(Options(clips=(3000,)))
-    assert {row["dtype"]: row["hours"] for row in record["plan"]}["int8"] == round(6000 / 2 / 3600 / 3, 1)
+    assert {row["dtype"]: row["hours"] for row in record["plan"]}["int8"] == round(60_000 / 2 / 3600 / 3, 1)
     assert list(tmp_path.iterdir()) == []
 
 
