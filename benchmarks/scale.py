@@ -246,7 +246,7 @@ def planned(options: Options) -> list[Row]:
     from store.verbs.plan import plan
 
     asked = PlanOptions(
-        clips=round(options.to),
+        clips=float(round(options.to)),
         encoder=options.encoder,
         clips_per_second=options.clips_per_second,
         workers=options.workers,

@@ -7,7 +7,8 @@ Guarantees
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
+from operator import index
+from typing import SupportsIndex, overload
 
 import numpy as np
 import polars as pl
@@ -35,16 +36,16 @@ class Runs(Sequence[list[tuple[str, str]]]):
         return len(self._starts)
 
     @overload
-    def __getitem__(self, number: int) -> list[tuple[str, str]]: ...
+    def __getitem__(self, number: SupportsIndex) -> list[tuple[str, str]]: ...
 
     @overload
     def __getitem__(self, number: slice) -> list[list[tuple[str, str]]]: ...
 
-    def __getitem__(self, number: int | slice) -> list[tuple[str, str]] | list[list[tuple[str, str]]]:
+    def __getitem__(self, number: SupportsIndex | slice) -> list[tuple[str, str]] | list[list[tuple[str, str]]]:
         """Return the run of that number."""
         if isinstance(number, slice):
             return [self[one] for one in range(*number.indices(len(self)))]
-        start = int(self._starts[number])
+        start = int(self._starts[index(number)])
         return [self._texts[int(place)] for place in self._places[start : start + self.length]]
 
     @property

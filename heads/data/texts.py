@@ -11,7 +11,8 @@ Guarantees
 import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import overload
+from operator import index
+from typing import SupportsIndex, overload
 
 import numpy as np
 import polars as pl
@@ -87,15 +88,16 @@ class Texts(Sequence[tuple[str, str]]):
         return len(self._rows)
 
     @overload
-    def __getitem__(self, place: int) -> tuple[str, str]: ...
+    def __getitem__(self, place: SupportsIndex) -> tuple[str, str]: ...
 
     @overload
     def __getitem__(self, place: slice) -> list[tuple[str, str]]: ...
 
-    def __getitem__(self, place: int | slice) -> tuple[str, str] | list[tuple[str, str]]:
+    def __getitem__(self, place: SupportsIndex | slice) -> tuple[str, str] | list[tuple[str, str]]:
         """Return key and text at a place."""
         if isinstance(place, slice):
             return [self[one] for one in range(*place.indices(len(self)))]
+        place = index(place)
         if not 0 <= place < len(self):
             raise IndexError(place)
         text = self._read(2 * place + 1)

@@ -30,8 +30,8 @@ from retrieval.vectors import command, fill_command, filled_rows, normalised, wi
 from store import Store, View, text_key
 from store.view import FAILED, OK
 
-MOST_IDS = 2**16
-"""ids that are compared with an unknown one"""
+MOST_IDS, NEAR = 2**16, 3
+"""ids that are compared with an unknown one, and those that an error names"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def row_of_clip(store: Store, view: View, clip: str) -> int:
     """Return the row of a clip with features. Raises StepDiffError with similar ids, or the reason of a failure."""
     row = int(store.catalog("clips").rows([clip])[0])
     if row < 0:
-        near = difflib.get_close_matches(clip, similar_ids(store, clip), n=3, cutoff=0.0)
+        near = difflib.get_close_matches(clip, similar_ids(store, clip), n=NEAR, cutoff=0.0)
         raise StepDiffError(f"no clip {clip!r} in {store.path}: the nearest ids are {', '.join(near)}")
     (status,) = view.status(np.array([row]))
     if status == FAILED:
@@ -95,7 +95,7 @@ def similar_ids(store: Store, clip: str) -> list[str]:
         while len(kept) > MOST_IDS:
             begin = clip[: len(begin) + 1]
             longer = kept.filter(kept.str.starts_with(begin))
-            if longer.is_empty() or begin == clip:
+            if len(longer) < NEAR or begin == clip:
                 begin, longer = begin[:-1], kept.head(MOST_IDS)
             kept = longer
     return kept.to_list()
