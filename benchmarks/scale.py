@@ -198,7 +198,8 @@ def run(options: Options) -> dict[str, Any]:
     sizes = [round(size) for size in options.clips]
     if len(set(sizes)) < 2 or min(sizes) < LEAST:
         raise StepDiffError(f"--clips {list(options.clips)}: a line needs two sizes, of {LEAST:,} clips or more")
-    with tempfile.TemporaryDirectory(dir=options.folder, prefix="scale-") as folder:
+    within = None if options.folder is None else _made(Path(options.folder))
+    with tempfile.TemporaryDirectory(dir=within, prefix="scale-") as folder:
         lm = write_tiny_lm(_made(Path(folder, "lm")))
         taken = {rows: measured(_made(Path(folder, str(rows))), rows, lm) for rows in sizes}
     rows = [

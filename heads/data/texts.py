@@ -20,6 +20,8 @@ from jaxtyping import Shaped
 
 from common.errors import StepDiffError
 
+_AT_ONCE = 2**16  # texts that are joined at a time
+
 
 class Column:
     """An array that grows in a temporary file."""
@@ -66,6 +68,10 @@ class Texts(Sequence[tuple[str, str]]):
 
     def add(self, clips: pl.DataFrame) -> None:
         """Append clips (key, text, row)."""
+        for some in clips.iter_slices(_AT_ONCE):
+            self._add(some)
+
+    def _add(self, clips: pl.DataFrame) -> None:
         if clips.is_empty():
             return
         both = clips.select(pl.concat_list("key", "text").alias("both"))["both"].explode()
