@@ -61,13 +61,13 @@ def run(options: AppOptions) -> int:
         device=options.device,
         weights=options.weights,
     )
-    socket = listener(options.host, options.port)
-    host, port = socket.getsockname()[:2]
-    application = create_app(site, host=options.host)
-    print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-    print("Ctrl-C ends the server", file=sys.stderr)
-    config = uvicorn.Config(application, log_level="warning", server_header=False, timeout_graceful_shutdown=3)
-    uvicorn.Server(config).run(sockets=[socket])
+    with listener(options.host, options.port) as socket:
+        host, port = socket.getsockname()[:2]
+        application = create_app(site, host=options.host)
+        print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+        print("Ctrl-C ends the server", file=sys.stderr)
+        config = uvicorn.Config(application, log_level="warning", server_header=False, timeout_graceful_shutdown=3)
+        uvicorn.Server(config).run(sockets=[socket])
     return 0
 
 
