@@ -1,6 +1,6 @@
 """Answers that arrive word by word, from a small random head."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import torch
 
 from heads import ask
 from heads.methods.stepdiff import StepDiff
+from heads.models.language_model import autocast
 from heads.models.streaming import HELD, Words
 from heads.training.lineage import load_video_lm
 from store import Store
@@ -16,9 +17,10 @@ from tasks.testsets import DiffCap
 
 
 @pytest.fixture(scope="module")
-def head(trained: Path, world: Path) -> StepDiff:
-    model, features, _ = load_video_lm(trained, Store.open(world / "features"))
-    return StepDiff(model, features)
+def head(trained: Path, world: Path) -> Iterator[StepDiff]:
+    model, features, recipe = load_video_lm(trained, Store.open(world / "features"))
+    with autocast("cpu", recipe.precision):
+        yield StepDiff(model, features)
 
 
 CLIPS = ("video-_18_0.0_19.5", "video-_19_0.0_20.5")
