@@ -16,7 +16,7 @@ from featurize.encoders.internvideo.mm import InternVideo, InternVideoB16
 from featurize.encoders.internvideo.model import InternVideoMM, Size
 from featurize.manifest import Manifest
 from featurize.shard import featurize_shard
-from featurize.task import Shard, tasks
+from featurize.task import pending, tasks
 from store import Store, View
 from weights import fingerprint
 
@@ -215,7 +215,7 @@ def test_stored_features_equal_the_modules_output(
         made = encoder.provenance("clips", dtype), encoder.features("clips", dtype)
         view: View = store.create_view("clips", NAME, *made, 16)
         view.resize()
-    (task,) = tasks(store, view, asked, [Shard(0, (0, 1, 2))], 2, 1)
+    (task,) = tasks(store, view, pending(asked, np.arange(3), np.ones(3, bool)), 2, 1)
     featurize_shard(task, encoder, "cpu", lambda rows: None)
     rows = np.arange(3)
     stored = view.read("tokens", rows, dtype="float32")

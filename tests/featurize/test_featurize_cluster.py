@@ -205,7 +205,8 @@ if __name__ == "__main__":
         outcomes = list(pool.run(tasks, 2 + os.cpu_count(), lambda count: None))  # more than there is room for
         pools._PATIENCE = 1.0
         pool = WorkerPool(Dying, replace(options, cpus=os.cpu_count() + 1), False, failed)
-        for never in (lambda: pool.call("describe", "clips", "float16"), lambda: list(pool.run(tasks, 1, lambda count: None))):
+        describe = lambda: pool.call("describe", "clips", "float16")
+        for never in (describe, lambda: list(pool.run(tasks, 1, lambda count: None))):
             try:
                 never()
             except StepDiffError as error:

@@ -3,10 +3,11 @@
 from fractions import Fraction
 
 import numpy as np
+import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurize.task import Shard, blocks, plan
+from featurize.task import blocks, shards_of, todo
 from featurize.video.frames import Sampling, between, chosen
 from store.view import ABSENT, FAILED, OK
 
@@ -39,24 +40,28 @@ def test_frames_start_at_the_start_and_stop_before_the_end(ticks: list[int], sta
     assert times[first:behind].tolist() == [t for t in times if start / 10 <= t < end / 10]
 
 
+def plan(asked: set[int], status: list[int], size: int, retry_failed: bool = False) -> list[tuple[int, list[int]]]:
+    """Return number and rows of each shard to compute."""
+    rows = np.array(sorted(asked), np.int64)
+    wanted = rows[todo(np.array(status, np.uint8)[rows], retry_failed)]
+    return [(number, part["row"].to_list()) for number, part in shards_of(pl.DataFrame({"row": wanted}), size)]
+
+
 @given(STATUS, st.sampled_from([1, 2, 8, 64]), st.booleans(), st.data())
 def test_ok_rows_are_never_planned_again(status: list[int], size: int, retry: bool, data: st.DataObject) -> None:
-    asked = data.draw(st.lists(st.integers(0, len(status) - 1), max_size=80))
-    shards = plan(np.array(asked, np.int64), np.array(status, np.uint8), size, retry)
+    asked = data.draw(st.sets(st.integers(0, len(status) - 1), max_size=80))
+    shards = plan(asked, status, size, retry)
     wanted = {ABSENT, FAILED} if retry else {ABSENT}
-    todo = sorted({row for row in asked if status[row] in wanted})
-    assert [row for shard in shards for row in shard.rows] == todo
-    assert all(row // size == shard.number for shard in shards for row in shard.rows)
-    numbers = [shard.number for shard in shards]
-    assert numbers == sorted(set(numbers)) and len(shards) == len(numbers)
-    assert shards.rows.tolist() == todo
+    assert [row for _, rows in shards for row in rows] == sorted(row for row in asked if status[row] in wanted)
+    assert all(row // size == number for number, rows in shards for row in rows)
+    numbers = [number for number, _ in shards]
+    assert numbers == sorted(set(numbers))
 
 
 def test_a_plan_that_was_computed_by_hand() -> None:
-    status = np.array([OK, ABSENT, FAILED, ABSENT, ABSENT, OK], np.uint8)
-    rows = np.array([5, 3, 1, 2], np.int64)
-    assert list(plan(rows, status, 2)) == [Shard(0, (1,)), Shard(1, (3,))]
-    assert list(plan(rows, status, 2, retry_failed=True)) == [Shard(0, (1,)), Shard(1, (2, 3))]
+    status = [OK, ABSENT, FAILED, ABSENT, ABSENT, OK]
+    assert plan({5, 3, 1, 2}, status, 2) == [(0, [1]), (1, [3])]
+    assert plan({5, 3, 1, 2}, status, 2, retry_failed=True) == [(0, [1]), (1, [2, 3])]
 
 
 @given(st.sets(st.integers(32, 63)), st.integers(1, 9))

@@ -20,5 +20,5 @@ def test_features_of_a_store_in_an_object_store_are_read_by_key(bucket: str) -> 
     cached = Features(Store.open(f"{bucket}/features"), "net", "tokens")
     assert np.array_equal(cached.read(["c", "a", "c"]).numpy(), tokens[[1, 0, 1]])
     assert cached.has(["a", "b", "nobody"]).tolist() == [True, False, False]
-    with pytest.raises(StepDiffError, match="b: no net features"):
+    with pytest.raises(StepDiffError, match="b is absent in view net"):
         cached.read(["b"])

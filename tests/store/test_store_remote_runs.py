@@ -191,7 +191,8 @@ def test_compaction_gives_the_same_content_as_in_a_folder_even_after_a_cut(
         return Store.open(url)
 
     folder = used(str(tmp_path / "features"))
-    done = asdict(compact(CompactOptions(str(folder.path)))) | {"store": ""}
+    other = {"store": "", "locks": 0}  # an object store has no lock files
+    done = asdict(compact(CompactOptions(str(folder.path)))) | other
     assert done["catalog_parts"] == 2 and done["failure_files"] == 2 and done["orphans"] > 3
     files = {str(path.relative_to(folder.path)): path for path in folder.path.rglob("*") if path.is_file()}
     suffixes = (".lock", ".keys", "lock.json")
@@ -201,7 +202,7 @@ def test_compaction_gives_the_same_content_as_in_a_folder_even_after_a_cut(
     reader = whole.view("clips", "net")
     ok = np.flatnonzero(reader.status() == 1)
     gate.left = before = 10**9
-    assert asdict(compact(CompactOptions(str(whole.path)))) | {"store": ""} == done
+    assert asdict(compact(CompactOptions(str(whole.path)))) | other == done
     requests = before - gate.left
     assert contents(str(whole.path)) == expected and verify(whole) == []
     assert np.array_equal(reader.read("embedding", ok), values(ok)["embedding"])
@@ -382,7 +383,7 @@ def test_the_commands_accept_a_url(bucket: str, tmp_path: Path, capsys: pytest.C
     assert main(["requantise", url, "--view", "net", "--to", "small", "--dtype", "float16"]) == 0
     assert main(["export-hdf5", str(tmp_path / "clips.h5"), "--store", url, "--view", "small"]) == 0
     assert main(["compact", url]) == 0
-    assert "2 catalog parts and 2 files of failures merged" in capsys.readouterr().out
+    assert "2 catalog parts and 2 files of failures and 3 records of writers merged" in capsys.readouterr().out
     assert main(["drop", url, "--view", "small", "--yes"]) == 0
     assert "dropped view small" in capsys.readouterr().out and not any("/small/" in name for name in contents(url))
     assert main(["verify", url]) == 0
