@@ -226,14 +226,14 @@ def test_workers_that_die_have_no_memory_or_find_no_room_are_reported_and_the_ot
     run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stderr
     cores = os.cpu_count() or 1
-    *no_room, zero, one, two, three = run.stdout.splitlines()
+    zero, one, two, three = run.stdout.splitlines()
     assert (zero, two) == ("0 None", "2 None")
     assert one == f"1 shard 1: {ATTEMPTS} workers died at it: if memory is short, try less"
     assert three == "3 shard 3: MemoryError: too large: try less"
     assert run.stderr.count("a worker died at shard 1: another does it again") == ATTEMPTS - 1
     assert f"--workers {cores + 2}: the cluster has room for {cores} of 1 CPU each; the others wait" in run.stderr
     need = f"no node of the cluster has {cores + 1} CPUs, which a worker needs: start such nodes"
-    assert no_room == [need, need]
+    assert run.stderr.splitlines().count(need) == 2  # inside `connected`, what is printed goes there
 
 
 def test_a_relative_path_is_refused_in_a_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
