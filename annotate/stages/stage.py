@@ -22,6 +22,7 @@ from annotate.stages.worker import Answered, StageWorkerOptions, Task, Worker
 from common.errors import StepDiffError
 from common.io.files import make_folder
 from common.io.locks import locked
+from common.io.sealed import copied
 from common.progress import progress, say
 from common.workers.cluster import connected, refuse_relative
 from common.workers.pool import WorkerPool, has_gpu, pool_size
@@ -60,7 +61,7 @@ class Items:
                 block = pl.concat([left, block])
             shards = [rows for _, rows in block.group_by(pl.col("row") // SHARD, maintain_order=True)]
             yield from ((int(rows["row"][0]) // SHARD, rows) for rows in shards[:-1])
-            left = shards[-1] if shards else None
+            left = copied(shards[-1]) if shards else None
         if left is not None:
             yield int(left["row"][0]) // SHARD, left
 

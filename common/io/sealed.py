@@ -116,6 +116,11 @@ def schema(path: Path | Place) -> dict[str, Any]:
         return dict(pl.read_parquet_schema(io.BytesIO(_footer(path))))
 
 
+def copied(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the frame with its texts copied: those of selected rows keep the texts of all rows in memory."""
+    return frame.with_columns(pl.col(pl.String) + "")
+
+
 def _check_text(path: Place, frame: pl.DataFrame, nbytes: int) -> None:
     """Raise StepDiffError where dictionary-encoded text is out of proportion to a file of `nbytes` bytes."""
     most = max(_FREE_TEXT, BYTES_PER_BYTE * nbytes)

@@ -40,6 +40,7 @@ import polars as pl
 
 from common.errors import StepDiffError
 from common.io.jsonl import read_objects
+from common.io.sealed import copied
 from common.streams import sequence
 from heads.data.catalog_rows import Clips, blocks, of_keys
 from store import Store
@@ -149,8 +150,7 @@ def held_out(catalog: Clips, test: pl.DataFrame, by: By = "video") -> pl.DataFra
         key and reason of every clip to hold out, including test clips that the catalog lacks, and of namesakes.
     """
     tests = locate(catalog, test)
-    empty = pl.DataFrame(schema=COLUMNS)
-    suspects = pl.concat(_suspects(identified(block), tests) for block in (empty, *blocks(catalog, COLUMNS)))
+    suspects = pl.concat(_suspects(identified(block), tests) for block in blocks(catalog, COLUMNS))
     met = _met(_meeting_points(suspects, test=False), _meeting_points(tests, test=True))
     reasons = [
         tests.select("key", reason=pl.lit(BY_ID)),
@@ -166,7 +166,7 @@ def _suspects(clips: pl.DataFrame, tests: pl.DataFrame) -> pl.DataFrame:
     """Return the clips with a file or a name of a test clip, so that the rest works on few."""
     files, names = tests["file"].drop_nulls(), pl.concat([tests["uid"], tests["stem"]]).drop_nulls()
     shared = pl.col("file").is_in(files.implode()) | pl.any_horizontal(pl.col("uid", "stem").is_in(names.implode()))
-    return clips.filter(shared)
+    return copied(clips.filter(shared))
 
 
 def _meeting_points(clips: pl.DataFrame, test: bool) -> pl.DataFrame:
@@ -224,7 +224,8 @@ def drawn_clips(catalog: Clips, share: float, by: By, seed: int) -> pl.Series:
         names = clips["name"].unique()
         hashes = (hashlib.blake2b(name.encode(), key=salt, digest_size=8).digest() for name in names)
         chosen = pl.Series([int.from_bytes(one, "little") < below for one in hashes], dtype=pl.Boolean)
-        found.append(clips.join(names.filter(chosen).to_frame(), on="name", how="semi", maintain_order="left")["key"])
+        drawn = clips.join(names.filter(chosen).to_frame(), on="name", how="semi", maintain_order="left")
+        found.append(copied(drawn.select("key"))["key"])
     return pl.concat(found)
 
 

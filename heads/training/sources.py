@@ -21,6 +21,7 @@ import polars as pl
 from jaxtyping import Float
 
 from common.errors import StepDiffError
+from common.io.sealed import copied
 from common.streams import generator
 from heads.data.catalog_rows import Clips, blocks, need_columns
 from heads.data.clips import Features
@@ -140,7 +141,7 @@ class HardNegatives:
         need_columns(catalog, "split", "step", reader="hard negatives: ", otherwise=drop)
         dtypes = dict.fromkeys(("key", "split", "step"), pl.String)
         asked = (pl.col("split") == "train") & pl.col("step").is_not_null()
-        rows = pl.concat(features.present(block.filter(asked)) for block in blocks(catalog, dtypes))
+        rows = pl.concat(copied(features.present(block.filter(asked))) for block in blocks(catalog, dtypes))
         if hold_out is not None:
             rows = hold_out.keep(rows, "hard-negative mining")
         self.clips: list[str] = rows["key"].to_list()

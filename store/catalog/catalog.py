@@ -35,6 +35,8 @@ from store.catalog.parts import (
 )
 
 Answer = TypeVar("Answer")
+BLOCK = 2**18
+"""rows of a block of a catalog"""
 
 
 class Catalog:
@@ -89,7 +91,7 @@ class Catalog:
         return found
 
     def blocks(self, like: pl.DataFrame) -> Iterator[pl.DataFrame]:
-        """Yield `row` and other columns of all rows in order, a part at a time.
+        """Yield `row` and other columns of all rows in order, at most BLOCK at a time.
 
         Args:
             like: an empty frame with the wanted columns, as in `select`.
@@ -110,7 +112,7 @@ class Catalog:
                 continue  # it was merged into another part
             read = own
             if len(block):
-                yield block
+                yield from block.iter_slices(BLOCK)
                 row = int(block["row"][-1]) + 1
 
     def select(self, rows: Int[np.ndarray, " K"], like: pl.DataFrame | None = None) -> pl.DataFrame:
@@ -131,7 +133,7 @@ class Catalog:
             if not len(here):
                 continue
             columns = None if like is None else ["row", *like.columns]
-            found = table.read(part, columns, strict=False, where=pl.col("row").is_in(here.implode()))
+            found = table.copied(table.read(part, columns, strict=False, where=pl.col("row").is_in(here.implode())))
             frames.append(found if like is None else _like(found, like))
         return pl.concat(frames, how="diagonal_relaxed")
 
