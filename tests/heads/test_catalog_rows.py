@@ -1,5 +1,7 @@
 """A training reads the rows and columns of the catalog that it needs, never all rows at once."""
 
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ import pytest
 
 from common.errors import StepDiffError
 from heads.data.catalog_rows import blocks, knows_splits, need_columns, of_keys, of_rows
+from heads.data.clips import Features, split_texts
 from heads.data.hold_out import HoldOut, drawn_clips, held_out, read_test_clips
+from heads.data.runs import Runs
 from heads.training.contrastive_task import ContrastiveTask
 from heads.training.recipe import read_recipe
 from heads.training.video_task import VideoTask
@@ -102,3 +106,30 @@ def test_a_contrastive_training_reads_no_whole_catalog_either(
     assert options.contrastive is not None
     task = ContrastiveTask(options.contrastive, Store.open(world / "features"), 0, "cpu")
     assert len(task.trained_on().arrays["clips"]) == len(task.train)
+
+
+def test_one_block_after_another_is_held(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a block is needed for keeps no block: memory does not grow with the catalog."""
+    table = Store.open(world / "features").catalog("clips").frame()
+    parts = Store.open(tmp_path / "parts", create=True).catalog("clips")
+    parts.append(table.drop("row"))
+    monkeypatch.setattr("store.catalog.catalog.BLOCK", 2)
+    read, most = Catalog.blocks, 0
+
+    def watched(self: Catalog, like: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        nonlocal most
+        alive: list[weakref.ref[pl.DataFrame]] = []
+        for block in read(self, like):
+            alive = [one for one in alive if one() is not None]
+            most = max(most, len(alive))
+            alive.append(weakref.ref(block))
+            yield block
+
+    monkeypatch.setattr(Catalog, "blocks", watched)
+    assert len(list(parts.blocks(pl.DataFrame(schema={"key": pl.String})))) > 10 and most > 10
+    most = 0
+    hold_out = HoldOut([str(world / "diffcap_test.jsonl")])
+    hold_out.look_up(parts, drawn_clips(parts, 0.4, "video", 1))
+    features = Features(Store.open(world / "features"), "visual", "tokens")
+    assert len(Runs(hold_out.kept(split_texts(parts, "narration", features, "train"), "sequences"), 3))
+    assert knows_splits(parts) and most <= 2
