@@ -224,21 +224,21 @@ def test_the_embeddings_are_the_same_files_whatever_the_number_of_workers(
         shutil.copytree(world / "features", tmp_path / name)
     monkeypatch.setattr(embed, "BLOCK", 10)
     monkeypatch.setattr(embed, "PART", 10)  # the blocks of a worker are its parts
-    given = ["--head", str(aligned), "--view", "aligned"]
+    given = ["--head", str(aligned), "--view", "on_workers"]  # other files of tests write to this store too
     assert embed.main([*given, "--store", str(tmp_path / "one")]) == 0
     assert embed.main([*given, "--store", str(tmp_path / "two"), "--workers", "2"]) == 0
-    files = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if "aligned" in str(path)}
+    files = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if "on_workers" in str(path)}
     assert len(files) > 10
     for file in files:
         if file.suffix == ".lock":  # names a process
             continue
         one, two = tmp_path / "one" / file, tmp_path / "two" / file
         assert one.is_dir() or one.read_bytes() == two.read_bytes(), file
-    one, two = (Store.open(tmp_path / name).view("texts", "aligned") for name in ("one", "two"))
+    one, two = (Store.open(tmp_path / name).view("texts", "on_workers") for name in ("one", "two"))
     np.testing.assert_array_equal(*(view.read("embedding", np.arange(24)) for view in (one, two)))
-    assert embed.run(embed.EmbedOptions(str(aligned), str(tmp_path / "two"), workers=2))["clips"] == 0
+    assert embed.run(embed.EmbedOptions(str(aligned), str(tmp_path / "two"), "on_workers", workers=2))["clips"] == 0
     with pytest.raises(StepDiffError, match="--workers 0 is too few"):
-        embed.run(embed.EmbedOptions(str(aligned), str(tmp_path / "two"), workers=0))
+        embed.run(embed.EmbedOptions(str(aligned), str(tmp_path / "two"), "on_workers", workers=0))
 
 
 def test_a_part_of_a_shard_has_the_blocks_of_the_shard() -> None:
