@@ -5,7 +5,7 @@ Each start resumes from the run's folder, which every node must see; Ray keeps n
 Guarantees
 - a_worker_that_is_killed_is_restarted_and_the_run_ends_with_the_same_weights
 - workers_that_die_at_the_same_step_again_and_again_end_the_run
-- more_workers_than_the_cluster_will_ever_have_are_refused_in_one_line
+- a_second_driver_on_one_run_folder_is_refused_in_one_line
 - an_error_of_a_worker_is_the_error_of_the_command
 """
 
@@ -13,7 +13,6 @@ import os
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import TextIOBase
@@ -21,19 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import StepDiffError
+from common.io.files import make_folder
+from common.io.locks import locked
 from common.progress import say
 from common.workers.cluster import connected, refuse_relative
 from heads.training.recipe import TrainOptions
 from heads.workers.group import BACKEND, joined
+from heads.workers.room import LOOK, PATIENCE, Lack, cpus_of_each
 
 ATTEMPTS = 3
 """starts from one step after which the run ends"""
-PATIENCE = 20.0
-"""seconds in which nodes may join, and in which the processes of an earlier start may end"""
-LOOK = 1.0
-"""seconds between two looks at the workers"""
-MOST_CPUS = 8
-"""of a worker"""
+LEFT_LOCK = 150.0
+"""seconds in which the lock of a lost worker may end: an NFS server keeps that of a lost node for 90 by default"""
 
 
 class Outcome:
@@ -57,6 +55,10 @@ class Outcome:
             )
         return self.error
 
+    def patience(self) -> float:
+        """Return the seconds that this start waits for a process that still writes the folder."""
+        return PATIENCE if len(self.begun) < 2 else LEFT_LOCK
+
     def failed(self) -> str | None:
         """Return the error that ended the run, if one did."""
         return self.error
@@ -71,10 +73,10 @@ class Outcome:
     def end(self, record: dict[str, Any] | None, error: str | None) -> None:
         self.record, self.error = record, self.error or error
 
-    def look(self) -> tuple[list[str], dict[str, Any] | None, str | None]:
-        """Return the lines since the last look, the record and the error."""
+    def look(self) -> tuple[list[str], dict[str, Any] | None, str | None, bool]:
+        """Return the lines since the last look, the record, the error, and whether the workers have begun."""
         lines, self.lines = self.lines, []
-        return lines, self.record, self.error
+        return lines, self.record, self.error, bool(self.begun)
 
 
 class Lines(TextIOBase):
@@ -99,18 +101,27 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
         address: Of the cluster; None: RAY_ADDRESS, else Ray is started here.
 
     Raises:
-        StepDiffError: No such cluster, too few CPUs or GPUs, or the error of a worker.
+        StepDiffError: No such cluster, too few CPUs or GPUs, another driver trains there, or the error of a worker.
     """
     refuse_relative((name, path) for name, path in _paths(options) if path is not None)
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     with connected(address, "heads") as cluster:
-        import ray
-
         gpu = _has_gpu(options, cluster)
-        cpus = _room(options.scaling.workers, gpu, cluster)
-        outcome: Any = ray.remote(Outcome).options(num_cpus=0).remote()  # type: ignore[attr-defined]
-        with _scratch(Path(options.out), cluster) as scratch:
-            return _fit(options, outcome, gpu, cpus, scratch)
+        cpus = cpus_of_each(options.scaling.workers, gpu, cluster)
+        out = Path(options.out)
+        make_folder(out)
+        # The first worker locks the folder too, but workers of a second driver may wait for free CPUs until then.
+        with locked(out / "driver.json", wait=False), _scratch(out, cluster) as scratch:
+            return _fit(options, _outcome(), gpu, cpus, scratch, cluster)
+
+
+def _outcome() -> Any:
+    """Start the Outcome on the driver's node: it is lost with the driver only."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Outcome).options(num_cpus=0, scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
 
 def _paths(options: TrainOptions) -> Iterator[tuple[str, str | None]]:
@@ -129,48 +140,14 @@ def _has_gpu(options: TrainOptions, cluster: bool) -> bool:
     return has_gpu(None if options.device == "auto" else options.device, cluster)
 
 
-def _room(workers: int, gpu: bool, cluster: bool) -> int:
-    """Return the CPUs of each worker.
-
-    Raises:
-        StepDiffError: The nodes have no room for all workers, and no autoscaler could add some that have.
-    """
-    import ray
-
-    from common.workers.pool import autoscaled
-
-    kind = "GPU" if gpu else "CPU"
-    until = time.monotonic() + (PATIENCE if cluster else 0)
-    while True:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        places = [int(node.get(kind, 0)) for node in nodes]
-        if sum(places) >= workers:
-            break
-        if autoscaled():
-            say(f"waiting for the autoscaler: {workers} workers need {workers} {kind}s, and {sum(places)} are there")
-            return 1
-        if time.monotonic() >= until:
-            raise StepDiffError(
-                f"{workers} workers need {workers} {kind}s and {'the cluster' if cluster else 'this machine'} has "
-                f"{sum(places)}: give --workers {max(sum(places), 1)}, or add nodes"
-            )
-        time.sleep(LOOK)
-    if gpu:
-        each = [int(node.get("CPU", 0)) // place for node, place in zip(nodes, places, strict=True) if place]
-        return max(1, min([MOST_CPUS, *each]))
-    return max(n for n in range(1, MOST_CPUS + 1) if n == 1 or sum(place // n for place in places) >= workers)
-
-
 @contextmanager
 def _scratch(out: Path, cluster: bool) -> Iterator[str]:
     """Yield a folder for Ray's own files, which all nodes see and which is removed."""
-    if cluster:
-        out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=out if cluster else None, ignore_cleanup_errors=True) as made:
         yield str(Path(made).absolute())
 
 
-def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, scratch: str) -> dict[str, Any]:
+def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, scratch: str, cluster: bool) -> dict[str, Any]:
     """Run Ray's trainer and print what the workers say."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -194,14 +171,17 @@ def _fit(options: TrainOptions, outcome: Any, gpu: bool, cpus: int, scratch: str
 
     thread = threading.Thread(target=fit, name="trainer", daemon=True)  # in the main thread it would take Ctrl-C
     thread.start()
+    lack = Lack(workers, cpus, gpu)
     while True:
         thread.join(LOOK)
         running = thread.is_alive()
-        lines, record, error = ray.get(outcome.look.remote())
+        lines, record, error, begun = ray.get(outcome.look.remote())
         for line in lines:
             say(line)
         if not running:
             break
+        if cluster:
+            lack.look(begun)
     if error is not None:
         raise StepDiffError(error)
     if record is not None:
@@ -231,13 +211,14 @@ def _work(config: dict[str, Any]) -> None:
         os.chdir(config["folder"])
     first = ray.train.get_context().get_world_rank() == 0
     ended = ray.get(outcome.begin.remote(Run(Path(options.out)).reached())) if first else None
+    patience = ray.get(outcome.patience.remote())
     try:
         device = own_device(pick_device(options.device))
         with joined(options.scaling, device) as group:
             if group.from_first(lambda: ended) is not None:
                 return
             with redirect_stderr(Lines(outcome) if first else sys.stderr):
-                record = fit(options, device, group, PATIENCE)
+                record = fit(options, device, group, patience)
             if first:
                 ray.get(outcome.end.remote(record, None))
     except StepDiffError as error:

@@ -1,6 +1,7 @@
-"""Guarantees of heads.workers.launch."""
+"""Guarantees of heads.workers.launch and heads.workers.room."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,13 +10,21 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
+from common.errors import StepDiffError
 from common.io.locks import locked
 from heads import train
 from heads.training.log import read_metrics
-from heads.workers.launch import ATTEMPTS, Outcome
+from heads.training.video_task import VideoTask
+from heads.workers import room
+from heads.workers.launch import ATTEMPTS, LEFT_LOCK, Outcome
+from heads.workers.room import MISSING, PATIENCE, Lack, cpus_of_each
+from store import Store
+from store.verbs.drop import drop
+from store.verbs.options import DropOptions
 
-from .conftest import recipe
+from .conftest import provenance, recipe
 from .processes import in_processes
 from .test_parallel import RUNS, command, last
 
@@ -87,12 +96,123 @@ def test_more_workers_than_the_cluster_will_ever_have_are_refused_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_second_driver_on_one_run_folder_is_refused_in_one_line(
+    world: Path, tiny_lm: str, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    path, run = str(recipe(world, tiny_lm, tmp_path / "run", **RUNS)), tmp_path / "run"
+    run.mkdir()
+    with locked(run / "driver.json", wait=False):
+        assert train.main(["--config", path, "--workers", "2"]) == 2
+    error = capfd.readouterr().err.splitlines()
+    assert len(error) == 1 and f"{run} is being written by process {os.getpid()} on host" in error[0]
+    assert [file.name for file in run.iterdir()] == ["driver.json"]
+
+
+def nodes(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float], autoscaled: bool = False) -> None:
+    """Let Ray have nodes of these resources."""
+    labels = {"ray.io/node-group": "workers"} if autoscaled else {}
+    found = [{"Alive": True, "Resources": one, "Labels": labels} for one in resources]
+    monkeypatch.setattr("ray.nodes", lambda: found)
+
+
+def test_a_worker_has_as_many_cpus_as_all_workers_have_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes(monkeypatch, {"CPU": 16.0}, {"CPU": 9.0}, {"memory": 1.0})
+    found = [cpus_of_each(workers, False, True) for workers in (1, 3, 4, 5, 25)]
+    assert found == [8, 8, 5, 4, 1]
+    nodes(monkeypatch, {"CPU": 64.0}, {"CPU": 24.0, "GPU": 4.0}, {"CPU": 192.0, "GPU": 8.0})
+    assert cpus_of_each(12, True, True) == 6
+
+
+def test_a_training_waits_for_an_autoscaler_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    nodes(monkeypatch, {"CPU": 2.0}, autoscaled=True)
+    assert cpus_of_each(4, False, True) == 1
+    assert "waiting for the autoscaler: 4 workers need 4 CPUs, and 2 are there" in capsys.readouterr().err
+    lack = Lack(4, 1, False)
+    lack.look(begun=False)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(room, "MISSING", -1.0)
+    for _ in range(2):
+        lack.look(begun=True)
+    said = "waiting for the autoscaler: the cluster has room for 2 of 4 workers of 1 CPU each"
+    assert capsys.readouterr().err.splitlines() == [said]
+
+
+def test_a_run_whose_cluster_has_lost_the_room_for_its_workers_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert PATIENCE < MISSING <= 60
+    two = ({"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0})
+    nodes(monkeypatch, *two)
+    lack = Lack(2, 8, True)
+    lack.look(begun=False)
+    nodes(monkeypatch, two[0])
+    lack.look(begun=True)
+    nodes(monkeypatch, *two)  # the node came back
+    monkeypatch.setattr(room, "MISSING", -1.0)
+    lack.look(begun=True)
+    assert capsys.readouterr().err == "", "nothing is lacking"
+    lack.look(begun=False)
+    said = "no worker has begun yet: waiting for free room for 2 workers of 8 CPUs and a GPU each"
+    assert capsys.readouterr().err.splitlines() == [said]
+    nodes(monkeypatch, two[0])
+    with pytest.raises(StepDiffError) as error:
+        lack.look(begun=True)
+    assert str(error.value) == (
+        "the cluster has room for 1 of 2 workers of 8 CPUs and a GPU each: run the command again with nodes added or "
+        "with fewer --workers, it resumes from the last checkpoint"
+    )
+
+
 def test_workers_that_die_at_the_same_step_again_and_again_end_the_run() -> None:
     outcome = Outcome()
+    assert outcome.patience() == PATIENCE
     assert [outcome.begin(0), outcome.begin(3), outcome.begin(0)] == [None] * 3
     assert [outcome.begin(3) for _ in range(ATTEMPTS - 1)] == [None] * (ATTEMPTS - 1)
+    assert outcome.patience() == LEFT_LOCK, "the lock of a worker that was lost"
     outcome.die("ValueError: no such row")
     error = outcome.begin(3)
     assert error is not None and error.startswith(f"the workers died {ATTEMPTS} times after step 3: if memory is short")
     assert error.endswith("the last one with ValueError: no such row")
     assert outcome.begin(9) == outcome.failed() == outcome.look()[2] == error, "later starts end at once"
+
+
+def test_a_store_whose_features_change_during_a_training_ends_it_in_one_line(
+    world: Path, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(world / "features", tmp_path / "features")
+    path = str(recipe(world, tiny_lm, tmp_path / "run", **RUNS))
+    given = ["--config", path, "--store", str(tmp_path / "features")]
+    loss = VideoTask.loss
+
+    def changes(task: VideoTask, batch: int) -> torch.Tensor:
+        if batch == 7:  # of the fourth step
+            replaced(tmp_path / "features")
+        return loss(task, batch)
+
+    monkeypatch.setattr(VideoTask, "loss", changes)
+    assert train.main(given) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith(f"view visual of clips in {tmp_path / 'features'} was dropped: open it again")
+    monkeypatch.undo()
+    assert train.main(given) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "trained on other features of clips than view visual of" in error and "name the store it was" in error
+
+
+def replaced(folder: Path) -> None:
+    """Drop the view `visual` and write one of another encoder with its name."""
+    store = Store.open(folder)
+    before = store.view("clips", "visual")
+    tokens, mean = (before.read(name, np.arange(24)) for name in ("tokens", "embedding"))
+    assert drop(DropOptions(str(folder), "visual", yes=True)).dropped
+    with store.lock():
+        view = store.create_view(
+            "clips", "visual", provenance("another"), before.features, rows_per_shard=before.rows_per_shard
+        )
+        view.resize()
+        for shard, rows in enumerate((np.arange(16), np.arange(16, 24))):
+            view.write_shard(shard, rows, {"tokens": tokens[rows] + 1, "embedding": mean[rows]}, {})
