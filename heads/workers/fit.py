@@ -4,8 +4,11 @@ Guarantees
 - a folder that holds a run of another recipe is refused
 - a_number_of_workers_that_does_not_divide_a_step_is_refused_with_those_that_do
 - a_worker_out_of_memory_names_the_settings_to_change
+- inside_a_ray_job_a_relative_path_is_refused_with_any_number_of_workers
+- a_store_whose_features_change_during_a_training_ends_it_in_one_line
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,9 @@ import torch
 import yaml
 
 from common.errors import StepDiffError
+from common.io.files import place
 from common.progress import say
+from common.workers.cluster import refuse_relative
 from heads.data.hold_out import HoldOut
 from heads.training import lineage
 from heads.training.checkpoint import Run
@@ -60,6 +65,23 @@ def refuse_other(options: TrainOptions, folder: Path) -> None:
         )
 
 
+def refuse_relative_paths(options: TrainOptions) -> None:
+    """Raise StepDiffError where, inside a Ray job, a path of the recipe is relative."""
+    refuse_relative((name, path) for name, path in _paths(options) if path is not None)
+
+
+def _paths(options: TrainOptions) -> Iterator[tuple[str, str | None]]:
+    recipe = options.video_lm or (options.contrastive and options.contrastive.pairs)
+    validation = recipe.validation if recipe else None
+    if not place(options.store).remote:
+        yield "--store", options.store
+    yield from (("--out", options.out), *(("--hold-out", one) for one in options.hold_out))
+    yield "pairqa", recipe.pairqa if recipe else None
+    yield "init", options.video_lm.init if options.video_lm else None
+    yield "validation.diffmcq", validation.diffmcq if validation else None
+    yield "validation.diffrank", validation.diffrank if validation else None
+
+
 def fit(options: TrainOptions, device: str, group: Group = ALONE, patience: float = 0.0) -> dict[str, Any]:
     """Train a recipe in this process; return the record of best.json.
 
@@ -69,6 +91,7 @@ def fit(options: TrainOptions, device: str, group: Group = ALONE, patience: floa
         group: The processes that train together.
         patience: Seconds to wait for a process that still writes the folder.
     """
+    refuse_relative_paths(options)
     try:
         return _fit(options, device, group, patience)
     except (MemoryError, RuntimeError) as error:  # torch's kinds are RuntimeErrors

@@ -23,8 +23,9 @@ from common.errors import StepDiffError
 from common.io.files import make_folder
 from common.io.locks import locked
 from common.progress import say
-from common.workers.cluster import connected, refuse_relative
+from common.workers.cluster import connected
 from heads.training.recipe import TrainOptions
+from heads.workers.fit import refuse_relative_paths
 from heads.workers.group import BACKEND, joined
 from heads.workers.room import LOOK, PATIENCE, Lack, cpus_of_each
 
@@ -103,7 +104,7 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
     Raises:
         StepDiffError: No such cluster, too few CPUs or GPUs, another driver trains there, or the error of a worker.
     """
-    refuse_relative((name, path) for name, path in _paths(options) if path is not None)
+    refuse_relative_paths(options)
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     with connected(address, "heads") as cluster:
         gpu = _has_gpu(options, cluster)
@@ -122,16 +123,6 @@ def _outcome() -> Any:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(Outcome).options(num_cpus=0, scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-
-
-def _paths(options: TrainOptions) -> Iterator[tuple[str, str | None]]:
-    recipe = options.video_lm or (options.contrastive and options.contrastive.pairs)
-    validation = recipe.validation if recipe else None
-    yield from (("--store", options.store), ("--out", options.out), *(("--hold-out", one) for one in options.hold_out))
-    yield "pairqa", recipe.pairqa if recipe else None
-    yield "init", options.video_lm.init if options.video_lm else None
-    yield "validation.diffmcq", validation.diffmcq if validation else None
-    yield "validation.diffrank", validation.diffrank if validation else None
 
 
 def _has_gpu(options: TrainOptions, cluster: bool) -> bool:

@@ -1,5 +1,6 @@
-"""Guarantees of heads.workers.launch and heads.workers.room."""
+"""Guarantees of heads.workers.launch, heads.workers.room and, about jobs and stores, heads.workers.fit."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -16,17 +17,23 @@ from common.errors import StepDiffError
 from common.io.locks import locked
 from heads import train
 from heads.training.log import read_metrics
+from heads.training.recipe import read_recipe
 from heads.training.video_task import VideoTask
 from heads.workers import room
+from heads.workers.fit import refuse_relative_paths
 from heads.workers.launch import ATTEMPTS, LEFT_LOCK, Outcome
 from heads.workers.room import MISSING, PATIENCE, Lack, cpus_of_each
 from store import Store
 from store.verbs.drop import drop
 from store.verbs.options import DropOptions
 
+from ..featurize.test_featurize_cluster import Head, head
 from .conftest import provenance, recipe
 from .processes import in_processes
-from .test_parallel import RUNS, command, last
+from .test_parallel import RUNS, command, last, near
+
+__all__ = ["head"]  # a fixture
+ROOT = Path(__file__).parents[2]
 
 
 def started(path: str, *more: str) -> subprocess.Popen[str]:
@@ -178,6 +185,42 @@ def test_workers_that_die_at_the_same_step_again_and_again_end_the_run() -> None
     assert error is not None and error.startswith(f"the workers died {ATTEMPTS} times after step 3: if memory is short")
     assert error.endswith("the last one with ValueError: no such row")
     assert outcome.begin(9) == outcome.failed() == outcome.look()[2] == error, "later starts end at once"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_training_is_submitted_as_a_job_to_a_head_node(head: Head, world: Path, tiny_lm: str, tmp_path: Path) -> None:
+    working = tmp_path / "working"  # the files of a checkout, without its environment
+    for name in ("_stepdiff", "common", "store", "weights", "tasks", "retrieval", "heads"):
+        shutil.copytree(ROOT / name, working / name, ignore=shutil.ignore_patterns("__pycache__"))
+    path = str(recipe(world, tiny_lm, tmp_path / "run", **RUNS))
+    job = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", head.dashboard]
+    job += ["--working-dir", ".", "--", sys.executable, "-m", "heads.train", "--config", path, "--workers", "2"]
+    done = subprocess.run(job, env=head.environment, cwd=working, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "run: step 6/6" in done.stdout and "best checkpoint: step" in done.stdout
+    assert train.main(["--config", path, "--out", str(tmp_path / "alone")]) == 0
+    near(tmp_path / "run", tmp_path / "alone")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_inside_a_ray_job_a_relative_path_is_refused_with_any_number_of_workers(
+    workers: str,
+    world: Path,
+    tiny_lm: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.chdir(tmp_path)
+    given = ["--config", str(recipe(world, tiny_lm, tmp_path / "run", **RUNS)), "--workers", workers]
+    for more in (["--out", "run"], ["--video-lm.pairqa", "pairqa.jsonl"], ["--store", "features"]):
+        assert train.main([*given, *more]) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert f"{more[1]!r} is relative: inside a Ray job" in error
+    options = read_recipe(tmp_path / "run.yaml")
+    refuse_relative_paths(dataclasses.replace(options, store="s3://bucket/features"))
 
 
 def test_a_store_whose_features_change_during_a_training_ends_it_in_one_line(
