@@ -14,6 +14,8 @@ Writes the predictions in the published format (OUT), the scores with all that t
     --decline-at 0                       diffcap answers "no difference" where the method finds two clips similar
     --workers 4                          four processes, on this machine or with --address on a cluster
 
+torchrun --nproc-per-node 8 -m heads.evaluate ... divides a frozen language model among eight devices.
+
 An evaluation that was killed resumes after its last complete batch, and its predictions are the same, bit for bit.
 """
 
@@ -23,6 +25,7 @@ from typing import Any
 from common.cli import command
 from common.cli.options import parse
 from heads.evaluation.options import EvaluateOptions
+from heads.workers import first_prints
 
 
 def run(options: EvaluateOptions) -> dict[str, Any]:
@@ -32,6 +35,8 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
 
     asked = ask(options)
     with answering(options, asked) as method:
+        if method is None:  # another process of torchrun's has the record
+            return {}
         inputs = resolve(options, asked, method.described)
         with Partial(options.task, Path(options.out), inputs.identity) as partial:
             predictions = predict(options, inputs, method, partial)
@@ -41,6 +46,8 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
 
 
 def show(record: dict[str, Any]) -> None:
+    if not record:
+        return
     from heads.reporting.entries import marked
     from heads.score import show_scores
 
@@ -54,7 +61,8 @@ def show(record: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return parse(EvaluateOptions, argv, "heads.evaluate", __doc__, run, show)
+    with first_prints():
+        return parse(EvaluateOptions, argv, "heads.evaluate", __doc__, run, show)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ python -m heads.train --config RECIPE --dry-run --card h100    # memory, traffic
 A run that exists in the folder `out` is resumed, also by another number of workers.
 """
 
-import os
 import sys
-from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from common.cli import command
 from common.cli.options import parse
 from heads.planning.options import PlanOptions
 from heads.training.recipe import TrainOptions
+from heads.workers import first_prints
 
 
 @dataclass(frozen=True)
@@ -90,9 +89,7 @@ def status(record: Any) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    with ExitStack() as silent:
-        if os.environ.get("RANK", "0") != "0" and "WORLD_SIZE" in os.environ:  # the first process prints the record
-            silent.enter_context(redirect_stdout(silent.enter_context(open(os.devnull, "w"))))
+    with first_prints():
         recipes = Path(__file__).parent / "recipes"
         return parse(Command, argv, "heads.train", __doc__, run, show, status=status, recipes=recipes)
 

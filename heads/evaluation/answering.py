@@ -1,4 +1,5 @@
-"""The process that answers: it loads the method, and answers batches of rows. It is this one, or workers on Ray.
+"""The process that answers: it loads the method, and answers batches of rows. It is this one, workers on Ray, or
+torchrun's processes together (heads.evaluation.together).
 
 Guarantees
 - answers depend on the rows of their batch only, and on neither the worker nor the order of batches
@@ -24,6 +25,7 @@ from heads.evaluation.options import EvaluateOptions
 from heads.evaluation.workers import WorkerOptions, worker_pool
 from heads.methods.stepdiff import StepDiff, protocol
 from heads.models.language_model import autocast, pick_device
+from heads.workers.group import ALONE, Group, launched
 from store import Store
 from tasks.postprocess import parse
 
@@ -65,10 +67,11 @@ class Answering(Protocol):
 class Here:
     """Answers in this process."""
 
-    def __init__(self, options: EvaluateOptions, store: Store, rows: list[Any]) -> None:
-        """Load the method. StepDiffError: it cannot be used, or the store lacks clips of the rows."""
+    def __init__(self, options: EvaluateOptions, store: Store, rows: list[Any], group: Group = ALONE) -> None:
+        """Load the method, with a group its share. StepDiffError: it cannot be used, or the store lacks clips of the
+        rows."""
         self._options = options
-        self._loaded = load_method(options, store, rows)
+        self._loaded = load_method(options, store, rows, group)
         self._rows, self._absent = present_rows(options, rows, store, self._loaded)
 
     @property
@@ -163,8 +166,18 @@ class OnWorkers:
 
 
 @contextmanager
-def answering(options: EvaluateOptions, asked: Asked) -> Iterator[Answering]:
-    """Load the method, here or on workers. StepDiffError: it cannot be used, or Ray does not start."""
+def answering(options: EvaluateOptions, asked: Asked) -> Iterator[Answering | None]:
+    """Load the method, here, on workers or with torchrun's other processes; None: the first of those has it.
+
+    Raises:
+        StepDiffError: It cannot be used, or Ray does not start.
+    """
+    if launched():
+        from heads.evaluation.together import together
+
+        with together(options, asked) as method:
+            yield method
+        return
     if options.workers == 1 and options.address is None:
         yield Here(options, asked.store, asked.rows)
         return

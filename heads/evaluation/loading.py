@@ -26,6 +26,7 @@ from heads.methods.vlemb import VLEmb
 from heads.models.language_model import pick_device, pick_precision
 from heads.models.public.families import families, load_public
 from heads.training.lineage import disclosure, load_video_lm
+from heads.workers.group import ALONE, Group
 from store import Store
 from store.view import OK
 from tasks.testsets import Row, clips_of, read_predictions, read_test_set
@@ -61,11 +62,12 @@ class Described:
     """lines that the method printed while it was loaded in another process"""
 
 
-def load_method(options: EvaluateOptions, store: Store, rows: Sequence[Any]) -> Loaded:
-    """Load the method. StepDiffError: an option that it needs is missing, or it does not answer the task."""
+def load_method(options: EvaluateOptions, store: Store, rows: Sequence[Any], group: Group = ALONE) -> Loaded:
+    """Load the method, a head divided among a group. StepDiffError: an option that it needs is missing, or it does not
+    answer the task."""
     device = pick_device(options.device)
     is_control = options.method in CONTROLS
-    loaded = _load_control(options, store, rows, device) if is_control else _load(options, store, device)
+    loaded = _load_control(options, store, rows, device) if is_control else _load(options, store, device, group)
     function = ANSWERS[options.task]
     if not hasattr(loaded.method, function):
         raise StepDiffError(
@@ -74,7 +76,7 @@ def load_method(options: EvaluateOptions, store: Store, rows: Sequence[Any]) -> 
     return loaded
 
 
-def _load(options: EvaluateOptions, store: Store, device: str) -> Loaded:
+def _load(options: EvaluateOptions, store: Store, device: str, group: Group) -> Loaded:
     how: dict[str, Any] = {name: getattr(options, name) for name in ("control", "seed", "seeded", "decline_at")}
     if options.method not in BUILT_IN:
         return _plugin(options, store, device)
@@ -93,7 +95,7 @@ def _load(options: EvaluateOptions, store: Store, device: str) -> Loaded:
         reader, ids, disclosed = load_socratic(texts, options.kind, options.language_model, device, options.precision)
         return Loaded(StepDiff(reader, ids, **how), pick_precision(device, options.precision), disclosed)
     head = Path(_needed(options, "head", "a run folder of python -m heads.train"))
-    model, features, recipe = load_video_lm(head, store, device)
+    model, features, recipe = load_video_lm(head, store, device, group)
     disclosed = {"head": str(options.head), "view": recipe.view, "recipe": disclosure(recipe, head)}
     return Loaded(StepDiff(model, features, **how), pick_precision(device, recipe.precision), disclosed)
 

@@ -76,7 +76,8 @@ def load_tensor_parallel(name: str, mesh: Any, device: str, frozen: torch.dtype)
         apply_tensor_parallelism(made.model, mesh, plan)
     except ValueError as error:
         raise StepDiffError(
-            f"{name}: scaling.tensor_parallel {size} does not fit it ({error}); set it to 1, and scaling.fsdp to true"
+            f"{name}: {size} processes cannot compute it together ({error}); set scaling.tensor_parallel to 1 and "
+            "scaling.fsdp to true, or evaluate with a number of processes that divides it"
         ) from error
     made.fill(device)
     loaded = LanguageModel(made.model, made.chat)

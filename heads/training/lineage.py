@@ -35,6 +35,7 @@ from heads.training import contrastive_task, video_task
 from heads.training.checkpoint import Run
 from heads.training.contrastive_task import ContrastiveHead
 from heads.training.recipe import ContrastiveRecipe, Schedule, TrainOptions, VideoLMRecipe, read_recipe
+from heads.workers.group import ALONE, Group
 from store import Provenance, Store
 from tasks.prompts import MAIN_ACTION, SIMILAR_QUESTION
 from weights import fingerprint, resolve
@@ -42,11 +43,16 @@ from weights import fingerprint, resolve
 FILE = "lineage.json"
 
 
-def load_video_lm(folder: Path, store: Store, device: str = "cpu") -> tuple[VideoLM, Features, VideoLMRecipe]:
+def load_video_lm(
+    folder: Path, store: Store, device: str = "cpu", group: Group = ALONE
+) -> tuple[VideoLM, Features, VideoLMRecipe]:
     """Load the best checkpoint of a run: the model, the features that it reads, and its recipe.
 
+    group: processes among which a frozen language model is divided.
+
     Raises:
-        StepDiffError: no such head, damage, or a store with features of another provenance.
+        StepDiffError: no such head, damage, a language model that cannot be divided, or a store with features of
+            another provenance.
     """
     options = _recipe(folder)
     recipe = options.video_lm
@@ -54,7 +60,12 @@ def load_video_lm(folder: Path, store: Store, device: str = "cpu") -> tuple[Vide
         raise StepDiffError(f"{folder}: holds a contrastive head, which answers no questions; name another run")
     features = Features(store, recipe.view, "tokens")
     check(folder, options, store)
-    model = video_task.build(recipe, features, options.seed, device)
+    if group.together > 1 and (recipe.full or recipe.lora is not None):
+        raise StepDiffError(
+            f"{folder}: its language model was trained (video_lm.lora or full), so it cannot be divided; evaluate it "
+            "without torchrun"
+        )
+    model = video_task.build(recipe, features, options.seed, device, group=group)
     _load(Run(folder), model, recipe.schedule)
     return model.eval(), features, recipe
 

@@ -1,0 +1,74 @@
+"""A head whose language model is too large for one device, divided among the processes that torchrun starts.
+
+    torchrun --nproc-per-node 8 -m heads.evaluate --method video-lm --head runs/stepdiff ...
+
+The processes answer each batch together, by tensor parallelism. The first one reads the rows and writes the answers;
+the others compute what it asks for, until it has finished.
+
+Guarantees
+- a_divided_head_answers_as_a_whole_one
+- only_the_first_process_writes
+- a_head_that_cannot_be_divided_is_refused
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from common.errors import StepDiffError
+from common.progress import Advance
+from heads.evaluation.answering import Answered, Batch, Here
+from heads.evaluation.inputs import Asked
+from heads.evaluation.loading import Described
+from heads.evaluation.options import EvaluateOptions
+from heads.models.language_model import pick_device
+from heads.training.recipe import Scaling
+from heads.workers.group import Group, joined, own_device, world_size
+
+
+class Together:
+    """Answers with all processes of a group; used by the first one."""
+
+    def __init__(self, here: Here, group: Group) -> None:
+        self._here, self._group = here, group
+
+    @property
+    def described(self) -> Described:
+        return self._here.described
+
+    def answer(self, batches: Sequence[Batch], advance: Advance) -> Iterator[Answered]:
+        for batch in batches:
+            _next(self._group, batch)
+            yield self._here.answered(batch)
+            advance(len(batch.rows))
+
+
+@contextmanager
+def together(options: EvaluateOptions, asked: Asked) -> Iterator[Together | None]:
+    """Load this process's share of the head; None: not the first process, and there is nothing left to compute.
+
+    Raises:
+        StepDiffError: The method has no language model that can be divided among so many processes.
+    """
+    if options.method != "video-lm" or options.workers > 1 or options.address is not None:
+        raise StepDiffError(
+            "torchrun divides the language model of --method video-lm; start python -m heads.evaluate by itself for "
+            "other methods, and for --workers or --address"
+        )
+    device = own_device(pick_device(options.device))
+    with joined(Scaling(tensor_parallel=world_size()), device) as group:
+        here = Here(options, asked.store, asked.rows, group)
+        if not group.first:
+            while (batch := _next(group)) is not None:
+                here.answered(batch)
+            yield None
+            return
+        try:
+            yield Together(here, group)
+        finally:
+            with suppress(RuntimeError):  # the others have gone
+                _next(group)
+
+
+def _next(group: Group, batch: Batch | None = None) -> Batch | None:
+    """Return the batch that the first process passes; None: there is none left."""
+    return group.from_first(lambda: batch)
