@@ -102,7 +102,9 @@ def _result(name: str, kind: str, value: str) -> dict[str, Any]:
     return {"id": name, "from_name": name, "to_name": "video1", "type": control, "value": {kind: [value]}}
 
 
-def answers_of(tasks: Sequence[Any], where: str, refused: Callable[[str], None] | None = None) -> list[Answer]:
+def answers_of(
+    tasks: Sequence[Any], where: str, refused: Callable[[str], None] | None = None, first: int = 1
+) -> list[Answer]:
     """Return the answers in the annotations of tasks.
 
     Args:
@@ -110,12 +112,13 @@ def answers_of(tasks: Sequence[Any], where: str, refused: Callable[[str], None] 
         where: Beginning of each line about a fault.
         refused: Receives one line for each annotation that is no answer or breaks a rule of the form; the others are
             returned. None: the first one raises.
+        first: Place of the first task in its file, from 1; lines name tasks without an id by their place.
 
     Raises:
         StepDiffError: A task of another form, or without `refused` an annotation that is refused.
     """
     found = []
-    for number, task in enumerate(tasks, 1):
+    for number, task in enumerate(tasks, first):
         for answer in _answers(task, f"{where}: task {_identity(task, number)}"):
             if isinstance(answer, Answer):
                 found.append(answer)

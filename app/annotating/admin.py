@@ -3,6 +3,7 @@
 Guarantees
 - an annotator does not open the admin pages
 - only clips of the task are shown to the admin
+- an import takes the other answers and gives one line for each refused one
 """
 
 from pathlib import Path
@@ -17,7 +18,7 @@ from annotate.people.pairs import ID
 from app.annotating import session
 from app.annotating.collection import imports, people
 from app.annotating.collection.people import Person
-from app.annotating.messages import Adjudication, Done, Import, Link, Name, Someone
+from app.annotating.messages import Adjudication, Done, Import, Imported, Link, Name, Someone
 from app.annotating.overview import Form, Overview
 from app.annotating.service import Annotating
 from app.media.routes import clip_video
@@ -84,14 +85,17 @@ def router(site: Site, path: Path, annotating: Annotating) -> APIRouter:
         return pages.exported(form)
 
     @routes.post("/import")
-    def imported(request: Request, sent: Import) -> Done:
-        """Take answers from tasks of a Label Studio export."""
+    def imported(request: Request, sent: Import) -> Imported:
+        """Take the answers of tasks of a Label Studio export."""
         by = admin(request)
-        found = answers_of(sent.tasks, "the file")
+        refused: list[str] = []
+        found = answers_of(sent.tasks, "the file", refused.append, sent.first)
         with annotating.database.write() as connection:
-            counts = imports.take(connection, annotating.task, found, by, annotating.clock())
-        rest = [f"{count} left out: {why}" for why, count in counts.items() if why != "taken"]
-        return Done(done="; ".join([f"{counts['taken']} answers taken", *rest]))
+            left_out = imports.take(connection, annotating.task, found, by, annotating.clock())
+        taken = left_out.pop("taken", 0)
+        words = [f"{taken} answers taken", *(f"{count} left out: {why}" for why, count in left_out.items())]
+        words += [f"{len(refused)} refused"] if refused else []
+        return Imported(done="; ".join(words), taken=taken, left_out=dict(left_out), refused=refused)
 
     @routes.post("/people")
     def add(request: Request, sent: Name) -> Link:

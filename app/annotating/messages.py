@@ -78,6 +78,8 @@ class Import(_Sent):
     """Tasks of a Label Studio export."""
 
     tasks: Annotated[list[object], Field(max_length=10_000)]
+    first: Number = 1
+    """place of the first of these tasks in the file, from 1"""
 
 
 class Saved(BaseModel):
@@ -109,3 +111,13 @@ class Done(BaseModel):
     """What changed, in words."""
 
     done: str
+
+
+class Imported(Done):
+    """Which answers of an import were taken, and why others were not."""
+
+    taken: int
+    left_out: dict[str, int]
+    """reason -> answers that the task does not take"""
+    refused: list[str]
+    """one line for each annotation that is no answer or breaks a rule of the form"""

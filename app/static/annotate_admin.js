@@ -40,6 +40,17 @@ for (const row of document.querySelectorAll("[data-person]")) {
   });
 }
 
+function showImported({taken, leftOut, refused}, ended = "") {
+  const words = [`${taken} answers taken`, ...Object.entries(leftOut).map(([why, count]) => `${count} left out: ${why}`)];
+  if (refused.length) words.push(`${refused.length} refused`);
+  const shown = document.querySelector("#imported"), list = shown.querySelector("ul");
+  shown.querySelector("p").textContent = `${words.join("; ")}. ${taken ? "Reload the page for new figures. " : ""}${ended}`;
+  list.replaceChildren(...refused.map((line) => Object.assign(document.createElement("li"), {textContent: line})));
+  list.hidden = refused.length === 0;
+  shown.hidden = false;
+  announce(ended || words.join("; "));
+}
+
 document.querySelector("#import")?.addEventListener("submit", async (event) => {
   event.preventDefault();
   let tasks;
@@ -49,15 +60,17 @@ document.querySelector("#import")?.addEventListener("submit", async (event) => {
   } catch {
     return announce("✗ not a Label Studio export: choose a file of Export, JSON");
   }
-  const words = [];
-  while (tasks.length) {
-    let size = 0, count = 0;
-    while (count < tasks.length && count < 5000 && (count === 0 || size < PIECE)) size += JSON.stringify(tasks[count++]).length;
-    const done = await act("import", {tasks: tasks.splice(0, count)});
-    if (!done) return;
-    words.push(done.done);
+  const found = {taken: 0, leftOut: {}, refused: []};
+  for (let first = 0, end = 0; first < tasks.length; first = end) {
+    for (let size = 0; end < tasks.length && end < first + 5000 && size < PIECE; end++) size += JSON.stringify(tasks[end]).length;
+    const result = await send("/annotate/admin/import", {tasks: tasks.slice(first, end), first: first + 1});
+    if (result.status !== 200) return showImported(found, `✗ Not imported from task ${first + 1} on: ${reason(result)}`);
+    const {taken, left_out, refused} = result.body;
+    found.taken += taken;
+    for (const [why, count] of Object.entries(left_out)) found.leftOut[why] = (found.leftOut[why] ?? 0) + count;
+    found.refused.push(...refused);
   }
-  announce(words.join("; "));
+  showImported(found);
 });
 
 const pair = document.querySelector("#pair");

@@ -100,7 +100,8 @@ def test_files_hold_the_same_answers_and_label_studio_comes_back(place: Place, w
     assert len(tasks) >= 6, "also pairs that nobody answered"
     other = Place(world, tmp_path / "other", people=2)
     receiver = other.visit("admin")
-    assert receiver.post("/annotate/admin/import", json={"tasks": tasks}).json() == {"done": "6 answers taken"}
+    first = receiver.post("/annotate/admin/import", json={"tasks": tasks}).json()
+    assert first == {"done": "6 answers taken", "taken": 6, "left_out": {}, "refused": []}
     before = other.count()
     again = receiver.post("/annotate/admin/import", json={"tasks": tasks}).json()["done"]
     assert again == "0 answers taken; 6 left out: answered by the same person already" and other.count() == before
@@ -113,6 +114,68 @@ def test_files_hold_the_same_answers_and_label_studio_comes_back(place: Place, w
     )
     page = receiver.get("/annotate/admin").json()
     assert page["totals"]["complete"] == 3 and page["people"][0]["person"]["origin"] == "import"
+
+
+def of_label_studio(admin: "TestClient", keysteps: list[str]) -> list[dict[str, Any]]:
+    """Tasks of a pair each with one annotation made in Label Studio: the keystep, and score 5 everywhere."""
+    tasks = json.loads(admin.get("/annotate/admin/export/label-studio").content)
+    made = []
+    for who, (task, keystep) in enumerate(zip(tasks, keysteps, strict=False), 1):
+        result = {"from_name": "keystep", "to_name": "video1", "type": "textarea", "value": {"text": [keystep]}}
+        annotation = {"completed_by": who, "created_at": "2026-11-28T09:30:00Z", "lead_time": 4.0}
+        made.append({"data": task["data"], "annotations": [{**annotation, "result": [result] if keystep else []}]})
+    return made
+
+
+def test_an_import_takes_the_other_answers_and_gives_one_line_for_each_refused_one(world: Path, tmp_path: Path) -> None:
+    place = Place(world, tmp_path, people=2)
+    admin = place.visit("admin")
+    tasks = of_label_studio(admin, ["", "whisk", "w " * 11, "whisk the eggs"])
+    found = admin.post("/annotate/admin/import", json={"tasks": tasks, "first": 101}).json()
+    assert (found["taken"], found["left_out"], found["done"]) == (2, {}, "2 answers taken; 2 refused")
+    assert [line.split(" Correct")[0] for line in found["refused"]] == [
+        "the file: task 101: annotation 1: Write the keystep that both clips show, in at most 10 words.",
+        "the file: task 103: annotation 1: The keystep has 11 words; write at most 10.",
+    ]
+    assert [own.annotator for own in collected(admin, tmp_path / "answers.jsonl")] == ["2", "4"]
+    tasks[0] = of_label_studio(admin, ["whisk"])[0]
+    tasks[0]["annotations"][0]["completed_by"] = {"email": "x" * 101}
+    tasks[2]["data"]["pair"] = "another"
+    tasks[2]["annotations"] = tasks[1]["annotations"]
+    again = admin.post("/annotate/admin/import", json={"tasks": tasks}).json()
+    name = "the annotator's name does not have 1 to 100 printable characters"
+    answered = "answered by the same person already"
+    assert again["left_out"] == {name: 1, answered: 2, "not a pair of the task": 1} and again["refused"] == []
+
+
+def test_an_import_on_the_page_shows_counts_and_refused_annotations(
+    serve: Callable[..., Server], browser: "Browser", world: Path, tmp_path: Path
+) -> None:
+    place = Place(world, tmp_path, people=2)
+    file = tmp_path / "export.json"
+    tasks = of_label_studio(place.visit("admin"), ["whisk", "", "<b>whisk</b>", "w " * 11])
+    tasks[0]["data"]["more"] = "x" * 500_000  # the others are sent in a request of their own
+    file.write_text(json.dumps(tasks))
+    place.database.close()
+    url = serve("--annotate", str(place.task)).url
+    with browser.new_context(viewport={"width": 1280, "height": 720}) as context:
+        page = context.new_page()
+        page.goto(link(place.task, url, "admin")[0])
+        page.wait_for_url("**/annotate/admin")
+        page.locator("#file").set_input_files(file)
+        page.get_by_role("button", name="Import", exact=True).click()
+        page.locator("#imported li").first.wait_for()
+        assert (
+            page.locator("#imported p").inner_text() == "2 answers taken; 2 refused. Reload the page for new figures."
+        )
+        lines = page.locator("#imported li").all_inner_texts()
+        assert [line.split(": annotation")[0] for line in lines] == ["the file: task 2", "the file: task 4"]
+        file.write_text(json.dumps([*tasks[:1], {"id": 9}]))
+        page.locator("#file").set_input_files(file)
+        page.get_by_role("button", name="Import", exact=True).click()
+        page.get_by_text("Not imported from task 2 on: the file: task 9: expects data and annotations").first.wait_for()
+        assert "1 left out: answered by the same person already." in page.locator("#imported p").inner_text()
+        assert page.locator("#imported li").count() == 0
 
 
 def test_a_file_without_answers_is_refused_in_one_line(world: Path, tmp_path: Path) -> None:

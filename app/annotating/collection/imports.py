@@ -46,7 +46,11 @@ def _take(connection: Connection, task: Task, answer: Answer, by: Person, now: f
             return "adjudicated already"
         record(connection, "adjudicated", now, by.id, answer=found)
         return "taken"
-    person = people.named(connection, people.checked_name(answer.annotator))
+    try:
+        name = people.checked_name(answer.annotator)
+    except StepDiffError:
+        return f"the annotator's name does not have 1 to {people.MOST_NAME} printable characters"
+    person = people.named(connection, name)
     if person is None:
         person, _ = people.add(connection, answer.annotator, now, origin="import", by=by.id)
     mine = (assignments.c.person == person.id) & (assignments.c.pair == key)
