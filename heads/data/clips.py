@@ -6,6 +6,7 @@ Guarantees
 - a clip without features is named, with the command to run
 - rows are returned in the order of the ids
 - only the status of the rows that are asked for is read
+- a_view_that_was_dropped_or_replaced_since_it_was_opened_is_not_read
 """
 
 from collections.abc import Iterator, Sequence
@@ -72,6 +73,13 @@ class Features:
 
     def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "K ..."]:
         """Return the features as float32 on `device`; they are transferred as stored and converted there."""
+        try:
+            return self._read(keys, device)
+        finally:
+            if self.view.paths.group.remote:  # reads of local files check it already
+                self.view.check_not_dropped()
+
+    def _read(self, keys: Sequence[str], device: str | torch.device) -> Float32[Tensor, "K ..."]:
         rows = self.catalog.rows(keys)
         if (rows < 0).any():
             self.rows(keys)  # names the first
