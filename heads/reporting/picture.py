@@ -40,7 +40,9 @@ def draw(report: Report) -> bytes | None:
     labels = [marked(name, report.scores) for name in methods]
     axes[0][0].set_yticks(range(len(methods)), [label.replace("$", r"\$") for label in labels])
     axes[0][0].set_ylim(len(methods) - 0.5, -0.5)
-    note = "Bars: 95 % intervals, resampled by reference video. Dotted: chance."
+    for name, label in zip(methods, axes[0][0].get_yticklabels(), strict=True):
+        label.set_style("italic" if name in report.controls else "normal")
+    note = "Bars: 95 % intervals, resampled by reference video. Dotted: chance. Italic: controls."
     if report.paper:
         note += " Hollow: the paper's supplement (Tables S3 and S4)."
     if any(score.seen_clips for score in report.scores):
