@@ -3,6 +3,7 @@
 Guarantees
 - a folder that holds a run of another recipe is refused
 - a_number_of_workers_that_does_not_divide_a_step_is_refused_with_those_that_do
+- more_workers_than_a_batch_of_a_contrastive_head_has_rows_are_refused_in_one_line
 - a_worker_out_of_memory_names_the_settings_to_change
 - inside_a_ray_job_a_relative_path_is_refused_with_any_number_of_workers
 - a_store_whose_features_change_during_a_training_ends_it_in_one_line
@@ -121,6 +122,12 @@ def _fit(options: TrainOptions, device: str, group: Group, patience: float) -> d
         assert options.contrastive is not None
         schedule = options.contrastive.schedule
         task = ContrastiveTask(options.contrastive, store, options.seed, device, hold_out, group)
+        rows = min(task.size, task.size if task.pairs is None else task.pairs.size)
+        if rows < group.data_size:
+            raise StepDiffError(
+                f"{group.data_size} workers divide the rows of a batch among themselves, and it has {rows}: give at "
+                f"most {rows} workers, or larger contrastive.clips and contrastive.pairs.pairs"
+            )
 
     def record() -> None:
         if kept.latest() is None:

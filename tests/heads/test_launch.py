@@ -30,7 +30,7 @@ from store.verbs.options import DropOptions
 from ..featurize.test_featurize_cluster import Head, head
 from .conftest import provenance, recipe
 from .processes import in_processes
-from .test_parallel import RUNS, command, last, near
+from .test_parallel import RUNS, command, contrastive, last, near
 
 __all__ = ["head"]  # a fixture
 ROOT = Path(__file__).parents[2]
@@ -201,6 +201,17 @@ def test_a_training_is_submitted_as_a_job_to_a_head_node(head: Head, world: Path
     assert "run: step 6/6" in done.stdout and "best checkpoint: step" in done.stdout
     assert train.main(["--config", path, "--out", str(tmp_path / "alone")]) == 0
     near(tmp_path / "run", tmp_path / "alone")
+
+
+def test_more_workers_than_a_batch_of_a_contrastive_head_has_rows_are_refused_in_one_line(
+    world: Path, tmp_path: Path
+) -> None:
+    path = str(contrastive(world, tmp_path / "run", clips=1))
+    assert in_processes(command, 2, tmp_path / "logs", path) == [2, 2]
+    for rank in (0, 1):
+        error = (tmp_path / f"logs/rank-{rank}.log").read_text().splitlines()[-1]
+        assert error.startswith("error: 2 workers divide the rows of a batch among themselves, and it has 1: give at")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
