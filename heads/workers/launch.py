@@ -6,7 +6,7 @@ Guarantees
 - a_worker_that_is_killed_is_restarted_and_the_run_ends_with_the_same_weights
 - workers_that_die_at_the_same_step_again_and_again_end_the_run
 - a_second_driver_on_one_run_folder_is_refused_in_one_line
-- an_error_of_a_worker_is_the_error_of_the_command
+- an_error_of_a_worker_is_the_error_of_the_command, and its lines are those of the command, each once
 """
 
 import os
@@ -105,7 +105,7 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
         StepDiffError: No such cluster, too few CPUs or GPUs, another driver trains there, or the error of a worker.
     """
     refuse_relative_paths(options)
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # else lines appear twice
     with connected(address, "heads") as cluster:
         gpu = _has_gpu(options, cluster)
         cpus = cpus_of_each(options.scaling.workers, gpu, cluster)

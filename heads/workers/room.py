@@ -73,7 +73,9 @@ class Lack:
         if places >= self.workers:
             self.since = None
             if not begun and now - self.started > MISSING:
-                self._say(f"no worker has begun yet: waiting for free room for {self.workers} workers {each}")
+                self._say(
+                    f"no worker has begun yet: the cluster may have no free room for {self.workers} workers {each}"
+                )
             return
         self.since = self.since or now
         if now - self.since <= MISSING:

@@ -72,7 +72,8 @@ def test_a_worker_that_is_killed_is_restarted_and_the_run_ends_with_the_same_wei
     killed[-1].kill()
     out, err = driver.communicate(timeout=600)
     assert driver.returncode == 0, err
-    assert "best checkpoint: step" in out and "run: resumes from checkpoint-0000" in err and "step 30/30" in err
+    assert "best checkpoint: step" in out and "run: resumes from checkpoint-0000" in err
+    assert err.count("run: step 30/30") == 1
     ours, theirs = last(run, 30), last(tmp_path / "whole", 30)
     assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in theirs)
     steps = [record["step"] for record in read_metrics(run / "metrics.jsonl") if "loss" in record]
@@ -163,7 +164,7 @@ def test_a_run_whose_cluster_has_lost_the_room_for_its_workers_ends_in_one_line(
     lack.look(begun=True)
     assert capsys.readouterr().err == "", "nothing is lacking"
     lack.look(begun=False)
-    said = "no worker has begun yet: waiting for free room for 2 workers of 8 CPUs and a GPU each"
+    said = "no worker has begun yet: the cluster may have no free room for 2 workers of 8 CPUs and a GPU each"
     assert capsys.readouterr().err.splitlines() == [said]
     nodes(monkeypatch, two[0])
     with pytest.raises(StepDiffError) as error:
