@@ -7,7 +7,8 @@ answers have, clips that should not train, and one page with pairs and their fra
 
 Guarantees
 - a clip that should not train gives exit status 1, and the page is written
-- the page is one file; the same seed shows the same pairs
+- the page is one file, and nothing of the data is read as HTML
+- the same seed shows the same pairs
 """
 
 from dataclasses import dataclass

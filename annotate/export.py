@@ -10,7 +10,7 @@ Scores: 5 = not different, 1 = very different, 0 = a clip of another step (DiffR
 Guarantees
 - one command writes all forms, each file whole or not at all
 - answers converted to another form and back are equal
-- an answer of a Label Studio export that breaks a rule of its form gives one line and exit status 1; the others count
+- commands end with status 1 where answers are refused: one line names each of them, and the others count
 """
 
 from collections.abc import Sequence

@@ -15,9 +15,9 @@ htm_aa_v1.csv, or a folder of VIDEO.csv.
 makes the manifest of the clips that published test sets name: clip, video, start, end and the split test.
 
 Guarantees
-- the sample world's own files give exactly its clips
+- the files of the sample world give exactly its clips
 - unusable segments are counted by reason
-- a clip that is held out (heads.data.hold_out) has the split test, whatever HT-Step's split of its video is
+- a held-out clip has the split test, whatever the split of its video: heads.data.hold_out names it
 - the manifest of test sets has each of their clips once, with the times of its id
 """
 

@@ -6,10 +6,10 @@ Parquet file of pair, reference, candidate, reference_step, candidate_step, same
 pair.
 
 Guarantees
-- no clip of another split than train is in a pair, and none that is held out (heads.data.hold_out)
+- clips of other splits, and test clips and their overlaps, are in no pair: those that heads.data.hold_out names
 - the same seed and clips give the same file
 - steps with only one clip or one video are counted
-- pairs of different steps are of steps with different names
+- pairs of one step are of two videos, and other pairs of steps with different names
 - the chosen pairs are written in pieces
 """
 

@@ -1,7 +1,8 @@
 """Models of transformers, loaded from a folder or the hub.
 
 Guarantees
-- weights are safetensors and whole, and no code of the checkpoint runs
+- weights are safetensors and whole
+- no code of a checkpoint runs
 """
 
 from collections.abc import Iterator

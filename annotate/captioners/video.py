@@ -4,8 +4,8 @@ A model with a chat template sees all frames in one turn; another was trained on
 centre.
 
 Guarantees
-- a model reads what its own processor and chat template make of the frames
-- in float32 a caption generated in a batch is the same as one generated alone
+- a model reads the inputs of its own processor, with its own chat template
+- a caption generated in a batch is the same as one generated alone, in float32
 - a clip that cannot be decoded fails alone
 """
 

@@ -7,10 +7,9 @@
 Guarantees
 - the score is a difference of cosines
 - embeddings of another model than the view's are refused
-- exactly the objects with a score above zero are kept, in the caption's order
-- every score is recorded next to the kept objects
-- the score of an object is that of its best box, and 0 below the threshold in the provenance
-- other objects of the same clip change no score
+- exactly the objects with a score above zero are kept, in the caption's order; every score is recorded next to them
+- the score of an object is that of its best box, whatever other objects the clip has
+- a score is 0 below the threshold, which is part of the provenance
 - a clip that cannot be decoded fails alone
 """
 

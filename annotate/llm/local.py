@@ -2,8 +2,8 @@
 
 Guarantees
 - in float32 an answer generated in a batch is the same as one generated alone, also with sampling
-- the text of a message never becomes a control token of the model
-- a conversation longer than the context is a Failure that says so
+- the text of a message never becomes a control token
+- a conversation longer than the context is a Failure, and the reason says so
 """
 
 import time

@@ -1,7 +1,6 @@
 """A language model that answers messages: its contract, the options that choose one, and the URL of one at a server.
 
 Guarantees
-- a conversation that cannot be answered is a Failure in its place, and the others are answered
 - an answer that was cut by the token limit is distinguished from a complete one
 - nothing_secret_is_shown: user, password and query string of a URL appear in no message and no file
 """
@@ -41,7 +40,7 @@ class LLM(Protocol):
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling
     ) -> Iterator[tuple[int, str | Failure]]:
-        """Yield place and answer of every conversation, in any order."""
+        """Yield place and answer of every conversation, in any order; a Failure for one that cannot be answered."""
 
 
 def is_url(endpoint: str) -> bool:

@@ -1,14 +1,18 @@
 """A language model at an OpenAI-compatible server (vLLM, llama.cpp, OpenAI, ...).
 
 Guarantees
-- a request to a server that is busy, slow or restarting is sent again, after longer and longer pauses
-- a server that dies, times out, refuses the key or answers something else gives one line, and every answer that came
-  before is kept
-- an answer has a total deadline, from connecting to the last byte, and a size limit
+- a request to a busy server is sent again, also one that broke off
+- pauses grow, and Retry-After is respected
+- a server that dies gives one line, and earlier answers are kept: also one that times out, refuses the key or answers
+  something else
+- an answer has a total deadline, from connecting to the last byte
+- an answer has a size limit
+- a prompt that the server refuses fails alone
 - a prompt that gets no answer fails alone if the server answers a short one
 - no more requests than allowed are open at once, or begin within a second
-- the key comes from OPENAI_API_KEY, and only the server receives it: no redirect is followed
-- no message contains the key, or user, password or query string of the URL
+- the key goes to no other server: no redirect is followed
+- no message contains the key
+- nothing secret is shown: user, password and query string of the URL appear in no message
 """
 
 import asyncio

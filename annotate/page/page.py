@@ -5,7 +5,7 @@ annotate.pairqa about the same file.
 
 Guarantees
 - nothing of the data is read as HTML
-- the pictures are those made for the page: no address in the data is loaded
+- only pictures that the page made are embedded: no address in the data is loaded
 - a contact sheet shows frames of the clip, and a clip that cannot be shown is a reason
 """
 

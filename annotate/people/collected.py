@@ -5,7 +5,8 @@ Guarantees
 - a file is recognised by its content, not by its name
 - two answers that give one pair different clips are refused
 - a file of no known form gives one line that lists the forms
-- an answer of a Label Studio export that breaks a rule of its form is refused, and the others are read
+- an annotation that breaks a rule of the form is refused in one line, and the others are read: Label Studio has no such
+  rules
 """
 
 import json

@@ -13,7 +13,7 @@ Guarantees
 - written answers read back equal, also after an import into Label Studio and an export
 - an annotation made in Label Studio is an answer: no text and no score is score 5, a skipped pair is rejected
 - an annotation made or changed in Label Studio keeps the rules of the form, or is refused in one line
-- a line about a fault names the task and the annotation, by their ids where the file has them
+- a line about a fault names the task and the annotation by their ids, or by their places in the file
 - the configuration has a control for every result, and nothing in a rubric is markup
 """
 

@@ -10,11 +10,10 @@ Guarantees
 - every text is kept, or dropped with a reason that is counted
 - a pair of different steps gets only type 3 with answer NO
 - every question is written in both orders of its pair, so that Video 1 is right half of the time
-- an answer of type 2 names exactly one of the two videos
-- a question of type 2 does not name one of them alone
-- texts about descriptions, or about a third video, are dropped: a video language model sees two videos
-- texts about a first and a second that may be videos or something in them are dropped: they cannot be turned
-- the questions of the turned pair have the opposite answers: Video 1 is right half of the time
+- a pair that breaks a rule is dropped with its reason: an answer of type 2 names exactly one of the two videos; its
+  question does not name one of them alone; no text is about descriptions or a third video, of which a video language
+  model knows nothing; none has a first and a second that may be videos or something in them, which cannot be turned
+- the same questions of the turned pair have the opposite answers
 - of similar questions the first is kept
 - only questions of one pair are compared: other pairs may have the same question
 """

@@ -1,7 +1,8 @@
 """The stage that calls a language model with each prompt for each pair of clips, and the rows of a PairQA file.
 
 Guarantees
-- a pair of one step gets each of the supplement's three prompts, and a pair of different steps none
+- a pair of one step gets three prompts, and a pair of different steps none
+- each type has the supplement's prompt, and type 3 a limit of one word
 """
 
 from collections import defaultdict

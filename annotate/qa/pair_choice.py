@@ -5,8 +5,8 @@ later videos. So the pairs of a step have consecutive numbers, and one binary se
 
 Guarantees
 - every pair of clips of one step and of two videos is equally likely
-- no pair comes twice, in either order
-- a step gives all its pairs, or as many as the cap
+- a step gives all its pairs or as many as the cap, and no pair twice
+- pairs of different steps are of different videos too, and no pair comes twice
 - the pairs of a step depend on the seed, its name and its clips, on no other step
 """
 

@@ -4,7 +4,7 @@ The prompt wants lines that begin with "Q:" and "A:". Models write them numbered
 several lines, with greetings before and chat after, without an answer, or not at all.
 
 Guarantees
-- any text is read without an error, and every piece of it is in a pair, dropped with a reason, or chat around them
+- any text is read without an error, and gives a pair or a reason
 - a question or answer is one line without markers, formatting or control tokens
 - pairs written as "Q:" and "A:" lines are read back
 """

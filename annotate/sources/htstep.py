@@ -7,7 +7,7 @@
 Guarantees
 - a segment's clip id contains its seconds as the file writes them
 - a video in two splits is refused
-- a segment that cannot be used is counted by its reason, and the others are kept
+- an unusable segment is counted with its reason, and the others are kept
 """
 
 import csv

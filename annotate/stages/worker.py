@@ -2,8 +2,7 @@
 
 Guarantees
 - the model is loaded once per worker
-- a worker that dies loses the answers of the last ten seconds, and no others; the worker that takes over its shard
-  answers the rest
+- the worker that takes over the shard of a dead one answers the rest: the answers of its last ten seconds are lost
 - answers that came before the model failed are kept
 """
 

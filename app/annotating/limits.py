@@ -2,7 +2,7 @@
 
 Guarantees
 - a limit passes at most its burst and rate: over any time t a key passes `burst + rate * t` requests
-- memory is bounded, however many addresses send requests
+- the keys of a limit are bounded, however many addresses send requests: the one that was used longest ago goes first
 """
 
 import math

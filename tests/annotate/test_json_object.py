@@ -25,7 +25,7 @@ VALUES = st.recursive(
     st.sampled_from([None, 1]),
     st.booleans(),
 )
-def test_the_entries_are_those_of_json_load_in_the_order_of_the_file(
+def test_the_entries_of_a_json_file_are_those_of_json_load(
     tmp_path_factory: pytest.TempPathFactory, value: dict, piece: int, indent: int | None, ascii_only: bool
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any.json"

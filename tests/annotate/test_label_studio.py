@@ -232,7 +232,9 @@ def test_an_annotation_that_breaks_a_rule_of_the_form_is_refused_in_one_line_and
         ([result("keystep", text=["a"]), result("score_4", choices=["0"])], 10, "a whole number from 1 to 5, not '0'"),
     ],
 )
-def test_the_rules_of_the_page_are_those_of_an_annotation(results: list[Any], words: int, why: str) -> None:
+def test_an_annotation_made_or_changed_in_label_studio_keeps_the_rules_of_the_form(
+    results: list[Any], words: int, why: str
+) -> None:
     good = native(result("keystep", text=["whisk"]))[0]
     bad = native(*results)[0]
     bad["data"]["keystep_words"] = words
@@ -240,6 +242,15 @@ def test_the_rules_of_the_page_are_those_of_an_annotation(results: list[Any], wo
     assert len(answers_of([bad, good], "file", refused.append)) == 1
     (line,) = refused
     assert why in line and "\n" not in line
+    (changed,) = tasks_of([answer()], URL)
+    own = changed["annotations"][0] | {"updated_by": 3, "updated_at": "2026-11-28T10:00:00Z"}
+    own["result"] = [*results, own["result"][-1]]  # its record
+    refused.clear()
+    assert (
+        answers_of([{"data": changed["data"] | {"keystep_words": words}, "annotations": [own]}], "f", refused.append)
+        == []
+    )
+    assert why in refused[0]
 
 
 def test_a_copy_of_an_annotation_is_of_the_person_who_changed_it() -> None:

@@ -164,7 +164,7 @@ def test_no_more_requests_than_allowed_are_open_at_once(server: Server) -> None:
     assert 8 / 20 <= time.monotonic() - begin < 2
 
 
-def test_only_the_server_receives_the_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_message_contains_the_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     for reply in (Reply(b"", 401), HTML, Reply(b"no", 400)):
         server.answer = lambda body, reply=reply: reply

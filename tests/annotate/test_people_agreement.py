@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotate import agreement as command
+from annotate import export
 from annotate.people import ratings as measures
 from annotate.people.agreement import agreement
 from annotate.people.answers import Answer, Difference, write_answers
@@ -273,6 +274,19 @@ def test_a_file_of_no_known_form_gives_one_line_that_lists_the_forms(content: st
     with pytest.raises(StepDiffError, match=why) as error:
         read_collected(tmp_path / "file")
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_each_form_of_a_collection_gives_the_same_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [*collection(), answer("p9", "cy", left="candidate", rejected="unclear", differences={})]
+    write_answers(tmp_path / "a.jsonl", given)
+    forms = {"--csv": "a.csv", "--label-studio": "a.json", "--answers": "b.jsonl"}
+    assert export.main([str(tmp_path / "a.jsonl"), *(x for k, v in forms.items() for x in (k, str(tmp_path / v)))]) == 0
+    capsys.readouterr()
+    found = []
+    for name in ("a.jsonl", *forms.values()):
+        assert command.main([str(tmp_path / name), "--json"]) == 0
+        found.append({**json.loads(capsys.readouterr().out), "file": None})
+    assert found[1:] == found[:1] * 3 and found[0]["rejected"] == 1
 
 
 def test_a_figure_that_is_not_defined_is_a_dash_and_null_in_json(

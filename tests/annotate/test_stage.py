@@ -77,8 +77,23 @@ def test_an_answered_item_is_never_answered_again(store: Store, job: Shout, smal
     Path(job.log).with_suffix(".mended").touch()
     work(store, job, items(["a", "b", "c", "d", "e", None]), retry_failed=True)
     assert lines(job)[6:] == ["v_5_1"]
+
+
+def test_a_failure_no_longer_counts_once_its_item_is_answered(store: Store, job: Shout) -> None:
+    work(store, job, items(["a", None]))
+    assert chosen(store, "shout", None).failures()["key"].to_list() == ["v_1_1"]
+    Path(job.log).with_suffix(".mended").touch()
+    work(store, job, items(["a", None]), retry_failed=True)
     version = chosen(store, "shout", None)
-    assert version.texts("shout")["v_5_1"] == "NONE" and version.failures().is_empty()
+    assert version.texts("shout")["v_1_1"] == "NONE" and version.failures().is_empty()
+
+
+def test_the_model_is_loaded_once_per_worker(
+    store: Store, job: Shout, small_shards: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, loaded = Shout.load, []
+    monkeypatch.setattr(Shout, "load", lambda *arguments: loaded.append(1) or load(*arguments))
+    assert len(work(store, job, items(["a"] * 9))) == 3 and loaded == [1]
 
 
 def test_failures_are_recorded_with_their_reason(store: Store, job: Shout) -> None:
@@ -108,9 +123,14 @@ def test_another_provenance_is_another_folder(store: Store, job: Shout) -> None:
     assert len({version.name for version in both}) == 2
     for version in both:
         assert set(ClipTexts(str(version.folder), "shout").provenance) == {version.line}
+
+
+def test_one_of_several_versions_is_only_used_if_it_is_named(store: Store, job: Shout) -> None:
+    for each in (job, Shout(job.log, "SHOUT")):
+        work(store, each, items(["a", "b"]))
     with pytest.raises(StepDiffError, match="2 versions of shout; name one of"):
         chosen(store, "shout", None)
-    name = both[1].name
+    name = versions(store, "shout")[1].name
     assert chosen(store, "shout", name[:8]).name == name
     with pytest.raises(StepDiffError, match="0 versions of shout begin with 'xyz'"):
         chosen(store, "shout", "xyz")
@@ -243,7 +263,7 @@ def test_a_stage_with_a_served_model_requests_no_gpu(
     assert taken == [endpoint is None]
 
 
-def test_items_are_read_shard_by_shard_across_blocks(store: Store, job: Shout, small_shards: None) -> None:
+def test_items_are_read_shard_by_shard(store: Store, job: Shout, small_shards: None) -> None:
     asked = items([f"word {i}" for i in range(11)], first=2)
     read: list[int] = []
 

@@ -232,6 +232,13 @@ def test_a_limit_passes_at_most_its_burst_and_rate(pauses: list[float], rate: fl
         assert limit.take("another") == 0 or burst <= len(pauses) * 2
 
 
+def test_the_keys_of_a_limit_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.annotating.limits._KEYS", 3)
+    limit = Limit(1.0, 1.0, lambda: 0.0)
+    assert [limit.take(str(key)) for key in (0, 1, 2, 0, 3)] == [0, 0, 0, 1, 0]
+    assert list(limit._left) == ["2", "0", "3"]
+
+
 @pytest.mark.slow
 def test_the_pages_have_no_serious_finding(
     serve: Callable[..., Server], browser: "Browser", world: Path, tmp_path: Path
