@@ -21,6 +21,7 @@ import polars as pl
 from jaxtyping import Float32, Int64
 
 from common.errors import StepDiffError
+from common.io.sealed import copied
 from common.io.tables import short
 from retrieval.exact import search_exactly
 from retrieval.index.factory import FLAT_BELOW
@@ -91,7 +92,8 @@ def similar_ids(store: Store, clip: str) -> list[str]:
     """Return all ids of clips; if there are more than MOST_IDS, some of those that begin as `clip` does."""
     kept, begin = pl.Series(dtype=pl.String), ""
     for block in store.catalog("clips").blocks(pl.DataFrame(schema={"key": pl.String})):
-        kept = pl.concat([kept, block["key"].filter(block["key"].str.starts_with(begin))])
+        own = copied(block.filter(pl.col("key").str.starts_with(begin)))  # without the texts of the whole block
+        kept = pl.concat([kept, own["key"]])
         while len(kept) > MOST_IDS:
             begin = clip[: len(begin) + 1]
             longer = kept.filter(kept.str.starts_with(begin))
