@@ -139,7 +139,8 @@ def show(record: dict[str, Any]) -> None:
         rows = f": {record['rows'][name]:,} rows" if name in record["rows"] else ""
         print(f"{path}{rows}")
     if "diffcap" in record["written"]:
-        print("DiffMCQ: python -m retrieval negatives --test-set " + record["written"]["diffcap"])
+        given = f"--store STORE --view VIEW --test-set {record['written']['diffcap']} --out DIFFMCQ.jsonl"
+        print(f"DiffMCQ: python -m retrieval negatives {given}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,6 +17,7 @@ import jinja2
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from app.site import RefusedError, Site, UnknownError
@@ -97,6 +98,21 @@ def failed(request: Request, error: Exception) -> Response:
             response.headers["Retry-After"] = str(error.retry_after)
         return response
     return page(request, "error.html", ErrorPage("Not found" if status == 404 else "Not possible", str(error)), status)
+
+
+def missing(request: Request, error: Exception) -> Response:
+    """Return the page of an address without a page, or of a method that it does not have."""
+    assert isinstance(error, HTTPException)
+    address = request.url.path
+    if error.status_code != 404:
+        why = f"{address[:200]}: {error.detail}"
+    elif address.startswith("/annotate") and request.app.state.site.annotate is None:
+        why = "no annotation task: start the server with --annotate TASK"
+    else:
+        why = f"nothing has the address {address[:200]}"
+    response = page(request, "error.html", ErrorPage("Not found", why), error.status_code)
+    response.headers.update(error.headers or {})
+    return response
 
 
 def malformed(request: Request, error: Exception) -> Response:

@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,7 +26,7 @@ from app.annotating import routes as annotating
 from app.compare import routes as compare
 from app.explore import routes as explore
 from app.media import routes as media
-from app.pages import STATIC, Page, failed, malformed, page
+from app.pages import STATIC, Page, failed, malformed, missing, page
 from app.pair import routes as pair
 from app.site import Site
 from common.errors import StepDiffError
@@ -69,6 +70,7 @@ def create_app(site: Site, host: str = "127.0.0.1") -> FastAPI:
     app.state.site, app.state.public = site, public
     app.add_exception_handler(StepDiffError, failed)
     app.add_exception_handler(RequestValidationError, malformed)
+    app.add_exception_handler(HTTPException, missing)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.mount("/swagger", StaticFiles(directory=Path(swagger_ui_bundle.swagger_ui_path)), name="swagger")
     for section in (annotating,) if public else (media, explore, pair, compare, annotating):

@@ -73,6 +73,15 @@ def test_an_error_is_a_page_too_with_one_line(ask: Ask) -> None:
     assert b"the store has no clip" in body and b"<b>x" not in body and b"&lt;b&gt;x" in body
     status, _, body = ask("GET", "/media/video/x", Accept="application/json")
     assert status == 404 and json.loads(body) == {"title": "Not found", "error": "the store has no clip 'x'"}
+    status, headers, body = ask("GET", "/annotate", Accept="text/html")
+    assert status == 404 and headers["content-type"].startswith("text/html")
+    assert b"no annotation task: start the server with --annotate TASK" in body
+    for path in ("/nothing", "/static/nothing"):
+        error = {"title": "Not found", "error": f"nothing has the address {path}"}
+        status, _, body = ask("GET", path, Accept="application/json")
+        assert (status, json.loads(body)) == (404, error)
+    status, headers, body = ask("DELETE", "/docs", Accept="application/json")
+    assert status == 405 and headers["allow"] == "GET" and json.loads(body)["error"] == "/docs: Method Not Allowed"
 
 
 def test_the_api_reference_needs_no_other_site(ask: Ask) -> None:
