@@ -111,7 +111,7 @@ def seeing(world: Path, tiny_lm: str, monkeypatch: pytest.MonkeyPatch) -> VideoL
     projector = Projector(ProjectorOptions(16, 2, outputs=4), *features.shape, lm.width, 1.0)
     model = VideoLM(lm, projector, 4)
     monkeypatch.setattr(
-        loading, "_load", lambda options, store, device: Loaded(StepDiff(model, features, options.control))
+        loading, "_load", lambda options, store, device, group: Loaded(StepDiff(model, features, options.control))
     )
     return model
 
@@ -326,7 +326,7 @@ class Writer:
 @pytest.fixture
 def captions(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command that evaluates a method whose captions are all RAW."""
-    monkeypatch.setattr(loading, "_load", lambda options, store, device: Loaded(Writer(RAW)))
+    monkeypatch.setattr(loading, "_load", lambda options, store, device, group: Loaded(Writer(RAW)))
     given = ["--task", "diffcap", "--method", "vlemb", "--store", str(world / "features"), "--bootstrap", "20"]
     return [*given, "--test-set", str(world / "diffcap_test.jsonl"), "--out", str(tmp_path / "p.jsonl")]
 
