@@ -189,6 +189,7 @@ def test_questions_bars_and_captions_of_a_head_in_the_browser(
     server = serve("--runs", str(made[0]), "--predictions", str(made[1]))
     tab.goto(f"{server.url}/pair?step=whisk+the+eggs")
     tab.locator(".pair-list a").first.click()
+    tab.wait_for_url(re.compile("reference="))  # and for its scripts, which hear the selection
     tab.locator("#head").select_option("small")
     # The whole text: the page begins with "not in memory". The load imports torch, as long as the search below.
     tab.locator("#progress", has_text=re.compile("^in memory$")).wait_for(timeout=120_000)
