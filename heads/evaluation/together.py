@@ -19,7 +19,7 @@ from common.progress import Advance
 from heads.evaluation.answering import Answered, Batch, Here
 from heads.evaluation.inputs import Asked
 from heads.evaluation.loading import Described
-from heads.evaluation.options import EvaluateOptions
+from heads.evaluation.options import VIDEO_LM, EvaluateOptions
 from heads.models.language_model import pick_device
 from heads.training.recipe import Scaling
 from heads.workers.group import Group, joined, own_device, world_size
@@ -49,7 +49,7 @@ def together(options: EvaluateOptions, asked: Asked) -> Iterator[Together | None
     Raises:
         StepDiffError: The method has no language model that can be divided among so many processes.
     """
-    if options.method != "video-lm" or options.workers > 1 or options.address is not None:
+    if options.method not in VIDEO_LM or options.workers > 1 or options.address is not None:
         raise StepDiffError(
             "torchrun divides the language model of --method video-lm; start python -m heads.evaluate by itself for "
             "other methods, and for --workers or --address"

@@ -11,9 +11,11 @@ from heads.evaluation import answers
 
 from .conftest import recipe
 from .processes import in_processes
+from .test_evaluation_workers import command
 
 pytestmark = pytest.mark.timeout(600)
-TASKS = ("diffmcq", "diffcap", "diffrank")
+METHODS = {"diffmcq": "video-lm", "diffcap": "video-lm", "diffrank": "stepdiff"}
+"""task -> method, by both of its names"""
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +29,9 @@ def frozen(world: Path, tiny_lm: str) -> Path:
 
 def commands(world: Path, head: Path, out: Path) -> list[list[str]]:
     """Return one command for each task."""
-    given = ["--method", "video-lm", "--head", str(head), "--store", str(world / "features"), "--bootstrap", "0"]
+    more = ["--head", str(head), "--rows-at-once", "3"]
     return [
-        [*given, "--task", task, "--test-set", str(world / f"{task}_test.jsonl"), "--out", str(out / f"{task}.jsonl")]
-        + ["--rows-at-once", "3", "--allow-seen"]
-        for task in TASKS
+        command(world, task, method, *more, "--out", str(out / f"{task}.jsonl")) for task, method in METHODS.items()
     ]
 
 
@@ -50,12 +50,12 @@ def test_a_divided_head_answers_as_a_whole_one(
     two.mkdir()
     assert [evaluate.main(given) for given in commands(world, frozen, one)] == [0, 0, 0]
     capsys.readouterr()
-    for task, given in zip(TASKS, commands(world, frozen, two), strict=True):
+    for task, given in zip(METHODS, commands(world, frozen, two), strict=True):
         assert in_processes(evaluated, 2, tmp_path / task, given) == [(0, 1), (0, 0)]
         logs = [(tmp_path / task / f"rank-{rank}.log").read_text() for rank in (0, 1)]
         assert "predictions: " in logs[0] and "predictions: " not in logs[1]
     assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
-    for task in TASKS:
+    for task in METHODS:
         rows = [
             [json.loads(line) for line in (folder / f"{task}.jsonl").read_text().splitlines()] for folder in (one, two)
         ]
