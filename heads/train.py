@@ -39,7 +39,7 @@ def run(options: TrainOptions) -> Any:
     --dry-run return its Plan (heads.planning.plan)."""
     from heads.models.language_model import pick_device
     from heads.tracking.trackers import need
-    from heads.workers.fit import check, fit
+    from heads.workers.fit import check, fit, refuse_relative_paths
     from heads.workers.group import joined, launched, own_device, world_size
 
     address, planned = None, None
@@ -58,6 +58,7 @@ def run(options: TrainOptions) -> Any:
 
         return plan(options, planned)
     need(options.log_to)
+    refuse_relative_paths(options)
     if options.scaling.workers > 1 and not launched():
         from heads.workers.launch import launch
 

@@ -73,10 +73,10 @@ def pool_size(workers: int | None, most_cpus: int, gpu: bool, joined: bool) -> t
     most_cpus: of a worker without a GPU. On this machine alone (not `joined`) a worker has at most OMP_NUM_THREADS:
     threads that wait for each other wait ten times as long where another process has one of their cores.
     """
-    nodes = _nodes()
-    total, largest = sum(cpus for cpus, _ in nodes), max((cpus for cpus, _ in nodes), default=0)
+    found = nodes()
+    total, largest = sum(cpus for cpus, _ in found), max((cpus for cpus, _ in found), default=0)
     if gpu:
-        with_gpu = [(cpus, gpus) for cpus, gpus in nodes if gpus]
+        with_gpu = [(cpus, gpus) for cpus, gpus in found if gpus]
         each = min((max(cpus // gpus, 1) for cpus, gpus in with_gpu), default=_CPUS_UNSEEN)
         return workers or sum(gpus for _, gpus in with_gpu) or 1, min(each, _CPUS_BESIDE_GPU)
     count = workers or max(total // most_cpus, 1)
@@ -86,7 +86,7 @@ def pool_size(workers: int | None, most_cpus: int, gpu: bool, joined: bool) -> t
     return count, max(min(total // count, most_cpus, largest), 1)
 
 
-def _nodes() -> list[tuple[int, int]]:
+def nodes() -> list[tuple[int, int]]:
     """Return CPUs and GPUs of each node of the cluster."""
     import ray
 
@@ -96,7 +96,7 @@ def _nodes() -> list[tuple[int, int]]:
 
 def room(cpus: int, gpu: bool) -> int:
     """Return how many workers of `cpus` CPUs, and a GPU each where `gpu`, the nodes can run if nothing else does."""
-    return sum(min(its_cpus // cpus, its_gpus) if gpu else its_cpus // cpus for its_cpus, its_gpus in _nodes())
+    return sum(min(its_cpus // cpus, its_gpus) if gpu else its_cpus // cpus for its_cpus, its_gpus in nodes())
 
 
 def autoscaled() -> bool:

@@ -92,7 +92,6 @@ def fit(options: TrainOptions, device: str, group: Group = ALONE, patience: floa
         group: The processes that train together.
         patience: Seconds to wait for a process that still writes the folder.
     """
-    refuse_relative_paths(options)
     try:
         return _fit(options, device, group, patience)
     except (MemoryError, RuntimeError) as error:  # torch's kinds are RuntimeErrors

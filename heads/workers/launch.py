@@ -25,7 +25,6 @@ from common.io.locks import locked
 from common.progress import say
 from common.workers.cluster import connected
 from heads.training.recipe import TrainOptions
-from heads.workers.fit import refuse_relative_paths
 from heads.workers.group import BACKEND, joined
 from heads.workers.room import LOOK, PATIENCE, Lack, cpus_of_each
 
@@ -104,7 +103,6 @@ def launch(options: TrainOptions, address: str | None) -> dict[str, Any]:
     Raises:
         StepDiffError: No such cluster, too few CPUs or GPUs, another driver trains there, or the error of a worker.
     """
-    refuse_relative_paths(options)
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # else lines appear twice
     with connected(address, "heads") as cluster:
         gpu = _has_gpu(options, cluster)

@@ -10,7 +10,7 @@ import time
 
 from common.errors import StepDiffError
 from common.progress import say
-from common.workers.pool import autoscaled, room
+from common.workers.pool import autoscaled, nodes, room
 
 PATIENCE = 20.0
 """seconds in which nodes may join, and in which the processes of an earlier driver may end"""
@@ -28,28 +28,25 @@ def cpus_of_each(workers: int, gpu: bool, cluster: bool) -> int:
     Raises:
         StepDiffError: The nodes have no room for all workers, and no autoscaler could add some that have.
     """
-    import ray
-
     kind = "GPU" if gpu else "CPU"
     until = time.monotonic() + (PATIENCE if cluster else 0)
     while True:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        places = [int(node.get(kind, 0)) for node in nodes]
-        if sum(places) >= workers:
+        found = nodes()
+        there = sum(gpus if gpu else cpus for cpus, gpus in found)
+        if there >= workers:
             break
         if autoscaled():
-            say(f"waiting for the autoscaler: {workers} workers need {workers} {kind}s, and {sum(places)} are there")
+            say(f"waiting for the autoscaler: {workers} workers need {workers} {kind}s, and {there} are there")
             return 1
         if time.monotonic() >= until:
             raise StepDiffError(
                 f"{workers} workers need {workers} {kind}s and {'the cluster' if cluster else 'this machine'} has "
-                f"{sum(places)}: give --workers {max(sum(places), 1)}, or add nodes"
+                f"{there}: give --workers {max(there, 1)}, or add nodes"
             )
         time.sleep(LOOK)
     if gpu:
-        each = [int(node.get("CPU", 0)) // place for node, place in zip(nodes, places, strict=True) if place]
-        return max(1, min([MOST_CPUS, *each]))
-    return max(n for n in range(1, MOST_CPUS + 1) if n == 1 or sum(place // n for place in places) >= workers)
+        return max(1, min([MOST_CPUS, *(cpus // gpus for cpus, gpus in found if gpus)]))
+    return max(n for n in range(1, MOST_CPUS + 1) if n == 1 or sum(cpus // n for cpus, _ in found) >= workers)
 
 
 class Lack:
