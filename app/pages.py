@@ -97,7 +97,7 @@ def failed(request: Request, error: Exception) -> Response:
         if error.retry_after is not None:
             response.headers["Retry-After"] = str(error.retry_after)
         return response
-    return page(request, "error.html", ErrorPage("Not found" if status == 404 else "Not possible", str(error)), status)
+    return _refused(request, status, str(error))
 
 
 def missing(request: Request, error: Exception) -> Response:
@@ -110,7 +110,7 @@ def missing(request: Request, error: Exception) -> Response:
         why = "no annotation task: start the server with --annotate TASK"
     else:
         why = f"nothing has the address {address[:200]}"
-    response = page(request, "error.html", ErrorPage("Not found", why), error.status_code)
+    response = _refused(request, error.status_code, why)
     response.headers.update(error.headers or {})
     return response
 
@@ -120,4 +120,9 @@ def malformed(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()[0]
     why = f"{'.'.join(map(str, found['loc']))}: {found['msg']}".encode(errors="replace").decode()
-    return page(request, "error.html", ErrorPage("Not possible", why[:300]), 422)
+    return _refused(request, 422, why[:300])
+
+
+def _refused(request: Request, status: int, why: str) -> Response:
+    title = "Not found" if status == 404 else "Not possible"
+    return page(request, "error.html", ErrorPage(title, why), status)
