@@ -46,10 +46,10 @@ class Shouter:
                 log.write(item["key"] + "\n")
             time.sleep(0.001)
             self.busy += 0.001
-            mended = self.log.with_suffix(".mended").exists()
-            if words is None and not mended:
+            repaired = self.log.with_suffix(".repaired").exists()
+            if words is None and not repaired:
                 yield item["key"], Failure("no narration:\0 say something")
-            elif words == "busy" and not mended:
+            elif words == "busy" and not repaired:
                 yield item["key"], Failure("the server is busy", passing=True)
             else:
                 yield item["key"], {"shout": str(words).upper(), "length": str(len(str(words)))}

@@ -74,7 +74,7 @@ def test_an_answered_item_is_never_answered_again(store: Store, job: Shout, smal
     assert lines(job) == [*before, "v_3_1", "v_4_1", "v_5_1"]
     assert len(chosen(store, "shout", None).texts("shout")) == 5
     assert work(store, job, items(["a", "b", "c", "d", "e", None])) == []  # neither is a failed one
-    Path(job.log).with_suffix(".mended").touch()
+    Path(job.log).with_suffix(".repaired").touch()
     work(store, job, items(["a", "b", "c", "d", "e", None]), retry_failed=True)
     assert lines(job)[6:] == ["v_5_1"]
 
@@ -82,7 +82,7 @@ def test_an_answered_item_is_never_answered_again(store: Store, job: Shout, smal
 def test_a_failure_no_longer_counts_once_its_item_is_answered(store: Store, job: Shout) -> None:
     work(store, job, items(["a", None]))
     assert chosen(store, "shout", None).failures()["key"].to_list() == ["v_1_1"]
-    Path(job.log).with_suffix(".mended").touch()
+    Path(job.log).with_suffix(".repaired").touch()
     work(store, job, items(["a", None]), retry_failed=True)
     version = chosen(store, "shout", None)
     assert version.texts("shout")["v_1_1"] == "NONE" and version.failures().is_empty()
@@ -101,7 +101,7 @@ def test_failures_are_recorded_with_their_reason(store: Store, job: Shout) -> No
     version = chosen(store, "shout", None)
     assert version.failures().to_dicts() == [{"key": "v_1_1", "reason": "no narration: say something"}]
     assert outcome.done == 2 and outcome.error == "the server is busy"  # no failure is recorded
-    Path(job.log).with_suffix(".mended").touch()
+    Path(job.log).with_suffix(".repaired").touch()
     (outcome,) = work(store, job, items(["a", None, "busy", "b"]))  # retried without --retry-failed
     assert lines(job)[4:] == ["v_2_1"] and outcome.error is None
 
