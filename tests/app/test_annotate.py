@@ -91,7 +91,7 @@ def test_a_pair_is_annotated_with_the_keyboard_alone(
     task = write_task(tmp_path, pairs[:3], people=1)
     url = serve("--annotate", str(task)).url
     begin(tab, url, "Åsa <b>Öz</b>")
-    assert tab.locator("[data-player]").evaluate("(root) => root.player.playing || root.player.wanted") is not False
+    tab.wait_for_function("() => document.querySelector('[data-player]').player?.playing")
     first = number(tab)
     type_keys(tab, "Tab", "whisk  eggs in a bowl", "Tab")
     assert tab.locator("#note-0").inner_text() == "5/10 words"
