@@ -1,0 +1,80 @@
+"""A benchmark: its rows, their truth, its scorer, its published figures and its videos.
+
+A folder holds what the authors publish, under the names that they give. `read` returns rows and truth apart, so that no
+method can read the truth.
+
+    benchmark = benchmarks.get("convis")
+    asked = benchmark.read(Path("data/convis"))
+    scores = benchmark.score(asked.rows, predictions, asked.truth, 1000, 0)
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tasks.benchmarks.rows import BenchmarkRow
+from tasks.testsets import Prediction
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a folder of a benchmark asks, and what is true."""
+
+    rows: list[Any]
+    """BenchmarkRow, in the order of the published files"""
+    truth: Mapping[str, Any]
+    """row's key -> what its answer is scored against"""
+    notes: tuple[str, ...] = ()
+    """printed and recorded next to the scores: rows left out and why, the digest of a checklist, published rules"""
+
+
+@dataclass(frozen=True)
+class ClipFile:
+    """A clip of a benchmark and its video; a row of a manifest."""
+
+    clip: str
+    """its id in rows"""
+    video: str
+    """path from the folder of the videos"""
+    start: float | None = None
+    """seconds; None: the file's start"""
+    end: float | None = None
+    """seconds; None: the file's end"""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """further columns of the manifest, e.g. domain, step"""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published row of a benchmark's table."""
+
+    method: str
+    figures: Mapping[str, float]
+    """figure -> value, in the unit of the table"""
+    source: str
+    """paper or repository, with its table or file"""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    name: str
+    """of --task and --benchmark"""
+    title: str
+    figures: Mapping[str, str]
+    """figure of `score` -> heading of its column; together they are the table"""
+    read: Callable[[Path], Asked]
+    """Read the published files in a folder. Raises StepDiffError: one is missing or damaged; it says where to get it"""
+    score: Callable[[Sequence[Any], Sequence[Prediction], Mapping[str, Any], int, int], dict[str, Any]]
+    """Return scores of (rows, predictions, truth, bootstrap, seed), as tasks.scoring.score does: {"task", figure: value
+    or None, "rows", "videos", "intervals": {figure: [low, high]}, "per_category": {category: {figure: value}}}. rows
+    may be a part of those read"""
+    clips: Callable[[Path], Iterator[ClipFile]]
+    """Yield the clips of a folder's rows, each once, with their files"""
+    export: Callable[[Sequence[BenchmarkRow], Sequence[Prediction], Path], list[Path]] | None = None
+    """Write predictions in the authors' own format to a folder, for their own scorer; return the files"""
+    published: tuple[Published, ...] = ()
+    chance: Mapping[str, float] = field(default_factory=dict)
+    """figure -> its value by chance"""
+    licence: str = ""
+    """of the data, as its authors state it"""
