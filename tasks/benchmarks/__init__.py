@@ -6,12 +6,13 @@ from common.errors import StepDiffError
 from tasks.benchmarks.benchmark import Benchmark
 
 MODULES: dict[str, str] = {}
-"""name -> the module that defines BENCHMARK"""
+"""name -> the module that defines it as BENCHMARK, or MODULE:NAME"""
 
 
 def get(name: str) -> Benchmark:
     """Return a benchmark. StepDiffError: no such name."""
     if name not in MODULES:
         raise StepDiffError(f"--task {name}: no such benchmark; known: {', '.join(sorted(MODULES))}")
-    found: Benchmark = import_module(f"tasks.benchmarks.{MODULES[name]}").BENCHMARK
+    module, _, attribute = MODULES[name].partition(":")
+    found: Benchmark = getattr(import_module(f"tasks.benchmarks.{module}"), attribute or "BENCHMARK")
     return found
