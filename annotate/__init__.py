@@ -10,7 +10,6 @@ _stepdiff.enter("annotate")
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from annotate.llm.model import LLMOptions, Sampling
     from annotate.page.figures import figures
     from annotate.people.agreement import Agreement
     from annotate.people.answers import Answer, answer_of, problems, write_answers
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from annotate.qa.prompts import DESCRIBE, PAIRQA
     from annotate.stages.versions import Version, versions
     from common.errors import StepDiffError
+    from heads.llm.model import LLMOptions, Sampling
 
 __all__ = [
     "Agreement",
@@ -48,7 +48,7 @@ __all__ = [
 __getattr__ = _stepdiff.lazy(
     __name__,
     {
-        "annotate.llm.model": ("LLMOptions", "Sampling"),
+        "heads.llm.model": ("LLMOptions", "Sampling"),
         "annotate.page.figures": ("figures",),
         "annotate.people.agreement": ("Agreement",),
         "annotate.people.answers": ("Answer", "answer_of", "problems", "write_answers"),

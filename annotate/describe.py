@@ -21,12 +21,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from annotate.llm.model import LLM, CutOff, LLMOptions, Sampling
 from annotate.qa.prompts import DESCRIBE, NOTHING, Message, Prompt, read_prompt
 from annotate.stages.job import HINT, Answer, Failure, Item, StageOptions, plain, show
 from common.cli import command
 from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
+from heads.llm.model import LLM, CutOff, LLMOptions, Sampling
 
 STAGE, KIND = "describe", "step description"
 _NONE = "none"

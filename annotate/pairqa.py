@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from annotate.llm.model import LLMOptions, Sampling, shown
 from annotate.stages.job import HINT, StageOptions
 from annotate.stages.job import show as show_stage
 from common.cli import command
 from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
+from heads.llm.model import LLMOptions, Sampling, shown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,11 @@ import tempfile
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from annotate.llm.model import LLMOptions
 from benchmarks.harness.report import Row, benchmark, line
 from common.cli import command
 from common.cli.options import incomplete
 from common.errors import StepDiffError
+from heads.llm.model import LLMOptions
 
 if TYPE_CHECKING:
     import polars as pl

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 
 from annotate.captioners.vision import FRAMES, SHORT_SIDE, batches, caption, pictures
-from annotate.pretrained import load_model, load_processor
 from annotate.qa.prompts import CaptionKind
 from annotate.stages.job import Answer, Failure, Item
 from common.threads import prefetched
+from heads.models.pretrained import load_model, load_processor
 from tasks.prompts import SYSTEM
 from weights import fingerprint, resolve
 

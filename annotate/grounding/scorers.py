@@ -29,13 +29,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from annotate.captioners.vision import SHORT_SIDE, pictures
-from annotate.pretrained import load_model, load_processor
 from annotate.stages.job import Answer, Failure, Item
 from common.errors import StepDiffError
 from common.threads import prefetched
 from featurize.encoders import load as load_encoder
 from heads.data.clips import Features
 from heads.methods.similarity import Sentences
+from heads.models.pretrained import load_model, load_processor
 from heads.training.checkpoint import Run
 from heads.training.lineage import load_contrastive
 from store import Store

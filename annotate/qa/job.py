@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from annotate.llm.model import LLM, CutOff, LLMOptions
 from annotate.qa.pair_choice import SCHEMA
 from annotate.qa.prompts import PAIRQA
 from annotate.stages.job import Annotator, Answer, Failure, Item
 from common.errors import StepDiffError
 from common.io.jsonl import read_objects
 from heads.data.clip_texts import ClipTexts
+from heads.llm.model import LLM, CutOff, LLMOptions
 
 STAGE = "pairqa"
 KINDS = tuple(PAIRQA)

@@ -16,8 +16,7 @@ from typing import Literal
 
 from common.errors import StepDiffError
 from common.io import yaml_file
-
-Message = dict[str, str]  # role (system or user) and content
+from heads.llm.model import Message
 
 # (S1) for a captioning model, after the system prompt (tasks.prompts.SYSTEM).
 ACTION_QUESTION = "In one short sentence, describe what the person is doing?"

@@ -10,17 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from heads.llm.model import Failure
+
 SHOWN = 5  # failures in a record
 HINT = "answers so far are kept; run the same command for the rest"  # how to go on after an interrupt
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The reason why an item has no answer, in one line."""
-
-    reason: str
-    passing: bool = False
-    """whether the next run tries again without --retry-failed, because the item is not to blame: a server is down"""
 
 
 Item = Mapping[str, Any]  # `key`, and the fields that the model reads

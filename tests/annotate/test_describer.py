@@ -11,7 +11,6 @@ import pytest
 from annotate import describe
 from annotate.describe import DescribeJob, Describer, one_line
 from annotate.grounding.scorers import GROUNDED, SCORES
-from annotate.llm.model import CutOff, LLMOptions, Sampling
 from annotate.qa.prompts import DESCRIBE, Message
 from annotate.stages import stage
 from annotate.stages.job import Failure
@@ -20,10 +19,12 @@ from annotate.stages.versions import SCHEMA, Version, chosen
 from common.errors import StepDiffError
 from common.io import sealed as table
 from heads.data.clip_texts import ClipTexts
+from heads.llm.model import CutOff, LLMOptions, Sampling
 from store import Store
 from store.io.status import REASONS
+from tests.llm_server import Server, said
 
-from .conftest import CLIPS, Server, said
+from .conftest import CLIPS
 
 SYSTEM = (
     "You are an AI assistant that synthesizes the output of narration, action and object captioning models into a "

@@ -15,9 +15,10 @@ from common.io import sealed as table
 from heads.data.paired_qa import read_paired_qa
 from heads.methods.similarity import MODEL
 from store import Store
+from tests.llm_server import Reply, Server, said
 from weights import resolve
 
-from .conftest import CLIPS, Reply, Server, said
+from .conftest import CLIPS
 
 PAIRS = [(0, 0, 1, True), (1, 1, 2, True), (2, 2, 3, True), (3, 0, 3, False), (4, 3, 5, True)]
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import polars as pl
 
-from annotate.llm.model import LLMOptions, Sampling
 from annotate.qa.job import PairQAJob, item_key, items
 from annotate.qa.prompts import PAIRQA
-
-from .conftest import Reply, Server, said
+from heads.llm.model import LLMOptions, Sampling
+from tests.llm_server import Reply, Server, said
 
 PAIRS = pl.DataFrame(
     {

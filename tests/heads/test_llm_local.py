@@ -1,4 +1,4 @@
-"""Guarantees of annotate.llm.local."""
+"""Guarantees of heads.llm.local."""
 
 import json
 import shutil
@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from annotate.llm.local import Draws, LocalLLM
-from annotate.llm.model import LLM, CutOff, LLMOptions, Sampling
-from annotate.qa.prompts import Message
-from annotate.stages.job import Failure
 from common.errors import StepDiffError
+from heads.llm.local import Draws, LocalLLM
+from heads.llm.model import LLM, CutOff, Failure, LLMOptions, Message, Sampling
 
 
 def asked(*contents: str) -> list[list[Message]]:

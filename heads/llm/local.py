@@ -13,19 +13,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from annotate.llm.model import CutOff, Sampling
-from annotate.pretrained import load_model, load_processor
-from annotate.qa.prompts import Message
-from annotate.stages.job import Failure
 from common.errors import StepDiffError
 from common.streams import torch_seed
+from heads.llm.model import CutOff, Failure, Message, Sampling
+from heads.models.pretrained import load_model, load_processor
 
 
 class LocalLLM:
     """A model of transformers with a chat template, on one device."""
 
     def __init__(self, name: str, device: str, batch: int, precision: str | None = None) -> None:
-        """Load the model as `annotate.pretrained.load_model` does; batch: conversations answered at once."""
+        """Load the model as `heads.models.pretrained.load_model` does; batch: conversations answered at once."""
         self.name, self.batch = name, batch
         self.tokenizer = load_processor(name, "AutoTokenizer")
         self.model = load_model("AutoModelForCausalLM", name, device, precision)

@@ -1,4 +1,4 @@
-"""annotate.llm.server with servers that never finish or send wrong answers, and with secrets in the URL."""
+"""heads.llm.server with servers that never finish or send wrong answers, and with secrets in the URL."""
 
 import gzip
 import json
@@ -11,13 +11,11 @@ from typing import Any
 
 import pytest
 
-from annotate.llm import server as llm_server
-from annotate.llm.model import LLMOptions, Sampling, is_url, shown
-from annotate.llm.server import ServedLLM
-from annotate.stages.job import Failure
 from common.errors import StepDiffError
-
-from .conftest import Reply, Server, said
+from heads.llm import server as llm_server
+from heads.llm.model import Failure, LLMOptions, Sampling, is_url, shown
+from heads.llm.server import ServedLLM
+from tests.llm_server import Reply, Server, said
 
 Speak = Callable[[socket.socket], Any]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

@@ -1,4 +1,4 @@
-"""Guarantees of annotate.llm.server, with a real local server that misbehaves."""
+"""Guarantees of heads.llm.server, with a real local server that misbehaves."""
 
 import json
 import re
@@ -8,13 +8,10 @@ from typing import Any
 
 import pytest
 
-from annotate.llm.model import CutOff, Sampling
-from annotate.llm.server import ServedLLM
-from annotate.qa.prompts import Message
-from annotate.stages.job import Failure
 from common.errors import StepDiffError
-
-from .conftest import Reply, Server, said
+from heads.llm.model import CutOff, Failure, Message, Sampling
+from heads.llm.server import ServedLLM
+from tests.llm_server import Reply, Server, said
 
 HTML = Reply(b"<html><h1>Welcome</h1></html>", 200, "text/html; charset=utf-8")
 

@@ -1,4 +1,4 @@
-"""Guarantees of annotate.pretrained."""
+"""Guarantees of heads.models.pretrained."""
 
 import json
 import shutil
@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from annotate.pretrained import load_model, load_processor
 from common.errors import StepDiffError
+from heads.models.pretrained import load_model, load_processor
 
 KIND = "AutoModelForCausalLM"
 

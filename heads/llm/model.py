@@ -10,9 +10,20 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-from annotate.qa.prompts import Message
-from annotate.stages.job import Failure
+import _stepdiff
 from common.errors import StepDiffError
+
+Message = dict[str, str]
+"""role (system or user) and content"""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The reason why there is no answer, in one line."""
+
+    reason: str
+    passing: bool = False
+    """whether the next run tries again without --retry-failed, because the item is not to blame: a server is down"""
 
 
 @dataclass(frozen=True)
@@ -121,11 +132,13 @@ class LLMOptions:
         return made if self.precision is None else made | {"precision": self.precision}
 
     def load(self, device: str) -> LLM:
-        """Load the model, or prepare to call the server."""
+        """Load the model, or prepare to call the server. ImportError: a package of the extra annotate is missing."""
         if self.endpoint is not None:
-            from annotate.llm.server import ServedLLM
+            _stepdiff.require("--endpoint", "annotate", ("httpx2",))
+            from heads.llm.server import ServedLLM
 
             return ServedLLM(self.endpoint, self.llm, self.batch, self.timeout, self.retries, self.requests_per_second)
-        from annotate.llm.local import LocalLLM
+        _stepdiff.require("a chat template", "annotate", ("jinja2",))
+        from heads.llm.local import LocalLLM
 
         return LocalLLM(self.llm, device, self.batch, self.precision)
