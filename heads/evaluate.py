@@ -32,13 +32,14 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     from heads.evaluation.answering import answering
     from heads.evaluation.answers import Partial, predict, similarities, write
     from heads.evaluation.inputs import ask, resolve
+    from heads.evaluation.rows import form_of
 
     asked = ask(options)
     with answering(options, asked) as method:
         if method is None:  # another process of torchrun's has the record
             return {}
         inputs = resolve(options, asked, method.described)
-        with Partial(options.task, Path(options.out), inputs.identity) as partial:
+        with Partial(form_of(inputs.rows[0]), Path(options.out), inputs.identity) as partial:
             predictions = predict(options, inputs, method, partial)
             record = write(options, inputs, predictions, similarities(options, inputs, method))
             partial.forget()

@@ -21,6 +21,15 @@ NARRATION_QUESTION = "What does the person in the video say?"
 CAPTION_QUESTION = "What does the picture show?"
 NEXT_VIDEO = ". Here is Video {number}: "
 
+
+def system(clips: int) -> str:
+    """Return the system prompt that shows so many clips."""
+    if clips == 1:
+        return SYSTEM
+    more = "".join(NEXT_VIDEO.format(number=number) + "{video}" for number in range(3, clips + 1))
+    return PAIR_SYSTEM.removesuffix(".") + more + "."
+
+
 # (Fig. S7) asked for DiffCap and, with each candidate text as the answer, for DiffMCQ.
 DIFFERENCE_QUESTION = 'What is the main difference in "{category}" between these videos?'
 # Ours, after (S1) prompt type 3, with the category instead of the main action.

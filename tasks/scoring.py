@@ -38,7 +38,18 @@ from tasks.bootstrap import Figure, intervals, mean_figure
 from tasks.captions import Embed, bleu, bleu_parts, cider_rows, count_corpus, rouge_rows, similarity_rows
 from tasks.declining import asked_first, declines
 from tasks.postprocess import names_video
-from tasks.testsets import ROWS, DiffCap, DiffMCQ, DiffRank, Prediction, Row, Task, check_prediction, reference_video
+from tasks.testsets import (
+    FORMS,
+    ROWS,
+    DiffCap,
+    DiffMCQ,
+    DiffRank,
+    Prediction,
+    Row,
+    Task,
+    check_prediction,
+    reference_video,
+)
 
 PAIRS_AT_ONCE = 1 << 20
 
@@ -103,7 +114,7 @@ def score(
     checked: list[Any] = []
     for number, (row, prediction) in enumerate(zip(rows, predictions, strict=True), 1):
         try:
-            checked.append(check_prediction(task, row, prediction))
+            checked.append(check_prediction(FORMS[task], row, prediction))
         except StepDiffError as error:
             raise StepDiffError(f"prediction {number}: {error}") from error
     figures, marks = task_figures(task, rows, checked)

@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -30,6 +30,8 @@ from common.io.files import write_text
 from common.io.jsonl import object_line, read_objects, write_objects
 
 Task = Literal["diffcap", "diffmcq", "diffrank"]
+Form = Literal["text", "scores"]
+"""of predictions"""
 Pair = tuple[str, str]
 Prediction = str | Sequence[float | int]
 CATEGORIES = ("Ingredients", "Tools/Equipment", "Technique", "Actions", "Visuals")
@@ -89,9 +91,18 @@ class Scored(Protocol):
     def answers(self) -> int: ...
 
 
+@runtime_checkable
+class Listed(Protocol):
+    """A row that lists its clips, as those of benchmarks do (tasks.benchmarks.rows)."""
+
+    @property
+    def clips(self) -> Sequence[str]: ...
+
+
 Row = DiffCap | DiffMCQ | DiffRank
 ROWS: dict[Task, type[Row]] = {"diffcap": DiffCap, "diffmcq": DiffMCQ, "diffrank": DiffRank}
-_KEYS: dict[Task, str] = {"diffcap": "generated_text", "diffmcq": "scores", "diffrank": "scores"}
+FORMS: dict[Task, Form] = {"diffcap": "text", "diffmcq": "scores", "diffrank": "scores"}
+_KEYS: dict[Form, str] = {"text": "generated_text", "scores": "scores"}
 
 
 def parts_of(clip: str) -> tuple[str, str, str] | None:
@@ -120,8 +131,10 @@ def reference_video(row: Row) -> str:
     return clip if parts is None else parts[0]
 
 
-def clips_of(row: Row) -> list[str]:
+def clips_of(row: Row | Listed) -> list[str]:
     """Return the clips of a row in its order, with repetitions."""
+    if isinstance(row, Listed):
+        return list(row.clips)
     if isinstance(row, DiffMCQ):
         return [clip for pair in row.options for clip in pair]
     return [row.reference, *(row.targets if isinstance(row, DiffRank) else [row.candidate])]
@@ -196,7 +209,7 @@ def _answered(task: Task, path: str | Path, rows: Sequence[Row]) -> Iterator[tup
         if number == len(rows):
             raise StepDiffError(f"{place}: the test set ends before this line, after {len(rows)} rows")
         try:
-            yield place, prediction_of(task, rows[number], found), found
+            yield place, prediction_of(FORMS[task], rows[number], found), found
         except StepDiffError as error:
             raise StepDiffError(f"{place}: {error}") from error
         number += 1
@@ -206,9 +219,9 @@ def _answered(task: Task, path: str | Path, rows: Sequence[Row]) -> Iterator[tup
         )
 
 
-def prediction_of(task: Task, row: DiffCap | Scored, found: dict[str, Any]) -> Prediction:
+def prediction_of(form: Form, row: Any, found: dict[str, Any]) -> Prediction:
     """Return the prediction in a line of a predictions file. Raises StepDiffError if it does not fit its row."""
-    return check_prediction(task, row, _field(found, _KEYS[task]))
+    return check_prediction(form, row, _field(found, _KEYS[form]))
 
 
 def write_predictions(
@@ -219,27 +232,27 @@ def write_predictions(
     for number, prediction in enumerate(predictions, 1):
         try:
             more = {} if similar is None else {"similar": similar[number - 1]}
-            lines.append(prediction_line(task, prediction, more))
+            lines.append(prediction_line(FORMS[task], prediction, more))
         except StepDiffError as error:
             raise StepDiffError(f"{path}:{number}: {error}") from error
     write_text(Path(path), "".join(lines))
 
 
-def prediction_line(task: Task, prediction: Prediction, more: dict[str, float] | None = None) -> str:
-    """Return a line of a predictions file with its end. Raises StepDiffError for another task, NaN or infinity."""
-    return object_line({_KEYS[task]: _text_or_scores(task, prediction)} | (more or {}))
+def prediction_line(form: Form, prediction: Prediction, more: Mapping[str, Any] | None = None) -> str:
+    """Return a line of a predictions file with its end. Raises StepDiffError for another form, NaN or infinity."""
+    return object_line({_KEYS[form]: _text_or_scores(form, prediction), **(more or {})})
 
 
-def check_prediction(task: Task, row: DiffCap | Scored, prediction: Any) -> Prediction:
+def check_prediction(form: Form, row: Any, prediction: Any) -> Prediction:
     """Return the prediction as a text or a list of floats. Raises StepDiffError if it does not fit the row."""
-    found = _text_or_scores(task, prediction)
-    if not isinstance(row, DiffCap) and len(found) != row.answers:
+    found = _text_or_scores(form, prediction)
+    if isinstance(row, Scored) and len(found) != row.answers:
         raise StepDiffError(f"{len(found)} scores for a row that needs {row.answers}")
     return found
 
 
-def _text_or_scores(task: Task, prediction: Any) -> Prediction:
-    if task == "diffcap":
+def _text_or_scores(form: Form, prediction: Any) -> Prediction:
+    if form == "text":
         if not isinstance(prediction, str):
             raise StepDiffError(f"generated_text is {type(prediction).__name__}, not a text")
         return prediction

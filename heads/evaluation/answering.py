@@ -19,14 +19,16 @@ import torch
 from common.errors import StepDiffError
 from common.progress import Advance
 from common.workers.pool import WorkerPool
-from heads.evaluation.inputs import Asked, read_rows
+from heads.evaluation.inputs import Asked
 from heads.evaluation.loading import ANSWERS, Described, load_method, present_rows
 from heads.evaluation.options import EvaluateOptions
+from heads.evaluation.rows import read_rows
 from heads.evaluation.workers import WorkerOptions, worker_pool
 from heads.methods.stepdiff import StepDiff, protocol
 from heads.models.language_model import autocast, pick_device
 from heads.workers.group import ALONE, Group, launched
 from store import Store
+from tasks.benchmarks.rows import Writing
 from tasks.postprocess import parse
 
 Question = Literal["task", "texts", "similar"]
@@ -82,9 +84,11 @@ class Here:
         if reads_pairs:
             lm = loaded.method.model.lm
             precision = {"precision": "bfloat16" if loaded.precision == "bfloat16" else lm.precision}
-            disclosed["protocol"] = protocol(options.task, options.seeded, options.decline_at) | precision
+            disclosed["protocol"] = (
+                protocol(ANSWERS[type(self._rows[0])], options.seeded, options.decline_at) | precision
+            )
             if options.ask_similar:
-                disclosed["protocol"]["similar"] = protocol("diffrank")
+                disclosed["protocol"]["similar"] = protocol("rank")
         # Without video all pairs are the same prompt, so rows are answered as they are.
         by_pair = reads_pairs and options.task == "diffmcq" and options.control != "blind"
         return Described(self._rows, self._absent, disclosed, by_pair)
@@ -106,11 +110,13 @@ class Here:
             return list(method.score_texts(rows))
         if batch.question == "similar":
             return list(method.alike([((row.reference, row.candidate), row.category) for row in rows]))
-        found = getattr(method, ANSWERS[options.task])(rows)
+        found = getattr(method, ANSWERS[type(rows[0])])(rows)
         if len(found) != len(rows):
             raise StepDiffError(f"--method {options.method}: {len(found)} answers to {len(rows)} rows")
         if options.task == "diffcap":
             return [parse(caption) for caption in found] if options.parse else list(found)
+        if isinstance(rows[0], Writing):
+            return list(found)
         return [[float(value) for value in scores] for scores in found]
 
 

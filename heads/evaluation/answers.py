@@ -37,29 +37,19 @@ from common.threads import shares
 from heads.evaluation.answering import Answered, Answering, Batch, Question
 from heads.evaluation.inputs import Inputs
 from heads.evaluation.options import EvaluateOptions
-from heads.methods.similarity import sentences
+from heads.evaluation.rows import score_rows, write_files
 from heads.methods.stepdiff import option_scores, pair_texts
-from tasks.scoring import score, score_asked
-from tasks.testsets import (
-    DiffCap,
-    Prediction,
-    Scored,
-    Task,
-    prediction_line,
-    prediction_of,
-    write_predictions,
-    write_test_set,
-)
+from tasks.testsets import Form, Prediction, prediction_line, prediction_of
 
 
 class Partial:
     """The partial file of `out`, locked during the `with` block.
 
-    identity: what the answers depend on, as JSON; answers of another identity are dropped.
+    form: of the predictions; identity: what the answers depend on, as JSON; answers of another identity are dropped.
     """
 
-    def __init__(self, task: Task, out: Path, identity: dict[str, Any]) -> None:
-        self.task, self.out, self.identity = task, out, identity
+    def __init__(self, form: Form, out: Path, identity: dict[str, Any]) -> None:
+        self.form, self.out, self.identity = form, out, identity
         self.path = out.with_suffix(".partial.jsonl")
         self.made_of = out.with_suffix(".partial.json")
 
@@ -78,7 +68,7 @@ class Partial:
             self.path.unlink()
         os.close(self._file)
 
-    def resume(self, rows: Sequence[DiffCap | Scored], starts: Sequence[int]) -> list[Prediction]:
+    def resume(self, rows: Sequence[Any], starts: Sequence[int]) -> list[Prediction]:
         """Return the existing answers of complete batches; starts: the first row of every batch."""
         if self._made_of() != self.identity:
             # In this order, so that an existing identity always belongs to the answers.
@@ -91,7 +81,7 @@ class Partial:
         found: list[Prediction] = []
         for row, line in zip(rows, lines, strict=False):
             try:
-                found.append(prediction_of(self.task, row, parse_object(line)))
+                found.append(prediction_of(self.form, row, parse_object(line)))
             except StepDiffError:  # damaged: this batch and the next ones are answered again
                 break
         whole = max(place for place in (*starts, len(rows)) if place <= len(found))
@@ -100,7 +90,7 @@ class Partial:
 
     def add(self, answers: Sequence[Prediction]) -> None:
         """Append the next batch; it is durable when this returns."""
-        data = "".join(prediction_line(self.task, answer) for answer in answers).encode()
+        data = "".join(prediction_line(self.form, answer) for answer in answers).encode()
         with named_errors(self.path, len(data)):
             while data:
                 data = data[os.write(self._file, data) :]
@@ -201,15 +191,8 @@ def write(
 ) -> dict[str, Any]:
     """Score the predictions and write all files; return the score record. similar: as `similarities` returns."""
     out, rows = Path(options.out), inputs.rows
-    answered = out.with_suffix(".rows.jsonl")
-    answered.unlink(missing_ok=True)
-    if not inputs.whole:
-        write_test_set(options.task, answered, rows)
-    write_predictions(options.task, out, predictions, similar)
-    embed = sentences(options.store, options.device) if options.similarity else None
-    scores = score(options.task, rows, predictions, options.bootstrap, options.seed, embed)
-    if similar is not None:
-        scores["asked_first"] = score_asked(rows, predictions, similar, options.bootstrap, options.seed)
+    write_files(options, rows, predictions, inputs.whole, similar)
+    scores = score_rows(options, rows, predictions, similar)
     depended = {name: value for name, value in asdict(options).items() if name not in ("workers", "address")}
     record = {
         "options": depended,

@@ -29,11 +29,20 @@ from heads.training.lineage import disclosure, load_video_lm
 from heads.workers.group import ALONE, Group
 from store import Store
 from store.view import OK
-from tasks.testsets import Row, clips_of, read_predictions, read_test_set
+from tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
+from tasks.testsets import DiffCap, DiffMCQ, DiffRank, clips_of, read_predictions, read_test_set
 from weights import fingerprint
 
-ANSWERS = {"diffcap": "caption", "diffmcq": "score_options", "diffrank": "rank"}
-"""task -> the method's function (heads.methods.Method)"""
+ANSWERS = {
+    DiffCap: "caption",
+    DiffMCQ: "score_options",
+    DiffRank: "rank",
+    Rating: "rank",
+    Ranking: "rank",
+    Choice: "choose",
+    Writing: "write",
+}
+"""row -> the method's function (heads.methods.Method)"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ def load_method(options: EvaluateOptions, store: Store, rows: Sequence[Any], gro
     device = pick_device(options.device)
     is_control = options.method in CONTROLS
     loaded = _load_control(options, store, rows, device) if is_control else _load(options, store, device, group)
-    function = ANSWERS[options.task]
+    function = ANSWERS[type(rows[0])]
     if not hasattr(loaded.method, function):
         raise StepDiffError(
             f"--method {options.method} does not answer {options.task}: its class has no function {function}"
@@ -113,7 +122,7 @@ _CONTROLS: dict[str, type] = {
 def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any], device: str) -> Loaded:
     """Load a control. Rows with a clip that the store lacks do not count."""
     kind = _CONTROLS[options.method]
-    if not hasattr(kind, ANSWERS[options.task]):
+    if not hasattr(kind, ANSWERS[type(rows[0])]):
         return Loaded(kind)  # load_method refuses it
     absent = set(absent_clips(rows, store, None))
     rows = [row for row in rows if absent.isdisjoint(clips_of(row))]
@@ -125,18 +134,18 @@ def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any], d
         return Loaded(controls.Rarest(rows, options.seed))
     if options.method == "shuffled-captions":
         texts = _needed(options, "texts", "the predictions of another method")
-        answered = read_test_set("diffcap", answered_rows(texts) or options.test_set)
+        answered = read_test_set("diffcap", answered_rows(texts) or options.test_set or "")
         captions = read_predictions("diffcap", texts, answered)
         method = controls.ShuffledCaptions(answered, captions, rows, texts, options.seed)
         return Loaded(method, disclosed={"texts": texts})
     texts = _needed(options, "texts", "paired QA of training clips")
     if options.method == "medoid":
-        captions_of = controls.Medoid(texts, store, rows, options.test_set)
+        captions_of = controls.Medoid(texts, store, rows, options.source)
         return Loaded(captions_of, disclosed={"texts": texts, "captions": captions_of.captions})
     head = Path(_needed(options, "head", "a run folder of python -m heads.train"))
     model, features, recipe = load_video_lm(head, store, device)
     categories = [row.category for row in rows]
-    regression = controls.TokenRegression(model, features, texts, store, categories, options.test_set)
+    regression = controls.TokenRegression(model, features, texts, store, categories, options.source)
     trained = disclosure(recipe, head) | {"regime": "supervised"}  # by the answers that the regression learns from
     disclosed: dict[str, Any] = {"head": str(head), "view": recipe.view, "recipe": trained}
     return Loaded(regression, disclosed=disclosed | {"texts": texts, "questions": regression.questions})
@@ -200,7 +209,7 @@ def present_rows(options: EvaluateOptions, rows: list[Any], store: Store, loaded
         )
     found = [row for row in rows if not set(absent).intersection(clips_of(row))]
     if not found:
-        raise StepDiffError(f"{options.test_set}: every row has a clip that {options.store} lacks, e.g. {absent[0]}")
+        raise StepDiffError(f"{options.source}: every row has a clip that {options.store} lacks, e.g. {absent[0]}")
     if isinstance(method, VLEmb) and options.task == "diffmcq":
         lacking = dict.fromkeys(method.missing_texts(found))
         if lacking and not options.skip_missing:
@@ -214,7 +223,7 @@ def present_rows(options: EvaluateOptions, rows: list[Any], store: Store, loaded
     return found, len(absent)
 
 
-def absent_clips(rows: Sequence[Row], store: Store, view: str | None, texts: ClipTexts | None = None) -> list[str]:
+def absent_clips(rows: Sequence[Any], store: Store, view: str | None, texts: ClipTexts | None = None) -> list[str]:
     """Return clips of the rows, each once, that are not in the catalog, or lack features in `view`, or lack a text."""
     clips = list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
     places = np.asarray(store.catalog("clips").rows(clips))

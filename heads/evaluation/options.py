@@ -15,7 +15,8 @@ from common.errors import StepDiffError
 from common.io.files import place
 from common.plugins import installed
 from common.workers.cluster import refuse_relative
-from tasks.testsets import Task
+from tasks import benchmarks
+from tasks.testsets import FORMS
 
 VIDEO_LM = ("video-lm", "stepdiff")
 PUBLIC = ("llava", "idefics")
@@ -27,7 +28,7 @@ PLUGINS = "stepdiff.methods"
 ENCODER = "contrastive head"
 PAIRS = " trained on pairs"
 """prefix of the encoder in the provenance of a view that a head wrote, and what follows if paired QA trained it too"""
-METHODS = {
+METHODS: dict[str, tuple[str, ...]] = {
     "head": (*VIDEO_LM, "token-regression"),
     "view": ("vlemb", *PUBLIC, PLUGIN),
     "pair_embedding": ("vlemb",),
@@ -41,7 +42,7 @@ METHODS = {
     "allow_seen": (*VIDEO_LM, "vlemb", "token-regression"),
 }
 """option -> the methods that read it"""
-TASKS = {
+TASKS: dict[str, tuple[str, ...]] = {
     "pair_embedding": ("diffmcq",),
     "no_difference": ("diffcap",),
     "similarity": ("diffcap",),
@@ -49,6 +50,8 @@ TASKS = {
     "seeded": ("diffcap",),
     "decline_at": ("diffcap",),
     "ask_similar": ("diffcap",),
+    "test_set": tuple(FORMS),
+    "data": tuple(sorted(benchmarks.MODULES)),
 }
 """option -> the tasks that read it"""
 WRITTEN = ("rows.jsonl", "scores.json", "partial.jsonl", "partial.json")
@@ -57,8 +60,8 @@ WRITTEN = ("rows.jsonl", "scores.json", "partial.jsonl", "partial.json")
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    task: Task
-    """task of the test set"""
+    task: str
+    """diffcap, diffmcq or diffrank, the published tasks; or a benchmark of others: captaincook-mistake, ..."""
     method: str
     """video-lm (a trained head: VCLM, Interleaved or StepDiff, by its recipe; stepdiff means the same), vlemb
     (embeddings in one space), llava or idefics (a public vision-language model), socratic (a language model that reads
@@ -66,10 +69,12 @@ class EvaluateOptions:
     name of an installed plug-in, or package.module:Class (heads.methods.Method)"""
     store: str
     """feature store"""
-    test_set: str
-    """test set in the published format"""
     out: str
     """predictions file to write"""
+    test_set: str | None = None
+    """test set in the published format, for a published task"""
+    data: str | None = None
+    """folder of the files that the authors of a benchmark publish"""
     head: str | None = None
     """run folder of heads.train, for video-lm and token-regression"""
     view: str | None = None
@@ -130,6 +135,11 @@ class EvaluateOptions:
     address: str | None = None
     """Ray cluster to join, auto or HOST:6379; null: RAY_ADDRESS, else Ray is started on this machine"""
 
+    @property
+    def source(self) -> str:
+        """The test set, or the folder of a benchmark."""
+        return self.test_set or self.data or ""
+
 
 def check(options: EvaluateOptions) -> None:
     """Raise StepDiffError for an unknown method, an option that is not read, or a number out of range."""
@@ -139,6 +149,13 @@ def check(options: EvaluateOptions) -> None:
             names = ", ".join([*BUILT_IN, *plugins])
             raise StepDiffError(f"--method {options.method}: no such method; give {names}, or package.module:Class")
     defaults = {field.name: field.default for field in fields(EvaluateOptions)}
+    if options.task not in (*FORMS, *benchmarks.MODULES):
+        tasks = ", ".join((*FORMS, *benchmarks.MODULES))
+        raise StepDiffError(f"--task {options.task}: no such task; give one of {tasks}")
+    if not options.source:
+        raise StepDiffError(
+            f"--task {options.task} needs --{'test-set FILE' if options.task in FORMS else 'data FOLDER'}"
+        )
     for value, readers in ((reader, METHODS), (options.task, TASKS)):
         for name, known in readers.items():
             if value not in known and getattr(options, name) != defaults[name]:

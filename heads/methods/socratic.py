@@ -56,10 +56,14 @@ class SocraticLM(VideoLM):
         return tokens.to(self.lm.device)
 
     def pack(
-        self, prompts: Sequence[Sequence[Turn]], clips: Float[Tensor, "C N 1"] | None, packed: bool
+        self,
+        prompts: Sequence[Sequence[Turn]],
+        clips: Float[Tensor, "C N 1"] | None,
+        packed: bool,
+        count: int | None = None,
     ) -> tuple[Packed, None]:
         """Return rows for all questions of the prompts, with the texts in them."""
-        batch, clips = super().pack(prompts, clips, packed)
+        batch, clips = super().pack(prompts, clips, packed, count)
         return (batch if clips is None else with_texts(batch, clips)), None
 
 

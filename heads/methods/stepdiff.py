@@ -11,11 +11,11 @@ Guarantees
 - scores return to the options that they belong to
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import ceil
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -30,8 +30,9 @@ from heads.data.packing import Turn
 from heads.models.streaming import Say, Tokens, Words
 from heads.models.video_lm import VideoLM
 from heads.workers.group import ALONE, Group
+from tasks.benchmarks.rows import Choice, Writing
 from tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION, DIFFMCQ_SEED, NO, NO_DIFFERENCE, SIMILAR_QUESTION, YES
-from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, Task
+from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,10 @@ Control = Literal["none", "blind", "shuffled"]
 ROWS_A_BATCH = 8
 ROWS_WRITTEN = 25  # captions generated at a time: a step costs little more for many rows than for one
 MOST_TOKENS = 48  # of a caption
+MOST_TOKENS_OF_TEXT = 512  # of the answer to a prompt of a benchmark
 TURNS_A_BATCH = 128  # whose logits are in memory at once
+Shown = TypeVar("Shown", bound=tuple[str, ...])
+"""the clips of a prompt"""
 
 
 def evenly(turns: Collection[Turn], most: int) -> list[list[Turn]]:
@@ -83,10 +87,10 @@ def evenly(turns: Collection[Turn], most: int) -> list[list[Turn]]:
     return [ordered[first:end] for first, end in shares(len(ordered), ceil(len(ordered) / most))]
 
 
-def batches(queries: dict[Pair, dict[Turn, None]]) -> Iterator[list[tuple[Pair, list[Turn]]]]:
+def batches(queries: Mapping[Shown, Collection[Turn]]) -> Iterator[list[tuple[Shown, list[Turn]]]]:
     """Yield batches of pairs with their turns, pairs with similarly many turns together."""
     rows = [(pair, some) for pair, turns in queries.items() for some in evenly(turns, TURNS_A_BATCH)]
-    batch: list[tuple[Pair, list[Turn]]] = []
+    batch: list[tuple[Shown, list[Turn]]] = []
     for row in sorted(rows, key=lambda row: len(row[1])):
         if len(batch) == ROWS_A_BATCH or sum(len(turns) for _, turns in [*batch, row]) > TURNS_A_BATCH:
             yield batch
@@ -101,19 +105,38 @@ def difference_turn(category: str, difference: str) -> Turn:
     return Turn(DIFFERENCE_QUESTION.format(category=category), difference, DIFFMCQ_SEED, ends=False)
 
 
-def protocol(task: Task, seeded: bool = True, decline_at: float | None = None) -> dict[str, Any]:
+def protocol(answer: str, seeded: bool = True, decline_at: float | None = None) -> dict[str, Any]:
     """Return the question and the scoring rule: the supplement's, and ours where it leaves them open.
 
-    seeded, decline_at: as in StepDiff.
+    answer: the function of StepDiff that answers; seeded, decline_at: as in StepDiff.
     """
-    if task == "diffrank":
+    if answer == "rank":
         return {"question": SIMILAR_QUESTION, "score": f"log p({YES}) - log p({NO})"}
-    if task == "diffmcq":
+    if answer == "score_options":
         score = "mean log-likelihood of the tokens of the difference text"
         return {"question": DIFFERENCE_QUESTION, "seed": DIFFMCQ_SEED, "score": score}
+    if answer == "choose":
+        return {"question": "that of the row", "score": "mean log-likelihood of the tokens of the option"}
+    if answer == "write":
+        return {"question": "that of the row", "written": "greedily", "most_tokens": MOST_TOKENS_OF_TEXT}
     found = {"question": DIFFERENCE_QUESTION, "seed": DIFFCAP_SEED if seeded else None, "written": "greedily"}
-    declines = None if decline_at is None else f"{protocol('diffrank')['score']} > {decline_at:g}: {SIMILAR_QUESTION}"
+    declines = None if decline_at is None else f"{protocol('rank')['score']} > {decline_at:g}: {SIMILAR_QUESTION}"
     return found | {"most_tokens": MOST_TOKENS, "declines": declines}
+
+
+AnyShowing = TypeVar("AnyShowing", Choice, Writing)
+
+
+def of_each_count(rows: Sequence[AnyShowing]) -> list[list[AnyShowing]]:
+    """Return rows that show equally many clips together, in the order of first appearance."""
+    found: dict[int, list[AnyShowing]] = {}
+    for row in rows:
+        found.setdefault(len(row.clips), []).append(row)
+    return list(found.values())
+
+
+def _options(row: Choice) -> list[Turn]:
+    return [Turn(row.question, option) for option in row.options]
 
 
 class StepDiff:
@@ -165,7 +188,7 @@ class StepDiff:
                 tokens = self.model.project(self.features.read(some, self.model.lm.device))
             self.projected |= dict(zip(some, tokens, strict=True))
 
-    def _clips(self, pairs: Sequence[Pair]) -> Float[Tensor, "C L E"] | None:
+    def _clips(self, pairs: Sequence[tuple[str, ...]]) -> Float[Tensor, "C L E"] | None:
         if self.control == "blind":
             return None
         ids = [clip for pair in pairs for clip in pair]
@@ -173,8 +196,8 @@ class StepDiff:
             ids = [self.stand_in[clip] for clip in ids]
         return torch.stack([self.projected[clip] for clip in ids])
 
-    def likelihoods(self, queries: dict[Pair, dict[Turn, None]], mean: bool) -> dict[tuple[Pair, Turn], float]:
-        """Return the log-likelihood of every turn of every pair."""
+    def likelihoods(self, queries: Mapping[Shown, Collection[Turn]], mean: bool) -> dict[tuple[Shown, Turn], float]:
+        """Return the log-likelihood of every turn of every pair, or of other prompts that all show so many clips."""
         if self.control == "blind":  # without video all pairs are the same prompt
             first = next(iter(queries))
             once = self._score({first: dict.fromkeys(turn for turns in queries.values() for turn in turns)}, mean)
@@ -182,12 +205,14 @@ class StepDiff:
         self._prepare(clip for pair in queries for clip in pair)
         return self._score(queries, mean)
 
-    def _score(self, queries: dict[Pair, dict[Turn, None]], mean: bool) -> dict[tuple[Pair, Turn], float]:
-        def scored(batch: list[tuple[Pair, list[Turn]]]) -> list[list[float]]:
-            clips = self._clips([pair for pair, _ in batch])
-            return self.model.log_likelihoods([turns for _, turns in batch], clips, mean)
+    def _score(self, queries: Mapping[Shown, Collection[Turn]], mean: bool) -> dict[tuple[Shown, Turn], float]:
+        count = len(next(iter(queries)))
 
-        found: dict[tuple[Pair, Turn], float] = {}
+        def scored(batch: list[tuple[Shown, list[Turn]]]) -> list[list[float]]:
+            clips = self._clips([pair for pair, _ in batch])
+            return self.model.log_likelihoods([turns for _, turns in batch], clips, mean, count)
+
+        found: dict[tuple[Shown, Turn], float] = {}
         all_batches = list(batches(queries))
         for batch, scores in zip(all_batches, self.group.spread(scored, all_batches), strict=True):
             for (pair, turns), values in zip(batch, scores, strict=True):
@@ -232,6 +257,29 @@ class StepDiff:
         found = self.likelihoods(of_pair, mean=False)
         both = [[found[pair, turn] for turn in turns[category]] for pair, category in queries]
         return [float(np.float32(yes - no)) for yes, no in both]
+
+    def choose(self, rows: Sequence[Choice]) -> list[list[float]]:
+        """Return the mean log-likelihood of each option as the answer to its row's question."""
+        found: dict[tuple[tuple[str, ...], Turn], float] = {}
+        for own in of_each_count(rows):
+            queries: dict[tuple[str, ...], dict[Turn, None]] = {}
+            for row in own:
+                queries.setdefault(row.clips, {}).update(dict.fromkeys(_options(row)))
+            found |= self.likelihoods(queries, mean=True)
+        return [[found[row.clips, turn] for turn in _options(row)] for row in rows]
+
+    def write(self, rows: Sequence[Writing]) -> list[str]:
+        """Return greedy answers to the prompts of the rows."""
+        found: dict[str, str] = {}
+        for own in of_each_count(rows):
+            self._prepare(clip for row in own for clip in row.clips)
+            for start in range(0, len(own), ROWS_WRITTEN):
+                some = own[start : start + ROWS_WRITTEN]
+                turns = [Turn(row.prompt, "", ends=False) for row in some]
+                clips = self._clips([row.clips for row in some])
+                texts = self.model.generate(turns, clips, MOST_TOKENS_OF_TEXT, count=len(some[0].clips))
+                found |= {row.key: text for row, text in zip(some, texts, strict=True)}
+        return [found[row.key] for row in rows]
 
     def caption(self, rows: Sequence[DiffCap], each_token: Callable[[], None] | None = None) -> list[str]:
         """Return greedily generated captions, or "no difference" where decline_at says so.

@@ -19,6 +19,7 @@ from heads.data.packing import NO_TARGET, PADDING, TEXT, Packed, Packer, Turn
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Comparison, Projector
 from heads.models.streaming import Tokens, Words
+from tasks.prompts import system
 
 
 class VideoLM(nn.Module):
@@ -33,11 +34,23 @@ class VideoLM(nn.Module):
         self.packer = Packer(lm.chat, outputs)
         self.blind_packer = Packer(lm.chat, 0)
 
+    def packer_of(self, count: int | None, blind: bool) -> Packer:
+        """Return the builder of prompts that show so many clips; None: as many as the model usually compares."""
+        usual = self.blind_packer if blind else self.packer
+        return usual if count in (None, usual.clips) else Packer(self.lm.chat, usual.outputs, system(count))
+
     def pack(
-        self, prompts: Sequence[Sequence[Turn]], clips: Float[Tensor, "C L E"] | None, packed: bool
+        self,
+        prompts: Sequence[Sequence[Turn]],
+        clips: Float[Tensor, "C L E"] | None,
+        packed: bool,
+        count: int | None = None,
     ) -> tuple[Packed, Float[Tensor, "C L E"] | None]:
-        """Return rows for all questions of the prompts, and their clips; None: the blind control."""
-        packer = self.blind_packer if clips is None else self.packer
+        """Return rows for all questions of the prompts, and their clips; None: the blind control.
+
+        count: the number of clips of a prompt, as `packer_of` takes it.
+        """
+        packer = self.packer_of(count, blind=clips is None)
         return packer.pack(prompts, packed).to(self.lm.device), clips
 
     def token_losses(
@@ -77,11 +90,18 @@ class VideoLM(nn.Module):
 
     @torch.inference_mode()
     def log_likelihoods(
-        self, pairs: Sequence[Sequence[Turn]], clips: Float[Tensor, "C L E"] | None, mean: bool
+        self,
+        pairs: Sequence[Sequence[Turn]],
+        clips: Float[Tensor, "C L E"] | None,
+        mean: bool,
+        count: int | None = None,
     ) -> list[list[float]]:
-        """Return, for each pair and turn, the sum of the answer's log-likelihood, or its mean over the tokens."""
+        """Return, for each pair and turn, the sum of the answer's log-likelihood, or its mean over the tokens.
+
+        count: the number of clips of a prompt, as `packer_of` takes it.
+        """
         # bfloat16 logits above 16 are 0.125 apart: likely answers of similar videos would tie or swap.
-        losses, _, turn = self.token_losses(*self.pack(pairs, clips, self.lm.packs), exact=True)
+        losses, _, turn = self.token_losses(*self.pack(pairs, clips, self.lm.packs, count), exact=True)
         total = sum(len(turns) for turns in pairs)
         sums = torch.zeros(total, dtype=torch.float64).index_add_(0, turn.cpu(), -losses.double().cpu())
         if mean:
@@ -96,12 +116,13 @@ class VideoLM(nn.Module):
         clips: Float[Tensor, "C L E"] | None,
         max_tokens: int,
         streamer: Tokens | Words | None = None,
+        count: int | None = None,
     ) -> list[str]:
         """Return greedy answers to one question about each pair, after the words of Turn.given.
 
-        streamer: receives the tokens as they are generated.
+        streamer: receives the tokens as they are generated; count: as `packer_of` takes it.
         """
-        return self.go_on(*self.pack([[turn] for turn in turns], clips, packed=True), max_tokens, streamer)
+        return self.go_on(*self.pack([[turn] for turn in turns], clips, True, count), max_tokens, streamer)
 
     def go_on(
         self,

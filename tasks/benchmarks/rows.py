@@ -33,6 +33,19 @@ class Rating:
     """in the words of a question, e.g. "main action" """
 
     @property
+    def reference(self) -> str:
+        return self.clips[0]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The other clip: a method that ranks clips rates it."""
+        return self.clips[1:]
+
+    @property
+    def category(self) -> str:
+        return self.concept
+
+    @property
     def answers(self) -> int:
         return 1
 
@@ -65,6 +78,10 @@ class Ranking:
     @property
     def clips(self) -> tuple[str, ...]:
         return (self.reference, *self.targets)
+
+    @property
+    def category(self) -> str:
+        return self.concept
 
     @property
     def answers(self) -> int:

@@ -137,9 +137,11 @@ def test_a_video_language_model_reads_each_pair_once_for_all_questions_about_it(
     read: list[int] = []
     likelihoods = VideoLM.log_likelihoods
 
-    def counted(self: VideoLM, pairs: Sequence, clips: torch.Tensor | None, mean: bool) -> list[list[float]]:
+    def counted(
+        self: VideoLM, pairs: Sequence, clips: torch.Tensor | None, mean: bool, count: int | None
+    ) -> list[list[float]]:
         read.append(len(pairs))
-        return likelihoods(self, pairs, clips, mean)
+        return likelihoods(self, pairs, clips, mean, count)
 
     with monkeypatch.context() as patch:
         patch.setattr(VideoLM, "log_likelihoods", counted)

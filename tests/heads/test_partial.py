@@ -23,7 +23,7 @@ BATCHES = [SCORES[:4], SCORES[4:8], SCORES[8:]]
 
 def evaluate(out: Path, batches: int = 3, identity: dict = WHO) -> int:
     """Predict at most n batches as heads.evaluate does; return the number of rows that existed before."""
-    with Partial("diffrank", out, identity) as partial:
+    with Partial("scores", out, identity) as partial:
         stood = len(partial.resume(ROWS, STARTS))
         for start, batch in list(zip(STARTS, BATCHES, strict=True))[:batches]:
             if start >= stood:
@@ -74,7 +74,7 @@ def test_whatever_the_end_of_the_partial_file_the_result_is_the_same(
 
 def test_killed_between_predictions_and_scores_it_predicts_nothing_again(tmp_path: Path) -> None:
     out = tmp_path / "p.jsonl"
-    with Partial("diffrank", out, WHO) as partial:
+    with Partial("scores", out, WHO) as partial:
         partial.resume(ROWS, STARTS)
         partial.add(SCORES)
         write_predictions("diffrank", out, SCORES)
@@ -98,11 +98,11 @@ def test_answers_that_depend_on_anything_else_are_never_used(tmp_path: Path) -> 
 
 def test_two_evaluations_cannot_write_one_file_at_the_same_time(tmp_path: Path) -> None:
     out = tmp_path / "p.jsonl"
-    with Partial("diffrank", out, WHO) as partial:
+    with Partial("scores", out, WHO) as partial:
         partial.resume(ROWS, STARTS)
         with (
             pytest.raises(StepDiffError, match="p.partial.jsonl: another evaluation is writing it"),
-            Partial("diffrank", out, WHO),
+            Partial("scores", out, WHO),
         ):
             pass
         partial.add(SCORES[:4])
@@ -127,7 +127,7 @@ def torn(file, data):
     return write(file, data)
 
 rows = [DiffRank("a_0_1", ("b_0_1", "c_0_1"), "Visuals", (5, number % 5)) for number in range(10)]
-with answers.Partial("diffrank", Path({str(out)!r}), {WHO!r}) as file:
+with answers.Partial("scores", Path({str(out)!r}), {WHO!r}) as file:
     file.resume(rows, {STARTS!r})
     os.write = torn
     for batch in {BATCHES!r}:

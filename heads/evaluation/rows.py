@@ -1,0 +1,160 @@
+"""The rows of an evaluation, of a published test set or of a benchmark: which are answered, written and scored how.
+
+Guarantees
+- rows keep the order of the test set
+- every name of a subset selects a row, or is refused
+- names of rows are not read as a file's name, even if such a file exists
+- a_line_of_a_benchmark's_predictions_names_its_row
+"""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from common.errors import StepDiffError
+from common.io.files import write_text
+from common.streams import published
+from heads.evaluation.options import EvaluateOptions
+from heads.methods.similarity import sentences
+from tasks import benchmarks
+from tasks.benchmarks import rows as benchmark_rows
+from tasks.benchmarks.benchmark import Asked
+from tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
+from tasks.declining import agreeing
+from tasks.scoring import score, score_asked
+from tasks.testsets import (
+    ROWS,
+    DiffCap,
+    DiffMCQ,
+    Form,
+    Task,
+    digest,
+    drawn,
+    prediction_line,
+    read_test_set,
+    reference_video,
+    write_predictions,
+    write_test_set,
+)
+
+AnyRow = TypeVar("AnyRow")
+
+
+def form_of(row: Any) -> Form:
+    """Return the form of a row's prediction."""
+    return "text" if isinstance(row, DiffCap | Writing) else "scores"
+
+
+def published_task(options: EvaluateOptions) -> Task | None:
+    """Return the published task; None for a benchmark."""
+    return next((task for task in ROWS if task == options.task), None)
+
+
+def asked_of(options: EvaluateOptions) -> Asked:
+    """Read the folder of a benchmark."""
+    return benchmarks.get(options.task).read(Path(options.source))
+
+
+def read_rows(options: EvaluateOptions) -> list[Any]:
+    """Read the rows that the options select."""
+    task = published_task(options)
+    groups: list[list[Any]] = [asked_of(options).rows if task is None else read_test_set(task, options.source)]
+    if options.no_difference is not None:
+        groups.append(agreeing(read_test_set("diffrank", options.no_difference)))
+    if options.subset is not None:
+        names = named([row for rows in groups for row in rows], options.subset)
+        groups = [select(rows, names) for rows in groups]
+    if options.rows is not None:
+        groups = [drawn(rows, options.rows, published(options.seed)) for rows in groups]
+    return [row for group in groups for row in group]
+
+
+def digest_of(options: EvaluateOptions, rows: Sequence[Any]) -> str:
+    """Return a sha256 of what the rows ask."""
+    return benchmark_rows.digest(rows) if published_task(options) is None else digest(rows)
+
+
+def named(rows: Sequence[Any], subset: str) -> list[str]:
+    """Return the names of a subset, separated by commas, or else the lines of a file.
+
+    Raises:
+        StepDiffError: no names, or one that selects none of the rows.
+    """
+    known = set().union(*map(_names, rows))
+    names = _stripped(subset.split(","))
+    if known.issuperset(names) and names:
+        return names
+    try:
+        names = _stripped(Path(subset).read_text(encoding="utf-8-sig").split("\n"))
+    except UnicodeDecodeError as error:
+        raise StepDiffError(f"{subset}: not UTF-8 ({error.reason}); give a file of names, one a line") from error
+    except OSError:  # no file, or too long for a file's name
+        pass
+    if not names:
+        raise StepDiffError(f"{subset or 'subset'}: no names; give categories, videos or reference clips")
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise StepDiffError(
+            f"subset: {unknown[0]!r} is not a category, reference video or reference clip of the test set"
+            + (f" ({len(unknown)} such names)" if len(unknown) > 1 else "")
+        )
+    return names
+
+
+def _stripped(names: Sequence[str]) -> list[str]:
+    return [name.strip() for name in names if name.strip()]
+
+
+def select(rows: Sequence[AnyRow], names: Collection[str]) -> list[AnyRow]:
+    """Return the rows that one of the names selects."""
+    return [row for row in rows if _names(row).intersection(names)]
+
+
+def _names(row: Any) -> set[str]:
+    """Return the names that select a row: its category, reference clip and its video, or of a benchmark its key, the
+    concept and every clip. A DiffMCQ row's reference is its answer's."""
+    if isinstance(row, Rating | Ranking | Choice | Writing):
+        return {row.key, *row.clips, *([row.concept] if isinstance(row, Rating | Ranking) else [])}
+    clip = row.answer[0] if isinstance(row, DiffMCQ) else row.reference
+    return {row.category, reference_video(row), clip}
+
+
+def write_files(
+    options: EvaluateOptions,
+    rows: Sequence[Any],
+    predictions: Sequence[Any],
+    whole: bool,
+    similar: Sequence[float] | None,
+) -> None:
+    """Write the predictions, and unless they answer a whole test set, its answered rows.
+
+    Those of a benchmark name their rows. similar: the number "similar" of each line of captions.
+    """
+    out, task = Path(options.out), published_task(options)
+    answered = out.with_suffix(".rows.jsonl")
+    answered.unlink(missing_ok=True)
+    if task is None:
+        lines = [
+            prediction_line(form_of(row), prediction, {"key": row.key})
+            for row, prediction in zip(rows, predictions, strict=True)
+        ]
+        write_text(out, "".join(lines))
+        return
+    if not whole:
+        write_test_set(task, answered, rows)
+    write_predictions(task, out, predictions, similar)
+
+
+def score_rows(
+    options: EvaluateOptions, rows: Sequence[Any], predictions: Sequence[Any], similar: Sequence[float] | None
+) -> dict[str, Any]:
+    """Return the scores of predictions."""
+    task = published_task(options)
+    if task is None:
+        benchmark, asked = benchmarks.get(options.task), asked_of(options)
+        return benchmark.score(rows, predictions, asked.truth, options.bootstrap, options.seed) | {"notes": asked.notes}
+    embed = sentences(options.store, options.device) if options.similarity else None
+    scores = score(task, rows, predictions, options.bootstrap, options.seed, embed)
+    if similar is not None:
+        scores["asked_first"] = score_asked(rows, predictions, similar, options.bootstrap, options.seed)
+    return scores
