@@ -5,7 +5,10 @@ from importlib import import_module
 from common.errors import StepDiffError
 from tasks.benchmarks.benchmark import Benchmark
 
-MODULES: dict[str, str] = {}
+MODULES: dict[str, str] = {
+    "crossvid-cc": "crossvid:CC",
+    "crossvid-pea": "crossvid:PEA",
+}
 """name -> the module that defines it as BENCHMARK, or MODULE:NAME"""
 
 
