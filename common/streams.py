@@ -64,6 +64,11 @@ PURPOSES: dict[str, int] = {
     "windows of the catalog": 51,
     "clips of a step": 52,
     "scored pairs": 53,
+    # tasks
+    "order of compared videos": 60,
+    "right clip of a mistake": 61,
+    # tasks
+    "split halves of answers": 60,
 }
 """Purpose -> its number in the seed sequence. A number is never given to another purpose."""
 

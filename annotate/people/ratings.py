@@ -4,23 +4,21 @@ Shape legend: R ratings; C couples, which are two ratings of one item by two peo
 P pairs of people.
 
 Guarantees
-- alpha is that of a naive coincidence matrix, and of the library krippendorff
 - kappa is that of scikit-learn for two people
 - two of three is the share of threes of people in which at least two give the same score
 - a figure that is not defined is None
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
 from common.errors import StepDiffError
+from tasks.agreement import alpha
 
 COUPLES = 50_000_000
 """two ratings of one item, at most: more need gigabytes"""
-Level = Literal["nominal", "ordinal", "interval"]
 
 
 @dataclass(frozen=True)
@@ -137,36 +135,6 @@ def _kappas(
     expected = (tables.sum(1) * tables.sum(2)).sum(1) / shared**2
     known = expected < 1
     return (observed[known] - expected[known]) / (1 - expected[known]), shared[known]
-
-
-def alpha(counts: Int64[np.ndarray, "U L"], level: Level) -> float | None:
-    """Return Krippendorff's alpha. None where all ratings are the same, or no item has two.
-
-    These few lines are ours because the library `krippendorff` has a licence (GPL) that this project cannot take on;
-    the tests compare the two.
-
-    Args:
-        counts: How often each item has each score.
-        level: What two scores have to do with each other: nothing, their order, or also their distance.
-    """
-    counts = counts[counts.sum(1) > 1].astype(np.float64)
-    totals = counts.sum(0)
-    distances = _distances(totals, level)
-    expected = totals @ distances @ totals / max(totals.sum() - 1, 1)
-    if not expected:
-        return None
-    within = np.einsum("ul,lm,um->u", counts, distances, counts)
-    return float(1 - (within / (counts.sum(1) - 1)).sum() / expected)
-
-
-def _distances(totals: Float64[np.ndarray, " L"], level: Level) -> Float64[np.ndarray, "L L"]:
-    """Return the squared distance of each two scores; totals: how often each score is given."""
-    places = np.arange(len(totals), dtype=np.float64)
-    if level == "nominal":
-        return (places[:, None] != places).astype(np.float64)
-    if level == "ordinal":  # the ratings between the middles of two scores
-        places = np.cumsum(totals) - totals / 2
-    return (places[:, None] - places) ** 2
 
 
 def from_others(ratings: Ratings) -> Float[np.ndarray, " R"]:

@@ -18,7 +18,7 @@ from annotate.people import ratings as measures
 from annotate.people.agreement import agreement
 from annotate.people.answers import Answer, Difference, write_answers
 from annotate.people.collected import read_collected
-from annotate.people.ratings import Ratings, alpha, figures, from_others, two_of_three
+from annotate.people.ratings import Ratings, figures, from_others, two_of_three
 from annotate.people.task import read_task
 from common.errors import StepDiffError
 
@@ -42,52 +42,9 @@ def by_item(given: dict[tuple[int, int], int]) -> list[list[int]]:
     return [scores for scores in items.values() if len(scores) > 1]
 
 
-def naive_alpha(given: dict[tuple[int, int], int], level: str) -> float | None:
-    """Alpha from a coincidence matrix, entry by entry."""
-    matrix = np.zeros((LEVELS, LEVELS))
-    for scores in by_item(given):
-        for one, two in itertools.permutations(range(len(scores)), 2):
-            matrix[scores[one], scores[two]] += 1 / (len(scores) - 1)
-    totals = matrix.sum(0)
-
-    def distance(one: int, two: int) -> float:
-        if level == "nominal":
-            return float(one != two)
-        if level == "interval":
-            return float(one - two) ** 2
-        low, high = sorted((one, two))
-        return float(totals[low : high + 1].sum() - (totals[low] + totals[high]) / 2) ** 2
-
-    couples = list(itertools.product(range(LEVELS), repeat=2))
-    observed = sum(matrix[c] * distance(*c) for c in couples)
-    expected = sum(totals[c[0]] * totals[c[1]] * distance(*c) for c in couples)
-    return None if expected == 0 else 1 - (totals.sum() - 1) * observed / expected
-
-
 def counts(given: dict[tuple[int, int], int]) -> np.ndarray:
     made = [np.bincount(scores, minlength=LEVELS) for scores in by_item(given)]
     return np.array(made, np.int64).reshape(-1, LEVELS)
-
-
-@settings(deadline=None)
-@given(rated)
-def test_alpha_is_that_of_a_naive_coincidence_matrix(given: dict[tuple[int, int], int]) -> None:
-    for level in ("nominal", "ordinal", "interval"):
-        assert alpha(counts(given), level) == pytest.approx(naive_alpha(given, level), abs=1e-9)
-
-
-@settings(deadline=None)
-@given(rated)
-def test_alpha_is_that_of_the_library_krippendorff(given: dict[tuple[int, int], int]) -> None:
-    library = pytest.importorskip("krippendorff", reason="the library is not installed")
-    found = counts(given)
-    for level in ("nominal", "ordinal", "interval"):
-        ours = alpha(found, level)
-        if ours is not None:
-            theirs = library.alpha(
-                value_counts=found, value_domain=list(range(LEVELS)), level_of_measurement=level, dtype=np.float64
-            )
-            assert ours == pytest.approx(theirs, abs=1e-9)
 
 
 @settings(deadline=None)

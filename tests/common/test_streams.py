@@ -14,7 +14,7 @@ import torch
 from common.streams import PURPOSES, generator, published, torch_seed
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("heads", "annotate", "retrieval", "app")
+ROOMS = ("tasks", "heads", "annotate", "retrieval", "app")
 # retrieval.mining.negatives seeds Python's generator with the words of a question, which fixes the published test sets;
 # heads.llm.server waits for a random time before it asks a server again, which no result depends on.
 PYTHON_RANDOM = {"retrieval/mining/negatives.py", "heads/llm/server.py"}
