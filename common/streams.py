@@ -67,8 +67,7 @@ PURPOSES: dict[str, int] = {
     # tasks
     "order of compared videos": 60,
     "right clip of a mistake": 61,
-    # tasks
-    "split halves of answers": 60,
+    "split halves of answers": 62,
 }
 """Purpose -> its number in the seed sequence. A number is never given to another purpose."""
 
