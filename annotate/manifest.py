@@ -14,14 +14,21 @@ htm_aa_v1.csv, or a folder of VIDEO.csv.
 
 makes the manifest of the clips that published test sets name: clip, video, start, end and the split test.
 
+    python -m annotate.manifest --benchmark convis --data data/convis --out convis.parquet
+
+makes that of the clips of a benchmark whose videos are on disk, in the folders that its authors use. It prints which
+share of the videos that is; --json lists the missing ones.
+
 Guarantees
 - the files of the sample world give exactly its clips
 - unusable segments are counted by reason
 - a held-out clip has the split test, whatever the split of its video: heads.data.hold_out names it
 - the manifest of test sets has each of their clips once, with the times of its id
+- a missing video of a benchmark is listed, and the manifest has the clips of the others
 """
 
 import io
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +45,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+VIDEOS = "videos/{video}.mp4"
+
+
 @dataclass(frozen=True)
 class ManifestOptions:
     out: str
@@ -48,12 +58,17 @@ class ManifestOptions:
     """HT-Step's taxonomy.csv; null: with test_sets"""
     test_sets: tuple[str, ...] = ()
     """published test sets (.jsonl) whose clips are the manifest, instead of HT-Step's segments"""
+    benchmark: str | None = None
+    """benchmark whose clips are the manifest, instead of HT-Step's segments; its name as --task of heads.evaluate"""
+    data: str | None = None
+    """folder of the files that the authors of the benchmark publish"""
     splits: str | None = None
     """HT-Step's video_splits.json, which must agree with the annotations; null: their own subsets count"""
     narration: str | None = None
     """speech: a .json or .csv file of many videos, or a folder of VIDEO.csv; null: no narration"""
-    videos: str = "videos/{video}.mp4"
-    """path of a video's file, from the manifest's folder"""
+    videos: str | None = None
+    """path of a video's file, from the manifest's folder; null: videos/{video}.mp4, for a benchmark {video} in its
+    folder"""
     hold_out: tuple[str, ...] = ()
     """published test sets whose clips get the split test"""
     hold_out_by: Literal["video", "clip"] = "video"
@@ -64,12 +79,16 @@ def run(options: ManifestOptions) -> dict[str, Any]:
     out = Path(options.out)
     if out.suffix not in (".csv", ".parquet", ".jsonl"):
         raise StepDiffError(f"{out}: a manifest is .csv, .parquet or .jsonl; give such a name")
-    if "{video}" not in options.videos:
+    if options.videos is not None and "{video}" not in options.videos:
         raise StepDiffError(f"--videos {options.videos}: write {{video}} in the place of a video's id")
+    if options.benchmark is not None:
+        return _of_benchmark(options)
+    if options.data is not None:
+        raise StepDiffError("--data is the folder of a --benchmark; give both, or neither")
     if options.test_sets:
         return _write(options, _of_test_sets(options))
     if options.annotations is None or options.taxonomy is None:
-        raise StepDiffError("give --annotations and --taxonomy of HT-Step, or --test-sets")
+        raise StepDiffError("give --annotations and --taxonomy of HT-Step, or --test-sets, or --benchmark")
     import polars as pl
 
     from heads.data.hold_out import HoldOut
@@ -81,13 +100,42 @@ def run(options: ManifestOptions) -> dict[str, Any]:
         raise StepDiffError(f"{options.annotations}: no segment in it can be used ({dict(unusable) or 'it has none'})")
     faults = Counter[str]()
     speech = {} if options.narration is None else _narration(options.narration, segments, faults)
-    frame = pl.DataFrame([_row(segment, speech.get(segment.clip), options.videos) for segment in segments])
+    frame = pl.DataFrame([_row(segment, speech.get(segment.clip), options.videos or VIDEOS) for segment in segments])
     hold_out.look_up(frame.rename({"clip": "key"}))
     held = frame.select("clip", "split").join(hold_out.clips.rename({"key": "clip"}), on="clip")
     is_held = pl.col("clip").is_in(held["clip"].implode())
     frame = frame.with_columns(split=pl.when(is_held).then(pl.lit("test")).otherwise("split"))
     reasons, splits_before = (dict(held[name].value_counts(sort=True).iter_rows()) for name in ("reason", "split"))
     return _write(options, frame, unusable, +faults, reasons, splits_before)
+
+
+def _refuse_others(options: ManifestOptions, source: str) -> None:
+    """Raise StepDiffError for options of another source of clips."""
+    others = ("annotations", "taxonomy", "splits", "narration", "hold_out", "test_sets")
+    if given := [name for name in others if name != source and getattr(options, name)]:
+        flags = [name.replace("_", "-") for name in (source, given[0])]
+        raise StepDiffError(f"--{flags[0]} is a manifest of its own; leave out --{flags[1]}")
+
+
+def _of_benchmark(options: ManifestOptions) -> dict[str, Any]:
+    """Write the manifest of the clips of a benchmark that are on disk; return its record."""
+    from annotate.sources.benchmarks import on_disk
+    from tasks import benchmarks
+
+    _refuse_others(options, "benchmark")
+    benchmark = benchmarks.get(options.benchmark or "")
+    if options.data is None:
+        raise StepDiffError(f"--benchmark {benchmark.name} needs --data, the folder of its published files")
+    folder = Path(options.out).parent
+    beneath = Path(os.path.relpath(options.data, folder)) / "{video}"
+    found = on_disk(benchmark.clips(Path(options.data)), options.videos or beneath.as_posix(), folder)
+    if found.frame.is_empty():
+        raise StepDiffError(
+            f"{options.data}: none of the {found.videos} videos of {benchmark.title} is on disk, e.g. "
+            f"{[*found.missing, *found.unreadable][0]}; put them there, or say where they are with --videos"
+        )
+    share = {"videos": found.videos, "missing": found.missing, "unreadable": found.unreadable}
+    return _write(options, found.frame) | {"benchmark": {"name": benchmark.name, "clips": found.clips, **share}}
 
 
 def _of_test_sets(options: ManifestOptions) -> "pl.DataFrame":
@@ -97,10 +145,9 @@ def _of_test_sets(options: ManifestOptions) -> "pl.DataFrame":
     from heads.data.hold_out import read_test_clips
     from tasks.testsets import split_clip
 
-    if given := [name for name in ("annotations", "taxonomy", "splits", "narration") if getattr(options, name)]:
-        raise StepDiffError(f"--test-sets is a manifest of its own; leave out --{given[0]}")
+    _refuse_others(options, "test_sets")
     clips = read_test_clips(options.test_sets)
-    videos = [options.videos.replace("{video}", split_clip(clip)[0]) for clip in clips["key"]]
+    videos = [(options.videos or VIDEOS).replace("{video}", split_clip(clip)[0]) for clip in clips["key"]]
     columns = {"clip": clips["key"], "video": pl.Series(videos), "start": clips["start"], "end": clips["end"]}
     return pl.DataFrame(columns).with_columns(split=pl.lit("test"))
 
@@ -163,6 +210,14 @@ def _row(segment: Segment, said: str | None, videos: str) -> dict[str, Any]:
 
 def show(record: dict[str, Any]) -> None:
     print("{manifest}: {clips} clips of {videos} videos and {steps} steps, {narrated} with narration".format(**record))
+    if of := record.get("benchmark"):
+        missing, unreadable = of["missing"], of["unreadable"]
+        there = of["videos"] - len(missing) - len(unreadable)
+        print(f"{of['name']}: {there} of {of['videos']} videos ({there / of['videos']:.1%}) are on disk")
+        if missing:
+            print(f"missing: {len(missing)} videos, e.g. {missing[0]}; --json lists them")
+        for video, reason in unreadable.items():
+            print(f"left out: {video}: {reason}")
     print("splits: " + ", ".join(f"{split} {count}" for split, count in record["splits"].items()))
     for reason, count in record["held_out"].items():
         print(f"split test: {count} x {reason}")

@@ -229,7 +229,7 @@ def as_manifest(files: Sequence[Path], id_from: IdFrom = "stem") -> Manifest:
             raise StepDiffError(_twice(seen[name], file))
         seen[name] = file
         try:
-            end = _length(file)
+            end = length(file)
             rows.append((f"{name}_0_{end:.3f}", str(file.absolute()), 0.0, end))
         except Exception as error:  # whatever FFmpeg or PyAV raises, the file fails alone
             rows.append((f"{name}_0_{0:.3f}", str(file.absolute()), None, None))
@@ -277,8 +277,8 @@ def _twice(first: Path, second: Path) -> str:
     )
 
 
-def _length(file: Path) -> float:
-    """Seconds by the header, else by the frames; 1 for a still image."""
+def length(file: Path) -> float:
+    """Return the seconds of a video by its header, else by its frames; 1 for a still image."""
     with opened(file) as video:
         if video.is_still:
             return 1.0

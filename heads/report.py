@@ -15,17 +15,22 @@ report.yaml lists the predictions, one line each; what it leaves out is a dash i
     - {method: StepDiff, task: diffmcq, variant: V1, test_set: mcq.jsonl, predictions: stepdiff_mcq.jsonl}
     - {method: no video, task: diffmcq, variant: V1, test_set: mcq.jsonl, predictions: blind_mcq.jsonl}
     - {method: VLEmb (CLIP), task: diffmcq, pair: reference, test_set: mcq.jsonl, predictions: clip_r_mcq.jsonl}
+    benchmarks:
+    - {method: StepDiff, predictions: stepdiff_convis.jsonl}
+
+Each benchmark has a table of its own, with the rows that its authors publish.
 """
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
+from heads.reporting.benchmarks import BenchmarkEntry
 from heads.reporting.entries import Entry, check_entries
 from heads.reporting.methods import Training
 
@@ -35,8 +40,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    predictions: tuple[Entry, ...]
+    predictions: tuple[Entry, ...] = ()
     """method, task, test_set, predictions; variant and pair (diffmcq) and parsed (diffcap) if not the defaults"""
+    benchmarks: tuple[BenchmarkEntry, ...] = ()
+    """method and predictions of heads.evaluate on a benchmark, with the score record next to them"""
     ours: tuple[str, ...] = ()
     """methods to compare with the best baseline"""
     controls: tuple[str, ...] = ()
@@ -58,6 +65,7 @@ class ReportOptions:
 
 
 def run(options: ReportOptions) -> "Report":
+    from heads.reporting.benchmarks import read_scores
     from heads.reporting.figures import compare, measure
     from heads.reporting.methods import trainings
     from heads.reporting.tables import Report
@@ -68,12 +76,15 @@ def run(options: ReportOptions) -> "Report":
             "0, 0 and 1"
         )
     entries = [training for entry in options.predictions for training in entry.trainings(options.seeds)]
-    check_entries(entries, options.ours, options.controls, options.baselines)
+    if entries or not options.benchmarks:
+        check_entries(entries, options.ours, options.controls, options.baselines)
+    others = read_scores(options.benchmarks)
     known = trainings(options.methods, entries)
     measured = measure(entries, options.bootstrap, options.seed)
     scores = [score for score, _ in measured]
     comparisons = compare(measured, options.ours, options.controls, known, options.baselines)
     report = Report(scores, comparisons, options.controls, options.bootstrap, options.paper, known, options.baselines)
+    report = replace(report, benchmarks=others)
     if options.out is not None:
         write(report, Path(options.out))
     return report

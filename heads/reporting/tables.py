@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from heads.reporting.benchmarks import BenchmarkScore, benchmark_grids
 from heads.reporting.entries import (
     ASKED,
     CAPTIONS,
@@ -108,6 +109,8 @@ class Report:
     """how each method was trained"""
     baselines: Sequence[str] = ()
     """the methods that ours are compared with, if the config names them"""
+    benchmarks: Sequence[BenchmarkScore] = ()
+    """scores on other people's benchmarks"""
 
     @property
     def regimes(self) -> bool:
@@ -150,7 +153,8 @@ LAYOUTS = [
 def grids(report: Report) -> list[Grid]:
     """Return the methods, the tables that have figures in the paper's order, the trainings and the comparisons."""
     raw, parsed, *others = (_methods(report, layout) for layout in LAYOUTS)
-    first, last = methods_grid(report.methods, report.controls), (_trainings(report), _comparisons(report))
+    first = methods_grid(report.methods, report.controls)
+    last = [_trainings(report), _comparisons(report), *benchmark_grids(report.benchmarks)]
     return [grid for grid in (first, raw, parsed, _pairs(report), *others, *last) if grid.blocks]
 
 

@@ -6,6 +6,12 @@ method can read the truth.
     benchmark = benchmarks.get("convis")
     asked = benchmark.read(Path("data/convis"))
     scores = benchmark.score(asked.rows, predictions, asked.truth, 1000, 0)
+
+Texts of some benchmarks cannot be scored by rules. A judge compares them with the truth first, and its verdicts are
+scored instead of the texts:
+
+    verdicts = benchmark.judge(asked, texts, judge)
+    scores = benchmark.score(asked.rows, verdicts, asked.truth, 1000, 0)
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tasks.benchmarks.judging import Judge
 from tasks.benchmarks.rows import BenchmarkRow
 from tasks.testsets import Prediction
 
@@ -27,6 +34,10 @@ class Asked:
     """row's key -> what its answer is scored against"""
     notes: tuple[str, ...] = ()
     """printed and recorded next to the scores: rows left out and why, the digest of a checklist, published rules"""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """name -> template of a message to a judge"""
+    digest: str = ""
+    """sha256 of the published file, recorded with each judgement"""
 
 
 @dataclass(frozen=True)
@@ -65,16 +76,21 @@ class Benchmark:
     """figure of `score` -> heading of its column; together they are the table"""
     read: Callable[[Path], Asked]
     """Read the published files in a folder. Raises StepDiffError: one is missing or damaged; it says where to get it"""
-    score: Callable[[Sequence[Any], Sequence[Prediction], Mapping[str, Any], int, int], dict[str, Any]]
+    score: Callable[[Sequence[Any], Sequence[Any], Mapping[str, Any], int, int], dict[str, Any]]
     """Return scores of (rows, predictions, truth, bootstrap, seed), as tasks.scoring.score does: {"task", figure: value
     or None, "rows", "videos", "intervals": {figure: [low, high]}, "per_category": {category: {figure: value}}}. rows
     may be a part of those read"""
     clips: Callable[[Path], Iterator[ClipFile]]
     """Yield the clips of a folder's rows, each once, with their files"""
+    judge: Callable[[Asked, Sequence[str | None], Judge], list[Any]] | None = None
+    """Return a verdict on each text, which `score` takes instead of the texts; None: texts are scored, or scores.
+    Raises StepDiffError: the judge lacks a part that the benchmark needs, or stopped; the next run continues"""
     export: Callable[[Sequence[BenchmarkRow], Sequence[Prediction], Path], list[Path]] | None = None
     """Write predictions in the authors' own format to a folder, for their own scorer; return the files"""
     published: tuple[Published, ...] = ()
     chance: Mapping[str, float] = field(default_factory=dict)
     """figure -> its value by chance"""
+    form: str = ".3f"
+    """format of a figure; .1f for those in percent"""
     licence: str = ""
     """of the data, as its authors state it"""
