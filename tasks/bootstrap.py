@@ -44,7 +44,12 @@ def mean_figure(values: Float64[np.ndarray, " rows"], counted: Bool[np.ndarray, 
     """Return the mean of the counted values (default: all) as a figure, NaN for none."""
     if counted is None:
         counted = np.ones(len(values), bool)
-    return Figure(np.stack([np.where(counted, values, 0.0), counted.astype(float)], axis=1), _ratio)
+    return ratio_figure(np.where(counted, values, 0.0), counted.astype(float))
+
+
+def ratio_figure(above: Float64[np.ndarray, " rows"], below: Float64[np.ndarray, " rows"]) -> Figure:
+    """Return the sum of `above` divided by the sum of `below` as a figure, NaN where that is 0."""
+    return Figure(np.stack([above, below], axis=1), _ratio)
 
 
 def _ratio(sums: Float64[np.ndarray, "*batch 2"]) -> Float64[np.ndarray, "*batch"]:

@@ -8,6 +8,9 @@ from tasks.benchmarks.benchmark import Benchmark
 MODULES: dict[str, str] = {
     "crossvid-cc": "crossvid:CC",
     "crossvid-pea": "crossvid:PEA",
+    "viddiff-closed": "viddiff.closed",
+    "viddiff-open": "viddiff.open",
+    "vidic": "vidic.checklist",
 }
 """name -> the module that defines it as BENCHMARK, or MODULE:NAME"""
 

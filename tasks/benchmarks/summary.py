@@ -1,4 +1,4 @@
-"""The scores of a benchmark whose rows are answered by scores, as a dict for JSON.
+"""The scores of a benchmark, as a dict for JSON.
 
     {"task", figure: value or None, count: number, "rows", "videos", "groups", "chance": {figure: value},
      "intervals": {figure: [low, high] or None}, "per_category": {category: {figure: value, count, "rows"}}}
@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from common.errors import StepDiffError
-from tasks.benchmarks.rows import Choice, Ranking
+from tasks.benchmarks.rows import BenchmarkRow
 from tasks.bootstrap import Figure, intervals
 from tasks.testsets import Prediction, check_prediction, parts_of
 
@@ -27,7 +27,7 @@ Truth = TypeVar("Truth")
 Mask = Bool[np.ndarray, " rows"]
 
 
-def scores_of(rows: Sequence[Choice | Ranking], predictions: Sequence[Prediction]) -> list[list[float]]:
+def scores_of(rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction]) -> list[list[float]]:
     """Return the scores of each row, as floats.
 
     Raises:
@@ -44,7 +44,7 @@ def scores_of(rows: Sequence[Choice | Ranking], predictions: Sequence[Prediction
     return found
 
 
-def truths_of(rows: Sequence[Choice | Ranking], truth: Mapping[str, Truth]) -> list[Truth]:
+def truths_of(rows: Sequence[BenchmarkRow], truth: Mapping[str, Truth]) -> list[Truth]:
     """Return the truth of each row. StepDiffError: a row that has none."""
     if unknown := [row.key for row in rows if row.key not in truth]:
         raise StepDiffError(
@@ -84,7 +84,7 @@ def groups_of(videos: Sequence[Collection[str]]) -> list[str]:
 
 def summary(
     task: str,
-    rows: Sequence[Choice | Ranking],
+    rows: Sequence[BenchmarkRow],
     figures: Mapping[str, Figure],
     chance: Mapping[str, Figure],
     groups: Sequence[str],
