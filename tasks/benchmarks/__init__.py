@@ -6,6 +6,11 @@ from common.errors import StepDiffError
 from tasks.benchmarks.benchmark import Benchmark
 
 MODULES: dict[str, str] = {
+    "convis": "convis.pairs",
+    "convis-retrieval": "convis.retrieval",
+    "captaincook-mistake": "captaincook:MISTAKE",
+    "captaincook-retrieval": "captaincook:RETRIEVAL",
+    "captaincook-retrieval-flawed": "captaincook:FLAWED",
     "crossvid-cc": "crossvid:CC",
     "crossvid-pea": "crossvid:PEA",
     "viddiff-closed": "viddiff.closed",

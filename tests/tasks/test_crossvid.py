@@ -95,9 +95,9 @@ def test_times_are_cut_to_whole_seconds_and_the_errors_precede_the_question(tmp_
     assert row.question == f"{ERRORS} What is wrong in Video 2?"
     found = [(clip.clip, clip.video, clip.start, clip.end) for clip in benchmark.clips(tmp_path)]
     assert found == [
-        ("assembly/u_3_10", "assembly/u.mp4", 3, 10),
-        ("assembly/v_4_9", "assembly/v.mp4", 4, 9),
-        ("assembly/u_0_8", "assembly/u.mp4", 0, 8),
+        ("assembly/u_3_10", "videos/assembly/u.mp4", 3, 10),
+        ("assembly/v_4_9", "videos/assembly/v.mp4", 4, 9),
+        ("assembly/u_0_8", "videos/assembly/u.mp4", 0, 8),
     ]
 
 
@@ -112,7 +112,7 @@ def test_each_clip_is_listed_once(tmp_path: Path) -> None:
     found = [clip.clip for clip in benchmarks.get("crossvid-cc").clips(folder_of(tmp_path, CC=CC))]
     assert found == ["cook/a", "cook/b-_1", "cook/c", "cook/d", "cook/e", "cook/y", "cook/z"]
     videos = ["cook/a.mp4", "cook/a.webm"]
-    with pytest.raises(StepDiffError, match=r"cook/a\.mp4 and cook/a\.webm have one id; rename"):
+    with pytest.raises(StepDiffError, match=r"cook/a\.mp4 and videos/cook/a\.webm have one id; rename"):
         list(benchmarks.get("crossvid-cc").clips(folder_of(tmp_path, CC=broken(videos=videos))))
 
 

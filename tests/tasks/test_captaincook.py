@@ -1,0 +1,320 @@
+"""CaptainCook4D's steps: pairs with one mistake, retrieval, differences, and the sample world in that form."""
+
+import json
+import re
+from collections.abc import Callable
+from itertools import permutations
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from common.errors import StepDiffError
+from heads.methods.vlemb import VLEmb
+from kitchen import make_world
+from store import Store
+from tasks import benchmarks
+from tasks.benchmarks.benchmark import Asked
+from tasks.benchmarks.captaincook import CATEGORIES, diffcap_rows, read_mistakes, read_retrieval
+from tasks.benchmarks.captaincook_files import SPLIT, TAGS, instruction_of, read_recorded
+from tasks.testsets import read_test_set, write_test_set
+
+from .kitchen_recipes import fill_view, pixels_of, write_recipes
+
+PEEL, ADD, STIR = (3, "Peel-Peel 1 garlic clove"), (5, "Add-1 egg to the mug"), (8, "stir-then stir the bowl")
+
+
+def step(what: tuple[int, str], start: float, end: float, *errors: tuple[str, str], **more: Any) -> dict[str, Any]:
+    found = {"step_id": what[0], "description": what[1], "start_time": start, "end_time": end}
+    if errors:
+        found["errors"] = [{"tag": tag, "description": description} for tag, description in errors]
+    return found | more
+
+
+def recording(name: str, recipe: int, *steps: dict[str, Any]) -> dict[str, Any]:
+    flawed = any("errors" in own for own in steps)
+    return {"recording_id": name, "activity_id": recipe, "is_error": flawed, "step_annotations": list(steps)}
+
+
+SLOW, ORDER = ("Timing Error", "2 minutes instead of 1"), ("Order Error", "Step performed after stirring")
+WAY = ("Technique Error", "one way")
+KNIFE, LOT = ("Preparation Error", "uses a knife"), ("Measurement Error", "2 eggs")
+RECORDINGS = [
+    recording("1_10", 1, step(PEEL, 0.5, 9), step(ADD, 10, 21.25, LOT, ORDER), step(STIR, 30, 40)),
+    recording("1_7", 1, step(PEEL, 2, 8, KNIFE), step(ADD, 9, 12), step(STIR, -1.0, -1.0, ("Missing Step", "Skipped"))),
+    recording("1_8", 1, step(PEEL, 1, 5), step(ADD, 6, 8, ORDER), step(STIR, 9, 15, SLOW, WAY)),
+    recording("1_9", 1, step(PEEL, 3, 7), step(PEEL, 8, 9, KNIFE), step(STIR, 11, 12, modified_description="Shake")),
+    recording("2_1", 2, step(PEEL, 0, 4), step(ADD, 5, 6, LOT), step(STIR, 7, 8, SLOW)),
+    recording("2_2", 2, step(PEEL, 0, 4, KNIFE), step(ADD, 5, 6), step((8, "stir-then mix the bowl"), 9, 10)),
+    recording("3_1", 3, step(PEEL, 0, 4, KNIFE)),
+]  # fmt: skip
+SPLITS = {"train": ["3_1"], "val": [], "test": ["1_10", "1_7", "1_8", "1_9", "2_1", "2_2"]}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes annotations and a split, and returns their folder."""
+
+    def written(recordings: Any = RECORDINGS, splits: Any = SPLITS) -> Path:
+        for path, content in ((Path("annotation_json", "error_annotations.json"), recordings), (SPLIT, splits)):
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            (tmp_path / path).write_text(json.dumps(content), encoding="utf-8")
+        return tmp_path
+
+    return written
+
+
+def changed(**values: Any) -> list[dict[str, Any]]:
+    """Return the recordings with other values in the first step of the first one; None removes a key."""
+    first, *others = RECORDINGS
+    own, *steps = first["step_annotations"]
+    new = {key: value for key, value in (own | values).items() if value is not None}
+    return [first | {"step_annotations": [new, *steps]}, *others]
+
+
+def test_skipped_steps_and_missing_times_are_counted_and_are_no_clips(write: Callable[..., Path]) -> None:
+    recorded = read_recorded(write(changed(end_time=None)))
+    assert recorded.left_out == {
+        "steps without times": 1,
+        "skipped steps": 1,
+        "steps with a changed description and no named error": 1,
+    }
+    assert "left out: 1 skipped steps" in recorded.notes
+    assert all(own.start >= 0 and own.end > own.start for own in recorded.steps)
+    assert read_recorded(write(changed(start_time=-1))).left_out["skipped steps"] == 2
+
+
+def test_a_clip_has_its_times_as_written(write: Callable[..., Path]) -> None:
+    clips = [own.clip for own in read_recorded(write()).steps]
+    assert clips[:2] == ["1_10_0.5_9", "1_10_10_21.25"]
+
+
+def test_a_step_is_of_one_recipe_and_one_description(write: Callable[..., Path]) -> None:
+    names = {own.name for own in read_recorded(write()).steps}
+    assert {
+        ("1", "3", PEEL[1]),
+        ("2", "3", PEEL[1]),
+        ("2", "8", STIR[1]),
+        ("2", "8", "stir-then mix the bowl"),
+    } <= names
+    assert not [row for row in read_mistakes(write()).rows if "mix the bowl" in row.question]
+
+
+def test_a_pair_has_one_step_two_recordings_and_one_mistake(write: Callable[..., Path]) -> None:
+    asked = benchmarks.get("captaincook-mistake").read(write())
+    found = set()
+    for row in asked.rows:
+        truth = asked.truth[row.key]
+        flawed, right = row.clips[truth.answer], row.clips[1 - truth.answer]
+        found.add((flawed, right, truth.tags))
+        assert row.options == ("Video 1", "Video 2") and "mistake" in row.question
+    assert found == {
+        ("1_7_2_8", "1_10_0.5_9", ("Preparation",)),
+        ("1_7_2_8", "1_8_1_5", ("Preparation",)),
+        ("1_7_2_8", "1_9_3_7", ("Preparation",)),
+        ("1_9_8_9", "1_10_0.5_9", ("Preparation",)),
+        ("1_9_8_9", "1_8_1_5", ("Preparation",)),
+        ("1_10_10_21.25", "1_7_9_12", ("Measurement", "Order")),
+        ("1_8_6_8", "1_7_9_12", ("Order",)),
+        ("1_8_9_15", "1_10_30_40", ("Timing", "Technique")),
+        ("2_2_0_4", "2_1_0_4", ("Preparation",)),
+        ("2_1_5_6", "2_2_5_6", ("Measurement",)),
+    }
+    questions = {row.question for row in asked.rows}
+    assert 'The step is: "Add 1 egg to the mug". In which video is it done with a mistake?' in questions
+
+
+def test_the_order_of_the_two_videos_depends_on_their_clips_only(write: Callable[..., Path]) -> None:
+    asked = read_mistakes(write())
+    again = read_mistakes(write(RECORDINGS[::-1]))
+    assert {row.key: (row.clips, asked.truth[row.key].answer) for row in asked.rows} == {
+        row.key: (row.clips, again.truth[row.key].answer) for row in again.rows
+    }
+    many = [recording(f"{name}", 1, step(PEEL, 0, 1 + name)) for name in range(20)]
+    many += [recording(f"{name}", 1, step(PEEL, 0, 1 + name, KNIFE)) for name in range(20, 40)]
+    truth = read_mistakes(write(many, {"test": [str(name) for name in range(40)]})).truth
+    assert len(truth) == 400 and 160 < sum(own.answer for own in truth.values()) < 240, "both places are as frequent"
+
+
+def test_accuracy_is_that_of_each_tag_and_of_all(write: Callable[..., Path]) -> None:
+    benchmark = benchmarks.get("captaincook-mistake")
+    asked = benchmark.read(write())
+    predictions = [[float(asked.truth[row.key].answer == place) for place in (0, 1)] for row in asked.rows]
+    scores = benchmark.score(asked.rows, predictions, asked.truth, 50, 0)
+    assert scores["accuracy"] == scores["accuracy_without_order"] == 1 and scores["groups"] == 2
+    assert {tag: own["rows"] for tag, own in scores["per_category"].items()} == {
+        "Preparation": 6, "Measurement": 2, "Order": 2, "Timing": 1, "Technique": 1,
+    }  # fmt: skip
+    for place, row in enumerate(asked.rows):  # wrong where the only mistake is the order
+        if asked.truth[row.key].tags == ("Order",):
+            predictions[place] = predictions[place][::-1]
+    scores = benchmark.score(asked.rows, predictions, asked.truth, 0, 0)
+    assert (scores["accuracy"], scores["accuracy_without_order"]) == (9 / 10, 1)
+    assert scores["per_category"]["Order"]["accuracy"] == 1 / 2
+    assert scores["chance"] == dict(benchmark.chance)
+
+
+def test_targets_are_of_the_same_recipe_and_other_recordings(write: Callable[..., Path]) -> None:
+    asked = benchmarks.get("captaincook-retrieval").read(write())
+    rows = {row.reference: row for row in asked.rows}
+    assert set(rows) == {"1_10_10_21.25", "1_7_2_8", "1_8_6_8", "1_8_9_15", "1_9_8_9", "2_1_5_6", "2_2_0_4"}
+    assert rows["1_7_2_8"].targets == ("1_10_0.5_9", "1_10_30_40", "1_8_1_5", "1_9_3_7")
+    assert asked.truth[rows["1_7_2_8"].key].right == {"1_10_0.5_9", "1_8_1_5", "1_9_3_7"}
+    assert "left out: 1 mistakes whose step nobody does right" in asked.notes
+    flawed = read_retrieval(write(), flawed=True)
+    assert flawed.rows[1].targets == (
+        "1_10_0.5_9", "1_10_10_21.25", "1_10_30_40", "1_8_1_5", "1_8_6_8", "1_8_9_15", "1_9_3_7", "1_9_8_9",
+    )  # fmt: skip
+    assert flawed.truth == asked.truth
+
+
+def naive(asked: Asked, predictions: list[list[float]]) -> dict[str, float]:
+    """Return recall and mean rank over all orders of tied targets."""
+    ranks = []
+    for row, scores in zip(asked.rows, predictions, strict=True):
+        own = []
+        for order in permutations(range(len(row.targets))):
+            ranked = sorted(order, key=lambda place: -scores[place])
+            own.append(min(1 + at for at, p in enumerate(ranked) if row.targets[p] in asked.truth[row.key].right))
+        ranks.append(own)
+    found = {f"recall@{k}": fmean(fmean(rank <= k for rank in own) for own in ranks) for k in (1, 5, 10)}
+    inverse = fmean(fmean(1 / rank for rank in own) for own in ranks)
+    return found | {"mean_rank": fmean(map(fmean, ranks)), "MRR": inverse}
+
+
+def test_figures_and_chance_of_a_retrieval_equal_naive_ones(write: Callable[..., Path]) -> None:
+    benchmark = benchmarks.get("captaincook-retrieval")
+    asked = benchmark.read(write())
+    draws = np.random.default_rng(3)
+    predictions = [draws.integers(3, size=len(row.targets)).tolist() for row in asked.rows]
+    scores = benchmark.score(asked.rows, predictions, asked.truth, 20, 0)
+    assert {name: scores[name] for name in benchmark.figures} == pytest.approx(naive(asked, predictions))
+    constant = [[0.0] * len(row.targets) for row in asked.rows]
+    assert scores["chance"] == pytest.approx(naive(asked, constant))
+    assert scores["per_category"]["Preparation"]["rows"] == 3 and scores["rows"] == 7
+
+
+def test_clips_are_those_of_the_rows(write: Callable[..., Path]) -> None:
+    for name in ("captaincook-mistake", "captaincook-retrieval", "captaincook-retrieval-flawed"):
+        benchmark = benchmarks.get(name)
+        clips = list(benchmark.clips(write()))
+        assert {clip.clip for clip in clips} == {clip for row in benchmark.read(write()).rows for clip in row.clips}
+        assert len({clip.clip for clip in clips}) == len(clips)
+    first = next(iter(benchmark.clips(write())))
+    assert (first.video, first.start, first.end) == ("1_10_360p.mp4", 0.5, 9)
+    assert first.metadata == {"step": "Peel 1 garlic clove", "step_id": "3", "activity": "1"}
+
+
+def test_each_mistake_is_described_once(write: Callable[..., Path], tmp_path: Path) -> None:
+    rows, left_out = diffcap_rows(write())
+    found = {(row.candidate, row.category): row.text for row in rows}
+    assert found == {
+        ("1_7_2_8", "Tools/Equipment"): ("uses a knife",),
+        ("1_9_8_9", "Tools/Equipment"): ("uses a knife",),
+        ("1_10_10_21.25", "Ingredients"): ("2 eggs",),
+        ("1_8_9_15", "Technique"): ("2 minutes instead of 1", "one way"),
+        ("2_2_0_4", "Tools/Equipment"): ("uses a knife",),
+        ("2_1_5_6", "Ingredients"): ("2 eggs",),
+    }
+    assert len(rows) == len(found)
+    assert left_out == {"mistakes of the kind Order": 2, "mistakes whose step nobody does right": 1}
+    pairs = {frozenset(row.clips) for row in read_mistakes(write()).rows}
+    assert all(frozenset((row.reference, row.candidate)) in pairs for row in rows)
+    assert set(CATEGORIES) == set(TAGS)
+    write_test_set("diffcap", tmp_path / "diffcap.jsonl", rows)
+    assert read_test_set("diffcap", tmp_path / "diffcap.jsonl") == rows
+
+
+def test_a_split_can_be_chosen(write: Callable[..., Path]) -> None:
+    folder = write()
+    assert read_mistakes(folder / SPLIT).rows == read_mistakes(folder).rows
+    other = folder / "data_splits" / "person_data_split_combined.json"
+    other.write_text(json.dumps({"train": ["1_7", "1_8"], "val": ["1_7"], "test": ["2_1", "2_2"]}))
+    assert {clip[:1] for row in read_mistakes(other).rows for clip in row.clips} == {"2"}
+    assert len(read_mistakes(other, "train").rows) == 2
+    with pytest.raises(StepDiffError, match="no step in 'val' is done right and with a mistake; choose another"):
+        read_mistakes(other, "val")
+    with pytest.raises(StepDiffError, match="done with a mistake and done right by others"):
+        read_retrieval(folder, "train")
+    with pytest.raises(StepDiffError, match=r"combined\.json: 'val' has no recordings; choose another file of"):
+        read_mistakes(folder, "val")
+
+
+@pytest.mark.parametrize(
+    ("recordings", "message"),
+    [
+        (changed(description=None), "recording 1: step 1: no 'description', only 'step_id'"),
+        (changed(step_id="3"), "step 1: 'step_id' is '3', not a whole number"),
+        (changed(start_time="0.5"), "step 1: 'start_time' is '0.5', not a number of seconds"),
+        (changed(end_time=0.25), "recording 1: step 1 is from 0.5 to 0.25 seconds"),
+        (changed(errors=[{"tag": "Taste Error", "description": "salty"}]), "'tag' is 'Taste', not one of Preparation"),
+        (changed(errors="yes"), "step 1: 'errors' is 'yes', not a list of objects"),
+        (changed(errors=[{"tag": "Other"}]), "step 1: no 'description', only 'tag'"),
+        ([RECORDINGS[0] | {"step_annotations": [3]}], "recording 1: step 1 is int, not an object"),
+        ([RECORDINGS[0] | {"activity_id": None}], "recording 1: 'activity_id' is None, not a whole number"),
+        (RECORDINGS[1:], "recordings_data_split_combined.json: '1_10' is not in"),
+        ({}, "not a list with at least one recording; get it again from github.com/CaptainCook4D/annotations"),
+    ],
+)
+def test_bad_annotations_are_refused_in_one_line(write: Callable[..., Path], recordings: Any, message: str) -> None:
+    with pytest.raises(StepDiffError, match=re.escape(message)) as caught:
+        read_mistakes(write(recordings))
+    assert "error_annotations.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("splits", [{"train": []}, ["1_10"], {"test": [1]}, {"test": "1_10"}])
+def test_bad_splits_are_refused_in_one_line(write: Callable[..., Path], splits: Any) -> None:
+    with pytest.raises(StepDiffError, match=r"combined\.json: no list of recordings under 'test'; get the file again"):
+        read_mistakes(write(splits=splits))
+
+
+def test_a_missing_file_is_named_with_its_source(tmp_path: Path) -> None:
+    with pytest.raises(StepDiffError, match=r"combined\.json: no such file; get it from github\.com/CaptainCook4D"):
+        read_mistakes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("description", "instruction"),
+    [
+        ("Peel-Peel 1 garlic clove", "Peel 1 garlic clove"),
+        ("Coat -Coat a 6-oz. ramekin cup", "Coat a 6-oz. ramekin cup"),
+        ("season-pepper to taste", "season pepper to taste"),
+        ("Scoop-While it cools, scoop 4 spoonfuls", "While it cools, scoop 4 spoonfuls"),
+        ("whisk the eggs", "whisk the eggs"),
+    ],
+)
+def test_a_description_becomes_an_instruction(description: str, instruction: str) -> None:
+    assert instruction_of(description) == instruction
+
+
+def test_the_nearest_clip_of_the_sample_world_is_often_right_and_often_has_a_mistake_too(tmp_path: Path) -> None:
+    """From drawn clips over cached embeddings to figures: the control finds the step, and does not see the mistake."""
+    world = make_world(36, 0, 2.5, 6)
+    write_recipes(tmp_path / "data", world)
+    benchmark, among_flawed = (benchmarks.get(f"captaincook-retrieval{more}") for more in ("", "-flawed"))
+    clips = list(among_flawed.clips(tmp_path / "data"))
+    pixels = pixels_of(world)
+    vectors = np.stack([pixels[clip.clip.rsplit("_", 2)[0], clip.start] for clip in clips])
+    store = Store.open(tmp_path / "features", create=True)
+    with store.lock():
+        keys, steps = [clip.clip for clip in clips], [clip.metadata["step"] for clip in clips]
+        store.catalog("clips").append(pl.DataFrame({"key": keys, "step": steps}))
+        fill_view(store, "pixels", keys, vectors)
+    method = VLEmb.of_view(store, "pixels")
+    found = {}
+    for one in (benchmark, among_flawed):
+        asked = one.read(tmp_path / "data")
+        assert any("skipped steps" in note for note in asked.notes)
+        scores = one.score(asked.rows, method.rank(asked.rows), asked.truth, 200, 0)
+        assert scores["rows"] >= 40 and scores["groups"] == 3
+        found[one.name] = scores
+        assert scores["recall@1"] > 2 * scores["chance"]["recall@1"]
+        assert scores["mean_rank"] < scores["chance"]["mean_rank"]
+    first, second = found.values()
+    assert first["intervals"]["recall@1"][0] > first["chance"]["recall@1"]
+    assert second["recall@1"] < first["recall@1"] - 0.1
+    asked = read_mistakes(tmp_path / "data")
+    assert len(asked.rows) > 100 and diffcap_rows(tmp_path / "data")[0]
