@@ -30,7 +30,7 @@ from heads.data.packing import Turn
 from heads.models.streaming import Say, Tokens, Words
 from heads.models.video_lm import VideoLM
 from heads.workers.group import ALONE, Group
-from tasks.benchmarks.rows import Choice, Writing
+from tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
 from tasks.prompts import DIFFCAP_SEED, DIFFERENCE_QUESTION, DIFFMCQ_SEED, NO, NO_DIFFERENCE, SIMILAR_QUESTION, YES
 from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair
 
@@ -240,7 +240,7 @@ class StepDiff:
         found = self.likelihoods({pair: dict.fromkeys(turns) for pair, turns in queries.items()}, mean=True)
         return [[found[pair, turn] for turn in turns] for pair, turns in queries.items()]
 
-    def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
+    def rank(self, rows: Sequence[DiffRank | Rating | Ranking]) -> list[list[float]]:
         """Return how similar each target is to its reference in the row's category."""
         alike = iter(self.alike([((row.reference, target), row.category) for row in rows for target in row.targets]))
         return [list(islice(alike, len(row.targets))) for row in rows]

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from common.errors import StepDiffError
 from heads.data.clips import Features, Reads
 from store import Store, text_key
+from tasks.benchmarks.rows import Ranking, Rating
 from tasks.testsets import DiffMCQ, DiffRank
 
 PairEmbedding = Literal["average", "reference", "candidate"]
@@ -63,7 +64,7 @@ class VLEmb:
             scores.append((self._pairs(ends.unflatten(0, (-1, 2))) @ text[0]).tolist())
         return scores
 
-    def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
+    def rank(self, rows: Sequence[DiffRank | Rating | Ranking]) -> list[list[float]]:
         if self.pair_embedding != "average":
             raise StepDiffError(
                 f"--pair-embedding {self.pair_embedding} is a variant of DiffMCQ: DiffRank matches a clip to a clip"
