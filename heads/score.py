@@ -3,28 +3,32 @@
 python -m heads.score --task diffcap --test-set diffcap_test.jsonl --predictions predictions.jsonl
 python -m heads.score --task diffcap --test-set diffcap_test.jsonl --predictions raw.jsonl --parse --similarity
 python -m heads.score --task diffrank --test-set diffrank_test.jsonl --predictions predictions.jsonl --json
+python -m heads.score --task convis --data data/convis --predictions predictions.jsonl
 """
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from common.cli import command
 from common.cli.options import parse
 from common.errors import StepDiffError
-from tasks.testsets import Task
 
 COUNTS = ("rows", "videos", "ties", "nan_rows", "within_step_rows", "no_difference_rows", "unparsed_rows")
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    task: Task
-    """task of the test set"""
-    test_set: str
-    """test set in the published format, JSON lines"""
+    task: str
+    """diffcap, diffmcq, diffrank, or a benchmark, as for heads.evaluate"""
     predictions: str
-    """one line for each row of the test set: {"generated_text": ...} or {"scores": [...]}"""
+    """one line for each row of the test set: {"generated_text": ...} or {"scores": [...]}; of a benchmark with its
+    "key", in any order"""
+    test_set: str | None = None
+    """test set in the published format, JSON lines"""
+    data: str | None = None
+    """folder of the files that the authors of a benchmark publish"""
     parse: bool = False
     """post-process captions as the supplement's S4 does before scoring them"""
     similarity: bool = False
@@ -40,6 +44,7 @@ class ScoreOptions:
 
 
 def run(options: ScoreOptions) -> dict[str, Any]:
+    from heads.evaluation.rows import of_benchmark, published_task
     from heads.methods.similarity import sentences
     from heads.reporting.entries import seen_counts
     from tasks.postprocess import parse as parse_caption
@@ -50,15 +55,23 @@ def run(options: ScoreOptions) -> dict[str, Any]:
         raise StepDiffError(f"--parse and --similarity are for captions, and {options.task} has scores; leave them out")
     if options.store is not None and not options.similarity:
         raise StepDiffError("--store is read only with --similarity; give both, or neither")
-    rows = read_test_set(options.task, options.test_set)
+    task = published_task(options.task)
+    source = options.data if task is None else options.test_set
+    if source is None or None not in (options.data, options.test_set):
+        raise StepDiffError(f"--task {options.task} needs --{'data FOLDER' if task is None else 'test-set FILE'} alone")
+    if task is None:
+        scores = of_benchmark(options.task, Path(source), options.predictions, options.bootstrap, options.seed)
+        seen = seen_counts(options.predictions)
+        return scores if seen is None else scores | {"seen": seen}
+    rows = read_test_set(task, source)
     similar = None
-    if options.task == "diffcap":
+    if task == "diffcap":
         predictions, similar = read_captions(options.predictions, rows)
         predictions = [parse_caption(caption) for caption in predictions] if options.parse else predictions
     else:
-        predictions = read_predictions(options.task, options.predictions, rows)
+        predictions = read_predictions(task, options.predictions, rows)
     embed = sentences(options.store, options.device) if options.similarity else None
-    scores = score(options.task, rows, predictions, options.bootstrap, options.seed, embed)
+    scores = score(task, rows, predictions, options.bootstrap, options.seed, embed)
     if similar is not None:
         scores["asked_first"] = score_asked(rows, predictions, similar, options.bootstrap, options.seed)
     seen = seen_counts(options.predictions)
@@ -76,13 +89,16 @@ def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None =
     from heads.reporting.entries import MARK, footnote
 
     categories: dict[str, dict[str, Any]] = scores["per_category"]
-    counts = [name for name in COUNTS if name in scores]
-    others = ("task", *counts, "intervals", "per_category", "seen", "asked_first")
-    figures = [name for name in scores if name not in others]
+    own_counts = [name for name, value in scores.items() if isinstance(value, int) and name not in COUNTS]
+    counts = [*(name for name in COUNTS if name in scores), *own_counts]
+    figures = [name for name, value in scores.items() if value is None or isinstance(value, float)]
+    chance: dict[str, float | None] = scores.get("chance", {})
     sizes = ", ".join(f"{scores[name]} {name}" for name in counts)
     whole = Table("figure")
     whole.add_column("value", justify="right")
     whole.add_column("95 % interval", justify="right")
+    if chance:
+        whole.add_column("chance", justify="right")
     for own, names, after in (
         (scores, figures, ""),
         (asked := scores.get("asked_first", {}), [name for name in asked if name != "intervals"], ", asked first"),
@@ -90,15 +106,22 @@ def show_scores(task: str, scores: dict[str, Any], seen: dict[str, Any] | None =
         for name in names:
             interval = own["intervals"].get(name)
             between = "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
-            whole.add_row(name + after, _shown(own[name]), between)
-    columns = [*figures, *(name for name in counts if name != "videos")]
+            by_chance = [_shown(chance[name])] if name in chance else []
+            whole.add_row(name + after, _shown(own[name]), between, *by_chance)
+    columns = [
+        name for name in (*figures, *counts) if name != "videos" and any(name in own for own in categories.values())
+    ]
     each = Table(Column("category", no_wrap=True))
     for name in columns:
         each.add_column(name.replace("_", " "), justify="right")  # long names wrap between words
     for category, own in categories.items():
-        each.add_row(category, *(_shown(own[name]) for name in columns))
+        each.add_row(category, *(_shown(own[name]) if name in own else "" for name in columns))
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False)  # a category is not markup
-    console.print(f"{task}{'' if seen is None else f' {MARK}'}: {sizes}", whole, each, sep="\n")
+    console.print(
+        f"{task}{'' if seen is None else f' {MARK}'}: {sizes}", whole, *([each] if categories else []), sep="\n"
+    )
+    for note in scores.get("notes", ()):
+        console.print(note, soft_wrap=True)
     if seen is not None:
         console.print(f"{MARK} {footnote(seen)}", soft_wrap=True)
 

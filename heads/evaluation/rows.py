@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common.errors import StepDiffError
-from common.io.files import write_text
 from common.streams import published
 from heads.evaluation.options import EvaluateOptions
 from heads.methods.similarity import sentences
 from tasks import benchmarks
+from tasks.benchmarks import predictions as of_benchmarks
 from tasks.benchmarks import rows as benchmark_rows
 from tasks.benchmarks.benchmark import Asked
+from tasks.benchmarks.predictions import write_answers
 from tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
 from tasks.declining import agreeing
 from tasks.scoring import score, score_asked
@@ -30,7 +31,6 @@ from tasks.testsets import (
     Task,
     digest,
     drawn,
-    prediction_line,
     read_test_set,
     reference_video,
     write_predictions,
@@ -42,12 +42,12 @@ AnyRow = TypeVar("AnyRow")
 
 def form_of(row: Any) -> Form:
     """Return the form of a row's prediction."""
-    return "text" if isinstance(row, DiffCap | Writing) else "scores"
+    return "text" if isinstance(row, DiffCap) else of_benchmarks.form_of(row)
 
 
-def published_task(options: EvaluateOptions) -> Task | None:
-    """Return the published task; None for a benchmark."""
-    return next((task for task in ROWS if task == options.task), None)
+def published_task(name: str) -> Task | None:
+    """Return the published task of that name; None for a benchmark."""
+    return next((task for task in ROWS if task == name), None)
 
 
 def asked_of(options: EvaluateOptions) -> Asked:
@@ -57,7 +57,7 @@ def asked_of(options: EvaluateOptions) -> Asked:
 
 def read_rows(options: EvaluateOptions) -> list[Any]:
     """Read the rows that the options select."""
-    task = published_task(options)
+    task = published_task(options.task)
     groups: list[list[Any]] = [asked_of(options).rows if task is None else read_test_set(task, options.source)]
     if options.no_difference is not None:
         groups.append(agreeing(read_test_set("diffrank", options.no_difference)))
@@ -71,7 +71,7 @@ def read_rows(options: EvaluateOptions) -> list[Any]:
 
 def digest_of(options: EvaluateOptions, rows: Sequence[Any]) -> str:
     """Return a sha256 of what the rows ask."""
-    return benchmark_rows.digest(rows) if published_task(options) is None else digest(rows)
+    return benchmark_rows.digest(rows) if published_task(options.task) is None else digest(rows)
 
 
 def named(rows: Sequence[Any], subset: str) -> list[str]:
@@ -130,15 +130,11 @@ def write_files(
 
     Those of a benchmark name their rows. similar: the number "similar" of each line of captions.
     """
-    out, task = Path(options.out), published_task(options)
+    out, task = Path(options.out), published_task(options.task)
     answered = out.with_suffix(".rows.jsonl")
     answered.unlink(missing_ok=True)
     if task is None:
-        lines = [
-            prediction_line(form_of(row), prediction, {"key": row.key})
-            for row, prediction in zip(rows, predictions, strict=True)
-        ]
-        write_text(out, "".join(lines))
+        write_answers(out, rows, predictions)
         return
     if not whole:
         write_test_set(task, answered, rows)
@@ -149,12 +145,28 @@ def score_rows(
     options: EvaluateOptions, rows: Sequence[Any], predictions: Sequence[Any], similar: Sequence[float] | None
 ) -> dict[str, Any]:
     """Return the scores of predictions."""
-    task = published_task(options)
+    task = published_task(options.task)
     if task is None:
-        benchmark, asked = benchmarks.get(options.task), asked_of(options)
-        return benchmark.score(rows, predictions, asked.truth, options.bootstrap, options.seed) | {"notes": asked.notes}
+        return benchmark_scores(options.task, asked_of(options), rows, predictions, options.bootstrap, options.seed)
     embed = sentences(options.store, options.device) if options.similarity else None
     scores = score(task, rows, predictions, options.bootstrap, options.seed, embed)
     if similar is not None:
         scores["asked_first"] = score_asked(rows, predictions, similar, options.bootstrap, options.seed)
     return scores
+
+
+def benchmark_scores(
+    task: str, asked: Asked, rows: Sequence[Any], predictions: Sequence[Any], bootstrap: int, seed: int
+) -> dict[str, Any]:
+    """Return the scores of predictions for rows of a benchmark, with its notes and the number of rows left out."""
+    scores = benchmarks.get(task).score(rows, predictions, asked.truth, bootstrap, seed)
+    left_out = len(asked.rows) - len(rows)
+    notes = [*asked.notes, *([f"{left_out} of {len(asked.rows)} rows were not asked"] if left_out else [])]
+    return scores | {"notes": [*scores.get("notes", ()), *notes]}
+
+
+def of_benchmark(task: str, folder: Path, predictions: str, bootstrap: int, seed: int) -> dict[str, Any]:
+    """Return the scores of a file of predictions for a benchmark."""
+    asked = benchmarks.get(task).read(folder)
+    answered = of_benchmarks.read_answers(predictions, asked.rows)
+    return benchmark_scores(task, asked, answered.rows, answered.predictions, bootstrap, seed)

@@ -2,7 +2,7 @@
 
 | control | task | what it knows |
 | --- | --- | --- |
-| Chance | DiffMCQ, DiffRank | nothing |
+| Chance | DiffMCQ, DiffRank, benchmarks with scores | nothing |
 | StepOracle | DiffMCQ, DiffRank | the step of each clip |
 | Rarest | DiffMCQ | how often each clip occurs among the rows |
 | Medoid | DiffCap | the category; one caption each, from the answers of paired QA |
@@ -34,6 +34,7 @@ from heads.data.hold_out import NAMESAKE, held_out, read_test_clips
 from heads.data.paired_qa import kind, read_paired_qa, refuse_held_out
 from heads.models.video_lm import VideoLM
 from store import Store
+from tasks.benchmarks.rows import Choice, Ranking, Rating
 from tasks.postprocess import parse
 from tasks.prompts import NO, SIMILAR_QUESTION, YES
 from tasks.testsets import DiffCap, DiffMCQ, DiffRank, Pair, clips_of
@@ -42,9 +43,9 @@ CLIPS_AT_ONCE = 32
 PENALTY = 1e-3  # of the squared weights of standardised features, next to the mean loss
 
 
-def draws(seed: int, row: DiffMCQ | DiffRank) -> list[float]:
+def draws(seed: int, row: DiffMCQ | DiffRank | Choice | Rating | Ranking) -> list[float]:
     """Return a random number in [0, 1) for each answer of a row; they do not depend on its text or its batch."""
-    name = "\n".join([row.category, *clips_of(row)])
+    name = "\n".join([row.category if isinstance(row, DiffMCQ | DiffRank) else row.key, *clips_of(row)])
     return generator(seed, "random scores of controls", name).random(row.answers).tolist()
 
 
@@ -55,6 +56,9 @@ class Chance:
         self.seed = seed
 
     def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
+        return [draws(self.seed, row) for row in rows]
+
+    def choose(self, rows: Sequence[Choice]) -> list[list[float]]:
         return [draws(self.seed, row) for row in rows]
 
     def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:

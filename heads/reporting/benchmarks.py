@@ -90,7 +90,7 @@ def _grid(benchmark: Benchmark, scores: Sequence[BenchmarkScore]) -> Grid:
 
 
 def _cells(
-    benchmark: Benchmark, values: Mapping[str, float | None], intervals: Mapping[str, Sequence[float] | None]
+    benchmark: Benchmark, values: Mapping[str, Any], intervals: Mapping[str, Sequence[float] | None]
 ) -> list[Cell | None]:
     return [
         _cell(values[name], intervals.get(name), benchmark.form) if name in values else None

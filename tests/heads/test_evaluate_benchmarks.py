@@ -1,0 +1,143 @@
+"""Evaluation on other people's benchmarks: heads/evaluation/rows.py, heads/reporting/benchmarks.py, and what StepDiff
+chooses and writes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from heads import evaluate, report, score
+from heads.data.clips import Features
+from heads.data.packing import Turn
+from heads.evaluation import loading
+from heads.evaluation.loading import Loaded
+from heads.methods.stepdiff import StepDiff
+from heads.models.language_model import LanguageModel
+from heads.models.projector import Projector
+from heads.models.video_lm import VideoLM
+from heads.training.recipe import ProjectorOptions
+from store import Store
+from tasks.benchmarks.rows import Choice, Writing
+from tasks.prompts import system
+
+CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
+OPTIONS = ("They use a whisk.", "They use a fork.", "They use a spoon.", "They do nothing.")
+
+
+@pytest.fixture
+def seeing(world: Path, tiny_lm: str, monkeypatch: pytest.MonkeyPatch) -> StepDiff:
+    """Replace the method video-lm with an untrained model in float32."""
+    features = Features(Store.open(world / "features"), "visual", "tokens")
+    lm = LanguageModel.load(tiny_lm, "cpu")
+    torch.manual_seed(3)
+    projector = Projector(ProjectorOptions(16, 2, outputs=4), *features.shape, lm.width, 1.0)
+    method = StepDiff(VideoLM(lm, projector, 4), features)
+    monkeypatch.setattr(loading, "_load", lambda *_: Loaded(method))
+    return method
+
+
+@pytest.fixture
+def crossvid(tmp_path: Path) -> Path:
+    """A folder of CrossVid's CC: questions about two and three clips of the small world."""
+    questions = [
+        {
+            "id": number,
+            "videos": [f"{clip}.mp4" for clip in CLIPS[number : number + 2 + number % 2]],
+            "question": "Which tool does the first video use?",
+            "options": [f"{letter}. {text}" for letter, text in zip("ABCD", OPTIONS, strict=True)],
+            "answer": "ABCD"[number % 4],
+        }
+        for number in range(8)
+    ]
+    (tmp_path / "crossvid" / "QA").mkdir(parents=True)
+    (tmp_path / "crossvid" / "QA" / "CC.json").write_text(json.dumps(questions))
+    return tmp_path / "crossvid"
+
+
+def command(world: Path, folder: Path, out: Path, *more: str) -> list[str]:
+    given = ["--task", "crossvid-cc", "--data", str(folder), "--store", str(world / "features"), "--out", str(out)]
+    return [*given, "--bootstrap", "20", *more]
+
+
+def test_a_line_of_a_benchmarks_predictions_names_its_row(
+    world: Path, seeing: StepDiff, crossvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--task", "crossvid-cc", "--data", str(crossvid), "--bootstrap", "20"]
+    out = tmp_path / "said.jsonl"
+    assert evaluate.main(command(world, crossvid, out, "--method", "video-lm", "--rows-at-once", "3")) == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["key"] for line in lines] == [str(number) for number in range(8)]
+    record = json.loads(out.with_suffix(".scores.json").read_text())
+    right = sum(max(range(4), key=line["scores"].__getitem__) == place % 4 for place, line in enumerate(lines))
+    assert record["scores"]["accuracy"] == right / 8
+    assert score.main([*given, "--predictions", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == record["scores"]
+    part = tmp_path / "part.jsonl"
+    assert evaluate.main(command(world, crossvid, part, "--method", "video-lm", "--subset", "2,5")) == 0
+    assert [json.loads(line)["key"] for line in part.read_text().splitlines()] == ["2", "5"]
+
+
+def test_an_option_is_scored_as_the_answer_to_a_prompt_that_shows_its_clips(seeing: StepDiff) -> None:
+    rows = [Choice(str(count), tuple(CLIPS[:count]), "Which tool?", OPTIONS) for count in (3, 1, 2)]
+    found = seeing.choose(rows)
+    for row, scores in zip(rows, found, strict=True):
+        clips = seeing.model.project(seeing.features.read(list(row.clips)))
+        turns = [Turn("Which tool?", option) for option in OPTIONS]
+        alone = [seeing.model.log_likelihoods([[turn]], clips, True, len(row.clips))[0][0] for turn in turns]
+        assert scores == pytest.approx(alone, abs=1e-4)
+    assert found[0] != pytest.approx(found[2], abs=1e-3)
+
+
+def test_a_system_prompt_shows_each_clip() -> None:
+    assert system(1).count("{video}") == 1
+    assert system(2).endswith("Here is Video 1: {video}. Here is Video 2: {video}.")
+    assert system(4).endswith("Here is Video 3: {video}. Here is Video 4: {video}.")
+
+
+def test_texts_are_written_about_any_number_of_clips(seeing: StepDiff, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heads.methods.stepdiff.MOST_TOKENS_OF_TEXT", 4)
+    rows = [Writing(str(count), tuple(CLIPS[:count]), "What differs?") for count in (2, 3)]
+    texts = seeing.write(rows)
+    assert [seeing.write([row])[0] for row in rows] == texts
+    assert all(texts)
+
+
+def test_a_published_row_is_marked_and_names_its_source(
+    world: Path, crossvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "chance.jsonl"
+    assert evaluate.main(command(world, crossvid, out, "--method", "random")) == 0
+    config = tmp_path / "report.yaml"
+    config.write_text(f"benchmarks:\n- {{method: random scores, predictions: {out}}}\n")
+    assert report.main(["--config", str(config), "--out", str(tmp_path / "report")]) == 0
+    table = (tmp_path / "report" / "report.md").read_text()
+    published = table[table.index("_as published_") :]
+    assert "random scores" in table[: table.index("_as published_")]
+    assert "Gemini-2.5-Pro" in published and "0.547" in published
+    assert "As published: README of github.com/chuntianli666/CrossVid" in table
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--test-set", "x.jsonl"), "--test-set is for diffcap, diffmcq, diffrank, and crossvid-cc does not read it"),
+        (("--task", "crossvid"), "--task crossvid: no such task; give one of diffcap, "),
+        (("--method", "rarest"), "--method rarest does not answer crossvid-cc: its class has no function choose"),
+        (("--seeded",), None),
+        (("--no-seeded",), "--seeded is for diffcap, and crossvid-cc does not read it"),
+    ],
+)
+def test_an_option_that_a_benchmark_does_not_read_is_refused(
+    world: Path, crossvid: Path, tmp_path: Path, more: tuple[str, ...], said: str | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    status = evaluate.main(command(world, crossvid, tmp_path / "x.jsonl", "--method", "random", *more))
+    assert status == (0 if said is None else 2)
+    assert said is None or said in capsys.readouterr().err
+
+
+def test_a_benchmark_needs_its_folder(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--task", "crossvid-cc", "--method", "random", "--store", str(world / "features")]
+    assert evaluate.main([*given, "--out", str(tmp_path / "x.jsonl")]) == 2
+    assert "--task crossvid-cc needs --data FOLDER" in capsys.readouterr().err
