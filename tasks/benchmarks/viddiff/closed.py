@@ -61,7 +61,7 @@ def read(folder: Path) -> Asked:
             if statement.truth == "c":
                 continue
             question = QUESTION.format(action=sample.action.rstrip(". "), statement=statement.description)
-            rows.append(Choice(f"{sample.key}/{name}", sample.clips, question, OPTIONS))
+            rows.append(Choice(f"{sample.key}/{name}", sample.clips, question, OPTIONS, statement.description))
             truth[rows[-1].key] = Truth(statement.truth, sample.key, sample.split, sample.domain)
     check_keys(rows, str(folder))
     if not rows:

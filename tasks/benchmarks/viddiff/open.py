@@ -104,7 +104,7 @@ def judged(asked: Asked, predictions: Sequence[str | None], judge: Judge) -> lis
 
 def score(
     rows: Sequence[Writing],
-    predictions: Sequence[Verdict],
+    predictions: Sequence[Any],
     truth: Mapping[str, Sample],
     bootstrap: int,
     seed: int,

@@ -1,0 +1,126 @@
+"""Judges of written answers: a language model in this process or at a server, sentence embeddings, an entailment model.
+
+    judge = load(JudgeOptions(judge="qwen3-32b", endpoint="http://127.0.0.1:8000/v1"), Path("out.judged.jsonl"))
+    verdicts = benchmark.judge(asked, texts, judge)
+
+Guarantees
+- an_answer_that_failed_for_good_is_kept: the judge is not asked again
+- a_server_that_stops_keeps_earlier_answers: the error says to run the command again
+- a_local_judge_is_named_with_its_weights
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.errors import StepDiffError
+from heads.llm.model import LLM, Failure, LLMOptions, Sampling, shown
+from tasks.benchmarks.judging import Conversation, Judge, NoAnswer
+
+LONGEST = 512
+"""tokens of a judge's answer"""
+PAIRS_AT_ONCE = 32
+"""of the entailment model"""
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    judge: str | None = None
+    """language model that judges texts: a name, folder or hub id; with endpoint the name of the model that is served"""
+    endpoint: str | None = None
+    """URL of an OpenAI-compatible server; its key is taken from OPENAI_API_KEY"""
+    entailment: str | None = None
+    """for viddiff-open: folder or hub id of a classifier of text pairs with labels entailment and contradiction"""
+    sentences: bool = False
+    """for viddiff-open: also match by the sentence embeddings of mpnet-base, the figures "ours" """
+    judge_batch: int = 16
+    """conversations that a judge answers at once"""
+
+    def __post_init__(self) -> None:
+        if self.endpoint is not None and self.judge is None:
+            raise StepDiffError(f"--endpoint {shown(self.endpoint)}: name the model that it serves with --judge")
+        if self.judge is None and self.entailment is None:
+            raise StepDiffError("no judge: give --judge MODEL, or --judge NAME --endpoint URL")
+        if self.judge_batch < 1:
+            raise StepDiffError(f"--judge-batch {self.judge_batch}: give 1 or more")
+
+
+def load(options: JudgeOptions, kept: Path | None, store: str | None = None, device: str = "auto") -> Judge:
+    """Load the models of a judge.
+
+    Args:
+        options: Which models judge.
+        kept: File that keeps a language model's answers, OUT.judged.jsonl.
+        store: Feature store with mpnet-base embeddings of texts; None: they are computed.
+        device: auto, cpu or cuda.
+
+    Raises:
+        StepDiffError: A model cannot be loaded.
+    """
+    from heads.models.language_model import pick_device
+
+    chosen = pick_device(device)
+    embed = agrees = None
+    if options.sentences:
+        from heads.methods.similarity import sentences
+
+        embed = sentences(store, chosen)
+    if options.entailment is not None:
+        agrees = Entailment(options.entailment, chosen)
+    if options.judge is None:
+        return Judge(f"{options.entailment}", None, kept, embed, agrees)
+    named = LLMOptions(llm=options.judge, endpoint=options.endpoint, batch=options.judge_batch)
+    made = named.provenance()
+    name = f"{made['model']} ({made['weights'][:12]})"
+    return Judge(name, Answers(named.load(chosen), name), kept, embed, agrees)
+
+
+class Answers:
+    """A language model's answers, the most likely tokens."""
+
+    def __init__(self, llm: LLM, name: str) -> None:
+        self.llm, self.name = llm, name
+
+    def __call__(self, conversations: Sequence[Conversation]) -> Iterator[tuple[int, str | NoAnswer]]:
+        """Yield place and answer of each conversation as it comes. StepDiffError: a server stopped."""
+        messages = [[dict(message) for message in conversation] for conversation in conversations]
+        stopped: list[Failure] = []
+        for place, answer in self.llm.chat(messages, Sampling(LONGEST)):
+            if not isinstance(answer, Failure):
+                yield place, str(answer)
+            elif answer.passing:
+                stopped.append(answer)
+            else:
+                yield place, NoAnswer(answer.reason)
+        if stopped:
+            raise StepDiffError(f"{self.name}: {len(stopped)} questions have no answer: {stopped[0].reason}")
+
+
+class Entailment:
+    """A classifier of text pairs: do two statements agree, or contradict each other?"""
+
+    def __init__(self, name: str, device: str) -> None:
+        """Load the model. StepDiffError: it lacks one of the labels entailment and contradiction."""
+        from heads.models.pretrained import load_model, load_processor
+
+        self.tokenizer = load_processor(name, "AutoTokenizer")
+        self.model: Any = load_model("AutoModelForSequenceClassification", name, device, "float32")
+        labels = {label.lower(): number for number, label in self.model.config.id2label.items()}
+        for label in ("entailment", "contradiction"):
+            if label not in labels:
+                raise StepDiffError(f"{name}: has labels {', '.join(labels)}, not {label}; give an entailment model")
+        self.agree, self.contradict = labels["entailment"], labels["contradiction"]
+
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Return whether entailment is likelier than contradiction, for (premise, statement) pairs."""
+        found: list[bool] = []
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            first, second = (list(texts) for texts in zip(*pairs[start : start + PAIRS_AT_ONCE], strict=True))
+            batch = self.tokenizer(first, second, padding=True, truncation=True, return_tensors="pt")
+            with torch.inference_mode():
+                logits = self.model(**batch.to(self.model.device)).logits
+            found += (logits[:, self.agree] > logits[:, self.contradict]).tolist()
+        return found
