@@ -17,7 +17,8 @@ makes the manifest of the clips that published test sets name: clip, video, star
     python -m annotate.manifest --benchmark convis --data data/convis --out convis.parquet
 
 makes that of the clips of a benchmark whose videos are on disk, in the folders that its authors use. It prints which
-share of the videos that is; --json lists the missing ones.
+share of the videos that is; --json lists the missing ones. With --texts it makes the manifest of the texts that
+embeddings compare with its clips, instead.
 
 Guarantees
 - the files of the sample world give exactly its clips
@@ -40,9 +41,12 @@ from annotate.sources.narration import heard, read_narration
 from common.cli import command
 from common.cli.options import incomplete, parse
 from common.errors import StepDiffError
+from tasks.benchmarks.rows import Choice
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from tasks.benchmarks.benchmark import Benchmark
 
 
 VIDEOS = "videos/{video}.mp4"
@@ -62,6 +66,8 @@ class ManifestOptions:
     """benchmark whose clips are the manifest, instead of HT-Step's segments; its name as --task of heads.evaluate"""
     data: str | None = None
     """folder of the files that the authors of the benchmark publish"""
+    texts: bool = False
+    """of a benchmark, the texts that embeddings compare with clips (column text), instead of clips"""
     splits: str | None = None
     """HT-Step's video_splits.json, which must agree with the annotations; null: their own subsets count"""
     narration: str | None = None
@@ -126,6 +132,8 @@ def _of_benchmark(options: ManifestOptions) -> dict[str, Any]:
     benchmark = benchmarks.get(options.benchmark or "")
     if options.data is None:
         raise StepDiffError(f"--benchmark {benchmark.name} needs --data, the folder of its published files")
+    if options.texts:
+        return _texts_of(options, benchmark)
     folder = Path(options.out).parent
     beneath = Path(os.path.relpath(options.data, folder)) / "{video}"
     found = on_disk(benchmark.clips(Path(options.data)), options.videos or beneath.as_posix(), folder)
@@ -136,6 +144,18 @@ def _of_benchmark(options: ManifestOptions) -> dict[str, Any]:
         )
     share = {"videos": found.videos, "missing": found.missing, "unreadable": found.unreadable}
     return _write(options, found.frame) | {"benchmark": {"name": benchmark.name, "clips": found.clips, **share}}
+
+
+def _texts_of(options: ManifestOptions, benchmark: "Benchmark") -> dict[str, Any]:
+    """Write the manifest of the texts of a benchmark; return its record."""
+    import polars as pl
+
+    rows = benchmark.read(Path(options.data or "")).rows
+    texts = list(dict.fromkeys(row.about for row in rows if isinstance(row, Choice) and row.about is not None))
+    if not texts:
+        raise StepDiffError(f"{benchmark.title} has no texts that embeddings compare with clips; leave out --texts")
+    _write_frame(Path(options.out), pl.DataFrame({"text": texts}))
+    return {"manifest": options.out, "texts": len(texts)}
 
 
 def _of_test_sets(options: ManifestOptions) -> "pl.DataFrame":
@@ -161,13 +181,8 @@ def _write(
     held_out_of: Mapping[str, int] = {},
 ) -> dict[str, Any]:
     """Write the manifest; return the record of what it has and what was left out."""
-    from common.io.files import write_bytes
-
     out = Path(options.out)
-    write: Any = {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".jsonl": frame.write_ndjson}[out.suffix]
-    file = io.BytesIO()
-    write(file)
-    write_bytes(out, file.getvalue())
+    _write_frame(out, frame)
     columns = frame.columns
     return {
         "manifest": str(out),
@@ -181,6 +196,15 @@ def _write(
         "held_out": dict(held_out),
         "held_out_of": dict(held_out_of),
     }
+
+
+def _write_frame(out: Path, frame: "pl.DataFrame") -> None:
+    from common.io.files import write_bytes
+
+    write: Any = {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".jsonl": frame.write_ndjson}[out.suffix]
+    file = io.BytesIO()
+    write(file)
+    write_bytes(out, file.getvalue())
 
 
 def _narration(path: str, segments: Sequence[Segment], faults: Counter[str]) -> dict[str, str]:
@@ -209,6 +233,9 @@ def _row(segment: Segment, said: str | None, videos: str) -> dict[str, Any]:
 
 
 def show(record: dict[str, Any]) -> None:
+    if "texts" in record:
+        print("{manifest}: {texts} texts".format(**record))
+        return
     print("{manifest}: {clips} clips of {videos} videos and {steps} steps, {narrated} with narration".format(**record))
     if of := record.get("benchmark"):
         missing, unreadable = of["missing"], of["unreadable"]

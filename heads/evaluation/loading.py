@@ -22,7 +22,7 @@ from heads.evaluation.options import BUILT_IN, CONTROLS, PLUGINS, PUBLIC, Evalua
 from heads.methods import controls
 from heads.methods.socratic import TokenIds, load_socratic
 from heads.methods.stepdiff import StepDiff
-from heads.methods.vlemb import VLEmb
+from heads.methods.vlemb import VLEmb, text_of
 from heads.models.language_model import pick_device, pick_precision
 from heads.models.public.families import families, load_public
 from heads.training.lineage import disclosure, load_video_lm
@@ -210,16 +210,17 @@ def present_rows(options: EvaluateOptions, rows: list[Any], store: Store, loaded
     found = [row for row in rows if not set(absent).intersection(clips_of(row))]
     if not found:
         raise StepDiffError(f"{options.source}: every row has a clip that {options.store} lacks, e.g. {absent[0]}")
-    if isinstance(method, VLEmb) and options.task == "diffmcq":
+    if isinstance(method, VLEmb) and isinstance(found[0], DiffMCQ | Choice):
         lacking = dict.fromkeys(method.missing_texts(found))
         if lacking and not options.skip_missing:
             raise StepDiffError(
                 f"{next(iter(lacking))!r}: no embedding of this text in view {options.view} of {options.store} "
-                f"(absent: {len(lacking)} texts of these rows); featurize the test set's texts, or pass --skip-missing"
+                f"(absent: {len(lacking)} texts of these rows); featurize the test set's texts, or those of python -m "
+                "annotate.manifest --benchmark NAME --texts, or pass --skip-missing"
             )
-        found = [row for row in found if row.difference not in lacking]
+        found = [row for row in found if text_of(row) not in lacking]
         if not found:
-            raise StepDiffError(f"{options.test_set}: view {options.view} has no embedding of any row's text")
+            raise StepDiffError(f"{options.source}: view {options.view} has no embedding of any row's text")
     return found, len(absent)
 
 

@@ -42,7 +42,7 @@ AnyRow = TypeVar("AnyRow")
 
 def form_of(row: Any) -> Form:
     """Return the form of a row's prediction."""
-    return "text" if isinstance(row, DiffCap) else of_benchmarks.form_of(row)
+    return "text" if isinstance(row, DiffCap | Writing) else "scores"
 
 
 def published_task(name: str) -> Task | None:

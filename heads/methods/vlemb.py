@@ -5,6 +5,7 @@ Two variants use the reference's or the candidate's embedding instead of the ave
 Guarantees
 - every embedding is L2-normalised before the average and before the cosine
 - DiffRank is the cosine of the two clips, and the variants refuse it
+- a_text_is_compared_with_each_clip_where_the_options_are_clips
 """
 
 from collections.abc import Sequence
@@ -17,10 +18,15 @@ from torch.nn.functional import normalize
 from common.errors import StepDiffError
 from heads.data.clips import Features, Reads
 from store import Store, text_key
-from tasks.benchmarks.rows import Ranking, Rating
+from tasks.benchmarks.rows import Choice, Ranking, Rating
 from tasks.testsets import DiffMCQ, DiffRank
 
 PairEmbedding = Literal["average", "reference", "candidate"]
+
+
+def text_of(row: DiffMCQ | Choice) -> str | None:
+    """Return the text that is compared with clips; None: the row has none."""
+    return row.difference if isinstance(row, DiffMCQ) else row.about
 
 
 class VLEmb:
@@ -35,9 +41,9 @@ class VLEmb:
         texts = Features(store, view, "embedding", "texts") if has_texts else None
         return cls(Features(store, view, "embedding"), texts, pair_embedding)
 
-    def missing_texts(self, rows: Sequence[DiffMCQ]) -> list[str]:
-        """Return difference texts without an embedding, each once; none if the view has no text side at all."""
-        texts = list(dict.fromkeys(row.difference for row in rows))
+    def missing_texts(self, rows: Sequence[DiffMCQ | Choice]) -> list[str]:
+        """Return texts of the rows without an embedding, each once; none if the view has no text side at all."""
+        texts = list(dict.fromkeys(filter(None, map(text_of, rows))))
         if not isinstance(self.texts, Features):
             return []
         has = self.texts.has([text_key(text) for text in texts])
@@ -51,17 +57,29 @@ class VLEmb:
         chosen = {"average": slice(None), "reference": slice(0, 1), "candidate": slice(1, 2)}[self.pair_embedding]
         return normalize(ends[:, chosen].mean(dim=1), dim=-1)
 
-    def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
-        """Return the cosine of each question's text and the embedding of each option's pair."""
+    def _text(self, row: DiffMCQ | Choice) -> Float32[Tensor, " E"]:
         if self.texts is None:
             raise StepDiffError(
                 "the view has no embeddings of texts; use one that does (of clip, or of a contrastive head)"
             )
+        text = text_of(row)
+        if text is None:
+            raise StepDiffError(
+                "the options of this task are not clips, so the cosine of a text and a clip cannot choose one; use "
+                "another method"
+            )
+        return normalize(self.texts.read([text_key(text)]), dim=-1)[0]
+
+    def choose(self, rows: Sequence[Choice]) -> list[list[float]]:
+        """Return the cosine of the text of each row and each of its clips."""
+        return [(self._clips(row.clips) @ self._text(row)).tolist() for row in rows]
+
+    def score_options(self, rows: Sequence[DiffMCQ]) -> list[list[float]]:
+        """Return the cosine of each question's text and the embedding of each option's pair."""
         scores = []
         for row in rows:
-            text = normalize(self.texts.read([text_key(row.difference)]), dim=-1)
             ends = self._clips([clip for pair in row.options for clip in pair])
-            scores.append((self._pairs(ends.unflatten(0, (-1, 2))) @ text[0]).tolist())
+            scores.append((self._pairs(ends.unflatten(0, (-1, 2))) @ self._text(row)).tolist())
         return scores
 
     def rank(self, rows: Sequence[DiffRank | Rating | Ranking]) -> list[list[float]]:

@@ -60,6 +60,9 @@ class Choice:
     question: str
     options: tuple[str, ...]
     """whole answers, without letters"""
+    about: str | None = None
+    """a text that is truer of one clip than of the others, where option i says that it is clip i: embeddings can choose
+    by it"""
 
     @property
     def answers(self) -> int:

@@ -12,6 +12,7 @@ from common.errors import StepDiffError
 from heads import evaluate
 from heads.methods.vlemb import PairEmbedding, VLEmb
 from store import Feature, Provenance, Store, text_key
+from tasks.benchmarks.rows import Choice
 from tasks.testsets import DiffMCQ, write_test_set
 
 CLIPS = [f"video_{i}_0.0_1.0" for i in range(8)]
@@ -88,3 +89,17 @@ def test_evaluate_discloses_the_variant(store: Store, tmp_path: Path) -> None:
     assert json.loads(out.read_text())["scores"] == pytest.approx(expected)
     disclosed = json.loads(out.with_suffix(".scores.json").read_text())["disclosed"]
     assert disclosed == {"view": "both", "encoder": "both", "pair_embedding": "candidate"}
+
+
+def test_a_text_is_compared_with_each_clip_where_the_options_are_clips(store: Store) -> None:
+    row = Choice("0", (CLIPS[0], CLIPS[3], CLIPS[5]), "Of which is it truer?", ("1", "2", "3"), TEXT)
+    method = VLEmb.of_view(store, "both")
+    text = method.score_options(
+        [replace(QUESTION, options=tuple((clip, clip) for clip in row.clips), answer=(CLIPS[0], CLIPS[0]))]
+    )
+    assert method.choose([row])[0] == pytest.approx(text[0], abs=1e-6)
+    with pytest.raises(StepDiffError, match="the options of this task are not clips"):
+        method.choose([replace(row, about=None)])
+    assert method.missing_texts([row, replace(row, about="of another tool"), replace(row, about=None)]) == [
+        "of another tool"
+    ]
