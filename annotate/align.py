@@ -10,7 +10,6 @@ Guarantees
 - the texts record the head, narration, window and least cosine that made them
 """
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
@@ -50,10 +49,8 @@ def run(options: AlignOptions) -> dict[str, Any]:
 
     from annotate.sources.alignment import speech_of_clips
     from annotate.sources.narration import read_narration
-    from common.io import sealed as table
-    from common.io.files import write_bytes
     from common.progress import progress
-    from heads.data.clip_texts import COLUMNS
+    from heads.data.clip_texts import write_texts
     from heads.data.clips import Features
     from heads.data.hold_out import UID, known_clips
     from heads.methods.similarity import Sentences
@@ -89,9 +86,7 @@ def run(options: AlignOptions) -> dict[str, Any]:
         "window": options.window,
         "least": options.least,
     }
-    line = json.dumps(made, sort_keys=True)
-    frame = pl.DataFrame([(key, KIND, text, line) for key, text in texts.items()], schema=COLUMNS, orient="row")
-    write_bytes(Path(options.out), table.encode(frame))
+    write_texts(options.out, KIND, texts, made)
     words = {"clips": clips.height, "narrated": len(texts), "videos": len(by_video), "pieces": pieces}
     return {"out": options.out, **words, "narration_faults": dict(+faults)}
 

@@ -11,16 +11,20 @@ Guarantees
 - a clip without a text is named
 - a file that is damaged, lacks a column or has two texts of a kind for a clip is refused
 - a folder of files reads as one file with all their rows
+- written texts read back
 """
 
-from collections.abc import ItemsView, Sequence
+import json
+from collections.abc import ItemsView, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from common.errors import StepDiffError
 from common.io import sealed as table
+from common.io.files import write_bytes
 
 COLUMNS = ("key", "kind", "text", "provenance")
 
@@ -65,6 +69,14 @@ class ClipTexts:
     def items(self) -> ItemsView[str, str]:
         """Return clip id and text of every clip that has one."""
         return self.texts.items()
+
+
+def write_texts(path: str | Path, kind: str, texts: Mapping[str, str], provenance: Mapping[str, Any]) -> None:
+    """Write a file of texts. texts: clip id -> text; provenance: where they come from, for JSON."""
+    line = json.dumps(provenance, sort_keys=True)
+    rows = [(key, kind, text, line) for key, text in texts.items()]
+    frame = pl.DataFrame(rows, schema=dict.fromkeys(COLUMNS, pl.String), orient="row")
+    write_bytes(Path(path), table.encode(frame))
 
 
 def _read(path: Path) -> pl.DataFrame:

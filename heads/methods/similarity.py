@@ -9,6 +9,8 @@ Guarantees
 """
 
 from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -56,24 +58,30 @@ class Sentences:
         return vectors
 
     def _encode(self, texts: list[str]) -> Float32[np.ndarray, "T E"]:
+        parts = []
+        with progress(f"{self.model} embeddings", len(texts), "texts") as advance:
+            for start in range(0, len(texts), TEXTS_AT_ONCE):
+                part = texts[start : start + TEXTS_AT_ONCE]
+                vectors = self._loaded.encode(
+                    part, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False
+                )
+                parts.append(vectors)
+                advance(len(part))
+        return np.concatenate(parts).astype(np.float32)
+
+    @cached_property
+    def _loaded(self) -> Any:
         import torch
         import transformers
         from sentence_transformers import SentenceTransformer
 
         transformers.utils.logging.disable_progress_bar()
-        model = SentenceTransformer(
+        return SentenceTransformer(
             str(resolve(self.model)),
             device=self.device,
             local_files_only=True,
             model_kwargs={"use_safetensors": True, "dtype": torch.float32},
         )
-        parts = []
-        with progress(f"{MODEL} embeddings", len(texts), "texts") as advance:
-            for start in range(0, len(texts), TEXTS_AT_ONCE):
-                part = texts[start : start + TEXTS_AT_ONCE]
-                parts.append(model.encode(part, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False))
-                advance(len(part))
-        return np.concatenate(parts).astype(np.float32)
 
 
 def sentences(store: str | None, device: str) -> Sentences:

@@ -1,0 +1,37 @@
+"""Captions compared by sentence embeddings: how similar two clips are, from a text about each alone.
+
+The score of two clips is the cosine of their texts' embeddings. It does not know the category or concept. With the
+published captions of ConViS-Bench and all-MiniLM-L6-v2 it is that benchmark's SBERT baseline.
+
+Guarantees
+- a clip's text is embedded once, however many rows have it
+- clips with the same text have cosine 1
+- a clip without a text is named
+"""
+
+from collections.abc import Sequence
+
+from heads.data.clip_texts import ClipTexts
+from heads.methods.similarity import Sentences
+from tasks.benchmarks.rows import Ranking, Rating
+from tasks.testsets import DiffRank
+
+MODEL = "minilm-l6"
+
+
+class CaptionsCosine:
+    """A method that ranks and rates clips by the texts about them."""
+
+    def __init__(self, texts: ClipTexts, model: str = MODEL, device: str = "cpu") -> None:
+        """texts: one about each clip; model: a sentence-transformers model, as weights.resolve takes it."""
+        self.texts = texts
+        self.sentences = Sentences(device=device, model=model)
+
+    def rank(self, rows: Sequence[DiffRank | Ranking | Rating]) -> list[list[float]]:
+        """Return the cosine of the reference's text with that of each target. StepDiffError: a clip without a text."""
+        clips = list(dict.fromkeys(clip for row in rows for clip in (row.reference, *row.targets)))
+        self.texts.check(clips)
+        texts = list(dict.fromkeys(self.texts.texts[clip].strip() for clip in clips))
+        vectors = dict(zip(texts, self.sentences(texts), strict=True))
+        of = {clip: vectors[self.texts.texts[clip].strip()] for clip in clips}
+        return [[float(of[row.reference] @ of[target]) for target in row.targets] for row in rows]
