@@ -7,6 +7,10 @@ the DiffCap file: python -m retrieval negatives. With --task and no FILE, --labe
 
 Scores: 5 = not different, 1 = very different, 0 = a clip of another step (DiffRank).
 
+    python -m annotate.export --captaincook data/captaincook --diffcap data/captaincook/diffcap.jsonl
+
+makes a DiffCap file from CaptainCook4D's annotations: a mistake is how a clip differs from one done right.
+
 Guarantees
 - one command writes all forms, each file whole or not at all
 - answers converted to another form and back are equal
@@ -16,7 +20,7 @@ Guarantees
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from common.cli import command
 from common.cli.options import incomplete, parse
@@ -25,6 +29,9 @@ from common.errors import StepDiffError
 if TYPE_CHECKING:
     from annotate.people.answers import Answer
     from annotate.people.task import Task
+
+
+OUTPUTS = ("diffcap", "diffrank", "answers", "csv", "label_studio", "label_studio_config")
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,10 @@ class ExportOptions:
     folder `videos` in the document root"""
     seed: int = 0
     """seed of DiffRank's targets"""
+    captaincook: str | None = None
+    """folder of CaptainCook4D's annotations, or a file of its data_splits, instead of FILE; only for diffcap"""
+    part: Literal["train", "val", "test"] = "test"
+    """recordings of captaincook, by its split"""
 
 
 def run(options: ExportOptions) -> dict[str, Any]:
@@ -65,10 +76,11 @@ def run(options: ExportOptions) -> dict[str, Any]:
     from common.io.files import write_text
     from tasks.testsets import write_test_set
 
-    outputs = ("diffcap", "diffrank", "answers", "csv", "label_studio", "label_studio_config")
-    made = {name: getattr(options, name) for name in outputs if getattr(options, name) is not None}
+    if options.captaincook is not None:
+        return _of_mistakes(options)
+    made = {name: getattr(options, name) for name in OUTPUTS if getattr(options, name) is not None}
     if options.file is None and options.task is None or not made:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in outputs)
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in OUTPUTS)
         raise StepDiffError(f"give FILE or --task, and at least one output of {flags}")
     task = None if options.task is None else read_task(options.task)
     refused: list[str] = []
@@ -104,6 +116,27 @@ def run(options: ExportOptions) -> dict[str, Any]:
     }
 
 
+def _of_mistakes(options: ExportOptions) -> dict[str, Any]:
+    """Write the mistakes of CaptainCook4D as DiffCap rows; return the record."""
+    from tasks.benchmarks.captaincook import diffcap_rows
+    from tasks.testsets import write_test_set
+
+    others = ("file", "task", "store", *(name for name in OUTPUTS if name != "diffcap"))
+    if given := [name.replace("_", "-") for name in others if getattr(options, name) is not None]:
+        named = "FILE" if given[0] == "file" else f"--{given[0]}"
+        raise StepDiffError(f"--captaincook is annotations of its own; leave out {named}")
+    if options.captaincook is None or options.diffcap is None:
+        raise StepDiffError("--captaincook needs --diffcap, the file to write")
+    rows, left_out = diffcap_rows(Path(options.captaincook), options.part)
+    if not rows:
+        raise StepDiffError(
+            f"{options.captaincook}: no mistake of its part {options.part!r} is a row; give another part"
+        )
+    write_test_set("diffcap", options.diffcap, rows)
+    written = {"diffcap": options.diffcap}
+    return {"rows": {"diffcap": len(rows)}, "written": written, "left_out": left_out, "failed": []}
+
+
 def _steps(options: ExportOptions, task: "Task | None") -> dict[str, str]:
     """Return the step of each clip that has one."""
     if options.store is not None:
@@ -134,7 +167,10 @@ def show(record: dict[str, Any]) -> None:
 
     show_refused(record)
     counts = "{answers:,} answers about {pairs:,} pairs: {rejected:,} pairs rejected, {adjudicated:,} adjudicated"
-    print(counts.format(**record))
+    if "answers" in record:
+        print(counts.format(**record))
+    for reason, count in record.get("left_out", {}).items():
+        print(f"left out: {count:,} {reason}")
     for name, path in record["written"].items():
         rows = f": {record['rows'][name]:,} rows" if name in record["rows"] else ""
         print(f"{path}{rows}")

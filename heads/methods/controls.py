@@ -61,7 +61,7 @@ class Chance:
     def choose(self, rows: Sequence[Choice]) -> list[list[float]]:
         return [draws(self.seed, row) for row in rows]
 
-    def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
+    def rank(self, rows: Sequence[DiffRank | Rating | Ranking]) -> list[list[float]]:
         return [draws(self.seed, row) for row in rows]
 
 
@@ -84,7 +84,7 @@ class StepOracle:
             for row, step in zip(rows, steps, strict=True)
         ]
 
-    def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
+    def rank(self, rows: Sequence[DiffRank | Ranking]) -> list[list[float]]:
         """Return at least 1 for a target of the reference's step, else less; a clip without a step matches none."""
         steps = [self.steps[row.reference] for row in rows]
         return [

@@ -63,11 +63,11 @@ def pixels_of(world: list[Video], moments: int = 2, size: tuple[int, int] = (16,
     return {key: (vector - middle).astype(np.float32) for key, vector in found.items()}
 
 
-def fill_view(store: Store, name: str, keys: list[str], vectors: np.ndarray) -> View:
-    """Write one embedding for each clip of the catalog, which has exactly these keys."""
+def fill_view(store: Store, name: str, keys: list[str], vectors: np.ndarray, entity: str = "clips") -> View:
+    """Write one embedding for each row of the catalog, which has exactly these keys."""
     made_by = Provenance(name, "0" * 64, "last", "2", "resize", {"embedding": "float32"})
-    rows = store.catalog("clips").rows(keys)
-    view = store.create_view("clips", name, made_by, {"embedding": Feature((vectors.shape[1],), "float32")}, 1024)
+    rows = store.catalog(entity).rows(keys)
+    view = store.create_view(entity, name, made_by, {"embedding": Feature((vectors.shape[1],), "float32")}, 1024)
     view.resize()
     order = np.argsort(rows)
     view.write_shard(0, rows[order], {"embedding": vectors[order]}, {})

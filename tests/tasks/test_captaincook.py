@@ -12,10 +12,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from annotate import export
 from common.errors import StepDiffError
-from heads.methods.vlemb import VLEmb
+from heads import evaluate
 from kitchen import make_world
-from store import Store
+from retrieval.verbs import negatives
+from store import Store, text_key
 from tasks import benchmarks
 from tasks.benchmarks.benchmark import Asked
 from tasks.benchmarks.captaincook import CATEGORIES, diffcap_rows, read_mistakes, read_retrieval
@@ -290,31 +292,92 @@ def test_a_description_becomes_an_instruction(description: str, instruction: str
     assert instruction_of(description) == instruction
 
 
-def test_the_nearest_clip_of_the_sample_world_is_often_right_and_often_has_a_mistake_too(tmp_path: Path) -> None:
-    """From drawn clips over cached embeddings to figures: the control finds the step, and does not see the mistake."""
-    world = make_world(36, 0, 2.5, 6)
-    write_recipes(tmp_path / "data", world)
-    benchmark, among_flawed = (benchmarks.get(f"captaincook-retrieval{more}") for more in ("", "-flawed"))
-    clips = list(among_flawed.clips(tmp_path / "data"))
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `data`, the sample world as annotations, and `features`, a view of small pictures of its clips."""
+    world, folder = make_world(36, 0, 2.5, 6), tmp_path_factory.mktemp("kitchen")
+    write_recipes(folder / "data", world)
     pixels = pixels_of(world)
+    clips = list(benchmarks.get("captaincook-retrieval-flawed").clips(folder / "data"))
     vectors = np.stack([pixels[clip.clip.rsplit("_", 2)[0], clip.start] for clip in clips])
-    store = Store.open(tmp_path / "features", create=True)
+    keys, steps = [clip.clip for clip in clips], [clip.metadata["step"] for clip in clips]
+    store = Store.open(folder / "features", create=True)
     with store.lock():
-        keys, steps = [clip.clip for clip in clips], [clip.metadata["step"] for clip in clips]
         store.catalog("clips").append(pl.DataFrame({"key": keys, "step": steps}))
         fill_view(store, "pixels", keys, vectors)
-    method = VLEmb.of_view(store, "pixels")
-    found = {}
-    for one in (benchmark, among_flawed):
-        asked = one.read(tmp_path / "data")
-        assert any("skipped steps" in note for note in asked.notes)
-        scores = one.score(asked.rows, method.rank(asked.rows), asked.truth, 200, 0)
+    return folder
+
+
+def evaluated(folder: Path, task: str, *method: str) -> dict[str, Any]:
+    """Return the scores of a method on the sample world, by heads.evaluate."""
+    out = folder / f"{task}-{method[0]}.jsonl"
+    places = ["--data", folder / "data", "--store", folder / "features", "--out", out]
+    options = ["--task", task, "--bootstrap", "200", "--method", *method]
+    assert evaluate.main([str(value) for value in (*places, *options)]) == 0
+    scores: dict[str, Any] = json.loads(out.with_suffix(".scores.json").read_text())["scores"]
+    return scores
+
+
+def test_the_nearest_clip_of_the_sample_world_shows_the_step_and_often_a_mistake_too(kitchen: Path) -> None:
+    """From drawn clips over cached embeddings to figures: the control finds the step, and does not see the mistake."""
+    right, flawed = (
+        evaluated(kitchen, f"captaincook-retrieval{more}", "vlemb", "--view", "pixels") for more in ("", "-flawed")
+    )
+    for scores in (right, flawed):
         assert scores["rows"] >= 40 and scores["groups"] == 3
-        found[one.name] = scores
         assert scores["recall@1"] > 2 * scores["chance"]["recall@1"]
         assert scores["mean_rank"] < scores["chance"]["mean_rank"]
-    first, second = found.values()
-    assert first["intervals"]["recall@1"][0] > first["chance"]["recall@1"]
-    assert second["recall@1"] < first["recall@1"] - 0.1
-    asked = read_mistakes(tmp_path / "data")
-    assert len(asked.rows) > 100 and diffcap_rows(tmp_path / "data")[0]
+        assert any("skipped steps" in note for note in scores["notes"])
+    assert right["intervals"]["recall@1"][0] > right["chance"]["recall@1"]
+    assert flawed["recall@1"] < right["recall@1"] - 0.1
+
+
+def test_random_scores_of_the_sample_world_are_near_chance(kitchen: Path) -> None:
+    scores = evaluated(kitchen, "captaincook-retrieval", "random")
+    low, high = scores["intervals"]["mean_rank"]
+    assert low < scores["chance"]["mean_rank"] < high
+    assert evaluated(kitchen, "captaincook-retrieval", "step-oracle")["recall@1"] == 1, "to find the step is enough"
+    assert evaluated(kitchen, "captaincook-retrieval-flawed", "step-oracle")["recall@1"] < 0.8
+    mistakes = evaluated(kitchen, "captaincook-mistake", "random")
+    assert mistakes["rows"] > 100 and 0.4 < mistakes["accuracy"] < 0.6
+    assert diffcap_rows(kitchen / "data")[0]
+
+
+def test_mistakes_become_diffcap_rows_and_these_become_diffmcq(
+    kitchen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """annotate.export writes the file that retrieval negatives reads."""
+    diffcap, diffmcq = tmp_path / "diffcap.jsonl", tmp_path / "diffmcq.jsonl"
+    assert export.main(["--captaincook", str(kitchen / "data"), "--diffcap", str(diffcap)]) == 0
+    assert f"retrieval negatives --store STORE --view VIEW --test-set {diffcap}" in capsys.readouterr().out
+    rows = read_test_set("diffcap", diffcap)
+    assert rows == diffcap_rows(kitchen / "data")[0] and {row.category for row in rows} == {
+        "Technique",
+        "Tools/Equipment",
+    }
+    texts = list(dict.fromkeys(text for row in rows for text in row.text))
+    store = Store.open(kitchen / "features")
+    with store.lock():
+        store.catalog("texts").append(pl.DataFrame({"key": [text_key(text) for text in texts], "text": texts}))
+        fill_view(store, "words", [text_key(text) for text in texts], np.eye(len(texts), dtype=np.float32), "texts")
+    given = ["--store", kitchen / "features", "--view", "pixels", "--text-view", "words", "--test-set", diffcap]
+    assert negatives.main([str(value) for value in (*given, "--out", diffmcq)]) == 0
+    questions = read_test_set("diffmcq", diffmcq)
+    pairs = {(row.reference, row.candidate) for row in rows}
+    assert len(questions) > 10 and all(set(question.options) <= pairs for question in questions)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--csv", "table.csv"], "--captaincook is annotations of its own; leave out --csv"),
+        (["answers.jsonl", "--diffcap", "made.jsonl"], "--captaincook is annotations of its own; leave out FILE"),
+        ([], "--captaincook needs --diffcap, the file to write"),
+        (["--diffcap", "made.jsonl", "--part", "train"], "no mistake of its part 'train' is a row; give another part"),
+    ],
+)
+def test_an_export_of_mistakes_refuses_other_options(
+    write: Callable[..., Path], given: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export.main([*given, "--captaincook", str(write())]) == 2
+    assert message in capsys.readouterr().err

@@ -11,7 +11,7 @@ from common.errors import StepDiffError
 from tasks import benchmarks
 from tasks.benchmarks.crossvid import ERRORS, read, without_letters
 
-CC = [
+CC: list[dict[str, Any]] = [
     {
         "id": 7,
         "videos": ["cook/a.mp4", "cook/b-_1.mp4", "cook/c.mp4", "cook/d.mkv"],
@@ -34,7 +34,7 @@ CC = [
         "answer": "C",
     },
 ]
-PEA = [
+PEA: list[dict[str, Any]] = [
     {
         "id": 1,
         "videos": ["assembly/u.mp4", "assembly/v.mp4", "assembly/u.mp4"],
