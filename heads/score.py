@@ -32,7 +32,15 @@ class ScoreOptions:
     parse: bool = False
     """post-process captions as the supplement's S4 does before scoring them"""
     similarity: bool = False
-    """diffcap: also score MPNet, the sentence similarity to the reference texts"""
+    """diffcap: also score MPNet, the sentence similarity to the reference texts; viddiff-open: also match differences
+    by it"""
+    judge: str | None = None
+    """language model that judges the texts of vidic or viddiff-open: a name, folder or hub id, or with an endpoint the
+    name of the model that is served"""
+    endpoint: str | None = None
+    """URL of an OpenAI-compatible server of the judge; its key is taken from OPENAI_API_KEY"""
+    entailment: str | None = None
+    """viddiff-open: folder or hub id of a classifier of text pairs with labels entailment and contradiction"""
     store: str | None = None
     """feature store with mpnet-base embeddings of texts; without it all are computed"""
     bootstrap: int = 1000
@@ -44,15 +52,18 @@ class ScoreOptions:
 
 
 def run(options: ScoreOptions) -> dict[str, Any]:
-    from heads.evaluation.rows import of_benchmark, published_task
+    from heads.evaluation.rows import published_task, score_file
     from heads.methods.similarity import sentences
     from heads.reporting.entries import seen_counts
+    from tasks.benchmarks import JUDGED
     from tasks.postprocess import parse as parse_caption
     from tasks.scoring import score, score_asked
     from tasks.testsets import read_captions, read_predictions, read_test_set
 
-    if options.task != "diffcap" and (options.parse or options.similarity):
+    if options.task not in ("diffcap", "viddiff-open") and (options.parse or options.similarity):
         raise StepDiffError(f"--parse and --similarity are for captions, and {options.task} has scores; leave them out")
+    if options.task not in JUDGED and (options.judge or options.endpoint or options.entailment):
+        raise StepDiffError(f"a judge is for {', '.join(JUDGED)}, and {options.task} needs none; leave it out")
     if options.store is not None and not options.similarity:
         raise StepDiffError("--store is read only with --similarity; give both, or neither")
     task = published_task(options.task)
@@ -60,7 +71,7 @@ def run(options: ScoreOptions) -> dict[str, Any]:
     if source is None or None not in (options.data, options.test_set):
         raise StepDiffError(f"--task {options.task} needs --{'data FOLDER' if task is None else 'test-set FILE'} alone")
     if task is None:
-        scores = of_benchmark(options.task, Path(source), options.predictions, options.bootstrap, options.seed)
+        scores = score_file(options, Path(source))
         seen = seen_counts(options.predictions)
         return scores if seen is None else scores | {"seen": seen}
     rows = read_test_set(task, source)

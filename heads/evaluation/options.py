@@ -9,7 +9,7 @@ Guarantees
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from common.errors import StepDiffError
 from common.io.files import place
@@ -17,6 +17,9 @@ from common.plugins import installed
 from common.workers.cluster import refuse_relative
 from tasks import benchmarks
 from tasks.testsets import FORMS
+
+if TYPE_CHECKING:
+    from heads.evaluation.judges import JudgeOptions
 
 VIDEO_LM = ("video-lm", "stepdiff")
 PUBLIC = ("llava", "idefics")
@@ -45,7 +48,10 @@ METHODS: dict[str, tuple[str, ...]] = {
 TASKS: dict[str, tuple[str, ...]] = {
     "pair_embedding": ("diffmcq",),
     "no_difference": ("diffcap",),
-    "similarity": ("diffcap",),
+    "similarity": ("diffcap", "viddiff-open"),
+    "judge": benchmarks.JUDGED,
+    "endpoint": benchmarks.JUDGED,
+    "entailment": ("viddiff-open",),
     "parse": ("diffcap",),
     "seeded": ("diffcap",),
     "decline_at": ("diffcap",),
@@ -61,7 +67,9 @@ WRITTEN = ("rows.jsonl", "scores.json", "partial.jsonl", "partial.json")
 @dataclass(frozen=True)
 class EvaluateOptions:
     task: str
-    """diffcap, diffmcq or diffrank, the published tasks; or a benchmark of others: captaincook-mistake, ..."""
+    """diffcap, diffmcq or diffrank, the published tasks; or a benchmark of others: captaincook-mistake,
+    captaincook-retrieval, captaincook-retrieval-flawed, convis, convis-retrieval, crossvid-cc, crossvid-pea,
+    viddiff-closed, viddiff-open, vidic"""
     method: str
     """video-lm (a trained head: VCLM, Interleaved or StepDiff, by its recipe; stepdiff means the same), vlemb
     (embeddings in one space), llava or idefics (a public vision-language model), socratic (a language model that reads
@@ -123,7 +131,15 @@ class EvaluateOptions:
     """diffcap: also ask that question and write log p(YES) - log p(NO) as "similar" next to each caption, so that
     scores and reports show how captions decline both as written and if those of similar clips (above 0) do"""
     similarity: bool = False
-    """diffcap: also score MPNet, the sentence similarity to the reference texts"""
+    """diffcap: also score MPNet, the sentence similarity to the reference texts; viddiff-open: also match differences
+    by it"""
+    judge: str | None = None
+    """language model that judges the texts of vidic or viddiff-open: a name, folder or hub id, or with an endpoint the
+    name of the model that is served"""
+    endpoint: str | None = None
+    """URL of an OpenAI-compatible server of the judge; its key is taken from OPENAI_API_KEY"""
+    entailment: str | None = None
+    """viddiff-open: folder or hub id of a classifier of text pairs with labels entailment and contradiction"""
     bootstrap: int = 1000
     """resamples for the 95 % intervals"""
     seed: int = 0
@@ -139,6 +155,13 @@ class EvaluateOptions:
     def source(self) -> str:
         """The test set, or the folder of a benchmark."""
         return self.test_set or self.data or ""
+
+
+def judge_options(options: Any) -> "JudgeOptions":
+    """Return the options of the judge. StepDiffError: none is given. options: of heads.evaluate or heads.score."""
+    from heads.evaluation.judges import JudgeOptions
+
+    return JudgeOptions(options.judge, options.endpoint, options.entailment, options.similarity)
 
 
 def check(options: EvaluateOptions) -> None:
@@ -161,6 +184,8 @@ def check(options: EvaluateOptions) -> None:
             if value not in known and getattr(options, name) != defaults[name]:
                 flag = name.replace("_", "-")
                 raise StepDiffError(f"--{flag} is for {', '.join(known)}, and {value} does not read it; leave it out")
+    if options.task in benchmarks.JUDGED:
+        judge_options(options)  # refuses a missing judge
     if options.rows_at_once < 1 or (options.rows is not None and options.rows < 1):
         raise StepDiffError(f"--rows {options.rows}, --rows-at-once {options.rows_at_once}: neither may be below 1")
     if options.workers < 1:

@@ -8,12 +8,14 @@ Guarantees
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from common.errors import StepDiffError
 from common.streams import published
-from heads.evaluation.options import EvaluateOptions
+from heads.evaluation.judges import load as load_judge
+from heads.evaluation.options import EvaluateOptions, judge_options
 from heads.methods.similarity import sentences
 from tasks import benchmarks
 from tasks.benchmarks import predictions as of_benchmarks
@@ -147,7 +149,7 @@ def score_rows(
     """Return the scores of predictions."""
     task = published_task(options.task)
     if task is None:
-        return benchmark_scores(options.task, asked_of(options), rows, predictions, options.bootstrap, options.seed)
+        return benchmark_scores(options, asked_of(options), rows, predictions, Path(options.out), options.store)
     embed = sentences(options.store, options.device) if options.similarity else None
     scores = score(task, rows, predictions, options.bootstrap, options.seed, embed)
     if similar is not None:
@@ -156,17 +158,26 @@ def score_rows(
 
 
 def benchmark_scores(
-    task: str, asked: Asked, rows: Sequence[Any], predictions: Sequence[Any], bootstrap: int, seed: int
+    options: Any, asked: Asked, rows: Sequence[Any], predictions: Sequence[Any], file: Path, store: str | None
 ) -> dict[str, Any]:
-    """Return the scores of predictions for rows of a benchmark, with its notes and the number of rows left out."""
-    scores = benchmarks.get(task).score(rows, predictions, asked.truth, bootstrap, seed)
-    left_out = len(asked.rows) - len(rows)
-    notes = [*asked.notes, *([f"{left_out} of {len(asked.rows)} rows were not asked"] if left_out else [])]
+    """Return the scores of predictions for rows of a benchmark, with its notes and the number of rows left out.
+
+    options: of heads.evaluate or heads.score; file: that of the predictions. What a judge says is kept next to it.
+    """
+    benchmark, notes = benchmarks.get(options.task), list(asked.notes)
+    if benchmark.judge is not None:
+        judge = load_judge(judge_options(options), file.with_suffix(".judged.jsonl"), store, options.device)
+        predictions = benchmark.judge(replace(asked, rows=list(rows)), predictions, judge)
+        notes.append(f"judge: {judge.name}")
+    if left_out := len(asked.rows) - len(rows):
+        notes.append(f"{left_out} of {len(asked.rows)} rows were not asked")
+    scores = benchmark.score(rows, predictions, asked.truth, options.bootstrap, options.seed)
     return scores | {"notes": [*scores.get("notes", ()), *notes]}
 
 
-def of_benchmark(task: str, folder: Path, predictions: str, bootstrap: int, seed: int) -> dict[str, Any]:
-    """Return the scores of a file of predictions for a benchmark."""
-    asked = benchmarks.get(task).read(folder)
-    answered = of_benchmarks.read_answers(predictions, asked.rows)
-    return benchmark_scores(task, asked, answered.rows, answered.predictions, bootstrap, seed)
+def score_file(options: Any, folder: Path) -> dict[str, Any]:
+    """Return the scores of a file of predictions for a benchmark; options: of heads.score."""
+    asked = benchmarks.get(options.task).read(folder)
+    answered = of_benchmarks.read_answers(options.predictions, asked.rows)
+    file = Path(options.predictions)
+    return benchmark_scores(options, asked, answered.rows, answered.predictions, file, options.store)

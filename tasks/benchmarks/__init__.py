@@ -18,6 +18,8 @@ MODULES: dict[str, str] = {
     "vidic": "vidic.checklist",
 }
 """name -> the module that defines it as BENCHMARK, or MODULE:NAME"""
+JUDGED = ("viddiff-open", "vidic")
+"""those whose texts a judge compares with the truth"""
 
 
 def get(name: str) -> Benchmark:

@@ -18,8 +18,10 @@ from heads.models.projector import Projector
 from heads.models.video_lm import VideoLM
 from heads.training.recipe import ProjectorOptions
 from store import Store
+from tasks import benchmarks
 from tasks.benchmarks.rows import Choice, Writing
 from tasks.prompts import system
+from tests.tasks.test_vidic import pair, write
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
 OPTIONS = ("They use a whisk.", "They use a fork.", "They use a spoon.", "They do nothing.")
@@ -141,3 +143,39 @@ def test_a_benchmark_needs_its_folder(world: Path, tmp_path: Path, capsys: pytes
     given = ["--task", "crossvid-cc", "--method", "random", "--store", str(world / "features")]
     assert evaluate.main([*given, "--out", str(tmp_path / "x.jsonl")]) == 2
     assert "--task crossvid-cc needs --data FOLDER" in capsys.readouterr().err
+
+
+def test_texts_are_judged_by_a_language_model_and_its_answers_are_kept(
+    world: Path, seeing: StepDiff, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("heads.methods.stepdiff.MOST_TOKENS_OF_TEXT", 4)
+    monkeypatch.setattr("heads.evaluation.judges.LONGEST", 4)
+    pairs = [pair(number, 1, 2) for number in range(3)]
+    for number, own in enumerate(pairs):
+        own |= {"video1_path": CLIPS[number], "video2_path": CLIPS[number + 1]}
+    data, out = write(tmp_path / "vidic", pairs), tmp_path / "said.jsonl"
+    given = ["--task", "vidic", "--data", str(data), "--bootstrap", "0"]
+    judged = [*given, "--judge", tiny_lm]
+    command = [*judged, "--store", str(world / "features"), "--method", "video-lm", "--out", str(out)]
+    assert evaluate.main(command) == 0
+    kept = out.with_suffix(".judged.jsonl").read_text().splitlines()
+    assert len(kept) == 9
+    scores = json.loads(out.with_suffix(".scores.json").read_text())["scores"]
+    assert any(note.startswith(f"judge: {tiny_lm} (") for note in scores["notes"])
+    assert score.main([*judged, "--predictions", str(out)]) == 0
+    assert out.with_suffix(".judged.jsonl").read_text().splitlines() == kept, "no question is asked twice"
+
+
+def test_a_task_that_needs_a_judge_is_refused_without_one(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--task", "vidic", "--data", str(write(tmp_path / "vidic")), "--store", str(world / "features")]
+    assert evaluate.main([*given, "--method", "random", "--out", str(tmp_path / "x.jsonl")]) == 2
+    assert "no judge: give --judge MODEL" in capsys.readouterr().err
+
+
+def test_the_help_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        evaluate.main(["--help"])
+    words = set(capsys.readouterr().out.replace(",", " ").split())
+    assert words >= benchmarks.MODULES.keys()
