@@ -5,7 +5,8 @@ It is resolved to the query's vector, the index and the eligible rows, then comp
 Guarantees
 - a_row_is_never_its_own_neighbour: a clip is not its own neighbour, even if others have the same features
 - a_filter_is_applied_before_the_search: the k nearest are those among the clips that the condition selects
-- a_query_by_a_text_of_the_store: a text's embedding is read from texts/VIEW by the text's key; no encoder runs
+- a_query_by_a_text_of_the_store: a text's embedding is read from texts/VIEW by the text's key if it is there; no
+  encoder runs
 - k_rows_of_the_catalog_are_read: a query without a condition reads the catalog's rows of its hits alone
 """
 
@@ -103,26 +104,38 @@ def similar_ids(store: Store, clip: str) -> list[str]:
     return kept.to_list()
 
 
-def of_text(store: Store, view: View, feature: str, text: str) -> Query:
-    """Return the query of a text whose embedding is in texts/VIEW. Raises StepDiffError that names how to add it."""
-    name = view.name
+def of_text(store: Store, view: View, feature: str, text: str, weights: str | None = None) -> Query:
+    """Return the query of a text: its embedding in texts/VIEW, or the view's own encoder computes it now.
+
+    Raises StepDiffError that names what to do.
+    """
+    from retrieval.queries.live import embed_text, encodes
+
+    title, name = f"text {short(text)!r}", view.name
     texts = store.view("texts", name) if name in store.views("texts") else None
-    encoder = (texts or view).provenance.encoder
-    fill = fill_command(store, name, encoder, "TEXTS.jsonl")
-    add = f"put it into the column `text` of a file TEXTS.jsonl and run {fill}"
+    row = store.catalog("texts").rows([text_key(text)])
+    if texts is not None and row[0] >= 0 and texts.status(row)[0] == OK:
+        check_space(store, view, texts, feature)
+        return Query(title, normalised(store, texts, feature, row)[0].astype(np.float32), np.empty(0, np.int64))
+    if encodes(view, "texts"):
+        return Query(title, embed_text(store, view, feature, text, weights), np.empty(0, np.int64))
     where = f"the text {short(text)!r} is not in texts/{name} of {store.path}"
+    if texts is None and encodes(view, "clips"):
+        raise StepDiffError(
+            f"{where}, and {view.provenance.encoder} encodes no texts: query a view of an encoder that does, such as "
+            f"clip, or one that a head trained on texts wrote "
+            f"({command('python', '-m', 'heads.embed', '--head', 'RUN', '--store', store.path)})"
+        )
+    encoder = (texts or view).provenance.encoder
+    add = "put it into the column `text` of a file TEXTS.jsonl and run "
+    add += fill_command(store, name, encoder, "TEXTS.jsonl")
     if texts is None:
         aligned = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path)
         raise StepDiffError(
             f"{where}, which has no texts yet: if {encoder} encodes texts too, {add}; otherwise query a view that a "
             f"head trained on texts wrote ({aligned})"
         )
-    row = store.catalog("texts").rows([text_key(text)])
-    if row[0] < 0 or texts.status(row)[0] != OK:
-        raise StepDiffError(f"{where}: {add}")
-    check_space(store, view, texts, feature)
-    vector = normalised(store, texts, feature, row)[0].astype(np.float32)
-    return Query(f"text {short(text)!r}", vector, np.empty(0, np.int64))
+    raise StepDiffError(f"{where}: {add}")
 
 
 def check_space(store: Store, view: View, texts: View, feature: str) -> None:

@@ -39,7 +39,8 @@ class Options:
     candidate: str | None = None
     """the pair's second clip"""
     text: str | None = None
-    """text whose neighbours are wanted; its embedding must be in the same view of texts"""
+    """text whose neighbours are wanted; if its embedding is not in the same view of texts, the view's encoder computes
+    it now"""
     file: Path | None = None
     """video or picture whose neighbours are wanted, encoded as the view was"""
     start: float | None = None
@@ -47,7 +48,8 @@ class Options:
     end: float | None = None
     """second at which it ends"""
     weights: str | None = None
-    """weights of the view's encoder for --file: a folder, name or hub id; by default those of its name"""
+    """weights of the view's encoder for --text and --file: a folder, name or hub id; by default those that featurize
+    recorded with the view, or those of the encoder's name"""
     where: str | None = None
     """condition on the catalog as after SQL's WHERE, e.g. "step = 'whisk' AND duration > 4": comparisons, AND, OR, NOT,
     IN, LIKE, BETWEEN, IS NULL, arithmetic, lower, upper and length"""
@@ -93,7 +95,7 @@ def source_of(options: Options) -> Callable[..., Any]:
             "--text WORDS or --file VIDEO"
         )
     if options.text is not None:
-        return partial(of_text, text=options.text)
+        return partial(of_text, text=options.text, weights=options.weights)
     if options.file is not None:
         return partial(of_file, file=options.file, span=(options.start, options.end), weights=options.weights)
     return partial(of_clips, clips=pair or [str(options.clip)])

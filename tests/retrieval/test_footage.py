@@ -114,8 +114,8 @@ def test_a_file_that_cannot_be_encoded_like_the_view_is_refused(
         (store.path, ENCODER, tmp_path / "words.txt"): "is not a video in a known format",
         (store.path, ENCODER, tmp_path / "cut.mp4"): "cut.mp4",
         (other.path, "aligned", video): "view clips/aligned was made by a head over tiny, not by an encoder of files",
-        (other.path, "old", video): "view clips/old differs from what efficientnet-lite0 makes of a file now "
-        "(weights '0000",
+        (other.path, "old", video): "the weights of view clips/old (efficientnet-lite0, sha256 000000000000) are not "
+        "found: name them with --weights",
     }
     for (path, view, file), why in refused.items():
         assert main(["query", "--store", str(path), "--view", view, "--file", str(file), "-k", "1"]) == 2

@@ -1,0 +1,144 @@
+"""The encoder that made a view, loaded again to encode a text or a file as the view was.
+
+Guarantees
+- weights_are_found_by_the_record_of_the_view: weights are those that featurize recorded with the view's rows, or those
+  of the encoder's name, if their sha256 is that of the provenance; --weights is needed only if neither is found
+- a_live_text_equals_the_text_of_the_store: a text that the store lacks gets the embedding that featurize computes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from common.errors import StepDiffError
+from common.io.tables import short
+from retrieval.vectors import command, width
+from store import Provenance, Store, View
+from store.format.pool import unpooled
+from store.io.records import all_writes
+
+if TYPE_CHECKING:
+    from featurize.encoders import Encoder
+
+_RECORDS = 64  # shards whose records are read, at most
+_CHOICES = {"layer": int, "frames": int, "sampling": str, "pooling": str, "window": int}
+
+
+def embed_text(
+    store: Store, view: View, feature: str, text: str, weights: str | None = None
+) -> Float32[np.ndarray, " dim"]:
+    """Return the normalised embedding of a text in the space of a view of clips.
+
+    Raises:
+        StepDiffError: The text is empty, or the view's encoder encodes no texts, or its weights are not found.
+    """
+    if not text.strip():
+        raise StepDiffError("the text is empty: write what the clips should show")
+    encoder = encoder_of(store, view, weights)
+    shape = encoder.features("texts").get(feature)
+    if shape is None or shape.shape != (width(view, feature),):
+        raise StepDiffError(
+            f"{feature} of view clips/{view.name} is not in the space of the texts of {encoder.name}: query with --clip"
+        )
+    return unit_vector(encoder.encode_texts([text])[feature][0], f"the {feature} of the text {short(text)!r}")
+
+
+def unit_vector(vector: Float[np.ndarray, " dim"], what: str) -> Float32[np.ndarray, " dim"]:
+    """Return a vector divided by its length. Raises StepDiffError if it has no direction."""
+    exact = vector.astype(np.float64)
+    length = np.sqrt(np.sum(exact * exact))
+    if not np.isfinite(length) or length == 0:
+        raise StepDiffError(f"{what} holds NaN, infinity or only zeros: query with another one")
+    return (exact / length).astype(np.float32)
+
+
+def encodes(view: View, entity: str) -> bool:
+    """Return whether the encoder that made a view is one of featurize, and encodes an entity."""
+    from featurize.encoders import encoder_class
+
+    try:
+        return entity in encoder_class(view.provenance.encoder).entities
+    except StepDiffError:
+        return False
+
+
+def encoder_of(store: Store, view: View, weights: str | None = None) -> Encoder:
+    """Load the encoder that made a view of clips, as its provenance says.
+
+    Args:
+        store: The store of the view.
+        view: Of clips.
+        weights: Folder, name or hub id; None: what is recorded with the view, or the encoder's own.
+
+    Raises:
+        StepDiffError: The view was made by something else, its weights are not found, or the encoder differs.
+    """
+    from featurize.encoders import encoder_class, load
+
+    made = unpooled(view.provenance)  # embeddings do not depend on pooled tokens
+    try:
+        encoder_class(made.encoder)
+    except StepDiffError:
+        featurize = command("python", "-m", "featurize", "FILE", "--store", store.path, "--encoder", "ENCODER")
+        embed = command("python", "-m", "heads.embed", "--head", "RUN", "--store", store.path, "--view", view.name)
+        raise StepDiffError(
+            f"view clips/{view.name} was made by a {made.encoder}, not by an encoder of files: run {featurize}, then "
+            f"{embed}, and query with --clip"
+        ) from None
+    records = list(islice(_records(view), _RECORDS))
+    choices = next((choices for _, choices in records if choices is not None), None) or _choices(made)
+    named = weights or _found(view, made, list(dict.fromkeys(source for source, _ in records if source)))
+    encoder = load(made.encoder, named, **choices)
+    differs = made.difference(encoder.provenance("clips", made.dtypes.get("tokens", "float16")))
+    if differs:
+        raise StepDiffError(
+            f"view clips/{view.name} differs from what {made.encoder} makes of a file now ({differs}): "
+            "name the view's own weights with --weights, or query with --clip"
+        )
+    return encoder
+
+
+def _records(view: View) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
+    """Yield the source of the weights and the encoder's choices, as recorded with each shard; None if they are not."""
+    for _, writes in all_writes(view.paths, view.rows_per_shard):
+        for write in writes:
+            source, choices = write.info.get("weights"), write.info.get("choices")
+            known = choices if isinstance(choices, dict) else None
+            yield (
+                source if isinstance(source, str) else None,
+                known and {name: value for name, value in known.items() if type(value) is _CHOICES.get(name)},
+            )
+
+
+def _choices(made: Provenance) -> dict[str, Any]:
+    """Return the choices that a provenance implies: stores of older versions record no others."""
+    from featurize.encoders import encoder_class
+    from featurize.video.frames import WORDS
+
+    count, _, rule = made.frames.partition(" at ")
+    sampling = next((name for name, words in WORDS.items() if rule.startswith(words)), None)
+    frames = {"frames": int(count)} if count.isdecimal() and "frames" in encoder_class(made.encoder).choices else {}
+    return {"sampling": sampling, **frames}
+
+
+def _found(view: View, made: Provenance, sources: list[str]) -> str:
+    """Return where the weights of a view are: the recorded place, or the encoder's own name."""
+    from featurize.encoders import deciding
+    from weights import NAMES, fingerprint, resolve
+
+    for source in [*sources, *([made.encoder] if made.encoder in NAMES else [])]:
+        try:
+            if fingerprint(deciding(made.encoder, resolve(source))) == made.weights:
+                return source
+        except (StepDiffError, OSError):  # gone, or out of reach: another place may have them
+            continue
+    where = f" at {' or '.join(sources)}" if sources else ""
+    raise StepDiffError(
+        f"the weights of view clips/{view.name} ({made.encoder}, sha256 {made.weights[:12]}) are not found{where}: "
+        "name them with --weights, a folder or hub id, or query with --clip"
+    )
