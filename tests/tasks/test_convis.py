@@ -92,12 +92,8 @@ def test_the_figures_are_correlations_of_each_concept_times_100(folder: Path) ->
     rho, tau = (100 * f([4, 1, 2, 2], MEANS).statistic for f in (stats.spearmanr, stats.kendalltau))
     assert found["rho main action"] == pytest.approx(rho) and found["tau main action"] == pytest.approx(tau)
     assert found["rho location"] == pytest.approx(-rho) and found["rho main objects"] is None  # its truths tie
-    assert found["per_category"][LOCATION] == {
-        "rho": found["rho location"],
-        "tau": found["tau location"],
-        "rows": 4,
-        "missing": 0,
-    }
+    both = {"rho": found["rho location"], "tau": found["tau location"]}
+    assert found["per_category"][LOCATION] == both | {"rows": 4, "missing": 0}
     assert (found["task"], found["rows"], found["missing"], found["videos"]) == ("convis", 20, 0, 4)
     assert found["intervals"] == {}
     assert set(benchmarks.get("convis").figures) <= set(found)
@@ -108,6 +104,17 @@ def test_a_constant_prediction_has_no_figure(folder: Path) -> None:
     found = score(asked.rows, [[0.1]] * 20, asked.truth, 50)
     assert {found[f"{kind} {name}"] for kind in ("rho", "tau") for name in NAMES} == {None}
     assert set(found["intervals"].values()) == {None}
+
+
+def test_a_mean_over_concepts_has_all_five(folder: Path) -> None:
+    asked = read(folder)
+    rows = [row for row in asked.rows if row.concept in (ACTION, LOCATION)]
+    values = [[float(len(row.concept) * (-1) ** i + i)] for i, row in enumerate(rows)]
+    part = score(rows, values, asked.truth, 20)
+    assert part["rho"] is None and part["intervals"]["rho"] is None and part["rho main action"] is not None
+    whole = score(rows, values, {row.key: asked.truth[row.key] for row in rows}, 20)  # a benchmark of two concepts
+    assert whole["tau"] == pytest.approx((part["tau main action"] + part["tau location"]) / 2)
+    assert len(whole["intervals"]["tau"]) == 2
 
 
 def test_an_interval_contains_its_figure_and_depends_on_the_seed_alone() -> None:

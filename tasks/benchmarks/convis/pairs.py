@@ -16,6 +16,7 @@ Guarantees
 - figures of the published predictions equal the published table to its digit
 - a pair without a prediction is not scored but counted
 - a constant prediction has no figure
+- a mean over concepts has all five
 - the truth is the mean of all answers about a pair
 - figures of agreement are those of the last answer of each person about a pair
 """
@@ -78,8 +79,9 @@ def score(
         seed: Seed of the resamples.
 
     Returns:
-        {"task", "rho CONCEPT": number or None, "tau CONCEPT": ..., "rows", "missing", "videos", "intervals",
-        "per_category": {concept: {"rho", "tau", "rows", "missing"}}}
+        {"task", "rho CONCEPT": number or None, "tau CONCEPT": ..., "rho" and "tau": their means over the concepts, which
+        are not published, "rows", "missing", "videos", "chance", "intervals", "per_category": {concept: {"rho", "tau",
+        "rows", "missing"}}}
 
     Raises:
         StepDiffError: No rows, another number of predictions, or one that does not fit its row.
@@ -91,24 +93,36 @@ def score(
     draws = Resamples(["-".join(row.clips) for row in rows], bootstrap, seed)
     asked = Counter(key.rpartition(": ")[2] for key in truth)
     concepts = np.array([row.concept for row in rows])
-    result: dict[str, Any] = {"task": "convis"}
-    intervals, parts = {}, {}
+    parts: dict[str, Any] = {}
+    resampled: dict[str, np.ndarray] = {}
     for concept in [c.name for c in CONCEPTS if asked[c.name]]:
         chosen = np.flatnonzero(concepts == concept)
-        weights = draws.counts[:, draws.member[chosen]]
-        part: dict[str, Any] = {}
+        parts[concept] = {"rows": len(chosen), "missing": asked[concept] - len(chosen)}
         for name, correlation in CORRELATIONS.items():
             both = values[chosen], means[chosen]
-            part[name] = _percent(correlation(*both)[0] if len(chosen) > 1 else np.nan)
-            result[f"{name} {concept}"] = part[name]
-            if bootstrap:
-                resampled = correlation(*both, weights) if part[name] is not None else np.empty(0)
-                low_high = interval(100 * resampled, draws.groups)
-                intervals[f"{name} {concept}"] = None if low_high is None else list(low_high)
-        parts[concept] = part | {"rows": len(chosen), "missing": asked[concept] - len(chosen)}
+            parts[concept][name] = _percent(correlation(*both)[0] if len(chosen) > 1 else np.nan)
+            given = parts[concept][name] is not None
+            weights = draws.counts[:, draws.member[chosen]]
+            resampled[f"{name} {concept}"] = (
+                100 * correlation(*both, weights) if given else np.full(len(weights), np.nan)
+            )
+    found = {f"{name} {concept}": part[name] for name in CORRELATIONS for concept, part in parts.items()}
+    for name in CORRELATIONS:
+        own = [f"{name} {concept}" for concept in parts]
+        found[name] = None if None in (each := [found[key] for key in own]) else float(np.mean(each))
+        resampled[name] = np.mean([resampled[key] for key in own], axis=0)
+    low_high = {name: interval(resampled[name], draws.groups) for name in found} if bootstrap else {}
     videos = {video_of(clip) for row in rows for clip in row.clips}
-    counts = {"rows": len(rows), "missing": len(truth) - len(rows), "videos": len(videos)}
-    return {**result, **counts, "intervals": intervals, "per_category": parts}
+    return {
+        "task": "convis",
+        **found,
+        "rows": len(rows),
+        "missing": len(truth) - len(rows),
+        "videos": len(videos),
+        "chance": dict.fromkeys(found, 0.0),
+        "intervals": {name: both if both is None else list(both) for name, both in low_high.items()},
+        "per_category": parts,
+    }
 
 
 def _percent(value: float) -> float | None:
