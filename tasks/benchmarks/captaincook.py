@@ -3,14 +3,14 @@
     captaincook-mistake            two recordings of one step, one with a mistake: in which video is it?
     captaincook-retrieval          a clip with a mistake; which of the clips done right, of the same recipe from other
                                    recordings, shows the same step? Finding the step is enough
-    captaincook-retrieval-flawed   the same, with the clips done with a mistake among the targets, all of them wrong:
-                                   a clip with the same mistake may be nearer than one done right
+    captaincook-retrieval-flawed   the same, with clips done with a mistake among the targets, all of them wrong: a clip
+                                   with the same mistake may be nearer than one done right
 
 Their authors publish no such tasks; the rows are made from their annotations (captaincook_files.py) by the rules here.
 
 Categories are the tags of mistakes; a clip with several mistakes counts in each of its tags. Intervals draw recipes,
-because all rows of a recipe share recordings. `accuracy_without_order` leaves out clips whose only mistake is the order
-of the steps, which two clips of one step cannot show.
+because all rows of a recipe share recordings. A mistake in the order of the steps is not seen in a clip of one step:
+`accuracy_without_order` leaves out clips that have no other mistake, and they are no targets.
 
 Guarantees
 - a_pair_has_one_step_two_recordings_and_one_mistake
@@ -53,7 +53,8 @@ CATEGORIES: dict[str, str | None] = {
     "Other": None,
 }
 """tag -> category of a difference; None: the mistake is about other steps, or of no one kind"""
-UNSEEN = "Order"
+UNSEEN = ("Order",)
+"""tags of a mistake that a clip of the step does not show"""
 PART = "test"
 
 
@@ -99,7 +100,7 @@ def read_retrieval(folder: Path, part: str = PART, flawed: bool = False) -> Aske
     Args:
         folder: The annotations' folder, or a file of its data_splits.
         part: train, val or test.
-        flawed: Rank flawed performances too, not only right ones.
+        flawed: Rank flawed performances too, except those whose only mistake is the order of the steps.
 
     Raises:
         StepDiffError: A file is missing or damaged, or no flawed performance has a right one.
@@ -115,7 +116,8 @@ def read_retrieval(folder: Path, part: str = PART, flawed: bool = False) -> Aske
             without += 1
             continue
         key = f"{step.step_id} {step.clip}"
-        targets = tuple(dict.fromkeys(one.clip for one in others if flawed or not one.mistakes))
+        shown = (one for one in others if not one.mistakes or (flawed and one.tags != UNSEEN))
+        targets = tuple(dict.fromkeys(one.clip for one in shown))
         rows.append(Ranking(key, step.clip, targets, CONCEPT))
         truth[key] = Truth(step.recipe, step.tags, right=right)
     notes = recorded.notes + ((f"left out: {without} mistakes whose step nobody does right",) if without else ())
@@ -151,7 +153,7 @@ def score_mistakes(
     """Return the accuracy, over all and by tag; as Benchmark.score."""
     own = truths_of(rows, truth)
     answers, recipes = [one.answer for one in own], [one.recipe for one in own]
-    seen = {"accuracy_without_order": np.array([one.tags != (UNSEEN,) for one in own])}
+    seen = {"accuracy_without_order": np.array([one.tags != UNSEEN for one in own])}
     given = answers, recipes, seen, _tags(own), bootstrap, seed
     return score_choices("captaincook-mistake", rows, predictions, *given)
 
