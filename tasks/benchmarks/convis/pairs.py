@@ -79,9 +79,9 @@ def score(
         seed: Seed of the resamples.
 
     Returns:
-        {"task", "rho CONCEPT": number or None, "tau CONCEPT": ..., "rho" and "tau": their means over the concepts, which
-        are not published, "rows", "missing", "videos", "chance", "intervals", "per_category": {concept: {"rho", "tau",
-        "rows", "missing"}}}
+        {"task", "rho CONCEPT": number or None, "tau CONCEPT", "rho" and "tau": their means over the concepts (ours),
+        "rows", "missing", "videos", "chance", "intervals", "per_category": {concept: {"rho", "tau", "rows",
+        "missing"}}}
 
     Raises:
         StepDiffError: No rows, another number of predictions, or one that does not fit its row.

@@ -4,7 +4,8 @@ The published lists have 133 clips with four targets each. Their ground truth (r
 mean scores of pairs are the truth, and only clips whose four pairs all have scores are rows.
 
 P@1, R@1 and F1@1 compare the targets with the highest score of the method and those with the highest one of people:
-several where scores are equal. They are means over rows, times 100. tau is the mean tau-b of the rows that have one.
+several where scores are equal. They are means over rows, times 100. tau is the mean tau-b of the rows that have one,
+times 100. Ties gain a method recall: a constant prediction has R@1 100. `chance` is that of random orders without ties.
 
 Guarantees
 - targets with equal scores share a rank
@@ -57,6 +58,12 @@ def compare(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, floa
     return precision, recall, f1, float(kendall(np.array(ours, float), np.array(theirs, float))[0])
 
 
+def _by_chance(theirs: Sequence[float]) -> list[float]:
+    """Return the mean precision, recall and F1 of one target at random."""
+    orders = np.eye(len(theirs)).tolist()
+    return [float(np.mean(values)) for values in list(zip(*(compare(o, theirs) for o in orders), strict=True))[:3]]
+
+
 def score(
     rows: Sequence[Ranking],
     predictions: Sequence[Prediction],
@@ -67,11 +74,11 @@ def score(
     """Return the figures as tasks.benchmarks.summary does; lists are drawn for the intervals, not their concepts."""
     both = zip(scores_of(rows, predictions), truths_of(rows, truth), strict=True)
     values = np.array([compare(*sides) for sides in both])
-    level = np.array([compare([0.0] * len(own), own) for own in truths_of(rows, truth)])
+    level = np.array([_by_chance(own) for own in truths_of(rows, truth)])
     defined = ~np.isnan(values[:, 3])
     figures = {name: mean_figure(100 * values[:, i]) for i, name in enumerate(FIGURES[:3])}
     chance = {name: mean_figure(100 * level[:, i]) for i, name in enumerate(FIGURES[:3])}
-    figures["tau"] = mean_figure(100 * values[:, 3], defined)
+    figures["tau"], chance["tau"] = mean_figure(100 * values[:, 3], defined), mean_figure(np.zeros(len(rows)))
     concepts = {c.name: np.array([row.concept == c.name for row in rows]) for c in CONCEPTS}
     lists = [row.reference for row in rows]
     counts = {"rows_with_tau": defined}
