@@ -42,6 +42,7 @@ def test_a_statement_without_a_video_is_not_asked_about(folder: Path) -> None:
     first = asked.rows[0]
     assert first.clips == ("videos/0_0.mp4_0.500_3.000", "videos/0_1.mp4_0.500_3.000")
     assert "a person squats once. Of which" in first.question and '"statement 0 of 0"' in first.question
+    assert first.about == "statement 0 of 0"
     assert len(first.options) == 2 and "Video 1" in first.options[0] and "Video 2" in first.options[1]
     assert asked.notes[0] == "6 pairs, 14 annotated statements (6 a, 6 b, 2 c; c is not scored)"
 
@@ -73,12 +74,12 @@ def test_clips_are_slices_of_frames_in_seconds(folder: Path) -> None:
 
 def test_a_folder_of_images_and_an_open_slice_are_clips_too(tmp_path: Path) -> None:
     videos = [
-        {"path": "dive/01/frames", "fps_original": 12.5, "frames_trim": [0, None]},
+        {"path": "dive/01/frames", "fps_original": 12.5, "frames_trim": [25, None]},
         {"path": "dive/02/frames", "fps_original": 12.5, "frames_trim": [None, None]},
     ]
     more = {"videos": json.dumps(videos), "domain": None}
     first, second = clips(write(tmp_path, [entry(0, {"0": "a"}, "easy", **more)]))
-    assert (first.clip, first.start, first.end) == ("dive/01/frames_0.000_end", 0.0, None)
+    assert (first.clip, first.start, first.end) == ("dive/01/frames_2.000_end", 2.0, None)
     assert (second.clip, second.start, second.end) == ("dive/02/frames", None, None)
     assert first.metadata == {"domain": "humman", "kind": "folder of images", "fps": "12.5"}
 
