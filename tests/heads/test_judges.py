@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 
 from common.errors import StepDiffError
+from heads import score
 from heads.evaluation.judges import Answers, Entailment, JudgeOptions, load
 from heads.llm.model import LLMOptions, Sampling
 from heads.llm.server import ServedLLM
 from tasks.benchmarks.judging import Inquiry, NoAnswer, answers
+from tasks.benchmarks.vidic.files import read
 from tests.llm_server import Reply, Server, said
+from tests.tasks.vidic_files import write
 
 QUESTIONS = [Inquiry(str(number), ({"role": "user", "content": f"question {number}"},)) for number in range(5)]
 
@@ -112,6 +115,29 @@ def test_an_entailment_model_compares_its_two_labels(tmp_path: Path) -> None:
     wrong = entailment_model(tmp_path / "wrong", ("positive", "contradiction"))
     with pytest.raises(StepDiffError, match="has labels positive, contradiction, not entailment; give an entailment"):
         Entailment(wrong, "cpu")
+
+
+def test_texts_are_judged_by_a_command_that_continues(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """heads.score judges a file of texts; once a server that refused the key answers, the command asks the rest."""
+    folder = write(tmp_path / "vidic")
+    rows = read(folder).rows
+    predictions = tmp_path / "out.jsonl"
+    predictions.write_text("".join(json.dumps({"key": row.key, "generated_text": "same"}) + "\n" for row in rows))
+    argv = ["--task", "vidic", "--data", str(folder), "--predictions", str(predictions), "--bootstrap", "10"]
+    argv += ["--judge", "llama", "--endpoint", server.url]
+    server.answer = lambda body: said("answer: no") if "Similarities" in str(body["messages"]) else Reply(b"", 403)
+    assert score.main(argv) != 0 and "refuses the key" in capsys.readouterr().err
+    kept = tmp_path / "out.judged.jsonl"
+    first = len(kept.read_text().splitlines())
+    asked = len(server.requests)
+    server.answer = lambda body: said("answer: no")
+    assert score.main([*argv, "--json"]) == 0
+    assert len(server.requests) - asked == 14 - first and len(kept.read_text().splitlines()) == 14
+    found = json.loads(capsys.readouterr().out)
+    assert (found["similarities"], found["differences"], found["errors"]) == (1.0, 0.0, 0)
+    assert "judge: llama (as served)" in found["notes"] and found["notes"][0].startswith("control 'no difference'")
 
 
 def test_options_that_name_no_judge_are_refused() -> None:

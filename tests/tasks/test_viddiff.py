@@ -108,6 +108,7 @@ def test_accuracy_is_pooled_over_statements_and_averaged_over_splits(folder: Pat
         assert found["average"] == pytest.approx(np.mean(each))
         assert found["accuracy"] == pytest.approx(naive_accuracy(said, None))
         assert found["per_category"]["fitness"]["accuracy"] == pytest.approx(each[0])
+        assert found["per_category"].keys() == {"fitness", "surgery"} and "easy" not in found["per_category"]["fitness"]
         assert found["groups"] == 6 and set(found["chance"].values()) == {0.5}
 
 
@@ -365,6 +366,7 @@ def test_recall_and_errors_sum_to_one(folder: Path) -> None:
         each = [naive_recall(asked, letters, split)[0] for split in SPLITS]
         assert [found[split] for split in SPLITS] == pytest.approx(each)
         assert found["average"] == pytest.approx(np.mean(each))
+        assert found["per_category"]["fitness"]["recall"] == pytest.approx(each[0])
         assert sum(found[name] for name in names) == pytest.approx(1)
         assert (found["unparsed"], found["excess"]) == (6, 12)
 

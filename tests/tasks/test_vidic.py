@@ -16,47 +16,12 @@ from tasks.benchmarks.judging import Conversation, Judge, NoAnswer
 from tasks.benchmarks.vidic import checklist
 from tasks.benchmarks.vidic.checklist import CONTROLS, control, judged, parse_answer, score
 from tasks.benchmarks.vidic.files import clips, export, judge_template, read, read_responses
+from tests.tasks.vidic_files import PAIRS, write
 
 PUBLISHED = Path(__file__).parents[3] / "shared/data/vidic"
 published = pytest.mark.skipif(
     not (PUBLISHED / "checklist.json").is_file(), reason="no published checklist of ViDiC-1K"
 )
-CLASSES = ("subject", "camera")
-JUDGE_PROMPT = '"Is it \\"yes\\"?\\n"\n"{{\\"answer\\": \\"yes/no\\"}}\\n"\n"{description}|{question}"'
-
-
-def pair(number: int, similarities: int, differences: int) -> dict[str, Any]:
-    """Return an entry of the checklist."""
-    sections = {"Similarities": (similarities, "no"), "Differences": (differences, "yes")}
-    return {
-        "index": number,
-        "video1_path": f"data/set {number % 2}/{number}_a.mp4",
-        "video2_path": f"data/set {number % 2}/{number}_b.mp4",
-        "structured_analysis": {
-            name: [
-                {"class": CLASSES[i % 2], "question": f"{name} {number} {i}?", "correct_answer": answer, "answer": ""}
-                for i in range(count)
-            ]
-            for name, (count, answer) in sections.items()
-        },
-    }
-
-
-PAIRS = [pair(0, 2, 3), pair(1, 0, 1), pair(2, 3, 0), pair(3, 1, 4)]
-
-
-def write(folder: Path, pairs: Any = PAIRS, inside: bool = False) -> Path:
-    """Write a folder of the benchmark, flat or as the authors' repository."""
-    files = {
-        "checklist/checklist.json": json.dumps(pairs),
-        "prompt/prompt_get_response.txt": "Compare Video A and Video B.",
-        "prompt/prompt_judge.txt": JUDGE_PROMPT,
-    }
-    for name, text in files.items():
-        path = folder / (name if inside else Path(name).name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(params=[False, True], ids=["flat", "repository"])
@@ -150,6 +115,7 @@ def test_similarities_and_differences_are_never_given_alone(folder: Path) -> Non
         "no difference": {"accuracy": 6 / 14, "similarities": 1.0, "differences": 0.0},
         "all differs": {"accuracy": 8 / 14, "similarities": 0.0, "differences": 1.0},
     }
+    assert found["notes"][0] == "control 'no difference': accuracy 0.4286, similarities 1.0000, differences 0.0000"
     assert set(benchmarks.get("vidic").figures) == {"accuracy", "similarities", "differences"}
 
 

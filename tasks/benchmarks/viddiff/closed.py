@@ -32,6 +32,7 @@ from tasks.benchmarks.viddiff.files import (
     published,
     read_samples,
     split_figures,
+    without_splits,
     write_published,
 )
 from tasks.bootstrap import mean_figure
@@ -104,7 +105,7 @@ def score(
     )
     counts = {"ties": ties, "missing": missing}
     pairs = [own.pair for own in truths]
-    return summary("viddiff-closed", rows, figures, chance, pairs, counts, domains, bootstrap, seed)
+    return without_splits(summary("viddiff-closed", rows, figures, chance, pairs, counts, domains, bootstrap, seed))
 
 
 def export(rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction | None], folder: Path) -> list[Path]:

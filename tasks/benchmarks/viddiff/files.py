@@ -211,6 +211,15 @@ def split_figures(
     return {"average": Figure(parts, _mean_of_ratios), **each}
 
 
+def without_splits(scores: dict[str, Any]) -> dict[str, Any]:
+    """Return scores whose categories lack the figures of `split_figures`, which a category seldom has."""
+    dropped = {name + ending for name in ("average", *SPLITS) for ending in ("", "_ours")}
+    parts = scores["per_category"].items()
+    return scores | {
+        "per_category": {name: {key: own for key, own in part.items() if key not in dropped} for name, part in parts}
+    }
+
+
 def _mean_of_ratios(sums: np.ndarray) -> np.ndarray:
     """Return the mean of the ratios of columns 0 / 1, 2 / 3, ..., NaN if one of them is undefined."""
     with np.errstate(invalid="ignore"):

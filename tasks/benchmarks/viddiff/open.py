@@ -36,6 +36,7 @@ from tasks.benchmarks.viddiff.files import (
     published,
     read_samples,
     split_figures,
+    without_splits,
     write_published,
 )
 from tasks.benchmarks.viddiff.matching import (
@@ -128,11 +129,10 @@ def score(
         if all(way in own for own in predictions):
             letters = [own[way] for own in predictions]
             figures |= {name + ending: figure for name, figure in _figures(samples, letters).items()}
-    splits = {name: np.array([own.split == name for own in samples]) for name in SPLITS}
     domains = {name: np.array([own.domain == name for own in samples]) for name in sorted({s.domain for s in samples})}
     keys = [row.key for row in rows]
-    found = summary("viddiff-open", rows, figures, {}, keys, {}, splits | domains, bootstrap, seed)
-    return found | {name: sum(own[name] for own in predictions) for name in ("unparsed", "excess")}
+    found = summary("viddiff-open", rows, figures, {}, keys, {}, domains, bootstrap, seed)
+    return without_splits(found) | {name: sum(own[name] for own in predictions) for name in ("unparsed", "excess")}
 
 
 def _figures(samples: Sequence[Sample], letters: Sequence[Letters]) -> dict[str, Figure]:

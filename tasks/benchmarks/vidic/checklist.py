@@ -120,7 +120,12 @@ def score(
         for name in categories
     }
     found["controls"] = {name: _values(_figures(checks, control(checks, said))) for name, said in CONTROLS.items()}
+    found["notes"] = [f"control {name!r}: {_shown(values)}" for name, values in found["controls"].items()]
     return found
+
+
+def _shown(values: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{name} {'undefined' if value is None else f'{value:.4f}'}" for name, value in values.items())
 
 
 def _figures(
