@@ -8,6 +8,7 @@ Guarantees
 - the manifest overrides the catalog's metadata for existing clips (split, path, ...); another file or interval of a
   clip that has features is refused, or replaces them with `--replace` (see changes.py)
 - a clip that failed is tried again once its file or interval changed
+- a forgotten clip is not computed until it is recalled
 - a manifest of any size is planned window by window: the driver's memory has a byte for each row of the catalog and the
   rows of one window. Files of a window are compared when it is planned: one that is refused ends the run after the
   rows of earlier windows are computed
@@ -33,7 +34,7 @@ from featurize.manifest import Manifest, as_manifest, unreadable_reason
 from featurize.options import Options
 from featurize.shard import Worker, WorkerOptions
 from featurize.summary import Summary, summarise
-from featurize.task import Outcome, Planner, Tally, pending, shards_of, tasks, todo
+from featurize.task import Outcome, Planner, Tally, known_status, pending, shards_of, tasks, todo
 from featurize.windows import Windows, one_window, read_windows
 from store import Store, View
 from store.feature_store import shard_rows
@@ -114,7 +115,7 @@ def _name(tally: Tally, view: View, changes: Changes) -> tuple[Int64[np.ndarray,
     """Return the rows of a window that is in the catalog, and their status; add them to `tally`."""
     view.resize()
     rows = view.catalog.rows(changes.asked.rows["key"])
-    status = view.status(rows)
+    status = known_status(view, rows)
     tally.add(rows, status)
     return rows, status
 
@@ -233,7 +234,7 @@ def _finished_view(store: Store, options: Options, asked: Manifest, weights: Pat
     if made.dtypes.get("tokens", options.dtype) != options.dtype or pool_of(made) != options.pool:
         return None
     rows = store.catalog(asked.entity).rows(asked.rows["key"])
-    if (rows < 0).any() or todo(view.status(rows), options.retry_failed).any():
+    if (rows < 0).any() or todo(known_status(view, rows), options.retry_failed).any():
         return None
     return view
 
@@ -248,9 +249,7 @@ def _refuse_hopeless(store: Store | None, options: Options, asked: Windows, chan
     for window in asked:
         keys = window.rows["key"]
         if store is not None and name in store.views("clips"):
-            rows = store.catalog("clips").rows(keys)
-            status = np.zeros(len(rows), np.uint8)
-            status[rows >= 0] = store.view("clips", name).status(rows[rows >= 0])
+            status = known_status(store.view("clips", name), store.catalog("clips").rows(keys))
             if changes is not None:
                 status[keys.is_in(changes.changed["key"].implode()).to_numpy()] = ABSENT
             if (status == OK).any():

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from featurize.task import Tally
+from featurize.task import FORGOTTEN, Tally
 from store import Store, View
-from store.view import FAILED, OK
+from store.view import ABSENT, FAILED, OK
 
 SHOWN = 5
 """reasons that the words give"""
@@ -31,6 +31,8 @@ class Summary:
     """failed, by this run or an earlier one"""
     absent: int = 0
     """not done, because their shard could not be written"""
+    forgotten: int = 0
+    """left out, because they were forgotten"""
     repeated: int = 0
     """clips of this run that show fewer frames than the encoder sees"""
     truncated: int = 0
@@ -59,6 +61,11 @@ class Summary:
             lines = [f"{self.done} {what} done in {self.seconds:.0f} s{rate}, {self.already} there already"]
         if self.repeated:
             lines.append(f"{self.repeated} clips show fewer frames than the encoder sees: some were repeated")
+        if self.forgotten:
+            lines.append(
+                f"{self.forgotten} {self.entity} were forgotten and left out; recall them with "
+                "python -m store forget --undo"
+            )
         if self.truncated:
             lines.append(f"{self.truncated} texts are longer than the encoder sees: their ends were left out")
         lines += [f"error: {error}" for error in self.errors]
@@ -94,7 +101,8 @@ def summarise(
         done=int((asked & (now == OK) & (before != OK)).sum()),
         already=int((before == OK).sum()),
         failed=len(failed),
-        absent=int((asked & (now != OK) & (now != FAILED)).sum()),
+        absent=int((asked & (now == ABSENT) & (before != FORGOTTEN)).sum()),
+        forgotten=int((asked & (before == FORGOTTEN)).sum()),
         repeated=repeated,
         truncated=truncated,
         seconds=round(seconds, 3),

@@ -5,6 +5,7 @@ Tasks and outcomes hold names and numbers only.
 Guarantees
 - a task contains only its own rows, so a manifest of any size travels shard by shard
 - a row that is ok is never computed again, a failed one only with `retry_failed`
+- a forgotten row is never computed
 - every row is in the one shard that contains it, and a shard has one task however many windows name its rows
 - the rows that wait for others of their shard are on disk, except those of one shard
 """
@@ -22,8 +23,11 @@ from featurize.manifest import Manifest
 from featurize.scratch import Buckets
 from featurize.video.decode import Source
 from store import Store, View
-from store.view import FAILED, OK
+from store.catalog.forgotten import are_forgotten
+from store.view import ABSENT, FAILED
 
+FORGOTTEN = 3
+"""takes the place of the status of a row that was forgotten, which is absent in the store"""
 _NEVER = 255  # status of a row that no window has named
 _SPAN = 2**22  # rows whose waiting ones are read together
 _TEXTS = 2**17  # rows whose texts are read together
@@ -51,9 +55,15 @@ class Tally:
         return status != _NEVER, status
 
 
+def known_status(view: View, rows: Int64[np.ndarray, " asked"]) -> UInt8[np.ndarray, " asked"]:
+    """Return the status of rows, FORGOTTEN for those that were forgotten; rows of -1 are absent."""
+    status = np.where(rows < 0, np.uint8(ABSENT), view.status(np.maximum(rows, 0)))
+    return np.where(are_forgotten(view.paths.store, view.entity, rows), np.uint8(FORGOTTEN), status)
+
+
 def todo(status: UInt8[np.ndarray, " rows"], retry_failed: bool = False) -> Bool[np.ndarray, " rows"]:
     """Return which rows of those status are computed; `retry_failed`: also those that failed."""
-    return status != OK if retry_failed else (status != OK) & (status != FAILED)
+    return (status == ABSENT) | (status == FAILED) if retry_failed else status == ABSENT
 
 
 def pending(asked: Manifest, rows: Int64[np.ndarray, " asked"], wanted: Bool[np.ndarray, " asked"]) -> pl.DataFrame:

@@ -8,6 +8,9 @@
         --layer last --frames "8 evenly" --crop "centre 224"
     python -m store requantise data/features --view efficientnet-lite0 --to small --dtype int8
     python -m store pool data/features --view efficientnet-lite0 --to pooled --pool 7
+    python -m store failures data/features             clips that failed, with reasons
+    python -m store rows data/features --status absent
+    python -m store forget data/features CLIP CLIP --reason "asked to be removed"
     python -m store drop data/features --view small --yes
     python -m store compact data/features
 """
@@ -29,6 +32,9 @@ VERBS = {
     "export-hdf5": ("store.__main__:export_hdf5", "copy the finished rows of a view into an HDF5 file"),
     "requantise": ("store.__main__:requantise", "make a new view with the largest feature in another dtype"),
     "pool": ("store.__main__:pool", "make a new view with the tokens of neighbouring patches averaged"),
+    "failures": ("store.verbs.rows:failures", "list the rows that failed, with reasons"),
+    "rows": ("store.verbs.rows:rows", "list rows with their status in each view"),
+    "forget": ("store.__main__:forget", "retire rows: no reader returns them, no run computes them again"),
     "drop": ("store.__main__:drop", "remove a view"),
     "compact": ("store.__main__:compact", "merge small files and delete unused ones"),
 }
@@ -52,7 +58,8 @@ def info(argv: list[str]) -> int:
     def show(found: Any) -> None:
         from store.verbs.info import info_table
 
-        rows = ", ".join(f"{count:,} {entity}" for entity, count in found.rows.items())
+        gone = {entity: f" ({count:,} forgotten)" for entity, count in found.forgotten.items()}
+        rows = ", ".join(f"{count:,} {entity}{gone.get(entity, '')}" for entity, count in found.rows.items())
         print(f"{found.path}: {rows or 'empty'}")
         if found.views:
             _print_table(info_table(found.views))
@@ -111,6 +118,7 @@ def import_hdf5(argv: list[str]) -> int:
         print(
             f"{done.done:,} of {done.asked:,} {done.entity} of {done.path} imported into view {done.view} of "
             f"{done.store} in {done.seconds:.1f} s, {done.already:,} were there already, {done.failed:,} failed"
+            + (f", {done.forgotten:,} were forgotten and left out" if done.forgotten else "")
         )
         for failure in done.failures[:_SHOWN]:
             print(f"  {failure['key']}: {failure['reason']}")
@@ -159,6 +167,26 @@ def pool(argv: list[str]) -> int:
         return pool(given)
 
     return parse(options.PoolOptions, argv, "store pool", None, run, _DERIVED, ("path",))
+
+
+def forget(argv: list[str]) -> int:
+    """Forget rows, or recall them."""
+
+    def run(given: options.ForgetOptions) -> Any:
+        from store.verbs.forget import forget
+
+        return forget(given)
+
+    def show(done: Any) -> None:
+        did, was = ("recalled", "not forgotten") if done.recalled else ("forgotten", "forgotten before")
+        already = f", {done.already:,} {was}" if done.already else ""
+        print(f"{done.rows:,} {done.entity} of {done.store} {did}{already}")
+        for view, count in done.withdrawn.items():
+            print(f"  view {view}: {count:,} finished rows are absent now")
+        for card in done.stale:
+            print(f"  {card} is stale: run python -m retrieval build")
+
+    return parse(options.ForgetOptions, argv, "store forget", None, run, show, ("path", "keys"))
 
 
 def drop(argv: list[str]) -> int:

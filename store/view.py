@@ -27,6 +27,7 @@ from common.io.local import Identity
 from common.io.locks import holds
 from common.io.sealed import BLANK
 from store.catalog.catalog import Catalog
+from store.catalog.forgotten import refuse_forgotten
 from store.format.layout import LOCK, ViewPaths, read_json, write_json
 from store.format.quantise import Quantised, dequantise
 from store.format.view_metadata import array_shape, read_view
@@ -311,6 +312,7 @@ class View:
         """Raise StepDiffError, naming the key, if a row is absent or failed."""
         if found := self._statuses.first_not_ok(rows):
             row, status = found
+            refuse_forgotten(self.paths.store, self.entity, np.array([row]), self.catalog.name)
             raise StepDiffError(
                 f"{self.catalog.name(row)} is {'failed' if status == FAILED else 'absent'} in view {self.name} of "
                 f"{self.entity} (shard {row // self.rows_per_shard}): leave it out, or run featurize for it"

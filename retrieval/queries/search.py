@@ -30,6 +30,7 @@ from retrieval.index.index import Index, open_index
 from retrieval.index.index_card import card_path
 from retrieval.vectors import command, fill_command, filled_rows, normalised, width
 from store import Store, View, text_key
+from store.catalog.forgotten import refuse_forgotten
 from store.view import FAILED, OK
 
 MOST_IDS, NEAR = 2**16, 3
@@ -82,6 +83,7 @@ def row_of_clip(store: Store, view: View, clip: str) -> int:
             "`python -m featurize` with --retry-failed"
         )
     if status != OK:
+        refuse_forgotten(store.path, "clips", np.array([row]), lambda _: clip)
         raise StepDiffError(
             f"clip {clip} has no features in view clips/{view.name}: run "
             f"{fill_command(store, view.name, view.provenance.encoder, 'CLIPS.csv')}"

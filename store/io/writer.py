@@ -8,6 +8,7 @@ Guarantees
 - completing a shard keeps the bytes of its ok rows
 - rows that are withdrawn become absent at one moment, and no other row changes
 - no damaged row is copied
+- a forgotten row is not written
 - a view writer holds the rows of about one shard in memory
 """
 
@@ -25,6 +26,7 @@ from common.io import sealed as table
 from common.io.files import Place
 from common.io.locks import check_held, locked
 from common.io.sealed import crc32c
+from store.catalog.forgotten import are_forgotten, refuse_forgotten
 from store.format.rows import StoredRows, stored_rows
 from store.format.shard import encode_chunk, pieces
 from store.format.view_metadata import Write, encode_writes
@@ -54,9 +56,11 @@ class ViewWriter:
         view.resize()
 
     def missing(self, keys: Sequence[str] | pl.Series) -> list[str]:
-        """Return those of `keys` that are neither ok nor failed, in their order."""
-        rows, status = self.view.catalog.rows(keys), self.view.status()
-        return [key for key, row in zip(keys, rows.tolist(), strict=True) if row < 0 or status[row] == ABSENT]
+        """Return those of `keys` that are neither ok nor failed nor forgotten, in their order."""
+        rows = self.view.catalog.rows(keys)
+        status = np.append(self.view.status(), np.uint8(ABSENT))  # the last is that of unknown keys, whose row is -1
+        wanted = (status[rows] == ABSENT) & ~are_forgotten(self.view.paths.store, self.view.entity, rows)
+        return [key for key, want in zip(keys, wanted.tolist(), strict=True) if want]
 
     def add(self, frame: pl.DataFrame) -> Int64[np.ndarray, " K"]:
         """Give rows to new keys, with their metadata, and return the row of every key of `frame`.
@@ -167,6 +171,8 @@ class ShardWriter:
         held = partial(check_held, lock)
         with locked(lock, wait=True):  # a writer left over from a dead run may still be writing
             self.view.check_not_dropped()
+            every = np.concatenate([rows, np.array(list(failures), np.int64)])
+            refuse_forgotten(self.view.paths.store, self.view.entity, every, self.view.catalog.name)
             status = self.view.shard_status(self.shard).copy()
             fresh = np.flatnonzero(status[rows - self.first] != OK)
             fresh = fresh[np.argsort(rows[fresh])]

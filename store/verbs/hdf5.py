@@ -26,6 +26,7 @@ from jaxtyping import Int64
 from common.errors import StepDiffError
 from common.io.local import LocalPath
 from common.progress import progress
+from store.catalog.forgotten import are_forgotten
 from store.feature_store import Store
 from store.format.quantise import BLOCK
 from store.io.writer import Values, ViewWriter
@@ -211,6 +212,8 @@ class Imported:
     """imported before"""
     failed: int
     """failed in this run or an earlier one"""
+    forgotten: int
+    """left out, because they were forgotten"""
     seconds: float
     failures: list[dict[str, str]] = field(default_factory=list)
     """key and reason of the failed clips"""
@@ -244,6 +247,8 @@ def import_hdf5(options: ImportOptions) -> Imported:
             todo = before == ABSENT
             if options.retry_failed:
                 todo |= before == FAILED
+            forgotten = are_forgotten(store.path, options.entity, rows)
+            todo &= ~forgotten
             places = np.flatnonzero(todo)
             with progress(f"import into {options.view}", len(places)) as advance:
                 _import(source, writer, rows, places, advance)
@@ -259,6 +264,7 @@ def import_hdf5(options: ImportOptions) -> Imported:
         done=int(((after == OK) & todo).sum()),
         already=int((before == OK).sum()),
         failed=len(failed),
+        forgotten=int(forgotten.sum()),
         seconds=round(time.monotonic() - begin, 3),
         failures=failures.filter(pl.col("key").is_in(failed)).to_dicts(),
     )

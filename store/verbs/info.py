@@ -7,6 +7,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from store.catalog.forgotten import read_forgotten
 from store.feature_store import Store
 from store.view import ABSENT, FAILED, OK, View
 
@@ -59,13 +60,16 @@ class StoreInfo:
     rows: dict[str, int]
     """entity -> rows of its catalog"""
     views: list[ViewInfo]
+    forgotten: dict[str, int]
+    """entity -> rows that were forgotten, where there are any"""
 
 
 def store_info(store: Store) -> StoreInfo:
     """Return the figures of `store` and of every view."""
     rows = {entity: len(store.catalog(entity)) for entity in store.entities()}
     views = [view_info(store.view(entity, name)) for entity in rows for name in store.views(entity)]
-    return StoreInfo(str(store.path), rows, views)
+    forgotten = {entity: len(read_forgotten(store.path, entity)) for entity in rows}
+    return StoreInfo(str(store.path), rows, views, {entity: count for entity, count in forgotten.items() if count})
 
 
 def info_table(views: list[ViewInfo]) -> Table:

@@ -1,6 +1,7 @@
 """Options of the verbs of `python -m store`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Entity = Literal["clips", "texts"]
@@ -183,6 +184,65 @@ class DropOptions:
     """what a row is"""
     yes: bool = False
     """remove it; without this flag, print what would be removed and exit with status 1"""
+    wait: bool = False
+    """wait while another run writes into the store, instead of failing"""
+
+
+@dataclass(frozen=True)
+class FailuresOptions:
+    """List the rows that failed, with the reasons."""
+
+    path: str
+    """folder of the store"""
+    view: str | None = None
+    """view to list. Default: all of the entity"""
+    entity: Entity = "clips"
+    """what a row is"""
+    limit: int = 20
+    """rows to print; --out and --json have all"""
+    out: Path | None = None
+    """file to write the table to: .parquet, .csv or .jsonl"""
+    json: bool = False
+    """print one JSON object instead of a table"""
+
+
+@dataclass(frozen=True)
+class RowsOptions:
+    """List rows with their status in each view."""
+
+    path: str
+    """folder of the store"""
+    view: str | None = None
+    """view to list. Default: all of the entity"""
+    status: Literal["ok", "failed", "absent", "forgotten"] | None = None
+    """only rows that have this status in a listed view. Default: all rows"""
+    entity: Entity = "clips"
+    """what a row is"""
+    limit: int = 20
+    """rows to print; --out and --json have all"""
+    out: Path | None = None
+    """file to write the table to: .parquet, .csv or .jsonl"""
+    json: bool = False
+    """print one JSON object instead of a table"""
+
+
+@dataclass(frozen=True)
+class ForgetOptions:
+    """Forget rows: no view has features of them any more, and no run computes them again.
+
+    Their numbers and their places in the catalog remain. Indexes of the views are stale afterwards and are refused
+    until they are built again. The bytes of their features are deleted when their shard is written again."""
+
+    path: str
+    """folder of the store"""
+    keys: tuple[str, ...]
+    """ids of the clips (keys of the texts) to forget"""
+    reason: str | None = None
+    """why, recorded with the rows"""
+    undo: bool = False
+    """recall forgotten rows: they are absent, and the next run of featurize computes them"""
+    entity: Entity = "clips"
+    """what a row is"""
     wait: bool = False
     """wait while another run writes into the store, instead of failing"""
 

@@ -44,6 +44,7 @@ from store.format.layout import (
 from store.format.shard import read_chunk
 from store.format.view_metadata import array_shape
 from store.io.remote import open_shard
+from store.verbs.forget import wrongly_forgotten
 from store.view import FAILED, OK, View
 
 NOT_COVERED = (
@@ -106,6 +107,7 @@ def _all(store: Store) -> Iterator[_Found]:
                 break
         yield from found
         yield from _indexes(store.catalog(entity))
+        yield from wrongly_forgotten(store, entity)
         root = store.path / ARRAYS / entity
         folders = [folder for folder in listed(root, "*") if folder.is_dir() and not half_made(folder)]
         if folders or (root / "zarr.json").exists():
