@@ -229,6 +229,7 @@ def test_several_files_are_read_by_name(tmp_path: Path) -> None:
         "1. the knees bend less (Video 2)\n2) arms up - video 1",
         "- the knees bend less: b\n\n* arms up | a",
         "Video 2: the knees bend less\nvideo 1 - arms up",
+        "the knees bend less [Video 2]\narms up [1]",
         "the knees bend less (more true of Video 2).\narms up -> Video 1",
     ],
 )
@@ -249,7 +250,7 @@ def test_what_cannot_be_parsed_is_counted() -> None:
     many = json.dumps([{"description": f"d{i}", "video": 1} for i in range(5)])
     found = parse_differences(many, 3)
     assert (len(found.differences), found.unparsed, found.excess) == (3, 0, 2)
-    assert parse_differences("").unparsed == 0
+    assert [parse_differences(text).unparsed for text in ("", "[]", " {} ", "[1]")] == [0, 0, 0, 1]
 
 
 def model(said: Callable[[str], str]) -> Judge:

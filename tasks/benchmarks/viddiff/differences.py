@@ -42,22 +42,21 @@ class Parsed:
 
 def parse_differences(text: str, most: int | None = None) -> Parsed:
     """Return the differences in a text. most: how many were asked for; None: any number."""
-    found = list(_of_json(json_in(text)) or map(_of_line, _lines(text)))
+    entries = _entries(json_in(text))
+    is_json = any(isinstance(entry, dict) for entry in entries) or text.strip() in ("[]", "{}")
+    found = [_of_entry(entry) for entry in entries] if is_json else [_of_line(line) for line in _lines(text)]
     differences = [own for own in found if own is not None]
     kept = differences[:most]
     return Parsed(tuple(kept), len(found) - len(differences), len(differences) - len(kept))
 
 
-def _of_json(found: Any) -> list[Difference | None]:
-    """Return the entries of a list, of an object of objects, or of an object that is one difference."""
-    if isinstance(found, dict):
-        if "description" in found:
-            found = [found]
-        elif all(isinstance(own, dict) for own in found.values()):
-            found = list(found.values())
-        else:  # an object with a list in it
-            found = next((own for own in found.values() if isinstance(own, list)), [])
-    return [_of_entry(own) for own in found] if isinstance(found, list) else []
+def _entries(found: Any) -> list[Any]:
+    """Return the entries of a list, of an object of objects, or of an object that is one difference or has a list."""
+    if isinstance(found, dict) and "description" in found:
+        return [found]
+    if isinstance(found, dict) and not all(isinstance(own, dict) for own in found.values()):
+        found = next((own for own in found.values() if isinstance(own, list)), [])
+    return list(found.values()) if isinstance(found, dict) else found if isinstance(found, list) else []
 
 
 def _of_entry(entry: Any) -> Difference | None:
