@@ -18,13 +18,14 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 
 from common.errors import StepDiffError
 from featurize.encoders import Encoder, load
 from featurize.task import Outcome, Task, blocks
 from featurize.video.decode import Clip, decoded_clips
 from featurize.video.frames import Sampling
+from featurize.video.picture import Crop
 from store import Feature, Provenance, Store
 from store.format.pool import TOKENS, pooled, pooled_view, time_steps
 
@@ -71,18 +72,18 @@ class _Work:
     def clip_batches(self) -> Iterator[Batch]:
         """Yield the features of clips, batch by batch as the decoder completes them."""
         task, encoder = self._task, self._encoder
-        frames: dict[int, dict[int, UInt8[np.ndarray, "T size size 3"]]] = {b: {} for b in self._blocks}
+        clips: dict[int, dict[int, Clip]] = {b: {} for b in self._blocks}
         left = {block: len(rows) for block, rows in self._blocks.items()}
         for row, done in decoded_clips(task.clips, encoder.frames, encoder.picture, task.threads, encoder.sampling):
             block = (row - self._first) // task.batch_size
             if isinstance(done, Clip):
-                frames[block][row] = done.frames
+                clips[block][row] = done
                 self.repeated += done.repeats
             else:
                 self.failures[row] = done.reason
             left[block] -= 1
             if not left[block]:
-                if decoded := frames.pop(block):
+                if decoded := clips.pop(block):
                     yield self._encode_clips(block, decoded)
                 self._tell(len(self._blocks[block]))
 
@@ -95,14 +96,27 @@ class _Work:
             yield rows, _taken(self._encoder.encode_texts(batch), [row - start for row in rows])
             self._tell(len(rows))
 
-    def _encode_clips(self, block: int, frames: Mapping[int, UInt8[np.ndarray, "T size size 3"]]) -> Batch:
+    def _encode_clips(self, block: int, clips: Mapping[int, Clip]) -> Batch:
+        if not isinstance(self._encoder.picture, Crop):
+            return self._encode_whole(clips)
         size, side = self._task.batch_size, self._encoder.size
         start = self._first + block * size
         batch = np.zeros((size, self._encoder.frames, side, side, 3), np.uint8)
-        for row, pixels in frames.items():
-            batch[row - start] = pixels
-        rows = tuple(sorted(frames))
+        for row, clip in clips.items():
+            batch[row - start] = clip.frames
+        rows = tuple(sorted(clips))
         return rows, _taken(self._encoder.encode_clips(batch), [row - start for row in rows])
+
+    def _encode_whole(self, clips: Mapping[int, Clip]) -> Batch:
+        """Encode clips of any shape one by one: one that cannot be encoded fails alone."""
+        found: dict[int, dict[str, np.ndarray]] = {}
+        for row in sorted(clips):
+            try:
+                found[row] = self._encoder.encode_whole(clips[row].frames, clips[row].seconds)
+            except StepDiffError as error:
+                self.failures[row] = str(error)
+        names = next(iter(found.values()), {})
+        return tuple(found), {name: np.stack([values[name] for values in found.values()]) for name in names}
 
 
 class _Kept:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 from common.errors import StepDiffError
 from featurize.encoders.folder import load_tokenizer
 from featurize.video.frames import WORDS, Sampling
-from featurize.video.picture import Crop, Resample
+from featurize.video.picture import Crop, Picture, Resample
 from store import Feature, Provenance
 from weights import fingerprint
 
@@ -60,7 +60,7 @@ class Encoder(ABC):
         """The local folder or file with the weights."""
 
     @property
-    def picture(self) -> Crop:
+    def picture(self) -> Picture:
         """The resize and the crop that the decoder must do."""
         return Crop(self.short_side, self.size, self.resample)
 
@@ -112,6 +112,20 @@ class Encoder(ABC):
             StepDiffError: this encoder encodes no clips.
         """
         raise self._refusal("clips")
+
+    def encode_whole(
+        self, frames: UInt8[np.ndarray, "T H W 3"], seconds: Float[np.ndarray, " T"]
+    ) -> dict[str, Float32[np.ndarray, "..."]]:
+        """Features of one clip from whole frames, where `picture` is not a Crop.
+
+        Args:
+            frames: RGB, in the shape of the clip.
+            seconds: of each frame from the start of the clip.
+
+        Raises:
+            StepDiffError: the clip cannot be encoded, and why, or this encoder encodes squares.
+        """
+        raise self._refusal("whole frames of clips")
 
     def encode_texts(self, texts: list[str]) -> dict[str, Float32[np.ndarray, "B ..."]]:
         """Features of texts; tokens after the first `max_tokens` are not seen.

@@ -34,6 +34,7 @@ _ENCODERS = {  # name -> file of this folder and class, imported on first use
     "idefics": ("tower", "Idefics"),
     "idefics2": ("tower", "Idefics2"),
     "idefics3": ("tower", "Idefics3"),
+    "vlm": ("vlm", "Vlm"),
 }
 NAMES: tuple[str, ...] = tuple(_ENCODERS)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import av
 import av.error
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 
 from common.threads import prefetched
 from featurize.video.frames import Sampling, between, chosen
@@ -60,6 +60,8 @@ class Clip:
     """RGB"""
     repeats: bool
     """whether it shows fewer frames than asked for; a still image is no such case"""
+    seconds: Float64[np.ndarray, " frames"]
+    """of each frame from the start of the clip"""
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,14 @@ def _read(
     wanted: dict[int, list[tuple[int, int]]] = defaultdict(list)  # frame -> (clip, place in it)
     missing: dict[int, int] = {}  # clip -> places still to fill
     repeats: dict[int, bool] = {}
+    seconds: dict[int, Float64[np.ndarray, " frames"]] = {}
     for clip, interval in intervals.items():
         frames = _frames_of(path, line, *interval, count, sampling)
         if isinstance(frames, str):
             yield Failure(clip, frames)
             continue
         missing[clip] = count
+        seconds[clip] = line.times[frames] - interval[0]
         repeats[clip] = not line.still and sampling != "centre" and len(np.unique(frames)) < count
         for place, frame in enumerate(frames.tolist()):
             wanted[frame].append((clip, place))
@@ -142,7 +146,7 @@ def _read(
             pictures[clip][place] = pixels
             missing[clip] -= 1
             if not missing[clip]:
-                yield Clip(clip, pictures.pop(clip), repeats[clip])
+                yield Clip(clip, pictures.pop(clip), repeats[clip], seconds[clip])
 
 
 def _frames_of(

@@ -11,6 +11,7 @@ Guarantees
 - crops that give different pixels have different descriptions (`test_each_crop_has_its_own_provenance`)
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,7 +54,19 @@ class Whole:
     """pixels of the short side, where it is longer"""
 
 
-Picture = Crop | Whole
+@dataclass(frozen=True)
+class Bounded:
+    """The whole picture in its own aspect, for encoders that take any shape."""
+
+    pixels: int
+    """of the picture, where it has more"""
+
+    def __str__(self) -> str:
+        """In words, as the provenance of a view has it."""
+        return f"whole pictures of at most {self.pixels} pixels, bicubic"
+
+
+Picture = Crop | Whole | Bounded
 """what becomes of a frame"""
 
 
@@ -62,8 +75,12 @@ def pixels_of(frame: av.VideoFrame, picture: Picture) -> UInt8[np.ndarray, "heig
     if isinstance(picture, Crop):
         return square(frame, picture)
     whole = Image.fromarray(np.ascontiguousarray(_upright(frame.to_ndarray(format="rgb24"), frame)))
-    factor = min(picture.short_side / min(whole.size), 1)
-    size = (round(whole.width * factor), round(whole.height * factor))
+    if isinstance(picture, Bounded):
+        factor = min(math.sqrt(picture.pixels / (whole.width * whole.height)), 1)
+        size = (max(int(whole.width * factor), 1), max(int(whole.height * factor), 1))
+    else:
+        factor = min(picture.short_side / min(whole.size), 1)
+        size = (round(whole.width * factor), round(whole.height * factor))
     return np.asarray(whole.resize(size, Image.Resampling.BICUBIC))
 
 

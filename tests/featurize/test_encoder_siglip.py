@@ -69,7 +69,8 @@ def test_features_equal_transformers(checkpoint: Path, pictures: np.ndarray, lay
 
     encoder = load("siglip", str(checkpoint), "cpu", layer)
     got = encoder.encode_clips(frames_of(encoder, pictures))
-    model, processor = SiglipModel.from_pretrained(checkpoint).eval(), AutoImageProcessor.from_pretrained(checkpoint)
+    model = SiglipModel.from_pretrained(checkpoint).eval()
+    processor = AutoImageProcessor.from_pretrained(checkpoint, backend="pil")
     pixels = processor([Image.fromarray(picture) for picture in pictures], return_tensors="pt").pixel_values
     with torch.inference_mode():
         output = model(

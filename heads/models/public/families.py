@@ -247,7 +247,7 @@ def load_public(
     features = Features(store, view, "tokens")
     _check_provenance(features, family, folder, weights)
     tokenizer = _tokenizer(folder, family)
-    model = family(_whole(folder, device), tokenizer, features.shape, clips)
+    model = family(load_whole(folder, device), tokenizer, features.shape, clips)
     disclosed = {"weights": weights, "view": view, "provenance": features.view.provenance.as_dict()}
     return model.eval(), features, disclosed
 
@@ -289,14 +289,18 @@ def _tokenizer(folder: Path, family: type[PublicLM]) -> Any:
         if tokenizer.chat_template is None and older.exists():
             tokenizer.chat_template = json.loads(older.read_text(encoding="utf-8"))["chat_template"]
     except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
-        raise StepDiffError(f"{folder}: no usable tokenizer ({_line(error)}); give a whole checkpoint") from error
+        raise StepDiffError(f"{folder}: no usable tokenizer ({line(error)}); give a whole checkpoint") from error
     if tokenizer.chat_template is None and family.template is not None:
         end = TURN_ENDS if TURN_ENDS in tokenizer.get_vocab() else ""
         tokenizer.chat_template = family.template.replace("[begin]", tokenizer.bos_token).replace("[end]", end)
     return tokenizer
 
 
-def _whole(folder: Path, device: str) -> Any:
+def load_whole(folder: Path, device: str, kind: Any = None) -> Any:
+    """Return a frozen model of transformers. StepDiffError: it is not whole.
+
+    kind: its class; None: that of its config.json.
+    """
     import transformers
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
@@ -304,7 +308,7 @@ def _whole(folder: Path, device: str) -> Any:
     transformers.utils.logging.disable_progress_bar()
     loaded: Any
     try:
-        loaded = AutoModelForImageTextToText.from_pretrained(
+        loaded = (kind or AutoModelForImageTextToText).from_pretrained(
             folder,
             dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32,
             attn_implementation="sdpa",
@@ -314,7 +318,7 @@ def _whole(folder: Path, device: str) -> Any:
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise StepDiffError(f"{folder}: cannot be loaded ({_line(error)}); give a whole checkpoint") from error
+        raise StepDiffError(f"{folder}: cannot be loaded ({line(error)}); give a whole checkpoint") from error
     model, report = loaded
     if report["missing_keys"]:  # transformers would use random numbers for them
         missing = sorted(report["missing_keys"])
@@ -322,5 +326,6 @@ def _whole(folder: Path, device: str) -> Any:
     return model.eval().requires_grad_(False).to(torch.device(device))
 
 
-def _line(error: Exception) -> str:
+def line(error: Exception) -> str:
+    """Return the first line of an error's message."""
     return str(error).strip().splitlines()[0]

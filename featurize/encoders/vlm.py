@@ -1,0 +1,219 @@
+"""The vision part of any video language model of transformers: the projected tokens that its language model reads.
+
+- `tokens` [N, (1 + L) * D]: what `get_video_features` or `get_image_features` returns for a clip, zeros after its own
+  tokens; the L deepstack levels, where the model has some, follow by channel.
+- `layout` [3 + T], float32: the number of the clip's own tokens, height and width of the frames that the model's
+  processor was given, and the seconds of each of T frames from the start of the clip.
+
+A clip is a video where the processor takes several videos in a prompt, else T images. N is the most tokens that a clip
+of ordinary aspect has; a clip with more fails.
+
+Guarantees
+- no tensor of the language model is loaded (`test_the_encoder_has_no_language_model`)
+- tokens are those that the whole model computes of the same frames, padded (`test_logits_from_the_store_...`)
+- a clip's tokens do not depend on the other clips of its batch
+"""
+
+import inspect
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+
+from common.errors import StepDiffError
+from featurize.encoders.base import FRAMES, Encoder
+from featurize.encoders.folder import load_model, quiet_loading
+from featurize.video.picture import Bounded, Picture
+from store import Feature
+
+_PIXELS = 448**2
+"""of a frame that the processor is given, at most"""
+_ASPECTS = (1, 4 / 3, 16 / 9, 2.4)
+"""of the frames that decide N, and their inverses"""
+
+
+class Vlm(Encoder):
+    """Vision tower, projector and processor of a checkpoint."""
+
+    name = "vlm"
+    entities = ("clips",)
+    choices = ("frames",)
+    wanted = "a transformers folder of a video language model, or a hub id such as Qwen/Qwen3-VL-4B-Instruct"
+
+    def __init__(self, weights: Path, device: torch.device, frames: int = FRAMES) -> None:
+        """Load the vision part.
+
+        Args:
+            weights: a folder of the whole model, that transformers saved.
+            device: where it runs.
+            frames: T of a clip.
+
+        Raises:
+            StepDiffError: the folder does not hold such a model, or its class does not take cached tokens.
+        """
+        from transformers import AutoConfig, AutoProcessor
+
+        super().__init__(weights)
+        self.frames, self._device = frames, device
+        try:
+            with quiet_loading():
+                config = AutoConfig.from_pretrained(weights, trust_remote_code=False, local_files_only=True)
+                self._processor = AutoProcessor.from_pretrained(weights, trust_remote_code=False, local_files_only=True)
+        except (OSError, ValueError, ImportError, TypeError) as problem:
+            reason = str(problem).strip().splitlines()[0]
+            raise StepDiffError(f"{weights} cannot be loaded ({reason}): give {self.wanted}") from None
+        self._model = load_model(_vision_class(config, weights), weights, device, self.wanted)
+        names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+        self._placeholders = [getattr(config, name) for name in names if getattr(config, name, None) is not None]
+        self._video = self._takes_videos()
+        sizes = [round((_PIXELS * ratio) ** 0.5) for aspect in _ASPECTS for ratio in (aspect, 1 / aspect)]
+        shapes = {(height, _PIXELS // height) for height in sizes}
+        self._most = max(self._count(self._inputs(np.zeros((frames, *shape, 3), np.uint8))) for shape in shapes)
+
+    @property
+    def picture(self) -> Picture:
+        """See `Encoder.picture`."""
+        return Bounded(_PIXELS)
+
+    @property
+    def crop(self) -> str:
+        """See `Encoder.crop`."""
+        how = "a video" if self._video else "images"
+        return f"{self.picture}, given to {type(self._processor).__name__} as {how}"
+
+    @cached_property
+    def _probed(self) -> tuple[str, int]:
+        """The layer in words, and the channels of a token, of a blank clip."""
+        function, output = self._encoded(self._inputs(np.zeros((self.frames, 64, 64, 3), np.uint8)))
+        parts = _parts(output)
+        deepstack = f"; {len(parts) - 1} deepstack levels: {_kind(parts[1])}" if parts[1:] else ""
+        channels = sum(_flat(part).shape[-1] for part in parts)
+        return f"{function}: {_kind(parts[0])}{deepstack}", channels
+
+    @property
+    def layer(self) -> str:  # type: ignore[override]
+        """See `Encoder.layer`; a head reads the structure of the model's own output in it."""
+        return self._probed[0]
+
+    def features(self, entity: str, dtype: str = "float16") -> dict[str, Feature]:
+        """See `Encoder.features`."""
+        self.check_entity(entity)
+        tokens = Feature((self._most, self._probed[1]), dtype)
+        return {"tokens": tokens, "layout": Feature((3 + self.frames,), "float32")}
+
+    @torch.inference_mode()
+    def encode_whole(
+        self, frames: UInt8[np.ndarray, "T H W 3"], seconds: Float[np.ndarray, " T"]
+    ) -> dict[str, Float32[np.ndarray, "..."]]:
+        """See `Encoder.encode_whole`."""
+        try:
+            inputs = self._inputs(frames)
+        except ValueError as problem:  # such as an aspect that the processor refuses
+            reason = str(problem).strip().splitlines()[0]
+            raise StepDiffError(f"{type(self._processor).__name__} refuses its frames ({reason})") from None
+        with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
+            _, output = self._encoded(inputs)
+        tokens = torch.cat([_flat(part) for part in _parts(output)], dim=-1).float().cpu().numpy()
+        expected = self._count(inputs)
+        if len(tokens) != expected:
+            raise StepDiffError(f"the model made {len(tokens)} tokens of it, and its processor expects {expected}")
+        if expected > self._most:
+            raise StepDiffError(
+                f"frames of {frames.shape[2]} x {frames.shape[1]} pixels make {expected} tokens, and the view holds "
+                f"{self._most} of a clip: crop the video"
+            )
+        padded = np.pad(tokens, ((0, self._most - expected), (0, 0)))
+        layout = np.array([expected, *frames.shape[1:3], *seconds], np.float32)
+        return {"tokens": padded, "layout": layout}
+
+    def _inputs(self, *clips: UInt8[np.ndarray, "T H W 3"]) -> dict[str, Any]:
+        """The processor's output for clips in one prompt. Times change its words, which are not used here."""
+        from PIL import Image
+
+        if self._video:
+            metadata = {"fps": 1, "frames_indices": list(range(self.frames)), "total_num_frames": self.frames}
+            given: dict[str, Any] = {
+                "text": [self._processor.video_token * len(clips)],
+                "videos": list(clips),
+                "do_sample_frames": False,
+                "video_metadata": [dict(metadata, duration=float(self.frames)) for _ in clips],
+            }
+        else:
+            images = [Image.fromarray(frame) for clip in clips for frame in clip]
+            given = {"text": [self._processor.image_token * len(images)], "images": images}
+        return {
+            key: value.to(self._device) if isinstance(value, torch.Tensor) else value
+            for key, value in self._processor(**given, return_tensors="pt").items()
+        }
+
+    def _takes_videos(self) -> bool:
+        """Whether the processor takes two videos in one prompt: some take none, Molmo2 takes one."""
+        self._video = getattr(self._processor, "video_processor", None) is not None
+        blank = np.zeros((self.frames, 64, 64, 3), np.uint8)
+        try:
+            self._inputs(blank, blank)
+        except ValueError:
+            return False
+        return self._video
+
+    def _count(self, inputs: dict[str, Any]) -> int:
+        """The places of tokens in a prompt."""
+        return int(np.isin(inputs["input_ids"].cpu().numpy(), self._placeholders).sum())
+
+    def _encoded(self, inputs: dict[str, Any]) -> tuple[str, Any]:
+        """The function of the model that encodes these inputs, and its output."""
+        body, given = self._model.base_model, dict(inputs)
+        videos = given.get("pixel_values_videos")
+        name = "get_image_features" if videos is None else "get_video_features"
+        if not hasattr(body, name):  # PerceptionLM encodes videos as images
+            name, given["pixel_values"] = "get_image_features", videos
+        function = getattr(body, name)
+        accepted = inspect.signature(function).parameters
+        return name, function(**{key: value for key, value in given.items() if key in accepted}, return_dict=True)
+
+
+Part = torch.Tensor | list[torch.Tensor] | tuple[torch.Tensor, ...]
+
+
+def _parts(output: Any) -> list[Part]:
+    """The tokens of an output, and its deepstack levels."""
+    return [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
+
+
+def _kind(part: Part) -> str:
+    """The structure of a part in words, which a head restores."""
+    return f"array of {part.ndim} axes" if isinstance(part, torch.Tensor) else f"list of {part[0].ndim} axes"
+
+
+def _flat(part: Part) -> Float[torch.Tensor, "N D"]:
+    return torch.cat([one.flatten(0, -2) for one in ([part] if isinstance(part, torch.Tensor) else part)])
+
+
+def _vision_class(config: Any, weights: Path) -> type:
+    """The model's class without its language model, which is neither made nor loaded."""
+    from transformers import AutoModelForImageTextToText
+
+    kind: Any = AutoModelForImageTextToText._model_mapping.get(type(config), None)
+    if kind is None or "mm_encoder_outputs" not in inspect.signature(kind.forward).parameters:
+        raise StepDiffError(
+            f"{weights} is a {config.model_type}, whose class in transformers takes no mm_encoder_outputs: give "
+            f"{Vlm.wanted}"
+        )
+
+    class Vision(kind):  # type: ignore[misc, valid-type]
+        _keys_to_ignore_on_load_unexpected = (".*",)  # of the language model
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            for module in (self, self.base_model):
+                for name, child in list(module.named_children()):
+                    if child in (self.get_output_embeddings(), self.get_decoder()):
+                        setattr(module, name, None)
+            self.all_tied_weights_keys: dict[str, str] = {}  # they are of the language model
+
+    # transformers renames the tensors of older checkpoints by the name and module of the class.
+    Vision.__name__, Vision.__module__ = kind.__name__, kind.__module__
+    return Vision

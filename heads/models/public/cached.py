@@ -1,0 +1,258 @@
+"""Any video language model of transformers without its vision tower: the store has what the tower and the projector
+computed, and the model takes it through one slot, `mm_encoder_outputs`.
+
+A row is one question, because models differ in how they mask and number what they see.
+
+Notation: C clips, H rows of a layout, N tokens of a clip at most, D channels, B rows, S tokens of a row.
+
+Guarantees
+- logits and greedy text from the store are the whole model's from pixels
+- the vision tower is neither made nor loaded, so that the model cannot see a pixel
+- positions are those that the model itself computes, for clips of different shapes too
+- a view of another checkpoint, and a model that takes no cached tokens, are refused
+"""
+
+import inspect
+import re
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+from common.errors import StepDiffError
+from heads.data.clips import Features
+from heads.data.packing import PADDING, TEXT, Packed, Packer, Row, Turn
+from heads.models.language_model import LanguageModel
+from heads.models.public.families import line, load_whole
+from heads.models.public.prompts import ClipLayout, ProcessorChat
+from heads.models.streaming import Tokens, Words
+from heads.models.video_lm import VideoLM
+from store import Provenance, Store
+from tasks.prompts import system
+from weights import fingerprint, resolve
+
+ENCODER = "vlm"
+"""name of the encoder in python -m featurize"""
+PROVEN = (
+    "gemma3",
+    "glm4v",
+    "internvl",
+    "llava_next_video",
+    "llava_onevision",
+    "minicpmv4_6",
+    "molmo2",
+    "perception_lm",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "smolvlm",
+)
+"""model_type of the families whose logits the tests compare with those from pixels"""
+_USUAL = 2  # clips of a prompt
+_LAYER = re.compile(
+    r"get_\w+_features: (?P<kind>list|array) of (?P<axes>\d) axes"
+    r"(; (?P<levels>\d+) deepstack levels: (?P<level>list|array) of .*)?"
+)
+
+
+class CachedClips:
+    """Tokens and layout of clips by key, in one array: the H rows before the N tokens hold the layout."""
+
+    def __init__(self, store: Store, view: str) -> None:
+        """StepDiffError: the view has no such features."""
+        self.tokens, self.layout = Features(store, view, "tokens"), Features(store, view, "layout")
+        self.view = self.tokens.view
+        self.most, channels = self.tokens.shape
+        self.header = ceil(self.layout.shape[0] / channels)
+
+    def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "C H_N D"]:
+        """Return the clips on `device`. StepDiffError names the first key without any."""
+        tokens, layout = self.tokens.read(keys, device), self.layout.read(keys, device)
+        room = self.header * tokens.shape[2] - layout.shape[1]
+        return torch.cat([nn.functional.pad(layout, (0, room)).unflatten(1, (self.header, -1)), tokens], dim=1)
+
+
+class CachedLM(VideoLM):
+    """A model whose clips are cached projected tokens. Questions and answers are those of its chat template."""
+
+    def __init__(self, whole: Any, chat: ProcessorChat, clips: CachedClips) -> None:
+        """StepDiffError: the view's tokens are of another kind, or the logits are no linear map of the hidden state."""
+        super().__init__(LanguageModel(whole, chat), nn.Identity(), clips.most)
+        self.whole, self.chat, self.most, self.header = whole, chat, clips.most, clips.header
+        self.numbers = clips.layout.shape[0]
+        self._accepted = inspect.signature(whole.forward).parameters
+        layer = clips.view.provenance.layer
+        if (found := _LAYER.fullmatch(layer)) is None:
+            raise StepDiffError(f"view {clips.view.name} holds {layer!r}: run python -m featurize --encoder {ENCODER}")
+        self.axes = int(found["axes"])
+        self.kinds = [found["kind"]] + [found["level"]] * int(found["levels"] or 0)
+        self.lm.check_logits(whole.name_or_path)
+
+    def project(self, tokens: Float[Tensor, "C H_N D"], leave_out: float = 0.0) -> Float[Tensor, "C H_N D"]:
+        """Return the clips as they are: their tokens are projected; leave_out is not used."""
+        return tokens
+
+    def pack(
+        self,
+        prompts: Sequence[Sequence[Turn]],
+        clips: Float[Tensor, "C H_N D"] | None,
+        packed: bool,
+        count: int | None = None,
+    ) -> tuple[Packed, Float[Tensor, "C H_N D"] | None]:
+        """See VideoLM; a row is one question, whatever `packed` says."""
+        asked = system(_USUAL if count is None else count)
+        packer = Packer(self.chat, 0, asked) if clips is None else _Prompts(self, asked, clips, len(prompts))
+        return packer.pack(prompts, packed=False).to(self.lm.device), clips
+
+    def hidden(self, batch: Packed, clips: Float[Tensor, "C H_N D"] | None) -> Float[Tensor, "B S E"]:
+        """Return the last hidden states of the batch's tokens; those of padding are zeros."""
+        rows = []
+        for row in range(len(batch.ids)):
+            found = self.whole.base_model(**self._inputs(batch, row, clips), use_cache=False).last_hidden_state
+            rows.append(nn.functional.pad(found[0], (0, 0, 0, batch.ids.shape[1] - found.shape[1])))
+        return torch.stack(rows)
+
+    def go_on(
+        self,
+        batch: Packed,
+        clips: Float[Tensor, "C H_N D"] | None,
+        max_tokens: int,
+        streamer: Tokens | Words | None = None,
+    ) -> list[str]:
+        """Return the greedy continuation of every row."""
+        return [
+            text
+            for row in range(len(batch.ids))
+            for text in self.write(**self._inputs(batch, row, clips), max_new_tokens=max_tokens, streamer=streamer)
+        ]
+
+    def layouts(self, clips: Float[Tensor, "C H_N D"]) -> list[ClipLayout]:
+        """Return the layout of each clip."""
+        numbers = clips[:, : self.header].flatten(1)[:, : self.numbers].tolist()
+        return [ClipLayout(int(n), int(height), int(width), tuple(seconds)) for n, height, width, *seconds in numbers]
+
+    def _inputs(self, batch: Packed, row: int, clips: Float[Tensor, "C H_N D"] | None) -> dict[str, Any]:
+        """Return the arguments of the model for a row of a batch."""
+        used = batch.segment[row] != PADDING
+        ids, video = batch.ids[row][used], batch.video[row][used]
+        inputs: dict[str, Any] = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
+        if clips is None:
+            return inputs
+        own = clips[(video[video != TEXT] // self.most).unique_consecutive()]
+        layouts = self.layouts(own)
+        shown = self.chat.shown(system(len(own)), tuple(layouts))
+        for name, value in shown.given.items():
+            if name in self._accepted:
+                by_token = value.shape == (1, len(shown.ids))
+                filled = nn.functional.pad(value, (0, len(ids) - len(shown.ids))) if by_token else value
+                inputs[name] = filled.to(ids.device)
+        tokens = [
+            clip[self.header : self.header + layout.tokens].to(self.whole.dtype)
+            for clip, layout in zip(own, layouts, strict=True)
+        ]
+        return inputs | {"mm_encoder_outputs": {shown.slot: self._encoded(tokens)}}
+
+    def _encoded(self, tokens: list[Float[Tensor, "_ D"]]) -> Any:
+        """Return what the vision part of the model would return for clips of these tokens."""
+        from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+        axes = (1,) * (self.axes - 2)  # each token is an item of its own, because clips differ in how many they have
+        parts: list[Any] = []
+        for place, kind in enumerate(self.kinds):
+            own = [each.chunk(len(self.kinds), dim=1)[place] for each in tokens]
+            own = [each.view(len(each), *axes, -1) for each in own]
+            parts.append(tuple(own) if kind == "list" else torch.cat(own))
+        return BaseModelOutputWithDeepstackFeatures(pooler_output=parts[0], deepstack_features=parts[1:] or None)
+
+
+class _Prompts(Packer):
+    """Prompts that show clips, in their order."""
+
+    def __init__(self, model: CachedLM, asked: str, clips: Float[Tensor, "C H_N D"], prompts: int) -> None:
+        super().__init__(model.chat, 0, asked)
+        self.pieces = model.chat.pieces(asked, shows=True)
+        self._asked, self._model = asked, model
+        layouts = model.layouts(clips)
+        each = len(layouts) // prompts
+        self._shown = [tuple(layouts[first : first + each]) for first in range(0, len(layouts), each)]
+
+    def prefix(self, number: int) -> Row:
+        """See Packer; a token of a clip is numbered as in Packed, with room for the most tokens of each."""
+        layouts, most = self._shown[number], self._model.most
+        shown, row = self._model.chat.shown(self._asked, layouts), Row()
+        row.read(shown.ids)
+        first = number * len(layouts)
+        tokens = iter([(first + at) * most + n for at, clip in enumerate(layouts) for n in range(clip.tokens)])
+        row.video = [next(tokens) if is_token else TEXT for is_token in shown.is_token]
+        return row
+
+
+def load_cached(
+    weights: str, store: Store, view: str, device: str = "cpu"
+) -> tuple[CachedLM, CachedClips, dict[str, Any]]:
+    """Return the model without its vision tower, the clips that it reads, and what to disclose next to its scores.
+
+    Args:
+        weights: a folder or a hub id.
+        view: the view that `python -m featurize --encoder vlm` wrote with the same checkpoint.
+
+    Raises:
+        StepDiffError: the model takes no cached tokens, or the view is of another checkpoint.
+    """
+    from transformers import AutoConfig, AutoProcessor
+
+    folder = resolve(weights)
+    made = store.view("clips", view).provenance
+    _check_provenance(made, view, folder, weights)
+    clips = CachedClips(store, view)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, ImportError, TypeError) as error:
+        raise StepDiffError(f"{folder}: no usable processor ({line(error)}); give a whole checkpoint") from error
+    places = [getattr(config, f"{kind}_token_{end}", None) for kind in ("image", "video") for end in ("id", "index")]
+    chat = ProcessorChat(
+        processor, made.crop.endswith("as a video"), tuple(place for place in places if place is not None)
+    )
+    model = CachedLM(load_whole(folder, device, _headless(config, folder)), chat, clips)
+    return model.eval(), clips, {"weights": weights, "view": view, "provenance": made.as_dict()}
+
+
+def _check_provenance(made: Provenance, view: str, folder: Path, weights: str) -> None:
+    again = f"python -m featurize --encoder {ENCODER} --weights {weights}"
+    if made.encoder != ENCODER:
+        raise StepDiffError(f"view {view} holds tokens of {made.encoder}, not of {weights}: run {again}")
+    own = fingerprint(folder)
+    if made.weights != own:
+        raise StepDiffError(
+            f"view {view} holds tokens of another checkpoint (sha256 {made.weights[:12]}, {weights} has {own[:12]}): "
+            f"run {again} --view ANOTHER_NAME"
+        )
+
+
+def _headless(config: Any, folder: Path) -> type:
+    """Return the model's class without its vision part, which is neither made nor loaded."""
+    from transformers import AutoModelForImageTextToText
+
+    kind: Any = AutoModelForImageTextToText._model_mapping.get(type(config), None)
+    if kind is None or "mm_encoder_outputs" not in inspect.signature(kind.forward).parameters:
+        raise StepDiffError(
+            f"{folder}: a {config.model_type} takes no cached tokens in transformers; use a model that does, such as "
+            f"{', '.join(PROVEN)}"
+        )
+
+    class Headless(kind):  # type: ignore[misc, valid-type]
+        _keys_to_ignore_on_load_unexpected = (".*",)  # of the vision part
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            for name, child in list(self.base_model.named_children()):
+                if child is not self.get_decoder():
+                    setattr(self.base_model, name, None)
+
+    # transformers renames the tensors of older checkpoints by the name and module of the class.
+    Headless.__name__, Headless.__module__ = kind.__name__, kind.__module__
+    return Headless
