@@ -1,0 +1,261 @@
+"""VidDiffBench, open: texts, matching by a judge and by sentences, and scores against a scorer of its description."""
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.errors import StepDiffError
+from tasks import benchmarks
+from tasks.benchmarks.benchmark import Asked
+from tasks.benchmarks.judging import Conversation, Judge
+from tasks.benchmarks.viddiff import matching
+from tasks.benchmarks.viddiff import open as opened
+from tasks.benchmarks.viddiff.differences import parse_differences
+from tasks.benchmarks.viddiff.matching import match_by_cosine, parse_matching, parse_opposites
+from tests.tasks.viddiff_files import SPLITS, benchmark, entry, write
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return benchmark(tmp_path / "viddiff")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"description": "the knees bend less", "video": 2}, {"description": "arms up", "video": "Video 1"}]',
+        'Here:\n```json\n{"0": {"description": "the knees bend less", "prediction": "b"},\n'
+        '"1": {"description": "arms up", "prediction": "a"}}\n```\nDone.',
+        '{"differences": [{"description": "the knees bend less", "video": 2}, {"description": "arms up", "video": 1}]}',
+        "1. the knees bend less (Video 2)\n2) arms up - video 1",
+        "- the knees bend less: b\n\n* arms up | a",
+        "Video 2: the knees bend less\nvideo 1 - arms up",
+        "the knees bend less [Video 2]\narms up [1]",
+        "the knees bend less (more true of Video 2).\narms up -> Video 1",
+    ],
+)
+def test_differences_are_read_from_json_and_lines(text: str) -> None:
+    found = parse_differences(text, 3)
+    assert [(own.description, own.letter) for own in found.differences] == [
+        ("the knees bend less", "b"),
+        ("arms up", "a"),
+    ]
+    assert (found.unparsed, found.excess) == (0, 0)
+
+
+def test_what_cannot_be_parsed_is_counted() -> None:
+    found = parse_differences("Nothing differs.\nThe left arm is a\nthe knees bend: 2\nx: 3", 3)
+    assert [own.description for own in found.differences] == ["the knees bend"] and found.unparsed == 3
+    found = parse_differences('[{"description": "x", "video": 3}, {"description": " ", "video": 1}, "y", {"video": 1}]')
+    assert (found.differences, found.unparsed) == ((), 4)
+    many = json.dumps([{"description": f"d{i}", "video": 1} for i in range(5)])
+    found = parse_differences(many, 3)
+    assert (len(found.differences), found.unparsed, found.excess) == (3, 0, 2)
+    assert [parse_differences(text).unparsed for text in ("", "[]", " {} ", "[1]")] == [0, 0, 0, 1]
+
+
+def model(said: Callable[[str], str]) -> Judge:
+    """Return a judge whose language model answers with a function of its last message."""
+
+    def ask(conversations: Sequence[Conversation]) -> Any:
+        return enumerate(said(conversation[-1]["content"]) for conversation in conversations)
+
+    return Judge("fake", ask)
+
+
+STATEMENTS = {"0": "low", "1": "slow", "2": "bright", "3": "near"}
+PREDICTED = [("far", "a"), ("lower", "a"), ("fast", "b"), ("red", "b")]
+
+
+def sample_folder(tmp_path: Path) -> Path:
+    """One pair: near is c, bright has no match; far and fast are opposites."""
+    annotated = {key: {"description": text} for key, text in STATEMENTS.items()}
+    truth = {"0": "a", "1": "a", "2": "b", "3": "c"}
+    more = {"differences_annotated": json.dumps(annotated), "n_differences_open_prediction": 4}
+    return write(tmp_path, [entry(0, truth, "easy", **more)])
+
+
+TEXT = json.dumps([{"description": text, "prediction": letter} for text, letter in PREDICTED])
+OPPOSITE = {("near", "far"), ("slow", "fast")}
+VECTORS = {"low": 0, "lower": 0, "slow": 1, "fast": 1, "near": 2, "far": 2, "bright": 3, "red": 4}
+
+
+def judging(prompt: str) -> str:
+    if "List 0" in prompt:
+        assert json.dumps(STATEMENTS) in prompt and '"3": "red"' in prompt and '["0", "1", "2", "3"]' in prompt
+        return 'I think: {"0": "1", "1": "2", "2": "None", "3": "0"}'
+    pairs = eval(prompt.split("Pairs: ")[1])
+    return json.dumps({"results": [str(int(tuple(pair) in OPPOSITE)) for pair in pairs]})
+
+
+def embed(texts: Sequence[str]) -> np.ndarray:
+    return np.eye(5, dtype=np.float32)[[VECTORS[text] for text in texts]]
+
+
+def agrees(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    return [(statement, premise) not in OPPOSITE for premise, statement in pairs]
+
+
+def test_both_ways_match_and_exchange_opposites(tmp_path: Path) -> None:
+    asked = opened.read(sample_folder(tmp_path))
+    assert "Write at most 4 differences" in asked.rows[0].prompt and asked.rows[0].key == "easy_0"
+    judge = replace(model(judging), embed=embed, agrees=agrees)
+    (verdict,) = opened.judged(asked, [TEXT], judge)
+    right = {"0": "a", "1": "a", "2": None, "3": "b"}
+    assert verdict == {"lm": right, "ours": right, "unparsed": 0, "excess": 0}
+    found = opened.score(asked.rows, [verdict], asked.truth, 10, 0)
+    assert (found["recall"], found["err_nomatch"], found["err_flipped"]) == pytest.approx((2 / 3, 1 / 3, 0))
+    assert found["recall_ours"] == found["recall"] == found["easy"]
+    assert found["average"] is None  # two splits are absent
+    ours = opened.judged(asked, [TEXT], Judge("none", embed=embed, agrees=agrees))
+    assert ours == [{"ours": right, "unparsed": 0, "excess": 0}]
+    assert "recall" not in opened.score(asked.rows, ours, asked.truth, 0, 0)
+    with pytest.raises(StepDiffError, match="need a judge: give --judge MODEL"):
+        opened.judged(asked, [TEXT], Judge("none", embed=embed))
+    with pytest.raises(StepDiffError, match="no verdict on its text"):
+        opened.score(asked.rows, [TEXT], asked.truth, 0, 0)  # type: ignore[list-item]
+
+
+def test_a_statement_without_a_difference_takes_its_match_and_is_not_scored(tmp_path: Path) -> None:
+    """With one prediction, which is about the statement without a difference, nothing else is matched."""
+    asked = opened.read(sample_folder(tmp_path))
+    text = json.dumps([{"description": "far", "video": 1}])
+    (verdict,) = opened.judged(asked, [text], Judge("none", embed=embed, agrees=agrees))
+    assert verdict["ours"] == {"0": None, "1": None, "2": None, "3": "b"}
+    assert opened.score(asked.rows, [verdict], asked.truth, 0, 0)["err_nomatch_ours"] == 1.0
+
+
+def test_predictions_match_statements_one_to_one() -> None:
+    """The assignment has the highest sum of cosines, against all assignments."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        rows, columns = rng.integers(0, 4, 2)
+        cosine = rng.uniform(-1, 1, (rows, columns)).round(2)
+        found = match_by_cosine(cosine, 0.3)
+        assert len(set(found.values())) == len(found) and all(cosine[pair] >= 0.3 for pair in found.items())
+        padded = np.pad(np.where(cosine >= 0.3, cosine, 0), ((0, columns), (0, rows)))
+        best = max(
+            sum(padded[i, j] for i, j in enumerate(order)) for order in itertools.permutations(range(len(padded)))
+        )
+        assert sum(cosine[pair] for pair in found.items()) == pytest.approx(best)
+
+
+def naive_recall(asked: Asked, letters: list[dict[str, str | None]], split: str | None) -> list[float]:
+    """Recall, no match, wrong video and judge's errors over gt in {a, b}."""
+    counts = [0, 0, 0, 0]
+    for row, own in zip(asked.rows, letters, strict=True):
+        sample = asked.truth[row.key]
+        for key, statement in sample.statements.items():
+            if statement.truth in ("a", "b") and split in (None, sample.split):
+                said = own[key]
+                place = 0 if said == statement.truth else 1 if said is None else 3 if said == "error" else 2
+                counts[place] += 1
+    return [count / sum(counts) for count in counts]
+
+
+def test_recall_and_errors_sum_to_one(folder: Path) -> None:
+    asked = opened.read(folder)
+    rng = np.random.default_rng(0)
+    names = ("recall", "err_nomatch", "err_flipped", "err_judge")
+    for _ in range(20):
+        letters: list[dict[str, Any]] = [
+            {key: rng.choice(["a", "b", None, "error"]) for key in asked.truth[row.key].statements}
+            for row in asked.rows
+        ]
+        verdicts = [{"lm": own, "unparsed": 1, "excess": 2} for own in letters]
+        found = opened.score(asked.rows, verdicts, asked.truth, 0, 0)
+        assert [found[name] for name in names] == pytest.approx(naive_recall(asked, letters, None))
+        each = [naive_recall(asked, letters, split)[0] for split in SPLITS]
+        assert [found[split] for split in SPLITS] == pytest.approx(each)
+        assert found["average"] == pytest.approx(np.mean(each))
+        assert found["per_category"]["fitness"]["recall"] == pytest.approx(each[0])
+        assert sum(found[name] for name in names) == pytest.approx(1)
+        assert (found["unparsed"], found["excess"]) == (6, 12)
+
+
+def test_an_answer_of_another_form_is_an_error(tmp_path: Path) -> None:
+    keys = ["0", "10", "2"]
+    assert parse_matching("no JSON", keys, 3) == dict.fromkeys(keys, "error")
+    assert parse_matching('{"0": "1", "2": 1}', keys, 3) == {"0": 1, "2": None, "10": "error"}
+    assert parse_matching('{"0": "7", "2": "none", "10": "2"}', keys, 3) == {"0": None, "2": None, "10": 2}
+    structured = {"matches": [{"key_dict0": key, "key_dict1": "2"} for key in keys]}
+    assert parse_matching(json.dumps(structured), keys, 3) == {"0": 2, "2": None, "10": None}
+    assert parse_opposites('{"results": ["1", 0]}', 2) == [True, False] and parse_opposites("[1, 0]", 3) is None
+    assert parse_opposites('{"results": ["1", "x"]}', 2) is None and parse_opposites(None, 1) is None
+
+    alone: list[int] = []
+
+    def said(prompt: str) -> str:
+        if "List 0" in prompt:
+            return judging(prompt)
+        pairs = eval(prompt.split("Pairs: ")[1])
+        alone.append(len(pairs))
+        return "?" if len(pairs) > 1 or pairs[0][0] == "low" else judging(prompt)
+
+    asked = opened.read(sample_folder(tmp_path))
+    (verdict,) = opened.judged(asked, [TEXT], model(said))
+    assert verdict["lm"] == {"0": "error", "1": "a", "2": None, "3": "b"} and alone == [3, 1, 1, 1]
+
+
+def test_the_prompts_are_the_authors_if_their_file_is_there(tmp_path: Path) -> None:
+    folder = sample_folder(tmp_path)
+    assert "the judge's prompts are ours" in opened.read(folder).notes[1]
+    code = 'import nothing\nprompt_open_eval_matching = """\\\nmatch {differences0}"""\n'
+    (folder / "eval_viddiff.py").write_text(code)
+    with pytest.raises(StepDiffError, match="has no text prompt_open_eval_check_opposite; get it again or remove it"):
+        opened.read(folder)
+    (folder / "eval_viddiff.py").write_text(code + 'prompt_open_eval_check_opposite = "check {statements}"\n')
+    asked = opened.read(folder)
+    assert asked.prompts == {"matching": "match {differences0}", "opposites": "check {statements}"}
+    assert "the authors'" in asked.notes[1]
+
+
+def test_a_text_that_holds_a_field_is_not_filled() -> None:
+    (message,) = matching._message("a {x} b {y}", {"x": "{y}", "y": "{x}"})
+    assert message == {"role": "user", "content": "a {y} b {x}"}
+
+
+def test_six_pairs_are_judged_in_one_question(folder: Path) -> None:
+    """Across pairs of videos, as published."""
+    asked = opened.read(folder)
+    counts: list[int] = []
+
+    def said(prompt: str) -> str:
+        if "List 0" in prompt:
+            keys = list(json.loads(prompt.split("List 0: ")[1].split("\n")[0]))
+            return json.dumps({key: str(place) for place, key in enumerate(keys)})
+        counts.append(len(eval(prompt.split("Pairs: ")[1])))
+        return json.dumps({"results": ["0"] * counts[-1]})
+
+    texts = [json.dumps([{"description": f"d{i}", "video": 1} for i in range(3)]) for _ in asked.rows]
+    verdicts = opened.judged(asked, texts, model(said))
+    assert counts == [6, 6, 1]  # three of the four statements of a pair have a prediction
+    found = opened.score(asked.rows, verdicts, asked.truth, 0, 0)
+    assert found["err_nomatch"] == pytest.approx(1 / 12) and found["recall"] == pytest.approx(6 / 12)
+
+
+def test_exported_differences_are_read_again(folder: Path, tmp_path: Path) -> None:
+    asked = opened.read(folder)
+    texts = ["the knees bend less (Video 2)\narms up: a", *[""] * 5]
+    for file in opened.export(asked.rows, texts, tmp_path):
+        again = opened.read_published(file, folder)
+        assert [parse_differences(own).differences for own in again] == [
+            parse_differences(t).differences for t in texts
+        ]
+    listed = json.loads((tmp_path / "predictions.json").read_text())
+    assert listed[0]["0"] == {"description": "the knees bend less", "prediction": "b"} and listed[1] == {}
+
+
+def test_published_rows_have_figures_of_the_table() -> None:
+    for name in ("viddiff-closed", "viddiff-open"):
+        found = benchmarks.get(name)
+        assert all(set(own.figures) <= set(found.figures) for own in found.published)
+        for own in found.published:
+            each = [own.figures[split] for split in SPLITS]
+            assert own.figures["average"] == pytest.approx(np.mean(each), abs=6e-4)
