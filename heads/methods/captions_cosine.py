@@ -11,6 +11,9 @@ Guarantees
 
 from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Float32
+
 from heads.data.clip_texts import ClipTexts
 from heads.methods.similarity import Sentences
 from tasks.benchmarks.rows import Ranking, Rating
@@ -26,12 +29,17 @@ class CaptionsCosine:
         """texts: one about each clip; model: a sentence-transformers model, as weights.resolve takes it."""
         self.texts = texts
         self.sentences = Sentences(device=device, model=model)
+        self._vectors: dict[str, Float32[np.ndarray, " E"]] = {}  # of each text so far: rows come in batches
 
     def rank(self, rows: Sequence[DiffRank | Ranking | Rating]) -> list[list[float]]:
         """Return the cosine of the reference's text with that of each target. StepDiffError: a clip without a text."""
         clips = list(dict.fromkeys(clip for row in rows for clip in (row.reference, *row.targets)))
         self.texts.check(clips)
-        texts = list(dict.fromkeys(self.texts.texts[clip].strip() for clip in clips))
-        vectors = dict(zip(texts, self.sentences(texts), strict=True))
-        of = {clip: vectors[self.texts.texts[clip].strip()] for clip in clips}
+        new = [text for text in dict.fromkeys(map(self._text, clips)) if text not in self._vectors]
+        if new:
+            self._vectors |= zip(new, self.sentences(new), strict=True)
+        of = {clip: self._vectors[self._text(clip)] for clip in clips}
         return [[float(of[row.reference] @ of[target]) for target in row.targets] for row in rows]
+
+    def _text(self, clip: str) -> str:
+        return self.texts.texts[clip].strip()

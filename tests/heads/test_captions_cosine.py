@@ -61,7 +61,9 @@ def test_clips_with_the_same_text_have_cosine_1(method: CaptionsCosine) -> None:
 
 def test_a_clips_text_is_embedded_once_however_many_rows_have_it(method: CaptionsCosine) -> None:
     method.rank([Rating(str(i), ("1_0", clip), "location") for i, clip in enumerate(("2_0", "3_0", "3_0"))])
-    assert method.sentences.asked == ["a b", "b"]  # type: ignore[attr-defined]
+    method.rank([Rating("3", ("4_0", "3_0"), "location")])  # the next batch
+    method.rank([Rating("4", ("4_0", "3_0"), "location")])
+    assert method.sentences.asked == ["a b", "b", "c"]  # type: ignore[attr-defined]
 
 
 def test_a_clip_without_a_text_is_named(method: CaptionsCosine) -> None:

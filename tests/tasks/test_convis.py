@@ -141,7 +141,7 @@ def test_a_pair_without_a_prediction_is_not_scored_but_counted(folder: Path, tmp
     assert result["rho location"] is None and result["per_category"][LOCATION]["missing"] == 4
 
 
-def test_a_prediction_of_0_in_a_published_file_counts_as_3(folder: Path, tmp_path: Path) -> None:
+def test_a_prediction_of_0_0_in_a_published_file_counts_as_3_0(folder: Path, tmp_path: Path) -> None:
     asked = read(folder)
     file = predicted(tmp_path / "global.json", dict(zip(PAIRS, [0.0, 1.0, 4.0, 2.0], strict=True)))
     found = read_published_predictions(file, asked.rows)
@@ -151,7 +151,7 @@ def test_a_prediction_of_0_in_a_published_file_counts_as_3(folder: Path, tmp_pat
     assert ours["rho main action"] < 0  # a 0 of our own is a 0
 
 
-def test_a_pair_is_matched_in_the_given_order(folder: Path, tmp_path: Path) -> None:
+def test_a_pair_of_predictions_is_matched_by_its_clips_ids_in_the_given_order(folder: Path, tmp_path: Path) -> None:
     file = predicted(tmp_path / "global.json", {PAIRS[0][::-1]: 1.0})
     with pytest.raises(StepDiffError, match="has none of the 20 rows"):
         read_published_predictions(file, read(folder).rows)
