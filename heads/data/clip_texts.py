@@ -7,10 +7,13 @@
 
 All columns are strings; a clip has at most one text of a kind.
 
+Texts that others publish are read as they are: a .json file with one object {clip: text}, or a folder of CLIP.txt.
+
 Guarantees
 - a clip without a text is named
 - a file that is damaged, lacks a column or has two texts of a kind for a clip is refused
 - a folder of files reads as one file with all their rows
+- published_texts_have_the_kind_text_and_no_provenance
 - written texts read back
 """
 
@@ -25,6 +28,7 @@ import polars as pl
 from common.errors import StepDiffError
 from common.io import sealed as table
 from common.io.files import write_bytes
+from common.io.jsonl import parse_object
 
 COLUMNS = ("key", "kind", "text", "provenance")
 
@@ -34,10 +38,7 @@ class ClipTexts:
 
     def __init__(self, path: str | Path, kind: str | None = None) -> None:
         """path: a file, or a folder of them as a stage of annotate writes it; kind: None for the only one."""
-        files = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]
-        if not files:
-            raise StepDiffError(f"{path}: holds no Parquet file of texts; name a version's folder in STORE/annotations")
-        frame = pl.concat(map(_read, files))
+        frame = _frame(Path(path))
         kinds = sorted(frame["kind"].unique())
         if kind is None and len(kinds) == 1:
             kind = kinds[0]
@@ -49,7 +50,7 @@ class ClipTexts:
         if len(twice):
             raise StepDiffError(f"{path}: two texts of kind {kind!r} for {twice[0]}; keep one")
         self.path, self.kind = path, kind
-        self.provenance = sorted(rows["provenance"].unique())
+        self.provenance = sorted(rows["provenance"].drop_nulls().unique())
         """the distinct provenances of the texts"""
         self.texts: dict[str, str] = dict(zip(rows["key"], rows["text"], strict=True))
         """clip id -> its text"""
@@ -77,6 +78,45 @@ def write_texts(path: str | Path, kind: str, texts: Mapping[str, str], provenanc
     rows = [(key, kind, text, line) for key, text in texts.items()]
     frame = pl.DataFrame(rows, schema=dict.fromkeys(COLUMNS, pl.String), orient="row")
     write_bytes(Path(path), table.encode(frame))
+
+
+def _frame(path: Path) -> pl.DataFrame:
+    """Return the rows of a file or folder of texts."""
+    if path.suffix == ".json":
+        return _published(path, _object(path))
+    if not path.is_dir():
+        return _read(path)
+    if files := sorted(path.glob("*.parquet")):
+        return pl.concat(map(_read, files))
+    if texts := {file.stem: _text(file) for file in sorted(path.glob("*.txt"))}:
+        return _published(path, texts)
+    raise StepDiffError(
+        f"{path}: holds no Parquet file of texts and no CLIP.txt; name a version's folder in STORE/annotations"
+    )
+
+
+def _published(path: Path, texts: Mapping[str, Any]) -> pl.DataFrame:
+    if not texts or not all(isinstance(text, str) for text in texts.values()):
+        raise StepDiffError(f"{path}: not one object {{clip: text}} with at least one text; correct the file")
+    rows = [(key, "text", text, None) for key, text in texts.items()]
+    return pl.DataFrame(rows, schema=dict.fromkeys(COLUMNS, pl.String), orient="row")
+
+
+def _object(path: Path) -> Mapping[str, Any]:
+    try:
+        found = parse_object(path.read_bytes())
+    except OSError as error:
+        raise StepDiffError(f"{path}: cannot be read ({error.strerror}); correct --texts") from error
+    except StepDiffError as error:
+        raise StepDiffError(f"{path}: {error}") from error
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StepDiffError(f"{path}: not a text in UTF-8 ({error}); correct or remove it") from error
 
 
 def _read(path: Path) -> pl.DataFrame:

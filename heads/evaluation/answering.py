@@ -69,7 +69,7 @@ class Answering(Protocol):
 class Here:
     """Answers in this process."""
 
-    def __init__(self, options: EvaluateOptions, store: Store, rows: list[Any], group: Group = ALONE) -> None:
+    def __init__(self, options: EvaluateOptions, store: Store | None, rows: list[Any], group: Group = ALONE) -> None:
         """Load the method, with a group its share. StepDiffError: it cannot be used, or the store lacks clips of the
         rows."""
         self._options = options
@@ -154,7 +154,8 @@ class Worker:
     def _here(self) -> Here:
         self._given.driver.imitate()
         options = self._given.options
-        return Here(options, Store.open(options.store), read_rows(options))
+        store = None if options.store is None else Store.open(options.store)
+        return Here(options, store, read_rows(options))
 
 
 class OnWorkers:

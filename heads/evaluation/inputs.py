@@ -19,6 +19,7 @@ from heads.evaluation import seen
 from heads.evaluation.loading import Described, answered_rows
 from heads.evaluation.options import EvaluateOptions, check, check_files
 from heads.evaluation.rows import digest_of, read_rows
+from heads.methods.captions_cosine import MODEL
 from heads.training.checkpoint import Run
 from heads.training.recipe import read_recipe
 from store import Store
@@ -30,7 +31,7 @@ from weights import resolve as resolve_weights
 class Asked:
     """What an evaluation reads before its method is loaded."""
 
-    store: Store
+    store: Store | None
     rows: list[Any]
     seen: seen.Seen | None
     """which clips trained the head; None for a method without one"""
@@ -63,7 +64,7 @@ def ask(options: EvaluateOptions) -> Asked:
     check(options)
     check_files(options)
     rows = read_rows(options)
-    store = Store.open(options.store)
+    store = None if options.store is None else Store.open(options.store)
     return Asked(store, rows, seen_by_head(options, rows, store))
 
 
@@ -77,13 +78,15 @@ def resolve(options: EvaluateOptions, asked: Asked, described: Described) -> Inp
     return Inputs(described, asked.seen, skipped, not chosen and not skipped["rows"], depended)
 
 
-def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) -> seen.Seen | None:
+def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store | None) -> seen.Seen | None:
     """Return which clips of the rows trained the head; None for a method without one.
 
     Raises:
         StepDiffError: some did, and `allow_seen` is not set.
     """
     source = None
+    if store is None:
+        return None
     if options.head is not None:
         read_recipe(Path(options.head) / "recipe.yaml")  # reports a folder without a head
         source = seen.of_run(Path(options.head))
@@ -100,7 +103,10 @@ def seen_by_head(options: EvaluateOptions, rows: Sequence[Any], store: Store) ->
 
 
 def identity(
-    options: EvaluateOptions, rows: Sequence[Any], store: Store, disclosed: Mapping[str, Any] = MappingProxyType({})
+    options: EvaluateOptions,
+    rows: Sequence[Any],
+    store: Store | None,
+    disclosed: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return what predictions depend on: a partial file with another identity is not continued."""
     of_rows = ("test_set", "data", "rows", "subset", "no_difference", "skip_missing", "allow_seen")
@@ -112,12 +118,16 @@ def identity(
         files.append(resolve_weights(options.language_model))
     if options.method == "shuffled-captions" and options.texts is not None:
         files.append(answered_rows(options.texts))
+    if options.method == "captions-cosine" and options.weights is None:
+        files.append(resolve_weights(MODEL))
     contents = [fingerprint(Path(path)) for path in files if path is not None]
     views = {}
-    for entity in () if options.view is None else ("clips", "texts"):
-        if options.view in store.views(entity):
-            views[entity] = store.view(entity, options.view).provenance.as_dict()
+    if options.view is not None and store is not None:
+        for entity in ("clips", "texts"):
+            if options.view in store.views(entity):
+                views[entity] = store.view(entity, options.view).provenance.as_dict()
     made: dict[str, Any] = {"head": head, "contents": contents, "views": views}
     if "source" in disclosed:  # of a plug-in
         made["source"] = disclosed["source"]
-    return {"options": depended, "store": str(Path(options.store).absolute()), "rows": digest_of(options, rows), **made}
+    folder = None if options.store is None else str(Path(options.store).absolute())
+    return {"options": depended, "store": folder, "rows": digest_of(options, rows), **made}

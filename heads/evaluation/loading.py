@@ -18,8 +18,9 @@ import numpy as np
 from common import plugins
 from common.errors import StepDiffError
 from heads.data.clip_texts import ClipTexts
-from heads.evaluation.options import BUILT_IN, CONTROLS, PLUGINS, PUBLIC, EvaluateOptions
+from heads.evaluation.options import BUILT_IN, CONTROLS, PLUGINS, PUBLIC, STORELESS, EvaluateOptions
 from heads.methods import controls
+from heads.methods.captions_cosine import MODEL, CaptionsCosine
 from heads.methods.socratic import TokenIds, load_socratic
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import VLEmb, text_of
@@ -71,12 +72,16 @@ class Described:
     """lines that the method printed while it was loaded in another process"""
 
 
-def load_method(options: EvaluateOptions, store: Store, rows: Sequence[Any], group: Group = ALONE) -> Loaded:
+def load_method(options: EvaluateOptions, store: Store | None, rows: Sequence[Any], group: Group = ALONE) -> Loaded:
     """Load the method, a head divided among a group. StepDiffError: an option that it needs is missing, or it does not
     answer the task."""
     device = pick_device(options.device)
     is_control = options.method in CONTROLS
-    loaded = _load_control(options, store, rows, device) if is_control else _load(options, store, device, group)
+    if options.method in STORELESS:
+        loaded = _load_storeless(options, device)
+    else:
+        assert store is not None  # heads.evaluation.options.check
+        loaded = _load_control(options, store, rows, device) if is_control else _load(options, store, device, group)
     function = ANSWERS[type(rows[0])]
     if not hasattr(loaded.method, function):
         raise StepDiffError(
@@ -86,7 +91,6 @@ def load_method(options: EvaluateOptions, store: Store, rows: Sequence[Any], gro
 
 
 def _load(options: EvaluateOptions, store: Store, device: str, group: Group) -> Loaded:
-    how: dict[str, Any] = {name: getattr(options, name) for name in ("control", "seed", "seeded", "decline_at")}
     if options.method not in BUILT_IN:
         return _plugin(options, store, device)
     if options.method == "vlemb":
@@ -98,19 +102,32 @@ def _load(options: EvaluateOptions, store: Store, device: str, group: Group) -> 
         weights = _needed(options, "weights", "its checkpoint")
         view = _needed(options, "view", "the tokens of its image tower")
         public, tokens, disclosed = load_public(weights, store, view, device, families(options.method))
-        return Loaded(StepDiff(public, tokens, **how), disclosed=disclosed)
-    if options.method == "socratic":
-        texts = _needed(options, "texts", "a Parquet file of texts about clips")
-        reader, ids, disclosed = load_socratic(texts, options.kind, options.language_model, device, options.precision)
-        return Loaded(StepDiff(reader, ids, **how), pick_precision(device, options.precision), disclosed)
+        return Loaded(StepDiff(public, tokens, **_how(options)), disclosed=disclosed)
     head = Path(_needed(options, "head", "a run folder of python -m heads.train"))
     model, features, recipe = load_video_lm(head, store, device, group)
     disclosed = {"head": str(options.head), "view": recipe.view, "recipe": disclosure(recipe, head)}
-    return Loaded(StepDiff(model, features, **how), pick_precision(device, recipe.precision), disclosed)
+    return Loaded(StepDiff(model, features, **_how(options)), pick_precision(device, recipe.precision), disclosed)
+
+
+def _how(options: EvaluateOptions) -> dict[str, Any]:
+    """Return the options of StepDiff that do not depend on the model."""
+    return {name: getattr(options, name) for name in ("control", "seed", "seeded", "decline_at")}
+
+
+def _load_storeless(options: EvaluateOptions, device: str) -> Loaded:
+    """Load a method that reads no features."""
+    if options.method == "random":
+        return Loaded(controls.Chance(options.seed))
+    texts = _needed(options, "texts", "a Parquet file of texts about clips")
+    if options.method == "captions-cosine":
+        captions, model = ClipTexts(texts, options.kind), options.weights or MODEL
+        disclosed = {"texts": texts, "kind": captions.kind, "provenance": captions.provenance, "sentences": model}
+        return Loaded(CaptionsCosine(captions, model, device), disclosed=disclosed)
+    reader, ids, disclosed = load_socratic(texts, options.kind, options.language_model, device, options.precision)
+    return Loaded(StepDiff(reader, ids, **_how(options)), pick_precision(device, options.precision), disclosed)
 
 
 _CONTROLS: dict[str, type] = {
-    "random": controls.Chance,
     "step-oracle": controls.StepOracle,
     "rarest": controls.Rarest,
     "medoid": controls.Medoid,
@@ -126,8 +143,6 @@ def _load_control(options: EvaluateOptions, store: Store, rows: Sequence[Any], d
         return Loaded(kind)  # load_method refuses it
     absent = set(absent_clips(rows, store, None))
     rows = [row for row in rows if absent.isdisjoint(clips_of(row))]
-    if options.method == "random":
-        return Loaded(controls.Chance(options.seed))
     if options.method == "step-oracle":
         return Loaded(controls.StepOracle(store, options.seed))
     if options.method == "rarest":
@@ -189,7 +204,9 @@ def _needed(options: EvaluateOptions, name: str, what: str) -> str:
     return value
 
 
-def present_rows(options: EvaluateOptions, rows: list[Any], store: Store, loaded: Loaded) -> tuple[list[Any], int]:
+def present_rows(
+    options: EvaluateOptions, rows: list[Any], store: Store | None, loaded: Loaded
+) -> tuple[list[Any], int]:
     """Return the rows whose clips and texts are present, and the number of absent clips.
 
     Raises:
@@ -197,7 +214,8 @@ def present_rows(options: EvaluateOptions, rows: list[Any], store: Store, loaded
     """
     method, view = loaded.method, loaded.disclosed.get("view")
     features = getattr(method, "features", None)
-    texts = features.texts if isinstance(features, TokenIds) else None
+    texts = features.texts if isinstance(features, TokenIds) else getattr(method, "texts", None)
+    texts = texts if isinstance(texts, ClipTexts) else None
     absent = absent_clips(rows, store, view, texts)
     if absent and not options.skip_missing:
         if texts is not None:
@@ -224,12 +242,14 @@ def present_rows(options: EvaluateOptions, rows: list[Any], store: Store, loaded
     return found, len(absent)
 
 
-def absent_clips(rows: Sequence[Any], store: Store, view: str | None, texts: ClipTexts | None = None) -> list[str]:
+def absent_clips(
+    rows: Sequence[Any], store: Store | None, view: str | None, texts: ClipTexts | None = None
+) -> list[str]:
     """Return clips of the rows, each once, that are not in the catalog, or lack features in `view`, or lack a text."""
     clips = list(dict.fromkeys(clip for row in rows for clip in clips_of(row)))
-    places = np.asarray(store.catalog("clips").rows(clips))
+    places = np.zeros(len(clips), int) if store is None else np.asarray(store.catalog("clips").rows(clips))
     present = places >= 0
-    if view is not None:
+    if view is not None and store is not None:
         present[present] = store.view("clips", view).status()[places[present]] == OK
     if texts is not None:
         present &= texts.has(clips)

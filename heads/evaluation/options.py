@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 VIDEO_LM = ("video-lm", "stepdiff")
 PUBLIC = ("llava", "idefics")
 CONTROLS = ("random", "step-oracle", "rarest", "medoid", "shuffled-captions", "token-regression")
-BUILT_IN = (*VIDEO_LM, "vlemb", *PUBLIC, "socratic", *CONTROLS)
+BUILT_IN = (*VIDEO_LM, "vlemb", *PUBLIC, "socratic", "captions-cosine", *CONTROLS)
+STORELESS = ("socratic", "captions-cosine", "random")
+"""methods that read no features"""
 PLUGIN = "a plug-in"
 PLUGINS = "stepdiff.methods"
 """entry-point group of other packages' methods"""
@@ -35,9 +37,9 @@ METHODS: dict[str, tuple[str, ...]] = {
     "head": (*VIDEO_LM, "token-regression"),
     "view": ("vlemb", *PUBLIC, PLUGIN),
     "pair_embedding": ("vlemb",),
-    "weights": PUBLIC,
-    "texts": ("socratic", "medoid", "shuffled-captions", "token-regression"),
-    "kind": ("socratic",),
+    "weights": (*PUBLIC, "captions-cosine"),
+    "texts": ("socratic", "captions-cosine", "medoid", "shuffled-captions", "token-regression"),
+    "kind": ("socratic", "captions-cosine"),
     "language_model": ("socratic",),
     "precision": ("socratic",),
     "control": (*VIDEO_LM, *PUBLIC, "socratic"),
@@ -73,16 +75,17 @@ class EvaluateOptions:
     method: str
     """video-lm (a trained head: VCLM, Interleaved or StepDiff, by its recipe; stepdiff means the same), vlemb
     (embeddings in one space), llava or idefics (a public vision-language model), socratic (a language model that reads
-    a text about each clip), a control (random, step-oracle, rarest, medoid, shuffled-captions, token-regression), the
-    name of an installed plug-in, or package.module:Class (heads.methods.Method)"""
-    store: str
-    """feature store"""
+    a text about each clip), captions-cosine (embeddings of such texts), a control (random, step-oracle, rarest,
+    medoid, shuffled-captions, token-regression), the name of an installed plug-in, or package.module:Class
+    (heads.methods.Method)"""
     out: str
     """predictions file to write"""
     test_set: str | None = None
     """test set in the published format, for a published task"""
     data: str | None = None
     """folder of the files that the authors of a benchmark publish"""
+    store: str | None = None
+    """feature store; null: none, for methods that read no features (socratic, captions-cosine, random)"""
     head: str | None = None
     """run folder of heads.train, for video-lm and token-regression"""
     view: str | None = None
@@ -91,13 +94,14 @@ class EvaluateOptions:
     pair_embedding: Literal["average", "reference", "candidate"] = "average"
     """vlemb on diffmcq: the clips whose embeddings represent a pair"""
     weights: str | None = None
-    """folder or hub id of the checkpoint, for llava and idefics (1, 2 or 3)"""
+    """folder or hub id of the checkpoint, for llava and idefics (1, 2 or 3); for captions-cosine that of a
+    sentence-transformers model, or its name, by default minilm-l6"""
     texts: str | None = None
-    """for socratic: Parquet file of texts about clips, or a folder of them as a stage of annotate writes it; for medoid
-    and token-regression: paired QA of training clips; for shuffled-captions: predictions of another method, with the
-    rows that it answered next to them"""
+    """for socratic and captions-cosine: Parquet file of texts about clips, or a folder of them as a stage of annotate
+    writes it; for medoid and token-regression: paired QA of training clips; for shuffled-captions: predictions of
+    another method, with the rows that it answered next to them"""
     kind: str | None = None
-    """for socratic: which texts to read, by their column kind; null if all are of one kind"""
+    """for socratic and captions-cosine: which texts to read, by their column kind; null if all are of one kind"""
     language_model: str = "smollm2-135m-instruct"
     """for socratic: name, folder or hub id of the language model"""
     precision: Literal["auto", "bfloat16", "float32"] = "float32"
@@ -184,6 +188,8 @@ def check(options: EvaluateOptions) -> None:
             if value not in known and getattr(options, name) != defaults[name]:
                 flag = name.replace("_", "-")
                 raise StepDiffError(f"--{flag} is for {', '.join(known)}, and {value} does not read it; leave it out")
+    if options.store is None and options.method not in STORELESS:
+        raise StepDiffError(f"--method {options.method} needs --store, the feature store that it reads")
     if options.task in benchmarks.JUDGED:
         judge_options(options)  # refuses a missing judge
     if options.rows_at_once < 1 or (options.rows is not None and options.rows < 1):
@@ -202,7 +208,8 @@ def check(options: EvaluateOptions) -> None:
 
 def check_files(options: EvaluateOptions) -> None:
     """Raise StepDiffError if a file that is read would be overwritten, or a path of a Ray job is relative."""
-    paths = ("test_set", "out", "head", "texts", "no_difference", *(() if place(options.store).remote else ("store",)))
+    is_remote = options.store is not None and place(options.store).remote
+    paths = ("test_set", "data", "out", "head", "texts", "no_difference", *(() if is_remote else ("store",)))
     named = [(f"--{name.replace('_', '-')}", getattr(options, name)) for name in paths]
     refuse_relative([(flag, path) for flag, path in named if path is not None])
     out = Path(options.out)

@@ -5,6 +5,7 @@ published captions of ConViS-Bench and all-MiniLM-L6-v2 it is that benchmark's S
 
 Guarantees
 - a clip's text is embedded once, however many rows have it
+- a batch does not change an embedding: texts are embedded in blocks that depend on the file of texts only
 - clips with the same text have cosine 1
 - a clip without a text is named
 """
@@ -20,6 +21,8 @@ from tasks.benchmarks.rows import Ranking, Rating
 from tasks.testsets import DiffRank
 
 MODEL = "minilm-l6"
+BLOCK = 256
+"""texts that are embedded together"""
 
 
 class CaptionsCosine:
@@ -29,17 +32,19 @@ class CaptionsCosine:
         """texts: one about each clip; model: a sentence-transformers model, as weights.resolve takes it."""
         self.texts = texts
         self.sentences = Sentences(device=device, model=model)
-        self._vectors: dict[str, Float32[np.ndarray, " E"]] = {}  # of each text so far: rows come in batches
+        self._ordered = sorted({text.strip() for text in texts.texts.values()})
+        self._places = {text: place for place, text in enumerate(self._ordered)}
+        self._blocks: dict[int, Float32[np.ndarray, "T E"]] = {}
 
     def rank(self, rows: Sequence[DiffRank | Ranking | Rating]) -> list[list[float]]:
         """Return the cosine of the reference's text with that of each target. StepDiffError: a clip without a text."""
         clips = list(dict.fromkeys(clip for row in rows for clip in (row.reference, *row.targets)))
         self.texts.check(clips)
-        new = [text for text in dict.fromkeys(map(self._text, clips)) if text not in self._vectors]
-        if new:
-            self._vectors |= zip(new, self.sentences(new), strict=True)
-        of = {clip: self._vectors[self._text(clip)] for clip in clips}
+        of = {clip: self._embedding(clip) for clip in clips}
         return [[float(of[row.reference] @ of[target]) for target in row.targets] for row in rows]
 
-    def _text(self, clip: str) -> str:
-        return self.texts.texts[clip].strip()
+    def _embedding(self, clip: str) -> Float32[np.ndarray, " E"]:
+        block, place = divmod(self._places[self.texts.texts[clip].strip()], BLOCK)
+        if block not in self._blocks:
+            self._blocks[block] = self.sentences(self._ordered[block * BLOCK : (block + 1) * BLOCK])
+        return self._blocks[block][place]

@@ -1,5 +1,6 @@
 """Guarantees of heads/methods/captions_cosine.py, and the baseline of ConViS-Bench that it is."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,29 @@ def test_written_texts_read_back(method: CaptionsCosine) -> None:
     assert method.texts.provenance == ['{"model": "m"}']
 
 
+def test_published_texts_have_the_kind_text_and_no_provenance(tmp_path: Path) -> None:
+    (tmp_path / "captions.json").write_text(json.dumps(SAID))
+    (tmp_path / "captions").mkdir()
+    for clip, text in SAID.items():
+        (tmp_path / "captions" / f"{clip}.txt").write_text(text)
+    for name in ("captions.json", "captions"):
+        found = ClipTexts(tmp_path / name)
+        assert (found.texts, found.kind, found.provenance) == (SAID, "text", [])
+    for content, said in (
+        ("[]", "not a JSON object"),
+        ('{"a": 1}', "not one object {clip: text}"),
+        ("{", "not a JSON"),
+    ):
+        (tmp_path / "captions.json").write_text(content)
+        with pytest.raises(StepDiffError, match=f"captions.json: {said}"):
+            ClipTexts(tmp_path / "captions.json")
+    with pytest.raises(StepDiffError, match="nothing.json: cannot be read"):
+        ClipTexts(tmp_path / "nothing.json")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StepDiffError, match="no Parquet file of texts and no CLIP.txt"):
+        ClipTexts(tmp_path / "empty")
+
+
 def test_clips_with_the_same_text_have_cosine_1(method: CaptionsCosine) -> None:
     rows = [
         Rating("1", ("1_0", "2_0"), "location"),
@@ -63,6 +87,14 @@ def test_a_clips_text_is_embedded_once_however_many_rows_have_it(method: Caption
     method.rank([Rating(str(i), ("1_0", clip), "location") for i, clip in enumerate(("2_0", "3_0", "3_0"))])
     method.rank([Rating("3", ("4_0", "3_0"), "location")])  # the next batch
     method.rank([Rating("4", ("4_0", "3_0"), "location")])
+    assert method.sentences.asked == ["a b", "b", "c"]  # type: ignore[attr-defined]
+
+
+def test_a_batch_does_not_change_an_embedding(method: CaptionsCosine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heads.methods.captions_cosine.BLOCK", 2)
+    method.rank([Rating("1", ("1_0", "2_0"), "location")])
+    assert method.sentences.asked == ["a b", "b"], "the block of the text"  # type: ignore[attr-defined]
+    method.rank([Rating("1", ("4_0", "2_0"), "location")])
     assert method.sentences.asked == ["a b", "b", "c"]  # type: ignore[attr-defined]
 
 

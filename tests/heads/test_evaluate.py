@@ -228,7 +228,7 @@ def test_answers_from_another_version_of_a_view_are_not_used(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stopped evaluation continues with its answers if the view has the same provenance."""
-    asked = EvaluateOptions("diffrank", "vlemb", str(world / "features"), "set", "p.jsonl", view="visual")
+    asked = EvaluateOptions("diffrank", "vlemb", "p.jsonl", "set", store=str(world / "features"), view="visual")
     rows = read_test_set("diffrank", ranking(world, tmp_path / "set.jsonl"))
     first = identity(asked, rows, Store.open(asked.store))
     assert first == identity(asked, rows, Store.open(asked.store))
@@ -243,7 +243,7 @@ def test_answers_of_another_language_model_of_the_same_name_are_not_used(
     shutil.copytree(tiny_lm, tmp_path / "lm")
     (tmp_path / "texts.parquet").write_bytes(b"texts")
     paths = {"texts": str(tmp_path / "texts.parquet"), "language_model": str(tmp_path / "lm")}
-    asked = EvaluateOptions("diffrank", "socratic", str(world / "features"), "set", "p.jsonl", **paths)
+    asked = EvaluateOptions("diffrank", "socratic", "p.jsonl", "set", store=str(world / "features"), **paths)
     first = identity(asked, [], Store.open(asked.store))
     assert first == identity(asked, [], Store.open(asked.store))
     config = tmp_path / "lm/config.json"
@@ -252,7 +252,7 @@ def test_answers_of_another_language_model_of_the_same_name_are_not_used(
 
 
 def test_pair_embedding_is_refused_for_a_method_that_does_not_read_it() -> None:
-    asked = EvaluateOptions("diffmcq", "video-lm", "features", "set", "p.jsonl", pair_embedding="candidate")
+    asked = EvaluateOptions("diffmcq", "video-lm", "p.jsonl", "set", store="features", pair_embedding="candidate")
     with pytest.raises(StepDiffError, match="--pair-embedding is for vlemb, and video-lm does not read it"):
         check(asked)
 

@@ -79,9 +79,10 @@ def test_a_users_class_is_evaluated(package: Path, world: Path) -> None:
 def test_a_wrong_method_lists_what_is_known_in_one_line(monkeypatch: pytest.MonkeyPatch, package: Path) -> None:
     monkeypatch.syspath_prepend(str(package))
     controls = "random, step-oracle, rarest, medoid, shuffled-captions, token-regression"
-    known = f"video-lm, stepdiff, vlemb, llava, idefics, socratic, {controls}, mean-tokens, or package.module:Class"
+    own = "video-lm, stepdiff, vlemb, llava, idefics, socratic, captions-cosine"
+    known = f"{own}, {controls}, mean-tokens, or package.module:Class"
     with pytest.raises(StepDiffError) as error:
-        check(EvaluateOptions("diffrank", "vlemm", "features", "set", "p.jsonl"))
+        check(EvaluateOptions("diffrank", "vlemm", "p.jsonl", "set", store="features"))
     assert str(error.value) == f"--method vlemm: no such method; give {known}"
     for name, message in (
         ("no_such_package.methods:X", "no module no_such_package; install it, or name its folder in PYTHONPATH"),
