@@ -21,7 +21,7 @@ from store import Store
 from tasks import benchmarks
 from tasks.benchmarks.rows import Choice, Writing
 from tasks.prompts import system
-from tests.tasks.test_vidic import pair, write
+from tests.tasks.vidic_files import pair, write
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
 OPTIONS = ("They use a whisk.", "They use a fork.", "They use a spoon.", "They do nothing.")
