@@ -46,7 +46,7 @@ def pooled_view(
     if pool < 1:
         raise StepDiffError(f"--pool {pool} is too small: give 2 or more, or 1 for no pooling")
     tokens = features.get(TOKENS)
-    if tokens is None or len(tokens.shape) != 2:
+    if tokens is None or len(tokens.shape) != 2 or "layout" in features:  # of a video language model: no squares
         raise StepDiffError(f"--pool is for views with tokens of patches: this one has {', '.join(features)}")
     number, channels = tokens.shape
     steps = time_steps(number, made.frames)

@@ -14,7 +14,8 @@ Guarantees
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ PROVEN = (
 )
 """model_type of the families whose logits the tests compare with those from pixels"""
 _USUAL = 2  # clips of a prompt
+_ROWS = 16  # that share a prompt at once: its keys and values are copied for each
 _LAYER = re.compile(
     r"get_\w+_features: (?P<kind>list|array) of (?P<axes>\d) axes"
     r"(; (?P<levels>\d+) deepstack levels: (?P<level>list|array) of .*)?"
@@ -108,12 +110,40 @@ class CachedLM(VideoLM):
         return packer.pack(prompts, packed=False).to(self.lm.device), clips
 
     def hidden(self, batch: Packed, clips: Float[Tensor, "C H_N D"] | None) -> Float[Tensor, "B S E"]:
-        """Return the last hidden states of the batch's tokens; those of padding are zeros."""
-        rows = []
-        for row in range(len(batch.ids)):
-            found = self.whole.base_model(**self._inputs(batch, row, clips), use_cache=False).last_hidden_state
-            rows.append(nn.functional.pad(found[0], (0, 0, 0, batch.ids.shape[1] - found.shape[1])))
-        return torch.stack(rows)
+        """Return the last hidden states of the batch's tokens; those of padding are meaningless.
+
+        Without gradients, rows that show the same clips share the computation of their prompt.
+        """
+        found: list[Tensor] = []
+        shown = [self._shown(batch, row) for row in range(len(batch.ids))]
+        for _, same in groupby(range(len(shown)), shown.__getitem__):
+            rows = list(same)
+            if len(rows) == 1 or clips is None or torch.is_grad_enabled():
+                found += [self._alone(batch, row, clips) for row in rows]
+            else:
+                found += [each for some in _batches(rows) for each in self._together(batch, some, clips)]
+        return torch.stack(found)
+
+    def _alone(self, batch: Packed, row: int, clips: Float[Tensor, "C H_N D"] | None) -> Float[Tensor, "S E"]:
+        found = self.whole.base_model(**self._inputs(batch, row, clips), use_cache=False).last_hidden_state[0]
+        return nn.functional.pad(found, (0, 0, 0, batch.ids.shape[1] - len(found)))
+
+    def _together(
+        self, batch: Packed, rows: Sequence[int], clips: Float[Tensor, "C H_N D"]
+    ) -> Iterator[Float[Tensor, "S E"]]:
+        """Yield the states of rows whose prompts are the same."""
+        from transformers import DynamicCache
+
+        inputs = self._inputs(batch, rows[0], clips)
+        common = int((batch.segment[rows[0]] == 0).sum())
+        inputs = {name: _first(value, inputs["input_ids"].shape, common) for name, value in inputs.items()}
+        cache = DynamicCache(config=self.whole.config.get_text_config(decoder=True))
+        prompt = self.whole.base_model(**inputs, cache=cache, use_cache=True).last_hidden_state[0]
+        cache.batch_repeat_interleave(len(rows))
+        # Without a mask: what follows a token is not seen by it, padding included.
+        asked = self.whole.base_model(input_ids=batch.ids[list(rows), common:], cache=cache, use_cache=True)
+        for states in asked.last_hidden_state:
+            yield torch.cat([prompt, states])
 
     def go_on(
         self,
@@ -134,14 +164,19 @@ class CachedLM(VideoLM):
         numbers = clips[:, : self.header].flatten(1)[:, : self.numbers].tolist()
         return [ClipLayout(int(n), int(height), int(width), tuple(seconds)) for n, height, width, *seconds in numbers]
 
+    def _shown(self, batch: Packed, row: int) -> tuple[int, ...]:
+        """Return the numbers of the clips that a row shows."""
+        video = batch.video[row]
+        return tuple((video[video != TEXT] // self.most).unique_consecutive().tolist())
+
     def _inputs(self, batch: Packed, row: int, clips: Float[Tensor, "C H_N D"] | None) -> dict[str, Any]:
         """Return the arguments of the model for a row of a batch."""
         used = batch.segment[row] != PADDING
-        ids, video = batch.ids[row][used], batch.video[row][used]
+        ids = batch.ids[row][used]
         inputs: dict[str, Any] = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
         if clips is None:
             return inputs
-        own = clips[(video[video != TEXT] // self.most).unique_consecutive()]
+        own = clips[list(self._shown(batch, row))]
         layouts = self.layouts(own)
         shown = self.chat.shown(system(len(own)), tuple(layouts))
         for name, value in shown.given.items():
@@ -166,6 +201,15 @@ class CachedLM(VideoLM):
             own = [each.view(len(each), *axes, -1) for each in own]
             parts.append(tuple(own) if kind == "list" else torch.cat(own))
         return BaseModelOutputWithDeepstackFeatures(pooler_output=parts[0], deepstack_features=parts[1:] or None)
+
+
+def _batches(rows: list[int]) -> list[list[int]]:
+    return [rows[first : first + _ROWS] for first in range(0, len(rows), _ROWS)]
+
+
+def _first(value: Any, shape: tuple[int, int], tokens: int) -> Any:
+    """Return an argument of the model for the first tokens; shape: of an argument that has a number for each token."""
+    return value[:, :tokens] if isinstance(value, Tensor) and value.shape == shape else value
 
 
 class _Prompts(Packer):

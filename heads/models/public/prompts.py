@@ -43,7 +43,7 @@ class ClipLayout:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What a video processor is told of the clip."""
+        """What a video processor receives about the clip."""
         numbers = [round(_PER_SECOND * second) for second in self.seconds]
         step = (numbers[-1] - numbers[0]) / (len(numbers) - 1) if len(numbers) > 1 else 0
         whole = max(round(step * len(numbers)), 1)

@@ -76,3 +76,18 @@ def test_prompts_show_any_number_of_clips(small: Get, case: str, shown: list[int
     ids, got = logits(*loaded(made), shown)
     assert ids == inputs["input_ids"][0].tolist()
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_questions_that_share_a_prompt_have_the_log_likelihoods_of_separate_ones(small: Get, case: str) -> None:
+    model, clips = loaded(small(case))
+    tokens = clips.read([CLIPS[clip] for clip in (0, 1, 2, 3)])
+    turns = [TURN, Turn("The same?", "YES"), Turn("What differs in the tools?", "a bowl")]
+    packed = model.log_likelihoods([turns, turns[:1]], tokens, mean=False)
+    alone = [model.log_likelihoods([[turn]], tokens[:2], mean=False)[0][0] for turn in turns]
+    assert packed[0] == pytest.approx(alone, abs=1e-4)
+    assert packed[1] == pytest.approx(model.log_likelihoods([turns[:1]], tokens[2:], mean=False)[0], abs=1e-4)
+    assert packed[0][0] != pytest.approx(packed[1][0], abs=1e-3)
+    blind = model.log_likelihoods([turns], None, mean=False)[0]
+    assert max(abs(a - b) for a, b in zip(packed[0], blind, strict=True)) > 1e-2
+
