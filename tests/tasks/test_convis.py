@@ -18,7 +18,6 @@ from tasks.benchmarks.convis.files import (
     clip_of,
     export,
     read_answers,
-    read_captions,
     read_published_predictions,
     split_pair,
 )
@@ -204,16 +203,6 @@ def test_figures_of_agreement_are_those_of_the_last_answer_of_each_person_about_
         before[ACTION][level] for level in ("nominal", "ordinal")
     ]
     assert read(folder).truth[read(folder).rows[0].key] == pytest.approx(11 / 3)  # the truth counts every answer
-
-
-def test_captions_are_read_from_both_forms(tmp_path: Path) -> None:
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m/1_000.txt").write_text(" a man runs \n")
-    assert read_captions(tmp_path / "m") == {"1_000": "a man runs"}
-    assert read_captions(dump(tmp_path / "c.json", {"1_000": "a"})) == {"1_000": "a"}
-    for path in (dump(tmp_path / "d.json", ["a"]), tmp_path):
-        with pytest.raises(StepDiffError, match="no captions; give a folder"):
-            read_captions(path)
 
 
 Broken = Callable[[list[dict[str, Any]]], object]

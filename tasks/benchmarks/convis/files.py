@@ -146,17 +146,6 @@ def _texts(given: Any) -> bool:
     return True
 
 
-def read_captions(path: Path) -> dict[str, str]:
-    """Return clip -> caption from a folder of CLIP.txt, or from one JSON object. StepDiffError: no captions there."""
-    if path.is_dir():
-        found = {clip_of(file.name): file.read_text(encoding="utf-8").strip() for file in sorted(path.glob("*.txt"))}
-    else:
-        found = read_json(path, SOURCE)
-    if not isinstance(found, dict) or not found or not all(isinstance(text, str) for text in found.values()):
-        raise StepDiffError(f"{path}: no captions; give a folder of CLIP.txt or a JSON object {{clip: text}}")
-    return found
-
-
 def clips(folder: Path) -> Iterator[ClipFile]:
     """Yield the clips of the pairs, each once. StepDiffError: the list of the videos' files is missing or damaged."""
     path = folder / "ConVIS.jsonl"
