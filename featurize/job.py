@@ -16,6 +16,7 @@ Guarantees
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from common.progress import progress, say
 from common.workers.cluster import connected, refuse_relative
 from common.workers.pool import WorkerPool, has_gpu, pool_size
 from featurize.changes import Changes, compare
-from featurize.encoders import deciding, proper_name
+from featurize.encoders import deciding, proper_name, split, view_name
 from featurize.manifest import Manifest, as_manifest, unreadable_reason
 from featurize.options import Options
 from featurize.shard import Worker, WorkerOptions
@@ -59,6 +60,7 @@ def requested(options: Options) -> Windows:
         "--batch-size": options.batch_size,
         "--frames": options.frames,
         "--pool": options.pool,
+        "--window": options.window,
         "--shard-size": options.shard_size,
     }
     for name, number in numbers.items():
@@ -82,6 +84,8 @@ def requested(options: Options) -> Windows:
 
 def run(options: Options, asked: Windows) -> Summary:
     """Featurize what is missing of `asked`. StepDiffError: encoder, store, cluster or weights cannot be used."""
+    name, given = split(options.encoder, options.weights)
+    options = replace(options, encoder=name, weights=given, view=options.view or view_name(name, given))
     weights = _weights(options)
     where = place(options.store).expanduser().absolute()  # workers start in another folder
     if asked.entity == "clips" and not (where / "store.json").exists():
@@ -179,7 +183,16 @@ def _run(
     if weights is not None and Path(weights).expanduser().exists():
         weights = str(Path(weights).expanduser().absolute())  # workers start elsewhere
     worker_options = WorkerOptions(
-        options.encoder, weights, options.layer, options.device, cpus, options.frames, options.sampling, options.pool
+        options.encoder,
+        weights,
+        options.layer,
+        options.device,
+        cpus,
+        options.frames,
+        options.sampling,
+        options.pool,
+        options.pooling,
+        options.window,
     )
     lighter = "try a smaller --batch-size, or fewer --workers on one node"
     pool = WorkerPool(Worker, worker_options, gpu, lambda shard, why: Outcome(shard, error=why), lighter)
@@ -224,8 +237,8 @@ def _weights(options: Options) -> Path:
 def _finished_view(store: Store, options: Options, asked: Manifest, weights: Path) -> View | None:
     """Return the view if it is as the options request it and nothing is missing."""
     name = _view_name(options)
-    chosen = (options.layer, options.frames, options.sampling)
-    if chosen != (None,) * 3 or name not in store.views(asked.entity):
+    chosen = (options.layer, options.frames, options.sampling, options.pooling, options.window)
+    if chosen != (None,) * 5 or name not in store.views(asked.entity):
         return None
     view = store.view(asked.entity, name)
     made = view.provenance

@@ -15,9 +15,10 @@ class Options:
     store: str
     """Folder of the feature store, or a URL as of s3://bucket/features; made where there is none."""
     encoder: str
-    """Frozen encoder. Clips: efficientnet-lite0, videomae, vjepa2, and the image towers of llava, blip2, idefics,
-    idefics2 and idefics3. Texts: mpnet-base, sentence. Both: clip, siglip, internvideo-mm-b16 and
-    internvideo-mm-l14. Your own: package.module:Class, or an entry point of the group stepdiff.encoders."""
+    """Frozen encoder. hf:FOLDER or hf:ID: any image or video model of transformers. Clips: efficientnet-lite0,
+    videomae, vjepa2, vlm (any video language model), and the image towers of llava, blip2, idefics, idefics2 and
+    idefics3. Texts: mpnet-base, sentence. Both: clip, siglip, internvideo-mm-b16 and internvideo-mm-l14. Your own:
+    package.module:Class, or an entry point of the group stepdiff.encoders."""
     manifest: str | None = None
     """File of clips (columns clip, video, start, end) or of texts: .csv, .parquet or .jsonl.
     Without one, give video files: each is one clip."""
@@ -33,15 +34,20 @@ class Options:
     """Weights of the encoder: a folder or file, a hub id, or a name that `python -m weights list` shows.
     Default: those of the encoder's name."""
     layer: int | None = None
-    """Hidden state of clip or siglip whose tokens are stored. Default: the encoder's own choice."""
+    """Hidden state of clip, siglip or hf whose tokens are stored. Default: the encoder's own choice."""
     frames: int | None = None
-    """Frames of a clip, for clip, siglip, vjepa2 and the image towers. Default: 8; of vjepa2 as many as it was
-    trained on, of an image tower one, the centre frame."""
+    """Frames of a clip, for clip, siglip, vjepa2, hf and the image towers. Default: 8; of vjepa2 and video
+    models of hf as many as they were trained on, of an image tower one, the centre frame."""
     sampling: Sampling | None = None
     """Which frames: linspace (from a clip's first to its last), segment-centres (the middles of equal
     segments) or centre (the middle one, repeated). Default: linspace; of an image tower segment-centres."""
+    pooling: Literal["model", "mean", "cls", "none"] | None = None
+    """Embedding of hf: model (what the model compares with texts, or its pooler's output, or the mean), mean (of the
+    tokens), cls (the first token) or none. Default: model."""
+    window: int | None = None
+    """Frames that a video model of hf sees at once; it must divide --frames. Default: all frames."""
     view: str | None = None
-    """Name of the view in the store. Default: the encoder's name."""
+    """Name of the view in the store. Default: the encoder's name, or of hf that of the model."""
     dtype: Literal["float16", "int8", "float32"] = "float16"
     """How tokens are stored; int8 halves float16."""
     pool: int = 1

@@ -55,7 +55,7 @@ def featurize_shard(task: Task, encoder: Encoder, device: str, tell: Tell, pool:
         work.failures |= kept.add(batch, values)
     rows, features = kept.in_order()
     took = {"rows": len(rows), "seconds": round(time.monotonic() - begin, 3)}
-    view.write_shard(task.shard, rows, features, work.failures, {**_info(task, device), **took})
+    view.write_shard(task.shard, rows, features, work.failures, {**_info(task, encoder, device), **took})
     return Outcome(task.shard, work.repeated, _truncated(task, encoder))
 
 
@@ -169,11 +169,13 @@ def _truncated(task: Task, encoder: Encoder) -> int:
     return sum(len(tokens) > seen for tokens in encoder.tokenizer(long, verbose=False)["input_ids"])
 
 
-def _info(task: Task, device: str) -> dict[str, Any]:
-    """Versions, device and duration of the computation of a shard, recorded with it; never a reason to refuse a run."""
+def _info(task: Task, encoder: Encoder, device: str) -> dict[str, Any]:
+    """What computed a shard, recorded with it; never a reason to refuse a run."""
     import torch
 
     return {
+        "weights": encoder.source,
+        "choices": dict(encoder.chosen),
         "batch_size": task.batch_size,
         "device": device,
         "threads": torch.get_num_threads(),
@@ -199,6 +201,8 @@ class WorkerOptions:
     sampling: Sampling | None = None
     pool: int = 1
     """side of the squares of patches whose tokens are averaged"""
+    pooling: str | None = None
+    window: int | None = None
 
 
 class Worker:
@@ -244,4 +248,13 @@ class Worker:
 
         given = self._options
         torch.set_num_threads(given.cpus)
-        return load(given.encoder, given.weights, self._device, given.layer, given.frames, given.sampling)
+        return load(
+            given.encoder,
+            given.weights,
+            self._device,
+            given.layer,
+            given.frames,
+            given.sampling,
+            given.pooling,
+            given.window,
+        )

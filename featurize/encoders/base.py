@@ -11,8 +11,10 @@ Guarantees
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,7 +40,7 @@ class Encoder(ABC):
     wanted: ClassVar[str] = "weights of that encoder"
     """A description of its weights, for messages about missing or wrong ones."""
     choices: ClassVar[tuple[str, ...]] = ()
-    """Which of "layer" and "frames" its constructor lets a user choose."""
+    """Which of "layer", "frames", "pooling" and "window" its constructor lets a user choose."""
     layer: str
     """The layer whose output is stored, in words."""
     frames: int = FRAMES
@@ -54,10 +56,19 @@ class Encoder(ABC):
     """Filter of the resize."""
     max_tokens: int | None = 0
     """Tokens of a text that are seen, None for all; 0 where texts are not encoded."""
+    source: str | None = None
+    """Name, path or hub id by which its weights were found; recorded with each shard, never compared."""
+    chosen: Mapping[str, int | str] = MappingProxyType({})
+    """Choices of the user, by name; recorded with each shard, so that a query can load the same encoder."""
 
     def __init__(self, weights: Path) -> None:
         self.weights = weights
         """The local folder or file with the weights."""
+
+    @classmethod
+    def variant(cls, weights: Path) -> "type[Encoder]":
+        """The class that these weights need: this one, unless a class offers others."""
+        return cls
 
     @property
     def picture(self) -> Picture:

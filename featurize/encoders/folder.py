@@ -40,14 +40,14 @@ def read_config(folder: Path, wanted: str, key: str, value: str) -> dict[str, An
     return config
 
 
-def load_model(kind: Any, folder: Path, device: torch.device, wanted: str, attention: str = "sdpa") -> Any:
+def load_model(kind: Any, folder: Path, device: torch.device, wanted: str, attention: str | None = "sdpa") -> Any:
     """A model of transformers in float32, frozen.
 
     Args:
         kind: its class.
         folder: of the weights.
         wanted: what the folder should hold, in words.
-        attention: how transformers shall compute it.
+        attention: how transformers shall compute it; None is its own choice.
 
     Raises:
         StepDiffError: the files are absent, damaged, another model's, or not safetensors.
@@ -69,7 +69,7 @@ def load_model(kind: Any, folder: Path, device: torch.device, wanted: str, atten
         raise StepDiffError(f"{folder} cannot be loaded ({reason}): give {wanted}") from None
     if report["missing_keys"]:  # transformers would go on with random numbers in their place
         missing = sorted(report["missing_keys"])
-        what = kind.__name__.removesuffix("Model")
+        what = type(model).__name__.removesuffix("Model")
         raise StepDiffError(f"{folder} lacks {len(missing)} tensors of a {what}, first {missing[0]}: give {wanted}")
     return model.eval().requires_grad_(False).to(device)
 

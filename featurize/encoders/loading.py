@@ -1,9 +1,11 @@
 """The encoders by name, and those of other packages.
 
-A name is one of `NAMES`, `package.module:Class`, or an entry point of the group `stepdiff.encoders`: its own name, or
-the `name` of its class, which provenance records. A new encoder of this package is a file and a line of `_ENCODERS`.
+A name is one of `NAMES`, `hf:WEIGHTS` (encoder hf with those weights), `package.module:Class`, or an entry point of the
+group `stepdiff.encoders`: its own name, or the `name` of its class, which provenance records. A new encoder of this
+package is a file and a line of `_ENCODERS`.
 """
 
+import re
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -35,8 +37,27 @@ _ENCODERS = {  # name -> file of this folder and class, imported on first use
     "idefics2": ("tower", "Idefics2"),
     "idefics3": ("tower", "Idefics3"),
     "vlm": ("vlm", "Vlm"),
+    "hf": ("hf.encoder", "HuggingFace"),
 }
 NAMES: tuple[str, ...] = tuple(_ENCODERS)
+_HF = "hf:"
+
+
+def split(name: str, weights: str | None = None) -> tuple[str, str | None]:
+    """Return encoder and weights, where `hf:WEIGHTS` names both. StepDiffError where they are named twice."""
+    if not name.startswith(_HF):
+        return name, weights
+    if weights is not None:
+        raise StepDiffError(f"weights are named twice, by {name} and by --weights {weights}: leave one out")
+    return _HF[:-1], name.removeprefix(_HF)
+
+
+def view_name(name: str, weights: str | None) -> str:
+    """Return the name of a view of an encoder, where users give none: of hf that of the model's folder or hub id."""
+    if name != _HF[:-1] or weights is None:
+        return proper_name(name)
+    model = weights.partition("@")[0].rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", model).strip("-_")[:100] or name
 
 
 def encoder_class(name: str) -> type[Encoder]:
@@ -85,11 +106,13 @@ def load(
     layer: int | None = None,
     frames: int | None = None,
     sampling: Sampling | None = None,
+    pooling: str | None = None,
+    window: int | None = None,
 ) -> Encoder:
     """Load an encoder and its weights.
 
     Args:
-        name: one of `NAMES`, `package.module:Class`, or an entry point of `stepdiff.encoders`.
+        name: one of `NAMES`, `hf:WEIGHTS`, `package.module:Class`, or an entry point of `stepdiff.encoders`.
         weights: a folder, a name that `python -m weights list` shows, or a hub id; None is the
             encoder's own name, where weights of that name can be fetched.
         device: as PyTorch names it, "cpu" or "cuda:0"; None is a GPU where there is one.
@@ -97,13 +120,17 @@ def load(
             `choices`; None is its own choice.
         frames: T of a clip, likewise.
         sampling: the rule that picks them; None is the encoder's own.
+        pooling: how an embedding is made, likewise.
+        window: frames that a model sees at once, likewise.
 
     Raises:
         StepDiffError: no such encoder or device, no weights, weights of another model, or a
             choice that the encoder does not give.
     """
+    name, weights = split(name, weights)
     kind = encoder_class(name)
-    chosen = {key: value for key, value in (("layer", layer), ("frames", frames)) if value is not None}
+    given = {"layer": layer, "frames": frames, "pooling": pooling, "window": window}
+    chosen = {key: value for key, value in given.items() if value is not None}
     refused = [choice for choice in chosen if choice not in kind.choices]
     if sampling is not None and "clips" not in kind.entities:
         refused.append("sampling")
@@ -123,7 +150,9 @@ def load(
         raise StepDiffError(f"no device {device!r}: give cpu, cuda or cuda:<number>") from None
     if place.type == "cuda" and not torch.cuda.is_available():
         raise StepDiffError("no CUDA device here: give cpu")
-    encoder = kind(folder, place, **chosen)  # type: ignore[call-arg]
+    encoder = kind.variant(folder)(folder, place, **chosen)  # type: ignore[call-arg]
+    encoder.source, encoder.chosen = weights or name, chosen
     if sampling is not None:
         encoder.sampling = sampling
+        encoder.chosen = {**chosen, "sampling": sampling}
     return encoder

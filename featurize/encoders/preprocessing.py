@@ -25,7 +25,8 @@ from torch.nn.functional import pad
 from common.errors import StepDiffError
 from featurize.video.picture import Crop, Resample
 
-_FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+"""of the resize, by Pillow's numbers"""
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def preprocessing(processor: Any, folder: Path, size: int, device: torch.device)
         off.append("do_center_crop")
     if off:
         reason = f"it sets {', '.join(off)} to false"
-    elif processor.resample not in _FILTERS:
-        reason = f"it resizes with filter {processor.resample}, none of {', '.join(_FILTERS.values())}"
+    elif processor.resample not in FILTERS:
+        reason = f"it resizes with filter {processor.resample}, none of {', '.join(FILTERS.values())}"
     elif short_side is None and square != (size, size):
         reason = f"it resizes to {dict(processor.size)}, neither the short side nor a square of {size}"
     elif processor.do_center_crop and not crop["height"] == crop["width"] == size:
@@ -78,7 +79,7 @@ def preprocessing(processor: Any, folder: Path, size: int, device: torch.device)
     elif short_side is not None and short_side < size:
         reason = f"its short side {short_side} is less than its crop {size}"
     else:
-        return _fed(processor, Crop(short_side, size, _FILTERS[processor.resample]), device)
+        return _fed(processor, Crop(short_side, size, FILTERS[processor.resample]), device)
     raise StepDiffError(f"the preprocessing of {folder} is not supported: {reason}")
 
 
@@ -89,10 +90,10 @@ def squared(processor: Any, folder: Path, size: int, device: torch.device) -> Pr
         StepDiffError: it has another filter, or does not normalise.
     """
     off = [step for step in ("do_rescale", "do_normalize") if not getattr(processor, step)]
-    if off or processor.resample not in _FILTERS:
+    if off or processor.resample not in FILTERS:
         reason = f"it sets {', '.join(off)} to false" if off else f"it resizes with filter {processor.resample}"
         raise StepDiffError(f"the preprocessing of {folder} is not supported: {reason}")
-    return _fed(processor, Crop(None, size, _FILTERS[processor.resample]), device)
+    return _fed(processor, Crop(None, size, FILTERS[processor.resample]), device)
 
 
 def _fed(processor: Any, crop: Crop, device: torch.device) -> Preprocessing:

@@ -30,13 +30,18 @@ def embed_file(
         StepDiffError: An unreadable file, a view that no encoder of featurize made, or weights other than the view's.
     """
     from featurize.video.decode import Failure, read_clips
+    from featurize.video.picture import Crop
 
     start, end = span_of(file, span)
     encoder = encoder_of(store, view, weights)
     (clip,) = read_clips(file, [(start, end)], encoder.frames, encoder.picture, sampling=encoder.sampling)
     if isinstance(clip, Failure):
         raise StepDiffError(clip.reason)
-    return unit_vector(encoder.encode_clips(clip.frames[None])[feature][0], f"the {feature} of {file}")
+    if isinstance(encoder.picture, Crop):
+        found = {name: values[0] for name, values in encoder.encode_clips(clip.frames[None]).items()}
+    else:
+        found = encoder.encode_whole(clip.frames, clip.seconds)
+    return unit_vector(found[feature], f"the {feature} of {file}")
 
 
 def frames(file: Path, span: tuple[float, float], count: int, side: int) -> Pictures:

@@ -1,0 +1,1 @@
+"""Image and video models of transformers' `AutoModel`, as encoders."""

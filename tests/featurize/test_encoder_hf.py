@@ -1,0 +1,381 @@
+"""Encoder hf compared with the own call of each model family, on small random checkpoints."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+from common.errors import StepDiffError
+from featurize.encoders import Encoder, load, split, view_name
+from featurize.encoders.hf.settings import preprocessing_of, timm_settings
+from featurize.video.picture import pixels_of
+
+from . import hf_models as models
+
+Folder = Callable[[str], Path]
+Pictures = np.ndarray
+FRAMES = 4
+EXACT = 1e-5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """Return a function that returns the checkpoint of a family, or skips the test."""
+    made: dict[str, Path] = {}
+
+    def build(family: str) -> Path:
+        if family in models.NEED_TIMM:
+            pytest.importorskip("timm", reason="timm is not installed")
+        if family not in made:
+            path = tmp_path_factory.mktemp(family)
+            models.shaken(models.EVERY[family](path)).save_pretrained(path)
+            made[family] = path
+        return made[family]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    """Return decoded frames of two clips, wider than high."""
+    return np.random.default_rng(0).integers(0, 256, (2, FRAMES, 45, 61, 3), dtype=np.uint8)
+
+
+def decoded(encoder: Encoder, pictures: Pictures) -> np.ndarray:
+    """Return frames as the decoder hands them over."""
+    shown = [
+        [pixels_of(av.VideoFrame.from_ndarray(picture, format="rgb24"), encoder.picture) for picture in clip]
+        for clip in pictures
+    ]
+    return np.array(shown)
+
+
+def own_pixels(path: Path, encoder: Encoder, pictures: Pictures) -> torch.Tensor:
+    """Return the pixels [B, T, 3, H, W] of the folder's own processor, or of Pillow where it needs torchvision."""
+    config = json.loads((path / "config.json").read_text())
+    clips = [[Image.fromarray(picture) for picture in clip] for clip in pictures]
+    if (
+        "preprocessor_config.json" in {file.name for file in path.iterdir()}
+        and "DINOv3" not in config["architectures"][0]
+    ):
+        processor = AutoImageProcessor.from_pretrained(path, backend="pil")
+        if config["model_type"] == "videomae":
+            return processor(clips, return_tensors="pt").pixel_values
+        return torch.stack([processor(clip, return_tensors="pt").pixel_values for clip in clips])
+    said = (
+        json.loads((path / "video_preprocessor_config.json").read_text())
+        if not config.get("pretrained_cfg") and (path / "video_preprocessor_config.json").exists()
+        else {}
+    )
+    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4])
+    if "videoprism" in config["model_type"]:
+        mean, std = torch.zeros(3), torch.ones(3)
+    elif config["model_type"] == "timm_wrapper":
+        mean = std = torch.tensor([0.5] * 3)
+    short = int(32 * 256 / 224) if said.get("video_processor_type") == "VJEPA2VideoProcessor" else None
+    linear = config["model_type"].startswith(("dinov3", "vjepa2", "pe_video"))
+    filter_ = Image.Resampling.BILINEAR if linear else Image.Resampling.BICUBIC
+
+    def seen(picture: Image.Image) -> torch.Tensor:
+        if short:  # the short side is the height
+            picture = picture.resize((int(short * picture.width / picture.height), short), filter_)
+            left, top = (picture.width - 32) // 2, (picture.height - 32) // 2
+            picture = picture.crop((left, top, left + 32, top + 32))
+        else:
+            picture = picture.resize((32, 32), filter_)
+        values = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+        return (values - mean[:, None, None]) / std[:, None, None]
+
+    return torch.stack([torch.stack([seen(picture) for picture in clip]) for clip in clips])
+
+
+def reference(family: str, path: Path, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return tokens [B, N, D] and embeddings of frames [B, T, E] or clips [B, E], by the documented call."""
+    model = AutoModel.from_pretrained(path).eval()
+    flat = pixels.flatten(0, 1)
+    with torch.inference_mode():
+        if family in ("clip", "metaclip2", "siglip", "aimv2-lit"):
+            seen = model.get_image_features(pixel_values=flat)
+            return seen.last_hidden_state, torch.nn.functional.normalize(seen.pooler_output, dim=-1)
+        if family == "radio":
+            seen = model(flat)
+            return seen.features, seen.summary
+        if family in models.IMAGES:
+            seen = model(pixel_values=flat)
+            return seen.last_hidden_state, seen.pooler_output
+        if family == "vjepa2":
+            return model(pixels).last_hidden_state, None
+        if family == "videoprism":
+            seen = model.get_video_features(pixel_values_videos=pixels)
+            return seen.last_hidden_state, torch.nn.functional.normalize(seen.pooler_output.flatten(1), dim=-1)
+        if family == "pe-video":
+            ids = torch.ones((len(pixels), 3), dtype=torch.long)
+            seen = model(input_ids=ids, pixel_values_videos=pixels)
+            return seen.video_outputs.last_hidden_state, torch.nn.functional.normalize(seen.video_embeds, dim=-1)
+        return model(pixels).last_hidden_state, None
+
+
+PREFIX = {"dinov2": 1, "dinov2-registers": 5, "dinov3": 5, "dinov3-convnext": 1, "clip": 1, "metaclip2": 1, "mlcd": 1}
+PREFIX |= {"timm": 1}
+
+
+def close(got: np.ndarray, expected: torch.Tensor) -> None:
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(got, expected.numpy(), rtol=0, atol=EXACT * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("family", [*models.IMAGES, *models.VIDEOS])
+def test_features_equal_the_models_own_call(family: str, folder: Folder, pictures: Pictures) -> None:
+    path = folder(family)
+    encoder = load(f"hf:{path}", None, "cpu", frames=FRAMES)
+    got = encoder.encode_clips(decoded(encoder, pictures))
+    assert {name: values.shape[1:] for name, values in got.items()} == {
+        name: feature.shape for name, feature in encoder.features("clips").items()
+    }
+    tokens, embedded = reference(family, path, own_pixels(path, encoder, pictures))
+    tokens = tokens[:, PREFIX.get(family, 0) :]
+    if family in models.IMAGES:
+        close(got["tokens"], tokens.reshape(2, -1, tokens.shape[-1]))
+        assert embedded is not None
+        close(got["frame_embedding"], embedded.unflatten(0, (2, FRAMES)))
+        close(got["embedding"], embedded.unflatten(0, (2, FRAMES)).mean(1))
+    else:
+        close(got["tokens"], tokens)
+        close(got["embedding"], tokens.mean(1) if embedded is None else embedded)
+        assert "frame_embedding" not in got
+
+
+def test_naflex_features_equal_the_models_own_call(folder: Folder, pictures: Pictures) -> None:
+    """Pictures of another aspect have another grid; tokens after their own are zeros."""
+    path = folder("siglip2-naflex")
+    encoder = load(f"hf:{path}", None, "cpu", frames=FRAMES)
+    processor, model = AutoImageProcessor.from_pretrained(path, backend="pil"), AutoModel.from_pretrained(path).eval()
+    for clip in (pictures[0], pictures[0].transpose(0, 2, 1, 3)):
+        frames = decoded(encoder, clip[None])[0]
+        assert frames.shape == clip.shape  # it has fewer pixels than the decoder may hand over
+        got = encoder.encode_whole(frames, np.arange(4.0))
+        inputs = processor([Image.fromarray(picture) for picture in clip], return_tensors="pt")
+        with torch.inference_mode():
+            seen = model.get_image_features(**inputs)
+        rows, columns = inputs["spatial_shapes"][0].tolist()
+        assert got["grid"].tolist() == [rows, columns] and rows != columns and rows * columns < 16
+        tokens = got["tokens"].reshape(FRAMES, 16, 24)
+        close(tokens[:, : rows * columns], seen.last_hidden_state[:, : rows * columns])
+        assert not tokens[:, rows * columns :].any()
+        unit = torch.nn.functional.normalize(seen.pooler_output, dim=-1)
+        close(got["frame_embedding"], unit)
+        close(got["embedding"], unit.mean(0))
+        shapes = {name: feature.shape for name, feature in encoder.features("clips").items()}
+        assert {name: values.shape for name, values in got.items()} == shapes
+    averaged = load(f"hf:{path}", None, "cpu", frames=FRAMES, pooling="mean").encode_whole(frames, np.arange(4.0))
+    np.testing.assert_allclose(averaged["frame_embedding"], tokens[:, : rows * columns].mean(1), atol=1e-5)
+    with pytest.raises(StepDiffError, match="not squares of clips"):
+        encoder.encode_clips(np.zeros((1, 4, 32, 32, 3), np.uint8))
+
+
+@pytest.mark.parametrize("family", models.TEXTS)
+def test_texts_equal_the_models_own_call(family: str, folder: Folder) -> None:
+    """A text's embedding does not depend on the others of its batch, and long texts are cut."""
+    path = folder(family)
+    encoder = load(f"hf:{path}", None, "cpu")
+    texts = ["whisk the eggs", "pour", "a" * 50]
+    got = encoder.encode_texts(texts)["embedding"]
+    assert encoder.entities == ("clips", "texts") and got.shape[1:] == encoder.features("texts")["embedding"].shape
+    attention = "eager" if family == "aimv2-lit" else None  # its sdpa omits the causal mask where nothing is padded
+    model = AutoModel.from_pretrained(path, attn_implementation=attention).eval()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    long = family in ("siglip", "siglip2-naflex", "videoprism")
+    for place, text in enumerate(texts):
+        inputs = tokenizer(
+            [text], padding="max_length" if long else True, truncation=True, max_length=20, return_tensors="pt"
+        )
+        inputs.pop("token_type_ids", None)
+        with torch.inference_mode():
+            if family == "pe-video":
+                pixels = torch.zeros((1, 2, 3, 32, 32))
+                embedded = model(**inputs, pixel_values_videos=pixels).text_video_embeds
+            else:
+                embedded = model.get_text_features(**inputs).pooler_output.flatten(1)
+        close(got[place], torch.nn.functional.normalize(embedded, dim=-1)[0])
+    assert np.abs(got[0] - got[1]).max() > 1e-3
+
+
+def test_an_image_model_has_no_texts(folder: Folder) -> None:
+    encoder = load(f"hf:{folder('dinov2')}", None, "cpu")
+    with pytest.raises(StepDiffError, match="encodes clips, not texts"):
+        encoder.features("texts")
+    pooled = load(f"hf:{folder('clip')}", None, "cpu", pooling="mean")
+    with pytest.raises(StepDiffError, match="--pooling mean gives embeddings outside the space of texts"):
+        pooled.encode_texts(["whisk"])
+
+
+@pytest.mark.parametrize("family", ["dinov3", "vjepa2", "videoprism", "pe-video", "videomae"])
+def test_pixels_equal_those_of_the_own_processor(family: str, folder: Folder, pictures: Pictures) -> None:
+    """With torchvision, the processors that need it differ by at most two levels of 255."""
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    from transformers import AutoVideoProcessor
+
+    path = folder(family)
+    encoder: Any = load(f"hf:{path}", None, "cpu", frames=FRAMES)
+    got = encoder._preprocessing.normalised(torch.from_numpy(decoded(encoder, pictures)))
+    if family in ("dinov3", "videomae"):
+        processor = AutoImageProcessor.from_pretrained(path)
+        clips = [[Image.fromarray(picture) for picture in clip] for clip in pictures]
+        parts = [processor(clip, return_tensors="pt").pixel_values.reshape(got.shape[1:]) for clip in clips]
+        expected = torch.stack(parts)
+    else:
+        processor = AutoVideoProcessor.from_pretrained(path)
+        more: dict[str, Any] = {"do_normalize": False} if family == "videoprism" else {}
+        clips = [torch.from_numpy(clip).permute(0, 3, 1, 2) for clip in pictures]
+        expected = processor(clips, return_tensors="pt", **more).pixel_values_videos
+    level = (1 / encoder._preprocessing.std).max().item()
+    assert got.shape == expected.shape and (got - expected).abs().max().item() <= 2.01 * level
+
+
+def test_windows_divide_the_frames(folder: Folder) -> None:
+    """Tokens of windows follow one another, and the embedding is their mean."""
+    path = str(folder("vjepa2"))
+    frames = np.random.default_rng(1).integers(0, 256, (2, 8, 32, 32, 3), dtype=np.uint8)
+    whole = load(f"hf:{path}", None, "cpu", frames=8, window=4)
+    halves = load(f"hf:{path}", None, "cpu")
+    assert halves.frames == 4 and whole.layer == "VJEPA2Model: last hidden state, windows of 4 frames; embedding mean"
+    got = whole.encode_clips(frames)
+    parts = [halves.encode_clips(frames[:, at : at + 4]) for at in (0, 4)]
+    np.testing.assert_array_equal(got["tokens"], np.concatenate([part["tokens"] for part in parts], 1))
+    np.testing.assert_allclose(got["embedding"], (parts[0]["embedding"] + parts[1]["embedding"]) / 2, atol=1e-6)
+    for refused, reason in (
+        ((8, 3), "--window 3 does not divide 8 frames"),
+        ((3, None), "sees 2 frames as one, and 3 are no multiple"),
+    ):
+        with pytest.raises(StepDiffError, match=reason):
+            load(f"hf:{path}", None, "cpu", frames=refused[0], window=refused[1]).features("clips")
+    mae = str(folder("videomae"))
+    with pytest.raises(StepDiffError, match="VideoMAEModel cannot take 6 frames at once"):
+        load(f"hf:{mae}", None, "cpu", frames=6).features("clips")
+    assert load(f"hf:{mae}", None, "cpu", frames=8, window=4).features("clips")["tokens"].shape == (64, 24)
+    with pytest.raises(StepDiffError, match="sees one frame at a time"):
+        load(f"hf:{folder('dinov2')}", None, "cpu", window=4)
+
+
+@pytest.mark.parametrize("family", ["dinov2-registers", "clip", "vjepa2", "dinov3-convnext"])
+def test_layer_and_pooling_are_chosen_and_recorded(family: str, folder: Folder, pictures: Pictures) -> None:
+    path = folder(family)
+    plain = load(f"hf:{path}", None, "cpu", frames=FRAMES)
+    frames = decoded(plain, pictures)
+    model = AutoModel.from_pretrained(path).eval()
+    pixels = own_pixels(path, plain, pictures)
+    with torch.inference_mode():
+        if family == "vjepa2":
+            states = model(pixels, skip_predictor=True, output_hidden_states=True).hidden_states
+        else:
+            seen = model.get_image_features if family == "clip" else model
+            states = seen(pixel_values=pixels.flatten(0, 1), output_hidden_states=True).hidden_states
+    state = states[1] if states[1].ndim == 3 else states[1].flatten(2).transpose(1, 2)
+    first = PREFIX.get(family, 0) if states[1].ndim == 3 else 0
+    tokens = state[:, first:].reshape(2, -1, state.shape[-1])
+    made = load(f"hf:{path}", None, "cpu", frames=FRAMES, layer=1, pooling="mean")
+    got = made.encode_clips(frames)
+    close(got["tokens"], tokens)
+    close(got["embedding"], tokens.mean(1))
+    assert "hidden state 1" in made.layer and made.layer.endswith("; embedding mean")
+    assert made.chosen == {"layer": 1, "frames": FRAMES, "pooling": "mean"} and made.source == str(path)
+    none = load(f"hf:{path}", None, "cpu", frames=FRAMES, pooling="none")
+    assert set(none.features("clips")) == {"tokens"} == set(none.encode_clips(frames))
+    assert none.layer.endswith("; no embedding")
+    if family in ("dinov2-registers", "clip"):
+        last = (
+            model.get_image_features(pixel_values=pixels.flatten(0, 1))
+            if family == "clip"
+            else model(pixels.flatten(0, 1))
+        )
+        classes = last.last_hidden_state[:, 0].detach().unflatten(0, (2, FRAMES))
+        close(
+            load(f"hf:{path}", None, "cpu", frames=FRAMES, pooling="cls").encode_clips(frames)["frame_embedding"],
+            classes,
+        )
+    elif family == "vjepa2":
+        with pytest.raises(StepDiffError, match="has no class token"):
+            load(f"hf:{path}", None, "cpu", pooling="cls").features("clips")
+    with pytest.raises(StepDiffError, match="there is no layer 9"):
+        load(f"hf:{path}", None, "cpu", layer=9)
+
+
+def test_hidden_states_of_other_tokens_are_refused(folder: Folder) -> None:
+    with pytest.raises(StepDiffError, match="hidden state 1 of VideoPrismClipModel has other tokens than its last one"):
+        load(f"hf:{folder('videoprism')}", None, "cpu", layer=1)
+    with pytest.raises(StepDiffError, match="there is no pooling 'max'"):
+        load(f"hf:{folder('dinov2')}", None, "cpu", pooling="max")
+
+
+def test_remote_code_is_refused(folder: Folder, tmp_path: Path) -> None:
+    """Neither code nor pickles of a folder are read."""
+    path = tmp_path / "own"
+    shutil.copytree(folder("dinov2"), path)
+    config = json.loads((path / "config.json").read_text())
+    code = {"AutoConfig": "code.Config", "AutoModel": "code.Model"}
+    (path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (path / "config.json").write_text(json.dumps({**config, "model_type": "mine", "auto_map": code}))
+    with pytest.raises(StepDiffError, match="cannot be loaded"):
+        load(f"hf:{path}", None, "cpu")
+    assert not (tmp_path / "ran").exists()
+    (path / "config.json").write_text(json.dumps(config))
+    torch.save(AutoModel.from_pretrained(path).state_dict(), path / "pytorch_model.bin")
+    (path / "model.safetensors").unlink()
+    with pytest.raises(StepDiffError, match="cannot be loaded"):
+        load(f"hf:{path}", None, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"do_resize": False}, "it sets do_resize to False"),
+        ({"resample": 5}, "it resizes with filter 5"),
+        ({"size": {"height": 20, "width": 30}}, "which gives no square"),
+        (
+            {"size": {"shortest_edge": 20}, "do_center_crop": True, "crop_size": 32},
+            "short side 20 is less than its crop",
+        ),
+        ({"size": {"longest_edge": 20}}, "which gives no square"),
+        ({"crop_pct": 0.875}, "it sets crop_pct to 0.875"),
+    ],
+)
+def test_unsupported_settings_are_refused(settings: dict[str, Any], reason: str) -> None:
+    said = {"size": {"height": 32, "width": 32}, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    with pytest.raises(StepDiffError, match=f"the preprocessing of /folder is not supported: .*{reason}"):
+        preprocessing_of({**said, **settings}, Path("/folder"), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("config", "crop"),
+    [
+        ({"input_size": [3, 224, 224], "crop_pct": 0.9, "interpolation": "bicubic"}, "short side 248, centre crop 224"),
+        ({"input_size": [3, 336, 336], "crop_pct": 1.0, "crop_mode": "squash"}, "square resize to 336, bicubic"),
+        ({"input_size": [3, 224, 224], "interpolation": "bilinear"}, "short side 256, centre crop 224, bilinear"),
+    ],
+)
+def test_settings_of_timm(config: dict[str, Any], crop: str) -> None:
+    found = preprocessing_of(timm_settings(config), Path("/folder"), torch.device("cpu"))
+    assert str(found.crop) == crop
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(config, model=None), is_training=False)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
+    seen = pixels_of(av.VideoFrame.from_ndarray(np.array(picture), format="rgb24"), found.crop)
+    assert (found.normalised(torch.from_numpy(seen.copy())) - transform(picture)).abs().max() < 1e-5
+
+
+def test_hf_names_its_weights_and_its_view() -> None:
+    assert split("hf:facebook/dinov2-base") == ("hf", "facebook/dinov2-base")
+    assert split("clip", "folder") == ("clip", "folder")
+    with pytest.raises(StepDiffError, match="weights are named twice, by hf:a/b and by --weights c"):
+        split("hf:a/b", "c")
+    names = {"facebook/dinov2-base": "dinov2-base", "/data/my model.v2/": "my-model-v2", "a/b.c@main": "b-c"}
+    assert {weights: view_name("hf", weights) for weights in names} == names
+    assert view_name("clip", "a/b") == "clip"
