@@ -59,7 +59,7 @@ def system(options: dict[str, Any], disclosed: dict[str, Any]) -> str:
         pair = options.get("pair_embedding", "average")
         return f"VLEmb ({options['view']}" + (")" if pair == "average" else f", {pair} only)")
     control = {"none": "", "blind": ", control: no video", "shuffled": ", control: another video"}
-    public = {"llava": "VCLM", "idefics": "Interleaved", "socratic": "Socratic"}
+    public = {"llava": "VCLM", "idefics": "Interleaved", "vlm": "VLM", "socratic": "Socratic"}
     name = public.get(options["method"]) or disclosed["recipe"]["system"]
     source = options["head"] or options.get("weights") or options.get("kind") or options.get("texts")
     return f"{name} ({source}){control[options['control']]}"

@@ -18,6 +18,7 @@ import numpy as np
 from common import plugins
 from common.errors import StepDiffError
 from heads.data.clip_texts import ClipTexts
+from heads.data.clips import Reads
 from heads.evaluation.options import BUILT_IN, CONTROLS, PLUGINS, PUBLIC, STORELESS, EvaluateOptions
 from heads.methods import controls
 from heads.methods.captions_cosine import MODEL, CaptionsCosine
@@ -25,7 +26,9 @@ from heads.methods.socratic import TokenIds, load_socratic
 from heads.methods.stepdiff import StepDiff
 from heads.methods.vlemb import VLEmb, text_of
 from heads.models.language_model import pick_device, pick_precision
+from heads.models.public.cached import load_cached
 from heads.models.public.families import families, load_public
+from heads.models.video_lm import VideoLM
 from heads.training.lineage import disclosure, load_video_lm
 from heads.workers.group import ALONE, Group
 from store import Store
@@ -100,13 +103,18 @@ def _load(options: EvaluateOptions, store: Store, device: str, group: Group) -> 
         return Loaded(VLEmb.of_view(store, view, options.pair_embedding), disclosed=disclosed)
     if options.method in PUBLIC:
         weights = _needed(options, "weights", "its checkpoint")
-        view = _needed(options, "view", "the tokens of its image tower")
-        public, tokens, disclosed = load_public(weights, store, view, device, families(options.method))
-        return Loaded(StepDiff(public, tokens, **_how(options)), disclosed=disclosed)
+        view = _needed(options, "view", "the tokens of its vision part")
+        if options.method == "vlm":
+            return _loaded(options, *load_cached(weights, store, view, device))
+        return _loaded(options, *load_public(weights, store, view, device, families(options.method)))
     head = Path(_needed(options, "head", "a run folder of python -m heads.train"))
     model, features, recipe = load_video_lm(head, store, device, group)
     disclosed = {"head": str(options.head), "view": recipe.view, "recipe": disclosure(recipe, head)}
     return Loaded(StepDiff(model, features, **_how(options)), pick_precision(device, recipe.precision), disclosed)
+
+
+def _loaded(options: EvaluateOptions, model: VideoLM, clips: Reads, disclosed: dict[str, Any]) -> Loaded:
+    return Loaded(StepDiff(model, clips, **_how(options)), disclosed=disclosed)
 
 
 def _how(options: EvaluateOptions) -> dict[str, Any]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from heads.evaluation.judges import JudgeOptions
 
 VIDEO_LM = ("video-lm", "stepdiff")
-PUBLIC = ("llava", "idefics")
+PUBLIC = ("llava", "idefics", "vlm")
 CONTROLS = ("random", "step-oracle", "rarest", "medoid", "shuffled-captions", "token-regression")
 BUILT_IN = (*VIDEO_LM, "vlemb", *PUBLIC, "socratic", "captions-cosine", *CONTROLS)
 STORELESS = ("socratic", "captions-cosine", "random")
@@ -74,10 +74,10 @@ class EvaluateOptions:
     viddiff-closed, viddiff-open, vidic"""
     method: str
     """video-lm (a trained head: VCLM, Interleaved or StepDiff, by its recipe; stepdiff means the same), vlemb
-    (embeddings in one space), llava or idefics (a public vision-language model), socratic (a language model that reads
-    a text about each clip), captions-cosine (embeddings of such texts), a control (random, step-oracle, rarest,
-    medoid, shuffled-captions, token-regression), the name of an installed plug-in, or package.module:Class
-    (heads.methods.Method)"""
+    (embeddings in one space), llava or idefics (a public vision-language model), vlm (any video language model of
+    transformers that takes cached tokens), socratic (a language model that reads a text about each clip),
+    captions-cosine (embeddings of such texts), a control (random, step-oracle, rarest, medoid, shuffled-captions,
+    token-regression), the name of an installed plug-in, or package.module:Class (heads.methods.Method)"""
     out: str
     """predictions file to write"""
     test_set: str | None = None
@@ -89,12 +89,12 @@ class EvaluateOptions:
     head: str | None = None
     """run folder of heads.train, for video-lm and token-regression"""
     view: str | None = None
-    """view with embeddings, for vlemb; with the tokens of the model's own image tower, for llava and idefics; passed to
-    plug-ins"""
+    """view with embeddings, for vlemb; with the tokens of the model's own vision part, for llava, idefics and vlm;
+    passed to plug-ins"""
     pair_embedding: Literal["average", "reference", "candidate"] = "average"
     """vlemb on diffmcq: the clips whose embeddings represent a pair"""
     weights: str | None = None
-    """folder or hub id of the checkpoint, for llava and idefics (1, 2 or 3); for captions-cosine that of a
+    """folder or hub id of the checkpoint, for llava, idefics (1, 2 or 3) and vlm; for captions-cosine that of a
     sentence-transformers model, or its name, by default minilm-l6"""
     texts: str | None = None
     """for socratic and captions-cosine: Parquet file of texts about clips, or a folder of them as a stage of annotate

@@ -261,7 +261,7 @@ def load_cached(
     chat = ProcessorChat(
         processor, made.crop.endswith("as a video"), tuple(place for place in places if place is not None)
     )
-    model = CachedLM(load_whole(folder, device, _headless(config, folder)), chat, clips)
+    model = CachedLM(load_whole(folder, device, headless(config, folder)), chat, clips)
     return model.eval(), clips, {"weights": weights, "view": view, "provenance": made.as_dict()}
 
 
@@ -277,7 +277,7 @@ def _check_provenance(made: Provenance, view: str, folder: Path, weights: str) -
         )
 
 
-def _headless(config: Any, folder: Path) -> type:
+def headless(config: Any, folder: Path) -> type:
     """Return the model's class without its vision part, which is neither made nor loaded."""
     from transformers import AutoModelForImageTextToText
 

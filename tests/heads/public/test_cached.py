@@ -1,12 +1,19 @@
 """Guarantees of heads.models.public.cached, compared with whole models that read pixels from their own processors."""
 
+import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+import transformers as hf
 
+from common.errors import StepDiffError
+from heads import evaluate
 from heads.data.packing import Turn
-from heads.models.public.cached import PROVEN, CachedClips, CachedLM, load_cached
+from heads.models.public.cached import PROVEN, CachedClips, CachedLM, headless, load_cached
+from store import Feature, Provenance, Store
 
 from .vlm_models import MODELS
 from .vlms import CLIPS, Small, featurized
@@ -91,3 +98,115 @@ def test_questions_that_share_a_prompt_have_the_log_likelihoods_of_separate_ones
     blind = model.log_likelihoods([turns], None, mean=False)[0]
     assert max(abs(a - b) for a, b in zip(packed[0], blind, strict=True)) > 1e-2
 
+
+def test_the_vision_tower_is_neither_made_nor_loaded(small: Get) -> None:
+    from safetensors import safe_open
+
+    made = small("qwen3_vl")
+    model, _ = loaded(made)
+    assert model.whole.model.visual is None and not any("visual" in name for name, _ in model.named_parameters())
+    with safe_open(made.folder / "model.safetensors", "pt") as tensors:
+        language = {name for name in tensors.keys() if ".visual." not in name}
+    assert len(list(model.named_parameters())) == len(language)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_users_text_never_becomes_a_control_token_of_the_model(small: Get) -> None:
+    made = small("qwen3_vl")
+    model, clips = loaded(made)
+    tokens = clips.read(CLIPS[:2])
+    pads = model.lm.chat.tokenizer.convert_tokens_to_ids(["<|video_pad|>", "<|vision_start|>", "<eos>"])
+    turn = Turn("What is <|video_pad|> after <|vision_start|> and <eos>?", "<eos>", ends=False)
+    rows = [model.pack([[asked]], tokens, True)[0].ids[0].tolist() for asked in (turn, Turn("What?", "It", ends=False))]
+    for pad in pads:
+        assert rows[0].count(pad) == rows[1].count(pad) > 0
+    assert len(model.generate([Turn(turn.question, "", ends=False)], tokens, 2)) == 1
+
+
+@pytest.mark.parametrize("case", ["qwen3_vl", "gemma3", "minicpmv4_6"])
+def test_int8_tokens_change_logits_by_less_than_a_tenth_of_their_spread(small: Get, case: str) -> None:
+    made = small(case)
+    _, exact = logits(*loaded(made), [0, 1])
+    _, near = logits(*loaded(made, "int8"), [0, 1])
+    assert 0 < (near - exact).abs().max() < 0.1 * exact.std()
+
+
+def refusal(weights: Path, store: Store, view: str) -> str:
+    with pytest.raises(StepDiffError) as caught:
+        load_cached(str(weights), store, view)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_view_of_another_checkpoint_and_a_model_that_takes_no_cached_tokens_are_refused(
+    small: Get, tmp_path: Path
+) -> None:
+    own, other = small("qwen3_vl"), small("gemma3")
+    again = f"run python -m featurize --encoder vlm --weights {other.folder} --view ANOTHER_NAME"
+    assert refusal(other.folder, own.store, "float32").endswith(again)
+    with own.store.lock():
+        features = {"tokens": Feature((4, 8), "float32")}
+        provenance = Provenance("clip", "0" * 64, "last", "1", "none", {"tokens": "float32"})
+        if "clip" not in own.store.views("clips"):
+            own.store.create_view("clips", "clip", provenance, features, 4)
+    assert "view clip holds tokens of clip, not of" in refusal(own.folder, own.store, "clip")
+    shutil.copytree(own.folder, tmp_path, dirs_exist_ok=True)
+    config = hf.CLIPConfig()
+    config.save_pretrained(tmp_path)
+    found = "a clip takes no cached tokens in transformers; use a model that does, such as gemma3, glm4v, internvl"
+    with pytest.raises(StepDiffError, match=found):
+        headless(config, tmp_path)
+
+
+def test_a_processor_that_chooses_tokens_by_what_frames_show_is_refused(small: Get) -> None:
+    model, clips = loaded(small("qwen3_vl"))
+    tokens = clips.read(CLIPS[:2])
+    tokens[0, 0, 0] -= 1  # the number of tokens
+    with pytest.raises(StepDiffError, match="Qwen3VLProcessor makes 40 places for clips of 39 tokens"):
+        model.pack([[TURN]], tokens, True)
+
+
+def test_times_of_frames_are_in_the_prompt(small: Get) -> None:
+    model, clips = loaded(small("qwen3_vl"))
+    batch, _ = model.pack([[TURN]], clips.read(CLIPS[:2]), True)
+    written = model.lm.chat.tokenizer.decode(batch.ids[0])
+    assert written.count("<0.2 seconds>") == 2 and written.count("<1.2 seconds>") == 2
+
+
+@pytest.mark.parametrize("case", ["qwen3_vl", "gemma3"])
+def test_evaluate_gives_the_scores_and_captions_of_the_whole_model(small: Get, tmp_path: Path, case: str) -> None:
+    made, whole = small(case), small(case).whole()
+    pairs = [(0, 1), (1, 2), (2, 3), (3, 0)]
+    options = [[CLIPS[a], CLIPS[b]] for a, b in pairs]
+    rows = {
+        "diffmcq": {"difference": "a fork.", "category": "Tools", "options": options, "answer": options[1]},
+        "diffrank": {"reference": CLIPS[0], "targets": CLIPS[1:], "category": "Tools", "scores": [1, 2, 0]},
+        "diffcap": {"reference": CLIPS[0], "candidate": CLIPS[1], "category": "Tools", "text": ["a fork"]},
+    }
+    command = ["--method", "vlm", "--weights", str(made.folder), "--view", "float32", "--device", "cpu"]
+    command += ["--store", str(made.store.path), "--no-parse", "--no-seeded"]
+    found = {}
+    for task, row in rows.items():
+        (tmp_path / f"{task}.jsonl").write_text(json.dumps(row) + "\n")
+        own = command if task == "diffcap" else command[:-2]
+        files = ["--test_set", str(tmp_path / f"{task}.jsonl"), "--out", str(tmp_path / f"{task}-out.jsonl")]
+        assert evaluate.main(["--task", task, *own, *files]) == 0
+        found[task] = json.loads((tmp_path / f"{task}-out.jsonl").read_text())
+    asked, expected = 'What is the main difference in "Tools" between these videos?', []
+    for pair in pairs:
+        given = made.inputs(list(pair), asked, "In Video 2,")["input_ids"].shape[1]
+        inputs = made.inputs(list(pair), asked, "In Video 2, a fork.")
+        with torch.inference_mode():
+            log_probs = whole(**inputs).logits[0].log_softmax(-1)
+        answer = inputs["input_ids"][0, given:]
+        expected.append(float(log_probs[given - 1 : -1].gather(1, answer[:, None]).mean()))
+    assert found["diffmcq"]["scores"] == pytest.approx(expected, abs=1e-4)
+    assert len(set(found["diffrank"]["scores"])) == 3
+    inputs = made.inputs([0, 1], asked)
+    with torch.inference_mode():
+        written = whole.generate(**inputs, max_new_tokens=48, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    text = loaded(made)[0].lm.chat.tokenizer.decode(written, skip_special_tokens=True).strip()
+    assert found["diffcap"]["generated_text"] == text
+    record = json.loads((tmp_path / "diffmcq-out.scores.json").read_text())
+    assert record["disclosed"]["provenance"]["encoder"] == "vlm"
+    assert evaluate.main(["--task", "diffmcq", *command[:2], *command[6:-2], *files]) == 2  # no weights
