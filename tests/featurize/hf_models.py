@@ -132,6 +132,23 @@ def _radio(folder: Path) -> Any:
     return tf.RadioModel(tf.RadioConfig(**sizes))
 
 
+def _vit(folder: Path) -> Any:
+    picture_settings(folder, "ViTImageProcessor", **SQUARE)
+    return tf.ViTModel(tf.ViTConfig(**SMALL, **PICTURE))
+
+
+def _convnextv2(folder: Path) -> Any:
+    picture_settings(folder, "ConvNextImageProcessor", size={"shortest_edge": 32}, crop_pct=0.8)
+    return tf.ConvNextV2Model(tf.ConvNextV2Config(hidden_sizes=[8, 8, 16, 24], depths=[1, 1, 1, 1]))
+
+
+def _tipsv2(folder: Path) -> Any:
+    picture_settings(folder, "Tipsv2ImageProcessor", **SQUARE | {"do_normalize": False}, resample=2)
+    save_tokenizer(folder)
+    vision = {"hidden_size": 24, "mlp_ratio": 2, "num_hidden_layers": 2, "num_attention_heads": 2, **PICTURE}
+    return tf.Tipsv2Model(tf.Tipsv2Config(text_config={**SMALL, **WORDS}, vision_config=vision))
+
+
 def _timm(folder: Path) -> Any:
     said = {"input_size": [3, 32, 32], "crop_pct": 1.0, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
     config = tf.TimmWrapperConfig(**TIMM, model_args=TIMM_SMALL, pretrained_cfg={**said, "crop_mode": "squash"})
@@ -150,6 +167,16 @@ def _vjepa2(folder: Path) -> Any:
 def _videomae(folder: Path) -> Any:
     picture_settings(folder, "VideoMAEImageProcessor", **CROPPED)
     return tf.VideoMAEModel(tf.VideoMAEConfig(**SMALL, **PICTURE, num_frames=4))
+
+
+def _timesformer(folder: Path) -> Any:
+    picture_settings(folder, "VideoMAEImageProcessor", **CROPPED)
+    return tf.TimesformerModel(tf.TimesformerConfig(**SMALL, **PICTURE, num_frames=4))
+
+
+def _vivit(folder: Path) -> Any:
+    picture_settings(folder, "VivitImageProcessor", **CROPPED)
+    return tf.VivitModel(tf.VivitConfig(**SMALL, image_size=32, tubelet_size=[2, 8, 8], num_frames=4))
 
 
 def _videoprism_vision(folder: Path) -> Any:
@@ -184,16 +211,21 @@ IMAGES: dict[str, Callable[[Path], Any]] = {
     "siglip": _siglip,
     "mlcd": _mlcd,
     "radio": _radio,
+    "vit": _vit,
+    "convnextv2": _convnextv2,
+    "tipsv2": _tipsv2,
     "timm": _timm,
 }
 VIDEOS: dict[str, Callable[[Path], Any]] = {
     "vjepa2": _vjepa2,
     "videomae": _videomae,
+    "timesformer": _timesformer,
+    "vivit": _vivit,
     "videoprism-vision": _videoprism_vision,
     "videoprism": _videoprism,
     "pe-video": _pe_video,
 }
 NAFLEX: dict[str, Callable[[Path], Any]] = {"siglip2-naflex": _siglip2_naflex}
 NEED_TIMM = ("timm", "pe-video")
-TEXTS = ("aimv2-lit", "clip", "metaclip2", "siglip", "siglip2-naflex", "videoprism", "pe-video")
+TEXTS = ("aimv2-lit", "clip", "metaclip2", "siglip", "siglip2-naflex", "tipsv2", "videoprism", "pe-video")
 EVERY = {**IMAGES, **VIDEOS, **NAFLEX}

@@ -20,6 +20,18 @@ from featurize.video.picture import pixels_of
 
 from . import hf_models as models
 
+NORMAL = ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+PLAIN = ([0.0] * 3, [1.0] * 3)
+PILLOW = {  # families whose processor needs torchvision or timm: filter, mean, std
+    "dinov3": (Image.Resampling.BILINEAR, *NORMAL),
+    "dinov3-convnext": (Image.Resampling.BILINEAR, *NORMAL),
+    "tipsv2": (Image.Resampling.BILINEAR, *PLAIN),
+    "timm": (Image.Resampling.BICUBIC, [0.5] * 3, [0.5] * 3),
+    "vjepa2": (Image.Resampling.BILINEAR, *NORMAL),
+    "videoprism-vision": (Image.Resampling.BICUBIC, *PLAIN),
+    "videoprism": (Image.Resampling.BICUBIC, *PLAIN),
+    "pe-video": (Image.Resampling.BILINEAR, *NORMAL),
+}
 Folder = Callable[[str], Path]
 Pictures = np.ndarray
 FRAMES = 4
@@ -58,41 +70,25 @@ def decoded(encoder: Encoder, pictures: Pictures) -> np.ndarray:
     return np.array(shown)
 
 
-def own_pixels(path: Path, encoder: Encoder, pictures: Pictures) -> torch.Tensor:
-    """Return the pixels [B, T, 3, H, W] of the folder's own processor, or of Pillow where it needs torchvision."""
-    config = json.loads((path / "config.json").read_text())
+def own_pixels(family: str, path: Path, pictures: Pictures) -> torch.Tensor:
+    """Return the pixels [B, T, 3, H, W] of the folder's own processor, or of Pillow where it needs other packages."""
     clips = [[Image.fromarray(picture) for picture in clip] for clip in pictures]
-    if (
-        "preprocessor_config.json" in {file.name for file in path.iterdir()}
-        and "DINOv3" not in config["architectures"][0]
-    ):
+    if family in ("videomae", "timesformer", "vivit"):
+        return AutoImageProcessor.from_pretrained(path, backend="pil")(clips, return_tensors="pt").pixel_values
+    if family not in PILLOW:
         processor = AutoImageProcessor.from_pretrained(path, backend="pil")
-        if config["model_type"] == "videomae":
-            return processor(clips, return_tensors="pt").pixel_values
         return torch.stack([processor(clip, return_tensors="pt").pixel_values for clip in clips])
-    said = (
-        json.loads((path / "video_preprocessor_config.json").read_text())
-        if not config.get("pretrained_cfg") and (path / "video_preprocessor_config.json").exists()
-        else {}
-    )
-    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4])
-    if "videoprism" in config["model_type"]:
-        mean, std = torch.zeros(3), torch.ones(3)
-    elif config["model_type"] == "timm_wrapper":
-        mean = std = torch.tensor([0.5] * 3)
-    short = int(32 * 256 / 224) if said.get("video_processor_type") == "VJEPA2VideoProcessor" else None
-    linear = config["model_type"].startswith(("dinov3", "vjepa2", "pe_video"))
-    filter_ = Image.Resampling.BILINEAR if linear else Image.Resampling.BICUBIC
+    filter_, mean, std = PILLOW[family]
 
     def seen(picture: Image.Image) -> torch.Tensor:
-        if short:  # the short side is the height
-            picture = picture.resize((int(short * picture.width / picture.height), short), filter_)
+        if family == "vjepa2":  # the short side is the height: 256/224 of the crop
+            picture = picture.resize((36 * picture.width // picture.height, 36), filter_)
             left, top = (picture.width - 32) // 2, (picture.height - 32) // 2
             picture = picture.crop((left, top, left + 32, top + 32))
         else:
             picture = picture.resize((32, 32), filter_)
         values = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
-        return (values - mean[:, None, None]) / std[:, None, None]
+        return (values - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
     return torch.stack([torch.stack([seen(picture) for picture in clip]) for clip in clips])
 
@@ -102,7 +98,7 @@ def reference(family: str, path: Path, pixels: torch.Tensor) -> tuple[torch.Tens
     model = AutoModel.from_pretrained(path).eval()
     flat = pixels.flatten(0, 1)
     with torch.inference_mode():
-        if family in ("clip", "metaclip2", "siglip", "aimv2-lit"):
+        if family in ("clip", "metaclip2", "siglip", "aimv2-lit", "tipsv2"):
             seen = model.get_image_features(pixel_values=flat)
             return seen.last_hidden_state, torch.nn.functional.normalize(seen.pooler_output, dim=-1)
         if family == "radio":
@@ -110,7 +106,8 @@ def reference(family: str, path: Path, pixels: torch.Tensor) -> tuple[torch.Tens
             return seen.features, seen.summary
         if family in models.IMAGES:
             seen = model(pixel_values=flat)
-            return seen.last_hidden_state, seen.pooler_output
+            state = seen.last_hidden_state
+            return state if state.ndim == 3 else state.flatten(2).transpose(1, 2), seen.pooler_output
         if family == "vjepa2":
             return model(pixels).last_hidden_state, None
         if family == "videoprism":
@@ -120,11 +117,12 @@ def reference(family: str, path: Path, pixels: torch.Tensor) -> tuple[torch.Tens
             ids = torch.ones((len(pixels), 3), dtype=torch.long)
             seen = model(input_ids=ids, pixel_values_videos=pixels)
             return seen.video_outputs.last_hidden_state, torch.nn.functional.normalize(seen.video_embeds, dim=-1)
-        return model(pixels).last_hidden_state, None
+        seen = model(pixels)
+        return seen.last_hidden_state, seen.pooler_output if family == "vivit" else None
 
 
 PREFIX = {"dinov2": 1, "dinov2-registers": 5, "dinov3": 5, "dinov3-convnext": 1, "clip": 1, "metaclip2": 1, "mlcd": 1}
-PREFIX |= {"timm": 1}
+PREFIX |= {"timm": 1, "vit": 1, "tipsv2": 2, "timesformer": 1, "vivit": 1}
 
 
 def close(got: np.ndarray, expected: torch.Tensor) -> None:
@@ -140,7 +138,7 @@ def test_features_equal_the_models_own_call(family: str, folder: Folder, picture
     assert {name: values.shape[1:] for name, values in got.items()} == {
         name: feature.shape for name, feature in encoder.features("clips").items()
     }
-    tokens, embedded = reference(family, path, own_pixels(path, encoder, pictures))
+    tokens, embedded = reference(family, path, own_pixels(family, path, pictures))
     tokens = tokens[:, PREFIX.get(family, 0) :]
     if family in models.IMAGES:
         close(got["tokens"], tokens.reshape(2, -1, tokens.shape[-1]))
@@ -192,7 +190,7 @@ def test_texts_equal_the_models_own_call(family: str, folder: Folder) -> None:
     attention = "eager" if family == "aimv2-lit" else None  # its sdpa omits the causal mask where nothing is padded
     model = AutoModel.from_pretrained(path, attn_implementation=attention).eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
-    long = family in ("siglip", "siglip2-naflex", "videoprism")
+    long = family in ("siglip", "siglip2-naflex", "tipsv2", "videoprism")
     for place, text in enumerate(texts):
         inputs = tokenizer(
             [text], padding="max_length" if long else True, truncation=True, max_length=20, return_tensors="pt"
@@ -217,7 +215,7 @@ def test_an_image_model_has_no_texts(folder: Folder) -> None:
         pooled.encode_texts(["whisk"])
 
 
-@pytest.mark.parametrize("family", ["dinov3", "vjepa2", "videoprism", "pe-video", "videomae"])
+@pytest.mark.parametrize("family", ["dinov3", "tipsv2", "vjepa2", "videoprism", "pe-video"])
 def test_pixels_equal_those_of_the_own_processor(family: str, folder: Folder, pictures: Pictures) -> None:
     """With torchvision, the processors that need it differ by at most two levels of 255."""
     pytest.importorskip("torchvision", reason="torchvision is not installed")
@@ -226,11 +224,10 @@ def test_pixels_equal_those_of_the_own_processor(family: str, folder: Folder, pi
     path = folder(family)
     encoder: Any = load(f"hf:{path}", None, "cpu", frames=FRAMES)
     got = encoder._preprocessing.normalised(torch.from_numpy(decoded(encoder, pictures)))
-    if family in ("dinov3", "videomae"):
+    if family in ("dinov3", "tipsv2"):
         processor = AutoImageProcessor.from_pretrained(path)
         clips = [[Image.fromarray(picture) for picture in clip] for clip in pictures]
-        parts = [processor(clip, return_tensors="pt").pixel_values.reshape(got.shape[1:]) for clip in clips]
-        expected = torch.stack(parts)
+        expected = torch.stack([processor(clip, return_tensors="pt").pixel_values for clip in clips])
     else:
         processor = AutoVideoProcessor.from_pretrained(path)
         more: dict[str, Any] = {"do_normalize": False} if family == "videoprism" else {}
@@ -271,7 +268,7 @@ def test_layer_and_pooling_are_chosen_and_recorded(family: str, folder: Folder, 
     plain = load(f"hf:{path}", None, "cpu", frames=FRAMES)
     frames = decoded(plain, pictures)
     model = AutoModel.from_pretrained(path).eval()
-    pixels = own_pixels(path, plain, pictures)
+    pixels = own_pixels(family, path, pictures)
     with torch.inference_mode():
         if family == "vjepa2":
             states = model(pixels, skip_predictor=True, output_hidden_states=True).hidden_states

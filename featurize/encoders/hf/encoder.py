@@ -198,7 +198,7 @@ class HuggingFace(Encoder):
         state = seen.tokens if self._hidden is None or seen.hidden is None else seen.hidden[self._hidden]
         if state.ndim == 4:  # a map
             return state.flatten(2).transpose(1, 2), 0
-        return state, 0 if self._clips else families.first_tokens(self._model, state.shape[1], self.size)
+        return state, families.first_tokens(self._model, state.shape[1], self.size, self._clips)
 
     @cached_property
     def _shape(self) -> "_Shape":

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+_CLASS_TOKEN = ("dinov3_convnext", "timesformer", "vivit")
 State = torch.Tensor
 """[B, N, D], or [B, D, H, W] of a convolutional model"""
 
@@ -77,19 +78,20 @@ def see_texts(model: Any, inputs: Any) -> torch.Tensor:
     return model.get_text_features(**_taken(model.get_text_features, inputs)).pooler_output.flatten(1)
 
 
-def first_tokens(model: Any, tokens: int, side: int) -> int:
-    """Return how many of a picture's tokens are of the class or registers, and come before those of patches.
+def first_tokens(model: Any, tokens: int, side: int, clips: bool) -> int:
+    """Return how many tokens are of the class or registers, and come before those of patches.
 
     Args:
-        model: of pictures.
+        model: of pictures or clips.
         tokens: of a picture, in all.
         side: of a picture in pixels.
+        clips: whether it sees clips.
     """
+    if clips or model.config.model_type in _CLASS_TOKEN:
+        return int(model.config.model_type in _CLASS_TOKEN)
     config = getattr(model.config, "vision_config", model.config)
     if config.model_type == "timm_wrapper":
         return int(getattr(model.timm_model, "num_prefix_tokens", 0))
-    if config.model_type == "dinov3_convnext":
-        return 1
     if config.model_type == "radio":
         return int(config.num_summary_tokens)
     patch = getattr(config, "patch_size", None)

@@ -36,8 +36,18 @@ _TIMM: Mapping[str, Any] = MappingProxyType({"bicubic": 3, "bilinear": 2, "lancz
 
 def image_settings(folder: Path, wanted: str) -> Settings:
     """Return the settings of a folder's image processor. StepDiffError where it has none."""
-    processor = read_processor(folder, wanted)
-    return {name: value for name, value in processor.to_dict().items() if value is not None}
+    found = read_processor(folder, wanted).to_dict()
+    return _convnext({name: value for name, value in found.items() if value is not None})
+
+
+def _convnext(settings: dict[str, Any]) -> Settings:
+    """Return the settings with the crop of ConvNeXt's processor, which its file gives as a share of the picture."""
+    if str(settings.get("image_processor_type")).startswith("ConvNext"):
+        side, share = int(settings["size"]["shortest_edge"]), settings.pop("crop_pct", 224 / 256)
+        if side >= 384:
+            return {**settings, "size": {"height": side, "width": side}}
+        return {**settings, "size": {"shortest_edge": int(side / share)}, "crop_size": side, "do_center_crop": True}
+    return settings
 
 
 def video_settings(folder: Path, wanted: str) -> Settings | None:
@@ -117,6 +127,8 @@ def _fed(settings: Settings, crop: Crop, device: torch.device) -> Preprocessing:
     mean, std = [0.0] * 3, [1.0] * 3
     if settings.get("do_normalize", True):
         mean, std = settings["image_mean"], settings["image_std"]
+    if settings.get("offset"):  # ViViT's processor subtracts 1 after it rescales
+        mean = [value + 1 for value in mean]
     scaled = (torch.tensor(list(value), device=device).view(3, 1, 1) / factor for value in (mean, std))
     return Preprocessing(crop, *scaled)
 
