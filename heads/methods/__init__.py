@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from store import Store
+from tasks.benchmarks.rows import Choice, Ranking, Rating, Writing
 from tasks.testsets import DiffCap, DiffMCQ, DiffRank
 
 
@@ -28,10 +29,21 @@ class Method(Protocol):
         """Return a score for each (reference, candidate) pair of `row.options`; the highest is the choice."""
         ...
 
-    def rank(self, rows: Sequence[DiffRank]) -> list[list[float]]:
-        """Return how similar each clip of `row.targets` is to `row.reference` in `row.category`."""
+    def rank(self, rows: Sequence[DiffRank | Rating | Ranking]) -> list[list[float]]:
+        """Return how similar each clip of `row.targets` is to `row.reference` in `row.category`.
+
+        A benchmark's Rating is a row with one target.
+        """
         ...
 
     def caption(self, rows: Sequence[DiffCap]) -> list[str]:
         """Return a sentence that says how `row.candidate` differs from `row.reference` in `row.category`."""
+        ...
+
+    def choose(self, rows: Sequence[Choice]) -> list[list[float]]:
+        """Return a score for each of `row.options`, answers to `row.question` about `row.clips`."""
+        ...
+
+    def write(self, rows: Sequence[Writing]) -> list[str]:
+        """Return the answer to `row.prompt` about `row.clips`."""
         ...
