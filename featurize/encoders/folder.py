@@ -64,6 +64,9 @@ def load_model(kind: Any, folder: Path, device: torch.device, wanted: str, atten
                 local_files_only=True,
                 output_loading_info=True,
             )
+    except ImportError as problem:  # such as of timm
+        reason = " ".join(str(problem).split())
+        raise StepDiffError(f"{folder} cannot be loaded here: {reason}") from None
     except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
         reason = str(problem).strip().splitlines()[0]
         raise StepDiffError(f"{folder} cannot be loaded ({reason}): give {wanted}") from None

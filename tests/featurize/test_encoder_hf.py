@@ -330,6 +330,17 @@ def test_remote_code_is_refused(folder: Folder, tmp_path: Path) -> None:
         load(f"hf:{path}", None, "cpu")
 
 
+def test_a_package_that_is_missing_is_named(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.models.dinov2 import modeling_dinov2
+
+    def missing(*_: object) -> None:
+        raise ImportError("\nDinov2Model requires the timm library but it was not found.\n")
+
+    monkeypatch.setattr(modeling_dinov2.Dinov2Model, "__init__", missing)
+    with pytest.raises(StepDiffError, match="cannot be loaded here: Dinov2Model requires the timm library"):
+        load(f"hf:{folder('dinov2')}", None, "cpu")
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [

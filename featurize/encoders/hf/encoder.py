@@ -133,7 +133,8 @@ class HuggingFace(Encoder):
         config = self._model.config
         if config.model_type == "timm_wrapper":
             return timm_settings(config.pretrained_cfg or {})
-        settings = video_settings(self.weights, self.wanted) or image_settings(self.weights, self.wanted)
+        settings = video_settings(self.weights, self.wanted) if families.takes_videos(self._model) else None
+        settings = settings or image_settings(self.weights, self.wanted)
         if config.model_type.startswith("videoprism"):  # its processor says so, whatever the file says
             side = getattr(config, "vision_config", config).image_size
             side = side if isinstance(side, int) else side[0]

@@ -39,10 +39,15 @@ class Seen:
         return cls(tokens, hidden, None if pooled is None else pooled.flatten(1))
 
 
+def takes_videos(model: Any) -> bool:
+    """Return whether a model names its pixels as those of videos: then it has a processor of videos."""
+    return "pixel_values_videos" in inspect.signature(model.forward).parameters
+
+
 def takes_clips(model: Any, settings: Any) -> bool:
     """Return whether a model sees all frames of a clip at once, which its processor's class says."""
-    kind = str(settings.get("image_processor_type") or settings.get("video_processor_type") or "")
-    return "pixel_values_videos" in _arguments(model) or kind.startswith(("VideoMAE", "Vivit"))
+    kind = str(settings.get("image_processor_type"))
+    return takes_videos(model) or kind.startswith(("VideoMAE", "Vivit"))
 
 
 def has_texts(model: Any) -> bool:
@@ -126,10 +131,6 @@ def attention_of(config: Any) -> str | None:
     AIMv2's texts have a causal mask, which its sdpa leaves out where no text of a batch is padded (transformers 5.24).
     """
     return "eager" if config.model_type == "aimv2" else None
-
-
-def _arguments(model: Any) -> set[str]:
-    return set(inspect.signature(model.forward).parameters)
 
 
 def _taken(call: Callable[..., Any], inputs: Any) -> dict[str, torch.Tensor]:
