@@ -75,6 +75,10 @@ class Chat:
             f"{self.tokenizer.name_or_path}: its tokens cannot be cut before {text!r}; use another model"
         )
 
+    def packer(self, outputs: int, system: str = PAIR_SYSTEM) -> "Packer":
+        """Return the builder of prompts with this system prompt; outputs: tokens per clip, 0: without clips."""
+        return Packer(self, outputs, system)
+
     def pieces(self, system: str) -> ChatPieces:
         messages = [
             {"role": "system", "content": system.replace("{video}", _VIDEO)},
@@ -205,9 +209,12 @@ class Packer:
         answer += pieces.end if turn.ends else ()
         into.say(question, answer, segment, start, number, turn.weight)
 
-    def pack(self, prompts: Sequence[Sequence[Turn]], packed: bool = True) -> Packed:
+    def pack(self, prompts: Sequence[Sequence[Turn]], packed: bool = True, clips: Sequence[str] = ()) -> Packed:
         """Return one row per prompt (a pair, or one clip), or with packed=False one row per turn, all with the same
-        clips. Turns are numbered consecutively."""
+        clips. Turns are numbered consecutively.
+
+        clips: ids of the prompts' clips; only a subclass reads them, whose prompts depend on what a clip is.
+        """
         rows: list[Row] = []
         turn_number = 0
         for number, turns in enumerate(prompts):

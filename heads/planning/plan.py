@@ -134,6 +134,10 @@ class Built:
 
 def build(options: TrainOptions, recipe: VideoLMRecipe) -> Built:
     """Return the model of a recipe, as GPUs hold it."""
+    if recipe.public:
+        raise StepDiffError(
+            "--dry-run does not estimate a video_lm.public model, whose prompts depend on the clips; train a step"
+        )
     config, origin = architecture.configuration(recipe.language_model)
     sizes = architecture.sizes(config)
     tokens, shape_of = clip_tokens(options.store, recipe.view)

@@ -58,7 +58,7 @@ def load_video_lm(
     recipe = options.video_lm
     if recipe is None:
         raise StepDiffError(f"{folder}: holds a contrastive head, which answers no questions; name another run")
-    features = Features(store, recipe.view, "tokens")
+    features = video_task.clips_of(recipe, store)
     check(folder, options, store)
     if group.together > 1 and (recipe.full or recipe.lora is not None):
         raise StepDiffError(

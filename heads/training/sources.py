@@ -26,7 +26,7 @@ from common.streams import generator
 from heads.data.catalog_rows import Clips, blocks, need_columns
 from heads.data.clips import Features
 from heads.data.hold_out import HoldOut
-from heads.data.packing import Chat, Packed, Packer, Row, Turn, collate
+from heads.data.packing import Chat, Packed, Row, Turn, collate
 from heads.data.paired_qa import PairQuestions, balanced, draw, turns
 from heads.data.runs import Runs
 from heads.data.texts import Texts
@@ -73,14 +73,15 @@ class TextedClips:
             raise StepDiffError("no clip of the train split has features and a text; featurize some")
         self.items = texts
         self.question, self.size, self.seed, self.order = question, size, seed, order
-        self.packer = Packer(chat, outputs, SYSTEM)
+        self.packer = chat.packer(outputs, SYSTEM)
 
     def batch(self, number: int) -> Batch:
         return self.of([self.items[i] for i in draw(len(self.items), self.size, number, self.seed, self.order)])
 
     def of(self, chosen: Sequence[tuple[str, str]]) -> Batch:
         """Return the batch of some of its items (key, text)."""
-        return Batch([key for key, _ in chosen], self.packer.pack([[Turn(self.question, text)] for _, text in chosen]))
+        clips = [key for key, _ in chosen]
+        return Batch(clips, self.packer.pack([[Turn(self.question, text)] for _, text in chosen], clips=clips))
 
 
 class Sequences:
@@ -193,7 +194,7 @@ class PairedSource:
         """pairs: those that train; packs: whether the language model can read packed questions."""
         self.recipe, self.pairs, self.seed, self.negatives = recipe, pairs, seed, negatives
         self.packed = recipe.packed and packs
-        self.packer = Packer(chat, recipe.projector.outputs)
+        self.packer = chat.packer(recipe.projector.outputs)
 
     def batch(self, number: int) -> Batch:
         recipe = self.recipe
@@ -207,7 +208,7 @@ class PairedSource:
         if self.negatives is not None:
             questions = self.negatives.with_neighbours(questions, generator(self.seed, "hard negatives", number))
         clips = [clip for pair, _ in questions for clip in pair]
-        return Batch(clips, self.packer.pack([own for _, own in questions], self.packed))
+        return Batch(clips, self.packer.pack([own for _, own in questions], self.packed, clips))
 
     def of(self, pairs: Sequence[PairQuestions]) -> Iterator[Batch]:
         """Yield batches of all questions of some pairs, each with the same weight."""
@@ -216,4 +217,4 @@ class PairedSource:
         }
         for rows in packed_batches(queries):
             clips = [clip for pair, _ in rows for clip in pair]
-            yield Batch(clips, self.packer.pack([own for _, own in rows], self.packed))
+            yield Batch(clips, self.packer.pack([own for _, own in rows], self.packed, clips))

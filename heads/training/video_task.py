@@ -47,6 +47,7 @@ from heads.methods.stepdiff import StepDiff
 from heads.models.language_model import LanguageModel, autocast, pick_precision
 from heads.models.parallelize import load_divided, load_tensor_parallel, plain_weights
 from heads.models.projector import Comparison, Projector
+from heads.models.public.cached import CachedClips, CachedLM, cached_model
 from heads.models.video_lm import VideoLM, follows
 from heads.training.checkpoint import Run
 from heads.training.loop import step_lines
@@ -117,6 +118,11 @@ def with_comparisons(rows: Packed, words: Int[Tensor, "C L"], answers: tuple[int
 CLIPS_MINED = 32  # projected at a time
 
 
+def clips_of(recipe: VideoLMRecipe, store: Store) -> Features:
+    """Return the clips that the model of a recipe reads."""
+    return CachedClips(store, recipe.view) if recipe.public else Features(store, recipe.view, "tokens")
+
+
 def build(
     recipe: VideoLMRecipe,
     features: Features,
@@ -131,7 +137,13 @@ def build(
     if frozen == "bfloat16" and precision == "float32":
         raise StepDiffError("scaling.frozen bfloat16 needs products in bfloat16; set video_lm.precision to bfloat16")
     name, dtype = recipe.language_model, getattr(torch, frozen)
-    if scaling.fsdp and group.mesh is not None:
+    cached: CachedLM | None = None
+    if isinstance(features, CachedClips):
+        if scaling.fsdp or group.together > 1:
+            raise StepDiffError("a video_lm.public model is not divided: set scaling.fsdp and tensor_parallel off")
+        cached = cached_model(name, features, device, exact=frozen == "float32")
+        lm = cached.lm
+    elif scaling.fsdp and group.mesh is not None:
         lm = load_divided(name, group.mesh["data"], device, dtype, scaling.cpu_offload, recipe.full)
     elif group.together > 1:
         lm = load_tensor_parallel(name, group.mesh["tensor"], device, dtype)
@@ -146,6 +158,8 @@ def build(
         lm.hold_frozen(torch.bfloat16)
     if recipe.gradient_checkpointing:
         lm.recompute_layers()
+    if cached is not None:
+        return cached
     torch.manual_seed(torch_seed(seed, "projector weights"))
     tokens, channels = features.shape
     projector = Projector(recipe.projector, tokens, channels, lm.width, lm.embedding_std).to(device)
@@ -203,7 +217,7 @@ class VideoTask:
         self.recipe, self.store, self.seed, self.device = recipe, store, seed, device
         self.catalog = store.catalog("clips")
         self.hold_out.look_up(self.catalog, clips_to_hold_out(recipe.validation, self.catalog, seed))
-        self.features = Features(store, recipe.view, "tokens")
+        self.features = clips_of(recipe, store)
         self.pairs: list[PairQuestions] = []
         held_pairs: list[PairQuestions] = []
         if recipe.pairqa is not None:
@@ -296,7 +310,8 @@ class VideoTask:
 
     def groups(self) -> list[dict[str, Any]]:
         rate, lora = self.recipe.schedule.learning_rate, self.recipe.lora
-        groups: list[dict[str, Any]] = [{"params": list(self.module.projector.parameters()), "lr": rate}]
+        projector = list(self.module.projector.parameters())
+        groups: list[dict[str, Any]] = [{"params": projector, "lr": rate}] if projector else []
         trained = self.module.lm.trained()
         if self.module.comparison is not None:
             trained = [*self.module.comparison.parameters(), *trained]

@@ -26,13 +26,13 @@ from torch import Tensor, nn
 
 from common.errors import StepDiffError
 from heads.data.clips import Features
-from heads.data.packing import PADDING, TEXT, Packed, Packer, Row, Turn
+from heads.data.packing import PADDING, TEXT, Packed, Packer, Turn
 from heads.models.language_model import LanguageModel
 from heads.models.public.families import line, load_whole
-from heads.models.public.prompts import ClipLayout, ProcessorChat
+from heads.models.public.prompts import ClipLayout, ClipPacker, ProcessorChat
 from heads.models.streaming import Tokens, Words
 from heads.models.video_lm import VideoLM
-from store import Provenance, Store
+from store import Store
 from tasks.prompts import system
 from weights import fingerprint, resolve
 
@@ -60,21 +60,41 @@ _LAYER = re.compile(
 )
 
 
-class CachedClips:
+class CachedClips(Features):
     """Tokens and layout of clips by key, in one array: the H rows before the N tokens hold the layout."""
 
     def __init__(self, store: Store, view: str) -> None:
         """StepDiffError: the view has no such features."""
-        self.tokens, self.layout = Features(store, view, "tokens"), Features(store, view, "layout")
-        self.view = self.tokens.view
-        self.most, channels = self.tokens.shape
-        self.header = ceil(self.layout.shape[0] / channels)
+        made = store.view("clips", view).provenance
+        if made.encoder != ENCODER:
+            raise StepDiffError(
+                f"view {view} holds tokens of {made.encoder}, not of a video language model: run python -m featurize "
+                f"--encoder {ENCODER} --weights WEIGHTS"
+            )
+        super().__init__(store, view, "tokens")
+        self._layout = Features(store, view, "layout")
+        (self.numbers,), (self.most, channels) = self._layout.shape, self.shape
+        self.header = ceil(self.numbers / channels)
 
     def read(self, keys: Sequence[str], device: str | torch.device = "cpu") -> Float32[Tensor, "C H_N D"]:
         """Return the clips on `device`. StepDiffError names the first key without any."""
-        tokens, layout = self.tokens.read(keys, device), self.layout.read(keys, device)
-        room = self.header * tokens.shape[2] - layout.shape[1]
+        tokens, layout = super().read(keys, device), self._layout.read(keys, device)
+        room = self.header * tokens.shape[2] - self.numbers
         return torch.cat([nn.functional.pad(layout, (0, room)).unflatten(1, (self.header, -1)), tokens], dim=1)
+
+    def layouts(self, keys: Sequence[str]) -> list[ClipLayout]:
+        """Return the layout of each clip; raises as `read`."""
+        return self.parsed(self._layout.read(keys))
+
+    def layouts_of(self, clips: Float[Tensor, "C H_N D"]) -> list[ClipLayout]:
+        """Return the layout of clips as `read` returns them."""
+        return self.parsed(clips[:, : self.header].flatten(1)[:, : self.numbers])
+
+    @staticmethod
+    def parsed(numbers: Float[Tensor, "C numbers"]) -> list[ClipLayout]:
+        """Return layouts from what the store has of each clip."""
+        rows = numbers.tolist()
+        return [ClipLayout(int(n), int(height), int(width), tuple(seconds)) for n, height, width, *seconds in rows]
 
 
 class CachedLM(VideoLM):
@@ -83,8 +103,7 @@ class CachedLM(VideoLM):
     def __init__(self, whole: Any, chat: ProcessorChat, clips: CachedClips) -> None:
         """StepDiffError: the view's tokens are of another kind, or the logits are no linear map of the hidden state."""
         super().__init__(LanguageModel(whole, chat), nn.Identity(), clips.most)
-        self.whole, self.chat, self.most, self.header = whole, chat, clips.most, clips.header
-        self.numbers = clips.layout.shape[0]
+        self.whole, self.chat, self.clips = whole, chat, clips
         self._accepted = inspect.signature(whole.forward).parameters
         layer = clips.view.provenance.layer
         if (found := _LAYER.fullmatch(layer)) is None:
@@ -106,8 +125,10 @@ class CachedLM(VideoLM):
     ) -> tuple[Packed, Float[Tensor, "C H_N D"] | None]:
         """See VideoLM; a row is one question, whatever `packed` says."""
         asked = system(_USUAL if count is None else count)
-        packer = Packer(self.chat, 0, asked) if clips is None else _Prompts(self, asked, clips, len(prompts))
-        return packer.pack(prompts, packed=False).to(self.lm.device), clips
+        if clips is None:
+            return Packer(self.chat, 0, asked).pack(prompts, packed=False).to(self.lm.device), None
+        rows = ClipPacker(self.chat, asked).pack_layouts(prompts, self.clips.layouts_of(clips))
+        return rows.to(self.lm.device), clips
 
     def hidden(self, batch: Packed, clips: Float[Tensor, "C H_N D"] | None) -> Float[Tensor, "B S E"]:
         """Return the last hidden states of the batch's tokens; those of padding are meaningless.
@@ -159,15 +180,10 @@ class CachedLM(VideoLM):
             for text in self.write(**self._inputs(batch, row, clips), max_new_tokens=max_tokens, streamer=streamer)
         ]
 
-    def layouts(self, clips: Float[Tensor, "C H_N D"]) -> list[ClipLayout]:
-        """Return the layout of each clip."""
-        numbers = clips[:, : self.header].flatten(1)[:, : self.numbers].tolist()
-        return [ClipLayout(int(n), int(height), int(width), tuple(seconds)) for n, height, width, *seconds in numbers]
-
     def _shown(self, batch: Packed, row: int) -> tuple[int, ...]:
         """Return the numbers of the clips that a row shows."""
         video = batch.video[row]
-        return tuple((video[video != TEXT] // self.most).unique_consecutive().tolist())
+        return tuple((video[video != TEXT] // self.clips.most).unique_consecutive().tolist())
 
     def _inputs(self, batch: Packed, row: int, clips: Float[Tensor, "C H_N D"] | None) -> dict[str, Any]:
         """Return the arguments of the model for a row of a batch."""
@@ -177,7 +193,7 @@ class CachedLM(VideoLM):
         if clips is None:
             return inputs
         own = clips[list(self._shown(batch, row))]
-        layouts = self.layouts(own)
+        layouts = self.clips.layouts_of(own)
         shown = self.chat.shown(system(len(own)), tuple(layouts))
         for name, value in shown.given.items():
             if name in self._accepted:
@@ -185,7 +201,7 @@ class CachedLM(VideoLM):
                 filled = nn.functional.pad(value, (0, len(ids) - len(shown.ids))) if by_token else value
                 inputs[name] = filled.to(ids.device)
         tokens = [
-            clip[self.header : self.header + layout.tokens].to(self.whole.dtype)
+            clip[self.clips.header : self.clips.header + layout.tokens].to(self.whole.dtype)
             for clip, layout in zip(own, layouts, strict=True)
         ]
         return inputs | {"mm_encoder_outputs": {shown.slot: self._encoded(tokens)}}
@@ -212,28 +228,6 @@ def _first(value: Any, shape: tuple[int, int], tokens: int) -> Any:
     return value[:, :tokens] if isinstance(value, Tensor) and value.shape == shape else value
 
 
-class _Prompts(Packer):
-    """Prompts that show clips, in their order."""
-
-    def __init__(self, model: CachedLM, asked: str, clips: Float[Tensor, "C H_N D"], prompts: int) -> None:
-        super().__init__(model.chat, 0, asked)
-        self.pieces = model.chat.pieces(asked, shows=True)
-        self._asked, self._model = asked, model
-        layouts = model.layouts(clips)
-        each = len(layouts) // prompts
-        self._shown = [tuple(layouts[first : first + each]) for first in range(0, len(layouts), each)]
-
-    def prefix(self, number: int) -> Row:
-        """See Packer; a token of a clip is numbered as in Packed, with room for the most tokens of each."""
-        layouts, most = self._shown[number], self._model.most
-        shown, row = self._model.chat.shown(self._asked, layouts), Row()
-        row.read(shown.ids)
-        first = number * len(layouts)
-        tokens = iter([(first + at) * most + n for at, clip in enumerate(layouts) for n in range(clip.tokens)])
-        row.video = [next(tokens) if is_token else TEXT for is_token in shown.is_token]
-        return row
-
-
 def load_cached(
     weights: str, store: Store, view: str, device: str = "cpu"
 ) -> tuple[CachedLM, CachedClips, dict[str, Any]]:
@@ -246,35 +240,30 @@ def load_cached(
     Raises:
         StepDiffError: the model takes no cached tokens, or the view is of another checkpoint.
     """
+    clips = CachedClips(store, view)
+    disclosed = {"weights": weights, "view": view, "provenance": clips.view.provenance.as_dict()}
+    return cached_model(weights, clips, device).eval(), clips, disclosed
+
+
+def cached_model(weights: str, clips: CachedClips, device: str = "cpu", exact: bool = False) -> CachedLM:
+    """Return the model that reads these clips; exact: float32 on a GPU too. Raises as `load_cached`."""
     from transformers import AutoConfig, AutoProcessor
 
-    folder = resolve(weights)
-    made = store.view("clips", view).provenance
-    _check_provenance(made, view, folder, weights)
-    clips = CachedClips(store, view)
+    folder, made = resolve(weights), clips.view.provenance
+    if made.weights != (own := fingerprint(folder)):
+        raise StepDiffError(
+            f"view {clips.view.name} holds tokens of another checkpoint (sha256 {made.weights[:12]}, {weights} has "
+            f"{own[:12]}): run python -m featurize --encoder {ENCODER} --weights {weights} --view ANOTHER_NAME"
+        )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, ImportError, TypeError) as error:
         raise StepDiffError(f"{folder}: no usable processor ({line(error)}); give a whole checkpoint") from error
-    places = [getattr(config, f"{kind}_token_{end}", None) for kind in ("image", "video") for end in ("id", "index")]
-    chat = ProcessorChat(
-        processor, made.crop.endswith("as a video"), tuple(place for place in places if place is not None)
-    )
-    model = CachedLM(load_whole(folder, device, headless(config, folder)), chat, clips)
-    return model.eval(), clips, {"weights": weights, "view": view, "provenance": made.as_dict()}
-
-
-def _check_provenance(made: Provenance, view: str, folder: Path, weights: str) -> None:
-    again = f"python -m featurize --encoder {ENCODER} --weights {weights}"
-    if made.encoder != ENCODER:
-        raise StepDiffError(f"view {view} holds tokens of {made.encoder}, not of {weights}: run {again}")
-    own = fingerprint(folder)
-    if made.weights != own:
-        raise StepDiffError(
-            f"view {view} holds tokens of another checkpoint (sha256 {made.weights[:12]}, {weights} has {own[:12]}): "
-            f"run {again} --view ANOTHER_NAME"
-        )
+    named = [getattr(config, f"{kind}_token_{end}", None) for kind in ("image", "video") for end in ("id", "index")]
+    places = tuple(place for place in named if place is not None)
+    chat = ProcessorChat(processor, made.crop.endswith("as a video"), places, clips)
+    return CachedLM(load_whole(folder, device, headless(config, folder), exact), chat, clips)
 
 
 def headless(config: Any, folder: Path) -> type:

@@ -296,10 +296,10 @@ def _tokenizer(folder: Path, family: type[PublicLM]) -> Any:
     return tokenizer
 
 
-def load_whole(folder: Path, device: str, kind: Any = None) -> Any:
+def load_whole(folder: Path, device: str, kind: Any = None, exact: bool = False) -> Any:
     """Return a frozen model of transformers. StepDiffError: it is not whole.
 
-    kind: its class; None: that of its config.json.
+    kind: its class; None: that of its config.json. exact: float32 on a GPU too.
     """
     import transformers
     from safetensors import SafetensorError
@@ -310,7 +310,7 @@ def load_whole(folder: Path, device: str, kind: Any = None) -> Any:
     try:
         loaded = (kind or AutoModelForImageTextToText).from_pretrained(
             folder,
-            dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32,
+            dtype=torch.bfloat16 if device.startswith("cuda") and not exact else torch.float32,
             attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=False,

@@ -10,14 +10,16 @@ Guarantees
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
 
 from common.errors import StepDiffError
-from heads.data.packing import Chat, ChatPieces, space_after
+from heads.data.packing import TEXT, Chat, ChatPieces, Packed, Packer, Row, Turn, space_after
+from tasks.prompts import PAIR_SYSTEM
 
 _QUESTION, _ANSWER = "@@question@@", "@@answer@@"
 _PER_SECOND = 1000  # frames are numbered by their milliseconds
@@ -68,6 +70,17 @@ class Shown:
     """what else the processor gives to the model: sizes of grids [items, ...], types of tokens [1, len(ids)]"""
 
 
+@runtime_checkable
+class Layouts(Protocol):
+    """The layout of clips by id."""
+
+    most: int
+    """tokens of a clip, at most"""
+
+    def layouts(self, keys: Sequence[str]) -> list[ClipLayout]:
+        """Return the layout of each clip."""
+
+
 class ProcessorChat(Chat):
     """The prompts of a model: clips and question in one user turn, as its chat template and its processor write them.
 
@@ -75,16 +88,21 @@ class ProcessorChat(Chat):
         processor: of transformers.
         as_videos: whether a clip is a video, else an image per frame.
         places: ids of the tokens whose places take tokens of clips.
+        clips: those that prompts may show.
     """
 
-    def __init__(self, processor: Any, as_videos: bool, places: tuple[int, ...]) -> None:
+    def __init__(self, processor: Any, as_videos: bool, places: tuple[int, ...], clips: Layouts) -> None:
         tokenizer = processor.tokenizer
         if processor.chat_template is None and tokenizer.chat_template is None:
             raise StepDiffError(f"{tokenizer.name_or_path}: no chat template in its files; use an instruct/chat model")
         tokenizer.chat_template = tokenizer.chat_template or processor.chat_template
         super().__init__(tokenizer)
-        self.processor, self.as_videos, self.places = processor, as_videos, places
+        self.processor, self.as_videos, self.places, self.clips = processor, as_videos, places, clips
         self._kept: OrderedDict[tuple[str, tuple[ClipLayout, ...]], Shown] = OrderedDict()
+
+    def packer(self, outputs: int, system: str = PAIR_SYSTEM) -> Packer:
+        """See Chat; outputs: 0 for prompts without clips, else not used."""
+        return ClipPacker(self, system) if outputs else Packer(self, 0, system)
 
     def pieces(self, system: str, shows: bool = False) -> ChatPieces:
         """Return the pieces of a prompt. Its first part has no clips; where it `shows` some, use `shown` instead."""
@@ -155,3 +173,35 @@ class ProcessorChat(Chat):
         """Return whether the tokenizer adds what it begins a text with: not if the template wrote it."""
         bos = self.tokenizer.bos_token
         return {"add_special_tokens": bos is None or not before.startswith(bos)}
+
+
+class ClipPacker(Packer):
+    """Builder of prompts that show clips; a row is one question."""
+
+    chat: ProcessorChat
+
+    def __init__(self, chat: ProcessorChat, system: str) -> None:
+        super().__init__(chat, 0, system)
+        self.pieces = chat.pieces(system, shows=True)
+        self._system = system
+        self._shown: list[tuple[ClipLayout, ...]] = []
+
+    def pack(self, prompts: Sequence[Sequence[Turn]], packed: bool = True, clips: Sequence[str] = ()) -> Packed:
+        """See Packer; packed: not used."""
+        return self.pack_layouts(prompts, self.chat.clips.layouts(clips))
+
+    def pack_layouts(self, prompts: Sequence[Sequence[Turn]], layouts: Sequence[ClipLayout]) -> Packed:
+        """Return one row per turn; layouts: of the prompts' clips, of equally many for each."""
+        each = len(layouts) // len(prompts)
+        self._shown = [tuple(layouts[first : first + each]) for first in range(0, len(layouts), each)]
+        return super().pack(prompts, packed=False)
+
+    def prefix(self, number: int) -> Row:
+        """See Packer; a token of a clip is numbered as in Packed, with room for the most tokens of each."""
+        layouts, most = self._shown[number], self.chat.clips.most
+        shown, row = self.chat.shown(self._system, layouts), Row()
+        row.read(shown.ids)
+        first = number * len(layouts)
+        tokens = iter([(first + at) * most + n for at, clip in enumerate(layouts) for n in range(clip.tokens)])
+        row.video = [next(tokens) if is_token else TEXT for is_token in shown.is_token]
+        return row

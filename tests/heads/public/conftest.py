@@ -17,6 +17,9 @@ from heads.models.public.families import load_public
 from heads.models.public.model import PublicLM
 from store import Store
 
+from .vlms import Small
+from .vlms import featurized as with_tokens
+
 SIZE, PATCH, WIDTH = 32, 8, 24
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(6)]
 AROUND, IMAGE, ENDS = "<fake_token_around_image>", "<image>", "<end_of_utterance>"
@@ -259,5 +262,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Checkp
             path = tmp_path_factory.mktemp("store") / "features"
             made[case, frames] = featurized(case, folders[case], path, frames)
         return made[case, frames]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Small]:
+    """Return a function that makes the small model of a family and its store, once each."""
+    made: dict[str, Small] = {}
+
+    def get(case: str) -> Small:
+        if case not in made:
+            made[case] = with_tokens(case, tmp_path_factory.mktemp(case), tmp_path_factory.mktemp("store") / "features")
+        return made[case]
 
     return get

@@ -16,25 +16,12 @@ from heads.models.public.cached import PROVEN, CachedClips, CachedLM, headless, 
 from store import Feature, Provenance, Store
 
 from .vlm_models import MODELS
-from .vlms import CLIPS, Small, featurized
+from .vlms import CLIPS, Small
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # MiniCPM-V's processor
 Get = Callable[[str], Small]
 QUESTION = "What differs?"
 TURN = Turn(QUESTION, "a fork.", "In Video 2,", ends=False)
-
-
-@pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Get:
-    """Return a function that makes the small model of a family and its store, once each."""
-    made: dict[str, Small] = {}
-
-    def get(case: str) -> Small:
-        if case not in made:
-            made[case] = featurized(case, tmp_path_factory.mktemp(case), tmp_path_factory.mktemp("store") / "features")
-        return made[case]
-
-    return get
 
 
 def loaded(made: Small, view: str = "float32") -> tuple[CachedLM, CachedClips]:
@@ -149,7 +136,7 @@ def test_a_view_of_another_checkpoint_and_a_model_that_takes_no_cached_tokens_ar
         provenance = Provenance("clip", "0" * 64, "last", "1", "none", {"tokens": "float32"})
         if "clip" not in own.store.views("clips"):
             own.store.create_view("clips", "clip", provenance, features, 4)
-    assert "view clip holds tokens of clip, not of" in refusal(own.folder, own.store, "clip")
+    assert "view clip holds tokens of clip, not of a video" in refusal(own.folder, own.store, "clip")
     shutil.copytree(own.folder, tmp_path, dirs_exist_ok=True)
     config = hf.CLIPConfig()
     config.save_pretrained(tmp_path)
