@@ -43,6 +43,8 @@ class ScoreOptions:
     """viddiff-open: folder or hub id of a classifier of text pairs with labels entailment and contradiction"""
     store: str | None = None
     """feature store with mpnet-base embeddings of texts; without it all are computed"""
+    export: str | None = None
+    """folder to write the predictions for a benchmark into, in its authors' own format"""
     bootstrap: int = 1000
     """resamples of the reference videos for the 95 % intervals; 0: no intervals"""
     seed: int = 0
@@ -74,6 +76,8 @@ def run(options: ScoreOptions) -> dict[str, Any]:
         scores = score_file(options, Path(source))
         seen = seen_counts(options.predictions)
         return scores if seen is None else scores | {"seen": seen}
+    if options.export is not None:
+        raise StepDiffError("--export is for benchmarks: the published tasks have one format; leave it out")
     rows = read_test_set(task, source)
     similar = None
     if task == "diffcap":

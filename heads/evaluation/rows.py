@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common.errors import StepDiffError
+from common.progress import say
 from common.streams import published
 from heads.evaluation.judges import load as load_judge
 from heads.evaluation.options import EvaluateOptions, judge_options
@@ -180,4 +181,10 @@ def score_file(options: Any, folder: Path) -> dict[str, Any]:
     asked = benchmarks.get(options.task).read(folder)
     answered = of_benchmarks.read_answers(options.predictions, asked.rows)
     file = Path(options.predictions)
+    if options.export is not None:
+        export = benchmarks.get(options.task).export
+        if export is None:
+            raise StepDiffError(f"--export: the authors of {options.task} have no format of their own; leave it out")
+        for path in export(answered.rows, answered.predictions, Path(options.export)):
+            say(f"exported: {path}")
     return benchmark_scores(options, asked, answered.rows, answered.predictions, file, options.store)

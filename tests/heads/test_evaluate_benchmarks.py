@@ -75,6 +75,8 @@ def test_a_line_of_a_benchmarks_predictions_names_its_row(
     assert record["scores"]["accuracy"] == right / 8
     assert score.main([*given, "--predictions", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == record["scores"]
+    assert score.main([*given, "--predictions", str(out), "--export", str(tmp_path / "theirs")]) == 0
+    assert "exported: " in capsys.readouterr().err and list((tmp_path / "theirs").rglob("*.json"))
     part = tmp_path / "part.jsonl"
     assert evaluate.main(command(world, crossvid, part, "--method", "video-lm", "--subset", "2,5")) == 0
     assert [json.loads(line)["key"] for line in part.read_text().splitlines()] == ["2", "5"]
