@@ -232,8 +232,14 @@ class VideoLMRecipe:
             raise StepDiffError("video_lm.warm_start needs video_lm.pairqa, in which it finds content words")
         if self.hard_negatives is not None and "pairs" not in self.sources:
             raise StepDiffError("video_lm.hard_negatives are for the source `pairs`; add it or drop them")
-        if self.public:
-            self._check_public()
+        ours = ("warm_start", "compare_weight", "compare_tokens", "hard_negatives")
+        for name in ours if self.public else ():
+            if getattr(self, name):
+                raise StepDiffError(f"video_lm.public has its own projector and prompts: leave out {name}")
+        if self.public and "sequences" in self.sources:
+            raise StepDiffError("video_lm.public has prompts of its own: leave sequences out of sources")
+        if self.public and self.lora is None and not self.full:
+            raise StepDiffError("video_lm.public trains nothing without video_lm.lora or video_lm.full; set one")
         every = 0 if self.hard_negatives is None else self.hard_negatives.mine_every
         for name in ("validate_every", "save_every"):
             if every and getattr(self.schedule, name) % every:
@@ -241,21 +247,6 @@ class VideoLMRecipe:
                     f"hard_negatives.mine_every {every} does not divide schedule.{name} "
                     f"{getattr(self.schedule, name)}: a run can resume only where neighbours are searched"
                 )
-
-    def _check_public(self) -> None:
-        """Raise StepDiffError for options that need a projector of ours or a prompt of ours, and if nothing trains."""
-        asked = {
-            "sequences in sources": "sequences" in self.sources,
-            "warm_start": self.warm_start is not None,
-            "compare_weight": self.compare_weight > 0,
-            "compare_tokens": self.compare_tokens,
-            "hard_negatives": self.hard_negatives is not None,
-        }
-        for name, is_set in asked.items():
-            if is_set:
-                raise StepDiffError(f"video_lm.public has its own projector and prompts: leave out {name}")
-        if self.lora is None and not self.full:
-            raise StepDiffError("video_lm.public trains nothing without video_lm.lora or video_lm.full; set one")
 
 
 @dataclass(frozen=True)
