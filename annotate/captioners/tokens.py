@@ -26,6 +26,7 @@ from featurize.video.frames import WORDS
 from heads.data.clips import Features
 from heads.data.packing import Packer, Turn
 from heads.models.language_model import autocast
+from heads.models.public.cached import ENCODER, load_cached
 from heads.models.public.families import load_public
 from heads.models.video_lm import VideoLM
 from heads.training import lineage
@@ -76,7 +77,10 @@ class TokenJob:
             model.packer = Packer(model.lm.chat, model.outputs, SYSTEM)
         else:
             assert self.model is not None and self.view is not None
-            model, features, _ = load_public(self.model, store, self.view, device, clips=1)
+            if store.view("clips", self.view).provenance.encoder == ENCODER:
+                model, features, _ = load_cached(self.model, store, self.view, device)
+            else:
+                model, features, _ = load_public(self.model, store, self.view, device, clips=1)
         return TokenCaptioner(model, features, self, device, precision)
 
 

@@ -179,7 +179,11 @@ Part = torch.Tensor | list[torch.Tensor] | tuple[torch.Tensor, ...]
 
 
 def _parts(output: Any) -> list[Part]:
-    """The tokens of an output, and its deepstack levels."""
+    """The tokens of an output, and its deepstack levels. StepDiffError: it has its tokens elsewhere."""
+    if getattr(output, "pooler_output", None) is None:
+        raise StepDiffError(
+            f"the model's {type(output).__name__} has no pooler_output, as cached tokens need it: give {Vlm.wanted}"
+        )
     return [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
 
 

@@ -110,3 +110,13 @@ def test_a_model_that_takes_no_cached_tokens_is_refused(tmp_path: Path, folder: 
     )
     with pytest.raises(StepDiffError, match="is a clip, whose class in transformers takes no mm_encoder_outputs"):
         load("vlm", str(tmp_path), "cpu")
+
+
+def test_an_output_without_pooled_tokens_is_refused(
+    folder: Path, encoder: Vlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.modeling_outputs import BaseModelOutput
+
+    monkeypatch.setattr(encoder, "_encoded", lambda inputs: ("get_image_features", BaseModelOutput()))
+    with pytest.raises(StepDiffError, match="the model's BaseModelOutput has no pooler_output"):
+        encoder.encode_whole(np.zeros((FRAMES, 48, 64, 3), np.uint8), np.zeros(FRAMES))

@@ -52,7 +52,7 @@ PROVEN = (
     "smolvlm",
 )
 """model_type of the families whose logits the tests compare with those from pixels"""
-_USUAL = 2  # clips of a prompt
+_USUAL = 2  # clips of a prompt without them
 _ROWS = 16  # that share a prompt at once: its keys and values are copied for each
 _LAYER = re.compile(
     r"get_\w+_features: (?P<kind>list|array) of (?P<axes>\d) axes"
@@ -124,9 +124,10 @@ class CachedLM(VideoLM):
         count: int | None = None,
     ) -> tuple[Packed, Float[Tensor, "C H_N D"] | None]:
         """See VideoLM; a row is one question, whatever `packed` says."""
-        asked = system(_USUAL if count is None else count)
         if clips is None:
+            asked = system(_USUAL if count is None else count)
             return Packer(self.chat, 0, asked).pack(prompts, packed=False).to(self.lm.device), None
+        asked = system(len(clips) // len(prompts) if count is None else count)
         rows = ClipPacker(self.chat, asked).pack_layouts(prompts, self.clips.layouts_of(clips))
         return rows.to(self.lm.device), clips
 

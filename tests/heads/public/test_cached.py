@@ -4,13 +4,20 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers as hf
 
+from annotate import captions
+from annotate.captioners.vision import caption
+from annotate.qa.prompts import QUESTIONS
+from annotate.stages import stage
+from annotate.stages.worker import StageWorkerOptions, Worker
 from common.errors import StepDiffError
 from heads import evaluate
+from heads.data.clip_texts import ClipTexts
 from heads.data.packing import Turn
 from heads.models.public.cached import PROVEN, CachedClips, CachedLM, headless, load_cached
 from store import Feature, Provenance, Store
@@ -46,6 +53,7 @@ def test_logits_and_greedy_text_from_the_store_are_the_whole_models_from_pixels(
         expected = whole(**inputs).logits[0]
     ids, got = logits(model, clips, [0, 1])
     assert ids == inputs["input_ids"][0].tolist()
+    assert ids.count(model.lm.chat.tokenizer.convert_tokens_to_ids("<bos>")) == (case in ("gemma3", "llava_next_video"))
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
     for shown in ([2, 1], [0, 2]):
         _, other = logits(model, clips, shown)
@@ -197,3 +205,25 @@ def test_evaluate_gives_the_scores_and_captions_of_the_whole_model(small: Get, t
     record = json.loads((tmp_path / "diffmcq-out.scores.json").read_text())
     assert record["disclosed"]["provenance"]["encoder"] == "vlm"
     assert evaluate.main(["--task", "diffmcq", *command[:2], *command[6:-2], *files]) == 2  # no weights
+
+
+def test_captions_are_those_of_the_whole_model(
+    small: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def work(options: Any, version: Any, job: Any, tasks: Any, *counts: int) -> list[Any]:
+        """Work in this process; test_stage tests the same on Ray."""
+        worker = Worker(StageWorkerOptions(options.store, version.stage, version.name, job, "cpu", 1))
+        return [worker.run(task) for task in tasks]
+
+    monkeypatch.setattr(stage, "_work", work)
+    made = small("qwen3_vl")
+    shutil.copytree(made.store.path, tmp_path / "features")
+    asked = ["--model", str(made.folder), "--view", "float32", "--kind", "action", "--max-tokens", "8", "--json"]
+    assert captions.main(["--store", str(tmp_path / "features"), *asked]) == 0
+    written = dict(ClipTexts(json.loads(capsys.readouterr().out)["folder"]).items())
+    inputs = made.inputs([1], QUESTIONS["action"])
+    with torch.inference_mode():
+        new = made.whole().generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    text = loaded(made)[0].lm.chat.tokenizer.decode(new, skip_special_tokens=True).strip()
+    assert {"action": written[CLIPS[1]]} == caption("action", text)
+    assert len(set(written.values())) > 1

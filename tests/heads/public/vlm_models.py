@@ -36,20 +36,32 @@ Made = tuple[Any, Any]
 """model, processor"""
 
 
-def tokenizer(*control: str, **named: str) -> Any:
-    """Return a tokenizer of bytes with these control tokens; `named` are attributes of it too."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def tokenizer(*control: str, begins: bool = False, **named: str) -> Any:
+    """Return a tokenizer of bytes with these control tokens; `named` are attributes of it too.
+
+    begins: whether it adds a token before every text.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=len(alphabet) + 90, special_tokens=["<pad>", "<eos>"], initial_alphabet=alphabet, show_progress=False
+        vocab_size=len(alphabet) + 90,
+        special_tokens=["<pad>", "<eos>", "<bos>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     made.train_from_iterator([SAID] * 9, trainer)
+    if begins:
+        made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
     fast = hf.PreTrainedTokenizerFast(
-        tokenizer_object=made, eos_token="<eos>", pad_token="<pad>", extra_special_tokens=named
+        tokenizer_object=made,
+        bos_token="<bos>" if begins else None,
+        eos_token="<eos>",
+        pad_token="<pad>",
+        extra_special_tokens=named,
     )
     fast.add_tokens(sorted({*control, *named.values()} - set(fast.get_vocab())), special_tokens=True)
     return fast
@@ -160,7 +172,8 @@ def llava_onevision() -> Made:
 
 
 def llava_next_video() -> Made:
-    words = tokenizer("<image>", "<video>")
+    """LLaVA-NeXT-Video, whose tokenizer adds a first token that the chat template does not write."""
+    words = tokenizer("<image>", "<video>", begins=True)
     settings = _llava(words, "llama", {"model_type": "clip_vision_model"})
     config = hf.LlavaNextVideoConfig(**settings, image_seq_length=16, video_seq_length=4)
     sizes = {"size": {"shortest_edge": 32}, "crop_size": SQUARE}
@@ -247,8 +260,12 @@ def perception_lm() -> Made:
 
 
 def gemma3() -> Made:
-    """Gemma 3, which takes images only, and in whose language model the tokens of an image see each other."""
-    words = tokenizer(image_token="<image_soft_token>", boi_token="<start_of_image>", eoi_token="<end_of_image>")
+    """Gemma 3, which takes images only, and in whose language model the tokens of an image see each other.
+
+    The tokenizer adds a first token, and so does the chat template.
+    """
+    marks = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    words = tokenizer(begins=True, **marks)
     ids = words.convert_tokens_to_ids
     config = hf.Gemma3Config(
         text_config={**TEXT, "vocab_size": len(words), "head_dim": 8, "sliding_window": 512},
@@ -258,7 +275,7 @@ def gemma3() -> Made:
         boi_token_index=ids("<start_of_image>"),
         eoi_token_index=ids("<end_of_image>"),
     )
-    images, shown = hf.Gemma3ImageProcessor(size=SQUARE), template("<start_of_image>", "")
+    images, shown = hf.Gemma3ImageProcessor(size=SQUARE), "<bos>" + template("<start_of_image>", "")
     processor = hf.Gemma3Processor(images, words, image_seq_length=4, chat_template=shown)
     return hf.Gemma3ForConditionalGeneration(config), processor
 

@@ -60,15 +60,16 @@ class Small:
             content += [*(shown if place else []), {"type": "text", "text": text}]
         asked = [{"role": "user", "content": content}]
         text = processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        begins = {"add_special_tokens": not text.startswith("<bos>")}  # as apply_chat_template does
         text += answer if not answer or text[-1].isspace() else f" {answer}"
         frames = [frames_of(clip) for clip in clips]
         if not self.as_videos:
             images = [Image.fromarray(frame) for clip in frames for frame in clip]
-            return dict(processor(text=[text], images=images, return_tensors="pt"))
+            return dict(processor(text=[text], images=images, **begins, return_tensors="pt"))
         times = {"fps": 1000.0, "frames_indices": [round(1000 * t) for t in SECONDS]}
         metadata = [{**times, "total_num_frames": 2000, "duration": 2.0} for _ in frames]
         given = {"videos": frames, "video_metadata": metadata, "do_sample_frames": False}
-        return dict(processor(text=[text], **given, return_tensors="pt"))
+        return dict(processor(text=[text], **given, **begins, return_tensors="pt"))
 
 
 def featurized(case: str, folder: Path, path: Path) -> Small:
