@@ -13,7 +13,8 @@ Guarantees
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from common.io.jsonl import object_line, parse_object
 from common.io.local import named_errors
 from tasks.captions import Embed
 
+_OPENED = re.compile(r"[{\[]")
 Conversation = Sequence[Mapping[str, str]]
 """messages, each with role (system or user) and content"""
 Agrees = Callable[[Sequence[tuple[str, str]]], Sequence[bool]]
@@ -147,14 +149,19 @@ class _Appended:
                 self._file.write(data)
 
 
+def json_values(text: str) -> Iterator[Any]:
+    """Yield the JSON objects and lists in a text, which may be in fences or among words."""
+    decoder, place = json.JSONDecoder(), 0
+    while found := _OPENED.search(text, place):
+        try:
+            value, place = decoder.raw_decode(text, found.start())
+            yield value
+        except ValueError:
+            place = found.end()
+        except RecursionError:  # so deep is no answer, and each of its brackets would be tried
+            return
+
+
 def json_in(text: str) -> Any:
-    """Return the first JSON object or list in a text, which may be in a fence or among words; None: the text has
-    none."""
-    decoder = json.JSONDecoder()
-    for place, letter in enumerate(text):
-        if letter in "{[":
-            try:
-                return decoder.raw_decode(text, place)[0]
-            except (ValueError, RecursionError):
-                continue
-    return None
+    """Return the first JSON object or list in a text, None: the text has none."""
+    return next(json_values(text), None)

@@ -60,6 +60,36 @@ def test_what_cannot_be_parsed_is_counted() -> None:
     assert [parse_differences(text).unparsed for text in ("", "[]", " {} ", "[1]")] == [0, 0, 0, 1]
 
 
+def test_differences_of_a_line_each_or_of_a_list_that_was_cut_off_are_read() -> None:
+    one, two = '{"description": "low", "video": 1}', '{"description": "fast", "video": 2}'
+    for text in (f"{one}\n{two}", f"```json\n[{one},\n{two},\n" + '{"description": "no', f"{one} and {two} [2]"):
+        found = parse_differences(text)
+        assert [(own.description, own.letter) for own in found.differences] == [("low", "a"), ("fast", "b")]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text",
+    ["x" + " " * 50_000 + "y", '[{"description": "a", "video": "' + "!" * 50_000 + 'x"}]', "[" * 100_000],
+    ids=["spaces", "marks", "brackets"],
+)
+def test_a_hostile_text_is_parsed_in_seconds(text: str) -> None:
+    assert not parse_differences(text).differences
+
+
+@pytest.mark.parametrize(
+    ("said", "match"),
+    [
+        ('{"matches": [{"key_dict0": ["0"], "key_dict1": "0"}]}', "error"),
+        ('{"matches": [{"key_dict0": 0, "key_dict1": 1}]}', 1),
+        ('{"0": "' + "1" * 5000 + '"}', None),
+        ('{"0": [{"0": 1}]}', None),
+    ],
+)
+def test_no_answer_of_a_judge_ends_the_run(said: str, match: int | str | None) -> None:
+    assert parse_matching(said, ["0"], 2) == {"0": match}
+
+
 def model(said: Callable[[str], str]) -> Judge:
     """Return a judge whose language model answers with a function of its last message."""
 
@@ -243,6 +273,7 @@ def test_six_pairs_are_judged_in_one_question(folder: Path) -> None:
 def test_exported_differences_are_read_again(folder: Path, tmp_path: Path) -> None:
     asked = opened.read(folder)
     texts = ["the knees bend less (Video 2)\narms up: a", *[""] * 5]
+    assert json.loads(opened.export(asked.rows, [None, *texts[:5]], tmp_path / "part")[0].read_text())[0] == {}
     for file in opened.export(asked.rows, texts, tmp_path):
         again = opened.read_published(file, folder)
         assert [parse_differences(own).differences for own in again] == [

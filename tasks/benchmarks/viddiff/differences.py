@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.benchmarks.judging import json_in
+from tasks.benchmarks.judging import json_values
 
 LETTERS = {"1": "a", "2": "b", "a": "a", "b": "b"}
+_VIDEO = re.compile(r"\W*(?:video\W*)?([12ab])\W*", re.IGNORECASE)
 _BULLET = re.compile(r"^\s*(?:[-*•]+|\d+[.)])\s+")
 _LAST = re.compile(
     r"(?P<text>.+?)\s*(?:[:;,|(\[-]|->|=>|→)\s*(?:more\s+)?(?:true\s+)?(?:(?:in|of|for)\s+)?(?:video\s*)?"
@@ -42,7 +43,7 @@ class Parsed:
 
 def parse_differences(text: str, most: int | None = None) -> Parsed:
     """Return the differences in a text. most: how many were asked for; None: any number."""
-    entries = _entries(json_in(text))
+    entries = _entries(list(json_values(text)))
     is_json = any(isinstance(entry, dict) for entry in entries) or text.strip() in ("[]", "{}")
     found = [_of_entry(entry) for entry in entries] if is_json else [_of_line(line) for line in _lines(text)]
     differences = [own for own in found if own is not None]
@@ -50,10 +51,12 @@ def parse_differences(text: str, most: int | None = None) -> Parsed:
     return Parsed(tuple(kept), len(found) - len(differences), len(differences) - len(kept))
 
 
-def _entries(found: Any) -> list[Any]:
-    """Return the entries of a list, of an object of objects, or of an object that is one difference or has a list."""
+def _entries(values: list[Any]) -> list[Any]:
+    """Return the entries of a list, of an object of objects or of one with a list, or several objects in a row: of
+    lines, or of a list that was cut off at its end."""
+    found = values[0] if values else None
     if isinstance(found, dict) and "description" in found:
-        return [found]
+        return [own for own in values if isinstance(own, dict)]
     if isinstance(found, dict) and not all(isinstance(own, dict) for own in found.values()):
         found = next((own for own in found.values() if isinstance(own, list)), [])
     return list(found.values()) if isinstance(found, dict) else found if isinstance(found, list) else []
@@ -63,10 +66,10 @@ def _of_entry(entry: Any) -> Difference | None:
     if not isinstance(entry, dict):
         return None
     description, video = entry.get("description"), entry.get("video", entry.get("prediction"))
-    letter = LETTERS.get(re.sub(r"^\W*video\W*|\W+$", "", str(video).lower()))
-    if not isinstance(description, str) or not description.strip() or letter is None:
+    named = _VIDEO.fullmatch(str(video))
+    if not isinstance(description, str) or not description.strip() or named is None:
         return None
-    return Difference(" ".join(description.split()), letter)
+    return Difference(" ".join(description.split()), LETTERS[named[1].lower()])
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -74,9 +77,8 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _of_line(line: str) -> Difference | None:
-    plain = _BULLET.sub("", line).strip()
+    plain = " ".join(_BULLET.sub("", line).split())  # long runs of spaces would cost _LAST quadratic time
     found = _FIRST.fullmatch(plain) or _LAST.fullmatch(plain)
-    letter = LETTERS.get(found["video"].lower()) if found else None
-    if found is None or letter is None or not (description := " ".join(found["text"].split())):
+    if found is None or not (description := found["text"].strip()):
         return None
-    return Difference(description, letter)
+    return Difference(description, LETTERS[found["video"].lower()])

@@ -15,6 +15,7 @@ Guarantees
 
 import ast
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -117,20 +118,12 @@ def parse_matching(text: str | None, keys: Sequence[str], predicted: int) -> dic
     found = json_in(text or "")
     if isinstance(found, dict) and isinstance(found.get("matches"), list):  # the authors' structured answer
         items = [item for item in found["matches"] if isinstance(item, dict)]
-        found = {item.get("key_dict0"): item.get("key_dict1") for item in items}
+        found = {str(item.get("key_dict0")): item.get("key_dict1") for item in items}
     if not isinstance(found, dict):
         return dict.fromkeys(keys, ERROR)
-    used: set[int] = set()
-    matches: dict[str, int | str | None] = {}
-    for key in sorted(keys, key=_number):
-        if key not in found:
-            matches[key] = ERROR
-            continue
-        said = str(found[key])
-        place = int(said) if said.isascii() and said.isdigit() else predicted
-        matches[key] = place if place < predicted and place not in used else None
-        used.add(place)
-    return matches
+    free = {str(place): place for place in range(predicted)}
+    ordered = sorted(keys, key=_number)
+    return {key: free.pop(str(found[key]), None) if key in found else ERROR for key in ordered}
 
 
 def match_by_sentences(samples: Sequence[Sample], written: Sequence[Sequence[Difference]], embed: Embed) -> Matches:
@@ -222,13 +215,8 @@ def parse_opposites(text: str | None, count: int) -> list[bool | None] | None:
 
 def _message(template: str, fields: Mapping[str, str]) -> list[dict[str, str]]:
     """Return one user message; a field's text is never searched for fields."""
-    parts = template
-    marks = {name: f"\0{number}\0" for number, name in enumerate(fields)}
-    for name, mark in marks.items():
-        parts = parts.replace(f"{{{name}}}", mark)
-    for name, mark in marks.items():
-        parts = parts.replace(mark, fields[name])
-    return [{"role": "user", "content": parts}]
+    text = re.sub(r"\{(\w+)\}", lambda found: fields.get(found[1], found[0]), template)
+    return [{"role": "user", "content": text}]
 
 
 def _number(key: str) -> tuple[int, str]:

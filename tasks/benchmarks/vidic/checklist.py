@@ -27,7 +27,7 @@ from tasks.bootstrap import Figure, ratio_figure
 SYSTEM = "You are a rigorous video analysis assistant. This is a {section} problem."
 """the authors' system prompt to the judge (MIT licence)"""
 ERROR = "error"
-_FENCED = re.compile(r"```json\s*(.*?)\s*```", re.DOTALL)
+_FENCED = re.compile(r"```json(.*?)```", re.DOTALL)
 _WORD = re.compile(r"answer\s*[:：]\s*(yes|no|unsure)", re.IGNORECASE)
 Verdict = Sequence[str]
 """the judge's answer to each check of a pair"""
