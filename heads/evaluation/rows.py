@@ -185,6 +185,7 @@ def score_file(options: Any, folder: Path) -> dict[str, Any]:
         export = benchmarks.get(options.task).export
         if export is None:
             raise StepDiffError(f"--export: the authors of {options.task} have no format of their own; leave it out")
-        for path in export(answered.rows, answered.predictions, Path(options.export)):
+        given = dict(zip((row.key for row in answered.rows), answered.predictions, strict=True))
+        for path in export(asked.rows, [given.get(row.key) for row in asked.rows], Path(options.export)):
             say(f"exported: {path}")
     return benchmark_scores(options, asked, answered.rows, answered.predictions, file, options.store)

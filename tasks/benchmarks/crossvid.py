@@ -42,7 +42,7 @@ ERRORS = (
     "need it. Wrong position: the parts are joined in a wrong place."
 )
 """precedes the questions of PEA"""
-_LETTER = re.compile(r"\s*\(?([A-Z])[.):]\s*(.*\S)\s*", re.DOTALL)
+_LETTER = re.compile(r"\(?([A-Z])[.):]\s*(\S.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,17 @@ def score(
     return score_choices(f"crossvid-{name.lower()}", rows, predictions, answers, groups, {}, {}, bootstrap, seed)
 
 
-def export(name: Name, rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction], folder: Path) -> list[Path]:
-    """Write {"id", "answer": letter} of each row, the most likely option; the first of those that tie."""
-    asked = [row for row in rows if isinstance(row, Choice)]
-    letters = [letter_of(chosen(own)) for own in scores_of(asked, predictions)]
-    found = [{"id": json.loads(row.key), "answer": letter} for row, letter in zip(asked, letters, strict=True)]
+def export(
+    name: Name, rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction | None], folder: Path
+) -> list[Path]:
+    """Write {"id", "answer": letter} of each row with a prediction, the most likely option; the first of those that
+    tie."""
+    asked = [(row, own) for row, own in zip(rows, predictions, strict=True) if own is not None]
+    scores = scores_of(*map(list, zip(*asked, strict=True)))
+    found = [
+        {"id": json.loads(row.key), "answer": letter_of(chosen(own))}
+        for (row, _), own in zip(asked, scores, strict=True)
+    ]
     path = folder / f"{name}_result.json"
     write_text(path, json.dumps(found, indent=4) + "\n")
     return [path]
@@ -177,7 +183,7 @@ def without_letters(options: Sequence[Any]) -> tuple[str, ...]:
     """
     if len(options) < 2 or not all(isinstance(option, str) and option.strip() for option in options):
         raise StepDiffError(f"'options' holds {options!r:.80}, not at least two texts")
-    found = [_LETTER.fullmatch(option) for option in options]
+    found = [_LETTER.fullmatch(option.strip()) for option in options]
     named = [one for one in found if one is not None]
     texts = tuple(one[2] for one in named) if named else tuple(option.strip() for option in options)
     if named and [one and one[1] for one in found] != [letter_of(option) for option in range(len(options))]:

@@ -137,6 +137,8 @@ def test_an_export_has_the_ids_and_letters_of_the_published_file(tmp_path: Path)
     (path,) = benchmark.export(rows, [[0, 0, 1, 0], [1, 2], [3, 3, 0]], tmp_path / "out")
     answers = [{"id": 7, "answer": "C"}, {"id": "late", "answer": "B"}, {"id": 9, "answer": "A"}]
     assert json.loads(path.read_text()) == answers
+    benchmark.export(rows, [None, [1, 2], None], tmp_path / "out")
+    assert json.loads(path.read_text()) == answers[1:2]
 
 
 def test_the_interval_of_few_groups_is_that_of_resampled_groups(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tasks.benchmarks.vidic.checklist import CONTROLS, control, judged, parse_an
 from tasks.benchmarks.vidic.files import clips, export, judge_template, read, read_responses
 from tests.tasks.vidic_files import PAIRS, write
 
+HUGE = "{description:>99999999999} {question}"
 PUBLISHED = Path(__file__).parents[3] / "shared/data/vidic"
 published = pytest.mark.skipif(
     not (PUBLISHED / "checklist.json").is_file(), reason="no published checklist of ViDiC-1K"
@@ -48,7 +49,7 @@ def test_the_prompts_are_those_of_the_folder(folder: Path) -> None:
     assert filled == 'Is it "yes"?\n{"answer": "yes/no"}\n{question}|Q'
     path.write_text("plain {description} and {question}")
     assert judge_template(path) == "plain {description} and {question}"
-    for wrong in ("{description}", "{description} {question} {answer}", "{description} {question} {"):
+    for wrong in ("{description}", "{description} {question} {answer}", "{description} {question} {", HUGE):
         path.write_text(wrong)
         with pytest.raises(StepDiffError, match="its fields are not {description} and {question}; get it again"):
             read(folder)
@@ -144,6 +145,7 @@ def test_a_part_of_the_pairs_is_scored(folder: Path) -> None:
         ("yes", "error"),
         ("", "error"),
         (None, "error"),
+        pytest.param("```json" + " " * 20_000, "error", marks=pytest.mark.timeout(20), id="spaces after a fence"),
     ],
 )
 def test_answers_are_read_as_published(text: str | None, answer: str) -> None:
@@ -220,6 +222,8 @@ def test_a_killed_run_continues(folder: Path, tmp_path: Path) -> None:
 
 def test_pairs_are_joined_by_their_paths(folder: Path, tmp_path: Path) -> None:
     asked = read(folder)
+    (path,) = export(asked.rows, ["a", None, "c", "\ud800"], tmp_path / "part")
+    assert [own["index"] for own in json.loads(path.read_text())] == [1, 3, 4]
     (path,) = export(asked.rows, ["a", "b", "c", "d"], tmp_path / "out")
     entries = json.loads(path.read_text())
     assert [entry["index"] for entry in entries] == [1, 2, 3, 4]

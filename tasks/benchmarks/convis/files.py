@@ -216,13 +216,15 @@ def _read_scores(path: Path) -> dict[Pair, float]:
     return found
 
 
-def export(rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction], folder: Path) -> list[Path]:
+def export(rows: Sequence[BenchmarkRow], predictions: Sequence[Prediction | None], folder: Path) -> list[Path]:
     """Write one file for each concept, where the authors' scorer looks for a model with the folder's name.
 
     A score of 0 is written as the smallest number above it, because that scorer takes 0.0 for a missing score.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for row, prediction in zip(rows, predictions, strict=True):
+        if prediction is None:
+            continue
         ((score,),) = scores_of([row], [prediction])
         one, two = (f"videos_trimmed/{clip}.mp4" for clip in row.clips)
         entry = {"video1": one, "video2": two, "similarity": score or _SMALLEST}

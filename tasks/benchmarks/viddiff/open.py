@@ -154,7 +154,7 @@ def export(rows: Sequence[BenchmarkRow], predictions: Sequence[Any], folder: Pat
     found = {
         row.key: {
             str(number): {"description": own.description, "prediction": own.letter}
-            for number, own in enumerate(parse_differences(text).differences)
+            for number, own in enumerate(parse_differences(text or "").differences)
         }
         for row, text in zip(rows, predictions, strict=True)
     }

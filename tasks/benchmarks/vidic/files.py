@@ -107,10 +107,10 @@ def judge_template(path: Path) -> str:
         found = text
     template = found if isinstance(found, str) else text
     try:
-        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        fields = {tuple(field) for _, *field in string.Formatter().parse(template) if field[0] is not None}
     except ValueError:  # a brace alone
         fields = set()
-    if fields != {"description", "question"}:
+    if fields != {(name, "", None) for name in ("description", "question")}:
         raise StepDiffError(f"{path}: its fields are not {{description}} and {{question}}; get it again from {SOURCE}")
     return template
 
@@ -126,9 +126,10 @@ def export(rows: Sequence[BenchmarkRow], predictions: Sequence[Any], folder: Pat
     entries = [
         {"index": number, "video1_path": row.clips[0], "video2_path": row.clips[1], "response": text}
         for number, (row, text) in enumerate(zip(rows, predictions, strict=True), 1)
+        if text is not None
     ]
     make_folder(folder)
-    write_text(folder / "response.json", json.dumps(entries, ensure_ascii=False, indent=2))
+    write_text(folder / "response.json", json.dumps(entries, indent=2))
     return [folder / "response.json"]
 
 
