@@ -181,7 +181,7 @@ def _number(found: Mapping[str, Any], name: str) -> str:
 def _seconds(found: Mapping[str, Any], name: str) -> float | int | None:
     """Return a time as written, None where it is missing."""
     value = found.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value != value):
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9):
         raise StepDiffError(f"{name!r} is {value!r:.60}, not a number of seconds")
     return value
 

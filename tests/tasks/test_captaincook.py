@@ -251,6 +251,8 @@ def test_a_split_can_be_chosen(write: Callable[..., Path]) -> None:
         (changed(description=None), "recording 1: step 1: no 'description', only 'step_id'"),
         (changed(step_id="3"), "step 1: 'step_id' is '3', not a whole number"),
         (changed(start_time="0.5"), "step 1: 'start_time' is '0.5', not a number of seconds"),
+        (changed(end_time=float("inf")), "step 1: 'end_time' is inf, not a number of seconds"),
+        (changed(end_time=10**400), "step 1: 'end_time' is 1000"),
         (changed(end_time=0.25), "recording 1: step 1 is from 0.5 to 0.25 seconds"),
         (changed(errors=[{"tag": "Taste Error", "description": "salty"}]), "'tag' is 'Taste', not one of Preparation"),
         (changed(errors="yes"), "step 1: 'errors' is 'yes', not a list of objects"),

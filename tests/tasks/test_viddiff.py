@@ -167,7 +167,7 @@ def test_a_tie_counts_its_share(folder: Path) -> None:
 
 
 def test_bad_files_give_one_line(tmp_path: Path) -> None:
-    with pytest.raises(StepDiffError, match=r"has no \.parquet file; get data/test-\*\.parquet from jmhb"):
+    with pytest.raises(StepDiffError, match=r"has no test-\*\.parquet; get it from the folder data of jmhb"):
         closed.read(tmp_path)
     good = entry(0, {"0": "a"}, "easy")
     wrong = {
@@ -189,8 +189,8 @@ def test_bad_files_give_one_line(tmp_path: Path) -> None:
             closed.read(write(tmp_path / str(number), [row]))
         assert message in str(caught.value) and "\n" not in str(caught.value) and "again" in str(caught.value)
     (tmp_path / "damaged").mkdir()
-    (tmp_path / "damaged/x.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(StepDiffError, match="x.parquet: not a whole Parquet file"):
+    (tmp_path / "damaged/test-x.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(StepDiffError, match="test-x.parquet: not a whole Parquet file"):
         closed.read(tmp_path / "damaged")
     with pytest.raises(StepDiffError, match="is there twice"):
         closed.read(write(tmp_path / "twice", [good, good]))

@@ -1,7 +1,8 @@
 """VidDiffBench's files: pairs of videos of one action, with statements about them.
 
-The folder holds the parquet files that the authors publish, or their folder data/. A row of them is a pair of videos
-with statements, each "a" (more true of the first video), "b" (of the second), "c" (of neither) or null (not annotated).
+The folder holds the files test-*.parquet that the authors publish, or their folder data/. A row of them is a pair of
+videos with statements, each "a" (more true of the first video), "b" (of the second), "c" (of neither) or null (not
+annotated).
 
 Guarantees
 - a_statement_that_is_not_annotated_is_dropped
@@ -66,9 +67,9 @@ class Sample:
 
 def read_samples(folder: Path) -> list[Sample]:
     """Return the pairs in published order. Raises StepDiffError: a file is missing or damaged."""
-    files = sorted(folder.glob("*.parquet")) or sorted(folder.glob("data/*.parquet"))
+    files = sorted(folder.glob("test-*.parquet")) or sorted(folder.glob("data/test-*.parquet"))
     if not files:
-        raise StepDiffError(f"{folder}: has no .parquet file; get data/test-*.parquet from {SOURCE}")
+        raise StepDiffError(f"{folder}: has no test-*.parquet; get it from the folder data of {SOURCE}")
     samples = [sample for path in files for sample in _samples(path)]
     check_keys([Writing(sample.key, sample.clips, "") for sample in samples], str(folder))
     return samples
