@@ -54,18 +54,22 @@ class ScoreOptions:
 
 
 def run(options: ScoreOptions) -> dict[str, Any]:
+    from heads.evaluation.options import TASKS
     from heads.evaluation.rows import published_task, score_file
     from heads.methods.similarity import sentences
     from heads.reporting.entries import seen_counts
-    from tasks.benchmarks import JUDGED
+    from tasks.benchmarks import MODULES
     from tasks.postprocess import parse as parse_caption
     from tasks.scoring import score, score_asked
-    from tasks.testsets import read_captions, read_predictions, read_test_set
+    from tasks.testsets import FORMS, read_captions, read_predictions, read_test_set
 
-    if options.task not in ("diffcap", "viddiff-open") and (options.parse or options.similarity):
-        raise StepDiffError(f"--parse and --similarity are for captions, and {options.task} has scores; leave them out")
-    if options.task not in JUDGED and (options.judge or options.endpoint or options.entailment):
-        raise StepDiffError(f"a judge is for {', '.join(JUDGED)}, and {options.task} needs none; leave it out")
+    if options.task not in (*FORMS, *MODULES):
+        raise StepDiffError(f"--task {options.task}: no such task; give one of {', '.join((*FORMS, *MODULES))}")
+    for name in ("parse", "similarity", "judge", "endpoint", "entailment"):
+        if getattr(options, name) and options.task not in TASKS[name]:
+            raise StepDiffError(
+                f"--{name} is for {', '.join(TASKS[name])}, and {options.task} does not read it; leave it out"
+            )
     if options.store is not None and not options.similarity:
         raise StepDiffError("--store is read only with --similarity; give both, or neither")
     task = published_task(options.task)

@@ -110,7 +110,8 @@ def identity(
 ) -> dict[str, Any]:
     """Return what predictions depend on: a partial file with another identity is not continued."""
     of_rows = ("test_set", "data", "rows", "subset", "no_difference", "skip_missing", "allow_seen")
-    free = ("bootstrap", "similarity", "ask_similar", "store", "out", "workers", "address", *of_rows)
+    of_scores = ("bootstrap", "similarity", "judge", "endpoint", "entailment")
+    free = (*of_scores, "ask_similar", "store", "out", "workers", "address", *of_rows)
     depended = {name: value for name, value in asdict(options).items() if name not in free}
     head = None if options.head is None else fingerprint(Run(Path(options.head)).best() / "head.safetensors")
     files = [None if options.weights is None else resolve_weights(options.weights), options.texts]

@@ -44,6 +44,10 @@ class JudgeOptions:
             raise StepDiffError(f"--endpoint {shown(self.endpoint)}: name the model that it serves with --judge")
         if self.judge is None and self.entailment is None:
             raise StepDiffError("no judge: give --judge MODEL, or --judge NAME --endpoint URL")
+        if self.entailment is not None and not self.sentences:
+            raise StepDiffError(
+                f"--entailment {self.entailment} is read only with --similarity, whose matches it judges; give both"
+            )
         if self.judge_batch < 1:
             raise StepDiffError(f"--judge-batch {self.judge_batch}: give 1 or more")
 

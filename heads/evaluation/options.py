@@ -62,7 +62,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "data": tuple(sorted(benchmarks.MODULES)),
 }
 """option -> the tasks that read it"""
-WRITTEN = ("rows.jsonl", "scores.json", "partial.jsonl", "partial.json")
+WRITTEN = ("rows.jsonl", "scores.json", "judged.jsonl", "partial.jsonl", "partial.json")
 """suffixes of the files written next to OUT"""
 
 
@@ -219,3 +219,7 @@ def check_files(options: EvaluateOptions) -> None:
         if value is not None and Path(value).resolve() in taken:
             flag = name.replace("_", "-")
             raise StepDiffError(f"--{flag} {value}: --out {options.out} would overwrite it; name another --out")
+    is_ours = any(out.with_suffix(f".{name}").exists() for name in WRITTEN)
+    if options.data is not None and out.exists() and not is_ours:
+        if out.resolve().is_relative_to(Path(options.data).resolve()):
+            raise StepDiffError(f"--out {options.out} would overwrite a file of --data; name another --out")

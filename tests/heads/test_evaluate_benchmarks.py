@@ -11,7 +11,9 @@ from heads import evaluate, report, score
 from heads.data.clips import Features
 from heads.data.packing import Turn
 from heads.evaluation import loading
+from heads.evaluation.inputs import identity
 from heads.evaluation.loading import Loaded
+from heads.evaluation.options import EvaluateOptions
 from heads.methods.stepdiff import StepDiff
 from heads.models.language_model import LanguageModel
 from heads.models.projector import Projector
@@ -21,6 +23,7 @@ from store import Store
 from tasks import benchmarks
 from tasks.benchmarks.rows import Choice, Writing
 from tasks.prompts import system
+from tests.tasks.viddiff_files import benchmark as viddiff
 from tests.tasks.vidic_files import pair, write
 
 CLIPS = [f"video-_{i}_0.0_{i + 1}.5" for i in range(24)]
@@ -139,6 +142,55 @@ def test_an_option_that_a_benchmark_does_not_read_is_refused(
     status = evaluate.main(command(world, crossvid, tmp_path / "x.jsonl", "--method", "random", *more))
     assert status == (0 if said is None else 2)
     assert said is None or said in capsys.readouterr().err
+
+
+def test_no_file_of_a_benchmark_is_overwritten(
+    world: Path, crossvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs, ours = crossvid / "list.jsonl", crossvid / "said.jsonl"
+    theirs.write_text("{}\n")
+    assert evaluate.main(command(world, crossvid, theirs, "--method", "random")) == 2
+    assert "would overwrite a file of --data; name another --out" in capsys.readouterr().err
+    assert theirs.read_text() == "{}\n"
+    for _ in range(2):
+        assert evaluate.main(command(world, crossvid, ours, "--method", "random")) == 0
+
+
+def test_texts_of_another_judge_are_not_written_again() -> None:
+    rows = [Writing("a", ("1", "2"), "What differs?")]
+    options = [
+        EvaluateOptions("viddiff-open", "random", "x.jsonl", data="x", judge=judge, entailment=other, similarity=both)
+        for judge, other, both in (("one", None, False), ("two", None, False), (None, "nli", True))
+    ]
+    first, *others = [identity(each, rows, None) for each in options]
+    assert others == [first, first]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--task", "diffcapp"), "--task diffcapp: no such task; give one of diffcap, "),
+        (("--task", "viddiff-open", "--parse", "true"), "--parse is for diffcap, and viddiff-open does not read it"),
+        (("--task", "vidic", "--entailment", "nli"), "--entailment is for viddiff-open, and vidic does not read it"),
+        (("--task", "convis", "--judge", "lm"), "--judge is for viddiff-open, vidic, and convis does not read it"),
+    ],
+)
+def test_an_option_that_a_scored_benchmark_does_not_read_is_refused(
+    more: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score.main([*more, "--data", "x", "--predictions", "x.jsonl"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_export_of_some_rows_keeps_the_places_of_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The authors' scorer of VidDiffBench joins predictions with pairs by their places."""
+    folder = viddiff(tmp_path / "viddiff")
+    rows = benchmarks.get("viddiff-closed").read(folder).rows
+    said = tmp_path / "said.jsonl"
+    said.write_text(json.dumps({"key": rows[-1].key, "scores": [0, 1]}) + "\n")
+    given = ["--task", "viddiff-closed", "--data", str(folder), "--predictions", str(said), "--bootstrap", "0"]
+    assert score.main([*given, "--export", str(tmp_path / "theirs")]) == 0
+    assert json.loads((tmp_path / "theirs/predictions.json").read_text()) == [{}, {}, {}, {}, {}, {"7": "b"}]
 
 
 def test_a_benchmark_needs_its_folder(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,7 +110,7 @@ def test_an_entailment_model_compares_its_two_labels(tmp_path: Path) -> None:
         alone = [agrees.model(**agrees.tokenizer(*pair, return_tensors="pt")).logits[0] for pair in pairs]
     assert agrees(pairs) == [bool(logits[2] > logits[1]) for logits in alone]
     assert len(set(agrees(pairs))) == 2 and agrees([]) == []
-    judge = load(JudgeOptions(entailment=name), None, device="cpu")
+    judge = load(JudgeOptions(entailment=name, sentences=True), None, device="cpu")
     assert judge.ask is None and judge.agrees is not None
     wrong = entailment_model(tmp_path / "wrong", ("positive", "contradiction"))
     with pytest.raises(StepDiffError, match="has labels positive, contradiction, not entailment; give an entailment"):
@@ -145,6 +145,8 @@ def test_options_that_name_no_judge_are_refused() -> None:
         ({}, "no judge: give --judge MODEL"),
         ({"endpoint": "http://user:secret@host/v1"}, "--endpoint http://host/v1: name the model"),
         ({"judge": "x", "judge_batch": 0}, "--judge-batch 0: give 1 or more"),
+        ({"entailment": "nli"}, "--entailment nli is read only with --similarity"),
+        ({"judge": "x", "entailment": "nli"}, "--entailment nli is read only with --similarity"),
     ):
         with pytest.raises(StepDiffError) as caught:
             JudgeOptions(**given)  # type: ignore[arg-type]

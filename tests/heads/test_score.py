@@ -52,8 +52,8 @@ def test_an_error_in_predictions_is_one_line_with_its_position(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--parse", "true"], "--parse and --similarity are for captions, and diffrank has scores; leave them out"),
-        (["--similarity", "true"], "--parse and --similarity are for captions"),
+        (["--parse", "true"], "--parse is for diffcap, and diffrank does not read it; leave it out"),
+        (["--similarity", "true"], "--similarity is for diffcap, viddiff-open, and diffrank does not read it"),
         (["--store", "features"], "--store is read only with --similarity"),
     ],
 )
