@@ -27,6 +27,7 @@ from common.io.jsonl import read_objects
 from heads.evaluation.options import CONTROLS, VIDEO_LM
 from heads.reporting.entries import MARK, PAIRS, TASKS, Entry, footnote, marked, score_record
 from heads.reporting.methods import trainings
+from tasks import benchmarks
 from tasks.bootstrap import Figure
 from tasks.scoring import Marks, task_figures
 from tasks.testsets import Task, read_captions, read_predictions, read_test_set, reference_video
@@ -194,6 +195,8 @@ class Library:
             record = score_record(str(path))
         record = record if isinstance(record, dict) else {}
         options = _dict(record.get("options"))
+        if str(options.get("task")) in benchmarks.MODULES:
+            raise StepDiffError(f"answers the benchmark {options['task']}, which has tables of python -m heads.report")
         self._check(path, MOST_BYTES)
         if exists := rows_path.exists():
             self._check(rows_path, MOST_BYTES)

@@ -17,11 +17,13 @@ from app.compare.sets import NEITHER, RIGHT, TestSet, grouped
 from app.compare.totals import Totals
 from app.compare.words import supported
 from app.site import UnknownError
+from heads import evaluate
 from heads.reporting.entries import Entry
 from heads.reporting.figures import compare, measure
 from tasks.scoring import kendall_tau
 from tasks.testsets import DiffRank, Task, write_predictions, write_test_set
 from tests.app.compare_made import guesses, made, write
+from tests.tasks.viddiff_files import benchmark
 
 TASKS: tuple[Task, ...] = ("diffcap", "diffmcq", "diffrank")
 
@@ -231,6 +233,19 @@ def test_no_interval_of_fewer_than_two_videos(tests: TestSet) -> None:
     assert versus.interval is None and versus.p is None
     empty = Totals(tests, np.zeros(40, bool)).of(tests.columns[0])
     assert all(total.value is None and total.rows == 0 for total in empty.figures)
+
+
+def test_predictions_for_a_benchmark_are_listed_as_not_shown(tmp_path: Path) -> None:
+    folder, out = benchmark(tmp_path / "viddiff"), tmp_path / "answers" / "chance.jsonl"
+    given = ["--task", "viddiff-closed", "--data", str(folder), "--method", "random", "--bootstrap", "0"]
+    assert evaluate.main([*given, "--out", str(out)]) == 0
+    rows = made("diffmcq", 6)
+    write(out.parent, "good", "diffmcq", rows, guesses("diffmcq", rows, 0))
+    write_test_set("diffmcq", out.with_suffix(".rows.jsonl"), rows)  # of an earlier evaluation
+    (found,), (broken,) = read(out.parent)
+    assert [column.method.id for column in found.columns] == ["good"]
+    said = "answers the benchmark viddiff-closed, which has tables of python -m heads.report"
+    assert (broken.file, broken.reason) == (str(out), said)
 
 
 def test_a_file_that_cannot_be_used_is_listed_with_its_reason_and_the_others_are_shown(
