@@ -14,11 +14,16 @@ import csv
 import json
 import math
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from annotate.sources.narration import heard, read_narration
 from common.errors import StepDiffError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 SPLITS = ("train", "val", "test")
 
@@ -106,6 +111,43 @@ def read_annotations(
             else:
                 segments[segment.clip] = segment
     return list(segments.values()), unusable
+
+
+def read_clips(
+    annotations: str,
+    taxonomy: str,
+    splits: str | None,
+    narration: str | None,
+    left_out: Counter[str],
+    faults: Counter[str],
+) -> Iterator["pl.DataFrame"]:
+    """Yield the segments as one block of clips, with narration; count unusable segments and faults of the narration."""
+    import polars as pl
+
+    of_videos = None if splits is None else read_splits(splits)
+    segments, unusable = read_annotations(annotations, read_taxonomy(taxonomy), of_videos)
+    left_out.update(unusable)
+    if not segments:
+        raise StepDiffError(f"{annotations}: no segment in it can be used ({dict(unusable) or 'it has none'})")
+    speech = {} if narration is None else _speech(narration, segments, faults)
+    rows = [
+        (one.clip, one.video, one.start, one.end, one.step.headline, one.step_id, one.step.activity, one.split)
+        for one in segments
+    ]
+    names = ["clip", "video", "start", "end", "step", "step_id", "activity", "split"]
+    said = pl.Series("narration", [speech.get(one.clip, "") for one in segments], dtype=pl.String)
+    yield pl.DataFrame(rows, names, orient="row").with_columns(said)
+
+
+def _speech(path: str, segments: Sequence[Segment], faults: Counter[str]) -> dict[str, str]:
+    by_video: dict[str, list[Segment]] = {}
+    for segment in segments:
+        by_video.setdefault(segment.video, []).append(segment)
+    return {
+        segment.clip: heard(pieces, segment.start, segment.end)
+        for video, pieces in read_narration(path, by_video, faults)
+        for segment in by_video[video]
+    }
 
 
 def _segment(video: str, written: Any, step_id: int, taxonomy: dict[int, Step], split: str) -> Segment | str:

@@ -124,19 +124,21 @@ def read_narration(
     if path.is_dir():
         for video in videos:
             if (path / f"{video}.csv").exists():
-                rows = ((row["start"], row["end"], row["text"]) for row in _rows(path / f"{video}.csv", "start", "end"))
-                yield video, _pieces(rows, faults)
+                rows = (
+                    (row["start"], row["end"], row["text"]) for row in rows_of(path / f"{video}.csv", "start", "end")
+                )
+                yield video, pieces_of(rows, faults)
     elif path.suffix == ".csv":
         said: dict[str, list[tuple[str, str, str]]] = {}
-        for row in _rows(path, "vid", "timestamp"):  # those of a video need not be consecutive
+        for row in rows_of(path, "vid", "timestamp"):  # those of a video need not be consecutive
             if row["vid"] in videos:
                 said.setdefault(row["vid"], []).append((row["timestamp"], row["timestamp"], row["text"]))
         for video, spoken in said.items():
-            yield video, _pieces(spoken, faults)
+            yield video, pieces_of(spoken, faults)
     else:
         for video, value in entries(path):
             if video in videos:
-                yield video, _pieces(_listed(value, f"{path}: video {video}"), faults)
+                yield video, pieces_of(listed(value, f"{path}: video {video}"), faults)
 
 
 def heard(pieces: Iterable[Piece], start: float, end: float) -> str:
@@ -144,7 +146,7 @@ def heard(pieces: Iterable[Piece], start: float, end: float) -> str:
     return " ".join(p.text for p in pieces if p.start < end and (p.end > start or p.start == p.end == start))
 
 
-def _listed(value: Any, place: str) -> Iterable[tuple[Any, Any, Any]]:
+def listed(value: Any, place: str) -> Iterable[tuple[Any, Any, Any]]:
     """Return start, end and text of each piece of a JSON entry."""
     try:
         if isinstance(value, list):
@@ -155,7 +157,7 @@ def _listed(value: Any, place: str) -> Iterable[tuple[Any, Any, Any]]:
         raise StepDiffError(f"{place} has {why}; copy it again") from error
 
 
-def _rows(path: Path, *columns: str) -> Iterator[dict[str, str]]:
+def rows_of(path: Path, *columns: str) -> Iterator[dict[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             reader = csv.DictReader(line.replace("\0", "") for line in file)
@@ -167,7 +169,7 @@ def _rows(path: Path, *columns: str) -> Iterator[dict[str, str]]:
         raise StepDiffError(f"{path}: cannot be read ({error}); copy it again") from error
 
 
-def _pieces(rows: Iterable[tuple[Any, Any, Any]], faults: Counter[str]) -> list[Piece]:
+def pieces_of(rows: Iterable[tuple[Any, Any, Any]], faults: Counter[str]) -> list[Piece]:
     pieces = []
     for start, end, text in rows:
         piece = _piece(start, end, text)

@@ -5,7 +5,8 @@ an open file with a neutral name, a closed list of formats, and no protocol with
 
 The identity of a file is its size and a digest of its first and last MiB. Reading whole files would cost as much as
 decoding them, and containers keep their index, with the size of every frame, at one of the two ends. Two files that
-differ only in between have the same identity.
+differ only in between have the same identity. A member of a tar file, FILE.tar/MEMBER, is a file as any other: the same
+picture has the same identity and the same features there.
 
 Guarantees
 - only_a_regular_file_is_opened: a pipe, a device or a folder is refused and never blocks
@@ -34,6 +35,7 @@ import av
 import av.container
 
 from common.errors import StepDiffError
+from common.io.tars import Part, open_member
 from common.progress import progress
 
 MAX_PIXELS = 1 << 27
@@ -105,24 +107,40 @@ def why(path: Path, error: Exception) -> str:
     return f"{shown(path)} cannot be decoded ({said}): convert it"
 
 
-def _regular(path: Path) -> io.FileIO:
-    """Open the file. Its name keeps of the path only a plain extension, which FFmpeg looks at to guess the format."""
+def content(path: Path) -> io.FileIO | Part:
+    """Open a regular file, or a member of a tar file, for reading.
+
+    Raises:
+        StepDiffError: the path names a pipe, a device or no member of its tar file.
+        OSError: the file does not exist or cannot be read.
+    """
     try:
         found = os.stat(path)
     except ValueError as error:
         raise StepDiffError(f"{shown(path)} cannot name a file ({error}): correct the path") from None
+    except NotADirectoryError:
+        if (member := open_member(path)) is None:
+            raise
+        return member
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
         raise StepDiffError(f"{shown(path)} is a pipe or a device: give a regular file")
-    if not found.st_size and not stat.S_ISDIR(found.st_mode):
-        raise StepDiffError(f"{shown(path)} is empty (0 bytes): copy it again")
     # O_NONBLOCK: a pipe that has replaced the file since must not block
-    file = io.FileIO(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    return io.FileIO(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+
+
+def _regular(path: Path) -> io.FileIO | Part:
+    """Open the file. Its name keeps of the path only a plain extension, which FFmpeg looks at to guess the format."""
+    file = content(path)
+    if not file.seek(0, os.SEEK_END):
+        file.close()
+        raise StepDiffError(f"{shown(path)} is empty (0 bytes): copy it again")
+    file.seek(0)
     extension = re.search(r"\.[A-Za-z0-9]+\Z", path.name)
     file.name = f"file{extension[0] if extension else ''}"
     return file
 
 
-def unpacked_size(file: io.FileIO, most: int) -> int:
+def unpacked_size(file: io.FileIO | Part, most: int) -> int:
     """Return the bytes of all texts and profiles once unpacked, or more than `most` where there are more.
 
     Args:
@@ -141,7 +159,7 @@ def unpacked_size(file: io.FileIO, most: int) -> int:
     return size
 
 
-def _unpacked(file: io.FileIO, length: int, kind: bytes, most: int) -> int:
+def _unpacked(file: io.FileIO | Part, length: int, kind: bytes, most: int) -> int:
     """Return the bytes of one chunk of `length` bytes, which begins here, once unpacked."""
     start = file.read(min(length, _PIECE))
     length -= len(start)
@@ -181,14 +199,13 @@ class Identity(NamedTuple):
 def identity(path: Path) -> Identity | None:
     """Return the identity of a file, None if it is missing, unreadable or not a regular file."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for a writer
-            return None
-        with open(path, "rb") as file:
-            nbytes = os.fstat(file.fileno()).st_size
+        with io.BufferedReader(content(path)) as file:
+            nbytes = file.seek(0, os.SEEK_END)
+            file.seek(0)
             state = hashlib.sha256(file.read(END_BYTES))
             file.seek(max(nbytes - END_BYTES, END_BYTES))
             state.update(file.read(END_BYTES))
-    except (OSError, ValueError):  # ValueError: a path with NUL
+    except (OSError, StepDiffError):
         return None
     return Identity(nbytes, state.hexdigest()[:_DIGITS])
 

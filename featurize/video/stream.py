@@ -22,7 +22,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from common.errors import StepDiffError
-from featurize.video.media_file import opened_alone, shown
+from featurize.video.media_file import content, opened_alone, shown
 
 _CUT_SHORT = "is cut short: copy it again"
 _NO_VIDEO = "is not a video in a known format (playlists and other lists of files are refused): give a video file"
@@ -136,6 +136,6 @@ def _unreadable(path: Path, error: OSError) -> str:
 
 def _begins_well(path: Path) -> bool:
     """Whether the first bytes are those of a common video format."""
-    with path.open("rb") as file:
-        head = file.read(12)
+    with content(path) as file:
+        head = file.read(12) or b""
     return head[4:8] in (b"ftyp", b"moov", b"mdat") or head[:4] in (b"\x1aE\xdf\xa3", b"RIFF")
