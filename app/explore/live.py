@@ -19,8 +19,8 @@ from app.site import MOST_RUNS, Site
 from common.errors import StepDiffError
 from featurize.encoders import load
 from heads.evaluation.options import ENCODER
+from retrieval.queries.live import encoder_of, weights_of
 from store import View
-from weights import NAMES as FETCHED
 from weights import fingerprint
 
 Encode = Callable[[str], Float32[np.ndarray, " dim"]]
@@ -32,10 +32,10 @@ class LiveTexts:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._lock = threading.Lock()  # one text at a time: a model uses all cores
-        self._encoders: dict[tuple[str, str, str], Encode] = {}  # by view, encoder and weights
+        self._encoders: dict[tuple[str, ...], Encode] = {}  # by entity, view, encoder and weights
 
     def embed(self, texts: View, text: str) -> Float32[np.ndarray, " dim"]:
-        """Return the embedding of a text, of length 1, in the space of a view of texts.
+        """Return the embedding of a text, of length 1, in the space of a view of texts, or of clips.
 
         Raises:
             StepDiffError: The text is empty, or the encoder, its weights or its head cannot be found here.
@@ -44,7 +44,7 @@ class LiveTexts:
             raise StepDiffError("the text is empty: write what the clips should show")
         with self._lock:
             made = texts.provenance
-            name = texts.name, made.encoder, made.weights
+            name = texts.entity, texts.name, made.encoder, made.weights
             if name not in self._encoders:
                 head = made.encoder.startswith(ENCODER)
                 self._encoders[name] = self._head(texts) if head else self._encoder(texts)
@@ -56,13 +56,16 @@ class LiveTexts:
 
     def _encoder(self, texts: View) -> Encode:
         """Return the encoder of featurize that made a view."""
-        made = texts.provenance
-        if self._site.weights is None and made.encoder not in FETCHED:
+        if texts.entity == "clips":
+            own = encoder_of(self._site.store, texts, self._site.weights, self._device())
+            return lambda text: own.encode_texts([text])["embedding"][0]
+        made, weights = texts.provenance, self._site.weights or weights_of(texts)
+        if weights is None:
             raise StepDiffError(
                 f"the text is not in texts/{texts.name}, and to encode it needs weights of {made.encoder}: start the "
                 "server with --weights, their folder or hub id"
             )
-        encoder = load(made.encoder, self._site.weights, device=self._device())
+        encoder = load(made.encoder, weights, device=self._device())
         if differs := made.difference(encoder.provenance("texts")):
             raise StepDiffError(
                 f"texts/{texts.name} differs from what {made.encoder} makes of a text now ({differs}): search by a clip"

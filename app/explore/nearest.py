@@ -19,6 +19,7 @@ from common.io.tables import short
 from common.streams import generator
 from retrieval.index.index import Index, open_index
 from retrieval.index.index_card import card_path
+from retrieval.queries.live import encodes
 from retrieval.queries.search import Query, check_space, compute, of_clips, of_text, resolve
 from retrieval.vectors import normalised
 from store import Store, View, text_key
@@ -88,10 +89,13 @@ class Searcher:
     def _of_text(self, store: Store, view: View, feature: str, text: str) -> Query:
         row = int(store.catalog("texts").rows([text_key(text)])[0])
         texts = store.view("texts", view.name) if view.name in store.views("texts") else None
-        if texts is None or (row >= 0 and texts.status()[row] == OK):
+        if texts is not None and row >= 0 and texts.status()[row] == OK:
             return of_text(store, view, feature, text)
-        check_space(store, view, texts, feature)
-        return Query(f"text {short(text)!r}", self._live.embed(texts, text), np.empty(0, np.int64))
+        if texts is not None:
+            check_space(store, view, texts, feature)
+        elif not encodes(view, "texts"):
+            return of_text(store, view, feature, text)  # which says why not
+        return Query(f"text {short(text)!r}", self._live.embed(view if texts is None else texts, text), np.empty(0, np.int64))
 
     def _search(
         self,

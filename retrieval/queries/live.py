@@ -67,13 +67,14 @@ def encodes(view: View, entity: str) -> bool:
         return False
 
 
-def encoder_of(store: Store, view: View, weights: str | None = None) -> Encoder:
+def encoder_of(store: Store, view: View, weights: str | None = None, device: str | None = None) -> Encoder:
     """Load the encoder that made a view of clips, as its provenance says.
 
     Args:
         store: The store of the view.
         view: Of clips.
         weights: Folder, name or hub id; None: what is recorded with the view, or the encoder's own.
+        device: As PyTorch names it; None is a GPU where there is one.
 
     Raises:
         StepDiffError: The view was made by something else, its weights are not found, or the encoder differs.
@@ -92,8 +93,15 @@ def encoder_of(store: Store, view: View, weights: str | None = None) -> Encoder:
         ) from None
     records = list(islice(_records(view), _RECORDS))
     choices = next((choices for _, choices in records if choices is not None), None) or _choices(made)
-    named = weights or _found(view, made, list(dict.fromkeys(source for source, _ in records if source)))
-    encoder = load(made.encoder, named, **choices)
+    named = weights or weights_of(view)
+    if named is None:
+        sources = _sources(view)
+        where = f" at {' or '.join(sources)}" if sources else ""
+        raise StepDiffError(
+            f"the weights of view clips/{view.name} ({made.encoder}, sha256 {made.weights[:12]}) are not found{where}: "
+            "name them with --weights, a folder or hub id, or query with --clip"
+        )
+    encoder = load(made.encoder, named, device, **choices)
     differs = made.difference(encoder.provenance("clips", made.dtypes.get("tokens", "float16")))
     if differs:
         raise StepDiffError(
@@ -126,19 +134,21 @@ def _choices(made: Provenance) -> dict[str, Any]:
     return {"sampling": sampling, **frames}
 
 
-def _found(view: View, made: Provenance, sources: list[str]) -> str:
-    """Return where the weights of a view are: the recorded place, or the encoder's own name."""
+def weights_of(view: View) -> str | None:
+    """Return where the weights of a view are: the recorded place, or the encoder's own name; None if they are gone."""
     from featurize.encoders import deciding
     from weights import NAMES, fingerprint, resolve
 
-    for source in [*sources, *([made.encoder] if made.encoder in NAMES else [])]:
+    made = view.provenance
+    for source in [*_sources(view), *([made.encoder] if made.encoder in NAMES else [])]:
         try:
             if fingerprint(deciding(made.encoder, resolve(source))) == made.weights:
                 return source
         except (StepDiffError, OSError):  # gone, or out of reach: another place may have them
             continue
-    where = f" at {' or '.join(sources)}" if sources else ""
-    raise StepDiffError(
-        f"the weights of view clips/{view.name} ({made.encoder}, sha256 {made.weights[:12]}) are not found{where}: "
-        "name them with --weights, a folder or hub id, or query with --clip"
-    )
+    return None
+
+
+def _sources(view: View) -> list[str]:
+    """Return the recorded places of a view's weights."""
+    return list(dict.fromkeys(source for source, _ in islice(_records(view), _RECORDS) if source))

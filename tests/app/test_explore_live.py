@@ -11,7 +11,7 @@ from app.explore import live
 from app.explore.nearest import Searcher
 from app.site import Site
 from common.errors import StepDiffError
-from store import Feature, Provenance, Store, text_key
+from store import Feature, Provenance, Store, View, text_key
 
 FEATURE = {"embedding": Feature((4,), "float32")}
 
@@ -74,6 +74,27 @@ def test_a_text_of_the_store_needs_no_encoder(tmp_path: Path, loaded: list[tuple
     site_ = site_of(tmp_path, "clip", weights=None)
     hits = Searcher(site_).of_text(site_.store.view("clips", "space"), "stored", 2, np.array([0, 1, 2]))
     assert hits.rows.tolist() == [1, 2] and loaded == []
+
+
+def test_a_view_of_clips_alone_is_searched_by_words_where_its_encoder_encodes_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has texts yet. The encoder is loaded once, from the place that the view records."""
+    calls: list[tuple[str, str | None]] = []
+
+    def encoder_of(store: Store, view: View, weights: str | None, device: str | None) -> SimpleNamespace:
+        calls.append((view.name, weights))
+        return SimpleNamespace(encode_texts=lambda texts: {"embedding": 3 * np.eye(4, dtype=np.float32)[len(texts) :]})
+
+    monkeypatch.setattr(live, "encoder_of", encoder_of)
+    site = site_of(tmp_path, "clip", weights=None)
+    with site.store.lock(), site.store.writer("clips", "alone", made("clip", "clips"), FEATURE) as writer:
+        writer.fill(np.arange(4), lambda rows: ({"embedding": np.eye(4, dtype=np.float32)[rows]}, {}))
+    searcher = Searcher(site)
+    for words in ("one", "two words"):
+        hits = searcher.of_text(site.store.view("clips", "alone"), words, 1, None)
+        assert hits.rows.tolist() == [1] and hits.similarities.tolist() == [1]
+    assert calls == [("alone", None)]
 
 
 @pytest.mark.parametrize(
