@@ -28,7 +28,6 @@ Guarantees
 - unusable segments are counted by reason
 - a held-out clip has the split test, whatever the split of its video: heads.data.hold_out names it
 - the manifest of test sets has each of their clips once, with the times of its id
-- a missing video of a benchmark is listed, and the manifest has the clips of the others
 """
 
 import os

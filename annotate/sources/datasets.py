@@ -98,9 +98,11 @@ def _commentary(
             elif not 0 < end < float("inf"):
                 left_out["comments before the video"] += 1
             else:
-                said.setdefault((round(max(end - before, 0), 3), end), []).append(" ".join(text.split()))
+                said.setdefault((round(max(end - before, 0.0), 3), end), []).append(" ".join(text.split()))
     return [
-        _row(_id(video, start, end), video, start, end, part)
+        _row(
+            _id(video.removeprefix("takes/").replace("/frame_aligned_videos", ""), start, end), video, start, end, part
+        )
         | {"activity": activity, "narration": " ".join(said[start, end])}
         for start, end in sorted(said)
     ]

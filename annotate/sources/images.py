@@ -22,6 +22,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -152,7 +153,9 @@ def _caption(file: IO[bytes], member: Member, kind: str) -> str:
 
 def _of_table(table: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path, str]]:
     """Yield key, path and caption of the images of a table of img2dataset."""
-    schema = pl.read_parquet_schema(table)
+    rows = pl.scan_parquet(table, glob=False)
+    with _readable(table):
+        schema = rows.collect_schema()
     if set(IMAGES) & set(schema):
         raise StepDiffError(
             f"{table}: holds the images themselves; run img2dataset with output_format webdataset or files"
@@ -161,10 +164,11 @@ def _of_table(table: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path, 
         raise StepDiffError(
             f"{table}: no column {min(missing)}; give the .parquet that img2dataset writes next to images"
         )
-    rows = pl.scan_parquet(table, glob=False).select(pl.col("key", "caption", "status").cast(pl.String))
+    with _readable(table):
+        found = rows.select(pl.col("key", "caption", "status").cast(pl.String)).collect()
     tar = table.with_suffix(".tar")
     there = _names(tar, left_out) if tar.is_file() else None
-    for key, caption, status in rows.collect().iter_rows():
+    for key, caption, status in found.iter_rows():
         if status != "success":
             left_out[NOT_DOWNLOADED] += 1
         elif not (caption and (text := " ".join(caption.split()))):
@@ -175,6 +179,15 @@ def _of_table(table: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path, 
             left_out[NO_IMAGE] += 1
         else:
             yield key, place, text
+
+
+@contextmanager
+def _readable(table: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # panics on damaged files
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StepDiffError(f"{table}: cannot be read ({why}); copy it again") from error
 
 
 def _names(tar: Path, left_out: Counter[str]) -> set[str]:

@@ -7,7 +7,9 @@ import polars as pl
 import pytest
 
 from annotate import manifest
+from annotate.sources.benchmarks import on_disk
 from featurize.manifest import read_manifest
+from tasks.benchmarks.benchmark import ClipFile
 from tests.annotate.test_audit import write_video
 from tests.tasks.viddiff_files import benchmark
 
@@ -47,6 +49,21 @@ def test_a_missing_video_is_listed_and_its_clips_are_left_out(folder: Path, caps
     printed = capsys.readouterr().out
     assert "crossvid-cc: 1 of 3 videos (33.3%) are on disk" in printed
     assert "missing: 1 videos, e.g. videos/missing.mp4" in printed
+
+
+def test_a_clip_without_an_end_has_that_of_its_file(folder: Path) -> None:
+    write_video(place(folder, "a/whole.mp4"), [(255, 0, 0), (0, 0, 255), (0, 255, 0)])
+    clips = [ClipFile("whole", "a/whole.mp4"), ClipFile("part", "a/whole.mp4", 0.5, 1.5)]
+    found = on_disk(clips, "videos/{video}", folder)
+    assert found.frame.select("clip", "start", "end").rows() == [("whole", 0.0, 3.0), ("part", 0.5, 1.5)]
+
+
+def test_a_file_that_does_not_open_is_listed_with_the_reason(folder: Path) -> None:
+    write_video(place(folder, "a/whole.mp4"), [(255, 0, 0)])
+    place(folder, "damaged.mp4").write_bytes(b"no video")
+    found = on_disk([ClipFile(name, f"{name}.mp4") for name in ("a/whole", "damaged")], "videos/{video}", folder)
+    assert found.frame["clip"].to_list() == ["a/whole"] and not found.missing
+    assert list(found.unreadable) == ["damaged.mp4"] and "is not a video" in found.unreadable["damaged.mp4"]
 
 
 def test_without_any_video_nothing_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
