@@ -184,3 +184,17 @@ def test_texts_are_forgotten_by_their_keys(tmp_path: Path, capsys: pytest.Captur
         writer.write(pl.DataFrame({"key": ["k0", "k1"], "text": ["a", "b"]}), {"embedding": np.ones((2, 2))})
     assert run(capsys, "forget", tmp_path / "texts", "k1", "--entity", "texts")[0] == 0
     assert opened.view("texts", "net").status().tolist() == [1, 0]
+
+
+def test_rows_of_a_remote_store_are_forgotten(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made = Provenance("net", "0" * 64, "last", "8", "centre", {"embedding": "float32"})
+    opened = Store.open(f"{bucket}/store", create=True)
+    with opened.writer("clips", "net", made, {"embedding": Feature((2,), "float32")}) as writer:
+        writer.write(["a", "b"], {"embedding": np.ones((2, 2))})
+    assert run(capsys, "forget", f"{bucket}/store", "a", "--reason", "asked for")[0] == 0
+    again = Store.open(f"{bucket}/store")
+    assert again.view("clips", "net").status().tolist() == [0, 1] and verify(again) == []
+    rows = json.loads(run(capsys, "rows", f"{bucket}/store", "--status", "forgotten", "--json")[1])["rows"]
+    assert rows == [{"row": 0, "key": "a", "net": "forgotten", "reason": "asked for"}]
+    with pytest.raises(StepDiffError, match="a of clips was forgotten"):
+        again.view("clips", "net").write_shard(0, np.array([0]), {"embedding": np.ones((1, 2))}, {})
