@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import StepDiffError
-from heads.evaluation.inputs import named, select
 from heads.evaluation.loading import absent_clips
+from heads.evaluation.rows import named, select
 from store import Store
 from tasks.testsets import DiffCap, DiffMCQ, DiffRank
 
